@@ -1,0 +1,28 @@
+"""The one exception for a user's mistake, and how it reads.
+
+A mistake (a wrong key, a missing file, a broken line) is answered by one message that says where it is, what was
+found and what to do; `omniner.run` prints it without a traceback and exits with status 2. Anything else that is
+raised is a fault of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """A mistake the user can mend.
+
+    Args:
+        where: the config key (`data.root`) or `file:line` at fault.
+        found: what stands there and why it cannot be.
+        fix: what to do about it.
+    """
+
+    def __init__(self, where: str | Path, found: str, fix: str) -> None:
+        self.where, self.found, self.fix = str(where), found, fix
+        super().__init__(f"{where}: {found}. {fix}")
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str]]:
+        # Sweep launchers send exceptions between processes; the default would call us with one argument.
+        return (type(self), (self.where, self.found, self.fix))

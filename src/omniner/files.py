@@ -1,0 +1,124 @@
+"""Files that are whole or absent: atomic writing, safe appending, reading lines, digests.
+
+Every file of a run goes through here. `write_text` and `writing` write to a temporary neighbour and rename it, so
+a reader never meets half a file. `append_lines` and `whole_lines` are the pair for long work that may be killed: a
+line counts once its newline is there, and a torn last line is cut off before work goes on. Operating-system errors
+(no space, no permission, a missing file) become one `UserError` that names the path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from omniner.errors import UserError
+
+_ADVICE = {
+    errno.ENOSPC: "Free some space or choose another folder",
+    errno.EDQUOT: "Free some space or choose another folder",
+    errno.EACCES: "Choose a folder you may write to, or change its permissions",
+    errno.EPERM: "Choose a folder you may write to, or change its permissions",
+    errno.EROFS: "Choose a folder on a writable file system",
+    errno.ENOENT: "Check the path",
+    errno.EISDIR: "Name a file, not a folder",
+    errno.ENOTDIR: "A part of this path is a file: choose another path",
+}
+
+
+@contextlib.contextmanager
+def explaining(path: str | Path) -> Iterator[None]:
+    """Turn an `OSError` about `path` into a `UserError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0, "Check the path and the disk")
+        raise UserError(error.filename or path, error.strerror or str(error), f"{advice}.") from error
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder and its parents and make sure it can be written to."""
+    path = Path(path)
+    with explaining(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    return path
+
+
+@contextlib.contextmanager
+def writing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary neighbour of `path`; it takes the place of `path` when the block ends without an error."""
+    path = Path(path)
+    with explaining(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            encoding = None if "b" in mode else "utf-8"
+            newline = None if "b" in mode else "\n"
+            with os.fdopen(handle, mode, encoding=encoding, newline=newline) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp makes the file private; give it the permissions any other new file would have.
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(name).chmod(0o666 & ~umask)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file, whole or not at all."""
+    with writing(path) as file:
+        file.write(text)
+    return Path(path)
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write indented JSON, Chinese readable, whole or not at all; NaN is refused."""
+    return write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; a missing or broken one is a `UserError` with its line."""
+    with explaining(path):
+        text = Path(path).read_text(encoding="utf-8-sig")
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        raise UserError(f"{path}:{line}", f"not JSON ({error})", "Repair the file or name another one.") from error
+
+
+def whole_lines(path: str | Path) -> list[str]:
+    """The finished lines of an append-only file; a torn last line is cut off from the file. Absent file: no lines."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    with explaining(path), path.open("r+b") as file:
+        data = file.read()
+        end = data.rfind(b"\n") + 1
+        if end < len(data):
+            file.truncate(end)
+    return data[:end].decode("utf-8").split("\n")[:-1]
+
+
+def append_lines(path: str | Path, lines: Iterable[str]) -> None:
+    """Append lines in one write, each with its newline."""
+    with explaining(path), Path(path).open("a", encoding="utf-8", newline="\n") as file:
+        file.write("".join(f"{line}\n" for line in lines))
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file's bytes."""
+    with explaining(path), Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

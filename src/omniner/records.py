@@ -1,0 +1,108 @@
+"""The four records that everything else passes on, and their JSON lines.
+
+`Sentence` (with its `Entity` items) is what a corpus is made of, `Prediction` is what a model says about one
+sentence, `Issue` is something that a reader, aligner, encoder or parser could not take. All four are plain values:
+no torch, no I/O, cheap to make by the hundred thousand. Offsets are half-open and counted in code points of the
+original text, so `text[start:end] == entity.text` always holds; both offsets are `None` where only the surface is
+known (answers of a generative model, the official prediction files).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class Entity(NamedTuple):
+    """One mention: its surface, its category and, where known, its place `[start, end)` in the text."""
+
+    text: str
+    category: str
+    start: int | None = None
+    end: int | None = None
+
+
+@dataclass(slots=True)
+class Sentence:
+    """One sentence with its gold entities; sentences of one post share `post_id` and never part between splits."""
+
+    id: str
+    text: str
+    entities: list[Entity] = field(default_factory=list)
+    post_id: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Prediction:
+    """What a model answered for the sentence of the same `id`.
+
+    `raw` is the model's own text (empty for a tagger), `parse` says how it was read: `ok`, `repaired` or `failed`
+    (then `entities` is empty and `reason` says why). `prompt_sha` and `engine` tell what produced it.
+    """
+
+    id: str
+    entities: list[Entity] = field(default_factory=list)
+    raw: str = ""
+    parse: str = "ok"
+    reason: str = ""
+    prompt_sha: str = ""
+    engine: str = ""
+
+
+class Issue(NamedTuple):
+    """Something that could not be taken as it was; never dropped without one of these.
+
+    `code` is a short kebab-case kind to count by (`bad-json`, `offset-mismatch`), `message` what was found.
+    """
+
+    code: str
+    message: str
+    file: str = ""
+    line: int = 0
+    id: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return " ".join(part for part in (place, self.id, f"[{self.code}]", self.message) if part)
+
+
+def entity_to_json(entity: Entity) -> dict[str, Any]:
+    """The JSON object of an entity; offsets are left out where they are unknown."""
+    item: dict[str, Any] = {"text": entity.text, "category": entity.category}
+    if entity.start is not None:
+        item["start"], item["end"] = entity.start, entity.end
+    return item
+
+
+def sentence_to_json(sentence: Sentence) -> dict[str, Any]:
+    """The canonical JSON object of a sentence; empty optional fields are left out."""
+    item: dict[str, Any] = {"id": sentence.id, "text": sentence.text}
+    item["entities"] = [entity_to_json(entity) for entity in sentence.entities]
+    if sentence.post_id is not None:
+        item["post_id"] = sentence.post_id
+    if sentence.meta:
+        item["meta"] = sentence.meta
+    return item
+
+
+def prediction_to_json(prediction: Prediction) -> dict[str, Any]:
+    """The JSON object of a prediction; empty optional fields are left out."""
+    item: dict[str, Any] = {"id": prediction.id}
+    item["entities"] = [entity_to_json(entity) for entity in prediction.entities]
+    for name in ("raw", "parse", "reason", "prompt_sha", "engine"):
+        if value := getattr(prediction, name):
+            item[name] = value
+    return item
+
+
+def to_line(item: Mapping[str, Any]) -> str:
+    """One JSON line (no newline), Chinese readable. A lone surrogate is escaped, so that UTF-8 can hold the line."""
+    line = json.dumps(item, ensure_ascii=False)
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(item)
+    return line

@@ -1,0 +1,171 @@
+"""The types of every config group: what a composed configuration may hold. The values live in `conf/`, not here.
+
+One dataclass per group; where a group has kinds (`model.kind: bilstm | encoder`), one per kind. `omniner.config`
+checks a composed configuration against these and hands the result to the tasks as a typed `Config`. There are no
+defaults here on purpose: a value is written once, in its YAML file, beside its unit and its reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class TaskConfig:
+    """`conf/task`: what to do."""
+
+    name: str  # train | predict | score | check
+
+
+@dataclass
+class BiLSTMConfig:
+    """`model.kind: bilstm`: a character BiLSTM whose embeddings are learnt from nothing."""
+
+    kind: str
+    name: str
+    char_dim: int
+    bigram_dim: int  # 0 = no bigram embeddings
+    min_count: int  # characters and bigrams seen less often in train become [UNK]
+    hidden: int  # per direction
+    layers: int
+    embedding_dropout: float
+    dropout: float
+    unk_dropout: float  # share of characters hidden as [UNK] in training
+    learning_rate: float
+    head_learning_rate: float
+    weight_decay: float
+
+
+@dataclass
+class EncoderConfig:
+    """`model.kind: encoder`: a BERT-style encoder, pretrained or (for tests and first runs) random and tiny."""
+
+    kind: str
+    name: str
+    path: str | None  # hub name or local folder; null = random weights, built from `architecture`
+    architecture: dict[str, Any]  # transformers config values of the random model; empty when pretrained
+    dropout: float  # before the head
+    learning_rate: float  # encoder
+    head_learning_rate: float
+    weight_decay: float
+
+
+@dataclass
+class HeadConfig:
+    """`conf/head`: what turns character states into entities."""
+
+    kind: str  # auto | softmax | crf | span
+    label_smoothing: float  # softmax only
+    max_span: int  # span only: longest entity it can find, in characters
+    biaffine_dim: int  # span only
+    negative_weight: float  # span only: weight of cells without an entity
+
+
+@dataclass
+class DataConfig:
+    """`conf/data`: one corpus and how its splits are made."""
+
+    name: str
+    format: str  # auto | jsonl | conll | cluener | cmeee | omniner_csv | synthetic
+    root: str | None  # folder of the files; null for generated data
+    files: dict[str, list[str]]  # split -> file names under root that are read one after the other
+    scheme: str  # CoNLL only: auto | bio | bioes | bmes | bios
+    separator: str  # CoNLL only: auto | tab | space
+    glued_positions: bool  # CoNLL only: a word position of 1-2 digits follows each character
+    joiner: str  # CoNLL only: put between the tokens of a line ("" for Chinese, " " for English)
+    taxonomy: str  # omniner2025 | flat (the categories found in the files)
+    report: str  # split that is reported on: test, or dev where no test labels are published
+    dev_from_train: float  # share of train that becomes the split which chooses the checkpoint; 0 = use `dev`
+    on_issue: str  # keep | fail
+    size: dict[str, int]  # generated data only: split -> sentences
+    seed: int  # of the generated corpus and of the dev cut
+
+
+@dataclass
+class EncodingConfig:
+    """`encoding`: from sentences to tensors."""
+
+    max_length: int  # characters
+    on_too_long: str  # fail | skip | truncate
+
+
+@dataclass
+class TrainerConfig:
+    """`conf/trainer`: how long, on what, how batches are made."""
+
+    name: str
+    accelerator: str  # auto | cpu | gpu
+    devices: int  # 0 = all GPUs (one CPU process)
+    nodes: int
+    strategy: str  # auto | ddp | fsdp
+    precision: str  # auto | 32-true | bf16-mixed | bf16-true
+    threads: int  # CPU threads per process; 0 = as many as cores
+    max_epochs: int
+    max_steps: int  # -1 = no limit
+    max_minutes: float  # 0 = no limit
+    batch_size: int  # sentences of one optimizer step, over all devices
+    eval_batch_size: int
+    warmup: float  # share of all steps
+    schedule: str  # constant | linear | cosine
+    gradient_clip: float  # norm; 0 = off
+    weight_average: float  # decay of the exponential moving average of the weights; 0 = off
+    patience: int  # evaluations without a better dev F1 before stopping; 0 = never
+    eval_every: int  # epochs between evaluations on dev
+    callbacks: dict[str, Any]  # name -> `_target_` of further Lightning callbacks
+
+
+@dataclass
+class MetricsConfig:
+    """`metrics`: what counts as right and how it is averaged."""
+
+    unit: str  # auto | pair | span
+    profile: str  # own | official
+    on_parse_failure: str  # empty | drop
+    bootstrap: int  # resamples for the confidence intervals; 0 = none
+    confidence: float  # of the intervals, e.g. 0.95
+    seed: int
+
+
+@dataclass
+class ErrtaConfig:
+    """`errta`: how errors are sorted."""
+
+    mode: str  # auto | official | span
+    examples: int  # examples kept per error type
+    top: int  # rows of the tables of most frequent confusions
+
+
+@dataclass
+class TrackingConfig:
+    """`conf/tracking`: where runs are logged."""
+
+    kind: str  # off | local | server
+    uri: str | None  # server only
+    folder: str  # local only: holds mlflow.db and artifacts/
+    experiment: str
+    system_metrics: bool
+    log_model: bool
+
+
+@dataclass
+class Config:
+    """A whole configuration, checked."""
+
+    task: TaskConfig
+    model: BiLSTMConfig | EncoderConfig
+    head: HeadConfig
+    data: DataConfig
+    encoding: EncodingConfig
+    trainer: TrainerConfig
+    metrics: MetricsConfig
+    errta: ErrtaConfig
+    tracking: TrackingConfig
+    name: str  # of the run; auto = model-head-data
+    seed: int
+    output_dir: str | None  # null = outputs/<name>-<time>
+    resume: str  # auto | never | a folder of an interrupted run
+    predictions: str | None  # task=score: the predictions file
+    gold: str | None  # task=score: gold beside it; null = the file's own labels or the data config
+    checkpoint: str | None  # task=predict: folder or .ckpt of a trained run
+    input: str | None  # task=predict: sentences to tag; null = the report split
