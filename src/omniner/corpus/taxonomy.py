@@ -1,0 +1,100 @@
+"""The categories a corpus may use: their order, their primaries, their English names, their version.
+
+In goes a packaged table (`omniner2025.tsv`: 90 categories in 33 primaries) or, for any other corpus, the names
+found in its files; out comes a `Taxonomy`. A category is written `primary_secondary` and split once, at the
+first `_`; `/` belongs to the name (`人群/宠物_年龄`). A name without `_` is its own primary (`品牌`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import resources
+
+from omniner.errors import UserError
+
+OFFICIAL = "omniner2025"
+
+
+def primary_of(category: str) -> str:
+    """The part before the first `_`; the whole name where there is none."""
+    return category.partition("_")[0]
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """An ordered set of categories. `english` holds names of categories and of primaries; it may be empty."""
+
+    name: str
+    version: str
+    categories: tuple[str, ...]
+    english: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def _members(self) -> frozenset[str]:
+        return frozenset(self.categories)
+
+    @cached_property
+    def primaries(self) -> tuple[str, ...]:
+        """The primaries, in the order of their first category."""
+        return tuple(dict.fromkeys(map(primary_of, self.categories)))
+
+    def __contains__(self, category: object) -> bool:
+        return category in self._members
+
+    def __len__(self) -> int:
+        return len(self.categories)
+
+    def primary(self, category: str) -> str:
+        """The primary of a category; also works for a name that is not in this taxonomy."""
+        return primary_of(category)
+
+    def check(self, category: str) -> bool:
+        """Whether `category` is one of this taxonomy's categories, letter for letter."""
+        return category in self._members
+
+    def display(self, name: str) -> str:
+        """A category or primary for people: `品牌 (Brand)`, or the bare name without English."""
+        english = self.english.get(name)
+        return f"{name} ({english})" if english else name
+
+    def nearest(self, name: str, count: int = 3) -> list[str]:
+        """Categories written most like `name`, best first, for error messages; empty if none is close."""
+        return difflib.get_close_matches(name, self.categories, n=count, cutoff=0.5)
+
+
+def load(name: str) -> Taxonomy:
+    """The packaged taxonomy of that name; an unknown name is a `UserError`."""
+    if name != OFFICIAL:
+        fix = f"Use {OFFICIAL}, or flat for the categories found in the files."
+        raise UserError("data.taxonomy", f"no taxonomy is called {name!r}", fix)
+    text = resources.files("omniner.corpus").joinpath(f"{name}.tsv").read_text(encoding="utf-8")
+    return _parse(name, text)
+
+
+def _parse(name: str, text: str) -> Taxonomy:
+    """Read the table: a `# version:` line, a header, then category, English primary, English category."""
+    first, _header, *rows = text.splitlines()
+    marker, version = first.rsplit(" ", 1)
+    assert marker == "# version:", f"{name}.tsv must begin with '# version: <number>'"
+    english: dict[str, str] = {}
+    categories = []
+    for row in rows:
+        category, english_primary, english_category = row.split("\t")
+        categories.append(category)
+        english[primary_of(category)] = english_primary
+        english[category] = english_category
+    return Taxonomy(name, version, tuple(categories), english)
+
+
+def flat(name: str, categories: Iterable[str]) -> Taxonomy:
+    """The taxonomy of a corpus that brings its own names: sorted, without English.
+
+    Its version is a digest of the names, so that two runs can tell whether they used the same label set.
+    """
+    names = tuple(sorted(set(categories)))
+    version = hashlib.sha256("\n".join(names).encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return Taxonomy(name, version, names)

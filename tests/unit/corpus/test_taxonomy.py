@@ -1,0 +1,102 @@
+"""The official inventory is complete and consistent; a flat one is sorted and versioned by its names."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from omniner.corpus import taxonomy
+from omniner.corpus.taxonomy import Taxonomy
+from omniner.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def official() -> Taxonomy:
+    return taxonomy.load("omniner2025")
+
+
+def test_official_inventory_has_90_categories_in_33_primaries(official: Taxonomy) -> None:
+    assert len(official.categories) == len(set(official.categories)) == len(official) == 90
+    assert len(official.primaries) == len(set(official.primaries)) == 33
+    assert official.version == "1.0"
+
+
+def test_official_names_are_those_of_the_published_annotation(official: Taxonomy, shared: Path) -> None:
+    seen = set()
+    for folder in ("omni_mixed", "quirks_malformed"):
+        for line in (shared / "reference" / folder / "spans.jsonl").read_text(encoding="utf-8").splitlines():
+            seen |= {gold[3] for gold in json.loads(line)["gold"]}
+    assert seen == set(official.categories)
+
+
+def test_categories_of_a_primary_stand_together(official: Taxonomy) -> None:
+    order = [official.primaries.index(official.primary(category)) for category in official.categories]
+    assert order == sorted(order)
+
+
+def test_english_names_are_there_and_distinct(official: Taxonomy) -> None:
+    assert set(official.english) == set(official.categories) | set(official.primaries)
+    assert all(name.isascii() and name == name.strip() for name in official.english.values())
+    assert len({official.english[category] for category in official.categories}) == 90
+    assert len({official.english[primary] for primary in official.primaries}) == 33
+    for category in official.categories:
+        assert official.english[category].startswith(official.english[official.primary(category)])
+
+
+@pytest.mark.parametrize(
+    ("category", "primary"),
+    [
+        ("品牌", "品牌"),
+        ("人群/宠物_年龄", "人群/宠物"),
+        ("时间_年/月维度时间", "时间"),
+        ("品类_专业/学科", "品类"),
+        ("a_b_c", "a"),
+        ("", ""),
+    ],
+)
+def test_primary_ends_at_the_first_underscore(official: Taxonomy, category: str, primary: str) -> None:
+    assert official.primary(category) == primary
+
+
+def test_membership_is_letter_for_letter(official: Taxonomy) -> None:
+    assert "品牌" in official
+    assert official.check("poi_景点")
+    for wrong in ("品牌 ", "POI_景点", "品类", "时间", "", None):
+        assert wrong not in official
+    assert not official.check("体验")
+
+
+def test_nearest_names_the_category_meant(official: Taxonomy) -> None:
+    assert official.nearest("时间_年月维度时间")[0] == "时间_年/月维度时间"
+    assert official.nearest("人群_年龄")[0] == "人群/宠物_年龄"
+    assert official.nearest("zzzz") == []
+    assert len(official.nearest("场景_", count=2)) == 2
+
+
+def test_display_puts_the_english_name_in_brackets(official: Taxonomy) -> None:
+    assert official.display("品牌") == "品牌 (Brand)"
+    assert official.display("人群/宠物") == "人群/宠物 (People and pets)"
+    assert taxonomy.flat("own", ["LOC"]).display("LOC") == "LOC"
+
+
+def test_an_unknown_name_is_a_user_error() -> None:
+    with pytest.raises(UserError, match=r"data\.taxonomy: no taxonomy is called 'omniner2026'"):
+        taxonomy.load("omniner2026")
+
+
+def test_flat_sorts_and_its_version_follows_the_names() -> None:
+    one = taxonomy.flat("own", ["PER", "LOC", "PER"])
+    assert one.categories == ("LOC", "PER")
+    assert one.primaries == ("LOC", "PER")
+    assert one.version == taxonomy.flat("other", ["LOC", "PER"]).version
+    assert one.version != taxonomy.flat("own", ["LOC"]).version
+    assert len(taxonomy.flat("none", [])) == 0
+
+
+def test_a_taxonomy_survives_pickling(official: Taxonomy) -> None:
+    copy = pickle.loads(pickle.dumps(official))
+    assert copy == official
+    assert "品牌" in copy
