@@ -1,10 +1,11 @@
 """BIOES tags of a set of categories: which tags exist, which may follow which, and spans to tags and back.
 
-In come spans `(start, end, category id)` over the characters of a sentence (half-open), out come tag ids, one per
-character, and the other way round. The order of the tags is O, then B, I, E, S of the first category, of the
-second and so on: 90 categories make 361 tags. `encode` cannot express spans that share characters; it keeps the
-longest and names each span that it had to leave out. `decode` reads whole batches with a handful of numpy calls,
-no loop over characters; it takes any tag sequence, and from an illegal one only the well-formed entities.
+In come spans `(start, end, category id)` over the characters of a sentence (half-open), out come tag ids,
+one per character, and the other way round. The order of the tags is O, then B, I, E, S of the first
+category, of the second and so on: 90 categories make 361 tags. `encode` cannot express spans that share
+characters; it keeps the longest and names each span that it had to leave out. `decode` reads whole batches
+with a handful of numpy calls, no loop over characters; it takes any tag sequence, and from an illegal one
+only the well-formed entities.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class TagScheme:
         self.categories = tuple(categories)
         self.tags = ("O", *(f"{kind}-{name}" for name in self.categories for kind in "BIES"))
         ids = np.arange(len(self.tags))
-        # kind and category of each tag; O counts as a single character entity of category -1 here, because what
-        # may stand before and after it is the same
+        # kind and category of each tag; O counts as a single character entity of category -1 here, because
+        # what may stand before and after it is the same
         self._kind = np.where(ids == OUTSIDE, _SINGLE, (ids - 1) % 4)
         self._category = np.where(ids == OUTSIDE, -1, (ids - 1) // 4)
         opens = (self._kind == _BEGIN) | (self._kind == _INSIDE)
@@ -70,8 +71,8 @@ class TagScheme:
     def encode(self, spans: Sequence[Span], length: int) -> tuple[list[int], list[LeftOut]]:
         """The tag ids of a sentence of `length` characters, and the spans that could not be expressed.
 
-        Of spans that share characters the longest stays (so the outermost of a nest), of equally long ones the
-        one that starts first, then the one with the lower category id. A repeated span is one span.
+        Of spans that share characters the longest stays (so the outermost of a nest), of equally long ones
+        the one that starts first, then the one with the lower category id. A repeated span is one span.
         """
         tags = [OUTSIDE] * length
         owner: list[Span | None] = [None] * length
