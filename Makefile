@@ -1,0 +1,47 @@
+# Everything a person types. `make` alone explains itself.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format ui clean
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXTRAS ?= dev
+STAMP := $(VENV)/.installed-$(EXTRAS)
+STORE := $(CURDIR)/mlruns
+TESTS ?= tests
+
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Make .venv and install OmniNER with the tested versions of everything
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+demo: install ## Train, test and score a tagger on the built-in corpus, tracked, with its report
+	$(BIN)/python -m omniner.run
+
+test: install ## Run all tests
+	$(BIN)/python -m pytest $(TESTS)
+
+check: install ## Formatting, lint, types, direction of imports
+	$(BIN)/ruff format --check src tests experiments
+	$(BIN)/ruff check src tests experiments
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/invariants
+
+format: install ## Put the code into its standard form
+	$(BIN)/ruff format src tests experiments
+	$(BIN)/ruff check --fix src tests experiments
+
+ui: install ## Open the MLflow UI on the local store
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(STORE)/mlflow.db --workers 1
+
+clean: ## Remove caches and builds; runs, their store and the environment stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests experiments conf -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,293 @@
+"""From a composed Hydra configuration to a checked, typed `Config`; every mistake is one line with its key.
+
+Hydra composes the groups of `conf/`; this module checks the result against `omniner.schema`: unknown keys, wrong
+types, values outside their choices, pairs that cannot work together. It resolves what does not depend on data or
+machine (`head=auto`, the run's name) and leaves the rest of the `auto` values to the part that knows. Only
+omegaconf is imported, so that a mistake is answered at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from omniner import schema
+from omniner.errors import UserError
+
+T = TypeVar("T")
+
+SECTIONS: dict[str, type] = {
+    "task": schema.TaskConfig,
+    "head": schema.HeadConfig,
+    "data": schema.DataConfig,
+    "encoding": schema.EncodingConfig,
+    "trainer": schema.TrainerConfig,
+    "metrics": schema.MetricsConfig,
+    "errta": schema.ErrtaConfig,
+    "tracking": schema.TrackingConfig,
+}
+MODELS: dict[str, type] = {"bilstm": schema.BiLSTMConfig, "encoder": schema.EncoderConfig}
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "task.name": ("train", "predict", "score", "check"),
+    "head.kind": ("auto", "softmax", "crf", "span"),
+    "data.format": ("auto", "jsonl", "conll", "cluener", "cmeee", "omniner_csv", "synthetic"),
+    "data.scheme": ("auto", "bio", "bioes", "bmes", "bios"),
+    "data.separator": ("auto", "tab", "space"),
+    "data.taxonomy": ("omniner2025", "flat"),
+    "data.report": ("test", "dev"),
+    "data.on_issue": ("keep", "fail"),
+    "encoding.on_too_long": ("fail", "skip", "truncate"),
+    "trainer.accelerator": ("auto", "cpu", "gpu"),
+    "trainer.strategy": ("auto", "ddp"),
+    "trainer.precision": ("auto", "32-true", "bf16-mixed", "bf16-true"),
+    "trainer.schedule": ("constant", "linear", "cosine"),
+    "metrics.unit": ("auto", "pair", "span"),
+    "metrics.profile": ("own", "official"),
+    "metrics.on_parse_failure": ("empty", "drop"),
+    "errta.mode": ("auto", "official", "span"),
+    "tracking.kind": ("off", "local", "server"),
+}
+POSITIVE = (
+    "trainer.nodes",
+    "trainer.max_epochs",
+    "trainer.batch_size",
+    "trainer.eval_batch_size",
+    "trainer.eval_every",
+    "encoding.max_length",
+    "model.learning_rate",
+    "model.head_learning_rate",
+    "head.max_span",
+    "head.biaffine_dim",
+)
+SHARES = (
+    "data.dev_from_train",
+    "trainer.warmup",
+    "trainer.weight_average",
+    "metrics.confidence",
+    "model.dropout",
+    "model.embedding_dropout",
+    "model.unk_dropout",
+    "head.label_smoothing",
+)
+# What may change without making a run another run: where it is written and logged, not what it computes.
+NOT_IDENTITY = ("output_dir", "resume", "tracking")
+
+
+def conf_path() -> str:
+    """Where Hydra finds `conf/`: the installed package, or the folder of a checkout that is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("omniner.conf") is not None:
+        return "pkg://omniner.conf"
+    return str(Path(__file__).resolve().parents[2] / "conf")
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """Compose a configuration as the command line would: the entry for notebooks and tests."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir, initialize_config_module
+
+    path = conf_path()
+    if path.startswith("pkg://"):
+        context = initialize_config_module(path.removeprefix("pkg://"), version_base="1.3")
+    else:
+        context = initialize_config_dir(path, version_base="1.3")
+    with context:
+        return hydra_compose("config", overrides=list(overrides))
+
+
+def load(overrides: Sequence[str]) -> schema.Config:
+    """Compose and check in one step."""
+    return check(compose(overrides))
+
+
+def check(composed: DictConfig) -> schema.Config:
+    """Check a composed configuration and give it types; raises `UserError` with the key at fault."""
+    try:
+        raw = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "config"
+        raise UserError(key, _first_line(error), "Give this key a value.") from error
+    fields = {field.name for field in dataclasses.fields(schema.Config)}
+    for key in raw.keys() - fields:
+        raise _unknown(key, fields)
+    for key in sorted(fields - raw.keys()):
+        raise UserError(key, "this key is missing", f"Compose with conf/config.yaml, or add {key}.")
+    sections = {name: _typed(name, kind, raw[name]) for name, kind in SECTIONS.items()}
+    sections["model"] = _typed("model", _model_type(raw["model"]), raw["model"])
+    config = _typed("", schema.Config, {key: raw[key] for key in fields - sections.keys()} | sections)
+    _check_values(config)
+    _check_pairs(config)
+    return _resolve(config)
+
+
+def section(composed: DictConfig, name: str, kind: type[T]) -> T:
+    """Check and give types to one section only."""
+    typed: T = _typed(name, kind, OmegaConf.to_container(composed[name], resolve=True))
+    return typed
+
+
+def _model_type(raw: Any) -> type:
+    kind = raw.get("kind") if isinstance(raw, Mapping) else None
+    if kind not in MODELS:
+        raise UserError("model.kind", f"{kind!r} is no kind of model", f"Choose one of: {', '.join(MODELS)}.")
+    return MODELS[kind]
+
+
+def _unknown(key: str, known: set[str]) -> UserError:
+    name, prefix = key.rpartition(".")[2], key.rpartition(".")[0]
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    hint = f"Did you mean {prefix + '.' if prefix else ''}{near[0]}?" if near else f"Known: {', '.join(sorted(known))}."
+    return UserError(key, "unknown key", hint)
+
+
+def _typed(prefix: str, kind: type, raw: Any) -> Any:
+    """Make the dataclass `kind` of plain values; `prefix` is the section's name for messages."""
+    if not isinstance(raw, Mapping):
+        raise UserError(prefix, f"a group of keys is expected, {raw!r} was found", f"Choose a {prefix} from conf/.")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    dotted = f"{prefix}." if prefix else ""
+    for key in raw:
+        if key not in fields:
+            raise _unknown(f"{dotted}{key}", set(fields))
+    for key in fields:
+        if key not in raw:
+            raise UserError(f"{dotted}{key}", "this key is missing", f"Add it, or choose a {prefix} from conf/.")
+    plain = {key: value for key, value in raw.items() if not dataclasses.is_dataclass(value)}
+    typed = {key: _convert(f"{dotted}{key}", str(fields[key].type), value) for key, value in plain.items()}
+    return kind(**{**raw, **typed})
+
+
+def _convert(key: str, annotation: str, value: Any) -> Any:
+    """Check one value against its annotation; whole numbers pass as floats, nothing else is bent."""
+    if value is None and annotation.endswith("| None"):
+        return None
+    wanted = annotation.removesuffix(" | None")
+    if wanted == "float" and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if wanted == "float" and isinstance(value, str):
+        # YAML 1.1 reads 1e-3 (no dot) as text.
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    fits = {
+        "str": lambda: isinstance(value, str),
+        "int": lambda: isinstance(value, int) and not isinstance(value, bool),
+        "float": lambda: isinstance(value, float),
+        "bool": lambda: isinstance(value, bool),
+        "dict[str, Any]": lambda: isinstance(value, Mapping),
+        "dict[str, int]": lambda: isinstance(value, Mapping)
+        and all(isinstance(v, int) and not isinstance(v, bool) for v in value.values()),
+        "dict[str, list[str]]": lambda: isinstance(value, Mapping)
+        and all(isinstance(v, list) and all(isinstance(w, str) for w in v) for v in value.values()),
+    }
+    if wanted not in fits:
+        raise TypeError(f"{key}: the schema's type {annotation} has no check")
+    if not fits[wanted]():
+        names = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
+        named = names.get(wanted, wanted)
+        raise UserError(key, f"{value!r} is not {named}", f"Give {named}{' or null' if 'None' in annotation else ''}.")
+    return value
+
+
+def _get(config: schema.Config, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name, None)
+
+
+def _check_values(config: schema.Config) -> None:
+    for key, choices in CHOICES.items():
+        if (value := _get(config, key)) not in choices:
+            near = difflib.get_close_matches(str(value), choices, n=1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            raise UserError(key, f"{value!r} is not a choice", f"{hint}Choose one of: {', '.join(choices)}.")
+    for key in POSITIVE:
+        if (value := _get(config, key)) is not None and value <= 0:
+            raise UserError(key, f"{value} is not above 0", "Give a positive number.")
+    for key in SHARES:
+        if (value := _get(config, key)) is not None and not 0 <= value < 1:
+            raise UserError(key, f"{value} is not a share", "Give a number from 0 to below 1.")
+
+
+def _check_pairs(config: schema.Config) -> None:
+    trainer, tracking = config.trainer, config.tracking
+    workers = max(trainer.devices, 1) * trainer.nodes
+    if trainer.batch_size % workers:
+        raise UserError(
+            "trainer.batch_size",
+            f"{trainer.batch_size} sentences do not divide over {workers} devices",
+            f"Choose a multiple of {workers}.",
+        )
+    if config.metrics.profile == "official" and config.metrics.unit == "span":
+        raise UserError("metrics.unit", "the official profile counts pairs, not spans", "Use metrics.unit=pair.")
+    if tracking.kind == "server" and not tracking.uri:
+        raise UserError("tracking.uri", "a tracking server has no address", "Set tracking.uri=http://host:port.")
+    needs = {"score": ("predictions", config.predictions), "predict": ("checkpoint", config.checkpoint)}
+    if config.task.name in needs:
+        key, value = needs[config.task.name]
+        if not value:
+            raise UserError(key, f"task={config.task.name} needs it", f"Set {key}=<path>.")
+        if not Path(value).exists():
+            raise UserError(key, f"{value} does not exist", "Check the path.")
+    for key, value in (("gold", config.gold), ("input", config.input)):
+        if value and not Path(value).is_file():
+            raise UserError(key, f"{value} is not a file", "Check the path.")
+
+
+def _resolve(config: schema.Config) -> schema.Config:
+    """Settle the `auto` values that need neither data nor machine."""
+    if config.head.kind == "auto":
+        # A linear-chain CRF is the strongest of the three where mentions are flat, as in most corpora.
+        config.head.kind = "crf"
+    if config.name == "auto":
+        parts = {
+            "train": [config.model.name, config.head.kind, config.data.name],
+            "predict": ["predict", Path(config.checkpoint or "").stem or "model", config.data.name],
+            "score": ["score", Path(config.predictions or "").stem],
+            "check": ["check", config.model.name, config.data.name],
+        }
+        config.name = "-".join(parts[config.task.name])
+    return config
+
+
+def to_yaml(config: schema.Config) -> str:
+    """The checked configuration as YAML, for people and for the run's folder."""
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+
+
+def digest(config: schema.Config) -> str:
+    """What makes two runs the same run: a hash over everything but where it is written and logged."""
+    values = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_IDENTITY}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def flat(config: schema.Config) -> dict[str, Any]:
+    """The configuration as dotted keys, for a tracker's parameter table."""
+
+    def walk(prefix: str, value: Any) -> dict[str, Any]:
+        if isinstance(value, Mapping) and value:
+            return {k: v for key, item in value.items() for k, v in walk(f"{prefix}.{key}", item).items()}
+        return {prefix: value}
+
+    return {k: v for key, item in dataclasses.asdict(config).items() for k, v in walk(key, item).items()}
+
+
+def differences(config: schema.Config, defaults: schema.Config) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose value is not the default one: key -> (default, value)."""
+    ours, theirs = flat(config), flat(defaults)
+    keys = sorted(ours.keys() | theirs.keys())
+    return {key: (theirs.get(key), ours.get(key)) for key in keys if theirs.get(key) != ours.get(key)}
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,143 @@
+"""`python -m omniner.run`: compose, check, do the task, leave nothing half-done. The whole story on one page.
+
+Hydra composes the configuration from `conf/` and the command line; `omniner.config` checks it; `runfolder` gives the
+run its folder (an unfinished one of the same configuration is taken up again); `tracking` opens its MLflow run; then
+one of `omniner.tasks` does the work. A user's mistake is one line and exit status 2; Ctrl-C and SIGTERM leave a run
+that resumes, marked as killed, and exit with 130 and 143; anything else keeps its traceback and exits with 1.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig
+
+from omniner import config as configs
+from omniner import runfolder, sweep
+from omniner.errors import UserError
+from omniner.schema import Config
+
+if TYPE_CHECKING:
+    from omniner.tasks.context import Context
+
+log = logging.getLogger("omniner")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as an exception: every place that leaves a run resumable on Ctrl-C does so on SIGTERM as well."""
+
+
+def _on_sigterm(signum: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+@hydra.main(version_base="1.3", config_path=configs.conf_path(), config_name="config")
+def job(composed: DictConfig) -> None:
+    """One job: the only one of a plain run, or one of a sweep."""
+    config = configs.check(composed)
+    with sweep.as_plain_run() as folder_of_sweep:
+        if folder_of_sweep is not None and config.output_dir is None:
+            config.output_dir = str(folder_of_sweep)
+        if runfolder.is_main_process():
+            run(config)
+        else:
+            from omniner.tasks.train import follow
+
+            follow(config)
+
+
+def run(config: Config) -> Path:
+    """Do one task in a folder of its own, tracked; gives the folder. This is the entry for other programs, too."""
+    from omniner.tasks import TASKS
+
+    task = TASKS[config.task.name]
+    folder = runfolder.claim(config)
+    try:
+        context = _start(config, folder)
+        status = "failed"
+        try:
+            task(context)
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "killed"
+            log.warning("stopped: the same command goes on from here (%s)", folder.path)
+            raise
+        finally:
+            folder.save(status=status)
+            context.run.finish(status.upper())
+    finally:
+        folder.close()
+    print(folder.path)
+    return folder.path
+
+
+def _start(config: Config, folder: runfolder.RunFolder) -> Context:
+    """Open the MLflow run (the same one again where a run is taken up) and write down what is being run."""
+    from omniner import tracking
+    from omniner.tasks.context import Context
+
+    log.info("%s %s in %s", "going on with" if folder.resumed else "starting", config.name, folder.path)
+    tracked = tracking.start(
+        config.tracking,
+        name=config.name,
+        folder=folder.path,
+        parent=sweep.parent_run(),
+        resume_id=folder.state.get("run_id") if folder.resumed else None,
+        tags={"task": config.task.name, "output_dir": str(folder.path.resolve())},
+    )
+    folder.save(status="running", run_id=tracked.id)
+    tracked.params(configs.flat(config))
+    tracked.text(configs.to_yaml(config), "config.yaml")
+    tracked.tags({f"git.{key}": value for key, value in tracking.git_state().items()})
+    tracked.tags({f"version.{key}": value for key, value in tracking.versions().items()})
+    return Context(config=config, folder=folder.path, run=tracked, resumed=folder.resumed)
+
+
+def _report(error: BaseException) -> int:
+    """Print what went wrong in one message; the exit status."""
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        # Hydra's own messages: an unknown key or choice, a broken override.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        print(f"error: {' | '.join(lines)}", file=sys.stderr)
+    return 2
+
+
+def _finish_sweep(status: str) -> None:
+    for line in sweep.close(status):
+        print(line)
+
+
+def main() -> None:
+    """The command line."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    # Hydra would print its own messages and exit with status 1; this hands us the exceptions instead.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    status: Any = 0
+    outcome = "FAILED"
+    try:
+        job()
+        outcome = "FINISHED"
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        status = _report(error)
+    except KeyboardInterrupt as error:
+        status = 143 if isinstance(error, Terminated) else 130
+        outcome = "KILLED"
+    finally:
+        _finish_sweep(outcome)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

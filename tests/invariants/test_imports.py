@@ -1,0 +1,97 @@
+"""The direction of imports, read from the source: who may know whom, and who must stay light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "omniner"
+
+# Layers from the bottom up; a module may import from its own layer and from those before it.
+LAYERS = (
+    ("errors", "records", "schema"),
+    ("files",),
+    ("corpus",),
+    ("analysis",),
+    ("encoding",),
+    ("decoding",),
+    ("models",),
+    ("config", "spool", "provenance", "runfolder", "sweep"),
+    ("tracking",),
+    ("tasks",),
+    ("run",),
+)
+WITHOUT_TORCH = {"errors", "records", "schema", "files", "corpus", "analysis", "config", "runfolder", "sweep", "run"}
+HEAVY = ("torch", "pytorch_lightning", "transformers", "peft", "bitsandbytes", "torchmetrics", "mlflow", "matplotlib", "plotly")
+
+
+def _layer(module: str) -> int:
+    for number, names in enumerate(LAYERS):
+        if module in names:
+            return number
+    raise AssertionError(f"omniner.{module} has no layer: add it to LAYERS")
+
+
+def _imports(path: Path, top_level_only: bool) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    found: set[str] = set()
+    for node in nodes:
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            if node.module == "omniner":
+                found |= {f"omniner.{alias.name}" for alias in node.names}
+            else:
+                found.add(node.module)
+    return found
+
+
+MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+
+
+def _own_name(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_one_way(path: Path) -> None:
+    own = _own_name(path)
+    for name in _imports(path, top_level_only=False):
+        if not name.startswith("omniner."):
+            continue
+        target = name.split(".")[1]
+        if (own, target) in {("sweep", "tracking")}:
+            continue  # the callback of a sweep opens and closes the parent run
+        assert target.startswith("__") or _layer(target) <= _layer(own), f"{path.name} ({own}) imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_only_tracking_knows_mlflow(path: Path) -> None:
+    if _own_name(path) not in {"tracking", "spool"}:
+        assert not any(name.split(".")[0] == "mlflow" for name in _imports(path, top_level_only=False))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_analysis_and_corpus_import_no_torch(path: Path) -> None:
+    if _own_name(path) in WITHOUT_TORCH:
+        roots = {name.split(".")[0] for name in _imports(path, top_level_only=False)}
+        assert not roots & {"torch", "pytorch_lightning", "transformers", "torchmetrics"}
+
+
+def test_start_up_imports_nothing_heavy() -> None:
+    code = f"import omniner.run, sys; print([m for m in {HEAVY!r} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
