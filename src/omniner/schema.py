@@ -69,6 +69,7 @@ class DataConfig:
     name: str
     format: str  # auto | jsonl | conll | cluener | cmeee | omniner_csv | synthetic
     root: str | None  # folder of the files; null for generated data
+    source: str  # where the files are published; named when they are absent
     files: dict[str, list[str]]  # split -> file names under root that are read one after the other
     scheme: str  # CoNLL only: auto | bio | bioes | bmes | bios
     separator: str  # CoNLL only: auto | tab | space
