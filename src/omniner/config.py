@@ -186,10 +186,13 @@ def _convert(key: str, annotation: str, value: Any) -> Any:
         "float": lambda: isinstance(value, float),
         "bool": lambda: isinstance(value, bool),
         "dict[str, Any]": lambda: isinstance(value, Mapping),
-        "dict[str, int]": lambda: isinstance(value, Mapping)
-        and all(isinstance(v, int) and not isinstance(v, bool) for v in value.values()),
-        "dict[str, list[str]]": lambda: isinstance(value, Mapping)
-        and all(isinstance(v, list) and all(isinstance(w, str) for w in v) for v in value.values()),
+        "dict[str, int]": lambda: (
+            isinstance(value, Mapping) and all(isinstance(v, int) and not isinstance(v, bool) for v in value.values())
+        ),
+        "dict[str, list[str]]": lambda: (
+            isinstance(value, Mapping)
+            and all(isinstance(v, list) and all(isinstance(w, str) for w in v) for v in value.values())
+        ),
     }
     if wanted not in fits:
         raise TypeError(f"{key}: the schema's type {annotation} has no check")

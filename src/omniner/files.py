@@ -70,7 +70,7 @@ def writing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             umask = os.umask(0)
             os.umask(umask)
             Path(name).chmod(0o666 & ~umask)
-            os.replace(name, path)
+            Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise

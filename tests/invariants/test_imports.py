@@ -26,7 +26,17 @@ LAYERS = (
     ("run",),
 )
 WITHOUT_TORCH = {"errors", "records", "schema", "files", "corpus", "analysis", "config", "runfolder", "sweep", "run"}
-HEAVY = ("torch", "pytorch_lightning", "transformers", "peft", "bitsandbytes", "torchmetrics", "mlflow", "matplotlib", "plotly")
+HEAVY = (
+    "torch",
+    "pytorch_lightning",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "torchmetrics",
+    "mlflow",
+    "matplotlib",
+    "plotly",
+)
 
 
 def _layer(module: str) -> int:

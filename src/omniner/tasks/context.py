@@ -51,5 +51,3 @@ def publish_corpus(context: Context, corpus: Corpus) -> None:
     )
     context.run.datasets(corpus)
     context.run.metrics({f"data/{split}_sentences": size for split, size in sizes.items()})
-
-

@@ -1,0 +1,130 @@
+"""The last part of every task that has predictions: score, sort the errors, write and log it all, say the result.
+
+In: gold sentences and predictions; out: `scores.json`, `tables/`, `figures/` and `report.html` in the run's folder,
+the same as MLflow metrics, tables and artifacts (under the same paths in every run, so that the UI shows runs side by
+side), and a few lines for the person who waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from omniner import config as configs
+from omniner.analysis import tables as tabulate
+from omniner.analysis.results import ScoreResult
+from omniner.corpus.taxonomy import Taxonomy
+from omniner.files import write_json, write_text, writing
+from omniner.records import Prediction, Sentence
+from omniner.tasks.context import Context
+
+log = logging.getLogger("omniner")
+
+Curves = Mapping[str, Sequence[tuple[int, float]]]
+
+
+def evaluate(
+    context: Context,
+    gold: Sequence[Sentence],
+    predictions: Sequence[Prediction],
+    taxonomy: Taxonomy | None,
+    curves: Curves,
+    train: Sequence[Sentence] = (),
+) -> ScoreResult:
+    """Score predictions against gold and publish everything that follows from it.
+
+    `train` (may be empty) helps to find suspected annotation errors; `curves` are the learning curves of the run.
+    """
+    from omniner.analysis.scoring import score
+
+    config = context.config
+    result = score(gold, predictions, config.metrics, config.errta, taxonomy)
+    publish(context, result, curves, train)
+    return result
+
+
+def publish(context: Context, result: ScoreResult, curves: Curves, train: Sequence[Sentence] = ()) -> None:
+    """Write and log the scores, tables, figures and report of a scored run, and print its summary."""
+    write_json(context.folder / "scores.json", result.to_json())
+    context.run.file(context.folder / "scores.json")
+    context.run.metrics(_metrics(result))
+    tables = _timed("tables", lambda: tabulate.build(result, context.config.errta, train))
+    for name, table in tables.items():
+        write_text(context.folder / "tables" / f"{name}.csv", table.to_csv())
+        context.run.table(table.columns, table.rows, f"tables/{name}.json")
+    _timed("figures", lambda: _figures(context, result, tables, curves))
+    _timed("report", lambda: _report(context, result, tables, curves))
+    print(summary(result))
+
+
+def _timed(what: str, work: Callable[[], Any]) -> Any:
+    start = time.perf_counter()
+    value = work()
+    log.info("%s in %.1f s", what, time.perf_counter() - start)
+    return value
+
+
+def _metrics(result: ScoreResult) -> dict[str, float]:
+    """Everything numeric that runs are compared by, under `test/` and `errta/`."""
+    metrics = result.metrics
+    values: dict[str, float] = {}
+    for name in ("micro", "macro", "macro_seen", "weighted", "relaxed"):
+        row = getattr(metrics, name)
+        values |= {f"test/{name}_{key}": getattr(row, key) for key in ("precision", "recall", "f1")}
+    values["test/f1"] = metrics.micro.f1
+    for name, interval in metrics.intervals.items():
+        values[f"test/{name.replace('.', '_')}_low"] = interval.low
+        values[f"test/{name.replace('.', '_')}_high"] = interval.high
+    values |= {f"test/category/{name}_f1": row.f1 for name, row in metrics.categories.items()}
+    values |= {f"test/primary/{name}_f1": row.strict.f1 for name, row in metrics.primaries.items()}
+    values |= {f"errta/{name}": float(count) for name, count in result.errta.counts.items()}
+    values |= {f"parse/{name}": float(count) for name, count in result.parse.to_json().items()}
+    values |= {f"timing/{name}_seconds": seconds for name, seconds in result.timing.items()}
+    return values
+
+
+def _figures(context: Context, result: ScoreResult, tables: Any, curves: Curves) -> None:
+    from omniner.analysis.figures import figures
+
+    for name, png in figures(result, tables, curves).items():
+        path = context.folder / "figures" / f"{name}.png"
+        with writing(path, "wb") as file:
+            file.write(png)
+        context.run.file(path, "figures")
+
+
+def _report(context: Context, result: ScoreResult, tables: Any, curves: Curves) -> None:
+    from omniner.analysis.report import html
+
+    config = context.config
+    facts = {
+        "run": config.name,
+        "run_id": context.run.id,
+        "task": config.task.name,
+        "created": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "config": configs.to_yaml(config),
+    }
+    if config.task.name != "score":
+        facts |= {"model": f"{config.model.name} + {config.head.kind}", "data": config.data.name}
+    page = html(result, tables, result.sentences, result.predictions, facts, curves, config.errta)
+    context.run.file(write_text(context.folder / "report.html", page))
+
+
+def summary(result: ScoreResult) -> str:
+    """The result in a few lines of plain text."""
+    metrics, errta = result.metrics, result.errta
+    lines = [f"{result.parse.scored:,} sentences scored by {metrics.unit}; {result.signature}"]
+    for name in ("micro", "macro", "relaxed"):
+        row = getattr(metrics, name)
+        line = f"  {name:<8} P {row.precision:7.2%}  R {row.recall:7.2%}  F1 {row.f1:7.2%}"
+        if interval := metrics.intervals.get(f"{name}.f1"):
+            line += f"  [{interval.low:.2%}, {interval.high:.2%}] {metrics.confidence:.0%} interval"
+        lines.append(line)
+    total = sum(count.errors for count in errta.by_type.values())
+    kinds = [f"{name} {count.errors:,}" for name, count in errta.by_type.items() if count.errors]
+    lines.append(f"  errors   {total:,}: {', '.join(kinds)}" if total else "  errors   none")
+    units = f"FN {errta.fn:,} and FP {errta.fp:,}"
+    lines.append(f"  identity {units} are the units of these errors: {'yes' if errta.identity_ok else 'NO'}")
+    return "\n".join(lines)

@@ -1,0 +1,56 @@
+"""`task=predict`: tag sentences with a trained checkpoint; scored too where the sentences have gold entities.
+
+In: `checkpoint=` (a run's folder or its `checkpoints/best.ckpt`) and the sentences of `input=`, or of the split that
+`data` reports on; out: `predictions.jsonl`, and with gold everything of `tasks.evaluation`.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from omniner.corpus import sources
+from omniner.corpus.taxonomy import Taxonomy
+from omniner.errors import UserError
+from omniner.records import Issue, Sentence
+from omniner.schema import Config
+from omniner.tasks.context import Context, publish_corpus, publish_issues
+from omniner.tasks.evaluation import evaluate
+from omniner.tasks.prediction import predict_file, write_gold
+
+log = logging.getLogger("omniner")
+
+
+def run(context: Context) -> None:
+    """Read the sentences, tag them, score them if they have gold."""
+    config, folder = context.config, context.folder
+    checkpoint = find_checkpoint(Path(config.checkpoint or ""))
+    sentences, issues, taxonomy = _sentences(context)
+    publish_issues(context, issues)
+    predictions = predict_file(config, checkpoint, sentences, folder / "predictions.jsonl")
+    context.run.file(folder / "predictions.jsonl")
+    if any(sentence.entities for sentence in sentences):
+        write_gold(folder / "gold.jsonl", sentences)
+        evaluate(context, sentences, predictions, taxonomy, curves={})
+    else:
+        log.info("no gold entities in these sentences: nothing to score")
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint file that `checkpoint=` means."""
+    if path.is_file():
+        return path
+    found = path / "checkpoints" / "best.ckpt"
+    if not found.is_file():
+        raise UserError("checkpoint", f"{path} holds no checkpoints/best.ckpt", "Name the folder of a finished run.")
+    return found
+
+
+def _sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxonomy | None]:
+    config: Config = context.config
+    if config.input:
+        sentences, issues = sources.read_sentences(Path(config.input))
+        return sentences, issues, None
+    corpus = sources.load(config.data, ["test"])
+    publish_corpus(context, corpus)
+    return corpus.splits["test"], corpus.issues, corpus.taxonomy

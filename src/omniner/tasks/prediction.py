@@ -1,0 +1,45 @@
+"""Predicting into a file that survives a kill: every finished batch is on disk, a restart goes on behind it.
+
+Predictions are appended as they come; when all are there the file is rewritten in the order of the sentences, so that
+an interrupted and an uninterrupted run end in the same bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from omniner.analysis.predictions import prediction_from_line
+from omniner.files import append_lines, whole_lines, write_text
+from omniner.records import Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
+from omniner.schema import Config
+
+log = logging.getLogger("omniner")
+
+
+def write_gold(path: Path, sentences: Sequence[Sentence]) -> None:
+    """Write the sentences with their gold entities beside the predictions."""
+    write_text(path, "".join(f"{to_line(sentence_to_json(sentence))}\n" for sentence in sentences))
+
+
+def predict_file(config: Config, checkpoint: Path, sentences: Sequence[Sentence], path: Path) -> list[Prediction]:
+    """Predict `sentences` into `path`, going on where an earlier attempt stopped; gives all predictions in order."""
+    from omniner.models.inference import predict
+
+    done = {prediction.id: prediction for prediction in map(prediction_from_line, whole_lines(path))}
+    left = [sentence for sentence in sentences if sentence.id not in done]
+    if done and left:
+        log.info("going on after %d predictions", len(done))
+    start, count = time.perf_counter(), 0
+    for batch in predict(checkpoint, left, config):
+        append_lines(path, [to_line(prediction_to_json(prediction)) for prediction in batch])
+        done |= {prediction.id: prediction for prediction in batch}
+        count += len(batch)
+    if left:
+        seconds = time.perf_counter() - start
+        log.info("%d sentences predicted in %.1f s (%.0f per s)", count, seconds, count / seconds)
+    predictions = [done[sentence.id] for sentence in sentences if sentence.id in done]
+    write_text(path, "".join(f"{to_line(prediction_to_json(prediction))}\n" for prediction in predictions))
+    return predictions

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from omniner.errors import UserError
+from omniner.files import append_lines, make_folder, read_json, whole_lines, write_json, write_text, writing
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.txt", "old")
+
+    def half() -> None:
+        with writing(path) as file:
+            file.write("new")
+            raise RuntimeError("killed half-way")
+
+    with pytest.raises(RuntimeError):
+        half()
+    assert path.read_text() == "old"
+    assert [item.name for item in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_written_file_has_ordinary_permissions(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "deep" / "er" / "a.json", {"实体": 1})
+    reference = tmp_path / "reference"
+    reference.write_text("")
+    assert path.stat().st_mode == reference.stat().st_mode
+    assert read_json(path) == {"实体": 1}
+    assert "实体" in path.read_text(encoding="utf-8")
+
+
+def test_nan_is_refused_because_it_is_not_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_torn_last_line_is_cut_off_before_work_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    append_lines(path, ["一", "二"])
+    with path.open("ab") as file:
+        file.write("三".encode()[:2])
+    assert whole_lines(path) == ["一", "二"]
+    append_lines(path, ["三"])
+    assert path.read_text(encoding="utf-8") == "一\n二\n三\n"
+
+
+def test_line_separators_of_unicode_do_not_end_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    append_lines(path, ["a\u2028b\x85c"])
+    assert whole_lines(path) == ["a\u2028b\x85c"]
+
+
+def test_broken_json_names_file_and_line(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.json", '{\n"a": ]\n}')
+    with pytest.raises(UserError, match=r"a\.json:2: not JSON"):
+        read_json(path)
+
+
+def test_nested_beyond_reason_is_a_clear_error(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.json", "[" * 200_000)
+    with pytest.raises(UserError, match="not JSON"):
+        read_json(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_folder_is_one_clear_error(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="Choose a folder you may write to"):
+        make_folder(tmp_path / "x")
+
+
+def test_a_file_where_a_folder_is_wanted_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    with pytest.raises(UserError, match="part of this path is a file"):
+        make_folder(tmp_path / "x" / "y")
+
+
+def test_no_space_left_keeps_the_old_file(tmp_path: Path) -> None:
+    """A real failure of the operating system: writing past the file size limit of the process."""
+    script = textwrap.dedent(f"""
+        import resource, signal
+        from omniner.files import write_text
+        write_text({str(tmp_path / "a.txt")!r}, "old")
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        write_text({str(tmp_path / "a.txt")!r}, "x" * 100_000)
+    """)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "UserError" in result.stderr
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert [item.name for item in tmp_path.iterdir()] == ["a.txt"]

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import json
+import pickle
+
+from omniner.errors import UserError
+from omniner.records import Entity, Issue, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
+
+
+def test_optional_fields_are_left_out() -> None:
+    sentence = Sentence("1", "喝小满", [Entity("小满", "品牌", 1, 3), Entity("喝", "行为_其他")])
+    assert sentence_to_json(sentence) == {
+        "id": "1",
+        "text": "喝小满",
+        "entities": [
+            {"text": "小满", "category": "品牌", "start": 1, "end": 3},
+            {"text": "喝", "category": "行为_其他"},
+        ],
+    }
+    assert prediction_to_json(Prediction("1")) == {"id": "1", "entities": [], "parse": "ok"}
+
+
+def test_lines_are_readable_and_always_utf8() -> None:
+    assert to_line({"a": "实体"}) == '{"a": "实体"}'
+    lone = to_line({"a": "\ud83d"})
+    assert json.loads(lone.encode("utf-8")) == {"a": "\ud83d"}
+
+
+def test_an_issue_reads_as_one_line_with_its_place() -> None:
+    assert str(Issue("bad-json", "broken", file="a.jsonl", line=3)) == "a.jsonl:3 [bad-json] broken"
+    assert str(Issue("no-answer", "empty", id="s1")) == "s1 [no-answer] empty"
+
+
+def test_a_user_error_survives_the_way_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(UserError("data.root", "absent", "Set it.")))
+    assert str(error) == "data.root: absent. Set it."
