@@ -1,0 +1,306 @@
+"""Where runs are kept: the only module that imports MLflow.
+
+What goes in: the tracking config and the records of a run's spool. What comes out: runs in a local SQLite
+store (`mlruns/mlflow.db`) or on a server. Only the client API is used, no fluent global state, so several
+runs can live in one process. Every failure on opening is a `UserError` that names the key. Price: two CPU
+seconds for importing MLflow and opening the store, then about 10 ms for a batch of metrics.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import sqlite3
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+from omniner import files
+from omniner.errors import UserError
+from omniner.schema import TrackingConfig
+from omniner.spool import Record, RefusedError, one_line
+from omniner.tracked import TABLES_TAG, display_name, masked
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+LOCK_SECONDS = 120  # longest wait for another process that is creating the local store
+LOCAL_UI = "http://127.0.0.1:5000"  # where `make ui` serves the local store
+PARAMS_BATCH = 40  # MLflow takes 100, but not more than a megabyte in one request
+METRICS_BATCH = 1000
+HOPELESS = ("INVALID_PARAMETER_VALUE", "MALFORMED_REQUEST")  # errors that no repetition mends
+CONTEXTS = {"train": "training", "dev": "validation", "test": "test"}  # MLflow's words for the splits
+
+
+class Child(NamedTuple):
+    """One run of a sweep; `metrics` are the last values."""
+
+    id: str
+    name: str
+    status: str
+    metrics: dict[str, float]
+
+
+class Store:
+    """An open store: where runs are made and where a spool's records go."""
+
+    def __init__(self, client: MlflowClient, experiment: str, ui: str, secrets: Sequence[str]) -> None:
+        self.client, self.experiment, self.ui, self.secrets = client, experiment, ui, secrets
+
+    def link(self, run: str) -> str:
+        """Where the UI shows a run."""
+        return f"{self.ui}/#/experiments/{self.experiment}/runs/{run}"
+
+    def create(self, name: str, tags: Mapping[str, str]) -> str:
+        """Make a run; its id."""
+        with _explained("tracking", "making a run", "Look after the tracking store, or choose tracking=off."):
+            run = self.client.create_run(self.experiment, tags=dict(tags), run_name=name)
+        return str(run.info.run_id)
+
+    def existing(self, run: str) -> str:
+        """The id of a run that is there and not deleted."""
+        fix = "Track to the store that has it, or start anew with resume=never."
+        with _explained("resume", f"run {run} of this folder", fix):
+            info = self.client.get_run(run).info
+        if info.lifecycle_stage != "active":
+            raise UserError("resume", f"run {run} was deleted in the tracking store", fix)
+        return run
+
+    def children(self, parent: str) -> list[Child]:
+        """The runs of a parent run, oldest first."""
+        found: list[Child] = []
+        query = f"tags.`mlflow.parentRunId` = '{parent}'"
+        token: str | None = None
+        with _explained("tracking", "searching runs", "Look after the tracking store."):
+            while True:
+                page = self.client.search_runs(
+                    [self.experiment], query, order_by=["attributes.start_time ASC"], page_token=token
+                )
+                for run in page:
+                    metrics = {display_name(key): value for key, value in run.data.metrics.items()}
+                    found.append(Child(run.info.run_id, run.info.run_name, run.info.status, metrics))
+                if not (token := page.token):
+                    return found
+
+    def end_parent(
+        self, run: str, status: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
+    ) -> None:
+        """End a parent run with the table of its children."""
+        path = "tables/children.json"
+        text = json.dumps({"columns": columns, "data": rows}, ensure_ascii=False)
+        with _explained("tracking", "finishing a run", "Look after the tracking store."):
+            self.client.log_text(run, text, path)
+            self.client.set_tag(run, TABLES_TAG, json.dumps([{"path": path, "type": "table"}]))
+            self.client.set_terminated(run, status)
+
+    def deliver(self, folder: Path, run: str, records: Sequence[Record]) -> None:
+        """Send records of one run, in order. May be repeated: what is there already is not doubled."""
+        from mlflow.exceptions import MlflowException
+
+        send: dict[str, Callable[[str, Sequence[Record]], None]] = {
+            "metrics": self._metrics, "params": self._params, "tags": self._tags, "datasets": self._datasets,
+            "status": self._status, "artifact": lambda run, records: self._artifacts(folder, run, records),
+        }  # fmt: skip
+        try:
+            for kind, group in groupby(records, key=lambda record: record.kind):
+                send[kind](run, list(group))
+        except MlflowException as error:
+            if error.error_code in HOPELESS:
+                raise RefusedError(self.hide(one_line(error))) from error
+            raise
+
+    def hide(self, text: str) -> str:
+        """Text without this store's secrets."""
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return masked(text)
+
+    def _metrics(self, run: str, records: Sequence[Record]) -> None:
+        from mlflow.entities import Metric
+
+        # The recorded time makes a repeated metric equal to the first, and the store keeps equal ones once.
+        metrics = [
+            Metric(name, value, record.time, record.body["step"])
+            for record in records
+            for name, value in record.body["values"].items()
+        ]
+        for begin in range(0, len(metrics), METRICS_BATCH):
+            self.client.log_batch(run, metrics=metrics[begin : begin + METRICS_BATCH])
+
+    def _params(self, run: str, records: Sequence[Record]) -> None:
+        from mlflow.entities import Param, RunTag
+
+        there = self.client.get_run(run).data.params
+        new, changed = {}, {}
+        for record in records:
+            for name, value in record.body["values"].items():
+                if name not in there:
+                    new[name] = value
+                elif there[name] != value:
+                    changed[f"changed.{name}"] = value
+        items = list(new.items())
+        for begin in range(0, len(items), PARAMS_BATCH):
+            self.client.log_batch(run, params=[Param(*item) for item in items[begin : begin + PARAMS_BATCH]])
+        if changed:
+            self.client.log_batch(run, tags=[RunTag(*item) for item in changed.items()])
+
+    def _tags(self, run: str, records: Sequence[Record]) -> None:
+        from mlflow.entities import RunTag
+
+        tags: dict[str, str] = {}
+        for record in records:
+            tags |= record.body["values"]
+        items = list(tags.items())
+        for begin in range(0, len(items), PARAMS_BATCH):
+            self.client.log_batch(run, tags=[RunTag(*item) for item in items[begin : begin + PARAMS_BATCH]])
+
+    def _artifacts(self, folder: Path, run: str, records: Sequence[Record]) -> None:
+        for record in records:
+            path = folder / record.body["path"]
+            if not path.is_file():
+                raise RefusedError(f"{path} is gone")
+            self.client.log_artifact(run, str(path), record.body["to"] or None)
+
+    def _datasets(self, run: str, records: Sequence[Record]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = []
+        for record in records:
+            for item in record.body["items"]:
+                local = Path(item["source"]).exists()
+                where = {"uri": item["source"]} if local else {"tags": {"mlflow.source.name": item["source"]}}
+                profile = {"rows": item["rows"], "digest": item["digest"], "split": item["context"]}
+                dataset = Dataset(
+                    name=item["name"], digest=item["digest"][:36], source_type="local" if local else "code",
+                    source=json.dumps(where), profile=json.dumps(profile),
+                )  # fmt: skip
+                context = CONTEXTS.get(item["context"], item["context"])
+                inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+        self.client.log_inputs(run, inputs)
+
+    def _status(self, run: str, records: Sequence[Record]) -> None:
+        for record in records:
+            if (status := record.body["status"]) == "RUNNING":
+                self.client.update_run(run, status)
+            else:
+                self.client.set_terminated(run, status, end_time=record.time)
+
+
+def open_store(tracking: TrackingConfig) -> Store:
+    """Connect, make the experiment where it is missing, and explain what goes wrong."""
+    if tracking.kind == "local":
+        return _open_local(tracking)
+    if tracking.kind == "server":
+        return _open_server(tracking)
+    raise UserError("tracking.kind", f"{tracking.kind!r}", "Choose off, local or server.")
+
+
+def _open_local(tracking: TrackingConfig) -> Store:
+    from filelock import FileLock, Timeout
+
+    try:
+        folder = files.make_folder(tracking.folder).resolve()
+    except UserError as error:
+        raise UserError("tracking.folder", f"{error.where}: {error.found}", error.fix) from error
+    if found := re.search(r"[?#%]", str(folder)):
+        message = f"{folder} holds a {found.group()!r}, which has a meaning in the address of a database"
+        raise UserError("tracking.folder", message, "Choose another folder.")
+    database = folder / "mlflow.db"
+    fix = f"Move {database} away or, after an update of MLflow, run: mlflow db upgrade sqlite:///{database}."
+    try:
+        # Two processes that find no database would both create its tables, and one would fail.
+        with (
+            FileLock(folder / "mlflow.lock", timeout=LOCK_SECONDS),
+            _explained("tracking.folder", str(database), fix),
+        ):
+            with contextlib.closing(sqlite3.connect(database)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")  # readers and writers do not block each other
+            client = _client(f"sqlite:///{database}")
+            place = folder / "artifacts" / re.sub(r"[^\w.\-]", "_", tracking.experiment)
+            return Store(client, _experiment(client, tracking.experiment, place.as_uri()), LOCAL_UI, ())
+    except Timeout as error:
+        found_lock = f"another process has held {folder / 'mlflow.lock'} for {LOCK_SECONDS} s"
+        raise UserError("tracking.folder", found_lock, "End that process.") from error
+
+
+def _open_server(tracking: TrackingConfig) -> Store:
+    if not tracking.uri:
+        raise UserError("tracking.uri", "missing", "Name the server: tracking.uri=http://<host>:<port>.")
+    parts = urlsplit(tracking.uri)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        message = f"{masked(tracking.uri)!r} is not the address of an MLflow server"
+        raise UserError(
+            "tracking.uri", message, "Write http://<host>:<port> (tracking=local needs no address)."
+        )
+    login, _, host = parts.netloc.rpartition("@")
+    uri = urlunsplit(parts._replace(netloc=host)).rstrip("/")
+    if (
+        login
+    ):  # MLflow prints addresses in its errors, so the login leaves them and goes where MLflow looks for it
+        user, _, password = login.partition(":")
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", user)
+        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", password)
+    # Our own queue repeats what fails; MLflow's repetitions would hold it up for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    fix = (
+        "Start it, mend the address, set MLFLOW_TRACKING_TOKEN (or MLFLOW_TRACKING_USERNAME and "
+        "MLFLOW_TRACKING_PASSWORD) where it asks for a login, or choose tracking=local."
+    )
+    with _explained("tracking.uri", f"the MLflow server {uri}", fix):
+        client = _client(uri)
+        return Store(client, _experiment(client, tracking.experiment, None), uri, (login,) if login else ())
+
+
+def _prepare() -> None:
+    """Import MLflow, quietly and without telemetry."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when MLflow is imported
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    with warnings.catch_warnings():
+        for kind in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", category=kind, module="mlflow")
+        import mlflow.tracking  # noqa: F401
+    for name in ("mlflow.store.db.utils", "alembic"):  # tells of each table it makes, and errors twice
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _client(uri: str) -> MlflowClient:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    """The id of the experiment, made where it is missing."""
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return client.create_experiment(name, artifact_location=artifacts)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment = client.get_experiment_by_name(name)  # somebody else was faster
+    if experiment is None or experiment.lifecycle_stage != "active":
+        fix = "Choose another name, or restore it (`mlflow experiments restore`)."
+        raise UserError("tracking.experiment", f"{name!r} was deleted in the tracking store", fix)
+    return str(experiment.experiment_id)
+
+
+@contextlib.contextmanager
+def _explained(where: str, what: str, fix: str) -> Iterator[None]:
+    """Turn a failure of the store into a `UserError`."""
+    _prepare()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, sqlite3.Error, OSError) as error:
+        raise UserError(where, f"{what} does not work: {masked(one_line(error))}", fix) from error
