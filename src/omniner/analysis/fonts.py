@@ -1,10 +1,10 @@
 """Chinese letters on a machine that has no Chinese font: in figures and in the HTML report.
 
 Noto Sans CJK SC (SIL Open Font License) comes with the package `mplfonts`, which is only looked up, never
-imported: its import rewrites matplotlib settings. `families` makes the font known to matplotlib; `face` cuts it
+imported: it asks for more packages than we need. `families` makes the font known to matplotlib; `face` cuts it
 down to the characters a page shows and returns a CSS rule with the font inside. Cutting costs 0.7 s for 1,500
 characters and 1.2 s for 2,500, where it stops: the least used characters then take whatever font the reader's
-machine has. Colour emoji are not in the font; browsers bring their own, figures show `�` in their place.
+machine has. Colour emoji are not in the font; browsers bring their own, figures show `�` for what no font has.
 """
 
 from __future__ import annotations
@@ -49,9 +49,7 @@ def _drawn() -> frozenset[int]:
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     return frozenset(
-        point
-        for family in families()
-        for point in get_font(findfont(FontProperties(family=[family]))).get_charmap()
+        point for family in families() for point in get_font(findfont(FontProperties(family=[family]))).get_charmap()
     )
 
 
@@ -62,14 +60,12 @@ def label(text: str, length: int = 0) -> str:
 
 
 def face(texts: Iterable[str], name: str) -> str:
-    """A CSS `@font-face` rule called `name` that holds the most used characters of `texts`; empty for none."""
+    """A CSS `@font-face` rule called `name` with the most used characters of `texts`; empty for none."""
     uses: Counter[str] = Counter()
     for text in texts:
         uses.update(text)
     # ASCII stays with the reader's own fonts.
-    wanted = sorted((point for c in uses if (point := ord(c)) > 126), key=lambda p: (-uses[chr(p)], p))[
-        :LARGEST
-    ]
+    wanted = sorted((point for c in uses if (point := ord(c)) > 126), key=lambda p: (-uses[chr(p)], p))[:LARGEST]
     if not wanted:
         return ""
     data = base64.b64encode(_subset(wanted)).decode("ascii")
@@ -84,7 +80,7 @@ def _subset(points: list[int]) -> bytes:
     options = Options()
     options.layout_features, options.name_IDs = [], [1, 2, 13, 14]  # names and licence stay
     options.hinting, options.drop_tables = False, [*options.drop_tables, *_DROPPED]
-    # The bounding boxes of the whole font stay right (if generous) for a part of it; new ones cost half a second.
+    # The bounding boxes of the whole font are generous for a part of it, not wrong; new ones cost 0.5 s.
     with TTFont(font_file(), lazy=True, recalcBBoxes=False, recalcTimestamp=False) as font:
         cutter = Subsetter(options)
         cutter.populate(unicodes=points)
