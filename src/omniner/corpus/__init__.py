@@ -1,0 +1,1 @@
+"""Corpora: their files, categories, splits."""

@@ -1,0 +1,1 @@
+"""The shipped configuration: every knob, its unit and its reason."""

@@ -1,0 +1,52 @@
+"""From surfaces without offsets to places in the text: the k-th mention goes to the k-th occurrence.
+
+In go a text and its mentions in the order they are listed; out comes one start per mention, None where the text has
+no occurrence left for it. Occurrences of a surface are counted from the left and do not overlap each other. One thing
+is put before that count: an occurrence inside a longer listed mention (北京 in 北京大学) is used only when no free one
+is left. The rule is a guess wherever a surface occurs more often than it is listed; real offsets are always better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def align(text: str, surfaces: Sequence[str], taken: Iterable[tuple[int, int]] = ()) -> list[int | None]:
+    """The start of each surface in `text`.
+
+    Args:
+        text: the sentence.
+        surfaces: the mentions in their listed order; an empty one never aligns.
+        taken: `[start, end)` of mentions whose place is known already. An occurrence at exactly such a place is not
+            given out again, one that overlaps it only when no free one is left.
+    """
+    known = set(taken)
+    covered = bytearray(len(text))
+    for start, end in sorted(known):
+        covered[start:end] = b"\1" * (end - start)
+    mentions: dict[str, list[int]] = {}
+    for index, surface in enumerate(surfaces):
+        mentions.setdefault(surface, []).append(index)
+    starts: list[int | None] = [None] * len(surfaces)
+    # Longest first, so that a long mention covers its place before a part of it looks for one; equal lengths in
+    # listed order (the sort is stable).
+    for surface, indices in sorted(mentions.items(), key=lambda item: -len(item[0])):
+        places = _choose(text, surface, len(indices), covered, known)
+        for index, place in zip(indices, places, strict=False):
+            starts[index] = place
+            covered[place : place + len(surface)] = b"\1" * len(surface)
+    return starts
+
+
+def _choose(text: str, surface: str, count: int, covered: bytearray, known: set[tuple[int, int]]) -> list[int]:
+    """At most `count` places of the surface, left to right: the free occurrences, then those that overlap."""
+    size = len(surface)
+    free: list[int] = []
+    overlapping: list[int] = []
+    place = text.find(surface) if surface else -1
+    while place >= 0 and len(free) < count:
+        if (place, place + size) not in known:
+            is_covered = covered.find(1, place, place + size) >= 0
+            (overlapping if is_covered else free).append(place)
+        place = text.find(surface, place + size)
+    return sorted(free + overlapping[: count - len(free)])

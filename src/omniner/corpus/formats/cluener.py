@@ -1,0 +1,70 @@
+"""CLUENER JSON lines: `label` maps a type to a map from each surface to the list of its places.
+
+    {"text": "浙商银行叶老桂", "label": {"company": {"浙商银行": [[0, 3]]}, "name": {"叶老桂": [[4, 6]]}}}
+
+Both ends are inclusive. Every place of a repeated surface is an entity (published class counts take a surface once a
+sentence and type, and are lower). A line without `label` is a sentence without labels, as in the published test file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omniner.corpus.formats.common import (
+    IssueLog,
+    ReadOptions,
+    id_of,
+    in_order,
+    json_lines,
+    place,
+    quote,
+    text_of,
+    unlabeled,
+    whole,
+    without_repeats,
+)
+from omniner.records import Entity, Issue, Sentence
+
+
+def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
+    """Read one file; ids are empty where the file has none. `options` changes nothing here."""
+    log = IssueLog(path)
+    sentences = []
+    for line, record in json_lines(path, log):
+        text = text_of(record, "text", log, line)
+        if text is None:
+            continue
+        name = id_of(record, log, line)
+        label = record.get("label")
+        if label is None:
+            sentences.append(unlabeled(name, text))
+            continue
+        sentences.append(Sentence(name, text, _entities(label, text, log, line)))
+    return sentences, log.items
+
+
+def _entities(label: object, text: str, log: IssueLog, line: int) -> list[Entity]:
+    if not isinstance(label, dict):
+        log.add("bad-record", f"label is {quote(label)}, not an object; taken as empty", line)
+        return []
+    entities: list[Entity] = []
+    for category, surfaces in label.items():
+        if not isinstance(surfaces, dict):
+            log.add("bad-entity", f"{quote(category)} holds {quote(surfaces)}, not an object; left out", line)
+            continue
+        for surface, places in surfaces.items():
+            if not isinstance(places, list):
+                message = f"{quote(surface)} has {quote(places)} for its places; left out"
+                log.add("bad-entity", message, line)
+                continue
+            surface = whole(surface, log, line)
+            found = (_entity(text, surface, category, item, log, line) for item in places)
+            entities.extend(entity for entity in found if entity)
+    return in_order(without_repeats(entities, log, line))
+
+
+def _entity(text: str, surface: str, category: str, item: object, log: IssueLog, line: int) -> Entity | None:
+    if not isinstance(item, list) or len(item) != 2 or type(item[1]) is not int:
+        log.add("bad-entity", f"{quote(surface)} has {quote(item)} for a place; left out", line)
+        return None
+    return place(text, surface, category, item[0], item[1] + 1, log, line)

@@ -1,0 +1,117 @@
+"""Canonical JSON lines: one sentence a line, read and written without loss.
+
+    {"id": "train-0", "text": "我爱北京", "entities": [{"text": "北京", "category": "地点", "start": 2, "end": 4}]}
+
+`post_id` and `meta` are optional, as are the two offsets of an entity (both or neither). A line without `entities`
+is a sentence without labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from omniner.corpus.formats.common import (
+    MAX_DEPTH,
+    IssueLog,
+    ReadOptions,
+    id_of,
+    json_lines,
+    place,
+    quote,
+    text_of,
+    whole,
+    without_repeats,
+)
+from omniner.files import writing
+from omniner.records import Entity, Issue, Sentence, sentence_to_json, to_line
+
+_SENTENCE_KEYS = frozenset({"id", "text", "entities", "post_id", "meta"})
+_ENTITY_KEYS = frozenset({"text", "category", "start", "end"})
+
+
+def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
+    """Read one file; ids are empty where the file has none. `options` changes nothing here."""
+    log = IssueLog(path)
+    sentences = []
+    foreign: set[str] = set()  # keys already reported; one issue each, not one a line
+    for line, record in json_lines(path, log):
+        text = text_of(record, "text", log, line)
+        if text is None:
+            continue
+        _report_keys(record, _SENTENCE_KEYS, foreign, log, line)
+        meta = _meta(record.get("meta"), log, line)
+        items = record.get("entities")
+        if items is None:
+            meta["unlabeled"] = True
+        elif not isinstance(items, list):
+            log.add("bad-record", f"entities is {quote(items)}, not a list; taken as empty", line)
+            items = []
+        entities = [_entity(item, text, foreign, log, line) for item in items or ()]
+        known = without_repeats([entity for entity in entities if entity], log, line)
+        post_id = id_of({"id": record.get("post_id")}, log, line) or None
+        sentences.append(Sentence(id_of(record, log, line), text, known, post_id, meta))
+    return sentences, log.items
+
+
+def write(path: str | Path, sentences: Iterable[Sentence]) -> None:
+    """Write one file, whole or not at all."""
+    with writing(path) as file:
+        for sentence in sentences:
+            file.write(to_line(sentence_to_json(sentence)) + "\n")
+
+
+def _entity(item: object, text: str, foreign: set[str], log: IssueLog, line: int) -> Entity | None:
+    if not isinstance(item, dict):
+        log.add("bad-entity", f"{quote(item)} where an object belongs; left out", line)
+        return None
+    _report_keys(item, _ENTITY_KEYS, foreign, log, line)
+    surface, category = item.get("text"), item.get("category")
+    if not isinstance(surface, str) or not surface:
+        log.add("bad-entity", f"{quote(surface)} is not a surface; the entity is left out", line)
+        return None
+    surface = whole(surface, log, line)
+    if item.get("start") is not None or item.get("end") is not None:
+        return place(text, surface, category, item.get("start"), item.get("end"), log, line)
+    if not isinstance(category, str) or not category:
+        log.add("bad-entity", f"{quote(category)} is not a category; the entity is left out", line)
+        return None
+    return Entity(surface, whole(category, log, line))
+
+
+def _report_keys(record: dict[str, Any], known: frozenset[str], foreign: set[str], log: IssueLog, line: int) -> None:
+    if record.keys() <= known:
+        return
+    for key in record:
+        if key not in known and key not in foreign:
+            foreign.add(key)
+            log.add("unknown-key", f"{quote(key)} (first seen here) is not read; put it under meta", line)
+
+
+def _meta(value: object, log: IssueLog, line: int) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        log.add("bad-record", f"meta is {quote(value)}, not an object; left out", line)
+        return {}
+    if _deeper_than(value, MAX_DEPTH):
+        log.add("bad-record", f"meta is nested more than {MAX_DEPTH} deep; left out", line)
+        return {}
+    return value
+
+
+def _deeper_than(value: object, limit: int) -> bool:
+    """Level by level instead of by recursion: foreign data must not choose our stack depth."""
+    level = [value]
+    for _ in range(limit):
+        inner: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(item.values())
+            elif isinstance(item, list):
+                inner.extend(item)
+        if not inner:
+            return False
+        level = inner
+    return any(isinstance(item, (dict, list)) for item in level)

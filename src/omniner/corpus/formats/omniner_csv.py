@@ -1,0 +1,212 @@
+"""The official OmniNER CSV: columns `note_id`, `sentence`, `label`; `label` is a JSON list of items.
+
+    note_id,sentence,label
+    n1,我爱北京,"[{""text"": ""北京"", ""labels"": [""地点""], ""start"": 2, ""end"": 4}]"
+
+`note_id` becomes the post. An item with several labels gives an entity for each. `start` and `end` are optional; they
+are believed only where they give the surface, half-open in code points, or in UTF-16 units (as browser tools count: an
+emoji is two), or with an inclusive end, in this order. Without usable offsets a surface is aligned left to right
+(`corpus.align`); what cannot be aligned keeps its surface, has no offsets and is an issue.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from omniner.corpus.align import align
+from omniner.corpus.formats.common import (
+    MAX_LINE,
+    IssueLog,
+    ReadOptions,
+    parse_json,
+    quote,
+    read_text,
+    unlabeled,
+    whole,
+    without_repeats,
+)
+from omniner.errors import UserError
+from omniner.records import Entity, Issue, Sentence
+
+COLUMNS = ("note_id", "sentence", "label")
+
+
+class Item(NamedTuple):
+    """One mention as it is listed; `given` are the two offsets as written, of whatever convention."""
+
+    surface: str
+    categories: tuple[str, ...]
+    given: tuple[int, int] | None
+
+
+def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
+    """Read one file; ids are empty. `options` changes nothing here."""
+    log = IssueLog(path)
+    rows = _rows(read_text(path, log).removeprefix("\ufeff"), log)
+    _, header = next(rows, (1, []))
+    if "sentence" not in header:
+        fix = f"Name a CSV file with the columns {', '.join(COLUMNS)}, or set data.format."
+        raise UserError(f"{path}:1", f"no column `sentence` among {quote(','.join(header))}", fix)
+    for name in header:
+        if name not in COLUMNS:
+            log.add("unknown-key", f"the column {quote(name)} is not read", 1)
+    sentences = []
+    for line, row in rows:
+        if len(row) != len(header):
+            log.add("bad-record", f"{len(row)} fields where the header has {len(header)}; left out", line)
+        elif sentence := _sentence(dict(zip(header, row, strict=True)), log, line):
+            sentences.append(sentence)
+    return sentences, log.items
+
+
+def _rows(text: str, log: IssueLog) -> Iterator[tuple[int, list[str]]]:
+    """`(line number, fields)` per row that is not blank; a broken row is an issue."""
+    previous = csv.field_size_limit(MAX_LINE)  # the module's limit is the process's: put it back
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        while True:
+            line = reader.line_num + 1
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                log.add("bad-csv", f"{error}; lines {line} to {reader.line_num} are left out", line)
+                continue
+            if row:
+                yield line, row
+    finally:
+        csv.field_size_limit(previous)
+
+
+def _sentence(row: dict[str, str], log: IssueLog, line: int) -> Sentence | None:
+    text = whole(row["sentence"], log, line)
+    if not text:
+        log.add("empty-text", "a sentence without a character; left out", line)
+        return None
+    post_id = whole(row.get("note_id", ""), log, line) or None
+    label = row.get("label")
+    if label is None:
+        sentence = unlabeled("", text)
+        sentence.post_id = post_id
+        return sentence
+    items = _items(label.strip(), log, line)
+    if items is None:
+        return None
+    entities = _place(text, items, log, line)
+    return Sentence("", text, without_repeats(entities, log, line), post_id)
+
+
+def _items(label: str, log: IssueLog, line: int) -> list[Item] | None:
+    """The listed mentions; None where the label cannot be read: a sentence with unknown labels has no use."""
+    if not label:
+        return []
+    try:
+        value, end = parse_json(label)
+        if end < len(label) or not isinstance(value, list):
+            raise ValueError("not one list")
+    except ValueError as error:
+        log.add("bad-json", f"label: {error}; the row is left out", line)
+        return None
+    return [item for entry in value if (item := _item(entry, log, line))]
+
+
+def _item(entry: object, log: IssueLog, line: int) -> Item | None:
+    if not isinstance(entry, dict):
+        log.add("bad-entity", f"{quote(entry)} where an object belongs; left out", line)
+        return None
+    surface, labels = entry.get("text"), entry.get("labels")
+    names = [labels] if isinstance(labels, str) else labels
+    if not isinstance(surface, str) or not surface:
+        log.add("bad-entity", f"{quote(surface)} is not a surface; the entity is left out", line)
+        return None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        log.add("bad-entity", f"{quote(surface)} has {quote(labels)} for its labels; left out", line)
+        return None
+    categories = tuple(whole(name, log, line) for name in dict.fromkeys(names))
+    start, end = entry.get("start"), entry.get("end")
+    given = (start, end) if type(start) is int and type(end) is int else None
+    if given is None and not (start is None and end is None):
+        message = f"{quote(surface)} has {quote(start)}, {quote(end)} for offsets; aligned instead"
+        log.add("bad-offsets", message, line)
+    return Item(whole(surface, log, line), categories, given)
+
+
+def _place(text: str, items: list[Item], log: IssueLog, line: int) -> list[Entity]:
+    """Entities in the listed order, each at its given place if that holds its surface, else aligned."""
+    starts = _given_starts(text, items, log, line)
+    missing = [index for index, start in enumerate(starts) if start is None]
+    if missing:
+        taken = [(s, s + len(item.surface)) for s, item in zip(starts, items, strict=True) if s is not None]
+        found = align(text, [items[index].surface for index in missing], taken)
+        for index, start in zip(missing, found, strict=True):
+            starts[index] = start
+    entities = []
+    for start, item in zip(starts, items, strict=True):
+        end = None if start is None else start + len(item.surface)
+        if start is None:
+            message = f"{item.categories[0]} {quote(item.surface)} has no place left in the text; no offsets"
+            log.add("unaligned", message, line)
+        entities += [Entity(item.surface, category, start, end) for category in item.categories]
+    return entities
+
+
+def _given_starts(text: str, items: list[Item], log: IssueLog, line: int) -> list[int | None]:
+    """The start of each item whose offsets hold its surface under a known way of counting, else None.
+
+    One row is counted one way: the way that fits all of its items is preferred to one that fits some by accident.
+    """
+    if all(item.given is None for item in items):
+        return [None] * len(items)
+    ways = [_code_points(text, items), _utf16(text, items), _inclusive(text, items)]
+    wanted = sum(item.given is not None for item in items)
+    full = [way for way in ways if sum(start is not None for start in way) == wanted]
+    starts: list[int | None]
+    if full:
+        starts = full[0]
+    else:
+        starts = [next((s for s in choices if s is not None), None) for choices in zip(*ways, strict=True)]
+    if starts != ways[0]:
+        _report_offsets(starts, ways[0], items, log, line)
+    return starts
+
+
+def _report_offsets(
+    starts: list[int | None], plain: list[int | None], items: list[Item], log: IssueLog, line: int
+) -> None:
+    for start, direct, item in zip(starts, plain, items, strict=True):
+        if item.given is None or start == direct is not None:
+            continue
+        how = "aligned instead" if start is None else f"taken as code points from {start}"
+        code = "offset-mismatch" if start is None else "offset-units"
+        log.add(code, f"{quote(item.surface)} is not at {item.given} in code points; {how}", line)
+
+
+def _code_points(text: str, items: list[Item]) -> list[int | None]:
+    return [_fit(text, item, *(item.given or (-1, -1))) for item in items]
+
+
+def _inclusive(text: str, items: list[Item]) -> list[int | None]:
+    return [_fit(text, item, item.given[0], item.given[1] + 1) if item.given else None for item in items]
+
+
+def _utf16(text: str, items: list[Item]) -> list[int | None]:
+    """Offsets in UTF-16 units, where a character outside the basic plane is two."""
+    index_of: dict[int, int] = {}
+    units = 0
+    for index, character in enumerate(text):
+        index_of[units] = index
+        units += 2 if character > "\uffff" else 1
+    index_of[units] = len(text)
+    return [
+        _fit(text, item, index_of.get(item.given[0], -1), index_of.get(item.given[1], -1)) if item.given else None
+        for item in items
+    ]
+
+
+def _fit(text: str, item: Item, start: int, end: int) -> int | None:
+    return start if 0 <= start < end and text[start:end] == item.surface else None

@@ -1,0 +1,278 @@
+"""From a data config to a corpus: its splits, its taxonomy, its issues and the digests of its files.
+
+`splits["dev"]` chooses the checkpoint, `splits["test"]` is reported on, whatever their files are called. Where a
+corpus publishes no test labels (`data.report=dev`), its dev file becomes `test` and `dev` is cut from train, so that
+nothing is chosen on what is reported. The cut goes by post, or by text where there are no posts (a repeated text must
+not stand on both sides), and depends on nothing but `data.seed` and the posts themselves. Files of further splits,
+such as `unlabeled`, are read when asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omniner.corpus import formats, taxonomy
+from omniner.corpus.formats import ReadOptions, conll
+from omniner.corpus.taxonomy import Taxonomy
+from omniner.errors import UserError
+from omniner.files import sha256
+from omniner.records import Issue, Sentence, sentence_to_json, to_line
+from omniner.schema import DataConfig
+
+_LABELED = ("train", "dev", "test")
+_NAMED = 3  # issues, files or categories quoted in an error
+
+
+@dataclass
+class Corpus:
+    """A corpus as a run uses it. `report` is the published name of the split that stands in `splits["test"]`."""
+
+    name: str
+    splits: dict[str, list[Sentence]]
+    taxonomy: Taxonomy
+    issues: list[Issue] = field(default_factory=list)
+    digests: dict[str, str] = field(default_factory=dict)  # file (or "synthetic") -> sha256
+    report: str = "test"
+
+
+def load(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
+    """Read a corpus, cut dev from train where the config says so, and check its categories.
+
+    Args:
+        data: the config group.
+        splits: names after the cut; None = those of train, dev and test that there are. A flat taxonomy holds the
+            categories of the splits that were read for them.
+    """
+    _check(data)
+    roles = _roles(data)
+    published = _published(data, roles, splits)
+    corpus = Corpus(data.name, {}, Taxonomy(data.name, "", ()), report=data.report)
+    if data.format == "synthetic":
+        _generate(data, published, corpus)
+    else:
+        _read(data, published, corpus)
+    _check_labels(data, corpus)
+    _make_ids_unique(corpus)
+    if data.on_issue == "fail" and corpus.issues:
+        raise UserError(*_too_many(corpus.issues))
+    categories = (e.category for sentences in corpus.splits.values() for s in sentences for e in s.entities)
+    if data.taxonomy == "flat":
+        corpus.taxonomy = taxonomy.flat(data.name, categories)
+    else:
+        corpus.taxonomy = taxonomy.load(data.taxonomy)
+        _check_categories(corpus, data)
+    _assign(data, roles, corpus)
+    if splits is not None:
+        corpus.splits = {name: corpus.splits[name] for name in splits}
+    return corpus
+
+
+def read_sentences(path: Path) -> tuple[list[Sentence], list[Issue]]:
+    """Sentences of one file of any format, labeled or not, all of its options found out from the file itself."""
+    format, _ = formats.detect(path)
+    glued, joiner = conll.guess_layout(path) if format == "conll" else (False, "")
+    options = ReadOptions("auto", "auto", glued, joiner, Path(path).stem, 0)
+    return formats.read(path, format, options)
+
+
+def _check(data: DataConfig) -> None:
+    """What the config alone shows to be impossible."""
+    if data.report not in ("test", "dev"):
+        raise UserError("data.report", f"{data.report!r} is no split to report on", "Use test or dev.")
+    if data.on_issue not in ("keep", "fail"):
+        raise UserError("data.on_issue", f"{data.on_issue!r} is unknown", "Use keep or fail.")
+    if not 0 <= data.dev_from_train < 1:
+        raise UserError("data.dev_from_train", f"{data.dev_from_train} is no share", "Use 0 up to below 1.")
+    if data.report == "dev" and not data.dev_from_train:
+        found = "0 with data.report=dev: the checkpoint would be chosen on the split that is reported"
+        raise UserError("data.dev_from_train", found, "Set a share of train, for example 0.1.")
+
+
+def _available(data: DataConfig) -> list[str]:
+    """The published splits that the config names."""
+    if data.format == "synthetic":
+        return [name for name, size in data.size.items() if size > 0]
+    return [name for name, files in data.files.items() if files]
+
+
+def _roles(data: DataConfig) -> dict[str, str]:
+    """Split of the corpus -> the published split it is, or is cut from; train, dev, test first."""
+    available = _available(data)
+    roles = {name: name for name in available}
+    if data.report == "dev":
+        # The published test split has no labels; who wants to tag it names it in data.files under another name.
+        roles.pop("test", None)
+        if "dev" in roles:
+            roles["test"] = roles.pop("dev")
+    if data.dev_from_train and "train" in available:
+        roles["dev"] = "train"
+    known = [name for name in _LABELED if name in roles]
+    return {name: roles[name] for name in dict.fromkeys([*known, *roles])}
+
+
+def _published(data: DataConfig, roles: dict[str, str], splits: Sequence[str] | None) -> list[str]:
+    """The published splits that have to be read to give the splits asked for."""
+    wanted = [name for name in _LABELED if name in roles] if splits is None else splits
+    for name in wanted:
+        if name not in roles:
+            key = "data.size" if data.format == "synthetic" else "data.files"
+            found = f"the corpus {data.name} gives no split {name!r}, only {', '.join(sorted(roles)) or 'none'}"
+            raise UserError(key, found, "Name the files of this split, or ask for another one.")
+    needed = {roles[name] for name in wanted}
+    return [name for name in _available(data) if name in needed]
+
+
+def _generate(data: DataConfig, splits: Sequence[str], corpus: Corpus) -> None:
+    from omniner.corpus.synthetic import generate  # only this format pays for its word lists
+
+    corpus.splits.update(generate({name: data.size[name] for name in splits}, data.seed))
+    digest = hashlib.sha256()
+    for name, sentences in corpus.splits.items():
+        for number, sentence in enumerate(sentences):
+            sentence.id = sentence.id or f"{name}-{number}"
+            digest.update(f"{name} {to_line(sentence_to_json(sentence))}\n".encode())
+    corpus.digests["synthetic"] = digest.hexdigest()
+
+
+def _read(data: DataConfig, splits: Sequence[str], corpus: Corpus) -> None:
+    root = _root(data, splits)
+    for split in splits:
+        sentences: list[Sentence] = []
+        for name in data.files[split]:
+            path = root / name
+            first = len(sentences)
+            options = ReadOptions(data.scheme, data.separator, data.glued_positions, data.joiner, split, first)
+            found, issues = formats.read(path, data.format, options)
+            if not found:
+                example = f" (first issue: {issues[0]})" if issues else ""
+                raise UserError(path, f"no sentence could be read{example}", "Check the file and data.format.")
+            sentences += found
+            corpus.issues += issues
+            corpus.digests[name] = sha256(path)
+        corpus.splits[split] = sentences
+
+
+def _root(data: DataConfig, splits: Sequence[str]) -> Path:
+    """The folder of the files, all of which are there."""
+    names = [name for split in splits for name in data.files[split]]
+    if not names:
+        raise UserError("data.files", "no file is named", "Give the files of each split: data.files.train=[...].")
+    where = f" They are published at {data.source}." if data.source else ""
+    fix = f"Set data.root (or OMNINER_DATA) to where the files are.{where}"
+    if data.root is None:
+        raise UserError("data.root", f"not set; {data.name} needs the files {', '.join(names)}", fix)
+    root = Path(data.root)
+    if not root.is_dir():
+        found = f"there is no folder {root.absolute()}; it should hold {', '.join(names)}"
+        raise UserError("data.root", found, fix)
+    missing = [name for name in names if not (root / name).is_file()]
+    if missing:
+        raise UserError("data.root", f"{root.absolute()} lacks {', '.join(missing)}", fix)
+    return root
+
+
+def _check_labels(data: DataConfig, corpus: Corpus) -> None:
+    """Sentences without labels are no negatives: a split of them cannot be trained or scored on."""
+    for split in _LABELED:
+        sentences = corpus.splits.get(split, [])
+        bare = [sentence for sentence in sentences if formats.is_unlabeled(sentence)]
+        if not bare:
+            continue
+        if len(bare) == len(sentences):
+            fix = "Set data.report=dev if no test labels are published, or name labeled files."
+            raise UserError(f"data.files.{split}", f"{', '.join(data.files[split])} has no labels", fix)
+        corpus.issues += [
+            Issue("unlabeled", f"no labels in the split {split}; left out", id=sentence.id) for sentence in bare
+        ]
+        corpus.splits[split] = [sentence for sentence in sentences if not formats.is_unlabeled(sentence)]
+
+
+def _make_ids_unique(corpus: Corpus) -> None:
+    """Ids that stand twice get the split before them, or a number behind, and an issue."""
+    seen: set[str] = set()
+    for split, sentences in corpus.splits.items():
+        for number, sentence in enumerate(sentences):
+            if sentence.id in seen:
+                old, sentence.id = sentence.id, f"{split}-{sentence.id}"
+                if sentence.id in seen:
+                    sentence.id = f"{split}-{old}#{number}"
+                message = f"the id {old} stands twice in the corpus; renamed {sentence.id}"
+                corpus.issues.append(Issue("duplicate-id", message, id=sentence.id))
+            seen.add(sentence.id)
+
+
+def _too_many(issues: Sequence[Issue]) -> tuple[str, str, str]:
+    counts = Counter(issue.code for issue in issues)
+    listed = ", ".join(f"{count} {code}" for code, count in sorted(counts.items()))
+    first = "; ".join(str(issue) for issue in issues[:_NAMED])
+    fix = "Repair the files, or set data.on_issue=keep to go on with what could be read."
+    return "data.on_issue", f"{len(issues)} issues ({listed}): {first}", fix
+
+
+def _check_categories(corpus: Corpus, data: DataConfig) -> None:
+    places: dict[str, tuple[str, str]] = {}  # unknown category -> split, id of its first sentence
+    for split, sentences in corpus.splits.items():
+        for sentence in sentences:
+            for entity in sentence.entities:
+                if entity.category not in corpus.taxonomy:
+                    places.setdefault(entity.category, (split, sentence.id))
+    if not places:
+        return
+    found = []
+    for category, (_, id) in list(places.items())[:_NAMED]:
+        nearest = corpus.taxonomy.nearest(category, 1)
+        found.append(f"{category!r} (sentence {id}" + (f"; nearest: {nearest[0]})" if nearest else ")"))
+    more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
+    split = next(iter(places.values()))[0]
+    where = "data.taxonomy" if data.format == "synthetic" else ", ".join(data.files[split])
+    message = f"not in the taxonomy {corpus.taxonomy.name}: {', '.join(found)}{more}"
+    raise UserError(where, message, "Correct the names, or set data.taxonomy=flat to take those of the files.")
+
+
+def _assign(data: DataConfig, roles: dict[str, str], corpus: Corpus) -> None:
+    """Give the published splits their roles, and cut dev from train where the config says so."""
+    published = corpus.splits
+    corpus.splits = {name: published[source] for name, source in roles.items() if source in published}
+    if roles.get("dev") != "train" or "train" not in published:
+        return
+    if data.report != "dev" and "dev" in _available(data):
+        message = "data.dev_from_train cuts dev from train: the published dev split is not used"
+        corpus.issues.append(Issue("unused-split", message))
+    corpus.splits["train"], corpus.splits["dev"] = cut(published["train"], data.dev_from_train, data.seed)
+
+
+def cut(sentences: Sequence[Sentence], share: float, seed: int) -> tuple[list[Sentence], list[Sentence]]:
+    """`(rest, part)`: whole posts until the part holds `share` of the sentences, both in their old order.
+
+    Posts are drawn in the order of a keyed hash of their id (of the text where there is none), so the draw is the same
+    for any order of the sentences and any version of Python.
+    """
+    keys = [f"post {s.post_id}" if s.post_id is not None else f"text {s.text}" for s in sentences]
+    sizes = Counter(keys)
+    wanted = math.ceil(share * len(sentences))
+    chosen: set[str] = set()
+    held = 0
+    for key in _drawn(sizes, seed):
+        if held >= wanted:
+            break
+        if held + sizes[key] >= len(sentences):  # something must be left to train on
+            continue
+        chosen.add(key)
+        held += sizes[key]
+    if not chosen:
+        found = f"{len(sizes)} posts cannot be parted into train and dev"
+        raise UserError("data.dev_from_train", found, "Add posts, or name the files of a dev split.")
+    rest = [s for s, key in zip(sentences, keys, strict=True) if key not in chosen]
+    return rest, [s for s, key in zip(sentences, keys, strict=True) if key in chosen]
+
+
+def _drawn(keys: Iterable[str], seed: int) -> list[str]:
+    def rank(key: str) -> bytes:
+        return hashlib.blake2b(f"{seed} {key}".encode(), digest_size=16).digest()
+
+    return sorted(keys, key=rank)
