@@ -24,11 +24,12 @@ _BEGIN, _INSIDE, _END, _SINGLE = range(4)
 
 
 class LeftOut(NamedTuple):
-    """A span that the tags cannot express, and why.
+    """A span that cannot be expressed, and why.
 
     `code` is `nested-entity` (inside a kept span), `overlapping-entity` (crosses a kept span),
-    `same-place-entity` (another category on exactly the same characters) or `bad-span` (empty, outside the
-    sentence, unknown category). `kept` is the span that stands in the way; None for `bad-span`.
+    `same-place-entity` (another category on exactly the same characters), `long-entity` (more characters than the
+    limit) or `bad-span` (empty, outside the sentence, unknown category). `kept` is the span that stands in the way,
+    None where none does.
     """
 
     span: Span
@@ -123,6 +124,28 @@ class TagScheme:
         for row, start, end, category in zip(*(column[whole].tolist() for column in columns), strict=True):
             spans[row].append((start, end, category))
         return spans
+
+
+def fit_spans(
+    spans: Sequence[Span], length: int, num_categories: int, max_span: int
+) -> tuple[list[Span], list[LeftOut]]:
+    """Spans that a table of every start and every length up to `max_span` can hold, and those that it cannot.
+
+    Nested and overlapping spans stay; of two categories on the same characters the lower id does.
+    """
+    kept: list[Span] = []
+    left_out: list[LeftOut] = []
+    for span in sorted(set(spans)):
+        start, end, category = span
+        if not (0 <= start < end <= length and 0 <= category < num_categories):
+            left_out.append(LeftOut(span, "bad-span", None))
+        elif end - start > max_span:
+            left_out.append(LeftOut(span, "long-entity", None))
+        elif kept and kept[-1][:2] == span[:2]:
+            left_out.append(LeftOut(span, "same-place-entity", kept[-1]))
+        else:
+            kept.append(span)
+    return kept, left_out
 
 
 def _clash(span: Span, kept: Span) -> str:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from omniner.models.crf_layout import Blocks, Layout, find_blocks, pack
+from omniner.models.crf_layout import Blocks, Index, Layout, find_blocks, pack, take
 
 # Largest spread of the transitions of the large block for which exp space is exact: what underflows is then
 # below e^-27 of what stays.
@@ -135,8 +135,7 @@ class CRF(nn.Module):
 
 
 class _Step:
-    """One step of a recursion in either direction: scores [n, T] at one character -> log-sums at its
-    neighbour.
+    """One step of a recursion in either direction: scores [n, T] at one character -> log-sums at its neighbour.
 
     Scores are in the inner order of the tags. Made once per batch and direction.
     """
@@ -144,35 +143,37 @@ class _Step:
     def __init__(self, transitions: Tensor, blocks: Blocks, forward: bool) -> None:
         sides = [(blocks.hub_from, blocks.small_from), (blocks.hub_to, blocks.small_to)]
         (self.source, self.small_source), (self.target, self.small_target) = sides if forward else sides[::-1]
-        table = transitions if forward else transitions.t()
-        self.hub = table[self.source][:, self.target].contiguous()
-        self.top = self.hub.max()
-        self.hub -= self.top
+        hub = transitions[blocks.hub_from, blocks.hub_to]
+        self.top = hub.max()
+        table = transitions - self.top
+        self.table = table if forward else table.t()
+        self.hub = self.table[self.source, self.target].contiguous()  # [F, G], largest 0
+        self.hub_t = self.hub.t().contiguous()
         self.spread = -float(self.hub.min())
-        self.fast = self.spread <= _FAST_RANGE[self.hub.dtype]
+        self.fast = self.spread <= _FAST_RANGE[hub.dtype]
         self.weight = self.hub.exp()
         # to the g-th target of every small block from its k-th source, [C] each
-        self.small = [[table[s, t] - self.top for s in self.small_source] for t in self.small_target]
-        self.lowest = torch.finfo(self.hub.dtype).min
+        self.small = [[_pairs(self.table, s, t) for s in self.small_source] for t in self.small_target]
+        self.lowest = torch.finfo(hub.dtype).min
 
     def __call__(self, scores: Tensor, out: Tensor) -> Tensor:
         """Write the sums over the sources into `out` [n, T]; return what they are relative to, [n, 1]."""
-        hub = scores[:, self.source]
-        best = hub.amax(1, keepdim=True).clamp_min_(self.lowest)
-        out[:, self.target] = self.reduce(hub - best)
+        best = scores[:, self.source].amax(1, keepdim=True).clamp_min_(self.lowest)
+        scores = scores - best
+        self.reduce(scores[:, self.source], out[:, self.target])
         for target, weights in zip(self.small_target, self.small, strict=True):
-            parts = [scores[:, s] + w for s, w in zip(self.small_source, weights, strict=True)]
-            message = parts[0]
-            for part in parts[1:]:
-                message = self.add(message, part)
-            out[:, target] = message - best
+            message = scores[:, self.small_source[0]] + weights[0]
+            for source, weight in zip(self.small_source[1:], weights[1:], strict=True):
+                message = self.add(message, scores[:, source] + weight)
+            out[:, target] = message
         return best
 
-    def reduce(self, scores: Tensor) -> Tensor:
-        """Over the sources of the large block: [n, F], best 0 -> [n, G]."""
+    def reduce(self, scores: Tensor, out: Tensor) -> None:
+        """Over the sources of the large block, whose best is 0: [n, F] -> `out` [n, G]."""
         if self.fast:
-            return (scores.exp_() @ self.weight).log_()
-        return (scores[:, :, None] + self.hub).logsumexp(1)
+            torch.log(scores.exp() @ self.weight, out=out)
+        else:
+            torch.logsumexp(scores[:, :, None] + self.hub, 1, out=out)
 
     def add(self, one: Tensor, two: Tensor) -> Tensor:
         """Over two sources of a small block."""
@@ -182,13 +183,29 @@ class _Step:
 class _MaxStep(_Step):
     """The same with maxima in place of log-sums."""
 
-    def reduce(self, scores: Tensor) -> Tensor:
-        """Over the sources of the large block: [n, F] -> [n, G]."""
-        return (scores[:, :, None] + self.hub).amax(1)
+    def reduce(self, scores: Tensor, out: Tensor) -> None:
+        """Over the sources of the large block, whose best is 0: [n, F] -> `out` [n, G].
+
+        A source that lies further behind the best one than the transitions differ cannot win for any target,
+        so often few are left. (Counting them would make a GPU wait, so there all are tried.)
+        """
+        sources = scores.shape[1]
+        count = sources if scores.is_cuda else int((scores >= -self.spread).sum(1).max())
+        if count * 4 <= sources:
+            values, places = scores.topk(count)
+            torch.amax(values[:, :, None] + self.hub[places], 1, out=out)
+        else:
+            torch.amax(scores[:, None, :] + self.hub_t, 2, out=out)
 
     def add(self, one: Tensor, two: Tensor) -> Tensor:
         """Over two sources of a small block."""
         return torch.maximum(one, two)
+
+
+def _pairs(table: Tensor, sources: Index, targets: Index) -> Tensor:
+    """Entries [C] of a table from the c-th source to the c-th target."""
+    places = torch.arange(len(table), device=table.device)
+    return table[places[sources], places[targets]]
 
 
 class _LogPartition(torch.autograd.Function):
@@ -235,11 +252,12 @@ def _inner(
     emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, layout: Layout, blocks: Blocks
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Emissions packed [N, T], and all scores, with the tags in the inner order."""
-    packed = emissions.reshape(-1, emissions.shape[2])[layout.places]
+    packed = emissions.reshape(-1, emissions.shape[2]).index_select(0, layout.places)
     if blocks.order is None:
         return packed, start, transitions, end
     order = blocks.order
-    return packed[:, order], start[order], transitions[order][:, order], end[order]
+    inner = transitions.index_select(0, order).index_select(1, order)
+    return packed.index_select(1, order), start[order], inner, end[order]
 
 
 def _posteriors(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -248,51 +266,59 @@ def _posteriors(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
     layout: Layout = ctx.layout
     blocks: Blocks = ctx.blocks
     step = _Step(transitions, blocks, forward=False)
-    beta = torch.empty_like(alpha)
+    beta, right, shift = torch.empty_like(alpha), torch.empty_like(alpha), alpha.new_zeros(len(alpha), 1)
     beta[layout.last] = end
-    shift = alpha.new_zeros(len(alpha), 1)
     for number in range(len(layout.counts) - 1, 0, -1):
         here = layout.step(number)
-        shift[here] = step(packed[here] + beta[here], beta[layout.before(number)])
-    joint = alpha + beta
-    norm = joint.logsumexp(1, keepdim=True)
+        torch.add(packed[here], beta[here], out=right[here])
+        shift[here] = step(right[here], beta[layout.before(number)])
+    joint = beta.add_(alpha)
+    best = joint.amax(1, keepdim=True)
+    share = joint.sub_(best).exp_()
+    size = share.sum(1, keepdim=True)
+    norm = size.log() + best
     weight = grad[layout.rows, None]
-    posterior = (joint - norm).exp_() * weight
-    g_start = posterior[: layout.counts[0]].sum(0) if layout.counts else torch.zeros_like(end)
-    g_end = posterior[layout.last].sum(0)
-    g_transitions = torch.zeros_like(transitions)
-    if len(layout.counts) > 1:
-        later = slice(layout.counts[0], None)
-        right = packed[later] + beta[later] - shift[later] - norm[layout.previous]
-        _transition_gradient(g_transitions, alpha[layout.previous], right, weight[later], step, transitions, blocks)
-    inverse = blocks.inverse
+    posterior = share.mul_(weight / size)
+    first = layout.counts[0] if layout.counts else 0
+    later = slice(first, None)
+    right = right[later].sub_(shift[later] + take(norm, layout.previous))
+    g_transitions = _transition_gradient(take(alpha, layout.previous), right, weight[later], step, blocks)
+    g_start, g_end = posterior[:first].sum(0), posterior.index_select(0, layout.last).sum(0)
     if blocks.order is not None:
-        posterior, g_start, g_end = posterior[:, inverse], g_start[inverse], g_end[inverse]
+        inverse = blocks.inverse
+        posterior, g_start, g_end = posterior.index_select(1, inverse), g_start[inverse], g_end[inverse]
         g_transitions = g_transitions[inverse][:, inverse]
     g_emissions = alpha.new_zeros(ctx.shape)
-    g_emissions.view(-1, ctx.shape[2])[layout.places] = posterior
+    g_emissions.view(-1, ctx.shape[2]).index_copy_(0, layout.places, posterior)
     return g_emissions, g_start, g_transitions, g_end
 
 
-def _transition_gradient(
-    gradient: Tensor, left: Tensor, right: Tensor, weight: Tensor, step: _Step, transitions: Tensor, blocks: Blocks
-) -> None:
-    """Sum the posteriors of all transitions: exp(left of the source + transition + right of the target)."""
+def _transition_gradient(left: Tensor, right: Tensor, weight: Tensor, step: _Step, blocks: Blocks) -> Tensor:
+    """Sum [T, T] of the posteriors of all transitions, exp(left of the source + transition + right of the target).
+
+    Args:
+        left, right: [M, T] on both sides of M places, in the inner order.
+        weight: [M, 1] factor of each place.
+        step: the step from right to left.
+    """
+    table = step.table.t()
+    gradient = torch.zeros_like(table)
     hub_left, hub_right = left[:, blocks.hub_from], right[:, blocks.hub_to]
+    hub = gradient[blocks.hub_from, blocks.hub_to]
     if step.fast:
-        best = hub_left.amax(1, keepdim=True)
-        product = (hub_left - best).exp_().t() @ ((hub_right + best).exp_() * weight)
-        hub = product * step.weight.t()
+        # exp(best + right) is at most 1 / the least weight: the best source must not go there more than once
+        best = hub_left.amax(1, keepdim=True) if len(left) else 0.0
+        torch.mm((hub_left - best).exp_().t(), (hub_right + best).exp_().mul_(weight), out=hub)
+        hub *= step.weight.t()
     else:
-        hub = torch.zeros_like(step.hub).t()
         for one, two, factor in zip(hub_left, hub_right, weight, strict=True):
-            hub = hub + (one[:, None] + step.hub.t() + two).exp_() * factor
-    rows = torch.arange(len(gradient), device=gradient.device)
-    gradient[rows[blocks.hub_from][:, None], rows[blocks.hub_to]] = hub
+            hub += (one[:, None] + step.hub.t() + two).exp_() * factor
     for source in blocks.small_from:
         for target in blocks.small_to:
-            scores = left[:, source] + (transitions[source, target] - step.top) + right[:, target]
-            gradient[source, target] = (scores.exp_() * weight).sum(0)
+            scores = (left[:, source] + right[:, target]).add_(_pairs(table, source, target))
+            places = torch.arange(len(table), device=table.device)
+            gradient[places[source], places[target]] = (weight.t() @ scores.exp_())[0]
+    return gradient
 
 
 def _viterbi(

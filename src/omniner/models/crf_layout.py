@@ -31,17 +31,17 @@ class Blocks:
     Attributes:
         order: [T] tag at each place of the inner order; None if it is the given order.
         inverse: [T] place of each tag.
-        hub_from, hub_to: places of the F sources and the G targets of the large block.
+        hub_from, hub_to: places of the F sources and the G targets of the large block, always consecutive.
         small_from: K groups of C places, the k-th source of every small block; `small_to` its targets
         likewise.
     """
 
     order: Tensor | None
     inverse: Tensor
-    hub_from: Index
-    hub_to: Index
-    small_from: list[Tensor]
-    small_to: list[Tensor]
+    hub_from: slice
+    hub_to: slice
+    small_from: list[Index]
+    small_to: list[Index]
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,17 @@ def find_blocks(allowed: Tensor) -> Blocks:
     whole = np.arange(len(table))
     groups = _split(table)
     sources, targets = groups or ([whole], [whole])
-    # targets only, both, sources only, neither: both sides of the large block become slices
+    # targets only, both, sources only, neither: both sides of the large block are consecutive
     is_from, is_to = np.isin(whole, sources[0]), np.isin(whole, targets[0])
     order = np.argsort(np.select([is_to & ~is_from, is_to, is_from], [0, 1, 2], 3), kind="stable")
     place = np.argsort(order)
     return Blocks(
         order=None if (order == whole).all() else torch.from_numpy(order).to(device),
         inverse=torch.from_numpy(place).to(device),
-        hub_from=index(np.sort(place[sources[0]]), device),
-        hub_to=index(np.sort(place[targets[0]]), device),
-        small_from=[torch.from_numpy(place[group]).to(device) for group in sources[1:]],
-        small_to=[torch.from_numpy(place[group]).to(device) for group in targets[1:]],
+        hub_from=slice(int(place[sources[0]].min()), int(place[sources[0]].max()) + 1),
+        hub_to=slice(int(place[targets[0]].min()), int(place[targets[0]].max()) + 1),
+        small_from=[index(place[group], device) for group in sources[1:]],
+        small_to=[index(place[group], device) for group in targets[1:]],
     )
 
 
@@ -118,6 +118,11 @@ def index(places: NDArray[np.intp], device: torch.device) -> Index:
     if len(places) and (np.diff(places) == 1).all():
         return slice(int(places[0]), int(places[-1]) + 1)
     return torch.from_numpy(places).to(device)
+
+
+def take(values: Tensor, rows: Index) -> Tensor:
+    """Rows of a tensor: a view where they are consecutive."""
+    return values[rows] if isinstance(rows, slice) else values.index_select(0, rows)
 
 
 def pack(mask: Tensor) -> Layout:
