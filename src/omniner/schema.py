@@ -32,6 +32,8 @@ class BiLSTMConfig:
     embedding_dropout: float
     dropout: float
     unk_dropout: float  # share of characters hidden as [UNK] in training
+    bigram_dropout: float  # share of bigrams hidden likewise
+    entity_replacement: float  # share of training mentions exchanged for others of their category, anew in each epoch
     learning_rate: float
     head_learning_rate: float
     weight_decay: float
@@ -46,6 +48,7 @@ class EncoderConfig:
     path: str | None  # hub name or local folder; null = random weights, built from `architecture`
     architecture: dict[str, Any]  # transformers config values of the random model; empty when pretrained
     dropout: float  # before the head
+    entity_replacement: float  # share of training mentions exchanged for others of their category, anew in each epoch
     learning_rate: float  # encoder
     head_learning_rate: float
     weight_decay: float
@@ -113,6 +116,7 @@ class TrainerConfig:
     weight_average: float  # decay of the exponential moving average of the weights; 0 = off
     patience: int  # evaluations without a better dev F1 before stopping; 0 = never
     eval_every: int  # epochs between evaluations on dev
+    checkpoint_minutes: float  # minutes between saves of last.ckpt within an epoch; 0 = only after evaluations
     callbacks: dict[str, Any]  # name -> `_target_` of further Lightning callbacks
 
 

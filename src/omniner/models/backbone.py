@@ -1,0 +1,169 @@
+"""Encoders: from a batch's inputs to one state per character, [B, L, D].
+
+Two kinds. `BiLSTM` learns character and bigram embeddings from nothing and reads each sentence both ways.
+`TransformerBackbone` runs a BERT-style encoder over subword tokens and gives each character the state of its token
+plus a learnt vector for its place there, so that the characters of one token (`Hello`, a run of emoji) can get
+different tags, and one without a token is still somebody.
+
+Both are exact under padding: a sentence's states do not depend on what else is in its batch. For the BiLSTM that
+means two one-way LSTMs, the second over each sentence turned round in place; on CPU this is also faster than packed
+sequences (about 1.4x), because the fused kernel takes only rectangles.
+
+`BiLSTM` draws its dropout for the whole optimizer step and takes the rows of its own sentences, so any number of
+processes learns the same. A transformer draws its own, per process.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omniner.encoding.alignment import PLACES, UNCOVERED
+from omniner.encoding.batching import Batch
+from omniner.encoding.vocabulary import PAD, UNKNOWN, Vocabulary
+from omniner.schema import BiLSTMConfig
+
+
+class BiLSTM(nn.Module):
+    """Character and bigram embeddings, then layers of two-way LSTMs.
+
+    Args:
+        config: sizes and dropouts.
+        vocabulary: gives the number of embeddings.
+
+    Attributes:
+        out_dim: D, size of a state.
+    """
+
+    def __init__(self, config: BiLSTMConfig, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.config, self.out_dim = config, 2 * config.hidden
+        self.characters = _embedding(vocabulary.character_rows, config.char_dim)
+        width = config.char_dim
+        self.bigrams = None
+        if config.bigram_dim:
+            self.bigrams = _embedding(vocabulary.bigram_rows, config.bigram_dim)
+            width += 2 * config.bigram_dim
+        widths = [width] + [self.out_dim] * (config.layers - 1)
+        self.ahead = nn.ModuleList(_lstm(width, config.hidden) for width in widths)
+        self.back = nn.ModuleList(_lstm(width, config.hidden) for width in widths)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """States [B, L, D]."""
+        noise = Noise(batch) if self.training else None
+        characters = batch.inputs["characters"]
+        if noise is not None:
+            characters = noise.hidden(characters, self.config.unk_dropout)
+        parts = [self.characters(characters)]
+        if self.bigrams is not None:
+            ids = batch.inputs["bigrams"]
+            if noise is not None:
+                ids = noise.hidden(ids, self.config.bigram_dropout)
+            pairs = self.bigrams(ids)  # [B, L + 1, E]
+            parts += [pairs[:, :-1], pairs[:, 1:]]
+        states = torch.cat(parts, dim=2)
+        if noise is not None:
+            states = noise.locked(states, self.config.embedding_dropout)
+        turned = _turned(batch.mask)
+        for ahead, back in zip(self.ahead, self.back, strict=True):
+            onward, returning = ahead(states)[0], back(_take(states, turned))[0]
+            states = torch.cat([onward, _take(returning, turned)], dim=2)
+            if noise is not None:
+                states = noise.locked(states, self.config.dropout)
+        return states
+
+
+class Noise:
+    """Random choices for the rows of a step that this process has, drawn from the current random state.
+
+    Every process must stand at the same random state and draws for all rows of the step, then takes its own.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self._rows, self._count, self._length = batch.rows, batch.step_sentences, batch.step_length
+
+    def locked(self, states: Tensor, share: float) -> Tensor:
+        """Dropout [B, L, D] with one choice per sentence and feature, the same for all its characters."""
+        if not share:
+            return states
+        keep = torch.rand(self._count, 1, states.shape[2])[self._rows] >= share
+        return states * (keep / (1 - share)).to(states)
+
+    def hidden(self, ids: Tensor, share: float) -> Tensor:
+        """Ids [B, n] with a share of them unknown; padding stays padding."""
+        if not share:
+            return ids
+        drawn = torch.rand(self._count, self._length + 1)[self._rows, : ids.shape[1]]
+        return ids.masked_fill((drawn < share).to(ids.device) & (ids != PAD), UNKNOWN)
+
+
+class TransformerBackbone(nn.Module):
+    """A BERT-style encoder seen through the characters.
+
+    Args:
+        encoder: any transformers encoder.
+        dropout: on the character states.
+    """
+
+    def __init__(self, encoder: nn.Module, dropout: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        config: Any = encoder.config
+        self.out_dim = int(config.hidden_size)
+        self.place = nn.Embedding(PLACES, self.out_dim)
+        # zero: a pretrained encoder's states are taken as they are at first
+        nn.init.zeros_(self.place.weight)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """States [B, L, D]."""
+        inputs = batch.inputs
+        output = self.encoder(input_ids=inputs["tokens"], attention_mask=inputs["attention"])
+        tokens = output.last_hidden_state  # [B, S, D]
+        index = inputs["token_of"][..., None].expand(-1, -1, self.out_dim)
+        covered = (inputs["place"] != UNCOVERED)[..., None]
+        states = tokens.gather(1, index) * covered + self.place(inputs["place"])
+        dropped: Tensor = self.dropout(states)
+        return dropped
+
+
+def _embedding(rows: int, width: int) -> nn.Embedding:
+    """Variance 1/width, so that characters and bigrams weigh alike whatever their sizes."""
+    table = nn.Embedding(rows, width, padding_idx=PAD)
+    bound = math.sqrt(3 / width)
+    nn.init.uniform_(table.weight, -bound, bound)
+    with torch.no_grad():
+        table.weight[PAD] = 0
+    return table
+
+
+def _lstm(width: int, hidden: int) -> nn.LSTM:
+    """Orthogonal recurrence per gate, and a forget gate that starts open."""
+    lstm = nn.LSTM(width, hidden, batch_first=True)
+    recurrent, into, biases = lstm.weight_hh_l0, lstm.weight_ih_l0, (lstm.bias_ih_l0, lstm.bias_hh_l0)
+    assert isinstance(recurrent, Tensor)
+    assert isinstance(into, Tensor)
+    with torch.no_grad():
+        for gate in recurrent.chunk(4):
+            nn.init.orthogonal_(gate)
+        nn.init.xavier_uniform_(into)
+        for bias in biases:
+            assert isinstance(bias, Tensor)
+            bias.zero_()
+        assert isinstance(biases[1], Tensor)
+        biases[1][hidden : 2 * hidden] = 1
+    return lstm
+
+
+def _turned(mask: Tensor) -> Tensor:
+    """[B, L, 1] where each place of a sentence comes from when it is turned round; padding stays where it is."""
+    lengths = mask.sum(1, keepdim=True)
+    place = torch.arange(mask.shape[1], device=mask.device)[None]
+    return torch.where(mask, lengths - 1 - place, place)[..., None]
+
+
+def _take(states: Tensor, index: Tensor) -> Tensor:
+    return states.gather(1, index.expand(-1, -1, states.shape[2]))

@@ -1,0 +1,181 @@
+"""What goes on around the training steps: keeping checkpoints, stopping, saying how far it is.
+
+`KeepCheckpoints` evaluates nothing itself: after each evaluation it writes `last.ckpt`, writes `best.ckpt` where dev
+F1 was never higher (of equals the first stays), and ends training when patience is over. A run that is stopped by a
+signal or an error leaves its `last.ckpt` too. `Interruption` turns the first Ctrl-C into a stop at the end of the
+step, as Lightning does with SIGTERM, so that no half step is saved; the second Ctrl-C stops at once. `LogProgress`
+says one line per evaluation, for logs that are files.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, Checkpoint
+
+from omniner.models import checkpoints
+from omniner.models.tagger import TaggerModule
+from omniner.schema import TrainerConfig
+
+log = logging.getLogger("omniner")
+
+
+class KeepCheckpoints(Checkpoint):
+    """Keeps the best and the last checkpoint in a folder.
+
+    Args:
+        folder: of `best.ckpt` and `last.ckpt`.
+        config: `patience` and `checkpoint_minutes` are read.
+
+    Attributes:
+        best_f1: the highest dev F1 so far; -1 before the first evaluation.
+        best_epoch: epochs that were complete then.
+        evaluated_step: optimizer steps at the last evaluation.
+    """
+
+    def __init__(self, folder: Path, config: TrainerConfig) -> None:
+        self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
+        self._patience, self._seconds = config.patience, 60 * config.checkpoint_minutes
+        self.best_f1, self.best_epoch, self.evaluated_step = -1.0, 0, -1
+        self._without_gain, self._saved = 0, time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know."""
+        names = ("best_f1", "best_epoch", "evaluated_step", "_without_gain")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that had run out of patience stays stopped."""
+        self._saved = time.monotonic()
+        self._check_patience(trainer)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save amid a long epoch; all processes must agree on the moment."""
+        if not self._seconds or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return
+        due = time.monotonic() - self._saved >= self._seconds
+        if trainer.strategy.broadcast(due):
+            self._save_last(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what was just evaluated."""
+        assert isinstance(pl_module, TaggerModule)
+        f1 = float(trainer.callback_metrics["val/f1"])
+        self.evaluated_step = trainer.global_step
+        self._without_gain += 1
+        if f1 > self.best_f1:
+            training = trainer.state.fn == "fit"
+            self.best_f1, self.best_epoch, self._without_gain = f1, trainer.current_epoch + int(training), 0
+            if trainer.is_global_zero:
+                checkpoints.save(self.best, pl_module.tagger.describe(), pl_module.weights())
+            trainer.strategy.barrier("best checkpoint")
+        if trainer.state.fn == "fit":
+            self._save_last(trainer)
+            self._check_patience(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save what was reached. Other processes may be gone: a sharded state cannot be collected then."""
+        if trainer.global_step > 0 and trainer.state.fn == "fit":
+            self._save_last(trainer)
+
+    def _save_last(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.last)
+        self._saved = time.monotonic()
+
+    def _check_patience(self, trainer: pl.Trainer) -> None:
+        if self._patience and self._without_gain >= self._patience:
+            trainer.should_stop = True
+
+
+class Interruption(Callback):
+    """Stops at the end of a step after Ctrl-C, and remembers which signal ended the run.
+
+    Attributes:
+        signal: the number of the signal that stopped training; 0 = none.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._asked = False
+        self._before: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over Ctrl-C (only a main thread may)."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._note)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop where the state is whole."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give Ctrl-C back."""
+        self._restore()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Remember what it was."""
+        self._restore()
+        if isinstance(exception, KeyboardInterrupt):
+            self.signal = signal.SIGINT.value
+        elif isinstance(exception, SystemExit) and trainer.received_sigterm:
+            self.signal = signal.SIGTERM.value
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        log.warning("stopping at the end of this step; press Ctrl-C again to stop at once")
+
+    def _restore(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+
+class LogProgress(Callback):
+    """One line per evaluation: how far, how good, how fast, how long still."""
+
+    def __init__(self) -> None:
+        self._start, self._first = 0.0, 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock; steps done before a resume do not count for the speed."""
+        self._start, self._first = time.monotonic(), trainer.global_step
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say where it stands."""
+        if not trainer.is_global_zero or trainer.state.fn != "fit":
+            return
+        step, total = trainer.global_step, int(trainer.estimated_stepping_batches)
+        seconds = (time.monotonic() - self._start) / max(1, step - self._first) * max(0, total - step)
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        log.info(
+            "epoch %d of %s, step %d of %d: train/loss %.3f, val/loss %.3f, val/f1 %.4f, %.0f sentences/s, "
+            "%.0f min left at most",
+            trainer.current_epoch + 1,
+            trainer.max_epochs,
+            step,
+            total,
+            values.get("train/loss", float("nan")),
+            values["val/loss"],
+            values["val/f1"],
+            values.get("train/sentences_per_second", 0.0),
+            seconds / 60,
+        )

@@ -1,0 +1,78 @@
+"""What `auto` becomes on this machine: accelerator, number of processes, strategy, precision, threads.
+
+In comes the configuration, out comes a `Devices` and one line in the log that says it. A GPU is used where there is
+one, in bf16 for transformers (a BiLSTM gains nothing from it); several devices train data-parallel.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Literal, NamedTuple, get_args
+
+import torch
+
+from omniner.errors import UserError
+from omniner.schema import BiLSTMConfig, Config
+
+log = logging.getLogger("omniner")
+
+Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
+
+
+class Devices(NamedTuple):
+    """Where and how a model runs.
+
+    `accelerator` is `cpu` or `gpu`, `number` the processes per node, `strategy` `auto` or `ddp` as Lightning has it.
+    """
+
+    accelerator: str
+    number: int
+    strategy: str
+    precision: Precision
+
+    @property
+    def first(self) -> torch.device:
+        """The device of a single process."""
+        return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
+
+
+def settle(config: Config) -> Devices:
+    """Decide, set the CPU threads of this process, and say what was decided."""
+    trainer = config.trainer
+    gpus = torch.cuda.device_count()
+    accelerator = trainer.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if gpus else "cpu"
+    if accelerator == "gpu" and gpus < max(1, trainer.devices):
+        found = "no GPU that torch can use" if not gpus else f"{gpus} GPUs, {trainer.devices} are asked for"
+        raise UserError("trainer.accelerator", found, "Use trainer=cpu, or fewer trainer.devices.")
+    count = trainer.devices or (gpus if accelerator == "gpu" else 1)
+    if trainer.batch_size % (count * trainer.nodes):
+        raise UserError(
+            "trainer.batch_size",
+            f"{trainer.batch_size} sentences do not divide over {count * trainer.nodes} devices",
+            f"Choose a multiple of {count * trainer.nodes}.",
+        )
+    several = count * trainer.nodes > 1
+    strategy = "ddp" if several else "auto"
+    threads = trainer.threads or max(1, len(os.sched_getaffinity(0)) // (count if accelerator == "cpu" else 1))
+    torch.set_num_threads(threads)
+    devices = Devices(accelerator, count, strategy, _precision(config, accelerator))
+    log.info(
+        "%d %s%s, %s, %d CPU threads per process",
+        count,
+        accelerator.upper(),
+        f" on each of {trainer.nodes} nodes" if trainer.nodes > 1 else "",
+        devices.precision,
+        threads,
+    )
+    return devices
+
+
+def _precision(config: Config, accelerator: str) -> Precision:
+    """`auto`: bf16 where it is quick and the model is large."""
+    large = not isinstance(config.model, BiLSTMConfig)
+    automatic: Precision = "bf16-mixed" if accelerator == "gpu" and large else "32-true"
+    named: dict[str, Precision] = {name: name for name in get_args(Precision)}
+    return named.get(config.trainer.precision, automatic)

@@ -1,0 +1,176 @@
+"""`fit`: from a configuration and a corpus to the best checkpoint.
+
+In come the typed configuration, a corpus with `train` and `dev`, and the run's folder; out come
+`checkpoints/best.ckpt` (for prediction) and `checkpoints/last.ckpt` (to go on from). With a `last.ckpt` in the folder
+training resumes there, amid an epoch too, and ends with the same weights as a run that was never interrupted. The
+split that is reported is never looked at.
+
+A signal does not raise: after SIGTERM or Ctrl-C the step is finished, `last.ckpt` is written, and `fit` returns with
+`interrupted` and the signal's number, so that the caller can close its run and exit with 128 + that number.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.loggers import Logger
+
+from omniner.corpus.sources import Corpus
+from omniner.encoding.datamodule import TaggerData
+from omniner.errors import UserError
+from omniner.files import make_folder
+from omniner.models import checkpoints
+from omniner.models.callbacks import Interruption, KeepCheckpoints, LogProgress
+from omniner.models.devices import Devices, settle
+from omniner.models.network import Tagger
+from omniner.models.tagger import TaggerModule
+from omniner.records import Issue, Sentence
+from omniner.schema import Config
+
+log = logging.getLogger("omniner")
+
+_LOG_EVERY = 20  # optimizer steps between logged values: a tracker's write costs about as much as a small step
+
+
+@dataclass
+class FitResult:
+    """What training came to.
+
+    Attributes:
+        best_path: the checkpoint with the highest dev F1; absent on disk if training was stopped before any.
+        best_f1: that F1; -1 if there was no evaluation.
+        epochs: complete passes over the training split.
+        interrupted: whether a signal stopped it.
+        signal: the number of that signal; 0 = none.
+        rank: of this process; only rank 0 should go on with the run.
+        issues: what could not be encoded as it was.
+    """
+
+    best_path: Path
+    best_f1: float
+    epochs: int
+    interrupted: bool
+    signal: int
+    rank: int
+    issues: list[Issue] = field(default_factory=list)
+
+
+def fit(
+    config: Config, corpus: Corpus, folder: Path, logger: Logger | bool | None, callbacks: Sequence[Callback]
+) -> FitResult:
+    """Train a tagger, or go on with it.
+
+    Args:
+        config: all of it; `model`, `head`, `encoding`, `trainer` and `seed` are read.
+        corpus: its `train` is learnt from, its `dev` chooses the checkpoint.
+        folder: of the run.
+        logger: of Lightning, or none.
+        callbacks: further ones, before those of `trainer.callbacks`.
+    """
+    devices = settle(config)
+    module, data = prepare(config, corpus.splits["train"], corpus.splits["dev"])
+    kept = make_folder(folder / "checkpoints")
+    keeper, interruption = KeepCheckpoints(kept, config.trainer), Interruption()
+    progress = TQDMProgressBar(refresh_rate=1) if _on_terminal() else LogProgress()
+    extra = [*callbacks, *_own_callbacks(config), progress, interruption, keeper]
+    trainer = _trainer(config, devices, folder, logger, extra)
+    resume = keeper.last if keeper.last.is_file() else None
+    if resume is not None:
+        _check_same(resume, module)
+        log.info("resuming from %s", resume)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        if keeper.evaluated_step != trainer.global_step:
+            # time, steps or epochs ended between two evaluations
+            trainer.validate(module, datamodule=data, verbose=False)
+    except SystemExit:
+        # Lightning's answer to a signal
+        if not interruption.signal:
+            raise
+    return FitResult(
+        best_path=keeper.best,
+        best_f1=keeper.best_f1,
+        epochs=trainer.current_epoch,
+        interrupted=interruption.signal != 0,
+        signal=interruption.signal,
+        rank=trainer.global_rank,
+        issues=data.issues,
+    )
+
+
+def prepare(config: Config, train: Sequence[Sentence], dev: Sequence[Sentence]) -> tuple[TaggerModule, TaggerData]:
+    """The module and the data of a training run; every mistake in configuration or data shows here."""
+    active = {entity.category for sentence in train for entity in sentence.entities}
+    if not active:
+        raise UserError("data", "the training split has no entity", "Choose labelled data.")
+    pl.seed_everything(config.seed, verbose=False)
+    tagger = Tagger.build(config, (sentence.text for sentence in train), sorted(active))
+    encoder = tagger.encoder(config.encoding)
+    data = TaggerData(encoder, train, dev, config.trainer, config.model.entity_replacement, config.seed)
+    return TaggerModule(tagger, config.trainer, config.seed), data
+
+
+def _trainer(
+    config: Config, devices: Devices, folder: Path, logger: Logger | bool | None, callbacks: list[Callback]
+) -> pl.Trainer:
+    settings = config.trainer
+    return pl.Trainer(
+        accelerator=devices.accelerator,
+        devices=devices.number,
+        num_nodes=settings.nodes,
+        strategy=devices.strategy,
+        precision=devices.precision,
+        logger=logger or False,
+        callbacks=callbacks,
+        max_epochs=settings.max_epochs,
+        max_steps=settings.max_steps,
+        max_time=timedelta(minutes=settings.max_minutes) if settings.max_minutes else None,
+        check_val_every_n_epoch=settings.eval_every,
+        num_sanity_val_steps=0,
+        log_every_n_steps=_LOG_EVERY,
+        gradient_clip_val=settings.gradient_clip or None,
+        enable_progress_bar=_on_terminal(),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
+
+
+def _own_callbacks(config: Config) -> list[Callback]:
+    """Those of `trainer.callbacks`."""
+    made: list[Any] = []
+    if config.trainer.callbacks:
+        from hydra.utils import instantiate
+
+        made = [instantiate(item) for item in config.trainer.callbacks.values()]
+    for name, callback in zip(config.trainer.callbacks, made, strict=True):
+        if not isinstance(callback, Callback):
+            raise UserError(
+                f"trainer.callbacks.{name}",
+                f"{type(callback).__name__} is no Lightning callback",
+                "Check its _target_.",
+            )
+    return made
+
+
+def _check_same(path: Path, module: TaggerModule) -> None:
+    """A checkpoint of another model would fail somewhere deep; say it here."""
+    if checkpoints.read(path)["tagger"] != module.tagger.describe():
+        raise UserError(
+            "resume",
+            f"{path} belongs to another model, head or training text",
+            "Set resume=never, or choose another output_dir.",
+        )
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
