@@ -68,9 +68,7 @@ class Sampler(threading.Thread):
         for number, (nvml, handle) in enumerate(self._gpus):
             used = nvml.nvmlDeviceGetMemoryInfo(handle).used
             values[f"system/gpu_{number}_memory_usage_megabytes"] = used / MB
-            values[f"system/gpu_{number}_utilization_percentage"] = nvml.nvmlDeviceGetUtilizationRates(
-                handle
-            ).gpu
+            values[f"system/gpu_{number}_utilization_percentage"] = nvml.nvmlDeviceGetUtilizationRates(handle).gpu
         return values
 
 

@@ -34,6 +34,7 @@ LOCK_SECONDS = 120  # longest wait for another process that is creating the loca
 LOCAL_UI = "http://127.0.0.1:5000"  # where `make ui` serves the local store
 PARAMS_BATCH = 40  # MLflow takes 100, but not more than a megabyte in one request
 METRICS_BATCH = 1000
+MODELS_VIEW = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens it as model training
 HOPELESS = ("INVALID_PARAMETER_VALUE", "MALFORMED_REQUEST")  # errors that no repetition mends
 CONTEXTS = {"train": "training", "dev": "validation", "test": "test"}  # MLflow's words for the splits
 
@@ -63,6 +64,14 @@ class Store:
             run = self.client.create_run(self.experiment, tags=dict(tags), run_name=name)
         return str(run.info.run_id)
 
+    def unfinished(self, tag: str, value: str) -> str | None:
+        """The newest run with this tag that never came to its end."""
+        with _explained("tracking", "searching runs", "Look after the tracking store."):
+            mark = '"' if "'" in value else "'"
+            query = f"tags.`{tag}` = {mark}{value}{mark} AND attributes.status = 'RUNNING'"
+            page = self.client.search_runs([self.experiment], query, max_results=1)
+        return str(page[0].info.run_id) if page else None
+
     def existing(self, run: str) -> str:
         """The id of a run that is there and not deleted."""
         fix = "Track to the store that has it, or start anew with resume=never."
@@ -88,9 +97,7 @@ class Store:
                 if not (token := page.token):
                     return found
 
-    def end_parent(
-        self, run: str, status: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
-    ) -> None:
+    def end_parent(self, run: str, status: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """End a parent run with the table of its children."""
         path = "tables/children.json"
         text = json.dumps({"columns": columns, "data": rows}, ensure_ascii=False)
@@ -177,7 +184,7 @@ class Store:
                 where = {"uri": item["source"]} if local else {"tags": {"mlflow.source.name": item["source"]}}
                 profile = {"rows": item["rows"], "digest": item["digest"], "split": item["context"]}
                 dataset = Dataset(
-                    name=item["name"], digest=item["digest"][:36], source_type="local" if local else "code",
+                    name=item["name"], digest=item["digest"][:12], source_type="local" if local else "code",
                     source=json.dumps(where), profile=json.dumps(profile),
                 )  # fmt: skip
                 context = CONTEXTS.get(item["context"], item["context"])
@@ -235,14 +242,10 @@ def _open_server(tracking: TrackingConfig) -> Store:
     parts = urlsplit(tracking.uri)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         message = f"{masked(tracking.uri)!r} is not the address of an MLflow server"
-        raise UserError(
-            "tracking.uri", message, "Write http://<host>:<port> (tracking=local needs no address)."
-        )
+        raise UserError("tracking.uri", message, "Write http://<host>:<port> (tracking=local needs no address).")
     login, _, host = parts.netloc.rpartition("@")
     uri = urlunsplit(parts._replace(netloc=host)).rstrip("/")
-    if (
-        login
-    ):  # MLflow prints addresses in its errors, so the login leaves them and goes where MLflow looks for it
+    if login:  # MLflow prints addresses in its errors, so the login leaves them and goes where MLflow looks for it
         user, _, password = login.partition(":")
         os.environ.setdefault("MLFLOW_TRACKING_USERNAME", user)
         os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", password)
@@ -258,7 +261,7 @@ def _open_server(tracking: TrackingConfig) -> Store:
         return Store(client, _experiment(client, tracking.experiment, None), uri, (login,) if login else ())
 
 
-def _prepare() -> None:
+def prepare() -> None:
     """Import MLflow, quietly and without telemetry."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when MLflow is imported
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -283,7 +286,7 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return client.create_experiment(name, artifact_location=artifacts)
+            return client.create_experiment(name, artifact_location=artifacts, tags=MODELS_VIEW)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -297,7 +300,7 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
 @contextlib.contextmanager
 def _explained(where: str, what: str, fix: str) -> Iterator[None]:
     """Turn a failure of the store into a `UserError`."""
-    _prepare()
+    prepare()
     from mlflow.exceptions import MlflowException
 
     try:

@@ -59,7 +59,7 @@ class Spool:
         self.earlier: list[Record] = []  # all records found in the file, sent or not
         self.sent = 0  # number of the last record that needs no further sending
         self.refused = 0  # records of this process that the store would not take
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may end the run in the middle of a record
         for line in whole_lines(path):
             self._take(path, line)
         self.last = self.earlier[-1].seq if self.earlier else 0
@@ -74,9 +74,7 @@ class Spool:
             record = self._parse(item)
         except (ValueError, KeyError, TypeError) as error:
             found = f"a broken line ({error}): {line[:80]!r}"
-            raise UserError(
-                path, found, "Remove this line, or the file if its run need not be completed."
-            ) from error
+            raise UserError(path, found, "Remove this line, or the file if its run need not be completed.") from error
         if record is not None:
             self.earlier.append(record)
 
@@ -87,9 +85,7 @@ class Spool:
         elif "sent" in item:
             self.sent = max(self.sent, int(item["sent"]))
         elif "kind" in item:
-            return Record(
-                int(item["seq"]), self.run, str(item["kind"]), int(item["time"]), dict(item["body"])
-            )
+            return Record(int(item["seq"]), self.run, str(item["kind"]), int(item["time"]), dict(item["body"]))
         elif "refused" not in item:
             raise ValueError("neither a record nor a mark")
         return None
@@ -215,9 +211,11 @@ class Sender:
 
     def _send_all(self) -> bool:
         """Send until nothing waits (True) or the store fails (False)."""
-        while batch := self._batch or self._spool.waiting():
-            self._batch = batch
+        while True:
             try:
+                batch = self._batch = self._batch or self._spool.waiting()
+                if not batch:
+                    return True
                 self._send(batch)
                 self._spool.mark_sent(batch[-1].seq)
             except Exception as error:
@@ -234,7 +232,6 @@ class Sender:
             if self._failures:
                 log.warning("tracking store is back; sending the records that waited")
                 self._failures = 0
-        return True
 
     def _send(self, batch: Sequence[Record]) -> None:
         try:

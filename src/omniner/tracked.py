@@ -162,10 +162,7 @@ class TrackedRun(Run):
         """See `Run.table`; the file is what `mlflow.log_table` writes, without its detour through pandas."""
         if not path.endswith(".json"):
             raise ValueError(f"a table must be a .json file, not {path}")
-        data = [
-            [None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in row]
-            for row in rows
-        ]
+        data = [[None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in row] for row in rows]
         self.text(json.dumps({"columns": list(columns), "data": data}, ensure_ascii=False), path)
         if path not in self._tables:
             self._tables.append(path)
@@ -225,12 +222,11 @@ class TrackedRun(Run):
 
 def safe_name(name: str) -> str:
     """A name that MLflow takes, from which `display_name` gives back the original (up to 250 characters)."""
-    name = re.sub(r"_(?=x[0-9a-f]*_)", "_x5f_", name)  # what looks like an escape is escaped
+    name = re.sub("_(?=x)", "_x5f_", name)  # what could be read as an escape is escaped
     name = ILLEGAL.sub(lambda match: f"_x{ord(match.group()):x}_", name)
     # MLflow takes names as relative paths in normal form: no empty part, no part "." or "..".
     parts = [
-        "_x_" if not part else part.replace(".", "_x2e_") if part in (".", "..") else part
-        for part in name.split("/")
+        "_x_" if not part else part.replace(".", "_x2e_") if part in (".", "..") else part for part in name.split("/")
     ]
     name = "/".join(parts)
     if len(name) > NAME_LENGTH:

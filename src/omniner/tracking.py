@@ -43,12 +43,14 @@ __all__ = [
     "safe_name",
     "start",
     "start_parent",
+    "tables_link",
     "versions",
 ]
 
 log = logging.getLogger("omniner.tracking")
 
 SPOOL = "tracking_spool.jsonl"  # in the run folder
+FOLDER_TAG = "omniner.folder"  # tells in the UI where a run's output lies
 
 
 def start(
@@ -69,8 +71,17 @@ def start(
         return Run()
     folder = files.make_folder(folder).resolve()
     store = open_store(tracking)
+    left = (folder / SPOOL).exists()
     spool = Spool(folder / SPOOL)
-    run = store.existing(resume_id) if resume_id else store.create(name, _run_tags(name, parent, tags))
+    tags = {**tags, FOLDER_TAG: str(folder)}
+    try:
+        if left and not spool.run and not resume_id:
+            # Killed between making the run and writing down its id: that run is ours.
+            resume_id = store.unfinished(FOLDER_TAG, str(folder))
+        run = store.existing(resume_id) if resume_id else store.create(name, _run_tags(name, parent, tags))
+    except UserError:
+        spool.close()
+        raise
     spool.begin(run)
     sender = Sender(spool, lambda run, records: store.deliver(folder, run, records))
     tracked = TrackedRun(run, store.link(run), spool, sender, store.secrets)
@@ -120,6 +131,19 @@ def compare_link(tracking: TrackingConfig, run_ids: Sequence[str]) -> str:
             store = open_store(tracking)
             runs, experiments = (quote(json.dumps(ids)) for ids in (list(run_ids), [store.experiment]))
             return f"{store.ui}/#/compare-runs?runs={runs}&experiments={experiments}"
+    return ""
+
+
+def tables_link(tracking: TrackingConfig, run_ids: Sequence[str]) -> str:
+    """The UI's page that shows one table of these runs side by side (its other tabs: the list and the charts)."""
+    if tracking.kind != "off" and run_ids:
+        with _tolerant("make the link to the tables of the runs"):
+            store = open_store(tracking)
+            query = quote(f"attributes.run_id IN ({', '.join(repr(run) for run in run_ids)})")
+            # Sorted by anything but the date, the UI does not fold the runs of a sweep under their parent.
+            view = f"orderByKey={quote('tags.`mlflow.runName`')}&orderByAsc=true&searchFilter={query}"
+            place = f"{store.ui}/#/experiments/{store.experiment}/runs"
+            return f"{place}?workflowType=machine_learning&compareRunsMode=ARTIFACT&{view}"
     return ""
 
 

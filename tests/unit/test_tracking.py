@@ -1,0 +1,668 @@
+"""Runs in a real local store and on a real server: nothing lost, nothing doubled, training never stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omniner import mlflow_store, spool, tracking
+from omniner.errors import UserError
+from omniner.schema import TrackingConfig
+from omniner.spool import Record, RefusedError, Sender, Spool
+from omniner.tracked import NAME_LENGTH, TrackedRun, masked
+from omniner.tracking import DataInput, display_name, safe_name
+
+
+def config(folder: Path | str, **changes: Any) -> TrackingConfig:
+    values = {"kind": "local", "uri": None, "folder": str(folder), "experiment": "omniner"}
+    return TrackingConfig(**({**values, "system_metrics": False, "log_model": False} | changes))
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
+    """One store for all tests here: making its tables takes two seconds."""
+    return config(tmp_path_factory.mktemp("store") / "mlruns")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send every 20 ms."""
+    monkeypatch.setattr(spool, "INTERVAL", 0.02)
+    monkeypatch.setattr(spool, "LONGEST_PAUSE", 0.02)
+
+
+def begin(store: TrackingConfig, folder: Path, **changes: Any) -> tracking.Run:
+    values: dict[str, Any] = {"name": "run", "parent": None, "resume_id": None, "tags": {}}
+    return tracking.start(store, folder=folder, **(values | changes))
+
+
+def client(store: TrackingConfig) -> Any:
+    return mlflow_store.open_store(store).client
+
+
+def history(store: TrackingConfig, run: str, name: str) -> list[tuple[int, float]]:
+    return [(metric.step, metric.value) for metric in client(store).get_metric_history(run, safe_name(name))]
+
+
+# Names
+
+
+@settings(deadline=None)  # the first example imports MLflow
+@given(st.text(max_size=30) | st.text(alphabet="a_x5f./@=召", max_size=30))
+def test_every_name_is_taken_by_mlflow_and_comes_back(name: str) -> None:
+    mlflow_store.prepare()
+    from mlflow.utils.validation import _validate_metric_name, _validate_param_name
+
+    safe = safe_name(name)
+    _validate_metric_name(safe)
+    _validate_param_name(safe)
+    if len(safe) < NAME_LENGTH:
+        assert display_name(safe) == name
+
+
+def test_names_that_people_use_stay_readable() -> None:
+    assert safe_name("val/f1/地址_省份") == "val/f1/地址_省份"
+    assert safe_name("召回@1") == "召回_x40_1"
+    assert display_name(safe_name("a_xa@5")) == "a_xa@5"
+    long = [safe_name("类" * 300 + end) for end in "ab"]
+    assert [len(name) for name in long] == [NAME_LENGTH, NAME_LENGTH]
+    assert long[0] != long[1]
+
+
+# A run in the local store
+
+
+def test_everything_written_is_in_the_store(
+    local: TrackingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "elsewhere.txt"
+    tool.write_text("outside the run folder", encoding="utf-8")
+    run = begin(local, tmp_path / "out", tags={"说明": "试验"})
+    run.params({"trainer.lr": 0.1, "prompt": "长" * 7000, "teacher.url": "https://me:secret@host/v1"})
+    for step in range(3):
+        run.metrics({"train/loss": 1 / (step + 1), "val/类别/召回@1": step / 10}, step)
+    columns, rows = ["类别", "F1"], [["地址", 0.5], ["书名", float("nan")]]
+    run.table(columns, rows, "tables/categories.json")
+    run.text("<p>好</p>", "report/report.html")
+    run.file(tool, "notes")
+    (tmp_path / "out/figures/deep").mkdir(parents=True)
+    (tmp_path / "out/figures/deep/a.png").write_bytes(b"png")
+    run.files(tmp_path / "out/figures", "figures")
+    run.datasets([DataInput("cluener", "dev", "f" * 64, str(tool), 7)])
+    tool.unlink()
+    run.finish("FINISHED")
+
+    data = client(local).get_run(run.id)
+    assert (data.info.status, data.info.run_name) == ("FINISHED", "run")
+    assert data.data.tags["说明"] == "试验"
+    assert data.data.params["trainer.lr"] == "0.1"
+    assert len(data.data.params["prompt"]) == 6000
+    assert history(local, run.id, "train/loss") == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
+    assert history(local, run.id, "val/类别/召回@1") == [(0, 0.0), (1, 0.1), (2, 0.2)]
+    kept = Path(client(local).download_artifacts(run.id, ""))
+    assert json.loads((kept / "config/params.json").read_text("utf-8"))["prompt"] == "长" * 7000
+    assert (kept / "notes/elsewhere.txt").read_text("utf-8") == "outside the run folder"
+    assert (kept / "figures/deep/a.png").read_bytes() == b"png"
+    # MLflow reads tables through its global address, whatever client it is asked through.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{Path(local.folder) / 'mlflow.db'}")
+    table = client(local).load_table(data.info.experiment_id, "tables/categories.json", [run.id])
+    assert table["类别"].tolist() == ["地址", "书名"]
+    assert table["F1"].isna().tolist() == [False, True]
+    [found] = data.inputs.dataset_inputs
+    assert (found.dataset.name, found.dataset.digest) == ("cluener", "f" * 12)
+    assert json.loads(found.dataset.profile)["digest"] == "f" * 64
+    assert found.tags[0].value == "validation"
+    assert not (tmp_path / "out/tracking_files").exists(), "copies of sent artifacts are left behind"
+
+
+def test_no_secret_is_written(local: TrackingConfig, tmp_path: Path) -> None:
+    run = begin(local, tmp_path, tags={"url": "http://me:s3cret@host"})
+    run.params({"tracking.uri": "http://me:s3cret@host:5000/x"})
+    run.tags({"again": "see https://me:s3cret@host"})
+    run.finish("FINISHED")
+    kept = Path(client(local).download_artifacts(run.id, ""))
+    written = [path.read_text("utf-8") for path in [*kept.rglob("*.json"), *tmp_path.glob("*.jsonl")]]
+    written.append(str(client(local).get_run(run.id).to_dictionary()))
+    assert len(written) == 3
+    assert not [text for text in written if "s3cret" in text]
+    assert masked("http://me:s3cret@host:1/a mail a@b") == "http://***@host:1/a mail a@b"
+
+
+def test_values_that_are_no_numbers_are_told_and_left_out(
+    local: TrackingConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = begin(local, tmp_path)
+    for step in range(3):
+        run.metrics({"loss": float("nan"), "f1": 0.5, "big": float("inf")}, step)
+    run.finish("FINISHED")
+    assert sorted(client(local).get_run(run.id).data.metrics) == ["f1"]
+    assert [record.message for record in caplog.records] == [
+        "metric loss is nan at step 0: not written",
+        "metric big is inf at step 0: not written",
+    ]
+
+
+def test_off_writes_nothing(tmp_path: Path) -> None:
+    run = begin(config(tmp_path / "mlruns", kind="off"), tmp_path / "out")
+    run.params({"a": 1})
+    run.metrics({"a": float("nan")})
+    run.text("a", "a.txt")
+    run.table(["a"], [[1]], "a.json")
+    run.finish("FINISHED")
+    assert (run.id, run.url_hint) == ("", "")
+    assert list(tmp_path.iterdir()) == []
+    off = config("", kind="off")
+    assert tracking.start_parent(off, name="sweep", tags={}) == ""
+    assert tracking.children(off, "") == []
+    assert tracking.compare_link(off, ["a"]) == tracking.tables_link(off, ["a"]) == ""
+
+
+def test_an_artifact_cannot_leave_its_folder(local: TrackingConfig, tmp_path: Path) -> None:
+    run = begin(local, tmp_path / "out")
+    for path in ("../a.txt", "/a.txt", "a/../../b.txt", ""):
+        with pytest.raises(ValueError, match="artifact's path"):
+            run.text("x", path)
+    run.finish("FAILED")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_system_metrics_have_curves(local: TrackingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("omniner.machine.SECOND", 0.05)
+    store = config(local.folder, system_metrics=True)
+    run = begin(store, tmp_path)
+    time.sleep(0.4)
+    run.finish("KILLED")
+    memory = history(local, run.id, "system/process_memory_usage_megabytes")
+    assert len(memory) >= 2
+    assert [step for step, _ in memory] == list(range(len(memory)))
+    assert all(10 < value < 100_000 for _, value in memory)
+    again = begin(store, tmp_path, resume_id=run.id)
+    time.sleep(0.2)
+    again.finish("FINISHED")
+    steps = [step for step, _ in history(local, run.id, "system/process_memory_usage_megabytes")]
+    assert steps == list(range(len(steps)))
+    assert len(steps) > len(memory)
+
+
+# Going on
+
+
+def test_resume_goes_on_with_the_same_run_and_doubles_nothing(local: TrackingConfig, tmp_path: Path) -> None:
+    first = begin(local, tmp_path)
+    first.params({"seed": 1, "trainer.threads": 2})
+    first.table(["a"], [[1]], "tables/one.json")
+    for step in range(5):
+        first.metrics({"loss": step / 10}, step)
+    first.finish("KILLED")
+    assert tracking.previous_run(tmp_path) == first.id
+    second = begin(local, tmp_path, resume_id=first.id)
+    assert isinstance(second, TrackedRun)
+    assert second._sender.flush(10)
+    assert client(local).get_run(first.id).info.status == "RUNNING"
+    second.params({"seed": 1, "trainer.threads": 8})
+    second.table(["a"], [[2]], "tables/two.json")
+    for step in range(3, 8):  # the checkpoint was made before step 3
+        second.metrics({"loss": step / 10}, step)
+    second.finish("FINISHED")
+    data = client(local).get_run(first.id)
+    assert second.id == first.id
+    assert data.info.status == "FINISHED"
+    assert history(local, first.id, "loss") == [(step, step / 10) for step in range(8)]
+    assert data.data.params["trainer.threads"] == "2"
+    assert {name: value for name, value in data.data.tags.items() if name.startswith("changed.")} == {
+        "changed.trainer.threads": "8"
+    }
+    tables = json.loads(data.data.tags["mlflow.loggedArtifacts"])
+    assert [table["path"] for table in tables] == ["tables/one.json", "tables/two.json"]
+
+
+def test_a_batch_that_is_delivered_twice_counts_once(local: TrackingConfig, tmp_path: Path) -> None:
+    run = begin(local, tmp_path)
+    run.params({"a": 1})
+    for step in range(4):
+        run.metrics({"loss": 0.5, "f1": step}, step)
+    run.finish("FINISHED")
+    path = tmp_path / tracking.SPOOL
+    lines = path.read_text("utf-8").splitlines()
+    path.write_text("".join(f"{line}\n" for line in lines if not line.startswith('{"sent"')), encoding="utf-8")
+    begin(local, tmp_path, resume_id=run.id).finish("FINISHED")
+    assert history(local, run.id, "f1") == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 3.0)]
+    assert client(local).get_run(run.id).info.status == "FINISHED"
+
+
+def test_a_process_killed_before_it_knew_its_run_leaves_no_second_run(local: TrackingConfig, tmp_path: Path) -> None:
+    run = begin(local, tmp_path)
+    run.finish("FINISHED")
+    client(local).update_run(run.id, "RUNNING")
+    (tmp_path / tracking.SPOOL).write_text("", encoding="utf-8")
+    again = begin(local, tmp_path)
+    again.finish("FINISHED")
+    assert again.id == run.id
+
+
+def test_the_rest_of_another_run_goes_to_that_run(local: TrackingConfig, tmp_path: Path) -> None:
+    old = begin(local, tmp_path)
+    old.finish("KILLED")
+    with (tmp_path / tracking.SPOOL).open("a", encoding="utf-8") as file:
+        file.write(
+            '{"seq": 2, "kind": "metrics", "time": 1, "body": {"values": {"late": 7.0}, "step": 3}}\n{"seq": 3, "ki'
+        )
+    new = begin(local, tmp_path)
+    new.metrics({"early": 1.0})
+    new.finish("FINISHED")
+    assert new.id != old.id
+    assert history(local, old.id, "late") == [(3, 7.0)]
+    assert client(local).get_run(new.id).data.metrics == {"early": 1.0}
+
+
+def test_several_runs_in_one_process_and_their_parent(local: TrackingConfig, tmp_path: Path) -> None:
+    parent = tracking.start_parent(local, name="sweep", tags={"kind": "sweep"})
+    runs = [begin(local, tmp_path / name, name=name, parent=parent) for name in ("a", "b")]
+    for step in range(3):
+        for number, run in enumerate(runs):
+            run.metrics({"test/召回@1": number + step}, step)
+    for run, status in zip(runs, ("FINISHED", "FAILED"), strict=True):
+        run.finish(status)
+    found = tracking.children(local, parent)
+    assert [(child.name, child.status, child.metrics) for child in found] == [
+        ("a", "FINISHED", {"test/召回@1": 2.0}),
+        ("b", "FAILED", {"test/召回@1": 3.0}),
+    ]
+    tracking.finish_parent(local, parent, "FINISHED", found)
+    kept = Path(client(local).download_artifacts(parent, "tables/children.json"))
+    assert json.loads(kept.read_text("utf-8"))["data"][1] == ["b", "FAILED", runs[1].id, 3.0]
+    link = tracking.compare_link(local, [run.id for run in runs])
+    assert re.search(rf"#/compare-runs\?runs=%5B%22{runs[0].id}%22.*&experiments=%5B%22\d+%22%5D$", link)
+    assert runs[1].id in tracking.tables_link(local, [run.id for run in runs])
+
+
+# The queue, with a store of our own that fails
+
+
+class Shaky:
+    """A store that fails while `down`, and refuses records of kind `bad`."""
+
+    def __init__(self) -> None:
+        self.down = False
+        self.calls = 0
+        self.taken: list[tuple[str, int]] = []
+
+    def __call__(self, run: str, records: Sequence[Record]) -> None:
+        self.calls += 1
+        if self.down:
+            raise ConnectionError("away")
+        if any(record.kind == "bad" for record in records):
+            raise RefusedError("no such kind")
+        self.taken += [(run, record.body["n"]) for record in records]
+
+
+@pytest.fixture
+def queue(tmp_path: Path, quick: None) -> Iterator[tuple[Spool, Shaky, Sender]]:
+    store = Shaky()
+    lines = Spool(tmp_path / "spool.jsonl")
+    lines.begin("r")
+    sender = Sender(lines, store)
+    yield lines, store, sender
+    store.down = False
+    sender.close(5)
+
+
+def test_a_store_that_goes_away_loses_nothing_and_is_told_once(
+    queue: tuple[Spool, Shaky, Sender], caplog: pytest.LogCaptureFixture
+) -> None:
+    lines, store, sender = queue
+    for n in range(2500):
+        if n == 1000:
+            assert sender.flush(5)
+            store.down, store.calls = True, 0
+        lines.add("m", {"n": n})
+    begun = time.monotonic()
+    assert not sender.flush(30)
+    assert time.monotonic() - begun < 5, "flush waits for a store that is away"
+    while store.calls < 5:
+        time.sleep(0.01)
+    assert lines.unsent == 1500
+    store.down = False
+    assert sender.flush(5)
+    assert store.taken == [("r", n) for n in range(2500)]
+    messages = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [message.split("(")[0] for message in messages] == [
+        "tracking store fails ",
+        "tracking store is back; sending the records that waited",
+    ]
+
+
+def test_what_is_unsent_at_the_end_is_kept_and_sent_by_the_next_process(
+    queue: tuple[Spool, Shaky, Sender], tmp_path: Path
+) -> None:
+    lines, store, sender = queue
+    lines.add("m", {"n": 0})
+    assert sender.flush(5)
+    store.down = True
+    lines.add("m", {"n": 1})
+    lines.add("m", {"n": 2})
+    assert sender.close(5) == 2
+    later = Spool(tmp_path / "spool.jsonl")
+    assert (later.run, later.unsent, len(later.earlier)) == ("r", 2, 3)
+    store.down = False
+    later.begin("s")
+    later.add("m", {"n": 3})
+    assert Sender(later, store).close(5) == 0
+    assert store.taken == [("r", 0), ("r", 1), ("r", 2), ("s", 3)]
+
+
+def test_one_record_that_is_refused_does_not_hold_up_the_others(
+    queue: tuple[Spool, Shaky, Sender], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines, store, sender = queue
+    for n in range(10):
+        lines.add("bad" if n == 4 else "m", {"n": n})
+    assert sender.flush(5)
+    assert [n for _, n in store.taken] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert "refuses a bad record: no such kind" in caplog.text
+    assert '{"refused": 5, "why": "no such kind"}' in (tmp_path / "spool.jsonl").read_text("utf-8")
+
+
+def test_a_broken_spool_is_a_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "spool.jsonl"
+    path.write_text('{"run": "r"}\nnot json\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"a broken line .*not json.*Remove this line"):
+        Spool(path)
+
+
+def test_unsent_records_of_a_run_are_told_at_its_end(
+    local: TrackingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = begin(local, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow_store.Store, "_metrics", lambda *_: (_ for _ in ()).throw(OSError("no disk")))
+        run.metrics({"f1": 1.0})
+        run.text("kept", "note.txt")
+        run.finish("FINISHED")
+    assert re.search(r"3 tracking records of run \w+ are not sent; they wait in .*tracking_spool", caplog.text)
+    assert client(local).get_run(run.id).info.status == "RUNNING"
+    begin(local, tmp_path, resume_id=run.id).finish("FINISHED")
+    assert history(local, run.id, "f1") == [(0, 1.0)]
+    assert client(local).list_artifacts(run.id)[0].path == "note.txt"
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"kind": "remote"}, "tracking.kind: 'remote'. Choose off, local or server."),
+        ({"kind": "server"}, "tracking.uri: missing. Name the server: tracking.uri=http"),
+        ({"kind": "server", "uri": "sqlite:///a.db"}, "tracking.uri: 'sqlite:///a.db' is not the address"),
+        ({"kind": "server", "uri": "ftp://me:pw@host/"}, "tracking.uri: 'ftp://***@host/' is not the address"),
+        ({"kind": "local", "folder": "{tmp}/a?b"}, "tracking.folder: .* holds a '\\?'"),
+        ({"kind": "local", "folder": "{tmp}/file/mlruns"}, "tracking.folder: .*file.*Not a directory"),
+    ],
+)
+def test_a_wrong_setting_names_its_key_and_the_remedy(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    changes = {name: value.replace("{tmp}", str(tmp_path)) for name, value in changes.items()}
+    pattern = expected if ".*" in expected else re.escape(expected)
+    with pytest.raises(UserError, match=pattern):
+        begin(config(**({"folder": tmp_path} | changes)), tmp_path / "out")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Give back the variables that connecting to a server sets."""
+    for name in ("TRACKING_USERNAME", "TRACKING_PASSWORD", "HTTP_REQUEST_MAX_RETRIES", "HTTP_REQUEST_TIMEOUT"):
+        monkeypatch.setenv(f"MLFLOW_{name}", "")
+        monkeypatch.delenv(f"MLFLOW_{name}")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return monkeypatch
+
+
+def test_a_server_that_is_not_there_stops_us_before_the_training(
+    tmp_path: Path, own_environment: pytest.MonkeyPatch
+) -> None:
+    own_environment.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = f"http://me:s3cret@127.0.0.1:{free_port()}"
+    with pytest.raises(UserError, match=r"tracking\.uri: the MLflow server http://127.* Start it") as caught:
+        begin(config("", kind="server", uri=uri), tmp_path)
+    assert "s3cret" not in str(caught.value)
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "s3cret"
+    assert not (tmp_path / tracking.SPOOL).exists()
+
+
+def test_a_store_that_is_no_database_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("this is not a database, " * 100, encoding="utf-8")
+    with pytest.raises(UserError, match=r"tracking\.folder: .*mlflow\.db .*not a database.*Move "):
+        begin(config(tmp_path), tmp_path / "out")
+
+
+def test_a_run_or_experiment_that_is_gone_is_explained(local: TrackingConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"resume: run 0123 .*resume=never"):
+        begin(local, tmp_path / "a", resume_id="0123")
+    run = begin(local, tmp_path / "b")
+    run.finish("FINISHED")
+    client(local).delete_run(run.id)
+    with pytest.raises(UserError, match="was deleted"):
+        begin(local, tmp_path / "b", resume_id=run.id)
+    store = config(local.folder, experiment="old")
+    opened = mlflow_store.open_store(store)
+    opened.client.delete_experiment(opened.experiment)
+    with pytest.raises(UserError, match=r"tracking\.experiment: 'old' was deleted"):
+        begin(store, tmp_path / "c")
+
+
+# Provenance
+
+
+def test_git_state_tells_commit_and_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert tracking.git_state() == {}
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
+    (tmp_path / "a.txt").write_text("one\n", encoding="utf-8")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    clean = tracking.git_state()
+    assert re.fullmatch("[0-9a-f]{40}", clean.pop("commit"))
+    assert clean == {"branch": "main", "dirty": "no"}
+    digests = set()
+    for text in ("two\n", "three\n"):
+        (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+        state = tracking.git_state()
+        assert state["dirty"] == "yes"
+        digests.add(state["diff"])
+    assert len(digests) == 2
+
+
+def test_versions_are_those_installed() -> None:
+    import torch
+
+    found = tracking.versions()
+    assert found["torch"] == torch.__version__
+    assert found["python"] == sys.version.split()[0]
+
+
+def test_importing_tracking_imports_nothing_heavy() -> None:
+    code = "import sys, omniner.tracking; print([m for m in ('mlflow','torch','pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# Real processes
+
+WORK = """
+import os, sys, time
+from pathlib import Path
+from omniner import tracking
+from omniner.schema import TrackingConfig
+
+kind, address, folder, how = sys.argv[1:]
+store = TrackingConfig(kind, address, address, "omniner", False, False)
+folder = Path(folder)
+run = tracking.start(store, name="p", folder=folder, parent=None,
+                     resume_id=tracking.previous_run(folder), tags={})
+print(run.id, flush=True)
+try:
+    for step in range(int(os.environ.get("STEPS", "20"))):
+        run.metrics({"loss": step / 4}, step)
+        time.sleep(float(os.environ.get("PAUSE", "0")))
+    if how == "raise":
+        raise RuntimeError("boom")
+    if how == "leave":
+        sys.exit(0)
+except KeyboardInterrupt:
+    run.finish("KILLED")
+else:
+    run.finish("FINISHED")
+"""
+
+
+def work(store: TrackingConfig, folder: Path, how: str = "finish", **env: str) -> subprocess.Popen[str]:
+    address = store.uri or store.folder
+    command = [sys.executable, "-c", WORK, store.kind, address, str(folder), how]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | env)
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_store_at_once(tmp_path: Path) -> None:
+    store = config(tmp_path / "mlruns")
+    processes = [work(store, tmp_path / str(n)) for n in range(2)]
+    outputs = [process.communicate(timeout=90) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    for out, _ in outputs:
+        assert history(store, out.strip(), "loss") == [(step, step / 4) for step in range(20)]
+    assert len({client(store).get_run(out.strip()).info.experiment_id for out, _ in outputs}) == 1
+
+
+@pytest.mark.slow
+def test_kill_and_start_again_is_one_run(tmp_path: Path) -> None:
+    store = config(tmp_path / "mlruns")
+    process = work(store, tmp_path / "out", STEPS="100000", PAUSE="0.01")
+    assert process.stdout is not None
+    run = process.stdout.readline().strip()
+    time.sleep(1)
+    process.kill()
+    process.communicate(timeout=30)
+    left = Spool(tmp_path / "out" / tracking.SPOOL)
+    left.close()
+    written = [record for record in left.earlier if record.kind == "metrics"]
+    assert written
+    assert client(store).get_run(run).info.status == "RUNNING"
+    out, err = work(store, tmp_path / "out", STEPS=str(len(written) + 5)).communicate(timeout=60)
+    assert out.strip() == run, err
+    assert history(store, run, "loss") == [(step, step / 4) for step in range(len(written) + 5)]
+    data = client(store).get_run(run)
+    assert data.info.status == "FINISHED"
+    assert len(client(store).search_runs([data.info.experiment_id])) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "expected"), [("interrupt", "KILLED"), ("raise", "FAILED"), ("leave", "FAILED")])
+def test_the_end_of_a_process_ends_its_run(how: str, expected: str, local: TrackingConfig, tmp_path: Path) -> None:
+    steps = {"STEPS": "100000", "PAUSE": "0.01"} if how == "interrupt" else {}
+    process = work(local, tmp_path, how, **steps)
+    assert process.stdout is not None
+    run = process.stdout.readline().strip()
+    if how == "interrupt":
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert client(local).get_run(run).info.status == expected
+    assert len(history(local, run, "loss")) >= 20
+
+
+def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """A real server on the loopback, answering."""
+    mlflow = Path(sys.executable).with_name("mlflow")
+    command = [str(mlflow), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "kept")]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=log, stderr=log, env=os.environ | quiet, start_new_session=True
+        )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for _ in range(240):
+        try:
+            with opener.open(f"http://127.0.0.1:{port}/health", timeout=2):
+                return process
+        except OSError:
+            time.sleep(0.25)
+    stop(process)
+    raise AssertionError((folder / "server.log").read_text("utf-8"))
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_and_comes_back_misses_nothing(
+    tmp_path: Path, own_environment: pytest.MonkeyPatch, quick: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_environment.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    port = free_port()
+    store = config("", kind="server", uri=f"http://127.0.0.1:{port}")
+    server = serve(tmp_path, port)
+    try:
+        run = begin(store, tmp_path / "out", name="remote")
+        assert isinstance(run, TrackedRun)
+        run.metrics({"loss": 0.0}, 0)
+        assert run._sender.flush(20)
+        stop(server)
+        begun = time.monotonic()
+        for step in range(1, 50):
+            run.metrics({"loss": step / 2}, step)
+        run.text("<p>好</p>", "report.html")
+        assert time.monotonic() - begun < 1, "a dead server holds up the training"
+        run.finish("FINISHED")
+        assert time.monotonic() - begun < 20
+        assert f"51 tracking records of run {run.id} are not sent" in caplog.text
+        server = serve(tmp_path, port)
+        again = begin(store, tmp_path / "out", resume_id=run.id)
+        again.metrics({"loss": 25.0}, 50)
+        again.finish("FINISHED")
+        assert history(store, run.id, "loss") == [(step, step / 2) for step in range(51)]
+        assert client(store).get_run(run.id).info.status == "FINISHED"
+        kept = Path(client(store).download_artifacts(run.id, "report.html"))
+        assert kept.read_text("utf-8") == "<p>好</p>"
+        assert run.url_hint == f"http://127.0.0.1:{port}/#/experiments/1/runs/{run.id}"
+    finally:
+        stop(server)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_lightning_writes_into_the_run(local: TrackingConfig, tmp_path: Path) -> None:
+    run = begin(local, tmp_path)
+    logger = tracking.lightning_logger(run)
+    logger.log_metrics({"train/loss": 0.5, "val/类别/地址": 0.25}, 3)
+    logger.log_hyperparams({"hidden": 4})
+    logger.finalize("success")
+    assert (logger.name, logger.version) == ("omniner", run.id)
+    run.finish("FINISHED")
+    assert history(local, run.id, "val/类别/地址") == [(3, 0.25)]
+    assert client(local).get_run(run.id).data.tags["module.hidden"] == "4"
