@@ -1,0 +1,362 @@
+// Fills the report from the JSON block. Data becomes text only (textContent, escaped chart labels), never markup;
+// nothing is stored or fetched, so the page also works inside a sandboxed frame.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const byId = (id) => document.getElementById(id);
+  const spoken = (name) => name.replaceAll("_", " + ");
+  const whole = (n) => n.toLocaleString("en");
+
+  function fault(message) {
+    const box = byId("fault");
+    box.hidden = false;
+    box.textContent = `A part of this page could not be drawn: ${message}`;
+  }
+  window.addEventListener("error", (event) => fault(event.message));
+
+  function make(tag, properties = {}, ...children) {
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(properties)) {
+      if (name in node) node[name] = value;
+      else node.setAttribute(name, value);
+    }
+    node.append(...children);
+    return node;
+  }
+
+  // ---- tables: sorted by a click on the header, one page of rows in the document at a time
+
+  function pager(count, size, show) {
+    let page = 0;
+    const status = make("span", { ariaLive: "polite" });
+    const turn = (by) => make("button", { type: "button", className: "button", textContent: by < 0 ? "‹ Previous" : "Next ›",
+      onclick: () => draw(page + by) });
+    const [back, next] = [turn(-1), turn(1)];
+    const box = make("div", { className: "pager" }, back, status, next);
+    function draw(to) {
+      const total = count();
+      page = Math.max(0, Math.min(to, Math.ceil(total / size) - 1));
+      show(page * size, Math.min(total, (page + 1) * size));
+      status.textContent = total ? `${whole(page * size + 1)}–${whole(Math.min(total, (page + 1) * size))} of ${whole(total)}` : "";
+      back.disabled = page === 0;
+      next.disabled = (page + 1) * size >= total;
+      box.hidden = total <= size;
+    }
+    return { box, draw };
+  }
+
+  function cell(value, column, row) {
+    const number = typeof value === "number";
+    const node = make(column.head ? "th" : "td");
+    if (column.head) node.scope = "row";
+    if (column.zh) node.lang = "zh";
+    node.textContent = number ? column.digits ? value.toFixed(column.digits) : whole(value) : column.show ? column.show(value) : value;
+    if (number) node.className = value ? "number" : "number zero";
+    if (column.bar) {
+      node.classList.add("bar");
+      node.style.setProperty("--part", `${100 * value}%`);
+    }
+    if (column.beside && row[column.beside]) node.append(" ", make("span", { className: "english", lang: "en", textContent: row[column.beside] }));
+    return node;
+  }
+
+  // columns: {key: place in the row, title, zh, digits, bar, head, beside, show}
+  function table(id, caption, columns, rows, empty, size = 100) {
+    const home = byId(id);
+    home.className = "table";
+    if (!rows.length) {
+      home.append(make("p", { className: "none", textContent: empty }));
+      return;
+    }
+    const body = make("tbody");
+    let sorted = rows;
+    const pages = pager(() => sorted.length, size, (from, to) => {
+      body.replaceChildren(...sorted.slice(from, to).map((row) => make("tr", {}, ...columns.map((c) => cell(row[c.key], c, row)))));
+    });
+    const heads = columns.map((column) => {
+      const button = make("button", { type: "button", textContent: column.title });
+      const head = make("th", { scope: "col" }, button);
+      if (typeof rows[0][column.key] === "number") head.className = "number";
+      button.addEventListener("click", () => {
+        const numeric = typeof rows[0][column.key] === "number";
+        const now = head.getAttribute("aria-sort");
+        const down = now ? now !== "descending" : numeric;
+        heads.forEach((other) => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        const order = (a, b) => numeric ? a[column.key] - b[column.key] : a[column.key] < b[column.key] ? -1 : a[column.key] > b[column.key] ? 1 : 0;
+        sorted = [...rows].sort((a, b) => down ? order(b, a) : order(a, b));
+        pages.draw(0);
+      });
+      return head;
+    });
+    const title = make("caption", { textContent: caption });
+    const grid = make("table", {}, title, make("thead", {}, make("tr", {}, ...heads)), body);
+    home.append(make("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: caption }, grid), pages.box);
+    // The caption stands above the frame, where it does not scroll away; the one in the table is for screen readers.
+    home.prepend(make("p", { textContent: caption, ariaHidden: "true" }));
+    title.className = "hidden";
+    pages.draw(0);
+  }
+
+  // ---- charts: numeric axes with written labels, so that no category name is taken for a number or for markup
+
+  const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+  const cut = (text, length = 16) => { const c = [...text]; return escaped(c.length > length ? `${c.slice(0, length - 1).join("")}…` : text); };
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const charts = [];
+
+  function axis(labels, more) {
+    return { tickmode: "array", tickvals: labels.map((_, i) => i), ticktext: labels.map((l) => cut(l)), showgrid: false, zeroline: false, ticks: "", ...more };
+  }
+
+  function layout(height, more) {
+    const line = { gridcolor: colour("--line"), linecolor: colour("--line"), zeroline: false };
+    const { xaxis = {}, yaxis = {}, ...rest } = more;
+    return { height, margin: { l: 10, r: 16, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: colour("--font"), size: 12, color: colour("--ink") }, showlegend: false, dragmode: false,
+      hoverlabel: { font: { family: colour("--font") } },
+      xaxis: { automargin: true, fixedrange: true, ...line, ...xaxis }, yaxis: { automargin: true, fixedrange: true, ...line, ...yaxis }, ...rest };
+  }
+
+  function chart(id, caption, drawing, onclick) {
+    const home = byId(id);
+    const box = make("div", { role: "img", ariaLabel: caption });
+    home.append(make("figcaption", { textContent: caption }), box);
+    charts.push(() => {
+      const { traces, view } = drawing();
+      return Plotly.react(box, traces, view, { displayModeBar: false, responsive: true });
+    });
+    charts.at(-1)();
+    if (onclick) box.on("plotly_click", (event) => onclick(event.points[0]));
+  }
+
+  function heatmap(rows, columns, counts, hover, view) {
+    const shades = [0, 1, 2, 3, 4].map((i) => [i / 4, colour(`--shade-${i}`)]);
+    return { view, traces: [{ type: "heatmap", xgap: 1, ygap: 1, showscale: false, colorscale: shades, zmin: 0,
+      z: counts.map((row) => row.map((n) => n ? Math.sqrt(n) : null)), text: counts.map((row) => row.map((n) => n ? whole(n) : "")),
+      texttemplate: "%{text}", hovertext: counts.map((row, i) => row.map((n, j) => hover(rows[i], columns[j], n))), hoverinfo: "text" }] };
+  }
+
+  function drawTypes() {
+    const types = data.types.toReversed();
+    chart("chart-types", `${whole(data.totals.errors)} errors by type (ERRTA ${data.mode})`, () => ({
+      traces: [{ type: "bar", orientation: "h", x: types.map((t) => t.count), y: types.map((_, i) => i), cliponaxis: false,
+        marker: { color: types.map((t) => t.colour) }, text: types.map((t) => t.count ? `${whole(t.count)} (${(100 * t.share).toFixed(1)}%)` : "0"),
+        textposition: "outside", hoverinfo: "none" }],
+      view: layout(330, { xaxis: { tickformat: ",d" }, yaxis: axis(types.map((t) => spoken(t.name))), bargap: 0.3, margin: { l: 10, r: 90, t: 8, b: 40 } }) }),
+      (point) => browser.choose({ type: types[point.y].name }));
+    table("table-types", "What each type is, and the false negatives (FN) and positives (FP) it accounts for",
+      [{ key: 0, title: "type", head: true, show: spoken }, { key: 1, title: "errors" }, { key: 2, title: "share", digits: 4 },
+        { key: 3, title: "FN" }, { key: 4, title: "FP" }, { key: 5, title: "meaning" }],
+      data.types.map((t) => [t.name, t.count, t.share, t.fn, t.fp, t.meaning]), "No errors.");
+  }
+
+  function drawHeat() {
+    const { names, counts } = data.heat;
+    const types = data.types.map((t) => t.name);
+    if (names.length) {
+      chart("chart-heat", `Errors by type and primary (${names.length} primaries). A click shows the examples.`, () =>
+        heatmap(names, types, counts, (row, column, n) => `${escaped(row)}<br>${spoken(column)}: ${whole(n)}`,
+          layout(70 + 23 * names.length, { xaxis: axis(types.map(spoken), { side: "top" }), yaxis: axis(names, { autorange: "reversed" }), margin: { l: 10, r: 16, t: 40, b: 8 } })),
+        (point) => browser.choose({ type: types[point.x], primary: names[point.y] }));
+    }
+    const { columns, rows } = data.tables.errta_by_category;
+    table("table-by-category", "Errors by type and category; an error counts for its gold category, or the predicted one where nothing was there",
+      columns.map((name, i) => ({ key: i, title: spoken(name), zh: !i, head: !i })), rows, "No errors.");
+  }
+
+  function drawConfusion() {
+    const { names, counts } = data.confusion;
+    if (names.length) {
+      const shown = counts.flat().reduce((a, b) => a + b, 0);
+      chart("chart-confusion", `Gold category (rows) answered as another one (columns): ${whole(shown)} of ${whole(data.totals.confusions)} confusions, ` +
+        `between the ${names.length} most confused categories. A click shows the examples.`, () =>
+        heatmap(names, names, counts, (row, column, n) => `gold ${escaped(row)}<br>predicted ${escaped(column)}: ${whole(n)}`,
+          layout(180 + 24 * names.length, { xaxis: axis(names, { tickangle: -45 }), yaxis: axis(names, { autorange: "reversed" }), margin: { l: 10, r: 16, t: 8, b: 90 } })),
+        (point) => browser.choose({ category: names[point.y], text: names[point.x] }));
+    }
+    table("table-pairs", "Most frequent confused pairs",
+      [{ key: 0, title: "gold", zh: true, head: true }, { key: 1, title: "predicted", zh: true }, { key: 2, title: "count" }, { key: 3, title: "such as", zh: true }],
+      data.tables.confusion_pairs.rows, "No entity got another category.", 25);
+    table("table-surfaces", "Surfaces most often wrong",
+      [{ key: 0, title: "surface", zh: true, head: true }, { key: 1, title: "what", zh: true, show: (what) => what.replace(/^[a-z_]+/, spoken) }, { key: 2, title: "count" }],
+      data.tables.confused_surfaces.rows, "No errors.", 25);
+  }
+
+  function drawScores() {
+    const scores = (first) => ["precision", "recall", "F1", "gold", "TP", "FP", "FN"].map((title, i) =>
+      ({ key: first + i, title, digits: i < 3 ? 4 : 0, bar: i === 2 }));
+    const p = data.tables.primaries;
+    table("table-primaries", `${p.rows.length} primaries: the whole category must be right; relaxed F1 asks for the primary only`,
+      [{ key: 0, title: "primary", zh: true, head: true, beside: 1 }, ...scores(2), { key: 11, title: "relaxed F1", digits: 4 }], p.rows, "No entities.");
+    const c = data.tables.categories;
+    table("table-categories", `${c.rows.length} categories (click a heading to sort)`,
+      [{ key: 0, title: "category", zh: true, head: true, beside: 1 }, ...scores(3)], c.rows, "No entities.");
+  }
+
+  function drawLists() {
+    table("table-annotation", "Gold labels other than the usual one of their surface. Where the model gives the usual label too, look at the gold first.",
+      [{ key: 0, title: "surface", zh: true, head: true }, { key: 1, title: "gold here", zh: true }, { key: 2, title: "usually", zh: true }, { key: 3, title: "share of usual", digits: 4 },
+        { key: 4, title: "seen" }, { key: 5, title: "otherwise here" }, { key: 6, title: "model says usual" }, { key: 7, title: "sentence" }],
+      data.tables.suspected_annotation.rows, "No surface has one usual label and another one here.", 25);
+    table("table-failures", "Model texts that were not read as they stand; failed ones count as empty answers unless the signature says otherwise",
+      [{ key: 0, title: "sentence", head: true }, { key: 1, title: "status" }, { key: 2, title: "reason" }, { key: 3, title: "model text", zh: true }],
+      data.tables.parse_failures.rows, "Every answer was read as it stands.", 10);
+    table("table-issues", "What readers and scorer could not take as it was, by code", [{ key: 0, title: "code", head: true }, { key: 1, title: "count" }],
+      data.issues, "No issues.");
+  }
+
+  function drawCurves() {
+    const colours = () => [colour("--gold"), colour("--said"), "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999"];
+    const lines = Object.entries(data.curves);
+    const panels = [["curves-loss", "Loss over optimizer steps", lines.filter(([name]) => name.includes("loss"))],
+      ["curves-scores", "Scores over optimizer steps", lines.filter(([name]) => !name.includes("loss"))]];
+    for (const [id, caption, some] of panels.filter((panel) => panel[2].length)) {
+      chart(id, caption, () => ({
+        traces: some.map(([name, points], i) => ({ type: "scatter", mode: points.length > 40 ? "lines" : "lines+markers", name: escaped(name),
+          x: points.map((p) => p[0]), y: points.map((p) => p[1]), line: { color: colours()[i % 7], width: 2 } })),
+        view: layout(300, { showlegend: true, legend: { orientation: "h", y: -0.18 }, xaxis: { tickformat: ",d" }, hovermode: "x unified", margin: { l: 10, r: 16, t: 8, b: 50 } }) }));
+    }
+  }
+
+  // ---- examples: both lanes show the sentence; places count code points, hence the arrays of characters
+
+  // Segments between all borders, each with the spans over it; overlapping and nested spans stack their lines.
+  function lane(characters, spans, kind) {
+    const placed = spans.filter((s) => s.start !== null).sort((a, b) => a.start - b.start || b.end - a.end);
+    const free = [];
+    for (const span of placed) {
+      span.level = free.findIndex((end) => end <= span.start);
+      if (span.level < 0) span.level = free.length;
+      free[span.level] = span.end;
+    }
+    const borders = [...new Set([0, characters.length, ...placed.flatMap((s) => [s.start, s.end])])].sort((a, b) => a - b);
+    const line = make("span", { lang: "zh" });
+    borders.slice(0, -1).forEach((from, i) => {
+      const to = borders[i + 1];
+      const over = placed.filter((s) => s.start < to && s.end > from);
+      const node = make("span", { textContent: characters.slice(from, to).join("") });
+      if (over.length) {
+        node.className = over.some((s) => s.wrong) ? "in wrong" : "in";
+        node.style.boxShadow = over.sort((a, b) => a.level - b.level)
+          .flatMap((s) => [`0 ${2 + 4 * s.level}px 0 0 var(${s.wrong ? kind : "--right"})`, `0 ${4 + 4 * s.level}px 0 0 var(--panel)`]).join(",");
+        node.title = over.map((s) => `${s.text} / ${s.category}`).join("\n");
+      }
+      line.append(node);
+      for (const s of over.filter((o) => o.end === to)) line.append(make("span", { className: s.wrong ? "tag wrong" : "tag", textContent: s.category }));
+    });
+    for (const s of spans.filter((o) => o.start === null)) {
+      line.append(make("span", { className: "nowhere", title: "this surface has no place in the sentence", textContent: s.text || "(empty)" },
+        make("span", { className: s.wrong ? "tag wrong" : "tag", textContent: s.category })));
+    }
+    return line;
+  }
+
+  // Where only surfaces are known, the first occurrence that is still free is marked.
+  function located(characters, entities, wrong) {
+    const taken = new Set();
+    return entities.map(([text, category, start, end], i) => {
+      if (start === undefined && text) {
+        const wanted = [...text];
+        for (let at = 0; at + wanted.length <= characters.length && start === undefined; at++) {
+          if (!taken.has(`${at} ${text} ${category}`) && wanted.every((c, k) => characters[at + k] === c)) [start, end] = [at, at + wanted.length];
+        }
+      }
+      if (start !== undefined) taken.add(`${start} ${text} ${category}`);
+      return { text, category, start: start ?? null, end: end ?? null, wrong: wrong.includes(i) };
+    });
+  }
+
+  function example([type, sentence, goldWrong, saidWrong]) {
+    const [id, text, gold, said] = data.sentences[sentence];
+    const characters = [...text];
+    const sides = [["gold", "gold", gold, goldWrong, "--gold"], ["said", "model", said, saidWrong, "--said"]];
+    const names = (side, wrong) => wrong.map((i) => side[i][1]).join(" + ") || "nothing";
+    const kind = make("span", { className: "kind", textContent: spoken(data.types[type].name) });
+    kind.style.setProperty("--kind", data.types[type].colour);
+    return make("div", { className: "example", role: "article" },
+      make("p", { className: "head" }, kind, make("span", { lang: "zh", textContent: `${names(gold, goldWrong)} → ${names(said, saidWrong)}` }),
+        make("span", { className: "id", textContent: id })),
+      ...sides.map(([name, title, entities, wrong, ink]) => {
+        const row = make("div", { className: `lane ${name}` }, make("b", { textContent: title }));
+        const words = entities.length ? lane(characters, located(characters, entities, wrong), ink) : make("span", { lang: "zh", textContent: text });
+        row.append(words);
+        return row;
+      }));
+  }
+
+  const browser = (() => {
+    const home = byId("browser");
+    const searched = data.examples.map(([type, sentence, goldWrong, saidWrong]) => {
+      const [id, text, gold, said] = data.sentences[sentence];
+      const involved = [...goldWrong.map((i) => gold[i]), ...saidWrong.map((i) => said[i])];
+      const categories = new Set(involved.map((e) => e[1]));
+      return { type: data.types[type].name, categories, primaries: new Set([...categories].map((c) => data.primary[c])),
+        text: [id, text, ...involved.flatMap((e) => [e[0], e[1]])].join("\n").toLowerCase() };
+    });
+    function select(title, values, show = (v) => v) {
+      const node = make("select", {}, make("option", { value: "", textContent: "all" }), ...values.map((v) => make("option", { value: v, textContent: show(v), lang: "zh" })));
+      return [node, make("label", { textContent: title }, node)];
+    }
+    const all = (name) => [...new Set(searched.flatMap((s) => [...s[name]]))].sort();
+    const [type, typeLabel] = select("Type", data.types.filter((t) => t.count).map((t) => t.name), spoken);
+    const [primary, primaryLabel] = select("Primary", all("primaries"));
+    const [category, categoryLabel] = select("Category", all("categories"));
+    const text = make("input", { type: "search", placeholder: "sentence, surface, category, id" });
+    const textLabel = make("label", { className: "wide", textContent: "Text" }, text);
+    const reset = make("button", { type: "button", className: "button", textContent: "Clear", onclick: () => choose({}) });
+    const status = make("p", { className: "none", role: "status" });
+    const list = make("div");
+    let found = [];
+    const pages = pager(() => found.length, 10, (from, to) => list.replaceChildren(...found.slice(from, to).map((i) => example(data.examples[i]))));
+    function filter() {
+      const word = text.value.trim().toLowerCase();
+      found = [...searched.keys()].filter((i) => {
+        const s = searched[i];
+        return (!type.value || s.type === type.value) && (!primary.value || s.primaries.has(primary.value)) &&
+          (!category.value || s.categories.has(category.value)) && (!word || s.text.includes(word));
+      });
+      status.textContent = `${whole(found.length)} of ${whole(searched.length)} examples. ${data.kept}`;
+      pages.draw(0);
+    }
+    function choose(values) {
+      for (const [name, node] of Object.entries({ type, primary, category, text })) {
+        const value = values[name] ?? "";
+        if (node.tagName === "SELECT" && value && ![...node.options].some((o) => o.value === value)) node.append(make("option", { value, textContent: value, lang: "zh" }));
+        node.value = value;
+      }
+      filter();
+      if (Object.keys(values).length) byId("examples").scrollIntoView();
+    }
+    for (const node of [type, primary, category]) node.addEventListener("change", filter);
+    text.addEventListener("input", filter);
+    home.append(make("div", { className: "controls", role: "search", ariaLabel: "Filter the examples" }, typeLabel, primaryLabel, categoryLabel, textLabel, reset), status, list, pages.box);
+    filter();
+    return { choose };
+  })();
+
+  // In a frame without an address of its own a link to #place would leave the page: scroll instead.
+  for (const link of document.querySelectorAll("a[href^='#']")) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      const place = byId(link.getAttribute("href").slice(1));
+      place.tabIndex = -1;
+      place.focus({ preventScroll: true });
+      place.scrollIntoView();
+    });
+  }
+
+  for (const part of [drawScores, drawTypes, drawHeat, drawConfusion, drawLists, drawCurves]) {
+    try {
+      part();
+    } catch (error) {
+      fault(error.message);
+      console.error(error);
+    }
+  }
+  const redraw = () => charts.forEach((draw) => draw());
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  window.addEventListener("beforeprint", redraw);
+  window.addEventListener("afterprint", redraw);
+  document.documentElement.dataset.ready = "yes";
+})();

@@ -1,0 +1,266 @@
+"""The report of one run: a single HTML file that needs no network, no server and no Chinese font.
+
+`html` puts the scores, the tables of `tables.build`, the charts and a browser of examples into the template
+`report.html` (with `report.css` and `report.js`). Everything from the data travels as one JSON block in which `<`
+is escaped, and reaches the page as text only; a content security policy admits our own scripts by their digest and
+no address at all. The page weighs 5 MB, nearly all of it the chart library, and takes about 1 s to write.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html as markup
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import omniner
+from omniner.analysis import fonts
+from omniner.analysis.figures import MOST_CONFUSED, TYPE_COLOURS, most_confused, type_by_primary
+from omniner.analysis.results import ScoreResult
+from omniner.analysis.tables import Table, chosen_examples, confusions, storable
+from omniner.records import Entity
+from omniner.schema import ErrtaConfig
+
+Curve = Sequence[tuple[int, float]]  # (step, value)
+
+MEANINGS = {
+    "classification": "right place, wrong category",
+    "boundary": "right category, wrong place",
+    "boundary_class": "overlaps the gold entity, wrong place and category",
+    "spelling": "right category, surface written differently",
+    "split": "one gold entity answered in pieces",
+    "merge": "several gold entities answered as one",
+    "split_merge": "tokens of one surface are part of the other's",
+    "missing": "gold entity without an answer",
+    "redundant": "answer where gold has nothing",
+}
+# Tables that the page shows as they are.
+_SHOWN = (
+    "categories",
+    "primaries",
+    "errta_by_category",
+    "confusion_pairs",
+    "confused_surfaces",
+    "suspected_annotation",
+    "parse_failures",
+)
+_SECTIONS = {
+    "scores": "Scores",
+    "types": "Error types",
+    "categories": "Categories",
+    "heat": "By primary",
+    "confusion": "Confusions",
+    "examples": "Examples",
+    "annotation": "Annotation",
+    "unread": "Unreadable",
+    "issues": "Issues",
+    "curves": "Learning curves",
+    "config": "Configuration",
+}
+_CURVES = (
+    '<section id="curves"><h2>Learning curves</h2><div class="two">'
+    '<figure id="curves-loss"></figure><figure id="curves-scores"></figure></div></section>'
+)
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a report says about its run beside the scores."""
+
+    name: str
+    created: str  # time, as people read it
+    details: Mapping[str, str]  # shown in this order: model, data, git state, ...
+    config: str  # YAML; may be empty
+    issues: Mapping[str, int]  # code -> count, of reading the data as well as of scoring
+
+
+def html(
+    result: ScoreResult,
+    tables: Mapping[str, Table],
+    facts: RunFacts,
+    curves: Mapping[str, Curve],
+    errta: ErrtaConfig,
+) -> str:
+    """The page.
+
+    Args:
+        result: what `scoring.score` gave.
+        tables: what `tables.build` made of it.
+        facts: what else to say about the run.
+        curves: values over steps by metric name; may be empty.
+        errta: how many examples per type the page holds.
+    """
+    curves = {name: values for name, values in sorted(curves.items()) if values}
+    data = _data(result, tables, facts, curves, errta)
+    # `<` never stands in the block, so neither `</script` nor `<!--` can end it early.
+    block = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    plotly, script = _plotly(), _template("report.js")
+    parts = {
+        "policy": _policy((plotly, script)),
+        "name": markup.escape(facts.name),
+        "created": markup.escape(facts.created),
+        "nav": _nav(bool(curves)),
+        "cards": _cards(result),
+        "signature": markup.escape(result.signature),
+        "identity": _identity(result),
+        "details": "".join(f"<dt>{markup.escape(k)}</dt><dd>{markup.escape(v)}</dd>" for k, v in facts.details.items()),
+        "curves": _CURVES if curves else "",
+        "config": f"<pre>{markup.escape(facts.config)}</pre>" if facts.config else '<p class="none">Not recorded.</p>',
+        "footer": f"OmniNER {omniner.__version__}; this file is complete: it loads nothing from anywhere.",
+        "css": _template("report.css"),
+        "data": block,
+        "plotly": plotly,
+        "js": script,
+    }
+    texts = (parts[name] for name in ("name", "details", "config", "data"))
+    parts["font"] = fonts.face(texts, "OmniNER Han")
+    return storable(re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _template("report.html")))
+
+
+def _template(name: str) -> str:
+    return resources.files("omniner.analysis").joinpath(name).read_text(encoding="utf-8")
+
+
+def _plotly() -> str:
+    """The chart library as one script; importing `plotly` itself would cost a second and give no more."""
+    return resources.files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """Only these inline scripts may run, and nothing may be fetched."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    sources = " ".join(f"'sha256-{digest}'" for digest in digests)
+    rules = f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+    return f"{rules}; base-uri 'none'; form-action 'none'"
+
+
+def _nav(with_curves: bool) -> str:
+    shown = (item for item in _SECTIONS.items() if with_curves or item[0] != "curves")
+    return "".join(f'<a href="#{place}">{title}</a>' for place, title in shown)
+
+
+def _cards(result: ScoreResult) -> str:
+    """The key numbers with their intervals."""
+    metrics, parse = result.metrics, result.parse
+    errors = sum(count.errors for count in result.errta.by_type.values())
+    cards = [
+        ("Micro F1", f"{metrics.micro.f1:.4f}", _interval(result, "micro.f1") or f"unit: {metrics.unit}"),
+        ("Precision", f"{metrics.micro.precision:.4f}", _interval(result, "micro.precision")),
+        ("Recall", f"{metrics.micro.recall:.4f}", _interval(result, "micro.recall")),
+        ("Macro F1", f"{metrics.macro.f1:.4f}", _interval(result, "macro.f1")),
+        ("Relaxed F1", f"{metrics.relaxed.f1:.4f}", "micro, primary category only"),
+        ("Entities in gold", f"{metrics.micro.support:,}", f"{metrics.micro.tp:,} found"),
+        ("Errors", f"{errors:,}", f"in {result.errta.with_errors:,} of {result.errta.read:,} sentences"),
+        ("Unreadable answers", f"{parse.failed:,}", f"{parse.repaired:,} repaired, of {parse.sentences:,}"),
+    ]
+    return "".join(
+        f'<div class="card"><span>{title}</span><b>{value}</b><span>{note}</span></div>' for title, value, note in cards
+    )
+
+
+def _interval(result: ScoreResult, name: str) -> str:
+    found = result.metrics.intervals.get(name)
+    return f"{found.low:.4f} – {found.high:.4f}" if found else ""
+
+
+def _identity(result: ScoreResult) -> str:
+    """Whether the sorted errors account for every false negative and positive."""
+    errta, metrics = result.errta, result.metrics
+    units = f"{errta.fn:,} false negatives and {errta.fp:,} false positives"
+    if not errta.identity_ok:
+        return f'<p class="notice">The {units} do not add up to the sorted errors: please report this.</p>'
+    text = (
+        f"Identity checked: the units of the sorted errors add up to {units} (ERRTA {errta.mode}, unit {errta.unit})."
+    )
+    if metrics.resamples:
+        text += f" Ranges are {metrics.confidence:.0%} confidence intervals: {metrics.resamples:,} resamples over {metrics.resampled}."
+    for count, what in (
+        (len(errta.crashes), "sentences on which the official scripts stop were left out of the error counts"),
+        (errta.greedy_groups, "groups of overlapping entities were too large for the exact matching"),
+    ):
+        text += f" {count:,} {what}." if count else ""
+    return f'<p class="fact">{text}</p>'
+
+
+def _data(
+    result: ScoreResult,
+    tables: Mapping[str, Table],
+    facts: RunFacts,
+    curves: Mapping[str, Curve],
+    errta: ErrtaConfig,
+) -> dict[str, Any]:
+    """What the script of the page works on."""
+    primaries, by_primary = type_by_primary(result)
+    confused, pairs = most_confused(result, MOST_CONFUSED)
+    sentences, examples = _examples(result, errta.examples)
+    errors = len(result.errta.errors)
+    raise_it = "" if len(examples) == errors else f" of all {errors:,} errors; errta.examples sets how many"
+    return {
+        "mode": result.mode,
+        "totals": {"errors": errors, "confusions": confusions(result.errta.errors).total()},
+        "types": [
+            {"name": name, "count": n, "share": share, "fn": fn, "fp": fp}
+            | {"colour": TYPE_COLOURS[str(name)], "meaning": MEANINGS[str(name)]}
+            for name, n, share, fn, fp in tables["errta_counts"].rows
+        ],
+        "primary": dict(sorted(result.primary.items())),
+        "tables": {name: {"columns": tables[name].columns, "rows": tables[name].rows} for name in _SHOWN},
+        "heat": {"names": primaries, "counts": by_primary.tolist()},
+        "confusion": {"names": confused, "counts": pairs.tolist()},
+        "sentences": sentences,
+        "examples": examples,
+        "kept": f"The page holds at most {errta.examples:,} of each type{raise_it}.",
+        "issues": [[code, count] for code, count in sorted(facts.issues.items(), key=lambda item: (-item[1], item[0]))],
+        "curves": {
+            name: [[step, value if math.isfinite(value) else None] for step, value in values]
+            for name, values in curves.items()
+        },
+    }
+
+
+def _examples(result: ScoreResult, per_type: int) -> tuple[list[Any], list[Any]]:
+    """Sentences as `[id, text, gold, predicted]`, each once, and examples as `[type, sentence, gold, predicted]`.
+
+    Types and sentences are places in their lists; gold and predicted of an example are places in the sentence's
+    lists, so that the page marks the entities of this error among all others.
+    """
+    chosen = chosen_examples(result.errta.errors, per_type)
+    place: dict[str, int] = {}
+    sentences: list[Any] = []
+    examples: list[Any] = []
+    for number, name in enumerate(result.errta.by_type):
+        for error in chosen.get(name, []):
+            if error.sentence_id not in place:
+                place[error.sentence_id] = len(sentences)
+                sentences.append(_sentence(result, error.sentence_id))
+            _, _, gold, predicted = sentences[place[error.sentence_id]]
+            examples.append(
+                [number, place[error.sentence_id], _places(error.gold, gold), _places(error.predicted, predicted)]
+            )
+    return sentences, examples
+
+
+def _sentence(result: ScoreResult, name: str) -> list[Any]:
+    sentence, prediction = result.sentences[name], result.predictions.get(name)
+    said = prediction.entities if prediction else []
+    return [name, sentence.text, [_entity(e) for e in sentence.entities], [_entity(e) for e in said]]
+
+
+def _entity(entity: Entity) -> list[Any]:
+    return list(entity) if entity.start is not None else [entity.text, entity.category]
+
+
+def _places(wrong: Iterable[Entity], entities: list[Any]) -> list[int]:
+    """Where these entities stand in the list; one that the scorer changed or repaired is added to it."""
+    found = []
+    for entity in map(_entity, wrong):
+        if entity not in entities:
+            entities.append(entity)
+        found.append(entities.index(entity))
+    return found
