@@ -71,18 +71,16 @@ def _partly(gold: Unit, unit: Unit) -> str:
     return "split_merge" if ours <= theirs or theirs <= ours else ""
 
 
-def sort_tuples(
-    gold: Sequence[Unit], predicted: Sequence[Unit]
-) -> tuple[int, list[tuple[str, tuple[Any, ...], tuple[Any, ...]]]]:
-    """True positives and errors of one sentence from tuples of any shape; raises one of `STOPS` as the script does."""
+def split_tuples(gold: Sequence[Unit], predicted: Sequence[Unit]) -> tuple[int, list[Unit], list[Unit]]:
+    """Number of right units, missing and extra ones, from tuples of any shape; raises as the first script does."""
     right, wrong = dict.fromkeys(gold), dict.fromkeys(predicted)
     missing = [unit for unit in right if unit not in wrong]
     extra = [unit for unit in wrong if unit not in right]
     for unit in (*missing, *extra):
-        # The first script writes the units as Python literals, and these have none.
+        # The first script writes the units as Python literals, and such numbers have none.
         if any(isinstance(member, float) and not math.isfinite(member) for member in unit):
             raise ValueError("not a finite number")
-    return len(right) - len(missing), sort_units(missing, extra)
+    return len(right) - len(missing), missing, extra
 
 
 def as_entity(unit: Unit) -> Entity:

@@ -43,8 +43,11 @@ def read_for_evaluation(text: str) -> Reading | None:
 
 
 def read_for_errta(text: str) -> list[tuple[Any, ...]] | None:
-    """Read a text as the ERRTA reader does: tuples of any length; `None` where it drops the sample."""
-    value = _load(text.replace("\\", ""))
+    """Read a text as the ERRTA reader does: tuples of any length; `None` where it drops the sample.
+
+    `text` is what is left after it has deleted the backslashes of the line.
+    """
+    value = _load(text)
     if value is _BROKEN:
         return None
     try:
