@@ -196,9 +196,6 @@ def json_list(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]
         line, seen = line + text.count("\n", seen, position), position
         try:
             value, end = parse_json(text, position)
-            position = skip_space(text, end)
-            if text[position : position + 1] not in (",", "]"):
-                raise ValueError("neither a comma nor the end of the list follows an item")
         except ValueError as error:
             log.add("bad-json", f"{error}; the file was read up to here only", line)
             return
@@ -206,6 +203,11 @@ def json_list(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]
             yield line, value
         else:
             log.add("bad-record", f"{quote(value)} where an object belongs; the item is left out", line)
+        position = skip_space(text, end)
+        if text[position : position + 1] not in {",", "]"}:
+            message = "neither a comma nor the end of the list follows the item; the file was read up to here only"
+            log.add("bad-json", message, line)
+            return
         if text[position] == ",":
             position = skip_space(text, position + 1)
     if rest := text[position + 1 :].strip():

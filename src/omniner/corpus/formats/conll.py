@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from omniner.corpus.formats.common import IssueLog, ReadOptions, quote, read_lines, unlabeled, whole
+from omniner.corpus.formats.common import IssueLog, ReadOptions, in_order, quote, read_lines, unlabeled, whole
 from omniner.errors import UserError
+from omniner.files import writing
 from omniner.records import Entity, Issue, Sentence
 
 Row = tuple[int, str, str]  # line number, token, tag
@@ -28,6 +29,8 @@ _STARTS, _INSIDE, _ENDS = frozenset("BSU"), frozenset("IMEL"), frozenset("ESLU")
 _LOST_HALF = "\ufffd\ufffd"
 _DOCUMENT = "-DOCSTART-"
 _SAMPLE = 400  # lines looked at to find out the separator
+# Tag letters by the place in an entity, for writing: alone, first, inside, last.
+_LETTERS = {"bio": "BBII", "bio2": "BBII", "bios": "SBII", "bioes": "SBIE", "bmes": "SBME"}
 NO_TAG = ""  # of a row without a tag column
 
 
@@ -44,7 +47,9 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     scheme = options.scheme if options.scheme != "auto" else scheme_of(kinds)
     if scheme not in SCHEMES:
         raise UserError("data.scheme", f"no tag scheme is called {scheme!r}", f"Use auto, {', '.join(SCHEMES)}.")
-    tags = {tag: _parse_tag(tag, scheme) for tag in kinds}
+    if not tagged and find_separator(lines) in lines[0] and find_separator(lines) != separator:
+        raise UserError("data.separator", f"{options.separator} parts no token from its tag in {path}", "Use auto.")
+    tags = {tag: _parse_tag(whole(tag, log, 0), scheme) for tag in sorted(kinds)}
     if not options.glued_positions and _looks_glued(blocks):
         message = "every token ends in a digit, like a word position: is data.glued_positions=true meant?"
         log.add("positions-glued", message)
@@ -193,36 +198,115 @@ def _decode(
 ) -> Sentence:
     """One sentence from its rows; offsets count the joiner between tokens."""
     text = joiner.join([token for _, token, _ in rows])
-    entities: list[Entity] = []
-    has_end = "E" in SCHEMES[scheme]
-    position, step = 0, len(joiner)
-    current, start, end, line, finished = "", 0, 0, 0, True
+    runs = _runs(rows, tags, scheme, log)
+    if not runs:
+        return Sentence("", text)
+    starts, position = [], 0
+    for _, token, _ in rows:
+        starts.append(position)
+        position += len(token) + len(joiner)
+    entities = []
+    for first, last, category, letter in runs:
+        start, end = starts[first], starts[last] + len(rows[last][1])
+        entities.append(Entity(text[start:end], category, start, end))
+        if "E" in SCHEMES[scheme] and letter not in _ENDS:
+            log.add("unfinished-entity", f"{category} {quote(text[start:end])} has no end tag", rows[first][0])
+    return Sentence("", text, entities)
 
-    def close() -> None:
-        if current:
-            entities.append(Entity(text[start:end], current, start, end))
-            if has_end and not finished:
-                log.add("unfinished-entity", f"{current} {quote(text[start:end])} has no end tag", line)
 
-    for number, token, tag in rows:
+def _runs(
+    rows: list[Row], tags: dict[str, tuple[str, str, str]], scheme: str, log: IssueLog
+) -> list[tuple[int, int, str, str]]:
+    """`(first row, last row, category, letter of the last tag)` of each entity."""
+    runs: list[tuple[int, int, str, str]] = []
+    current = ""  # category of the entity that the next row may continue
+    for index, (number, token, tag) in enumerate(rows):
         letter, category, code = tags[tag]
         if code:
-            message = f"{quote(token)} has the tag {quote(tag)}"
-            log.add(code, message + (f", which {scheme} has not" if letter != "O" else "; taken as O"), number)
+            why = f"which {scheme} has not" if code == "foreign-tag" else "taken as O"
+            log.add(code, f"{quote(token)} has the tag {quote(tag)}, {why}", number)
         if letter == "O":
-            close()
             current = ""
-        elif letter in _STARTS or category != current:
-            close()
-            current, start, line = category, position, number
+            continue
+        if letter in _STARTS or category != current:
             if letter in _INSIDE:
                 log.add("orphan-inside", f"{tag} continues nothing; it starts an entity", number)
-        if current:
-            end = position + len(token)
-            finished = letter in _ENDS
-            if finished:
-                close()
-                current = ""
-        position += len(token) + step
-    close()
-    return Sentence("", text, entities)
+            runs.append((index, index, category, letter))
+        else:
+            runs[-1] = (runs[-1][0], index, category, letter)
+        current = "" if letter in _ENDS else category
+    return runs
+
+
+def write(path: str | Path, sentences: Sequence[Sentence], *, scheme: str, separator: str, joiner: str) -> list[Issue]:
+    """Write one file, whole or not at all, and return what the columns could not hold: `read` gives the rest back.
+
+    Columns hold one layer: of entities that overlap the first by place is written. Those that are left out, for that,
+    for want of offsets or because they begin or end inside a token, are issues.
+
+    Args:
+        path: the file.
+        sentences: with entities that have offsets.
+        scheme: bio, bio2, bios, bioes or bmes.
+        separator: tab or space.
+        joiner: what stands between the tokens in the texts; empty makes each character a token.
+    """
+    if scheme not in SCHEMES:
+        raise UserError("scheme", f"no tag scheme is called {scheme!r}", f"Use {', '.join(SCHEMES)}.")
+    if separator not in SEPARATORS:
+        raise UserError("separator", f"{separator!r} cannot be written", f"Use {', '.join(SEPARATORS)}.")
+    log = IssueLog(Path(path))
+    between = SEPARATORS[separator]
+    with writing(path) as file:
+        for sentence in sentences:
+            tokens = sentence.text.split(joiner) if joiner else list(sentence.text)
+            if not all(tokens):
+                log.add("empty-token", "the text gives an empty token; the sentence is left out", id=sentence.id)
+                continue
+            tags = _tags(sentence, tokens, len(joiner), _LETTERS[scheme], log)
+            for token, tag in zip(tokens, tags, strict=True):
+                file.write(f"{_writable(token, sentence.id, log)}{between}{tag}\n")
+            file.write("\n" if tokens else "")
+            if not tokens:
+                log.add("empty-text", "a sentence without a character; left out", id=sentence.id)
+    return log.items
+
+
+def _writable(token: str, id: str, log: IssueLog) -> str:
+    """A newline would end the row and a lone surrogate is not UTF-8: both become U+FFFD, same length."""
+    if token.isascii() and "\n" not in token:
+        return token
+    clean = "".join("\ufffd" if c == "\n" or "\ud800" <= c <= "\udfff" else c for c in token)
+    if clean != token:
+        log.add("unwritable-character", f"{quote(token)} cannot stand in a column; U+FFFD stands for it", id=id)
+    return clean
+
+
+def _tags(sentence: Sentence, tokens: list[str], step: int, letters: str, log: IssueLog) -> list[str]:
+    """The tag of each token. The order of entities does not matter, their places do."""
+    starts: dict[int, int] = {}
+    ends: dict[int, int] = {}
+    position = 0
+    for index, token in enumerate(tokens):
+        starts[position] = index
+        position += len(token)
+        ends[position] = index
+        position += step
+    tags = ["O"] * len(tokens)
+    taken = 0  # tokens before this one belong to an entity already
+    for entity in in_order(sentence.entities):
+        if entity.start is None or entity.end is None:
+            log.add("no-offsets", f"{entity.category} {quote(entity.text)} has no place", id=sentence.id)
+            continue
+        first, last = starts.get(entity.start), ends.get(entity.end)
+        if first is None or last is None:
+            log.add("inside-token", f"{entity.category} {quote(entity.text)} cuts a token", id=sentence.id)
+            continue
+        if first < taken:
+            log.add("overlap", f"{entity.category} {quote(entity.text)} overlaps another one", id=sentence.id)
+            continue
+        for index in range(first, last + 1):
+            kind = 0 if first == last else 1 if index == first else 3 if index == last else 2
+            tags[index] = f"{letters[kind]}-{entity.category}"
+        taken = last + 1
+    return tags

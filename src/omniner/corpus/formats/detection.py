@@ -82,7 +82,10 @@ def _record(path: Path, record: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def _csv(first: str) -> tuple[str, str] | None:
-    header = next(csv.reader([first[:_LINES]]), [])
+    try:
+        header = next(csv.reader([first[:_LINES]]), [])
+    except csv.Error:
+        return None
     if "sentence" in header and ("label" in header or "note_id" in header):
         return "omniner_csv", f"a header row with {', '.join(name for name in header if name)}"
     return None

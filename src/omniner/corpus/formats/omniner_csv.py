@@ -170,8 +170,7 @@ def _given_starts(text: str, items: list[Item], log: IssueLog, line: int) -> lis
         starts = full[0]
     else:
         starts = [next((s for s in choices if s is not None), None) for choices in zip(*ways, strict=True)]
-    if starts != ways[0]:
-        _report_offsets(starts, ways[0], items, log, line)
+    _report_offsets(starts, ways[0], items, log, line)
     return starts
 
 

@@ -1,0 +1,46 @@
+"""Surfaces find their places: the k-th mention the k-th occurrence, and a place is given out once."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omniner.corpus.align import align
+
+
+@pytest.mark.parametrize(
+    ("text", "surfaces", "expected"),
+    [
+        ("我爱北京北京", ["北京", "北京"], [2, 4]),
+        ("我爱北京", ["北京", "北京"], [2, None]),
+        ("北京和上海和北京", ["上海", "北京", "北京"], [3, 0, 6]),
+        ("哈哈哈哈", ["哈哈", "哈哈", "哈哈"], [0, 2, None]),
+        ("北京大学在北京", ["北京大学", "北京"], [0, 5]),
+        ("北京大学在北京", ["北京", "北京大学"], [5, 0]),
+        ("北京大学在北京", ["北京", "北京", "北京大学"], [0, 5, 0]),
+        ("北京大学", ["北京大学", "北京"], [0, 0]),
+        ("北京", ["", "上海"], [None, None]),
+        ("", ["北京"], [None]),
+    ],
+)
+def test_places(text: str, surfaces: list[str], expected: list[int | None]) -> None:
+    assert align(text, surfaces) == expected
+
+
+def test_known_places_are_not_given_out_again() -> None:
+    assert align("北京北京", ["北京"], [(0, 2)]) == [2]
+    assert align("北京", ["北京"], [(0, 2)]) == [None]
+    assert align("北京大学北京", ["北京"], [(0, 4)]) == [4]
+
+
+@given(text=st.text("ab", max_size=12), surfaces=st.lists(st.text("ab", max_size=3), max_size=6))
+def test_every_place_holds_its_surface_and_none_is_used_twice(text: str, surfaces: list[str]) -> None:
+    starts = align(text, surfaces)
+    placed = [(start, surface) for start, surface in zip(starts, surfaces, strict=True) if start is not None]
+    assert all(text[start : start + len(surface)] == surface for start, surface in placed)
+    assert len(set(placed)) == len(placed)
+    for surface in set(surfaces) - {""}:
+        found = [start for start, item in placed if item == surface]
+        assert found == sorted(found)  # the k-th mention stands before the next one
+        assert len(found) == min(surfaces.count(surface), text.count(surface))

@@ -1,0 +1,210 @@
+"""CoNLL columns: every scheme decoded by one rule, Weibo's repairs, and writing that reading gives back."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.unit.corpus.reading import SMALL, assert_offsets_hold, codes, read, spans
+
+from omniner.corpus import formats
+from omniner.corpus.formats import conll
+from omniner.errors import UserError
+from omniner.records import Entity, Sentence
+
+
+def parse(tmp_path: Path, text: str, **options: object):
+    path = tmp_path / "x.conll"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    return read(path, "conll", **options)
+
+
+def columns(tags: str) -> str:
+    return "".join(f"{chr(0x4E00 + i)}\t{tag}\n" for i, tag in enumerate(tags.split()))
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected", "issues"),
+    [
+        ("B-A I-A O B-A", [(0, 2, "A"), (3, 4, "A")], {}),
+        ("B-A B-A I-A", [(0, 1, "A"), (1, 3, "A")], {}),
+        ("O I-A I-A O", [(1, 3, "A")], {"orphan-inside": 1}),
+        ("B-A I-B I-B", [(0, 1, "A"), (1, 3, "B")], {"orphan-inside": 1}),
+        ("S-A B-A I-A S-B", [(0, 1, "A"), (1, 3, "A"), (3, 4, "B")], {}),
+        ("B-A I-A E-A S-A", [(0, 3, "A"), (3, 4, "A")], {}),
+        ("B-A M-A E-A E-A", [(0, 3, "A"), (3, 4, "A")], {"orphan-inside": 1}),
+        ("B-A M-A O S-A", [(0, 2, "A"), (3, 4, "A")], {"unfinished-entity": 1}),
+        ("B-A E-B O O", [(0, 1, "A"), (1, 2, "B")], {"unfinished-entity": 1, "orphan-inside": 1}),
+        ("B-A I-A L-A U-B", [(0, 3, "A"), (3, 4, "B")], {}),
+        ("B-creative-work I-creative-work", [(0, 2, "creative-work")], {}),
+        ("B_品牌_名 I_品牌_名", [(0, 2, "品牌_名")], {}),
+        ("B-A o I-A", [(0, 1, "A"), (2, 3, "A")], {"bad-tag": 1, "orphan-inside": 1}),
+    ],
+)
+def test_decoding(tmp_path: Path, tags: str, expected: list[tuple[int, int, str]], issues: dict[str, int]) -> None:
+    [sentence], found = parse(tmp_path, columns(tags), separator="tab")
+    assert spans(sentence) == expected
+    assert codes(found) == issues
+
+
+@pytest.mark.parametrize(
+    ("tags", "scheme"),
+    [
+        ("O O", "bio"),
+        ("B-A I-A O", "bio"),
+        ("B-A I-A S-A", "bios"),
+        ("B-A I-A E-A", "bioes"),
+        ("B-A E-A S-A", "bmes"),
+        ("B-A M-A E-A", "bmes"),
+    ],
+)
+def test_the_scheme_is_found_from_the_tags(tags: str, scheme: str) -> None:
+    assert conll.scheme_of(set(tags.split())) == scheme
+
+
+def test_a_tag_of_another_scheme_is_an_issue_and_still_counts(tmp_path: Path) -> None:
+    [sentence], issues = parse(tmp_path, columns("B-A E-A O"), scheme="bio")
+    assert spans(sentence) == [(0, 2, "A")]
+    assert [(issue.code, issue.line) for issue in issues] == [("foreign-tag", 2)]
+
+
+def test_weibo_second_release(tmp_path: Path) -> None:
+    first, second = read(SMALL / "weibo_second.conll", "conll", glued_positions=True)[0]
+    assert first.text == "电话：13800000000p0小\ufffd\ufffd\ufffd"  # `p10` is p, `011` is 0, two emoji and one U+FFFD
+    assert first.entities == [Entity("0小", "PER.NAM", 15, 17)]
+    assert second.entities == [Entity("儿童", "PER.NOM", 1, 3)]
+    issues = read(SMALL / "weibo_second.conll", "conll", glued_positions=True)[1]
+    assert codes(issues) == {"lost-emoji": 2, "orphan-inside": 1}
+
+
+def test_weibo_first_release_gets_its_emoji_back() -> None:
+    sentences, issues = read(SMALL / "weibo_first.conll", "conll")
+    assert [sentence.text for sentence in sentences] == ["看😍🐭北京", "\ufffd好", "😍哥"]
+    assert [spans(sentence) for sentence in sentences] == [[(3, 5, "GPE.NAM")], [], [(0, 2, "PER.NAM")]]
+    assert codes(issues) == {"split-emoji": 3, "surrogate": 1}
+    assert [issue.line for issue in issues] == [2, 4, 9, 12]
+
+
+def test_glued_positions_that_are_not_expected_or_not_there(tmp_path: Path) -> None:
+    _, issues = read(SMALL / "weibo_second.conll", "conll")
+    assert "positions-glued" in codes(issues)
+    [sentence], issues = parse(tmp_path, "科\tO\n技1\tO\n", glued_positions=True)
+    assert (sentence.text, codes(issues)) == ("科技", {"no-position": 1})
+
+
+def test_blank_lines_may_hold_white_space() -> None:
+    sentences, issues = read(SMALL / "blank_with_tab.conll", "conll", joiner=" ")
+    assert [sentence.text for sentence in sentences] == ["Empire State", "= ESB", "ok"]
+    assert spans(sentences[0]) == [(0, 12, "location")]
+    assert spans(sentences[1]) == [(2, 5, "location")]
+    assert not issues
+
+
+def test_halves_at_a_sentence_end_both_count() -> None:
+    sentences, issues = read(SMALL / "bmes_halves.conll", "conll")
+    assert [spans(sentence) for sentence in sentences] == [[(1, 4, "ORG")], [(0, 2, "ORG"), (2, 3, "NAME")]]
+    assert [(issue.code, issue.line) for issue in issues] == [("unfinished-entity", 2), ("orphan-inside", 6)]
+
+
+def test_more_columns_and_documents() -> None:
+    sentences, issues = read(SMALL / "four_columns.conll", "conll", joiner=" ")
+    assert [sentence.text for sentence in sentences] == ["EU rejects", "Peter Blackburn", "ok"]
+    assert spans(sentences[1]) == [(0, 15, "PER")]
+    assert [sentence.post_id for sentence in sentences] == ["four_columns.conll#1"] * 2 + ["four_columns.conll#2"]
+    assert not issues
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_line_ends_and_byte_order_mark(tmp_path: Path, end: str, mark: str) -> None:
+    sentences, issues = parse(tmp_path, mark + f"北\tB-A{end}京\tI-A{end}{end}好\tO{end}")
+    assert [sentence.text for sentence in sentences] == ["北京", "好"]
+    assert spans(sentences[0]) == [(0, 2, "A")]
+    assert not issues
+
+
+def test_rows_without_a_tag(tmp_path: Path) -> None:
+    [sentence], issues = parse(tmp_path, "北\tB-A\n京\n\tO\n好\tO\n", separator="tab")
+    assert (sentence.text, spans(sentence)) == ("北京好", [(0, 1, "A")])
+    assert [(issue.code, issue.line) for issue in issues] == [("no-tag", 2), ("empty-token", 3)]
+    [bare], issues = parse(tmp_path, "北\n京\n")
+    assert (bare.text, formats.is_unlabeled(bare), issues) == ("北京", True, [])
+
+
+def test_wrong_options_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.separator"):
+        parse(tmp_path, "北 B-A\n京 I-A\n", separator="tab")
+    with pytest.raises(UserError, match=r"data\.separator"):
+        parse(tmp_path, "北 B-A\n", separator="pipe")
+    with pytest.raises(UserError, match=r"data\.scheme"):
+        parse(tmp_path, "北 B-A\n", scheme="iob3")
+
+
+CATEGORIES = st.sampled_from(["PER.NAM", "creative-work", "行为_交易类型", "O"])
+CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\n")
+
+
+@st.composite
+def sentences(draw: st.DrawFn) -> Sentence:
+    text = draw(st.text(CHARACTERS, min_size=1, max_size=24))
+    cuts = sorted(draw(st.sets(st.integers(0, len(text)), max_size=8)))
+    entities = [
+        Entity(text[start:end], draw(CATEGORIES), start, end)
+        for start, end in itertools.pairwise(cuts)
+        if draw(st.booleans())
+    ]
+    return Sentence("s", text, entities)
+
+
+@given(items=st.lists(sentences(), min_size=1, max_size=4), scheme=st.sampled_from(sorted(conll.SCHEMES)))
+@pytest.mark.parametrize("separator", ["tab", "space"])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_written_is_read_back(tmp_path: Path, items: list[Sentence], scheme: str, separator: str) -> None:
+    path = tmp_path / "round.conll"
+    assert not conll.write(path, items, scheme=scheme, separator=separator, joiner="")
+    for read_scheme in (scheme, "auto"):
+        found, issues = read(path, "conll", scheme=read_scheme, separator=separator)
+        assert [sentence.text for sentence in found] == [sentence.text for sentence in items]
+        assert [sentence.entities for sentence in found] == [sentence.entities for sentence in items]
+        assert_offsets_hold(found)
+        assert not issues
+
+
+def test_words_are_written_and_read_back(tmp_path: Path) -> None:
+    item = Sentence("s", "Empire State Building = ESB", [Entity("Empire State Building", "location", 0, 21)])
+    path = tmp_path / "x.conll"
+    assert not conll.write(path, [item], scheme="bioes", separator="tab", joiner=" ")
+    assert path.read_text(encoding="utf-8").splitlines()[:3] == [
+        "Empire\tB-location",
+        "State\tI-location",
+        "Building\tE-location",
+    ]
+    [back], issues = read(path, "conll", joiner=" ")
+    assert (back.text, back.entities, issues) == (item.text, item.entities, [])
+
+
+def test_what_columns_cannot_hold_is_an_issue(tmp_path: Path) -> None:
+    items = [
+        Sentence("a", "北京大学", [Entity("北京大学", "ORG", 0, 4), Entity("北京", "LOC", 0, 2), Entity("大", "X")]),
+        Sentence("b", "一\n二\ud83d", []),
+        Sentence("c", "", []),
+    ]
+    path = tmp_path / "x.conll"
+    issues = conll.write(path, items, scheme="bio", separator="tab", joiner="")
+    assert [(issue.code, issue.id) for issue in issues] == [
+        ("overlap", "a"),
+        ("no-offsets", "a"),
+        ("unwritable-character", "b"),
+        ("unwritable-character", "b"),
+        ("empty-text", "c"),
+    ]
+    found, _ = read(path, "conll")
+    assert [spans(sentence) for sentence in found] == [[(0, 2, "LOC")], []]
+    assert found[1].text == "一\ufffd二\ufffd"
+    [cut] = conll.write(
+        path, [Sentence("d", "New York", [Entity("ew", "LOC", 1, 3)])], scheme="bio", separator="tab", joiner=" "
+    )
+    assert cut.code == "inside-token"

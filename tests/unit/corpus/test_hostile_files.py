@@ -1,0 +1,170 @@
+"""Files made to break a reader end in an issue or a UserError, and in linear time."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.unit.corpus.reading import SMALL, assert_offsets_hold, codes, read
+
+from omniner.corpus import formats
+from omniner.corpus.formats import common
+from omniner.errors import UserError
+
+GOOD = {
+    "jsonl": '{"text": "好", "entities": []}',
+    "cluener": '{"text": "好", "label": {}}',
+}
+BROKEN = [
+    "[" * 200_000,
+    '{"a":' * 200_000,
+    '{"text": "好", "entities": [], "label": {}, "meta": {"a": NaN}}',
+    '{"text": "好", "entities": [], "label": {}, "meta": {"a": -Infinity}}',
+    '{"text": "好", "text": "坏", "entities": [], "label": {}}',
+    '{"text": 3, "entities": []}',
+    '{"entities": [], "label": {}}',
+    '{"text": "好", "id": ' + "9" * 5000 + "}",
+    '{"text": "好"} {"text": "好"}',
+    "[]",
+    "null",
+    '"text"',
+    "{",
+    "\x00",
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda text: text[:30])
+@pytest.mark.parametrize("format", sorted(GOOD))
+def test_a_broken_line_costs_only_itself(tmp_path: Path, format: str, broken: str) -> None:
+    path = tmp_path / "x"
+    path.write_text(f"{GOOD[format]}\n{broken}\n{GOOD[format]}\n", encoding="utf-8")
+    sentences, issues = read(path, format)
+    assert [sentence.text for sentence in sentences] == ["好", "好"]
+    assert [issue.line for issue in issues] == [2]
+    assert issues[0].code in ("bad-json", "bad-record")
+    assert len(str(issues[0])) < 300 + len(str(path))
+
+
+def test_meta_may_not_be_deep(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    deep = '{"a":' * 200 + "1" + "}" * 200
+    path.write_text(f'{{"text": "好", "entities": [], "meta": {deep}}}\n', encoding="utf-8")
+    [sentence], issues = read(path, "jsonl")
+    assert (sentence.meta, codes(issues)) == ({}, {"bad-record": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "texts", "issues"),
+    [
+        ('[{"text":' * 100_000, [], {"bad-json": 1}),
+        ('[{"text": "好"}, NaN]', ["好"], {"bad-json": 1}),
+        ('[{"text": "好"}, 1, [], {}, {"text": "好"}]', ["好", "好"], {"bad-record": 3}),
+        ('[{"text": "好"} {"text": "好"}]', ["好"], {"bad-json": 1}),
+        ('[{"text": "好"}] [', ["好"], {"bad-json": 1}),
+        ("[", [], {"bad-json": 1}),
+        ("[]", [], {}),
+    ],
+)
+def test_broken_json_lists(tmp_path: Path, text: str, texts: list[str], issues: dict[str, int]) -> None:
+    path = tmp_path / "x"
+    path.write_text(text, encoding="utf-8")
+    sentences, found = read(path, "cmeee")
+    assert [sentence.text for sentence in sentences] == texts
+    assert codes(found) == issues
+
+
+def test_a_line_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "MAX_LINE", 100)
+    path = tmp_path / "x"
+    path.write_text("好" * 101 + "\n好\n", encoding="utf-8")
+    [sentence], issues = read(path, "cmeee")
+    assert (sentence.text, issues[0].code, issues[0].line) == ("好", "line-too-long", 1)
+    monkeypatch.setattr(common, "MAX_FILE", 100)
+    with pytest.raises(UserError, match="Split the file"):
+        read(path, "cmeee")
+
+
+def test_encodings(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes("好\n".encode() * 9 + b"\xff\n")
+    sentences, issues = read(path, "cmeee")
+    assert (len(sentences), sentences[9].text) == (10, "\ufffd")
+    assert [(issue.code, issue.line) for issue in issues] == [("not-utf8", 10)]
+    path.write_bytes("今天天气好\n去北京\n".encode("gb18030"))
+    with pytest.raises(UserError, match="not UTF-8"):
+        read(path, "cmeee")
+    path.write_text("今天天气好\n", encoding="utf-16")
+    with pytest.raises(UserError, match="UTF-16"):
+        read(path, "cmeee")
+
+
+@pytest.mark.parametrize("separators", ["\u2028", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_only_a_newline_ends_a_line(tmp_path: Path, separators: str) -> None:
+    path = tmp_path / "x"
+    path.write_text(f"一{separators}二\n", encoding="utf-8")
+    assert [sentence.text for sentence in read(path, "cmeee")[0]] == [f"一{separators}二"]
+
+
+@given(data=st.binary(max_size=200) | st.text(max_size=100).map(lambda t: t.encode("utf-8", "ignore")))
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("format", ["auto", *formats.READERS])
+def test_any_bytes_are_answered(tmp_path: Path, format: str, data: bytes) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(data)
+    try:
+        sentences, _ = read(path, format, glued_positions=bool(len(data) % 2))
+    except UserError:
+        return
+    assert_offsets_hold(sentences)
+    for sentence in sentences:
+        sentence.text.encode("utf-8")
+        assert sentence.text
+
+
+@given(place=st.integers(0, 10_000), byte=st.integers(0, 255), cut=st.booleans())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("name", sorted(path.name for path in SMALL.iterdir()))
+def test_a_damaged_corpus_is_answered(tmp_path: Path, name: str, place: int, byte: int, cut: bool) -> None:
+    """One byte changed, or the file torn: nothing but sentences that hold and issues, or a UserError."""
+    data = bytearray((SMALL / name).read_bytes())
+    at = place % len(data)
+    data[at : len(data) if cut else at + 1] = bytes([byte])
+    path = tmp_path / "x"
+    path.write_bytes(data)
+    format, _ = formats.detect(SMALL / name)
+    try:
+        sentences, _ = read(path, format)
+    except UserError:
+        return
+    assert_offsets_hold(sentences)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "unit"),
+    [
+        ("conll", "北\tB-A\n京\tI-A\n\n"),
+        ("cluener", '{"text": "北京好", "label": {"A": {"北京": [[0, 1]]}}}\n'),
+        ("cmeee", "北京好|||0    1    bod|||\n"),
+        ("jsonl", '{"text": "北京好", "entities": [{"text": "北京", "category": "A", "start": 0, "end": 1}]}\n'),
+        ("omniner_csv", 'n,北京好,"[{""text"": ""北京"", ""labels"": [""A""]}]"\n'),
+    ],
+)
+def test_reading_is_linear(tmp_path: Path, format: str, unit: str) -> None:
+    """Four times the file may not cost eight times the time (best of three, so that a busy machine does not count)."""
+    head = "note_id,sentence,label\n" if format == "omniner_csv" else ""
+    path = tmp_path / "x"
+
+    def seconds(count: int) -> float:
+        path.write_text(head + unit * count, encoding="utf-8")
+        best = float("inf")
+        for _ in range(3):
+            start = time.process_time()
+            read(path, format)
+            best = min(best, time.process_time() - start)
+        return best
+
+    assert seconds(20_000) < 8 * seconds(5_000)

@@ -1,0 +1,269 @@
+"""A data config becomes splits with roles, unique ids, a taxonomy and digests, or one clear error."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from tests.conftest import ROOT
+from tests.unit.corpus.reading import SMALL, spans
+
+from omniner.corpus import sources
+from omniner.corpus.formats import jsonl
+from omniner.errors import UserError
+from omniner.records import Entity, Sentence
+from omniner.schema import DataConfig
+
+CONF = ROOT / "conf" / "data"
+SHIPPED = sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+def shipped(name: str) -> DataConfig:
+    """The config as it is shipped, checked against the schema."""
+    merged = OmegaConf.merge(OmegaConf.structured(DataConfig), OmegaConf.load(CONF / f"{name}.yaml"))
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, DataConfig)
+    return config
+
+
+def corpus_of(tmp_path: Path, splits: dict[str, list[Sentence]], **changes: Any) -> DataConfig:
+    for name, sentences in splits.items():
+        jsonl.write(tmp_path / f"{name}.jsonl", sentences)
+    files = {name: [f"{name}.jsonl"] for name in splits}
+    base = replace(shipped("weibo"), name="mine", format="jsonl", root=str(tmp_path), files=files, source="")
+    return replace(base, **changes)
+
+
+def sentence(text: str, category: str = "品牌", id: str = "", post: str | None = None) -> Sentence:
+    return Sentence(id, text, [Entity(text[:1], category, 0, 1)], post)
+
+
+def many(count: int, posts: int = 0) -> list[Sentence]:
+    return [sentence(f"第{n}句", post=f"p{n % posts}" if posts else None) for n in range(count)]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_config_is_complete_and_says_what_each_value_means(name: str) -> None:
+    config = shipped(name)
+    assert config.name == name
+    assert set(OmegaConf.load(CONF / f"{name}.yaml")) == set(DataConfig.__dataclass_fields__)
+    lines = (CONF / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    assert all("# " in line for line in lines)
+    assert "@package" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "categories"),
+    [
+        ("cluener", {"train": 9673, "dev": 1075, "test": 1343}, 10),
+        ("weibo", {"train": 1350, "dev": 270, "test": 270}, 8),
+        ("weibo_first", {"train": 1350, "dev": 270, "test": 270}, 7),
+        ("resume", {"train": 3821, "dev": 463, "test": 477}, 8),
+        ("cmeee", {"train": 13500, "dev": 1500, "test": 5000}, 9),
+        ("wnut17", {"train": 3394, "dev": 1009, "test": 1287}, 6),
+    ],
+)
+def test_public_corpora(
+    name: str, sizes: dict[str, int], categories: int, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMNINER_DATA", str(shared / "data"))
+    corpus = sources.load(shipped(name), None)
+    assert {split: len(sentences) for split, sentences in corpus.splits.items()} == sizes
+    assert list(corpus.splits) == ["train", "dev", "test"]
+    assert len(corpus.taxonomy.categories) == categories
+    ids = [item.id for sentences in corpus.splits.values() for item in sentences]
+    assert len(set(ids)) == len(ids)
+    readme = (shared / "data" / "README.md").read_text(encoding="utf-8")
+    assert all(digest in readme for digest in corpus.digests.values())
+
+
+def test_a_reported_dev_becomes_test_and_chooses_nothing(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMNINER_DATA", str(shared / "data"))
+    config = shipped("cluener")
+    corpus = sources.load(config, None)
+    assert corpus.report == "dev"
+    assert [item.id for item in corpus.splits["test"][:2]] == ["dev-0", "dev-1"]
+    assert all(item.id.startswith("train-") for item in corpus.splits["train"] + corpus.splits["dev"])
+    only = sources.load(config, ["test"])
+    assert list(only.splits) == ["test"]
+    assert list(only.digests) == ["dev.json"]
+    assert only.splits["test"] == corpus.splits["test"]
+    assert sources.load(config, ["dev"]).splits["dev"] == corpus.splits["dev"]
+    unlabeled = sources.load(config, ["unlabeled"]).splits["unlabeled"]
+    assert (len(unlabeled), unlabeled[0].id) == (1345, "0")
+
+
+def test_the_sample_is_generated() -> None:
+    config = replace(shipped("sample"), size={"train": 30, "dev": 5, "test": 5})
+    corpus = sources.load(config, None)
+    assert {split: len(sentences) for split, sentences in corpus.splits.items()} == config.size
+    assert len(corpus.taxonomy.categories) == 90
+    assert list(corpus.digests) == ["synthetic"]
+    assert sources.load(config, None).digests == corpus.digests
+    assert sources.load(replace(config, seed=1), None).digests != corpus.digests
+
+
+def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
+    corpus = sources.load(corpus_of(tmp_path, {"train": many(3)}), None)
+    assert corpus.digests == {"train.jsonl": hashlib.sha256((tmp_path / "train.jsonl").read_bytes()).hexdigest()}
+
+
+def test_several_files_of_a_split_are_numbered_on(tmp_path: Path) -> None:
+    config = corpus_of(tmp_path, {"a": many(2), "b": many(2)}, files={"train": ["a.jsonl", "b.jsonl"]})
+    found = sources.load(config, None).splits["train"]
+    assert [item.id for item in found] == ["train-0", "train-1", "train-2", "train-3"]
+
+
+def test_ids_become_unique(tmp_path: Path) -> None:
+    items = [sentence("一", id="x"), sentence("二", id="x"), sentence("三", id="x")]
+    corpus = sources.load(corpus_of(tmp_path, {"train": items, "test": [sentence("四", id="x")]}), None)
+    ids = [item.id for sentences in corpus.splits.values() for item in sentences]
+    assert ids == ["x", "train-x", "train-x#2", "test-x"]
+    assert [issue.code for issue in corpus.issues] == ["duplicate-id"] * 3
+
+
+def test_dev_is_cut_from_train_by_post(tmp_path: Path) -> None:
+    config = corpus_of(tmp_path, {"train": many(100, posts=25), "test": many(5)}, dev_from_train=0.1)
+    corpus = sources.load(config, None)
+    train, dev = corpus.splits["train"], corpus.splits["dev"]
+    assert (len(train), len(dev)) == (88, 12)  # whole posts of four sentences
+    assert not {item.post_id for item in train} & {item.post_id for item in dev}
+    assert sources.load(config, ["dev"]).splits["dev"] == dev
+    assert sources.load(replace(config, seed=7), None).splits["dev"] != dev
+
+
+def test_the_cut_is_the_same_for_ever() -> None:
+    """The draw written down: a change of it would make runs of different versions incomparable."""
+    _, dev = sources.cut(many(50, posts=20), 0.1, seed=42)
+    assert sorted({item.post_id or "" for item in dev}) == ["p5", "p6"]
+
+
+@given(
+    posts=st.lists(st.none() | st.integers(0, 9), min_size=2, max_size=40),
+    share=st.floats(0.01, 0.6),
+    seed=st.integers(0, 5),
+)
+def test_the_cut_parts_and_keeps_posts_together(posts: list[int | None], share: float, seed: int) -> None:
+    items = [sentence(f"第{n}句", post=None if p is None else str(p)) for n, p in enumerate(posts)]
+    if len({item.post_id or item.text for item in items}) < 2:
+        with pytest.raises(UserError, match="dev_from_train"):
+            sources.cut(items, share, seed)
+        return
+    rest, part = sources.cut(items, share, seed)
+    assert rest
+    assert part
+    assert sorted(rest + part, key=items.index) == items
+    known = {item.post_id for item in rest} - {None}
+    assert not known & {item.post_id for item in part}
+    backwards = sources.cut(items[::-1], share, seed)
+    assert [side[::-1] for side in backwards] == [rest, part]
+
+
+def test_repeated_texts_stay_on_one_side() -> None:
+    rest, part = sources.cut([sentence(f"第{n % 10}句") for n in range(100)], 0.1, 0)
+    assert not {item.text for item in rest} & {item.text for item in part}
+
+
+def test_a_published_dev_that_is_not_used_is_told(tmp_path: Path) -> None:
+    config = corpus_of(tmp_path, {"train": many(20), "dev": many(5), "test": many(5)}, dev_from_train=0.1)
+    corpus = sources.load(config, None)
+    assert [issue.code for issue in corpus.issues] == ["unused-split"]
+    assert [item.id[:5] for item in corpus.splits["dev"]] == ["train", "train"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "found"),
+    [
+        ({"report": "train"}, "data.report", "train"),
+        ({"on_issue": "stop"}, "data.on_issue", "stop"),
+        ({"dev_from_train": 1.0}, "data.dev_from_train", "1.0"),
+        ({"dev_from_train": float("nan")}, "data.dev_from_train", "nan"),
+        ({"report": "dev"}, "data.dev_from_train", "reported"),
+        ({"root": None}, "data.root", "not set"),
+        ({"root": "/nowhere/at/all"}, "data.root", "train.jsonl"),
+        ({"files": {"train": ["train.jsonl", "absent.jsonl"]}}, "data.root", "lacks absent.jsonl"),
+        ({"files": {}}, "data.files", "no file"),
+        ({"taxonomy": "omniner2026"}, "data.taxonomy", "omniner2026"),
+        ({"format": "xml"}, "data.format", "xml"),
+        ({"format": "omniner_csv"}, "train.jsonl", "sentence"),
+        ({"format": "conll"}, "data.files.train", "no labels"),
+    ],
+)
+def test_what_cannot_be_is_told(tmp_path: Path, changes: dict[str, Any], where: str, found: str) -> None:
+    config = corpus_of(tmp_path, {"train": many(5)}, **changes)
+    with pytest.raises(UserError) as error:
+        sources.load(config, None)
+    assert where in error.value.where
+    assert found in str(error.value)
+
+
+def test_the_message_says_where_the_files_are_published(tmp_path: Path) -> None:
+    config = replace(shipped("msra"), root=str(tmp_path))
+    with pytest.raises(UserError) as error:
+        sources.load(config, None)
+    for part in ("data.root", "OMNINER_DATA", "msra_train_bio.txt", "msra_test_bio.txt", "Chinese-NLP-Corpus"):
+        assert part in str(error.value)
+
+
+def test_a_split_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no split 'test', only train"):
+        sources.load(corpus_of(tmp_path, {"train": many(5)}), ["test"])
+
+
+def test_an_unreadable_file_names_its_first_issue(tmp_path: Path) -> None:
+    config = corpus_of(tmp_path, {"train": []})
+    (tmp_path / "train.jsonl").write_text("{broken\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"no sentence could be read.*bad-json"):
+        sources.load(config, None)
+
+
+def test_issues_are_kept_or_stop_the_run(tmp_path: Path) -> None:
+    config = corpus_of(tmp_path, {"train": many(2)})
+    with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write("{broken\n[]\n")
+    assert [issue.line for issue in sources.load(config, None).issues] == [3, 4]
+    with pytest.raises(UserError) as error:
+        sources.load(replace(config, on_issue="fail"), None)
+    assert error.value.where == "data.on_issue"
+    assert "2 issues (1 bad-json, 1 bad-record)" in error.value.found
+    assert "train.jsonl:3" in error.value.found
+
+
+def test_categories_are_checked_against_the_taxonomy(tmp_path: Path) -> None:
+    good = corpus_of(tmp_path, {"train": many(2)}, taxonomy="omniner2025")
+    assert len(sources.load(good, None).taxonomy.categories) == 90
+    items = [*many(2), sentence("好", "品排"), sentence("坏", "XYZ")]
+    with pytest.raises(UserError) as error:
+        sources.load(corpus_of(tmp_path, {"train": items}, taxonomy="omniner2025"), None)
+    assert "train.jsonl" in error.value.where
+    for part in ("'品排'", "train-2", "nearest: 品牌", "'XYZ'"):
+        assert part in error.value.found
+
+
+def test_sentences_without_labels_are_not_negatives(tmp_path: Path) -> None:
+    config = corpus_of(tmp_path, {"train": many(2)})
+    with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"text": "没有标注"}\n')
+    corpus = sources.load(config, None)
+    assert len(corpus.splits["train"]) == 2
+    assert [(issue.code, issue.id) for issue in corpus.issues] == [("unlabeled", "train-2")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "places"),
+    [
+        ("weibo_second.conll", "电话：13800000000p0小\ufffd\ufffd\ufffd", [(15, 17, "PER.NAM")]),
+        ("blank_with_tab.conll", "Empire State", [(0, 12, "location")]),
+        ("bmes_halves.conll", "在北大。", [(1, 4, "ORG")]),
+    ],
+)
+def test_a_file_of_which_nothing_is_known(name: str, text: str, places: list[tuple[int, int, str]]) -> None:
+    sentences, _ = sources.read_sentences(SMALL / name)
+    assert (sentences[0].text, spans(sentences[0])) == (text, places)
+    assert sentences[0].id == f"{Path(name).stem}-0"
