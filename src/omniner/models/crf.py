@@ -83,24 +83,23 @@ class CRF(nn.Module):
         Raises:
             ValueError: tags that are not allowed (their likelihood is 0), or a mask that is not right padded.
         """
-        return self.log_partition(emissions, mask) - self._score(emissions, tags, mask)
+        with torch.autocast(emissions.device.type, enabled=False):
+            scores = self._scores(emissions)
+            self._check(tags, mask)
+            return _log_partition(*scores, pack(mask), self._layout()) - _score_of(*scores, tags, mask)
 
     def log_partition(self, emissions: Tensor, mask: Tensor) -> Tensor:
         """Log of the sum over all allowed tag sequences of exp(score), [B]; 0 for an empty sentence."""
         with torch.autocast(emissions.device.type, enabled=False):
-            emissions, start, transitions, end = self._inputs(emissions)
-            inputs = (emissions, start, transitions, end, pack(mask), self._layout())
-            total: Tensor = _LogPartition.apply(*inputs)  # type: ignore[no-untyped-call]
-            return total
+            return _log_partition(*self._scores(emissions), pack(mask), self._layout())
 
     @torch.no_grad()
     def decode(self, emissions: Tensor, mask: Tensor) -> Tensor:
         """The best allowed tags, long [B, L]; 0 beyond a sentence. Of equally good ones the lowest."""
         with torch.autocast(emissions.device.type, enabled=False):
-            emissions, start, transitions, end = self._inputs(emissions)
-            return _viterbi(emissions, start, transitions, end, pack(mask), self._layout())
+            return _viterbi(*self._scores(emissions), pack(mask), self._layout())
 
-    def _inputs(self, emissions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _scores(self, emissions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Emissions, start, transition and end scores as fp32 (fp64 stays), what is not allowed at -inf."""
         dtype = torch.float64 if emissions.dtype == torch.float64 else torch.float32
         start = self.start_transitions.to(dtype).masked_fill(~self.allowed_start, -torch.inf)
@@ -115,23 +114,35 @@ class CRF(nn.Module):
             self._blocks = {device: find_blocks(self.allowed)}
         return self._blocks[device]
 
-    def _score(self, emissions: Tensor, tags: Tensor, mask: Tensor) -> Tensor:
-        """Score [B] of the given tags."""
-        dtype = torch.float64 if emissions.dtype == torch.float64 else torch.float32
+    def _check(self, tags: Tensor, mask: Tensor) -> None:
+        """Refuse tags that break the constraints: their likelihood is 0 and the loss would be infinite."""
         tags = tags.masked_fill(~mask, 0)
-        before, after, later = tags[:, :-1], tags[:, 1:], mask[:, 1:]
-        filled = mask[:, 0]
-        last = tags.gather(1, (mask.sum(1, keepdim=True) - 1).clamp_min(0))[:, 0]
-        legal = (self.allowed[before, after] | ~later).all(1)
-        legal &= (self.allowed_start[tags[:, 0]] & self.allowed_end[last]) | ~filled
+        legal = (self.allowed[tags[:, :-1], tags[:, 1:]] | ~mask[:, 1:]).all(1)
+        legal &= (self.allowed_start[tags[:, 0]] & self.allowed_end[_last(tags, mask)]) | ~mask[:, 0]
         if not legal.all():
             rows = (~legal).nonzero()[:, 0].tolist()
             raise ValueError(f"the tags of rows {rows} of the batch break the constraints")
-        steps = emissions.gather(2, tags[:, :, None])[:, :, 0].to(dtype)
-        score = steps.masked_fill(~mask, 0.0).sum(1)
-        score = score + self.transitions.to(dtype)[before, after].masked_fill(~later, 0.0).sum(1)
-        ends = self.start_transitions[tags[:, 0]] + self.end_transitions[last]
-        return score + ends.to(dtype).masked_fill(~filled, 0.0)
+
+
+def _last(tags: Tensor, mask: Tensor) -> Tensor:
+    """The last tag [B] of each sentence; the first place of an empty one."""
+    return tags.gather(1, (mask.sum(1, keepdim=True) - 1).clamp_min(0))[:, 0]
+
+
+def _score_of(emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, tags: Tensor, mask: Tensor) -> Tensor:
+    """Score [B] of legal tags."""
+    tags = tags.masked_fill(~mask, 0)
+    steps = emissions.gather(2, tags[:, :, None])[:, :, 0]
+    moves = transitions[tags[:, :-1], tags[:, 1:]]
+    ends = start[tags[:, 0]] + end[_last(tags, mask)]
+    score = steps.masked_fill(~mask, 0.0).sum(1) + moves.masked_fill(~mask[:, 1:], 0.0).sum(1)
+    return score + ends.masked_fill(~mask[:, 0], 0.0)
+
+
+def _log_partition(*inputs: Tensor | Layout | Blocks) -> Tensor:
+    """`_LogPartition` with a type."""
+    total: Tensor = _LogPartition.apply(*inputs)  # type: ignore[no-untyped-call]
+    return total
 
 
 class _Step:
@@ -154,11 +165,10 @@ class _Step:
         self.weight = self.hub.exp()
         # to the g-th target of every small block from its k-th source, [C] each
         self.small = [[_pairs(self.table, s, t) for s in self.small_source] for t in self.small_target]
-        self.lowest = torch.finfo(hub.dtype).min
 
     def __call__(self, scores: Tensor, out: Tensor) -> Tensor:
         """Write the sums over the sources into `out` [n, T]; return what they are relative to, [n, 1]."""
-        best = scores[:, self.source].amax(1, keepdim=True).clamp_min_(self.lowest)
+        best = _finite(scores[:, self.source].amax(1, keepdim=True))
         scores = scores - best
         self.reduce(scores[:, self.source], out[:, self.target])
         for target, weights in zip(self.small_target, self.small, strict=True):
@@ -190,7 +200,7 @@ class _MaxStep(_Step):
         so often few are left. (Counting them would make a GPU wait, so there all are tried.)
         """
         sources = scores.shape[1]
-        count = sources if scores.is_cuda else int((scores >= -self.spread).sum(1).max())
+        count = sources if scores.is_cuda else int((scores >= -self.spread).sum(1).max().clamp_min(1))
         if count * 4 <= sources:
             values, places = scores.topk(count)
             torch.amax(values[:, :, None] + self.hub[places], 1, out=out)
@@ -200,6 +210,11 @@ class _MaxStep(_Step):
     def add(self, one: Tensor, two: Tensor) -> Tensor:
         """Over two sources of a small block."""
         return torch.maximum(one, two)
+
+
+def _finite(best: Tensor) -> Tensor:
+    """Maxima to subtract: 0 in place of -inf (no source can be reached), so that -inf stays -inf. In place."""
+    return best.nan_to_num_(nan=torch.nan, neginf=0.0)
 
 
 def _pairs(table: Tensor, sources: Index, targets: Index) -> Tensor:
@@ -307,7 +322,7 @@ def _transition_gradient(left: Tensor, right: Tensor, weight: Tensor, step: _Ste
     hub = gradient[blocks.hub_from, blocks.hub_to]
     if step.fast:
         # exp(best + right) is at most 1 / the least weight: the best source must not go there more than once
-        best = hub_left.amax(1, keepdim=True) if len(left) else 0.0
+        best = _finite(hub_left.amax(1, keepdim=True))
         torch.mm((hub_left - best).exp_().t(), (hub_right + best).exp_().mul_(weight), out=hub)
         hub *= step.weight.t()
     else:
