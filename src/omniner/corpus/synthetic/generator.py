@@ -24,10 +24,10 @@ from omniner.errors import UserError
 from omniner.records import Entity, Sentence, entity_to_json
 
 NOISE = 0.015  # share of mentions annotated wrongly
-CHAT = 0.075  # share of sentences of small talk
+CHAT = 0.085  # share of sentences of small talk
 OPENING = 0.18  # share of sentences with an interjection before the first clause
 TAG = 0.1  # share of sentences that end in hashtags
-CLAUSES = (1, 1, 1, 1, 2, 2, 2, 2, 2, 3)  # clauses per sentence, one drawn
+CLAUSES = (1, 1, 1, 1, 2, 2)  # clauses per sentence, one drawn
 LONGEST_POST = 5  # sentences
 
 Random = Callable[[], float]
@@ -130,7 +130,10 @@ def _fill(
             position += len(literal)
         if key is None or (word := fixed.get(key, "")) == "":
             uniform = draw()
-            word = words[int(uniform * uniform * len(words))]
+            index = int(uniform * uniform * len(words))
+            word = words[index]
+            if entities and entities[-1].text == word:  # nobody writes the same mention twice in a row
+                word = words[index - 1]
             if key is not None:
                 fixed[key] = word
         parts.append(word)

@@ -12,7 +12,8 @@ A topic is one text file: to extend the corpus, add words or clauses to it; to a
     *3 {肤质}的(真的|){护肤品@}冲   drawn three times as often; `(a|b|)` is a free choice of wording
 
 A slot `{list}` is a mention with the list's category; `{list@}` is the same word all through one post; `{list!}` is
-the word without being a mention (a hard negative). Word lists are visible in all files. Words that stand early in a
+the word without being a mention (a hard negative), `{list:category}` a mention of another category than the list's
+(the context decides). Word lists are visible in all files. Words that stand early in a
 list are frequent, later ones rare, as in a real corpus; combinations come after the written words.
 
 Everything is compiled once, into flat tuples, because a corpus of full size fills about half a million patterns.
@@ -33,7 +34,8 @@ MOST_COMBINATIONS = 800  # per `<a><b>` item: enough for words unseen in trainin
 _HEADER = re.compile(r"\[(\S+?)(?: (\S+))?\]")
 _SECTION = re.compile(r"== (weight|clauses|tags|chat)(?: (\d+))?")
 _REFERENCE = re.compile(r"<([^<>]+)>")
-_HOLE = re.compile(r"\{([^{}]+?)([@!]?)\}|\(([^()]*\|[^()]*)\)")
+_HOLE = re.compile(r"\{([^{}:@!]+)(?::([^{}@!]+))?([@!]?)\}|\(([^()]*\|[^()]*)\)")
+_MARKUP = re.compile(r"[{}()<>|]")
 _WEIGHTED = re.compile(r"(?:\*(\d+) )?(.+)")
 
 
@@ -180,14 +182,16 @@ def _patterns(line: str, file: str, lists: dict[str, WordList], words: dict[str,
     for hole in _HOLE.finditer(text):
         literal = text[done : hole.start()]
         done = hole.end()
-        name, mark, wording = hole.groups()
+        name, other, mark, wording = hole.groups()
         if wording is not None:
             slots.append(Slot(literal, tuple(wording.split("|")), None, None))
         elif name in lists:
-            category = None if mark == "!" else lists[name].category
+            category = None if mark == "!" else other or lists[name].category
             slots.append(Slot(literal, words[name], category, name if mark == "@" else None))
         else:
             raise ValueError(f"{file}: the list {name!r} in {line!r} is not there")
     if done < len(text):
         slots.append(Slot(text[done:], ("",), None, None))
+    if any(_MARKUP.search(piece) for slot in slots for piece in (slot.literal, *slot.words)):
+        raise ValueError(f"{file}: a bracket in {line!r} is not closed, or stands inside another")
     return [tuple(slots)] * weight
