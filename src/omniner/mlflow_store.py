@@ -34,7 +34,6 @@ LOCK_SECONDS = 120  # longest wait for another process that is creating the loca
 LOCAL_UI = "http://127.0.0.1:5000"  # where `make ui` serves the local store
 PARAMS_BATCH = 40  # MLflow takes 100, but not more than a megabyte in one request
 METRICS_BATCH = 1000
-MODELS_VIEW = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens it as model training
 HOPELESS = ("INVALID_PARAMETER_VALUE", "MALFORMED_REQUEST")  # errors that no repetition mends
 CONTEXTS = {"train": "training", "dev": "validation", "test": "test"}  # MLflow's words for the splits
 
@@ -55,8 +54,8 @@ class Store:
         self.client, self.experiment, self.ui, self.secrets = client, experiment, ui, secrets
 
     def link(self, run: str) -> str:
-        """Where the UI shows a run."""
-        return f"{self.ui}/#/experiments/{self.experiment}/runs/{run}"
+        """Where the UI shows a run, among those of trained models rather than of prompts."""
+        return f"{self.ui}/#/experiments/{self.experiment}/runs/{run}?workflowType=machine_learning"
 
     def create(self, name: str, tags: Mapping[str, str]) -> str:
         """Make a run; its id."""
@@ -286,7 +285,7 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return client.create_experiment(name, artifact_location=artifacts, tags=MODELS_VIEW)
+            return client.create_experiment(name, artifact_location=artifacts)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

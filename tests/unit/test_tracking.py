@@ -496,10 +496,10 @@ def test_git_state_tells_commit_and_changes(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_versions_are_those_installed() -> None:
-    import torch
+    import numpy
 
     found = tracking.versions()
-    assert found["torch"] == torch.__version__
+    assert found["numpy"] == numpy.__version__
     assert found["python"] == sys.version.split()[0]
 
 
@@ -649,7 +649,7 @@ def test_a_server_that_is_killed_and_comes_back_misses_nothing(
         assert client(store).get_run(run.id).info.status == "FINISHED"
         kept = Path(client(store).download_artifacts(run.id, "report.html"))
         assert kept.read_text("utf-8") == "<p>好</p>"
-        assert run.url_hint == f"http://127.0.0.1:{port}/#/experiments/1/runs/{run.id}"
+        assert run.url_hint.split("?")[0] == f"http://127.0.0.1:{port}/#/experiments/1/runs/{run.id}"
     finally:
         stop(server)
 
