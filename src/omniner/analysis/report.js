@@ -132,7 +132,8 @@
 
   function heatmap(rows, columns, counts, hover, view) {
     const shades = [0, 1, 2, 3, 4].map((i) => [i / 4, colour(`--shade-${i}`)]);
-    return { view, traces: [{ type: "heatmap", xgap: 1, ygap: 1, showscale: false, colorscale: shades, zmin: 0,
+    return { view, traces: [{ type: "heatmap", xgap: 1, ygap: 1, showscale: false, colorscale: shades,
+      zmin: 0, zmax: Math.sqrt(Math.max(...counts.flat())),
       z: counts.map((row) => row.map((n) => n ? Math.sqrt(n) : null)), text: counts.map((row) => row.map((n) => n ? whole(n) : "")),
       texttemplate: "%{text}", hovertext: counts.map((row, i) => row.map((n, j) => hover(rows[i], columns[j], n))), hoverinfo: "text" }] };
   }
@@ -155,7 +156,7 @@
     const { names, counts } = data.heat;
     const types = data.types.map((t) => t.name);
     if (names.length) {
-      chart("chart-heat", `Errors by type and primary (${names.length} primaries). A click shows the examples.`, () =>
+      chart("chart-heat", `Errors by type and primary. A click shows the examples.`, () =>
         heatmap(names, types, counts, (row, column, n) => `${escaped(row)}<br>${spoken(column)}: ${whole(n)}`,
           layout(70 + 23 * names.length, { xaxis: axis(types.map(spoken), { side: "top" }), yaxis: axis(names, { autorange: "reversed" }), margin: { l: 10, r: 16, t: 40, b: 8 } })),
         (point) => browser.choose({ type: types[point.x], primary: names[point.y] }));
@@ -221,6 +222,17 @@
 
   // ---- examples: both lanes show the sentence; places count code points, hence the arrays of characters
 
+  // One line per level, level 0 on top; a level without a span here is a gap in the colour of the panel.
+  function underlines(over, ink) {
+    const lines = [];
+    for (let level = 0; level <= Math.max(...over.map((s) => s.level)); level++) {
+      const span = over.find((s) => s.level === level);
+      const shade = span ? span.wrong ? ink : "--right" : "--panel";
+      lines.push(`0 ${2 + 4 * level}px var(${shade})`, `0 ${4 + 4 * level}px var(--panel)`);
+    }
+    return lines.join(",");
+  }
+
   // Segments between all borders, each with the spans over it; overlapping and nested spans stack their lines.
   function lane(characters, spans, kind) {
     const placed = spans.filter((s) => s.start !== null).sort((a, b) => a.start - b.start || b.end - a.end);
@@ -238,8 +250,7 @@
       const node = make("span", { textContent: characters.slice(from, to).join("") });
       if (over.length) {
         node.className = over.some((s) => s.wrong) ? "in wrong" : "in";
-        node.style.boxShadow = over.sort((a, b) => a.level - b.level)
-          .flatMap((s) => [`0 ${2 + 4 * s.level}px 0 0 var(${s.wrong ? kind : "--right"})`, `0 ${4 + 4 * s.level}px 0 0 var(--panel)`]).join(",");
+        node.style.boxShadow = underlines(over, kind);
         node.title = over.map((s) => `${s.text} / ${s.category}`).join("\n");
       }
       line.append(node);

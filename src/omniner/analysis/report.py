@@ -179,7 +179,8 @@ def _identity(result: ScoreResult) -> str:
         f"Identity checked: the units of the sorted errors add up to {units} (ERRTA {errta.mode}, unit {errta.unit})."
     )
     if metrics.resamples:
-        text += f" Ranges are {metrics.confidence:.0%} confidence intervals: {metrics.resamples:,} resamples over {metrics.resampled}."
+        text += f" Ranges are {metrics.confidence:.0%} confidence intervals from {metrics.resamples:,} resamples"
+        text += f" over {metrics.resampled}."
     for count, what in (
         (len(errta.crashes), "sentences on which the official scripts stop were left out of the error counts"),
         (errta.greedy_groups, "groups of overlapping entities were too large for the exact matching"),

@@ -1,0 +1,243 @@
+"""The report: one closed file that says what the result says, and in a real browser neither errs nor runs data."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import browser
+import made_up
+import pytest
+
+from omniner.analysis import report, tables
+from omniner.analysis.results import ErrtaError, ScoreResult
+from omniner.records import Entity, Prediction, Sentence
+from omniner.schema import ErrtaConfig
+
+ERRTA = ErrtaConfig(mode="span", examples=20, top=30)
+SCRIPT, IMAGE, END = "<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "</script><b>bold</b><!--"
+HOSTILE = [SCRIPT, IMAGE, END, "{{data}}", "$x$ & <i>"]
+CURVES = {"train/loss": [(0, 2.0), (5, float("inf"))], "val/f1": [(5, 0.5)], "val/" + SCRIPT: [(5, 0.5)]}
+
+
+def page(result: ScoreResult, errta: ErrtaConfig = ERRTA, **facts: Any) -> str:
+    known = {"name": "a run", "created": "today", "details": {}, "config": "", "issues": {}} | facts
+    return report.html(result, tables.build(result, errta, None, []), report.RunFacts(**known), CURVES, errta)
+
+
+def block(text: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def hostile() -> ScoreResult:
+    """Errors of every shape whose texts, categories and ids are markup."""
+    gold: dict[str, Sentence] = {}
+    said: dict[str, Prediction] = {}
+    errors = []
+    for n, text in enumerate(HOSTILE):
+        name = f"{text}{n}"
+        right, wrong = Entity(text, IMAGE, 0, len(text)), Entity(text, text, 0, len(text))
+        gold[name], said[name] = Sentence(name, text, [right]), Prediction(name, [wrong], raw=text)
+        errors.append(ErrtaError("classification", name, (right,), (wrong,)))
+    return made_up.scored(gold, said, errors)
+
+
+def overlapping() -> ScoreResult:
+    """Nested gold, crossing predictions, an astral letter before them, a surface without a place."""
+    text = "😀去北京大学生物系"
+    outer, inner = Entity("北京大学生物系", "机构", 2, 9), Entity("北京", "城市", 2, 4)
+    crossing, later = Entity("京大学生", "机构", 3, 7), Entity("学生物", "专业", 5, 8)
+    nowhere, free = Entity("清华", "机构"), Entity("生物", "专业")
+    gold = {"a": Sentence("a", text, [outer, inner]), "b": Sentence("b", text, [free])}
+    said = {"a": Prediction("a", [crossing, later]), "b": Prediction("b", [nowhere])}
+    return made_up.scored(
+        gold,
+        said,
+        [
+            ErrtaError("boundary", "a", (outer,), (crossing,)),
+            ErrtaError("missing", "a", (inner,), ()),
+            ErrtaError("redundant", "a", (), (later,)),
+            ErrtaError("boundary", "b", (free,), (nowhere,)),
+        ],
+    )
+
+
+def test_the_block_holds_the_result() -> None:
+    result = made_up.result(300)
+    text = page(result, name="run & <b>", config="a: <b>", details={"model": "x<y"}, issues={"bad-json": 3})
+    data = block(text)
+    assert {t["name"]: t["count"] for t in data["types"]} == {k: v.errors for k, v in result.errta.by_type.items()}
+    assert sum(map(sum, data["heat"]["counts"])) == len(result.errta.errors)
+    assert len(data["examples"]) == sum(min(20, count.errors) for count in result.errta.by_type.values())
+    assert data["issues"] == [["bad-json", 3]]
+    assert data["curves"]["train/loss"] == [[0, 2.0], [5, None]]
+    for number, sentence, gold, said in data["examples"]:
+        name, words, golds, saids = data["sentences"][sentence]
+        assert words == result.sentences[name].text
+        error = (data["types"][number]["name"], name, [golds[i] for i in gold], [saids[i] for i in said])
+        assert error in [
+            (e.type, e.sentence_id, [*map(list, e.gold)], [*map(list, e.predicted)]) for e in result.errta.errors
+        ]
+    assert f"{result.metrics.micro.f1:.4f}" in text
+    assert "run &amp; &lt;b&gt;" in text
+    assert "<pre>a: &lt;b&gt;</pre>" in text
+    assert "20 of each type of all" in data["kept"]
+
+
+def test_the_file_is_closed_and_deterministic() -> None:
+    result = made_up.result(50)
+    text = page(result)
+    assert text == page(result)
+    shell = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert not re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", shell)
+    assert "@import" not in shell
+    assert not re.search(r"url\((?!data:)", shell)
+
+
+def test_hostile_text_is_data_only() -> None:
+    text = page(hostile(), name=IMAGE, created=SCRIPT, details={SCRIPT: IMAGE}, config=END, issues={END: 1})
+    start = text.index("<body")
+    for planted in (SCRIPT, IMAGE, END):
+        assert planted not in text[start:]
+        assert html.escape(planted) in text
+    assert sorted({s[1] for s in block(text)["sentences"]}) == sorted(HOSTILE)
+
+
+def test_a_lone_surrogate_can_be_written() -> None:
+    gold = Entity("\ud83d", "甲", 0, 1)
+    result = made_up.scored(
+        {"0": Sentence("0", "\ud83d", [gold])}, {"0": Prediction("0")}, [ErrtaError("missing", "0", (gold,), ())]
+    )
+    text = page(result, name="\udc80")
+    text.encode("utf-8")
+    assert block(text)["sentences"][0][1] == "\ud83d"
+
+
+def test_a_broken_identity_is_shown() -> None:
+    result = made_up.result(20)
+    assert "Identity checked" in page(result)
+    result.errta.identity_ok = False
+    assert "do not add up" in page(result)
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[browser.Page]:
+    if browser.binary() is None:
+        pytest.skip(f"none of {', '.join(browser.NAMES)} is on PATH: the report cannot be looked at")
+    with browser.chromium() as opened:
+        yield opened
+
+
+def look(tab: browser.Page, folder: Path, text: str) -> browser.Page:
+    """Open the page and make sure that nothing went wrong and nothing was asked from outside."""
+    file = folder / "report.html"
+    file.write_text(text, encoding="utf-8")
+    tab.errors.clear()
+    tab.requests.clear()
+    tab.open(file)
+    assert tab.errors == []
+    assert tab.run("document.getElementById('fault').hidden") is True
+    assert [url for url in tab.requests if not url.startswith(("data:", file.as_uri()))] == []
+    return tab
+
+
+FILTERS = "const [type, primary, category] = document.querySelectorAll('#browser select');"
+STATUS = "document.querySelector('#browser [role=status]').textContent"
+
+
+def chosen(tab: browser.Page, script: str) -> tuple[int, list[str]]:
+    """Set filters; how many examples the page says it found, and the heads of those it shows."""
+    tab.run("{%s %s}" % (FILTERS, script))  # noqa: UP031
+    heads = tab.run("[...document.querySelectorAll('#browser .head')].map((h) => h.textContent)")
+    return int(tab.run(STATUS).split(" ")[0].replace(",", "")), heads
+
+
+def test_filters_sorting_and_paging(tab: browser.Page, tmp_path: Path) -> None:
+    result = made_up.result(300)
+    look(tab, tmp_path, page(result))
+    kept = tables.chosen_examples(result.errta.errors, 20)
+    assert chosen(tab, "")[0] == sum(map(len, kept.values()))
+    change = "dispatchEvent(new Event('change'))"
+    count, heads = chosen(tab, f"type.value = 'boundary'; type.{change}")
+    assert count == len(kept["boundary"])
+    assert len(heads) == 10
+    assert all(head.startswith("boundary") for head in heads)
+    tab.run("document.querySelector('#browser .pager button:last-child').click()")
+    assert "11–20 of 20" in tab.run("document.querySelector('#browser .pager span').textContent")
+    wanted = kept["boundary"][0].gold[0].category
+    count, heads = chosen(tab, f"category.value = {json.dumps(wanted)}; category.{change}")
+    assert count == sum(wanted in {x.category for x in (*e.gold, *e.predicted)} for e in kept["boundary"])
+    assert all(wanted in head for head in heads)
+    tab.run("[...document.querySelectorAll('#browser button')].find((b) => b.textContent === 'Clear').click()")
+    name = kept["missing"][0].sentence_id
+    write = "const box = document.querySelector('#browser input'); box.dispatchEvent(new Event('input'));"
+    count, heads = chosen(tab, write.replace("box.d", f"box.value = {json.dumps(name)}; box.d"))
+    assert count >= 1
+    assert all(name in head for head in heads)
+    heads = "[...document.querySelectorAll('#table-categories thead button')]"
+    tab.run(f"{heads}.find((b) => b.textContent === 'F1').click()")
+    shown = tab.run("[...document.querySelectorAll('#table-categories tbody .bar')].map((c) => Number(c.textContent))")
+    assert shown == sorted((round(row.f1, 4) for row in result.metrics.categories.values()), reverse=True)
+    assert tab.errors == []
+
+
+def test_planted_markup_does_not_run(tab: browser.Page, tmp_path: Path) -> None:
+    look(
+        tab, tmp_path, page(hostile(), name=IMAGE, created=SCRIPT, details={SCRIPT: IMAGE}, config=END, issues={END: 1})
+    )
+    assert tab.run("document.querySelectorAll('img, b b, i, script').length") == 3  # data, plotly, ours
+    assert tab.run("[...document.querySelectorAll('*')].filter((n) => n.hasAttribute('onerror')).length") == 0
+    lanes = tab.run("[...document.querySelectorAll('#browser .gold .in')].map((n) => n.textContent)")
+    assert sorted(lanes) == sorted(HOSTILE)
+    # The labels of the charts show the markup as letters too.
+    labels = tab.run("[...document.querySelectorAll('#chart-heat text')].map((n) => n.textContent)")
+    assert any(label.startswith("<script>") or label.startswith('"><img') for label in labels)
+    assert tab.errors == []
+
+
+def test_overlaps_are_marked_in_place(tab: browser.Page, tmp_path: Path) -> None:
+    look(tab, tmp_path, page(overlapping()))
+    read = """[...document.querySelectorAll('#browser .example')].map((e) => ['gold', 'said'].map((side) => {
+        const line = e.querySelector(`.${side} > span`);
+        const joined = (nodes) => nodes.map((n) => n.textContent).join('');
+        return { text: joined([...line.childNodes].filter((n) => !n.className || n.className.startsWith('in'))),
+                 wrong: joined([...line.querySelectorAll('.in.wrong')]),
+                 nowhere: [...line.querySelectorAll('.nowhere')].map((n) => n.firstChild.textContent) };
+      }))"""
+    shown = tab.run(read)
+    assert len(shown) == 4
+    for sides in shown:
+        assert [side["text"] for side in sides] == ["😀去北京大学生物系"] * 2
+    wrong = sorted((gold["wrong"], said["wrong"], *said["nowhere"]) for gold, said in shown)
+    assert wrong == [("", "学生物"), ("北京", ""), ("北京大学生物系", "京大学生"), ("生物", "", "清华")]
+    lines = tab.run(
+        "[...document.querySelectorAll('#browser .in')].map((n) => n.style.boxShadow.split('--right').length)"
+    )
+    assert {1, 2, 3} == set(lines)  # two spans over one letter draw two lines
+
+
+def test_it_works_in_a_sandboxed_frame_and_in_the_dark(tab: browser.Page, tmp_path: Path) -> None:
+    text = page(made_up.result(60))
+    frame = f'<iframe sandbox="allow-scripts" srcdoc="{html.escape(text)}" style="width:100%;height:800px"></iframe>'
+    file = tmp_path / "frame.html"
+    file.write_text(f"<!doctype html><html><meta charset=utf-8><body>{frame}", encoding="utf-8")
+    tab.errors.clear()
+    tab.scheme("dark")
+    tab.open(file, framed=True)
+    inside = tab.frame()
+    assert inside is not None
+    tab.run("document.querySelector('nav a[href=\"#examples\"]').click()", contextId=inside)
+    assert tab.run("document.querySelectorAll('#browser .example').length", contextId=inside) == 10
+    assert tab.run("scrollY", contextId=inside) > 1000
+    ink = "getComputedStyle(document.documentElement).getPropertyValue('--ink').trim()"
+    assert tab.run(ink, contextId=inside) == "#e4e7ec"
+    tab.scheme("light")
+    assert tab.run(ink, contextId=inside) == "#1f2530"
+    assert tab.errors == []
+    assert tab.run("location.href") == file.as_uri()
