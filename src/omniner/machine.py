@@ -2,8 +2,8 @@
 
 What goes in: a function that takes one sample. What comes out: one call a second of it, with MLflow's own
 names for system metrics, so that its UI shows them in their tab. MLflow's monitor is not used: it asks the
-store for the run's status with every sample (10 ms of CPU a second) and dies with the store. A sample here
-costs about 0.2 ms.
+store for the run's status with every sample (10 ms of CPU a second) and dies with the store. Sampling
+and sending here cost 2.4 ms a second.
 """
 
 from __future__ import annotations

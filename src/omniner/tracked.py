@@ -3,7 +3,7 @@
 What goes in: parameters, metrics, tags, texts, files, tables, dataset descriptions. What comes out: records
 in the spool of the run's folder; nothing here talks to the store. `Run` itself writes nothing (tracking=off),
 `TrackedRun` does. Names are mapped to those MLflow takes and back: a character it refuses becomes `_x<hex
-code>_` (`召回@1` is stored as `召回_x40_1`), Chinese passes. Price: about 20 microseconds per metric.
+code>_` (`召回@1` is stored as `召回_x40_1`), Chinese passes. Price: about 12 microseconds a call.
 """
 
 from __future__ import annotations
@@ -224,10 +224,9 @@ def safe_name(name: str) -> str:
     """A name that MLflow takes, from which `display_name` gives back the original (up to 250 characters)."""
     name = re.sub("_(?=x)", "_x5f_", name)  # what could be read as an escape is escaped
     name = ILLEGAL.sub(lambda match: f"_x{ord(match.group()):x}_", name)
-    # MLflow takes names as relative paths in normal form: no empty part, no part "." or "..".
-    parts = [
-        "_x_" if not part else part.replace(".", "_x2e_") if part in (".", "..") else part for part in name.split("/")
-    ]
+    # MLflow takes names as relative paths in normal form: no part that is empty or ".", none that begins with "..".
+    parts = [f"_x2e_{part[1:]}" if part == "." or part.startswith("..") else part for part in name.split("/")]
+    parts = [part or "_x_" for part in parts]
     name = "/".join(parts)
     if len(name) > NAME_LENGTH:
         name = f"{name[: NAME_LENGTH - 17]}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"

@@ -78,7 +78,8 @@ def test_every_name_is_taken_by_mlflow_and_comes_back(name: str) -> None:
 def test_names_that_people_use_stay_readable() -> None:
     assert safe_name("val/f1/地址_省份") == "val/f1/地址_省份"
     assert safe_name("召回@1") == "召回_x40_1"
-    assert display_name(safe_name("a_xa@5")) == "a_xa@5"
+    for tricky in ("a_xa@5", "..0", "./a//..", ""):
+        assert display_name(safe_name(tricky)) == tricky
     long = [safe_name("类" * 300 + end) for end in "ab"]
     assert [len(name) for name in long] == [NAME_LENGTH, NAME_LENGTH]
     assert long[0] != long[1]
