@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain, repeat
+from operator import itemgetter
 
 from omniner.analysis.results import ERROR_TYPES, ErrtaError, ErrtaResult, TypeCount
 from omniner.records import Issue
@@ -48,16 +50,13 @@ def assemble(
         greedy_groups: groups too large for the exact matching.
     """
     kinds = OFFICIAL_TYPES if mode == "official" else SPAN_TYPES
-    number: Counter[str] = Counter(error.type for error in errors)
-    fn: Counter[str] = Counter()
-    fp: Counter[str] = Counter()
-    gold: list[str] = []
-    predicted: list[str] = []
-    for kind, _, of_gold, of_predicted in errors:
-        fn[kind] += len(of_gold)
-        fp[kind] += len(of_predicted)
-        gold += [entity[1] for entity in of_gold]
-        predicted += [entity[1] for entity in of_predicted]
+    types = [error[0] for error in errors]
+    gold_sides, predicted_sides = [error[2] for error in errors], [error[3] for error in errors]
+    number = Counter(types)
+    fn = Counter(chain.from_iterable(map(repeat, types, map(len, gold_sides))))
+    fp = Counter(chain.from_iterable(map(repeat, types, map(len, predicted_sides))))
+    gold = map(itemgetter(1), chain.from_iterable(gold_sides))
+    predicted = map(itemgetter(1), chain.from_iterable(predicted_sides))
     _check(Counter(gold), Counter(missing), "false negatives")
     _check(Counter(predicted), Counter(extra), "false positives")
     return ErrtaResult(

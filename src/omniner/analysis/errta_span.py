@@ -50,7 +50,10 @@ def errors_of(
     greedy = 0
     for index, missing, extra in residues:
         name = ids[index]
-        if missing and extra:
+        if len(missing) == len(extra) == 1 and missing[0][2] is not None and extra[0][2] is not None:
+            found = _one_to_one(missing[0], extra[0], unit)
+            errors += [ErrtaError(kind, name, gold, predicted) for kind, gold, predicted in found]
+        elif missing and extra:
             found, large = sort_units(missing, extra, texts[index], unit)
             errors += [ErrtaError(kind, name, gold, predicted) for kind, gold, predicted in found]
             greedy += large
@@ -72,7 +75,7 @@ def sort_units(missing: Sequence[Entity], extra: Sequence[Entity], text: str, un
         if not of_gold or not of_predicted:
             found += _alone(of_gold, of_predicted)
         elif len(of_gold) == len(of_predicted) == 1:
-            found += _one_to_one(of_gold[0], of_predicted[0])
+            found += _one_to_one(of_gold[0], of_predicted[0], unit)
         else:
             exact = len(of_gold) + len(of_predicted) <= MAX_GROUP
             large += not exact
@@ -154,8 +157,9 @@ def _groups(gold: list[Entity], predicted: list[Entity]) -> list[tuple[list[Enti
 
 
 def _overlap(one: Entity, other: Entity) -> int:
-    (start, end), (other_start, other_end) = _span(one), _span(other)
-    return min(end, other_end) - max(start, other_start)
+    _, _, start, end = one
+    _, _, other_start, other_end = other
+    return min(end, other_end) - max(start, other_start)  # type: ignore[type-var, operator]  # both have places
 
 
 def _span(unit: Entity) -> tuple[int, int]:
@@ -171,9 +175,13 @@ def _trimmed(unit: Entity) -> tuple[int, int]:
     return start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
 
 
-def _one_to_one(gold: Entity, predicted: Entity) -> list[Found]:
+def _one_to_one(gold: Entity, predicted: Entity, unit: str) -> list[Found]:
+    """The errors of one gold and one predicted unit with places."""
+    same_key = gold[0] == predicted[0] if unit == "pair" else gold[2:] == predicted[2:]
+    if same_key:
+        return [("classification", (gold,), (predicted,))]
     if _overlap(gold, predicted) <= 0:
-        return _alone((gold,), (predicted,))
+        return [("missing", (gold,), ()), ("redundant", (), (predicted,))]
     return [(_kind(gold, predicted), (gold,), (predicted,))]
 
 

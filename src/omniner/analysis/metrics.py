@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,8 +23,9 @@ from numpy.typing import NDArray
 from omniner.analysis.results import Metrics, PrimaryRow, ScoreRow
 from omniner.records import Entity
 
-_KEY = {"pair": slice(0, 2), "span": slice(1, 4)}  # the members of an Entity that make it the same unit
-_PLACE = {"pair": slice(0, 1), "span": slice(2, 4)}  # the same without the category
+_KEY = {"pair": itemgetter(0, 1), "span": itemgetter(1, 2, 3)}  # the members of an Entity that make it the same unit
+_PLACE = {"pair": itemgetter(0), "span": itemgetter(2, 3)}  # the same without the category
+_CATEGORY = itemgetter(1)
 
 
 class Residue(NamedTuple):
@@ -59,27 +61,30 @@ class Comparison:
 def compare(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], unit: str) -> Comparison:
     """Compare the entities of each sentence; both sides in the same order of sentences."""
     result = Comparison(unit, gold, predicted)
-    right, counts, residues, cut = result.right, result.right_counts, result.residues, _KEY[unit]
+    right, counts, residues, key = result.right, result.right_counts, result.residues, _KEY[unit]
     for index, (gold_units, predicted_units) in enumerate(zip(gold, predicted, strict=True)):
-        gold_keys: list[Any] = [entity[cut] for entity in gold_units]
+        gold_keys = list(map(key, gold_units))
         gold_set = set(gold_keys)
         if len(gold_set) < len(gold_keys):
             gold_units, gold_keys = _distinct(gold_units, gold_keys)
         if gold_units == predicted_units:
-            right += [entity[1] for entity in gold_units]
+            right += map(_CATEGORY, gold_units)
             counts.append(len(gold_keys))
             continue
-        predicted_keys: list[Any] = [entity[cut] for entity in predicted_units]
+        predicted_keys = list(map(key, predicted_units))
         predicted_set = set(predicted_keys)
         if len(predicted_set) < len(predicted_keys):
             predicted_units, predicted_keys = _distinct(predicted_units, predicted_keys)
-        missing = [e for e, key in zip(gold_units, gold_keys, strict=True) if key not in predicted_set]
-        extra = [e for e, key in zip(predicted_units, predicted_keys, strict=True) if key not in gold_set]
-        found = [e[1] for e, key in zip(gold_units, gold_keys, strict=True) if key in predicted_set]
-        right += found
-        counts.append(len(found))
-        if missing or extra:
-            residues.append(Residue(index, missing, extra))
+        if gold_set == predicted_set:
+            right += map(_CATEGORY, gold_units)
+            counts.append(len(gold_keys))
+            continue
+        missing = [unit for unit, k in zip(gold_units, gold_keys, strict=True) if k not in predicted_set]
+        extra = [unit for unit, k in zip(predicted_units, predicted_keys, strict=True) if k not in gold_set]
+        if len(missing) < len(gold_keys):
+            right += [unit[1] for unit, k in zip(gold_units, gold_keys, strict=True) if k in predicted_set]
+        counts.append(len(gold_keys) - len(missing))
+        residues.append(Residue(index, missing, extra))
     return result
 
 
@@ -207,35 +212,48 @@ def _mean(rows: Sequence[ScoreRow], weights: Sequence[int] | None, whole: ScoreR
 def relaxed_counts(comparison: Comparison, counts: Counts, primary: Mapping[str, str]) -> Counts:
     """Counts by primary where the primary alone must match.
 
-    They differ from the grouped strict ones only in a sentence with an error or with one place in two
-    categories: only those are compared again.
+    They differ from the grouped strict ones where a missing and an extra unit of one primary share their place, and in
+    the few sentences that have one place in two categories: those are compared again as a whole.
     """
-    result, redone = counts.grouped(primary.__getitem__), _ambiguous(comparison)
-    starts = np.concatenate(([0], np.cumsum(np.array(comparison.right_counts, dtype=np.int64)))).tolist()
-    place = _PLACE[comparison.unit]
-    tp: list[str] = []
-    old_tp: list[str] = []
-    fp: list[str] = []
-    fn: list[str] = []
-    for index in redone:
-        old_tp += comparison.right[starts[index] : starts[index + 1]]
-        gold = {(entity[place], primary[entity[1]]) for entity in comparison.gold[index]}
-        predicted = {(entity[place], primary[entity[1]]) for entity in comparison.predicted[index]}
-        tp += [unit[1] for unit in gold & predicted]
-        fp += [unit[1] for unit in predicted - gold]
-        fn += [unit[1] for unit in gold - predicted]
-    result.tp.update(tp)
-    for name, number in Counter(old_tp).items():
-        result.tp[primary[name]] -= number
-    result.fp, result.fn = Counter(fp), Counter(fn)
+    place, result = _PLACE[comparison.unit], counts.grouped(primary.__getitem__)
+    again = _ambiguous(comparison)
+    for sentence, missing, extra in comparison.residues:
+        if missing and extra and sentence not in again:
+            gold = {(place(unit), primary[unit[1]]) for unit in missing}
+            for unit in extra:
+                name = primary[unit[1]]
+                if (place(unit), name) in gold:
+                    result.tp[name] += 1
+                    result.fp[name] -= 1
+                    result.fn[name] -= 1
+    if again:
+        _compare_again(comparison, again, primary, result)
     return result
 
 
-def _ambiguous(comparison: Comparison) -> list[int]:
-    """Sentences whose relaxed counts may differ from the strict ones."""
-    place, wrong = _PLACE[comparison.unit], {residue.sentence for residue in comparison.residues}
-    return [
-        index
-        for index, units in enumerate(comparison.gold)
-        if index in wrong or (len(units) > 1 and len({entity[place] for entity in units}) < len(units))
-    ]
+def _ambiguous(comparison: Comparison) -> set[int]:
+    """Sentences in which one side has a place in two categories."""
+    place = _PLACE[comparison.unit]
+    found = {index for index, units in enumerate(comparison.gold) if len(set(map(place, units))) < len(units)}
+    for residue in comparison.residues:
+        units = comparison.predicted[residue.sentence]
+        if len(set(map(place, units))) < len(units):
+            found.add(residue.sentence)
+    return found
+
+
+def _compare_again(comparison: Comparison, again: set[int], primary: Mapping[str, str], result: Counts) -> None:
+    """Take the strict counts of some sentences out of `result` and put their relaxed ones in."""
+    key, place = _KEY[comparison.unit], _PLACE[comparison.unit]
+    for index in sorted(again):
+        sides = comparison.gold[index], comparison.predicted[index]
+        strict = [{(key(unit), primary[unit[1]]) for unit in units} for units in sides]
+        relaxed = [{(place(unit), primary[unit[1]]) for unit in units} for units in sides]
+        for (gold, predicted), sign in ((strict, -1), (relaxed, 1)):
+            for counter, units in (
+                (result.tp, gold & predicted),
+                (result.fp, predicted - gold),
+                (result.fn, gold - predicted),
+            ):
+                for _, name in units:
+                    counter[name] += sign

@@ -118,7 +118,7 @@ def _stop(sentence: Sentence, message: str) -> Issue:
 def compare_selected(chosen: Selection) -> Comparison:
     """Compare the chosen samples; then every category and surface gets the name that the script's table would show."""
     comparison = compare(chosen.gold, chosen.predicted, "pair")
-    if all(type(name) is str for units in (comparison.right, comparison.missing, comparison.extra) for name in units):
+    if all(set(map(type, names)) <= {str} for names in (comparison.right, comparison.missing, comparison.extra)):
         return comparison
     comparison.gold, comparison.predicted = _named(chosen.gold), _named(chosen.predicted)
     comparison.right = [_name(name) for name in comparison.right]

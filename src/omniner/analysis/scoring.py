@@ -13,13 +13,16 @@ import time
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
+from typing import Any
 
 from omniner import __version__
 from omniner.analysis import errta as errta_common
 from omniner.analysis import errta_official, errta_span, official
 from omniner.analysis.bootstrap import intervals
 from omniner.analysis.metrics import Comparison, compare, evaluate
-from omniner.analysis.predictions import LABEL_PARSE, LoadedPredictions
+from omniner.analysis.predictions import LABEL, LABEL_PARSE, LoadedPredictions
 from omniner.analysis.results import ErrtaResult, Metrics, ParseFailure, ParseSummary, ScoreResult
 from omniner.corpus.taxonomy import Taxonomy, primary_of
 from omniner.errors import UserError
@@ -171,7 +174,7 @@ def _unit(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]
 
 
 def _located(sides: Iterable[Sequence[Entity]]) -> bool:
-    return all(unit[2] is not None for units in sides for unit in units)
+    return None not in map(itemgetter(2), chain.from_iterable(sides))
 
 
 def _official(samples: Sequence[official.Sample], metrics: MetricsConfig, issues: list[Issue]) -> _Scored:
@@ -193,6 +196,8 @@ def _drop_summary_rows(figures: Metrics, issues: list[Issue]) -> None:
 
 
 def _add_intervals(figures: Metrics, scored: _Scored, metrics: MetricsConfig) -> None:
+    if not metrics.bootstrap:
+        return
     number: dict[str, int] = {}
     posts = [number.setdefault(sentence.post_id or f"\0{sentence.id}", len(number)) for sentence in scored.sentences]
     figures.intervals = intervals(scored.comparison, posts, metrics.bootstrap, metrics.confidence, metrics.seed)
@@ -244,6 +249,7 @@ def _signature(
 ) -> str:
     """How the scores were computed and on what, in one line; equal signatures mean comparable scores."""
     interval = f"{metrics.bootstrap}x{figures.resampled}@{metrics.confidence:g}/seed{metrics.seed}"
+    answers = [prediction for _, prediction in samples if prediction is not None]
     parts = {
         "profile": metrics.profile,
         "unit": figures.unit,
@@ -252,24 +258,21 @@ def _signature(
         "errta": errors.mode,
         "bootstrap": interval if metrics.bootstrap else "none",
         "sentences": str(len(samples)),
-        "gold": _digest((s.id, s.entities, s.meta.get("label", "")) for s, _ in samples),
-        "predictions": _digest((s.id, p.entities, p.raw) if p else (s.id, (), "") for s, p in samples),
+        "gold": _digest([s.id for s, _ in samples], [s.entities for s, _ in samples], _labels(samples)),
+        "predictions": _digest([p.id for p in answers], [p.entities for p in answers], [p.raw for p in answers]),
         "version": __version__,
     }
     return "|".join(f"{name}:{value}" for name, value in parts.items())
 
 
-def _digest(records: Iterable[tuple[str, Sequence[Entity], str]]) -> str:
+def _labels(samples: Sequence[official.Sample]) -> list[str]:
+    return [sentence.meta.get(LABEL, "") for sentence, _ in samples]
+
+
+def _digest(ids: list[str], sides: list[list[Entity]], texts: list[str]) -> str:
     """A short digest of ids, entities and texts, in this order."""
-    words: list[str] = []
-    numbers: list[int] = []
-    for name, entities, text in records:
-        words += (name, text)
-        numbers.append(len(entities))
-        for surface, category, start, end in entities:
-            words += (surface, category)
-            if start is not None and end is not None:
-                numbers += (start, end)
-    digest = hashlib.sha256("\x1f".join(map(str, words)).encode("utf-8", "surrogatepass"))
-    digest.update(array("q", numbers).tobytes())
-    return digest.hexdigest()[:8]
+    flat: list[Any] = list(chain.from_iterable(chain.from_iterable(sides)))
+    sizes = array("q", map(len, sides))
+    offsets = array("q", [-1 if place is None else place for place in flat[2::4] + flat[3::4]])
+    words = "\x1f".join((*ids, *texts, *flat[0::4], *flat[1::4]))
+    return hashlib.sha256(sizes.tobytes() + offsets.tobytes() + words.encode("utf-8", "surrogatepass")).hexdigest()[:8]
