@@ -95,7 +95,10 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     """Compose a configuration as the command line would: the entry for notebooks and tests."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
 
+    if GlobalHydra.instance().is_initialized():
+        return hydra_compose("config", overrides=list(overrides))
     path = conf_path()
     if path.startswith("pkg://"):
         context = initialize_config_module(path.removeprefix("pkg://"), version_base="1.3")

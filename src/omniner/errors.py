@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake, and how it reads.
+"""The exceptions that are no fault of the program: a user's mistake, and being told to stop.
 
 A mistake (a wrong key, a missing file, a broken line) is answered by one message that says where it is, what was
 found and what to do; `omniner.run` prints it without a traceback and exits with status 2. Anything else that is
@@ -7,6 +7,7 @@ raised is a fault of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 
@@ -26,3 +27,11 @@ class UserError(ValueError):
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str]]:
         # Sweep launchers send exceptions between processes; the default would call us with one argument.
         return (type(self), (self.where, self.found, self.fix))
+
+
+class Stopped(KeyboardInterrupt):
+    """Told to stop by a signal; work that was cut short at a whole step raises it too. Exit status: 128 + `signum`."""
+
+    def __init__(self, signum: int = signal.SIGTERM) -> None:
+        self.signum = signum
+        super().__init__(signum)

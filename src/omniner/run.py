@@ -21,36 +21,39 @@ from omegaconf import DictConfig
 
 from omniner import config as configs
 from omniner import runfolder, sweep
-from omniner.errors import UserError
+from omniner.errors import Stopped, UserError
 from omniner.schema import Config
 
 if TYPE_CHECKING:
     from omniner.tasks.context import Context
 
 log = logging.getLogger("omniner")
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as an exception: every place that leaves a run resumable on Ctrl-C does so on SIGTERM as well."""
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and device lists; we say what is used
 
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
-    raise Terminated
+    # As an exception, so that every place that leaves a run resumable on Ctrl-C does so on SIGTERM as well.
+    raise Stopped(signum)
 
 
 @hydra.main(version_base="1.3", config_path=configs.conf_path(), config_name="config")
 def job(composed: DictConfig) -> None:
     """One job: the only one of a plain run, or one of a sweep."""
-    config = configs.check(composed)
     with sweep.as_plain_run() as folder_of_sweep:
-        if folder_of_sweep is not None and config.output_dir is None:
-            config.output_dir = str(folder_of_sweep)
-        if runfolder.is_main_process():
-            run(config)
-        else:
-            from omniner.tasks.train import follow
+        try:
+            config = configs.check(composed)
+            if folder_of_sweep is not None and config.output_dir is None:
+                config.output_dir = str(folder_of_sweep)
+            if runfolder.is_main_process():
+                run(config)
+            else:
+                from omniner.tasks.train import follow
 
-            follow(config)
+                follow(config)
+        except UserError as error:
+            if folder_of_sweep is not None:
+                raise  # Hydra says which job failed and goes on with the others
+            sys.exit(_report(error))
 
 
 def run(config: Config) -> Path:
@@ -132,7 +135,7 @@ def main() -> None:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         status = _report(error)
     except KeyboardInterrupt as error:
-        status = 143 if isinstance(error, Terminated) else 130
+        status = 128 + (error.signum if isinstance(error, Stopped) else signal.SIGINT)
         outcome = "KILLED"
     finally:
         _finish_sweep(outcome)

@@ -118,6 +118,7 @@ def _open(path: Path, digest: str, config: Config) -> RunFolder:
     if unfinished and config.resume == "auto":
         if old.get("digest") == digest:
             return RunFolder(path, digest, True, old, lock)
+        lock.close()
         raise UserError(
             "output_dir",
             f"{path} holds an unfinished run of another configuration",

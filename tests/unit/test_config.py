@@ -31,7 +31,7 @@ def test_the_defaults_compose_and_auto_is_settled() -> None:
         (["task=score", "predictions=/no/such/file"], r"predictions: /no/such/file does not exist"),
         (["metrics.profile=official", "metrics.unit=span"], r"metrics\.unit: the official profile counts pairs"),
         (["tracking=server"], r"tracking\.uri: "),
-        (["data.files={train: [1]}"], r"data\.files: "),
+        (["+data.files.train=[1]"], r"data\.files: "),
         (["name=${nothing}"], r"name"),
     ],
 )

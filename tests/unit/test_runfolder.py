@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,19 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+_claimed: list[runfolder.RunFolder] = []
+
+
+@pytest.fixture(autouse=True)
+def _let_go() -> Iterator[None]:
+    yield
+    while _claimed:
+        _claimed.pop().close()
+
+
 def _claim(*overrides: str) -> runfolder.RunFolder:
-    return runfolder.claim(configs.load(overrides))
+    _claimed.append(runfolder.claim(configs.load(overrides)))
+    return _claimed[-1]
 
 
 def test_an_unfinished_run_of_the_same_configuration_is_taken_up() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -10,9 +11,9 @@ from pathlib import Path
 
 from omniner.corpus.sources import Corpus
 from omniner.files import write_text
-from omniner.records import Issue, to_line
+from omniner.records import Issue, Sentence, sentence_to_json, to_line
 from omniner.schema import Config
-from omniner.tracking import Run
+from omniner.tracking import DataInput, Run
 
 log = logging.getLogger("omniner")
 
@@ -39,6 +40,14 @@ def publish_issues(context: Context, issues: Sequence[Issue]) -> dict[str, int]:
     return counts
 
 
+def content_digest(sentences: Sequence[Sentence]) -> str:
+    """A digest of what the sentences say, whatever file or generator they came from: equal splits, equal digest."""
+    digest = hashlib.sha256()
+    for sentence in sentences:
+        digest.update(to_line(sentence_to_json(sentence)).encode())
+    return digest.hexdigest()[:16]
+
+
 def publish_corpus(context: Context, corpus: Corpus) -> None:
     """Say and log what the corpus is: sizes, digests, categories."""
     sizes = {split: len(sentences) for split, sentences in corpus.splits.items()}
@@ -49,5 +58,10 @@ def publish_corpus(context: Context, corpus: Corpus) -> None:
         len(corpus.taxonomy.categories),
         corpus.report,
     )
-    context.run.datasets(corpus)
+    source = ", ".join(corpus.digests)
+    context.run.datasets(
+        DataInput(f"{corpus.name}-{split}", split, content_digest(sentences), source, len(sentences))
+        for split, sentences in corpus.splits.items()
+    )
+    context.run.tags({f"data.file.{name}": digest for name, digest in corpus.digests.items()})
     context.run.metrics({f"data/{split}_sentences": size for split, size in sizes.items()})

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from omniner import config as configs
 from omniner.analysis import tables as tabulate
 from omniner.analysis.results import ScoreResult
+from omniner.analysis.scoring import score
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.files import write_json, write_text, writing
 from omniner.records import Prediction, Sentence
@@ -22,40 +25,41 @@ from omniner.tasks.context import Context
 
 log = logging.getLogger("omniner")
 
-Curves = Mapping[str, Sequence[tuple[int, float]]]
+
+@dataclass(frozen=True)
+class Extras:
+    """What a task knows beside gold and predictions; each part may be empty.
+
+    `train` helps to find suspected annotation errors; `issues` are the counts of what could not be taken as it was.
+    """
+
+    taxonomy: Taxonomy | None = None
+    train: Sequence[Sentence] = ()
+    curves: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
+    issues: Mapping[str, int] = field(default_factory=dict)
 
 
 def evaluate(
-    context: Context,
-    gold: Sequence[Sentence],
-    predictions: Sequence[Prediction],
-    taxonomy: Taxonomy | None,
-    curves: Curves,
-    train: Sequence[Sentence] = (),
+    context: Context, gold: Sequence[Sentence], predictions: Sequence[Prediction], extras: Extras
 ) -> ScoreResult:
-    """Score predictions against gold and publish everything that follows from it.
-
-    `train` (may be empty) helps to find suspected annotation errors; `curves` are the learning curves of the run.
-    """
-    from omniner.analysis.scoring import score
-
+    """Score predictions against gold and publish everything that follows from it."""
     config = context.config
-    result = score(gold, predictions, config.metrics, config.errta, taxonomy)
-    publish(context, result, curves, train)
+    result = score(gold, predictions, config.metrics, config.errta, extras.taxonomy)
+    publish(context, result, extras)
     return result
 
 
-def publish(context: Context, result: ScoreResult, curves: Curves, train: Sequence[Sentence] = ()) -> None:
+def publish(context: Context, result: ScoreResult, extras: Extras) -> None:
     """Write and log the scores, tables, figures and report of a scored run, and print its summary."""
     write_json(context.folder / "scores.json", result.to_json())
     context.run.file(context.folder / "scores.json")
     context.run.metrics(_metrics(result))
-    tables = _timed("tables", lambda: tabulate.build(result, context.config.errta, train))
+    tables = _timed("tables", lambda: tabulate.build(result, context.config.errta, extras.taxonomy, extras.train))
     for name, table in tables.items():
         write_text(context.folder / "tables" / f"{name}.csv", table.to_csv())
         context.run.table(table.columns, table.rows, f"tables/{name}.json")
-    _timed("figures", lambda: _figures(context, result, tables, curves))
-    _timed("report", lambda: _report(context, result, tables, curves))
+    _timed("figures", lambda: _figures(context, result, extras))
+    _timed("report", lambda: _report(context, result, tables, extras))
     print(summary(result))
 
 
@@ -85,30 +89,27 @@ def _metrics(result: ScoreResult) -> dict[str, float]:
     return values
 
 
-def _figures(context: Context, result: ScoreResult, tables: Any, curves: Curves) -> None:
+def _figures(context: Context, result: ScoreResult, extras: Extras) -> None:
     from omniner.analysis.figures import figures
 
-    for name, png in figures(result, tables, curves).items():
+    for name, png in figures(result, extras.curves).items():
         path = context.folder / "figures" / f"{name}.png"
         with writing(path, "wb") as file:
             file.write(png)
         context.run.file(path, "figures")
 
 
-def _report(context: Context, result: ScoreResult, tables: Any, curves: Curves) -> None:
-    from omniner.analysis.report import html
+def _report(context: Context, result: ScoreResult, tables: Mapping[str, tabulate.Table], extras: Extras) -> None:
+    from omniner.analysis.report import RunFacts, html
 
     config = context.config
-    facts = {
-        "run": config.name,
-        "run_id": context.run.id,
-        "task": config.task.name,
-        "created": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "config": configs.to_yaml(config),
-    }
+    details = {"task": config.task.name, "folder": str(context.folder), "MLflow run": context.run.id or "not tracked"}
     if config.task.name != "score":
-        facts |= {"model": f"{config.model.name} + {config.head.kind}", "data": config.data.name}
-    page = html(result, tables, result.sentences, result.predictions, facts, curves, config.errta)
+        details |= {"model": f"{config.model.name}, head {config.head.kind}", "data": config.data.name}
+    issues = Counter(extras.issues) | Counter(issue.code for issue in result.issues)
+    created = time.strftime("%Y-%m-%d %H:%M:%S")
+    facts = RunFacts(config.name, created, details, configs.to_yaml(config), dict(sorted(issues.items())))
+    page = html(result, tables, facts, extras.curves, config.errta)
     context.run.file(write_text(context.folder / "report.html", page))
 
 

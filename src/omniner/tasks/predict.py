@@ -15,7 +15,7 @@ from omniner.errors import UserError
 from omniner.records import Issue, Sentence
 from omniner.schema import Config
 from omniner.tasks.context import Context, publish_corpus, publish_issues
-from omniner.tasks.evaluation import evaluate
+from omniner.tasks.evaluation import Extras, evaluate
 from omniner.tasks.prediction import predict_file, write_gold
 
 log = logging.getLogger("omniner")
@@ -26,12 +26,12 @@ def run(context: Context) -> None:
     config, folder = context.config, context.folder
     checkpoint = find_checkpoint(Path(config.checkpoint or ""))
     sentences, issues, taxonomy = _sentences(context)
-    publish_issues(context, issues)
+    counts = publish_issues(context, issues)
     predictions = predict_file(config, checkpoint, sentences, folder / "predictions.jsonl")
     context.run.file(folder / "predictions.jsonl")
     if any(sentence.entities for sentence in sentences):
         write_gold(folder / "gold.jsonl", sentences)
-        evaluate(context, sentences, predictions, taxonomy, curves={})
+        evaluate(context, sentences, predictions, Extras(taxonomy, issues=counts))
     else:
         log.info("no gold entities in these sentences: nothing to score")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from omniner.analysis import predictions as reading
 from omniner.analysis.scoring import score_loaded
 from omniner.tasks.context import Context, publish_issues
-from omniner.tasks.evaluation import publish
+from omniner.tasks.evaluation import Extras, publish
 
 
 def run(context: Context) -> None:
@@ -21,5 +21,4 @@ def run(context: Context) -> None:
     gold = Path(config.gold) if config.gold else None
     loaded = reading.read(Path(config.predictions), gold)
     result = score_loaded(loaded, config.metrics, config.errta)
-    publish_issues(context, result.issues)
-    publish(context, result, curves={})
+    publish(context, result, Extras(issues=publish_issues(context, result.issues)))

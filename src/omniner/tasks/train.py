@@ -13,11 +13,11 @@ from pathlib import Path
 
 from omniner import tracking
 from omniner.corpus import sources
-from omniner.errors import UserError
+from omniner.errors import Stopped, UserError
 from omniner.schema import Config
 from omniner.tasks.context import Context, publish_corpus, publish_issues
 from omniner.tasks.curves import CurveRecorder, read_curves
-from omniner.tasks.evaluation import evaluate
+from omniner.tasks.evaluation import Extras, evaluate
 from omniner.tasks.prediction import predict_file, write_gold
 
 log = logging.getLogger("omniner")
@@ -33,7 +33,6 @@ def run(context: Context) -> None:
     config, folder = context.config, context.folder
     corpus = sources.load(config.data, None)
     publish_corpus(context, corpus)
-    publish_issues(context, corpus.issues)
     reported = corpus.splits["test"]
     write_gold(folder / "gold.jsonl", reported)
 
@@ -43,13 +42,17 @@ def run(context: Context) -> None:
         fitted = fit(config, corpus, folder, logger=logger, callbacks=[])
     finally:
         del os.environ[FOLDER]
+    if fitted.interrupted:
+        raise Stopped(fitted.signal)
+    issues = publish_issues(context, [*corpus.issues, *fitted.issues])
     log.info("best dev F1 %.4f after %d epochs: %s", fitted.best_f1, fitted.epochs, fitted.best_path)
     context.run.metrics({"val/best_f1": fitted.best_f1, "train/epochs": fitted.epochs})
 
     predictions = predict_file(config, fitted.best_path, reported, folder / "predictions.jsonl")
     context.run.file(folder / "predictions.jsonl")
     context.run.file(folder / "gold.jsonl")
-    evaluate(context, reported, predictions, corpus.taxonomy, read_curves(folder), corpus.splits["train"])
+    extras = Extras(corpus.taxonomy, corpus.splits["train"], read_curves(folder), issues)
+    evaluate(context, reported, predictions, extras)
 
 
 def follow(config: Config) -> None:

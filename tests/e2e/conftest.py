@@ -1,0 +1,51 @@
+"""Running the command line as a user does: in a process and a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Runner = Callable[..., "subprocess.CompletedProcess[str]"]
+
+COMMAND = [sys.executable, "-m", "omniner.run"]
+# Small enough for seconds, large enough for every step: several epochs, batches, dev evaluations.
+TINY = [
+    "data.size={train: 96, dev: 32, test: 40}",
+    "trainer.max_epochs=3",
+    "trainer.batch_size=16",
+    "trainer.threads=1",
+    "model.hidden=24",
+    "model.char_dim=24",
+    "model.bigram_dim=16",
+    "metrics.bootstrap=20",
+]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+
+
+def omniner(*overrides: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run to the end and check the exit status."""
+    result = subprocess.run(
+        [*COMMAND, *overrides], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=600
+    )
+    assert result.returncode == status, f"exit {result.returncode}\n{result.stdout}\n{result.stderr}"
+    return result
+
+
+def folder_of(result: subprocess.CompletedProcess[str], cwd: Path) -> Path:
+    """The run's folder, which is what a run prints last."""
+    return cwd / result.stdout.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """One tracked training run: the directory it was started in, and its folder."""
+    cwd = tmp_path_factory.mktemp("trained")
+    return cwd, folder_of(omniner(*TINY, cwd=cwd), cwd)

@@ -1,0 +1,65 @@
+"""The commands of the README are real: each composes, and those that need no corpus of yours are run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from omniner import config as configs
+from tests.conftest import ROOT
+from tests.e2e.conftest import TINY, omniner
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
+COMMANDS = [shlex.split(line, comments=True)[3:] for line in LINES if line.startswith("python -m omniner.run")]
+TARGETS = [shlex.split(line, comments=True)[1] for line in LINES if line.startswith("make ")]
+
+
+def test_every_line_is_a_command_of_ours() -> None:
+    assert len(COMMANDS) >= 10
+    assert [line for line in LINES if not line.startswith(("python -m omniner.run", "make "))] == []
+
+
+@pytest.mark.parametrize("target", sorted(set(TARGETS) | {"test", "check"}))
+def test_make_targets_exist_and_are_explained(target: str) -> None:
+    assert re.search(rf"^{target}:.*## \w", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("arguments", [c for c in COMMANDS if "--help" not in c], ids=" ".join)
+def test_every_command_composes(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("generated_predictions.jsonl", "predictions.jsonl", "gold.jsonl", "sentences.jsonl"):
+        (tmp_path / name).touch()
+    (tmp_path / "my_run").mkdir()
+    single = [re.sub(r"=(\w+),[\w,]+$", r"=\1", argument) for argument in arguments if argument != "-m"]
+    assert configs.load(single).name
+
+
+def _runnable(arguments: list[str]) -> bool:
+    return not any(
+        argument.startswith(("--", "-m", "data", "experiment", "task=s", "task=p")) for argument in arguments
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [c for c in COMMANDS if _runnable(c)], ids=lambda c: " ".join(c) or "defaults")
+def test_commands_on_the_sample_corpus_run(arguments: list[str], tmp_path: Path) -> None:
+    small = [item for item in TINY if item.split("=")[0] not in {argument.split("=")[0] for argument in arguments}]
+    omniner(*small, "trainer.max_epochs=1", *arguments, "tracking=off", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_scoring_commands_run(shared: Path, tmp_path: Path) -> None:
+    shutil.copy(shared / "reference" / "omni_mixed" / "generated_predictions.jsonl", tmp_path)
+    gold = '{"id": "1", "text": "喝小满", "entities": [{"text": "小满", "category": "品牌", "start": 1, "end": 3}]}\n'
+    (tmp_path / "gold.jsonl").write_text(gold, encoding="utf-8")
+    (tmp_path / "predictions.jsonl").write_text(gold, encoding="utf-8")
+    commands = [arguments for arguments in COMMANDS if "task=score" in arguments]
+    assert len(commands) == 2
+    for arguments in commands:
+        omniner(*arguments, "tracking=off", cwd=tmp_path)

@@ -1,0 +1,138 @@
+"""A whole run, from the command line to the tracked result; again; killed and taken up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import COMMAND, TINY, environment, folder_of, omniner
+
+Trained = tuple[Path, Path]
+
+
+def _runs(cwd: Path) -> list[object]:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{cwd / 'mlruns' / 'mlflow.db'}")
+    return list(client.search_runs([item.experiment_id for item in client.search_experiments()]))
+
+
+def test_a_run_leaves_everything_in_its_folder(trained: Trained) -> None:
+    _, folder = trained
+    expected = ["predictions.jsonl", "gold.jsonl", "scores.json", "report.html", "config.yaml", "curves.jsonl"]
+    assert [name for name in expected if not (folder / name).is_file()] == []
+    assert (folder / "checkpoints" / "best.ckpt").is_file()
+    assert len((folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()) == 40
+    assert json.loads((folder / "run_state.json").read_text())["status"] == "finished"
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    assert scores["errta"]["identity_ok"] is True
+    assert 0 <= scores["metrics"]["micro"]["f1"] <= 1
+    assert list((folder / "figures").glob("*.png"))
+
+
+def test_a_run_is_tracked(trained: Trained) -> None:
+    from mlflow.tracking import MlflowClient
+
+    cwd, folder = trained
+    (run,) = _runs(cwd)
+    assert run.info.status == "FINISHED"
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    assert run.data.metrics["test/f1"] == pytest.approx(scores["metrics"]["micro"]["f1"])
+    assert run.data.params["model.kind"] == "bilstm"
+    client = MlflowClient(f"sqlite:///{cwd / 'mlruns' / 'mlflow.db'}")
+    artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {"report.html", "predictions.jsonl", "scores.json", "tables", "figures"} <= artifacts
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) > 1
+
+
+def test_the_same_command_gives_the_same_predictions(trained: Trained) -> None:
+    cwd, folder = trained
+    again = folder_of(omniner(*TINY, "tracking=off", cwd=cwd), cwd)
+    assert again != folder
+    assert (again / "predictions.jsonl").read_bytes() == (folder / "predictions.jsonl").read_bytes()
+
+
+def test_a_trained_run_predicts_other_sentences(trained: Trained) -> None:
+    cwd, folder = trained
+    (cwd / "new.jsonl").write_text('{"id": "a", "text": "今天去喝奶茶", "entities": []}\n', encoding="utf-8")
+    overrides = ["task=predict", f"checkpoint={folder}", "input=new.jsonl", "tracking=off"]
+    out = folder_of(omniner(*overrides, cwd=cwd), cwd)
+    (line,) = (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["id"] == "a"
+
+
+def test_predicting_gives_what_training_gave(trained: Trained) -> None:
+    cwd, folder = trained
+    sizes = TINY[0]
+    overrides = ["task=predict", f"checkpoint={folder}", sizes, "trainer.eval_batch_size=3", "tracking=off"]
+    out = folder_of(omniner(*overrides, cwd=cwd), cwd)
+    assert (out / "predictions.jsonl").read_bytes() == (folder / "predictions.jsonl").read_bytes()
+
+
+def test_scoring_a_runs_predictions_gives_the_runs_scores(trained: Trained) -> None:
+    cwd, folder = trained
+    overrides = ["task=score", f"predictions={folder / 'predictions.jsonl'}", "tracking=off", "output_dir=scored"]
+    omniner(*overrides, cwd=cwd)
+    ours = json.loads((cwd / "scored" / "scores.json").read_text(encoding="utf-8"))
+    theirs = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    for part in ("micro", "macro", "categories"):
+        assert ours["metrics"][part] == theirs["metrics"][part]
+    assert ours["errta"]["counts"] == theirs["errta"]["counts"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stop", "status", "marked"),
+    [(signal.SIGTERM, 143, "KILLED"), (signal.SIGINT, 130, "KILLED"), (signal.SIGKILL, -9, "RUNNING")],
+    ids=["SIGTERM", "SIGINT", "SIGKILL"],
+)
+def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(
+    trained: Trained, tmp_path: Path, stop: signal.Signals, status: int, marked: str
+) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, *TINY], cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    _wait_for(lambda: list(tmp_path.glob("outputs/*/checkpoints/last.ckpt")), process)
+    os.kill(process.pid, stop)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == status, errors
+    assert [run.info.status for run in _runs(tmp_path)] == [marked]
+
+    resumed = folder_of(omniner(*TINY, cwd=tmp_path), tmp_path)
+    assert [run.info.status for run in _runs(tmp_path)] == ["FINISHED"], "the same MLflow run is taken up"
+    assert len(list((tmp_path / "outputs").iterdir())) == 1
+    _, uninterrupted = trained
+    assert (resumed / "predictions.jsonl").read_bytes() == (uninterrupted / "predictions.jsonl").read_bytes()
+    assert _losses(resumed) == _losses(uninterrupted)
+
+
+def _losses(folder: Path) -> dict[int, float]:
+    from omniner.tasks.curves import read_curves
+
+    return dict(read_curves(folder)["train/loss"])
+
+
+def _wait_for(condition: object, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():  # type: ignore[operator]
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline, "the run wrote no checkpoint"
+        time.sleep(0.05)
+
+
+def test_a_sweep_has_one_parent_and_a_failed_child_stops_no_other(tmp_path: Path) -> None:
+    result = omniner(*TINY, "trainer.max_epochs=1", "-m", "head=softmax,crf", "seed=1", cwd=tmp_path)
+    runs = _runs(tmp_path)
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert len(parents) == 1
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
+    assert {run.data.params["head.kind"] for run in children} == {"softmax", "crf"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert "compare-runs" in result.stdout
