@@ -132,7 +132,7 @@ def character_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *vocabulary.characters]
     ids = {word: number for number, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?s:.)"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
     return tokenizer
 

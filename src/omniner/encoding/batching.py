@@ -140,6 +140,7 @@ class TrainLoader:
         return -(-self._count // self._batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        # this runs when the first batch is asked for: trainers make iterators before they restore their counters
         epoch, first = divmod(self._steps_done(), len(self))
         examples = self._examples(epoch)
         batches = plan([example.length for example in examples], self._batch_size, self._seed, epoch)
@@ -155,21 +156,21 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Longest-first batches; each process takes every n-th, so none is served twice.
+    """Longest-first batches, each shared by the processes, so that all have as many and none is served twice.
 
     Args:
         examples: all of them.
-        batch_size: sentences of a batch.
+        batch_size: sentences of a batch, over all processes.
         rank, ranks: this process, and how many there are.
     """
 
     def __init__(self, examples: Sequence[Example], batch_size: int, rank: int, ranks: int) -> None:
-        self._examples = examples
-        self._plan = plan_longest_first([example.length for example in examples], batch_size)[rank::ranks]
+        self._examples, self._rank, self._ranks = examples, rank, ranks
+        self._plan = plan_longest_first([example.length for example in examples], batch_size)
 
     def __len__(self) -> int:
         return len(self._plan)
 
     def __iter__(self) -> Iterator[Batch]:
         for positions in self._plan:
-            yield collate([self._examples[position] for position in positions], 0, 1)
+            yield collate([self._examples[position] for position in positions], self._rank, self._ranks)

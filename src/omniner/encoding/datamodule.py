@@ -45,8 +45,6 @@ class TaggerData(pl.LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
-        # dev may have fewer batches than there are processes
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.config, self.seed, self._encoder = config, seed, encoder
         self.train_examples, issues = encoder.encode(train)
         self.dev_examples, dev_issues = encoder.encode(dev)

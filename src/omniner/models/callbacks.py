@@ -36,19 +36,18 @@ class KeepCheckpoints(Checkpoint):
 
     Attributes:
         best_f1: the highest dev F1 so far; -1 before the first evaluation.
-        best_epoch: epochs that were complete then.
         evaluated_step: optimizer steps at the last evaluation.
     """
 
     def __init__(self, folder: Path, config: TrainerConfig) -> None:
         self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
         self._patience, self._seconds = config.patience, 60 * config.checkpoint_minutes
-        self.best_f1, self.best_epoch, self.evaluated_step = -1.0, 0, -1
+        self.best_f1, self.evaluated_step = -1.0, -1
         self._without_gain, self._saved = 0, time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
-        names = ("best_f1", "best_epoch", "evaluated_step", "_without_gain")
+        names = ("best_f1", "evaluated_step", "_without_gain")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -78,8 +77,7 @@ class KeepCheckpoints(Checkpoint):
         self.evaluated_step = trainer.global_step
         self._without_gain += 1
         if f1 > self.best_f1:
-            training = trainer.state.fn == "fit"
-            self.best_f1, self.best_epoch, self._without_gain = f1, trainer.current_epoch + int(training), 0
+            self.best_f1, self._without_gain = f1, 0
             if trainer.is_global_zero:
                 checkpoints.save(self.best, pl_module.tagger.describe(), pl_module.weights())
             trainer.strategy.barrier("best checkpoint")
@@ -88,8 +86,9 @@ class KeepCheckpoints(Checkpoint):
             self._check_patience(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save what was reached. Other processes may be gone: a sharded state cannot be collected then."""
-        if trainer.global_step > 0 and trainer.state.fn == "fit":
+        """Save what was reached. Of several processes an error takes one alone, and the rest could not follow."""
+        together = trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt | SystemExit)
+        if together and trainer.global_step > 0 and trainer.state.fn == "fit":
             self._save_last(trainer)
 
     def _save_last(self, trainer: pl.Trainer) -> None:
@@ -121,8 +120,11 @@ class Interruption(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop where the state is whole."""
-        if self._asked:
+        """Stop where the state is whole, all processes at the same step."""
+        asked = self._asked
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
             raise KeyboardInterrupt
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

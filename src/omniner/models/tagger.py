@@ -116,7 +116,9 @@ class TaggerModule(pl.LightningModule):
             self.average.swap()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count one batch of dev."""
+        """Count one batch of dev, unless it is a repeated sentence (see `Batch.weight`)."""
+        if not batch.weight:
+            return
         loss, spans = self.tagger.loss_and_spans(batch)
         self.f1.update(batch.gold, self.tagger.entities(batch, spans), loss)
 

@@ -99,7 +99,7 @@ def fit(
     return FitResult(
         best_path=keeper.best,
         best_f1=keeper.best_f1,
-        epochs=trainer.current_epoch,
+        epochs=trainer.global_step // len(data.train_dataloader()),
         interrupted=interruption.signal != 0,
         signal=interruption.signal,
         rank=trainer.global_rank,

@@ -1,0 +1,170 @@
+"""Training: it learns, it resumes with the same bits, it stops when told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import small_corpus
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from omniner.errors import UserError
+from omniner.models import checkpoints
+from omniner.models.inference import predict
+from omniner.models.training import fit
+
+
+class At(Callback):
+    """Does something after an optimizer step."""
+
+    def __init__(self, step: int, what: Any) -> None:
+        self.step, self.what = step, what
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        if trainer.global_step == self.step:
+            self.what()
+
+
+class Losses(Callback):
+    """Notes the loss of each step."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, float] = {}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, *rest: Any) -> None:
+        self.values[trainer.global_step] = float(outputs["loss"])
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    content = checkpoints.read(path)
+    average = content.get("average", {}).get("weights", {})
+    return {**content["state_dict"], **{f"average.{name}": value for name, value in average.items()}}
+
+
+@pytest.mark.parametrize("head", ["softmax", "crf", "span"])
+@pytest.mark.parametrize("model", ["char_bilstm", "bert_tiny"])
+def test_twenty_sentences_are_learnt_by_heart(tmp_path: Path, model: str, head: str) -> None:
+    config = small_corpus.configuration(
+        model,
+        f"head={head}",
+        "trainer.max_epochs=25",
+        "trainer.eval_every=25",
+        "trainer.batch_size=4",
+        "trainer.weight_average=0",
+        "model.learning_rate=0.01",
+        *small_corpus.CERTAIN[model],
+    )
+    corpus = small_corpus.corpus(20, 20)
+    corpus.splits["dev"] = corpus.splits["train"]
+    result = fit(config, corpus, tmp_path, None, [])
+    assert result.best_f1 == 1.0
+    assert (result.epochs, result.interrupted, result.issues) == (25, False, [])
+    found = {p.id: p.entities for batch in predict(result.best_path, corpus.splits["train"], config) for p in batch}
+    assert found == {sentence.id: sentence.entities for sentence in corpus.splits["train"]}
+
+
+def test_unseen_sentences_are_tagged_too(tmp_path: Path) -> None:
+    config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=8", *small_corpus.CERTAIN["char_bilstm"])
+    assert fit(config, small_corpus.corpus(150, 40), tmp_path, None, []).best_f1 > 0.8
+
+
+@pytest.mark.parametrize("model", ["char_bilstm", "bert_tiny"])
+@pytest.mark.parametrize("stop_at", [3, 5, 12])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, model: str, stop_at: int) -> None:
+    # 5 steps per epoch: stopped amid the first epoch, at its end, and amid the third
+    config = small_corpus.configuration(model, "trainer.max_epochs=4", "trainer.eval_every=1")
+    corpus = small_corpus.corpus(40, 16)
+    whole, parts = Losses(), Losses()
+    plain = fit(config, corpus, tmp_path / "plain", None, [whole])
+
+    def terminate() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = fit(config, corpus, tmp_path / "stopped", None, [parts, At(stop_at, terminate)])
+    assert (stopped.interrupted, stopped.signal) == (True, signal.SIGTERM)
+    assert max(parts.values) == stop_at
+    resumed = fit(config, corpus, tmp_path / "stopped", None, [parts])
+    assert not resumed.interrupted
+    assert parts.values == whole.values
+    assert resumed.best_f1 == plain.best_f1
+    left, right = (weights(tmp_path / name / "checkpoints/last.ckpt") for name in ("plain", "stopped"))
+    assert left.keys() == right.keys()
+    assert any(name.startswith("average.") for name in left)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("wrong", [KeyboardInterrupt, RuntimeError])
+def test_whatever_stops_a_run_leaves_a_checkpoint_to_go_on_from(tmp_path: Path, wrong: type[BaseException]) -> None:
+    config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=2")
+    corpus = small_corpus.corpus(40, 16)
+    plain = fit(config, corpus, tmp_path / "plain", None, [])
+
+    def fail() -> None:
+        if wrong is KeyboardInterrupt:
+            os.kill(os.getpid(), signal.SIGINT)
+        else:
+            raise wrong("out of luck")
+
+    folder = tmp_path / "failed"
+    if wrong is KeyboardInterrupt:
+        assert fit(config, corpus, folder, None, [At(4, fail)]).signal == signal.SIGINT
+    else:
+        with pytest.raises(RuntimeError, match="out of luck"):
+            fit(config, corpus, folder, None, [At(4, fail)])
+    assert fit(config, corpus, folder, None, []).best_f1 == plain.best_f1
+    left, right = (weights(f / "checkpoints/last.ckpt") for f in (tmp_path / "plain", folder))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_finished_run_stays_finished(tmp_path: Path) -> None:
+    config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=2")
+    corpus = small_corpus.corpus(24, 16)
+    first = fit(config, corpus, tmp_path, None, [])
+    again = Losses()
+    second = fit(config, corpus, tmp_path, None, [again])
+    assert again.values == {}
+    assert (second.best_f1, second.epochs) == (first.best_f1, first.epochs)
+
+
+def test_patience_ends_a_run_and_keeps_the_best(tmp_path: Path) -> None:
+    config = small_corpus.configuration(
+        "char_bilstm", "trainer.max_epochs=50", "trainer.patience=2", "model.learning_rate=1e-9",
+        "model.head_learning_rate=1e-9",
+    )  # fmt: skip
+    result = fit(config, small_corpus.corpus(16, 8), tmp_path, None, [])
+    assert result.epochs == 3
+    assert fit(config, small_corpus.corpus(16, 8), tmp_path, None, []).epochs == 3
+
+
+def test_a_run_that_ends_between_evaluations_is_evaluated(tmp_path: Path) -> None:
+    config = small_corpus.configuration("char_bilstm", "trainer.max_steps=7", "trainer.eval_every=5")
+    result = fit(config, small_corpus.corpus(40, 16), tmp_path, None, [])
+    assert result.best_path.is_file()
+    assert result.best_f1 >= 0
+
+
+def test_another_model_does_not_resume(tmp_path: Path) -> None:
+    corpus = small_corpus.corpus(16, 8)
+    fit(small_corpus.configuration("char_bilstm", "trainer.max_epochs=1"), corpus, tmp_path, None, [])
+    with pytest.raises(UserError, match="resume"):
+        fit(small_corpus.configuration("char_bilstm", "head=softmax"), corpus, tmp_path, None, [])
+
+
+def test_the_head_learns_faster_and_norms_do_not_decay(tmp_path: Path) -> None:
+    from omniner.models.training import prepare
+
+    corpus = small_corpus.corpus(8, 4)
+    config = small_corpus.configuration("bert_tiny")
+    module, _ = prepare(config, corpus.splits["train"], corpus.splits["dev"])
+    decayed, free, head = module._groups()
+    assert (decayed["lr"], head["lr"]) == (config.model.learning_rate, config.model.head_learning_rate)
+    assert decayed["weight_decay"] > 0 == free["weight_decay"] == head["weight_decay"]
+    names = {id(weight): name for name, weight in module.named_parameters()}
+    assert all("Norm" not in names[id(w)] and "bias" not in names[id(w)] for w in decayed["params"])
+    everything = [id(w) for group in (decayed, free, head) for w in group["params"]]
+    assert sorted(everything) == sorted(names)
