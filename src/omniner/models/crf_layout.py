@@ -65,6 +65,11 @@ class Layout:
     counts: list[int]
     offsets: list[int]
 
+    @property
+    def first(self) -> int:
+        """Characters of the first step."""
+        return self.counts[0] if self.counts else 0
+
     def step(self, number: int) -> slice:
         """The packed places of one step."""
         return slice(self.offsets[number], self.offsets[number + 1])
