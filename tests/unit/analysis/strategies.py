@@ -1,0 +1,44 @@
+"""Random gold and predictions for the scoring tests: small alphabets, so that everything that can collide does."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import strategies as st
+
+from omniner.records import Entity
+
+CATEGORIES = ("甲_一", "甲_二", "乙_一", "丙")
+TEXT = "看2024奥运会 直播Nanci 来了啊啊啊啊"
+
+
+@st.composite
+def spans(draw: st.DrawFn, text: str = TEXT, categories: tuple[str, ...] = CATEGORIES) -> Entity:
+    """One mention of `text` with its offsets."""
+    start = draw(st.integers(0, len(text) - 1))
+    end = draw(st.integers(start + 1, min(len(text), start + 8)))
+    return Entity(text[start:end], draw(st.sampled_from(categories)), start, end)
+
+
+def sides(size: int = 7) -> st.SearchStrategy[tuple[list[Entity], list[Entity]]]:
+    """Gold and prediction of a sentence; they may overlap, nest and repeat."""
+    units = st.lists(spans(), max_size=size)
+    return st.tuples(units, units).flatmap(
+        lambda both: st.tuples(st.just(both[0]), st.permutations([*both[1], *both[0][: len(both[1])]]))
+    )
+
+
+@st.composite
+def flat(draw: st.DrawFn, text: str = TEXT) -> list[Entity]:
+    """Mentions that do not overlap, left to right."""
+    cuts = sorted(draw(st.sets(st.integers(0, len(text)), max_size=10)))
+    found = []
+    for start, end in pairwise(cuts):
+        if draw(st.booleans()):
+            found.append(Entity(text[start:end], draw(st.sampled_from(CATEGORIES)), start, end))
+    return found
+
+
+def bare(entities: list[Entity]) -> list[Entity]:
+    """The same without offsets."""
+    return [Entity(entity.text, entity.category) for entity in entities]
