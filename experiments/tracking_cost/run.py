@@ -2,8 +2,9 @@
 
     python experiments/tracking_cost/run.py [pairs] [steps]
 
-Prints one line per process and, at the end, the ratio of the sums. CPU seconds are those of the whole process,
-imports and the opening of the store included; the store exists already, as it does from the second run on.
+Prints one line per process (`opening` and `closing` in CPU seconds, `resting` as share of a core) and, at the end,
+the ratio of the sums. CPU seconds are those of the whole process, imports and the opening of the store included; the
+store exists already, as it does from the second run on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 EVERY = 10  # steps between two logged losses
 EPOCH = 200  # steps between two evaluations
 CATEGORIES = 90
+REST = 20  # seconds without work at the end: what is used then are system metrics and the sending of the rest
 
 
 def train(kind: str, steps: int, folder: Path) -> dict[str, float]:
@@ -54,8 +56,11 @@ def train(kind: str, steps: int, folder: Path) -> dict[str, float]:
         run.table(["category", "f1"], rows, f"tables/{name}.json")
     run.text("<p>report</p>" * 20_000, "report.html")
     begun = time.process_time()
+    time.sleep(REST)
+    resting = time.process_time() - begun
+    begun = time.process_time()
     run.finish("FINISHED")
-    return {"opening": opening, "closing": time.process_time() - begun}
+    return {"opening": opening, "resting": resting / REST, "closing": time.process_time() - begun}
 
 
 def measure(kind: str, steps: int, folder: Path) -> dict[str, float]:
@@ -67,7 +72,7 @@ def measure(kind: str, steps: int, folder: Path) -> dict[str, float]:
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     parts: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     print(
-        f"{kind:6} {cpu:8.2f} CPU s {wall:8.2f} s  " + "  ".join(f"{k} {v:.2f}" for k, v in parts.items()), flush=True
+        f"{kind:6} {cpu:8.2f} CPU s {wall:8.2f} s  " + "  ".join(f"{k} {v:.4f}" for k, v in parts.items()), flush=True
     )
     return {"cpu": cpu, "wall": wall}
 
