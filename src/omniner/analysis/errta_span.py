@@ -29,6 +29,7 @@ from omniner.records import Entity
 
 MAX_GROUP = 10  # units of a group for which all ways are tried: at most 2**10 states
 MAX_PLACES = 64  # occurrences of a surface that are looked at
+_NOWHERE = (1 << 60, 0)  # behind every place
 
 Units = tuple[Entity, ...]
 Found = tuple[str, Units, Units]  # type, gold, predicted
@@ -66,8 +67,10 @@ def errors_of(
 def sort_units(missing: Sequence[Entity], extra: Sequence[Entity], text: str, unit: str) -> tuple[list[Found], int]:
     """The errors of one sentence, and the number of groups matched greedily."""
     found: list[Found] = []
-    gold, predicted = _same_key(sorted(missing, key=_order), sorted(extra, key=_order), unit, found)
-    if any(entity.start is None for entity in (*gold, *predicted)):
+    located = None not in [entity[2] for entity in (*missing, *extra)]
+    order = _LOCATED_ORDER if located else _order
+    gold, predicted = _same_key(sorted(missing, key=order), sorted(extra, key=order), unit, found)
+    if not located:
         gold, predicted = _placed(gold, predicted, text)
         gold, predicted = _same_spelling(sorted(gold, key=_order), sorted(predicted, key=_order), found)
     large = 0
@@ -83,10 +86,13 @@ def sort_units(missing: Sequence[Entity], extra: Sequence[Entity], text: str, un
     return found, large
 
 
+_LOCATED_ORDER = itemgetter(2, 3, 1, 0)  # what `_order` gives for units with places, at a third of its price
+
+
 def _order(unit: Entity) -> tuple[int, int, str, str]:
     """Position, then category and surface; units without a place come last."""
     if unit.start is None or unit.end is None:
-        return 1 << 60, 0, unit.category, unit.text
+        return *_NOWHERE, unit.category, unit.text
     return unit.start, unit.end, unit.category, unit.text
 
 
@@ -103,6 +109,8 @@ def _same_key(
     free: dict[Any, list[Entity]] = {}
     for theirs in predicted:
         free.setdefault(key(theirs), []).append(theirs)
+    if free.keys().isdisjoint(map(key, gold)):
+        return gold, predicted
     left, used = [], set()
     for ours in gold:
         candidates = free.get(key(ours))
@@ -147,12 +155,16 @@ def _groups(gold: list[Entity], predicted: list[Entity]) -> list[tuple[list[Enti
     """Stretches of overlapping spans, left to right; a unit without a place is a group of its own."""
     groups: list[tuple[list[Entity], list[Entity]]] = []
     end = -1
-    tagged = [(*_order(unit), side, unit) for side, units in enumerate((gold, predicted)) for unit in units]
-    for start, stop, _, _, side, unit in sorted(tagged):
-        if start >= end or unit.start is None:
+    tagged: list[tuple[Any, int, Entity]]
+    tagged = [(_NOWHERE if unit[2] is None else unit[2:], 0, unit) for unit in gold]
+    tagged += [(_NOWHERE if unit[2] is None else unit[2:], 1, unit) for unit in predicted]
+    tagged.sort()
+    for (start, stop), side, unit in tagged:
+        if start >= end or unit[2] is None:
             groups.append(([], []))
         groups[-1][side].append(unit)
-        end = max(end, stop)
+        if stop > end:
+            end = stop
     return groups
 
 
