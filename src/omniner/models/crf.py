@@ -1,22 +1,18 @@
-"""A linear-chain CRF: exact log-likelihood with a hand-written gradient, and Viterbi decoding, for large tag
-sets.
+"""A linear-chain CRF: exact log-likelihood with a hand-written gradient, and Viterbi, for large tag sets.
 
-In come emissions [B, L, T], tags [B, L] and a right-padded mask [B, L]; out come negative log-likelihoods
-[B] or best tags [B, L]. Transitions that are not allowed have no weight at all, in training as in decoding.
+In come emissions [B, L, T], tags [B, L] and a right-padded mask [B, L]; out come negative log-likelihoods [B] or
+best tags [B, L]. Transitions that are not allowed have no weight at all, in training as in decoding.
 
-The idea: the large block of the allowed transitions (see
-`crf_layout`; without constraints it is everything)
-is one matrix product per step in exp space, for BIOES a quarter of the numbers of the full table; the small
-blocks stay in log space, element by element. The backward pass is the same recursion from the right, then
-the posteriors of all steps at once and one matrix product for the gradient of all transitions of the large
-block.
+The idea: the large block of the allowed transitions (see `crf_layout`; without constraints it is everything) is
+one matrix product per step in exp space, for BIOES a quarter of the numbers of the full table; the small blocks
+stay in log space, element by element. The backward pass is the same recursion from the right, then the posteriors
+of all steps at once and one matrix product for the gradient of all transitions of the large block.
 
-Why it is exact for all finite emissions: a source of the large block whose weight underflows (e^-87 of the
-best source in fp32) reaches the same targets as the best source, so it could matter only if transitions
-within the block differed by as much. They are looked at: beyond `FAST_RANGE`, and for constraints that do
-not fall apart into blocks, the block is summed in log space, which is slow and needs no such condition.
-Scores are kept relative to the best one of each step, so that precision does not fade with length. Sums are
-fp32 at least, under autocast too.
+Why it is exact for all finite emissions: a source of the large block whose weight underflows (e^-87 of the best
+source in fp32) reaches the same targets as the best source, so it could matter only if transitions within the
+block differed by as much. They are looked at: beyond `FAST_RANGE`, and for constraints that do not fall apart into
+blocks, the block is summed in log space, which is slow and needs no such condition. Scores are kept relative to
+the best one of each step, so that precision does not fade with length. Sums are fp32 at least, under autocast too.
 
 The price: up to three numbers per character and tag are kept for the backward pass.
 """

@@ -79,6 +79,7 @@ class MaxStep(SumStep):
     def __init__(self, transitions: Tensor, blocks: Blocks, forward: bool) -> None:
         super().__init__(transitions, blocks, forward)
         self.hub_t = self.hub.t().contiguous()
+        self.room: Tensor | None = None  # for all pairs [n, G, F]: a new one per step would cost as much as the sum
 
     def reduce(self, scores: Tensor, out: Tensor, kept: Tensor) -> None:
         """Over the sources of the large block, whose best is 0: [n, F] -> `out` [n, G].
@@ -92,7 +93,10 @@ class MaxStep(SumStep):
             values, places = scores.topk(count)
             torch.amax(values[:, :, None] + self.hub[places], 1, out=out)
         else:
-            torch.amax(scores[:, None, :] + self.hub_t, 2, out=out)
+            if self.room is None:  # later steps have fewer rows, never more
+                self.room = scores.new_empty(len(scores), *self.hub_t.shape)
+            ways = torch.add(scores[:, None, :], self.hub_t, out=self.room[: len(scores)])
+            torch.amax(ways, 2, out=out)
 
     def add(self, one: Tensor, two: Tensor) -> Tensor:
         """Over two sources of a small block."""

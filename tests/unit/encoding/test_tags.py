@@ -86,9 +86,7 @@ def test_encode_by_hand() -> None:
         ([(-1, 1, 0)], [], [((-1, 1, 0), "bad-span", None)]),
     ],
 )
-def test_what_cannot_be_expressed_is_named(
-    spans: list[Span], kept: list[Span], left_out: list[LeftOut]
-) -> None:
+def test_what_cannot_be_expressed_is_named(spans: list[Span], kept: list[Span], left_out: list[LeftOut]) -> None:
     scheme = TagScheme(["a", "b"])
     for order in itertools.permutations(spans):
         tags, refused = scheme.encode(order, 5)
