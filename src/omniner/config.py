@@ -8,6 +8,7 @@ omegaconf is imported, so that a mistake is answered at once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -100,11 +101,11 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     if GlobalHydra.instance().is_initialized():
         return hydra_compose("config", overrides=list(overrides))
     path = conf_path()
-    if path.startswith("pkg://"):
-        context = initialize_config_module(path.removeprefix("pkg://"), version_base="1.3")
-    else:
-        context = initialize_config_dir(path, version_base="1.3")
-    with context:
+    with contextlib.ExitStack() as stack:
+        if path.startswith("pkg://"):
+            stack.enter_context(initialize_config_module(path.removeprefix("pkg://"), version_base="1.3"))
+        else:
+            stack.enter_context(initialize_config_dir(path, version_base="1.3"))
         return hydra_compose("config", overrides=list(overrides))
 
 

@@ -75,6 +75,10 @@ def run(config: Config) -> Path:
         finally:
             folder.save(status=status)
             context.run.finish(status.upper())
+    except UserError:
+        if not folder.resumed:
+            folder.discard()
+        raise
     finally:
         folder.close()
     print(folder.path)
@@ -92,7 +96,7 @@ def _start(config: Config, folder: runfolder.RunFolder) -> Context:
         name=config.name,
         folder=folder.path,
         parent=sweep.parent_run(),
-        resume_id=folder.state.get("run_id") if folder.resumed else None,
+        resume_id=tracking.previous_run(folder.path) if folder.resumed else None,
         tags={"task": config.task.name, "output_dir": str(folder.path.resolve())},
     )
     folder.save(status="running", run_id=tracked.id)

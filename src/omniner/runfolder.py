@@ -8,6 +8,7 @@ living one. `run_state.json` is the only thing that decides; it is replaced whol
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import glob
@@ -31,12 +32,15 @@ OUTPUTS = (
     "scores.json",
     "issues.jsonl",
     "report.html",
-    "curves.json",
+    "check.txt",
+    "curves.jsonl",
     "tables",
     "figures",
     "checkpoints",
     "tracking_spool.jsonl",
+    "tracking_files",
 )
+BOOKKEEPING = (STATE, "config.yaml", ".lock")
 
 
 @dataclasses.dataclass
@@ -53,6 +57,14 @@ class RunFolder:
         """Change the state on disk, whole or not at all."""
         self.state.update(changes)
         write_json(self.path / STATE, self.state)
+
+    def discard(self) -> None:
+        """Take back what a run that could not even begin has written: its own files, and the folder if that is all."""
+        _clear(self.path)
+        for name in BOOKKEEPING:
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: it was there before, with files of somebody else
+            self.path.rmdir()
 
     def close(self) -> None:
         """Let go of the folder."""

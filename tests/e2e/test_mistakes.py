@@ -35,6 +35,7 @@ def test_one_message_and_status_2(tmp_path: Path, overrides: list[str], message:
     assert len(errors) == 1, result.stderr
     assert message in errors[0]
     assert "Traceback" not in result.stderr
+    assert not list(tmp_path.glob("outputs/*")), "a run that could not begin leaves no folder"
 
 
 def test_a_broken_line_in_a_predictions_file_is_named(tmp_path: Path) -> None:
@@ -43,7 +44,7 @@ def test_a_broken_line_in_a_predictions_file_is_named(tmp_path: Path) -> None:
     issues = (tmp_path / "out" / "issues.jsonl").read_text(encoding="utf-8")
     assert "p.jsonl" in issues
     assert '"line": 2' in issues
-    assert "bad-json" in result.stderr
+    assert "1 x bad-line" in result.stderr
 
 
 def test_a_category_outside_the_taxonomy_is_named(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ LAYERS = (
     ("encoding",),
     ("decoding",),
     ("models",),
-    ("config", "spool", "provenance", "runfolder", "sweep"),
+    ("config", "runfolder", "sweep"),
     ("tracking",),
     ("tasks",),
     ("run",),
@@ -90,7 +90,7 @@ def test_imports_go_one_way(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_only_tracking_knows_mlflow(path: Path) -> None:
-    if _own_name(path) not in {"tracking", "spool"}:
+    if _own_name(path) != "tracking":
         assert not any(name.split(".")[0] == "mlflow" for name in _imports(path, top_level_only=False))
 
 

@@ -18,10 +18,11 @@ from omniner.tracking import Run
 FILE = "curves.jsonl"
 
 
-class CurveRecorder:
-    """A tracked run that keeps its scalars in the folder as well."""
+class CurveRecorder(Run):
+    """A tracked run, as Lightning's logger sees it, that keeps its scalars in the folder as well."""
 
     def __init__(self, run: Run, folder: Path) -> None:
+        self.id, self.url_hint = run.id, run.url_hint
         self._run, self._path = run, folder / FILE
         whole_lines(self._path)  # cuts off what a kill left of the last line
 
@@ -31,8 +32,9 @@ class CurveRecorder:
         append_lines(self._path, [json.dumps({"step": step, **finite})])
         self._run.metrics(values, step)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._run, name)
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Tags go to the tracked run alone."""
+        self._run.tags(values)
 
 
 def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:

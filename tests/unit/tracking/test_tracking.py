@@ -20,11 +20,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omniner import mlflow_store, spool, tracking
+from omniner import tracking
+from omniner.tracking import spool
+from omniner.tracking import store as stores
 from omniner.errors import UserError
 from omniner.schema import TrackingConfig
-from omniner.spool import Record, RefusedError, Sender, Spool
-from omniner.tracked import NAME_LENGTH, TrackedRun, masked
+from omniner.tracking.spool import Record, RefusedError, Sender, Spool
+from omniner.tracking.run import NAME_LENGTH, TrackedRun, masked
 from omniner.tracking import DataInput, display_name, safe_name
 
 
@@ -52,7 +54,7 @@ def begin(store: TrackingConfig, folder: Path, **changes: Any) -> tracking.Run:
 
 
 def client(store: TrackingConfig) -> Any:
-    return mlflow_store.open_store(store).client
+    return stores.open_store(store).client
 
 
 def history(store: TrackingConfig, run: str, name: str) -> list[tuple[int, float]]:
@@ -65,7 +67,7 @@ def history(store: TrackingConfig, run: str, name: str) -> list[tuple[int, float
 @settings(deadline=None)  # the first example imports MLflow
 @given(st.text(max_size=30) | st.text(alphabet="a_x5f./@=召", max_size=30))
 def test_every_name_is_taken_by_mlflow_and_comes_back(name: str) -> None:
-    mlflow_store.prepare()
+    stores.prepare()
     from mlflow.utils.validation import _validate_metric_name, _validate_param_name
 
     safe = safe_name(name)
@@ -183,7 +185,7 @@ def test_an_artifact_cannot_leave_its_folder(local: TrackingConfig, tmp_path: Pa
 
 
 def test_system_metrics_have_curves(local: TrackingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omniner.machine.SECOND", 0.05)
+    monkeypatch.setattr("omniner.tracking.machine.SECOND", 0.05)
     store = config(local.folder, system_metrics=True)
     run = begin(store, tmp_path)
     time.sleep(0.4)
@@ -391,7 +393,7 @@ def test_unsent_records_of_a_run_are_told_at_its_end(
 ) -> None:
     run = begin(local, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow_store.Store, "_metrics", lambda *_: (_ for _ in ()).throw(OSError("no disk")))
+        patch.setattr(stores.Store, "_metrics", lambda *_: (_ for _ in ()).throw(OSError("no disk")))
         run.metrics({"f1": 1.0})
         run.text("kept", "note.txt")
         run.finish("FINISHED")
@@ -467,7 +469,7 @@ def test_a_run_or_experiment_that_is_gone_is_explained(local: TrackingConfig, tm
     with pytest.raises(UserError, match="was deleted"):
         begin(local, tmp_path / "b", resume_id=run.id)
     store = config(local.folder, experiment="old")
-    opened = mlflow_store.open_store(store)
+    opened = stores.open_store(store)
     opened.client.delete_experiment(opened.experiment)
     with pytest.raises(UserError, match=r"tracking\.experiment: 'old' was deleted"):
         begin(store, tmp_path / "c")

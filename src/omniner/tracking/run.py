@@ -22,8 +22,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from omniner import files
-from omniner.machine import Sampler
-from omniner.spool import Record, Sender, Spool
+from omniner.tracking.machine import Sampler
+from omniner.tracking.spool import Record, Sender, Spool
 
 log = logging.getLogger("omniner.tracking")
 
