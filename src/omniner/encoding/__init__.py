@@ -1,0 +1,1 @@
+"""From sentences to tensors: tags, vocabularies, tokens aligned to characters, batches."""

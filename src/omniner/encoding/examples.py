@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from omniner.encoding.alignment import TextInput
-from omniner.encoding.tags import LeftOut, Span, TagScheme
+from omniner.encoding.tags import LeftOut, Span, TagScheme, fit_spans
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Sentence
 from omniner.schema import EncodingConfig
@@ -51,11 +51,11 @@ class Encoder:
         inputs: makes the ids.
         scheme: the active categories and their tags.
         config: limits of length.
-        flat: whether the head reads tags, so that overlapping gold is an issue.
+        max_span: longest span of a head that scores spans; None for heads that read tags.
     """
 
-    def __init__(self, inputs: TextInput, scheme: TagScheme, config: EncodingConfig, flat: bool) -> None:
-        self.inputs, self.scheme, self.config, self.flat = inputs, scheme, config, flat
+    def __init__(self, inputs: TextInput, scheme: TagScheme, config: EncodingConfig, max_span: int | None) -> None:
+        self.inputs, self.scheme, self.config, self.max_span = inputs, scheme, config, max_span
         self._ids = {category: number for number, category in enumerate(scheme.categories)}
 
     def encode(self, sentences: Iterable[Sentence]) -> tuple[list[Example], list[Issue]]:
@@ -85,8 +85,9 @@ class Encoder:
             issues.append(Issue("too-long-truncated", message, id=sentence.id))
         spans = self._learnable(sentence, length, issues)
         tags, left_out = self.scheme.encode(spans, length)
-        if self.flat:
-            issues += [self._left_out(sentence, item) for item in left_out]
+        if self.max_span is not None:
+            _, left_out = fit_spans(spans, length, len(self.scheme.categories), self.max_span)
+        issues += [self._left_out(sentence, item) for item in left_out]
         inputs = {k: torch.tensor(v) for k, v in self.inputs.encode(sentence.text[:length]).items()}
         ids = torch.tensor(tags, dtype=torch.long)
         return Example(sentence.id, sentence.text, length, inputs, sentence.entities, spans, ids), issues
@@ -122,8 +123,10 @@ class Encoder:
         return sorted(spans)
 
     def _left_out(self, sentence: Sentence, left_out: LeftOut) -> Issue:
-        """The issue about a span that tags cannot express."""
+        """The issue about a span that the head cannot express."""
         (start, end, category), code, kept = left_out
         shown = f"{sentence.text[start:end]!r} ({self.scheme.categories[category]})"
-        why = f"shares characters with {sentence.text[kept[0] : kept[1]]!r}" if kept else "outside the text"
+        why = "cannot be expressed by this head"
+        if kept:
+            why += f" beside {sentence.text[kept[0] : kept[1]]!r} ({self.scheme.categories[kept[2]]})"
         return Issue(code, f"{shown} at {start}: {why}", id=sentence.id)

@@ -1,0 +1,1 @@
+"""Taggers: backbones, heads, the CRF, training, checkpoints, prediction."""

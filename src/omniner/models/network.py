@@ -27,9 +27,6 @@ from omniner.models.backbone import BiLSTM, TransformerBackbone
 from omniner.models.heads import Head, build_head
 from omniner.records import Entity
 
-FLAT_HEADS = ("softmax", "crf")
-"""Heads that read tags, so that overlapping gold cannot be expressed."""
-
 
 class Tagger(nn.Module):
     """Backbone and head with all that belongs to them.
@@ -98,12 +95,13 @@ class Tagger(nn.Module):
 
     def encoder(self, config: schema.EncodingConfig) -> Encoder:
         """What makes this tagger's examples."""
-        return Encoder(self.inputs, TagScheme(self.categories), config, self.head_config.kind in FLAT_HEADS)
+        max_span = self.head_config.max_span if self.head_config.kind == "span" else None
+        return Encoder(self.inputs, TagScheme(self.categories), config, max_span)
 
     def states(self, batch: Batch) -> Tensor:
-        """Character states [B, L, D], in full precision: sums over long sentences need it."""
+        """Character states [B, L, D] in the precision of the head's weights: full, unless all weights are bf16."""
         states: Tensor = self.backbone(batch)
-        return states.float()
+        return states.to(next(self.head.parameters()).dtype)
 
     def loss(self, batch: Batch) -> Tensor:
         """The sum of the sentences' losses."""

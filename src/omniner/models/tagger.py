@@ -97,6 +97,16 @@ class TaggerModule(pl.LightningModule):
         now = batch.step_sentences / max(time.perf_counter() - self._started, 1e-9)
         self._rate = _RATE_MEMORY * self._rate + (1 - _RATE_MEMORY) * now if self._rate else now
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By the norm of all gradients. The trainer's own clipping refuses fused optimizers under mixed precision."""
+        if self.config.gradient_clip:
+            nn.utils.clip_grad_norm_(self.parameters(), self.config.gradient_clip)
+
     def optimizer_step(
         self,
         epoch: int,
@@ -113,7 +123,7 @@ class TaggerModule(pl.LightningModule):
         """Evaluate the averaged weights."""
         self.f1.reset()
         if self.average is not None:
-            self.average.swap()
+            self.average.swap_in()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one batch of dev, unless it is a repeated sentence (see `Batch.weight`)."""
@@ -125,7 +135,7 @@ class TaggerModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the counts of all processes together."""
         if self.average is not None:
-            self.average.swap()
+            self.average.swap_out()
         for name, value in self.f1.compute().items():
             # the same number in every process: there is nothing left to reduce
             self.log(f"val/{name}", value, prog_bar=name == "f1", rank_zero_only=False, sync_dist=False)
@@ -133,21 +143,15 @@ class TaggerModule(pl.LightningModule):
     def weights(self) -> dict[str, Tensor]:
         """The tagger's weights as they are evaluated: averaged where there is an average."""
         state = {name: value.detach() for name, value in self.tagger.state_dict().items()}
-        if self.average is not None and not self.average.swapped:
-            state.update(self.average.state())
-        return state
+        return state if self.average is None else state | self.average.averages()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the description, the trained weights and the average; an exception can come amid an evaluation."""
+        """Store the description, the trained weights (an exception can come amid an evaluation) and the average."""
         checkpoint["tagger"] = self.tagger.describe()
         if self.average is None:
             return
-        trained, average = dict(self.tagger.state_dict()), self.average.state()
-        if self.average.swapped:
-            for name, weight in average.items():
-                trained[name], average[name] = weight, trained[name]
-        checkpoint["state_dict"].update({f"tagger.{name}": weight for name, weight in trained.items()})
-        checkpoint["average"] = {"weights": average, "steps": self.average.steps}
+        checkpoint["state_dict"] |= {f"tagger.{name}": weight for name, weight in self.average.trained().items()}
+        checkpoint["average"] = {"weights": self.average.averages(), "steps": self.average.steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the average back."""

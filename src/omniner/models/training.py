@@ -137,7 +137,6 @@ def _trainer(
         check_val_every_n_epoch=settings.eval_every,
         num_sanity_val_steps=0,
         log_every_n_steps=_LOG_EVERY,
-        gradient_clip_val=settings.gradient_clip or None,
         enable_progress_bar=_on_terminal(),
         enable_model_summary=False,
         use_distributed_sampler=False,

@@ -17,10 +17,10 @@ from omniner.records import Entity, Sentence
 from omniner.schema import EncodingConfig
 
 
-def encoder(max_length: int, on_too_long: str, flat: bool = True) -> Encoder:
+def encoder(max_length: int, on_too_long: str, max_span: int | None = None) -> Encoder:
     vocabulary = Vocabulary.build(["张三在北京大学"], 1, bigrams=True)
     config = EncodingConfig(max_length, on_too_long)
-    return Encoder(CharacterInput(vocabulary), TagScheme(["人", "地", "校"]), config, flat)
+    return Encoder(CharacterInput(vocabulary), TagScheme(["人", "地", "校"]), config, max_span)
 
 
 def sentence(*entities: tuple[int, int, str], id: str = "s", text: str = "张三在北京大学") -> Sentence:
@@ -66,8 +66,10 @@ def test_what_cannot_be_learnt_is_an_issue() -> None:
     codes = [(issue.code, issue.id) for issue in issues]
     assert codes == [("inactive-category", "s"), ("no-offsets", "s"), ("nested-entity", "s"), ("empty-text", "empty")]
     # a span head can express nesting
-    _, issues = encoder(100, "fail", flat=False).encode([odd])
+    _, issues = encoder(100, "fail", max_span=4).encode([odd])
     assert [issue.code for issue in issues] == ["inactive-category", "no-offsets"]
+    _, issues = encoder(100, "fail", max_span=3).encode([odd])
+    assert [issue.code for issue in issues] == ["inactive-category", "no-offsets", "long-entity"]
 
 
 def test_replacement_keeps_offsets_and_follows_its_seed() -> None:

@@ -168,3 +168,16 @@ def test_the_head_learns_faster_and_norms_do_not_decay(tmp_path: Path) -> None:
     assert all("Norm" not in names[id(w)] and "bias" not in names[id(w)] for w in decayed["params"])
     everything = [id(w) for group in (decayed, free, head) for w in group["params"]]
     assert sorted(everything) == sorted(names)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_half_precision_learns_and_predicts(tmp_path: Path, precision: str) -> None:
+    config = small_corpus.configuration(
+        "bert_tiny", f"trainer.precision={precision}", "trainer.max_epochs=8", "trainer.weight_average=0.9"
+    )
+    corpus = small_corpus.corpus(24, 16)
+    losses = Losses()
+    result = fit(config, corpus, tmp_path, None, [losses])
+    assert losses.values[24] < 0.6 * losses.values[1]
+    found = [p for batch in predict(result.best_path, corpus.splits["test"], config) for p in batch]
+    assert len(found) == len(corpus.splits["test"])
