@@ -55,7 +55,7 @@ def test_a_category_outside_the_taxonomy_is_named(tmp_path: Path) -> None:
     )
     for split in ("train", "dev", "test"):
         (root / f"{split}.jsonl").write_text(line, encoding="utf-8")
-    overrides = ["data.format=jsonl", f"data.root={root}", "data.files={train: [train.jsonl], test: [test.jsonl]}"]
+    overrides = ["data=own", f"data.root={root}", "data.taxonomy=omniner2025"]
     result = omniner(*overrides, "tracking=off", cwd=tmp_path, status=2)
     assert "品类_产吕" in result.stderr
     assert "品类_产品" in result.stderr

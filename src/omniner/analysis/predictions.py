@@ -9,9 +9,11 @@ profile can read them by its own rules.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,14 +60,27 @@ def read(predictions: Path, gold: Path | None) -> LoadedPredictions:
     start, log = time.perf_counter(), IssueLog(predictions)
     lines = read_lines(predictions, log)
     kind = _kind_of(predictions, lines)
-    if kind == "generated":
-        sentences, answers = _generated(lines, log)
-        _attach(sentences, predictions, gold, len(lines), log)
-    else:
-        answers = _own(lines, log)
-        sentences = _gold(predictions, gold, log)
-        _check_ids(predictions, sentences, answers)
+    with collector_paused():
+        if kind == "generated":
+            sentences, answers = _generated(lines, log)
+            _attach(sentences, predictions, gold, len(lines), log)
+        else:
+            answers = _own(lines, log)
+            sentences = _gold(predictions, gold, log)
+            _check_ids(predictions, sentences, answers)
     return LoadedPredictions(sentences, answers, log.items, kind, time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """No garbage collection inside: records by the hundred thousand hold no cycles, and looking costs half the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _kind_of(path: Path, lines: Sequence[str]) -> str:

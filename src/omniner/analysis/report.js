@@ -5,6 +5,8 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const spoken = (name) => name.replaceAll("_", " + ");
+  // Blanks at the ends, which no reader would see, are errors of their own here.
+  const visible = (text) => text.replace(/^[\s\u200b\ufeff]+|[\s\u200b\ufeff]+$/g, (blanks) => "␣".repeat(blanks.length));
   const whole = (n) => n.toLocaleString("en");
 
   function fault(message) {
@@ -50,7 +52,7 @@
     const node = make(column.head ? "th" : "td");
     if (column.head) node.scope = "row";
     if (column.zh) node.lang = "zh";
-    node.textContent = number ? column.digits ? value.toFixed(column.digits) : whole(value) : column.show ? column.show(value) : value;
+    node.textContent = number ? column.digits ? value.toFixed(column.digits) : whole(value) : column.show ? column.show(value) : column.zh ? visible(value) : value;
     if (number) node.className = value ? "number" : "number zero";
     if (column.bar) {
       node.classList.add("bar");
@@ -104,6 +106,8 @@
   const cut = (text, length = 16) => { const c = [...text]; return escaped(c.length > length ? `${c.slice(0, length - 1).join("")}…` : text); };
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const charts = [];
+  const paper = 680; // pixels of chart that fit on A4 and on Letter
+  let printing = false;
 
   function axis(labels, more) {
     return { tickmode: "array", tickvals: labels.map((_, i) => i), ticktext: labels.map((l) => cut(l)), showgrid: false, zeroline: false, ticks: "", ...more };
@@ -112,7 +116,7 @@
   function layout(height, more) {
     const line = { gridcolor: colour("--line"), linecolor: colour("--line"), zeroline: false };
     const { xaxis = {}, yaxis = {}, ...rest } = more;
-    return { height, margin: { l: 10, r: 16, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    return { height, width: printing ? paper : undefined, autosize: !printing, margin: { l: 10, r: 16, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: colour("--font"), size: 12, color: colour("--ink") }, showlegend: false, dragmode: false,
       hoverlabel: { font: { family: colour("--font") } },
       xaxis: { automargin: true, fixedrange: true, ...line, ...xaxis }, yaxis: { automargin: true, fixedrange: true, ...line, ...yaxis }, ...rest };
@@ -254,11 +258,11 @@
         node.title = over.map((s) => `${s.text} / ${s.category}`).join("\n");
       }
       line.append(node);
-      for (const s of over.filter((o) => o.end === to)) line.append(make("span", { className: s.wrong ? "tag wrong" : "tag", textContent: s.category }));
+      for (const s of over.filter((o) => o.end === to)) line.append(make("span", { className: s.wrong ? "tag wrong" : "tag", textContent: visible(s.category) }));
     });
     for (const s of spans.filter((o) => o.start === null)) {
-      line.append(make("span", { className: "nowhere", title: "this surface has no place in the sentence", textContent: s.text || "(empty)" },
-        make("span", { className: s.wrong ? "tag wrong" : "tag", textContent: s.category })));
+      line.append(make("span", { className: "nowhere", title: "this surface has no place in the sentence", textContent: visible(s.text) || "(empty)" },
+        make("span", { className: s.wrong ? "tag wrong" : "tag", textContent: visible(s.category) })));
     }
     return line;
   }
@@ -282,7 +286,7 @@
     const [id, text, gold, said] = data.sentences[sentence];
     const characters = [...text];
     const sides = [["gold", "gold", gold, goldWrong, "--gold"], ["said", "model", said, saidWrong, "--said"]];
-    const names = (side, wrong) => wrong.map((i) => side[i][1]).join(" + ") || "nothing";
+    const names = (side, wrong) => wrong.map((i) => visible(side[i][1])).join(" + ") || "nothing";
     const kind = make("span", { className: "kind", textContent: spoken(data.types[type].name) });
     kind.style.setProperty("--kind", data.types[type].colour);
     return make("div", { className: "example", role: "article" },
@@ -306,7 +310,7 @@
         text: [id, text, ...involved.flatMap((e) => [e[0], e[1]])].join("\n").toLowerCase() };
     });
     function select(title, values, show = (v) => v) {
-      const node = make("select", {}, make("option", { value: "", textContent: "all" }), ...values.map((v) => make("option", { value: v, textContent: show(v), lang: "zh" })));
+      const node = make("select", {}, make("option", { value: "", textContent: "all" }), ...values.map((v) => make("option", { value: v, textContent: visible(show(v)), lang: "zh" })));
       return [node, make("label", { textContent: title }, node)];
     }
     const all = (name) => [...new Set(searched.flatMap((s) => [...s[name]]))].sort();
@@ -365,7 +369,11 @@
       console.error(error);
     }
   }
-  const redraw = () => charts.forEach((draw) => draw());
+  const redraw = (event) => {
+    printing = event.type === "beforeprint";
+    document.documentElement.classList.toggle("printing", printing); // paper is light, whatever the screen
+    charts.forEach((draw) => draw());
+  };
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   window.addEventListener("beforeprint", redraw);
   window.addEventListener("afterprint", redraw);

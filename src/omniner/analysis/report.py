@@ -201,7 +201,10 @@ def _data(
     confused, pairs = most_confused(result, MOST_CONFUSED)
     sentences, examples = _examples(result, errta.examples)
     errors = len(result.errta.errors)
-    raise_it = "" if len(examples) == errors else f" of all {errors:,} errors; errta.examples sets how many"
+    kept = f"The page holds at most {errta.examples:,} of each type"
+    kept += "." if len(examples) == errors else f" of all {errors:,} errors; errta.examples sets how many."
+    if any(len(entity) == 2 for _, _, gold, said in sentences for entity in (*gold, *said)):
+        kept += " A surface without offsets is marked where it first stands."
     return {
         "mode": result.mode,
         "totals": {"errors": errors, "confusions": confusions(result.errta.errors).total()},
@@ -216,7 +219,7 @@ def _data(
         "confusion": {"names": confused, "counts": pairs.tolist()},
         "sentences": sentences,
         "examples": examples,
-        "kept": f"The page holds at most {errta.examples:,} of each type{raise_it}.",
+        "kept": kept,
         "issues": [[code, count] for code, count in sorted(facts.issues.items(), key=lambda item: (-item[1], item[0]))],
         "curves": {
             name: [[step, value if math.isfinite(value) else None] for step, value in values]

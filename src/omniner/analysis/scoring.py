@@ -22,7 +22,7 @@ from omniner.analysis import errta as errta_common
 from omniner.analysis import errta_official, errta_span, official
 from omniner.analysis.bootstrap import intervals
 from omniner.analysis.metrics import Comparison, compare, evaluate
-from omniner.analysis.predictions import LABEL, LABEL_PARSE, LoadedPredictions
+from omniner.analysis.predictions import LABEL, LABEL_PARSE, LoadedPredictions, collector_paused
 from omniner.analysis.results import ErrtaResult, Metrics, ParseFailure, ParseSummary, ScoreResult
 from omniner.corpus.taxonomy import Taxonomy, primary_of
 from omniner.errors import UserError
@@ -64,6 +64,17 @@ def score(
         errta: how errors are sorted.
         taxonomy: for the primaries; `None`: what stands before the first `_` of a category.
     """
+    with collector_paused():
+        return _score(gold, predictions, metrics, errta, taxonomy)
+
+
+def _score(
+    gold: Sequence[Sentence],
+    predictions: Sequence[Prediction],
+    metrics: MetricsConfig,
+    errta: ErrtaConfig,
+    taxonomy: Taxonomy | None,
+) -> ScoreResult:
     start = time.perf_counter()
     issues: list[Issue] = []
     by_id = _by_id(predictions, issues)

@@ -196,8 +196,9 @@ def test_planted_markup_does_not_run(tab: browser.Page, tmp_path: Path) -> None:
     lanes = tab.run("[...document.querySelectorAll('#browser .gold .in')].map((n) => n.textContent)")
     assert sorted(lanes) == sorted(HOSTILE)
     # The labels of the charts show the markup as letters too.
-    labels = tab.run("[...document.querySelectorAll('#chart-heat text')].map((n) => n.textContent)")
-    assert any(label.startswith("<script>") or label.startswith('"><img') for label in labels)
+    labels = tab.run("[...document.querySelectorAll('#chart-confusion text')].map((n) => n.textContent)")
+    assert "$x$ & <i>" in labels
+    assert any(label.startswith("<script>") for label in labels)
     assert tab.errors == []
 
 
@@ -222,6 +223,16 @@ def test_overlaps_are_marked_in_place(tab: browser.Page, tmp_path: Path) -> None
     assert {1, 2, 3} == set(lines)  # two spans over one letter draw two lines
 
 
+def test_blanks_at_the_ends_are_shown(tab: browser.Page, tmp_path: Path) -> None:
+    gold, said = Entity("好", "体验", 0, 1), Entity("好", "体验 ", 0, 1)
+    error = ErrtaError("classification", "0", (gold,), (said,))
+    result = made_up.scored({"0": Sentence("0", "好", [gold])}, {"0": Prediction("0", [said])}, [error])
+    look(tab, tmp_path, page(result))
+    assert "体验 → 体验␣" in tab.run("document.querySelector('#browser .head').textContent")
+    assert tab.run("document.querySelector('#browser .said .tag').textContent") == "体验␣"
+    assert "体验␣" in tab.run("[...document.querySelectorAll('#table-pairs td')].map((n) => n.textContent)")
+
+
 def test_it_works_in_a_sandboxed_frame_and_in_the_dark(tab: browser.Page, tmp_path: Path) -> None:
     text = page(made_up.result(60))
     frame = f'<iframe sandbox="allow-scripts" srcdoc="{html.escape(text)}" style="width:100%;height:800px"></iframe>'
@@ -236,6 +247,11 @@ def test_it_works_in_a_sandboxed_frame_and_in_the_dark(tab: browser.Page, tmp_pa
     assert tab.run("document.querySelectorAll('#browser .example').length", contextId=inside) == 10
     assert tab.run("scrollY", contextId=inside) > 1000
     ink = "getComputedStyle(document.documentElement).getPropertyValue('--ink').trim()"
+    assert tab.run(ink, contextId=inside) == "#e4e7ec"
+    tab.run("dispatchEvent(new Event('beforeprint'))", contextId=inside)
+    assert tab.run(ink, contextId=inside) == "#1f2530"
+    assert tab.run("document.querySelector('#chart-types svg').getBoundingClientRect().width", contextId=inside) == 680
+    tab.run("dispatchEvent(new Event('afterprint'))", contextId=inside)
     assert tab.run(ink, contextId=inside) == "#e4e7ec"
     tab.scheme("light")
     assert tab.run(ink, contextId=inside) == "#1f2530"

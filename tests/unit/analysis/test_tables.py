@@ -89,6 +89,13 @@ def test_examples_are_capped_by_type_and_ordered_by_nothing_but_the_errors(resul
     assert sum(map(len, everything.values())) == len(result.errta.errors)
 
 
+def test_examples_hold_categories_in_proportion() -> None:
+    names = ["乙" if i % 10 == 0 else "甲" for i in range(100)]
+    errors = [ErrtaError("missing", str(i), (Entity("好", name),), ()) for i, name in enumerate(names)]
+    chosen = tables.chosen_examples(errors, 10)["missing"]
+    assert sorted(map(tables.category_of, chosen)) == ["乙"] + ["甲"] * 9
+
+
 def test_suspected_annotation_counts_the_model() -> None:
     city, brand = Entity("兰蔻", "城市", 0, 2), Entity("兰蔻", "品牌", 0, 2)
     train = [Sentence(f"t{i}", "兰蔻", [brand]) for i in range(8)]
