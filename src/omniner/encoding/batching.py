@@ -3,8 +3,8 @@
 The plan of an epoch follows from the seed, the epoch and the lengths alone: shuffle, sort by length within windows
 of some batches, cut, shuffle the batches. Neither the number of processes nor an interruption changes it: each
 process takes every n-th sentence of each batch, and an epoch can begin at any batch. So two processes make the same
-steps as one, and a resumed run the same as an uninterrupted one. Windows keep padding low (2.5 % of CLUENER at batches of 32)
-while sentences still meet other neighbours in each epoch.
+steps as one, and a resumed run the same as an uninterrupted one. Windows keep padding low
+(2.5 % of CLUENER in batches of 32) while sentences still meet other neighbours in each epoch.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 After each optimizer step the average moves towards the weights by `1 - decay`; in the first steps it moves faster,
 `(1 + n) / (10 + n)`, so that it forgets the random start. It is what is evaluated and kept as the best checkpoint.
-The price is one more copy of the weights. `swap_in`
-puts it in the place of the weights, `swap_out` takes it away.
+The price is one more copy of the weights. `swap_in` puts it in the place of the weights, `swap_out` takes it away.
 """
 
 from __future__ import annotations

@@ -126,11 +126,11 @@ class TaggerModule(pl.LightningModule):
             self.average.swap_in()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count one batch of dev, unless it is a repeated sentence (see `Batch.weight`)."""
-        if not batch.weight:
-            return
+        """Count one batch of dev; a repeated sentence (see `Batch.weight`) counts nothing."""
         loss, spans = self.tagger.loss_and_spans(batch)
-        self.f1.update(batch.gold, self.tagger.entities(batch, spans), loss)
+        entities = self.tagger.entities(batch, spans)
+        counted = len(entities) if batch.weight else 0
+        self.f1.update(batch.gold[:counted], entities[:counted], loss * batch.weight)
 
     def on_validation_epoch_end(self) -> None:
         """Log the counts of all processes together."""

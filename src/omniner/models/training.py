@@ -82,7 +82,8 @@ def fit(
     keeper, interruption = KeepCheckpoints(kept, config.trainer), Interruption()
     progress = TQDMProgressBar(refresh_rate=1) if _on_terminal() else LogProgress()
     extra = [*callbacks, *_own_callbacks(config), progress, interruption, keeper]
-    trainer = _trainer(config, devices, folder, logger, extra)
+    steps = -(-len(data.train_examples) // config.trainer.batch_size)
+    trainer = _trainer(config, devices, folder, logger, extra, steps)
     resume = keeper.last if keeper.last.is_file() else None
     if resume is not None:
         _check_same(resume, module)
@@ -99,7 +100,7 @@ def fit(
     return FitResult(
         best_path=keeper.best,
         best_f1=keeper.best_f1,
-        epochs=trainer.global_step // len(data.train_dataloader()),
+        epochs=trainer.global_step // steps,
         interrupted=interruption.signal != 0,
         signal=interruption.signal,
         rank=trainer.global_rank,
@@ -120,8 +121,14 @@ def prepare(config: Config, train: Sequence[Sentence], dev: Sequence[Sentence]) 
 
 
 def _trainer(
-    config: Config, devices: Devices, folder: Path, logger: Logger | bool | None, callbacks: list[Callback]
+    config: Config,
+    devices: Devices,
+    folder: Path,
+    logger: Logger | bool | None,
+    callbacks: list[Callback],
+    steps: int,
 ) -> pl.Trainer:
+    """The trainer of the configuration; `steps` are those of an epoch."""
     settings = config.trainer
     return pl.Trainer(
         accelerator=devices.accelerator,
@@ -136,7 +143,7 @@ def _trainer(
         max_time=timedelta(minutes=settings.max_minutes) if settings.max_minutes else None,
         check_val_every_n_epoch=settings.eval_every,
         num_sanity_val_steps=0,
-        log_every_n_steps=_LOG_EVERY,
+        log_every_n_steps=min(_LOG_EVERY, steps),
         enable_progress_bar=_on_terminal(),
         enable_model_summary=False,
         use_distributed_sampler=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,22 @@ def test_whatever_stops_a_run_leaves_a_checkpoint_to_go_on_from(tmp_path: Path, 
     assert fit(config, corpus, folder, None, []).best_f1 == plain.best_f1
     left, right = (weights(f / "checkpoints/last.ckpt") for f in (tmp_path / "plain", folder))
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_killed_run_goes_on_from_its_last_save_amid_an_epoch(tmp_path: Path) -> None:
+    config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=2")
+    config.trainer.checkpoint_minutes = 1e-9
+    corpus = small_corpus.corpus(40, 16)
+
+    def copy() -> None:
+        # what a kill would leave: the save after the step before
+        shutil.copytree(tmp_path / "plain/checkpoints", tmp_path / "killed/checkpoints")
+
+    whole, rest = Losses(), Losses()
+    fit(config, corpus, tmp_path / "plain", None, [whole, At(4, copy)])
+    fit(config, corpus, tmp_path / "killed", None, [rest])
+    assert sorted(rest.values) == list(range(4, 11))
+    assert all(rest.values[step] == whole.values[step] for step in rest.values)
 
 
 def test_a_finished_run_stays_finished(tmp_path: Path) -> None:
