@@ -53,8 +53,8 @@ def test_twenty_sentences_are_learnt_by_heart(tmp_path: Path, model: str, head: 
     config = small_corpus.configuration(
         model,
         f"head={head}",
-        "trainer.max_epochs=25",
-        "trainer.eval_every=25",
+        "trainer.max_epochs=40",
+        "trainer.eval_every=40",
         "trainer.batch_size=4",
         "trainer.weight_average=0",
         "model.learning_rate=0.01",
@@ -64,7 +64,7 @@ def test_twenty_sentences_are_learnt_by_heart(tmp_path: Path, model: str, head: 
     corpus.splits["dev"] = corpus.splits["train"]
     result = fit(config, corpus, tmp_path, None, [])
     assert result.best_f1 == 1.0
-    assert (result.epochs, result.interrupted, result.issues) == (25, False, [])
+    assert (result.epochs, result.interrupted, result.issues) == (40, False, [])
     found = {p.id: p.entities for batch in predict(result.best_path, corpus.splits["train"], config) for p in batch}
     assert found == {sentence.id: sentence.entities for sentence in corpus.splits["train"]}
 
