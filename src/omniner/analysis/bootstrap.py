@@ -1,9 +1,9 @@
 """Confidence intervals: how much would the scores move had other posts been drawn?
 
-In goes a comparison and the post of each sentence, out come percentile intervals of micro P/R/F1 and macro
-F1. Posts are drawn with replacement (sentences of one post share its topic and its author, so they are no
-independent draws); where there are no posts, sentences are. A draw is a vector of weights, so all draws of a
-chunk are one matrix product with the counts per post and category: about 0.1 ms per draw for 20,000 posts.
+In goes a comparison and the post of each sentence, out come percentile intervals of micro P/R/F1 and macro F1. Posts
+are drawn with replacement (sentences of one post share its topic and its author, so they are no independent draws);
+where there are no posts, sentences are. A draw is a vector of weights, so all draws of a chunk are one matrix product
+with the counts per post and category: about 0.1 ms per draw for 19,557 sentences in posts of 1 to 5.
 """
 
 from __future__ import annotations

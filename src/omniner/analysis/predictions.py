@@ -73,7 +73,7 @@ def read(predictions: Path, gold: Path | None) -> LoadedPredictions:
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
-    """No garbage collection inside: records by the hundred thousand hold no cycles, and looking costs half the time."""
+    """No garbage collection inside: records by the hundred thousand hold no cycles, and looking can double the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
