@@ -24,6 +24,7 @@ from omniner.schema import EncoderConfig
 
 # Families whose position ids begin after the padding id: two of the positions are never used.
 _SHIFTED = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm")
+_FOLDER = "The folder must hold config.json, tokenizer.json or vocab.txt, and model.safetensors."
 _MIN_COUNT = 1  # a random encoder knows every character of its training text
 
 
@@ -34,6 +35,8 @@ def load(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module, TokenI
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     local = Path(config.path).is_dir()
+    if not local and (config.path.startswith((".", "/", "~")) or Path(config.path).exists()):
+        raise UserError("model.path", f"{config.path} is not a folder", _FOLDER)
     options = {"local_files_only": local, "trust_remote_code": False}
     with _explaining(config.path, local):
         settings = AutoConfig.from_pretrained(config.path, **options)
@@ -115,7 +118,7 @@ def _explaining(path: str, local: bool) -> Iterator[None]:
         raise
     except (OSError, ValueError, ImportError, KeyError) as error:
         fix = (
-            "The folder must hold config.json, tokenizer.json or vocab.txt, and model.safetensors."
+            _FOLDER
             if local
             else "Name a local folder or a hub model; without a network, download it first (hf download <name>) "
             "and set model.path to its folder."

@@ -63,6 +63,11 @@ def test_a_missing_model_is_one_line_about_its_path(path: str, monkeypatch: pyte
     assert "\n" not in str(found.value)
 
 
+def test_a_path_to_nothing_is_not_looked_for_on_the_hub() -> None:
+    with pytest.raises(UserError, match=r"model\.path: /no/such/folder is not a folder"):
+        pretrained.load(configured("/no/such/folder", {}), [])
+
+
 def test_a_folder_without_a_model_says_what_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json, tokenizer\.json"):
         pretrained.load(configured(str(tmp_path), {}), [])
