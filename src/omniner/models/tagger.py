@@ -136,9 +136,10 @@ class TaggerModule(pl.LightningModule):
         """Log the counts of all processes together."""
         if self.average is not None:
             self.average.swap_out()
+        several = self.trainer.world_size > 1
         for name, value in self.f1.compute().items():
-            # the same number in every process: there is nothing left to reduce
-            self.log(f"val/{name}", value, prog_bar=name == "f1", rank_zero_only=False, sync_dist=False)
+            # all processes have the same number already, which a maximum keeps to the last bit
+            self.log(f"val/{name}", value, prog_bar=name == "f1", reduce_fx="max", sync_dist=several)
 
     def weights(self) -> dict[str, Tensor]:
         """The tagger's weights as they are evaluated: averaged where there is an average."""
