@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from omniner.tasks.context import Context
 
 log = logging.getLogger("omniner")
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and device lists; we say what is used
 
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:

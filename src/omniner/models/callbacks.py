@@ -2,8 +2,8 @@
 
 `KeepCheckpoints` evaluates nothing itself: after each evaluation it writes `last.ckpt`, writes `best.ckpt` where dev
 F1 was never higher (of equals the first stays), and ends training when patience is over. A run that is stopped by a
-signal or an error leaves its `last.ckpt` too. `Interruption` turns the first Ctrl-C into a stop at the end of the
-step, as Lightning does with SIGTERM, so that no half step is saved; the second Ctrl-C stops at once. `LogProgress`
+signal or an error leaves its `last.ckpt` too. `Interruption` turns the first Ctrl-C or SIGTERM into a stop at the end
+of the step, so that no half step is saved; the second stops at once. `LogProgress`
 says one line per evaluation, for logs that are files.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
+from omniner.errors import Stopped
 from omniner.models import checkpoints
 from omniner.models.tagger import TaggerModule
 from omniner.schema import TrainerConfig
@@ -101,7 +102,7 @@ class KeepCheckpoints(Checkpoint):
 
 
 class Interruption(Callback):
-    """Stops at the end of a step after Ctrl-C, and remembers which signal ended the run.
+    """Stops at the end of a step after Ctrl-C or SIGTERM, and remembers which signal ended the run.
 
     Attributes:
         signal: the number of the signal that stopped training; 0 = none.
@@ -109,46 +110,46 @@ class Interruption(Callback):
 
     def __init__(self) -> None:
         self.signal = 0
-        self._asked = False
-        self._before: Any = None
+        self._asked = 0
+        self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over Ctrl-C (only a main thread may)."""
+        """Take over both signals (only a main thread may)."""
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._note)
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop where the state is whole, all processes at the same step."""
-        asked = self._asked
+        asked = self._asked != 0
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked:
-            raise KeyboardInterrupt
+            raise Stopped(self._asked or signal.SIGTERM)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give Ctrl-C back."""
+        """Give the signals back."""
         self._restore()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Remember what it was."""
         self._restore()
         if isinstance(exception, KeyboardInterrupt):
-            self.signal = signal.SIGINT.value
+            self.signal = exception.signum if isinstance(exception, Stopped) else signal.SIGINT.value
         elif isinstance(exception, SystemExit) and trainer.received_sigterm:
             self.signal = signal.SIGTERM.value
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-        log.warning("stopping at the end of this step; press Ctrl-C again to stop at once")
+            raise Stopped(number)
+        self._asked = number
+        log.warning("stopping at the end of this step; once more stops at once")
 
     def _restore(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
 
 
 class LogProgress(Callback):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -37,6 +38,9 @@ from omniner.records import Issue, Sentence
 from omniner.schema import Config
 
 log = logging.getLogger("omniner")
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and device lists; we say what is used
+# Lightning's own use of torch; nothing that a user could mend
+warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="pytorch_lightning")
 
 _LOG_EVERY = 20  # optimizer steps between logged values: a tracker's write costs about as much as a small step
 

@@ -24,8 +24,8 @@ from urllib.parse import urlsplit, urlunsplit
 from omniner import files
 from omniner.errors import UserError
 from omniner.schema import TrackingConfig
-from omniner.tracking.spool import Record, RefusedError, one_line
 from omniner.tracking.run import TABLES_TAG, display_name, masked
+from omniner.tracking.spool import Record, RefusedError, one_line
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

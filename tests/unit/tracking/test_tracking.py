@@ -21,13 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omniner import tracking
-from omniner.tracking import spool
-from omniner.tracking import store as stores
 from omniner.errors import UserError
 from omniner.schema import TrackingConfig
-from omniner.tracking.spool import Record, RefusedError, Sender, Spool
+from omniner.tracking import DataInput, display_name, safe_name, spool
+from omniner.tracking import store as stores
 from omniner.tracking.run import NAME_LENGTH, TrackedRun, masked
-from omniner.tracking import DataInput, display_name, safe_name
+from omniner.tracking.spool import Record, RefusedError, Sender, Spool
 
 
 def config(folder: Path | str, **changes: Any) -> TrackingConfig:
