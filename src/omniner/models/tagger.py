@@ -9,6 +9,7 @@ any (`trainer.weight_average`).
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -60,13 +61,13 @@ class TaggerModule(pl.LightningModule):
         model = self.tagger.model_config
         plain = {
             id(weight)
-            for module in self.tagger.backbone.modules()
+            for module in self.tagger.backbones.modules()
             if isinstance(module, nn.LayerNorm)
             for weight in module.parameters()
         }
         decayed: list[nn.Parameter] = []
         free: list[nn.Parameter] = []
-        for weight in self.tagger.backbone.parameters():
+        for weight in self.tagger.backbones.parameters():
             (decayed if weight.dim() > 1 and id(weight) not in plain else free).append(weight)
         yield {"params": decayed, "lr": model.learning_rate, "weight_decay": model.weight_decay}
         yield {"params": free, "lr": model.learning_rate, "weight_decay": 0.0}
@@ -161,5 +162,6 @@ class TaggerModule(pl.LightningModule):
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """A seed for one step of one process; any two differ (for fewer than 2^32 steps and 2^12 processes)."""
-    return (seed * 0x9E3779B97F4A7C15 + step * 4096 + rank) & 0x7FFF_FFFF_FFFF_FFFF
+    """A seed for one step of one process. Hashed, for the CPU's generator takes only 32 bits of it."""
+    digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
