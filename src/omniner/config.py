@@ -64,6 +64,7 @@ POSITIVE = (
     "trainer.eval_batch_size",
     "trainer.eval_every",
     "encoding.max_length",
+    "model.members",
     "model.learning_rate",
     "model.head_learning_rate",
     "head.max_span",
@@ -235,6 +236,8 @@ def _check_pairs(config: schema.Config) -> None:
             f"{trainer.batch_size} sentences do not divide over {workers} devices",
             f"Choose a multiple of {workers}.",
         )
+    if isinstance(config.model, schema.BiLSTMConfig) and config.model.members > 1 and config.head.kind == "span":
+        raise UserError("model.members", "a span head cannot average members", "Use head=crf or head=softmax.")
     if config.metrics.profile == "official" and config.metrics.unit == "span":
         raise UserError("metrics.unit", "the official profile counts pairs, not spans", "Use metrics.unit=pair.")
     if tracking.kind == "server" and not tracking.uri:

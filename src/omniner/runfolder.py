@@ -37,6 +37,7 @@ OUTPUTS = (
     "tables",
     "figures",
     "checkpoints",
+    "model",
     "tracking_spool.jsonl",
     "tracking_files",
 )

@@ -29,6 +29,7 @@ class BiLSTMConfig:
     min_count: int  # characters and bigrams seen less often in train become [UNK]
     hidden: int  # per direction
     layers: int
+    members: int  # BiLSTMs trained side by side under one head; their scores are averaged
     embedding_dropout: float
     dropout: float
     unk_dropout: float  # share of characters hidden as [UNK] in training

@@ -48,4 +48,4 @@ def folder_of(result: subprocess.CompletedProcess[str], cwd: Path) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """One tracked training run: the directory it was started in, and its folder."""
     cwd = tmp_path_factory.mktemp("trained")
-    return cwd, folder_of(omniner(*TINY, cwd=cwd), cwd)
+    return cwd, folder_of(omniner(*TINY, "tracking.log_model=true", cwd=cwd), cwd)

@@ -51,6 +51,18 @@ def test_a_run_is_tracked(trained: Trained) -> None:
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) > 1
 
 
+def test_the_model_is_kept_as_pyfunc_on_request(trained: Trained) -> None:
+    import mlflow
+
+    cwd, folder = trained
+    (run,) = _runs(cwd)
+    gold = [json.loads(line) for line in (folder / "gold.jsonl").read_text(encoding="utf-8").splitlines()]
+    predicted = [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    model = mlflow.pyfunc.load_model(f"{run.info.artifact_uri}/model")
+    answers = model.predict([item["text"] for item in gold])
+    assert [[dict(mention) for mention in answer] for answer in answers] == [item["entities"] for item in predicted]
+
+
 def test_the_same_command_gives_the_same_predictions(trained: Trained) -> None:
     cwd, folder = trained
     again = folder_of(omniner(*TINY, "tracking=off", cwd=cwd), cwd)

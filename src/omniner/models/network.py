@@ -31,10 +31,14 @@ from omniner.records import Entity
 class Tagger(nn.Module):
     """Backbone and head with all that belongs to them.
 
+    There may be several backbones, the members of an ensemble: each is trained by itself (the loss is the mean of
+    theirs) under one common head, and what they say is averaged for decoding. Where the head scores tags by a linear
+    layer, the mean of the states gives exactly the mean of the members' scores.
+
     Args:
         model, head: their configurations.
         inputs: makes the backbone's ids from a text.
-        backbone: gives states [B, L, D] of a batch, has `out_dim`.
+        backbones: the members; each gives states [B, L, D] of a batch and has `out_dim`.
         categories: the active ones, in order.
     """
 
@@ -43,27 +47,25 @@ class Tagger(nn.Module):
         model: schema.BiLSTMConfig | schema.EncoderConfig,
         head: schema.HeadConfig,
         inputs: TextInput,
-        backbone: BiLSTM | TransformerBackbone,
+        backbones: Sequence[BiLSTM | TransformerBackbone],
         categories: Sequence[str],
     ) -> None:
         super().__init__()
         self.model_config, self.head_config, self.inputs = model, head, inputs
         self.categories = tuple(categories)
-        self.backbone = backbone
-        self.head: Head = build_head(head.kind, backbone.out_dim, self.categories, head)
+        self.backbones = nn.ModuleList(backbones)
+        self.head: Head = build_head(head.kind, backbones[0].out_dim, self.categories, head)
 
     @classmethod
     def build(cls, config: schema.Config, texts: Iterable[str], categories: Sequence[str]) -> Tagger:
         """A new tagger; `texts` are those of the training split."""
-        inputs: TextInput
-        backbone: BiLSTM | TransformerBackbone
         if isinstance(config.model, schema.BiLSTMConfig):
             vocabulary = Vocabulary.build(texts, config.model.min_count, config.model.bigram_dim > 0)
-            inputs, backbone = CharacterInput(vocabulary), BiLSTM(config.model, vocabulary)
-        else:
-            encoder, inputs = pretrained.load(config.model, texts)
-            backbone = TransformerBackbone(encoder, config.model.dropout)
-        return cls(config.model, config.head, inputs, backbone, categories)
+            members = [BiLSTM(config.model, vocabulary) for _ in range(config.model.members)]
+            return cls(config.model, config.head, CharacterInput(vocabulary), members, categories)
+        encoder, inputs = pretrained.load(config.model, texts)
+        backbone = TransformerBackbone(encoder, config.model.dropout)
+        return cls(config.model, config.head, inputs, [backbone], categories)
 
     def describe(self) -> dict[str, Any]:
         """Everything but the weights, in plain values."""
@@ -73,8 +75,8 @@ class Tagger(nn.Module):
             "inputs": self.inputs.to_json(),
             "categories": list(self.categories),
         }
-        if isinstance(self.backbone, TransformerBackbone):
-            settings: Any = self.backbone.encoder.config
+        if isinstance(self.backbones[0], TransformerBackbone):
+            settings: Any = self.backbones[0].encoder.config
             item["architecture"] = json.loads(settings.to_json_string(use_diff=False))
         return item
 
@@ -83,43 +85,44 @@ class Tagger(nn.Module):
         """The same tagger with weights still to be filled in."""
         inputs = alignment.from_json(item["inputs"])
         head = schema.HeadConfig(**item["head"])
-        backbone: BiLSTM | TransformerBackbone
-        model: schema.BiLSTMConfig | schema.EncoderConfig
         if isinstance(inputs, CharacterInput):
-            model = schema.BiLSTMConfig(**item["model"])
-            backbone = BiLSTM(model, inputs.vocabulary)
-        else:
-            model = schema.EncoderConfig(**item["model"])
-            backbone = TransformerBackbone(pretrained.rebuild(item["architecture"]), model.dropout)
-        return cls(model, head, inputs, backbone, item["categories"])
+            small = schema.BiLSTMConfig(**item["model"])
+            members = [BiLSTM(small, inputs.vocabulary) for _ in range(small.members)]
+            return cls(small, head, inputs, members, item["categories"])
+        model = schema.EncoderConfig(**item["model"])
+        backbone = TransformerBackbone(pretrained.rebuild(item["architecture"]), model.dropout)
+        return cls(model, head, inputs, [backbone], item["categories"])
 
     def encoder(self, config: schema.EncodingConfig) -> Encoder:
         """What makes this tagger's examples."""
         max_span = self.head_config.max_span if self.head_config.kind == "span" else None
         return Encoder(self.inputs, TagScheme(self.categories), config, max_span)
 
-    def states(self, batch: Batch) -> Tensor:
-        """Character states [B, L, D] in the precision of the head's weights: full, unless all weights are bf16."""
-        states: Tensor = self.backbone(batch)
-        return states.to(next(self.head.parameters()).dtype)
+    def states(self, batch: Batch) -> list[Tensor]:
+        """Each member's states [B, L, D], in the precision of the head's weights: full, unless all weights are bf16."""
+        precision = next(self.head.parameters()).dtype
+        return [backbone(batch).to(precision) for backbone in self.backbones]
 
     def loss(self, batch: Batch) -> Tensor:
-        """The sum of the sentences' losses."""
-        states = self.states(batch)
-        with torch.autocast(states.device.type, enabled=False):
-            return self.head.loss(states, batch)
+        """The sum of the sentences' losses, the mean over the members."""
+        return self._loss(self.states(batch), batch)
 
     def loss_and_spans(self, batch: Batch) -> tuple[Tensor, list[list[Span]]]:
-        """Both of them, with one run of the backbone."""
+        """Both of them, with one run of the backbones."""
         states = self.states(batch)
-        with torch.autocast(states.device.type, enabled=False):
-            return self.head.loss(states, batch), self.head.decode(states, batch.mask)
+        return self._loss(states, batch), self._spans(states, batch)
 
     def spans(self, batch: Batch) -> list[list[Span]]:
         """The predicted spans of each sentence."""
-        states = self.states(batch)
-        with torch.autocast(states.device.type, enabled=False):
-            return self.head.decode(states, batch.mask)
+        return self._spans(self.states(batch), batch)
+
+    def _loss(self, states: Sequence[Tensor], batch: Batch) -> Tensor:
+        with torch.autocast(states[0].device.type, enabled=False):
+            return torch.stack([self.head.loss(own, batch) for own in states]).mean()
+
+    def _spans(self, states: Sequence[Tensor], batch: Batch) -> list[list[Span]]:
+        with torch.autocast(states[0].device.type, enabled=False):
+            return self.head.decode(torch.stack(list(states)).mean(0), batch.mask)
 
     def entities(self, batch: Batch, spans: Sequence[Sequence[Span]]) -> list[list[Entity]]:
         """Spans as entities of the sentences' own texts."""

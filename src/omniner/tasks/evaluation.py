@@ -106,7 +106,7 @@ def _report(context: Context, result: ScoreResult, tables: Mapping[str, tabulate
     details = {"task": config.task.name, "folder": str(context.folder), "MLflow run": context.run.id or "not tracked"}
     if config.task.name != "score":
         details |= {"model": f"{config.model.name}, head {config.head.kind}", "data": config.data.name}
-    issues = Counter(extras.issues) | Counter(issue.code for issue in result.issues)
+    issues = Counter(extras.issues) + Counter(issue.code for issue in result.issues)
     created = time.strftime("%Y-%m-%d %H:%M:%S")
     facts = RunFacts(config.name, created, details, configs.to_yaml(config), dict(sorted(issues.items())))
     page = html(result, tables, facts, extras.curves, config.errta)

@@ -21,4 +21,5 @@ def run(context: Context) -> None:
     gold = Path(config.gold) if config.gold else None
     loaded = reading.read(Path(config.predictions), gold)
     result = score_loaded(loaded, config.metrics, config.errta)
-    publish(context, result, Extras(issues=publish_issues(context, result.issues)))
+    publish_issues(context, result.issues)
+    publish(context, result, Extras())

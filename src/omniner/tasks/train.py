@@ -48,6 +48,9 @@ def run(context: Context) -> None:
     log.info("best dev F1 %.4f after %d epochs: %s", fitted.best_f1, fitted.epochs, fitted.best_path)
     context.run.metrics({"val/best_f1": fitted.best_f1, "train/epochs": fitted.epochs})
 
+    if config.tracking.log_model:
+        tracking.save_model(fitted.best_path, folder / "config.yaml", folder / "model")
+        context.run.files(folder / "model", "model")
     predictions = predict_file(config, fitted.best_path, reported, folder / "predictions.jsonl")
     context.run.file(folder / "predictions.jsonl")
     context.run.file(folder / "gold.jsonl")

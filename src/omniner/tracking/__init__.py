@@ -175,6 +175,17 @@ def lightning_logger(run: Run) -> Logger:
     return RunLogger()
 
 
+def save_model(checkpoint: Path, config: Path, folder: Path) -> None:
+    """Write a trained tagger as an MLflow model (pyfunc) into `folder`, in the place of what is there."""
+    import shutil
+
+    from omniner.tracking import pyfunc
+
+    if folder.exists():
+        shutil.rmtree(folder)
+    pyfunc.save(folder, checkpoint, config)
+
+
 def _run_tags(name: str, parent: str | None, tags: Mapping[str, str]) -> dict[str, str]:
     values = tag_values(tags)
     values |= {"mlflow.runName": name, "mlflow.source.name": "omniner", "mlflow.source.type": "LOCAL"}

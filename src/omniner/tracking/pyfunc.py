@@ -1,0 +1,71 @@
+"""A trained tagger as an MLflow model: `mlflow.pyfunc.load_model(...).predict(["一句话"])`.
+
+MLflow runs this file to make the model ("models from code"), so nothing is pickled: the model is this code, the
+checkpoint and the run's configuration. In: texts; out: for each text its entities, as `Mention`.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+# about type hints of MLflow's own, said while it is imported
+warnings.filterwarnings("ignore", message=".*AnyType", category=UserWarning)
+
+import mlflow  # noqa: E402
+from omegaconf import DictConfig, OmegaConf  # noqa: E402
+from pydantic import BaseModel  # noqa: E402
+
+from omniner import config as configs  # noqa: E402
+from omniner.records import Sentence, entity_to_json  # noqa: E402
+
+
+class Mention(BaseModel):
+    """An entity, as MLflow's signatures can describe it."""
+
+    text: str
+    category: str
+    start: int
+    end: int
+
+
+class TaggerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
+    """Loads the checkpoint once, tags lists of texts."""
+
+    def load_context(self, context: Any) -> None:
+        """Read what was saved with the model."""
+        settings = OmegaConf.load(context.artifacts["config"])
+        assert isinstance(settings, DictConfig), "written by save"
+        self._config = configs.check(settings)
+        self._checkpoint = Path(context.artifacts["checkpoint"])
+
+    def predict(
+        self, context: Any, model_input: list[str], params: dict[str, str] | None = None
+    ) -> list[list[Mention]]:
+        """Tag texts, in their order."""
+        from omniner.models.inference import predict
+
+        sentences = [Sentence(str(number), text) for number, text in enumerate(model_input)]
+        found = {item.id: item for batch in predict(self._checkpoint, sentences, self._config) for item in batch}
+        return [[Mention(**entity_to_json(entity)) for entity in found[sentence.id].entities] for sentence in sentences]
+
+
+def save(folder: Path, checkpoint: Path, config: Path) -> None:
+    """Write the model into a new folder.
+
+    Args:
+        folder: must not exist.
+        checkpoint, config: files of the trained run, copied into it.
+    """
+    from omniner import __version__
+
+    mlflow.pyfunc.save_model(
+        str(folder),
+        python_model=__file__,
+        artifacts={"checkpoint": str(checkpoint), "config": str(config)},
+        pip_requirements=[f"omniner=={__version__}"],
+    )
+
+
+if __name__ != "omniner.tracking.pyfunc":
+    # MLflow is loading the model: it imports this file under a name of its own and asks for the object.
+    mlflow.models.set_model(TaggerModel())
