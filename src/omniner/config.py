@@ -78,6 +78,8 @@ SHARES = (
     "model.dropout",
     "model.embedding_dropout",
     "model.unk_dropout",
+    "model.bigram_dropout",
+    "model.entity_replacement",
     "head.label_smoothing",
 )
 # What may change without making a run another run: where it is written and logged, not what it computes.
