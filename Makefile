@@ -26,7 +26,7 @@ demo: install ## Train, test and score a tagger on the built-in corpus, tracked,
 	$(BIN)/python -m omniner.run
 
 test: install ## Run all tests
-	$(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
 
 check: install ## Formatting, lint, types, direction of imports
 	$(BIN)/ruff format --check src tests experiments
