@@ -59,10 +59,27 @@ def test_states_are_exact_under_padding(tmp_path: Path, model: str) -> None:
     tagger = checkpoints.load(path)
     examples, _ = tagger.encoder(config.encoding).encode(small_corpus.sentences(12, 4, "s"))
     with torch.no_grad():
-        together = tagger.states(collate(examples, 0, 1))
+        together = tagger.states(collate(examples, 0, 1))[0]
         for row, example in enumerate(examples):
-            alone = tagger.states(collate([example], 0, 1))[0]
+            alone = tagger.states(collate([example], 0, 1))[0][0]
             torch.testing.assert_close(together[row, : example.length], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_members_are_trained_alone_and_averaged(tmp_path: Path) -> None:
+    config, path = untrained("char_bilstm", tmp_path, "model.members=3", "head=crf")
+    tagger = checkpoints.load(path)
+    examples, _ = tagger.encoder(config.encoding).encode(small_corpus.sentences(6, 4, "s"))
+    batch = collate(examples, 0, 1)
+    assert len(tagger.backbones) == 3
+    with torch.no_grad():
+        states = tagger.states(batch)
+        losses = [tagger.head.loss(own, batch) for own in states]
+        torch.testing.assert_close(tagger.loss(batch), sum(losses) / 3)
+        scores = sum(tagger.head.emit(own) for own in states) / 3
+        assert not torch.allclose(states[0], states[1]), "members begin differently"
+        best = tagger.head.crf.decode(scores, batch.mask).numpy()
+    expected = tagger.head.scheme.decode_batch(best, batch.mask.sum(1).numpy())
+    assert tagger.spans(batch) == expected
 
 
 def test_every_sentence_is_answered_whatever_its_length(tmp_path: Path) -> None:
