@@ -36,6 +36,11 @@ def test_a_run_leaves_everything_in_its_folder(trained: Trained) -> None:
     assert list((folder / "figures").glob("*.png"))
 
 
+def test_a_run_leaves_nothing_else_behind(trained: Trained) -> None:
+    cwd, _ = trained
+    assert {path.name for path in cwd.iterdir()} <= {"outputs", "mlruns", "scored", "new.jsonl"}
+
+
 def test_a_run_is_tracked(trained: Trained) -> None:
     from mlflow.tracking import MlflowClient
 
