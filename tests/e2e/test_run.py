@@ -154,3 +154,11 @@ def test_a_sweep_has_one_parent_and_a_failed_child_stops_no_other(tmp_path: Path
     assert {run.data.params["head.kind"] for run in children} == {"softmax", "crf"}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert "compare-runs" in result.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_end_in_the_same_predictions_as_one(trained: Trained, tmp_path: Path) -> None:
+    folder = folder_of(omniner(*TINY, "trainer=ddp", cwd=tmp_path), tmp_path)
+    (run,) = _runs(tmp_path)
+    assert run.info.status == "FINISHED"
+    assert (folder / "predictions.jsonl").read_bytes() == (trained[1] / "predictions.jsonl").read_bytes()
