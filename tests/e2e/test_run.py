@@ -143,9 +143,11 @@ def _wait_for(condition: object, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def test_a_sweep_has_one_parent_and_a_failed_child_stops_no_other(tmp_path: Path) -> None:
-    tiny = [item for item in TINY if "max_epochs" not in item]
-    result = omniner("-m", *tiny, "trainer.max_epochs=1", "head=softmax,crf", "seed=1", cwd=tmp_path)
+ONE_EPOCH = [*(item for item in TINY if "max_epochs" not in item), "trainer.max_epochs=1"]
+
+
+def test_a_sweep_has_one_parent(tmp_path: Path) -> None:
+    result = omniner("-m", *ONE_EPOCH, "head=softmax,crf", "seed=1", cwd=tmp_path)
     runs = _runs(tmp_path)
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
@@ -154,6 +156,13 @@ def test_a_sweep_has_one_parent_and_a_failed_child_stops_no_other(tmp_path: Path
     assert {run.data.params["head.kind"] for run in children} == {"softmax", "crf"}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert "compare-runs" in result.stdout
+
+
+def test_a_failed_child_is_named_and_stops_no_other(tmp_path: Path) -> None:
+    result = omniner("-m", *ONE_EPOCH, "head=span,crf", "model.members=2", cwd=tmp_path, status=2)
+    assert "a span head cannot average members" in result.stderr
+    states = {run.data.params.get("head.kind", "parent"): run.info.status for run in _runs(tmp_path)}
+    assert states == {"parent": "FAILED", "crf": "FINISHED"}
 
 
 @pytest.mark.slow
