@@ -11,7 +11,7 @@ import pytest
 
 from omniner import config as configs
 from tests.conftest import ROOT
-from tests.e2e.conftest import TINY, omniner
+from tests.e2e.conftest import TINY, folder_of, omniner
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
@@ -50,7 +50,8 @@ def _runnable(arguments: list[str]) -> bool:
 @pytest.mark.parametrize("arguments", [c for c in COMMANDS if _runnable(c)], ids=lambda c: " ".join(c) or "defaults")
 def test_commands_on_the_sample_corpus_run(arguments: list[str], tmp_path: Path) -> None:
     small = [item for item in TINY if item.split("=")[0] not in {argument.split("=")[0] for argument in arguments}]
-    omniner(*small, "trainer.max_epochs=1", *arguments, "tracking=off", cwd=tmp_path)
+    result = omniner(*small, "trainer.max_epochs=1", *arguments, "tracking=off", cwd=tmp_path)
+    assert folder_of(result, tmp_path).is_dir()
 
 
 @pytest.mark.slow
