@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from omniner import schema
+from omniner import checks, schema
 from omniner.errors import UserError
 
 T = TypeVar("T")
@@ -28,6 +28,9 @@ T = TypeVar("T")
 SECTIONS: dict[str, type] = {
     "task": schema.TaskConfig,
     "head": schema.HeadConfig,
+    "tuning": schema.TuningConfig,
+    "prompt": schema.PromptConfig,
+    "decoding": schema.DecodingConfig,
     "data": schema.DataConfig,
     "encoding": schema.EncodingConfig,
     "trainer": schema.TrainerConfig,
@@ -35,53 +38,11 @@ SECTIONS: dict[str, type] = {
     "errta": schema.ErrtaConfig,
     "tracking": schema.TrackingConfig,
 }
-MODELS: dict[str, type] = {"bilstm": schema.BiLSTMConfig, "encoder": schema.EncoderConfig}
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "task.name": ("train", "predict", "score", "check"),
-    "head.kind": ("auto", "softmax", "crf", "span"),
-    "data.format": ("auto", "jsonl", "conll", "cluener", "cmeee", "omniner_csv", "synthetic"),
-    "data.scheme": ("auto", "bio", "bioes", "bmes", "bios"),
-    "data.separator": ("auto", "tab", "space"),
-    "data.taxonomy": ("omniner2025", "flat"),
-    "data.report": ("test", "dev"),
-    "data.on_issue": ("keep", "fail"),
-    "encoding.on_too_long": ("fail", "skip", "truncate"),
-    "trainer.accelerator": ("auto", "cpu", "gpu"),
-    "trainer.strategy": ("auto", "ddp"),
-    "trainer.precision": ("auto", "32-true", "bf16-mixed", "bf16-true"),
-    "trainer.schedule": ("constant", "linear", "cosine"),
-    "metrics.unit": ("auto", "pair", "span"),
-    "metrics.profile": ("own", "official"),
-    "metrics.on_parse_failure": ("empty", "drop"),
-    "errta.mode": ("auto", "official", "span"),
-    "tracking.kind": ("off", "local", "server"),
+MODELS: dict[str, type] = {
+    "bilstm": schema.BiLSTMConfig,
+    "encoder": schema.EncoderConfig,
+    "causal": schema.CausalConfig,
 }
-POSITIVE = (
-    "trainer.nodes",
-    "trainer.max_epochs",
-    "trainer.batch_size",
-    "trainer.eval_batch_size",
-    "trainer.eval_every",
-    "encoding.max_length",
-    "model.members",
-    "model.learning_rate",
-    "model.head_learning_rate",
-    "head.max_span",
-    "head.biaffine_dim",
-)
-SHARES = (
-    "data.dev_from_train",
-    "trainer.warmup",
-    "trainer.weight_average",
-    "metrics.confidence",
-    "model.dropout",
-    "model.embedding_dropout",
-    "model.unk_dropout",
-    "model.bigram_dropout",
-    "model.entity_replacement",
-    "head.label_smoothing",
-)
 # What may change without making a run another run: where it is written and logged, not what it computes.
 NOT_IDENTITY = ("output_dir", "resume", "tracking")
 
@@ -132,9 +93,9 @@ def check(composed: DictConfig) -> schema.Config:
     sections = {name: _typed(name, kind, raw[name]) for name, kind in SECTIONS.items()}
     sections["model"] = _typed("model", _model_type(raw["model"]), raw["model"])
     config = _typed("", schema.Config, {key: raw[key] for key in fields - sections.keys()} | sections)
-    _check_values(config)
-    _check_pairs(config)
-    return _resolve(config)
+    checks.check_values(config)
+    checks.check_pairs(config)
+    return checks.resolve(config)
 
 
 def section(composed: DictConfig, name: str, kind: type[T]) -> T:
@@ -179,6 +140,8 @@ def _convert(key: str, annotation: str, value: Any) -> Any:
     if value is None and annotation.endswith("| None"):
         return None
     wanted = annotation.removesuffix(" | None")
+    if wanted == "dict[str, float]" and isinstance(value, Mapping):
+        return {name: _convert(f"{key}.{name}", "float", item) for name, item in value.items()}
     if wanted == "float" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if wanted == "float" and isinstance(value, str):
@@ -196,6 +159,8 @@ def _convert(key: str, annotation: str, value: Any) -> Any:
         "dict[str, int]": lambda: (
             isinstance(value, Mapping) and all(isinstance(v, int) and not isinstance(v, bool) for v in value.values())
         ),
+        "dict[str, str]": lambda: isinstance(value, Mapping) and all(isinstance(v, str) for v in value.values()),
+        "list[str]": lambda: isinstance(value, list) and all(isinstance(v, str) for v in value),
         "dict[str, list[str]]": lambda: (
             isinstance(value, Mapping)
             and all(isinstance(v, list) and all(isinstance(w, str) for w in v) for v in value.values())
@@ -208,68 +173,6 @@ def _convert(key: str, annotation: str, value: Any) -> Any:
         named = names.get(wanted, wanted)
         raise UserError(key, f"{value!r} is not {named}", f"Give {named}{' or null' if 'None' in annotation else ''}.")
     return value
-
-
-def _get(config: schema.Config, key: str) -> Any:
-    section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name, None)
-
-
-def _check_values(config: schema.Config) -> None:
-    for key, choices in CHOICES.items():
-        if (value := _get(config, key)) not in choices:
-            near = difflib.get_close_matches(str(value), choices, n=1)
-            hint = f"Did you mean {near[0]}? " if near else ""
-            raise UserError(key, f"{value!r} is not a choice", f"{hint}Choose one of: {', '.join(choices)}.")
-    for key in POSITIVE:
-        if (value := _get(config, key)) is not None and value <= 0:
-            raise UserError(key, f"{value} is not above 0", "Give a positive number.")
-    for key in SHARES:
-        if (value := _get(config, key)) is not None and not 0 <= value < 1:
-            raise UserError(key, f"{value} is not a share", "Give a number from 0 to below 1.")
-
-
-def _check_pairs(config: schema.Config) -> None:
-    trainer, tracking = config.trainer, config.tracking
-    workers = max(trainer.devices, 1) * trainer.nodes
-    if trainer.batch_size % workers:
-        raise UserError(
-            "trainer.batch_size",
-            f"{trainer.batch_size} sentences do not divide over {workers} devices",
-            f"Choose a multiple of {workers}.",
-        )
-    if isinstance(config.model, schema.BiLSTMConfig) and config.model.members > 1 and config.head.kind == "span":
-        raise UserError("model.members", "a span head cannot average members", "Use head=crf or head=softmax.")
-    if config.metrics.profile == "official" and config.metrics.unit == "span":
-        raise UserError("metrics.unit", "the official profile counts pairs, not spans", "Use metrics.unit=pair.")
-    if tracking.kind == "server" and not tracking.uri:
-        raise UserError("tracking.uri", "a tracking server has no address", "Set tracking.uri=http://host:port.")
-    needs = {"score": ("predictions", config.predictions), "predict": ("checkpoint", config.checkpoint)}
-    if config.task.name in needs:
-        key, value = needs[config.task.name]
-        if not value:
-            raise UserError(key, f"task={config.task.name} needs it", f"Set {key}=<path>.")
-        if not Path(value).exists():
-            raise UserError(key, f"{value} does not exist", "Check the path.")
-    for key, value in (("gold", config.gold), ("input", config.input)):
-        if value and not Path(value).is_file():
-            raise UserError(key, f"{value} is not a file", "Check the path.")
-
-
-def _resolve(config: schema.Config) -> schema.Config:
-    """Settle the `auto` values that need neither data nor machine."""
-    if config.head.kind == "auto":
-        # A linear-chain CRF is the strongest of the three where mentions are flat, as in most corpora.
-        config.head.kind = "crf"
-    if config.name == "auto":
-        parts = {
-            "train": [config.model.name, config.head.kind, config.data.name],
-            "predict": ["predict", Path(config.checkpoint or "").stem or "model", config.data.name],
-            "score": ["score", Path(config.predictions or "").stem],
-            "check": ["check", config.model.name, config.data.name],
-        }
-        config.name = "-".join(parts[config.task.name])
-    return config
 
 
 def to_yaml(config: schema.Config) -> str:

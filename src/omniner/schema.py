@@ -1,6 +1,6 @@
 """The types of every config group: what a composed configuration may hold. The values live in `conf/`, not here.
 
-One dataclass per group; where a group has kinds (`model.kind: bilstm | encoder`), one per kind. `omniner.config`
+One dataclass per group; where a group has kinds (`model.kind: bilstm | encoder | causal`), one per kind. `omniner.config`
 checks a composed configuration against these and hands the result to the tasks as a typed `Config`. There are no
 defaults here on purpose: a value is written once, in its YAML file, beside its unit and its reason.
 """
@@ -15,7 +15,7 @@ from typing import Any
 class TaskConfig:
     """`conf/task`: what to do."""
 
-    name: str  # train | predict | score | check
+    name: str  # train | predict | score | check | convert
 
 
 @dataclass
@@ -38,6 +38,7 @@ class BiLSTMConfig:
     learning_rate: float
     head_learning_rate: float
     weight_decay: float
+    recipe: dict[str, Any]  # what `conf/trainer` takes from the model: epochs, schedule and the like
 
 
 @dataclass
@@ -53,13 +54,81 @@ class EncoderConfig:
     learning_rate: float  # encoder
     head_learning_rate: float
     weight_decay: float
+    recipe: dict[str, Any]  # what `conf/trainer` takes from the model: epochs, schedule and the like
+
+
+@dataclass
+class CausalConfig:
+    """`model.kind: causal`: a language model that writes the entities of a sentence as JSON."""
+
+    kind: str
+    name: str
+    path: str | None  # hub name or local folder; null = random weights, built from `architecture`
+    architecture: dict[str, Any]  # transformers config values of the random model; empty when pretrained
+    vocabulary: int  # most entries of the tokenizer that is built for a random model; 0 when pretrained
+    chat_template: str | None  # Jinja; null = the tokenizer's own
+    learning_rate: dict[str, float]  # by `tuning.method`
+    weight_decay: float
+    recipe: dict[str, Any]  # what `conf/trainer` takes from the model: epochs, schedule and the like
+
+
+@dataclass
+class TuningConfig:
+    """`conf/tuning`: which weights of a causal model learn, and how a step is computed."""
+
+    method: str  # auto | full | lora | qlora
+    rank: int  # LoRA
+    alpha: int  # LoRA: the update is scaled by alpha / rank
+    dropout: float  # LoRA; drawn once for the shared prefix
+    targets: list[str]  # LoRA: names of linear layers; [all-linear] = every one but the output
+    double_quantization: bool  # QLoRA: quantise the nf4 constants as well
+    optimizer: str  # auto | adamw | adamw_8bit
+    gradient_checkpointing: bool
+    attention: str  # auto | masked | cascade | flash | flex
+    pack_tokens: int  # most tokens of a pack: the prefix once, then sentences with their answers
+
+
+@dataclass
+class PromptConfig:
+    """`conf/prompt`: what a causal model is told. Texts by language; `{categories}`, `{examples}`, `{errors}` in them
+    are filled in once, `{sentence}` for each sentence."""
+
+    name: str
+    version: str
+    language: str  # zh | en
+    answer: str  # official | compact
+    system: dict[str, str]
+    instruction: dict[str, str]
+    input: dict[str, str]
+    errors: dict[str, str]  # text of `{errors}`: frequent errors and their corrections
+    examples: int  # sentences of train shown with their answers
+    seed: int  # of the choice of examples
+
+
+@dataclass
+class DecodingConfig:
+    """`conf/decoding`: how a causal model's answers are made."""
+
+    kind: str  # free | guided
+    engine: str  # hf | openai
+    max_new_tokens: int
+    slots: int  # sentences that are decoded side by side (hf)
+    temperature: float  # 0 = greedy
+    top_p: float
+    url: str | None  # openai: where the server is, with its /v1
+    model: str | None  # openai: the model's name there; null = the only one it has
+    api_key_env: str  # openai: environment variable that holds the key
+    concurrency: int  # openai: requests under way at once
+    timeout: float  # openai: seconds for one request
+    retries: int  # openai: further attempts after a failure that may pass
+    structured: str  # openai, guided: none | json_schema | vllm
 
 
 @dataclass
 class HeadConfig:
     """`conf/head`: what turns character states into entities."""
 
-    kind: str  # auto | softmax | crf | span
+    kind: str  # auto | softmax | crf | span; auto becomes none for a causal model
     label_smoothing: float  # softmax only
     max_span: int  # span only: longest entity it can find, in characters
     biaffine_dim: int  # span only
@@ -117,6 +186,8 @@ class TrainerConfig:
     weight_average: float  # decay of the exponential moving average of the weights; 0 = off
     patience: int  # evaluations without a better dev F1 before stopping; 0 = never
     eval_every: int  # epochs between evaluations on dev
+    eval_steps: int  # optimizer steps between evaluations instead; 0 = by epochs
+    eval_sample: int  # sentences of dev that are evaluated; 0 = all
     checkpoint_minutes: float  # minutes between saves of last.ckpt within an epoch; 0 = only after evaluations
     callbacks: dict[str, Any]  # name -> `_target_` of further Lightning callbacks
 
@@ -159,19 +230,24 @@ class Config:
     """A whole configuration, checked."""
 
     task: TaskConfig
-    model: BiLSTMConfig | EncoderConfig
+    model: BiLSTMConfig | EncoderConfig | CausalConfig
     head: HeadConfig
+    tuning: TuningConfig
+    prompt: PromptConfig
+    decoding: DecodingConfig
     data: DataConfig
     encoding: EncodingConfig
     trainer: TrainerConfig
     metrics: MetricsConfig
     errta: ErrtaConfig
     tracking: TrackingConfig
-    name: str  # of the run; auto = model-head-data
+    name: str  # of the run; auto = from its parts
     seed: int
     output_dir: str | None  # null = outputs/<name>-<time>
     resume: str  # auto | never | a folder of an interrupted run
     predictions: str | None  # task=score: the predictions file
     gold: str | None  # task=score: gold beside it; null = the file's own labels or the data config
     checkpoint: str | None  # task=predict: folder or .ckpt of a trained run
-    input: str | None  # task=predict: sentences to tag; null = the report split
+    input: str | None  # task=predict: sentences to tag; null = the report split; task=convert: what to convert
+    output: str | None  # task=convert: the file or folder to write
+    to: str  # task=convert: auto | llama | merged | alpaca | jsonl | conll | generated

@@ -20,12 +20,12 @@ LAYERS = (
     ("encoding",),
     ("decoding",),
     ("models",),
-    ("config", "runfolder", "sweep"),
+    ("checks", "config", "runfolder", "sweep"),
     ("tracking",),
     ("tasks",),
     ("run",),
 )
-WITHOUT_TORCH = {"errors", "records", "schema", "files", "corpus", "analysis", "config", "runfolder", "sweep", "run"}
+WITHOUT_TORCH = {"errors", "records", "schema", "files", "corpus", "analysis", "checks", "config", "runfolder", "sweep", "run"}
 HEAVY = (
     "torch",
     "pytorch_lightning",

@@ -1,0 +1,219 @@
+"""What a typed configuration must fulfil: values in their ranges, pairs that work together, files that are there.
+
+In comes a typed `Config` (see `omniner.config`), out come one `UserError` with the key at fault, or nothing; `resolve`
+settles the `auto` values that need neither data nor machine. Adding a knob means a field in `schema`, a value in
+`conf/`, and a line here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from omniner import schema
+from omniner.errors import UserError
+
+METHODS = ("full", "lora", "qlora")
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "task.name": ("train", "predict", "score", "check", "convert"),
+    "head.kind": ("auto", "none", "softmax", "crf", "span"),
+    "tuning.method": ("auto", *METHODS),
+    "tuning.optimizer": ("auto", "adamw", "adamw_8bit"),
+    "tuning.attention": ("auto", "masked", "cascade", "flash", "flex"),
+    "prompt.language": ("zh", "en"),
+    "prompt.answer": ("official", "compact"),
+    "decoding.kind": ("free", "guided"),
+    "decoding.engine": ("hf", "openai"),
+    "decoding.structured": ("none", "json_schema", "vllm"),
+    "data.format": ("auto", "jsonl", "conll", "cluener", "cmeee", "omniner_csv", "alpaca", "synthetic"),
+    "data.scheme": ("auto", "bio", "bioes", "bmes", "bios"),
+    "data.separator": ("auto", "tab", "space"),
+    "data.taxonomy": ("omniner2025", "flat"),
+    "data.report": ("test", "dev"),
+    "data.on_issue": ("keep", "fail"),
+    "encoding.on_too_long": ("fail", "skip", "truncate"),
+    "trainer.accelerator": ("auto", "cpu", "gpu"),
+    "trainer.strategy": ("auto", "ddp", "fsdp"),
+    "trainer.precision": ("auto", "32-true", "bf16-mixed", "bf16-true"),
+    "trainer.schedule": ("constant", "linear", "cosine"),
+    "metrics.unit": ("auto", "pair", "span"),
+    "metrics.profile": ("own", "official"),
+    "metrics.on_parse_failure": ("empty", "drop"),
+    "errta.mode": ("auto", "official", "span"),
+    "tracking.kind": ("off", "local", "server"),
+    "to": ("auto", "llama", "merged", "alpaca", "jsonl", "conll", "generated"),
+}
+POSITIVE = (
+    "trainer.nodes",
+    "trainer.max_epochs",
+    "trainer.batch_size",
+    "trainer.eval_batch_size",
+    "trainer.eval_every",
+    "encoding.max_length",
+    "model.members",
+    "model.learning_rate",
+    "model.head_learning_rate",
+    "head.max_span",
+    "head.biaffine_dim",
+    "tuning.rank",
+    "tuning.alpha",
+    "tuning.pack_tokens",
+    "decoding.max_new_tokens",
+    "decoding.slots",
+    "decoding.concurrency",
+    "decoding.timeout",
+    "decoding.top_p",
+)
+NOT_NEGATIVE = (
+    "trainer.eval_steps",
+    "trainer.eval_sample",
+    "trainer.checkpoint_minutes",
+    "trainer.gradient_clip",
+    "model.weight_decay",
+    "model.vocabulary",
+    "prompt.examples",
+    "decoding.temperature",
+    "decoding.retries",
+)
+SHARES = (
+    "data.dev_from_train",
+    "trainer.warmup",
+    "trainer.weight_average",
+    "metrics.confidence",
+    "model.dropout",
+    "model.embedding_dropout",
+    "model.unk_dropout",
+    "model.bigram_dropout",
+    "model.entity_replacement",
+    "head.label_smoothing",
+    "tuning.dropout",
+)
+
+
+def _get(config: schema.Config, key: str) -> Any:
+    section, _, name = key.partition(".")
+    value = getattr(config, section)
+    return getattr(value, name, None) if name else value
+
+
+def check_values(config: schema.Config) -> None:
+    """Each value by itself: a known choice, in its range."""
+    for key, choices in CHOICES.items():
+        if (value := _get(config, key)) not in choices:
+            near = difflib.get_close_matches(str(value), choices, n=1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            raise UserError(key, f"{value!r} is not a choice", f"{hint}Choose one of: {', '.join(choices)}.")
+    for key in POSITIVE:
+        if (value := _get(config, key)) is not None and value <= 0:
+            raise UserError(key, f"{value} is not above 0", "Give a positive number.")
+    for key in NOT_NEGATIVE:
+        if (value := _get(config, key)) is not None and value < 0:
+            raise UserError(key, f"{value} is below 0", "Give 0 or more.")
+    for key in SHARES:
+        if (value := _get(config, key)) is not None and not 0 <= value < 1:
+            raise UserError(key, f"{value} is not a share", "Give a number from 0 to below 1.")
+
+
+def check_pairs(config: schema.Config) -> None:
+    """Values that must fit together, and the files that the task reads."""
+    trainer, tracking = config.trainer, config.tracking
+    workers = max(trainer.devices, 1) * trainer.nodes
+    if trainer.batch_size % workers:
+        raise UserError(
+            "trainer.batch_size",
+            f"{trainer.batch_size} sentences do not divide over {workers} devices",
+            f"Choose a multiple of {workers}.",
+        )
+    if isinstance(config.model, schema.BiLSTMConfig) and config.model.members > 1 and config.head.kind == "span":
+        raise UserError("model.members", "a span head cannot average members", "Use head=crf or head=softmax.")
+    if config.metrics.profile == "official" and config.metrics.unit == "span":
+        raise UserError("metrics.unit", "the official profile counts pairs, not spans", "Use metrics.unit=pair.")
+    if tracking.kind == "server" and not tracking.uri:
+        raise UserError("tracking.uri", "a tracking server has no address", "Set tracking.uri=http://host:port.")
+    _check_causal(config)
+    _check_paths(config)
+
+
+def _check_causal(config: schema.Config) -> None:
+    """What only a causal model can do, and what it cannot."""
+    model, tuning, decoding = config.model, config.tuning, config.decoding
+    if isinstance(model, schema.CausalConfig):
+        if config.head.kind not in ("auto", "none"):
+            raise UserError("head.kind", f"{config.head.kind}, but a causal model has no head", "Leave head=auto.")
+        if missing := [method for method in METHODS if model.learning_rate.get(method, 0) <= 0]:
+            raise UserError(f"model.learning_rate.{missing[0]}", "no rate above 0", "Give a rate for each method.")
+        if model.path is None and tuning.method == "qlora":
+            raise UserError(
+                "tuning.method", "qlora quantises a pretrained model, these weights are random", "Use lora."
+            )
+        if config.trainer.weight_average:
+            raise UserError("trainer.weight_average", "causal models keep no average of their weights", "Set it to 0.")
+    else:
+        if config.head.kind == "none":
+            raise UserError("head.kind", "a tagger needs a head", "Choose head=auto, softmax, crf or span.")
+        if tuning.method in ("lora", "qlora"):
+            raise UserError("tuning.method", f"{tuning.method} is for causal models", "Leave tuning=auto for taggers.")
+        if config.trainer.strategy == "fsdp":
+            raise UserError("trainer.strategy", "fsdp is for causal models; taggers are small", "Use trainer=ddp.")
+    if decoding.engine == "openai" and not decoding.url:
+        raise UserError("decoding.url", "the server has no address", "Set decoding.url=http://host:port/v1.")
+    if decoding.engine == "openai" and config.task.name == "train":
+        raise UserError("decoding.engine", "a server cannot decode a model in training", "Use it with task=predict.")
+    if decoding.top_p > 1:
+        raise UserError("decoding.top_p", f"{decoding.top_p} is above 1", "Give a share up to 1.")
+
+
+def _check_paths(config: schema.Config) -> None:
+    """The files that a task reads are there."""
+    tagger = not isinstance(config.model, schema.CausalConfig) and config.decoding.engine == "hf"
+    needs = {"score": ("predictions", config.predictions)}
+    if config.task.name == "predict" and (tagger or config.checkpoint):
+        needs["predict"] = ("checkpoint", config.checkpoint)
+    if config.task.name == "convert":
+        needs["convert"] = ("checkpoint", config.checkpoint) if config.to == "merged" else ("input", config.input)
+        if not config.output:
+            raise UserError("output", "task=convert needs it", "Set output=<file or folder to write>.")
+    if config.task.name in needs:
+        key, value = needs[config.task.name]
+        if not value:
+            raise UserError(key, f"task={config.task.name} needs it", f"Set {key}=<path>.")
+        if not Path(value).exists():
+            raise UserError(key, f"{value} does not exist", "Check the path.")
+    files = [("gold", config.gold)] + ([("input", config.input)] if config.task.name == "predict" else [])
+    for key, value in files:
+        if value and not Path(value).is_file():
+            raise UserError(key, f"{value} is not a file", "Check the path.")
+
+
+def resolve(config: schema.Config) -> schema.Config:
+    """Settle the `auto` values that need neither data nor machine."""
+    causal = isinstance(config.model, schema.CausalConfig)
+    if config.head.kind == "auto":
+        # A linear-chain CRF is the strongest of the three where mentions are flat, as in most corpora.
+        config.head.kind = "none" if causal else "crf"
+    if config.tuning.method == "auto":
+        pretrained = isinstance(config.model, schema.CausalConfig) and config.model.path is not None
+        config.tuning.method = "lora" if pretrained else "full"
+    if config.name == "auto":
+        config.name = "-".join(part for part in _name_parts(config) if part)
+    return config
+
+
+def _name_parts(config: schema.Config) -> list[str]:
+    """What tells runs apart at a glance."""
+    model = [config.model.name, config.head.kind]
+    if isinstance(config.model, schema.CausalConfig):
+        guided = config.decoding.kind if config.decoding.kind != "free" else ""
+        model = [config.model.name, config.prompt.name, config.tuning.method, guided]
+    elif config.decoding.engine == "openai":
+        model = [config.decoding.model or "server", config.prompt.name]
+    parts = {
+        "train": [*model, config.data.name],
+        "predict": ["predict", *([Path(config.checkpoint).stem] if config.checkpoint else model), config.data.name],
+        "score": ["score", Path(config.predictions or "").stem],
+        "check": ["check", config.model.name, config.data.name],
+        "convert": ["convert", Path(config.input or config.checkpoint or "").stem, config.to],
+    }
+    return parts[config.task.name]
