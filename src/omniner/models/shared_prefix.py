@@ -1,0 +1,172 @@
+"""Training on packs: one copy of the prompt's prefix for many sentences, with the loss and gradients of separate ones.
+
+`attach` puts one of the attention back-ends into a causal model, `pack_loss` runs a pack through it;
+`attention_probe.choose` picks a back-end that is right on this machine. Models are those of transformers, or peft's
+around them.
+
+Besides attention, two things are left out that nobody reads. Only places that predict an answer token get logits. In
+the last layer, only those places need a query, an output projection and a feed-forward pass, since all that others
+give there are keys and values: hooks on three modules of that layer compute the rows of `pack.keep` and leave the
+others zero.
+
+A loss is a sum over answer tokens; the caller divides by those of the whole step (`PackedStep.answer_tokens`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from omniner.encoding.packs import Pack
+from omniner.models import attention_cascade, attention_masked
+from omniner.models.token_loss import summed_loss
+
+BACKENDS: dict[str, ModuleType] = {"masked": attention_masked, "cascade": attention_cascade}
+_NAME = "omniner_shared_prefix"  # under which transformers knows our attention
+
+
+class _LastLayer:
+    """Hooks on the last decoder layer: its position-wise modules compute only the rows that predict.
+
+    The pack is met in the keyword arguments of the layer's attention, which gradient checkpointing repeats, and
+    forgotten after the feed-forward module, the last of the three.
+    """
+
+    def __init__(self, attention: nn.Module, modules: tuple[nn.Module, ...]) -> None:
+        self._pack: Pack | None = None
+        self._size = 0
+        self.handles = [attention.register_forward_pre_hook(self._meet, with_kwargs=True)]
+        for module in modules:
+            self.handles.append(module.register_forward_pre_hook(self._select))
+            self.handles.append(module.register_forward_hook(self._spread))
+        self.handles.append(modules[-1].register_forward_hook(self._forget))
+
+    def _meet(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        self._pack = kwargs.get("pack")
+
+    def _select(self, module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
+        """[1, T, D] to [1, K, D]."""
+        return None if self._pack is None else (args[0].index_select(1, self._pack.keep),)
+
+    def _spread(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        """[1, K, D] to [1, T, D], zero elsewhere."""
+        if self._pack is None:
+            return output
+        size = (1, len(self._pack.ids), output.shape[2])
+        return output.new_zeros(size).index_copy(1, self._pack.keep, output)
+
+    def _forget(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self._pack = None
+
+
+class Attached:
+    """What `attach` changed in a model; kept there under `shared_prefix`."""
+
+    def __init__(self, base: Any, backend: str) -> None:
+        self.backend, self._before = backend, base.config._attn_implementation
+        layer = base.get_decoder().layers[-1]
+        self.last = layer.self_attn
+        self._hooks = _LastLayer(self.last, (self.last.q_proj, self.last.o_proj, layer.mlp))
+        base.set_attn_implementation(_NAME)
+
+    def remove(self, base: Any) -> None:
+        """Undo it."""
+        base.set_attn_implementation(self._before)
+        for handle in self._hooks.handles:
+            handle.remove()
+
+
+def base_of(model: Any) -> Any:
+    """The transformers model inside a peft one, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def attach(model: Any, backend: str) -> None:
+    """Make `pack_loss` of this model use a back-end; without a pack the model then cannot run (see `detach`).
+
+    Args:
+        model: causal language model of transformers, or peft's around it.
+        backend: a name in `BACKENDS`.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_NAME, _attention)
+    detach(model)
+    base = base_of(model)
+    base.shared_prefix = Attached(base, backend)
+
+
+def detach(model: Any) -> None:
+    """Give a model the attention back that it had before `attach`."""
+    base = base_of(model)
+    attached: Attached | None = getattr(base, "shared_prefix", None)
+    if attached is not None:
+        attached.remove(base)
+        base.shared_prefix = None
+
+
+def pack_loss(model: Any, pack: Pack) -> Tensor:
+    """Sum (fp32, no dimensions) of the negative log-likelihoods of the pack's answer tokens, times its weight.
+
+    Args:
+        model: one that `attach` was called on.
+        pack: on the model's device.
+    """
+    base = base_of(model)
+    attached: Attached | None = getattr(base, "shared_prefix", None)
+    if attached is None:
+        raise ValueError("attach an attention back-end before pack_loss")
+    vocabulary = base.config.get_text_config().vocab_size
+    with _loss_for_logits(base.get_output_embeddings(), pack.targets, vocabulary):
+        result = model(
+            input_ids=pack.ids[None],
+            position_ids=pack.positions[None],
+            logits_to_keep=pack.keep,
+            use_cache=False,
+            pack=pack,
+            attached=attached,
+        )
+    loss: Tensor = result.logits
+    return loss * pack.weight
+
+
+@contextmanager
+def _loss_for_logits(head: nn.Module, targets: Tensor, vocabulary: int) -> Iterator[None]:
+    """Within, the output layer answers with its loss: so it stays inside the model's forward pass, where sharded
+    weights are whole, and its logits need not exist all at once."""
+    before = head.__dict__.get("forward")
+    forward: Callable[[Tensor], Tensor] = head.forward
+    head.forward = lambda hidden: summed_loss(head, forward, hidden[0], targets, vocabulary)
+    try:
+        yield
+    finally:
+        del head.forward
+        if before is not None:
+            head.forward = before
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    *,
+    pack: Pack,
+    attached: Attached,
+    **ignored: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in each layer: query [1, H, T, D], key and value [1, G, T, D] to [1, T, H, D]."""
+    if dropout:
+        raise ValueError("attention dropout cannot be computed on packs")
+    # rotary embeddings leave fp32 behind under autocast
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    backend = BACKENDS[attached.backend]
+    out = backend.attend(query, key, value, scaling, pack, prefix_unused=module is attached.last)
+    return out, None
