@@ -9,9 +9,9 @@ occurs more often than it is listed.
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
 
 from omniner.analysis.parse import parse_answer
 from omniner.corpus.align import align
@@ -83,16 +83,17 @@ def _spelt_as_in(text: str, surface: str) -> str:
 
     Returned as it is where the text has it so, or has nothing that is canonically equivalent.
     """
-    if surface in text or unicodedata.is_normalized("NFC", text):
+    if not surface or surface in text or unicodedata.is_normalized("NFC", text):
         return surface
-    wanted = unicodedata.normalize("NFC", surface)
-    # Pieces that begin with a character of combining class 0 are normalised alone, and each keeps its place.
-    starts = [place for place, char in enumerate(text) if place == 0 or not unicodedata.combining(char)]
-    pieces = [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
-    normal = [unicodedata.normalize("NFC", piece) for piece in pieces]
-    ends = list(accumulate(map(len, normal)))
-    at = "".join(normal).find(wanted)
-    if not wanted or at < 0 or at + len(wanted) not in ends or (at and at not in ends):
-        return surface
-    first = ends.index(at) + 1 if at else 0
-    return "".join(pieces[first : ends.index(at + len(wanted)) + 1])
+    whole, wanted = _nfc(text), _nfc(surface)
+    # where the text can be parted without changing its normal form: place in the normal form -> place in the text
+    seams = {len(_nfc(text[:at])): at for at in range(len(text) + 1) if _nfc(text[:at]) + _nfc(text[at:]) == whole}
+    for found in re.finditer(f"(?={re.escape(wanted)})", whole):
+        first, last = seams.get(found.start()), seams.get(found.start() + len(wanted))
+        if first is not None and last is not None:
+            return text[first:last]
+    return surface
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)

@@ -10,7 +10,6 @@ the template itself. Control tokens that a sentence or an answer spells out (`<|
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from omniner.encoding.prompts import Prompt
@@ -33,28 +32,33 @@ class Chat:
         template: Jinja text of the chat; None = the tokenizer's own.
 
     Attributes:
-        tokenizer: as given.
+        tokenizer, template: as given.
         end: token ids that the template writes after an answer, its leading white space left out; the tokenizer's
             end-of-sequence token where it writes no control token.
-        stops: token ids at which an answer is over.
+        stops: token ids at which an answer is over: the first of `end`, the tokenizer's end-of-sequence token, and
+            every other control token, since an answer never holds one.
 
     Raises:
         UserError: no template, a template that does not work, a tokenizer that cannot give answers back.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, template: str | None) -> None:
-        self.tokenizer, self.template = tokenizer, template or tokenizer.chat_template
-        if not self.template:
+        self.tokenizer, self.template = tokenizer, template
+        if not (template or tokenizer.chat_template):
             found = "the tokenizer brings no chat template"
             raise UserError("model.chat_template", found, "Write the model's template (Jinja) there.")
         self._backend: Tokenizer = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
         self._anchor = self._find_anchor()
+        self._anchor_ids = self._encode([self._anchor], plain=True)[0]
         self._check_decoding()
         self._system_works = self._takes_system()
+        self._controls = {
+            number: token.content for number, token in self._backend.get_added_tokens_decoder().items() if token.special
+        }
         self.end = self._find_end()
-        self.stops = frozenset({self.end[0], tokenizer.eos_token_id} - {None})
+        self.stops = frozenset({self.end[0], *self._controls} | {tokenizer.eos_token_id} - {None})
 
     def text(self, prompt: Prompt, sentence: str) -> str:
         """The whole chat as text, up to where the answer begins."""
@@ -65,25 +69,25 @@ class Chat:
         return self._render(messages, to_answer=True)
 
     def prompt_ids(self, text: str) -> list[int]:
-        """Tokens of a chat's text; control tokens in it are control tokens."""
-        return self.prompts_ids([text])[0]
+        """Tokens of a chat's text; control tokens that it spells out are control tokens."""
+        return self._encode([text], plain=False)[0]
 
     def prompts_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """`prompt_ids` of many texts."""
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return self._encode(texts, plain=False)
 
     def answer_ids(self, answer: str) -> list[int]:
         """Tokens of an answer, as they follow those of a prompt; `end` is not among them."""
         return self.plain_ids([answer])[0]
 
     def plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokens of texts that go on where others ended, without control tokens and without a space in front."""
-        self._backend.encode_special_tokens = True
-        try:
-            found = self.prompts_ids([self._anchor + text for text in texts])
-        finally:
-            self._backend.encode_special_tokens = False
+        """Tokens of texts that go on where others ended: without control tokens, and without a space in front."""
+        found = self._encode([self._anchor + text for text in texts], plain=True)
         return [ids[len(self._anchor_ids) :] for ids in found]
+
+    def before_control(self, text: str) -> int:
+        """How many characters of a chat's text stand before its first control token."""
+        return min((text.find(control) for control in self._controls.values() if control in text), default=len(text))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of answer tokens, exactly; special tokens are left out."""
@@ -97,19 +101,24 @@ class Chat:
         text: str = self._backend.decode([*self._anchor_ids, *ids], skip_special_tokens=skip_special)
         return text[len(self._anchor) :]
 
-    @cached_property
-    def _anchor_ids(self) -> list[int]:
-        return self.prompt_ids(self._anchor) if self._anchor else []
+    def _encode(self, texts: Sequence[str], plain: bool) -> list[list[int]]:
+        """Token ids as the texts alone have them; `plain`: control tokens that they spell out are text."""
+        self._backend.encode_special_tokens = plain
+        try:
+            return [found.ids for found in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        finally:
+            self._backend.encode_special_tokens = False
 
     def _find_anchor(self) -> str:
         """A text to put before others and take off again; empty for a tokenizer that puts no space before a text."""
-        alone = self.prompts_ids(_PROBES)
+        alone = self._encode(_PROBES, plain=True)
         for anchor in _ANCHORS:
-            own = self.prompt_ids(anchor)
-            after = self.prompts_ids([anchor + probe for probe in _PROBES])
+            own = self._encode([anchor], plain=True)[0]
+            after = self._encode([anchor + probe for probe in _PROBES], plain=True)
             if all(ids[: len(own)] == own for ids in after):
                 return "" if [ids[len(own) :] for ids in after] == alone else anchor
-        raise UserError("model.path", "the tokenizer merges any text with an answer", "Choose another model.")
+        found = "the tokenizer joins the beginning of an answer with whatever stands before it"
+        raise UserError("model.path", found, "Choose another model.")
 
     def _check_decoding(self) -> None:
         for probe in _PROBES:
@@ -126,15 +135,14 @@ class Chat:
         try:
             text: Any = self.tokenizer.apply_chat_template(
                 list(messages),
-                chat_template=self.template,
+                chat_template=self.template,  # None: the tokenizer's own
                 tokenize=False,
                 add_generation_prompt=to_answer,
                 enable_thinking=False,  # read by templates of models that would think first, ignored by others
             )
-        except TemplateError as error:
-            raise UserError(
-                "model.chat_template", f"the template does not work: {error}", "Repair it, or leave it out."
-            ) from error
+        except (TemplateError, TypeError, ValueError) as error:
+            found = f"the template does not work ({error})"
+            raise UserError("model.chat_template", found, "Repair it, or leave it out.") from error
         return str(text)
 
     def _takes_system(self) -> bool:
@@ -151,8 +159,7 @@ class Chat:
             found = "the template does not write the assistant's text"
             raise UserError("model.chat_template", found, "Repair it, or leave it out.")
         ids = self.prompt_ids(written.rpartition(_MARK)[2].lstrip())
-        added = self._backend.get_added_tokens_decoder()
-        if ids and ids[0] in added and added[ids[0]].special:
+        if ids and ids[0] in self._controls:
             return tuple(ids)
         if self.tokenizer.eos_token_id is None:
             found = "neither the chat template nor the tokenizer has a token that ends an answer"

@@ -3,7 +3,8 @@
 In come sentences, out come `Sample`s and issues, by the rules of `encoding.examples`: a sentence that is too long is a
 mistake, is left out or is cut, and gold beyond the cut is no part of the answer. The instruction before the sentence
 is the same for all and is tokenised once; that this gives the same tokens as the whole text is tried out on probe
-sentences with awkward beginnings, and where it does not, whole texts are tokenised.
+sentences with awkward beginnings and ends, and where it does not, whole texts are tokenised, at eight times the cost.
+Control tokens that a sentence spells out are text, except in whole texts.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ PROBES = (
     ),
     *(":b", "#话题#", "@我", "[赞]", "{a}", "(a", "（括", "…", "~", "-1", "+1", "￥99", "$9", "%", "/", "\\n", "<b>"),
     *("👶🏻", "❤️", "\u200d", "\ufeff", "①", "!", "！", "?", "*", "_", "=", "|", "&", "^", ".5", ";", "`", "\x00"),
+    *("北京 ", " 北京\u3000", "北京\n"),
 )
-"""Sentences whose first characters may merge with what stands before them."""
+"""Sentences whose first and last characters may merge with what stands around them, or be stripped."""
 
 _HALF_SURROGATE = re.compile("[\ud800-\udfff]")
+_MARK = "X0sentence0X"  # a text that no prompt holds
 _TRIED = 4  # places before the sentence where the text may be parted
 
 
@@ -148,24 +151,16 @@ class PromptEncoder:
         return self._parts.prompts(self.chat, texts)
 
     def _find_parts(self) -> _Parts | None:
-        """The text around the sentence, parted where the tokens of all probes stay what they are."""
-        wholes = [self.chat.text(self.prompt, probe) for probe in PROBES]
-        mark = "X0sentence0X"
-        head, _, tail = self.chat.text(self.prompt, mark).partition(mark)
-        if any(whole != head + probe + tail for whole, probe in zip(wholes, PROBES, strict=True)):
+        """The chat without its sentence, parted where the tokens of all probes stay what they are."""
+        texts = [self.chat.text(self.prompt, probe) for probe in PROBES]
+        head, _, tail = self.chat.text(self.prompt, _MARK).partition(_MARK)
+        if texts != [head + probe + tail for probe in PROBES]:
             return None  # the template does something to the text
-        expected = self.chat.prompts_ids(wholes)
-        controls = [
-            token.content
-            for token in self.chat.tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
-            if token.special
-        ]
-        cuts = [tail.find(control) for control in controls if control in tail]
-        rest = min(cuts, default=len(tail))
-        lines = [place + 1 for place, char in enumerate(head) if char == "\n"]
+        tokens, rest = self.chat.prompts_ids(texts), self.chat.before_control(tail)
+        lines = [place + 1 for place, character in enumerate(head) if character == "\n"]
         for cut in lines[: -_TRIED - 1 : -1]:
             parts = _Parts(self.chat.prompt_ids(head[:cut]), head[cut:], tail[:rest], self.chat.prompt_ids(tail[rest:]))
-            if parts.prompts(self.chat, PROBES) == expected:
+            if parts.prompts(self.chat, PROBES) == tokens:
                 return parts
         return None
 
