@@ -8,6 +8,7 @@ settles the `auto` values that need neither data nor machine. Adding a knob mean
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,16 @@ def _get(config: schema.Config, key: str) -> Any:
     return getattr(value, name, None) if name else value
 
 
+def _numbers(config: schema.Config, keys: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """The values of those keys that this configuration has; a table of numbers gives each of its own."""
+    for key in keys:
+        value = _get(config, key)
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{name}", item) for name, item in value.items())
+        elif value is not None:
+            yield key, value
+
+
 def check_values(config: schema.Config) -> None:
     """Each value by itself: a known choice, in its range."""
     for key, choices in CHOICES.items():
@@ -105,14 +116,14 @@ def check_values(config: schema.Config) -> None:
             near = difflib.get_close_matches(str(value), choices, n=1)
             hint = f"Did you mean {near[0]}? " if near else ""
             raise UserError(key, f"{value!r} is not a choice", f"{hint}Choose one of: {', '.join(choices)}.")
-    for key in POSITIVE:
-        if (value := _get(config, key)) is not None and value <= 0:
+    for key, value in _numbers(config, POSITIVE):
+        if value <= 0:
             raise UserError(key, f"{value} is not above 0", "Give a positive number.")
-    for key in NOT_NEGATIVE:
-        if (value := _get(config, key)) is not None and value < 0:
+    for key, value in _numbers(config, NOT_NEGATIVE):
+        if value < 0:
             raise UserError(key, f"{value} is below 0", "Give 0 or more.")
-    for key in SHARES:
-        if (value := _get(config, key)) is not None and not 0 <= value < 1:
+    for key, value in _numbers(config, SHARES):
+        if not 0 <= value < 1:
             raise UserError(key, f"{value} is not a share", "Give a number from 0 to below 1.")
 
 
@@ -142,8 +153,8 @@ def _check_causal(config: schema.Config) -> None:
     if isinstance(model, schema.CausalConfig):
         if config.head.kind not in ("auto", "none"):
             raise UserError("head.kind", f"{config.head.kind}, but a causal model has no head", "Leave head=auto.")
-        if missing := [method for method in METHODS if model.learning_rate.get(method, 0) <= 0]:
-            raise UserError(f"model.learning_rate.{missing[0]}", "no rate above 0", "Give a rate for each method.")
+        if missing := [method for method in METHODS if method not in model.learning_rate]:
+            raise UserError(f"model.learning_rate.{missing[0]}", "this key is missing", "Give a rate for each method.")
         if model.path is None and tuning.method == "qlora":
             raise UserError(
                 "tuning.method", "qlora quantises a pretrained model, these weights are random", "Use lora."

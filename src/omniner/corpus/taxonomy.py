@@ -15,6 +15,7 @@ from functools import cached_property
 from importlib import resources
 
 from omniner.errors import UserError
+from omniner.records import Sentence
 
 OFFICIAL = "omniner2025"
 
@@ -47,6 +48,11 @@ class Taxonomy:
 
     def __len__(self) -> int:
         return len(self.categories)
+
+    def active(self, sentences: Iterable[Sentence]) -> tuple[str, ...]:
+        """The categories that these sentences hold, in the order of the taxonomy: what a model can learn."""
+        held = {entity.category for sentence in sentences for entity in sentence.entities}
+        return tuple(category for category in self.categories if category in held)
 
     def primary(self, category: str) -> str:
         """The primary of a category; also works for a name that is not in this taxonomy."""

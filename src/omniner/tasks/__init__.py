@@ -21,4 +21,6 @@ def _lazy(name: str) -> Callable[[Context], None]:
     return task
 
 
-TASKS: dict[str, Callable[[Context], None]] = {name: _lazy(name) for name in ("train", "predict", "score", "check")}
+TASKS: dict[str, Callable[[Context], None]] = {
+    name: _lazy(name) for name in ("train", "predict", "score", "check", "convert")
+}

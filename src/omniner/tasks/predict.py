@@ -1,6 +1,6 @@
 """`task=predict`: tag sentences with a trained checkpoint; scored too where the sentences have gold entities.
 
-In: `checkpoint=` (a run's folder or its `checkpoints/best.ckpt`) and the sentences of `input=`, or of the split that
+In: `checkpoint=` (a run's folder or its checkpoint; none for a causal model as it was published) and the sentences of `input=`, or of the split that
 `data` reports on; out: `predictions.jsonl`, and with gold everything of `tasks.evaluation`.
 """
 
@@ -24,7 +24,7 @@ log = logging.getLogger("omniner")
 def run(context: Context) -> None:
     """Read the sentences, tag them, score them if they have gold."""
     config, folder = context.config, context.folder
-    checkpoint = find_checkpoint(Path(config.checkpoint or ""))
+    checkpoint = find_checkpoint(Path(config.checkpoint)) if config.checkpoint else None
     sentences, issues, taxonomy = _sentences(context)
     counts = publish_issues(context, issues)
     predictions = predict_file(config, checkpoint, sentences, folder / "predictions.jsonl")
@@ -37,13 +37,17 @@ def run(context: Context) -> None:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint file that `checkpoint=` means."""
-    if path.is_file():
+    """The checkpoint that `checkpoint=` means: a tagger's file, or the folder of a generative model."""
+    from omniner.models.checkpoints import DESCRIPTION
+
+    if path.is_file() or (path / DESCRIPTION).is_file():
         return path
-    found = path / "checkpoints" / "best.ckpt"
-    if not found.is_file():
-        raise UserError("checkpoint", f"{path} holds no checkpoints/best.ckpt", "Name the folder of a finished run.")
-    return found
+    for found in (path / "checkpoints" / "best.ckpt", path / "checkpoints" / "best"):
+        if found.exists():
+            return found
+    raise UserError(
+        "checkpoint", f"{path} holds no checkpoints/best or checkpoints/best.ckpt", "Name the folder of a finished run."
+    )
 
 
 def _sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxonomy | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from omniner.analysis.predictions import prediction_from_line
@@ -19,21 +19,33 @@ from omniner.schema import Config
 log = logging.getLogger("omniner")
 
 
+Engine = Callable[[Path | None, Sequence[Sentence], Config, frozenset[str]], Iterable[list[Prediction]]]
+
+
 def write_gold(path: Path, sentences: Sequence[Sentence]) -> None:
     """Write the sentences with their gold entities beside the predictions."""
     write_text(path, "".join(f"{to_line(sentence_to_json(sentence))}\n" for sentence in sentences))
 
 
-def predict_file(config: Config, checkpoint: Path, sentences: Sequence[Sentence], path: Path) -> list[Prediction]:
-    """Predict `sentences` into `path`, going on where an earlier attempt stopped; gives all predictions in order."""
-    from omniner.models.inference import predict
+def predict_file(
+    config: Config, checkpoint: Path | None, sentences: Sequence[Sentence], path: Path
+) -> list[Prediction]:
+    """Predict `sentences` into `path`, going on where an earlier attempt stopped; gives all predictions in order.
+
+    Args:
+        config: `model`, `prompt`, `decoding`, `encoding` and `trainer` are read, as far as the model needs them.
+        checkpoint: of a trained model; none for a causal model as it was published, or a server.
+        sentences: those to tag.
+        path: of the predictions file.
+    """
+    predict = _engine(config)
 
     done = {prediction.id: prediction for prediction in map(prediction_from_line, whole_lines(path))}
     left = [sentence for sentence in sentences if sentence.id not in done]
     if done and left:
         log.info("going on after %d predictions", len(done))
     start, count = time.perf_counter(), 0
-    for batch in predict(checkpoint, left, config):
+    for batch in predict(checkpoint, sentences, config, frozenset(done)) if left else ():
         append_lines(path, [to_line(prediction_to_json(prediction)) for prediction in batch])
         done |= {prediction.id: prediction for prediction in batch}
         count += len(batch)
@@ -43,3 +55,26 @@ def predict_file(config: Config, checkpoint: Path, sentences: Sequence[Sentence]
     predictions = [done[sentence.id] for sentence in sentences if sentence.id in done]
     write_text(path, "".join(f"{to_line(prediction_to_json(prediction))}\n" for prediction in predictions))
     return predictions
+
+
+def _engine(config: Config) -> Engine:
+    """What makes predictions: a model in this process, or a server (which needs no torch here)."""
+    if config.decoding.engine == "hf":
+        from omniner.models.inference import predict
+
+        return predict
+    return _ask_server
+
+
+def _ask_server(
+    checkpoint: Path | None, sentences: Sequence[Sentence], config: Config, done: frozenset[str]
+) -> Iterator[list[Prediction]]:
+    """Predictions of a server, told what the training split's categories (and examples) are."""
+    from omniner.corpus import sources
+    from omniner.decoding import server
+    from omniner.encoding import prompts
+
+    corpus = sources.load(config.data, ["train"])
+    train = corpus.splits["train"]
+    prompt = prompts.build(config.prompt, corpus.taxonomy.active(train), train)
+    yield from server.predict(config.decoding, prompt, sentences, done)
