@@ -72,8 +72,8 @@ def _is_plain(sentence: Sentence, prediction: Prediction | None) -> bool:
     )
 
 
-def _texts(sentence: Sentence, prediction: Prediction | None) -> tuple[str, str]:
-    """`label` and `predict` as the file has them, or as we would write them."""
+def texts(sentence: Sentence, prediction: Prediction | None) -> tuple[str, str]:
+    """`label` and `predict` as the file has them, or as we would write them; no prediction is an empty list."""
     label = sentence.meta.get(LABEL)
     if label is None:
         label = _written(sentence.entities)
@@ -93,7 +93,7 @@ def _read(
 ) -> tuple[list[Entity], list[Entity]] | None:
     if BOM in sentence.meta:
         return None
-    label, predict = _texts(sentence, prediction)
+    label, predict = texts(sentence, prediction)
     try:
         # The script reads both texts before it gives up on either.
         answer, gold = read_for_evaluation(predict), read_for_evaluation(label)
@@ -176,7 +176,7 @@ def _sort_odd(
     """True positives, wrong units and errors of one sample read by the ERRTA reader; `None` where it drops it."""
     if BOM in sentence.meta:
         raise OfficialStopError("JSONDecodeError: byte order mark")
-    label, predict = _texts(sentence, prediction)
+    label, predict = texts(sentence, prediction)
     gold = _tuples(sentence.meta.get(LABEL_ERRTA), label)
     predicted = _tuples(sentence.meta.get(PREDICT_ERRTA), predict)
     if gold is None or predicted is None:

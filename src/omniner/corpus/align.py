@@ -4,11 +4,14 @@ In go a text and its mentions in the order they are listed; out comes one start 
 no occurrence left for it. Occurrences of a surface are counted from the left and do not overlap each other. One thing
 is put before that count: an occurrence inside a longer listed mention (北京 in 北京大学) is used only when no free one
 is left. The rule is a guess wherever a surface occurs more often than it is listed; real offsets are always better.
+`place_pairs` makes entities of (surface, category) pairs by it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+
+from omniner.records import Entity
 
 
 def align(text: str, surfaces: Sequence[str], taken: Iterable[tuple[int, int]] = ()) -> list[int | None]:
@@ -50,3 +53,29 @@ def _choose(text: str, surface: str, count: int, covered: bytearray, known: set[
             (overlapping if is_covered else free).append(place)
         place = text.find(surface, place + size)
     return sorted(free + overlapping[: count - len(free)])
+
+
+def place_pairs(text: str, pairs: Sequence[tuple[str, str]]) -> list[Entity | None]:
+    """One entity per (surface, category) pair, in the listed order; without offsets where the surface is not in `text`.
+
+    A surface listed more often than it occurs shares the first place that its category does not have yet: so one
+    mention may have two categories. Where there is none the pair only repeats another one and gives None.
+    """
+    starts = align(text, [surface for surface, _ in pairs])
+    places: dict[str, list[int]] = {}
+    taken: set[tuple[str, str, int]] = set()
+    for (surface, category), start in zip(pairs, starts, strict=True):
+        if start is not None:
+            places.setdefault(surface, []).append(start)
+            taken.add((surface, category, start))
+    entities: list[Entity | None] = []
+    for (surface, category), start in zip(pairs, starts, strict=True):
+        if start is None and surface in places:
+            start = next((place for place in places[surface] if (surface, category, place) not in taken), None)
+            if start is None:
+                entities.append(None)
+                continue
+            taken.add((surface, category, start))
+        end = None if start is None else start + len(surface)
+        entities.append(Entity(surface, category, start, end))
+    return entities

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omniner.corpus.align import align
+from omniner.corpus.align import align, place_pairs
+from omniner.records import Entity
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,28 @@ def test_every_place_holds_its_surface_and_none_is_used_twice(text: str, surface
         found = [start for start, item in placed if item == surface]
         assert found == sorted(found)  # the k-th mention stands before the next one
         assert len(found) == min(surfaces.count(surface), text.count(surface))
+
+
+def test_a_pair_beyond_the_occurrences_shares_a_place_with_another_category_or_is_a_repeat() -> None:
+    assert place_pairs("苹果苹果", [("苹果", "A"), ("苹果", "A"), ("苹果", "A"), ("苹果", "B"), ("梨", "A")]) == [
+        Entity("苹果", "A", 0, 2),
+        Entity("苹果", "A", 2, 4),
+        None,
+        Entity("苹果", "B", 0, 2),
+        Entity("梨", "A"),
+    ]
+
+
+@given(
+    text=st.text("ab", max_size=8),
+    pairs=st.lists(st.tuples(st.text("ab", min_size=1, max_size=2), st.sampled_from("XY")), max_size=8),
+)
+def test_no_pair_is_lost_and_none_is_there_twice(text: str, pairs: list[tuple[str, str]]) -> None:
+    entities = place_pairs(text, pairs)
+    placed = [entity for entity in entities if entity and entity.start is not None]
+    assert len(set(placed)) == len(placed)
+    assert {entity[:2] for entity in entities if entity} == set(pairs)
+    for entity in placed:
+        assert text[entity.start : entity.end] == entity.text
+    for entity, pair in zip(entities, pairs, strict=True):
+        assert entity is None or (entity[:2] == pair and (entity.start is None) == (pair[0] not in text))

@@ -208,6 +208,8 @@ def test_an_unknown_format_is_told(tmp_path: Path) -> None:
         ("cmeee_chip.txt", "cmeee", "|||"),
         ("cmeee_cblue.json", "cmeee", "JSON list"),
         ("omniner.csv", "omniner_csv", "header"),
+        ("alpaca.json", "alpaca", "`instruction`"),
+        ("sharegpt.jsonl", "alpaca", "`conversations`"),
     ],
 )
 def test_detection(name: str, format: str, why: str) -> None:
@@ -239,7 +241,6 @@ def test_detection_of_texts(tmp_path: Path, text: str, format: str) -> None:
         (b"", "empty"),
         (b" \n\t\r\n", "empty"),
         (b"PK\x03\x04\x00\x00", "not a text file"),
-        (b'[{"instruction": "a", "input": "b", "output": "[]"}]', "instructions"),
         (b'{"prompt": "a", "label": "[]", "predict": "[]"}', "predictions"),
         (b"<html><body>", "no known format"),
         (b"{broken", "no known format"),

@@ -150,6 +150,7 @@ def test_a_damaged_corpus_is_answered(tmp_path: Path, name: str, place: int, byt
         ("cluener", '{"text": "北京好", "label": {"A": {"北京": [[0, 1]]}}}\n'),
         ("cmeee", "北京好|||0    1    bod|||\n"),
         ("jsonl", '{"text": "北京好", "entities": [{"text": "北京", "category": "A", "start": 0, "end": 1}]}\n'),
+        ("alpaca", '{"input": "北京好", "output": "[[\\"北京\\", \\"A\\"]]"}\n'),
         ("omniner_csv", 'n,北京好,"[{""text"": ""北京"", ""labels"": [""A""]}]"\n'),
     ],
 )

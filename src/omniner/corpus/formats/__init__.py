@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from omniner.corpus.formats import cluener, cmeee, conll, jsonl, omniner_csv
+from omniner.corpus.formats import alpaca, cluener, cmeee, conll, jsonl, omniner_csv
 from omniner.corpus.formats.common import ReadOptions, is_unlabeled
 from omniner.corpus.formats.detection import detect
 from omniner.errors import UserError
@@ -25,6 +25,7 @@ READERS: dict[str, Reader] = {
     "cluener": cluener.read,
     "cmeee": cmeee.read,
     "omniner_csv": omniner_csv.read,
+    "alpaca": alpaca.read,
 }
 
 

@@ -22,6 +22,7 @@ _LINES = 2000  # lines looked at
 _CHIP_ENTITY = re.compile(r"\s*\d+\s+-?\d+\s+\S+\s*")
 _MARKUP = re.compile(r'\{|\[\s*["{\[]|<[?!/a-zA-Z]')
 _NAMES = {separator: name for name, separator in SEPARATORS.items()}
+_ALPACA = ("instruction", "output", "conversations", "messages")  # one of these keys is in every item
 _FIX = "Set data.format to the format it has, or convert it."
 
 
@@ -56,14 +57,14 @@ def _json(path: Path, text: str, lines: list[str]) -> tuple[str, str] | None:
             return _record(path, record) if isinstance(record, dict) else None
     inside = skip_space(text, start + 1)
     if text.startswith("[", start) and text.startswith("{", inside):
-        return _list_item(path, text, inside)
+        return _list_item(text, inside)
     return None
 
 
-def _list_item(path: Path, text: str, start: int) -> tuple[str, str] | None:
+def _list_item(text: str, start: int) -> tuple[str, str] | None:
     keys = set(re.findall(r'"(\w+)"\s*:', text[start:]))  # of the first items; one may be broken or cut
-    if keys & {"instruction", "output"}:
-        raise UserError(path, "a list of instructions and answers, not a corpus", _FIX)
+    if found := next((name for name in _ALPACA if name in keys), None):
+        return "alpaca", f"a JSON list of objects with `{found}`"
     return ("cmeee", "a JSON list of objects with `text`") if "text" in keys else None
 
 
@@ -74,6 +75,8 @@ def _record(path: Path, record: dict[str, Any]) -> tuple[str, str] | None:
         return "cluener", "JSON lines whose `label` is an object"
     if "entities" in record:
         return "jsonl", "JSON lines with `entities`"
+    if found := next((name for name in _ALPACA if name in record), None):
+        return "alpaca", f"JSON lines with `{found}`"
     if "text" in record and isinstance(record.get("id"), int):
         return "cluener", "JSON lines with `text` and a number for `id`, without labels"
     if "text" in record:

@@ -1,0 +1,261 @@
+"""Instruction data of LLaMA-Factory, read and written: alpaca items and ShareGPT or OpenAI conversations.
+
+    [{"instruction": "找出实体…", "input": "我爱北京", "output": "[[\\"北京\\", \\"地点_城市\\"]]"}]
+    {"conversations": [{"from": "human", "value": "找出实体…\\n我爱北京"}, {"from": "gpt", "value": "[]"}]}
+
+One JSON list or one item a line. The answer is a JSON list of `[surface, category]` pairs in a string, read strictly:
+an answer in any other form gives no labels, so its item is left out with an issue that names it by its number. An
+item without an answer, or with an empty one, is a sentence without labels. The sentence is the `input`; where that is
+empty, and in a conversation, what stands behind the last line break of the user's (last) text, or all of it where it
+has no line break. Surfaces get their places by `corpus.align`, from left to right; one that is not in the text keeps
+its surface, has no offsets and is an issue. Earlier rounds (`history`) and system texts are no sentences: not read.
+
+Writing turns it round and lists the file in the `dataset_info.json` beside it. Keys that LLaMA-Factory does not look at
+keep what its own cannot: `id`, `post_id`, and `sentence` where a prompt puts words around it, which is then read before
+`input`. Places that aligning would not find again are issues; `meta` is not written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from omniner.corpus.align import place_pairs
+from omniner.corpus.formats.common import (
+    IssueLog,
+    ReadOptions,
+    id_of,
+    is_unlabeled,
+    json_lines,
+    json_list,
+    parse_json,
+    quote,
+    text_of,
+    unlabeled,
+    whole,
+)
+from omniner.errors import UserError
+from omniner.files import explaining, read_json, write_json, writing
+from omniner.records import Entity, Issue, Sentence, to_line
+
+DATASET_INFO = "dataset_info.json"
+COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}
+_ITEM_KEYS = frozenset({*COLUMNS.values(), "id", "post_id", "sentence"})
+_CHAT_KEYS = frozenset({"conversations", "messages", "system", "id", "post_id"})
+_SENTENCE = "{sentence}"
+_USERS, _ASSISTANTS, _SYSTEMS = ("human", "user"), ("gpt", "assistant"), ("system",)
+
+Answer = Callable[[Sequence[Entity]], str]
+
+
+class PromptTexts(Protocol):
+    """The texts of a prompt that are written; `input` holds `{sentence}` once."""
+
+    @property
+    def system(self) -> str:
+        """Text of the system role; may be empty."""
+
+    @property
+    def instruction(self) -> str:
+        """What the model is told."""
+
+    @property
+    def input(self) -> str:
+        """What follows the instruction."""
+
+
+def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
+    """Read one file; ids are empty where the file has none. `options` changes nothing here."""
+    log = IssueLog(path)
+    sentences = []
+    foreign: set[str] = set()  # keys already reported; one issue each, not one an item
+    for number, (line, record) in enumerate(_records(path, log), 1):
+        found = len(log.items)
+        sentence = _sentence(record, foreign, log, line)
+        log.items[found:] = [issue._replace(message=f"item {number}: {issue.message}") for issue in log.items[found:]]
+        if sentence is not None:
+            sentences.append(sentence)
+    return sentences, log.items
+
+
+def _records(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]:
+    with explaining(path), path.open("rb") as file:
+        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return json_list(path, log) if start[:1] == b"[" else json_lines(path, log)
+
+
+def _sentence(record: dict[str, Any], foreign: set[str], log: IssueLog, line: int) -> Sentence | None:
+    is_chat = "conversations" in record or "messages" in record
+    for key in record:
+        if key not in (_CHAT_KEYS if is_chat else _ITEM_KEYS) and key not in foreign:
+            foreign.add(key)
+            log.add("unknown-key", f"{quote(key)} (first seen here) is not read", line)
+    user, answer = _of_chat(record, log, line) if is_chat else _of_item(record, log, line)
+    if user is None:
+        return None
+    text = text_of({"text": user}, "text", log, line)
+    if text is None:
+        return None
+    name = id_of(record, log, line)
+    post_id = id_of({"id": record.get("post_id")}, log, line) or None
+    if answer is None or answer == "":
+        sentence = unlabeled(name, text)
+        sentence.post_id = post_id
+        return sentence
+    pairs = _pairs(answer, log, line)
+    return None if pairs is None else Sentence(name, text, _entities(text, pairs, log, line), post_id)
+
+
+def _of_item(record: dict[str, Any], log: IssueLog, line: int) -> tuple[str | None, Any]:
+    """The sentence and the answer of an alpaca item; no sentence (and an issue) where the texts are not texts."""
+    texts = []
+    for key in ("sentence", "input", "instruction"):
+        value = record.get(key)
+        if value is not None and not isinstance(value, str):
+            log.add("bad-record", f"{quote(value)} under {key!r} where a text belongs; left out", line)
+            return None, None
+        texts.append(value or "")
+    return texts[0] or texts[1] or _last_line(texts[2]), record.get("output")
+
+
+def _of_chat(record: dict[str, Any], log: IssueLog, line: int) -> tuple[str | None, Any]:
+    """The sentence of the last user's turn, and the assistant's answer to it."""
+    turns = record.get("conversations", record.get("messages"))
+    user: str | None = None
+    answer: Any = None
+    for turn in turns if isinstance(turns, list) else [turns]:
+        role, value = _turn(turn)
+        if not isinstance(value, str) or role not in (*_USERS, *_ASSISTANTS, *_SYSTEMS):
+            log.add("bad-record", f"{quote(turn)} is no turn of a user or an assistant; left out", line)
+            return None, None
+        if role in _USERS:
+            user, answer = value, None
+        elif role in _ASSISTANTS:
+            answer = value
+    if user is None:
+        log.add("bad-record", "a conversation in which no user speaks; left out", line)
+        return None, None
+    return _last_line(user), answer
+
+
+def _turn(turn: object) -> tuple[object, object]:
+    if not isinstance(turn, dict):
+        return None, None
+    return turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+
+
+def _last_line(text: str) -> str:
+    return text.rstrip("\r\n").rpartition("\n")[2]
+
+
+def _pairs(answer: object, log: IssueLog, line: int) -> list[tuple[str, str]] | None:
+    """The listed pairs; None where the answer cannot be read: a sentence with unknown labels has no use."""
+    if not isinstance(answer, str):
+        log.add("bad-answer", f"the answer is {quote(answer)}, not a text; left out", line)
+        return None
+    stripped = answer.strip(" \t\r\n")
+    try:
+        value, end = parse_json(stripped)
+        if end < len(stripped) or not isinstance(value, list):
+            raise ValueError("not one list")
+    except ValueError as error:
+        log.add("bad-answer", f"the answer {quote(answer)} is no JSON list of pairs ({error}); left out", line)
+        return None
+    pairs = []
+    for item in value:
+        if isinstance(item, list) and len(item) == 2 and all(isinstance(part, str) and part for part in item):
+            pairs.append((whole(item[0], log, line), whole(item[1], log, line)))
+        else:
+            log.add("bad-entity", f"{quote(item)} is no [surface, category]; the entity is left out", line)
+    return pairs
+
+
+def _entities(text: str, pairs: Sequence[tuple[str, str]], log: IssueLog, line: int) -> list[Entity]:
+    entities = []
+    for (surface, category), entity in zip(pairs, place_pairs(text, pairs), strict=True):
+        if entity is None:
+            message = f"{category} {quote(surface)} is listed more often than it stands in the text; left out"
+            log.add("duplicate-entity", message, line)
+            continue
+        if entity.start is None:
+            log.add("unaligned", f"{category} {quote(surface)} does not stand in the text; no offsets", line)
+        entities.append(entity)
+    return entities
+
+
+def write(path: str | Path, sentences: Iterable[Sentence], prompt: PromptTexts, answer: Answer) -> list[Issue]:
+    """Write an alpaca file and list it in the `dataset_info.json` beside it, under its name without the suffix.
+
+    Args:
+        path: `.jsonl` gives one item a line, anything else one JSON list.
+        sentences: one without labels gets an empty answer.
+        prompt: what a model is told. LLaMA-Factory puts a line break between instruction and input.
+        answer: writes the entities of a sentence as a JSON list of pairs.
+
+    Returns:
+        An issue for each entity that will be read at another place or at none (`place-lost`), and for each sentence
+        without a character, which is left out (`empty-text`).
+
+    Raises:
+        UserError: `dataset_info.json` is broken, or its entry of this name is about another file.
+    """
+    path = Path(path)
+    info = _dataset_info(path)
+    issues: list[Issue] = []
+    opening, separator, closing = ("", "\n", "\n") if path.suffix == ".jsonl" else ("[\n", ",\n", "\n]\n")
+    with writing(path) as file:
+        before = opening
+        for sentence in sentences:
+            if not sentence.text:
+                message = "a sentence without a character; left out"
+                issues.append(Issue("empty-text", message, str(path), id=sentence.id))
+                continue
+            item = _item(sentence, prompt, answer)
+            issues += _lost(sentence, item["output"], str(path))
+            file.write(before + to_line(item))
+            before = separator
+        file.write((opening if before == opening else "") + closing)
+    columns = {name: column for name, column in COLUMNS.items() if prompt.system or name != "system"}
+    info[path.stem] = {"file_name": path.name, "columns": columns}
+    write_json(path.with_name(DATASET_INFO), info)
+    return issues
+
+
+def _dataset_info(path: Path) -> dict[str, Any]:
+    """What stands in `dataset_info.json` already; other entries are kept as they are."""
+    source = path.with_name(DATASET_INFO)
+    info = read_json(source) if source.exists() else {}
+    if not isinstance(info, dict):
+        raise UserError(source, f"{quote(info)} where an object of data sets belongs", "Repair or remove the file.")
+    entry = info.get(path.stem)
+    if entry is not None and (not isinstance(entry, dict) or entry.get("file_name") != path.name):
+        fix = "Choose another file name, or remove this entry."
+        raise UserError(source, f"the entry {path.stem!r} is about another file", fix)
+    return info
+
+
+def _item(sentence: Sentence, prompt: PromptTexts, answer: Answer) -> dict[str, Any]:
+    item = {"instruction": prompt.instruction, "input": prompt.input.replace(_SENTENCE, sentence.text)}
+    item["output"] = "" if is_unlabeled(sentence) else answer(sentence.entities)
+    if prompt.system:
+        item["system"] = prompt.system
+    item["id"] = sentence.id
+    if sentence.post_id is not None:
+        item["post_id"] = sentence.post_id
+    if prompt.input != _SENTENCE:
+        item["sentence"] = sentence.text
+    return item
+
+
+def _lost(sentence: Sentence, output: str, file: str) -> Iterator[Issue]:
+    """Entities whose place is not the one that a reader of the answer will give them."""
+    pairs = [(surface, category) for surface, category in json.loads(output)] if output else []
+    found = set(place_pairs(sentence.text, pairs))
+    for entity in sentence.entities:
+        if entity.start is not None and entity not in found:
+            message = (
+                f"{entity.category} {quote(entity.text)} at [{entity.start}, {entity.end}) will not be found there"
+            )
+            yield Issue("place-lost", message, file, id=sentence.id)

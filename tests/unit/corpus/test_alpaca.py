@@ -1,0 +1,243 @@
+"""Instruction data: what is read, what becomes an issue, and that writing and reading give the same back."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.unit.corpus.reading import SMALL, assert_offsets_hold, codes, read, spans
+
+from omniner.corpus import formats
+from omniner.corpus.formats import alpaca
+from omniner.encoding.answers import write_answer
+from omniner.errors import UserError
+from omniner.records import Entity, Sentence
+
+
+class Prompt(NamedTuple):
+    system: str
+    instruction: str
+    input: str
+
+
+BARE = Prompt("", "找出实体。", "{sentence}")
+DRESSED = Prompt("你是助手。", "找出实体{类别}。", "句子：{sentence}\n答案：")
+
+
+def official(entities: list[Entity]) -> str:
+    return write_answer(entities, "official")
+
+
+def write(path: Path, sentences: list[Sentence], prompt: Prompt = BARE):
+    return alpaca.write(path, sentences, prompt, official)
+
+
+def parse(tmp_path: Path, *items: object):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+    return read(path, "auto")
+
+
+def test_alpaca_items() -> None:
+    sentences, issues = read(SMALL / "alpaca.json", "auto")
+    assert [(s.id, s.text, spans(s)) for s in sentences] == [
+        ("a", "我爱北京北京", [(2, 4, "地点_城市"), (4, 6, "地点_城市")]),
+        ("s-1", '去“上海"吃饭', []),
+        ("s-2", "没有答案", []),
+        ("s-3", "三元组", [(0, 1, "数量")]),
+    ]
+    assert [formats.is_unlabeled(s) for s in sentences] == [False, False, True, False]
+    assert [(issue.code, issue.line, issue.message[:6]) for issue in issues] == [
+        ("duplicate-entity", 2, "item 1"),
+        ("unknown-key", 3, "item 2"),  # history
+        ("bad-answer", 5, "item 4"),
+        ("bad-entity", 6, "item 5"),
+    ]
+
+
+def test_conversations() -> None:
+    sentences, issues = read(SMALL / "sharegpt.jsonl", "auto")
+    assert [(s.id, s.post_id, s.text, spans(s)) for s in sentences] == [
+        ("s-0", None, "我爱北京", [(2, 4, "地点_城市")]),
+        ("7", "p", "去上海", [(1, 3, "地点_城市")]),
+        ("s-2", None, "还没有答案", []),
+    ]
+    assert formats.is_unlabeled(sentences[2])
+    assert [(issue.code, issue.line) for issue in issues] == [("bad-record", 4), ("bad-record", 5)]
+
+
+@pytest.mark.parametrize(
+    ("item", "text"),
+    [
+        ({"instruction": "一\n二", "input": "三"}, "三"),
+        ({"instruction": "一\n二", "input": ""}, "二"),
+        ({"instruction": "一\r\n二\r\n"}, "二"),
+        ({"instruction": "一", "input": None}, "一"),
+        ({"instruction": "一", "input": "句子：三", "sentence": "三"}, "三"),
+        ({"input": " ", "output": None}, " "),
+        ({"conversations": [{"from": "human", "value": "一\n\n二\n"}]}, "二"),
+    ],
+)
+def test_where_the_sentence_stands(tmp_path: Path, item: dict[str, object], text: str) -> None:
+    [sentence], issues = parse(tmp_path, {"output": "", **item} if "conversations" not in item else item)
+    assert (sentence.text, issues) == (text, [])
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "没有实体",
+        "[",
+        "[[\"北京\", \"A\"]] 以上",
+        "{}",
+        "null",
+        "[['北京', 'A']]",
+        '```json\n[]\n```',
+        "[" * 100_000,
+        [["北京", "A"]],
+        3,
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_no_list_gives_no_labels(tmp_path: Path, output: object) -> None:
+    """Guessing at the answer of a corpus would make gold of a guess."""
+    good = {"instruction": "一", "input": "北京", "output": ' [["北京", "A"]]\n'}
+    [sentence], issues = parse(tmp_path, {**good, "output": output}, good)
+    assert sentence.entities == [Entity("北京", "A", 0, 2)]
+    assert codes(issues) == {"bad-answer": 1}
+    assert issues[0].message.startswith("item 1: ")
+
+
+def test_what_is_no_item_is_an_issue(tmp_path: Path) -> None:
+    found, issues = parse(
+        tmp_path,
+        {"instruction": 3, "input": ""},
+        {"instruction": "一", "input": ["二"]},
+        {"instruction": "", "input": ""},
+        {"instruction": "一", "input": "好", "output": '[["坏", "A"], ["好"], 7, ["", "A"], ["好", "A"]]', "id": True},
+        {"conversations": {"from": "human", "value": "好"}},
+        {"conversations": [7]},
+        {"conversations": [{"from": "human", "value": 7}]},
+        {"conversations": [{"from": "gpt", "value": "[]"}]},
+        7,
+    )
+    assert [(s.id, s.entities) for s in found] == [
+        ("s-0", [Entity("坏", "A"), Entity("好", "A", 0, 1)]),
+        ("s-1", []),
+    ]
+    assert codes(issues) == {"bad-record": 7, "empty-text": 1, "bad-entity": 3, "unaligned": 1}
+
+
+CHARACTERS = st.characters(exclude_categories=["Cs"])
+
+
+@st.composite
+def sentences(draw: st.DrawFn) -> list[Sentence]:
+    """Few characters, so that surfaces repeat, nest and overlap."""
+    made = []
+    for number in range(draw(st.integers(0, 4))):
+        text = draw(st.text("北京大学", min_size=1, max_size=8) | st.text(CHARACTERS, min_size=1, max_size=8))
+        entities = []
+        for start in draw(st.lists(st.integers(0, len(text) - 1), max_size=4)):
+            end = draw(st.integers(start + 1, len(text)))
+            entities.append(Entity(text[start:end], draw(st.sampled_from("甲乙")), start, end))
+        post = draw(st.none() | st.text(CHARACTERS, min_size=1, max_size=3))
+        labeled = draw(st.booleans())
+        meta = {} if labeled else {"unlabeled": True}
+        made.append(Sentence(f"id {number}", text, sorted(set(entities)) if labeled else [], post, meta))
+    return made
+
+
+def in_order(entities: list[Entity]) -> list[Entity]:
+    return sorted(entities, key=lambda entity: (entity.start, entity.end, entity.category))
+
+
+@given(items=sentences(), suffix=st.sampled_from([".json", ".jsonl"]), prompt=st.sampled_from([BARE, DRESSED]))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_was_written_comes_back(tmp_path: Path, items: list[Sentence], suffix: str, prompt: Prompt) -> None:
+    path = tmp_path / f"as{suffix[1:]}{suffix}"
+    lost = write(path, items, prompt)
+    assert set(codes(lost)) <= {"place-lost"}
+    if not items:
+        assert path.read_text(encoding="utf-8").strip("[] \n") == ""
+        return
+    found, issues = read(path, "alpaca")
+    assert set(codes(issues)) <= {"duplicate-entity"}
+    assert_offsets_hold(found)
+    wrong = Counter(issue.id for issue in lost)
+    for item, back in zip(items, found, strict=True):
+        assert (back.id, back.text, back.post_id, back.meta) == (item.id, item.text, item.post_id, item.meta)
+        assert {entity[:2] for entity in back.entities} == {entity[:2] for entity in item.entities}
+        assert len(set(item.entities) - set(back.entities)) == wrong[item.id]
+        if not wrong[item.id]:
+            assert in_order(back.entities) == in_order(item.entities)
+
+
+def test_a_place_that_will_not_be_found_again_is_told(tmp_path: Path) -> None:
+    second = Sentence("a", "北京北京", [Entity("北京", "A", 2, 4)])
+    unplaced = Sentence("b", "北京", [Entity("北京", "A")])
+    issues = write(tmp_path / "x.json", [second, unplaced, Sentence("c", "")])
+    assert [(issue.code, issue.id) for issue in issues] == [("place-lost", "a"), ("empty-text", "c")]
+    found, _ = read(tmp_path / "x.json", "alpaca")
+    assert [spans(sentence) for sentence in found] == [[(0, 2, "A")], [(0, 2, "A")]]
+
+
+def test_what_llama_factory_makes_of_a_file_is_the_prompt(tmp_path: Path) -> None:
+    """It joins instruction and input by a line break, and knows columns by `dataset_info.json` alone."""
+    write(tmp_path / "train.json", [Sentence("a", "我爱{北京}", [Entity("北京", "A", 3, 5)])], DRESSED)
+    info = json.loads((tmp_path / "dataset_info.json").read_text(encoding="utf-8"))["train"]
+    [item] = json.loads((tmp_path / info["file_name"]).read_text(encoding="utf-8"))
+    columns = {name: item[column] for name, column in info["columns"].items()}
+    assert "\n".join([columns["prompt"], columns["query"]]) == "找出实体{类别}。\n句子：我爱{北京}\n答案："
+    assert (columns["response"], columns["system"]) == ('[["北京", "A"]]', "你是助手。")
+    assert item["sentence"] == "我爱{北京}"
+
+
+def test_the_list_of_data_sets_keeps_what_it_holds(tmp_path: Path) -> None:
+    info = tmp_path / "dataset_info.json"
+    info.write_text('{"other": {"file_name": "other.json", "ranking": true}}', encoding="utf-8")
+    for _ in range(2):
+        write(tmp_path / "train.jsonl", [Sentence("a", "好")])
+    columns = {"prompt": "instruction", "query": "input", "response": "output"}
+    expected = {
+        "other": {"file_name": "other.json", "ranking": True},
+        "train": {"file_name": "train.jsonl", "columns": columns},
+    }
+    assert json.loads(info.read_text(encoding="utf-8")) == expected
+    with pytest.raises(UserError, match="another file"):
+        write(tmp_path / "other.jsonl", [Sentence("a", "好")])
+    for broken in ("[]", "{"):
+        info.write_text(broken, encoding="utf-8")
+        with pytest.raises(UserError, match=r"dataset_info\.json"):
+            write(tmp_path / "dev.json", [Sentence("a", "好")])
+    assert not any((tmp_path / name).exists() for name in ("other.jsonl", "dev.json"))
+
+
+def test_a_public_corpus_there_and_back(shared: Path, tmp_path: Path) -> None:
+    """CLUENER lists every occurrence, so nearly all places are found again, and the rest is told."""
+    gold, _ = read(shared / "data" / "cluener" / "dev.json", "cluener")
+    lost = write(tmp_path / "dev.json", gold, DRESSED)
+    found, issues = read(tmp_path / "dev.json", "auto")
+    assert (len(found), issues) == (1343, [])
+    pairs = [sum(len({e[:2] for e in s.entities}) for s in side) for side in (gold, found)]
+    assert pairs[0] == pairs[1]
+    missed = sum(len(set(a.entities) - set(b.entities)) for a, b in zip(gold, found, strict=True))
+    assert missed == len(lost)
+    print(f"{missed} of {sum(len(s.entities) for s in gold)} places lost")
+
+
+def test_the_official_test_file_is_read(shared: Path) -> None:
+    for name in ("omni_mixed", "cluener_mixed"):
+        path = shared / "reference" / name / "test.json"
+        sentences, issues = read(path, "auto")
+        items = json.loads(path.read_text(encoding="utf-8"))
+        assert [sentence.text for sentence in sentences] == [item["input"] for item in items]
+        for sentence, item in zip(sentences, items, strict=True):
+            assert {entity[:2] for entity in sentence.entities} == set(map(tuple, json.loads(item["output"])))
+        assert set(codes(issues)) <= {"duplicate-entity", "unaligned"}  # invented gold lists some mentions too often
+    sentences, issues = read(shared / "reference" / "quirks_malformed" / "test.json", "auto")
+    assert len(sentences) + codes(issues)["bad-answer"] == 200
