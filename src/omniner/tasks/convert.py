@@ -17,7 +17,7 @@ from pathlib import Path
 from omniner.corpus import sources, taxonomy
 from omniner.corpus.formats import alpaca, conll, jsonl
 from omniner.encoding import prompts
-from omniner.encoding.prompts import Prompt
+from omniner.encoding.answers import write_answer
 from omniner.errors import UserError
 from omniner.files import make_folder
 from omniner.records import Issue, Sentence
@@ -113,13 +113,4 @@ def _write(
         return conll.write(path, sentences, scheme="bioes", separator="tab", joiner=data.joiner)
     config = context.config
     prompt = prompts.build(config.prompt, categories, train)
-    return alpaca.write(path, sentences, _alpaca_instruction(prompt), prompt.system)
-
-
-def _alpaca_instruction(prompt: Prompt) -> str:
-    """What LLaMA-Factory, which puts a line break and the sentence behind it, turns into our prompt."""
-    before, after = prompt.input.split(prompts.SENTENCE)
-    if after or (before and not before.endswith("\n")):
-        found = f"{prompt.input!r}, but in LLaMA-Factory's form the sentence stands on a line of its own, at the end"
-        raise UserError(f"prompt.input.{prompt.language}", found, "Write it as '...\\n{sentence}'.")
-    return f"{prompt.instruction}\n{before}".removesuffix("\n")
+    return alpaca.write(path, sentences, prompt, lambda entities: write_answer(entities, prompt.answer))
