@@ -59,9 +59,9 @@ def _merge(context: Context, output: Path) -> None:
     import torch
 
     from omniner.models import causal
-    from omniner.models.checkpoints import find
+    from omniner.tasks.predict import find_checkpoint
 
-    checkpoint = find(Path(context.config.checkpoint or ""))
+    checkpoint = find_checkpoint(Path(context.config.checkpoint or ""))
     causal.merge(checkpoint, output, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
 
 
@@ -71,8 +71,7 @@ def _generated(context: Context, output: Path) -> None:
 
     config = context.config
     loaded = read(Path(config.input or ""), Path(config.gold) if config.gold else None)
-    publish_issues(context, loaded.issues)
-    write_generated(output, loaded.gold, loaded.predictions)
+    publish_issues(context, [*loaded.issues, *write_generated(output, loaded.gold, loaded.predictions)])
 
 
 def _corpus(context: Context, target: str, output: Path) -> None:

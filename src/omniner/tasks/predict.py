@@ -1,7 +1,8 @@
 """`task=predict`: tag sentences with a trained checkpoint; scored too where the sentences have gold entities.
 
-In: `checkpoint=` (a run's folder or its checkpoint; none for a causal model as it was published) and the sentences of `input=`, or of the split that
-`data` reports on; out: `predictions.jsonl`, and with gold everything of `tasks.evaluation`.
+In: `checkpoint=` (a run's folder or its checkpoint; none for a causal model as it was published, or a server) and the
+sentences of `input=`, or of the split that `data` reports on; out: `predictions.jsonl`, and with gold everything of
+`tasks.evaluation`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,129 @@
+"""What both programs train on: a small Qwen2 with random weights, and the same samples in the same order.
+
+Out come two things in a folder: `model/` (weights, and a byte-level BPE made from the texts, small enough that its
+embeddings do not outweigh a model of this size), and `data/ner.json` with `dataset_info.json` as LLaMA-Factory reads
+them, in the order in which OmniNER, which makes the sentences itself, will train on them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from omniner import config as configs
+from omniner.corpus import sources
+from omniner.corpus.formats import alpaca
+from omniner.encoding import prompts
+from omniner.encoding.answers import write_answer
+from omniner.encoding.batching import plan
+from omniner.encoding.chat import Chat
+from omniner.encoding.packs import suffix_length
+from omniner.encoding.prompts import Prompt
+from omniner.encoding.samples import PromptEncoder
+from omniner.files import make_folder, write_text
+from omniner.records import Sentence
+from omniner.schema import Config
+
+SYSTEM = "You are a helpful assistant."
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+VOCABULARY = 1100  # entries: the instruction is then about as long as with Qwen2's own tokenizer
+SIZES = {"hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 1408}
+BATCH = 32  # samples of one optimizer step
+
+
+def compose(folder: Path, samples: int, further: list[str]) -> Config:
+    """OmniNER's configuration: one epoch at a constant rate, 32 samples a step, nothing but training."""
+    return configs.load(
+        [
+            "model=causal_path",
+            f"model.path={folder / 'model'}",
+            "model.learning_rate.full=1e-4",
+            "tuning=full",
+            f"prompt.system.zh='{SYSTEM}'",
+            "trainer=cpu",
+            "trainer.max_epochs=1",
+            "trainer.warmup=0",
+            "trainer.schedule=constant",
+            f"trainer.batch_size={BATCH}",
+            "trainer.eval_sample=1",
+            "trainer.threads=1",
+            "decoding.max_new_tokens=1",
+            f"data.size={{train: {samples}, dev: 8, test: 8}}",
+            "tracking=off",
+            *further,
+        ]
+    )
+
+
+def make(folder: Path, samples: int, layers: int) -> str:
+    """Write everything; a line that says what it is."""
+    config = compose(folder, samples, [])
+    corpus = sources.load(config.data, None)
+    train = corpus.splits["train"]
+    prompt = prompts.build(config.prompt, corpus.taxonomy.active(train), train)
+    _write_model(folder / "model", prompt, train, layers)
+    chat = Chat(_load_tokenizer(folder / "model"), None)
+    encoder = PromptEncoder(chat, prompt, config.encoding)
+    encoded, _ = encoder.encode(train)
+    prefix = encoder.prefix_length(encoded)
+    lengths = [suffix_length(prefix)(sample) for sample in encoded]
+    order = [position for batch in plan(lengths, BATCH, config.seed, 0) for position in batch]
+    ordered = [train[position] for position in order]
+    alpaca.write(make_folder(folder / "data") / "ner.json", ordered, prompt, lambda e: write_answer(e, prompt.answer))
+    mean = sum(len(sample.prompt) + len(sample.answer) for sample in encoded) / len(encoded)
+    answer = sum(len(sample.answer) for sample in encoded) / len(encoded)
+    return (
+        f"{samples} samples of {mean:.0f} tokens on average, of which {prefix} are the shared prefix and {answer:.0f} "
+        f"the answer; vocabulary {len(chat.tokenizer)}, {layers} layers"
+    )
+
+
+def _load_tokenizer(folder: Path):  # type: ignore[no-untyped-def]
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _write_model(folder: Path, prompt: Prompt, train: list[Sentence], layers: int) -> None:
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet)
+    texts = [prompt.instruction, *(sentence.text for sentence in train), *map(_answer, train)]
+    tokenizer.train_from_iterator(texts, trainer)
+    write_text(folder / "tokenizer.json", tokenizer.to_str())
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "chat_template": TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 32768,
+    }
+    write_text(folder / "tokenizer_config.json", json.dumps(settings))
+    torch.manual_seed(0)
+    ends = {name: tokenizer.token_to_id(token) for name, token in zip(("pad", "bos", "eos"), SPECIAL, strict=True)}
+    config = Qwen2Config(
+        vocab_size=(tokenizer.get_vocab_size() + 63) // 64 * 64,
+        num_hidden_layers=layers,
+        max_position_embeddings=32768,
+        tie_word_embeddings=True,
+        eos_token_id=ends["eos"],
+        pad_token_id=ends["pad"],
+        **SIZES,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+
+
+def _answer(sentence: Sentence) -> str:
+    return write_answer(sentence.entities, "official")
