@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -74,6 +75,49 @@ def writing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+@contextlib.contextmanager
+def writing_folder(path: str | Path) -> Iterator[Path]:
+    """Give an empty temporary neighbour of the folder `path`; it takes the place of `path` when the block ends.
+
+    A folder that was there is put aside for the moment between two renames; `restore` brings it back after a kill
+    in that moment.
+    """
+    path = Path(path)
+    aside = _aside(path)
+    with explaining(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        restore(path)
+        written = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        try:
+            yield written
+            umask = os.umask(0)
+            os.umask(umask)
+            written.chmod(0o777 & ~umask)
+            if path.exists():
+                path.rename(aside)
+            written.rename(path)
+        except BaseException:
+            shutil.rmtree(written, ignore_errors=True)
+            restore(path)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def restore(path: str | Path) -> None:
+    """Bring back a folder that `writing_folder` had put aside when it was killed."""
+    path = Path(path)
+    aside = _aside(path)
+    with explaining(path):
+        if aside.exists() and not path.exists():
+            aside.rename(path)
+        elif aside.exists():
+            shutil.rmtree(aside)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.previous")
 
 
 def write_text(path: str | Path, text: str) -> Path:

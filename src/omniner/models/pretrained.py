@@ -9,10 +9,7 @@ little use.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -20,6 +17,7 @@ from torch import nn
 from omniner.encoding.alignment import TokenInput, character_tokenizer
 from omniner.encoding.vocabulary import Vocabulary
 from omniner.errors import UserError
+from omniner.models import loading
 from omniner.schema import EncoderConfig
 
 # Families whose position ids begin after the padding id: two of the positions are never used.
@@ -34,18 +32,16 @@ def load(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module, TokenI
         return _random(config, texts)
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    local = Path(config.path).is_dir()
-    if not local and (config.path.startswith((".", "/", "~")) or Path(config.path).exists()):
-        raise UserError("model.path", f"{config.path} is not a folder", _FOLDER)
-    options = {"local_files_only": local, "trust_remote_code": False}
-    with _explaining(config.path, local):
+    local = loading.is_local(config.path, _FOLDER)
+    options = loading.options(local)
+    with loading.explaining(config.path, local, _FOLDER):
         settings = AutoConfig.from_pretrained(config.path, **options)
     _check_encoder(config.path, settings)
-    with _explaining(config.path, local):
+    with loading.explaining(config.path, local, _FOLDER):
         tokenizer = AutoTokenizer.from_pretrained(config.path, use_fast=True, **options)
         if not tokenizer.is_fast:
             raise ValueError("it has no fast tokenizer, which character offsets need")
-        with _quiet():
+        with loading.quiet():
             encoder = AutoModel.from_pretrained(config.path, **_without_pooler(settings), **options)
     return encoder.float(), TokenInput(tokenizer.backend_tokenizer, max_tokens(settings))
 
@@ -83,7 +79,7 @@ def _random(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module, Tok
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             "model.architecture",
-            f"no encoder can be built of it ({_first_line(error)})",
+            f"no encoder can be built of it ({loading.first_line(error)})",
             "Use keys of the transformers configuration of that model_type.",
         ) from error
     _check_encoder("model.architecture", encoder.config)
@@ -107,37 +103,3 @@ def _check_encoder(path: str, settings: Any) -> None:
 def _without_pooler(settings: Any) -> dict[str, Any]:
     """BERT's pooler would be an unused parameter, which DDP refuses."""
     return {"add_pooling_layer": False} if settings.model_type in ("bert", "roberta", "xlm-roberta") else {}
-
-
-@contextlib.contextmanager
-def _explaining(path: str, local: bool) -> Iterator[None]:
-    """Turn what transformers raises about a model that cannot be loaded into one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        fix = (
-            _FOLDER
-            if local
-            else "Name a local folder or a hub model; without a network, download it first (hf download <name>) "
-            "and set model.path to its folder."
-        )
-        raise UserError("model.path", f"{path} cannot be loaded ({_first_line(error)})", fix) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The report on head weights that were left out is noise here: they are left out on purpose."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

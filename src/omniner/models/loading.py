@@ -1,0 +1,82 @@
+"""What loading of encoders and of language models has in common: where from, and how a failure is told.
+
+A model is named by a hub name or a folder. A folder is read without a network; code of a hub repository is never
+executed. Whatever transformers raises about a model that cannot be loaded becomes one `UserError` about `model.path`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omniner.errors import UserError
+
+_DOWNLOAD = (
+    "Name a local folder or a hub model; without a network, download it first (hf download <name>) and set model.path "
+    "to its folder."
+)
+
+
+def is_local(path: str, fix: str) -> bool:
+    """Whether `path` is a folder rather than a hub name; a path to nothing is a mistake, no hub name."""
+    if Path(path).is_dir():
+        return True
+    if path.startswith((".", "/", "~")) or Path(path).exists():
+        raise UserError("model.path", f"{path} is not a folder", fix)
+    return False
+
+
+def options(local: bool) -> dict[str, Any]:
+    """Arguments of every `from_pretrained`: no network for a folder, no foreign code ever."""
+    return {"local_files_only": local, "trust_remote_code": False}
+
+
+@contextlib.contextmanager
+def explaining(path: str, local: bool, folder: str) -> Iterator[None]:
+    """Turn what transformers raises about a model that cannot be loaded into one line.
+
+    Args:
+        path: `model.path`.
+        local: whether it is a folder.
+        folder: what such a folder must hold.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        found = f"{path} cannot be loaded ({first_line(error)})"
+        raise UserError("model.path", found, folder if local else _DOWNLOAD) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the libraries' own talk: progress bars of half a second, reports on head weights that were left out on
+    purpose, warnings that peft uses an old name of transformers, that bitsandbytes has a slower way."""
+    from transformers.utils import logging as reports
+
+    loggers = [logging.getLogger(name) for name in ("transformers", "bitsandbytes")]
+    levels = [logger.level for logger in loggers]
+    bars = reports.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    reports.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing. is deprecated", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            reports.enable_progress_bar()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
