@@ -42,7 +42,7 @@ _ANY = "甲"  # stands for a span in probes
 
 
 class Matcher(Protocol):
-    """Where the answer about one sentence stands. It counts the tokens it is given: `max_new_tokens` is its budget."""
+    """Where the answer about one sentence stands."""
 
     @property
     def stopped(self) -> bool:
@@ -69,8 +69,16 @@ class Matcher(Protocol):
 class Guide(Protocol):
     """What may be written, for a batch of sentences that are at different places of their answers."""
 
-    def start(self, text: str) -> Matcher:
-        """The matcher of a new answer about the sentence `text`."""
+    def start(self, text: str, budget: int) -> Matcher:
+        """The matcher of a new answer about the sentence `text`.
+
+        Args:
+            text: the sentence.
+            budget: most tokens of the answer, its stop token included; the matcher counts what it is given.
+
+        Raises:
+            UserError: too few tokens to end an answer wherever it stands.
+        """
         ...
 
     def fill(self, matchers: Sequence[Matcher | None], logits: Tensor) -> None:
@@ -78,7 +86,7 @@ class Guide(Protocol):
 
         Row b belongs to `matchers[b]`; a row of None, or of a matcher that has stopped, is left as it is. A row
         always keeps at least one logit, and an answer that takes one of them (or what is forced) at each step is
-        complete, the stop token included, after at most `max_new_tokens` tokens.
+        complete, the stop token included, within its budget.
         """
         ...
 
@@ -90,36 +98,39 @@ class AnswerGuide:
         chat: whose tokens the model writes.
         categories: that an answer may name.
         style: of the answers: official | compact.
-        max_new_tokens: most tokens of an answer, its stop token included.
+
+    Attributes:
+        stop: the token behind an answer.
+        spellings: the bytes of each token that can stand in one.
+        form: what is around the spans.
+        reserve: most tokens that it takes to end an answer, the stop token included.
+        canonical: the next token by what stands behind a span, where training leaves no choice.
 
     Raises:
-        UserError: a tokenizer whose tokens are not bytes, no category, or too few tokens to end every answer.
+        UserError: a tokenizer whose tokens are not bytes, or no category.
     """
 
-    def __init__(self, chat: Chat, categories: Sequence[str], style: str, max_new_tokens: int) -> None:
+    def __init__(self, chat: Chat, categories: Sequence[str], style: str) -> None:
         check_style(style)
         if not categories:
             raise UserError("decoding.kind", "guided, but there are no categories", "Use decoding=free.")
         self._chat, self.stop = chat, chat.end[0]
         self.spellings = token_spellings(chat)
         self.form = Format(style, categories, TokenTree(self.spellings))
-        self.budget, self.reserve = max_new_tokens, self.form.longest_ending() + 1
-        if self.budget < self.reserve:
-            raise UserError(
-                "decoding.max_new_tokens",
-                f"{max_new_tokens} tokens are too few to end an answer wherever it stands",
-                f"Guided decoding needs at least {self.reserve} here.",
-            )
+        self.reserve = self.form.longest_ending() + 1
         self._composes = chat.decode(chat.answer_ids("e\u0301")) == "\u00e9"
         self.canonical = _canonical(chat, self.form, self.spellings)
         self._opening = self._tokens_before(_ANY)
         self._opens_alike = lru_cache(maxsize=1 << 16)(lambda begin: self._tokens_before(begin) == self._opening)
 
-    def start(self, text: str) -> AnswerMatcher:
-        """The matcher of a new answer about the sentence `text`."""
+    def start(self, text: str, budget: int) -> AnswerMatcher:
+        """The matcher of a new answer about the sentence `text`, see `Guide`."""
+        if budget < self.reserve:
+            found = f"{budget} tokens for an answer, and ending one can take {self.reserve}"
+            raise UserError("decoding.max_new_tokens", found, "Raise it; if the prompt takes the room, shorten that.")
         seen = _composed(text) if self._composes else text
         begins = (char if char.isalnum() else seen[at : at + _LOOKAHEAD] for at, char in enumerate(seen))
-        return AnswerMatcher(self, Automaton(self.form, seen), all(map(self._opens_alike, begins)))
+        return AnswerMatcher(self, Automaton(self.form, seen), budget, all(map(self._opens_alike, begins)))
 
     def fill(self, matchers: Sequence[Matcher | None], logits: Tensor) -> None:
         """Set the logits [B, V] of forbidden tokens to -inf, in place; see `Guide`."""
@@ -160,13 +171,14 @@ class AnswerMatcher:
     Args:
         guide: that made it.
         automaton: of the sentence.
+        budget: most tokens, the stop token included.
         opens_alike: whether the tokens before a span are the same ones before every span of the sentence.
     """
 
-    def __init__(self, guide: AnswerGuide, automaton: Automaton, opens_alike: bool) -> None:
+    def __init__(self, guide: AnswerGuide, automaton: Automaton, budget: int, opens_alike: bool) -> None:
         self._guide, self._automaton, self._opens_alike = guide, automaton, opens_alike
         self._state: State = automaton.start
-        self._left = guide.budget
+        self._left = budget
         self._pair = bytearray()  # from the beginning of a span on
         self._span = 0  # bytes of the span, once its quote is closed
         self._occurrences = 0  # of the span in the sentence, overlapping ones too
