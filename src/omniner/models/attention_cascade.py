@@ -21,16 +21,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from omniner.encoding.packs import Pack
+from omniner.models.attention import Backend
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool) -> Tensor:
-    """Attention [1, T, H, D] of query [1, H, T, D] to key and value [1, G, T, D], G dividing H.
-
-    With `prefix_unused` the rows of the prefix are zero.
-    """
+    """As `attention.Attend` says."""
     out: Tensor = _Cascade.apply(query, key, value, scale, pack, prefix_unused)  # type: ignore[no-untyped-call]
     return out
 
@@ -139,3 +137,6 @@ def _merge(out: Tensor, total: Tensor, part: Tensor, sums: Tensor) -> None:
     share = torch.sigmoid(sums - total)[..., None]
     out.copy_(torch.lerp(out.to(share.dtype), part.to(share.dtype), share))
     torch.logaddexp(total, sums, out=total)
+
+
+BACKEND = Backend(attend, "cpu", (torch.bfloat16, torch.float32, torch.float64))

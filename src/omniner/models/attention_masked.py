@@ -2,7 +2,7 @@
 
 In come queries, keys and values of a whole pack; PyTorch's own attention computes all T x T scores and a mask [T, T]
 keeps what may be seen. Runs anywhere. The price: scores of suffixes against each other are computed and thrown away,
-and on CUDA a mask rules out the fastest kernels.
+keys are repeated for the query heads that share them, and on CUDA a mask rules out the fastest kernels.
 """
 
 from __future__ import annotations
@@ -12,6 +12,15 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from omniner.encoding.packs import Pack
+from omniner.models.attention import Backend
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool) -> Tensor:
+    """As `attention.Attend` says."""
+    shared = query.shape[1] // key.shape[1]
+    key, value = (each.repeat_interleave(shared, 1) for each in (key, value))
+    mask = pack.once("mask", visible)
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale).transpose(1, 2)
 
 
 def visible(pack: Pack) -> Tensor:
@@ -22,11 +31,4 @@ def visible(pack: Pack) -> Tensor:
     return causal & ((segments == 0) | (segments[:, None] == segments))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool) -> Tensor:
-    """Attention [1, T, H, D] of query [1, H, T, D] to key and value [1, G, T, D], G dividing H.
-
-    `prefix_unused` (nobody reads the prefix's rows) saves nothing here.
-    """
-    mask = pack.once("mask", visible)
-    out = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=True)
-    return out.transpose(1, 2)
+BACKEND = Backend(attend, None, (torch.float16, torch.bfloat16, torch.float32, torch.float64))

@@ -1,13 +1,11 @@
 """Training on packs: one copy of the prompt's prefix for many sentences, with the loss and gradients of separate ones.
 
-`attach` puts one of the attention back-ends into a causal model, `pack_loss` runs a pack through it;
-`attention_probe.choose` picks a back-end that is right on this machine. Models are those of transformers, or peft's
-around them.
+`attach` puts an attention back-end into a causal model (`attention_probe.choose` finds one that is right on this
+machine), `pack_loss` runs a pack through it. Models are those of transformers, or peft's around them.
 
 Besides attention, two things are left out that nobody reads. Only places that predict an answer token get logits. In
-the last layer, only those places need a query, an output projection and a feed-forward pass, since all that others
-give there are keys and values: hooks on three modules of that layer compute the rows of `pack.keep` and leave the
-others zero.
+the last layer only those places need a query, an output projection and a feed-forward pass, since all that others give
+there are keys and values (`last_layer`).
 
 A loss is a sum over answer tokens; the caller divides by those of the whole step (`PackedStep.answer_tokens`).
 """
@@ -16,68 +14,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 
 from omniner.encoding.packs import Pack
-from omniner.models import attention_cascade, attention_masked
+from omniner.models import attention_cascade, attention_flash, attention_flex, attention_masked
+from omniner.models.attention import Backend
+from omniner.models.last_layer import NeededRows
 from omniner.models.token_loss import summed_loss
 
-BACKENDS: dict[str, ModuleType] = {"masked": attention_masked, "cascade": attention_cascade}
+BACKENDS: dict[str, Backend] = {  # the fastest first
+    "flash": attention_flash.BACKEND,
+    "cascade": attention_cascade.BACKEND,
+    "flex": attention_flex.BACKEND,
+    "masked": attention_masked.BACKEND,
+}
 _NAME = "omniner_shared_prefix"  # under which transformers knows our attention
-
-
-class _LastLayer:
-    """Hooks on the last decoder layer: its position-wise modules compute only the rows that predict.
-
-    The pack is met in the keyword arguments of the layer's attention, which gradient checkpointing repeats, and
-    forgotten after the feed-forward module, the last of the three.
-    """
-
-    def __init__(self, attention: nn.Module, modules: tuple[nn.Module, ...]) -> None:
-        self._pack: Pack | None = None
-        self._size = 0
-        self.handles = [attention.register_forward_pre_hook(self._meet, with_kwargs=True)]
-        for module in modules:
-            self.handles.append(module.register_forward_pre_hook(self._select))
-            self.handles.append(module.register_forward_hook(self._spread))
-        self.handles.append(modules[-1].register_forward_hook(self._forget))
-
-    def _meet(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        self._pack = kwargs.get("pack")
-
-    def _select(self, module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
-        """[1, T, D] to [1, K, D]."""
-        return None if self._pack is None else (args[0].index_select(1, self._pack.keep),)
-
-    def _spread(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        """[1, K, D] to [1, T, D], zero elsewhere."""
-        if self._pack is None:
-            return output
-        size = (1, len(self._pack.ids), output.shape[2])
-        return output.new_zeros(size).index_copy(1, self._pack.keep, output)
-
-    def _forget(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        self._pack = None
 
 
 class Attached:
     """What `attach` changed in a model; kept there under `shared_prefix`."""
 
     def __init__(self, base: Any, backend: str) -> None:
-        self.backend, self._before = backend, base.config._attn_implementation
-        layer = base.get_decoder().layers[-1]
-        self.last = layer.self_attn
-        self._hooks = _LastLayer(self.last, (self.last.q_proj, self.last.o_proj, layer.mlp))
+        self.attend, self._before = BACKENDS[backend].attend, base.config._attn_implementation
+        self.needed = NeededRows.of(base.get_decoder().layers[-1])
         base.set_attn_implementation(_NAME)
 
     def remove(self, base: Any) -> None:
         """Undo it."""
         base.set_attn_implementation(self._before)
-        for handle in self._hooks.handles:
-            handle.remove()
+        if self.needed is not None:
+            self.needed.remove()
 
 
 def base_of(model: Any) -> Any:
@@ -167,6 +135,5 @@ def _attention(
         raise ValueError("attention dropout cannot be computed on packs")
     # rotary embeddings leave fp32 behind under autocast
     query, key = query.to(value.dtype), key.to(value.dtype)
-    backend = BACKENDS[attached.backend]
-    out = backend.attend(query, key, value, scaling, pack, prefix_unused=module is attached.last)
-    return out, None
+    last = attached.needed is not None and module is attached.needed.attention
+    return attached.attend(query, key, value, scaling, pack, prefix_unused=last), None
