@@ -1,0 +1,300 @@
+"""Keys and values of a decoding batch: the common prefix once, each sentence's own part in a slot.
+
+Every prompt begins with the same instruction of hundreds of tokens. Its keys and values are computed once and stored
+once, whatever the number of rows; what follows (sentence and answer) has a slot of its own. A forward call carries
+the new tokens of all rows one after the other as a single sequence, so nothing is padded: a row that decodes brings
+one token, a row that has just come its whole sentence, a row whose next tokens are forced all of them. A query
+attends to the prefix (one product for all rows) and to its own slot; the two results are merged by their
+log-sum-exp, which is exact: `softmax` over both together is their mean, weighted by each part's share of the sum.
+
+The price: an attention function of our own, registered with transformers' `AttentionInterface`, and so only models
+that take their attention from there and look at the whole past (no sliding windows, no recurrent layers).
+
+Shapes: T new tokens of B rows; P tokens of prefix, C of the longest row's own part; H query heads, KV key heads,
+G = H / KV queries that share a key head, D features of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from omniner.errors import UserError
+
+NAME = "omniner_prefix_cache"
+ADVICE = (
+    "Choose a model with plain full attention, such as Qwen2, Qwen3 or Llama, or let a server decode: "
+    "decoding.engine=openai."
+)
+_GROWTH = 64  # slots get longer by multiples of this many tokens
+
+
+@dataclass
+class Runs:
+    """The R rows of a step that bring several tokens, at most N; their queries are padded among themselves.
+
+    Attributes:
+        rows: [R] which rows.
+        grid: [R, N] their tokens' places among the T of the step; 0 where padded.
+        bias: [R, 1, N * G, C'] 0 where a query may look, else -inf; C' is the length of the longest of these rows.
+        source: places among the R * N of those that are not padded.
+        target: their places among the T of the step.
+    """
+
+    rows: Tensor
+    grid: Tensor
+    bias: Tensor
+    source: Tensor
+    target: Tensor
+
+
+@dataclass
+class Step:
+    """One forward call.
+
+    Attributes:
+        ids: [1, T] new tokens, row after row.
+        positions: [1, T] of these in their sequences, the prefix counted.
+        rows: [T] the slot of each.
+        spots: [T] its place in the slot.
+        last: [B] where each row's last new token stands among the T.
+        reach: C, the length of the longest row after this step.
+        bias: [B, 1, G, C] what each row's last token may look at: 0, else -inf.
+        runs: rows that bring several tokens, or None.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    rows: Tensor
+    spots: Tensor
+    last: Tensor
+    reach: int
+    bias: Tensor
+    runs: Runs | None
+
+
+class PrefixCache:
+    """Keys and values of all layers.
+
+    Args:
+        prefix: P, tokens of the common prefix.
+        slots: most rows at a time.
+        groups: G.
+        device: where the model is.
+    """
+
+    def __init__(self, prefix: int, slots: int, groups: int, device: torch.device) -> None:
+        self.prefix, self.slots, self._groups, self._device = prefix, slots, groups, device
+        self.calls = 0  # of the attention function in the present forward call
+        self._step: Step | None = None  # none: the prefix itself is computed
+        self._length = 0  # of a slot
+        self._prefix: list[tuple[Tensor, Tensor]] = []  # per layer: keys and values, each [KV, P, D]
+        self._own: list[tuple[Tensor, Tensor]] = []  # per layer: keys and values, each [slots, KV, length, D]
+
+    def begin(self, starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> Step:
+        """Get ready for a forward call.
+
+        Args:
+            starts: for each of B rows, how many of its tokens its slot holds.
+            tokens: the new ones of each, at least one.
+        """
+        step = self._plan(starts, tokens)
+        if step.reach > self._length:
+            self._grow(-(-step.reach // _GROWTH) * _GROWTH)
+        self._step = step
+        return step
+
+    def move(self, sources: list[int], targets: list[int]) -> None:
+        """Let rows take over other slots."""
+        for keys, values in self._own:
+            keys[targets], values[targets] = keys[sources], values[sources]
+
+    def release(self) -> None:
+        """Give the slots' memory back; the prefix stays."""
+        self._step, self._length, self._own = None, 0, []
+
+    def size(self) -> int:
+        """How many numbers the slots hold."""
+        return sum(keys.numel() + values.numel() for keys, values in self._own)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Store the new keys and values, and attend.
+
+        Args:
+            layer: 0, 1, ...
+            query: [1, H, T, D].
+            key, value: [1, KV, T, D].
+            scale: of the scores.
+
+        Returns:
+            [1, T, H, D].
+        """
+        self.calls += 1
+        # under autocast rotary embeddings leave query and key in float32
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        if self._step is None:
+            return self._attend_prefix(query, key, value, scale)
+        if layer == len(self._own):
+            shape = (self.slots, key.shape[1], self._length, key.shape[3])
+            self._own.append((key.new_zeros(shape), value.new_zeros(shape)))
+        for store, new in zip(self._own[layer], (key, value), strict=True):
+            store[self._step.rows, :, self._step.spots] = new[0].transpose(0, 1)
+        tokens, heads = query.shape[2], key.shape[1]
+        grouped = query[0].transpose(0, 1).reshape(tokens, heads, self._groups, -1)
+        merged = self._merge(self._step, layer, grouped, scale)
+        return merged.reshape(1, tokens, heads * self._groups, -1)
+
+    def _attend_prefix(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Plain causal attention of the prefix; its keys and values are kept."""
+        self._prefix.append((key[0].contiguous(), value[0].contiguous()))
+        key, value = (part.repeat_interleave(self._groups, 1) for part in (key, value))
+        out = functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+        return out.transpose(1, 2)
+
+    def _merge(self, step: Step, layer: int, query: Tensor, scale: float) -> Tensor:
+        """Attention of `query` [T, KV, G, D] to prefix and own part together: [T, KV, G, D]."""
+        tokens, heads, groups, width = query.shape
+        own, own_sum = self._attend_own(step, layer, query, scale)
+        if not self.prefix:
+            return own
+        keys, values = self._prefix[layer]
+        rows = query.transpose(0, 1).reshape(1, heads, tokens * groups, width)
+        common, common_sum = attention(rows, keys[None], values[None], None, scale)
+        common = common.view(heads, tokens, groups, width).transpose(0, 1)
+        share = torch.sigmoid(common_sum.view(heads, tokens, groups).transpose(0, 1) - own_sum)
+        return own.float().lerp(common.float(), share[..., None]).to(own.dtype)
+
+    def _attend_own(self, step: Step, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Attention of `query` [T, KV, G, D] to the rows' own parts: [T, KV, G, D] and its log-sum-exp [T, KV, G]."""
+        keys, values = self._own[layer]
+        rows, reach = len(step.last), step.reach
+        # the last new token of every row, which while decoding is the only one: slots are read where they are
+        single = query if len(query) == rows else query[step.last]
+        out, total = attention(single, keys[:rows, :, :reach], values[:rows, :, :reach], step.bias, scale)
+        if step.runs is None:
+            return out, total
+        runs, (_, heads, groups, width) = step.runs, query.shape
+        count, longest = runs.grid.shape
+        several = query[runs.grid].transpose(1, 2).reshape(count, heads, longest * groups, width)
+        end = runs.bias.shape[3]
+        several, sums = attention(several, keys[runs.rows, :, :end], values[runs.rows, :, :end], runs.bias, scale)
+        several = several.view(count, heads, longest, groups, width).transpose(1, 2).flatten(0, 1)
+        sums = sums.view(count, heads, longest, groups).transpose(1, 2).flatten(0, 1)
+        every, every_sum = out.new_empty(query.shape), total.new_empty(query.shape[:3])
+        every[step.last], every_sum[step.last] = out, total
+        every[runs.target], every_sum[runs.target] = several[runs.source], sums[runs.source]
+        return every, every_sum
+
+    def _grow(self, length: int) -> None:
+        """Longer slots. Unused places hold zeros: they are masked, but a NaN would shine through a weight of 0."""
+        more = (0, 0, 0, length - self._length)
+        self._own = [(functional.pad(keys, more), functional.pad(values, more)) for keys, values in self._own]
+        self._length = length
+
+    def _plan(self, starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> Step:
+        counts = [len(new) for new in tokens]
+        ends = [start + count for start, count in zip(starts, counts, strict=True)]
+        ids = [token for new in tokens for token in new]
+        rows = [row for row, count in enumerate(counts) for _ in range(count)]
+        spots = [spot for start, end in zip(starts, ends, strict=True) for spot in range(start, end)]
+        last = [place - 1 for place in accumulate(counts)]
+        table = torch.tensor([ids, rows, spots]).to(self._device, non_blocking=True)  # one transfer
+        places = torch.tensor(last).to(self._device, non_blocking=True)
+        bias = self._bias(table[2][places][:, None], max(ends))
+        runs = self._runs(counts, ends, last) if len(ids) > len(counts) else None
+        return Step(table[:1], table[2:] + self.prefix, table[1], table[2], places, max(ends), bias, runs)
+
+    def _runs(self, counts: list[int], ends: list[int], last: list[int]) -> Runs:
+        rows = [row for row, count in enumerate(counts) if count > 1]
+        longest = max(counts)
+        grid, spots = [], []
+        source, target = list[int](), list[int]()
+        for number, row in enumerate(rows):
+            count, first = counts[row], last[row] - counts[row] + 1
+            grid.append([first + at if at < count else 0 for at in range(longest)])
+            spots.append([min(ends[row] - count + at, ends[row] - 1) for at in range(longest)])
+            source += range(number * longest, number * longest + count)
+            target += range(first, first + count)
+        table = torch.tensor([grid, spots]).to(self._device, non_blocking=True)
+        flat = torch.tensor([source, target]).to(self._device, non_blocking=True)
+        bias = self._bias(table[1], max(ends[row] for row in rows))
+        return Runs(torch.tensor(rows).to(self._device, non_blocking=True), table[0], bias, flat[0], flat[1])
+
+    def _bias(self, spots: Tensor, reach: int) -> Tensor:
+        """Queries at `spots` [B, N] see keys 0 ... spot of `reach` many: [B, 1, N * G, reach]."""
+        hidden = torch.arange(reach, device=spots.device) > spots.repeat_interleave(self._groups, 1)[:, None, :, None]
+        return torch.zeros(hidden.shape, device=spots.device).masked_fill_(hidden, float("-inf"))
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """Softmax attention and the log-sum-exp of its scores.
+
+    Args:
+        query: [B, KV, N, D].
+        key, value: [B, KV, C, D].
+        bias: float32, added to the scores; broadcasts to [B, KV, N, C].
+        scale: of the scores.
+
+    Returns:
+        [B, KV, N, D] and, in float32, [B, KV, N].
+    """
+    if query.device.type == "cpu":
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out, total = flash(query, key, value, attn_mask=bias, scale=scale)
+        return out, total
+    return attention_by_products(query, key, value, bias, scale)
+
+
+def attention_by_products(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The same as `attention`, step by step, on any device."""
+    scores = (query @ key.transpose(2, 3)).float() * scale
+    if bias is not None:
+        scores = scores + bias
+    total = scores.logsumexp(3)
+    return (scores - total[..., None]).exp().to(value.dtype) @ value, total
+
+
+def attention_function(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None,
+    prefix_cache: PrefixCache,
+    **settings: Any,
+) -> tuple[Tensor, None]:
+    """What transformers' attention layers call: `PrefixCache.attend`, and no attention weights."""
+    for name in ("sliding_window", "softcap", "s_aux"):
+        if settings.get(name) is not None:
+            raise UserError("model.path", f"its attention uses {name}, which is not supported here", ADVICE)
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    return prefix_cache.attend(int(cast(int, module.layer_idx)), query, key, value, scale), None
+
+
+def check_supported(settings: Any) -> None:
+    """Refuse models that forget: `settings` (of transformers) names layers with a sliding window, or without attention.
+
+    Raises:
+        UserError: there are some.
+    """
+    kinds = sorted(set(getattr(settings, "layer_types", None) or ()) - {"full_attention"})
+    window = getattr(settings, "sliding_window", None)
+    if kinds or (window is not None and getattr(settings, "layer_types", None) is None):
+        what = f"layers of kind {', '.join(kinds)}" if kinds else f"a sliding window of {window} tokens"
+        raise UserError("model.path", f"the model ({settings.model_type}) has {what}", ADVICE)
+
+
+def register() -> None:
+    """Make `NAME` known to transformers as an attention implementation."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attention_function)
