@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import lru_cache
 
 from omniner.analysis.parse import parse_answer
-from omniner.corpus.align import align
+from omniner.corpus.align import place_pairs
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence
 
@@ -48,34 +49,12 @@ def to_prediction(sentence: Sentence, raw: str, prompt_sha: str, engine: str) ->
     there, shares a place with another category, or is dropped when it only repeats an entity; `reason` counts those.
     """
     parsed = parse_answer(raw)
-    pairs = [(_spelt_as_in(sentence.text, surface), category) for surface, category in parsed.pairs]
-    starts = align(sentence.text, [surface for surface, _ in pairs])
-    entities, repeats = _place(pairs, starts)
+    placed = place_pairs(sentence.text, [(_spelt_as_in(sentence.text, text), label) for text, label in parsed.pairs])
+    entities = [entity for entity in placed if entity is not None]
     reason = parsed.reason
-    if repeats:
+    if repeats := len(placed) - len(entities):
         reason = "; ".join(filter(None, (reason, f"{repeats} repeated entities dropped")))
     return Prediction(sentence.id, entities, raw, parsed.status, reason, prompt_sha, engine)
-
-
-def _place(pairs: Sequence[tuple[str, str]], starts: Sequence[int | None]) -> tuple[list[Entity], int]:
-    """Entities with their offsets, and how many were dropped because they only repeat one."""
-    places: dict[str, list[int]] = {}  # where each surface was found
-    taken: set[tuple[str, str, int]] = set()
-    for (surface, category), start in zip(pairs, starts, strict=True):
-        if start is not None:
-            places.setdefault(surface, []).append(start)
-            taken.add((surface, category, start))
-    entities, repeats = [], 0
-    for (surface, category), start in zip(pairs, starts, strict=True):
-        if start is None and surface in places:
-            start = next((place for place in places[surface] if (surface, category, place) not in taken), None)
-            if start is None:
-                repeats += 1
-                continue
-            taken.add((surface, category, start))
-        end = None if start is None else start + len(surface)
-        entities.append(Entity(surface, category, start, end))
-    return entities, repeats
 
 
 def _spelt_as_in(text: str, surface: str) -> str:
@@ -85,14 +64,19 @@ def _spelt_as_in(text: str, surface: str) -> str:
     """
     if not surface or surface in text or unicodedata.is_normalized("NFC", text):
         return surface
-    whole, wanted = _nfc(text), _nfc(surface)
-    # where the text can be parted without changing its normal form: place in the normal form -> place in the text
-    seams = {len(_nfc(text[:at])): at for at in range(len(text) + 1) if _nfc(text[:at]) + _nfc(text[at:]) == whole}
+    whole, wanted, seams = _nfc(text), _nfc(surface), _seams(text)
     for found in re.finditer(f"(?={re.escape(wanted)})", whole):
         first, last = seams.get(found.start()), seams.get(found.start() + len(wanted))
         if first is not None and last is not None:
             return text[first:last]
     return surface
+
+
+@lru_cache(maxsize=16)
+def _seams(text: str) -> dict[int, int]:
+    """Where a text can be parted without changing its normal form: place in the normal form -> place in the text."""
+    whole = _nfc(text)
+    return {len(_nfc(text[:at])): at for at in range(len(text) + 1) if _nfc(text[:at]) + _nfc(text[at:]) == whole}
 
 
 def _nfc(text: str) -> str:

@@ -20,7 +20,7 @@ from omniner.errors import UserError
 from omniner.records import Entity, Issue, Sentence
 from omniner.schema import EncodingConfig
 
-PROBES = (
+_AWKWARD = (
     *("北京", "我去", "的", "2024年", "Hello", "iPhone 15", "éa", "e\u0301a", "\u0301a", "𠮷野家", "か", "한국"),
     *(
         " 空格",
@@ -40,6 +40,7 @@ PROBES = (
     *("👶🏻", "❤️", "\u200d", "\ufeff", "①", "!", "！", "?", "*", "_", "=", "|", "&", "^", ".5", ";", "`", "\x00"),
     *("北京 ", " 北京\u3000", "北京\n"),
 )
+PROBES = tuple(dict.fromkeys([*_AWKWARD, *(text[0] for text in _AWKWARD)]))
 """Sentences whose first and last characters may merge with what stands around them, or be stripped."""
 
 _HALF_SURROGATE = re.compile("[\ud800-\udfff]")
