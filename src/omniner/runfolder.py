@@ -33,6 +33,7 @@ OUTPUTS = (
     "issues.jsonl",
     "report.html",
     "check.txt",
+    "prompt.txt",
     "curves.jsonl",
     "tables",
     "figures",

@@ -2,13 +2,14 @@
 
 Prints what differs from the defaults, the corpus and its issues, the first encoded example with its labels character
 by character, the arithmetic of batches and steps, and a memory estimate: weights and optimizer exactly, activations
-by counting what the longest batch of the first epoch keeps for its backward pass (one forward pass on the CPU).
+by counting what the longest batch of the first epoch keeps for its backward pass (one forward pass on the CPU). Of a
+causal model the sample, the prompt and the packs are shown instead (`check_causal`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from omniner import config as configs
@@ -16,10 +17,12 @@ from omniner.corpus import sources
 from omniner.corpus.sources import Corpus
 from omniner.records import Issue
 from omniner.schema import Config
+from omniner.tasks import check_causal
 from omniner.tasks.context import Context, publish_corpus, publish_issues
 
 if TYPE_CHECKING:
-    from omniner.encoding.batching import Batch
+    from torch import Tensor, nn
+
     from omniner.encoding.datamodule import TaggerData
     from omniner.encoding.examples import Example
     from omniner.models.network import Tagger
@@ -33,6 +36,8 @@ _MIB = 2**20
 
 def run(context: Context) -> None:
     """Print the whole picture and keep it as `check.txt`."""
+    from omniner.encoding.datamodule import TaggerData
+    from omniner.models.tagger import TaggerModule
     from omniner.models.training import prepare
 
     config = context.config
@@ -41,17 +46,28 @@ def run(context: Context) -> None:
     module, data = prepare(config, corpus.splits["train"], corpus.splits["dev"])
     issues = [*corpus.issues, *data.issues]
     publish_issues(context, issues)
-    sections = {
+    sections: dict[str, Iterable[str]] = {
         "What differs from the defaults": _differences(config),
         "Corpus": _corpus(corpus),
         "Issues": _issues(issues),
+    }
+    if isinstance(data, TaggerData):
+        assert isinstance(module, TaggerModule), "the two come together"
+        sections |= _tagger_sections(config, module, data)
+    else:
+        assert not isinstance(module, TaggerModule), "the two come together"
+        sections |= check_causal.sections(config, module, data)
+    text = "\n".join(f"== {title}\n" + "".join(f"{line}\n" for line in lines) for title, lines in sections.items())
+    context.run.text(text, "check.txt")
+    print(text)
+
+
+def _tagger_sections(config: Config, module: TaggerModule, data: TaggerData) -> dict[str, Iterable[str]]:
+    return {
         "First training example, decoded": _example(data.train_examples[0], module.tagger),
         "Batches": _batches(config, data),
         "Memory": _memory(config, module, data),
     }
-    text = "\n".join(f"== {title}\n" + "".join(f"{line}\n" for line in lines) for title, lines in sections.items())
-    context.run.text(text, "check.txt")
-    print(text)
 
 
 def _differences(config: Config) -> Iterator[str]:
@@ -146,14 +162,14 @@ def _memory(config: Config, module: TaggerModule, data: TaggerData) -> Iterator[
     fixed = 4 * (weights + copies * trained)
     longest = max(_planned(config, data), key=lambda batch: len(batch) * max(example.length for example in batch))
     batch = collate(longest, 0, 1)
-    kept = _kept_for_backward(module, batch)
+    kept = kept_for_backward(module, lambda: module.tagger.loss(batch))
     yield f"parameters: {weights:,}, of which {trained:,} are trained"
     yield f"weights, gradients, optimizer, average: {fixed / _MIB:,.1f} MiB in 32 bit"
     yield f"activations of the largest batch {list(batch.mask.shape)}: {kept / _MIB:,.1f} MiB in 32 bit"
     yield f"together: about {(fixed + kept) / _MIB:,.0f} MiB, beside what torch itself takes"
 
 
-def _kept_for_backward(module: TaggerModule, batch: Batch) -> int:
+def kept_for_backward(module: nn.Module, compute_loss: Callable[[], Tensor]) -> int:
     """Bytes of the distinct tensors that autograd keeps between the forward and the backward pass of one step."""
     import torch
 
@@ -168,7 +184,7 @@ def _kept_for_backward(module: TaggerModule, batch: Batch) -> int:
 
     module.train()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = module.tagger.loss(batch)
+        loss = compute_loss()
     kept = sum(seen.values())
     del loss
     return kept

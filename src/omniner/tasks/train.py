@@ -1,7 +1,7 @@
 """`task=train`: read, fit, predict the reported split with the best checkpoint, score, report.
 
 Every step leaves a file behind, so that a killed run goes on where it was: `checkpoints/last.ckpt` holds the training
-state, `predictions.jsonl` the finished predictions. The split that is reported chooses nothing: the best checkpoint
+state, `predictions.jsonl` the finished predictions, `prompt.txt` what a causal model was told. The split that is reported chooses nothing: the best checkpoint
 is the one with the best F1 on `dev`.
 """
 
@@ -13,9 +13,10 @@ from pathlib import Path
 
 from omniner import tracking
 from omniner.corpus import sources
+from omniner.encoding import prompts
 from omniner.errors import Stopped, UserError
-from omniner.schema import Config
-from omniner.tasks.context import Context, publish_corpus, publish_issues
+from omniner.schema import CausalConfig, Config
+from omniner.tasks.context import Context, publish_corpus, publish_issues, publish_prompt
 from omniner.tasks.curves import CurveRecorder, read_curves
 from omniner.tasks.evaluation import Extras, evaluate
 from omniner.tasks.prediction import predict_file, write_gold
@@ -36,6 +37,9 @@ def run(context: Context) -> None:
     reported = corpus.splits["test"]
     write_gold(folder / "gold.jsonl", reported)
 
+    if isinstance(config.model, CausalConfig):
+        train = corpus.splits["train"]
+        publish_prompt(context, prompts.build(config.prompt, corpus.taxonomy.active(train), train))
     os.environ[FOLDER] = str(folder.resolve())
     try:
         logger = tracking.lightning_logger(CurveRecorder(context.run, folder))
