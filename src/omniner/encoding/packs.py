@@ -15,6 +15,7 @@ for each process, because sharded training talks in each forward pass, and equal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
@@ -154,7 +155,8 @@ def cut(lengths: Sequence[int], prefix: int, pack_tokens: int, ranks: int) -> li
     """
     room = pack_tokens - prefix
     order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
-    each = max(1, -(-sum(lengths) // (max(room, 1) * ranks)))
+    least = sum(min(length, room) for length in lengths) / room if room > 0 else len(lengths)
+    each = max(1, math.ceil(least / ranks))
     while (bins := _fill(order, lengths, each * ranks, room)) is None:
         each += 1
     return [bins[rank::ranks] for rank in range(ranks)]

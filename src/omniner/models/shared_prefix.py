@@ -54,7 +54,7 @@ def base_of(model: Any) -> Any:
 
 
 def attach(model: Any, backend: str) -> None:
-    """Make `pack_loss` of this model use a back-end; without a pack the model then cannot run (see `detach`).
+    """Make `pack_loss` of this model use a back-end; for anything but packs, `detach` it or set its attention.
 
     Args:
         model: causal language model of transformers, or peft's around it.
@@ -126,11 +126,13 @@ def _attention(
     scaling: float,
     dropout: float = 0.0,
     *,
-    pack: Pack,
-    attached: Attached,
+    pack: Pack | None = None,
+    attached: Attached | None = None,
     **ignored: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in each layer: query [1, H, T, D], key and value [1, G, T, D] to [1, T, H, D]."""
+    if pack is None or attached is None:
+        raise ValueError("this model is attached to packs: detach it before other uses")
     if dropout:
         raise ValueError("attention dropout cannot be computed on packs")
     # rotary embeddings leave fp32 behind under autocast
