@@ -15,7 +15,6 @@ for each process, because sharded training talks in each forward pass, and equal
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
@@ -155,8 +154,8 @@ def cut(lengths: Sequence[int], prefix: int, pack_tokens: int, ranks: int) -> li
     """
     room = pack_tokens - prefix
     order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
-    least = sum(min(length, room) for length in lengths) / room if room > 0 else len(lengths)
-    each = max(1, math.ceil(least / ranks))
+    tokens, most = sum(min(length, room) for length in lengths), room * ranks
+    each = -(-tokens // most) if room > 0 else -(-len(lengths) // ranks)
     while (bins := _fill(order, lengths, each * ranks, room)) is None:
         each += 1
     return [bins[rank::ranks] for rank in range(ranks)]

@@ -30,10 +30,9 @@ def model(kind: str = "qwen2", shape: str = "gqa", layers: int = 3, **options: A
         "initializer_range": 0.2,
         "tie_word_embeddings": kind == "qwen2",
     }
-    names = {"qwen2": "Qwen2", "llama": "Llama"}
-    config = getattr(transformers, f"{names[kind]}Config")(**settings | options)
+    config = transformers.AutoConfig.for_model(kind, **settings | options)
     torch.manual_seed(3)
-    made = getattr(transformers, f"{names[kind]}ForCausalLM")(config)
+    made = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, weight in made.named_parameters():
             if name.endswith("bias"):
@@ -43,11 +42,14 @@ def model(kind: str = "qwen2", shape: str = "gqa", layers: int = 3, **options: A
     return made.train()
 
 
-def samples(count: int, prefix: int = 23, seed: int = 0) -> list[Any]:
-    """Ragged samples; the first has one prompt token of its own and one answer token."""
+def samples(count: int, prefix: int = 23, seed: int = 0, sizes: list[tuple[int, int]] | None = None) -> list[Any]:
+    """Ragged samples, or of the given sizes: tokens of the prompt after the prefix, and of the answer.
+
+    Of ragged ones, the first has one of each.
+    """
     chance = random.Random(seed)
     common = tokens(chance, prefix)
-    sizes = [(1, 1)] + [(chance.randint(1, 9), chance.randint(1, 13)) for _ in range(count - 1)]
+    sizes = sizes or [(1, 1)] + [(chance.randint(1, 9), chance.randint(1, 13)) for _ in range(count - 1)]
     return [
         SimpleNamespace(id=f"s{i}", prompt=common + tokens(chance, rest), answer=tokens(chance, answer))
         for i, (rest, answer) in enumerate(sizes)
