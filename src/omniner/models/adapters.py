@@ -126,7 +126,7 @@ def _adapted(model: Any, tuning: TuningConfig, seed: int) -> Any:
             layers = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if _is_linear(part)})
             raise UserError(
                 "tuning.targets",
-                f"{tuning.targets} cannot be adapted ({loading.first_line(error)})",
+                f"{tuning.targets} cannot be adapted ({loading.one_line(error)})",
                 f"Linear layers of this model: {', '.join(layers)}; [all-linear] takes all but the output.",
             ) from error
 

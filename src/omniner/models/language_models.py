@@ -52,10 +52,10 @@ def random(
         torch.manual_seed(seed)
         try:
             model = _from_values(values, dtype)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except Exception as error:  # of many kinds: each configuration class checks in its own way
             raise UserError(
                 "model.architecture",
-                f"no language model can be built of it ({loading.first_line(error)})",
+                f"no language model can be built of it ({loading.one_line(error)})",
                 "Use keys of the transformers configuration of that model_type.",
             ) from error
     return model, tokenizer
@@ -85,7 +85,11 @@ def weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
     with loading.explaining(path, local, _FOLDER), _explaining_code(path):
         _check_causal(path, AutoConfig.from_pretrained(source, **options))
     with loading.explaining(path, local, _FOLDER), loading.quiet():
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+        model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
+    if missing := sorted(report["missing_keys"]):
+        found = f"{path} lacks {len(missing)} of the model's weights, {missing[0]} first"
+        raise UserError("model.path", found, "They would be random: name a complete model.")
+    return model
 
 
 def _from_values(values: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
@@ -93,7 +97,10 @@ def _from_values(values: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
 
     values = dict(values)
     settings = AutoConfig.for_model(values.pop("model_type"), **values)
-    return AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=False)
+    with torch.no_grad():
+        model(torch.zeros(1, 2, dtype=torch.long))  # sizes that do not fit together show only now
+    return model
 
 
 def _place(path: str) -> tuple[str, bool, dict[str, str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import textwrap
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from omniner.errors import UserError
 
+_LONGEST = 300  # characters of a library's message
 _DOWNLOAD = (
     "Name a local folder or a hub model; without a network, download it first (hf download <name>) and set model.path "
     "to its folder."
@@ -48,8 +50,8 @@ def explaining(path: str, local: bool, folder: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        found = f"{path} cannot be loaded ({first_line(error)})"
+    except Exception as error:  # what a broken file raises differs by library and version: no common type but this
+        found = f"{path} cannot be loaded ({one_line(error)})"
         raise UserError("model.path", found, folder if local else _DOWNLOAD) from error
 
 
@@ -76,7 +78,7 @@ def quiet() -> Iterator[None]:
             reports.enable_progress_bar()
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its type where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def one_line(error: BaseException) -> str:
+    """An error's message as one line; its type where it has none."""
+    text = " ".join(str(error).split())
+    return textwrap.shorten(text, _LONGEST, placeholder=" ...") or type(error).__name__

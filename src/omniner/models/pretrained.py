@@ -79,7 +79,7 @@ def _random(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module, Tok
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             "model.architecture",
-            f"no encoder can be built of it ({loading.first_line(error)})",
+            f"no encoder can be built of it ({loading.one_line(error)})",
             "Use keys of the transformers configuration of that model_type.",
         ) from error
     _check_encoder("model.architecture", encoder.config)

@@ -76,8 +76,7 @@ def quantize(model: Any, double: bool, compute: torch.dtype) -> Quantization:
 
 def dequantize(model: Any) -> None:
     """Undo `quantize`: ordinary linear layers with the values that the 4-bit codes stand for."""
-    import bitsandbytes as bnb
-
+    bnb = _library()
     for name in [name for name, layer in model.named_modules() if isinstance(layer, bnb.nn.Linear4bit)]:
         layer = model.get_submodule(name)
         weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
@@ -86,8 +85,7 @@ def dequantize(model: Any) -> None:
 
 
 def _to_4bit(linear: nn.Linear, double: bool, compute: torch.dtype) -> nn.Module:
-    import bitsandbytes as bnb
-
+    bnb = _library()
     size = linear.in_features, linear.out_features
     layer = bnb.nn.Linear4bit(
         *size, bias=linear.bias is not None, compute_dtype=compute, compress_statistics=double, quant_type="nf4"
@@ -101,6 +99,13 @@ def _to_4bit(linear: nn.Linear, double: bool, compute: torch.dtype) -> nn.Module
     if linear.bias is not None:
         layer.bias = nn.Parameter(linear.bias.data, requires_grad=False)
     return cast(nn.Module, layer)
+
+
+def _library() -> Any:
+    """bitsandbytes, whose own types are too loose to be checked against."""
+    import bitsandbytes
+
+    return bitsandbytes
 
 
 def _device() -> torch.device:
