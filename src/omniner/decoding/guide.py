@@ -31,7 +31,7 @@ from torch import Tensor
 
 from omniner.decoding.grammar import AFTER_PAIR, DONE, MIDDLE, SPAN, Automaton, Format, Ids, State
 from omniner.decoding.token_tree import TokenTree, token_spellings
-from omniner.encoding.answers import check_style
+from omniner.encoding.answers import check_style, seams
 from omniner.encoding.chat import Chat
 from omniner.errors import UserError
 
@@ -260,20 +260,14 @@ class AnswerMatcher:
 
 
 def _composed(text: str) -> str:
-    """The text as a tokenizer shows it that normalises to NFC: a letter with its marks becomes one character.
+    """The text as a tokenizer shows it that normalises to NFC: letters with their marks are one character.
 
-    Where it would become several, which are not told apart from their parts afterwards, it stays as it is.
+    Left as it is where a piece of the result would not be one of the text: where marks become several characters.
     """
     if unicodedata.is_normalized("NFC", text):
         return text
-    pieces: list[str] = []
-    for char in text:
-        if pieces and unicodedata.combining(char):
-            pieces[-1] += char
-        else:
-            pieces.append(char)
-    composed = ((piece, unicodedata.normalize("NFC", piece)) for piece in pieces)
-    return "".join(normal if len(normal) == 1 else piece for piece, normal in composed)
+    whole = unicodedata.normalize("NFC", text)
+    return whole if len(seams(text)) == len(whole) + 1 else text
 
 
 def _canonical(chat: Chat, form: Format, spellings: Mapping[int, bytes]) -> dict[bytes, int]:

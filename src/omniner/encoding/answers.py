@@ -64,16 +64,16 @@ def _spelt_as_in(text: str, surface: str) -> str:
     """
     if not surface or surface in text or unicodedata.is_normalized("NFC", text):
         return surface
-    whole, wanted, seams = _nfc(text), _nfc(surface), _seams(text)
+    whole, wanted, places = _nfc(text), _nfc(surface), seams(text)
     for found in re.finditer(f"(?={re.escape(wanted)})", whole):
-        first, last = seams.get(found.start()), seams.get(found.start() + len(wanted))
+        first, last = places.get(found.start()), places.get(found.start() + len(wanted))
         if first is not None and last is not None:
             return text[first:last]
     return surface
 
 
 @lru_cache(maxsize=16)
-def _seams(text: str) -> dict[int, int]:
+def seams(text: str) -> dict[int, int]:
     """Where a text can be parted without changing its normal form: place in the normal form -> place in the text."""
     whole = _nfc(text)
     return {len(_nfc(text[:at])): at for at in range(len(text) + 1) if _nfc(text[:at]) + _nfc(text[at:]) == whole}
