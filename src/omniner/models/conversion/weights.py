@@ -3,7 +3,7 @@
 `Tensors` reads `model.safetensors` or, as Baichuan2 is published, `pytorch_model.bin`, in one file or several with an
 index; the latter with `weights_only=True`, so a file cannot run code. Both are mapped into memory: a tensor costs
 memory when it is used. `write` knows all names, shapes and precisions before the first byte, so it lays out every
-file's header first (https://huggingface.co/docs/safetensors has the format) and copies tensor by tensor behind it. A model
+file's header first (format: https://huggingface.co/docs/safetensors) and copies tensor by tensor behind it. A model
 of any size takes the memory of its largest tensor, twice for one that is computed anew.
 """
 
