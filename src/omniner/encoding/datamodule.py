@@ -8,6 +8,7 @@ sentences of each epoch are made anew and encoded at its start.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
@@ -26,7 +27,7 @@ class TaggerData(pl.LightningDataModule):
     Args:
         encoder: from sentences to examples.
         train, dev: sentences to learn from, and to choose the checkpoint by.
-        config: batch sizes.
+        config: batch sizes, and how much of dev is evaluated.
         replacement: share of mentions exchanged in each epoch; 0 = none.
         seed: of batches and replacement.
 
@@ -47,14 +48,17 @@ class TaggerData(pl.LightningDataModule):
         super().__init__()
         self.config, self.seed, self._encoder = config, seed, encoder
         self.train_examples, issues = encoder.encode(train)
-        self.dev_examples, dev_issues = encoder.encode(dev)
+        self.dev_examples, dev_issues = encoder.encode(dev_sample(dev, config.eval_sample, seed))
         self.issues = issues + dev_issues
-        for name, examples in (("train", self.train_examples), ("dev", self.dev_examples)):
-            if not examples:
-                raise UserError(f"data ({name})", "no sentence can be used", "See the issues, or choose other data.")
+        refuse_empty(self.train_examples, self.dev_examples)
         kept = {example.id for example in self.train_examples}
         usable = [sentence for sentence in train if sentence.id in kept]
         self._replacement = EntityReplacement(usable, replacement, seed) if replacement > 0 else None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of an epoch."""
+        return -(-len(self.train_examples) // self.config.batch_size)
 
     def train_dataloader(self) -> TrainLoader:
         """The batches of this process, from where training stands."""
@@ -96,3 +100,17 @@ class TaggerData(pl.LightningDataModule):
         if self.trainer is None:
             raise RuntimeError("loaders are made for a trainer: attach one first")
         return self.trainer
+
+
+def dev_sample(sentences: Sequence[Sentence], count: int, seed: int) -> Sequence[Sentence]:
+    """The sentences that are evaluated while training, in their order: `count` of them, drawn by the seed; 0 = all."""
+    if not 0 < count < len(sentences):
+        return sentences
+    return [sentences[place] for place in sorted(random.Random(f"{seed}/dev").sample(range(len(sentences)), count))]
+
+
+def refuse_empty(train: Sequence[object], dev: Sequence[object]) -> None:
+    """A split of which nothing could be encoded is the user's mistake."""
+    for name, items in (("train", train), ("dev", dev)):
+        if not items:
+            raise UserError(f"data ({name})", "no sentence can be used", "See the issues, or choose other data.")

@@ -1,10 +1,10 @@
 """What goes on around the training steps: keeping checkpoints, stopping, saying how far it is.
 
-`KeepCheckpoints` evaluates nothing itself: after each evaluation it writes `last.ckpt`, writes `best.ckpt` where dev
-F1 was never higher (of equals the first stays), and ends training when patience is over. A run that is stopped by a
-signal or an error leaves its `last.ckpt` too. `Interruption` turns the first Ctrl-C or SIGTERM into a stop at the end
-of the step, so that no half step is saved; the second stops at once. `LogProgress`
-says one line per evaluation, for logs that are files.
+`KeepCheckpoints` evaluates nothing itself: after each evaluation it writes `last.ckpt`, has the best checkpoint
+written where dev F1 was never higher (of equals the first stays), and ends training when patience is over. A run that
+is stopped by a signal or an error leaves its `last.ckpt` too. `Interruption` turns the first Ctrl-C or SIGTERM into a
+stop at the end of the step, so that no half step is saved; the second stops at once. `LogProgress` says a line per
+evaluation, and one a minute between them, for logs that are files. All of them know a module only as a `Learner`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from omniner.errors import Stopped
-from omniner.models import checkpoints
-from omniner.models.tagger import TaggerModule
+from omniner.models.learner import Learner
 from omniner.schema import TrainerConfig
 
 log = logging.getLogger("omniner")
+
+_SPEAK_EVERY = 60.0  # seconds between two lines of progress
 
 
 class KeepCheckpoints(Checkpoint):
     """Keeps the best and the last checkpoint in a folder.
 
     Args:
-        folder: of `best.ckpt` and `last.ckpt`.
+        folder: of both.
+        best_name: of the best one, see `Learner.best_name`; the other is `last.ckpt`.
         config: `patience` and `checkpoint_minutes` are read.
 
     Attributes:
@@ -40,8 +42,8 @@ class KeepCheckpoints(Checkpoint):
         evaluated_step: optimizer steps at the last evaluation.
     """
 
-    def __init__(self, folder: Path, config: TrainerConfig) -> None:
-        self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
+    def __init__(self, folder: Path, best_name: str, config: TrainerConfig) -> None:
+        self.best, self.last = folder / best_name, folder / "last.ckpt"
         self._patience, self._seconds = config.patience, 60 * config.checkpoint_minutes
         self.best_f1, self.evaluated_step = -1.0, -1
         self._without_gain, self._saved = 0, time.monotonic()
@@ -73,14 +75,13 @@ class KeepCheckpoints(Checkpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what was just evaluated."""
-        assert isinstance(pl_module, TaggerModule)
+        assert isinstance(pl_module, Learner)
         f1 = float(trainer.callback_metrics["val/f1"])
         self.evaluated_step = trainer.global_step
         self._without_gain += 1
         if f1 > self.best_f1:
             self.best_f1, self._without_gain = f1, 0
-            if trainer.is_global_zero:
-                checkpoints.save(self.best, pl_module.tagger.describe(), pl_module.weights())
+            pl_module.save_best(self.best)
             trainer.strategy.barrier("best checkpoint")
         if trainer.state.fn == "fit":
             self._save_last(trainer)
@@ -153,32 +154,43 @@ class Interruption(Callback):
 
 
 class LogProgress(Callback):
-    """One line per evaluation: how far, how good, how fast, how long still."""
+    """A line per evaluation, and one a minute between them: how far, how good, how fast, how long still."""
 
     def __init__(self) -> None:
-        self._start, self._first = 0.0, 0
+        self._start, self._first, self._said = 0.0, 0, 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock; steps done before a resume do not count for the speed."""
-        self._start, self._first = time.monotonic(), trainer.global_step
+        self._start = self._said = time.monotonic()
+        self._first = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Say where it stands, if it has not been said for long."""
+        if time.monotonic() - self._said > _SPEAK_EVERY:
+            self._say(trainer, ("train/loss",))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where it stands."""
-        if not trainer.is_global_zero or trainer.state.fn != "fit":
+        """Say where it stands, and how good that is."""
+        if trainer.state.fn == "fit":
+            self._say(trainer, ("train/loss", "val/loss", "val/f1"))
+
+    def _say(self, trainer: pl.Trainer, names: tuple[str, ...]) -> None:
+        self._said = time.monotonic()
+        if not trainer.is_global_zero:
             return
         step, total = trainer.global_step, int(trainer.estimated_stepping_batches)
-        seconds = (time.monotonic() - self._start) / max(1, step - self._first) * max(0, total - step)
-        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        seconds = (self._said - self._start) / max(1, step - self._first) * max(0, total - step)
+        values = trainer.callback_metrics
+        shown = [f"{name} {float(values[name]):.4f}" for name in names if name in values]
         log.info(
-            "epoch %d of %s, step %d of %d: train/loss %.3f, val/loss %.3f, val/f1 %.4f, %.0f sentences/s, "
-            "%.0f min left at most",
+            "epoch %d of %s, step %d of %d: %s, %.1f sentences/s, %.0f min left at most",
             trainer.current_epoch + 1,
             trainer.max_epochs,
             step,
             total,
-            values.get("train/loss", float("nan")),
-            values["val/loss"],
-            values["val/f1"],
-            values.get("train/sentences_per_second", 0.0),
+            ", ".join(shown),
+            float(values.get("train/sentences_per_second", 0.0)),
             seconds / 60,
         )

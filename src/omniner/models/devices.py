@@ -1,7 +1,8 @@
 """What `auto` becomes on this machine: accelerator, number of processes, strategy, precision, threads.
 
 In comes the configuration, out comes a `Devices` and one line in the log that says it. A GPU is used where there is
-one, in bf16 for transformers (a BiLSTM gains nothing from it); several devices train data-parallel.
+one, in bf16 for transformers (a BiLSTM gains nothing from it); several devices train data-parallel, each with all
+weights (ddp) or with its share of them (fsdp).
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
 class Devices(NamedTuple):
     """Where and how a model runs.
 
-    `accelerator` is `cpu` or `gpu`, `number` the processes per node, `strategy` `auto` or `ddp` as Lightning has it.
+    `accelerator` is `cpu` or `gpu`, `number` the processes per node, `world` those of all nodes, `strategy` `auto` (one
+    process), `ddp` or `fsdp`.
     """
 
     accelerator: str
     number: int
+    world: int
     strategy: str
     precision: Precision
 
@@ -35,6 +38,15 @@ class Devices(NamedTuple):
     def first(self) -> torch.device:
         """The device of a single process."""
         return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
+
+    def dtype(self, learns: bool) -> torch.dtype:
+        """In what a causal model's weights are held.
+
+        Mixed precision computes in bf16 but adds small steps to the weights, which fp32 must hold. Weights that do not
+        learn get no steps.
+        """
+        exact = self.precision == "32-true" or (self.precision == "bf16-mixed" and learns)
+        return torch.float32 if exact else torch.bfloat16
 
 
 def settle(config: Config) -> Devices:
@@ -54,16 +66,17 @@ def settle(config: Config) -> Devices:
             f"{trainer.batch_size} sentences do not divide over {count * trainer.nodes} devices",
             f"Choose a multiple of {count * trainer.nodes}.",
         )
-    several = count * trainer.nodes > 1
-    strategy = "ddp" if several else "auto"
+    world = count * trainer.nodes
+    strategy = "fsdp" if trainer.strategy == "fsdp" else "ddp" if world > 1 else "auto"
     threads = trainer.threads or max(1, len(os.sched_getaffinity(0)) // (count if accelerator == "cpu" else 1))
     torch.set_num_threads(threads)
-    devices = Devices(accelerator, count, strategy, _precision(config, accelerator))
+    devices = Devices(accelerator, count, world, strategy, _precision(config, accelerator))
     log.info(
-        "%d %s%s, %s, %d CPU threads per process",
+        "%d %s%s%s, %s, %d CPU threads per process",
         count,
         accelerator.upper(),
         f" on each of {trainer.nodes} nodes" if trainer.nodes > 1 else "",
+        "" if strategy == "auto" else f", {strategy}",
         devices.precision,
         threads,
     )

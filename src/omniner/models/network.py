@@ -63,6 +63,7 @@ class Tagger(nn.Module):
             vocabulary = Vocabulary.build(texts, config.model.min_count, config.model.bigram_dim > 0)
             members = [BiLSTM(config.model, vocabulary) for _ in range(config.model.members)]
             return cls(config.model, config.head, CharacterInput(vocabulary), members, categories)
+        assert isinstance(config.model, schema.EncoderConfig), "a causal model is no tagger"
         encoder, inputs = pretrained.load(config.model, texts)
         backbone = TransformerBackbone(encoder, config.model.dropout)
         return cls(config.model, config.head, inputs, [backbone], categories)

@@ -1,9 +1,9 @@
 """`fit`: from a configuration and a corpus to the best checkpoint.
 
-In come the typed configuration, a corpus with `train` and `dev`, and the run's folder; out come
-`checkpoints/best.ckpt` (for prediction) and `checkpoints/last.ckpt` (to go on from). With a `last.ckpt` in the folder
-training resumes there, amid an epoch too, and ends with the same weights as a run that was never interrupted. The
-split that is reported is never looked at.
+In come the typed configuration, a corpus with `train` and `dev`, and the run's folder; out come the best checkpoint
+(for prediction: the file `checkpoints/best.ckpt` of a tagger, the folder `checkpoints/best` of a causal model) and
+`checkpoints/last.ckpt` (to go on from). With a `last.ckpt` in the folder training resumes there, amid an epoch too, and
+ends with the same weights as a run that was never interrupted. The split that is reported is never looked at.
 
 A signal does not raise: after SIGTERM or Ctrl-C the step is finished, `last.ckpt` is written, and `fit` returns with
 `interrupted` and the signal's number, so that the caller can close its run and exit with 128 + that number.
@@ -24,23 +24,32 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from omniner.corpus.sources import Corpus
+from omniner.encoding import prompts
 from omniner.encoding.datamodule import TaggerData
+from omniner.encoding.generative_data import GenerativeData, active_categories
+from omniner.encoding.samples import PromptEncoder
 from omniner.errors import UserError
 from omniner.files import make_folder
-from omniner.models import checkpoints
+from omniner.models import causal, checkpoints
 from omniner.models.callbacks import Interruption, KeepCheckpoints, LogProgress
-from omniner.models.devices import Devices, settle
+from omniner.models.devices import Devices, Precision, settle
+from omniner.models.generative import GenerativeModule
+from omniner.models.learner import Learner
 from omniner.models.network import Tagger
+from omniner.models.sharding import Sharded
 from omniner.models.tagger import TaggerModule
 from omniner.records import Issue, Sentence
-from omniner.schema import Config
+from omniner.schema import CausalConfig, Config
 
 log = logging.getLogger("omniner")
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and device lists; we say what is used
 # Lightning's own use of torch; nothing that a user could mend
 warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="pytorch_lightning")
+
+Prepared = tuple[TaggerModule, TaggerData] | tuple[GenerativeModule, GenerativeData]
 
 _LOG_EVERY = 20  # optimizer steps between logged values: a tracker's write costs about as much as a small step
 
@@ -71,23 +80,22 @@ class FitResult:
 def fit(
     config: Config, corpus: Corpus, folder: Path, logger: Logger | bool | None, callbacks: Sequence[Callback]
 ) -> FitResult:
-    """Train a tagger, or go on with it.
+    """Train a model, or go on with it.
 
     Args:
-        config: all of it; `model`, `head`, `encoding`, `trainer` and `seed` are read.
+        config: all of it; what the model needs of it, `trainer` and `seed` are read.
         corpus: its `train` is learnt from, its `dev` chooses the checkpoint.
         folder: of the run.
         logger: of Lightning, or none.
         callbacks: further ones, before those of `trainer.callbacks`.
     """
     devices = settle(config)
-    module, data = prepare(config, corpus.splits["train"], corpus.splits["dev"])
+    module, data = _prepare(config, devices, corpus.splits["train"], corpus.splits["dev"])
     kept = make_folder(folder / "checkpoints")
-    keeper, interruption = KeepCheckpoints(kept, config.trainer), Interruption()
+    keeper, interruption = KeepCheckpoints(kept, module.best_name, config.trainer), Interruption()
     progress = TQDMProgressBar(refresh_rate=1) if _on_terminal() else LogProgress()
     extra = [*callbacks, *_own_callbacks(config), progress, interruption, keeper]
-    steps = -(-len(data.train_examples) // config.trainer.batch_size)
-    trainer = _trainer(config, devices, folder, logger, extra, steps)
+    trainer = _trainer(config, devices, folder, logger, extra, data.steps)
     resume = keeper.last if keeper.last.is_file() else None
     if resume is not None:
         _check_same(resume, module)
@@ -104,7 +112,7 @@ def fit(
     return FitResult(
         best_path=keeper.best,
         best_f1=keeper.best_f1,
-        epochs=trainer.global_step // steps,
+        epochs=trainer.global_step // data.steps,
         interrupted=interruption.signal != 0,
         signal=interruption.signal,
         rank=trainer.global_rank,
@@ -112,16 +120,48 @@ def fit(
     )
 
 
-def prepare(config: Config, train: Sequence[Sentence], dev: Sequence[Sentence]) -> tuple[TaggerModule, TaggerData]:
+def prepare(config: Config, train: Sequence[Sentence], dev: Sequence[Sentence]) -> Prepared:
     """The module and the data of a training run; every mistake in configuration or data shows here."""
-    active = {entity.category for sentence in train for entity in sentence.entities}
-    if not active:
-        raise UserError("data", "the training split has no entity", "Choose labelled data.")
+    return _prepare(config, settle(config), train, dev)
+
+
+def _prepare(config: Config, devices: Devices, train: Sequence[Sentence], dev: Sequence[Sentence]) -> Prepared:
+    categories = active_categories(config.data.taxonomy, train)
     pl.seed_everything(config.seed, verbose=False)
-    tagger = Tagger.build(config, (sentence.text for sentence in train), sorted(active))
+    if isinstance(config.model, CausalConfig):
+        return _prepare_generative(config, config.model, devices, categories, train, dev)
+    tagger = Tagger.build(config, (sentence.text for sentence in train), sorted(categories))
     encoder = tagger.encoder(config.encoding)
     data = TaggerData(encoder, train, dev, config.trainer, config.model.entity_replacement, config.seed)
     return TaggerModule(tagger, config.trainer, config.seed), data
+
+
+def _prepare_generative(
+    config: Config,
+    model: CausalConfig,
+    devices: Devices,
+    categories: Sequence[str],
+    train: Sequence[Sentence],
+    dev: Sequence[Sentence],
+) -> tuple[GenerativeModule, GenerativeData]:
+    prompt = prompts.build(config.prompt, categories, train)
+    _check_sharding(config, devices)
+    dtype = devices.dtype(learns=config.tuning.method == "full")
+    built = causal.build(model, config.tuning, prompt, [sentence.text for sentence in train], dtype, config.seed)
+    encoder = PromptEncoder(built.chat, prompt, config.encoding)
+    data = GenerativeData(encoder, train, dev, config.trainer, config.tuning.pack_tokens, config.seed)
+    return GenerativeModule(built, config, devices.precision, data.prefix), data
+
+
+def _check_sharding(config: Config, devices: Devices) -> None:
+    """What bitsandbytes keeps cannot be divided between processes."""
+    if devices.strategy != "fsdp":
+        return
+    if config.tuning.method == "qlora":
+        raise UserError("trainer.strategy", "fsdp cannot divide 4-bit weights", "Use trainer=ddp, or tuning=lora.")
+    if config.tuning.optimizer == "adamw_8bit":
+        found = "fsdp cannot divide the state of an 8-bit optimizer"
+        raise UserError("tuning.optimizer", found, "Use adamw: its state is divided between the processes.")
 
 
 def _trainer(
@@ -134,25 +174,50 @@ def _trainer(
 ) -> pl.Trainer:
     """The trainer of the configuration; `steps` are those of an epoch."""
     settings = config.trainer
+    causal_model = isinstance(config.model, CausalConfig)
     return pl.Trainer(
         accelerator=devices.accelerator,
         devices=devices.number,
         num_nodes=settings.nodes,
-        strategy=devices.strategy,
-        precision=devices.precision,
+        strategy=_strategy(devices),
+        precision=_lightning_precision(devices, causal_model),
         logger=logger or False,
         callbacks=callbacks,
+        plugins=[checkpoints.WholeFiles()],
         max_epochs=settings.max_epochs,
         max_steps=settings.max_steps,
         max_time=timedelta(minutes=settings.max_minutes) if settings.max_minutes else None,
-        check_val_every_n_epoch=settings.eval_every,
+        check_val_every_n_epoch=None if settings.eval_steps else settings.eval_every,
+        val_check_interval=settings.eval_steps or None,
         num_sanity_val_steps=0,
         log_every_n_steps=min(_LOG_EVERY, steps),
         enable_progress_bar=_on_terminal(),
         enable_model_summary=False,
         use_distributed_sampler=False,
+        # tensors that a model makes in an evaluation and keeps must do for training, too
+        inference_mode=not causal_model,
         default_root_dir=folder,
     )
+
+
+def _strategy(devices: Devices) -> Strategy | str:
+    """How processes work together."""
+    if devices.strategy == "fsdp":
+        return Sharded(devices.world)
+    if devices.strategy == "ddp":
+        # gradients live in the buckets that are sent: one copy of them less
+        return DDPStrategy(gradient_as_bucket_view=True)
+    return devices.strategy
+
+
+def _lightning_precision(devices: Devices, causal_model: bool) -> Precision:
+    """What Lightning is to do about precision.
+
+    A causal model is built in the type that `bf16-true` means, since Lightning would round its rotary frequencies as
+    well; and fsdp puts weights together in the type of computing by itself.
+    """
+    by_itself = devices.precision == "bf16-true" or devices.strategy == "fsdp"
+    return "32-true" if causal_model and by_itself else devices.precision
 
 
 def _own_callbacks(config: Config) -> list[Callback]:
@@ -172,14 +237,16 @@ def _own_callbacks(config: Config) -> list[Callback]:
     return made
 
 
-def _check_same(path: Path, module: TaggerModule) -> None:
+def _check_same(path: Path, module: Learner) -> None:
     """A checkpoint of another model would fail somewhere deep; say it here."""
-    if checkpoints.read(path)["tagger"] != module.tagger.describe():
+    content = checkpoints.read(path)
+    if content.get(module.kind) != module.describe():
         raise UserError(
             "resume",
-            f"{path} belongs to another model, head or training text",
+            f"{path} belongs to another model, head, prompt or training text",
             "Set resume=never, or choose another output_dir.",
         )
+    module.check_state(content)
 
 
 def _on_terminal() -> bool:

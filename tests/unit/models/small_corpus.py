@@ -42,6 +42,16 @@ def corpus(train: int, dev: int) -> Corpus:
 SMALL = {
     "char_bilstm": ["model.char_dim=24", "model.bigram_dim=12", "model.hidden=32", "model.min_count=1"],
     "bert_tiny": ["model.architecture.hidden_size=32", "model.architecture.intermediate_size=64"],
+    "qwen2_tiny": [
+        "model.architecture.hidden_size=64",
+        "model.architecture.num_hidden_layers=2",
+        "model.architecture.intermediate_size=96",
+        "model.vocabulary=500",
+        "trainer.eval_sample=0",
+        "decoding.max_new_tokens=80",
+        "decoding.slots=8",
+        "prompt.instruction.zh='类别：{categories}'",
+    ],
 }
 CERTAIN = {
     "char_bilstm": [
@@ -52,6 +62,7 @@ CERTAIN = {
         "model.entity_replacement=0",
         "model.weight_decay=0",
     ],
+    "qwen2_tiny": [],
     "bert_tiny": [
         "model.dropout=0",
         "model.architecture.hidden_dropout_prob=0",

@@ -1,4 +1,4 @@
-"""Two processes do what one does: the same steps, weights, dev scores and predictions."""
+"""Two processes do what one does: the same steps, weights, dev scores and predictions; with divided weights, too."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import small_corpus
 import torch
+from pytorch_lightning.callbacks import Callback
+from safetensors.torch import load_file
 
 from omniner.models import checkpoints
 from omniner.models.inference import predict
@@ -18,7 +22,7 @@ from omniner.models.training import fit
 from omniner.records import prediction_to_json, to_line
 from omniner.schema import Config
 
-SCRIPT = """
+TAGGER = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
@@ -42,6 +46,62 @@ OVERRIDES = (
 )
 
 
+GENERATIVE = """
+import json, os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import small_corpus
+from test_fitting import At
+from test_processes import CAUSAL, RUNS, Means
+from omniner.models.training import fit
+seen, corpus = {}, small_corpus.corpus(21, 5)
+for name, overrides in RUNS.items():
+    config = small_corpus.configuration(*CAUSAL, "trainer.devices=2", *overrides)
+    means, folder = Means(), Path(sys.argv[1]) / name
+    stop = At(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    if name == "lora-fsdp":
+        assert fit(config, corpus, folder, None, [means, stop]).signal == signal.SIGTERM
+    result = fit(config, corpus, folder, None, [means])
+    seen[name] = [means.values, result.best_f1, result.epochs]
+if result.rank == 0:
+    print(json.dumps(seen))
+"""
+# 21 sentences: the last step of an epoch has five; packs so small that each process has several of them
+CAUSAL = ("qwen2_tiny", "trainer.max_epochs=2", "tuning.pack_tokens=70", "trainer.eval_steps=4")
+RUNS = {
+    "full-ddp": ["tuning=full"],
+    "full-fsdp": ["tuning=full", "trainer.strategy=fsdp"],
+    "lora-fsdp": ["tuning=lora", "trainer.strategy=fsdp"],
+}
+
+
+class Means(Callback):
+    """Notes the loss of each step, over all processes, and the norm of its gradient."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, list[float]] = {}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: object) -> None:
+        names = ("train/loss", "train/gradient_norm")
+        self.values[trainer.global_step] = [float(trainer.callback_metrics[name]) for name in names]
+
+
+def run_in_two(text: str, folder: Path) -> Any:
+    """Run a script that trains in two processes into the folder; gives the JSON of its last line."""
+    script = folder.parent / "train.py"
+    script.write_text(text, encoding="utf-8")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PL_", "PYTEST"))}
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder), str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**clean, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
 def predictions(path: Path, config: Config) -> list[str]:
     found = [p for batch in predict(path, small_corpus.sentences(60, 5, "test"), config) for p in batch]
     return sorted(to_line(prediction_to_json(p)) for p in found)
@@ -51,18 +111,7 @@ def predictions(path: Path, config: Config) -> list[str]:
 def test_two_processes_make_the_same_predictions_as_one(tmp_path: Path) -> None:
     config = small_corpus.configuration(*OVERRIDES)
     one = fit(config, small_corpus.corpus(41, 19), tmp_path / "one", None, [])
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT, encoding="utf-8")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PL_", "PYTEST"))}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "two"), str(Path(__file__).parent)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**clean, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    best_f1, epochs = json.loads(done.stdout.strip().splitlines()[-1])
+    best_f1, epochs = run_in_two(TAGGER, tmp_path / "two")
     assert (best_f1, epochs) == (one.best_f1, one.epochs)
     assert one.best_f1 > 0.3
     other = tmp_path / "two/checkpoints/best.ckpt"
@@ -70,3 +119,22 @@ def test_two_processes_make_the_same_predictions_as_one(tmp_path: Path) -> None:
     for name, weight in left.items():
         torch.testing.assert_close(weight, right[name], atol=1e-3, rtol=1e-3)
     assert predictions(one.best_path, config) == predictions(other, config)
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_causal_model_as_one_does(tmp_path: Path) -> None:
+    two = run_in_two(GENERATIVE, tmp_path / "two")
+    corpus = small_corpus.corpus(21, 5)
+    for name, (values, best_f1, epochs) in two.items():
+        config = small_corpus.configuration(*CAUSAL, RUNS[name][0])
+        means = Means()
+        one = fit(config, corpus, tmp_path / "one" / name, None, [means])
+        assert values == {str(step): pytest.approx(value, rel=1e-4) for step, value in means.values.items()}
+        assert (best_f1, epochs) == (pytest.approx(one.best_f1), 2)
+        file = "model.safetensors" if name.startswith("full") else "adapter_model.safetensors"
+        left, right = (
+            load_file(path / "checkpoints/best" / file) for path in (tmp_path / "one" / name, tmp_path / "two" / name)
+        )
+        assert left.keys() == right.keys()
+        for key, weight in left.items():
+            torch.testing.assert_close(weight, right[key], atol=1e-4, rtol=1e-3)

@@ -1,0 +1,123 @@
+"""What training and its callbacks ask of a module, and what taggers and generative models share in answering.
+
+A `Learner` says what it is (`kind`, `describe`), writes its best checkpoint (`save_best`), evaluates dev into `score`
+and logs the same values under the same names whatever it is: `train/loss`, `train/learning_rate`, its rates per
+second, `val/f1` and the rest. Random choices are drawn afresh from `(seed, step)` before each step, so a resumed run
+draws what the uninterrupted one would have drawn, and nothing about random states needs to be stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from omniner.models.f1 import DevScore
+from omniner.models.schedules import factor
+from omniner.schema import TrainerConfig
+
+_RATE_MEMORY = 0.95  # share of the past in the smoothed rates
+
+
+class Learner(pl.LightningModule, ABC):
+    """A model that learns.
+
+    Args:
+        config: how it is trained.
+        seed: of all random choices during training.
+        score: how dev is counted.
+
+    Attributes:
+        kind: `tagger` or `generative`; under this name checkpoints hold the description.
+        best_name: of the best checkpoint, in the folder of checkpoints.
+        rates: what `end_step` measured, per second.
+    """
+
+    kind: ClassVar[str]
+    best_name: ClassVar[str]
+
+    def __init__(self, config: TrainerConfig, seed: int, score: DevScore) -> None:
+        super().__init__()
+        self.config, self.seed, self.score = config, seed, score
+        self.rates: dict[str, float] = {}
+        self._began = 0.0  # when the step under way began; 0 = none
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What the model is, in plain values: a checkpoint with another description belongs to another model."""
+
+    @abstractmethod
+    def save_best(self, path: Path) -> None:
+        """Write the checkpoint for prediction, whole or not at all. All processes call it, the first one writes."""
+
+    def check_state(self, checkpoint: Mapping[str, Any]) -> None:
+        """Raise `UserError` if a training checkpoint lacks something to go on from. Lightning's loading is strict."""
+
+    def scheduler(self, optimizer: Optimizer) -> LambdaLR:
+        """The learning rate of each step, as `trainer.warmup` and `trainer.schedule` say."""
+        total = int(self.trainer.estimated_stepping_batches)
+        return LambdaLR(optimizer, lambda step: factor(step, total, self.config.warmup, self.config.schedule))
+
+    def begin_step(self, rank: int) -> None:
+        """Draw this step's random choices from the seed, the step and the rank; start the clock."""
+        self._began = self._began or time.perf_counter()
+        torch.manual_seed(step_seed(self.seed, self.trainer.global_step, rank))
+
+    def end_step(self, amounts: Mapping[str, float]) -> None:
+        """Measure the speed of training alone: evaluation is not in it.
+
+        A step lasts from the end of the one before, so that work which a GPU has only been told to do is counted in
+        the end: it makes a later step wait.
+
+        Args:
+            amounts: what the step worked on: name -> number; `sentences` are those of all processes.
+        """
+        now = time.perf_counter()
+        for name, amount in amounts.items():
+            rate = amount / max(now - self._began, 1e-9)
+            self.rates[name] = _RATE_MEMORY * self.rates.get(name, rate) + (1 - _RATE_MEMORY) * rate
+        self._began = now
+
+    def log_step(self, loss: Tensor, sentences: int) -> None:
+        """Log what every kind of training has.
+
+        Args:
+            loss: this process's part of the step's loss, such that the mean over the processes is the whole.
+            sentences: of the step.
+        """
+        several = self.trainer.world_size > 1
+        self.log("train/loss", loss.detach(), batch_size=sentences, sync_dist=several)
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log("train/learning_rate", rate, batch_size=sentences)
+        self.log("train/sentences_per_second", self.rates.get("sentences", 0.0), batch_size=sentences)
+
+    def on_validation_start(self) -> None:
+        """Start counting; the clock of training stands still."""
+        self.score.reset()
+        self._began = 0.0
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the counts of all processes together."""
+        several = self.trainer.world_size > 1
+        for name, value in self.score.compute().items():
+            # all processes have the same number already, which a maximum keeps to the last bit
+            self.log(f"val/{name}", value, prog_bar=name == "f1", reduce_fx="max", sync_dist=several)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the description."""
+        checkpoint[self.kind] = self.describe()
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """A seed for one step of one process. Hashed, for the CPU's generator takes only 32 bits of it."""
+    digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
