@@ -79,30 +79,28 @@ def writing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def writing_folder(path: str | Path) -> Iterator[Path]:
-    """Give an empty temporary neighbour of the folder `path`; it takes the place of `path` when the block ends.
+    """Give an empty neighbour of the folder `path`; it takes the place of `path` when the block ends without an error.
 
     A folder that was there is put aside for the moment between two renames; `restore` brings it back after a kill
-    in that moment.
+    in that moment. What a kill left half-written is removed the next time. Only one process may write a folder.
     """
     path = Path(path)
-    aside = _aside(path)
+    half, aside = path.with_name(f".{path.name}.new"), _aside(path)
     with explaining(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         restore(path)
-        written = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        _remove(half)
+        half.mkdir()
         try:
-            yield written
-            umask = os.umask(0)
-            os.umask(umask)
-            written.chmod(0o777 & ~umask)
+            yield half
             if path.exists():
                 path.rename(aside)
-            written.rename(path)
+            half.rename(path)
         except BaseException:
-            shutil.rmtree(written, ignore_errors=True)
+            _remove(half)
             restore(path)
             raise
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
 
 
 def restore(path: str | Path) -> None:
@@ -112,12 +110,17 @@ def restore(path: str | Path) -> None:
     with explaining(path):
         if aside.exists() and not path.exists():
             aside.rename(path)
-        elif aside.exists():
-            shutil.rmtree(aside)
+        else:
+            _remove(aside)
 
 
 def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.previous")
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def write_text(path: str | Path, text: str) -> Path:

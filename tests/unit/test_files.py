@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from omniner.errors import UserError
-from omniner.files import append_lines, make_folder, read_json, whole_lines, write_json, write_text, writing
+from omniner.files import (
+    append_lines,
+    make_folder,
+    read_json,
+    restore,
+    whole_lines,
+    write_json,
+    write_text,
+    writing,
+    writing_folder,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:
@@ -96,3 +106,51 @@ def test_no_space_left_keeps_the_old_file(tmp_path: Path) -> None:
     assert "UserError" in result.stderr
     assert (tmp_path / "a.txt").read_text() == "old"
     assert [item.name for item in tmp_path.iterdir()] == ["a.txt"]
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {str(file.relative_to(folder)): file.read_text() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_folder_takes_the_place_of_another_as_a_whole(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        with writing_folder(tmp_path / "deep" / "a") as folder:
+            assert not list(folder.iterdir())
+            (folder / f"{text}.txt").write_text(text)
+        assert content(tmp_path) == {f"deep/a/{text}.txt": text}
+    assert [item.name for item in (tmp_path / "deep").iterdir()] == ["a"]
+
+
+def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
+    with writing_folder(tmp_path / "a") as folder:
+        (folder / "x").write_text("old")
+    with pytest.raises(RuntimeError), writing_folder(tmp_path / "a") as folder:
+        (folder / "x").write_text("new")
+        raise RuntimeError
+    assert content(tmp_path) == {"a/x": "old"}
+    with pytest.raises(RuntimeError), writing_folder(tmp_path / "b"):
+        raise RuntimeError
+    assert [item.name for item in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
+    script = textwrap.dedent(f"""
+        import os, pathlib
+        from omniner.files import writing_folder
+        real = pathlib.Path.rename
+        def rename(path, target):
+            real(path, target)
+            if str(target).endswith(".previous"):
+                os._exit(9)
+        for text in ("old", "new"):
+            with writing_folder({str(tmp_path / "a")!r}) as folder:
+                (folder / "x").write_text(text)
+            pathlib.Path.rename = rename
+    """)
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 9
+    assert not (tmp_path / "a").exists()
+    restore(tmp_path / "a")
+    assert content(tmp_path / "a") == {"x": "old"}
+    with writing_folder(tmp_path / "a") as folder:
+        (folder / "x").write_text("newest")
+    assert content(tmp_path) == {"a/x": "newest"}
