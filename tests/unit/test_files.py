@@ -124,12 +124,16 @@ def test_a_folder_takes_the_place_of_another_as_a_whole(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
     with writing_folder(tmp_path / "a") as folder:
         (folder / "x").write_text("old")
-    with pytest.raises(RuntimeError), writing_folder(tmp_path / "a") as folder:
-        (folder / "x").write_text("new")
-        raise RuntimeError
+
+    def fail(name: str) -> None:
+        with writing_folder(tmp_path / name) as folder:
+            (folder / "x").write_text("new")
+            raise RuntimeError("killed half-way")
+
+    for name in ("a", "b"):
+        with pytest.raises(RuntimeError):
+            fail(name)
     assert content(tmp_path) == {"a/x": "old"}
-    with pytest.raises(RuntimeError), writing_folder(tmp_path / "b"):
-        raise RuntimeError
     assert [item.name for item in tmp_path.iterdir()] == ["a"]
 
 
