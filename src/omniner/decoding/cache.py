@@ -280,17 +280,24 @@ def attention_function(
     return prefix_cache.attend(int(cast(int, module.layer_idx)), query, key, value, scale), None
 
 
-def check_supported(settings: Any) -> None:
-    """Refuse models that forget: `settings` (of transformers) names layers with a sliding window, or without attention.
+def check_supported(model: Any) -> None:
+    """Refuse models of transformers that forget, or whose attention cannot be exchanged.
 
     Raises:
-        UserError: there are some.
+        UserError: layers with a sliding window or without attention; attention that is the model's own affair.
     """
+    settings = model.config
     kinds = sorted(set(getattr(settings, "layer_types", None) or ()) - {"full_attention"})
     window = getattr(settings, "sliding_window", None)
-    if kinds or (window is not None and getattr(settings, "layer_types", None) is None):
-        what = f"layers of kind {', '.join(kinds)}" if kinds else f"a sliding window of {window} tokens"
-        raise UserError("model.path", f"the model ({settings.model_type}) has {what}", ADVICE)
+    what = ""
+    if kinds:
+        what = f"has layers of kind {', '.join(kinds)}"
+    elif window is not None and getattr(settings, "layer_types", None) is None:
+        what = f"has a sliding window of {window} tokens"
+    elif not getattr(model, "_supports_attention_backend", False):
+        what = "does not take its attention from transformers' AttentionInterface"
+    if what:
+        raise UserError("model.path", f"the model ({settings.model_type}) {what}", ADVICE)
 
 
 def register() -> None:

@@ -112,7 +112,7 @@ class Generator:
         seed: of sampling, where `temperature` is above 0.
 
     Raises:
-        UserError: the model does not look at the whole past in every layer.
+        UserError: the model is of a kind that `decoding.cache` cannot serve.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Generator:
         self._model, self._chat, self._prefix, self._config = model, chat, prefix, config
         self._guide, self._seed = guide, seed
         self._base: Any = getattr(model, "get_base_model", lambda: model)()
-        cache.check_supported(self._base.config)
+        cache.check_supported(self._base)
         self._cache: cache.PrefixCache | None = None
 
     def run(self, requests: Sequence[Request], done: frozenset[str] = frozenset()) -> Iterator[list[Answer]]:
@@ -132,22 +132,19 @@ class Generator:
             done: ids of requests whose answers are not needed any more.
 
         Raises:
-            UserError: a prompt leaves no room for an answer, or the model's attention is of an unknown kind.
+            UserError: a prompt leaves no room for an answer, the model's attention is of an unknown kind, or the
+                GPU has too little memory.
         """
         self._check(requests)
         order = sorted(requests, key=lambda request: -len(request.prompt))
         size = _GROUP * self._config.slots
-        try:
-            for at in range(0, len(order), size):
-                group = order[at : at + size]
-                if all(request.id in done for request in group):
-                    continue
-                for answers in self._decode(group):
-                    if wanted := [answer for answer in answers if answer.id not in done]:
-                        yield wanted
-        finally:
-            if self._cache is not None:
-                self._cache.release()
+        for at in range(0, len(order), size):
+            group = order[at : at + size]
+            if all(request.id in done for request in group):
+                continue
+            for answers in self._decode(group):
+                if wanted := [answer for answer in answers if answer.id not in done]:
+                    yield wanted
 
     def _check(self, requests: Sequence[Request]) -> None:
         if len({request.id for request in requests}) < len(requests):
@@ -173,12 +170,19 @@ class Generator:
     def _decode(self, group: list[Request]) -> Iterator[list[Answer]]:
         """Answers of a group; the model is left as it was found whenever some are given out."""
         waiting, active = deque(group), list[_Row]()
-        while waiting or active:
-            answers: list[Answer] = []
-            with self._attached() as store:
-                while (waiting or active) and len(answers) < self._config.slots:
-                    answers += self._advance(store, waiting, active)
-            yield answers
+        try:
+            while waiting or active:
+                answers: list[Answer] = []
+                with self._attached() as store:
+                    while (waiting or active) and len(answers) < self._config.slots:
+                        answers += self._advance(store, waiting, active)
+                yield answers
+        except torch.OutOfMemoryError as error:
+            found = f"{self._config.slots} sentences side by side do not fit into the GPU's memory"
+            raise UserError("decoding.slots", found, "Lower it, or decoding.max_new_tokens.") from error
+        finally:
+            if self._cache is not None:
+                self._cache.release()
 
     @contextlib.contextmanager
     def _attached(self) -> Iterator[cache.PrefixCache]:

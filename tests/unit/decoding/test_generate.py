@@ -200,7 +200,8 @@ class WatchedAnswer:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
-def test_an_interrupted_run_goes_on_with_every_bit(temperature: float) -> None:
+def test_an_interrupted_run_goes_on_with_every_bit(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_GROWTH", 8)
     model, asked = tiny("qwen2"), requests(150)  # three groups
     options: Any = {"slots": 4, "temperature": temperature}
     whole = Watcher()
@@ -333,6 +334,15 @@ def test_the_model_is_as_before_after_an_error() -> None:
     assert model.config._attn_implementation == "sdpa"
 
 
+def test_too_little_memory_is_told_with_what_to_do() -> None:
+    class Greedy(Watcher):
+        def fill(self, matchers: Sequence[WatchedAnswer], logits: Tensor) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(UserError, match=r"decoding\.slots: 4 sentences side by side"):
+        list(generator(tiny("qwen2"), Greedy()).run(requests(3)))
+
+
 def test_the_model_learns_on_after_answering() -> None:
     model = tiny("qwen2").train()
     collect(generator(model).run(requests(3)))
@@ -381,7 +391,7 @@ def test_equal_ids_are_a_fault() -> None:
 
 
 def test_models_that_forget_are_refused() -> None:
-    from transformers import MistralConfig, MistralForCausalLM
+    from transformers import BloomConfig, BloomForCausalLM, MistralConfig, MistralForCausalLM
 
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     windows = [
@@ -391,6 +401,9 @@ def test_models_that_forget_are_refused() -> None:
     for model in windows:
         with pytest.raises(UserError, match=r"model\.path: the model .* sliding"):
             generator(model)
+    own = BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=1, n_head=2))
+    with pytest.raises(UserError, match="AttentionInterface"):
+        generator(own)
     whole = MistralConfig(vocab_size=VOCABULARY, num_key_value_heads=2, sliding_window=None, pad_token_id=0, **sizes)
     assert collect(generator(MistralForCausalLM(whole)).run(requests(3)))
 
