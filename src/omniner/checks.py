@@ -183,7 +183,10 @@ def _check_paths(config: schema.Config) -> None:
     if config.task.name == "predict" and (tagger or config.checkpoint):
         needs["predict"] = ("checkpoint", config.checkpoint)
     if config.task.name == "convert":
-        needs["convert"] = ("checkpoint", config.checkpoint) if config.to == "merged" else ("input", config.input)
+        if config.to == "merged":
+            needs["convert"] = ("checkpoint", config.checkpoint)
+        elif config.input or config.to in ("auto", "llama", "generated"):  # a corpus may be that of data
+            needs["convert"] = ("input", config.input)
         if not config.output:
             raise UserError("output", "task=convert needs it", "Set output=<file or folder to write>.")
     if config.task.name in needs:

@@ -1,8 +1,8 @@
 """`task=train`: read, fit, predict the reported split with the best checkpoint, score, report.
 
 Every step leaves a file behind, so that a killed run goes on where it was: `checkpoints/last.ckpt` holds the training
-state, `predictions.jsonl` the finished predictions, `prompt.txt` what a causal model was told. The split that is reported chooses nothing: the best checkpoint
-is the one with the best F1 on `dev`.
+state, `predictions.jsonl` the finished predictions, `prompt.txt` what a causal model was told. The split that is
+reported chooses nothing: the best checkpoint is the one with the best F1 on `dev`.
 """
 
 from __future__ import annotations

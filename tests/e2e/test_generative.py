@@ -1,0 +1,115 @@
+"""Causal models from the command line: look, train, go on after a kill, predict, export; at toy size."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from omniner.analysis.predictions import prediction_from_line
+from tests.e2e.conftest import COMMAND, environment, folder_of, omniner
+
+pytestmark = pytest.mark.slow
+
+SMALL = [
+    "model=qwen2_tiny",
+    "model.architecture.hidden_size=64",
+    "model.architecture.intermediate_size=128",
+    "model.architecture.num_hidden_layers=2",
+    "data.size={train: 64, dev: 16, test: 24}",
+    "trainer.max_epochs=2",
+    "trainer.batch_size=16",
+    "trainer.threads=1",
+    "trainer.eval_sample=8",
+    "decoding.max_new_tokens=48",
+    "metrics.bootstrap=20",
+    "tracking=off",
+]
+
+
+def _predictions(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A guided run at toy size: where it was started, and its folder."""
+    cwd = tmp_path_factory.mktemp("generative")
+    return cwd, folder_of(omniner(*SMALL, "decoding=guided", cwd=cwd), cwd)
+
+
+def test_a_run_leaves_scores_prompt_and_checkpoint(trained: tuple[Path, Path]) -> None:
+    _, folder = trained
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["parse"]["sentences"] == 24
+    assert scores["parse"]["failed"] == 0
+    assert "{sentence}" in (folder / "prompt.txt").read_text(encoding="utf-8")
+    assert (folder / "checkpoints" / "best" / "omniner.json").is_file()
+    assert (folder / "report.html").is_file()
+
+
+def test_guided_answers_are_whole_known_and_verbatim(trained: tuple[Path, Path]) -> None:
+    _, folder = trained
+    gold = [json.loads(line) for line in (folder / "gold.jsonl").read_text(encoding="utf-8").splitlines()]
+    for sentence, item in zip(gold, _predictions(folder), strict=True):
+        assert "parse" not in item or item["parse"] == "ok"
+        for surface, _ in json.loads(str(item["raw"])):
+            assert surface in sentence["text"]
+
+
+def test_predicting_again_gives_the_same_bytes(trained: tuple[Path, Path]) -> None:
+    cwd, folder = trained
+    again = folder_of(omniner(*SMALL, "decoding=guided", "task=predict", f"checkpoint={folder}", cwd=cwd), cwd)
+    assert (again / "predictions.jsonl").read_bytes() == (folder / "predictions.jsonl").read_bytes()
+
+
+def test_a_killed_prediction_goes_on_to_the_same_bytes(trained: tuple[Path, Path]) -> None:
+    cwd, folder = trained
+    arguments = [*SMALL, "decoding=guided", "task=predict", f"checkpoint={folder}", "output_dir=killed"]
+    process = subprocess.Popen([*COMMAND, *arguments, "decoding.slots=2"], cwd=cwd, env=environment())
+    path, deadline = cwd / "killed" / "predictions.jsonl", time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if path.exists() and path.stat().st_size:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    before = path.read_bytes()
+    assert 0 < before.count(b"\n") < 24
+    omniner(*arguments, "decoding.slots=2", cwd=cwd)
+    whole = folder_of(omniner(*arguments[:-1], "decoding.slots=2", "resume=never", cwd=cwd), cwd)
+    assert path.read_bytes() == (whole / "predictions.jsonl").read_bytes()
+
+
+def test_adapters_are_merged_into_a_plain_model(trained: tuple[Path, Path]) -> None:
+    cwd, _ = trained
+    folder = folder_of(omniner(*SMALL, "tuning=lora", "trainer.max_epochs=1", cwd=cwd), cwd)
+    assert (folder / "checkpoints" / "best" / "adapter_model.safetensors").is_file()
+    omniner("task=convert", "to=merged", f"checkpoint={folder}", "output=merged", "tracking=off", cwd=cwd)
+    assert (cwd / "merged" / "model.safetensors").is_file()
+    result = omniner(
+        *SMALL[4:], "model=causal_path", "model.path=merged", "task=predict", f"checkpoint={folder}", cwd=cwd
+    )
+    assert len(_predictions(folder_of(result, cwd))) == 24
+
+
+def test_a_model_as_it_was_published_predicts_without_a_checkpoint(trained: tuple[Path, Path]) -> None:
+    cwd, folder = trained
+    model = [f"model.path={folder / 'checkpoints' / 'best'}", "model=causal_path"]
+    result = omniner(*SMALL[4:], *model, "task=predict", "decoding=guided", "tracking=off", cwd=cwd)
+    items = [prediction_from_line(json.dumps(item)) for item in _predictions(folder_of(result, cwd))]
+    assert len(items) == 24
+    assert len({item.prompt_sha for item in items}) == 1
+
+
+def test_a_corpus_is_exported_for_llama_factory(tmp_path: Path) -> None:
+    omniner(*SMALL[4:5], "task=convert", "to=alpaca", "output=exported", "tracking=off", cwd=tmp_path)
+    info = json.loads((tmp_path / "exported" / "dataset_info.json").read_text())
+    assert sorted(info) == ["sample_dev", "sample_test", "sample_train"]
+    items = json.loads((tmp_path / "exported" / "sample_test.json").read_text(encoding="utf-8"))
+    assert len(items) == 24
+    assert json.loads(items[0]["output"]) is not None
