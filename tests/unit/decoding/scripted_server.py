@@ -44,7 +44,7 @@ class Seen:
 
     text: str  # of the user
     body: dict[str, Any]
-    headers: dict[str, str]
+    headers: dict[str, str]  # names in lower case
     time: float
 
 
@@ -83,7 +83,9 @@ def serving(script: Script, models: Any = ("tiny",)) -> Iterator[Server]:
             if self.path != "/v1/chat/completions":
                 self.send(error(404, "Not Found"))
                 return
-            request = Seen(body["messages"][-1]["content"], body, dict(self.headers.items()), time.monotonic())
+            request = Seen(
+                body["messages"][-1]["content"], body, {k.lower(): v for k, v in self.headers.items()}, time.monotonic()
+            )
             with lock:
                 before = server.texts().count(request.text)
                 server.seen.append(request)
