@@ -7,8 +7,9 @@ l1 and l2 of their softmax sums, are those of one softmax over both: weights sig
 log(e^l1 + e^l2). In the backward pass the same kernels get the merged result and the merged sum, from which they
 recompute the exact probabilities.
 
-Nothing but K/V of the suffixes is copied: the kernel takes strides, so query heads that share a key head read one
-copy, and a run of equal lengths is a view.
+Little is copied but keys and values of the suffixes: the kernel takes strides, so query heads that share a key head
+read one copy of the prefix, and a run of equal lengths is a view. Where nobody reads the prefix's rows (last layer),
+only rows that predict attend to the prefix; the others hold their own part alone.
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ def _groups(rows: Tensor, groups: int, shared: int) -> Tensor:
     return rows.view(rows.shape[0], groups, shared, -1).permute(1, 2, 0, 3)
 
 
+def _rows(grouped: Tensor) -> Tensor:
+    """[G, H / G, T, D] as [T, H, D], or [G, H / G, T] as [T, H]."""
+    return grouped.movedim(2, 0).flatten(1, 2)
+
+
 def _batch(rows: Tensor, run: tuple[slice, int, int]) -> Tensor:
     """The run's suffixes [N, H, S, D] of rows [M, H, D] (or [N, H, S] of [M, H]); a view."""
     place, count, length = run
@@ -72,21 +78,14 @@ class _Cascade(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool
     ) -> Tensor:
-        rows = [each[0].transpose(0, 1) for each in (query, key, value)]  # [T, heads, D]
-        q, k, v = rows
-        prefix, (heads, groups) = pack.prefix, (q.shape[1], k.shape[1])
-        shared = heads // groups
-        qg, kg, vg = (_groups(each, groups, shared) for each in rows)
-        out, total = q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.promote_types(q.dtype, torch.float32))
-        out_g, total_g = _groups(out, groups, shared), _groups(total[..., None], groups, shared)[..., 0]
-        kp, vp = kg[:, :, :prefix], vg[:, :, :prefix]
-        if prefix_unused:
-            out[:prefix] = 0
-        else:
-            part, sums = _forward(qg[:, :, :prefix], kp, vp, 0.0, True, scale=scale)
-            out_g[:, :, :prefix], total_g[:, :, :prefix] = part, sums
-        part, sums = _forward(qg[:, :, prefix:], kp, vp, 0.0, False, scale=scale)
-        out_g[:, :, prefix:], total_g[:, :, prefix:] = part, sums
+        q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))  # [T, heads, D]
+        prefix, shared = pack.prefix, q.shape[1] // k.shape[1]
+        out = q.new_zeros(q.shape)
+        total = q.new_full(q.shape[:2], -torch.inf, dtype=torch.promote_types(q.dtype, torch.float32))
+        kp, vp = (_groups(each[:prefix], k.shape[1], shared) for each in (k, v))
+        for rows, causal in _queries(pack, prefix_unused):
+            part, sums = _forward(_groups(q[rows], k.shape[1], shared), kp, vp, 0.0, causal, scale=scale)
+            out[rows], total[rows] = _rows(part), _rows(sums)
         qs, ks, vs = q[prefix:], _repeated(k[prefix:], shared), _repeated(v[prefix:], shared)
         for run in pack.once("runs", _runs):
             part, sums = _forward(*(_batch(each, run) for each in (qs, ks, vs)), 0.0, True, scale=scale)
@@ -99,37 +98,33 @@ class _Cascade(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, total = ctx.saved_tensors
-        rows = [each[0].transpose(0, 1) for each in (query, key, value)]
-        q, k, v = rows
-        prefix, scale, (heads, groups) = ctx.pack.prefix, ctx.scale, (q.shape[1], k.shape[1])
-        shared = heads // groups
-        d_out = grad[0]
-        dq, dk, dv = (torch.empty(each.shape, dtype=each.dtype) for each in rows)
-        qg, kg, vg, og, dog, dqg = (_groups(each, groups, shared) for each in (q, k, v, out, d_out, dq))
-        total_g = _groups(total[..., None], groups, shared)[..., 0]
-        kp, vp = kg[:, :, :prefix], vg[:, :, :prefix]
-
-        def part(place: slice, causal: bool) -> tuple[Tensor, Tensor]:
-            """Gradients [P, G, D] of the prefix's keys and values by the queries at `place`, whose own are stored."""
-            given = dog[:, :, place], qg[:, :, place], kp, vp, og[:, :, place], total_g[:, :, place]
-            dqg[:, :, place], by_key, by_value = _backward(*given, 0.0, causal, scale=scale)
-            return by_key.sum(1).transpose(0, 1), by_value.sum(1).transpose(0, 1)
-
-        dk[:prefix], dv[:prefix] = part(slice(prefix, None), False)
-        if ctx.prefix_unused:
-            dq[:prefix] = 0
-        else:
-            by_key, by_value = part(slice(0, prefix), True)
-            dk[:prefix] += by_key
-            dv[:prefix] += by_value
+        q, k, v, d_out = (each[0].transpose(0, 1) for each in (query, key, value, grad.contiguous().transpose(1, 2)))
+        prefix, groups, scale, pack = ctx.pack.prefix, k.shape[1], ctx.scale, ctx.pack
+        shared = q.shape[1] // groups
+        dq, dk, dv = (each.new_zeros(each.shape) for each in (q, k, v))
+        kp, vp = (_groups(each[:prefix], groups, shared) for each in (k, v))
+        for rows, causal in _queries(pack, ctx.prefix_unused):
+            d, queries, result = (_groups(each[rows], groups, shared) for each in (d_out, q, out))
+            sums = _groups(total[rows][..., None], groups, shared)[..., 0]
+            by_query, by_key, by_value = _backward(d, queries, kp, vp, result, sums, 0.0, causal, scale=scale)
+            dq[rows] = _rows(by_query)
+            dk[:prefix] += by_key.sum(1).transpose(0, 1)
+            dv[:prefix] += by_value.sum(1).transpose(0, 1)
         own = d_out[prefix:], q[prefix:], _repeated(k[prefix:], shared), _repeated(v[prefix:], shared), out[prefix:]
-        for run in ctx.pack.once("runs", _runs):
+        for run in pack.once("runs", _runs):
             given = *(_batch(each, run) for each in own), _batch(total[prefix:], run)
             by_query, by_key, by_value = _backward(*given, 0.0, True, scale=scale)
             _batch(dq[prefix:], run).add_(by_query)
             _batch(dk[prefix:], run).copy_(_summed(by_key, groups))
             _batch(dv[prefix:], run).copy_(_summed(by_value, groups))
         return *(each.transpose(0, 1)[None] for each in (dq, dk, dv)), None, None, None
+
+
+def _queries(pack: Pack, prefix_unused: bool) -> list[tuple[slice | Tensor, bool]]:
+    """Rows that attend to the prefix, and whether causally: itself and all suffixes, or only what is read."""
+    if prefix_unused:
+        return [(pack.keep, False)]
+    return [(slice(0, pack.prefix), True), (slice(pack.prefix, None), False)]
 
 
 def _merge(out: Tensor, total: Tensor, part: Tensor, sums: Tensor) -> None:
