@@ -24,6 +24,20 @@ TINY = [
     "model.bigram_dim=16",
     "metrics.bootstrap=20",
 ]
+# The same for a causal model.
+TINY_CAUSAL = [
+    "model=qwen2_tiny",
+    "model.architecture.hidden_size=64",
+    "model.architecture.intermediate_size=128",
+    "model.architecture.num_hidden_layers=2",
+    "data.size={train: 64, dev: 16, test: 24}",
+    "trainer.max_epochs=2",
+    "trainer.batch_size=16",
+    "trainer.threads=1",
+    "trainer.eval_sample=8",
+    "decoding.max_new_tokens=48",
+    "metrics.bootstrap=20",
+]
 
 
 def environment() -> dict[str, str]:

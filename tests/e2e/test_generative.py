@@ -11,24 +11,13 @@ from pathlib import Path
 import pytest
 
 from omniner.analysis.predictions import prediction_from_line
-from tests.e2e.conftest import COMMAND, environment, folder_of, omniner
+from tests.e2e.conftest import COMMAND, TINY_CAUSAL, environment, folder_of, omniner
 
 pytestmark = pytest.mark.slow
 
-SMALL = [
-    "model=qwen2_tiny",
-    "model.architecture.hidden_size=64",
-    "model.architecture.intermediate_size=128",
-    "model.architecture.num_hidden_layers=2",
-    "data.size={train: 64, dev: 16, test: 24}",
-    "trainer.max_epochs=2",
-    "trainer.batch_size=16",
-    "trainer.threads=1",
-    "trainer.eval_sample=8",
-    "decoding.max_new_tokens=48",
-    "metrics.bootstrap=20",
-    "tracking=off",
-]
+SMALL = [*TINY_CAUSAL, "tracking=off"]
+DATA = next(item for item in SMALL if item.startswith("data.size"))
+OTHER = [item for item in SMALL if not item.startswith("model")]  # for runs that name another model
 
 
 def _predictions(folder: Path) -> list[dict[str, object]]:
@@ -91,23 +80,21 @@ def test_adapters_are_merged_into_a_plain_model(trained: tuple[Path, Path]) -> N
     assert (folder / "checkpoints" / "best" / "adapter_model.safetensors").is_file()
     omniner("task=convert", "to=merged", f"checkpoint={folder}", "output=merged", "tracking=off", cwd=cwd)
     assert (cwd / "merged" / "model.safetensors").is_file()
-    result = omniner(
-        *SMALL[4:], "model=causal_path", "model.path=merged", "task=predict", f"checkpoint={folder}", cwd=cwd
-    )
+    result = omniner(*OTHER, "model=causal_path", "model.path=merged", "task=predict", f"checkpoint={folder}", cwd=cwd)
     assert len(_predictions(folder_of(result, cwd))) == 24
 
 
 def test_a_model_as_it_was_published_predicts_without_a_checkpoint(trained: tuple[Path, Path]) -> None:
     cwd, folder = trained
     model = [f"model.path={folder / 'checkpoints' / 'best'}", "model=causal_path"]
-    result = omniner(*SMALL[4:], *model, "task=predict", "decoding=guided", "tracking=off", cwd=cwd)
+    result = omniner(*OTHER, *model, "task=predict", "decoding=guided", cwd=cwd)
     items = [prediction_from_line(json.dumps(item)) for item in _predictions(folder_of(result, cwd))]
     assert len(items) == 24
     assert len({item.prompt_sha for item in items}) == 1
 
 
 def test_a_corpus_is_exported_for_llama_factory(tmp_path: Path) -> None:
-    omniner(*SMALL[4:5], "task=convert", "to=alpaca", "output=exported", "tracking=off", cwd=tmp_path)
+    omniner(DATA, "task=convert", "to=alpaca", "output=exported", "tracking=off", cwd=tmp_path)
     info = json.loads((tmp_path / "exported" / "dataset_info.json").read_text())
     assert sorted(info) == ["sample_dev", "sample_test", "sample_train"]
     items = json.loads((tmp_path / "exported" / "sample_test.json").read_text(encoding="utf-8"))

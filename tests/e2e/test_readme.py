@@ -11,7 +11,7 @@ import pytest
 
 from omniner import config as configs
 from tests.conftest import ROOT
-from tests.e2e.conftest import TINY, folder_of, omniner
+from tests.e2e.conftest import TINY, TINY_CAUSAL, folder_of, omniner
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
@@ -35,21 +35,25 @@ def test_every_command_composes(arguments: list[str], tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     for name in ("generated_predictions.jsonl", "predictions.jsonl", "gold.jsonl", "sentences.jsonl"):
         (tmp_path / name).touch()
-    (tmp_path / "my_run").mkdir()
+    for name in ("my_run", "internlm2_5-7b-chat"):
+        (tmp_path / name).mkdir()
     single = [re.sub(r"=(\w+),[\w,]+$", r"=\1", argument) for argument in arguments if argument != "-m"]
     assert configs.load(single).name
 
 
 def _runnable(arguments: list[str]) -> bool:
     return not any(
-        argument.startswith(("--", "-m", "data", "experiment", "task=s", "task=p")) for argument in arguments
+        argument.startswith(("--", "-m", "data", "experiment", "task=s", "task=p", "to=merged", "input="))
+        or re.match(r"model=(?!qwen2_tiny)", argument)
+        for argument in arguments
     )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [c for c in COMMANDS if _runnable(c)], ids=lambda c: " ".join(c) or "defaults")
 def test_commands_on_the_sample_corpus_run(arguments: list[str], tmp_path: Path) -> None:
-    small = [item for item in TINY if item.split("=")[0] not in {argument.split("=")[0] for argument in arguments}]
+    tiny = TINY_CAUSAL if "model=qwen2_tiny" in arguments else TINY
+    small = [item for item in tiny if item.split("=")[0] not in {argument.split("=")[0] for argument in arguments}]
     result = omniner(*small, "trainer.max_epochs=1", *arguments, "tracking=off", cwd=tmp_path)
     assert folder_of(result, tmp_path).is_dir()
 
