@@ -18,7 +18,7 @@ from omniner.errors import UserError
 METHODS = ("full", "lora", "qlora")
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "task.name": ("train", "predict", "score", "check", "convert"),
+    "task.name": ("train", "predict", "score", "compare", "check", "convert"),
     "head.kind": ("auto", "none", "softmax", "crf", "span"),
     "tuning.method": ("auto", *METHODS),
     "tuning.optimizer": ("auto", "adamw", "adamw_8bit"),
@@ -66,6 +66,8 @@ POSITIVE = (
     "decoding.concurrency",
     "decoding.timeout",
     "decoding.top_p",
+    "compare.resamples",
+    "compare.permutations",
 )
 NOT_NEGATIVE = (
     "trainer.eval_steps",
@@ -77,12 +79,15 @@ NOT_NEGATIVE = (
     "prompt.examples",
     "decoding.temperature",
     "decoding.retries",
+    "compare.examples",
 )
 SHARES = (
     "data.dev_from_train",
     "trainer.warmup",
     "trainer.weight_average",
     "metrics.confidence",
+    "compare.confidence",
+    "compare.alpha",
     "model.dropout",
     "model.embedding_dropout",
     "model.unk_dropout",
@@ -195,6 +200,9 @@ def _check_paths(config: schema.Config) -> None:
             raise UserError(key, f"task={config.task.name} needs it", f"Set {key}=<path>.")
         if not Path(value).exists():
             raise UserError(key, f"{value} does not exist", "Check the path.")
+    if config.task.name == "compare" and len(config.runs) < 2:
+        fix = "Set runs=[a,b,...]: MLflow run ids, names of runs, run folders or predictions files."
+        raise UserError("runs", f"task=compare needs two or more, {len(config.runs)} given", fix)
     files = [("gold", config.gold)] + ([("input", config.input)] if config.task.name == "predict" else [])
     for key, value in files:
         if value and not Path(value).is_file():
@@ -227,6 +235,7 @@ def _name_parts(config: schema.Config) -> list[str]:
         "train": [*model, config.data.name],
         "predict": ["predict", *([Path(config.checkpoint).stem] if config.checkpoint else model), config.data.name],
         "score": ["score", Path(config.predictions or "").stem],
+        "compare": ["compare", *(Path(entry.partition("=")[0]).stem for entry in config.runs[:2])],
         "check": ["check", config.model.name, config.data.name],
         "convert": ["convert", Path(config.input or config.checkpoint or "").stem, config.to],
     }

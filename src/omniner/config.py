@@ -36,6 +36,7 @@ SECTIONS: dict[str, type] = {
     "trainer": schema.TrainerConfig,
     "metrics": schema.MetricsConfig,
     "errta": schema.ErrtaConfig,
+    "compare": schema.CompareConfig,
     "tracking": schema.TrackingConfig,
 }
 MODELS: dict[str, type] = {
@@ -186,18 +187,21 @@ def digest(config: schema.Config) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def flat(config: schema.Config) -> dict[str, Any]:
-    """The configuration as dotted keys, for a tracker's parameter table."""
+def flat(config: schema.Config | Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration, checked or as read from the `config.yaml` of a run, as dotted keys."""
 
     def walk(prefix: str, value: Any) -> dict[str, Any]:
         if isinstance(value, Mapping) and value:
             return {k: v for key, item in value.items() for k, v in walk(f"{prefix}.{key}", item).items()}
         return {prefix: value}
 
-    return {k: v for key, item in dataclasses.asdict(config).items() for k, v in walk(key, item).items()}
+    values = config if isinstance(config, Mapping) else dataclasses.asdict(config)
+    return {k: v for key, item in values.items() for k, v in walk(str(key), item).items()}
 
 
-def differences(config: schema.Config, defaults: schema.Config) -> dict[str, tuple[Any, Any]]:
+def differences(
+    config: schema.Config | Mapping[str, Any], defaults: schema.Config | Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose value is not the default one: key -> (default, value)."""
     ours, theirs = flat(config), flat(defaults)
     keys = sorted(ours.keys() | theirs.keys())

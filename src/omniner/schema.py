@@ -15,7 +15,7 @@ from typing import Any
 class TaskConfig:
     """`conf/task`: what to do."""
 
-    name: str  # train | predict | score | check | convert
+    name: str  # train | predict | score | compare | check | convert
 
 
 @dataclass
@@ -214,6 +214,18 @@ class ErrtaConfig:
 
 
 @dataclass
+class CompareConfig:
+    """`compare`: how the differences between runs are tested and shown."""
+
+    resamples: int  # of the paired bootstrap
+    permutations: int  # of the approximate randomisation
+    confidence: float  # of the intervals
+    alpha: float  # a difference with a smaller p-value is called significant
+    seed: int
+    examples: int  # changed sentences per run and direction in the page and in the Markdown
+
+
+@dataclass
 class TrackingConfig:
     """`conf/tracking`: where runs are logged."""
 
@@ -240,6 +252,7 @@ class Config:
     trainer: TrainerConfig
     metrics: MetricsConfig
     errta: ErrtaConfig
+    compare: CompareConfig
     tracking: TrackingConfig
     name: str  # of the run; auto = from its parts
     seed: int
@@ -247,6 +260,7 @@ class Config:
     resume: str  # auto | never | a folder of an interrupted run
     predictions: str | None  # task=score: the predictions file
     gold: str | None  # task=score: gold beside it; null = the file's own labels or the data config
+    runs: list[str]  # task=compare: the runs; the first is the baseline
     checkpoint: str | None  # task=predict: folder or .ckpt of a trained run
     input: str | None  # task=predict: sentences to tag; null = the report split; task=convert: what to convert
     output: str | None  # task=convert: the file or folder to write

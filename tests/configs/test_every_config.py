@@ -17,6 +17,7 @@ def _overrides(path: Path) -> list[str]:
     group, name = path.parent.name, path.stem
     extra = {
         "task/score": ["predictions=/dev/null"],
+        "task/compare": ["runs=[a,b]"],
         "task/predict": ["checkpoint=/dev/null"],
         "model/path": ["model.path=a_folder"],
         "tracking/server": ["tracking.uri=http://127.0.0.1:5000"],
