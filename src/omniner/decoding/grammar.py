@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -92,26 +93,27 @@ class Format:
         if node not in self._rests:
             return None
         if node not in self._endings:
-            ways = [self.tree.spell(rest) for rest in self._rests[node]]
-            self._endings[node] = min(ways, key=lambda way: (len(way), way))
+            self._endings[node] = self._fewest(self._rests[node])
         return self._endings[node]
 
     def to_span(self, node: int) -> list[int]:
         """Tokens to the beginning of the span that has to come."""
         return self.tree.spell(self._to_span[node])
 
+    @cached_property
     def closing(self) -> list[int]:
         """The fewest tokens from the end of a span, its closing quote included, to the end of the answer."""
-        if -1 not in self._endings:
-            ways = [self.tree.spell(tail + self.end) for tail in self.tails.values()]
-            self._endings[-1] = min(ways, key=lambda way: (len(way), way))
-        return self._endings[-1]
+        return self._fewest([tail + self.end for tail in self.tails.values()])
+
+    def _fewest(self, texts: Sequence[bytes]) -> list[int]:
+        """The text that takes the fewest tokens."""
+        return min(map(self.tree.spell, texts), key=lambda tokens: (len(tokens), tokens))
 
     def longest_ending(self) -> int:
         """Most tokens that it takes to end an answer, whatever its state and its sentence."""
         direct = max(len(self.ending(node) or ()) for node in self._rests)
         to_span = max(len(self.to_span(node)) for node in self._to_span)
-        return max(direct, to_span + _LONGEST_CHARACTER + len(self.closing()))
+        return max(direct, to_span + _LONGEST_CHARACTER + len(self.closing))
 
     def next_tokens(self, node: int) -> tuple[Ids, list[TokenNode]]:
         """The tokens that may follow, as far as they do not go into a span, and the places in the tree of tokens
@@ -210,11 +212,11 @@ class Automaton:
             end = place
             while end not in self._borders:
                 end += 1
-            return [*form.tree.spell(self._text[place:end]), *form.closing()]
+            return [*form.tree.spell(self._text[place:end]), *form.closing]
         found = form.ending(state)
         if found is None:  # on the way to a span: it becomes the sentence's first character
             end = 1
             while end not in self._borders:
                 end += 1
-            found = [*form.to_span(state), *form.tree.spell(self._text[:end]), *form.closing()]
+            found = [*form.to_span(state), *form.tree.spell(self._text[:end]), *form.closing]
         return found
