@@ -3,9 +3,6 @@
 Each round runs every contestant once, in turn, so that all meet the same machine; ratios are taken per round, of wall
 time and of CPU seconds. Weights are random, so an answer is ended where the gold answer of its sentence ends, by every
 contestant alike; what stands before is the model's own and must be the same tokens.
-
-Second table: guided decoding. Here every answer is led along its gold answer, so that free and guided decoding write
-the same tokens, and the guide must allow each of them.
 """
 
 from __future__ import annotations
@@ -23,7 +20,6 @@ from setting import Setting, make
 from torch import Tensor
 
 from omniner.decoding.generate import Generator
-from omniner.decoding.guide import AnswerGuide, Matcher
 
 BATCH = 20  # sentences of a padded batch
 Answers = dict[str, list[int]]
@@ -67,49 +63,6 @@ def end_at(logits: Tensor, due: Tensor, end: int) -> None:
     logits[:, end] = -torch.inf
     logits[due] = -torch.inf
     logits[due, end] = 0
-
-
-class Led:
-    """A guide around another one (or none) that leads each answer along its gold answer."""
-
-    def __init__(self, setting: Setting, inner: AnswerGuide | None, jump: bool) -> None:
-        self.gold = {request.text: setting.gold[request.id] for request in setting.requests}
-        self.inner, self.jump = inner, jump
-
-    def start(self, text: str, budget: int) -> LedAnswer:
-        """The matcher of a new answer."""
-        matcher = None if self.inner is None else self.inner.start(text, budget)
-        return LedAnswer(self.gold[text], matcher, self.jump)
-
-    def fill(self, matchers: Sequence[LedAnswer], logits: Tensor) -> None:
-        """What the inner guide does, and then the gold token is the likeliest."""
-        if self.inner is not None:
-            self.inner.fill([led.matcher for led in matchers], logits)
-        rows, tokens = torch.arange(len(matchers)), torch.tensor([led.gold[led.place] for led in matchers])
-        if not bool(logits[rows, tokens].isfinite().all()):
-            raise AssertionError("the guide forbids a token of a gold answer")
-        logits[rows, tokens] = torch.finfo(logits.dtype).max
-
-
-@dataclasses.dataclass
-class LedAnswer:
-    """Where an answer stands."""
-
-    gold: list[int]
-    matcher: Matcher | None
-    jump: bool
-    place: int = 0
-    stopped: bool = False
-
-    def advance(self, token: int) -> None:
-        """Take a token."""
-        self.place += 1
-        if self.matcher is not None:
-            self.matcher.advance(token)
-
-    def forced(self) -> list[int]:
-        """What the inner guide forces."""
-        return self.matcher.forced() if self.jump and self.matcher is not None else []
 
 
 @torch.no_grad()
@@ -190,17 +143,6 @@ def main() -> None:
         "OmniNER, 64 slots": lambda: ours(setting, 64, lengths),
     }
     compare(contestants, options.rounds, options.sentences)
-    if options.tokenizer is not None:
-        return  # a guide works on the tokenizer's own ids
-    guide = AnswerGuide(setting.chat, setting.prompt.categories, setting.prompt.answer)
-    print("\nguided, 64 slots: ratios to free decoding", flush=True)
-    led = {
-        "free": Led(setting, None, jump=False),
-        "guided, forced tokens one by one": Led(setting, guide, jump=False),
-        "guided, forced tokens together": Led(setting, guide, jump=True),
-    }
-    runs = {name: lambda one=one: ours(setting, 64, one) for name, one in led.items()}
-    compare(runs, options.rounds, options.sentences)
 
 
 if __name__ == "__main__":

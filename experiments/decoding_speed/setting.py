@@ -1,8 +1,8 @@
 """What is decoded: prompts and gold answers of the built-in corpus, and a small Qwen2 with random weights.
 
 The tokenizer is a byte-level BPE made from the texts, with so few entries that prompts are about as long as with
-Qwen2's own, or it is that of a folder. Then its ids are numbered anew, those that occur only, so that a vocabulary of
-150,000 does not outweigh a model of this size; token counts stay what they are.
+Qwen2's own, or it is that of a folder. The ids that occur are numbered anew, so that a vocabulary of 150,000 does not
+outweigh a model of this size; token counts stay what they are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from omniner.decoding.generate import Request
 from omniner.encoding import prompts
 from omniner.encoding.answers import write_answer
 from omniner.encoding.chat import Chat
-from omniner.encoding.prompts import Prompt
 from omniner.encoding.samples import PromptEncoder
 from omniner.schema import DecodingConfig
 
@@ -38,7 +37,6 @@ class Setting:
 
     Attributes:
         model: in float32, in evaluation mode.
-        chat, prompt: of the texts; the model's token ids are the chat's unless the tokenizer came from a folder.
         requests: in the order of the corpus.
         prefix: tokens that all prompts begin with.
         gold: id -> tokens of the gold answer, the one that ends it included.
@@ -47,8 +45,6 @@ class Setting:
     """
 
     model: Any
-    chat: Chat
-    prompt: Prompt
     requests: list[Request]
     prefix: list[int]
     gold: dict[str, list[int]]
@@ -84,16 +80,14 @@ def make(sentences: int, layers: int, prompt_name: str, tokenizer: str | None) -
     chat = _chat(tokenizer, [prompt.instruction, *(sentence.text for sentence in train), *answers])
     encoder = PromptEncoder(chat, prompt, config.encoding)
     samples, _ = encoder.encode(test)
-    used = set(range(len(chat.tokenizer)))
-    if tokenizer is not None:
-        used = {token for sample in samples for token in (*sample.prompt, *sample.answer)}
+    used = {token for sample in samples for token in (*sample.prompt, *sample.answer)}
     number = {token: place for place, token in enumerate(sorted(used))}
     asked = [Request(sample.id, [number[token] for token in sample.prompt], sample.text) for sample in samples]
     gold = {sample.id: sample.answer[: sample.answer.index(chat.end[0]) + 1] for sample in samples}
     gold = {name: [number[token] for token in answer] for name, answer in gold.items()}
     model = _model(len(number), layers)
     prefix = asked[0].prompt[: encoder.prefix_length(samples)]
-    return Setting(model, chat, prompt, asked, prefix, gold, number[chat.end[0]], config.decoding)
+    return Setting(model, asked, prefix, gold, number[chat.end[0]], config.decoding)
 
 
 def _chat(folder: str | None, texts: list[str]) -> Chat:
