@@ -1,15 +1,17 @@
 """What goes on around the training steps: keeping checkpoints, stopping, saying how far it is.
 
 `KeepCheckpoints` evaluates nothing itself: after each evaluation it writes `last.ckpt`, has the best checkpoint
-written where dev F1 was never higher (of equals the first stays), and ends training when patience is over. A run that
-is stopped by a signal or an error leaves its `last.ckpt` too. `Interruption` turns the first Ctrl-C or SIGTERM into a
-stop at the end of the step, so that no half step is saved; the second stops at once. `LogProgress` says a line per
+written where dev F1 was never higher (of equals, where the loss was lowest: a sample of dev often gives equals), and
+ends training when patience is over. A run that is stopped by a signal or an error leaves its `last.ckpt` too.
+`Interruption` turns the first Ctrl-C or SIGTERM into a stop at the end of the step, so that no half step is saved, or
+amid an evaluation that a single process makes by itself; the second stops at once. `LogProgress` says a line per
 evaluation, and one a minute between them, for logs that are files. All of them know a module only as a `Learner`.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -39,18 +41,19 @@ class KeepCheckpoints(Checkpoint):
 
     Attributes:
         best_f1: the highest dev F1 so far; -1 before the first evaluation.
+        best_loss: the dev loss that came with it; of equal F1 the lower loss is better.
         evaluated_step: optimizer steps at the last evaluation.
     """
 
     def __init__(self, folder: Path, best_name: str, config: TrainerConfig) -> None:
         self.best, self.last = folder / best_name, folder / "last.ckpt"
         self._patience, self._seconds = config.patience, 60 * config.checkpoint_minutes
-        self.best_f1, self.evaluated_step = -1.0, -1
+        self.best_f1, self.best_loss, self.evaluated_step = -1.0, math.inf, -1
         self._without_gain, self._saved = 0, time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
-        names = ("best_f1", "evaluated_step", "_without_gain")
+        names = ("best_f1", "best_loss", "evaluated_step", "_without_gain")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -76,11 +79,11 @@ class KeepCheckpoints(Checkpoint):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what was just evaluated."""
         assert isinstance(pl_module, Learner)
-        f1 = float(trainer.callback_metrics["val/f1"])
+        f1, loss = (float(trainer.callback_metrics[name]) for name in ("val/f1", "val/loss"))
         self.evaluated_step = trainer.global_step
-        self._without_gain += 1
-        if f1 > self.best_f1:
-            self.best_f1, self._without_gain = f1, 0
+        self._without_gain = 0 if f1 > self.best_f1 else self._without_gain + 1
+        if f1 > self.best_f1 or (f1 == self.best_f1 and loss < self.best_loss):
+            self.best_f1, self.best_loss = f1, loss
             pl_module.save_best(self.best)
             trainer.strategy.barrier("best checkpoint")
         if trainer.state.fn == "fit":
@@ -112,10 +115,13 @@ class Interruption(Callback):
     def __init__(self) -> None:
         self.signal = 0
         self._asked = 0
+        self._learner: Learner
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over both signals (only a main thread may)."""
+        assert isinstance(pl_module, Learner)
+        self._learner = pl_module
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -144,7 +150,7 @@ class Interruption(Callback):
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
             raise Stopped(number)
-        self._asked = number
+        self._asked = self._learner.stop_signal = number
         log.warning("stopping at the end of this step; once more stops at once")
 
     def _restore(self) -> None:

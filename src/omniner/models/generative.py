@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from omniner.encoding.generative_data import DevShare
 from omniner.encoding.packs import PackedStep
-from omniner.errors import UserError
+from omniner.errors import Stopped, UserError
 from omniner.models import adapters, causal, sharding
 from omniner.models.answering import answers, build_guide
 from omniner.models.attention_probe import choose
@@ -106,7 +106,7 @@ class GenerativeModule(Learner):
                     self.manual_backward(part)
             loss += part.detach()
         if self.config.gradient_clip:
-            self._clip([weight for group in optimizer.param_groups for weight in group["params"]])
+            self._clip([weight for group in optimizer.param_groups for weight in group["params"]], batch)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self._log(loss, batch)
@@ -174,6 +174,8 @@ class GenerativeModule(Learner):
             ):
                 found |= {prediction.id: prediction for prediction in part}
                 progress.add(len(part))
+                if self.stop_signal and self.trainer.world_size == 1:
+                    raise Stopped(self.stop_signal)  # the evaluation is made again when training goes on
         return found
 
     def _communicating(self, wanted: bool) -> AbstractContextManager[Any]:
@@ -181,16 +183,20 @@ class GenerativeModule(Learner):
         model = self.trainer.strategy.model
         return model.no_sync() if isinstance(model, DistributedDataParallel) and not wanted else nullcontext()
 
-    def _clip(self, weights: list[nn.Parameter]) -> None:
+    def _clip(self, weights: list[nn.Parameter], batch: PackedStep) -> None:
         """Scale all gradients down together where their norm is too large; log the norm before that."""
         norm = nn.utils.clip_grad_norm_(weights, self.config.gradient_clip)
-        self.log("train/gradient_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        if self.logs:
+            whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            self.log("train/gradient_norm", whole, batch_size=batch.sentences)
 
     def _learning(self) -> dict[str, nn.Parameter]:
         """The weights that learn."""
         return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
 
     def _log(self, loss: Tensor, batch: PackedStep) -> None:
+        if not self.logs:
+            return
         several = self.trainer.world_size > 1
         self.log_step(loss, batch.sentences)
         self.log("train/packs", float(len(batch.packs)), batch_size=batch.sentences)

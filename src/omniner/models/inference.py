@@ -10,6 +10,7 @@ left out (`encoding.on_too_long`) says so in `Prediction.reason`.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -110,7 +111,10 @@ def _untrained(config: Config, dtype: torch.dtype) -> CausalModel:
     corpus = sources.load(config.data, ["train"])
     train = corpus.splits["train"]
     prompt = prompts.build(config.prompt, corpus.taxonomy.active(train), train)
-    return causal.build(config.model, config.tuning, prompt, [s.text for s in train], dtype, config.seed)
+    # adapters that have learnt nothing would only cost time; 4-bit weights may be what makes a model fit
+    method = config.tuning.method if config.tuning.method == "qlora" else "full"
+    tuning = dataclasses.replace(config.tuning, method=method, gradient_checkpointing=False)
+    return causal.build(config.model, tuning, prompt, [s.text for s in train], dtype, config.seed)
 
 
 def _reasons(issues: Sequence[Issue]) -> dict[str, str]:

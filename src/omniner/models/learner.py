@@ -40,6 +40,8 @@ class Learner(pl.LightningModule, ABC):
         kind: `tagger` or `generative`; under this name checkpoints hold the description.
         best_name: of the best checkpoint, in the folder of checkpoints.
         rates: what `end_step` measured, per second.
+        logs: whether the values of the step under way are wanted by loggers; to log costs as much as a small layer.
+        stop_signal: the number of the signal that asked training to stop; 0 = none.
     """
 
     kind: ClassVar[str]
@@ -49,6 +51,8 @@ class Learner(pl.LightningModule, ABC):
         super().__init__()
         self.config, self.seed, self.score = config, seed, score
         self.rates: dict[str, float] = {}
+        self.logs = False
+        self.stop_signal = 0
         self._began = 0.0  # when the step under way began; 0 = none
 
     @abstractmethod
@@ -70,7 +74,13 @@ class Learner(pl.LightningModule, ABC):
     def begin_step(self, rank: int) -> None:
         """Draw this step's random choices from the seed, the step and the rank; start the clock."""
         self._began = self._began or time.perf_counter()
-        torch.manual_seed(step_seed(self.seed, self.trainer.global_step, rank))
+        trainer: Any = self.trainer
+        step = trainer.global_step
+        self.logs = (step + 1) % trainer.log_every_n_steps == 0
+        number = step_seed(self.seed, step, rank)
+        torch.default_generator.manual_seed(number)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(number)
 
     def end_step(self, amounts: Mapping[str, float]) -> None:
         """Measure the speed of training alone: evaluation is not in it.
@@ -88,12 +98,14 @@ class Learner(pl.LightningModule, ABC):
         self._began = now
 
     def log_step(self, loss: Tensor, sentences: int) -> None:
-        """Log what every kind of training has.
+        """Log what every kind of training has, if it is wanted.
 
         Args:
             loss: this process's part of the step's loss, such that the mean over the processes is the whole.
             sentences: of the step.
         """
+        if not self.logs:
+            return
         several = self.trainer.world_size > 1
         self.log("train/loss", loss.detach(), batch_size=sentences, sync_dist=several)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]

@@ -11,6 +11,7 @@ A signal does not raise: after SIGTERM or Ctrl-C the step is finished, `last.ckp
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy, Strategy
@@ -35,11 +37,13 @@ from omniner.errors import UserError
 from omniner.files import make_folder
 from omniner.models import causal, checkpoints
 from omniner.models.callbacks import Interruption, KeepCheckpoints, LogProgress
+from omniner.models.causal import CausalModel
 from omniner.models.devices import Devices, Precision, settle
 from omniner.models.generative import GenerativeModule
 from omniner.models.learner import Learner
 from omniner.models.network import Tagger
 from omniner.models.sharding import Sharded
+from omniner.models.shared_prefix import base_of
 from omniner.models.tagger import TaggerModule
 from omniner.records import Issue, Sentence
 from omniner.schema import CausalConfig, Config
@@ -109,6 +113,9 @@ def fit(
         # Lightning's answer to a signal
         if not interruption.signal:
             raise
+    # what training held on a device is free for prediction now
+    gc.collect()
+    torch.cuda.empty_cache()
     return FitResult(
         best_path=keeper.best,
         best_f1=keeper.best_f1,
@@ -150,7 +157,22 @@ def _prepare_generative(
     built = causal.build(model, config.tuning, prompt, [sentence.text for sentence in train], dtype, config.seed)
     encoder = PromptEncoder(built.chat, prompt, config.encoding)
     data = GenerativeData(encoder, train, dev, config.trainer, config.tuning.pack_tokens, config.seed)
+    _check_positions(built, data)
     return GenerativeModule(built, config, devices.precision, data.prefix), data
+
+
+def _check_positions(built: CausalModel, data: GenerativeData) -> None:
+    """A prompt with its answer must fit into the positions that the model knows."""
+    positions = getattr(base_of(built.model).config, "max_position_embeddings", None)
+    samples = [*data.train_samples, *data.dev_samples]
+    longest = max(samples, key=lambda sample: len(sample.prompt) + len(sample.answer))
+    tokens = len(longest.prompt) + len(longest.answer)
+    if positions is not None and tokens > positions:
+        raise UserError(
+            "encoding.max_length",
+            f"sentence {longest.id} has {tokens} tokens with prompt and answer, the model takes {positions}",
+            "Lower it, with encoding.on_too_long=truncate or skip, or take a shorter prompt.",
+        )
 
 
 def _check_sharding(config: Config, devices: Devices) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -14,8 +15,9 @@ import small_corpus
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from omniner.encoding.datamodule import dev_sample
 from omniner.errors import UserError
-from omniner.models import checkpoints
+from omniner.models import callbacks, checkpoints
 from omniner.models.inference import predict
 from omniner.models.training import fit
 
@@ -163,6 +165,47 @@ def test_a_run_that_ends_between_evaluations_is_evaluated(tmp_path: Path) -> Non
     result = fit(config, small_corpus.corpus(40, 16), tmp_path, None, [])
     assert result.best_path.is_file()
     assert result.best_f1 >= 0
+
+
+def test_evaluation_by_steps_on_a_sample_of_dev(tmp_path: Path) -> None:
+    config = small_corpus.configuration(
+        "char_bilstm", "trainer.max_epochs=3", "trainer.eval_steps=4", "trainer.eval_sample=6"
+    )
+    corpus, evaluated = small_corpus.corpus(40, 16), []
+    at = At(0, None)
+    at.on_validation_end = lambda trainer, module: evaluated.append(
+        (trainer.global_step, module.score.counts[3].item())
+    )
+    whole = fit(config, corpus, tmp_path / "whole", None, [at])
+    # 5 steps an epoch; the last evaluation is that of the end
+    assert evaluated == [(4, 6), (8, 6), (12, 6), (15, 6)]
+    stop = At(10, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert fit(config, corpus, tmp_path / "parts", None, [stop]).interrupted
+    evaluated.clear()
+    assert fit(config, corpus, tmp_path / "parts", None, [at]).best_f1 == whole.best_f1
+    assert evaluated == [(12, 6), (15, 6)]
+
+
+def test_progress_is_said_between_evaluations(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "_SPEAK_EVERY", 0.0)
+    config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=1")
+    with caplog.at_level(logging.INFO, "omniner"):
+        fit(config, small_corpus.corpus(24, 8), tmp_path, None, [])
+    lines = [message for message in caplog.messages if message.startswith("epoch 1 of 1, step")]
+    assert [line.split(":")[0][-6:] for line in lines] == ["1 of 3", "2 of 3", "3 of 3", "3 of 3"]
+    assert "val/f1" in lines[-1]
+    assert all("sentences/s" in line and "min left at most" in line for line in lines)
+
+
+def test_the_sample_of_dev_follows_the_seed() -> None:
+    sentences = small_corpus.sentences(50, 1, "dev")
+    chosen = dev_sample(sentences, 20, 1)
+    assert chosen == dev_sample(sentences, 20, 1) == sorted(chosen, key=sentences.index)
+    assert len(chosen) == 20
+    assert chosen != dev_sample(sentences, 20, 2)
+    assert dev_sample(sentences, 0, 1) == dev_sample(sentences, 60, 1) == sentences
 
 
 def test_another_model_does_not_resume(tmp_path: Path) -> None:

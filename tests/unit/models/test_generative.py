@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import pytorch_lightning as pl
 import small_corpus
 import torch
 from pytorch_lightning.callbacks import Callback
+from safetensors.torch import load_file
 from test_fitting import At, Losses
 from torch.nn.functional import cross_entropy
 
 from omniner.analysis.metrics import Counts, compare
-from omniner.encoding.generative_data import active_categories
+from omniner.encoding.generative_data import DevLoader, active_categories
 from omniner.encoding.packs import make_pack
-from omniner.errors import Stopped, UserError
+from omniner.errors import UserError
 from omniner.models import checkpoints
 from omniner.models.f1 import DevScore
 from omniner.models.inference import predict
@@ -148,20 +150,31 @@ def test_a_killed_run_goes_on_from_its_last_save(tmp_path: Path) -> None:
     assert rest.values == {step: whole.values[step] for step in range(4, 11)}
 
 
-def test_an_interrupted_evaluation_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_is_interrupted_and_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from omniner.models import generative
 
-    config = configuration("trainer.max_epochs=2")
-    corpus = small_corpus.corpus(24, 4)
-    plain, logged = Logged(), Logged()
+    config = configuration("trainer.max_epochs=2", "decoding.slots=2", "model.learning_rate.full=0.01")
+    corpus = small_corpus.corpus(24, 8)
+    plain, logged, parts = Logged(), Logged(), []
+
+    def interrupted(*arguments: Any) -> Iterator[list[Prediction]]:
+        for part in answers_of(*arguments):
+            terminate()
+            parts.append(part)
+            yield part
+
     fit(config, corpus, tmp_path / "plain", None, [plain])
+    answers_of = generative.answers
     with monkeypatch.context() as patch:
-        patch.setattr(generative, "answers", lambda *_: (_ for _ in ()).throw(Stopped(signal.SIGTERM)))
+        patch.setattr(generative, "answers", interrupted)
         assert fit(config, corpus, tmp_path / "stopped", None, [logged]).signal == signal.SIGTERM
+    assert len(parts) == 1, "it must stop behind the first answers"
     assert not (tmp_path / "stopped/checkpoints/best").exists()
     result = fit(config, corpus, tmp_path / "stopped", None, [logged])
     assert logged.evaluations == plain.evaluations == [3, 6]
     assert result.best_path.is_dir()
+    left, right = state(tmp_path / "plain"), state(tmp_path / "stopped")
+    assert all(torch.equal(left[name], right[name]) for name in left)
 
 
 def test_adapters_alone_are_kept(tmp_path: Path) -> None:
@@ -216,6 +229,16 @@ def test_evaluation_by_steps_on_a_sample_is_that_of_prediction(tmp_path: Path) -
     assert names | {"val/f1", "val/precision", "val/recall", "val/loss", "val/parse_failed"} <= logged.values.keys()
     assert all(logged.values[name] > 0 for name in names)
     assert logged.values["val/loss"] < 1
+
+
+def test_of_equal_scores_the_lower_loss_is_kept(tmp_path: Path) -> None:
+    # an untrained model answers nothing right
+    config = configuration("trainer.max_epochs=3", "decoding.max_new_tokens=2")
+    corpus = small_corpus.corpus(16, 4)
+    result = fit(config, corpus, tmp_path, None, [])
+    assert result.best_f1 == 0
+    best, last = (load_file(result.best_path / "model.safetensors"), state(tmp_path))
+    assert all(torch.equal(weight, last[f"model.{name}"]) for name, weight in best.items())
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
@@ -333,6 +356,26 @@ def test_the_survey_counts_what_is_computed() -> None:
     assert one.largest <= 120
     whole = len(make_pack(data.train_samples, one.prefix).ids)
     assert whole == one.prefix + suffixes
+
+
+def test_processes_share_dev() -> None:
+    config = configuration("tuning.pack_tokens=100")
+    corpus = small_corpus.corpus(8, 7)
+    _, data = prepare(config, corpus.splits["train"], corpus.splits["dev"])
+    samples, prefix = data.dev_samples, len(data.prefix)
+    for ranks in (1, 2, 9):
+        shares = [share for rank in range(ranks) for share in DevLoader(samples, prefix, 100, rank, ranks)]
+        assert sorted(s.id for share in shares for s in share.samples) == sorted(s.id for s in samples)
+        assert len({len(share.step.packs) for share in shares}) == 1
+        tokens = sum(len(pack.targets) * pack.weight for share in shares for pack in share.step.packs)
+        assert tokens == sum(len(s.answer) for s in samples)
+
+
+def test_what_the_model_has_no_positions_for_is_refused() -> None:
+    config = configuration("model.architecture.max_position_embeddings=40")
+    corpus = small_corpus.corpus(8, 4)
+    with pytest.raises(UserError, match="the model takes 40"):
+        prepare(config, corpus.splits["train"], corpus.splits["dev"])
 
 
 def test_categories_follow_the_taxonomy() -> None:

@@ -76,12 +76,14 @@ RUNS = {
 
 
 class Means(Callback):
-    """Notes the loss of each step, over all processes, and the norm of its gradient."""
+    """Notes the loss of each logged step, over all processes, and the norm of its gradient."""
 
     def __init__(self) -> None:
         self.values: dict[int, list[float]] = {}
 
     def on_train_batch_end(self, trainer: pl.Trainer, *rest: object) -> None:
+        if trainer.global_step % trainer.log_every_n_steps:
+            return
         names = ("train/loss", "train/gradient_norm")
         self.values[trainer.global_step] = [float(trainer.callback_metrics[name]) for name in names]
 
