@@ -136,7 +136,9 @@ def judge(task: Task, answers: dict[str, Answer]) -> dict[str, float]:
 def show(name: str, task: Task, answers: dict[str, Answer], seconds: float, calls: int) -> None:
     tokens = sum(len(answer.tokens) + 1 for answer in answers.values())
     shares = ", ".join(f"{name} {value:.1f}" for name, value in judge(task, answers).items())
-    print(f"  {name:28} {len(answers) / seconds:6.1f} sentences/s, {tokens / seconds:7.0f} tokens/s, {calls} calls")
+    print(
+        f"  {name:28} {len(answers) / seconds:6.1f} sentences and {tokens / seconds:.0f} tokens per CPU s, {calls} calls"
+    )
     print(f"  {'':28} {tokens / len(answers):.1f} tokens per sentence; {shares}", flush=True)
 
 
@@ -219,7 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sentences", type=int, default=1000)
     parser.add_argument("--trained-sentences", type=int, default=250, help="of the second part")
-    parser.add_argument("--steps", type=int, default=250, help="optimizer steps of the training here")
+    parser.add_argument("--steps", type=int, default=400, help="optimizer steps of the training here")
     parser.add_argument("--checkpoint", type=Path, help="checkpoints/best of a run, in place of a training here")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
