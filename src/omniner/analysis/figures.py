@@ -82,18 +82,18 @@ def figures(result: ScoreResult, curves: Mapping[str, Curve]) -> dict[str, bytes
     """
     made: dict[str, bytes] = {}
     if any(curves.values()):
-        made["learning_curves"] = _png((8, 5), lambda figure: _curves(figure, curves))
+        made["learning_curves"] = png((8, 5), lambda figure: _curves(figure, curves))
     if result.metrics.categories:
         height = 1.4 + 0.19 * min(LARGEST, len(result.metrics.categories))
-        made["f1_by_category"] = _png((8, height), lambda figure: _f1(figure, result))
+        made["f1_by_category"] = png((8, height), lambda figure: _f1(figure, result))
     if result.errta.errors:
-        made["error_types"] = _png((8, 3.4), lambda figure: _types(figure, result))
+        made["error_types"] = png((8, 3.4), lambda figure: _types(figure, result))
         names, counts = type_by_primary(result)
         height = 1.6 + 0.24 * len(names)
-        made["errors_by_primary"] = _png((8, height), lambda figure: _by_primary(figure, result, names, counts))
+        made["errors_by_primary"] = png((8, height), lambda figure: _by_primary(figure, result, names, counts))
     names, counts = most_confused(result, MOST_CONFUSED)
     if names:
-        made["confusion"] = _png((9, 8), lambda figure: _confusion(figure, result, names, counts))
+        made["confusion"] = png((9, 8), lambda figure: _confusion(figure, result, names, counts))
     return made
 
 
@@ -126,7 +126,7 @@ def most_confused(result: ScoreResult, top: int) -> tuple[list[str], npt.NDArray
     return names, matrix
 
 
-def _png(size: tuple[float, float], draw: Callable[[Figure], None]) -> bytes:
+def png(size: tuple[float, float], draw: Callable[[Figure], None]) -> bytes:
     """Draw on a fresh figure of `size` inches, in our style only."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg

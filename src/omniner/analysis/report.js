@@ -1,104 +1,6 @@
-// Fills the report from the JSON block. Data becomes text only (textContent, escaped chart labels), never markup;
-// nothing is stored or fetched, so the page also works inside a sandboxed frame.
-"use strict";
+// Fills the report of one run from the JSON block, with the tools of `page`.
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const byId = (id) => document.getElementById(id);
-  const spoken = (name) => name.replaceAll("_", " + ");
-  // Blanks at the ends, which no reader would see, are errors of their own here.
-  const visible = (text) => text.replace(/^[\s\u200b\ufeff]+|[\s\u200b\ufeff]+$/g, (blanks) => "␣".repeat(blanks.length));
-  const whole = (n) => n.toLocaleString("en");
-
-  function fault(message) {
-    const box = byId("fault");
-    box.hidden = false;
-    box.textContent = `A part of this page could not be drawn: ${message}`;
-  }
-  window.addEventListener("error", (event) => fault(event.message));
-
-  function make(tag, properties = {}, ...children) {
-    const node = document.createElement(tag);
-    for (const [name, value] of Object.entries(properties)) {
-      if (name in node) node[name] = value;
-      else node.setAttribute(name, value);
-    }
-    node.append(...children);
-    return node;
-  }
-
-  // ---- tables: sorted by a click on the header, one page of rows in the document at a time
-
-  function pager(count, size, show) {
-    let page = 0;
-    const status = make("span", { ariaLive: "polite" });
-    const turn = (by) => make("button", { type: "button", className: "button", textContent: by < 0 ? "‹ Previous" : "Next ›",
-      onclick: () => draw(page + by) });
-    const [back, next] = [turn(-1), turn(1)];
-    const box = make("div", { className: "pager" }, back, status, next);
-    function draw(to) {
-      const total = count();
-      page = Math.max(0, Math.min(to, Math.ceil(total / size) - 1));
-      show(page * size, Math.min(total, (page + 1) * size));
-      status.textContent = total ? `${whole(page * size + 1)}–${whole(Math.min(total, (page + 1) * size))} of ${whole(total)}` : "";
-      back.disabled = page === 0;
-      next.disabled = (page + 1) * size >= total;
-      box.hidden = total <= size;
-    }
-    return { box, draw };
-  }
-
-  function cell(value, column, row) {
-    const number = typeof value === "number";
-    const node = make(column.head ? "th" : "td");
-    if (column.head) node.scope = "row";
-    if (column.zh) node.lang = "zh";
-    node.textContent = number ? column.digits ? value.toFixed(column.digits) : whole(value) : column.show ? column.show(value) : column.zh ? visible(value) : value;
-    if (number) node.className = value ? "number" : "number zero";
-    if (column.bar) {
-      node.classList.add("bar");
-      node.style.setProperty("--part", `${100 * value}%`);
-    }
-    if (column.beside && row[column.beside]) node.append(" ", make("span", { className: "english", lang: "en", textContent: row[column.beside] }));
-    return node;
-  }
-
-  // columns: {key: place in the row, title, zh, digits, bar, head, beside, show}
-  function table(id, caption, columns, rows, empty, size = 100) {
-    const home = byId(id);
-    home.className = "table";
-    if (!rows.length) {
-      home.append(make("p", { className: "none", textContent: empty }));
-      return;
-    }
-    const body = make("tbody");
-    let sorted = rows;
-    const pages = pager(() => sorted.length, size, (from, to) => {
-      body.replaceChildren(...sorted.slice(from, to).map((row) => make("tr", {}, ...columns.map((c) => cell(row[c.key], c, row)))));
-    });
-    const heads = columns.map((column) => {
-      const button = make("button", { type: "button", textContent: column.title });
-      const head = make("th", { scope: "col" }, button);
-      if (typeof rows[0][column.key] === "number") head.className = "number";
-      button.addEventListener("click", () => {
-        const numeric = typeof rows[0][column.key] === "number";
-        const now = head.getAttribute("aria-sort");
-        const down = now ? now !== "descending" : numeric;
-        heads.forEach((other) => other.removeAttribute("aria-sort"));
-        head.setAttribute("aria-sort", down ? "descending" : "ascending");
-        const order = (a, b) => numeric ? a[column.key] - b[column.key] : a[column.key] < b[column.key] ? -1 : a[column.key] > b[column.key] ? 1 : 0;
-        sorted = [...rows].sort((a, b) => down ? order(b, a) : order(a, b));
-        pages.draw(0);
-      });
-      return head;
-    });
-    const title = make("caption", { textContent: caption });
-    const grid = make("table", {}, title, make("thead", {}, make("tr", {}, ...heads)), body);
-    home.append(make("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: caption }, grid), pages.box);
-    // The caption stands above the frame, where it does not scroll away; the one in the table is for screen readers.
-    home.prepend(make("p", { textContent: caption, ariaHidden: "true" }));
-    title.className = "hidden";
-    pages.draw(0);
-  }
+  const { data, byId, spoken, visible, whole, make, pager, table, lane, located } = page;
 
   // ---- charts: numeric axes with written labels, so that no category name is taken for a number or for markup
 
@@ -224,63 +126,7 @@
     }
   }
 
-  // ---- examples: both lanes show the sentence; places count code points, hence the arrays of characters
-
-  // One line per level, level 0 on top; a level without a span here is a gap in the colour of the panel.
-  function underlines(over, ink) {
-    const lines = [];
-    for (let level = 0; level <= Math.max(...over.map((s) => s.level)); level++) {
-      const span = over.find((s) => s.level === level);
-      const shade = span ? span.wrong ? ink : "--right" : "--panel";
-      lines.push(`0 ${2 + 4 * level}px var(${shade})`, `0 ${4 + 4 * level}px var(--panel)`);
-    }
-    return lines.join(",");
-  }
-
-  // Segments between all borders, each with the spans over it; overlapping and nested spans stack their lines.
-  function lane(characters, spans, kind) {
-    const placed = spans.filter((s) => s.start !== null).sort((a, b) => a.start - b.start || b.end - a.end);
-    const free = [];
-    for (const span of placed) {
-      span.level = free.findIndex((end) => end <= span.start);
-      if (span.level < 0) span.level = free.length;
-      free[span.level] = span.end;
-    }
-    const borders = [...new Set([0, characters.length, ...placed.flatMap((s) => [s.start, s.end])])].sort((a, b) => a - b);
-    const line = make("span", { lang: "zh" });
-    borders.slice(0, -1).forEach((from, i) => {
-      const to = borders[i + 1];
-      const over = placed.filter((s) => s.start < to && s.end > from);
-      const node = make("span", { textContent: characters.slice(from, to).join("") });
-      if (over.length) {
-        node.className = over.some((s) => s.wrong) ? "in wrong" : "in";
-        node.style.boxShadow = underlines(over, kind);
-        node.title = over.map((s) => `${s.text} / ${s.category}`).join("\n");
-      }
-      line.append(node);
-      for (const s of over.filter((o) => o.end === to)) line.append(make("span", { className: s.wrong ? "tag wrong" : "tag", textContent: visible(s.category) }));
-    });
-    for (const s of spans.filter((o) => o.start === null)) {
-      line.append(make("span", { className: "nowhere", title: "this surface has no place in the sentence", textContent: visible(s.text) || "(empty)" },
-        make("span", { className: s.wrong ? "tag wrong" : "tag", textContent: visible(s.category) })));
-    }
-    return line;
-  }
-
-  // Where only surfaces are known, the first occurrence that is still free is marked.
-  function located(characters, entities, wrong) {
-    const taken = new Set();
-    return entities.map(([text, category, start, end], i) => {
-      if (start === undefined && text) {
-        const wanted = [...text];
-        for (let at = 0; at + wanted.length <= characters.length && start === undefined; at++) {
-          if (!taken.has(`${at} ${text} ${category}`) && wanted.every((c, k) => characters[at + k] === c)) [start, end] = [at, at + wanted.length];
-        }
-      }
-      if (start !== undefined) taken.add(`${start} ${text} ${category}`);
-      return { text, category, start: start ?? null, end: end ?? null, wrong: wrong.includes(i) };
-    });
-  }
+  // ---- examples: both lanes show the sentence
 
   function example([type, sentence, goldWrong, saidWrong]) {
     const [id, text, gold, said] = data.sentences[sentence];
@@ -350,25 +196,7 @@
     return { choose };
   })();
 
-  // In a frame without an address of its own a link to #place would leave the page: scroll instead.
-  for (const link of document.querySelectorAll("a[href^='#']")) {
-    link.addEventListener("click", (event) => {
-      event.preventDefault();
-      const place = byId(link.getAttribute("href").slice(1));
-      place.tabIndex = -1;
-      place.focus({ preventScroll: true });
-      place.scrollIntoView();
-    });
-  }
-
-  for (const part of [drawScores, drawTypes, drawHeat, drawConfusion, drawLists, drawCurves]) {
-    try {
-      part();
-    } catch (error) {
-      fault(error.message);
-      console.error(error);
-    }
-  }
+  page.draw([drawScores, drawTypes, drawHeat, drawConfusion, drawLists, drawCurves]);
   const redraw = (event) => {
     printing = event.type === "beforeprint";
     document.documentElement.classList.toggle("printing", printing); // paper is light, whatever the screen

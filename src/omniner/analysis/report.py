@@ -1,29 +1,23 @@
 """The report of one run: a single HTML file that needs no network, no server and no Chinese font.
 
 `html` puts the scores, the tables of `tables.build`, the charts and a browser of examples into the template
-`report.html` (with `report.css` and `report.js`). Everything from the data travels as one JSON block in which `<`
-is escaped, and reaches the page as text only; a content security policy admits our own scripts by their digest and
-no address at all. The page weighs 5 MB, nearly all of it the chart library, and takes about 1 s to write.
+`report.html` (with `report.css`, `page.js` and `report.js`); `page` makes one safe file of it. The page weighs 5 MB,
+nearly all of it the chart library, and takes about 1 s to write.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html as markup
-import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-import omniner
-from omniner.analysis import fonts
+from omniner.analysis import page
 from omniner.analysis.figures import MOST_CONFUSED, TYPE_COLOURS, most_confused, type_by_primary
 from omniner.analysis.results import ScoreResult
-from omniner.analysis.tables import Table, chosen_examples, confusions, storable
+from omniner.analysis.tables import Table, chosen_examples, confusions
 from omniner.records import Entity
 from omniner.schema import ErrtaConfig
 
@@ -97,52 +91,24 @@ def html(
         errta: how many examples per type the page holds.
     """
     curves = {name: values for name, values in sorted(curves.items()) if values}
-    data = _data(result, tables, facts, curves, errta)
-    # `<` never stands in the block, so neither `</script` nor `<!--` can end it early.
-    block = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    plotly, script = _plotly(), _template("report.js")
     parts = {
-        "policy": _policy((plotly, script)),
         "name": markup.escape(facts.name),
         "created": markup.escape(facts.created),
-        "nav": _nav(bool(curves)),
+        "nav": page.nav({place: title for place, title in _SECTIONS.items() if curves or place != "curves"}),
         "cards": _cards(result),
         "signature": markup.escape(result.signature),
         "identity": _identity(result),
-        "details": "".join(f"<dt>{markup.escape(k)}</dt><dd>{markup.escape(v)}</dd>" for k, v in facts.details.items()),
+        "details": page.details(facts.details),
         "curves": _CURVES if curves else "",
         "config": f"<pre>{markup.escape(facts.config)}</pre>" if facts.config else '<p class="none">Not recorded.</p>',
-        "footer": f"OmniNER {omniner.__version__}; this file is complete: it loads nothing from anywhere.",
-        "css": _template("report.css"),
-        "data": block,
-        "plotly": plotly,
-        "js": script,
     }
-    texts = (parts[name] for name in ("name", "details", "config", "data"))
-    parts["font"] = fonts.face(texts, "OmniNER Han")
-    return storable(re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _template("report.html")))
-
-
-def _template(name: str) -> str:
-    return resources.files("omniner.analysis").joinpath(name).read_text(encoding="utf-8")
+    scripts = {"plotly": _plotly(), "js": page.asset("page.js") + page.asset("report.js")}
+    return page.render("report.html", parts, _data(result, tables, facts, curves, errta), scripts)
 
 
 def _plotly() -> str:
     """The chart library as one script; importing `plotly` itself would cost a second and give no more."""
     return resources.files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
-
-
-def _policy(scripts: Iterable[str]) -> str:
-    """Only these inline scripts may run, and nothing may be fetched."""
-    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
-    sources = " ".join(f"'sha256-{digest}'" for digest in digests)
-    rules = f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
-    return f"{rules}; base-uri 'none'; form-action 'none'"
-
-
-def _nav(with_curves: bool) -> str:
-    shown = (item for item in _SECTIONS.items() if with_curves or item[0] != "curves")
-    return "".join(f'<a href="#{place}">{title}</a>' for place, title in shown)
 
 
 def _cards(result: ScoreResult) -> str:
@@ -159,9 +125,7 @@ def _cards(result: ScoreResult) -> str:
         ("Errors", f"{errors:,}", f"in {result.errta.with_errors:,} of {result.errta.read:,} sentences"),
         ("Unreadable answers", f"{parse.failed:,}", f"{parse.repaired:,} repaired, of {parse.sentences:,}"),
     ]
-    return "".join(
-        f'<div class="card"><span>{title}</span><b>{value}</b><span>{note}</span></div>' for title, value, note in cards
-    )
+    return page.cards(cards)
 
 
 def _interval(result: ScoreResult, name: str) -> str:

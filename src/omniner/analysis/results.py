@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omniner.records import Entity, Issue, Prediction, Sentence
+
+if TYPE_CHECKING:
+    from omniner.analysis.metrics import Comparison
 
 # Every type an error can have, in the order of tables and figures. `split_merge` occurs only in the
 # official mode (which cannot tell the two apart); the four types between only in span mode.
@@ -209,6 +212,8 @@ class ScoreResult:
     sentences: Mapping[str, Sentence]  # gold, by id
     predictions: Mapping[str, Prediction]  # by id
     primary: Mapping[str, str]  # of every category in gold or prediction
+    comparison: Comparison  # unit by unit, sentence after sentence
+    scored: list[str]  # ids of the sentences of `comparison`
 
     @property
     def unit(self) -> str:

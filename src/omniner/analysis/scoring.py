@@ -20,7 +20,7 @@ from typing import Any
 from omniner import __version__
 from omniner.analysis import errta as errta_common
 from omniner.analysis import errta_official, errta_span, official
-from omniner.analysis.bootstrap import intervals
+from omniner.analysis.bootstrap import intervals, post_numbers
 from omniner.analysis.metrics import Comparison, compare, evaluate
 from omniner.analysis.predictions import LABEL, LABEL_PARSE, LoadedPredictions, collector_paused
 from omniner.analysis.results import ErrtaResult, Metrics, ParseFailure, ParseSummary, ScoreResult
@@ -103,6 +103,8 @@ def _score(
         sentences={sentence.id: sentence for sentence in gold},
         predictions=by_id,
         primary=dict(sorted(primary.items())),
+        comparison=scored.comparison,
+        scored=[sentence.id for sentence in scored.sentences],
     )
 
 
@@ -209,8 +211,7 @@ def _drop_summary_rows(figures: Metrics, issues: list[Issue]) -> None:
 def _add_intervals(figures: Metrics, scored: _Scored, metrics: MetricsConfig) -> None:
     if not metrics.bootstrap:
         return
-    number: dict[str, int] = {}
-    posts = [number.setdefault(sentence.post_id or f"\0{sentence.id}", len(number)) for sentence in scored.sentences]
+    posts = post_numbers(scored.sentences)
     figures.intervals = intervals(scored.comparison, posts, metrics.bootstrap, metrics.confidence, metrics.seed)
     figures.confidence, figures.resamples = metrics.confidence, metrics.bootstrap
     figures.resampled = "posts" if any(sentence.post_id for sentence in scored.sentences) else "sentences"

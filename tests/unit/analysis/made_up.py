@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+from omniner.analysis.metrics import compare
 from omniner.analysis.results import (
     ERROR_TYPES,
     ErrtaError,
@@ -134,7 +135,10 @@ def scored(gold: dict[str, Sentence], predicted: dict[str, Prediction], errors: 
     issues = [Issue("no-prediction", "no answer for this sentence", id="test-0")]
     timing = {"read": 0.5, "metrics": 0.25, "errta": 0.75}
     signature = "omniner|unit:span|profile:own|parse:empty|v:0.1.0"
-    return ScoreResult("own", metrics, errta, parse, signature, timing, issues, gold, predicted, primary)
+    comparison = compare([gold[n].entities for n in gold], [predicted[n].entities for n in gold], "span")
+    return ScoreResult(
+        "own", metrics, errta, parse, signature, timing, issues, gold, predicted, primary, comparison, list(gold)
+    )
 
 
 def _row(tp: int, fp: int, fn: int) -> ScoreRow:
