@@ -136,9 +136,8 @@ def judge(task: Task, answers: dict[str, Answer]) -> dict[str, float]:
 def show(name: str, task: Task, answers: dict[str, Answer], seconds: float, calls: int) -> None:
     tokens = sum(len(answer.tokens) + 1 for answer in answers.values())
     shares = ", ".join(f"{name} {value:.1f}" for name, value in judge(task, answers).items())
-    print(
-        f"  {name:28} {len(answers) / seconds:6.1f} sentences and {tokens / seconds:.0f} tokens per CPU s, {calls} calls"
-    )
+    rates = f"{len(answers) / seconds:6.1f} sentences and {tokens / seconds:.0f} tokens per CPU s"
+    print(f"  {name:28} {rates}, {calls} calls")
     print(f"  {'':28} {tokens / len(answers):.1f} tokens per sentence; {shares}", flush=True)
 
 
