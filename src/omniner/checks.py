@@ -18,7 +18,7 @@ from omniner.errors import UserError
 METHODS = ("full", "lora", "qlora")
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "task.name": ("train", "predict", "score", "compare", "check", "convert"),
+    "task.name": ("train", "predict", "score", "compare", "check", "convert", "guide"),
     "head.kind": ("auto", "none", "softmax", "crf", "span"),
     "tuning.method": ("auto", *METHODS),
     "tuning.optimizer": ("auto", "adamw", "adamw_8bit"),
@@ -43,6 +43,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "metrics.profile": ("own", "official"),
     "metrics.on_parse_failure": ("empty", "drop"),
     "errta.mode": ("auto", "official", "span"),
+    "guide.split": ("dev", "train", "test"),
+    "guide.language": ("zh", "en"),
+    "teacher.kind": ("none", "openai", "hf"),
+    "teacher.structured": ("none", "json_schema"),
     "tracking.kind": ("off", "local", "server"),
     "to": ("auto", "llama", "merged", "alpaca", "jsonl", "conll", "generated"),
 }
@@ -68,6 +72,16 @@ POSITIVE = (
     "decoding.top_p",
     "compare.resamples",
     "compare.permutations",
+    "guide.clusters",
+    "guide.min_errors",
+    "guide.examples",
+    "guide.surfaces",
+    "prompt.max_tokens",
+    "teacher.concurrency",
+    "teacher.timeout",
+    "teacher.slots",
+    "teacher.max_new_tokens",
+    "teacher.max_requests",
 )
 NOT_NEGATIVE = (
     "trainer.eval_steps",
@@ -80,6 +94,8 @@ NOT_NEGATIVE = (
     "decoding.temperature",
     "decoding.retries",
     "compare.examples",
+    "guide.suspects",
+    "teacher.retries",
 )
 SHARES = (
     "data.dev_from_train",
@@ -149,6 +165,7 @@ def check_pairs(config: schema.Config) -> None:
     if tracking.kind == "server" and not tracking.uri:
         raise UserError("tracking.uri", "a tracking server has no address", "Set tracking.uri=http://host:port.")
     _check_causal(config)
+    _check_guide(config)
     _check_paths(config)
 
 
@@ -179,6 +196,22 @@ def _check_causal(config: schema.Config) -> None:
         raise UserError("decoding.engine", "a server cannot decode a model in training", "Use it with task=predict.")
     if decoding.top_p > 1:
         raise UserError("decoding.top_p", f"{decoding.top_p} is above 1", "Give a share up to 1.")
+
+
+def _check_guide(config: schema.Config) -> None:
+    """Notes come from errors that a model may learn from, and a teacher can be asked."""
+    guide, teacher = config.guide, config.teacher
+    if config.task.name != "guide":
+        return
+    if not config.run:
+        raise UserError("run", "task=guide needs it", "Set run=<MLflow run id, name of a run, or its folder>.")
+    if guide.split == "test" and not guide.allow_test:
+        found = "test is the split that is reported: a prompt made of its errors would have seen the answers"
+        raise UserError("guide.split", found, "Use dev or train (guide.allow_test=true does it and marks the run).")
+    if teacher.kind == "openai" and not teacher.url:
+        raise UserError("teacher.url", "the server has no address", "Set teacher.url=http://host:port/v1.")
+    if teacher.kind == "hf" and not teacher.path:
+        raise UserError("teacher.path", "no model is named", "Set teacher.path=<hub name or folder>.")
 
 
 def _check_paths(config: schema.Config) -> None:
@@ -228,7 +261,8 @@ def _name_parts(config: schema.Config) -> list[str]:
     model = [config.model.name, config.head.kind]
     if isinstance(config.model, schema.CausalConfig):
         guided = config.decoding.kind if config.decoding.kind != "free" else ""
-        model = [config.model.name, config.prompt.name, config.tuning.method, guided]
+        own = f"{config.prompt.name}_own" if config.prompt.from_run else config.prompt.name
+        model = [config.model.name, own, config.tuning.method, guided]
     elif config.decoding.engine == "openai":
         model = [config.decoding.model or "server", config.prompt.name]
     parts = {
@@ -237,6 +271,7 @@ def _name_parts(config: schema.Config) -> list[str]:
         "score": ["score", Path(config.predictions or "").stem],
         "compare": ["compare", *(Path(entry.partition("=")[0]).stem for entry in config.runs[:2])],
         "check": ["check", config.model.name, config.data.name],
+        "guide": ["guide", Path(config.run or "").name, config.guide.split, config.teacher.kind],
         "convert": ["convert", Path(config.input or config.checkpoint or "").stem, config.to],
     }
     return parts[config.task.name]

@@ -19,9 +19,11 @@ from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from omniner import checks, schema
 from omniner.errors import UserError
+from omniner.files import explaining
 
 T = TypeVar("T")
 
@@ -37,6 +39,8 @@ SECTIONS: dict[str, type] = {
     "metrics": schema.MetricsConfig,
     "errta": schema.ErrtaConfig,
     "compare": schema.CompareConfig,
+    "guide": schema.GuideConfig,
+    "teacher": schema.TeacherConfig,
     "tracking": schema.TrackingConfig,
 }
 MODELS: dict[str, type] = {
@@ -92,11 +96,40 @@ def check(composed: DictConfig) -> schema.Config:
     for key in sorted(fields - raw.keys()):
         raise UserError(key, "this key is missing", f"Compose with conf/config.yaml, or add {key}.")
     sections = {name: _typed(name, kind, raw[name]) for name, kind in SECTIONS.items()}
-    sections["model"] = _typed("model", _model_type(raw["model"]), raw["model"])
-    config = _typed("", schema.Config, {key: raw[key] for key in fields - sections.keys()} | sections)
+    sections["model"] = _model(raw["model"])
+    config: schema.Config = _typed("", schema.Config, {key: raw[key] for key in fields - sections.keys()} | sections)
     checks.check_values(config)
     checks.check_pairs(config)
     return checks.resolve(config)
+
+
+def adopt(config: schema.Config, path: Path, names: Sequence[str]) -> schema.Config:
+    """The configuration with these sections taken from the `config.yaml` of a run that is there.
+
+    Args:
+        config: of this run.
+        path: of the other run's file.
+        names: sections, such as `model` and `data`.
+
+    Raises:
+        UserError: the file is no configuration, or one of another version of this program.
+    """
+    with explaining(path):
+        text = path.read_text(encoding="utf-8")
+    fix = "Name a run of this version of OmniNER, or train it again."
+    try:
+        raw = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+    except (OmegaConfBaseException, ValueError, YAMLError) as error:
+        raise UserError(path, f"not a configuration ({_first_line(error)})", fix) from error
+    if not isinstance(raw, dict) or (missing := [name for name in names if name not in raw]):
+        raise UserError(path, f"not the configuration of a run ({', '.join(missing)} is missing)", fix)
+    try:
+        taken = {
+            name: _model(raw[name]) if name == "model" else _typed(name, SECTIONS[name], raw[name]) for name in names
+        }
+    except UserError as error:
+        raise UserError(path, f"{error.where}: {error.found}", fix) from error
+    return dataclasses.replace(config, **taken)
 
 
 def section(composed: DictConfig, name: str, kind: type[T]) -> T:
@@ -105,11 +138,12 @@ def section(composed: DictConfig, name: str, kind: type[T]) -> T:
     return typed
 
 
-def _model_type(raw: Any) -> type:
+def _model(raw: Any) -> Any:
+    """The section `model`, whose type depends on its kind."""
     kind = raw.get("kind") if isinstance(raw, Mapping) else None
     if kind not in MODELS:
         raise UserError("model.kind", f"{kind!r} is no kind of model", f"Choose one of: {', '.join(MODELS)}.")
-    return MODELS[kind]
+    return _typed("model", MODELS[kind], raw)
 
 
 def _unknown(key: str, known: set[str]) -> UserError:

@@ -15,7 +15,7 @@ from typing import Any
 class TaskConfig:
     """`conf/task`: what to do."""
 
-    name: str  # train | predict | score | compare | check | convert
+    name: str  # train | predict | score | compare | check | convert | guide
 
 
 @dataclass
@@ -103,6 +103,8 @@ class PromptConfig:
     errors: dict[str, str]  # text of `{errors}`: frequent errors and their corrections
     examples: int  # sentences of train shown with their answers
     seed: int  # of the choice of examples
+    from_run: str | None  # `{errors}` are those that a run of task=guide found; null = the text of `errors`
+    max_tokens: int  # of `{errors}` from a run; characters where the model's tokenizer is not at hand
 
 
 @dataclass
@@ -226,6 +228,39 @@ class CompareConfig:
 
 
 @dataclass
+class GuideConfig:
+    """`guide`: which errors become notes, and how many."""
+
+    split: str  # dev | train | test; test only with allow_test
+    allow_test: bool
+    clusters: int  # largest clusters of errors that get a note
+    min_errors: int  # smaller clusters get none
+    examples: int  # errors shown of each cluster
+    surfaces: int  # most frequent surfaces of a cluster that are counted in train
+    suspects: int  # suspected annotation errors that are shown and asked about; 0 = none
+    language: str  # zh | en: of a teacher's notes; counted notes have both
+
+
+@dataclass
+class TeacherConfig:
+    """`conf/teacher`: who explains errors."""
+
+    kind: str  # none | openai | hf
+    url: str | None  # openai: where the server is, with its /v1
+    model: str | None  # openai: the model's name there; null = the only one it has
+    api_key_env: str  # openai: environment variable that holds the key
+    concurrency: int  # openai: requests under way at once
+    timeout: float  # openai: seconds for one request
+    retries: int  # openai: further attempts after a failure that may pass
+    structured: str  # openai: none | json_schema
+    path: str | None  # hf: hub name or local folder
+    slots: int  # hf: questions that are answered side by side
+    max_new_tokens: int
+    max_requests: int  # most questions put to it in one run, repeated ones included
+    cache: str  # folder of answers; shared by all runs
+
+
+@dataclass
 class TrackingConfig:
     """`conf/tracking`: where runs are logged."""
 
@@ -253,6 +288,8 @@ class Config:
     metrics: MetricsConfig
     errta: ErrtaConfig
     compare: CompareConfig
+    guide: GuideConfig
+    teacher: TeacherConfig
     tracking: TrackingConfig
     name: str  # of the run; auto = from its parts
     seed: int
@@ -261,6 +298,7 @@ class Config:
     predictions: str | None  # task=score: the predictions file
     gold: str | None  # task=score: gold beside it; null = the file's own labels or the data config
     runs: list[str]  # task=compare: the runs; the first is the baseline
+    run: str | None  # task=guide: the run whose errors are explained
     checkpoint: str | None  # task=predict: folder or .ckpt of a trained run
     input: str | None  # task=predict: sentences to tag; null = the report split; task=convert: what to convert
     output: str | None  # task=convert: the file or folder to write

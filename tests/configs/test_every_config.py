@@ -18,8 +18,18 @@ def _overrides(path: Path) -> list[str]:
     extra = {
         "task/score": ["predictions=/dev/null"],
         "task/compare": ["runs=[a,b]"],
+        "task/guide": ["run=a"],
+        "task/convert": ["input=/dev/null", "output=out", "to=jsonl"],
         "task/predict": ["checkpoint=/dev/null"],
         "model/path": ["model.path=a_folder"],
+        "model/causal_path": ["model.path=a_folder"],
+        "model/baichuan2_7b": ["model.path=a_folder"],
+        "model/internlm2_5_7b": ["model.path=a_folder"],
+        "decoding/openai": ["task=predict", "decoding.url=http://127.0.0.1:8000/v1"],
+        "teacher/openai": ["teacher.url=http://127.0.0.1:8000/v1"],
+        "trainer/fsdp": ["model=qwen2_0_5b"],
+        "tuning/lora": ["model=qwen2_0_5b"],
+        "tuning/qlora": ["model=qwen2_0_5b"],
         "tracking/server": ["tracking.uri=http://127.0.0.1:5000"],
     }
     return [f"{group}={name}", *extra.get(f"{group}/{name}", [])]

@@ -22,5 +22,5 @@ def _lazy(name: str) -> Callable[[Context], None]:
 
 
 TASKS: dict[str, Callable[[Context], None]] = {
-    name: _lazy(name) for name in ("train", "predict", "score", "compare", "check", "convert")
+    name: _lazy(name) for name in ("train", "predict", "score", "compare", "check", "convert", "guide")
 }
