@@ -197,9 +197,8 @@ class GenerativeModule(Learner):
     def _log(self, loss: Tensor, batch: PackedStep) -> None:
         if not self.logs:
             return
-        several = self.trainer.world_size > 1
         self.log_step(loss, batch.sentences)
         self.log("train/packs", float(len(batch.packs)), batch_size=batch.sentences)
         tokens = self.rates.get("tokens", 0.0)
         # each process knows its own tokens
-        self.log("train/tokens_per_second", tokens, batch_size=batch.sentences, sync_dist=several, reduce_fx="sum")
+        self.log("train/tokens_per_second", tokens, batch_size=batch.sentences, sync_dist=True, reduce_fx="sum")

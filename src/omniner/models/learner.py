@@ -106,8 +106,7 @@ class Learner(pl.LightningModule, ABC):
         """
         if not self.logs:
             return
-        several = self.trainer.world_size > 1
-        self.log("train/loss", loss.detach(), batch_size=sentences, sync_dist=several)
+        self.log("train/loss", loss.detach(), batch_size=sentences, sync_dist=True)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log("train/learning_rate", rate, batch_size=sentences)
         self.log("train/sentences_per_second", self.rates.get("sentences", 0.0), batch_size=sentences)
@@ -119,10 +118,9 @@ class Learner(pl.LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         """Log the counts of all processes together."""
-        several = self.trainer.world_size > 1
         for name, value in self.score.compute().items():
             # all processes have the same number already, which a maximum keeps to the last bit
-            self.log(f"val/{name}", value, prog_bar=name == "f1", reduce_fx="max", sync_dist=several)
+            self.log(f"val/{name}", value, prog_bar=name == "f1", reduce_fx="max", sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the description."""

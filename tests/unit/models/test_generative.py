@@ -74,6 +74,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
     return learnt_by_heart(tmp_path_factory.mktemp("trained"))
 
 
+@pytest.fixture
+def by_itself(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leaves nothing of a process group behind, which later tests would take for theirs."""
+    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def answers(path: Path | None, sentences: list[Sentence], config: Config, *done: str) -> dict[str, Prediction]:
     return {p.id: p for batch in predict(path, sentences, config, frozenset(done)) for p in batch}
 
@@ -260,6 +271,36 @@ def test_half_precision_learns(tmp_path: Path, precision: str, method: str) -> N
     assert frozen == (set() if method == "full" else {torch.bfloat16})
     rotary = [buffer.dtype for name, buffer in module.model.named_buffers() if name.endswith("inv_freq")]
     assert set(rotary) == {torch.float32}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("strategy", ["auto", "fsdp"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.usefixtures("by_itself")
+def test_a_gpu_trains_resumes_and_answers(tmp_path: Path, method: str, strategy: str) -> None:
+    config = configuration(
+        "trainer.accelerator=gpu", "trainer.devices=1", f"trainer.strategy={strategy}", f"tuning={method}",
+        "trainer.batch_size=4", "trainer.max_epochs=8", "trainer.eval_every=8",
+        "model.learning_rate.full=0.005", "model.learning_rate.lora=0.02",
+        "model.architecture.num_attention_heads=1", "model.architecture.num_key_value_heads=1",
+    )  # fmt: skip
+    corpus, losses = small_corpus.corpus(16, 4), Losses()
+    assert fit(config, corpus, tmp_path, None, [losses, At(6, terminate)]).interrupted
+    result = fit(config, corpus, tmp_path, None, [losses])
+    values = [losses.values[step] for step in range(1, 33)]
+    assert sum(values[-4:]) < (0.6 if method == "full" else 0.99) * sum(values[:4])
+    assert answers(result.best_path, corpus.splits["test"], config).keys() == {s.id for s in corpus.splits["test"]}
+
+
+@pytest.mark.usefixtures("by_itself")
+def test_one_process_may_divide_weights_with_itself(tmp_path: Path) -> None:
+    corpus, seen = small_corpus.corpus(16, 4), []
+    for strategy in ("auto", "fsdp"):
+        losses = Losses()
+        fit(configuration(f"trainer.strategy={strategy}", *QUICK), corpus, tmp_path / strategy, None, [losses])
+        seen.append(losses.values)
+    assert seen[0] == pytest.approx(seen[1], rel=1e-5)
 
 
 def test_what_is_done_is_not_answered_again(trained: tuple[Config, Path]) -> None:
