@@ -27,6 +27,7 @@ from omniner.encoding.prompts import Prompt
 from omniner.errors import UserError
 from omniner.files import explaining, read_json, restore, write_json, writing_folder
 from omniner.models import adapters, language_models, loading, quantization
+from omniner.models.checkpoints import DESCRIPTION
 from omniner.models.quantization import Quantization
 from omniner.schema import CausalConfig, TuningConfig
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("omniner")
 
-_CARD = "omniner.json"
 _VERSION = 1
 _BASE = "base"  # subfolder of a base that stands nowhere else
 _FIX = "Name the checkpoints/best folder of a finished training run of a causal model."
@@ -110,7 +110,7 @@ def save(folder: Path, causal: CausalModel, weights: Mapping[str, Tensor] | None
         else:
             _save_adapters(written, causal, state)
         _save_tokenizer(written, causal.chat)
-        write_json(written / _CARD, _card(causal))
+        write_json(written / DESCRIPTION, _card(causal))
 
 
 def load(folder: Path, dtype: torch.dtype, device: torch.device | str) -> CausalModel:
@@ -197,17 +197,17 @@ def _card(causal: CausalModel) -> dict[str, Any]:
 def _read_card(folder: Path) -> dict[str, Any]:
     """`omniner.json` of a folder, checked as far as `load` relies on it."""
     restore(folder)
-    if not (folder / _CARD).is_file():
-        raise UserError("checkpoint", f"{folder} is no folder with {_CARD}", _FIX)
-    card = read_json(folder / _CARD)
+    if not (folder / DESCRIPTION).is_file():
+        raise UserError("checkpoint", f"{folder} is no folder with {DESCRIPTION}", _FIX)
+    card = read_json(folder / DESCRIPTION)
     if not isinstance(card, dict) or card.get("kind") != "generative":
-        raise UserError(folder / _CARD, "not the description of a causal model", _FIX)
+        raise UserError(folder / DESCRIPTION, "not the description of a causal model", _FIX)
     if card.get("version") != _VERSION:
         found = f"version {card.get('version')}, this program reads version {_VERSION}"
-        raise UserError(folder / _CARD, found, "Use the program's version that wrote it.")
+        raise UserError(folder / DESCRIPTION, found, "Use the program's version that wrote it.")
     missing = sorted({"method", "base", "quantization", "chat_template", "prompt"} - card.keys())
     if missing or card["method"] not in adapters.METHODS:
-        raise UserError(folder / _CARD, f"incomplete ({', '.join(missing) or card['method']})", _FIX)
+        raise UserError(folder / DESCRIPTION, f"incomplete ({', '.join(missing) or card['method']})", _FIX)
     return card
 
 
@@ -256,7 +256,7 @@ def _load_base(folder: Path, card: Mapping[str, Any], dtype: torch.dtype) -> Any
         return language_models.weights(card["base"], dtype)
     except UserError as error:
         raise UserError(
-            folder / _CARD,
+            folder / DESCRIPTION,
             f"these adapters need the model they were trained beside, and {error.found}",
             "Put it back there, or write its new place as `base` in this file.",
         ) from error

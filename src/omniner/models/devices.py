@@ -49,8 +49,13 @@ class Devices(NamedTuple):
         return torch.float32 if exact else torch.bfloat16
 
 
-def settle(config: Config) -> Devices:
-    """Decide, set the CPU threads of this process, and say what was decided."""
+def settle(config: Config, causal_model: bool) -> Devices:
+    """Decide, set the CPU threads of this process, and say what was decided.
+
+    Args:
+        config: `trainer` and the kind of `model` are read.
+        causal_model: whether a causal model will run, whatever `model` says: a checkpoint brings its own.
+    """
     trainer = config.trainer
     gpus = torch.cuda.device_count()
     accelerator = trainer.accelerator
@@ -70,7 +75,7 @@ def settle(config: Config) -> Devices:
     strategy = "fsdp" if trainer.strategy == "fsdp" else "ddp" if world > 1 else "auto"
     threads = trainer.threads or max(1, len(os.sched_getaffinity(0)) // (count if accelerator == "cpu" else 1))
     torch.set_num_threads(threads)
-    devices = Devices(accelerator, count, world, strategy, _precision(config, accelerator))
+    devices = Devices(accelerator, count, world, strategy, _precision(config, accelerator, causal_model))
     log.info(
         "%d %s%s%s, %s, %d CPU threads per process",
         count,
@@ -83,9 +88,9 @@ def settle(config: Config) -> Devices:
     return devices
 
 
-def _precision(config: Config, accelerator: str) -> Precision:
+def _precision(config: Config, accelerator: str, causal_model: bool) -> Precision:
     """`auto`: bf16 where it is quick and the model is large."""
-    large = not isinstance(config.model, BiLSTMConfig)
+    large = causal_model or not isinstance(config.model, BiLSTMConfig)
     automatic: Precision = "bf16-mixed" if accelerator == "gpu" and large else "32-true"
     named: dict[str, Precision] = {name: name for name in get_args(Precision)}
     return named.get(config.trainer.precision, automatic)

@@ -51,8 +51,9 @@ def predict(
     bare = [Sentence(sentence.id, sentence.text) for sentence in sentences]
     if done.issuperset(sentence.id for sentence in bare) and done:
         return
-    devices = settle(config)
-    if checkpoint is not None and not checkpoint.is_dir():
+    tagger = checkpoint is not None and not checkpoint.is_dir()
+    devices = settle(config, causal_model=not tagger)
+    if checkpoint is not None and tagger:
         yield from _tag_all(checkpoint, [sentence for sentence in bare if sentence.id not in done], config, devices)
         return
     dtype = devices.dtype(learns=False)

@@ -93,7 +93,7 @@ def fit(
         logger: of Lightning, or none.
         callbacks: further ones, before those of `trainer.callbacks`.
     """
-    devices = settle(config)
+    devices = settle(config, isinstance(config.model, CausalConfig))
     module, data = _prepare(config, devices, corpus.splits["train"], corpus.splits["dev"])
     kept = make_folder(folder / "checkpoints")
     keeper, interruption = KeepCheckpoints(kept, module.best_name, config.trainer), Interruption()
@@ -129,7 +129,7 @@ def fit(
 
 def prepare(config: Config, train: Sequence[Sentence], dev: Sequence[Sentence]) -> Prepared:
     """The module and the data of a training run; every mistake in configuration or data shows here."""
-    return _prepare(config, settle(config), train, dev)
+    return _prepare(config, settle(config, isinstance(config.model, CausalConfig)), train, dev)
 
 
 def _prepare(config: Config, devices: Devices, train: Sequence[Sentence], dev: Sequence[Sentence]) -> Prepared:

@@ -58,10 +58,9 @@ def _guess(given: str | None) -> str:
 def _merge(context: Context, output: Path) -> None:
     import torch
 
-    from omniner.models import causal
-    from omniner.tasks.predict import find_checkpoint
+    from omniner.models import causal, checkpoints
 
-    checkpoint = find_checkpoint(Path(context.config.checkpoint or ""))
+    checkpoint = checkpoints.find(Path(context.config.checkpoint or ""))
     causal.merge(checkpoint, output, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from omniner.corpus import sources
 from omniner.corpus.taxonomy import Taxonomy
-from omniner.errors import UserError
 from omniner.records import Issue, Sentence
 from omniner.schema import Config
 from omniner.tasks.context import Context, publish_corpus, publish_issues
@@ -25,30 +24,23 @@ log = logging.getLogger("omniner")
 def run(context: Context) -> None:
     """Read the sentences, tag them, score them if they have gold."""
     config, folder = context.config, context.folder
-    checkpoint = find_checkpoint(Path(config.checkpoint)) if config.checkpoint else None
+    checkpoint = _find(config.checkpoint) if config.checkpoint else None
     sentences, issues, taxonomy = _sentences(context)
     counts = publish_issues(context, issues)
     predictions = predict_file(config, checkpoint, sentences, folder / "predictions.jsonl")
     context.run.file(folder / "predictions.jsonl")
     if any(sentence.entities for sentence in sentences):
         write_gold(folder / "gold.jsonl", sentences)
+        context.run.file(folder / "gold.jsonl")
         evaluate(context, sentences, predictions, Extras(taxonomy, issues=counts))
     else:
         log.info("no gold entities in these sentences: nothing to score")
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that `checkpoint=` means: a tagger's file, or the folder of a generative model."""
-    from omniner.models.checkpoints import DESCRIPTION
+def _find(named: str) -> Path:
+    from omniner.models import checkpoints  # torch; a server's answers need none of it
 
-    if path.is_file() or (path / DESCRIPTION).is_file():
-        return path
-    for found in (path / "checkpoints" / "best.ckpt", path / "checkpoints" / "best"):
-        if found.exists():
-            return found
-    raise UserError(
-        "checkpoint", f"{path} holds no checkpoints/best or checkpoints/best.ckpt", "Name the folder of a finished run."
-    )
+    return checkpoints.find(Path(named))
 
 
 def _sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxonomy | None]:
