@@ -67,10 +67,7 @@ def writing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            # mkstemp makes the file private; give it the permissions any other new file would have.
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(name).chmod(0o666 & ~umask)
+            _publish(Path(name))
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -93,6 +90,9 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
         half.mkdir()
         try:
             yield half
+            for file in half.rglob("*"):
+                if file.is_file():
+                    _publish(file)
             if path.exists():
                 path.rename(aside)
             half.rename(path)
@@ -112,6 +112,13 @@ def restore(path: str | Path) -> None:
             aside.rename(path)
         else:
             _remove(aside)
+
+
+def _publish(file: Path) -> None:
+    """Temporary files are made private: give one the permissions that any other new file would have."""
+    umask = os.umask(0)
+    os.umask(umask)
+    file.chmod(0o666 & ~umask)
 
 
 def _aside(path: Path) -> Path:

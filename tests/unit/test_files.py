@@ -121,6 +121,15 @@ def test_a_folder_takes_the_place_of_another_as_a_whole(tmp_path: Path) -> None:
     assert [item.name for item in (tmp_path / "deep").iterdir()] == ["a"]
 
 
+def test_files_in_a_folder_are_as_readable_as_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("")
+    with writing_folder(tmp_path / "a") as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "x").write_text("")
+        (folder / "deep" / "x").chmod(0o600)
+    assert (tmp_path / "a" / "deep" / "x").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
     with writing_folder(tmp_path / "a") as folder:
         (folder / "x").write_text("old")

@@ -83,12 +83,17 @@ def weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
         _check_code(path, _settings(source))
     options = {**loading.options(local), **more}
     with loading.explaining(path, local, _FOLDER), _explaining_code(path):
-        _check_causal(path, AutoConfig.from_pretrained(source, **options))
+        settings = AutoConfig.from_pretrained(source, **options)
+        _check_causal(path, settings)
+    if more:
+        options |= _unpacked()
     with loading.explaining(path, local, _FOLDER), loading.quiet():
         model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
     if missing := sorted(report["missing_keys"]):
         found = f"{path} lacks {len(missing)} of the model's weights, {missing[0]} first"
         raise UserError("model.path", found, "They would be random: name a complete model.")
+    if more:
+        _forget_packing(model)
     return model
 
 
@@ -119,6 +124,23 @@ def _place(path: str) -> tuple[str, bool, dict[str, str]]:
             raise UserError("model.path", f"{file} is a GGUF file, which needs gguf", "pip install gguf") from error
         return str(file.parent), True, {"gguf_file": file.name}
     return path, loading.is_local(path, _FOLDER), {}
+
+
+def _unpacked() -> dict[str, Any]:
+    """Newer versions of transformers may leave the weights of a GGUF file packed, unless told not to."""
+    try:
+        from transformers import GgufConfig
+    except ImportError:
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}
+
+
+def _forget_packing(model: Any) -> None:
+    """The weights are ordinary ones now; a model that is marked as quantised refuses to be saved."""
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+        vars(model).pop(name, None)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
 
 
 def _settings(folder: str) -> dict[str, Any]:
@@ -181,6 +203,9 @@ def _check_causal(path: str, settings: Any) -> None:
             f"{path} is no causal language model ({', '.join(names) or kind})",
             "Name one that writes text, for example Qwen/Qwen2-0.5B-Instruct; for an encoder, use model=path.",
         )
+    if getattr(settings, "quantization_config", None):
+        found = f"{path} is quantised already"
+        raise UserError("model.path", found, "Name the model in its ordinary precision; tuning=qlora quantises it.")
 
 
 def _check_tokenizer(path: str, tokenizer: Any, rows: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import small_causal
+import small_gguf
 import torch
 from small_causal import PROMPT, TEXTS, logits, model_config, sample, tuning_config
 
@@ -240,6 +241,10 @@ def written(folder: Path, **settings: Any) -> Path:
         ({"model_type": "baichuan", "auto_map": {}}, r"baichuan model.*task=convert input=.* output=<folder>"),
         ({"model_type": "chatnone", "auto_map": {"AutoConfig": "x.Y"}}, "code of its repository.*never executed"),
         ({"model_type": "chatnone"}, "cannot be loaded"),
+        (
+            {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "quantization_config": {"bits": 4}},
+            r"quantised already.*tuning=qlora",
+        ),
         ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, "cannot be loaded.*model.safetensors"),
     ],
 )
@@ -324,6 +329,31 @@ def test_a_missing_hub_model_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"model\.path: no/such-model cannot be loaded.*hf download"):
         causal.build(model_config("no/such-model"), tuning_config("lora"), PROMPT, [], torch.float32, seed=1)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_gguf_file_is_a_model_like_any_other(method: str, as_folder: bool, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    from transformers import AutoModelForCausalLM
+
+    source = small_causal.build("full")
+    (tmp_path / "file").mkdir()
+    small_gguf.write(tmp_path / "file" / "small.gguf", source.model, source.chat.tokenizer)
+    path = tmp_path / "file" if as_folder else tmp_path / "file" / "small.gguf"
+    model = small_causal.build(method, path)
+    ids = sample(source)
+    text = "北京的🍜好吃"
+    assert model.chat.answer_ids(text) == source.chat.answer_ids(text)
+    assert model.chat.text(PROMPT, text) == source.chat.text(PROMPT, text)
+    torch.testing.assert_close(logits(model.model, ids), logits(source.model, ids), rtol=0, atol=1e-6)
+    small_causal.train(model.model, ids, adapters.optimizer(model.model, tuning_config(method), 1e-2, 0.0), 2)
+    causal.save(tmp_path / "best", model)
+    loaded = causal.load(tmp_path / "best", torch.float32, "cpu")
+    assert torch.equal(logits(loaded.model, ids), logits(model.model, ids))
+    causal.merge(tmp_path / "best", tmp_path / "merged", torch.float32)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits(merged, ids), logits(model.model, ids), rtol=0, atol=2e-6)
 
 
 def test_of_several_gguf_files_one_must_be_named(tmp_path: Path) -> None:
