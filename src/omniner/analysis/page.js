@@ -53,8 +53,9 @@ const page = (() => {
     const node = make(column.head ? "th" : "td");
     if (column.head) node.scope = "row";
     if (column.zh) node.lang = "zh";
-    node.textContent = number ? column.digits ? value.toFixed(column.digits) : whole(value) : column.show ? column.show(value) : column.zh ? visible(value) : value;
+    node.textContent = number ? column.print ? column.print(value) : column.digits ? value.toFixed(column.digits) : whole(value) : column.show ? column.show(value) : column.zh ? visible(value) : value;
     if (number) node.className = value ? "number" : "number zero";
+    if (number && column.sign && value) node.classList.add(value > 0 ? "up" : "down");
     if (column.bar) {
       node.classList.add("bar");
       node.style.setProperty("--part", `${100 * value}%`);
@@ -63,7 +64,7 @@ const page = (() => {
     return node;
   }
 
-  // columns: {key: place in the row, title, zh, digits, bar, head, beside, show}
+  // columns: {key: place in the row, title, zh, digits, bar, head, beside, show (a text), print (a number), sign}
   function table(id, caption, columns, rows, empty, size = 100) {
     const home = byId(id);
     home.className = "table";
@@ -79,14 +80,15 @@ const page = (() => {
     const heads = columns.map((column) => {
       const button = make("button", { type: "button", textContent: column.title });
       const head = make("th", { scope: "col" }, button);
-      if (typeof rows[0][column.key] === "number") head.className = "number";
+      const numeric = rows.some((row) => typeof row[column.key] === "number");
+      const value = (row) => numeric && typeof row[column.key] !== "number" ? -Infinity : row[column.key];
+      if (numeric) head.className = "number";
       button.addEventListener("click", () => {
-        const numeric = typeof rows[0][column.key] === "number";
         const now = head.getAttribute("aria-sort");
         const down = now ? now !== "descending" : numeric;
         heads.forEach((other) => other.removeAttribute("aria-sort"));
         head.setAttribute("aria-sort", down ? "descending" : "ascending");
-        const order = (a, b) => numeric ? a[column.key] - b[column.key] : a[column.key] < b[column.key] ? -1 : a[column.key] > b[column.key] ? 1 : 0;
+        const order = (a, b) => value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : 0;
         sorted = [...rows].sort((a, b) => down ? order(b, a) : order(a, b));
         pages.draw(0);
       });

@@ -20,6 +20,7 @@ from typing import Any
 import omniner
 from omniner.analysis import fonts
 from omniner.analysis.tables import storable
+from omniner.records import Entity
 
 
 def render(template: str, parts: Mapping[str, str], data: Any, scripts: Mapping[str, str]) -> str:
@@ -67,6 +68,21 @@ def cards(items: Iterable[tuple[str, str, str]]) -> str:
 def details(items: Mapping[str, str]) -> str:
     """Terms and what they are, in this order."""
     return "".join(f"<dt>{markup.escape(term)}</dt><dd>{markup.escape(text)}</dd>" for term, text in items.items())
+
+
+def entity(found: Entity) -> list[Any]:
+    """An entity as the scripts take it."""
+    return list(found) if found.start is not None else [found.text, found.category]
+
+
+def places(wrong: Iterable[Entity], entities: list[Any]) -> list[int]:
+    """Where these entities stand in the list; one that the scorer changed or repaired is added to it."""
+    found = []
+    for item in map(entity, wrong):
+        if item not in entities:
+            entities.append(item)
+        found.append(entities.index(item))
+    return found
 
 
 def _policy(scripts: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html as markup
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -18,7 +18,6 @@ from omniner.analysis import page
 from omniner.analysis.figures import MOST_CONFUSED, TYPE_COLOURS, most_confused, type_by_primary
 from omniner.analysis.results import ScoreResult
 from omniner.analysis.tables import Table, chosen_examples, confusions
-from omniner.records import Entity
 from omniner.schema import ErrtaConfig
 
 Curve = Sequence[tuple[int, float]]  # (step, value)
@@ -209,7 +208,12 @@ def _examples(result: ScoreResult, per_type: int) -> tuple[list[Any], list[Any]]
                 sentences.append(_sentence(result, error.sentence_id))
             _, _, gold, predicted = sentences[place[error.sentence_id]]
             examples.append(
-                [number, place[error.sentence_id], _places(error.gold, gold), _places(error.predicted, predicted)]
+                [
+                    number,
+                    place[error.sentence_id],
+                    page.places(error.gold, gold),
+                    page.places(error.predicted, predicted),
+                ]
             )
     return sentences, examples
 
@@ -217,18 +221,4 @@ def _examples(result: ScoreResult, per_type: int) -> tuple[list[Any], list[Any]]
 def _sentence(result: ScoreResult, name: str) -> list[Any]:
     sentence, prediction = result.sentences[name], result.predictions.get(name)
     said = prediction.entities if prediction else []
-    return [name, sentence.text, [_entity(e) for e in sentence.entities], [_entity(e) for e in said]]
-
-
-def _entity(entity: Entity) -> list[Any]:
-    return list(entity) if entity.start is not None else [entity.text, entity.category]
-
-
-def _places(wrong: Iterable[Entity], entities: list[Any]) -> list[int]:
-    """Where these entities stand in the list; one that the scorer changed or repaired is added to it."""
-    found = []
-    for entity in map(_entity, wrong):
-        if entity not in entities:
-            entities.append(entity)
-        found.append(entities.index(entity))
-    return found
+    return [name, sentence.text, [page.entity(e) for e in sentence.entities], [page.entity(e) for e in said]]

@@ -23,7 +23,7 @@ from omniner.schema import TrackingConfig
 from omniner.tracking.provenance import git_state, versions
 from omniner.tracking.run import DataInput, Run, TrackedRun, display_name, masked, safe_name, tag_values
 from omniner.tracking.spool import Sender, Spool, one_line
-from omniner.tracking.store import Child, open_store
+from omniner.tracking.store import Child, Found, open_store
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -31,10 +31,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Child",
     "DataInput",
+    "Found",
     "Run",
     "children",
     "compare_link",
     "display_name",
+    "fetch",
+    "find_run",
     "finish_parent",
     "git_state",
     "lightning_logger",
@@ -145,6 +148,29 @@ def tables_link(tracking: TrackingConfig, run_ids: Sequence[str]) -> str:
             place = f"{store.ui}/#/experiments/{store.experiment}/runs"
             return f"{place}?workflowType=machine_learning&compareRunsMode=ARTIFACT&{view}"
     return ""
+
+
+def find_run(tracking: TrackingConfig, text: str) -> Found:
+    """The one run that has this id or this name; none, or several of the name, is a `UserError`."""
+    if tracking.kind == "off":
+        fix = "Check the path, or set tracking=local or tracking=server to look among the runs."
+        raise UserError("runs", f"{text!r} is no file and no folder, and with tracking=off no runs are known", fix)
+    found = open_store(tracking).find(text, FOLDER_TAG)
+    if not found:
+        where = f"experiment {tracking.experiment!r} of tracking={tracking.kind}"
+        fix = 'Check the path, the id or the name; a name may also be given to a path: "name=path".'
+        raise UserError("runs", f"{text!r} is no file, no folder, and no run in {where}", fix)
+    if len(found) > 1:
+        ids = ", ".join(run.id for run in found[:5])
+        raise UserError(
+            "runs", f"{len(found)} runs have the name {text!r}", f"Give the id of one, newest first: {ids}."
+        )
+    return found[0]
+
+
+def fetch(tracking: TrackingConfig, run_id: str, names: Sequence[str], to: Path) -> None:
+    """Copy those of these artifacts that a run has into a folder."""
+    open_store(tracking).fetch(run_id, names, to)
 
 
 def lightning_logger(run: Run) -> Logger:

@@ -47,6 +47,15 @@ class Child(NamedTuple):
     metrics: dict[str, float]
 
 
+class Found(NamedTuple):
+    """A run that was asked for: `folder` is its output folder as it was then, empty where it is not known."""
+
+    id: str
+    name: str
+    status: str
+    folder: str
+
+
 class Store:
     """An open store: where runs are made and where a spool's records go."""
 
@@ -95,6 +104,34 @@ class Store:
                     found.append(Child(run.info.run_id, run.info.run_name, run.info.status, metrics))
                 if not (token := page.token):
                     return found
+
+    def find(self, text: str, folder_tag: str) -> list[Found]:
+        """The run with this id, or the runs of the experiment with this name, the newest first."""
+        from mlflow.exceptions import MlflowException
+
+        with _explained("tracking", "searching runs", "Look after the tracking store."):
+            runs = []
+            if re.fullmatch("[0-9a-f]{32}", text):
+                with contextlib.suppress(MlflowException):  # no such run: it may be a name
+                    runs = [self.client.get_run(text)]
+            if not runs:
+                mark = '"' if "'" in text else "'"
+                query = f"attributes.run_name = {mark}{text}{mark}"
+                runs = self.client.search_runs([self.experiment], query, order_by=["attributes.start_time DESC"])
+        return [
+            Found(run.info.run_id, run.info.run_name, run.info.status, run.data.tags.get(folder_tag, ""))
+            for run in runs
+            if run.info.lifecycle_stage == "active"
+        ]
+
+    def fetch(self, run: str, names: Sequence[str], to: Path) -> None:
+        """Copy those of these artifacts that the run has into a folder."""
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        with _explained("tracking", f"fetching the files of run {run}", "Look after the tracking store."):
+            there = {item.path for item in self.client.list_artifacts(run)}
+            for name in names:
+                if name in there:
+                    self.client.download_artifacts(run, name, str(to))
 
     def end_parent(self, run: str, status: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """End a parent run with the table of its children."""

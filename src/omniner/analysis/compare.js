@@ -1,0 +1,158 @@
+// Fills the page of a comparison from the JSON block, with the tools of `page`. Charts are plain elements in the colours
+// of the style sheet, so that they follow light and dark by themselves; the tables below them hold the same figures.
+(() => {
+  const { data, byId, spoken, visible, whole, make, pager, table, lane, located } = page;
+  const sheet = (name) => data.sheets[name];
+
+  // ---- tables: values as papers print them
+
+  const signed = (n, digits) => (n < 0 ? "−" : "+") + Math.abs(n).toFixed(digits);
+  const prints = {
+    count: whole,
+    change: (n) => (n < 0 ? "−" : n > 0 ? "+" : "") + whole(Math.abs(n)),
+    share: (n) => (100 * n).toFixed(2),
+    points: (n) => signed(100 * n, 2),
+    percent: (n) => `${signed(n, 1)}%`,
+    p: (n) => n < 0.001 ? Number(n.toPrecision(3)).toString() : n.toFixed(3),
+  };
+
+  function sheetTable(name, empty, size) {
+    const { title, columns, kinds, rows } = sheet(name);
+    const shown = columns.map((column, i) => ({
+      key: i, title: column.replaceAll("_", " "), head: !i, zh: kinds[i] === "text", print: prints[kinds[i]],
+      show: name === "errors" ? spoken : visible,
+      // Fewer false positives are no worse: only differences of scores are coloured.
+      sign: kinds[i] === "points" && !["low", "high"].includes(column),
+    }));
+    table(`table-${name}`, title, shown, rows, empty, size);
+  }
+
+  // ---- charts
+
+  const inks = ["--right", "--accent", "--said", "--other-1", "--other-2", "--other-3", "--other-4"];
+  const ink = (i) => `var(${inks[i % inks.length]})`;
+
+  function figure(home, caption, ...content) {
+    const box = make("div", { role: "img", ariaLabel: caption }, ...content);
+    home.append(make("figcaption", { textContent: caption }), box);
+  }
+
+  function part(className, style) {
+    const node = make("i", { className });
+    Object.assign(node.style, style);
+    return node;
+  }
+
+  function drawErrors() {
+    const { title, rows } = sheet("errors");
+    const types = rows.slice(0, -1); // the last row is their sum
+    const most = Math.max(1, ...types.flatMap((row) => data.runs.map((_, i) => row[data.counts[i]])));
+    const legend = make("div", { className: "legend" }, ...data.runs.map((name, i) => {
+      const node = make("span", { textContent: name, lang: "zh" });
+      node.style.setProperty("--kind", ink(i));
+      return node;
+    }));
+    const bars = make("div", { className: "bars" });
+    for (const row of types) {
+      data.runs.forEach((_, i) => {
+        const count = row[data.counts[i]];
+        const width = `${100 * count / most}%`;
+        bars.append(make("span", { className: "name", textContent: i ? "" : spoken(row[0]) }),
+          make("span", { className: "track" }, part("fill", { width, background: ink(i) })), make("span", { className: "number", textContent: whole(count) }));
+      });
+      bars.append(make("span", { className: "group" }));
+    }
+    figure(byId("chart-errors"), title, legend, bars);
+    sheetTable("errors", "No errors.");
+  }
+
+  function drawCategories() {
+    const home = byId("charts-categories");
+    for (const { run, rows, of } of data.forests) {
+      const low = Math.min(0, ...rows.map((row) => row[2])), high = Math.max(0, ...rows.map((row) => row[3]));
+      const place = (value) => `${100 * (value - low) / (high - low || 1)}%`;
+      const forest = make("div", { className: "forest" });
+      for (const [category, difference, from, to, sure] of rows) {
+        const track = make("span", { className: `track ${difference > 0 ? "up" : "down"}` }, part("zero", { left: place(0) }),
+          part("range", { left: place(from), width: `${100 * (to - from) / (high - low || 1)}%` }), part(sure ? "dot sure" : "dot", { left: place(difference) }));
+        track.title = `${category}: ${prints.points(difference)} [${prints.points(from)}, ${prints.points(to)}]`;
+        forest.append(make("span", { className: "name", textContent: visible(category), lang: "zh" }), track,
+          make("span", { className: "number", textContent: prints.points(difference) }));
+      }
+      const box = make("figure");
+      home.append(box);
+      const shown = rows.length === of ? `${of} categories` : `the ${rows.length} most changed of ${of} categories`;
+      figure(box, `${run} against ${data.runs[0]}: points of F1 with their intervals, ${shown}; filled where significant after Holm's correction`, forest);
+    }
+    sheetTable("categories", "No categories.");
+  }
+
+  // ---- changed sentences: gold and both answers, what is wrong in them marked
+
+  function sentence([run, change, number, goldWrong, before, beforeWrong, after, afterWrong]) {
+    const [id, text, gold] = data.sentences[number];
+    const characters = [...text];
+    const sides = [["gold", "gold", gold, goldWrong, "--gold"], ["said", data.runs[0], before, beforeWrong, "--said"], ["said", data.runs[run], after, afterWrong, "--said"]];
+    const kind = make("span", { className: "kind", textContent: change ? "gained" : "lost" });
+    kind.style.setProperty("--kind", change ? "var(--gold)" : "var(--said)");
+    return make("div", { className: "example", role: "article" },
+      make("p", { className: "head" }, kind, make("span", { textContent: data.runs[run], lang: "zh" }), make("span", { className: "id", textContent: id })),
+      ...sides.map(([name, title, entities, wrong, colour]) => make("div", { className: `lane ${name}` }, make("b", { textContent: title, title }),
+        entities.length ? lane(characters, located(characters, entities, wrong), colour) : make("span", { lang: "zh", textContent: text || "(no entities)" }))));
+  }
+
+  function drawSentences() {
+    const home = byId("browser");
+    const searched = data.flips.map(([run, change, number, , before, , after]) => {
+      const [id, text, gold] = data.sentences[number];
+      const entities = [...gold, ...before, ...after];
+      return { run, change, categories: new Set(entities.map((e) => e[1])), text: [id, text, ...entities.flatMap((e) => [e[0], e[1]])].join("\n").toLowerCase() };
+    });
+    function select(title, options) {
+      const node = make("select", {}, make("option", { value: "", textContent: "all" }), ...options.map(([value, text]) => make("option", { value, textContent: text, lang: "zh" })));
+      return [node, make("label", { textContent: title }, node)];
+    }
+    const [run, runLabel] = select("Run", data.runs.slice(1).map((name, i) => [String(i + 1), name]));
+    const [change, changeLabel] = select("Change", [["1", "gained: wrong → right"], ["0", "lost: right → wrong"]]);
+    const names = [...new Set(searched.flatMap((s) => [...s.categories]))].sort();
+    const [category, categoryLabel] = select("Category", names.map((name) => [name, visible(name)]));
+    const text = make("input", { type: "search", placeholder: "sentence, surface, category, id" });
+    const textLabel = make("label", { className: "wide", textContent: "Text" }, text);
+    const status = make("p", { className: "none", role: "status" });
+    const list = make("div");
+    let found = [];
+    const pages = pager(() => found.length, 10, (from, to) => list.replaceChildren(...found.slice(from, to).map((i) => sentence(data.flips[i]))));
+    function filter() {
+      const word = text.value.trim().toLowerCase();
+      found = [...searched.keys()].filter((i) => {
+        const s = searched[i];
+        return (!run.value || s.run === Number(run.value)) && (!change.value || s.change === Number(change.value)) &&
+          (!category.value || s.categories.has(category.value)) && (!word || s.text.includes(word));
+      });
+      status.textContent = `${whole(found.length)} of ${whole(searched.length)} sentences. ${data.kept}`;
+      pages.draw(0);
+    }
+    const reset = make("button", { type: "button", className: "button", textContent: "Clear", onclick: () => {
+      for (const node of [run, change, category, text]) node.value = "";
+      filter();
+    } });
+    for (const node of [run, change, category]) node.addEventListener("change", filter);
+    text.addEventListener("input", filter);
+    home.append(make("div", { className: "controls", role: "search", ariaLabel: "Filter the sentences" }, runLabel, changeLabel, categoryLabel, textLabel, reset), status, list, pages.box);
+    filter();
+  }
+
+  function drawTables() {
+    sheetTable("models", "");
+    sheetTable("tests", "");
+    sheetTable("primaries", "No entities.");
+    sheetTable("config", data.unknown ? "Not known: a predictions file has no configuration." : "Nothing: the configurations are the same.");
+  }
+
+  page.draw([drawTables, drawErrors, drawCategories, drawSentences]);
+  // Paper is light, whatever the screen.
+  for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) {
+    window.addEventListener(event, () => document.documentElement.classList.toggle("printing", printing));
+  }
+  document.documentElement.dataset.ready = "yes";
+})();

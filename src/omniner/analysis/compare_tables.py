@@ -1,0 +1,197 @@
+"""The tables of a comparison, and what it comes to in words.
+
+After the OmniNER2025 paper: precision, recall and F1 by primary and run (its Table 4), error counts with their change
+(Table 5), precision, recall and F1 by run (Table 6); beside them the tests, gains and losses by category, every
+sentence that became right or wrong, and the keys in which the runs' configurations differ. `sheets` prints them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omniner.analysis.compare import RunComparison, Versus
+from omniner.analysis.results import ScoreResult, ScoreRow
+from omniner.analysis.sheets import CHANGE, COUNT, NONE, PERCENT, POINTS, SHARE, TEXT, P, Sheet, shown
+from omniner.analysis.significance import Difference
+from omniner.analysis.tables import Cell, Table, written
+from omniner.records import Prediction
+
+ALL = "all"  # the row of everything together
+
+
+def verdicts(comparison: RunComparison) -> list[str]:
+    """What the comparison comes to, one sentence or two per run."""
+    return [_verdict(comparison, versus) for versus in comparison.versus]
+
+
+def _verdict(comparison: RunComparison, versus: Versus) -> str:
+    settings, f1 = comparison.settings, versus.significance.figures["micro.f1"]
+    errors = [_error_counts(comparison.results[name])[ALL] for name in (comparison.baseline, versus.name)]
+    found = "significant" if versus.p_corrected < settings.alpha else "not significant"
+    corrected = f" ({shown(versus.p_corrected, P)} after Holm over the runs)" if len(comparison.versus) > 1 else ""
+    return (
+        f"{versus.name} against {comparison.baseline}: F1 {shown(f1.baseline, SHARE)} -> {shown(f1.value, SHARE)}, "
+        f"{shown(f1.difference, POINTS)} points [{shown(f1.low, POINTS)}, {shown(f1.high, POINTS)}], "
+        f"p {shown(f1.p_randomisation, P)} by randomisation{corrected}, {shown(f1.p_bootstrap, P)} by bootstrap: "
+        f"{found} at {settings.alpha:g}. Errors {errors[0]:,} -> {errors[1]:,}; "
+        f"{len(versus.gained):,} sentences became right, {len(versus.lost):,} wrong."
+    )
+
+
+def build(comparison: RunComparison, configs: Mapping[str, Sequence[Any]]) -> dict[str, Sheet]:
+    """All tables.
+
+    Args:
+        comparison: what `compare.compare_runs` gave.
+        configs: keys of the runs' configurations that are not the same for all, with the value of each run.
+    """
+    return {
+        "models": _models(comparison),
+        "errors": _errors(comparison),
+        "primaries": _primaries(comparison),
+        "tests": _tests(comparison),
+        "categories": _categories(comparison),
+        "flips": _flips(comparison),
+        "config": _config(comparison, configs),
+    }
+
+
+def _sheet(title: str, columns: Sequence[tuple[str, str]], rows: list[list[Cell]]) -> Sheet:
+    """Columns as (name, kind)."""
+    return Sheet(title, Table([name for name, _ in columns], rows), [kind for _, kind in columns])
+
+
+def _models(comparison: RunComparison) -> Sheet:
+    """The paper's Table 6: every run, and its difference from the first."""
+    confidence = f"{100 * comparison.settings.confidence:g}%"
+    columns = [("run", TEXT), ("precision", SHARE), ("recall", SHARE), ("f1", SHARE), ("macro_f1", SHARE)]
+    columns += [(f"{name}_difference", POINTS) for name in ("precision", "recall", "f1")]
+    columns += [("low", POINTS), ("high", POINTS), ("p_randomisation", P), ("p_bootstrap", P), ("p_corrected", P)]
+    of = {versus.name: versus for versus in comparison.versus}
+    rows: list[list[Cell]] = []
+    for name, result in comparison.results.items():
+        micro, tail = result.metrics.micro, [NONE] * 8
+        row: list[Cell] = [name, micro.precision, micro.recall, micro.f1, result.metrics.macro.f1]
+        rows.append([*row, *(_model_differences(of[name]) if name in of else tail)])
+    title = f"Precision, recall and F1 by run, difference from {comparison.baseline}; {confidence} interval of F1's"
+    return _sheet(title, columns, rows)
+
+
+def _model_differences(versus: Versus) -> list[Cell]:
+    figures = versus.significance.figures
+    f1 = figures["micro.f1"]
+    differences = [figures[f"micro.{name}"].difference for name in ("precision", "recall", "f1")]
+    return [*differences, f1.low, f1.high, f1.p_randomisation, f1.p_bootstrap, versus.p_corrected]
+
+
+def _errors(comparison: RunComparison) -> Sheet:
+    """The paper's Table 5: errors of each type, and their change."""
+    counts = {name: _error_counts(result) for name, result in comparison.results.items()}
+    before = counts[comparison.baseline]
+    columns = [("type", TEXT), (comparison.baseline, COUNT)]
+    for versus in comparison.versus:
+        columns += [(versus.name, COUNT), (f"{versus.name}: change", CHANGE), (f"{versus.name}: change in %", PERCENT)]
+    rows: list[list[Cell]] = []
+    for kind, count in before.items():
+        row: list[Cell] = [kind, count]
+        for versus in comparison.versus:
+            after = counts[versus.name][kind]
+            row += [after, after - count, 100 * (after - count) / count if count else NONE]
+        rows.append(row)
+    mode = comparison.results[comparison.baseline].mode
+    return _sheet(f"Errors by type (ERRTA {mode}) and their change from {comparison.baseline}", columns, rows)
+
+
+def _error_counts(result: ScoreResult) -> dict[str, int]:
+    counts = {name: count.errors for name, count in result.errta.by_type.items()}
+    return {**counts, ALL: sum(counts.values())}
+
+
+def _primaries(comparison: RunComparison) -> Sheet:
+    """The paper's Table 4: precision, recall and F1 of each primary, the whole category right."""
+    columns = [("primary", TEXT), ("gold", COUNT)]
+    columns += [(f"{name}: {what}", SHARE) for name in comparison.results for what in ("precision", "recall", "f1")]
+    names = sorted({name for result in comparison.results.values() for name in result.metrics.primaries})
+    metrics = [result.metrics for result in comparison.results.values()]
+    lines: list[tuple[str, list[ScoreRow | None]]] = [
+        (name, [m.primaries[name].strict if name in m.primaries else None for m in metrics]) for name in names
+    ]
+    lines.append((ALL, [m.micro for m in metrics]))
+    rows: list[list[Cell]] = []
+    for name, found in lines:
+        support = max(row.support for row in found if row is not None)
+        scores: list[Cell] = [cell for row in found for cell in (row[:3] if row is not None else [NONE] * 3)]
+        rows.append([name, support, *scores])
+    return _sheet("Precision, recall and F1 by primary and run", columns, rows)
+
+
+def _tests(comparison: RunComparison) -> Sheet:
+    columns = [("run", TEXT), ("figure", TEXT), *_DIFFERENCE, ("p_bootstrap", P)]
+    rows: list[list[Cell]] = [
+        [versus.name, name, *_difference_cells(row), row.p_bootstrap]
+        for versus in comparison.versus
+        for name, row in versus.significance.figures.items()
+    ]
+    return _sheet(f"Differences from {comparison.baseline} and their significance", columns, rows)
+
+
+_DIFFERENCE = [
+    ("baseline", SHARE),
+    ("value", SHARE),
+    ("difference", POINTS),
+    ("low", POINTS),
+    ("high", POINTS),
+    ("p_randomisation", P),
+]
+
+
+def _difference_cells(row: Difference) -> list[Cell]:
+    return [row.baseline, row.value, row.difference, row.low, row.high, row.p_randomisation]
+
+
+_NOTHING = ScoreRow(0.0, 0.0, 0.0, 0, 0, 0, 0)
+
+
+def _categories(comparison: RunComparison) -> Sheet:
+    """Gains and losses of F1 by category, the largest gain first."""
+    columns = [("run", TEXT), ("category", TEXT), ("gold", COUNT), *_DIFFERENCE, ("p_corrected", P)]
+    columns += [(f"{name}_change", CHANGE) for name in ("tp", "fp", "fn")]
+    before = comparison.results[comparison.baseline].metrics.categories
+    rows: list[list[Cell]] = []
+    for versus in comparison.versus:
+        after = comparison.results[versus.name].metrics.categories
+        found = sorted(versus.significance.categories.items(), key=lambda item: (-item[1].difference, item[0]))
+        for name, row in found:
+            old, new = (side.get(name, _NOTHING) for side in (before, after))
+            changes = [new.tp - old.tp, new.fp - old.fp, new.fn - old.fn]
+            support = max(old.support, new.support)
+            corrected = versus.significance.corrected[name]
+            rows.append([versus.name, name, support, *_difference_cells(row), corrected, *changes])
+    return _sheet(f"F1 by category: gains and losses against {comparison.baseline}", columns, rows)
+
+
+def _flips(comparison: RunComparison) -> Sheet:
+    """Every sentence that became right or wrong."""
+    columns = [(name, TEXT) for name in ("run", "change", "id", "sentence", "gold", "baseline", "run_answer")]
+    before = comparison.results[comparison.baseline]
+    rows: list[list[Cell]] = []
+    for versus in comparison.versus:
+        after = comparison.results[versus.name]
+        for change, names in (("gained", versus.gained), ("lost", versus.lost)):
+            for name in names:
+                gold = before.sentences[name]
+                answers = [_answer(result.predictions.get(name)) for result in (before, after)]
+                rows.append([versus.name, change, name, gold.text, written(gold.entities), *answers])
+    title = f"Sentences that {comparison.baseline} has wrong and the run right (gained), or the other way round (lost)"
+    return _sheet(title, columns, rows)
+
+
+def _answer(prediction: Prediction | None) -> str:
+    return written(prediction.entities) if prediction is not None else NONE
+
+
+def _config(comparison: RunComparison, configs: Mapping[str, Sequence[Any]]) -> Sheet:
+    columns = [(name, TEXT) for name in ("key", *comparison.results)]
+    rows: list[list[Cell]] = [[key, *map(str, values)] for key, values in configs.items()]
+    return _sheet("Configuration keys that differ", columns, rows)
