@@ -215,7 +215,7 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """From tokenizer.json as it stands: AutoTokenizer builds some families anew, with their own normalisation."""
     from transformers import PreTrainedTokenizerFast
 
-    with loading.explaining(str(folder), True, _FIX):
+    with loading.explaining("checkpoint", folder, _FIX):
         return PreTrainedTokenizerFast.from_pretrained(folder, **loading.options(True))
 
 
@@ -229,17 +229,14 @@ def _assemble(folder: Path, card: Mapping[str, Any], dtype: torch.dtype, keep_co
             folder,
         )
         kept = None
-    if card["method"] == "full":
-        model = language_models.weights(str(folder), dtype)
-    else:
-        model = _load_base(folder, card, dtype if kept is None else kept.source_dtype)
+    model = _load_weights(folder, card, dtype if kept is None else kept.source_dtype)
     origin = _copy_state(model) if card["method"] != "full" and card["base"] is None else None
     if kept is not None:
         quantization.quantize(model, kept.double, dtype)
         if not keep_codes:
             quantization.dequantize(model)
     if card["method"] != "full":
-        with loading.explaining(str(folder), True, _FIX), loading.quiet():
+        with loading.explaining("checkpoint", folder, _FIX), loading.quiet():
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model.to(dtype), folder)
@@ -248,18 +245,21 @@ def _assemble(folder: Path, card: Mapping[str, Any], dtype: torch.dtype, keep_co
     return CausalModel(model.eval(), chat, prompt, card["method"], card["base"], kept, origin)
 
 
-def _load_base(folder: Path, card: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    """The model that the adapters of a folder belong to."""
-    if card["base"] is None:
-        return language_models.weights(str(folder / _BASE), dtype)
+def _load_weights(folder: Path, card: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    """All weights of a folder, or the model that its adapters belong to."""
+    if card["method"] != "full" and card["base"] is not None:
+        try:
+            return language_models.weights(card["base"], dtype)
+        except UserError as error:
+            raise UserError(
+                folder / DESCRIPTION,
+                f"these adapters need the model they were trained beside, and {error.found}",
+                "Put it back there, or write its new place as `base` in this file.",
+            ) from error
     try:
-        return language_models.weights(card["base"], dtype)
+        return language_models.weights(str(folder if card["method"] == "full" else folder / _BASE), dtype)
     except UserError as error:
-        raise UserError(
-            folder / DESCRIPTION,
-            f"these adapters need the model they were trained beside, and {error.found}",
-            "Put it back there, or write its new place as `base` in this file.",
-        ) from error
+        raise UserError("checkpoint", error.found, _FIX) from error
 
 
 def _copy_state(model: Any) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ def pretrained(path: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
 
     source, local, more = _place(path)
     model = weights(path, dtype)
-    with loading.explaining(path, local, _FOLDER):
+    with loading.explaining("model.path", path, loading.advice(local, _FOLDER)):
         tokenizer = AutoTokenizer.from_pretrained(source, **loading.options(local), **more)
     rows = model.get_input_embeddings().weight.shape[0]
     _check_tokenizer(path, tokenizer, rows)
@@ -81,13 +81,13 @@ def weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
     source, local, more = _place(path)
     if local and not more:
         _check_code(path, _settings(source))
-    options = {**loading.options(local), **more}
-    with loading.explaining(path, local, _FOLDER), _explaining_code(path):
+    options, fix = {**loading.options(local), **more}, loading.advice(local, _FOLDER)
+    with loading.explaining("model.path", path, fix), _explaining_code(path):
         settings = AutoConfig.from_pretrained(source, **options)
         _check_causal(path, settings)
     if more:
         options |= _unpacked()
-    with loading.explaining(path, local, _FOLDER), loading.quiet():
+    with loading.explaining("model.path", path, fix), loading.quiet():
         model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
     if missing := sorted(report["missing_keys"]):
         found = f"{path} lacks {len(missing)} of the model's weights, {missing[0]} first"

@@ -1,7 +1,7 @@
 """What loading of encoders and of language models has in common: where from, and how a failure is told.
 
 A model is named by a hub name or a folder. A folder is read without a network; code of a hub repository is never
-executed. Whatever transformers raises about a model that cannot be loaded becomes one `UserError` about `model.path`.
+executed. Whatever a library raises about something that cannot be loaded becomes one `UserError`.
 """
 
 from __future__ import annotations
@@ -37,22 +37,26 @@ def options(local: bool) -> dict[str, Any]:
     return {"local_files_only": local, "trust_remote_code": False}
 
 
+def advice(local: bool, folder: str) -> str:
+    """What to do about a model that cannot be loaded; `folder` says what a folder must hold."""
+    return folder if local else _DOWNLOAD
+
+
 @contextlib.contextmanager
-def explaining(path: str, local: bool, folder: str) -> Iterator[None]:
-    """Turn what transformers raises about a model that cannot be loaded into one line.
+def explaining(where: str, path: str | Path, fix: str) -> Iterator[None]:
+    """Turn what a library raises about something that cannot be loaded into one line.
 
     Args:
-        path: `model.path`.
-        local: whether it is a folder.
-        folder: what such a folder must hold.
+        where: the config key that names it.
+        path: its value.
+        fix: what to do about it.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # what a broken file raises differs by library and version: no common type but this
-        found = f"{path} cannot be loaded ({one_line(error)})"
-        raise UserError("model.path", found, folder if local else _DOWNLOAD) from error
+        raise UserError(where, f"{path} cannot be loaded ({one_line(error)})", fix) from error
 
 
 @contextlib.contextmanager

@@ -33,11 +33,11 @@ def load(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module, TokenI
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     local = loading.is_local(config.path, _FOLDER)
-    options = loading.options(local)
-    with loading.explaining(config.path, local, _FOLDER):
+    options, fix = loading.options(local), loading.advice(local, _FOLDER)
+    with loading.explaining("model.path", config.path, fix):
         settings = AutoConfig.from_pretrained(config.path, **options)
     _check_encoder(config.path, settings)
-    with loading.explaining(config.path, local, _FOLDER):
+    with loading.explaining("model.path", config.path, fix):
         tokenizer = AutoTokenizer.from_pretrained(config.path, use_fast=True, **options)
         if not tokenizer.is_fast:
             raise ValueError("it has no fast tokenizer, which character offsets need")

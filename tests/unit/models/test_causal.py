@@ -198,6 +198,24 @@ def test_weights_of_16_bits_stay_so(tmp_path: Path) -> None:
     assert read_json(tmp_path / "merged" / "config.json")["dtype"] == "bfloat16"
 
 
+def test_a_checkpoint_can_be_loaded_in_16_bits(kept: tuple[CausalModel, Path]) -> None:
+    model, folder = kept
+    loaded = causal.load(folder, torch.bfloat16, "cpu")
+    got = logits(loaded.model, sample(model))
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), logits(model.model, sample(model)), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "adapter_model.safetensors", "tokenizer.json"])
+def test_a_checkpoint_that_lacks_a_file_is_told(name: str, kept: tuple[CausalModel, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(kept[1], tmp_path / "best")
+    for file in folder.rglob(name):
+        file.unlink()
+        with pytest.raises(UserError, match=r"best.* cannot be loaded .*checkpoints/best folder") as found:
+            causal.load(folder, torch.float32, "cpu")
+        assert found.value.where == "checkpoint"
+
+
 def test_an_own_chat_template_goes_everywhere_with_the_model(published: Path, tmp_path: Path) -> None:
     template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}[answer]"
     config = model_config(published, chat_template=template)
