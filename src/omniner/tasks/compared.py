@@ -75,7 +75,7 @@ def _locate(text: str, config: Config, copies: Path) -> Source:
     for folder in (path, runfolder.ROOT / text):
         if text and folder.is_dir():
             return _of_folder(folder, gold, _state(folder).get("run_id", ""))
-    run = tracking.find_run(config.tracking, text)
+    run = tracking.find_run(config.tracking, text, "runs")
     if run.status != "FINISHED":
         fix = "Name a finished run, or let that one finish: the same command goes on with it."
         raise UserError("runs", f"the run {run.name} ({run.id}) is {run.status.lower()}, not finished", fix)

@@ -150,21 +150,19 @@ def tables_link(tracking: TrackingConfig, run_ids: Sequence[str]) -> str:
     return ""
 
 
-def find_run(tracking: TrackingConfig, text: str) -> Found:
-    """The one run that has this id or this name; none, or several of the name, is a `UserError`."""
+def find_run(tracking: TrackingConfig, text: str, where: str) -> Found:
+    """The one run that has this id or this name; none, or several of the name, is a `UserError` about `where`."""
     if tracking.kind == "off":
         fix = "Check the path, or set tracking=local or tracking=server to look among the runs."
-        raise UserError("runs", f"{text!r} is no file and no folder, and with tracking=off no runs are known", fix)
+        raise UserError(where, f"{text!r} is no file and no folder, and with tracking=off no runs are known", fix)
     found = open_store(tracking).find(text, FOLDER_TAG)
     if not found:
-        where = f"experiment {tracking.experiment!r} of tracking={tracking.kind}"
-        fix = 'Check the path, the id or the name; a name may also be given to a path: "name=path".'
-        raise UserError("runs", f"{text!r} is no file, no folder, and no run in {where}", fix)
+        place = f"experiment {tracking.experiment!r} of tracking={tracking.kind}"
+        fix = "Check the path, the id or the name."
+        raise UserError(where, f"{text!r} is no file, no folder, and no run in {place}", fix)
     if len(found) > 1:
         ids = ", ".join(run.id for run in found[:5])
-        raise UserError(
-            "runs", f"{len(found)} runs have the name {text!r}", f"Give the id of one, newest first: {ids}."
-        )
+        raise UserError(where, f"{len(found)} runs have the name {text!r}", f"Give the id of one, newest first: {ids}.")
     return found[0]
 
 
