@@ -327,7 +327,7 @@ def test_a_model_without_a_chat_template_is_told(published: Path, tmp_path: Path
         ({"architecture": {**small_causal.ARCHITECTURE, "hidden_size": -4}}, r"model\.architecture: no .*dimension -4"),
         (
             {"architecture": {**small_causal.ARCHITECTURE, "hidden_size": "a"}},
-            r"model\.architecture: no .*'hidden_size'",
+            r"model\.architecture: no .*str",
         ),
         (
             {"architecture": {**small_causal.ARCHITECTURE, "num_key_value_heads": 3}},
