@@ -196,7 +196,7 @@ def train(model: CausalModel, samples: list[Sample], prefix: int, steps: int, pa
     model.model.train()
     done = 0
     optimizer = torch.optim.AdamW(model.model.parameters(), lr=RATE, weight_decay=0.01)
-    loader = StepLoader(samples, prefix, BATCH, pack_tokens, 0, 0, 1, lambda: done)
+    loader = StepLoader(lambda epoch: samples, len(samples), prefix, BATCH, pack_tokens, 0, 0, 1, lambda: done)
     begin = time.process_time()
     while done < steps:
         for step in loader:

@@ -67,6 +67,7 @@ class CausalConfig:
     architecture: dict[str, Any]  # transformers config values of the random model; empty when pretrained
     vocabulary: int  # most entries of the tokenizer that is built for a random model; 0 when pretrained
     chat_template: str | None  # Jinja; null = the tokenizer's own
+    entity_replacement: float  # share of training mentions exchanged for others of their category, anew in each epoch
     learning_rate: dict[str, float]  # by `tuning.method`
     weight_decay: float
     recipe: dict[str, Any]  # what `conf/trainer` takes from the model: epochs, schedule and the like

@@ -2,7 +2,8 @@
 
 In come sentences and a `PromptEncoder`, out come loaders. As for taggers (`datamodule`), all is encoded when the module
 is made, so that what is wrong with the data is said at once. Dev is one batch for each process: its packs give the loss
-of the gold answers, its samples are answered, and a generator that is given all of them keeps its slots full.
+of the gold answers, its samples are answered, and a generator that is given all of them keeps its slots full. With
+entity replacement the training sentences of each epoch are made anew and encoded at its start.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 
 from omniner.corpus import taxonomy
+from omniner.encoding.augmentation import EntityReplacement
 from omniner.encoding.datamodule import dev_sample, refuse_empty
 from omniner.encoding.packs import PackedStep, StepLoader
 from omniner.encoding.samples import PromptEncoder, Sample
@@ -52,7 +54,8 @@ class DevLoader:
 
     def __init__(self, samples: Sequence[Sample], prefix: int, pack_tokens: int, rank: int, ranks: int) -> None:
         # all of dev as if it were one optimizer step: only the packs matter
-        (step,) = StepLoader(samples, prefix, len(samples), pack_tokens, 0, rank, ranks, lambda: 0)
+        count = len(samples)
+        (step,) = StepLoader(lambda epoch: samples, count, prefix, count, pack_tokens, 0, rank, ranks, lambda: 0)
         self._share = DevShare(list(samples[rank::ranks]), step)
 
     def __len__(self) -> int:
@@ -93,7 +96,8 @@ class GenerativeData(pl.LightningDataModule):
         train, dev: sentences to learn from, and to choose the checkpoint by.
         config: sentences of a step, and how much of dev is evaluated.
         pack_tokens: most tokens of a pack.
-        seed: of the steps and of the choice from dev.
+        replacement: share of mentions exchanged in each epoch; 0 = none.
+        seed: of the steps, of replacement and of the choice from dev.
 
     Attributes:
         issues: what could not be encoded as it was.
@@ -108,16 +112,20 @@ class GenerativeData(pl.LightningDataModule):
         dev: Sequence[Sentence],
         config: TrainerConfig,
         pack_tokens: int,
+        replacement: float,
         seed: int,
     ) -> None:
         super().__init__()
-        self.config, self.pack_tokens, self.seed = config, pack_tokens, seed
+        self.config, self.pack_tokens, self.seed, self.encoder = config, pack_tokens, seed, encoder
         self.train_samples, issues = encoder.encode(train)
         self.dev_samples, dev_issues = encoder.encode(dev_sample(dev, config.eval_sample, seed))
         self.issues = issues + dev_issues
         refuse_empty(self.train_samples, self.dev_samples)
         shared = encoder.prefix_length([*self.train_samples, *self.dev_samples])
         self.prefix = self.train_samples[0].prompt[:shared]
+        kept = {sample.id for sample in self.train_samples}
+        usable = [sentence for sentence in train if sentence.id in kept]
+        self._replacement = EntityReplacement(usable, replacement, seed) if replacement > 0 else None
 
     @property
     def steps(self) -> int:
@@ -134,8 +142,26 @@ class GenerativeData(pl.LightningDataModule):
         trainer = self._trainer
         return DevLoader(self.dev_samples, len(self.prefix), self.pack_tokens, trainer.global_rank, trainer.world_size)
 
+    def epoch_samples(self, epoch: int) -> Sequence[Sample]:
+        """The training samples of an epoch: the same ones, or with some mentions exchanged."""
+        if self._replacement is None:
+            return self.train_samples
+        samples, limit = list(self.train_samples), self.encoder.config.max_length
+        changed: dict[int, Sentence] = {}
+        for at, (sample, original) in enumerate(zip(samples, self._replacement.sentences, strict=True)):
+            sentence = self._replacement.sentence(at, epoch)
+            # where the original was cut a replacement could move the cut, and longer surfaces must not bring one
+            if sentence is not original and len(sample.text) == len(original.text) and len(sentence.text) <= limit:
+                changed[at] = sentence
+        encoded, _ = self.encoder.encode(changed.values())
+        for at, sample in zip(changed, encoded, strict=True):
+            if sample.prompt[: len(self.prefix)] == self.prefix:
+                samples[at] = sample
+        return samples
+
     def survey(self, ranks: int) -> Survey:
         """Count what the first epoch holds for `ranks` processes."""
+        samples = self.epoch_samples(0)
         sizes: list[int] = []
         for rank in range(ranks):
             for step in self._loader(rank, ranks, lambda: 0):
@@ -145,14 +171,23 @@ class GenerativeData(pl.LightningDataModule):
             prefix=len(self.prefix),
             packs=len(sizes),
             pack_tokens=sum(sizes),
-            sample_tokens=sum(len(sample.prompt) + len(sample.answer) for sample in self.train_samples),
-            answer_tokens=sum(len(sample.answer) for sample in self.train_samples),
+            sample_tokens=sum(len(sample.prompt) + len(sample.answer) for sample in samples),
+            answer_tokens=sum(len(sample.answer) for sample in samples),
             largest=max(sizes),
         )
 
     def _loader(self, rank: int, ranks: int, steps_done: Callable[[], int]) -> StepLoader:
-        batch_size, prefix = self.config.batch_size, len(self.prefix)
-        return StepLoader(self.train_samples, prefix, batch_size, self.pack_tokens, self.seed, rank, ranks, steps_done)
+        return StepLoader(
+            self.epoch_samples,
+            len(self.train_samples),
+            len(self.prefix),
+            self.config.batch_size,
+            self.pack_tokens,
+            self.seed,
+            rank,
+            ranks,
+            steps_done,
+        )
 
     @property
     def _trainer(self) -> pl.Trainer:

@@ -181,7 +181,8 @@ class StepLoader:
     whatever `pack_tokens` and the number of processes.
 
     Args:
-        samples: of the training split.
+        samples: gives those of an epoch; always as many, in the same order.
+        count: how many.
         prefix: tokens that all prompts share.
         batch_size: samples of a step, over all processes.
         pack_tokens: most tokens of a pack.
@@ -192,7 +193,8 @@ class StepLoader:
 
     def __init__(
         self,
-        samples: Sequence[Tokens],
+        samples: Callable[[int], Sequence[Tokens]],
+        count: int,
         prefix: int,
         batch_size: int,
         pack_tokens: int,
@@ -201,23 +203,24 @@ class StepLoader:
         ranks: int,
         steps_done: Callable[[], int],
     ) -> None:
-        self._samples, self._prefix, self._batch_size, self._pack_tokens = samples, prefix, batch_size, pack_tokens
-        self._seed, self._rank, self._ranks, self._steps_done = seed, rank, ranks, steps_done
-        self._lengths = list(map(suffix_length(prefix), samples))
+        self._samples, self._count, self._prefix = samples, count, prefix
+        self._batch_size, self._pack_tokens, self._seed = batch_size, pack_tokens, seed
+        self._rank, self._ranks, self._steps_done = rank, ranks, steps_done
 
     def __len__(self) -> int:
-        return -(-len(self._samples) // self._batch_size)
+        return -(-self._count // self._batch_size)
 
     def __iter__(self) -> Iterator[PackedStep]:
         # this runs when the first step is asked for: trainers make iterators before they restore their counters
         epoch, first = divmod(self._steps_done(), len(self))
-        for positions in plan(self._lengths, self._batch_size, self._seed, epoch)[first:]:
-            yield self._step(positions)
+        samples = self._samples(epoch)
+        lengths = list(map(suffix_length(self._prefix), samples))
+        for positions in plan(lengths, self._batch_size, self._seed, epoch)[first:]:
+            yield self._step([samples[position] for position in positions])
 
-    def _step(self, positions: list[int]) -> PackedStep:
-        """This process's share of a step."""
-        samples = [self._samples[position] for position in positions]
-        lengths = [self._lengths[position] for position in positions]
+    def _step(self, samples: Sequence[Tokens]) -> PackedStep:
+        """This process's share of a step of these samples."""
+        lengths = list(map(suffix_length(self._prefix), samples))
         shares = cut(lengths, self._prefix, self._pack_tokens, self._ranks)
         shortest = samples[lengths.index(min(lengths))]
         packs = []

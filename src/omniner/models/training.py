@@ -156,7 +156,9 @@ def _prepare_generative(
     dtype = devices.dtype(learns=config.tuning.method == "full")
     built = causal.build(model, config.tuning, prompt, [sentence.text for sentence in train], dtype, config.seed)
     encoder = PromptEncoder(built.chat, prompt, config.encoding)
-    data = GenerativeData(encoder, train, dev, config.trainer, config.tuning.pack_tokens, config.seed)
+    data = GenerativeData(
+        encoder, train, dev, config.trainer, config.tuning.pack_tokens, model.entity_replacement, config.seed
+    )
     _check_positions(built, data)
     return GenerativeModule(built, config, devices.precision, data.prefix), data
 

@@ -88,8 +88,8 @@ def _kept_for_backward(config: Config, module: GenerativeModule, data: Generativ
     from omniner.models.shared_prefix import attach, pack_loss
     from omniner.tasks.check import kept_for_backward
 
-    size, seed = config.trainer.batch_size, config.seed
-    loader = StepLoader(data.train_samples, len(data.prefix), size, data.pack_tokens, seed, 0, 1, lambda: 0)
+    size, seed, count = config.trainer.batch_size, config.seed, len(data.train_samples)
+    loader = StepLoader(data.epoch_samples, count, len(data.prefix), size, data.pack_tokens, seed, 0, 1, lambda: 0)
     pack = max(next(iter(loader)).packs, key=lambda pack: len(pack.ids))
     attach(module.model, "masked" if config.tuning.attention == "auto" else config.tuning.attention)
     with torch.enable_grad():

@@ -28,7 +28,7 @@ SAMPLES = [sample(str(number), CHANCE.randint(1, 9), CHANCE.randint(1, 30)) for 
 
 
 def loader(pack_tokens: int = 70, rank: int = 0, ranks: int = 1, done: int = 0) -> StepLoader:
-    return StepLoader(SAMPLES, PREFIX, 8, pack_tokens, 11, rank, ranks, lambda: done)
+    return StepLoader(lambda epoch: SAMPLES, len(SAMPLES), PREFIX, 8, pack_tokens, 11, rank, ranks, lambda: done)
 
 
 def members(pack: Pack) -> list[int]:
@@ -144,10 +144,10 @@ def test_training_goes_on_where_it_stands() -> None:
 
 
 def test_a_process_without_a_sample_keeps_step_with_a_pack_that_does_not_count() -> None:
-    few = StepLoader(SAMPLES[:1], PREFIX, 8, 1000, 0, 1, 2, lambda: 0)
+    few = StepLoader(lambda epoch: SAMPLES[:1], 1, PREFIX, 8, 1000, 0, 1, 2, lambda: 0)
     (step,) = few
     assert [pack.weight for pack in step.packs] == [0]
     assert (step.answer_tokens, step.sentences) == (len(SAMPLES[0].answer), 1)
-    (own,) = StepLoader(SAMPLES[:1], PREFIX, 8, 1000, 0, 0, 2, lambda: 0)
+    (own,) = StepLoader(lambda epoch: SAMPLES[:1], 1, PREFIX, 8, 1000, 0, 0, 2, lambda: 0)
     assert [pack.weight for pack in own.packs] == [1]
     assert torch.equal(own.packs[0].ids, step.packs[0].ids)

@@ -46,6 +46,7 @@ def model_config(path: str | Path | None = None, **changes: Any) -> CausalConfig
         "architecture": {} if path else ARCHITECTURE,
         "vocabulary": 0 if path else 700,
         "chat_template": None,
+        "entity_replacement": 0.0,
         "learning_rate": {"full": 1e-3},
         "weight_decay": 0.0,
         "recipe": {},

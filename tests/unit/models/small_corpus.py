@@ -47,6 +47,7 @@ SMALL = {
         "model.architecture.num_hidden_layers=2",
         "model.architecture.intermediate_size=96",
         "model.vocabulary=500",
+        "model.entity_replacement=0",
         "trainer.eval_sample=0",
         "decoding.max_new_tokens=80",
         "decoding.slots=8",

@@ -19,7 +19,7 @@ from test_fitting import At, Losses
 from torch.nn.functional import cross_entropy
 
 from omniner.analysis.metrics import Counts, compare
-from omniner.encoding.generative_data import DevLoader, active_categories
+from omniner.encoding.generative_data import DevLoader, GenerativeData, active_categories
 from omniner.encoding.packs import make_pack
 from omniner.errors import UserError
 from omniner.models import checkpoints
@@ -147,7 +147,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, method: str, stop
 
 
 def test_a_killed_run_goes_on_from_its_last_save(tmp_path: Path) -> None:
-    config = configuration("trainer.max_epochs=2")
+    config = configuration("trainer.max_epochs=2", "model.entity_replacement=0.5")
     config.trainer.checkpoint_minutes = 1e-9
     corpus = small_corpus.corpus(40, 4)
 
@@ -240,6 +240,31 @@ def test_evaluation_by_steps_on_a_sample_is_that_of_prediction(tmp_path: Path) -
     assert names | {"val/f1", "val/precision", "val/recall", "val/loss", "val/parse_failed"} <= logged.values.keys()
     assert all(logged.values[name] > 0 for name in names)
     assert logged.values["val/loss"] < 1
+
+
+def test_mentions_are_exchanged_anew_in_each_epoch() -> None:
+    config = configuration("model.entity_replacement=0.8", "encoding.max_length=11", "encoding.on_too_long=truncate")
+    corpus = small_corpus.corpus(40, 4)
+    corpus.splits["train"].append(Sentence("cut", "张三在北京吃臭豆腐和面，很好", [Entity("张三", "人", 0, 2)]))
+    _, data = prepare(config, corpus.splits["train"], corpus.splits["dev"])
+    assert isinstance(data, GenerativeData)
+    first, second = data.epoch_samples(0), data.epoch_samples(1)
+    assert first == data.epoch_samples(0)
+    plain = data.train_samples
+    assert [s.id for s in first] == [s.id for s in second] == [s.id for s in plain]
+    assert sum(one.text != other.text for one, other in zip(first, second, strict=True)) > 10
+    assert sum(one.text != other.text for one, other in zip(first, plain, strict=True)) > 10
+    assert all(len(sample.text) <= 11 for sample in first)
+    assert first[-1] == second[-1] == plain[-1], "a sentence that is cut stays as it is"
+    encoder = data.encoder
+    for sample in first:
+        # what is learnt is the answer to what is shown
+        (again,), _ = encoder.encode([Sentence(sample.id, sample.text, sample.gold)])
+        assert (sample.prompt, sample.answer) == (again.prompt, again.answer)
+        assert all(sample.text[e.start : e.end] == e.text for e in sample.gold if (e.end or 0) <= len(sample.text))
+    _, data = prepare(configuration(), corpus.splits["train"][:40], corpus.splits["dev"])
+    assert isinstance(data, GenerativeData)
+    assert data.epoch_samples(1) is data.train_samples
 
 
 def test_of_equal_scores_the_lower_loss_is_kept(tmp_path: Path) -> None:
