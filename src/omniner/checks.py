@@ -16,6 +16,16 @@ from omniner import schema
 from omniner.errors import UserError
 
 METHODS = ("full", "lora", "qlora")
+CORPUS_FORMATS = (  # read and written
+    "jsonl",
+    "conll",
+    "cluener",
+    "cmeee",
+    "omniner_csv",
+    "label_studio",
+    "doccano",
+    "brat",
+)
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "task.name": ("train", "predict", "score", "compare", "check", "convert", "guide"),
@@ -28,7 +38,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "decoding.kind": ("free", "guided"),
     "decoding.engine": ("hf", "openai"),
     "decoding.structured": ("none", "json_schema", "vllm"),
-    "data.format": ("auto", "jsonl", "conll", "cluener", "cmeee", "omniner_csv", "alpaca", "synthetic"),
+    "data.format": ("auto", *CORPUS_FORMATS, "alpaca", "synthetic"),
     "data.scheme": ("auto", "bio", "bioes", "bmes", "bios"),
     "data.separator": ("auto", "tab", "space"),
     "data.taxonomy": ("omniner2025", "flat"),
@@ -48,7 +58,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "teacher.kind": ("none", "openai", "hf"),
     "teacher.structured": ("none", "json_schema"),
     "tracking.kind": ("off", "local", "server"),
-    "to": ("auto", "llama", "merged", "alpaca", "jsonl", "conll", "generated"),
+    "to": ("auto", "llama", "merged", "generated", "alpaca", *CORPUS_FORMATS),
 }
 POSITIVE = (
     "trainer.nodes",

@@ -143,7 +143,8 @@ class DataConfig:
     """`conf/data`: one corpus and how its splits are made."""
 
     name: str
-    format: str  # auto | jsonl | conll | cluener | cmeee | omniner_csv | synthetic
+    # auto | jsonl | conll | cluener | cmeee | omniner_csv | label_studio | doccano | brat | alpaca | synthetic
+    format: str
     root: str | None  # folder of the files; null for generated data
     source: str  # where the files are published; named when they are absent
     files: dict[str, list[str]]  # split -> file names under root that are read one after the other
@@ -303,4 +304,4 @@ class Config:
     checkpoint: str | None  # task=predict: folder or .ckpt of a trained run
     input: str | None  # task=predict: sentences to tag; null = the report split; task=convert: what to convert
     output: str | None  # task=convert: the file or folder to write
-    to: str  # task=convert: auto | llama | merged | alpaca | jsonl | conll | generated
+    to: str  # task=convert: auto | llama | merged | generated | alpaca | a format of data.format

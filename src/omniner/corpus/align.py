@@ -4,7 +4,8 @@ In go a text and its mentions in the order they are listed; out comes one start 
 no occurrence left for it. Occurrences of a surface are counted from the left and do not overlap each other. One thing
 is put before that count: an occurrence inside a longer listed mention (北京 in 北京大学) is used only when no free one
 is left. The rule is a guess wherever a surface occurs more often than it is listed; real offsets are always better.
-`place_pairs` makes entities of (surface, category) pairs by it.
+`place_pairs` makes entities of (surface, category) pairs by it. `utf16_places` turns the offsets of browser tools into
+places in the text.
 """
 
 from __future__ import annotations
@@ -79,3 +80,14 @@ def place_pairs(text: str, pairs: Sequence[tuple[str, str]]) -> list[Entity | No
         end = None if start is None else start + len(surface)
         entities.append(Entity(surface, category, start, end))
     return entities
+
+
+def utf16_places(text: str) -> dict[int, int]:
+    """Offset in UTF-16 units (a character outside the basic plane is two) -> place in `text`, its end included."""
+    places: dict[int, int] = {}
+    units = 0
+    for index, character in enumerate(text):
+        places[units] = index
+        units += 2 if character > "\uffff" else 1
+    places[units] = len(text)
+    return places

@@ -73,8 +73,8 @@ def load(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
 
 
 def read_sentences(path: Path) -> tuple[list[Sentence], list[Issue]]:
-    """Sentences of one file of any format, labeled or not, all of its options found out from the file itself."""
-    format, _ = formats.detect(path)
+    """Sentences of one file (or folder of brat), labeled or not, all of its options found out from the file itself."""
+    format = formats.recognise(path)
     glued, joiner = conll.guess_layout(path) if format == "conll" else (False, "")
     options = ReadOptions("auto", "auto", glued, joiner, Path(path).stem, 0)
     return formats.read(path, format, options)
@@ -153,8 +153,16 @@ def _read(data: DataConfig, splits: Sequence[str], corpus: Corpus) -> None:
                 raise UserError(path, f"no sentence could be read{example}", "Check the file and data.format.")
             sentences += found
             corpus.issues += issues
-            corpus.digests[name] = sha256(path)
+            corpus.digests[name] = _digest(path)
         corpus.splits[split] = sentences
+
+
+def _digest(path: Path) -> str:
+    """Of a file its sha256, of a folder that of the names and digests of its files."""
+    if path.is_file():
+        return sha256(path)
+    files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    return hashlib.sha256("".join(f"{name} {sha256(path / name)}\n" for name in files).encode()).hexdigest()
 
 
 def _root(data: DataConfig, splits: Sequence[str]) -> Path:
@@ -170,7 +178,7 @@ def _root(data: DataConfig, splits: Sequence[str]) -> Path:
     if not root.is_dir():
         found = f"there is no folder {root.absolute()}; it should hold {', '.join(names)}"
         raise UserError("data.root", found, fix)
-    missing = [name for name in names if not (root / name).is_file()]
+    missing = [name for name in names if not (root / name).exists()]
     if missing:
         raise UserError("data.root", f"{root.absolute()} lacks {', '.join(missing)}", fix)
     return root

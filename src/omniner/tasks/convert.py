@@ -2,7 +2,7 @@
 
 - `to=llama`: a Baichuan2 or InternLM2.5 checkpoint folder (`input`) to the Llama layout, which needs no code of theirs.
 - `to=merged`: a run's adapters (`checkpoint`) merged into plain weights that any server loads.
-- `to=jsonl|conll|alpaca`: a corpus file (`input`), or every split of `data` where no input is named.
+- `to=` a format of corpora: one file, or each file of a folder (`input`); every split of `data` where none is named.
 - `to=generated`: a run's predictions (`input`) as LLaMA-Factory writes them, for the scripts that read that.
 
 Whatever is written is written whole or not at all; what the target cannot hold is an issue.
@@ -14,18 +14,19 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from omniner.corpus import sources, taxonomy
-from omniner.corpus.formats import alpaca, conll, jsonl
+from omniner.corpus import formats, sources, taxonomy
+from omniner.corpus.formats import WRITERS, WriteOptions, alpaca, label_studio
 from omniner.encoding import prompts
 from omniner.encoding.answers import write_answer
 from omniner.errors import UserError
 from omniner.files import make_folder
 from omniner.records import Issue, Sentence
+from omniner.tasks import prompting
 from omniner.tasks.context import Context, publish_corpus, publish_issues
 
 log = logging.getLogger("omniner")
 
-_SUFFIXES = {"jsonl": ".jsonl", "conll": ".txt", "alpaca": ".json"}
+_SUFFIXES = {"alpaca": ".json", **{name: writer.suffix for name, writer in WRITERS.items()}}
 
 
 def run(context: Context) -> None:
@@ -52,7 +53,9 @@ def _guess(given: str | None) -> str:
     """What a checkpoint folder becomes; a corpus file could become several things."""
     if given and (Path(given) / "config.json").is_file():
         return "llama"
-    raise UserError("to", "auto, but what to convert is no checkpoint folder", "Say to=jsonl, conll, alpaca or merged.")
+    raise UserError(
+        "to", "auto, but what to convert is no checkpoint folder", f"Say to=merged, {', '.join(_SUFFIXES)}."
+    )
 
 
 def _merge(context: Context, output: Path) -> None:
@@ -74,25 +77,48 @@ def _generated(context: Context, output: Path) -> None:
 
 
 def _corpus(context: Context, target: str, output: Path) -> None:
-    """One file, or a folder with a file for each split."""
+    """One file, or a folder with a file for each file that was read or each split."""
     config = context.config
     if config.input:
-        sentences, issues = sources.read_sentences(Path(config.input))
-        splits, folder = {output.stem: sentences}, output.parent
-        names = taxonomy.flat(output.stem, (entity.category for item in sentences for entity in item.entities))
-        train = sentences
+        parts, issues = _from_input(Path(config.input), output, _SUFFIXES[target])
+        train = [sentence for sentences in parts.values() for sentence in sentences]
+        names = taxonomy.flat(output.stem, (entity.category for item in train for entity in item.entities))
     else:
         corpus = sources.load(config.data, None)
         publish_corpus(context, corpus)
-        splits = {f"{corpus.name}_{split}": sentences for split, sentences in corpus.splits.items()}
-        issues, folder, names, train = list(corpus.issues), output, corpus.taxonomy, corpus.splits["train"]
-    make_folder(folder)
+        suffix = _SUFFIXES[target]
+        parts = {output / f"{corpus.name}_{split}{suffix}": items for split, items in corpus.splits.items()}
+        issues, names, train = list(corpus.issues), corpus.taxonomy, corpus.splits["train"]
     active = names.active(train)
-    for name, sentences in splits.items():
-        path = output if config.input else folder / f"{name}{_SUFFIXES[target]}"
+    if target == "alpaca":
+        reported = [] if config.input else corpus.splits.get("test", [])
+        prompting.use_guidance(context, active, reported)
+    for path, sentences in parts.items():
+        make_folder(path.parent)
         issues += _write(context, target, path, sentences, train, active)
         log.info("%s: %d sentences", path, len(sentences))
     publish_issues(context, issues)
+
+
+def _from_input(given: Path, output: Path, suffix: str) -> tuple[dict[Path, list[Sentence]], list[Issue]]:
+    """`path to write -> sentences`, and the issues met in reading."""
+    if given.is_file() or any(given.rglob("*.ann")):  # a folder of brat is one corpus
+        sentences, issues = sources.read_sentences(given)
+        return {output: sentences}, issues
+    parts: dict[Path, list[Sentence]] = {}
+    found: list[Issue] = []
+    for file in sorted(file for file in given.iterdir() if file.is_file() and not file.name.startswith(".")):
+        if file.suffix == label_studio.CONFIGURATION or file.name == alpaca.DATASET_INFO:
+            log.info("%s: describes a corpus and is none; not read", file)
+            continue
+        path = output / f"{file.stem}{suffix}"
+        if path in parts:
+            raise UserError(file, f"{path.name} would be written twice", "Rename one of the files.")
+        parts[path], issues = sources.read_sentences(file)
+        found += issues
+    if not parts:
+        raise UserError("input", f"{given} holds no corpus files", "Name a corpus file, or a folder of them.")
+    return parts, found
 
 
 def _write(
@@ -103,12 +129,9 @@ def _write(
     train: Sequence[Sentence],
     categories: Sequence[str],
 ) -> list[Issue]:
-    if target == "jsonl":
-        jsonl.write(path, sentences)
-        return []
-    if target == "conll":
-        data = context.config.data
-        return conll.write(path, sentences, scheme="bioes", separator="tab", joiner=data.joiner)
     config = context.config
+    if target != "alpaca":
+        options = WriteOptions(scheme="bioes", separator="tab", joiner=config.data.joiner)
+        return formats.write(path, target, sentences, options)
     prompt = prompts.build(config.prompt, categories, train)
     return alpaca.write(path, sentences, prompt, lambda entities: write_answer(entities, prompt.answer))

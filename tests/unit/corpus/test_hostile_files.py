@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from omniner.errors import UserError
 GOOD = {
     "jsonl": '{"text": "好", "entities": []}',
     "cluener": '{"text": "好", "label": {}}',
+    "doccano": '{"text": "好", "label": []}',
+    "label_studio": '{"data": {"text": "好"}, "annotations": [{"result": []}]}',
 }
 BROKEN = [
     "[" * 200_000,
@@ -142,6 +145,78 @@ def test_a_damaged_corpus_is_answered(tmp_path: Path, name: str, place: int, byt
     assert_offsets_hold(sentences)
 
 
+STANDOFF = [
+    "T1\tA 0 2\t北京\n",
+    "T1\tA 0 1;1 2\t北 京\n",
+    "T2\tA 0 99999999999999999999\t北\n",
+    "T3\tA 9999999999 0;0 2\t\n",
+    "T4\t" + "A 0 1" + ";0 1" * 5000 + "\t北\n",
+    "T\t\t\t\n",
+    "\ufeffT5\tB 2 3\t好",
+    "R1\n",
+    "\n",
+    "\x00",
+]
+
+
+@given(
+    text=st.binary(max_size=60) | st.sampled_from(["北京好\r\n\n好", "\ufeff\n\n", "\n", ""]).map(str.encode),
+    lines=st.lists(st.sampled_from(STANDOFF).map(str.encode) | st.binary(max_size=30), max_size=5),
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_standoff_is_answered(tmp_path: Path, text: bytes, lines: list[bytes]) -> None:
+    (tmp_path / "x.txt").write_bytes(text)
+    (tmp_path / "x.ann").write_bytes(b"".join(lines))
+    for path in (tmp_path, tmp_path / "x.txt"):
+        try:
+            sentences, issues = read(path, "auto")
+        except UserError:
+            continue
+        assert_offsets_hold(sentences)
+        assert all(sentence.text for sentence in sentences)
+        assert sentences or issues
+
+
+@pytest.mark.parametrize("format", ["doccano", "brat", "cmeee"])
+def test_a_short_file_cannot_ask_for_much_memory(tmp_path: Path, format: str) -> None:
+    """Places without surfaces: 5,000 entities of a million characters each would be 20 GB."""
+    text, places = "好" * 1_000_000, 5_000
+    path = tmp_path / "x.txt"
+    if format == "doccano":
+        labels = ", ".join('[0, 1000000, "A"]' for _ in range(places))
+        path.write_text(f'{{"text": "{text}", "label": [{labels}]}}\n', encoding="utf-8")
+    elif format == "cmeee":
+        path.write_text(text + "|||0    999999    A" * places + "\n", encoding="utf-8")
+    else:
+        path.write_text(text, encoding="utf-8")
+        (tmp_path / "x.ann").write_text("T1\tA 0 1000000\t\n" * places, encoding="utf-8")
+    tracemalloc.start()
+    sentences, issues = read(path, format)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (len(sentences), sentences[0].entities, codes(issues)) == (1, [], {"entity-too-long": places})
+    assert peak < 50e6
+
+
+@pytest.mark.slow
+def test_reading_a_long_document_of_brat_is_linear(tmp_path: Path) -> None:
+    """Mentions over line breaks make one sentence of all its lines; four times as long is four times the work."""
+
+    def seconds(lines: int) -> float:
+        (tmp_path / "x.txt").write_text("北京好\n" * lines, encoding="utf-8")
+        marks = (f"T{n}\tA {4 * n + 1} {4 * n + 3};{4 * n + 4} {4 * n + 5}\t京好 北\n" for n in range(lines - 1))
+        (tmp_path / "x.ann").write_text("".join(marks), encoding="utf-8")
+        best = float("inf")
+        for _ in range(3):
+            start = time.process_time()
+            [sentence], issues = read(tmp_path, "brat")
+            best = min(best, time.process_time() - start)
+            assert (len(sentence.entities), issues) == (lines - 1, [])
+        return best
+
+    assert seconds(20_000) < 8 * seconds(5_000)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "unit"),
@@ -152,6 +227,8 @@ def test_a_damaged_corpus_is_answered(tmp_path: Path, name: str, place: int, byt
         ("jsonl", '{"text": "北京好", "entities": [{"text": "北京", "category": "A", "start": 0, "end": 1}]}\n'),
         ("alpaca", '{"input": "北京好", "output": "[[\\"北京\\", \\"A\\"]]"}\n'),
         ("omniner_csv", 'n,北京好,"[{""text"": ""北京"", ""labels"": [""A""]}]"\n'),
+        ("doccano", '{"text": "北京好", "label": [[0, 2, "A"]]}\n'),
+        ("label_studio", '{"text": "😀北京", "label": [{"start": 2, "end": 4, "text": "北京", "labels": ["A"]}]}\n'),
     ],
 )
 def test_reading_is_linear(tmp_path: Path, format: str, unit: str) -> None:

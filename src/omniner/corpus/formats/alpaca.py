@@ -28,16 +28,16 @@ from omniner.corpus.formats.common import (
     ReadOptions,
     id_of,
     is_unlabeled,
-    json_lines,
-    json_list,
+    json_records,
     parse_json,
     quote,
     text_of,
     unlabeled,
     whole,
 )
+from omniner.corpus.formats.extras import post_of
 from omniner.errors import UserError
-from omniner.files import explaining, read_json, write_json, writing
+from omniner.files import read_json, write_json, writing
 from omniner.records import Entity, Issue, Sentence, to_line
 
 DATASET_INFO = "dataset_info.json"
@@ -71,19 +71,13 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     log = IssueLog(path)
     sentences = []
     foreign: set[str] = set()  # keys already reported; one issue each, not one an item
-    for number, (line, record) in enumerate(_records(path, log), 1):
+    for number, (line, record) in enumerate(json_records(path, log), 1):
         found = len(log.items)
         sentence = _sentence(record, foreign, log, line)
         log.items[found:] = [issue._replace(message=f"item {number}: {issue.message}") for issue in log.items[found:]]
         if sentence is not None:
             sentences.append(sentence)
     return sentences, log.items
-
-
-def _records(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]:
-    with explaining(path), path.open("rb") as file:
-        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return json_list(path, log) if start[:1] == b"[" else json_lines(path, log)
 
 
 def _sentence(record: dict[str, Any], foreign: set[str], log: IssueLog, line: int) -> Sentence | None:
@@ -99,7 +93,7 @@ def _sentence(record: dict[str, Any], foreign: set[str], log: IssueLog, line: in
     if text is None:
         return None
     name = id_of(record, log, line)
-    post_id = id_of({"id": record.get("post_id")}, log, line) or None
+    post_id = post_of(record, log, line)
     if answer is None or answer == "":
         sentence = unlabeled(name, text)
         sentence.post_id = post_id

@@ -4,17 +4,21 @@
 
 Both ends are inclusive. Every place of a repeated surface is an entity (published class counts take a surface once a
 sentence and type, and are lower). A line without `label` is a sentence without labels, as in the published test file.
+Written are `id` and `post_id`, too, where sentences have them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omniner.corpus.formats.common import (
     IssueLog,
     ReadOptions,
     id_of,
     in_order,
+    is_unlabeled,
     json_lines,
     place,
     quote,
@@ -23,6 +27,8 @@ from omniner.corpus.formats.common import (
     whole,
     without_repeats,
 )
+from omniner.corpus.formats.extras import post_of
+from omniner.corpus.formats.writing import WriteOptions, placed, with_extras, write_lines
 from omniner.records import Entity, Issue, Sentence
 
 
@@ -36,10 +42,10 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
             continue
         name = id_of(record, log, line)
         label = record.get("label")
-        if label is None:
-            sentences.append(unlabeled(name, text))
-            continue
-        sentences.append(Sentence(name, text, _entities(label, text, log, line)))
+        bare = label is None
+        sentence = unlabeled(name, text) if bare else Sentence(name, text, _entities(label, text, log, line))
+        sentence.post_id = post_of(record, log, line)
+        sentences.append(sentence)
     return sentences, log.items
 
 
@@ -68,3 +74,20 @@ def _entity(text: str, surface: str, category: str, item: object, log: IssueLog,
         log.add("bad-entity", f"{quote(surface)} has {quote(item)} for a place; left out", line)
         return None
     return place(text, surface, category, item[0], item[1] + 1, log, line)
+
+
+def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
+    """Write one file, whole or not at all; entities without a place are issues."""
+    log = IssueLog(path)
+    write_lines(path, (_item(sentence, log) for sentence in sentences))
+    return log.items
+
+
+def _item(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
+    item: dict[str, Any] = {"text": sentence.text}
+    if not is_unlabeled(sentence):
+        label: dict[str, dict[str, list[list[int]]]] = {}
+        for entity, start, end in placed(sentence, log):
+            label.setdefault(entity.category, {}).setdefault(entity.text, []).append([start, end - 1])
+        item["label"] = label
+    return with_extras(item, sentence)

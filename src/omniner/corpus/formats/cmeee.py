@@ -8,18 +8,22 @@ text with its entities behind it:
 A CHIP line without `|||` (the test file; any plain text, one sentence a line) has no labels. U+FEFF at the start of
 a text is one of its characters and counts in the offsets, at the start of the file too. An entity that ends before it
 starts (two in the published train file) is an `empty-entity` issue: items and these issues together give the number
-of entities the file writes.
+of entities the file writes. The JSON layout is the one that is written, with `id` and `post_id` where sentences have
+them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omniner.corpus.formats.common import (
     IssueLog,
     ReadOptions,
     id_of,
     in_order,
+    is_unlabeled,
     json_list,
     place,
     quote,
@@ -29,6 +33,8 @@ from omniner.corpus.formats.common import (
     whole,
     without_repeats,
 )
+from omniner.corpus.formats.extras import post_of
+from omniner.corpus.formats.writing import WriteOptions, placed, with_extras, write_list
 from omniner.files import explaining
 from omniner.records import Entity, Issue, Sentence
 
@@ -53,15 +59,18 @@ def _read_json(path: Path, log: IssueLog) -> list[Sentence]:
         if text is None:
             continue
         name = id_of(record, log, line)
+        post_id = post_of(record, log, line)
         items = record.get("entities")
         if items is None:
-            sentences.append(unlabeled(name, text))
+            bare = unlabeled(name, text)
+            bare.post_id = post_id
+            sentences.append(bare)
             continue
         if not isinstance(items, list):
             log.add("bad-record", f"entities is {quote(items)}, not a list; taken as empty", line)
             items = []
         entities = [entity for item in items if (entity := _json_entity(item, text, log, line))]
-        sentences.append(Sentence(name, text, in_order(without_repeats(entities, log, line))))
+        sentences.append(Sentence(name, text, in_order(without_repeats(entities, log, line)), post_id))
     return sentences
 
 
@@ -108,3 +117,20 @@ def _chip_entity(field: str, text: str, log: IssueLog, line: int) -> Entity | No
 def _is_offset(text: str) -> bool:
     """ASCII digits, few enough to be a place in a line (`isdigit` alone also takes ² and ३)."""
     return text.isascii() and text.isdigit() and len(text) <= 10
+
+
+def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
+    """Write the JSON layout, whole or not at all; entities without a place are issues."""
+    log = IssueLog(path)
+    write_list(path, (_item(sentence, log) for sentence in sentences))
+    return log.items
+
+
+def _item(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
+    item: dict[str, Any] = {"text": sentence.text}
+    if not is_unlabeled(sentence):
+        item["entities"] = [
+            {"start_idx": start, "end_idx": end - 1, "type": entity.category, "entity": entity.text}
+            for entity, start, end in placed(sentence, log)
+        ]
+    return with_extras(item, sentence)

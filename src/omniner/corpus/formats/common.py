@@ -21,7 +21,7 @@ from omniner.records import Entity, Issue, Sentence
 
 MAX_FILE = 2 * 2**30  # bytes; a larger corpus is split into several files
 MAX_LINE = 16 * 2**20  # characters; the longest known corpus line has under 10,000
-MAX_DEPTH = 32  # levels of lists and objects kept in `meta`
+MAX_SURFACE = 10_000  # characters that a file may claim for an entity by two numbers alone
 _SHOWN = 60  # characters of foreign text quoted in a message
 
 
@@ -214,6 +214,13 @@ def json_list(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]
         log.add("bad-json", f"more text after the list: {quote(rest)}", line)
 
 
+def json_records(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`(line number, object)` for each item of a JSON list, or of JSON lines where the file does not begin with one."""
+    with explaining(path), path.open("rb") as file:
+        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return json_list(path, log) if start[:1] == b"[" else json_lines(path, log)
+
+
 def text_of(record: dict[str, Any], key: str, log: IssueLog, line: int) -> str | None:
     """The text of a record, or None (with an issue) where there is none to work on."""
     text = record.get(key)
@@ -260,6 +267,9 @@ def place(
     if end <= start:
         message = f"{category} at [{start}, {end}) holds no character; the entity is left out"
         log.add("empty-entity", message, line)
+        return None
+    if surface is None and end - start > MAX_SURFACE:  # else a short file could ask for any amount of memory
+        log.add("entity-too-long", f"{category} at [{start}, {end}); the entity is left out", line)
         return None
     inside = start >= 0 and end <= len(text)
     if inside and (surface is None or text[start:end] == surface):

@@ -11,11 +11,13 @@ lost halves (two U+FFFD each) become one U+FFFD, so that offsets are the same in
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 from omniner.corpus.formats.common import IssueLog, ReadOptions, in_order, quote, read_lines, unlabeled, whole
+from omniner.corpus.formats.writing import labeled_only
 from omniner.errors import UserError
 from omniner.files import writing
 from omniner.records import Entity, Issue, Sentence
@@ -31,6 +33,7 @@ _DOCUMENT = "-DOCSTART-"
 _SAMPLE = 400  # lines looked at to find out the separator
 # Tag letters by the place in an entity, for writing: alone, first, inside, last.
 _LETTERS = {"bio": "BBII", "bio2": "BBII", "bios": "SBII", "bioes": "SBIE", "bmes": "SBME"}
+_UNWRITABLE = re.compile("[\n\r\ud800-\udfff]")
 NO_TAG = ""  # of a row without a tag column
 
 
@@ -242,7 +245,7 @@ def write(path: str | Path, sentences: Sequence[Sentence], *, scheme: str, separ
     """Write one file, whole or not at all, and return what the columns could not hold: `read` gives the rest back.
 
     Columns hold one layer: of entities that overlap the first by place is written. Those that are left out, for that,
-    for want of offsets or because they begin or end inside a token, are issues.
+    for want of offsets or because they begin or end inside a token, are issues, and so are sentences without labels.
 
     Args:
         path: the file.
@@ -258,12 +261,12 @@ def write(path: str | Path, sentences: Sequence[Sentence], *, scheme: str, separ
     log = IssueLog(Path(path))
     between = SEPARATORS[separator]
     with writing(path) as file:
-        for sentence in sentences:
+        for sentence in labeled_only(sentences, log):
             tokens = sentence.text.split(joiner) if joiner else list(sentence.text)
             if not all(tokens):
                 log.add("empty-token", "the text gives an empty token; the sentence is left out", id=sentence.id)
                 continue
-            tags = _tags(sentence, tokens, len(joiner), _LETTERS[scheme], log)
+            tags = _tags(sentence, tokens, joiner, between, _LETTERS[scheme], log)
             for token, tag in zip(tokens, tags, strict=True):
                 file.write(f"{_writable(token, sentence.id, log)}{between}{tag}\n")
             file.write("\n" if tokens else "")
@@ -282,7 +285,7 @@ def _writable(token: str, id: str, log: IssueLog) -> str:
     return clean
 
 
-def _tags(sentence: Sentence, tokens: list[str], step: int, letters: str, log: IssueLog) -> list[str]:
+def _tags(sentence: Sentence, tokens: list[str], joiner: str, separator: str, letters: str, log: IssueLog) -> list[str]:
     """The tag of each token. The order of entities does not matter, their places do."""
     starts: dict[int, int] = {}
     ends: dict[int, int] = {}
@@ -291,12 +294,15 @@ def _tags(sentence: Sentence, tokens: list[str], step: int, letters: str, log: I
         starts[position] = index
         position += len(token)
         ends[position] = index
-        position += step
+        position += len(joiner)
     tags = ["O"] * len(tokens)
     taken = 0  # tokens before this one belong to an entity already
     for entity in in_order(sentence.entities):
         if entity.start is None or entity.end is None:
             log.add("no-offsets", f"{entity.category} {quote(entity.text)} has no place", id=sentence.id)
+            continue
+        if separator in entity.category or _UNWRITABLE.search(entity.category):
+            log.add("unwritable-category", f"{quote(entity.category)} cannot stand in a column", id=sentence.id)
             continue
         first, last = starts.get(entity.start), ends.get(entity.end)
         if first is None or last is None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from omniner.corpus.formats.common import (
-    MAX_DEPTH,
     IssueLog,
     ReadOptions,
     id_of,
@@ -24,6 +23,7 @@ from omniner.corpus.formats.common import (
     whole,
     without_repeats,
 )
+from omniner.corpus.formats.extras import meta_of, post_of
 from omniner.files import writing
 from omniner.records import Entity, Issue, Sentence, sentence_to_json, to_line
 
@@ -41,7 +41,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         if text is None:
             continue
         _report_keys(record, _SENTENCE_KEYS, foreign, log, line)
-        meta = _meta(record.get("meta"), log, line)
+        meta = meta_of(record.get("meta"), log, line)
         items = record.get("entities")
         if items is None:
             meta["unlabeled"] = True
@@ -50,8 +50,8 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
             items = []
         entities = [_entity(item, text, foreign, log, line) for item in items or ()]
         known = without_repeats([entity for entity in entities if entity], log, line)
-        post_id = id_of({"id": record.get("post_id")}, log, line) or None
-        sentences.append(Sentence(id_of(record, log, line), text, known, post_id, meta))
+        name, post_id = id_of(record, log, line), post_of(record, log, line)
+        sentences.append(Sentence(name, text, known, post_id, meta))
     return sentences, log.items
 
 
@@ -87,31 +87,3 @@ def _report_keys(record: dict[str, Any], known: frozenset[str], foreign: set[str
         if key not in known and key not in foreign:
             foreign.add(key)
             log.add("unknown-key", f"{quote(key)} (first seen here) is not read; put it under meta", line)
-
-
-def _meta(value: object, log: IssueLog, line: int) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        log.add("bad-record", f"meta is {quote(value)}, not an object; left out", line)
-        return {}
-    if _deeper_than(value, MAX_DEPTH):
-        log.add("bad-record", f"meta is nested more than {MAX_DEPTH} deep; left out", line)
-        return {}
-    return value
-
-
-def _deeper_than(value: object, limit: int) -> bool:
-    """Level by level instead of by recursion: foreign data must not choose our stack depth."""
-    level = [value]
-    for _ in range(limit):
-        inner: list[object] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner.extend(item.values())
-            elif isinstance(item, list):
-                inner.extend(item)
-        if not inner:
-            return False
-        level = inner
-    return any(isinstance(item, (dict, list)) for item in level)

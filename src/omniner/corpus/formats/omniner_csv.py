@@ -7,21 +7,25 @@
 are believed only where they give the surface, half-open in code points, or in UTF-16 units (as browser tools count: an
 emoji is two), or with an inclusive end, in this order. Without usable offsets a surface is aligned left to right
 (`corpus.align`); what cannot be aligned keeps its surface, has no offsets and is an issue.
+
+Written are items of one label each, with half-open offsets in code points.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from omniner.corpus.align import align
+from omniner.corpus.align import align, utf16_places
 from omniner.corpus.formats.common import (
     MAX_LINE,
     IssueLog,
     ReadOptions,
+    is_unlabeled,
     parse_json,
     quote,
     read_text,
@@ -29,7 +33,9 @@ from omniner.corpus.formats.common import (
     whole,
     without_repeats,
 )
+from omniner.corpus.formats.writing import WriteOptions, clean, labeled_only
 from omniner.errors import UserError
+from omniner.files import writing
 from omniner.records import Entity, Issue, Sentence
 
 COLUMNS = ("note_id", "sentence", "label")
@@ -195,12 +201,7 @@ def _inclusive(text: str, items: list[Item]) -> list[int | None]:
 
 def _utf16(text: str, items: list[Item]) -> list[int | None]:
     """Offsets in UTF-16 units, where a character outside the basic plane is two."""
-    index_of: dict[int, int] = {}
-    units = 0
-    for index, character in enumerate(text):
-        index_of[units] = index
-        units += 2 if character > "\uffff" else 1
-    index_of[units] = len(text)
+    index_of = utf16_places(text)
     return [
         _fit(text, item, index_of.get(item.given[0], -1), index_of.get(item.given[1], -1)) if item.given else None
         for item in items
@@ -209,3 +210,33 @@ def _utf16(text: str, items: list[Item]) -> list[int | None]:
 
 def _fit(text: str, item: Item, start: int, end: int) -> int | None:
     return start if 0 <= start < end and text[start:end] == item.surface else None
+
+
+def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
+    """Write one file, whole or not at all. Entities without a place are written so, and issues: reading aligns them.
+
+    Without any labels the column is left out; a file that has it cannot hold sentences without labels, which are
+    issues then.
+    """
+    log = IssueLog(path)
+    bare = bool(sentences) and all(map(is_unlabeled, sentences))
+    with writing(path) as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS[:2] if bare else COLUMNS)
+        for sentence in sentences if bare else labeled_only(sentences, log):
+            row = [clean(sentence.post_id or "", sentence.id, log), clean(sentence.text, sentence.id, log)]
+            table.writerow(row if bare else [*row, _label(sentence, log)])
+    return log.items
+
+
+def _label(sentence: Sentence, log: IssueLog) -> str:
+    items = []
+    for entity in sentence.entities:
+        item: dict[str, object] = {"text": entity.text, "labels": [entity.category]}
+        if entity.start is None:
+            message = f"{entity.category} {quote(entity.text)} has no place; reading will look for one"
+            log.add("no-offsets", message, id=sentence.id)
+        else:
+            item |= {"start": entity.start, "end": entity.end}
+        items.append(item)
+    return clean(json.dumps(items, ensure_ascii=False), sentence.id, log)
