@@ -43,7 +43,7 @@ def test_every_command_composes(arguments: list[str], tmp_path: Path, monkeypatc
 
 def _runnable(arguments: list[str]) -> bool:
     return not any(
-        argument.startswith(("--", "-m", "data", "experiment", "task=s", "task=p", "to=merged", "input="))
+        argument.startswith(("--", "-m", "data", "experiment", "task=s", "task=p", "to=merged", "input=", "runs="))
         or re.match(r"model=(?!qwen2_tiny)", argument)
         for argument in arguments
     )
@@ -56,6 +56,20 @@ def test_commands_on_the_sample_corpus_run(arguments: list[str], tmp_path: Path)
     small = [item for item in tiny if item.split("=")[0] not in {argument.split("=")[0] for argument in arguments}]
     result = omniner(*small, "trainer.max_epochs=1", *arguments, "tracking=off", cwd=tmp_path)
     assert folder_of(result, tmp_path).is_dir()
+
+
+@pytest.mark.slow
+def test_the_comparing_commands_run(tmp_path: Path) -> None:
+    line = '{"id": "1", "text": "喝小满", "entities": [{"text": "小满", "category": "品牌", "start": 1, "end": 3}]}\n'
+    for folder in (tmp_path, tmp_path / "my_run", tmp_path / "other_run"):
+        folder.mkdir(exist_ok=True)
+        (folder / "gold.jsonl").write_text(line, encoding="utf-8")
+        (folder / "predictions.jsonl").write_text(line, encoding="utf-8")
+    commands = [arguments for arguments in COMMANDS if "task=compare" in arguments]
+    assert len(commands) == 2
+    for arguments in commands:
+        folder = folder_of(omniner(*arguments, "tracking=off", cwd=tmp_path), tmp_path)
+        assert (folder / "comparison.html").is_file()
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def test_a_run_is_tracked(trained: Trained) -> None:
     assert run.data.params["model.kind"] == "bilstm"
     client = MlflowClient(f"sqlite:///{cwd / 'mlruns' / 'mlflow.db'}")
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert {"report.html", "predictions.jsonl", "scores.json", "tables", "figures"} <= artifacts
+    assert {"report.html", "predictions.jsonl", "gold.jsonl", "scores.json", "tables", "figures"} <= artifacts
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) > 1
 
 
