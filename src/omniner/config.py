@@ -95,8 +95,7 @@ def check(composed: DictConfig) -> schema.Config:
         raise _unknown(key, fields)
     for key in sorted(fields - raw.keys()):
         raise UserError(key, "this key is missing", f"Compose with conf/config.yaml, or add {key}.")
-    sections = {name: _typed(name, kind, raw[name]) for name, kind in SECTIONS.items()}
-    sections["model"] = _model(raw["model"])
+    sections = {name: _part(name, raw[name]) for name in (*SECTIONS, "model")}
     config: schema.Config = _typed("", schema.Config, {key: raw[key] for key in fields - sections.keys()} | sections)
     checks.check_values(config)
     checks.check_pairs(config)
@@ -104,12 +103,12 @@ def check(composed: DictConfig) -> schema.Config:
 
 
 def adopt(config: schema.Config, path: Path, names: Sequence[str]) -> schema.Config:
-    """The configuration with these sections taken from the `config.yaml` of a run that is there.
+    """The configuration with these parts taken from the `config.yaml` of another run.
 
     Args:
         config: of this run.
         path: of the other run's file.
-        names: sections, such as `model` and `data`.
+        names: sections, such as `model` and `data`, and keys that stand in none, such as `seed`.
 
     Raises:
         UserError: the file is no configuration, or one of another version of this program.
@@ -124,9 +123,7 @@ def adopt(config: schema.Config, path: Path, names: Sequence[str]) -> schema.Con
     if not isinstance(raw, dict) or (missing := [name for name in names if name not in raw]):
         raise UserError(path, f"not the configuration of a run ({', '.join(missing)} is missing)", fix)
     try:
-        taken = {
-            name: _model(raw[name]) if name == "model" else _typed(name, SECTIONS[name], raw[name]) for name in names
-        }
+        taken = {name: _part(name, raw[name]) for name in names}
     except UserError as error:
         raise UserError(path, f"{error.where}: {error.found}", fix) from error
     return dataclasses.replace(config, **taken)
@@ -140,6 +137,16 @@ def section(composed: DictConfig, name: str, kind: type[T]) -> T:
 
 def _model(raw: Any) -> Any:
     """The section `model`, whose type depends on its kind."""
+def _part(name: str, raw: Any) -> Any:
+    """One section, or one key that stands in none."""
+    if name == "model":
+        return _model(raw)
+    if name in SECTIONS:
+        return _typed(name, SECTIONS[name], raw)
+    annotations = {field.name: str(field.type) for field in dataclasses.fields(schema.Config)}
+    return _convert(name, annotations[name], raw)
+
+
     kind = raw.get("kind") if isinstance(raw, Mapping) else None
     if kind not in MODELS:
         raise UserError("model.kind", f"{kind!r} is no kind of model", f"Choose one of: {', '.join(MODELS)}.")

@@ -75,7 +75,9 @@ def run(config: Config) -> Path:
             folder.save(status=status)
             context.run.finish(status.upper())
     except UserError:
-        if not folder.resumed:
+        if folder.holds_work:
+            log.warning("what was done is kept: the same command goes on from there (%s)", folder.path)
+        elif not folder.resumed:
             folder.discard()
         raise
     finally:

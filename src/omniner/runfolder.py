@@ -34,6 +34,11 @@ OUTPUTS = (
     "report.html",
     "comparison.html",
     "comparison.json",
+    "guidance.json",
+    "guidance.md",
+    "guidance.html",
+    "teacher_spent.jsonl",
+    "prompt_guidance.json",
     "comparison.md",
     "latex",
     "check.txt",
@@ -48,6 +53,8 @@ OUTPUTS = (
 )
 BOOKKEEPING = (STATE, "config.yaml", ".lock")
 
+# The costly part of a run: a folder that holds some of it is never taken back.
+WORK = ("checkpoints/last.ckpt", "predictions.jsonl")
 
 @dataclasses.dataclass
 class RunFolder:
@@ -66,6 +73,11 @@ class RunFolder:
 
     def discard(self) -> None:
         """Take back what a run that could not even begin has written: its own files, and the folder if that is all."""
+    @property
+    def holds_work(self) -> bool:
+        """Whether something was done that the same command can go on from."""
+        return any((self.path / name).is_file() for name in WORK)
+
         _clear(self.path)
         for name in BOOKKEEPING:
             (self.path / name).unlink(missing_ok=True)

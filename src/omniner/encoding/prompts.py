@@ -91,8 +91,11 @@ def build(config: PromptConfig, categories: Sequence[str], train: Sequence[Sente
 
     Raises:
         UserError: no text in the language, a placeholder that is unknown, missing, or has nothing to stand for.
+        ValueError: the errors are still to be taken from another run.
     """
     check_style(config.answer)
+    if config.from_run is not None:
+        raise ValueError("prompt.from_run names a run: let lessons.apply put its guidance into the config first")
     language = config.language
     template = _text(config, "input")
     if template.count(SENTENCE) != 1:

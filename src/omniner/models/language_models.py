@@ -63,15 +63,19 @@ def random(
 
 def pretrained(path: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The model of a hub name, a folder or a GGUF file, with its own tokenizer."""
+    model, found = weights(path, dtype), tokenizer(path)
+    rows = model.get_input_embeddings().weight.shape[0]
+    _check_tokenizer(path, found, rows)
+    return model, found
+
+
+def tokenizer(path: str) -> PreTrainedTokenizerFast:
+    """The tokenizer alone, to count with."""
     from transformers import AutoTokenizer
 
     source, local, more = _place(path)
-    model = weights(path, dtype)
     with loading.explaining("model.path", path, loading.advice(local, _FOLDER)):
-        tokenizer = AutoTokenizer.from_pretrained(source, **loading.options(local), **more)
-    rows = model.get_input_embeddings().weight.shape[0]
-    _check_tokenizer(path, tokenizer, rows)
-    return model, tokenizer
+        return AutoTokenizer.from_pretrained(source, **loading.options(local), **more)
 
 
 def weights(path: str, dtype: torch.dtype) -> PreTrainedModel:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from omniner import config as configs
 from omniner.corpus import sources
 from omniner.corpus.sources import Corpus
+from omniner.encoding import prompts
 from omniner.records import Issue
-from omniner.schema import Config
-from omniner.tasks import check_causal
+from omniner.schema import CausalConfig, Config
+from omniner.tasks import check_causal, prompting
 from omniner.tasks.context import Context, publish_corpus, publish_issues
 
 if TYPE_CHECKING:
@@ -43,7 +44,12 @@ def run(context: Context) -> None:
     config = context.config
     corpus = sources.load(config.data, None)
     publish_corpus(context, corpus)
-    module, data = prepare(config, corpus.splits["train"], corpus.splits["dev"])
+    train = corpus.splits["train"]
+    if isinstance(config.model, CausalConfig):
+        active = corpus.taxonomy.active(train)
+        prompting.use_guidance(context, active, corpus.splits["test"])
+        prompting.publish(context, prompts.build(config.prompt, active, train))
+    module, data = prepare(config, train, corpus.splits["dev"])
     issues = [*corpus.issues, *data.issues]
     publish_issues(context, issues)
     sections: dict[str, Iterable[str]] = {

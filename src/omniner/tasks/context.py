@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omniner.corpus.sources import Corpus
-from omniner.encoding import prompts
-from omniner.encoding.prompts import Prompt
-from omniner.files import write_text
+from omniner.files import read_json, write_json, write_text
 from omniner.records import Issue, Sentence, sentence_to_json, to_line
 from omniner.schema import Config
 from omniner.tracking import DataInput, Run
@@ -40,14 +38,6 @@ def publish_issues(context: Context, issues: Sequence[Issue]) -> dict[str, int]:
     for code, count in counts.items():
         log.warning("issues: %d x %s (listed in %s)", count, code, path)
     return counts
-
-
-def publish_prompt(context: Context, prompt: Prompt) -> None:
-    """Write and log what a causal model is told, with the name and hash that its predictions carry."""
-    turns = (f"[{turn['role']}]\n{turn['content']}\n" for turn in prompt.messages(prompts.SENTENCE))
-    context.run.file(write_text(context.folder / "prompt.txt", "\n".join(turns)))
-    context.run.tags({"prompt": f"{prompt.name} {prompt.version} {prompt.language}", "prompt.sha": prompt.sha})
-    log.info("prompt %s, version %s, hash %s", prompt.name, prompt.version, prompt.sha)
 
 
 def content_digest(sentences: Sequence[Sentence]) -> str:

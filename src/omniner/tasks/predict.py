@@ -14,6 +14,7 @@ from omniner.corpus import sources
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.records import Issue, Sentence
 from omniner.schema import Config
+from omniner.tasks import prompting
 from omniner.tasks.context import Context, publish_corpus, publish_issues
 from omniner.tasks.evaluation import Extras, evaluate
 from omniner.tasks.prediction import predict_file, write_gold
@@ -27,6 +28,10 @@ def run(context: Context) -> None:
     checkpoint = _find(config.checkpoint) if config.checkpoint else None
     sentences, issues, taxonomy = _sentences(context)
     counts = publish_issues(context, issues)
+    if config.prompt.from_run:
+        known = sources.load(config.data, ["train"])
+        reported = () if config.input else sentences
+        prompting.use_guidance(context, known.taxonomy.active(known.splits["train"]), reported)
     predictions = predict_file(config, checkpoint, sentences, folder / "predictions.jsonl")
     context.run.file(folder / "predictions.jsonl")
     if any(sentence.entities for sentence in sentences):

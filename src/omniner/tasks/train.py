@@ -16,7 +16,8 @@ from omniner.corpus import sources
 from omniner.encoding import prompts
 from omniner.errors import Stopped, UserError
 from omniner.schema import CausalConfig, Config
-from omniner.tasks.context import Context, publish_corpus, publish_issues, publish_prompt
+from omniner.tasks import prompting
+from omniner.tasks.context import Context, publish_corpus, publish_issues
 from omniner.tasks.curves import CurveRecorder, read_curves
 from omniner.tasks.evaluation import Extras, evaluate
 from omniner.tasks.prediction import predict_file, write_gold
@@ -39,7 +40,9 @@ def run(context: Context) -> None:
 
     if isinstance(config.model, CausalConfig):
         train = corpus.splits["train"]
-        publish_prompt(context, prompts.build(config.prompt, corpus.taxonomy.active(train), train))
+        active = corpus.taxonomy.active(train)
+        prompting.use_guidance(context, active, reported)
+        prompting.publish(context, prompts.build(config.prompt, active, train))
     os.environ[FOLDER] = str(folder.resolve())
     try:
         logger = tracking.lightning_logger(CurveRecorder(context.run, folder))
@@ -73,4 +76,6 @@ def follow(config: Config) -> None:
             "Set output_dir=<folder on a disk that all ranks share>.",
         )
     folder = Path(os.environ.get(FOLDER) or config.output_dir or "")
-    fit(config, sources.load(config.data, None), folder, logger=False, callbacks=[])
+    corpus = sources.load(config.data, None)
+    prompting.settle(config, folder, corpus.taxonomy.active(corpus.splits["train"]), corpus.splits["test"])
+    fit(config, corpus, folder, logger=False, callbacks=[])

@@ -1,0 +1,199 @@
+"""`{errors}` of a prompt, made of a run's guidance: this corpus's own errors in the form of the paper's Figure 2.
+
+In goes `Guidance`, out comes the text: the five types of error, under each the lessons of this corpus with the rule, an
+example and its correction. A budget limits its length: lessons are taken in the order of their clusters, the largest
+first, with an example where that fits and without where it does not, and left out where even the rule is too long. The
+same guidance always gives the same text, whatever else is in the run.
+
+What spells out a control token (`<|im_end|>`) is left out: an instruction is read with such tokens in force.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from omniner.analysis.guidance import Example, Guidance, Lesson
+from omniner.errors import UserError
+from omniner.records import Entity
+from omniner.schema import PromptConfig
+
+log = logging.getLogger("omniner")
+
+Counter = Callable[[str], int]
+"""How long a text is: its tokens, or its characters."""
+
+_TYPES = {"classification": ("confusion",), "boundary": ("boundary", "spelling"), "missing": ("missing",),
+          "redundant": ("redundant",), "split_merge": ("split", "merge", "split_merge")}  # fmt: skip
+_HEADINGS = {
+    "zh": {
+        "classification": "分类错误：找对了实体，但类别不符合上下文。",
+        "boundary": "边界错误：实体的首尾多了字或少了字。",
+        "missing": "遗漏：句子中的实体没有标出来。",
+        "redundant": "多标：标出了不属于任何类别的内容。",
+        "split_merge": "拆分或合并错误：把一个实体拆成了几个，或把几个实体连成了一个。",
+    },
+    "en": {
+        "classification": "Classification error. The entity is found, but its category does not fit the context.",
+        "boundary": "Boundary error. There is a character too many or too few at an end of the entity.",
+        "missing": "Missing. An entity of the sentence is not marked.",
+        "redundant": "Redundant. Something was marked that belongs to no category.",
+        "split_merge": "Split or merge error. One entity is cut into several, or several are joined into one.",
+    },
+}
+_EXAMPLES = {
+    "zh": {
+        "confusion": "例：{text}，把{predicted}标成了{label}。改正：应为{gold}，{right}。",
+        "confusion same": "例：{text}，把{predicted}标成了{label}。改正：应标为{right}。",
+        "boundary": "例：{text}，标出的是{predicted}。改正：应为{gold}。",
+        "spelling": "例：{text}，标出的是{predicted}。改正：应为{gold}。",
+        "missing": "例：{text}，没有标出{gold}。改正：补上{gold}，{right}。",
+        "redundant": "例：{text}，把{predicted}标成了{label}。改正：应删去。",
+        "split": "例：{text}，标成了{predicted}。改正：应为一个实体{gold}。",
+        "merge": "例：{text}，连成了{predicted}。改正：应分成{gold}。",
+        "split_merge": "例：{text}，标成了{predicted}。改正：应为{gold}。",
+    },
+    "en": {
+        "confusion": "In {text}, {predicted} was labelled {label}. Correction. It is {gold}, {right}.",
+        "confusion same": "In {text}, {predicted} was labelled {label}. Correction. It is {right}.",
+        "boundary": "In {text}, {predicted} was marked. Correction. It is {gold}.",
+        "spelling": "In {text}, {predicted} was marked. Correction. It is {gold}.",
+        "missing": "In {text}, {gold} was not marked. Correction. Add {gold}, {right}.",
+        "redundant": "In {text}, {predicted} was labelled {label}. Correction. Leave it out.",
+        "split": "In {text}, {predicted} were marked. Correction. It is one entity, {gold}.",
+        "merge": "In {text}, {predicted} was marked. Correction. These are {gold}.",
+        "split_merge": "In {text}, {predicted} was marked. Correction. It is {gold}.",
+    },
+}
+_AROUND = 15  # characters of the sentence shown on either side of an error
+_CONTROL = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,}\]")
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """The text with what it holds.
+
+    Attributes:
+        text: `{errors}`.
+        length: of the text, as it was counted.
+        shown: lessons in it; `examples` of them with an example.
+        known: lessons of the guidance.
+        covered: share of the run's errors that are of the kinds shown.
+    """
+
+    text: str
+    length: int
+    shown: int
+    examples: int
+    known: int
+    covered: float
+
+
+def apply(config: PromptConfig, guidance: Guidance, categories: Sequence[str], count: Counter) -> PromptConfig:
+    """The prompt with the guidance in the place of `errors`, ready for `prompts.build`.
+
+    Args:
+        config: `language` and `max_tokens` are read.
+        guidance: of another run.
+        categories: that the prompt will name; lessons about others are left out.
+        count: measures a text.
+
+    Raises:
+        UserError: the guidance has no notes in the language, none about these categories, or none that fits.
+    """
+    lessons = write(guidance, config.language, categories, config.max_tokens, count)
+    log.info(
+        "%d of %d lessons (%d with an example) stand in the prompt, about %.0f %% of the errors; %d of %d allowed",
+        lessons.shown, lessons.known, lessons.examples, 100 * lessons.covered, lessons.length, config.max_tokens,
+    )  # fmt: skip
+    version = f"{config.version}+{guidance.sha[:8]}"
+    return replace(config, version=version, errors={**config.errors, config.language: lessons.text}, from_run=None)
+
+
+def write(guidance: Guidance, language: str, categories: Sequence[str], budget: int, count: Counter) -> Lessons:
+    """The text for a prompt in `language` that names `categories`, no longer than `budget`; see `apply`."""
+    known = set(categories)
+    usable = [lesson for lesson in guidance.lessons if {lesson.gold, lesson.predicted} - {""} <= known]
+    if not usable:
+        found = f"no lesson of {guidance.source.get('name')} is about a category of this corpus"
+        raise UserError("prompt.from_run", found, "Name a run of task=guide on this corpus.")
+    if all(language not in lesson.note.rule for lesson in usable):
+        has = ", ".join(sorted({name for lesson in usable for name in lesson.note.rule}))
+        fix = f"Run task=guide with guide.language={language}, or choose prompt.language={has}."
+        raise UserError("prompt.language", f"{language}, but the notes of this run are in: {has}", fix)
+    chosen: list[tuple[Lesson, str]] = []
+    with_example = 0
+    for lesson in usable:
+        for entry in _entries(lesson, language, known):
+            if count(_text([*chosen, (lesson, entry)], language)) <= budget:
+                chosen.append((lesson, entry))
+                with_example += "\n" in entry
+                break
+    if not chosen:
+        fix = "Raise it, or leave prompt.from_run out."
+        raise UserError("prompt.max_tokens", f"{budget} is too little for a single lesson", fix)
+    text = _text(chosen, language)
+    errors = sum(guidance.types.values())
+    covered = sum(lesson.count for lesson, _ in chosen) / errors
+    return Lessons(text, count(text), len(chosen), with_example, len(guidance.lessons), covered)
+
+
+def _text(chosen: Sequence[tuple[Lesson, str]], language: str) -> str:
+    """The five types with what was chosen under each."""
+    lines = []
+    for number, (name, kinds) in enumerate(_TYPES.items(), 1):
+        lines.append(f"{number}. {_HEADINGS[language][name]}")
+        lines += [f"   - {entry}" for lesson, entry in chosen if lesson.kind in kinds]
+    return "\n".join(lines)
+
+
+def _entries(lesson: Lesson, language: str, categories: set[str]) -> list[str]:
+    """What may be said of a lesson, the fullest first; nothing where its rule cannot stand in a prompt."""
+    rule = " ".join(lesson.note.rule.get(language, "").split())
+    if not rule or _CONTROL.search(rule):
+        return []
+    examples = (
+        _example(lesson.kind, example, language) for example in lesson.examples if _showable(example, categories)
+    )
+    first = next((example for example in examples if not _CONTROL.search(example)), None)
+    return [f"{rule}\n     {first}", rule] if first else [rule]
+
+
+def _showable(example: Example, categories: set[str]) -> bool:
+    return not example.doubtful and all(e.category in categories for e in (*example.gold, *example.predicted))
+
+
+def _example(kind: str, example: Example, language: str) -> str:
+    gold, predicted = example.gold, example.predicted
+    same = kind == "confusion" and gold[0].text == predicted[0].text
+    return _EXAMPLES[language][f"{kind} same" if same else kind].format(
+        text=_quoted(_excerpt(example)),
+        gold=_listed(gold),
+        predicted=_listed(predicted),
+        right=gold[0].category if gold else "",
+        label=predicted[0].category if predicted else "",
+    )
+
+
+def _listed(entities: Sequence[Entity]) -> str:
+    return "".join(_quoted(entity.text) for entity in entities)
+
+
+def _quoted(text: str) -> str:
+    return f"“{' '.join(text.split())}”"
+
+
+def _excerpt(example: Example) -> str:
+    """The sentence around the error."""
+    text, spans = example.text, []
+    for entity in (*example.gold, *example.predicted):
+        start = text.find(entity.text) if entity.start is None else entity.start
+        if start >= 0:
+            spans.append((start, start + len(entity.text)))
+    if not spans:
+        return text
+    start = max(min(start for start, _ in spans) - _AROUND, 0)
+    end = min(max(end for _, end in spans) + _AROUND, len(text))
+    return f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"

@@ -1,0 +1,306 @@
+"""`task=guide`: why a finished run makes the errors it makes, on data that a model may learn from.
+
+In: `run=`, a run with a model; out: `guidance.json` (which `prompt.from_run` reads), `guidance.md` and `guidance.html`.
+The run's checkpoint tags `guide.split`, its errors are clustered, the largest clusters get examples, counts from the
+training split and a note, and suspected labels are listed. Notes are a teacher's where there is one, counted facts
+otherwise. The split that is reported stays unseen: it is refused, and sentences of it that stand in the other split,
+too, are left out. A killed run goes on: predictions and answers that are there are kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omniner import config as configs
+from omniner.analysis import clusters, guidance_page, notes, questions, tables
+from omniner.analysis import guidance as guidances
+from omniner.analysis.clusters import Cluster
+from omniner.analysis.facts import TrainingCounts
+from omniner.analysis.guidance import Example, Guidance, Lesson, Note, Suspect
+from omniner.analysis.questions import Question
+from omniner.analysis.results import ErrtaError, ScoreResult
+from omniner.analysis.scoring import score
+from omniner.corpus import sources
+from omniner.corpus.sources import Corpus
+from omniner.errors import UserError
+from omniner.files import write_text
+from omniner.records import Issue, Sentence
+from omniner.schema import Config, ErrtaConfig, GuideConfig
+from omniner.tasks import prompting
+from omniner.tasks.context import Context, publish_corpus, publish_issues
+from omniner.tasks.locate import Located, locate, state
+from omniner.tasks.prediction import predict_file, write_gold
+
+if TYPE_CHECKING:
+    from omniner.decoding.teacher import Consultation, Voice
+
+log = logging.getLogger("omniner")
+
+# What the other run decides; the device, the scores and the teacher are this run's business.
+_THEIRS = ("model", "head", "tuning", "prompt", "decoding", "data", "encoding", "seed", "checkpoint")
+_SPENT = "teacher_spent.jsonl"
+
+
+def run(context: Context) -> None:
+    """Predict, score, cluster, ask, write."""
+    guide = context.config.guide
+    source = _source(context)
+    assert source.folder is not None, "_source refuses others"
+    config = configs.adopt(context.config, source.folder / "config.yaml", _THEIRS)
+    corpus = sources.load(config.data, None)
+    publish_corpus(context, corpus)
+    sentences, issues = _sentences(corpus, guide)
+    publish_issues(context, [*corpus.issues, *issues])
+    result = _score(context, config, source.folder, corpus, sentences)
+    found = clusters.cluster(result.errta.errors)
+    lessons = _lessons(found, result, TrainingCounts(corpus.splits["train"]), guide)
+    suspects = _suspects(result, context.config.errta, corpus.splits["train"], guide.suspects)
+    consultation = _consult(context, lessons, suspects, len(result.errta.errors))
+    if consultation is not None:
+        by = _teacher_name(context.config)
+        lessons = [_taught(lesson, consultation.answers, by, guide.language) for lesson in lessons]
+        suspects = [_judged(suspect, consultation.answers) for suspect in suspects]
+    guidance = _guidance(context, config, source, result, lessons, suspects, consultation, len(found))
+    _publish(context, guidance)
+
+
+def _source(context: Context) -> Located:
+    """The run that is meant: finished, and in its folder on this machine."""
+    named = str(context.config.run)
+    source = locate(named, context.config.tracking, "run")
+    if source.folder is None:
+        found = f"the folder of the run {source.name} ({source.run_id}), which holds its model, is not on this machine"
+        raise UserError("run", found, "Copy the folder here and name it.")
+    now = state(source.folder)
+    task, status = now.get("task"), now.get("status")
+    if task not in ("train", "predict"):
+        what = f"a run of task={task}" if task else "no run"
+        raise UserError("run", f"{source.folder} is {what}: there is no model to predict with", "Name a training run.")
+    if status != "finished":
+        fix = "Let it finish first: the same command goes on with it."
+        raise UserError("run", f"the run in {source.folder} is {status}, not finished", fix)
+    return source
+
+
+def _sentences(corpus: Corpus, guide: GuideConfig) -> tuple[list[Sentence], list[Issue]]:
+    """Those of the split, without what stands in the reported split, too."""
+    if guide.split not in corpus.splits:
+        raise UserError("guide.split", f"{corpus.name} has no split {guide.split}", "Use guide.split=train.")
+    sentences = corpus.splits[guide.split]
+    if guide.split == "test":
+        return sentences, []
+    reported = {sentence.text for sentence in corpus.splits.get("test", ())}
+    message = f"the same text stands in the reported split: left out of {guide.split}"
+    issues = [Issue("in-test", message, id=sentence.id) for sentence in sentences if sentence.text in reported]
+    return [sentence for sentence in sentences if sentence.text not in reported], issues
+
+
+def _score(
+    context: Context, config: Config, folder: Path, corpus: Corpus, sentences: Sequence[Sentence]
+) -> ScoreResult:
+    """The run's errors on these sentences."""
+    checkpoint = _checkpoint(config, folder)
+    if checkpoint is None:  # its prompt is not kept with a model
+        active = corpus.taxonomy.active(corpus.splits["train"])
+        prompting.settle(config, folder, active, corpus.splits.get("test", ()))
+    predictions = predict_file(config, checkpoint, sentences, context.folder / "predictions.jsonl")
+    write_gold(context.folder / "gold.jsonl", sentences)
+    context.run.file(context.folder / "predictions.jsonl")
+    context.run.file(context.folder / "gold.jsonl")
+    metrics = dataclasses.replace(config.metrics, bootstrap=0)  # no interval of theirs is shown
+    result = score(sentences, predictions, metrics, config.errta, corpus.taxonomy)
+    if not result.errta.errors:
+        found = f"it makes no error on the {len(sentences):,} sentences of {config.guide.split}"
+        raise UserError("run", found, "There is nothing to explain; try guide.split=train or another run.")
+    return result
+
+
+def _checkpoint(config: Config, folder: Path) -> Path | None:
+    """The model of a training run, or the one that a prediction run was told to use."""
+    from omniner.models import checkpoints
+
+    if state(folder)["task"] == "train":
+        return checkpoints.find(folder)
+    return checkpoints.find(Path(config.checkpoint)) if config.checkpoint else None
+
+
+def _lessons(found: Sequence[Cluster], result: ScoreResult, train: TrainingCounts, guide: GuideConfig) -> list[Lesson]:
+    """The largest clusters with examples, counts and counted notes."""
+    large = [cluster for cluster in found[: guide.clusters] if len(cluster.errors) >= guide.min_errors]
+    if not large:
+        message = f"{guide.min_errors}, but none of {len(found)} kinds of error occurs so often"
+        raise UserError("guide.min_errors", message, "Lower it, or use guide.split=train.")
+    texts = {name: sentence.text for name, sentence in result.sentences.items()}
+    lessons = []
+    for cluster in large:
+        facts = train.facts(cluster, guide.surfaces)
+        chosen = clusters.examples(cluster, texts, guide.examples)
+        lessons.append(
+            Lesson(
+                kind=cluster.kind,
+                gold=cluster.gold,
+                predicted=cluster.predicted,
+                count=len(cluster.errors),
+                types=cluster.types,
+                surfaces=cluster.surfaces[: guide.surfaces],
+                examples=[_example(error, texts) for error in chosen],
+                facts=facts,
+                note=notes.counted(cluster.kind, cluster.gold, cluster.predicted, facts),
+            )
+        )
+    return lessons
+
+
+def _example(error: ErrtaError, texts: Mapping[str, str]) -> Example:
+    text = texts[error.sentence_id]
+    return Example(error.sentence_id, error.type, text, error.gold, error.predicted, doubtful=False)
+
+
+def _suspects(result: ScoreResult, errta: ErrtaConfig, train: Sequence[Sentence], most: int) -> list[Suspect]:
+    """Labels unlike the usual ones of their surfaces, those first of which the model says so, too."""
+    table = tables.build(result, errta, None, train)["suspected_annotation"]
+    found = []
+    for row in table.rows[:most]:
+        cells: dict[str, Any] = dict(zip(table.columns, row, strict=True))
+        found.append(
+            Suspect(
+                surface=cells["surface"],
+                gold=cells["gold"],
+                usual=cells["usual"],
+                share=cells["usual_share"],
+                seen=cells["seen"],
+                count=cells["count"],
+                agreeing=cells["model_says_usual"],
+                id=cells["example_id"],
+                text=result.sentences[cells["example_id"]].text,
+                verdict="",
+                reason="",
+            )
+        )
+    return found
+
+
+def _consult(
+    context: Context, lessons: Sequence[Lesson], suspects: Sequence[Suspect], errors: int
+) -> Consultation | None:
+    """The teacher's answers; None where there is no teacher."""
+    config = context.config
+    if config.teacher.kind == "none":
+        return None
+    from omniner.decoding import teacher
+
+    language = config.guide.language
+    asked: list[Question] = [questions.about_lesson(lesson, errors, language) for lesson in lessons]
+    asked += [questions.about_suspect(suspect, language) for suspect in suspects]
+    return teacher.consult(config.teacher, asked, language, _voice(config), context.folder / _SPENT)
+
+
+def _voice(config: Config) -> Callable[[], Voice]:
+    """Makes the teacher when it is needed."""
+
+    def server() -> Voice:
+        from omniner.decoding.teacher import Server
+
+        return Server(config.teacher)
+
+    def local() -> Voice:
+        from omniner.models.teacher import LocalModel
+
+        return LocalModel(config)
+
+    return server if config.teacher.kind == "openai" else local
+
+
+def _teacher_name(config: Config) -> str:
+    from omniner.decoding import teacher
+
+    return teacher.name(config.teacher)
+
+
+def _taught(lesson: Lesson, answers: Mapping[str, dict[str, Any]], by: str, language: str) -> Lesson:
+    """The lesson with the teacher's note; as it is where the teacher gave none."""
+    answer = answers.get(questions.lesson_id(lesson))
+    if answer is None:
+        return lesson
+    doubtful = set(answer["doubtful"])
+    examples = [
+        dataclasses.replace(example, doubtful=number in doubtful) for number, example in enumerate(lesson.examples, 1)
+    ]
+    note = Note(by, {language: answer["rule"]}, {language: answer["cause"]})
+    return dataclasses.replace(lesson, examples=examples, note=note)
+
+
+def _judged(suspect: Suspect, answers: Mapping[str, dict[str, Any]]) -> Suspect:
+    answer = answers.get(questions.suspect_id(suspect))
+    return dataclasses.replace(suspect, **answer) if answer else suspect
+
+
+def _guidance(
+    context: Context,
+    config: Config,
+    source: Located,
+    result: ScoreResult,
+    lessons: list[Lesson],
+    suspects: list[Suspect],
+    consultation: Consultation | None,
+    clusters_found: int,
+) -> Guidance:
+    """Everything together."""
+    micro, errors = result.metrics.micro, len(result.errta.errors)
+    teacher: dict[str, Any] = {"kind": config.teacher.kind}
+    if consultation is not None:
+        teacher |= {"name": _teacher_name(config), **consultation.spent.to_json(), "cached": consultation.cached}
+    return Guidance(
+        source={
+            "run": source.run_id,
+            "name": source.name,
+            "folder": str(source.folder),
+            "model": config.model.name,
+            "data": config.data.name,
+            "guide": context.run.id or context.folder.name,
+        },
+        split=config.guide.split,
+        from_test=config.guide.split == "test",
+        scores={
+            "sentences": result.parse.scored,
+            "precision": micro.precision,
+            "recall": micro.recall,
+            "f1": micro.f1,
+            "errors": errors,
+        },
+        types={name: count.errors for name, count in result.errta.by_type.items()},
+        teacher=teacher,
+        lessons=lessons,
+        suspects=suspects,
+        rest={"clusters": clusters_found - len(lessons), "errors": errors - sum(lesson.count for lesson in lessons)},
+        failures=consultation.failures if consultation else [],
+    )
+
+
+def _publish(context: Context, guidance: Guidance) -> None:
+    """Write and log the notes, and print their summary."""
+    folder, tracked = context.folder, context.run
+    tracked.file(guidances.write(folder / guidances.FILE, guidance))
+    markdown = guidance_page.markdown(guidance)
+    tracked.file(write_text(folder / "guidance.md", markdown))
+    tracked.file(write_text(folder / "guidance.html", guidance_page.html(guidance, context.config.name)))
+    for name, table in guidance_page.sheets(guidance).items():
+        write_text(folder / "tables" / f"{name}.csv", table.to_csv())
+        tracked.table(table.columns, table.rows, f"tables/{name}.json")
+    tracked.metrics({f"guide/{name}": value for name, value in guidance.scores.items()})
+    covered = 1 - guidance.rest["errors"] / guidance.scores["errors"]
+    counts = {"lessons": len(guidance.lessons), "suspects": len(guidance.suspects), "covered": covered}
+    tracked.metrics({f"guide/{name}": value for name, value in counts.items()})
+    spent = {name: value for name, value in guidance.teacher.items() if isinstance(value, int)}
+    tracked.metrics({f"teacher/{name}": value for name, value in (spent | {"failed": len(guidance.failures)}).items()})
+    tracked.tags({f"guide.{name}": value for name, value in guidance.source.items()})
+    tracked.tags({"guide.split": guidance.split, "guide.from_test": guidance.from_test, "guide.sha": guidance.sha})
+    if tracked.url_hint and guidance.source["run"]:
+        tracked.tags({"guide.link": tracked.url_hint.replace(tracked.id, guidance.source["run"])})
+    for question, reason in guidance.failures:
+        log.warning("the teacher gave no note on %s: %s", question, reason)
+    print(guidance_page.summary(guidance))

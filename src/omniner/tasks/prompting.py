@@ -1,0 +1,128 @@
+"""What a causal model is told: published with its run, made of another run's errors where `prompt.from_run` says so.
+
+`settle` comes before a prompt is built. In go the configuration and the corpus of a run, out comes the same
+configuration with the guidance of the other run in `prompt.errors`, so that whoever builds the prompt later (training,
+each of its processes, prediction, an export) needs to know nothing of runs. The guidance is copied into the run's
+folder: a run that goes on uses that copy, whatever has become of the other run. Sentences of the reported split must
+not stand in a prompt: that is checked here, against the corpus itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from omniner import tracking
+from omniner.analysis import guidance as guidances
+from omniner.analysis.guidance import FILE, Guidance
+from omniner.encoding import lessons, prompts
+from omniner.encoding.lessons import Counter
+from omniner.encoding.prompts import Prompt
+from omniner.errors import UserError
+from omniner.files import explaining, write_text
+from omniner.records import Sentence
+from omniner.schema import CausalConfig, Config
+from omniner.tasks.context import Context
+from omniner.tasks.locate import locate
+
+log = logging.getLogger("omniner")
+
+COPY = "prompt_guidance.json"
+_NAMED = 3  # sentences named in an error
+
+
+def use_guidance(context: Context, categories: Sequence[str], reported: Sequence[Sentence]) -> None:
+    """`settle` for a tracked run, which is told where its prompt comes from."""
+    guidance = settle(context.config, context.folder, categories, reported)
+    if guidance is None:
+        return
+    context.run.file(context.folder / COPY)
+    context.run.tags(
+        {
+            "prompt.guidance": guidance.sha,
+            "prompt.from_run": guidance.source.get("guide", ""),
+            "prompt.from_test": guidance.from_test,
+        }
+    )
+
+
+def publish(context: Context, prompt: Prompt) -> None:
+    """Write and log a prompt, with the name and hash that its predictions carry, and how long it is."""
+    turns = (f"[{turn['role']}]\n{turn['content']}\n" for turn in prompt.messages(prompts.SENTENCE))
+    text = "\n".join(turns)
+    context.run.file(write_text(context.folder / "prompt.txt", text))
+    context.run.tags({"prompt": f"{prompt.name} {prompt.version} {prompt.language}", "prompt.sha": prompt.sha})
+    context.run.metrics({f"prompt/{unit}": count(text) for unit, count in _measures(context.config).items()})
+    log.info("prompt %s, version %s, hash %s", prompt.name, prompt.version, prompt.sha)
+
+
+def settle(config: Config, folder: Path, categories: Sequence[str], reported: Sequence[Sentence]) -> Guidance | None:
+    """Put the guidance that `prompt.from_run` names into `config.prompt`; None where it names none.
+
+    Args:
+        config: `prompt` is replaced; `model` says how its length is counted, `tracking` where runs are looked up.
+        folder: of this run; keeps a copy.
+        categories: that the prompt will name.
+        reported: the split that this run reports on; may be empty where it reports nothing.
+
+    Raises:
+        UserError: there is no such guidance, it cannot be used, or it shows sentences of `reported`.
+    """
+    if config.prompt.from_run is None:
+        return None
+    copy = folder / COPY
+    if not copy.is_file():
+        _fetch(config, config.prompt.from_run, copy)
+    guidance = guidances.read(copy)
+    _check_unseen(guidance, reported)
+    config.prompt = lessons.apply(config.prompt, guidance, categories, counter(config))
+    return guidance
+
+
+def counter(config: Config) -> Counter:
+    """Measures a text in tokens of the model; in characters where its tokenizer is not at hand."""
+    measures = _measures(config)
+    return measures.get("tokens", measures["characters"])
+
+
+def _measures(config: Config) -> dict[str, Counter]:
+    """How long texts are: in characters, and in tokens unless the model's tokenizer is made of the corpus later."""
+    if not isinstance(config.model, CausalConfig) or config.model.path is None:
+        return {"characters": len}
+    from omniner.models import language_models  # torch; who asks a server by name needs none of it
+
+    tokenizer = language_models.tokenizer(config.model.path).backend_tokenizer
+    return {"characters": len, "tokens": lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)}
+
+
+def _fetch(config: Config, named: str, copy: Path) -> None:
+    """Copy the guidance of a run of task=guide."""
+    path = Path(named)
+    if not path.is_file():
+        found = locate(named, config.tracking, "prompt.from_run")
+        if found.folder is None:
+            tracking.fetch(config.tracking, found.run_id, (FILE,), copy.parent)
+            path = copy.parent / FILE
+        else:
+            path = found.folder / FILE
+        if not path.is_file():
+            message = f"the run {named} has no {FILE}"
+            raise UserError("prompt.from_run", message, "Name a finished run of task=guide, or its guidance.json.")
+    guidances.read(path)  # what is no guidance is refused by its own name
+    with explaining(path):
+        shutil.copyfile(path, copy)
+
+
+def _check_unseen(guidance: Guidance, reported: Sequence[Sentence]) -> None:
+    texts = {sentence.text for sentence in reported}
+    seen = {example.id for lesson in guidance.lessons for example in lesson.examples if example.text in texts}
+    if not seen:
+        return
+    if guidance.from_test:
+        log.warning("the prompt shows sentences of the reported split (guide.allow_test): its scores are no test")
+        return
+    names = ", ".join(sorted(seen)[:_NAMED]) + (", ..." if len(seen) > _NAMED else "")
+    found = f"{len(seen)} of its examples stand in the split that this run reports on ({names})"
+    raise UserError("prompt.from_run", found, "Run task=guide on dev or train of the same data configuration.")
