@@ -27,7 +27,7 @@ TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-VOCABULARY = 2000
+VOCABULARY = 1600
 SIZES = {"hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 1408}
 
 
@@ -76,8 +76,8 @@ def make(sentences: int, layers: int, prompt_name: str, tokenizer: str | None) -
     splits = sources.load(config.data, None)
     train, test = splits.splits["train"], splits.splits["test"][:sentences]
     prompt = prompts.build(config.prompt, splits.taxonomy.active(train), train)
-    answers = [write_answer(sentence.entities, prompt.answer) for sentence in train]
-    chat = _chat(tokenizer, [prompt.instruction, *(sentence.text for sentence in train), *answers])
+    turns = [f"user\n{one.text}\nassistant\n{write_answer(one.entities, prompt.answer)}\n" for one in train]
+    chat = _chat(tokenizer, [prompt.instruction, *turns])
     encoder = PromptEncoder(chat, prompt, config.encoding)
     samples, _ = encoder.encode(test)
     used = {token for sample in samples for token in (*sample.prompt, *sample.answer)}
