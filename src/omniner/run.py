@@ -20,7 +20,7 @@ import hydra
 from omegaconf import DictConfig
 
 from omniner import config as configs
-from omniner import runfolder, sweep
+from omniner import runfolder, sweep, sweep_child
 from omniner.errors import Stopped, UserError
 from omniner.schema import Config
 
@@ -36,23 +36,21 @@ def _on_sigterm(signum: int, frame: FrameType | None) -> None:
 
 
 @hydra.main(version_base="1.3", config_path=configs.conf_path(), config_name="config")
-def job(composed: DictConfig) -> None:
-    """One job: the only one of a plain run, or one of a sweep."""
-    with sweep.as_plain_run() as folder_of_sweep:
-        try:
-            config = configs.check(composed)
-            if folder_of_sweep is not None and config.output_dir is None:
-                config.output_dir = str(folder_of_sweep)
-            if runfolder.is_main_process():
-                run(config)
-            else:
-                from omniner.tasks.train import follow
+def job(composed: DictConfig) -> float | None:
+    """One job: the only one of a plain run, or one of a sweep, which gives what an optimising sweeper asks for."""
+    if sweep.is_job():
+        return sweep_child.run(composed)
+    try:
+        config = configs.check(composed)
+        if runfolder.is_main_process():
+            run(config)
+        else:
+            from omniner.tasks.train import follow
 
-                follow(config)
-        except UserError as error:
-            if folder_of_sweep is not None:
-                raise  # Hydra says which job failed and goes on with the others
-            sys.exit(_report(error))
+            follow(config)
+    except UserError as error:
+        sys.exit(_report(error))
+    return None
 
 
 def run(config: Config) -> Path:
@@ -96,9 +94,9 @@ def _start(config: Config, folder: runfolder.RunFolder) -> Context:
         config.tracking,
         name=config.name,
         folder=folder.path,
-        parent=sweep.parent_run(),
+        parent=sweep_child.parent_run(),
         resume_id=tracking.previous_run(folder.path) if folder.resumed else None,
-        tags={"task": config.task.name, "output_dir": str(folder.path.resolve())},
+        tags={"task": config.task.name, "output_dir": str(folder.path.resolve()), **sweep_child.tags()},
     )
     folder.save(status="running", run_id=tracked.id)
     tracked.params(configs.flat(config))
@@ -119,9 +117,14 @@ def _report(error: BaseException) -> int:
     return 2
 
 
-def _finish_sweep(status: str) -> None:
-    for line in sweep.close(status):
+def _finish_sweep(outcome: str) -> bool:
+    """End a sweep, if this is one, and say how it went; whether a child failed."""
+    lines, failed = sweep.close(outcome)
+    for line in lines:
         print(line)
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    return bool(failed)
 
 
 def main() -> None:
@@ -132,19 +135,22 @@ def main() -> None:
     # Hydra would print its own messages and exit with status 1; this hands us the exceptions instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signal.signal(signal.SIGTERM, _on_sigterm)
+    sweep_child.stop_with_sweep()
     status: Any = 0
     outcome = "FAILED"
     try:
         job()
         outcome = "FINISHED"
+    except sweep.Refused as refused:
+        status = _report(refused.error)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         status = _report(error)
     except KeyboardInterrupt as error:
         status = 128 + (error.signum if isinstance(error, Stopped) else signal.SIGINT)
         outcome = "KILLED"
     finally:
-        _finish_sweep(outcome)
-    sys.exit(status)
+        child_failed = _finish_sweep(outcome)
+    sys.exit(status or int(child_failed))
 
 
 if __name__ == "__main__":

@@ -24,21 +24,23 @@ from omniner.files import explaining, make_folder, read_json, write_json, write_
 from omniner.schema import Config
 
 STATE = "run_state.json"
+METRICS = "metrics.json"  # the last value of what runs are compared by
 ROOT = Path("outputs")
 # What a run writes; a run that starts over in a folder of its own removes these and nothing else.
 OUTPUTS = (
     "predictions.jsonl",
     "gold.jsonl",
     "scores.json",
+    METRICS,
     "issues.jsonl",
     "report.html",
-    "comparison.html",
-    "comparison.json",
     "guidance.json",
     "guidance.md",
     "guidance.html",
     "teacher_spent.jsonl",
     "prompt_guidance.json",
+    "comparison.html",
+    "comparison.json",
     "comparison.md",
     "latex",
     "check.txt",
@@ -51,10 +53,10 @@ OUTPUTS = (
     "tracking_spool.jsonl",
     "tracking_files",
 )
-BOOKKEEPING = (STATE, "config.yaml", ".lock")
-
 # The costly part of a run: a folder that holds some of it is never taken back.
 WORK = ("checkpoints/last.ckpt", "predictions.jsonl")
+BOOKKEEPING = (STATE, "config.yaml", ".lock")
+
 
 @dataclasses.dataclass
 class RunFolder:
@@ -71,13 +73,13 @@ class RunFolder:
         self.state.update(changes)
         write_json(self.path / STATE, self.state)
 
-    def discard(self) -> None:
-        """Take back what a run that could not even begin has written: its own files, and the folder if that is all."""
     @property
     def holds_work(self) -> bool:
         """Whether something was done that the same command can go on from."""
         return any((self.path / name).is_file() for name in WORK)
 
+    def discard(self) -> None:
+        """Take back what a run that could not even begin has written: its own files, and the folder if that is all."""
         _clear(self.path)
         for name in BOOKKEEPING:
             (self.path / name).unlink(missing_ok=True)
@@ -102,7 +104,7 @@ def claim(config: Config) -> RunFolder:
         return _open(Path(config.output_dir), digest, config)
     if config.resume == "auto":
         for folder in _unfinished(config.name, digest):
-            if (lock := _lock(folder)) is not None:
+            if (lock := lock_folder(folder)) is not None:
                 return RunFolder(folder, digest, True, read_json(folder / STATE), lock)
     return _open(_new_path(config.name), digest, config)
 
@@ -126,7 +128,7 @@ def _unfinished(name: str, digest: str) -> list[Path]:
     return [folder for _, folder in sorted(found, reverse=True)]
 
 
-def _lock(folder: Path) -> IO[str] | None:
+def lock_folder(folder: Path) -> IO[str] | None:
     """Lock the folder for the life of this process; None where another process holds it."""
     with explaining(folder):
         file = (folder / ".lock").open("a", encoding="utf-8")
@@ -140,7 +142,7 @@ def _lock(folder: Path) -> IO[str] | None:
 
 def _open(path: Path, digest: str, config: Config) -> RunFolder:
     make_folder(path)
-    lock = _lock(path)
+    lock = lock_folder(path)
     if lock is None:
         raise UserError("output_dir", f"{path} is in use by another run", "Wait for it or choose another folder.")
     old = read_json(path / STATE) if (path / STATE).exists() else {}
@@ -175,7 +177,7 @@ def _continue(path: Path, digest: str) -> RunFolder:
         )
     if state.get("status") == "finished":
         raise UserError("resume", f"the run in {path} is finished", "Leave resume out to start a new run.")
-    lock = _lock(path)
+    lock = lock_folder(path)
     if lock is None:
         raise UserError("resume", f"{path} is in use by another run", "Wait for it to end.")
     return RunFolder(path, digest, True, state, lock)

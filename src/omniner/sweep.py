@@ -1,91 +1,226 @@
-"""A sweep (`-m`) has one parent run, made before its children and closed after the last of them.
+"""A sweep (`-m`): one parent run, one folder, and a fresh process per child; interrupted, it goes on where it was.
 
-Hydra calls `ParentRun.on_multirun_start` in the launching process; the parent's id and the tracking settings travel
-to the children through the environment, so that they reach jobs of any launcher. Hydra does not call
-`on_multirun_end` when a job fails, so `omniner.run` calls `close` itself, whatever happened.
+Hydra calls `ParentRun.on_multirun_start` in the launching process, before its sweeper and launcher begin. That finds
+the unfinished sweep of the same command, or makes the folder and the parent run of a new one, and points Hydra at the
+folder. The jobs, in whatever process the launcher runs them, learn the folder through the environment
+(`omniner.sweep_child`). Hydra does not call `on_multirun_end` when something fails, so `omniner.run` calls `close`
+itself, whatever happened: it ends the parent run with the summary over seeds.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import hashlib
 import json
 import os
-import sys
-from collections.abc import Iterator
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 
-from omniner import schema
-from omniner.config import section
+from omniner import runfolder, schema, sweep_child
+from omniner.analysis import repeats
+from omniner.config import NOT_IDENTITY, section
+from omniner.errors import UserError
+from omniner.files import make_folder, read_json, write_json, write_text, writing
 
-PARENT = "OMNINER_PARENT_RUN"
-SETTINGS = "OMNINER_PARENT_TRACKING"
-# Set by a distributed launch; a next job of the same process must not take itself for a rank of the last one.
-RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+STATE = sweep_child.STATE
+_FILES = (STATE, ".lock", "multirun.yaml")  # the last is Hydra's
+
+
+class Refused(BaseException):
+    """A user's mistake met before the first job; not an `Exception`, as Hydra turns those of callbacks to warnings."""
+
+    def __init__(self, error: UserError) -> None:
+        self.error = error
+        super().__init__(str(error))
+
+
+@dataclass
+class Sweep:
+    """The sweep of this process: its folder, locked, and what `sweep.json` says."""
+
+    folder: Path
+    lock: IO[str]
+    state: dict[str, Any]
+    new: bool
+
+    @property
+    def tracking(self) -> schema.TrackingConfig:
+        """Where the parent run is."""
+        return schema.TrackingConfig(**self.state["tracking"])
+
+    def save(self, **changes: Any) -> None:
+        """Change the state on disk, whole or not at all."""
+        self.state.update(changes)
+        write_json(self.folder / STATE, self.state)
+
+
+_running: Sweep | None = None
 
 
 class ParentRun(Callback):
-    """Makes the parent run of a sweep before the first job starts."""
+    """Makes, or takes up, a sweep before its first job starts."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Start the parent run, tagged with the command line of the sweep."""
-        from omniner import tracking
-
-        settings = section(config, "tracking", schema.TrackingConfig)
-        if settings.kind == "off":
-            return
-        overrides = OmegaConf.to_container(config.hydra.overrides.task)
-        tags = {"sweep.overrides": json.dumps(overrides, ensure_ascii=False), "sweep.dir": config.hydra.sweep.dir}
-        os.environ[PARENT] = tracking.start_parent(settings, name=f"sweep-{config.name}", tags=tags)
-        os.environ[SETTINGS] = json.dumps(dataclasses.asdict(settings))
-
-
-def parent_run() -> str | None:
-    """The parent run's id inside a sweep."""
-    return os.environ.get(PARENT)
+        """Open the sweep of this command line; raises `Refused`."""
+        global _running
+        try:
+            _running = _open(config)
+        except UserError as error:
+            raise Refused(error) from error
+        os.environ[sweep_child.FOLDER] = str(_running.folder.resolve())
+        folder = str(_running.folder)
+        with flag_override(config.hydra, ["readonly", "struct"], [False, False]):
+            config.hydra.sweep.dir = folder
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={sweep_child.quoted(folder)}")
 
 
-def close(status: str) -> list[str]:
-    """Close the parent run of this process's sweep; gives the lines to print: one per child, then the UI's link."""
-    parent, settings_json = os.environ.pop(PARENT, None), os.environ.pop(SETTINGS, "{}")
-    if parent is None:
-        return []
+def _open(config: DictConfig) -> Sweep:
+    """Find the unfinished sweep of this command or make a new one, with its parent run."""
+    if config.resume not in ("auto", "never"):
+        raise UserError("resume", f"{config.resume!r} names one run, and this is a sweep", "Choose auto or never.")
+    settings = section(config, "tracking", schema.TrackingConfig)
+    digest, wanted = _digest(config), Path(config.hydra.sweep.dir)
+    sweep = _unfinished(wanted.parent, digest) if config.resume == "auto" else None
+    if sweep is None:
+        sweep = _new(wanted, digest, str(config.name))
+    for record in sweep_child.records(sweep.folder):  # each child is met again
+        record.path.unlink()
+    overrides = OmegaConf.to_container(config.hydra.overrides.task)
+    tags = {"sweep.overrides": json.dumps(overrides, ensure_ascii=False), "sweep.dir": str(sweep.folder)}
+    try:
+        parent = _parent(settings, sweep.state.get("parent", ""), f"sweep-{config.name}", tags)
+    except UserError:
+        if sweep.new:
+            _discard(sweep)
+        raise
+    sweep.save(parent=parent, tracking=asdict(settings), status="running")
+    return sweep
+
+
+def _parent(settings: schema.TrackingConfig, earlier: str, name: str, tags: dict[str, str]) -> str:
     from omniner import tracking
 
-    settings = schema.TrackingConfig(**json.loads(settings_json))
-    children = tracking.children(settings, parent)
-    tracking.finish_parent(settings, parent, status, children)
-    lines = [f"  {child.name}: {child.status}" for child in children]
-    if children:
-        lines.append(f"compare: {tracking.compare_link(settings, [child.id for child in children])}")
-    return lines
+    if settings.kind == "off":
+        return ""
+    return (
+        tracking.resume_parent(settings, earlier) if earlier else tracking.start_parent(settings, name=name, tags=tags)
+    )
 
 
-@contextlib.contextmanager
-def as_plain_run() -> Iterator[Path | None]:
-    """Inside a sweep's job: make the command line that of this job alone, and give the job's folder in the sweep.
+def _new(folder: Path, digest: str, name: str) -> Sweep:
+    make_folder(folder)
+    lock = runfolder.lock_folder(folder)
+    if lock is None or (folder / STATE).exists():
+        raise UserError("hydra.sweep.dir", f"{folder} holds another sweep", "Choose another folder.")
+    return Sweep(folder, lock, {"digest": digest, "name": name, "started": time.time()}, True)
 
-    Lightning starts further ranks by running `sys.argv` again; with `-m` in it each rank would run the whole sweep.
-    """
+
+def _unfinished(root: Path, digest: str) -> Sweep | None:
+    """The newest sweep of this command under `root` that has not finished and is not running."""
+    found = []
+    for path in sorted(root.glob(f"*/{STATE}")):
+        state = read_json(path)
+        if state.get("digest") == digest and state.get("status") != "finished":
+            found.append((state["started"], path.parent, state))
+    for _, folder, state in sorted(found, key=lambda item: item[:2], reverse=True):
+        if (lock := runfolder.lock_folder(folder)) is not None:
+            return Sweep(folder, lock, state, False)
+    return None
+
+
+def _digest(config: DictConfig) -> str:
+    """What makes two commands the same sweep: everything but where it is written, tracked and run."""
+    composed = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(composed, dict)
+    overrides = [item for item in composed["hydra"]["overrides"]["task"] if not item.startswith(NOT_IDENTITY)]
+    base = {key: value for key, value in composed.items() if key not in (*NOT_IDENTITY, "hydra")}
+    values = [overrides, composed["hydra"]["sweeper"], base]
+    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()[:16]
+
+
+def is_job() -> bool:
+    """Whether Hydra is running a job of a sweep."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN:
-        yield None
-        return
-    arguments, environment = sys.argv[1:], {name: os.environ.get(name) for name in RANK_VARIABLES}
-    sys.argv[1:] = list(hydra.overrides.task)
-    try:
-        yield Path(hydra.runtime.output_dir)
-    finally:
-        sys.argv[1:] = arguments
-        for name, value in environment.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def close(outcome: str) -> tuple[list[str], list[str]]:
+    """End the sweep of this process, if there is one.
+
+    Args:
+        outcome: FINISHED, FAILED or KILLED; a sweep with a failed child is FAILED.
+
+    Returns:
+        Lines to print, and a line for each child that failed.
+    """
+    global _running
+    sweep, _running = _running, None
+    if sweep is None:
+        return [], []
+    records = sweep_child.records(sweep.folder)
+    if outcome == "FAILED" and sweep.new and not records:
+        _discard(sweep)
+        return [], []
+    failed = [record for record in records if record.status != "finished"]
+    if failed and outcome == "FINISHED":
+        outcome = "FAILED"
+    lines: list[str] = []
+    table: repeats.Table | None = None
+    files: list[Path] = []
+    if outcome == "KILLED":
+        count = len(records) - len(failed)
+        lines.append(f"stopped after {count} finished children: the same command goes on from here ({sweep.folder})")
+    elif records:
+        table, files = _summary(sweep, records)
+        lines += [*repeats.text(table), str(sweep.folder)]
+    lines += _finish_parent(sweep, outcome, table, files)
+    sweep.save(status=outcome.lower())
+    sweep.lock.close()
+    names = dict(
+        zip([record.path for record in records], repeats.apart([r.overrides for r in records], ()), strict=True)
+    )
+    return lines, [": ".join(filter(None, (names[record.path], record.error))) for record in failed]
+
+
+def _summary(sweep: Sweep, records: list[sweep_child.Record]) -> tuple[repeats.Table, list[Path]]:
+    """Write the summary over seeds and its figure into the sweep's folder."""
+    results = repeats.results([(r.overrides, r.metrics if r.status == "finished" else None) for r in records])
+    table = repeats.summary(results, sweep.state["name"])
+    files = [write_text(sweep.folder / "summary.csv", table.to_csv())]
+    if (picture := repeats.figure(results, sweep.state["name"])) is not None:
+        with writing(sweep.folder / "summary.png", "wb") as file:
+            file.write(picture)
+        files.append(sweep.folder / "summary.png")
+    return table, files
+
+
+def _finish_parent(sweep: Sweep, outcome: str, table: repeats.Table | None, files: list[Path]) -> list[str]:
+    """End the parent run; gives the link that compares its children."""
+    if not sweep.state["parent"]:
+        return []
+    from omniner import tracking
+
+    children = tracking.children(sweep.tracking, sweep.state["parent"])
+    tables = {} if table is None else {"tables/summary.json": (table.columns, table.rows)}
+    tracking.finish_parent(sweep.tracking, sweep.state["parent"], outcome, children, tables, files)
+    return [f"compare: {tracking.compare_link(sweep.tracking, [c.id for c in children])}"] if children else []
+
+
+def _discard(sweep: Sweep) -> None:
+    """Take back a sweep that could not begin: its parent run, its files, and the folder if that is all."""
+    if sweep.state.get("parent"):
+        from omniner import tracking
+
+        tracking.delete_parent(sweep.tracking, sweep.state["parent"])
+    for name in _FILES:
+        (sweep.folder / name).unlink(missing_ok=True)
+    sweep.lock.close()
+    with contextlib.suppress(OSError):  # not empty: it was there before
+        sweep.folder.rmdir()

@@ -20,12 +20,15 @@ LAYERS = (
     ("encoding",),
     ("decoding",),
     ("models",),
-    ("checks", "config", "runfolder", "sweep"),
+    ("checks", "config", "runfolder", "sweep", "sweep_child"),
     ("tracking",),
     ("tasks",),
     ("run",),
 )
-WITHOUT_TORCH = {"errors", "records", "schema", "files", "corpus", "analysis", "checks", "config", "runfolder", "sweep", "run"}
+WITHOUT_TORCH = {
+    "errors", "records", "schema", "files", "corpus", "analysis", "checks",
+    "config", "runfolder", "sweep", "sweep_child", "run",
+}  # fmt: skip
 HEAVY = (
     "torch",
     "pytorch_lightning",

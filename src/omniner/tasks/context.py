@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omniner.corpus.sources import Corpus
 from omniner.files import read_json, write_json, write_text
 from omniner.records import Issue, Sentence, sentence_to_json, to_line
+from omniner.runfolder import METRICS
 from omniner.schema import Config
 from omniner.tracking import DataInput, Run
 
@@ -26,6 +28,13 @@ class Context:
     folder: Path
     run: Run
     resumed: bool
+
+    def results(self, values: Mapping[str, float]) -> None:
+        """Log what runs are compared by, and keep it in the folder, where a sweep finds it."""
+        path = self.folder / METRICS
+        earlier = read_json(path) if path.exists() else {}
+        write_json(path, {**earlier, **{name: value for name, value in values.items() if math.isfinite(value)}})
+        self.run.metrics(values)
 
 
 def publish_issues(context: Context, issues: Sequence[Issue]) -> dict[str, int]:

@@ -53,7 +53,7 @@ def publish(context: Context, result: ScoreResult, extras: Extras) -> None:
     """Write and log the scores, tables, figures and report of a scored run, and print its summary."""
     write_json(context.folder / "scores.json", result.to_json())
     context.run.file(context.folder / "scores.json")
-    context.run.metrics(_metrics(result))
+    context.results(_metrics(result))
     tables = _timed("tables", lambda: tabulate.build(result, context.config.errta, extras.taxonomy, extras.train))
     for name, table in tables.items():
         write_text(context.folder / "tables" / f"{name}.csv", table.to_csv())

@@ -53,7 +53,7 @@ def run(context: Context) -> None:
         raise Stopped(fitted.signal)
     issues = publish_issues(context, [*corpus.issues, *fitted.issues])
     log.info("best dev F1 %.4f after %d epochs: %s", fitted.best_f1, fitted.epochs, fitted.best_path)
-    context.run.metrics({"val/best_f1": fitted.best_f1, "train/epochs": fitted.epochs})
+    context.results({"val/best_f1": fitted.best_f1, "train/epochs": fitted.epochs})
 
     if config.tracking.log_model:
         tracking.save_model(fitted.best_path, folder / "config.yaml", folder / "model")

@@ -35,6 +35,7 @@ __all__ = [
     "Run",
     "children",
     "compare_link",
+    "delete_parent",
     "display_name",
     "fetch",
     "find_run",
@@ -43,6 +44,7 @@ __all__ = [
     "lightning_logger",
     "masked",
     "previous_run",
+    "resume_parent",
     "safe_name",
     "start",
     "start_parent",
@@ -109,14 +111,42 @@ def start_parent(tracking: TrackingConfig, *, name: str, tags: Mapping[str, str]
     return open_store(tracking).create(name, _run_tags(name, None, tags))
 
 
-def finish_parent(tracking: TrackingConfig, run_id: str, status: str, summary: Sequence[Child]) -> None:
-    """End the run of a sweep with a table of its children."""
+def resume_parent(tracking: TrackingConfig, run_id: str) -> str:
+    """Go on with the run of a sweep; one that is not there any more is a `UserError`."""
+    return open_store(tracking).reopen(run_id)
+
+
+def delete_parent(tracking: TrackingConfig, run_id: str) -> None:
+    """Take back the run of a sweep that could not begin."""
+    with _tolerant("delete the parent run"):
+        open_store(tracking).delete(run_id)
+
+
+def finish_parent(
+    tracking: TrackingConfig,
+    run_id: str,
+    status: str,
+    summary: Sequence[Child],
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]],
+    artifacts: Sequence[Path],
+) -> None:
+    """End the run of a sweep with a table of its children.
+
+    Args:
+        tracking: where it is.
+        run_id: of the parent; empty: nothing is done.
+        status: FINISHED, FAILED or KILLED.
+        summary: the children.
+        tables: further tables: path -> (columns, rows).
+        artifacts: files to keep with it.
+    """
     if run_id:
         with _tolerant("finish the parent run"):
             names = sorted({metric for child in summary for metric in child.metrics})
             columns = ["name", "status", "run", *names]
             rows = [[c.name, c.status, c.id, *(c.metrics.get(n) for n in names)] for c in summary]
-            open_store(tracking).end_parent(run_id, status, columns, rows)
+            everything = {"tables/children.json": (columns, rows), **tables}
+            open_store(tracking).end_parent(run_id, status, everything, artifacts)
 
 
 def children(tracking: TrackingConfig, parent_id: str) -> list[Child]:

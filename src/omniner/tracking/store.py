@@ -133,14 +133,34 @@ class Store:
                 if name in there:
                     self.client.download_artifacts(run, name, str(to))
 
-    def end_parent(self, run: str, status: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """End a parent run with the table of its children."""
-        path = "tables/children.json"
-        text = json.dumps({"columns": columns, "data": rows}, ensure_ascii=False)
+    def end_parent(
+        self,
+        run: str,
+        status: str,
+        tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]],
+        artifacts: Sequence[Path],
+    ) -> None:
+        """End a parent run with tables (path -> columns, rows) and files."""
         with _explained("tracking", "finishing a run", "Look after the tracking store."):
-            self.client.log_text(run, text, path)
-            self.client.set_tag(run, TABLES_TAG, json.dumps([{"path": path, "type": "table"}]))
+            for path, (columns, rows) in tables.items():
+                self.client.log_text(run, json.dumps({"columns": columns, "data": rows}, ensure_ascii=False), path)
+            for file in artifacts:
+                self.client.log_artifact(run, str(file))
+            shown = [{"path": path, "type": "table"} for path in tables]
+            self.client.set_tag(run, TABLES_TAG, json.dumps(shown))
             self.client.set_terminated(run, status)
+
+    def reopen(self, run: str) -> str:
+        """Mark a run that is there as running again; its id."""
+        self.existing(run)
+        with _explained("tracking", "going on with a run", "Look after the tracking store."):
+            self.client.update_run(run, "RUNNING")
+        return run
+
+    def delete(self, run: str) -> None:
+        """Delete a run, so that nothing shows it."""
+        with _explained("tracking", "deleting a run", "Look after the tracking store."):
+            self.client.delete_run(run)
 
     def deliver(self, folder: Path, run: str, records: Sequence[Record]) -> None:
         """Send records of one run, in order. May be repeated: what is there already is not doubled."""

@@ -285,7 +285,7 @@ def test_several_runs_in_one_process_and_their_parent(local: TrackingConfig, tmp
         ("a", "FINISHED", {"test/召回@1": 2.0}),
         ("b", "FAILED", {"test/召回@1": 3.0}),
     ]
-    tracking.finish_parent(local, parent, "FINISHED", found)
+    tracking.finish_parent(local, parent, "FINISHED", found, {}, [])
     kept = Path(client(local).download_artifacts(parent, "tables/children.json"))
     assert json.loads(kept.read_text("utf-8"))["data"][1] == ["b", "FAILED", runs[1].id, 3.0]
     link = tracking.compare_link(local, [run.id for run in runs])
