@@ -28,7 +28,7 @@ CORPUS_FORMATS = (  # read and written
 )
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "task.name": ("train", "predict", "score", "compare", "check", "convert", "guide"),
+    "task.name": ("train", "predict", "score", "compare", "check", "adjudicate", "agreement", "convert", "guide"),
     "head.kind": ("auto", "none", "softmax", "crf", "span"),
     "tuning.method": ("auto", *METHODS),
     "tuning.optimizer": ("auto", "adamw", "adamw_8bit"),
@@ -53,6 +53,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "metrics.profile": ("own", "official"),
     "metrics.on_parse_failure": ("empty", "drop"),
     "errta.mode": ("auto", "official", "span"),
+    "adjudicate.measure": ("f1", "accuracy"),
+    "adjudicate.unqualified": ("drop", "fail"),
     "guide.split": ("dev", "train", "test"),
     "guide.language": ("zh", "en"),
     "teacher.kind": ("none", "openai", "hf"),
@@ -82,6 +84,7 @@ POSITIVE = (
     "decoding.top_p",
     "compare.resamples",
     "compare.permutations",
+    "agreement.top",
     "guide.clusters",
     "guide.min_errors",
     "guide.examples",
@@ -104,6 +107,7 @@ NOT_NEGATIVE = (
     "decoding.temperature",
     "decoding.retries",
     "compare.examples",
+    "agreement.bootstrap",
     "guide.suspects",
     "teacher.retries",
 )
@@ -114,6 +118,8 @@ SHARES = (
     "metrics.confidence",
     "compare.confidence",
     "compare.alpha",
+    "adjudicate.qualify",
+    "agreement.confidence",
     "model.dropout",
     "model.embedding_dropout",
     "model.unk_dropout",
@@ -252,6 +258,12 @@ def _check_paths(config: schema.Config) -> None:
     if config.task.name == "compare" and len(config.runs) < 2:
         fix = "Set runs=[a,b,...]: MLflow run ids, names of runs, run folders or predictions files."
         raise UserError("runs", f"task=compare needs two or more, {len(config.runs)} given", fix)
+    if config.task.name in ("adjudicate", "agreement") and len(config.annotators) < 2:
+        fix = "Set annotators=[a.jsonl,b.jsonl,...]: a file of labelled sentences of each."
+        raise UserError("annotators", f"task={config.task.name} needs two or more, {len(config.annotators)} given", fix)
+    for key, value in (("practice", config.practice), ("expert", config.expert)):
+        if value and not Path(value).exists():
+            raise UserError(key, f"{value} does not exist", "Check the path.")
     files = [("gold", config.gold)] + ([("input", config.input)] if config.task.name == "predict" else [])
     for key, value in files:
         if value and not Path(value).is_file():
@@ -287,6 +299,8 @@ def _name_parts(config: schema.Config) -> list[str]:
         "score": ["score", Path(config.predictions or "").stem],
         "compare": ["compare", *(Path(entry.partition("=")[0]).stem for entry in config.runs[:2])],
         "check": ["check", config.model.name, config.data.name],
+        "adjudicate": ["adjudicate", *(Path(entry.partition("=")[0]).stem for entry in config.annotators)],
+        "agreement": ["agreement", *(Path(entry.partition("=")[0]).stem for entry in config.annotators)],
         "guide": ["guide", Path(config.run or "").name, config.guide.split, config.teacher.kind],
         "convert": ["convert", Path(config.input or config.checkpoint or "").stem, config.to],
     }

@@ -39,6 +39,8 @@ SECTIONS: dict[str, type] = {
     "metrics": schema.MetricsConfig,
     "errta": schema.ErrtaConfig,
     "compare": schema.CompareConfig,
+    "adjudicate": schema.AdjudicateConfig,
+    "agreement": schema.AgreementConfig,
     "guide": schema.GuideConfig,
     "teacher": schema.TeacherConfig,
     "tracking": schema.TrackingConfig,

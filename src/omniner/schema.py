@@ -15,7 +15,7 @@ from typing import Any
 class TaskConfig:
     """`conf/task`: what to do."""
 
-    name: str  # train | predict | score | compare | check | convert | guide
+    name: str  # train | predict | score | compare | check | adjudicate | agreement | convert | guide
 
 
 @dataclass
@@ -230,6 +230,25 @@ class CompareConfig:
 
 
 @dataclass
+class AdjudicateConfig:
+    """`adjudicate`: who may annotate."""
+
+    measure: str  # f1 | accuracy: on the practice sentences
+    qualify: float  # annotators must be above this
+    unqualified: str  # drop | fail
+
+
+@dataclass
+class AgreementConfig:
+    """`agreement`: what is computed of the annotators' agreement, and how much of it is listed."""
+
+    bootstrap: int  # resamples for the intervals; 0 = none
+    confidence: float  # of the intervals
+    seed: int
+    top: int  # rows of the tables of suggestions and disputed surfaces
+
+
+@dataclass
 class GuideConfig:
     """`guide`: which errors become notes, and how many."""
 
@@ -290,6 +309,8 @@ class Config:
     metrics: MetricsConfig
     errta: ErrtaConfig
     compare: CompareConfig
+    adjudicate: AdjudicateConfig
+    agreement: AgreementConfig
     guide: GuideConfig
     teacher: TeacherConfig
     tracking: TrackingConfig
@@ -300,6 +321,9 @@ class Config:
     predictions: str | None  # task=score: the predictions file
     gold: str | None  # task=score: gold beside it; null = the file's own labels or the data config
     runs: list[str]  # task=compare: the runs; the first is the baseline
+    annotators: list[str]  # task=adjudicate, agreement: a file of each annotator; "name=path" gives a name
+    practice: str | None  # task=adjudicate: gold of the sentences on which annotators qualify
+    expert: str | None  # task=adjudicate: the expert's answers to an earlier queue
     run: str | None  # task=guide: the run whose errors are explained
     checkpoint: str | None  # task=predict: folder or .ckpt of a trained run
     input: str | None  # task=predict: sentences to tag; null = the report split; task=convert: what to convert

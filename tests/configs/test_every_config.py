@@ -19,6 +19,8 @@ def _overrides(path: Path) -> list[str]:
         "task/score": ["predictions=/dev/null"],
         "task/compare": ["runs=[a,b]"],
         "task/guide": ["run=a"],
+        "task/adjudicate": ["annotators=[a,b,c]"],
+        "task/agreement": ["annotators=[a,b,c]"],
         "task/convert": ["input=/dev/null", "output=out", "to=jsonl"],
         "task/predict": ["checkpoint=/dev/null"],
         "model/path": ["model.path=a_folder"],

@@ -22,5 +22,6 @@ def _lazy(name: str) -> Callable[[Context], None]:
 
 
 TASKS: dict[str, Callable[[Context], None]] = {
-    name: _lazy(name) for name in ("train", "predict", "score", "compare", "check", "convert", "guide")
+    name: _lazy(name)
+    for name in ("train", "predict", "score", "compare", "check", "adjudicate", "agreement", "convert", "guide")
 }

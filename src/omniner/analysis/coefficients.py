@@ -1,0 +1,119 @@
+"""Krippendorff's alpha and Fleiss' kappa for nominal labels, from sums that can be drawn again.
+
+Units (characters, spans) with the same labels by the same annotators are one pattern with a weight. What a pattern adds
+to the coefficients is a row of integers, so a corpus is a table `[posts, columns]`, the coefficients are functions of
+its column sums, and a bootstrap over posts is a matrix product (`bootstrap.resampled`).
+
+- alpha = 1 - Do / De (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability"): a unit with m labels, n_c of
+  them c, adds (m^2 - sum n_c^2) / (m - 1) to the disagreement and its m labels to the totals. Missing labels are
+  allowed; a unit with a single label tells nothing and is left out.
+- kappa = (P - Pe) / (1 - Pe) (Fleiss 1971): over the units that every annotator labelled.
+
+Both are undefined (NaN) where all labels are one and the same, or where there are none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pattern = tuple[Hashable | None, ...]  # the label of each annotator; None: did not label the unit
+
+_OWN = 3  # columns before those of the labels: disagreement, squares, complete units
+
+
+class Tally:
+    """Units of a corpus, collected post by post."""
+
+    def __init__(self, annotators: int) -> None:
+        self._scale = math.lcm(*range(1, max(annotators, 2)))  # makes every disagreement an integer
+        self._annotators = annotators
+        self._number: dict[Pattern, int] = {}
+        self._weights: Counter[tuple[int, int]] = Counter()  # (post, number of the pattern) -> units
+
+    def add(self, post: int, pattern: Pattern, weight: int) -> None:
+        """So many units of this pattern in a post."""
+        self._weights[post, self._number.setdefault(pattern, len(self._number))] += weight
+
+    def patterns(self) -> dict[Pattern, int]:
+        """All patterns with the number of their units."""
+        totals: Counter[int] = Counter()
+        for (_, number), weight in self._weights.items():
+            totals[number] += weight
+        return {pattern: totals[number] for pattern, number in self._number.items()}
+
+    def tables(self, posts: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """`[posts, 1 + labels]` for alpha and `[posts, 2 + labels]` for kappa."""
+        labels = list(dict.fromkeys(label for pattern in self._number for label in pattern if label is not None))
+        column = {label: place for place, label in enumerate(labels)}
+        alpha_rows = [self._alpha_row(pattern, column) for pattern in self._number]
+        kappa_rows = [self._kappa_row(pattern, column) for pattern in self._number]
+        return self._table(alpha_rows, posts, 1 + len(labels)), self._table(kappa_rows, posts, 2 + len(labels))
+
+    def _alpha_row(self, pattern: Pattern, column: Mapping[Hashable, int]) -> list[tuple[int, int]]:
+        counts = Counter(label for label in pattern if label is not None)
+        m = counts.total()
+        if m < 2:
+            return []
+        disagreement = (m * m - sum(n * n for n in counts.values())) * self._scale // (m - 1)
+        return [(0, disagreement), *((1 + column[label], n) for label, n in counts.items())]
+
+    def _kappa_row(self, pattern: Pattern, column: Mapping[Hashable, int]) -> list[tuple[int, int]]:
+        if None in pattern:
+            return []
+        counts = Counter(pattern)
+        squares = sum(n * n for n in counts.values())
+        return [(0, squares), (1, 1), *((2 + column[label], n) for label, n in counts.items() if label is not None)]
+
+    def _table(self, rows: Sequence[Sequence[tuple[int, int]]], posts: int, width: int) -> NDArray[np.int64]:
+        sizes = np.array([len(row) for row in rows], dtype=np.int64)
+        keys = np.fromiter(chain.from_iterable(self._weights), np.int64, 2 * len(self._weights)).reshape(-1, 2)
+        weights = np.fromiter(self._weights.values(), np.int64, len(self._weights))
+        flat = np.array([cell for row in rows for cell in row], dtype=np.int64).reshape(-1, 2)
+        first = np.concatenate([[0], np.cumsum(sizes)])[:-1] if len(sizes) else sizes
+        each = sizes[keys[:, 1]]  # cells of each entry
+        steps = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each)
+        cells = flat[np.repeat(first[keys[:, 1]], each) + steps]
+        table = np.zeros(posts * width, dtype=np.int64)
+        np.add.at(table, np.repeat(keys[:, 0], each) * width + cells[:, 0], np.repeat(weights, each) * cells[:, 1])
+        return table.reshape(posts, width)
+
+    def alpha(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`[...]` of Krippendorff's alpha from sums `[..., 1 + labels]`."""
+        disagreement, counts = sums[..., 0] / self._scale, sums[..., 1:]
+        n = counts.sum(axis=-1)
+        share = _ratio((n - 1) * disagreement, n * n - (counts * counts).sum(axis=-1))
+        return np.asarray(1 - share)
+
+    def kappa(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`[...]` of Fleiss' kappa from sums `[..., 2 + labels]`."""
+        k, squares, units, counts = self._annotators, sums[..., 0], sums[..., 1], sums[..., 2:]
+        observed = _ratio(squares - units * k, units * (k * (k - 1)))
+        shares = _ratio(counts, (units * k)[..., None])
+        chance = (shares * shares).sum(axis=-1)
+        return _ratio(observed - chance, 1 - chance)
+
+
+def binary_alpha(patterns: Mapping[Pattern, int], category: str) -> float:
+    """Alpha of one category against all else, from the units of a corpus; a label is a tuple of categories."""
+    disagreement = yes = n = 0.0
+    for pattern, weight in patterns.items():
+        labels = [label for label in pattern if isinstance(label, tuple)]
+        m = len(labels)
+        if m < 2:
+            continue
+        given = sum(category in label for label in labels)
+        disagreement += weight * 2 * given * (m - given) / (m - 1)
+        yes, n = yes + weight * given, n + weight * m
+    chance = 2 * yes * (n - yes)
+    return 1 - (n - 1) * disagreement / chance if chance else math.nan
+
+
+def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+    above, below = np.broadcast_arrays(np.asarray(above, float), np.asarray(below, float))
+    return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0))

@@ -1,0 +1,130 @@
+"""`task=agreement`: how well annotators agree and, where there is gold, how well people do. No model, no torch.
+
+In: `annotators=[a.jsonl,b.jsonl,...]` and, for human performance, `gold=<file>`. Out, in the run's folder and tracked:
+`agreement.md`, `agreement.json`, `tables/*.csv`, and with gold `human/<name>.jsonl` beside `human/gold.jsonl`, which
+`task=compare runs=[<model>,<folder>/human/a.jsonl,<folder>/human/b.jsonl]` takes beside models.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omniner.analysis import agreement as measuring
+from omniner.analysis import agreement_tables, human
+from omniner.analysis.agreement import Agreement
+from omniner.analysis.results import ScoreResult
+from omniner.analysis.scoring import score
+from omniner.analysis.sheets import SHARE, Sheet, markdown, plain, shown
+from omniner.corpus import sources
+from omniner.corpus.curation.matching import match
+from omniner.corpus.formats import is_unlabeled, jsonl
+from omniner.errors import UserError
+from omniner.files import make_folder, write_json, write_text, writing
+from omniner.records import Issue, Prediction, prediction_to_json, to_line
+from omniner.tasks import annotators
+from omniner.tasks.annotators import Annotator
+from omniner.tasks.context import Context, publish_issues
+
+log = logging.getLogger("omniner")
+
+
+def run(context: Context) -> None:
+    """Read, match, measure, publish."""
+    config = context.config
+    people, issues = annotators.read(context)
+    names = [one.name for one in people]
+    items, found = match(names, [one.sentences for one in people])
+    issues += found
+    agreement = measuring.measure(names, items, config.agreement)
+    issues += agreement.issues
+    sheets = agreement_tables.build(agreement)
+    results: dict[str, ScoreResult] = {}
+    if config.gold:
+        results, met = _human(context, people, Path(config.gold))
+        issues += met
+        sheets["human"] = human.sheet(results)
+    _publish(context, agreement, sheets, results)
+    publish_issues(context, issues)
+    print("\n".join(_verdicts(agreement, results)))
+
+
+def _human(context: Context, people: Sequence[Annotator], path: Path) -> tuple[dict[str, ScoreResult], list[Issue]]:
+    """Score every annotator against gold, and write their labels as predictions files."""
+    read, issues = sources.read_sentences(path)
+    gold = [sentence for sentence in read if not is_unlabeled(sentence)]
+    if not gold:
+        raise UserError("gold", f"{path} has no labels", "Name the file with the gold entities.")
+    folder = make_folder(context.folder / "human")
+    jsonl.write(folder / "gold.jsonl", gold)
+    results = {}
+    for one in people:
+        predictions, met = human.predictions_of(one.name, one.sentences, gold)
+        if not predictions:
+            raise UserError("gold", f"{one.name} has labelled none of its sentences", "Name the gold of these files.")
+        _write(folder / f"{one.name}.jsonl", predictions)
+        results[one.name] = score(gold, predictions, context.config.metrics, context.config.errta, None)
+        issues += met + [issue._replace(message=f"{one.name}: {issue.message}") for issue in results[one.name].issues]
+    context.run.files(folder, "human")
+    return results, issues
+
+
+def _write(path: Path, predictions: Sequence[Prediction]) -> None:
+    with writing(path) as file:
+        file.writelines(f"{to_line(prediction_to_json(prediction))}\n" for prediction in predictions)
+
+
+def _publish(
+    context: Context, agreement: Agreement, sheets: Mapping[str, Sheet], results: Mapping[str, ScoreResult]
+) -> None:
+    content: dict[str, Any] = agreement_tables.to_json(agreement)
+    values = {
+        f"agreement/{name.replace('.', '/')}": value
+        for name, figure in agreement.figures.items()
+        if (value := agreement_tables.number(figure.value)) is not None
+    }
+    if results:
+        rows = human.rows_of(results)
+        content["human"] = {
+            name: {figure: human.spread([getattr(row, figure) for row in scores])._asdict() for figure in _SCORES}
+            for name, scores in rows.items()
+        }
+        f1 = human.spread([row.f1 for row in rows[human.MICRO]])
+        values |= {"human/f1": f1.mean, "human/f1_deviation": f1.deviation}
+        values |= {f"human/f1/{name}": result.metrics.micro.f1 for name, result in results.items()}
+    context.run.metrics(values)
+    context.run.file(write_json(context.folder / "agreement.json", content))
+    for name, sheet in sheets.items():
+        write_text(context.folder / "tables" / f"agreement_{name}.csv", sheet.table.to_csv())
+        context.run.table(sheet.table.columns, sheet.table.rows, f"tables/agreement_{name}.json")
+    lines = [f"# {plain(context.config.name)}", *(f"- {plain(line)}" for line in _verdicts(agreement, results))]
+    path = write_text(context.folder / "agreement.md", "\n".join(lines) + "\n\n" + markdown(sheets))
+    context.run.file(path)
+
+
+_SCORES = ("precision", "recall", "f1")
+
+
+def _verdicts(agreement: Agreement, results: Mapping[str, ScoreResult]) -> list[str]:
+    """The main figures in words."""
+
+    def said(name: str) -> str:
+        value, low, high = (agreement_tables.number(value) for value in agreement.figures[name])
+        if value is None:
+            return "undefined"
+        bounds = f" [{shown(low, SHARE)}, {shown(high, SHARE)}]" if low is not None and high is not None else ""
+        return shown(value, SHARE) + bounds
+
+    lines = [
+        f"{', '.join(agreement.names)}: {agreement.sentences:,} sentences, {agreement.complete:,} labelled by all",
+        f"mean F1 of the pairs: strict {said('f1.strict')}, boundary {said('f1.boundary')}, "
+        f"relaxed {said('f1.relaxed')}",
+        f"Krippendorff's alpha x 100: characters {said('alpha.characters')}, spans {said('alpha.spans')}; "
+        f"Fleiss' kappa x 100: {said('kappa.characters')}",
+    ]
+    if results:
+        f1 = human.spread([result.metrics.micro.f1 for result in results.values()])
+        lines.append(f"human F1: mean {shown(f1.mean, SHARE)}, standard deviation {shown(f1.deviation, SHARE)}")
+    return lines
