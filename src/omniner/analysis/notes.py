@@ -102,6 +102,8 @@ def _times(count: int) -> str:
 def _rule(kind: str, gold: str, predicted: str, facts: Facts, language: str) -> str:
     """The opening, and the counts that say most about this kind."""
     known = [surface for surface in facts.surfaces if surface.places]
+    if kind != "redundant":
+        known.sort(key=lambda surface: not surface.labels)  # what train labels says more
     said = [describe_piece(piece, gold or predicted, facts, language) for piece in facts.pieces[:_SURFACES]]
     said = said or [describe_surface(surface, language) for surface in known[:_SURFACES]]
     first = opening(kind, gold, predicted, language)

@@ -123,10 +123,14 @@ def write(guidance: Guidance, language: str, categories: Sequence[str], budget: 
         has = ", ".join(sorted({name for lesson in usable for name in lesson.note.rule}))
         fix = f"Run task=guide with guide.language={language}, or choose prompt.language={has}."
         raise UserError("prompt.language", f"{language}, but the notes of this run are in: {has}", fix)
+    entries = [_entries(lesson, language, known) for lesson in usable]
+    if not any(entries):
+        found = f"no note of {guidance.source.get('name')} can stand in a prompt: all spell out control tokens"
+        raise UserError("prompt.from_run", found, "Run task=guide with another teacher.")
     chosen: list[tuple[Lesson, str]] = []
     with_example = 0
-    for lesson in usable:
-        for entry in _entries(lesson, language, known):
+    for lesson, forms in zip(usable, entries, strict=True):
+        for entry in forms:
             if count(_text([*chosen, (lesson, entry)], language)) <= budget:
                 chosen.append((lesson, entry))
                 with_example += "\n" in entry
