@@ -2,7 +2,7 @@
 
 `html` puts what a comparison comes to, its tables, charts and a browser of the changed sentences into the template
 `compare.html` (with `report.css`, `page.js` and `compare.js`); `page` makes one safe file of it. Without a chart
-library it weighs well below 1 MB.
+library it weighs about 1 MB for three runs on 19,557 sentences, half of it the Chinese letters.
 """
 
 from __future__ import annotations

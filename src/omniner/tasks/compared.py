@@ -58,9 +58,10 @@ def resolve(config: Config, copies: Path) -> list[Source]:
     found = []
     for number, entry in enumerate(config.runs):
         name, text = "", entry
-        if "=" in entry and not Path(entry).exists():
-            name, _, text = entry.partition("=")
-        source = _locate(text, config, copies / str(number))
+        with explaining(entry):
+            if "=" in entry and not Path(entry).exists():
+                name, _, text = entry.partition("=")
+            source = _locate(text, config, copies / str(number))
         found.append(dataclasses.replace(source, name=name) if name else source)
     return _with_own_names(found)
 
