@@ -49,6 +49,7 @@ SMALL = {
         "model.vocabulary=500",
         "model.entity_replacement=0",
         "trainer.eval_sample=0",
+        "trainer.eval_every=1",
         "decoding.max_new_tokens=80",
         "decoding.slots=8",
         "prompt.instruction.zh='类别：{categories}'",
