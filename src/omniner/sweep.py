@@ -28,6 +28,7 @@ from omniner.errors import UserError
 from omniner.files import make_folder, read_json, write_json, write_text, writing
 
 STATE = sweep_child.STATE
+NAME = 120  # characters of a sweep's name
 _FILES = (STATE, ".lock", "multirun.yaml")  # the last is Hydra's
 
 
@@ -87,13 +88,13 @@ def _open(config: DictConfig) -> Sweep:
     digest, wanted = _digest(config), Path(config.hydra.sweep.dir)
     sweep = _unfinished(wanted.parent, digest) if config.resume == "auto" else None
     if sweep is None:
-        sweep = _new(wanted, digest, str(config.name))
+        sweep = _new(wanted, digest, _name(config))
     for record in sweep_child.records(sweep.folder):  # each child is met again
         record.path.unlink()
     overrides = OmegaConf.to_container(config.hydra.overrides.task)
     tags = {"sweep.overrides": json.dumps(overrides, ensure_ascii=False), "sweep.dir": str(sweep.folder)}
     try:
-        parent = _parent(settings, sweep.state.get("parent", ""), f"sweep-{config.name}", tags)
+        parent = _parent(settings, sweep.state.get("parent", ""), sweep.state["name"], tags)
     except UserError:
         if sweep.new:
             _discard(sweep)
@@ -118,6 +119,12 @@ def _new(folder: Path, digest: str, name: str) -> Sweep:
     if lock is None or (folder / STATE).exists():
         raise UserError("hydra.sweep.dir", f"{folder} holds another sweep", "Choose another folder.")
     return Sweep(folder, lock, {"digest": digest, "name": name, "started": time.time()}, True)
+
+
+def _name(config: DictConfig) -> str:
+    """The name that was given, or what was swept: the names of the children say only what each of them is."""
+    swept = [item for item in config.hydra.overrides.task if not item.startswith(NOT_IDENTITY)]
+    return f"sweep {config.name if config.name != 'auto' else ' '.join(swept)}"[:NAME].strip()
 
 
 def _unfinished(root: Path, digest: str) -> Sweep | None:

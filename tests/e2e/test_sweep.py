@@ -80,6 +80,8 @@ def _check_summary(cwd: Path) -> None:
     ] * 2
     (parent,), children = _runs(cwd)
     assert len(children) == 4
+    assert parent.info.run_name.startswith("sweep ")
+    assert "seed=1,2" in parent.info.run_name
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert parent.info.start_time <= min(run.info.start_time for run in children)
     assert {run.info.status for run in [parent, *children]} == {"FINISHED"}

@@ -29,6 +29,7 @@ METRICS = (
 )
 SHOWN = "test/f1"  # in the figure
 BLANK = ""  # where there is nothing to compute
+LARGEST = 200  # configurations of the figure, the best; a longer image cannot be drawn or looked at
 LABEL = 60  # characters of a configuration in text and figure
 
 
@@ -117,6 +118,9 @@ def figure(runs: Sequence[Result], name: str) -> bytes | None:
     }
     if not groups:
         return None
+    if len(groups) > LARGEST:
+        best = sorted(groups, key=lambda label: -statistics.fmean(groups[label]))[:LARGEST]
+        groups = {label: groups[label] for label in best}
     return png((8, 1.2 + 0.35 * len(groups)), lambda figure: _draw(figure, groups))
 
 
