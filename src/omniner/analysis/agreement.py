@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from omniner.analysis import errta, errta_span
 from omniner.analysis.bootstrap import post_numbers, resampled
-from omniner.analysis.coefficients import Pattern, Tally, binary_alpha
+from omniner.analysis.coefficients import Cells, Pattern, Tally, binary_alpha
 from omniner.analysis.metrics import compare
 from omniner.analysis.results import ErrtaResult
 from omniner.corpus.curation.matching import Item, Proposal
@@ -253,16 +253,18 @@ def _figures(
 
 
 def _figure(
-    table: NDArray[np.int64],
+    table: NDArray[np.int64] | Cells,
     formula: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     settings: AgreementConfig,
 ) -> Figure:
     """The figure of a table `[posts, ...]`, with its interval; every figure sees the same draws."""
-    value = float(formula(table.sum(axis=0, dtype=np.int64).astype(np.float64)))
-    if not settings.bootstrap or not len(table) or math.isnan(value):
+    total = table.total() if isinstance(table, Cells) else table.sum(axis=0, dtype=np.int64).astype(np.float64)
+    value = float(formula(total))
+    if not settings.bootstrap or math.isnan(value):
         return Figure(value, math.nan, math.nan)
     generator = np.random.default_rng(np.random.SeedSequence([settings.seed, _STREAM]))
-    drawn = np.concatenate([formula(sums) for sums in resampled(table, settings.bootstrap, generator)])
+    draws = table.drawn if isinstance(table, Cells) else partial(resampled, table)
+    drawn = np.concatenate([np.atleast_1d(formula(sums)) for sums in draws(settings.bootstrap, generator)])
     drawn = drawn[~np.isnan(drawn)]
     if not len(drawn):
         return Figure(value, math.nan, math.nan)

@@ -2,7 +2,8 @@
 
 Units (characters, spans) with the same labels by the same annotators are one pattern with a weight. What a pattern adds
 to the coefficients is a row of integers, so a corpus is a table `[posts, columns]`, the coefficients are functions of
-its column sums, and a bootstrap over posts is a matrix product (`bootstrap.resampled`).
+its column sums, and a bootstrap over posts weights its rows. Annotators whose entities overlap make a label of every
+combination of categories they meet, thousands in all, so the table is sparse (`Cells`).
 
 - alpha = 1 - Do / De (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability"): a unit with m labels, n_c of
   them c, adds (m^2 - sum n_c^2) / (m - 1) to the disagreement and its m labels to the totals. Missing labels are
@@ -16,15 +17,34 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Pattern = tuple[Hashable | None, ...]  # the label of each annotator; None: did not label the unit
 
-_OWN = 3  # columns before those of the labels: disagreement, squares, complete units
+
+class Cells(NamedTuple):
+    """A table `[posts, width]` of integers without its zeros."""
+
+    posts: int
+    width: int
+    rows: NDArray[np.int64]  # of each cell, as the next two
+    columns: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+    def total(self) -> NDArray[np.float64]:
+        """`[width]`: the sum over all posts."""
+        return np.bincount(self.columns, self.values, self.width).astype(np.float64)
+
+    def drawn(self, draws: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+        """`[width]` of each of so many draws of posts, with replacement, as many as there are."""
+        for _ in range(draws):
+            weights = np.bincount(generator.integers(0, self.posts, self.posts), minlength=self.posts)
+            yield np.bincount(self.columns, self.values * weights[self.rows], self.width).astype(np.float64)
 
 
 class Tally:
@@ -47,7 +67,7 @@ class Tally:
             totals[number] += weight
         return {pattern: totals[number] for pattern, number in self._number.items()}
 
-    def tables(self, posts: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def tables(self, posts: int) -> tuple[Cells, Cells]:
         """`[posts, 1 + labels]` for alpha and `[posts, 2 + labels]` for kappa."""
         labels = list(dict.fromkeys(label for pattern in self._number for label in pattern if label is not None))
         column = {label: place for place, label in enumerate(labels)}
@@ -70,7 +90,7 @@ class Tally:
         squares = sum(n * n for n in counts.values())
         return [(0, squares), (1, 1), *((2 + column[label], n) for label, n in counts.items() if label is not None)]
 
-    def _table(self, rows: Sequence[Sequence[tuple[int, int]]], posts: int, width: int) -> NDArray[np.int64]:
+    def _table(self, rows: Sequence[Sequence[tuple[int, int]]], posts: int, width: int) -> Cells:
         sizes = np.array([len(row) for row in rows], dtype=np.int64)
         keys = np.fromiter(chain.from_iterable(self._weights), np.int64, 2 * len(self._weights)).reshape(-1, 2)
         weights = np.fromiter(self._weights.values(), np.int64, len(self._weights))
@@ -79,9 +99,9 @@ class Tally:
         each = sizes[keys[:, 1]]  # cells of each entry
         steps = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each)
         cells = flat[np.repeat(first[keys[:, 1]], each) + steps]
-        table = np.zeros(posts * width, dtype=np.int64)
-        np.add.at(table, np.repeat(keys[:, 0], each) * width + cells[:, 0], np.repeat(weights, each) * cells[:, 1])
-        return table.reshape(posts, width)
+        places, of = np.unique(np.repeat(keys[:, 0], each) * width + cells[:, 0], return_inverse=True)
+        values = np.bincount(of, np.repeat(weights, each) * cells[:, 1], len(places)).astype(np.float64)
+        return Cells(posts, width, places // width, places % width, values)
 
     def alpha(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         """`[...]` of Krippendorff's alpha from sums `[..., 1 + labels]`."""
