@@ -28,6 +28,10 @@ class Clock(pl.Callback):
         self.started: tuple[float, float] | None = None
         self.wall = self.cpu = 0.0
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Have every step's loss logged."""
+        trainer.log_every_n_steps = 1  # type: ignore[attr-defined]
+
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Start the clock, once."""
         if self.started is None:

@@ -29,12 +29,12 @@ START = {"max_samples": 2, "gradient_accumulation_steps": 1, **NO_CHECKPOINTING}
 def train(cli: str, folder: Path, variant: dict[str, Any], samples: int) -> dict[str, Any]:
     """Wall and CPU seconds of an epoch, and the loss of each step."""
     settings = {
-        "model_name_or_path": folder / "model",
+        "model_name_or_path": str(folder / "model"),
         "template": "qwen",
         "stage": "sft",
         "do_train": True,
         "finetuning_type": "full",
-        "dataset_dir": folder / "data",
+        "dataset_dir": str(folder / "data"),
         "dataset": "ner",
         "cutoff_len": 4096,
         "overwrite_cache": True,
@@ -65,9 +65,8 @@ def train(cli: str, folder: Path, variant: dict[str, Any], samples: int) -> dict
         "PYTHONPATH": str(stub),
     }
     with tempfile.TemporaryDirectory() as out:
-        arguments = [f"{key}={_text(value)}" for key, value in {**settings, "output_dir": out}.items()]
         config = Path(out) / "settings.yaml"
-        config.write_text("\n".join(item.replace("=", ": ", 1) for item in arguments), encoding="utf-8")
+        config.write_text(json.dumps({**settings, "output_dir": out}), encoding="utf-8")  # JSON is YAML
         before = _children()
         done = subprocess.run([cli, "train", str(config)], env=environment, capture_output=True, text=True)
         cpu = _children() - before
@@ -76,10 +75,6 @@ def train(cli: str, folder: Path, variant: dict[str, Any], samples: int) -> dict
         wall = json.loads((Path(out) / "train_results.json").read_text())["train_runtime"]
         history = json.loads((Path(out) / "trainer_state.json").read_text())["log_history"]
     return {"wall": wall, "cpu": cpu, "losses": [item["loss"] for item in history if "loss" in item]}
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _children() -> float:

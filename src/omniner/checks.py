@@ -217,18 +217,18 @@ def _check_causal(config: schema.Config) -> None:
 def _check_guide(config: schema.Config) -> None:
     """Notes come from errors that a model may learn from, and a teacher can be asked."""
     guide, teacher = config.guide, config.teacher
-    if config.task.name != "guide":
-        return
-    if not config.run:
-        raise UserError("run", "task=guide needs it", "Set run=<MLflow run id, name of a run, or its folder>.")
-    if guide.split == "test" and not guide.allow_test:
-        found = "test is the split that is reported: a prompt made of its errors would have seen the answers"
     if config.prompt.from_run and config.task.name in ("train", "check", "predict"):
         where = "prompt.from_run"
         if not isinstance(config.model, schema.CausalConfig) and config.decoding.engine == "hf":
             raise UserError(where, "a tagger is told nothing", "Choose a causal model, or decoding=openai.")
         if config.task.name == "predict" and config.checkpoint:
             raise UserError(where, "a trained model keeps the prompt it was trained with", "Leave it out.")
+    if config.task.name != "guide":
+        return
+    if not config.run:
+        raise UserError("run", "task=guide needs it", "Set run=<MLflow run id, name of a run, or its folder>.")
+    if guide.split == "test" and not guide.allow_test:
+        found = "test is the split that is reported: a prompt made of its errors would have seen the answers"
         raise UserError("guide.split", found, "Use dev or train (guide.allow_test=true does it and marks the run).")
     if teacher.kind == "openai" and not teacher.url:
         raise UserError("teacher.url", "the server has no address", "Set teacher.url=http://host:port/v1.")

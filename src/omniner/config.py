@@ -137,8 +137,6 @@ def section(composed: DictConfig, name: str, kind: type[T]) -> T:
     return typed
 
 
-def _model(raw: Any) -> Any:
-    """The section `model`, whose type depends on its kind."""
 def _part(name: str, raw: Any) -> Any:
     """One section, or one key that stands in none."""
     if name == "model":
@@ -149,6 +147,8 @@ def _part(name: str, raw: Any) -> Any:
     return _convert(name, annotations[name], raw)
 
 
+def _model(raw: Any) -> Any:
+    """The section `model`, whose type depends on its kind."""
     kind = raw.get("kind") if isinstance(raw, Mapping) else None
     if kind not in MODELS:
         raise UserError("model.kind", f"{kind!r} is no kind of model", f"Choose one of: {', '.join(MODELS)}.")

@@ -8,7 +8,7 @@ entity replacement the training sentences of each epoch are made anew and encode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -196,7 +196,7 @@ class GenerativeData(pl.LightningDataModule):
         return self.trainer
 
 
-def active_categories(name: str, sentences: Iterable[Sentence]) -> list[str]:
+def active_categories(name: str, sentences: Sequence[Sentence]) -> list[str]:
     """The categories that occur in these sentences, in the order of their taxonomy (`data.taxonomy`).
 
     Raises:
@@ -205,7 +205,5 @@ def active_categories(name: str, sentences: Iterable[Sentence]) -> list[str]:
     found = {entity.category for sentence in sentences for entity in sentence.entities}
     if not found:
         raise UserError("data", "the training split has no entity", "Choose labelled data.")
-    if name == "flat":
-        return sorted(found)
-    known = taxonomy.load(name).categories
-    return [*(category for category in known if category in found), *sorted(found.difference(known))]
+    known = taxonomy.flat(name, found) if name == "flat" else taxonomy.load(name)
+    return [*known.active(sentences), *sorted(found.difference(known.categories))]
