@@ -1,8 +1,8 @@
 """The types of every config group: what a composed configuration may hold. The values live in `conf/`, not here.
 
-One dataclass per group; where a group has kinds (`model.kind: bilstm | encoder | causal`), one per kind. `omniner.config`
-checks a composed configuration against these and hands the result to the tasks as a typed `Config`. There are no
-defaults here on purpose: a value is written once, in its YAML file, beside its unit and its reason.
+One dataclass per group; where a group has kinds (`model.kind: bilstm | encoder | causal`), one per kind.
+`omniner.config` checks a composed configuration against these and hands the result to the tasks as a typed `Config`.
+There are no defaults here on purpose: a value is written once, in its YAML file, beside its unit and its reason.
 """
 
 from __future__ import annotations
