@@ -47,7 +47,9 @@ def test_every_command_composes(arguments: list[str], tmp_path: Path, monkeypatc
 
 def _runnable(arguments: list[str]) -> bool:
     return not any(
-        argument.startswith(("--", "-m", "data", "experiment", "task=s", "task=p", "to=merged", "input=", "runs="))
+        argument.startswith(
+            ("--", "-m", "data", "experiment", "task=s", "task=p", "to=merged", "input=", "run=", "runs=")
+        )
         or re.match(r"model=(?!qwen2_tiny)", argument)
         for argument in arguments
     )

@@ -100,3 +100,13 @@ def test_resume_names_the_folder_of_an_unfinished_run() -> None:
         _claim("resume=nowhere")
     with pytest.raises(UserError, match="another configuration"):
         _claim(f"resume={first.path}", "seed=7")
+
+
+@pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "predictions.jsonl"])
+def test_a_folder_says_whether_it_holds_work(name: str) -> None:
+    folder = _claim()
+    (folder.path / "issues.jsonl").touch()
+    (folder.path / "checkpoints").mkdir()
+    assert not folder.holds_work
+    (folder.path / name).touch()
+    assert folder.holds_work
