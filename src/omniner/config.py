@@ -122,7 +122,8 @@ def adopt(config: schema.Config, path: Path, names: Sequence[str]) -> schema.Con
         raw = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
     except (OmegaConfBaseException, ValueError, YAMLError) as error:
         raise UserError(path, f"not a configuration ({_first_line(error)})", fix) from error
-    if not isinstance(raw, dict) or (missing := [name for name in names if name not in raw]):
+    missing = [name for name in names if not isinstance(raw, dict) or name not in raw]
+    if not isinstance(raw, dict) or missing:
         raise UserError(path, f"not the configuration of a run ({', '.join(missing)} is missing)", fix)
     try:
         taken = {name: _part(name, raw[name]) for name in names}

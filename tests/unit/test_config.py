@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -70,3 +72,30 @@ def test_differences_are_those_from_the_defaults() -> None:
 def test_the_configuration_reads_back_from_its_own_yaml() -> None:
     config = configs.load([])
     assert configs.check(OmegaConf.create(configs.to_yaml(config))) == config
+
+
+def test_parts_are_taken_from_the_configuration_of_another_run(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(configs.to_yaml(configs.load(["model=qwen2_tiny", "seed=7", "data.seed=3"])), encoding="utf-8")
+    taken = configs.adopt(configs.load(["task=guide", "run=x"]), path, ("model", "data", "seed"))
+    assert (taken.model.kind, taken.data.seed, taken.seed) == ("causal", 3, 7)
+    assert (taken.task.name, taken.head.kind) == ("guide", "crf")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "not a configuration"),
+        ("- 1", "not the configuration of a run"),
+        ("data: {}", "seed is missing"),
+        ("data: {}\nseed: 1", r"data\.name: this key is missing"),
+        ("data: {old: 1}\nseed: 1", r"data\.old: unknown key"),
+        ("data: 3\nseed: x", "a group of keys is expected"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as raised:
+        configs.adopt(configs.load([]), path, ("data", "seed"))
+    assert raised.value.where == str(path)
