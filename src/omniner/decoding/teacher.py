@@ -197,10 +197,11 @@ class _Consulting:
         return ""
 
     def _write_down(self, voice: Voice) -> None:
-        new = voice.spent - self.written
+        spent = voice.spent  # once: answers of other threads come in meanwhile
+        new = spent - self.written
         if new != Spent():
             append_lines(self.ledger, [json.dumps(new.to_json())])
-            self.written = Spent(**voice.spent.to_json())
+            self.written = Spent(**spent.to_json())
             self.result.spent = _read_ledger(self.ledger)
 
     def _kept(self, question: Question) -> dict[str, Any] | None:

@@ -221,7 +221,8 @@ def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> l
     log = IssueLog(path)
     bare = bool(sentences) and all(map(is_unlabeled, sentences))
     with writing(path) as file:
-        table = csv.writer(file, lineterminator="\n")
+        # before Python 3.13 only characters of the line's end are quoted within a field: name both
+        table = csv.writer(file, lineterminator="\r\n")
         table.writerow(COLUMNS[:2] if bare else COLUMNS)
         for sentence in sentences if bare else labeled_only(sentences, log):
             row = [clean(sentence.post_id or "", sentence.id, log), clean(sentence.text, sentence.id, log)]
