@@ -36,7 +36,8 @@ TEMPLATE = (
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-VOCABULARY = 960  # entries: the instruction is then about as long as with Qwen2's own tokenizer
+VOCABULARY = 2500  # entries: lengths are then about those of Qwen2's own tokenizer
+KNOWN = 2000  # sentences that the vocabulary is made from
 SIZES = {"hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 1408}
 BATCH = 32  # samples of one optimizer step
 
@@ -49,6 +50,8 @@ def compose(folder: Path, samples: int, further: list[str]) -> Config:
             f"model.path={folder / 'model'}",
             "model.learning_rate.full=1e-4",
             "tuning=full",
+            "prompt=fewshot",
+            "prompt.examples=3",
             f"prompt.system.zh='{SYSTEM}'",
             "trainer=cpu",
             "trainer.max_epochs=1",
@@ -71,7 +74,8 @@ def make(folder: Path, samples: int, layers: int) -> str:
     corpus = sources.load(config.data, None)
     train = corpus.splits["train"]
     prompt = prompts.build(config.prompt, corpus.taxonomy.active(train), train)
-    _write_model(folder / "model", prompt, train, layers)
+    known = sources.load(compose(folder, KNOWN, []).data, ["train"]).splits["train"]
+    _write_model(folder / "model", prompt, known, layers)
     chat = Chat(_load_tokenizer(folder / "model"), None)
     encoder = PromptEncoder(chat, prompt, config.encoding)
     encoded, _ = encoder.encode(train)

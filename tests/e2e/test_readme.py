@@ -33,7 +33,15 @@ def test_make_targets_exist_and_are_explained(target: str) -> None:
 @pytest.mark.parametrize("arguments", [c for c in COMMANDS if "--help" not in c], ids=" ".join)
 def test_every_command_composes(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("generated_predictions.jsonl", "predictions.jsonl", "gold.jsonl", "sentences.jsonl"):
+    for name in (
+        "generated_predictions.jsonl",
+        "predictions.jsonl",
+        "gold.jsonl",
+        "sentences.jsonl",
+        "a.jsonl",
+        "b.jsonl",
+        "c.jsonl",
+    ):
         (tmp_path / name).touch()
     for name in ("my_run", "internlm2_5-7b-chat"):
         (tmp_path / name).mkdir()
@@ -48,7 +56,19 @@ def test_every_command_composes(arguments: list[str], tmp_path: Path, monkeypatc
 def _runnable(arguments: list[str]) -> bool:
     return not any(
         argument.startswith(
-            ("--", "-m", "data", "experiment", "task=s", "task=p", "to=merged", "input=", "run=", "runs=")
+            (
+                "--",
+                "-m",
+                "data",
+                "experiment",
+                "task=s",
+                "task=p",
+                "to=merged",
+                "input=",
+                "run=",
+                "runs=",
+                "annotators=",
+            )
         )
         or re.match(r"model=(?!qwen2_tiny)", argument)
         for argument in arguments
