@@ -9,7 +9,6 @@ a hundred. Models with random weights learn all of them, since there is nothing 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -84,25 +83,6 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     return {
         name: value.detach().to("cpu", copy=True) for name, value in model.named_parameters() if value.requires_grad
     }
-
-
-def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put back what `trainable_state` gave; second names of tied weights may be in it as well.
-
-    Raises:
-        UserError: the state is of another model or of other tuning settings.
-    """
-    own = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - own.keys()
-    differing = sorted(own.keys() ^ (state.keys() - tied)) or sorted(
-        name for name, value in own.items() if value.shape != state[name].shape
-    )
-    if differing:
-        found = f"its weights are not those of the configured model (first difference: {differing[0]})"
-        raise UserError("checkpoint", found, "Continue with the model and tuning settings of that run.")
-    with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(state[name])
 
 
 def _adapted(model: Any, tuning: TuningConfig, seed: int) -> Any:

