@@ -28,7 +28,21 @@ CORPUS_FORMATS = (  # read and written
 )
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "task.name": ("train", "predict", "score", "compare", "check", "adjudicate", "agreement", "convert", "guide"),
+    "task.name": (
+        "train",
+        "predict",
+        "score",
+        "compare",
+        "check",
+        "adjudicate",
+        "agreement",
+        "convert",
+        "guide",
+        "stats",
+        "split",
+        "filter",
+        "search",
+    ),
     "head.kind": ("auto", "none", "softmax", "crf", "span"),
     "tuning.method": ("auto", *METHODS),
     "tuning.optimizer": ("auto", "adamw", "adamw_8bit"),
@@ -90,6 +104,9 @@ POSITIVE = (
     "guide.examples",
     "guide.surfaces",
     "prompt.max_tokens",
+    "stats.ngram",
+    "stats.top",
+    "split.shares",
     "teacher.concurrency",
     "teacher.timeout",
     "teacher.slots",
@@ -109,10 +126,16 @@ NOT_NEGATIVE = (
     "compare.examples",
     "agreement.bootstrap",
     "guide.suspects",
+    "stats.rare",
+    "filter.min_mentions",
+    "children.parallel",
+    "children.gpus",
     "teacher.retries",
 )
 SHARES = (
     "data.dev_from_train",
+    "stats.near",
+    "split.shares",
     "trainer.warmup",
     "trainer.weight_average",
     "metrics.confidence",
@@ -297,11 +320,20 @@ def _name_parts(config: schema.Config) -> list[str]:
         "train": [*model, config.data.name],
         "predict": ["predict", *([Path(config.checkpoint).stem] if config.checkpoint else model), config.data.name],
         "score": ["score", Path(config.predictions or "").stem],
-        "compare": ["compare", *(Path(entry.partition("=")[0]).stem for entry in config.runs[:2])],
+        "compare": ["compare", *(_stem(entry) for entry in config.runs[:2])],
         "check": ["check", config.model.name, config.data.name],
-        "adjudicate": ["adjudicate", *(Path(entry.partition("=")[0]).stem for entry in config.annotators)],
-        "agreement": ["agreement", *(Path(entry.partition("=")[0]).stem for entry in config.annotators)],
+        "adjudicate": ["adjudicate", *(_stem(entry) for entry in config.annotators)],
+        "agreement": ["agreement", *(_stem(entry) for entry in config.annotators)],
         "guide": ["guide", Path(config.run or "").name, config.guide.split, config.teacher.kind],
+        "stats": ["stats", *([_stem(entry) for entry in config.corpora[:3]] or [config.data.name])],
+        "split": ["split", Path(config.input).stem if config.input else config.data.name],
+        "filter": ["filter", Path(config.input).stem if config.input else config.data.name, *model],
+        "search": ["search", *model, config.data.name],
         "convert": ["convert", Path(config.input or config.checkpoint or "").stem, config.to],
     }
     return parts[config.task.name]
+
+
+def _stem(entry: str) -> str:
+    """What a path, or "name=path", is called."""
+    return Path(entry.partition("=")[0]).stem

@@ -13,7 +13,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -42,6 +42,10 @@ SECTIONS: dict[str, type] = {
     "adjudicate": schema.AdjudicateConfig,
     "agreement": schema.AgreementConfig,
     "guide": schema.GuideConfig,
+    "stats": schema.StatsConfig,
+    "split": schema.SplitConfig,
+    "filter": schema.FilterConfig,
+    "children": schema.ChildrenConfig,
     "teacher": schema.TeacherConfig,
     "tracking": schema.TrackingConfig,
 }
@@ -51,7 +55,7 @@ MODELS: dict[str, type] = {
     "causal": schema.CausalConfig,
 }
 # What may change without making a run another run: where it is written and logged, not what it computes.
-NOT_IDENTITY = ("output_dir", "resume", "tracking")
+NOT_IDENTITY = ("output_dir", "resume", "tracking", "children")
 
 
 def conf_path() -> str:
@@ -65,19 +69,27 @@ def conf_path() -> str:
 
 def compose(overrides: Sequence[str]) -> DictConfig:
     """Compose a configuration as the command line would: the entry for notebooks and tests."""
-    from hydra import compose as hydra_compose
+    with _hydra():
+        from hydra import compose as hydra_compose
+
+        return hydra_compose("config", overrides=list(overrides))
+
+
+@contextlib.contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra, ready to compose from `conf/`, as it is in a process that it started itself."""
     from hydra import initialize_config_dir, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
 
-    if GlobalHydra.instance().is_initialized():
-        return hydra_compose("config", overrides=list(overrides))
-    path = conf_path()
     with contextlib.ExitStack() as stack:
-        if path.startswith("pkg://"):
+        path = conf_path()
+        if GlobalHydra.instance().is_initialized():
+            pass
+        elif path.startswith("pkg://"):
             stack.enter_context(initialize_config_module(path.removeprefix("pkg://"), version_base="1.3"))
         else:
             stack.enter_context(initialize_config_dir(path, version_base="1.3"))
-        return hydra_compose("config", overrides=list(overrides))
+        yield
 
 
 def load(overrides: Sequence[str]) -> schema.Config:
@@ -102,6 +114,30 @@ def check(composed: DictConfig) -> schema.Config:
     checks.check_values(config)
     checks.check_pairs(config)
     return checks.resolve(config)
+
+
+def read(path: Path) -> schema.Config:
+    """The checked configuration of a file that `to_yaml` wrote: the whole of a run's `config.yaml`."""
+    with explaining(path):
+        text = path.read_text(encoding="utf-8")
+    try:
+        composed = OmegaConf.create(text)
+    except (OmegaConfBaseException, ValueError, YAMLError) as error:
+        raise UserError(
+            path, f"not a configuration ({_first_line(error)})", "Name the config.yaml of a run."
+        ) from error
+    if not isinstance(composed, DictConfig):
+        raise UserError(path, "not a configuration", "Name the config.yaml of a run.")
+    return check(composed)
+
+
+def job_logging() -> DictConfig:
+    """Where and how `conf/` wants messages written."""
+    with _hydra():
+        from hydra import compose as hydra_compose
+
+        composed = hydra_compose("config", return_hydra_config=True)
+    return cast(DictConfig, composed.hydra.job_logging)
 
 
 def adopt(config: schema.Config, path: Path, names: Sequence[str]) -> schema.Config:

@@ -20,7 +20,7 @@ import hydra
 from omegaconf import DictConfig
 
 from omniner import config as configs
-from omniner import runfolder, sweep, sweep_child
+from omniner import processes, runfolder, sweep, sweep_child
 from omniner.errors import Stopped, UserError
 from omniner.schema import Config
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("omniner")
 
 
-def _on_sigterm(signum: int, frame: FrameType | None) -> None:
+def on_sigterm(signum: int, frame: FrameType | None) -> None:
+    """Stop, resumable."""
     # As an exception, so that every place that leaves a run resumable on Ctrl-C does so on SIGTERM as well.
     raise Stopped(signum)
 
@@ -41,16 +42,20 @@ def job(composed: DictConfig) -> float | None:
     if sweep.is_job():
         return sweep_child.run(composed)
     try:
-        config = configs.check(composed)
-        if runfolder.is_main_process():
-            run(config)
-        else:
-            from omniner.tasks.train import follow
-
-            follow(config)
+        execute(configs.check(composed))
     except UserError as error:
-        sys.exit(_report(error))
+        sys.exit(report(error))
     return None
+
+
+def execute(config: Config) -> None:
+    """A whole run, or what a further rank of a distributed one does in it."""
+    if runfolder.is_main_process():
+        run(config)
+    else:
+        from omniner.tasks.train import follow
+
+        follow(config)
 
 
 def run(config: Config) -> Path:
@@ -94,7 +99,7 @@ def _start(config: Config, folder: runfolder.RunFolder) -> Context:
         config.tracking,
         name=config.name,
         folder=folder.path,
-        parent=sweep_child.parent_run(),
+        parent=processes.parent_run(),
         resume_id=tracking.previous_run(folder.path) if folder.resumed else None,
         tags={"task": config.task.name, "output_dir": str(folder.path.resolve()), **sweep_child.tags()},
     )
@@ -106,7 +111,7 @@ def _start(config: Config, folder: runfolder.RunFolder) -> Context:
     return Context(config=config, folder=folder.path, run=tracked, resumed=folder.resumed)
 
 
-def _report(error: BaseException) -> int:
+def report(error: BaseException) -> int:
     """Print what went wrong in one message; the exit status."""
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
@@ -115,6 +120,11 @@ def _report(error: BaseException) -> int:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         print(f"error: {' | '.join(lines)}", file=sys.stderr)
     return 2
+
+
+def stopped_status(error: KeyboardInterrupt) -> int:
+    """The exit status of a process that a signal stopped."""
+    return 128 + (error.signum if isinstance(error, Stopped) else signal.SIGINT)
 
 
 def _finish_sweep(outcome: str) -> bool:
@@ -134,19 +144,19 @@ def main() -> None:
 
     # Hydra would print its own messages and exit with status 1; this hands us the exceptions instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    signal.signal(signal.SIGTERM, _on_sigterm)
-    sweep_child.stop_with_sweep()
+    signal.signal(signal.SIGTERM, on_sigterm)
+    processes.stop_with_parent()
     status: Any = 0
     outcome = "FAILED"
     try:
         job()
         outcome = "FINISHED"
     except sweep.Refused as refused:
-        status = _report(refused.error)
+        status = report(refused.error)
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        status = _report(error)
+        status = report(error)
     except KeyboardInterrupt as error:
-        status = 128 + (error.signum if isinstance(error, Stopped) else signal.SIGINT)
+        status = stopped_status(error)
         outcome = "KILLED"
     finally:
         child_failed = _finish_sweep(outcome)

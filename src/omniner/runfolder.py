@@ -49,6 +49,7 @@ OUTPUTS = (
     "tables",
     "figures",
     "checkpoints",
+    "children",
     "model",
     "tracking_spool.jsonl",
     "tracking_files",

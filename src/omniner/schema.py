@@ -15,7 +15,9 @@ from typing import Any
 class TaskConfig:
     """`conf/task`: what to do."""
 
-    name: str  # train | predict | score | compare | check | adjudicate | agreement | convert | guide
+    # train | predict | score | compare | check | guide | search | stats | split | filter | adjudicate | agreement |
+    # convert
+    name: str
 
 
 @dataclass
@@ -263,6 +265,41 @@ class GuideConfig:
 
 
 @dataclass
+class StatsConfig:
+    """`stats`: what is looked for in corpora, and how much of it is listed."""
+
+    near: float  # Jaccard similarity of character n-grams from which two sentences count as near duplicates
+    ngram: int  # characters of such an n-gram
+    rare: int  # categories with fewer mentions in train are named as rare
+    top: int  # rows of the tables of surfaces, duplicates and outliers
+
+
+@dataclass
+class SplitConfig:
+    """`split`: how a corpus is divided into train, dev and test."""
+
+    shares: dict[str, float]  # split -> share of the sentences; they add up to 1
+    seed: int
+
+
+@dataclass
+class FilterConfig:
+    """`filter`: which sentences are too easy to keep."""
+
+    folds: int  # parts of the corpus; each trains a model that predicts all the others
+    min_mentions: int  # a category with fewer mentions among the kept sentences is dropped with its entities
+    seed: int  # of the folds
+
+
+@dataclass
+class ChildrenConfig:
+    """`children`: how runs that a run starts share the machine."""
+
+    parallel: int  # side by side; 0 = as many as the machine has groups of `gpus` GPUs, one without GPUs
+    gpus: int  # GPUs each of them sees; 0 = all
+
+
+@dataclass
 class TeacherConfig:
     """`conf/teacher`: who explains errors."""
 
@@ -312,6 +349,10 @@ class Config:
     adjudicate: AdjudicateConfig
     agreement: AgreementConfig
     guide: GuideConfig
+    stats: StatsConfig
+    split: SplitConfig
+    filter: FilterConfig
+    children: ChildrenConfig
     teacher: TeacherConfig
     tracking: TrackingConfig
     name: str  # of the run; auto = from its parts
@@ -321,11 +362,14 @@ class Config:
     predictions: str | None  # task=score: the predictions file
     gold: str | None  # task=score: gold beside it; null = the file's own labels or the data config
     runs: list[str]  # task=compare: the runs; the first is the baseline
+    corpora: list[str]  # task=stats: choices of conf/data, files or folders; "name=path" gives a name; empty = `data`
     annotators: list[str]  # task=adjudicate, agreement: a file of each annotator; "name=path" gives a name
     practice: str | None  # task=adjudicate: gold of the sentences on which annotators qualify
     expert: str | None  # task=adjudicate: the expert's answers to an earlier queue
     run: str | None  # task=guide: the run whose errors are explained
     checkpoint: str | None  # task=predict: folder or .ckpt of a trained run
-    input: str | None  # task=predict: sentences to tag; null = the report split; task=convert: what to convert
+    # task=predict: sentences to tag; null = the report split; task=convert: what to convert;
+    # task=split, filter: the corpus; null = all splits of `data`
+    input: str | None
     output: str | None  # task=convert: the file or folder to write
     to: str  # task=convert: auto | llama | merged | generated | alpaca | a format of data.format

@@ -9,24 +9,21 @@ child whose configuration has finished in this sweep is not run again. Price: th
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
-import re
 import signal
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from hydra.conf import HydraConf
 from omegaconf import DictConfig
 
 from omniner import config as configs
-from omniner.errors import Stopped, UserError
-from omniner.files import explaining, make_folder, read_json, write_json
+from omniner import processes
+from omniner.errors import UserError
+from omniner.files import make_folder, read_json, write_json
 from omniner.runfolder import METRICS
 from omniner.runfolder import STATE as RUN_STATE
 
@@ -36,11 +33,6 @@ STATE = "sweep.json"
 RECORDS = "children"
 OBJECTIVE = "val/best_f1"  # on dev: a sweep must not choose by test
 FOLDER = "OMNINER_SWEEP"  # to the jobs: the sweep's folder
-PARENT = "OMNINER_PARENT_RUN"  # to a child: the run it belongs to
-CHILD = "OMNINER_SWEEP_CHILD"  # to a child: what sets it apart; its standard input tells whether the sweep lives
-# Set by a distributed launch; a child must not take itself for a rank of one.
-RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-SECONDS = 0.5  # between two looks at whether the sweep still lives
 
 
 class Record(NamedTuple):
@@ -60,14 +52,10 @@ def records(sweep: Path) -> list[Record]:
     return [Record(path, r["overrides"], r["status"], r["error"], r["metrics"]) for path, r in found]
 
 
-def parent_run() -> str | None:
-    """The parent run's id inside a sweep."""
-    return os.environ.get(PARENT) or None
-
-
 def tags() -> dict[str, str]:
-    """What the run of a child says about its place in the sweep."""
-    return {"sweep.child": os.environ[CHILD]} if CHILD in os.environ else {}
+    """What the run of a child says about its place among its siblings."""
+    label = processes.label()
+    return {} if label is None else {"sweep.child": label}
 
 
 def run(composed: DictConfig) -> float | None:
@@ -85,18 +73,19 @@ def run(composed: DictConfig) -> float | None:
         return None
     digest = configs.digest(config)[:8]
     folder = _folder(sweep, number, digest, config.output_dir)
-    with _locked(sweep / RECORDS / f"{digest}.lock"):
+    with processes.locked(sweep / RECORDS / f"{digest}.lock"):
         state = read_json(sweep / STATE)
         error_line = ""
         if _finished(folder, configs.digest(config), state["started"]):
             log.info("child %s is finished: %s", number, folder)
         else:
-            with _locked(folder / ".lock") if folder.exists() else contextlib.nullcontext():
+            with processes.locked(folder / ".lock") if folder.exists() else contextlib.nullcontext():
                 pass  # an earlier process of this child, whose sweep was killed, is coming to its end
             command = [*_command(hydra), *overrides, "hydra.mode=RUN"]
             if not config.output_dir:
                 command.append(f"output_dir={quoted(str(folder))}")
-            error_line = _spawn(command, _environment(state["parent"], overrides), sweep / RECORDS / f"{digest}.log")
+            environment = processes.environment(state["parent"], " ".join(overrides))
+            error_line = _spawn(command, environment, sweep / RECORDS / f"{digest}.log", config.children.gpus)
         metrics = read_json(folder / METRICS) if not error_line and (folder / METRICS).exists() else {}
         status = "failed" if error_line else "finished"
         _record(sweep, digest, number, overrides, {"status": status, "error": error_line, "metrics": metrics})
@@ -127,14 +116,6 @@ def _finished(folder: Path, digest: str, since: float) -> bool:
     return bool(state["digest"] == digest and state["status"] == "finished" and state["started"] >= since)
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait for a lock file: equal jobs (a sampler may repeat itself) come one after the other."""
-    with explaining(path), path.open("a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _command(hydra: HydraConf) -> list[str]:
     """The command that composes as the sweep did: with the user's own folder of configurations."""
     command = [sys.executable, "-m", "omniner.run"]
@@ -144,83 +125,20 @@ def _command(hydra: HydraConf) -> list[str]:
     return [*command, *(item for item in hydra.overrides.hydra if item.startswith("hydra.searchpath="))]
 
 
-def _environment(parent: str, overrides: Sequence[str]) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
-    return {**kept, PARENT: parent, CHILD: " ".join(overrides)}
-
-
-def _spawn(command: Sequence[str], environment: Mapping[str, str], log_file: Path) -> str:
-    """Run a child to its end; empty, or what went wrong in one line.
-
-    It has a session of its own: Ctrl-C in a terminal reaches it once, from here, and nothing it started outlives it.
-    """
-    sys.stdout.flush()
+def _spawn(command: Sequence[str], environment: Mapping[str, str], log_file: Path, gpus: int) -> str:
+    """Run a child on GPUs of its own; what went wrong, in one line."""
     ours = os.getppid()
-    with explaining(log_file), log_file.open("wb") as file:
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-        )
-        assert process.stdin is not None
-        assert process.stderr is not None
-        copier = threading.Thread(target=_copy, args=(process.stderr, file), daemon=True)
-        copier.start()
-        try:
-            while process.poll() is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(SECONDS)
-                if os.getppid() != ours:
-                    raise Stopped()  # a worker of a launcher whose sweep was killed
-        except KeyboardInterrupt as stop:
-            process.send_signal(stop.signum if isinstance(stop, Stopped) else signal.SIGINT)
-            process.wait()
-            raise
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            copier.join()
-            process.stdin.close()
-    return error_line(log_file.read_text(encoding="utf-8", errors="replace"), process.returncode)
 
+    def stopped() -> int | None:
+        return None if os.getppid() == ours else signal.SIGTERM  # a worker of a launcher whose sweep was killed
 
-def _copy(source: IO[bytes], to: IO[bytes]) -> None:
-    """Show what the child says, and keep it."""
-    while block := os.read(source.fileno(), 65536):
-        to.write(block)
-        to.flush()
-        sys.stderr.write(block.decode("utf-8", errors="replace"))
-        sys.stderr.flush()
-
-
-def error_line(said: str, status: int) -> str:
-    """What went wrong, in one line, of what a process wrote to stderr and its exit status; empty for status 0."""
-    if status == 0:
-        return ""
-    if status < 0:
-        name = signal.Signals(-status).name
-        return f"killed by {name}" + (", as happens for want of memory" if name == "SIGKILL" else "")
-    lines = [line.rstrip() for line in said.splitlines() if line.strip()]
-    if known := [line for line in lines if line.startswith("error: ")]:
-        return known[-1].removeprefix("error: ")
-    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (")]
-    after = lines[starts[-1] + 1 :] if starts else lines[-1:]
-    raised = next((line for line in after if re.match(r"\S", line)), "")
-    return raised or f"exit status {status}"
+    try:
+        with processes.lent_gpus(gpus, stopped) as lent:
+            return processes.spawn(command, {**environment, **lent}, log_file, stopped)
+    except UserError as error:
+        return str(error)
 
 
 def quoted(value: str) -> str:
     """A value of an override that may hold any character."""
     return "'" + value.replace("'", "\\'") + "'"
-
-
-def stop_with_sweep() -> None:
-    """In a child: stop, resumable, when the process that watches it is gone."""
-    if CHILD not in os.environ:
-        return
-
-    def watch() -> None:
-        while os.read(0, 1):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -20,14 +20,14 @@ LAYERS = (
     ("encoding",),
     ("decoding",),
     ("models",),
-    ("checks", "config", "runfolder", "sweep", "sweep_child"),
+    ("checks", "config", "runfolder", "processes", "children", "sweep", "sweep_child"),
     ("tracking",),
     ("tasks",),
-    ("run",),
+    ("run", "child"),
 )
 WITHOUT_TORCH = {
     "errors", "records", "schema", "files", "corpus", "analysis", "checks",
-    "config", "runfolder", "sweep", "sweep_child", "run",
+    "config", "runfolder", "processes", "children", "sweep", "sweep_child", "run", "child",
 }  # fmt: skip
 HEAVY = (
     "torch",

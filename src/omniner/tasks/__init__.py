@@ -10,6 +10,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from omniner.checks import CHOICES
+
 if TYPE_CHECKING:
     from omniner.tasks.context import Context
 
@@ -21,7 +23,4 @@ def _lazy(name: str) -> Callable[[Context], None]:
     return task
 
 
-TASKS: dict[str, Callable[[Context], None]] = {
-    name: _lazy(name)
-    for name in ("train", "predict", "score", "compare", "check", "adjudicate", "agreement", "convert", "guide")
-}
+TASKS: dict[str, Callable[[Context], None]] = {name: _lazy(name) for name in CHOICES["task.name"]}

@@ -1,0 +1,201 @@
+"""Child processes: one started, watched to its end and never outlived, with GPUs and cores of its own.
+
+In: a command and its environment. Out: what went wrong in one line, or nothing; what the child wrote to stderr is shown
+and kept. The standard input of a child is a pipe from here: when it closes, the parent is gone and the child stops,
+resumable (`stop_with_parent`). GPUs are lent by locks on files, one for each GPU of the machine, so that children of
+several launchers and of several sweeps keep out of each other's way; a lock ends with the process that holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from omniner.errors import Stopped, UserError
+from omniner.files import explaining, make_folder
+
+PARENT = "OMNINER_PARENT_RUN"  # to a child: the run it belongs to
+CHILD = "OMNINER_CHILD"  # to a child: what sets it apart; its standard input tells whether the parent lives
+# Set by a distributed launch; a child must not take itself for a rank of one.
+RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+SECONDS = 0.5  # between two looks at whether to go on
+
+Asked = Callable[[], int | None]
+"""Whether to stop: None, or the signal that says so."""
+
+
+def parent_run() -> str | None:
+    """The id of the run that this process's run belongs to."""
+    return os.environ.get(PARENT) or None
+
+
+def label() -> str | None:
+    """What sets this process's run apart from others of the same parent."""
+    return os.environ.get(CHILD)
+
+
+def environment(parent: str, label: str) -> dict[str, str]:
+    """The environment of a child that belongs to the run `parent`."""
+    kept = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
+    return {**kept, PARENT: parent, CHILD: label}
+
+
+def spawn(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log_file: Path,
+    stopped: Asked,
+    cores: Sequence[int] = (),
+) -> str:
+    """Run a child to its end; empty, or what went wrong in one line.
+
+    It has a session of its own: Ctrl-C in a terminal reaches it once, from here, and nothing it started outlives it.
+
+    Args:
+        command: the program and its arguments.
+        environment: all of it.
+        log_file: gets what the child writes to stderr.
+        stopped: asked now and then; the number of a signal ends the child by it, and raises `Stopped` here.
+        cores: that it may use; none = those of this process.
+    """
+    sys.stdout.flush()
+    with explaining(log_file), log_file.open("wb") as file:
+        process = subprocess.Popen(
+            command, env=dict(environment), stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
+        assert process.stdin is not None
+        assert process.stderr is not None
+        if cores:
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(process.pid, cores)
+        copier = threading.Thread(target=_copy, args=(process.stderr, file), daemon=True)
+        copier.start()
+        try:
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(SECONDS)
+                if (signum := stopped()) is not None and process.returncode is None:
+                    raise Stopped(signum)
+        except KeyboardInterrupt as stop:
+            process.send_signal(stop.signum if isinstance(stop, Stopped) else signal.SIGINT)
+            process.wait()
+            raise
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            copier.join()
+            process.stdin.close()
+            process.stderr.close()
+    return error_line(log_file.read_text(encoding="utf-8", errors="replace"), process.returncode)
+
+
+def _copy(source: IO[bytes], to: IO[bytes]) -> None:
+    """Show what the child says, and keep it."""
+    while block := os.read(source.fileno(), 65536):
+        to.write(block)
+        to.flush()
+        sys.stderr.write(block.decode("utf-8", errors="replace"))
+        sys.stderr.flush()
+
+
+def error_line(said: str, status: int) -> str:
+    """What went wrong, in one line, of what a process wrote to stderr and its exit status; empty for status 0."""
+    if status == 0:
+        return ""
+    if status < 0:
+        name = signal.Signals(-status).name
+        return f"killed by {name}" + (", as happens for want of memory" if name == "SIGKILL" else "")
+    lines = [line.rstrip() for line in said.splitlines() if line.strip()]
+    if known := [line for line in lines if line.startswith("error: ")]:
+        return known[-1].removeprefix("error: ")
+    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (")]
+    after = lines[starts[-1] + 1 :] if starts else lines[-1:]
+    raised = next((line for line in after if re.match(r"\S", line)), "")
+    return raised or f"exit status {status}"
+
+
+def stop_with_parent() -> None:
+    """In a child: stop, resumable, when the process that watches it is gone."""
+    if CHILD not in os.environ:
+        return
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait for a lock file, and hold it for the block."""
+    with explaining(path), path.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them; asking torch costs seconds."""
+    if VISIBLE in os.environ:
+        return [name.strip() for name in os.environ[VISIBLE].split(",") if name.strip() not in ("", "-1")]
+    if (program := shutil.which("nvidia-smi")) is None:
+        return []
+    listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False).stdout
+    return [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
+
+
+@contextlib.contextmanager
+def lent_gpus(wanted: int, stopped: Asked) -> Iterator[dict[str, str]]:
+    """Wait for `wanted` GPUs that no other child uses; gives what a child's environment must say of them.
+
+    Nothing where `wanted` is 0 or the machine has no GPU.
+
+    Raises:
+        UserError: there are not so many.
+        Stopped: told so while waiting.
+    """
+    names = visible_gpus()
+    if not wanted or not names:
+        yield {}
+        return
+    if wanted > len(names):
+        found = f"{wanted} for each child, but {len(names)} can be seen"
+        raise UserError("children.gpus", found, f"Give {len(names)} or fewer.")
+    folder = make_folder(Path(tempfile.gettempdir()) / f"omniner-gpus-{os.getuid()}")
+    groups = [names[start : start + wanted] for start in range(0, len(names) - wanted + 1, wanted)]
+    with contextlib.ExitStack() as stack:
+        while (group := _take(folder, groups, stack)) is None:
+            if (signum := stopped()) is not None:
+                raise Stopped(signum)
+            time.sleep(SECONDS)
+        yield {VISIBLE: ",".join(group)}
+
+
+def _take(folder: Path, groups: Sequence[Sequence[str]], held: contextlib.ExitStack) -> Sequence[str] | None:
+    """Lock all GPUs of the first free group."""
+    for group in groups:
+        with contextlib.ExitStack() as stack:
+            try:
+                for name in group:
+                    file = stack.enter_context((folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock").open("a"))
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            held.push(stack.pop_all())
+            return group
+    return None

@@ -1,0 +1,143 @@
+"""Children that are watched, and GPUs that are lent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from omniner import processes
+from omniner.errors import Stopped, UserError
+from omniner.processes import error_line
+
+TRACEBACK = """12:00:00 INFO starting
+Traceback (most recent call last):
+  File "a.py", line 1, in <module>
+    boom()
+torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB.
+GPU 0 has 1 GiB free.
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "line"),
+    [
+        ("anything", 0, ""),
+        ("log\nerror: data.root: missing. Name it.\n", 2, "data.root: missing. Name it."),
+        (TRACEBACK, 1, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB."),
+        ("a\nno traceback\n", 3, "no traceback"),
+        ("", 3, "exit status 3"),
+        (TRACEBACK, -9, "killed by SIGKILL, as happens for want of memory"),
+        ("", -11, "killed by SIGSEGV"),
+    ],
+)
+def test_what_went_wrong_is_one_line(said: str, status: int, line: str) -> None:
+    assert error_line(said, status) == line
+
+
+def never() -> None:
+    return None
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_a_child_ends_and_what_it_said_is_kept(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code = "import sys; print('error: key: wrong. Mend it.', file=sys.stderr); sys.exit(2)"
+    said = processes.spawn(python(code), os.environ, tmp_path / "log", never)
+    assert said == "key: wrong. Mend it."
+    assert (tmp_path / "log").read_text() == capfd.readouterr().err == "error: key: wrong. Mend it.\n"
+
+
+def test_a_child_has_the_cores_it_is_given(tmp_path: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    code = f"import os, time; time.sleep(0.3); assert os.sched_getaffinity(0) == {{{core}}}"
+    assert processes.spawn(python(code), os.environ, tmp_path / "log", never, [core]) == ""
+
+
+def test_a_child_is_stopped_by_the_signal_that_is_asked_for(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(open('stopped', 'w').close())); time.sleep(60)"
+    )
+    start = time.monotonic()
+    with pytest.raises(Stopped):
+        processes.spawn(
+            [sys.executable, "-c", code.replace("'stopped'", repr(str(tmp_path / "stopped")))],
+            os.environ, tmp_path / "log", lambda: signal.SIGTERM if time.monotonic() > start + 1.5 else None,
+        )  # fmt: skip
+    assert (tmp_path / "stopped").exists()
+
+
+def test_a_child_stops_when_its_parent_is_gone(tmp_path: Path) -> None:
+    code = (
+        "from omniner import processes; import time; processes.stop_with_parent(); print(1, flush=True); time.sleep(60)"
+    )
+    environment = processes.environment("run", "a")
+    process = subprocess.Popen(python(code), env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdin.close()
+    assert process.wait(10) == -signal.SIGTERM
+    process.stdout.close()
+
+
+def test_variables_of_a_distributed_launch_do_not_reach_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    environment = processes.environment("run", "a=1")
+    assert "LOCAL_RANK" not in environment
+    assert (environment[processes.PARENT], environment[processes.CHILD]) == ("run", "a=1")
+
+
+@pytest.mark.parametrize(
+    ("named", "seen"), [("", []), ("-1", []), ("0, 2", ["0", "2"]), ("GPU-a1,MIG-b", ["GPU-a1", "MIG-b"])]
+)
+def test_gpus_are_those_that_cuda_may_see(monkeypatch: pytest.MonkeyPatch, named: str, seen: list[str]) -> None:
+    monkeypatch.setenv(processes.VISIBLE, named)
+    assert processes.visible_gpus() == seen
+
+
+def test_gpus_are_lent_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(processes.VISIBLE, "0,1,2,3,4")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with processes.lent_gpus(2, never) as first, processes.lent_gpus(2, never) as second:
+        assert (first, second) == ({processes.VISIBLE: "0,1"}, {processes.VISIBLE: "2,3"})
+        with pytest.raises(Stopped), processes.lent_gpus(2, lambda: signal.SIGTERM):
+            pass  # the fifth is no pair
+        with processes.lent_gpus(0, never) as nothing:
+            assert nothing == {}
+    got = []
+
+    def wait() -> None:
+        with processes.lent_gpus(5, never) as lent:
+            got.append(lent[processes.VISIBLE])
+
+    with processes.lent_gpus(1, never):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        thread.join(0.2)
+        assert not got
+    thread.join(10)
+    assert got == ["0,1,2,3,4"]
+
+
+def test_more_gpus_than_there_are_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(processes.VISIBLE, "0,1")
+    with (
+        pytest.raises(UserError, match=r"children\.gpus: 4 for each child, but 2 can be seen"),
+        processes.lent_gpus(4, never),
+    ):
+        pass
+
+
+def test_without_gpus_nothing_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(processes.VISIBLE, "")
+    with processes.lent_gpus(4, never) as lent:
+        assert lent == {}
