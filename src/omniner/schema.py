@@ -180,7 +180,7 @@ class TrainerConfig:
     nodes: int
     strategy: str  # auto | ddp | fsdp
     precision: str  # auto | 32-true | bf16-mixed | bf16-true
-    threads: int  # CPU threads per process; 0 = as many as cores
+    threads: int  # CPU threads per process; 0 = as many as cores, at most OMP_NUM_THREADS
     max_epochs: int
     max_steps: int  # -1 = no limit
     max_minutes: float  # 0 = no limit

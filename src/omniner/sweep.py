@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,6 +77,7 @@ class ParentRun(Callback):
         os.environ[sweep_child.FOLDER] = str(_running.folder.resolve())
         folder = str(_running.folder)
         with flag_override(config.hydra, ["readonly", "struct"], [False, False]):
+            _give_seed(config.hydra.sweeper, _running)
             config.hydra.sweep.dir = folder
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={sweep_child.quoted(folder)}")
 
@@ -101,6 +103,19 @@ def _open(config: DictConfig) -> Sweep:
         raise
     sweep.save(parent=parent, tracking=asdict(settings), status="running")
     return sweep
+
+
+def _give_seed(sweeper: DictConfig, sweep: Sweep) -> None:
+    """Draw a seed for a sampler of Optuna that has none, once for the sweep.
+
+    Optuna keeps its study in memory. A sweep that goes on asks a new study for the first trials again; with the same
+    seed and the same results they are the same trials, which are finished, and the choices go on from there.
+    """
+    sampler = sweeper.get("sampler")
+    if OmegaConf.is_dict(sampler) and "seed" in sampler and sampler.seed is None:
+        if "seed" not in sweep.state:
+            sweep.save(seed=secrets.randbelow(2**32))
+        sampler.seed = sweep.state["seed"]
 
 
 def _parent(settings: schema.TrackingConfig, earlier: str, name: str, tags: dict[str, str]) -> str:

@@ -24,6 +24,7 @@ TINY = [
     "model.bigram_dim=16",
     "metrics.bootstrap=20",
 ]
+ONE_EPOCH = [*(item for item in TINY if "max_epochs" not in item), "trainer.max_epochs=1"]
 # The same for a causal model.
 TINY_CAUSAL = [
     "model=qwen2_tiny",
@@ -38,6 +39,7 @@ TINY_CAUSAL = [
     "decoding.max_new_tokens=48",
     "metrics.bootstrap=20",
 ]
+SENTENCE = '{"id": "1", "text": "喝小满", "entities": [{"text": "小满", "category": "品牌", "start": 1, "end": 3}]}\n'
 
 
 def environment() -> dict[str, str]:
@@ -63,3 +65,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """One tracked training run: the directory it was started in, and its folder."""
     cwd = tmp_path_factory.mktemp("trained")
     return cwd, folder_of(omniner(*TINY, "tracking.log_model=true", cwd=cwd), cwd)
+
+
+@pytest.fixture
+def scorable(tmp_path: Path) -> Path:
+    """A directory with `p.jsonl`, predictions of one sentence that are right, and its gold."""
+    for name in ("p.jsonl", "gold.jsonl"):
+        (tmp_path / name).write_text(SENTENCE, encoding="utf-8")
+    return tmp_path

@@ -143,28 +143,6 @@ def _wait_for(condition: object, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-ONE_EPOCH = [*(item for item in TINY if "max_epochs" not in item), "trainer.max_epochs=1"]
-
-
-def test_a_sweep_has_one_parent(tmp_path: Path) -> None:
-    result = omniner("-m", *ONE_EPOCH, "head=softmax,crf", "seed=1", cwd=tmp_path)
-    runs = _runs(tmp_path)
-    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    assert len(parents) == 1
-    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
-    assert {run.data.params["head.kind"] for run in children} == {"softmax", "crf"}
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    assert "compare-runs" in result.stdout
-
-
-def test_a_failed_child_is_named_and_stops_no_other(tmp_path: Path) -> None:
-    result = omniner("-m", *ONE_EPOCH, "head=span,crf", "model.members=2", cwd=tmp_path, status=1)
-    assert "a span head cannot average members" in result.stderr
-    states = {run.data.params.get("head.kind", "parent"): run.info.status for run in _runs(tmp_path)}
-    assert states == {"parent": "FAILED", "crf": "FINISHED"}
-
-
 @pytest.mark.slow
 def test_two_processes_end_in_the_same_predictions_as_one(trained: Trained, tmp_path: Path) -> None:
     folder = folder_of(omniner(*TINY, "trainer=ddp", cwd=tmp_path), tmp_path)

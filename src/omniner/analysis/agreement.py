@@ -3,7 +3,8 @@
 In go matched items (`corpus.curation.matching`), out comes an `Agreement`, from which `agreement_tables` makes tables
 and guideline suggestions. Labels are compared over characters (the categories that cover a character, or none) and over
 spans (of every span that anyone marked, the category that each gave it, or none). Alpha over spans leaves out what
-nobody marked, so that it is far stricter than alpha over characters; of the pairwise F1, `strict` wants place and
+nobody marked, so that it is far stricter than alpha over characters; alpha for unitizing (`agreement_unitizing`) knows
+near misses, and has no interval. Of the pairwise F1, `strict` wants place and
 category, `boundary` the place, `relaxed` an overlap with the same category. Intervals come from drawing posts again.
 Entities without a place cannot be compared and are issues.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omniner.analysis import errta, errta_span
+from omniner.analysis.agreement_unitizing import alpha_unitizing, units_of
 from omniner.analysis.bootstrap import post_numbers, resampled
 from omniner.analysis.coefficients import Cells, Pattern, Tally, binary_alpha
 from omniner.analysis.metrics import compare
@@ -52,6 +54,7 @@ class CategoryRow(NamedTuple):
     f1: float  # strict, of all pairs together
     alpha_characters: float
     alpha_spans: float
+    alpha_unitizing: float
 
 
 @dataclass
@@ -66,8 +69,8 @@ class SurfaceRow:
 
 @dataclass
 class Agreement:
-    """All figures. `figures` has `alpha.characters`, `alpha.spans`, `kappa.characters`, `f1.<kind>` (the mean of the
-    pairs) and `f1.<kind>.<one>.<other>`."""
+    """All figures. `figures` has `alpha.characters`, `alpha.spans`, `alpha.unitizing`, `kappa.characters`, `f1.<kind>`
+    (the mean of the pairs) and `f1.<kind>.<one>.<other>`."""
 
     names: list[str]
     sentences: int
@@ -98,6 +101,8 @@ def measure(names: Sequence[str], items: Sequence[Item], settings: AgreementConf
             spans.add(post, pattern, 1)
             _note(surfaces, item.sentence.text[start:end], pattern)
     pairs = _pair_table(proposals, numbers, posts, len(names))
+    unitizing, by_category = alpha_unitizing(*units_of((len(i.sentence.text) for i in items), proposals, len(names)))
+    figures = _figures(names, posts, characters, spans, pairs, settings)
     return Agreement(
         names=list(names),
         sentences=len(items),
@@ -105,8 +110,8 @@ def measure(names: Sequence[str], items: Sequence[Item], settings: AgreementConf
         posts=posts,
         resampled="posts" if any(item.sentence.post_id for item in items) else "sentences",
         settings=settings,
-        figures=_figures(names, posts, characters, spans, pairs, settings),
-        categories=_categories(proposals, characters.patterns(), spans.patterns()),
+        figures=figures | {"alpha.unitizing": Figure(unitizing, math.nan, math.nan)},
+        categories=_categories(proposals, characters.patterns(), spans.patterns(), by_category),
         surfaces=sorted(surfaces.values(), key=lambda row: (-row.disputed, -row.seen, row.surface)),
         errors=_errors(names, items, proposals),
         texts={item.sentence.id: item.sentence.text for item in items},
@@ -277,6 +282,7 @@ def _categories(
     proposals: Sequence[Sequence[Proposal | None]],
     characters: dict[Pattern, int],
     spans: dict[Pattern, int],
+    unitizing: Mapping[str, float],
 ) -> list[CategoryRow]:
     annotators = len(proposals[0]) if proposals else 0
     mentions = [Counter[str]() for _ in range(annotators)]
@@ -296,6 +302,7 @@ def _categories(
             2 * same[name] / given_by_two[name] if given_by_two[name] else math.nan,
             binary_alpha(characters_of, name),
             binary_alpha(_with(name, spans), name),
+            unitizing.get(name, math.nan),
         )
         for name, characters_of in parts.items()
     ]

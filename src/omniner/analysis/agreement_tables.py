@@ -69,6 +69,7 @@ def to_json(agreement: Agreement) -> dict[str, Any]:
                 "f1": number(row.f1),
                 "alpha_characters": number(row.alpha_characters),
                 "alpha_spans": number(row.alpha_spans),
+                "alpha_unitizing": number(row.alpha_unitizing),
             }
             for row in agreement.categories
         },
@@ -90,6 +91,7 @@ def _with_bounds(figure: Figure) -> list[Cell]:
 _MEANING = {
     "alpha.characters": "Krippendorff's alpha over characters",
     "alpha.spans": "Krippendorff's alpha over the spans that anyone marked",
+    "alpha.unitizing": "Krippendorff's alpha for unitizing (sentences that all have labelled)",
     "kappa.characters": "Fleiss' kappa over characters (sentences that all have labelled)",
     "f1.strict": "mean F1 of the pairs: same place and category",
     "f1.boundary": "mean F1 of the pairs: same place",
@@ -113,12 +115,12 @@ def _pairs(agreement: Agreement) -> Sheet:
 
 def _categories(agreement: Agreement) -> Sheet:
     rows: list[list[Cell]] = [
-        [row.name, *row.mentions, _cell(row.f1), _cell(row.alpha_characters), _cell(row.alpha_spans)]
+        [row.name, *row.mentions, *map(_cell, (row.f1, row.alpha_characters, row.alpha_spans, row.alpha_unitizing))]
         for row in sorted(agreement.categories, key=lambda row: (math.isnan(row.f1), row.f1, row.name))
     ]
     names = [f"mentions {name}" for name in agreement.names]
-    columns = ["category", *names, "f1", "alpha_characters", "alpha_spans"]
-    kinds = [TEXT, *[COUNT] * len(names), SHARE, SHARE, SHARE]
+    columns = ["category", *names, "f1", "alpha_characters", "alpha_spans", "alpha_unitizing"]
+    kinds = [TEXT, *[COUNT] * len(names), *[SHARE] * 4]
     return Sheet("Categories, least agreed first", Table(columns, rows), kinds)
 
 

@@ -1,7 +1,7 @@
 // Fills the page of a comparison from the JSON block, with the tools of `page`. Charts are plain elements in the colours
 // of the style sheet, so that they follow light and dark by themselves; the tables below them hold the same figures.
 (() => {
-  const { data, byId, spoken, visible, whole, make, pager, table, lane, located } = page;
+  const { data, byId, spoken, visible, whole, make, table, lane, located } = page;
   const sheet = (name) => data.sheets[name];
 
   // ---- tables: values as papers print them
@@ -102,50 +102,22 @@
   }
 
   function drawSentences() {
-    const home = byId("browser");
-    const searched = data.flips.map(([run, change, number, , before, , after]) => {
+    const changes = { 1: "gained: wrong → right", 0: "lost: right → wrong" };
+    const entries = data.flips.map(([run, change, number, , before, , after]) => {
       const [id, text, gold] = data.sentences[number];
       const entities = [...gold, ...before, ...after];
-      return { run, change, categories: new Set(entities.map((e) => e[1])), text: [id, text, ...entities.flatMap((e) => [e[0], e[1]])].join("\n").toLowerCase() };
+      return { keys: { run: [String(run)], change: [String(change)], category: [...new Set(entities.map((e) => e[1]))] },
+        text: () => [id, text, ...entities.flatMap((e) => [e[0], e[1]])].join("\n") };
     });
-    function select(title, options) {
-      const node = make("select", {}, make("option", { value: "", textContent: "all" }), ...options.map(([value, text]) => make("option", { value, textContent: text, lang: "zh" })));
-      return [node, make("label", { textContent: title }, node)];
-    }
-    const [run, runLabel] = select("Run", data.runs.slice(1).map((name, i) => [String(i + 1), name]));
-    const [change, changeLabel] = select("Change", [["1", "gained: wrong → right"], ["0", "lost: right → wrong"]]);
-    const names = [...new Set(searched.flatMap((s) => [...s.categories]))].sort();
-    const [category, categoryLabel] = select("Category", names.map((name) => [name, visible(name)]));
-    const text = make("input", { type: "search", placeholder: "sentence, surface, category, id" });
-    const textLabel = make("label", { className: "wide", textContent: "Text" }, text);
-    const status = make("p", { className: "none", role: "status" });
-    const list = make("div");
-    let found = [];
-    const pages = pager(() => found.length, 10, (from, to) => list.replaceChildren(...found.slice(from, to).map((i) => sentence(data.flips[i]))));
-    function filter() {
-      const word = text.value.trim().toLowerCase();
-      found = [...searched.keys()].filter((i) => {
-        const s = searched[i];
-        return (!run.value || s.run === Number(run.value)) && (!change.value || s.change === Number(change.value)) &&
-          (!category.value || s.categories.has(category.value)) && (!word || s.text.includes(word));
-      });
-      status.textContent = `${whole(found.length)} of ${whole(searched.length)} sentences. ${data.kept}`;
-      pages.draw(0);
-    }
-    const reset = make("button", { type: "button", className: "button", textContent: "Clear", onclick: () => {
-      for (const node of [run, change, category, text]) node.value = "";
-      filter();
-    } });
-    for (const node of [run, change, category]) node.addEventListener("change", filter);
-    text.addEventListener("input", filter);
-    home.append(make("div", { className: "controls", role: "search", ariaLabel: "Filter the sentences" }, runLabel, changeLabel, categoryLabel, textLabel, reset), status, list, pages.box);
-    filter();
+    const choices = [{ name: "run", title: "Run", text: (i) => data.runs[i] }, { name: "change", title: "Change", text: (i) => changes[i] }, { name: "category", title: "Category" }];
+    page.browser("sentences", entries, choices, (i) => sentence(data.flips[i]), data.kept);
   }
 
   function drawTables() {
     sheetTable("models", "");
     sheetTable("tests", "");
     sheetTable("primaries", "No entities.");
+    if (data.sheets.human) sheetTable("human", "");
     sheetTable("config", data.unknown ? "Not known: a predictions file has no configuration." : "Nothing: the configurations are the same.");
   }
 

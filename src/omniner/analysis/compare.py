@@ -3,7 +3,8 @@
 In go the predictions of two or more runs with their common gold; out comes a `RunComparison`: every run scored in the
 same way, and for each but the first the tested differences (`significance`) and the sentences that became right or
 wrong. Where one run has no offsets, all are scored by pair, and where one's errors cannot be sorted by position, all
-are sorted as the official scripts do: figures stand beside each other only if they mean the same. Price: that of
+are sorted as the official scripts do: figures stand beside each other only if they mean the same. People's labels of
+the same sentences are scored alike, too, and stand beside the runs as one mean; they are not tested. Price: that of
 scoring each run, and a few seconds of tests per run at 19,557 sentences.
 """
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from omniner import __version__
+from omniner.analysis import human
 from omniner.analysis.bootstrap import categories, counts_per_post, post_numbers
 from omniner.analysis.results import ScoreResult
 from omniner.analysis.scoring import score
@@ -25,7 +27,7 @@ from omniner.schema import CompareConfig, ErrtaConfig, MetricsConfig
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One run: `gold` has the same ids and entities, in the same order, for all runs of a comparison."""
+    """One run or one person: `gold` has the same ids and entities, in the same order, for all of a comparison."""
 
     name: str
     gold: Sequence[Sentence]
@@ -53,6 +55,7 @@ class RunComparison:
     posts: int
     unit_of_chance: str  # posts | sentences: what was drawn and exchanged
     settings: CompareConfig
+    people: Mapping[str, ScoreResult]  # by name of the person; empty where nobody's labels are compared
 
     @property
     def baseline(self) -> str:
@@ -87,6 +90,8 @@ class RunComparison:
             "posts": self.posts if self.unit_of_chance == "posts" else None,
             "signature": self.signature,
             "runs": {name: result.to_json() for name, result in self.results.items()},
+            "people": {name: result.to_json() for name, result in self.people.items()},
+            "human": human.to_json(self.people) if self.people else None,
             "against_baseline": {
                 versus.name: {
                     "figures": {name: row._asdict() for name, row in versus.significance.figures.items()},
@@ -104,10 +109,16 @@ class RunComparison:
 
 
 def compare_runs(
-    contenders: Sequence[Contender], metrics: MetricsConfig, errta: ErrtaConfig, settings: CompareConfig
+    contenders: Sequence[Contender],
+    metrics: MetricsConfig,
+    errta: ErrtaConfig,
+    settings: CompareConfig,
+    people: Sequence[Contender] = (),
 ) -> RunComparison:
-    """Score all runs alike and test each against the first."""
-    results = _score_alike(contenders, metrics, errta)
+    """Score all runs and people alike and test each run against the first."""
+    scored = _score_alike([*contenders, *people], metrics, errta)
+    results = {contender.name: result for contender, result in zip(contenders, scored, strict=False)}
+    theirs = {person.name: result for person, result in zip(people, scored[len(contenders) :], strict=True)}
     gold = contenders[0].gold
     numbers = post_numbers(gold)
     post_of = {sentence.id: number for sentence, number in zip(gold, numbers, strict=True)}
@@ -121,19 +132,20 @@ def compare_runs(
         for (name, test), p in zip(tested.items(), corrected, strict=True)
     ]
     in_posts = any(sentence.post_id for sentence in gold)
-    return RunComparison(results, versus, len(gold), 1 + max(numbers), "posts" if in_posts else "sentences", settings)
+    chance = "posts" if in_posts else "sentences"
+    return RunComparison(results, versus, len(gold), 1 + max(numbers), chance, settings, theirs)
 
 
-def _score_alike(contenders: Sequence[Contender], metrics: MetricsConfig, errta: ErrtaConfig) -> dict[str, ScoreResult]:
-    results = {c.name: score(c.gold, c.predictions, metrics, errta, None) for c in contenders}
-    if len({result.unit for result in results.values()}) > 1:
+def _score_alike(contenders: Sequence[Contender], metrics: MetricsConfig, errta: ErrtaConfig) -> list[ScoreResult]:
+    results = [score(c.gold, c.predictions, metrics, errta, None) for c in contenders]
+    if len({result.unit for result in results}) > 1:
         metrics = dataclasses.replace(metrics, unit="pair")
-    if len({result.mode for result in results.values()}) > 1:
+    if len({result.mode for result in results}) > 1:
         errta = dataclasses.replace(errta, mode="official")
-    for c in contenders:
-        asked = (metrics.unit, results[c.name].unit), (errta.mode, results[c.name].mode)
+    for place, (c, result) in enumerate(zip(contenders, results, strict=True)):
+        asked = (metrics.unit, result.unit), (errta.mode, result.mode)
         if any(wanted not in ("auto", found) for wanted, found in asked):
-            results[c.name] = score(c.gold, c.predictions, metrics, errta, None)
+            results[place] = score(c.gold, c.predictions, metrics, errta, None)
     return results
 
 

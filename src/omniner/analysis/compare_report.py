@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omniner.analysis import page
+from omniner.analysis import human, page
 from omniner.analysis.compare import RunComparison, Versus
 from omniner.analysis.compare_figures import most_changed
 from omniner.analysis.compare_tables import verdicts
@@ -32,7 +32,7 @@ _SECTIONS = {
     "config": "Configuration",
     "method": "Method",
 }
-_SHOWN = ("models", "tests", "errors", "primaries", "categories", "config")  # the flips have their own browser
+_SHOWN = ("models", "human", "tests", "errors", "primaries", "categories", "config")  # the flips have their own browser
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def html(comparison: RunComparison, sheets: Mapping[str, Sheet], facts: CompareF
     parts = {
         "name": markup.escape(facts.name),
         "created": markup.escape(facts.created),
+        "kind": "comparison",
         "nav": page.nav(_SECTIONS),
         "cards": page.cards(_cards(comparison)),
         "verdicts": _verdicts(comparison),
@@ -69,9 +70,14 @@ def html(comparison: RunComparison, sheets: Mapping[str, Sheet], facts: CompareF
 
 
 def notes(comparison: RunComparison) -> list[str]:
-    """What a reader must know before believing the table of categories."""
+    """What a reader must know before believing the tables."""
     settings = comparison.settings
-    return [
+    partial = [
+        f"{name} labelled {len(result.predictions):,} of {comparison.sentences:,} sentences: the others count as empty."
+        for name, result in comparison.people.items()
+        if len(result.predictions) < comparison.sentences
+    ]
+    return partial + [
         f"{versus.name}: {settings.permutations:,} permutations cannot make any of "
         f"{len(versus.significance.categories):,} categories significant at {settings.alpha:g} (smallest possible "
         f"corrected p {shown(least_p(settings.permutations, len(versus.significance.categories)), P)}): "
@@ -87,6 +93,11 @@ def method(comparison: RunComparison) -> list[str]:
     whole = (
         f"{comparison.posts:,} posts" if chance == "posts" else f"{comparison.sentences:,} sentences (no posts known)"
     )
+    people = [
+        f"{human.HUMAN} is the mean over {len(comparison.people)} people ({', '.join(comparison.people)}), each scored "
+        "as a run; the deviation is the sample standard deviation over them. Their differences are not tested. If gold "
+        "was made from these people's labels, they agree with it more than others would."
+    ]
     return [
         f"Every run is scored in the same way ({comparison.results[comparison.baseline].signature}) on the same "
         f"{comparison.sentences:,} sentences.",
@@ -99,6 +110,7 @@ def method(comparison: RunComparison) -> list[str]:
         f"p corrected: Holm's method, for categories over all categories of a run, for runs over all runs against "
         f"{comparison.baseline}. A difference is called significant where the corrected p of randomisation is below "
         f"{settings.alpha:g}.",
+        *(people if comparison.people else []),
     ]
 
 
@@ -112,11 +124,16 @@ def _cards(comparison: RunComparison) -> list[tuple[str, str, str]]:
             note = f"{shown(f1.difference, POINTS)} [{shown(f1.low, POINTS)}, {shown(f1.high, POINTS)}]"
             note += f", p {shown(of[name].p_corrected, P)}"
         cards.append((name, f"F1 {shown(result.metrics.micro.f1, SHARE)}", note))
+    if comparison.people:
+        f1 = human.spread([result.metrics.micro.f1 for result in comparison.people.values()])
+        note = f"standard deviation {shown(f1.deviation, SHARE)}, " if len(comparison.people) > 1 else ""
+        cards.append((human.HUMAN, f"F1 {shown(f1.mean, SHARE)}", f"{note}{len(comparison.people)} people"))
     return cards
 
 
 def _verdicts(comparison: RunComparison) -> str:
     marks = ["verdict sure" if v.p_corrected < comparison.settings.alpha else "verdict" for v in comparison.versus]
+    marks += ["verdict"] if comparison.people else []
     lines = zip(marks, verdicts(comparison), strict=True)
     return "".join(f'<p class="{mark}">{markup.escape(line.replace("->", "→"))}</p>' for mark, line in lines)
 

@@ -2,7 +2,8 @@
 
 After the OmniNER2025 paper: precision, recall and F1 by primary and run (its Table 4), error counts with their change
 (Table 5), precision, recall and F1 by run (Table 6); beside them the tests, gains and losses by category, every
-sentence that became right or wrong, and the keys in which the runs' configurations differ. `sheets` prints them.
+sentence that became right or wrong, and the keys in which the runs' configurations differ. Where people's labels are
+compared, Tables 4 and 6 have their mean and standard deviation beside the runs. `sheets` prints them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from omniner.analysis import human
 from omniner.analysis.compare import RunComparison, Versus
 from omniner.analysis.results import ScoreResult, ScoreRow
 from omniner.analysis.sheets import CHANGE, COUNT, NONE, PERCENT, POINTS, SHARE, TEXT, P, Sheet, shown
@@ -21,8 +23,22 @@ ALL = "all"  # the row of everything together
 
 
 def verdicts(comparison: RunComparison) -> list[str]:
-    """What the comparison comes to, one sentence or two per run."""
-    return [_verdict(comparison, versus) for versus in comparison.versus]
+    """What the comparison comes to, one sentence or two per run, and one for the people."""
+    lines = [_verdict(comparison, versus) for versus in comparison.versus]
+    return [*lines, human_verdict(comparison)] if comparison.people else lines
+
+
+def human_verdict(comparison: RunComparison) -> str:
+    """How well people do, and how far each run is from that."""
+    f1 = human.spread([result.metrics.micro.f1 for result in comparison.people.values()])
+    runs = [
+        f"{name} {shown(result.metrics.micro.f1 - f1.mean, POINTS)}" for name, result in comparison.results.items()
+    ]
+    deviation = f", standard deviation {shown(f1.deviation, SHARE)}" if len(comparison.people) > 1 else ""
+    return (
+        f"{human.HUMAN} ({', '.join(comparison.people)}): mean F1 {shown(f1.mean, SHARE)}{deviation}; "
+        f"points from it: {', '.join(runs)}."
+    )
 
 
 def _verdict(comparison: RunComparison, versus: Versus) -> str:
@@ -46,8 +62,10 @@ def build(comparison: RunComparison, configs: Mapping[str, Sequence[Any]]) -> di
         comparison: what `compare.compare_runs` gave.
         configs: keys of the runs' configurations that are not the same for all, with the value of each run.
     """
+    people = {"human": human.sheet(comparison.people)} if comparison.people else {}
     return {
         "models": _models(comparison),
+        **people,
         "errors": _errors(comparison),
         "primaries": _primaries(comparison),
         "tests": _tests(comparison),
@@ -68,14 +86,30 @@ def _models(comparison: RunComparison) -> Sheet:
     columns = [("run", TEXT), ("precision", SHARE), ("recall", SHARE), ("f1", SHARE), ("macro_f1", SHARE)]
     columns += [(f"{name}_difference", POINTS) for name in ("precision", "recall", "f1")]
     columns += [("low", POINTS), ("high", POINTS), ("p_randomisation", P), ("p_bootstrap", P), ("p_corrected", P)]
+    columns += [(f"{name}_deviation", SHARE) for name in (*human.SCORES, "macro_f1")] if comparison.people else []
     of = {versus.name: versus for versus in comparison.versus}
     rows: list[list[Cell]] = []
     for name, result in comparison.results.items():
         micro, tail = result.metrics.micro, [NONE] * 8
         row: list[Cell] = [name, micro.precision, micro.recall, micro.f1, result.metrics.macro.f1]
-        rows.append([*row, *(_model_differences(of[name]) if name in of else tail)])
+        row += _model_differences(of[name]) if name in of else tail
+        rows.append([*row, *[NONE] * (len(columns) - len(row))])
     title = f"Precision, recall and F1 by run, difference from {comparison.baseline}; {confidence} interval of F1's"
+    if comparison.people:
+        rows.append(_human_row(comparison))
+        title += f"; {human.HUMAN}: mean and standard deviation of {len(comparison.people)} people"
     return _sheet(title, columns, rows)
+
+
+def _human_row(comparison: RunComparison) -> list[Cell]:
+    """The mean of the people in the table of runs; their differences from the first run are not tested."""
+    people = [result.metrics for result in comparison.people.values()]
+    base = comparison.results[comparison.baseline].metrics
+    spreads = [human.spread([getattr(metrics.micro, name) for metrics in people]) for name in human.SCORES]
+    differences = [found.mean - getattr(base.micro, name) for found, name in zip(spreads, human.SCORES, strict=True)]
+    spreads.append(human.spread([metrics.macro.f1 for metrics in people]))
+    deviations: list[Cell] = [found.deviation if len(people) > 1 else NONE for found in spreads]
+    return [human.HUMAN, *(found.mean for found in spreads), *differences, *[NONE] * 5, *deviations]
 
 
 def _model_differences(versus: Versus) -> list[Cell]:
@@ -118,12 +152,27 @@ def _primaries(comparison: RunComparison) -> Sheet:
         (name, [m.primaries[name].strict if name in m.primaries else None for m in metrics]) for name in names
     ]
     lines.append((ALL, [m.micro for m in metrics]))
+    people = _human_cells(comparison)
+    if people:
+        columns += [(f"{human.HUMAN}: {name}{what}", SHARE) for name in human.SCORES for what in ("", "_deviation")]
     rows: list[list[Cell]] = []
-    for name, found in lines:
+    for place, (name, found) in enumerate(lines):
         support = max(row.support for row in found if row is not None)
         scores: list[Cell] = [cell for row in found for cell in (row[:3] if row is not None else [NONE] * 3)]
+        if people:  # the last line is everything together, which a primary may be called, too
+            scores += people.get(name if place < len(names) else human.MICRO, [NONE] * 6)
         rows.append([name, support, *scores])
     return _sheet("Precision, recall and F1 by primary and run", columns, rows)
+
+
+def _human_cells(comparison: RunComparison) -> dict[str, list[Cell]]:
+    """Mean and standard deviation of precision, recall and F1 over people, by primary; empty without people."""
+    several = len(comparison.people) > 1
+    found: dict[str, list[Cell]] = {}
+    for name, rows in human.rows_of(comparison.people).items() if comparison.people else ():
+        spreads = [human.spread([getattr(row, score) for row in rows]) for score in human.SCORES]
+        found[name] = [cell for one in spreads for cell in (one.mean, one.deviation if several else NONE)]
+    return found
 
 
 def _tests(comparison: RunComparison) -> Sheet:

@@ -105,6 +105,7 @@ def html(guidance: Guidance, name: str) -> str:
     sections = _SECTIONS | ({"failures": "Unanswered"} if failures else {})
     parts = {
         "name": _safe(name),
+        "kind": "guidance",
         "nav": page.nav(sections),
         "warning": f'<p class="notice">{_safe(_TEST)}</p>' if guidance.from_test else "",
         "cards": page.cards(cards),

@@ -2,13 +2,16 @@
 
 In go gold sentences and each annotator's, out come their scores (the same as a model's), and per primary and for the
 whole the mean and the spread of precision, recall and F1 over the annotators. `predictions_of` puts a person's labels
-into the form of a model's, so that `task=compare` can set them beside models.
+into the form of a model's, so that they are scored as one. Where gold was made from the labels of the same people, they
+agree with it more than others would.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from omniner.analysis.results import ScoreResult, ScoreRow
@@ -17,6 +20,8 @@ from omniner.analysis.tables import Cell, Table
 from omniner.corpus.formats import is_unlabeled
 from omniner.records import Issue, Prediction, Sentence
 
+HUMAN = "human"  # what the mean over people is called beside runs
+SCORES = ("precision", "recall", "f1")
 MICRO = "all (micro)"
 MACRO = "all (macro)"
 
@@ -33,10 +38,14 @@ class Spread(NamedTuple):
 def predictions_of(
     name: str, sentences: Sequence[Sentence], gold: Sequence[Sentence]
 ) -> tuple[list[Prediction], list[Issue]]:
-    """A person's labels of the gold sentences; labels of another text, or none at all, are issues instead."""
+    """A person's labels of the gold sentences; labels of another text, or none at all, are issues instead.
+
+    Sentences are the same if their ids are. Where no id is (readers number sentences that bring none), texts that stand
+    once on both sides tell.
+    """
     texts = {sentence.id: sentence.text for sentence in gold}
     predictions, issues = [], []
-    for sentence in sentences:
+    for sentence in sentences if any(sentence.id in texts for sentence in sentences) else _by_text(sentences, gold):
         if sentence.id not in texts:
             continue  # an annotator's file may hold more than the test set
         if sentence.text != texts[sentence.id]:
@@ -46,6 +55,13 @@ def predictions_of(
         else:
             predictions.append(Prediction(sentence.id, sentence.entities, engine=f"human {name}"))
     return predictions, issues
+
+
+def _by_text(sentences: Sequence[Sentence], gold: Sequence[Sentence]) -> list[Sentence]:
+    """The sentences whose text stands once here and once in gold, with the ids of gold."""
+    ours, theirs = (Counter(sentence.text for sentence in side) for side in (gold, sentences))
+    ids = {sentence.text: sentence.id for sentence in gold if ours[sentence.text] == 1}
+    return [replace(one, id=ids[one.text]) for one in sentences if one.text in ids and theirs[one.text] == 1]
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -66,6 +82,14 @@ def rows_of(results: Mapping[str, ScoreResult]) -> dict[str, list[ScoreRow]]:
     return found
 
 
+def to_json(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, dict[str, float]]]:
+    """The whole and every primary -> score -> mean and spread over the people."""
+    return {
+        name: {score: spread([getattr(row, score) for row in rows])._asdict() for score in SCORES}
+        for name, rows in rows_of(results).items()
+    }
+
+
 def sheet(results: Mapping[str, ScoreResult]) -> Sheet:
     """Mean and spread per primary and for the whole, and the F1 of each person."""
     rows: list[list[Cell]] = []
@@ -75,8 +99,7 @@ def sheet(results: Mapping[str, ScoreResult]) -> Sheet:
             mean, deviation, lowest, highest = spread([row[place] for row in scores])
             cells += [mean, deviation, lowest, highest]
         rows.append([*cells, *(row.f1 for row in scores)])
-    scores_of = ("precision", "recall", "f1")
-    columns = [f"{score}{what}" for score in scores_of for what in ("", "_deviation", "_lowest", "_highest")]
+    columns = [f"{score}{what}" for score in SCORES for what in ("", "_deviation", "_lowest", "_highest")]
     names = [f"f1 {name}" for name in results]
     kinds = [TEXT, COUNT, *[SHARE] * (len(columns) + len(names))]
     title = "Human performance: mean and spread over the annotators"

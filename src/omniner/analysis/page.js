@@ -1,5 +1,5 @@
-// What the pages share: tables, sentences with their entities marked, a line that says when something could not be
-// drawn. Data becomes text only (textContent), never markup; nothing is stored or fetched, so a page also works inside
+// What the pages share: tables, sentences with their entities marked, a browser of such sentences, a line that says when
+// something could not be drawn. Data becomes text only (textContent), never markup; nothing is stored or fetched, so a page also works inside
 // a sandboxed frame.
 "use strict";
 const page = (() => {
@@ -64,6 +64,8 @@ const page = (() => {
     return node;
   }
 
+  const FINDER = 15; // a table of so many rows can be searched
+
   // columns: {key: place in the row, title, zh, digits, bar, head, beside, show (a text), print (a number), sign}
   function table(id, caption, columns, rows, empty, size = 100) {
     const home = byId(id);
@@ -73,10 +75,19 @@ const page = (() => {
       return;
     }
     const body = make("tbody");
-    let sorted = rows;
-    const pages = pager(() => sorted.length, size, (from, to) => {
-      body.replaceChildren(...sorted.slice(from, to).map((row) => make("tr", {}, ...columns.map((c) => cell(row[c.key], c, row)))));
+    let order = () => 0, shown = rows;
+    const pages = pager(() => shown.length, size, (from, to) => {
+      body.replaceChildren(...shown.slice(from, to).map((row) => make("tr", {}, ...columns.map((c) => cell(row[c.key], c, row)))));
     });
+    const finder = make("input", { type: "search", placeholder: "find rows", ariaLabel: `Find rows: ${caption}` });
+    finder.hidden = rows.length < FINDER;
+    const arrange = () => {
+      const word = finder.value.trim().toLowerCase();
+      const found = rows.filter((row) => !word || columns.some((c) => typeof row[c.key] === "string" && row[c.key].toLowerCase().includes(word)));
+      shown = found.sort(order);
+      pages.draw(0);
+    };
+    finder.addEventListener("input", arrange);
     const heads = columns.map((column) => {
       const button = make("button", { type: "button", textContent: column.title });
       const head = make("th", { scope: "col" }, button);
@@ -88,9 +99,9 @@ const page = (() => {
         const down = now ? now !== "descending" : numeric;
         heads.forEach((other) => other.removeAttribute("aria-sort"));
         head.setAttribute("aria-sort", down ? "descending" : "ascending");
-        const order = (a, b) => value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : 0;
-        sorted = [...rows].sort((a, b) => down ? order(b, a) : order(a, b));
-        pages.draw(0);
+        const rising = (a, b) => value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : 0;
+        order = down ? (a, b) => rising(b, a) : rising;
+        arrange();
       });
       return head;
     });
@@ -98,7 +109,7 @@ const page = (() => {
     const grid = make("table", {}, title, make("thead", {}, make("tr", {}, ...heads)), body);
     home.append(make("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: caption }, grid), pages.box);
     // The caption stands above the frame, where it does not scroll away; the one in the table is for screen readers.
-    home.prepend(make("p", { textContent: caption, ariaHidden: "true" }));
+    home.prepend(make("div", { className: "above" }, make("p", { textContent: caption, ariaHidden: "true" }), finder));
     title.className = "hidden";
     pages.draw(0);
   }
@@ -161,6 +172,55 @@ const page = (() => {
     });
   }
 
+  // ---- a browser of sentences: choices above, ten at a time below
+
+  // The label of a choice with its select; options: [value, text].
+  function chooser(title, options, all = "all") {
+    const node = make("select", {}, make("option", { value: "", textContent: all }),
+      ...options.map(([value, text]) => make("option", { value, textContent: text, lang: "zh" })));
+    return [node, make("label", { textContent: title }, node)];
+  }
+
+  // entries: {keys: {name of a choice: its values}, text: what a search looks through, made when it is needed};
+  // choices: {name, title, text: how a value is shown}; each value stands in the select with the number of its entries.
+  function browser(noun, entries, choices, show, kept) {
+    const selects = choices.map(({ name, title, text = visible }) => {
+      const counts = new Map();
+      for (const entry of entries) for (const value of entry.keys[name]) counts.set(value, (counts.get(value) ?? 0) + 1);
+      const options = [...counts].sort(([a], [b]) => a < b ? -1 : 1).map(([value, n]) => [value, `${text(value)} (${whole(n)})`]);
+      return { name, ...Object.fromEntries(chooser(title, options).map((node, i) => [i ? "label" : "node", node])) };
+    });
+    const text = make("input", { type: "search", placeholder: "sentence, surface, category, id" });
+    const reset = make("button", { type: "button", className: "button", textContent: "Clear", onclick: () => choose({}) });
+    const status = make("p", { className: "none", role: "status" });
+    const list = make("div");
+    let found = [], texts;
+    const pages = pager(() => found.length, 10, (from, to) => list.replaceChildren(...found.slice(from, to).map(show)));
+    function filter() {
+      const word = text.value.trim().toLowerCase();
+      if (word) texts ??= entries.map((entry) => entry.text().toLowerCase());
+      const wanted = selects.filter(({ node }) => node.value);
+      found = [...entries.keys()].filter((i) => (!word || texts[i].includes(word)) && wanted.every(({ name, node }) => entries[i].keys[name].includes(node.value)));
+      status.textContent = `${whole(found.length)} of ${whole(entries.length)} ${noun}. ${kept}`;
+      pages.draw(0);
+    }
+    function choose(values) {
+      for (const { name, node } of selects) {
+        const value = values[name] ?? "";
+        if (value && ![...node.options].some((o) => o.value === value)) node.append(make("option", { value, textContent: value, lang: "zh" }));
+        node.value = value;
+      }
+      text.value = values.text ?? "";
+      filter();
+    }
+    for (const { node } of selects) node.addEventListener("change", filter);
+    text.addEventListener("input", filter);
+    byId("browser").append(make("div", { className: "controls", role: "search", ariaLabel: `Filter the ${noun}` }, ...selects.map(({ label }) => label),
+      make("label", { className: "wide", textContent: "Text" }, text), reset), status, list, pages.box);
+    filter();
+    return { choose };
+  }
+
   function draw(parts) {
     for (const part of parts) {
       try {
@@ -183,5 +243,5 @@ const page = (() => {
     });
   }
 
-  return { data, byId, spoken, visible, whole, make, pager, table, lane, located, draw };
+  return { data, byId, spoken, visible, whole, make, pager, table, lane, located, chooser, browser, draw };
 })();

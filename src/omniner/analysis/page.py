@@ -27,15 +27,17 @@ def render(template: str, parts: Mapping[str, str], data: Any, scripts: Mapping[
     """The page.
 
     Args:
-        template: name of the file; beside `parts` and `scripts` it has the places `policy`, `font`, `css`, `data` and
-            `footer`.
-        parts: markup for its places; whatever comes from outside is escaped already.
+        template: name of the file with the sections, which `page.html` surrounds; a file that is a whole page already
+            has the places `policy`, `font`, `css`, `data`, `footer` and one for each script.
+        parts: markup for its places and for `name`, `kind` (report, comparison, ...), `created` and `nav`; whatever
+            comes from outside is escaped already.
         data: what the scripts work on, as plain values.
-        scripts: text of each script by its place.
+        scripts: text of each script by its place, in the order in which they run.
     """
     # `<` never stands in the block, so neither `</script` nor `<!--` can end it early.
     block = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     values = {
+        "created": "",
         **parts,
         **scripts,
         "policy": _policy(scripts.values()),
@@ -44,7 +46,20 @@ def render(template: str, parts: Mapping[str, str], data: Any, scripts: Mapping[
         "data": block,
         "footer": f"OmniNER {omniner.__version__}; this file is complete: it loads nothing from anywhere.",
     }
-    return storable(re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], asset(template)))
+    page = asset(template)
+    if not page.startswith("<!doctype"):
+        page = asset("page.html").replace("{{main}}", page.strip())
+        values |= {"scripts": _scripts(block, scripts), "noscript": _NOSCRIPT if scripts else ""}
+    return storable(re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], page))
+
+
+_NOSCRIPT = '<noscript><p class="notice">Charts, tables and sentences need JavaScript; plain text does not.</p></noscript>'
+
+
+def _scripts(block: str, scripts: Mapping[str, str]) -> str:
+    """The data and the scripts that show it, at the end of the page; nothing for a page without scripts."""
+    lines = [f'<script type="application/json" id="data">{block}</script>'] if scripts else []
+    return "\n".join([*lines, *(f"<script>{script}</script>" for script in scripts.values())])
 
 
 def asset(name: str) -> str:

@@ -1,6 +1,6 @@
 // Fills the report of one run from the JSON block, with the tools of `page`.
 (() => {
-  const { data, byId, spoken, visible, whole, make, pager, table, lane, located } = page;
+  const { data, byId, spoken, visible, whole, make, table, lane, located, chooser } = page;
 
   // ---- charts: numeric axes with written labels, so that no category name is taken for a number or for markup
 
@@ -8,6 +8,7 @@
   const cut = (text, length = 16) => { const c = [...text]; return escaped(c.length > length ? `${c.slice(0, length - 1).join("")}…` : text); };
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const charts = [];
+  const MOST_CONFUSED = 20; // categories of the confusion chart unless more are asked for
   const paper = 680; // pixels of chart that fit on A4 and on Letter
   let printing = false;
 
@@ -24,16 +25,21 @@
       xaxis: { automargin: true, fixedrange: true, ...line, ...xaxis }, yaxis: { automargin: true, fixedrange: true, ...line, ...yaxis }, ...rest };
   }
 
-  function chart(id, caption, drawing, onclick) {
+  // drawing() gives {traces, view, caption}; controls stand above the chart. Gives a function that draws it again.
+  function chart(id, drawing, onclick, ...controls) {
     const home = byId(id);
-    const box = make("div", { role: "img", ariaLabel: caption });
-    home.append(make("figcaption", { textContent: caption }), box);
-    charts.push(() => {
-      const { traces, view } = drawing();
+    const title = make("figcaption"), box = make("div", { role: "img" });
+    home.append(...(controls.length ? [make("div", { className: "controls" }, ...controls)] : []), title, box);
+    const again = () => {
+      const { traces, view, caption } = drawing();
+      title.textContent = caption;
+      box.ariaLabel = caption;
       return Plotly.react(box, traces, view, { displayModeBar: false, responsive: true });
-    });
-    charts.at(-1)();
+    };
+    charts.push(again);
+    again();
     if (onclick) box.on("plotly_click", (event) => onclick(event.points[0]));
+    return again;
   }
 
   function heatmap(rows, columns, counts, hover, view) {
@@ -46,12 +52,13 @@
 
   function drawTypes() {
     const types = data.types.toReversed();
-    chart("chart-types", `${whole(data.totals.errors)} errors by type (ERRTA ${data.mode})`, () => ({
+    chart("chart-types", () => ({
+      caption: `${whole(data.totals.errors)} errors by type (ERRTA ${data.mode}). A click shows the examples.`,
       traces: [{ type: "bar", orientation: "h", x: types.map((t) => t.count), y: types.map((_, i) => i), cliponaxis: false,
         marker: { color: types.map((t) => t.colour) }, text: types.map((t) => t.count ? `${whole(t.count)} (${(100 * t.share).toFixed(1)}%)` : "0"),
         textposition: "outside", hoverinfo: "none" }],
       view: layout(330, { xaxis: { tickformat: ",d" }, yaxis: axis(types.map((t) => spoken(t.name))), bargap: 0.3, margin: { l: 10, r: 90, t: 8, b: 40 } }) }),
-      (point) => browser.choose({ type: types[point.y].name }));
+      (point) => showExamples({ type: types[point.y].name }));
     table("table-types", "What each type is, and the false negatives (FN) and positives (FP) it accounts for",
       [{ key: 0, title: "type", head: true, show: spoken }, { key: 1, title: "errors" }, { key: 2, title: "share", digits: 4 },
         { key: 3, title: "FN" }, { key: 4, title: "FP" }, { key: 5, title: "meaning" }],
@@ -59,28 +66,66 @@
   }
 
   function drawHeat() {
-    const { names, counts } = data.heat;
     const types = data.types.map((t) => t.name);
-    if (names.length) {
-      chart("chart-heat", `Errors by type and primary. A click shows the examples.`, () =>
-        heatmap(names, types, counts, (row, column, n) => `${escaped(row)}<br>${spoken(column)}: ${whole(n)}`,
-          layout(70 + 23 * names.length, { xaxis: axis(types.map(spoken), { side: "top" }), yaxis: axis(names, { autorange: "reversed" }), margin: { l: 10, r: 16, t: 40, b: 8 } })),
-        (point) => browser.choose({ type: types[point.x], primary: names[point.y] }));
-    }
     const { columns, rows } = data.tables.errta_by_category;
+    const { names: primaries, counts } = data.heat;
+    if (primaries.length) {
+      const [primary, label] = chooser("Categories of", primaries.map((name) => [name, visible(name)]), "(all primaries)");
+      const level = () => {
+        if (!primary.value) return { names: primaries, counts };
+        const own = rows.filter((row) => data.primary[row[0]] === primary.value);
+        return { names: own.map((row) => row[0]), counts: own.map((row) => types.map((name) => row[columns.indexOf(name)])) };
+      };
+      const again = chart("chart-heat", () => {
+        const { names, counts } = level();
+        return { caption: primary.value ? "Errors by type and category. A click shows the examples." : "Errors by type and primary. A click opens the primary's categories.",
+          ...heatmap(names, types, counts, (row, column, n) => `${escaped(row)}<br>${spoken(column)}: ${whole(n)}`,
+            layout(70 + 23 * names.length, { xaxis: axis(types.map(spoken), { side: "top" }), yaxis: axis(names, { autorange: "reversed" }), margin: { l: 10, r: 16, t: 40, b: 8 } })) };
+      }, (point) => {
+        if (primary.value) return showExamples({ type: types[point.x], category: level().names[point.y] });
+        primary.value = primaries[point.y];
+        again();
+      }, label);
+      primary.addEventListener("change", again);
+    }
     table("table-by-category", "Errors by type and category; an error counts for its gold category, or the predicted one where nothing was there",
       columns.map((name, i) => ({ key: i, title: spoken(name), zh: !i, head: !i })), rows, "No errors.");
   }
 
+  // Categories by what is chosen: the most confused ones, all, or those of one primary and what they are confused with.
+  function confusionView(chosen) {
+    const { names, pairs } = data.confusion;
+    const primary = chosen.startsWith("of ") ? chosen.slice(3) : null;
+    const within = (i) => data.primary[names[i]] === primary;
+    const wanted = primary === null ? pairs : pairs.filter(([gold, said]) => within(gold) || within(said));
+    const most = chosen === "all" ? names.length : primary === null ? MOST_CONFUSED : 0;
+    const kept = primary === null ? [...names.keys()].slice(0, most) : [...new Set(wanted.flatMap(([gold, said]) => [gold, said]))];
+    kept.sort((a, b) => names[a] < names[b] ? -1 : 1);
+    const place = new Map(kept.map((i, at) => [i, at]));
+    const counts = kept.map(() => kept.map(() => 0));
+    for (const [gold, said, n] of wanted) if (place.has(gold) && place.has(said)) counts[place.get(gold)][place.get(said)] = n;
+    return { names: kept.map((i) => names[i]), counts };
+  }
+
   function drawConfusion() {
-    const { names, counts } = data.confusion;
+    const { names } = data.confusion;
     if (names.length) {
-      const shown = counts.flat().reduce((a, b) => a + b, 0);
-      chart("chart-confusion", `Gold category (rows) answered as another one (columns): ${whole(shown)} of ${whole(data.totals.confusions)} confusions, ` +
-        `between the ${names.length} most confused categories. A click shows the examples.`, () =>
-        heatmap(names, names, counts, (row, column, n) => `gold ${escaped(row)}<br>predicted ${escaped(column)}: ${whole(n)}`,
-          layout(180 + 24 * names.length, { xaxis: axis(names, { tickangle: -45 }), yaxis: axis(names, { autorange: "reversed" }), margin: { l: 10, r: 16, t: 8, b: 90 } })),
-        (point) => browser.choose({ category: names[point.y], text: names[point.x] }));
+      const primaries = [...new Set(names.map((name) => data.primary[name]))].sort();
+      const options = [...(names.length > MOST_CONFUSED ? [["all", `all ${names.length} confused categories`]] : []), ...primaries.map((name) => [`of ${name}`, visible(name)])];
+      const [choice, label] = chooser("Between", options, `the ${Math.min(MOST_CONFUSED, names.length)} most confused categories`);
+      let shown;
+      const again = chart("chart-confusion", () => {
+        shown = confusionView(choice.value);
+        const { names, counts } = shown, small = names.length > 30;
+        const size = small ? 17 : 24;
+        const font = { tickfont: { size: small ? 10 : 12 } };
+        const sum = counts.flat().reduce((a, b) => a + b, 0);
+        return { caption: `Gold category (rows) answered as another one (columns): ${whole(sum)} of ${whole(data.totals.confusions)} confusions. A click shows the examples.`,
+          ...heatmap(names, names, counts, (row, column, n) => `gold ${escaped(row)}<br>predicted ${escaped(column)}: ${whole(n)}`,
+            layout(180 + size * names.length, { xaxis: axis(names, { tickangle: small ? -90 : -45, ...font }), yaxis: axis(names, { autorange: "reversed", ...font }),
+              margin: { l: 10, r: 16, t: 8, b: 90 }, ...(small && !printing ? { width: 210 + 19 * names.length, autosize: false } : {}) })) };
+      }, (point) => showExamples({ category: shown.names[point.y], text: shown.names[point.x] }), label);
+      choice.addEventListener("change", again);
     }
     table("table-pairs", "Most frequent confused pairs",
       [{ key: 0, title: "gold", zh: true, head: true }, { key: 1, title: "predicted", zh: true }, { key: 2, title: "count" }, { key: 3, title: "such as", zh: true }],
@@ -119,7 +164,8 @@
     const panels = [["curves-loss", "Loss over optimizer steps", lines.filter(([name]) => name.includes("loss"))],
       ["curves-scores", "Scores over optimizer steps", lines.filter(([name]) => !name.includes("loss"))]];
     for (const [id, caption, some] of panels.filter((panel) => panel[2].length)) {
-      chart(id, caption, () => ({
+      chart(id, () => ({
+        caption,
         traces: some.map(([name, points], i) => ({ type: "scatter", mode: points.length > 40 ? "lines" : "lines+markers", name: escaped(name),
           x: points.map((p) => p[0]), y: points.map((p) => p[1]), line: { color: colours()[i % 7], width: 2 } })),
         view: layout(300, { showlegend: true, legend: { orientation: "h", y: -0.18 }, xaxis: { tickformat: ",d" }, hovermode: "x unified", margin: { l: 10, r: 16, t: 8, b: 50 } }) }));
@@ -146,55 +192,20 @@
       }));
   }
 
-  const browser = (() => {
-    const home = byId("browser");
-    const searched = data.examples.map(([type, sentence, goldWrong, saidWrong]) => {
-      const [id, text, gold, said] = data.sentences[sentence];
-      const involved = [...goldWrong.map((i) => gold[i]), ...saidWrong.map((i) => said[i])];
-      const categories = new Set(involved.map((e) => e[1]));
-      return { type: data.types[type].name, categories, primaries: new Set([...categories].map((c) => data.primary[c])),
-        text: [id, text, ...involved.flatMap((e) => [e[0], e[1]])].join("\n").toLowerCase() };
-    });
-    function select(title, values, show = (v) => v) {
-      const node = make("select", {}, make("option", { value: "", textContent: "all" }), ...values.map((v) => make("option", { value: v, textContent: visible(show(v)), lang: "zh" })));
-      return [node, make("label", { textContent: title }, node)];
-    }
-    const all = (name) => [...new Set(searched.flatMap((s) => [...s[name]]))].sort();
-    const [type, typeLabel] = select("Type", data.types.filter((t) => t.count).map((t) => t.name), spoken);
-    const [primary, primaryLabel] = select("Primary", all("primaries"));
-    const [category, categoryLabel] = select("Category", all("categories"));
-    const text = make("input", { type: "search", placeholder: "sentence, surface, category, id" });
-    const textLabel = make("label", { className: "wide", textContent: "Text" }, text);
-    const reset = make("button", { type: "button", className: "button", textContent: "Clear", onclick: () => choose({}) });
-    const status = make("p", { className: "none", role: "status" });
-    const list = make("div");
-    let found = [];
-    const pages = pager(() => found.length, 10, (from, to) => list.replaceChildren(...found.slice(from, to).map((i) => example(data.examples[i]))));
-    function filter() {
-      const word = text.value.trim().toLowerCase();
-      found = [...searched.keys()].filter((i) => {
-        const s = searched[i];
-        return (!type.value || s.type === type.value) && (!primary.value || s.primaries.has(primary.value)) &&
-          (!category.value || s.categories.has(category.value)) && (!word || s.text.includes(word));
-      });
-      status.textContent = `${whole(found.length)} of ${whole(searched.length)} examples. ${data.kept}`;
-      pages.draw(0);
-    }
-    function choose(values) {
-      for (const [name, node] of Object.entries({ type, primary, category, text })) {
-        const value = values[name] ?? "";
-        if (node.tagName === "SELECT" && value && ![...node.options].some((o) => o.value === value)) node.append(make("option", { value, textContent: value, lang: "zh" }));
-        node.value = value;
-      }
-      filter();
-      if (Object.keys(values).length) byId("examples").scrollIntoView();
-    }
-    for (const node of [type, primary, category]) node.addEventListener("change", filter);
-    text.addEventListener("input", filter);
-    home.append(make("div", { className: "controls", role: "search", ariaLabel: "Filter the examples" }, typeLabel, primaryLabel, categoryLabel, textLabel, reset), status, list, pages.box);
-    filter();
-    return { choose };
-  })();
+  const entries = data.examples.map(([type, sentence, goldWrong, saidWrong]) => {
+    const [id, text, gold, said] = data.sentences[sentence];
+    const involved = [...goldWrong.map((i) => gold[i]), ...saidWrong.map((i) => said[i])];
+    const categories = [...new Set(involved.map((e) => e[1]))];
+    return { keys: { type: [data.types[type].name], primary: [...new Set(categories.map((c) => data.primary[c]))], category: categories },
+      text: () => [id, text, ...involved.flatMap((e) => [e[0], e[1]])].join("\n") };
+  });
+  const choices = [{ name: "type", title: "Type", text: spoken }, { name: "primary", title: "Primary" }, { name: "category", title: "Category" }];
+  const browser = page.browser("examples", entries, choices, (i) => example(data.examples[i]), data.kept);
+
+  function showExamples(values) {
+    browser.choose(values);
+    byId("examples").scrollIntoView();
+  }
 
   page.draw([drawScores, drawTypes, drawHeat, drawConfusion, drawLists, drawCurves]);
   const redraw = (event) => {

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import html as markup
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from omniner.analysis import page
-from omniner.analysis.figures import MOST_CONFUSED, TYPE_COLOURS, most_confused, type_by_primary
+from omniner.analysis.figures import TYPE_COLOURS, type_by_primary
 from omniner.analysis.results import ScoreResult
 from omniner.analysis.tables import Table, chosen_examples, confusions
 from omniner.schema import ErrtaConfig
@@ -93,6 +94,7 @@ def html(
     parts = {
         "name": markup.escape(facts.name),
         "created": markup.escape(facts.created),
+        "kind": "report",
         "nav": page.nav({place: title for place, title in _SECTIONS.items() if curves or place != "curves"}),
         "cards": _cards(result),
         "signature": markup.escape(result.signature),
@@ -161,7 +163,6 @@ def _data(
 ) -> dict[str, Any]:
     """What the script of the page works on."""
     primaries, by_primary = type_by_primary(result)
-    confused, pairs = most_confused(result, MOST_CONFUSED)
     sentences, examples = _examples(result, errta.examples)
     errors = len(result.errta.errors)
     kept = f"The page holds at most {errta.examples:,} of each type"
@@ -179,7 +180,7 @@ def _data(
         "primary": dict(sorted(result.primary.items())),
         "tables": {name: {"columns": tables[name].columns, "rows": tables[name].rows} for name in _SHOWN},
         "heat": {"names": primaries, "counts": by_primary.tolist()},
-        "confusion": {"names": confused, "counts": pairs.tolist()},
+        "confusion": _confusion(result),
         "sentences": sentences,
         "examples": examples,
         "kept": kept,
@@ -189,6 +190,18 @@ def _data(
             for name, values in curves.items()
         },
     }
+
+
+def _confusion(result: ScoreResult) -> dict[str, Any]:
+    """Categories, the most confused first, and `[gold, predicted, count]` by their places."""
+    counts = confusions(result.errta.errors)
+    involved: Counter[str] = Counter()
+    for pair, count in counts.items():
+        involved.update(dict.fromkeys(pair, count))
+    names = sorted(involved, key=lambda name: (-involved[name], name))
+    place = {name: number for number, name in enumerate(names)}
+    pairs = sorted([place[gold], place[predicted], count] for (gold, predicted), count in counts.items())
+    return {"names": names, "pairs": pairs}
 
 
 def _examples(result: ScoreResult, per_type: int) -> tuple[list[Any], list[Any]]:

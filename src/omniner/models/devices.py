@@ -73,7 +73,7 @@ def settle(config: Config, causal_model: bool) -> Devices:
         )
     world = count * trainer.nodes
     strategy = "fsdp" if trainer.strategy == "fsdp" else "ddp" if world > 1 else "auto"
-    threads = trainer.threads or max(1, len(os.sched_getaffinity(0)) // (count if accelerator == "cpu" else 1))
+    threads = trainer.threads or _threads(count if accelerator == "cpu" else 1)
     torch.set_num_threads(threads)
     devices = Devices(accelerator, count, world, strategy, _precision(config, accelerator, causal_model))
     log.info(
@@ -86,6 +86,16 @@ def settle(config: Config, causal_model: bool) -> Devices:
         threads,
     )
     return devices
+
+
+def _threads(processes: int) -> int:
+    """Of each of the processes: its share of the cores, or fewer where `OMP_NUM_THREADS` says so.
+
+    joblib and Ray say so to jobs that they run side by side.
+    """
+    share = max(1, len(os.sched_getaffinity(0)) // processes)
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list is one number per level of nesting
+    return min(share, int(said)) if said.isdecimal() and int(said) else share
 
 
 def _precision(config: Config, accelerator: str, causal_model: bool) -> Precision:

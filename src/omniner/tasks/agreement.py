@@ -86,12 +86,8 @@ def _publish(
         if (value := agreement_tables.number(figure.value)) is not None
     }
     if results:
-        rows = human.rows_of(results)
-        content["human"] = {
-            name: {figure: human.spread([getattr(row, figure) for row in scores])._asdict() for figure in _SCORES}
-            for name, scores in rows.items()
-        }
-        f1 = human.spread([row.f1 for row in rows[human.MICRO]])
+        content["human"] = human.to_json(results)
+        f1 = human.spread([result.metrics.micro.f1 for result in results.values()])
         values |= {"human/f1": f1.mean, "human/f1_deviation": f1.deviation}
         values |= {f"human/f1/{name}": result.metrics.micro.f1 for name, result in results.items()}
     context.run.metrics(values)
@@ -102,9 +98,6 @@ def _publish(
     lines = [f"# {plain(context.config.name)}", *(f"- {plain(line)}" for line in _verdicts(agreement, results))]
     path = write_text(context.folder / "agreement.md", "\n".join(lines) + "\n\n" + markdown(sheets))
     context.run.file(path)
-
-
-_SCORES = ("precision", "recall", "f1")
 
 
 def _verdicts(agreement: Agreement, results: Mapping[str, ScoreResult]) -> list[str]:
@@ -121,7 +114,8 @@ def _verdicts(agreement: Agreement, results: Mapping[str, ScoreResult]) -> list[
         f"{', '.join(agreement.names)}: {agreement.sentences:,} sentences, {agreement.complete:,} labelled by all",
         f"mean F1 of the pairs: strict {said('f1.strict')}, boundary {said('f1.boundary')}, "
         f"relaxed {said('f1.relaxed')}",
-        f"Krippendorff's alpha x 100: characters {said('alpha.characters')}, spans {said('alpha.spans')}; "
+        f"Krippendorff's alpha x 100: characters {said('alpha.characters')}, spans {said('alpha.spans')}, "
+        f"unitizing {said('alpha.unitizing')}; "
         f"Fleiss' kappa x 100: {said('kappa.characters')}",
     ]
     if results:

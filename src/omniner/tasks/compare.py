@@ -1,6 +1,7 @@
 """`task=compare`: finished runs on one test set against the first of them. No model, no torch, no GPU.
 
-In: `runs=[a,b,...]` (see `tasks.compared`); out, in the run's folder and as MLflow metrics, tables and artifacts:
+In: `runs=[a,b,...]` (see `tasks.compared`), and `annotators=[a.jsonl,b.jsonl,...]` for people's labels of the same
+sentences, whose mean stands beside the runs; one run is enough then. Out, in the run's folder and as MLflow metrics, tables and artifacts:
 `comparison.html`, `comparison.md`, `comparison.json`, `tables/*.csv`, `latex/*.tex` and `figures/*.png`. All runs are
 scored anew with the `metrics` and `errta` of this run, so that their figures mean the same.
 """
@@ -14,12 +15,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from omniner import tracking
-from omniner.analysis.compare import RunComparison, compare_runs
+from omniner.analysis import human
+from omniner.analysis.compare import Contender, RunComparison, compare_runs
 from omniner.analysis.compare_tables import build, verdicts
 from omniner.analysis.sheets import TEXT, Sheet, latex, markdown, plain
+from omniner.errors import UserError
 from omniner.files import write_json, write_text, writing
-from omniner.records import Issue
-from omniner.tasks import compared
+from omniner.records import Issue, Sentence
+from omniner.tasks import annotators, compared
 from omniner.tasks.compared import Source
 from omniner.tasks.context import Context, publish_issues
 from omniner.tracking import DataInput
@@ -30,16 +33,21 @@ log = logging.getLogger("omniner")
 def run(context: Context) -> None:
     """Find, read, align, compare, publish."""
     config = context.config
+    annotators.named(config.annotators)  # their files are there: said before the runs are read
     with tempfile.TemporaryDirectory() as copies:
         sources = compared.resolve(config, Path(copies))
+        if config.annotators and human.HUMAN in {source.name for source in sources}:
+            found = f"a run is called {human.HUMAN}, as the mean over the annotators is"
+            raise UserError("runs", found, 'Give it another name: "name=path".')
         for source in sources:
             log.info("%s: %s", source.name, source.where)
         loaded, issues = compared.read(sources)
         contenders, digest = compared.align(sources, loaded)
+        people, met = _people(context, contenders[0].gold)
     start = time.perf_counter()
-    comparison = compare_runs(contenders, config.metrics, config.errta, config.compare)
+    comparison = compare_runs(contenders, config.metrics, config.errta, config.compare, people)
     log.info("compared in %.1f s", time.perf_counter() - start)
-    publish_issues(context, [*issues, *_issues(comparison)])
+    publish_issues(context, [*issues, *met, *_issues(comparison)])
     context.run.datasets([DataInput("test", "test", digest, sources[0].where, comparison.sentences)])
     context.run.tags({f"compare.{source.name}": source.run_id or source.where for source in sources})
     _publish(context, comparison, sources, digest)
@@ -49,11 +57,27 @@ def run(context: Context) -> None:
         print(f"compare: {link}")
 
 
+def _people(context: Context, gold: Sequence[Sentence]) -> tuple[list[Contender], list[Issue]]:
+    """The annotators' labels of the sentences that the runs were tested on."""
+    if not context.config.annotators:
+        return [], []
+    people, issues = annotators.read(context)
+    contenders = []
+    for one in people:
+        predictions, met = human.predictions_of(one.name, one.sentences, gold)
+        if not predictions:
+            found = f"{one.path} has labels of none of the {len(gold):,} sentences that the runs were tested on"
+            raise UserError("annotators", found, "Name labels of the test set, with its ids or its texts.")
+        issues += met
+        contenders.append(Contender(one.name, gold, predictions))
+    return contenders, issues
+
+
 def _issues(comparison: RunComparison) -> list[Issue]:
-    """What the scorer could not take, with the name of the run."""
+    """What the scorer could not take, with the name of the run or of the person."""
     return [
         issue._replace(message=f"{name}: {issue.message}")
-        for name, result in comparison.results.items()
+        for name, result in (*comparison.results.items(), *comparison.people.items())
         for issue in result.issues
     ]
 
@@ -79,6 +103,10 @@ def _metrics(comparison: RunComparison) -> dict[str, float]:
         values[f"compare/{name}/f1"] = result.metrics.micro.f1
         values[f"compare/{name}/macro_f1"] = result.metrics.macro.f1
         values[f"compare/{name}/errors"] = sum(count.errors for count in result.errta.by_type.values())
+    if comparison.people:
+        for figure, found in human.to_json(comparison.people)[human.MICRO].items():
+            values[f"compare/{human.HUMAN}/{figure}"] = found["mean"]
+            values[f"compare/{human.HUMAN}/{figure}_deviation"] = found["deviation"]
     for versus in comparison.versus:
         for figure, row in versus.significance.figures.items():
             place = f"compare/{versus.name}/{figure.replace('.', '_')}"

@@ -39,8 +39,8 @@ def configuration(*overrides: str) -> Config:
 def learnt_by_heart(folder: Path, *overrides: str) -> tuple[Config, Path]:
     """A model that knows twelve sentences."""
     config = configuration(
-        "trainer.max_epochs=60", "trainer.eval_every=60", "trainer.batch_size=4", "model.learning_rate.full=0.01",
-        "trainer.schedule=constant", *overrides,
+        "trainer.max_epochs=60", "trainer.eval_every=60", "trainer.batch_size=4", "model.learning_rate.full=0.005",
+        "trainer.schedule=cosine", *overrides,
     )  # fmt: skip
     corpus = small_corpus.corpus(12, 1)
     corpus.splits["dev"] = corpus.splits["train"]
