@@ -278,8 +278,9 @@ def _check_paths(config: schema.Config) -> None:
             raise UserError(key, f"task={config.task.name} needs it", f"Set {key}=<path>.")
         if not Path(value).exists():
             raise UserError(key, f"{value} does not exist", "Check the path.")
-    if config.task.name == "compare" and len(config.runs) < 2:
-        fix = "Set runs=[a,b,...]: MLflow run ids, names of runs, run folders or predictions files."
+    if config.task.name == "compare" and len(config.runs) < (1 if config.annotators else 2):
+        fix = "Set runs=[a,b,...]: MLflow run ids, names of runs, run folders or predictions files; one is enough with "
+        fix += "annotators=[...]."
         raise UserError("runs", f"task=compare needs two or more, {len(config.runs)} given", fix)
     if config.task.name in ("adjudicate", "agreement") and len(config.annotators) < 2:
         fix = "Set annotators=[a.jsonl,b.jsonl,...]: a file of labelled sentences of each."

@@ -363,7 +363,7 @@ class Config:
     gold: str | None  # task=score: gold beside it; null = the file's own labels or the data config
     runs: list[str]  # task=compare: the runs; the first is the baseline
     corpora: list[str]  # task=stats: choices of conf/data, files or folders; "name=path" gives a name; empty = `data`
-    annotators: list[str]  # task=adjudicate, agreement: a file of each annotator; "name=path" gives a name
+    annotators: list[str]  # task=adjudicate, agreement, compare: a file of each annotator; "name=path" gives a name
     practice: str | None  # task=adjudicate: gold of the sentences on which annotators qualify
     expert: str | None  # task=adjudicate: the expert's answers to an earlier queue
     run: str | None  # task=guide: the run whose errors are explained

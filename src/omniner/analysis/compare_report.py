@@ -125,9 +125,9 @@ def _cards(comparison: RunComparison) -> list[tuple[str, str, str]]:
             note += f", p {shown(of[name].p_corrected, P)}"
         cards.append((name, f"F1 {shown(result.metrics.micro.f1, SHARE)}", note))
     if comparison.people:
-        f1 = human.spread([result.metrics.micro.f1 for result in comparison.people.values()])
-        note = f"standard deviation {shown(f1.deviation, SHARE)}, " if len(comparison.people) > 1 else ""
-        cards.append((human.HUMAN, f"F1 {shown(f1.mean, SHARE)}", f"{note}{len(comparison.people)} people"))
+        people = human.spread([result.metrics.micro.f1 for result in comparison.people.values()])
+        note = f"standard deviation {shown(people.deviation, SHARE)}, " if len(comparison.people) > 1 else ""
+        cards.append((human.HUMAN, f"F1 {shown(people.mean, SHARE)}", f"{note}{len(comparison.people)} people"))
     return cards
 
 

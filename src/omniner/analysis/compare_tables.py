@@ -31,9 +31,7 @@ def verdicts(comparison: RunComparison) -> list[str]:
 def human_verdict(comparison: RunComparison) -> str:
     """How well people do, and how far each run is from that."""
     f1 = human.spread([result.metrics.micro.f1 for result in comparison.people.values()])
-    runs = [
-        f"{name} {shown(result.metrics.micro.f1 - f1.mean, POINTS)}" for name, result in comparison.results.items()
-    ]
+    runs = [f"{name} {shown(result.metrics.micro.f1 - f1.mean, POINTS)}" for name, result in comparison.results.items()]
     deviation = f", standard deviation {shown(f1.deviation, SHARE)}" if len(comparison.people) > 1 else ""
     return (
         f"{human.HUMAN} ({', '.join(comparison.people)}): mean F1 {shown(f1.mean, SHARE)}{deviation}; "

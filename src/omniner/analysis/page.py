@@ -53,7 +53,9 @@ def render(template: str, parts: Mapping[str, str], data: Any, scripts: Mapping[
     return storable(re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], page))
 
 
-_NOSCRIPT = '<noscript><p class="notice">Charts, tables and sentences need JavaScript; plain text does not.</p></noscript>'
+_NOSCRIPT = (
+    '<noscript><p class="notice">Charts, tables and sentences need JavaScript; plain text does not.</p></noscript>'
+)
 
 
 def _scripts(block: str, scripts: Mapping[str, str]) -> str:

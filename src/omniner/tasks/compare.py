@@ -1,9 +1,9 @@
 """`task=compare`: finished runs on one test set against the first of them. No model, no torch, no GPU.
 
 In: `runs=[a,b,...]` (see `tasks.compared`), and `annotators=[a.jsonl,b.jsonl,...]` for people's labels of the same
-sentences, whose mean stands beside the runs; one run is enough then. Out, in the run's folder and as MLflow metrics, tables and artifacts:
-`comparison.html`, `comparison.md`, `comparison.json`, `tables/*.csv`, `latex/*.tex` and `figures/*.png`. All runs are
-scored anew with the `metrics` and `errta` of this run, so that their figures mean the same.
+sentences, whose mean stands beside the runs; one run is enough then. Out, in the run's folder and as MLflow metrics,
+tables and artifacts: `comparison.html`, `comparison.md`, `comparison.json`, `tables/*.csv`, `latex/*.tex` and
+`figures/*.png`. All are scored anew with the `metrics` and `errta` of this run, so that their figures mean the same.
 """
 
 from __future__ import annotations

@@ -130,6 +130,63 @@ def test_too_few_permutations_are_said() -> None:
     assert compare_report.notes(compare_runs(runs, METRICS, ERRTA, SETTINGS)) == []
 
 
+# People
+
+
+@pytest.fixture(scope="module")
+def with_people(three: tuple[list[Sentence], RunComparison]) -> RunComparison:
+    sentences, comparison = three
+    runs = [Contender(n, sentences, list(comparison.results[n].predictions.values())) for n in ("base", "better")]
+    people = [
+        Contender(name, sentences, predictions(sentences, outcomes(sentences, seed, 0.9)))
+        for name, seed in (("anna", 11), ("base", 12), ("carl", 13))  # people have names of their own
+    ]
+    return compare_runs(runs, METRICS, ERRTA, SETTINGS, people)
+
+
+def test_people_stand_beside_the_runs_as_one_mean(
+    three: tuple[list[Sentence], RunComparison], with_people: RunComparison
+) -> None:
+    sentences, alone = three
+    assert with_people.versus[0].significance == alone.versus[0].significance
+    tables = build(with_people, {})
+    f1 = [result.metrics.micro.f1 for result in with_people.people.values()]
+    mean = sum(f1) / 3
+    deviation = (sum((value - mean) ** 2 for value in f1) / 2) ** 0.5
+    assert column(tables["models"], "run") == ["base", "better", "human"]
+    assert column(tables["models"], "f1")[2] == pytest.approx(mean)
+    assert column(tables["models"], "f1_deviation") == ["", "", pytest.approx(deviation)]
+    assert column(tables["models"], "f1_difference")[2] == pytest.approx(
+        mean - with_people.results["base"].metrics.micro.f1
+    )
+    primaries = tables["primaries"]
+    assert column(primaries, "human: f1")[-1] == pytest.approx(mean)
+    assert column(primaries, "human: f1_deviation")[-1] == pytest.approx(deviation)
+    of = [result.metrics.primaries["甲"].strict.recall for result in with_people.people.values()]
+    assert column(primaries, "human: recall")[column(primaries, "primary").index("甲")] == pytest.approx(sum(of) / 3)
+    assert tables["human"].table.rows[0][-3:] == f1
+    for sheet in tables.values():
+        assert all(len(row) == len(sheet.table.columns) == len(sheet.kinds) for row in sheet.table.rows)
+    assert with_people.to_json()["human"]["all (micro)"]["f1"]["mean"] == pytest.approx(mean)
+    assert verdicts(with_people)[-1].startswith(f"human (anna, base, carl): mean F1 {100 * mean:.2f}")
+    assert len(with_people.people["base"].predictions) == len(sentences)
+    text = page(with_people)
+    assert "<span>human</span>" in text
+    assert "deviation is the sample standard deviation" in text
+
+
+def test_one_person_has_no_deviation_and_may_stand_beside_one_run() -> None:
+    sentences = gold(40, 2)
+    runs = [Contender("a", sentences, predictions(sentences, outcomes(sentences, 3, 0.7)))]
+    person = [Contender("p", sentences, predictions(sentences, outcomes(sentences, 4, 0.9))[:30])]
+    comparison = compare_runs(runs, METRICS, ERRTA, SETTINGS, person)
+    tables = build(comparison, {})
+    assert column(tables["models"], "f1_deviation") == ["", ""]
+    assert set(column(tables["primaries"], "human: f1_deviation")) == {""}
+    assert compare_report.notes(comparison) == ["p labelled 30 of 40 sentences: the others count as empty."]
+    assert "p labelled 30 of 40" in page(comparison)
+
+
 # Tables
 
 
@@ -295,6 +352,15 @@ def test_the_page_in_a_browser(tab: browser.Page, tmp_path: Path, three: tuple[l
     assert tab.run("getComputedStyle(document.body).color") == "rgb(228, 231, 236)"
     tab.scheme("light")
     assert tab.errors == []
+
+
+def test_the_page_shows_people(tab: browser.Page, tmp_path: Path, with_people: RunComparison) -> None:
+    look(tab, tmp_path, page(with_people))
+    rows = "[...document.querySelectorAll('#table-models tbody tr')].map((r) => r.firstChild.textContent)"
+    assert tab.run(rows) == ["base", "better", "human"]
+    assert tab.run("document.querySelectorAll('#table-human tbody tr').length") == len(
+        build(with_people, {})["human"].table.rows
+    )
 
 
 def test_planted_markup_does_not_run(tab: browser.Page, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import browser
 import made_up
 import pytest
 
-from omniner.analysis import report, tables
+from omniner.analysis import figures, report, tables
 from omniner.analysis.results import ErrtaError, ScoreResult
 from omniner.records import Entity, Prediction, Sentence
 from omniner.schema import ErrtaConfig
@@ -185,6 +185,66 @@ def test_filters_sorting_and_paging(tab: browser.Page, tmp_path: Path) -> None:
     shown = tab.run("[...document.querySelectorAll('#table-categories tbody .bar')].map((c) => Number(c.textContent))")
     assert shown == sorted((round(row.f1, 4) for row in result.metrics.categories.values()), reverse=True)
     assert tab.errors == []
+
+
+def test_drawers_of_charts_and_rows_of_tables(tab: browser.Page, tmp_path: Path) -> None:
+    result = made_up.result(300)
+    look(tab, tmp_path, page(result))
+    names, counts = figures.type_by_primary(result)
+    labels = "[...document.querySelectorAll('#chart-heat .ytick text')].map((n) => n.textContent)"
+    choose = (
+        "{ const s = document.querySelector('#chart-%s select'); s.value = %s; s.dispatchEvent(new Event('change')); }"
+    )
+    assert len(tab.run(labels)) == len(names)
+    rows = {row[0]: row for row in tables.build(result, ERRTA, None, [])["errta_by_category"].rows}
+    own = [name for name in rows if result.primary[name] == names[0]]
+    tab.run(choose % ("heat", json.dumps(names[0])))
+    assert len(tab.run(labels)) == len(own)
+    cells = "[...document.querySelectorAll('#chart-heat .heatmap-label text, #chart-heat .heatmaplayer text')]"
+    shown = tab.run(f"{cells}.map((n) => Number(n.textContent.replace(',', ''))).filter((n) => n)")
+    assert sum(shown) == int(counts[0].sum())
+    # All confused categories, and those of one primary with what they are confused with.
+    pairs = tables.confusions(result.errta.errors)
+    ticks = "document.querySelectorAll('#chart-confusion .ytick text').length"
+    assert tab.run(ticks) == 20
+    tab.run(choose % ("confusion", "'all'"))
+    assert tab.run(ticks) == len({name for pair in pairs for name in pair})
+    wanted = {pair: n for pair, n in pairs.items() if names[0] in (result.primary[pair[0]], result.primary[pair[1]])}
+    tab.run(choose % ("confusion", json.dumps(f"of {names[0]}")))
+    assert tab.run(ticks) == len({name for pair in wanted for name in pair})
+    caption = tab.run("document.querySelector('#chart-confusion figcaption').textContent")
+    assert f": {sum(wanted.values())} of {pairs.total()} confusions" in caption
+    # Rows found by their text.
+    find = "{ const box = document.querySelector('#table-by-category input'); box.value = %s; "
+    find += "box.dispatchEvent(new Event('input')); }"
+    tab.run(find % json.dumps(names[0]))
+    found = tab.run("[...document.querySelectorAll('#table-by-category tbody th')].map((n) => n.textContent)")
+    assert found == [name for name in rows if names[0] in name]
+    assert tab.errors == []
+
+
+def test_keys_reach_all_and_show_where_they_are(tab: browser.Page, tmp_path: Path) -> None:
+    look(tab, tmp_path, page(made_up.result(60)))
+    stops = []
+    for _ in range(400):
+        for kind in ("keyDown", "keyUp"):
+            tab.call("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+        stop = tab.run(
+            "(() => { const n = document.activeElement, s = getComputedStyle(n); "
+            "const label = n.getAttribute('aria-label') ?? n.labels?.[0]?.textContent ?? ''; "
+            "const place = n.closest('section')?.id ?? 'top'; "
+            "return [n.tagName, n.textContent.slice(0, 30), label, s.outlineStyle, place]; })()"
+        )
+        if stop[0] == "BODY" or stop in stops[:1]:
+            break
+        stops.append(stop)
+    assert stops[0][:2] == ["A", "Skip to the content"]
+    assert {stop[4] for stop in stops} >= {"top", "types", "categories", "heat", "confusion", "examples"}
+    assert [stop for stop in stops if stop[3] == "none"] == []  # focus can be seen
+    assert [stop for stop in stops if not (stop[1] or stop[2])] == []  # everything has a name
+    order = list(dict.fromkeys(stop[4] for stop in stops))
+    sections = tab.run("['top', ...[...document.querySelectorAll('section')].map((n) => n.id)]")
+    assert order == [place for place in sections if place in order]
 
 
 def test_planted_markup_does_not_run(tab: browser.Page, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,33 @@ def test_agreement_and_people_beside_models(files: Path) -> None:
     small = ["compare.resamples=20", "compare.permutations=20", "metrics.bootstrap=0"]
     compared = run.run(configs.load(["tracking=off", "task=compare", runs, "output_dir=compared", *small]))
     assert "human_b" in (compared / "comparison.md").read_text(encoding="utf-8")
+
+
+def test_annotators_beside_a_run(files: Path) -> None:
+    jsonl.write(files / "gold.jsonl", A)
+    jsonl.write(files / "answers.jsonl", [replace(one, entities=one.entities[:1]) for one in A])
+    # d has ids of its own, as a reader gives them to sentences that bring none; s5 is not to be told from the others
+    texts = [f"{TEXT}{n}" for n in range(5)] + [TEXT]
+    other = [replace(one, text=text) for one, text in zip(A, texts, strict=True)]
+    jsonl.write(files / "other_gold.jsonl", other)
+    jsonl.write(files / "d.jsonl", [replace(one, id=f"d-{n}") for n, one in enumerate(other)])
+    small = ["task=compare", "compare.resamples=20", "compare.permutations=20", "metrics.bootstrap=0"]
+    done = do(*small, "runs=[answers.jsonl]", "gold=gold.jsonl", "output_dir=people")
+    content = read_json(done / "comparison.json")
+    f1 = [content["people"][name]["metrics"]["micro"]["f1"] for name in "abc"]
+    assert f1[0] == 1.0
+    assert content["human"]["all (micro)"]["f1"]["mean"] == pytest.approx(sum(f1) / 3)
+    table = (done / "tables" / "compare_models.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.split(",")[0] for line in table] == ["run", "answers", "human"]
+    assert "c labelled 5 of 6 sentences" in (done / "comparison.md").read_text(encoding="utf-8")
+    jsonl.write(files / "said.jsonl", other)
+    told = do(*small, "runs=[said.jsonl]", "gold=other_gold.jsonl", "annotators=[d.jsonl]", "output_dir=told")
+    assert read_json(told / "comparison.json")["people"]["d"]["metrics"]["micro"]["f1"] == 1.0
+    for overrides, said in (
+        (["runs=[answers.jsonl]", "annotators=[]"], "needs two or more, 1 given"),
+        (["runs=['human=answers.jsonl']"], "a run is called human"),
+        (["runs=[answers.jsonl]", "annotators=[nothing.jsonl]"], r"nothing\.jsonl does not exist"),
+        (["runs=[said.jsonl]", "gold=other_gold.jsonl", "annotators=[b.jsonl]"], "has labels of none of the 6"),
+    ):
+        with pytest.raises(UserError, match=said):
+            do(*small, "gold=gold.jsonl", *overrides)
