@@ -1,0 +1,79 @@
+"""The paper's printed numbers, as far as they are at hand, and tables that show them beside ours.
+
+In: `numbers.json` in this folder (where its values come from stands in README.md); a cell without a source is null, and
+is printed as "not at hand". Figures are kept as text, as printed: their digits decide what is consistent with them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).with_name("numbers.json")
+ABSENT = "not at hand"
+
+
+def read(path: Path = FILE) -> dict[str, Any]:
+    """All of it."""
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def cell(value: Any) -> str:
+    """A printed number as a table shows it."""
+    if value is None:
+        return ABSENT
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def error_rows(paper: dict[str, Any], ours: dict[str, tuple[float, float]]) -> list[list[str]]:
+    """Table 5 with ours beside it: a row for each of the five types and one for all.
+
+    Args:
+        paper: what `read` gave.
+        ours: errors before and after by type; means over seeds may be broken numbers.
+    """
+    before, after = paper["table5"]["before"], paper["table5"]["after"]
+    rows = [[kind, *_change(*ours[kind]), *_printed_change(before[kind], after[kind])] for kind in before]
+    total = [sum(values) for values in zip(*(ours[kind] for kind in before), strict=True)]
+    sums = [None if None in side.values() else sum(side.values()) for side in (before, after)]
+    return [*rows, ["all", *_change(total[0], total[1]), *_printed_change(*sums)]]
+
+
+ERROR_COLUMNS = ("type", "before", "after", "change", "paper: before", "paper: after", "paper: change")
+
+
+def _change(before: float, after: float) -> list[str]:
+    percent = f"{100 * (after - before) / before:+.1f} %" if before else ""
+    return [f"{before:,.1f}".removesuffix(".0"), f"{after:,.1f}".removesuffix(".0"), percent]
+
+
+def _printed_change(before: int | None, after: int | None) -> list[str]:
+    if before is None or after is None:
+        return [cell(before), cell(after), ABSENT]
+    return _change(before, after)
+
+
+def score_rows(paper: dict[str, Any], ours: dict[str, tuple[float, float]]) -> list[list[str]]:
+    """Table 6 with ours beside it: precision, recall and F1 in percent, before and after."""
+    before, after = paper["table6"]["before"], paper["table6"]["after"]
+    rows = []
+    for name in before:
+        first, second = ours[name]
+        printed = ABSENT
+        if before[name] is not None and after[name] is not None:
+            printed = f"{Decimal(after[name]) - Decimal(before[name]):+}"
+        shown = [f"{first:.2f}", f"{second:.2f}", f"{second - first:+.2f}"]
+        rows.append([name, *shown, cell(before[name]), cell(after[name]), printed])
+    return rows
+
+
+SCORE_COLUMNS = ("figure", "before", "after", "difference", "paper: before", "paper: after", "paper: difference")

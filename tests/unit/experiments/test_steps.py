@@ -1,0 +1,120 @@
+"""Commands that follow each other: the plans compose, and what is done is known by configuration and age."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import ROOT
+
+from omniner import config as configs
+
+sys.path.insert(0, str(ROOT / "experiments"))
+
+from paper import loop, steps
+from table4_benchmark.run import plan
+
+TEACHER = "teacher=openai teacher.url=http://127.0.0.1:8000/v1"
+
+
+def chosen(*arguments: str) -> loop.Options:
+    return loop.options(loop.parser("").parse_args(arguments))
+
+
+def every_step(options: loop.Options, model: str) -> list[steps.Step]:
+    found = [loop.guide(options, model, variant) for variant in ("counted", "teacher")]
+    found += [loop.compare(options, model, loop.VARIANTS, seed) for seed in options.seeds]
+    return [*found, loop.compare_seeds(options, model)]
+
+
+@pytest.mark.parametrize("scale", sorted(loop.EXPERIMENTS))
+def test_every_command_of_the_loop_composes(scale: str) -> None:
+    options = chosen("--scale", scale, "--seeds", "1,2", "--teacher", TEACHER, "--jobs", "2")
+    for step in every_step(options, options.models[0]):
+        config = configs.load(step.arguments)
+        assert config.output_dir == str(step.makes[0][0])
+        assert config.errta.mode == "official"
+        assert "official" in config.metrics.profile or config.metrics.unit == "pair"
+
+
+@pytest.mark.parametrize("scale", sorted(loop.EXPERIMENTS))
+def test_the_training_runs_of_all_seeds_are_a_sweep_with_a_folder_for_each(scale: str) -> None:
+    options = chosen("--scale", scale, "--seeds", "1,2", "--jobs", "2")
+    model = options.models[0]
+    for variant in loop.VARIANTS:
+        step = loop.train(options, model, variant)
+        assert list(step.arguments[:3]) == ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+        assert "seed=1,2" in step.arguments
+        for seed, (folder, overrides) in enumerate(step.makes, 1):
+            child = configs.load([*overrides, step.arguments[-1]])
+            assert (child.seed, child.output_dir) == (seed, str(folder))
+            notes = str(options.work / model / f"notes-{variant}") if variant in ("counted", "teacher") else None
+            assert child.prompt.from_run == notes
+    alone = loop.train(chosen("--scale", scale, "--seeds", "3"), model, "plain")
+    assert "-m" not in alone.arguments
+    assert configs.load(alone.arguments).output_dir == str(options.work / model / "plain-3")
+
+
+@pytest.mark.parametrize(
+    ("scale", "models"), [("cpu", ["char_bilstm", "bert_tiny", "qwen2_tiny"]), ("paper", ["qwen2_0_5b", "qwen2_7b"])]
+)
+def test_the_benchmark_composes_with_a_folder_for_each_model(scale: str, models: list[str]) -> None:
+    sweep, compare = plan(f"table4_{scale}", models, 1, ["seed=7"])
+    assert sweep.arguments == ["-m", f"experiment=table4_{scale}", f"model={','.join(models)}", "seed=7"]
+    for folder, overrides in sweep.makes:
+        config = configs.load(overrides)
+        assert (config.output_dir, config.model.name, config.seed) == (str(folder), folder.name, 7)
+    config = configs.load(compare.arguments)
+    assert config.runs == [f"{model}=outputs/table4_{scale}/{model}" for model in models]
+    assert config.output_dir == f"outputs/table4_{scale}/compare"
+
+
+def finished(folder: Path, overrides: list[str], started: float, status: str = "finished") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {"status": status, "digest": configs.digest(configs.load(overrides)), "started": started}
+    (folder / "run_state.json").write_text(json.dumps(state))
+    os.utime(folder / "run_state.json", (started + 10, started + 10))
+
+
+def test_a_step_is_done_when_its_run_is_finished_the_same_and_newer_than_what_it_reads(tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    step = steps.single(after, ["seed=1"], [before])
+    assert not steps.done(step)
+    finished(after, ["seed=1"], started=1000)
+    assert not steps.done(step)  # nothing to have been made of
+    finished(before, ["seed=1"], started=900)
+    assert steps.done(step)
+    finished(before, ["seed=1"], started=995)  # ended at 1005: made anew since
+    assert not steps.done(step)
+    finished(before, ["seed=1"], started=900)
+    finished(after, ["seed=2"], started=1000)
+    assert not steps.done(step)
+    finished(after, ["seed=1"], started=1000, status="running")
+    assert not steps.done(step)
+
+
+def test_what_is_done_is_not_run_and_a_failure_ends_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    step = steps.single(tmp_path / "run", ["task=score", "predictions=/dev/null"])
+    finished(tmp_path / "run", list(step.arguments), started=1000)
+    assert steps.run(step) == 0
+    assert "(done: " in capfd.readouterr().out
+    missing = steps.single(tmp_path / "other", ["task=score", f"predictions={tmp_path}/none.jsonl"])
+    assert steps.run(missing, accept=(0, 2)) == 2
+    with pytest.raises(SystemExit) as ended:
+        steps.run(missing)
+    assert ended.value.code == 2
+    assert "$ python -m omniner.run task=score" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["out put", "a,b", "x'y", ""])
+def test_a_folder_that_would_need_quotes_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="only"):
+        steps.plain_path(name)
+
+
+def test_the_mean_is_shown_with_its_spread() -> None:
+    assert loop.of_seeds([70.0]) == "70.00"
+    assert loop.of_seeds([70.0, 72.0]) == "71.00 ± 1.41"
