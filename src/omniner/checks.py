@@ -73,6 +73,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "guide.language": ("zh", "en"),
     "teacher.kind": ("none", "openai", "hf"),
     "teacher.structured": ("none", "json_schema"),
+    "split.together": ("auto", "texts", "mentions", "posts"),
+    "filter.together": ("auto", "texts", "mentions", "posts"),
     "tracking.kind": ("off", "local", "server"),
     "to": ("auto", "llama", "merged", "generated", "alpaca", *CORPUS_FORMATS),
 }
@@ -106,7 +108,8 @@ POSITIVE = (
     "prompt.max_tokens",
     "stats.ngram",
     "stats.top",
-    "split.shares",
+    "filter.min_mentions",
+    "filter.dev_from_train",
     "teacher.concurrency",
     "teacher.timeout",
     "teacher.slots",
@@ -127,7 +130,7 @@ NOT_NEGATIVE = (
     "agreement.bootstrap",
     "guide.suspects",
     "stats.rare",
-    "filter.min_mentions",
+    "split.shares",
     "children.parallel",
     "children.gpus",
     "teacher.retries",
@@ -136,6 +139,7 @@ SHARES = (
     "data.dev_from_train",
     "stats.near",
     "split.shares",
+    "filter.dev_from_train",
     "trainer.warmup",
     "trainer.weight_average",
     "metrics.confidence",
@@ -205,6 +209,7 @@ def check_pairs(config: schema.Config) -> None:
         raise UserError("tracking.uri", "a tracking server has no address", "Set tracking.uri=http://host:port.")
     _check_causal(config)
     _check_guide(config)
+    _check_parts(config)
     _check_paths(config)
 
 
@@ -231,7 +236,7 @@ def _check_causal(config: schema.Config) -> None:
             raise UserError("trainer.strategy", "fsdp is for causal models; taggers are small", "Use trainer=ddp.")
     if decoding.engine == "openai" and not decoding.url:
         raise UserError("decoding.url", "the server has no address", "Set decoding.url=http://host:port/v1.")
-    if decoding.engine == "openai" and config.task.name == "train":
+    if decoding.engine == "openai" and config.task.name in ("train", "filter"):
         raise UserError("decoding.engine", "a server cannot decode a model in training", "Use it with task=predict.")
     if decoding.top_p > 1:
         raise UserError("decoding.top_p", f"{decoding.top_p} is above 1", "Give a share up to 1.")
@@ -259,12 +264,27 @@ def _check_guide(config: schema.Config) -> None:
         raise UserError("teacher.path", "no model is named", "Set teacher.path=<hub name or folder>.")
 
 
+def _check_parts(config: schema.Config) -> None:
+    """A corpus is divided into two parts or more, whose shares are all of it."""
+    shares = [share for share in config.split.shares.values() if share]
+    if config.task.name == "split" and (len(shares) < 2 or abs(sum(shares) - 1) > 1e-9):
+        listed = ", ".join(f"{name} {share:g}" for name, share in config.split.shares.items())
+        fix = "Give two or more that add up to 1, for example split.shares={train: 0.8, dev: 0.1, test: 0.1}."
+        raise UserError("split.shares", f"{listed} do not make a whole", fix)
+    if wrong := [name for name in config.split.shares if not name.isidentifier()]:  # files are called after them
+        raise UserError("split.shares", f"{wrong[0]!r} is no name for a split", "Use letters, digits and _.")
+    if config.task.name == "filter" and config.filter.folds < 2:
+        raise UserError("filter.folds", f"{config.filter.folds} leaves no other model to ask", "Give 2 or more.")
+
+
 def _check_paths(config: schema.Config) -> None:
     """The files that a task reads are there."""
     tagger = not isinstance(config.model, schema.CausalConfig) and config.decoding.engine == "hf"
     needs = {"score": ("predictions", config.predictions)}
     if config.task.name == "predict" and (tagger or config.checkpoint):
         needs["predict"] = ("checkpoint", config.checkpoint)
+    if config.task.name in ("split", "filter") and config.input:
+        needs[config.task.name] = ("input", config.input)
     if config.task.name == "convert":
         if config.to == "merged":
             needs["convert"] = ("checkpoint", config.checkpoint)

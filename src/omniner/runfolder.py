@@ -50,6 +50,13 @@ OUTPUTS = (
     "queue.xml",
     "decisions.jsonl",
     "counts.json",
+    "corpus",
+    "split.json",
+    "split.md",
+    "filter.json",
+    "filter.md",
+    "folds",
+    "folds.json",
     "check.txt",
     "prompt.txt",
     "curves.jsonl",
@@ -62,7 +69,7 @@ OUTPUTS = (
     "tracking_files",
 )
 # The costly part of a run: a folder that holds some of it is never taken back.
-WORK = ("checkpoints/last.ckpt", "predictions.jsonl")
+WORK = ("checkpoints/last.ckpt", "predictions.jsonl", "folds.json")
 BOOKKEEPING = (STATE, "config.yaml", ".lock")
 
 

@@ -278,7 +278,8 @@ class StatsConfig:
 class SplitConfig:
     """`split`: how a corpus is divided into train, dev and test."""
 
-    shares: dict[str, float]  # split -> share of the sentences; they add up to 1
+    shares: dict[str, float]  # split -> share of the sentences; they add up to 1; 0 = no such split
+    together: str  # auto | texts | mentions | posts: what must not part besides the sentences of a post
     seed: int
 
 
@@ -287,7 +288,9 @@ class FilterConfig:
     """`filter`: which sentences are too easy to keep."""
 
     folds: int  # parts of the corpus; each trains a model that predicts all the others
+    dev_from_train: float  # share of a fold that chooses its model's checkpoint
     min_mentions: int  # a category with fewer mentions among the kept sentences is dropped with its entities
+    together: str  # auto | texts | mentions | posts, as in `split`
     seed: int  # of the folds
 
 

@@ -173,11 +173,12 @@ def _own(samples: Sequence[official.Sample], metrics: MetricsConfig, issues: lis
     gold = [sentence.entities for sentence in sentences]
     failed = sum(failure.status == "failed" for failure in failures)
     parse = ParseSummary(len(samples), len(sentences), 0, failed, len(failures) - failed, failures)
-    return _Scored(sentences, compare(gold, predicted, _unit(gold, predicted, metrics)), parse, None)
+    return _Scored(sentences, compare(gold, predicted, unit_of(gold, predicted, metrics)), parse, None)
 
 
-def _unit(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], metrics: MetricsConfig) -> str:
-    if metrics.unit == "pair":
+def unit_of(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], metrics: MetricsConfig) -> str:
+    """What `metrics.unit` comes to; auto = `span` where all entities of both sides have offsets."""
+    if metrics.unit == "pair" or metrics.profile == "official":
         return "pair"
     located = _located(gold) and _located(predicted)
     if metrics.unit == "span" and not located:

@@ -1,0 +1,165 @@
+"""`task=filter`: take out what is too easy, and point at labels that look wrong (section 3.3 of the paper).
+
+In: `input=<file or folder of any format>`, or all splits of `data` joined, and any model. The corpus is divided into
+`filter.folds` parts by post; a model is trained on each, in a run of its own under `children/`, and predicts all the
+others. Out, in `output` (or in `corpus` in the run's folder): `kept.jsonl` and `removed.jsonl`, which together are the
+corpus; `dropped.jsonl` (mentions of categories that became too rare, taken out of the kept sentences); `votes.jsonl`;
+`suspects.jsonl`, and the same as a queue for Label Studio. In the run's folder: `filter.json`, `filter.md`, `tables/`.
+
+Price: the training of `folds` models on 1/folds of the corpus each, and folds - 1 predictions of every sentence. A fold
+that is finished is not trained again when the same command goes on.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from omniner import children
+from omniner.analysis import filter_tables
+from omniner.analysis.filter_tables import Filtered
+from omniner.analysis.predictions import prediction_from_line
+from omniner.analysis.scoring import unit_of
+from omniner.analysis.sheets import markdown, plain
+from omniner.children import Job, Outcome
+from omniner.corpus.curation import easy, queue, splits
+from omniner.corpus.curation.splits import Division
+from omniner.corpus.formats import jsonl
+from omniner.corpus.formats.writing import write_lines
+from omniner.errors import UserError
+from omniner.files import make_folder, read_json, whole_lines, write_json, write_text, writing_folder
+from omniner.records import Issue, Prediction, Sentence
+from omniner.schema import Config, DataConfig
+from omniner.tasks import whole
+from omniner.tasks.context import Context, publish_issues
+from omniner.tasks.whole import Whole
+
+log = logging.getLogger("omniner")
+
+FOLDS, STATE = "folds", "folds.json"
+FILES = ("kept.jsonl", "removed.jsonl", "dropped.jsonl", "votes.jsonl", "suspects.jsonl", "queue.json", "queue.xml")
+
+
+def run(context: Context) -> None:
+    """Read, divide, train and predict in children, vote, write, publish."""
+    config = context.config
+    output = whole.output_of(context, FILES)
+    corpus = whole.read(context)
+    count = config.filter.folds
+    names = {f"fold_{number}": 1 / count for number in range(1, count + 1)}
+    division = splits.divide(
+        corpus.sentences, names, config.filter.together, config.filter.seed, "filter.folds"
+    )  # fmt: skip
+    _check_same_corpus(context, corpus)
+    _write_folds(context.folder / FOLDS, corpus.sentences, division)
+    outcomes = _train(context, [_job(config, corpus, context.folder, name, list(names)) for name in names])
+
+    opinions = [_predictions(outcomes[name].folder) for name in names]
+    given = [prediction.entities for said in opinions for prediction in said.values()]
+    unit = unit_of([sentence.entities for sentence in corpus.sentences], given, config.metrics)
+    verdicts = easy.judge(corpus.sentences, division.parts, opinions, unit)
+    hard = [verdict.sentence for verdict in verdicts if not verdict.is_easy]
+    kept, dropped = easy.without_rare(hard, corpus.sentences, config.filter.min_mentions)
+    scores = [_scores(outcomes[name]) for name in names]
+    filtered = Filtered(verdicts, kept, dropped, easy.suspects(verdicts), scores, unit, division.together)
+    issues = [*corpus.issues, *splits.repeated(corpus.sentences, division), *easy.unanswered(verdicts)]
+    issues += _write(output, filtered)
+    publish_issues(context, issues)
+    _publish(context, filtered, output)
+    print("\n".join(filter_tables.verdicts(filtered)))
+    print(f"kept: {output / FILES[0]}; divide it with task=split input={output / FILES[0]}")
+
+
+def _check_same_corpus(context: Context, corpus: Whole) -> None:
+    """What the finished folds were trained on must still be what is read."""
+    path = context.folder / STATE
+    if path.exists() and read_json(path)["digest"] != corpus.digest:
+        found = "the corpus is not the one that this unfinished run began with"
+        raise UserError(context.folder, found, "Put it back as it was, or start over with resume=never.")
+    write_json(path, {"digest": corpus.digest})
+
+
+def _write_folds(folder: Path, sentences: Sequence[Sentence], division: Division) -> None:
+    make_folder(folder)
+    for part, name in enumerate(division.names):
+        jsonl.write(folder / f"{name}.jsonl", division.of(sentences, part))
+
+
+def _job(config: Config, corpus: Whole, folder: Path, name: str, names: Sequence[str]) -> Job:
+    """The training on one fold: it is `train`, from which dev is cut, and the others are `test`."""
+    child = copy.deepcopy(config)
+    child.task.name, child.name, child.input, child.output = "train", f"{config.name}-{name}", None, None
+    others = [f"{other}.jsonl" for other in names if other != name]
+    child.data = DataConfig(
+        name=f"{corpus.name}_{name}",
+        format="jsonl",
+        root=str((folder / FOLDS).resolve()),
+        source="",
+        files={"train": [f"{name}.jsonl"], "test": others},
+        scheme=config.data.scheme,
+        separator=config.data.separator,
+        glued_positions=False,
+        joiner=config.data.joiner,
+        taxonomy=corpus.taxonomy,
+        report="test",
+        dev_from_train=config.filter.dev_from_train,
+        on_issue=config.data.on_issue,
+        size={},
+        seed=config.filter.seed,
+    )
+    return Job(name, child)
+
+
+def _train(context: Context, jobs: Sequence[Job]) -> dict[str, Outcome]:
+    """Train all that are not finished; those that do not succeed are one error."""
+    outcomes: dict[str, Outcome] = {}
+    for outcome in children.run_all(jobs, context.folder, context.run.id, context.config.children):
+        outcomes[outcome.name] = outcome
+        log.info("%s %s", outcome.name, f"failed: {outcome.error}" if outcome.error else "is done")
+    failed = [outcomes[job.name] for job in jobs if outcomes[job.name].error]
+    if failed:
+        place = failed[0].folder.with_suffix(".log")
+        others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        fix = "The same command goes on; what is finished is not trained again."
+        raise UserError(place, f"{failed[0].name} failed{others}: {failed[0].error}", fix)
+    return outcomes
+
+
+def _predictions(folder: Path) -> dict[str, Prediction]:
+    found = map(prediction_from_line, whole_lines(folder / "predictions.jsonl"))
+    return {prediction.id: prediction for prediction in found}
+
+
+def _scores(outcome: Outcome) -> Mapping[str, float]:
+    return {name: outcome.metrics[f"test/micro_{name}"] for name in filter_tables.SCORES}
+
+
+def _write(output: Path, filtered: Filtered) -> list[Issue]:
+    """Write the corpus folder, whole or not at all."""
+    categories = {entity.category for one in filtered.verdicts for entity in one.sentence.entities}
+    categories |= {entity.category for one in filtered.suspects for entity in one.verdict.extra}
+    with writing_folder(output) as folder:
+        jsonl.write(folder / "kept.jsonl", filtered.kept)
+        jsonl.write(folder / "removed.jsonl", filtered.removed)
+        write_lines(folder / "dropped.jsonl", filter_tables.dropped_to_json(filtered.dropped))
+        write_lines(folder / "votes.jsonl", (verdict.to_json() for verdict in filtered.verdicts))
+        write_lines(folder / "suspects.jsonl", (one.to_json() for one in filtered.suspects))
+        decisions = (one.to_decision() for one in filtered.suspects)
+        found = queue.write(folder / "queue.json", decisions, easy.NAMES, sorted(categories))
+    return [issue._replace(file=str(output / "queue.json")) for issue in found]
+
+
+def _publish(context: Context, filtered: Filtered, output: Path) -> None:
+    context.run.metrics(filter_tables.metrics(filtered))
+    context.run.tags({"filter.output": str(output), "filter.together": filtered.together, "filter.unit": filtered.unit})
+    context.run.file(write_json(context.folder / "filter.json", filter_tables.to_json(filtered)))
+    sheets = filter_tables.build(filtered)
+    for name, sheet in sheets.items():
+        write_text(context.folder / "tables" / f"filter_{name}.csv", sheet.table.to_csv())
+        context.run.table(sheet.table.columns, sheet.table.rows, f"tables/filter_{name}.json")
+    lines = [f"# {plain(context.config.name)}", *(f"- {plain(line)}" for line in filter_tables.verdicts(filtered))]
+    context.run.file(write_text(context.folder / "filter.md", "\n".join(lines) + "\n\n" + markdown(sheets)))
+    for name in ("suspects.jsonl", "queue.json", "queue.xml", "dropped.jsonl"):
+        context.run.file(output / name, "corpus")

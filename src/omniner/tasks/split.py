@@ -1,0 +1,69 @@
+"""`task=split`: a corpus into train, dev and test, as in sections 3.3 and 3.4 of the OmniNER2025 paper. No model.
+
+In: `input=<file or folder of any format>`, or all splits of `data` joined. Out: `train.jsonl`, `dev.jsonl` and
+`test.jsonl` in `output` (or in `corpus` in the run's folder), which `data=own data.root=<that folder>` takes;
+`split.json`, `split.md` and `tables/` with the sizes and every category's share of each split. Every sentence that has
+labels is in one split.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from omniner.analysis import split_tables
+from omniner.analysis.sheets import markdown, plain
+from omniner.corpus.curation import splits
+from omniner.corpus.curation.splits import Division
+from omniner.corpus.formats import jsonl
+from omniner.files import write_json, write_text, writing_folder
+from omniner.tasks import whole
+from omniner.tasks.context import Context, content_digest, publish_issues
+from omniner.tasks.whole import Whole
+from omniner.tracking import DataInput
+
+log = logging.getLogger("omniner")
+
+
+def run(context: Context) -> None:
+    """Read, divide, write, publish."""
+    settings = context.config.split
+    shares = {name: share for name, share in settings.shares.items() if share}
+    output = whole.output_of(context, [f"{name}.jsonl" for name in shares])
+    corpus = whole.read(context)
+    start = time.perf_counter()
+    division = splits.divide(corpus.sentences, shares, settings.together, settings.seed, "split.shares")
+    log.info("divided in %.1f s", time.perf_counter() - start)
+    found = [*splits.repeated(corpus.sentences, division), *splits.absent(corpus.sentences, division)]
+    publish_issues(context, [*corpus.issues, *found])
+    with writing_folder(output) as folder:
+        for part, name in enumerate(division.names):
+            jsonl.write(folder / f"{name}.jsonl", division.of(corpus.sentences, part))
+    _publish(context, corpus, division, str(output))
+    print("\n".join(split_tables.verdicts(corpus.sentences, division)))
+    print(f"train on it: data=own data.root={output} data.taxonomy={corpus.taxonomy}")
+
+
+def _publish(context: Context, corpus: Whole, division: Division, output: str) -> None:
+    sentences = corpus.sentences
+    context.run.datasets(
+        DataInput(f"{corpus.name}-{name}", name, content_digest(part), output, len(part))
+        for name, part in ((name, division.of(sentences, number)) for number, name in enumerate(division.names))
+    )
+    worst, part, name = split_tables.worst_deviation(division, split_tables.mentions(sentences, division))
+    context.run.tags({"split.together": division.together, "split.output": output, "split.farthest": f"{name} {part}"})
+    values: dict[str, float] = {
+        f"split/{name}": size for name, size in zip(division.names, division.sizes, strict=True)
+    }
+    values |= {"split/posts": division.posts, "split/groups": len(division.groups), "split/farthest": worst}
+    values |= {"split/largest_group": max(map(len, division.groups))}
+    context.run.metrics(values)
+    context.run.file(write_json(context.folder / "split.json", split_tables.to_json(sentences, division)))
+    sheets = split_tables.build(sentences, division)
+    for name, sheet in sheets.items():
+        write_text(context.folder / "tables" / f"split_{name}.csv", sheet.table.to_csv())
+        context.run.table(sheet.table.columns, sheet.table.rows, f"tables/split_{name}.json")
+    lines = [f"# {plain(context.config.name)}"]
+    lines += [f"- {plain(line)}" for line in split_tables.verdicts(sentences, division)]
+    path = write_text(context.folder / "split.md", "\n".join(lines) + "\n\n" + markdown(sheets))
+    context.run.file(path)

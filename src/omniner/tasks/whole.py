@@ -1,0 +1,107 @@
+"""The whole of a corpus for tasks that divide or filter it, and the folder that its new parts are written to.
+
+In: `input=<file or folder of any format>`, or all splits of `data` joined; `output=<folder>`, or the run's own. Out:
+the labelled sentences with unique ids, and what could not be taken as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from omniner.corpus import sources, taxonomy
+from omniner.corpus.formats import alpaca, is_unlabeled, label_studio
+from omniner.errors import UserError
+from omniner.records import Issue, Sentence
+from omniner.tasks.context import Context, content_digest, publish_corpus
+from omniner.tracking import DataInput
+
+FOLDER = "corpus"  # in the run's folder, where no output is named
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A corpus in one piece; `taxonomy` is what `data.taxonomy` of its parts must be, `digest` of its sentences."""
+
+    name: str
+    sentences: list[Sentence]
+    issues: list[Issue]
+    taxonomy: str
+    digest: str
+
+
+def read(context: Context) -> Whole:
+    """Read the corpus and tell the run what it is."""
+    config = context.config
+    if config.input is None:
+        corpus = sources.load(config.data, None)
+        publish_corpus(context, corpus)
+        sentences = [sentence for part in corpus.splits.values() for sentence in part]
+        return Whole(corpus.name, sentences, corpus.issues, config.data.taxonomy, content_digest(sentences))
+    path = Path(config.input)
+    sentences, issues = _labelled(_from_files(path))
+    if not sentences:
+        raise UserError(path, "no labelled sentence could be read", "Name a corpus file, or a folder of them.")
+    official = taxonomy.load(taxonomy.OFFICIAL)
+    known = all(entity.category in official for sentence in sentences for entity in sentence.entities)
+    digest = content_digest(sentences)
+    context.run.datasets([DataInput(path.stem, "whole", digest, str(path), len(sentences))])
+    return Whole(path.stem, sentences, issues, taxonomy.OFFICIAL if known else "flat", digest)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The corpus files of a folder, by name; what describes a corpus and is none is left out."""
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    return [file for file in files if file.suffix != label_studio.CONFIGURATION and file.name != alpaca.DATASET_INFO]
+
+
+def _from_files(path: Path) -> tuple[list[Sentence], list[Issue]]:
+    """Sentences of a file, of a folder of brat, or of all files of a folder, with unique ids."""
+    single = path.is_file() or any(path.rglob("*.ann"))
+    found: list[Sentence] = []
+    issues: list[Issue] = []
+    seen: set[str] = set()
+    for file in [path] if single else files_of(path):
+        sentences, met = sources.read_sentences(file)
+        issues += met
+        for number, sentence in enumerate(sentences):
+            if (old := sentence.id) in seen:
+                sentence.id = f"{file.stem}-{old}"
+                if sentence.id in seen:
+                    sentence.id = f"{file.stem}-{old}#{number}"
+                message = f"the id {old} stands twice in the corpus; renamed {sentence.id}"
+                issues.append(Issue("duplicate-id", message, str(file), id=sentence.id))
+            seen.add(sentence.id)
+        found += sentences
+    return found, issues
+
+
+def _labelled(read: tuple[list[Sentence], list[Issue]]) -> tuple[list[Sentence], list[Issue]]:
+    """Without the sentences that have no labels, which are no sentences without entities."""
+    sentences, issues = read
+    bare = [sentence for sentence in sentences if is_unlabeled(sentence)]
+    issues = issues + [Issue("unlabeled", "no labels; left out", id=sentence.id) for sentence in bare]
+    return [sentence for sentence in sentences if not is_unlabeled(sentence)], issues
+
+
+def output_of(context: Context, names: Collection[str]) -> Path:
+    """The folder to write: `output`, which holds nothing but earlier files of these names, or one in the run's.
+
+    Raises:
+        UserError: there are other files, which replacing the folder would lose.
+    """
+    config = context.config
+    if config.output is None:
+        return context.folder / FOLDER
+    folder = Path(config.output).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise UserError("output", f"{folder} is a file", "Name a folder.")
+    others = sorted(item.name for item in folder.iterdir() if item.name not in names) if folder.exists() else []
+    if others:
+        found = f"{folder} holds {others[0]}, and this task replaces the folder"
+        raise UserError("output", found, "Name a new or empty folder.")
+    read_from = [Path(given) for given in (config.input, None if config.input else config.data.root) if given]
+    if any(folder.resolve() == path.resolve() for path in read_from):
+        raise UserError("output", f"{folder} is what is read", "Name another folder.")
+    return folder

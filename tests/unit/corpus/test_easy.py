@@ -1,0 +1,125 @@
+"""Votes of models on sentences that they did not see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omniner.corpus.curation import easy
+from omniner.corpus.curation.easy import judge, suspects, without_rare
+from omniner.records import Entity, Prediction, Sentence
+
+TEXT = "我在上海迪士尼乐园吃冰淇淋"
+SHANGHAI, PARK, ICE = Entity("上海", "城市", 2, 4), Entity("迪士尼乐园", "景点", 4, 9), Entity("冰淇淋", "食品", 10, 13)
+
+
+def said(*answers: list[Entity] | None) -> list[dict[str, Prediction]]:
+    """What four models say of sentence s, which is in the first fold."""
+    return [{}, *({} if one is None else {"s": Prediction("s", one)} for one in answers)]
+
+
+def verdict(gold: list[Entity], *answers: list[Entity] | None, unit: str = "span") -> easy.Verdict:
+    (found,) = judge([Sentence("s", TEXT, gold)], [0], said(*answers), unit)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("gold", "answers", "what", "right"),
+    [
+        ([SHANGHAI], ([SHANGHAI], [SHANGHAI], [SHANGHAI]), "removed", 3),
+        ([SHANGHAI, ICE], ([ICE, SHANGHAI], [SHANGHAI, ICE, ICE], [SHANGHAI, ICE]), "removed", 3),
+        ([], ([], [], []), "removed", 3),
+        ([SHANGHAI], ([SHANGHAI], [SHANGHAI], []), "kept", 2),
+        ([SHANGHAI], ([SHANGHAI], [SHANGHAI], None), "kept", 2),
+        ([], ([], [], None), "kept", 2),
+        ([SHANGHAI], ([PARK], [PARK], [PARK]), "suspect", 0),
+        ([SHANGHAI], ([], [], []), "suspect", 0),
+        ([], ([ICE], [ICE], [ICE]), "suspect", 0),
+        ([SHANGHAI], ([PARK], [PARK], [ICE]), "kept", 0),
+        ([SHANGHAI], ([PARK], [PARK], None), "kept", 0),
+        ([SHANGHAI], (None, None, None), "kept", 0),
+    ],
+)
+def test_worked_cases(gold: list[Entity], answers: Any, what: str, right: int) -> None:
+    found = verdict(gold, *answers)
+    assert (found.to_json()["verdict"], found.right) == (what, right)
+    assert (len(easy.unanswered([found])) == 1) == (None in answers)
+
+
+def test_an_unreadable_answer_is_no_empty_one() -> None:
+    opinions = said([], [], [])
+    opinions[2]["s"] = Prediction("s", [], "???", "failed", "no JSON")
+    (found,) = judge([Sentence("s", TEXT, [])], [0], opinions, "pair")
+    assert (found.is_easy, found.right, found.answers[1]) == (False, 2, None)
+
+
+def test_a_model_has_no_say_about_its_own_fold() -> None:
+    opinions = said([SHANGHAI], [SHANGHAI], [SHANGHAI])
+    opinions[0]["s"] = Prediction("s", [PARK])
+    (found,) = judge([Sentence("s", TEXT, [SHANGHAI])], [0], opinions, "span")
+    assert found.is_easy
+
+
+def test_the_unit_decides_what_is_right() -> None:
+    elsewhere = SHANGHAI._replace(start=5, end=7)
+    assert not verdict([SHANGHAI], *[[elsewhere]] * 3).is_easy
+    assert verdict([SHANGHAI], *[[elsewhere]] * 3, unit="pair").is_easy
+
+
+def test_doubts_that_come_often_come_first() -> None:
+    sentences = [Sentence(f"s{n}", TEXT, [SHANGHAI] if n != 1 else [ICE]) for n in range(4)]
+    answer = [[PARK], [PARK], [SHANGHAI._replace(category="国家")], [SHANGHAI._replace(category="国家")]]
+    opinions = [{}, *[{one.id: Prediction(one.id, answer[n]) for n, one in enumerate(sentences)}] * 2]
+    found = suspects(judge(sentences, [0] * 4, opinions, "span"))
+    assert [(one.verdict.sentence.id, one.times) for one in found] == [("s2", 2), ("s3", 2), ("s0", 1), ("s1", 1)]
+    line = found[0].to_json()
+    assert [item["category"] for item in line["missing"]] == ["城市"]
+    assert [item["category"] for item in line["extra"]] == ["国家"]
+    decision = found[0].to_decision()
+    assert decision.how == "queued"
+    assert decision.item.proposals == ((SHANGHAI,), (SHANGHAI._replace(category="国家"),))
+    assert decision.item.sentence.entities == []
+
+
+def test_rare_categories_are_dropped_and_listed() -> None:
+    kept = [Sentence("a", TEXT, [SHANGHAI, ICE]), Sentence("b", TEXT, [ICE, PARK])]
+    whole = [*kept, Sentence("c", TEXT, [SHANGHAI, Entity("我", "人", 0, 1)])]
+    left, dropped = without_rare(kept, whole, 2)
+    assert [one.entities for one in left] == [[ICE], [ICE]]
+    assert [(one.category, one.before, one.mentions) for one in dropped] == [
+        ("人", 1, []),
+        ("城市", 2, [("a", SHANGHAI)]),
+        ("景点", 1, [("b", PARK)]),
+    ]
+    same, gone = without_rare(kept, whole, 1)
+    assert [one.entities for one in same] == [one.entities for one in kept]
+    assert [one.category for one in gone] == ["人"]
+
+
+entities = st.lists(st.sampled_from([SHANGHAI, PARK, ICE, ICE._replace(category="甜点")]), max_size=3)
+answers = st.one_of(st.none(), entities.map(lambda e: ("ok", e)), st.just(("failed", [])))
+
+
+@given(st.lists(st.tuples(entities, st.integers(0, 3), st.tuples(*[answers] * 4)), max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_the_vote_is_what_counting_by_hand_gives(rows: list[tuple[list[Entity], int, Any]]) -> None:
+    sentences = [Sentence(f"s{n}", TEXT, gold) for n, (gold, _, _) in enumerate(rows)]
+    folds = [fold for _, fold, _ in rows]
+    opinions: list[dict[str, Prediction]] = [{} for _ in range(4)]
+    for n, (_, _, given_answers) in enumerate(rows):
+        for model, one in enumerate(given_answers):
+            if one is not None:
+                opinions[model][f"s{n}"] = Prediction(f"s{n}", one[1], parse=one[0])
+    for (gold, fold, given_answers), found in zip(rows, judge(sentences, folds, opinions, "span"), strict=True):
+        others = [one for model, one in enumerate(given_answers) if model != fold]
+        readable = [set(one[1]) for one in others if one is not None and one[0] == "ok"]
+        right = sum(one == set(gold) for one in readable)
+        assert found.right == right
+        assert found.is_easy == (right == 3)
+        alike = len(readable) == 3 and readable[0] == readable[1] == readable[2] != set(gold)
+        assert found.is_suspect == alike
+        if alike:
+            assert (set(found.missing), set(found.extra)) == (set(gold) - readable[0], readable[0] - set(gold))
