@@ -8,6 +8,7 @@ settles the `auto` values that need neither data nor machine. Adding a knob mean
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,8 @@ POSITIVE = (
     "guide.examples",
     "guide.surfaces",
     "prompt.max_tokens",
+    "search.largest",
+    "search.held_out",
     "stats.ngram",
     "stats.top",
     "filter.min_mentions",
@@ -124,6 +127,13 @@ NOT_NEGATIVE = (
     "model.weight_decay",
     "model.vocabulary",
     "prompt.examples",
+    "prompt.corrections",
+    "search.rungs",
+    "search.sentences",
+    "search.spare",
+    "search.random",
+    "search.corrections",
+    "search.examples",
     "decoding.temperature",
     "decoding.retries",
     "compare.examples",
@@ -136,6 +146,8 @@ NOT_NEGATIVE = (
     "teacher.retries",
 )
 SHARES = (
+    "search.keep",
+    "search.held_out",
     "data.dev_from_train",
     "stats.near",
     "split.shares",
@@ -164,11 +176,13 @@ def _get(config: schema.Config, key: str) -> Any:
 
 
 def _numbers(config: schema.Config, keys: Sequence[str]) -> Iterator[tuple[str, float]]:
-    """The values of those keys that this configuration has; a table of numbers gives each of its own."""
+    """The values of those keys that this configuration has; a table or a list of numbers gives each of its own."""
     for key in keys:
         value = _get(config, key)
         if isinstance(value, Mapping):
             yield from ((f"{key}.{name}", item) for name, item in value.items())
+        elif isinstance(value, list):
+            yield from ((key, item) for item in value)
         elif value is not None:
             yield key, value
 
@@ -209,6 +223,7 @@ def check_pairs(config: schema.Config) -> None:
         raise UserError("tracking.uri", "a tracking server has no address", "Set tracking.uri=http://host:port.")
     _check_causal(config)
     _check_guide(config)
+    _check_search(config)
     _check_parts(config)
     _check_paths(config)
 
@@ -245,11 +260,11 @@ def _check_causal(config: schema.Config) -> None:
 def _check_guide(config: schema.Config) -> None:
     """Notes come from errors that a model may learn from, and a teacher can be asked."""
     guide, teacher = config.guide, config.teacher
-    if config.prompt.from_run and config.task.name in ("train", "check", "predict"):
+    if config.prompt.from_run and config.task.name in ("train", "check", "predict", "search"):
         where = "prompt.from_run"
         if not isinstance(config.model, schema.CausalConfig) and config.decoding.engine == "hf":
             raise UserError(where, "a tagger is told nothing", "Choose a causal model, or decoding=openai.")
-        if config.task.name == "predict" and config.checkpoint:
+        if config.task.name in ("predict", "search") and config.checkpoint:
             raise UserError(where, "a trained model keeps the prompt it was trained with", "Leave it out.")
     if config.task.name != "guide":
         return
@@ -275,6 +290,28 @@ def _check_parts(config: schema.Config) -> None:
         raise UserError("split.shares", f"{wrong[0]!r} is no name for a split", "Use letters, digits and _.")
     if config.task.name == "filter" and config.filter.folds < 2:
         raise UserError("filter.folds", f"{config.filter.folds} leaves no other model to ask", "Give 2 or more.")
+
+
+def _check_search(config: schema.Config) -> None:
+    """Lessons are named once, and a search has something to try and a way to judge it."""
+    search, prompt, rungs = config.search, config.prompt, config.search.rungs
+    if prompt.lessons and not prompt.from_run:
+        raise UserError("prompt.lessons", "prompt.from_run names no run whose lessons they are", "Set prompt.from_run.")
+    if len(set(prompt.lessons)) < len(prompt.lessons) or min(prompt.lessons, default=1) < 1:
+        raise UserError("prompt.lessons", f"{prompt.lessons}", "Give each number of guidance.md once, the first is 1.")
+    if config.task.name != "search":
+        return
+    if not prompt.from_run:
+        raise UserError("prompt.from_run", "task=search needs it", "Set it to a run of task=guide, with prompt=errta.")
+    if not rungs or 0 in rungs[:-1] or any(b and b <= a for a, b in itertools.pairwise(rungs)):
+        raise UserError("search.rungs", f"{rungs}", "Give numbers that grow; the last may be 0, which is all.")
+    if not search.corrections:
+        raise UserError("search.corrections", "there is none", "Give one or more, for example [1].")
+    if search.train and config.decoding.engine == "openai":
+        raise UserError("search.train", "a server's model is not trained here", "Set search.train=false.")
+    untrained = isinstance(config.model, schema.CausalConfig) and config.model.path is None
+    if untrained and not search.train and config.decoding.engine == "hf":
+        raise UserError("search.train", "random weights cannot answer before they are trained", "Set it to true.")
 
 
 def _check_paths(config: schema.Config) -> None:

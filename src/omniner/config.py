@@ -45,6 +45,7 @@ SECTIONS: dict[str, type] = {
     "stats": schema.StatsConfig,
     "split": schema.SplitConfig,
     "filter": schema.FilterConfig,
+    "search": schema.SearchConfig,
     "children": schema.ChildrenConfig,
     "teacher": schema.TeacherConfig,
     "tracking": schema.TrackingConfig,
@@ -242,6 +243,9 @@ def _convert(key: str, annotation: str, value: Any) -> Any:
         ),
         "dict[str, str]": lambda: isinstance(value, Mapping) and all(isinstance(v, str) for v in value.values()),
         "list[str]": lambda: isinstance(value, list) and all(isinstance(v, str) for v in value),
+        "list[int]": lambda: (
+            isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+        ),
         "dict[str, list[str]]": lambda: (
             isinstance(value, Mapping)
             and all(isinstance(v, list) and all(isinstance(w, str) for w in v) for v in value.values())

@@ -34,6 +34,10 @@ OUTPUTS = (
     METRICS,
     "issues.jsonl",
     "report.html",
+    "search.json",
+    "search.md",
+    "search",
+    "best",
     "guidance.json",
     "guidance.md",
     "guidance.html",
@@ -69,7 +73,7 @@ OUTPUTS = (
     "tracking_files",
 )
 # The costly part of a run: a folder that holds some of it is never taken back.
-WORK = ("checkpoints/last.ckpt", "predictions.jsonl", "folds.json")
+WORK = ("checkpoints/last.ckpt", "predictions.jsonl", "folds.json", "search/dev.jsonl")
 BOOKKEEPING = (STATE, "config.yaml", ".lock")
 
 

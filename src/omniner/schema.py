@@ -107,6 +107,8 @@ class PromptConfig:
     examples: int  # sentences of train shown with their answers
     seed: int  # of the choice of examples
     from_run: str | None  # `{errors}` are those that a run of task=guide found; null = the text of `errors`
+    lessons: list[int]  # numbers of the run's lessons that may stand there, 1 = the largest cluster; empty = all
+    corrections: int  # examples with their corrections shown of a lesson
     max_tokens: int  # of `{errors}` from a run; characters where the model's tokenizer is not at hand
 
 
@@ -295,6 +297,24 @@ class FilterConfig:
 
 
 @dataclass
+class SearchConfig:
+    """`search`: which variants of a prompt are tried, and how they are compared."""
+
+    train: bool  # whether a model is tuned to each variant
+    rungs: list[int]  # sentences answered, or steps trained, after which the worse variants go; 0 = all there are
+    sentences: int  # of dev that compare variants; 0 = all
+    keep: float  # share of the variants that goes on after a rung
+    spare: int  # further ones that go on if they cannot be told apart from the best
+    largest: list[int]  # how many of the largest lessons
+    types: bool  # whether the lessons on each type of error alone
+    random: int  # random subsets of the lessons
+    corrections: list[int]  # examples per lesson
+    examples: list[int]  # sentences of train; empty = as the prompt has it
+    held_out: float  # share of train that chooses checkpoints
+    seed: int
+
+
+@dataclass
 class ChildrenConfig:
     """`children`: how runs that a run starts share the machine."""
 
@@ -355,6 +375,7 @@ class Config:
     stats: StatsConfig
     split: SplitConfig
     filter: FilterConfig
+    search: SearchConfig
     children: ChildrenConfig
     teacher: TeacherConfig
     tracking: TrackingConfig

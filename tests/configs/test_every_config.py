@@ -19,6 +19,7 @@ def _overrides(path: Path) -> list[str]:
         "task/score": ["predictions=/dev/null"],
         "task/compare": ["runs=[a,b]"],
         "task/guide": ["run=a"],
+        "task/search": ["prompt=errta", "prompt.from_run=a", "model=qwen2_tiny", "search.train=true"],
         "task/adjudicate": ["annotators=[a,b,c]"],
         "task/agreement": ["annotators=[a,b,c]"],
         "task/convert": ["input=/dev/null", "output=out", "to=jsonl"],

@@ -2,8 +2,9 @@
 
 In goes `Guidance`, out comes the text: the five types of error, under each the lessons of this corpus with the rule, an
 example and its correction. A budget limits its length: lessons are taken in the order of their clusters, the largest
-first, with an example where that fits and without where it does not, and left out where even the rule is too long. The
-same guidance always gives the same text, whatever else is in the run.
+first, with its examples where they fit and with fewer or none where they do not, and left out where even the rule is
+too long. `prompt.lessons` takes some of them alone, by their numbers in the guidance. The same guidance and settings
+always give the same text, whatever else is in the run.
 
 What spells out a control token (`<|im_end|>`) is left out: an instruction is read with such tokens in force.
 """
@@ -14,6 +15,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from omniner.analysis.guidance import Example, Guidance, Lesson
 from omniner.errors import UserError
@@ -25,8 +27,10 @@ log = logging.getLogger("omniner")
 Counter = Callable[[str], int]
 """How long a text is: its tokens, or its characters."""
 
-_TYPES = {"classification": ("confusion",), "boundary": ("boundary", "spelling"), "missing": ("missing",),
+TYPES = {"classification": ("confusion",), "boundary": ("boundary", "spelling"), "missing": ("missing",),
           "redundant": ("redundant",), "split_merge": ("split", "merge", "split_merge")}  # fmt: skip
+"""The paper's five types of error, and the kinds of clusters that stand under each."""
+
 _HEADINGS = {
     "zh": {
         "classification": "分类错误：找对了实体，但类别不符合上下文。",
@@ -80,6 +84,8 @@ class Lessons:
         length: of the text, as it was counted.
         shown: lessons in it; `examples` of them with an example.
         known: lessons of the guidance.
+        numbers: of the lessons in it, 1 = the largest cluster.
+        sentences: whole texts of those that the examples are taken from.
         covered: share of the run's errors that are of the kinds shown.
     """
 
@@ -88,14 +94,31 @@ class Lessons:
     shown: int
     examples: int
     known: int
+    numbers: tuple[int, ...]
+    sentences: tuple[str, ...]
     covered: float
+
+
+class _Entry(NamedTuple):
+    """What is said of a lesson, and with which examples."""
+
+    text: str
+    examples: tuple[Example, ...]
+
+
+class _Usable(NamedTuple):
+    """A lesson that can stand in the prompt: its number, and what may be said of it, the fullest first."""
+
+    number: int
+    lesson: Lesson
+    entries: list[_Entry]
 
 
 def apply(config: PromptConfig, guidance: Guidance, categories: Sequence[str], count: Counter) -> PromptConfig:
     """The prompt with the guidance in the place of `errors`, ready for `prompts.build`.
 
     Args:
-        config: `language` and `max_tokens` are read.
+        config: `language`, `max_tokens`, `lessons` and `corrections` are read.
         guidance: of another run.
         categories: that the prompt will name; lessons about others are left out.
         count: measures a text.
@@ -103,66 +126,111 @@ def apply(config: PromptConfig, guidance: Guidance, categories: Sequence[str], c
     Raises:
         UserError: the guidance has no notes in the language, none about these categories, or none that fits.
     """
-    lessons = write(guidance, config.language, categories, config.max_tokens, count)
+    lessons = write(guidance, config, categories, count)
     log.info(
         "%d of %d lessons (%d with an example) stand in the prompt, about %.0f %% of the errors; %d of %d allowed",
         lessons.shown, lessons.known, lessons.examples, 100 * lessons.covered, lessons.length, config.max_tokens,
     )  # fmt: skip
+    if left := sorted(set(config.lessons) - set(lessons.numbers)):
+        log.warning(
+            "%s of prompt.lessons cannot stand in the prompt: too long, or about other categories",
+            ", ".join(map(str, left)),
+        )
+    return placed(config, guidance, lessons)
+
+
+def placed(config: PromptConfig, guidance: Guidance, lessons: Lessons) -> PromptConfig:
+    """The prompt with this text in it; nothing is left to be taken from another run."""
     version = f"{config.version}+{guidance.sha[:8]}"
-    return replace(config, version=version, errors={**config.errors, config.language: lessons.text}, from_run=None)
+    errors = {**config.errors, config.language: lessons.text}
+    return replace(config, version=version, errors=errors, from_run=None, lessons=[])
 
 
-def write(guidance: Guidance, language: str, categories: Sequence[str], budget: int, count: Counter) -> Lessons:
-    """The text for a prompt in `language` that names `categories`, no longer than `budget`; see `apply`."""
-    known = set(categories)
-    usable = [lesson for lesson in guidance.lessons if {lesson.gold, lesson.predicted} - {""} <= known]
-    if not usable:
-        found = f"no lesson of {guidance.source.get('name')} is about a category of this corpus"
-        raise UserError("prompt.from_run", found, "Name a run of task=guide on this corpus.")
-    if all(language not in lesson.note.rule for lesson in usable):
-        has = ", ".join(sorted({name for lesson in usable for name in lesson.note.rule}))
-        fix = f"Run task=guide with guide.language={language}, or choose prompt.language={has}."
-        raise UserError("prompt.language", f"{language}, but the notes of this run are in: {has}", fix)
-    entries = [_entries(lesson, language, known) for lesson in usable]
-    if not any(entries):
-        found = f"no note of {guidance.source.get('name')} can stand in a prompt: all spell out control tokens"
-        raise UserError("prompt.from_run", found, "Run task=guide with another teacher.")
-    chosen: list[tuple[Lesson, str]] = []
-    with_example = 0
-    for lesson, forms in zip(usable, entries, strict=True):
-        for entry in forms:
-            if count(_text([*chosen, (lesson, entry)], language)) <= budget:
-                chosen.append((lesson, entry))
-                with_example += "\n" in entry
+def usable(guidance: Guidance, config: PromptConfig, categories: Sequence[str], count: Counter) -> list[int]:
+    """Numbers of the lessons each of which can stand in the prompt, if only alone; see `apply`."""
+    found = _usable(guidance, config, set(categories))
+    language, budget = config.language, config.max_tokens
+    return [one.number for one in found if count(_text([(one.lesson, one.entries[-1])], language)) <= budget]
+
+
+def write(guidance: Guidance, config: PromptConfig, categories: Sequence[str], count: Counter) -> Lessons:
+    """The text for a prompt that names `categories`, no longer than `config.max_tokens`; see `apply`."""
+    language = config.language
+    chosen: list[tuple[Lesson, _Entry]] = []
+    numbers = []
+    for one in _usable(guidance, config, set(categories)):
+        for entry in one.entries:
+            if count(_text([*chosen, (one.lesson, entry)], language)) <= config.max_tokens:
+                chosen.append((one.lesson, entry))
+                numbers.append(one.number)
                 break
     if not chosen:
         fix = "Raise it, or leave prompt.from_run out."
-        raise UserError("prompt.max_tokens", f"{budget} is too little for a single lesson", fix)
+        raise UserError("prompt.max_tokens", f"{config.max_tokens} is too little for a single lesson", fix)
     text = _text(chosen, language)
-    errors = sum(guidance.types.values())
-    covered = sum(lesson.count for lesson, _ in chosen) / errors
-    return Lessons(text, count(text), len(chosen), with_example, len(guidance.lessons), covered)
+    return Lessons(
+        text=text,
+        length=count(text),
+        shown=len(chosen),
+        examples=sum(bool(entry.examples) for _, entry in chosen),
+        known=len(guidance.lessons),
+        numbers=tuple(numbers),
+        sentences=tuple(example.text for _, entry in chosen for example in entry.examples),
+        covered=sum(lesson.count for lesson, _ in chosen) / sum(guidance.types.values()),
+    )
 
 
-def _text(chosen: Sequence[tuple[Lesson, str]], language: str) -> str:
+def _usable(guidance: Guidance, config: PromptConfig, known: set[str]) -> list[_Usable]:
+    """Lessons about known categories with a note in the language that may stand in a prompt, the largest first."""
+    name, language = guidance.source.get("name"), config.language
+    numbers = set(config.lessons or range(1, len(guidance.lessons) + 1))
+    if beyond := sorted(number for number in numbers if number > len(guidance.lessons)):
+        found = f"{beyond[0]}, but {name} has {len(guidance.lessons)} lessons"
+        raise UserError("prompt.lessons", found, "Give numbers of its guidance.md.")
+    about = [
+        (number, lesson)
+        for number, lesson in enumerate(guidance.lessons, 1)
+        if number in numbers and {lesson.gold, lesson.predicted} - {""} <= known
+    ]
+    if not about:
+        found = f"no lesson of {name} is about a category of this corpus"
+        raise UserError("prompt.from_run", found, "Name a run of task=guide on this corpus.")
+    if all(language not in lesson.note.rule for _, lesson in about):
+        has = ", ".join(sorted({name for _, lesson in about for name in lesson.note.rule}))
+        fix = f"Run task=guide with guide.language={language}, or choose prompt.language={has}."
+        raise UserError("prompt.language", f"{language}, but the notes of this run are in: {has}", fix)
+    made = [_Usable(number, lesson, _entries(lesson, language, known, config.corrections)) for number, lesson in about]
+    if not any(one.entries for one in made):
+        found = f"no note of {name} can stand in a prompt: all spell out control tokens"
+        raise UserError("prompt.from_run", found, "Run task=guide with another teacher.")
+    return [one for one in made if one.entries]
+
+
+def _text(chosen: Sequence[tuple[Lesson, _Entry]], language: str) -> str:
     """The five types with what was chosen under each."""
     lines = []
-    for number, (name, kinds) in enumerate(_TYPES.items(), 1):
+    for number, (name, kinds) in enumerate(TYPES.items(), 1):
         lines.append(f"{number}. {_HEADINGS[language][name]}")
-        lines += [f"   - {entry}" for lesson, entry in chosen if lesson.kind in kinds]
+        lines += [f"   - {entry.text}" for lesson, entry in chosen if lesson.kind in kinds]
     return "\n".join(lines)
 
 
-def _entries(lesson: Lesson, language: str, categories: set[str]) -> list[str]:
+def _entries(lesson: Lesson, language: str, categories: set[str], corrections: int) -> list[_Entry]:
     """What may be said of a lesson, the fullest first; nothing where its rule cannot stand in a prompt."""
     rule = " ".join(lesson.note.rule.get(language, "").split())
     if not rule or _CONTROL.search(rule):
         return []
-    examples = (
-        _example(lesson.kind, example, language) for example in lesson.examples if _showable(example, categories)
+    written = (
+        (example, _example(lesson.kind, example, language))
+        for example in lesson.examples
+        if _showable(example, categories)
     )
-    first = next((example for example in examples if not _CONTROL.search(example)), None)
-    return [f"{rule}\n     {first}", rule] if first else [rule]
+    sound = [(example, text) for example, text in written if not _CONTROL.search(text)][:corrections]
+    entries = []
+    for size in range(len(sound), -1, -1):
+        texts = (f"\n     {text}" for _, text in sound[:size])
+        entries.append(_Entry(rule + "".join(texts), tuple(example for example, _ in sound[:size])))
+    return entries
 
 
 def _showable(example: Example, categories: set[str]) -> bool:

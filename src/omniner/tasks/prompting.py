@@ -36,8 +36,12 @@ _NAMED = 3  # sentences named in an error
 def use_guidance(context: Context, categories: Sequence[str], reported: Sequence[Sentence]) -> None:
     """`settle` for a tracked run, which is told where its prompt comes from."""
     guidance = settle(context.config, context.folder, categories, reported)
-    if guidance is None:
-        return
+    if guidance is not None:
+        publish_guidance(context, guidance)
+
+
+def publish_guidance(context: Context, guidance: Guidance) -> None:
+    """Log the guidance that `fetch` has put into the run's folder, and where it comes from."""
     context.run.file(context.folder / COPY)
     context.run.tags(
         {
@@ -72,23 +76,36 @@ def settle(config: Config, folder: Path, categories: Sequence[str], reported: Se
     """
     if config.prompt.from_run is None:
         return None
-    copy = folder / COPY
-    if not copy.is_file():
-        _fetch(config, config.prompt.from_run, copy)
-    guidance = guidances.read(copy)
+    guidance = fetch(config, folder)
     _check_unseen(guidance, reported)
     config.prompt = lessons.apply(config.prompt, guidance, categories, counter(config))
     return guidance
 
 
+def fetch(config: Config, folder: Path) -> Guidance:
+    """The guidance that `prompt.from_run` names; a copy of it stays in the folder, and is what counts from then on.
+
+    Raises:
+        UserError: there is no such guidance.
+    """
+    copy = folder / COPY
+    if not copy.is_file():
+        _fetch(config, str(config.prompt.from_run), copy)
+    return guidances.read(copy)
+
+
 def counter(config: Config) -> Counter:
     """Measures a text in tokens of the model; in characters where its tokenizer is not at hand."""
-    measures = _measures(config)
-    return measures.get("tokens", measures["characters"])
+    return measure(config)[1]
+
+
+def measure(config: Config) -> tuple[str, Counter]:
+    """What texts are measured in, `tokens` or `characters`, and how; see `counter`."""
+    return list(_measures(config).items())[-1]
 
 
 def _measures(config: Config) -> dict[str, Counter]:
-    """How long texts are: in characters, and in tokens unless the model's tokenizer is made of the corpus later."""
+    """How long texts are: in characters; last in tokens, unless the model's tokenizer is made of the corpus later."""
     if not isinstance(config.model, CausalConfig) or config.model.path is None:
         return {"characters": len}
     from omniner.models import language_models  # torch; who asks a server by name needs none of it

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import chats
 import pytest
@@ -14,6 +16,7 @@ from tests.unit.analysis.made_up_guidance import CATEGORIES, lesson_of, taught
 from omniner.analysis.guidance import Guidance
 from omniner.analysis.results import ErrtaError
 from omniner.encoding import lessons, prompts
+from omniner.encoding.lessons import Counter, Lessons
 from omniner.errors import UserError
 from omniner.records import Entity
 
@@ -21,6 +24,13 @@ from omniner.records import Entity
 @pytest.fixture(scope="module")
 def made() -> Guidance:
     return made_up_guidance.guidance()
+
+
+def write(
+    guidance: Guidance, language: str, categories: Sequence[str], budget: int, count: Counter, **changes: Any
+) -> Lessons:
+    config = shipped("errta", language, from_run="x", max_tokens=budget, **changes)
+    return lessons.write(guidance, config, categories, count)
 
 
 def single(error: ErrtaError, text: str) -> Guidance:
@@ -36,24 +46,24 @@ def entity(text: str, surface: str, category: str) -> Entity:
 def test_every_budget_is_kept_and_a_larger_one_says_no_less(made: Guidance, language: str) -> None:
     before, shown = 0.0, []
     for budget in range(600, 6000, 450):
-        found = lessons.write(made, language, CATEGORIES, budget, len)
+        found = write(made, language, CATEGORIES, budget, len)
         assert len(found.text) == found.length <= budget
         assert found.covered >= before
         before = found.covered
         shown.append(found.shown)
     assert shown[0] < shown[-1]
-    everything = lessons.write(made, language, CATEGORIES, 10**6, len)
+    everything = write(made, language, CATEGORIES, 10**6, len)
     assert everything.shown == everything.examples == everything.known == len(made.lessons)
     assert everything.covered == pytest.approx(1)
 
 
 def test_the_same_guidance_gives_the_same_text(made: Guidance) -> None:
     again = made_up_guidance.guidance()
-    assert lessons.write(made, "zh", CATEGORIES, 900, len) == lessons.write(again, "zh", CATEGORIES, 900, len)
+    assert write(made, "zh", CATEGORIES, 900, len) == write(again, "zh", CATEGORIES, 900, len)
 
 
 def test_the_largest_clusters_come_first(made: Guidance) -> None:
-    found = lessons.write(made, "zh", CATEGORIES, 700, len)
+    found = write(made, "zh", CATEGORIES, 700, len)
     assert made.lessons[0].note.rule["zh"] in found.text
     left_out = [lesson for lesson in made.lessons if lesson.note.rule["zh"] not in found.text]
     assert left_out
@@ -66,17 +76,17 @@ def test_tokens_are_counted_by_the_tokenizer(made: Guidance, shared: Path) -> No
     def count(text: str) -> int:
         return len(chat.prompt_ids(text))
 
-    found = lessons.write(made, "zh", CATEGORIES, 800, count)
+    found = write(made, "zh", CATEGORIES, 800, count)
     assert 700 < found.length == count(found.text) <= 800
     assert found.length < len(found.text)
-    assert found.shown > lessons.write(made, "zh", CATEGORIES, 800, len).shown
+    assert found.shown > write(made, "zh", CATEGORIES, 800, len).shown
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_the_five_types_always_stand_there(made: Guidance, language: str) -> None:
     error = ErrtaError("missing", "a", (entity("去上海", "上海", "地点_城市"),), ())
     for given in (made, single(error, "去上海")):
-        text = lessons.write(given, language, CATEGORIES, 5000, len).text
+        text = write(given, language, CATEGORIES, 5000, len).text
         headings = [line for line in text.splitlines() if line[:1].isdigit()]
         assert [line[:2] for line in headings] == ["1.", "2.", "3.", "4.", "5."]
         assert [line[3:] for line in headings] == list(lessons._HEADINGS[language].values())
@@ -107,57 +117,57 @@ def test_an_example_is_shown_with_its_correction(
         return tuple(e if located else Entity(e.text, e.category) for e in found)
 
     given = single(ErrtaError(type, "a", entities(gold), entities(predicted)), SENTENCE)
-    text = lessons.write(given, "zh", ["品牌", "时间", "地点"], 5000, len).text
+    text = write(given, "zh", ["品牌", "时间", "地点"], 5000, len).text
     assert f"例：“{SENTENCE}”，{said}" in text
-    assert '"' not in lessons.write(given, "en", ["品牌", "时间", "地点"], 5000, len).text
+    assert '"' not in write(given, "en", ["品牌", "时间", "地点"], 5000, len).text
 
 
 def test_a_long_sentence_is_shown_around_its_error() -> None:
     text = f"{'前' * 100}小满\n{'后' * 100}"
     given = single(ErrtaError("missing", "a", (entity(text, "小满", "品牌"),), ()), text)
-    assert f"“…{'前' * 15}小满 {'后' * 14}…”" in lessons.write(given, "zh", ["品牌"], 5000, len).text
+    assert f"“…{'前' * 15}小满 {'后' * 14}…”" in write(given, "zh", ["品牌"], 5000, len).text
 
 
 def test_lessons_about_other_categories_are_left_out(made: Guidance) -> None:
     kept = CATEGORIES[:3]
-    text = lessons.write(made, "zh", kept, 10**6, len).text
+    text = write(made, "zh", kept, 10**6, len).text
     inside = [{lesson.gold, lesson.predicted} <= {*kept, ""} for lesson in made.lessons]
     assert [lesson.note.rule["zh"] in text for lesson in made.lessons] == inside
     assert 0 < sum(inside) < len(inside)
     with pytest.raises(UserError, match=r"^prompt\.from_run: no lesson of made-up is about a category of this corpus"):
-        lessons.write(made, "zh", ["别的"], 10**6, len)
+        write(made, "zh", ["别的"], 10**6, len)
 
 
 def test_a_teachers_notes_have_one_language(made: Guidance) -> None:
     english = taught(made, "Look at the context.", "en")
-    assert "Look at the context." in lessons.write(english, "en", CATEGORIES, 5000, len).text
+    assert "Look at the context." in write(english, "en", CATEGORIES, 5000, len).text
     with pytest.raises(UserError, match=r"^prompt\.language: zh, but the notes of this run are in: en"):
-        lessons.write(english, "zh", CATEGORIES, 5000, len)
+        write(english, "zh", CATEGORIES, 5000, len)
 
 
 def test_a_budget_that_is_too_small_is_a_mistake(made: Guidance) -> None:
     with pytest.raises(UserError, match=r"^prompt\.max_tokens: 100 is too little for a single lesson"):
-        lessons.write(made, "zh", CATEGORIES, 100, len)
+        write(made, "zh", CATEGORIES, 100, len)
 
 
 def test_an_example_that_the_teacher_doubts_is_not_shown(made: Guidance) -> None:
     first = made.lessons[0]
     shown = lessons._example(first.kind, first.examples[0], "zh")
-    assert shown in lessons.write(made, "zh", CATEGORIES, 10**6, len).text
+    assert shown in write(made, "zh", CATEGORIES, 10**6, len).text
     doubted = [dataclasses.replace(first.examples[0], doubtful=True), *first.examples[1:]]
     other = dataclasses.replace(made, lessons=[dataclasses.replace(first, examples=doubted), *made.lessons[1:]])
-    assert shown not in lessons.write(other, "zh", CATEGORIES, 10**6, len).text
+    assert shown not in write(other, "zh", CATEGORIES, 10**6, len).text
 
 
 def test_control_tokens_do_not_get_into_a_prompt(made: Guidance) -> None:
     evil = "喝<|im_end|>小满"
     given = single(ErrtaError("missing", "a", (entity(evil, "小满", "品牌"),), ()), evil)
-    text = lessons.write(given, "zh", ["品牌"], 5000, len).text
+    text = write(given, "zh", ["品牌"], 5000, len).text
     assert "im_end" not in text
     assert given.lessons[0].note.rule["zh"] in text
     for rule in ("a<|im_start|>system", "[INST] x", "</s>"):
         with pytest.raises(UserError, match=r"^prompt\.from_run: no note of made-up can stand in a prompt"):
-            lessons.write(taught(made, rule), "zh", CATEGORIES, 10**6, len)
+            write(taught(made, rule), "zh", CATEGORIES, 10**6, len)
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
@@ -179,3 +189,78 @@ def test_a_prompt_without_errors_takes_none(made: Guidance) -> None:
     applied = lessons.apply(shipped("base", from_run="x"), made, CATEGORIES, len)
     with pytest.raises(UserError, match=r"no \{errors\} in it"):
         prompts.build(applied, CATEGORIES, [])
+
+
+def test_lessons_can_be_chosen_by_number(made: Guidance) -> None:
+    found = write(made, "zh", CATEGORIES, 10**6, len, lessons=[5, 2])
+    assert found.numbers == (2, 5)
+    rules = [lesson.note.rule["zh"] for lesson in made.lessons]
+    assert rules[1] in found.text
+    assert rules[4] in found.text
+    assert found.text.count("   - ") == found.shown == 2
+    assert found.covered < write(made, "zh", CATEGORIES, 10**6, len).covered
+    last = len(made.lessons)
+    with pytest.raises(UserError, match=rf"^prompt\.lessons: {last + 1}, but made-up has {last} lessons"):
+        write(made, "zh", CATEGORIES, 10**6, len, lessons=[1, last + 1])
+
+
+def test_naming_the_lessons_that_are_shown_gives_the_same_text(made: Guidance) -> None:
+    for budget in (500, 700, 1100, 2000):
+        for corrections in (0, 1, 3):
+            found = write(made, "zh", CATEGORIES, budget, len, corrections=corrections)
+            again = write(made, "zh", CATEGORIES, budget, len, corrections=corrections, lessons=list(found.numbers))
+            assert again == found
+
+
+def test_as_many_corrections_are_shown_as_asked_for(made: Guidance) -> None:
+    per_lesson = [len(lesson.examples) for lesson in made.lessons]
+    for corrections in (0, 1, 3):
+        found = write(made, "zh", CATEGORIES, 10**6, len, corrections=corrections)
+        shown = sum(min(corrections, examples) for examples in per_lesson)
+        assert found.text.count("\n     例：") == len(found.sentences) == shown
+        assert found.examples == (len(made.lessons) if corrections else 0)
+        texts = {example.text for lesson in made.lessons for example in lesson.examples[:corrections]}
+        assert set(found.sentences) == texts
+
+
+def test_a_lesson_keeps_what_fits_of_its_corrections(made: Guidance) -> None:
+    rule = write(made, "zh", CATEGORIES, 10**6, len, lessons=[1], corrections=0)
+    two = write(made, "zh", CATEGORIES, 10**6, len, lessons=[1], corrections=2)
+    less = write(made, "zh", CATEGORIES, two.length - 1, len, lessons=[1], corrections=2)
+    assert (len(two.sentences), len(less.sentences)) == (2, 1)
+    assert write(made, "zh", CATEGORIES, rule.length, len, lessons=[1], corrections=2) == rule
+
+
+def test_what_can_stand_in_a_prompt_alone_is_usable(made: Guidance) -> None:
+    everything = list(range(1, len(made.lessons) + 1))
+    config = shipped("errta", from_run="x", max_tokens=10**6)
+    assert lessons.usable(made, config, CATEGORIES, len) == everything
+    lengths = [write(made, "zh", CATEGORIES, 10**6, len, lessons=[n], corrections=0).length for n in everything]
+    budget = sorted(lengths)[len(lengths) // 2]
+    small = dataclasses.replace(config, max_tokens=budget)
+    fitting = [number for number, length in zip(everything, lengths, strict=True) if length <= budget]
+    assert lessons.usable(made, small, CATEGORIES, len) == fitting
+    assert 0 < len(fitting) < len(everything)
+
+
+def test_the_plain_text_is_what_it_always_was(made: Guidance) -> None:
+    """Each type with its lessons, the largest first, one example of each: written out the slow way."""
+    expected = []
+    for number, (name, kinds) in enumerate(lessons.TYPES.items(), 1):
+        expected.append(f"{number}. {lessons._HEADINGS['zh'][name]}")
+        for lesson in made.lessons:
+            if lesson.kind in kinds:
+                example = lessons._example(lesson.kind, lesson.examples[0], "zh")
+                expected += [f"   - {lesson.note.rule['zh']}", f"     {example}"]
+    assert write(made, "zh", CATEGORIES, 10**6, len).text.split("\n") == expected
+
+
+def test_lessons_that_are_asked_for_and_left_out_are_named(made: Guidance, caplog: pytest.LogCaptureFixture) -> None:
+    config = shipped("errta", from_run="x", max_tokens=450, lessons=[1, 2, 3, 4, 5, 6])
+    with caplog.at_level("WARNING", "omniner"):
+        applied = lessons.apply(config, made, CATEGORIES, len)
+    shown = lessons.write(made, config, CATEGORIES, len).numbers
+    left = [number for number in config.lessons if number not in shown]
+    assert left
+    assert f"{', '.join(map(str, left))} of prompt.lessons cannot stand in the prompt" in caplog.text
+    assert (applied.from_run, applied.lessons) == (None, [])

@@ -21,8 +21,9 @@ from omniner.schema import PromptConfig
 def small(template: str, **changes: Any) -> PromptConfig:
     texts = {"system": {"zh": ""}, "instruction": {"zh": template}, "input": {"zh": "句：{sentence}"}}
     config = PromptConfig(
-        "own", "1", "zh", "official", **texts, errors={}, examples=0, seed=0, from_run=None, max_tokens=800
-    )
+        "own", "1", "zh", "official", **texts, errors={}, examples=0, seed=0,
+        from_run=None, lessons=[], corrections=1, max_tokens=800,
+    )  # fmt: skip
     return replace(config, **changes)
 
 

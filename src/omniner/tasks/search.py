@@ -1,0 +1,268 @@
+"""`task=search`: the best prompt that a run's guidance makes, found on dev.
+
+In: `prompt=` with `prompt.from_run=` (a run of task=guide), a model or a server, and `data`; out: `search.json`,
+`search.md`, `tables/search.csv`, `prompt.txt` (the best prompt) and `best/prompt/searched.yaml`, with which any later
+run uses it. Variants (`search_variants`) are judged rung by rung (`search_children`), and after each rung those go that
+are not good enough (`search_race`). The best is tested against the prompt without guidance and against the one that
+`prompt.from_run` gives by itself. The split that is reported is never read.
+
+Sentences of dev that some variant shows parts of are left out for all of them. Guidance of dev errors has seen the rest
+of dev, too, which favours it there: `guide.split=train` does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+from omniner.analysis import search_race, search_report
+from omniner.analysis.bootstrap import post_numbers
+from omniner.analysis.compare import Contender, compare_runs
+from omniner.analysis.guidance import Guidance
+from omniner.analysis.results import ScoreResult
+from omniner.analysis.scoring import score
+from omniner.analysis.search_report import Against, Tried
+from omniner.corpus import sources
+from omniner.encoding import prompts
+from omniner.errors import UserError
+from omniner.files import write_json, write_text
+from omniner.records import Issue, Prediction, Sentence
+from omniner.schema import Config
+from omniner.tasks import prompting, search_children
+from omniner.tasks.context import Context, publish_corpus, publish_issues
+from omniner.tasks.search_children import Rung
+from omniner.tasks.search_variants import BASELINES, Material, Variant, variants
+
+log = logging.getLogger("omniner")
+
+CHOICE = "searched"
+"""The name of the best prompt in the folder `best`, for `--config-dir`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Judged:
+    """A rung: the variants that were in it, the best first, and why some go."""
+
+    step: Rung
+    ranked: Mapping[str, search_race.Standing]
+    tables: Mapping[str, NDArray[np.int64]]
+    gone: Mapping[str, str]
+
+
+def run(context: Context) -> None:
+    """Make the variants, let them race, test the best, say how to use it."""
+    config = context.config
+    corpus = sources.load(config.data, ["train", "dev"])
+    publish_corpus(context, corpus)
+    train = corpus.splits["train"]
+    guidance = prompting.fetch(config, context.folder)
+    prompting.publish_guidance(context, guidance)
+    material = Material(guidance, corpus.taxonomy.active(train), train, prompting.measure(config)[1])
+    found, same = variants(config.prompt, config.search, material)
+    log.info("%d prompts to try; %d more would be the same as one of them", len(found), len(same))
+    dev, issues = _unseen(corpus.splits["dev"], found)
+    publish_issues(context, [*corpus.issues, *issues])
+    steps = search_children.rungs(config, dev)
+    search_children.prepare(context, steps, train)
+    judged, answers = _race(context, steps, found)
+    result = _result(config, guidance, found, same, judged, answers, len(issues))
+    _publish(context, result, next(variant for variant in found if variant.name == result.best.name))
+
+
+def _unseen(dev: Sequence[Sentence], found: Sequence[Variant]) -> tuple[list[Sentence], list[Issue]]:
+    """The sentences of dev that no variant shows, and an issue for each that one does."""
+    shown = frozenset[str]().union(*(variant.sentences for variant in found))
+    kept = [sentence for sentence in dev if sentence.text not in shown]
+    message = "a variant of the prompt shows it; it compares none of them"
+    issues = [Issue("shown", message, id=sentence.id) for sentence in dev if sentence.text in shown]
+    if not any(sentence.entities for sentence in kept):
+        state = f"{len(kept)} of {len(dev)} sentences of dev are not shown by the guidance, none with an entity"
+        raise UserError("prompt.from_run", state, "Run task=guide with guide.split=train, or fewer guide.examples.")
+    return kept, issues
+
+
+def _race(
+    context: Context, steps: Sequence[Rung], found: Sequence[Variant]
+) -> tuple[list[_Judged], dict[str, list[Prediction]]]:
+    """All rungs, and the answers of the variants to what they were asked."""
+    config, alive = context.config, list(found)
+    answers: dict[str, list[Prediction]] = {variant.name: [] for variant in found}
+    judged: list[_Judged] = []
+    for step in steps:
+        fresh, failed = search_children.run(context, step, alive)
+        _check_baselines(failed, step)
+        for name, predictions in fresh.items():
+            answers[name] = predictions if config.search.train else answers[name] + predictions
+        tables = _tables(config, step, [variant for variant in alive if variant.name in fresh], answers)
+        ranked = search_race.standings(tables, config.compare)
+        gone = {name: f"its run failed: {why}" for name, why in failed.items()}
+        if step is not steps[-1]:
+            gone |= search_race.stopped(ranked, BASELINES, config.search.keep, config.search.spare)
+        judged.append(_Judged(step, ranked, tables, gone))
+        best = next(iter(ranked))
+        log.info("rung %d: %s has dev F1 %.4f; %d go on", step.number, best, ranked[best].f1, len(alive) - len(gone))
+        values = {"search/rung_f1": ranked[best].f1, "search/rung_variants": len(ranked)}
+        context.run.metrics(values, step.number)
+        alive = [variant for variant in alive if variant.name not in gone]
+    return judged, answers
+
+
+def _check_baselines(failed: Mapping[str, str], step: Rung) -> None:
+    """Without what the others are compared with, and with a server that is gone, there is nothing to decide."""
+    for name in BASELINES:
+        if name in failed:
+            found = f"{failed[name]} (the variant {name}, twice, in rung {step.number})"
+            raise UserError("search", found, "See its log in the folder children; then the same command goes on.")
+
+
+def _tables(
+    config: Config, step: Rung, alive: Sequence[Variant], answers: Mapping[str, list[Prediction]]
+) -> dict[str, NDArray[np.int64]]:
+    """Counts per post of each variant, shorter prompts first."""
+    order = sorted(alive, key=lambda variant: variant.length)
+    scored = _score_alike(config, step.sentences, {variant.name: answers[variant.name] for variant in order})
+    numbers = post_numbers(step.sentences)
+    post_of = {sentence.id: number for sentence, number in zip(step.sentences, numbers, strict=True)}
+    return {
+        name: search_race.micro(one.comparison, [post_of[key] for key in one.scored], 1 + max(numbers))
+        for name, one in scored.items()
+    }
+
+
+def _score_alike(
+    config: Config, gold: Sequence[Sentence], answers: Mapping[str, list[Prediction]]
+) -> dict[str, ScoreResult]:
+    """Score all by the same unit: by pair where some answer holds an entity whose place is unknown."""
+    metrics = dataclasses.replace(config.metrics, bootstrap=0)
+    scored = {name: score(gold, one, metrics, config.errta, None) for name, one in answers.items()}
+    if len({one.unit for one in scored.values()}) == 1:
+        return scored
+    metrics = dataclasses.replace(metrics, unit="pair")
+    again = {name: one for name, one in answers.items() if scored[name].unit != "pair"}
+    return scored | {name: score(gold, one, metrics, config.errta, None) for name, one in again.items()}
+
+
+def _result(
+    config: Config,
+    guidance: Guidance,
+    found: Sequence[Variant],
+    same: Sequence[tuple[str, str]],
+    judged: Sequence[_Judged],
+    answers: Mapping[str, list[Prediction]],
+    left_out: int,
+) -> search_report.SearchResult:
+    last = judged[-1]
+    ranked = [name for one in reversed(judged) for name in one.ranked]
+    failed = [name for one in judged for name in one.gone]
+    order = list(dict.fromkeys([*ranked, *failed]))  # those that came further stand higher
+    by_name = {variant.name: variant for variant in found}
+    sentences = last.step.sentences
+    return search_report.SearchResult(
+        tried=[_tried(by_name[name], judged) for name in order],
+        same=same,
+        rungs=[_label(config, one.step) for one in judged],
+        sentences=len(sentences),
+        posts=1 + max(post_numbers(sentences)),
+        left_out=left_out,
+        against=_against(config, sentences, order[0], answers),
+        corrected=search_race.without_optimism(last.tables, config.compare),
+        choices=len(last.tables),
+        cost=_cost(config, len(found), judged),
+        measure=prompting.measure(config)[0],
+        split=guidance.split,
+        from_test=guidance.from_test,
+        settings=config.compare,
+    )
+
+
+def _label(config: Config, step: Rung) -> str:
+    if not config.search.train:
+        return f"{len(step.sentences):,} sentences"
+    return f"{step.budget:,} steps" if step.budget else "all steps"
+
+
+def _cost(config: Config, count: int, judged: Sequence[_Judged]) -> str:
+    if config.search.train:
+        parts = (f"{len(one.ranked)} of {_label(config, one.step)}" for one in judged)
+        return f"{sum(len(one.ranked) for one in judged)} training runs: {', '.join(parts)}"
+    asked = sum(len(one.step.fresh) * len(one.ranked) for one in judged)
+    return f"{asked:,} answers instead of {count * len(judged[-1].step.sentences):,} without early stopping"
+
+
+def _tried(variant: Variant, judged: Sequence[_Judged]) -> Tried:
+    stopped = next((one for one in judged if variant.name in one.gone), None)
+    return Tried(
+        name=variant.name,
+        about=variant.about,
+        overrides=variant.overrides,
+        sha=variant.prompt.sha,
+        length=variant.length,
+        lessons=variant.lessons.shown if variant.lessons else 0,
+        covered=variant.lessons.covered if variant.lessons else 0.0,
+        standings=[one.ranked[variant.name] for one in judged if variant.name in one.ranked],
+        stopped=stopped.step.number if stopped else 0,
+        why=stopped.gone[variant.name] if stopped else "",
+    )
+
+
+def _against(
+    config: Config, sentences: Sequence[Sentence], best: str, answers: Mapping[str, list[Prediction]]
+) -> list[Against]:
+    """The best prompt against the baselines that it is not, tested as `task=compare` does."""
+    names = [best, *(name for name in BASELINES if name != best)]
+    contenders = [Contender(name, sentences, answers[name]) for name in names]
+    metrics = dataclasses.replace(config.metrics, bootstrap=0)
+    found = compare_runs(contenders, metrics, config.errta, config.compare)
+    rows = [(one.name, one.significance.figures["micro.f1"], one.p_corrected) for one in found.versus]
+    return [  # seen from the best one: signs and ends change places
+        Against(name, 0.0 - row.difference, 0.0 - row.high, 0.0 - row.low, row.p_randomisation, corrected)
+        for name, row, corrected in rows
+    ]
+
+
+def _publish(context: Context, result: search_report.SearchResult, best: Variant) -> None:
+    """Write and log what was found."""
+    folder, tracked = context.folder, context.run
+    prompting.publish(context, best.prompt)
+    choice = write_text(folder / "best" / "prompt" / f"{CHOICE}.yaml", _choice(best, context.config.name))
+    tracked.file(choice, "best/prompt")
+    tracked.file(write_json(folder / "search.json", result.to_json()))
+    shown = "\n\n".join(turn["content"] for turn in best.prompt.messages(prompts.SENTENCE))
+    usage = [f"--config-dir {folder / 'best'} prompt={CHOICE}", "or, with the prompt it was made of:"]
+    usage.append(search_report.override_line(best.overrides))
+    page = search_report.text(result, context.config.name, shown, usage)
+    tracked.file(write_text(folder / "search.md", page))
+    sheet = search_report.sheet(result)
+    write_text(folder / "tables" / "search.csv", sheet.table.to_csv())
+    tracked.table(sheet.table.columns, sheet.table.rows, "tables/search.json")
+    context.results(_metrics(result))
+    tracked.tags({"search.best": best.name, "search.overrides": search_report.override_line(best.overrides)})
+    for warning in search_report.warnings(result):
+        log.warning(warning)
+    print("\n".join(search_report.verdicts(result)))
+    print(f"to use it: {usage[0]}")
+
+
+def _metrics(result: search_report.SearchResult) -> dict[str, float]:
+    final = result.best.standings[-1]
+    values: dict[str, float] = {"search/f1": final.f1, "search/f1_low": final.low, "search/f1_high": final.high}
+    values |= {"search/variants": len(result.tried), "search/sentences": result.sentences}
+    values |= {"search/left_out": result.left_out, "search/prompt_length": result.best.length}
+    if result.corrected is not None:
+        values["search/f1_without_optimism"] = result.corrected.f1
+    for one in result.against:
+        place = f"search/against_{one.name}"
+        values |= {f"{place}_difference": one.difference, f"{place}_low": one.low, f"{place}_high": one.high}
+        values[f"{place}_p"] = one.p_corrected
+    return values
+
+
+def _choice(best: Variant, name: str) -> str:
+    """The prompt's configuration as a choice of the group `prompt`."""
+    head = f"# {best.about}: the best prompt that {name} found on dev"
+    return f"{' '.join(head.split())}\n{OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(best.config)))}"
