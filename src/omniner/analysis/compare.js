@@ -29,40 +29,21 @@
 
   // ---- charts
 
-  const inks = ["--right", "--accent", "--said", "--other-1", "--other-2", "--other-3", "--other-4"];
-  const ink = (i) => `var(${inks[i % inks.length]})`;
+  const ink = (i) => i ? charts.ink(i - 1) : "var(--right)"; // the baseline is grey
 
   function figure(home, caption, ...content) {
     const box = make("div", { role: "img", ariaLabel: caption }, ...content);
     home.append(make("figcaption", { textContent: caption }), box);
   }
 
-  function part(className, style) {
-    const node = make("i", { className });
-    Object.assign(node.style, style);
-    return node;
-  }
+  const { part } = charts;
 
   function drawErrors() {
     const { title, rows } = sheet("errors");
     const types = rows.slice(0, -1); // the last row is their sum
-    const most = Math.max(1, ...types.flatMap((row) => data.runs.map((_, i) => row[data.counts[i]])));
-    const legend = make("div", { className: "legend" }, ...data.runs.map((name, i) => {
-      const node = make("span", { textContent: name, lang: "zh" });
-      node.style.setProperty("--kind", ink(i));
-      return node;
-    }));
-    const bars = make("div", { className: "bars" });
-    for (const row of types) {
-      data.runs.forEach((_, i) => {
-        const count = row[data.counts[i]];
-        const width = `${100 * count / most}%`;
-        bars.append(make("span", { className: "name", textContent: i ? "" : spoken(row[0]) }),
-          make("span", { className: "track" }, part("fill", { width, background: ink(i) })), make("span", { className: "number", textContent: whole(count) }));
-      });
-      bars.append(make("span", { className: "group" }));
-    }
-    figure(byId("chart-errors"), title, legend, bars);
+    const bars = charts.bars(types.map((row) => ({ name: spoken(row[0]),
+      bars: data.runs.map((_, i) => ({ value: row[data.counts[i]], text: whole(row[data.counts[i]]), colour: ink(i) })) })));
+    figure(byId("chart-errors"), title, charts.legend(data.runs.map((name, i) => [name, ink(i)])), bars);
     sheetTable("errors", "No errors.");
   }
 
@@ -122,9 +103,5 @@
   }
 
   page.draw([drawTables, drawErrors, drawCategories, drawSentences]);
-  // Paper is light, whatever the screen.
-  for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) {
-    window.addEventListener(event, () => document.documentElement.classList.toggle("printing", printing));
-  }
   document.documentElement.dataset.ready = "yes";
 })();

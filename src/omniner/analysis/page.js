@@ -243,5 +243,10 @@ const page = (() => {
     });
   }
 
+  // Paper is light, whatever the screen.
+  for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) {
+    window.addEventListener(event, () => document.documentElement.classList.toggle("printing", printing));
+  }
+
   return { data, byId, spoken, visible, whole, make, pager, table, lane, located, chooser, browser, draw };
 })();

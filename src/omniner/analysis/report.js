@@ -1,64 +1,27 @@
 // Fills the report of one run from the JSON block, with the tools of `page`.
 (() => {
   const { data, byId, spoken, visible, whole, make, table, lane, located, chooser } = page;
-
-  // ---- charts: numeric axes with written labels, so that no category name is taken for a number or for markup
-
-  const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-  const cut = (text, length = 16) => { const c = [...text]; return escaped(c.length > length ? `${c.slice(0, length - 1).join("")}…` : text); };
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const charts = [];
   const MOST_CONFUSED = 20; // categories of the confusion chart unless more are asked for
-  const paper = 680; // pixels of chart that fit on A4 and on Letter
-  let printing = false;
 
-  function axis(labels, more) {
-    return { tickmode: "array", tickvals: labels.map((_, i) => i), ticktext: labels.map((l) => cut(l)), showgrid: false, zeroline: false, ticks: "", ...more };
-  }
+  // ---- charts
 
-  function layout(height, more) {
-    const line = { gridcolor: colour("--line"), linecolor: colour("--line"), zeroline: false };
-    const { xaxis = {}, yaxis = {}, ...rest } = more;
-    return { height, width: printing ? paper : undefined, autosize: !printing, margin: { l: 10, r: 16, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: colour("--font"), size: 12, color: colour("--ink") }, showlegend: false, dragmode: false,
-      hoverlabel: { font: { family: colour("--font") } },
-      xaxis: { automargin: true, fixedrange: true, ...line, ...xaxis }, yaxis: { automargin: true, fixedrange: true, ...line, ...yaxis }, ...rest };
-  }
-
-  // drawing() gives {traces, view, caption}; controls stand above the chart. Gives a function that draws it again.
-  function chart(id, drawing, onclick, ...controls) {
-    const home = byId(id);
-    const title = make("figcaption"), box = make("div", { role: "img" });
-    home.append(...(controls.length ? [make("div", { className: "controls" }, ...controls)] : []), title, box);
+  // drawing() gives [caption, content]; controls stand above. Gives a function that draws it again.
+  function chart(id, drawing, ...controls) {
+    const title = make("figcaption"), box = make("div");
+    byId(id).append(...(controls.length ? [make("div", { className: "controls" }, ...controls)] : []), title, box);
     const again = () => {
-      const { traces, view, caption } = drawing();
+      const [caption, content] = drawing();
       title.textContent = caption;
-      box.ariaLabel = caption;
-      return Plotly.react(box, traces, view, { displayModeBar: false, responsive: true });
+      box.replaceChildren(content);
     };
-    charts.push(again);
     again();
-    if (onclick) box.on("plotly_click", (event) => onclick(event.points[0]));
     return again;
   }
 
-  function heatmap(rows, columns, counts, hover, view) {
-    const shades = [0, 1, 2, 3, 4].map((i) => [i / 4, colour(`--shade-${i}`)]);
-    return { view, traces: [{ type: "heatmap", xgap: 1, ygap: 1, showscale: false, colorscale: shades,
-      zmin: 0, zmax: Math.sqrt(Math.max(...counts.flat())),
-      z: counts.map((row) => row.map((n) => n ? Math.sqrt(n) : null)), text: counts.map((row) => row.map((n) => n ? whole(n) : "")),
-      texttemplate: "%{text}", hovertext: counts.map((row, i) => row.map((n, j) => hover(rows[i], columns[j], n))), hoverinfo: "text" }] };
-  }
-
   function drawTypes() {
-    const types = data.types.toReversed();
-    chart("chart-types", () => ({
-      caption: `${whole(data.totals.errors)} errors by type (ERRTA ${data.mode}). A click shows the examples.`,
-      traces: [{ type: "bar", orientation: "h", x: types.map((t) => t.count), y: types.map((_, i) => i), cliponaxis: false,
-        marker: { color: types.map((t) => t.colour) }, text: types.map((t) => t.count ? `${whole(t.count)} (${(100 * t.share).toFixed(1)}%)` : "0"),
-        textposition: "outside", hoverinfo: "none" }],
-      view: layout(330, { xaxis: { tickformat: ",d" }, yaxis: axis(types.map((t) => spoken(t.name))), bargap: 0.3, margin: { l: 10, r: 90, t: 8, b: 40 } }) }),
-      (point) => showExamples({ type: types[point.y].name }));
+    chart("chart-types", () => [`${whole(data.totals.errors)} errors by type (ERRTA ${data.mode}). A click on a type shows its examples.`,
+      charts.bars(data.types.map((t) => ({ name: spoken(t.name), onclick: () => showExamples({ type: t.name }),
+        bars: [{ value: t.count, colour: t.colour, text: t.count ? `${whole(t.count)} (${(100 * t.share).toFixed(1)}%)` : "0" }] })))]);
     table("table-types", "What each type is, and the false negatives (FN) and positives (FP) it accounts for",
       [{ key: 0, title: "type", head: true, show: spoken }, { key: 1, title: "errors" }, { key: 2, title: "share", digits: 4 },
         { key: 3, title: "FN" }, { key: 4, title: "FP" }, { key: 5, title: "meaning" }],
@@ -77,14 +40,14 @@
         return { names: own.map((row) => row[0]), counts: own.map((row) => types.map((name) => row[columns.indexOf(name)])) };
       };
       const again = chart("chart-heat", () => {
-        const { names, counts } = level();
-        return { caption: primary.value ? "Errors by type and category. A click shows the examples." : "Errors by type and primary. A click opens the primary's categories.",
-          ...heatmap(names, types, counts, (row, column, n) => `${escaped(row)}<br>${spoken(column)}: ${whole(n)}`,
-            layout(70 + 23 * names.length, { xaxis: axis(types.map(spoken), { side: "top" }), yaxis: axis(names, { autorange: "reversed" }), margin: { l: 10, r: 16, t: 40, b: 8 } })) };
-      }, (point) => {
-        if (primary.value) return showExamples({ type: types[point.x], category: level().names[point.y] });
-        primary.value = primaries[point.y];
-        again();
+        const { names, counts } = level(), below = primary.value;
+        const caption = below ? "Errors by type and category. A click shows the examples." : "Errors by type and primary. A click opens the primary's categories.";
+        return [caption, charts.heat(caption, names, types.map(spoken), counts, (i, j) => `${names[i]}\n${spoken(types[j])}: ${whole(counts[i][j])}`, (i, j) => {
+          if (below) return showExamples({ type: types[j], category: names[i] });
+          primary.value = names[i];
+          again();
+          byId("chart-heat").querySelector(".heat button")?.focus();
+        })];
       }, label);
       primary.addEventListener("change", again);
     }
@@ -113,18 +76,12 @@
       const primaries = [...new Set(names.map((name) => data.primary[name]))].sort();
       const options = [...(names.length > MOST_CONFUSED ? [["all", `all ${names.length} confused categories`]] : []), ...primaries.map((name) => [`of ${name}`, visible(name)])];
       const [choice, label] = chooser("Between", options, `the ${Math.min(MOST_CONFUSED, names.length)} most confused categories`);
-      let shown;
       const again = chart("chart-confusion", () => {
-        shown = confusionView(choice.value);
-        const { names, counts } = shown, small = names.length > 30;
-        const size = small ? 17 : 24;
-        const font = { tickfont: { size: small ? 10 : 12 } };
-        const sum = counts.flat().reduce((a, b) => a + b, 0);
-        return { caption: `Gold category (rows) answered as another one (columns): ${whole(sum)} of ${whole(data.totals.confusions)} confusions. A click shows the examples.`,
-          ...heatmap(names, names, counts, (row, column, n) => `gold ${escaped(row)}<br>predicted ${escaped(column)}: ${whole(n)}`,
-            layout(180 + size * names.length, { xaxis: axis(names, { tickangle: small ? -90 : -45, ...font }), yaxis: axis(names, { autorange: "reversed", ...font }),
-              margin: { l: 10, r: 16, t: 8, b: 90 }, ...(small && !printing ? { width: 210 + 19 * names.length, autosize: false } : {}) })) };
-      }, (point) => showExamples({ category: shown.names[point.y], text: shown.names[point.x] }), label);
+        const { names, counts } = confusionView(choice.value);
+        const caption = `Gold category (rows) answered as another one (columns): ${whole(counts.flat().reduce((a, b) => a + b, 0))} of ${whole(data.totals.confusions)} confusions. A click shows the examples.`;
+        return [caption, charts.heat(caption, names, names, counts, (i, j) => `gold ${names[i]}\npredicted ${names[j]}: ${whole(counts[i][j])}`,
+          (i, j) => showExamples({ category: names[i], text: names[j] }))];
+      }, label);
       choice.addEventListener("change", again);
     }
     table("table-pairs", "Most frequent confused pairs",
@@ -159,17 +116,10 @@
   }
 
   function drawCurves() {
-    const colours = () => [colour("--gold"), colour("--said"), "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999"];
-    const lines = Object.entries(data.curves);
+    const lines = Object.entries(data.curves).filter(([, points]) => points.some(([, value]) => value !== null));
     const panels = [["curves-loss", "Loss over optimizer steps", lines.filter(([name]) => name.includes("loss"))],
       ["curves-scores", "Scores over optimizer steps", lines.filter(([name]) => !name.includes("loss"))]];
-    for (const [id, caption, some] of panels.filter((panel) => panel[2].length)) {
-      chart(id, () => ({
-        caption,
-        traces: some.map(([name, points], i) => ({ type: "scatter", mode: points.length > 40 ? "lines" : "lines+markers", name: escaped(name),
-          x: points.map((p) => p[0]), y: points.map((p) => p[1]), line: { color: colours()[i % 7], width: 2 } })),
-        view: layout(300, { showlegend: true, legend: { orientation: "h", y: -0.18 }, xaxis: { tickformat: ",d" }, hovermode: "x unified", margin: { l: 10, r: 16, t: 8, b: 50 } }) }));
-    }
+    for (const [id, caption, some] of panels) if (some.length) chart(id, () => [caption, charts.lines(caption, some)]);
   }
 
   // ---- examples: both lanes show the sentence
@@ -208,13 +158,5 @@
   }
 
   page.draw([drawScores, drawTypes, drawHeat, drawConfusion, drawLists, drawCurves]);
-  const redraw = (event) => {
-    printing = event.type === "beforeprint";
-    document.documentElement.classList.toggle("printing", printing); // paper is light, whatever the screen
-    charts.forEach((draw) => draw());
-  };
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  window.addEventListener("beforeprint", redraw);
-  window.addEventListener("afterprint", redraw);
   document.documentElement.dataset.ready = "yes";
 })();
