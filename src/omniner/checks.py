@@ -109,6 +109,7 @@ POSITIVE = (
     "prompt.max_tokens",
     "search.largest",
     "search.held_out",
+    "stats.near",
     "stats.ngram",
     "stats.top",
     "filter.min_mentions",
@@ -139,6 +140,7 @@ NOT_NEGATIVE = (
     "compare.examples",
     "agreement.bootstrap",
     "guide.suspects",
+    "stats.candidates",
     "stats.rare",
     "split.shares",
     "children.parallel",
@@ -281,13 +283,13 @@ def _check_guide(config: schema.Config) -> None:
 
 def _check_parts(config: schema.Config) -> None:
     """A corpus is divided into two parts or more, whose shares are all of it."""
+    if wrong := [name for name in config.split.shares if not name.isidentifier()]:  # files are called after them
+        raise UserError("split.shares", f"{wrong[0]!r} is no name for a split", "Use letters, digits and _.")
     shares = [share for share in config.split.shares.values() if share]
     if config.task.name == "split" and (len(shares) < 2 or abs(sum(shares) - 1) > 1e-9):
         listed = ", ".join(f"{name} {share:g}" for name, share in config.split.shares.items())
         fix = "Give two or more that add up to 1, for example split.shares={train: 0.8, dev: 0.1, test: 0.1}."
         raise UserError("split.shares", f"{listed} do not make a whole", fix)
-    if wrong := [name for name in config.split.shares if not name.isidentifier()]:  # files are called after them
-        raise UserError("split.shares", f"{wrong[0]!r} is no name for a split", "Use letters, digits and _.")
     if config.task.name == "filter" and config.filter.folds < 2:
         raise UserError("filter.folds", f"{config.filter.folds} leaves no other model to ask", "Give 2 or more.")
 

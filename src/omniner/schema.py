@@ -272,8 +272,11 @@ class StatsConfig:
 
     near: float  # Jaccard similarity of character n-grams from which two sentences count as near duplicates
     ngram: int  # characters of such an n-gram
+    candidates: int  # most pairs of sentences looked at for that; 0 = do not look
     rare: int  # categories with fewer mentions in train are named as rare
     top: int  # rows of the tables of surfaces, duplicates and outliers
+    warn: dict[str, float]  # check -> share above which it warns; see analysis.stats_checks
+    fail: dict[str, float]  # check -> share above which it fails
 
 
 @dataclass

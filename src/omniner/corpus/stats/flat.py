@@ -1,0 +1,137 @@
+"""A corpus as arrays: one row a sentence, one row a mention, so that every question is a few array operations.
+
+In go the splits as lists of sentences, out comes a `Flat`. Texts, surfaces, categories and posts are numbered once, in
+the order they are met, and everything later compares numbers. Price: one pass, about 2 s of CPU and 200 MB for 195,568
+sentences with 900,000 mentions, beside the sentences themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter, itemgetter
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from omniner.corpus.formats import is_unlabeled
+from omniner.records import Sentence
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Points = npt.NDArray[np.uint32]
+H = TypeVar("H", bound=Hashable)
+
+NOWHERE = -1  # the place of a mention of which only the surface is known
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """N sentences, split after split, with M mentions, sentence after sentence.
+
+    `begin[i]:begin[i + 1]` are sentence i's characters in `points`. `start` and `end` are places in the sentence,
+    `NOWHERE` where only the surface is known.
+    """
+
+    splits: tuple[str, ...]
+    sentences: list[Sentence]
+    split: Ints  # (N,) place in `splits`
+    labeled: Bools  # (N,) False where a file gives no labels, which is not the same as no entities
+    begin: Ints  # (N + 1,)
+    points: Points  # code points of all texts
+    text: Ints  # (N,) place in `texts`
+    texts: list[str]  # the distinct ones
+    post: Ints  # (N,) number of the document; a sentence without a post is a document of its own
+    categories: list[str]  # sorted by name
+    surfaces: list[str]
+    owner: Ints  # (M,) sentence
+    start: Ints  # (M,)
+    end: Ints  # (M,)
+    category: Ints  # (M,) place in `categories`
+    surface: Ints  # (M,) place in `surfaces`
+
+    @property
+    def length(self) -> Ints:
+        """(N,) characters of each sentence."""
+        return np.diff(self.begin)
+
+    @property
+    def mention_length(self) -> Ints:
+        """(M,) characters of each mention."""
+        return lengths(self.surfaces)[self.surface]
+
+    @property
+    def mention_split(self) -> Ints:
+        """(M,) place in `splits` of each mention's sentence."""
+        return self.split[self.owner]
+
+    @property
+    def placed(self) -> Bools:
+        """(M,) whether the place of a mention is known."""
+        return np.not_equal(self.start, NOWHERE)
+
+
+def flatten(splits: Mapping[str, Sequence[Sentence]]) -> Flat:
+    """The corpus as arrays.
+
+    Args:
+        splits: sentences by split, in the order in which they will be shown.
+    """
+    sentences = [sentence for one in splits.values() for sentence in one]
+    strings = [sentence.text for sentence in sentences]
+    texts, text = numbered(strings)
+    entities = [entity for sentence in sentences for entity in sentence.entities]
+    surfaces, surface = numbered(list(map(itemgetter(0), entities)))
+    met, category = numbered(list(map(itemgetter(1), entities)))
+    categories = sorted(met)
+    place = {name: number for number, name in enumerate(categories)}
+    renumber = np.array([place[name] for name in met], np.int64)
+    # Numbers and ids are never equal, so sentences without a post stay apart from each other and from all posts.
+    keys: list[Hashable] = [n if s.post_id is None else s.post_id for n, s in enumerate(sentences)]
+    return Flat(
+        splits=tuple(splits),
+        sentences=sentences,
+        split=np.repeat(np.arange(len(splits)), [len(one) for one in splits.values()]),
+        labeled=np.array([not is_unlabeled(sentence) for sentence in sentences], bool),
+        begin=np.concatenate([[0], np.cumsum(lengths(strings))]),
+        points=points_of(strings),
+        text=text,
+        texts=texts,
+        post=numbered(keys)[1],
+        categories=categories,
+        surfaces=surfaces,
+        owner=np.repeat(np.arange(len(sentences)), lengths(list(map(attrgetter("entities"), sentences)))),
+        start=_places([entity.start for entity in entities]),
+        end=_places([entity.end for entity in entities]),
+        category=renumber[category] if entities else category,
+        surface=surface,
+    )
+
+
+def numbered(values: Sequence[H]) -> tuple[list[H], Ints]:
+    """The distinct values in the order they are met, and the number of each value among them."""
+    distinct = list(dict.fromkeys(values))
+    number = {value: place for place, value in enumerate(distinct)}
+    return distinct, np.fromiter(map(number.__getitem__, values), np.int64, len(values))
+
+
+def lengths(values: Sequence[Sequence[object]]) -> Ints:
+    """How long each of them is."""
+    return np.fromiter(map(len, values), np.int64, len(values))
+
+
+def points_of(texts: Sequence[str]) -> Points:
+    """The code points of all texts, one after the other; lone surrogates are kept."""
+    return np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))
+
+
+def spread(first: Ints, count: Ints) -> Ints:
+    """`first[i], first[i] + 1, ...`, `count[i]` of them, for each i in turn."""
+    ends = np.cumsum(count)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - ends + count, count)
+
+
+def _places(values: Sequence[int | None]) -> Ints:
+    return np.fromiter((NOWHERE if value is None else value for value in values), np.int64, len(values))

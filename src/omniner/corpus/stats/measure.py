@@ -1,0 +1,181 @@
+"""All that is measured of one corpus: `measure` runs the parts of this package in order.
+
+In go the splits of a corpus, out comes a `Statistics`, plain values and examples by number, without a verdict. Figures
+of labels leave out sentences whose file gives no labels; figures of texts take in all. Price for 195,568 sentences:
+see `experiments/table3_corpora`; most of it is the search for near duplicates.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from omniner.corpus.stats import characters, distinct, mentions, near, overlaps, repeats
+from omniner.corpus.stats.characters import Odd, Outlier, TextCounts
+from omniner.corpus.stats.flat import Bools, Flat, Ints, flatten
+from omniner.corpus.stats.mentions import Ambiguity, Row, Seen, Surface
+from omniner.corpus.stats.overlaps import Overlap
+from omniner.corpus.stats.repeats import Disagreement, NearRepeats
+from omniner.records import Sentence
+from omniner.schema import StatsConfig
+
+log = logging.getLogger("omniner")
+
+TRAIN = "train"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCounts:
+    """Labels of one split."""
+
+    labeled: int  # sentences that have labels, be it none
+    bare: int  # of these, sentences without an entity
+    entities: int
+    placed: int  # entities whose place in the text is known
+    categories: int
+    involved: int  # entities that lie over another one
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """One corpus. `near` is None where there were too many candidates; sentences and mentions are named by number."""
+
+    name: str
+    flat: Flat
+    spaced: bool  # whether tokens are words
+    texts: dict[str, TextCounts]  # by split
+    labels: dict[str, LabelCounts]
+    categories: list[Row]
+    primaries: list[Row]
+    ambiguity: Ambiguity
+    surfaces: list[Surface]  # the most ambiguous ones
+    seen: dict[str, Seen]  # by split other than train
+    edges: dict[str, Ints]  # kind -> mentions
+    overlaps: list[Overlap]
+    counts: Ints  # (texts, splits)
+    posts: int  # documents of all splits together
+    split_posts: list[tuple[int, tuple[int, ...]]]
+    disagreements: list[Disagreement]
+    disagreeing: int  # sentences
+    candidates: int
+    near: NearRepeats | None
+    odd: list[Odd]
+    with_odd: Bools
+    empty: Bools
+    outliers: list[Outlier]
+    emoji: list[tuple[str, int]]
+    seconds: dict[str, float]  # what took how long, of this process's CPU time
+
+
+class _Watch:
+    """CPU seconds of the steps."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.process_time()
+
+    def lap(self, name: str) -> None:
+        now = time.process_time()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+def measure(name: str, splits: Mapping[str, Sequence[Sentence]], settings: StatsConfig) -> Statistics:
+    """Measure a corpus.
+
+    Args:
+        name: for reports.
+        splits: sentences by split; the one called `train` is what others are held against.
+        settings: similarity of near duplicates, lengths of lists.
+    """
+    watch = _Watch()
+    flat = flatten(splits)
+    watch.lap("arrays")
+    spaced = characters.spaced(flat)
+    texts = {split: characters.count_texts(flat, number) for number, split in enumerate(flat.splits)}
+    odd, with_odd = characters.odd_characters(flat)
+    watch.lap("texts")
+    ambiguity = mentions.ambiguity(flat.surface, flat.category, len(flat.surfaces), len(flat.categories))
+    categories, primaries = _rows(flat, spaced, ambiguity)
+    found = overlaps.overlaps(flat)
+    watch.lap("mentions")
+    counts = repeats.presence(flat)
+    disagreements, disagreeing = repeats.disagreements(flat)
+    posts, split_posts = repeats.posts_in_two(flat)
+    watch.lap("repeats")
+    candidates, similar = _near(flat, counts, settings)
+    watch.lap("near")
+    return Statistics(
+        name=name,
+        flat=flat,
+        spaced=spaced,
+        texts=texts,
+        labels=_labels(flat, overlaps.involved(flat, found)),
+        categories=categories,
+        primaries=primaries,
+        ambiguity=ambiguity,
+        surfaces=mentions.most_ambiguous(flat, ambiguity, settings.top),
+        seen=_seen(flat),
+        edges=mentions.edges(flat),
+        overlaps=found,
+        counts=counts,
+        posts=posts,
+        split_posts=split_posts,
+        disagreements=disagreements,
+        disagreeing=disagreeing,
+        candidates=candidates,
+        near=similar,
+        odd=odd,
+        with_odd=with_odd,
+        empty=characters.empty(flat),
+        outliers=characters.outliers(flat),
+        emoji=characters.common_emoji(flat),
+        seconds=watch.seconds,
+    )
+
+
+def _rows(flat: Flat, spaced: bool, ambiguity: Ambiguity) -> tuple[list[Row], list[Row]]:
+    """By category and by primary."""
+    tokens = distinct.tokens(flat, spaced)
+    spans, bounds = distinct.distinctiveness(flat, tokens, flat.category, len(flat.categories))
+    categories = mentions.rows(flat, flat.categories, flat.category, ambiguity, spans, bounds)
+    names, group = mentions.primaries(flat)
+    spans, bounds = distinct.distinctiveness(flat, tokens, group, len(names))
+    coarse = mentions.ambiguity(flat.surface, group, len(flat.surfaces), len(names))
+    return categories, mentions.rows(flat, names, group, coarse, spans, bounds)
+
+
+def _labels(flat: Flat, involved: Bools) -> dict[str, LabelCounts]:
+    found = {}
+    held = np.bincount(flat.owner, minlength=len(flat.sentences))
+    of = flat.mention_split
+    for number, split in enumerate(flat.splits):
+        labeled, here = flat.labeled & (flat.split == number), of == number
+        found[split] = LabelCounts(
+            labeled=int(labeled.sum()),
+            bare=int((labeled & (held == 0)).sum()),
+            entities=int(here.sum()),
+            placed=int((here & flat.placed).sum()),
+            categories=len(np.unique(flat.category[here])),
+            involved=int((here & involved).sum()),
+        )
+    return found
+
+
+def _seen(flat: Flat) -> dict[str, Seen]:
+    if TRAIN not in flat.splits:
+        return {}
+    train = flat.splits.index(TRAIN)
+    return {split: mentions.seen(flat, number, train) for number, split in enumerate(flat.splits) if number != train}
+
+
+def _near(flat: Flat, counts: Ints, settings: StatsConfig) -> tuple[int, NearRepeats | None]:
+    join = near.Join(flat.texts, settings.ngram, settings.near)
+    log.info("near duplicates: %d candidates among %d texts", join.candidates, len(flat.texts))
+    if join.candidates > settings.candidates:
+        return join.candidates, None
+    return join.candidates, repeats.near_repeats(join.pairs(), counts, settings.top)

@@ -1,0 +1,152 @@
+"""The corpora that `corpora=[weibo,mine.jsonl,name=folder,...]` means: found before any is read, read one by one.
+
+An entry is a choice of `conf/data` or a path; `name=` before it gives another name. A choice is taken with all its
+published splits, test files without labels too: nothing is cut from train, and the split that is reported on keeps its
+name. The choice that the run itself has as `data` keeps the run's overrides. A file is one split; a folder has a split
+for each file called after train, dev or test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omniner import config as configs
+from omniner.corpus import formats, sources, taxonomy
+from omniner.corpus.formats.brat import ANNOTATIONS
+from omniner.corpus.taxonomy import Taxonomy
+from omniner.errors import UserError
+from omniner.records import Issue, Sentence
+from omniner.schema import Config, DataConfig
+
+_CHOICE = re.compile(r"[\w-]+")
+_ROLE = re.compile(r"(?<![a-z])(train|dev|valid|validation|val|test)(?![a-z])")
+_ROLES = {"valid": "dev", "validation": "dev", "val": "dev"}
+
+
+@dataclass
+class Material:
+    """A corpus as read: sentences by published split, what could not be taken, where from, digests of files."""
+
+    name: str
+    splits: dict[str, list[Sentence]]
+    issues: list[Issue]
+    taxonomy: Taxonomy | None
+    about: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A corpus that is there, not yet read."""
+
+    name: str
+    read: Callable[[], Material]
+
+
+def plan(config: Config) -> list[Planned]:
+    """Every corpus that is asked for; one that is absent is a `UserError` before any is read."""
+    if not config.corpora:
+        return [_choice(config.data.name, config.data)]
+    planned = [_entry(entry, config) for entry in config.corpora]
+    if twice := [name for name, count in Counter(one.name for one in planned).items() if count > 1]:
+        raise UserError("corpora", f"two are called {twice[0]!r}", 'Give other names: "name=path".')
+    return planned
+
+
+def _entry(entry: str, config: Config) -> Planned:
+    name, equals, target = entry.partition("=")
+    if not equals or Path(entry).exists():
+        name, target = "", entry
+    if name != Path(name).name:  # metrics and tables are called after corpora
+        raise UserError("corpora", f"{name!r} is no name for a corpus", 'Give another name: "name=path".')
+    if _CHOICE.fullmatch(target) and (data := _data(target, config)) is not None:
+        return _choice(name or data.name, data)
+    path = Path(target)
+    if not path.exists():
+        fix = "Name a choice of conf/data, a file or a folder."
+        raise UserError("corpora", f"{target!r} is no choice of data, and there is no such file or folder", fix)
+    return Planned(name or path.stem, lambda: _files(name or path.stem, path))
+
+
+def _data(name: str, config: Config) -> DataConfig | None:
+    """The choice of `conf/data` of that name, None where there is none."""
+    from hydra.errors import MissingConfigException
+
+    if name == config.data.name:
+        return config.data
+    try:
+        composed = configs.compose([f"data={name}"])
+    except MissingConfigException:
+        return None
+    return configs.section(composed, "data", DataConfig)
+
+
+def _choice(name: str, data: DataConfig) -> Planned:
+    sizes = data.size if data.format == "synthetic" else {split: len(names) for split, names in data.files.items()}
+    wanted = [split for split, size in sizes.items() if size]
+    files = data.files
+    if data.report == "dev" and "test" in wanted:  # published without labels, which are no fault here
+        wanted = ["unlabeled" if split == "test" else split for split in wanted]
+        files = {"unlabeled" if split == "test" else split: names for split, names in files.items()}
+    published = dataclasses.replace(data, name=name, report="test", dev_from_train=0.0, taxonomy="flat", files=files)
+    if data.format != "synthetic":
+        named = [file for split in wanted for file in files[split]]
+        if not named or data.root is None or any(not (Path(data.root) / file).exists() for file in named):
+            sources.load(published, wanted)  # says what is missing, and reads nothing
+    return Planned(name, lambda: _read(data, published, wanted))
+
+
+def _read(data: DataConfig, published: DataConfig, wanted: Sequence[str]) -> Material:
+    corpus = sources.load(published, wanted)
+    known = None if data.taxonomy == "flat" else taxonomy.load(data.taxonomy)
+    digests = ", ".join(f"{file} {digest[:12]}" for file, digest in corpus.digests.items())
+    about = f"data={data.name}, format {data.format}; {digests}"
+    return Material(published.name, corpus.splits, corpus.issues, known, about, ", ".join(corpus.digests))
+
+
+def _files(name: str, path: Path) -> Material:
+    """A file is one split called after it; a folder has those of its files, unless brat keeps a corpus in a folder."""
+    if path.is_dir() and not any(path.rglob(f"*{ANNOTATIONS}")):
+        splits, issues = _roles(path)
+    else:
+        splits, issues = {_role(path) or path.stem: path}, []
+    read, kinds = {}, []
+    for split, file in splits.items():
+        format, why = formats.detect(file)
+        sentences, met = sources.read_sentences(file)
+        if not sentences:
+            example = f" (first issue: {met[0]})" if met else ""
+            raise UserError(file, f"no sentence could be read{example}", "Check the file.")
+        read[split] = sentences
+        issues += met
+        kinds.append(f"{file.name} read as {format} ({why})")
+    return Material(name, read, issues, None, f"{path}: {'; '.join(kinds)}", str(path))
+
+
+def _roles(folder: Path) -> tuple[dict[str, Path], list[Issue]]:
+    """The file of each split, and an issue for each file that is of none."""
+    found: dict[str, Path] = {}
+    issues = []
+    for file in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+        role = _role(file)
+        if role in found:
+            fix = 'Name a folder with one file a split, or single files: "name=path".'
+            raise UserError(file, f"{found[role].name} is the split {role}, too", fix)
+        if role:
+            found[role] = file
+        else:
+            issues.append(Issue("no-split", "not called after train, dev or test: not read", str(file)))
+    if not found:
+        raise UserError(folder, "no file is called after train, dev or test", "Name the file, or rename it.")
+    return {role: found[role] for role in ("train", "dev", "test") if role in found}, issues
+
+
+def _role(path: Path) -> str:
+    """The split that a file is called after, empty if it is called after none."""
+    match = _ROLE.search(path.name.lower())
+    return _ROLES.get(match[1], match[1]) if match else ""
