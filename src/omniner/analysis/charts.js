@@ -33,8 +33,8 @@ const charts = (() => {
   }
 
   // The colour follows the square root, so that rare ones can be seen beside frequent ones. describe(i, j) says what a cell
-  // is, onclick(i, j) acts on it; the whole is one stop of the Tab key, arrows go from cell to cell.
-  function heat(label, rows, columns, counts, describe, onclick) {
+  // is, onclick(i, j) acts on it, the corner says what rows and columns are; the whole is one stop of the Tab key, arrows go from cell to cell.
+  function heat(label, corner, rows, columns, counts, describe, onclick) {
     const most = counts.flat().reduce((a, b) => Math.max(a, b), 1);
     const upright = columns.length > 12;
     const table = make("table", { className: ["heat", upright && "upright", columns.length > 30 && "small"].filter(Boolean).join(" ") });
@@ -52,7 +52,7 @@ const charts = (() => {
       return cell;
     }))));
     table.append(make("caption", { className: "hidden", textContent: label }),
-      make("thead", {}, make("tr", {}, make("td"), ...columns.map((name) => head("col", name, upright ? 14 : 16)))), body);
+      make("thead", {}, make("tr", {}, make("td", { textContent: corner }), ...columns.map((name) => head("col", name, upright ? 14 : 16)))), body);
     let stop = body.querySelector("button");
     if (stop) stop.tabIndex = 0;
     table.addEventListener("focusin", ({ target }) => {
@@ -94,7 +94,7 @@ const charts = (() => {
 
   // series: [name, points], a point is [step, value or null]; pointing at a step tells the values there.
   function lines(label, series) {
-    const [width, height, left, right, top, bottom] = [640, 260, 56, 12, 10, 26];
+    const [width, height, left, right, top, bottom] = [640, 260, 56, 28, 10, 26];
     const known = series.map(([, points]) => points.filter(([, y]) => y !== null));
     const span = (place) => known.flat().reduce(([low, high], point) => [Math.min(low, point[place]), Math.max(high, point[place])], [Infinity, -Infinity]);
     const [[x0, x1], [y0, y1]] = [span(0), span(1)];

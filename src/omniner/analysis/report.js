@@ -42,7 +42,7 @@
       const again = chart("chart-heat", () => {
         const { names, counts } = level(), below = primary.value;
         const caption = below ? "Errors by type and category. A click shows the examples." : "Errors by type and primary. A click opens the primary's categories.";
-        return [caption, charts.heat(caption, names, types.map(spoken), counts, (i, j) => `${names[i]}\n${spoken(types[j])}: ${whole(counts[i][j])}`, (i, j) => {
+        return [caption, charts.heat(caption, "", names, types.map(spoken), counts, (i, j) => `${names[i]}\n${spoken(types[j])}: ${whole(counts[i][j])}`, (i, j) => {
           if (below) return showExamples({ type: types[j], category: names[i] });
           primary.value = names[i];
           again();
@@ -79,7 +79,7 @@
       const again = chart("chart-confusion", () => {
         const { names, counts } = confusionView(choice.value);
         const caption = `Gold category (rows) answered as another one (columns): ${whole(counts.flat().reduce((a, b) => a + b, 0))} of ${whole(data.totals.confusions)} confusions. A click shows the examples.`;
-        return [caption, charts.heat(caption, names, names, counts, (i, j) => `gold ${names[i]}\npredicted ${names[j]}: ${whole(counts[i][j])}`,
+        return [caption, charts.heat(caption, "predicted →\ngold ↓", names, names, counts, (i, j) => `gold ${names[i]}\npredicted ${names[j]}: ${whole(counts[i][j])}`,
           (i, j) => showExamples({ category: names[i], text: names[j] }))];
       }, label);
       choice.addEventListener("change", again);

@@ -159,8 +159,10 @@ def _data(
     primaries, by_primary = type_by_primary(result)
     sentences, examples = _examples(result, errta.examples)
     errors = len(result.errta.errors)
-    kept = f"The page holds at most {errta.examples:,} of each type"
-    kept += "." if len(examples) == errors else f" of all {errors:,} errors; errta.examples sets how many."
+    kept = ""
+    if len(examples) < errors:
+        kept = f"The page holds at most {errta.examples:,} of each type of all {errors:,} errors; errta.examples sets"
+        kept += " how many."
     if any(len(entity) == 2 for _, _, gold, said in sentences for entity in (*gold, *said)):
         kept += " A surface without offsets is marked where it first stands."
     return {
