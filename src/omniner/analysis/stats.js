@@ -6,7 +6,7 @@
   const percent = (n) => `${(100 * n).toFixed(2)}%`;
   const prints = { count: whole, share: (n) => (100 * n).toFixed(2) };
   const empties = {
-    splits: "None.", categories: "No mentions.", primaries: "No mentions.", seen: "No labelled split beside train.",
+    splits: "None.", categories: "No mentions.", primaries: "No primaries: no category has a part before a _.", seen: "No labelled split beside train.",
     surfaces: "No surface has two categories.", leaks: "One split only.", near: "No near duplicates, or too many to look for.",
     posts: "No post is in two splits.", repeats: "No text stands twice.", disagreements: "Equal texts have equal labels.",
     overlaps: "No mention lies over another one.", edges: "No mention begins or ends with white space or punctuation.",

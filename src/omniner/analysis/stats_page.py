@@ -96,8 +96,9 @@ def _cards(surveyed: Sequence[Surveyed], verdicts: Verdicts) -> list[tuple[str, 
         flat = one.statistics.flat
         statuses = Counter(verdict.status for verdict in verdicts[one.statistics.name])
         said = ", ".join(f"{statuses[status]} {status}" for status in (FAILED, WARNED) if statuses[status])
-        note = f"{len(flat.owner):,} entities of {len(flat.categories):,} categories; {said or 'all checks passed'}"
-        cards.append((one.statistics.name, f"{len(flat.sentences):,} sentences", note))
+        note = f"sentences, {len(flat.owner):,} entities of {len(flat.categories):,} categories; "
+        note += said or "all checks passed"
+        cards.append((one.statistics.name, f"{len(flat.sentences):,}", note))
     return cards
 
 

@@ -189,9 +189,13 @@ def _splits(surveyed: Surveyed) -> Rows:
 
 
 def _rows(rows: Sequence[Row], surveyed: Surveyed, splits: Sequence[str], categories: bool) -> Rows:
+    primaries = {row.name: primary_of(row.name) for row in surveyed.statistics.categories}
+    if not categories and all(name == primary for name, primary in primaries.items()):
+        return  # a corpus without primaries
     for row in sorted(rows, key=lambda row: (-row.mentions, row.name)):
+        own: list[Cell] = [NONE if primaries[row.name] == row.name else primaries[row.name]] if categories else []
         yield [
-            *([row.name, primary_of(row.name)] if categories else [row.name]),
+            row.name, *own,
             row.mentions, *_by_split(surveyed, row.by_split, splits), row.share,
             round(row.mean, 2), row.median, round(row.p95, 1), row.longest, row.surfaces, 1 - row.ambiguous,
             round(row.entropy, 4), round(row.span_distinctiveness, 3), round(row.boundary_distinctiveness, 3),

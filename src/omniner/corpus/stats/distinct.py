@@ -19,11 +19,13 @@ from omniner.corpus.stats.flat import Flat, Floats, Ints, numbered, spread
 class Tokens(NamedTuple):
     """The tokens of all sentences, one after the other: `kind[t]` is the number of token t's word or character.
 
-    `at[c]` is the token of the character c, or of the first one after it, and `begin[i]` sentence i's first token.
+    `at[c]` is the token of the character c, or the first one after it where c is white space, `started[c]` how many
+    tokens begin before c, and `begin[i]` sentence i's first token.
     """
 
     kind: Ints
-    at: Ints  # (characters + 1,)
+    at: Ints  # (characters,)
+    started: Ints  # (characters + 1,)
     begin: Ints  # (N + 1,)
     kinds: int
 
@@ -33,7 +35,8 @@ def tokens(flat: Flat, words: bool) -> Tokens:
     if not words:
         counts = np.bincount(flat.points, minlength=1)
         kind = (np.cumsum(counts > 0) - 1)[flat.points]
-        return Tokens(kind, np.arange(len(flat.points) + 1), flat.begin, int((counts > 0).sum()))
+        places = np.arange(len(flat.points) + 1)
+        return Tokens(kind, places[:-1], places, flat.begin, int((counts > 0).sum()))
     pieces = [piece for sentence in flat.sentences for piece in sentence.text.split()]
     distinct, kind = numbered(pieces)
     points, place = np.unique(flat.points, return_inverse=True)
@@ -42,10 +45,9 @@ def tokens(flat: Flat, words: bool) -> Tokens:
     first[1:] &= ~inside[:-1]
     heads = flat.begin[:-1][np.diff(flat.begin) > 0]
     first[heads] = inside[heads]
-    before = np.concatenate([[0], np.cumsum(first)])
-    # Inside a word its own number; on white space that of the next word.
-    at = np.where(np.append(inside, False), np.append(before[1:], before[-1]) - 1, before)
-    return Tokens(kind, at, before[flat.begin], len(distinct))
+    started = np.concatenate([[0], np.cumsum(first)])
+    at = np.where(inside, started[1:] - 1, started[:-1])
+    return Tokens(kind, at, started, started[flat.begin], len(distinct))
 
 
 def distinctiveness(flat: Flat, found: Tokens, group: Ints, groups: int) -> tuple[Floats, Floats]:
@@ -61,8 +63,8 @@ def distinctiveness(flat: Flat, found: Tokens, group: Ints, groups: int) -> tupl
     placed = np.flatnonzero(flat.placed & (flat.end > flat.start))
     group, owner = group[placed], flat.owner[placed]
     first = found.at[flat.begin[owner] + flat.start[placed]]
-    last = found.at[flat.begin[owner] + flat.end[placed] - 1]
-    size = np.maximum(last - first + 1, 0)
+    last = found.started[flat.begin[owner] + flat.end[placed]] - 1
+    size = last - first + 1  # 0 for a mention of nothing but white space
     inside = np.repeat(group, size) * found.kinds + found.kind[spread(first, size)]
     before, after = first - 1 >= found.begin[owner], last + 1 < found.begin[owner + 1]
     edges = np.concatenate([
