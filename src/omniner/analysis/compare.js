@@ -17,10 +17,13 @@
   };
 
   function sheetTable(name, empty, size) {
-    const { title, columns, kinds, rows } = sheet(name);
+    const { title, columns, kinds, rows, best } = sheet(name);
+    const bold = new Map(best.map(([row, column]) => [`${row} ${column}`, true]));
+    const place = new Map(rows.map((row, i) => [row, i]));
     const shown = columns.map((column, i) => ({
       key: i, title: column.replaceAll("_", " "), head: !i, zh: kinds[i] === "text", print: prints[kinds[i]],
       show: name === "errors" ? spoken : visible,
+      best: (row) => bold.has(`${place.get(row)} ${i}`),
       // Fewer false positives are no worse: only differences of scores are coloured.
       sign: kinds[i] === "points" && !["low", "high"].includes(column),
     }));
@@ -29,6 +32,7 @@
 
   // ---- charts
 
+  let browser;
   const ink = (i) => i ? charts.ink(i - 1) : "var(--right)"; // the baseline is grey
 
   function figure(home, caption, ...content) {
@@ -41,7 +45,10 @@
   function drawErrors() {
     const { title, rows } = sheet("errors");
     const types = rows.slice(0, -1); // the last row is their sum
-    const bars = charts.bars(types.map((row) => ({ name: spoken(row[0]),
+    const bars = charts.bars(types.map((row) => ({ name: spoken(row[0]), onclick: () => {
+      browser.choose({ type: row[0] });
+      byId("sentences").scrollIntoView();
+    },
       bars: data.runs.map((_, i) => ({ value: row[data.counts[i]], text: whole(row[data.counts[i]]), colour: ink(i) })) })));
     figure(byId("chart-errors"), title, charts.legend(data.runs.map((name, i) => [name, ink(i)])), bars);
     sheetTable("errors", "No errors.");
@@ -84,14 +91,14 @@
 
   function drawSentences() {
     const changes = { 1: "gained: wrong → right", 0: "lost: right → wrong" };
-    const entries = data.flips.map(([run, change, number, , before, , after]) => {
+    const entries = data.flips.map(([run, change, number, , before, , after, , types]) => {
       const [id, text, gold] = data.sentences[number];
       const entities = [...gold, ...before, ...after];
-      return { keys: { run: [String(run)], change: [String(change)], category: [...new Set(entities.map((e) => e[1]))] },
+      return { keys: { run: [String(run)], change: [String(change)], type: types, category: [...new Set(entities.map((e) => e[1]))] },
         text: () => [id, text, ...entities.flatMap((e) => [e[0], e[1]])].join("\n") };
     });
-    const choices = [{ name: "run", title: "Run", text: (i) => data.runs[i] }, { name: "change", title: "Change", text: (i) => changes[i] }, { name: "category", title: "Category" }];
-    page.browser("sentences", entries, choices, (i) => sentence(data.flips[i]), data.kept);
+    const choices = [{ name: "run", title: "Run", text: (i) => data.runs[i] }, { name: "change", title: "Change", text: (i) => changes[i] }, { name: "type", title: "Error type", text: spoken }, { name: "category", title: "Category" }];
+    browser = page.browser("sentences", entries, choices, (i) => sentence(data.flips[i]), data.kept);
   }
 
   function drawTables() {

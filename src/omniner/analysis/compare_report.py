@@ -149,6 +149,7 @@ def _data(comparison: RunComparison, sheets: Mapping[str, Sheet], facts: Compare
         "counts": [1, *(2 + 3 * place for place in range(len(comparison.versus)))],
         "sheets": {
             name: {"title": sheet.title, "columns": sheet.table.columns, "kinds": sheet.kinds, "rows": sheet.table.rows}
+            | {"best": sorted(sheet.best)}
             for name, sheet in sheets.items()
             if name in _SHOWN
         },
@@ -172,17 +173,19 @@ def _forest(comparison: RunComparison, versus: Versus) -> dict[str, Any]:
 def _changed(comparison: RunComparison) -> tuple[list[Any], list[Any]]:
     """Sentences `[id, text, gold]`, each once, and flips with places in the lists of entities for what is wrong.
 
-    A flip is `[run, gained, sentence, wrong gold, baseline's answer, wrong there, run's answer, wrong there]`; the run
-    is its place in `results`, the sentence its place in the list.
+    A flip is `[run, gained, sentence, wrong gold, baseline's answer, wrong there, run's answer, wrong there, types]`;
+    the run is its place in `results`, the sentence its place in the list, the types are those of the errors of the one
+    that has it wrong.
     """
     before = comparison.results[comparison.baseline]
+    old_types = _types(before)
     first = _residues(before)
     place: dict[str, int] = {}
     sentences: list[Any] = []
     flips: list[Any] = []
     for number, versus in enumerate(comparison.versus, 1):
         after = comparison.results[versus.name]
-        second = _residues(after)
+        second, new_types = _residues(after), _types(after)
         for gained, names in ((1, versus.gained), (0, versus.lost)):
             for name in _spread(names, comparison.settings.examples):
                 if name not in place:
@@ -194,11 +197,22 @@ def _changed(comparison: RunComparison) -> tuple[list[Any], list[Any]]:
                 wrong = [first.get(name, _NOTHING), second.get(name, _NOTHING)]
                 missing = page.places([e for residue in wrong for e in residue.missing], golds)
                 marks = [page.places(residue.extra, side) for residue, side in zip(wrong, (old, new), strict=True)]
-                flips.append([number, gained, place[name], missing, old, marks[0], new, marks[1]])
+                types = (old_types if gained else new_types).get(name, [])
+                flips.append([number, gained, place[name], missing, old, marks[0], new, marks[1], types])
     return sentences, flips
 
 
 _NOTHING = Residue(0, [], [])
+
+
+def _types(result: ScoreResult) -> dict[str, list[str]]:
+    """The types of the errors in each sentence, by id."""
+    found: dict[str, list[str]] = {}
+    for error in result.errta.errors:
+        types = found.setdefault(error.sentence_id, [])
+        if error.type not in types:
+            types.append(error.type)
+    return found
 
 
 def _residues(result: ScoreResult) -> dict[str, Residue]:

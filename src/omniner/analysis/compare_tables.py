@@ -3,12 +3,15 @@
 After the OmniNER2025 paper: precision, recall and F1 by primary and run (its Table 4), error counts with their change
 (Table 5), precision, recall and F1 by run (Table 6); beside them the tests, gains and losses by category, every
 sentence that became right or wrong, and the keys in which the runs' configurations differ. Where people's labels are
-compared, Tables 4 and 6 have their mean and standard deviation beside the runs. `sheets` prints them.
+compared, Tables 4 and 6 have their mean and standard deviation beside the runs. `sheets` prints them, the best of the
+runs bold in both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from omniner.analysis import human
@@ -93,10 +96,20 @@ def _models(comparison: RunComparison) -> Sheet:
         row += _model_differences(of[name]) if name in of else tail
         rows.append([*row, *[NONE] * (len(columns) - len(row))])
     title = f"Precision, recall and F1 by run, difference from {comparison.baseline}; {confidence} interval of F1's"
+    runs = range(len(rows))
+    best = {place for column in range(1, 5) for place in _best(rows, [(row, column) for row in runs])}
     if comparison.people:
         rows.append(_human_row(comparison))
         title += f"; {human.HUMAN}: mean and standard deviation of {len(comparison.people)} people"
-    return _sheet(title, columns, rows)
+    return replace(_sheet(title, columns, rows), best=frozenset(best))
+
+
+def _best(rows: Sequence[Sequence[Cell]], places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Where the highest of the values at these places (row, column) stands; nowhere if all are the same."""
+    values = {place: value for place in places if isinstance(value := rows[place[0]][place[1]], float)}
+    if len(set(values.values())) < 2:
+        return []
+    return [place for place, value in values.items() if value == max(values.values())]
 
 
 def _human_row(comparison: RunComparison) -> list[Cell]:
@@ -160,7 +173,14 @@ def _primaries(comparison: RunComparison) -> Sheet:
         if people:  # the last line is everything together, which a primary may be called, too
             scores += people.get(name if place < len(names) else human.MICRO, [NONE] * 6)
         rows.append([name, support, *scores])
-    return _sheet("Precision, recall and F1 by primary and run", columns, rows)
+    runs = len(comparison.results)
+    best = (
+        _best(rows, [(row, 2 + 3 * run + score) for run in range(runs)])
+        for row in range(len(rows))
+        for score in range(3)
+    )
+    sheet = _sheet("Precision, recall and F1 by primary and run", columns, rows)
+    return replace(sheet, best=frozenset(chain.from_iterable(best)))
 
 
 def _human_cells(comparison: RunComparison) -> dict[str, list[Cell]]:

@@ -55,6 +55,7 @@ const page = (() => {
     if (column.zh) node.lang = "zh";
     node.textContent = number ? column.print ? column.print(value) : column.digits ? value.toFixed(column.digits) : whole(value) : column.show ? column.show(value) : column.zh ? visible(value) : value;
     if (number) node.className = value ? "number" : "number zero";
+    if (column.best?.(row)) node.classList.add("best");
     if (number && column.sign && value) node.classList.add(value > 0 ? "up" : "down");
     if (column.bar) {
       node.classList.add("bar");
@@ -66,7 +67,7 @@ const page = (() => {
 
   const FINDER = 15; // a table of so many rows can be searched
 
-  // columns: {key: place in the row, title, zh, digits, bar, head, beside, show (a text), print (a number), sign}
+  // columns: {best: whether it is so in a row, key: place in the row, title, zh, digits, bar, head, beside, show (a text), print (a number), sign}
   function table(id, caption, columns, rows, empty, size = 100) {
     const home = byId(id);
     home.className = "table";

@@ -49,6 +49,7 @@ class Sheet:
     title: str
     table: Table
     kinds: list[str]
+    best: frozenset[tuple[int, int]] = frozenset()  # cells (row, column) that are printed bold
 
     def printed(self) -> list[list[str]]:
         """The rows as people read them."""
@@ -79,7 +80,10 @@ def markdown(sheets: Mapping[str, Sheet]) -> str:
     """The tables as Markdown, one section each; long ones are cut and say so."""
     parts = []
     for sheet in sheets.values():
-        rows: list[list[Cell]] = [list(map(plain, row)) for row in sheet.printed()]
+        rows: list[list[Cell]] = [
+            [f"**{plain(cell)}**" if (i, j) in sheet.best else plain(cell) for j, cell in enumerate(row)]
+            for i, row in enumerate(sheet.printed())
+        ]
         table = Table(list(map(plain, sheet.table.columns)), rows)
         parts.append(f"## {plain(sheet.title)}\n\n{table.to_markdown(MARKDOWN_ROWS) if rows else 'None.'}\n")
     return storable("\n".join(parts))
@@ -98,7 +102,14 @@ def latex(sheet: Sheet, label: str) -> str:
     """
     alignment = "".join("l" if kind == TEXT else "r" for kind in sheet.kinds)
     head = " & ".join(_escaped(name.replace("_", " ")) for name in sheet.table.columns) + r" \\"
-    body = [" & ".join(map(_latex_cell, row, sheet.kinds)) + r" \\" for row in sheet.printed()]
+    body = [
+        " & ".join(
+            rf"\textbf{{{_latex_cell(cell, kind)}}}" if (i, j) in sheet.best else _latex_cell(cell, kind)
+            for j, (cell, kind) in enumerate(zip(row, sheet.kinds, strict=True))
+        )
+        + r" \\"
+        for i, row in enumerate(sheet.printed())
+    ]
     caption = rf"\caption{{{_escaped(sheet.title)}}}\label{{tab:{label}}}"
     if len(body) <= LATEX_ROWS:
         lines = [r"\begin{table}", r"\centering", caption, rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", head]

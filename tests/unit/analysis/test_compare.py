@@ -239,6 +239,31 @@ def test_values_are_printed_as_papers_do() -> None:
         sheets.shown(1, "text")
 
 
+def test_the_best_of_the_runs_is_bold(three: tuple[list[Sentence], RunComparison], with_people: RunComparison) -> None:
+    for comparison in (three[1], with_people):
+        tables = build(comparison, {})
+        runs = list(comparison.results)
+        for figure in ("f1", "macro_f1"):
+            place = tables["models"].table.columns.index(figure)
+            values = column(tables["models"], figure)[: len(runs)]
+            assert {row for row, at in tables["models"].best if at == place} == {values.index(max(values))}
+        primaries = tables["primaries"]
+        for number, row in enumerate(primaries.table.rows):
+            places = [primaries.table.columns.index(f"{run}: recall") for run in runs]
+            top = {at for at in places if row[at] == max(row[at] for at in places)}
+            assert {at for i, at in primaries.best if i == number and at in places} in (top, set())
+        best = f"{100 * comparison.results['better'].metrics.micro.f1:.2f}"
+        assert f"**{best}**" in sheets.markdown(tables)
+        assert rf"\textbf{{{best}}}" in sheets.latex(tables["models"], "models")
+
+
+def test_runs_that_are_the_same_have_no_best() -> None:
+    sentences = gold(20, 2)
+    said = predictions(sentences, outcomes(sentences, 3, 0.7))
+    tables = build(compare_runs([Contender(n, sentences, said) for n in "ab"], METRICS, ERRTA, SETTINGS), {})
+    assert tables["models"].best == tables["primaries"].best == frozenset()
+
+
 def test_latex_holds_nothing_that_latex_would_act_on(three: tuple[list[Sentence], RunComparison]) -> None:
     table = build(three[1], {})["models"]
     assert r"better & " in sheets.latex(table, "models")
@@ -291,12 +316,14 @@ def test_the_page_is_closed_and_holds_the_flips(three: tuple[list[Sentence], Run
     data = block(text)
     assert len(data["flips"]) == sum(len(v.gained) + len(v.lost) for v in comparison.versus)
     texts = {s.id: s for s in sentences}
-    for run, gained, number, missing, before, wrong_before, after, wrong_after in data["flips"]:
+    for run, gained, number, missing, before, wrong_before, after, wrong_after, types in data["flips"]:
         name, _, golds = data["sentences"][number]
         assert golds == [list(entity) for entity in texts[name].entities]
         assert name in (comparison.versus[run - 1].gained if gained else comparison.versus[run - 1].lost)
         worse, marks = (before, wrong_before) if gained else (after, wrong_after)
         assert (wrong_after if gained else wrong_before) == []
+        wrong = comparison.results["base" if gained else comparison.versus[run - 1].name]
+        assert set(types) == {error.type for error in wrong.errta.errors if error.sentence_id == name} != set()
         assert [worse[i] for i in marks] == [entity for entity in worse if entity not in golds]
         assert [golds[i] for i in missing] == [entity for entity in golds if entity not in worse]
     few = page(dataclasses.replace(comparison, settings=dataclasses.replace(SETTINGS, examples=3)))
@@ -345,6 +372,12 @@ def test_the_page_in_a_browser(tab: browser.Page, tmp_path: Path, three: tuple[l
     assert tab.run(count) == len(comparison.versus[0].lost)
     heads = tab.run("[...document.querySelectorAll('#browser .head')].map((h) => h.textContent)")
     assert all(head.startswith("lostbetter") for head in heads)
+    tab.run("[...document.querySelectorAll('#chart-errors button')].find((b) => b.textContent === 'missing').click()")
+    flips = block(page(comparison))["flips"]
+    assert tab.run(count) == sum("missing" in flip[8] for flip in flips) > 0
+    bold = "[...document.querySelectorAll('#table-models .best')].map((c) => c.textContent)"
+    assert f"{100 * comparison.results['better'].metrics.micro.f1:.2f}" in tab.run(bold)
+    tab.run("[...document.querySelectorAll('#browser button')].find((b) => b.textContent === 'Clear').click()")
     assert tab.run("document.querySelectorAll('#browser .example:first-child .lane').length") == 3
     tab.run("document.querySelector('nav a[href=\"#method\"]').click()")
     assert tab.run("document.activeElement.id") == "method"
