@@ -12,10 +12,9 @@ Entities without a place cannot be compared and are issues.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import combinations
 from typing import NamedTuple
 
@@ -23,27 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omniner.analysis import errta, errta_span
+from omniner.analysis.agreement_figures import Figure, figures
 from omniner.analysis.agreement_unitizing import alpha_unitizing, units_of
-from omniner.analysis.bootstrap import post_numbers, resampled
-from omniner.analysis.coefficients import Cells, Pattern, Tally, binary_alpha
+from omniner.analysis.bootstrap import post_numbers
+from omniner.analysis.coefficients import Pattern, Tally, binary_alphas
 from omniner.analysis.metrics import compare
 from omniner.analysis.results import ErrtaResult
 from omniner.corpus.curation.matching import Item, Proposal
 from omniner.records import Entity, Issue
 from omniner.schema import AgreementConfig
-
-F1_KINDS = ("strict", "boundary", "relaxed")
-
-_STREAM = 0xA62E  # keeps these draws apart from other uses of the same seed
-_COLUMNS = {"strict": (0, 1, 2), "boundary": (3, 4, 5), "relaxed": (6, 7, 1, 2)}
-
-
-class Figure(NamedTuple):
-    """A figure with the bounds of its interval; NaN where it is undefined."""
-
-    value: float
-    low: float
-    high: float
 
 
 class CategoryRow(NamedTuple):
@@ -102,7 +89,7 @@ def measure(names: Sequence[str], items: Sequence[Item], settings: AgreementConf
             _note(surfaces, item.sentence.text[start:end], pattern)
     pairs = _pair_table(proposals, numbers, posts, len(names))
     unitizing, by_category = alpha_unitizing(*units_of((len(i.sentence.text) for i in items), proposals, len(names)))
-    figures = _figures(names, posts, characters, spans, pairs, settings)
+    found = figures(names, posts, characters, spans, pairs, settings)
     return Agreement(
         names=list(names),
         sentences=len(items),
@@ -110,7 +97,7 @@ def measure(names: Sequence[str], items: Sequence[Item], settings: AgreementConf
         posts=posts,
         resampled="posts" if any(item.sentence.post_id for item in items) else "sentences",
         settings=settings,
-        figures=figures | {"alpha.unitizing": Figure(unitizing, math.nan, math.nan)},
+        figures=found | {"alpha.unitizing": Figure(unitizing, math.nan, math.nan)},
         categories=_categories(proposals, characters.patterns(), spans.patterns(), by_category),
         surfaces=sorted(surfaces.values(), key=lambda row: (-row.disputed, -row.seen, row.surface)),
         errors=_errors(names, items, proposals),
@@ -216,68 +203,6 @@ def _pair_table(
     return table
 
 
-def pair_f1(sums: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
-    """`[...]` of F1 from sums `[..., 8]`; NaN where neither marked anything."""
-    if kind == "relaxed":
-        ours, theirs, one, other = (sums[..., place] for place in _COLUMNS[kind])
-        recall, precision = _share(ours, one), _share(theirs, other)
-        both = precision + recall
-        f1 = np.where(both > 0, 2 * precision * recall / np.where(both > 0, both, 1), 0.0)
-        return np.where(one + other > 0, f1, math.nan)
-    same, one, other = (sums[..., place] for place in _COLUMNS[kind])
-    return np.where(one + other > 0, 2 * same / np.maximum(one + other, 1), math.nan)
-
-
-def _mean_f1(sums: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
-    """`[...]`: the mean of the pairs, from sums `[..., pairs, 8]`."""
-    return np.asarray(pair_f1(sums, kind).mean(axis=-1))
-
-
-def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    return part / np.maximum(whole, 1)
-
-
-def _figures(
-    names: Sequence[str],
-    posts: int,
-    characters: Tally,
-    spans: Tally,
-    pairs: NDArray[np.int64],
-    settings: AgreementConfig,
-) -> dict[str, Figure]:
-    alpha, kappa = characters.tables(posts)
-    found = {"alpha.characters": _figure(alpha, characters.alpha, settings)}
-    found["alpha.spans"] = _figure(spans.tables(posts)[0], spans.alpha, settings)
-    found["kappa.characters"] = _figure(kappa, characters.kappa, settings)
-    for kind in F1_KINDS:
-        found[f"f1.{kind}"] = _figure(pairs, partial(_mean_f1, kind=kind), settings)
-    for index, (one, other) in enumerate(combinations(names, 2)):
-        for kind in F1_KINDS:
-            found[f"f1.{kind}.{one}.{other}"] = _figure(pairs[:, index], partial(pair_f1, kind=kind), settings)
-    return found
-
-
-def _figure(
-    table: NDArray[np.int64] | Cells,
-    formula: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    settings: AgreementConfig,
-) -> Figure:
-    """The figure of a table `[posts, ...]`, with its interval; every figure sees the same draws."""
-    total = table.total() if isinstance(table, Cells) else table.sum(axis=0, dtype=np.int64).astype(np.float64)
-    value = float(formula(total))
-    if not settings.bootstrap or math.isnan(value):
-        return Figure(value, math.nan, math.nan)
-    generator = np.random.default_rng(np.random.SeedSequence([settings.seed, _STREAM]))
-    draws = table.drawn if isinstance(table, Cells) else partial(resampled, table)
-    drawn = np.concatenate([np.atleast_1d(formula(sums)) for sums in draws(settings.bootstrap, generator)])
-    drawn = drawn[~np.isnan(drawn)]
-    if not len(drawn):
-        return Figure(value, math.nan, math.nan)
-    tail = (1 - settings.confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Figure(value, float(low), float(high))
-
-
 def _categories(
     proposals: Sequence[Sequence[Proposal | None]],
     characters: dict[Pattern, int],
@@ -294,27 +219,16 @@ def _categories(
             ours, theirs = {entity[1:] for entity in one}, {entity[1:] for entity in other}
             same.update(key[0] for key in ours & theirs)
             given_by_two.update(key[0] for keys in (ours, theirs) for key in keys)
-    parts = {name: _with(name, characters) for name in sorted({name for counter in mentions for name in counter})}
+    of_characters, of_spans = binary_alphas(characters), binary_alphas(spans)
     return [
         CategoryRow(
             name,
             tuple(counter[name] for counter in mentions),
             2 * same[name] / given_by_two[name] if given_by_two[name] else math.nan,
-            binary_alpha(characters_of, name),
-            binary_alpha(_with(name, spans), name),
-            unitizing.get(name, math.nan),
+            *(alphas.get(name, math.nan) for alphas in (of_characters, of_spans, unitizing)),
         )
-        for name, characters_of in parts.items()
+        for name in sorted({name for counter in mentions for name in counter})
     ]
-
-
-def _with(category: str, patterns: dict[Pattern, int]) -> dict[Pattern, int]:
-    """The patterns as far as alpha of one category sees them: few, however many there are of all categories."""
-    found: dict[Pattern, int] = defaultdict(int)
-    own = (category,)
-    for pattern, weight in patterns.items():
-        found[tuple(None if label is None else own if category in label else () for label in pattern)] += weight  # type: ignore[operator]
-    return found
 
 
 def _errors(

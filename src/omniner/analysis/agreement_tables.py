@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from omniner.analysis.agreement import F1_KINDS, Agreement, Figure
+from omniner.analysis.agreement import Agreement
+from omniner.analysis.agreement_figures import F1_KINDS, Figure
 from omniner.analysis.errta import SPAN_TYPES
 from omniner.analysis.results import ErrtaError
 from omniner.analysis.sheets import COUNT, NONE, SHARE, TEXT, Sheet

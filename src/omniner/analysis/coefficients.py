@@ -16,8 +16,8 @@ Both are undefined (NaN) where all labels are one and the same, or where there a
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -40,11 +40,28 @@ class Cells(NamedTuple):
         """`[width]`: the sum over all posts."""
         return np.bincount(self.columns, self.values, self.width).astype(np.float64)
 
-    def drawn(self, draws: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
-        """`[width]` of each of so many draws of posts, with replacement, as many as there are."""
-        for _ in range(draws):
-            weights = np.bincount(generator.integers(0, self.posts, self.posts), minlength=self.posts)
-            yield np.bincount(self.columns, self.values * weights[self.rows], self.width).astype(np.float64)
+    def drawn(self, weights: Iterable[NDArray[np.float64]]) -> Iterator[NDArray[np.float64]]:
+        """`[draws, width]` for each `[draws, posts]` of how often each post was drawn.
+
+        Columns with a value in many posts are one matrix product, in which a zero is cheaper than a value looked up.
+        """
+        held = np.bincount(self.columns, minlength=self.width)
+        common = np.flatnonzero(held * _WORTH > self.posts)
+        place = np.full(self.width, -1)
+        place[common] = np.arange(len(common))
+        dense = np.zeros((self.posts, len(common)))
+        often = place[self.columns] >= 0
+        dense[self.rows[often], place[self.columns[often]]] = self.values[often]
+        rows, columns, values = self.rows[~often], self.columns[~often], self.values[~often]
+        for drawn in weights:
+            sums = np.empty((len(drawn), self.width))
+            for one, row in zip(sums, drawn, strict=True):
+                one[:] = np.bincount(columns, values * row[rows], self.width)
+            sums[:, common] = drawn @ dense
+            yield sums
+
+
+_WORTH = 16  # times that looking up a value costs what a product in a matrix does
 
 
 class Tally:
@@ -119,19 +136,25 @@ class Tally:
         return _ratio(observed - chance, 1 - chance)
 
 
-def binary_alpha(patterns: Mapping[Pattern, int], category: str) -> float:
-    """Alpha of one category against all else, from the units of a corpus; a label is a tuple of categories."""
-    disagreement = yes = n = 0.0
+def binary_alphas(patterns: Mapping[Pattern, int]) -> dict[str, float]:
+    """Alpha of each category against all else, from the units of a corpus; a label is a tuple of categories."""
+    n = 0
+    disagreement: defaultdict[str, float] = defaultdict(float)
+    yes: Counter[str] = Counter()
     for pattern, weight in patterns.items():
         labels = [label for label in pattern if isinstance(label, tuple)]
         m = len(labels)
         if m < 2:
             continue
-        given = sum(category in label for label in labels)
-        disagreement += weight * 2 * given * (m - given) / (m - 1)
-        yes, n = yes + weight * given, n + weight * m
-    chance = 2 * yes * (n - yes)
-    return 1 - (n - 1) * disagreement / chance if chance else math.nan
+        n += weight * m
+        for category, given in Counter(name for label in labels for name in label).items():
+            disagreement[category] += weight * 2 * given * (m - given) / (m - 1)
+            yes[category] += weight * given
+    found = {}
+    for category, count in yes.items():
+        chance = 2 * count * (n - count)
+        found[category] = 1 - (n - 1) * disagreement[category] / chance if chance else math.nan
+    return found
 
 
 def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from omniner.analysis.predictions import collector_paused
 from omniner.corpus import sources
 from omniner.corpus.curation import qualification, queue
 from omniner.corpus.curation.adjudication import HOW, Decision, decide, quorum_of
@@ -33,6 +34,11 @@ log = logging.getLogger("omniner")
 
 def run(context: Context) -> None:
     """Read, qualify, vote, ask, write."""
+    with collector_paused():
+        _adjudicate(context)
+
+
+def _adjudicate(context: Context) -> None:
     config = context.config
     people, issues = annotators.read(context)
     names = [one.name for one in people]

@@ -15,6 +15,7 @@ from typing import Any
 from omniner.analysis import agreement as measuring
 from omniner.analysis import agreement_tables, human
 from omniner.analysis.agreement import Agreement
+from omniner.analysis.predictions import collector_paused
 from omniner.analysis.results import ScoreResult
 from omniner.analysis.scoring import score
 from omniner.analysis.sheets import SHARE, Sheet, markdown, plain, shown
@@ -34,13 +35,16 @@ log = logging.getLogger("omniner")
 def run(context: Context) -> None:
     """Read, match, measure, publish."""
     config = context.config
-    people, issues = annotators.read(context)
-    names = [one.name for one in people]
-    items, found = match(names, [one.sentences for one in people])
-    issues += found
-    agreement = measuring.measure(names, items, config.agreement)
-    issues += agreement.issues
-    sheets = agreement_tables.build(agreement)
+    with collector_paused():
+        people, issues = annotators.read(context)
+        names = [one.name for one in people]
+        items, found = match(names, [one.sentences for one in people])
+        issues += found
+        if not config.gold:
+            people = []  # the items hold all that is still needed
+        agreement = measuring.measure(names, items, config.agreement)
+        issues += agreement.issues
+        sheets = agreement_tables.build(agreement)
     results: dict[str, ScoreResult] = {}
     if config.gold:
         results, met = _human(context, people, Path(config.gold))

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from omniner.analysis import agreement_tables, human
-from omniner.analysis.agreement import Agreement, character_patterns, measure, pair_counts, pair_f1, span_patterns
-from omniner.analysis.coefficients import Tally, binary_alpha
+from omniner.analysis.agreement import Agreement, character_patterns, measure, pair_counts, span_patterns
+from omniner.analysis.agreement_figures import pair_f1
+from omniner.analysis.coefficients import Cells, Tally, binary_alphas
 from omniner.analysis.metrics import compare
 from omniner.analysis.results import ErrtaError
 from omniner.analysis.scoring import score
@@ -162,7 +163,7 @@ def test_figures_against_units_laid_out_one_by_one() -> None:
         data = np.array([[np.nan if x is None else float(row.name in x) for x in unit] for unit in units]).T
         expected = krippendorff.alpha(reliability_data=data, level_of_measurement="nominal")
         assert found == pytest.approx(expected, abs=1e-12)
-        assert binary_alpha(dict(Counter(units)), row.name) == pytest.approx(found, abs=1e-12)
+        assert binary_alphas(dict(Counter(units)))[row.name] == pytest.approx(found, abs=1e-12)
     assert agreement.complete == len(items) - 1
     for name, figure in agreement.figures.items():
         if name == "alpha.unitizing":
@@ -193,6 +194,17 @@ def test_counts_of_a_pair() -> None:
     same = np.array(pair_counts(one, one), float)
     assert [float(pair_f1(same, kind)) for kind in ("strict", "boundary", "relaxed")] == [1, 1, 1]
     assert math.isnan(pair_f1(np.zeros(8), "strict"))
+
+
+def test_drawn_sums_are_those_of_the_whole_table() -> None:
+    draw = np.random.default_rng(2)
+    table = draw.integers(0, 9, (200, 6)) * (draw.random((200, 6)) < [1, 0.5, 0.1, 0.02, 0.01, 0])
+    rows, columns = np.nonzero(table)
+    cells = Cells(200, 6, rows, columns, table[rows, columns].astype(float))
+    weights = [draw.integers(0, 4, (size, 200)).astype(float) for size in (3, 2)]
+    found = list(cells.drawn(weights))
+    assert [sums.tolist() for sums in found] == [(some @ table).tolist() for some in weights]
+    assert cells.total().tolist() == table.sum(axis=0).tolist()
 
 
 def test_more_mistakes_agree_less() -> None:
