@@ -29,7 +29,7 @@ BASELINES = (GENERIC, PLAIN)
 KEYS = ("from_run", "lessons", "corrections", "examples")
 """The keys of `prompt` in which variants differ."""
 
-_DRAWS = 50  # attempts at each random subset that is not there yet
+_DRAWS = 20  # attempts at a random subset that is not there yet; then there are taken to be no more
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,8 @@ def _random(
             if variant.prompt.sha not in found:
                 yield variant
                 break
+        else:
+            return
 
 
 def draw(items: Sequence[int], weights: Sequence[int], size: int, generator: random.Random) -> list[int]:
