@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omniner.corpus import formats, sources, taxonomy
-from omniner.corpus.formats import WRITERS, WriteOptions, alpaca, label_studio
+from omniner.corpus.formats import WRITERS, WriteOptions, alpaca
 from omniner.encoding import prompts
 from omniner.encoding.answers import write_answer
 from omniner.errors import UserError
 from omniner.files import make_folder
 from omniner.records import Issue, Sentence
-from omniner.tasks import prompting
+from omniner.tasks import prompting, whole
 from omniner.tasks.context import Context, publish_corpus, publish_issues
 
 log = logging.getLogger("omniner")
@@ -107,10 +107,7 @@ def _from_input(given: Path, output: Path, suffix: str) -> tuple[dict[Path, list
         return {output: sentences}, issues
     parts: dict[Path, list[Sentence]] = {}
     found: list[Issue] = []
-    for file in sorted(file for file in given.iterdir() if file.is_file() and not file.name.startswith(".")):
-        if file.suffix == label_studio.CONFIGURATION or file.name == alpaca.DATASET_INFO:
-            log.info("%s: describes a corpus and is none; not read", file)
-            continue
+    for file in whole.files_of(given):
         path = output / f"{file.stem}{suffix}"
         if path in parts:
             raise UserError(file, f"{path.name} would be written twice", "Rename one of the files.")

@@ -6,6 +6,7 @@ the labelled sentences with unique ids, and what could not be taken as it was.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from omniner.errors import UserError
 from omniner.records import Issue, Sentence
 from omniner.tasks.context import Context, content_digest, publish_corpus
 from omniner.tracking import DataInput
+
+log = logging.getLogger("omniner")
 
 FOLDER = "corpus"  # in the run's folder, where no output is named
 
@@ -53,7 +56,10 @@ def read(context: Context) -> Whole:
 def files_of(folder: Path) -> list[Path]:
     """The corpus files of a folder, by name; what describes a corpus and is none is left out."""
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    return [file for file in files if file.suffix != label_studio.CONFIGURATION and file.name != alpaca.DATASET_INFO]
+    others = [file for file in files if file.suffix == label_studio.CONFIGURATION or file.name == alpaca.DATASET_INFO]
+    for file in others:
+        log.info("%s: describes a corpus and is none; not read", file)
+    return [file for file in files if file not in others]
 
 
 def _from_files(path: Path) -> tuple[list[Sentence], list[Issue]]:

@@ -143,7 +143,8 @@ def slowly(groups: Sequence[Group], shares: Sequence[float], targets: Sequence[i
             category = min(left, key=lambda name: (left[name], name))
             number = next(number for number in open if category in groups[number].counts)
             without = [p for p in parts if not any(category in groups[n].counts for n, g in dealt.items() if g == p)]
-            among = without if left[category] <= len(without) else among
+            if left[category] <= len(without):
+                among = without if len(without) < len(shares) else [p for p in parts if shares[p] == max(shares)]
         lot = {part: (groups[number].rank + part) % len(shares) for part in parts}
         least = min(deviation(number, part) for part in among)
         dealt[number] = min(
@@ -188,39 +189,34 @@ def test_dealing_is_what_the_slow_twin_does(
 
 @given(dealt_out)
 @settings(max_examples=80, deadline=None)
-def test_levelling_ends_where_no_step_is_left_and_loses_no_category(
+def test_levelling_ends_where_no_step_is_left(
     case: tuple[list[tuple[int, dict[str, int]]], Sequence[float], int],
 ) -> None:
     rows, shares, seed = case
     groups = groups_of(rows, seed)
     targets = sizes_of(sum(size for size, _ in rows), shares)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splits_stratify, "_level", lambda deal: None)
-        before = stratify(groups, shares, targets)
     after = stratify(groups, shares, targets)
+    sizes = Counter[int]()
+    for (size, _), part in zip(rows, after, strict=True):
+        sizes[part] += size
+    off = [sizes[part] - target for part, target in enumerate(targets)]
+    source, target = off.index(max(off)), off.index(min(off))
+    most = min(off[source], -off[target])
+    ours = {size for (size, _), part in zip(rows, after, strict=True) if part == source}
+    theirs = {0} | {size for (size, _), part in zip(rows, after, strict=True) if part == target}
+    assert not any(0 < one - other <= most for one in ours for other in theirs)
 
-    def held(parts: Sequence[int]) -> set[tuple[str, int]]:
-        return {(name, part) for group, part in zip(groups, parts, strict=True) for name in group.counts}
 
-    def off(parts: Sequence[int]) -> list[int]:
-        sizes = Counter[int]()
-        for group, part in zip(groups, parts, strict=True):
-            sizes[part] += len(group.members)
-        return [sizes[part] - target for part, target in enumerate(targets)]
-
-    assert held(after) >= held(before)
-    assert sum(map(abs, off(after))) <= sum(map(abs, off(before)))
-    over = [part for part, number in enumerate(off(after)) if number > 0]
-    if len(over) == 1:  # then no allowed move of one group from there helps any part
-        (source,) = over
-        for number in off(after):
-            for group, part in zip(groups, after, strict=True):
-                if number < 0 and part == source and len(group.members) <= min(off(after)[source], -number):
-                    assert any(
-                        sum(name in other.counts for other, p in zip(groups, after, strict=True) if p == source) == 1
-                        for name in group.counts
-                    )
-                    break
+def test_levelling_takes_what_costs_no_category() -> None:
+    """One sentence too many in the second part: of three groups there, only one is not the last of its category."""
+    groups = [Group(n, [n], {}) for n in range(6)]
+    groups += [Group(6, [6], {"a": 1}), Group(7, [7], {"b": 1}), Group(8, [8], {"b": 1}), Group(9, [9], {"a": 1})]
+    deal = splits_stratify._Deal(groups, (0.8, 0.2), [8, 2])
+    for number, part in enumerate([0] * 6 + [1, 1, 1, 0]):
+        deal.place(number, part)
+    splits_stratify._level(deal)
+    assert sorted(deal.part[6:9]) == [0, 1, 1]
+    assert deal.part[6] == 1
 
 
 def test_a_category_of_three_posts_is_in_every_split() -> None:

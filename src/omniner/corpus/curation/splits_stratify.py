@@ -18,6 +18,11 @@ _LOOKED_AT = 64  # groups of one size and part that are weighed against each oth
 _LOOKED_AT_PAIRS = 12  # likewise, on each side of an exchange
 
 
+_Pools = list[dict[int, list[int]]]  # by part and size: the groups
+# Categories lost and deviations added for each sentence moved; the group that goes, the one that comes back or -1.
+_Step = tuple[float, float, int, int]
+
+
 class Group(NamedTuple):
     """What stays together.
 
@@ -63,6 +68,7 @@ class _Deal:
     def __init__(self, groups: Sequence[Group], shares: Sequence[float], targets: Sequence[int]) -> None:
         self.groups, self.parts = groups, range(len(shares))
         self.part = [-1] * len(groups)
+        self.largest = [part for part in self.parts if shares[part] == max(shares)]
         self.sentences = [share * sum(targets) for share in shares]
         self.room = list(targets)  # sentences that a part lacks; negative = has too many
         self.left: dict[str, int] = defaultdict(int)  # groups with a category that are not dealt out yet
@@ -77,9 +83,14 @@ class _Deal:
         self.held = {name: [0] * len(shares) for name in totals}
 
     def waiting(self, category: str) -> Sequence[int]:
-        """The parts that a group with the category may go to: those without any as soon as its groups run out."""
+        """The parts that a group with the category may go to: as soon as its groups run out, those without any.
+
+        The only group, or the first of so few, goes to a part of the largest share: it is there to be learnt from.
+        """
         without = [part for part in self.parts if not self.held[category][part]]
-        return without if self.left[category] <= len(without) else self.parts
+        if self.left[category] > len(without):
+            return self.parts
+        return self.largest if len(without) == len(self.parts) else without
 
     def best(self, number: int, among: Sequence[int]) -> int:
         """The part for a group that leaves the smallest squared deviations, of sentences and of every category."""
@@ -118,33 +129,30 @@ class _Deal:
             self.lacks[category][part] -= sign * count
             self.held[category][part] += sign
 
-    def price(self, counts: dict[str, int], source: int, target: int) -> float | None:
-        """What moving so many mentions adds to the squared deviations over their expectations.
-
-        None where the source would be left without a category.
-        """
-        price = 0.0
+    def price(self, counts: dict[str, int], source: int, target: int) -> tuple[int, float]:
+        """What moving so many mentions costs: categories that a part is left without, and squared deviations added."""
+        lost, added = 0, 0.0
         for category, count in counts.items():
-            if count and self.held[category][source if count > 0 else target] == 1:
-                return None
+            lost += bool(count) and self.held[category][source if count > 0 else target] == 1
             lacks, expected = self.lacks[category], self.expected[category]
-            price += count * (2 * lacks[source] + count) / expected[source]
-            price -= count * (2 * lacks[target] - count) / expected[target]
-        return price
+            added += count * (2 * lacks[source] + count) / expected[source]
+            added -= count * (2 * lacks[target] - count) / expected[target]
+        return lost, added
 
 
 def _level(deal: _Deal) -> None:
-    """Give every part its exact size, as far as moves of one group and exchanges of two can."""
+    """Give every part its exact size, as far as moves of one group and exchanges of two can.
+
+    The last group of a category leaves its part only where nothing else helps: with few posts, the sizes that were
+    asked for and all categories everywhere cannot both be had.
+    """
     pools = _pools(deal)
     while max(deal.room) > 0:
         source = min(deal.parts, key=lambda part: (deal.room[part], part))
         target = max(deal.parts, key=lambda part: (deal.room[part], -part))
-        most = min(-deal.room[source], deal.room[target])
-        found = min(_moves(deal, pools, source, target, most), default=None)
-        found = found or min(_exchanges(deal, pools, source, target, most), default=None)
-        if found is None:
+        if (step := _step(deal, pools, source, target)) is None:
             return
-        for number, to in ((found[1], target), (found[2], source)):
+        for number, to in ((step[2], target), (step[3], source)):
             if number >= 0:
                 size = len(deal.groups[number].members)
                 pools[deal.part[number]][size].remove(number)
@@ -152,8 +160,14 @@ def _level(deal: _Deal) -> None:
                 pools[to][size].append(number)
 
 
-_Pools = list[dict[int, list[int]]]  # by part and size: the groups
-_Step = tuple[float, int, int]  # price for a sentence, the group that goes, the one that comes back or -1
+def _step(deal: _Deal, pools: _Pools, source: int, target: int) -> _Step | None:
+    """The cheapest move; where that costs a part a category, or there is none, an exchange may be cheaper."""
+    most = min(-deal.room[source], deal.room[target])
+    found = min(_moves(deal, pools, source, target, most), default=None)
+    if found is None or found[0]:
+        others = [found] if found else []
+        return min([*others, *_exchanges(deal, pools, source, target, most)], default=None)
+    return found
 
 
 def _pools(deal: _Deal) -> _Pools:
@@ -167,8 +181,8 @@ def _moves(deal: _Deal, pools: _Pools, source: int, target: int, most: int) -> I
     """Groups of at most `most` sentences."""
     for size in sorted(pools[source]):
         for number in pools[source][size][:_LOOKED_AT] if size <= most else ():
-            if (price := deal.price(deal.groups[number].counts, source, target)) is not None:
-                yield price / size, number, -1
+            lost, added = deal.price(deal.groups[number].counts, source, target)
+            yield lost / size, added / size, number, -1
 
 
 def _exchanges(deal: _Deal, pools: _Pools, source: int, target: int, most: int) -> Iterator[_Step]:
@@ -181,5 +195,5 @@ def _exchanges(deal: _Deal, pools: _Pools, source: int, target: int, most: int) 
                 gone, come = deal.groups[going].counts, deal.groups[coming].counts
                 names = sorted(gone.keys() | come.keys())
                 counts = {name: gone.get(name, 0) - come.get(name, 0) for name in names}
-                if (price := deal.price(counts, source, target)) is not None:
-                    yield price / gain, going, coming
+                lost, added = deal.price(counts, source, target)
+                yield lost / gain, added / gain, going, coming
