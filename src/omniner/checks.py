@@ -152,6 +152,8 @@ SHARES = (
     "search.held_out",
     "data.dev_from_train",
     "stats.near",
+    "stats.warn",
+    "stats.fail",
     "split.shares",
     "filter.dev_from_train",
     "trainer.warmup",
