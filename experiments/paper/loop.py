@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from paper.steps import Step, plain_path, side_by_side, single
+from paper.steps import Step, done, plain_path, side_by_side, single
 
 EXPERIMENTS = {"cpu": "errta_cpu", "paper": "errta_paper"}
 MODELS = {"cpu": "qwen2_tiny", "paper": "qwen2_7b"}
@@ -84,7 +84,7 @@ def folder(chosen: Options, model: str, variant: str, seed: int) -> Path:
 
 
 def train(chosen: Options, model: str, variant: str) -> Step:
-    """Training runs with the prompt of this variant, one for each seed: a sweep where there are several."""
+    """Training runs with the prompt of this variant, one for each seed; a sweep where several are still to be done."""
     overrides = [f"experiment={chosen.experiment}", f"model={model}"]
     overrides.append("prompt=base" if variant == "plain" else "prompt=errta")
     reads = []
@@ -92,13 +92,15 @@ def train(chosen: Options, model: str, variant: str) -> Step:
         reads.append(chosen.work / model / f"notes-{variant}")
         overrides.append(f"prompt.from_run={reads[0]}")
     overrides += chosen.further
-    if len(chosen.seeds) == 1:
-        seed = chosen.seeds[0]
-        return single(folder(chosen, model, variant, seed), [*overrides, f"seed={seed}"], reads)
-    makes = [(folder(chosen, model, variant, seed), [*overrides, f"seed={seed}"]) for seed in chosen.seeds]
+    runs = {
+        seed: single(folder(chosen, model, variant, seed), [*overrides, f"seed={seed}"], reads) for seed in chosen.seeds
+    }
+    left = [seed for seed, run in runs.items() if not done(run)] or chosen.seeds
+    if len(left) == 1:
+        return runs[left[0]]
     output = f"output_dir={chosen.work / model / variant}-${{seed}}"
-    swept = [*overrides, f"seed={','.join(map(str, chosen.seeds))}", output]
-    return Step(["-m", *side_by_side(chosen.jobs), *swept], makes, reads)
+    swept = [*overrides, f"seed={','.join(map(str, left))}", output]
+    return Step(["-m", *side_by_side(chosen.jobs), *swept], [make for seed in left for make in runs[seed].makes], reads)
 
 
 def guide(chosen: Options, model: str, variant: str) -> Step:

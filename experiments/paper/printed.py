@@ -6,6 +6,7 @@ is printed as "not at hand". Figures are kept as text, as printed: their digits 
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from decimal import Decimal
@@ -14,6 +15,7 @@ from typing import Any
 
 FILE = Path(__file__).with_name("numbers.json")
 ABSENT = "not at hand"
+FIGURES = ("precision", "recall", "f1")
 
 
 def read(path: Path = FILE) -> dict[str, Any]:
@@ -32,6 +34,26 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def primary_table(paper: dict[str, Any], ours: Path, models: Sequence[str]) -> str:
+    """Table 4: precision / recall / F1 by primary and model, the paper's models behind ours.
+
+    Args:
+        paper: what `read` gave; `table4` is {primary: {model: {"precision": ..., "recall": ..., "f1": ...}}}.
+        ours: `tables/compare_primaries.csv` of a comparison.
+        models: the names of its runs.
+    """
+    theirs = list(dict.fromkeys(model for row in paper["table4"].values() for model in row))
+    rows = []
+    with ours.open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            scores = [[line[f"{model}: {name}"] for name in FIGURES] for model in models]
+            mine = [" / ".join(f"{100 * float(value):.2f}" if value else "-" for value in row) for row in scores]
+            printed = [paper["table4"].get(line["primary"], {}).get(model, {}) for model in theirs]
+            known = [" / ".join(cell(row.get(name)) for name in FIGURES) for row in printed]
+            rows.append([line["primary"], line["gold"], *mine, *known])
+    return table(("primary", "gold", *models, *(f"paper: {model}" for model in theirs)), rows)
 
 
 def error_rows(paper: dict[str, Any], ours: dict[str, tuple[float, float]]) -> list[list[str]]:

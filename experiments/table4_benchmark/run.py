@@ -49,9 +49,12 @@ def main() -> None:
     steps.run(sweep)
     steps.run(compare)
     place = compare.makes[0][0]
-    print(f"\nTable 4: {place}/tables/compare_primaries.csv, all of it in {place}/comparison.html")
-    if not tables.read()["table4"]:
-        print(f"The paper's Table 4 is {tables.ABSENT} (experiments/paper/README.md).")
+    paper = tables.read()
+    print("\nPrecision / recall / F1 by primary, the whole category right:\n")
+    print(tables.primary_table(paper, place / "tables" / "compare_primaries.csv", models))
+    if not paper["table4"]:
+        print(f"\nThe paper's Table 4 is {tables.ABSENT} (experiments/paper/README.md).")
+    print(f"\nAll of it: {place}/comparison.html")
 
 
 if __name__ == "__main__":

@@ -44,16 +44,12 @@ def report(chosen: loop.Options, model: str, variants: list[str]) -> str:
     rows = []
     for variant in variants:
         runs = [figures[variant] for figures in found]
-        rows.append(
-            [
-                variant,
-                loop.of_seeds([run.f1 for run in runs]),
-                ", ".join(f"{run.f1:.2f}" for run in runs),
-                ", ".join(f"{run.difference:+.2f} [{run.low:+.2f}, {run.high:+.2f}]" for run in runs),
-                ", ".join(f"{run.p:.3f}" for run in runs),
-            ]
-        )
-    columns = ("prompt", "F1, mean", "F1 by seed", "difference from plain, by seed", "p")
+        changes = [f"{run.difference:+.2f} [{run.low:+.2f}, {run.high:+.2f}]" for run in runs]
+        tested = ["", ""] if variant == variants[0] else [", ".join(changes), ", ".join(f"{run.p:.3f}" for run in runs)]
+        by_seed = ", ".join(f"{run.f1:.2f}" for run in runs)
+        errors = loop.of_seeds([sum(run.errors.values()) for run in runs])
+        rows.append([variant, loop.of_seeds([run.f1 for run in runs]), by_seed, errors, *tested])
+    columns = ("prompt", "F1, mean", "F1 by seed", "errors", "difference from plain, by seed", "p")
     lines = [f"\n## {model}\n", tables.table(columns, rows)]
     if len(chosen.seeds) > 1:
         lines.append("\nThe same prompt with another seed:\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,3 +123,15 @@ def test_tables_show_what_is_not_at_hand() -> None:
     assert scores[-1] == ["f1", "70.00", "71.50", "+1.50", tables.ABSENT, "75.84", tables.ABSENT]
     paper["table6"]["before"]["f1"] = "74.84"
     assert tables.score_rows(paper, dict.fromkeys(("precision", "recall", "f1"), (1.0, 1.0)))[-1][-1] == "+1.00"
+
+
+def test_the_paper_s_models_stand_behind_ours_once_they_are_known(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("primary,gold,a: precision,a: recall,a: f1\n产品,7,0.5,1,0.66666\nIP,0,,,\n")
+    paper = tables.read()
+    alone = tables.primary_table(paper, tmp_path / "p.csv", ["a"]).splitlines()
+    assert alone[0] == "| primary | gold | a |"
+    assert alone[2:] == ["| 产品 | 7 | 50.00 / 100.00 / 66.67 |", "| IP | 0 | - / - / - |"]
+    paper["table4"] = {"产品": {"big": {"precision": "71.20", "recall": "70.00", "f1": None}}}
+    beside = tables.primary_table(paper, tmp_path / "p.csv", ["a"]).splitlines()
+    assert beside[0].endswith("| a | paper: big |")
+    assert beside[2].endswith("| 71.20 / 70.00 / not at hand |")

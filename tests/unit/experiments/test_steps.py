@@ -49,7 +49,10 @@ def test_the_training_runs_of_all_seeds_are_a_sweep_with_a_folder_for_each(scale
         assert list(step.arguments[:3]) == ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
         assert "seed=1,2" in step.arguments
         for seed, (folder, overrides) in enumerate(step.makes, 1):
-            child = configs.load([*overrides, step.arguments[-1]])
+            swept = configs.load([*overrides, step.arguments[-1]])
+            child = configs.load(overrides)
+            assert configs.digest(swept) == configs.digest(child)
+            assert swept.output_dir == child.output_dir
             assert (child.seed, child.output_dir) == (seed, str(folder))
             notes = str(options.work / model / f"notes-{variant}") if variant in ("counted", "teacher") else None
             assert child.prompt.from_run == notes
@@ -107,6 +110,22 @@ def test_what_is_done_is_not_run_and_a_failure_ends_it(tmp_path: Path, capfd: py
         steps.run(missing)
     assert ended.value.code == 2
     assert "$ python -m omniner.run task=score" in capfd.readouterr().out
+
+
+def test_seeds_that_are_there_are_not_swept_again(tmp_path: Path) -> None:
+    options = chosen("--seeds", "1,2,3", "--work", str(tmp_path))
+    model = options.models[0]
+    (folder, overrides), *_ = loop.train(options, model, "plain").makes
+    finished(folder, list(overrides), started=1000)
+    step = loop.train(options, model, "plain")
+    assert "seed=2,3" in step.arguments
+    assert [place.name for place, _ in step.makes] == ["plain-2", "plain-3"]
+    for place, theirs in step.makes[:1]:
+        finished(place, list(theirs), started=1000)
+    assert loop.train(options, model, "plain").arguments[-2:] == ["seed=3", f"output_dir={tmp_path}/{model}/plain-3"]
+    for place, theirs in step.makes:
+        finished(place, list(theirs), started=1000)
+    assert steps.done(loop.train(options, model, "plain"))
 
 
 @pytest.mark.parametrize("name", ["out put", "a,b", "x'y", ""])
