@@ -381,6 +381,10 @@ def test_the_page_in_a_browser(tab: browser.Page, tmp_path: Path, three: tuple[l
     assert tab.run("document.querySelectorAll('#browser .example:first-child .lane').length") == 3
     tab.run("document.querySelector('nav a[href=\"#method\"]').click()")
     assert tab.run("document.activeElement.id") == "method"
+    wide = {"height": 800, "deviceScaleFactor": 1, "mobile": False}
+    tab.call("Emulation.setDeviceMetricsOverride", width=400, **wide)
+    assert tab.run("document.documentElement.scrollWidth") <= 400  # tables scroll, the page does not
+    tab.call("Emulation.setDeviceMetricsOverride", width=1280, **wide)
     tab.scheme("dark")
     assert tab.run("getComputedStyle(document.body).color") == "rgb(228, 231, 236)"
     tab.scheme("light")
