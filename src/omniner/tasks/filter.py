@@ -5,6 +5,8 @@ In: `input=<file or folder of any format>`, or all splits of `data` joined, and 
 others. Out, in `output` (or in `corpus` in the run's folder): `kept.jsonl` and `removed.jsonl`, which together are the
 corpus; `dropped.jsonl` (mentions of categories that became too rare, taken out of the kept sentences); `votes.jsonl`;
 `suspects.jsonl`, and the same as a queue for Label Studio. In the run's folder: `filter.json`, `filter.md`, `tables/`.
+The expert's answers to that queue become labels with
+`task=adjudicate annotators=['a=kept.jsonl','b=kept.jsonl'] expert=<export>`: two copies agree, the expert overrules.
 
 Price: the training of `folds` models on 1/folds of the corpus each, and folds - 1 predictions of every sentence. A fold
 that is finished is not trained again when the same command goes on.
@@ -69,6 +71,8 @@ def run(context: Context) -> None:
     publish_issues(context, issues)
     _publish(context, filtered, output)
     print("\n".join(filter_tables.verdicts(filtered)))
+    if filtered.suspects:
+        print(f"for the expert: {output / 'queue.json'}")
     print(f"kept: {output / FILES[0]}; divide it with task=split input={output / FILES[0]}")
 
 

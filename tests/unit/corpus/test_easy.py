@@ -84,6 +84,13 @@ def test_doubts_that_come_often_come_first() -> None:
     assert decision.item.sentence.entities == []
 
 
+def test_the_expert_sees_answers_without_offsets_in_their_places() -> None:
+    answer = [Entity("迪士尼乐园", "景点"), Entity("不在句中", "景点")]
+    found = verdict([SHANGHAI], *[answer] * 3, unit="pair")
+    proposals = easy.Suspect(found, 1).to_decision().item.proposals
+    assert proposals == ((SHANGHAI,), (PARK, Entity("不在句中", "景点")))
+
+
 def test_rare_categories_are_dropped_and_listed() -> None:
     kept = [Sentence("a", TEXT, [SHANGHAI, ICE]), Sentence("b", TEXT, [ICE, PARK])]
     whole = [*kept, Sentence("c", TEXT, [SHANGHAI, Entity("我", "人", 0, 1)])]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from omniner.corpus.align import place_pairs
 from omniner.corpus.curation.adjudication import Decision
 from omniner.corpus.curation.matching import Item, Proposal, in_order
 from omniner.records import Entity, Issue, Prediction, Sentence, entity_to_json, sentence_to_json
@@ -129,10 +130,18 @@ class Suspect(NamedTuple):
         return item
 
     def to_decision(self) -> Decision:
-        """For the expert's queue: gold and the models side by side."""
-        bare = replace(self.verdict.sentence, entities=[])
-        item = Item(bare, (in_order(self.verdict.sentence.entities), self.verdict.answers[0]))
+        """For the expert's queue: gold and the models side by side, surfaces of a generative model with a place."""
+        sentence = self.verdict.sentence
+        sides = in_order(sentence.entities), self.verdict.answers[0] or ()
+        item = Item(replace(sentence, entities=[]), tuple(_placed(sentence.text, side) for side in sides))
         return Decision(item, "queued", ())
+
+
+def _placed(text: str, entities: Proposal) -> Proposal:
+    if all(entity.start is not None for entity in entities):
+        return entities
+    found = place_pairs(text, [(entity.text, entity.category) for entity in entities])
+    return in_order([entity for entity in found if entity is not None])
 
 
 def suspects(verdicts: Iterable[Verdict]) -> list[Suspect]:
