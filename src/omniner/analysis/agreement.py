@@ -138,7 +138,7 @@ def character_patterns(length: int, given: Sequence[Proposal | None]) -> list[tu
         row: list[tuple[str, ...]] = [()] * (len(cuts) - 1)
         for start, end, name in one or ():
             for index in range(number[start], number[end]):
-                row[index] = tuple(sorted({*row[index], name}))
+                row[index] = tuple(sorted({*row[index], name})) if row[index] else (name,)
         rows.append(None if one is None else row)
     return [
         (tuple(None if row is None else row[index] for row in rows), cuts[index + 1] - cuts[index])
@@ -152,7 +152,8 @@ def span_patterns(given: Sequence[Proposal | None]) -> dict[tuple[int, int], Pat
     for one in given:
         table: dict[tuple[int, int], tuple[str, ...]] = {}
         for start, end, name in _places(one or ()):
-            table[start, end] = tuple(sorted({*table.get((start, end), ()), name}))
+            there = table.get((start, end))
+            table[start, end] = tuple(sorted({*there, name})) if there else (name,)
         tables.append(None if one is None else table)
     spans = sorted({span for table in tables if table for span in table})
     return {span: tuple(None if table is None else table.get(span, ()) for table in tables) for span in spans}
