@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
@@ -21,6 +22,8 @@ FAMILY = "Noto Sans CJK SC"
 FILE = "NotoSansCJKsc-Regular.otf"
 LARGEST = 2500  # characters put into a page: 0.6 MB, 1.2 s
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+# What follows an emoji and is nothing alone: variation selectors, skin tones, a joiner with what it joins.
+_EMOJI_PARTS = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]|\u200d.")
 # Tables a browser does not need to draw single characters.
 _DROPPED = ["GSUB", "GPOS", "GDEF", "BASE", "VORG", "vmtx", "vhea", "DSIG"]
 
@@ -54,8 +57,12 @@ def _drawn() -> frozenset[int]:
 
 
 def label(text: str, length: int = 0) -> str:
-    """A text that matplotlib can draw: no line breaks, `�` for what no font has, cut to `length` with `…`."""
-    text = "".join(c if ord(c) in _drawn() else UNKNOWN for c in " ".join(text.split()))
+    """A text that matplotlib can draw: no line breaks, `�` for what no font has, cut to `length` with `…`.
+
+    Most emoji are such: a whole one, with its skin tone and joiners, is one `�`. Tables and pages show what they are.
+    """
+    text = _EMOJI_PARTS.sub("", " ".join(text.split()))
+    text = "".join(c if ord(c) in _drawn() else UNKNOWN for c in text)
     return f"{text[: length - 1]}…" if length and len(text) > length else text
 
 

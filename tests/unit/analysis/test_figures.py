@@ -73,6 +73,8 @@ def test_label() -> None:
     assert fonts.label("品牌\n A") == "品牌 A"
     assert fonts.label("\U000e0001牌") == "�牌"
     assert fonts.label("一二三四五", 4) == "一二三…"
+    assert fonts.label("\U0001f44d\U0001f3fb棒 \U0001f469\u200d\U0001f469\u200d\U0001f467") == "�棒 �"  # whole emoji
+    assert fonts.label("\u2764\ufe0f") == "\u2764"
 
 
 def test_matrices_add_up(result: ScoreResult) -> None:
