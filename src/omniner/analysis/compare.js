@@ -35,8 +35,8 @@
   let browser;
   const ink = (i) => i ? charts.ink(i - 1) : "var(--right)"; // the baseline is grey
 
-  function figure(home, caption, ...content) {
-    const box = make("div", { role: "img", ariaLabel: caption }, ...content);
+  function figure(home, role, caption, ...content) {
+    const box = make("div", { role, ariaLabel: caption }, ...content);
     home.append(make("figcaption", { textContent: caption }), box);
   }
 
@@ -50,7 +50,7 @@
       byId("sentences").scrollIntoView();
     },
       bars: data.runs.map((_, i) => ({ value: row[data.counts[i]], text: whole(row[data.counts[i]]), colour: ink(i) })) })));
-    figure(byId("chart-errors"), title, charts.legend(data.runs.map((name, i) => [name, ink(i)])), bars);
+    figure(byId("chart-errors"), "group", title, charts.legend(data.runs.map((name, i) => [name, ink(i)])), bars);
     sheetTable("errors", "No errors.");
   }
 
@@ -70,7 +70,7 @@
       const box = make("figure");
       home.append(box);
       const shown = rows.length === of ? `${of} categories` : `the ${rows.length} most changed of ${of} categories`;
-      figure(box, `${run} against ${data.runs[0]}: points of F1 with their intervals, ${shown}; filled where significant after Holm's correction`, forest);
+      figure(box, "img", `${run} against ${data.runs[0]}: points of F1 with their intervals, ${shown}; filled where significant after Holm's correction`, forest);
     }
     sheetTable("categories", "No categories.");
   }

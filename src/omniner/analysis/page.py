@@ -27,29 +27,25 @@ def render(template: str, parts: Mapping[str, str], data: Any, scripts: Mapping[
     """The page.
 
     Args:
-        template: name of the file with the sections, which `page.html` surrounds; a file that is a whole page already
-            has the places `policy`, `font`, `css`, `data`, `footer` and one for each script.
+        template: name of the file with the sections, which `page.html` surrounds.
         parts: markup for its places and for `name`, `kind` (report, comparison, ...), `created` and `nav`; whatever
             comes from outside is escaped already.
         data: what the scripts work on, as plain values.
-        scripts: text of each script by its place, in the order in which they run.
+        scripts: text of each script by its name, in the order in which they run; empty for a page without any.
     """
     # `<` never stands in the block, so neither `</script` nor `<!--` can end it early.
     block = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     values = {
         "created": "",
         **parts,
-        **scripts,
+        "scripts": _scripts(block, scripts),
+        "noscript": _NOSCRIPT if scripts else "",
         "policy": _policy(scripts.values()),
         "font": fonts.face((*parts.values(), block), "OmniNER Han"),
         "css": asset("report.css"),
-        "data": block,
         "footer": f"OmniNER {omniner.__version__}; this file is complete: it loads nothing from anywhere.",
     }
-    page = asset(template)
-    if not page.startswith("<!doctype"):
-        page = asset("page.html").replace("{{main}}", page.strip())
-        values |= {"scripts": _scripts(block, scripts), "noscript": _NOSCRIPT if scripts else ""}
+    page = asset("page.html").replace("{{main}}", asset(template).strip())
     return storable(re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], page))
 
 
@@ -59,8 +55,10 @@ _NOSCRIPT = (
 
 
 def _scripts(block: str, scripts: Mapping[str, str]) -> str:
-    """The data and the scripts that show it, at the end of the page; nothing for a page without scripts."""
-    lines = [f'<script type="application/json" id="data">{block}</script>'] if scripts else []
+    """The data and the scripts that show it, which stand at the end of the page."""
+    if not scripts:
+        return ""
+    lines = [f'<script type="application/json" id="data">{block}</script>']
     return "\n".join([*lines, *(f"<script>{script}</script>" for script in scripts.values())])
 
 
