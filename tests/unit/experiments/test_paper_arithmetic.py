@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +50,14 @@ def test_the_interval_is_what_trying_every_number_finds(tp: int, counts: Counts,
         return
     found = arithmetic.true_positives(counts, printed)
     assert tp in found
-    for other in range(found.start - 50, found.stop + 50):
-        if other > 0 and other not in found:
-            assert any(
-                theirs is not None and ours != theirs
-                for ours, theirs in zip(arithmetic.scores(other, counts), printed, strict=True)
-            )
-        elif other in found and other not in (found.start, found.stop - 1):  # ends may lie half-way
-            assert all(
-                theirs is None or ours == theirs
-                for ours, theirs in zip(arithmetic.scores(other, counts), printed, strict=True)
-            )
+    beside = Fraction(counts.fp), Fraction(counts.fn), Fraction(counts.fp + counts.fn, 2)
+    for other in range(max(1, found.start - 50), found.stop + 50):
+        distances = [
+            abs(100 * other / (other + wrong) - Fraction(figure))
+            for figure, wrong in zip(printed, beside, strict=True)
+            if figure is not None
+        ]
+        assert (other in found) == (max(distances) <= Fraction(1, 200)), other
 
 
 def test_tables_that_contradict_each_other_leave_nothing() -> None:
