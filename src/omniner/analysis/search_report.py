@@ -7,6 +7,7 @@ steps it was measured on, the best one with its interval and with what is left o
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +18,9 @@ from omniner.analysis.sheets import COUNT, NONE, POINTS, SHARE, TEXT, Sheet, mar
 from omniner.analysis.tables import Cell, Table, storable
 from omniner.schema import CompareConfig
 
-_PLAIN_VALUE = re.compile(r"[\w./\-]+", re.ASCII)  # needs quotes neither from Hydra nor from a shell
+_PLAIN_VALUE = re.compile(
+    r"(?!(?:null|true|false|nan|inf)$)[a-z_][\w./\-]*", re.ASCII | re.IGNORECASE
+)  # to Hydra: text
 
 _SEEN = (
     "The guidance is about errors on dev, where the variants are compared: sentences that it shows are left out, but "
@@ -172,37 +175,39 @@ def warnings(result: SearchResult) -> list[str]:
 
 
 def override_line(overrides: Mapping[str, Any]) -> str:
-    """What to put on the command line for this prompt."""
+    """What to put on the command line, of a shell, for this prompt."""
     return " ".join(
-        f"{key}={_value(value)}" if _bare(value) else f"'{key}={_value(value)}'" for key, value in overrides.items()
+        shlex.quote(f"{key}={_value(value)}") if isinstance(value, str) else f"{key}={_value(value)}"
+        for key, value in overrides.items()
     )
 
 
 def _value(value: Any) -> str:
+    """As Hydra reads it."""
     if value is None:
         return "null"
     if isinstance(value, list):
         return f"[{','.join(map(str, value))}]"
-    text = str(value)
-    return text if _bare(value) else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if not isinstance(value, str) or _PLAIN_VALUE.fullmatch(value):
+        return str(value)
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)  # backslashes mean something only before a quote
+    return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
 
 
-def _bare(value: Any) -> bool:
-    return not isinstance(value, str) or _PLAIN_VALUE.fullmatch(value) is not None
-
-
-def text(result: SearchResult, name: str, prompt: str, usage: Sequence[str]) -> str:
+def text(result: SearchResult, name: str, prompt: str, by_name: str) -> str:
     """All of it as Markdown.
 
     Args:
         result: of the search.
         name: of the run.
         prompt: the best prompt as a model is told it.
-        usage: commands that use it.
+        by_name: arguments that choose its configuration, which the run has written.
     """
     parts = [f"# {plain(name)}", "\n".join(f"- {plain(line)}" for line in verdicts(result))]
     parts += [f"**{plain(warning)}**" for warning in warnings(result)]
-    parts += ["## How to use it", _block("\n".join(usage)), markdown({"search": sheet(result)}).rstrip()]
+    parts += ["## How to use it", "With any task that is told a prompt, by its name:", _block(by_name)]
+    parts += ["or, beside the `prompt=` of this search, by its keys:", _block(override_line(result.best.overrides))]
+    parts += [markdown({"search": sheet(result)}).rstrip()]
     if result.same:
         parts.append("The same prompt as another variant: " + plain("; ".join(f"{a} = {b}" for a, b in result.same)))
     parts += ["## How it was chosen", *map(plain, _method(result)), "## The prompt", _block(prompt)]

@@ -233,9 +233,8 @@ def _publish(context: Context, result: search_report.SearchResult, best: Variant
     tracked.file(choice, "best/prompt")
     tracked.file(write_json(folder / "search.json", result.to_json()))
     shown = "\n\n".join(turn["content"] for turn in best.prompt.messages(prompts.SENTENCE))
-    usage = [f"--config-dir {folder / 'best'} prompt={CHOICE}", "or, with the prompt it was made of:"]
-    usage.append(search_report.override_line(best.overrides))
-    page = search_report.text(result, context.config.name, shown, usage)
+    by_name = f"--config-dir {folder / 'best'} prompt={CHOICE}"
+    page = search_report.text(result, context.config.name, shown, by_name)
     tracked.file(write_text(folder / "search.md", page))
     sheet = search_report.sheet(result)
     write_text(folder / "tables" / "search.csv", sheet.table.to_csv())
@@ -245,7 +244,7 @@ def _publish(context: Context, result: search_report.SearchResult, best: Variant
     for warning in search_report.warnings(result):
         log.warning(warning)
     print("\n".join(search_report.verdicts(result)))
-    print(f"to use it: {usage[0]}")
+    print(f"to use it: {by_name}")
 
 
 def _metrics(result: search_report.SearchResult) -> dict[str, float]:

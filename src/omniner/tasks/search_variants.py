@@ -134,10 +134,11 @@ def _with_examples(
 ) -> Iterator[tuple[str, str, PromptConfig]]:
     """One choice of lessons with every number of corrections, and of sentences of train."""
     for corrections, examples in itertools.product(search.corrections, search.examples or [config.examples]):
-        shots = f", {examples} sentences" if search.examples else ""
+        shots = f", {examples} sentences of train" if search.examples else ""
+        shown = f"{corrections} correction{'s' * (corrections != 1)} each"
         yield (
             f"{name}-c{corrections}" + (f"-e{examples}" if search.examples else ""),
-            f"{about}, {corrections} corrections each{shots}",
+            f"{about}, {shown}{shots}",
             replace(config, corrections=corrections, examples=examples),
         )
 

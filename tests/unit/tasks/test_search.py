@@ -140,9 +140,7 @@ def answering(data: list[str], made: Guidance, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture(scope="module")
-def searched(
-    made: Guidance, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Answering, dict[str, Any]]:
+def searched(made: Guidance, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answering, dict[str, Any]]:
     """A whole search: the folder of its run, what its children were asked, `search.json`."""
     cwd = tmp_path_factory.mktemp("searched")
     with pytest.MonkeyPatch.context() as patch:
