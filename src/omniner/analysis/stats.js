@@ -4,7 +4,13 @@
   const { data, byId, visible, whole, make, table } = page;
   const inks = { failed: "var(--said)", warned: "var(--other-3)", passed: "var(--other-1)", skipped: "var(--right)" };
   const percent = (n) => `${(100 * n).toFixed(2)}%`;
-  const prints = { count: whole, share: (n) => (100 * n).toFixed(2) };
+  const share = (n) => (100 * n).toFixed(2);
+  // A column of numbers has as many decimals as its longest number, at most 4.
+  function decimals(rows, key) {
+    const digits = Math.max(0, ...rows.map((row) => typeof row[key] === "number" ? (String(row[key]).split(".")[1] ?? "").length : 0));
+    const options = { minimumFractionDigits: Math.min(digits, 4), maximumFractionDigits: Math.min(digits, 4) };
+    return (n) => n.toLocaleString("en", options);
+  }
   const empties = {
     splits: "None.", categories: "No mentions.", primaries: "No primaries: no category has a part before a _.", seen: "No labelled split beside train.",
     surfaces: "No surface has two categories.", leaks: "One split only.", near: "No near duplicates, or too many to look for.",
@@ -21,7 +27,7 @@
     const kept = corpus === undefined ? rows : rows.filter((row) => row[0] === corpus);
     // A column in which this corpus has nothing, such as a split of another one, is left out.
     const shown = columns.map((column, i) => ({
-      key: i, title: column.replaceAll("_", " "), zh: kinds[i] === "text", print: prints[kinds[i]], show: visible,
+      key: i, title: column.replaceAll("_", " "), zh: kinds[i] === "text", print: kinds[i] === "share" ? share : decimals(kept, i), show: visible,
     })).filter(({ key }) => (key || corpus === undefined) && kept.some((row) => row[key] !== ""));
     if (shown.length) shown[0].head = true;
     table(`table-${name}`, title, shown, kept, empties[name] ?? "None.", 50);
@@ -42,8 +48,8 @@
       ...data.corpora.map((name) => make("th", { scope: "col", textContent: name })));
     const rows = checks.map((check, i) => make("tr", {}, make("th", { scope: "row", textContent: check.replaceAll("_", " ") }),
       ...data.corpora.map((name) => {
-        const [, status, share] = data.verdicts[name][i];
-        return make("td", {}, mark(status, status === "skipped" ? "–" : percent(share)));
+        const [, status, value] = data.verdicts[name][i];
+        return make("td", {}, mark(status, status === "skipped" ? "–" : percent(value)));
       })));
     const legend = make("p", { className: "legend" }, ...data.statuses.map((status) => mark(status, status)));
     byId("matrix").append(legend, make("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: "Checks of all corpora" },

@@ -36,6 +36,8 @@ def figures(surveyed: Sequence[Surveyed]) -> dict[str, bytes]:
 
 def _categories(figure: Figure, surveyed: Surveyed) -> None:
     """Bars on a logarithmic axis, since counts differ by powers of ten."""
+    from matplotlib.ticker import NullLocator
+
     ax = figure.subplots()
     statistics = surveyed.statistics
     rows = sorted(statistics.categories, key=lambda row: (-row.mentions, row.name))[:LARGEST][::-1]
@@ -45,6 +47,8 @@ def _categories(figure: Figure, surveyed: Surveyed) -> None:
     ax.set_yticks(np.arange(len(rows)), [label(row.name, LABEL + 6) for row in rows])
     ax.set_ylim(-0.7, len(rows) - 0.3)
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlim(0.8, 2.5 * max(row.mentions for row in rows))
     ax.grid(visible=False, axis="y")
     ax.set_xlabel("mentions")

@@ -24,7 +24,6 @@ def figures(surveyed: Surveyed) -> dict[str, float]:
         "sentences": len(statistics.flat.sentences),
         "labelled": sum(one.labeled for one in labels),
         "characters": sum(one.characters for one in texts),
-        "words": sum(one.words for one in texts),
         "entities": len(statistics.flat.owner),
         "placed": sum(one.placed for one in labels),
         "categories": len(statistics.categories),
@@ -39,6 +38,8 @@ def figures(surveyed: Surveyed) -> dict[str, float]:
     }
     for name in ("span_distinctiveness", "boundary_distinctiveness"):
         values[name] = sum(getattr(row, name) * row.share for row in statistics.categories)
+    if statistics.spaced:
+        values["words"] = sum(one.words for one in texts)
     if statistics.near is not None:
         values["near_pairs"] = statistics.near.pairs
     return values

@@ -55,10 +55,11 @@ def build(corpora: Sequence[Surveyed], verdicts: Verdicts, settings: StatsConfig
             lambda one: _verdicts(verdicts[one.statistics.name]),
         ),
         "splits": sheet(
-            "Splits; lengths in characters",
-            "split documents sentences characters words entities categories entities_per_sentence no_entity mean "
+            "Splits; placed: share of the entities whose place is known; lengths in characters",
+            "split documents sentences characters words entities placed categories entities_per_sentence "
+            "no_entity mean "
             "median p95 longest emoji with_emoji beyond_plane",
-            [TEXT, *[COUNT] * 7, SHARE, *[COUNT] * 5, SHARE, COUNT],
+            [TEXT, *[COUNT] * 5, SHARE, *[COUNT] * 2, SHARE, *[COUNT] * 5, SHARE, COUNT],
             _splits,
         ),
         "categories": sheet(
@@ -177,10 +178,11 @@ def _splits(surveyed: Surveyed) -> Rows:
     for split, texts in surveyed.statistics.texts.items():
         labels = surveyed.statistics.labels[split]
         count = max(texts.sentences, 1)
-        known: list[Cell] = [NONE] * 4  # a split without labels has no counts of them
+        known: list[Cell] = [NONE] * 5  # a split without labels has no counts of them
         if labels.labeled:
             each = round(labels.entities / labels.labeled, 2)
-            known = [labels.entities, labels.categories, each, labels.bare / labels.labeled]
+            placed: Cell = labels.placed / labels.entities if labels.entities else NONE
+            known = [labels.entities, placed, labels.categories, each, labels.bare / labels.labeled]
         yield [
             split, texts.documents, texts.sentences, texts.characters,
             texts.words if surveyed.statistics.spaced else NONE, *known, round(texts.mean, 1), texts.median,

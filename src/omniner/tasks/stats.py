@@ -1,8 +1,9 @@
 """`task=stats`: Table 3 for any corpora, and a verdict on each thing that can be wrong with them. No model, no torch.
 
 In: `corpora=[weibo,mine.jsonl,name=folder,...]` (see `tasks.stats_corpora`), or the corpus of `data`. Out, in the run's
-folder and tracked: `stats.html`, `stats.md`, `stats.json`, `tables/stats_*.csv`, `figures/stats_*.png`, `issues.jsonl`,
-and the metrics `stats/<corpus>/...`. A failed check is a finding, not an error: the run ends well all the same.
+folder and tracked: `stats.html`, `stats.md`, `stats.json`, `tables/stats_*.csv`, `latex/stats_table3.tex`,
+`figures/stats_*.png`, `issues.jsonl`, and the metrics `stats/<corpus>/...`. A failed check is a finding, not an error:
+the run ends well all the same.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from omniner.analysis import stats_json, stats_page, stats_tables
-from omniner.analysis.sheets import Sheet
+from omniner.analysis.sheets import Sheet, latex
 from omniner.analysis.stats_checks import CHECKS, FAILED, WARNED, Surveyed, Verdict, judge
 from omniner.corpus.stats.measure import measure
 from omniner.errors import UserError
@@ -80,6 +81,9 @@ def _publish(
     for name, sheet in sheets.items():
         write_text(context.folder / "tables" / f"stats_{name}.csv", sheet.table.to_csv())
         context.run.table(sheet.table.columns, sheet.table.rows, f"tables/stats_{name}.json")
+    context.run.file(
+        write_text(context.folder / "latex" / "stats_table3.tex", latex(sheets["table3"], "table3")), "latex"
+    )
     _figures(context, surveyed)
     _texts(context, surveyed, verdicts, sheets)
 

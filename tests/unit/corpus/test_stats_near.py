@@ -66,6 +66,8 @@ def test_the_join_finds_exactly_what_all_pairs_show(ngram: int, least: float) ->
 def test_blocks_of_one_text_give_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = similar_texts(120, seed=5)
     whole = joined(texts, 3, 0.6)
+    monkeypatch.setattr(near, "_LOOKUPS", 7)
+    assert joined(texts, 3, 0.6) == whole
     monkeypatch.setattr(near, "_BLOCK", 1)
     assert joined(texts, 3, 0.6) == whole
 
