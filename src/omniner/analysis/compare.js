@@ -72,7 +72,7 @@
       const shown = rows.length === of ? `${of} categories` : `the ${rows.length} most changed of ${of} categories`;
       figure(box, "img", `${run} against ${data.runs[0]}: points of F1 with their intervals, ${shown}; filled where significant after Holm's correction`, forest);
     }
-    sheetTable("categories", "No categories.");
+    sheetTable("categories", data.runs.length > 1 ? "No categories." : "There is no second run.");
   }
 
   // ---- changed sentences: gold and both answers, what is wrong in them marked
@@ -103,10 +103,11 @@
 
   function drawTables() {
     sheetTable("models", "");
-    sheetTable("tests", "");
+    sheetTable("tests", "There is no second run.");
     sheetTable("primaries", "No entities.");
     if (data.sheets.human) sheetTable("human", "");
-    sheetTable("config", data.unknown ? "Not known: a predictions file has no configuration." : "Nothing: the configurations are the same.");
+    if (data.runs.length < 2) sheetTable("config", "There is no second run.");
+    else sheetTable("config", data.unknown ? "Not known: a predictions file has no configuration." : "Nothing: the configurations are the same.");
   }
 
   page.draw([drawTables, drawErrors, drawCategories, drawSentences]);

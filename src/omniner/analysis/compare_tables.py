@@ -85,16 +85,16 @@ def _models(comparison: RunComparison) -> Sheet:
     """The paper's Table 6: every run, and its difference from the first."""
     confidence = f"{100 * comparison.settings.confidence:g}%"
     columns = [("run", TEXT), ("precision", SHARE), ("recall", SHARE), ("f1", SHARE), ("macro_f1", SHARE)]
+    columns += [(f"{name}_deviation", SHARE) for name in (*human.SCORES, "macro_f1")] if comparison.people else []
     columns += [(f"{name}_difference", POINTS) for name in ("precision", "recall", "f1")]
     columns += [("low", POINTS), ("high", POINTS), ("p_randomisation", P), ("p_bootstrap", P), ("p_corrected", P)]
-    columns += [(f"{name}_deviation", SHARE) for name in (*human.SCORES, "macro_f1")] if comparison.people else []
     of = {versus.name: versus for versus in comparison.versus}
     rows: list[list[Cell]] = []
     for name, result in comparison.results.items():
         micro, tail = result.metrics.micro, [NONE] * 8
         row: list[Cell] = [name, micro.precision, micro.recall, micro.f1, result.metrics.macro.f1]
-        row += _model_differences(of[name]) if name in of else tail
-        rows.append([*row, *[NONE] * (len(columns) - len(row))])
+        row += [NONE] * 4 if comparison.people else []
+        rows.append([*row, *(_model_differences(of[name]) if name in of else tail)])
     title = f"Precision, recall and F1 by run, difference from {comparison.baseline}; {confidence} interval of F1's"
     runs = range(len(rows))
     best = {place for column in range(1, 5) for place in _best(rows, [(row, column) for row in runs])}
@@ -120,7 +120,7 @@ def _human_row(comparison: RunComparison) -> list[Cell]:
     differences = [found.mean - getattr(base.micro, name) for found, name in zip(spreads, human.SCORES, strict=True)]
     spreads.append(human.spread([metrics.macro.f1 for metrics in people]))
     deviations: list[Cell] = [found.deviation if len(people) > 1 else NONE for found in spreads]
-    return [human.HUMAN, *(found.mean for found in spreads), *differences, *[NONE] * 5, *deviations]
+    return [human.HUMAN, *(found.mean for found in spreads), *deviations, *differences, *[NONE] * 5]
 
 
 def _model_differences(versus: Versus) -> list[Cell]:
