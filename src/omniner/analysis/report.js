@@ -106,8 +106,8 @@
   function drawLists() {
     table("table-annotation", "Gold labels other than the usual one of their surface. Where the model gives the usual label too, look at the gold first.",
       [{ key: 0, title: "surface", zh: true, head: true }, { key: 1, title: "gold here", zh: true }, { key: 2, title: "usually", zh: true }, { key: 3, title: "share of usual", digits: 4 },
-        { key: 4, title: "seen" }, { key: 5, title: "otherwise here" }, { key: 6, title: "model says usual" }, { key: 7, title: "sentence" }],
-      data.tables.suspected_annotation.rows, "No surface has one usual label and another one here.", 25);
+        { key: 4, title: "seen" }, { key: 5, title: "otherwise here" }, { key: 6, title: "model says usual" }, { key: 7, title: "sentence" }, { key: 8, title: "text", zh: true }],
+      data.tables.suspected_annotation.rows.map((row, i) => [...row, data.suspects[i]]), "No surface has one usual label and another one here.", 25);
     table("table-failures", "Model texts that were not read as they stand; failed ones count as empty answers unless the signature says otherwise",
       [{ key: 0, title: "sentence", head: true }, { key: 1, title: "status" }, { key: 2, title: "reason" }, { key: 3, title: "model text", zh: true }],
       data.tables.parse_failures.rows, "Every answer was read as it stands.", 10);

@@ -175,6 +175,8 @@ def _data(
         ],
         "primary": dict(sorted(result.primary.items())),
         "tables": {name: {"columns": tables[name].columns, "rows": tables[name].rows} for name in _SHOWN},
+        # the sentences of the suspected labels, which cannot be judged without them
+        "suspects": [result.sentences[str(row[-1])].text for row in tables["suspected_annotation"].rows],
         "heat": {"names": primaries, "counts": by_primary.tolist()},
         "confusion": _confusion(result),
         "sentences": sentences,

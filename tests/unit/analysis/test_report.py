@@ -262,6 +262,18 @@ def test_keys_reach_all_and_show_where_they_are(tab: browser.Page, tmp_path: Pat
     assert order == [place for place in sections if place in order]
 
 
+def test_a_suspected_label_is_shown_with_its_sentence(tab: browser.Page, tmp_path: Path) -> None:
+    kinds = ["菜品"] * 19 + ["城市"]
+    gold = {
+        f"s{n}": Sentence(f"s{n}", f"第{n}次吃烤鸭", [Entity("烤鸭", kind, len(f"第{n}次吃"), len(f"第{n}次吃") + 2)])
+        for n, kind in enumerate(kinds)
+    }
+    look(tab, tmp_path, page(made_up.scored(gold, {name: Prediction(name) for name in gold}, [])))
+    cells = "[...document.querySelectorAll('#table-annotation tbody tr')].map((r) => [...r.cells]"
+    cells += ".map((c) => c.textContent))"
+    assert [[row[1], row[2], *row[-2:]] for row in tab.run(cells)] == [["城市", "菜品", "s19", "第19次吃烤鸭"]]
+
+
 def test_arrows_walk_over_a_heat_map(tab: browser.Page, tmp_path: Path) -> None:
     look(tab, tmp_path, page(overlapping()))
     place = "[n.closest('tr').rowIndex, n.closest('td').cellIndex]"
