@@ -91,6 +91,25 @@ class Guide(Protocol):
         ...
 
 
+def restrict(matchers: Sequence[Matcher | None], logits: Tensor) -> None:
+    """`Guide.fill` for matchers of any kind."""
+    rows, allowed = [], []
+    for row, matcher in enumerate(matchers):
+        if matcher is not None and not matcher.stopped:
+            rows.append(row)
+            allowed.append(matcher.allowed())
+    if not rows:
+        return
+    at = np.repeat(rows, [len(ids) for ids in allowed])
+    row, column = torch.from_numpy(np.stack([at, np.concatenate(allowed)])).to(logits.device)  # [allowed tokens]
+    kept = logits[row, column]
+    if len(rows) == len(logits):
+        logits.fill_(-torch.inf)
+    else:
+        logits[torch.tensor(rows, device=logits.device)] = -torch.inf
+    logits[row, column] = kept
+
+
 class AnswerGuide:
     """The `Guide` of answers in the training format.
 
@@ -134,21 +153,7 @@ class AnswerGuide:
 
     def fill(self, matchers: Sequence[Matcher | None], logits: Tensor) -> None:
         """Set the logits [B, V] of forbidden tokens to -inf, in place; see `Guide`."""
-        rows, allowed = [], []
-        for row, matcher in enumerate(matchers):
-            if matcher is not None and not matcher.stopped:
-                rows.append(row)
-                allowed.append(matcher.allowed())
-        if not rows:
-            return
-        at = np.repeat(rows, [len(ids) for ids in allowed])
-        row, column = torch.from_numpy(np.stack([at, np.concatenate(allowed)])).to(logits.device)  # [allowed tokens]
-        kept = logits[row, column]
-        if len(rows) == len(logits):
-            logits.fill_(-torch.inf)
-        else:
-            logits[torch.tensor(rows, device=logits.device)] = -torch.inf
-        logits[row, column] = kept
+        restrict(matchers, logits)
 
     def _tokens_before(self, begin: str) -> list[int]:
         """How an answer is cut up to its second span, if that begins so; empty if its first token is cut across."""

@@ -1,4 +1,4 @@
-"""A teacher in this process: a language model as it was published, answering greedily.
+"""A teacher in this process: a language model as it was published, answering greedily, in the form that is asked for.
 
 In go questions, out come its words. It is what `decoding.teacher` calls a voice; the weights are loaded when it is
 made, and only where an answer is not kept yet.
@@ -15,6 +15,7 @@ from omniner.analysis.questions import Question
 from omniner.decoding import teacher
 from omniner.decoding.generate import Answer, Generator
 from omniner.decoding.generate import Request as Prompted
+from omniner.decoding.schema_guide import SchemaGuide
 from omniner.decoding.teacher import Heard, Spent
 from omniner.encoding.chat import Chat
 from omniner.encoding.prompts import SENTENCE, Prompt
@@ -51,6 +52,7 @@ class LocalModel:
             slots=settings.slots,
             temperature=0.0,
         )
+        self._structured = settings.structured == "json_schema"
         self.spent = Spent()
 
     def ask(self, questions: Sequence[Question]) -> Iterator[list[Heard]]:
@@ -71,7 +73,10 @@ class LocalModel:
         samples, _ = encoder.encode(Sentence(question.id, question.text) for question in questions)
         prefix = samples[0].prompt[: encoder.prefix_length(samples)]
         lengths = {sample.id: len(sample.prompt) for sample in samples}
-        generator = Generator(self._model, self._chat, prefix, self._decoding, None, 0)
+        guide = None
+        if self._structured:
+            guide = SchemaGuide(self._chat, {question.text: question.schema for question in questions})
+        generator = Generator(self._model, self._chat, prefix, self._decoding, guide, 0)
         by_id = {question.id: question for question in questions}
         for batch in generator.run([Prompted(sample.id, sample.prompt, sample.text) for sample in samples]):
             self.spent.asked += len(batch)

@@ -8,14 +8,18 @@ import pytest
 import small_causal
 
 from omniner import config as configs
-from omniner.analysis.questions import Question
+from omniner.analysis.questions import Question, read_answer
+from omniner.analysis.shapes import strict
 from omniner.decoding import teacher
+from omniner.decoding.schema_guide import shortened
 from omniner.errors import UserError
 from omniner.models import causal
 from omniner.models.teacher import LocalModel
 from omniner.schema import Config
 
-QUESTIONS = [Question(f"q{number}", "你是专家。", f"北京{'好吃' * number}？", {}) for number in range(5)]
+TEXT = {"type": "string", "minLength": 1, "maxLength": 600}
+SCHEMA = strict({"verdict": {"type": "string", "enum": ["gold", "usual"]}, "reason": TEXT})
+QUESTIONS = [Question(f"q{number}", "你是专家。", f"北京{'好吃' * number}？", SCHEMA) for number in range(5)]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(folder: Path, *overrides: str) -> Config:
-    base = ["task=guide", "run=x", "teacher=hf", f"teacher.path={folder}", "teacher.max_new_tokens=12"]
+    base = [
+        "task=guide",
+        "run=x",
+        "teacher=hf",
+        f"teacher.path={folder}",
+        "teacher.max_new_tokens=12",
+        "teacher.structured=none",
+    ]
     return configs.load([*base, "trainer.threads=1", "trainer.accelerator=cpu", *overrides])
 
 
@@ -39,7 +50,7 @@ def heard(settings: Config, questions: list[Question]) -> tuple[dict[str, tuple[
 
 
 def test_every_question_is_heard_once(folder: Path) -> None:
-    other = Question("other", "你是别人。", "上海？", {})
+    other = Question("other", "你是别人。", "上海？", SCHEMA)
     said, spent = heard(config(folder), [*QUESTIONS, other])
     assert spent.asked == 6
     assert spent.prompt_tokens > 6 * 5
@@ -64,3 +75,23 @@ def test_consulting_it_takes_only_answers_in_form(folder: Path, tmp_path: Path) 
         teacher.consult(settings.teacher, QUESTIONS, "zh", lambda: LocalModel(settings), tmp_path / "spent.jsonl")
     assert teacher._read_ledger(tmp_path / "spent.jsonl").asked == 10
     assert not (tmp_path / "cache").exists()
+
+
+def test_guided_by_their_schema_even_random_weights_answer_in_form(folder: Path, tmp_path: Path) -> None:
+    overrides = [f"teacher.cache={tmp_path / 'cache'}", "teacher.structured=json_schema", "teacher.max_new_tokens=80"]
+    settings = config(folder, *overrides)
+    found = teacher.consult(settings.teacher, QUESTIONS, "zh", lambda: LocalModel(settings), tmp_path / "spent.jsonl")
+    assert sorted(found.answers) == [question.id for question in QUESTIONS]
+    assert all(answer["verdict"] in ("gold", "usual") and answer["reason"] for answer in found.answers.values())
+    said, _ = heard(settings, QUESTIONS)
+    assert said == heard(config(folder, *overrides, "teacher.slots=1"), QUESTIONS)[0]
+    assert all(read_answer(text or "", SCHEMA)[0] for text, _ in said.values())
+
+
+def test_texts_are_shortened_where_they_would_not_fit() -> None:
+    long = strict({"a": {"type": "string", "minLength": 1, "maxLength": 1000}, "b": TEXT, "c": {"type": "integer"}})
+    assert shortened(long, 1600) == long
+    short = shortened(long, 160)["properties"]
+    assert (short["a"]["maxLength"], short["b"]["maxLength"], short["c"]) == (100, 60, {"type": "integer"})
+    assert shortened(long, 1)["properties"]["b"]["maxLength"] == 1
+    assert long["properties"]["a"]["maxLength"] == 1000
