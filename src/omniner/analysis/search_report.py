@@ -39,7 +39,7 @@ class Tried:
         overrides: keys that give this prompt, with their values.
         sha: of the prompt.
         length: of its texts, in `SearchResult.measure`.
-        lessons: that stand in it.
+        lessons: numbers of those that stand in it.
         covered: share of the guidance's errors that are of their kinds.
         standings: after each rung it was in.
         stopped: the rung after which it went; 0 = none.
@@ -51,7 +51,7 @@ class Tried:
     overrides: Mapping[str, Any]
     sha: str
     length: int
-    lessons: int
+    lessons: Sequence[int]
     covered: float
     standings: Sequence[Standing]
     stopped: int
@@ -122,19 +122,31 @@ class SearchResult:
 
 def sheet(result: SearchResult) -> Sheet:
     """The variants by rung, the best first."""
-    columns = {"variant": TEXT, "what": TEXT, "lessons": COUNT, "errors covered": SHARE, result.measure: COUNT}
+    columns = {"variant": TEXT, "what": TEXT, "lessons": COUNT, "which": TEXT, "errors covered": SHARE}
+    columns |= {result.measure: COUNT}
     columns |= {f"F1, {rung}": SHARE for rung in result.rungs}
-    columns |= {"low": SHARE, "high": SHARE, "from the best": POINTS, "to": POINTS, "stopped after": TEXT, "why": TEXT}
+    columns |= {
+        "low": SHARE,
+        "high": SHARE,
+        "apart low": POINTS,
+        "apart high": POINTS,
+        "stopped after": TEXT,
+        "why": TEXT,
+    }
     rows: list[list[Cell]] = []
     for one in result.tried:
         f1: list[Cell] = [standing.f1 for standing in one.standings]
         last = one.standings[-1] if one.standings else None
-        row: list[Cell] = [one.name, one.about, one.lessons, one.covered, one.length]
+        which = " ".join(map(str, one.lessons))
+        row: list[Cell] = [one.name, one.about, len(one.lessons), which, one.covered, one.length]
         row += [*f1, *[NONE] * (len(result.rungs) - len(f1))]
         row += [last.low, last.high, last.difference_low, last.difference_high] if last else [NONE] * 4
         row += [result.rungs[one.stopped - 1] if one.stopped else NONE, one.why]
         rows.append(row)
-    title = f"Variants by rung; low and high are the {result.settings.confidence:.0%} interval of the last F1"
+    title = (
+        f"Variants by rung; low to high is the {result.settings.confidence:.0%} interval of the last F1, apart low to "
+        "high that of its difference from the best one there"
+    )
     return Sheet(title, Table(list(columns), rows), list(columns.values()))
 
 
@@ -206,7 +218,10 @@ def text(result: SearchResult, name: str, prompt: str, by_name: str) -> str:
     parts = [f"# {plain(name)}", "\n".join(f"- {plain(line)}" for line in verdicts(result))]
     parts += [f"**{plain(warning)}**" for warning in warnings(result)]
     parts += ["## How to use it", "With any task that is told a prompt, by its name:", _block(by_name)]
-    parts += ["or, beside the `prompt=` of this search, by its keys:", _block(override_line(result.best.overrides))]
+    parts += [
+        "or, beside the other settings of `prompt` that this search had, by its keys:",
+        _block(override_line(result.best.overrides)),
+    ]
     parts += [markdown({"search": sheet(result)}).rstrip()]
     if result.same:
         parts.append("The same prompt as another variant: " + plain("; ".join(f"{a} = {b}" for a, b in result.same)))

@@ -68,6 +68,7 @@ def run(context: Context) -> None:
     dev, issues = _unseen(corpus.splits["dev"], found)
     publish_issues(context, [*corpus.issues, *issues])
     steps = search_children.rungs(config, dev)
+    log.info("rungs: %s", ", ".join(_label(config, step) for step in steps))
     search_children.prepare(context, steps, train)
     judged, answers = _race(context, steps, found)
     result = _result(config, guidance, found, same, judged, answers, len(issues))
@@ -202,7 +203,7 @@ def _tried(variant: Variant, judged: Sequence[_Judged]) -> Tried:
         overrides=variant.overrides,
         sha=variant.prompt.sha,
         length=variant.length,
-        lessons=variant.lessons.shown if variant.lessons else 0,
+        lessons=variant.lessons.numbers if variant.lessons else (),
         covered=variant.lessons.covered if variant.lessons else 0.0,
         standings=[one.ranked[variant.name] for one in judged if variant.name in one.ranked],
         stopped=stopped.step.number if stopped else 0,

@@ -19,7 +19,7 @@ OVERRIDES = {"prompt.from_run": "notes", "prompt.lessons": [1, 4], "prompt.corre
 
 
 def tried(name: str, *standings: Standing, stopped: int = 0, why: str = "", **changes: Any) -> Tried:
-    values: dict[str, Any] = {"about": "lessons", "overrides": OVERRIDES, "sha": "ab", "length": 812, "lessons": 2}
+    values: dict[str, Any] = {"about": "lessons", "overrides": OVERRIDES, "sha": "ab", "length": 812, "lessons": (1, 4)}
     return Tried(name, **{**values, **changes}, covered=0.25, standings=standings, stopped=stopped, why=why)
 
 
@@ -66,7 +66,8 @@ def test_the_table_has_a_column_for_each_rung(result: SearchResult) -> None:
     assert [row["F1, 50 sentences"] for row in shown] == ["70.00", "50.00", ""]
     assert [row["F1, 200 sentences"] for row in shown] == ["72.00", "", ""]
     assert [row["stopped after"] for row in shown] == ["", "50 sentences", "50 sentences"]
-    assert (shown[1]["from the best"], shown[1]["to"], shown[1]["low"]) == ("-30.00", "-10.00", "40.00")
+    assert (shown[1]["apart low"], shown[1]["apart high"], shown[1]["low"]) == ("-30.00", "-10.00", "40.00")
+    assert (shown[0]["lessons"], shown[0]["which"]) == ("2", "1 4")
 
 
 def test_warnings_name_what_the_figures_hide(result: SearchResult) -> None:
