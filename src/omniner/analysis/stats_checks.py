@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from omniner.corpus.stats import repeats
-from omniner.corpus.stats.measure import TRAIN, Statistics
+from omniner.corpus.stats.measure import TRAIN, Statistics, in_split, labelled_splits, learnt_from, pairs_of_splits
 from omniner.corpus.stats.mentions import PUNCTUATION, SPACE
 from omniner.corpus.stats.overlaps import CROSSING, NESTED, SAME
 from omniner.corpus.taxonomy import Taxonomy
@@ -83,18 +83,12 @@ def part(count: int, total: int, what: str) -> str:
     return f"{count:,} of {total:,} {what} ({_share(count, total):.2%})"
 
 
-def pairs_of_splits(statistics: Statistics) -> list[tuple[int, int]]:
-    """Splits that must be strangers to each other: each with train first, then each with those before it."""
-    splits = statistics.flat.splits
-    train = splits.index(TRAIN) if TRAIN in splits else None
-    found = [(one, train) for one in range(len(splits)) if train is not None and one != train]
-    return found + [
-        (one, other) for one in range(len(splits)) for other in range(one) if train is None or train not in (one, other)
-    ]
-
-
 def _share(count: int, total: int) -> float:
     return count / total if total else 0.0
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _named(names: Sequence[str]) -> str:
@@ -165,7 +159,7 @@ def _near_duplicates(surveyed: Surveyed) -> Found | str:
 def _inconsistent(surveyed: Surveyed) -> Found | str:
     count, texts = surveyed.statistics.disagreeing, len(surveyed.statistics.disagreements)
     share, text = _of_sentences(count, surveyed, "sentences have a twin with other labels")
-    return share, f"{text}: {texts:,} texts" if count else text
+    return share, f"{text}: {_counted(texts, 'text')}" if count else text
 
 
 def _of_mentions(count: int, surveyed: Surveyed, what: str) -> Found | str:
@@ -239,24 +233,14 @@ def _outliers(surveyed: Surveyed) -> Found | str:
     return _of_sentences(count, surveyed, "sentences are far longer than most of their split")
 
 
-def in_split(statistics: Statistics, split: str) -> dict[str, int]:
-    """Mentions of each category in a split."""
-    number = statistics.flat.splits.index(split)
-    return {row.name: row.by_split[number] for row in statistics.categories}
-
-
-def labelled_splits(statistics: Statistics) -> list[str]:
-    """The splits that have labels."""
-    return [split for split, labels in statistics.labels.items() if labels.labeled]
-
-
 def _rare(surveyed: Surveyed) -> Found | str:
     statistics = surveyed.statistics
-    if TRAIN not in labelled_splits(statistics):
+    base = learnt_from(statistics)
+    if base is None:
         return "no labelled train split"
-    counts = in_split(statistics, TRAIN)
+    counts = in_split(statistics, base)
     rare = [f"{name} {count}" for name, count in counts.items() if count < surveyed.settings.rare]
-    text = part(len(rare), len(counts), f"categories have fewer than {surveyed.settings.rare} mentions in train")
+    text = part(len(rare), len(counts), f"categories have fewer than {surveyed.settings.rare} mentions in {base}")
     return _share(len(rare), len(counts)), f"{text}: {_named(rare)}" if rare else text
 
 
@@ -272,9 +256,10 @@ def _untrained(surveyed: Surveyed) -> Found | str:
 
 def _unmeasured(surveyed: Surveyed) -> Found | str:
     statistics = surveyed.statistics
-    others = [split for split in labelled_splits(statistics) if split != TRAIN]
-    if not others:
-        return "no labelled split beside train"
+    labelled = labelled_splits(statistics)
+    others = [split for split in labelled if split != TRAIN]
+    if len(labelled) < 2 or not others:
+        return "one labelled split at most"
     worst, lines = 0.0, []
     for split in others:
         absent = [name for name, count in in_split(statistics, split).items() if not count]
@@ -307,7 +292,7 @@ def _issues(surveyed: Surveyed) -> Found | str:
     codes = Counter(issue.code for issue in surveyed.issues)
     total = max(len(surveyed.statistics.flat.sentences), 1)
     kinds = _named([f"{count:,} {code}" for code, count in sorted(codes.items(), key=lambda item: (-item[1], item[0]))])
-    text = f"{codes.total():,} issues in {total:,} sentences"
+    text = f"{_counted(codes.total(), 'issue')} in {_counted(total, 'sentence')}"
     return min(codes.total() / total, 1.0), f"{text}: {kinds}" if kinds else text
 
 

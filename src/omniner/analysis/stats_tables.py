@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from omniner.analysis.sheets import COUNT, NONE, SHARE, TEXT, Sheet
-from omniner.analysis.stats_checks import SKIPPED, Surveyed, Verdict, pairs_of_splits
+from omniner.analysis.stats_checks import SKIPPED, Surveyed, Verdict
 from omniner.analysis.tables import Cell, Table
 from omniner.corpus.stats import repeats
+from omniner.corpus.stats.measure import in_split, learnt_from, pairs_of_splits
 from omniner.corpus.stats.mentions import Row
 from omniner.corpus.stats.overlaps import SAME, Overlap
 from omniner.corpus.taxonomy import primary_of
@@ -296,9 +297,10 @@ def _edges(surveyed: Surveyed, top: int) -> Rows:
 def _gaps(surveyed: Surveyed, splits: Sequence[str], rare: int) -> Rows:
     statistics = surveyed.statistics
     labelled = [number for number, one in enumerate(statistics.labels.values()) if one.labeled]
-    train = statistics.flat.splits.index("train") if "train" in statistics.flat.splits else None
+    base = learnt_from(statistics)
+    counts = in_split(statistics, base) if base else {}
     for row in statistics.categories:
-        few = train is not None and train in labelled and row.by_split[train] < rare
+        few = base is not None and counts[row.name] < rare
         if few or any(not row.by_split[number] for number in labelled):
             yield [row.name, *_by_split(surveyed, row.by_split, splits)]
 

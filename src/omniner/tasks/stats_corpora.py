@@ -124,8 +124,8 @@ def _files(name: str, path: Path) -> Material:
             raise UserError(file, f"no sentence could be read{example}", "Check the file.")
         read[split] = sentences
         issues += met
-        kinds.append(f"{file.name} read as {format} ({why})")
-    return Material(name, read, issues, None, f"{path}: {'; '.join(kinds)}", str(path))
+        kinds.append(f"{file} read as {format} ({why})")
+    return Material(name, read, issues, None, "; ".join(kinds), str(path))
 
 
 def _roles(folder: Path) -> tuple[dict[str, Path], list[Issue]]:

@@ -155,14 +155,16 @@ def test_a_check_without_a_limit_only_tells() -> None:
 def test_one_split_has_no_leaks_to_look_for() -> None:
     found = survey({"all": train()})
     skipped = {name for name, status in statuses(found).items() if status == "skipped"}
-    expected = {"leakage", "near_leakage", "posts", "seen", "rare", "untrained", "unknown", "unused"}
+    expected = {"leakage", "near_leakage", "posts", "seen", "untrained", "unmeasured", "unknown", "unused"}
     assert skipped == expected
+    assert found["rare"].found == "0 of 2 categories have fewer than 10 mentions in all (0.00%)"
     assert found["leakage"].found == "one split only"
 
 
 def test_without_train_each_split_is_held_against_those_before_it() -> None:
     found = survey({"a": other("a"), "b": other("b", other("a")[0])})
     assert found["leakage"].found == "1 of 2 of b in a (50.00%)"
+    assert found["rare"].found == "no labelled train split"
 
 
 def test_too_many_candidates_skip_the_search() -> None:

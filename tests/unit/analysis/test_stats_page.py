@@ -83,6 +83,21 @@ def test_table_3_has_the_counts_of_the_corpus() -> None:
     assert row["categories"] == len({entity.category for sentence in sentences for entity in sentence.entities})
 
 
+def test_the_rows_of_categories_say_what_was_measured() -> None:
+    one = small()
+    _, _, sheets = made(one)
+    table = sheets["categories"].table
+    found = {row[1]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    for row in one.statistics.categories:
+        cells = found[row.name]
+        assert (cells["count"], cells["train"], cells["surfaces"]) == (row.mentions, row.by_split[0], row.surfaces)
+        assert cells["exclusive"] == 1 - row.ambiguous
+        assert cells["primary"] == (row.name.split("_")[0] if "_" in row.name else "")
+    assert [cells["count"] for cells in found.values()] == sorted(
+        (row.mentions for row in one.statistics.categories), reverse=True
+    )
+
+
 def test_the_same_corpus_gives_the_same_texts_and_figures() -> None:
     first, second = made(small()), made(small())
     assert stats_page.markdown("a", *first) == stats_page.markdown("a", *second)

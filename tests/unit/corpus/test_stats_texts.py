@@ -90,6 +90,12 @@ def test_empty_sentences_and_outliers() -> None:
     assert outlier.fence == third + 3 * (third - first)
 
 
+def test_a_sentence_at_the_fence_is_no_outlier() -> None:
+    usual = ["长" * n for n in (8, 9, 10, 11, 12)] * 4  # quartiles 9 and 11
+    assert characters.outliers(flatten({"train": sentences(*usual, "长" * 17)})) == []
+    assert len(characters.outliers(flatten({"train": sentences(*usual, "长" * 18)}))) == 1
+
+
 def test_repeats_and_leaks_are_those_of_plain_sets() -> None:
     rng = random.Random(3)
     splits = {
@@ -111,13 +117,13 @@ def test_repeats_and_leaks_are_those_of_plain_sets() -> None:
 
 
 def test_near_repeats_say_in_which_splits_a_like_text_stands() -> None:
-    splits = {"train": sentences("甲", "乙", "乙"), "dev": sentences("丙"), "test": sentences("丁", "乙")}
+    splits = {"train": sentences("甲", "乙", "乙"), "dev": sentences("丙", "戊", "戊"), "test": sentences("丁", "乙")}
     flat = flatten(splits)
-    assert flat.texts == ["甲", "乙", "丙", "丁"]
+    assert flat.texts == ["甲", "乙", "丙", "戊", "丁"]
     counts = repeats.presence(flat)
     blocks = [
         Pairs(np.array([0]), np.array([1]), np.array([0.95])),
-        Pairs(np.array([0, 2]), np.array([2, 3]), np.array([0.9, 0.85])),
+        Pairs(np.array([0, 2]), np.array([2, 4]), np.array([0.9, 0.85])),
     ]
     near = repeats.near_repeats(blocks, counts, 2)
     assert near.pairs == 3
@@ -125,14 +131,15 @@ def test_near_repeats_say_in_which_splits_a_like_text_stands() -> None:
         [True, True, True],  # 甲: 乙 is in train and test, 丙 in dev
         [True, False, False],  # 乙: 甲
         [True, False, True],  # 丙: 甲 and 丁
+        [False, False, False],  # 戊: nothing but itself
         [False, True, False],  # 丁: 丙
     ]
-    assert [(pair.left, pair.right, pair.across) for pair in near.examples] == [(0, 2, True), (2, 3, True)]
+    assert [(pair.left, pair.right, pair.across) for pair in near.examples] == [(0, 2, True), (2, 4, True)]
     # The 乙 of test stands in train letter for letter; 丁 has nothing like it there.
     assert repeats.near_shared(counts, near.similar, 2, 0) == 1
     assert repeats.near_shared(counts, near.similar, 2, 1) == 1
     assert repeats.near_shared(counts, near.similar, 1, 0) == 1
-    assert [repeats.near_repeated(counts, near.similar, split) for split in range(3)] == [3, 0, 0]
+    assert [repeats.near_repeated(counts, near.similar, split) for split in range(3)] == [3, 2, 0]
 
 
 def test_equal_texts_with_other_labels_are_listed_with_their_labels() -> None:

@@ -77,7 +77,7 @@ def test_a_folder_has_the_splits_that_its_files_are_called_after(tmp_path: Path)
     (one,) = read(f"corpora=['weird={tmp_path}']")
     assert list(one.splits) == ["train", "dev", "test"]
     assert [(issue.code, Path(issue.file).name) for issue in one.issues] == [("no-split", "latest.jsonl")]
-    assert "my.test.jsonl read as jsonl (" in one.about
+    assert f"{tmp_path / 'my.test.jsonl'} read as jsonl (" in one.about
 
 
 def test_a_file_called_after_a_split_is_that_split(tmp_path: Path) -> None:

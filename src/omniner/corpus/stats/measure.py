@@ -179,3 +179,32 @@ def _near(flat: Flat, counts: Ints, settings: StatsConfig) -> tuple[int, NearRep
     if join.candidates > settings.candidates:
         return join.candidates, None
     return join.candidates, repeats.near_repeats(join.pairs(), counts, settings.top)
+
+
+def pairs_of_splits(statistics: Statistics) -> list[tuple[int, int]]:
+    """Splits that must be strangers to each other: each with train first, then each with those before it."""
+    splits = statistics.flat.splits
+    train = splits.index(TRAIN) if TRAIN in splits else None
+    found = [(one, train) for one in range(len(splits)) if train is not None and one != train]
+    return found + [
+        (one, other) for one in range(len(splits)) for other in range(one) if train is None or train not in (one, other)
+    ]
+
+
+def in_split(statistics: Statistics, split: str) -> dict[str, int]:
+    """Mentions of each category in a split."""
+    number = statistics.flat.splits.index(split)
+    return {row.name: row.by_split[number] for row in statistics.categories}
+
+
+def labelled_splits(statistics: Statistics) -> list[str]:
+    """The splits that have labels."""
+    return [split for split, labels in statistics.labels.items() if labels.labeled]
+
+
+def learnt_from(statistics: Statistics) -> str | None:
+    """The split that a model learns from: train, or the only one with labels; None where neither is there."""
+    labelled = labelled_splits(statistics)
+    if TRAIN in labelled:
+        return TRAIN
+    return labelled[0] if len(labelled) == 1 else None
