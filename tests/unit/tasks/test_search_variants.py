@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections import Counter
 from typing import Any
@@ -100,12 +99,14 @@ def test_a_single_lesson_leaves_no_random_subsets(made: Guidance) -> None:
 
 
 def test_sentences_of_train_are_varied_where_the_prompt_has_a_place(made: Guidance) -> None:
-    settings = config("search.examples=[2,3]", "search.random=0", "prompt.examples=2")
-    text = settings.prompt.instruction["zh"] + "\n{examples}"
-    told = dataclasses.replace(settings.prompt, instruction={"zh": text})
-    found, _ = search_variants.variants(told, settings.search, material(made))
-    assert {variant.config.examples for variant in found} == {2, 3}
-    assert any(variant.name.endswith("-e3") for variant in found)
+    found, _ = variants(
+        made, "prompt=errta_fewshot", "search.examples=[2,3]", "search.random=2", "search.corrections=[1]"
+    )
+    assert {variant.config.examples for name, variant in found.items() if "-e2" in name} == {2}
+    for variant in found.values():
+        shown = prompts.choose_examples(TRAIN, variant.config.examples, variant.config.seed)
+        assert all(sentence.text in variant.prompt.system for sentence in shown)
+        assert variant.prompt.system.count("句子：") == len(shown)
     with pytest.raises(UserError, match=r"no \{examples\} in it"):
         variants(made, "search.examples=[2]")
 
