@@ -26,7 +26,7 @@ demo: install ## Train, test and score a tagger on the built-in corpus, tracked,
 	$(BIN)/python -m omniner.run
 
 test: install ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(TESTS)
 
 check: install ## Formatting, lint, types, direction of imports
 	$(BIN)/ruff format --check src tests experiments

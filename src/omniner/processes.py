@@ -73,14 +73,12 @@ def spawn(
     """
     sys.stdout.flush()
     with explaining(log_file), log_file.open("wb") as file:
-        process = subprocess.Popen(
-            command, env=dict(environment), stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-        )
+        with _on(cores):
+            process = subprocess.Popen(
+                command, env=dict(environment), stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            )
         assert process.stdin is not None
         assert process.stderr is not None
-        if cores:
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(process.pid, cores)
         copier = threading.Thread(target=_copy, args=(process.stderr, file), daemon=True)
         copier.start()
         try:
@@ -101,6 +99,17 @@ def spawn(
             process.stdin.close()
             process.stderr.close()
     return error_line(log_file.read_text(encoding="utf-8", errors="replace"), process.returncode)
+
+
+@contextlib.contextmanager
+def _on(cores: Sequence[int]) -> Iterator[None]:
+    """Keep this thread to these cores for the block: what it starts there has them from the first."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores or before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _copy(source: IO[bytes], to: IO[bytes]) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-Runner = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.e2e import warm
 
 COMMAND = [sys.executable, "-m", "omniner.run"]
 # Small enough for seconds, large enough for every step: several epochs, batches, dev evaluations.
@@ -46,11 +45,14 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
 
 
-def omniner(*overrides: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run to the end and check the exit status."""
-    result = subprocess.run(
-        [*COMMAND, *overrides], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=600
-    )
+def omniner(*overrides: str, cwd: Path, status: int = 0, anew: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run to the end and check the exit status; `anew` starts Python instead of forking it."""
+    if anew:
+        result = subprocess.run(
+            [*COMMAND, *overrides], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=600
+        )
+    else:
+        result = warm.run(overrides, cwd, environment(), 600)
     assert result.returncode == status, f"exit {result.returncode}\n{result.stdout}\n{result.stderr}"
     return result
 
@@ -64,7 +66,7 @@ def folder_of(result: subprocess.CompletedProcess[str], cwd: Path) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """One tracked training run: the directory it was started in, and its folder."""
     cwd = tmp_path_factory.mktemp("trained")
-    return cwd, folder_of(omniner(*TINY, "tracking.log_model=true", cwd=cwd), cwd)
+    return cwd, folder_of(omniner(*TINY, "tracking.log_model=true", cwd=cwd, anew=True), cwd)
 
 
 @pytest.fixture

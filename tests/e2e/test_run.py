@@ -117,7 +117,7 @@ def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(
     )
     _wait_for(lambda: list(tmp_path.glob("outputs/*/checkpoints/last.ckpt")), process)
     os.kill(process.pid, stop)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == status, errors
     assert [run.info.status for run in _runs(tmp_path)] == [marked]
 
@@ -136,7 +136,7 @@ def _losses(folder: Path) -> dict[int, float]:
 
 
 def _wait_for(condition: object, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():  # type: ignore[operator]
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < deadline, "the run wrote no checkpoint"
@@ -145,7 +145,7 @@ def _wait_for(condition: object, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow
 def test_two_processes_end_in_the_same_predictions_as_one(trained: Trained, tmp_path: Path) -> None:
-    folder = folder_of(omniner(*TINY, "trainer=ddp", cwd=tmp_path), tmp_path)
+    folder = folder_of(omniner(*TINY, "trainer=ddp", cwd=tmp_path, anew=True), tmp_path)
     (run,) = _runs(tmp_path)
     assert run.info.status == "FINISHED"
     assert (folder / "predictions.jsonl").read_bytes() == (trained[1] / "predictions.jsonl").read_bytes()
