@@ -59,6 +59,7 @@ def _corpus_json(surveyed: Surveyed, verdicts: Sequence[Verdict]) -> dict[str, A
         "splits": {
             split: {**texts._asdict(), **_labels_json(surveyed, split)} for split, texts in statistics.texts.items()
         },
+        "seen": {split: seen._asdict() for split, seen in statistics.seen.items()},
         "category_rows": {row.name: _row_json(row, surveyed) for row in statistics.categories},
         "primary_rows": {row.name: _row_json(row, surveyed) for row in statistics.primaries},
         "overlaps": dict(sorted(Counter(overlap.kind for overlap in statistics.overlaps).items())),

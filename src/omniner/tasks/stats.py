@@ -96,6 +96,9 @@ def _metrics(surveyed: Sequence[Surveyed], verdicts: Mapping[str, Sequence[Verdi
         for split, texts in one.statistics.texts.items():
             values[f"{place}/{split}_sentences"] = texts.sentences
             values[f"{place}/{split}_entities"] = one.statistics.labels[split].entities
+        for split, seen in one.statistics.seen.items():
+            if seen.mentions:
+                values[f"{place}/{split}_unseen"] = 1 - seen.surface / seen.mentions
         judged = verdicts[one.statistics.name]
         values |= {f"{place}/check/{verdict.check}": verdict.value for verdict in judged}
         for status in (FAILED, WARNED):

@@ -85,6 +85,19 @@ def test_a_file_called_after_a_split_is_that_split(tmp_path: Path) -> None:
     assert list(one.splits) == ["dev"]
 
 
+def test_files_are_held_against_the_official_categories_where_most_mentions_are_of_them(tmp_path: Path) -> None:
+    def one(*categories: str) -> Material:
+        entities = [Entity("小满", category, 1, 3) for category in categories]
+        (found,) = read(f"corpora=[{write(tmp_path / 'x.jsonl', [Sentence('a', '喝小满', entities)])}]")
+        return found
+
+    official = one("品牌", "品类_产品", "品类_产吕").taxonomy
+    assert official is not None
+    assert official.name == "omniner2025"
+    assert one("品牌", "PER").taxonomy is None
+    assert one().taxonomy is None
+
+
 def test_brat_keeps_one_split_in_a_folder(tmp_path: Path) -> None:
     options = WriteOptions(scheme="bio", separator="tab", joiner="")
     formats.write(tmp_path / "notes", "brat", SENTENCES, options)
