@@ -39,6 +39,12 @@ class Filtered:
         return [verdict.sentence for verdict in self.verdicts if verdict.is_easy]
 
     @property
+    def doubts(self) -> dict[str, int]:
+        """How many sentences are doubted as a whole, and for a mention."""
+        counts = Counter(one.verdict.doubt for one in self.suspects)
+        return {doubt: counts[doubt] for doubt in ("sentence", "mention")}
+
+    @property
     def votes(self) -> list[int]:
         """How many sentences 0, 1, ... models got right."""
         counts = Counter(verdict.right for verdict in self.verdicts)
@@ -64,7 +70,7 @@ def to_json(filtered: Filtered) -> dict[str, Any]:
         "before": before,
         "kept": after,
         "removed": len(filtered.removed),
-        "suspects": len(filtered.suspects),
+        "suspects": filtered.doubts,
         "votes": filtered.votes,
         "folds": [dict(scores) for scores in filtered.folds],
         "unit": filtered.unit,
@@ -84,13 +90,15 @@ def verdicts(filtered: Filtered) -> list[str]:
     before, after = _counts(verdict.sentence for verdict in filtered.verdicts), _counts(filtered.kept)
     mean = sum(scores["f1"] for scores in filtered.folds) / len(filtered.folds)
     names = [one.category for one in filtered.dropped]
+    doubts = filtered.doubts
     return [
         f"{total:,} sentences: {removed:,} removed ({removed / total:.2%}: all {needed} models are right), "
         f"{total - removed:,} kept",
         f"mentions {before['mentions']:,} -> {after['mentions']:,}, categories {before['categories']:,} -> "
         f"{after['categories']:,}, primaries {before['primaries']:,} -> {after['primaries']:,}"
         + (f"; dropped: {', '.join(names[:EXAMPLES])}{' ...' if len(names) > EXAMPLES else ''}" if names else ""),
-        f"{len(filtered.suspects):,} sentences in which all models give the same other entities: look at them first",
+        f"doubted labels: {doubts['sentence']:,} sentences of which all models say the same and gold something else, "
+        f"{doubts['mention']:,} with a mention of that kind",
         f"mean F1 of the models on what they did not see: {100 * mean:.2f}",
     ]
 
@@ -134,16 +142,16 @@ def _votes(filtered: Filtered) -> Sheet:
 
 def _suspects(filtered: Filtered) -> Sheet:
     """A row per difference; the order is that of the suspects."""
-    ids: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    ids: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
     for one in filtered.suspects:
-        ids.setdefault(one.verdict.difference, []).append(one.verdict.sentence.id)
+        ids.setdefault((one.verdict.doubt, one.verdict.difference), []).append(one.verdict.sentence.id)
     rows: list[list[Cell]] = []
-    for difference, found in ids.items():
+    for (doubt, difference), found in ids.items():
         sides = [[f"{text} {sign[1:]}" for sign, text in difference if sign[0] == side] for side in "-+"]
-        rows.append([", ".join(sides[0]), ", ".join(sides[1]), len(found), ", ".join(found[:EXAMPLES])])
-    columns = ["gold", "models", "sentences", "examples"]
-    title = "Doubted labels: all models give the same other entities"
-    return Sheet(title, Table(columns, rows), [TEXT, TEXT, COUNT, TEXT])
+        rows.append([", ".join(sides[0]), ", ".join(sides[1]), doubt, len(found), ", ".join(found[:EXAMPLES])])
+    columns = ["gold", "models", "models_agree_on", "sentences", "examples"]
+    title = "Doubted labels: all models give the same other entities, in the sentence or for a mention"
+    return Sheet(title, Table(columns, rows), [TEXT, TEXT, TEXT, COUNT, TEXT])
 
 
 def _by(filtered: Filtered, what: str, name_of: Callable[[str], str]) -> Sheet:
@@ -169,7 +177,8 @@ def metrics(filtered: Filtered) -> dict[str, float]:
     before, after = _counts(verdict.sentence for verdict in filtered.verdicts), _counts(filtered.kept)
     values: dict[str, float] = {f"filter/before/{name}": count for name, count in before.items()}
     values |= {f"filter/kept/{name}": count for name, count in after.items()}
-    values |= {"filter/removed": len(filtered.removed), "filter/suspects": len(filtered.suspects)}
+    values |= {"filter/removed": len(filtered.removed)}
+    values |= {f"filter/suspects/{doubt}": count for doubt, count in filtered.doubts.items()}
     values |= {"filter/dropped_categories": len(filtered.dropped)}
     values |= {f"filter/right/{right}": count for right, count in enumerate(filtered.votes)}
     for number, scores in enumerate(filtered.folds, 1):

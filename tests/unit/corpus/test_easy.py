@@ -39,6 +39,8 @@ def verdict(gold: list[Entity], *answers: list[Entity] | None, unit: str = "span
         ([SHANGHAI], ([], [], []), "suspect", 0),
         ([], ([ICE], [ICE], [ICE]), "suspect", 0),
         ([SHANGHAI], ([PARK], [PARK], [ICE]), "kept", 0),
+        ([SHANGHAI], ([PARK], [PARK, SHANGHAI], [PARK, ICE]), "suspect", 0),
+        ([SHANGHAI, ICE], ([ICE], [ICE], [SHANGHAI]), "kept", 0),
         ([SHANGHAI], ([PARK], [PARK], None), "kept", 0),
         ([SHANGHAI], (None, None, None), "kept", 0),
     ],
@@ -127,6 +129,42 @@ def test_the_vote_is_what_counting_by_hand_gives(rows: list[tuple[list[Entity], 
         assert found.right == right
         assert found.is_easy == (right == 3)
         alike = len(readable) == 3 and readable[0] == readable[1] == readable[2] != set(gold)
-        assert found.is_suspect == alike
+        assert (found.doubt == "sentence") == alike
         if alike:
             assert (set(found.missing), set(found.extra)) == (set(gold) - readable[0], readable[0] - set(gold))
+        elif found.doubt:
+            assert found.extra
+            for entity in found.extra:
+                assert entity not in gold
+                assert all(entity in one for one in readable)
+                assert not any(
+                    one.start < entity.end and entity.start < one.end for one in set(gold) - {*found.missing}
+                )  # type: ignore[operator]
+            for entity in found.missing:
+                assert entity in gold
+                assert not any(entity in one for one in readable)
+
+
+def test_doubted_mentions_stand_where_gold_has_what_no_model_gives() -> None:
+    dessert = ICE._replace(category="甜点")
+    found = verdict([SHANGHAI, PARK, ICE], [dessert, SHANGHAI], [dessert, PARK], [dessert])
+    assert (found.doubt, found.missing, found.extra) == ("mention", (ICE,), (dessert,))
+    # One model gives what gold has: no doubt about it.
+    assert verdict([SHANGHAI, ICE], [dessert, SHANGHAI], [dessert, ICE], [dessert]).doubt == ""
+    # Without places, surfaces that contain each other are about the same thing.
+    pair, longer = Entity("冰淇淋", "食品"), Entity("吃冰淇淋", "食品")
+    found = verdict([pair], [longer], [longer, Entity("上海", "城市")], [longer], unit="pair")
+    assert (found.doubt, found.missing, found.extra) == ("mention", (pair,), (longer,))
+
+
+def test_sure_doubts_come_before_mentions() -> None:
+    dessert = ICE._replace(category="甜点")
+    sentences = [Sentence(f"s{n}", TEXT, [SHANGHAI, ICE]) for n in range(3)]
+    first = {one.id: Prediction(one.id, [dessert]) for one in sentences}
+    second = {**first, "s0": Prediction("s0", [dessert, SHANGHAI]), "s2": Prediction("s2", [dessert, SHANGHAI])}
+    found = suspects(judge(sentences, [2] * 3, [first, second, {}], "span"))
+    assert [(one.verdict.sentence.id, one.verdict.doubt) for one in found] == [
+        ("s1", "sentence"),
+        ("s0", "mention"),
+        ("s2", "mention"),
+    ]

@@ -1,10 +1,11 @@
-"""Sentences that every model gets right, and sentences whose label every model contradicts in the same way.
+"""Sentences that every model gets right, and labels that every model contradicts in the same way.
 
 This is the filter of the OmniNER2025 paper (its section 3.3). In go the sentences, the part of the corpus each is in,
 and for each part what the model that was trained on it says of all others; out comes a `Verdict` for each sentence. A
 sentence is easy if all models that did not see it give exactly its entities: it teaches nothing that the rest does not
-teach. Where they all give the same other entities, it is rather the label that is wrong: a suspect for the expert. An
-answer that could not be read, or is not there, is never right and never alike, so nothing is removed for want of one.
+teach. The same models find labels to doubt, for the expert: sentences of which all say the same and gold something
+else, and mentions that all give in the place of one that none gives, whatever they say of the rest. An answer that
+could not be read, or is not there, is never right and never alike, so nothing is removed for want of one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from omniner.corpus.align import place_pairs
+from omniner.corpus.align import align
 from omniner.corpus.curation.adjudication import Decision
 from omniner.corpus.curation.matching import Item, Proposal, in_order
 from omniner.records import Entity, Issue, Prediction, Sentence, entity_to_json, sentence_to_json
@@ -33,14 +34,16 @@ class Verdict:
         fold: number of the part that it is in, whose model says nothing of it.
         answers: of the other models, in their order; None = none, or unreadable.
         right: how many of them give exactly the gold entities.
-        missing: if all answers are the same wrong one, what gold has and they have not.
-        extra: likewise, what they have and gold has not.
+        doubt: sentence (all answers are the same, and another one) | mention (they agree about some) | empty.
+        missing: what gold has and no model gives, where they agree on something else.
+        extra: what all models give there and gold has not.
     """
 
     sentence: Sentence
     fold: int
     answers: tuple[Proposal | None, ...]
     right: int
+    doubt: str = ""
     missing: Proposal = ()
     extra: Proposal = ()
 
@@ -50,9 +53,10 @@ class Verdict:
         return self.right == len(self.answers)
 
     @property
-    def is_suspect(self) -> bool:
-        """Whether all models give the same other entities."""
-        return bool(self.missing or self.extra)
+    def proposed(self) -> Proposal:
+        """The entities as the models would have them where they agree, and gold elsewhere."""
+        left = [entity for entity in self.sentence.entities if entity not in self.missing]
+        return in_order([*left, *self.extra])
 
     @property
     def difference(self) -> tuple[tuple[str, str], ...]:
@@ -63,7 +67,7 @@ class Verdict:
     def to_json(self) -> dict[str, Any]:
         """One line of `votes.jsonl`."""
         said = sum(answer is not None for answer in self.answers)
-        what = "removed" if self.is_easy else "suspect" if self.is_suspect else "kept"
+        what = "removed" if self.is_easy else "suspect" if self.doubt else "kept"
         return {"id": self.sentence.id, "fold": self.fold + 1, "right": self.right, "answers": said, "verdict": what}
 
 
@@ -88,16 +92,30 @@ def _judge(
     answers = tuple(
         _readable(said.get(sentence.id)) for number, said in enumerate(opinions) if number != fold
     )  # fmt: skip
-    gold = set(map(key, sentence.entities))
-    keys = [None if answer is None else set(map(key, answer)) for answer in answers]
-    right = keys.count(gold)
-    first, theirs = answers[0], keys[0]
-    if first is None or theirs is None or theirs == gold or any(one != theirs for one in keys):
+    gold = {key(entity): entity for entity in sentence.entities}
+    said = [None if answer is None else {key(entity): entity for entity in answer} for answer in answers]
+    right = sum(one is not None and one.keys() == gold.keys() for one in said)
+    read = [one for one in said if one is not None]
+    if len(read) < len(said) or right == len(said):
         return Verdict(sentence, fold, answers, right)
-    missing = in_order([entity for entity in sentence.entities if key(entity) not in theirs])
-    return Verdict(
-        sentence, fold, answers, right, missing, in_order([entity for entity in first if key(entity) not in gold])
-    )  # fmt: skip
+    common = {k: entity for k, entity in read[0].items() if all(k in one for one in read)}
+    extra = [entity for k, entity in common.items() if k not in gold]
+    missing = [entity for k, entity in gold.items() if not any(k in one for one in read)]
+    doubt = "sentence" if all(len(one) == len(common) for one in read) else "mention"
+    if doubt == "mention":
+        missing = [entity for entity in missing if any(_meet(entity, other) for other in extra)]
+        certain = [entity for entity in sentence.entities if entity not in missing]
+        extra = [entity for entity in extra if not any(_meet(entity, other) for other in certain)]
+    if not extra and doubt == "mention":
+        return Verdict(sentence, fold, answers, right)
+    return Verdict(sentence, fold, answers, right, doubt, in_order(missing), in_order(extra))
+
+
+def _meet(one: Entity, other: Entity) -> bool:
+    """Whether two entities are about the same place: as far as it is not known, whether a surface is in the other."""
+    if one.start is None or one.end is None or other.start is None or other.end is None:
+        return one.text in other.text or other.text in one.text
+    return one.start < other.end and other.start < one.end
 
 
 def _readable(prediction: Prediction | None) -> Proposal | None:
@@ -120,36 +138,48 @@ class Suspect(NamedTuple):
     times: int
 
     def to_json(self) -> dict[str, Any]:
-        """One line of `suspects.jsonl`: the sentence with its gold, what the models say, and the difference."""
+        """One line of `suspects.jsonl`: the sentence with its gold, what the models propose, and the difference."""
         verdict = self.verdict
         item = sentence_to_json(verdict.sentence)
-        item["predicted"] = [entity_to_json(entity) for entity in verdict.answers[0] or ()]
+        item["proposed"] = [entity_to_json(entity) for entity in verdict.proposed]
         item["missing"] = [entity_to_json(entity) for entity in verdict.missing]
         item["extra"] = [entity_to_json(entity) for entity in verdict.extra]
-        item["times"] = self.times
+        item["doubt"], item["times"] = verdict.doubt, self.times
         return item
 
     def to_decision(self) -> Decision:
         """For the expert's queue: gold and the models side by side, surfaces of a generative model with a place."""
         sentence = self.verdict.sentence
-        sides = in_order(sentence.entities), self.verdict.answers[0] or ()
+        sides = in_order(sentence.entities), self.verdict.proposed
         item = Item(replace(sentence, entities=[]), tuple(_placed(sentence.text, side) for side in sides))
         return Decision(item, "queued", ())
 
 
 def _placed(text: str, entities: Proposal) -> Proposal:
-    if all(entity.start is not None for entity in entities):
-        return entities
-    found = place_pairs(text, [(entity.text, entity.category) for entity in entities])
-    return in_order([entity for entity in found if entity is not None])
+    """The entities with a guessed place where they have none; those that are not in the text stay without."""
+    bare = [entity for entity in entities if entity.start is None]
+    known = [(entity.start, entity.end) for entity in entities if entity.start is not None and entity.end is not None]
+    found = [entity for entity in entities if entity.start is not None]
+    for entity, start in zip(bare, align(text, [entity.text for entity in bare], known), strict=True):
+        found.append(entity if start is None else entity._replace(start=start, end=start + len(entity.text)))
+    return in_order(found)
 
 
 def suspects(verdicts: Iterable[Verdict]) -> list[Suspect]:
-    """The doubted sentences; those with the same difference stand together, the most frequent first."""
-    found = [verdict for verdict in verdicts if verdict.is_suspect]
+    """The doubted sentences, the surest first.
+
+    Sentences of which all models say the same come first, the most frequent difference at the top; then single
+    mentions, simple differences before large ones.
+    """
+    found = [verdict for verdict in verdicts if verdict.doubt]
     times = Counter(verdict.difference for verdict in found)
-    listed = [Suspect(verdict, times[verdict.difference]) for verdict in found]
-    return sorted(listed, key=lambda one: (-one.times, one.verdict.difference, one.verdict.sentence.id))
+
+    def rank(one: Suspect) -> tuple[Any, ...]:
+        verdict, size = one.verdict, len(one.verdict.difference)
+        by = (0, -one.times, size) if verdict.doubt == "sentence" else (1, size, -one.times)
+        return (*by, verdict.difference, verdict.sentence.id)
+
+    return sorted((Suspect(verdict, times[verdict.difference]) for verdict in found), key=rank)
 
 
 class Dropped(NamedTuple):
