@@ -346,6 +346,11 @@ def _check_paths(config: schema.Config) -> None:
     if config.task.name in ("adjudicate", "agreement") and len(config.annotators) < 2:
         fix = "Set annotators=[a.jsonl,b.jsonl,...]: a file of labelled sentences of each."
         raise UserError("annotators", f"task={config.task.name} needs two or more, {len(config.annotators)} given", fix)
+    for entry in config.corpora if config.task.name == "stats" else ():
+        path = entry if Path(entry).exists() else entry.partition("=")[2] or entry
+        named = path.replace("_", "").replace("-", "").isalnum()  # it may be a choice of conf/data
+        if not named and not Path(path).exists():
+            raise UserError("corpora", f"{path} does not exist", "Name a choice of conf/data, a file or a folder.")
     for key, value in (("practice", config.practice), ("expert", config.expert)):
         if value and not Path(value).exists():
             raise UserError(key, f"{value} does not exist", "Check the path.")

@@ -61,6 +61,7 @@ def test_several_corpora_in_one_command(tmp_path: Path) -> None:
     ("overrides", "message"),
     [
         (["corpora=[nothing]"], "corpora: 'nothing' is no choice of data"),
+        (["corpora=[mine.jsonl]"], "corpora: mine.jsonl does not exist"),
         (["corpora=[cluener]"], "data.root: "),
         (["+stats.warn.leaks=0.1"], "stats.warn.leaks: there is no such check"),
         (["stats.near=0"], "stats.near: 0.0 is not above 0"),

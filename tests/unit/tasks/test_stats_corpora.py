@@ -110,8 +110,8 @@ def test_brat_keeps_one_split_in_a_folder(tmp_path: Path) -> None:
     ("entries", "found"),
     [
         ("nowhere", "'nowhere' is no choice of data, and there is no such file or folder"),
-        ("./gone.jsonl", "'./gone.jsonl' is no choice of data"),
-        ("'x=gone.jsonl'", "'gone.jsonl' is no choice of data"),
+        ("./gone.jsonl", "corpora: ./gone.jsonl does not exist"),
+        ("'x=gone.jsonl'", "corpora: gone.jsonl does not exist"),
         ("'a/b=sample'", "'a/b' is no name for a corpus"),
         ("sample,sample", "two are called 'sample'"),
         ("sample,cluener", "there is no folder"),
