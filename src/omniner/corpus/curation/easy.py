@@ -125,7 +125,11 @@ def _readable(prediction: Prediction | None) -> Proposal | None:
 def unanswered(verdicts: Iterable[Verdict]) -> list[Issue]:
     """An issue for each sentence of which some model says nothing that can be read: it is kept, whatever others say."""
     return [
-        Issue("no-opinion", f"{verdict.answers.count(None)} of {len(verdict.answers)} answers", id=verdict.sentence.id)
+        Issue(
+            "no-opinion",
+            f"{verdict.answers.count(None)} of {len(verdict.answers)} models give no answer that can be read",
+            id=verdict.sentence.id,
+        )
         for verdict in verdicts
         if None in verdict.answers
     ]
