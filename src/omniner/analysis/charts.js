@@ -1,7 +1,7 @@
-// Charts as plain elements in the colours of the style sheet: they follow light, dark and paper by themselves, a heat map
-// is a table to a screen reader and to the keyboard, and no library has to be loaded.
+// Bars and heat maps are tables with coloured cells: they follow light, dark and paper by themselves, and screen readers and
+// the keyboard can walk them. Curves are drawn by Plotly.
 const charts = (() => {
-  const { make, visible, whole } = page;
+  const { byId, make, visible, whole } = page;
   const inks = ["--accent", "--said", "--other-1", "--other-2", "--other-3", "--other-4", "--right"];
   const ink = (i) => `var(${inks[i % inks.length]})`;
   const cut = (text, length) => { const c = [...visible(text)]; return c.length > length ? `${c.slice(0, length - 1).join("")}…` : c.join(""); };
@@ -73,65 +73,40 @@ const charts = (() => {
     return make("div", { className: "frame" }, table);
   }
 
-  // ---- lines over steps
+  // ---- lines over steps, by Plotly: it is large, so it comes packed and is unpacked once the page is in use
 
-  function drawn(tag, attributes, ...children) {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    node.append(...children);
-    return node;
+  const onPaper = 680; // pixels that fit on A4 and on Letter
+  const short = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4 });
+  const escaped = (text) => visible(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+
+  function settled(name) {
+    return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   }
 
-  function ticks(low, high) {
-    const raw = (high - low || 1) / 4, power = 10 ** Math.floor(Math.log10(raw));
-    const step = power * [1, 2, 5, 10].find((factor) => factor * power >= raw);
-    const found = [];
-    for (let at = Math.ceil(low / step); at * step <= high + step * 1e-9; at++) found.push(at * step);
-    return found;
+  function layout() {
+    const printing = document.documentElement.classList.contains("printing");
+    const axis = { automargin: true, fixedrange: true, zeroline: false, gridcolor: settled("--line"), linecolor: settled("--line") };
+    return { height: 300, width: printing ? onPaper : undefined, autosize: !printing, margin: { l: 10, r: 16, t: 8, b: 50 }, dragmode: false,
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: settled("--font"), size: 12, color: settled("--ink") },
+      showlegend: true, legend: { orientation: "h", y: -0.18 }, hovermode: "x unified", hoverlabel: { font: { family: settled("--font") } },
+      xaxis: { ...axis, tickformat: ",d" }, yaxis: axis };
   }
 
-  const short = (value) => Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
-
-  // series: [name, points], a point is [step, value or null]; pointing at a step tells the values there.
-  function lines(label, series) {
-    const [width, height, left, right, top, bottom] = [640, 260, 56, 28, 10, 26];
-    const known = series.map(([, points]) => points.filter(([, y]) => y !== null));
-    const span = (place) => known.flat().reduce(([low, high], point) => [Math.min(low, point[place]), Math.max(high, point[place])], [Infinity, -Infinity]);
-    const [[x0, x1], [y0, y1]] = [span(0), span(1)];
-    const x = (value) => left + (width - left - right) * (value - x0) / (x1 - x0 || 1);
-    const y = (value) => height - bottom - (height - top - bottom) * (value - y0) / (y1 - y0 || 1);
-    const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, class: "lines", role: "img",
-      "aria-label": `${label}; last values: ${series.map(([name], i) => `${name} ${known[i].length ? short(known[i].at(-1)[1]) : "none"}`).join(", ")}` });
-    for (const value of ticks(y0, y1)) {
-      svg.append(drawn("line", { x1: left, x2: width - right, y1: y(value), y2: y(value), class: "grid" }),
-        drawn("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)));
-    }
-    for (const value of ticks(x0, x1)) svg.append(drawn("text", { x: x(value), y: height - 6, "text-anchor": "middle" }, whole(value)));
-    series.forEach(([, points], i) => {
-      let pen = "M";
-      const path = points.map(([step, value]) => {
-        if (value === null) { pen = "M"; return ""; }
-        const move = `${pen}${x(step).toFixed(1)} ${y(value).toFixed(1)}`;
-        pen = "L";
-        return move;
-      }).join("");
-      const style = `stroke: ${ink(i)}; fill: ${ink(i)}`;
-      svg.append(drawn("path", { d: path, style }));
-      if (known[i].length <= 40) for (const [step, value] of known[i]) svg.append(drawn("circle", { cx: x(step), cy: y(value), r: 2.6, style }));
+  // figures: [place, label, [[name, points], ...]], a point is [step, value or null].
+  async function lines(figures) {
+    const boxes = figures.map(([place, label, series]) => {
+      const last = series.map(([name, points]) => `${name} ${short(points.findLast(([, y]) => y !== null)[1])}`);
+      const box = make("div", { role: "img", ariaLabel: `${label}; last values: ${last.join(", ")}` });
+      byId(place).append(make("figcaption", { textContent: label }), box);
+      return box;
     });
-    const cursor = drawn("line", { y1: top, y2: height - bottom, class: "cursor", visibility: "hidden" });
-    const told = make("p", { className: "none told", textContent: "Point at a step to read its values." });
-    svg.append(cursor);
-    svg.addEventListener("pointermove", (event) => {
-      const box = svg.getBoundingClientRect();
-      const wanted = x0 + ((event.clientX - box.left) * width / box.width - left) / (width - left - right) * (x1 - x0);
-      const near = known.map((points) => points.reduce((best, point) => !best || Math.abs(point[0] - wanted) < Math.abs(best[0] - wanted) ? point : best, null));
-      const step = near.filter(Boolean).map((point) => point[0]).sort((a, b) => Math.abs(a - wanted) - Math.abs(b - wanted))[0];
-      for (const end of ["x1", "x2"]) cursor.setAttribute(end, x(step));
-      cursor.setAttribute("visibility", "visible");
-      told.textContent = `step ${whole(step)}: ${series.map(([name], i) => [name, near[i]]).filter(([, point]) => point?.[0] === step).map(([name, point]) => `${name} ${short(point[1])}`).join(", ")}`;
-    });
-    return make("div", {}, legend(series.map(([name], i) => [name, ink(i)])), svg, told);
+    await page.library("plotly");
+    const draw = () => figures.forEach(([, , series], i) => Plotly.react(boxes[i], series.map(([name, points], j) => ({
+      type: "scatter", mode: points.length > 40 ? "lines" : "lines+markers", name: escaped(name), x: points.map(([step]) => step), y: points.map(([, y]) => y),
+      line: { color: settled(inks[j % inks.length]), width: 2 } })), layout(), { displayModeBar: false, responsive: true }));
+    draw();
+    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+    for (const event of ["beforeprint", "afterprint"]) window.addEventListener(event, draw);
   }
 
   return { part, ink, legend, bars, heat, lines };

@@ -66,7 +66,7 @@ def html(comparison: RunComparison, sheets: Mapping[str, Sheet], facts: CompareF
         "method": "".join(f"<p>{markup.escape(line)}</p>" for line in method(comparison)),
     }
     scripts = {"js": "".join(map(page.asset, ("page.js", "charts.js", "compare.js")))}
-    return page.render("compare.html", parts, _data(comparison, sheets, facts), scripts)
+    return page.render("compare.html", parts, _data(comparison, sheets, facts), scripts, {})
 
 
 def notes(comparison: RunComparison) -> list[str]:

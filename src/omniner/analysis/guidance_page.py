@@ -117,7 +117,7 @@ def html(guidance: Guidance, name: str) -> str:
         if failures
         else "",
     }
-    return page.render("guidance.html", parts, None, {})
+    return page.render("guidance.html", parts, None, {}, {})
 
 
 def _lesson_markdown(lesson: Lesson, guidance: Guidance) -> list[str]:

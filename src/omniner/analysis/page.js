@@ -233,6 +233,15 @@ const page = (() => {
     }
   }
 
+  // A library that travels packed in the page: resolves when it has run.
+  async function library(name) {
+    await new Promise((resolve) => window.requestIdleCallback ? requestIdleCallback(resolve) : setTimeout(resolve));
+    const packed = Uint8Array.from(atob(byId(`library-${name}`).textContent), (letter) => letter.charCodeAt(0));
+    const script = make("script");
+    script.textContent = await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+    document.head.append(script);
+  }
+
   // In a frame without an address of its own a link to #place would leave the page: scroll instead.
   for (const link of document.querySelectorAll("a[href^='#']")) {
     link.addEventListener("click", (event) => {
@@ -249,5 +258,5 @@ const page = (() => {
     window.addEventListener(event, () => document.documentElement.classList.toggle("printing", printing));
   }
 
-  return { data, byId, spoken, visible, whole, make, pager, table, lane, located, chooser, browser, draw };
+  return { data, byId, spoken, visible, whole, make, pager, table, lane, located, chooser, browser, draw, library, fault };
 })();

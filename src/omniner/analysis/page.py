@@ -9,6 +9,7 @@ Chinese letters of the page come with it (`fonts`), which is most of its cost: a
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import html as markup
 import json
@@ -23,7 +24,9 @@ from omniner.analysis.tables import storable
 from omniner.records import Entity
 
 
-def render(template: str, parts: Mapping[str, str], data: Any, scripts: Mapping[str, str]) -> str:
+def render(
+    template: str, parts: Mapping[str, str], data: Any, scripts: Mapping[str, str], libraries: Mapping[str, str]
+) -> str:
     """The page.
 
     Args:
@@ -32,15 +35,16 @@ def render(template: str, parts: Mapping[str, str], data: Any, scripts: Mapping[
             comes from outside is escaped already.
         data: what the scripts work on, as plain values.
         scripts: text of each script by its name, in the order in which they run; empty for a page without any.
+        libraries: text of scripts that wait, packed, until `page.library(name)` asks for them.
     """
     # `<` never stands in the block, so neither `</script` nor `<!--` can end it early.
     block = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     values = {
         "created": "",
         **parts,
-        "scripts": _scripts(block, scripts),
+        "scripts": _scripts(block, scripts, libraries),
         "noscript": _NOSCRIPT if scripts else "",
-        "policy": _policy(scripts.values()),
+        "policy": _policy([*scripts.values(), *libraries.values()]),
         "font": fonts.face((*parts.values(), block), "OmniNER Han"),
         "css": asset("report.css"),
         "footer": f"OmniNER {omniner.__version__}; this file is complete: it loads nothing from anywhere.",
@@ -54,12 +58,20 @@ _NOSCRIPT = (
 )
 
 
-def _scripts(block: str, scripts: Mapping[str, str]) -> str:
+def _scripts(block: str, scripts: Mapping[str, str], libraries: Mapping[str, str]) -> str:
     """The data and the scripts that show it, which stand at the end of the page."""
     if not scripts:
         return ""
     lines = [f'<script type="application/json" id="data">{block}</script>']
+    for name, script in libraries.items():
+        packed = base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
+        lines.append(f'<script type="application/gzip" id="library-{name}">{packed}</script>')
     return "\n".join([*lines, *(f"<script>{script}</script>" for script in scripts.values())])
+
+
+def plotly() -> str:
+    """The chart library as one script; importing `plotly` itself would cost a second and give no more."""
+    return resources.files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
 
 
 def asset(name: str) -> str:

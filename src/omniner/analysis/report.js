@@ -119,7 +119,8 @@
     const lines = Object.entries(data.curves).filter(([, points]) => points.some(([, value]) => value !== null));
     const panels = [["curves-loss", "Loss over optimizer steps", lines.filter(([name]) => name.includes("loss"))],
       ["curves-scores", "Scores over optimizer steps", lines.filter(([name]) => !name.includes("loss"))]];
-    for (const [id, caption, some] of panels) if (some.length) chart(id, () => [caption, charts.lines(caption, some)]);
+    const drawn = panels.filter(([, , some]) => some.length);
+    if (drawn.length) charts.lines(drawn).then(() => { document.documentElement.dataset.curves = "yes"; }, page.fault);
   }
 
   // ---- examples: both lanes show the sentence

@@ -103,7 +103,8 @@ def html(
         "config": f"<pre>{markup.escape(facts.config)}</pre>" if facts.config else '<p class="none">Not recorded.</p>',
     }
     scripts = {"js": "".join(map(page.asset, ("page.js", "charts.js", "report.js")))}
-    return page.render("report.html", parts, _data(result, tables, facts, curves, errta), scripts)
+    libraries = {"plotly": page.plotly()} if curves else {}
+    return page.render("report.html", parts, _data(result, tables, facts, curves, errta), scripts, libraries)
 
 
 def _cards(result: ScoreResult) -> str:

@@ -76,7 +76,7 @@ def html(name: str, created: str, surveyed: Sequence[Surveyed], verdicts: Verdic
         },
         "charts": {one.statistics.name: _charts(one) for one in surveyed},
     }
-    return page.render("stats.html", parts, data, {"js": page.asset("page.js") + page.asset("stats.js")})
+    return page.render("stats.html", parts, data, {"js": page.asset("page.js") + page.asset("stats.js")}, {})
 
 
 def _charts(surveyed: Surveyed) -> dict[str, Any]:

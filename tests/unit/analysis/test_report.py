@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ HOSTILE = [SCRIPT, IMAGE, END, "{{data}}", "$x$ & <i>"]
 CURVES = {"train/loss": [(0, 2.0), (5, float("inf"))], "val/f1": [(5, 0.5)], "val/" + SCRIPT: [(5, 0.5)]}
 
 
-def page(result: ScoreResult, errta: ErrtaConfig = ERRTA, **facts: Any) -> str:
+def page(result: ScoreResult, errta: ErrtaConfig = ERRTA, curves: Any = CURVES, **facts: Any) -> str:
     known = {"name": "a run", "created": "today", "details": {}, "config": "", "issues": {}} | facts
-    return report.html(result, tables.build(result, errta, None, []), report.RunFacts(**known), CURVES, errta)
+    return report.html(result, tables.build(result, errta, None, []), report.RunFacts(**known), curves, errta)
 
 
 def block(text: str) -> dict[str, Any]:
@@ -300,24 +301,42 @@ def test_arrows_walk_over_a_heat_map(tab: browser.Page, tmp_path: Path) -> None:
     assert right or below
 
 
+def curves_are_drawn(tab: browser.Page) -> None:
+    """The library for them is unpacked once the page can be used."""
+    deadline = time.monotonic() + 20
+    while tab.run("document.documentElement.dataset.curves") != "yes":
+        assert time.monotonic() < deadline, tab.run("document.querySelector('#fault').textContent")
+        time.sleep(0.05)
+
+
 def test_curves_tell_their_values(tab: browser.Page, tmp_path: Path) -> None:
     look(tab, tmp_path, page(made_up.result(20)))
-    said = "document.querySelector('#curves-%s svg').getAttribute('aria-label')"
+    said = "document.querySelector('#curves-%s [role=img]').getAttribute('aria-label')"
     assert tab.run(said % "loss") == "Loss over optimizer steps; last values: train/loss 2"
     assert "val/f1 0.5" in tab.run(said % "scores")
-    move = """{ const s = document.querySelector('#curves-scores svg'), b = s.getBoundingClientRect();
-        s.dispatchEvent(new PointerEvent('pointermove', { clientX: b.left + b.width / 2, clientY: b.top + 20 })); }"""
-    tab.run(move)
-    assert tab.run("document.querySelector('#curves-scores .told').textContent").startswith("step 5: val/")
+    curves_are_drawn(tab)
+    assert tab.run("document.querySelectorAll('#curves .scatterlayer .trace').length") == 3
+    assert "val/f1" in tab.run("document.querySelector('#curves-scores .legend').textContent")
+    ink = "getComputedStyle(document.querySelector('#curves text')).fill"
+    light = tab.run(ink)
+    tab.scheme("dark")
+    assert tab.run(ink) != light
+    tab.scheme("light")
     assert tab.errors == []
+
+
+def test_a_report_without_curves_carries_no_library(tmp_path: Path) -> None:
+    assert 'id="library-plotly"' in page(made_up.result(20))
+    assert 'id="library-plotly"' not in page(made_up.result(20), curves={})
 
 
 def test_planted_markup_does_not_run(tab: browser.Page, tmp_path: Path) -> None:
     look(
         tab, tmp_path, page(hostile(), name=IMAGE, created=SCRIPT, details={SCRIPT: IMAGE}, config=END, issues={END: 1})
     )
+    curves_are_drawn(tab)
     bars = tab.run("document.querySelectorAll('.bars i.fill').length")
-    assert tab.run("document.querySelectorAll('img, b b, i, script').length") == 2 + bars  # data, ours
+    assert tab.run("document.querySelectorAll('img, b b, i, script').length") == 4 + bars  # data, ours, Plotly packed and running
     assert tab.run("[...document.querySelectorAll('*')].filter((n) => n.hasAttribute('onerror')).length") == 0
     lanes = tab.run("[...document.querySelectorAll('#browser .gold .in')].map((n) => n.textContent)")
     assert sorted(lanes) == sorted(HOSTILE)
