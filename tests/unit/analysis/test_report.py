@@ -301,12 +301,16 @@ def test_arrows_walk_over_a_heat_map(tab: browser.Page, tmp_path: Path) -> None:
     assert right or below
 
 
+def becomes_true(tab: browser.Page, condition: str) -> None:
+    deadline = time.monotonic() + 20
+    while not tab.run(condition):
+        assert time.monotonic() < deadline, (condition, tab.run("document.querySelector('#fault').textContent"))
+        time.sleep(0.05)
+
+
 def curves_are_drawn(tab: browser.Page) -> None:
     """The library for them is unpacked once the page can be used."""
-    deadline = time.monotonic() + 20
-    while tab.run("document.documentElement.dataset.curves") != "yes":
-        assert time.monotonic() < deadline, tab.run("document.querySelector('#fault').textContent")
-        time.sleep(0.05)
+    becomes_true(tab, "document.documentElement.dataset.curves === 'yes'")
 
 
 def test_curves_tell_their_values(tab: browser.Page, tmp_path: Path) -> None:
@@ -320,7 +324,7 @@ def test_curves_tell_their_values(tab: browser.Page, tmp_path: Path) -> None:
     ink = "getComputedStyle(document.querySelector('#curves text')).fill"
     light = tab.run(ink)
     tab.scheme("dark")
-    assert tab.run(ink) != light
+    becomes_true(tab, f"{ink} !== '{light}'")
     tab.scheme("light")
     assert tab.errors == []
 
