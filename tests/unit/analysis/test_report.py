@@ -340,7 +340,7 @@ def test_planted_markup_does_not_run(tab: browser.Page, tmp_path: Path) -> None:
     )
     curves_are_drawn(tab)
     bars = tab.run("document.querySelectorAll('.bars i.fill').length")
-    assert tab.run("document.querySelectorAll('img, b b, i, script').length") == 4 + bars  # data, ours, Plotly packed and running
+    assert tab.run("document.querySelectorAll('img, b b, i, script').length") == 4 + bars  # data, ours, Plotly twice
     assert tab.run("[...document.querySelectorAll('*')].filter((n) => n.hasAttribute('onerror')).length") == 0
     lanes = tab.run("[...document.querySelectorAll('#browser .gold .in')].map((n) => n.textContent)")
     assert sorted(lanes) == sorted(HOSTILE)

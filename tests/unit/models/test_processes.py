@@ -126,17 +126,18 @@ def test_two_processes_make_the_same_predictions_as_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_train_a_causal_model_as_one_does(tmp_path: Path) -> None:
     two = run_in_two(GENERATIVE, tmp_path / "two")
-    corpus = small_corpus.corpus(21, 5)
+    corpus, ones = small_corpus.corpus(21, 5), {}
     for name, (values, best_f1, epochs) in two.items():
-        config = small_corpus.configuration(*CAUSAL, RUNS[name][0])
-        means = Means()
-        one = fit(config, corpus, tmp_path / "one" / name, None, [means])
+        tuning = RUNS[name][0]
+        if tuning not in ones:
+            means = Means()
+            config = small_corpus.configuration(*CAUSAL, tuning)
+            ones[tuning] = fit(config, corpus, tmp_path / "one" / tuning, None, [means]), means
+        one, means = ones[tuning]
         assert values == {str(step): pytest.approx(value, rel=1e-4) for step, value in means.values.items()}
         assert (best_f1, epochs) == (pytest.approx(one.best_f1), 2)
         file = "model.safetensors" if name.startswith("full") else "adapter_model.safetensors"
-        left, right = (
-            load_file(path / "checkpoints/best" / file) for path in (tmp_path / "one" / name, tmp_path / "two" / name)
-        )
+        left, right = (load_file(path / file) for path in (one.best_path, tmp_path / "two" / name / "checkpoints/best"))
         assert left.keys() == right.keys()
         for key, weight in left.items():
             torch.testing.assert_close(weight, right[key], atol=1e-4, rtol=1e-3)
