@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from omniner.analysis.bootstrap import categories, counts_per_post, post_numbers
-from omniner.analysis.metrics import Comparison, compare
-from omniner.analysis.significance import Difference, paired
+from omniner.analysis.compare.significance import Difference, paired
+from omniner.analysis.scores.bootstrap import categories, counts_per_post, post_numbers
+from omniner.analysis.scores.metrics import Comparison, compare
 from omniner.corpus.synthetic import generate
 from omniner.records import Entity, Sentence
 from omniner.schema import CompareConfig

@@ -25,7 +25,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from omniner.analysis.split_tables import mentions
+from omniner.analysis.corpora.split_tables import mentions
 from omniner.corpus.curation import splits_stratify
 from omniner.corpus.curation.splits import Division, divide
 from omniner.corpus.formats import jsonl

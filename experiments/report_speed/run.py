@@ -26,9 +26,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "unit" / "analysis"
 import browser
 
 from omniner import config as configs
-from omniner.analysis import report, tables
-from omniner.analysis.results import ScoreResult
-from omniner.analysis.scoring import score
+from omniner.analysis.pages import report
+from omniner.analysis.scores import tables
+from omniner.analysis.scores.results import ScoreResult
+from omniner.analysis.scores.scoring import score
 from omniner.corpus.synthetic import generate
 from omniner.corpus.taxonomy import load
 from omniner.records import Entity, Prediction, Sentence

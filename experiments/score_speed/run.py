@@ -23,10 +23,10 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from omniner.analysis import predictions as reading
-from omniner.analysis import tables
-from omniner.analysis.results import ScoreResult
-from omniner.analysis.scoring import score, score_loaded
+from omniner.analysis.scores import predictions as reading
+from omniner.analysis.scores import tables
+from omniner.analysis.scores.results import ScoreResult
+from omniner.analysis.scores.scoring import score, score_loaded
 from omniner.corpus.synthetic import generate
 from omniner.files import write_text
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line

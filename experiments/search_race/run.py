@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omniner import config as configs
-from omniner.analysis import search_race
+from omniner.analysis.guide import search_race
 from omniner.schema import CompareConfig, SearchConfig
 
 MENTIONS = 3  # of a post

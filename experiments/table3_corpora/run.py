@@ -16,8 +16,8 @@ import time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from omniner import config as configs
-from omniner.analysis import stats_tables
-from omniner.analysis.stats_checks import Surveyed, judge
+from omniner.analysis.corpora import tables as stats_tables
+from omniner.analysis.corpora.checks import Surveyed, judge
 from omniner.corpus import taxonomy
 from omniner.corpus.stats.measure import measure
 from omniner.corpus.synthetic import generate

@@ -23,7 +23,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from omniner import runfolder, schema, sweep_child
-from omniner.analysis import repeats
+from omniner.analysis.compare import repeats
 from omniner.config import NOT_IDENTITY, section
 from omniner.errors import UserError
 from omniner.files import make_folder, read_json, write_json, write_text, writing

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from omniner import config as configs
-from omniner.analysis import guidance as guidances
+from omniner.analysis.guide import guidance as guidances
 from omniner.corpus import sources
 from omniner.encoding import lessons
 from omniner.encoding.answers import write_answer

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from omniner.analysis import predictions
-from omniner.analysis.results import ScoreResult, ScoreRow
-from omniner.analysis.scoring import score_loaded
+from omniner.analysis.scores import predictions
+from omniner.analysis.scores.results import ScoreResult, ScoreRow
+from omniner.analysis.scores.scoring import score_loaded
 from omniner.schema import ErrtaConfig, MetricsConfig
 
 OFFICIAL = MetricsConfig(

@@ -16,7 +16,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from omniner.analysis.parse import strict_pairs
+from omniner.analysis.scores.parse import strict_pairs
 from omniner.encoding.answers import STYLES
 
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from omniner.analysis import questions as asking
-from omniner.analysis.questions import Question
+from omniner.analysis.guide import questions as asking
+from omniner.analysis.guide.questions import Question
 from omniner.decoding.client import ChatClient, ServerError
 from omniner.decoding.protocol import Refusal, Reply, Request
 from omniner.errors import UserError

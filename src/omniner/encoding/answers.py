@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 
-from omniner.analysis.parse import parse_answer
+from omniner.analysis.scores.parse import parse_answer
 from omniner.corpus.align import place_pairs
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from omniner.analysis.guidance import Example, Guidance, Lesson
+from omniner.analysis.guide.guidance import Example, Guidance, Lesson
 from omniner.errors import UserError
 from omniner.records import Entity
 from omniner.schema import PromptConfig

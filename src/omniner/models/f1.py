@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from omniner.analysis.metrics import Counts, compare, score_row
+from omniner.analysis.scores.metrics import Counts, compare, score_row
 from omniner.records import Entity
 
 
@@ -22,7 +22,7 @@ class DevScore(Metric):
     """Micro precision, recall and F1 over the entities of dev, the mean loss, and how many answers were unreadable.
 
     Args:
-        unit: what counts as one, `span` or `pair` (see `analysis.metrics`).
+        unit: what counts as one, `span` or `pair` (see `analysis.scores.metrics`).
         answers: whether entities are read from a model's text, which may fail.
     """
 

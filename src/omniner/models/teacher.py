@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from omniner.analysis.questions import Question
+from omniner.analysis.guide.questions import Question
 from omniner.decoding import teacher
 from omniner.decoding.generate import Answer, Generator
 from omniner.decoding.generate import Request as Prompted

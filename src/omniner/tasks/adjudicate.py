@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omniner.analysis.predictions import collector_paused
+from omniner.analysis.scores.predictions import collector_paused
 from omniner.corpus import sources
 from omniner.corpus.curation import qualification, queue
 from omniner.corpus.curation.adjudication import HOW, Decision, decide, quorum_of

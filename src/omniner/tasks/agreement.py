@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omniner.analysis import agreement as measuring
-from omniner.analysis import agreement_tables, human
-from omniner.analysis.agreement import Agreement
-from omniner.analysis.predictions import collector_paused
-from omniner.analysis.results import ScoreResult
-from omniner.analysis.scoring import score
-from omniner.analysis.sheets import SHARE, Sheet, markdown, plain, shown
+from omniner.analysis.pages.sheets import SHARE, Sheet, markdown, plain, shown
+from omniner.analysis.people import agreement as measuring
+from omniner.analysis.people import agreement_tables, human
+from omniner.analysis.people.agreement import Agreement
+from omniner.analysis.scores.predictions import collector_paused
+from omniner.analysis.scores.results import ScoreResult
+from omniner.analysis.scores.scoring import score
 from omniner.corpus import sources
 from omniner.corpus.curation.matching import match
 from omniner.corpus.formats import is_unlabeled, jsonl

@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from omniner import tracking
-from omniner.analysis import human
-from omniner.analysis.compare import Contender, RunComparison, compare_runs
-from omniner.analysis.compare_tables import build, verdicts
-from omniner.analysis.sheets import TEXT, Sheet, latex, markdown, plain
+from omniner.analysis.compare.comparison import Contender, RunComparison, compare_runs
+from omniner.analysis.compare.tables import build, verdicts
+from omniner.analysis.pages.sheets import TEXT, Sheet, latex, markdown, plain
+from omniner.analysis.people import human
 from omniner.errors import UserError
 from omniner.files import write_json, write_text, writing
 from omniner.records import Issue, Sentence
@@ -118,7 +118,7 @@ def _metrics(comparison: RunComparison) -> dict[str, float]:
 
 
 def _figures(context: Context, comparison: RunComparison) -> None:
-    from omniner.analysis.compare_figures import figures
+    from omniner.analysis.compare.figures import figures
 
     for name, png in figures(comparison).items():
         path = context.folder / "figures" / f"{name}.png"
@@ -134,7 +134,7 @@ def _texts(
     sources: Sequence[Source],
     digest: str,
 ) -> None:
-    from omniner.analysis.compare_report import CompareFacts, html, method, notes
+    from omniner.analysis.compare.report import CompareFacts, html, method, notes
 
     details = {source.name: source.where for source in sources}
     details |= {"test set": f"{comparison.sentences:,} sentences, digest {digest}", "folder": str(context.folder)}

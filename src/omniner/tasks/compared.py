@@ -21,9 +21,9 @@ from yaml import YAMLError
 
 from omniner import config as configs
 from omniner import runfolder, tracking
-from omniner.analysis import predictions as reading
-from omniner.analysis.compare import Contender
-from omniner.analysis.predictions import LoadedPredictions
+from omniner.analysis.compare.comparison import Contender
+from omniner.analysis.scores import predictions as reading
+from omniner.analysis.scores.predictions import LoadedPredictions
 from omniner.errors import UserError
 from omniner.files import explaining, make_folder, read_json
 from omniner.records import Issue, Sentence

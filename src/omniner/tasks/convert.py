@@ -68,8 +68,8 @@ def _merge(context: Context, output: Path) -> None:
 
 
 def _generated(context: Context, output: Path) -> None:
-    from omniner.analysis.predictions import read
-    from omniner.analysis.predictions_write import write_generated
+    from omniner.analysis.scores.predictions import read
+    from omniner.analysis.scores.predictions_write import write_generated
 
     config = context.config
     loaded = read(Path(config.input or ""), Path(config.gold) if config.gold else None)

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from omniner import config as configs
-from omniner.analysis import tables as tabulate
-from omniner.analysis.results import ScoreResult
-from omniner.analysis.scoring import score
+from omniner.analysis.scores import tables as tabulate
+from omniner.analysis.scores.results import ScoreResult
+from omniner.analysis.scores.scoring import score
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.files import write_json, write_text, writing
 from omniner.records import Prediction, Sentence
@@ -90,7 +90,7 @@ def _metrics(result: ScoreResult) -> dict[str, float]:
 
 
 def _figures(context: Context, result: ScoreResult, extras: Extras) -> None:
-    from omniner.analysis.figures import figures
+    from omniner.analysis.pages.figures import figures
 
     for name, png in figures(result, extras.curves).items():
         path = context.folder / "figures" / f"{name}.png"
@@ -100,7 +100,7 @@ def _figures(context: Context, result: ScoreResult, extras: Extras) -> None:
 
 
 def _report(context: Context, result: ScoreResult, tables: Mapping[str, tabulate.Table], extras: Extras) -> None:
-    from omniner.analysis.report import RunFacts, html
+    from omniner.analysis.pages.report import RunFacts, html
 
     config = context.config
     details = {"task": config.task.name, "folder": str(context.folder), "MLflow run": context.run.id or "not tracked"}

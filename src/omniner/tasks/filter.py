@@ -20,11 +20,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from omniner import children
-from omniner.analysis import filter_tables
-from omniner.analysis.filter_tables import Filtered
-from omniner.analysis.predictions import prediction_from_line
-from omniner.analysis.scoring import unit_of
-from omniner.analysis.sheets import markdown, plain
+from omniner.analysis.corpora import filter_tables
+from omniner.analysis.corpora.filter_tables import Filtered
+from omniner.analysis.pages.sheets import markdown, plain
+from omniner.analysis.scores.predictions import prediction_from_line
+from omniner.analysis.scores.scoring import unit_of
 from omniner.children import Job, Outcome
 from omniner.corpus.curation import easy, queue, splits
 from omniner.corpus.curation.splits import Division

@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omniner import config as configs
-from omniner.analysis import clusters, guidance_page, notes, questions, tables
-from omniner.analysis import guidance as guidances
-from omniner.analysis.clusters import Cluster
-from omniner.analysis.facts import TrainingCounts
-from omniner.analysis.guidance import Example, Guidance, Lesson, Note, Suspect
-from omniner.analysis.questions import Question
-from omniner.analysis.results import ErrtaError, ScoreResult
-from omniner.analysis.scoring import score
+from omniner.analysis.guide import clusters, notes, questions
+from omniner.analysis.guide import guidance as guidances
+from omniner.analysis.guide import page as guidance_page
+from omniner.analysis.guide.clusters import Cluster
+from omniner.analysis.guide.facts import TrainingCounts
+from omniner.analysis.guide.guidance import Example, Guidance, Lesson, Note, Suspect
+from omniner.analysis.guide.questions import Question
+from omniner.analysis.scores import tables
+from omniner.analysis.scores.results import ErrtaError, ScoreResult
+from omniner.analysis.scores.scoring import score
 from omniner.corpus import sources
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from omniner.analysis.predictions import prediction_from_line
+from omniner.analysis.scores.predictions import prediction_from_line
 from omniner.files import append_lines, whole_lines, write_text
 from omniner.records import Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
 from omniner.schema import Config

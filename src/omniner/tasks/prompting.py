@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omniner import tracking
-from omniner.analysis import guidance as guidances
-from omniner.analysis.guidance import FILE, Guidance
+from omniner.analysis.guide import guidance as guidances
+from omniner.analysis.guide.guidance import FILE, Guidance
 from omniner.encoding import lessons, prompts
 from omniner.encoding.lessons import Counter
 from omniner.encoding.prompts import Prompt

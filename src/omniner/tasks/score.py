@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omniner.analysis import predictions as reading
-from omniner.analysis.scoring import score_loaded
+from omniner.analysis.scores import predictions as reading
+from omniner.analysis.scores.scoring import score_loaded
 from omniner.tasks.context import Context, publish_issues
 from omniner.tasks.evaluation import Extras, publish
 

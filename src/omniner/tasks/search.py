@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from omniner.analysis import search_race, search_report
-from omniner.analysis.bootstrap import post_numbers
-from omniner.analysis.compare import Contender, compare_runs
-from omniner.analysis.guidance import Guidance
-from omniner.analysis.results import ScoreResult
-from omniner.analysis.scoring import score
-from omniner.analysis.search_report import Against, Tried
+from omniner.analysis.compare.comparison import Contender, compare_runs
+from omniner.analysis.guide import search_race, search_report
+from omniner.analysis.guide.guidance import Guidance
+from omniner.analysis.guide.search_report import Against, Tried
+from omniner.analysis.scores.bootstrap import post_numbers
+from omniner.analysis.scores.results import ScoreResult
+from omniner.analysis.scores.scoring import score
 from omniner.corpus import sources
 from omniner.encoding import prompts
 from omniner.errors import UserError

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from omniner import children
-from omniner.analysis.predictions import prediction_from_line
+from omniner.analysis.scores.predictions import prediction_from_line
 from omniner.children import Job, Outcome
 from omniner.corpus.formats import jsonl
 from omniner.files import whole_lines

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from omniner.analysis.guidance import Guidance
+from omniner.analysis.guide.guidance import Guidance
 from omniner.encoding import lessons, prompts
 from omniner.encoding.lessons import TYPES, Counter, Lessons
 from omniner.encoding.prompts import SENTENCE, Prompt

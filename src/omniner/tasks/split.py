@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import time
 
-from omniner.analysis import split_tables
-from omniner.analysis.sheets import markdown, plain
+from omniner.analysis.corpora import split_tables
+from omniner.analysis.pages.sheets import markdown, plain
 from omniner.corpus.curation import splits
 from omniner.corpus.curation.splits import Division
 from omniner.corpus.formats import jsonl

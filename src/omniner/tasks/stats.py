@@ -12,9 +12,11 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 
-from omniner.analysis import stats_json, stats_page, stats_tables
-from omniner.analysis.sheets import Sheet, latex
-from omniner.analysis.stats_checks import CHECKS, FAILED, WARNED, Surveyed, Verdict, judge
+from omniner.analysis.corpora import page as stats_page
+from omniner.analysis.corpora import plain as stats_json
+from omniner.analysis.corpora import tables as stats_tables
+from omniner.analysis.corpora.checks import CHECKS, FAILED, WARNED, Surveyed, Verdict, judge
+from omniner.analysis.pages.sheets import Sheet, latex
 from omniner.corpus.stats.measure import measure
 from omniner.errors import UserError
 from omniner.files import write_json, write_text, writing
@@ -107,7 +109,7 @@ def _metrics(surveyed: Sequence[Surveyed], verdicts: Mapping[str, Sequence[Verdi
 
 
 def _figures(context: Context, surveyed: Sequence[Surveyed]) -> None:
-    from omniner.analysis.stats_figures import figures
+    from omniner.analysis.corpora.figures import figures
 
     for name, png in figures(surveyed).items():
         path = context.folder / "figures" / f"{name}.png"

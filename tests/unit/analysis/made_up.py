@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from omniner.analysis.metrics import compare
-from omniner.analysis.results import (
+from omniner.analysis.scores.metrics import compare
+from omniner.analysis.scores.results import (
     ERROR_TYPES,
     ErrtaError,
     ErrtaResult,

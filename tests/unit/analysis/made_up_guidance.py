@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from tests.unit.analysis import made_up
 
-from omniner.analysis import clusters, notes
-from omniner.analysis.facts import TrainingCounts
-from omniner.analysis.guidance import Example, Guidance, Lesson, Note, Suspect
-from omniner.analysis.results import ErrtaError
+from omniner.analysis.guide import clusters, notes
+from omniner.analysis.guide.facts import TrainingCounts
+from omniner.analysis.guide.guidance import Example, Guidance, Lesson, Note, Suspect
+from omniner.analysis.scores.results import ErrtaError
 from omniner.records import Sentence
 
 CATEGORIES = ["品牌_国货", "品类_产品", "时间", "地点_城市", "体验_使用体验", "人群"]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from omniner.analysis.bootstrap import categories, counts_per_post, post_numbers
-from omniner.analysis.metrics import compare
+from omniner.analysis.scores.bootstrap import categories, counts_per_post, post_numbers
+from omniner.analysis.scores.metrics import compare
 from omniner.records import Entity, Prediction, Sentence
 
 NAMES = ("甲_一", "甲_二", "乙_一", "丙")

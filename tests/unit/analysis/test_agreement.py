@@ -11,13 +11,13 @@ import krippendorff
 import numpy as np
 import pytest
 
-from omniner.analysis import agreement_tables, human
-from omniner.analysis.agreement import Agreement, character_patterns, measure, pair_counts, span_patterns
-from omniner.analysis.agreement_figures import pair_f1
-from omniner.analysis.coefficients import Cells, Tally, binary_alphas
-from omniner.analysis.metrics import compare
-from omniner.analysis.results import ErrtaError
-from omniner.analysis.scoring import score
+from omniner.analysis.people import agreement_tables, human
+from omniner.analysis.people.agreement import Agreement, character_patterns, measure, pair_counts, span_patterns
+from omniner.analysis.people.agreement_figures import pair_f1
+from omniner.analysis.people.coefficients import Cells, Tally, binary_alphas
+from omniner.analysis.scores.metrics import compare
+from omniner.analysis.scores.results import ErrtaError
+from omniner.analysis.scores.scoring import score
 from omniner.corpus.curation.matching import Item, in_order, match
 from omniner.corpus.synthetic import generate
 from omniner.records import Entity, Sentence

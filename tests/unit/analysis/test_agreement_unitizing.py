@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from omniner.analysis.agreement_unitizing import (
+from omniner.analysis.people.unitizing import (
     Units,
     alpha_unitizing,
     expected_disagreement,

@@ -7,8 +7,8 @@ import random
 import pytest
 from tests.unit.analysis import made_up
 
-from omniner.analysis import clusters
-from omniner.analysis.results import ErrtaError, ScoreResult
+from omniner.analysis.guide import clusters
+from omniner.analysis.scores.results import ErrtaError, ScoreResult
 from omniner.records import Entity
 
 

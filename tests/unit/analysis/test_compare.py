@@ -16,10 +16,12 @@ import browser
 import pytest
 from paired_runs import gold, outcomes, predictions
 
-from omniner.analysis import compare_figures, compare_report, sheets
-from omniner.analysis.compare import Contender, RunComparison, compare_runs
-from omniner.analysis.compare_tables import build, verdicts
-from omniner.analysis.scoring import score
+from omniner.analysis.compare import figures as compare_figures
+from omniner.analysis.compare import report as compare_report
+from omniner.analysis.compare.comparison import Contender, RunComparison, compare_runs
+from omniner.analysis.compare.tables import build, verdicts
+from omniner.analysis.pages import sheets
+from omniner.analysis.scores.scoring import score
 from omniner.records import Entity, Prediction, Sentence
 from omniner.schema import CompareConfig, ErrtaConfig, MetricsConfig
 

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import TEXT, bare, sides
 
-from omniner.analysis import errta, errta_official, errta_span
-from omniner.analysis.metrics import Residue, compare
-from omniner.analysis.results import ErrtaError
+from omniner.analysis.errta import official as errta_official
+from omniner.analysis.errta import sorting as errta
+from omniner.analysis.errta import span as errta_span
+from omniner.analysis.scores.metrics import Residue, compare
+from omniner.analysis.scores.results import ErrtaError
 from omniner.records import Entity
 
 Both = tuple[list[Entity], list[Entity]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from tests.unit.analysis import made_up
 
-from omniner.analysis import clusters, facts, notes
-from omniner.analysis.facts import Category, Facts, Piece, Surface, TrainingCounts
-from omniner.analysis.results import ErrtaError
+from omniner.analysis.guide import clusters, facts, notes
+from omniner.analysis.guide.facts import Category, Facts, Piece, Surface, TrainingCounts
+from omniner.analysis.scores.results import ErrtaError
 from omniner.records import Entity, Sentence
 
 TRAIN = [

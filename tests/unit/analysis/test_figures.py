@@ -10,8 +10,8 @@ import made_up
 import matplotlib
 import pytest
 
-from omniner.analysis import figures, fonts
-from omniner.analysis.results import ScoreResult
+from omniner.analysis.pages import figures, fonts
+from omniner.analysis.scores.results import ScoreResult
 from omniner.records import Entity, Prediction, Sentence
 
 CURVES = {
@@ -107,7 +107,7 @@ def test_font_face_holds_the_letters_asked_for() -> None:
 
 def test_importing_the_module_loads_no_matplotlib() -> None:
     code = (
-        "import sys, omniner.analysis.figures, omniner.analysis.report\n"
+        "import sys, omniner.analysis.pages.figures, omniner.analysis.pages.report\n"
         "print(*{'matplotlib', 'plotly', 'torch', 'fontTools', 'mplfonts'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,9 +12,10 @@ import pytest
 from tests.unit.analysis import made_up_guidance
 from tests.unit.analysis.made_up_guidance import lesson_of
 
-from omniner.analysis import guidance, guidance_page
-from omniner.analysis.guidance import Guidance, Note
-from omniner.analysis.results import ErrtaError
+from omniner.analysis.guide import guidance
+from omniner.analysis.guide import page as guidance_page
+from omniner.analysis.guide.guidance import Guidance, Note
+from omniner.analysis.scores.results import ErrtaError
 from omniner.errors import UserError
 from omniner.records import Entity
 

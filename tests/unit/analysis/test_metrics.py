@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import CATEGORIES, TEXT, bare, flat, sides
 
-from omniner.analysis.bootstrap import intervals
-from omniner.analysis.metrics import Counts, compare, counts_for, evaluate, score_row
-from omniner.analysis.results import Metrics
+from omniner.analysis.scores.bootstrap import intervals
+from omniner.analysis.scores.metrics import Counts, compare, counts_for, evaluate, score_row
+from omniner.analysis.scores.results import Metrics
 from omniner.corpus.taxonomy import primary_of
 from omniner.records import Entity
 

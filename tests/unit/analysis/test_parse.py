@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omniner.analysis.parse import MAX_CHARS, parse_answer
-from omniner.analysis.parse_official import OfficialStopError, read_for_errta, read_for_evaluation
+from omniner.analysis.scores.parse import MAX_CHARS, parse_answer
+from omniner.analysis.scores.parse_official import OfficialStopError, read_for_errta, read_for_evaluation
 
 PAIRS = [("面膜", "品类_产品"), ("Nanci", "品牌")]
 PLAIN = json.dumps(PAIRS, ensure_ascii=False)

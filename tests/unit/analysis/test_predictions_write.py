@@ -8,8 +8,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from omniner.analysis import predictions
-from omniner.analysis.predictions_write import write_generated
+from omniner.analysis.scores import predictions
+from omniner.analysis.scores.predictions_write import write_generated
 from omniner.records import Entity, Prediction, Sentence
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4)

@@ -8,9 +8,9 @@ import pytest
 from tests.unit.analysis import made_up_guidance
 from tests.unit.analysis.made_up_guidance import lesson_of
 
-from omniner.analysis import questions
-from omniner.analysis.questions import read_answer
-from omniner.analysis.results import ErrtaError
+from omniner.analysis.guide import questions
+from omniner.analysis.guide.questions import read_answer
+from omniner.analysis.scores.results import ErrtaError
 from omniner.records import Entity, Sentence
 
 ERROR = ErrtaError("classification", "a", (Entity("小满", "品牌", 1, 3),), (Entity("小满", "时间", 1, 3),))

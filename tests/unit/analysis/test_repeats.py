@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from omniner.analysis import repeats
+from omniner.analysis.compare import repeats
 
 RUNS = repeats.results(
     [

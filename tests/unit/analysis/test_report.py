@@ -14,8 +14,9 @@ import browser
 import made_up
 import pytest
 
-from omniner.analysis import figures, report, tables
-from omniner.analysis.results import ErrtaError, ScoreResult
+from omniner.analysis.pages import figures, report
+from omniner.analysis.scores import tables
+from omniner.analysis.scores.results import ErrtaError, ScoreResult
 from omniner.records import Entity, Prediction, Sentence
 from omniner.schema import ErrtaConfig
 

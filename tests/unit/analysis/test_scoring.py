@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import TEXT, bare, sides
 
-from omniner.analysis import predictions as reading
-from omniner.analysis.results import ERROR_TYPES, ScoreResult
-from omniner.analysis.scoring import score, score_loaded
+from omniner.analysis.scores import predictions as reading
+from omniner.analysis.scores.results import ERROR_TYPES, ScoreResult
+from omniner.analysis.scores.scoring import score, score_loaded
 from omniner.corpus.taxonomy import load
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
@@ -299,8 +299,8 @@ def test_one_line_that_is_no_prediction(line: str) -> None:
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from omniner.analysis import predictions
-from omniner.analysis.scoring import score_loaded
+from omniner.analysis.scores import predictions
+from omniner.analysis.scores.scoring import score_loaded
 from omniner.schema import ErrtaConfig, MetricsConfig
 for profile, mode in (("own", "span"), ("official", "auto")):
     metrics = MetricsConfig("auto", profile, "empty", 50, 0.95, 0)

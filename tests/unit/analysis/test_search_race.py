@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from tests.unit.analysis import made_up
 
-from omniner.analysis import search_race
-from omniner.analysis.bootstrap import post_numbers
-from omniner.analysis.search_race import Standing
+from omniner.analysis.guide import search_race
+from omniner.analysis.guide.search_race import Standing
+from omniner.analysis.scores.bootstrap import post_numbers
 from omniner.schema import CompareConfig
 
 Tables = dict[str, NDArray[np.int64]]

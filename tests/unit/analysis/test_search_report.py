@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from omniner import config as configs
-from omniner.analysis import search_report
-from omniner.analysis.search_race import Corrected, Standing
-from omniner.analysis.search_report import Against, SearchResult, Tried
+from omniner.analysis.guide import search_report
+from omniner.analysis.guide.search_race import Corrected, Standing
+from omniner.analysis.guide.search_report import Against, SearchResult, Tried
 from omniner.schema import CompareConfig
 
 SETTINGS = CompareConfig(resamples=100, permutations=100, confidence=0.95, alpha=0.05, seed=0, examples=0)

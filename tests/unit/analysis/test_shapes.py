@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from omniner.analysis.shapes import array, complaint, strict
+from omniner.analysis.guide.shapes import array, complaint, strict
 
 NOTE = strict(
     {

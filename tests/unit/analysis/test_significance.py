@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from paired_runs import gold, outcomes, predictions, tables
 
-from omniner.analysis import significance
-from omniner.analysis.bootstrap import FIGURES, post_numbers, scores
-from omniner.analysis.metrics import compare, evaluate
-from omniner.analysis.significance import holm, least_p, paired
+from omniner.analysis.compare import significance
+from omniner.analysis.compare.significance import holm, least_p, paired
+from omniner.analysis.scores.bootstrap import FIGURES, post_numbers, scores
+from omniner.analysis.scores.metrics import compare, evaluate
 from omniner.corpus.taxonomy import primary_of
 from omniner.records import Prediction, Sentence
 from omniner.schema import CompareConfig

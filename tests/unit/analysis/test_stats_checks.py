@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from omniner import config as configs
-from omniner.analysis.stats_checks import CHECKS, Surveyed, Verdict, judge
+from omniner.analysis.corpora.checks import CHECKS, Surveyed, Verdict, judge
 from omniner.corpus import taxonomy
 from omniner.corpus.stats.measure import measure
 from omniner.corpus.taxonomy import Taxonomy

@@ -13,12 +13,14 @@ import browser
 import pytest
 
 from omniner import config as configs
-from omniner.analysis import stats_json, stats_page, stats_tables
-from omniner.analysis.sheets import COUNT, TEXT, Sheet
-from omniner.analysis.stats_checks import CHECKS, Surveyed, judge
-from omniner.analysis.stats_figures import figures, shares_by_length
-from omniner.analysis.stats_tables import Verdicts
-from omniner.analysis.tables import Table
+from omniner.analysis.corpora import page as stats_page
+from omniner.analysis.corpora import plain as stats_json
+from omniner.analysis.corpora import tables as stats_tables
+from omniner.analysis.corpora.checks import CHECKS, Surveyed, judge
+from omniner.analysis.corpora.figures import figures, shares_by_length
+from omniner.analysis.corpora.tables import Verdicts
+from omniner.analysis.pages.sheets import COUNT, TEXT, Sheet
+from omniner.analysis.scores.tables import Table
 from omniner.corpus import taxonomy
 from omniner.corpus.stats.measure import measure
 from omniner.corpus.synthetic import generate

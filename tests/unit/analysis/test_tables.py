@@ -10,9 +10,9 @@ import time
 import made_up
 import pytest
 
-from omniner.analysis import tables
-from omniner.analysis.results import ErrtaError, ScoreResult
-from omniner.analysis.tables import Table
+from omniner.analysis.scores import tables
+from omniner.analysis.scores.results import ErrtaError, ScoreResult
+from omniner.analysis.scores.tables import Table
 from omniner.corpus.taxonomy import load
 from omniner.records import Entity, Prediction, Sentence
 from omniner.schema import ErrtaConfig

@@ -16,7 +16,7 @@ from grammar_engine import Reference
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from omniner.analysis.parse import parse_answer
+from omniner.analysis.scores.parse import parse_answer
 from omniner.corpus.synthetic import generator
 from omniner.decoding.generate import Generator, Request
 from omniner.decoding.guide import AnswerGuide, AnswerMatcher

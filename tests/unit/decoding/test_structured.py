@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omniner.analysis.parse import parse_answer
+from omniner.analysis.scores.parse import parse_answer
 from omniner.decoding import structured
 from omniner.encoding.answers import write_answer
 from omniner.records import Entity

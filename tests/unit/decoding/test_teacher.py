@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from tests.unit.decoding.scripted_server import KEY, Answer, Seen, Server, error, reply, serving
 
-from omniner.analysis.questions import Question
-from omniner.analysis.shapes import strict
+from omniner.analysis.guide.questions import Question
+from omniner.analysis.guide.shapes import strict
 from omniner.decoding import client as client_module
 from omniner.decoding import teacher
 from omniner.decoding.teacher import Consultation, Spent, consult

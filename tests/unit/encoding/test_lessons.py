@@ -13,8 +13,8 @@ from shipped_prompts import shipped
 from tests.unit.analysis import made_up_guidance
 from tests.unit.analysis.made_up_guidance import CATEGORIES, lesson_of, taught
 
-from omniner.analysis.guidance import Guidance
-from omniner.analysis.results import ErrtaError
+from omniner.analysis.guide.guidance import Guidance
+from omniner.analysis.scores.results import ErrtaError
 from omniner.encoding import lessons, prompts
 from omniner.encoding.lessons import Counter, Lessons
 from omniner.errors import UserError

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.conftest import ROOT
 
-from omniner.analysis import errta_official
+from omniner.analysis.errta import official as errta_official
 
 sys.path.insert(0, str(ROOT / "experiments"))
 

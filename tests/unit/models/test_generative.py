@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from test_fitting import At, Losses
 from torch.nn.functional import cross_entropy
 
-from omniner.analysis.metrics import Counts, compare
+from omniner.analysis.scores.metrics import Counts, compare
 from omniner.encoding.generative_data import DevLoader, GenerativeData, active_categories
 from omniner.encoding.packs import make_pack
 from omniner.errors import UserError

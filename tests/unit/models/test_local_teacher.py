@@ -8,8 +8,8 @@ import pytest
 import small_causal
 
 from omniner import config as configs
-from omniner.analysis.questions import Question, read_answer
-from omniner.analysis.shapes import strict
+from omniner.analysis.guide.questions import Question, read_answer
+from omniner.analysis.guide.shapes import strict
 from omniner.decoding import teacher
 from omniner.decoding.schema_guide import shortened
 from omniner.errors import UserError

@@ -11,8 +11,8 @@ from tests.unit.analysis import made_up_guidance
 from tests.unit.analysis.made_up_guidance import CATEGORIES
 
 from omniner import config as configs
-from omniner.analysis import guidance as guidances
-from omniner.analysis.guidance import Guidance
+from omniner.analysis.guide import guidance as guidances
+from omniner.analysis.guide.guidance import Guidance
 from omniner.encoding import prompts
 from omniner.errors import UserError
 from omniner.records import Sentence

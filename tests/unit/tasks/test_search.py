@@ -16,8 +16,8 @@ from tests.unit.analysis import made_up_guidance
 
 from omniner import children, run
 from omniner import config as configs
-from omniner.analysis import guidance as guidances
-from omniner.analysis.guidance import Guidance
+from omniner.analysis.guide import guidance as guidances
+from omniner.analysis.guide.guidance import Guidance
 from omniner.children import Job, Outcome
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl

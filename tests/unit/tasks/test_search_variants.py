@@ -11,8 +11,8 @@ from tests.unit.analysis import made_up_guidance
 from tests.unit.analysis.made_up_guidance import CATEGORIES
 
 from omniner import config as configs
-from omniner.analysis.guidance import Guidance
-from omniner.analysis.search_report import override_line
+from omniner.analysis.guide.guidance import Guidance
+from omniner.analysis.guide.search_report import override_line
 from omniner.encoding import lessons, prompts
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence

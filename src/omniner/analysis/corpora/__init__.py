@@ -1,0 +1,1 @@
+"""What is said of corpora: statistics, splits, the filter."""

@@ -1,0 +1,106 @@
+"""How well people do: annotators' labels of a test set against its gold, as the paper's section 4.2 reports it.
+
+In go gold sentences and each annotator's, out come their scores (the same as a model's), and per primary and for the
+whole the mean and the spread of precision, recall and F1 over the annotators. `predictions_of` puts a person's labels
+into the form of a model's, so that they are scored as one. Where gold was made from the labels of the same people, they
+agree with it more than others would.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from omniner.analysis.pages.sheets import COUNT, SHARE, TEXT, Sheet
+from omniner.analysis.scores.results import ScoreResult, ScoreRow
+from omniner.analysis.scores.tables import Cell, Table
+from omniner.corpus.formats import is_unlabeled
+from omniner.records import Issue, Prediction, Sentence
+
+HUMAN = "human"  # what the mean over people is called beside runs
+SCORES = ("precision", "recall", "f1")
+MICRO = "all (micro)"
+MACRO = "all (macro)"
+
+
+class Spread(NamedTuple):
+    """A score over several people: mean, sample standard deviation (0 for one person), lowest, highest."""
+
+    mean: float
+    deviation: float
+    lowest: float
+    highest: float
+
+
+def predictions_of(
+    name: str, sentences: Sequence[Sentence], gold: Sequence[Sentence]
+) -> tuple[list[Prediction], list[Issue]]:
+    """A person's labels of the gold sentences; labels of another text, or none at all, are issues instead.
+
+    Sentences are the same if their ids are. Where no id is (readers number sentences that bring none), texts that stand
+    once on both sides tell.
+    """
+    texts = {sentence.id: sentence.text for sentence in gold}
+    predictions, issues = [], []
+    for sentence in sentences if any(sentence.id in texts for sentence in sentences) else _by_text(sentences, gold):
+        if sentence.id not in texts:
+            continue  # an annotator's file may hold more than the test set
+        if sentence.text != texts[sentence.id]:
+            issues.append(Issue("text-mismatch", f"{name} labelled another text; not scored", id=sentence.id))
+        elif is_unlabeled(sentence):
+            issues.append(Issue("not-annotated", f"{name} has the sentence without labels", id=sentence.id))
+        else:
+            predictions.append(Prediction(sentence.id, sentence.entities, engine=f"human {name}"))
+    return predictions, issues
+
+
+def _by_text(sentences: Sequence[Sentence], gold: Sequence[Sentence]) -> list[Sentence]:
+    """The sentences whose text stands once here and once in gold, with the ids of gold."""
+    ours, theirs = (Counter(sentence.text for sentence in side) for side in (gold, sentences))
+    ids = {sentence.text: sentence.id for sentence in gold if ours[sentence.text] == 1}
+    return [replace(one, id=ids[one.text]) for one in sentences if one.text in ids and theirs[one.text] == 1]
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and spread of one score over people."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return Spread(statistics.fmean(values), deviation, min(values), max(values))
+
+
+def rows_of(results: Mapping[str, ScoreResult]) -> dict[str, list[ScoreRow]]:
+    """The whole and every primary -> the score of each person. One without a primary's mentions has zeros there."""
+    found = {MICRO: [result.metrics.micro for result in results.values()]}
+    found[MACRO] = [result.metrics.macro for result in results.values()]
+    for name in sorted({name for result in results.values() for name in result.metrics.primaries}):
+        rows = [result.metrics.primaries.get(name) for result in results.values()]
+        support = max(row.strict.support for row in rows if row is not None)
+        empty = ScoreRow(0.0, 0.0, 0.0, support, 0, 0, support)
+        found[name] = [empty if row is None else row.strict for row in rows]
+    return found
+
+
+def to_json(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, dict[str, float]]]:
+    """The whole and every primary -> score -> mean and spread over the people."""
+    return {
+        name: {score: spread([getattr(row, score) for row in rows])._asdict() for score in SCORES}
+        for name, rows in rows_of(results).items()
+    }
+
+
+def sheet(results: Mapping[str, ScoreResult]) -> Sheet:
+    """Mean and spread per primary and for the whole, and the F1 of each person."""
+    rows: list[list[Cell]] = []
+    for name, scores in rows_of(results).items():
+        cells: list[Cell] = [name, scores[0].support]
+        for place in range(3):  # precision, recall, F1
+            mean, deviation, lowest, highest = spread([row[place] for row in scores])
+            cells += [mean, deviation, lowest, highest]
+        rows.append([*cells, *(row.f1 for row in scores)])
+    columns = [f"{score}{what}" for score in SCORES for what in ("", "_deviation", "_lowest", "_highest")]
+    names = [f"f1 {name}" for name in results]
+    kinds = [TEXT, COUNT, *[SHARE] * (len(columns) + len(names))]
+    title = "Human performance: mean and spread over the annotators"
+    return Sheet(title, Table(["primary", "support", *columns, *names], rows), kinds)

@@ -1,0 +1,1 @@
+"""Scores: reading answers, precision, recall and F1, their intervals and tables."""
