@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,3 +76,12 @@ def scorable(tmp_path: Path) -> Path:
     for name in ("p.jsonl", "gold.jsonl"):
         (tmp_path / name).write_text(SENTENCE, encoding="utf-8")
     return tmp_path
+
+
+def runs_in(folder: Path, wanted: str = "") -> list[Any]:
+    """The runs of the store under a folder; asked without MLflow's global address, which would outlive the test."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}")
+    [experiment] = [one.experiment_id for one in client.search_experiments() if one.name == "omniner"]
+    return list(client.search_runs([experiment], wanted))

@@ -15,7 +15,7 @@ import pytest
 from omniner import config as configs
 from omniner.corpus import taxonomy
 from omniner.tasks import prompting
-from tests.e2e.conftest import COMMAND, TINY, TINY_CAUSAL, environment, folder_of, omniner
+from tests.e2e.conftest import COMMAND, TINY, TINY_CAUSAL, environment, folder_of, omniner, runs_in
 from tests.unit.decoding.scripted_server import Answer, Seen, error, reply, serving
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,6 @@ def guided(trained: tuple[Path, Path]) -> tuple[Path, Path, Path]:
 
 
 def test_notes_are_about_dev_and_name_their_run(guided: tuple[Path, Path, Path]) -> None:
-    import mlflow
 
     cwd, run, folder = guided
     found = guidance(folder)
@@ -57,10 +56,7 @@ def test_notes_are_about_dev_and_name_their_run(guided: tuple[Path, Path, Path])
     assert counted == found["scores"]["errors"] == sum(found["types"].values())
     for name in ("guidance.md", "guidance.html", "predictions.jsonl", "gold.jsonl", "tables/lessons.csv"):
         assert (folder / name).stat().st_size > 0
-    mlflow.set_tracking_uri(f"sqlite:///{cwd / 'mlruns' / 'mlflow.db'}")
-    [tracked] = mlflow.search_runs(
-        experiment_names=["omniner"], filter_string="attributes.run_name = 'notes'", output_format="list"
-    )
+    [tracked] = runs_in(cwd, "attributes.run_name = 'notes'")
     source = json.loads((run / "run_state.json").read_text())["run_id"]
     assert tracked.data.tags["guide.run"] == source
     assert source in tracked.data.tags["guide.link"]

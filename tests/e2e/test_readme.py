@@ -91,8 +91,10 @@ def test_the_comparing_commands_run(tmp_path: Path) -> None:
         folder.mkdir(exist_ok=True)
         (folder / "gold.jsonl").write_text(line, encoding="utf-8")
         (folder / "predictions.jsonl").write_text(line, encoding="utf-8")
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.jsonl").write_text(line, encoding="utf-8")
     commands = [arguments for arguments in COMMANDS if "task=compare" in arguments]
-    assert len(commands) == 2
+    assert len(commands) == 3
     for arguments in commands:
         folder = folder_of(omniner(*arguments, "tracking=off", cwd=tmp_path), tmp_path)
         assert (folder / "comparison.html").is_file()

@@ -14,7 +14,7 @@ from omniner.corpus import sources
 from omniner.encoding import lessons
 from omniner.encoding.answers import write_answer
 from omniner.files import read_json, write_json
-from tests.e2e.conftest import TINY_CAUSAL, folder_of, omniner
+from tests.e2e.conftest import TINY_CAUSAL, folder_of, omniner, runs_in
 from tests.unit.analysis import made_up_guidance
 from tests.unit.decoding.scripted_server import Answer, Seen, reply, serving
 
@@ -45,7 +45,6 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_server_is_asked_by_runs_that_belong_to_the_search(rule: str, tmp_path: Path) -> None:
-    import mlflow
 
     splits = sources.load(configs.load([DATA]).data, ["dev", "test"]).splits
     both = [*splits["dev"], *splits["test"]]
@@ -73,8 +72,7 @@ def test_a_server_is_asked_by_runs_that_belong_to_the_search(rule: str, tmp_path
     assert len(set(questions)) == len(questions) == 2 * 24
     assert {question.rpartition("句子：")[2] for question in questions} == {one.text for one in splits["dev"]}
     assert {one["prompt_sha"] for one in lines(used / "predictions.jsonl")} == {best["sha"]}
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
-    runs = {run.info.run_name: run for run in mlflow.search_runs(experiment_names=["omniner"], output_format="list")}
+    runs = {run.info.run_name: run for run in runs_in(tmp_path)}
     parent = runs.pop("finding")
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
     assert set(runs) == {"finding-generic-rung1", "finding-from_run-rung1"}
