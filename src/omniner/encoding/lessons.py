@@ -127,6 +127,12 @@ def apply(config: PromptConfig, guidance: Guidance, categories: Sequence[str], c
         UserError: the guidance has no notes in the language, none about these categories, or none that fits.
     """
     lessons = write(guidance, config, categories, count)
+    announce(config, guidance, categories, lessons)
+    return placed(config, guidance, lessons)
+
+
+def announce(config: PromptConfig, guidance: Guidance, categories: Sequence[str], lessons: Lessons) -> None:
+    """Log what of the guidance stands in the prompt, and why something does not that a person may expect there."""
     log.info(
         "%d of %d lessons (%d with an example) stand in the prompt, about %.0f %% of the errors; %d of %d allowed",
         lessons.shown, lessons.known, lessons.examples, 100 * lessons.covered, lessons.length, config.max_tokens,
@@ -134,9 +140,31 @@ def apply(config: PromptConfig, guidance: Guidance, categories: Sequence[str], c
     if left := sorted(set(config.lessons) - set(lessons.numbers)):
         log.warning(
             "%s of prompt.lessons cannot stand in the prompt: too long, or about other categories",
-            ", ".join(map(str, left)),
+            _numbers(left),
         )
-    return placed(config, guidance, lessons)
+    warn_of_unsaid(config, guidance, categories)
+
+
+def warn_of_unsaid(config: PromptConfig, guidance: Guidance, categories: Sequence[str]) -> None:
+    """Warn of lessons whose notes no prompt of this language can hold, however long it may be."""
+    language = config.language
+    about = _about(guidance, config, set(categories))
+    if without := [number for number, lesson in about if not lesson.note.rule.get(language, "").strip()]:
+        log.warning(
+            "%d of %d lessons have no note in %s and are left out of the prompt (numbers %s): run task=guide with "
+            "guide.language=%s, or choose another prompt.language",
+            len(without), len(about), language, _numbers(without), language,
+        )  # fmt: skip
+    if control := [number for number, lesson in about if _CONTROL.search(lesson.note.rule.get(language, ""))]:
+        log.warning(
+            "%d of %d lessons have notes that spell out control tokens and are left out of the prompt (numbers %s): "
+            "run task=guide with another teacher",
+            len(control), len(about), _numbers(control),
+        )  # fmt: skip
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def placed(config: PromptConfig, guidance: Guidance, lessons: Lessons) -> PromptConfig:
@@ -183,15 +211,7 @@ def write(guidance: Guidance, config: PromptConfig, categories: Sequence[str], c
 def _usable(guidance: Guidance, config: PromptConfig, known: set[str]) -> list[_Usable]:
     """Lessons about known categories with a note in the language that may stand in a prompt, the largest first."""
     name, language = guidance.source.get("name"), config.language
-    numbers = set(config.lessons or range(1, len(guidance.lessons) + 1))
-    if beyond := sorted(number for number in numbers if number > len(guidance.lessons)):
-        found = f"{beyond[0]}, but {name} has {len(guidance.lessons)} lessons"
-        raise UserError("prompt.lessons", found, "Give numbers of its guidance.md.")
-    about = [
-        (number, lesson)
-        for number, lesson in enumerate(guidance.lessons, 1)
-        if number in numbers and {lesson.gold, lesson.predicted} - {""} <= known
-    ]
+    about = _about(guidance, config, known)
     if not about:
         found = f"no lesson of {name} is about a category of this corpus"
         raise UserError("prompt.from_run", found, "Name a run of task=guide on this corpus.")
@@ -201,9 +221,22 @@ def _usable(guidance: Guidance, config: PromptConfig, known: set[str]) -> list[_
         raise UserError("prompt.language", f"{language}, but the notes of this run are in: {has}", fix)
     made = [_Usable(number, lesson, _entries(lesson, language, known, config.corrections)) for number, lesson in about]
     if not any(one.entries for one in made):
-        found = f"no note of {name} can stand in a prompt: all spell out control tokens"
+        found = f"no note of {name} can stand in a prompt: all in {language} spell out control tokens"
         raise UserError("prompt.from_run", found, "Run task=guide with another teacher.")
     return [one for one in made if one.entries]
+
+
+def _about(guidance: Guidance, config: PromptConfig, known: set[str]) -> list[tuple[int, Lesson]]:
+    """Numbers and lessons that the prompt asks for and that name known categories alone."""
+    numbers = set(config.lessons or range(1, len(guidance.lessons) + 1))
+    if beyond := sorted(number for number in numbers if number > len(guidance.lessons)):
+        found = f"{beyond[0]}, but {guidance.source.get('name')} has {len(guidance.lessons)} lessons"
+        raise UserError("prompt.lessons", found, "Give numbers of its guidance.md.")
+    return [
+        (number, lesson)
+        for number, lesson in enumerate(guidance.lessons, 1)
+        if number in numbers and {lesson.gold, lesson.predicted} - {""} <= known
+    ]
 
 
 def _text(chosen: Sequence[tuple[Lesson, _Entry]], language: str) -> str:

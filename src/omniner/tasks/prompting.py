@@ -4,14 +4,14 @@
 configuration with the guidance of the other run in `prompt.errors`, so that whoever builds the prompt later (training,
 each of its processes, prediction, an export) needs to know nothing of runs. The guidance is copied into the run's
 folder: a run that goes on uses that copy, whatever has become of the other run. Sentences of the reported split must
-not stand in a prompt: that is checked here, against the corpus itself.
+not stand in a prompt: what the prompt shows is checked here, against the corpus itself.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from omniner import tracking
@@ -72,13 +72,15 @@ def settle(config: Config, folder: Path, categories: Sequence[str], reported: Se
         reported: the split that this run reports on; may be empty where it reports nothing.
 
     Raises:
-        UserError: there is no such guidance, it cannot be used, or it shows sentences of `reported`.
+        UserError: there is no such guidance, it cannot be used, or the prompt would show sentences of `reported`.
     """
     if config.prompt.from_run is None:
         return None
     guidance = fetch(config, folder)
-    _check_unseen(guidance, reported)
-    config.prompt = lessons.apply(config.prompt, guidance, categories, counter(config))
+    shown = lessons.write(guidance, config.prompt, categories, counter(config))
+    _check_unseen(guidance, shown.sentences, reported)
+    lessons.announce(config.prompt, guidance, categories, shown)
+    config.prompt = lessons.placed(config.prompt, guidance, shown)
     return guidance
 
 
@@ -115,30 +117,39 @@ def _measures(config: Config) -> dict[str, Counter]:
 
 
 def _fetch(config: Config, named: str, copy: Path) -> None:
-    """Copy the guidance of a run of task=guide."""
-    path = Path(named)
-    if not path.is_file():
-        found = locate(named, config.tracking, "prompt.from_run")
-        if found.folder is None:
-            tracking.fetch(config.tracking, found.run_id, (FILE,), copy.parent)
-            path = copy.parent / FILE
-        else:
-            path = found.folder / FILE
+    """Copy the guidance of a run of task=guide, whole or not at all: ranks of a run may do so at the same time."""
+    with tempfile.TemporaryDirectory() as fetched:
+        path = Path(named)
+        if not path.is_file():
+            found = locate(named, config.tracking, "prompt.from_run")
+            if found.folder is None:
+                tracking.fetch(config.tracking, found.run_id, (FILE,), Path(fetched))
+            path = (found.folder or Path(fetched)) / FILE
         if not path.is_file():
             message = f"the run {named} has no {FILE}"
             raise UserError("prompt.from_run", message, "Name a finished run of task=guide, or its guidance.json.")
-    guidances.read(path)  # what is no guidance is refused by its own name
-    with explaining(path):
-        shutil.copyfile(path, copy)
+        guidances.read(path)  # what is no guidance is refused by its own name
+        with explaining(path):
+            text = path.read_text(encoding="utf-8-sig")
+    write_text(copy, text)
 
 
-def _check_unseen(guidance: Guidance, reported: Sequence[Sentence]) -> None:
+def _check_unseen(guidance: Guidance, shown: Collection[str], reported: Sequence[Sentence]) -> None:
+    """Refuse a prompt that shows sentences of `reported`; say so where its notes are about others of them."""
     texts = {sentence.text for sentence in reported}
-    seen = {example.id for lesson in guidance.lessons for example in lesson.examples if example.text in texts}
-    if not seen:
+    known = {example.id: example.text for lesson in guidance.lessons for example in lesson.examples}
+    about = {name for name, text in known.items() if text in texts}
+    seen = {name for name in about if known[name] in shown}
+    if not about:
         return
     if guidance.from_test:
-        log.warning("the prompt shows sentences of the reported split (guide.allow_test): its scores are no test")
+        log.warning("the prompt is made of errors on the reported split (guide.allow_test): its scores are no test")
+        return
+    if not seen:
+        log.warning(
+            "the prompt is made of errors on sentences of the split that this run reports on, though it shows none of "
+            "these: its scores are optimistic"
+        )
         return
     names = ", ".join(sorted(seen)[:_NAMED]) + (", ..." if len(seen) > _NAMED else "")
     found = f"{len(seen)} of its examples stand in the split that this run reports on ({names})"

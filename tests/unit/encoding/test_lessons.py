@@ -191,6 +191,22 @@ def test_a_prompt_without_errors_takes_none(made: Guidance) -> None:
         prompts.build(applied, CATEGORIES, [])
 
 
+def test_lessons_that_no_prompt_can_hold_are_named(made: Guidance, caplog: pytest.LogCaptureFixture) -> None:
+    """Notes in another language, and notes with control tokens: without their numbers they would just be fewer."""
+    config = shipped("errta", from_run="x", max_tokens=10**6)
+    lessons.apply(config, made, CATEGORIES, len)
+    assert not caplog.records
+    english, evil = (taught(made, rule, name).lessons for rule, name in (("Look.", "en"), ("a</s>", "zh")))
+    mixed = dataclasses.replace(made, lessons=[english[0], made.lessons[1], evil[2], english[3], *made.lessons[4:]])
+    applied = lessons.apply(config, mixed, CATEGORIES, len)
+    assert "Look." not in applied.errors["zh"]
+    said = [record.getMessage() for record in caplog.records]
+    count = len(made.lessons)
+    assert said[0].startswith(f"2 of {count} lessons have no note in zh and are left out of the prompt (numbers 1, 4)")
+    assert said[1].startswith(f"1 of {count} lessons have notes that spell out control tokens")
+    assert "(numbers 3)" in said[1]
+
+
 def test_lessons_can_be_chosen_by_number(made: Guidance) -> None:
     found = write(made, "zh", CATEGORIES, 10**6, len, lessons=[5, 2])
     assert found.numbers == (2, 5)

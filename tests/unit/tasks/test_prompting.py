@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.analysis import made_up_guidance
@@ -13,11 +16,12 @@ from tests.unit.analysis.made_up_guidance import CATEGORIES
 from omniner import config as configs
 from omniner.analysis.guide import guidance as guidances
 from omniner.analysis.guide.guidance import Guidance
-from omniner.encoding import prompts
+from omniner.encoding import lessons, prompts
 from omniner.errors import UserError
 from omniner.records import Sentence
 from omniner.schema import Config
 from omniner.tasks import prompting
+from omniner.tasks.locate import Located
 
 UNSEEN = [Sentence("t", "一句没有见过的话")]
 
@@ -74,9 +78,47 @@ def test_a_run_that_goes_on_keeps_its_guidance(made: Guidance) -> None:
 
 def test_sentences_of_the_reported_split_are_refused(made: Guidance) -> None:
     write(made, "guide")
-    shown = made.lessons[3].examples[0]
-    with pytest.raises(UserError, match=rf"^prompt\.from_run: 1 of its examples .*{shown.id}"):
-        prompting.settle(config("guide"), Path("run"), CATEGORIES, [*UNSEEN, Sentence("other id", shown.text)])
+    settings = config("guide")
+    text = lessons.write(made, settings.prompt, CATEGORIES, prompting.counter(settings)).sentences[-1]
+    name = next(one.id for lesson in made.lessons for one in lesson.examples if one.text == text)
+    with pytest.raises(UserError, match=rf"^prompt\.from_run: 1 of its examples .*{name}"):
+        prompting.settle(settings, Path("run"), CATEGORIES, [*UNSEEN, Sentence("other id", text)])
+
+
+def test_examples_that_no_prompt_shows_are_not_refused_but_said(
+    made: Guidance, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(made, "guide")
+    settings = config("guide")
+    shown = lessons.write(made, settings.prompt, CATEGORIES, prompting.counter(settings)).sentences
+    others = [one for lesson in made.lessons for one in lesson.examples if one.text not in shown]
+    assert prompting.settle(settings, Path("run"), CATEGORIES, [Sentence("x", others[0].text)]) == made
+    assert settings.prompt.from_run is None
+    assert "made of errors on sentences of the split that this run reports on" in caplog.text
+
+
+def test_guidance_that_is_fetched_leaves_nothing_but_its_copy(made: Guidance, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(settings: Any, run: str, names: Sequence[str], to: Path) -> None:
+        write(made, str(to))
+
+    monkeypatch.setattr(prompting, "locate", lambda *_: Located(None, "a" * 32, "far"))
+    monkeypatch.setattr(prompting.tracking, "fetch", fetch)
+    assert prompting.fetch(config("far"), Path("run")) == made
+    assert [path.name for path in Path("run").iterdir()] == [prompting.COPY]
+
+
+def test_a_copy_that_is_cut_short_is_none(made: Guidance, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(made, "guide")
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="No space left"):
+            prompting.fetch(config("guide"), Path("run"))
+    assert list(Path("run").iterdir()) == []
+    assert prompting.fetch(config("guide"), Path("run")) == made
 
 
 def test_guidance_from_the_reported_split_says_so(made: Guidance, caplog: pytest.LogCaptureFixture) -> None:
@@ -116,6 +158,7 @@ def test_the_models_own_tokenizer_measures(shared: Path, made: Guidance) -> None
     ("overrides", "message"),
     [
         (["model=char_bilstm"], r"^prompt\.from_run: a tagger is told nothing"),
+        (["model=char_bilstm", "task=filter"], r"^prompt\.from_run: a tagger is told nothing"),
         (["task=predict", "checkpoint=/dev/null"], r"^prompt\.from_run: a trained model keeps"),
         (["prompt.max_tokens=0"], r"^prompt\.max_tokens: 0 is not above 0"),
     ],

@@ -1,6 +1,6 @@
 """`Guidance`: what a run gets wrong, why, and what would help; the file that prompts are made of.
 
-A plain record with its JSON: `tasks.guide` fills it, `guidance_page` shows it to people, `encoding.lessons` puts it
+A plain record with its JSON: `tasks.guide` fills it, `guide.page` shows it to people, `encoding.lessons` puts it
 into a prompt. Each lesson is one cluster of errors with examples, counts from the training split and a note; the note
 says whose word it is. The file is read as foreign: its form is checked before anything is taken from it, and `version`
 changes whenever that form does.
@@ -93,12 +93,13 @@ class Guidance:
     """All notes of one run.
 
     Attributes:
-        source: whose errors: run (id or empty), name, folder, model, data.
+        source: whose errors: run (id or empty), name, folder, model, data; guide: the run of task=guide itself.
         split: dev | train | test.
         from_test: whether the split is the one that is reported.
         scores: of the run on that split: sentences, precision, recall, f1, errors.
         types: errors by ERRTA type.
-        teacher: kind, model, and what it cost: asked, cached, failed, prompt_tokens, completion_tokens.
+        teacher: kind; where it is not none, also name, and what it cost: asked, cached, prompt_tokens and
+            completion_tokens.
         lessons: the largest cluster first.
         suspects: labels to look at.
         rest: clusters and errors without a lesson.
@@ -156,6 +157,8 @@ def read(path: Path) -> Guidance:
         raise UserError(path, f"not guidance: {wrong}", fix)
     if (wrong := next(filter(None, map(_unsound, value["lessons"])), None)) is not None:
         raise UserError(path, f"not guidance: {wrong}", fix)
+    if not sum(value["types"].values()):
+        raise UserError(path, "not guidance: types counts no error", fix)
     return Guidance(
         **{name: value[name] for name in ("source", "split", "from_test", "scores", "types", "teacher", "rest")},
         lessons=[_lesson(item) for item in value["lessons"]],

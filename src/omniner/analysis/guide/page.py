@@ -1,7 +1,7 @@
 """Guidance for people: as Markdown, as a page, as tables, and in a few lines.
 
-In goes `Guidance`, out come texts. The page is one file without scripts that loads nothing (`page`); all that comes
-from a corpus or a teacher is escaped. Each note stands beside its evidence and says whose word it is.
+In goes `Guidance`, out come texts. The page is one file without scripts that loads nothing (`pages.page`); all that
+comes from a corpus or a teacher is escaped. Each note stands beside its evidence and says whose word it is.
 """
 
 from __future__ import annotations
@@ -122,12 +122,15 @@ def html(guidance: Guidance, name: str) -> str:
 
 
 def _lesson_markdown(lesson: Lesson, guidance: Guidance) -> list[str]:
-    lines = [f"{_about(lesson, guidance)}. Note by {_plain(_by(lesson))}.", ""]
+    lines = [f"{_plain(_about(lesson, guidance))}. Note by {_plain(_by(lesson))}.", ""]
     lines += [f"> **{_plain(text)}**" for text in lesson.note.rule.values()]
     lines += [f"> {_plain(text)}" for text in lesson.note.cause.values()]
     lines += ["", "Examples:", ""]
     for example in lesson.examples:
-        lines += [f"- {_plain(example.text)} (`{example.id}`, {example.type})", f"  {_plain(_sides(example))}"]
+        lines += [
+            f"- {_plain(example.text)} ({_plain(f'{example.id}, {example.type}')})",
+            f"  {_plain(_sides(example))}",
+        ]
     lines += ["", "In the training split:", ""]
     return [*lines, *(f"- {_plain(line)}" for line in _evidence(lesson))]
 
