@@ -4,17 +4,18 @@ In: `prompt=` with `prompt.from_run=` (a run of task=guide), a model or a server
 `search.md`, `tables/search.csv`, `prompt.txt` (the best prompt) and `best/prompt/searched.yaml`, with which any later
 run uses it. Variants (`search_variants`) are judged rung by rung (`search_children`), and after each rung those go that
 are not good enough (`search_race`). The best is tested against the prompt without guidance and against the one that
-`prompt.from_run` gives by itself. The split that is reported is never read.
+`prompt.from_run` gives by itself, its p-values corrected for the choice. The split that is reported is never read.
 
-Sentences of dev that some variant shows parts of are left out for all of them. Guidance of dev errors has seen the rest
-of dev, too, which favours it there: `guide.split=train` does not.
+Sentences of dev that some variant shows parts of, or that a model would be trained on, are left out for all. Guidance
+of dev errors has seen the rest of dev, too, which favours it there: `guide.split=train` does not.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from omniner.analysis.scores.bootstrap import post_numbers
 from omniner.analysis.scores.results import ScoreResult
 from omniner.analysis.scores.scoring import score
 from omniner.corpus import sources
-from omniner.encoding import prompts
+from omniner.encoding import lessons, prompts
 from omniner.errors import UserError
 from omniner.files import write_json, write_text
 from omniner.records import Issue, Prediction, Sentence
@@ -65,7 +66,9 @@ def run(context: Context) -> None:
     material = Material(guidance, corpus.taxonomy.active(train), train, prompting.measure(config)[1])
     found, same = variants(config.prompt, config.search, material)
     log.info("%d prompts to try; %d more would be the same as one of them", len(found), len(same))
-    dev, issues = _unseen(corpus.splits["dev"], found)
+    lessons.warn_of_unsaid(config.prompt, guidance, material.active)
+    trained = frozenset(sentence.text for sentence in train) if config.search.train else frozenset[str]()
+    dev, issues = _unseen(corpus.splits["dev"], found, trained)
     publish_issues(context, [*corpus.issues, *issues])
     steps = search_children.rungs(config, dev)
     log.info("rungs: %s", ", ".join(_label(config, step) for step in steps))
@@ -75,14 +78,22 @@ def run(context: Context) -> None:
     _publish(context, result, next(variant for variant in found if variant.name == result.best.name))
 
 
-def _unseen(dev: Sequence[Sentence], found: Sequence[Variant]) -> tuple[list[Sentence], list[Issue]]:
-    """The sentences of dev that no variant shows, and an issue for each that one does."""
+def _unseen(
+    dev: Sequence[Sentence], found: Sequence[Variant], trained: Collection[str]
+) -> tuple[list[Sentence], list[Issue]]:
+    """The sentences of dev that no variant shows and no model is trained on, and an issue for each of the others."""
     shown = frozenset[str]().union(*(variant.sentences for variant in found))
-    kept = [sentence for sentence in dev if sentence.text not in shown]
-    message = "a variant of the prompt shows it; it compares none of them"
-    issues = [Issue("shown", message, id=sentence.id) for sentence in dev if sentence.text in shown]
+    kept, issues = [], []
+    for sentence in dev:
+        if sentence.text in shown:
+            issues.append(Issue("shown", "a variant of the prompt shows it; it compares none of them", id=sentence.id))
+        elif sentence.text in trained:
+            issues.append(Issue("in-train", "the same text stands in train; it compares no prompts", id=sentence.id))
+        else:
+            kept.append(sentence)
     if not any(sentence.entities for sentence in kept):
-        state = f"{len(kept)} of {len(dev)} sentences of dev are not shown by the guidance, none with an entity"
+        seen = "not shown by the prompts" + (" and not in train" if trained else "")
+        state = f"{len(kept)} of {len(dev)} sentences of dev are {seen}, none with an entity"
         raise UserError("prompt.from_run", state, "Run task=guide with guide.split=train, or fewer guide.examples.")
     return kept, issues
 
@@ -170,7 +181,7 @@ def _result(
         sentences=len(sentences),
         posts=1 + max(post_numbers(sentences)),
         left_out=left_out,
-        against=_against(config, sentences, order[0], answers),
+        against=_against(config, sentences, order[0], answers, len(set(ranked))),
         corrected=search_race.without_optimism(last.tables, config.compare),
         choices=len(last.tables),
         cost=_cost(config, len(found), judged),
@@ -212,16 +223,24 @@ def _tried(variant: Variant, judged: Sequence[_Judged]) -> Tried:
 
 
 def _against(
-    config: Config, sentences: Sequence[Sentence], best: str, answers: Mapping[str, list[Prediction]]
+    config: Config, sentences: Sequence[Sentence], best: str, answers: Mapping[str, list[Prediction]], judged: int
 ) -> list[Against]:
-    """The best prompt against the baselines that it is not, tested as `task=compare` does."""
+    """The best prompt against the baselines that it is not, tested as `task=compare` does, as the best of `judged`."""
     names = [best, *(name for name in BASELINES if name != best)]
     contenders = [Contender(name, sentences, answers[name]) for name in names]
     metrics = dataclasses.replace(config.metrics, bootstrap=0)
     found = compare_runs(contenders, metrics, config.errta, config.compare)
     rows = [(one.name, one.significance.figures["micro.f1"], one.p_corrected) for one in found.versus]
     return [  # seen from the best one: signs and ends change places
-        Against(name, 0.0 - row.difference, 0.0 - row.high, 0.0 - row.low, row.p_randomisation, corrected)
+        Against(
+            name,
+            0.0 - row.difference,
+            0.0 - row.high,
+            0.0 - row.low,
+            row.p_randomisation,
+            min(1.0, corrected * (judged - 1)),
+            judged - 1,
+        )
         for name, row, corrected in rows
     ]
 
@@ -234,7 +253,7 @@ def _publish(context: Context, result: search_report.SearchResult, best: Variant
     tracked.file(choice, "best/prompt")
     tracked.file(write_json(folder / "search.json", result.to_json()))
     shown = "\n\n".join(turn["content"] for turn in best.prompt.messages(prompts.SENTENCE))
-    by_name = f"--config-dir {folder / 'best'} prompt={CHOICE}"
+    by_name = f"--config-dir {shlex.quote(str(folder / 'best'))} prompt={CHOICE}"
     page = search_report.text(result, context.config.name, shown, by_name)
     tracked.file(write_text(folder / "search.md", page))
     sheet = search_report.sheet(result)

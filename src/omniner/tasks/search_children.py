@@ -6,7 +6,8 @@ that has to be tuned to the prompt (`search.train`) is trained: a rung has a num
 from the beginning with that budget. There dev is what the run reports on, and a share of train chooses its checkpoint,
 so that all that dev does is compare prompts.
 
-No run of a search is given the file of the reported split. A run that fails is started once more, where it was; what
+No run of a search reads the reported split: those that ask read their rung and train, those that train have a corpus
+without it. A run that fails is started once more, where it was; what
 fails twice is out. Finished runs are not repeated when a search goes on.
 """
 

@@ -43,6 +43,7 @@ class Variant:
         prompt: what it becomes with the whole training split.
         length: of its texts, in tokens, or in characters where no tokenizer is at hand.
         lessons: what stands in it of the guidance; None for the generic prompt.
+        sentences: texts that it shows, whole or parts of: those of the guidance's corrections, and examples of train.
     """
 
     name: str
@@ -51,16 +52,12 @@ class Variant:
     prompt: Prompt
     length: int
     lessons: Lessons | None
+    sentences: frozenset[str]
 
     @property
     def overrides(self) -> dict[str, Any]:
         """What to set, beside the choice of `prompt`, to get it."""
         return {f"prompt.{key}": getattr(self.config, key) for key in KEYS}
-
-    @property
-    def sentences(self) -> frozenset[str]:
-        """Texts that it shows parts of."""
-        return frozenset(self.lessons.sentences if self.lessons else ())
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,9 @@ def render(name: str, about: str, config: PromptConfig, material: Material) -> V
             config = replace(config, lessons=list(shown.numbers))
     prompt = prompts.build(told, material.active, material.train)
     length = material.count(prompt.system + prompt.user(SENTENCE))
-    return Variant(name, about, config, prompt, length, shown)
+    examples = prompts.choose_examples(material.train, told.examples, told.seed)
+    texts = frozenset([*(shown.sentences if shown else ()), *(sentence.text for sentence in examples)])
+    return Variant(name, about, config, prompt, length, shown, texts)
 
 
 def _proposals(

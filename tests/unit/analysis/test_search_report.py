@@ -14,7 +14,7 @@ from omniner.analysis.guide.search_race import Corrected, Standing
 from omniner.analysis.guide.search_report import Against, SearchResult, Tried
 from omniner.schema import CompareConfig
 
-SETTINGS = CompareConfig(resamples=100, permutations=100, confidence=0.95, alpha=0.05, seed=0, examples=0)
+SETTINGS = CompareConfig(resamples=100, permutations=10000, confidence=0.95, alpha=0.05, seed=0, examples=0)
 OVERRIDES = {"prompt.from_run": "notes", "prompt.lessons": [1, 4], "prompt.corrections": 2, "prompt.examples": 0}
 
 
@@ -34,7 +34,10 @@ def result() -> SearchResult:
         sentences=200,
         posts=80,
         left_out=3,
-        against=[Against("generic", 0.031, 0.01, 0.05, 0.01, 0.02), Against("from_run", 0.0, -0.01, 0.01, 0.9, 0.9)],
+        against=[
+            Against("generic", 0.031, 0.01, 0.05, 0.0005, 0.02, 20),
+            Against("from_run", 0.0, -0.01, 0.01, 0.9, 1, 20),
+        ],
         corrected=Corrected(0.705, 0.6, 0.8),
         choices=4,
         cost="500 answers instead of 600 without early stopping",
@@ -49,8 +52,10 @@ def test_every_figure_says_what_it_rests_on(result: SearchResult) -> None:
     assert search_report.verdicts(result) == [
         "best prompt: a (lessons), 812 tokens",
         "dev F1 72.00% [68.00%, 76.00%] 95% interval, on 200 sentences of dev",
-        "better than generic: +3.10 points [+1.00, +5.00], p 0.02 (Holm), significant",
-        "no better than from_run: +0.00 points [-1.00, +1.00], p 0.9 (Holm), may be chance",
+        "better than generic: +3.10 points [+1.00, +5.00], p 0.02 (Holm, and Bonferroni over the 20 prompts it was "
+        "chosen among), significant",
+        "no better than from_run: +0.00 points [-1.00, +1.00], p 1 (Holm, and Bonferroni over the 20 prompts it was "
+        "chosen among), may be chance",
         "the best of 4 is chosen for its luck, too: on sentences that did not choose it, such a prompt has F1 70.50% "
         "(+1.50 points of optimism; a test set tells)",
         "500 answers instead of 600 without early stopping",
@@ -77,6 +82,8 @@ def test_warnings_name_what_the_figures_hide(result: SearchResult) -> None:
     clean = dataclasses.replace(result, split="train", tried=result.tried[:2])
     assert search_report.warnings(clean) == []
     assert "no test" in search_report.warnings(dataclasses.replace(clean, from_test=True))[0]
+    few = dataclasses.replace(clean, settings=dataclasses.replace(SETTINGS, permutations=500))
+    assert "smallest possible corrected p 0.0798): set compare.permutations higher" in search_report.warnings(few)[0]
 
 
 def test_nothing_in_the_page_is_markup_of_its_own(result: SearchResult) -> None:
@@ -84,6 +91,8 @@ def test_nothing_in_the_page_is_markup_of_its_own(result: SearchResult) -> None:
     assert "    # Role\n    ```\n    <b>x</b>\n" in text
     assert "*x*" not in text
     assert "*run*" not in text
+    assert "multiplied by the number of prompts" in text
+    assert "Intervals are not corrected for the choice" in text
     assert "<b>" not in text.replace("    <b>x</b>", "")
     assert "The same prompt as another variant: c = a" in text
 

@@ -107,6 +107,10 @@ def test_sentences_of_train_are_varied_where_the_prompt_has_a_place(made: Guidan
         shown = prompts.choose_examples(TRAIN, variant.config.examples, variant.config.seed)
         assert all(sentence.text in variant.prompt.system for sentence in shown)
         assert variant.prompt.system.count("句子：") == len(shown)
+        assert {sentence.text for sentence in shown} < variant.sentences or variant.name.startswith(GENERIC)
+        assert len(variant.sentences - {sentence.text for sentence in shown}) == len(
+            set(variant.lessons.sentences) if variant.lessons else ()
+        )
     with pytest.raises(UserError, match=r"no \{examples\} in it"):
         variants(made, "search.examples=[2]")
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from omniner import __version__
+from omniner.analysis.compare.significance import least_p
 from omniner.analysis.guide.search_race import Corrected, Standing
 from omniner.analysis.pages.sheets import COUNT, NONE, POINTS, SHARE, TEXT, Sheet, markdown, plain
 from omniner.analysis.scores.tables import Cell, Table, storable
@@ -60,7 +61,11 @@ class Tried:
 
 @dataclass(frozen=True)
 class Against:
-    """How much better the best prompt is than another one, with interval and p-values (Holm's over all of them)."""
+    """How much better the best prompt is than another one, with its interval and p-values.
+
+    The best prompt is the best of `family` that could have been it: `p_corrected` is Holm's p over the others that it
+    is compared with, times `family` (Bonferroni's method over the choice). The interval is not corrected.
+    """
 
     name: str
     difference: float
@@ -68,6 +73,7 @@ class Against:
     high: float
     p: float
     p_corrected: float
+    family: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class SearchResult:
         same: (name, other) of variants that were the same prompt as another one.
         rungs: what each was, in words: `50 sentences`, `200 steps`.
         sentences: of dev in the last rung; `posts` they are of.
-        left_out: sentences of dev that some variant shows.
+        left_out: sentences of dev that some variant shows, or that stand in train where models are trained.
         against: the best prompt against the baselines it is not.
         corrected: F1 of a best variant on sentences that did not choose it; None where dev is a single post.
         choices: variants among which that choice was made.
@@ -174,7 +180,7 @@ def _against(one: Against, settings: CompareConfig) -> str:
     chance = "significant" if one.p_corrected < settings.alpha else "may be chance"
     return (
         f"{verdict} {one.name}: {100 * one.difference:+.2f} points [{100 * one.low:+.2f}, {100 * one.high:+.2f}], "
-        f"p {one.p_corrected:.3g} (Holm), {chance}"
+        f"p {one.p_corrected:.3g} (Holm, and Bonferroni over the {one.family} prompts it was chosen among), {chance}"
     )
 
 
@@ -182,6 +188,13 @@ def warnings(result: SearchResult) -> list[str]:
     """What the figures must be read with."""
     found = [_SEEN] if result.split == "dev" else []
     found += [_TEST] if result.from_test else []
+    least = min(1.0, len(result.against) * max((one.family for one in result.against), default=0)
+                * least_p(result.settings.permutations, 1))  # fmt: skip
+    if least >= result.settings.alpha:
+        found.append(
+            f"{result.settings.permutations:,} permutations cannot make any difference significant (smallest possible "
+            f"corrected p {least:.3g}): set compare.permutations higher."
+        )
     failed = [one.name for one in result.tried if not one.standings]
     return found + ([f"Never judged, because their runs failed: {', '.join(failed)}."] if failed else [])
 
@@ -233,12 +246,15 @@ def _method(result: SearchResult) -> list[str]:
     settings = result.settings
     return [
         f"All variants are compared on the same sentences of dev, drawn by post; {result.left_out:,} sentences that "
-        "some variant shows are left out for all. The generic prompt and the one of prompt.from_run go through all "
-        "rungs.",
+        "some variant shows, or a model would be trained on, are left out for all. The generic prompt and the one of "
+        "prompt.from_run go through all rungs.",
         "After each rung a variant goes if the interval of its difference from the best one lies below 0 (paired "
         f"bootstrap over posts, {settings.resamples:,} draws, {settings.confidence:.0%}), or if it is not among the "
         "best of search.keep and search.spare. Of equally good ones the shorter prompt is the better.",
-        f"The tests against the two are those of task=compare over {result.posts:,} posts. The F1 without optimism "
+        f"The tests against the two are those of task=compare over {result.posts:,} posts. Because the best prompt was "
+        "chosen on the same sentences, their p-values, after Holm's method, are multiplied by the number of prompts "
+        "that were judged beside the one it is compared with (Bonferroni's method). Intervals are not corrected for "
+        "the choice: those of the best prompt's F1 and of its differences are optimistic. The F1 without optimism "
         f"repeats the choice among the {result.choices} variants of the last rung on each draw and scores it on the "
         "posts left out of the draw; what was dropped before is not chosen again, so some optimism may be left.",
     ]
