@@ -29,6 +29,7 @@ ROOT = Path("outputs")
 # What a run writes; a run that starts over in a folder of its own removes these and nothing else.
 OUTPUTS = (
     "predictions.jsonl",
+    "predicted_by.json",
     "gold.jsonl",
     "scores.json",
     METRICS,

@@ -108,7 +108,10 @@ def _score(
     checkpoint = _checkpoint(config, folder)
     if checkpoint is None:  # its prompt is not kept with a model
         active = corpus.taxonomy.active(corpus.splits["train"])
-        prompting.settle(config, folder, active, corpus.splits.get("test", ()))
+        (context.folder / prompting.COPY).unlink(missing_ok=True)  # what an earlier attempt took: theirs may be new
+        if config.prompt.from_run and (folder / prompting.COPY).is_file():
+            config.prompt = dataclasses.replace(config.prompt, from_run=str(folder / prompting.COPY))
+        prompting.settle(config, context.folder, active, corpus.splits.get("test", ()))
     predictions = predict_file(config, checkpoint, sentences, context.folder / "predictions.jsonl")
     write_gold(context.folder / "gold.jsonl", sentences)
     context.run.file(context.folder / "predictions.jsonl")
