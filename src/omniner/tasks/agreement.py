@@ -1,14 +1,17 @@
 """`task=agreement`: how well annotators agree and, where there is gold, how well people do. No model, no torch.
 
-In: `annotators=[a.jsonl,b.jsonl,...]` and, for human performance, `gold=<file>`. Out, in the run's folder and tracked:
-`agreement.md`, `agreement.json`, `tables/*.csv`, and with gold `human/<name>.jsonl` beside `human/gold.jsonl`, which
-`task=compare runs=[<model>,<folder>/human/a.jsonl,<folder>/human/b.jsonl]` takes beside models.
+In: `annotators=[a.jsonl,b.jsonl,...]` and, for human performance, `gold=<file>`: each person is scored on the gold
+sentences that they labelled. Out, in the run's folder and tracked: `agreement.md`, `agreement.json`, `tables/*.csv`,
+and with gold `human/<name>.jsonl` beside `human/gold.jsonl`. Of who labelled all of gold, `task=compare
+runs=[<model>,<folder>/human/a.jsonl]` takes that file as a run; people who labelled a part belong in `annotators=`
+there, because a run answers for every sentence.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +49,21 @@ def run(context: Context) -> None:
         issues += agreement.issues
         sheets = agreement_tables.build(agreement)
     results: dict[str, ScoreResult] = {}
+    verdicts = _verdicts(agreement)
     if config.gold:
-        results, met = _human(context, people, Path(config.gold))
+        results, sentences, met = _human(context, people, Path(config.gold))
         issues += met
-        sheets["human"] = human.sheet(results)
-    _publish(context, agreement, sheets, results)
+        sheets["human"] = human.sheet(results, sentences)
+        verdicts += [_human_verdict(results), *human.partial(results, sentences)]
+    _publish(context, agreement, sheets, results, verdicts)
     publish_issues(context, issues)
-    print("\n".join(_verdicts(agreement, results)))
+    print("\n".join(verdicts))
 
 
-def _human(context: Context, people: Sequence[Annotator], path: Path) -> tuple[dict[str, ScoreResult], list[Issue]]:
-    """Score every annotator against gold, and write their labels as predictions files."""
+def _human(
+    context: Context, people: Sequence[Annotator], path: Path
+) -> tuple[dict[str, ScoreResult], int, list[Issue]]:
+    """Score every annotator against gold, and write their labels as predictions files; how many sentences gold has."""
     read, issues = sources.read_sentences(path)
     gold = [sentence for sentence in read if not is_unlabeled(sentence)]
     if not gold:
@@ -69,10 +76,11 @@ def _human(context: Context, people: Sequence[Annotator], path: Path) -> tuple[d
         if not predictions:
             raise UserError("gold", f"{one.name} has labelled none of its sentences", "Name the gold of these files.")
         _write(folder / f"{one.name}.jsonl", predictions)
-        results[one.name] = score(gold, predictions, context.config.metrics, context.config.errta, None)
+        theirs = human.labelled(gold, predictions)
+        results[one.name] = score(theirs, predictions, context.config.metrics, context.config.errta, None)
         issues += met + [issue._replace(message=f"{one.name}: {issue.message}") for issue in results[one.name].issues]
     context.run.files(folder, "human")
-    return results, issues
+    return results, len(gold), issues
 
 
 def _write(path: Path, predictions: Sequence[Prediction]) -> None:
@@ -81,7 +89,11 @@ def _write(path: Path, predictions: Sequence[Prediction]) -> None:
 
 
 def _publish(
-    context: Context, agreement: Agreement, sheets: Mapping[str, Sheet], results: Mapping[str, ScoreResult]
+    context: Context,
+    agreement: Agreement,
+    sheets: Mapping[str, Sheet],
+    results: Mapping[str, ScoreResult],
+    verdicts: Sequence[str],
 ) -> None:
     content: dict[str, Any] = agreement_tables.to_json(agreement)
     values = {
@@ -99,12 +111,12 @@ def _publish(
     for name, sheet in sheets.items():
         write_text(context.folder / "tables" / f"agreement_{name}.csv", sheet.table.to_csv())
         context.run.table(sheet.table.columns, sheet.table.rows, f"tables/agreement_{name}.json")
-    lines = [f"# {plain(context.config.name)}", *(f"- {plain(line)}" for line in _verdicts(agreement, results))]
+    lines = [f"# {plain(context.config.name)}", *(f"- {plain(line)}" for line in verdicts)]
     path = write_text(context.folder / "agreement.md", "\n".join(lines) + "\n\n" + markdown(sheets))
     context.run.file(path)
 
 
-def _verdicts(agreement: Agreement, results: Mapping[str, ScoreResult]) -> list[str]:
+def _verdicts(agreement: Agreement) -> list[str]:
     """The main figures in words."""
 
     def said(name: str) -> str:
@@ -114,15 +126,19 @@ def _verdicts(agreement: Agreement, results: Mapping[str, ScoreResult]) -> list[
         bounds = f" [{shown(low, SHARE)}, {shown(high, SHARE)}]" if low is not None and high is not None else ""
         return shown(value, SHARE) + bounds
 
-    lines = [
+    pairs = [f"f1.strict.{one}.{other}" for one, other in combinations(agreement.names, 2)]
+    defined = sum(agreement_tables.number(agreement.figures[pair].value) is not None for pair in pairs)
+    only = f" (of {defined} of {len(pairs)}: the others share no sentence with labels)" if defined < len(pairs) else ""
+    return [
         f"{', '.join(agreement.names)}: {agreement.sentences:,} sentences, {agreement.complete:,} labelled by all",
-        f"mean F1 of the pairs: strict {said('f1.strict')}, boundary {said('f1.boundary')}, "
+        f"mean F1 of the pairs{only}: strict {said('f1.strict')}, boundary {said('f1.boundary')}, "
         f"relaxed {said('f1.relaxed')}",
         f"Krippendorff's alpha x 100: characters {said('alpha.characters')}, spans {said('alpha.spans')}, "
         f"unitizing {said('alpha.unitizing')}; "
         f"Fleiss' kappa x 100: {said('kappa.characters')}",
     ]
-    if results:
-        f1 = human.spread([result.metrics.micro.f1 for result in results.values()])
-        lines.append(f"human F1: mean {shown(f1.mean, SHARE)}, standard deviation {shown(f1.deviation, SHARE)}")
-    return lines
+
+
+def _human_verdict(results: Mapping[str, ScoreResult]) -> str:
+    f1 = human.spread([result.metrics.micro.f1 for result in results.values()])
+    return f"human F1: mean {shown(f1.mean, SHARE)}, standard deviation {shown(f1.deviation, SHARE)}"

@@ -69,7 +69,7 @@ def _people(context: Context, gold: Sequence[Sentence]) -> tuple[list[Contender]
             found = f"{one.path} has labels of none of the {len(gold):,} sentences that the runs were tested on"
             raise UserError("annotators", found, "Name labels of the test set, with its ids or its texts.")
         issues += met
-        contenders.append(Contender(one.name, gold, predictions))
+        contenders.append(Contender(one.name, human.labelled(gold, predictions), predictions))
     return contenders, issues
 
 

@@ -182,6 +182,20 @@ def test_pairs_against_the_scorer() -> None:
     assert sum(count.errors for count in agreement.errors["a0", "a1"].by_type.values()) > 0
 
 
+def test_people_who_take_turns_have_a_mean() -> None:
+    """a and c share no sentence: the mean is that of the pairs that do."""
+    _, (one, other, third) = people((0.2, 0.3, 0.4), 40)
+    items, _ = match(["a", "b", "c"], [one[:20], other, third[20:]])
+    found = measure(["a", "b", "c"], items, SETTINGS).figures
+    assert math.isnan(found["f1.strict.a.c"].value)
+    for kind in ("strict", "boundary", "relaxed"):
+        both = (found[f"f1.{kind}.a.b"].value + found[f"f1.{kind}.b.c"].value) / 2
+        assert found[f"f1.{kind}"].value == pytest.approx(both)
+        assert 0 < found[f"f1.{kind}"].low < both < found[f"f1.{kind}"].high < 1
+    apart, _ = match(["a", "b"], [one[:20], other[20:]])
+    assert math.isnan(measure(["a", "b"], apart, SETTINGS).figures["f1.strict"].value)
+
+
 def test_counts_of_a_pair() -> None:
     text = "0123456789"
     one = in_order([Entity(text[a:b], c, a, b) for a, b, c in ((0, 2, "X"), (3, 5, "Y"), (6, 9, "Z"))])
@@ -262,7 +276,7 @@ def test_human_performance_is_the_mean_of_the_scorers_figures() -> None:
     spread = human.spread(f1)
     assert spread.mean == pytest.approx(sum(f1) / 2)
     assert spread.deviation == pytest.approx(abs(f1[0] - f1[1]) / math.sqrt(2))
-    sheet = human.sheet(results)
+    sheet = human.sheet(results, len(gold))
     assert sheet.table.rows[0][0] == human.MICRO
     assert sheet.table.rows[0][-2:] == f1
     invented = {"品牌", "地址"}  # primaries of wrong labels

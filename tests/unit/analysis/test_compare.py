@@ -180,12 +180,14 @@ def test_people_stand_beside_the_runs_as_one_mean(
 def test_one_person_has_no_deviation_and_may_stand_beside_one_run() -> None:
     sentences = gold(40, 2)
     runs = [Contender("a", sentences, predictions(sentences, outcomes(sentences, 3, 0.7)))]
-    person = [Contender("p", sentences, predictions(sentences, outcomes(sentences, 4, 0.9))[:30])]
+    person = [Contender("p", sentences[:30], predictions(sentences, outcomes(sentences, 4, 0.9))[:30])]
     comparison = compare_runs(runs, METRICS, ERRTA, SETTINGS, person)
     tables = build(comparison, {})
     assert column(tables["models"], "f1_deviation") == ["", ""]
     assert set(column(tables["primaries"], "human: f1_deviation")) == {""}
-    assert compare_report.notes(comparison) == ["p labelled 30 of 40 sentences: the others count as empty."]
+    assert compare_report.notes(comparison) == [
+        "p labelled 30 of 40 sentences and is scored on those alone: not what the runs are scored on."
+    ]
     assert "p labelled 30 of 40" in page(comparison)
 
 

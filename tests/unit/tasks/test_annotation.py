@@ -144,6 +144,9 @@ def test_agreement_and_people_beside_models(files: Path) -> None:
     assert "烤鸭" in page
     tables = {path.name for path in (done / "tables").iterdir()}
     assert tables >= {"agreement_figures.csv", "agreement_suggestions.csv", "agreement_human.csv"}
+    # of the six c labelled five, with 8 entities of gold, and found 4 of these
+    assert content["human"]["all (micro)"]["recall"]["lowest"] == pytest.approx(4 / 8)
+    assert "c labelled 5 of 6 sentences and is scored on those alone" in page
     assert [sentence_to_json(one) for one in sources.read_sentences(done / "human/gold.jsonl")[0]] == [
         sentence_to_json(one) for one in A
     ]
@@ -166,6 +169,8 @@ def test_annotators_beside_a_run(files: Path) -> None:
     content = read_json(done / "comparison.json")
     f1 = [content["people"][name]["metrics"]["micro"]["f1"] for name in "abc"]
     assert f1[0] == 1.0
+    agreed = read_json(do("task=agreement", "gold=gold.jsonl", "agreement.bootstrap=0") / "agreement.json")
+    assert agreed["human"] == content["human"]
     assert content["human"]["all (micro)"]["f1"]["mean"] == pytest.approx(sum(f1) / 3)
     table = (done / "tables" / "compare_models.csv").read_text(encoding="utf-8").splitlines()
     assert [line.split(",")[0] for line in table] == ["run", "answers", "human"]

@@ -4,8 +4,9 @@ In go the predictions of two or more runs with their common gold; out comes a `R
 same way, and for each but the first the tested differences (`significance`) and the sentences that became right or
 wrong. Where one run has no offsets, all are scored by pair, and where one's errors cannot be sorted by position, all
 are sorted as the official scripts do: figures stand beside each other only if they mean the same. People's labels of
-the same sentences are scored alike, too, and stand beside the runs as one mean; they are not tested. Price: that of
-scoring each run, and a few seconds of tests per run at 19,557 sentences.
+the same sentences are scored alike, too, each person's on the sentences that they labelled, and stand beside the runs
+as one mean; they are not tested. Price: that of scoring each run, and a few seconds of tests per run at 19,557
+sentences.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ from omniner.schema import CompareConfig, ErrtaConfig, MetricsConfig
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One run or one person: `gold` has the same ids and entities, in the same order, for all of a comparison."""
+    """One run or one person.
+
+    `gold` has the same ids and entities, in the same order, for all runs of a comparison; for a person it may be a part
+    of that.
+    """
 
     name: str
     gold: Sequence[Sentence]

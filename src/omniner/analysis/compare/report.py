@@ -1,8 +1,8 @@
 """The page of a comparison: a single HTML file that needs no network, no server and no Chinese font.
 
 `html` puts what a comparison comes to, its tables, charts and a browser of the changed sentences into the template
-`compare.html` (with `report.css`, `page.js`, `charts.js` and `compare.js`); `page` makes one safe file of it. It weighs
-about 1 MB for three runs on 19,557 sentences, half of it the Chinese letters.
+`compare.html` (with `report.css`, `page.js`, `charts.js` and `compare.js`); `pages.page` makes one safe file of it.
+It weighs about 1 MB for three runs on 19,557 sentences, half of it the Chinese letters.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def html(comparison: RunComparison, sheets: Mapping[str, Sheet], facts: CompareF
     """The page.
 
     Args:
-        comparison: what `compare.compare_runs` gave.
-        sheets: what `compare_tables.build` made of it.
+        comparison: what `comparison.compare_runs` gave.
+        sheets: what `tables.build` made of it.
         facts: what else to say.
     """
     parts = {
@@ -73,12 +73,8 @@ def html(comparison: RunComparison, sheets: Mapping[str, Sheet], facts: CompareF
 def notes(comparison: RunComparison) -> list[str]:
     """What a reader must know before believing the tables."""
     settings = comparison.settings
-    partial = [
-        f"{name} labelled {len(result.predictions):,} of {comparison.sentences:,} sentences: the others count as empty."
-        for name, result in comparison.people.items()
-        if len(result.predictions) < comparison.sentences
-    ]
-    return partial + [
+    partial = human.partial(comparison.people, comparison.sentences)
+    return [f"{line}: not what the runs are scored on." for line in partial] + [
         f"{versus.name}: {settings.permutations:,} permutations cannot make any of "
         f"{len(versus.significance.categories):,} categories significant at {settings.alpha:g} (smallest possible "
         f"corrected p {shown(least_p(settings.permutations, len(versus.significance.categories)), P)}): "

@@ -3,8 +3,8 @@
 After the OmniNER2025 paper: precision, recall and F1 by primary and run (its Table 4), error counts with their change
 (Table 5), precision, recall and F1 by run (Table 6); beside them the tests, gains and losses by category, every
 sentence that became right or wrong, and the keys in which the runs' configurations differ. Where people's labels are
-compared, Tables 4 and 6 have their mean and standard deviation beside the runs. `sheets` prints them, the best of the
-runs bold in both.
+compared, Tables 4 and 6 have their mean and standard deviation beside the runs. `pages.sheets` prints them, the best of
+the runs bold in both.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ def build(comparison: RunComparison, configs: Mapping[str, Sequence[Any]]) -> di
     """All tables.
 
     Args:
-        comparison: what `compare.compare_runs` gave.
+        comparison: what `comparison.compare_runs` gave.
         configs: keys of the runs' configurations that are not the same for all, with the value of each run.
     """
-    people = {"human": human.sheet(comparison.people)} if comparison.people else {}
+    people = {"human": human.sheet(comparison.people, comparison.sentences)} if comparison.people else {}
     return {
         "models": _models(comparison),
         **people,
@@ -185,11 +185,10 @@ def _primaries(comparison: RunComparison) -> Sheet:
 
 def _human_cells(comparison: RunComparison) -> dict[str, list[Cell]]:
     """Mean and standard deviation of precision, recall and F1 over people, by primary; empty without people."""
-    several = len(comparison.people) > 1
     found: dict[str, list[Cell]] = {}
     for name, rows in human.rows_of(comparison.people).items() if comparison.people else ():
-        spreads = [human.spread([getattr(row, score) for row in rows]) for score in human.SCORES]
-        found[name] = [cell for one in spreads for cell in (one.mean, one.deviation if several else NONE)]
+        spreads = [human.spread([getattr(row, score) for row in rows.values()]) for score in human.SCORES]
+        found[name] = [cell for one in spreads for cell in (one.mean, one.deviation if len(rows) > 1 else NONE)]
     return found
 
 

@@ -101,8 +101,15 @@ def pair_f1(sums: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
 
 
 def _mean_f1(sums: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
-    """`[...]`: the mean of the pairs, from sums `[..., pairs, 8]`."""
-    return np.asarray(pair_f1(sums, kind).mean(axis=-1))
+    """`[...]`: the mean of the pairs, from sums `[..., pairs, 8]`.
+
+    Pairs without F1 are left out: they share no sentence, as where annotators take turns, or neither marked anything in
+    what they share. NaN where that is all of them.
+    """
+    found = pair_f1(sums, kind)
+    known = ~np.isnan(found)
+    count = known.sum(axis=-1)
+    return np.where(count > 0, np.where(known, found, 0.0).sum(axis=-1) / np.maximum(count, 1), math.nan)
 
 
 def _pair_f1(sums: NDArray[np.float64], pair: int, kind: str) -> NDArray[np.float64]:

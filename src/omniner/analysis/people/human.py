@@ -2,8 +2,9 @@
 
 In go gold sentences and each annotator's, out come their scores (the same as a model's), and per primary and for the
 whole the mean and the spread of precision, recall and F1 over the annotators. `predictions_of` puts a person's labels
-into the form of a model's, so that they are scored as one. Where gold was made from the labels of the same people, they
-agree with it more than others would.
+into the form of a model's, so that they are scored as one. A person is scored on the gold sentences that they labelled:
+one that they were never given says nothing of them; `partial` says how many these are where it is not all. Where gold
+was made from the labels of the same people, they agree with it more than others would.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from omniner.analysis.pages.sheets import COUNT, SHARE, TEXT, Sheet
+from omniner.analysis.pages.sheets import COUNT, NONE, SHARE, TEXT, Sheet
 from omniner.analysis.scores.results import ScoreResult, ScoreRow
 from omniner.analysis.scores.tables import Cell, Table
 from omniner.corpus.formats import is_unlabeled
@@ -64,43 +65,61 @@ def _by_text(sentences: Sequence[Sentence], gold: Sequence[Sentence]) -> list[Se
     return [replace(one, id=ids[one.text]) for one in sentences if one.text in ids and theirs[one.text] == 1]
 
 
+def labelled(gold: Sequence[Sentence], predictions: Sequence[Prediction]) -> list[Sentence]:
+    """The gold sentences that a person has labelled: those that they are scored on."""
+    done = {prediction.id for prediction in predictions}
+    return [sentence for sentence in gold if sentence.id in done]
+
+
+def partial(results: Mapping[str, ScoreResult], sentences: int) -> list[str]:
+    """For each person who has not labelled all of so many gold sentences, what they are scored on."""
+    return [
+        f"{name} labelled {len(result.predictions):,} of {sentences:,} sentences and is scored on those alone"
+        for name, result in results.items()
+        if len(result.predictions) < sentences
+    ]
+
+
 def spread(values: Sequence[float]) -> Spread:
     """Mean and spread of one score over people."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return Spread(statistics.fmean(values), deviation, min(values), max(values))
 
 
-def rows_of(results: Mapping[str, ScoreResult]) -> dict[str, list[ScoreRow]]:
-    """The whole and every primary -> the score of each person. One without a primary's mentions has zeros there."""
-    found = {MICRO: [result.metrics.micro for result in results.values()]}
-    found[MACRO] = [result.metrics.macro for result in results.values()]
-    for name in sorted({name for result in results.values() for name in result.metrics.primaries}):
-        rows = [result.metrics.primaries.get(name) for result in results.values()]
-        support = max(row.strict.support for row in rows if row is not None)
-        empty = ScoreRow(0.0, 0.0, 0.0, support, 0, 0, support)
-        found[name] = [empty if row is None else row.strict for row in rows]
+def rows_of(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, ScoreRow]]:
+    """The whole and every primary -> the score of each person; a primary only of those who met or marked it."""
+    found = {MICRO: {name: result.metrics.micro for name, result in results.items()}}
+    found[MACRO] = {name: result.metrics.macro for name, result in results.items()}
+    for primary in sorted({name for result in results.values() for name in result.metrics.primaries}):
+        rows = {name: result.metrics.primaries.get(primary) for name, result in results.items()}
+        found[primary] = {name: row.strict for name, row in rows.items() if row is not None}
     return found
 
 
 def to_json(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, dict[str, float]]]:
     """The whole and every primary -> score -> mean and spread over the people."""
     return {
-        name: {score: spread([getattr(row, score) for row in rows])._asdict() for score in SCORES}
+        name: {score: spread([getattr(row, score) for row in rows.values()])._asdict() for score in SCORES}
         for name, rows in rows_of(results).items()
     }
 
 
-def sheet(results: Mapping[str, ScoreResult]) -> Sheet:
-    """Mean and spread per primary and for the whole, and the F1 of each person."""
+def sheet(results: Mapping[str, ScoreResult], sentences: int) -> Sheet:
+    """Mean and spread per primary and for the whole, and the F1 of each person.
+
+    Args:
+        results: by person.
+        sentences: of the whole gold.
+    """
     rows: list[list[Cell]] = []
     for name, scores in rows_of(results).items():
-        cells: list[Cell] = [name, scores[0].support]
+        cells: list[Cell] = [name, max(row.support for row in scores.values())]
         for place in range(3):  # precision, recall, F1
-            mean, deviation, lowest, highest = spread([row[place] for row in scores])
+            mean, deviation, lowest, highest = spread([row[place] for row in scores.values()])
             cells += [mean, deviation, lowest, highest]
-        rows.append([*cells, *(row.f1 for row in scores)])
+        rows.append([*cells, *(scores[one].f1 if one in scores else NONE for one in results)])
     columns = [f"{score}{what}" for score in SCORES for what in ("", "_deviation", "_lowest", "_highest")]
     names = [f"f1 {name}" for name in results]
     kinds = [TEXT, COUNT, *[SHARE] * (len(columns) + len(names))]
-    title = "Human performance: mean and spread over the annotators"
+    title = "; ".join(["Human performance: mean and spread over the annotators", *partial(results, sentences)])
     return Sheet(title, Table(["primary", "support", *columns, *names], rows), kinds)
