@@ -7,7 +7,6 @@ MLflow the children belong to the parent's run. Price: the start of Python, 3 to
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
 import queue
@@ -98,6 +97,7 @@ def run_all(jobs: Sequence[Job], folder: Path, parent: str | None, settings: Chi
 def _slots(settings: ChildrenConfig) -> _Slots:
     """How many at once, and the cores of each where CPU children share the machine."""
     gpus = len(processes.visible_gpus())
+    processes.check_gpus(settings.gpus, gpus)
     groups = gpus // settings.gpus if settings.gpus else 1
     places = settings.parallel or max(1, groups)
     cores = sorted(os.sched_getaffinity(0))
@@ -115,12 +115,13 @@ def _run(job: Job, folder: Path, parent: str | None, gpus: int, cores: list[int]
     config = copy.deepcopy(job.config)
     config.output_dir, config.resume = str(place), "auto"
     error = ""
+    if place.exists():  # an earlier process of this job, whose parent was killed, may be coming to its end
+        with processes.locked(place / ".lock", stopped):
+            pass
     if not _finished(place, configs.digest(config)):
         make_folder(folder / FOLDER)
         path = write_text(folder / FOLDER / f"{job.name}.yaml", configs.to_yaml(config))
         command = [sys.executable, "-m", "omniner.child", str(path)]
-        with processes.locked(place / ".lock") if place.exists() else contextlib.nullcontext():
-            pass  # an earlier process of this job, whose parent was killed, is coming to its end
         with processes.lent_gpus(gpus, stopped) as lent:
             environment = {**processes.environment(parent or "", job.name), **lent}
             error = processes.spawn(command, environment, path.with_suffix(".log"), stopped, cores)

@@ -8,8 +8,10 @@ several launchers and of several sweeps keep out of each other's way; a lock end
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
+import io
 import os
 import re
 import shutil
@@ -32,6 +34,7 @@ CHILD = "OMNINER_CHILD"  # to a child: what sets it apart; its standard input te
 RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SECONDS = 0.5  # between two looks at whether to go on
+_TAIL = 1 << 20  # bytes of what a child said last, in which the reason of its end is looked for
 
 Asked = Callable[[], int | None]
 """Whether to stop: None, or the signal that says so."""
@@ -72,25 +75,18 @@ def spawn(
         cores: that it may use; none = those of this process.
     """
     sys.stdout.flush()
-    with explaining(log_file), log_file.open("wb") as file:
+    tail = bytearray()
+    with explaining(log_file), log_file.open("wb", buffering=0) as file:
         with _on(cores):
             process = subprocess.Popen(
                 command, env=dict(environment), stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
             )
         assert process.stdin is not None
         assert process.stderr is not None
-        copier = threading.Thread(target=_copy, args=(process.stderr, file), daemon=True)
+        copier = threading.Thread(target=_copy, args=(process.stderr, file, tail), daemon=True)
         copier.start()
         try:
-            while process.poll() is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(SECONDS)
-                if (signum := stopped()) is not None and process.returncode is None:
-                    raise Stopped(signum)
-        except KeyboardInterrupt as stop:
-            process.send_signal(stop.signum if isinstance(stop, Stopped) else signal.SIGINT)
-            process.wait()
-            raise
+            _watch(process, stopped)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -98,7 +94,21 @@ def spawn(
             copier.join()
             process.stdin.close()
             process.stderr.close()
-    return error_line(log_file.read_text(encoding="utf-8", errors="replace"), process.returncode)
+    return error_line(tail.decode("utf-8", errors="replace"), process.returncode)
+
+
+def _watch(process: subprocess.Popen[bytes], stopped: Asked) -> None:
+    """Wait for the end of a child; told to stop meanwhile, hand the signal on, wait for the end all the same, raise."""
+    try:
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS)
+            if (signum := stopped()) is not None and process.returncode is None:
+                raise Stopped(signum)
+    except KeyboardInterrupt as stop:
+        process.send_signal(stop.signum if isinstance(stop, Stopped) else signal.SIGINT)
+        process.wait()
+        raise
 
 
 @contextlib.contextmanager
@@ -112,13 +122,43 @@ def _on(cores: Sequence[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _copy(source: IO[bytes], to: IO[bytes]) -> None:
-    """Show what the child says, and keep it."""
-    while block := os.read(source.fileno(), 65536):
-        to.write(block)
-        to.flush()
-        sys.stderr.write(block.decode("utf-8", errors="replace"))
+def _copy(source: IO[bytes], file: io.FileIO, tail: bytearray) -> None:
+    """Show what the child says, keep it in the file, and the last of it in `tail`.
+
+    Reads to the end, whatever happens: the child would wait for ever to be read. What cannot be written to (a full
+    disk, a terminal that is gone) is given up, and what is left says so.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def keep(block: bytes) -> None:
+        while block:
+            block = block[file.write(block) :]
+
+    def show(block: bytes) -> None:
+        sys.stderr.write(decoder.decode(block, final=not block))
         sys.stderr.flush()
+
+    places: dict[str, Callable[[bytes], None]] = {f"{file.name}": keep, "the standard error": show}
+    lost, block = "", b"\n"
+    while block:
+        block = os.read(source.fileno(), 65536)
+        tail += block
+        del tail[:-_TAIL]
+        lost += _hand_on(block, places)
+        if lost and (not block or block.endswith(b"\n")):  # on a line of its own
+            lost = _hand_on(f"{'' if block else chr(10)}{lost}".encode(), places)
+
+
+def _hand_on(block: bytes, places: dict[str, Callable[[bytes], None]]) -> str:
+    """Write to each place; one that fails is taken out. Gives a line for each of these."""
+    lost = ""
+    for name, write in list(places.items()):
+        try:
+            write(block)
+        except (OSError, ValueError) as error:  # ValueError: it is closed
+            del places[name]
+            lost += f"omniner: no more is written to {name}: {error}\n"
+    return lost
 
 
 def error_line(said: str, status: int) -> str:
@@ -151,11 +191,30 @@ def stop_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Wait for a lock file, and hold it for the block."""
-    with explaining(path), path.open("a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def locked(path: Path, stopped: Asked) -> Iterator[None]:
+    """Wait for a lock file, and hold it for the block; raises `Stopped` when told so while waiting."""
+    with explaining(path):
+        file = path.open("a", encoding="utf-8")
+    with file:
+        while not _lock(file):
+            _pause(stopped)
         yield
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file, unless another process has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _pause(stopped: Asked) -> None:
+    """Between two looks; raises `Stopped` when told so."""
+    if (signum := stopped()) is not None:
+        raise Stopped(signum)
+    time.sleep(SECONDS)
 
 
 def visible_gpus() -> list[str]:
@@ -166,6 +225,13 @@ def visible_gpus() -> list[str]:
         return []
     listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False).stdout
     return [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
+
+
+def check_gpus(wanted: int, seen: int) -> None:
+    """A `UserError` where each child is to have more GPUs than the machine shows; without any, children need none."""
+    if seen and wanted > seen:
+        found = f"{wanted} for each child, but {seen} can be seen"
+        raise UserError("children.gpus", found, f"Give {seen} or fewer.")
 
 
 @contextlib.contextmanager
@@ -182,16 +248,12 @@ def lent_gpus(wanted: int, stopped: Asked) -> Iterator[dict[str, str]]:
     if not wanted or not names:
         yield {}
         return
-    if wanted > len(names):
-        found = f"{wanted} for each child, but {len(names)} can be seen"
-        raise UserError("children.gpus", found, f"Give {len(names)} or fewer.")
+    check_gpus(wanted, len(names))
     folder = make_folder(Path(tempfile.gettempdir()) / f"omniner-gpus-{os.getuid()}")
     groups = [names[start : start + wanted] for start in range(0, len(names) - wanted + 1, wanted)]
     with contextlib.ExitStack() as stack:
         while (group := _take(folder, groups, stack)) is None:
-            if (signum := stopped()) is not None:
-                raise Stopped(signum)
-            time.sleep(SECONDS)
+            _pause(stopped)
         yield {VISIBLE: ",".join(group)}
 
 
@@ -199,12 +261,8 @@ def _take(folder: Path, groups: Sequence[Sequence[str]], held: contextlib.ExitSt
     """Lock all GPUs of the first free group."""
     for group in groups:
         with contextlib.ExitStack() as stack:
-            try:
-                for name in group:
-                    file = stack.enter_context((folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock").open("a"))
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            held.push(stack.pop_all())
-            return group
+            files = (folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock" for name in group)
+            if all(_lock(stack.enter_context(file.open("a", encoding="utf-8"))) for file in files):
+                held.push(stack.pop_all())
+                return group
     return None

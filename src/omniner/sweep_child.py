@@ -73,19 +73,21 @@ def run(composed: DictConfig) -> float | None:
         return None
     digest = configs.digest(config)[:8]
     folder = _folder(sweep, number, digest, config.output_dir)
-    with processes.locked(sweep / RECORDS / f"{digest}.lock"):
+    stopped = _with_launcher()
+    with processes.locked(sweep / RECORDS / f"{digest}.lock", stopped):
         state = read_json(sweep / STATE)
         error_line = ""
+        if folder.exists():  # an earlier process of this child, whose sweep was killed, may be coming to its end
+            with processes.locked(folder / ".lock", stopped):
+                pass
         if _finished(folder, configs.digest(config), state["started"]):
             log.info("child %s is finished: %s", number, folder)
         else:
-            with processes.locked(folder / ".lock") if folder.exists() else contextlib.nullcontext():
-                pass  # an earlier process of this child, whose sweep was killed, is coming to its end
             command = [*_command(hydra), *overrides, "hydra.mode=RUN"]
             if not config.output_dir:
                 command.append(f"output_dir={quoted(str(folder))}")
             environment = processes.environment(state["parent"], " ".join(overrides))
-            error_line = _spawn(command, environment, sweep / RECORDS / f"{digest}.log", config.children.gpus)
+            error_line = _spawn(command, environment, sweep / RECORDS / f"{digest}.log", config.children.gpus, stopped)
         metrics = read_json(folder / METRICS) if not error_line and (folder / METRICS).exists() else {}
         status = "failed" if error_line else "finished"
         _record(sweep, digest, number, overrides, {"status": status, "error": error_line, "metrics": metrics})
@@ -125,13 +127,20 @@ def _command(hydra: HydraConf) -> list[str]:
     return [*command, *(item for item in hydra.overrides.hydra if item.startswith("hydra.searchpath="))]
 
 
-def _spawn(command: Sequence[str], environment: Mapping[str, str], log_file: Path, gpus: int) -> str:
-    """Run a child on GPUs of its own; what went wrong, in one line."""
+def _with_launcher() -> processes.Asked:
+    """Says to stop as soon as the parent of this process is gone: in a worker of a launcher whose sweep was killed."""
     ours = os.getppid()
+    return lambda: None if os.getppid() == ours else signal.SIGTERM
 
-    def stopped() -> int | None:
-        return None if os.getppid() == ours else signal.SIGTERM  # a worker of a launcher whose sweep was killed
 
+def _spawn(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log_file: Path,
+    gpus: int,
+    stopped: processes.Asked,
+) -> str:
+    """Run a child on GPUs of its own; what went wrong, in one line."""
     try:
         with processes.lent_gpus(gpus, stopped) as lent:
             return processes.spawn(command, {**environment, **lent}, log_file, stopped)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 
-from omniner import children, processes
+from omniner import children, processes, runfolder
 from omniner import config as configs
 from omniner.children import Job, Outcome
-from omniner.errors import UserError
+from omniner.errors import Stopped, UserError
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
 from omniner.schema import ChildrenConfig
 
@@ -80,3 +82,38 @@ def test_more_gpus_than_there_are_is_a_mistake_before_anything_starts(
     monkeypatch.setenv(processes.VISIBLE, "0")
     with pytest.raises(UserError, match="children"):
         list(children.run_all([job(tmp_path, "a")], tmp_path / "run", None, ChildrenConfig(parallel=0, gpus=2)))
+    assert not (tmp_path / "run" / "children").exists()
+
+
+def test_what_an_orphan_finishes_meanwhile_is_not_done_again(tmp_path: Path) -> None:
+    """A process of the job whose parent was killed holds the folder, and finishes while the next parent waits."""
+    one = job(tmp_path, "one")
+    do([one], tmp_path / "run")
+    state = tmp_path / "run/children/one/run_state.json"
+    finished = state.read_text()
+    state.write_text(json.dumps({**json.loads(finished), "status": "running"}))
+
+    def finish() -> None:
+        state.write_text(finished)
+        before.append(state.stat().st_mtime_ns)
+        orphan.close()
+
+    before: list[int] = []
+    orphan = runfolder.lock_folder(state.parent)
+    assert orphan is not None
+    timer = threading.Timer(1.5, finish)
+    timer.start()
+    assert do([one], tmp_path / "run")["one"].error == ""
+    timer.join()
+    assert [state.stat().st_mtime_ns] == before
+
+
+def test_whoever_waits_for_an_orphan_can_be_stopped(tmp_path: Path) -> None:
+    one = job(tmp_path, "one")
+    place = tmp_path / "run/children/one"
+    place.mkdir(parents=True)
+    orphan = runfolder.lock_folder(place)
+    assert orphan is not None
+    asked = iter([None, None, signal.SIGTERM])
+    with orphan, pytest.raises(Stopped):
+        children._run(one, tmp_path / "run", None, 0, [], lambda: next(asked))

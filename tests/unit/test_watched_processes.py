@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,53 @@ def test_without_gpus_nothing_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(processes.VISIBLE, "")
     with processes.lent_gpus(4, never) as lent:
         assert lent == {}
+
+
+MUCH = "import sys; sys.stderr.write('小满' * 100_000 + chr(10) + 'error: key: wrong. Mend it.'); sys.exit(2)"
+
+
+def patient(seconds: float = 20) -> processes.Asked:
+    """Says to stop when a child takes far too long."""
+    end = time.monotonic() + seconds
+    return lambda: signal.SIGTERM if time.monotonic() > end else None
+
+
+def test_a_child_goes_on_when_its_log_cannot_be_written(capfd: pytest.CaptureFixture[str]) -> None:
+    said = processes.spawn(python(MUCH), os.environ, Path("/dev/full"), patient())
+    assert said == "key: wrong. Mend it."
+    shown = capfd.readouterr().err
+    assert shown.count("小满") == 100_000
+    assert shown.count("no more is written to /dev/full") == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the text that the stream still holds
+def test_a_child_goes_on_when_nobody_reads_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(sys, "stderr", os.fdopen(writing, "w", encoding="utf-8"))
+    assert processes.spawn(python(MUCH), os.environ, tmp_path / "log", patient()) == "key: wrong. Mend it."
+    kept = (tmp_path / "log").read_text(encoding="utf-8")
+    assert kept.count("小满") == 100_000
+    assert kept.count("no more is written to the standard error") == 1
+
+
+def test_a_child_goes_on_when_neither_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    assert processes.spawn(python(MUCH), os.environ, Path("/dev/full"), patient()) == "key: wrong. Mend it."
+
+
+def test_letters_on_the_border_of_two_blocks_are_shown_whole(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code = "import os, time; [(os.write(2, bytes([one])), time.sleep(0.05)) for one in '小满'.encode()]"
+    assert processes.spawn(python(code), os.environ, tmp_path / "log", patient()) == ""
+    assert capfd.readouterr().err == "小满"
+
+
+def test_waiting_for_a_lock_heeds_being_told_to_stop(tmp_path: Path) -> None:
+    with processes.locked(tmp_path / "lock", never):
+        asked = iter([None, signal.SIGTERM])
+        with pytest.raises(Stopped), processes.locked(tmp_path / "lock", lambda: next(asked)):
+            pass
+    with processes.locked(tmp_path / "lock", never):
+        pass

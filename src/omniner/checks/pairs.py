@@ -65,7 +65,7 @@ def _check_causal(config: schema.Config) -> None:
 def _check_guide(config: schema.Config) -> None:
     """Notes come from errors that a model may learn from, and a teacher can be asked."""
     guide, teacher = config.guide, config.teacher
-    if config.prompt.from_run and config.task.name in ("train", "check", "predict", "search"):
+    if config.prompt.from_run and config.task.name in ("train", "check", "predict", "search", "filter"):
         where = "prompt.from_run"
         if not isinstance(config.model, schema.CausalConfig) and config.decoding.engine == "hf":
             raise UserError(where, "a tagger is told nothing", "Choose a causal model, or decoding=openai.")

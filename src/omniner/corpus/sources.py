@@ -24,7 +24,7 @@ from omniner.files import sha256
 from omniner.records import Issue, Sentence, sentence_to_json, to_line
 from omniner.schema import DataConfig
 
-_LABELED = ("train", "dev", "test")
+LABELED = ("train", "dev", "test")
 _NAMED = 3  # issues, files or categories quoted in an error
 
 
@@ -111,13 +111,13 @@ def _roles(data: DataConfig) -> dict[str, str]:
             roles["test"] = roles.pop("dev")
     if data.dev_from_train and "train" in available:
         roles["dev"] = "train"
-    known = [name for name in _LABELED if name in roles]
+    known = [name for name in LABELED if name in roles]
     return {name: roles[name] for name in dict.fromkeys([*known, *roles])}
 
 
 def _published(data: DataConfig, roles: dict[str, str], splits: Sequence[str] | None) -> list[str]:
     """The published splits that have to be read to give the splits asked for."""
-    wanted = [name for name in _LABELED if name in roles] if splits is None else splits
+    wanted = [name for name in LABELED if name in roles] if splits is None else splits
     for name in wanted:
         if name not in roles:
             key = "data.size" if data.format == "synthetic" else "data.files"
@@ -186,7 +186,7 @@ def _root(data: DataConfig, splits: Sequence[str]) -> Path:
 
 def _check_labels(data: DataConfig, corpus: Corpus) -> None:
     """Sentences without labels are no negatives: a split of them cannot be trained or scored on."""
-    for split in _LABELED:
+    for split in LABELED:
         sentences = corpus.splits.get(split, [])
         bare = [sentence for sentence in sentences if formats.is_unlabeled(sentence)]
         if not bare:

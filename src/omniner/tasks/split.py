@@ -1,9 +1,9 @@
 """`task=split`: a corpus into train, dev and test, as in sections 3.3 and 3.4 of the OmniNER2025 paper. No model.
 
-In: `input=<file or folder of any format>`, or all splits of `data` joined. Out: `train.jsonl`, `dev.jsonl` and
-`test.jsonl` in `output` (or in `corpus` in the run's folder), which `data=own data.root=<that folder>` takes;
-`split.json`, `split.md` and `tables/` with the sizes and every category's share of each split. Every sentence that has
-labels is in one split.
+In: `input=<file or folder of any format>`, or the published train, dev and test of `data` joined. Out:
+`train.jsonl`, `dev.jsonl` and `test.jsonl` in `output` (or in `corpus` in the run's folder), which `data=own
+data.root=<that folder>` takes; `split.json`, `split.md` and `tables/` with the sizes and every category's share of each
+split. Every sentence that has labels is in one split.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def run(context: Context) -> None:
             jsonl.write(folder / f"{name}.jsonl", division.of(corpus.sentences, part))
     _publish(context, corpus, division, str(output))
     print("\n".join(split_tables.verdicts(corpus.sentences, division)))
-    print(f"train on it: data=own data.root={output} data.taxonomy={corpus.taxonomy}")
+    if {"train", "test"} <= shares.keys():
+        without = "" if "dev" in shares else " data.files.dev=[] data.dev_from_train=0.1"
+        print(f"train on it: data=own data.root={output} data.taxonomy={corpus.taxonomy}{without}")
 
 
 def _publish(context: Context, corpus: Whole, division: Division, output: str) -> None:

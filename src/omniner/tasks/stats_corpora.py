@@ -22,6 +22,7 @@ from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
 from omniner.records import Issue, Sentence
 from omniner.schema import Config, DataConfig
+from omniner.tasks import whole
 
 _CHOICE = re.compile(r"[\w-]+")
 _ROLE = re.compile(r"(?<![a-z])(train|dev|valid|validation|val|test)(?![a-z])")
@@ -87,15 +88,10 @@ def _data(name: str, config: Config) -> DataConfig | None:
 
 
 def _choice(name: str, data: DataConfig) -> Planned:
-    sizes = data.size if data.format == "synthetic" else {split: len(names) for split, names in data.files.items()}
-    wanted = [split for split, size in sizes.items() if size]
-    files = data.files
-    if data.report == "dev" and "test" in wanted:  # published without labels, which are no fault here
-        wanted = ["unlabeled" if split == "test" else split for split in wanted]
-        files = {"unlabeled" if split == "test" else split: names for split, names in files.items()}
-    published = dataclasses.replace(data, name=name, report="test", dev_from_train=0.0, taxonomy="flat", files=files)
+    given, wanted, _ = whole.published(data)
+    published = dataclasses.replace(given, name=name, taxonomy="flat")
     if data.format != "synthetic":
-        named = [file for split in wanted for file in files[split]]
+        named = [file for split in wanted for file in given.files[split]]
         if not named or data.root is None or any(not (Path(data.root) / file).exists() for file in named):
             sources.load(published, wanted)  # says what is missing, and reads nothing
     return Planned(name, lambda: _read(data, published, wanted))
@@ -139,7 +135,7 @@ def _roles(folder: Path) -> tuple[dict[str, Path], list[Issue]]:
     """The file of each split, and an issue for each file that is of none."""
     found: dict[str, Path] = {}
     issues = []
-    for file in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+    for file in whole.files_of(folder):
         role = _role(file)
         if role in found:
             fix = 'Name a folder with one file a split, or single files: "name=path".'

@@ -1,26 +1,31 @@
 """The whole of a corpus for tasks that divide or filter it, and the folder that its new parts are written to.
 
-In: `input=<file or folder of any format>`, or all splits of `data` joined; `output=<folder>`, or the run's own. Out:
-the labelled sentences with unique ids, and what could not be taken as it was.
+In: `input=<file or folder of any format>`, or the published train, dev and test of `data` joined, whatever a training
+run would make of them; `output=<folder>`, or the run's own. Out: the labelled sentences with unique ids, and what could
+not be taken as it was.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from omniner.corpus import sources, taxonomy
 from omniner.corpus.formats import alpaca, is_unlabeled, label_studio
+from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.records import Issue, Sentence
+from omniner.schema import Config, DataConfig
 from omniner.tasks.context import Context, content_digest, publish_corpus
 from omniner.tracking import DataInput
 
 log = logging.getLogger("omniner")
 
 FOLDER = "corpus"  # in the run's folder, where no output is named
+_UNLABELED = "unlabeled"  # the split of what is there to be tagged
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ def read(context: Context) -> Whole:
     """Read the corpus and tell the run what it is."""
     config = context.config
     if config.input is None:
-        corpus = sources.load(config.data, None)
+        corpus = _joined(config.data)
         publish_corpus(context, corpus)
         sentences = [sentence for part in corpus.splits.values() for sentence in part]
         return Whole(corpus.name, sentences, corpus.issues, config.data.taxonomy, content_digest(sentences))
@@ -51,6 +56,54 @@ def read(context: Context) -> Whole:
     digest = content_digest(sentences)
     context.run.datasets([DataInput(path.stem, "whole", digest, str(path), len(sentences))])
     return Whole(path.stem, sentences, issues, taxonomy.OFFICIAL if known else "flat", digest)
+
+
+class Published(NamedTuple):
+    """A corpus without the roles that a run gives to its splits.
+
+    Attributes:
+        data: nothing is cut from train, and every split has its published name.
+        splits: all of them.
+        test: what the test split of a run that reports on dev is called here, since it has no labels as a rule;
+            empty where there is none.
+    """
+
+    data: DataConfig
+    splits: list[str]
+    test: str
+
+
+def published(data: DataConfig) -> Published:
+    """The corpus as it is published."""
+    files, test = dict(data.files), ""
+    if data.report == "dev" and data.format != "synthetic":
+        # Whoever wants to tag the test files names them under `unlabeled`, too.
+        names = [name for name in files.pop("test", []) if name not in files.get(_UNLABELED, [])]
+        if names:
+            test = _UNLABELED if not files.get(_UNLABELED) else f"{_UNLABELED}_test"
+            files[test] = names
+    sizes = data.size if data.format == "synthetic" else {split: len(names) for split, names in files.items()}
+    splits = [split for split, size in sizes.items() if size]
+    return Published(replace(data, report="test", dev_from_train=0.0, files=files), splits, test)
+
+
+def _joined(data: DataConfig) -> Corpus:
+    """The published splits that have labels, and an issue for each that is left out."""
+    given = published(data)
+    wanted = [name for name in (*sources.LABELED, given.test) if name in given.splits]
+    corpus = sources.load(given.data, wanted)
+    for name in given.splits:
+        if name not in wanted:
+            corpus.issues.append(Issue("unused-split", f"{name} is none of train, dev and test: not read"))
+    if given.test:
+        bare = corpus.splits.pop(given.test)
+        labelled, issues = _labelled((bare, []))
+        if labelled:
+            corpus.splits["test"] = labelled
+        else:
+            issues = [Issue("unused-split", "the published test split has no labels: left out")]
+        corpus.issues += issues
+    return corpus
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -95,19 +148,31 @@ def output_of(context: Context, names: Collection[str]) -> Path:
     """The folder to write: `output`, which holds nothing but earlier files of these names, or one in the run's.
 
     Raises:
-        UserError: there are other files, which replacing the folder would lose.
+        UserError: replacing the folder would lose other files, or some that are read.
     """
     config = context.config
     if config.output is None:
         return context.folder / FOLDER
-    folder = Path(config.output).absolute()
+    folder = Path(config.output).resolve()  # where it is a link, what it leads to is replaced
     if folder.exists() and not folder.is_dir():
         raise UserError("output", f"{folder} is a file", "Name a folder.")
+    for path in _read_from(config):
+        # A link counts where it stands, too.
+        if any(place.is_relative_to(folder) for place in (path.resolve(), path.parent.resolve() / path.name)):
+            found = f"{folder} is, or holds, what is read ({path}), and this task replaces the folder"
+            raise UserError("output", found, "Name another folder.")
     others = sorted(item.name for item in folder.iterdir() if item.name not in names) if folder.exists() else []
     if others:
         found = f"{folder} holds {others[0]}, and this task replaces the folder"
         raise UserError("output", found, "Name a new or empty folder.")
-    read_from = [Path(given) for given in (config.input, None if config.input else config.data.root) if given]
-    if any(folder.resolve() == path.resolve() for path in read_from):
-        raise UserError("output", f"{folder} is what is read", "Name another folder.")
     return folder
+
+
+def _read_from(config: Config) -> list[Path]:
+    """The files and folders that the corpus is read from."""
+    if config.input is not None:
+        return [Path(config.input)]
+    if config.data.format == "synthetic" or config.data.root is None:
+        return []
+    root = Path(config.data.root)
+    return [root, *(root / name for names in config.data.files.values() for name in names)]

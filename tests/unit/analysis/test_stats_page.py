@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import browser
+import numpy as np
 import pytest
 
 from omniner import config as configs
@@ -125,6 +126,21 @@ def test_shares_of_lengths_add_up() -> None:
     edges, shares = shares_by_length(small(), 40)
     assert len(edges) <= 41
     assert {split: pytest.approx(1) for split in shares} == {split: values.sum() for split, values in shares.items()}
+
+
+def test_every_class_of_lengths_has_as_many_whole_numbers() -> None:
+    """As many sentences of each length from 0 to 99: no class may stick out."""
+    sentences = [Sentence(f"s{length}", "字" * length) for length in range(100)]
+    one = Surveyed(measure("flat", {"train": sentences}, SETTINGS), "", [], None, 510, SETTINGS)
+    for bins in (7, 30, 40, 99, 200):
+        edges, shares = shares_by_length(one, bins)
+        assert len(edges) - 1 <= bins
+        *classes, last = shares["train"].tolist()
+        assert set(np.diff(edges)) == {edges[1]}
+        assert classes == pytest.approx([edges[1] / 100] * len(classes))
+        assert last == pytest.approx(1 - sum(classes))
+    empty = Surveyed(measure("none", {"train": []}, SETTINGS), "", [], None, 510, SETTINGS)
+    assert shares_by_length(empty, 40)[0].tolist() == [0, 1]
 
 
 def test_a_table_for_the_terminal_stands_in_columns() -> None:

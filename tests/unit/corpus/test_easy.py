@@ -168,3 +168,22 @@ def test_sure_doubts_come_before_mentions() -> None:
         ("s0", "mention"),
         ("s2", "mention"),
     ]
+
+
+def test_in_the_unit_pair_every_mention_is_missing_and_every_one_extra() -> None:
+    text = "上海人爱上海"
+    first, last = Entity("上海", "城市", 0, 2), Entity("上海", "城市", 4, 6)
+    others = [one._replace(category="国家") for one in (first, last)]
+    person = Entity("上海人", "人", 0, 3)
+
+    def one(gold: list[Entity], *answers: list[Entity]) -> easy.Verdict:
+        (found,) = judge([Sentence("s", text, gold)], [0], said(*answers), "pair")
+        return found
+
+    found = one([first, last], others, others, others)
+    assert (found.doubt, found.missing, found.extra) == ("sentence", (first, last), tuple(others))
+    assert found.proposed == tuple(others)
+    # The doubted mention is the first of two: it is found, and the other one stays.
+    found = one([first, last], [person], [person], [person, Entity("爱", "情", 3, 4)])
+    assert (found.doubt, found.missing, found.extra) == ("mention", (first,), (person,))
+    assert found.proposed == (person, last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -202,11 +203,10 @@ def test_levelling_ends_where_no_step_is_left(
     for (size, _), part in zip(rows, after, strict=True):
         sizes[part] += size
     off = [sizes[part] - target for part, target in enumerate(targets)]
-    source, target = off.index(max(off)), off.index(min(off))
-    most = min(off[source], -off[target])
-    ours = {size for (size, _), part in zip(rows, after, strict=True) if part == source}
-    theirs = {0} | {size for (size, _), part in zip(rows, after, strict=True) if part == target}
-    assert not any(0 < one - other <= most for one in ours for other in theirs)
+    held = [{size for (size, _), part in zip(rows, after, strict=True) if part == number} for number in range(len(off))]
+    for source, target in itertools.permutations(range(len(off)), 2):
+        most = min(off[source], -off[target])
+        assert not any(0 < one - other <= most for one in held[source] for other in held[target] | {0})
 
 
 def test_levelling_takes_what_costs_no_category() -> None:
@@ -292,3 +292,15 @@ def test_hash_seeds_change_nothing() -> None:
 def test_lone_surrogates_have_a_place() -> None:
     sentences = [sentence(n, f"\ud83d{n}", None, "a") for n in range(20)]
     assert divide(sentences, SHARES, "auto", 0, "x").sizes == [16, 2, 2]
+
+
+def test_levelling_tries_every_two_parts() -> None:
+    """The fullest part and the emptiest have no step between them; others have."""
+    sizes, parts = [4, 4, 1, 1, 1, 1], [0, 0, 1, 1, 2, 3]
+    groups = [Group(n, list(range(size)), {}) for n, size in enumerate(sizes)]
+    deal = splits_stratify._Deal(groups, (0.4, 0.1, 0.25, 0.25), [5, 1, 3, 3])
+    for number, part in enumerate(parts):
+        deal.place(number, part)
+    assert deal.room == [-3, -1, 2, 2]
+    splits_stratify._level(deal)
+    assert deal.room == [-3, 0, 1, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -200,3 +201,14 @@ def test_a_corpus_of_nothing_can_be_measured(settings: StatsConfig) -> None:
     found = measure("empty", {"train": [], "dev": []}, settings)
     assert found.categories == found.primaries == found.overlaps == []
     assert found.texts["dev"].sentences == found.posts == 0
+
+
+def test_emoji_that_python_does_not_know_yet_are_not_odd() -> None:
+    newest = chr(next(point for point in range(0x1FAFF, 0x1F000, -1) if unicodedata.category(chr(point)) == "Cn"))
+    unassigned = chr(next(point for point in range(0x2FE0, 0x3000) if unicodedata.category(chr(point)) == "Cn"))
+    odd, _ = characters.odd_characters(flatten({"t": sentences(f"好{newest}", f"好{unassigned}", "一\n二\t三")}))
+    assert [(chr(one.point), one.kind) for one in odd] == [
+        ("\t", "control"),
+        ("\n", "control"),
+        (unassigned, "unassigned"),
+    ]

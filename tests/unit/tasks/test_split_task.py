@@ -95,7 +95,7 @@ def test_an_output_that_holds_other_files_is_left_alone(corpus: list[Sentence], 
         do("input=given", "output=own", "output_dir=run3")
     assert (tmp_path / "own" / "train.jsonl").read_bytes() == before
     (tmp_path / "own" / "notes.txt").unlink()
-    with pytest.raises(UserError, match="is what is read"):
+    with pytest.raises(UserError, match="is, or holds, what is read"):
         do("input=own", "output=own", "output_dir=run3")
 
 
@@ -119,3 +119,92 @@ def test_mistakes_are_one_line(corpus: list[Sentence], tmp_path: Path, overrides
     with pytest.raises(UserError, match=said):
         do(*overrides)
     assert not (tmp_path / "outputs").exists() or not any((tmp_path / "outputs").iterdir())
+
+
+def own(*files: str) -> list[str]:
+    return ["data=own", f"data.files={{{', '.join(files)}}}"]
+
+
+@pytest.mark.parametrize(
+    ("output", "overrides"),
+    [
+        ("given", ["input=given/train.jsonl"]),
+        ("link", ["input=given/train.jsonl"]),
+        ("given", ["input=link/train.jsonl"]),
+        ("given", [*own("train: [given/train.jsonl]"), "data.root=."]),
+        ("given", [*own("train: [train.jsonl]"), "data.root=given"]),
+        ("given", [*own("train: [../link/train.jsonl]"), "data.root=run"]),
+    ],
+)
+def test_an_output_that_holds_what_is_read_is_left_alone(
+    corpus: list[Sentence], tmp_path: Path, output: str, overrides: list[str]
+) -> None:
+    (tmp_path / "given" / "a.jsonl").rename(tmp_path / "given" / "train.jsonl")
+    (tmp_path / "given" / "b.jsonl").rename(tmp_path / "given" / "dev.jsonl")
+    (tmp_path / "link").symlink_to("given")
+    before = {path: path.read_bytes() for path in (tmp_path / "given").iterdir()}
+    with pytest.raises(UserError, match="is, or holds, what is read"):
+        do(*overrides, f"output={output}", "output_dir=run")
+    assert {path: path.read_bytes() for path in (tmp_path / "given").iterdir()} == before
+
+
+def test_a_link_as_output_stays_one(corpus: list[Sentence], tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "link").symlink_to("own")
+    do("input=given", "output=link", "output_dir=run")
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in (tmp_path / "own").iterdir()) == ["dev.jsonl", "test.jsonl", "train.jsonl"]
+
+
+def published(tmp_path: Path, corpus: list[Sentence]) -> list[str]:
+    for name, part in (("train", corpus[:100]), ("dev", corpus[100:140]), ("extra", corpus[140:150])):
+        jsonl.write(tmp_path / "given" / f"{name}.jsonl", part)
+    files = own("train: [train.jsonl]", "dev: [dev.jsonl]", "test: [test.jsonl]")
+    return [*files, "+data.files.more=[extra.jsonl]", "data.root=given", "data.dev_from_train=0.5"]
+
+
+def joined(folder: Path) -> list[str]:
+    return sorted(one["id"] for path in (folder / "corpus").iterdir() for one in lines(path))
+
+
+def unused(folder: Path) -> list[str]:
+    return [one["message"] for one in lines(folder / "issues.jsonl") if one["code"] == "unused-split"]
+
+
+def test_what_a_training_run_does_with_the_splits_of_data_changes_nothing(
+    corpus: list[Sentence], tmp_path: Path
+) -> None:
+    given = published(tmp_path, corpus)
+    jsonl.write(tmp_path / "given" / "test.jsonl", corpus[150:180])
+    everything = sorted(one.id for one in [*corpus[:140], *corpus[150:180]])
+    for report in ("test", "dev"):
+        folder = do(*given, f"data.report={report}", f"output_dir={report}")
+        assert joined(folder) == everything
+        assert unused(folder) == ["more is none of train, dev and test: not read"]
+
+
+def test_a_test_split_without_labels_is_left_out_and_said_to_be(corpus: list[Sentence], tmp_path: Path) -> None:
+    given = published(tmp_path, corpus)
+    (tmp_path / "given" / "test.jsonl").write_text('{"id": "bare", "text": "没有标注"}\n', encoding="utf-8")
+    folder = do(*given, "data.report=dev", "output_dir=run")
+    assert joined(folder) == sorted(one.id for one in corpus[:140])
+    assert unused(folder)[1:] == ["the published test split has no labels: left out"]
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ("{train: 0.8, dev: 0.1, test: 0.1}", True),
+        ("{train: 0.8, dev: 0, test: 0.2}", True),
+        ("{train: 0.8, dev: 0.2, test: 0}", False),
+    ],
+)
+def test_what_is_said_to_train_with_can_be_trained_with(
+    corpus: list[Sentence], capsys: pytest.CaptureFixture[str], shares: str, said: bool
+) -> None:
+    do("input=given", "output_dir=run", f"split.shares={shares}")
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train on it: ")]
+    assert len(found) == said
+    for line in found:
+        parts = sources.load(configs.load(line.removeprefix("train on it: ").split()).data, None).splits
+        assert {name for name, part in parts.items() if part} == {"train", "dev", "test"}

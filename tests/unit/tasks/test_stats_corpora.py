@@ -142,3 +142,30 @@ def test_a_file_without_a_sentence_is_refused(tmp_path: Path) -> None:
     path.write_text('{"text": "", "entities": []}\n', encoding="utf-8")
     with pytest.raises(UserError, match="no sentence could be read"):
         read(f"corpora=[{path}]")
+
+
+def test_what_is_generated_has_all_its_splits_whatever_is_reported_on() -> None:
+    (one,) = read("data.report=dev", "data.dev_from_train=0.1", "data.size={train: 20, dev: 5, test: 4}")
+    assert {split: len(sentences) for split, sentences in one.splits.items()} == {"train": 20, "dev": 5, "test": 4}
+
+
+def test_a_test_split_without_labels_and_other_unlabelled_files_are_both_there(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl")
+    for name in ("test", "more"):
+        write(tmp_path / f"{name}.jsonl", [Sentence(name, "喝茶", meta={"unlabeled": True})])
+    own = ["data=own", f"data.root={tmp_path}", "data.report=dev", "data.dev_from_train=0.5"]
+    own.append("data.files={train: [train.jsonl], dev: [], test: [test.jsonl]}")
+    (one,) = read(*own, "+data.files.unlabeled=[more.jsonl]")
+    ids = {split: [sentence.id for sentence in sentences] for split, sentences in one.splits.items()}
+    assert ids == {"train": ["a", "b"], "unlabeled": ["more"], "unlabeled_test": ["test"]}
+    (one,) = read(*own, "+data.files.unlabeled=[test.jsonl]")
+    assert list(one.splits) == ["train", "unlabeled"]
+
+
+def test_a_folder_of_label_studio_files_is_read_with_its_configurations_left_out(tmp_path: Path) -> None:
+    options = WriteOptions(scheme="bio", separator="tab", joiner="")
+    for name in ("train", "test"):
+        formats.write(tmp_path / f"{name}.json", "label_studio", SENTENCES, options)
+    assert (tmp_path / "train.xml").exists()
+    (one,) = read(f"corpora=['ls={tmp_path}']")
+    assert {split: len(sentences) for split, sentences in one.splits.items()} == {"train": 2, "test": 2}

@@ -1,6 +1,7 @@
 """The figures of a comparison as PNG bytes: errors by type in each run, gains and losses by category.
 
-Same style, colours and letters as the figures of a single run (`figures`); the same comparison gives the same bytes.
+Same style, colours and letters as the figures of a single run (`pages.figures`); the same comparison gives the same
+bytes.
 """
 
 from __future__ import annotations

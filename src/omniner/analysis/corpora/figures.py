@@ -1,10 +1,11 @@
 """The figures of surveyed corpora as PNG bytes: mentions by category, and lengths of sentences.
 
-Same style, colours and letters as the figures of a run (`figures`); the same corpus gives the same bytes.
+Same style, colours and letters as the figures of a run (`pages.figures`); the same corpus gives the same bytes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ import numpy as np
 from omniner.analysis.corpora.checks import Surveyed
 from omniner.analysis.pages.figures import AMBER, BLUE, GREEN, GREY, LABEL, LARGEST, ORANGE, PURPLE, SKY, png
 from omniner.analysis.pages.fonts import label
-from omniner.corpus.stats.flat import Floats
+from omniner.corpus.stats.flat import Floats, Ints
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,15 +57,17 @@ def _categories(figure: Figure, surveyed: Surveyed) -> None:
     ax.set_title(f"{label(statistics.name)}: {mentions:,} mentions of {categories:,} categories")
 
 
-def shares_by_length(surveyed: Surveyed, bins: int) -> tuple[Floats, dict[str, Floats]]:
-    """Edges of length classes in characters, and each split's share of sentences in each class.
+def shares_by_length(surveyed: Surveyed, bins: int) -> tuple[Ints, dict[str, Floats]]:
+    """Edges of at most `bins` length classes in characters, and each split's share of sentences in each class.
 
-    The last class takes in all sentences beyond the 99th percentile.
+    A class holds the lengths from its first edge up to the one before the next; each has as many whole numbers, or
+    some would hold one more than their neighbours. The last class takes in all sentences beyond the 99th percentile.
     """
     statistics = surveyed.statistics
     length = statistics.flat.length
-    most = max(float(np.percentile(length, 99)) if len(length) else 1.0, 1.0)
-    edges = np.linspace(0, np.ceil(most), min(bins, int(np.ceil(most))) + 1)
+    lengths = int(np.ceil(np.percentile(length, 99))) + 1 if len(length) else 1  # from 0 to the 99th percentile
+    width = math.ceil(lengths / bins)
+    edges = np.arange(0, lengths + width, width)
     shares = {}
     for number, split in enumerate(statistics.flat.splits):
         here = np.minimum(length[statistics.flat.split == number], edges[-1])

@@ -1,7 +1,8 @@
 """The texts of a survey of corpora: a single HTML page, the same in Markdown, and what the terminal shows.
 
 In go surveyed corpora, their verdicts and sheets. The page is the sections of `stats.html`, filled by `stats.js` from
-one JSON block (see `page`): Table 3 and the checks of all corpora, and everything else of the corpus that is chosen.
+one JSON block (see `pages.page`): Table 3 and the checks of all corpora, and everything else of the corpus that is
+chosen.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from omniner.analysis.corpora.checks import Surveyed, Verdict
-from omniner.analysis.corpora.tables import Verdicts, tokens_of
+from omniner.analysis.corpora.rows import tokens_of
+from omniner.analysis.corpora.tables import Verdicts
 from omniner.corpus.stats.mentions import Row
 
 

@@ -1,6 +1,6 @@
 """What both ways of sorting errors share: the result, its counts, and the identity that guards it.
 
-In go the errors that `errta_official` or `errta_span` found and the false positives and negatives that the
+In go the errors that `official` or `span` found and the false positives and negatives that the
 comparison counted on its own; out comes an `ErrtaResult`. Every false negative must be a gold unit of exactly
 one error and every false positive a predicted one, category by category. That is checked in every run; a
 breach is a fault of ours and stops the run.

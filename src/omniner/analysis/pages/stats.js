@@ -91,13 +91,19 @@
     const { edges, lengths } = data.charts[corpus];
     const most = Math.max(0, ...Object.values(lengths).flat());
     const caption = "Characters of a sentence: share of the sentences in classes of equal width; the last one holds all longer ones";
+    const last = edges.length - 2;
+    const span = (i) => {
+      if (i === last) return `${whole(edges[i])} or more characters`;
+      const [from, to] = [edges[i], edges[i + 1] - 1];
+      return from === to ? `${whole(from)} characters` : `${whole(from)} to ${whole(to)} characters`;
+    };
     const charts = Object.entries(lengths).map(([split, shares]) => {
       const chart = make("div", { className: "histogram", role: "img", ariaLabel: `${split}: ${caption}` }, ...shares.map((share, i) => {
-        const bar = make("i", { title: `${whole(edges[i])} to ${whole(edges[i + 1])} characters: ${percent(share)}` });
+        const bar = make("i", { title: `${span(i)}: ${percent(share)}` });
         bar.style.height = `${most ? 100 * share / most : 0}%`;
         return bar;
       }));
-      const ends = make("div", { className: "ends" }, make("span", { textContent: "0" }), make("b", { textContent: split }), make("span", { textContent: whole(edges.at(-1)) }));
+      const ends = make("div", { className: "ends" }, make("span", { textContent: "0" }), make("b", { textContent: split }), make("span", { textContent: `${whole(edges[last])} or more` }));
       return make("div", {}, chart, ends);
     });
     byId("chart-lengths").replaceChildren(make("figcaption", { textContent: caption }), make("div", { className: "histograms" }, ...charts));

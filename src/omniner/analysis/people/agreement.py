@@ -3,7 +3,7 @@
 In go matched items (`corpus.curation.matching`), out comes an `Agreement`, from which `agreement_tables` makes tables
 and guideline suggestions. Labels are compared over characters (the categories that cover a character, or none) and over
 spans (of every span that anyone marked, the category that each gave it, or none). Alpha over spans leaves out what
-nobody marked, so that it is far stricter than alpha over characters; alpha for unitizing (`agreement_unitizing`) knows
+nobody marked, so that it is far stricter than alpha over characters; alpha for unitizing (`unitizing`) knows
 near misses, and has no interval. Of the pairwise F1, `strict` wants place and
 category, `boundary` the place, `relaxed` an overlap with the same category. Intervals come from drawing posts again.
 Entities without a place cannot be compared and are issues.

@@ -92,15 +92,16 @@ def _judge(
     answers = tuple(
         _readable(said.get(sentence.id)) for number, said in enumerate(opinions) if number != fold
     )  # fmt: skip
-    gold = {key(entity): entity for entity in sentence.entities}
-    said = [None if answer is None else {key(entity): entity for entity in answer} for answer in answers]
-    right = sum(one is not None and one.keys() == gold.keys() for one in said)
+    gold = {key(entity) for entity in sentence.entities}
+    said = [None if answer is None else {key(entity) for entity in answer} for answer in answers]
+    right = said.count(gold)
     read = [one for one in said if one is not None]
     if len(read) < len(said) or right == len(said):
         return Verdict(sentence, fold, answers, right)
-    common = {k: entity for k, entity in read[0].items() if all(k in one for one in read)}
-    extra = [entity for k, entity in common.items() if k not in gold]
-    missing = [entity for k, entity in gold.items() if not any(k in one for one in read)]
+    common, given = set.intersection(*read), set.union(*read)
+    # In the unit `pair` a key may stand for several mentions: the places of what is extra are those of the first model.
+    extra = [entity for entity in answers[0] or () if key(entity) in common - gold]
+    missing = [entity for entity in sentence.entities if key(entity) not in given]
     doubt = "sentence" if all(len(one) == len(common) for one in read) else "mention"
     if doubt == "mention":
         missing = [entity for entity in missing if any(_meet(entity, other) for other in extra)]

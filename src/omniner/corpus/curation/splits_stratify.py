@@ -147,17 +147,31 @@ def _level(deal: _Deal) -> None:
     asked for and all categories everywhere cannot both be had.
     """
     pools = _pools(deal)
-    while max(deal.room) > 0:
-        source = min(deal.parts, key=lambda part: (deal.room[part], part))
-        target = max(deal.parts, key=lambda part: (deal.room[part], -part))
-        if (step := _step(deal, pools, source, target)) is None:
-            return
+    while (found := _best(deal, pools)) is not None:
+        step, source, target = found
         for number, to in ((step[2], target), (step[3], source)):
             if number >= 0:
                 size = len(deal.groups[number].members)
                 pools[deal.part[number]][size].remove(number)
                 deal.move(number, to)
                 pools[to][size].append(number)
+
+
+def _best(deal: _Deal, pools: _Pools) -> tuple[_Step, int, int] | None:
+    """A step between parts with too many and too few sentences, and these parts; None where no two of them have one.
+
+    That of the parts that are farthest off comes first, unless it costs a category and that of others does not.
+    """
+    sources = sorted((part for part in deal.parts if deal.room[part] < 0), key=lambda part: deal.room[part])
+    targets = sorted((part for part in deal.parts if deal.room[part] > 0), key=lambda part: -deal.room[part])
+    costly: list[tuple[_Step, int, int]] = []
+    for source in sources:
+        for target in targets:
+            if (step := _step(deal, pools, source, target)) is not None:
+                if not step[0]:
+                    return step, source, target
+                costly.append((step, source, target))
+    return costly[0] if costly else None
 
 
 def _step(deal: _Deal, pools: _Pools, source: int, target: int) -> _Step | None:

@@ -31,6 +31,7 @@ _ONE = (
 # What people see as one emoji: a flag of two letters, a keycap, or pictures joined by U+200D.
 EMOJI = re.compile(f"{_FLAG}{{2}}|[0-9#*]\ufe0f?\u20e3|{_ONE}(?:\u200d{_ONE})*")
 _HINT = re.compile(f"[\U0001f000-\U0001faff{_BASIC_EMOJI}\ufe0f\u20e3]")  # in every emoji there is one of these
+_PICTURES = (0x1F000, 0x1FAFF)  # blocks of pictures, in which new emoji are assigned every year
 _JOINER = 0x200D  # U+200D makes one emoji of several
 _FENCE = 3.0  # interquartile ranges above the third quartile: Tukey's outer fence
 
@@ -70,10 +71,14 @@ class Outlier(NamedTuple):
 
 
 def odd_kind(point: int) -> str:
-    """What is odd about a character, empty if nothing is."""
+    """What is odd about a character, empty if nothing is.
+
+    A tab or a line break is a control character here, though people type them: a sentence is one line, and formats of
+    lines and columns cannot hold it otherwise. An emoji that this Python's Unicode does not know yet is not odd.
+    """
     if point == 0xFFFD:
         return "replacement: a character was lost"
-    if point == _JOINER:
+    if point == _JOINER or (_PICTURES[0] <= point <= _PICTURES[1] and unicodedata.category(chr(point)) == "Cn"):
         return ""
     kinds = {
         "Cc": "control",

@@ -110,32 +110,14 @@ def measure(name: str, splits: Mapping[str, Sequence[Sentence]], settings: Stats
     candidates, similar = _near(flat, counts, settings)
     watch.lap("near")
     return Statistics(
-        name=name,
-        flat=flat,
-        spaced=spaced,
-        texts=texts,
-        labels=_labels(flat, overlaps.involved(flat, found)),
-        categories=categories,
-        primaries=primaries,
-        ambiguity=ambiguity,
-        surfaces=mentions.most_ambiguous(flat, ambiguity, settings.top),
-        seen=_seen(flat),
-        edges=mentions.edges(flat),
-        overlaps=found,
-        counts=counts,
-        posts=posts,
-        split_posts=split_posts,
-        disagreements=disagreements,
-        disagreeing=disagreeing,
-        candidates=candidates,
-        near=similar,
-        odd=odd,
-        with_odd=with_odd,
-        empty=characters.empty(flat),
-        outliers=characters.outliers(flat),
-        emoji=characters.common_emoji(flat),
+        name=name, flat=flat, spaced=spaced, texts=texts, labels=_labels(flat, overlaps.involved(flat, found)),
+        categories=categories, primaries=primaries, ambiguity=ambiguity,
+        surfaces=mentions.most_ambiguous(flat, ambiguity, settings.top), seen=_seen(flat), edges=mentions.edges(flat),
+        overlaps=found, counts=counts, posts=posts, split_posts=split_posts, disagreements=disagreements,
+        disagreeing=disagreeing, candidates=candidates, near=similar, odd=odd, with_odd=with_odd,
+        empty=characters.empty(flat), outliers=characters.outliers(flat), emoji=characters.common_emoji(flat),
         seconds=watch.seconds,
-    )
+    )  # fmt: skip
 
 
 def _rows(flat: Flat, spaced: bool, ambiguity: Ambiguity) -> tuple[list[Row], list[Row]]:

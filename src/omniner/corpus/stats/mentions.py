@@ -92,33 +92,35 @@ def rows(
         spans, bounds: what `distinctiveness` gave for them.
     """
     length, split = flat.mention_length, flat.mention_split
-    doubtful = ambiguous.kinds[flat.surface] > 1
-    entropy = ambiguous.entropy[flat.surface]
     width = len(flat.splits)
     by_split = np.bincount(group * width + split, minlength=len(names) * width).reshape(len(names), width)
     order = np.argsort(group, kind="stable")
     cuts = np.searchsorted(group[order], np.arange(1, len(names)))
-    found = []
-    for number, mentions in enumerate(np.split(order, cuts)[: len(names)]):
-        size = length[mentions]
-        found.append(
-            Row(
-                name=names[number],
-                mentions=len(mentions),
-                share=len(mentions) / len(group),
-                by_split=tuple(by_split[number].tolist()),
-                mean=float(size.mean()),
-                median=float(np.median(size)),
-                p95=float(np.percentile(size, 95)),
-                longest=int(size.max()),
-                surfaces=len(np.unique(flat.surface[mentions])),
-                ambiguous=float(doubtful[mentions].mean()),
-                entropy=float(entropy[mentions].mean()),
-                span_distinctiveness=float(spans[number]),
-                boundary_distinctiveness=float(bounds[number]),
-            )
-        )
-    return found
+    return [
+        _row(names[n], length[mentions], flat.surface[mentions], by_split[n], ambiguous, (spans[n], bounds[n]))
+        for n, mentions in enumerate(np.split(order, cuts)[: len(names)])
+    ]
+
+
+def _row(
+    name: str, size: Ints, surface: Ints, by_split: Ints, ambiguous: Ambiguity, distinctiveness: tuple[float, float]
+) -> Row:
+    """The row of some mentions: their sizes and surfaces; distinctiveness of the spans, and of what is around them."""
+    return Row(
+        name=name,
+        mentions=len(size),
+        share=len(size) / int(ambiguous.mentions.sum()),
+        by_split=tuple(by_split.tolist()),
+        mean=float(size.mean()),
+        median=float(np.median(size)),
+        p95=float(np.percentile(size, 95)),
+        longest=int(size.max()),
+        surfaces=len(np.unique(surface)),
+        ambiguous=float((ambiguous.kinds[surface] > 1).mean()),
+        entropy=float(ambiguous.entropy[surface].mean()),
+        span_distinctiveness=float(distinctiveness[0]),
+        boundary_distinctiveness=float(distinctiveness[1]),
+    )
 
 
 class Surface(NamedTuple):
