@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 _LOOKED_AT = 64  # groups of one size and part that are weighed against each other for a move
 _LOOKED_AT_PAIRS = 12  # likewise, on each side of an exchange
+_EQUAL = 1e-9  # deviations that differ by less differ by rounding only
 
 
 _Pools = list[dict[int, list[int]]]  # by part and size: the groups
@@ -94,7 +95,9 @@ class _Deal:
 
     def best(self, number: int, among: Sequence[int]) -> int:
         """The part for a group that leaves the smallest squared deviations, of sentences and of every category."""
-        return min(among, key=lambda part: (self._deviation(number, part), self._lot(number, part)))
+        added = {part: self._deviation(number, part) for part in among}
+        least = min(added.values()) + _EQUAL
+        return min((part for part in among if added[part] <= least), key=lambda part: self._lot(number, part))
 
     def _deviation(self, number: int, part: int) -> float:
         """What the group adds to the part's squared deviations over expectations."""
