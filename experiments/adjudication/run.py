@@ -23,10 +23,10 @@ from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from omniner.corpus.curation.queue import read_answers
 from omniner.corpus.formats import jsonl
+from omniner.corpus.queue import read_answers
+from omniner.corpus.sample import generate
 from omniner.corpus.sources import read_sentences
-from omniner.corpus.synthetic import generate
 from omniner.records import Entity, Sentence
 
 

@@ -22,12 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from omniner.analysis.compare.significance import Difference, paired
-from omniner.analysis.scores.bootstrap import categories, counts_per_post, post_numbers
-from omniner.analysis.scores.metrics import Comparison, compare
-from omniner.corpus.synthetic import generate
+from omniner.config.groups import CompareConfig
+from omniner.corpus.sample import generate
 from omniner.records import Entity, Sentence
-from omniner.schema import CompareConfig
+from omniner.score.metrics import Comparison, compare
+from omniner.score.resampling import Difference, categories, counts_per_post, paired, post_numbers
 
 ALPHA = 0.05
 F1 = 0.75  # of the first run

@@ -15,9 +15,9 @@ import torch
 import torchcrf
 from torch import Tensor
 
-from omniner.encoding.tags import TagScheme
-from omniner.models.crf import CRF
-from omniner.models.heads import constrained_crf
+from omniner.taggers.crf import CRF
+from omniner.taggers.heads import constrained_crf
+from omniner.taggers.tags import TagScheme
 
 CATEGORIES, BATCH, LENGTH = 90, 32, 128
 

@@ -19,7 +19,7 @@ import torch
 from setting import Setting, make
 from torch import Tensor
 
-from omniner.decoding.generate import Generator
+from omniner.llm.generate import Generator
 
 BATCH = 20  # sentences of a padded batch
 Answers = dict[str, list[int]]

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from omniner import config as configs
+from omniner.answers import write_answer
+from omniner.config import compose
+from omniner.config.groups import DecodingConfig
 from omniner.corpus import sources
-from omniner.decoding.generate import Request
-from omniner.encoding import prompts
-from omniner.encoding.answers import write_answer
-from omniner.encoding.chat import Chat
-from omniner.encoding.samples import PromptEncoder
-from omniner.schema import DecodingConfig
+from omniner.llm import prompt as prompts
+from omniner.llm.chat import Chat
+from omniner.llm.generate import Request
+from omniner.llm.samples import PromptEncoder
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (
@@ -72,7 +72,7 @@ def make(sentences: int, layers: int, prompt_name: str, tokenizer: str | None) -
         tokenizer: a folder; None = make one.
     """
     size = f"data.size={{train: 200, dev: 1, test: {sentences}}}"
-    config = configs.load(["model=qwen2_tiny", f"prompt={prompt_name}", size])
+    config = compose.load(["model=qwen2_tiny", f"prompt={prompt_name}", size])
     splits = sources.load(config.data, None)
     train, test = splits.splits["train"], splits.splits["test"][:sentences]
     prompt = prompts.build(config.prompt, splits.taxonomy.active(train), train)

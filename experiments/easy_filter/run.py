@@ -25,12 +25,12 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from omniner.analysis.corpora.split_tables import mentions
-from omniner.corpus.curation import splits_stratify
-from omniner.corpus.curation.splits import Division, divide
+from omniner.corpus import splits
 from omniner.corpus.formats import jsonl
-from omniner.corpus.synthetic import generate
+from omniner.corpus.sample import generate
+from omniner.corpus.splits import Division, divide
 from omniner.records import Entity, Sentence
+from omniner.report.curation_tables import mentions
 
 EASY = 400  # planted easy sentences
 WRONG = 150  # planted wrong labels in sentences of the packaged corpus
@@ -180,9 +180,9 @@ def _trained(
 def shares(count: int) -> None:
     """Squared deviations of mentions over their expectation, mean over categories and parts, of three ways to deal."""
     sentences = generate({"train": count}, 1)["train"]
-    theirs = splits_stratify._Deal._deviation
+    theirs = splits._Deal._deviation
 
-    def of_paper(deal: splits_stratify._Deal, number: int, part: int) -> float:
+    def of_paper(deal: splits._Deal, number: int, part: int) -> float:
         """The part that lacks most of the category that is dealt out, as Sechidis and others choose."""
         counts = deal.groups[number].counts
         rarest = min(counts, key=lambda name: (deal.left[name], name), default=None)
@@ -190,14 +190,14 @@ def shares(count: int) -> None:
 
     for shown in ({"train": 0.8, "dev": 0.1, "test": 0.1}, {str(fold): 0.25 for fold in range(4)}):
         for name, way in (("ours", theirs), ("of the paper", of_paper)):
-            splits_stratify._Deal._deviation = way  # type: ignore[method-assign]
+            splits._Deal._deviation = way  # type: ignore[method-assign]
             start = time.process_time()
             division = divide(sentences, shown, "auto", 0, "shares")
             seconds = time.process_time() - start
             print(
                 f"{len(shown)} parts, {name:13} {off(sentences, division):.4f}, sizes {division.sizes}, {seconds:.1f} s"
             )
-        splits_stratify._Deal._deviation = theirs  # type: ignore[method-assign]
+        splits._Deal._deviation = theirs  # type: ignore[method-assign]
         print(f"{len(shown)} parts, by chance     {off(sentences, by_chance(division)):.4f}")
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from omniner import config as configs
+from omniner.answers import write_answer
+from omniner.config import compose
 from omniner.corpus import sources
-from omniner.decoding.guide import AnswerGuide
-from omniner.encoding.answers import write_answer
-from omniner.encoding.chat import Chat
+from omniner.llm.chat import Chat
+from omniner.llm.constraint import AnswerGuide
 
 Walk = Callable[[str, list[int], torch.Tensor], int]
 
@@ -78,7 +78,7 @@ def main() -> None:
     from transformers import AutoTokenizer
 
     sizes = "{" + f"train: {options.sentences}, dev: 1, test: 1" + "}"
-    corpus = sources.load(configs.load(["model=qwen2_tiny", f"data.size={sizes}"]).data, None)
+    corpus = sources.load(compose.load(["model=qwen2_tiny", f"data.size={sizes}"]).data, None)
     sentences = corpus.splits["train"]
     categories = corpus.taxonomy.active(sentences)
     chat = Chat(AutoTokenizer.from_pretrained(options.tokenizer), None)

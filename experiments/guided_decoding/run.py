@@ -23,17 +23,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omniner import config as configs
+from omniner.answers import to_prediction
+from omniner.config import compose
 from omniner.corpus import sources
-from omniner.decoding.generate import Answer, Generator, Request
-from omniner.decoding.guide import AnswerGuide, Guide, Matcher
-from omniner.encoding import prompts
-from omniner.encoding.answers import to_prediction
-from omniner.encoding.packs import StepLoader
-from omniner.encoding.samples import PromptEncoder, Sample
-from omniner.models import causal
-from omniner.models.causal import CausalModel
-from omniner.models.shared_prefix import attach, detach, pack_loss
+from omniner.llm import language_model
+from omniner.llm import prompt as prompts
+from omniner.llm.constraint import AnswerGuide, Guide, Matcher
+from omniner.llm.generate import Answer, Generator, Request
+from omniner.llm.language_model import CausalModel
+from omniner.llm.packs import StepLoader
+from omniner.llm.samples import PromptEncoder, Sample
+from omniner.llm.shared_prefix import attach, detach, pack_loss
 from omniner.records import Sentence
 
 BATCH, WARM_UP, RATE = 32, 20, 3e-3  # of the training here: sentences a step, steps, learning rate
@@ -227,18 +227,18 @@ def main() -> None:
     torch.set_num_threads(1)
     sizes = "{" + f"train: 2000, dev: 1, test: {options.sentences}" + "}"
     small = [f"model.architecture.{name}={value}" for name, value in SIZES.items()]
-    config = configs.load(["model=qwen2_tiny", f"data.size={sizes}", *small])
+    config = compose.load(["model=qwen2_tiny", f"data.size={sizes}", *small])
     corpus = sources.load(config.data, None)
     learnt, asked = corpus.splits["train"], corpus.splits["test"]
     prompt = prompts.build(config.prompt, corpus.taxonomy.active(learnt), learnt)
     texts = [sentence.text for sentence in learnt]
-    model = causal.build(config.model, config.tuning, prompt, texts, torch.float32, config.seed)
+    model = language_model.build(config.model, config.tuning, prompt, texts, torch.float32, config.seed)
     model.model.eval()
     weights = sum(weight.numel() for weight in model.model.parameters()) / 1e6
     print(f"{weights:.1f} M parameters, {len(model.chat.tokenizer)} tokens; torch {torch.__version__}")
     on_random_weights(Task(model, asked, config))
     if options.checkpoint is not None:
-        model = causal.load(options.checkpoint, torch.float32, "cpu")
+        model = language_model.load(options.checkpoint, torch.float32, "cpu")
     else:
         known = Task(model, learnt, config)
         train(model, known.samples, len(known.prefix), options.steps, config.tuning.pack_tokens)

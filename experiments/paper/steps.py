@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from omniner import config as configs
-from omniner.runfolder import STATE
+from omniner.config import compose
+from omniner.runs.folder import STATE
 
 
 class Step(NamedTuple):
@@ -59,7 +59,7 @@ def _holds(folder: Path, overrides: Sequence[str], newest: float) -> bool:
     state = json.loads(path.read_text(encoding="utf-8"))
     return bool(
         state["status"] == "finished"
-        and state["digest"] == configs.digest(configs.load(overrides))
+        and state["digest"] == compose.digest(compose.load(overrides))
         and state["started"] >= newest
     )
 

@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 from setting import compose
 
 from omniner.corpus import sources
-from omniner.models.training import fit
+from omniner.models import fit
 
 
 class Clock(pl.Callback):

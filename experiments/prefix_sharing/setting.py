@@ -12,19 +12,19 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from omniner import config as configs
+from omniner.answers import write_answer
+from omniner.config import compose as configs
+from omniner.config.groups import Config
 from omniner.corpus import sources
 from omniner.corpus.formats import alpaca
-from omniner.encoding import prompts
-from omniner.encoding.answers import write_answer
-from omniner.encoding.batching import plan
-from omniner.encoding.chat import Chat
-from omniner.encoding.packs import suffix_length
-from omniner.encoding.prompts import Prompt
-from omniner.encoding.samples import PromptEncoder
 from omniner.files import make_folder, write_text
+from omniner.llm import prompt as prompts
+from omniner.llm.chat import Chat
+from omniner.llm.packs import suffix_length
+from omniner.llm.prompt import Prompt
+from omniner.llm.samples import PromptEncoder
 from omniner.records import Sentence
-from omniner.schema import Config
+from omniner.training.data import plan
 
 SYSTEM = "You are a helpful assistant."
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -21,18 +21,17 @@ from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "unit" / "analysis"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "helpers"))
 
 import browser
 
-from omniner import config as configs
-from omniner.analysis.pages import report
-from omniner.analysis.scores import tables
-from omniner.analysis.scores.results import ScoreResult
-from omniner.analysis.scores.scoring import score
-from omniner.corpus.synthetic import generate
+from omniner.config import compose
+from omniner.corpus.sample import generate
 from omniner.corpus.taxonomy import load
 from omniner.records import Entity, Prediction, Sentence
+from omniner.report import run_page, tables
+from omniner.score.results import ScoreResult
+from omniner.score.scoring import score
 
 # When the page says that it is ready, in ms since the navigation began; installed before any of its scripts.
 CLOCK = """
@@ -89,17 +88,17 @@ def answers(sentences: Sequence[Sentence], wrong: float, seed: int) -> list[Pred
 
 def scored(count: int, wrong: float, seed: int) -> ScoreResult:
     sentences = [replace(s, id=f"test-{n}") for n, s in enumerate(generate({"test": count}, seed)["test"])]
-    settings = configs.load(["metrics.bootstrap=0"])
+    settings = compose.load(["metrics.bootstrap=0"])
     return score(sentences, answers(sentences, wrong, seed), settings.metrics, settings.errta, load("omniner2025"))
 
 
 def page_of(result: ScoreResult, examples: int) -> tuple[str, float]:
     """The report with so many examples of each type, and the CPU seconds it took to write."""
-    errta = replace(configs.load([]).errta, examples=examples)
-    facts = report.RunFacts("report speed", "", {}, "", {})
+    errta = replace(compose.load([]).errta, examples=examples)
+    facts = run_page.RunFacts("report speed", "", {}, "", {})
     curves = {name: [(10 * step, 0.99**step) for step in range(500)] for name in ("train/loss", "val/loss", "val/f1")}
     start = time.process_time()
-    text = report.html(result, tables.build(result, errta, None, []), facts, curves, errta)
+    text = run_page.html(result, tables.build(result, errta, None, []), facts, curves, errta)
     return text, time.process_time() - start
 
 

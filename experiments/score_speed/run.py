@@ -23,14 +23,14 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from omniner.analysis.scores import predictions as reading
-from omniner.analysis.scores import tables
-from omniner.analysis.scores.results import ScoreResult
-from omniner.analysis.scores.scoring import score, score_loaded
-from omniner.corpus.synthetic import generate
+from omniner.config.groups import ErrtaConfig, MetricsConfig
+from omniner.corpus.sample import generate
 from omniner.files import write_text
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
-from omniner.schema import ErrtaConfig, MetricsConfig
+from omniner.report import tables
+from omniner.score import predictions
+from omniner.score.results import ScoreResult
+from omniner.score.scoring import score, score_loaded
 
 # Shares of gold mentions: about the error level of a fine-tuned model on 90 categories (F1 near 0.75).
 MISSED, RENAMED, SHIFTED, SPLIT, SPURIOUS = 0.08, 0.08, 0.07, 0.02, 0.10
@@ -153,13 +153,13 @@ def jobs(work: Work) -> dict[str, tuple[int, Callable[[], Any]]]:
         tables.build(result, errta, None, ())
         return result
 
-    loaded = reading.read(work.generated, None)
+    loaded = predictions.read(work.generated, None)
     return {
         "official metrics + ERRTA": (count, lambda: score_loaded(loaded, *official)),
         "official metrics + ERRTA + tables": (count, lambda: tabled(score_loaded(loaded, *official), official[1])),
         "the same with reading": (
             count,
-            lambda: tabled(score_loaded(reading.read(work.generated, None), *official), official[1]),
+            lambda: tabled(score_loaded(predictions.read(work.generated, None), *official), official[1]),
         ),
         "pair metrics + official ERRTA": (count, lambda: score(work.pair_gold, work.pairs, *pair, None)),
         "span metrics + span ERRTA": (count, lambda: score(work.sentences, work.spans, *span, None)),
@@ -168,7 +168,7 @@ def jobs(work: Work) -> dict[str, tuple[int, Callable[[], Any]]]:
             lambda: tabled(score(work.sentences, work.spans, *span, None), span[1]),
         ),
         "span, 1000 bootstrap draws too": (count, lambda: score(work.sentences, work.spans, *span_ci, None)),
-        "span with reading": (count, lambda: score_loaded(reading.read(work.own, None), *span)),
+        "span with reading": (count, lambda: score_loaded(predictions.read(work.own, None), *span)),
         "seqeval": (peers, lambda: seqeval_score(work.gold_tags, work.predicted_tags)),
         "nervaluate": (peers, lambda: nervaluate_score(work.gold_tags, work.predicted_tags, work.categories)),
     }

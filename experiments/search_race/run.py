@@ -18,9 +18,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from numpy.typing import NDArray
 
-from omniner import config as configs
-from omniner.analysis.guide import search_race
-from omniner.schema import CompareConfig, SearchConfig
+from omniner.config import compose
+from omniner.config.groups import CompareConfig, SearchConfig
+from omniner.guidance import prompt_search
 
 MENTIONS = 3  # of a post
 MEAN = 0.70  # true share of mentions that variants get right, on average
@@ -54,13 +54,13 @@ def search(
         asked += len(alive) * (size - before)
         before = size
         tables = {f"v{number}": table[:size, number] for number in alive}
-        ranked = search_race.standings(tables, compare)
+        ranked = prompt_search.standings(tables, compare)
         if size != sizes[-1]:
-            gone = search_race.stopped(ranked, ("v0", "v1"), search.keep, search.spare)
+            gone = prompt_search.stopped(ranked, ("v0", "v1"), search.keep, search.spare)
             alive = [number for number in alive if f"v{number}" not in gone]
     name = next(iter(ranked))
     found, full = int(name[1:]), int(table[:, :, 0].sum(axis=0).argmax())
-    corrected = search_race.without_optimism(tables, compare)
+    corrected = prompt_search.without_optimism(tables, compare)
     assert corrected is not None
     return Outcome(
         lost=true.max() - true[found],
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--posts", type=int, default=1000)
     parser.add_argument("--rungs", type=int, nargs="*", default=[50, 200])
     given = parser.parse_args()
-    config = configs.load(["compare.resamples=300"])
+    config = compose.load(["compare.resamples=300"])
     print("variants  spread  lost  lost by full grid  answers  optimism  corrected  gain over generic")
     start = time.perf_counter()
     for variants, spread in ((12, 0.01), (12, 0.03), (32, 0.01), (32, 0.03)):

@@ -15,12 +15,12 @@ import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from omniner import config as configs
-from omniner.analysis.corpora import tables as stats_tables
-from omniner.analysis.corpora.checks import Surveyed, judge
+from omniner.config import compose
 from omniner.corpus import taxonomy
+from omniner.corpus.sample import generate
 from omniner.corpus.stats.measure import measure
-from omniner.corpus.synthetic import generate
+from omniner.corpus.stats.verdicts import Surveyed, judge
+from omniner.report import corpus_tables
 
 SIZE = {"train": 156454, "dev": 19557, "test": 19557}
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=float, default=1.0, help="of the sentences")
     arguments = parser.parse_args()
-    settings = configs.load(["task=stats"]).stats
+    settings = compose.load(["task=stats"]).stats
     start = time.process_time()
     splits = generate({split: round(arguments.share * count) for split, count in SIZE.items()}, 42)
     print(f"generated: {time.process_time() - start:.2f} CPU s, peak {memory()} MiB")
@@ -44,7 +44,7 @@ def main() -> None:
         print(f"  {step}: {seconds:.2f}")
     surveyed = Surveyed(statistics, "", [], taxonomy.load(taxonomy.OFFICIAL), 510, settings)
     verdicts = {"sample": judge(surveyed)}
-    stats_tables.build([surveyed], verdicts, settings)
+    corpus_tables.build([surveyed], verdicts, settings)
     print(f"measured, judged, tabulated: {time.process_time() - start:.2f} CPU s, peak {memory()} MiB")
     near = statistics.near
     pairs = "not looked for" if near is None else f"{near.pairs:,} pairs"

@@ -29,7 +29,7 @@ def train(kind: str, steps: int, folder: Path) -> dict[str, float]:
     import torch
 
     from omniner import tracking
-    from omniner.schema import TrackingConfig
+    from omniner.config.groups import TrackingConfig
 
     torch.manual_seed(0)
     torch.set_num_threads(1)

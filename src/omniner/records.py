@@ -9,8 +9,9 @@ known (answers of a generative model, the official prediction files).
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -106,3 +107,16 @@ def to_line(item: Mapping[str, Any]) -> str:
     except UnicodeEncodeError:
         return json.dumps(item)
     return line
+
+
+def content_digest(sentences: Sequence[Sentence]) -> str:
+    """A digest of what the sentences say, whatever file or generator they came from: equal splits, equal digest."""
+    digest = hashlib.sha256()
+    for sentence in sentences:
+        digest.update(to_line(sentence_to_json(sentence)).encode())
+    return digest.hexdigest()[:16]
+
+
+def storable(text: str) -> str:
+    """The text with lone surrogates written as `\\udxxx`."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -4,6 +4,8 @@ Hydra composes the configuration from `conf/` and the command line; `omniner.con
 run its folder (an unfinished one of the same configuration is taken up again); `tracking` opens its MLflow run; then
 one of `omniner.tasks` does the work. A user's mistake is one line and exit status 2; Ctrl-C and SIGTERM leave a run
 that resumes, marked as killed, and exit with 130 and 143; anything else keeps its traceback and exits with 1.
+
+`python -m omniner.run --child config.yaml` is a run that another run starts, see `child`.
 """
 
 from __future__ import annotations
@@ -19,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from omniner import config as configs
-from omniner import processes, runfolder, sweep, sweep_child
+from omniner.config import compose
+from omniner.config.groups import Config
 from omniner.errors import Stopped, UserError
-from omniner.schema import Config
+from omniner.runs import folder as runfolder
+from omniner.runs import processes, sweep
 
 if TYPE_CHECKING:
-    from omniner.tasks.context import Context
+    from omniner.runs.context import Context
 
 log = logging.getLogger("omniner")
 
@@ -36,13 +39,13 @@ def on_sigterm(signum: int, frame: FrameType | None) -> None:
     raise Stopped(signum)
 
 
-@hydra.main(version_base="1.3", config_path=configs.conf_path(), config_name="config")
+@hydra.main(version_base="1.3", config_path=compose.conf_path(), config_name="config")
 def job(composed: DictConfig) -> float | None:
     """One job: the only one of a plain run, or one of a sweep, which gives what an optimising sweeper asks for."""
     if sweep.is_job():
-        return sweep_child.run(composed)
+        return sweep.run_child(composed)
     try:
-        execute(configs.check(composed))
+        execute(compose.check(composed))
     except UserError as error:
         sys.exit(report(error))
     return None
@@ -92,7 +95,8 @@ def run(config: Config) -> Path:
 def _start(config: Config, folder: runfolder.RunFolder) -> Context:
     """Open the MLflow run (the same one again where a run is taken up) and write down what is being run."""
     from omniner import tracking
-    from omniner.tasks.context import Context
+    from omniner.runs.context import Context
+    from omniner.tracking import machine
 
     log.info("%s %s in %s", "going on with" if folder.resumed else "starting", config.name, folder.path)
     tracked = tracking.start(
@@ -101,13 +105,13 @@ def _start(config: Config, folder: runfolder.RunFolder) -> Context:
         folder=folder.path,
         parent=processes.parent_run(),
         resume_id=tracking.previous_run(folder.path) if folder.resumed else None,
-        tags={"task": config.task.name, "output_dir": str(folder.path.resolve()), **sweep_child.tags()},
+        tags={"task": config.task.name, "output_dir": str(folder.path.resolve()), **sweep.child_tags()},
     )
     folder.save(status="running", run_id=tracked.id)
-    tracked.params(configs.flat(config))
-    tracked.text(configs.to_yaml(config), "config.yaml")
-    tracked.tags({f"git.{key}": value for key, value in tracking.git_state().items()})
-    tracked.tags({f"version.{key}": value for key, value in tracking.versions().items()})
+    tracked.params(compose.flat(config))
+    tracked.text(compose.to_yaml(config), "config.yaml")
+    tracked.tags({f"git.{key}": value for key, value in machine.git_state().items()})
+    tracked.tags({f"version.{key}": value for key, value in machine.versions().items()})
     return Context(config=config, folder=folder.path, run=tracked, resumed=folder.resumed)
 
 
@@ -137,8 +141,30 @@ def _finish_sweep(outcome: str) -> bool:
     return bool(failed)
 
 
+def child(path: Path) -> None:
+    """The command line of a child: `--child config.yaml`, a configuration that is whole already.
+
+    Hydra is left out: the file holds what `to_yaml` wrote. Lightning starts further ranks of a distributed child with
+    the same command.
+    """
+    from hydra.core.utils import configure_log
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+    processes.stop_with_parent()
+    configure_log(compose.job_logging())
+    try:
+        execute(compose.read(path))
+    except UserError as error:
+        sys.exit(report(error))
+    except KeyboardInterrupt as error:
+        sys.exit(stopped_status(error))
+
+
 def main() -> None:
     """The command line."""
+    if sys.argv[1:2] == ["--child"]:
+        child(Path(sys.argv[2]))
+        return
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from omniner import config as configs
+from omniner.config import compose
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
@@ -40,7 +40,7 @@ def _overrides(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_it_composes_and_is_valid(path: Path) -> None:
-    config = configs.load(_overrides(path))
+    config = compose.load(_overrides(path))
     assert config.name
 
 
@@ -57,4 +57,4 @@ def test_it_says_what_it_is_and_what_its_values_mean(path: Path) -> None:
 
 def test_the_paper_sized_sample_is_one_override() -> None:
     sizes = "data.size={train: 156454, dev: 19557, test: 19557}"
-    assert sum(configs.load([sizes]).data.size.values()) == 195_568
+    assert sum(compose.load([sizes]).data.size.values()) == 195_568

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from omniner import config as configs
 from omniner import tracking
-from omniner.corpus.synthetic import generate
+from omniner.config import compose
+from omniner.corpus.sample import generate
 from omniner.files import write_json, write_text
 from omniner.records import Sentence, sentence_to_json, to_line
 from tests.e2e.conftest import folder_of, omniner
@@ -35,12 +35,12 @@ def lines(sentences: list[Sentence], found: int) -> str:
 
 def finished(cwd: Path, sentences: list[Sentence], found: int, name: str, *overrides: str) -> Path:
     """What a finished run of `task=train` leaves that a comparison reads: its folder and its tracked run."""
-    config = configs.load([f"name={name}", f"tracking.folder={cwd / 'mlruns'}", *overrides])
+    config = compose.load([f"name={name}", f"tracking.folder={cwd / 'mlruns'}", *overrides])
     folder = cwd / "outputs" / name
     files = {
         "gold.jsonl": lines(sentences, 100),
         "predictions.jsonl": lines(sentences, found),
-        "config.yaml": configs.to_yaml(config),
+        "config.yaml": compose.to_yaml(config),
     }
     run = tracking.start(config.tracking, name=name, folder=folder, parent=None, resume_id=None, tags={})
     for file, text in files.items():
@@ -135,7 +135,7 @@ def test_mistakes_are_one_line(runs: Runs) -> None:
 
 
 def test_a_name_of_several_runs_is_refused(runs: Runs) -> None:
-    settings = configs.load([f"tracking.folder={runs.cwd / 'mlruns'}"]).tracking
+    settings = compose.load([f"tracking.folder={runs.cwd / 'mlruns'}"]).tracking
     for folder in ("a", "b"):
         given = {"name": "twice", "folder": runs.cwd / "outputs" / folder, "parent": None, "resume_id": None}
         tracking.start(settings, **given, tags={}).finish("FINISHED")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from omniner import config as configs
+from omniner.config import compose
 from omniner.corpus import taxonomy
 from omniner.tasks import prompting
 from tests.e2e.conftest import COMMAND, TINY, TINY_CAUSAL, environment, folder_of, omniner, runs_in
@@ -83,7 +83,7 @@ def test_a_prompt_is_made_of_them_by_id_and_name(
     assert "小满去喝杯奶茶" not in text  # of the generic examples
     monkeypatch.chdir(cwd)
     for number, named in enumerate(("notes", str(folder))):
-        config = configs.load([*CHECK, f"prompt.from_run={named}", "prompt.max_tokens=700"])
+        config = compose.load([*CHECK, f"prompt.from_run={named}", "prompt.max_tokens=700"])
         copies = tmp_path / str(number)
         copies.mkdir()
         prompting.settle(config, copies, OMNINER2025.categories, [])
@@ -97,7 +97,7 @@ def test_the_store_gives_notes_whose_folder_is_gone(
     monkeypatch.chdir(cwd)
     moved = folder.rename(tmp_path / "moved")
     try:
-        config = configs.load([*CHECK, "prompt.from_run=notes"])
+        config = compose.load([*CHECK, "prompt.from_run=notes"])
         found = prompting.settle(config, tmp_path, OMNINER2025.categories, [])
     finally:
         moved.rename(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from omniner import processes
+from omniner.runs import processes
 from tests.e2e.conftest import ONE_EPOCH, omniner
 from tests.e2e.sweeping import SCORE, check_summary, runs, start, states, sweeps
 

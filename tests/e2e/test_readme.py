@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from omniner import config as configs
+from omniner.config import compose
 from tests.conftest import ROOT
 from tests.e2e.conftest import TINY, TINY_CAUSAL, folder_of, omniner
 
@@ -50,7 +50,7 @@ def test_every_command_composes(arguments: list[str], tmp_path: Path, monkeypatc
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     single = [re.sub(r"=(\w+),[\w,]+$", r"=\1", argument) for argument in arguments if argument != "-m"]
     single = [re.sub(r"=tag\(.*interval\(([^,]+),.*$", r"=\1", argument) for argument in single]
-    assert configs.load(single).name
+    assert compose.load(single).name
 
 
 def _runnable(arguments: list[str]) -> bool:

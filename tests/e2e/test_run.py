@@ -133,7 +133,7 @@ def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(
 
 
 def _losses(folder: Path) -> dict[int, float]:
-    from omniner.tasks.curves import read_curves
+    from omniner.tasks.train import read_curves
 
     return dict(read_curves(folder)["train/loss"])
 

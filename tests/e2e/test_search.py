@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from omniner import config as configs
-from omniner.analysis.guide import guidance as guidances
+from omniner.answers import write_answer
+from omniner.config import compose
 from omniner.corpus import sources
-from omniner.encoding import lessons
-from omniner.encoding.answers import write_answer
 from omniner.files import read_json, write_json
+from omniner.guidance import lessons, prompt_errors
 from tests.e2e.conftest import TINY_CAUSAL, folder_of, omniner, runs_in
 from tests.unit.analysis import made_up_guidance
 from tests.unit.decoding.scripted_server import Answer, Seen, reply, serving
@@ -33,10 +32,10 @@ def rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A directory with guidance; a rule of it that gets into prompts about the sample."""
     monkeypatch.chdir(tmp_path)
     made = made_up_guidance.guidance(60)
-    guidances.write(tmp_path / "guidance.json", made)
-    config = configs.load([*SEARCH, DATA, "decoding=openai", "decoding.url=http://x/v1"])
+    lessons.write(tmp_path / "guidance.json", made)
+    config = compose.load([*SEARCH, DATA, "decoding=openai", "decoding.url=http://x/v1"])
     corpus = sources.load(config.data, ["train"])
-    first, *_ = lessons.write(made, config.prompt, corpus.taxonomy.active(corpus.splits["train"]), len).numbers
+    first, *_ = prompt_errors.write(made, config.prompt, corpus.taxonomy.active(corpus.splits["train"]), len).numbers
     return made.lessons[first - 1].note.rule["zh"]
 
 
@@ -46,7 +45,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_a_server_is_asked_by_runs_that_belong_to_the_search(rule: str, tmp_path: Path) -> None:
 
-    splits = sources.load(configs.load([DATA]).data, ["dev", "test"]).splits
+    splits = sources.load(compose.load([DATA]).data, ["dev", "test"]).splits
     both = [*splits["dev"], *splits["test"]]
     gold = {sentence.text: write_answer(sentence.entities, "official") for sentence in both}
 
@@ -88,7 +87,7 @@ def test_a_model_is_tuned_to_each_prompt(rule: str, tmp_path: Path) -> None:
     assert result["cost"] == "2 training runs: 2 of 2 steps"
     for one in result["tried"]:
         child = folder / "children" / f"{one['name']}-rung1"
-        assert configs.read(child / "config.yaml").trainer.max_steps == 2
+        assert compose.read(child / "config.yaml").trainer.max_steps == 2
         ids = [item["id"] for item in lines(child / "predictions.jsonl")]
         assert len(ids) == result["sentences"]
         assert all(name.startswith("dev") for name in ids)

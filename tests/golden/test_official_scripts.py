@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from omniner.analysis.scores import predictions
-from omniner.analysis.scores.results import ScoreResult, ScoreRow
-from omniner.analysis.scores.scoring import score_loaded
-from omniner.schema import ErrtaConfig, MetricsConfig
+from omniner.config.groups import ErrtaConfig, MetricsConfig
+from omniner.score import predictions
+from omniner.score.results import ScoreResult, ScoreRow
+from omniner.score.scoring import score_loaded
 
 OFFICIAL = MetricsConfig(
     unit="auto", profile="official", on_parse_failure="empty", bootstrap=0, confidence=0.95, seed=0

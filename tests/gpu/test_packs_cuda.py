@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "models"))
 from packed_models import gradients, model, samples, separate_loss
 
-from omniner.encoding.packs import make_pack
-from omniner.models.attention_probe import choose
-from omniner.models.shared_prefix import attach, pack_loss
+from omniner.llm.attention_probe import choose
+from omniner.llm.packs import make_pack
+from omniner.llm.shared_prefix import attach, pack_loss
 
 pytestmark = [
     pytest.mark.gpu,

@@ -16,13 +16,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omniner.corpus import formats, taxonomy
-from omniner.corpus.formats import ReadOptions, conll
+from omniner.config.groups import DataConfig
+from omniner.corpus import formats
+from omniner.corpus import taxonomy as taxonomy_module
+from omniner.corpus.formats import conll, fields
+from omniner.corpus.formats.fields import ReadOptions
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
 from omniner.files import sha256
 from omniner.records import Issue, Sentence, sentence_to_json, to_line
-from omniner.schema import DataConfig
 
 LABELED = ("train", "dev", "test")
 _NAMED = 3  # issues, files or categories quoted in an error
@@ -62,9 +64,9 @@ def load(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
         raise UserError(*_too_many(corpus.issues))
     categories = (e.category for sentences in corpus.splits.values() for s in sentences for e in s.entities)
     if data.taxonomy == "flat":
-        corpus.taxonomy = taxonomy.flat(data.name, categories)
+        corpus.taxonomy = taxonomy_module.flat(data.name, categories)
     else:
-        corpus.taxonomy = taxonomy.load(data.taxonomy)
+        corpus.taxonomy = taxonomy_module.load(data.taxonomy)
         _check_categories(corpus, data)
     _assign(data, roles, corpus)
     if splits is not None:
@@ -128,7 +130,7 @@ def _published(data: DataConfig, roles: dict[str, str], splits: Sequence[str] | 
 
 
 def _generate(data: DataConfig, splits: Sequence[str], corpus: Corpus) -> None:
-    from omniner.corpus.synthetic import generate  # only this format pays for its word lists
+    from omniner.corpus.sample import generate  # only this format pays for its word lists
 
     corpus.splits.update(generate({name: data.size[name] for name in splits}, data.seed))
     digest = hashlib.sha256()
@@ -188,7 +190,7 @@ def _check_labels(data: DataConfig, corpus: Corpus) -> None:
     """Sentences without labels are no negatives: a split of them cannot be trained or scored on."""
     for split in LABELED:
         sentences = corpus.splits.get(split, [])
-        bare = [sentence for sentence in sentences if formats.is_unlabeled(sentence)]
+        bare = [sentence for sentence in sentences if fields.is_unlabeled(sentence)]
         if not bare:
             continue
         if len(bare) == len(sentences):
@@ -197,7 +199,7 @@ def _check_labels(data: DataConfig, corpus: Corpus) -> None:
         corpus.issues += [
             Issue("unlabeled", f"no labels in the split {split}; left out", id=sentence.id) for sentence in bare
         ]
-        corpus.splits[split] = [sentence for sentence in sentences if not formats.is_unlabeled(sentence)]
+        corpus.splits[split] = [sentence for sentence in sentences if not fields.is_unlabeled(sentence)]
 
 
 def _make_ids_unique(corpus: Corpus) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from omniner.checks import CHOICES
+from omniner.config.rules import CHOICES
 
 if TYPE_CHECKING:
-    from omniner.tasks.context import Context
+    from omniner.runs.context import Context
 
 
 def _lazy(name: str) -> Callable[[Context], None]:

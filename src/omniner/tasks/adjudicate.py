@@ -15,19 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omniner.analysis.scores.predictions import collector_paused
-from omniner.corpus import sources
-from omniner.corpus.curation import qualification, queue
-from omniner.corpus.curation.adjudication import HOW, Decision, decide, quorum_of
-from omniner.corpus.curation.matching import Item, in_order, match
-from omniner.corpus.curation.qualification import Trial
-from omniner.corpus.formats import is_unlabeled, jsonl
+from omniner.config.groups import AdjudicateConfig
+from omniner.corpus import queue, sources, votes
+from omniner.corpus.formats import jsonl
+from omniner.corpus.formats.fields import is_unlabeled
+from omniner.corpus.votes import HOW, Decision, Item, Trial, decide, in_order, match, quorum_of
 from omniner.errors import UserError
 from omniner.files import write_json, writing
 from omniner.records import Issue, to_line
-from omniner.schema import AdjudicateConfig
-from omniner.tasks import annotators
-from omniner.tasks.context import Context, publish_issues
+from omniner.runs.context import Context, publish_issues
+from omniner.score.predictions import collector_paused
+from omniner.tasks import agreement
 
 log = logging.getLogger("omniner")
 
@@ -40,7 +38,7 @@ def run(context: Context) -> None:
 
 def _adjudicate(context: Context) -> None:
     config = context.config
-    people, issues = annotators.read(context)
+    people, issues = agreement.read(context)
     names = [one.name for one in people]
     items, found = match(names, [one.sentences for one in people])
     issues += found
@@ -65,7 +63,7 @@ def _qualify(
     """Who takes part, their items, how all did, and the decisions of the practice sentences: their gold."""
     gold, issues = sources.read_sentences(path)
     gold = [sentence for sentence in gold if not is_unlabeled(sentence)]
-    trials, found = qualification.hold(names, items, gold)
+    trials, found = votes.hold(names, items, gold)
     if not trials or not trials[0].sentences:
         fix = "Name the gold of sentences that the annotators labelled, with the same ids and texts."
         raise UserError("practice", f"{path} shares no sentence with the annotators' files", fix)

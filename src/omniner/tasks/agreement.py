@@ -5,32 +5,36 @@ sentences that they labelled. Out, in the run's folder and tracked: `agreement.m
 and with gold `human/<name>.jsonl` beside `human/gold.jsonl`. Of who labelled all of gold, `task=compare
 runs=[<model>,<folder>/human/a.jsonl]` takes that file as a run; people who labelled a part belong in `annotators=`
 there, because a run answers for every sentence.
+
+The annotators that `annotators=[a.jsonl,name=b.json,...]` means: their names and what they labelled.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from omniner.analysis.pages.sheets import SHARE, Sheet, markdown, plain, shown
-from omniner.analysis.people import agreement as measuring
-from omniner.analysis.people import agreement_tables, human
-from omniner.analysis.people.agreement import Agreement
-from omniner.analysis.scores.predictions import collector_paused
-from omniner.analysis.scores.results import ScoreResult
-from omniner.analysis.scores.scoring import score
+from omniner.annotators import reliability
+from omniner.annotators.reliability import Agreement
 from omniner.corpus import sources
-from omniner.corpus.curation.matching import match
-from omniner.corpus.formats import is_unlabeled, jsonl
+from omniner.corpus.formats import jsonl
+from omniner.corpus.formats.fields import is_unlabeled
+from omniner.corpus.votes import match
 from omniner.errors import UserError
 from omniner.files import make_folder, write_json, write_text, writing
-from omniner.records import Issue, Prediction, prediction_to_json, to_line
-from omniner.tasks import annotators
-from omniner.tasks.annotators import Annotator
-from omniner.tasks.context import Context, publish_issues
+from omniner.records import Issue, Prediction, Sentence, content_digest, prediction_to_json, to_line
+from omniner.report import annotator_tables
+from omniner.report.tables import SHARE, Sheet, markdown, plain, shown
+from omniner.runs.context import Context, publish_issues
+from omniner.score import human
+from omniner.score.predictions import collector_paused
+from omniner.score.results import ScoreResult
+from omniner.score.scoring import score
+from omniner.tracking.tracked_run import DataInput
 
 log = logging.getLogger("omniner")
 
@@ -39,21 +43,21 @@ def run(context: Context) -> None:
     """Read, match, measure, publish."""
     config = context.config
     with collector_paused():
-        people, issues = annotators.read(context)
+        people, issues = read(context)
         names = [one.name for one in people]
         items, found = match(names, [one.sentences for one in people])
         issues += found
         if not config.gold:
             people = []  # the items hold all that is still needed
-        agreement = measuring.measure(names, items, config.agreement)
+        agreement = reliability.measure(names, items, config.agreement)
         issues += agreement.issues
-        sheets = agreement_tables.build(agreement)
+        sheets = annotator_tables.build(agreement)
     results: dict[str, ScoreResult] = {}
     verdicts = _verdicts(agreement)
     if config.gold:
         results, sentences, met = _human(context, people, Path(config.gold))
         issues += met
-        sheets["human"] = human.sheet(results, sentences)
+        sheets["human"] = annotator_tables.human_sheet(results, sentences)
         verdicts += [_human_verdict(results), *human.partial(results, sentences)]
     _publish(context, agreement, sheets, results, verdicts)
     publish_issues(context, issues)
@@ -95,11 +99,11 @@ def _publish(
     results: Mapping[str, ScoreResult],
     verdicts: Sequence[str],
 ) -> None:
-    content: dict[str, Any] = agreement_tables.to_json(agreement)
+    content: dict[str, Any] = annotator_tables.to_json(agreement)
     values = {
         f"agreement/{name.replace('.', '/')}": value
         for name, figure in agreement.figures.items()
-        if (value := agreement_tables.number(figure.value)) is not None
+        if (value := annotator_tables.number(figure.value)) is not None
     }
     if results:
         content["human"] = human.to_json(results)
@@ -120,14 +124,14 @@ def _verdicts(agreement: Agreement) -> list[str]:
     """The main figures in words."""
 
     def said(name: str) -> str:
-        value, low, high = (agreement_tables.number(value) for value in agreement.figures[name])
+        value, low, high = (annotator_tables.number(value) for value in agreement.figures[name])
         if value is None:
             return "undefined"
         bounds = f" [{shown(low, SHARE)}, {shown(high, SHARE)}]" if low is not None and high is not None else ""
         return shown(value, SHARE) + bounds
 
     pairs = [f"f1.strict.{one}.{other}" for one, other in combinations(agreement.names, 2)]
-    defined = sum(agreement_tables.number(agreement.figures[pair].value) is not None for pair in pairs)
+    defined = sum(annotator_tables.number(agreement.figures[pair].value) is not None for pair in pairs)
     only = f" (of {defined} of {len(pairs)}: the others share no sentence with labels)" if defined < len(pairs) else ""
     return [
         f"{', '.join(agreement.names)}: {agreement.sentences:,} sentences, {agreement.complete:,} labelled by all",
@@ -142,3 +146,47 @@ def _verdicts(agreement: Agreement) -> list[str]:
 def _human_verdict(results: Mapping[str, ScoreResult]) -> str:
     f1 = human.spread([result.metrics.micro.f1 for result in results.values()])
     return f"human F1: mean {shown(f1.mean, SHARE)}, standard deviation {shown(f1.deviation, SHARE)}"
+
+
+class Annotator(NamedTuple):
+    """A person, or whatever else labelled sentences: name, file, sentences."""
+
+    name: str
+    path: Path
+    sentences: list[Sentence]
+
+
+def named(entries: Sequence[str]) -> dict[str, Path]:
+    """Name -> file of each entry, all of which are there: `name=path`, or a path whose stem is the name."""
+    pairs = [_split(entry) for entry in entries]
+    for name, path in pairs:
+        if name in ("", "gold") or Path(name).name != name:  # files are called after annotators
+            raise UserError("annotators", f"{name!r} is no name for an annotator", 'Give another name: "name=path".')
+        if not path.exists():
+            raise UserError("annotators", f"{path} does not exist", "Check the path.")
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise UserError("annotators", f"two are called {twice[0]!r}", 'Give other names: "name=path".')
+    return dict(pairs)
+
+
+def _split(entry: str) -> tuple[str, Path]:
+    name, equals, path = entry.partition("=")
+    if equals and not Path(entry).exists():
+        return name, Path(path)
+    return Path(entry).stem, Path(entry)
+
+
+def read(context: Context) -> tuple[list[Annotator], list[Issue]]:
+    """Every annotator's sentences, and what could not be read; the run knows the files by their content."""
+    found, issues = [], []
+    for name, path in named(context.config.annotators).items():
+        sentences, met = sources.read_sentences(path)
+        if all(map(is_unlabeled, sentences)):
+            raise UserError(path, "no labelled sentence could be read", "Name a file of labelled sentences.")
+        issues += met
+        found.append(Annotator(name, path, sentences))
+    context.run.datasets(
+        DataInput(one.name, "annotator", content_digest(one.sentences), str(one.path), len(one.sentences))
+        for one in found
+    )
+    return found, issues

@@ -4,6 +4,11 @@ Prints what differs from the defaults, the corpus and its issues, the first enco
 by character, the arithmetic of batches and steps, and a memory estimate: weights and optimizer exactly, activations
 by counting what the longest batch of the first epoch keeps for its backward pass (one forward pass on the CPU). Of a
 causal model the sample, the prompt and the packs are shown instead (`check_causal`).
+
+What `task=check` shows of a causal model: the first sample as the model meets it, the arithmetic of packs, memory.
+
+In come the module and data that training would use, out come lines to print. Memory of weights and optimizer is exact;
+activations are counted where the model is small enough to run the largest pack once on the CPU.
 """
 
 from __future__ import annotations
@@ -12,22 +17,23 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from omniner import config as configs
+from omniner.config import compose
+from omniner.config.groups import CausalConfig, Config
 from omniner.corpus import sources
 from omniner.corpus.sources import Corpus
-from omniner.encoding import prompts
+from omniner.llm import prompt as prompt_module
 from omniner.records import Issue
-from omniner.schema import CausalConfig, Config
-from omniner.tasks import check_causal, prompting
-from omniner.tasks.context import Context, publish_corpus, publish_issues
+from omniner.runs.context import Context, publish_corpus, publish_issues
+from omniner.tasks import prompting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from omniner.encoding.datamodule import TaggerData
-    from omniner.encoding.examples import Example
-    from omniner.models.network import Tagger
-    from omniner.models.tagger import TaggerModule
+    from omniner.llm.generative import GenerativeData, GenerativeModule
+    from omniner.taggers.batches import TaggerData
+    from omniner.taggers.inputs import Example
+    from omniner.taggers.network import Tagger
+    from omniner.taggers.tagger import TaggerModule
 
 log = logging.getLogger("omniner")
 
@@ -37,9 +43,9 @@ _MIB = 2**20
 
 def run(context: Context) -> None:
     """Print the whole picture and keep it as `check.txt`."""
-    from omniner.encoding.datamodule import TaggerData
-    from omniner.models.tagger import TaggerModule
-    from omniner.models.training import prepare
+    from omniner.models import prepare
+    from omniner.taggers.batches import TaggerData
+    from omniner.taggers.tagger import TaggerModule
 
     config = context.config
     corpus = sources.load(config.data, None)
@@ -48,7 +54,7 @@ def run(context: Context) -> None:
     if isinstance(config.model, CausalConfig):
         active = corpus.taxonomy.active(train)
         prompting.use_guidance(context, active, corpus.splits["test"])
-        prompting.publish(context, prompts.build(config.prompt, active, train))
+        prompting.publish(context, prompt_module.build(config.prompt, active, train))
     module, data = prepare(config, train, corpus.splits["dev"])
     issues = [*corpus.issues, *data.issues]
     publish_issues(context, issues)
@@ -62,7 +68,7 @@ def run(context: Context) -> None:
         sections |= _tagger_sections(config, module, data)
     else:
         assert not isinstance(module, TaggerModule), "the two come together"
-        sections |= check_causal.sections(config, module, data)
+        sections |= _causal_sections(config, module, data)
     text = "\n".join(f"== {title}\n" + "".join(f"{line}\n" for line in lines) for title, lines in sections.items())
     context.run.text(text, "check.txt")
     print(text)
@@ -70,14 +76,14 @@ def run(context: Context) -> None:
 
 def _tagger_sections(config: Config, module: TaggerModule, data: TaggerData) -> dict[str, Iterable[str]]:
     return {
-        "First training example, decoded": _example(data.train_examples[0], module.tagger),
+        "First training example, decoded": _tagger_example(data.train_examples[0], module.tagger),
         "Batches": _batches(config, data),
-        "Memory": _memory(config, module, data),
+        "Memory": _tagger_memory(config, module, data),
     }
 
 
 def _differences(config: Config) -> Iterator[str]:
-    changed = configs.differences(config, configs.load([f"task={config.task.name}"]))
+    changed = compose.differences(config, compose.load([f"task={config.task.name}"]))
     for key, (default, value) in changed.items():
         yield f"{key}: {value!r} (default {default!r})"
     if not changed:
@@ -109,9 +115,9 @@ def _issues(issues: Sequence[Issue]) -> Iterator[str]:
         yield "none"
 
 
-def _example(example: Example, tagger: Tagger) -> Iterator[str]:
+def _tagger_example(example: Example, tagger: Tagger) -> Iterator[str]:
     """Each character with what stands for it in the model's input, and the tag to learn."""
-    from omniner.encoding.tags import TagScheme
+    from omniner.taggers.tags import TagScheme
 
     tags = TagScheme(tagger.categories).tags
     yield f"{example.id}: {example.text}"
@@ -125,7 +131,7 @@ def _example(example: Example, tagger: Tagger) -> Iterator[str]:
 
 def _shown_inputs(example: Example, tagger: Tagger) -> list[str]:
     """For each character the known character, or the token that covers it."""
-    from omniner.encoding.alignment import UNCOVERED, CharacterInput, TokenInput
+    from omniner.taggers.inputs import UNCOVERED, CharacterInput, TokenInput
 
     if isinstance(tagger.inputs, TokenInput):
         tokens = [tagger.inputs.tokenizer.id_to_token(number) for number in example.inputs["tokens"].tolist()]
@@ -138,7 +144,7 @@ def _shown_inputs(example: Example, tagger: Tagger) -> list[str]:
 
 def _planned(config: Config, data: TaggerData) -> list[list[Example]]:
     """The batches of the first epoch."""
-    from omniner.encoding.batching import plan
+    from omniner.training.data import plan
 
     examples = data.epoch_examples(0)
     lengths = [example.length for example in examples]
@@ -159,8 +165,8 @@ def _batches(config: Config, data: TaggerData) -> Iterator[str]:
     yield f"padding: {1 - real / padded:.1%} of {padded:,} positions an epoch"
 
 
-def _memory(config: Config, module: TaggerModule, data: TaggerData) -> Iterator[str]:
-    from omniner.encoding.batching import collate
+def _tagger_memory(config: Config, module: TaggerModule, data: TaggerData) -> Iterator[str]:
+    from omniner.taggers.batches import collate
 
     weights = sum(parameter.numel() for parameter in module.parameters())
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
@@ -194,3 +200,82 @@ def kept_for_backward(module: nn.Module, compute_loss: Callable[[], Tensor]) -> 
     kept = sum(seen.values())
     del loss
     return kept
+
+
+_LARGE = 500_000_000  # parameters; above, one pass on a CPU takes minutes
+
+
+def _causal_sections(config: Config, module: GenerativeModule, data: GenerativeData) -> dict[str, Sequence[str]]:
+    """Titles and lines."""
+    return {
+        "First training sample, as the model meets it": list(_causal_example(module, data)),
+        "Prompt": list(_prompt(module, data)),
+        "Packs": list(_packs(config, data)),
+        "Memory": list(_causal_memory(config, module, data)),
+    }
+
+
+def _causal_example(module: GenerativeModule, data: GenerativeData) -> Iterator[str]:
+    from omniner.llm.samples import describe
+
+    yield from describe(data.train_samples[0], module.causal.chat, len(data.prefix))
+
+
+def _prompt(module: GenerativeModule, data: GenerativeData) -> Iterator[str]:
+    prompt = module.causal.prompt
+    yield f"{prompt.name} version {prompt.version} ({prompt.language}, {prompt.answer} answers), hash {prompt.sha}"
+    yield f"{len(prompt.categories)} categories; {len(data.prefix):,} tokens are the same for every sentence"
+
+
+def _packs(config: Config, data: GenerativeData) -> Iterator[str]:
+    trainer = config.trainer
+    ranks = max(trainer.devices, 1) * trainer.nodes
+    survey = data.survey(ranks)
+    total = survey.steps * trainer.max_epochs
+    if trainer.max_steps >= 0:
+        total = min(total, trainer.max_steps)
+    samples = len(data.train_samples)
+    yield f"{samples:,} sentences in steps of {trainer.batch_size}: {survey.steps:,} steps an epoch"
+    yield f"{total:,} steps in at most {trainer.max_epochs} epochs, the first {round(total * trainer.warmup):,} warm up"
+    yield (
+        f"{survey.packs:,} packs an epoch on {ranks} process{'es' if ranks > 1 else ''}, "
+        f"{samples / survey.packs:.1f} sentences each, the largest of {survey.largest:,} tokens"
+    )
+    yield (
+        f"{survey.pack_tokens:,} tokens computed instead of {survey.sample_tokens:,} "
+        f"({survey.sample_tokens / survey.pack_tokens:.1f} times fewer), {survey.answer_tokens:,} of them learnt"
+    )
+    yield f"each evaluation answers {len(data.dev_samples):,} dev sentences"
+
+
+def _causal_memory(config: Config, module: GenerativeModule, data: GenerativeData) -> Iterator[str]:
+    parameters = list(module.model.parameters())
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    # gradient and AdamW's two moments, which follow the type of the weight
+    learning = 3 * sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    count = sum(parameter.numel() for parameter in trained)
+    size = sum(parameter.numel() for parameter in parameters)
+    yield f"parameters: {size:,}, of which {count:,} are trained ({config.tuning.method})"
+    yield f"weights: {weights / _MIB:,.1f} MiB; gradients and optimizer: {learning / _MIB:,.1f} MiB with adamw"
+    if size > _LARGE:
+        yield "activations: not measured, the model is too large to try on a CPU"
+        return
+    kept, tokens = _kept_for_backward(config, module, data)
+    yield f"activations of the largest pack of the first step ({tokens:,} tokens): {kept / _MIB:,.1f} MiB in 32 bit"
+    yield f"together: about {(weights + learning + kept) / _MIB:,.0f} MiB, beside what torch itself takes"
+
+
+def _kept_for_backward(config: Config, module: GenerativeModule, data: GenerativeData) -> tuple[int, int]:
+    """Bytes that autograd keeps of the first step's largest pack, and that pack's tokens."""
+    import torch
+
+    from omniner.llm.packs import StepLoader
+    from omniner.llm.shared_prefix import attach, pack_loss
+
+    size, seed, count = config.trainer.batch_size, config.seed, len(data.train_samples)
+    loader = StepLoader(data.epoch_samples, count, len(data.prefix), size, data.pack_tokens, seed, 0, 1, lambda: 0)
+    pack = max(next(iter(loader)).packs, key=lambda pack: len(pack.ids))
+    attach(module.model, "masked" if config.tuning.attention == "auto" else config.tuning.attention)
+    with torch.enable_grad():
+        return kept_for_backward(module, lambda: pack_loss(module.model, pack)), len(pack.ids)

@@ -4,28 +4,47 @@ In: `runs=[a,b,...]` (see `tasks.compared`), and `annotators=[a.jsonl,b.jsonl,..
 sentences, whose mean stands beside the runs; one run is enough then. Out, in the run's folder and as MLflow metrics,
 tables and artifacts: `comparison.html`, `comparison.md`, `comparison.json`, `tables/*.csv`, `latex/*.tex` and
 `figures/*.png`. All are scored anew with the `metrics` and `errta` of this run, so that their figures mean the same.
+
+The runs that `runs=[a,b,...]` means, and whether they can be compared.
+
+An entry is a predictions file, a run's folder, or what the tracking store knows a run by: its id or its name;
+`name=...` before it says what to call it. `resolve` finds the files of each, `read` reads them, and `align` makes sure
+that all have the same sentences with the same gold entities, whatever their ids and their order: anything else would
+compare test sets, not runs.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from omniner import tracking
-from omniner.analysis.compare.comparison import Contender, RunComparison, compare_runs
-from omniner.analysis.compare.tables import build, verdicts
-from omniner.analysis.pages.sheets import TEXT, Sheet, latex, markdown, plain
-from omniner.analysis.people import human
+from omniner.config import compose
+from omniner.config.groups import Config
 from omniner.errors import UserError
-from omniner.files import write_json, write_text, writing
-from omniner.records import Issue, Sentence
-from omniner.tasks import annotators, compared
-from omniner.tasks.compared import Source
-from omniner.tasks.context import Context, publish_issues
-from omniner.tracking import DataInput
+from omniner.files import explaining, make_folder, read_json, write_json, write_text, writing
+from omniner.records import Issue, Sentence, content_digest
+from omniner.report.comparison_tables import build, verdicts
+from omniner.report.tables import TEXT, Sheet, latex, markdown, plain
+from omniner.runs import folder as runfolder
+from omniner.runs.context import Context, publish_issues
+from omniner.score import human
+from omniner.score import predictions as reading
+from omniner.score.comparison import Contender, RunComparison, compare_runs
+from omniner.score.predictions import LoadedPredictions
+from omniner.tasks import agreement
+from omniner.tracking.tracked_run import DataInput
 
 log = logging.getLogger("omniner")
 
@@ -33,16 +52,16 @@ log = logging.getLogger("omniner")
 def run(context: Context) -> None:
     """Find, read, align, compare, publish."""
     config = context.config
-    annotators.named(config.annotators)  # their files are there: said before the runs are read
+    agreement.named(config.annotators)  # their files are there: said before the runs are read
     with tempfile.TemporaryDirectory() as copies:
-        sources = compared.resolve(config, Path(copies))
+        sources = resolve(config, Path(copies))
         if config.annotators and human.HUMAN in {source.name for source in sources}:
             found = f"a run is called {human.HUMAN}, as the mean over the annotators is"
             raise UserError("runs", found, 'Give it another name: "name=path".')
         for source in sources:
             log.info("%s: %s", source.name, source.where)
-        loaded, issues = compared.read(sources)
-        contenders, digest = compared.align(sources, loaded)
+        loaded, issues = read(sources)
+        contenders, digest = align(sources, loaded)
         people, met = _people(context, contenders[0].gold)
     start = time.perf_counter()
     comparison = compare_runs(contenders, config.metrics, config.errta, config.compare, people)
@@ -61,7 +80,7 @@ def _people(context: Context, gold: Sequence[Sentence]) -> tuple[list[Contender]
     """The annotators' labels of the sentences that the runs were tested on."""
     if not context.config.annotators:
         return [], []
-    people, issues = annotators.read(context)
+    people, issues = agreement.read(context)
     contenders = []
     for one in people:
         predictions, met = human.predictions_of(one.name, one.sentences, gold)
@@ -83,7 +102,7 @@ def _issues(comparison: RunComparison) -> list[Issue]:
 
 
 def _publish(context: Context, comparison: RunComparison, sources: Sequence[Source], digest: str) -> None:
-    differ = compared.config_differences(sources)
+    differ = config_differences(sources)
     sheets = build(comparison, differ)
     context.run.metrics(_metrics(comparison))
     context.run.file(write_json(context.folder / "comparison.json", comparison.to_json()))
@@ -118,7 +137,7 @@ def _metrics(comparison: RunComparison) -> dict[str, float]:
 
 
 def _figures(context: Context, comparison: RunComparison) -> None:
-    from omniner.analysis.compare.figures import figures
+    from omniner.report.comparison_page import figures
 
     for name, png in figures(comparison).items():
         path = context.folder / "figures" / f"{name}.png"
@@ -134,7 +153,7 @@ def _texts(
     sources: Sequence[Source],
     digest: str,
 ) -> None:
-    from omniner.analysis.compare.report import CompareFacts, html, method, notes
+    from omniner.report.comparison_page import CompareFacts, html, method, notes
 
     details = {source.name: source.where for source in sources}
     details |= {"test set": f"{comparison.sentences:,} sentences, digest {digest}", "folder": str(context.folder)}
@@ -147,3 +166,204 @@ def _texts(
     lines += [f"- {plain(note)}" for note in notes(comparison)]
     lines += [markdown(sheets), "## How it was tested", *map(plain, method(comparison))]
     context.run.file(write_text(context.folder / "comparison.md", "\n\n".join(lines) + "\n"))
+
+
+PREDICTIONS, GOLD, CONFIG = "predictions.jsonl", "gold.jsonl", "config.yaml"
+# Keys in which runs may differ without being other runs: what they are called, where they are and what they read.
+NOT_COMPARED = (*compose.NOT_IDENTITY, "name", "predictions", "gold")
+UNKNOWN = "unknown"  # in the place of a value of a run without configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a run's files are: `config` is empty for a bare predictions file, `run_id` for an untracked run."""
+
+    name: str
+    where: str  # for people
+    predictions: Path
+    gold: Path | None  # None: in or beside the predictions
+    config: Mapping[str, Any]
+    run_id: str
+
+
+def resolve(config: Config, copies: Path) -> list[Source]:
+    """Find the files of every entry of `runs`, each with a name of its own.
+
+    Args:
+        config: `runs`, `gold` (for entries that bring none) and `tracking` are read.
+        copies: a folder for what has to be fetched from the tracking store.
+    """
+    found = []
+    for number, entry in enumerate(config.runs):
+        name, text = "", entry
+        with explaining(entry):
+            if "=" in entry and not Path(entry).exists():
+                name, _, text = entry.partition("=")
+            source = _locate(text, config, copies / str(number))
+        found.append(dataclasses.replace(source, name=name) if name else source)
+    return _with_own_names(found)
+
+
+def _locate(text: str, config: Config, copies: Path) -> Source:
+    gold = Path(config.gold) if config.gold else None
+    path = Path(text)
+    if path.is_file():
+        # Beside a file that belongs to no run, a config.yaml is that of something else.
+        settings = _read_config(path.parent) if (path.parent / runfolder.STATE).is_file() else {}
+        return Source(_name_of(path, settings), str(path), path, gold, settings, _state(path.parent).get("run_id", ""))
+    for folder in (path, runfolder.ROOT / text):
+        if text and folder.is_dir():
+            return _of_folder(folder, gold, _state(folder).get("run_id", ""))
+    run = tracking.find_run(config.tracking, text, "runs")
+    if run.status != "FINISHED":
+        fix = "Name a finished run, or let that one finish: the same command goes on with it."
+        raise UserError("runs", f"the run {run.name} ({run.id}) is {run.status.lower()}, not finished", fix)
+    # A folder that was used again holds another run now.
+    folder = Path(run.folder) if run.folder else copies
+    if _state(folder).get("run_id") != run.id:
+        folder = make_folder(copies)
+        tracking.fetch(config.tracking, run.id, (PREDICTIONS, GOLD, CONFIG), folder)
+    source = _of_folder(folder, gold, run.id)
+    return dataclasses.replace(source, name=run.name, where=f"run {run.id} ({run.folder or 'from the store'})")
+
+
+def _of_folder(folder: Path, gold: Path | None, run_id: str) -> Source:
+    status = _state(folder).get("status", "finished")
+    if status != "finished":
+        fix = "Let it finish first: the same command goes on with it."
+        raise UserError("runs", f"the run in {folder} is {status}, not finished", fix)
+    settings = _read_config(folder)
+    name, own_gold = str(settings.get("name") or folder.resolve().name), folder / GOLD
+    if (folder / PREDICTIONS).is_file():
+        return Source(
+            name, str(folder), folder / PREDICTIONS, own_gold if own_gold.is_file() else gold, settings, run_id
+        )
+    scored = settings.get("predictions")  # task=score leaves the predictions where they are
+    if not scored or not Path(scored).is_file():
+        found = f"{folder} holds no {PREDICTIONS}" + (f", and {scored} is gone" if scored else "")
+        raise UserError("runs", found, "Name a run of task=train, predict or score, or a predictions file.")
+    theirs = settings.get("gold")
+    return Source(name, f"{folder}: {scored}", Path(scored), Path(theirs) if theirs else gold, settings, run_id)
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    path = folder / runfolder.STATE
+    return dict(read_json(path)) if path.is_file() else {}
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the run in this folder, as it was written; empty where there is none."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return {}
+    try:
+        with explaining(path):
+            loaded = OmegaConf.load(path)
+        values = OmegaConf.to_container(loaded) if isinstance(loaded, DictConfig) else None
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        found = f"not the configuration of a run ({str(error).splitlines()[0]})"
+        raise UserError(path, found, "Repair the file, or name the predictions file alone.") from error
+    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+
+
+def _name_of(path: Path, settings: Mapping[str, Any]) -> str:
+    """What to call a predictions file: files of the usual names are told apart by their folders."""
+    usual = path.stem in ("predictions", "generated_predictions")
+    return str(settings.get("name") or (path.resolve().parent.name if usual else path.stem))
+
+
+def _with_own_names(sources: Sequence[Source]) -> list[Source]:
+    """Runs of one configuration have one name: number those that share theirs."""
+    shared = Counter(source.name for source in sources)
+    met: Counter[str] = Counter()
+    named: list[Source] = []
+    for source in sources:
+        name = source.name
+        if shared[name] > 1:
+            met[name] += 1
+            name = f"{name} #{met[name]}"
+        named.append(dataclasses.replace(source, name=name))
+    if len({source.name for source in named}) < len(named):
+        names = ", ".join(source.name for source in named)
+        raise UserError("runs", f"names are not unique: {names}", 'Give other names: "name=path".')
+    return named
+
+
+def read(sources: Sequence[Source]) -> tuple[list[LoadedPredictions], list[Issue]]:
+    """Gold and predictions of every run, and what could not be read as it was."""
+    loaded = [reading.read(source.predictions, source.gold) for source in sources]
+    return loaded, [issue for item in loaded for issue in item.issues]
+
+
+def align(sources: Sequence[Source], loaded: Sequence[LoadedPredictions]) -> tuple[list[Contender], str]:
+    """The runs with common ids, in the order of the first run's sentences, and the digest of their test set.
+
+    Sentences are the same if their texts and entities are. Where the ids agree, the order may be another; where they
+    do not (each reader names sentences of its own), the order must be the same.
+    """
+    first = loaded[0].gold
+    digest = content_digest(_bare(first))
+    golds = [_in_order_of(first, item.gold) for item in loaded]
+    for source, gold in zip(sources, golds, strict=True):
+        if content_digest(_bare(gold)) != digest:
+            raise _different(sources[0], first, source, gold)
+    # One reader keeps the posts and another does not: they are taken from the first that knows them.
+    posts = next((gold for gold in golds if any(sentence.post_id for sentence in gold)), first)
+    contenders = []
+    for source, gold, item in zip(sources, golds, loaded, strict=True):
+        names = {theirs.id: ours.id for theirs, ours in zip(gold, first, strict=True)}
+        taken = set(names.values())
+        sentences = [
+            dataclasses.replace(theirs, id=ours.id, post_id=in_post.post_id)
+            for theirs, ours, in_post in zip(gold, first, posts, strict=True)
+        ]
+        answers = [dataclasses.replace(p, id=_renamed(p.id, names, taken)) for p in item.predictions]
+        contenders.append(Contender(source.name, sentences, answers))
+    return contenders, digest
+
+
+def _in_order_of(first: Sequence[Sentence], sentences: Sequence[Sentence]) -> Sequence[Sentence]:
+    """The sentences in the order of `first` where both have the same ids."""
+    place = {sentence.id: number for number, sentence in enumerate(first)}
+    if len(place) == len(first) == len(sentences) and place.keys() == {sentence.id for sentence in sentences}:
+        return sorted(sentences, key=lambda sentence: place[sentence.id])
+    return sentences
+
+
+def _renamed(name: str, names: Mapping[str, str], taken: set[str]) -> str:
+    """An answer to no sentence of its own run must not become one to a sentence of the first run."""
+    return names.get(name) or (f"unknown: {name}" if name in taken else name)
+
+
+def _bare(sentences: Sequence[Sentence]) -> list[Sentence]:
+    """What must be the same: texts and entities, in this order."""
+    return [Sentence(str(place), s.text, s.entities) for place, s in enumerate(sentences)]
+
+
+def _different(source: Source, ours: Sequence[Sentence], other: Source, theirs: Sequence[Sentence]) -> UserError:
+    """What to say about two test sets that are not the same."""
+    digests = [content_digest(_bare(sentences)) for sentences in (ours, theirs)]
+    found = f"{other.name} was tested on other sentences than {source.name} (digests {digests[1]} and {digests[0]}"
+    if len(ours) != len(theirs):
+        found += f"; {len(theirs):,} and {len(ours):,} sentences)"
+    else:
+        wrong = [i for i, pair in enumerate(zip(_bare(ours), _bare(theirs), strict=True)) if pair[0] != pair[1]]
+        found += f"; {len(wrong):,} of {len(ours):,} differ, the first is {theirs[wrong[0]].id!r})"
+    if differ := config_differences([source, other]):
+        keys = [f"{key} {before} and {after}" for key, (before, after) in differ.items()]
+        data = [key for key in keys if key.startswith(("data.", "input"))] or keys
+        found += f"; their configurations differ in {'; '.join(data[:5])}"
+    fix = "Compare runs on one test set: predict it with both (task=predict), or name the common gold with gold=<file>."
+    return UserError("runs", found, fix)
+
+
+def config_differences(sources: Sequence[Source]) -> dict[str, list[Any]]:
+    """Keys of the configurations that are not the same for all runs that have one, with the value of each run."""
+    known = [source.config for source in sources if source.config]
+    keys = sorted({key for config in known[1:] for key in compose.differences(config, known[0])})
+    flat = [compose.flat(source.config) for source in sources]
+    return {
+        key: [values.get(key) if values else UNKNOWN for values in flat]
+        for key in keys
+        if key.split(".")[0] not in NOT_COMPARED
+    }

@@ -14,15 +14,17 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from omniner.answers import write_answer
 from omniner.corpus import formats, sources, taxonomy
-from omniner.corpus.formats import WRITERS, WriteOptions, alpaca
-from omniner.encoding import prompts
-from omniner.encoding.answers import write_answer
+from omniner.corpus.formats import WRITERS, alpaca
+from omniner.corpus.formats.fields import WriteOptions
 from omniner.errors import UserError
 from omniner.files import make_folder
+from omniner.llm import prompt as prompts
 from omniner.records import Issue, Sentence
-from omniner.tasks import prompting, whole
-from omniner.tasks.context import Context, publish_corpus, publish_issues
+from omniner.runs.context import Context, publish_corpus, publish_issues
+from omniner.tasks import parts as whole
+from omniner.tasks import prompting
 
 log = logging.getLogger("omniner")
 
@@ -37,7 +39,7 @@ def run(context: Context) -> None:
         target = _guess(config.input)
     context.run.tags({"convert.to": target, "convert.output": str(output.resolve())})
     if target == "llama":
-        from omniner.models.conversion import convert
+        from omniner.convert.weights import convert
 
         convert(Path(config.input or ""), output)
     elif target == "merged":
@@ -61,15 +63,16 @@ def _guess(given: str | None) -> str:
 def _merge(context: Context, output: Path) -> None:
     import torch
 
-    from omniner.models import causal, checkpoints
+    from omniner.llm import language_model
+    from omniner.training import checkpoints
 
     checkpoint = checkpoints.find(Path(context.config.checkpoint or ""))
-    causal.merge(checkpoint, output, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    language_model.merge(checkpoint, output, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
 
 
 def _generated(context: Context, output: Path) -> None:
-    from omniner.analysis.scores.predictions import read
-    from omniner.analysis.scores.predictions_write import write_generated
+    from omniner.score.official import write_generated
+    from omniner.score.predictions import read
 
     config = context.config
     loaded = read(Path(config.input or ""), Path(config.gold) if config.gold else None)

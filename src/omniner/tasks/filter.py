@@ -20,24 +20,24 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from omniner import children
-from omniner.analysis.corpora import filter_tables
-from omniner.analysis.corpora.filter_tables import Filtered
-from omniner.analysis.pages.sheets import markdown, plain
-from omniner.analysis.scores.predictions import prediction_from_line
-from omniner.analysis.scores.scoring import unit_of
-from omniner.children import Job, Outcome
-from omniner.corpus.curation import easy, queue, splits
-from omniner.corpus.curation.splits import Division
+from omniner.config.groups import Config, DataConfig
+from omniner.corpus import easy, queue, splits
 from omniner.corpus.formats import jsonl
-from omniner.corpus.formats.writing import write_lines
+from omniner.corpus.formats.fields import write_lines
+from omniner.corpus.splits import Division
 from omniner.errors import UserError
 from omniner.files import make_folder, read_json, whole_lines, write_json, write_text, writing_folder
 from omniner.records import Issue, Prediction, Sentence
-from omniner.schema import Config, DataConfig
-from omniner.tasks import whole
-from omniner.tasks.context import Context, publish_issues
-from omniner.tasks.whole import Whole
+from omniner.report import curation_tables
+from omniner.report.curation_tables import Filtered
+from omniner.report.tables import markdown, plain
+from omniner.runs import children
+from omniner.runs.children import Job, Outcome
+from omniner.runs.context import Context, publish_issues
+from omniner.score.predictions import prediction_from_line
+from omniner.score.scoring import unit_of
+from omniner.tasks import parts
+from omniner.tasks.parts import Whole
 
 log = logging.getLogger("omniner")
 
@@ -48,8 +48,8 @@ FILES = ("kept.jsonl", "removed.jsonl", "dropped.jsonl", "votes.jsonl", "suspect
 def run(context: Context) -> None:
     """Read, divide, train and predict in children, vote, write, publish."""
     config = context.config
-    output = whole.output_of(context, FILES)
-    corpus = whole.read(context)
+    output = parts.output_of(context, FILES)
+    corpus = parts.read(context)
     count = config.filter.folds
     names = {f"fold_{number}": 1 / count for number in range(1, count + 1)}
     division = splits.divide(
@@ -71,7 +71,7 @@ def run(context: Context) -> None:
     issues += _write(output, filtered)
     publish_issues(context, issues)
     _publish(context, filtered, output)
-    print("\n".join(filter_tables.verdicts(filtered)))
+    print("\n".join(curation_tables.filter_summary(filtered)))
     if filtered.suspects:
         print(f"for the expert: {output / 'queue.json'}")
     print(f"kept: {output / FILES[0]}; divide it with task=split input={output / FILES[0]}")
@@ -138,7 +138,7 @@ def _predictions(folder: Path) -> dict[str, Prediction]:
 
 
 def _scores(outcome: Outcome) -> Mapping[str, float]:
-    return {name: outcome.metrics[f"test/micro_{name}"] for name in filter_tables.SCORES}
+    return {name: outcome.metrics[f"test/micro_{name}"] for name in curation_tables.SCORES}
 
 
 def _write(output: Path, filtered: Filtered) -> list[Issue]:
@@ -148,7 +148,7 @@ def _write(output: Path, filtered: Filtered) -> list[Issue]:
     with writing_folder(output) as folder:
         jsonl.write(folder / "kept.jsonl", filtered.kept)
         jsonl.write(folder / "removed.jsonl", filtered.removed)
-        write_lines(folder / "dropped.jsonl", filter_tables.dropped_to_json(filtered.dropped))
+        write_lines(folder / "dropped.jsonl", curation_tables.dropped_to_json(filtered.dropped))
         write_lines(folder / "votes.jsonl", (verdict.to_json() for verdict in filtered.verdicts))
         write_lines(folder / "suspects.jsonl", (one.to_json() for one in filtered.suspects))
         decisions = (one.to_decision() for one in filtered.suspects)
@@ -157,14 +157,17 @@ def _write(output: Path, filtered: Filtered) -> list[Issue]:
 
 
 def _publish(context: Context, filtered: Filtered, output: Path) -> None:
-    context.run.metrics(filter_tables.metrics(filtered))
+    context.run.metrics(curation_tables.filter_metrics(filtered))
     context.run.tags({"filter.output": str(output), "filter.together": filtered.together, "filter.unit": filtered.unit})
-    context.run.file(write_json(context.folder / "filter.json", filter_tables.to_json(filtered)))
-    sheets = filter_tables.build(filtered)
+    context.run.file(write_json(context.folder / "filter.json", curation_tables.filter_json(filtered)))
+    sheets = curation_tables.filter_sheets(filtered)
     for name, sheet in sheets.items():
         write_text(context.folder / "tables" / f"filter_{name}.csv", sheet.table.to_csv())
         context.run.table(sheet.table.columns, sheet.table.rows, f"tables/filter_{name}.json")
-    lines = [f"# {plain(context.config.name)}", *(f"- {plain(line)}" for line in filter_tables.verdicts(filtered))]
+    lines = [
+        f"# {plain(context.config.name)}",
+        *(f"- {plain(line)}" for line in curation_tables.filter_summary(filtered)),
+    ]
     context.run.file(write_text(context.folder / "filter.md", "\n".join(lines) + "\n\n" + markdown(sheets)))
     for name in ("suspects.jsonl", "queue.json", "queue.xml", "dropped.jsonl"):
         context.run.file(output / name, "corpus")

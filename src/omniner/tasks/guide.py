@@ -15,30 +15,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omniner import config as configs
-from omniner.analysis.guide import clusters, notes, questions
-from omniner.analysis.guide import guidance as guidances
-from omniner.analysis.guide import page as guidance_page
-from omniner.analysis.guide.clusters import Cluster
-from omniner.analysis.guide.facts import TrainingCounts
-from omniner.analysis.guide.guidance import Example, Guidance, Lesson, Note, Suspect
-from omniner.analysis.guide.questions import Question
-from omniner.analysis.scores import tables
-from omniner.analysis.scores.results import ErrtaError, ScoreResult
-from omniner.analysis.scores.scoring import score
+from omniner.config import compose
+from omniner.config.groups import Config, ErrtaConfig, GuideConfig
 from omniner.corpus import sources
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.files import write_text
+from omniner.guidance import clusters, notes, questions
+from omniner.guidance import lessons as guidances
+from omniner.guidance.clusters import Cluster, TrainingCounts
+from omniner.guidance.lessons import Example, Guidance, Lesson, Note, Suspect
+from omniner.guidance.questions import Question
 from omniner.records import Issue, Sentence
-from omniner.schema import Config, ErrtaConfig, GuideConfig
+from omniner.report import guidance_page, tables
+from omniner.runs.context import Context, Located, locate, publish_corpus, publish_issues, state
+from omniner.score.results import ErrtaError, ScoreResult
+from omniner.score.scoring import score
 from omniner.tasks import prompting
-from omniner.tasks.context import Context, publish_corpus, publish_issues
-from omniner.tasks.locate import Located, locate, state
-from omniner.tasks.prediction import predict_file, write_gold
+from omniner.tasks.predict import predict_file, write_gold
 
 if TYPE_CHECKING:
-    from omniner.decoding.teacher import Consultation, Voice
+    from omniner.guidance.teacher import Consultation, Voice
 
 log = logging.getLogger("omniner")
 
@@ -52,7 +49,7 @@ def run(context: Context) -> None:
     guide = context.config.guide
     source = _source(context)
     assert source.folder is not None, "_source refuses others"
-    config = configs.adopt(context.config, source.folder / "config.yaml", _THEIRS)
+    config = compose.adopt(context.config, source.folder / "config.yaml", _THEIRS)
     corpus = sources.load(config.data, None)
     publish_corpus(context, corpus)
     sentences, issues = _sentences(corpus, guide)
@@ -126,7 +123,7 @@ def _score(
 
 def _checkpoint(config: Config, folder: Path) -> Path | None:
     """The model of a training run, or the one that a prediction run was told to use."""
-    from omniner.models import checkpoints
+    from omniner.training import checkpoints
 
     if state(folder)["task"] == "train":
         return checkpoints.find(folder)
@@ -196,7 +193,7 @@ def _consult(
     config = context.config
     if config.teacher.kind == "none":
         return None
-    from omniner.decoding import teacher
+    from omniner.guidance import teacher
 
     language = config.guide.language
     asked: list[Question] = [questions.about_lesson(lesson, errors, language) for lesson in lessons]
@@ -208,12 +205,12 @@ def _voice(config: Config) -> Callable[[], Voice]:
     """Makes the teacher when it is needed."""
 
     def server() -> Voice:
-        from omniner.decoding.teacher import Server
+        from omniner.guidance.teacher import Server
 
         return Server(config.teacher)
 
     def local() -> Voice:
-        from omniner.models.teacher import LocalModel
+        from omniner.guidance.local_teacher import LocalModel
 
         return LocalModel(config)
 
@@ -221,7 +218,7 @@ def _voice(config: Config) -> Callable[[], Voice]:
 
 
 def _teacher_name(config: Config) -> str:
-    from omniner.decoding import teacher
+    from omniner.guidance import teacher
 
     return teacher.name(config.teacher)
 

@@ -15,17 +15,16 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from omniner import tracking
-from omniner.analysis.guide import guidance as guidances
-from omniner.analysis.guide.guidance import FILE, Guidance
-from omniner.encoding import lessons, prompts
-from omniner.encoding.lessons import Counter
-from omniner.encoding.prompts import Prompt
+from omniner.config.groups import CausalConfig, Config
 from omniner.errors import UserError
 from omniner.files import explaining, write_text
+from omniner.guidance import lessons, prompt_errors
+from omniner.guidance.lessons import FILE, Guidance
+from omniner.guidance.prompt_errors import Counter
+from omniner.llm import prompt as prompts
+from omniner.llm.prompt import Prompt
 from omniner.records import Sentence
-from omniner.schema import CausalConfig, Config
-from omniner.tasks.context import Context
-from omniner.tasks.locate import locate
+from omniner.runs.context import Context, locate
 
 log = logging.getLogger("omniner")
 
@@ -77,10 +76,10 @@ def settle(config: Config, folder: Path, categories: Sequence[str], reported: Se
     if config.prompt.from_run is None:
         return None
     guidance = fetch(config, folder)
-    shown = lessons.write(guidance, config.prompt, categories, counter(config))
+    shown = prompt_errors.write(guidance, config.prompt, categories, counter(config))
     _check_unseen(guidance, shown.sentences, reported)
-    lessons.announce(config.prompt, guidance, categories, shown)
-    config.prompt = lessons.placed(config.prompt, guidance, shown)
+    prompt_errors.announce(config.prompt, guidance, categories, shown)
+    config.prompt = prompt_errors.placed(config.prompt, guidance, shown)
     return guidance
 
 
@@ -93,7 +92,7 @@ def fetch(config: Config, folder: Path) -> Guidance:
     copy = folder / COPY
     if not copy.is_file():
         _fetch(config, str(config.prompt.from_run), copy)
-    return guidances.read(copy)
+    return lessons.read(copy)
 
 
 def counter(config: Config) -> Counter:
@@ -110,9 +109,9 @@ def _measures(config: Config) -> dict[str, Counter]:
     """How long texts are: in characters; last in tokens, unless the model's tokenizer is made of the corpus later."""
     if not isinstance(config.model, CausalConfig) or config.model.path is None:
         return {"characters": len}
-    from omniner.models import language_models  # torch; who asks a server by name needs none of it
+    from omniner.llm import loading  # torch; who asks a server by name needs none of it
 
-    tokenizer = language_models.tokenizer(config.model.path).backend_tokenizer
+    tokenizer = loading.tokenizer(config.model.path).backend_tokenizer
     return {"characters": len, "tokens": lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)}
 
 
@@ -128,7 +127,7 @@ def _fetch(config: Config, named: str, copy: Path) -> None:
         if not path.is_file():
             message = f"the run {named} has no {FILE}"
             raise UserError("prompt.from_run", message, "Name a finished run of task=guide, or its guidance.json.")
-        guidances.read(path)  # what is no guidance is refused by its own name
+        lessons.read(path)  # what is no guidance is refused by its own name
         with explaining(path):
             text = path.read_text(encoding="utf-8-sig")
     write_text(copy, text)

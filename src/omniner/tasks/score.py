@@ -2,24 +2,149 @@
 
 In: `predictions=` (our `predictions.jsonl`, or `generated_predictions.jsonl` with its own gold) and, where the file
 holds no labels, `gold=` or a `gold.jsonl` beside it; out: everything of `tasks.evaluation` in the run's folder.
+
+The last part of every task that has predictions: score, sort the errors, write and log it all, say the result.
+
+In: gold sentences and predictions; out: `scores.json`, `tables/`, `figures/` and `report.html` in the run's folder,
+the same as MLflow metrics, tables and artifacts (under the same paths in every run, so that the UI shows runs side by
+side), and a few lines for the person who waits.
 """
 
 from __future__ import annotations
 
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from omniner.analysis.scores import predictions as reading
-from omniner.analysis.scores.scoring import score_loaded
-from omniner.tasks.context import Context, publish_issues
-from omniner.tasks.evaluation import Extras, publish
+from omniner.config import compose
+from omniner.corpus.taxonomy import Taxonomy
+from omniner.files import write_json, write_text, writing
+from omniner.records import Prediction, Sentence
+from omniner.report import tables as tabulate
+from omniner.runs.context import Context, publish_issues
+from omniner.score import predictions as predictions_module
+from omniner.score.results import ScoreResult
+from omniner.score.scoring import score, score_loaded
 
 
 def run(context: Context) -> None:
     """Read, score, publish."""
     config = context.config
-    assert config.predictions is not None, "checked by omniner.config"
+    assert config.predictions is not None, "checked by omniner.config.compose"
     gold = Path(config.gold) if config.gold else None
-    loaded = reading.read(Path(config.predictions), gold)
+    loaded = predictions_module.read(Path(config.predictions), gold)
     result = score_loaded(loaded, config.metrics, config.errta)
     publish_issues(context, result.issues)
     publish(context, result, Extras())
+
+
+log = logging.getLogger("omniner")
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a task knows beside gold and predictions; each part may be empty.
+
+    `train` helps to find suspected annotation errors; `issues` are the counts of what could not be taken as it was.
+    """
+
+    taxonomy: Taxonomy | None = None
+    train: Sequence[Sentence] = ()
+    curves: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
+    issues: Mapping[str, int] = field(default_factory=dict)
+
+
+def evaluate(
+    context: Context, gold: Sequence[Sentence], predictions: Sequence[Prediction], extras: Extras
+) -> ScoreResult:
+    """Score predictions against gold and publish everything that follows from it."""
+    config = context.config
+    result = score(gold, predictions, config.metrics, config.errta, extras.taxonomy)
+    publish(context, result, extras)
+    return result
+
+
+def publish(context: Context, result: ScoreResult, extras: Extras) -> None:
+    """Write and log the scores, tables, figures and report of a scored run, and print its summary."""
+    write_json(context.folder / "scores.json", result.to_json())
+    context.run.file(context.folder / "scores.json")
+    context.results(_metrics(result))
+    tables = _timed("tables", lambda: tabulate.build(result, context.config.errta, extras.taxonomy, extras.train))
+    for name, table in tables.items():
+        write_text(context.folder / "tables" / f"{name}.csv", table.to_csv())
+        context.run.table(table.columns, table.rows, f"tables/{name}.json")
+    _timed("figures", lambda: _figures(context, result, extras))
+    _timed("report", lambda: _report(context, result, tables, extras))
+    print(summary(result))
+
+
+def _timed(what: str, work: Callable[[], Any]) -> Any:
+    start = time.perf_counter()
+    value = work()
+    log.info("%s in %.1f s", what, time.perf_counter() - start)
+    return value
+
+
+def _metrics(result: ScoreResult) -> dict[str, float]:
+    """Everything numeric that runs are compared by, under `test/` and `errta/`."""
+    metrics = result.metrics
+    values: dict[str, float] = {}
+    for name in ("micro", "macro", "macro_seen", "weighted", "relaxed"):
+        row = getattr(metrics, name)
+        values |= {f"test/{name}_{key}": getattr(row, key) for key in ("precision", "recall", "f1")}
+    values["test/f1"] = metrics.micro.f1
+    for name, interval in metrics.intervals.items():
+        values[f"test/{name.replace('.', '_')}_low"] = interval.low
+        values[f"test/{name.replace('.', '_')}_high"] = interval.high
+    values |= {f"test/category/{name}_f1": row.f1 for name, row in metrics.categories.items()}
+    values |= {f"test/primary/{name}_f1": row.strict.f1 for name, row in metrics.primaries.items()}
+    values |= {f"errta/{name}": float(count) for name, count in result.errta.counts.items()}
+    values |= {f"parse/{name}": float(count) for name, count in result.parse.to_json().items()}
+    values |= {f"timing/{name}_seconds": seconds for name, seconds in result.timing.items()}
+    return values
+
+
+def _figures(context: Context, result: ScoreResult, extras: Extras) -> None:
+    from omniner.report.figures import figures
+
+    for name, png in figures(result, extras.curves).items():
+        path = context.folder / "figures" / f"{name}.png"
+        with writing(path, "wb") as file:
+            file.write(png)
+        context.run.file(path, "figures")
+
+
+def _report(context: Context, result: ScoreResult, tables: Mapping[str, tabulate.Table], extras: Extras) -> None:
+    from omniner.report.run_page import RunFacts, html
+
+    config = context.config
+    details = {"task": config.task.name, "folder": str(context.folder), "MLflow run": context.run.id or "not tracked"}
+    if config.task.name != "score":
+        details |= {"model": f"{config.model.name}, head {config.head.kind}", "data": config.data.name}
+    issues = Counter(extras.issues) + Counter(issue.code for issue in result.issues)
+    created = time.strftime("%Y-%m-%d %H:%M:%S")
+    facts = RunFacts(config.name, created, details, compose.to_yaml(config), dict(sorted(issues.items())))
+    page = html(result, tables, facts, extras.curves, config.errta)
+    context.run.file(write_text(context.folder / "report.html", page))
+
+
+def summary(result: ScoreResult) -> str:
+    """The result in a few lines of plain text."""
+    metrics, errta = result.metrics, result.errta
+    lines = [f"{result.parse.scored:,} sentences scored by {metrics.unit}; {result.signature}"]
+    for name in ("micro", "macro", "relaxed"):
+        row = getattr(metrics, name)
+        line = f"  {name:<8} P {row.precision:7.2%}  R {row.recall:7.2%}  F1 {row.f1:7.2%}"
+        if interval := metrics.intervals.get(f"{name}.f1"):
+            line += f"  [{interval.low:.2%}, {interval.high:.2%}] {metrics.confidence:.0%} interval"
+        lines.append(line)
+    total = sum(count.errors for count in errta.by_type.values())
+    kinds = [f"{name} {count.errors:,}" for name, count in errta.by_type.items() if count.errors]
+    lines.append(f"  errors   {total:,}: {', '.join(kinds)}" if total else "  errors   none")
+    units = f"FN {errta.fn:,} and FP {errta.fp:,}"
+    lines.append(f"  identity {units} are the units of these errors: {'yes' if errta.identity_ok else 'NO'}")
+    return "\n".join(lines)

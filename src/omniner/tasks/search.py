@@ -8,36 +8,56 @@ are not good enough (`search_race`). The best is tested against the prompt witho
 
 Sentences of dev that some variant shows parts of, or that a model would be trained on, are left out for all. Guidance
 of dev errors has seen the rest of dev, too, which favours it there: `guide.split=train` does not.
+
+The runs that a prompt search starts: one for each variant and rung, and what they answered.
+
+Two ways to judge a prompt. A model that answers as it is, or a server, is asked: a rung has some sentences of dev, its
+run is `task=predict` on those that no earlier rung asked for, and the answers of all rungs together are scored. A model
+that has to be tuned to the prompt (`search.train`) is trained: a rung has a number of steps, its run is `task=train`
+from the beginning with that budget. There dev is what the run reports on, and a share of train chooses its checkpoint,
+so that all that dev does is compare prompts.
+
+No run of a search reads the reported split: those that ask read their rung and train, those that train have a corpus
+without it. A run that fails is started once more, where it was; what
+fails twice is out. Finished runs are not repeated when a search goes on.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import hashlib
 import logging
 import shlex
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from omniner.analysis.compare.comparison import Contender, compare_runs
-from omniner.analysis.guide import search_race, search_report
-from omniner.analysis.guide.guidance import Guidance
-from omniner.analysis.guide.search_report import Against, Tried
-from omniner.analysis.scores.bootstrap import post_numbers
-from omniner.analysis.scores.results import ScoreResult
-from omniner.analysis.scores.scoring import score
+from omniner.config.groups import Config
 from omniner.corpus import sources
-from omniner.encoding import lessons, prompts
+from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
-from omniner.files import write_json, write_text
+from omniner.files import whole_lines, write_json, write_text
+from omniner.guidance import prompt_errors, prompt_search
+from omniner.guidance.lessons import Guidance
+from omniner.guidance.prompt_search import BASELINES, Material, Variant, variants
+from omniner.llm import prompt
 from omniner.records import Issue, Prediction, Sentence
-from omniner.schema import Config
-from omniner.tasks import prompting, search_children
-from omniner.tasks.context import Context, publish_corpus, publish_issues
-from omniner.tasks.search_children import Rung
-from omniner.tasks.search_variants import BASELINES, Material, Variant, variants
+from omniner.report import search_report
+from omniner.report.search_report import Against, Tried
+from omniner.runs import children
+from omniner.runs.children import Job, Outcome
+from omniner.runs.context import Context, publish_corpus, publish_issues
+from omniner.score.comparison import Contender, compare_runs
+from omniner.score.predictions import prediction_from_line
+from omniner.score.resampling import post_numbers
+from omniner.score.results import ScoreResult
+from omniner.score.scoring import score
+from omniner.tasks import prompting
+from omniner.tasks.prompting import COPY
 
 log = logging.getLogger("omniner")
 
@@ -50,7 +70,7 @@ class _Judged:
     """A rung: the variants that were in it, the best first, and why some go."""
 
     step: Rung
-    ranked: Mapping[str, search_race.Standing]
+    ranked: Mapping[str, prompt_search.Standing]
     tables: Mapping[str, NDArray[np.int64]]
     gone: Mapping[str, str]
 
@@ -66,13 +86,13 @@ def run(context: Context) -> None:
     material = Material(guidance, corpus.taxonomy.active(train), train, prompting.measure(config)[1])
     found, same = variants(config.prompt, config.search, material)
     log.info("%d prompts to try; %d more would be the same as one of them", len(found), len(same))
-    lessons.warn_of_unsaid(config.prompt, guidance, material.active)
+    prompt_errors.warn_of_unsaid(config.prompt, guidance, material.active)
     trained = frozenset(sentence.text for sentence in train) if config.search.train else frozenset[str]()
     dev, issues = _unseen(corpus.splits["dev"], found, trained)
     publish_issues(context, [*corpus.issues, *issues])
-    steps = search_children.rungs(config, dev)
+    steps = rungs(config, dev)
     log.info("rungs: %s", ", ".join(_label(config, step) for step in steps))
-    search_children.prepare(context, steps, train)
+    prepare_children(context, steps, train)
     judged, answers = _race(context, steps, found)
     result = _result(config, guidance, found, same, judged, answers, len(issues))
     _publish(context, result, next(variant for variant in found if variant.name == result.best.name))
@@ -106,15 +126,15 @@ def _race(
     answers: dict[str, list[Prediction]] = {variant.name: [] for variant in found}
     judged: list[_Judged] = []
     for step in steps:
-        fresh, failed = search_children.run(context, step, alive)
+        fresh, failed = run_rung(context, step, alive)
         _check_baselines(failed, step)
         for name, predictions in fresh.items():
             answers[name] = predictions if config.search.train else answers[name] + predictions
         tables = _tables(config, step, [variant for variant in alive if variant.name in fresh], answers)
-        ranked = search_race.standings(tables, config.compare)
+        ranked = prompt_search.standings(tables, config.compare)
         gone = {name: f"its run failed: {why}" for name, why in failed.items()}
         if step is not steps[-1]:
-            gone |= search_race.stopped(ranked, BASELINES, config.search.keep, config.search.spare)
+            gone |= prompt_search.stopped(ranked, BASELINES, config.search.keep, config.search.spare)
         judged.append(_Judged(step, ranked, tables, gone))
         best = next(iter(ranked))
         log.info("rung %d: %s has dev F1 %.4f; %d go on", step.number, best, ranked[best].f1, len(alive) - len(gone))
@@ -141,7 +161,7 @@ def _tables(
     numbers = post_numbers(step.sentences)
     post_of = {sentence.id: number for sentence, number in zip(step.sentences, numbers, strict=True)}
     return {
-        name: search_race.micro(one.comparison, [post_of[key] for key in one.scored], 1 + max(numbers))
+        name: prompt_search.micro(one.comparison, [post_of[key] for key in one.scored], 1 + max(numbers))
         for name, one in scored.items()
     }
 
@@ -182,7 +202,7 @@ def _result(
         posts=1 + max(post_numbers(sentences)),
         left_out=left_out,
         against=_against(config, sentences, order[0], answers, len(set(ranked))),
-        corrected=search_race.without_optimism(last.tables, config.compare),
+        corrected=prompt_search.without_optimism(last.tables, config.compare),
         choices=len(last.tables),
         cost=_cost(config, len(found), judged),
         measure=prompting.measure(config)[0],
@@ -252,7 +272,7 @@ def _publish(context: Context, result: search_report.SearchResult, best: Variant
     choice = write_text(folder / "best" / "prompt" / f"{CHOICE}.yaml", _choice(best, context.config.name))
     tracked.file(choice, "best/prompt")
     tracked.file(write_json(folder / "search.json", result.to_json()))
-    shown = "\n\n".join(turn["content"] for turn in best.prompt.messages(prompts.SENTENCE))
+    shown = "\n\n".join(turn["content"] for turn in best.prompt.messages(prompt.SENTENCE))
     by_name = f"--config-dir {shlex.quote(str(folder / 'best'))} prompt={CHOICE}"
     page = search_report.text(result, context.config.name, shown, by_name)
     tracked.file(write_text(folder / "search.md", page))
@@ -285,3 +305,133 @@ def _choice(best: Variant, name: str) -> str:
     """The prompt's configuration as a choice of the group `prompt`."""
     head = f"# {best.about}: the best prompt that {name} found on dev"
     return f"{' '.join(head.split())}\n{OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(best.config)))}"
+
+
+FOLDER = "search"
+"""What the runs read: the sentences of dev, and where models are trained those of train."""
+
+DEV = "dev.jsonl"  # in it: what the variants are compared on
+_ATTEMPTS = 2
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step of the search.
+
+    Attributes:
+        number: 1, 2, ...
+        budget: steps of training; 0 = as many as `trainer` says. Always 0 where nothing is trained.
+        fresh: sentences that are asked for now; all of them where models are trained.
+        sentences: all that a variant has been asked for after it.
+    """
+
+    number: int
+    budget: int
+    fresh: Sequence[Sentence]
+    sentences: Sequence[Sentence]
+
+
+def rungs(config: Config, dev: Sequence[Sentence]) -> list[Rung]:
+    """The rungs of a search over `dev`, whole posts in the order of `shuffled`."""
+    search = config.search
+    posts = shuffled(dev, search.seed)
+    everything = _first(posts, search.sentences)
+    if search.train:
+        return [Rung(number, budget, everything, everything) for number, budget in enumerate(search.rungs, 1)]
+    found: list[Rung] = []
+    before = 0
+    for size in search.rungs:
+        sentences = _first(posts, min(filter(None, (size, search.sentences)), default=0))
+        if len(sentences) > before:  # dev may be smaller than a rung
+            found.append(Rung(len(found) + 1, 0, sentences[before:], sentences))
+            before = len(sentences)
+    return found
+
+
+def shuffled(sentences: Sequence[Sentence], seed: int) -> list[list[Sentence]]:
+    """The sentences by post, in an order that depends on nothing but the seed and the posts themselves."""
+    posts: dict[tuple[bool, str], list[Sentence]] = {}
+    for sentence in sentences:
+        posts.setdefault((bool(sentence.post_id), sentence.post_id or sentence.id), []).append(sentence)
+
+    def rank(key: tuple[bool, str]) -> bytes:
+        return hashlib.blake2b(f"{seed} {key[0]:d} {key[1]}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+    return [posts[key] for key in sorted(posts, key=rank)]
+
+
+def _first(posts: Sequence[Sequence[Sentence]], size: int) -> list[Sentence]:
+    """Whole posts until there are `size` sentences; 0 = all."""
+    found: list[Sentence] = []
+    for post in posts:
+        if size and len(found) >= size:
+            break
+        found += post
+    return found
+
+
+def prepare_children(context: Context, steps: Sequence[Rung], train: Sequence[Sentence]) -> None:
+    """Write what the runs read."""
+    folder = context.folder / FOLDER
+    jsonl.write(folder / DEV, steps[-1].sentences)
+    if context.config.search.train:
+        jsonl.write(folder / "train.jsonl", train)
+    else:
+        for step in steps:
+            jsonl.write(folder / f"rung_{step.number}.jsonl", step.fresh)
+
+
+def run_rung(
+    context: Context, step: Rung, variants: Sequence[Variant]
+) -> tuple[dict[str, list[Prediction]], dict[str, str]]:
+    """Do a rung for these variants: the answers to `step.fresh` by variant, and why others have none."""
+    waiting = {_child_label(variant, step): variant for variant in variants}
+    answers: dict[str, list[Prediction]] = {}
+    failed: dict[str, str] = {}
+    for _ in range(_ATTEMPTS):
+        failed = {}
+        jobs = [Job(label, _config(context, variant, step, label)) for label, variant in waiting.items()]
+        for outcome in children.run_all(jobs, context.folder, context.run.id or None, context.config.children):
+            variant = waiting[outcome.name]
+            if outcome.error:
+                log.warning("%s: %s", outcome.name, outcome.error)
+                failed[variant.name] = outcome.error
+            else:
+                answers[variant.name] = _answers(outcome)
+                log.info("rung %d: %s is done, %d of %d", step.number, variant.name, len(answers), len(variants))
+        waiting = {label: variant for label, variant in waiting.items() if variant.name in failed}
+        if not waiting:
+            break
+    return answers, {variant.name: failed[variant.name] for variant in waiting.values()}
+
+
+def _child_label(variant: Variant, step: Rung) -> str:
+    return f"{variant.name}-rung{step.number}"
+
+
+def _config(context: Context, variant: Variant, step: Rung, label: str) -> Config:
+    """A whole configuration, with the guidance of this run."""
+    ours = context.config
+    config = copy.deepcopy(ours)
+    config.name = f"{ours.name}-{label}"
+    # our copy of the guidance: whatever becomes of the run it is from, all variants have the same
+    source = str(context.folder / COPY) if variant.config.from_run is not None else None
+    config.prompt = replace(variant.config, from_run=source)
+    place = context.folder / FOLDER
+    if not ours.search.train:
+        config.task = replace(ours.task, name="predict")
+        config.input = str(place / f"rung_{step.number}.jsonl")
+        return config
+    config.task = replace(ours.task, name="train")
+    files = {"train": ["train.jsonl"], "dev": [DEV]}
+    config.data = replace(
+        ours.data, format="jsonl", root=str(place), files=files, size={}, report="dev",
+        dev_from_train=ours.search.held_out,
+    )  # fmt: skip
+    config.trainer = replace(ours.trainer, max_steps=step.budget or ours.trainer.max_steps)
+    config.tracking = replace(ours.tracking, log_model=False)  # the models are means, not results
+    return config
+
+
+def _answers(outcome: Outcome) -> list[Prediction]:
+    return [prediction_from_line(line) for line in whole_lines(outcome.folder / "predictions.jsonl")]

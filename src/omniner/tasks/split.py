@@ -11,16 +11,17 @@ from __future__ import annotations
 import logging
 import time
 
-from omniner.analysis.corpora import split_tables
-from omniner.analysis.pages.sheets import markdown, plain
-from omniner.corpus.curation import splits
-from omniner.corpus.curation.splits import Division
+from omniner.corpus import splits
 from omniner.corpus.formats import jsonl
+from omniner.corpus.splits import Division
 from omniner.files import write_json, write_text, writing_folder
-from omniner.tasks import whole
-from omniner.tasks.context import Context, content_digest, publish_issues
-from omniner.tasks.whole import Whole
-from omniner.tracking import DataInput
+from omniner.records import content_digest
+from omniner.report import curation_tables
+from omniner.report.tables import markdown, plain
+from omniner.runs.context import Context, publish_issues
+from omniner.tasks import parts
+from omniner.tasks.parts import Whole
+from omniner.tracking.tracked_run import DataInput
 
 log = logging.getLogger("omniner")
 
@@ -29,8 +30,8 @@ def run(context: Context) -> None:
     """Read, divide, write, publish."""
     settings = context.config.split
     shares = {name: share for name, share in settings.shares.items() if share}
-    output = whole.output_of(context, [f"{name}.jsonl" for name in shares])
-    corpus = whole.read(context)
+    output = parts.output_of(context, [f"{name}.jsonl" for name in shares])
+    corpus = parts.read(context)
     start = time.perf_counter()
     division = splits.divide(corpus.sentences, shares, settings.together, settings.seed, "split.shares")
     log.info("divided in %.1f s", time.perf_counter() - start)
@@ -40,7 +41,7 @@ def run(context: Context) -> None:
         for part, name in enumerate(division.names):
             jsonl.write(folder / f"{name}.jsonl", division.of(corpus.sentences, part))
     _publish(context, corpus, division, str(output))
-    print("\n".join(split_tables.verdicts(corpus.sentences, division)))
+    print("\n".join(curation_tables.split_summary(corpus.sentences, division)))
     if {"train", "test"} <= shares.keys():
         without = "" if "dev" in shares else " data.files.dev=[] data.dev_from_train=0.1"
         print(f"train on it: data=own data.root={output} data.taxonomy={corpus.taxonomy}{without}")
@@ -52,7 +53,7 @@ def _publish(context: Context, corpus: Whole, division: Division, output: str) -
         DataInput(f"{corpus.name}-{name}", name, content_digest(part), output, len(part))
         for name, part in ((name, division.of(sentences, number)) for number, name in enumerate(division.names))
     )
-    worst, part, name = split_tables.worst_deviation(division, split_tables.mentions(sentences, division))
+    worst, part, name = curation_tables.worst_deviation(division, curation_tables.mentions(sentences, division))
     context.run.tags({"split.together": division.together, "split.output": output, "split.farthest": f"{name} {part}"})
     values: dict[str, float] = {
         f"split/{name}": size for name, size in zip(division.names, division.sizes, strict=True)
@@ -60,12 +61,12 @@ def _publish(context: Context, corpus: Whole, division: Division, output: str) -
     values |= {"split/posts": division.posts, "split/groups": len(division.groups), "split/farthest": worst}
     values |= {"split/largest_group": max(map(len, division.groups))}
     context.run.metrics(values)
-    context.run.file(write_json(context.folder / "split.json", split_tables.to_json(sentences, division)))
-    sheets = split_tables.build(sentences, division)
+    context.run.file(write_json(context.folder / "split.json", curation_tables.split_json(sentences, division)))
+    sheets = curation_tables.split_sheets(sentences, division)
     for name, sheet in sheets.items():
         write_text(context.folder / "tables" / f"split_{name}.csv", sheet.table.to_csv())
         context.run.table(sheet.table.columns, sheet.table.rows, f"tables/split_{name}.json")
     lines = [f"# {plain(context.config.name)}"]
-    lines += [f"- {plain(line)}" for line in split_tables.verdicts(sentences, division)]
+    lines += [f"- {plain(line)}" for line in curation_tables.split_summary(sentences, division)]
     path = write_text(context.folder / "split.md", "\n".join(lines) + "\n\n" + markdown(sheets))
     context.run.file(path)

@@ -4,27 +4,43 @@ In: `corpora=[weibo,mine.jsonl,name=folder,...]` (see `tasks.stats_corpora`), or
 folder and tracked: `stats.html`, `stats.md`, `stats.json`, `tables/stats_*.csv`, `latex/stats_table3.tex`,
 `figures/stats_*.png`, `issues.jsonl`, and the metrics `stats/<corpus>/...`. A failed check is a finding, not an error:
 the run ends well all the same.
+
+The corpora that `corpora=[weibo,mine.jsonl,name=folder,...]` means: found before any is read, read one by one.
+
+An entry is a choice of `conf/data` or a path; `name=` before it gives another name. A choice is taken with all its
+published splits, test files without labels too: nothing is cut from train, and the split that is reported on keeps its
+name. The choice that the run itself has as `data` keeps the run's overrides. A file is one split; a folder has a split
+for each file called after train, dev or test; their categories are held against the official ones where most are these.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from omniner.analysis.corpora import page as stats_page
-from omniner.analysis.corpora import plain as stats_json
-from omniner.analysis.corpora import tables as stats_tables
-from omniner.analysis.corpora.checks import CHECKS, FAILED, WARNED, Surveyed, Verdict, judge
-from omniner.analysis.pages.sheets import Sheet, latex
+from omniner.config import compose
+from omniner.config.groups import Config, DataConfig, StatsConfig
+from omniner.corpus import sources
+from omniner.corpus import taxonomy as taxonomy_module
+from omniner.corpus.formats import detection
+from omniner.corpus.formats.brat import ANNOTATIONS
 from omniner.corpus.stats.measure import measure
+from omniner.corpus.stats.verdicts import CHECKS, FAILED, WARNED, Surveyed, Verdict, judge
+from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
 from omniner.files import write_json, write_text, writing
-from omniner.records import Issue
-from omniner.schema import StatsConfig
-from omniner.tasks import stats_corpora
-from omniner.tasks.context import Context, content_digest, publish_issues
-from omniner.tracking import DataInput
+from omniner.records import Issue, Sentence, content_digest
+from omniner.report import corpus_page, corpus_tables
+from omniner.report.tables import Sheet, latex
+from omniner.runs.context import Context, publish_issues
+from omniner.tasks import parts
+from omniner.tracking.tracked_run import DataInput
 
 log = logging.getLogger("omniner")
 
@@ -33,12 +49,12 @@ def run(context: Context) -> None:
     """Find, read, measure, judge, publish."""
     config = context.config
     _check_limits(config.stats)
-    surveyed = [_survey(context, planned) for planned in stats_corpora.plan(config)]
+    surveyed = [_survey(context, planned) for planned in plan(config)]
     verdicts = {one.statistics.name: judge(one) for one in surveyed}
     publish_issues(context, [issue for one in surveyed for issue in _named(one)])
-    sheets = stats_tables.build(surveyed, verdicts, config.stats)
+    sheets = corpus_tables.build(surveyed, verdicts, config.stats)
     _publish(context, surveyed, verdicts, sheets)
-    print(stats_page.terminal(surveyed, verdicts, sheets))
+    print(corpus_page.terminal(surveyed, verdicts, sheets))
 
 
 def _check_limits(settings: StatsConfig) -> None:
@@ -49,7 +65,7 @@ def _check_limits(settings: StatsConfig) -> None:
                 raise UserError(f"{key}.{name}", "there is no such check", f"Known: {', '.join(CHECKS)}.")
 
 
-def _survey(context: Context, planned: stats_corpora.Planned) -> Surveyed:
+def _survey(context: Context, planned: Planned) -> Surveyed:
     """Read and measure one corpus; the run knows its splits by their content."""
     config = context.config
     material = planned.read()
@@ -79,7 +95,7 @@ def _publish(
 ) -> None:
     context.run.metrics(_metrics(surveyed, verdicts))
     context.run.tags({f"stats.{one.statistics.name}": one.about for one in surveyed})
-    context.run.file(write_json(context.folder / "stats.json", stats_json.to_json(surveyed, verdicts)))
+    context.run.file(write_json(context.folder / "stats.json", corpus_tables.to_json(surveyed, verdicts)))
     for name, sheet in sheets.items():
         write_text(context.folder / "tables" / f"stats_{name}.csv", sheet.table.to_csv())
         context.run.table(sheet.table.columns, sheet.table.rows, f"tables/stats_{name}.json")
@@ -94,7 +110,7 @@ def _metrics(surveyed: Sequence[Surveyed], verdicts: Mapping[str, Sequence[Verdi
     values: dict[str, float] = {}
     for one in surveyed:
         place = f"stats/{one.statistics.name}"
-        values |= {f"{place}/{name}": value for name, value in stats_json.figures(one).items()}
+        values |= {f"{place}/{name}": value for name, value in corpus_tables.figures(one).items()}
         for split, texts in one.statistics.texts.items():
             values[f"{place}/{split}_sentences"] = texts.sentences
             values[f"{place}/{split}_entities"] = one.statistics.labels[split].entities
@@ -109,7 +125,7 @@ def _metrics(surveyed: Sequence[Surveyed], verdicts: Mapping[str, Sequence[Verdi
 
 
 def _figures(context: Context, surveyed: Sequence[Surveyed]) -> None:
-    from omniner.analysis.corpora.figures import figures
+    from omniner.report.corpus_page import figures
 
     for name, png in figures(surveyed).items():
         path = context.folder / "figures" / f"{name}.png"
@@ -126,6 +142,137 @@ def _texts(
 ) -> None:
     name = context.config.name
     created = time.strftime("%Y-%m-%d %H:%M:%S")
-    page = stats_page.html(name, created, surveyed, verdicts, sheets)
+    page = corpus_page.html(name, created, surveyed, verdicts, sheets)
     context.run.file(write_text(context.folder / "stats.html", page))
-    context.run.file(write_text(context.folder / "stats.md", stats_page.markdown(name, surveyed, verdicts, sheets)))
+    context.run.file(write_text(context.folder / "stats.md", corpus_page.markdown(name, surveyed, verdicts, sheets)))
+
+
+_CHOICE = re.compile(r"[\w-]+")
+_ROLE = re.compile(r"(?<![a-z])(train|dev|valid|validation|val|test)(?![a-z])")
+_ROLES = {"valid": "dev", "validation": "dev", "val": "dev"}
+
+
+@dataclass
+class Material:
+    """A corpus as read: sentences by published split, what could not be taken, where from, digests of files."""
+
+    name: str
+    splits: dict[str, list[Sentence]]
+    issues: list[Issue]
+    taxonomy: Taxonomy | None
+    about: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A corpus that is there, not yet read."""
+
+    name: str
+    read: Callable[[], Material]
+
+
+def plan(config: Config) -> list[Planned]:
+    """Every corpus that is asked for; one that is absent is a `UserError` before any is read."""
+    if not config.corpora:
+        return [_choice(config.data.name, config.data)]
+    planned = [_entry(entry, config) for entry in config.corpora]
+    if twice := [name for name, count in Counter(one.name for one in planned).items() if count > 1]:
+        raise UserError("corpora", f"two are called {twice[0]!r}", 'Give other names: "name=path".')
+    return planned
+
+
+def _entry(entry: str, config: Config) -> Planned:
+    name, equals, target = entry.partition("=")
+    if not equals or Path(entry).exists():
+        name, target = "", entry
+    if name != Path(name).name:  # metrics and tables are called after corpora
+        raise UserError("corpora", f"{name!r} is no name for a corpus", 'Give another name: "name=path".')
+    if _CHOICE.fullmatch(target) and (data := _data(target, config)) is not None:
+        return _choice(name or data.name, data)
+    path = Path(target)
+    if not path.exists():
+        fix = "Name a choice of conf/data, a file or a folder."
+        raise UserError("corpora", f"{target!r} is no choice of data, and there is no such file or folder", fix)
+    return Planned(name or path.stem, lambda: _files(name or path.stem, path))
+
+
+def _data(name: str, config: Config) -> DataConfig | None:
+    """The choice of `conf/data` of that name, None where there is none."""
+    from hydra.errors import MissingConfigException
+
+    if name == config.data.name:
+        return config.data
+    try:
+        composed = compose.compose([f"data={name}"])
+    except MissingConfigException:
+        return None
+    return compose.section(composed, "data", DataConfig)
+
+
+def _choice(name: str, data: DataConfig) -> Planned:
+    given, wanted, _ = parts.published(data)
+    published = dataclasses.replace(given, name=name, taxonomy="flat")
+    if data.format != "synthetic":
+        named = [file for split in wanted for file in given.files[split]]
+        if not named or data.root is None or any(not (Path(data.root) / file).exists() for file in named):
+            sources.load(published, wanted)  # says what is missing, and reads nothing
+    return Planned(name, lambda: _read(data, published, wanted))
+
+
+def _read(data: DataConfig, published: DataConfig, wanted: Sequence[str]) -> Material:
+    corpus = sources.load(published, wanted)
+    known = None if data.taxonomy == "flat" else taxonomy_module.load(data.taxonomy)
+    digests = ", ".join(f"{file} {digest[:12]}" for file, digest in corpus.digests.items())
+    about = f"data={data.name}, format {data.format}; {digests}"
+    return Material(published.name, corpus.splits, corpus.issues, known, about, ", ".join(corpus.digests))
+
+
+def _files(name: str, path: Path) -> Material:
+    """A file is one split called after it; a folder has those of its files, unless brat keeps a corpus in a folder."""
+    if path.is_dir() and not any(path.rglob(f"*{ANNOTATIONS}")):
+        splits, issues = _roles(path)
+    else:
+        splits, issues = {_role(path) or path.stem: path}, []
+    read, kinds = {}, []
+    for split, file in splits.items():
+        format, why = detection.detect(file)
+        sentences, met = sources.read_sentences(file)
+        if not sentences:
+            example = f" (first issue: {met[0]})" if met else ""
+            raise UserError(file, f"no sentence could be read{example}", "Check the file.")
+        read[split] = sentences
+        issues += met
+        kinds.append(f"{file} read as {format} ({why})")
+    return Material(name, read, issues, _official(read), "; ".join(kinds), str(path))
+
+
+def _official(splits: Mapping[str, Sequence[Sentence]]) -> Taxonomy | None:
+    """The official taxonomy where most mentions are of it, so that the others are named as strangers."""
+    official = taxonomy_module.load(taxonomy_module.OFFICIAL)
+    known = [e.category in official for sentences in splits.values() for s in sentences for e in s.entities]
+    return official if 2 * sum(known) > len(known) else None
+
+
+def _roles(folder: Path) -> tuple[dict[str, Path], list[Issue]]:
+    """The file of each split, and an issue for each file that is of none."""
+    found: dict[str, Path] = {}
+    issues = []
+    for file in parts.files_of(folder):
+        role = _role(file)
+        if role in found:
+            fix = 'Name a folder with one file a split, or single files: "name=path".'
+            raise UserError(file, f"{found[role].name} is the split {role}, too", fix)
+        if role:
+            found[role] = file
+        else:
+            issues.append(Issue("no-split", "not called after train, dev or test: not read", str(file)))
+    if not found:
+        raise UserError(folder, "no file is called after train, dev or test", "Name the file, or rename it.")
+    return {role: found[role] for role in ("train", "dev", "test") if role in found}, issues
+
+
+def _role(path: Path) -> str:
+    """The split that a file is called after, empty if it is called after none."""
+    match = _ROLE.search(path.name.lower())
+    return _ROLES.get(match[1], match[1]) if match else ""

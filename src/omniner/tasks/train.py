@@ -3,24 +3,34 @@
 Every step leaves a file behind, so that a killed run goes on where it was: `checkpoints/last.ckpt` holds the training
 state, `predictions.jsonl` the finished predictions, `prompt.txt` what a causal model was told. The split that is
 reported chooses nothing: the best checkpoint is the one with the best F1 on `dev`.
+
+The learning curves of a run: kept in the run's folder while training, drawn in its figures and report.
+
+`CurveRecorder` stands between Lightning's logger and the tracked run: every scalar goes on to the tracker and, as a
+JSON line, into `curves.jsonl`. A resumed run writes some steps again; the last value of a step counts.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from omniner import tracking
+from omniner.config.groups import CausalConfig, Config
 from omniner.corpus import sources
-from omniner.encoding import prompts
 from omniner.errors import Stopped, UserError
-from omniner.schema import CausalConfig, Config
+from omniner.files import append_lines, whole_lines
+from omniner.llm import prompt
+from omniner.runs.context import Context, publish_corpus, publish_issues
 from omniner.tasks import prompting
-from omniner.tasks.context import Context, publish_corpus, publish_issues
-from omniner.tasks.curves import CurveRecorder, read_curves
-from omniner.tasks.evaluation import Extras, evaluate
-from omniner.tasks.prediction import predict_file, write_gold
+from omniner.tasks.predict import predict_file, write_gold
+from omniner.tasks.score import Extras, evaluate
+from omniner.tracking.tracked_run import Run
 
 log = logging.getLogger("omniner")
 
@@ -30,7 +40,7 @@ FOLDER = "OMNINER_RUN_FOLDER"
 
 def run(context: Context) -> None:
     """Train, predict, score, publish."""
-    from omniner.models.training import fit
+    from omniner.models import fit
 
     config, folder = context.config, context.folder
     corpus = sources.load(config.data, None)
@@ -42,7 +52,7 @@ def run(context: Context) -> None:
         train = corpus.splits["train"]
         active = corpus.taxonomy.active(train)
         prompting.use_guidance(context, active, reported)
-        prompting.publish(context, prompts.build(config.prompt, active, train))
+        prompting.publish(context, prompt.build(config.prompt, active, train))
     os.environ[FOLDER] = str(folder.resolve())
     try:
         logger = tracking.lightning_logger(CurveRecorder(context.run, folder))
@@ -67,7 +77,7 @@ def run(context: Context) -> None:
 
 def follow(config: Config) -> None:
     """A further rank of a distributed run: it only takes part in the fitting."""
-    from omniner.models.training import fit
+    from omniner.models import fit
 
     if FOLDER not in os.environ and not config.output_dir:
         raise UserError(
@@ -79,3 +89,36 @@ def follow(config: Config) -> None:
     corpus = sources.load(config.data, None)
     prompting.settle(config, folder, corpus.taxonomy.active(corpus.splits["train"]), corpus.splits["test"])
     fit(config, corpus, folder, logger=False, callbacks=[])
+
+
+FILE = "curves.jsonl"
+
+
+class CurveRecorder(Run):
+    """A tracked run, as Lightning's logger sees it, that keeps its scalars in the folder as well."""
+
+    def __init__(self, run: Run, folder: Path) -> None:
+        self.id, self.url_hint = run.id, run.url_hint
+        self._run, self._path = run, folder / FILE
+        whole_lines(self._path)  # cuts off what a kill left of the last line
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log scalars of one step."""
+        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+        append_lines(self._path, [json.dumps({"step": step, **finite})])
+        self._run.metrics(values, step)
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Tags go to the tracked run alone."""
+        self._run.tags(values)
+
+
+def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The curves kept in a run's folder: name -> (step, value) in order of steps."""
+    curves: dict[str, dict[int, float]] = {}
+    for line in whole_lines(folder / FILE):
+        values = json.loads(line)
+        step = values.pop("step")
+        for name, value in values.items():
+            curves.setdefault(name, {})[step] = value
+    return {name: sorted(points.items()) for name, points in sorted(curves.items())}

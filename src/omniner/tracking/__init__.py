@@ -1,7 +1,7 @@
 """Tracking, as the tasks use it: begin a run, go on with one, sweeps with a parent run, links into the UI.
 
 What goes in: the tracking config, names, tags. What comes out: a `Run` to write to, run ids, links. While
-training works nothing here talks to the store: a `Run` (`omniner.tracking.run`) writes to the spool of its folder
+training works nothing here talks to the store: a `Run` (`tracking.tracked_run`) writes to the spool of its folder
 and a thread sends that (`omniner.tracking.spool`) to MLflow (`omniner.tracking.store`, which alone imports it).
 Only `start` and the functions about parent runs ask the store directly: `start` fails early and clearly, the
 others, after the work, only warn.
@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from omniner import files
+from omniner.config.groups import TrackingConfig
 from omniner.errors import UserError
-from omniner.schema import TrackingConfig
-from omniner.tracking.provenance import git_state, versions
-from omniner.tracking.run import DataInput, Run, TrackedRun, display_name, masked, safe_name, tag_values
+from omniner.tracking.machine import git_state, versions
 from omniner.tracking.spool import Sender, Spool, one_line
 from omniner.tracking.store import Child, Found, open_store
+from omniner.tracking.tracked_run import DataInput, Run, TrackedRun, display_name, masked, safe_name, tag_values
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger

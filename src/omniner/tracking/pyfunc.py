@@ -15,7 +15,7 @@ import mlflow  # noqa: E402
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 from pydantic import BaseModel  # noqa: E402
 
-from omniner import config as configs  # noqa: E402
+from omniner.config import compose  # noqa: E402
 from omniner.records import Sentence, entity_to_json  # noqa: E402
 
 
@@ -35,14 +35,14 @@ class TaggerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
         """Read what was saved with the model."""
         settings = OmegaConf.load(context.artifacts["config"])
         assert isinstance(settings, DictConfig), "written by save"
-        self._config = configs.check(settings)
+        self._config = compose.check(settings)
         self._checkpoint = Path(context.artifacts["checkpoint"])
 
     def predict(
         self, context: Any, model_input: list[str], params: dict[str, str] | None = None
     ) -> list[list[Mention]]:
         """Tag texts, in their order."""
-        from omniner.models.inference import predict
+        from omniner.models import predict
 
         sentences = [Sentence(str(number), text) for number, text in enumerate(model_input)]
         found = {item.id: item for batch in predict(self._checkpoint, sentences, self._config) for item in batch}

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from omniner import files
+from omniner.config.groups import TrackingConfig
 from omniner.errors import UserError
-from omniner.schema import TrackingConfig
-from omniner.tracking.run import TABLES_TAG, display_name, masked
 from omniner.tracking.spool import Record, RefusedError, one_line
+from omniner.tracking.tracked_run import TABLES_TAG, display_name, masked
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

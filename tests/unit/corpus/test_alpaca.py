@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.unit.corpus.reading import SMALL, assert_offsets_hold, codes, read, spans
 
-from omniner.corpus import formats
-from omniner.corpus.formats import alpaca
-from omniner.encoding.answers import write_answer
+from omniner.answers import write_answer
+from omniner.corpus.formats import alpaca, fields
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 
@@ -51,7 +50,7 @@ def test_alpaca_items() -> None:
         ("s-2", "没有答案", []),
         ("s-3", "三元组", [(0, 1, "数量")]),
     ]
-    assert [formats.is_unlabeled(s) for s in sentences] == [False, False, True, False]
+    assert [fields.is_unlabeled(s) for s in sentences] == [False, False, True, False]
     assert [(issue.code, issue.line, issue.message[:6]) for issue in issues] == [
         ("duplicate-entity", 2, "item 1"),
         ("unknown-key", 3, "item 2"),  # history
@@ -67,7 +66,7 @@ def test_conversations() -> None:
         ("7", "p", "去上海", [(1, 3, "地点_城市")]),
         ("s-2", None, "还没有答案", []),
     ]
-    assert formats.is_unlabeled(sentences[2])
+    assert fields.is_unlabeled(sentences[2])
     assert [(issue.code, issue.line) for issue in issues] == [("bad-record", 4), ("bad-record", 5)]
 
 

@@ -10,8 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.unit.corpus.reading import SMALL, assert_offsets_hold, codes, read, spans
 
-from omniner.corpus import formats
-from omniner.corpus.formats import conll
+from omniner.corpus.formats import conll, fields
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 
@@ -131,7 +130,7 @@ def test_rows_without_a_tag(tmp_path: Path) -> None:
     assert (sentence.text, spans(sentence)) == ("北京好", [(0, 1, "A")])
     assert [(issue.code, issue.line) for issue in issues] == [("no-tag", 2), ("empty-token", 3)]
     [bare], issues = parse(tmp_path, "北\n京\n")
-    assert (bare.text, formats.is_unlabeled(bare), issues) == ("北京", True, [])
+    assert (bare.text, fields.is_unlabeled(bare), issues) == ("北京", True, [])
 
 
 def test_wrong_options_are_told(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omniner.corpus.curation import easy
-from omniner.corpus.curation.easy import judge, suspects, without_rare
+from omniner.corpus import easy
+from omniner.corpus.easy import judge, suspects, without_rare
 from omniner.records import Entity, Prediction, Sentence
 
 TEXT = "我在上海迪士尼乐园吃冰淇淋"

@@ -14,11 +14,11 @@ from omegaconf import OmegaConf
 from tests.conftest import ROOT
 from tests.unit.corpus.reading import SMALL, spans
 
+from omniner.config.groups import DataConfig
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
-from omniner.schema import DataConfig
 
 CONF = ROOT / "conf" / "data"
 SHIPPED = sorted(path.stem for path in CONF.glob("*.yaml"))

@@ -15,10 +15,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from omniner.corpus.curation import splits, splits_stratify
-from omniner.corpus.curation.splits import Division, divide, sizes_of
-from omniner.corpus.curation.splits_stratify import Group, stratify
-from omniner.corpus.synthetic import generate
+from omniner.corpus import splits
+from omniner.corpus.sample import generate
+from omniner.corpus.splits import Division, Group, divide, sizes_of, stratify
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 
@@ -193,7 +192,7 @@ def test_dealing_is_what_the_slow_twin_does(
     groups = groups_of(rows, seed)
     targets = sizes_of(sum(size for size, _ in rows), shares)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splits_stratify, "_level", lambda deal: None)
+        patch.setattr(splits, "_level", lambda deal: None)
         assert stratify(groups, shares, targets) == slowly(groups, shares, targets)
 
 
@@ -219,10 +218,10 @@ def test_levelling_ends_where_no_step_is_left(
 def test_levelling_takes_what_costs_no_category() -> None:
     """One group too many in the second part: the one with too many mentions there is also the only one with any."""
     groups = [Group(n, [n], {}) for n in range(9)] + [Group(9, [9], {"a": 1}), Group(10, [10], {"a": 9})]
-    deal = splits_stratify._Deal(groups, (0.8, 0.2), [9, 2])
+    deal = splits._Deal(groups, (0.8, 0.2), [9, 2])
     for number, part in enumerate([0] * 7 + [1, 1] + [0, 1]):
         deal.place(number, part)
-    splits_stratify._level(deal)
+    splits._level(deal)
     assert deal.room == [0, 0]
     assert deal.part[10] == 1
 
@@ -275,8 +274,8 @@ def test_texts_that_everybody_writes_are_let_go_of_by_auto() -> None:
 
 
 PRINT = """
-from omniner.corpus.curation.splits import divide
-from omniner.corpus.synthetic import generate
+from omniner.corpus.splits import divide
+from omniner.corpus.sample import generate
 print(divide(generate({"train": 300}, 1)["train"], {"a": 0.25, "b": 0.25, "c": 0.5}, "auto", 7, "x").parts)
 """
 
@@ -305,9 +304,9 @@ def test_levelling_tries_every_two_parts() -> None:
     """The fullest part and the emptiest have no step between them; others have."""
     sizes, parts = [4, 4, 1, 1, 1, 1], [0, 0, 1, 1, 2, 3]
     groups = [Group(n, list(range(size)), {}) for n, size in enumerate(sizes)]
-    deal = splits_stratify._Deal(groups, (0.4, 0.1, 0.25, 0.25), [5, 1, 3, 3])
+    deal = splits._Deal(groups, (0.4, 0.1, 0.25, 0.25), [5, 1, 3, 3])
     for number, part in enumerate(parts):
         deal.place(number, part)
     assert deal.room == [-3, -1, 2, 2]
-    splits_stratify._level(deal)
+    splits._level(deal)
     assert deal.room == [-3, 0, 1, 2]

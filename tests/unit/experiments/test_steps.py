@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import ROOT
 
-from omniner import config as configs
+from omniner.config import compose
 
 sys.path.insert(0, str(ROOT / "experiments"))
 
@@ -34,7 +34,7 @@ def every_step(options: loop.Options, model: str) -> list[steps.Step]:
 def test_every_command_of_the_loop_composes(scale: str) -> None:
     options = chosen("--scale", scale, "--seeds", "1,2", "--teacher", TEACHER, "--jobs", "2")
     for step in every_step(options, options.models[0]):
-        config = configs.load(step.arguments)
+        config = compose.load(step.arguments)
         assert config.output_dir == str(step.makes[0][0])
         assert config.errta.mode == "official"
         assert "official" in config.metrics.profile or config.metrics.unit == "pair"
@@ -49,16 +49,16 @@ def test_the_training_runs_of_all_seeds_are_a_sweep_with_a_folder_for_each(scale
         assert list(step.arguments[:3]) == ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
         assert "seed=1,2" in step.arguments
         for seed, (folder, overrides) in enumerate(step.makes, 1):
-            swept = configs.load([*overrides, step.arguments[-1]])
-            child = configs.load(overrides)
-            assert configs.digest(swept) == configs.digest(child)
+            swept = compose.load([*overrides, step.arguments[-1]])
+            child = compose.load(overrides)
+            assert compose.digest(swept) == compose.digest(child)
             assert swept.output_dir == child.output_dir
             assert (child.seed, child.output_dir) == (seed, str(folder))
             notes = str(options.work / model / f"notes-{variant}") if variant in ("counted", "teacher") else None
             assert child.prompt.from_run == notes
     alone = loop.train(chosen("--scale", scale, "--seeds", "3"), model, "plain")
     assert "-m" not in alone.arguments
-    assert configs.load(alone.arguments).output_dir == str(options.work / model / "plain-3")
+    assert compose.load(alone.arguments).output_dir == str(options.work / model / "plain-3")
 
 
 @pytest.mark.parametrize(
@@ -68,16 +68,16 @@ def test_the_benchmark_composes_with_a_folder_for_each_model(scale: str, models:
     sweep, compare = plan(f"table4_{scale}", models, 1, ["seed=7"])
     assert sweep.arguments == ["-m", f"experiment=table4_{scale}", f"model={','.join(models)}", "seed=7"]
     for folder, overrides in sweep.makes:
-        config = configs.load(overrides)
+        config = compose.load(overrides)
         assert (config.output_dir, config.model.name, config.seed) == (str(folder), folder.name, 7)
-    config = configs.load(compare.arguments)
+    config = compose.load(compare.arguments)
     assert config.runs == [f"{model}=outputs/table4_{scale}/{model}" for model in models]
     assert config.output_dir == f"outputs/table4_{scale}/compare"
 
 
 def finished(folder: Path, overrides: list[str], started: float, status: str = "finished") -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    state = {"status": status, "digest": configs.digest(configs.load(overrides)), "started": started}
+    state = {"status": status, "digest": compose.digest(compose.load(overrides)), "started": started}
     (folder / "run_state.json").write_text(json.dumps(state))
     os.utime(folder / "run_state.json", (started + 10, started + 10))
 

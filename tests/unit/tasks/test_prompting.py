@@ -13,15 +13,16 @@ import pytest
 from tests.unit.analysis import made_up_guidance
 from tests.unit.analysis.made_up_guidance import CATEGORIES
 
-from omniner import config as configs
-from omniner.analysis.guide import guidance as guidances
-from omniner.analysis.guide.guidance import Guidance
-from omniner.encoding import lessons, prompts
+from omniner import tracking
+from omniner.config import compose
+from omniner.config.groups import Config
 from omniner.errors import UserError
+from omniner.guidance import lessons, prompt_errors
+from omniner.guidance.lessons import Guidance
+from omniner.llm import prompt
 from omniner.records import Sentence
-from omniner.schema import Config
+from omniner.runs.context import Located
 from omniner.tasks import prompting
-from omniner.tasks.locate import Located
 
 UNSEEN = [Sentence("t", "一句没有见过的话")]
 
@@ -39,11 +40,11 @@ def made() -> Guidance:
 
 def config(named: str, *overrides: str) -> Config:
     base = ["model=qwen2_tiny", "prompt=errta", f"prompt.from_run={named}", "prompt.max_tokens=900", "tracking=off"]
-    return configs.load([*base, *overrides])
+    return compose.load([*base, *overrides])
 
 
 def write(made: Guidance, folder: str) -> Path:
-    return guidances.write(Path(folder) / "guidance.json", made)
+    return lessons.write(Path(folder) / "guidance.json", made)
 
 
 def test_a_folder_its_name_and_its_file_mean_the_same(made: Guidance) -> None:
@@ -55,14 +56,14 @@ def test_a_folder_its_name_and_its_file_mean_the_same(made: Guidance) -> None:
         folder.mkdir()
         assert prompting.settle(settings, folder, CATEGORIES, UNSEEN) == made
         assert settings.prompt.from_run is None
-        assert guidances.read(folder / prompting.COPY) == made
-        texts.add(prompts.build(settings.prompt, CATEGORIES, []).instruction)
+        assert lessons.read(folder / prompting.COPY) == made
+        texts.add(prompt.build(settings.prompt, CATEGORIES, []).instruction)
     assert len(texts) == 1
     assert made.lessons[0].note.rule["zh"] in texts.pop()
 
 
 def test_nothing_is_done_without_a_run() -> None:
-    settings = configs.load(["model=qwen2_tiny", "prompt=errta"])
+    settings = compose.load(["model=qwen2_tiny", "prompt=errta"])
     before = dataclasses.replace(settings.prompt)
     assert prompting.settle(settings, Path("run"), CATEGORIES, UNSEEN) is None
     assert settings.prompt == before
@@ -79,7 +80,7 @@ def test_a_run_that_goes_on_keeps_its_guidance(made: Guidance) -> None:
 def test_sentences_of_the_reported_split_are_refused(made: Guidance) -> None:
     write(made, "guide")
     settings = config("guide")
-    text = lessons.write(made, settings.prompt, CATEGORIES, prompting.counter(settings)).sentences[-1]
+    text = prompt_errors.write(made, settings.prompt, CATEGORIES, prompting.counter(settings)).sentences[-1]
     name = next(one.id for lesson in made.lessons for one in lesson.examples if one.text == text)
     with pytest.raises(UserError, match=rf"^prompt\.from_run: 1 of its examples .*{name}"):
         prompting.settle(settings, Path("run"), CATEGORIES, [*UNSEEN, Sentence("other id", text)])
@@ -90,7 +91,7 @@ def test_examples_that_no_prompt_shows_are_not_refused_but_said(
 ) -> None:
     write(made, "guide")
     settings = config("guide")
-    shown = lessons.write(made, settings.prompt, CATEGORIES, prompting.counter(settings)).sentences
+    shown = prompt_errors.write(made, settings.prompt, CATEGORIES, prompting.counter(settings)).sentences
     others = [one for lesson in made.lessons for one in lesson.examples if one.text not in shown]
     assert prompting.settle(settings, Path("run"), CATEGORIES, [Sentence("x", others[0].text)]) == made
     assert settings.prompt.from_run is None
@@ -102,7 +103,7 @@ def test_guidance_that_is_fetched_leaves_nothing_but_its_copy(made: Guidance, mo
         write(made, str(to))
 
     monkeypatch.setattr(prompting, "locate", lambda *_: Located(None, "a" * 32, "far"))
-    monkeypatch.setattr(prompting.tracking, "fetch", fetch)
+    monkeypatch.setattr(tracking, "fetch", fetch)
     assert prompting.fetch(config("far"), Path("run")) == made
     assert [path.name for path in Path("run").iterdir()] == [prompting.COPY]
 

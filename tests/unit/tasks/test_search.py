@@ -14,21 +14,23 @@ import pytest
 from omegaconf import OmegaConf
 from tests.unit.analysis import made_up_guidance
 
-from omniner import children, run
-from omniner import config as configs
-from omniner.analysis.guide import guidance as guidances
-from omniner.analysis.guide.guidance import Guidance
-from omniner.children import Job, Outcome
+from omniner import run
+from omniner.config import compose
+from omniner.config.groups import ChildrenConfig, Config
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
-from omniner.encoding import prompts
-from omniner.encoding.lessons import write
 from omniner.errors import UserError
 from omniner.files import make_folder, read_json, write_text
+from omniner.guidance import lessons
+from omniner.guidance.lessons import Guidance
+from omniner.guidance.prompt_errors import write
+from omniner.guidance.prompt_search import BASELINES, Material, variants
+from omniner.llm import prompt as prompts
 from omniner.records import Prediction, Sentence, prediction_to_json, to_line
-from omniner.schema import ChildrenConfig, Config
-from omniner.tasks import prompting, search_children
-from omniner.tasks.search_variants import BASELINES, Material, variants
+from omniner.runs import children
+from omniner.runs.children import Job, Outcome
+from omniner.tasks import prompting
+from omniner.tasks import search as search_children
 
 SERVER = ["decoding=openai", "decoding.url=http://nowhere/v1"]
 SEARCH = [
@@ -67,7 +69,7 @@ class Answering:
     def answer(self, job: Job, place: Path) -> None:
         config = copy.deepcopy(job.config)
         if len(self.jobs) == 1:  # as a child reads it
-            assert configs.read(write_text(place / "config.yaml", configs.to_yaml(config))) == config
+            assert compose.read(write_text(place / "config.yaml", compose.to_yaml(config))) == config
         sentences, prompt = self.given(config, place)
         share = 80 if self.rule in prompt.instruction else 40 if config.prompt.lessons == [] else 50
         lines = []
@@ -105,8 +107,8 @@ def made() -> Guidance:
 
 def write_corpus(folder: Path, made: Guidance) -> list[str]:
     """A corpus in files, whose test file is not there; its choice."""
-    guidances.write(folder / "guidance.json", made)
-    sample = sources.load(configs.load(["data.size={train: 120, dev: 140, test: 10}"]).data, ["train", "dev"])
+    lessons.write(folder / "guidance.json", made)
+    sample = sources.load(compose.load(["data.size={train: 120, dev: 140, test: 10}"]).data, ["train", "dev"])
     for name in ("train", "dev"):
         jsonl.write(folder / f"{name}.jsonl", sample.splits[name])
     files = "data.files={train: [train.jsonl], dev: [dev.jsonl], test: [absent.jsonl]}"
@@ -115,7 +117,7 @@ def write_corpus(folder: Path, made: Guidance) -> list[str]:
 
 def made_answering(made: Guidance, data: list[str]) -> Answering:
     """Children that know which lesson helps: one that is too small for the prompt as it is."""
-    config = configs.load([*SERVER, *SEARCH, *data])
+    config = compose.load([*SERVER, *SEARCH, *data])
     corpus = sources.load(config.data, ["train", "dev"])
     train = corpus.splits["train"]
     active = corpus.taxonomy.active(train)
@@ -153,7 +155,7 @@ def searched(made: Guidance, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def search(data: list[str], *overrides: str) -> tuple[Path, dict[str, Any]]:
-    folder = run.run(configs.load([*SERVER, *SEARCH, *data, *overrides]))
+    folder = run.run(compose.load([*SERVER, *SEARCH, *data, *overrides]))
     return folder, dict(read_json(folder / "search.json"))
 
 
@@ -200,7 +202,7 @@ def test_the_best_prompt_can_be_used_by_its_keys_and_by_its_file(
     folder, answering, found = searched
     monkeypatch.chdir(folder.parents[1])
     base = [*SERVER, "task=predict", "prompt=errta", "prompt.max_tokens=900", *write_corpus(Path(), answering.made)]
-    told = configs.load([*base, "input=dev.jsonl", *found["command"].split()])
+    told = compose.load([*base, "input=dev.jsonl", *found["command"].split()])
     file = folder / "best" / "prompt" / "searched.yaml"
     assert OmegaConf.to_container(OmegaConf.load(file)) == dataclasses.asdict(told.prompt)
     _, prompt = answering.given(told, tmp_path)
@@ -219,7 +221,7 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answering.backwards = False
-    judge, rung = search_children.run, 0
+    judge, rung = search_children.run_rung, 0
 
     def stop(*arguments: Any) -> Any:
         nonlocal rung
@@ -228,10 +230,10 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_result(
             raise KeyboardInterrupt
         return judge(*arguments)
 
-    monkeypatch.setattr(search_children, "run", stop)
+    monkeypatch.setattr(search_children, "run_rung", stop)
     with pytest.raises(KeyboardInterrupt):
         search(data, "output_dir=stopped")
-    monkeypatch.setattr(search_children, "run", judge)
+    monkeypatch.setattr(search_children, "run_rung", judge)
     _, found = search(data, "output_dir=stopped")
     assert found == searched[2]
     assert len(set(answering.asked)) == len(answering.asked) == len(searched[1].asked)
@@ -294,7 +296,7 @@ def test_models_are_trained_with_a_budget_and_never_given_test(data: list[str], 
         "search.sentences=50",
         "search.types=false",
     ]
-    folder = run.run(configs.load([*SEARCH, *data, *causal, "search.random=2", "trainer.max_epochs=7"]))
+    folder = run.run(compose.load([*SEARCH, *data, *causal, "search.random=2", "trainer.max_epochs=7"]))
     found = read_json(folder / "search.json")
     assert found["sentences"] >= 50
     assert found["rungs"] == ["3 steps", "9 steps"]
@@ -322,7 +324,7 @@ def test_models_are_trained_to_guidance_of_dev(data: list[str], answering: Answe
     noted = [Sentence(f"noted-{place}", text) for place, text in enumerate(texts)]
     answering.gold |= {sentence.id: sentence for sentence in noted}
     jsonl.write("dev.jsonl", [*dev, *noted])
-    folder = run.run(configs.load([*SEARCH, *data, *TRAINED, "search.random=0"]))
+    folder = run.run(compose.load([*SEARCH, *data, *TRAINED, "search.random=0"]))
     kept = {sentence.id for sentence in sources.read_sentences(folder / "search" / "dev.jsonl")[0]}
     assert 0 < len(kept & {sentence.id for sentence in noted}) < len(noted)
     assert {name for _, name in answering.asked} == kept
@@ -333,7 +335,7 @@ def test_no_model_is_judged_on_what_it_was_trained_on(data: list[str], answering
     learnt = dataclasses.replace(train[5], id="learnt", post_id="learnt")
     answering.gold["learnt"] = learnt
     jsonl.write("dev.jsonl", [*dev, learnt])
-    folder = run.run(configs.load([*SEARCH, *data, *TRAINED, "search.random=0"]))
+    folder = run.run(compose.load([*SEARCH, *data, *TRAINED, "search.random=0"]))
     assert "learnt" not in {name for _, name in answering.asked}
     issues = [json.loads(line) for line in (folder / "issues.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [one["code"] for one in issues if one["id"] == "learnt"] == ["in-train"]
@@ -348,7 +350,7 @@ def posts(*sizes: int) -> list[Sentence]:
 
 def test_rungs_are_whole_posts_and_each_begins_with_the_one_before() -> None:
     dev = posts(*[1, 2, 3, 4] * 12)
-    config = configs.load([*SERVER, *SEARCH, "search.rungs=[10,40,500]"])
+    config = compose.load([*SERVER, *SEARCH, "search.rungs=[10,40,500]"])
     steps = search_children.rungs(config, dev)
     assert [step.number for step in steps] == [1, 2, 3]
     sizes = [len(step.sentences) for step in steps]
@@ -371,7 +373,7 @@ def test_rungs_are_whole_posts_and_each_begins_with_the_one_before() -> None:
     [([10, 0], 0, [10, 30]), ([10, 20, 30, 40], 0, [10, 20, 30]), ([10, 20, 0], 15, [10, 15]), ([100], 0, [30])],
 )
 def test_rungs_end_with_the_sample(rungs: list[int], sentences: int, expected: list[int]) -> None:
-    config = configs.load([*SERVER, *SEARCH, f"search.rungs={rungs}", f"search.sentences={sentences}"])
+    config = compose.load([*SERVER, *SEARCH, f"search.rungs={rungs}", f"search.sentences={sentences}"])
     assert [len(step.sentences) for step in search_children.rungs(config, posts(*[1] * 30))] == expected
 
 
@@ -396,4 +398,4 @@ def test_rungs_end_with_the_sample(rungs: list[int], sentences: int, expected: l
 )
 def test_a_mistake_is_one_line(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        configs.load([*SERVER, *SEARCH, *overrides])
+        compose.load([*SERVER, *SEARCH, *overrides])

@@ -21,12 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omniner import tracking
+from omniner.config.groups import TrackingConfig
 from omniner.errors import UserError
-from omniner.schema import TrackingConfig
-from omniner.tracking import DataInput, display_name, safe_name, spool
+from omniner.tracking import machine, spool, tracked_run
 from omniner.tracking import store as stores
-from omniner.tracking.run import NAME_LENGTH, TrackedRun, masked
 from omniner.tracking.spool import Record, RefusedError, Sender, Spool
+from omniner.tracking.tracked_run import NAME_LENGTH, DataInput, TrackedRun, display_name, masked, safe_name
 
 
 def config(folder: Path | str, **changes: Any) -> TrackingConfig:
@@ -47,7 +47,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "LONGEST_PAUSE", 0.02)
 
 
-def begin(store: TrackingConfig, folder: Path, **changes: Any) -> tracking.Run:
+def begin(store: TrackingConfig, folder: Path, **changes: Any) -> tracked_run.Run:
     values: dict[str, Any] = {"name": "run", "parent": None, "resume_id": None, "tags": {}}
     return tracking.start(store, folder=folder, **(values | changes))
 
@@ -480,18 +480,18 @@ def test_a_run_or_experiment_that_is_gone_is_explained(local: TrackingConfig, tm
 def test_git_state_tells_commit_and_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert tracking.git_state() == {}
+    assert machine.git_state() == {}
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
     (tmp_path / "a.txt").write_text("one\n", encoding="utf-8")
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
         subprocess.run([*git, *command], check=True)
-    clean = tracking.git_state()
+    clean = machine.git_state()
     assert re.fullmatch("[0-9a-f]{40}", clean.pop("commit"))
     assert clean == {"branch": "main", "dirty": "no"}
     digests = set()
     for text in ("two\n", "three\n"):
         (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-        state = tracking.git_state()
+        state = machine.git_state()
         assert state["dirty"] == "yes"
         digests.add(state["diff"])
     assert len(digests) == 2
@@ -500,7 +500,7 @@ def test_git_state_tells_commit_and_changes(tmp_path: Path, monkeypatch: pytest.
 def test_versions_are_those_installed() -> None:
     import numpy
 
-    found = tracking.versions()
+    found = machine.versions()
     assert found["numpy"] == numpy.__version__
     assert found["python"] == sys.version.split()[0]
 
@@ -517,7 +517,7 @@ WORK = """
 import os, sys, time
 from pathlib import Path
 from omniner import tracking
-from omniner.schema import TrackingConfig
+from omniner.config.groups import TrackingConfig
 
 kind, address, folder, how = sys.argv[1:]
 store = TrackingConfig(kind, address, address, "omniner", False, False)

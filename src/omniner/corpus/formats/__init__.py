@@ -12,21 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from omniner.corpus.formats import (
-    alpaca,
-    brat,
-    brat_write,
-    cluener,
-    cmeee,
-    conll,
-    doccano,
-    jsonl,
-    label_studio,
-    omniner_csv,
-)
-from omniner.corpus.formats.common import IssueLog, ReadOptions, is_unlabeled
+from omniner.corpus.formats import alpaca, brat, cluener, cmeee, conll, doccano, jsonl, label_studio, omniner_csv
 from omniner.corpus.formats.detection import detect
-from omniner.corpus.formats.writing import WriteOptions, report_lost
+from omniner.corpus.formats.fields import IssueLog, ReadOptions, WriteOptions, is_unlabeled, report_lost
 from omniner.errors import UserError
 from omniner.records import Issue, Sentence
 
@@ -79,7 +67,7 @@ WRITERS: dict[str, Writer] = {
     "omniner_csv": Writer(omniner_csv.write, ".csv", frozenset({"post_id"})),
     "label_studio": Writer(label_studio.write, ".json", _ALL),
     "doccano": Writer(doccano.write, ".jsonl", _ALL),
-    "brat": Writer(brat_write.write, "", _NAMES),
+    "brat": Writer(brat.write, "", _NAMES),
 }
 
 

@@ -23,19 +23,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from omniner.corpus.align import place_pairs
-from omniner.corpus.formats.common import (
+from omniner.corpus.formats.fields import (
     IssueLog,
     ReadOptions,
     id_of,
     is_unlabeled,
     json_records,
     parse_json,
+    post_of,
     quote,
     text_of,
     unlabeled,
     whole,
 )
-from omniner.corpus.formats.extras import post_of
 from omniner.errors import UserError
 from omniner.files import read_json, write_json, writing
 from omniner.records import Entity, Issue, Sentence, to_line

@@ -13,22 +13,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omniner.corpus.formats.common import (
+from omniner.corpus.formats.fields import (
     IssueLog,
     ReadOptions,
+    WriteOptions,
     id_of,
     in_order,
     is_unlabeled,
     json_lines,
     place,
+    placed,
+    post_of,
     quote,
     text_of,
     unlabeled,
     whole,
+    with_extras,
     without_repeats,
+    write_lines,
 )
-from omniner.corpus.formats.extras import post_of
-from omniner.corpus.formats.writing import WriteOptions, placed, with_extras, write_lines
 from omniner.records import Entity, Issue, Sentence
 
 

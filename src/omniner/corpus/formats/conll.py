@@ -16,8 +16,16 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from omniner.corpus.formats.common import IssueLog, ReadOptions, in_order, quote, read_lines, unlabeled, whole
-from omniner.corpus.formats.writing import labeled_only
+from omniner.corpus.formats.fields import (
+    IssueLog,
+    ReadOptions,
+    in_order,
+    labeled_only,
+    quote,
+    read_lines,
+    unlabeled,
+    whole,
+)
 from omniner.errors import UserError
 from omniner.files import writing
 from omniner.records import Entity, Issue, Sentence

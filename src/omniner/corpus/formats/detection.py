@@ -16,9 +16,9 @@ from typing import Any
 
 from omniner.corpus.formats.brat import ANNOTATIONS, TEXT
 from omniner.corpus.formats.cmeee import MARK
-from omniner.corpus.formats.common import parse_json, quote, skip_space
 from omniner.corpus.formats.conll import SEPARATORS, find_separator, is_tag, scheme_of
 from omniner.corpus.formats.doccano import LABELS
+from omniner.corpus.formats.fields import parse_json, quote, skip_space
 from omniner.corpus.formats.label_studio import MIN_KEYS, RESULTS, is_min_region
 from omniner.errors import UserError
 from omniner.files import explaining

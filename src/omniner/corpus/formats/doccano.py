@@ -18,20 +18,26 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omniner.corpus.formats.common import (
+from omniner.corpus.formats.fields import (
     IssueLog,
     ReadOptions,
+    Unread,
+    WriteOptions,
     id_of,
     in_order,
     is_unlabeled,
     json_records,
+    meta_of,
+    own_meta,
     place,
+    placed,
+    post_of,
     quote,
     text_of,
+    with_extras,
     without_repeats,
+    write_lines,
 )
-from omniner.corpus.formats.extras import Unread, meta_of, post_of
-from omniner.corpus.formats.writing import WriteOptions, own_meta, placed, with_extras, write_lines
 from omniner.records import Entity, Issue, Sentence
 
 LABELS = ("label", "labels", "entities")

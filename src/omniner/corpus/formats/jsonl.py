@@ -12,18 +12,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from omniner.corpus.formats.common import (
+from omniner.corpus.formats.fields import (
     IssueLog,
     ReadOptions,
     id_of,
     json_lines,
+    meta_of,
     place,
+    post_of,
     quote,
     text_of,
     whole,
     without_repeats,
 )
-from omniner.corpus.formats.extras import meta_of, post_of
 from omniner.files import writing
 from omniner.records import Entity, Issue, Sentence, sentence_to_json, to_line
 

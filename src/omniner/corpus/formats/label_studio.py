@@ -24,22 +24,27 @@ from typing import Any, NamedTuple
 from xml.sax.saxutils import quoteattr
 
 from omniner.corpus.align import utf16_places
-from omniner.corpus.formats.common import (
+from omniner.corpus.formats.fields import (
     MAX_SURFACE,
     IssueLog,
     ReadOptions,
+    Unread,
+    WriteOptions,
     id_of,
     in_order,
     is_unlabeled,
     json_records,
+    meta_of,
+    own_meta,
     place,
+    placed,
+    post_of,
     quote,
     text_of,
     whole,
     without_repeats,
+    write_list,
 )
-from omniner.corpus.formats.extras import Unread, meta_of, post_of
-from omniner.corpus.formats.writing import WriteOptions, own_meta, placed, write_list
 from omniner.files import write_text
 from omniner.records import Entity, Issue, Sentence
 

@@ -21,11 +21,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from omniner.corpus.align import align, utf16_places
-from omniner.corpus.formats.common import (
+from omniner.corpus.formats.fields import (
     MAX_LINE,
     IssueLog,
     ReadOptions,
+    WriteOptions,
+    clean,
     is_unlabeled,
+    labeled_only,
     parse_json,
     quote,
     read_text,
@@ -33,7 +36,6 @@ from omniner.corpus.formats.common import (
     whole,
     without_repeats,
 )
-from omniner.corpus.formats.writing import WriteOptions, clean, labeled_only
 from omniner.errors import UserError
 from omniner.files import writing
 from omniner.records import Entity, Issue, Sentence

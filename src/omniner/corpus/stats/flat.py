@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from omniner.corpus.formats import is_unlabeled
+from omniner.corpus.formats.fields import is_unlabeled
 from omniner.records import Sentence
 
 Ints = npt.NDArray[np.int64]

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omniner.corpus.stats import characters, distinct, mentions, near, overlaps, repeats
-from omniner.corpus.stats.characters import Odd, Outlier, TextCounts
+from omniner.config.groups import StatsConfig
+from omniner.corpus.stats import mentions
+from omniner.corpus.stats import texts as characters
 from omniner.corpus.stats.flat import Bools, Flat, Ints, flatten
-from omniner.corpus.stats.mentions import Ambiguity, Row, Seen, Surface
-from omniner.corpus.stats.overlaps import Overlap
-from omniner.corpus.stats.repeats import Disagreement, NearRepeats
+from omniner.corpus.stats.mentions import Ambiguity, Overlap, Row, Seen, Surface
+from omniner.corpus.stats.texts import Disagreement, NearRepeats, Odd, Outlier, TextCounts
 from omniner.records import Sentence
-from omniner.schema import StatsConfig
 
 log = logging.getLogger("omniner")
 
@@ -101,16 +100,16 @@ def measure(name: str, splits: Mapping[str, Sequence[Sentence]], settings: Stats
     watch.lap("texts")
     ambiguity = mentions.ambiguity(flat.surface, flat.category, len(flat.surfaces), len(flat.categories))
     categories, primaries = _rows(flat, spaced, ambiguity)
-    found = overlaps.overlaps(flat)
+    found = mentions.overlaps(flat)
     watch.lap("mentions")
-    counts = repeats.presence(flat)
-    disagreements, disagreeing = repeats.disagreements(flat)
-    posts, split_posts = repeats.posts_in_two(flat)
+    counts = characters.presence(flat)
+    disagreements, disagreeing = characters.disagreements(flat)
+    posts, split_posts = characters.posts_in_two(flat)
     watch.lap("repeats")
     candidates, similar = _near(flat, counts, settings)
     watch.lap("near")
     return Statistics(
-        name=name, flat=flat, spaced=spaced, texts=texts, labels=_labels(flat, overlaps.involved(flat, found)),
+        name=name, flat=flat, spaced=spaced, texts=texts, labels=_labels(flat, mentions.involved(flat, found)),
         categories=categories, primaries=primaries, ambiguity=ambiguity,
         surfaces=mentions.most_ambiguous(flat, ambiguity, settings.top), seen=_seen(flat), edges=mentions.edges(flat),
         overlaps=found, counts=counts, posts=posts, split_posts=split_posts, disagreements=disagreements,
@@ -122,11 +121,11 @@ def measure(name: str, splits: Mapping[str, Sequence[Sentence]], settings: Stats
 
 def _rows(flat: Flat, spaced: bool, ambiguity: Ambiguity) -> tuple[list[Row], list[Row]]:
     """By category and by primary."""
-    tokens = distinct.tokens(flat, spaced)
-    spans, bounds = distinct.distinctiveness(flat, tokens, flat.category, len(flat.categories))
+    tokens = mentions.tokens(flat, spaced)
+    spans, bounds = mentions.distinctiveness(flat, tokens, flat.category, len(flat.categories))
     categories = mentions.rows(flat, flat.categories, flat.category, ambiguity, spans, bounds)
     names, group = mentions.primaries(flat)
-    spans, bounds = distinct.distinctiveness(flat, tokens, group, len(names))
+    spans, bounds = mentions.distinctiveness(flat, tokens, group, len(names))
     coarse = mentions.ambiguity(flat.surface, group, len(flat.surfaces), len(names))
     return categories, mentions.rows(flat, names, group, coarse, spans, bounds)
 
@@ -156,11 +155,11 @@ def _seen(flat: Flat) -> dict[str, Seen]:
 
 
 def _near(flat: Flat, counts: Ints, settings: StatsConfig) -> tuple[int, NearRepeats | None]:
-    join = near.Join(flat.texts, settings.ngram, settings.near)
+    join = characters.Join(flat.texts, settings.ngram, settings.near)
     log.info("near duplicates: %d candidates among %d texts", join.candidates, len(flat.texts))
     if join.candidates > settings.candidates:
         return join.candidates, None
-    return join.candidates, repeats.near_repeats(join.pairs(), counts, settings.top)
+    return join.candidates, characters.near_repeats(join.pairs(), counts, settings.top)
 
 
 def pairs_of_splits(statistics: Statistics) -> list[tuple[int, int]]:

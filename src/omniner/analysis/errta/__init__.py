@@ -1,1 +1,0 @@
-"""ERRTA: every error sorted into a type, each with the gold and the prediction it is about."""

@@ -1,1 +1,0 @@
-"""From errors to better prompts: clusters, notes, questions to a teacher, the race of prompts."""

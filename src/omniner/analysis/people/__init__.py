@@ -1,1 +1,0 @@
-"""Annotators beside each other and beside gold."""

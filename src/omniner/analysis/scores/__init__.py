@@ -1,1 +1,0 @@
-"""Scores: reading answers, precision, recall and F1, their intervals and tables."""

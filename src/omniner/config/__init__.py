@@ -1,0 +1,1 @@
+"""From YAML to a typed configuration: what every key may hold, which values go together, how it is composed."""

@@ -1,0 +1,411 @@
+"""Each value by itself: the choices and ranges of every key, in tables.
+
+What `auto` becomes where neither data nor machine are needed: heads, tuning, the name of a run.
+
+What must hold between values, and of the files that a task reads.
+
+What a typed configuration must fulfil: values in their ranges, pairs that work together, files that are there.
+
+In comes a typed `Config` (see `omniner.config`), out come one `UserError` with the key at fault, or nothing; `resolve`
+settles the `auto` values that need neither data nor machine. Adding a knob means a field in `schema`, a value in
+`conf/`, and a line here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omniner.config import groups
+from omniner.errors import UserError
+
+METHODS = ("full", "lora", "qlora")
+CORPUS_FORMATS = (  # read and written
+    "jsonl",
+    "conll",
+    "cluener",
+    "cmeee",
+    "omniner_csv",
+    "label_studio",
+    "doccano",
+    "brat",
+)
+CHOICES: dict[str, tuple[str, ...]] = {
+    "task.name": (
+        "train",
+        "predict",
+        "score",
+        "compare",
+        "check",
+        "adjudicate",
+        "agreement",
+        "convert",
+        "guide",
+        "stats",
+        "split",
+        "filter",
+        "search",
+    ),
+    "head.kind": ("auto", "none", "softmax", "crf", "span"),
+    "tuning.method": ("auto", *METHODS),
+    "tuning.optimizer": ("auto", "adamw", "adamw_8bit"),
+    "tuning.attention": ("auto", "masked", "cascade", "flash", "flex"),
+    "prompt.language": ("zh", "en"),
+    "prompt.answer": ("official", "compact"),
+    "decoding.kind": ("free", "guided"),
+    "decoding.engine": ("hf", "openai"),
+    "decoding.structured": ("none", "json_schema", "vllm"),
+    "data.format": ("auto", *CORPUS_FORMATS, "alpaca", "synthetic"),
+    "data.scheme": ("auto", "bio", "bioes", "bmes", "bios"),
+    "data.separator": ("auto", "tab", "space"),
+    "data.taxonomy": ("omniner2025", "flat"),
+    "data.report": ("test", "dev"),
+    "data.on_issue": ("keep", "fail"),
+    "encoding.on_too_long": ("fail", "skip", "truncate"),
+    "trainer.accelerator": ("auto", "cpu", "gpu"),
+    "trainer.strategy": ("auto", "ddp", "fsdp"),
+    "trainer.precision": ("auto", "32-true", "bf16-mixed", "bf16-true"),
+    "trainer.schedule": ("constant", "linear", "cosine"),
+    "metrics.unit": ("auto", "pair", "span"),
+    "metrics.profile": ("own", "official"),
+    "metrics.on_parse_failure": ("empty", "drop"),
+    "errta.mode": ("auto", "official", "span"),
+    "adjudicate.measure": ("f1", "accuracy"),
+    "adjudicate.unqualified": ("drop", "fail"),
+    "guide.split": ("dev", "train", "test"),
+    "guide.language": ("zh", "en"),
+    "teacher.kind": ("none", "openai", "hf"),
+    "teacher.structured": ("none", "json_schema"),
+    "split.together": ("auto", "texts", "mentions", "posts"),
+    "filter.together": ("auto", "texts", "mentions", "posts"),
+    "tracking.kind": ("off", "local", "server"),
+    "to": ("auto", "llama", "merged", "generated", "alpaca", *CORPUS_FORMATS),
+}
+POSITIVE = (
+    "trainer.nodes",
+    "trainer.max_epochs",
+    "trainer.batch_size",
+    "trainer.eval_batch_size",
+    "trainer.eval_every",
+    "encoding.max_length",
+    "model.members",
+    "model.learning_rate",
+    "model.head_learning_rate",
+    "head.max_span",
+    "head.biaffine_dim",
+    "tuning.rank",
+    "tuning.alpha",
+    "tuning.pack_tokens",
+    "decoding.max_new_tokens",
+    "decoding.slots",
+    "decoding.concurrency",
+    "decoding.timeout",
+    "decoding.top_p",
+    "compare.resamples",
+    "compare.permutations",
+    "agreement.top",
+    "guide.clusters",
+    "guide.min_errors",
+    "guide.examples",
+    "guide.surfaces",
+    "prompt.max_tokens",
+    "search.largest",
+    "search.held_out",
+    "stats.near",
+    "stats.ngram",
+    "stats.top",
+    "filter.min_mentions",
+    "filter.dev_from_train",
+    "teacher.concurrency",
+    "teacher.timeout",
+    "teacher.slots",
+    "teacher.max_new_tokens",
+    "teacher.max_requests",
+)
+NOT_NEGATIVE = (
+    "trainer.eval_steps",
+    "trainer.eval_sample",
+    "trainer.checkpoint_minutes",
+    "trainer.gradient_clip",
+    "model.weight_decay",
+    "model.vocabulary",
+    "prompt.examples",
+    "prompt.corrections",
+    "search.rungs",
+    "search.sentences",
+    "search.spare",
+    "search.random",
+    "search.corrections",
+    "search.examples",
+    "decoding.temperature",
+    "decoding.retries",
+    "compare.examples",
+    "agreement.bootstrap",
+    "guide.suspects",
+    "stats.candidates",
+    "stats.rare",
+    "split.shares",
+    "children.parallel",
+    "children.gpus",
+    "teacher.retries",
+)
+SHARES = (
+    "search.keep",
+    "search.held_out",
+    "data.dev_from_train",
+    "stats.near",
+    "stats.warn",
+    "stats.fail",
+    "split.shares",
+    "filter.dev_from_train",
+    "trainer.warmup",
+    "trainer.weight_average",
+    "metrics.confidence",
+    "compare.confidence",
+    "compare.alpha",
+    "adjudicate.qualify",
+    "agreement.confidence",
+    "model.dropout",
+    "model.embedding_dropout",
+    "model.unk_dropout",
+    "model.bigram_dropout",
+    "model.entity_replacement",
+    "head.label_smoothing",
+    "tuning.dropout",
+)
+
+
+def _get(config: groups.Config, key: str) -> Any:
+    section, _, name = key.partition(".")
+    value = getattr(config, section)
+    return getattr(value, name, None) if name else value
+
+
+def _numbers(config: groups.Config, keys: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """The values of those keys that this configuration has; a table or a list of numbers gives each of its own."""
+    for key in keys:
+        value = _get(config, key)
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{name}", item) for name, item in value.items())
+        elif isinstance(value, list):
+            yield from ((key, item) for item in value)
+        elif value is not None:
+            yield key, value
+
+
+def check_values(config: groups.Config) -> None:
+    """Each value by itself: a known choice, in its range."""
+    for key, choices in CHOICES.items():
+        if (value := _get(config, key)) not in choices:
+            near = difflib.get_close_matches(str(value), choices, n=1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            raise UserError(key, f"{value!r} is not a choice", f"{hint}Choose one of: {', '.join(choices)}.")
+    for key, value in _numbers(config, POSITIVE):
+        if value <= 0:
+            raise UserError(key, f"{value} is not above 0", "Give a positive number.")
+    for key, value in _numbers(config, NOT_NEGATIVE):
+        if value < 0:
+            raise UserError(key, f"{value} is below 0", "Give 0 or more.")
+    for key, value in _numbers(config, SHARES):
+        if not 0 <= value < 1:
+            raise UserError(key, f"{value} is not a share", "Give a number from 0 to below 1.")
+
+
+def resolve(config: groups.Config) -> groups.Config:
+    """Settle the `auto` values that need neither data nor machine."""
+    causal = isinstance(config.model, groups.CausalConfig)
+    if config.head.kind == "auto":
+        # A linear-chain CRF is the strongest of the three where mentions are flat, as in most corpora.
+        config.head.kind = "none" if causal else "crf"
+    if config.tuning.method == "auto":
+        pretrained = isinstance(config.model, groups.CausalConfig) and config.model.path is not None
+        config.tuning.method = "lora" if pretrained else "full"
+    if config.name == "auto":
+        config.name = "-".join(part for part in _name_parts(config) if part)
+    return config
+
+
+def _name_parts(config: groups.Config) -> list[str]:
+    """What tells runs apart at a glance."""
+    model = [config.model.name, config.head.kind]
+    if isinstance(config.model, groups.CausalConfig):
+        guided = config.decoding.kind if config.decoding.kind != "free" else ""
+        own = f"{config.prompt.name}_own" if config.prompt.from_run else config.prompt.name
+        model = [config.model.name, own, config.tuning.method, guided]
+    elif config.decoding.engine == "openai":
+        model = [config.decoding.model or "server", config.prompt.name]
+    parts = {
+        "train": [*model, config.data.name],
+        "predict": ["predict", *([Path(config.checkpoint).stem] if config.checkpoint else model), config.data.name],
+        "score": ["score", Path(config.predictions or "").stem],
+        "compare": ["compare", *(_stem(entry) for entry in config.runs[:2])],
+        "check": ["check", config.model.name, config.data.name],
+        "adjudicate": ["adjudicate", *(_stem(entry) for entry in config.annotators)],
+        "agreement": ["agreement", *(_stem(entry) for entry in config.annotators)],
+        "guide": ["guide", Path(config.run or "").name, config.guide.split, config.teacher.kind],
+        "stats": ["stats", *([_stem(entry) for entry in config.corpora[:3]] or [config.data.name])],
+        "split": ["split", Path(config.input).stem if config.input else config.data.name],
+        "filter": ["filter", Path(config.input).stem if config.input else config.data.name, *model],
+        "search": ["search", *model, config.data.name],
+        "convert": ["convert", Path(config.input or config.checkpoint or "").stem, config.to],
+    }
+    return parts[config.task.name]
+
+
+def _stem(entry: str) -> str:
+    """What a path, or "name=path", is called."""
+    return Path(entry.partition("=")[0]).stem
+
+
+def check_pairs(config: groups.Config) -> None:
+    """Values that must fit together, and the files that the task reads."""
+    trainer, tracking = config.trainer, config.tracking
+    workers = max(trainer.devices, 1) * trainer.nodes
+    if trainer.batch_size % workers:
+        raise UserError(
+            "trainer.batch_size",
+            f"{trainer.batch_size} sentences do not divide over {workers} devices",
+            f"Choose a multiple of {workers}.",
+        )
+    if isinstance(config.model, groups.BiLSTMConfig) and config.model.members > 1 and config.head.kind == "span":
+        raise UserError("model.members", "a span head cannot average members", "Use head=crf or head=softmax.")
+    if config.metrics.profile == "official" and config.metrics.unit == "span":
+        raise UserError("metrics.unit", "the official profile counts pairs, not spans", "Use metrics.unit=pair.")
+    if tracking.kind == "server" and not tracking.uri:
+        raise UserError("tracking.uri", "a tracking server has no address", "Set tracking.uri=http://host:port.")
+    _check_causal(config)
+    _check_guide(config)
+    _check_search(config)
+    _check_parts(config)
+    _check_paths(config)
+
+
+def _check_causal(config: groups.Config) -> None:
+    """What only a causal model can do, and what it cannot."""
+    model, tuning, decoding = config.model, config.tuning, config.decoding
+    if isinstance(model, groups.CausalConfig):
+        if config.head.kind not in ("auto", "none"):
+            raise UserError("head.kind", f"{config.head.kind}, but a causal model has no head", "Leave head=auto.")
+        if missing := [method for method in METHODS if method not in model.learning_rate]:
+            raise UserError(f"model.learning_rate.{missing[0]}", "this key is missing", "Give a rate for each method.")
+        if model.path is None and tuning.method == "qlora":
+            raise UserError(
+                "tuning.method", "qlora quantises a pretrained model, these weights are random", "Use lora."
+            )
+        if config.trainer.weight_average:
+            raise UserError("trainer.weight_average", "causal models keep no average of their weights", "Set it to 0.")
+    else:
+        if config.head.kind == "none":
+            raise UserError("head.kind", "a tagger needs a head", "Choose head=auto, softmax, crf or span.")
+        if tuning.method in ("lora", "qlora"):
+            raise UserError("tuning.method", f"{tuning.method} is for causal models", "Leave tuning=auto for taggers.")
+        if config.trainer.strategy == "fsdp":
+            raise UserError("trainer.strategy", "fsdp is for causal models; taggers are small", "Use trainer=ddp.")
+    if decoding.engine == "openai" and not decoding.url:
+        raise UserError("decoding.url", "the server has no address", "Set decoding.url=http://host:port/v1.")
+    if decoding.engine == "openai" and config.task.name in ("train", "filter"):
+        raise UserError("decoding.engine", "a server cannot decode a model in training", "Use it with task=predict.")
+    if decoding.top_p > 1:
+        raise UserError("decoding.top_p", f"{decoding.top_p} is above 1", "Give a share up to 1.")
+
+
+def _check_guide(config: groups.Config) -> None:
+    """Notes come from errors that a model may learn from, and a teacher can be asked."""
+    guide, teacher = config.guide, config.teacher
+    if config.prompt.from_run and config.task.name in ("train", "check", "predict", "search", "filter"):
+        where = "prompt.from_run"
+        if not isinstance(config.model, groups.CausalConfig) and config.decoding.engine == "hf":
+            raise UserError(where, "a tagger is told nothing", "Choose a causal model, or decoding=openai.")
+        if config.task.name in ("predict", "search") and config.checkpoint:
+            raise UserError(where, "a trained model keeps the prompt it was trained with", "Leave it out.")
+    if config.task.name != "guide":
+        return
+    if not config.run:
+        raise UserError("run", "task=guide needs it", "Set run=<MLflow run id, name of a run, or its folder>.")
+    if guide.split == "test" and not guide.allow_test:
+        found = "test is the split that is reported: a prompt made of its errors would have seen the answers"
+        raise UserError("guide.split", found, "Use dev or train (guide.allow_test=true does it and marks the run).")
+    if teacher.kind == "openai" and not teacher.url:
+        raise UserError("teacher.url", "the server has no address", "Set teacher.url=http://host:port/v1.")
+    if teacher.kind == "hf" and not teacher.path:
+        raise UserError("teacher.path", "no model is named", "Set teacher.path=<hub name or folder>.")
+
+
+def _check_parts(config: groups.Config) -> None:
+    """A corpus is divided into two parts or more, whose shares are all of it."""
+    if wrong := [name for name in config.split.shares if not name.isidentifier()]:  # files are called after them
+        raise UserError("split.shares", f"{wrong[0]!r} is no name for a split", "Use letters, digits and _.")
+    shares = [share for share in config.split.shares.values() if share]
+    if config.task.name == "split" and (len(shares) < 2 or abs(sum(shares) - 1) > 1e-9):
+        listed = ", ".join(f"{name} {share:g}" for name, share in config.split.shares.items())
+        fix = "Give two or more that add up to 1, for example split.shares={train: 0.8, dev: 0.1, test: 0.1}."
+        raise UserError("split.shares", f"{listed} do not make a whole", fix)
+    if config.task.name == "filter" and config.filter.folds < 2:
+        raise UserError("filter.folds", f"{config.filter.folds} leaves no other model to ask", "Give 2 or more.")
+
+
+def _check_search(config: groups.Config) -> None:
+    """Lessons are named once, and a search has something to try and a way to judge it."""
+    search, prompt, rungs = config.search, config.prompt, config.search.rungs
+    if prompt.lessons and not prompt.from_run:
+        raise UserError("prompt.lessons", "prompt.from_run names no run whose lessons they are", "Set prompt.from_run.")
+    if len(set(prompt.lessons)) < len(prompt.lessons) or min(prompt.lessons, default=1) < 1:
+        raise UserError("prompt.lessons", f"{prompt.lessons}", "Give each number of guidance.md once, the first is 1.")
+    if config.task.name != "search":
+        return
+    if not prompt.from_run:
+        raise UserError("prompt.from_run", "task=search needs it", "Set it to a run of task=guide, with prompt=errta.")
+    if not rungs or 0 in rungs[:-1] or any(b and b <= a for a, b in itertools.pairwise(rungs)):
+        raise UserError("search.rungs", f"{rungs}", "Give numbers that grow; the last may be 0, which is all.")
+    if not search.corrections:
+        raise UserError("search.corrections", "there is none", "Give one or more, for example [1].")
+    if search.train and config.decoding.engine == "openai":
+        raise UserError("search.train", "a server's model is not trained here", "Set search.train=false.")
+    untrained = isinstance(config.model, groups.CausalConfig) and config.model.path is None
+    if untrained and not search.train and config.decoding.engine == "hf":
+        raise UserError("search.train", "random weights cannot answer before they are trained", "Set it to true.")
+
+
+def _check_paths(config: groups.Config) -> None:
+    """The files that a task reads are there."""
+    tagger = not isinstance(config.model, groups.CausalConfig) and config.decoding.engine == "hf"
+    needs = {"score": ("predictions", config.predictions)}
+    if config.task.name == "predict" and (tagger or config.checkpoint):
+        needs["predict"] = ("checkpoint", config.checkpoint)
+    if config.task.name in ("split", "filter") and config.input:
+        needs[config.task.name] = ("input", config.input)
+    if config.task.name == "convert":
+        if config.to == "merged":
+            needs["convert"] = ("checkpoint", config.checkpoint)
+        elif config.input or config.to in ("auto", "llama", "generated"):  # a corpus may be that of data
+            needs["convert"] = ("input", config.input)
+        if not config.output:
+            raise UserError("output", "task=convert needs it", "Set output=<file or folder to write>.")
+    if config.task.name in needs:
+        key, value = needs[config.task.name]
+        if not value:
+            raise UserError(key, f"task={config.task.name} needs it", f"Set {key}=<path>.")
+        if not Path(value).exists():
+            raise UserError(key, f"{value} does not exist", "Check the path.")
+    if config.task.name == "compare" and len(config.runs) < (1 if config.annotators else 2):
+        fix = "Set runs=[a,b,...]: MLflow run ids, names of runs, run folders or predictions files; one is enough with "
+        fix += "annotators=[...]."
+        raise UserError("runs", f"task=compare needs two or more, {len(config.runs)} given", fix)
+    if config.task.name in ("adjudicate", "agreement") and len(config.annotators) < 2:
+        fix = "Set annotators=[a.jsonl,b.jsonl,...]: a file of labelled sentences of each."
+        raise UserError("annotators", f"task={config.task.name} needs two or more, {len(config.annotators)} given", fix)
+    for entry in config.corpora if config.task.name == "stats" else ():
+        path = entry if Path(entry).exists() else entry.partition("=")[2] or entry
+        named = path.replace("_", "").replace("-", "").isalnum()  # it may be a choice of conf/data
+        if not named and not Path(path).exists():
+            raise UserError("corpora", f"{path} does not exist", "Name a choice of conf/data, a file or a folder.")
+    for key, value in (("practice", config.practice), ("expert", config.expert)):
+        if value and not Path(value).exists():
+            raise UserError(key, f"{value} does not exist", "Check the path.")
+    files = [("gold", config.gold)] + ([("input", config.input)] if config.task.name == "predict" else [])
+    for key, value in files:
+        if value and not Path(value).is_file():
+            raise UserError(key, f"{value} is not a file", "Check the path.")

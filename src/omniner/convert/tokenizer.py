@@ -1,0 +1,304 @@
+"""The content of a SentencePiece `tokenizer.model`: its pieces and the settings that decide how text becomes pieces.
+
+In goes the file, out comes a `PieceModel`. The file is a protocol buffer of a published schema
+(`sentencepiece_model.proto`) of which six messages' fields matter, so it is read here in a page of code instead of by
+two more dependencies. Fields that are not needed are stepped over; what is no such file is one `UserError`.
+
+A SentencePiece BPE tokenizer with byte fallback as a fast tokenizer that gives the same ids.
+
+In goes `tokenizer.model`, out comes a `tokenizers.Tokenizer` (`build`), or the two files that `AutoTokenizer` needs
+(`write`). How the two kinds of BPE meet:
+
+- SentencePiece joins, of all neighbours whose joined text is a piece, those of the best score first, and of equal
+  scores the leftmost. `tokenizers` has a rank for each pair of pieces instead. So every way to split a piece into two
+  pieces becomes a merge, ranked by the score of the whole. Splits of one piece (and the few pieces of equal score)
+  need an order of their own where SentencePiece goes by position. Where two of them overlap, `xy = yz`, the left part
+  is the longer one in all but contrived states, as joining goes from left to right: longer left parts come first.
+- User-defined pieces are cut out of the text before all else, the longest first, and never join: added tokens.
+- A space is U+2581 inside, a character without a piece is its UTF-8 bytes.
+
+Control pieces (`<s>`) written out in a text are plain text to SentencePiece; here they are special tokens, as chat
+templates need, and plain text again with `encode_special_tokens = True`. A NUL character keeps its own piece where
+there is one, as in all releases of SentencePiece up to 0.2.0; later ones read it as a byte.
+
+Settings that a fast tokenizer could only imitate (a character map, a dummy prefix, stripped spaces, a Unigram model)
+are refused: neither Baichuan2 nor InternLM2 has them, and nearly the same ids are wrong ids.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+
+from omniner.convert import layouts
+from omniner.convert.layouts import Settings
+from omniner.errors import UserError
+from omniner.files import explaining, write_json, write_text
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types of a protocol buffer
+BPE = 2  # `TrainerSpec.ModelType`
+
+
+class Kind(IntEnum):
+    """What a piece is (`SentencePiece.Type`)."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One entry of the vocabulary; its id is its place in the list."""
+
+    text: str
+    score: float = 0.0
+    kind: Kind = Kind.NORMAL
+
+
+@dataclass(frozen=True, slots=True)
+class PieceModel:
+    """Pieces in the order of their ids, and settings; the defaults are those of the schema."""
+
+    pieces: tuple[Piece, ...]
+    algorithm: int = 1
+    byte_fallback: bool = False
+    whitespace_as_suffix: bool = False
+    character_map: bytes = b""
+    add_dummy_prefix: bool = True
+    remove_extra_whitespaces: bool = True
+    escape_whitespaces: bool = True
+    decoding_map: bytes = b""
+
+
+def read(path: Path) -> PieceModel:
+    """Read a `tokenizer.model`.
+
+    Raises:
+        UserError: the file is missing or is no SentencePiece model.
+    """
+    with explaining(path):
+        data = path.read_bytes()
+    try:
+        model = _model(data)
+    except (ValueError, IndexError, struct.error) as error:  # UnicodeDecodeError is a ValueError
+        found = f"it is no SentencePiece model ({error})"
+        raise UserError(path, found, "Copy the checkpoint's tokenizer.model again.") from error
+    if not model.pieces:
+        raise UserError(path, "a SentencePiece model without pieces", "Copy the checkpoint's tokenizer.model again.")
+    return model
+
+
+def _model(data: bytes) -> PieceModel:
+    pieces: list[Piece] = []
+    settings: dict[str, int | bytes] = {}
+    for field, value in _fields(data):
+        if field == 1:
+            pieces.append(_piece(_message(value)))
+        elif field == 2:
+            names = {3: "algorithm", 24: "whitespace_as_suffix", 35: "byte_fallback"}
+            settings |= _named(_message(value), names)
+        elif field == 3:
+            names = {
+                2: "character_map",
+                3: "add_dummy_prefix",
+                4: "remove_extra_whitespaces",
+                5: "escape_whitespaces",
+            }
+            settings |= _named(_message(value), names)
+        elif field == 5:
+            settings |= _named(_message(value), {2: "decoding_map"})
+    return PieceModel(tuple(pieces), **settings)  # type: ignore[arg-type]  # flags are the numbers 0 and 1
+
+
+def _piece(data: bytes) -> Piece:
+    values = dict(_fields(data))
+    text, score, kind = values.get(1, b""), values.get(2, b"\0\0\0\0"), values.get(3, Kind.NORMAL)
+    return Piece(_message(text).decode("utf-8"), struct.unpack("<f", _message(score))[0], Kind(int(kind)))
+
+
+def _named(data: bytes, names: dict[int, str]) -> dict[str, int | bytes]:
+    return {names[field]: value for field, value in _fields(data) if field in names}
+
+
+def _message(value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        raise ValueError("a number where a message should be")
+    return value
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The (field number, value) pairs of a message: a number for varints, raw bytes for all else."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        field, wire = tag >> 3, tag & 7
+        if wire == _VARINT:
+            number, at = _varint(data, at)
+            yield field, number
+            continue
+        if wire == _BYTES:
+            length, at = _varint(data, at)
+        elif wire in (_FIXED32, _FIXED64):
+            length = 4 if wire == _FIXED32 else 8
+        else:
+            raise ValueError(f"unknown wire type {wire}")
+        if at + length > len(data):
+            raise ValueError("it ends too early")
+        yield field, data[at : at + length]
+        at += length
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number in groups of seven bits, lowest first, and the place after it."""
+    number = shift = 0
+    while True:
+        byte = data[at]
+        number |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return number, at
+
+
+_SPACE = "▁"  # U+2581
+_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+def build(model_file: Path, special: Mapping[int, str] | None = None) -> Tokenizer:
+    """A fast tokenizer of the same vocabulary and ids.
+
+    Args:
+        model_file: a SentencePiece BPE model with byte fallback.
+        special: special tokens by id, beside the unknown and control pieces; an id that has a piece renames it.
+
+    Raises:
+        UserError: another kind of file or of model, or special tokens that do not fit its vocabulary.
+    """
+    model = read(model_file)
+    _check(model_file, model)
+    special = {i: piece.text for i, piece in enumerate(model.pieces) if piece.kind in (Kind.UNKNOWN, Kind.CONTROL)} | (
+        dict(special or {})
+    )
+    vocabulary = {special.get(i, piece.text): i for i, piece in enumerate(model.pieces)}
+    unknown = next(special[i] for i, piece in enumerate(model.pieces) if piece.kind == Kind.UNKNOWN)
+    tokenizer = Tokenizer(models.BPE(vocabulary, _merges(model), unk_token=unknown, byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", _SPACE)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    plain = [p.text for i, p in enumerate(model.pieces) if p.kind == Kind.USER_DEFINED and i not in special]
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in plain])
+    tokenizer.add_special_tokens([AddedToken(special[i], normalized=False, special=True) for i in sorted(special)])
+    for i, text in sorted(special.items()):
+        if tokenizer.token_to_id(text) != i:
+            found = f"the special token {text} should be {i} and would be {tokenizer.token_to_id(text)}"
+            raise UserError(model_file, found, "Use the tokenizer settings that belong to this file.")
+    return tokenizer
+
+
+def write(source: Path, output: Path, special: Mapping[int, str], template: str | None, add_bos: bool) -> int:
+    """Write `tokenizer.json` and `tokenizer_config.json` for a checkpoint folder.
+
+    Args:
+        source: folder with `tokenizer.model` and `tokenizer_config.json`.
+        output: an existing folder.
+        special: special tokens of the family, by id, beside those that the settings name.
+        template: chat template where the settings have none.
+        add_bos: whether texts begin with `bos_token` where the settings do not say.
+
+    Returns:
+        The number of tokens, special ones included.
+
+    Raises:
+        UserError: the files do not fit each other.
+    """
+    settings = layouts.read(source / "tokenizer_config.json")
+    added = {int(key): token for key, token in settings.mapping("added_tokens_decoder").items()}
+    named = {i: _text(token) for i, token in added.items() if token.get("special")}
+    tokenizer = build(source / "tokenizer.model", {**special, **named})
+    roles = {role: _text(settings.get(role)) for role in _ROLES if settings.get(role) is not None}
+    others = [_text(token) for token in settings.get("additional_special_tokens") or []]
+    wanted = {_text(token): i for i, token in added.items()}
+    for text in (*wanted, *roles.values(), *others):
+        found = tokenizer.token_to_id(text)
+        if found is None or found != wanted.get(text, found):
+            what = f"the token {text} has {'no id' if found is None else f'the id {found}'} in tokenizer.model"
+            raise UserError(settings.path, what, "Use the two files of one checkpoint.")
+    if settings.get("add_bos_token", add_bos):
+        _add_bos(settings, tokenizer, roles)
+    written = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **roles,
+        "additional_special_tokens": others or None,
+        "model_max_length": settings.get("model_max_length"),
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,  # it would take spaces away before punctuation
+        "chat_template": _template(source, settings) or template,
+    }
+    write_text(output / "tokenizer.json", tokenizer.to_str())
+    write_json(output / "tokenizer_config.json", {key: value for key, value in written.items() if value is not None})
+    return int(tokenizer.get_vocab_size(with_added_tokens=True))
+
+
+def _check(path: Path, model: PieceModel) -> None:
+    """Refuse what would not give the same ids."""
+    kinds = {piece.kind for piece in model.pieces}
+    texts = {piece.text for piece in model.pieces if piece.kind in (Kind.NORMAL, Kind.USER_DEFINED)}
+    wrong = {
+        "is not BPE": model.algorithm != BPE,
+        "has no byte fallback": not model.byte_fallback or Kind.BYTE not in kinds or Kind.UNKNOWN not in kinds,
+        "maps characters": bool(model.character_map or model.decoding_map),
+        "adds a space before a text": model.add_dummy_prefix,
+        "strips spaces": model.remove_extra_whitespaces,
+        "keeps spaces as they are": not model.escape_whitespaces,
+        "puts spaces after words": model.whitespace_as_suffix,
+        "has unused pieces": Kind.UNUSED in kinds,
+        "names a piece twice": len({piece.text for piece in model.pieces}) < len(model.pieces),
+        "has pieces of characters it lacks": any(set(text) - texts for text in _joined(model)),
+    }
+    if found := [what for what, is_so in wrong.items() if is_so]:
+        fix = "Use the tokenizer.model of Baichuan2 or InternLM2 as published."
+        raise UserError(path, f"this SentencePiece model {' and '.join(found)}: no fast tokenizer is the same", fix)
+
+
+def _joined(model: PieceModel) -> list[str]:
+    return [piece.text for piece in model.pieces if piece.kind == Kind.NORMAL and len(piece.text) > 1]
+
+
+def _merges(model: PieceModel) -> list[tuple[str, str]]:
+    """Every pair of pieces that makes a piece, in the order in which pairs are joined (see the module's text)."""
+    scores = {piece.text: piece.score for piece in model.pieces if piece.kind == Kind.NORMAL}
+    pairs = [
+        (text[:cut], text[cut:])
+        for text in scores
+        for cut in range(1, len(text))
+        if text[:cut] in scores and text[cut:] in scores
+    ]
+    return sorted(pairs, key=lambda pair: (-scores[pair[0] + pair[1]], -len(pair[0]), pair))
+
+
+def _text(token: str | Mapping[str, Any]) -> str:
+    return token if isinstance(token, str) else str(token["content"])
+
+
+def _template(source: Path, settings: Settings) -> str | None:
+    path = source / "chat_template.jinja"  # newer files of transformers; it takes precedence there, too
+    with explaining(path):
+        return path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
+
+
+def _add_bos(settings: Settings, tokenizer: Tokenizer, roles: Mapping[str, str]) -> None:
+    bos = roles.get("bos_token")
+    if bos is None:
+        fix = "Name it, or set add_bos_token to false."
+        raise UserError(settings.path, "texts begin with a bos_token, which is not named", fix)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+    )

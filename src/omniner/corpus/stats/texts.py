@@ -1,0 +1,484 @@
+"""What the texts are made of: characters, words, emoji, odd characters, and sentences of unusual length.
+
+In goes a `Flat`, out come counts by split and lists of what to look at. Every distinct character is judged once; the
+texts themselves are only looked at where one of the judged kind occurs. Characters are code points.
+
+Texts that stand more than once: within a split, between splits, with other labels; posts that are in two splits.
+
+In goes a `Flat`, out come counts by split and examples. Texts are compared letter for letter; for those that are only
+nearly the same, `near_repeats` marks what the join of `near` finds.
+
+All pairs of texts that are nearly the same: an exact join on the Jaccard similarity of their character n-grams.
+
+In go distinct texts, out come pairs with their similarity, block by block; nothing is estimated and no pair is missed.
+How: every text is its set of n-grams, the rarest first. Two sets as similar as asked for share a gram among the first
+few of each (prefix filter: Bayardo et al. 2007, Xiao et al. 2008), and their sizes are close, so each text looks up
+its few rarest grams among those of no larger texts. A candidate is dropped when 128-bit parity bitmaps differ in more
+places than such sets could (bitmap filter: Sandes et al. 2020), and the grams of the others are compared. Price: 45 ns
+a candidate and 30 ns a gram of a pair; `candidates` says beforehand how many there will be. They grow with the square
+of the number of sentences that share all their grams with many others, as forms and templates do.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from omniner.corpus.stats.flat import Bools, Flat, Floats, Ints, lengths, numbered, points_of, spread
+
+# Writing without blanks between words: tokens of these are characters.
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+# Characters of the basic plane that are shown as emoji by themselves (Unicode: Emoji_Presentation); others need U+FE0F.
+_BASIC_EMOJI = (
+    "\u231a\u231b\u23e9-\u23ec\u23f0\u23f3\u25fd\u25fe\u2614\u2615\u2648-\u2653\u267f\u2693\u26a1\u26aa\u26ab\u26bd"
+    "\u26be\u26c4\u26c5\u26ce\u26d4\u26ea\u26f2\u26f3\u26f5\u26fa\u26fd\u2705\u270a\u270b\u2728\u274c\u274e\u2753-\u2755"
+    "\u2757\u2795-\u2797\u27b0\u27bf\u2b1b\u2b1c\u2b50\u2b55"
+)
+_FLAG = "[\U0001f1e6-\U0001f1ff]"
+_ONE = (
+    f"(?:[\U0001f000-\U0001f1e5\U0001f200-\U0001faff{_BASIC_EMOJI}][\ufe0f\U0001f3fb-\U0001f3ff]?"
+    "|[\u203c-\u3299][\ufe0f][\U0001f3fb-\U0001f3ff]?|[\u261d\u26f9\u270c\u270d][\U0001f3fb-\U0001f3ff])"
+)
+# What people see as one emoji: a flag of two letters, a keycap, or pictures joined by U+200D.
+EMOJI = re.compile(f"{_FLAG}{{2}}|[0-9#*]\ufe0f?\u20e3|{_ONE}(?:\u200d{_ONE})*")
+_HINT = re.compile(f"[\U0001f000-\U0001faff{_BASIC_EMOJI}\ufe0f\u20e3]")  # in every emoji there is one of these
+_PICTURES = (0x1F000, 0x1FAFF)  # blocks of pictures, in which new emoji are assigned every year
+_JOINER = 0x200D  # U+200D makes one emoji of several
+_FENCE = 3.0  # interquartile ranges above the third quartile: Tukey's outer fence
+
+
+class TextCounts(NamedTuple):
+    """Texts of one split."""
+
+    sentences: int
+    documents: int
+    characters: int
+    words: int  # pieces between white space
+    mean: float  # characters of a sentence, as are the next three
+    median: float
+    p95: float
+    longest: int
+    emoji: int
+    with_emoji: int  # sentences
+    beyond_plane: int  # characters outside the basic plane: most emoji, rare ideographs
+
+
+class Odd(NamedTuple):
+    """A character that no one types: what it is, how often it stands in the texts, in how many sentences, and where."""
+
+    point: int
+    kind: str
+    times: int
+    sentences: int
+    example: int  # sentence
+
+
+class Outlier(NamedTuple):
+    """A sentence far longer than most of its split."""
+
+    sentence: int
+    length: int
+    fence: float  # characters from which one is
+
+
+def odd_kind(point: int) -> str:
+    """What is odd about a character, empty if nothing is.
+
+    A tab or a line break is a control character here, though people type them: a sentence is one line, and formats of
+    lines and columns cannot hold it otherwise. An emoji that this Python's Unicode does not know yet is not odd.
+    """
+    if point == 0xFFFD:
+        return "replacement: a character was lost"
+    if point == _JOINER or (_PICTURES[0] <= point <= _PICTURES[1] and unicodedata.category(chr(point)) == "Cn"):
+        return ""
+    kinds = {
+        "Cc": "control",
+        "Cf": "invisible",
+        "Cs": "half of a surrogate pair",
+        "Co": "private use",
+        "Cn": "unassigned",
+        "Zl": "line separator",
+        "Zp": "paragraph separator",
+    }
+    return kinds.get(unicodedata.category(chr(point)), "")
+
+
+def spaced(flat: Flat) -> bool:
+    """Whether most letters are of scripts that put blanks between words, so that tokens are words."""
+    letters = Counter[bool]()
+    for point, count in _histogram(flat).items():
+        if unicodedata.category(chr(point)).startswith("L"):
+            letters[unicodedata.name(chr(point), "").startswith(_UNSPACED)] += count
+    return letters[False] > letters[True]
+
+
+def _histogram(flat: Flat) -> dict[int, int]:
+    counts = np.bincount(flat.points)
+    return {int(point): int(counts[point]) for point in np.flatnonzero(counts)}
+
+
+def count_texts(flat: Flat, split: int) -> TextCounts:
+    """The counts of one split."""
+    rows = np.flatnonzero(flat.split == split)
+    length = flat.length[rows]
+    texts = [flat.sentences[row].text for row in rows]
+    emoji = [len(EMOJI.findall(text)) for text in texts if _HINT.search(text)]
+    points = flat.points[flat.begin[rows[0]] : flat.begin[rows[-1] + 1]] if len(rows) else flat.points[:0]
+    return TextCounts(
+        sentences=len(rows),
+        documents=len(np.unique(flat.post[rows])),
+        characters=int(length.sum()),
+        words=sum(len(text.split()) for text in texts),
+        mean=float(length.mean()) if len(rows) else 0.0,
+        median=float(np.median(length)) if len(rows) else 0.0,
+        p95=float(np.percentile(length, 95)) if len(rows) else 0.0,
+        longest=int(length.max(initial=0)),
+        emoji=sum(emoji),
+        with_emoji=sum(count > 0 for count in emoji),
+        beyond_plane=int((points > 0xFFFF).sum()),
+    )
+
+
+def common_emoji(flat: Flat) -> list[tuple[str, int]]:
+    """Emoji and how often they stand in the texts, the most frequent first."""
+    found = Counter(emoji for s in flat.sentences if _HINT.search(s.text) for emoji in EMOJI.findall(s.text))
+    return sorted(found.items(), key=lambda item: (-item[1], item[0]))
+
+
+def odd_characters(flat: Flat) -> tuple[list[Odd], Bools]:
+    """The odd characters, the most frequent first, and for each sentence whether it has one."""
+    affected = np.zeros(len(flat.sentences), bool)
+    found = []
+    for point, count in _histogram(flat).items():
+        if kind := odd_kind(point):
+            rows = _rows_with(flat, point)
+            affected[rows] = True
+            found.append(Odd(point, kind, count, len(rows), int(rows[0])))
+    return sorted(found, key=lambda odd: (-odd.times, odd.point)), affected
+
+
+def _rows_with(flat: Flat, point: int) -> Ints:
+    places = np.flatnonzero(flat.points == point)
+    return np.unique(np.searchsorted(flat.begin, places, side="right") - 1)
+
+
+def empty(flat: Flat) -> Bools:
+    """(N,) whether a sentence shows nothing: no character, or none but white space."""
+    bare = np.array([not text.strip() for text in flat.texts], bool)
+    return bare[flat.text]
+
+
+def outliers(flat: Flat) -> list[Outlier]:
+    """Sentences beyond Tukey's outer fence of their split, the longest first."""
+    found = []
+    for split in range(len(flat.splits)):
+        rows = np.flatnonzero(flat.split == split)
+        if len(rows):
+            length = flat.length[rows]
+            first, third = np.percentile(length, [25, 75])
+            fence = float(third + _FENCE * (third - first))
+            far = rows[length > fence]
+            found += [Outlier(int(row), int(flat.length[row]), fence) for row in far]
+    return sorted(found, key=lambda outlier: (-outlier.length, outlier.sentence))
+
+
+class Disagreement(NamedTuple):
+    """One text with different labels: a sentence of each of its labellings, the most frequent first."""
+
+    text: int
+    sentences: tuple[int, ...]
+    counts: tuple[int, ...]  # of the sentences labelled like each of them
+
+
+class NearPair(NamedTuple):
+    """Two nearly equal texts."""
+
+    left: int
+    right: int
+    jaccard: float
+    across: bool  # whether they stand in different splits
+
+
+class NearRepeats(NamedTuple):
+    """`similar[t, s]`: whether the text t has a near duplicate, itself not counted, in the split s."""
+
+    similar: Bools
+    pairs: int
+    examples: list[NearPair]
+
+
+def presence(flat: Flat) -> Ints:
+    """(texts, splits): how often each text stands in each split."""
+    width = len(flat.splits)
+    counts = np.bincount(flat.text * width + flat.split, minlength=len(flat.texts) * width)
+    return counts.reshape(len(flat.texts), width)
+
+
+def repeated(counts: Ints) -> Ints:
+    """(splits,): sentences whose text stood in the split before."""
+    found: Ints = np.maximum(counts - 1, 0).sum(axis=0)
+    return found
+
+
+def shared(counts: Ints, one: int, other: int) -> tuple[int, int]:
+    """Sentences of `one` whose text stands in `other`, and how many distinct texts that is."""
+    both = (counts[:, one] > 0) & (counts[:, other] > 0)
+    return int(counts[both, one].sum()), int(both.sum())
+
+
+def most_repeated(counts: Ints, top: int) -> Ints:
+    """The texts that stand most often in all, at most `top`, more than once each."""
+    total: Ints = counts.sum(axis=1)
+    order: Ints = np.argsort(-total, kind="stable")[:top]
+    return order[total[order] > 1]
+
+
+def posts_in_two(flat: Flat) -> tuple[int, list[tuple[int, tuple[int, ...]]]]:
+    """How many posts there are, and those with sentences in more than one split: a sentence and the splits of each."""
+    keys = np.unique(flat.post * len(flat.splits) + flat.split)
+    posts, splits = np.divmod(keys, len(flat.splits))
+    found, first, count = np.unique(posts, return_index=True, return_counts=True)
+    rows = dict(zip(flat.post[::-1].tolist(), range(len(flat.post) - 1, -1, -1), strict=True))
+    twice = np.flatnonzero(count > 1)
+    listed = [(rows[int(found[n])], tuple(map(int, splits[first[n] : first[n] + count[n]]))) for n in twice]
+    return len(found), listed
+
+
+def disagreements(flat: Flat) -> tuple[list[Disagreement], int]:
+    """Texts that are labelled in more than one way, most sentences first, and the sentences they are."""
+    labeled = np.flatnonzero(flat.labeled)
+    often = np.bincount(flat.text[labeled], minlength=len(flat.texts)) > 1
+    rows = labeled[often[flat.text[labeled]]]
+    rows = rows[np.argsort(flat.text[rows], kind="stable")]
+    found, sentences = [], 0
+    for group in np.split(rows, np.flatnonzero(np.diff(flat.text[rows])) + 1):
+        labels, number = numbered([tuple(sorted(map(_label, flat.sentences[row].entities))) for row in group])
+        if len(labels) > 1:
+            counts = np.bincount(number)
+            order = np.argsort(-counts, kind="stable")
+            first = [int(group[np.flatnonzero(number == kind)[0]]) for kind in order]
+            found.append(Disagreement(int(flat.text[group[0]]), tuple(first), tuple(counts[order].tolist())))
+            sentences += len(group)
+    return sorted(found, key=lambda one: (-sum(one.counts), one.text)), sentences
+
+
+def _label(entity: Sequence[str | int | None]) -> tuple[str, str, int, int]:
+    text, category, start, end = entity
+    return str(text), str(category), -1 if start is None else int(start), -1 if end is None else int(end)
+
+
+def near_repeats(blocks: Iterable[Pairs], counts: Ints, top: int) -> NearRepeats:
+    """What the pairs mean for the splits; examples are the most similar ones, those between splits first."""
+    here = counts > 0
+    similar = np.zeros_like(here)
+    examples: list[NearPair] = []
+    total = 0
+    for left, right, jaccard in blocks:
+        total += len(left)
+        for split in range(here.shape[1]):
+            similar[left[here[right, split]], split] = True
+            similar[right[here[left, split]], split] = True
+        across: Bools = ~np.any(here[left] & here[right], axis=1)
+        best = np.lexsort((right, left, -jaccard, ~across))[:top]
+        rows = zip(
+            left[best].tolist(), right[best].tolist(), jaccard[best].tolist(), across[best].tolist(), strict=True
+        )
+        examples += [NearPair(*row) for row in rows]
+        examples = sorted(examples, key=lambda pair: (not pair.across, -pair.jaccard, pair.left, pair.right))[:top]
+    return NearRepeats(similar, total, examples)
+
+
+def near_shared(counts: Ints, similar: Bools, one: int, other: int) -> int:
+    """Sentences of `one` whose text, or one nearly the same, stands in `other`."""
+    concerned = (counts[:, one] > 0) & ((counts[:, other] > 0) | similar[:, other])
+    return int(counts[concerned, one].sum())
+
+
+def near_repeated(counts: Ints, similar: Bools, split: int) -> int:
+    """Sentences of a split with another sentence in it that is the same or nearly so."""
+    concerned = (counts[:, split] > 1) | ((counts[:, split] > 0) & similar[:, split])
+    return int(counts[concerned, split].sum())
+
+
+log = logging.getLogger("omniner")
+
+_BLOCK = 1_000_000  # candidates compared at a time: 100 MB
+_LOOKUPS = 1_000_000  # grams of candidates looked up at a time, and those of one more text: 50 MB
+_SAFE = 1e-9  # bounds are taken this much looser, so that rounding drops no pair
+_SPEAK_EVERY = 10.0  # seconds between two lines about progress
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: spreads neighbouring numbers
+
+Bits = npt.NDArray[np.uint64]
+
+
+class Pairs(NamedTuple):
+    """Pairs of texts, `left < right` in the list that was given, and their similarity."""
+
+    left: Ints
+    right: Ints
+    jaccard: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class _Sets:
+    """Texts as sets of grams, smallest set first; grams are numbered from the rarest on, and sorted in each set."""
+
+    text: Ints  # (T,) the place of each set's text in the list that was given
+    begin: Ints  # (T + 1,) where each set's grams begin
+    size: Ints  # (T,)
+    gram: Ints  # all grams
+    grams: int  # different ones
+    bits: tuple[Bits, Bits]  # (T,) each: parity of the grams that hash to each of 128 places
+
+
+class Join:
+    """The join of some texts: prepared once, then run.
+
+    Args:
+        texts: distinct texts; one shorter than `ngram` has itself as its only gram.
+        ngram: characters of a gram.
+        near: the least Jaccard similarity of a pair, above 0.
+    """
+
+    def __init__(self, texts: Sequence[str], ngram: int, near: float) -> None:
+        self._near = near
+        self._sets = sets = _sets(texts, ngram)
+        # A set shares enough with a no larger one only if its first `probe` grams hold one of that one's first `index`.
+        probe = sets.size - np.ceil(near * sets.size - _SAFE).astype(np.int64) + 1
+        index = sets.size - np.ceil(2 * near / (1 + near) * sets.size - _SAFE).astype(np.int64) + 1
+        count = len(sets.size)
+        owner = np.repeat(np.arange(count), index)
+        keys = sets.gram[spread(sets.begin[:-1], index)] * count + owner
+        order = np.argsort(keys)
+        keys, self._owner = keys[order], owner[order]
+        asking = np.repeat(np.arange(count), probe)
+        wanted = sets.gram[spread(sets.begin[:-1], probe)] * count
+        least = np.searchsorted(sets.size, np.ceil(near * sets.size - _SAFE).astype(np.int64))
+        self._low = np.searchsorted(keys, wanted + least[asking])
+        self._found = np.searchsorted(keys, wanted + asking) - self._low
+        self._first = np.concatenate([[0], np.cumsum(probe)])  # of each set's questions
+
+    @property
+    def candidates(self) -> int:
+        """How many pairs will be looked at; the cost of `pairs`."""
+        return int(self._found.sum())
+
+    def pairs(self) -> Iterator[Pairs]:
+        """Every pair once, in blocks, always in the same order."""
+        upto = np.concatenate([[0], np.cumsum(self._found)])[self._first]  # candidates before each set
+        count, total = len(self._sets.size), int(upto[-1])
+        start = said = time.monotonic()
+        at = 0
+        while at < count:
+            to = max(at + 1, int(np.searchsorted(upto, upto[at] + _BLOCK, side="right")) - 1)
+            yield self._block(at, to)
+            at = to
+            now = time.monotonic()
+            if now - said > _SPEAK_EVERY and upto[at]:
+                said, rate = now, float(upto[at]) / (now - start)
+                left = (total - float(upto[at])) / rate
+                log.info("near duplicates: %d of %d candidates, %.0f per s, %.0f s left", upto[at], total, rate, left)
+
+    def _block(self, at: int, to: int) -> Pairs:
+        """The pairs in which the sets `at` to `to` are the larger ones."""
+        sets = self._sets
+        questions = slice(int(self._first[at]), int(self._first[to]))
+        found = self._found[questions]
+        asking = np.repeat(np.arange(at, to), np.diff(self._first[at : to + 1]))
+        large = np.repeat(asking, found)
+        small = self._owner[spread(self._low[questions], found)]
+        apart = np.bitwise_count(sets.bits[0][large] ^ sets.bits[0][small]).astype(np.int64)
+        apart += np.bitwise_count(sets.bits[1][large] ^ sets.bits[1][small])
+        # |x - y| + |y - x| of a pair similar enough is at most this share of |x| + |y|.
+        most = (1 - self._near) / (1 + self._near) * (sets.size[large] + sets.size[small]) + _SAFE
+        kept = np.unique(large[apart <= most] * len(sets.size) + small[apart <= most])
+        large, small = np.divmod(kept, len(sets.size))
+        shared = _shared(sets, large, small)
+        jaccard = shared / (sets.size[large] + sets.size[small] - shared)
+        good = jaccard >= self._near
+        one, other = sets.text[large[good]], sets.text[small[good]]
+        return Pairs(np.minimum(one, other), np.maximum(one, other), jaccard[good])
+
+
+def _sets(texts: Sequence[str], ngram: int) -> _Sets:
+    length = lengths(texts)
+    bits = len(texts).bit_length()
+    gram = _grams(texts, length, ngram, 62 - bits)
+    # Sorting values is several times quicker than sorting places: two numbers are packed into each.
+    keys = np.sort(gram << bits | np.repeat(np.arange(len(texts)), np.maximum(length - ngram + 1, 1)))
+    keys = keys[np.diff(keys, prepend=-1) > 0]  # each gram once a text
+    owner = keys & (1 << bits) - 1
+    gram = np.cumsum(np.diff(keys >> bits, prepend=-1) > 0) - 1
+    # Numbered anew by the number of texts that have them, and texts by the number of their grams.
+    often = np.bincount(gram)
+    rank = np.empty_like(often)
+    rank[np.argsort(often, kind="stable")] = np.arange(len(often))
+    size = np.bincount(owner, minlength=len(texts))
+    text = np.argsort(size, kind="stable")
+    place = np.empty_like(text)
+    place[text] = np.arange(len(text))
+    bits = len(rank).bit_length()
+    gram = np.sort(place[owner] << bits | rank[gram]) & (1 << bits) - 1
+    begin = np.concatenate([[0], np.cumsum(size[text])])
+    return _Sets(text, begin, size[text], gram, len(rank), _parity(gram, begin))
+
+
+def _grams(texts: Sequence[str], length: Ints, ngram: int, room: int) -> Ints:
+    """A number of at most `room` bits for the gram at each place of each text: equal grams, equal numbers."""
+    # Texts stand apart by blanks of their own (number 0), which a text shorter than a gram takes in.
+    padded = length + ngram
+    begin = np.concatenate([[0], np.cumsum(padded)])[:-1]
+    letters = np.zeros(int(padded.sum()), np.int64)
+    points = points_of(texts)
+    letters[spread(begin, length)] = np.cumsum(np.bincount(points) > 0)[points]  # the k-th code point that occurs is k
+    places = spread(begin, np.maximum(length - ngram + 1, 1))
+    gram = letters[places]
+    width = int(letters.max(initial=0)).bit_length()
+    used = width
+    for offset in range(1, ngram):
+        if used + width > room:
+            gram = np.unique(gram, return_inverse=True)[1].astype(np.int64)
+            used = int(gram.max(initial=0)).bit_length()
+        gram = gram << width | letters[places + offset]
+        used += width
+    return gram
+
+
+def _parity(gram: Ints, begin: Ints) -> tuple[Bits, Bits]:
+    """128 bits a set: each gram turns over one of them, so sets that differ in d grams differ in at most d bits."""
+    hashed = (gram.astype(np.uint64) * _MIX) >> np.uint64(57)
+    bit = np.uint64(1) << (hashed & np.uint64(63))
+    halves = (np.where(hashed < 64, bit, np.uint64(0)), np.where(hashed < 64, np.uint64(0), bit))
+    if not len(gram):
+        return halves
+    one, other = (np.bitwise_xor.reduceat(half, begin[:-1]) for half in halves)  # no set is empty
+    return one, other
+
+
+def _shared(sets: _Sets, large: Ints, small: Ints) -> Ints:
+    """How many grams the sets of each pair share; pairs by their larger set."""
+    if not len(large):
+        return np.zeros(0, np.int64)
+    # The grams of the larger sets of this block, each under the name of its set: sorted as they stand.
+    low, high = int(large.min()), int(large.max()) + 1
+    held = sets.gram[sets.begin[low] : sets.begin[high]]
+    keys = np.repeat(np.arange(low, high), sets.size[low:high]) * sets.grams + held
+    parts = np.searchsorted(np.cumsum(sets.size[small]), np.arange(_LOOKUPS, int(sets.size[small].sum()), _LOOKUPS))
+    found = []
+    for one, other in zip(np.split(large, parts), np.split(small, parts), strict=True):
+        count = sets.size[other]
+        asked = np.repeat(one, count) * sets.grams + sets.gram[spread(sets.begin[other], count)]
+        hits = keys[np.minimum(np.searchsorted(keys, asked), len(keys) - 1)] == asked
+        before = np.concatenate([[0], np.cumsum(hits)])
+        ends = np.cumsum(count)
+        found.append(before[ends] - before[ends - count])
+    return np.concatenate(found)

@@ -1,1 +1,0 @@
-"""From weights to predictions: answers of a causal model, in process or from a server, free or guided."""

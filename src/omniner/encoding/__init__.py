@@ -1,1 +1,0 @@
-"""From sentences to tensors: tags, vocabularies, tokens aligned to characters, batches."""

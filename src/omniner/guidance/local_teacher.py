@@ -1,0 +1,89 @@
+"""A teacher in this process: a language model as it was published, answering greedily, in the form that is asked for.
+
+In go questions, out come its words. It is what `decoding.teacher` calls a voice; the weights are loaded when it is
+made, and only where an answer is not kept yet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from omniner.config.groups import Config, DecodingConfig, EncodingConfig
+from omniner.errors import UserError
+from omniner.guidance import teacher
+from omniner.guidance.questions import Question
+from omniner.guidance.teacher import Heard, Spent
+from omniner.llm import loading
+from omniner.llm.chat import Chat
+from omniner.llm.constraint import SchemaGuide
+from omniner.llm.generate import Answer, Generator
+from omniner.llm.generate import Request as Prompted
+from omniner.llm.prompt import SENTENCE, Prompt
+from omniner.llm.samples import PromptEncoder
+from omniner.records import Sentence
+from omniner.training.devices import settle
+
+_WHOLE = EncodingConfig(max_length=1_000_000, on_too_long="fail")  # a question is never cut
+
+
+class LocalModel:
+    """The model of `teacher.path`.
+
+    Args:
+        config: `teacher` and `trainer` (for the device) are read.
+    """
+
+    def __init__(self, config: Config) -> None:
+        settings = config.teacher
+        devices = settle(config, causal_model=True)
+        dtype = torch.bfloat16 if devices.accelerator == "gpu" else torch.float32
+        try:
+            model, tokenizer = loading.pretrained(str(settings.path), dtype)
+            self._chat = Chat(tokenizer, None)
+        except UserError as error:
+            raise UserError(error.where.replace("model.", "teacher."), error.found, error.fix) from error
+        self._model = model.to(devices.first).eval()
+        self._decoding: DecodingConfig = dataclasses.replace(
+            config.decoding,
+            max_new_tokens=settings.max_new_tokens,
+            slots=settings.slots,
+            temperature=0.0,
+        )
+        self._structured = settings.structured == "json_schema"
+        self.spent = Spent()
+
+    def ask(self, questions: Sequence[Question]) -> Iterator[list[Heard]]:
+        """See `decoding.teacher.Voice`."""
+        for system in dict.fromkeys(question.system for question in questions):
+            yield from self._ask(system, [question for question in questions if question.system == system])
+
+    def close(self) -> None:
+        """See `decoding.teacher.Voice`."""
+        del self._model
+
+    def _ask(self, system: str, questions: Sequence[Question]) -> Iterator[list[Heard]]:
+        """Questions with one system text."""
+        prompt = Prompt(
+            "teacher", "1", "", "", system, SENTENCE, "official", ()
+        )  # not every template has a system role
+        encoder = PromptEncoder(self._chat, prompt, _WHOLE)
+        samples, _ = encoder.encode(Sentence(question.id, question.text) for question in questions)
+        prefix = samples[0].prompt[: encoder.prefix_length(samples)]
+        lengths = {sample.id: len(sample.prompt) for sample in samples}
+        guide = None
+        if self._structured:
+            guide = SchemaGuide(self._chat, {question.text: question.schema for question in questions})
+        generator = Generator(self._model, self._chat, prefix, self._decoding, guide, 0)
+        by_id = {question.id: question for question in questions}
+        for batch in generator.run([Prompted(sample.id, sample.prompt, sample.text) for sample in samples]):
+            self.spent.asked += len(batch)
+            self.spent.prompt_tokens += sum(lengths[answer.id] for answer in batch)
+            self.spent.completion_tokens += sum(len(answer.tokens) for answer in batch)
+            yield [_heard(by_id[answer.id], answer) for answer in batch]
+
+
+def _heard(question: Question, answer: Answer) -> Heard:
+    return Heard(question, answer.text, "" if answer.finished else teacher.CUT)

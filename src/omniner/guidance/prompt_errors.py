@@ -1,0 +1,304 @@
+"""`{errors}` of a prompt, made of a run's guidance: this corpus's own errors in the form of the paper's Figure 2.
+
+In goes `Guidance`, out comes the text: the five types of error, under each the lessons of this corpus with the rule, an
+example and its correction. A budget limits its length: lessons are taken in the order of their clusters, the largest
+first, with its examples where they fit and with fewer or none where they do not, and left out where even the rule is
+too long. `prompt.lessons` takes some of them alone, by their numbers in the guidance. The same guidance and settings
+always give the same text, whatever else is in the run.
+
+What spells out a control token (`<|im_end|>`) is left out: an instruction is read with such tokens in force.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from omniner.config.groups import PromptConfig
+from omniner.errors import UserError
+from omniner.guidance.lessons import Example, Guidance, Lesson
+from omniner.records import Entity
+
+log = logging.getLogger("omniner")
+
+Counter = Callable[[str], int]
+"""How long a text is: its tokens, or its characters."""
+
+TYPES = {"classification": ("confusion",), "boundary": ("boundary", "spelling"), "missing": ("missing",),
+          "redundant": ("redundant",), "split_merge": ("split", "merge", "split_merge")}  # fmt: skip
+"""The paper's five types of error, and the kinds of clusters that stand under each."""
+
+_HEADINGS = {
+    "zh": {
+        "classification": "分类错误：找对了实体，但类别不符合上下文。",
+        "boundary": "边界错误：实体的首尾多了字或少了字。",
+        "missing": "遗漏：句子中的实体没有标出来。",
+        "redundant": "多标：标出了不属于任何类别的内容。",
+        "split_merge": "拆分或合并错误：把一个实体拆成了几个，或把几个实体连成了一个。",
+    },
+    "en": {
+        "classification": "Classification error. The entity is found, but its category does not fit the context.",
+        "boundary": "Boundary error. There is a character too many or too few at an end of the entity.",
+        "missing": "Missing. An entity of the sentence is not marked.",
+        "redundant": "Redundant. Something was marked that belongs to no category.",
+        "split_merge": "Split or merge error. One entity is cut into several, or several are joined into one.",
+    },
+}
+_EXAMPLES = {
+    "zh": {
+        "confusion": "例：{text}，把{predicted}标成了{label}。改正：应为{gold}，{right}。",
+        "confusion same": "例：{text}，把{predicted}标成了{label}。改正：应标为{right}。",
+        "boundary": "例：{text}，标出的是{predicted}。改正：应为{gold}。",
+        "spelling": "例：{text}，标出的是{predicted}。改正：应为{gold}。",
+        "missing": "例：{text}，没有标出{gold}。改正：补上{gold}，{right}。",
+        "redundant": "例：{text}，把{predicted}标成了{label}。改正：应删去。",
+        "split": "例：{text}，标成了{predicted}。改正：应为一个实体{gold}。",
+        "merge": "例：{text}，连成了{predicted}。改正：应分成{gold}。",
+        "split_merge": "例：{text}，标成了{predicted}。改正：应为{gold}。",
+    },
+    "en": {
+        "confusion": "In {text}, {predicted} was labelled {label}. Correction. It is {gold}, {right}.",
+        "confusion same": "In {text}, {predicted} was labelled {label}. Correction. It is {right}.",
+        "boundary": "In {text}, {predicted} was marked. Correction. It is {gold}.",
+        "spelling": "In {text}, {predicted} was marked. Correction. It is {gold}.",
+        "missing": "In {text}, {gold} was not marked. Correction. Add {gold}, {right}.",
+        "redundant": "In {text}, {predicted} was labelled {label}. Correction. Leave it out.",
+        "split": "In {text}, {predicted} were marked. Correction. It is one entity, {gold}.",
+        "merge": "In {text}, {predicted} was marked. Correction. These are {gold}.",
+        "split_merge": "In {text}, {predicted} was marked. Correction. It is {gold}.",
+    },
+}
+_AROUND = 15  # characters of the sentence shown on either side of an error
+_CONTROL = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,}\]")
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """The text with what it holds.
+
+    Attributes:
+        text: `{errors}`.
+        length: of the text, as it was counted.
+        shown: lessons in it; `examples` of them with an example.
+        known: lessons of the guidance.
+        numbers: of the lessons in it, 1 = the largest cluster.
+        sentences: whole texts of those that the examples are taken from.
+        covered: share of the run's errors that are of the kinds shown.
+    """
+
+    text: str
+    length: int
+    shown: int
+    examples: int
+    known: int
+    numbers: tuple[int, ...]
+    sentences: tuple[str, ...]
+    covered: float
+
+
+class _Entry(NamedTuple):
+    """What is said of a lesson, and with which examples."""
+
+    text: str
+    examples: tuple[Example, ...]
+
+
+class _Usable(NamedTuple):
+    """A lesson that can stand in the prompt: its number, and what may be said of it, the fullest first."""
+
+    number: int
+    lesson: Lesson
+    entries: list[_Entry]
+
+
+def apply(config: PromptConfig, guidance: Guidance, categories: Sequence[str], count: Counter) -> PromptConfig:
+    """The prompt with the guidance in the place of `errors`, ready for `prompts.build`.
+
+    Args:
+        config: `language`, `max_tokens`, `lessons` and `corrections` are read.
+        guidance: of another run.
+        categories: that the prompt will name; lessons about others are left out.
+        count: measures a text.
+
+    Raises:
+        UserError: the guidance has no notes in the language, none about these categories, or none that fits.
+    """
+    lessons = write(guidance, config, categories, count)
+    announce(config, guidance, categories, lessons)
+    return placed(config, guidance, lessons)
+
+
+def announce(config: PromptConfig, guidance: Guidance, categories: Sequence[str], lessons: Lessons) -> None:
+    """Log what of the guidance stands in the prompt, and why something does not that a person may expect there."""
+    log.info(
+        "%d of %d lessons (%d with an example) stand in the prompt, about %.0f %% of the errors; %d of %d allowed",
+        lessons.shown, lessons.known, lessons.examples, 100 * lessons.covered, lessons.length, config.max_tokens,
+    )  # fmt: skip
+    if left := sorted(set(config.lessons) - set(lessons.numbers)):
+        log.warning(
+            "%s of prompt.lessons cannot stand in the prompt: too long, or about other categories",
+            _numbers(left),
+        )
+    warn_of_unsaid(config, guidance, categories)
+
+
+def warn_of_unsaid(config: PromptConfig, guidance: Guidance, categories: Sequence[str]) -> None:
+    """Warn of lessons whose notes no prompt of this language can hold, however long it may be."""
+    language = config.language
+    about = _about(guidance, config, set(categories))
+    if without := [number for number, lesson in about if not lesson.note.rule.get(language, "").strip()]:
+        log.warning(
+            "%d of %d lessons have no note in %s and are left out of the prompt (numbers %s): run task=guide with "
+            "guide.language=%s, or choose another prompt.language",
+            len(without), len(about), language, _numbers(without), language,
+        )  # fmt: skip
+    if control := [number for number, lesson in about if _CONTROL.search(lesson.note.rule.get(language, ""))]:
+        log.warning(
+            "%d of %d lessons have notes that spell out control tokens and are left out of the prompt (numbers %s): "
+            "run task=guide with another teacher",
+            len(control), len(about), _numbers(control),
+        )  # fmt: skip
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def placed(config: PromptConfig, guidance: Guidance, lessons: Lessons) -> PromptConfig:
+    """The prompt with this text in it; nothing is left to be taken from another run."""
+    version = f"{config.version}+{guidance.sha[:8]}"
+    errors = {**config.errors, config.language: lessons.text}
+    return replace(config, version=version, errors=errors, from_run=None, lessons=[])
+
+
+def usable(guidance: Guidance, config: PromptConfig, categories: Sequence[str], count: Counter) -> list[int]:
+    """Numbers of the lessons each of which can stand in the prompt, if only alone; see `apply`."""
+    found = _usable(guidance, config, set(categories))
+    language, budget = config.language, config.max_tokens
+    return [one.number for one in found if count(_text([(one.lesson, one.entries[-1])], language)) <= budget]
+
+
+def write(guidance: Guidance, config: PromptConfig, categories: Sequence[str], count: Counter) -> Lessons:
+    """The text for a prompt that names `categories`, no longer than `config.max_tokens`; see `apply`."""
+    language = config.language
+    chosen: list[tuple[Lesson, _Entry]] = []
+    numbers = []
+    for one in _usable(guidance, config, set(categories)):
+        for entry in one.entries:
+            if count(_text([*chosen, (one.lesson, entry)], language)) <= config.max_tokens:
+                chosen.append((one.lesson, entry))
+                numbers.append(one.number)
+                break
+    if not chosen:
+        fix = "Raise it, or leave prompt.from_run out."
+        raise UserError("prompt.max_tokens", f"{config.max_tokens} is too little for a single lesson", fix)
+    text = _text(chosen, language)
+    return Lessons(
+        text=text,
+        length=count(text),
+        shown=len(chosen),
+        examples=sum(bool(entry.examples) for _, entry in chosen),
+        known=len(guidance.lessons),
+        numbers=tuple(numbers),
+        sentences=tuple(example.text for _, entry in chosen for example in entry.examples),
+        covered=sum(lesson.count for lesson, _ in chosen) / sum(guidance.types.values()),
+    )
+
+
+def _usable(guidance: Guidance, config: PromptConfig, known: set[str]) -> list[_Usable]:
+    """Lessons about known categories with a note in the language that may stand in a prompt, the largest first."""
+    name, language = guidance.source.get("name"), config.language
+    about = _about(guidance, config, known)
+    if not about:
+        found = f"no lesson of {name} is about a category of this corpus"
+        raise UserError("prompt.from_run", found, "Name a run of task=guide on this corpus.")
+    if all(language not in lesson.note.rule for _, lesson in about):
+        has = ", ".join(sorted({name for _, lesson in about for name in lesson.note.rule}))
+        fix = f"Run task=guide with guide.language={language}, or choose prompt.language={has}."
+        raise UserError("prompt.language", f"{language}, but the notes of this run are in: {has}", fix)
+    made = [_Usable(number, lesson, _entries(lesson, language, known, config.corrections)) for number, lesson in about]
+    if not any(one.entries for one in made):
+        found = f"no note of {name} can stand in a prompt: all in {language} spell out control tokens"
+        raise UserError("prompt.from_run", found, "Run task=guide with another teacher.")
+    return [one for one in made if one.entries]
+
+
+def _about(guidance: Guidance, config: PromptConfig, known: set[str]) -> list[tuple[int, Lesson]]:
+    """Numbers and lessons that the prompt asks for and that name known categories alone."""
+    numbers = set(config.lessons or range(1, len(guidance.lessons) + 1))
+    if beyond := sorted(number for number in numbers if number > len(guidance.lessons)):
+        found = f"{beyond[0]}, but {guidance.source.get('name')} has {len(guidance.lessons)} lessons"
+        raise UserError("prompt.lessons", found, "Give numbers of its guidance.md.")
+    return [
+        (number, lesson)
+        for number, lesson in enumerate(guidance.lessons, 1)
+        if number in numbers and {lesson.gold, lesson.predicted} - {""} <= known
+    ]
+
+
+def _text(chosen: Sequence[tuple[Lesson, _Entry]], language: str) -> str:
+    """The five types with what was chosen under each."""
+    lines = []
+    for number, (name, kinds) in enumerate(TYPES.items(), 1):
+        lines.append(f"{number}. {_HEADINGS[language][name]}")
+        lines += [f"   - {entry.text}" for lesson, entry in chosen if lesson.kind in kinds]
+    return "\n".join(lines)
+
+
+def _entries(lesson: Lesson, language: str, categories: set[str], corrections: int) -> list[_Entry]:
+    """What may be said of a lesson, the fullest first; nothing where its rule cannot stand in a prompt."""
+    rule = " ".join(lesson.note.rule.get(language, "").split())
+    if not rule or _CONTROL.search(rule):
+        return []
+    written = (
+        (example, _example(lesson.kind, example, language))
+        for example in lesson.examples
+        if _showable(example, categories)
+    )
+    sound = [(example, text) for example, text in written if not _CONTROL.search(text)][:corrections]
+    entries = []
+    for size in range(len(sound), -1, -1):
+        texts = (f"\n     {text}" for _, text in sound[:size])
+        entries.append(_Entry(rule + "".join(texts), tuple(example for example, _ in sound[:size])))
+    return entries
+
+
+def _showable(example: Example, categories: set[str]) -> bool:
+    return not example.doubtful and all(e.category in categories for e in (*example.gold, *example.predicted))
+
+
+def _example(kind: str, example: Example, language: str) -> str:
+    gold, predicted = example.gold, example.predicted
+    same = kind == "confusion" and gold[0].text == predicted[0].text
+    return _EXAMPLES[language][f"{kind} same" if same else kind].format(
+        text=_quoted(_excerpt(example)),
+        gold=_listed(gold),
+        predicted=_listed(predicted),
+        right=gold[0].category if gold else "",
+        label=predicted[0].category if predicted else "",
+    )
+
+
+def _listed(entities: Sequence[Entity]) -> str:
+    return "".join(_quoted(entity.text) for entity in entities)
+
+
+def _quoted(text: str) -> str:
+    return f"“{' '.join(text.split())}”"
+
+
+def _excerpt(example: Example) -> str:
+    """The sentence around the error."""
+    text, spans = example.text, []
+    for entity in (*example.gold, *example.predicted):
+        start = text.find(entity.text) if entity.start is None else entity.start
+        if start >= 0:
+            spans.append((start, start + len(entity.text)))
+    if not spans:
+        return text
+    start = max(min(start for start, _ in spans) - _AROUND, 0)
+    end = min(max(end for _, end in spans) + _AROUND, len(text))
+    return f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"

@@ -1,0 +1,298 @@
+"""Which variants of a prompt go on: successive halving that also drops what is surely worse, and what the choice costs.
+
+In go the counts per post of every variant on the same sentences, out come its F1 with an interval, its distance from
+the best one with an interval of the same draws (a paired bootstrap over posts), and who goes on. Successive halving
+(Karnin et al. 2013, Jamieson and Talwalkar 2016) keeps a share of the variants at every rung, so that most sentences
+are spent on the good ones. A variant whose interval lies below 0 goes even within that share, as in a race (Tsamardinos
+et al. 2018 drop configurations so); a few that cannot be told apart from the best may stay beyond it.
+
+The best of several is chosen for its luck, too. `without_optimism` repeats the choice on every draw and scores the
+chosen one on the posts that the draw left out (the bootstrap bias correction of Tsamardinos et al. 2018).
+
+The variants of a prompt that a search tries: which lessons of the guidance, with how many corrections and examples.
+
+In go the prompt of the configuration and the guidance it names, out come `Variant`s, each a whole prompt that the keys
+of `conf/prompt` describe: whoever gives these keys has this prompt, without any search. The first two are what the
+others must beat: the prompt without guidance, and the one that `prompt.from_run` gives by itself. Then come the
+largest lessons, those of one type of error, and subsets drawn at random, larger clusters more often; all with every
+number of corrections. What would be the same prompt again is left out and named.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omniner.config.groups import CompareConfig, PromptConfig, SearchConfig
+from omniner.guidance import prompt_errors
+from omniner.guidance.lessons import Guidance
+from omniner.guidance.prompt_errors import TYPES, Counter, Lessons
+from omniner.llm import prompt as prompts
+from omniner.llm.prompt import SENTENCE, Prompt
+from omniner.records import Sentence
+from omniner.score.metrics import Comparison
+from omniner.score.resampling import categories, counts_per_post, resampled
+
+_STREAM, _CHOICE = 0x5EA2C4, 0xC401CE  # keep the draws apart from other uses of the seed
+_CHUNK = 64  # draws at a time: 64 x 20,000 posts x 8 bytes x 2 = 20 MB
+
+
+class Standing(NamedTuple):
+    """Micro F1 of a variant and its difference from the best one's, each with its interval."""
+
+    f1: float
+    low: float
+    high: float
+    difference: float
+    difference_low: float
+    difference_high: float
+
+
+class Corrected(NamedTuple):
+    """The F1 of a best variant on sentences that did not choose it, with its interval."""
+
+    f1: float
+    low: float
+    high: float
+
+
+def micro(comparison: Comparison, posts: Sequence[int], count: int) -> NDArray[np.int64]:
+    """`[posts, 3]`: tp, fp and fn over all categories; see `bootstrap.counts_per_post`."""
+    table: NDArray[np.int64] = counts_per_post(comparison, posts, count, categories([comparison])).sum(axis=2)
+    return table
+
+
+def standings(tables: Mapping[str, NDArray[np.int64]], settings: CompareConfig) -> dict[str, Standing]:
+    """All variants, the best first; equally good ones in the order in which they are given.
+
+    Args:
+        tables: `[posts, 3]` of each variant, the same posts for all.
+        settings: resamples, confidence, seed.
+    """
+    table = np.stack(list(tables.values()), axis=1)  # [posts, variants, 3]
+    observed = _f1(table.sum(axis=0))
+    best = int(observed.argmax())
+    generator = np.random.default_rng(np.random.SeedSequence([settings.seed, _STREAM]))
+    drawn = np.concatenate([_f1(sums) for sums in resampled(table, settings.resamples, generator)])
+    tail = (1 - settings.confidence) / 2
+    ranges = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    behind = np.quantile(drawn - drawn[:, [best]], [tail, 1 - tail], axis=0)
+    columns = (observed, *ranges, observed - observed[best], *behind)
+    rows = {name: Standing(*map(float, row)) for name, *row in zip(tables, *columns, strict=True)}
+    return dict(sorted(rows.items(), key=lambda item: -item[1].f1))
+
+
+def stopped(ranked: Mapping[str, Standing], always: Collection[str], keep: float, spare: int) -> dict[str, str]:
+    """The variants that do not go on, and why.
+
+    Args:
+        ranked: what `standings` gave.
+        always: those that go on whatever they score; they take no place from the others.
+        keep: share of the others that goes on, rounded up.
+        spare: how many beyond that share may go on because their interval reaches 0.
+    """
+    best = next(iter(ranked))
+    others = [name for name in ranked if name not in always]
+    places = math.ceil(keep * len(others)) or 1
+    reasons: dict[str, str] = {}
+    for place, name in enumerate(others):
+        if ranked[name].difference_high < 0:
+            reasons[name] = f"worse than {best}"
+        elif place >= places + spare:
+            reasons[name] = f"not among the best {places} of {len(others)}; not told apart from {best}"
+    return reasons
+
+
+def without_optimism(tables: Mapping[str, NDArray[np.int64]], settings: CompareConfig) -> Corrected | None:
+    """What the best of these variants scores on posts that did not choose it; None where there are too few posts.
+
+    Args:
+        tables: `[posts, 3]` of each variant, in the order in which equally good ones are preferred.
+        settings: resamples, confidence, seed.
+    """
+    table = np.stack(list(tables.values()), axis=1)  # [posts, variants, 3]
+    posts = len(table)
+    flat = table.reshape(posts, -1).astype(np.float64)
+    generator = np.random.default_rng(np.random.SeedSequence([settings.seed, _CHOICE]))
+    parts = []
+    for done in range(0, settings.resamples, _CHUNK):
+        weights = np.empty((min(_CHUNK, settings.resamples - done), posts))
+        for row in weights:
+            row[:] = np.bincount(generator.integers(0, posts, posts), minlength=posts)
+        left = (weights == 0).astype(np.float64)
+        inside, outside = (_f1((part @ flat).reshape(-1, *table.shape[1:])) for part in (weights, left))
+        chosen = np.take_along_axis(outside, inside.argmax(axis=1)[:, None], axis=1)[:, 0]
+        parts.append(chosen[left.any(axis=1)])  # a draw may leave out no post
+    found = np.concatenate(parts)
+    if not len(found):
+        return None
+    tail = (1 - settings.confidence) / 2
+    return Corrected(float(found.mean()), *map(float, np.quantile(found, [tail, 1 - tail])))
+
+
+def _f1(sums: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """From `[..., 3]`; 0 where there is nothing."""
+    tp, wrong = sums[..., 0], sums[..., 1] + sums[..., 2]
+    below = 2 * tp + wrong
+    return np.divide(2 * tp, below, out=np.zeros(below.shape), where=below > 0)
+
+
+GENERIC, PLAIN = "generic", "from_run"
+BASELINES = (GENERIC, PLAIN)
+"""Variants that every other one is compared with: they are asked everything."""
+
+KEYS = ("from_run", "lessons", "corrections", "examples")
+"""The keys of `prompt` in which variants differ."""
+
+_DRAWS = 20  # attempts at a random subset that is not there yet; then there are taken to be no more
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A prompt to try.
+
+    Attributes:
+        name: short, for folders and tables.
+        about: what it is, in words.
+        config: the prompt's configuration; `KEYS` are where it differs from the others.
+        prompt: what it becomes with the whole training split.
+        length: of its texts, in tokens, or in characters where no tokenizer is at hand.
+        lessons: what stands in it of the guidance; None for the generic prompt.
+        sentences: texts that it shows, whole or parts of: those of the guidance's corrections, and examples of train.
+    """
+
+    name: str
+    about: str
+    config: PromptConfig
+    prompt: Prompt
+    length: int
+    lessons: Lessons | None
+    sentences: frozenset[str]
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What to set, beside the choice of `prompt`, to get it."""
+        return {f"prompt.{key}": getattr(self.config, key) for key in KEYS}
+
+
+@dataclass(frozen=True)
+class Material:
+    """What variants are made of: `active` categories and sentences of `train`, and how texts are measured."""
+
+    guidance: Guidance
+    active: Sequence[str]
+    train: Sequence[Sentence]
+    count: Counter
+
+
+def variants(
+    config: PromptConfig, search: SearchConfig, material: Material
+) -> tuple[list[Variant], list[tuple[str, str]]]:
+    """All variants, and (name, name of the other) of those that would be the same prompt as another one.
+
+    Args:
+        config: of the prompt, with `from_run`; its `lessons` are those to choose from (none = all).
+        search: what is tried.
+        material: what it is made of.
+
+    Raises:
+        UserError: see `lessons.apply` and `prompts.build`.
+    """
+    found: dict[str, Variant] = {}  # by the prompt's hash
+    same: list[tuple[str, str]] = []
+    for name, about, proposal in _proposals(config, search, material):
+        variant = render(name, about, proposal, material)
+        earlier = found.setdefault(variant.prompt.sha, variant)
+        if earlier is not variant:
+            same.append((name, earlier.name))
+    for variant in _random(config, search, material, found):
+        found[variant.prompt.sha] = variant
+    return list(found.values()), same
+
+
+def render(name: str, about: str, config: PromptConfig, material: Material) -> Variant:
+    """The variant of a configuration; of the lessons it asks for, it names those that stand in the prompt."""
+    told, shown = config, None
+    if config.from_run is not None:
+        shown = prompt_errors.write(material.guidance, config, material.active, material.count)
+        told = prompt_errors.placed(config, material.guidance, shown)
+        if name != PLAIN:
+            config = replace(config, lessons=list(shown.numbers))
+    prompt = prompts.build(told, material.active, material.train)
+    length = material.count(prompt.system + prompt.user(SENTENCE))
+    examples = prompts.choose_examples(material.train, told.examples, told.seed)
+    texts = frozenset([*(shown.sentences if shown else ()), *(sentence.text for sentence in examples)])
+    return Variant(name, about, config, prompt, length, shown, texts)
+
+
+def _proposals(
+    config: PromptConfig, search: SearchConfig, material: Material
+) -> Iterator[tuple[str, str, PromptConfig]]:
+    """Names, descriptions and configurations in the order in which equal prompts are kept."""
+    yield GENERIC, "no guidance", replace(config, from_run=None, lessons=[])
+    yield PLAIN, "as prompt.from_run has it", config
+    usable = prompt_errors.usable(material.guidance, config, material.active, material.count)
+    kinds = {number: material.guidance.lessons[number - 1].kind for number in usable}
+    subsets = {f"all_{len(usable)}": ("all lessons", usable)}
+    subsets |= {f"largest_{size}": (f"the {size} largest lessons", usable[:size]) for size in search.largest}
+    if search.types:
+        for name, members in TYPES.items():
+            subsets[f"only_{name}"] = (f"lessons on {name}", [n for n in usable if kinds[n] in members])
+    for name, (about, numbers) in subsets.items():
+        if numbers:
+            yield from _with_examples(name, about, replace(config, lessons=numbers), search)
+
+
+def _with_examples(
+    name: str, about: str, config: PromptConfig, search: SearchConfig
+) -> Iterator[tuple[str, str, PromptConfig]]:
+    """One choice of lessons with every number of corrections, and of sentences of train."""
+    for corrections, examples in itertools.product(search.corrections, search.examples or [config.examples]):
+        shots = f", {examples} sentences of train" if search.examples else ""
+        shown = f"{corrections} correction{'s' * (corrections != 1)} each"
+        yield (
+            f"{name}-c{corrections}" + (f"-e{examples}" if search.examples else ""),
+            f"{about}, {shown}{shots}",
+            replace(config, corrections=corrections, examples=examples),
+        )
+
+
+def _random(
+    config: PromptConfig, search: SearchConfig, material: Material, found: dict[str, Variant]
+) -> Iterator[Variant]:
+    """Random subsets that are no prompt of `found`; fewer than asked for where there are no more.
+
+    None is larger than what the prompt holds by itself: the largest lessons would push out what else was drawn.
+    """
+    most = max(variant.lessons.shown for variant in found.values() if variant.lessons)
+    usable = prompt_errors.usable(material.guidance, config, material.active, material.count)
+    weights = [material.guidance.lessons[number - 1].count for number in usable]
+    generator = random.Random(search.seed)
+    for place in range(1, search.random + 1):
+        for _ in range(_DRAWS):
+            size = 1 + int(generator.random() * most)
+            numbers = draw(usable, weights, size, generator)
+            forms = list(_with_examples(f"random_{place}", "random lessons", replace(config, lessons=numbers), search))
+            variant = render(*forms[int(generator.random() * len(forms))], material)
+            if variant.prompt.sha not in found:
+                yield variant
+                break
+        else:
+            return
+
+
+def draw(items: Sequence[int], weights: Sequence[int], size: int, generator: random.Random) -> list[int]:
+    """`size` of the items in their order, heavier ones more often, none twice.
+
+    The largest of keys u ** (1 / weight) are drawn without replacement by weight (Efraimidis and Spirakis 2006).
+    """
+    keys = [generator.random() ** (1 / weight) if weight else 0.0 for weight in weights]
+    chosen = sorted(range(len(items)), key=lambda place: -keys[place])[:size]
+    return [items[place] for place in sorted(chosen)]

@@ -1,0 +1,1 @@
+"""Causal language models as taggers: prompt, samples, shared-prefix training, decoding, servers."""

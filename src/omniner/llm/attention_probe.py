@@ -1,0 +1,204 @@
+"""Which attention back-end is right here? A tiny model of the same kind, computed in packs and sentence by sentence.
+
+In comes a causal model, out comes the name of a back-end. The tiny model is random, has the same architecture, query
+heads per key head and head size, but two layers; what transformers itself gives for separate sequences in fp32 is
+compared with what packs give: the loss and the gradient of each weight. So a back-end is judged by the result that
+counts, on this device and with these versions, and an architecture that packs cannot express (soft-capped logits, say)
+is noticed as well. The price: some seconds at the start of training.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from omniner.errors import UserError
+from omniner.llm.attention import BACKENDS
+from omniner.llm.packs import make_pack
+from omniner.llm.shared_prefix import attach, pack_loss
+from omniner.training.devices import base_of
+
+log = logging.getLogger("omniner")
+
+_TOLERANCES = {torch.float32: 0.01, torch.bfloat16: 0.15}  # a wrong mask or a lost gradient shows as 0.7 and more
+_PREFIX, _VOCABULARY = 150, 64  # tokens; more than a block of any kernel
+_SIZES = [(1, 1), (3, 40), (20, 24), (20, 24), (70, 90)]  # tokens of each sample: rest of the prompt, answer
+
+
+def choose(model: Any, wanted: str, device: torch.device, precision: str) -> str:
+    """The attention back-end to train with: it gives the loss and gradients of separate sequences on a tiny model.
+
+    Args:
+        model: causal language model of transformers, or peft's around it.
+        wanted: a name in `BACKENDS`, or `auto` for the fastest that is right.
+        device: where the model will be trained.
+        precision: `32-true`, `bf16-mixed` or `bf16-true`.
+
+    Raises:
+        UserError: the wanted one cannot run or is wrong, none is right, or the model cannot be trained on packs.
+    """
+    config = base_of(model).config.get_text_config()
+    _refuse(config)
+    probe = Probe(config, device, precision)
+    objections: list[str] = []
+    for name in BACKENDS if wanted == "auto" else [wanted]:
+        objection = _objection(name, probe, device)
+        if objection is None:
+            log.info("attention of packs: %s%s", name, "".join(f"; {each}" for each in objections))
+            return name
+        objections.append(f"{name} {objection}")
+    raise UserError(
+        "tuning.attention", "; ".join(objections), "Choose auto." if wanted != "auto" else "Choose another model."
+    )
+
+
+def _refuse(config: Any) -> None:
+    """Raise for models whose layers do more than packs can express."""
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if (set(kinds) != {"full_attention"}) if kinds else window is not None:
+        raise UserError(
+            "model.path",
+            f"{config.model_type} has sliding-window attention, which packs with a shared prefix cannot express",
+            "Choose a model whose every layer attends to everything.",
+        )
+    if getattr(config, "attention_dropout", 0):
+        raise UserError(
+            "model.path",
+            f"its config has attention_dropout={config.attention_dropout}, which packs cannot compute",
+            "Set attention_dropout to 0 in its config.json.",
+        )
+
+
+def _objection(name: str, probe: Probe, device: torch.device) -> str | None:
+    """Why a back-end is not to be used; None = it is right."""
+    backend = BACKENDS[name]
+    if backend.device not in (None, device.type):
+        return f"needs {backend.device}"
+    if probe.dtype not in backend.dtypes:
+        return f"does not compute in {str(probe.dtype).removeprefix('torch.')}"
+    try:
+        error = probe.error(name)
+    except (RuntimeError, ImportError) as failure:  # compilers and kernels that are not there
+        return f"cannot run here ({type(failure).__name__}: {(str(failure).strip() or 'no message').splitlines()[0]})"
+    if error > _TOLERANCES[probe.dtype]:
+        return f"is wrong here: gradients differ by {error:.2g} of their size from those of separate sequences"
+    return None
+
+
+class _Measure(NamedTuple):
+    """Loss and gradients (one for each weight) of the probe's samples, in fp32."""
+
+    loss: float
+    gradients: list[Tensor]
+
+    def error(self, expected: _Measure) -> float:
+        """The largest relative error of the loss and of each weight's gradient; infinite where some are not finite."""
+        errors = [abs(self.loss - expected.loss) / abs(expected.loss)]
+        for gradient, other in zip(self.gradients, expected.gradients, strict=True):
+            errors.append(float((gradient - other).norm() / other.norm().clamp_min(1e-20)))
+        return max(errors) if all(map(math.isfinite, errors)) else math.inf
+
+
+@dataclass
+class _Item:
+    prompt: list[int]
+    answer: list[int]
+
+
+class Probe:
+    """A tiny model like the given one, and samples.
+
+    Args:
+        config: of the model that is to be trained.
+        device: where it will be.
+        precision: `32-true`, `bf16-mixed` or `bf16-true`.
+    """
+
+    def __init__(self, config: Any, device: torch.device, precision: str) -> None:
+        self._device = device
+        self.dtype = torch.float32 if precision == "32-true" else torch.bfloat16
+        self._mixed = precision == "bf16-mixed"
+        chance = random.Random(0)
+        prefix, *own = ([chance.randrange(_VOCABULARY) for _ in range(n)] for n in (_PREFIX, *map(sum, _SIZES)))
+        self._items = [
+            _Item(prefix + tokens[:rest], tokens[rest:]) for (rest, _), tokens in zip(_SIZES, own, strict=True)
+        ]
+        with _undisturbed(device):
+            self._exact = _tiny(config).to(device, torch.float32)
+        if precision == "bf16-true":
+            self._exact.bfloat16().float()  # the same weights in both precisions
+        self._expected = _measure(self._exact, self._separate)
+
+    def error(self, backend: str) -> float:
+        """The largest relative error of a back-end: of the loss, and of each weight's gradient.
+
+        Two packs are computed: one with all samples and, since kernels differ by size, one with the first.
+        """
+        model = copy.deepcopy(self._exact).to(torch.float32 if self._mixed else self.dtype)
+        attach(model, backend)
+        autocast: AbstractContextManager[Any] = (
+            torch.autocast(self._device.type, torch.bfloat16) if self._mixed else nullcontext()
+        )
+
+        def loss(model: Any) -> Tensor:
+            packs = [make_pack(items, _PREFIX).to(self._device) for items in (self._items, self._items[:1])]
+            with autocast:
+                return pack_loss(model, packs[0]) + pack_loss(model, packs[1])
+
+        return _measure(model, loss).error(self._expected)
+
+    def _separate(self, model: Any) -> Tensor:
+        """The same by one plain forward pass per sample."""
+        losses = []
+        for item in [*self._items, self._items[0]]:
+            ids = torch.tensor([item.prompt + item.answer], device=self._device)
+            logits = model(input_ids=ids, use_cache=False).logits[0, len(item.prompt) - 1 : -1]
+            losses.append(cross_entropy(logits.float(), ids[0, len(item.prompt) :], reduction="sum"))
+        return torch.stack(losses).sum()
+
+
+def _measure(model: Any, loss_of: Callable[[Any], Tensor]) -> _Measure:
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    loss = loss_of(model)
+    gradients = torch.autograd.grad(loss, weights)
+    return _Measure(loss.item(), [gradient.float() for gradient in gradients])
+
+
+def _tiny(config: Any) -> Any:
+    """A random model: the architecture, heads per key head and head size of `config`, all else small."""
+    from transformers import AutoModelForCausalLM
+
+    tiny = copy.deepcopy(config)
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    shared = config.num_attention_heads // groups
+    tiny.num_key_value_heads = min(2, groups)
+    tiny.num_attention_heads = shared * tiny.num_key_value_heads
+    tiny.hidden_size = tiny.num_attention_heads * size
+    tiny.intermediate_size, tiny.vocab_size, tiny.num_hidden_layers = 96, _VOCABULARY, 2
+    tiny.initializer_range = tiny.hidden_size**-0.5  # so that attention is neither uniform nor on one place
+    tiny.pad_token_id = tiny.bos_token_id = tiny.eos_token_id = None
+    if getattr(config, "layer_types", None) is not None:
+        tiny.layer_types = config.layer_types[:2]
+    if hasattr(tiny, "quantization_config"):
+        del tiny.quantization_config
+    return AutoModelForCausalLM.from_config(tiny, attn_implementation="sdpa").train()
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Random numbers from a fixed seed within; those of the run go on after it as if nothing had been drawn."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield

@@ -1,0 +1,357 @@
+"""Which tokens may come next in an answer: the training format and one sentence as an automaton over bytes.
+
+In go the answer style, the categories, the spellings of a vocabulary's tokens and a sentence; out come, for each state
+of an answer, the tokens that may follow and the state after each of them. What is around the spans,
+`[["`, `", "地点_城市"]`, `, ["`, `]`, is a tree of bytes that all sentences share. Within a span the state is the set
+of places of the sentence that the span may have reached, so a span is always a piece of the sentence, whatever its
+length; characters that JSON escapes are stepped through in their escaped form.
+
+A token may cross from one part to the next (`。",`). It is found by walking the tree of all tokens and the automaton
+side by side, which touches only what both have. Tokens in states between spans are worked out once for all
+sentences, those of a span's beginning once per sentence; nothing is compiled, so a sentence costs a few hundred
+microseconds where a general grammar engine needs some milliseconds.
+
+The tokens of a vocabulary as bytes: what each one spells, and a tree of them to find those that fit.
+
+In goes a chat's tokenizer, byte-level (GPT-2, Qwen) or with bytes to fall back to (Llama); out come the bytes of every
+token that can stand in a text, and a tree in which those that begin with given bytes are found byte by byte. The tree
+is a sorted list until a part of it is looked at, so that 150,000 tokens are ready in some tenths of a second.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from omniner.answers import STYLES
+from omniner.errors import UserError
+from omniner.llm.chat import Chat
+
+Ids = npt.NDArray[np.int64]
+State = int | tuple[int, ...]
+"""A node of the format, or within a span: the byte places of the sentence that it may have reached."""
+
+START, START_EMPTY, SPAN, MIDDLE, AFTER_PAIR, DONE = range(6)
+"""Nodes of the format: before an answer (about an empty sentence), before a span, behind its closing quote, behind
+the bracket of a pair, behind the answer."""
+
+_LONGEST_CHARACTER = 6  # bytes, and so tokens at most: \u001f; without an escape it is 4
+
+
+class Format:
+    """Everything of an answer but the spans, as a tree of bytes; the same for all sentences.
+
+    Args:
+        style: official | compact.
+        categories: that an answer may name.
+        tree: the vocabulary's tokens.
+
+    Attributes:
+        edges: the next node by byte, per node. `SPAN` and `DONE` have none here.
+        tails: what may follow a span, from its closing quote to the bracket of the pair, by category.
+        decided: what is missing to the end of the pair, per node behind a span where only one category is left.
+    """
+
+    def __init__(self, style: str, categories: Sequence[str], tree: TokenTree) -> None:
+        separator = STYLES[style][0]
+        self.tree = tree
+        self.edges: list[dict[int, int]] = [{} for _ in range(DONE + 1)]
+        self.tails = {name: f'"{separator}{json.dumps(name, ensure_ascii=False)}]'.encode() for name in categories}
+        self.more, self.end = f'{separator}["'.encode(), b"]"
+        passed: dict[int, int] = {}  # how many categories lead through a node
+        self._rests: dict[int, list[bytes]] = {DONE: [b""]}  # ways to the end of the answer without another span
+        for tail in self.tails.values():
+            nodes = self._add(MIDDLE, tail[1:], AFTER_PAIR)
+            for at, node in enumerate(nodes):
+                passed[node] = passed.get(node, 0) + 1
+                self._rests.setdefault(node, []).append(tail[1 + at :] + self.end)
+        self.decided = {node: self._rests[node][0][:-1] for node, count in passed.items() if count == 1}
+        self._to_span: dict[int, bytes] = {SPAN: b""}  # ways to the next span, where there is no other
+        for at, node in enumerate(self._add(AFTER_PAIR, self.more, SPAN)[1:], 1):
+            self._to_span[node] = self.more[at:]
+        self._add(AFTER_PAIR, self.end, DONE)
+        self._rests[AFTER_PAIR], self.decided[AFTER_PAIR] = [self.end], b""
+        for start in (START, START_EMPTY):
+            for at, node in enumerate(self._add(start, b"[]", DONE)):
+                self._rests[node] = [b"[]"[at:]]
+        self._to_span[self._add(START, b'[["', SPAN)[-1]] = b'"'
+        self._endings: dict[int, list[int]] = {}
+        self._next: dict[int, tuple[Ids, list[TokenNode]]] = {}
+
+    def _add(self, node: int, text: bytes, end: int) -> list[int]:
+        """Lay a way from `node` to `end`; the nodes that are left by each byte of `text`."""
+        nodes = []
+        for byte in text[:-1]:
+            nodes.append(node)
+            if byte not in self.edges[node]:
+                self.edges.append({})
+                self.edges[node][byte] = len(self.edges) - 1
+            node = self.edges[node][byte]
+        self.edges[node][text[-1]] = end
+        return [*nodes, node]
+
+    def ending(self, node: int) -> list[int] | None:
+        """The fewest tokens to the end of the answer; None where another span has to come first."""
+        if node not in self._rests:
+            return None
+        if node not in self._endings:
+            self._endings[node] = self._fewest(self._rests[node])
+        return self._endings[node]
+
+    def to_span(self, node: int) -> list[int]:
+        """Tokens to the beginning of the span that has to come."""
+        return self.tree.spell(self._to_span[node])
+
+    @cached_property
+    def closing(self) -> list[int]:
+        """The fewest tokens from the end of a span, its closing quote included, to the end of the answer."""
+        return self._fewest([tail + self.end for tail in self.tails.values()])
+
+    def _fewest(self, texts: Sequence[bytes]) -> list[int]:
+        """The text that takes the fewest tokens."""
+        return min(map(self.tree.spell, texts), key=lambda tokens: (len(tokens), tokens))
+
+    def longest_ending(self) -> int:
+        """Most tokens that it takes to end an answer, whatever its state and its sentence."""
+        direct = max(len(self.ending(node) or ()) for node in self._rests)
+        to_span = max(len(self.to_span(node)) for node in self._to_span)
+        return max(direct, to_span + _LONGEST_CHARACTER + len(self.closing))
+
+    def next_tokens(self, node: int) -> tuple[Ids, list[TokenNode]]:
+        """The tokens that may follow, as far as they do not go into a span, and the places in the tree of tokens
+        that reach a span and have longer ones."""
+        if node not in self._next:
+            found: list[int] = []
+            crossings = []
+            waiting: list[tuple[TokenNode, int]] = [(self.tree.root, node)]
+            while waiting:
+                place, at = waiting.pop()
+                children = self.tree.children(place)
+                if at == SPAN and children:
+                    crossings.append(place)
+                for byte, after in self.edges[at].items():
+                    if (child := children.get(byte)) is not None:
+                        found += child.tokens
+                        waiting.append((child, after))
+            self._next[node] = (_sorted(found), crossings)
+        return self._next[node]
+
+
+def _sorted(tokens: list[int]) -> Ids:
+    return np.array(sorted(tokens), dtype=np.int64)
+
+
+class Automaton:
+    """The states of answers about one sentence.
+
+    Args:
+        form: what is around the spans.
+        text: the sentence.
+    """
+
+    def __init__(self, form: Format, text: str) -> None:
+        escaped = [json.dumps(character, ensure_ascii=False)[1:-1].encode() for character in text]
+        self._form, self._text = form, b"".join(escaped)
+        ends = list(accumulate(map(len, escaped)))
+        self._borders = frozenset([0, *ends])
+        self._first: dict[int, tuple[int, ...]] = {}
+        for place in [0, *ends][:-1]:
+            byte = self._text[place]
+            self._first[byte] = (*self._first.get(byte, ()), place + 1)
+        self.start = START if ends else START_EMPTY
+        self._next: dict[State, Ids] = {}
+
+    def step(self, state: State, byte: int) -> State:
+        """The state one byte further. Raises KeyError if the byte may not follow."""
+        return self._edges(state)[byte]
+
+    def _edges(self, state: State) -> Mapping[int, State]:
+        if isinstance(state, int):
+            return self._first if state == SPAN else self._form.edges[state]
+        places: dict[int, tuple[int, ...]] = {}
+        for place in state:
+            if place < len(self._text):
+                byte = self._text[place]
+                places[byte] = (*places.get(byte, ()), place + 1)
+        # Between characters is one place exactly if all are: they have read the same bytes.
+        return {**places, ord('"'): MIDDLE} if state[0] in self._borders else places
+
+    def next_tokens(self, state: State) -> Ids:
+        """The tokens that may follow, in rising order."""
+        if state not in self._next:
+            if isinstance(state, int) and state != SPAN:
+                ids, crossings = self._form.next_tokens(state)
+                if crossings:
+                    found = ids.tolist()
+                    for place in crossings:
+                        found += self._tokens_from(place, SPAN)
+                    ids = _sorted(found)
+            else:
+                ids = _sorted(self._tokens_from(self._form.tree.root, state))
+            self._next[state] = ids
+        return self._next[state]
+
+    def _tokens_from(self, place: TokenNode, state: State) -> list[int]:
+        """The tokens below a place of their tree whose further bytes may follow a state."""
+        found: list[int] = []
+        waiting = [(place, state)]
+        while waiting:
+            place, state = waiting.pop()
+            children = self._form.tree.children(place)
+            if not children:
+                continue
+            for byte, after in self._edges(state).items():
+                if (child := children.get(byte)) is not None:
+                    found += child.tokens
+                    waiting.append((child, after))
+        return found
+
+    def ending(self, state: State) -> list[int]:
+        """Few tokens that end the answer from here: an open span is closed as soon as it can be."""
+        form = self._form
+        if isinstance(state, tuple):
+            place = state[0]
+            end = place
+            while end not in self._borders:
+                end += 1
+            return [*form.tree.spell(self._text[place:end]), *form.closing]
+        found = form.ending(state)
+        if found is None:  # on the way to a span: it becomes the sentence's first character
+            end = 1
+            while end not in self._borders:
+                end += 1
+            found = [*form.to_span(state), *form.tree.spell(self._text[:end]), *form.closing]
+        return found
+
+
+_UTF8 = [*range(0x20, 0xC0), *range(0xC2, 0xF5)]  # bytes of texts without control characters
+_PROBES = ('[["北京 天", "a_b/c"], ["👶🏻", "①"]]', '[["x\\\\n","y"],["0","z"]]')
+_OTHER = "Choose a model whose tokenizer works on bytes or falls back to them, or use decoding=free."
+
+
+class TokenTree:
+    """The tokens of a vocabulary by their bytes; a node's children are worked out when they are first asked for.
+
+    Args:
+        spellings: the bytes of each token that may stand in an answer, by id.
+
+    Raises:
+        UserError: a byte has no token of its own, so that some texts cannot be spelt.
+    """
+
+    def __init__(self, spellings: Mapping[int, bytes]) -> None:
+        order = sorted((spelling, token) for token, spelling in spellings.items() if spelling)
+        self._spellings = [spelling for spelling, _ in order]
+        self._tokens = [token for _, token in order]
+        self.root = self._node(0, len(order), 0)
+        first = self.children(self.root)
+        missing = [byte for byte in _UTF8 if byte not in first or not first[byte].tokens]
+        if missing:
+            found = f"{len(missing)} bytes have no token of their own, the first of them {missing[0]:#04x}"
+            raise UserError("model.path", f"the tokenizer cannot spell every text: {found}", _OTHER)
+
+    def _node(self, low: int, high: int, depth: int) -> TokenNode:
+        """The tokens `low` to `high` of the sorted ones: they share their first `depth` bytes."""
+        at = low
+        while at < high and len(self._spellings[at]) == depth:
+            at += 1
+        return TokenNode(self._tokens[low:at], at, high, depth)
+
+    def children(self, node: TokenNode) -> dict[int, TokenNode]:
+        """The nodes one byte further, by that byte."""
+        if node.children is None:
+            node.children = {}
+            at, depth = node.low, node.depth
+            while at < node.high:
+                begin, byte = self._spellings[at][:depth], self._spellings[at][depth]
+                beyond = begin + bytes([byte + 1]) if byte < 0xFF else None
+                end = node.high if beyond is None else bisect_left(self._spellings, beyond, at, node.high)
+                node.children[byte] = self._node(at, end, depth + 1)
+                at = end
+        return node.children
+
+    def spell(self, text: bytes) -> list[int]:
+        """Tokens that spell a text: the longest one first, and so on."""
+        tokens: list[int] = []
+        at = 0
+        while at < len(text):
+            node, longest, end = self.root, -1, at
+            for place in range(at, len(text)):
+                child = self.children(node).get(text[place])
+                if child is None:
+                    break
+                node = child
+                if node.tokens:
+                    longest, end = node.tokens[0], place + 1
+            tokens.append(longest)
+            at = end
+        return tokens
+
+
+class TokenNode:
+    """Bytes that tokens begin with: the tokens that are just these, and where the longer ones are listed."""
+
+    __slots__ = ("children", "depth", "high", "low", "tokens")
+
+    def __init__(self, tokens: list[int], low: int, high: int, depth: int) -> None:
+        self.tokens, self.low, self.high, self.depth = tokens, low, high, depth
+        self.children: dict[int, TokenNode] | None = None
+
+
+def token_spellings(chat: Chat) -> dict[int, bytes]:
+    """The bytes of each token that can stand in a text; control tokens are left out.
+
+    Raises:
+        UserError: a tokenizer that is neither byte-level nor falls back to bytes.
+    """
+    backend = chat.tokenizer.backend_tokenizer
+    added = backend.get_added_tokens_decoder()
+    vocabulary = backend.get_vocab(with_added_tokens=False)
+    ordinary = {token: entry for entry, token in vocabulary.items() if token not in added}
+    decoder: Any = json.loads(backend.decoder.__getstate__()) if backend.decoder else {"type": None}
+    kinds = {part["type"] for part in decoder.get("decoders", [decoder])}
+    if "ByteLevel" in kinds:
+        spellings = _byte_level(ordinary)
+    elif "ByteFallback" in kinds:
+        spellings = _byte_fallback(ordinary)
+    else:
+        raise UserError("model.path", f"a tokenizer of the kind {decoder['type']} has no bytes in its tokens", _OTHER)
+    for token, entry in added.items():
+        if not entry.special and chat.decode([token]) == entry.content:
+            spellings[token] = entry.content.encode()
+    for probe in _PROBES:
+        found = b"".join(spellings.get(token, b"") for token in chat.answer_ids(probe))
+        if found != probe.encode():
+            raise UserError("model.path", f"tokens do not spell their text: {probe!r} becomes {found!r}", _OTHER)
+    return spellings
+
+
+def _byte_level(entries: Mapping[int, str]) -> dict[int, bytes]:
+    """Tokens of GPT-2's kind: each character stands for a byte, those that do not print for 256, 257, ..."""
+    printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in printed]
+    table = {chr(byte): byte for byte in printed} | {chr(0x100 + at): byte for at, byte in enumerate(others)}
+    return {
+        token: bytes(table[char] for char in entry) for token, entry in entries.items() if set(entry) <= table.keys()
+    }
+
+
+def _byte_fallback(entries: Mapping[int, str]) -> dict[int, bytes]:
+    """Tokens of Llama's kind: characters, with a mark for spaces; <0xE4> is a byte of one that has no token."""
+    spellings: dict[int, bytes] = {}
+    single: dict[int, bytes] = {}
+    for token, entry in entries.items():
+        if len(entry) == 6 and entry.startswith("<0x") and entry.endswith(">"):
+            single[token] = bytes.fromhex(entry[3:5])
+        else:
+            spellings[token] = entry.replace("▁", " ").encode()
+    written = set(spellings.values())
+    # A character with a token of its own is never written as a byte.
+    return spellings | {token: byte for token, byte in single.items() if byte not in written}

@@ -1,0 +1,325 @@
+"""Answers of a causal model, in process: prompts in, answers out as they get ready.
+
+The common prefix of all prompts is computed once and stored once (`decoding.cache`). Sentences are decoded side by
+side in `decoding.slots` slots; when an answer ends, the next sentence takes its place in the very next forward call,
+whose one flat sequence holds the single tokens of running answers and the whole of new sentences, without padding.
+Against `generate` on padded batches that is an order of magnitude, with the same tokens in float32
+(`experiments/decoding_speed`).
+
+Longest prompts come first, so that memory runs out at once or never, and the last answers under way are short. The
+order is cut into groups; slots run empty at the end of a group, which costs some percent. It buys an exact resume:
+what a group computes depends on nothing but its own requests, so a group that was cut short is decoded again, batch
+by batch the same, and only the answers that are missing are given out.
+
+The next token of each row by chance, and the same chance whatever the batch.
+
+A row's random number is a hash of the seed, the sentence's id and the place in the answer. So a sentence gets the
+same answer with any neighbours, on any device, before and after an interruption. The number picks a token by inverting
+the cumulated probabilities, which costs one pass over the vocabulary (and a sort of it where `top_p` cuts).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from omniner.config.groups import DecodingConfig
+from omniner.errors import UserError
+from omniner.llm import cache
+from omniner.llm.constraint import Guide, Matcher
+
+if TYPE_CHECKING:
+    from omniner.llm.chat import Chat
+
+_GROUP = 16  # sentences of a group, per slot: the most work that is done twice after an interruption
+_FRESH_TOKENS = 1024  # once new sentences bring so many tokens to a forward call, further ones wait: bounds memory
+
+
+class Request(NamedTuple):
+    """What is asked: the whole prompt in tokens, and the sentence in it (which a guide needs)."""
+
+    id: str
+    prompt: list[int]
+    text: str
+
+
+class Answer(NamedTuple):
+    """What the model wrote, without the token that ends an answer; not `finished` if `max_new_tokens` cut it."""
+
+    id: str
+    tokens: list[int]
+    text: str
+    finished: bool
+
+
+@dataclass(slots=True)
+class _Row:
+    """An answer under way.
+
+    Attributes:
+        pending: tokens that the model has not seen: the prompt after the prefix, later the newest of the answer.
+        limit: most tokens of the answer, the one that ends it included.
+        stored: how many tokens its slot holds.
+        finished: None while it goes on.
+    """
+
+    request: Request
+    pending: list[int]
+    limit: int
+    stops: frozenset[int]
+    matcher: Matcher | None
+    stored: int = 0
+    answer: list[int] = field(default_factory=list)
+    finished: bool | None = None
+
+    def take(self, token: int) -> None:
+        """Add a token that was chosen after all pending ones were seen."""
+        self.stored += len(self.pending)
+        self.pending = []
+        self._add(token)
+        self.take_forced()
+
+    def take_forced(self) -> None:
+        """Add the tokens that the guide leaves no choice about: they go to the model together with the one before."""
+        while self.matcher is not None and self.finished is None and (tokens := self.matcher.forced()):
+            for token in tokens:
+                if self.finished is None:
+                    self._add(token)
+
+    def _add(self, token: int) -> None:
+        if token in self.stops:
+            self.finished = True
+            return
+        self.answer.append(token)
+        self.pending.append(token)
+        if self.matcher is not None:
+            self.matcher.advance(token)
+        if len(self.answer) == self.limit:
+            self.finished = False
+
+
+class Generator:
+    """Decodes requests whose prompts share a prefix, with the weights that the model has at the first `run`.
+
+    Args:
+        model: a causal language model of transformers, or a PeftModel around one. Its mode, its attention
+            implementation and its weights are as before whenever `run` has given something out.
+        chat: says which tokens end an answer, and makes text of tokens.
+        prefix: tokens that every prompt begins with; may be empty.
+        config: `slots`, `max_new_tokens`, `temperature` and `top_p` are read.
+        guide: restricts what may be written; None = anything.
+        seed: of sampling, where `temperature` is above 0.
+
+    Raises:
+        UserError: the model is of a kind that `decoding.cache` cannot serve.
+    """
+
+    def __init__(
+        self, model: nn.Module, chat: Chat, prefix: list[int], config: DecodingConfig, guide: Guide | None, seed: int
+    ) -> None:
+        self._model, self._chat, self._prefix, self._config = model, chat, prefix, config
+        self._guide, self._seed = guide, seed
+        self._base: Any = getattr(model, "get_base_model", lambda: model)()
+        cache.check_supported(self._base)
+        self._cache: cache.PrefixCache | None = None
+
+    def run(self, requests: Sequence[Request], done: frozenset[str] = frozenset()) -> Iterator[list[Answer]]:
+        """Answer all requests but those in `done`, in no particular order.
+
+        Args:
+            requests: with different ids; for an exact resume the same as before, those that are done included.
+            done: ids of requests whose answers are not needed any more.
+
+        Raises:
+            UserError: a prompt leaves no room for an answer, the model's attention is of an unknown kind, or the
+                GPU has too little memory.
+        """
+        self._check(requests)
+        order = sorted(requests, key=lambda request: -len(request.prompt))
+        size = _GROUP * self._config.slots
+        for at in range(0, len(order), size):
+            group = order[at : at + size]
+            if all(request.id in done for request in group):
+                continue
+            for answers in self._decode(group):
+                if wanted := [answer for answer in answers if answer.id not in done]:
+                    yield wanted
+
+    def _check(self, requests: Sequence[Request]) -> None:
+        if len({request.id for request in requests}) < len(requests):
+            raise ValueError("requests must have different ids")
+        length = len(self._prefix)
+        for request in requests:
+            if request.prompt[:length] != self._prefix or len(request.prompt) == length:
+                raise ValueError(f"the prompt of {request.id} must begin with the prefix and go on after it")
+            if self._room(request) < 1:
+                raise UserError(
+                    "encoding.max_length",
+                    f"the prompt of sentence {request.id} has {len(request.prompt)} tokens, and the model takes "
+                    f"{self._base.config.max_position_embeddings} with the answer",
+                    "Lower it, with encoding.on_too_long=truncate or skip, or take a shorter prompt.",
+                )
+
+    def _room(self, request: Request) -> int:
+        """How many tokens an answer may have: more would be at positions that the model has not learnt."""
+        positions = getattr(self._base.config, "max_position_embeddings", None)
+        most = self._config.max_new_tokens
+        return most if positions is None else min(most, positions - len(request.prompt))
+
+    def _decode(self, group: list[Request]) -> Iterator[list[Answer]]:
+        """Answers of a group; the model is left as it was found whenever some are given out."""
+        waiting, active = deque(group), list[_Row]()
+        try:
+            while waiting or active:
+                answers: list[Answer] = []
+                with self._attached() as store:
+                    while (waiting or active) and len(answers) < self._config.slots:
+                        answers += self._advance(store, waiting, active)
+                yield answers
+        except torch.OutOfMemoryError as error:
+            found = f"{self._config.slots} sentences side by side do not fit into the GPU's memory"
+            raise UserError("decoding.slots", found, "Lower it, or decoding.max_new_tokens.") from error
+        finally:
+            if self._cache is not None:
+                self._cache.release()
+
+    @contextlib.contextmanager
+    def _attached(self) -> Iterator[cache.PrefixCache]:
+        """The model in evaluation mode and with the attention of `decoding.cache`, for the time of a few steps."""
+        cache.register()
+        training = [module for module in self._model.modules() if module.training]
+        before = self._base.config._attn_implementation
+        self._model.eval()
+        self._base.set_attn_implementation(cache.NAME)
+        try:
+            if self._cache is None:
+                self._cache = self._read_prefix()
+            yield self._cache
+        finally:
+            self._base.set_attn_implementation(before)
+            for module in training:
+                module.training = True
+
+    @torch.no_grad()
+    def _read_prefix(self) -> cache.PrefixCache:
+        settings, device = self._base.config, self._base.device
+        heads = settings.num_attention_heads
+        groups = heads // (getattr(settings, "num_key_value_heads", None) or heads)
+        store = cache.PrefixCache(len(self._prefix), self._config.slots, groups, device)
+        if self._prefix:
+            ids = torch.tensor([self._prefix], device=device)
+            self._forward(
+                store, ids, torch.arange(len(self._prefix), device=device)[None], torch.tensor([0], device=device)
+            )
+        return store
+
+    def _advance(self, store: cache.PrefixCache, waiting: deque[Request], active: list[_Row]) -> list[Answer]:
+        """One forward call; the answers that ended with it. `active[n]` is in slot n, before and after."""
+        answers = self._admit(waiting, active)
+        if active:
+            for row, token in zip(active, self._next_tokens(store, active), strict=True):
+                row.take(token)
+            answers += [self._answer(row) for row in active if row.finished is not None]
+            self._close_gaps(store, active)
+        return answers
+
+    def _admit(self, waiting: deque[Request], active: list[_Row]) -> list[Answer]:
+        """Fill free slots; the answers that a guide leaves no choice about at all."""
+        answers, fresh = [], 0
+        while waiting and len(active) < self._config.slots and fresh < _FRESH_TOKENS:
+            request = waiting.popleft()
+            matcher = None if self._guide is None else self._guide.start(request.text, self._room(request))
+            row = _Row(request, request.prompt[len(self._prefix) :], self._room(request), self._chat.stops, matcher)
+            row.take_forced()
+            if row.finished is None:
+                active.append(row)
+                fresh += len(row.pending)
+            else:
+                answers.append(self._answer(row))
+        return answers
+
+    def _answer(self, row: _Row) -> Answer:
+        return Answer(row.request.id, row.answer, self._chat.decode(row.answer), row.finished is True)
+
+    @torch.no_grad()
+    def _next_tokens(self, store: cache.PrefixCache, active: list[_Row]) -> list[int]:
+        step = store.begin([row.stored for row in active], [row.pending for row in active])
+        logits = self._forward(store, step.ids, step.positions, step.last).float()
+        if self._guide is not None:
+            self._guide.fill([row.matcher for row in active], logits)
+        if not self._config.temperature:
+            return logits.argmax(1).tolist()
+        chances = [chance(self._seed, row.request.id, len(row.answer)) for row in active]
+        drawn = torch.tensor(chances, dtype=torch.float64).to(logits.device, non_blocking=True)
+        return sample(logits, self._config.temperature, self._config.top_p, drawn).tolist()
+
+    def _forward(self, store: cache.PrefixCache, ids: Tensor, positions: Tensor, keep: Tensor) -> Tensor:
+        """Logits [len(keep), V] after the tokens at `keep` among `ids` [1, T]."""
+        store.calls = 0
+        result = self._model(
+            input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep, prefix_cache=store
+        )
+        if store.calls != self._base.config.num_hidden_layers:
+            raise UserError(
+                "model.path",
+                f"{store.calls} of {self._base.config.num_hidden_layers} layers of {type(self._base).__name__} take "
+                "their attention from transformers' AttentionInterface",
+                cache.ADVICE,
+            )
+        logits: Tensor = result.logits[0]
+        return logits
+
+    def _close_gaps(self, store: cache.PrefixCache, active: list[_Row]) -> None:
+        """Drop ended rows; the last ones move into their slots, so that slots in use are always the first."""
+        count = sum(row.finished is None for row in active)
+        gaps = [slot for slot in range(count) if active[slot].finished is not None]
+        movers = [slot for slot in range(count, len(active)) if active[slot].finished is None]
+        if gaps:
+            store.move(movers, gaps)
+            for slot, mover in zip(gaps, movers, strict=True):
+                active[slot] = active[mover]
+        del active[count:]
+
+
+_BITS = 32
+
+
+def chance(seed: int, name: str, step: int) -> float:
+    """A number in [0, 1) that follows from the three."""
+    digest = hashlib.sha256(f"{seed}/{step}/{name}".encode()).digest()
+    return int.from_bytes(digest[: _BITS // 8], "big") / float(2**_BITS)
+
+
+def sample(logits: Tensor, temperature: float, top_p: float, chances: Tensor) -> Tensor:
+    """One token per row.
+
+    Args:
+        logits: [B, V] of float32; -inf is never drawn.
+        temperature: above 0; what the logits are divided by.
+        top_p: only the most probable tokens whose probabilities, cumulated, reach this share are drawn from.
+        chances: [B] of float64, in [0, 1).
+
+    Returns:
+        [B] token ids.
+    """
+    shares = torch.softmax(logits / temperature, dim=1)
+    if top_p >= 1:
+        return _invert(shares, chances)
+    shares, order = shares.sort(dim=1, descending=True, stable=True)
+    before = shares.double().cumsum(1) - shares
+    shares = shares.masked_fill(before >= top_p, 0)
+    shares[:, 0] = shares[:, 0].clamp_min(torch.finfo(shares.dtype).tiny)  # one token stays, however small top_p
+    return order.gather(1, _invert(shares, chances)[:, None])[:, 0]
+
+
+def _invert(shares: Tensor, chances: Tensor) -> Tensor:
+    """The first place where the cumulated `shares` [B, V] exceed each row's chance of their sum: never one of 0."""
+    reached = shares.double().cumsum(1)
+    return torch.searchsorted(reached, (chances * reached[:, -1])[:, None], right=True)[:, 0]

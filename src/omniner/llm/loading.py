@@ -1,0 +1,363 @@
+"""Causal language models and their tokenizers: from a hub name, a folder or a GGUF file, or random.
+
+In comes `model.path`, or null with `model.architecture`; out come a `PreTrainedModel` with a language modelling head
+and a fast tokenizer. A GGUF file (the format of llama.cpp) is read into ordinary weights, whatever its quantisation.
+A model with random weights gets the tokenizer of its corpus (`corpus_tokenizer`). What cannot be used is one
+`UserError` about `model.path`: an encoder, a model without a tokenizer, one that only its own code can run.
+
+A tokenizer made from a corpus and a prompt, for language models that start from random weights.
+
+In go the training sentences and the prompt, out comes a byte-level BPE tokenizer. What such a model has to learn is to
+copy characters and to choose a category, so the pieces of text are cut along that task:
+
+- a character of a sentence is one token, never merged with its neighbours: copying is then one token at a time, and a
+  mention is the same tokens in the sentence and in the answer. Characters seen once are left to the bytes, so that
+  spelling by bytes is learnt as well and an unknown character of the test set can be copied too;
+- a category with its quotes is one token, and so is each run of brackets and commas between the strings of an answer;
+- a clause of the prompt is one token (unless a training sentence holds it): the prompt is the same for every sentence,
+  all that its length brings is cost.
+
+It is the ordinary format of GPT-2 and Qwen (vocabulary, merges of bytes within one character, added tokens), because
+some loaders keep only those parts of `tokenizer.json` and put the pre-tokenizer of a model's family in place of ours:
+the tokens do not depend on it. Every text comes back from its tokens as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from omniner.config.groups import CausalConfig
+from omniner.errors import UserError
+from omniner.llm.prompt import SENTENCE, Prompt
+from omniner.training import hub
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+_FOLDER = "The folder must hold config.json, tokenizer.json and model.safetensors, or one .gguf file."
+_CONVERTED = ("internlm2", "baichuan")  # model types that `task=convert` brings to the Llama layout
+_HEADS = ("ForCausalLM", "LMHeadModel")
+_MIN_TOKENS = 256  # transformers makes an almost empty tokenizer of a folder that has none
+
+
+def random(
+    config: CausalConfig, prompt: Prompt, texts: Iterable[str], dtype: torch.dtype, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A model with random weights and a tokenizer made from `texts` and the prompt."""
+    if "model_type" not in config.architecture:
+        raise UserError(
+            "model.architecture",
+            "model.path is null and there is no model_type to build a random model of",
+            "Set model.path to a pretrained model, or model.architecture.model_type (qwen2).",
+        )
+    tokenizer = build(texts, prompt, config.vocabulary)
+    values = {
+        **config.architecture,
+        "vocab_size": len(tokenizer),
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            model = _from_values(values, dtype)
+        except Exception as error:  # of many kinds: each configuration class checks in its own way
+            raise UserError(
+                "model.architecture",
+                f"no language model can be built of it ({hub.one_line(error)})",
+                "Use keys of the transformers configuration of that model_type.",
+            ) from error
+    return model, tokenizer
+
+
+def pretrained(path: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The model of a hub name, a folder or a GGUF file, with its own tokenizer."""
+    model, found = weights(path, dtype), tokenizer(path)
+    rows = model.get_input_embeddings().weight.shape[0]
+    _check_tokenizer(path, found, rows)
+    return model, found
+
+
+def tokenizer(path: str) -> PreTrainedTokenizerFast:
+    """The tokenizer alone, to count with."""
+    from transformers import AutoTokenizer
+
+    source, local, more = _place(path)
+    with hub.explaining("model.path", path, hub.advice(local, _FOLDER)):
+        return AutoTokenizer.from_pretrained(source, **hub.options(local), **more)
+
+
+def weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model alone: what adapters are put onto again."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source, local, more = _place(path)
+    if local and not more:
+        _check_code(path, _settings(source))
+    options, fix = {**hub.options(local), **more}, hub.advice(local, _FOLDER)
+    with hub.explaining("model.path", path, fix), _explaining_code(path):
+        settings = AutoConfig.from_pretrained(source, **options)
+        _check_causal(path, settings)
+    if more:
+        options |= _unpacked()
+    with hub.explaining("model.path", path, fix), hub.quiet():
+        model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
+    if missing := sorted(report["missing_keys"]):
+        found = f"{path} lacks {len(missing)} of the model's weights, {missing[0]} first"
+        raise UserError("model.path", found, "They would be random: name a complete model.")
+    if more:
+        _forget_packing(model)
+    return model
+
+
+def _from_values(values: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    values = dict(values)
+    settings = AutoConfig.for_model(values.pop("model_type"), **values)
+    model = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=False)
+    with torch.no_grad():
+        model(torch.zeros(1, 2, dtype=torch.long))  # sizes that do not fit together show only now
+    return model
+
+
+def _place(path: str) -> tuple[str, bool, dict[str, str]]:
+    """Where to load from, whether that needs no network, and which GGUF file is meant, if any."""
+    file = Path(path)
+    if file.is_dir() and not (file / "config.json").exists():
+        files = sorted(file.glob("*.gguf"))
+        if len(files) > 1:
+            names = ", ".join(item.name for item in files)
+            raise UserError("model.path", f"{path} holds several GGUF files: {names}", "Name one of them.")
+        file = files[0] if files else file
+    if file.is_file() and file.suffix == ".gguf":
+        try:
+            import gguf  # noqa: F401
+        except ImportError as error:
+            raise UserError("model.path", f"{file} is a GGUF file, which needs gguf", "pip install gguf") from error
+        return str(file.parent), True, {"gguf_file": file.name}
+    return path, hub.is_local(path, _FOLDER), {}
+
+
+def _unpacked() -> dict[str, Any]:
+    """Newer versions of transformers may leave the weights of a GGUF file packed, unless told not to."""
+    try:
+        from transformers import GgufConfig
+    except ImportError:
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}
+
+
+def _forget_packing(model: Any) -> None:
+    """The weights are ordinary ones now; a model that is marked as quantised refuses to be saved."""
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+        vars(model).pop(name, None)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def _settings(folder: str) -> dict[str, Any]:
+    """config.json as it stands; transformers itself tells what is wrong with it."""
+    try:
+        found = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _check_code(path: str, settings: dict[str, Any]) -> None:
+    """A model that only code of its repository can run: some can be converted."""
+    from transformers import CONFIG_MAPPING
+
+    kind = str(settings.get("model_type"))
+    if kind in _CONVERTED:
+        raise UserError(
+            "model.path",
+            f"{path} is a {kind} model, which only code of its repository can run",
+            f"Convert it once: task=convert input={path} output=<folder>, then set model.path to that folder.",
+        )
+    if "auto_map" in settings and kind not in CONFIG_MAPPING:
+        raise UserError(
+            "model.path",
+            f"{path} is a {kind} model, which only code of its repository can run; that is never executed",
+            "Choose a model that transformers knows itself (Qwen2, Llama, ...).",
+        )
+
+
+@contextlib.contextmanager
+def _explaining_code(path: str) -> Iterator[None]:
+    """A hub repository with code of its own cannot be looked into before it is loaded: tell it afterwards."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise UserError(
+            "model.path",
+            f"{path} needs code of its repository, which is never executed",
+            "InternLM2 and Baichuan2: download it (hf download), then task=convert input=<folder> output=<folder>. "
+            "Otherwise choose a model that transformers knows itself.",
+        ) from error
+
+
+def _check_causal(path: str, settings: Any) -> None:
+    """Only a model with a left-to-right language modelling head can write answers."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    names = list(getattr(settings, "architectures", None) or [])
+    kind = settings.model_type
+    bare = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if not (any(name.endswith(_HEADS) for name in names) or (bare and not names)):
+        raise UserError(
+            "model.path",
+            f"{path} is no causal language model ({', '.join(names) or kind})",
+            "Name one that writes text, for example Qwen/Qwen2-0.5B-Instruct; for an encoder, use model=path.",
+        )
+    if getattr(settings, "quantization_config", None):
+        found = f"{path} is quantised already"
+        raise UserError("model.path", found, "Name the model in its ordinary precision; tuning=qlora quantises it.")
+
+
+def _check_tokenizer(path: str, tokenizer: Any, rows: int) -> None:
+    """It must be there, fast (which gives exact texts back), and that of the model (`rows` of embeddings)."""
+    if len(tokenizer) < _MIN_TOKENS:
+        raise UserError("model.path", f"{path} holds no tokenizer", "Put the model's tokenizer.json there.")
+    if not tokenizer.is_fast:
+        raise UserError("model.path", f"{path} has no fast tokenizer", "Put its tokenizer.json there.")
+    if len(tokenizer) > rows:
+        found = f"the tokenizer of {path} has {len(tokenizer)} entries, the model only {rows}"
+        raise UserError("model.path", found, "Put the model's own tokenizer there.")
+
+
+PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+_JSON = ('[["', '", ', '], ["', "]]", '",', '],["')  # both answer styles; the quotes of a category are its own
+_ROLES = ("system\n", "user\n", "assistant\n")
+_MIN_COUNT = 2  # times a character must be seen to get a token of its own
+_MIN_CLAUSE = 4  # characters: a shorter clause may well stand in a sentence
+_CLAUSE_SHARE = 4  # clauses take at most one in so many of the entries that are left for them and the characters
+_CLAUSE = re.compile(r"[^，。；：、！？,.;:!?\n]*[，。；：、！？,.;:!?\n]*")
+_BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+Merge = tuple[str, str]
+
+
+def build(texts: Iterable[str], prompt: Prompt, vocabulary: int) -> PreTrainedTokenizerFast:
+    """The tokenizer of a corpus; the same input always makes the same one.
+
+    Args:
+        texts: training sentences.
+        prompt: whose texts and categories get tokens.
+        vocabulary: most entries; what is more frequent comes first.
+
+    Raises:
+        UserError: `vocabulary` has no room for the bytes, the control tokens and the parts of an answer.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    texts = list(texts)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    fixed = list(dict.fromkeys([*_JSON, *_ROLES, *map(_quoted, prompt.categories)]))
+    needed = len(alphabet) + len(fixed) + len((PAD, START, END))
+    if vocabulary < needed:
+        raise UserError(
+            "model.vocabulary",
+            f"{vocabulary}, but bytes, control tokens and {len(prompt.categories)} categories alone are {needed}",
+            f"Set it to {needed} and as many as characters shall be known; a few thousand for Chinese.",
+        )
+    clauses = _clauses(prompt, texts)[: (vocabulary - needed) // _CLAUSE_SHARE]
+    room = vocabulary - needed - len(clauses)
+    tokenizer = _byte_level(alphabet, _merges(_characters(texts, [*fixed, *_prompt_texts(prompt)]), room))
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (PAD, START, END)])
+    tokenizer.add_tokens([AddedToken(item, normalized=False) for item in [*fixed, *clauses] if _decodable(item)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _byte_level(alphabet: Sequence[str], merges: Sequence[Merge]) -> Tokenizer:
+    """BPE over the 256 bytes (`alphabet`, in GPT-2's printable form) with these merges."""
+    entries = [*alphabet, *(left + right for left, right in merges)]
+    tokenizer = Tokenizer(models.BPE({entry: number for number, entry in enumerate(entries)}, list(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated"), _BYTES]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _characters(texts: Iterable[str], prompt_texts: Iterable[str]) -> list[str]:
+    """Characters of several bytes, the most frequent first; those of the prompt count as frequent enough."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    for character in set("".join(prompt_texts)):
+        counts[character] += _MIN_COUNT
+    known = [item for item, count in counts.items() if count >= _MIN_COUNT and item >= "\x80" and not _surrogate(item)]
+    return sorted(known, key=lambda item: (-counts[item], item))
+
+
+def _merges(characters: Iterable[str], room: int) -> list[Merge]:
+    """Merges that make each character one token, first byte by byte from the left; at most `room` of them.
+
+    No merge reaches over the end of a character: the right part of each is a byte that never begins one.
+    """
+    merges: dict[Merge, None] = {}
+    for character in characters:
+        spelt = _BYTES.pre_tokenize_str(character)[0][0]
+        steps = [(spelt[:size], spelt[size]) for size in range(1, len(spelt))]
+        new = [step for step in steps if step not in merges]
+        if len(merges) + len(new) <= room:
+            merges.update(dict.fromkeys(new))
+    return list(merges)
+
+
+def _clauses(prompt: Prompt, texts: Sequence[str]) -> list[str]:
+    """Clauses of the prompt, the longest first; none that a training sentence holds, where they would be merged."""
+    corpus = "\n".join(texts)
+    pieces = {piece for text in _prompt_texts(prompt) for piece in _CLAUSE.findall(text)}
+    # A quote: part of an example answer, whose mention must stay what it is in a sentence.
+    fit = [item for item in pieces if len(item) >= _MIN_CLAUSE and '"' not in item and item.strip() not in corpus]
+    return sorted(fit, key=lambda piece: (-len(piece), piece))
+
+
+def _quoted(category: str) -> str:
+    """A category as an answer writes it."""
+    return json.dumps(category, ensure_ascii=False)
+
+
+def _prompt_texts(prompt: Prompt) -> list[str]:
+    """Everything of the prompt that is not the sentence."""
+    return [prompt.system, prompt.instruction + "\n", *prompt.input.split(SENTENCE)]
+
+
+def _decodable(token: str) -> bool:
+    """Whether the byte-level decoder gives an added token back: one of only Latin-1 letters it would take for bytes."""
+    decoded: str = decoders.ByteLevel().decode([token])
+    return decoded == token
+
+
+def _surrogate(character: str) -> bool:
+    """Half of a pair: no bytes stand for it."""
+    return "\ud800" <= character <= "\udfff"

@@ -1,0 +1,239 @@
+"""Packs: many sentences behind one copy of their common prompt prefix, and the packs of each optimizer step.
+
+In come samples (`prompt` and `answer` token ids) and the length of the prefix that all prompts share; out come `Pack`s,
+what one forward pass works on, and `PackedStep`s, what one process does for one optimizer step.
+
+A pack is one row of tokens: the prefix once, then each sample's own part, its suffix. Positions go on from the prefix
+in each suffix, as if it stood alone behind it; attention must let a suffix see the prefix and itself, nothing else
+(`models.shared_prefix`). The last answer token of a sample predicts nothing that is learnt, so it is a target only.
+
+Which samples make an optimizer step follows from the seed, the epoch and the lengths, as for taggers (`batching.plan`).
+How a step is cut into packs follows from `pack_tokens` and the number of processes: as few packs as fit, equally many
+for each process, because sharded training talks in each forward pass, and equally full. The price of a smaller
+`pack_tokens` is one more pass over the prefix for each further pack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from omniner.training.data import plan
+
+T = TypeVar("T")
+
+
+class Tokens(Protocol):
+    """What a pack needs of a sample."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+@dataclass
+class Pack:
+    """One row of T tokens: a prefix of P, then N suffixes, the longest first.
+
+    Attributes:
+        ids, positions: long [T].
+        prefix: P, at least 1.
+        lengths: of the N suffixes (rest of the prompt, answer without its last token); they sum to T - P.
+        keep: long [K], ascending: places in the row whose logits predict.
+        targets: long [K], what they must predict.
+        weight: 1, or 0 for a pack that only keeps this process in step with others and must not count.
+        derived: what attention back-ends computed from the lengths, once for all layers.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    prefix: int
+    lengths: list[int]
+    keep: Tensor
+    targets: Tensor
+    weight: int = 1
+    derived: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, name: str, make: Callable[[Pack], T]) -> T:
+        """`make(self)`, computed when first asked for under this name."""
+        if name not in self.derived:
+            self.derived[name] = make(self)
+        value: T = self.derived[name]
+        return value
+
+    def segments(self) -> Tensor:
+        """Long [T]: 0 in the prefix, n in the n-th suffix (from 1)."""
+        lengths = torch.tensor([self.prefix, *self.lengths], device=self.ids.device)
+        return torch.repeat_interleave(torch.arange(len(lengths), device=self.ids.device), lengths)
+
+    def to(self, device: torch.device | str, **options: Any) -> Pack:
+        """The same pack on another device."""
+        names = ("ids", "positions", "keep", "targets")
+        moved = {name: getattr(self, name).to(device, **options) for name in names}
+        return replace(self, **moved, derived={})
+
+
+@dataclass
+class PackedStep:
+    """What one process does for one optimizer step.
+
+    Attributes:
+        packs: equally many on every process.
+        answer_tokens: targets of the whole step, over all processes: what the summed losses are divided by.
+        sentences: of the whole step, over all processes.
+    """
+
+    packs: list[Pack]
+    answer_tokens: int
+    sentences: int
+
+    def to(self, device: torch.device | str, **options: Any) -> PackedStep:
+        """The same step on another device."""
+        return replace(self, packs=[pack.to(device, **options) for pack in self.packs])
+
+
+def make_pack(samples: Sequence[Tokens], prefix: int, weight: int = 1) -> Pack:
+    """The pack of some samples; the loss is on every token of their answers.
+
+    Args:
+        samples: at least one.
+        prefix: tokens that all their prompts begin with; each prompt goes on for at least one token more.
+        weight: of the pack, see `Pack`.
+
+    Raises:
+        ValueError: a prompt that begins otherwise or ends with the prefix, or an empty answer.
+    """
+    ordered = sorted(samples, key=suffix_length(prefix), reverse=True)  # equal lengths side by side
+    common = ordered[0].prompt[:prefix]
+    ids, positions = list(common), list(range(prefix))
+    lengths: list[int] = []
+    keep: list[int] = []
+    targets: list[int] = []
+    for sample in ordered:
+        if sample.prompt[:prefix] != common or len(sample.prompt) <= prefix or not sample.answer:
+            raise ValueError(
+                f"a sample's prompt does not begin with the {prefix} common tokens and go on, or no answer"
+            )
+        suffix = [*sample.prompt[prefix:], *sample.answer[:-1]]
+        first = len(ids) + len(sample.prompt) - prefix - 1  # the prompt's last token predicts the answer's first
+        keep += range(first, first + len(sample.answer))
+        targets += sample.answer
+        positions += range(prefix, prefix + len(suffix))
+        ids += suffix
+        lengths.append(len(suffix))
+    return Pack(
+        ids=torch.tensor(ids),
+        positions=torch.tensor(positions),
+        prefix=prefix,
+        lengths=lengths,
+        keep=torch.tensor(keep),
+        targets=torch.tensor(targets),
+        weight=weight,
+    )
+
+
+def suffix_length(prefix: int) -> Callable[[Tokens], int]:
+    """The function that says how many tokens a sample adds to a pack."""
+    return lambda sample: len(sample.prompt) - prefix + len(sample.answer) - 1
+
+
+def cut(lengths: Sequence[int], prefix: int, pack_tokens: int, ranks: int) -> list[list[list[int]]]:
+    """The packs of one optimizer step, as positions: for each process equally many, some of them empty if need be.
+
+    As few packs as hold `pack_tokens` each; a sample that alone is too long gets a pack for itself. Longest first into
+    the pack with the fewest tokens, which leaves the packs equally full.
+
+    Args:
+        lengths: suffix lengths of the step's samples.
+        prefix: P; counts once for each pack.
+        pack_tokens: most tokens of a pack.
+        ranks: processes.
+    """
+    room = pack_tokens - prefix
+    order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
+    tokens, most = sum(min(length, room) for length in lengths), room * ranks
+    each = -(-tokens // most) if room > 0 else -(-len(lengths) // ranks)
+    while (bins := _fill(order, lengths, each * ranks, room)) is None:
+        each += 1
+    return [bins[rank::ranks] for rank in range(ranks)]
+
+
+def _fill(order: list[int], lengths: Sequence[int], count: int, room: int) -> list[list[int]] | None:
+    """`count` bins of positions, or None if one would hold several samples and more than `room`."""
+    bins: list[list[int]] = [[] for _ in range(count)]
+    used = [0] * count
+    for position in order:
+        least = used.index(min(used))
+        if bins[least] and used[least] + lengths[position] > room:
+            return None
+        bins[least].append(position)
+        used[least] += lengths[position]
+    return bins
+
+
+class StepLoader:
+    """The optimizer steps of this process, epoch after epoch; a new iterator begins where training stands.
+
+    As `batching.TrainLoader`: where training stands is read from `steps_done`, and a step's samples are the same
+    whatever `pack_tokens` and the number of processes.
+
+    Args:
+        samples: gives those of an epoch; always as many, in the same order.
+        count: how many.
+        prefix: tokens that all prompts share.
+        batch_size: samples of a step, over all processes.
+        pack_tokens: most tokens of a pack.
+        seed: of the plan.
+        rank, ranks: this process, and how many there are.
+        steps_done: optimizer steps since the start of training.
+    """
+
+    def __init__(
+        self,
+        samples: Callable[[int], Sequence[Tokens]],
+        count: int,
+        prefix: int,
+        batch_size: int,
+        pack_tokens: int,
+        seed: int,
+        rank: int,
+        ranks: int,
+        steps_done: Callable[[], int],
+    ) -> None:
+        self._samples, self._count, self._prefix = samples, count, prefix
+        self._batch_size, self._pack_tokens, self._seed = batch_size, pack_tokens, seed
+        self._rank, self._ranks, self._steps_done = rank, ranks, steps_done
+
+    def __len__(self) -> int:
+        return -(-self._count // self._batch_size)
+
+    def __iter__(self) -> Iterator[PackedStep]:
+        # this runs when the first step is asked for: trainers make iterators before they restore their counters
+        epoch, first = divmod(self._steps_done(), len(self))
+        samples = self._samples(epoch)
+        lengths = list(map(suffix_length(self._prefix), samples))
+        for positions in plan(lengths, self._batch_size, self._seed, epoch)[first:]:
+            yield self._step([samples[position] for position in positions])
+
+    def _step(self, samples: Sequence[Tokens]) -> PackedStep:
+        """This process's share of a step of these samples."""
+        lengths = list(map(suffix_length(self._prefix), samples))
+        shares = cut(lengths, self._prefix, self._pack_tokens, self._ranks)
+        shortest = samples[lengths.index(min(lengths))]
+        packs = []
+        for share in shares[self._rank]:
+            if share:
+                packs.append(make_pack([samples[place] for place in share], self._prefix))
+            else:  # too few samples for all processes: a cheap pack that does not count
+                packs.append(make_pack([shortest], self._prefix, weight=0))
+        return PackedStep(packs, sum(len(sample.answer) for sample in samples), len(samples))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing of its own; the trainer takes a loader with this method for one that can resume."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to do, see `state_dict`."""

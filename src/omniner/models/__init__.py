@@ -1,1 +1,0 @@
-"""Taggers: backbones, heads, the CRF, training, checkpoints, prediction."""

@@ -1,5 +1,0 @@
-"""Checkpoints whose code lives with their weights, in the layout of a model that transformers knows itself."""
-
-from omniner.models.conversion.convert import convert
-
-__all__ = ["convert"]

@@ -1,0 +1,110 @@
+"""What can be extended, and where each of it lives: one entry holds all that the program knows of a thing.
+
+An entry is found by its name in one of two ways: a module of the registry's package that assigns it
+(`omniner/corpus/formats/brat.py` has `FORMAT = Format(...)`), or `add`, for tables and for extensions from outside.
+Names are read from the files without importing them, so that `--help` and the check of a configuration know every
+choice and still never wait for torch; the module is imported when its entry is asked for.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+
+class Entry(Protocol):
+    """What every entry has."""
+
+    @property
+    def name(self) -> str:
+        """How configurations and files call it."""
+
+    @property
+    def meaning(self) -> str:
+        """What it is, in one line."""
+
+
+T = TypeVar("T", bound=Entry)
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Entries by name, those of modules in alphabetical order, then those that were added.
+
+    Args:
+        what: the kind of entry, for messages.
+        package: whose modules hold one entry each; None = all entries are added.
+        attribute: the name that such a module gives its entry.
+    """
+
+    def __init__(self, what: str, package: str | None = None, attribute: str = "") -> None:
+        self.what, self._package, self._attribute = what, package, attribute
+        self._files: dict[str, Path] | None = None
+        self._added: dict[str, T] = {}
+
+    def __getitem__(self, name: str) -> T:
+        if name in self._added:
+            return self._added[name]
+        if name not in self._modules():
+            raise KeyError(name)
+        entry: T = getattr(import_module(f"{self._package}.{name}"), self._attribute)
+        return entry
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._modules()
+        yield from self._added
+
+    def __len__(self) -> int:
+        return len(self._modules()) + len(self._added)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._added or name in self._modules()
+
+    def add(self, entry: T) -> T:
+        """Add an entry that no module of the package holds.
+
+        Returns:
+            The entry.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if entry.name in self:
+            raise ValueError(f"there is a {self.what} {entry.name!r} already")
+        self._added[entry.name] = entry
+        return entry
+
+    def remove(self, name: str) -> None:
+        """Take back what was added."""
+        del self._added[name]
+
+    def meaning(self, name: str) -> str:
+        """What an entry is, in one line, without importing it: the first line of its module's docstring."""
+        if name in self._added:
+            return self._added[name].meaning
+        tree = ast.parse(self._modules()[name].read_text(encoding="utf-8"))
+        return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+    def _modules(self) -> dict[str, Path]:
+        """The modules of the package that assign an entry, by their names."""
+        if self._files is None:
+            assigns = re.compile(rf"^{self._attribute}\b.*=", re.MULTILINE)
+            spec = find_spec(self._package) if self._package else None
+            folders = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+            self._files = {
+                path.stem: path
+                for folder in folders
+                for path in sorted(folder.glob("[!_]*.py"))
+                if assigns.search(path.read_text(encoding="utf-8"))
+            }
+        return self._files
+
+
+FORMATS: Registry[Any] = Registry("format", "omniner.corpus.formats", "FORMAT")
+HEADS: Registry[Any] = Registry("head", "omniner.taggers.heads", "HEAD")
+TASKS: Registry[Any] = Registry("task", "omniner.tasks", "TASK")
+ERROR_TYPES: Registry[Any] = Registry("error type")

@@ -1,0 +1,220 @@
+"""One folder per run: how it is named, found again after a kill, locked while in use, and what state it is in.
+
+`claim` gives a run its folder. The same configuration (by `config.digest`) whose last run did not finish takes that
+run's folder and MLflow run over and goes on; a finished one is left alone and a new folder is made. A lock held for
+the life of the process keeps two runs out of one folder, and tells a killed run (lock free, state "running") from a
+living one. `run_state.json` is the only thing that decides; it is replaced whole on every change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import glob
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from omniner.config import compose
+from omniner.config.groups import Config
+from omniner.errors import UserError
+from omniner.files import explaining, make_folder, read_json, write_json, write_text
+
+STATE = "run_state.json"
+METRICS = "metrics.json"  # the last value of what runs are compared by
+ROOT = Path("outputs")
+# What a run writes; a run that starts over in a folder of its own removes these and nothing else.
+OUTPUTS = (
+    "predictions.jsonl",
+    "predicted_by.json",
+    "gold.jsonl",
+    "scores.json",
+    METRICS,
+    "issues.jsonl",
+    "report.html",
+    "search.json",
+    "search.md",
+    "search",
+    "best",
+    "guidance.json",
+    "guidance.md",
+    "guidance.html",
+    "teacher_spent.jsonl",
+    "prompt_guidance.json",
+    "comparison.html",
+    "comparison.json",
+    "comparison.md",
+    "latex",
+    "agreement.json",
+    "agreement.md",
+    "human",
+    "queue.json",
+    "queue.xml",
+    "decisions.jsonl",
+    "counts.json",
+    "corpus",
+    "split.json",
+    "split.md",
+    "filter.json",
+    "filter.md",
+    "folds",
+    "folds.json",
+    "stats.html",
+    "stats.json",
+    "stats.md",
+    "check.txt",
+    "prompt.txt",
+    "curves.jsonl",
+    "tables",
+    "figures",
+    "checkpoints",
+    "children",
+    "model",
+    "tracking_spool.jsonl",
+    "tracking_files",
+)
+# The costly part of a run: a folder that holds some of it is never taken back.
+WORK = ("checkpoints/last.ckpt", "predictions.jsonl", "folds.json", "search/dev.jsonl")
+BOOKKEEPING = (STATE, "config.yaml", ".lock")
+
+
+@dataclasses.dataclass
+class RunFolder:
+    """A claimed folder: `resumed` says whether it holds an unfinished run of the same configuration."""
+
+    path: Path
+    digest: str
+    resumed: bool
+    state: dict[str, Any]
+    lock: IO[str]
+
+    def save(self, **changes: Any) -> None:
+        """Change the state on disk, whole or not at all."""
+        self.state.update(changes)
+        write_json(self.path / STATE, self.state)
+
+    @property
+    def holds_work(self) -> bool:
+        """Whether something was done that the same command can go on from."""
+        return any((self.path / name).is_file() for name in WORK)
+
+    def discard(self) -> None:
+        """Take back what a run that could not even begin has written: its own files, and the folder if that is all."""
+        _clear(self.path)
+        for name in BOOKKEEPING:
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: it was there before, with files of somebody else
+            self.path.rmdir()
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self.lock.close()
+
+
+def claim(config: Config) -> RunFolder:
+    """Find or make the folder of this run and lock it.
+
+    Raises `UserError` where the folder is in use, cannot be written, or holds an unfinished run of another
+    configuration.
+    """
+    digest = compose.digest(config)
+    if config.resume not in ("auto", "never"):
+        return _continue(Path(config.resume), digest)
+    if config.output_dir:
+        return _open(Path(config.output_dir), digest, config)
+    if config.resume == "auto":
+        for folder in _unfinished(config.name, digest):
+            if (lock := lock_folder(folder)) is not None:
+                return RunFolder(folder, digest, True, read_json(folder / STATE), lock)
+    return _open(_new_path(config.name), digest, config)
+
+
+def _new_path(name: str) -> Path:
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, number = ROOT / stem, 1
+    while path.exists():
+        number += 1
+        path = ROOT / f"{stem}-{number}"
+    return path
+
+
+def _unfinished(name: str, digest: str) -> list[Path]:
+    """Folders of unfinished runs of this configuration, the newest first."""
+    found = []
+    for state_file in ROOT.glob(f"{glob.escape(name)}-*/{STATE}"):
+        state = read_json(state_file)
+        if state.get("digest") == digest and state.get("status") != "finished":
+            found.append((state.get("started", 0.0), state_file.parent))
+    return [folder for _, folder in sorted(found, reverse=True)]
+
+
+def lock_folder(folder: Path) -> IO[str] | None:
+    """Lock the folder for the life of this process; None where another process holds it."""
+    with explaining(folder):
+        file = (folder / ".lock").open("a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def _open(path: Path, digest: str, config: Config) -> RunFolder:
+    make_folder(path)
+    lock = lock_folder(path)
+    if lock is None:
+        raise UserError("output_dir", f"{path} is in use by another run", "Wait for it or choose another folder.")
+    old = read_json(path / STATE) if (path / STATE).exists() else {}
+    unfinished = bool(old) and old.get("status") != "finished"
+    if unfinished and config.resume == "auto":
+        if old.get("digest") == digest:
+            return RunFolder(path, digest, True, old, lock)
+        lock.close()
+        raise UserError(
+            "output_dir",
+            f"{path} holds an unfinished run of another configuration",
+            "Choose another folder, or resume=never to start over in this one.",
+        )
+    if old:
+        _clear(path)
+    state = {"digest": digest, "status": "running", "started": time.time(), "task": config.task.name}
+    folder = RunFolder(path, digest, False, state, lock)
+    folder.save()
+    write_text(path / "config.yaml", compose.to_yaml(config))
+    return folder
+
+
+def _continue(path: Path, digest: str) -> RunFolder:
+    if not (path / STATE).is_file():
+        raise UserError("resume", f"{path} holds no run ({STATE} is missing)", "Name the folder of an unfinished run.")
+    state = read_json(path / STATE)
+    if state.get("digest") != digest:
+        raise UserError(
+            "resume",
+            f"{path} was started with another configuration",
+            f"Give the same overrides as then (see {path / 'config.yaml'}).",
+        )
+    if state.get("status") == "finished":
+        raise UserError("resume", f"the run in {path} is finished", "Leave resume out to start a new run.")
+    lock = lock_folder(path)
+    if lock is None:
+        raise UserError("resume", f"{path} is in use by another run", "Wait for it to end.")
+    return RunFolder(path, digest, True, state, lock)
+
+
+def _clear(path: Path) -> None:
+    for name in OUTPUTS:
+        target = path / name
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+
+def is_main_process() -> bool:
+    """False in the further ranks of a distributed run, which neither claim a folder nor track."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))

@@ -1,0 +1,108 @@
+"""How well people do: annotators' labels of a test set against its gold, as the paper's section 4.2 reports it.
+
+In go gold sentences and each annotator's, out come their scores (the same as a model's), and per primary and for the
+whole the mean and the spread of precision, recall and F1 over the annotators. `predictions_of` puts a person's labels
+into the form of a model's, so that they are scored as one. A person is scored on the gold sentences that they labelled:
+one that they were never given says nothing of them; `partial` says how many these are where it is not all. Where gold
+was made from the labels of the same people, they agree with it more than others would.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from omniner.corpus.formats.fields import is_unlabeled
+from omniner.records import Issue, Prediction, Sentence
+from omniner.score.results import ScoreResult, ScoreRow
+
+HUMAN = "human"  # what the mean over people is called beside runs
+
+
+SCORES = ("precision", "recall", "f1")
+
+
+MICRO = "all (micro)"
+
+
+MACRO = "all (macro)"
+
+
+class Spread(NamedTuple):
+    """A score over several people: mean, sample standard deviation (0 for one person), lowest, highest."""
+
+    mean: float
+    deviation: float
+    lowest: float
+    highest: float
+
+
+def predictions_of(
+    name: str, sentences: Sequence[Sentence], gold: Sequence[Sentence]
+) -> tuple[list[Prediction], list[Issue]]:
+    """A person's labels of the gold sentences; labels of another text, or none at all, are issues instead.
+
+    Sentences are the same if their ids are. Where no id is (readers number sentences that bring none), texts that stand
+    once on both sides tell.
+    """
+    texts = {sentence.id: sentence.text for sentence in gold}
+    predictions, issues = [], []
+    for sentence in sentences if any(sentence.id in texts for sentence in sentences) else _by_text(sentences, gold):
+        if sentence.id not in texts:
+            continue  # an annotator's file may hold more than the test set
+        if sentence.text != texts[sentence.id]:
+            issues.append(Issue("text-mismatch", f"{name} labelled another text; not scored", id=sentence.id))
+        elif is_unlabeled(sentence):
+            issues.append(Issue("not-annotated", f"{name} has the sentence without labels", id=sentence.id))
+        else:
+            predictions.append(Prediction(sentence.id, sentence.entities, engine=f"human {name}"))
+    return predictions, issues
+
+
+def _by_text(sentences: Sequence[Sentence], gold: Sequence[Sentence]) -> list[Sentence]:
+    """The sentences whose text stands once here and once in gold, with the ids of gold."""
+    ours, theirs = (Counter(sentence.text for sentence in side) for side in (gold, sentences))
+    ids = {sentence.text: sentence.id for sentence in gold if ours[sentence.text] == 1}
+    return [replace(one, id=ids[one.text]) for one in sentences if one.text in ids and theirs[one.text] == 1]
+
+
+def labelled(gold: Sequence[Sentence], predictions: Sequence[Prediction]) -> list[Sentence]:
+    """The gold sentences that a person has labelled: those that they are scored on."""
+    done = {prediction.id for prediction in predictions}
+    return [sentence for sentence in gold if sentence.id in done]
+
+
+def partial(results: Mapping[str, ScoreResult], sentences: int) -> list[str]:
+    """For each person who has not labelled all of so many gold sentences, what they are scored on."""
+    return [
+        f"{name} labelled {len(result.predictions):,} of {sentences:,} sentences and is scored on those alone"
+        for name, result in results.items()
+        if len(result.predictions) < sentences
+    ]
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and spread of one score over people."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return Spread(statistics.fmean(values), deviation, min(values), max(values))
+
+
+def rows_of(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, ScoreRow]]:
+    """The whole and every primary -> the score of each person; a primary only of those who met or marked it."""
+    found = {MICRO: {name: result.metrics.micro for name, result in results.items()}}
+    found[MACRO] = {name: result.metrics.macro for name, result in results.items()}
+    for primary in sorted({name for result in results.values() for name in result.metrics.primaries}):
+        rows = {name: result.metrics.primaries.get(primary) for name, result in results.items()}
+        found[primary] = {name: row.strict for name, row in rows.items() if row is not None}
+    return found
+
+
+def to_json(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, dict[str, float]]]:
+    """The whole and every primary -> score -> mean and spread over the people."""
+    return {
+        name: {score: spread([getattr(row, score) for row in rows.values()])._asdict() for score in SCORES}
+        for name, rows in rows_of(results).items()
+    }

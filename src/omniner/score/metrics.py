@@ -1,0 +1,259 @@
+"""Precision, recall and F1: exact integer counts, made in one pass.
+
+In go the gold and predicted entities of each sentence, out comes a `Comparison` (what is right, and for each
+sentence with an error what is missing and what is extra), from which `evaluate` makes the `Metrics`. The unit
+is the distinct (surface, category) of a sentence (`pair`) or the distinct (category, start, end) (`span`).
+The idea: most of the work is done by sets and counters of the interpreter, a sentence that is right as a
+whole costs one comparison of lists, and the error analysis starts from the same residues, so nothing is
+compared twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omniner.records import Entity
+from omniner.score.results import Metrics, PrimaryRow, ScoreRow
+
+_KEY = {"pair": itemgetter(0, 1), "span": itemgetter(1, 2, 3)}  # the members of an Entity that make it the same unit
+_PLACE = {"pair": itemgetter(0), "span": itemgetter(2, 3)}  # the same without the category
+_CATEGORY = itemgetter(1)
+
+
+class Residue(NamedTuple):
+    """The wrong units of one sentence, each once, in the order of their first mention."""
+
+    sentence: int  # its position
+    missing: list[Entity]
+    extra: list[Entity]
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Gold and predictions of all scored sentences, compared unit by unit."""
+
+    unit: str
+    gold: Sequence[Sequence[Entity]]
+    predicted: Sequence[Sequence[Entity]]
+    right: list[str] = field(default_factory=list)  # categories of the true positives, sentence after sentence
+    right_counts: list[int] = field(default_factory=list)  # true positives of each sentence
+    residues: list[Residue] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[str]:
+        """The category of each false negative."""
+        return [entity[1] for residue in self.residues for entity in residue.missing]
+
+    @property
+    def extra(self) -> list[str]:
+        """The category of each false positive."""
+        return [entity[1] for residue in self.residues for entity in residue.extra]
+
+
+def compare(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], unit: str) -> Comparison:
+    """Compare the entities of each sentence; both sides in the same order of sentences."""
+    result = Comparison(unit, gold, predicted)
+    right, counts, residues, key = result.right, result.right_counts, result.residues, _KEY[unit]
+    for index, (gold_units, predicted_units) in enumerate(zip(gold, predicted, strict=True)):
+        gold_keys = list(map(key, gold_units))
+        gold_set = set(gold_keys)
+        if len(gold_set) < len(gold_keys):
+            gold_units, gold_keys = _distinct(gold_units, gold_keys)
+        if gold_units == predicted_units:
+            right += map(_CATEGORY, gold_units)
+            counts.append(len(gold_keys))
+            continue
+        predicted_keys = list(map(key, predicted_units))
+        predicted_set = set(predicted_keys)
+        if len(predicted_set) < len(predicted_keys):
+            predicted_units, predicted_keys = _distinct(predicted_units, predicted_keys)
+        if gold_set == predicted_set:
+            right += map(_CATEGORY, gold_units)
+            counts.append(len(gold_keys))
+            continue
+        missing = [unit for unit, k in zip(gold_units, gold_keys, strict=True) if k not in predicted_set]
+        extra = [unit for unit, k in zip(predicted_units, predicted_keys, strict=True) if k not in gold_set]
+        if len(missing) < len(gold_keys):
+            right += [unit[1] for unit, k in zip(gold_units, gold_keys, strict=True) if k in predicted_set]
+        counts.append(len(gold_keys) - len(missing))
+        residues.append(Residue(index, missing, extra))
+    return result
+
+
+def _distinct(units: Sequence[Entity], keys: Sequence[Any]) -> tuple[list[Entity], list[Any]]:
+    """The first entity of each key."""
+    first: dict[Any, Entity] = {}
+    for key, entity in zip(keys, units, strict=True):
+        first.setdefault(key, entity)
+    return list(first.values()), list(first)
+
+
+class Counts:
+    """True positives, false positives and false negatives by category: addable, mergeable, exact.
+
+    As a vector `[categories, 3]` it can be summed across processes.
+    """
+
+    def __init__(self) -> None:
+        self.tp: Counter[str] = Counter()
+        self.fp: Counter[str] = Counter()
+        self.fn: Counter[str] = Counter()
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> Counts:
+        """The counts of a whole comparison."""
+        counts = cls()
+        counts.tp.update(comparison.right)
+        counts.fp.update(comparison.extra)
+        counts.fn.update(comparison.missing)
+        return counts
+
+    @classmethod
+    def from_vector(cls, vector: NDArray[np.int64], categories: Sequence[str]) -> Counts:
+        """The counts that `vector(categories)` gave."""
+        counts = cls()
+        for name, (tp, fp, fn) in zip(categories, vector.tolist(), strict=True):
+            for counter, number in ((counts.tp, tp), (counts.fp, fp), (counts.fn, fn)):
+                if number:
+                    counter[name] = number
+        return counts
+
+    def add(self, gold: Sequence[Entity], predicted: Sequence[Entity], unit: str) -> None:
+        """Add one sentence."""
+        self.merge(Counts.of(compare([gold], [predicted], unit)))
+
+    def merge(self, other: Counts) -> None:
+        """Add the counts of other sentences."""
+        self.tp.update(other.tp)
+        self.fp.update(other.fp)
+        self.fn.update(other.fn)
+
+    def vector(self, categories: Sequence[str]) -> NDArray[np.int64]:
+        """`[categories, 3]` = tp, fp, fn; a category that is not listed is a `KeyError`, not lost."""
+        unknown = self.names() - set(categories)
+        if unknown:
+            raise KeyError(f"counted but not listed: {', '.join(sorted(unknown))}")
+        rows = [(self.tp[name], self.fp[name], self.fn[name]) for name in categories]
+        return np.array(rows, dtype=np.int64).reshape(len(rows), 3)
+
+    def names(self) -> set[str]:
+        """Every category in gold or prediction."""
+        return {*self.tp, *self.fp, *self.fn}
+
+    def micro(self) -> ScoreRow:
+        """All categories together."""
+        return score_row(self.tp.total(), self.fp.total(), self.fn.total())
+
+    def rows(self) -> dict[str, ScoreRow]:
+        """One row per category, in name order."""
+        return {name: score_row(self.tp[name], self.fp[name], self.fn[name]) for name in sorted(self.names())}
+
+    def grouped(self, primary: Callable[[str], str]) -> Counts:
+        """The same counts under the primaries of their categories."""
+        result = Counts()
+        for ours, theirs in ((self.tp, result.tp), (self.fp, result.fp), (self.fn, result.fn)):
+            for name, number in ours.items():
+                theirs[primary(name)] += number
+        return result
+
+
+def counts_for(gold: Sequence[Entity], predicted: Sequence[Entity], unit: str) -> Counts:
+    """The counts of one sentence."""
+    return Counts.of(compare([gold], [predicted], unit))
+
+
+def score_row(tp: int, fp: int, fn: int) -> ScoreRow:
+    """P, R and F1 from counts; 0 where a denominator is 0."""
+    precision = tp / (tp + fp) if tp + fp else 0.0
+    recall = tp / (tp + fn) if tp + fn else 0.0
+    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return ScoreRow(precision, recall, f1, tp + fn, tp, fp, fn)
+
+
+def evaluate(comparison: Comparison, primary: Mapping[str, str]) -> Metrics:
+    """All scores of a comparison but the intervals. `primary` names that of every category."""
+    counts = Counts.of(comparison)
+    micro, rows = counts.micro(), counts.rows()
+    strict = counts.grouped(primary.__getitem__).rows()
+    relaxed = relaxed_counts(comparison, counts, primary)
+    relaxed_rows = relaxed.rows()
+    return Metrics(
+        unit=comparison.unit,
+        micro=micro,
+        macro=_mean([row for row in rows.values() if row.support], None, micro),
+        macro_seen=_mean(list(rows.values()), None, micro),
+        weighted=_mean(list(rows.values()), [row.support for row in rows.values()], micro),
+        categories=rows,
+        primaries={name: PrimaryRow(row, relaxed_rows[name]) for name, row in strict.items()},
+        relaxed=relaxed.micro(),
+    )
+
+
+def _mean(rows: Sequence[ScoreRow], weights: Sequence[int] | None, whole: ScoreRow) -> ScoreRow:
+    """Mean of each column (exactly rounded sums: the order of rows does not matter); the counts are the whole's."""
+    weights = weights if weights is not None else [1] * len(rows)
+    total = sum(weights)
+
+    def column(values: Iterable[float]) -> float:
+        return math.fsum(v * w for v, w in zip(values, weights, strict=True)) / total if total else 0.0
+
+    means = (column(r.precision for r in rows), column(r.recall for r in rows), column(r.f1 for r in rows))
+    return ScoreRow(*means, whole.support, whole.tp, whole.fp, whole.fn)
+
+
+def relaxed_counts(comparison: Comparison, counts: Counts, primary: Mapping[str, str]) -> Counts:
+    """Counts by primary where the primary alone must match.
+
+    They differ from the grouped strict ones where a missing and an extra unit of one primary share their place, and in
+    the few sentences that have one place in two categories: those are compared again as a whole.
+    """
+    place, result = _PLACE[comparison.unit], counts.grouped(primary.__getitem__)
+    again = _ambiguous(comparison)
+    for sentence, missing, extra in comparison.residues:
+        if missing and extra and sentence not in again:
+            gold = {(place(unit), primary[unit[1]]) for unit in missing}
+            for unit in extra:
+                name = primary[unit[1]]
+                if (place(unit), name) in gold:
+                    result.tp[name] += 1
+                    result.fp[name] -= 1
+                    result.fn[name] -= 1
+    if again:
+        _compare_again(comparison, again, primary, result)
+    return result
+
+
+def _ambiguous(comparison: Comparison) -> set[int]:
+    """Sentences in which one side has a place in two categories."""
+    place = _PLACE[comparison.unit]
+    found = {index for index, units in enumerate(comparison.gold) if len(set(map(place, units))) < len(units)}
+    for residue in comparison.residues:
+        units = comparison.predicted[residue.sentence]
+        if len(set(map(place, units))) < len(units):
+            found.add(residue.sentence)
+    return found
+
+
+def _compare_again(comparison: Comparison, again: set[int], primary: Mapping[str, str], result: Counts) -> None:
+    """Take the strict counts of some sentences out of `result` and put their relaxed ones in."""
+    key, place = _KEY[comparison.unit], _PLACE[comparison.unit]
+    for index in sorted(again):
+        sides = comparison.gold[index], comparison.predicted[index]
+        strict = [{(key(unit), primary[unit[1]]) for unit in units} for units in sides]
+        relaxed = [{(place(unit), primary[unit[1]]) for unit in units} for units in sides]
+        for (gold, predicted), sign in ((strict, -1), (relaxed, 1)):
+            for counter, units in (
+                (result.tp, gold & predicted),
+                (result.fp, predicted - gold),
+                (result.fn, gold - predicted),
+            ):
+                for _, name in units:
+                    counter[name] += sign

@@ -1,0 +1,395 @@
+"""How the official OmniNER2025 scripts read the `label` and `predict` texts, reproduced exactly.
+
+In goes one text; out come the units of one side. There are two readings, because the two scripts differ: the
+evaluation script repairs some quoting and wants two-element lists, the ERRTA reader deletes backslashes,
+repairs nothing else and takes elements of any shape. Where the official script would stop with an exception,
+`OfficialStopError` is raised here, so that one sample can be reported instead of ending the run.
+
+The published error rules, made deterministic.
+
+In go the missing and extra units of a sentence, out come its errors: classification (same surface, another
+category), then in one sweep boundary (one surface inside the other, same category) or split/merge (the
+white-space tokens of one are among the other's), first candidate first; the rest is missing or redundant. The
+official script goes through hash-ordered sets, so its counts can change from run to run; here the order is
+that of the first mention in the answer, which is one of the orders it can meet. A unit is a tuple of any
+length (the official reader checks nothing): where the official script stops on one, the same exception leaves
+`sort_units`.
+
+The official profile: which samples the published scripts count, what they read in them, where they stop.
+
+In go sentences with their predictions, out comes what `scoring` needs: a comparison of the samples that the evaluation
+script scores and, read again by other rules, the errors of the samples that the ERRTA scripts count. The two differ in
+a few odd texts only. A sample whose two texts are plain lists without a backslash reads the same for both scripts and
+for us, so its entities are taken as they are: that is the fast path for nearly all samples.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omniner.files import writing
+from omniner.records import Entity, Issue, Prediction, Sentence, to_line
+from omniner.score import errta
+from omniner.score.metrics import Comparison, Residue, compare
+from omniner.score.predictions import BOM, LABEL, LABEL_ERRTA, LABEL_PARSE, PREDICT_ERRTA
+from omniner.score.results import ErrtaError, ErrtaResult, ParseFailure
+
+
+class OfficialStopError(Exception):
+    """The official script ends here with the exception named first in the message."""
+
+
+class Reading(NamedTuple):
+    """The pairs of one text, in order, with repeats; the members are what JSON held, mostly strings."""
+
+    pairs: list[tuple[Any, Any]]
+    repaired: bool
+
+
+def read_for_evaluation(text: str) -> Reading | None:
+    """Read a text as the evaluation script does; `None` where it drops the sample.
+
+    Three attempts: as it is, with misplaced escapes undone, with apostrophes as double quotes. A list of
+    exactly two elements is a pair, a string of two parts is cut into one, anything else is passed over.
+    """
+    value, repaired = _load(text), False
+    if value is _BROKEN:
+        repaired = True
+        value = _load(text.replace('\\"', '"').replace('"{', "{").replace('}"', "}"))
+    if value is _BROKEN:
+        value = _load(text.replace("'", '"'))
+    if value is _BROKEN or value is None:
+        return None
+    pairs = [pair for pair in map(_pair, _elements(value)) if pair is not None]
+    _check_hashable(pairs)
+    return Reading(pairs, repaired)
+
+
+def read_for_errta(text: str) -> list[tuple[Any, ...]] | None:
+    """Read a text as the ERRTA reader does: tuples of any length; `None` where it drops the sample.
+
+    `text` is what is left after it has deleted the backslashes of the line.
+    """
+    value = _load(text)
+    if value is _BROKEN:
+        return None
+    try:
+        items = [tuple(element) for element in _elements(value)]
+    except TypeError as error:
+        raise OfficialStopError(f"TypeError: {error}") from error
+    _check_hashable(items)
+    return items
+
+
+_BROKEN = object()
+
+
+def _load(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return _BROKEN
+    except (RecursionError, ValueError) as error:  # nested too deeply; an integer of thousands of digits
+        raise OfficialStopError(f"{type(error).__name__}: {error}") from error
+
+
+def _elements(value: Any) -> list[Any]:
+    """Iterate as Python does: a list by element, an object by key, a string by character."""
+    try:
+        return list(value)
+    except TypeError as error:
+        raise OfficialStopError(f"TypeError: {error}") from error
+
+
+def _pair(element: Any) -> tuple[Any, Any] | None:
+    if isinstance(element, list):
+        return (element[0], element[1]) if len(element) == 2 else None
+    if isinstance(element, str):
+        parts = element.split(", ")
+        if len(parts) == 2:
+            surface, category = (part.strip().strip("()").strip('"').strip("'") for part in parts)
+            return surface, category
+    return None
+
+
+def _check_hashable(items: list[Any]) -> None:
+    try:
+        set(items)
+    except TypeError as error:
+        raise OfficialStopError(f"TypeError: {error}") from error
+
+
+Unit = tuple[Any, ...]  # (surface, category) as a rule
+STOPS = (IndexError, TypeError, ValueError)  # what `sort_units` raises where the official script does
+
+
+def errors_of(residues: Iterable[Residue], ids: Sequence[str]) -> list[ErrtaError]:
+    """The errors of all sentences with proper pairs; `ids[residue.sentence]` names the sentence."""
+    errors: list[ErrtaError] = []
+    for index, missing, extra in residues:
+        name = ids[index]
+        if missing and extra:
+            found = sort_units(missing, extra)
+            errors += [ErrtaError(kind, name, gold, predicted) for kind, gold, predicted in found]
+        else:
+            errors += [ErrtaError("missing", name, (unit,), ()) for unit in missing]
+            errors += [ErrtaError("redundant", name, (), (unit,)) for unit in extra]
+    return errors
+
+
+def sort_units(missing: Sequence[Unit], extra: Sequence[Unit]) -> list[tuple[str, tuple[Any, ...], tuple[Any, ...]]]:
+    """(type, gold units, predicted units) of each error of one sentence."""
+    found: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = []
+    left: list[Unit] = []
+    spare = list(extra)
+    for gold in missing:
+        for place, unit in enumerate(spare):
+            if gold[0] == unit[0] and gold[1] != unit[1]:
+                found.append(("classification", (gold,), (unit,)))
+                del spare[place]
+                break
+        else:
+            left.append(gold)
+    for gold in left:
+        for place, unit in enumerate(spare):
+            kind = _partly(gold, unit)
+            if kind:
+                found.append((kind, (gold,), (unit,)))
+                del spare[place]
+                break
+        else:
+            found.append(("missing", (gold,), ()))
+    found += [("redundant", (), (unit,)) for unit in spare]
+    return found
+
+
+def _partly(gold: Unit, unit: Unit) -> str:
+    ours, theirs = gold[0], unit[0]
+    if (ours in theirs or theirs in ours) and gold[1] == unit[1]:
+        return "boundary"
+    ours, theirs = set(ours.split()), set(theirs.split())
+    return "split_merge" if ours <= theirs or theirs <= ours else ""
+
+
+def split_tuples(gold: Sequence[Unit], predicted: Sequence[Unit]) -> tuple[int, list[Unit], list[Unit]]:
+    """Number of right units, missing and extra ones, from tuples of any shape; raises as the first script does."""
+    right, wrong = dict.fromkeys(gold), dict.fromkeys(predicted)
+    missing = [unit for unit in right if unit not in wrong]
+    extra = [unit for unit in wrong if unit not in right]
+    for unit in (*missing, *extra):
+        # The first script writes the units as Python literals, and such numbers have none.
+        if any(isinstance(member, float) and not math.isfinite(member) for member in unit):
+            raise ValueError("not a finite number")
+    return len(right) - len(missing), missing, extra
+
+
+def as_entity(unit: Unit) -> Entity:
+    """A unit of any shape as an entity for tables: its first member and its second."""
+    members = [member if isinstance(member, str) else str(member) for member in unit]
+    surface, category = (*members, "", "")[:2]
+    return Entity(surface, category)
+
+
+Sample = tuple[Sentence, Prediction | None]
+SUMMARY_ROWS = ("micro avg", "macro avg", "weighted avg")  # a category of this name loses its row in the script
+
+
+@dataclass(slots=True)
+class Selection:
+    """The samples that the evaluation script scores."""
+
+    samples: list[int] = field(default_factory=list)  # positions in what was given
+    gold: list[list[Entity]] = field(default_factory=list)
+    predicted: list[list[Entity]] = field(default_factory=list)
+    plain: list[bool] = field(default_factory=list)  # of all that was given: the fast path
+    repaired: int = 0
+    failures: list[ParseFailure] = field(default_factory=list)
+    issues: list[Issue] = field(default_factory=list)
+
+
+def select(samples: Sequence[Sample]) -> Selection:
+    """Read every sample as the evaluation script does."""
+    chosen = Selection()
+    for index, (sentence, prediction) in enumerate(samples):
+        plain = _is_plain(sentence, prediction)
+        chosen.plain.append(plain)
+        if plain:
+            gold, predicted = sentence.entities, prediction.entities if prediction else []
+        else:
+            sides = _read(sentence, prediction, chosen)
+            if sides is None:
+                continue
+            gold, predicted = sides
+        chosen.samples.append(index)
+        chosen.gold.append(gold)
+        chosen.predicted.append(predicted)
+    return chosen
+
+
+def _is_plain(sentence: Sentence, prediction: Prediction | None) -> bool:
+    """Whether the entities are what both scripts read; a foreign `raw` is only trusted from our reader of the file."""
+    meta = sentence.meta
+    if prediction is None or prediction.parse != "ok":
+        return False
+    if LABEL not in meta:
+        return not prediction.raw and "\\" not in _written(sentence.entities) + _written(prediction.entities)
+    return (
+        meta[LABEL_PARSE] == "ok"
+        and "\\" not in prediction.raw
+        and "\\" not in meta[LABEL]
+        and BOM not in meta
+        and PREDICT_ERRTA not in meta
+    )
+
+
+def texts(sentence: Sentence, prediction: Prediction | None) -> tuple[str, str]:
+    """`label` and `predict` as the file has them, or as we would write them; no prediction is an empty list."""
+    label = sentence.meta.get(LABEL)
+    if label is None:
+        label = _written(sentence.entities)
+    if prediction is None:
+        return label, "[]"
+    if prediction.raw or prediction.parse == "failed" or LABEL in sentence.meta:
+        return label, prediction.raw
+    return label, _written(prediction.entities)
+
+
+def _written(entities: Sequence[Entity]) -> str:
+    return json.dumps([entity[:2] for entity in entities], ensure_ascii=False)
+
+
+def _read(
+    sentence: Sentence, prediction: Prediction | None, chosen: Selection
+) -> tuple[list[Entity], list[Entity]] | None:
+    if BOM in sentence.meta:
+        return None
+    label, predict = texts(sentence, prediction)
+    try:
+        # The script reads both texts before it gives up on either.
+        answer, gold = read_for_evaluation(predict), read_for_evaluation(label)
+    except OfficialStopError as stop:
+        chosen.issues.append(_stop(sentence, f"the evaluation script stops here: {stop}"))
+        chosen.failures.append(ParseFailure(sentence.id, "failed", str(stop), predict))
+        return None
+    if answer is None or gold is None:
+        side = "label" if gold is None else "predict"
+        chosen.failures.append(ParseFailure(sentence.id, "failed", f"{side} unreadable: sample dropped", predict))
+        return None
+    if answer.repaired:
+        chosen.repaired += 1
+        chosen.failures.append(ParseFailure(sentence.id, "repaired", "by the official rules", predict))
+    return [Entity(*pair) for pair in gold.pairs], [Entity(*pair) for pair in answer.pairs]
+
+
+def _stop(sentence: Sentence, message: str) -> Issue:
+    return Issue("official-stop", message, id=sentence.id)
+
+
+def compare_selected(chosen: Selection) -> Comparison:
+    """Compare the chosen samples; then every category and surface gets the name that the script's table would show."""
+    comparison = compare(chosen.gold, chosen.predicted, "pair")
+    if all(set(map(type, names)) <= {str} for names in (comparison.right, comparison.missing, comparison.extra)):
+        return comparison
+    comparison.gold, comparison.predicted = _named(chosen.gold), _named(chosen.predicted)
+    comparison.right = [_name(name) for name in comparison.right]
+    comparison.residues = [Residue(r.sentence, *_named((r.missing, r.extra))) for r in comparison.residues]
+    return comparison
+
+
+def _named(sides: Sequence[Sequence[Entity]]) -> list[list[Entity]]:
+    return [[Entity(_name(unit[0]), _name(unit[1]), *unit[2:]) for unit in units] for units in sides]
+
+
+def _name(value: Any) -> str:
+    if value is None:
+        return "nan"
+    return value if isinstance(value, str) else str(value)
+
+
+def sort_errors(samples: Sequence[Sample], chosen: Selection, comparison: Comparison) -> ErrtaResult:
+    """The errors that the ERRTA scripts count, made deterministic."""
+    ids = [samples[index][0].id for index in chosen.samples]
+    plain = [chosen.plain[index] for index in chosen.samples]
+    residues = [residue for residue in comparison.residues if plain[residue.sentence]]
+    errors = errors_of(residues, ids)
+    tp = sum(count for count, ok in zip(comparison.right_counts, plain, strict=True) if ok)
+    missing = [unit[1] for residue in residues for unit in residue.missing]
+    extra = [unit[1] for residue in residues for unit in residue.extra]
+    read, crashes = sum(plain), []
+    for index, (sentence, prediction) in enumerate(samples):
+        if chosen.plain[index]:
+            continue
+        try:
+            outcome = _sort_odd(sentence, prediction)
+        except (OfficialStopError, *STOPS) as stop:
+            what = str(stop) if isinstance(stop, OfficialStopError) else f"{type(stop).__name__}: {stop}"
+            crashes.append(_stop(sentence, f"the ERRTA scripts stop here: {what}"))
+            continue
+        if outcome is not None:
+            right, wrong, found = outcome
+            read += 1
+            tp += right
+            missing += [as_entity(unit)[1] for unit in wrong[0]]
+            extra += [as_entity(unit)[1] for unit in wrong[1]]
+            errors += found
+    if read > sum(plain):
+        order = {sentence.id: place for place, (sentence, _) in enumerate(samples)}
+        errors.sort(key=lambda error: order[error.sentence_id])
+    return errta.assemble(
+        errors, mode="official", unit="pair", tp=tp, missing=missing, extra=extra, read=read, crashes=crashes
+    )
+
+
+def _sort_odd(
+    sentence: Sentence, prediction: Prediction | None
+) -> tuple[int, tuple[list[Any], list[Any]], list[ErrtaError]] | None:
+    """True positives, wrong units and errors of one sample read by the ERRTA reader; `None` where it drops it."""
+    if BOM in sentence.meta:
+        raise OfficialStopError("JSONDecodeError: byte order mark")
+    label, predict = texts(sentence, prediction)
+    gold = _tuples(sentence.meta.get(LABEL_ERRTA), label)
+    predicted = _tuples(sentence.meta.get(PREDICT_ERRTA), predict)
+    if gold is None or predicted is None:
+        return None
+    right, missing, extra = split_tuples(gold, predicted)
+    errors = [
+        ErrtaError(kind, sentence.id, *(tuple(map(as_entity, units)) for units in sides))
+        for kind, *sides in sort_units(missing, extra)
+    ]
+    return right, (missing, extra), errors
+
+
+def _tuples(seen: str | None, text: str) -> list[tuple[Any, ...]] | None:
+    """`seen`: the text that this reader gets where deleting backslashes from `text` would not give it."""
+    return read_for_errta(text.replace("\\", "") if seen is None else seen)
+
+
+def write_generated(path: str | Path, sentences: Sequence[Sentence], predictions: Sequence[Prediction]) -> list[Issue]:
+    """Write one file, whole or not at all.
+
+    Args:
+        path: the file.
+        sentences: with gold entities; `prompt` is the one their file gave, or else their text.
+        predictions: matched by id, in any order.
+
+    Returns:
+        An issue for each sentence without a prediction (written as an empty list) and each prediction without a
+        sentence (not written).
+    """
+    answers = {prediction.id: prediction for prediction in predictions}
+    issues = []
+    with writing(path) as file:
+        for sentence in sentences:
+            answer = answers.pop(sentence.id, None)
+            if answer is None:
+                issues.append(Issue("missing-prediction", "written as an empty answer", str(path), id=sentence.id))
+            label, predict = texts(sentence, answer)
+            prompt = sentence.meta.get("prompt", sentence.text)
+            file.write(to_line({"prompt": prompt, "label": label, "predict": predict}) + "\n")
+    issues += [Issue("unknown-id", "no gold sentence has this id; not written", str(path), id=id) for id in answers]
+    return issues

@@ -1,0 +1,243 @@
+"""Confidence intervals: how much would the scores move had other posts been drawn?
+
+In goes a comparison and the post of each sentence, out come percentile intervals of micro P/R/F1 and macro F1. Posts
+are drawn with replacement (sentences of one post share its topic and its author, so they are no independent draws);
+where there are no posts, sentences are. A draw is a vector of weights, so all draws of a chunk are one matrix product
+with the counts per post and category: about 0.1 ms per draw for 19,557 sentences in posts of 1 to 5.
+
+Is the difference between two runs more than chance? Two paired tests over posts, and Holm's correction.
+
+In go the counts per post of two runs on the same sentences (`bootstrap.counts_per_post`), out comes a `Significance`:
+the difference of micro P/R/F1, macro F1 and the F1 of each category, with an interval and p-values.
+
+- Approximate randomisation: were the runs interchangeable, each post's two answers could have been exchanged. The
+  p-value is the share of random exchanges with a difference at least as large as the observed one.
+- Paired bootstrap: posts are drawn again, the same for both runs. The differences of the draws give the interval;
+  their distances from the observed difference, as if that were the centre of nothing but chance, the p-value.
+
+Both count one more draw, the observed one, so that no p-value is 0. Exchanging a post is adding its difference of
+counts to one sum and taking it from the other, so all exchanges of a chunk are one matrix product, and a post in which
+the runs agree is left out of it. 10,000 exchanges of 19,557 sentences with 90 categories take a few seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omniner.config.groups import CompareConfig
+from omniner.records import Sentence
+from omniner.score.metrics import Comparison
+from omniner.score.results import Interval
+
+FIGURES = ("micro.precision", "micro.recall", "micro.f1", "macro.f1")
+
+_DRAWS_AT_A_TIME = 64  # draws at a time: 64 x 20,000 posts x 4 bytes = 5 MB
+_STREAM = 0xB007  # keeps these draws apart from other uses of the same seed
+
+
+def intervals(
+    comparison: Comparison, posts: Sequence[int], draws: int, confidence: float, seed: int
+) -> dict[str, Interval]:
+    """Percentile intervals under the names that `Metrics.intervals` uses; none without sentences or draws.
+
+    Args:
+        comparison: the scored sentences.
+        posts: the number of the post of each sentence, 0 .. posts - 1.
+        draws: how many resamples.
+        confidence: share of them inside the interval, e.g. 0.95.
+        seed: any non-negative integer.
+    """
+    if not draws or not len(posts):
+        return {}
+    table = counts_per_post(comparison, posts, 1 + max(posts), categories([comparison]))
+    generator = np.random.default_rng(np.random.SeedSequence([seed, _STREAM]))
+    samples = [scores(sums)[:, : len(FIGURES)] for sums in resampled(table, draws, generator)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.concatenate(samples), [tail, 1 - tail], axis=0)
+    return {name: Interval(float(low[k]), float(high[k])) for k, name in enumerate(FIGURES)}
+
+
+def post_numbers(sentences: Sequence[Sentence]) -> list[int]:
+    """The number of the post of each sentence, 0 .. posts - 1; a sentence without one is a post of its own."""
+    number: dict[tuple[bool, str], int] = {}
+    keys = ((bool(s.post_id), s.post_id or s.id) for s in sentences)
+    return [number.setdefault(key, len(number)) for key in keys]
+
+
+def categories(comparisons: Iterable[Comparison]) -> list[str]:
+    """All that were counted, in name order."""
+    return sorted({name for c in comparisons for names in (c.right, c.missing, c.extra) for name in names})
+
+
+def counts_per_post(
+    comparison: Comparison, posts: Sequence[int], count: int, names: Sequence[str]
+) -> NDArray[np.int64]:
+    """`[posts, 3, categories]`: tp, fp and fn.
+
+    Args:
+        comparison: the scored sentences.
+        posts: the number of the post of each of them, 0 .. `count` - 1.
+        count: how many posts there are, those without a scored sentence among them.
+        names: the categories, all that were counted among them.
+    """
+    number = {name: place for place, name in enumerate(names)}
+    size, of = len(names), np.asarray(posts, dtype=np.int64)
+    where = np.arange(len(of))
+    wrong = np.array([residue.sentence for residue in comparison.residues], dtype=np.int64)
+    sides = (
+        (comparison.right, np.repeat(where, comparison.right_counts)),
+        (comparison.extra, np.repeat(wrong, [len(residue.extra) for residue in comparison.residues])),
+        (comparison.missing, np.repeat(wrong, [len(residue.missing) for residue in comparison.residues])),
+    )
+    cells = [
+        (of[sentence] * 3 + kind) * size + np.fromiter((number[name] for name in found), np.int64, len(found))
+        for kind, (found, sentence) in enumerate(sides)
+    ]
+    return np.bincount(np.concatenate(cells), minlength=count * 3 * size).reshape(count, 3, size)
+
+
+def exact(table: NDArray[np.int64], most: int) -> NDArray[np.float32 | np.float64]:
+    """The numbers as floats in which no sum up to `most` is rounded: float32 holds integers up to 2**24."""
+    return table.astype(np.float32 if most < 2**24 else np.float64)
+
+
+def resampled(table: NDArray[np.int64], draws: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+    """Sums over so many draws of posts, with replacement, as many as there are: `[some draws, ...]` at a time.
+
+    Args:
+        table: `[posts, ...]` of counts.
+        draws: how many.
+        generator: what the draws are taken from.
+    """
+    count = len(table)
+    # A draw can at most repeat the largest post every time.
+    counts = exact(table.reshape(count, -1), int(np.abs(table).reshape(count, -1).sum(axis=1).max(initial=0)) * count)
+    for done in range(0, draws, _DRAWS_AT_A_TIME):
+        weights = np.empty((min(_DRAWS_AT_A_TIME, draws - done), count), dtype=counts.dtype)
+        for row in weights:
+            row[:] = np.bincount(generator.integers(0, count, count), minlength=count)
+        yield (weights @ counts).reshape(len(weights), *table.shape[1:]).astype(np.float64)
+
+
+def scores(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`[draws, 4 + categories]` from sums `[draws, 3, categories]`: those of `FIGURES`, then F1 by category."""
+    tp, fp, fn = sums[:, 0], sums[:, 1], sums[:, 2]
+    f1 = _ratio(2 * tp, 2 * tp + fp + fn)
+    in_gold = tp + fn > 0
+    macro = _ratio((f1 * in_gold).sum(axis=1), in_gold.sum(axis=1))
+    tp, fp, fn = tp.sum(axis=1), fp.sum(axis=1), fn.sum(axis=1)
+    micro = _ratio(tp, tp + fp), _ratio(tp, tp + fn), _ratio(2 * tp, 2 * tp + fp + fn)
+    return np.column_stack([*micro, macro, f1])
+
+
+def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(above, below, out=np.zeros_like(above, dtype=np.float64), where=below > 0)
+
+
+_EXCHANGES_AT_A_TIME = 256  # exchanges at a time: 256 x 20,000 posts x 4 bytes = 20 MB
+_BOOTSTRAP, _EXCHANGE = 0xB0075, 0x5AAB  # keep the draws of the tests apart
+_TIE = 1e-12  # differences this close are equal: sums of fractions in another order are
+
+
+class Difference(NamedTuple):
+    """A figure of two runs: `difference` is `value` - `baseline`, `low` to `high` its confidence interval."""
+
+    baseline: float
+    value: float
+    difference: float
+    low: float
+    high: float
+    p_randomisation: float
+    p_bootstrap: float
+
+
+@dataclass(frozen=True, slots=True)
+class Significance:
+    """All differences of one run from the baseline."""
+
+    figures: Mapping[str, Difference]  # by the names of `bootstrap.FIGURES`
+    categories: Mapping[str, Difference]  # F1, in name order
+    corrected: Mapping[str, float]  # category -> p_randomisation by Holm over all categories
+
+
+def paired(
+    baseline: NDArray[np.int64], other: NDArray[np.int64], categories: Sequence[str], settings: CompareConfig
+) -> Significance:
+    """Test every difference between two runs.
+
+    The draws depend on the seed and the two runs alone, not on further runs that are compared.
+
+    Args:
+        baseline: `[posts, 3, categories]`: tp, fp and fn of one run.
+        other: the same of the other run, on the same posts.
+        categories: their names.
+        settings: draws, confidence, seed.
+    """
+    values = [scores(run.sum(axis=0, dtype=np.float64)[None])[0] for run in (baseline, other)]
+    observed = values[1] - values[0]  # [4 + categories]
+    drawn = np.concatenate(list(_bootstrap(baseline, other, settings)))
+    exchanged = np.concatenate(list(_exchange(baseline, other, settings)))
+    tail = (1 - settings.confidence) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    columns = (*values, observed, low, high, _p(exchanged, observed), _p(drawn - observed, observed))
+    rows = [Difference(*map(float, row)) for row in zip(*columns, strict=True)]
+    by_category = dict(zip(categories, rows[len(FIGURES) :], strict=True))
+    corrected = holm([row.p_randomisation for row in by_category.values()])
+    return Significance(
+        figures=dict(zip(FIGURES, rows, strict=False)),
+        categories=by_category,
+        corrected=dict(zip(by_category, corrected, strict=True)),
+    )
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values of one family, corrected by Holm's step-down method: the chance of any false alarm stays below alpha."""
+    corrected, so_far = [0.0] * len(values), 0.0
+    for place, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        so_far = max(so_far, min(1.0, (len(values) - place) * values[index]))
+        corrected[index] = so_far
+    return corrected
+
+
+def least_p(permutations: int, family: int) -> float:
+    """The smallest corrected p-value that so many permutations can give in a family of so many tests."""
+    return min(1.0, family / (permutations + 1))
+
+
+def _bootstrap(
+    baseline: NDArray[np.int64], other: NDArray[np.int64], settings: CompareConfig
+) -> Iterator[NDArray[np.float64]]:
+    """Differences `[some draws, 4 + categories]`, both runs on the same draws."""
+    generator = np.random.default_rng(np.random.SeedSequence([settings.seed, _BOOTSTRAP]))
+    both = np.stack([baseline, other], axis=1)  # [posts, 2, 3, categories]
+    for sums in resampled(both, settings.resamples, generator):
+        yield scores(sums[:, 1]) - scores(sums[:, 0])
+
+
+def _exchange(
+    baseline: NDArray[np.int64], other: NDArray[np.int64], settings: CompareConfig
+) -> Iterator[NDArray[np.float64]]:
+    """Differences `[some exchanges, 4 + categories]`; each post is exchanged with probability 1/2."""
+    generator = np.random.default_rng(np.random.SeedSequence([settings.seed, _EXCHANGE]))
+    shape = baseline.shape[1:]
+    moves = (other - baseline).reshape(len(baseline), -1)
+    moves = moves[moves.any(axis=1)]  # [posts that differ, 3 * categories]
+    sums = [run.sum(axis=0, dtype=np.float64) for run in (baseline, other)]  # 2 x [3, categories]
+    weights = exact(moves, int(np.abs(moves).sum(axis=0).max(initial=0)))
+    for done in range(0, settings.permutations, _EXCHANGES_AT_A_TIME):
+        draws = min(_EXCHANGES_AT_A_TIME, settings.permutations - done)
+        bits = np.frombuffer(generator.bytes(draws * ((len(moves) + 7) // 8)), dtype=np.uint8).reshape(draws, -1)
+        chosen = np.unpackbits(bits, axis=1, count=len(moves)).astype(weights.dtype)  # [draws, posts]
+        moved = (chosen @ weights).astype(np.float64).reshape(draws, *shape)
+        yield scores(sums[1] - moved) - scores(sums[0] + moved)
+
+
+def _p(differences: NDArray[np.float64], observed: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share of draws `[draws, figures]` at least as far from 0 as what was observed, itself among them."""
+    extreme = np.abs(differences) >= np.abs(observed) - _TIE
+    return np.asarray((1 + extreme.sum(axis=0)) / (1 + len(differences)), dtype=np.float64)

@@ -1,0 +1,238 @@
+"""Batches of examples: which sentences make an optimizer step, and the padded tensors of one.
+
+The plan of an epoch follows from the seed, the epoch and the lengths alone: shuffle, sort by length within windows
+of some batches, cut, shuffle the batches. Neither the number of processes nor an interruption changes it: each
+process takes every n-th sentence of each batch, and an epoch can begin at any batch. So two processes make the same
+steps as one, and a resumed run the same as an uninterrupted one. Windows keep padding low
+(2.5 % of CLUENER in batches of 32) while sentences still meet other neighbours in each epoch.
+
+The trainer's view of a corpus: train and dev loaders over examples that are encoded once.
+
+In come sentences and an `Encoder`, out come loaders. Encoding happens when the module is made, before any training,
+so that what is wrong with the data is said at once and `issues` is complete. There are no worker processes: the
+tensors are there already, and slicing them costs less than sending them. With entity replacement the training
+sentences of each epoch are made anew and encoded at its start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from omniner.config.groups import TrainerConfig
+from omniner.records import Entity, Sentence
+from omniner.taggers.inputs import Encoder, Example
+from omniner.taggers.tags import Span
+from omniner.training.data import EntityReplacement, TrainingData, dev_sample, plan, plan_longest_first, refuse_empty
+
+
+@dataclass
+class Batch:
+    """The sentences of one step that this process works on (B of them, L characters at most).
+
+    Attributes:
+        inputs: what the backbone reads; each [B, its own length], padded with 0.
+        mask: bool [B, L], true for characters.
+        tags: [B, L] BIOES tag ids, 0 where padded.
+        spans: the learnable gold spans of each sentence.
+        gold: all gold entities of each sentence.
+        ids, texts: of the sentences.
+        rows: [B] places of these sentences in the whole step.
+        step_sentences: sentences of the whole step, over all processes.
+        step_length: characters of the longest sentence of the whole step.
+        weight: 1, or 0 where the step is too small for this process to have a sentence of its own: the batch
+            then repeats one, which must not count.
+    """
+
+    inputs: dict[str, Tensor]
+    mask: Tensor
+    tags: Tensor
+    spans: list[list[Span]]
+    gold: list[list[Entity]]
+    ids: list[str]
+    texts: list[str]
+    rows: Tensor
+    step_sentences: int
+    step_length: int
+    weight: int
+
+    def to(self, device: torch.device | str, **options: Any) -> Batch:
+        """The same batch on another device."""
+        inputs = {name: tensor.to(device, **options) for name, tensor in self.inputs.items()}
+        mask, tags = self.mask.to(device, **options), self.tags.to(device, **options)
+        return replace(self, inputs=inputs, mask=mask, tags=tags)
+
+
+def collate(examples: Sequence[Example], rank: int, ranks: int) -> Batch:
+    """The padded tensors of one process's part of a step: sentences `rank`, `rank + ranks`, ... of `examples`."""
+    rows = list(range(rank, len(examples), ranks))
+    weight = 1 if rows else 0
+    rows = rows or [0]
+    part = [examples[row] for row in rows]
+    lengths = torch.tensor([example.length for example in part])
+    place = torch.arange(int(lengths.max()))
+    return Batch(
+        inputs={name: _pad([example.inputs[name] for example in part]) for name in part[0].inputs},
+        mask=place[None] < lengths[:, None],
+        tags=_pad([example.tags for example in part]),
+        spans=[example.spans for example in part],
+        gold=[example.gold for example in part],
+        ids=[example.id for example in part],
+        texts=[example.text for example in part],
+        rows=torch.tensor(rows),
+        step_sentences=len(examples),
+        step_length=max(example.length for example in examples),
+        weight=weight,
+    )
+
+
+def _pad(rows: list[Tensor]) -> Tensor:
+    return pad_sequence(rows, batch_first=True)
+
+
+class TrainLoader:
+    """The batches of this process, epoch after epoch; a new iterator begins where training stands.
+
+    Where it stands is read from `steps_done` (the trainer's count of optimizer steps, which a checkpoint restores),
+    not counted here: a batch that was fetched but not learnt from when a run was interrupted is served again.
+
+    Args:
+        examples: gives the examples of an epoch; always as many, in the same order.
+        count: how many.
+        batch_size: sentences of a step, over all processes.
+        seed: of the plan.
+        rank, ranks: this process, and how many there are.
+        steps_done: optimizer steps since the start of training.
+    """
+
+    def __init__(
+        self,
+        examples: Callable[[int], Sequence[Example]],
+        count: int,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        ranks: int,
+        steps_done: Callable[[], int],
+    ) -> None:
+        self._examples, self._count, self._batch_size, self._seed = examples, count, batch_size, seed
+        self._rank, self._ranks, self._steps_done = rank, ranks, steps_done
+
+    def __len__(self) -> int:
+        return -(-self._count // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # this runs when the first batch is asked for: trainers make iterators before they restore their counters
+        epoch, first = divmod(self._steps_done(), len(self))
+        examples = self._examples(epoch)
+        batches = plan([example.length for example in examples], self._batch_size, self._seed, epoch)
+        for positions in batches[first:]:
+            yield collate([examples[position] for position in positions], self._rank, self._ranks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing of its own; the trainer takes a loader with this method for one that can resume."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to do, see `state_dict`."""
+
+
+class EvalLoader:
+    """Longest-first batches, each shared by the processes, so that all have as many and none is served twice.
+
+    Args:
+        examples: all of them.
+        batch_size: sentences of a batch, over all processes.
+        rank, ranks: this process, and how many there are.
+    """
+
+    def __init__(self, examples: Sequence[Example], batch_size: int, rank: int, ranks: int) -> None:
+        self._examples, self._rank, self._ranks = examples, rank, ranks
+        self._plan = plan_longest_first([example.length for example in examples], batch_size)
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for positions in self._plan:
+            yield collate([self._examples[position] for position in positions], self._rank, self._ranks)
+
+
+class TaggerData(TrainingData):
+    """Loaders for training a tagger.
+
+    Args:
+        encoder: from sentences to examples.
+        train, dev: sentences to learn from, and to choose the checkpoint by.
+        config: batch sizes, and how much of dev is evaluated.
+        replacement: share of mentions exchanged in each epoch; 0 = none.
+        seed: of batches and replacement.
+
+    Attributes:
+        issues: what could not be encoded as it was.
+        train_examples, dev_examples: the encoded splits.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        train: Sequence[Sentence],
+        dev: Sequence[Sentence],
+        config: TrainerConfig,
+        replacement: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.config, self.seed, self._encoder = config, seed, encoder
+        self.train_examples, issues = encoder.encode(train)
+        self.dev_examples, dev_issues = encoder.encode(dev_sample(dev, config.eval_sample, seed))
+        self.issues = issues + dev_issues
+        refuse_empty(self.train_examples, self.dev_examples)
+        kept = {example.id for example in self.train_examples}
+        usable = [sentence for sentence in train if sentence.id in kept]
+        self._replacement = EntityReplacement(usable, replacement, seed) if replacement > 0 else None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of an epoch."""
+        return -(-len(self.train_examples) // self.config.batch_size)
+
+    def train_dataloader(self) -> TrainLoader:
+        """The batches of this process, from where training stands."""
+        trainer = self.attached
+        return TrainLoader(
+            self.epoch_examples,
+            len(self.train_examples),
+            self.config.batch_size,
+            self.seed,
+            trainer.global_rank,
+            trainer.world_size,
+            lambda: trainer.global_step,
+        )
+
+    def val_dataloader(self) -> EvalLoader:
+        """This process's share of dev."""
+        trainer = self.attached
+        return EvalLoader(self.dev_examples, self.config.eval_batch_size, trainer.global_rank, trainer.world_size)
+
+    def epoch_examples(self, epoch: int) -> Sequence[Example]:
+        """The training examples of an epoch: the same ones, or with some mentions exchanged."""
+        if self._replacement is None:
+            return self.train_examples
+        return [self._replaced(at, epoch) for at in range(len(self.train_examples))]
+
+    def _replaced(self, position: int, epoch: int) -> Example:
+        assert self._replacement is not None
+        original = self.train_examples[position]
+        if original.length < len(original.text):
+            return original  # cut: a replacement could move the cut
+        sentence = self._replacement.sentence(position, epoch)
+        if len(sentence.text) != self._encoder.length(sentence.text):
+            return original  # longer surfaces must not make it too long
+        example, _ = self._encoder.encode_one(sentence)
+        return example or original

@@ -1,0 +1,425 @@
+"""A linear-chain CRF: exact log-likelihood with a hand-written gradient, and Viterbi, for large tag sets.
+
+In come emissions [B, L, T], tags [B, L] and a right-padded mask [B, L]; out come negative log-likelihoods [B] or
+best tags [B, L]. Transitions that are not allowed have no weight at all, in training as in decoding.
+
+The idea: the large block of the allowed transitions (see `crf_layout`; without constraints it is everything) is
+one matrix product per step in exp space, for BIOES a quarter of the numbers of the full table; the small blocks
+stay in log space, element by element. The backward pass is the same recursion from the right, then the posteriors
+of all steps at once and one matrix product for the gradient of all transitions of the large block.
+
+Why it is exact for all finite emissions: a source of the large block whose weight underflows (e^-87 of the best
+source in fp32) reaches the same targets as the best source, so it could matter only if transitions within the
+block differed by as much. They are looked at: beyond `FAST_RANGE`, and for constraints that do not fall apart into
+blocks, the block is summed in log space, which is slow and needs no such condition. Scores are kept relative to
+the best one of each step, so that precision does not fade with length. Sums are fp32 at least, under autocast too.
+
+The price: up to three numbers per character and tag are kept for the backward pass.
+
+One step of a CRF's recursion: the scores of all tags at one character from those at its neighbour.
+
+In come scores [n, T] in the inner order of the tags (see `crf_layout`), out come log-sums (`SumStep`) or maxima
+(`MaxStep`) over all allowed sources, in either direction of the sequence. The large block is one matrix product in
+exp space, or a search among the few sources that can still win; the small blocks go element by element.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from omniner.taggers.crf_layout import Blocks, Index, Layout, find_blocks, pack, take
+
+
+class CRF(nn.Module):
+    """Linear-chain CRF over `num_tags` tags with fixed constraints; parameters as in every CRF of this kind.
+
+    Args:
+        num_tags: T.
+        allowed: bool [T, T], `allowed[i, j]`: tag `j` may follow tag `i`. None: all may.
+        allowed_start, allowed_end: bool [T], tags that may stand first and last. None: all may.
+
+    Parameters are `start_transitions` [T], `transitions` [T, T] (from, to), `end_transitions` [T]; entries
+    that are not allowed keep their first values and have no influence.
+    """
+
+    allowed: Tensor
+    allowed_start: Tensor
+    allowed_end: Tensor
+
+    def __init__(
+        self,
+        num_tags: int,
+        allowed: Tensor | None = None,
+        allowed_start: Tensor | None = None,
+        allowed_end: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_tags = num_tags
+        self.start_transitions = nn.Parameter(torch.empty(num_tags).uniform_(-0.1, 0.1))
+        self.transitions = nn.Parameter(torch.empty(num_tags, num_tags).uniform_(-0.1, 0.1))
+        self.end_transitions = nn.Parameter(torch.empty(num_tags).uniform_(-0.1, 0.1))
+        shapes = {"allowed": (num_tags, num_tags), "allowed_start": (num_tags,), "allowed_end": (num_tags,)}
+        for (name, shape), given in zip(shapes.items(), (allowed, allowed_start, allowed_end), strict=True):
+            value = torch.ones(shape, dtype=torch.bool) if given is None else given.to(torch.bool)
+            if value.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, not {tuple(value.shape)}")
+            # follows from the categories, so a checkpoint need not hold it
+            self.register_buffer(name, value.clone(), persistent=False)
+        self._blocks: dict[torch.device, Blocks] = {}
+
+    def forward(self, emissions: Tensor, tags: Tensor, mask: Tensor) -> Tensor:
+        """Negative log-likelihood [B] of the tags; 0 for an empty sentence.
+
+        Args:
+            emissions: [B, L, T], finite.
+            tags: [B, L]; anything where the mask is False.
+            mask: bool [B, L], right padded.
+
+        Raises:
+            ValueError: tags that are not allowed (their likelihood is 0), or a mask that is not right padded.
+        """
+        with torch.autocast(emissions.device.type, enabled=False):
+            layout = pack(mask)
+            gold = tags.reshape(-1).index_select(0, layout.places)
+            self._check(gold, layout)
+            return _run(*self._scores(emissions), gold, layout, self._layout())
+
+    def log_partition(self, emissions: Tensor, mask: Tensor) -> Tensor:
+        """Log of the sum over all allowed tag sequences of exp(score), [B]; 0 for an empty sentence."""
+        with torch.autocast(emissions.device.type, enabled=False):
+            return _run(*self._scores(emissions), None, pack(mask), self._layout())
+
+    @torch.no_grad()
+    def decode(self, emissions: Tensor, mask: Tensor) -> Tensor:
+        """The best allowed tags, long [B, L]; 0 beyond a sentence. Of equally good ones the lowest."""
+        with torch.autocast(emissions.device.type, enabled=False):
+            return _viterbi(*self._scores(emissions), pack(mask), self._layout())
+
+    def _scores(self, emissions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Emissions, start, transition and end scores as fp32 (fp64 stays), what is not allowed at -inf."""
+        dtype = torch.float64 if emissions.dtype == torch.float64 else torch.float32
+        start = self.start_transitions.to(dtype).masked_fill(~self.allowed_start, -torch.inf)
+        end = self.end_transitions.to(dtype).masked_fill(~self.allowed_end, -torch.inf)
+        transitions = self.transitions.to(dtype).masked_fill(~self.allowed, -torch.inf)
+        return emissions.to(dtype), start, transitions, end
+
+    def _layout(self) -> Blocks:
+        """The blocks of the constraints on the device where they are."""
+        device = self.allowed.device
+        if device not in self._blocks:
+            self._blocks = {device: find_blocks(self.allowed)}
+        return self._blocks[device]
+
+    def _check(self, gold: Tensor, layout: Layout) -> None:
+        """Refuse packed tags that break the constraints: their likelihood is 0, the loss would be infinite."""
+        first = layout.first
+        illegal = torch.zeros_like(gold, dtype=torch.bool)
+        illegal[:first] = ~self.allowed_start[gold[:first]]
+        illegal[first:] = ~self.allowed[take(gold, layout.previous), gold[first:]]
+        illegal[layout.last] |= ~self.allowed_end[gold[layout.last]]
+        if illegal.any():
+            rows = sorted(set(layout.rows[illegal].tolist()))
+            raise ValueError(f"the tags of rows {rows} of the batch break the constraints")
+
+
+def _run(*inputs: Tensor | Layout | Blocks | None) -> Tensor:
+    """`_LogPartition` with a type."""
+    total: Tensor = _LogPartition.apply(*inputs)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _LogPartition(torch.autograd.Function):
+    """Log-partition [B], less the score of the gold tags if there are any.
+
+    The sum is the forward recursion; the gradient takes the backward recursion and the posteriors of both.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        emissions: Tensor,
+        start: Tensor,
+        transitions: Tensor,
+        end: Tensor,
+        gold: Tensor | None,
+        layout: Layout,
+        blocks: Blocks,
+    ) -> Tensor:
+        """Args as in `CRF`, -inf where something is not allowed; `gold` [N] is packed."""
+        packed, inner_start, inner, inner_end = _inner(emissions, start, transitions, end, layout, blocks)
+        step = SumStep(inner, blocks, forward=True)
+        alpha = torch.empty_like(packed)  # [N, T], each row relative to the one before
+        kept = packed.new_empty(len(packed), len(step.hub) if step.fast else 0)
+        best = packed.new_zeros(len(packed), 1)
+        if layout.counts:
+            torch.add(packed[layout.step(0)], inner_start, out=alpha[layout.step(0)])
+        for number in range(1, len(layout.counts)):
+            here = layout.step(number)
+            after = alpha[here]
+            best[here] = step(alpha[layout.before(number)], after, kept[here])
+            after += packed[here]
+        total = packed.new_zeros(len(emissions), dtype=torch.float64)
+        total.index_add_(0, layout.rows[layout.first :], (best[layout.first :, 0] + step.top).double())
+        total[layout.last_rows] += (alpha[layout.last] + inner_end).logsumexp(1)
+        if gold is not None:
+            total -= _score(emissions, start, transitions, end, gold, layout)
+        ctx.save_for_backward(packed, alpha, kept, best, inner, inner_end, gold)
+        ctx.layout, ctx.blocks, ctx.shape = layout, blocks, emissions.shape
+        return total.to(emissions.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients are posteriors, of each tag and of each transition, less the gold."""
+        with torch.autocast(grad.device.type, enabled=False):
+            return *_gradients(ctx, grad), None, None, None
+
+
+def _inner(
+    emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, layout: Layout, blocks: Blocks
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Emissions packed [N, T], and all scores, with the tags in the inner order."""
+    packed = emissions.reshape(-1, emissions.shape[2]).index_select(0, layout.places)
+    if blocks.order is None:
+        return packed, start, transitions, end
+    order = blocks.order
+    inner = transitions.index_select(0, order).index_select(1, order)
+    return packed.index_select(1, order), start[order], inner, end[order]
+
+
+def _score(emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, gold: Tensor, layout: Layout) -> Tensor:
+    """Score [B] of packed tags, fp64."""
+    first = layout.first
+    score = emissions.new_zeros(len(emissions), dtype=torch.float64)
+    score.index_add_(0, layout.rows, emissions.reshape(-1, emissions.shape[2])[layout.places, gold].double())
+    moves = transitions[take(gold, layout.previous), gold[first:]]
+    score.index_add_(0, layout.rows[first:], moves.double())
+    score[layout.last_rows] += (start[gold[:first]] + end[gold[layout.last]]).double()
+    return score
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by emissions, start, transitions and end, in the given order of the tags."""
+    packed, alpha, kept, best, inner, end, gold = ctx.saved_tensors
+    layout: Layout = ctx.layout
+    blocks: Blocks = ctx.blocks
+    step = SumStep(inner, blocks, forward=False)
+    beta, right, right_kept = _backward_recursion(packed, end, layout, step)
+    joint = beta.add_(alpha)
+    highest = joint.amax(1, keepdim=True)
+    share = joint.sub_(highest).exp_()
+    size = share.sum(1, keepdim=True)
+    weight = grad[layout.rows, None]
+    posterior = share.mul_(weight / size)  # [N, T]
+
+    first = layout.first
+    norm = take(size.log_().add_(highest), layout.previous)
+    left = (take(alpha, layout.previous), kept[first:], best[first:])
+    g_transitions = _transition_gradient(left, right, right_kept, norm, weight[first:], inner, step, blocks)
+    g_start, g_end = posterior[:first].sum(0), posterior.index_select(0, layout.last).sum(0)
+    if blocks.order is not None:
+        inverse = blocks.inverse
+        posterior, g_start, g_end = posterior.index_select(1, inverse), g_start[inverse], g_end[inverse]
+        g_transitions = g_transitions.index_select(0, inverse).index_select(1, inverse)
+    g_emissions = alpha.new_zeros(ctx.shape)
+    by_place = g_emissions.view(-1, ctx.shape[2]).index_copy_(0, layout.places, posterior)
+    if gold is not None:
+        less = -weight[:, 0]
+        by_place.index_put_((layout.places, gold), less, accumulate=True)
+        g_transitions.index_put_((take(gold, layout.previous), gold[first:]), less[first:], accumulate=True)
+        g_start.index_add_(0, gold[:first], less[:first])
+        g_end.index_add_(0, gold[layout.last], less[layout.last])
+    return g_emissions, g_start, g_transitions, g_end
+
+
+def _backward_recursion(packed: Tensor, end: Tensor, layout: Layout, step: SumStep) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-sums over what may follow: after each character [N, T], and from each later character on.
+
+    The second [M, T] includes the character's own emission and is relative to what the first is of the character
+    before, so that both sides of a transition add up; the third [M, G] is its exp where the step computes it.
+    """
+    beta, right, best = torch.empty_like(packed), torch.empty_like(packed), packed.new_zeros(len(packed), 1)
+    kept = packed.new_empty(len(packed), len(step.hub) if step.fast else 0)
+    beta[layout.last] = end
+    for number in range(len(layout.counts) - 1, 0, -1):
+        here = layout.step(number)
+        after = torch.add(packed[here], beta[here], out=right[here])
+        best[here] = step(after, beta[layout.before(number)], kept[here])
+    first = layout.first
+    return beta, right[first:].sub_(best[first:]), kept[first:]
+
+
+def _transition_gradient(
+    left: tuple[Tensor, Tensor, Tensor],
+    right: Tensor,
+    right_kept: Tensor,
+    norm: Tensor,
+    weight: Tensor,
+    inner: Tensor,
+    step: SumStep,
+    blocks: Blocks,
+) -> Tensor:
+    """Sum [T, T] of the posteriors of all transitions, in the inner order.
+
+    Args:
+        left: alpha [M, T] before each of M transitions, exp of its large block [M, F] relative to the best [M, 1].
+        right, right_kept: as `_backward_recursion` has them.
+        norm: [M, 1] log of all that goes through the place before the transition.
+        weight: [M, 1] factor of each transition.
+        inner: [T, T] transitions.
+        step: the step from right to left.
+    """
+    alpha, left_kept, best = left
+    gradient = torch.zeros_like(inner)
+    hub = gradient[blocks.hub_from, blocks.hub_to]
+    right.sub_(norm)
+    if step.fast:
+        # the factor is at most 1 / the least weight: the best source cannot be left more often than once
+        torch.mm(left_kept.t(), right_kept.mul_((best - norm).exp_().mul_(weight)), out=hub)
+        hub *= step.weight.t()
+    else:
+        rows = zip(alpha[:, blocks.hub_from], right[:, blocks.hub_to], weight, strict=True)
+        for source, target, factor in rows:
+            hub += (source[:, None] + step.hub.t() + target).exp_() * factor
+    places = torch.arange(len(inner), device=inner.device)
+    for source in blocks.small_from:
+        for target in blocks.small_to:
+            scores = (alpha[:, source] + right[:, target]).add_(pairs(inner, source, target) - step.top)
+            gradient[places[source], places[target]] = (weight.t() @ scores.exp_())[0]
+    return gradient
+
+
+def _viterbi(
+    emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, layout: Layout, blocks: Blocks
+) -> Tensor:
+    """Best tags [B, L]: only maxima forward; then the best source again, along the best path alone."""
+    packed, start, inner, end = _inner(emissions, start, transitions, end, layout, blocks)
+    best = torch.empty_like(packed)  # [N, T] of the best sequence that ends in a tag, relative to the row's best
+    step = MaxStep(inner, blocks, forward=True)
+    if layout.counts:
+        torch.add(packed[layout.step(0)], start, out=best[layout.step(0)])
+    for number in range(1, len(layout.counts)):
+        after = best[layout.step(number)]
+        step(best[layout.before(number)], after, after)
+        after += packed[layout.step(number)]
+    # back in the given order of the tags, so that of equally good ones the lowest is taken
+    final = best[layout.last] + end
+    if blocks.order is not None:
+        best, final, inner = best[:, blocks.inverse], final[:, blocks.inverse], transitions
+    table = inner.t().contiguous()  # [to, from]
+    tag = final.argmax(1)
+    path = torch.empty_like(layout.rows)
+    for number in range(len(layout.counts) - 1, -1, -1):
+        count = layout.counts[number]
+        path[layout.step(number)] = tag[:count]
+        if number:
+            tag[:count] = (best[layout.before(number)] + table[tag[:count]]).argmax(1)
+    tags = path.new_zeros(emissions.shape[:2])
+    tags.view(-1)[layout.places] = path
+    return tags
+
+
+# Largest spread of the transitions of the large block for which exp space is exact: what underflows is then below
+# e^-27 of what stays.
+FAST_RANGE = {torch.float32: 60.0, torch.float64: 600.0}
+
+
+class SumStep:
+    """Log-sums over the sources. Made once per batch and direction.
+
+    Args:
+        transitions: [T, T] in the inner order, -inf where not allowed.
+        blocks: the blocks that they fall apart into.
+        forward: from left to right, or from right to left.
+
+    Attributes:
+        top: the largest transition of the large block; all others are taken relative to it.
+        hub: [F, G] transitions of the large block from its sources to its targets (of this direction).
+        fast: whether they are close enough together for exp space.
+        weight: [F, G] exp(hub).
+    """
+
+    def __init__(self, transitions: Tensor, blocks: Blocks, forward: bool) -> None:
+        sides = [(blocks.hub_from, blocks.small_from), (blocks.hub_to, blocks.small_to)]
+        (self.source, self.small_source), (self.target, self.small_target) = sides if forward else sides[::-1]
+        self.top = transitions[blocks.hub_from, blocks.hub_to].max()
+        table = transitions - self.top if forward else (transitions - self.top).t()
+        self.hub = table[self.source, self.target].contiguous()
+        self.spread = -float(self.hub.min())
+        self.fast = self.spread <= FAST_RANGE[self.hub.dtype]
+        self.weight = self.hub.exp()
+        # from the k-th source of every small block to all its targets, [G', C] each
+        self.small = [torch.stack([pairs(table, s, t) for t in self.small_target]) for s in self.small_source]
+
+    def __call__(self, scores: Tensor, out: Tensor, kept: Tensor) -> Tensor:
+        """Write the result into `out` [n, T]; return what it is relative to, the best source [n, 1].
+
+        `kept` [n, F] receives exp(score - best) of the sources of the large block where that is computed.
+        """
+        best = finite(scores[:, self.source].amax(1, keepdim=True))
+        scores = scores - best
+        self.reduce(scores[:, self.source], out[:, self.target], kept)
+        message = None  # [n, G', C]
+        for source, weight in zip(self.small_source, self.small, strict=True):
+            part = scores[:, None, source] + weight
+            message = part if message is None else self.add(message, part)
+        if message is not None:
+            for number, target in enumerate(self.small_target):
+                out[:, target] = message[:, number]
+        return best
+
+    def reduce(self, scores: Tensor, out: Tensor, kept: Tensor) -> None:
+        """Over the sources of the large block, whose best is 0: [n, F] -> `out` [n, G]."""
+        if self.fast:
+            torch.log(torch.exp(scores, out=kept) @ self.weight, out=out)
+        else:
+            torch.logsumexp(scores[:, :, None] + self.hub, 1, out=out)
+
+    def add(self, one: Tensor, two: Tensor) -> Tensor:
+        """Over two sources of a small block."""
+        return torch.logaddexp(one, two)
+
+
+class MaxStep(SumStep):
+    """The same with maxima in place of log-sums; keeps nothing."""
+
+    def __init__(self, transitions: Tensor, blocks: Blocks, forward: bool) -> None:
+        super().__init__(transitions, blocks, forward)
+        self.hub_t = self.hub.t().contiguous()
+        self.room: Tensor | None = None  # for all pairs [n, G, F]: a new one per step would cost as much as the sum
+
+    def reduce(self, scores: Tensor, out: Tensor, kept: Tensor) -> None:
+        """Over the sources of the large block, whose best is 0: [n, F] -> `out` [n, G].
+
+        A source that lies further behind the best one than the transitions differ cannot win for any target, so
+        often few are left. (Counting them would make a GPU wait, so there all are tried.)
+        """
+        sources = scores.shape[1]
+        count = sources if scores.is_cuda else int((scores >= -self.spread).sum(1).max().clamp_min(1))
+        if count * 4 <= sources:
+            values, places = scores.topk(count)
+            torch.amax(values[:, :, None] + self.hub[places], 1, out=out)
+        else:
+            if self.room is None:  # later steps have fewer rows, never more
+                self.room = scores.new_empty(len(scores), *self.hub_t.shape)
+            ways = torch.add(scores[:, None, :], self.hub_t, out=self.room[: len(scores)])
+            torch.amax(ways, 2, out=out)
+
+    def add(self, one: Tensor, two: Tensor) -> Tensor:
+        """Over two sources of a small block."""
+        return torch.maximum(one, two)
+
+
+def finite(best: Tensor) -> Tensor:
+    """Maxima to subtract: 0 in place of -inf (no source can be reached), so that -inf stays -inf. In place."""
+    return best.nan_to_num_(nan=torch.nan, neginf=0.0)
+
+
+def pairs(table: Tensor, sources: Index, targets: Index) -> Tensor:
+    """Entries [C] of a table [T, T] from the c-th source to the c-th target."""
+    places = torch.arange(len(table), device=table.device)
+    return table[places[sources], places[targets]]

@@ -1,0 +1,344 @@
+"""From a text to a model's inputs, with every character accounted for.
+
+A tagger labels characters, a model may read something else. Both kinds of input answer to `TextInput`: give a text,
+get named id lists. `CharacterInput` reads characters and bigrams; `TokenInput` reads subword tokens and adds, for
+each character, which token covers it (`token_of`) and where in that token it stands (`place`). The two differ more
+than one expects: bert-base-chinese makes one token of a run of emoji and of a Latin word with a capital, and none at
+all of white space or a zero-width joiner. So characters of one token share its state and are told apart by their
+place, and a character without a token has place `UNCOVERED` and no state. Offsets come from the tokenizer; nothing
+is matched by spelling, so normalisation (lower case, NFC) does no harm.
+
+The characters and bigrams a model knows, collected from its training text.
+
+In come the training texts, out comes a `Vocabulary` that turns any text into ids: one per character, and one per
+pair of neighbours, counting the two edges of the text (`L` characters make `L + 1` bigrams, so character `i` has
+bigram `i` on its left and `i + 1` on its right). Ids follow the code points, not the order of the corpus or of a
+hash, so the same text always makes the same ids. `to_json`/`from_json` carry a vocabulary inside a checkpoint.
+Bigrams are most of a small model's parameters (about 40 thousand for CLUENER) and worth it: without pretrained
+weights they are the only sign of where words are.
+
+From sentences to examples: model inputs and gold spans of each sentence, and an issue for all that is lost.
+
+In come sentences, out come `Example`s and issues. A sentence that is too long (`encoding.max_length` characters, or
+more tokens than the model takes) is a mistake, is left out, or is cut, as `encoding.on_too_long` says; each such
+sentence and each gold mention beyond the cut is an issue. So is gold that the head cannot express: nested mentions
+with tags, a category that is not in the active set. Only training is poorer for it: scoring compares with the
+sentence's own entities, and `Example.gold` keeps them all for the F1 during training.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
+
+from omniner.config.groups import EncodingConfig
+from omniner.errors import UserError
+from omniner.records import Entity, Issue, Sentence
+from omniner.taggers.tags import LeftOut, Span, TagScheme, fit_spans
+
+UNCOVERED, SINGLE, FIRST, INNER, LAST = range(5)
+"""Where a character stands in its token."""
+PLACES = 5
+
+Inputs = dict[str, list[int]]
+
+
+class TextInput(Protocol):
+    """What turns texts into the inputs of one kind of model.
+
+    Attributes:
+        kind: names the class in a checkpoint.
+    """
+
+    kind: str
+
+    def encode(self, text: str) -> Inputs:
+        """Named lists of ids; the model of the same kind knows the names."""
+
+    def fitting(self, text: str) -> int:
+        """How many characters of `text` the model can take; all of them, unless there are too many tokens."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything `from_json` needs, in plain values."""
+
+
+class CharacterInput:
+    """Characters and bigrams of a `Vocabulary`; any length fits."""
+
+    kind = "characters"
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+
+    def encode(self, text: str) -> Inputs:
+        """`characters`: L ids, and `bigrams`: L + 1 ids where the vocabulary has any."""
+        inputs = {"characters": self.vocabulary.character_ids(text)}
+        if self.vocabulary.bigrams:
+            inputs["bigrams"] = self.vocabulary.bigram_ids(text)
+        return inputs
+
+    def fitting(self, text: str) -> int:
+        """All of it."""
+        return len(text)
+
+    def to_json(self) -> dict[str, Any]:
+        """The vocabulary, with the kind of this input."""
+        return {"kind": self.kind, "vocabulary": self.vocabulary.to_json()}
+
+
+class TokenInput:
+    """Subword tokens of a fast tokenizer, aligned to characters.
+
+    Args:
+        tokenizer: of the `tokenizers` library; its own truncation and padding are switched off.
+        max_tokens: the model's limit, its special tokens included.
+    """
+
+    kind = "tokens"
+
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+
+    def encode(self, text: str) -> Inputs:
+        """`tokens` and `attention`: S ids and ones; `token_of` and `place`: L numbers each."""
+        encoding = self.tokenizer.encode(text)
+        token_of, place = align(encoding.offsets, encoding.special_tokens_mask, len(text))
+        tokens = list(encoding.ids)
+        return {"tokens": tokens, "attention": [1] * len(tokens), "token_of": token_of, "place": place}
+
+    def fitting(self, text: str) -> int:
+        """The longest prefix, in characters, whose tokens the model can take."""
+        length = len(text)
+        while True:
+            encoding = self.tokenizer.encode(text[:length])
+            excess = len(encoding.ids) - self.max_tokens
+            if excess <= 0 or length == 0:
+                return length
+            real = [o for o, s in zip(encoding.offsets, encoding.special_tokens_mask, strict=True) if not s]
+            # Cut before the first token that is too much. A cut text may be tokenised in another way: look again.
+            length = min(real[-excess][0], length - 1) if excess <= len(real) else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole tokenizer as its own JSON text."""
+        return {"kind": self.kind, "tokenizer": self.tokenizer.to_str(), "max_tokens": self.max_tokens}
+
+
+def align(offsets: Sequence[tuple[int, int]], special: Sequence[int], length: int) -> tuple[list[int], list[int]]:
+    """For each of `length` characters: the number of the token that covers it, and its place in that token.
+
+    For `Hi 好` and the tokens `[CLS] Hi 好 [SEP]` this gives `token_of = [1, 1, 0, 2]` and
+    `place = [FIRST, LAST, UNCOVERED, SINGLE]`; the token number of an uncovered character means nothing. Where
+    several tokens cover a character (the bytes of a rare one), the first has it.
+    """
+    token_of, place = [0] * length, [UNCOVERED] * length
+    for number, ((start, end), is_special) in enumerate(zip(offsets, special, strict=True)):
+        if is_special:
+            continue
+        free = [at for at in range(start, end) if place[at] == UNCOVERED]
+        for at in free:
+            token_of[at] = number
+            place[at] = FIRST if at == free[0] else LAST if at == free[-1] else INNER
+        if len(free) == 1:
+            place[free[0]] = SINGLE
+    return token_of, place
+
+
+def character_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
+    """A BERT-like tokenizer whose tokens are the characters of `vocabulary`: for models built from nothing."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *vocabulary.characters]
+    ids = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    return tokenizer
+
+
+def from_json(item: dict[str, Any]) -> TextInput:
+    """Rebuild the input that a checkpoint holds."""
+    if item["kind"] == CharacterInput.kind:
+        return CharacterInput(Vocabulary.from_json(item["vocabulary"]))
+    return TokenInput(Tokenizer.from_str(item["tokenizer"]), item["max_tokens"])
+
+
+PAD, UNKNOWN = 0, 1
+_FIRST = 2
+# Stands for the outside at both edges of a text. A control character, so no bigram of real text looks like it.
+EDGE = "\x02"
+
+
+class Vocabulary:
+    """Ids of characters and bigrams; id 0 is padding, id 1 whatever is not known.
+
+    Attributes:
+        characters: known characters; the id of the first is 2.
+        bigrams: known bigrams, likewise; empty where a model has no bigram embeddings.
+    """
+
+    def __init__(self, characters: Sequence[str], bigrams: Sequence[str]) -> None:
+        self.characters, self.bigrams = tuple(characters), tuple(bigrams)
+        self._character_ids = {item: number for number, item in enumerate(self.characters, _FIRST)}
+        self._bigram_ids = {item: number for number, item in enumerate(self.bigrams, _FIRST)}
+
+    @classmethod
+    def build(cls, texts: Iterable[str], min_count: int, bigrams: bool) -> Vocabulary:
+        """Collect what stands at least `min_count` times in `texts`."""
+        characters: Counter[str] = Counter()
+        pairs: Counter[str] = Counter()
+        for text in texts:
+            characters.update(text)
+            if bigrams:
+                pairs.update(_pairs(text))
+        return cls(_frequent(characters, min_count), _frequent(pairs, min_count))
+
+    @property
+    def character_rows(self) -> int:
+        """Rows that an embedding table of the characters needs."""
+        return _FIRST + len(self.characters)
+
+    @property
+    def bigram_rows(self) -> int:
+        """Rows that an embedding table of the bigrams needs."""
+        return _FIRST + len(self.bigrams)
+
+    def character_ids(self, text: str) -> list[int]:
+        """One id per character."""
+        return [self._character_ids.get(character, UNKNOWN) for character in text]
+
+    def bigram_ids(self, text: str) -> list[int]:
+        """One id per pair of neighbours, edges included: `len(text) + 1` of them."""
+        return [self._bigram_ids.get(pair, UNKNOWN) for pair in _pairs(text)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists, to be stored with a checkpoint."""
+        return {"characters": list(self.characters), "bigrams": list(self.bigrams)}
+
+    @classmethod
+    def from_json(cls, item: dict[str, Any]) -> Vocabulary:
+        """The inverse of `to_json`."""
+        return cls(item["characters"], item["bigrams"])
+
+
+def _pairs(text: str) -> Iterable[str]:
+    return map(str.__add__, EDGE + text, text + EDGE)
+
+
+def _frequent(counts: Counter[str], min_count: int) -> list[str]:
+    return sorted(item for item, count in counts.items() if count >= min_count)
+
+
+@dataclass(slots=True)
+class Example:
+    """One sentence, ready for a model.
+
+    Attributes:
+        id, text: of the sentence, whole.
+        length: characters that the model sees; fewer than `len(text)` where the text was cut.
+        inputs: named ids, 1-D, of the model's kind of input.
+        gold: every gold entity, learnable or not.
+        spans: the gold spans that can be learnt.
+        tags: [length] BIOES tag ids of the spans that tags can express.
+    """
+
+    id: str
+    text: str
+    length: int
+    inputs: dict[str, Tensor]
+    gold: list[Entity]
+    spans: list[Span]
+    tags: Tensor
+
+
+class Encoder:
+    """Encodes sentences for one model: its input, its tags, its limits.
+
+    Args:
+        inputs: makes the ids.
+        scheme: the active categories and their tags.
+        config: limits of length.
+        max_span: longest span of a head that scores spans; None for heads that read tags.
+    """
+
+    def __init__(self, inputs: TextInput, scheme: TagScheme, config: EncodingConfig, max_span: int | None) -> None:
+        self.inputs, self.scheme, self.config, self.max_span = inputs, scheme, config, max_span
+        self._ids = {category: number for number, category in enumerate(scheme.categories)}
+
+    def encode(self, sentences: Iterable[Sentence]) -> tuple[list[Example], list[Issue]]:
+        """Examples in the order of the sentences; those left out are named by an issue."""
+        sentences = list(sentences)
+        if self.config.on_too_long == "fail":
+            self._refuse_long(sentences)
+        examples: list[Example] = []
+        issues: list[Issue] = []
+        for sentence in sentences:
+            example, found = self.encode_one(sentence)
+            issues += found
+            if example is not None:
+                examples.append(example)
+        return examples, issues
+
+    def encode_one(self, sentence: Sentence) -> tuple[Example | None, list[Issue]]:
+        """One sentence; no example where it is empty, or too long and not to be cut."""
+        if not sentence.text:
+            return None, [Issue("empty-text", "nothing to tag", id=sentence.id)]
+        length = self.length(sentence.text)
+        issues: list[Issue] = []
+        if length < len(sentence.text):
+            message = f"{len(sentence.text)} characters, {length} fit"
+            if self.config.on_too_long != "truncate" or length == 0:
+                return None, [Issue("too-long-skipped", message, id=sentence.id)]
+            issues.append(Issue("too-long-truncated", message, id=sentence.id))
+        spans = self._learnable(sentence, length, issues)
+        tags, left_out = self.scheme.encode(spans, length)
+        if self.max_span is not None:
+            _, left_out = fit_spans(spans, length, len(self.scheme.categories), self.max_span)
+        issues += [self._left_out(sentence, item) for item in left_out]
+        inputs = {k: torch.tensor(v) for k, v in self.inputs.encode(sentence.text[:length]).items()}
+        ids = torch.tensor(tags, dtype=torch.long)
+        return Example(sentence.id, sentence.text, length, inputs, sentence.entities, spans, ids), issues
+
+    def length(self, text: str) -> int:
+        """How many characters of the text the model sees, before it is asked whether it may be cut."""
+        return self.inputs.fitting(text[: self.config.max_length])
+
+    def _refuse_long(self, sentences: Sequence[Sentence]) -> None:
+        long = [s.id for s in sentences if s.text and self.length(s.text) < len(s.text)]
+        if long:
+            names = ", ".join(long[:10]) + (", ..." if len(long) > 10 else "")
+            raise UserError(
+                "encoding.max_length",
+                f"{len(long)} sentences are longer than {self.config.max_length} characters or than the model takes: "
+                f"{names}",
+                "Raise encoding.max_length (up to the model's limit), or set encoding.on_too_long=truncate or skip.",
+            )
+
+    def _learnable(self, sentence: Sentence, length: int, issues: list[Issue]) -> list[Span]:
+        """The distinct spans with offsets, of active categories, before the cut."""
+        spans: set[Span] = set()
+        for surface, category, start, end in sentence.entities:
+            shown = f"{surface!r} ({category})"
+            if start is None or end is None:
+                issues.append(Issue("no-offsets", f"{shown}: a tagger cannot learn it", id=sentence.id))
+            elif category not in self._ids:
+                issues.append(Issue("inactive-category", f"{shown}: not in the training split", id=sentence.id))
+            elif end > length:
+                issues.append(Issue("gold-truncated", f"{shown}: the text is cut at {length}", id=sentence.id))
+            else:
+                spans.add((start, end, self._ids[category]))
+        return sorted(spans)
+
+    def _left_out(self, sentence: Sentence, left_out: LeftOut) -> Issue:
+        """The issue about a span that the head cannot express."""
+        (start, end, category), code, kept = left_out
+        shown = f"{sentence.text[start:end]!r} ({self.scheme.categories[category]})"
+        why = "cannot be expressed by this head"
+        if kept:
+            why += f" beside {sentence.text[kept[0] : kept[1]]!r} ({self.scheme.categories[kept[2]]})"
+        return Issue(code, f"{shown} at {start}: {why}", id=sentence.id)

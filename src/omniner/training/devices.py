@@ -1,0 +1,201 @@
+"""What `auto` becomes on this machine: accelerator, number of processes, strategy, precision, threads.
+
+In comes the configuration, out comes a `Devices` and one line in the log that says it. A GPU is used where there is
+one, in bf16 for transformers (a BiLSTM gains nothing from it); several devices train data-parallel, each with all
+weights (ddp) or with its share of them (fsdp).
+
+FSDP2: weights, gradients and optimizer state divided between processes, for models too large for one device.
+
+In comes a model that each process has built in its own memory, out comes the same model whose layers are divided; each
+layer is put together when its turn comes and taken apart again. Every process must therefore run the same layers in
+the same order: all of them have equally many packs. To write answers, where processes need different numbers of steps,
+`whole` puts all layers together for a while: the price is that each device must hold all weights then, in the
+precision of computing.
+
+The price of building first and dividing then is that each process needs host memory for the whole model once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from omniner.config.groups import BiLSTMConfig, Config
+from omniner.errors import UserError
+
+log = logging.getLogger("omniner")
+
+Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
+
+
+class Devices(NamedTuple):
+    """Where and how a model runs.
+
+    `accelerator` is `cpu` or `gpu`, `number` the processes per node, `world` those of all nodes, `strategy` `auto` (one
+    process), `ddp` or `fsdp`.
+    """
+
+    accelerator: str
+    number: int
+    world: int
+    strategy: str
+    precision: Precision
+
+    @property
+    def first(self) -> torch.device:
+        """The device of a single process."""
+        return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
+
+    def dtype(self, learns: bool) -> torch.dtype:
+        """In what a causal model's weights are held.
+
+        Mixed precision computes in bf16 but adds small steps to the weights, which fp32 must hold. Weights that do not
+        learn get no steps.
+        """
+        exact = self.precision == "32-true" or (self.precision == "bf16-mixed" and learns)
+        return torch.float32 if exact else torch.bfloat16
+
+
+def settle(config: Config, causal_model: bool) -> Devices:
+    """Decide, set the CPU threads of this process, and say what was decided.
+
+    Args:
+        config: `trainer` and the kind of `model` are read.
+        causal_model: whether a causal model will run, whatever `model` says: a checkpoint brings its own.
+    """
+    trainer = config.trainer
+    gpus = torch.cuda.device_count()
+    accelerator = trainer.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if gpus else "cpu"
+    if accelerator == "gpu" and gpus < max(1, trainer.devices):
+        found = "no GPU that torch can use" if not gpus else f"{gpus} GPUs, {trainer.devices} are asked for"
+        raise UserError("trainer.accelerator", found, "Use trainer=cpu, or fewer trainer.devices.")
+    count = trainer.devices or (gpus if accelerator == "gpu" else 1)
+    if trainer.batch_size % (count * trainer.nodes):
+        raise UserError(
+            "trainer.batch_size",
+            f"{trainer.batch_size} sentences do not divide over {count * trainer.nodes} devices",
+            f"Choose a multiple of {count * trainer.nodes}.",
+        )
+    world = count * trainer.nodes
+    strategy = "fsdp" if trainer.strategy == "fsdp" else "ddp" if world > 1 else "auto"
+    threads = trainer.threads or _threads(count if accelerator == "cpu" else 1)
+    torch.set_num_threads(threads)
+    devices = Devices(accelerator, count, world, strategy, _precision(config, accelerator, causal_model))
+    log.info(
+        "%d %s%s%s, %s, %d CPU threads per process",
+        count,
+        accelerator.upper(),
+        f" on each of {trainer.nodes} nodes" if trainer.nodes > 1 else "",
+        "" if strategy == "auto" else f", {strategy}",
+        devices.precision,
+        threads,
+    )
+    return devices
+
+
+def _threads(processes: int) -> int:
+    """Of each of the processes: its share of the cores, or fewer where `OMP_NUM_THREADS` says so.
+
+    joblib and Ray say so to jobs that they run side by side.
+    """
+    share = max(1, len(os.sched_getaffinity(0)) // processes)
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list is one number per level of nesting
+    return min(share, int(said)) if said.isdecimal() and int(said) else share
+
+
+def _precision(config: Config, accelerator: str, causal_model: bool) -> Precision:
+    """`auto`: bf16 where it is quick and the model is large."""
+    large = causal_model or not isinstance(config.model, BiLSTMConfig)
+    automatic: Precision = "bf16-mixed" if accelerator == "gpu" and large else "32-true"
+    named: dict[str, Precision] = {name: name for name in get_args(Precision)}
+    return named.get(config.trainer.precision, automatic)
+
+
+class Sharded(ModelParallelStrategy):
+    """Data parallel over all processes, with divided weights; a checkpoint is one file with the weights that learn."""
+
+    def __init__(self, world: int) -> None:
+        super().__init__(data_parallel_size=world, tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The weights that learn, put together, on the first process; empty on the others."""
+        assert self.model is not None
+        return full_state(self.model)
+
+
+def shard(model: nn.Module, mesh: DeviceMesh, compute: torch.dtype) -> None:
+    """Divide a model, layer by layer; its weights move to the devices of the mesh.
+
+    Args:
+        model: causal language model of transformers, or peft's around it; equal on all processes.
+        mesh: of one dimension.
+        compute: type in which weights are put together and used; gradients are summed in fp32.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+    for layer in _layers(model):
+        fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    # what is left (embeddings, last norm, output) is needed first and last: it stays together until after the backward
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether `shard` was called on this model."""
+    return bool(_parts(model))
+
+
+@contextmanager
+def whole(model: nn.Module) -> Iterator[None]:
+    """Within, each process has all weights and can run the model by itself. All processes must enter; no gradients.
+
+    The model must have run once before.
+    """
+    parts = _parts(model)
+    for part in parts:
+        part.unshard()
+        part.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(part is not model, recurse=False)
+            part.reshard()
+
+
+def full_state(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that learn by name, put together on the CPU of the first process; empty on the others."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    state: dict[str, Any] = get_model_state_dict(model, options=options)
+    learning = {name for name, weight in model.named_parameters() if weight.requires_grad}  # tied ones once
+    return {name: value for name, value in state.items() if name in learning}
+
+
+def _layers(model: nn.Module) -> list[nn.Module]:
+    """The layers that transformers names as not to be split."""
+    base = base_of(model)
+    names = set(base._no_split_modules or ())
+    return [module for module in base.modules() if type(module).__name__ in names]
+
+
+def _parts(model: nn.Module) -> list[Any]:
+    from torch.distributed.fsdp import FSDPModule
+
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def base_of(model: Any) -> Any:
+    """The transformers model inside a peft one, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

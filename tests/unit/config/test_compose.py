@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from omniner.config import compose
+from omniner.errors import UserError
+
+
+def test_the_defaults_compose_and_auto_is_settled() -> None:
+    config = compose.load([])
+    assert config.task.name == "train"
+    assert config.head.kind == "crf"
+    assert config.name == "char_bilstm-crf-sample"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+trainer.max_epoch=3"], r"trainer\.max_epoch: unknown key\. Did you mean trainer\.max_epochs\?"),
+        (["+modell.kind=x"], r"modell: unknown key\. Did you mean model\?"),
+        (["trainer.max_epochs=many"], r"trainer\.max_epochs: 'many' is not a whole number"),
+        (["trainer.max_epochs=1.5"], r"trainer\.max_epochs: 1\.5 is not a whole number"),
+        (["trainer.max_epochs=true"], r"trainer\.max_epochs: True is not a whole number"),
+        (["trainer.max_epochs=0"], r"trainer\.max_epochs: 0 is not above 0"),
+        (["seed=null"], r"seed: None is not a whole number"),
+        (["head.kind=crff"], r"head\.kind: 'crff' is not a choice\. Did you mean crf\?"),
+        (["metrics.confidence=95"], r"metrics\.confidence: 95\.0 is not a share"),
+        (["trainer.devices=3", "trainer.batch_size=32"], r"trainer\.batch_size: 32 sentences do not divide over 3"),
+        (["task=score"], r"predictions: task=score needs it"),
+        (["task=score", "predictions=/no/such/file"], r"predictions: /no/such/file does not exist"),
+        (["metrics.profile=official", "metrics.unit=span"], r"metrics\.unit: the official profile counts pairs"),
+        (["tracking=server"], r"tracking\.uri: "),
+        (["+data.files.train=[1]"], r"data\.files: "),
+        (["name=${nothing}"], r"name"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_key(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        compose.load(overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_key_is_named() -> None:
+    composed = compose.compose([])
+    OmegaConf.set_struct(composed, False)
+    del composed.trainer["max_epochs"]
+    with pytest.raises(UserError, match=r"trainer\.max_epochs: this key is missing"):
+        compose.check(composed)
+
+
+def test_whole_numbers_and_text_exponents_pass_as_numbers() -> None:
+    config = compose.load(["trainer.gradient_clip=1", "model.learning_rate=1e-3"])
+    assert config.trainer.gradient_clip == 1.0
+    assert config.model.learning_rate == 0.001
+
+
+def test_where_a_run_is_written_does_not_change_what_it_is() -> None:
+    same = compose.digest(compose.load(["output_dir=/tmp/x", "tracking=off", "resume=never"]))
+    assert same == compose.digest(compose.load([]))
+    assert compose.digest(compose.load(["seed=7"])) != same
+
+
+def test_differences_are_those_from_the_defaults() -> None:
+    changed = compose.differences(compose.load(["seed=7", "trainer.batch_size=8"]), compose.load([]))
+    assert changed["seed"] == (42, 7)
+    assert set(changed) == {"seed", "trainer.batch_size"}
+
+
+def test_the_configuration_reads_back_from_its_own_yaml() -> None:
+    config = compose.load([])
+    assert compose.check(OmegaConf.create(compose.to_yaml(config))) == config
+
+
+def test_parts_are_taken_from_the_configuration_of_another_run(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(compose.to_yaml(compose.load(["model=qwen2_tiny", "seed=7", "data.seed=3"])), encoding="utf-8")
+    taken = compose.adopt(compose.load(["task=guide", "run=x"]), path, ("model", "data", "seed"))
+    assert (taken.model.kind, taken.data.seed, taken.seed) == ("causal", 3, 7)
+    assert (taken.task.name, taken.head.kind) == ("guide", "crf")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "not a configuration"),
+        ("- 1", "not the configuration of a run"),
+        ("data: {}", "seed is missing"),
+        ("data: {}\nseed: 1", r"data\.name: this key is missing"),
+        ("data: {old: 1}\nseed: 1", r"data\.old: unknown key"),
+        ("data: 3\nseed: x", "a group of keys is expected"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as raised:
+        compose.adopt(compose.load([]), path, ("data", "seed"))
+    assert raised.value.where == str(path)

@@ -1,0 +1,233 @@
+"""Label Studio, doccano and brat: what their exports say, what becomes an issue, what they are given."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.unit.corpus.reading import SMALL, assert_offsets_hold, codes, read, spans
+from tests.unit.corpus.test_sources import shipped
+
+from omniner.corpus import formats, sources
+from omniner.corpus.formats import detection, fields
+from omniner.corpus.formats.fields import WriteOptions
+from omniner.errors import UserError
+from omniner.records import Entity, Sentence
+
+OPTIONS = WriteOptions(scheme="bioes", separator="tab", joiner="")
+
+
+def documents(tmp_path: Path, **texts: str) -> Path:
+    """A folder of files; `a_txt="…"` is `a.txt`."""
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for name, text in texts.items():
+        (folder / name.replace("_", ".")).write_text(text, encoding="utf-8", newline="")
+    return folder
+
+
+def test_label_studio_tasks() -> None:
+    sentences, issues = read(SMALL / "label_studio.json", "auto")
+    assert [(s.id, spans(s)) for s in sentences] == [
+        ("11", [(3, 5, "地点"), (3, 7, "机构"), (3, 7, "学校")]),
+        ("12", [(3, 5, "地点")]),  # 4 to 6 counts the emoji as two
+        ("13", [(0, 6, "产品"), (0, 8, "句")]),  # trimmed white space
+        ("14", []),
+        ("15", [(0, 1, "二")]),  # the ground truth
+        ("16", [(0, 1, "猜")]),
+        ("17", [(1, 3, "地点"), (None, None, "地点")]),
+    ]
+    assert [s.id for s in sentences if fields.is_unlabeled(s)] == ["14"]
+    assert sentences[0].post_id == "p1"
+    assert_offsets_hold(sentences)
+    assert [(issue.code, issue.line) for issue in issues] == [
+        ("offset-units", 3),
+        ("several-annotations", 6),
+        ("only-predictions", 7),
+        ("bad-entity", 8),
+        ("offset-mismatch", 8),
+        ("bad-record", 9),
+        ("not-read", 8),
+    ]
+
+
+def test_label_studio_believes_one_way_of_counting_for_a_task(tmp_path: Path) -> None:
+    """哈 stands at code points 2 and 3; only UTF-16 fits both regions, code points fit the first by accident."""
+    regions = [
+        {"start": 3, "end": 4, "text": "哈", "labels": ["A"]},
+        {"start": 5, "end": 6, "text": "们", "labels": ["A"]},
+    ]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([{"text": "😀好哈哈们", "label": regions}]), encoding="utf-8")
+    [sentence], issues = read(path, "auto")
+    assert spans(sentence) == [(2, 3, "A"), (4, 5, "A")]
+    assert codes(issues) == {"offset-units": 1}
+
+
+def test_label_studio_short_form() -> None:
+    sentences, issues = read(SMALL / "label_studio_min.json", "auto")
+    assert [(s.id, spans(s), fields.is_unlabeled(s)) for s in sentences] == [
+        ("1", [(3, 5, "地点")], False),
+        ("2", [], False),
+    ]
+    assert issues == []
+
+
+def test_label_studio_is_given_tasks_and_their_configuration(tmp_path: Path) -> None:
+    text = '😀去"A&B"店\n二'
+    sentence = Sentence("s", text, [Entity("A&B", '品牌<"x">', 3, 6), Entity("店", "场所")], "p", {"k": 1})
+    bare = Sentence("b", "好", meta={"unlabeled": True})
+    issues = formats.write(tmp_path / "x.json", "label_studio", [sentence, bare], OPTIONS)
+    assert codes(issues) == {"no-offsets": 1}
+    tasks = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    value = {"start": 3, "end": 6, "text": "A&B", "labels": ['品牌<"x">']}
+    result = {"id": "r0", "from_name": "label", "to_name": "text", "type": "labels", "value": value}
+    data = {"text": text, "sentence_id": "s", "post_id": "p"}
+    assert tasks == [
+        {"data": data, "meta": {"k": 1}, "annotations": [{"result": [result]}]},
+        {"data": {"text": "好", "sentence_id": "b"}},
+    ]
+    view = ElementTree.fromstring((tmp_path / "x.xml").read_text(encoding="utf-8"))
+    labels, shown = view.find("Labels"), view.find("Text")
+    assert labels is not None and shown is not None  # noqa: PT018
+    assert (labels.get("name"), labels.get("toName")) == (result["from_name"], result["to_name"])
+    assert [label.get("value") for label in labels] == ['品牌<"x">', "场所"]
+    assert (shown.get("name"), shown.get("value")) == ("text", "$text")
+
+
+def test_doccano() -> None:
+    sentences, issues = read(SMALL / "doccano.jsonl", "auto")
+    assert [(s.id, s.text, spans(s)) for s in sentences] == [
+        ("1", "😀我爱北京", [(1, 2, "人"), (3, 5, "地点")]),
+        ("2", "我爱北京", [(2, 4, "地点")]),
+        ("3", "我爱北京", [(2, 4, "地点")]),
+        ("4", "没有", []),
+        ("5", "空的", []),
+        ("6", "坏", []),
+    ]
+    assert [s.id for s in sentences if fields.is_unlabeled(s)] == ["4"]
+    assert [(issue.code, issue.line) for issue in issues] == [
+        ("offset-range", 6),
+        ("bad-entity", 6),
+        ("bad-entity", 6),
+        ("bad-entity", 6),
+        ("empty-entity", 6),
+        ("not-read", 2),
+        ("not-read", 3),
+        ("not-read", 3),
+    ]
+
+
+def test_a_folder_of_brat(tmp_path: Path) -> None:
+    folder = documents(
+        tmp_path,
+        b_txt="我爱北京\n\n😀去上\n海吧\r\n三\n",
+        b_ann="T1\t地点 2 4\t北京\nT2 broken\nT3\t地点 8 9;10 11\t上 海\nR1\tx Arg1:T1 Arg2:T3\n"
+        "R2\tx Arg1:T1 Arg2:T3\n#1\tAnnotatorNotes T1\t好\n*\tEquiv T1 T3\nT4\t断 0 1;2 4\t我 北京\nT5\t错 0 1\t你\n"
+        "T6\t远 90 91\t好\nT7\t空 1 1\t\nT8\t字 0 1\n",
+        a_txt="没有标注\n",
+        c_ann="T1\tA 0 1\t好\n",
+    )
+    sentences, issues = read(folder, "auto")
+    assert [(s.id, s.post_id, s.text, spans(s)) for s in sentences] == [
+        ("a", None, "没有标注", []),
+        ("b-0", "b", "我爱北京", [(0, 1, "字"), (2, 4, "地点"), (None, None, "错"), (None, None, "远")]),
+        ("b-1", "b", "😀去上\n海吧", [(2, 5, "地点")]),
+        ("b-2", "b", "三", []),
+    ]
+    assert [fields.is_unlabeled(s) for s in sentences] == [True, False, False, False]
+    assert sentences[2].entities[0].text == "上\n海"
+    assert [(Path(issue.file).name, issue.line, issue.code) for issue in issues] == [
+        ("b.ann", 2, "bad-entity"),
+        ("b.ann", 8, "discontinuous"),
+        ("b.ann", 9, "offset-mismatch"),
+        ("b.ann", 10, "offset-range"),
+        ("b.ann", 11, "empty-entity"),
+        ("b.ann", 4, "not-read"),
+        ("b.ann", 6, "not-read"),
+        ("b.ann", 7, "not-read"),
+        ("c.ann", 0, "no-text"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["b.txt", "b.ann"])
+def test_one_document_of_brat(tmp_path: Path, name: str) -> None:
+    folder = documents(tmp_path, b_txt="我爱北京", b_ann="T1\t地点 2 4\t北京\n")
+    assert detection.detect(folder / name)[0] == "brat"
+    [sentence], issues = read(folder / name, "auto")
+    assert (sentence.id, spans(sentence), issues) == ("b", [(2, 4, "地点")], [])
+
+
+def test_brat_is_given_a_document_for_each_post(tmp_path: Path) -> None:
+    sentences = [
+        Sentence("1", "我爱北京", [Entity("北京", "地点 x", 2, 4)], "p1"),
+        Sentence("2", "上\t海\n好", [Entity("上\t海", "地点", 0, 3), Entity("海\n", "地点", 2, 4)]),
+        Sentence("3", "😀好店", [Entity("店", "场所", 2, 3), Entity("好", "场所")], "p1"),
+        Sentence("../4", "没有", meta={"unlabeled": True}),
+    ]
+    folder = tmp_path / "out"
+    issues = formats.write(folder, "brat", sentences, OPTIONS)
+    assert sorted(path.name for path in folder.iterdir()) == ["2.ann", "2.txt", "document-2.txt", "p1.ann", "p1.txt"]
+    assert (folder / "p1.txt").read_text(encoding="utf-8") == "我爱北京\n😀好店\n"
+    assert (folder / "p1.ann").read_text(encoding="utf-8") == "T1\t地点_x 2 4\t北京\nT2\t场所 7 8\t店\n"
+    assert (folder / "2.ann").read_text(encoding="utf-8") == "T1\t地点 0 1;2 3\t上 海\n"
+    assert codes(issues) == {"no-offsets": 1, "split-lines": 1, "line-break": 1, "renamed": 1, "category-renamed": 1}
+    found, _ = read(folder, "auto")
+    assert spans(found[0]) == [(0, 3, "地点")]
+
+
+def test_brat_never_writes_over_what_is_there(tmp_path: Path) -> None:
+    folder = documents(tmp_path, mine_md="keep")
+    with pytest.raises(UserError, match="exists already"):
+        formats.write(folder, "brat", [Sentence("1", "好")], OPTIONS)
+    assert [path.name for path in folder.iterdir()] == ["mine.md"]
+
+
+def test_what_is_no_folder_of_brat_is_told(tmp_path: Path) -> None:
+    folder = documents(tmp_path, a_txt="好")
+    with pytest.raises(UserError, match="ann"):
+        detection.detect(folder)
+    (folder / "a.txt").unlink()
+    with pytest.raises(UserError, match="no \\.txt"):
+        read(folder, "brat")
+
+
+def test_a_folder_of_brat_is_a_split(tmp_path: Path) -> None:
+    documents(tmp_path, a_txt="我爱北京\n好\n", a_ann="T1\t地点 2 4\t北京\n")
+    data = replace(shipped("own"), root=str(tmp_path), files={"train": ["documents"]})
+    corpus = sources.load(data, None)
+    assert [(s.id, s.post_id) for s in corpus.splits["train"]] == [("a-0", "a"), ("a-1", "a")]
+    digest = corpus.digests["documents"]
+    (tmp_path / "documents" / "a.ann").write_text("", encoding="utf-8")
+    assert sources.load(data, None).digests["documents"] != digest
+
+
+@pytest.mark.parametrize(
+    ("text", "format", "why"),
+    [
+        ('{"text": "好"}\n{"text": "好", "label": {"A": {"好": [[0, 0]]}}}', "cluener", "`label` is"),
+        ('{"text": "好"}\n{"text": "好", "label": [[0, 1, "A"]]}', "doccano", "`label`"),
+        ('{"text": "好", "entities": []}\n{"text": "好", "entities": [{"start_offset": 0}]}', "doccano", "`entities`"),
+        ('{"text": "好", "entities": []}\n{"text": "好", "entities": [{"start": 0}]}', "jsonl", "`entities`"),
+        ('[{"text": "好", "labels": [[0, 1, "A"]]}]', "doccano", "JSON list"),
+        ('[{"data": {"text": "好"}}]', "label_studio", "`data`"),
+        ('{"data": {"text": "好"}}', "label_studio", "`data`"),
+        ('[{"text": "好", "x": [{"start": 0, "end": 1, "labels": ["A"]}]}]', "label_studio", "`x`, as in JSON_MIN"),
+        ('[{"id": 1, "annotations": [{"res', "label_studio", "`annotations`"),
+        ('[{"text": "好"}, {"text": "好", "entities": [{"start_idx": 0}]}]', "cmeee", "`entities`"),
+        ("T1\tA 0 1\t好\n", "brat", "T1<tab>"),
+    ],
+)
+def test_detection_says_what_and_why(tmp_path: Path, text: str, format: str, why: str) -> None:
+    (tmp_path / "x").write_text(text, encoding="utf-8")
+    found, reason = detection.detect(tmp_path / "x")
+    assert (found, why in reason) == (format, True), reason
+
+
+def test_what_was_detected_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="omniner"):
+        read(SMALL / "doccano.jsonl", "auto")
+    assert "read as doccano (JSON lines with `label`" in caplog.text

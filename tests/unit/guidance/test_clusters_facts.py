@@ -1,0 +1,117 @@
+"""Counts from the training split, against counting by hand and by the slow way."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.analysis import made_up
+
+from omniner.guidance import clusters, notes
+from omniner.guidance.clusters import Category, Facts, Piece, Surface, TrainingCounts
+from omniner.records import Entity, Sentence
+from omniner.score.results import ErrtaError
+
+TRAIN = [
+    Sentence("1", "小满奶茶好喝", [Entity("小满", "品牌", 0, 2), Entity("奶茶", "产品", 2, 4)]),
+    Sentence("2", "今天小满", [Entity("小满", "时间", 2, 4)]),
+    Sentence("3", "小满小满", [Entity("小满", "品牌", 0, 2)]),
+    Sentence("4", "喝奶茶店的奶茶", [Entity("奶茶店", "品牌", 1, 4)]),
+]
+
+
+def of(error: ErrtaError, train: list[Sentence] = TRAIN) -> Facts:
+    (found,) = clusters.cluster([error])
+    return TrainingCounts(train).facts(found, 5)
+
+
+def test_surfaces_and_categories_by_hand() -> None:
+    error = ErrtaError("classification", "x", (Entity("小满", "品牌", 0, 2),), (Entity("小满", "时间", 0, 2),))
+    assert of(error) == Facts(
+        [Surface("小满", 4, {"品牌": 2, "时间": 1})],
+        [],
+        [Category("品牌", 3, ["小满", "奶茶店"]), Category("时间", 1, ["小满"])],
+    )
+    assert of(error, []) == Facts([Surface("小满", 0, {})], [], [Category("品牌", 0, []), Category("时间", 0, [])])
+
+
+def test_a_surface_does_not_reach_over_two_sentences() -> None:
+    train = [Sentence("1", "小"), Sentence("2", "满")]
+    assert TrainingCounts(train).surface("小满") == Surface("小满", 0, {})
+
+
+def test_counts_are_those_of_the_slow_way() -> None:
+    result = made_up.result(200, categories=["甲", "乙", "丙", "丁"])
+    train = list(result.sentences.values())
+    counts = TrainingCounts(train)
+    checked = 0
+    for found in clusters.cluster(result.errta.errors):
+        for surface in counts.facts(found, 100).surfaces:
+            labels = [e.category for s in train for e in s.entities if e.text == surface.text]
+            assert surface.places == sum(sentence.text.count(surface.text) for sentence in train)
+            assert surface.labels == {name: labels.count(name) for name in set(labels)}
+            assert list(surface.labels.values()) == sorted(surface.labels.values(), reverse=True)
+            checked += 1
+    assert checked > 50
+
+
+@pytest.mark.parametrize("located", [True, False])
+@pytest.mark.parametrize(
+    ("gold", "predicted", "pieces"),
+    [
+        ((1, 4), (1, 3), [("right", "missing", "店")]),
+        ((1, 4), (1, 5), [("right", "extra", "的")]),
+        ((1, 4), (0, 4), [("left", "extra", "喝")]),
+        ((1, 4), (2, 5), [("left", "missing", "奶"), ("right", "extra", "的")]),
+        ((1, 4), (0, 3), [("left", "extra", "喝"), ("right", "missing", "店")]),
+        ((1, 4), (0, 7), [("left", "extra", "喝"), ("right", "extra", "的奶茶")]),
+        ((0, 1), (3, 4), []),
+    ],
+)
+def test_what_is_too_much_or_too_little(
+    gold: tuple[int, int], predicted: tuple[int, int], pieces: list[tuple[str, str, str]], located: bool
+) -> None:
+    text = "喝奶茶店的奶茶"
+    sides = [Entity(text[a:b], "品牌", *((a, b) if located else (None, None))) for a, b in (gold, predicted)]
+    if not located and (len(pieces) == 2 and pieces[0][1] != pieces[1][1]):
+        pieces = []  # without places only one that holds the other can be compared
+    assert clusters._differences(*sides) == pieces
+
+
+def test_a_piece_says_how_many_mentions_have_it() -> None:
+    error = ErrtaError("boundary", "x", (Entity("奶茶店", "品牌", 1, 4),), (Entity("奶茶", "品牌", 1, 3),))
+    assert of(error).pieces == [Piece("right", "missing", "店", 1, 1)]
+    assert of(error).pieces[0].held == sum(e.text.endswith("店") for s in TRAIN for e in s.entities)
+
+
+def test_facts_survive_json() -> None:
+    error = ErrtaError("boundary", "x", (Entity("奶茶店", "品牌", 1, 4),), (Entity("奶茶", "品牌", 1, 3),))
+    assert Facts.from_json(of(error).to_json()) == of(error)
+
+
+def test_notes_say_the_counts_and_nothing_else() -> None:
+    error = ErrtaError("classification", "x", (Entity("小满", "品牌", 0, 2),), (Entity("小满", "时间", 0, 2),))
+    note = notes.counted("confusion", "品牌", "时间", of(error))
+    assert note.by == "counts"
+    assert note.cause == {}
+    assert note.rule == {
+        "zh": "品牌容易误标为时间。训练集中，“小满”出现4处：品牌2次、时间1次、没有单独标注1处。",
+        "en": "品牌 is easily labelled 时间. In the training split, “小满” occurs 4 times: 2 as 品牌, 1 as 时间, "
+        "1 without a label of its own.",
+    }
+    error = ErrtaError("boundary", "x", (Entity("奶茶店", "品牌", 1, 4),), (Entity("奶茶", "品牌", 1, 3),))
+    note = notes.counted("boundary", "品牌", "品牌", of(error))
+    assert note.rule == {
+        "zh": "品牌的首尾容易多字或少字。训练集中，末尾少了“店”1次（3个品牌中1个以它结尾）。",
+        "en": "品牌 easily gets a character too many or too few at its ends. In the training split, “店” too little at "
+        "the end once (1 of 3 品牌 end with it).",
+    }
+
+
+def test_notes_on_unknown_words_name_known_ones() -> None:
+    error = ErrtaError("missing", "x", (Entity("星巴克", "品牌", 0, 3),), ())
+    assert (
+        notes.counted("missing", "品牌", "", of(error)).rule["zh"]
+        == "品牌容易漏标。训练集中，常见的品牌有小满、奶茶店。"
+    )
+    assert notes.counted("missing", "品牌", "", of(error, [])).rule["zh"] == "品牌容易漏标。"
+    evidence = notes.evidence(of(error), "品牌", "", "zh")
+    assert evidence == ["“星巴克”没有出现", "品牌共3个实体，常见的有小满、奶茶店"]

@@ -1,0 +1,144 @@
+"""Guidance: the same after a file, refused where it is broken, shown with everything escaped."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.analysis import made_up_guidance
+from tests.unit.analysis.made_up_guidance import lesson_of
+
+from omniner.errors import UserError
+from omniner.guidance import lessons
+from omniner.guidance.lessons import Guidance, Note
+from omniner.records import Entity
+from omniner.report import guidance_page
+from omniner.score.results import ErrtaError
+
+HOSTILE = "<script>alert(1)</script> `|*_# \ud83d\n</style>"
+
+
+@pytest.fixture(scope="module")
+def made() -> Guidance:
+    return made_up_guidance.guidance()
+
+
+def test_a_file_gives_back_what_was_written(made: Guidance, tmp_path: Path) -> None:
+    assert len(made.lessons) > 20
+    failed = dataclasses.replace(made, failures=[("confusion: a → b", "refused: no")])
+    for given in (made, failed):
+        back = lessons.read(lessons.write(tmp_path / "guidance.json", given))
+        assert back == given
+        assert back.sha == given.sha
+
+
+def test_half_a_surrogate_survives(tmp_path: Path) -> None:
+    text = "喝\ud83d小满"
+    error = ErrtaError("missing", "a", (Entity("\ud83d小满", "品牌", 1, 4),), ())
+    given = dataclasses.replace(made_up_guidance.guidance(20), lessons=[lesson_of(error, text)])
+    path = lessons.write(tmp_path / "guidance.json", given)
+    path.read_text(encoding="utf-8")
+    assert lessons.read(path) == given
+
+
+def test_the_hash_is_of_what_the_notes_say(made: Guidance) -> None:
+    assert dataclasses.replace(made, source={}, teacher={"kind": "openai"}).sha == made.sha
+    assert dataclasses.replace(made, lessons=made.lessons[1:]).sha != made.sha
+    note = Note("x", {"zh": "别的"}, {})
+    changed = [dataclasses.replace(made.lessons[0], note=note), *made.lessons[1:]]
+    assert dataclasses.replace(made, lessons=changed).sha != made.sha
+
+
+def _set(value: Any, path: str, new: Any) -> Any:
+    changed = copy.deepcopy(value)
+    *steps, last = (int(step) if step.isdigit() else step for step in path.split("."))
+    place = changed
+    for step in steps:
+        place = place[step]
+    place[last] = new
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("path", "new", "message"),
+    [
+        ("version", 2, "guidance of version 2, this program knows 1"),
+        ("kind", "x", "not guidance: kind must be"),
+        ("lessons.0.kind", "x", r"lessons\[0\]\.kind must be one of"),
+        ("lessons.0.note.rule.zh", 1, r"lessons\[0\]\.note\.rule\.zh must be of type string"),
+        ("lessons.0.examples.0.text", "别的", "is not where the example"),
+        ("lessons.0.examples.0.gold", [], "has no gold entity"),
+        ("lessons.0.examples.0.predicted", [], "has no predicted entity"),
+        ("lessons.0.count", -1, "must be at least 0"),
+        ("types", {}, "types counts no error"),
+        ("types", {"missing": 0}, "types counts no error"),
+        ("from_test", None, "from_test must be of type boolean"),
+        ("suspects.0.verdict", "maybe", "verdict must be one of"),
+        ("failures", [["a", "b"]], r"failures\[0\] must be of type object"),
+    ],
+)
+def test_a_broken_file_is_refused_by_name(made: Guidance, tmp_path: Path, path: str, new: Any, message: str) -> None:
+    file = tmp_path / "guidance.json"
+    assert made.lessons[0].kind in ("confusion", "boundary")  # both have two sides
+    file.write_text(json.dumps(_set(made.to_json(), path, new)), encoding="utf-8")
+    with pytest.raises(UserError, match=message) as raised:
+        lessons.read(file)
+    assert raised.value.where == str(file)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "3", "null"])
+def test_other_json_is_no_guidance(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match="not guidance"):
+        lessons.read(tmp_path / "x.json")
+
+
+def hostile() -> Guidance:
+    error = ErrtaError("redundant", HOSTILE, (), (Entity(HOSTILE, HOSTILE, 1, 1 + len(HOSTILE)),))
+    lesson = dataclasses.replace(lesson_of(error, f"去{HOSTILE}"), note=Note(HOSTILE, {"zh": HOSTILE}, {"zh": HOSTILE}))
+    made = made_up_guidance.guidance(20)
+    suspects = [dataclasses.replace(made.suspects[0], surface=HOSTILE, text=HOSTILE, reason=HOSTILE, verdict="gold")]
+    teacher = {"kind": "openai", "name": HOSTILE, "asked": 1, "cached": 0, "prompt_tokens": 1, "completion_tokens": 1}
+    return dataclasses.replace(
+        made, lessons=[lesson], suspects=suspects, teacher=teacher, failures=[(HOSTILE, HOSTILE)],
+        source=dict.fromkeys(made.source, HOSTILE), from_test=True,
+    )  # fmt: skip
+
+
+def test_what_comes_from_outside_is_only_text_in_the_page() -> None:
+    page = guidance_page.html(hostile(), HOSTILE)
+    page.encode("utf-8")
+    body = page.partition("</style>\n</head>")[2]
+    assert "<script" not in page
+    assert body.count("&lt;script&gt;") > 10
+    assert "script-src ;" in page
+    assert "has seen the answers" in page
+
+
+def test_markdown_keeps_its_form() -> None:
+    text = guidance_page.markdown(hostile())
+    text.encode("utf-8")
+    outside = [line for line in text.splitlines() if not line.startswith("    ")]
+    assert [line for line in outside if line.startswith("#")][1:] == [
+        line for line in outside if line.startswith("## ")
+    ]
+    assert not any("<script>" in line.replace("\\<script\\>", "") for line in outside)
+
+
+def test_people_are_told_whose_word_it_is(made: Guidance) -> None:
+    assert "no teacher was asked" in guidance_page.summary(made)
+    for text in (guidance_page.markdown(made), guidance_page.html(made, "x")):
+        assert "no teacher was asked" in text
+        assert "Note by counting in the training split" in text
+    assert "1 questions without an answer" in guidance_page.author(hostile())
+
+
+def test_tables_have_a_row_for_each(made: Guidance) -> None:
+    sheets = guidance_page.sheets(made)
+    assert [len(sheets[name].rows) for name in ("lessons", "suspects")] == [len(made.lessons), len(made.suspects)]
+    for table in sheets.values():
+        assert all(len(row) == len(table.columns) for row in table.rows)

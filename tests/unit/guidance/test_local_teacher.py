@@ -1,0 +1,97 @@
+"""A teacher in this process: every question heard once, with its tokens; the same words every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import small_causal
+
+from omniner.config import compose
+from omniner.config.groups import Config
+from omniner.errors import UserError
+from omniner.guidance import teacher
+from omniner.guidance.lessons import strict
+from omniner.guidance.local_teacher import LocalModel
+from omniner.guidance.questions import Question, read_answer
+from omniner.llm import language_model
+from omniner.llm.constraint import shortened
+
+TEXT = {"type": "string", "minLength": 1, "maxLength": 600}
+SCHEMA = strict({"verdict": {"type": "string", "enum": ["gold", "usual"]}, "reason": TEXT})
+QUESTIONS = [Question(f"q{number}", "你是专家。", f"北京{'好吃' * number}？", SCHEMA) for number in range(5)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("teacher") / "model"
+    language_model.save(path, small_causal.build("full"))
+    return path
+
+
+def config(folder: Path, *overrides: str) -> Config:
+    base = [
+        "task=guide",
+        "run=x",
+        "teacher=hf",
+        f"teacher.path={folder}",
+        "teacher.max_new_tokens=12",
+        "teacher.structured=none",
+    ]
+    return compose.load([*base, "trainer.threads=1", "trainer.accelerator=cpu", *overrides])
+
+
+def heard(settings: Config, questions: list[Question]) -> tuple[dict[str, tuple[str | None, str]], teacher.Spent]:
+    model = LocalModel(settings)
+    found = [item for batch in model.ask(questions) for item in batch]
+    assert sorted(item.question.id for item in found) == sorted(question.id for question in questions)
+    model.close()
+    return {item.question.id: (item.text, item.reason) for item in found}, model.spent
+
+
+def test_every_question_is_heard_once(folder: Path) -> None:
+    other = Question("other", "你是别人。", "上海？", SCHEMA)
+    said, spent = heard(config(folder), [*QUESTIONS, other])
+    assert spent.asked == 6
+    assert spent.prompt_tokens > 6 * 5
+    assert 0 < spent.completion_tokens <= 6 * 12
+    assert {reason for _, reason in said.values()} <= {"", teacher.CUT}
+    assert heard(config(folder), [*QUESTIONS, other]) == (said, spent)
+
+
+def test_how_many_are_answered_side_by_side_changes_nothing(folder: Path) -> None:
+    assert heard(config(folder, "teacher.slots=1"), QUESTIONS) == heard(config(folder, "teacher.slots=4"), QUESTIONS)
+
+
+def test_a_model_that_is_not_there_is_a_mistake_about_the_teacher(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^teacher\.path: "):
+        LocalModel(config(tmp_path / "nothing"))
+
+
+def test_consulting_it_takes_only_answers_in_form(folder: Path, tmp_path: Path) -> None:
+    """Random weights say nothing that could be taken."""
+    settings = config(folder, f"teacher.cache={tmp_path / 'cache'}")
+    with pytest.raises(UserError, match="none of 5 questions was answered"):
+        teacher.consult(settings.teacher, QUESTIONS, "zh", lambda: LocalModel(settings), tmp_path / "spent.jsonl")
+    assert teacher._read_ledger(tmp_path / "spent.jsonl").asked == 10
+    assert not (tmp_path / "cache").exists()
+
+
+def test_guided_by_their_schema_even_random_weights_answer_in_form(folder: Path, tmp_path: Path) -> None:
+    overrides = [f"teacher.cache={tmp_path / 'cache'}", "teacher.structured=json_schema", "teacher.max_new_tokens=80"]
+    settings = config(folder, *overrides)
+    found = teacher.consult(settings.teacher, QUESTIONS, "zh", lambda: LocalModel(settings), tmp_path / "spent.jsonl")
+    assert sorted(found.answers) == [question.id for question in QUESTIONS]
+    assert all(answer["verdict"] in ("gold", "usual") and answer["reason"] for answer in found.answers.values())
+    said, _ = heard(settings, QUESTIONS)
+    assert said == heard(config(folder, *overrides, "teacher.slots=1"), QUESTIONS)[0]
+    assert all(read_answer(text or "", SCHEMA)[0] for text, _ in said.values())
+
+
+def test_texts_are_shortened_where_they_would_not_fit() -> None:
+    long = strict({"a": {"type": "string", "minLength": 1, "maxLength": 1000}, "b": TEXT, "c": {"type": "integer"}})
+    assert shortened(long, 1600) == long
+    short = shortened(long, 160)["properties"]
+    assert (short["a"]["maxLength"], short["b"]["maxLength"], short["c"]) == (100, 60, {"type": "integer"})
+    assert shortened(long, 1)["properties"]["b"]["maxLength"] == 1
+    assert long["properties"]["a"]["maxLength"] == 1000

@@ -1,0 +1,101 @@
+"""Questions to a teacher and its answers: complete and always the same; taken only as asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from tests.unit.analysis import made_up_guidance
+from tests.unit.analysis.made_up_guidance import lesson_of
+
+from omniner.guidance import questions
+from omniner.guidance.questions import read_answer
+from omniner.records import Entity, Sentence
+from omniner.score.results import ErrtaError
+
+ERROR = ErrtaError("classification", "a", (Entity("小满", "品牌", 1, 3),), (Entity("小满", "时间", 1, 3),))
+SCHEMA = questions.about_lesson(lesson_of(ERROR, "喝小满{x}"), 10, "zh").schema
+GOOD = '{"cause": "因为", "rule": "看上下文", "doubtful": [1]}'
+VALUE = {"cause": "因为", "rule": "看上下文", "doubtful": [1]}
+
+
+def test_a_question_holds_all_that_is_known() -> None:
+    train = [Sentence("t", "小满好喝", [Entity("小满", "品牌", 0, 2)])]
+    question = questions.about_lesson(lesson_of(ERROR, "喝小满{x}", train), 10, "zh")
+    assert question.id == "confusion: 品牌 → 时间"
+    for part in (
+        "1 个同类错误（占全部错误的 10.0%）",
+        "1. 句子：喝小满{x}",
+        "标准答案：“小满” → 品牌",
+        "“小满”出现1处：品牌1次",
+    ):
+        assert part in question.text
+    english = questions.about_lesson(lesson_of(ERROR, "喝小满{x}", train), 10, "en")
+    for part in (
+        "1 errors of one kind on annotated data (10.0% of",
+        "Gold: “小满” → 品牌",
+        "“小满” occurs once: 1 as 品牌",
+    ):
+        assert part in english.text
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_every_kind_can_be_asked_about(language: str) -> None:
+    made = made_up_guidance.guidance()
+    asked = [questions.about_lesson(lesson, 100, language) for lesson in made.lessons]
+    asked += [questions.about_suspect(suspect, language) for suspect in made.suspects]
+    assert len({question.id for question in asked}) == len(asked)
+    assert asked[: len(made.lessons)] == [
+        questions.about_lesson(lesson, 100, language) for lesson in made_up_guidance.guidance().lessons
+    ]
+
+
+def test_the_note_on_a_lesson_is_not_told() -> None:
+    lesson = lesson_of(ERROR, "喝小满")
+    other = dataclasses.replace(lesson, note=dataclasses.replace(lesson.note, rule={"zh": "秘密"}))
+    assert questions.about_lesson(lesson, 1, "zh") == questions.about_lesson(other, 1, "zh")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        f"\n {GOOD} \n",
+        f"```json\n{GOOD}\n```",
+        f"好的，答案如下：\n```\n{GOOD}\n```\n希望有用",
+        f"答案是 {GOOD}。",
+        f'<think>{{"cause": 1}}</think>{GOOD}',
+        GOOD.replace("看上下文", "  看上下文\\n "),
+    ],
+)
+def test_an_answer_is_found(text: str) -> None:
+    assert read_answer(text, SCHEMA) == (VALUE, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("", "it holds no JSON object"),
+        ("我不知道", "it holds no JSON object"),
+        ("[1, 2]", "it is JSON, but no object"),
+        ('{"cause": "x", "rule": "y"}', "the object lacks the key 'doubtful'"),
+        (GOOD.replace("[1]", "[2]"), "doubtful[0] must be at most 1, not 2"),
+        (GOOD.replace("[1]", "[1, 1]"), "doubtful: the length must be at most 1, not 2"),
+        (GOOD.replace("看上下文", " \\n "), "rule: the length must be at least 1, not 0"),
+        (GOOD.replace("看上下文", "长" * 601), "rule: the length must be at most 600, not 601"),
+        (GOOD[:-1], "it holds no JSON object"),
+        ("{" * 100_000, "it holds no JSON object"),
+        ("[" * 40_000, "it holds no JSON object"),
+    ],
+)
+def test_what_is_wrong_with_an_answer_is_told(text: str, wrong: str) -> None:
+    assert read_answer(text, SCHEMA) == (None, wrong)
+
+
+def test_asking_again_shows_the_answer_and_what_is_wrong() -> None:
+    question = questions.about_lesson(lesson_of(ERROR, "喝小满"), 1, "zh")
+    told = questions.again(question, "不知道" * 10_000, "它不是 JSON", "zh")
+    assert told.text.startswith(question.text)
+    assert "它不是 JSON" in told.text
+    assert len(told.text) < len(question.text) + 2_100
+    assert (told.id, told.schema) == (question.id, question.schema)

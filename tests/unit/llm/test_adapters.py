@@ -1,0 +1,249 @@
+"""Which weights learn, by which optimizer, and 4-bit bases against the libraries' own way."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_causal
+import torch
+from small_causal import logits, loss, sample, tuning_config
+from torch import nn
+
+from omniner.errors import UserError
+from omniner.llm import adapters
+
+INNER = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def learning(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_pretrained", "method"),
+    [("auto", True, "lora"), ("auto", False, "full"), ("full", True, "full"), ("qlora", False, "qlora")],
+)
+def test_the_method_follows_the_model_unless_it_is_chosen(wanted: str, is_pretrained: bool, method: str) -> None:
+    assert adapters.choose_method(wanted, is_pretrained) == method
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_adapters_start_as_nothing_beside_every_linear_layer_but_the_output(method: str) -> None:
+    model = small_causal.build(method).model
+    found = learning(model)
+    assert {name.split(".lora_")[0].rpartition(".")[2] for name in found} == INNER
+    assert len(found) == 2 * len(INNER) * small_causal.ARCHITECTURE["num_hidden_layers"]
+    assert all(value.dtype == torch.float32 for value in found.values())
+    with model.disable_adapter():
+        expected = logits(model, torch.tensor([[1, 2, 3]]))
+    assert torch.equal(logits(model, torch.tensor([[1, 2, 3]])), expected)
+
+
+def test_adapters_have_the_configured_shape_and_scale() -> None:
+    model = small_causal.build("lora", targets=["q_proj", "down_proj"], rank=2, alpha=6).model
+    found = learning(model)
+    assert {name.split(".lora_")[0].rpartition(".")[2] for name in found} == {"q_proj", "down_proj"}
+    layer = model.get_base_model().model.layers[0].mlp.down_proj
+    first, second = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    assert (first.shape, second.shape) == ((2, 96), (64, 2))
+    second.data.normal_()
+    x = torch.randn(3, 96)
+    torch.testing.assert_close(layer(x), layer.base_layer(x) + x @ first.T @ second.T * 6 / 2)
+
+
+def test_targets_that_are_not_there_are_told_with_those_that_are() -> None:
+    with pytest.raises(UserError, match=r"tuning\.targets: \['c_attn'\] cannot be adapted.*down_proj, gate_proj"):
+        small_causal.build("lora", targets=["c_attn"])
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_checkpointing_of_activations_changes_no_gradient(method: str) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = small_causal.build(method, gradient_checkpointing=checkpointing)
+        loss(model.model, sample(model)).backward()
+        gradients.append({name: value.grad for name, value in learning(model.model).items()})
+    assert all(value is not None for value in gradients[1].values())
+    assert any(value.any() for value in gradients[1].values())
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], value, rtol=0, atol=1e-6)
+
+
+def test_checkpointing_computes_a_layer_again() -> None:
+    calls = []
+    model = small_causal.build("lora", gradient_checkpointing=True)
+    layer = model.model.get_base_model().model.layers[0].mlp
+    layer.register_forward_pre_hook(lambda *_: calls.append(1))
+    loss(model.model, sample(model)).backward()
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+@pytest.mark.parametrize("wanted", ["adamw", "adamw_8bit"])
+def test_training_lowers_the_loss(method: str, wanted: str) -> None:
+    model = small_causal.build(method, optimizer=wanted)
+    optimizer = adapters.optimizer(model.model, tuning_config(method, optimizer=wanted), 1e-2, 0.0)
+    assert type(optimizer).__name__ == {"adamw": "AdamW", "adamw_8bit": "AdamW8bit"}[wanted]
+    losses = small_causal.train(model.model, sample(model), optimizer, 5)
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_norms_and_biases_are_not_decayed() -> None:
+    model = small_causal.build("full").model
+    optimizer = adapters.optimizer(model, tuning_config("full"), 1e-3, 0.3)
+    decay = {id(value): group["weight_decay"] for group in optimizer.param_groups for value in group["params"]}
+    for name, value in model.named_parameters():
+        assert decay.pop(id(value)) == (0.0 if "norm" in name or name.endswith("bias") else 0.3)
+    assert not decay
+
+
+def test_on_a_cpu_the_optimizer_keeps_full_precision() -> None:
+    model = small_causal.build("qlora").model
+    assert isinstance(adapters.optimizer(model, tuning_config("qlora"), 1e-3, 0.0), torch.optim.AdamW)
+
+
+def test_8_bits_without_bitsandbytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_causal.build("full").model
+    monkeypatch.setattr(adapters, "available", lambda: False)
+    with pytest.raises(UserError, match=r"tuning\.optimizer: adamw_8bit, but bitsandbytes is not installed"):
+        adapters.optimizer(model, tuning_config("full", optimizer="adamw_8bit"), 1e-3, 0.0)
+    with pytest.raises(UserError, match=r"tuning\.method: qlora, but bitsandbytes is not installed"):
+        small_causal.build("qlora")
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_the_state_that_learns_goes_on_where_it_was(method: str) -> None:
+    """Five steps in one go equal three, and two more of a new model with the state (and optimizer) of the first."""
+    whole, first, second = (small_causal.build(method) for _ in range(3))
+    tuning = tuning_config(method)
+    ids = sample(whole)
+    expected = small_causal.train(whole.model, ids, adapters.optimizer(whole.model, tuning, 1e-2, 0.1), 5)
+    optimizer = adapters.optimizer(first.model, tuning, 1e-2, 0.1)
+    small_causal.train(first.model, ids, optimizer, 3)
+    state = adapters.trainable_state(first.model)
+    assert state.keys() == learning(first.model).keys()
+    going_on = adapters.optimizer(second.model, tuning, 1e-2, 0.1)
+    going_on.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    second.model.load_state_dict(state, strict=False)
+    small_causal.train(first.model, ids, optimizer, 1)  # the state is a copy
+    assert small_causal.train(second.model, ids, going_on, 2) == expected[3:]
+
+
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quantising_in_memory_is_what_transformers_does_on_loading(
+    double: bool, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    plain = small_causal.build("full", dtype=dtype)
+    plain.model.save_pretrained(tmp_path)
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=double,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    twin = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=settings, dtype=dtype)
+    for layer in twin.modules():
+        layer.support_avx512bf16_for_cpu = False
+    before = logits(plain.model, sample(plain))
+    adapters.quantize(plain.model, double, dtype)
+    found = logits(plain.model, sample(plain))
+    assert torch.equal(found, logits(twin, sample(plain)))
+    assert not torch.equal(found, before)
+    kinds = {name: type(layer).__name__ for name, layer in plain.model.named_modules()}
+    assert {kind for name, kind in kinds.items() if name.rpartition(".")[2] in INNER} == {"Linear4bit"}
+    assert kinds["lm_head"] == "Linear"
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_taking_the_quantisation_back_keeps_the_values(double: bool) -> None:
+    model = small_causal.build("full")
+    made = adapters.quantize(model.model, double, torch.float32)
+    expected = logits(model.model, sample(model))
+    adapters.dequantize(model.model)
+    assert {type(layer).__name__ for layer in model.model.modules() if isinstance(layer, nn.Linear)} == {"Linear"}
+    torch.testing.assert_close(logits(model.model, sample(model)), expected, rtol=0, atol=1e-6)
+    assert made == adapters.Quantization("nf4", double, "float32")
+    assert made.source_dtype == torch.float32
+
+
+def test_qlora_is_prepared_as_peft_does_it(tmp_path: Path) -> None:
+    """The slow twin: loaded in 4 bits by transformers, prepared by peft."""
+    from peft import prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    from omniner.training import hub
+
+    small_causal.build("full", dtype=torch.bfloat16).model.save_pretrained(tmp_path)
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    twin = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=settings, dtype=torch.bfloat16)
+    with hub.quiet():
+        twin = prepare_model_for_kbit_training(twin, use_gradient_checkpointing=False)
+    model = small_causal.build("qlora", dtype=torch.bfloat16).model
+    got = {name.replace("base_layer.", ""): value for name, value in model.get_base_model().named_parameters()}
+    for name, value in twin.named_parameters():
+        assert (got[name].dtype, got[name].requires_grad) == (value.dtype, False)
+        assert value.dtype == (torch.uint8 if name.split(".")[-2] in INNER and "bias" not in name else torch.float32)
+
+
+def test_an_evaluation_in_between_leaves_qlora_its_gradients() -> None:
+    """On some CPUs bitsandbytes repacks the codes in an evaluation unless it is told not to."""
+    model = small_causal.build("qlora")
+    bnb: Any = pytest.importorskip("bitsandbytes")
+    layers = [layer for layer in model.model.modules() if isinstance(layer, bnb.nn.Linear4bit)]
+    assert layers
+    assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
+    loss(model.model, sample(model)).backward()
+    expected = {name: value.grad.clone() for name, value in learning(model.model).items()}
+    model.model.zero_grad()
+    logits(model.model, sample(model))
+    loss(model.model.train(), sample(model)).backward()
+    for name, value in learning(model.model).items():
+        torch.testing.assert_close(value.grad, expected[name], rtol=0, atol=1e-7)
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    script = (
+        "import sys\nfrom omniner.models import adapters, causal, language_models, quantization\n"
+        "print([name for name in ('peft', 'bitsandbytes', 'gguf') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_a_gpu_without_bitsandbytes_goes_on_in_full_precision(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No GPU is needed to see the choice: a parameter on the meta device says it is on one."""
+
+    class Far(nn.Parameter):
+        device = torch.device("cuda")  # type: ignore[assignment]
+
+    values: list[nn.Parameter] = [Far(torch.zeros(2, 2))]
+    assert adapters._wants_8bit(tuning_config("qlora"), values)
+    assert not adapters._wants_8bit(tuning_config("lora"), values)
+    monkeypatch.setattr(adapters, "_LARGE", 4)
+    assert adapters._wants_8bit(tuning_config("full"), values)
+    monkeypatch.setattr(adapters, "available", lambda: False)
+    with caplog.at_level(logging.WARNING):
+        assert not adapters._wants_8bit(tuning_config("qlora"), values)
+    assert "bitsandbytes is not installed" in caplog.text
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_qlora_trains_on_a_gpu_with_8_bit_states() -> None:
+    model = small_causal.build("qlora", dtype=torch.bfloat16)
+    model.model.cuda()
+    optimizer = adapters.optimizer(model.model, tuning_config("qlora"), 1e-2, 0.0)
+    assert type(optimizer).__name__ == "AdamW8bit"
+    losses = small_causal.train(model.model, sample(model).cuda(), optimizer, 5)
+    assert losses[-1] < losses[0] - 0.1

@@ -1,0 +1,421 @@
+"""Guided answers: always whole, in the training format, of known categories and pieces of the sentence."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from grammar_engine import Reference
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from omniner.answers import STYLES, parse_answer, to_prediction, write_answer
+from omniner.config.groups import DecodingConfig
+from omniner.corpus import sample as generator
+from omniner.errors import UserError
+from omniner.llm import loading
+from omniner.llm.automaton import TokenTree
+from omniner.llm.chat import Chat
+from omniner.llm.constraint import AnswerGuide, AnswerMatcher
+from omniner.llm.generate import Generator, Request
+from omniner.llm.prompt import Prompt
+from omniner.records import Entity, Sentence
+
+CATEGORIES = ["地点_城市", "地点_景点/公园", "地点", "日期", 'a"b\\c', "其他\n"]
+SENTENCES = [
+    "我在北京的颐和园玩了3天",
+    '他说"你好\\n"\t再见\n换行',
+    "👩‍👩‍👧‍👦和👍🏽去\u2028海边\u2029了✨",
+    "\u0301\u0323x\u0300 e\u0323\u0302y ノ\u3099 \u1100\u1161 \u212b",
+    'Hello "world", it\'s [["x", "y"]], <|im_end|><think> 123.50',
+    "a\u0323\u0308 cafe\u0301",
+    "\x00\x1f\x7f\ufeff",
+    "哈哈哈哈",
+    "甲",
+    '"',
+    "\\",
+    " ",
+    "𠮷野家",
+    "",
+    "长" * 300 + "城。",
+]
+PROMPT = Prompt(
+    "p", "1", "zh", "", "找出实体：" + "、".join(CATEGORIES), "句子：{sentence}", "official", tuple(CATEGORIES)
+)
+
+
+@pytest.fixture(scope="module")
+def qwen(shared: Path) -> Chat:
+    return Chat(AutoTokenizer.from_pretrained(shared / "tokenizers" / "qwen2"), None)
+
+
+@pytest.fixture(scope="module")
+def small() -> Chat:
+    """A tokenizer built from a corpus."""
+    return Chat(loading.build(SENTENCES * 2, PROMPT, 600), None)
+
+
+@pytest.fixture(scope="module")
+def llama() -> Chat:
+    """A tokenizer that falls back to bytes and has a mark for spaces."""
+    texts = ["<s>", "</s>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    texts += [*'[]", abcxyz甲北京地点_城市', '["', '",', '"]', "]]", "北京", '▁"', '▁["']
+    entries = {text.replace(" ", "▁"): at for at, text in enumerate(dict.fromkeys(texts))}
+    merges = [("[", '"'), ('"', ","), ('"', "]"), ("]", "]"), ("北", "京"), ("▁", '"'), ("▁", '["')]
+    backend = Tokenizer(models.BPE(entries, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    backend.add_special_tokens(["<s>", "</s>", "<unk>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
+    return Chat(tokenizer, "{% for m in messages %}{{ m['content'] }}</s>{% endfor %}")
+
+
+@pytest.fixture(params=["qwen", "small", "llama"])
+def chat(request: pytest.FixtureRequest) -> Chat:
+    found: Chat = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def guides() -> Callable[[Chat, str], AnswerGuide]:
+    """Guides over `CATEGORIES`, each made once."""
+    made: dict[tuple[int, str], AnswerGuide] = {}
+
+    def get(chat: Chat, style: str) -> AnswerGuide:
+        key = (id(chat), style)
+        return made.get(key) or made.setdefault(key, AnswerGuide(chat, CATEGORIES, style))
+
+    return get
+
+
+def check(text: str, raw: str, style: str) -> None:
+    """An answer is what it promises to be."""
+    pairs = json.loads(raw)
+    assert raw == json.dumps(pairs, ensure_ascii=False, separators=STYLES[style])
+    assert parse_answer(raw).status == "ok"
+    prediction = to_prediction(Sentence("1", text), raw, "", "")
+    assert prediction.parse == "ok"
+    for entity in prediction.entities:
+        assert entity.category in CATEGORIES
+        assert entity.text
+        assert text[entity.start : entity.end] == entity.text
+
+
+Choose = Callable[[AnswerMatcher, np.ndarray], int]
+
+
+def write(guide: AnswerGuide, matcher: AnswerMatcher, choose: Choose, jump: bool) -> list[int]:
+    """An answer, token by token, without its stop token."""
+    tokens: list[int] = []
+    while True:
+        forced = matcher.forced() if jump else []
+        for token in forced or [choose(matcher, matcher.allowed())]:
+            matcher.advance(token)
+            tokens.append(token)
+        if matcher.stopped:
+            assert tokens[-1] == guide.stop
+            return tokens[:-1]
+
+
+def by_chance(guide: AnswerGuide, seed: int) -> Choose:
+    """Half of the time any allowed token, otherwise the first or the last one; mostly another one than a bracket."""
+    draw = random.Random(seed)
+
+    def choose(_: AnswerMatcher, ids: np.ndarray) -> int:
+        on = [int(token) for token in ids if not set(guide.spellings.get(int(token), b"]")) <= set(b"[]")]
+        among = on if on and draw.random() < 0.8 else ids.tolist()
+        return int(among[draw.choice([0, -1, draw.randrange(len(among)), draw.randrange(len(among))])])
+
+    return choose
+
+
+def told(tokens: list[int]) -> Choose:
+    """These tokens, as long as they are allowed."""
+    wanted = iter(tokens)
+    return lambda _, ids: next(token for token in (next(wanted), int(ids[0])) if token in ids)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("jump", [False, True])
+def test_answers_of_chance_are_whole(
+    chat: Chat, guides: Callable[[Chat, str], AnswerGuide], style: str, jump: bool
+) -> None:
+    guide = guides(chat, style)
+    answered = 0
+    for text in SENTENCES:
+        for seed, budget in enumerate((guide.reserve, guide.reserve + 1, guide.reserve + 7, 60, 200)):
+            tokens = write(guide, guide.start(text, budget), by_chance(guide, seed), jump)
+            assert len(tokens) < budget
+            raw = chat.decode(tokens)
+            check(text, raw, style)
+            answered += raw != "[]"
+    assert answered > len(SENTENCES)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_an_answer_that_never_wants_to_end_is_ended(
+    chat: Chat, guides: Callable[[Chat, str], AnswerGuide], style: str
+) -> None:
+    """The tokens with the fewest bytes, and of these never one with a bracket or quote that ends something."""
+    guide = guides(chat, style)
+
+    def dawdle(_: AnswerMatcher, ids: np.ndarray) -> int:
+        spelt = {int(token): guide.spellings.get(int(token), b"") for token in ids}
+        return min(spelt, key=lambda token: (any(byte in b'"]' for byte in spelt[token]), len(spelt[token]), token))
+
+    for text in SENTENCES:
+        for budget in (*range(guide.reserve, guide.reserve + 40), 300):
+            tokens = write(guide, guide.start(text, budget), dawdle, jump=False)
+            assert len(tokens) < budget
+            check(text, chat.decode(tokens), style)
+
+
+def test_a_pair_is_not_written_for_ever(small: Chat, guides: Callable[[Chat, str], AnswerGuide]) -> None:
+    guide = guides(small, "official")
+    wanted = small.answer_ids(write_answer([Entity("哈哈", "日期")] * 100, "official"))
+    matcher = guide.start("哈哈哈", 10_000)
+    tokens = write(guide, matcher, told(wanted), jump=False)
+    pairs = json.loads(small.decode(tokens))
+    assert set(map(tuple, pairs)) == {("哈哈", "日期")}
+    assert len(pairs) == 2 + 3 + 1  # it occurs twice; three more are let pass, and the next one is the last
+
+
+def test_near_the_end_no_pair_is_begun_that_would_be_cut(
+    qwen: Chat, guides: Callable[[Chat, str], AnswerGuide]
+) -> None:
+    """A long answer that runs out of room loses whole pairs only."""
+    guide = guides(qwen, "official")
+    text = "去了北京和颐和园"
+    entities = [Entity("北京", "地点_城市"), Entity("颐和园", "地点_景点/公园"), Entity("去", "日期")] * 9
+    wanted = qwen.answer_ids(write_answer(entities, "official"))
+    for budget in range(80, 140):
+        tokens = write(guide, guide.start(text, budget), told(wanted), jump=False)
+        pairs = [tuple(pair) for pair in json.loads(qwen.decode(tokens))]
+        assert pairs == [entity[:2] for entity in entities[: len(pairs)]]
+        assert len(tokens) > budget - 70
+
+
+@pytest.fixture(scope="module")
+def sample() -> list[Sentence]:
+    """Sentences of data=sample."""
+    return [
+        sentence
+        for split in generator.generate({"train": 400, "dev": 50, "test": 50}, 42).values()
+        for sentence in split
+    ]
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("which", ["qwen", "built"])
+def test_the_training_answer_is_never_forbidden(
+    request: pytest.FixtureRequest, sample: list[Sentence], which: str, style: str
+) -> None:
+    categories = sorted({entity.category for sentence in sample for entity in sentence.entities})
+    if which == "qwen":
+        chat = request.getfixturevalue("qwen")
+    else:
+        prompt = Prompt("p", "1", "zh", "", "、".join(categories), "{sentence}", style, tuple(categories))
+        chat = Chat(loading.build([sentence.text for sentence in sample], prompt, 3000), None)
+    guide = AnswerGuide(chat, categories, style)
+    forced, repeated = 0, 0
+    for sentence in sample:
+        tokens = [*chat.answer_ids(write_answer(sentence.entities, style)), guide.stop]
+        forced += _accept(guide, sentence.text, tokens)
+        pairs = [entity[:2] for entity in sentence.entities]
+        repeated += len(set(pairs)) < len(pairs)
+    assert forced
+    assert repeated
+
+
+def _accept(guide: AnswerGuide, text: str, tokens: list[int]) -> int:
+    """Each token is allowed, and what is forced is what comes; how many were forced."""
+    matcher = guide.start(text, len(tokens) + guide.reserve + 100)
+    sure = forced = 0
+    for at, token in enumerate(tokens):
+        ahead = matcher.forced()
+        assert tokens[at : at + len(ahead)] == ahead
+        sure = max(sure, at + len(ahead))
+        forced += at < sure
+        assert token in matcher.allowed()
+        matcher.advance(token)
+    assert matcher.stopped
+    return forced
+
+
+def test_repeats_nested_and_awkward_entities_are_accepted(
+    chat: Chat, guides: Callable[[Chat, str], AnswerGuide]
+) -> None:
+    text = '北京大学在北京，他说"好\\\n"，北京👩‍👩‍👧‍👦'
+    spans = ["北京大学", "北京", "大学", "北京", '他说"好\\\n"', '"', "\\", "\n", "👩‍👩‍👧‍👦", "👩", text, "北京"]
+    entities = [Entity(span, CATEGORIES[at % len(CATEGORIES)]) for at, span in enumerate(spans)]
+    entities += [Entity("北京", "日期")] * 3 + [Entity("北京", name) for name in CATEGORIES]
+    for style in STYLES:
+        guide = guides(chat, style)
+        _accept(guide, text, [*chat.answer_ids(write_answer(entities, style)), guide.stop])
+
+
+def test_letters_with_marks_are_spelt_as_the_model_sees_them(
+    qwen: Chat, guides: Callable[[Chat, str], AnswerGuide]
+) -> None:
+    text = "喝cafe\u0301在\u212b"
+    guide = guides(qwen, "official")
+    seen = unicodedata.normalize("NFC", text)
+    for span, own in (("café", "cafe\u0301"), (seen, text), ("Å", "\u212b")):
+        raw = write_answer([Entity(span, "日期")], "official")
+        _accept(guide, text, [*qwen.answer_ids(raw), guide.stop])
+        assert to_prediction(Sentence("1", text), raw, "", "").entities[0].text == own
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_allowed_tokens_are_those_that_can_be_stepped_through(
+    small: Chat, guides: Callable[[Chat, str], AnswerGuide], style: str
+) -> None:
+    """Against trying every token of the vocabulary, byte by byte, in all states that chance leads to."""
+    guide = guides(small, style)
+    for seed, text in enumerate(SENTENCES):
+        matcher, choose = guide.start(text, 300), by_chance(guide, seed)
+        while not matcher.stopped:
+            allowed = matcher.allowed()
+            if isinstance(matcher._state, tuple) or len(allowed) > 1:
+                assert allowed.tolist() == sorted(_tried(guide, matcher))
+            matcher.advance(choose(matcher, allowed))
+
+
+def _tried(guide: AnswerGuide, matcher: AnswerMatcher) -> Iterator[int]:
+    if matcher._is_over():
+        yield matcher._automaton.ending(matcher._state)[0]
+        return
+    for token, spelling in guide.spellings.items():
+        state = matcher._state
+        try:
+            for byte in spelling:
+                state = matcher._automaton.step(state, byte)
+        except KeyError:
+            continue
+        yield token
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("llguidance"), reason="llguidance is not installed")
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("which", ["qwen", "small"])
+def test_llguidance_allows_the_same(
+    request: pytest.FixtureRequest, guides: Callable[[Chat, str], AnswerGuide], which: str, style: str
+) -> None:
+    """The same grammar in a general engine. It narrows its masks to one way of cutting where only certain bytes can
+    follow; tokens that it leaves out for that must still be valid to it."""
+    chat = request.getfixturevalue(which)
+    guide, reference = guides(chat, style), Reference(chat, CATEGORIES, style)
+    equal = 0
+    for seed, text in enumerate(SENTENCES):
+        if not text or not unicodedata.is_normalized("NFC", text) or len(text) > 100:
+            continue
+        matcher, peer, choose = guide.start(text, 10_000), reference.start(text), by_chance(guide, seed)
+        for _ in range(40):
+            ours, theirs = matcher.allowed().tolist(), reference.allowed(peer)
+            if matcher._is_over():
+                break
+            assert set(theirs) <= set(ours)
+            equal += ours == theirs
+            assert all(peer.validate_tokens([token]) == 1 for token in set(ours) - set(theirs))
+            matcher.advance(token := choose(matcher, matcher.allowed()))
+            if matcher.stopped:
+                break
+            assert peer.consume_token(token)
+    assert equal > 50
+
+
+def test_a_model_with_random_weights_answers_in_form(chat: Chat, guides: Callable[[Chat, str], AnswerGuide]) -> None:
+    torch.manual_seed(0)
+    entries = len(chat.tokenizer) + 77  # models have more entries than their tokenizers
+    settings = Qwen2Config(
+        vocab_size=entries,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=2048,
+    )
+    model = Qwen2ForCausalLM(settings)
+    config = DecodingConfig(
+        "guided", "hf", 48, 8, 0.0, 1.0, url=None, model=None, api_key_env="", concurrency=1, timeout=1.0, retries=0,
+        structured="none",
+    )  # fmt: skip
+    texts = {str(at): text for at, text in enumerate(SENTENCES)}
+    requests = [Request(key, chat.prompt_ids(chat.text(PROMPT, text)), text) for key, text in texts.items()]
+    for style in STYLES:
+        guide = guides(chat, style)
+        answers = [one for some in Generator(model, chat, [], config, guide, 0).run(requests) for one in some]
+        assert {answer.id for answer in answers} == set(texts)
+        for answer in answers:
+            assert answer.finished
+            check(texts[answer.id], answer.text, style)
+
+
+def test_forbidden_logits_are_minus_infinity(small: Chat, guides: Callable[[Chat, str], AnswerGuide]) -> None:
+    guide = guides(small, "official")
+    entries = len(small.tokenizer) + 100
+    for dtype in (torch.float32, torch.bfloat16):
+        first, stopped = guide.start("北京", 100), guide.start("", 100)
+        write(guide, stopped, lambda _, ids: int(ids[0]), jump=True)
+        logits = torch.randn(4, entries, generator=torch.Generator().manual_seed(0)).to(dtype)
+        before = logits.clone()
+        guide.fill([None, first, stopped, first], logits)
+        for row in (0, 2):
+            assert torch.equal(logits[row], before[row])
+        for row in (1, 3):
+            allowed = torch.tensor(first.allowed())
+            assert torch.isfinite(logits[row]).nonzero()[:, 0].tolist() == allowed.tolist()
+            assert torch.equal(logits[row, allowed], before[row, allowed])
+        alone = before.clone()
+        guide.fill([first, first, first, first], alone)
+        assert torch.equal(torch.isfinite(alone), torch.isfinite(logits[1]).expand_as(alone))
+
+
+def test_the_stop_token_comes_once_and_only_at_the_end(small: Chat, guides: Callable[[Chat, str], AnswerGuide]) -> None:
+    guide = guides(small, "official")
+    matcher = guide.start("北京", 100)
+    with pytest.raises(ValueError, match="stop"):
+        matcher.advance(guide.stop)
+    with pytest.raises(ValueError, match="cannot follow"):
+        matcher.advance(small.answer_ids("北")[0])
+    for token in small.answer_ids("[]"):
+        matcher.advance(token)
+    assert matcher.forced() == matcher.allowed().tolist() == [guide.stop] == [small.end[0]]
+    matcher.advance(guide.stop)
+    assert matcher.stopped
+    assert not matcher.forced()
+    assert not matcher.allowed().size
+    with pytest.raises(ValueError, match="stop"):
+        matcher.advance(guide.stop)
+
+
+def test_one_category_is_forced_as_a_whole(qwen: Chat) -> None:
+    guide = AnswerGuide(qwen, ["地点_城市"], "official")
+    matcher = guide.start("在北京", 100)
+    tokens = qwen.answer_ids('[["北京", "地点_城市"]]')
+    for token in tokens[:4]:
+        matcher.advance(token)
+    assert qwen.decode(tokens[:4]) == '[["北京",'
+    assert matcher.forced() == tokens[4:8]
+    assert qwen.decode(tokens[4:8]) == ' "地点_城市'
+
+
+def test_mistakes_are_explained(qwen: Chat, guides: Callable[[Chat, str], AnswerGuide]) -> None:
+    guide = guides(qwen, "official")
+    with pytest.raises(UserError, match=r"max_new_tokens.*Raise it"):
+        guide.start("北京", guide.reserve - 1)
+    with pytest.raises(UserError, match="no categories"):
+        AnswerGuide(qwen, [], "official")
+    with pytest.raises(UserError, match=r"prompt\.answer"):
+        AnswerGuide(qwen, CATEGORIES, "pretty")
+    without = {token: spelling for token, spelling in guide.spellings.items() if spelling != b"\xe4"}
+    with pytest.raises(UserError, match="0xe4"):
+        TokenTree(without)

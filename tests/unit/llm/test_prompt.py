@@ -1,0 +1,144 @@
+"""Prompts: what is filled in, what is refused, which examples are shown, and the shipped texts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import chats
+import pytest
+from shipped_prompts import CATEGORIES, SHIPPED, corpus, shipped
+
+from omniner.config.groups import PromptConfig
+from omniner.errors import UserError
+from omniner.llm import prompt as prompts
+from omniner.llm.prompt import Prompt
+from omniner.records import Entity, Sentence
+
+
+def small(template: str, **changes: Any) -> PromptConfig:
+    texts = {"system": {"zh": ""}, "instruction": {"zh": template}, "input": {"zh": "句：{sentence}"}}
+    config = PromptConfig(
+        "own", "1", "zh", "official", **texts, errors={}, examples=0, seed=0,
+        from_run=None, lessons=[], corrections=1, max_tokens=800,
+    )  # fmt: skip
+    return replace(config, **changes)
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_prompt_is_whole(name: str, language: str) -> None:
+    prompt = prompts.build(shipped(name, language), CATEGORIES, corpus())
+    assert all(category in prompt.instruction for category in CATEGORIES)
+    assert prompt.categories == CATEGORIES
+    assert prompt.user("去看{展}").startswith(prompt.instruction + "\n")
+    assert prompt.user("去看{展}").endswith("去看{展}")
+    assert prompts._PLACEHOLDER.search(prompt.instruction) is None
+    assert json.dumps([["实体", "类别"]] * 2, ensure_ascii=False) in prompt.instruction or language == "en"
+
+
+def test_languages_differ_and_both_are_complete() -> None:
+    for name in SHIPPED:
+        config = shipped(name)
+        for texts in (config.system, config.instruction, config.input, config.errors):
+            assert set(texts) == {"zh", "en"}
+            assert not texts["zh"] or texts["zh"] != texts["en"]
+
+
+def test_lengths_with_ninety_categories(shared: Path) -> None:
+    chat = chats.public(shared, "qwen2")
+    lengths = {
+        (name, language): len(chat.prompt_ids(prompts.build(shipped(name, language), CATEGORIES, []).instruction))
+        for name in ("base", "errta")
+        for language in ("zh", "en")
+    }
+    assert 600 <= lengths["base", "zh"] <= 700
+    assert 1_050 <= lengths["errta", "zh"] <= 1_150
+    assert lengths["base", "en"] <= 800
+    assert lengths["errta", "en"] <= 1_300
+
+
+def test_errta_names_its_five_types_and_takes_other_errors() -> None:
+    prompt = prompts.build(shipped("errta"), CATEGORIES, [])
+    for kind in ("分类错误", "边界错误", "遗漏", "多标", "拆分或合并错误"):
+        assert kind in prompt.instruction
+    own = prompts.build(shipped("errta", errors={"zh": '把 [["a", "{b}"]] 改成 {examples}'}), CATEGORIES, [])
+    assert '把 [["a", "{b}"]] 改成 {examples}' in own.instruction
+    assert "分类错误" not in own.instruction
+    assert own.sha != prompt.sha
+
+
+def test_braces_are_only_braces() -> None:
+    config = small('{"text": "x", "n": {}} {categories} {{"a": 1}}')
+    prompt = prompts.build(config, ["{sentence}", "{a}"], [])
+    assert prompt.instruction == '{"text": "x", "n": {}} {sentence}、{a} {{"a": 1}}'
+    assert prompt.user("{sentence}{x}\\1") == prompt.instruction + "\n句：{sentence}{x}\\1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"instruction": {"zh": "{categories} {类别}"}}, r"^prompt\.instruction\.zh: unknown placeholder \{类别\}"),
+        ({"instruction": {"zh": "{categories} {sentence}"}}, r"^prompt\.instruction\.zh: unknown .*\{sentence\}"),
+        ({"instruction": {"zh": "找实体"}}, r"^prompt\.instruction\.zh: no \{categories\} in it"),
+        ({"examples": 1}, r"^prompt\.instruction\.zh: no \{examples\} in it"),
+        ({"errors": {"zh": "错"}}, r"^prompt\.instruction\.zh: no \{errors\} in it"),
+        ({"instruction": {"zh": "{categories}{errors}"}}, r"^prompt\.instruction\.zh: \{errors\} .*prompt\.errors\.zh"),
+        ({"instruction": {"zh": "{categories}{examples}"}}, r"^prompt\.instruction\.zh: .* prompt\.examples has none"),
+        ({"input": {"zh": "句："}}, r"^prompt\.input\.zh: \{sentence\} stands 0 times"),
+        ({"input": {"zh": "{sentence}{sentence}"}}, r"^prompt\.input\.zh: \{sentence\} stands 2 times"),
+        ({"input": {"zh": "{sentence}{categories}"}}, r"^prompt\.input\.zh: unknown placeholder \{categories\}"),
+        ({"language": "fr"}, r"^prompt\.language: 'fr', but prompt\.\w+ has texts in: zh"),
+        ({"answer": "xml"}, r"^prompt\.answer: 'xml'"),
+        ({"examples": 1000, "instruction": {"zh": "{categories}{examples}"}}, r"^prompt\.examples: 1000 .* 278 sent"),
+    ],
+)
+def test_a_mistake_names_its_key(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        prompts.build(small("{categories}", **changes), ["地点"], corpus())
+
+
+def test_examples_are_varied_short_and_follow_the_seed() -> None:
+    train = corpus()
+    chosen = prompts.choose_examples(train, 5, seed=3)
+    assert chosen == prompts.choose_examples(train, 5, seed=3)
+    assert chosen != prompts.choose_examples(train, 5, seed=4)
+    assert len({sentence.id for sentence in chosen}) == 5
+    assert len({entity.category for sentence in chosen for entity in sentence.entities}) == 10
+    lengths = sorted(len(sentence.text) for sentence in train if sentence.entities)
+    assert all(len(sentence.text) <= lengths[len(lengths) // 2] for sentence in chosen)
+    few = train[1:4]
+    assert sorted(prompts.choose_examples(few, 3, seed=0), key=lambda sentence: sentence.id) == few
+
+
+@pytest.mark.parametrize("answer", ["official", "compact"])
+def test_examples_are_shown_as_they_are_learnt(answer: str) -> None:
+    train = [Sentence("a", "去北京{x}", [Entity("北京", "地点", 1, 3), Entity("{x}", "地点", 3, 6)])]
+    config = small("{categories}\n{examples}", examples=1, answer=answer)
+    space = " " if answer == "official" else ""
+    written = f'[["北京",{space}"地点"],{space}["{{x}}",{space}"地点"]]'
+    assert prompts.build(config, ["地点"], train).instruction == f"地点\n句：去北京{{x}}\n{written}"
+
+
+def test_messages_and_system() -> None:
+    prompt = prompts.build(small("{categories}"), ["地点"], [])
+    assert prompt.messages("a") == [{"role": "user", "content": "地点\n句：a"}]
+    prompt = prompts.build(small("x", system={"zh": "只认{categories}"}), ["地点"], [])
+    assert prompt.messages("a")[0] == {"role": "system", "content": "只认地点"}
+
+
+def test_json_and_hash() -> None:
+    prompt = prompts.build(shipped("errta"), CATEGORIES, [])
+    stored = json.loads(json.dumps(prompt.to_json()))
+    assert Prompt.from_json(stored) == prompt
+    assert Prompt.from_json(stored).sha == prompt.sha
+    assert len(prompt.sha) == 16
+    fields = ("name", "version", "language", "system", "instruction", "input", "answer")
+    changed = {replace(prompt, **{name: getattr(prompt, name) + "."}).sha for name in fields}
+    changed.add(replace(prompt, categories=CATEGORIES[:-1]).sha)
+    assert len(changed | {prompt.sha}) == len(fields) + 2
+    for broken in ({**stored, "more": 1}, {"name": "x"}, {**stored, "categories": 3}):
+        with pytest.raises(UserError, match="not a stored prompt"):
+            Prompt.from_json(broken)

@@ -1,0 +1,193 @@
+"""Samples: tokens of the whole text however they were made, one prefix for all, and an issue for all that is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import chats
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shipped_prompts import CATEGORIES, SHIPPED, corpus, shipped
+
+from omniner.config.groups import EncodingConfig
+from omniner.errors import UserError
+from omniner.llm import prompt as prompts
+from omniner.llm.chat import Chat
+from omniner.llm.prompt import Prompt
+from omniner.llm.samples import PROBES, PromptEncoder, Sample, describe
+from omniner.records import Entity, Sentence
+
+LIMITS = EncodingConfig(512, "fail")
+AWKWARD = " \n\r\t\u3000北京：，。“”\"'[](){}<>0aé\u0301👶🏻️\u200d\ufeff#@…~-+|▁"
+TRIMMING = chats.CHATML.replace("message['content']", "message['content'] | trim")
+
+
+@pytest.fixture(params=[*chats.SMALL, *chats.PUBLIC])
+def chat(request: pytest.FixtureRequest) -> Chat:
+    if request.param in chats.SMALL:
+        return chats.small(request.param)
+    return chats.public(request.getfixturevalue("shared"), request.param)
+
+
+def own_prompt(categories: tuple[str, ...] = ("地点", "品牌")) -> Prompt:
+    return Prompt("own", "1", "zh", "", "找出实体：\n地点、品牌", "句子：{sentence}", "official", categories)
+
+
+def encoder(max_length: int = 512, on_too_long: str = "fail", name: str = "bytes") -> PromptEncoder:
+    return PromptEncoder(chats.small(name), own_prompt(), EncodingConfig(max_length, on_too_long))
+
+
+def answer(maker: PromptEncoder, sample: Sample) -> str:
+    """The answer as text, without its end."""
+    return maker.chat.decode(sample.answer[: -len(maker.chat.end)])
+
+
+def bare(texts: tuple[str, ...] | list[str]) -> list[Sentence]:
+    return [Sentence(str(number), text) for number, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_prompts_are_tokenised_as_whole_texts(chat: Chat, name: str, language: str) -> None:
+    """The fast path, the instruction tokenised once, against its slow twin; and the prefix is that of all."""
+    prompt = prompts.build(shipped(name, language), CATEGORIES, corpus())
+    maker = PromptEncoder(chat, prompt, LIMITS)
+    assert maker._parts is not None
+    assert len(maker._parts.head) > 200
+    prefix = maker.prefix_length([])
+
+    @settings(max_examples=25)  # for each of 48 cases
+    @given(text=st.text(AWKWARD, min_size=1, max_size=8) | st.text(min_size=1, max_size=8))
+    def check(text: str) -> None:
+        (sample,), _ = maker.encode([Sentence("s", text)])
+        whole = chat.prompt_ids(chat.text(prompt, text))
+        assert sample.prompt == whole
+        shared = maker.prefix_length([sample])
+        assert shared == prefix
+        assert maker._prompts(PROBES[:1])[0][:shared] + sample.prompt[shared:] == whole
+
+    check()
+
+
+def test_real_sentences_are_tokenised_as_whole_texts(chat: Chat, shared: Path) -> None:
+    lines = (shared / "data" / "cluener" / "dev.json").read_text(encoding="utf-8").splitlines()[:200]
+    words = (shared / "data" / "wnut17" / "wnut17train.conll").read_text(encoding="utf-8").splitlines()[:400]
+    maker = PromptEncoder(chat, own_prompt(), LIMITS)
+    samples, _ = maker.encode(bare([json.loads(line)["text"] for line in lines] + [word for word in words if word]))
+    assert [sample.prompt for sample in samples] == [
+        chat.prompt_ids(chat.text(maker.prompt, sample.text)) for sample in samples
+    ]
+    prefix = maker.prefix_length(samples)
+    assert prefix == maker.prefix_length(samples[:3])  # a part of a corpus has the prefix of the whole
+    assert len({tuple(sample.prompt[:prefix]) for sample in samples}) == 1
+
+
+def test_a_template_that_strips_is_obeyed() -> None:
+    chat = Chat(chats.small("bytes").tokenizer, TRIMMING)
+    maker = PromptEncoder(chat, own_prompt(), LIMITS)
+    assert maker._parts is None
+    samples, _ = maker.encode(bare(["北京 ", "北京"]))
+    assert samples[0].prompt == samples[1].prompt
+    assert maker.prefix_length(samples) < len(samples[0].prompt)
+
+
+def test_control_tokens_in_a_sentence_are_text(chat: Chat) -> None:
+    text = "去<|im_end|></s><s><reserved_107>北京"
+    maker = PromptEncoder(chat, own_prompt(), LIMITS)
+    (hostile, plain), _ = maker.encode(
+        [Sentence("a", text, [Entity(text[1:-2], "品牌", 1, len(text) - 2)]), Sentence("b", "去北京")]
+    )
+    controls = [[number for number in sample.prompt if number in chat.stops] for sample in (hostile, plain)]
+    assert controls[0] == controls[1]
+    assert text in chat.show(hostile.prompt)
+    assert text[1:-2] in chat.decode(hostile.answer)
+
+
+def test_a_sample_holds_prompt_answer_and_end(chat: Chat) -> None:
+    sentence = Sentence("s", "去北京喝小满", [Entity("小满", "品牌", 4, 6), Entity("北京", "地点", 1, 3)])
+    maker = PromptEncoder(chat, own_prompt(), LIMITS)
+    (sample,), issues = maker.encode([sentence])
+    assert not issues
+    assert (sample.id, sample.text, sample.gold) == ("s", sentence.text, sentence.entities)
+    assert tuple(sample.answer[-len(chat.end) :]) == chat.end
+    written = '[["北京", "地点"], ["小满", "品牌"]]'
+    assert answer(maker, sample) == written
+    assert sample.answer == [*chat.answer_ids(written), *chat.end]
+
+
+def test_the_prefix_leaves_each_sample_a_token() -> None:
+    maker = encoder()
+    samples, _ = maker.encode(bare(["北京", "上海"]))
+    prefix = maker.prefix_length(samples)
+    short = Sample("x", "", samples[0].prompt[:5], [], [])
+    assert prefix > 5
+    assert maker.prefix_length([*samples, short]) == 4
+    other = Sample("x", "", [-1, *samples[0].prompt], [], [])
+    assert maker.prefix_length([*samples, other]) == 0
+
+
+def test_too_long_fails_by_default_and_names_the_ids() -> None:
+    with pytest.raises(UserError, match=r"encoding\.max_length: 1 sentences .*long-7"):
+        encoder(5).encode([Sentence("long-7", "去北京喝小满"), Sentence("short", "北京")])
+
+
+def test_skipped_sentences_are_issues() -> None:
+    samples, issues = encoder(5, "skip").encode([Sentence("long", "去北京喝小满"), Sentence("short", "北京")])
+    assert [sample.id for sample in samples] == ["short"]
+    assert [(issue.code, issue.id) for issue in issues] == [("too-long-skipped", "long")]
+
+
+def test_truncation_cuts_the_answer_and_keeps_the_gold() -> None:
+    entities = [
+        Entity("北京", "地点", 1, 3),
+        Entity("小满", "品牌", 4, 6),
+        Entity("小满", "品牌"),
+        Entity("去", "地点"),
+    ]
+    maker = encoder(5, "truncate")
+    (sample,), issues = maker.encode([Sentence("s", "去北京喝小满", entities)])
+    assert (sample.text, sample.gold) == ("去北京喝小", entities)
+    assert answer(maker, sample) == '[["北京", "地点"], ["去", "地点"]]'
+    assert [issue.code for issue in issues] == ["too-long-truncated", "gold-truncated", "gold-truncated"]
+    assert sample.prompt == maker.encode([Sentence("s", "去北京喝小")])[0][0].prompt
+
+
+def test_what_cannot_be_learnt_is_an_issue() -> None:
+    odd = Sentence("s", "去北京", [Entity("北京", "神", 1, 3), Entity("去", "地点")])
+    samples, issues = encoder().encode([odd, Sentence("empty", ""), Sentence("half", "去\ud83d北\udc76京")])
+    assert [(issue.code, issue.id) for issue in issues] == [
+        ("inactive-category", "s"),
+        ("empty-text", "empty"),
+        ("half-surrogate", "half"),
+    ]
+    assert answer(encoder(), samples[0]) == '[["去", "地点"]]'
+    assert samples[1].text == "去\ufffd北\ufffd京"
+
+
+def test_half_surrogates_in_gold_do_not_stop_the_encoder() -> None:
+    (sample,), _ = encoder().encode([Sentence("s", "a\ud83d", [Entity("a\ud83d", "地点", 0, 2)])])
+    assert answer(encoder(), sample) == '[["a\ufffd", "地点"]]'
+
+
+def test_order_and_company_of_sentences_change_nothing() -> None:
+    sentences = bare([f"{text}去北京" for text in PROBES])
+    samples, _ = encoder().encode(sentences)
+    reverse, _ = encoder().encode(sentences[::-1])
+    assert reverse[::-1] == samples
+    assert [encoder().encode([sentence])[0][0] for sentence in sentences[:5]] == samples[:5]
+    assert encoder().encode([]) == ([], [])
+
+
+def test_the_description_shows_what_is_shared_and_what_is_learnt(chat: Chat) -> None:
+    maker = PromptEncoder(chat, own_prompt(), LIMITS)
+    (sample,), _ = maker.encode([Sentence("s", "喝小满👶🏻", [Entity("小满👶🏻", "品牌", 1, 5)])])
+    prefix = maker.prefix_length([sample])
+    lines = list(describe(sample, chat, prefix))
+    assert lines[0] == "s: 喝小满👶🏻"
+    assert f"{prefix} tokens" in lines[1]
+    assert lines[2] + lines[4] == chat.show(sample.prompt)
+    assert f"{len(sample.answer)} tokens" in lines[5]
+    assert "\ufffd" not in lines[6]
+    assert "品牌" in lines[6].replace("' '", "")

@@ -1,0 +1,114 @@
+"""Figures: the right set, the same bytes each time, Chinese drawn from our font, no trace left in matplotlib."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+
+import made_up
+import matplotlib
+import pytest
+
+from omniner.records import Entity, Prediction, Sentence
+from omniner.report import figures
+from omniner.score.results import ScoreResult
+
+CURVES = {
+    "train/loss": [(step, 3 / (step + 1)) for step in range(50)],
+    "val/loss": [(0, float("nan")), (40, 1.0)],
+    "val/f1": [(0, 0.1), (40, 0.7)],
+}
+
+
+FEW = ["品牌", "产品系列", "体验_使用体验", "体验_其他", "poi_景点"]
+
+
+@pytest.fixture(scope="module")
+def result() -> ScoreResult:
+    return made_up.result(300)
+
+
+@pytest.fixture(scope="module")
+def few() -> ScoreResult:
+    return made_up.result(30, categories=FEW)
+
+
+def size(png: bytes) -> tuple[int, int]:
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    return struct.unpack(">II", png[16:24])
+
+
+def test_all_figures(result: ScoreResult) -> None:
+    before = dict(matplotlib.rcParams)
+    made = figures.figures(result, CURVES)
+    assert dict(matplotlib.rcParams) == before
+    names = ["learning_curves", "f1_by_category", "error_types", "errors_by_primary", "confusion"]
+    assert list(made) == names
+    # Room for one line of text per category.
+    assert size(made["f1_by_category"])[1] > 20 * len(result.metrics.categories)
+
+
+def test_same_bytes_whatever_the_style_of_the_user(few: ScoreResult) -> None:
+    plain = figures.figures(few, CURVES)
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "figure.facecolor": "black"}):
+        assert figures.figures(few, CURVES) == plain
+
+
+def test_only_what_there_is_something_for() -> None:
+    right = Entity("好", "体验", 0, 1)
+    gold, said = {"0": Sentence("0", "好", [right])}, {"0": Prediction("0", [right])}
+    assert list(figures.figures(made_up.scored(gold, said, []), {})) == ["f1_by_category"]
+    empty = made_up.scored({"0": Sentence("0", "好")}, {"0": Prediction("0")}, [])
+    assert figures.figures(empty, {"val/f1": []}) == {}
+
+
+def test_hostile_and_unknown_letters_are_drawn() -> None:
+    names = ["$\\frac{$", "\U000e0001藏\n文ཀ_x", "<b>" + "长" * 60, "𠮷野家", "ok"]
+    made = figures.figures(made_up.result(40, 0.5, categories=names), {"$loss$": [(1, 0.5)]})
+    assert {"confusion", "errors_by_primary", "learning_curves"} <= set(made)
+
+
+def test_label() -> None:
+    assert figures.label("品牌\n A") == "品牌 A"
+    assert figures.label("\U000e0001牌") == "�牌"
+    assert figures.label("一二三四五", 4) == "一二三…"
+    assert figures.label("\U0001f44d\U0001f3fb棒 \U0001f469\u200d\U0001f469\u200d\U0001f467") == "�棒 �"  # whole emoji
+    assert figures.label("\u2764\ufe0f") == "\u2764"
+
+
+def test_matrices_add_up(result: ScoreResult) -> None:
+    names, counts = figures.type_by_primary(result)
+    assert counts.sum() == len(result.errta.errors)
+    assert counts.sum(axis=0).tolist() == [count.errors for count in result.errta.by_type.values()]
+    assert list(counts.sum(axis=1)) == sorted(counts.sum(axis=1), reverse=True)
+    confused, pairs = figures.most_confused(result, 20)
+    assert len(confused) == 20
+    assert pairs.trace() == 0
+    assert 0 < pairs.sum() <= sum(len(e.gold) * len(e.predicted) for e in result.errta.errors)
+    assert set(names) <= set(result.primary.values())
+
+
+def test_font_face_holds_the_letters_asked_for() -> None:
+    import base64
+    import io
+    import re
+
+    from fontTools.ttLib import TTFont
+
+    rule = figures.face(["补水abc", "面膜"], "Han")
+    found = re.fullmatch(r'@font-face\{font-family:"Han";src:url\(data:font/woff;base64,(.+)\) format.*', rule)
+    assert found is not None
+    held = set(TTFont(io.BytesIO(base64.b64decode(found[1]))).getBestCmap())
+    assert held == {ord(c) for c in "补水面膜"}
+    assert figures.face(["补水abc", "面膜"], "Han") == rule
+    assert figures.face(["plain"], "Han") == ""
+
+
+def test_importing_the_module_loads_no_matplotlib() -> None:
+    code = (
+        "import sys, omniner.report.figures, omniner.report.run_page\n"
+        "print(*{'matplotlib', 'plotly', 'torch', 'fontTools', 'mplfonts'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

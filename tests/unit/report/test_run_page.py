@@ -1,0 +1,407 @@
+"""The report: one closed file that says what the result says, and in a real browser neither errs nor runs data."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import browser
+import made_up
+import pytest
+
+from omniner.config.groups import ErrtaConfig
+from omniner.records import Entity, Prediction, Sentence
+from omniner.report import figures, run_page, tables
+from omniner.score.results import ErrtaError, ScoreResult
+
+ERRTA = ErrtaConfig(mode="span", examples=20, top=30)
+SCRIPT, IMAGE, END = "<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "</script><b>bold</b><!--"
+HOSTILE = [SCRIPT, IMAGE, END, "{{data}}", "$x$ & <i>"]
+CURVES = {"train/loss": [(0, 2.0), (5, float("inf"))], "val/f1": [(5, 0.5)], "val/" + SCRIPT: [(5, 0.5)]}
+
+
+def page(result: ScoreResult, errta: ErrtaConfig = ERRTA, curves: Any = CURVES, **facts: Any) -> str:
+    known = {"name": "a run", "created": "today", "details": {}, "config": "", "issues": {}} | facts
+    return run_page.html(result, tables.build(result, errta, None, []), run_page.RunFacts(**known), curves, errta)
+
+
+def block(text: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def hostile() -> ScoreResult:
+    """Errors of every shape whose texts, categories and ids are markup."""
+    gold: dict[str, Sentence] = {}
+    said: dict[str, Prediction] = {}
+    errors = []
+    for n, text in enumerate(HOSTILE):
+        name = f"{text}{n}"
+        right, wrong = Entity(text, IMAGE, 0, len(text)), Entity(text, text, 0, len(text))
+        gold[name], said[name] = Sentence(name, text, [right]), Prediction(name, [wrong], raw=text)
+        errors.append(ErrtaError("classification", name, (right,), (wrong,)))
+    return made_up.scored(gold, said, errors)
+
+
+def overlapping() -> ScoreResult:
+    """Nested gold, crossing predictions, an astral letter before them, a surface without a place."""
+    text = "😀去北京大学生物系"
+    outer, inner = Entity("北京大学生物系", "机构", 2, 9), Entity("北京", "城市", 2, 4)
+    crossing, later = Entity("京大学生", "机构", 3, 7), Entity("学生物", "专业", 5, 8)
+    nowhere, free = Entity("清华", "机构"), Entity("生物", "专业")
+    gold = {"a": Sentence("a", text, [outer, inner]), "b": Sentence("b", text, [free])}
+    said = {"a": Prediction("a", [crossing, later]), "b": Prediction("b", [nowhere])}
+    return made_up.scored(
+        gold,
+        said,
+        [
+            ErrtaError("boundary", "a", (outer,), (crossing,)),
+            ErrtaError("missing", "a", (inner,), ()),
+            ErrtaError("redundant", "a", (), (later,)),
+            ErrtaError("boundary", "b", (free,), (nowhere,)),
+        ],
+    )
+
+
+def test_the_block_holds_the_result() -> None:
+    result = made_up.result(300)
+    text = page(result, name="run & <b>", config="a: <b>", details={"model": "x<y"}, issues={"bad-json": 3})
+    data = block(text)
+    assert {t["name"]: t["count"] for t in data["types"]} == {k: v.errors for k, v in result.errta.by_type.items()}
+    assert sum(map(sum, data["heat"]["counts"])) == len(result.errta.errors)
+    assert len(data["examples"]) == sum(min(20, count.errors) for count in result.errta.by_type.values())
+    assert data["issues"] == [["bad-json", 3]]
+    assert data["curves"]["train/loss"] == [[0, 2.0], [5, None]]
+    for number, sentence, gold, said in data["examples"]:
+        name, words, golds, saids = data["sentences"][sentence]
+        assert words == result.sentences[name].text
+        error = (data["types"][number]["name"], name, [golds[i] for i in gold], [saids[i] for i in said])
+        assert error in [
+            (e.type, e.sentence_id, [*map(list, e.gold)], [*map(list, e.predicted)]) for e in result.errta.errors
+        ]
+    assert f"{result.metrics.micro.f1:.4f}" in text
+    assert "run &amp; &lt;b&gt;" in text
+    assert "<pre>a: &lt;b&gt;</pre>" in text
+    assert "20 of each type of all" in data["kept"]
+
+
+def test_the_file_is_closed_and_deterministic() -> None:
+    result = made_up.result(50)
+    text = page(result)
+    assert text == page(result)
+    shell = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert not re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", shell)
+    assert "@import" not in shell
+    assert not re.search(r"url\((?!data:)", shell)
+
+
+def test_hostile_text_is_data_only() -> None:
+    text = page(hostile(), name=IMAGE, created=SCRIPT, details={SCRIPT: IMAGE}, config=END, issues={END: 1})
+    start = text.index("<body")
+    for planted in (SCRIPT, IMAGE, END):
+        assert planted not in text[start:]
+        assert html.escape(planted) in text
+    assert sorted({s[1] for s in block(text)["sentences"]}) == sorted(HOSTILE)
+
+
+def test_a_lone_surrogate_can_be_written() -> None:
+    gold = Entity("\ud83d", "甲", 0, 1)
+    result = made_up.scored(
+        {"0": Sentence("0", "\ud83d", [gold])}, {"0": Prediction("0")}, [ErrtaError("missing", "0", (gold,), ())]
+    )
+    text = page(result, name="\udc80")
+    text.encode("utf-8")
+    assert block(text)["sentences"][0][1] == "\ud83d"
+
+
+def test_a_broken_identity_is_shown() -> None:
+    result = made_up.result(20)
+    assert "Identity checked" in page(result)
+    result.errta.identity_ok = False
+    assert "do not add up" in page(result)
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[browser.Page]:
+    if browser.binary() is None:
+        pytest.skip(f"none of {', '.join(browser.NAMES)} is on PATH: the report cannot be looked at")
+    with browser.chromium() as opened:
+        yield opened
+
+
+def look(tab: browser.Page, folder: Path, text: str) -> browser.Page:
+    """Open the page and make sure that nothing went wrong and nothing was asked from outside."""
+    file = folder / "report.html"
+    file.write_text(text, encoding="utf-8")
+    tab.errors.clear()
+    tab.requests.clear()
+    tab.open(file)
+    assert tab.errors == []
+    assert tab.run("document.getElementById('fault').hidden") is True
+    assert [url for url in tab.requests if not url.startswith(("data:", file.as_uri()))] == []
+    return tab
+
+
+FILTERS = "const [type, primary, category] = document.querySelectorAll('#browser select');"
+STATUS = "document.querySelector('#browser [role=status]').textContent"
+
+
+def chosen(tab: browser.Page, script: str) -> tuple[int, list[str]]:
+    """Set filters; how many examples the page says it found, and the heads of those it shows."""
+    tab.run("{%s %s}" % (FILTERS, script))  # noqa: UP031
+    heads = tab.run("[...document.querySelectorAll('#browser .head')].map((h) => h.textContent)")
+    return int(tab.run(STATUS).split(" ")[0].replace(",", "")), heads
+
+
+def test_filters_sorting_and_paging(tab: browser.Page, tmp_path: Path) -> None:
+    result = made_up.result(300)
+    look(tab, tmp_path, page(result))
+    kept = tables.chosen_examples(result.errta.errors, 20)
+    assert chosen(tab, "")[0] == sum(map(len, kept.values()))
+    change = "dispatchEvent(new Event('change'))"
+    count, heads = chosen(tab, f"type.value = 'boundary'; type.{change}")
+    assert count == len(kept["boundary"])
+    assert len(heads) == 10
+    assert all(head.startswith("boundary") for head in heads)
+    tab.run("document.querySelector('#browser .pager button:last-child').click()")
+    assert "11–20 of 20" in tab.run("document.querySelector('#browser .pager span').textContent")
+    wanted = kept["boundary"][0].gold[0].category
+    count, heads = chosen(tab, f"category.value = {json.dumps(wanted)}; category.{change}")
+    assert count == sum(wanted in {x.category for x in (*e.gold, *e.predicted)} for e in kept["boundary"])
+    assert all(wanted in head for head in heads)
+    tab.run("[...document.querySelectorAll('#browser button')].find((b) => b.textContent === 'Clear').click()")
+    name = kept["missing"][0].sentence_id
+    write = "const box = document.querySelector('#browser input'); box.dispatchEvent(new Event('input'));"
+    count, heads = chosen(tab, write.replace("box.d", f"box.value = {json.dumps(name)}; box.d"))
+    assert count >= 1
+    assert all(name in head for head in heads)
+    heads = "[...document.querySelectorAll('#table-categories thead button')]"
+    tab.run(f"{heads}.find((b) => b.textContent === 'F1').click()")
+    shown = tab.run("[...document.querySelectorAll('#table-categories tbody .bar')].map((c) => Number(c.textContent))")
+    assert shown == sorted((round(row.f1, 4) for row in result.metrics.categories.values()), reverse=True)
+    assert tab.errors == []
+
+
+def test_drawers_of_charts_and_rows_of_tables(tab: browser.Page, tmp_path: Path) -> None:
+    result = made_up.result(300)
+    look(tab, tmp_path, page(result))
+    names, counts = figures.type_by_primary(result)
+    labels = "[...document.querySelectorAll('#chart-%s tbody th')].map((n) => n.title)"
+    cells = "[...document.querySelectorAll('#chart-%s tbody tr')]"
+    cells += ".map((r) => [...r.cells].slice(1).map((c) => c.textContent))"
+    choose = (
+        "{ const s = document.querySelector('#chart-%s select'); s.value = %s; s.dispatchEvent(new Event('change')); }"
+    )
+
+    def shown(chart: str) -> dict[str, list[int]]:
+        numbers = [[int(n.replace(",", "") or 0) for n in row] for row in tab.run(cells % chart)]
+        return dict(zip(tab.run(labels % chart), numbers, strict=True))
+
+    assert shown("heat") == dict(zip(names, counts.tolist(), strict=True))
+    rows = {row[0]: row for row in tables.build(result, ERRTA, None, [])["errta_by_category"].rows}
+    own = {name: row[1:-1] for name, row in rows.items() if result.primary[name] == names[0]}
+    tab.run("document.querySelector('#chart-heat tbody button').click()")  # the first primary's
+    assert shown("heat") == own
+    assert tab.run("document.activeElement.closest('figure').id") == "chart-heat"
+    category = next(iter(own))
+    kind = list(result.errta.by_type)[next(i for i, n in enumerate(own[category]) if n)]
+    tab.run("document.querySelector('#chart-heat tbody button').click()")
+    assert tab.run("[...document.querySelectorAll('#browser select')].map((s) => s.value)") == [kind, "", category]
+    tab.run(choose % ("heat", "''"))
+    assert list(shown("heat")) == names
+    # All confused categories, and those of one primary with what they are confused with.
+    pairs = tables.confusions(result.errta.errors)
+
+    def confused(wanted: dict[tuple[str, str], int]) -> dict[str, list[int]]:
+        kept = sorted({name for pair in wanted for name in pair})
+        return {gold: [wanted.get((gold, said), 0) for said in kept] for gold in kept}
+
+    assert len(shown("confusion")) == 20
+    tab.run(choose % ("confusion", "'all'"))
+    assert shown("confusion") == confused(dict(pairs))
+    wanted = {pair: n for pair, n in pairs.items() if names[0] in (result.primary[pair[0]], result.primary[pair[1]])}
+    tab.run(choose % ("confusion", json.dumps(f"of {names[0]}")))
+    assert shown("confusion") == confused(wanted)
+    caption = tab.run("document.querySelector('#chart-confusion figcaption').textContent")
+    assert f": {sum(wanted.values())} of {pairs.total()} confusions" in caption
+    # Rows found by their text.
+    find = "{ const box = document.querySelector('#table-by-category input'); box.value = %s; "
+    find += "box.dispatchEvent(new Event('input')); }"
+    tab.run(find % json.dumps(names[0]))
+    found = tab.run("[...document.querySelectorAll('#table-by-category tbody th')].map((n) => n.textContent)")
+    assert found == [name for name in rows if names[0] in name]
+    assert tab.errors == []
+
+
+def test_keys_reach_all_and_show_where_they_are(tab: browser.Page, tmp_path: Path) -> None:
+    look(tab, tmp_path, page(made_up.result(60)))
+    stops = []
+    for _ in range(400):
+        for kind in ("keyDown", "keyUp"):
+            tab.call("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+        stop = tab.run(
+            "(() => { const n = document.activeElement, s = getComputedStyle(n); "
+            "const label = n.getAttribute('aria-label') ?? n.labels?.[0]?.textContent ?? ''; "
+            "const place = n.closest('section')?.id ?? 'top'; "
+            "return [n.tagName, n.textContent.slice(0, 30), label, s.outlineStyle, place]; })()"
+        )
+        if stop[0] == "BODY" or stop in stops[:1]:
+            break
+        stops.append(stop)
+    assert stops[0][:2] == ["A", "Skip to the content"]
+    assert {stop[4] for stop in stops} >= {"top", "types", "categories", "heat", "confusion", "examples"}
+    assert [stop for stop in stops if stop[3] == "none"] == []  # focus can be seen
+    assert [stop for stop in stops if not (stop[1] or stop[2])] == []  # everything has a name
+    order = list(dict.fromkeys(stop[4] for stop in stops))
+    sections = tab.run("['top', ...[...document.querySelectorAll('section')].map((n) => n.id)]")
+    assert order == [place for place in sections if place in order]
+
+
+def test_a_suspected_label_is_shown_with_its_sentence(tab: browser.Page, tmp_path: Path) -> None:
+    kinds = ["菜品"] * 19 + ["城市"]
+    gold = {
+        f"s{n}": Sentence(f"s{n}", f"第{n}次吃烤鸭", [Entity("烤鸭", kind, len(f"第{n}次吃"), len(f"第{n}次吃") + 2)])
+        for n, kind in enumerate(kinds)
+    }
+    look(tab, tmp_path, page(made_up.scored(gold, {name: Prediction(name) for name in gold}, [])))
+    cells = "[...document.querySelectorAll('#table-annotation tbody tr')].map((r) => [...r.cells]"
+    cells += ".map((c) => c.textContent))"
+    assert [[row[1], row[2], *row[-2:]] for row in tab.run(cells)] == [["城市", "菜品", "s19", "第19次吃烤鸭"]]
+
+
+def test_arrows_walk_over_a_heat_map(tab: browser.Page, tmp_path: Path) -> None:
+    look(tab, tmp_path, page(overlapping()))
+    place = "[n.closest('tr').rowIndex, n.closest('td').cellIndex]"
+    places = tab.run(f"[...document.querySelectorAll('#chart-heat tbody button')].map((n) => {place})")
+    cells = [(row, column) for row, column in places]
+    assert tab.run("[...document.querySelectorAll('#chart-heat tbody button')].map((n) => n.tabIndex)") == [
+        0,
+        *[-1] * (len(cells) - 1),
+    ]
+    tab.run("document.querySelector('#chart-heat tbody button').focus()")
+
+    def press(key: str) -> tuple[int, int]:
+        tab.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key)
+        row, column = tab.run(f"(() => {{ const n = document.activeElement; return {place}; }})()")
+        return row, column
+
+    row, column = cells[0]
+    right = [cell for cell in cells if cell[0] == row and cell[1] > column]
+    assert press("ArrowRight") == (right[0] if right else cells[0])
+    assert press("ArrowLeft") == cells[0]
+    assert press("ArrowUp") == cells[0]  # nothing is there
+    below = [cell for cell in cells if cell[1] == column and cell[0] > row]
+    assert press("ArrowDown") == (below[0] if below else cells[0])
+    assert right or below
+
+
+def becomes_true(tab: browser.Page, condition: str) -> None:
+    deadline = time.monotonic() + 20
+    while not tab.run(condition):
+        assert time.monotonic() < deadline, (condition, tab.run("document.querySelector('#fault').textContent"))
+        time.sleep(0.05)
+
+
+def curves_are_drawn(tab: browser.Page) -> None:
+    """The library for them is unpacked once the page can be used."""
+    becomes_true(tab, "document.documentElement.dataset.curves === 'yes'")
+
+
+def test_curves_tell_their_values(tab: browser.Page, tmp_path: Path) -> None:
+    look(tab, tmp_path, page(made_up.result(20)))
+    said = "document.querySelector('#curves-%s [role=img]').getAttribute('aria-label')"
+    assert tab.run(said % "loss") == "Loss over optimizer steps; last values: train/loss 2"
+    assert "val/f1 0.5" in tab.run(said % "scores")
+    curves_are_drawn(tab)
+    assert tab.run("document.querySelectorAll('#curves .scatterlayer .trace').length") == 3
+    assert "val/f1" in tab.run("document.querySelector('#curves-scores .legend').textContent")
+    ink = "getComputedStyle(document.querySelector('#curves text')).fill"
+    light = tab.run(ink)
+    tab.scheme("dark")
+    becomes_true(tab, f"{ink} !== '{light}'")
+    tab.scheme("light")
+    assert tab.errors == []
+
+
+def test_a_report_without_curves_carries_no_library(tmp_path: Path) -> None:
+    assert 'id="library-plotly"' in page(made_up.result(20))
+    assert 'id="library-plotly"' not in page(made_up.result(20), curves={})
+
+
+def test_planted_markup_does_not_run(tab: browser.Page, tmp_path: Path) -> None:
+    look(
+        tab, tmp_path, page(hostile(), name=IMAGE, created=SCRIPT, details={SCRIPT: IMAGE}, config=END, issues={END: 1})
+    )
+    curves_are_drawn(tab)
+    bars = tab.run("document.querySelectorAll('.bars i.fill').length")
+    assert tab.run("document.querySelectorAll('img, b b, i, script').length") == 4 + bars  # data, ours, Plotly twice
+    assert tab.run("[...document.querySelectorAll('*')].filter((n) => n.hasAttribute('onerror')).length") == 0
+    lanes = tab.run("[...document.querySelectorAll('#browser .gold .in')].map((n) => n.textContent)")
+    assert sorted(lanes) == sorted(HOSTILE)
+    # The labels of the charts show the markup as letters too.
+    labels = tab.run("[...document.querySelectorAll('#chart-confusion th')].map((n) => n.textContent)")
+    assert "$x$ & <i>" in labels
+    assert any(label.startswith("<script>") for label in labels)
+    assert tab.errors == []
+
+
+def test_overlaps_are_marked_in_place(tab: browser.Page, tmp_path: Path) -> None:
+    look(tab, tmp_path, page(overlapping()))
+    read = """[...document.querySelectorAll('#browser .example')].map((e) => ['gold', 'said'].map((side) => {
+        const line = e.querySelector(`.${side} > span`);
+        const joined = (nodes) => nodes.map((n) => n.textContent).join('');
+        return { text: joined([...line.childNodes].filter((n) => !n.className || n.className.startsWith('in'))),
+                 wrong: joined([...line.querySelectorAll('.in.wrong')]),
+                 nowhere: [...line.querySelectorAll('.nowhere')].map((n) => n.firstChild.textContent) };
+      }))"""
+    shown = tab.run(read)
+    assert len(shown) == 4
+    for sides in shown:
+        assert [side["text"] for side in sides] == ["😀去北京大学生物系"] * 2
+    wrong = sorted((gold["wrong"], said["wrong"], *said["nowhere"]) for gold, said in shown)
+    assert wrong == [("", "学生物"), ("北京", ""), ("北京大学生物系", "京大学生"), ("生物", "", "清华")]
+    lines = tab.run(
+        "[...document.querySelectorAll('#browser .in')].map((n) => n.style.boxShadow.split('--right').length)"
+    )
+    assert {1, 2, 3} == set(lines)  # two spans over one letter draw two lines
+
+
+def test_blanks_at_the_ends_are_shown(tab: browser.Page, tmp_path: Path) -> None:
+    gold, said = Entity("好", "体验", 0, 1), Entity("好", "体验 ", 0, 1)
+    error = ErrtaError("classification", "0", (gold,), (said,))
+    result = made_up.scored({"0": Sentence("0", "好", [gold])}, {"0": Prediction("0", [said])}, [error])
+    look(tab, tmp_path, page(result))
+    assert "体验 → 体验␣" in tab.run("document.querySelector('#browser .head').textContent")
+    assert tab.run("document.querySelector('#browser .said .tag').textContent") == "体验␣"
+    assert "体验␣" in tab.run("[...document.querySelectorAll('#table-pairs td')].map((n) => n.textContent)")
+
+
+def test_it_works_in_a_sandboxed_frame_and_in_the_dark(tab: browser.Page, tmp_path: Path) -> None:
+    text = page(made_up.result(60))
+    frame = f'<iframe sandbox="allow-scripts" srcdoc="{html.escape(text)}" style="width:100%;height:800px"></iframe>'
+    file = tmp_path / "frame.html"
+    file.write_text(f"<!doctype html><html><meta charset=utf-8><body>{frame}", encoding="utf-8")
+    tab.errors.clear()
+    tab.scheme("dark")
+    tab.open(file, framed=True)
+    inside = tab.frame()
+    assert inside is not None
+    tab.run("document.querySelector('nav a[href=\"#examples\"]').click()", contextId=inside)
+    assert tab.run("document.querySelectorAll('#browser .example').length", contextId=inside) == 10
+    assert tab.run("scrollY", contextId=inside) > 1000
+    ink = "getComputedStyle(document.documentElement).getPropertyValue('--ink').trim()"
+    assert tab.run(ink, contextId=inside) == "#e4e7ec"
+    tab.run("dispatchEvent(new Event('beforeprint'))", contextId=inside)
+    assert tab.run(ink, contextId=inside) == "#1f2530"
+    tab.run("dispatchEvent(new Event('afterprint'))", contextId=inside)
+    assert tab.run(ink, contextId=inside) == "#e4e7ec"
+    tab.scheme("light")
+    assert tab.run(ink, contextId=inside) == "#1f2530"
+    assert tab.errors == []
+    assert tab.run("location.href") == file.as_uri()

@@ -1,0 +1,74 @@
+"""A child of a sweep, without the sweep: its folder's name, and an earlier process of it that still runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from omniner.config import compose
+from omniner.errors import Stopped
+from omniner.files import read_json, write_json
+from omniner.runs import folder as runfolder
+from omniner.runs import sweep
+from omniner.runs.sweep import quoted
+
+
+@pytest.mark.parametrize("folder", ["a b", "a'b", "a=b,c", "名字"])
+def test_a_folder_of_any_name_reaches_the_child(folder: str) -> None:
+    assert compose.load([f"output_dir={quoted(folder)}"]).output_dir == folder
+
+
+@pytest.fixture
+def orphan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An unfinished job whose folder another process holds; gives its lock. No process is started for it."""
+    config = compose.load(["task=stats"])
+    hydra = SimpleNamespace(
+        job=SimpleNamespace(num=0), overrides=SimpleNamespace(task=["seed=1"], hydra=[]),
+        runtime=SimpleNamespace(config_sources=[]),
+    )  # fmt: skip
+    monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
+    monkeypatch.setattr(compose, "check", lambda composed: config)
+    monkeypatch.setattr(sweep, "_spawn", lambda *args: "started again")
+    monkeypatch.setenv(sweep.FOLDER, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / sweep.SWEEP_STATE, {"started": 1.0, "parent": ""})
+    folder = tmp_path / f"0-{compose.digest(config)[:8]}"
+    folder.mkdir()
+    lock = runfolder.lock_folder(folder)
+    assert lock is not None
+
+    def finish() -> None:
+        state = {"digest": compose.digest(config), "status": "finished", "started": 2.0}
+        write_json(folder / runfolder.STATE, state)
+        lock.close()
+
+    yield finish
+    lock.close()
+
+
+def record(tmp_path: Path) -> dict[str, Any]:
+    (path,) = (tmp_path / sweep.RECORDS).glob("*.json")
+    found: dict[str, Any] = read_json(path)
+    return found
+
+
+def test_what_an_orphan_finishes_meanwhile_is_not_done_again(tmp_path: Path, orphan: Any) -> None:
+    timer = threading.Timer(1, orphan)
+    timer.start()
+    sweep.run_child(OmegaConf.create())
+    timer.join()
+    assert (record(tmp_path)["status"], record(tmp_path)["error"]) == ("finished", "")
+
+
+def test_whoever_waits_for_an_orphan_stops_with_the_launcher(orphan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    parents = iter([7, 7])
+    monkeypatch.setattr(os, "getppid", lambda: next(parents, 1))
+    with pytest.raises(Stopped):
+        sweep.run_child(OmegaConf.create())

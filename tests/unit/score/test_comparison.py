@@ -1,0 +1,415 @@
+"""Runs beside each other: scored alike, errors and sentences that changed, tables and a page that say the same."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import html
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import browser
+import pytest
+from paired_runs import gold, outcomes, predictions
+
+from omniner.config.groups import CompareConfig, ErrtaConfig, MetricsConfig
+from omniner.records import Entity, Prediction, Sentence
+from omniner.report import comparison_page
+from omniner.report import tables as sheets
+from omniner.report.comparison_tables import build, verdicts
+from omniner.score.comparison import Contender, RunComparison, compare_runs
+from omniner.score.scoring import score
+
+METRICS = MetricsConfig(unit="auto", profile="own", on_parse_failure="empty", bootstrap=0, confidence=0.95, seed=0)
+ERRTA = ErrtaConfig(mode="auto", examples=5, top=5)
+SETTINGS = CompareConfig(resamples=200, permutations=200, confidence=0.95, alpha=0.05, seed=1, examples=50)
+HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "</script><b>bold</b><!--", "{{data}} $x$ &"]
+
+
+@pytest.fixture(scope="module")
+def three() -> tuple[list[Sentence], RunComparison]:
+    sentences = gold(150, 3)
+    first = outcomes(sentences, 4, 0.6)
+    runs = {
+        "base": first,
+        "better": outcomes(sentences, 5, 0.95, first, 0.5),
+        "as good": outcomes(sentences, 6, 0.6, first, 0.9),
+    }
+    contenders = [Contender(name, sentences, predictions(sentences, said)) for name, said in runs.items()]
+    return sentences, compare_runs(contenders, METRICS, ERRTA, SETTINGS)
+
+
+def hostile() -> RunComparison:
+    """Runs, categories, ids and texts that are markup, and one sentence that each run has right alone."""
+    sentences = [Sentence(f"{text}{n}", text, [Entity(text, text, 0, len(text))]) for n, text in enumerate(HOSTILE)]
+    right = [Prediction(s.id, list(s.entities)) for s in sentences]
+    wrong = [Prediction(s.id, [s.entities[0]._replace(category=HOSTILE[0] + "x")]) for s in sentences]
+    runs = {HOSTILE[0]: [*right[:1], *wrong[1:]], HOSTILE[1]: [*wrong[:1], *right[1:]], HOSTILE[2]: right}
+    return compare_runs([Contender(name, sentences, said) for name, said in runs.items()], METRICS, ERRTA, SETTINGS)
+
+
+def page(comparison: RunComparison, **facts: Any) -> str:
+    known = {"name": "a comparison", "created": "today", "details": {}, "unknown_config": False} | facts
+    tables = build(comparison, {"seed": [1] * len(comparison.results)})
+    return comparison_page.html(comparison, tables, comparison_page.CompareFacts(**known))
+
+
+def block(text: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def column(sheet: sheets.Sheet, name: str) -> list[Any]:
+    return [row[sheet.table.columns.index(name)] for row in sheet.table.rows]
+
+
+# What is compared
+
+
+def test_a_sentence_flips_where_only_one_of_two_runs_has_it_right(three: tuple[list[Sentence], RunComparison]) -> None:
+    sentences, comparison = three
+    base = comparison.results["base"]
+    for versus in comparison.versus:
+        run = comparison.results[versus.name]
+
+        def right(answer: Prediction, sentence: Sentence) -> bool:
+            return sorted(answer.entities) == sorted(sentence.entities)
+
+        changes = [(s.id, right(base.predictions[s.id], s), right(run.predictions[s.id], s)) for s in sentences]
+        assert versus.gained == [name for name, before, after in changes if after and not before]
+        assert versus.lost == [name for name, before, after in changes if before and not after]
+        assert versus.gained
+
+
+def test_a_pair_is_tested_the_same_whatever_else_is_compared(three: tuple[list[Sentence], RunComparison]) -> None:
+    sentences, comparison = three
+    two = [Contender(n, sentences, list(comparison.results[n].predictions.values())) for n in ("base", "as good")]
+    alone = compare_runs(two, METRICS, ERRTA, SETTINGS)
+    assert alone.versus[0].significance == comparison.versus[1].significance
+    assert comparison.versus[0].p_corrected == min(1, 2 * comparison.versus[0].significance.figures["micro.f1"][5])
+    assert (comparison.posts, comparison.unit_of_chance) == (50, "posts")
+
+
+def test_one_run_without_offsets_makes_all_count_pairs() -> None:
+    sentences = gold(40, 7)
+    said = predictions(sentences, outcomes(sentences, 8, 0.7))
+    bare = [dataclasses.replace(p, entities=[Entity(*entity[:2]) for entity in p.entities]) for p in said]
+    runs = [Contender("spans", sentences, said), Contender("pairs", sentences, bare)]
+    for order in (runs, runs[::-1]):
+        comparison = compare_runs(order, METRICS, ERRTA, SETTINGS)
+        assert {(r.unit, r.mode) for r in comparison.results.values()} == {("pair", "official")}
+        figures = comparison.versus[0].significance.figures.values()
+        assert [row.difference for row in figures] == [0.0] * 4  # the same answers, said in two ways
+    alike = score(sentences, said, dataclasses.replace(METRICS, unit="pair"), ERRTA, None)
+    assert comparison.results["spans"].metrics == alike.metrics
+
+
+def test_what_a_profile_leaves_out_counts_nothing_for_that_run_alone() -> None:
+    sentences = [Sentence(f"s{n}", "北京", [Entity("北京", "地点", 0, 2)]) for n in range(4)]
+    said = [Prediction(s.id, list(s.entities)) for s in sentences]
+    broken = [dataclasses.replace(said[0], entities=[], parse="failed", reason="no list"), *said[1:]]
+    drop = dataclasses.replace(METRICS, on_parse_failure="drop")
+    comparison = compare_runs(
+        [Contender("whole", sentences, said), Contender("broken", sentences, broken)], drop, ERRTA, SETTINGS
+    )
+    assert comparison.results["broken"].metrics.micro[3:] == (3, 3, 0, 0)
+    assert comparison.versus[0].significance.figures["micro.f1"].difference == 0.0
+    assert comparison.versus[0].lost == ["s0"]
+
+
+def test_too_few_permutations_are_said() -> None:
+    sentences = gold(30, 1)
+    said = predictions(sentences, outcomes(sentences, 2, 0.7))
+    runs = [Contender(name, sentences, said) for name in ("a", "b")]
+    few = compare_runs(runs, METRICS, ERRTA, dataclasses.replace(SETTINGS, permutations=60))
+    assert "60 permutations cannot make any of 4 categories significant" in comparison_page.notes(few)[0]
+    assert comparison_page.notes(compare_runs(runs, METRICS, ERRTA, SETTINGS)) == []
+
+
+# People
+
+
+@pytest.fixture(scope="module")
+def with_people(three: tuple[list[Sentence], RunComparison]) -> RunComparison:
+    sentences, comparison = three
+    runs = [Contender(n, sentences, list(comparison.results[n].predictions.values())) for n in ("base", "better")]
+    people = [
+        Contender(name, sentences, predictions(sentences, outcomes(sentences, seed, 0.9)))
+        for name, seed in (("anna", 11), ("base", 12), ("carl", 13))  # people have names of their own
+    ]
+    return compare_runs(runs, METRICS, ERRTA, SETTINGS, people)
+
+
+def test_people_stand_beside_the_runs_as_one_mean(
+    three: tuple[list[Sentence], RunComparison], with_people: RunComparison
+) -> None:
+    sentences, alone = three
+    assert with_people.versus[0].significance == alone.versus[0].significance
+    tables = build(with_people, {})
+    f1 = [result.metrics.micro.f1 for result in with_people.people.values()]
+    mean = sum(f1) / 3
+    deviation = (sum((value - mean) ** 2 for value in f1) / 2) ** 0.5
+    assert column(tables["models"], "run") == ["base", "better", "human"]
+    assert column(tables["models"], "f1")[2] == pytest.approx(mean)
+    assert column(tables["models"], "f1_deviation") == ["", "", pytest.approx(deviation)]
+    assert column(tables["models"], "f1_difference")[2] == pytest.approx(
+        mean - with_people.results["base"].metrics.micro.f1
+    )
+    primaries = tables["primaries"]
+    assert column(primaries, "human: f1")[-1] == pytest.approx(mean)
+    assert column(primaries, "human: f1_deviation")[-1] == pytest.approx(deviation)
+    of = [result.metrics.primaries["甲"].strict.recall for result in with_people.people.values()]
+    assert column(primaries, "human: recall")[column(primaries, "primary").index("甲")] == pytest.approx(sum(of) / 3)
+    assert tables["human"].table.rows[0][-3:] == f1
+    for sheet in tables.values():
+        assert all(len(row) == len(sheet.table.columns) == len(sheet.kinds) for row in sheet.table.rows)
+    assert with_people.to_json()["human"]["all (micro)"]["f1"]["mean"] == pytest.approx(mean)
+    assert verdicts(with_people)[-1].startswith(f"human (anna, base, carl): mean F1 {100 * mean:.2f}")
+    assert len(with_people.people["base"].predictions) == len(sentences)
+    text = page(with_people)
+    assert "<span>human</span>" in text
+    assert "deviation is the sample standard deviation" in text
+
+
+def test_one_person_has_no_deviation_and_may_stand_beside_one_run() -> None:
+    sentences = gold(40, 2)
+    runs = [Contender("a", sentences, predictions(sentences, outcomes(sentences, 3, 0.7)))]
+    person = [Contender("p", sentences[:30], predictions(sentences, outcomes(sentences, 4, 0.9))[:30])]
+    comparison = compare_runs(runs, METRICS, ERRTA, SETTINGS, person)
+    tables = build(comparison, {})
+    assert column(tables["models"], "f1_deviation") == ["", ""]
+    assert set(column(tables["primaries"], "human: f1_deviation")) == {""}
+    assert comparison_page.notes(comparison) == [
+        "p labelled 30 of 40 sentences and is scored on those alone: not what the runs are scored on."
+    ]
+    assert "p labelled 30 of 40" in page(comparison)
+
+
+# Tables
+
+
+def test_the_tables_hold_the_scores(three: tuple[list[Sentence], RunComparison]) -> None:
+    _, comparison = three
+    tables = build(comparison, {"seed": [1, 2, 3]})
+    results = comparison.results
+    assert column(tables["models"], "f1") == [result.metrics.micro.f1 for result in results.values()]
+    f1 = [result.metrics.micro.f1 for result in results.values()]
+    assert column(tables["models"], "f1_difference") == ["", *(pytest.approx(value - f1[0]) for value in f1[1:])]
+    errors = tables["errors"]
+    for kind, before, after, change, percent in (row[:5] for row in errors.table.rows[:-1]):
+        assert before == results["base"].errta.by_type[kind].errors
+        assert after == results["better"].errta.by_type[kind].errors
+        assert change == after - before
+        assert percent == (pytest.approx(100 * change / before) if before else "")
+    assert errors.table.rows[-1][:2] == ["all", len(results["base"].errta.errors)]
+    primaries = tables["primaries"]
+    assert column(primaries, "primary") == ["丙", "乙", "甲", "all"]
+    assert column(primaries, "better: f1")[2] == results["better"].metrics.primaries["甲"].strict.f1
+    categories = tables["categories"]
+    differences = [row[5] for row in categories.table.rows if row[0] == "better"]
+    assert differences == sorted(differences, reverse=True)
+    rows = {row[1]: row for row in categories.table.rows if row[0] == "better"}
+    before, after = (results[name].metrics.categories["甲_一"] for name in ("base", "better"))
+    assert rows["甲_一"][-3:] == [after.tp - before.tp, after.fp - before.fp, after.fn - before.fn]
+    flips = sum(len(versus.gained) + len(versus.lost) for versus in comparison.versus)
+    assert len(tables["flips"].table.rows) == flips
+    assert tables["config"].table.rows == [["seed", "1", "2", "3"]]
+    assert list(csv.reader(io.StringIO(tables["models"].table.to_csv())))[1][0] == "base"
+
+
+def test_a_category_may_be_called_all() -> None:
+    sentences = [
+        Sentence("a", "北京", [Entity("北京", "all", 0, 2)]),
+        Sentence("b", "东京", [Entity("东京", "城", 0, 2)]),
+    ]
+    right = [Prediction(s.id, list(s.entities)) for s in sentences]
+    runs = [Contender("x", sentences, right), Contender("y", sentences, right[:1])]
+    table = build(compare_runs(runs, METRICS, ERRTA, SETTINGS), {})["primaries"].table
+    assert [row[:2] for row in table.rows] == [["all", 1], ["城", 1], ["all", 2]]
+
+
+def test_values_are_printed_as_papers_do() -> None:
+    printed = [(0.85314, "share"), (0.012, "points"), (-0.012, "points"), (-1234, "change"), (1234, "count")]
+    assert [sheets.shown(*cell) for cell in printed] == ["85.31", "+1.20", "-1.20", "-1,234", "1,234"]
+    assert [sheets.shown(p, "p") for p in (0.0456, 0.00012, 1.0)] == ["0.046", "0.00012", "1.000"]
+    assert sheets.shown(-12.345, "percent") == "-12.3%"
+    with pytest.raises(ValueError, match="in a column of text"):
+        sheets.shown(1, "text")
+
+
+def test_the_best_of_the_runs_is_bold(three: tuple[list[Sentence], RunComparison], with_people: RunComparison) -> None:
+    for comparison in (three[1], with_people):
+        tables = build(comparison, {})
+        runs = list(comparison.results)
+        for figure in ("f1", "macro_f1"):
+            place = tables["models"].table.columns.index(figure)
+            values = column(tables["models"], figure)[: len(runs)]
+            assert {row for row, at in tables["models"].best if at == place} == {values.index(max(values))}
+        primaries = tables["primaries"]
+        for number, row in enumerate(primaries.table.rows):
+            places = [primaries.table.columns.index(f"{run}: recall") for run in runs]
+            top = {at for at in places if row[at] == max(row[at] for at in places)}
+            assert {at for i, at in primaries.best if i == number and at in places} in (top, set())
+        best = f"{100 * comparison.results['better'].metrics.micro.f1:.2f}"
+        assert f"**{best}**" in sheets.markdown(tables)
+        assert rf"\textbf{{{best}}}" in sheets.latex(tables["models"], "models")
+
+
+def test_runs_that_are_the_same_have_no_best() -> None:
+    sentences = gold(20, 2)
+    said = predictions(sentences, outcomes(sentences, 3, 0.7))
+    tables = build(compare_runs([Contender(n, sentences, said) for n in "ab"], METRICS, ERRTA, SETTINGS), {})
+    assert tables["models"].best == tables["primaries"].best == frozenset()
+
+
+def test_latex_holds_nothing_that_latex_would_act_on(three: tuple[list[Sentence], RunComparison]) -> None:
+    table = build(three[1], {})["models"]
+    assert r"better & " in sheets.latex(table, "models")
+    nasty = "[a]*\\input{x} 50% $x_1^2$ a&b #~`--|<>\n\x00"
+    table.table.rows[1][0] = nasty
+    row = sheets.latex(table, "models").split(r"\midrule")[1].splitlines()[2]
+    assert row.startswith(
+        r"{[}a{]}{*}\textbackslash{}input\{x\} 50\% \$x\_1\textasciicircum{}2\$ a\&b \#\textasciitilde{}"
+    )
+    assert row.endswith(r"\\")
+    assert len(re.findall(r"(?<!\\)&", row)) == len(table.table.columns) - 1
+    long = sheets.Sheet("t", dataclasses.replace(table.table, rows=table.table.rows * 20), table.kinds)
+    assert r"\begin{longtable}{lrrrrrrrrrrrr}" in sheets.latex(long, "long")
+
+
+def test_markdown_shows_markup_as_text() -> None:
+    text = sheets.markdown(build(hostile(), {"<b>": ["[x](http://y)", "a|b", "*c*"]}))
+    assert "<" not in text
+    assert "](" not in text
+    assert "&lt;script>alert(1)&lt;/script>" in text
+    assert "a\\|b" in text
+
+
+def test_verdicts_say_whether_and_by_how_much(three: tuple[list[Sentence], RunComparison]) -> None:
+    better, same = verdicts(three[1])
+    assert better.startswith("better against base: F1 ")
+    assert ": significant at 0.05" in better
+    assert ": not significant at 0.05" in same
+    assert f"{len(three[1].versus[0].gained)} sentences became right" in better
+
+
+def test_figures_are_the_same_bytes_each_time(three: tuple[list[Sentence], RunComparison]) -> None:
+    _, comparison = three
+    made = comparison_page.figures(comparison)
+    assert list(made) == ["compare_errors", "compare_categories_1", "compare_categories_2"]
+    assert made == comparison_page.figures(comparison)
+    assert all(png.startswith(b"\x89PNG") for png in made.values())
+
+
+# The page
+
+
+def test_the_page_is_closed_and_holds_the_flips(three: tuple[list[Sentence], RunComparison]) -> None:
+    sentences, comparison = three
+    text = page(comparison)
+    assert text == page(comparison)
+    shell = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert not re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", shell)
+    assert not re.search(r"url\((?!data:)", shell)
+    data = block(text)
+    assert len(data["flips"]) == sum(len(v.gained) + len(v.lost) for v in comparison.versus)
+    texts = {s.id: s for s in sentences}
+    for run, gained, number, missing, before, wrong_before, after, wrong_after, types in data["flips"]:
+        name, _, golds = data["sentences"][number]
+        assert golds == [list(entity) for entity in texts[name].entities]
+        assert name in (comparison.versus[run - 1].gained if gained else comparison.versus[run - 1].lost)
+        worse, marks = (before, wrong_before) if gained else (after, wrong_after)
+        assert (wrong_after if gained else wrong_before) == []
+        wrong = comparison.results["base" if gained else comparison.versus[run - 1].name]
+        assert set(types) == {error.type for error in wrong.errta.errors if error.sentence_id == name} != set()
+        assert [worse[i] for i in marks] == [entity for entity in worse if entity not in golds]
+        assert [golds[i] for i in missing] == [entity for entity in golds if entity not in worse]
+    few = page(dataclasses.replace(comparison, settings=dataclasses.replace(SETTINGS, examples=3)))
+    assert len(block(few)["flips"]) == sum(min(3, len(n)) for v in comparison.versus for n in (v.gained, v.lost))
+    assert "at most 3 of each kind" in block(few)["kept"]
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[browser.Page]:
+    if browser.binary() is None:
+        pytest.skip(f"none of {', '.join(browser.NAMES)} is on PATH: the page cannot be looked at")
+    with browser.chromium() as opened:
+        yield opened
+
+
+def look(tab: browser.Page, folder: Path, text: str) -> None:
+    """Open the page and make sure that nothing went wrong and nothing was asked from outside."""
+    file = folder / "comparison.html"
+    file.write_text(text, encoding="utf-8")
+    tab.errors.clear()
+    tab.requests.clear()
+    tab.open(file)
+    assert tab.errors == []
+    assert tab.run("document.getElementById('fault').hidden") is True
+    assert [url for url in tab.requests if not url.startswith(("data:", file.as_uri()))] == []
+
+
+def test_the_page_in_a_browser(tab: browser.Page, tmp_path: Path, three: tuple[list[Sentence], RunComparison]) -> None:
+    _, comparison = three
+    look(tab, tmp_path, page(comparison))
+    cells = (
+        "[...document.querySelectorAll('#table-models tbody tr')].map((r) => [...r.children].map((c) => c.textContent))"
+    )
+    models = build(comparison, {})["models"].printed()
+    assert tab.run(cells) == [[cell.replace("-", "−") for cell in row] for row in models]
+    heads = "[...document.querySelectorAll('#table-models thead button')]"
+    tab.run(f"{heads}.find((b) => b.textContent === 'f1 difference').click()")
+    assert [row[0] for row in tab.run(cells)] == ["better", "as good", "base"]  # no value comes last
+    assert tab.run("document.querySelectorAll('#chart-errors .fill').length") == 3 * 8
+    count = "Number(document.querySelector('#browser [role=status]').textContent.split(' ')[0])"
+    assert tab.run(count) == sum(len(v.gained) + len(v.lost) for v in comparison.versus)
+    choose = (
+        "for (const [i, value] of [[0, '1'], [1, '0']]) { const node = document.querySelectorAll('#browser select')[i];"
+    )
+    tab.run(choose + " node.value = value; node.dispatchEvent(new Event('change')); }")
+    assert tab.run(count) == len(comparison.versus[0].lost)
+    heads = tab.run("[...document.querySelectorAll('#browser .head')].map((h) => h.textContent)")
+    assert all(head.startswith("lostbetter") for head in heads)
+    tab.run("[...document.querySelectorAll('#chart-errors button')].find((b) => b.textContent === 'missing').click()")
+    flips = block(page(comparison))["flips"]
+    assert tab.run(count) == sum("missing" in flip[8] for flip in flips) > 0
+    bold = "[...document.querySelectorAll('#table-models .best')].map((c) => c.textContent)"
+    assert f"{100 * comparison.results['better'].metrics.micro.f1:.2f}" in tab.run(bold)
+    tab.run("[...document.querySelectorAll('#browser button')].find((b) => b.textContent === 'Clear').click()")
+    assert tab.run("document.querySelectorAll('#browser .example:first-child .lane').length") == 3
+    tab.run("document.querySelector('nav a[href=\"#method\"]').click()")
+    assert tab.run("document.activeElement.id") == "method"
+    wide = {"height": 800, "deviceScaleFactor": 1, "mobile": False}
+    tab.call("Emulation.setDeviceMetricsOverride", width=400, **wide)
+    assert tab.run("document.documentElement.scrollWidth") <= 400  # tables scroll, the page does not
+    tab.call("Emulation.setDeviceMetricsOverride", width=1280, **wide)
+    tab.scheme("dark")
+    assert tab.run("getComputedStyle(document.body).color") == "rgb(228, 231, 236)"
+    tab.scheme("light")
+    assert tab.errors == []
+
+
+def test_the_page_shows_people(tab: browser.Page, tmp_path: Path, with_people: RunComparison) -> None:
+    look(tab, tmp_path, page(with_people))
+    rows = "[...document.querySelectorAll('#table-models tbody tr')].map((r) => r.firstChild.textContent)"
+    assert tab.run(rows) == ["base", "better", "human"]
+    assert tab.run("document.querySelectorAll('#table-human tbody tr').length") == len(
+        build(with_people, {})["human"].table.rows
+    )
+
+
+def test_planted_markup_does_not_run(tab: browser.Page, tmp_path: Path) -> None:
+    text = page(hostile(), name=HOSTILE[1], created=HOSTILE[0], details={HOSTILE[0]: HOSTILE[1]})
+    for planted in HOSTILE[:3]:
+        assert planted not in text[text.index("<body") :]
+        assert html.escape(planted) in text
+    look(tab, tmp_path, text)
+    assert tab.run("document.querySelectorAll('img, main script, .lane b b').length") == 0
+    assert tab.run("[...document.querySelectorAll('*')].filter((n) => n.hasAttribute('onerror')).length") == 0
+    lanes = tab.run("[...document.querySelectorAll('#browser .gold .in')].map((n) => n.textContent)")
+    assert set(lanes) == set(HOSTILE)

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import TEXT, bare, sides
+
+from omniner.records import Entity
+from omniner.score import errta, official
+from omniner.score.metrics import Residue, compare
+from omniner.score.results import ErrtaError
+
+Both = tuple[list[Entity], list[Entity]]
+
+
+def at(surface: str, category: str, text: str = TEXT) -> Entity:
+    start = text.index(surface)
+    return Entity(surface, category, start, start + len(surface))
+
+
+def kinds(missing: Sequence[Entity], extra: Sequence[Entity], text: str = TEXT, unit: str = "span") -> dict[str, int]:
+    found, _ = errta.sort_units(missing, extra, text, unit)
+    return dict(Counter(kind for kind, _, _ in found))
+
+
+def span_errors(gold: list[Entity], predicted: list[Entity], unit: str) -> list[ErrtaError]:
+    comparison = compare([gold], [predicted], unit)
+    errors, _ = errta.errors_of(comparison.residues, ["s"], [TEXT], unit)
+    result = errta.assemble(
+        errors,
+        mode="span",
+        unit=unit,
+        tp=len(comparison.right),
+        missing=comparison.missing,
+        extra=comparison.extra,
+        read=1,
+    )
+    assert sum(count.fn for count in result.by_type.values()) == result.fn == len(comparison.missing)
+    assert sum(count.fp for count in result.by_type.values()) == result.fp == len(comparison.extra)
+    return errors
+
+
+OLYMPICS = at("2024奥运会", "赛事")
+YEAR, GAMES = at("2024", "时间"), at("奥运会", "赛事")
+
+
+def test_one_gold_in_two_pieces_is_one_split() -> None:
+    found, _ = errta.sort_units([OLYMPICS], [GAMES, YEAR], TEXT, "span")
+    assert found == [("split", (OLYMPICS,), (YEAR, GAMES))]
+
+
+def test_two_gold_in_one_piece_is_one_merge() -> None:
+    found, _ = errta.sort_units([GAMES, YEAR], [OLYMPICS], TEXT, "span")
+    assert found == [("merge", (YEAR, GAMES), (OLYMPICS,))]
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "kind"),
+    [
+        (at("奥运会", "a"), at("奥运会", "b"), "classification"),
+        (at("奥运会", "a"), at("奥运会 直播", "a"), "boundary"),
+        (at("奥运会", "a"), at("运会 直播", "a"), "boundary"),
+        (at("奥运会", "a"), at("奥运会 直播", "b"), "boundary_class"),
+        (at("Nanci", "a"), at("Nanci ", "a"), "spelling"),
+        (at("Nanci", "a"), at("Nanci ", "b"), "classification"),
+        (at("Nanci", "a"), Entity("nanci", "a"), "spelling"),
+        (at("Nanci", "a"), Entity("Ｎａｎ ｃｉ", "a"), "spelling"),
+        (at("Nanci", "a"), Entity("nanci", "b"), "classification"),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_one_to_one(gold: Entity, predicted: Entity, kind: str, turned: bool) -> None:
+    if turned:
+        gold, predicted = predicted, gold
+    assert kinds([gold], [predicted]) == {kind: 1}
+
+
+def test_same_surface_elsewhere_is_not_spelling() -> None:
+    gold, predicted = Entity("啊啊", "a", 20, 22), Entity("啊啊", "a", 21, 23)
+    assert kinds([gold], [predicted]) == {"boundary": 1}
+
+
+def test_a_touching_or_distant_span_has_nothing_to_do_with_it() -> None:
+    assert kinds([YEAR], [GAMES]) == {"missing": 1, "redundant": 1}
+
+
+def test_a_surface_that_is_not_in_the_text_stands_alone() -> None:
+    assert kinds([YEAR], [Entity("从未出现", "时间")]) == {"missing": 1, "redundant": 1}
+
+
+def test_pieces_beside_an_exact_span_do_not_undo_its_classification() -> None:
+    whole = OLYMPICS._replace(category="其他")
+    assert kinds([OLYMPICS], [whole, YEAR, GAMES]) == {"classification": 1, "redundant": 2}
+
+
+def test_fewest_errors_win_over_the_nearest_partner() -> None:
+    """Taking 直播 with 运会 直 first would leave two units alone; two boundary errors explain everything."""
+    gold = [at("奥运会", "a"), at("直播", "a")]
+    predicted = [at("会 直", "a"), at("2024奥", "a")]
+    assert kinds(gold, predicted) == {"boundary": 2}
+
+
+def test_answers_without_offsets_are_placed_where_they_explain_most() -> None:
+    text = "面膜好，补水面膜也好，面膜2024奥运会"
+    assert kinds([Entity("面膜纸", "a"), Entity("补水面膜", "a")], [Entity("水面膜也", "a")], text, "pair") == {
+        "boundary": 1,
+        "missing": 1,
+    }
+    pieces = [Entity("2024", "时间"), Entity("奥运会", "赛事")]
+    assert kinds([Entity("2024奥运会", "赛事")], pieces, text, "pair") == {"split": 1}
+    # The prediction's surface stands first elsewhere; the gold one decides which occurrence is meant.
+    assert kinds([Entity("补水面膜", "a")], [Entity("面膜", "a")], text, "pair") == {"boundary": 1}
+    assert kinds([Entity("面膜", "a")], [Entity("补水面膜", "a")], text, "pair") == {"boundary": 1}
+
+
+@settings(max_examples=300, deadline=None)
+@given(sides(), st.sampled_from(["pair", "span"]))
+def test_identity_and_shape_of_errors(both: Both, unit: str) -> None:
+    errors = span_errors(*both, unit)
+    shapes = {"split": (1, None), "merge": (None, 1), "missing": (1, 0), "redundant": (0, 1)}
+    for error in errors:
+        gold, predicted = len(error.gold), len(error.predicted)
+        expected = shapes.get(error.type, (1, 1))
+        assert expected[0] in (gold, None)
+        assert expected[1] in (predicted, None)
+        assert None not in expected or max(gold, predicted) > 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(sides())
+def test_identity_without_offsets(both: Both) -> None:
+    pairs = [{(entity.text, entity.category) for entity in side} for side in both]
+    for gold in (bare(both[0]), both[0]):
+        errors = span_errors(gold, bare(both[1]), "pair")  # checks the identity itself
+        assert (errors == []) == (pairs[0] == pairs[1])
+
+
+@settings(max_examples=150, deadline=None)
+@given(sides(), st.randoms(use_true_random=False), st.booleans())
+def test_span_errors_do_not_depend_on_any_order(both: Both, rng: random.Random, offsets: bool) -> None:
+    gold, predicted = both if offsets else (bare(both[0]), bare(both[1]))
+    unit = "span" if offsets else "pair"
+    expected = sorted(map(repr, span_errors(gold, predicted, unit)))
+    rng.shuffle(gold)
+    rng.shuffle(predicted)
+    assert sorted(map(repr, span_errors(gold, predicted, unit))) == expected
+
+
+def fewest_errors(missing: Sequence[Entity], extra: Sequence[Entity]) -> int:
+    """The slow twin: try every way to cut all units into errors, by the definition of the types."""
+
+    def overlap(a: Entity, b: Entity) -> int:
+        return min(a[3], b[3]) - max(a[2], b[2])  # type: ignore[type-var, operator]
+
+    def holds(whole: Entity, parts: Sequence[Entity]) -> bool:
+        inside = all(whole[2] <= part[2] and part[3] <= whole[3] for part in parts)  # type: ignore[operator]
+        return inside and all(overlap(a, b) <= 0 for a, b in itertools.combinations(parts, 2))
+
+    def solve(gold: tuple[Entity, ...], predicted: tuple[Entity, ...]) -> int:
+        if not gold:
+            return len(predicted)
+        first, rest = gold[0], gold[1:]
+        best = 1 + solve(rest, predicted)
+        for size in range(1, len(predicted) + 1):
+            for chosen in itertools.combinations(predicted, size):
+                left = tuple(unit for unit in predicted if unit not in chosen)
+                if (size == 1 and overlap(first, chosen[0]) > 0) or (size > 1 and holds(first, chosen)):
+                    best = min(best, 1 + solve(rest, left))
+        for unit in predicted:
+            left = tuple(other for other in predicted if other != unit)
+            for size in range(1, len(rest) + 1):
+                for others in itertools.combinations(rest, size):
+                    if holds(unit, (first, *others)):
+                        remaining = tuple(other for other in rest if other not in others)
+                        best = min(best, 1 + solve(remaining, left))
+        return best
+
+    return solve(tuple(missing), tuple(extra))
+
+
+@settings(max_examples=150, deadline=None)
+@given(sides(4))
+def test_no_explanation_has_fewer_errors(both: Both) -> None:
+    comparison = compare([both[0]], [both[1]], "span")
+    for residue in comparison.residues:
+        found, greedy = errta.sort_units(residue.missing, residue.extra, TEXT, "span")
+        same_span = [pair for pair in found if pair[1] and pair[2] and pair[1][0][2:] == pair[2][0][2:]]
+        gone = {unit for _, gold, predicted in same_span for unit in gold + predicted}
+        missing = [unit for unit in residue.missing if unit not in gone]
+        extra = [unit for unit in residue.extra if unit not in gone]
+        if not greedy:
+            assert len(found) == len(same_span) + fewest_errors(missing, extra)
+
+
+def test_large_groups_are_sorted_too_and_counted() -> None:
+    text = "字" * 400
+    gold = [Entity(text[k : k + 9], "a", k, k + 9) for k in range(0, 380, 3)]
+    predicted = [Entity(text[k : k + 7], "a", k, k + 7) for k in range(0, 380, 2)]
+    start = time.process_time()
+    found, greedy = errta.sort_units(gold, predicted, text, "span")
+    assert greedy == 1
+    assert sum(len(units) for _, units, _ in found) == len(gold)
+    assert sum(len(units) for _, _, units in found) == len(predicted)
+    assert Counter(kind for kind, _, _ in found)["boundary"] > 100
+    assert time.process_time() - start < 5
+
+
+@settings(max_examples=200, deadline=None)
+@given(sides())
+def test_official_identity_and_exact_classification_count(both: Both) -> None:
+    comparison = compare([both[0]], [both[1]], "pair")
+    for residue in comparison.residues:
+        found = official.sort_units(residue.missing, residue.extra)
+        assert sorted(u for _, units, _ in found for u in units) == sorted(residue.missing)
+        assert sorted(u for _, _, units in found for u in units) == sorted(residue.extra)
+        surfaces = [Counter(unit.text for unit in units) for units in (residue.missing, residue.extra)]
+        count = sum((surfaces[0] & surfaces[1]).values())
+        assert sum(kind == "classification" for kind, _, _ in found) == count
+
+
+def official_twin(missing: list[Entity], extra: list[Entity]) -> Counter[str]:
+    """The rules in other words: mark first, count afterwards."""
+    used: set[int] = set()
+    label: dict[int, str] = {}
+    for i, gold in enumerate(missing):
+        for j, unit in enumerate(extra):
+            if i not in label and j not in used and gold.text == unit.text and gold.category != unit.category:
+                label[i] = "classification"
+                used.add(j)
+    for i, gold in enumerate(missing):
+        for j, unit in enumerate(extra):
+            if i in label or j in used:
+                continue
+            inside = gold.text in unit.text or unit.text in gold.text
+            one, other = set(gold.text.split()), set(unit.text.split())
+            if inside and gold.category == unit.category:
+                label[i] = "boundary"
+            elif one.issubset(other) or other.issubset(one):
+                label[i] = "split_merge"
+            else:
+                continue
+            used.add(j)
+    counts = Counter(label.values())
+    counts["missing"], counts["redundant"] = len(missing) - len(label), len(extra) - len(used)
+    return +counts
+
+
+@settings(max_examples=200, deadline=None)
+@given(sides())
+def test_official_rules_equal_their_twin(both: Both) -> None:
+    for _, missing, extra in compare([both[0]], [both[1]], "pair").residues:
+        found = official.sort_units(missing, extra)
+        assert Counter(kind for kind, _, _ in found) == official_twin(missing, extra)
+
+
+def test_a_lost_unit_stops_the_run() -> None:
+    errors = official.errors_of([Residue(0, [YEAR], [GAMES])], ["s"])
+    with pytest.raises(errta.IdentityError, match="false negatives"):
+        errta.assemble(errors, mode="official", unit="pair", tp=0, missing=["时间", "丙"], extra=["赛事"], read=1)
+    with pytest.raises(errta.IdentityError, match="false positives"):
+        errta.assemble(errors, mode="official", unit="pair", tp=0, missing=["时间"], extra=["丙"], read=1)

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from strategies import CATEGORIES, TEXT, bare, flat, sides
+
+from omniner.corpus.taxonomy import primary_of
+from omniner.records import Entity
+from omniner.score.metrics import Counts, compare, counts_for, evaluate, score_row
+from omniner.score.resampling import intervals
+from omniner.score.results import Metrics
+
+PRIMARY = {name: primary_of(name) for name in CATEGORIES}
+Corpus = list[tuple[list[Entity], list[Entity]]]
+
+
+def metrics_of(corpus: Corpus, unit: str) -> Metrics:
+    return evaluate(compare([g for g, _ in corpus], [p for _, p in corpus], unit), PRIMARY)
+
+
+def slow_counts(corpus: Corpus, unit: str, name: object) -> tuple[int, int, int]:
+    """The obvious way: for each sentence, the sets of what is meant and what was said, by name."""
+    tp = fp = fn = 0
+    for gold, predicted in corpus:
+        place = (lambda e: e.text) if unit == "pair" else (lambda e: (e.start, e.end))
+        meant = {(place(entity), name(entity.category)) for entity in gold}
+        said = {(place(entity), name(entity.category)) for entity in predicted}
+        meant, said = ({u for u in units if u[1] is not None} for units in (meant, said))
+        tp += len(meant & said)
+        fp += len(said - meant)
+        fn += len(meant - said)
+    return tp, fp, fn
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(sides(), max_size=5), st.sampled_from(["pair", "span"]))
+def test_counts_equal_the_obvious_way(corpus: Corpus, unit: str) -> None:
+    metrics = metrics_of(corpus, unit)
+    assert metrics.micro[4:] == slow_counts(corpus, unit, lambda category: category)
+    assert metrics.relaxed[4:] == slow_counts(corpus, unit, primary_of)
+    for name in CATEGORIES:
+        expected = slow_counts(corpus, unit, lambda category, name=name: category if category == name else None)
+        row = metrics.categories.get(name)
+        assert (row[4:] if row else (0, 0, 0)) == expected
+    for primary, (strict, relaxed) in metrics.primaries.items():
+        inside = [row for name, row in metrics.categories.items() if primary_of(name) == primary]
+        assert strict[4:] == tuple(sum(row[k] for row in inside) for k in (4, 5, 6))
+        expected = slow_counts(corpus, unit, lambda c, p=primary: p if primary_of(c) == p else None)
+        assert relaxed[4:] == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(sides(), max_size=5), st.sampled_from(["pair", "span"]))
+def test_means_are_means_of_the_rows(corpus: Corpus, unit: str) -> None:
+    metrics = metrics_of(corpus, unit)
+    rows = list(metrics.categories.values())
+    gold = [row for row in rows if row.support]
+    for k in range(3):
+        assert metrics.macro_seen[k] == pytest.approx(np.mean([row[k] for row in rows]) if rows else 0, abs=1e-12)
+        assert metrics.macro[k] == pytest.approx(np.mean([row[k] for row in gold]) if gold else 0, abs=1e-12)
+        weighted = sum(row[k] * row.support for row in rows) / sum(row.support for row in rows) if gold else 0
+        assert metrics.weighted[k] == pytest.approx(weighted, abs=1e-12)
+
+
+def test_repeats_count_once_and_order_is_the_first_mention() -> None:
+    gold = [Entity("b", "甲_一"), Entity("a", "甲_一"), Entity("b", "甲_一")]
+    predicted = [Entity("x", "丙"), Entity("x", "丙"), Entity("a", "甲_一"), Entity("a", "甲_一")]
+    comparison = compare([gold], [predicted], "pair")
+    assert comparison.right == ["甲_一"]
+    assert comparison.residues[0].missing == [Entity("b", "甲_一")]
+    assert comparison.residues[0].extra == [Entity("x", "丙")]
+
+
+def test_pairs_do_not_ask_where_and_spans_do() -> None:
+    gold, predicted = [Entity("啊", "丙", 17, 18)], [Entity("啊", "丙", 18, 19)]
+    assert counts_for(gold, predicted, "pair").micro().f1 == 1
+    assert counts_for(gold, predicted, "span").micro().f1 == 0
+
+
+def test_zero_denominators() -> None:
+    assert score_row(0, 0, 0)[:3] == (0, 0, 0)
+    assert score_row(0, 3, 0)[:3] == (0, 0, 0)
+    assert metrics_of([], "pair").macro.f1 == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(sides(), max_size=6), st.integers(0, 6))
+def test_counts_add_up_over_any_cut(corpus: Corpus, cut: int) -> None:
+    whole = Counts.of(compare([g for g, _ in corpus], [p for _, p in corpus], "span"))
+    parts = [Counts(), Counts()]
+    for place, (gold, predicted) in enumerate(corpus):
+        parts[place >= cut].add(gold, predicted, "span")
+    vector = parts[0].vector(CATEGORIES) + parts[1].vector(CATEGORIES)
+    assert (vector == whole.vector(CATEGORIES)).all()
+    assert Counts.from_vector(vector, CATEGORIES).rows() == whole.rows()
+    parts[0].merge(parts[1])
+    assert parts[0].rows() == whole.rows()
+
+
+def test_a_vector_never_loses_a_category() -> None:
+    with pytest.raises(KeyError, match="丙"):
+        counts_for([Entity("x", "丙")], [], "pair").vector(("甲_一",))
+
+
+def tags(entities: list[Entity]) -> list[str]:
+    row = ["O"] * len(TEXT)
+    for entity in entities:
+        assert entity.start is not None
+        assert entity.end is not None
+        inside = [f"I-{entity.category}"] * (entity.end - entity.start - 1)
+        row[entity.start : entity.end] = [f"B-{entity.category}", *inside]
+    return row
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(flat(), flat()), min_size=1, max_size=5))
+def test_agrees_with_seqeval(corpus: Corpus) -> None:
+    from seqeval.metrics.v1 import precision_recall_fscore_support
+    from seqeval.scheme import IOB2
+
+    gold, predicted = [tags(g) for g, _ in corpus], [tags(p) for _, p in corpus]
+    metrics = metrics_of(corpus, "span")
+    options = {"scheme": IOB2, "zero_division": 0}
+    assume(any(itertools.chain(*corpus)))  # without a mention seqeval has no rows
+    theirs = precision_recall_fscore_support(gold, predicted, average="micro", **options)
+    assert metrics.micro[:3] == pytest.approx(theirs[:3], abs=1e-12)
+    by_category = precision_recall_fscore_support(gold, predicted, average=None, **options)
+    ours = [row[:4] for row in metrics.categories.values()]
+    assert np.array(ours).T.reshape(4, -1) == pytest.approx(np.array(by_category), abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(flat(), flat()), min_size=1, max_size=5))
+def test_agrees_with_nervaluate(corpus: Corpus) -> None:
+    from nervaluate import Evaluator
+
+    gold, predicted = [tags(g) for g, _ in corpus], [tags(p) for _, p in corpus]
+    theirs = Evaluator(gold, predicted, tags=list(CATEGORIES), loader="list").evaluate()["overall"]["strict"]
+    micro = metrics_of(corpus, "span").micro
+    assert micro.tp == theirs.correct
+    assert (micro.precision, micro.recall) == pytest.approx((theirs.precision, theirs.recall), abs=1e-12)
+
+
+def random_corpus(sentences: int, seed: int) -> Corpus:
+    rng = random.Random(seed)
+    corpus = []
+    for _ in range(sentences):
+        gold = [Entity("词", rng.choice(CATEGORIES), 3 * k, 3 * k + 1) for k in range(rng.randrange(6))]
+        answer = [entity._replace(category=rng.choice(CATEGORIES)) if rng.random() < 0.3 else entity for entity in gold]
+        corpus.append((gold, answer))
+    return corpus
+
+
+def test_intervals_hold_the_score_are_seeded_and_shrink_with_data() -> None:
+    width = {}
+    for sentences in (50, 800):
+        corpus = random_corpus(sentences, 1)
+        comparison = compare([g for g, _ in corpus], [p for _, p in corpus], "span")
+        metrics = evaluate(comparison, PRIMARY)
+        found = intervals(comparison, range(sentences), 500, 0.95, 3)
+        assert found == intervals(comparison, range(sentences), 500, 0.95, 3)
+        assert found != intervals(comparison, range(sentences), 500, 0.95, 4)
+        for name in ("precision", "recall", "f1"):
+            low, high = found[f"micro.{name}"]
+            assert low < getattr(metrics.micro, name) < high
+        low, high = found["macro.f1"]
+        assert low < metrics.macro.f1 < high
+        width[sentences] = found["micro.f1"].high - found["micro.f1"].low
+    # The standard error falls with the square root of the sample: 16 times the data, a quarter of the width.
+    assert width[800] / width[50] == pytest.approx(1 / 4, rel=0.35)
+
+
+def test_interval_of_a_proportion_is_the_textbook_one() -> None:
+    """400 independent one-unit sentences, a quarter wrong: recall is a binomial proportion."""
+    gold = [[Entity("词", "丙", 0, 1)]] * 400
+    predicted = [[Entity("词", "丙", 0, 1)] if place % 4 else [] for place in range(400)]
+    low, high = intervals(compare(gold, predicted, "span"), range(400), 4000, 0.95, 0)["micro.recall"]
+    error = 1.96 * math.sqrt(0.75 * 0.25 / 400)
+    assert (low, high) == pytest.approx((0.75 - error, 0.75 + error), abs=0.006)
+
+
+def test_sentences_of_a_post_are_drawn_together() -> None:
+    """Copies of a sentence in one post carry no new information: the interval stays as wide as without them."""
+    corpus = random_corpus(60, 2)
+    copied = list(itertools.chain.from_iterable([pair] * 5 for pair in corpus))
+    posts = [place // 5 for place in range(300)]
+    alone = intervals(compare(*zip(*corpus, strict=True), "span"), range(60), 800, 0.95, 0)["micro.f1"]
+    together = intervals(compare(*zip(*copied, strict=True), "span"), posts, 800, 0.95, 0)["micro.f1"]
+    assert together == pytest.approx(alone, abs=1e-9)
+
+
+def test_no_intervals_without_draws_or_sentences() -> None:
+    comparison = compare([[Entity("词", "丙")]], [[]], "pair")
+    assert intervals(comparison, [0], 0, 0.95, 0) == {}
+    assert intervals(compare([], [], "pair"), [], 100, 0.95, 0) == {}
+    assert intervals(comparison, [0], 10, 0.95, 0)["micro.f1"] == (0, 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(sides())
+def test_offsets_do_not_matter_for_pairs(both: tuple[list[Entity], list[Entity]]) -> None:
+    gold, predicted = both
+    with_offsets = counts_for(gold, predicted, "pair").rows()
+    assert with_offsets == counts_for(bare(gold), bare(predicted), "pair").rows()

@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import TEXT, bare, sides
+
+from omniner.config.groups import ErrtaConfig, MetricsConfig
+from omniner.corpus.taxonomy import load
+from omniner.errors import UserError
+from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
+from omniner.score import predictions
+from omniner.score.results import ERROR_TYPES, ScoreResult
+from omniner.score.scoring import score, score_loaded
+
+METRICS = MetricsConfig(unit="auto", profile="own", on_parse_failure="empty", bootstrap=0, confidence=0.95, seed=0)
+OFFICIAL = dataclasses.replace(METRICS, profile="official")
+ERRTA = ErrtaConfig(mode="auto", examples=5, top=5)
+SPAN = dataclasses.replace(ERRTA, mode="span")
+
+GOLD = [
+    Sentence("a", "看2024奥运会", [Entity("2024奥运会", "赛事", 1, 8)]),
+    Sentence("b", "我爱北京", [Entity("北京", "地点", 2, 4)]),
+]
+SAID = [
+    Prediction("a", [Entity("2024", "时间", 1, 5), Entity("奥运会", "赛事", 5, 8)]),
+    Prediction("b", [Entity("北京", "地点", 2, 4)]),
+]
+GENERATED = [
+    {"prompt": "p", "label": '[["面膜", "品类_产品"]]', "predict": '[["面膜", "品牌"]]'},
+    {"prompt": "p", "label": '[["初屿", "品牌"]]', "predict": '```[["初屿", "品牌"]]```'},
+    {"prompt": "p", "label": '[["除湿", "功能"]]', "predict": "没有"},
+]
+
+
+def write(path: Path, items: list[Any]) -> Path:
+    path.write_text("".join(f"{to_line(item) if isinstance(item, dict) else item}\n" for item in items), "utf-8")
+    return path
+
+
+def codes(result: ScoreResult) -> list[str]:
+    return [issue.code for issue in result.issues]
+
+
+def test_spans_where_everything_has_offsets() -> None:
+    result = score(GOLD, SAID, METRICS, ERRTA, None)
+    assert (result.unit, result.mode, result.identity_ok) == ("span", "span", True)
+    assert result.metrics.micro[4:] == (1, 2, 1)
+    assert result.errta.counts["split"] == result.errta.counts["split_merge"] == 1
+    assert result.errta.by_type["split"] == (1, 1, 2)
+
+
+def test_pairs_and_the_official_rules_where_one_side_has_none() -> None:
+    said = [Prediction(p.id, bare(p.entities)) for p in SAID]
+    result = score(GOLD, said, METRICS, ERRTA, None)
+    assert (result.unit, result.mode) == ("pair", "official")
+    assert result.errta.counts == {"classification": 0, "boundary": 1, "split_merge": 0, "missing": 0, "redundant": 1}
+    by_place = score(GOLD, said, METRICS, SPAN, None)
+    assert (by_place.unit, by_place.mode) == ("pair", "span")
+    assert by_place.errta.counts["split"] == 1
+
+
+def test_what_cannot_be_had_is_a_user_error() -> None:
+    said = [Prediction(p.id, bare(p.entities)) for p in SAID]
+    with pytest.raises(UserError, match=r"metrics\.unit"):
+        score(GOLD, said, dataclasses.replace(METRICS, unit="span"), ERRTA, None)
+    with pytest.raises(UserError, match=r"metrics\.unit"):
+        score(GOLD, said, dataclasses.replace(OFFICIAL, unit="span"), ERRTA, None)
+    mute = [Sentence(s.id, "", bare(s.entities)) for s in GOLD]
+    with pytest.raises(UserError, match=r"errta\.mode"):
+        score(mute, said, METRICS, SPAN, None)
+    with pytest.raises(UserError, match="same id"):
+        score([*GOLD, GOLD[0]], SAID, METRICS, ERRTA, None)
+
+
+def test_missing_unknown_and_double_predictions_are_issues() -> None:
+    said = [SAID[1], Prediction("b", []), Prediction("x", [Entity("y", "z", 0, 1)])]
+    result = score(GOLD, said, METRICS, ERRTA, None)
+    assert sorted(codes(result)) == ["duplicate-prediction", "no-prediction", "unknown-id"]
+    assert result.metrics.micro[4:] == (1, 0, 1)
+    assert (result.parse.sentences, result.parse.scored) == (2, 2)
+
+
+def test_unreadable_answers_are_empty_or_dropped() -> None:
+    said = [SAID[0], Prediction("b", [], "我不知道", "failed", "not JSON")]
+    result = score(GOLD, said, METRICS, ERRTA, None)
+    assert (result.parse.failed, result.parse.scored, result.metrics.micro.fn) == (1, 2, 2)
+    assert result.parse.failures[0].raw == "我不知道"
+    result = score(GOLD, said, dataclasses.replace(METRICS, on_parse_failure="drop"), ERRTA, None)
+    assert (result.parse.failed, result.parse.scored, result.metrics.micro.fn) == (1, 1, 1)
+    assert codes(result) == ["dropped"]
+
+
+def test_the_stable_names_of_scores_json() -> None:
+    result = score(GOLD, SAID, dataclasses.replace(METRICS, bootstrap=20), ERRTA, load("omniner2025"))
+    content = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert content["metrics"]["micro"].keys() >= {"precision", "recall", "f1", "tp", "fp", "fn"}
+    for name in ("macro", "macro_seen", "weighted"):
+        assert content["metrics"][name].keys() >= {"precision", "recall", "f1"}
+    assert content["metrics"]["categories"]["赛事"].keys() >= {"precision", "recall", "f1", "support"}
+    assert content["metrics"]["primaries"]["赛事"]["relaxed"]["support"] == 1
+    assert len(content["metrics"]["intervals"]["micro.f1"]) == 2
+    assert content["errta"]["counts"].keys() == set(ERROR_TYPES)
+    assert content["parse"].keys() == {"sentences", "scored", "errta_read", "failed", "repaired"}
+    assert content["timing"].keys() == {"read", "metrics", "errta"}
+    assert content["signature"].startswith("profile:own|unit:span|")
+    assert set(result.primary) == set(result.metrics.categories)
+
+
+def test_the_signature_follows_data_and_settings_and_nothing_else() -> None:
+    signature = score(GOLD, SAID, METRICS, ERRTA, None).signature
+    assert score(list(GOLD), [*reversed(SAID)], METRICS, ERRTA, None).signature == signature
+    other = [SAID[0], Prediction("b", [Entity("北京", "人物", 2, 4)])]
+    moved = [SAID[0], Prediction("b", [Entity("北京", "地点", 0, 2)])]
+    changed = [
+        score(GOLD, other, METRICS, ERRTA, None),
+        score(GOLD, moved, METRICS, ERRTA, None),
+        score(GOLD[:1], SAID[:1], METRICS, ERRTA, None),
+        score(GOLD, SAID, dataclasses.replace(METRICS, unit="pair"), ERRTA, None),
+        score(GOLD, SAID, dataclasses.replace(METRICS, bootstrap=3), ERRTA, None),
+    ]
+    assert len({signature, *(result.signature for result in changed)}) == 6
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(sides(), max_size=6), st.sampled_from(["pair", "span"]), st.sampled_from(["official", "span"]))
+def test_identity_holds_in_every_mode(corpus: list[Any], unit: str, mode: str) -> None:
+    gold = [Sentence(str(k), TEXT, g) for k, (g, _) in enumerate(corpus)]
+    said = [Prediction(str(k), p) for k, (_, p) in enumerate(corpus)]
+    metrics, errta = dataclasses.replace(METRICS, unit=unit), dataclasses.replace(ERRTA, mode=mode)
+    result = score(gold, said, metrics, errta, None)
+    assert sum(len(error.gold) for error in result.errta.errors) == result.errta.fn
+    assert sum(len(error.predicted) for error in result.errta.errors) == result.errta.fp
+    if result.errta.unit == unit:
+        assert (result.errta.tp, result.errta.fp, result.errta.fn) == result.metrics.micro[4:]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(sides(), min_size=1, max_size=4))
+def test_the_profiles_agree_on_well_formed_pairs(corpus: list[Any]) -> None:
+    gold = [Sentence(str(k), TEXT, bare(g)) for k, (g, _) in enumerate(corpus)]
+    said = [Prediction(str(k), bare(p)) for k, (_, p) in enumerate(corpus)]
+    pair, rules = dataclasses.replace(METRICS, unit="pair"), dataclasses.replace(ERRTA, mode="official")
+    own, official = (score(gold, said, metrics, rules, None) for metrics in (pair, OFFICIAL))
+    assert own.metrics == official.metrics
+    assert own.errta == official.errta
+
+
+def test_generated_predictions_bring_their_gold(tmp_path: Path) -> None:
+    path = write(tmp_path / "generated_predictions.jsonl", GENERATED)
+    loaded = predictions.read(path, None)
+    own = score_loaded(loaded, METRICS, ERRTA)
+    assert (own.parse.failed, own.parse.repaired, own.parse.scored) == (1, 1, 3)
+    assert own.metrics.micro[4:] == (1, 1, 2)
+    official = score_loaded(loaded, OFFICIAL, ERRTA)
+    assert (official.parse.scored, official.parse.errta_read, official.metrics.micro[4:]) == (1, 1, (0, 1, 1))
+    assert own.timing["read"] > 0
+
+
+def test_texts_and_gold_from_elsewhere(tmp_path: Path) -> None:
+    path = write(tmp_path / "generated_predictions.jsonl", GENERATED[:2])
+    texts = [{"instruction": "i", "input": text, "output": "[]"} for text in ("面膜好", "初屿")]
+    (tmp_path / "test.json").write_text(json.dumps(texts), "utf-8")
+    loaded = predictions.read(path, None)
+    assert [sentence.text for sentence in loaded.gold] == ["面膜好", "初屿"]
+    assert score_loaded(loaded, METRICS, SPAN).errta.counts["classification"] == 1
+    corpus = write(
+        tmp_path / "corpus.jsonl",
+        [{"id": "x", "text": "面膜好", "entities": [], "post_id": "p"}, {"id": "y", "text": "初屿", "entities": []}],
+    )
+    loaded = predictions.read(path, corpus)
+    assert [sentence.post_id for sentence in loaded.gold] == ["p", None]
+    assert score_loaded(loaded, METRICS, ERRTA).metrics.micro[4:] == (0, 2, 0)
+    assert score_loaded(loaded, OFFICIAL, ERRTA).metrics.micro[4:] == (0, 1, 1), "the scripts read the labels"
+    write(corpus, [{"id": "x", "text": "面膜好", "entities": []}])
+    with pytest.raises(UserError, match="1 sentences, but"):
+        predictions.read(path, corpus)
+    (tmp_path / "test.json").write_text(json.dumps(texts[:1]), "utf-8")
+    assert [issue.code for issue in predictions.read(path, None).issues] == ["label-repaired", "test-json"][1:]
+
+
+def test_our_own_lines_with_gold_beside_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "predictions.jsonl", [prediction_to_json(prediction) for prediction in SAID])
+    with pytest.raises(UserError, match=r"gold\.jsonl"):
+        predictions.read(path, None)
+    write(tmp_path / "gold.jsonl", [sentence_to_json(sentence) for sentence in GOLD])
+    loaded = predictions.read(path, None)
+    assert (loaded.gold, loaded.predictions, loaded.issues) == (GOLD, SAID, [])
+    assert [predictions.prediction_from_line(line) for line in path.read_text("utf-8").splitlines()] == SAID
+    other = write(tmp_path / "other.jsonl", [sentence_to_json(dataclasses.replace(s, id=f"no-{s.id}")) for s in GOLD])
+    with pytest.raises(UserError, match="no id is one"):
+        predictions.read(path, other)
+
+
+def test_broken_lines_are_issues_with_their_line(tmp_path: Path) -> None:
+    deep = '{"id": "d", "entities": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    lines = [
+        prediction_to_json(SAID[1]),
+        "{broken",
+        deep,
+        {"id": None, "entities": []},
+        {
+            "id": "a",
+            "entities": [["2024奥运会", "赛事"], {"text": 5}, {"text": "x", "category": "y", "start": 9, "end": 2}],
+        },
+        {"id": "c", "entities": "none"},
+        {"id": "e", "raw": '[["北京", "地点"],]'},
+        "[]",
+    ]
+    write(tmp_path / "gold.jsonl", [sentence_to_json(sentence) for sentence in GOLD])
+    loaded = predictions.read(write(tmp_path / "predictions.jsonl", lines), None)
+    found = [(issue.code, issue.line) for issue in loaded.issues]
+    assert found == [
+        ("bad-line", 2),
+        ("bad-line", 3),
+        ("bad-line", 4),
+        ("bad-entity", 5),
+        ("bad-offsets", 5),
+        ("bad-entities", 6),
+        ("bad-line", 8),
+    ]
+    answers = {prediction.id: prediction for prediction in loaded.predictions}
+    assert answers["a"].entities == [Entity("2024奥运会", "赛事"), Entity("x", "y")]
+    assert (answers["e"].parse, answers["e"].entities) == ("repaired", [Entity("北京", "地点")])
+
+
+def test_broken_generated_lines(tmp_path: Path) -> None:
+    good = GENERATED[0]
+    lines = [good, "nonsense", {"label": 5, "predict": "[]"}, {"label": "[]"}, {**good, "label": "[[broken"}, good]
+    loaded = predictions.read(write(tmp_path / "g.jsonl", lines), None)
+    assert [(i.code, i.line) for i in loaded.issues] == [
+        ("bad-line", 2),
+        ("bad-line", 3),
+        ("bad-line", 4),
+        ("label-failed", 5),
+    ]
+    result = score_loaded(loaded, METRICS, ERRTA)
+    assert (result.parse.sentences, result.parse.scored) == (4, 3)
+    assert {"no-gold", "no-prediction"} <= set(codes(result))
+
+
+def test_byte_order_mark_costs_the_official_scripts_the_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "g.jsonl"
+    path.write_text("\ufeff" + "".join(f"{to_line(item)}\n" for item in GENERATED[:1] * 2), "utf-8")
+    loaded = predictions.read(path, None)
+    assert score_loaded(loaded, METRICS, ERRTA).parse.scored == 2
+    official = score_loaded(loaded, OFFICIAL, ERRTA)
+    assert (official.parse.scored, official.parse.errta_read, len(official.errta.crashes)) == (1, 1, 1)
+
+
+def test_a_backslash_written_as_an_escape_survives_the_errta_reader(tmp_path: Path) -> None:
+    label = '[["a\\\\b", "x"]]'  # decoded text; JSON for the surface a\b
+    escaped = json.dumps({"label": label, "predict": '[["ab", "x"]]'}).replace("\\\\", "\\u005c")
+    plain = json.dumps({"label": label, "predict": '[["ab", "x"]]'})
+    results = [
+        score_loaded(predictions.read(write(tmp_path / "g.jsonl", [line]), None), OFFICIAL, ERRTA)
+        for line in (plain, escaped)
+    ]
+    assert [result.metrics.micro.tp for result in results] == [0, 0]
+    assert [result.errta.tp for result in results] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("", "empty"),
+        ("a\tb\n", "no line with a JSON object"),
+        ('{"text": "x", "label": []}\n', None),
+        ('{"a": 1}\n', "keys"),
+    ],
+)
+def test_a_file_of_no_known_kind(content: str, found: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(content, "utf-8")
+    if found is None:
+        assert [issue.code for issue in predictions.read(path, None).issues] == ["bad-line"]
+        return
+    with pytest.raises(UserError, match=found) as error:
+        predictions.read(path, None)
+    assert f"{path}:1" in error.value.where
+    with pytest.raises(UserError):
+        predictions.read(tmp_path / "absent.jsonl", None)
+
+
+@pytest.mark.parametrize("line", ["{broken", "[]", '{"entities": []}', '{"id": "a", "entities": [5]}'])
+def test_one_line_that_is_no_prediction(line: str) -> None:
+    with pytest.raises(UserError, match="no prediction"):
+        predictions.prediction_from_line(line)
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from omniner.analysis.scores import predictions
+from omniner.score.scoring import score_loaded
+from omniner.config.groups import ErrtaConfig, MetricsConfig
+for profile, mode in (("own", "span"), ("official", "auto")):
+    metrics = MetricsConfig("auto", profile, "empty", 50, 0.95, 0)
+    result = score_loaded(predictions.read(Path(sys.argv[1]), None), metrics, ErrtaConfig(mode, 5, 5))
+    result.timing = {}
+    print(json.dumps(result.to_json()), result.errta.errors, result.issues, sorted(result.primary))
+assert not {"torch", "pandas", "matplotlib"} & set(sys.modules)
+"""
+
+
+def test_the_result_does_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    names = ["面", "面膜", "补水面膜", "Nanci", "膜"]
+
+    def side() -> str:
+        pairs = [[rng.choice(names), rng.choice("甲乙丙")] for _ in range(rng.randrange(6))]
+        return json.dumps(pairs, ensure_ascii=False) if rng.random() < 0.9 else str(pairs)
+
+    path = write(tmp_path / "g.jsonl", [{"prompt": "", "label": side(), "predict": side()} for _ in range(60)])
+    texts = [{"input": "补水面膜和Nanci的面膜"}] * 60
+    (tmp_path / "test.json").write_text(json.dumps(texts), "utf-8")
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(path)],
+            env={"PYTHONHASHSEED": seed, "PATH": "/usr/bin", "PYTHONIOENCODING": "utf-8"},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(outputs) == 1
+    assert outputs.pop()

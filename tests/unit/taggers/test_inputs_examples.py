@@ -1,0 +1,98 @@
+"""Examples, what is lost on the way to them, and entity replacement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from omniner.config.groups import EncodingConfig
+from omniner.errors import UserError
+from omniner.records import Entity, Sentence
+from omniner.taggers.inputs import CharacterInput, Encoder, Vocabulary
+from omniner.taggers.tags import TagScheme
+from omniner.training.data import EntityReplacement
+
+
+def encoder(max_length: int, on_too_long: str, max_span: int | None = None) -> Encoder:
+    vocabulary = Vocabulary.build(["张三在北京大学"], 1, bigrams=True)
+    config = EncodingConfig(max_length, on_too_long)
+    return Encoder(CharacterInput(vocabulary), TagScheme(["人", "地", "校"]), config, max_span)
+
+
+def sentence(*entities: tuple[int, int, str], id: str = "s", text: str = "张三在北京大学") -> Sentence:
+    return Sentence(id, text, [Entity(text[start:end], category, start, end) for start, end, category in entities])
+
+
+def test_an_example_has_inputs_tags_and_gold() -> None:
+    made, issues = encoder(100, "fail").encode([sentence((0, 2, "人"), (3, 7, "校"))])
+    assert not issues
+    (example,) = made
+    assert example.spans == [(0, 2, 0), (3, 7, 2)]
+    assert example.inputs["characters"].shape == (7,)
+    assert example.inputs["bigrams"].shape == (8,)
+    names = [TagScheme(["人", "地", "校"]).tags[tag] for tag in example.tags.tolist()]
+    assert names == ["B-人", "E-人", "O", "B-校", "I-校", "I-校", "E-校"]
+
+
+def test_too_long_fails_by_default_and_names_the_ids() -> None:
+    with pytest.raises(UserError, match=r"encoding\.max_length: 1 sentences .*long-7"):
+        encoder(5, "fail").encode([sentence(id="long-7"), sentence(id="short", text="张三")])
+
+
+def test_skipped_sentences_are_issues() -> None:
+    made, issues = encoder(5, "skip").encode([sentence(id="long"), sentence(id="short", text="张三")])
+    assert [example.id for example in made] == ["short"]
+    assert [(issue.code, issue.id) for issue in issues] == [("too-long-skipped", "long")]
+
+
+def test_truncation_names_the_lost_gold_and_keeps_it_for_scoring() -> None:
+    whole = sentence((0, 2, "人"), (3, 7, "校"))
+    made, issues = encoder(5, "truncate").encode([whole])
+    assert made[0].length == 5
+    assert made[0].spans == [(0, 2, 0)]
+    assert made[0].gold == whole.entities
+    assert [issue.code for issue in issues] == ["too-long-truncated", "gold-truncated"]
+
+
+def test_what_cannot_be_learnt_is_an_issue() -> None:
+    odd = sentence((3, 7, "校"), (3, 5, "地"), (0, 2, "神"))
+    odd.entities.append(Entity("三", "人"))
+    made, issues = encoder(100, "fail").encode([odd, sentence(id="empty", text="")])
+    assert made[0].spans == [(3, 5, 1), (3, 7, 2)]
+    codes = [(issue.code, issue.id) for issue in issues]
+    assert codes == [("inactive-category", "s"), ("no-offsets", "s"), ("nested-entity", "s"), ("empty-text", "empty")]
+    # a span head can express nesting
+    _, issues = encoder(100, "fail", max_span=4).encode([odd])
+    assert [issue.code for issue in issues] == ["inactive-category", "no-offsets"]
+    _, issues = encoder(100, "fail", max_span=3).encode([odd])
+    assert [issue.code for issue in issues] == ["inactive-category", "no-offsets", "long-entity"]
+
+
+def test_replacement_keeps_offsets_and_follows_its_seed() -> None:
+    sentences = [
+        sentence((0, 2, "人"), (3, 7, "校")),
+        sentence((1, 4, "人"), (5, 7, "校"), id="t", text="请李小四来清华吧"),
+    ]
+    replacement = EntityReplacement(sentences, 0.5, seed=1)
+    seen = set()
+    for epoch in range(30):
+        for position, original in enumerate(sentences):
+            made = replacement.sentence(position, epoch)
+            assert made == EntityReplacement(sentences, 0.5, seed=1).sentence(position, epoch)
+            assert [e.category for e in made.entities] == [e.category for e in original.entities]
+            for entity in made.entities:
+                assert entity.start is not None
+                assert made.text[entity.start : entity.end] == entity.text
+            seen.add(made.text)
+    assert len(seen) == 8  # two surfaces per category, two mentions per sentence, two sentences
+    assert EntityReplacement(sentences, 0.5, seed=2).sentence(0, 0) is not None
+    nested = sentence((3, 7, "校"), (3, 5, "地"))
+    assert EntityReplacement([nested], 0.9, seed=1).sentence(0, 0) is nested
+
+
+def test_encoding_is_the_same_for_every_run(tmp_path: Path) -> None:
+    first, _ = encoder(100, "fail").encode([sentence((0, 2, "人"))])
+    second, _ = encoder(100, "fail").encode([sentence((0, 2, "人"))])
+    assert all(torch.equal(first[0].inputs[name], second[0].inputs[name]) for name in first[0].inputs)

@@ -1,0 +1,181 @@
+"""Which files an entry of `runs` means, and which runs can be compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omniner.config import compose
+from omniner.config.groups import Config
+from omniner.errors import UserError
+from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
+from omniner.tasks import compare
+
+TEXTS = ["我爱北京", "去上海吃火锅", "今天没有"]
+GOLD = [
+    Sentence("a", TEXTS[0], [Entity("北京", "地点", 2, 4)], "p"),
+    Sentence("b", TEXTS[1], [Entity("上海", "地点", 1, 3), Entity("火锅", "食物", 4, 6)], "p"),
+    Sentence("c", TEXTS[2], [], "q"),
+]
+SAID = [Prediction("a", [GOLD[0].entities[0]]), Prediction("b", [GOLD[1].entities[1]]), Prediction("c")]
+
+
+def write(path: Path, items: Sequence[Any], as_json: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{to_line(as_json(item))}\n" for item in items), encoding="utf-8")
+    return path
+
+
+def folder(
+    path: Path,
+    gold: Sequence[Sentence] = GOLD,
+    said: Sequence[Prediction] = SAID,
+    status: str = "finished",
+    **config: Any,
+) -> Path:
+    """The folder of a run."""
+    write(path / "gold.jsonl", gold, sentence_to_json)
+    write(path / "predictions.jsonl", said, prediction_to_json)
+    (path / "run_state.json").write_text(json.dumps({"status": status, "run_id": f"id of {path.name}"}))
+    (path / "config.yaml").write_text(json.dumps({"name": path.name, **config}), encoding="utf-8")  # JSON is YAML
+    return path
+
+
+def settings(*runs: str, gold: Path | None = None) -> Config:
+    config = compose.load(["tracking=off"])
+    return dataclasses.replace(config, runs=list(runs), gold=str(gold) if gold else None)
+
+
+def aligned(config: Config, copies: Path) -> tuple[list[compare.Source], list[Any], str]:
+    sources = compare.resolve(config, copies)
+    loaded, issues = compare.read(sources)
+    assert issues == []
+    contenders, digest = compare.align(sources, loaded)
+    return sources, contenders, digest
+
+
+# Finding
+
+
+def test_folders_and_files_are_named_and_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder(tmp_path / "one", seed=1)
+    folder(tmp_path / "outputs" / "two", seed=2)
+    write(tmp_path / "human.jsonl", SAID, prediction_to_json)
+    write(tmp_path / "team" / "predictions.jsonl", SAID, prediction_to_json)
+    write(tmp_path / "lr=0.1" / "predictions.jsonl", SAID, prediction_to_json)
+    entries = ["one", "two", "one/predictions.jsonl", "human.jsonl", "people=human.jsonl", "team/predictions.jsonl"]
+    gold = tmp_path / "one" / "gold.jsonl"
+    sources = compare.resolve(settings(*entries, "lr=0.1/predictions.jsonl", gold=gold), tmp_path / "copies")
+    assert [s.name for s in sources] == ["one #1", "two", "one #2", "human", "people", "team", "lr=0.1"]
+    assert [s.run_id for s in sources] == ["id of one", "id of two", "id of one", "", "", "", ""]
+    assert [s.config.get("seed") for s in sources] == [1, 2, 1, None, None, None, None]
+    assert compare.config_differences(sources) == {"seed": [1, 2, 1, *["unknown"] * 4]}
+    assert sources[1].predictions == Path("outputs/two/predictions.jsonl")
+
+
+def test_a_scored_run_leads_to_the_file_it_scored(tmp_path: Path) -> None:
+    write(tmp_path / "gold.jsonl", GOLD, sentence_to_json)
+    said = write(tmp_path / "said.jsonl", SAID, prediction_to_json)
+    scored = folder(tmp_path / "scored")
+    config = {"name": "scored", "predictions": str(said), "gold": str(tmp_path / "gold.jsonl")}
+    (scored / "config.yaml").write_text(json.dumps(config), encoding="utf-8")
+    (scored / "predictions.jsonl").unlink()
+    (source,) = compare.resolve(settings(str(scored)), tmp_path)
+    assert (source.predictions, source.gold) == (said, tmp_path / "gold.jsonl")
+    said.unlink()
+    with pytest.raises(UserError, match=r"holds no predictions\.jsonl, and .*said\.jsonl is gone"):
+        compare.resolve(settings(str(scored)), tmp_path)
+
+
+@pytest.mark.parametrize("status", ["running", "killed", "failed"])
+def test_an_unfinished_run_is_refused(tmp_path: Path, status: str) -> None:
+    with pytest.raises(UserError, match=f"runs: the run in .* is {status}, not finished"):
+        compare.resolve(settings(str(folder(tmp_path / "run", status=status))), tmp_path)
+
+
+def test_what_is_nowhere_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'nowhere' is no file and no folder, and with tracking=off no runs are known"):
+        compare.resolve(settings("nowhere"), tmp_path)
+    with pytest.raises(UserError, match=r"holds no predictions\.jsonl\. Name a run"):
+        compare.resolve(settings(str(tmp_path)), tmp_path)
+    runs = settings(f"x #1={folder(tmp_path / 'one')}", str(folder(tmp_path / "x")), f"x={tmp_path / 'one'}")
+    with pytest.raises(UserError, match="names are not unique: x #1, x #1, x #2"):
+        compare.resolve(runs, tmp_path)
+
+
+def test_a_broken_configuration_is_named(tmp_path: Path) -> None:
+    run = folder(tmp_path / "run")
+    (run / "config.yaml").write_text("a: [", encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.yaml: not the configuration of a run"):
+        compare.resolve(settings(str(run)), tmp_path)
+
+
+# Aligning
+
+
+def test_ids_order_and_posts_do_not_make_another_test_set(tmp_path: Path) -> None:
+    """One run has the sentences in another order, one other ids and no posts."""
+    other = [dataclasses.replace(s, id=f"line-{n}", post_id=None, meta={"n": n}) for n, s in enumerate(GOLD)]
+    said = [dataclasses.replace(p, id=f"line-{n}") for n, p in enumerate(SAID)]
+    ids = folder(tmp_path / "ids", other, said)
+    order, plain = folder(tmp_path / "order", GOLD[::-1]), folder(tmp_path / "plain")
+    expected = {s.text: (s.entities, p.entities) for s, p in zip(GOLD, SAID, strict=True)}
+    for runs in ([plain, ids, order], [ids, plain], [order, plain]):
+        _, contenders, _ = aligned(settings(*map(str, runs)), tmp_path)
+        texts = [s.text for s in contenders[0].gold]
+        for contender in contenders:
+            answers = {p.id: p.entities for p in contender.predictions}
+            assert {s.text: (s.entities, answers[s.id]) for s in contender.gold} == expected
+            assert [s.text for s in contender.gold] == texts
+            assert [s.id for s in contender.gold] == [s.id for s in contenders[0].gold]
+            posts = dict(zip(TEXTS, "ppq", strict=True))
+            assert [s.post_id for s in contender.gold] == [posts[text] for text in texts]
+
+
+def test_an_answer_to_nothing_stays_one(tmp_path: Path) -> None:
+    other = [dataclasses.replace(s, id=f"line-{n}") for n, s in enumerate(GOLD)]
+    said = [dataclasses.replace(p, id=f"line-{n}") for n, p in enumerate(SAID)]
+    said[1].id = "b"  # the id of a sentence of the other run
+    runs = [str(folder(tmp_path / "base")), str(folder(tmp_path / "other", other, said))]
+    _, contenders, _ = aligned(settings(*runs), tmp_path)
+    assert [p.id for p in contenders[1].predictions] == ["a", "unknown: b", "c"]
+
+
+def test_generated_predictions_are_compared_on_the_gold_that_is_named(tmp_path: Path) -> None:
+    """Answers of a language model as LLaMA-Factory writes them, beside a run with offsets."""
+    base = folder(tmp_path / "base")
+    lines = [
+        {"prompt": f"p{n}", "label": "[]", "predict": json.dumps([e[:2] for e in p.entities], ensure_ascii=False)}
+        for n, p in enumerate(SAID)
+    ]
+    file = write(tmp_path / "lf" / "generated_predictions.jsonl", lines, dict)
+    with pytest.raises(UserError, match=r"lf was tested on other sentences than base .* 3 of 3 differ"):
+        aligned(settings(str(base), str(file)), tmp_path)
+    _, contenders, _ = aligned(settings(str(base), str(file), gold=base / "gold.jsonl"), tmp_path)
+    assert [p.entities for p in contenders[1].predictions] == [[Entity(*e[:2]) for e in p.entities] for p in SAID]
+    assert [s.post_id for s in contenders[1].gold] == ["p", "p", "q"]
+
+
+@pytest.mark.parametrize(
+    ("gold", "found"),
+    [
+        (GOLD[:2], r"; 2 and 3 sentences\)"),
+        ([GOLD[0], dataclasses.replace(GOLD[1], entities=[]), GOLD[2]], r"1 of 3 differ, the first is 'b'\)"),
+        ([GOLD[0], GOLD[1], dataclasses.replace(GOLD[2], text="今天没有。")], r"1 of 3 differ, the first is 'c'\)"),
+    ],
+)
+def test_other_test_sets_are_refused_with_what_else_differs(tmp_path: Path, gold: list[Sentence], found: str) -> None:
+    base = folder(tmp_path / "base", seed=1, data={"name": "weibo", "seed": 0})
+    other = folder(tmp_path / "other", gold, data={"name": "resume", "seed": 0}, seed=2)
+    with pytest.raises(UserError, match=found) as caught:
+        aligned(settings(str(base), str(other)), tmp_path)
+    message = str(caught.value)
+    assert "their configurations differ in data.name weibo and resume." in message
+    assert message.startswith("runs: other was tested on other sentences than base (digests ")
+    assert "\n" not in message

@@ -1,0 +1,75 @@
+"""`task=guide` of a run that was told a prompt: it takes what that run was told, and writes to its own folder alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.analysis import made_up_guidance
+
+from omniner import tracking
+from omniner.config import compose
+from omniner.corpus import sources, taxonomy
+from omniner.files import write_json
+from omniner.guidance import lessons
+from omniner.guidance.lessons import Guidance
+from omniner.records import Entity, Sentence
+from omniner.runs.context import Context
+from omniner.tasks import guide, prompting
+
+CATEGORIES = taxonomy.load("omniner2025").categories[:6]
+
+
+class ToldError(Exception):
+    """The prompt is settled: what comes then is another matter."""
+
+
+@pytest.fixture(scope="module")
+def made() -> Guidance:
+    return made_up_guidance.guidance(60, categories=CATEGORIES)
+
+
+@pytest.fixture
+def settle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """Scores a run in the folder `theirs` as far as its prompt; gives the prompt's configuration."""
+    monkeypatch.chdir(tmp_path)
+    Path("ours").mkdir()
+    write_json(Path("theirs/run_state.json"), {"task": "predict", "status": "finished"})
+    asked = ["task=guide", "run=theirs", "tracking=off", "decoding=openai", "decoding.url=http://x/v1"]
+    told = ["prompt=errta", "prompt.from_run=guidance.json", "prompt.max_tokens=900"]
+    corpus = sources.load(compose.load(["data.size={train: 8, dev: 8, test: 8}"]).data, None)
+    for name in ("train", "dev", "test"):
+        corpus.splits[name] = [Sentence(f"{name}{n}", "x", [Entity("x", c, 0, 1)]) for n, c in enumerate(CATEGORIES)]
+
+    def settle() -> Any:
+        config = compose.load(["task=predict", *asked[2:], *told])
+
+        def stop(settled: Any, *_: Any) -> None:
+            raise ToldError(settled.prompt)
+
+        monkeypatch.setattr(guide, "predict_file", stop)
+        run = tracking.start(config.tracking, name="x", folder=Path("ours"), parent=None, resume_id=None, tags={})
+        context = Context(config, Path("ours"), run, resumed=False)
+        with pytest.raises(ToldError) as raised:
+            guide._score(context, config, Path("theirs"), corpus, corpus.splits["dev"])
+        return raised.value.args[0]
+
+    return settle
+
+
+def test_nothing_is_written_into_the_other_run(made: Guidance, settle: Callable[[], Any]) -> None:
+    lessons.write(Path("guidance.json"), made)
+    assert made.lessons[0].note.rule["zh"] in settle().errors["zh"]
+    assert [path.name for path in Path("theirs").iterdir()] == ["run_state.json"]
+    assert lessons.read(Path("ours") / prompting.COPY) == made
+
+
+def test_what_the_run_was_told_counts_whatever_was_copied_before(made: Guidance, settle: Callable[[], Any]) -> None:
+    theirs = dataclasses.replace(made, lessons=made.lessons[:2])
+    lessons.write(Path("theirs") / prompting.COPY, theirs)
+    lessons.write(Path("ours") / prompting.COPY, made)  # of an attempt before that run was made anew
+    settle()
+    assert lessons.read(Path("ours") / prompting.COPY) == theirs

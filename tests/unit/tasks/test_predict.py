@@ -1,0 +1,100 @@
+"""Predictions that a killed run has left are kept where they are of the same model, settings and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from omniner.config import compose
+from omniner.config.groups import Config
+from omniner.files import whole_lines
+from omniner.records import Prediction, Sentence
+from omniner.runs import folder
+from omniner.tasks import predict as prediction
+
+SENTENCES = [Sentence(f"s{number}", f"去上海{number}") for number in range(6)]
+
+
+class Engine:
+    """Predicts sentence by sentence what the checkpoint holds; `left` sentences, then it is killed."""
+
+    def __init__(self) -> None:
+        self.left = 100
+        self.asked: list[str] = []
+
+    def __call__(
+        self, checkpoint: Path | None, sentences: Sequence[Sentence], config: Config, done: frozenset[str]
+    ) -> Iterator[list[Prediction]]:
+        word = sorted(checkpoint.iterdir())[0].read_text() if checkpoint else "server"
+        for sentence in sentences:
+            if sentence.id in done:
+                continue
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            self.asked.append(sentence.id)
+            yield [Prediction(sentence.id, [], engine=word)]
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    made = Engine()
+    monkeypatch.setattr(prediction, "_engine", lambda config: made)
+    monkeypatch.chdir(tmp_path)
+    Path("best").mkdir()
+    Path("best/weights").write_text("old")
+    return made
+
+
+def predict(*overrides: str, sentences: Sequence[Sentence] = SENTENCES, server: bool = False) -> list[str]:
+    config = compose.load(["task=predict", "checkpoint=best", "model=char_bilstm", *overrides])
+    checkpoint = None if server else Path("best")
+    path = Path("predictions.jsonl")
+    found = prediction.predict_file(config, checkpoint, sentences, path)
+    assert len(whole_lines(path)) == len(found) == len(sentences)
+    return [one.engine for one in found]
+
+
+def killed(engine: Engine, after: int = 4) -> None:
+    engine.left = after
+    with pytest.raises(KeyboardInterrupt):
+        predict()
+    engine.left = 100
+    engine.asked.clear()
+
+
+def test_the_same_goes_on_behind_what_is_there(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    killed(engine)
+    assert predict() == ["old"] * 6
+    assert engine.asked == ["s4", "s5"]
+    assert predict() == ["old"] * 6
+    assert len(engine.asked) == 2
+    assert "anew" not in caplog.text
+    assert prediction.MARK in folder.OUTPUTS
+
+
+def test_a_model_that_was_trained_again_predicts_all(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    killed(engine)
+    Path("best/weights").write_text("new")  # the same folder, name and size
+    assert predict() == ["new"] * 6
+    assert "predictions.jsonl is of another checkpoint than now: all is predicted anew" in caplog.text
+    assert predict(server=True) == ["server"] * 6
+
+
+def test_other_settings_and_sentences_count_as_well(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    killed(engine)
+    assert len(predict("seed=7")) == len(engine.asked) == 6
+    assert "is of another config than now" in caplog.text
+    engine.asked.clear()
+    other = [*SENTENCES[:-1], Sentence("s5", "别的")]
+    assert len(predict("seed=7", sentences=other)) == len(engine.asked) == 6
+    assert "is of another sentences than now" in caplog.text
+
+
+def test_predictions_of_nobody_known_are_not_taken_over(engine: Engine) -> None:
+    killed(engine)
+    Path(prediction.MARK).unlink()
+    predict()
+    assert len(engine.asked) == 6

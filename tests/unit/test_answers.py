@@ -1,0 +1,144 @@
+"""Answers: what is written comes back, and what a model writes finds its place."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from pathlib import Path
+
+import chats
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omniner.answers import STYLES, check_style, to_prediction, write_answer
+from omniner.errors import UserError
+from omniner.records import Entity, Sentence
+
+BERLIN = [Entity("小满", "品牌", 6, 8), Entity("北京", "地点_城市", 1, 3)]
+STYLE = st.sampled_from(list(STYLES))
+
+
+def read(text: str, raw: str) -> list[Entity]:
+    return to_prediction(Sentence("s", text), raw, "sha", "hf").entities
+
+
+@st.composite
+def labelled(draw: st.DrawFn) -> Sentence:
+    """Any text with any mentions in it: nested, overlapping, repeated."""
+    text = draw(st.text(min_size=1, max_size=30) | st.text('啊北京"\\[]{} \n', min_size=1, max_size=30))
+    entities = []
+    for _ in range(draw(st.integers(0, 6))):
+        start = draw(st.integers(0, len(text) - 1))
+        end = draw(st.integers(start + 1, len(text)))
+        entities.append(Entity(text[start:end], draw(st.sampled_from(["地点_城市", "人/物", 'a"b', "['"])), start, end))
+    return Sentence("s", text, entities)
+
+
+def test_the_two_forms() -> None:
+    assert write_answer(BERLIN, "official") == '[["北京", "地点_城市"], ["小满", "品牌"]]'
+    assert write_answer(BERLIN, "compact") == '[["北京","地点_城市"],["小满","品牌"]]'
+    assert write_answer([], "official") == write_answer([], "compact") == "[]"
+    with pytest.raises(UserError, match=r"prompt\.answer"):
+        check_style("yaml")
+
+
+def test_reading_order_repeats_and_unknown_places() -> None:
+    again = [*BERLIN, Entity("北京", "地点_城市", 9, 11)]
+    assert json.loads(write_answer(again, "compact")) == [
+        ["北京", "地点_城市"],
+        ["小满", "品牌"],
+        ["北京", "地点_城市"],
+    ]
+    bare = [Entity(entity.text, entity.category) for entity in BERLIN]
+    assert json.loads(write_answer(bare, "official")) == [["小满", "品牌"], ["北京", "地点_城市"]]
+
+
+@given(sentence=labelled(), style=STYLE)
+def test_what_is_written_comes_back(sentence: Sentence, style: str) -> None:
+    raw = write_answer(sentence.entities, style)
+    prediction = to_prediction(sentence, raw, "sha", "hf")
+    assert (prediction.parse, prediction.raw, prediction.prompt_sha, prediction.engine) == ("ok", raw, "sha", "hf")
+    assert {e[:2] for e in prediction.entities} == {e[:2] for e in sentence.entities}
+    placed = [entity for entity in prediction.entities if entity.start is not None]
+    assert placed == prediction.entities  # every surface stands in the text
+    assert all(sentence.text[e.start : e.end] == e.text for e in placed)
+    assert len(set(placed)) == len(placed)
+    dropped = len(sentence.entities) - len(placed)
+    assert prediction.reason == (f"{dropped} repeated entities dropped" if dropped else "")
+
+
+@given(words=st.lists(st.sampled_from(["北京", "上海", "小满", "Nanci"]), max_size=8), data=st.data(), style=STYLE)
+def test_places_come_back_where_every_occurrence_is_listed(words: list[str], data: st.DataObject, style: str) -> None:
+    text, entities = "", list[Entity]()
+    for word in words:
+        text += data.draw(st.sampled_from(["，", "和 ", "的"]))
+        # the category goes with the word: an answer cannot say which of two occurrences has which
+        entities += [Entity(word, f"{word}_{kind}", len(text), len(text) + len(word)) for kind in "ab"]
+        text += word
+    found = read(text, write_answer(entities, style))
+    assert sorted(found) == sorted(entities)
+
+
+@given(sentence=labelled(), style=STYLE)
+def test_what_is_written_comes_back_in_another_normal_form(sentence: Sentence, style: str) -> None:
+    """Qwen's tokenizers compose letters and accents; the mention must still be found where it stands."""
+    text = unicodedata.normalize("NFD", f"caf\u00e9 {sentence.text} \u1ea1\u0308 한국")
+    for surface in (text[:5], unicodedata.normalize("NFD", "한국"), "a\u0323\u0308"):
+        raw = unicodedata.normalize("NFC", write_answer([Entity(surface, "甲")], style))
+        (entity,) = read(text, raw)
+        assert (entity.text, entity.category) == (surface, "甲")
+        assert text[entity.start : entity.end] == surface
+
+
+def test_a_part_of_a_letter_is_not_found() -> None:
+    text = "cafe\u0301"
+    assert read(text, '[["cafe", "甲"]]') == [Entity("cafe", "甲", 0, 4)]
+    assert read(text, '[["é", "甲"]]') == [Entity("e\u0301", "甲", 3, 5)]
+    assert read("e\u0301e\u0301", '[["éé", "甲"], ["éa", "乙"]]') == [
+        Entity("e\u0301e\u0301", "甲", 0, 4),
+        Entity("éa", "乙"),
+    ]
+    assert read("x\u0323\u0307", '[["x\u0307", "甲"]]') == [Entity("x\u0307", "甲")]
+
+
+def test_what_is_not_in_the_text_keeps_no_place() -> None:
+    assert read("去北京", '[["南京", "地点"], ["北京", "地点"]]') == [
+        Entity("南京", "地点"),
+        Entity("北京", "地点", 1, 3),
+    ]
+
+
+def test_repeats_share_a_place_or_are_dropped() -> None:
+    raw = '[["北京", "地点"], ["北京", "机构"], ["北京", "地点"]]'
+    prediction = to_prediction(Sentence("s", "去北京"), raw, "", "")
+    assert prediction.entities == [Entity("北京", "地点", 1, 3), Entity("北京", "机构", 1, 3)]
+    assert (prediction.parse, prediction.reason) == ("ok", "1 repeated entities dropped")
+
+
+@pytest.mark.parametrize(
+    ("raw", "entities", "parse"),
+    [
+        ('答案：[["北京", "地点"]]', [Entity("北京", "地点", 1, 3)], "repaired"),
+        ('[["北京", "地点"], ["小', [Entity("北京", "地点", 1, 3)], "repaired"),
+        ("我不知道", [], "failed"),
+        ("", [], "failed"),
+        ("[]", [], "ok"),
+    ],
+)
+def test_broken_answers(raw: str, entities: list[Entity], parse: str) -> None:
+    prediction = to_prediction(Sentence("s", "去北京"), raw, "", "")
+    assert (prediction.entities, prediction.parse) == (entities, parse)
+    assert bool(prediction.reason) == (parse != "ok")
+
+
+@pytest.mark.parametrize("name", chats.PUBLIC)
+def test_through_a_real_tokenizer(shared: Path, name: str) -> None:
+    chat = chats.public(shared, name)
+
+    @given(sentence=labelled(), style=STYLE)
+    def check(sentence: Sentence, style: str) -> None:
+        raw = chat.decode(chat.answer_ids(write_answer(sentence.entities, style)))
+        assert {e[:2] for e in read(sentence.text, raw)} == {e[:2] for e in sentence.entities}
+
+    check()

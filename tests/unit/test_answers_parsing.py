@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omniner.answers import MAX_CHARS, parse_answer
+from omniner.score.official import OfficialStopError, read_for_errta, read_for_evaluation
+
+PAIRS = [("面膜", "品类_产品"), ("Nanci", "品牌")]
+PLAIN = json.dumps(PAIRS, ensure_ascii=False)
+
+REPAIRABLE = {
+    "fence": f"```json\n{PLAIN}\n```",
+    "text before": f"好的[开心R]，结果如下：\n{PLAIN}",
+    "text after": f'{PLAIN} 以上[微笑R]是全部实体，比如["别的", "东西"]。',
+    "byte order mark": f"\ufeff{PLAIN}",
+    "trailing comma": PLAIN[:-1] + ",]",
+    "no closing bracket": PLAIN[:-1],
+    "breaks off in the next pair": PLAIN[:-1] + ', ["初屿", "品',
+    "breaks off after a surface": PLAIN[:-1] + ', ["初屿"',
+    "single quotes": str([list(pair) for pair in PAIRS]),
+    "python tuples": str(PAIRS),
+    "full-width punctuation": "[[“面膜”，“品类_产品”]，[“Nanci“，“品牌“]]",
+    "escaped quotes": PLAIN.replace('"', '\\"'),
+    "missing opening quote": '[[面膜", "品类_产品"], ["Nanci", "品牌"]]',
+    "missing closing quote": '[["面膜", "品类_产品], ["Nanci", "品牌"]]',
+    "no quotes": "[[面膜, 品类_产品], [Nanci, 品牌]]",
+    "no outer brackets": '["面膜", "品类_产品"], ["Nanci", "品牌"]',
+    "no inner brackets": '["面膜", "品类_产品", "Nanci", "品牌"]',
+    "triples": '[["面膜", "品类_产品", "高"], ["Nanci", "品牌", 0.9]]',
+    "objects": '[{"text": "面膜", "category": "品类_产品"}, {"实体": "Nanci", "类别": "品牌"}]',
+    "objects with labels": '[{"text": "面膜", "labels": ["品类_产品"], "at": 3}, {"text": "Nanci", "label": "品牌"}]',
+    "wrapped": json.dumps({"entities": [{"entity": text, "type": category} for text, category in PAIRS]}),
+    "surface to category": json.dumps(dict(PAIRS), ensure_ascii=False),
+    "category to surfaces": json.dumps({category: [text] for text, category in PAIRS}, ensure_ascii=False),
+    "strings": '["面膜, 品类_产品", "Nanci，品牌"]',
+    "tuples as strings": "[\"('面膜', '品类_产品')\", \"('Nanci', '品牌')\"]",
+    "two lists": '[["面膜", "品类_产品"]]\n[["Nanci", "品牌"]]',
+    "one item is none": '[["面膜", "品类_产品"], null, ["Nanci", "品牌"], ["x", null], 7]',
+}
+
+
+@pytest.mark.parametrize("text", [PLAIN, f"\n {PLAIN} ", json.dumps(PAIRS), json.dumps(PAIRS, indent=1)])
+def test_what_was_asked_for_is_ok(text: str) -> None:
+    assert parse_answer(text) == (PAIRS, "ok", "")
+
+
+def test_no_entities_is_an_answer() -> None:
+    assert parse_answer("[]") == ([], "ok", "")
+    assert parse_answer("没有实体：[]")[:2] == ([], "repaired")
+
+
+@pytest.mark.parametrize("name", REPAIRABLE)
+def test_repairs(name: str) -> None:
+    pairs, status, reason = parse_answer(REPAIRABLE[name])
+    assert (pairs, status) == (PAIRS, "repaired")
+    assert reason
+
+
+def test_quotes_inside_a_surface() -> None:
+    assert parse_answer('[["所谓"神器"", "产品特性"]]').pairs == [('所谓"神器"', "产品特性")]
+    assert parse_answer("[['L'Amour', '品牌']]").pairs == [("L'Amour", "品牌")]
+    assert parse_answer('[["a\\"b\\u9762\\ud83d\\ude00", "x"],]').pairs == [('a"b面😀', "x")]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        ("  \n", "empty"),
+        ("文本中没有可识别的命名实体。", "not JSON"),
+        ("[", "not JSON"),
+        ('[["面膜', "not JSON"),
+        ("null", "not a list"),
+        ("5", "not a list"),
+        ('"面膜"', "not a list"),
+        ("[null, 5]", "not a list"),
+        ("[笑哭R]", "not JSON"),
+        ('["面膜"]', "not a list"),
+        ("x" * (MAX_CHARS + 1), "longer"),
+        ("[" * 5000, "nested"),
+        ("结果" + '[["a", ' * 5000, "nested"),
+    ],
+)
+def test_failures_are_empty_and_say_why(text: str, reason: str) -> None:
+    pairs, status, why = parse_answer(text)
+    assert (pairs, status) == ([], "failed")
+    assert reason in why
+
+
+def test_unread_items_are_named() -> None:
+    assert parse_answer('[["面膜", "品类_产品"], ["x"], null]').reason.endswith("2 items unread")
+
+
+pieces = st.sampled_from([*"[]{}()\"'\\,:，“”`n0a面 \n", '["', '"]', '", "', "null", "\\u12", '\\"'])
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(pieces, max_size=60).map("".join))
+def test_never_raises_and_gives_strings(text: str) -> None:
+    pairs, status, reason = parse_answer(text)
+    assert all(type(part) is str for pair in pairs for part in pair)
+    assert status in {"ok", "repaired", "failed"}
+    assert (reason == "") == (status == "ok")
+    assert not pairs or status != "failed"
+
+
+pair_lists = st.lists(st.tuples(st.text(max_size=6), st.text(max_size=6)), max_size=5)
+
+
+@settings(max_examples=150, deadline=None)
+@given(pair_lists)
+def test_proper_json_comes_back_unchanged(pairs: list[tuple[str, str]]) -> None:
+    assert parse_answer(json.dumps(pairs)) == (pairs, "ok", "")
+    assert parse_answer(json.dumps(pairs, ensure_ascii=False)) == (pairs, "ok", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]" * 400_000,
+        '["' * 400_000,
+        '"' * 800_000,
+        '[["a", "b"' * 90_000,
+        "[ " + '" ' * 400_000,
+        '[["' + "a" * 900_000,
+        "[" + "面" * 900_000,
+        '[["a","b"],' * 90_000,
+        "{" * 900_000,
+        '[["x", "' + "] , " * 200_000,
+        '[["a' + " " * 900_000 + '"',
+    ],
+)
+def test_hostile_text_takes_time_in_proportion(text: str) -> None:
+    start = time.process_time()
+    parse_answer(text)
+    assert time.process_time() - start < 10
+
+
+def test_official_readings_differ_where_the_scripts_do() -> None:
+    quoted = '[["所谓\\"神器\\"", "产品特性"]]'
+    assert read_for_evaluation(quoted) == ([('所谓"神器"', "产品特性")], False)
+    assert read_for_errta(quoted.replace("\\", "")) is None
+    single = "[['面膜', '品牌']]"
+    assert read_for_evaluation(single) == ([("面膜", "品牌")], True)
+    assert read_for_errta(single) is None
+    assert read_for_evaluation('[["a", "b", "c"]]') == ([], False)
+    assert read_for_errta('[["a", "b", "c"], "xy"]') == [("a", "b", "c"), ("x", "y")]
+    assert read_for_evaluation("null") is None
+
+
+@pytest.mark.parametrize("text", ["5", "true", "NaN", '[[["a"], "b"]]', "[" * 100_000])
+def test_official_evaluation_stops(text: str) -> None:
+    with pytest.raises(OfficialStopError):
+        read_for_evaluation(text)
+
+
+@pytest.mark.parametrize("text", ["5", "null", "[5]", "[null]", '[[["a", "b"]]]', "[" * 100_000])
+def test_official_reader_stops(text: str) -> None:
+    with pytest.raises(OfficialStopError):
+        read_for_errta(text)

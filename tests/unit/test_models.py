@@ -1,0 +1,125 @@
+"""Prediction: from the checkpoint alone, the same for every batch size, one answer per sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from pathlib import Path
+
+import pytest
+import small_corpus
+import torch
+
+from omniner.config.groups import Config
+from omniner.errors import UserError
+from omniner.models import predict, prepare
+from omniner.records import Prediction, Sentence
+from omniner.taggers import network
+from omniner.taggers.batches import collate
+from omniner.training import checkpoints
+
+
+def untrained(model: str, folder: Path, *overrides: str) -> tuple[Config, Path]:
+    """A checkpoint of random weights, scaled up so that they have opinions."""
+    config = small_corpus.configuration(model, *overrides)
+    corpus = small_corpus.corpus(30, 4)
+    module, _ = prepare(config, corpus.splits["train"], corpus.splits["dev"])
+    with torch.no_grad():
+        for name, weight in module.tagger.head.named_parameters():
+            weight.mul_(0 if name.endswith("bias") else 4)
+    checkpoints.save(folder / "best.ckpt", module.tagger.describe(), module.weights())
+    return config, folder / "best.ckpt"
+
+
+def answers(path: Path, sentences: list[Sentence], config: Config, batch_size: int) -> dict[str, Prediction]:
+    config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, eval_batch_size=batch_size))
+    return {p.id: p for batch in predict(path, sentences, config) for p in batch}
+
+
+@pytest.mark.parametrize("head", ["softmax", "crf", "span"])
+@pytest.mark.parametrize("model", ["char_bilstm", "bert_tiny"])
+def test_answers_do_not_depend_on_the_batch(tmp_path: Path, model: str, head: str) -> None:
+    config, path = untrained(model, tmp_path, f"head={head}")
+    sentences = small_corpus.sentences(40, 9, "test")
+    sentences += [Sentence("long", "张三在北京吃面" * 30), Sentence("one", "面")]
+    alone = answers(path, sentences, config, 1)
+    assert alone.keys() == {sentence.id for sentence in sentences}
+    assert sum(len(p.entities) for p in alone.values()) > 20
+    assert answers(path, sentences, config, 64) == alone
+    assert answers(path, sentences[::-1], config, 7) == alone
+    for sentence in sentences:
+        for entity in alone[sentence.id].entities:
+            assert entity.start is not None
+            assert sentence.text[entity.start : entity.end] == entity.text
+
+
+@pytest.mark.parametrize("model", ["char_bilstm", "bert_tiny"])
+def test_states_are_exact_under_padding(tmp_path: Path, model: str) -> None:
+    config, path = untrained(model, tmp_path)
+    tagger = network.load(path)
+    examples, _ = tagger.encoder(config.encoding).encode(small_corpus.sentences(12, 4, "s"))
+    with torch.no_grad():
+        together = tagger.states(collate(examples, 0, 1))[0]
+        for row, example in enumerate(examples):
+            alone = tagger.states(collate([example], 0, 1))[0][0]
+            torch.testing.assert_close(together[row, : example.length], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_members_are_trained_alone_and_averaged(tmp_path: Path) -> None:
+    config, path = untrained("char_bilstm", tmp_path, "model.members=3", "head=crf")
+    tagger = network.load(path)
+    examples, _ = tagger.encoder(config.encoding).encode(small_corpus.sentences(6, 4, "s"))
+    batch = collate(examples, 0, 1)
+    assert len(tagger.backbones) == 3
+    with torch.no_grad():
+        states = tagger.states(batch)
+        losses = [tagger.head.loss(own, batch) for own in states]
+        torch.testing.assert_close(tagger.loss(batch), sum(losses) / 3)
+        scores = sum(tagger.head.emit(own) for own in states) / 3
+        assert not torch.allclose(states[0], states[1]), "members begin differently"
+        best = tagger.head.crf.decode(scores, batch.mask).numpy()
+    expected = tagger.head.scheme.decode_batch(best, batch.mask.sum(1).numpy())
+    assert tagger.spans(batch) == expected
+
+
+def test_every_sentence_is_answered_whatever_its_length(tmp_path: Path) -> None:
+    config, path = untrained("char_bilstm", tmp_path)
+    config.encoding.max_length = 10
+    sentences = [Sentence("fits", "张三"), Sentence("long", "张三在北京" * 5), Sentence("empty", "")]
+    with pytest.raises(UserError, match=r"1 sentences are longer.*long"):
+        list(predict(path, sentences, config))
+    config.encoding.on_too_long = "skip"
+    skipped = answers(path, sentences, config, 4)
+    assert (skipped["long"].parse, skipped["long"].entities) == ("failed", [])
+    assert "too-long-skipped" in skipped["long"].reason
+    assert (skipped["empty"].parse, skipped["fits"].reason) == ("ok", "")
+    config.encoding.on_too_long = "truncate"
+    cut = answers(path, sentences, config, 4)
+    assert cut.keys() == {"fits", "long", "empty"}
+    assert cut["long"].parse == "ok"
+    assert "too-long-truncated" in cut["long"].reason
+    assert all((entity.end or 0) <= 10 for entity in cut["long"].entities)
+
+
+def test_a_file_that_is_no_checkpoint_is_the_users_mistake(tmp_path: Path) -> None:
+    config = small_corpus.configuration("char_bilstm")
+    with pytest.raises(UserError, match="is not a file"):
+        list(predict(tmp_path / "absent.ckpt", [], config))
+    (tmp_path / "text.ckpt").write_text("hello", encoding="utf-8")
+    with pytest.raises(UserError, match="cannot be read"):
+        list(predict(tmp_path / "text.ckpt", [], config))
+    torch.save({"weights": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="holds no tagger"):
+        list(predict(tmp_path / "other.ckpt", [], config))
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (print, ("code from a checkpoint ran",))
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"tagger": Hostile()}, tmp_path / "evil.ckpt", pickle_module=pickle)
+    with pytest.raises(UserError, match="cannot be read"):
+        network.load(tmp_path / "evil.ckpt")
+    assert "ran" not in capsys.readouterr().out

@@ -1,0 +1,242 @@
+"""Training: it learns, it resumes with the same bits, it stops when told to."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import small_corpus
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from omniner.errors import UserError
+from omniner.models import fit, predict
+from omniner.training import callbacks, checkpoints
+from omniner.training.data import dev_sample
+
+
+class At(Callback):
+    """Does something after an optimizer step."""
+
+    def __init__(self, step: int, what: Any) -> None:
+        self.step, self.what = step, what
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        if trainer.global_step == self.step:
+            self.what()
+
+
+class Losses(Callback):
+    """Notes the loss of each step."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, float] = {}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, *rest: Any) -> None:
+        self.values[trainer.global_step] = float(outputs["loss"])
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    content = checkpoints.read(path)
+    average = content.get("average", {}).get("weights", {})
+    return {**content["state_dict"], **{f"average.{name}": value for name, value in average.items()}}
+
+
+@pytest.mark.parametrize("head", ["softmax", "crf", "span"])
+@pytest.mark.parametrize("model", ["char_bilstm", "bert_tiny"])
+def test_twenty_sentences_are_learnt_by_heart(tmp_path: Path, model: str, head: str) -> None:
+    config = small_corpus.configuration(
+        model,
+        f"head={head}",
+        "trainer.max_epochs=40",
+        "trainer.eval_every=40",
+        "trainer.batch_size=4",
+        "trainer.weight_average=0",
+        "model.learning_rate=0.01",
+        *small_corpus.CERTAIN[model],
+    )
+    corpus = small_corpus.corpus(20, 20)
+    corpus.splits["dev"] = corpus.splits["train"]
+    result = fit(config, corpus, tmp_path, None, [])
+    assert result.best_f1 == 1.0
+    assert (result.epochs, result.interrupted, result.issues) == (40, False, [])
+    found = {p.id: p.entities for batch in predict(result.best_path, corpus.splits["train"], config) for p in batch}
+    assert found == {sentence.id: sentence.entities for sentence in corpus.splits["train"]}
+
+
+def test_unseen_sentences_are_tagged_too(tmp_path: Path) -> None:
+    config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=8", *small_corpus.CERTAIN["char_bilstm"])
+    assert fit(config, small_corpus.corpus(150, 40), tmp_path, None, []).best_f1 > 0.8
+
+
+@pytest.mark.parametrize("model", ["char_bilstm", "bert_tiny"])
+@pytest.mark.parametrize("stop_at", [3, 5, 12])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, model: str, stop_at: int) -> None:
+    # 5 steps per epoch: stopped amid the first epoch, at its end, and amid the third
+    config = small_corpus.configuration(model, "trainer.max_epochs=4", "trainer.eval_every=1")
+    corpus = small_corpus.corpus(40, 16)
+    whole, parts = Losses(), Losses()
+    plain = fit(config, corpus, tmp_path / "plain", None, [whole])
+
+    def terminate() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = fit(config, corpus, tmp_path / "stopped", None, [parts, At(stop_at, terminate)])
+    assert (stopped.interrupted, stopped.signal) == (True, signal.SIGTERM)
+    assert max(parts.values) == stop_at
+    resumed = fit(config, corpus, tmp_path / "stopped", None, [parts])
+    assert not resumed.interrupted
+    assert parts.values == whole.values
+    assert resumed.best_f1 == plain.best_f1
+    left, right = (weights(tmp_path / name / "checkpoints/last.ckpt") for name in ("plain", "stopped"))
+    assert left.keys() == right.keys()
+    assert any(name.startswith("average.") for name in left)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("wrong", [KeyboardInterrupt, RuntimeError])
+def test_whatever_stops_a_run_leaves_a_checkpoint_to_go_on_from(tmp_path: Path, wrong: type[BaseException]) -> None:
+    config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=2")
+    corpus = small_corpus.corpus(40, 16)
+    plain = fit(config, corpus, tmp_path / "plain", None, [])
+
+    def fail() -> None:
+        if wrong is KeyboardInterrupt:
+            os.kill(os.getpid(), signal.SIGINT)
+        else:
+            raise wrong("out of luck")
+
+    folder = tmp_path / "failed"
+    if wrong is KeyboardInterrupt:
+        assert fit(config, corpus, folder, None, [At(4, fail)]).signal == signal.SIGINT
+    else:
+        with pytest.raises(RuntimeError, match="out of luck"):
+            fit(config, corpus, folder, None, [At(4, fail)])
+    assert fit(config, corpus, folder, None, []).best_f1 == plain.best_f1
+    left, right = (weights(f / "checkpoints/last.ckpt") for f in (tmp_path / "plain", folder))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_killed_run_goes_on_from_its_last_save_amid_an_epoch(tmp_path: Path) -> None:
+    config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=2")
+    config.trainer.checkpoint_minutes = 1e-9
+    corpus = small_corpus.corpus(40, 16)
+
+    def copy() -> None:
+        # what a kill would leave: the save after the step before
+        shutil.copytree(tmp_path / "plain/checkpoints", tmp_path / "killed/checkpoints")
+
+    whole, rest = Losses(), Losses()
+    fit(config, corpus, tmp_path / "plain", None, [whole, At(4, copy)])
+    fit(config, corpus, tmp_path / "killed", None, [rest])
+    assert sorted(rest.values) == list(range(4, 11))
+    assert all(rest.values[step] == whole.values[step] for step in rest.values)
+
+
+def test_a_finished_run_stays_finished(tmp_path: Path) -> None:
+    config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=2")
+    corpus = small_corpus.corpus(24, 16)
+    first = fit(config, corpus, tmp_path, None, [])
+    again = Losses()
+    second = fit(config, corpus, tmp_path, None, [again])
+    assert again.values == {}
+    assert (second.best_f1, second.epochs) == (first.best_f1, first.epochs)
+
+
+def test_patience_ends_a_run_and_keeps_the_best(tmp_path: Path) -> None:
+    config = small_corpus.configuration(
+        "char_bilstm", "trainer.max_epochs=50", "trainer.patience=2", "model.learning_rate=1e-9",
+        "model.head_learning_rate=1e-9",
+    )  # fmt: skip
+    result = fit(config, small_corpus.corpus(16, 8), tmp_path, None, [])
+    assert result.epochs == 3
+    assert fit(config, small_corpus.corpus(16, 8), tmp_path, None, []).epochs == 3
+
+
+def test_a_run_that_ends_between_evaluations_is_evaluated(tmp_path: Path) -> None:
+    config = small_corpus.configuration("char_bilstm", "trainer.max_steps=7", "trainer.eval_every=5")
+    result = fit(config, small_corpus.corpus(40, 16), tmp_path, None, [])
+    assert result.best_path.is_file()
+    assert result.best_f1 >= 0
+
+
+def test_evaluation_by_steps_on_a_sample_of_dev(tmp_path: Path) -> None:
+    config = small_corpus.configuration(
+        "char_bilstm", "trainer.max_epochs=3", "trainer.eval_steps=4", "trainer.eval_sample=6"
+    )
+    corpus, evaluated = small_corpus.corpus(40, 16), []
+    at = At(0, None)
+    at.on_validation_end = lambda trainer, module: evaluated.append(
+        (trainer.global_step, module.score.counts[3].item())
+    )
+    whole = fit(config, corpus, tmp_path / "whole", None, [at])
+    # 5 steps an epoch; the last evaluation is that of the end
+    assert evaluated == [(4, 6), (8, 6), (12, 6), (15, 6)]
+    stop = At(10, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert fit(config, corpus, tmp_path / "parts", None, [stop]).interrupted
+    evaluated.clear()
+    assert fit(config, corpus, tmp_path / "parts", None, [at]).best_f1 == whole.best_f1
+    assert evaluated == [(12, 6), (15, 6)]
+
+
+def test_progress_is_said_between_evaluations(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "_SPEAK_EVERY", 0.0)
+    config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=1")
+    with caplog.at_level(logging.INFO, "omniner"):
+        fit(config, small_corpus.corpus(24, 8), tmp_path, None, [])
+    lines = [message for message in caplog.messages if message.startswith("epoch 1 of 1, step")]
+    assert [line.split(":")[0][-6:] for line in lines] == ["1 of 3", "2 of 3", "3 of 3", "3 of 3"]
+    assert "val/f1" in lines[-1]
+    assert all("sentences/s" in line and "min left at most" in line for line in lines)
+
+
+def test_the_sample_of_dev_follows_the_seed() -> None:
+    sentences = small_corpus.sentences(50, 1, "dev")
+    chosen = dev_sample(sentences, 20, 1)
+    assert chosen == dev_sample(sentences, 20, 1) == sorted(chosen, key=sentences.index)
+    assert len(chosen) == 20
+    assert chosen != dev_sample(sentences, 20, 2)
+    assert dev_sample(sentences, 0, 1) == dev_sample(sentences, 60, 1) == sentences
+
+
+def test_another_model_does_not_resume(tmp_path: Path) -> None:
+    corpus = small_corpus.corpus(16, 8)
+    fit(small_corpus.configuration("char_bilstm", "trainer.max_epochs=1"), corpus, tmp_path, None, [])
+    with pytest.raises(UserError, match="resume"):
+        fit(small_corpus.configuration("char_bilstm", "head=softmax"), corpus, tmp_path, None, [])
+
+
+def test_the_head_learns_faster_and_norms_do_not_decay(tmp_path: Path) -> None:
+    from omniner.models import prepare
+
+    corpus = small_corpus.corpus(8, 4)
+    config = small_corpus.configuration("bert_tiny")
+    module, _ = prepare(config, corpus.splits["train"], corpus.splits["dev"])
+    decayed, free, head = module._groups()
+    assert (decayed["lr"], head["lr"]) == (config.model.learning_rate, config.model.head_learning_rate)
+    assert decayed["weight_decay"] > 0 == free["weight_decay"] == head["weight_decay"]
+    names = {id(weight): name for name, weight in module.named_parameters()}
+    assert all("Norm" not in names[id(w)] and "bias" not in names[id(w)] for w in decayed["params"])
+    everything = [id(w) for group in (decayed, free, head) for w in group["params"]]
+    assert sorted(everything) == sorted(names)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_half_precision_learns_and_predicts(tmp_path: Path, precision: str) -> None:
+    config = small_corpus.configuration(
+        "bert_tiny", f"trainer.precision={precision}", "trainer.max_epochs=8", "trainer.weight_average=0.9"
+    )
+    corpus = small_corpus.corpus(24, 16)
+    losses = Losses()
+    result = fit(config, corpus, tmp_path, None, [losses])
+    assert losses.values[24] < 0.6 * losses.values[1]
+    found = [p for batch in predict(result.best_path, corpus.splits["test"], config) for p in batch]
+    assert len(found) == len(corpus.splits["test"])

@@ -1,0 +1,142 @@
+"""Two processes do what one does: the same steps, weights, dev scores and predictions; with divided weights, too."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import small_corpus
+import torch
+from pytorch_lightning.callbacks import Callback
+from safetensors.torch import load_file
+
+from omniner.config.groups import Config
+from omniner.models import fit, predict
+from omniner.records import prediction_to_json, to_line
+from omniner.training import checkpoints
+
+TAGGER = """
+import json, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2].split(":")
+import small_corpus
+from test_fit_processes import OVERRIDES
+from omniner.models import fit
+config = small_corpus.configuration(*OVERRIDES, "trainer.devices=2")
+result = fit(config, small_corpus.corpus(41, 19), Path(sys.argv[1]), None, [])
+if result.rank == 0:
+    print(json.dumps([result.best_f1, result.epochs]))
+"""
+# Dropout stays on. 41 sentences: the last step of an epoch has one, so one process has none of its own.
+OVERRIDES = (
+    "char_bilstm",
+    "trainer.max_epochs=12",
+    "trainer.weight_average=0.8",
+    "model.learning_rate=0.01",
+    "model.dropout=0.2",
+    "model.embedding_dropout=0.2",
+    "model.bigram_dropout=0.1",
+)
+
+
+GENERATIVE = """
+import json, os, signal, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2].split(":")
+import small_corpus
+from test_fit import At
+from test_fit_processes import CAUSAL, RUNS, Means
+from omniner.models import fit
+seen, corpus = {}, small_corpus.corpus(21, 5)
+for name, overrides in RUNS.items():
+    config = small_corpus.configuration(*CAUSAL, "trainer.devices=2", *overrides)
+    means, folder = Means(), Path(sys.argv[1]) / name
+    stop = At(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    if name == "lora-fsdp":
+        assert fit(config, corpus, folder, None, [means, stop]).signal == signal.SIGTERM
+    result = fit(config, corpus, folder, None, [means])
+    seen[name] = [means.values, result.best_f1, result.epochs]
+if result.rank == 0:
+    print(json.dumps(seen))
+"""
+# 21 sentences: the last step of an epoch has five; packs so small that each process has several of them
+CAUSAL = ("qwen2_tiny", "trainer.max_epochs=2", "tuning.pack_tokens=70", "trainer.eval_steps=4")
+RUNS = {
+    "full-ddp": ["tuning=full"],
+    "full-fsdp": ["tuning=full", "trainer.strategy=fsdp"],
+    "lora-fsdp": ["tuning=lora", "trainer.strategy=fsdp"],
+}
+
+
+class Means(Callback):
+    """Notes the loss of each logged step, over all processes, and the norm of its gradient."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, list[float]] = {}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: object) -> None:
+        if trainer.global_step % trainer.log_every_n_steps:
+            return
+        names = ("train/loss", "train/gradient_norm")
+        self.values[trainer.global_step] = [float(trainer.callback_metrics[name]) for name in names]
+
+
+def run_in_two(text: str, folder: Path) -> Any:
+    """Run a script that trains in two processes into the folder; gives the JSON of its last line."""
+    script = folder.parent / "train.py"
+    script.write_text(text, encoding="utf-8")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PL_", "PYTEST"))}
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder), f"{Path(__file__).parent}:{Path(small_corpus.__file__).parent}"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**clean, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def predictions(path: Path, config: Config) -> list[str]:
+    found = [p for batch in predict(path, small_corpus.sentences(60, 5, "test"), config) for p in batch]
+    return sorted(to_line(prediction_to_json(p)) for p in found)
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_predictions_as_one(tmp_path: Path) -> None:
+    config = small_corpus.configuration(*OVERRIDES)
+    one = fit(config, small_corpus.corpus(41, 19), tmp_path / "one", None, [])
+    best_f1, epochs = run_in_two(TAGGER, tmp_path / "two")
+    assert (best_f1, epochs) == (one.best_f1, one.epochs)
+    assert one.best_f1 > 0.3
+    other = tmp_path / "two/checkpoints/best.ckpt"
+    left, right = (checkpoints.read(path)["weights"] for path in (one.best_path, other))
+    for name, weight in left.items():
+        torch.testing.assert_close(weight, right[name], atol=1e-3, rtol=1e-3)
+    assert predictions(one.best_path, config) == predictions(other, config)
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_causal_model_as_one_does(tmp_path: Path) -> None:
+    two = run_in_two(GENERATIVE, tmp_path / "two")
+    corpus, ones = small_corpus.corpus(21, 5), {}
+    for name, (values, best_f1, epochs) in two.items():
+        tuning = RUNS[name][0]
+        if tuning not in ones:
+            means = Means()
+            config = small_corpus.configuration(*CAUSAL, tuning)
+            ones[tuning] = fit(config, corpus, tmp_path / "one" / tuning, None, [means]), means
+        one, means = ones[tuning]
+        assert values == {str(step): pytest.approx(value, rel=1e-4) for step, value in means.values.items()}
+        assert (best_f1, epochs) == (pytest.approx(one.best_f1), 2)
+        file = "model.safetensors" if name.startswith("full") else "adapter_model.safetensors"
+        left, right = (load_file(path / file) for path in (one.best_path, tmp_path / "two" / name / "checkpoints/best"))
+        assert left.keys() == right.keys()
+        for key, weight in left.items():
+            torch.testing.assert_close(weight, right[key], atol=1e-4, rtol=1e-3)
