@@ -16,7 +16,7 @@ from omniner.config import compose
 from omniner.corpus import taxonomy
 from omniner.tasks import prompting
 from tests.e2e.conftest import COMMAND, TINY, TINY_CAUSAL, environment, folder_of, omniner, runs_in
-from tests.unit.decoding.scripted_server import Answer, Seen, error, reply, serving
+from tests.helpers.scripted_server import Answer, Seen, error, reply, serving
 
 pytestmark = pytest.mark.slow
 

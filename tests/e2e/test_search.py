@@ -14,8 +14,8 @@ from omniner.corpus import sources
 from omniner.files import read_json, write_json
 from omniner.guidance import lessons, prompt_errors
 from tests.e2e.conftest import TINY_CAUSAL, folder_of, omniner, runs_in
-from tests.unit.analysis import made_up_guidance
-from tests.unit.decoding.scripted_server import Answer, Seen, reply, serving
+from tests.helpers import made_up_guidance
+from tests.helpers.scripted_server import Answer, Seen, reply, serving
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from tests.unit.analysis import made_up
+from tests.helpers import made_up
 
 from omniner.guidance import clusters, notes
 from omniner.guidance.clusters import TrainingCounts

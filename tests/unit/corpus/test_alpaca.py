@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.corpus.reading import SMALL, assert_offsets_hold, codes, read, spans
+from tests.helpers.reading import SMALL, assert_offsets_hold, codes, read, spans
 
 from omniner.answers import write_answer
 from omniner.corpus.formats import alpaca, fields

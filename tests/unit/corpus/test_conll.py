@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.corpus.reading import SMALL, assert_offsets_hold, codes, read, spans
+from tests.helpers.reading import SMALL, assert_offsets_hold, codes, read, spans
 
 from omniner.corpus.formats import conll, fields
 from omniner.errors import UserError

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.unit.corpus.reading import SMALL, assert_offsets_hold, codes, read, spans
+from tests.helpers.reading import SMALL, assert_offsets_hold, codes, read, spans
 from tests.unit.corpus.test_sources import shipped
 
 from omniner.corpus import formats, sources

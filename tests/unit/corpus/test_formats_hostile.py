@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.corpus.reading import SMALL, assert_offsets_hold, codes, read
+from tests.helpers.reading import SMALL, assert_offsets_hold, codes, read
 
 from omniner.corpus import formats
 from omniner.corpus.formats import detection, fields

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.corpus.reading import assert_offsets_hold, codes, read
+from tests.helpers.reading import assert_offsets_hold, codes, read
 
 from omniner.config.rules import CORPUS_FORMATS
 from omniner.corpus import formats

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tests.conftest import ROOT
-from tests.unit.corpus.reading import SMALL, spans
+from tests.helpers.reading import SMALL, spans
 
 from omniner.config.groups import DataConfig
 from omniner.corpus import sources

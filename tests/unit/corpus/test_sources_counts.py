@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tests.unit.corpus.reading import assert_offsets_hold, codes, read
+from tests.helpers.reading import assert_offsets_hold, codes, read
 
 from omniner.corpus.formats import detection, fields
 

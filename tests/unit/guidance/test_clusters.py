@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.unit.analysis import made_up
+from tests.helpers import made_up
 
 from omniner.guidance import clusters
 from omniner.records import Entity

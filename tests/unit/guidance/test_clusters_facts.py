@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.analysis import made_up
+from tests.helpers import made_up
 
 from omniner.guidance import clusters, notes
 from omniner.guidance.clusters import Category, Facts, Piece, Surface, TrainingCounts

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.analysis import made_up_guidance
-from tests.unit.analysis.made_up_guidance import lesson_of
+from tests.helpers import made_up_guidance
+from tests.helpers.made_up_guidance import lesson_of
 
 from omniner.errors import UserError
 from omniner.guidance import lessons

@@ -10,8 +10,8 @@ from typing import Any
 import chats
 import pytest
 from shipped_prompts import shipped
-from tests.unit.analysis import made_up_guidance
-from tests.unit.analysis.made_up_guidance import CATEGORIES, lesson_of, taught
+from tests.helpers import made_up_guidance
+from tests.helpers.made_up_guidance import CATEGORIES, lesson_of, taught
 
 from omniner.errors import UserError
 from omniner.guidance import prompt_errors

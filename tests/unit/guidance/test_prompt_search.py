@@ -7,8 +7,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from tests.unit.analysis import made_up_guidance
-from tests.unit.analysis.made_up_guidance import CATEGORIES
+from tests.helpers import made_up_guidance
+from tests.helpers.made_up_guidance import CATEGORIES
 
 from omniner.config import compose
 from omniner.config.groups import Config

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.unit.analysis import made_up
+from tests.helpers import made_up
 
 from omniner.config.groups import CompareConfig
 from omniner.guidance import prompt_search

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from tests.unit.analysis import made_up_guidance
-from tests.unit.analysis.made_up_guidance import lesson_of
+from tests.helpers import made_up_guidance
+from tests.helpers.made_up_guidance import lesson_of
 
 from omniner.guidance import questions
 from omniner.guidance.questions import read_answer

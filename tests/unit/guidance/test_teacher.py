@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.decoding.scripted_server import KEY, Answer, Seen, Server, error, reply, serving
+from tests.helpers.scripted_server import KEY, Answer, Seen, Server, error, reply, serving
 
 from omniner.config.groups import TeacherConfig
 from omniner.errors import UserError
@@ -252,7 +252,7 @@ def test_a_killed_process_goes_on_behind_its_last_answer(tmp_path: Path) -> None
         import sys
         sys.path.insert(0, {str(Path.cwd())!r})
         from pathlib import Path
-        from tests.unit.decoding.test_teacher import ask, config
+        from tests.unit.guidance.test_teacher import ask, config
         ask(config(sys.argv[1], Path("cache"), concurrency=1), Path("."))
     """)
     with serving(script) as server:

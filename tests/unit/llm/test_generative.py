@@ -15,7 +15,7 @@ import small_corpus
 import torch
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
-from test_fitting import At, Losses
+from tests.unit.training.test_fit import At, Losses
 from torch.nn.functional import cross_entropy
 
 from omniner.config.groups import Config

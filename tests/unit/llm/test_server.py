@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.decoding.scripted_server import KEY, Answer, Drop, Seen, config, error, reply, serving
+from tests.helpers.scripted_server import KEY, Answer, Drop, Seen, config, error, reply, serving
 
 from omniner.config.groups import DecodingConfig
 from omniner.errors import UserError
@@ -564,7 +564,7 @@ def transformers_serve(folder: Path) -> Iterator[str]:
 def test_a_real_server_says_what_the_model_says(tmp_path: Path) -> None:
     """Random weights write nonsense, but the same nonsense here and there: the prompt arrives as it was meant."""
     import torch
-    from tests.unit.encoding.chats import CHATML, small
+    from tests.helpers.chats import CHATML, small
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
     backend = small("bytes").tokenizer.backend_tokenizer

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.analysis import made_up_guidance
+from tests.helpers import made_up_guidance
 
 from omniner import tracking
 from omniner.config import compose

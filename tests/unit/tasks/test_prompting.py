@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.analysis import made_up_guidance
-from tests.unit.analysis.made_up_guidance import CATEGORIES
+from tests.helpers import made_up_guidance
+from tests.helpers.made_up_guidance import CATEGORIES
 
 from omniner import tracking
 from omniner.config import compose

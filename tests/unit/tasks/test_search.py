@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from tests.unit.analysis import made_up_guidance
+from tests.helpers import made_up_guidance
 
 from omniner import run
 from omniner.config import compose
