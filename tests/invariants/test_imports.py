@@ -14,7 +14,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src" / "omniner"
 # Layers from the bottom up; a module may import from its own layer and from those before it.
 LAYERS = (
     ("errors",),
-    ("records", "files", "progress"),
+    ("records", "files", "progress", "registry", "cores"),
     ("config",),
     ("corpus",),
     ("answers",),
@@ -32,7 +32,10 @@ LAYERS = (
     ("run",),
 )
 APART = ("taggers", "llm")  # one layer, but neither knows the other
-WITHOUT_TORCH = {"errors", "records", "files", "progress", "config", "corpus", "answers", "score", "annotators", "runs"}
+WITHOUT_TORCH = {
+    *("errors", "records", "files", "progress", "registry", "cores"),
+    *("config", "corpus", "answers", "score", "annotators", "runs"),
+}
 HEAVY = (
     "torch",
     "pytorch_lightning",

@@ -8,7 +8,6 @@ MLflow the children belong to the parent's run. Price: the start of Python, 3 to
 from __future__ import annotations
 
 import copy
-import os
 import queue
 import signal
 import sys
@@ -21,6 +20,7 @@ from typing import NamedTuple
 
 from omniner.config import compose
 from omniner.config.groups import ChildrenConfig, Config
+from omniner.cores import own_cores
 from omniner.errors import Stopped
 from omniner.files import make_folder, read_json, write_text
 from omniner.runs import processes
@@ -100,7 +100,7 @@ def _slots(settings: ChildrenConfig) -> _Slots:
     processes.check_gpus(settings.gpus, gpus)
     groups = gpus // settings.gpus if settings.gpus else 1
     places = settings.parallel or max(1, groups)
-    cores = sorted(os.sched_getaffinity(0))
+    cores = own_cores()
     if gpus or places == 1:
         return _Slots(settings.gpus, [[] for _ in range(places)])
     # Without GPUs each place has its share of the cores: threads of several models on one core cost more than they do.

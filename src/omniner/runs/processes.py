@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from omniner.cores import pinned
 from omniner.errors import Stopped, UserError
 from omniner.files import explaining, make_folder
 
@@ -77,7 +78,7 @@ def spawn(
     sys.stdout.flush()
     tail = bytearray()
     with explaining(log_file), log_file.open("wb", buffering=0) as file:
-        with _on(cores):
+        with pinned(cores):
             process = subprocess.Popen(
                 command, env=dict(environment), stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
             )
@@ -109,17 +110,6 @@ def _watch(process: subprocess.Popen[bytes], stopped: Asked) -> None:
         process.send_signal(stop.signum if isinstance(stop, Stopped) else signal.SIGINT)
         process.wait()
         raise
-
-
-@contextlib.contextmanager
-def _on(cores: Sequence[int]) -> Iterator[None]:
-    """Keep this thread to these cores for the block: what it starts there has them from the first."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores or before)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _copy(source: IO[bytes], file: io.FileIO, tail: bytearray) -> None:

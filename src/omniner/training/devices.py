@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from omniner.config.groups import BiLSTMConfig, Config
+from omniner.cores import own_cores
 from omniner.errors import UserError
 
 log = logging.getLogger("omniner")
@@ -108,7 +109,7 @@ def _threads(processes: int) -> int:
 
     joblib and Ray say so to jobs that they run side by side.
     """
-    share = max(1, len(os.sched_getaffinity(0)) // processes)
+    share = max(1, len(own_cores()) // processes)
     said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list is one number per level of nesting
     return min(share, int(said)) if said.isdecimal() and int(said) else share
 

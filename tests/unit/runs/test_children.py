@@ -67,7 +67,7 @@ def test_whoever_stops_listening_stops_the_children(tmp_path: Path) -> None:
 
 
 def test_places_follow_gpus_or_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     monkeypatch.setenv(processes.VISIBLE, "0,1,2,3,4")
     assert len(children._slots(ChildrenConfig(parallel=0, gpus=2)).cores) == 2
     assert len(children._slots(ChildrenConfig(parallel=0, gpus=0)).cores) == 1

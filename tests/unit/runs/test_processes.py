@@ -57,6 +57,7 @@ def test_a_child_ends_and_what_it_said_is_kept(tmp_path: Path, capfd: pytest.Cap
     assert (tmp_path / "log").read_text() == capfd.readouterr().err == "error: key: wrong. Mend it.\n"
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin")
 def test_a_child_has_the_cores_it_is_given(tmp_path: Path) -> None:
     core = min(os.sched_getaffinity(0))
     before = os.sched_getaffinity(0)
