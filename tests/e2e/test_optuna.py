@@ -33,17 +33,19 @@ def test_it_maximises_f1_on_dev(tmp_path: Path) -> None:
 TRIALS = """
 import math, os, signal, sys, time
 from pathlib import Path
-from omniner import config, processes, run
+from omniner import run
+from omniner.config import compose
+from omniner.runs import processes
 from omniner.files import make_folder, write_json
 
 kill_at, begun = int(sys.argv.pop(1)), Path("begun.txt")
 
 def spawn(command, environment, log_file, stopped, cores=()):
-    settings = config.load([item for item in command[3:] if item != "hydra.mode=RUN"])
+    settings = compose.load([item for item in command[3:] if item != "hydra.mode=RUN"])
     rate, folder = settings.model.learning_rate, make_folder(Path(settings.output_dir))
     with begun.open("a") as file:
         print(repr(rate), file=file)
-    state = {"digest": config.digest(settings), "started": time.time()}
+    state = {"digest": compose.digest(settings), "started": time.time()}
     write_json(folder / "run_state.json", {**state, "status": "running"})
     if len(begun.read_text().splitlines()) == kill_at:
         os.kill(os.getpid(), 9)

@@ -299,7 +299,7 @@ def test_one_line_that_is_no_prediction(line: str) -> None:
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from omniner.analysis.scores import predictions
+from omniner.score import predictions
 from omniner.score.scoring import score_loaded
 from omniner.config.groups import ErrtaConfig, MetricsConfig
 for profile, mode in (("own", "span"), ("official", "auto")):
