@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.errors import Stopped, UserError
+from omniner.registry import TASKS
 from omniner.runs import folder as runfolder
 from omniner.runs import processes, sweep
 
@@ -63,15 +64,12 @@ def execute(config: Config) -> None:
 
 def run(config: Config) -> Path:
     """Do one task in a folder of its own, tracked; gives the folder. This is the entry for other programs, too."""
-    from omniner.tasks import TASKS
-
-    task = TASKS[config.task.name]
     folder = runfolder.claim(config)
     try:
         context = _start(config, folder)
         status = "failed"
         try:
-            task(context)
+            TASKS[config.task.name].run(context)
             status = "finished"
         except KeyboardInterrupt:
             status = "killed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from omniner.registry import TASKS
+from omniner.runs.folder import BOOKKEEPING
+from omniner.runs.task import ALWAYS_WRITTEN
 from tests.e2e import warm
 
 COMMAND = [sys.executable, "-m", "omniner.run"]
@@ -59,8 +63,11 @@ def omniner(*overrides: str, cwd: Path, status: int = 0, anew: bool = False) -> 
 
 
 def folder_of(result: subprocess.CompletedProcess[str], cwd: Path) -> Path:
-    """The run's folder, which is what a run prints last."""
-    return cwd / result.stdout.strip().splitlines()[-1]
+    """The run's folder, which is what a run prints last; it holds nothing that the task's entry does not name."""
+    folder = cwd / result.stdout.strip().splitlines()[-1]
+    task = TASKS[json.loads((folder / "run_state.json").read_text())["task"]]
+    assert {path.name for path in folder.iterdir()} <= {*task.outputs, *ALWAYS_WRITTEN, *BOOKKEEPING}
+    return folder
 
 
 @pytest.fixture(scope="session")

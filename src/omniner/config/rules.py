@@ -14,13 +14,12 @@ settles the `auto` values that need neither data nor machine. Adding a knob mean
 from __future__ import annotations
 
 import difflib
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from omniner.config import groups
 from omniner.errors import UserError
+from omniner.registry import TASKS
 
 METHODS = ("full", "lora", "qlora")
 CORPUS_FORMATS = (  # read and written
@@ -34,21 +33,6 @@ CORPUS_FORMATS = (  # read and written
     "brat",
 )
 CHOICES: dict[str, tuple[str, ...]] = {
-    "task.name": (
-        "train",
-        "predict",
-        "score",
-        "compare",
-        "check",
-        "adjudicate",
-        "agreement",
-        "convert",
-        "guide",
-        "stats",
-        "split",
-        "filter",
-        "search",
-    ),
     "head.kind": ("auto", "none", "softmax", "crf", "span"),
     "tuning.method": ("auto", *METHODS),
     "tuning.optimizer": ("auto", "adamw", "adamw_8bit"),
@@ -198,7 +182,7 @@ def _numbers(config: groups.Config, keys: Sequence[str]) -> Iterator[tuple[str, 
 
 def check_values(config: groups.Config) -> None:
     """Each value by itself: a known choice, in its range."""
-    for key, choices in CHOICES.items():
+    for key, choices in {"task.name": tuple(TASKS), **CHOICES}.items():
         if (value := _get(config, key)) not in choices:
             near = difflib.get_close_matches(str(value), choices, n=1)
             hint = f"Did you mean {near[0]}? " if near else ""
@@ -224,40 +208,8 @@ def resolve(config: groups.Config) -> groups.Config:
         pretrained = isinstance(config.model, groups.CausalConfig) and config.model.path is not None
         config.tuning.method = "lora" if pretrained else "full"
     if config.name == "auto":
-        config.name = "-".join(part for part in _name_parts(config) if part)
+        config.name = TASKS[config.task.name].run_name(config)
     return config
-
-
-def _name_parts(config: groups.Config) -> list[str]:
-    """What tells runs apart at a glance."""
-    model = [config.model.name, config.head.kind]
-    if isinstance(config.model, groups.CausalConfig):
-        guided = config.decoding.kind if config.decoding.kind != "free" else ""
-        own = f"{config.prompt.name}_own" if config.prompt.from_run else config.prompt.name
-        model = [config.model.name, own, config.tuning.method, guided]
-    elif config.decoding.engine == "openai":
-        model = [config.decoding.model or "server", config.prompt.name]
-    parts = {
-        "train": [*model, config.data.name],
-        "predict": ["predict", *([Path(config.checkpoint).stem] if config.checkpoint else model), config.data.name],
-        "score": ["score", Path(config.predictions or "").stem],
-        "compare": ["compare", *(_stem(entry) for entry in config.runs[:2])],
-        "check": ["check", config.model.name, config.data.name],
-        "adjudicate": ["adjudicate", *(_stem(entry) for entry in config.annotators)],
-        "agreement": ["agreement", *(_stem(entry) for entry in config.annotators)],
-        "guide": ["guide", Path(config.run or "").name, config.guide.split, config.teacher.kind],
-        "stats": ["stats", *([_stem(entry) for entry in config.corpora[:3]] or [config.data.name])],
-        "split": ["split", Path(config.input).stem if config.input else config.data.name],
-        "filter": ["filter", Path(config.input).stem if config.input else config.data.name, *model],
-        "search": ["search", *model, config.data.name],
-        "convert": ["convert", Path(config.input or config.checkpoint or "").stem, config.to],
-    }
-    return parts[config.task.name]
-
-
-def _stem(entry: str) -> str:
-    """What a path, or "name=path", is called."""
-    return Path(entry.partition("=")[0]).stem
 
 
 def check_pairs(config: groups.Config) -> None:
@@ -277,10 +229,10 @@ def check_pairs(config: groups.Config) -> None:
     if tracking.kind == "server" and not tracking.uri:
         raise UserError("tracking.uri", "a tracking server has no address", "Set tracking.uri=http://host:port.")
     _check_causal(config)
-    _check_guide(config)
-    _check_search(config)
-    _check_parts(config)
-    _check_paths(config)
+    _check_prompt(config)
+    if wrong := [name for name in config.split.shares if not name.isidentifier()]:  # files are called after them
+        raise UserError("split.shares", f"{wrong[0]!r} is no name for a split", "Use letters, digits and _.")
+    TASKS[config.task.name].check_config(config)
 
 
 def _check_causal(config: groups.Config) -> None:
@@ -306,106 +258,18 @@ def _check_causal(config: groups.Config) -> None:
             raise UserError("trainer.strategy", "fsdp is for causal models; taggers are small", "Use trainer=ddp.")
     if decoding.engine == "openai" and not decoding.url:
         raise UserError("decoding.url", "the server has no address", "Set decoding.url=http://host:port/v1.")
-    if decoding.engine == "openai" and config.task.name in ("train", "filter"):
+    if decoding.engine == "openai" and TASKS[config.task.name].trains:
         raise UserError("decoding.engine", "a server cannot decode a model in training", "Use it with task=predict.")
     if decoding.top_p > 1:
         raise UserError("decoding.top_p", f"{decoding.top_p} is above 1", "Give a share up to 1.")
 
 
-def _check_guide(config: groups.Config) -> None:
-    """Notes come from errors that a model may learn from, and a teacher can be asked."""
-    guide, teacher = config.guide, config.teacher
-    if config.prompt.from_run and config.task.name in ("train", "check", "predict", "search", "filter"):
-        where = "prompt.from_run"
-        if not isinstance(config.model, groups.CausalConfig) and config.decoding.engine == "hf":
-            raise UserError(where, "a tagger is told nothing", "Choose a causal model, or decoding=openai.")
-        if config.task.name in ("predict", "search") and config.checkpoint:
-            raise UserError(where, "a trained model keeps the prompt it was trained with", "Leave it out.")
-    if config.task.name != "guide":
-        return
-    if not config.run:
-        raise UserError("run", "task=guide needs it", "Set run=<MLflow run id, name of a run, or its folder>.")
-    if guide.split == "test" and not guide.allow_test:
-        found = "test is the split that is reported: a prompt made of its errors would have seen the answers"
-        raise UserError("guide.split", found, "Use dev or train (guide.allow_test=true does it and marks the run).")
-    if teacher.kind == "openai" and not teacher.url:
-        raise UserError("teacher.url", "the server has no address", "Set teacher.url=http://host:port/v1.")
-    if teacher.kind == "hf" and not teacher.path:
-        raise UserError("teacher.path", "no model is named", "Set teacher.path=<hub name or folder>.")
-
-
-def _check_parts(config: groups.Config) -> None:
-    """A corpus is divided into two parts or more, whose shares are all of it."""
-    if wrong := [name for name in config.split.shares if not name.isidentifier()]:  # files are called after them
-        raise UserError("split.shares", f"{wrong[0]!r} is no name for a split", "Use letters, digits and _.")
-    shares = [share for share in config.split.shares.values() if share]
-    if config.task.name == "split" and (len(shares) < 2 or abs(sum(shares) - 1) > 1e-9):
-        listed = ", ".join(f"{name} {share:g}" for name, share in config.split.shares.items())
-        fix = "Give two or more that add up to 1, for example split.shares={train: 0.8, dev: 0.1, test: 0.1}."
-        raise UserError("split.shares", f"{listed} do not make a whole", fix)
-    if config.task.name == "filter" and config.filter.folds < 2:
-        raise UserError("filter.folds", f"{config.filter.folds} leaves no other model to ask", "Give 2 or more.")
-
-
-def _check_search(config: groups.Config) -> None:
-    """Lessons are named once, and a search has something to try and a way to judge it."""
-    search, prompt, rungs = config.search, config.prompt, config.search.rungs
+def _check_prompt(config: groups.Config) -> None:
+    """Lessons are named once, and are for a model that can be told them."""
+    prompt, taught = config.prompt, isinstance(config.model, groups.CausalConfig) or config.decoding.engine != "hf"
+    if prompt.from_run and not taught and TASKS[config.task.name].prompts:
+        raise UserError("prompt.from_run", "a tagger is told nothing", "Choose a causal model, or decoding=openai.")
     if prompt.lessons and not prompt.from_run:
         raise UserError("prompt.lessons", "prompt.from_run names no run whose lessons they are", "Set prompt.from_run.")
     if len(set(prompt.lessons)) < len(prompt.lessons) or min(prompt.lessons, default=1) < 1:
         raise UserError("prompt.lessons", f"{prompt.lessons}", "Give each number of guidance.md once, the first is 1.")
-    if config.task.name != "search":
-        return
-    if not prompt.from_run:
-        raise UserError("prompt.from_run", "task=search needs it", "Set it to a run of task=guide, with prompt=errta.")
-    if not rungs or 0 in rungs[:-1] or any(b and b <= a for a, b in itertools.pairwise(rungs)):
-        raise UserError("search.rungs", f"{rungs}", "Give numbers that grow; the last may be 0, which is all.")
-    if not search.corrections:
-        raise UserError("search.corrections", "there is none", "Give one or more, for example [1].")
-    if search.train and config.decoding.engine == "openai":
-        raise UserError("search.train", "a server's model is not trained here", "Set search.train=false.")
-    untrained = isinstance(config.model, groups.CausalConfig) and config.model.path is None
-    if untrained and not search.train and config.decoding.engine == "hf":
-        raise UserError("search.train", "random weights cannot answer before they are trained", "Set it to true.")
-
-
-def _check_paths(config: groups.Config) -> None:
-    """The files that a task reads are there."""
-    tagger = not isinstance(config.model, groups.CausalConfig) and config.decoding.engine == "hf"
-    needs = {"score": ("predictions", config.predictions)}
-    if config.task.name == "predict" and (tagger or config.checkpoint):
-        needs["predict"] = ("checkpoint", config.checkpoint)
-    if config.task.name in ("split", "filter") and config.input:
-        needs[config.task.name] = ("input", config.input)
-    if config.task.name == "convert":
-        if config.to == "merged":
-            needs["convert"] = ("checkpoint", config.checkpoint)
-        elif config.input or config.to in ("auto", "llama", "generated"):  # a corpus may be that of data
-            needs["convert"] = ("input", config.input)
-        if not config.output:
-            raise UserError("output", "task=convert needs it", "Set output=<file or folder to write>.")
-    if config.task.name in needs:
-        key, value = needs[config.task.name]
-        if not value:
-            raise UserError(key, f"task={config.task.name} needs it", f"Set {key}=<path>.")
-        if not Path(value).exists():
-            raise UserError(key, f"{value} does not exist", "Check the path.")
-    if config.task.name == "compare" and len(config.runs) < (1 if config.annotators else 2):
-        fix = "Set runs=[a,b,...]: MLflow run ids, names of runs, run folders or predictions files; one is enough with "
-        fix += "annotators=[...]."
-        raise UserError("runs", f"task=compare needs two or more, {len(config.runs)} given", fix)
-    if config.task.name in ("adjudicate", "agreement") and len(config.annotators) < 2:
-        fix = "Set annotators=[a.jsonl,b.jsonl,...]: a file of labelled sentences of each."
-        raise UserError("annotators", f"task={config.task.name} needs two or more, {len(config.annotators)} given", fix)
-    for entry in config.corpora if config.task.name == "stats" else ():
-        path = entry if Path(entry).exists() else entry.partition("=")[2] or entry
-        named = path.replace("_", "").replace("-", "").isalnum()  # it may be a choice of conf/data
-        if not named and not Path(path).exists():
-            raise UserError("corpora", f"{path} does not exist", "Name a choice of conf/data, a file or a folder.")
-    for key, value in (("practice", config.practice), ("expert", config.expert)):
-        if value and not Path(value).exists():
-            raise UserError(key, f"{value} does not exist", "Check the path.")
-    files = [("gold", config.gold)] + ([("input", config.input)] if config.task.name == "predict" else [])
-    for key, value in files:
-        if value and not Path(value).is_file():
-            raise UserError(key, f"{value} is not a file", "Check the path.")

@@ -22,62 +22,12 @@ from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.files import explaining, make_folder, read_json, write_json, write_text
+from omniner.registry import TASKS
+from omniner.runs.task import ALWAYS_WRITTEN
 
 STATE = "run_state.json"
 METRICS = "metrics.json"  # the last value of what runs are compared by
 ROOT = Path("outputs")
-# What a run writes; a run that starts over in a folder of its own removes these and nothing else.
-OUTPUTS = (
-    "predictions.jsonl",
-    "predicted_by.json",
-    "gold.jsonl",
-    "scores.json",
-    METRICS,
-    "issues.jsonl",
-    "report.html",
-    "search.json",
-    "search.md",
-    "search",
-    "best",
-    "guidance.json",
-    "guidance.md",
-    "guidance.html",
-    "teacher_spent.jsonl",
-    "prompt_guidance.json",
-    "comparison.html",
-    "comparison.json",
-    "comparison.md",
-    "latex",
-    "agreement.json",
-    "agreement.md",
-    "human",
-    "queue.json",
-    "queue.xml",
-    "decisions.jsonl",
-    "counts.json",
-    "corpus",
-    "split.json",
-    "split.md",
-    "filter.json",
-    "filter.md",
-    "folds",
-    "folds.json",
-    "stats.html",
-    "stats.json",
-    "stats.md",
-    "check.txt",
-    "prompt.txt",
-    "curves.jsonl",
-    "tables",
-    "figures",
-    "checkpoints",
-    "children",
-    "model",
-    "tracking_spool.jsonl",
-    "tracking_files",
-)
-# The costly part of a run: a folder that holds some of it is never taken back.
-WORK = ("checkpoints/last.ckpt", "predictions.jsonl", "folds.json", "search/dev.jsonl")
 BOOKKEEPING = (STATE, "config.yaml", ".lock")
 
 
@@ -99,11 +49,11 @@ class RunFolder:
     @property
     def holds_work(self) -> bool:
         """Whether something was done that the same command can go on from."""
-        return any((self.path / name).is_file() for name in WORK)
+        return any((self.path / name).is_file() for name in TASKS[self.state["task"]].costly)
 
     def discard(self) -> None:
         """Take back what a run that could not even begin has written: its own files, and the folder if that is all."""
-        _clear(self.path)
+        _clear(self.path, self.state["task"])
         for name in BOOKKEEPING:
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty: it was there before, with files of somebody else
@@ -180,7 +130,7 @@ def _open(path: Path, digest: str, config: Config) -> RunFolder:
             "Choose another folder, or resume=never to start over in this one.",
         )
     if old:
-        _clear(path)
+        _clear(path, old.get("task", ""))
     state = {"digest": digest, "status": "running", "started": time.time(), "task": config.task.name}
     folder = RunFolder(path, digest, False, state, lock)
     folder.save()
@@ -206,8 +156,10 @@ def _continue(path: Path, digest: str) -> RunFolder:
     return RunFolder(path, digest, True, state, lock)
 
 
-def _clear(path: Path) -> None:
-    for name in OUTPUTS:
+def _clear(path: Path, task: str) -> None:
+    """Remove what a run of this task has written, and nothing else."""
+    tasks = [TASKS[task]] if task in TASKS else TASKS.values()  # a task that is gone may have written anything
+    for name in {*ALWAYS_WRITTEN, *(name for one in tasks for name in one.outputs)}:
         target = path / name
         if target.is_dir():
             shutil.rmtree(target)

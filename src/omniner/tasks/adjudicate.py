@@ -24,6 +24,7 @@ from omniner.errors import UserError
 from omniner.files import write_json, writing
 from omniner.records import Issue, to_line
 from omniner.runs.context import Context, publish_issues
+from omniner.runs.task import Input, Task, entry_label
 from omniner.score.predictions import collector_paused
 from omniner.tasks import agreement
 
@@ -131,3 +132,13 @@ def _report(context: Context, names: Sequence[str], decisions: Sequence[Decision
     print(f"{len(decisions):,} sentences: " + ", ".join(f"{name} {how[name]:,}" for name in HOW if how[name]))
     if how["queued"]:
         print(f"for the expert: {context.folder / 'queue.json'}; then the same command with expert=<export>")
+
+
+TASK = Task(
+    name="adjudicate",
+    description=__doc__,
+    run=run,
+    label=lambda config: ["adjudicate", *(entry_label(entry) for entry in config.annotators)],
+    inputs=[agreement.ANNOTATORS, Input("practice"), Input("expert")],
+    outputs=["gold.jsonl", "queue.json", "queue.xml", "decisions.jsonl", "counts.json"],
+)

@@ -30,6 +30,7 @@ from omniner.records import Issue, Prediction, Sentence, content_digest, predict
 from omniner.report import annotator_tables
 from omniner.report.tables import SHARE, Sheet, markdown, plain, shown
 from omniner.runs.context import Context, publish_issues
+from omniner.runs.task import Input, Task, entry_label
 from omniner.score import human
 from omniner.score.predictions import collector_paused
 from omniner.score.results import ScoreResult
@@ -190,3 +191,19 @@ def read(context: Context) -> tuple[list[Annotator], list[Issue]]:
         for one in found
     )
     return found, issues
+
+
+ANNOTATORS = Input(
+    "annotators",
+    required=True,
+    fewest=2,
+    fix="Set annotators=[a.jsonl,b.jsonl,...]: a file of labelled sentences of each.",
+)
+TASK = Task(
+    name="agreement",
+    description=__doc__,
+    run=run,
+    label=lambda config: ["agreement", *(entry_label(entry) for entry in config.annotators)],
+    inputs=[ANNOTATORS, Input("gold", folder_allowed=False)],
+    outputs=["agreement.json", "agreement.md", "tables", "human"],
+)

@@ -24,6 +24,7 @@ from omniner.corpus.sources import Corpus
 from omniner.llm import prompt as prompt_module
 from omniner.records import Issue
 from omniner.runs.context import Context, publish_corpus, publish_issues
+from omniner.runs.task import Task
 from omniner.tasks import prompting
 
 if TYPE_CHECKING:
@@ -279,3 +280,14 @@ def _kept_for_backward(config: Config, module: GenerativeModule, data: Generativ
     attach(module.model, "masked" if config.tuning.attention == "auto" else config.tuning.attention)
     with torch.enable_grad():
         return kept_for_backward(module, lambda: pack_loss(module.model, pack)), len(pack.ids)
+
+
+TASK = Task(
+    name="check",
+    description=__doc__,
+    run=run,
+    label=lambda config: ["check", config.model.name, config.data.name],
+    outputs=["check.txt", "prompt.txt", prompting.COPY],
+    prompts=True,
+    loads_torch=True,
+)

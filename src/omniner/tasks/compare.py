@@ -39,6 +39,7 @@ from omniner.report.comparison_tables import build, verdicts
 from omniner.report.tables import TEXT, Sheet, latex, markdown, plain
 from omniner.runs import folder as runfolder
 from omniner.runs.context import Context, publish_issues
+from omniner.runs.task import Input, Task, entry_label
 from omniner.score import human
 from omniner.score import predictions as reading
 from omniner.score.comparison import Contender, RunComparison, compare_runs
@@ -367,3 +368,21 @@ def config_differences(sources: Sequence[Source]) -> dict[str, list[Any]]:
         for key in keys
         if key.split(".")[0] not in NOT_COMPARED
     }
+
+
+def _check(config: Config) -> None:
+    if len(config.runs) < (1 if config.annotators else 2):
+        fix = "Set runs=[a,b,...]: MLflow run ids, names of runs, run folders or predictions files; one is enough with "
+        fix += "annotators=[...]."
+        raise UserError("runs", f"task=compare needs two or more, {len(config.runs)} given", fix)
+
+
+TASK = Task(
+    name="compare",
+    description=__doc__,
+    run=run,
+    label=lambda config: ["compare", *(entry_label(entry) for entry in config.runs[:2])],
+    inputs=[Input("gold", folder_allowed=False)],
+    check=_check,
+    outputs=["comparison.html", "comparison.json", "comparison.md", "tables", "figures", "latex"],
+)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omniner.answers import write_answer
+from omniner.config.groups import Config
 from omniner.corpus import formats, sources, taxonomy
 from omniner.corpus.formats import WRITERS, alpaca
 from omniner.corpus.formats.fields import WriteOptions
@@ -23,6 +24,7 @@ from omniner.files import make_folder
 from omniner.llm import prompt as prompts
 from omniner.records import Issue, Sentence
 from omniner.runs.context import Context, publish_corpus, publish_issues
+from omniner.runs.task import Input, Task
 from omniner.tasks import parts as whole
 from omniner.tasks import prompting
 
@@ -135,3 +137,29 @@ def _write(
         return formats.write(path, target, sentences, options)
     prompt = prompts.build(config.prompt, categories, train)
     return alpaca.write(path, sentences, prompt, lambda entities: write_answer(entities, prompt.answer))
+
+
+def _needs_input(config: Config) -> bool:
+    """A corpus may be that of `data`, and adapters are a checkpoint."""
+    return config.to in ("auto", "llama", "generated")
+
+
+def _check(config: Config) -> None:
+    if not config.output:
+        raise UserError("output", "task=convert needs it", "Set output=<file or folder to write>.")
+
+
+TASK = Task(
+    name="convert",
+    description=__doc__,
+    run=run,
+    label=lambda config: ["convert", Path(config.input or config.checkpoint or "").stem, config.to],
+    inputs=[
+        Input("input", required=_needs_input),
+        Input("checkpoint", required=lambda config: config.to == "merged"),
+        Input("gold", folder_allowed=False),
+    ],
+    check=_check,
+    outputs=[prompting.COPY],
+    loads_torch=True,
+)

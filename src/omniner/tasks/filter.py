@@ -34,6 +34,7 @@ from omniner.report.tables import markdown, plain
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
 from omniner.runs.context import Context, publish_issues
+from omniner.runs.task import Input, Task, model_label
 from omniner.score.predictions import prediction_from_line
 from omniner.score.scoring import unit_of
 from omniner.tasks import parts
@@ -171,3 +172,26 @@ def _publish(context: Context, filtered: Filtered, output: Path) -> None:
     context.run.file(write_text(context.folder / "filter.md", "\n".join(lines) + "\n\n" + markdown(sheets)))
     for name in ("suspects.jsonl", "queue.json", "queue.xml", "dropped.jsonl"):
         context.run.file(output / name, "corpus")
+
+
+def _check(config: Config) -> None:
+    if config.filter.folds < 2:
+        raise UserError("filter.folds", f"{config.filter.folds} leaves no other model to ask", "Give 2 or more.")
+
+
+TASK = Task(
+    name="filter",
+    description=__doc__,
+    run=run,
+    label=lambda config: [
+        "filter",
+        Path(config.input).stem if config.input else config.data.name,
+        *model_label(config),
+    ],
+    inputs=[Input("input")],
+    check=_check,
+    outputs=["filter.json", "filter.md", "tables", parts.FOLDER, FOLDS, STATE, children.FOLDER],
+    costly=[STATE],
+    trains=True,
+    prompts=True,
+)

@@ -29,10 +29,11 @@ from omniner.guidance.questions import Question
 from omniner.records import Issue, Sentence
 from omniner.report import guidance_page, tables
 from omniner.runs.context import Context, Located, locate, publish_corpus, publish_issues, state
+from omniner.runs.task import Task
 from omniner.score.results import ErrtaError, ScoreResult
 from omniner.score.scoring import score
 from omniner.tasks import prompting
-from omniner.tasks.predict import predict_file, write_gold
+from omniner.tasks.predict import PREDICTED, predict_file, write_gold
 
 if TYPE_CHECKING:
     from omniner.guidance.teacher import Consultation, Voice
@@ -306,3 +307,27 @@ def _publish(context: Context, guidance: Guidance) -> None:
     for question, reason in guidance.failures:
         log.warning("the teacher gave no note on %s: %s", question, reason)
     print(guidance_page.summary(guidance))
+
+
+def _check(config: Config) -> None:
+    if not config.run:
+        raise UserError("run", "task=guide needs it", "Set run=<MLflow run id, name of a run, or its folder>.")
+    if config.guide.split == "test" and not config.guide.allow_test:
+        found = "test is the split that is reported: a prompt made of its errors would have seen the answers"
+        raise UserError("guide.split", found, "Use dev or train (guide.allow_test=true does it and marks the run).")
+    if config.teacher.kind == "openai" and not config.teacher.url:
+        raise UserError("teacher.url", "the server has no address", "Set teacher.url=http://host:port/v1.")
+    if config.teacher.kind == "hf" and not config.teacher.path:
+        raise UserError("teacher.path", "no model is named", "Set teacher.path=<hub name or folder>.")
+
+
+TASK = Task(
+    name="guide",
+    description=__doc__,
+    run=run,
+    label=lambda config: ["guide", Path(config.run or "").name, config.guide.split, config.teacher.kind],
+    check=_check,
+    outputs=(*PREDICTED, "guidance.json", "guidance.md", "guidance.html", _SPENT, "tables", prompting.COPY),
+    costly=["predictions.jsonl"],
+    loads_torch=True,
+)

@@ -21,15 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from omniner.config import compose
-from omniner.config.groups import Config
+from omniner.config.groups import CausalConfig, Config
 from omniner.corpus import sources
 from omniner.corpus.taxonomy import Taxonomy
+from omniner.errors import UserError
 from omniner.files import append_lines, explaining, read_json, whole_lines, write_json, write_text
 from omniner.records import Issue, Prediction, Sentence, content_digest, prediction_to_json, sentence_to_json, to_line
 from omniner.runs.context import Context, publish_corpus, publish_issues
+from omniner.runs.task import Input, Task, model_label
 from omniner.score.predictions import prediction_from_line
 from omniner.tasks import prompting
-from omniner.tasks.score import Extras, evaluate
+from omniner.tasks.score import SCORED, Extras, evaluate
 
 log = logging.getLogger("omniner")
 
@@ -72,6 +74,8 @@ def _sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxonomy 
 
 MARK = "predicted_by.json"
 """What the predictions beside it are of: digests of the configuration and the sentences, and the model's files."""
+
+PREDICTED = ("predictions.jsonl", MARK, "gold.jsonl")  # what every task that predicts leaves
 
 Engine = Callable[[Path | None, Sequence[Sentence], Config, frozenset[str]], Iterable[list[Prediction]]]
 
@@ -159,3 +163,32 @@ def _ask_server(
     train = corpus.splits["train"]
     prompt = prompts.build(config.prompt, corpus.taxonomy.active(train), train)
     yield from server.predict(config.decoding, prompt, sentences, done)
+
+
+def _needs_checkpoint(config: Config) -> bool:
+    """A causal model can answer as it was published, and so can a server."""
+    return not isinstance(config.model, CausalConfig) and config.decoding.engine == "hf"
+
+
+def _check(config: Config) -> None:
+    if config.prompt.from_run and config.checkpoint:
+        found = "a trained model keeps the prompt it was trained with"
+        raise UserError("prompt.from_run", found, "Leave it out.")
+
+
+TASK = Task(
+    name="predict",
+    description=__doc__,
+    run=run,
+    label=lambda config: [
+        "predict",
+        *([Path(config.checkpoint).stem] if config.checkpoint else model_label(config)),
+        config.data.name,
+    ],
+    inputs=[Input("checkpoint", required=_needs_checkpoint), Input("input", folder_allowed=False)],
+    check=_check,
+    outputs=(*PREDICTED, *SCORED, prompting.COPY),
+    costly=["predictions.jsonl"],
+    prompts=True,
+    loads_torch=True,
+)

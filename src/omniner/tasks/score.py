@@ -26,6 +26,7 @@ from omniner.files import write_json, write_text, writing
 from omniner.records import Prediction, Sentence
 from omniner.report import tables as tabulate
 from omniner.runs.context import Context, publish_issues
+from omniner.runs.task import Input, Task
 from omniner.score import predictions as predictions_module
 from omniner.score.results import ScoreResult
 from omniner.score.scoring import score, score_loaded
@@ -43,6 +44,8 @@ def run(context: Context) -> None:
 
 
 log = logging.getLogger("omniner")
+
+SCORED = ("scores.json", "tables", "figures", "report.html")  # what `publish` writes
 
 
 @dataclass(frozen=True)
@@ -148,3 +151,13 @@ def summary(result: ScoreResult) -> str:
     units = f"FN {errta.fn:,} and FP {errta.fp:,}"
     lines.append(f"  identity {units} are the units of these errors: {'yes' if errta.identity_ok else 'NO'}")
     return "\n".join(lines)
+
+
+TASK = Task(
+    name="score",
+    description=__doc__,
+    run=run,
+    label=lambda config: ["score", Path(config.predictions or "").stem],
+    inputs=[Input("predictions", required=True), Input("gold", folder_allowed=False)],
+    outputs=SCORED,
+)

@@ -27,6 +27,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import itertools
 import logging
 import shlex
 from collections.abc import Collection, Mapping, Sequence
@@ -36,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from omniner.config.groups import Config
+from omniner.config.groups import CausalConfig, Config
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
@@ -51,6 +52,7 @@ from omniner.report.search_report import Against, Tried
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
 from omniner.runs.context import Context, publish_corpus, publish_issues
+from omniner.runs.task import Task, model_label
 from omniner.score.comparison import Contender, compare_runs
 from omniner.score.predictions import prediction_from_line
 from omniner.score.resampling import post_numbers
@@ -435,3 +437,34 @@ def _config(context: Context, variant: Variant, step: Rung, label: str) -> Confi
 
 def _answers(outcome: Outcome) -> list[Prediction]:
     return [prediction_from_line(line) for line in whole_lines(outcome.folder / "predictions.jsonl")]
+
+
+def _check(config: Config) -> None:
+    """A search has something to try and a way to judge it."""
+    search, rungs = config.search, config.search.rungs
+    if not config.prompt.from_run:
+        raise UserError("prompt.from_run", "task=search needs it", "Set it to a run of task=guide, with prompt=errta.")
+    if config.checkpoint:
+        found = "a trained model keeps the prompt it was trained with"
+        raise UserError("prompt.from_run", found, "Leave it out.")
+    if not rungs or 0 in rungs[:-1] or any(b and b <= a for a, b in itertools.pairwise(rungs)):
+        raise UserError("search.rungs", f"{rungs}", "Give numbers that grow; the last may be 0, which is all.")
+    if not search.corrections:
+        raise UserError("search.corrections", "there is none", "Give one or more, for example [1].")
+    if search.train and config.decoding.engine == "openai":
+        raise UserError("search.train", "a server's model is not trained here", "Set search.train=false.")
+    untrained = isinstance(config.model, CausalConfig) and config.model.path is None
+    if untrained and not search.train and config.decoding.engine == "hf":
+        raise UserError("search.train", "random weights cannot answer before they are trained", "Set it to true.")
+
+
+TASK = Task(
+    name="search",
+    description=__doc__,
+    run=run,
+    label=lambda config: ["search", *model_label(config), config.data.name],
+    check=_check,
+    outputs=["search.json", "search.md", FOLDER, "best", "tables", "prompt.txt", COPY, children.FOLDER],
+    costly=[f"{FOLDER}/{DEV}"],
+    prompts=True,
+)

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 
+from omniner.config.groups import Config
 from omniner.corpus import splits
 from omniner.corpus.formats import jsonl
 from omniner.corpus.splits import Division
+from omniner.errors import UserError
 from omniner.files import write_json, write_text, writing_folder
 from omniner.records import content_digest
 from omniner.report import curation_tables
 from omniner.report.tables import markdown, plain
 from omniner.runs.context import Context, publish_issues
+from omniner.runs.task import Input, Task
 from omniner.tasks import parts
 from omniner.tasks.parts import Whole
 from omniner.tracking.tracked_run import DataInput
@@ -70,3 +74,22 @@ def _publish(context: Context, corpus: Whole, division: Division, output: str) -
     lines += [f"- {plain(line)}" for line in curation_tables.split_summary(sentences, division)]
     path = write_text(context.folder / "split.md", "\n".join(lines) + "\n\n" + markdown(sheets))
     context.run.file(path)
+
+
+def _check(config: Config) -> None:
+    shares = [share for share in config.split.shares.values() if share]
+    if len(shares) < 2 or abs(sum(shares) - 1) > 1e-9:
+        listed = ", ".join(f"{name} {share:g}" for name, share in config.split.shares.items())
+        fix = "Give two or more that add up to 1, for example split.shares={train: 0.8, dev: 0.1, test: 0.1}."
+        raise UserError("split.shares", f"{listed} do not make a whole", fix)
+
+
+TASK = Task(
+    name="split",
+    description=__doc__,
+    run=run,
+    label=lambda config: ["split", Path(config.input).stem if config.input else config.data.name],
+    inputs=[Input("input")],
+    check=_check,
+    outputs=["split.json", "split.md", "tables", parts.FOLDER],
+)

@@ -39,6 +39,7 @@ from omniner.records import Issue, Sentence, content_digest
 from omniner.report import corpus_page, corpus_tables
 from omniner.report.tables import Sheet, latex
 from omniner.runs.context import Context, publish_issues
+from omniner.runs.task import Task, entry_label
 from omniner.tasks import parts
 from omniner.tracking.tracked_run import DataInput
 
@@ -276,3 +277,21 @@ def _role(path: Path) -> str:
     """The split that a file is called after, empty if it is called after none."""
     match = _ROLE.search(path.name.lower())
     return _ROLES.get(match[1], match[1]) if match else ""
+
+
+def _check(config: Config) -> None:
+    for entry in config.corpora:
+        path = entry if Path(entry).exists() else entry.partition("=")[2] or entry
+        named = path.replace("_", "").replace("-", "").isalnum()  # it may be a choice of conf/data
+        if not named and not Path(path).exists():
+            raise UserError("corpora", f"{path} does not exist", "Name a choice of conf/data, a file or a folder.")
+
+
+TASK = Task(
+    name="stats",
+    description=__doc__,
+    run=run,
+    label=lambda config: ["stats", *(map(entry_label, config.corpora[:3]) if config.corpora else [config.data.name])],
+    check=_check,
+    outputs=["stats.html", "stats.json", "stats.md", "tables", "figures", "latex"],
+)

@@ -27,9 +27,10 @@ from omniner.errors import Stopped, UserError
 from omniner.files import append_lines, whole_lines
 from omniner.llm import prompt
 from omniner.runs.context import Context, publish_corpus, publish_issues
+from omniner.runs.task import Task, model_label
 from omniner.tasks import prompting
-from omniner.tasks.predict import predict_file, write_gold
-from omniner.tasks.score import Extras, evaluate
+from omniner.tasks.predict import PREDICTED, predict_file, write_gold
+from omniner.tasks.score import SCORED, Extras, evaluate
 from omniner.tracking.tracked_run import Run
 
 log = logging.getLogger("omniner")
@@ -122,3 +123,16 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
         for name, value in values.items():
             curves.setdefault(name, {})[step] = value
     return {name: sorted(points.items()) for name, points in sorted(curves.items())}
+
+
+TASK = Task(
+    name="train",
+    description=__doc__,
+    run=run,
+    label=lambda config: [*model_label(config), config.data.name],
+    outputs=(*PREDICTED, *SCORED, prompting.COPY, "prompt.txt", "checkpoints", FILE, "model"),
+    costly=["checkpoints/last.ckpt", "predictions.jsonl"],
+    trains=True,
+    prompts=True,
+    loads_torch=True,
+)

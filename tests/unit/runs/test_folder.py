@@ -92,6 +92,15 @@ def test_starting_over_in_a_named_folder_removes_the_old_outputs_only() -> None:
     assert (second.path / "notes.txt").exists()
 
 
+def test_starting_over_removes_what_any_task_may_have_written_where_it_is_not_known_which() -> None:
+    first = _claim("output_dir=here")
+    for name in ("predictions.jsonl", "stats.json"):
+        (first.path / name).touch()
+    first.save(status="finished", task="of_another_version")
+    first.close()
+    assert {path.name for path in _claim("output_dir=here").path.iterdir()} == set(runfolder.BOOKKEEPING)
+
+
 def test_resume_names_the_folder_of_an_unfinished_run() -> None:
     first = _claim()
     first.close()

@@ -11,7 +11,6 @@ from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.files import whole_lines
 from omniner.records import Prediction, Sentence
-from omniner.runs import folder
 from omniner.tasks import predict as prediction
 
 SENTENCES = [Sentence(f"s{number}", f"去上海{number}") for number in range(6)]
@@ -72,7 +71,7 @@ def test_the_same_goes_on_behind_what_is_there(engine: Engine, caplog: pytest.Lo
     assert predict() == ["old"] * 6
     assert len(engine.asked) == 2
     assert "anew" not in caplog.text
-    assert prediction.MARK in folder.OUTPUTS
+    assert prediction.MARK in prediction.TASK.outputs
 
 
 def test_a_model_that_was_trained_again_predicts_all(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:

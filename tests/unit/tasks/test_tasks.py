@@ -1,0 +1,98 @@
+"""What is known of a task stands in its entry: one that is added is known everywhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from omniner import run
+from omniner.config import compose
+from omniner.errors import UserError
+from omniner.registry import TASKS
+from omniner.runs import folder as runfolder
+from omniner.runs.context import Context
+from omniner.runs.task import ALWAYS_WRITTEN, Input, Task
+
+
+def _greet(context: Context) -> None:
+    (context.folder / "greeting.txt").write_text(f"hello {context.config.name}")
+
+
+@pytest.fixture
+def greet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Task]:
+    """A task of somebody else, with its choice in a folder of configurations."""
+    monkeypatch.chdir(tmp_path)
+    choice = tmp_path / "mine" / "task" / "greet.yaml"
+    choice.parent.mkdir(parents=True)
+    choice.write_text("name: greet\n")
+    yield TASKS.add(
+        Task(
+            name="greet",
+            description="Say hello.\n\nNothing else.",
+            run=_greet,
+            label=lambda config: ["greet", Path(config.input or "").stem],
+            inputs=[Input("input", required=True, folder_allowed=False)],
+            outputs=["greeting.txt"],
+            costly=["greeting.txt"],
+        )
+    )
+    TASKS.remove("greet")
+
+
+def _command(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["omniner.run", "--config-dir", "mine", "tracking=off", *overrides])
+    with pytest.raises(SystemExit) as ended:
+        run.main()
+    return int(ended.value.code or 0)
+
+
+def test_an_added_task_is_validated_named_run_and_cleared(
+    greet: Task, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (TASKS.meaning("greet"), greet.meaning) == ("Say hello.", "Say hello.")
+    assert _command(monkeypatch, "task=greet") == 2
+    assert "error: input: task=greet needs it. Set input=<path>." in capsys.readouterr().err
+    assert _command(monkeypatch, "task=greet", "input=mine") == 2
+    assert "error: input: mine is not a file" in capsys.readouterr().err
+
+    Path("world.txt").touch()
+    assert _command(monkeypatch, "task=greet", "input=world.txt", "output_dir=here") == 0
+    assert Path("here/greeting.txt").read_text() == "hello greet-world"
+    Path("here/notes.txt").touch()
+    config = compose.load(["task=score", "predictions=world.txt", "output_dir=here"])
+    other = runfolder.claim(config)
+    other.close()
+    assert {path.name for path in Path("here").iterdir()} == {"notes.txt", *runfolder.BOOKKEEPING}
+
+
+def test_an_added_task_stands_in_help_and_in_what_can_be_chosen(
+    greet: Task, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _command(monkeypatch, "--help") == 0
+    [choices] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("task: ")]
+    assert "greet" in choices
+    with pytest.raises(UserError, match="Did you mean greet"):
+        compose.load(["task.name=gret"])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_entry_is_called_after_its_module_and_has_a_choice(name: str) -> None:
+    task = TASKS[name]
+    assert task.name == name
+    assert TASKS.meaning(name) == task.meaning
+    assert task.meaning.startswith(f"`task={name}`: ")
+    assert task.meaning.endswith(".")
+    choice = Path(__file__).parents[3] / "conf" / "task" / f"{name}.yaml"
+    assert f"name: {name}" in choice.read_text(encoding="utf-8").splitlines()
+    assert not set(task.outputs) & {*ALWAYS_WRITTEN, *runfolder.BOOKKEEPING}
+    assert {path.partition("/")[0] for path in task.costly} <= set(task.outputs)
+
+
+def test_tasks_are_known_without_loading_torch() -> None:
+    code = "from omniner.registry import TASKS; list(TASKS.values()); import sys; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
