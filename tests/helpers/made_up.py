@@ -7,9 +7,9 @@ from collections import Counter
 
 from omniner.corpus.taxonomy import load, primary_of
 from omniner.records import Entity, Issue, Prediction, Sentence
+from omniner.score.error_types import error_types
 from omniner.score.metrics import compare
 from omniner.score.results import (
-    ERROR_TYPES,
     ErrtaError,
     ErrtaResult,
     Interval,
@@ -27,7 +27,7 @@ WORDS = (
 )
 BETWEEN = "真的很好用， 我去了 今天吃 推荐给大家！ 和 还有 在家试试 的 闺蜜说 😀 ，价格也不贵"
 SURFACES, FILLERS = WORDS.split(), BETWEEN.split()
-TYPES = [name for name in ERROR_TYPES if name != "split_merge"]
+TYPES = [entry.name for entry in error_types("span")]
 
 
 def result(sentences: int, error_rate: float = 0.4, seed: int = 0, categories: list[str] | None = None) -> ScoreResult:

@@ -23,12 +23,8 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from omniner.records import Entity, Sentence
-from omniner.score.results import ErrtaError, category_of
-
-KINDS = ("confusion", "boundary", "spelling", "missing", "redundant", "split", "merge", "split_merge")
-"""What clusters are about, in the order in which equally large ones stand."""
-
-_ONE_TO_ONE = ("classification", "boundary_class", "boundary", "spelling")
+from omniner.score.error_types import ERROR_TYPES, lesson_kinds
+from omniner.score.results import ErrtaError
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Cluster:
     """Errors of one kind.
 
     Attributes:
-        kind: one of `KINDS`.
+        kind: the name of a `LessonKind`.
         gold: the category that is right; empty for `redundant`.
         predicted: the category that was answered; empty for `missing`, and for `split` and `merge`, whose pieces may
             have several.
@@ -62,17 +58,19 @@ class Cluster:
     @property
     def name(self) -> str:
         """`confusion: 品牌 → 时间`, `boundary: 品牌`, ..."""
-        arrow = f"{self.gold} → {self.predicted}" if self.kind == "confusion" else self.gold or self.predicted
+        differ = self.gold and self.predicted and self.gold != self.predicted
+        arrow = f"{self.gold} → {self.predicted}" if differ else self.gold or self.predicted
         return f"{self.kind}: {arrow}"
 
 
 def cluster(errors: Iterable[ErrtaError]) -> list[Cluster]:
-    """All clusters, the largest first; equally large ones in the order of `KINDS`, then of their names."""
+    """All clusters, the largest first; equally large ones in the order of `lesson_kinds`, then of their names."""
     found: dict[tuple[str, str, str], list[ErrtaError]] = defaultdict(list)
     for error in errors:
         found[_key(error)].append(error)
     clusters = [Cluster(*key, tuple(sorted(members, key=_order))) for key, members in found.items()]
-    return sorted(clusters, key=lambda c: (-len(c.errors), KINDS.index(c.kind), c.gold, c.predicted))
+    place = {name: number for number, name in enumerate(lesson_kinds())}
+    return sorted(clusters, key=lambda c: (-len(c.errors), place[c.kind], c.gold, c.predicted))
 
 
 def examples(found: Cluster, texts: Mapping[str, str], count: int) -> list[ErrtaError]:
@@ -107,12 +105,10 @@ def surface_of(error: ErrtaError) -> str:
 
 
 def _key(error: ErrtaError) -> tuple[str, str, str]:
-    if error.type in _ONE_TO_ONE:
-        gold, predicted = error.gold[0].category, error.predicted[0].category
-        return ("confusion" if gold != predicted else error.type, gold, predicted)
-    if error.type == "redundant":
-        return (error.type, "", error.predicted[0].category)
-    return (error.type, category_of(error), "")
+    kind = ERROR_TYPES[error.type].lesson
+    gold = error.gold[0].category if kind.has_gold else ""
+    predicted = error.predicted[0].category if kind.names_both or not kind.has_gold else ""
+    return (kind.name, gold, predicted)
 
 
 def _order(error: ErrtaError) -> tuple[Any, ...]:
@@ -201,7 +197,7 @@ class TrainingCounts:
         names = dict.fromkeys(name for name in (cluster.gold, cluster.predicted) if name)
         return Facts(
             [self.surface(text) for text in _words(cluster.errors)[:surfaces]],
-            self._pieces(cluster, category)[:surfaces] if cluster.kind == "boundary" else [],
+            self._pieces(cluster, category)[:surfaces] if lesson_kinds()[cluster.kind].counts_ends else [],
             [self._category(name) for name in names],
         )
 

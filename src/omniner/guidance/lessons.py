@@ -17,8 +17,9 @@ from typing import Any
 
 from omniner.errors import UserError
 from omniner.files import read_json, write_text
-from omniner.guidance.clusters import KINDS, Facts
+from omniner.guidance.clusters import Facts
 from omniner.records import Entity, entity_to_json, storable
+from omniner.score.error_types import lesson_kinds
 
 Schema = Mapping[str, Any]
 
@@ -258,7 +259,7 @@ def read(path: Path) -> Guidance:
     if isinstance(value, dict) and value.get("kind") == _KIND and value.get("version") != VERSION:
         found = f"guidance of version {value.get('version')!r}, this program knows {VERSION}"
         raise UserError(path, found, "Run task=guide again.")
-    if (wrong := complaint(value, _SCHEMA)) is not None:
+    if (wrong := complaint(value, _schema())) is not None:
         raise UserError(path, f"not guidance: {wrong}", fix)
     if (wrong := next(filter(None, map(_unsound, value["lessons"])), None)) is not None:
         raise UserError(path, f"not guidance: {wrong}", fix)
@@ -302,10 +303,11 @@ def _lesson(value: Mapping[str, Any]) -> Lesson:
 
 def _unsound(lesson: Mapping[str, Any]) -> str | None:
     """What no schema says: an example has the sides of its kind, and entities stand where they say."""
+    kind = lesson_kinds()[lesson["kind"]]
     for example in lesson["examples"]:
-        if not (example["gold"] or lesson["kind"] == "redundant"):
+        if kind.has_gold and not example["gold"]:
             return f"the example {example['id']} of {lesson['kind']} has no gold entity"
-        if not (example["predicted"] or lesson["kind"] == "missing"):
+        if kind.has_predicted and not example["predicted"]:
             return f"the example {example['id']} of {lesson['kind']} has no predicted entity"
         for entity in _from_json(example["gold"] + example["predicted"]):
             if (entity.start, entity.end) != (None, None) and example["text"][entity.start : entity.end] != entity.text:
@@ -354,19 +356,6 @@ _FACTS = strict(
         "categories": array(strict({"name": _TEXT, "mentions": _NUMBER, "typical": array(_TEXT)})),
     }
 )
-_LESSON = strict(
-    {
-        "kind": {"enum": list(KINDS)},
-        "gold": _TEXT,
-        "predicted": _TEXT,
-        "count": _NUMBER,
-        "types": _COUNTS,
-        "note": strict({"by": _TEXT, "rule": _TEXTS, "cause": _TEXTS}),
-        "surfaces": array(strict({"text": _TEXT, "count": _NUMBER})),
-        "examples": array(_EXAMPLE),
-        "facts": _FACTS,
-    }
-)
 _SUSPECT = strict(
     {
         **dict.fromkeys(("surface", "gold", "usual", "id", "text", "reason"), _TEXT),
@@ -375,19 +364,36 @@ _SUSPECT = strict(
         "verdict": {"enum": ["", "gold", "usual", "unclear"]},
     }
 )
-_SCHEMA = strict(
-    {
-        "kind": {"const": _KIND},
-        "version": {"const": VERSION},
-        "source": _TEXTS,
-        "split": {"enum": ["dev", "train", "test"]},
-        "from_test": {"type": "boolean"},
-        "scores": {"type": "object", "additionalProperties": _SHARE},
-        "types": _COUNTS,
-        "teacher": {"type": "object", "additionalProperties": {"type": ["string", "integer", "null"]}},
-        "lessons": array(_LESSON),
-        "suspects": array(_SUSPECT),
-        "rest": _COUNTS,
-        "failures": array(strict({"question": _TEXT, "reason": _TEXT})),
-    }
-)
+
+
+def _schema() -> Schema:
+    """The form of the file; lessons may be of every kind that there is."""
+    lesson = strict(
+        {
+            "kind": {"enum": list(lesson_kinds())},
+            "gold": _TEXT,
+            "predicted": _TEXT,
+            "count": _NUMBER,
+            "types": _COUNTS,
+            "note": strict({"by": _TEXT, "rule": _TEXTS, "cause": _TEXTS}),
+            "surfaces": array(strict({"text": _TEXT, "count": _NUMBER})),
+            "examples": array(_EXAMPLE),
+            "facts": _FACTS,
+        }
+    )
+    return strict(
+        {
+            "kind": {"const": _KIND},
+            "version": {"const": VERSION},
+            "source": _TEXTS,
+            "split": {"enum": ["dev", "train", "test"]},
+            "from_test": {"type": "boolean"},
+            "scores": {"type": "object", "additionalProperties": _SHARE},
+            "types": _COUNTS,
+            "teacher": {"type": "object", "additionalProperties": {"type": ["string", "integer", "null"]}},
+            "lessons": array(lesson),
+            "suspects": array(_SUSPECT),
+            "rest": _COUNTS,
+            "failures": array(strict({"question": _TEXT, "reason": _TEXT})),
+        }
+    )

@@ -8,34 +8,10 @@ from __future__ import annotations
 
 from omniner.guidance.clusters import Facts, Piece, Surface
 from omniner.guidance.lessons import COUNTS, Note
-
-LANGUAGES = ("zh", "en")
+from omniner.score.error_types import LANGUAGES, lesson_kinds
 
 _SURFACES = 3  # named in a note
 _LABELS = 3  # named of a surface
-
-_OPENING = {
-    "zh": {
-        "confusion": "{gold}容易误标为{predicted}。",
-        "boundary": "{gold}的首尾容易多字或少字。",
-        "spelling": "{gold}要与原文逐字相同。",
-        "missing": "{gold}容易漏标。",
-        "redundant": "{predicted}容易多标。",
-        "split": "{gold}容易被拆成几个。",
-        "merge": "{gold}容易与相邻的实体连成一个。",
-        "split_merge": "{gold}容易被拆开或与相邻的实体连成一个。",
-    },
-    "en": {
-        "confusion": "{gold} is easily labelled {predicted}.",
-        "boundary": "{gold} easily gets a character too many or too few at its ends.",
-        "spelling": "{gold} must be copied character by character.",
-        "missing": "{gold} is easily overlooked.",
-        "redundant": "{predicted} is easily given to what is none.",
-        "split": "{gold} is easily cut into several.",
-        "merge": "{gold} is easily joined with its neighbours.",
-        "split_merge": "{gold} is easily cut into several, or joined with its neighbours.",
-    },
-}
 
 
 def counted(kind: str, gold: str, predicted: str, facts: Facts) -> Note:
@@ -45,7 +21,7 @@ def counted(kind: str, gold: str, predicted: str, facts: Facts) -> Note:
 
 def opening(kind: str, gold: str, predicted: str, language: str) -> str:
     """What goes wrong, in one sentence."""
-    return _OPENING[language][kind].format(gold=gold, predicted=predicted)
+    return lesson_kinds()[kind].opening.of(language).format(gold=gold, predicted=predicted)
 
 
 def evidence(facts: Facts, gold: str, predicted: str, language: str) -> list[str]:
@@ -102,7 +78,7 @@ def _times(count: int) -> str:
 def _rule(kind: str, gold: str, predicted: str, facts: Facts, language: str) -> str:
     """The opening, and the counts that say most about this kind."""
     known = [surface for surface in facts.surfaces if surface.places]
-    if kind != "redundant":
+    if lesson_kinds()[kind].has_gold:
         known.sort(key=lambda surface: not surface.labels)  # what train labels says more
     said = [describe_piece(piece, gold or predicted, facts, language) for piece in facts.pieces[:_SURFACES]]
     said = said or [describe_surface(surface, language) for surface in known[:_SURFACES]]

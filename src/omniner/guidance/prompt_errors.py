@@ -21,56 +21,13 @@ from omniner.config.groups import PromptConfig
 from omniner.errors import UserError
 from omniner.guidance.lessons import Example, Guidance, Lesson
 from omniner.records import Entity
+from omniner.score.error_types import lesson_kinds, paper_types
 
 log = logging.getLogger("omniner")
 
 Counter = Callable[[str], int]
 """How long a text is: its tokens, or its characters."""
 
-TYPES = {"classification": ("confusion",), "boundary": ("boundary", "spelling"), "missing": ("missing",),
-          "redundant": ("redundant",), "split_merge": ("split", "merge", "split_merge")}  # fmt: skip
-"""The paper's five types of error, and the kinds of clusters that stand under each."""
-
-_HEADINGS = {
-    "zh": {
-        "classification": "分类错误：找对了实体，但类别不符合上下文。",
-        "boundary": "边界错误：实体的首尾多了字或少了字。",
-        "missing": "遗漏：句子中的实体没有标出来。",
-        "redundant": "多标：标出了不属于任何类别的内容。",
-        "split_merge": "拆分或合并错误：把一个实体拆成了几个，或把几个实体连成了一个。",
-    },
-    "en": {
-        "classification": "Classification error. The entity is found, but its category does not fit the context.",
-        "boundary": "Boundary error. There is a character too many or too few at an end of the entity.",
-        "missing": "Missing. An entity of the sentence is not marked.",
-        "redundant": "Redundant. Something was marked that belongs to no category.",
-        "split_merge": "Split or merge error. One entity is cut into several, or several are joined into one.",
-    },
-}
-_EXAMPLES = {
-    "zh": {
-        "confusion": "例：{text}，把{predicted}标成了{label}。改正：应为{gold}，{right}。",
-        "confusion same": "例：{text}，把{predicted}标成了{label}。改正：应标为{right}。",
-        "boundary": "例：{text}，标出的是{predicted}。改正：应为{gold}。",
-        "spelling": "例：{text}，标出的是{predicted}。改正：应为{gold}。",
-        "missing": "例：{text}，没有标出{gold}。改正：补上{gold}，{right}。",
-        "redundant": "例：{text}，把{predicted}标成了{label}。改正：应删去。",
-        "split": "例：{text}，标成了{predicted}。改正：应为一个实体{gold}。",
-        "merge": "例：{text}，连成了{predicted}。改正：应分成{gold}。",
-        "split_merge": "例：{text}，标成了{predicted}。改正：应为{gold}。",
-    },
-    "en": {
-        "confusion": "In {text}, {predicted} was labelled {label}. Correction. It is {gold}, {right}.",
-        "confusion same": "In {text}, {predicted} was labelled {label}. Correction. It is {right}.",
-        "boundary": "In {text}, {predicted} was marked. Correction. It is {gold}.",
-        "spelling": "In {text}, {predicted} was marked. Correction. It is {gold}.",
-        "missing": "In {text}, {gold} was not marked. Correction. Add {gold}, {right}.",
-        "redundant": "In {text}, {predicted} was labelled {label}. Correction. Leave it out.",
-        "split": "In {text}, {predicted} were marked. Correction. It is one entity, {gold}.",
-        "merge": "In {text}, {predicted} was marked. Correction. These are {gold}.",
-        "split_merge": "In {text}, {predicted} was marked. Correction. It is {gold}.",
-    },
-}
 _AROUND = 15  # characters of the sentence shown on either side of an error
 _CONTROL = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,}\]")
 
@@ -242,9 +199,10 @@ def _about(guidance: Guidance, config: PromptConfig, known: set[str]) -> list[tu
 def _text(chosen: Sequence[tuple[Lesson, _Entry]], language: str) -> str:
     """The five types with what was chosen under each."""
     lines = []
-    for number, (name, kinds) in enumerate(TYPES.items(), 1):
-        lines.append(f"{number}. {_HEADINGS[language][name]}")
-        lines += [f"   - {entry.text}" for lesson, entry in chosen if lesson.kind in kinds]
+    kinds = lesson_kinds()
+    for number, paper in enumerate(paper_types(), 1):
+        lines.append(f"{number}. {paper.heading.of(language)}")
+        lines += [f"   - {entry.text}" for lesson, entry in chosen if kinds[lesson.kind].paper == paper]
     return "\n".join(lines)
 
 
@@ -271,14 +229,18 @@ def _showable(example: Example, categories: set[str]) -> bool:
 
 
 def _example(kind: str, example: Example, language: str) -> str:
-    gold, predicted = example.gold, example.predicted
-    same = kind == "confusion" and gold[0].text == predicted[0].text
-    return _EXAMPLES[language][f"{kind} same" if same else kind].format(
-        text=_quoted(_excerpt(example)),
-        gold=_listed(gold),
-        predicted=_listed(predicted),
-        right=gold[0].category if gold else "",
-        label=predicted[0].category if predicted else "",
+    gold, predicted, phrases = example.gold, example.predicted, lesson_kinds()[kind]
+    same = phrases.example_same_surface if gold and predicted and gold[0].text == predicted[0].text else None
+    return (
+        (same or phrases.example)
+        .of(language)
+        .format(
+            text=_quoted(_excerpt(example)),
+            gold=_listed(gold),
+            predicted=_listed(predicted),
+            right=gold[0].category if gold else "",
+            label=predicted[0].category if predicted else "",
+        )
     )
 
 

@@ -33,10 +33,11 @@ from numpy.typing import NDArray
 from omniner.config.groups import CompareConfig, PromptConfig, SearchConfig
 from omniner.guidance import prompt_errors
 from omniner.guidance.lessons import Guidance
-from omniner.guidance.prompt_errors import TYPES, Counter, Lessons
+from omniner.guidance.prompt_errors import Counter, Lessons
 from omniner.llm import prompt as prompts
 from omniner.llm.prompt import SENTENCE, Prompt
 from omniner.records import Sentence
+from omniner.score.error_types import lesson_kinds, paper_types
 from omniner.score.metrics import Comparison
 from omniner.score.resampling import categories, counts_per_post, resampled
 
@@ -243,8 +244,10 @@ def _proposals(
     subsets = {f"all_{len(usable)}": ("all lessons", usable)}
     subsets |= {f"largest_{size}": (f"the {size} largest lessons", usable[:size]) for size in search.largest}
     if search.types:
-        for name, members in TYPES.items():
-            subsets[f"only_{name}"] = (f"lessons on {name}", [n for n in usable if kinds[n] in members])
+        paper = {kind.name: kind.paper for kind in lesson_kinds().values()}
+        for one in paper_types():
+            chosen = [number for number in usable if paper[kinds[number]] == one]
+            subsets[f"only_{one.name}"] = (f"lessons on {one.name}", chosen)
     for name, (about, numbers) in subsets.items():
         if numbers:
             yield from _with_examples(name, about, replace(config, lessons=numbers), search)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
 
 from omniner.annotators.reliability import F1_KINDS, Agreement, Figure
 from omniner.records import Entity
 from omniner.report.tables import COUNT, NONE, SHARE, TEXT, Cell, Sheet, Table
-from omniner.score.errta import SPAN_TYPES
+from omniner.score.error_types import ERROR_TYPES, error_types
 from omniner.score.human import SCORES, partial, rows_of, spread
 from omniner.score.results import ErrtaError, ScoreResult
 
@@ -125,13 +125,14 @@ def _categories(agreement: Agreement) -> Sheet:
 
 
 def _errors(agreement: Agreement) -> Sheet:
+    names = [entry.name for entry in error_types("span")]
     rows: list[list[Cell]] = []
     for (one, other), result in agreement.errors.items():
-        counts = [result.by_type[kind].errors for kind in SPAN_TYPES]
+        counts = [result.by_type[name].errors for name in names]
         rows.append([one, other, *counts, sum(counts)])
     title = "Disagreements by ERRTA type (the second against the first)"
-    kinds = [TEXT, TEXT, *[COUNT] * (len(SPAN_TYPES) + 1)]
-    return Sheet(title, Table(["one", "other", *SPAN_TYPES, "total"], rows), kinds)
+    kinds = [TEXT, TEXT, *[COUNT] * (len(names) + 1)]
+    return Sheet(title, Table(["one", "other", *names, "total"], rows), kinds)
 
 
 def _surfaces(agreement: Agreement) -> Sheet:
@@ -155,47 +156,25 @@ def _suggestions(agreement: Agreement) -> Sheet:
 def suggest(errors: Iterable[ErrtaError]) -> list[Suggestion]:
     """What the guidelines leave open, the most frequent first; depends on no order, and on no direction."""
     cases: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    advice: dict[str, str] = {}
     for error in errors:
-        kind, about, example = _case(error)
-        cases[kind, about][example] += 1
+        question = ERROR_TYPES[error.type].question
+        shorter, longer = sorted((error.gold, error.predicted), key=_size)
+        about = " / ".join(sorted({entity.category for entity in (*shorter, *longer)}))
+        texts = (" + ".join(entity.text for entity in side) for side in (longer, shorter))
+        example = question.example.format(**dict(zip(("longer", "shorter"), texts, strict=True)))
+        cases[question.name, about][example] += 1
+        advice[question.name] = question.advice
     found = []
-    for (kind, about), examples in cases.items():
+    for (name, about), examples in cases.items():
         common = sorted(examples.items(), key=lambda item: (-item[1], item[0]))[:_EXAMPLES]
         shown = ", ".join(f"{example} ({count})" for example, count in common)
-        found.append(Suggestion(kind, about, examples.total(), shown, _ADVICE[kind](about)))
+        found.append(Suggestion(name, about, examples.total(), shown, advice[name].format(about=about)))
     return sorted(found, key=lambda item: (-item.times, item.type, item.about))
-
-
-def _case(error: ErrtaError) -> tuple[str, str, str]:
-    """What kind of question a disagreement is, what it is about, and the example it gives."""
-    sides = sorted((error.gold, error.predicted), key=_size)
-    longer, shorter = sides[-1], sides[0]
-    names = sorted({entity.category for side in sides for entity in side})
-    match error.type:
-        case "missing" | "redundant":
-            return "presence", names[0], longer[0].text
-        case "classification":
-            return "category", " / ".join(names), longer[0].text
-        case "boundary" | "spelling":
-            return "boundary", names[0], f"{longer[0].text} or {shorter[0].text}"
-        case "boundary_class":
-            return "boundary and category", " / ".join(names), f"{longer[0].text} or {shorter[0].text}"
-    # split and merge: one long entity against its pieces
-    one, pieces = sorted(sides, key=len)
-    return "one or several", " / ".join(names), f"{one[0].text} or {' + '.join(piece.text for piece in pieces)}"
 
 
 def _size(side: tuple[Entity, ...]) -> tuple[int, str]:
     return sum(len(entity.text) for entity in side), " ".join(entity.text for entity in side)
-
-
-_ADVICE: dict[str, Callable[[str], str]] = {
-    "presence": lambda about: f"Say which mentions count as {about} and which are left unmarked.",
-    "category": lambda about: f"Say what tells {about} apart, and which one wins where both fit.",
-    "boundary": lambda about: f"Say which words belong to {about}: modifiers, measure words, brands, punctuation.",
-    "boundary and category": lambda about: f"Say whether the longer or the shorter one is marked: {about}.",
-    "one or several": lambda about: f"Say whether this is one entity or several: {about}.",
-}
 
 
 def human_sheet(results: Mapping[str, ScoreResult], sentences: int) -> Sheet:

@@ -23,10 +23,11 @@ import numpy as np
 from omniner.records import Entity
 from omniner.report import page
 from omniner.report.comparison_tables import verdicts
-from omniner.report.figures import AMBER, BLUE, FAINT, GREEN, GREY, INK, LABEL, ORANGE, PURPLE, SKY, label, png
+from omniner.report.figures import FAINT, INK, LABEL, label, png
 from omniner.report.tables import POINTS, SHARE, P, Sheet, shown
 from omniner.score import human
 from omniner.score.comparison import RunComparison, Versus
+from omniner.score.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
 from omniner.score.metrics import Residue
 from omniner.score.resampling import Difference, least_p
 from omniner.score.results import ScoreResult

@@ -40,6 +40,7 @@ from omniner.report.tables import (
 )
 from omniner.score import human
 from omniner.score.comparison import RunComparison, Versus
+from omniner.score.error_types import BLUE, ORANGE
 from omniner.score.resampling import Difference
 from omniner.score.results import ScoreResult, ScoreRow
 
@@ -396,8 +397,6 @@ def figure(runs: Sequence[Result], name: str) -> bytes | None:
 
 
 def _draw(figure: Figure, groups: Mapping[str, Sequence[float]]) -> None:
-    from omniner.report.figures import BLUE, ORANGE
-
     ax = figure.subplots()
     for row, values in enumerate(groups.values()):
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0

@@ -27,8 +27,9 @@ from omniner.records import storable
 from omniner.report import page
 from omniner.report import tables as printing
 from omniner.report.corpus_tables import Verdicts
-from omniner.report.figures import AMBER, BLUE, GREEN, GREY, LABEL, MOST_ROWS, ORANGE, PURPLE, SKY, label, png
+from omniner.report.figures import LABEL, MOST_ROWS, label, png
 from omniner.report.tables import TEXT, Sheet, plain
+from omniner.score.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from omniner.report.tables import confusions
+from omniner.score.error_types import AMBER, BLUE, ERROR_TYPES, GREEN, GREY, ORANGE, PURPLE, SKY
 from omniner.score.results import ScoreResult, category_of
 
 if TYPE_CHECKING:
@@ -120,20 +121,6 @@ def _subset(points: list[int]) -> bytes:
 
 Curve = Sequence[tuple[int, float]]  # (step, value)
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers.
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-YELLOW, SKY, AMBER, BLACK, GREY = "#F0E442", "#56B4E9", "#E69F00", "#000000", "#999999"
-TYPE_COLOURS = {
-    "classification": BLUE,
-    "boundary": AMBER,
-    "boundary_class": GREEN,
-    "spelling": YELLOW,
-    "split": SKY,
-    "merge": PURPLE,
-    "split_merge": SKY,
-    "missing": ORANGE,
-    "redundant": GREY,
-}
 INK, FAINT = "#22272e", "#6b7280"
 MOST_CONFUSED = 20  # categories of the confusion figure; more cannot be read
 MOST_ROWS = 200  # categories of the F1 figure, those with most gold; a longer image cannot be drawn or looked at
@@ -302,7 +289,7 @@ def _types(figure: Figure, result: ScoreResult) -> None:
     total = sum(counts.values())
     ax = figure.subplots()
     places = np.arange(len(counts))[::-1]
-    ax.barh(places, list(counts.values()), height=0.66, color=[TYPE_COLOURS[name] for name in counts])
+    ax.barh(places, list(counts.values()), height=0.66, color=[ERROR_TYPES[name].colour for name in counts])
     for place, count in zip(places, counts.values(), strict=True):
         text = f"  {count:,} ({count / total:.1%})" if count else "  0"
         ax.text(count, place, text, va="center", fontsize=8.5)

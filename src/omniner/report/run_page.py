@@ -16,23 +16,13 @@ from typing import Any
 
 from omniner.config.groups import ErrtaConfig
 from omniner.report import page
-from omniner.report.figures import TYPE_COLOURS, type_by_primary
+from omniner.report.figures import type_by_primary
 from omniner.report.tables import Table, chosen_examples, confusions
+from omniner.score.error_types import ERROR_TYPES
 from omniner.score.results import ScoreResult
 
 Curve = Sequence[tuple[int, float]]  # (step, value)
 
-MEANINGS = {
-    "classification": "right place, wrong category",
-    "boundary": "right category, wrong place",
-    "boundary_class": "overlaps the gold entity, wrong place and category",
-    "spelling": "right category, surface written differently",
-    "split": "one gold entity answered in pieces",
-    "merge": "several gold entities answered as one",
-    "split_merge": "tokens of one surface are part of the other's",
-    "missing": "gold entity without an answer",
-    "redundant": "answer where gold has nothing",
-}
 # Tables that the page shows as they are.
 _SHOWN = (
     "categories",
@@ -171,7 +161,7 @@ def _data(
         "totals": {"errors": errors, "confusions": confusions(result.errta.errors).total()},
         "types": [
             {"name": name, "count": n, "share": share, "fn": fn, "fp": fp}
-            | {"colour": TYPE_COLOURS[str(name)], "meaning": MEANINGS[str(name)]}
+            | {"colour": ERROR_TYPES[str(name)].colour, "meaning": ERROR_TYPES[str(name)].meaning}
             for name, n, share, fn, fp in tables["errta_counts"].rows
         ],
         "primary": dict(sorted(result.primary.items())),

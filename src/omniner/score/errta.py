@@ -32,11 +32,9 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from omniner.records import Entity, Issue
+from omniner.score.error_types import error_types
 from omniner.score.metrics import Residue
-from omniner.score.results import ERROR_TYPES, ErrtaError, ErrtaResult, TypeCount
-
-OFFICIAL_TYPES = ("classification", "boundary", "split_merge", "missing", "redundant")
-SPAN_TYPES = tuple(name for name in ERROR_TYPES if name != "split_merge")
+from omniner.score.results import ErrtaError, ErrtaResult, TypeCount
 
 
 class IdentityError(AssertionError):
@@ -68,7 +66,7 @@ def assemble(
         crashes: sentences on which the official scripts stop.
         greedy_groups: groups too large for the exact matching.
     """
-    kinds = OFFICIAL_TYPES if mode == "official" else SPAN_TYPES
+    kinds = [entry.name for entry in error_types(mode)]
     types = [error[0] for error in errors]
     gold_sides, predicted_sides = [error[2] for error in errors], [error[3] for error in errors]
     number = Counter(types)

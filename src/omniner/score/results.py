@@ -12,23 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omniner.records import Entity, Issue, Prediction, Sentence
+from omniner.score.error_types import ERROR_TYPES
 
 if TYPE_CHECKING:
     from omniner.score.metrics import Comparison
-
-# Every type an error can have, in the order of tables and figures. `split_merge` occurs only in the
-# official mode (which cannot tell the two apart); the four types between only in span mode.
-ERROR_TYPES = (
-    "classification",
-    "boundary",
-    "boundary_class",
-    "spelling",
-    "split",
-    "merge",
-    "split_merge",
-    "missing",
-    "redundant",
-)
 
 
 class ScoreRow(NamedTuple):
@@ -135,7 +122,7 @@ class ErrtaResult:
     mode: str  # official | span: what `auto` became
     unit: str  # pair | span: what a false positive or negative is here
     errors: list[ErrtaError]
-    by_type: dict[str, TypeCount]  # the types of the mode, in the order of ERROR_TYPES, zeros included
+    by_type: dict[str, TypeCount]  # the types of the mode, in the order of `error_types`, zeros included
     tp: int
     fp: int
     fn: int
@@ -149,10 +136,13 @@ class ErrtaResult:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Errors by type; `split_merge` always holds splits and merges together."""
+        """Errors by type; a type of the paper that the mode cannot find (`split_merge`) is the sum of its parts."""
         counts = {name: count.errors for name, count in self.by_type.items()}
-        counts["split_merge"] = sum(counts.get(name, 0) for name in ("split", "merge", "split_merge"))
-        return counts
+        whole: dict[str, int] = {}
+        for name, errors in counts.items():
+            paper = ERROR_TYPES[name].lesson.paper.name
+            whole[paper] = whole.get(paper, 0) + errors
+        return {**counts, **{name: errors for name, errors in whole.items() if name not in counts}}
 
     def to_json(self) -> dict[str, Any]:
         """The `errta` object of `scores.json`."""

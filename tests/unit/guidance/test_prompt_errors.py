@@ -19,6 +19,7 @@ from omniner.guidance.lessons import Guidance
 from omniner.guidance.prompt_errors import Counter, Lessons
 from omniner.llm import prompt as prompts
 from omniner.records import Entity
+from omniner.score.error_types import lesson_kinds, paper_types
 from omniner.score.results import ErrtaError
 
 
@@ -90,7 +91,7 @@ def test_the_five_types_always_stand_there(made: Guidance, language: str) -> Non
         text = write(given, language, CATEGORIES, 5000, len).text
         headings = [line for line in text.splitlines() if line[:1].isdigit()]
         assert [line[:2] for line in headings] == ["1.", "2.", "3.", "4.", "5."]
-        assert [line[3:] for line in headings] == list(prompt_errors._HEADINGS[language].values())
+        assert [line[3:] for line in headings] == [paper.heading.of(language) for paper in paper_types()]
 
 
 SENTENCE = "周末去上海喝小满奶茶真的好喝"
@@ -263,10 +264,10 @@ def test_what_can_stand_in_a_prompt_alone_is_usable(made: Guidance) -> None:
 def test_the_plain_text_is_what_it_always_was(made: Guidance) -> None:
     """Each type with its lessons, the largest first, one example of each: written out the slow way."""
     expected = []
-    for number, (name, kinds) in enumerate(prompt_errors.TYPES.items(), 1):
-        expected.append(f"{number}. {prompt_errors._HEADINGS['zh'][name]}")
+    for number, paper in enumerate(paper_types(), 1):
+        expected.append(f"{number}. {paper.heading.zh}")
         for lesson in made.lessons:
-            if lesson.kind in kinds:
+            if lesson_kinds()[lesson.kind].paper == paper:
                 example = prompt_errors._example(lesson.kind, lesson.examples[0], "zh")
                 expected += [f"   - {lesson.note.rule['zh']}", f"     {example}"]
     assert write(made, "zh", CATEGORIES, 10**6, len).text.split("\n") == expected

@@ -18,7 +18,8 @@ from omniner.corpus.taxonomy import load
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
 from omniner.score import predictions
-from omniner.score.results import ERROR_TYPES, ScoreResult
+from omniner.score.error_types import ERROR_TYPES
+from omniner.score.results import ScoreResult
 from omniner.score.scoring import score, score_loaded
 
 METRICS = MetricsConfig(unit="auto", profile="own", on_parse_failure="empty", bootstrap=0, confidence=0.95, seed=0)

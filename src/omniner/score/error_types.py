@@ -1,0 +1,392 @@
+"""The types of errors (ERRTA): everything the program knows of each of them stands in its entry here.
+
+Scores, tables, figures, pages, notes, prompts and the questions of an agreement measurement read these entries, so a
+new type is one more `ERROR_TYPES.add(ErrorType(...))` and a sorter that finds it. An entry without a colour, a meaning
+or a phrase in either language is refused when it is made.
+
+The order of the entries is that of tables and figures. Errors of several types may be one kind of lesson: a wrong
+category is learnt the same way whether the boundary is right or not.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from dataclasses import dataclass
+
+from omniner.registry import ERROR_TYPES as ERROR_TYPES  # those who import it from here find it filled
+
+LANGUAGES = ("zh", "en")
+MODES = ("official", "span")
+"""How errors are sorted: as the published scripts do (`score.official`), or by position (`score.errta`)."""
+
+# Okabe and Ito's colours, which stay apart for colour-blind readers.
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+YELLOW, SKY, AMBER, BLACK, GREY = "#F0E442", "#56B4E9", "#E69F00", "#000000", "#999999"
+
+
+@dataclass(frozen=True, slots=True)
+class Phrases:
+    """A text in Chinese and in English; `{names}` in it are filled in by whoever uses it."""
+
+    zh: str
+    en: str
+
+    def __post_init__(self) -> None:
+        if not self.zh.strip() or not self.en.strip():
+            raise ValueError(f"a phrase is needed in both languages: {self}")
+
+    def of(self, language: str) -> str:
+        """The text in `zh` or `en`."""
+        return self.zh if language == "zh" else self.en
+
+    def check(self, *names: str) -> None:
+        """Raise `ValueError` where a text asks for other names than these."""
+        for language in LANGUAGES:
+            _check_names(self.of(language), names)
+
+
+@dataclass(frozen=True, slots=True)
+class PaperType:
+    """One of the types of the paper's Figure 2, under which prompts list the lessons.
+
+    Args:
+        name: as in the paper's tables.
+        heading: the line above its lessons in a prompt.
+    """
+
+    name: str
+    heading: Phrases
+
+
+@dataclass(frozen=True, slots=True)
+class LessonKind:
+    """How guidance speaks of errors: those of one kind and the same categories are one lesson.
+
+    Args:
+        name: in `guidance.json`.
+        paper: the heading it stands under in a prompt; counts of `paper.name` are the sum of all its error types.
+        opening: what goes wrong, with `{gold}` and `{predicted}` (categories); the first sentence of a counted note.
+        example: an error and its correction in a prompt, with `{text}` (the sentence), `{gold}` and `{predicted}` (the
+            surfaces), `{right}` and `{label}` (their categories).
+        example_same_surface: the same where both surfaces are equal; None: no other wording.
+        has_gold: whether such errors have gold entities; all but redundant ones do.
+        has_predicted: whether they have predicted entities; all but missing ones do.
+        names_both: whether the predicted category belongs to the lesson beside the gold one.
+        counts_ends: whether to count what answers have too much or too little at their ends.
+    """
+
+    name: str
+    paper: PaperType
+    opening: Phrases
+    example: Phrases
+    example_same_surface: Phrases | None = None
+    has_gold: bool = True
+    has_predicted: bool = True
+    names_both: bool = False
+    counts_ends: bool = False
+
+    def __post_init__(self) -> None:
+        self.opening.check("gold", "predicted")
+        for phrases in filter(None, (self.example, self.example_same_surface)):
+            phrases.check("text", "gold", "predicted", "right", "label")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenQuestion:
+    """What a disagreement of two annotators leaves open in the guidelines.
+
+    Args:
+        name: what such questions are about.
+        advice: what the guidelines should say, with `{about}` (the categories).
+        example: the case in words, with `{longer}` and `{shorter}` (the surfaces of the two sides).
+    """
+
+    name: str
+    advice: str
+    example: str
+
+    def __post_init__(self) -> None:
+        _check_names(self.advice, ("about",))
+        _check_names(self.example, ("longer", "shorter"))
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorType:
+    """A type of error.
+
+    Args:
+        name: in `scores.json`, in metrics and tables.
+        meaning: what it is, in one line, for pages.
+        colour: in figures and pages, `#rrggbb`.
+        modes: which ways of sorting can find it, of `MODES`.
+        lesson: how guidance and prompts speak of it.
+        question: what it means between two annotators.
+
+    Raises:
+        ValueError: one of them is missing or has not the form it should have.
+    """
+
+    name: str
+    meaning: str
+    colour: str
+    modes: tuple[str, ...]
+    lesson: LessonKind
+    question: OpenQuestion
+
+    def __post_init__(self) -> None:
+        wrong = [
+            what
+            for what, right in (
+                ("name", re.fullmatch("[a-z][a-z_]*", self.name)),
+                ("meaning", self.meaning.strip()),
+                ("colour", re.fullmatch("#[0-9A-Fa-f]{6}", self.colour)),
+                ("modes", self.modes and set(self.modes) <= set(MODES)),
+            )
+            if not right
+        ]
+        if wrong:
+            raise ValueError(f"the error type {self.name!r} needs another {', '.join(wrong)}")
+
+
+def _check_names(text: str, names: tuple[str, ...]) -> None:
+    if not text.strip():
+        raise ValueError("an empty phrase")
+    for _, field, _, _ in string.Formatter().parse(text):
+        if field is not None and field not in names:
+            raise ValueError(f"{{{field}}} in {text!r}: known are {', '.join(names)}")
+
+
+def error_types(mode: str) -> tuple[ErrorType, ...]:
+    """The types that a way of sorting can find, in the order of tables."""
+    return tuple(entry for entry in ERROR_TYPES.values() if mode in entry.modes)
+
+
+def paper_types() -> tuple[PaperType, ...]:
+    """The paper's five types in its order, then those that further error types bring."""
+    return tuple(dict.fromkeys((*_PAPER, *(entry.lesson.paper for entry in ERROR_TYPES.values()))))
+
+
+def lesson_kinds() -> dict[str, LessonKind]:
+    """All kinds of lessons by name, in the order in which equally frequent ones stand: that of the paper's types."""
+    kinds = dict.fromkeys(entry.lesson for entry in ERROR_TYPES.values())
+    return {kind.name: kind for paper in paper_types() for kind in kinds if kind.paper == paper}
+
+
+_CLASSIFICATION = PaperType(
+    "classification",
+    Phrases(
+        "分类错误：找对了实体，但类别不符合上下文。",
+        "Classification error. The entity is found, but its category does not fit the context.",
+    ),
+)
+_BOUNDARY = PaperType(
+    "boundary",
+    Phrases(
+        "边界错误：实体的首尾多了字或少了字。",
+        "Boundary error. There is a character too many or too few at an end of the entity.",
+    ),
+)
+_MISSING = PaperType(
+    "missing", Phrases("遗漏：句子中的实体没有标出来。", "Missing. An entity of the sentence is not marked.")
+)
+_REDUNDANT = PaperType(
+    "redundant",
+    Phrases("多标：标出了不属于任何类别的内容。", "Redundant. Something was marked that belongs to no category."),
+)
+_SPLIT_MERGE = PaperType(
+    "split_merge",
+    Phrases(
+        "拆分或合并错误：把一个实体拆成了几个，或把几个实体连成了一个。",
+        "Split or merge error. One entity is cut into several, or several are joined into one.",
+    ),
+)
+_PAPER = (_CLASSIFICATION, _BOUNDARY, _MISSING, _REDUNDANT, _SPLIT_MERGE)
+
+_CONFUSION = LessonKind(
+    "confusion",
+    _CLASSIFICATION,
+    opening=Phrases("{gold}容易误标为{predicted}。", "{gold} is easily labelled {predicted}."),
+    example=Phrases(
+        "例：{text}，把{predicted}标成了{label}。改正：应为{gold}，{right}。",
+        "In {text}, {predicted} was labelled {label}. Correction. It is {gold}, {right}.",
+    ),
+    example_same_surface=Phrases(
+        "例：{text}，把{predicted}标成了{label}。改正：应标为{right}。",
+        "In {text}, {predicted} was labelled {label}. Correction. It is {right}.",
+    ),
+    names_both=True,
+)
+_OTHER_SURFACE = Phrases(
+    "例：{text}，标出的是{predicted}。改正：应为{gold}。",
+    "In {text}, {predicted} was marked. Correction. It is {gold}.",
+)
+
+_PRESENCE = OpenQuestion(
+    "presence", "Say which mentions count as {about} and which are left unmarked.", example="{longer}"
+)
+_WHERE_IT_ENDS = OpenQuestion(
+    "boundary",
+    "Say which words belong to {about}: modifiers, measure words, brands, punctuation.",
+    example="{longer} or {shorter}",
+)
+_HOW_MANY = OpenQuestion(
+    "one or several", "Say whether this is one entity or several: {about}.", example="{longer} or {shorter}"
+)
+
+ERROR_TYPES.add(
+    ErrorType(
+        "classification",
+        meaning="right place, wrong category",
+        colour=BLUE,
+        modes=MODES,
+        lesson=_CONFUSION,
+        question=OpenQuestion(
+            "category", "Say what tells {about} apart, and which one wins where both fit.", example="{longer}"
+        ),
+    )
+)
+ERROR_TYPES.add(
+    ErrorType(
+        "boundary",
+        meaning="right category, wrong place",
+        colour=AMBER,
+        modes=MODES,
+        lesson=LessonKind(
+            "boundary",
+            _BOUNDARY,
+            opening=Phrases(
+                "{gold}的首尾容易多字或少字。", "{gold} easily gets a character too many or too few at its ends."
+            ),
+            example=_OTHER_SURFACE,
+            names_both=True,
+            counts_ends=True,
+        ),
+        question=_WHERE_IT_ENDS,
+    )
+)
+ERROR_TYPES.add(
+    ErrorType(
+        "boundary_class",
+        meaning="overlaps the gold entity, wrong place and category",
+        colour=GREEN,
+        modes=("span",),
+        lesson=_CONFUSION,
+        question=OpenQuestion(
+            "boundary and category",
+            "Say whether the longer or the shorter one is marked: {about}.",
+            example="{longer} or {shorter}",
+        ),
+    )
+)
+ERROR_TYPES.add(
+    ErrorType(
+        "spelling",
+        meaning="right category, surface written differently",
+        colour=YELLOW,
+        modes=("span",),
+        lesson=LessonKind(
+            "spelling",
+            _BOUNDARY,
+            opening=Phrases("{gold}要与原文逐字相同。", "{gold} must be copied character by character."),
+            example=_OTHER_SURFACE,
+            names_both=True,
+        ),
+        question=_WHERE_IT_ENDS,
+    )
+)
+ERROR_TYPES.add(
+    ErrorType(
+        "split",
+        meaning="one gold entity answered in pieces",
+        colour=SKY,
+        modes=("span",),
+        lesson=LessonKind(
+            "split",
+            _SPLIT_MERGE,
+            opening=Phrases("{gold}容易被拆成几个。", "{gold} is easily cut into several."),
+            example=Phrases(
+                "例：{text}，标成了{predicted}。改正：应为一个实体{gold}。",
+                "In {text}, {predicted} were marked. Correction. It is one entity, {gold}.",
+            ),
+        ),
+        question=_HOW_MANY,
+    )
+)
+ERROR_TYPES.add(
+    ErrorType(
+        "merge",
+        meaning="several gold entities answered as one",
+        colour=PURPLE,
+        modes=("span",),
+        lesson=LessonKind(
+            "merge",
+            _SPLIT_MERGE,
+            opening=Phrases("{gold}容易与相邻的实体连成一个。", "{gold} is easily joined with its neighbours."),
+            example=Phrases(
+                "例：{text}，连成了{predicted}。改正：应分成{gold}。",
+                "In {text}, {predicted} was marked. Correction. These are {gold}.",
+            ),
+        ),
+        question=_HOW_MANY,
+    )
+)
+ERROR_TYPES.add(
+    ErrorType(
+        "split_merge",  # the official scripts cannot tell the two apart
+        meaning="tokens of one surface are part of the other's",
+        colour=SKY,
+        modes=("official",),
+        lesson=LessonKind(
+            "split_merge",
+            _SPLIT_MERGE,
+            opening=Phrases(
+                "{gold}容易被拆开或与相邻的实体连成一个。",
+                "{gold} is easily cut into several, or joined with its neighbours.",
+            ),
+            example=Phrases(
+                "例：{text}，标成了{predicted}。改正：应为{gold}。",
+                "In {text}, {predicted} was marked. Correction. It is {gold}.",
+            ),
+        ),
+        question=_HOW_MANY,
+    )
+)
+ERROR_TYPES.add(
+    ErrorType(
+        "missing",
+        meaning="gold entity without an answer",
+        colour=ORANGE,
+        modes=MODES,
+        lesson=LessonKind(
+            "missing",
+            _MISSING,
+            opening=Phrases("{gold}容易漏标。", "{gold} is easily overlooked."),
+            example=Phrases(
+                "例：{text}，没有标出{gold}。改正：补上{gold}，{right}。",
+                "In {text}, {gold} was not marked. Correction. Add {gold}, {right}.",
+            ),
+            has_predicted=False,
+        ),
+        question=_PRESENCE,
+    )
+)
+ERROR_TYPES.add(
+    ErrorType(
+        "redundant",
+        meaning="answer where gold has nothing",
+        colour=GREY,
+        modes=MODES,
+        lesson=LessonKind(
+            "redundant",
+            _REDUNDANT,
+            opening=Phrases("{predicted}容易多标。", "{predicted} is easily given to what is none."),
+            example=Phrases(
+                "例：{text}，把{predicted}标成了{label}。改正：应删去。",
+                "In {text}, {predicted} was labelled {label}. Correction. Leave it out.",
+            ),
+            has_gold=False,
+        ),
+        question=_PRESENCE,
+    )
+)

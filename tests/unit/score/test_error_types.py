@@ -1,0 +1,156 @@
+"""A type of error is one entry: it is seen everywhere as soon as it is added, and an incomplete one is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import made_up
+import pytest
+from shipped_prompts import shipped
+
+from omniner.config.groups import ErrtaConfig
+from omniner.guidance import clusters, lessons, notes, prompt_errors, questions
+from omniner.guidance.clusters import TrainingCounts
+from omniner.guidance.lessons import Example, Guidance, Lesson
+from omniner.records import Entity, Prediction, Sentence
+from omniner.registry import ERROR_TYPES
+from omniner.report import annotator_tables, figures, run_page, tables
+from omniner.score import errta
+from omniner.score.error_types import (
+    ErrorType,
+    LessonKind,
+    OpenQuestion,
+    PaperType,
+    Phrases,
+    error_types,
+    lesson_kinds,
+    paper_types,
+)
+from omniner.score.results import ErrtaError, ScoreResult
+
+TEXT = "她在上海喝咖啡"
+RIGHT, WRONG = Entity("上海", "地点", 2, 4), Entity("她", "地点", 0, 1)
+ERROR = ErrtaError("displaced", "s", (RIGHT,), (WRONG,))
+
+
+@pytest.fixture
+def displaced() -> Iterator[ErrorType]:
+    """A type that no sorter finds, with a heading and a kind of lesson of its own."""
+    entry = ErrorType(
+        "displaced",
+        meaning="another place of the sentence was answered",
+        colour="#123456",
+        modes=("span",),
+        lesson=LessonKind(
+            "displaced",
+            PaperType("displaced", Phrases("移位：标到了别处。", "Displaced. Another place was marked.")),
+            opening=Phrases("{gold}容易标到别处。", "{gold} is easily marked elsewhere."),
+            example=Phrases("例：{text}，应在{gold}。", "In {text}, it is {gold} and not {predicted}."),
+        ),
+        question=OpenQuestion("place", "Say where {about} stands.", example="{longer} and not {shorter}"),
+    )
+    ERROR_TYPES.add(entry)
+    yield entry
+    ERROR_TYPES.remove(entry.name)
+
+
+def scored() -> ScoreResult:
+    made = made_up.scored({"s": Sentence("s", TEXT, [RIGHT])}, {"s": Prediction("s", [WRONG])}, [ERROR])
+    found = errta.assemble([ERROR], mode="span", unit="span", tp=0, missing=["地点"], extra=["地点"], read=1)
+    return dataclasses.replace(made, errta=found)
+
+
+def lesson() -> Lesson:
+    (cluster,) = clusters.cluster([ERROR])
+    facts = TrainingCounts([]).facts(cluster, 3)
+    note = notes.counted(cluster.kind, cluster.gold, cluster.predicted, facts)
+    example = Example("s", "displaced", TEXT, (RIGHT,), (WRONG,), doubtful=False)
+    return Lesson(
+        cluster.kind, cluster.gold, cluster.predicted, 1, cluster.types, cluster.surfaces, [example], facts, note
+    )
+
+
+def test_a_new_type_stands_in_scores_tables_figures_and_the_page(displaced: ErrorType, monkeypatch: Any) -> None:
+    result = scored()
+    assert result.to_json()["errta"]["counts"]["displaced"] == 1
+    made = tables.build(result, ErrtaConfig("span", 5, 5), None, [])
+    assert ["displaced", 1, 1.0, 1, 1] in made["errta_counts"].rows
+    assert made["errta_by_category"].columns[-2:] == ["displaced", "total"]
+    drawn: list[Any] = []
+    monkeypatch.setattr("matplotlib.axes.Axes.barh", lambda *_args, **given: drawn.append(given.get("color")))
+    figures.figures(result, {})
+    assert any(displaced.colour in colours for colours in drawn if isinstance(colours, list))
+    facts = run_page.RunFacts("a run", "", {}, "", {})
+    page = run_page.html(result, made, facts, {}, ErrtaConfig("span", 5, 5))
+    assert displaced.meaning in page
+    assert displaced.colour in page
+
+
+def test_a_new_type_stands_in_notes_questions_and_prompts(displaced: ErrorType, tmp_path: Any) -> None:
+    found = lesson()
+    assert found.note.rule == {"zh": "地点容易标到别处。", "en": "地点 is easily marked elsewhere."}
+    assert "地点 is easily marked elsewhere." in questions.about_lesson(found, 1, "en").text
+    scores = dict.fromkeys(("sentences", "precision", "recall", "f1", "errors"), 1.0)
+    guidance = Guidance(
+        dict.fromkeys(("run", "name", "folder", "model", "data", "guide"), "x"), "dev", False, scores,
+        {"displaced": 1}, {"kind": "none"}, [found], [], {"clusters": 0, "errors": 0},
+    )  # fmt: skip
+    assert lessons.read(lessons.write(tmp_path / "guidance.json", guidance)).lessons == [found]
+    config = shipped("errta", "en", from_run="x", max_tokens=10**6)
+    text = prompt_errors.write(guidance, config, ["地点"], len).text
+    assert "6. Displaced. Another place was marked.\n   - 地点 is easily marked elsewhere." in text
+    assert "it is “上海” and not “她”." in text
+
+
+def test_a_new_type_is_a_question_between_annotators(displaced: ErrorType) -> None:
+    (found,) = annotator_tables.suggest([ERROR])
+    assert found == ("place", "地点", 1, "上海 and not 她 (1)", "Say where 地点 stands.")
+
+
+def test_a_type_that_is_taken_back_is_gone() -> None:
+    assert "displaced" not in ERROR_TYPES
+    assert [paper.name for paper in paper_types()] == [
+        "classification", "boundary", "missing", "redundant", "split_merge",
+    ]  # fmt: skip
+    assert list(lesson_kinds()) == [
+        "confusion", "boundary", "spelling", "missing", "redundant", "split", "merge", "split_merge",
+    ]  # fmt: skip
+    assert [entry.name for entry in error_types("official")] == [
+        "classification", "boundary", "split_merge", "missing", "redundant",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({"colour": ""}, "colour"),
+        ({"colour": "blue"}, "colour"),
+        ({"meaning": " "}, "meaning"),
+        ({"name": "Two words"}, "name"),
+        ({"modes": ()}, "modes"),
+        ({"modes": ("paper",)}, "modes"),
+    ],
+)
+def test_an_incomplete_type_is_refused_where_it_is_declared(change: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong):
+        dataclasses.replace(ERROR_TYPES["missing"], **change)
+
+
+def test_no_part_of_a_type_has_a_default() -> None:
+    for field in dataclasses.fields(ErrorType):
+        assert field.default is dataclasses.MISSING
+        given = {one.name: getattr(ERROR_TYPES["missing"], one.name) for one in dataclasses.fields(ErrorType)}
+        del given[field.name]
+        with pytest.raises(TypeError, match=field.name):
+            ErrorType(**given)
+
+
+def test_phrases_are_checked_where_they_are_declared() -> None:
+    with pytest.raises(ValueError, match="both languages"):
+        Phrases("中文", "")
+    with pytest.raises(ValueError, match="known are gold, predicted"):
+        dataclasses.replace(ERROR_TYPES["missing"].lesson, opening=Phrases("{golden}", "{gold}"))
+    with pytest.raises(ValueError, match="known are about"):
+        OpenQuestion("x", "{what}", "{longer}")
