@@ -36,7 +36,7 @@ from omniner.progress import Progress
 from omniner.records import Issue, Prediction, Sentence
 from omniner.taggers import network
 from omniner.taggers.batches import TaggerData, collate
-from omniner.taggers.inputs import Example
+from omniner.taggers.inputs import EncodedSentence
 from omniner.taggers.network import Tagger
 from omniner.taggers.tagger import TaggerModule
 from omniner.training import fit as fitting
@@ -218,7 +218,7 @@ def _reasons(issues: Sequence[Issue]) -> dict[str, str]:
 
 
 def _tag(
-    tagger: Tagger, examples: Sequence[Example], reasons: dict[str, str], device: torch.device
+    tagger: Tagger, examples: Sequence[EncodedSentence], reasons: dict[str, str], device: torch.device
 ) -> list[Prediction]:
     batch = collate(examples, 0, 1).to(device)
     entities = tagger.entities(batch, tagger.spans(batch))

@@ -89,6 +89,30 @@ class Registry(Mapping[str, T], Generic[T]):
         tree = ast.parse(self._modules()[name].read_text(encoding="utf-8"))
         return (ast.get_docstring(tree) or "").partition("\n")[0]
 
+    def peek(self, name: str, field: str) -> Any:
+        """Return a field of an entry, without importing its module where the field is written there as a plain value.
+
+        Checks of a configuration ask in this way what must not wait for torch.
+
+        Raises:
+            KeyError: there is no such entry.
+        """
+        for keyword in [] if name in self._added else self._keywords(name):
+            if keyword.arg == field and isinstance(keyword.value, ast.Constant):
+                return keyword.value.value
+        return getattr(self[name], field)
+
+    def _keywords(self, name: str) -> list[ast.keyword]:
+        """The keyword arguments with which a module makes its entry."""
+        if name not in self:
+            raise KeyError(name)
+        found: list[ast.keyword] = []
+        for node in ast.parse(self._modules()[name].read_text(encoding="utf-8")).body:
+            targets = map(ast.unparse, node.targets) if isinstance(node, ast.Assign) else ()
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and self._attribute in targets:
+                found = node.value.keywords
+        return found
+
     def _modules(self) -> dict[str, Path]:
         """The modules of the package that assign an entry, by their names."""
         if self._files is None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from omniner.config import groups
 from omniner.errors import UserError
-from omniner.registry import TASKS
+from omniner.registry import HEADS, TASKS
 
 METHODS = ("full", "lora", "qlora")
 CORPUS_FORMATS = (  # read and written
@@ -33,7 +33,6 @@ CORPUS_FORMATS = (  # read and written
     "brat",
 )
 CHOICES: dict[str, tuple[str, ...]] = {
-    "head.kind": ("auto", "none", "softmax", "crf", "span"),
     "tuning.method": ("auto", *METHODS),
     "tuning.optimizer": ("auto", "adamw", "adamw_8bit"),
     "tuning.attention": ("auto", "masked", "cascade", "flash", "flex"),
@@ -182,7 +181,8 @@ def _numbers(config: groups.Config, keys: Sequence[str]) -> Iterator[tuple[str, 
 
 def check_values(config: groups.Config) -> None:
     """Each value by itself: a known choice, in its range."""
-    for key, choices in {"task.name": tuple(TASKS), **CHOICES}.items():
+    known = {"task.name": tuple(TASKS), "head.kind": ("auto", "none", *HEADS), **CHOICES}
+    for key, choices in known.items():
         if (value := _get(config, key)) not in choices:
             near = difflib.get_close_matches(str(value), choices, n=1)
             hint = f"Did you mean {near[0]}? " if near else ""
@@ -222,8 +222,10 @@ def check_pairs(config: groups.Config) -> None:
             f"{trainer.batch_size} sentences do not divide over {workers} devices",
             f"Choose a multiple of {workers}.",
         )
-    if isinstance(config.model, groups.BiLSTMConfig) and config.model.members > 1 and config.head.kind == "span":
-        raise UserError("model.members", "a span head cannot average members", "Use head=crf or head=softmax.")
+    head, several = config.head.kind, isinstance(config.model, groups.BiLSTMConfig) and config.model.members > 1
+    if several and head in HEADS and not HEADS.peek(head, "members"):
+        able = " or ".join(f"head={name}" for name in HEADS if HEADS.peek(name, "members"))
+        raise UserError("model.members", f"a {head} head cannot average members", f"Use {able}.")
     if config.metrics.profile == "official" and config.metrics.unit == "span":
         raise UserError("metrics.unit", "the official profile counts pairs, not spans", "Use metrics.unit=pair.")
     if tracking.kind == "server" and not tracking.uri:
@@ -251,7 +253,7 @@ def _check_causal(config: groups.Config) -> None:
             raise UserError("trainer.weight_average", "causal models keep no average of their weights", "Set it to 0.")
     else:
         if config.head.kind == "none":
-            raise UserError("head.kind", "a tagger needs a head", "Choose head=auto, softmax, crf or span.")
+            raise UserError("head.kind", "a tagger needs a head", f"Choose one of: {', '.join(('auto', *HEADS))}.")
         if tuning.method in ("lora", "qlora"):
             raise UserError("tuning.method", f"{tuning.method} is for causal models", "Leave tuning=auto for taggers.")
         if config.trainer.strategy == "fsdp":

@@ -99,7 +99,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class LlamaLayout:
     """A checkpoint as a Llama model.
 
     Attributes:
@@ -119,7 +119,7 @@ class Layout:
     add_bos: bool = False
 
 
-def layout(config: Settings) -> Layout:
+def layout(config: Settings) -> LlamaLayout:
     """The layout of the checkpoint that has this `config.json`.
 
     Raises:
@@ -133,7 +133,7 @@ def layout(config: Settings) -> Layout:
     raise UserError(config.path, f"model_type is {kind!r}", _FAMILIES)
 
 
-def _internlm2(config: Settings) -> Layout:
+def _internlm2(config: Settings) -> LlamaLayout:
     heads, groups = config.number("num_attention_heads"), config.number("num_key_value_heads")
     if heads % groups:
         found = f"{heads} attention heads cannot share {groups} key-value heads"
@@ -163,10 +163,10 @@ def _internlm2(config: Settings) -> Layout:
         rules.append(_same(f"{to}.post_attention_layernorm.weight", (size,), f"{old}.ffn_norm.weight"))
     rules.append(_same("model.norm.weight", (size,), "model.norm.weight"))
     rules.append(_same("lm_head.weight", (written["vocab_size"], size), "output.weight"))
-    return Layout("InternLM2", written, tuple(rules), add_bos=True)
+    return LlamaLayout("InternLM2", written, tuple(rules), add_bos=True)
 
 
-def _baichuan2(config: Settings) -> Layout:
+def _baichuan2(config: Settings) -> LlamaLayout:
     if "z_loss_weight" not in config.values and config.get("vocab_size") != 125_696:
         raise UserError(config.path, "this is Baichuan 1 (it has no z_loss_weight)", "Use Baichuan2-7B.")
     if "max_position_embeddings" not in config.values or config.get("num_attention_heads") == 40:
@@ -194,7 +194,7 @@ def _baichuan2(config: Settings) -> Layout:
     rules.append(_same("model.norm.weight", (size,), "model.norm.weight"))
     rules.append(Rule("lm_head.weight", words, "lm_head.weight", words, unit_rows))
     roles = {195: "<reserved_106>", 196: "<reserved_107>"}
-    return Layout("Baichuan2", written, tuple(rules), roles, _BAICHUAN_TEMPLATE)
+    return LlamaLayout("Baichuan2", written, tuple(rules), roles, _BAICHUAN_TEMPLATE)
 
 
 # System text in front, then turns that begin with their speaker's token; the model ends its own with `</s>`.

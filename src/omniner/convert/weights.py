@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from omniner.convert import layouts, tokenizer
-from omniner.convert.layouts import Layout, Rule, Shape, layout
+from omniner.convert.layouts import LlamaLayout, Rule, Shape, layout
 from omniner.errors import UserError
 from omniner.files import explaining, make_folder, write_json, writing
 
@@ -237,7 +237,7 @@ log = logging.getLogger("omniner")
 _FOREIGN = ("user_token_id", "assistant_token_id", "_from_model_config", "transformers_version")
 
 
-def convert(source: Path, output: Path, shard_bytes: int = SHARD_BYTES) -> None:
+def convert_checkpoint(source: Path, output: Path, shard_bytes: int = SHARD_BYTES) -> None:
     """Convert a checkpoint folder.
 
     Args:
@@ -265,7 +265,7 @@ def convert(source: Path, output: Path, shard_bytes: int = SHARD_BYTES) -> None:
         write(tensors, plan.rules, folder, shard_bytes)
 
 
-def _generation(source: Path, plan: Layout) -> dict[str, Any]:
+def _generation(source: Path, plan: LlamaLayout) -> dict[str, Any]:
     """How the checkpoint wants to be sampled and where it stops; from its configuration where it does not say."""
     path = source / "generation_config.json"
     if path.is_file():

@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from omniner.config.groups import TrainerConfig
 from omniner.records import Entity, Sentence
-from omniner.taggers.inputs import Encoder, Example
+from omniner.taggers.inputs import EncodedSentence, Encoder
 from omniner.taggers.tags import Span
 from omniner.training.data import EntityReplacement, TrainingData, dev_sample, plan, plan_longest_first, refuse_empty
 
@@ -68,7 +68,7 @@ class Batch:
         return replace(self, inputs=inputs, mask=mask, tags=tags)
 
 
-def collate(examples: Sequence[Example], rank: int, ranks: int) -> Batch:
+def collate(examples: Sequence[EncodedSentence], rank: int, ranks: int) -> Batch:
     """The padded tensors of one process's part of a step: sentences `rank`, `rank + ranks`, ... of `examples`."""
     rows = list(range(rank, len(examples), ranks))
     weight = 1 if rows else 0
@@ -112,7 +112,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        examples: Callable[[int], Sequence[Example]],
+        examples: Callable[[int], Sequence[EncodedSentence]],
         count: int,
         batch_size: int,
         seed: int,
@@ -151,7 +151,7 @@ class EvalLoader:
         rank, ranks: this process, and how many there are.
     """
 
-    def __init__(self, examples: Sequence[Example], batch_size: int, rank: int, ranks: int) -> None:
+    def __init__(self, examples: Sequence[EncodedSentence], batch_size: int, rank: int, ranks: int) -> None:
         self._examples, self._rank, self._ranks = examples, rank, ranks
         self._plan = plan_longest_first([example.length for example in examples], batch_size)
 
@@ -220,13 +220,13 @@ class TaggerData(TrainingData):
         trainer = self.attached
         return EvalLoader(self.dev_examples, self.config.eval_batch_size, trainer.global_rank, trainer.world_size)
 
-    def epoch_examples(self, epoch: int) -> Sequence[Example]:
+    def epoch_examples(self, epoch: int) -> Sequence[EncodedSentence]:
         """The training examples of an epoch: the same ones, or with some mentions exchanged."""
         if self._replacement is None:
             return self.train_examples
         return [self._replaced(at, epoch) for at in range(len(self.train_examples))]
 
-    def _replaced(self, position: int, epoch: int) -> Example:
+    def _replaced(self, position: int, epoch: int) -> EncodedSentence:
         assert self._replacement is not None
         original = self.train_examples[position]
         if original.length < len(original.text):

@@ -253,8 +253,7 @@ def _check_encoder(path: str, settings: Any) -> None:
         kind = causal[0] if causal else settings.model_type
         raise UserError(
             "model.path",
-            f"{path} is a generative model ({kind}); the heads softmax, crf and span need an encoder that sees both "
-            "sides of a character",
+            f"{path} is a generative model ({kind}); heads need an encoder that sees both sides",
             "Name a BERT-style encoder, for example model=bert_base_chinese.",
         )
 

@@ -235,7 +235,7 @@ def _frequent(counts: Counter[str], min_count: int) -> list[str]:
 
 
 @dataclass(slots=True)
-class Example:
+class EncodedSentence:
     """One sentence, ready for a model.
 
     Attributes:
@@ -270,12 +270,12 @@ class Encoder:
         self.inputs, self.scheme, self.config, self.max_span = inputs, scheme, config, max_span
         self._ids = {category: number for number, category in enumerate(scheme.categories)}
 
-    def encode(self, sentences: Iterable[Sentence]) -> tuple[list[Example], list[Issue]]:
+    def encode(self, sentences: Iterable[Sentence]) -> tuple[list[EncodedSentence], list[Issue]]:
         """Examples in the order of the sentences; those left out are named by an issue."""
         sentences = list(sentences)
         if self.config.on_too_long == "fail":
             self._refuse_long(sentences)
-        examples: list[Example] = []
+        examples: list[EncodedSentence] = []
         issues: list[Issue] = []
         for sentence in sentences:
             example, found = self.encode_one(sentence)
@@ -284,7 +284,7 @@ class Encoder:
                 examples.append(example)
         return examples, issues
 
-    def encode_one(self, sentence: Sentence) -> tuple[Example | None, list[Issue]]:
+    def encode_one(self, sentence: Sentence) -> tuple[EncodedSentence | None, list[Issue]]:
         """One sentence; no example where it is empty, or too long and not to be cut."""
         if not sentence.text:
             return None, [Issue("empty-text", "nothing to tag", id=sentence.id)]
@@ -302,7 +302,7 @@ class Encoder:
         issues += [self._left_out(sentence, item) for item in left_out]
         inputs = {k: torch.tensor(v) for k, v in self.inputs.encode(sentence.text[:length]).items()}
         ids = torch.tensor(tags, dtype=torch.long)
-        return Example(sentence.id, sentence.text, length, inputs, sentence.entities, spans, ids), issues
+        return EncodedSentence(sentence.id, sentence.text, length, inputs, sentence.entities, spans, ids), issues
 
     def length(self, text: str) -> int:
         """How many characters of the text the model sees, before it is asked whether it may be cut."""

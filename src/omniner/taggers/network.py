@@ -23,7 +23,7 @@ from omniner.taggers import encoder as pretrained
 from omniner.taggers import inputs as alignment
 from omniner.taggers.batches import Batch
 from omniner.taggers.encoder import BiLSTM, TransformerBackbone
-from omniner.taggers.heads import Head, build_head
+from omniner.taggers.heads import HeadModule, build_head
 from omniner.taggers.inputs import CharacterInput, Encoder, TextInput, Vocabulary
 from omniner.taggers.tags import Span, TagScheme
 from omniner.training.checkpoints import read
@@ -77,7 +77,7 @@ class Tagger(nn.Module):
         self.model_config, self.head_config, self.inputs = model, head, inputs
         self.categories = tuple(categories)
         self.backbones = nn.ModuleList(backbones)
-        self.head: Head = build_head(head.kind, backbones[0].out_dim, self.categories, head)
+        self.head: HeadModule = build_head(head.kind, backbones[0].out_dim, self.categories, head)
 
     @classmethod
     def build(cls, config: groups.Config, texts: Iterable[str], categories: Sequence[str]) -> Tagger:
@@ -119,8 +119,7 @@ class Tagger(nn.Module):
 
     def encoder(self, config: groups.EncodingConfig) -> Encoder:
         """What makes this tagger's examples."""
-        max_span = self.head_config.max_span if self.head_config.kind == "span" else None
-        return Encoder(self.inputs, TagScheme(self.categories), config, max_span)
+        return Encoder(self.inputs, TagScheme(self.categories), config, self.head.max_span)
 
     def states(self, batch: Batch) -> list[Tensor]:
         """Each member's states [B, L, D], in the precision of the head's weights: full, unless all weights are bf16."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from omniner.llm.generative import GenerativeData, GenerativeModule
     from omniner.taggers.batches import TaggerData
-    from omniner.taggers.inputs import Example
+    from omniner.taggers.inputs import EncodedSentence
     from omniner.taggers.network import Tagger
     from omniner.taggers.tagger import TaggerModule
 
@@ -116,7 +116,7 @@ def _issues(issues: Sequence[Issue]) -> Iterator[str]:
         yield "none"
 
 
-def _tagger_example(example: Example, tagger: Tagger) -> Iterator[str]:
+def _tagger_example(example: EncodedSentence, tagger: Tagger) -> Iterator[str]:
     """Each character with what stands for it in the model's input, and the tag to learn."""
     from omniner.taggers.tags import TagScheme
 
@@ -130,7 +130,7 @@ def _tagger_example(example: Example, tagger: Tagger) -> Iterator[str]:
         yield f"{len(example.gold) - len(example.spans)} of {len(example.gold)} entities cannot be learnt by this head"
 
 
-def _shown_inputs(example: Example, tagger: Tagger) -> list[str]:
+def _shown_inputs(example: EncodedSentence, tagger: Tagger) -> list[str]:
     """For each character the known character, or the token that covers it."""
     from omniner.taggers.inputs import UNCOVERED, CharacterInput, TokenInput
 
@@ -143,7 +143,7 @@ def _shown_inputs(example: Example, tagger: Tagger) -> list[str]:
     return ["known" if character in known else "[UNK]" for character in example.text[: example.length]]
 
 
-def _planned(config: Config, data: TaggerData) -> list[list[Example]]:
+def _planned(config: Config, data: TaggerData) -> list[list[EncodedSentence]]:
     """The batches of the first epoch."""
     from omniner.training.data import plan
 

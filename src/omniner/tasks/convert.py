@@ -41,9 +41,9 @@ def run(context: Context) -> None:
         target = _guess(config.input)
     context.run.tags({"convert.to": target, "convert.output": str(output.resolve())})
     if target == "llama":
-        from omniner.convert.weights import convert
+        from omniner.convert.weights import convert_checkpoint
 
-        convert(Path(config.input or ""), output)
+        convert_checkpoint(Path(config.input or ""), output)
     elif target == "merged":
         _merge(context, output)
     elif target == "generated":

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from omniner.convert import weights
 from omniner.convert.layouts import unit_rows
+from omniner.convert.weights import convert_checkpoint
 from omniner.errors import UserError
 
 SCALINGS = [None, {"type": "dynamic", "factor": 2.0}, {"type": "linear", "factor": 4.0}]
@@ -63,7 +64,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 def test_internlm2_computes_the_same_logits(tmp_path: Path, scaling: dict[str, Any] | None, length: int) -> None:
     config = {**INTERNLM2, "rope_scaling": scaling}
     content = internlm2_weights(config)
-    weights(write_checkpoint(tmp_path / "in", config, content), tmp_path / "out")
+    convert_checkpoint(write_checkpoint(tmp_path / "in", config, content), tmp_path / "out")
     expected = internlm2_logits(content, config, _ids(length))
     torch.testing.assert_close(_llama_logits(tmp_path / "out", _ids(length)), expected, rtol=1e-4, atol=1e-4)
 
@@ -72,7 +73,7 @@ def test_internlm2_computes_the_same_logits(tmp_path: Path, scaling: dict[str, A
 def test_internlm2_with_other_groups_and_biases(tmp_path: Path, groups: int) -> None:
     config = {**INTERNLM2, "num_key_value_heads": groups, "bias": True}
     content = internlm2_weights(config)
-    weights(write_checkpoint(tmp_path / "in", config, content), tmp_path / "out")
+    convert_checkpoint(write_checkpoint(tmp_path / "in", config, content), tmp_path / "out")
     expected = internlm2_logits(content, config, _ids(12))
     torch.testing.assert_close(_llama_logits(tmp_path / "out", _ids(12)), expected, rtol=1e-4, atol=1e-4)
 
@@ -80,7 +81,9 @@ def test_internlm2_with_other_groups_and_biases(tmp_path: Path, groups: int) -> 
 @pytest.mark.parametrize("pickled", [True, False])
 def test_baichuan2_computes_the_same_logits(tmp_path: Path, pickled: bool) -> None:
     content = baichuan2_weights(BAICHUAN2)
-    weights(write_checkpoint(tmp_path / "in", BAICHUAN2, content, files=3, pickled=pickled), tmp_path / "out")
+    convert_checkpoint(
+        write_checkpoint(tmp_path / "in", BAICHUAN2, content, files=3, pickled=pickled), tmp_path / "out"
+    )
     expected = baichuan2_logits(content, BAICHUAN2, _ids(30))
     torch.testing.assert_close(_llama_logits(tmp_path / "out", _ids(30)), expected, rtol=1e-4, atol=1e-4)
 
@@ -102,7 +105,7 @@ def test_the_folder_loads_without_code_and_says_what_the_checkpoint_said(tmp_pat
     source = write_checkpoint(tmp_path / "in", INTERNLM2, internlm2_weights(INTERNLM2))
     sampling = {"bos_token_id": 1, "eos_token_id": [2, 300], "pad_token_id": 2, "user_token_id": 195}
     (source / "generation_config.json").write_text(json.dumps({**sampling, "transformers_version": "4.41.0"}))
-    weights(source, tmp_path / "out")
+    convert_checkpoint(source, tmp_path / "out")
     config = AutoConfig.from_pretrained(tmp_path / "out", trust_remote_code=False)
     assert config.model_type == "llama"
     written = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -124,8 +127,8 @@ def test_the_folder_loads_without_code_and_says_what_the_checkpoint_said(tmp_pat
 def test_output_files_are_cut_to_size_whatever_the_input_files(tmp_path: Path, files: int) -> None:
     content = internlm2_weights(INTERNLM2)
     source = write_checkpoint(tmp_path / "in", INTERNLM2, content, files=files)
-    weights(source, tmp_path / "whole")
-    weights(source, tmp_path / "cut", shard_bytes=40_000)
+    convert_checkpoint(source, tmp_path / "whole")
+    convert_checkpoint(source, tmp_path / "cut", shard_bytes=40_000)
     paths = sorted((tmp_path / "cut").glob("*.safetensors"))
     assert len(paths) > 5
     assert [path.name for path in paths] == [
@@ -152,7 +155,7 @@ def test_output_files_are_cut_to_size_whatever_the_input_files(tmp_path: Path, f
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_precision_is_kept_and_the_head_is_scaled_in_float32(tmp_path: Path, dtype: torch.dtype) -> None:
     content = {name: value.to(dtype) for name, value in baichuan2_weights(BAICHUAN2).items()}
-    weights(write_checkpoint(tmp_path / "in", BAICHUAN2, content), tmp_path / "out")
+    convert_checkpoint(write_checkpoint(tmp_path / "in", BAICHUAN2, content), tmp_path / "out")
     written = _tensors(tmp_path / "out")
     assert {value.dtype for value in written.values()} == {dtype}
     head = content["lm_head.weight"].double()
@@ -178,14 +181,14 @@ def test_rows_are_scaled_in_blocks_and_zeros_stay(monkeypatch: pytest.MonkeyPatc
 _MEASURE = """
 import sys, threading, time
 from pathlib import Path
-from omniner.convert import convert
+from omniner.convert.weights import convert_checkpoint
 import safetensors
 
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
 
-convert(Path(sys.argv[1]), Path(sys.argv[2] + "_first"))  # what the libraries allocate once
+convert_checkpoint(Path(sys.argv[1]), Path(sys.argv[2] + "_first"))  # what the libraries allocate once
 peak, done, start = 0, False, anonymous()
 
 def watch():
@@ -196,7 +199,7 @@ def watch():
 
 thread = threading.Thread(target=watch)
 thread.start()
-convert(Path(sys.argv[3]), Path(sys.argv[2]))
+convert_checkpoint(Path(sys.argv[3]), Path(sys.argv[2]))
 done = True
 thread.join()
 print(peak - start)
@@ -232,7 +235,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(weights, "_write_shard", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        weights(source, tmp_path / "out", shard_bytes=20_000)
+        convert_checkpoint(source, tmp_path / "out", shard_bytes=20_000)
     assert all(len(names) == 2 and names[0].startswith(".out.") for names in seen)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
@@ -240,29 +243,29 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, monkeypatch: p
 def test_the_output_is_new_or_empty_and_has_usual_permissions(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "in", INTERNLM2, internlm2_weights(INTERNLM2))
     (tmp_path / "out").mkdir()
-    weights(source, tmp_path / "out")
+    convert_checkpoint(source, tmp_path / "out")
     (tmp_path / "usual").mkdir()
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "usual").stat().st_mode
     before = (tmp_path / "out" / "config.json").stat().st_mtime_ns
     with pytest.raises(UserError, match="is no empty folder"):
-        weights(source, tmp_path / "out")
+        convert_checkpoint(source, tmp_path / "out")
     with pytest.raises(UserError, match="is no empty folder"):
-        weights(source, source)
+        convert_checkpoint(source, source)
     assert (tmp_path / "out" / "config.json").stat().st_mtime_ns == before
-    weights(source, tmp_path / "deep" / "er" / "out")
+    convert_checkpoint(source, tmp_path / "deep" / "er" / "out")
 
 
 def test_tables_that_follow_from_the_configuration_are_left_out(tmp_path: Path) -> None:
     content = baichuan2_weights(BAICHUAN2)
     table = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
-    weights(write_checkpoint(tmp_path / "in", BAICHUAN2, {**content, **table}), tmp_path / "out")
+    convert_checkpoint(write_checkpoint(tmp_path / "in", BAICHUAN2, {**content, **table}), tmp_path / "out")
     assert len(_tensors(tmp_path / "out")) == 3 + 9 * 3
 
 
 def test_safetensors_are_preferred_to_pickled_files(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "in", BAICHUAN2, baichuan2_weights(BAICHUAN2))
     (source / "pytorch_model.bin").write_bytes(b"not read")
-    weights(source, tmp_path / "out")
+    convert_checkpoint(source, tmp_path / "out")
     assert "model.norm.weight" in _tensors(tmp_path / "out")
 
 
@@ -281,7 +284,7 @@ def test_a_pickled_file_cannot_run_code(tmp_path: Path) -> None:
     content = {**baichuan2_weights(BAICHUAN2), "model.norm.weight": _Attack(tmp_path / "attacked")}
     torch.save(content, source / "pytorch_model.bin")
     with pytest.raises(UserError, match="cannot be read"):
-        weights(source, tmp_path / "out")
+        convert_checkpoint(source, tmp_path / "out")
     assert not (tmp_path / "attacked").exists()
 
 
@@ -364,7 +367,7 @@ def test_what_cannot_be_converted_is_one_error_and_no_output(tmp_path: Path, nam
     change, message = BROKEN[name]
     change(source)
     with pytest.raises(UserError, match=message):
-        weights(source, tmp_path / "out")
+        convert_checkpoint(source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
@@ -382,14 +385,14 @@ def test_other_models_named_baichuan_are_refused(tmp_path: Path, changes: dict[s
     source = write_checkpoint(tmp_path / "in", BAICHUAN2, baichuan2_weights(BAICHUAN2))
     _settings("config.json", **changes)(source)
     with pytest.raises(UserError, match=message):
-        weights(source, tmp_path / "out")
+        convert_checkpoint(source, tmp_path / "out")
 
 
 def test_the_tokenizer_must_fit_the_embedding(tmp_path: Path) -> None:
     config = {**INTERNLM2, "vocab_size": 200}
     source = write_checkpoint(tmp_path / "in", config, internlm2_weights(config))
     with pytest.raises(UserError, match="tokens and the model has 200"):
-        weights(source, tmp_path / "out")
+        convert_checkpoint(source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
@@ -398,10 +401,10 @@ def test_a_full_disk_is_said_before_writing(tmp_path: Path, monkeypatch: pytest.
     usage = weights.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(weights.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(UserError, match=r"0\.0 GB left"):
-        weights(source, tmp_path / "out")
+        convert_checkpoint(source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
-        weights(tmp_path / "in", tmp_path / "out")
+        convert_checkpoint(tmp_path / "in", tmp_path / "out")

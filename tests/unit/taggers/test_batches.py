@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from omniner.taggers.batches import Batch, EvalLoader, TrainLoader, collate
-from omniner.taggers.inputs import Example
+from omniner.taggers.inputs import EncodedSentence
 from omniner.training.data import plan, plan_longest_first
 
 CHANCE = random.Random(7)
 LENGTHS = [CHANCE.randint(1, 60) for _ in range(203)]
 
 
-def example(position: int, length: int) -> Example:
+def example(position: int, length: int) -> EncodedSentence:
     inputs = {"characters": torch.full((length,), position + 2), "bigrams": torch.full((length + 1,), position + 2)}
     tags = torch.full((length,), position % 5)
-    return Example(f"s{position}", "字" * length, length, inputs, [], [(0, 1, position)], tags)
+    return EncodedSentence(f"s{position}", "字" * length, length, inputs, [], [(0, 1, position)], tags)
 
 
 EXAMPLES = [example(position, length) for position, length in enumerate(LENGTHS)]

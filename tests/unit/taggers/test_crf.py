@@ -10,9 +10,8 @@ import torchcrf
 from torch import Tensor
 from torch.func import functional_call
 
-from omniner.taggers.crf import CRF
-from omniner.taggers.crf_layout import find_blocks, pack
-from omniner.taggers.heads import constrained_crf
+from omniner.taggers.chain_layout import find_blocks, pack
+from omniner.taggers.linear_chain import CRF, constrained_crf
 from omniner.taggers.tags import TagScheme
 
 PARAMETERS = ("start_transitions", "transitions", "end_transitions")

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from omniner.config.groups import HeadConfig
-from omniner.taggers.heads import Head, build_head, without_crossing
+from omniner.taggers.heads import HeadModule, build_head
+from omniner.taggers.heads.span import without_crossing
 from omniner.taggers.tags import Span, TagScheme, fit_spans
 
 CATEGORIES = ("人", "地", "机构")
@@ -39,11 +40,11 @@ def labelled(spans: list[list[Span]], lengths: list[int], width: int | None = No
     return Labelled(torch.arange(width) < torch.tensor(lengths)[:, None], tags, spans)
 
 
-def make(kind: str, **changes: float) -> Head:
+def make(kind: str, **changes: float) -> HeadModule:
     return build_head(kind, DIM, CATEGORIES, dataclasses.replace(CONFIG, **changes))
 
 
-def learn(head: Head, states: Tensor, batch: Labelled) -> float:
+def learn(head: HeadModule, states: Tensor, batch: Labelled) -> float:
     optimizer = torch.optim.Adam((p for p in head.parameters() if p.requires_grad), 0.05)
     for _ in range(80):
         loss = head.loss(states, batch)
@@ -222,7 +223,7 @@ def test_gold_that_breaks_the_tags_is_refused() -> None:
 
 
 def test_unknown_kind_and_no_categories_are_refused() -> None:
-    with pytest.raises(ValueError, match="softmax, crf or span"):
+    with pytest.raises(ValueError, match="crf, softmax, span"):
         build_head("auto", DIM, CATEGORIES, CONFIG)
     with pytest.raises(ValueError, match="category"):
         build_head("crf", DIM, [], CONFIG)

@@ -45,7 +45,7 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackedLayout:
     """Where the characters of a batch lie when packed step by step, longest sentence first (N in all).
 
     Attributes:
@@ -130,7 +130,7 @@ def take(values: Tensor, rows: Index) -> Tensor:
     return values[rows] if isinstance(rows, slice) else values.index_select(0, rows)
 
 
-def pack(mask: Tensor) -> Layout:
+def pack(mask: Tensor) -> PackedLayout:
     """The packed layout of a right-padded mask [B, L]."""
     real = mask.cpu().numpy().astype(bool)
     if (real[:, 1:] & ~real[:, :-1]).any():
@@ -144,7 +144,7 @@ def pack(mask: Tensor) -> Layout:
     live = order[: counts[0]] if len(counts) else order[:0]
     later = slice(len(live), None)
     device = mask.device
-    return Layout(
+    return PackedLayout(
         places=torch.from_numpy(rows * real.shape[1] + steps).to(device),
         rows=torch.from_numpy(rows).to(device),
         previous=index(offsets[steps[later] - 1] + ranks[later], device),

@@ -31,7 +31,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from omniner.taggers.crf_layout import Blocks, Index, Layout, find_blocks, pack, take
+from omniner.taggers.chain_layout import Blocks, Index, PackedLayout, find_blocks, pack, take
+from omniner.taggers.tags import TagScheme
 
 
 class CRF(nn.Module):
@@ -114,7 +115,7 @@ class CRF(nn.Module):
             self._blocks = {device: find_blocks(self.allowed)}
         return self._blocks[device]
 
-    def _check(self, gold: Tensor, layout: Layout) -> None:
+    def _check(self, gold: Tensor, layout: PackedLayout) -> None:
         """Refuse packed tags that break the constraints: their likelihood is 0, the loss would be infinite."""
         first = layout.first
         illegal = torch.zeros_like(gold, dtype=torch.bool)
@@ -126,7 +127,7 @@ class CRF(nn.Module):
             raise ValueError(f"the tags of rows {rows} of the batch break the constraints")
 
 
-def _run(*inputs: Tensor | Layout | Blocks | None) -> Tensor:
+def _run(*inputs: Tensor | PackedLayout | Blocks | None) -> Tensor:
     """`_LogPartition` with a type."""
     total: Tensor = _LogPartition.apply(*inputs)  # type: ignore[no-untyped-call]
     return total
@@ -146,7 +147,7 @@ class _LogPartition(torch.autograd.Function):
         transitions: Tensor,
         end: Tensor,
         gold: Tensor | None,
-        layout: Layout,
+        layout: PackedLayout,
         blocks: Blocks,
     ) -> Tensor:
         """Args as in `CRF`, -inf where something is not allowed; `gold` [N] is packed."""
@@ -180,7 +181,7 @@ class _LogPartition(torch.autograd.Function):
 
 
 def _inner(
-    emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, layout: Layout, blocks: Blocks
+    emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, layout: PackedLayout, blocks: Blocks
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Emissions packed [N, T], and all scores, with the tags in the inner order."""
     packed = emissions.reshape(-1, emissions.shape[2]).index_select(0, layout.places)
@@ -191,7 +192,9 @@ def _inner(
     return packed.index_select(1, order), start[order], inner, end[order]
 
 
-def _score(emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, gold: Tensor, layout: Layout) -> Tensor:
+def _score(
+    emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, gold: Tensor, layout: PackedLayout
+) -> Tensor:
     """Score [B] of packed tags, fp64."""
     first = layout.first
     score = emissions.new_zeros(len(emissions), dtype=torch.float64)
@@ -205,7 +208,7 @@ def _score(emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, g
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients by emissions, start, transitions and end, in the given order of the tags."""
     packed, alpha, kept, best, inner, end, gold = ctx.saved_tensors
-    layout: Layout = ctx.layout
+    layout: PackedLayout = ctx.layout
     blocks: Blocks = ctx.blocks
     step = SumStep(inner, blocks, forward=False)
     beta, right, right_kept = _backward_recursion(packed, end, layout, step)
@@ -236,7 +239,9 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return g_emissions, g_start, g_transitions, g_end
 
 
-def _backward_recursion(packed: Tensor, end: Tensor, layout: Layout, step: SumStep) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_recursion(
+    packed: Tensor, end: Tensor, layout: PackedLayout, step: SumStep
+) -> tuple[Tensor, Tensor, Tensor]:
     """Log-sums over what may follow: after each character [N, T], and from each later character on.
 
     The second [M, T] includes the character's own emission and is relative to what the first is of the character
@@ -294,7 +299,7 @@ def _transition_gradient(
 
 
 def _viterbi(
-    emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, layout: Layout, blocks: Blocks
+    emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, layout: PackedLayout, blocks: Blocks
 ) -> Tensor:
     """Best tags [B, L]: only maxima forward; then the best source again, along the best path alone."""
     packed, start, inner, end = _inner(emissions, start, transitions, end, layout, blocks)
@@ -423,3 +428,9 @@ def pairs(table: Tensor, sources: Index, targets: Index) -> Tensor:
     """Entries [C] of a table [T, T] from the c-th source to the c-th target."""
     places = torch.arange(len(table), device=table.device)
     return table[places[sources], places[targets]]
+
+
+def constrained_crf(scheme: TagScheme) -> CRF:
+    """A CRF in which only the transitions of the scheme exist."""
+    tables = (scheme.allowed, scheme.allowed_start, scheme.allowed_end)
+    return CRF(len(scheme), *(torch.from_numpy(table) for table in tables))

@@ -1,0 +1,40 @@
+"""One tag per character, with learnt scores of which tag follows which. The default of taggers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from omniner.config.groups import HeadConfig
+from omniner.taggers.heads import Head, HeadModule, LabelledBatch, read_spans
+from omniner.taggers.linear_chain import constrained_crf
+from omniner.taggers.tags import Span, TagScheme
+
+
+class CRFHead(HeadModule):
+    """A linear layer from a state to the scores of the tags, and the transition scores of a `CRF`.
+
+    Args:
+        in_dim: D, size of a state.
+        scheme: the tags.
+        config: nothing of it is read.
+    """
+
+    def __init__(self, in_dim: int, scheme: TagScheme, config: HeadConfig) -> None:
+        super().__init__()
+        self.scheme = scheme
+        self.emit = nn.Linear(in_dim, len(scheme))
+        self.crf = constrained_crf(scheme)
+
+    def loss(self, states: Tensor, batch: LabelledBatch) -> Tensor:
+        """Return the negative log-likelihood of the tag sequences, summed over the sentences."""
+        nll: Tensor = self.crf(self.emit(states), batch.tags, batch.mask)
+        return nll.sum()
+
+    @torch.no_grad()
+    def decode(self, states: Tensor, mask: Tensor) -> list[list[Span]]:
+        """Return the entities of the most likely tag sequences."""
+        return read_spans(self.scheme, self.crf.decode(self.emit(states), mask), mask)
+
+
+HEAD = Head(name="crf", description=__doc__, build=CRFHead, nested=False, members=True)

@@ -1,0 +1,56 @@
+"""One softmax per character; decoding takes the best legal tag sequence. The cheapest.
+
+Legal sequences alone are decoded, with the Viterbi algorithm of the CRF and all transitions at 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from omniner.config.groups import HeadConfig
+from omniner.taggers.heads import Head, HeadModule, LabelledBatch, read_spans
+from omniner.taggers.linear_chain import constrained_crf
+from omniner.taggers.tags import Span, TagScheme
+
+
+class SoftmaxHead(HeadModule):
+    """A linear layer from a state to the scores of the tags.
+
+    Args:
+        in_dim: D, size of a state.
+        scheme: the tags.
+        config: `label_smoothing` is read: the share of the target that is spread over all tags.
+    """
+
+    def __init__(self, in_dim: int, scheme: TagScheme, config: HeadConfig) -> None:
+        super().__init__()
+        self.scheme, self.label_smoothing = scheme, config.label_smoothing
+        self.emit = nn.Linear(in_dim, len(scheme))
+        # with all transitions at 0 the best legal sequence depends on the characters alone; nothing is learnt here
+        self.path = constrained_crf(scheme).requires_grad_(False)
+        for parameter in self.path.parameters():
+            parameter.zero_()
+
+    def loss(self, states: Tensor, batch: LabelledBatch) -> Tensor:
+        """Return the cross entropy, summed over the characters."""
+        logits = self.emit(states)[batch.mask].float()
+        return functional.cross_entropy(
+            logits, batch.tags[batch.mask], reduction="sum", label_smoothing=self.label_smoothing
+        )
+
+    @torch.no_grad()
+    def decode(self, states: Tensor, mask: Tensor) -> list[list[Span]]:
+        """Return the entities of the most likely legal tag sequences."""
+        return read_spans(self.scheme, self.path.decode(self.emit(states).float(), mask), mask)
+
+
+HEAD = Head(
+    name="softmax",
+    description=__doc__,
+    build=SoftmaxHead,
+    nested=False,
+    members=True,
+    keys=("label_smoothing",),
+)

@@ -1,0 +1,121 @@
+"""A score for every start and every length: finds nested entities. It costs `max_span` times as many scores.
+
+Gold may nest and cross, all of it is learnt; of predicted spans that cross the one with the better score stays.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from omniner.config.groups import HeadConfig
+from omniner.taggers.heads import Head, HeadModule, LabelledBatch
+from omniner.taggers.tags import Span, TagScheme, fit_spans
+
+
+class SpanHead(HeadModule):
+    """A score for "no entity" and for each category of every cell, a cell being a start and a length.
+
+    A cell's scores are bilinear in projections of its first and its last character (a diagonal matrix per category:
+    the projections before it mix, so a full one would cost `biaffine_dim` times as much for little), plus what the
+    two characters say alone, plus what its length says. Only cells within a sentence are computed, [M, C + 1] for
+    the M cells of a batch. Two gold categories on one cell cannot both be learnt: `fit_spans` names the second.
+
+    Args:
+        in_dim: D, size of a state.
+        scheme: its C categories are read.
+        config: `max_span`, `biaffine_dim` and `negative_weight` are read.
+    """
+
+    max_span: int
+
+    def __init__(self, in_dim: int, scheme: TagScheme, config: HeadConfig) -> None:
+        super().__init__()
+        self.num_categories = num_categories = len(scheme.categories)
+        self.max_span = config.max_span
+        self.negative_weight = config.negative_weight
+        self.first = nn.Linear(in_dim, config.biaffine_dim)
+        self.last = nn.Linear(in_dim, config.biaffine_dim)
+        self.both = nn.Linear(config.biaffine_dim, num_categories + 1)
+        self.first_alone = nn.Linear(config.biaffine_dim, num_categories + 1, bias=False)
+        self.last_alone = nn.Linear(config.biaffine_dim, num_categories + 1, bias=False)
+        self.length = nn.Embedding(config.max_span, num_categories + 1)
+        nn.init.zeros_(self.length.weight)
+        # entities are rare: begin with about one cell in a hundred, not with all categories alike
+        nn.init.zeros_(self.both.bias)
+        self.both.bias.data[0] = math.log(99 * num_categories)
+
+    def loss(self, states: Tensor, batch: LabelledBatch) -> Tensor:
+        """Return the cross entropy, summed over the cells; cells without an entity count `negative_weight`."""
+        cells = self._cells(batch.mask)
+        gold = self._gold(batch).to(states.device)[cells]
+        costs = functional.cross_entropy(self._scores(states, cells), gold, reduction="none")
+        return torch.where(gold == 0, costs * self.negative_weight, costs).sum()
+
+    @torch.no_grad()
+    def decode(self, states: Tensor, mask: Tensor) -> list[list[Span]]:
+        """Return the category of each cell where one beats "no entity"; of crossing ones the best."""
+        cells = self._cells(mask)
+        scores = self._scores(states, cells)
+        best, category = scores[:, 1:].max(1)
+        margin = best - scores[:, 0]
+        found = margin > 0
+        length, row, start = (place[found].tolist() for place in cells)
+        candidates: list[list[tuple[float, Span]]] = [[] for _ in range(len(mask))]
+        columns = zip(margin[found].tolist(), row, start, length, category[found].tolist(), strict=True)
+        for value, sentence, first, more, name in columns:
+            candidates[sentence].append((value, (first, first + more + 1, name)))
+        return [without_crossing(sentence) for sentence in candidates]
+
+    def _cells(self, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The cells that lie within a sentence: length - 1, sentence and start of each, [M] each."""
+        ends = [mask.roll(-more, 1) for more in range(min(self.max_span, mask.shape[1]))]
+        for more, end in enumerate(ends):
+            end[:, mask.shape[1] - more :] = False
+        length, row, start = (mask & torch.stack(ends)).nonzero(as_tuple=True)
+        return length, row, start
+
+    def _scores(self, states: Tensor, cells: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Scores [M, C + 1] of cells, "no entity" first; fp32 at least."""
+        length, row, start = cells
+        first = functional.gelu(self.first(states)).flatten(0, 1)
+        last = functional.gelu(self.last(states)).flatten(0, 1)
+        begin = row * states.shape[1] + start
+        end = begin + length
+        scores = self.both(first.index_select(0, begin) * last.index_select(0, end))
+        scores = scores + self.first_alone(first).index_select(0, begin) + self.last_alone(last).index_select(0, end)
+        scores = scores + self.length(length)
+        whole: Tensor = scores if scores.dtype == torch.float64 else scores.float()
+        return whole
+
+    def _gold(self, batch: LabelledBatch) -> Tensor:
+        """Class of each cell, [max_span, B, L]: 0, or 1 + category id. What has no cell of its own is left out."""
+        gold = torch.zeros(self.max_span, *batch.mask.shape, dtype=torch.long)
+        for row, (spans, length) in enumerate(zip(batch.spans, batch.mask.sum(1).tolist(), strict=True)):
+            kept, _ = fit_spans(spans, length, self.num_categories, self.max_span)
+            for start, end, category in kept:
+                gold[end - start - 1, row, start] = category + 1
+        return gold
+
+
+def without_crossing(candidates: list[tuple[float, Span]]) -> list[Span]:
+    """Return spans in order of their place, without those that cross a span of a higher score; nested ones stay."""
+    kept: list[Span] = []
+    for _, span in sorted(candidates, key=lambda item: (-item[0], item[1])):
+        start, end, _ = span
+        if not any(s < start < e < end or start < s < end < e for s, e, _ in kept):
+            kept.append(span)
+    return sorted(kept)
+
+
+HEAD = Head(
+    name="span",
+    description=__doc__,
+    build=SpanHead,
+    nested=True,
+    members=False,  # its scores are no linear function of the states
+    keys=("max_span", "biaffine_dim", "negative_weight"),
+)

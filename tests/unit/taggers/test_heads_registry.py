@@ -1,0 +1,108 @@
+"""The registry of heads: what is known without torch, and a head that only its own entry knows of."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_corpus
+import torch
+from torch import Tensor, nn
+
+from omniner.config.groups import HeadConfig
+from omniner.errors import UserError
+from omniner.models import fit, predict
+from omniner.registry import HEADS
+from omniner.taggers.heads import Head, HeadModule, LabelledBatch, build_head
+from omniner.taggers.tags import Span, TagScheme
+
+
+def test_names_meanings_and_facts_need_no_torch() -> None:
+    code = (
+        "import sys; from omniner.registry import HEADS\n"
+        "facts = [(n, HEADS.meaning(n), HEADS.peek(n, 'nested'), HEADS.peek(n, 'members')) for n in HEADS]\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert facts == [(h.name, h.meaning, h.nested, h.members) for h in map(HEADS.__getitem__, HEADS)]\n"
+        "print(list(HEADS))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "['crf', 'softmax', 'span']"
+
+
+@pytest.mark.parametrize("name", list(HEADS))
+def test_an_entry_says_which_keys_are_read(name: str) -> None:
+    read: set[str] = set()
+
+    class Recorder:
+        def __getattr__(self, key: str) -> Any:
+            read.add(key)
+            return getattr(config, key)
+
+    config = HeadConfig(kind=name, label_smoothing=0.0, max_span=4, biaffine_dim=12, negative_weight=1.0)
+    build_head(name, 8, ["人"], Recorder())  # type: ignore[arg-type]
+    assert read == set(HEADS[name].keys)
+    assert HEADS[name].name == name
+
+
+class EveryCharacter(HeadModule):
+    """Tags each character by itself as an entity of the best category, or as none."""
+
+    def __init__(self, in_dim: int, scheme: TagScheme, config: HeadConfig) -> None:
+        super().__init__()
+        self.scheme = scheme
+        self.emit = nn.Linear(in_dim, len(scheme))
+
+    def loss(self, states: Tensor, batch: LabelledBatch) -> Tensor:
+        logits = self.emit(states)[batch.mask]
+        return nn.functional.cross_entropy(logits.float(), batch.tags[batch.mask], reduction="sum")
+
+    @torch.no_grad()
+    def decode(self, states: Tensor, mask: Tensor) -> list[list[Span]]:
+        tags = self.emit(states).argmax(2)
+        return [
+            [(at, at + 1, (tag - 1) // 4) for at, tag in enumerate(row[real].tolist()) if tag]
+            for row, real in zip(tags, mask, strict=True)
+        ]
+
+
+@pytest.fixture
+def dummy() -> Iterator[str]:
+    text = "Every character by itself.\n\nFor this test."
+    HEADS.add(Head(name="alone", description=text, build=EveryCharacter, nested=False, members=False))
+    yield "alone"
+    HEADS.remove("alone")
+
+
+def test_a_head_that_is_added_is_known_everywhere(dummy: str, tmp_path: Path) -> None:
+    assert HEADS.meaning(dummy) == "Every character by itself."
+    with pytest.raises(UserError, match=r"head\.kind: 'alon' is not a choice\. Did you mean alone\?.*span, alone"):
+        small_corpus.configuration("char_bilstm", "head.kind=alon")
+    with pytest.raises(UserError, match=r"an? alone head cannot average members\. Use head=crf or head=softmax"):
+        small_corpus.configuration("char_bilstm", "head.kind=alone", "model.members=2")
+    with pytest.raises(UserError, match=r"a tagger needs a head.*span, alone"):
+        small_corpus.configuration("char_bilstm", "head.kind=none")
+
+    config = small_corpus.configuration("char_bilstm", "head.kind=alone", "trainer.max_epochs=2")
+    assert config.name.startswith("char_bilstm-alone-")
+    corpus = small_corpus.corpus(40, 10)
+    result = fit(config, corpus, tmp_path, logger=None, callbacks=[])
+    sentences = corpus.splits["test"]
+    found = {item.id: item for batch in predict(result.best_path, sentences, config) for item in batch}
+    assert found.keys() == {sentence.id for sentence in sentences}
+    assert all(len(entity.text) == 1 for item in found.values() for entity in item.entities)
+
+
+def test_the_checks_of_a_configuration_do_not_wait_for_torch() -> None:
+    code = (
+        "import sys; from omniner.config import compose\nfrom omniner.errors import UserError\n"
+        "try: compose.load(['head=span', 'model.members=2'])\n"
+        "except UserError as error: print(error)\n"
+        "print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "a span head cannot average members" in result.stdout
+    assert result.stdout.strip().endswith("False")
