@@ -24,7 +24,7 @@ from omniner.cores import own_cores
 from omniner.errors import Stopped
 from omniner.files import make_folder, read_json, write_text
 from omniner.runs import processes
-from omniner.runs.folder import METRICS, STATE
+from omniner.runs.folder import METRICS, read_state
 
 FOLDER = "children"
 
@@ -118,7 +118,8 @@ def _run(job: Job, folder: Path, parent: str | None, gpus: int, cores: list[int]
     if place.exists():  # an earlier process of this job, whose parent was killed, may be coming to its end
         with processes.locked(place / ".lock", stopped):
             pass
-    if not _finished(place, compose.digest(config)):
+    state = read_state(place)
+    if (state.get("digest"), state.get("status")) != (compose.digest(config), "finished"):
         make_folder(folder / FOLDER)
         path = write_text(folder / FOLDER / f"{job.name}.yaml", compose.to_yaml(config))
         command = [sys.executable, "-m", "omniner.run", "--child", str(path)]
@@ -127,10 +128,3 @@ def _run(job: Job, folder: Path, parent: str | None, gpus: int, cores: list[int]
             error = processes.spawn(command, environment, path.with_suffix(".log"), stopped, cores)
     metrics = read_json(place / METRICS) if not error and (place / METRICS).exists() else {}
     return Outcome(job.name, place, error, metrics)
-
-
-def _finished(place: Path, digest: str) -> bool:
-    if not (place / STATE).is_file():
-        return False
-    state = read_json(place / STATE)
-    return bool(state["digest"] == digest and state["status"] == "finished")

@@ -1,6 +1,7 @@
-"""What every task is given: the checked configuration, the run's folder and its tracked run.
+"""What a task is given: its checked configuration, the run's folder and tracked run, and the ways to publish results.
 
-Which run is meant: a folder, or what the tracking store knows it by, its id or its name.
+To publish means to write a file into the run's folder and to keep it with the tracked run under the same relative path,
+so that what a folder holds can be found in the tracking store as well, at the same place for every run.
 """
 
 from __future__ import annotations
@@ -8,17 +9,16 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from omniner import tracking
-from omniner.config.groups import Config, TrackingConfig
+from omniner.config.groups import Config
 from omniner.corpus.sources import Corpus
-from omniner.files import read_json, write_json, write_text
-from omniner.records import Issue, content_digest, to_line
-from omniner.runs import folder as runfolder
+from omniner.files import read_json, write_json, write_text, writing
+from omniner.records import Issue, Sentence, content_digest, to_line
+from omniner.report.tables import Sheet, Table
 from omniner.runs.folder import METRICS
 from omniner.tracking.tracked_run import DataInput, Run
 
@@ -27,82 +27,94 @@ log = logging.getLogger("omniner")
 
 @dataclass
 class Context:
-    """The surroundings of one task; `resumed` says that the folder holds an unfinished run of this configuration."""
+    """The surroundings of one task.
+
+    Attributes:
+        config: checked.
+        folder: of the run; relative names below are relative to it.
+        run: the tracked run; one that writes nothing where tracking is off.
+        resumed: whether the folder holds an unfinished run of this configuration, which goes on.
+    """
 
     config: Config
     folder: Path
     run: Run
     resumed: bool
 
-    def results(self, values: Mapping[str, float]) -> None:
-        """Log what runs are compared by, and keep it in the folder, where a sweep finds it."""
+    def publish_file(self, name: str) -> Path:
+        """Keep a file of the folder with the tracked run; return its path."""
+        path = self.folder / name
+        parent = PurePosixPath(name).parent.as_posix()
+        self.run.file(path, "" if parent == "." else parent)
+        return path
+
+    def publish_text(self, name: str, text: str) -> Path:
+        """Write a text file and keep it with the tracked run; return its path."""
+        write_text(self.folder / name, text)
+        return self.publish_file(name)
+
+    def publish_json(self, name: str, value: Any) -> Path:
+        """Write a JSON file and keep it with the tracked run; return its path."""
+        write_json(self.folder / name, value)
+        return self.publish_file(name)
+
+    def publish_table(self, name: str, table: Table) -> None:
+        """Write `tables/<name>.csv` and keep the table with the tracked run, whose UI compares it between runs."""
+        write_text(self.folder / "tables" / f"{name}.csv", table.to_csv())
+        self.run.table(table.columns, table.rows, f"tables/{name}.json")
+
+    def publish_sheets(self, prefix: str, sheets: Mapping[str, Sheet]) -> None:
+        """Publish the table of each sheet under the name `<prefix>_<its name>`."""
+        for name, sheet in sheets.items():
+            self.publish_table(f"{prefix}_{name}", sheet.table)
+
+    def publish_figures(self, figures: Mapping[str, bytes]) -> None:
+        """Write each PNG picture as `figures/<name>.png` and keep it with the tracked run."""
+        for name, png in figures.items():
+            with writing(self.folder / "figures" / f"{name}.png", "wb") as file:
+                file.write(png)
+            self.publish_file(f"figures/{name}.png")
+
+    def publish_results(self, values: Mapping[str, float]) -> None:
+        """Track what runs are compared by, and keep it in the folder, where a sweep or a search finds it."""
         path = self.folder / METRICS
         earlier = read_json(path) if path.exists() else {}
         write_json(path, {**earlier, **{name: value for name, value in values.items() if math.isfinite(value)}})
         self.run.metrics(values)
 
+    def publish_issues(self, issues: Sequence[Issue]) -> dict[str, int]:
+        """List in `issues.jsonl` what could not be taken as it was; return how many issues there are of each code."""
+        counts = dict(sorted(Counter(issue.code for issue in issues).items()))
+        lines = [to_line(issue._asdict()) for issue in issues]
+        path = self.publish_text("issues.jsonl", "".join(f"{line}\n" for line in lines))
+        self.run.metrics({f"issues/{code}": count for code, count in counts.items()})
+        for code, count in counts.items():
+            log.warning("issues: %d x %s (listed in %s)", count, code, path)
+        return counts
 
-def publish_issues(context: Context, issues: Sequence[Issue]) -> dict[str, int]:
-    """Write and log what could not be taken as it was; gives the counts by code."""
-    counts = dict(sorted(Counter(issue.code for issue in issues).items()))
-    lines = [to_line(issue._asdict()) for issue in issues]
-    path = write_text(context.folder / "issues.jsonl", "".join(f"{line}\n" for line in lines))
-    context.run.file(path)
-    context.run.metrics({f"issues/{code}": count for code, count in counts.items()})
-    for code, count in counts.items():
-        log.warning("issues: %d x %s (listed in %s)", count, code, path)
-    return counts
+    def publish_corpus(self, corpus: Corpus) -> None:
+        """Say and track what the corpus is: sizes, digests, categories."""
+        sizes = {split: len(sentences) for split, sentences in corpus.splits.items()}
+        log.info(
+            "data %s: %s; %d categories; reported on: %s",
+            corpus.name,
+            ", ".join(f"{split} {size:,}" for split, size in sizes.items()),
+            len(corpus.taxonomy.categories),
+            corpus.report,
+        )
+        self.track_splits(corpus.name, corpus.splits.items(), ", ".join(corpus.digests))
+        self.run.tags({f"data.file.{name}": digest for name, digest in corpus.digests.items()})
+        self.run.metrics({f"data/{split}_sentences": size for split, size in sizes.items()})
 
+    def track_splits(self, name: str, splits: Iterable[tuple[str, Sequence[Sentence]]], source: str) -> None:
+        """Tell the tracked run which splits of the corpus `name` it used, by their content.
 
-def publish_corpus(context: Context, corpus: Corpus) -> None:
-    """Say and log what the corpus is: sizes, digests, categories."""
-    sizes = {split: len(sentences) for split, sentences in corpus.splits.items()}
-    log.info(
-        "data %s: %s; %d categories; reported on: %s",
-        corpus.name,
-        ", ".join(f"{split} {size:,}" for split, size in sizes.items()),
-        len(corpus.taxonomy.categories),
-        corpus.report,
-    )
-    source = ", ".join(corpus.digests)
-    context.run.datasets(
-        DataInput(f"{corpus.name}-{split}", split, content_digest(sentences), source, len(sentences))
-        for split, sentences in corpus.splits.items()
-    )
-    context.run.tags({f"data.file.{name}": digest for name, digest in corpus.digests.items()})
-    context.run.metrics({f"data/{split}_sentences": size for split, size in sizes.items()})
-
-
-class Located(NamedTuple):
-    """A run: `folder` is None where it is not on this machine, `run_id` empty where it is not tracked."""
-
-    folder: Path | None
-    run_id: str
-    name: str
-
-
-def locate(text: str, settings: TrackingConfig, where: str) -> Located:
-    """Find the run that `text` means.
-
-    Args:
-        text: a folder, the name of one in `outputs`, a run id, or the name of a run.
-        settings: the store in which ids and names are looked up.
-        where: the config key that holds `text`.
-
-    Raises:
-        UserError: there is none, or there are several of that name.
-    """
-    for folder in (Path(text), runfolder.ROOT / text):
-        if text and folder.is_dir():
-            return Located(folder, state(folder).get("run_id", ""), folder.resolve().name)
-    found = tracking.find_run(settings, text, where)
-    folder = Path(found.folder)
-    # A folder that was used again holds another run now.
-    mine = bool(found.folder) and state(folder).get("run_id") == found.id
-    return Located(folder if mine else None, found.id, found.name)
-
-
-def state(folder: Path) -> dict[str, Any]:
-    """What a run's folder says of itself; empty where it is none."""
-    path = folder / runfolder.STATE
-    return dict(read_json(path)) if path.is_file() else {}
+        Args:
+            name: of the corpus.
+            splits: name and sentences of each.
+            source: the path, or whatever else says where they are from.
+        """
+        self.run.datasets(
+            DataInput(f"{name}-{split}", split, content_digest(sentences), source, len(sentences))
+            for split, sentences in splits
+        )

@@ -16,10 +16,11 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
+from omniner import tracking
 from omniner.config import compose
-from omniner.config.groups import Config
+from omniner.config.groups import Config, TrackingConfig
 from omniner.errors import UserError
 from omniner.files import explaining, make_folder, read_json, write_json, write_text
 from omniner.registry import TASKS
@@ -118,7 +119,7 @@ def _open(path: Path, digest: str, config: Config) -> RunFolder:
     lock = lock_folder(path)
     if lock is None:
         raise UserError("output_dir", f"{path} is in use by another run", "Wait for it or choose another folder.")
-    old = read_json(path / STATE) if (path / STATE).exists() else {}
+    old = read_state(path)
     unfinished = bool(old) and old.get("status") != "finished"
     if unfinished and config.resume == "auto":
         if old.get("digest") == digest:
@@ -165,6 +166,53 @@ def _clear(path: Path, task: str) -> None:
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return what a run's folder says of itself, as in `run_state.json`; empty where it is none."""
+    state = path / STATE
+    return dict(read_json(state)) if state.is_file() else {}
+
+
+class RunReference(NamedTuple):
+    """A run that a configuration names.
+
+    Attributes:
+        folder: None where it is not on this machine.
+        run_id: empty where the run is not tracked.
+        name: of the run in the tracking store, or of its folder.
+        status: `finished`, `running`, ...; empty where the folder is none of a run.
+        found_in_store: whether it was named by its id or name, and not by its folder.
+    """
+
+    folder: Path | None
+    run_id: str
+    name: str
+    status: str
+    found_in_store: bool
+
+
+def resolve_run(text: str, settings: TrackingConfig, where: str) -> RunReference:
+    """Find the run that `text` means.
+
+    Args:
+        text: a folder, the name of one in `outputs`, a run id, or the name of a run.
+        settings: the store in which ids and names are looked up.
+        where: the config key that holds `text`.
+
+    Raises:
+        UserError: there is none, or there are several of that name.
+    """
+    for folder in (Path(text), ROOT / text):
+        if text and folder.is_dir():
+            state = read_state(folder)
+            name, status = folder.resolve().name, state.get("status", "")
+            return RunReference(folder, state.get("run_id", ""), name, status, found_in_store=False)
+    found = tracking.find_run(settings, text, where)
+    # A folder that was used again holds another run now.
+    here = bool(found.folder) and read_state(Path(found.folder)).get("run_id") == found.id
+    place = Path(found.folder) if here else None
+    return RunReference(place, found.id, found.name, found.status.lower(), found_in_store=True)
 
 
 def is_main_process() -> bool:

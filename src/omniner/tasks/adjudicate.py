@@ -21,9 +21,9 @@ from omniner.corpus.formats import jsonl
 from omniner.corpus.formats.fields import is_unlabeled
 from omniner.corpus.votes import HOW, Decision, Item, Trial, decide, in_order, match, quorum_of
 from omniner.errors import UserError
-from omniner.files import write_json, writing
+from omniner.files import writing
 from omniner.records import Issue, to_line
-from omniner.runs.context import Context, publish_issues
+from omniner.runs.context import Context
 from omniner.runs.task import Input, Task, entry_label
 from omniner.score.predictions import collector_paused
 from omniner.tasks import agreement
@@ -55,7 +55,7 @@ def _adjudicate(context: Context) -> None:
         issues += found + more
     issues += _write(context, names, decisions)
     _report(context, names, decisions, trials)
-    publish_issues(context, issues)
+    context.publish_issues(issues)
 
 
 def _qualify(
@@ -102,7 +102,7 @@ def _write(context: Context, names: Sequence[str], decisions: Sequence[Decision]
     with writing(folder / "decisions.jsonl") as file:
         file.writelines(f"{to_line(decision.to_json(names))}\n" for decision in decisions)
     for name in ("gold.jsonl", "queue.json", "queue.xml", "decisions.jsonl"):
-        context.run.file(folder / name)
+        context.publish_file(name)
     return issues
 
 
@@ -123,7 +123,7 @@ def _report(context: Context, names: Sequence[str], decisions: Sequence[Decision
         "entities": sum(len(decision.entities) for decision in decisions),
         "qualification": [trial.to_json() for trial in trials],
     }
-    context.run.file(write_json(context.folder / "counts.json", counts))
+    context.publish_json("counts.json", counts)
     values: dict[str, float] = {f"adjudicate/{name}": how[name] for name in HOW}
     values |= {"adjudicate/sentences": len(decisions), "adjudicate/entities": counts["entities"]}
     values |= {f"adjudicate/practice_f1/{trial.name}": trial.f1 for trial in trials}

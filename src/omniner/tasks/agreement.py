@@ -25,11 +25,11 @@ from omniner.corpus.formats import jsonl
 from omniner.corpus.formats.fields import is_unlabeled
 from omniner.corpus.votes import match
 from omniner.errors import UserError
-from omniner.files import make_folder, write_json, write_text, writing
+from omniner.files import make_folder, writing
 from omniner.records import Issue, Prediction, Sentence, content_digest, prediction_to_json, to_line
 from omniner.report import annotator_tables
 from omniner.report.tables import SHARE, Sheet, markdown, plain, shown
-from omniner.runs.context import Context, publish_issues
+from omniner.runs.context import Context
 from omniner.runs.task import Input, Task, entry_label
 from omniner.score import human
 from omniner.score.predictions import collector_paused
@@ -61,7 +61,7 @@ def run(context: Context) -> None:
         sheets["human"] = annotator_tables.human_sheet(results, sentences)
         verdicts += [_human_verdict(results), *human.partial(results, sentences)]
     _publish(context, agreement, sheets, results, verdicts)
-    publish_issues(context, issues)
+    context.publish_issues(issues)
     print("\n".join(verdicts))
 
 
@@ -112,13 +112,10 @@ def _publish(
         values |= {"human/f1": f1.mean, "human/f1_deviation": f1.deviation}
         values |= {f"human/f1/{name}": result.metrics.micro.f1 for name, result in results.items()}
     context.run.metrics(values)
-    context.run.file(write_json(context.folder / "agreement.json", content))
-    for name, sheet in sheets.items():
-        write_text(context.folder / "tables" / f"agreement_{name}.csv", sheet.table.to_csv())
-        context.run.table(sheet.table.columns, sheet.table.rows, f"tables/agreement_{name}.json")
+    context.publish_json("agreement.json", content)
+    context.publish_sheets("agreement", sheets)
     lines = [f"# {plain(context.config.name)}", *(f"- {plain(line)}" for line in verdicts)]
-    path = write_text(context.folder / "agreement.md", "\n".join(lines) + "\n\n" + markdown(sheets))
-    context.run.file(path)
+    context.publish_text("agreement.md", "\n".join(lines) + "\n\n" + markdown(sheets))
 
 
 def _verdicts(agreement: Agreement) -> list[str]:

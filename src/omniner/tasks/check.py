@@ -23,7 +23,7 @@ from omniner.corpus import sources
 from omniner.corpus.sources import Corpus
 from omniner.llm import prompt as prompt_module
 from omniner.records import Issue
-from omniner.runs.context import Context, publish_corpus, publish_issues
+from omniner.runs.context import Context
 from omniner.runs.task import Task
 from omniner.tasks import prompting
 
@@ -50,7 +50,7 @@ def run(context: Context) -> None:
 
     config = context.config
     corpus = sources.load(config.data, None)
-    publish_corpus(context, corpus)
+    context.publish_corpus(corpus)
     train = corpus.splits["train"]
     if isinstance(config.model, CausalConfig):
         active = corpus.taxonomy.active(train)
@@ -58,7 +58,7 @@ def run(context: Context) -> None:
         prompting.publish(context, prompt_module.build(config.prompt, active, train))
     module, data = prepare(config, train, corpus.splits["dev"])
     issues = [*corpus.issues, *data.issues]
-    publish_issues(context, issues)
+    context.publish_issues(issues)
     sections: dict[str, Iterable[str]] = {
         "What differs from the defaults": _differences(config),
         "Corpus": _corpus(corpus),

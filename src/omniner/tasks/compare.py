@@ -33,12 +33,14 @@ from omniner import tracking
 from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.errors import UserError
-from omniner.files import explaining, make_folder, read_json, write_json, write_text, writing
+from omniner.files import explaining, make_folder
 from omniner.records import Issue, Sentence, content_digest
+from omniner.report import comparison_page
+from omniner.report.comparison_page import CompareFacts, html, method, notes
 from omniner.report.comparison_tables import build, verdicts
 from omniner.report.tables import TEXT, Sheet, latex, markdown, plain
 from omniner.runs import folder as runfolder
-from omniner.runs.context import Context, publish_issues
+from omniner.runs.context import Context
 from omniner.runs.task import Input, Task, entry_label
 from omniner.score import human
 from omniner.score import predictions as reading
@@ -67,7 +69,7 @@ def run(context: Context) -> None:
     start = time.perf_counter()
     comparison = compare_runs(contenders, config.metrics, config.errta, config.compare, people)
     log.info("compared in %.1f s", time.perf_counter() - start)
-    publish_issues(context, [*issues, *met, *_issues(comparison)])
+    context.publish_issues([*issues, *met, *_issues(comparison)])
     context.run.datasets([DataInput("test", "test", digest, sources[0].where, comparison.sentences)])
     context.run.tags({f"compare.{source.name}": source.run_id or source.where for source in sources})
     _publish(context, comparison, sources, digest)
@@ -106,14 +108,12 @@ def _publish(context: Context, comparison: RunComparison, sources: Sequence[Sour
     differ = config_differences(sources)
     sheets = build(comparison, differ)
     context.run.metrics(_metrics(comparison))
-    context.run.file(write_json(context.folder / "comparison.json", comparison.to_json()))
+    context.publish_json("comparison.json", comparison.to_json())
+    context.publish_sheets("compare", sheets)
     for name, sheet in sheets.items():
-        write_text(context.folder / "tables" / f"compare_{name}.csv", sheet.table.to_csv())
-        context.run.table(sheet.table.columns, sheet.table.rows, f"tables/compare_{name}.json")
         if set(sheet.kinds) != {TEXT}:  # the others hold whole sentences and values, which no paper prints
-            path = context.folder / "latex" / f"compare_{name}.tex"
-            context.run.file(write_text(path, latex(sheet, f"compare-{name}")), "latex")
-    _figures(context, comparison)
+            context.publish_text(f"latex/compare_{name}.tex", latex(sheet, f"compare-{name}"))
+    context.publish_figures(comparison_page.figures(comparison))
     _texts(context, comparison, sheets, sources, digest)
 
 
@@ -137,16 +137,6 @@ def _metrics(comparison: RunComparison) -> dict[str, float]:
     return values
 
 
-def _figures(context: Context, comparison: RunComparison) -> None:
-    from omniner.report.comparison_page import figures
-
-    for name, png in figures(comparison).items():
-        path = context.folder / "figures" / f"{name}.png"
-        with writing(path, "wb") as file:
-            file.write(png)
-        context.run.file(path, "figures")
-
-
 def _texts(
     context: Context,
     comparison: RunComparison,
@@ -154,19 +144,17 @@ def _texts(
     sources: Sequence[Source],
     digest: str,
 ) -> None:
-    from omniner.report.comparison_page import CompareFacts, html, method, notes
-
     details = {source.name: source.where for source in sources}
     details |= {"test set": f"{comparison.sentences:,} sentences, digest {digest}", "folder": str(context.folder)}
     details |= {"MLflow run": context.run.id or "not tracked"}
     created = time.strftime("%Y-%m-%d %H:%M:%S")
     unknown = any(not source.config for source in sources)
     page = html(comparison, sheets, CompareFacts(context.config.name, created, details, unknown))
-    context.run.file(write_text(context.folder / "comparison.html", page))
+    context.publish_text("comparison.html", page)
     lines = [f"# {plain(context.config.name)}", *(f"- {plain(line)}" for line in verdicts(comparison))]
     lines += [f"- {plain(note)}" for note in notes(comparison)]
     lines += [markdown(sheets), "## How it was tested", *map(plain, method(comparison))]
-    context.run.file(write_text(context.folder / "comparison.md", "\n\n".join(lines) + "\n"))
+    context.publish_text("comparison.md", "\n\n".join(lines) + "\n")
 
 
 PREDICTIONS, GOLD, CONFIG = "predictions.jsonl", "gold.jsonl", "config.yaml"
@@ -209,30 +197,27 @@ def _locate(text: str, config: Config, copies: Path) -> Source:
     gold = Path(config.gold) if config.gold else None
     path = Path(text)
     if path.is_file():
+        state = runfolder.read_state(path.parent)
         # Beside a file that belongs to no run, a config.yaml is that of something else.
-        settings = _read_config(path.parent) if (path.parent / runfolder.STATE).is_file() else {}
-        return Source(_name_of(path, settings), str(path), path, gold, settings, _state(path.parent).get("run_id", ""))
-    for folder in (path, runfolder.ROOT / text):
-        if text and folder.is_dir():
-            return _of_folder(folder, gold, _state(folder).get("run_id", ""))
-    run = tracking.find_run(config.tracking, text, "runs")
-    if run.status != "FINISHED":
-        fix = "Name a finished run, or let that one finish: the same command goes on with it."
-        raise UserError("runs", f"the run {run.name} ({run.id}) is {run.status.lower()}, not finished", fix)
-    # A folder that was used again holds another run now.
-    folder = Path(run.folder) if run.folder else copies
-    if _state(folder).get("run_id") != run.id:
+        settings = _read_config(path.parent) if state else {}
+        return Source(_name_of(path, settings), str(path), path, gold, settings, state.get("run_id", ""))
+    found = runfolder.resolve_run(text, config.tracking, "runs")
+    if found.status not in ("finished", ""):
+        named = f"{found.name} ({found.run_id})" if found.found_in_store else f"in {found.folder}"
+        fix = "Let it finish first (the same command goes on with it), or name another one."
+        raise UserError("runs", f"the run {named} is {found.status}, not finished", fix)
+    folder = found.folder
+    if folder is None:
         folder = make_folder(copies)
-        tracking.fetch(config.tracking, run.id, (PREDICTIONS, GOLD, CONFIG), folder)
-    source = _of_folder(folder, gold, run.id)
-    return dataclasses.replace(source, name=run.name, where=f"run {run.id} ({run.folder or 'from the store'})")
+        tracking.fetch(config.tracking, found.run_id, (PREDICTIONS, GOLD, CONFIG), folder)
+    source = _of_folder(folder, gold, found.run_id)
+    if not found.found_in_store:
+        return source
+    where = f"run {found.run_id} ({found.folder or 'from the store'})"
+    return dataclasses.replace(source, name=found.name, where=where)
 
 
 def _of_folder(folder: Path, gold: Path | None, run_id: str) -> Source:
-    status = _state(folder).get("status", "finished")
-    if status != "finished":
-        fix = "Let it finish first: the same command goes on with it."
-        raise UserError("runs", f"the run in {folder} is {status}, not finished", fix)
     settings = _read_config(folder)
     name, own_gold = str(settings.get("name") or folder.resolve().name), folder / GOLD
     if (folder / PREDICTIONS).is_file():
@@ -245,11 +230,6 @@ def _of_folder(folder: Path, gold: Path | None, run_id: str) -> Source:
         raise UserError("runs", found, "Name a run of task=train, predict or score, or a predictions file.")
     theirs = settings.get("gold")
     return Source(name, f"{folder}: {scored}", Path(scored), Path(theirs) if theirs else gold, settings, run_id)
-
-
-def _state(folder: Path) -> dict[str, Any]:
-    path = folder / runfolder.STATE
-    return dict(read_json(path)) if path.is_file() else {}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

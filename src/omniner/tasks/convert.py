@@ -23,7 +23,7 @@ from omniner.errors import UserError
 from omniner.files import make_folder
 from omniner.llm import prompt as prompts
 from omniner.records import Issue, Sentence
-from omniner.runs.context import Context, publish_corpus, publish_issues
+from omniner.runs.context import Context
 from omniner.runs.task import Input, Task
 from omniner.tasks import parts as whole
 from omniner.tasks import prompting
@@ -78,7 +78,7 @@ def _generated(context: Context, output: Path) -> None:
 
     config = context.config
     loaded = read(Path(config.input or ""), Path(config.gold) if config.gold else None)
-    publish_issues(context, [*loaded.issues, *write_generated(output, loaded.gold, loaded.predictions)])
+    context.publish_issues([*loaded.issues, *write_generated(output, loaded.gold, loaded.predictions)])
 
 
 def _corpus(context: Context, target: str, output: Path) -> None:
@@ -90,7 +90,7 @@ def _corpus(context: Context, target: str, output: Path) -> None:
         names = taxonomy.flat(output.stem, (entity.category for item in train for entity in item.entities))
     else:
         corpus = sources.load(config.data, None)
-        publish_corpus(context, corpus)
+        context.publish_corpus(corpus)
         suffix = _SUFFIXES[target]
         parts = {output / f"{corpus.name}_{split}{suffix}": items for split, items in corpus.splits.items()}
         issues, names, train = list(corpus.issues), corpus.taxonomy, corpus.splits["train"]
@@ -102,7 +102,7 @@ def _corpus(context: Context, target: str, output: Path) -> None:
         make_folder(path.parent)
         issues += _write(context, target, path, sentences, train, active)
         log.info("%s: %d sentences", path, len(sentences))
-    publish_issues(context, issues)
+    context.publish_issues(issues)
 
 
 def _from_input(given: Path, output: Path, suffix: str) -> tuple[dict[Path, list[Sentence]], list[Issue]]:

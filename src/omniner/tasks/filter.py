@@ -26,14 +26,14 @@ from omniner.corpus.formats import jsonl
 from omniner.corpus.formats.fields import write_lines
 from omniner.corpus.splits import Division
 from omniner.errors import UserError
-from omniner.files import make_folder, read_json, whole_lines, write_json, write_text, writing_folder
+from omniner.files import make_folder, read_json, whole_lines, write_json, writing_folder
 from omniner.records import Issue, Prediction, Sentence
 from omniner.report import curation_tables
 from omniner.report.curation_tables import Filtered
 from omniner.report.tables import markdown, plain
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
-from omniner.runs.context import Context, publish_issues
+from omniner.runs.context import Context
 from omniner.runs.task import Input, Task, model_label
 from omniner.score.predictions import prediction_from_line
 from omniner.score.scoring import unit_of
@@ -70,7 +70,7 @@ def run(context: Context) -> None:
     filtered = Filtered(verdicts, kept, dropped, easy.suspects(verdicts), scores, unit, division.together)
     issues = [*corpus.issues, *splits.repeated(corpus.sentences, division), *easy.unanswered(verdicts)]
     issues += _write(output, filtered)
-    publish_issues(context, issues)
+    context.publish_issues(issues)
     _publish(context, filtered, output)
     print("\n".join(curation_tables.filter_summary(filtered)))
     if filtered.suspects:
@@ -160,16 +160,14 @@ def _write(output: Path, filtered: Filtered) -> list[Issue]:
 def _publish(context: Context, filtered: Filtered, output: Path) -> None:
     context.run.metrics(curation_tables.filter_metrics(filtered))
     context.run.tags({"filter.output": str(output), "filter.together": filtered.together, "filter.unit": filtered.unit})
-    context.run.file(write_json(context.folder / "filter.json", curation_tables.filter_json(filtered)))
+    context.publish_json("filter.json", curation_tables.filter_json(filtered))
     sheets = curation_tables.filter_sheets(filtered)
-    for name, sheet in sheets.items():
-        write_text(context.folder / "tables" / f"filter_{name}.csv", sheet.table.to_csv())
-        context.run.table(sheet.table.columns, sheet.table.rows, f"tables/filter_{name}.json")
+    context.publish_sheets("filter", sheets)
     lines = [
         f"# {plain(context.config.name)}",
         *(f"- {plain(line)}" for line in curation_tables.filter_summary(filtered)),
     ]
-    context.run.file(write_text(context.folder / "filter.md", "\n".join(lines) + "\n\n" + markdown(sheets)))
+    context.publish_text("filter.md", "\n".join(lines) + "\n\n" + markdown(sheets))
     for name in ("suspects.jsonl", "queue.json", "queue.xml", "dropped.jsonl"):
         context.run.file(output / name, "corpus")
 

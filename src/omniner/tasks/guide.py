@@ -20,7 +20,6 @@ from omniner.config.groups import Config, ErrtaConfig, GuideConfig
 from omniner.corpus import sources
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
-from omniner.files import write_text
 from omniner.guidance import clusters, notes, questions
 from omniner.guidance import lessons as guidances
 from omniner.guidance.clusters import Cluster, TrainingCounts
@@ -28,7 +27,8 @@ from omniner.guidance.lessons import Example, Guidance, Lesson, Note, Suspect
 from omniner.guidance.questions import Question
 from omniner.records import Issue, Sentence
 from omniner.report import guidance_page, tables
-from omniner.runs.context import Context, Located, locate, publish_corpus, publish_issues, state
+from omniner.runs.context import Context
+from omniner.runs.folder import RunReference, read_state, resolve_run
 from omniner.runs.task import Task
 from omniner.score.results import ErrtaError, ScoreResult
 from omniner.score.scoring import score
@@ -52,9 +52,9 @@ def run(context: Context) -> None:
     assert source.folder is not None, "_source refuses others"
     config = compose.adopt(context.config, source.folder / "config.yaml", _THEIRS)
     corpus = sources.load(config.data, None)
-    publish_corpus(context, corpus)
+    context.publish_corpus(corpus)
     sentences, issues = _sentences(corpus, guide)
-    publish_issues(context, [*corpus.issues, *issues])
+    context.publish_issues([*corpus.issues, *issues])
     result = _score(context, config, source.folder, corpus, sentences)
     found = clusters.cluster(result.errta.errors)
     lessons = _lessons(found, result, TrainingCounts(corpus.splits["train"]), guide)
@@ -68,21 +68,20 @@ def run(context: Context) -> None:
     _publish(context, guidance)
 
 
-def _source(context: Context) -> Located:
+def _source(context: Context) -> RunReference:
     """The run that is meant: finished, and in its folder on this machine."""
     named = str(context.config.run)
-    source = locate(named, context.config.tracking, "run")
+    source = resolve_run(named, context.config.tracking, "run")
     if source.folder is None:
         found = f"the folder of the run {source.name} ({source.run_id}), which holds its model, is not on this machine"
         raise UserError("run", found, "Copy the folder here and name it.")
-    now = state(source.folder)
-    task, status = now.get("task"), now.get("status")
+    task = read_state(source.folder).get("task")
     if task not in ("train", "predict"):
         what = f"a run of task={task}" if task else "no run"
         raise UserError("run", f"{source.folder} is {what}: there is no model to predict with", "Name a training run.")
-    if status != "finished":
+    if source.status != "finished":
         fix = "Let it finish first: the same command goes on with it."
-        raise UserError("run", f"the run in {source.folder} is {status}, not finished", fix)
+        raise UserError("run", f"the run in {source.folder} is {source.status}, not finished", fix)
     return source
 
 
@@ -112,8 +111,8 @@ def _score(
         prompting.settle(config, context.folder, active, corpus.splits.get("test", ()))
     predictions = predict_file(config, checkpoint, sentences, context.folder / "predictions.jsonl")
     write_gold(context.folder / "gold.jsonl", sentences)
-    context.run.file(context.folder / "predictions.jsonl")
-    context.run.file(context.folder / "gold.jsonl")
+    context.publish_file("predictions.jsonl")
+    context.publish_file("gold.jsonl")
     metrics = dataclasses.replace(config.metrics, bootstrap=0)  # no interval of theirs is shown
     result = score(sentences, predictions, metrics, config.errta, corpus.taxonomy)
     if not result.errta.errors:
@@ -126,7 +125,7 @@ def _checkpoint(config: Config, folder: Path) -> Path | None:
     """The model of a training run, or the one that a prediction run was told to use."""
     from omniner.training import checkpoints
 
-    if state(folder)["task"] == "train":
+    if read_state(folder)["task"] == "train":
         return checkpoints.find(folder)
     return checkpoints.find(Path(config.checkpoint)) if config.checkpoint else None
 
@@ -245,7 +244,7 @@ def _judged(suspect: Suspect, answers: Mapping[str, dict[str, Any]]) -> Suspect:
 def _guidance(
     context: Context,
     config: Config,
-    source: Located,
+    source: RunReference,
     result: ScoreResult,
     lessons: list[Lesson],
     suspects: list[Suspect],
@@ -286,14 +285,13 @@ def _guidance(
 
 def _publish(context: Context, guidance: Guidance) -> None:
     """Write and log the notes, and print their summary."""
-    folder, tracked = context.folder, context.run
-    tracked.file(guidances.write(folder / guidances.FILE, guidance))
-    markdown = guidance_page.markdown(guidance)
-    tracked.file(write_text(folder / "guidance.md", markdown))
-    tracked.file(write_text(folder / "guidance.html", guidance_page.html(guidance, context.config.name)))
+    tracked = context.run
+    guidances.write(context.folder / guidances.FILE, guidance)
+    context.publish_file(guidances.FILE)
+    context.publish_text("guidance.md", guidance_page.markdown(guidance))
+    context.publish_text("guidance.html", guidance_page.html(guidance, context.config.name))
     for name, table in guidance_page.sheets(guidance).items():
-        write_text(folder / "tables" / f"{name}.csv", table.to_csv())
-        tracked.table(table.columns, table.rows, f"tables/{name}.json")
+        context.publish_table(name, table)
     tracked.metrics({f"guide/{name}": value for name, value in guidance.scores.items()})
     covered = 1 - guidance.rest["errors"] / guidance.scores["errors"]
     counts = {"lessons": len(guidance.lessons), "suspects": len(guidance.suspects), "covered": covered}

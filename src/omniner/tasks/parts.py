@@ -21,7 +21,7 @@ from omniner.corpus.formats.fields import is_unlabeled
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.records import Issue, Sentence, content_digest
-from omniner.runs.context import Context, publish_corpus
+from omniner.runs.context import Context
 from omniner.tracking.tracked_run import DataInput
 
 log = logging.getLogger("omniner")
@@ -46,7 +46,7 @@ def read(context: Context) -> Whole:
     config = context.config
     if config.input is None:
         corpus = _joined(config.data)
-        publish_corpus(context, corpus)
+        context.publish_corpus(corpus)
         sentences = [sentence for part in corpus.splits.values() for sentence in part]
         return Whole(corpus.name, sentences, corpus.issues, config.data.taxonomy, content_digest(sentences))
     path = Path(config.input)

@@ -27,7 +27,7 @@ from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
 from omniner.files import append_lines, explaining, read_json, whole_lines, write_json, write_text
 from omniner.records import Issue, Prediction, Sentence, content_digest, prediction_to_json, sentence_to_json, to_line
-from omniner.runs.context import Context, publish_corpus, publish_issues
+from omniner.runs.context import Context
 from omniner.runs.task import Input, Task, model_label
 from omniner.score.predictions import prediction_from_line
 from omniner.tasks import prompting
@@ -41,16 +41,16 @@ def run(context: Context) -> None:
     config, folder = context.config, context.folder
     checkpoint = _find(config.checkpoint) if config.checkpoint else None
     sentences, issues, taxonomy = _sentences(context)
-    counts = publish_issues(context, issues)
+    counts = context.publish_issues(issues)
     if config.prompt.from_run:
         known = sources.load(config.data, ["train"])
         reported = () if config.input else sentences
         prompting.use_guidance(context, known.taxonomy.active(known.splits["train"]), reported)
     predictions = predict_file(config, checkpoint, sentences, folder / "predictions.jsonl")
-    context.run.file(folder / "predictions.jsonl")
+    context.publish_file("predictions.jsonl")
     if any(sentence.entities for sentence in sentences):
         write_gold(folder / "gold.jsonl", sentences)
-        context.run.file(folder / "gold.jsonl")
+        context.publish_file("gold.jsonl")
         evaluate(context, sentences, predictions, Extras(taxonomy, issues=counts))
     else:
         log.info("no gold entities in these sentences: nothing to score")
@@ -68,7 +68,7 @@ def _sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxonomy 
         sentences, issues = sources.read_sentences(Path(config.input))
         return sentences, issues, None
     corpus = sources.load(config.data, ["test"])
-    publish_corpus(context, corpus)
+    context.publish_corpus(corpus)
     return corpus.splits["test"], corpus.issues, corpus.taxonomy
 
 

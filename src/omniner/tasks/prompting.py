@@ -24,7 +24,8 @@ from omniner.guidance.prompt_errors import Counter
 from omniner.llm import prompt as prompts
 from omniner.llm.prompt import Prompt
 from omniner.records import Sentence
-from omniner.runs.context import Context, locate
+from omniner.runs.context import Context
+from omniner.runs.folder import resolve_run
 
 log = logging.getLogger("omniner")
 
@@ -41,7 +42,7 @@ def use_guidance(context: Context, categories: Sequence[str], reported: Sequence
 
 def publish_guidance(context: Context, guidance: Guidance) -> None:
     """Log the guidance that `fetch` has put into the run's folder, and where it comes from."""
-    context.run.file(context.folder / COPY)
+    context.publish_file(COPY)
     context.run.tags(
         {
             "prompt.guidance": guidance.sha,
@@ -55,7 +56,7 @@ def publish(context: Context, prompt: Prompt) -> None:
     """Write and log a prompt, with the name and hash that its predictions carry, and how long it is."""
     turns = (f"[{turn['role']}]\n{turn['content']}\n" for turn in prompt.messages(prompts.SENTENCE))
     text = "\n".join(turns)
-    context.run.file(write_text(context.folder / "prompt.txt", text))
+    context.publish_text("prompt.txt", text)
     context.run.tags({"prompt": f"{prompt.name} {prompt.version} {prompt.language}", "prompt.sha": prompt.sha})
     context.run.metrics({f"prompt/{unit}": count(text) for unit, count in _measures(context.config).items()})
     log.info("prompt %s, version %s, hash %s", prompt.name, prompt.version, prompt.sha)
@@ -120,7 +121,7 @@ def _fetch(config: Config, named: str, copy: Path) -> None:
     with tempfile.TemporaryDirectory() as fetched:
         path = Path(named)
         if not path.is_file():
-            found = locate(named, config.tracking, "prompt.from_run")
+            found = resolve_run(named, config.tracking, "prompt.from_run")
             if found.folder is None:
                 tracking.fetch(config.tracking, found.run_id, (FILE,), Path(fetched))
             path = (found.folder or Path(fetched)) / FILE

@@ -22,10 +22,9 @@ from typing import Any
 
 from omniner.config import compose
 from omniner.corpus.taxonomy import Taxonomy
-from omniner.files import write_json, write_text, writing
 from omniner.records import Prediction, Sentence
 from omniner.report import tables as tabulate
-from omniner.runs.context import Context, publish_issues
+from omniner.runs.context import Context
 from omniner.runs.task import Input, Task
 from omniner.score import predictions as predictions_module
 from omniner.score.results import ScoreResult
@@ -39,7 +38,7 @@ def run(context: Context) -> None:
     gold = Path(config.gold) if config.gold else None
     loaded = predictions_module.read(Path(config.predictions), gold)
     result = score_loaded(loaded, config.metrics, config.errta)
-    publish_issues(context, result.issues)
+    context.publish_issues(result.issues)
     publish(context, result, Extras())
 
 
@@ -73,13 +72,11 @@ def evaluate(
 
 def publish(context: Context, result: ScoreResult, extras: Extras) -> None:
     """Write and log the scores, tables, figures and report of a scored run, and print its summary."""
-    write_json(context.folder / "scores.json", result.to_json())
-    context.run.file(context.folder / "scores.json")
-    context.results(_metrics(result))
+    context.publish_json("scores.json", result.to_json())
+    context.publish_results(_metrics(result))
     tables = _timed("tables", lambda: tabulate.build(result, context.config.errta, extras.taxonomy, extras.train))
     for name, table in tables.items():
-        write_text(context.folder / "tables" / f"{name}.csv", table.to_csv())
-        context.run.table(table.columns, table.rows, f"tables/{name}.json")
+        context.publish_table(name, table)
     _timed("figures", lambda: _figures(context, result, extras))
     _timed("report", lambda: _report(context, result, tables, extras))
     print(summary(result))
@@ -114,11 +111,7 @@ def _metrics(result: ScoreResult) -> dict[str, float]:
 def _figures(context: Context, result: ScoreResult, extras: Extras) -> None:
     from omniner.report.figures import figures
 
-    for name, png in figures(result, extras.curves).items():
-        path = context.folder / "figures" / f"{name}.png"
-        with writing(path, "wb") as file:
-            file.write(png)
-        context.run.file(path, "figures")
+    context.publish_figures(figures(result, extras.curves))
 
 
 def _report(context: Context, result: ScoreResult, tables: Mapping[str, tabulate.Table], extras: Extras) -> None:
@@ -132,7 +125,7 @@ def _report(context: Context, result: ScoreResult, tables: Mapping[str, tabulate
     created = time.strftime("%Y-%m-%d %H:%M:%S")
     facts = RunFacts(config.name, created, details, compose.to_yaml(config), dict(sorted(issues.items())))
     page = html(result, tables, facts, extras.curves, config.errta)
-    context.run.file(write_text(context.folder / "report.html", page))
+    context.publish_text("report.html", page)
 
 
 def summary(result: ScoreResult) -> str:

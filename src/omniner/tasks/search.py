@@ -41,7 +41,7 @@ from omniner.config.groups import CausalConfig, Config
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
-from omniner.files import whole_lines, write_json, write_text
+from omniner.files import whole_lines
 from omniner.guidance import prompt_errors, prompt_search
 from omniner.guidance.lessons import Guidance
 from omniner.guidance.prompt_search import BASELINES, Material, Variant, variants
@@ -51,7 +51,7 @@ from omniner.report import search_report
 from omniner.report.search_report import Against, Tried
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
-from omniner.runs.context import Context, publish_corpus, publish_issues
+from omniner.runs.context import Context
 from omniner.runs.task import Task, model_label
 from omniner.score.comparison import Contender, compare_runs
 from omniner.score.predictions import prediction_from_line
@@ -81,7 +81,7 @@ def run(context: Context) -> None:
     """Make the variants, let them race, test the best, say how to use it."""
     config = context.config
     corpus = sources.load(config.data, ["train", "dev"])
-    publish_corpus(context, corpus)
+    context.publish_corpus(corpus)
     train = corpus.splits["train"]
     guidance = prompting.fetch(config, context.folder)
     prompting.publish_guidance(context, guidance)
@@ -91,7 +91,7 @@ def run(context: Context) -> None:
     prompt_errors.warn_of_unsaid(config.prompt, guidance, material.active)
     trained = frozenset(sentence.text for sentence in train) if config.search.train else frozenset[str]()
     dev, issues = _unseen(corpus.splits["dev"], found, trained)
-    publish_issues(context, [*corpus.issues, *issues])
+    context.publish_issues([*corpus.issues, *issues])
     steps = rungs(config, dev)
     log.info("rungs: %s", ", ".join(_label(config, step) for step in steps))
     prepare_children(context, steps, train)
@@ -269,20 +269,16 @@ def _against(
 
 def _publish(context: Context, result: search_report.SearchResult, best: Variant) -> None:
     """Write and log what was found."""
-    folder, tracked = context.folder, context.run
     prompting.publish(context, best.prompt)
-    choice = write_text(folder / "best" / "prompt" / f"{CHOICE}.yaml", _choice(best, context.config.name))
-    tracked.file(choice, "best/prompt")
-    tracked.file(write_json(folder / "search.json", result.to_json()))
+    context.publish_text(f"best/prompt/{CHOICE}.yaml", _choice(best, context.config.name))
+    context.publish_json("search.json", result.to_json())
     shown = "\n\n".join(turn["content"] for turn in best.prompt.messages(prompt.SENTENCE))
-    by_name = f"--config-dir {shlex.quote(str(folder / 'best'))} prompt={CHOICE}"
+    by_name = f"--config-dir {shlex.quote(str(context.folder / 'best'))} prompt={CHOICE}"
     page = search_report.text(result, context.config.name, shown, by_name)
-    tracked.file(write_text(folder / "search.md", page))
-    sheet = search_report.sheet(result)
-    write_text(folder / "tables" / "search.csv", sheet.table.to_csv())
-    tracked.table(sheet.table.columns, sheet.table.rows, "tables/search.json")
-    context.results(_metrics(result))
-    tracked.tags({"search.best": best.name, "search.overrides": search_report.override_line(best.overrides)})
+    context.publish_text("search.md", page)
+    context.publish_table("search", search_report.sheet(result).table)
+    context.publish_results(_metrics(result))
+    context.run.tags({"search.best": best.name, "search.overrides": search_report.override_line(best.overrides)})
     for warning in search_report.warnings(result):
         log.warning(warning)
     print("\n".join(search_report.verdicts(result)))

@@ -17,15 +17,13 @@ from omniner.corpus import splits
 from omniner.corpus.formats import jsonl
 from omniner.corpus.splits import Division
 from omniner.errors import UserError
-from omniner.files import write_json, write_text, writing_folder
-from omniner.records import content_digest
+from omniner.files import writing_folder
 from omniner.report import curation_tables
 from omniner.report.tables import markdown, plain
-from omniner.runs.context import Context, publish_issues
+from omniner.runs.context import Context
 from omniner.runs.task import Input, Task
 from omniner.tasks import parts
 from omniner.tasks.parts import Whole
-from omniner.tracking.tracked_run import DataInput
 
 log = logging.getLogger("omniner")
 
@@ -40,7 +38,7 @@ def run(context: Context) -> None:
     division = splits.divide(corpus.sentences, shares, settings.together, settings.seed, "split.shares")
     log.info("divided in %.1f s", time.perf_counter() - start)
     found = [*splits.repeated(corpus.sentences, division), *splits.absent(corpus.sentences, division)]
-    publish_issues(context, [*corpus.issues, *found])
+    context.publish_issues([*corpus.issues, *found])
     with writing_folder(output) as folder:
         for part, name in enumerate(division.names):
             jsonl.write(folder / f"{name}.jsonl", division.of(corpus.sentences, part))
@@ -53,10 +51,8 @@ def run(context: Context) -> None:
 
 def _publish(context: Context, corpus: Whole, division: Division, output: str) -> None:
     sentences = corpus.sentences
-    context.run.datasets(
-        DataInput(f"{corpus.name}-{name}", name, content_digest(part), output, len(part))
-        for name, part in ((name, division.of(sentences, number)) for number, name in enumerate(division.names))
-    )
+    parts = {name: division.of(sentences, number) for number, name in enumerate(division.names)}
+    context.track_splits(corpus.name, parts.items(), output)
     worst, part, name = curation_tables.worst_deviation(division, curation_tables.mentions(sentences, division))
     context.run.tags({"split.together": division.together, "split.output": output, "split.farthest": f"{name} {part}"})
     values: dict[str, float] = {
@@ -65,15 +61,12 @@ def _publish(context: Context, corpus: Whole, division: Division, output: str) -
     values |= {"split/posts": division.posts, "split/groups": len(division.groups), "split/farthest": worst}
     values |= {"split/largest_group": max(map(len, division.groups))}
     context.run.metrics(values)
-    context.run.file(write_json(context.folder / "split.json", curation_tables.split_json(sentences, division)))
+    context.publish_json("split.json", curation_tables.split_json(sentences, division))
     sheets = curation_tables.split_sheets(sentences, division)
-    for name, sheet in sheets.items():
-        write_text(context.folder / "tables" / f"split_{name}.csv", sheet.table.to_csv())
-        context.run.table(sheet.table.columns, sheet.table.rows, f"tables/split_{name}.json")
+    context.publish_sheets("split", sheets)
     lines = [f"# {plain(context.config.name)}"]
     lines += [f"- {plain(line)}" for line in curation_tables.split_summary(sentences, division)]
-    path = write_text(context.folder / "split.md", "\n".join(lines) + "\n\n" + markdown(sheets))
-    context.run.file(path)
+    context.publish_text("split.md", "\n".join(lines) + "\n\n" + markdown(sheets))
 
 
 def _check(config: Config) -> None:

@@ -34,14 +34,12 @@ from omniner.corpus.stats.measure import measure
 from omniner.corpus.stats.verdicts import CHECKS, FAILED, WARNED, Surveyed, Verdict, judge
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
-from omniner.files import write_json, write_text, writing
-from omniner.records import Issue, Sentence, content_digest
+from omniner.records import Issue, Sentence
 from omniner.report import corpus_page, corpus_tables
 from omniner.report.tables import Sheet, latex
-from omniner.runs.context import Context, publish_issues
+from omniner.runs.context import Context
 from omniner.runs.task import Task, entry_label
 from omniner.tasks import parts
-from omniner.tracking.tracked_run import DataInput
 
 log = logging.getLogger("omniner")
 
@@ -52,7 +50,7 @@ def run(context: Context) -> None:
     _check_limits(config.stats)
     surveyed = [_survey(context, planned) for planned in plan(config)]
     verdicts = {one.statistics.name: judge(one) for one in surveyed}
-    publish_issues(context, [issue for one in surveyed for issue in _named(one)])
+    context.publish_issues([issue for one in surveyed for issue in _named(one)])
     sheets = corpus_tables.build(surveyed, verdicts, config.stats)
     _publish(context, surveyed, verdicts, sheets)
     print(corpus_page.terminal(surveyed, verdicts, sheets))
@@ -72,10 +70,7 @@ def _survey(context: Context, planned: Planned) -> Surveyed:
     material = planned.read()
     sizes = ", ".join(f"{split} {len(sentences):,}" for split, sentences in material.splits.items())
     log.info("%s: %s; %s", material.name, sizes, material.about)
-    context.run.datasets(
-        DataInput(f"{material.name}-{split}", split, content_digest(sentences), material.source, len(sentences))
-        for split, sentences in material.splits.items()
-    )
+    context.track_splits(material.name, material.splits.items(), material.source)
     statistics = measure(material.name, material.splits, config.stats)
     spent = ", ".join(f"{step} {seconds:.1f}" for step, seconds in statistics.seconds.items())
     log.info("%s: measured in %.1f CPU s (%s)", material.name, sum(statistics.seconds.values()), spent)
@@ -96,14 +91,10 @@ def _publish(
 ) -> None:
     context.run.metrics(_metrics(surveyed, verdicts))
     context.run.tags({f"stats.{one.statistics.name}": one.about for one in surveyed})
-    context.run.file(write_json(context.folder / "stats.json", corpus_tables.to_json(surveyed, verdicts)))
-    for name, sheet in sheets.items():
-        write_text(context.folder / "tables" / f"stats_{name}.csv", sheet.table.to_csv())
-        context.run.table(sheet.table.columns, sheet.table.rows, f"tables/stats_{name}.json")
-    context.run.file(
-        write_text(context.folder / "latex" / "stats_table3.tex", latex(sheets["table3"], "table3")), "latex"
-    )
-    _figures(context, surveyed)
+    context.publish_json("stats.json", corpus_tables.to_json(surveyed, verdicts))
+    context.publish_sheets("stats", sheets)
+    context.publish_text("latex/stats_table3.tex", latex(sheets["table3"], "table3"))
+    context.publish_figures(corpus_page.figures(surveyed))
     _texts(context, surveyed, verdicts, sheets)
 
 
@@ -125,16 +116,6 @@ def _metrics(surveyed: Sequence[Surveyed], verdicts: Mapping[str, Sequence[Verdi
     return values
 
 
-def _figures(context: Context, surveyed: Sequence[Surveyed]) -> None:
-    from omniner.report.corpus_page import figures
-
-    for name, png in figures(surveyed).items():
-        path = context.folder / "figures" / f"{name}.png"
-        with writing(path, "wb") as file:
-            file.write(png)
-        context.run.file(path, "figures")
-
-
 def _texts(
     context: Context,
     surveyed: Sequence[Surveyed],
@@ -144,8 +125,8 @@ def _texts(
     name = context.config.name
     created = time.strftime("%Y-%m-%d %H:%M:%S")
     page = corpus_page.html(name, created, surveyed, verdicts, sheets)
-    context.run.file(write_text(context.folder / "stats.html", page))
-    context.run.file(write_text(context.folder / "stats.md", corpus_page.markdown(name, surveyed, verdicts, sheets)))
+    context.publish_text("stats.html", page)
+    context.publish_text("stats.md", corpus_page.markdown(name, surveyed, verdicts, sheets))
 
 
 _CHOICE = re.compile(r"[\w-]+")

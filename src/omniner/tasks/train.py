@@ -26,7 +26,7 @@ from omniner.corpus import sources
 from omniner.errors import Stopped, UserError
 from omniner.files import append_lines, whole_lines
 from omniner.llm import prompt
-from omniner.runs.context import Context, publish_corpus, publish_issues
+from omniner.runs.context import Context
 from omniner.runs.task import Task, model_label
 from omniner.tasks import prompting
 from omniner.tasks.predict import PREDICTED, predict_file, write_gold
@@ -45,7 +45,7 @@ def run(context: Context) -> None:
 
     config, folder = context.config, context.folder
     corpus = sources.load(config.data, None)
-    publish_corpus(context, corpus)
+    context.publish_corpus(corpus)
     reported = corpus.splits["test"]
     write_gold(folder / "gold.jsonl", reported)
 
@@ -62,16 +62,16 @@ def run(context: Context) -> None:
         del os.environ[FOLDER]
     if fitted.interrupted:
         raise Stopped(fitted.signal)
-    issues = publish_issues(context, [*corpus.issues, *fitted.issues])
+    issues = context.publish_issues([*corpus.issues, *fitted.issues])
     log.info("best dev F1 %.4f after %d epochs: %s", fitted.best_f1, fitted.epochs, fitted.best_path)
-    context.results({"val/best_f1": fitted.best_f1, "train/epochs": fitted.epochs})
+    context.publish_results({"val/best_f1": fitted.best_f1, "train/epochs": fitted.epochs})
 
     if config.tracking.log_model:
         tracking.save_model(fitted.best_path, folder / "config.yaml", folder / "model")
         context.run.files(folder / "model", "model")
     predictions = predict_file(config, fitted.best_path, reported, folder / "predictions.jsonl")
-    context.run.file(folder / "predictions.jsonl")
-    context.run.file(folder / "gold.jsonl")
+    context.publish_file("predictions.jsonl")
+    context.publish_file("gold.jsonl")
     extras = Extras(corpus.taxonomy, corpus.splits["train"], read_curves(folder), issues)
     evaluate(context, reported, predictions, extras)
 

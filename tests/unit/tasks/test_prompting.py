@@ -21,7 +21,7 @@ from omniner.guidance import lessons, prompt_errors
 from omniner.guidance.lessons import Guidance
 from omniner.llm import prompt
 from omniner.records import Sentence
-from omniner.runs.context import Located
+from omniner.runs.folder import RunReference
 from omniner.tasks import prompting
 
 UNSEEN = [Sentence("t", "一句没有见过的话")]
@@ -102,7 +102,8 @@ def test_guidance_that_is_fetched_leaves_nothing_but_its_copy(made: Guidance, mo
     def fetch(settings: Any, run: str, names: Sequence[str], to: Path) -> None:
         write(made, str(to))
 
-    monkeypatch.setattr(prompting, "locate", lambda *_: Located(None, "a" * 32, "far"))
+    found = RunReference(None, "a" * 32, "far", "finished", found_in_store=True)
+    monkeypatch.setattr(prompting, "resolve_run", lambda *_: found)
     monkeypatch.setattr(tracking, "fetch", fetch)
     assert prompting.fetch(config("far"), Path("run")) == made
     assert [path.name for path in Path("run").iterdir()] == [prompting.COPY]
