@@ -16,7 +16,7 @@ from omniner.answers import write_answer
 from omniner.config import compose as configs
 from omniner.config.groups import Config
 from omniner.corpus import sources
-from omniner.corpus.formats import alpaca
+from omniner.corpus.formats import WriteOptions, alpaca
 from omniner.files import make_folder, write_text
 from omniner.llm import prompt as prompts
 from omniner.llm.chat import Chat
@@ -83,7 +83,8 @@ def make(folder: Path, samples: int, layers: int) -> str:
     lengths = [suffix_length(prefix)(sample) for sample in encoded]
     order = [position for batch in plan(lengths, BATCH, config.seed, 0) for position in batch]
     ordered = [train[position] for position in order]
-    alpaca.write(make_folder(folder / "data") / "ner.json", ordered, prompt, lambda e: write_answer(e, prompt.answer))
+    options = WriteOptions(prompt=prompt, answer=lambda entities: write_answer(entities, prompt.answer))
+    alpaca.write(make_folder(folder / "data") / "ner.json", ordered, options)
     mean = sum(len(sample.prompt) + len(sample.answer) for sample in encoded) / len(encoded)
     answer = sum(len(sample.answer) for sample in encoded) / len(encoded)
     return (

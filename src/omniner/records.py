@@ -120,3 +120,18 @@ def content_digest(sentences: Sequence[Sentence]) -> str:
 def storable(text: str) -> str:
     """The text with lone surrogates written as `\\udxxx`."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def unlabeled(id: str, text: str) -> Sentence:
+    """A sentence whose file gives no labels: not the same as one that has none."""
+    return Sentence(id, text, meta={"unlabeled": True})
+
+
+def is_unlabeled(sentence: Sentence) -> bool:
+    """Whether the sentence came without labels (so that it must not be trained or scored on)."""
+    return sentence.meta.get("unlabeled") is True
+
+
+def own_meta(sentence: Sentence) -> dict[str, Any]:
+    """`meta` without the mark of sentences that came without labels: formats say that in their own way."""
+    return {key: value for key, value in sentence.meta.items() if key != "unlabeled"}

@@ -87,7 +87,7 @@ class Registry(Mapping[str, T], Generic[T]):
         if name in self._added:
             return self._added[name].meaning
         tree = ast.parse(self._modules()[name].read_text(encoding="utf-8"))
-        return (ast.get_docstring(tree) or "").partition("\n")[0]
+        return first_line(ast.get_docstring(tree))
 
     def peek(self, name: str, field: str) -> Any:
         """Return a field of an entry, without importing its module where the field is written there as a plain value.
@@ -126,6 +126,11 @@ class Registry(Mapping[str, T], Generic[T]):
                 if assigns.search(path.read_text(encoding="utf-8"))
             }
         return self._files
+
+
+def first_line(docstring: str | None) -> str:
+    """What a module's docstring says of its entry; `Registry.meaning` reads the same line without importing it."""
+    return (docstring or "").partition("\n")[0]
 
 
 FORMATS: Registry[Any] = Registry("format", "omniner.corpus.formats", "FORMAT")

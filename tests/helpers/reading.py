@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omniner.corpus import formats
-from omniner.corpus.formats.fields import ReadOptions
+from omniner.corpus.formats import ReadOptions
 from omniner.records import Issue, Sentence
 
 PLAIN = ReadOptions(scheme="auto", separator="auto", glued_positions=False, joiner="", id_prefix="s", id_first=0)

@@ -19,19 +19,9 @@ from typing import Any
 
 from omniner.config import groups
 from omniner.errors import UserError
-from omniner.registry import HEADS, TASKS
+from omniner.registry import FORMATS, HEADS, TASKS
 
 METHODS = ("full", "lora", "qlora")
-CORPUS_FORMATS = (  # read and written
-    "jsonl",
-    "conll",
-    "cluener",
-    "cmeee",
-    "omniner_csv",
-    "label_studio",
-    "doccano",
-    "brat",
-)
 CHOICES: dict[str, tuple[str, ...]] = {
     "tuning.method": ("auto", *METHODS),
     "tuning.optimizer": ("auto", "adamw", "adamw_8bit"),
@@ -41,7 +31,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "decoding.kind": ("free", "guided"),
     "decoding.engine": ("hf", "openai"),
     "decoding.structured": ("none", "json_schema", "vllm"),
-    "data.format": ("auto", *CORPUS_FORMATS, "alpaca", "synthetic"),
     "data.scheme": ("auto", "bio", "bioes", "bmes", "bios"),
     "data.separator": ("auto", "tab", "space"),
     "data.taxonomy": ("omniner2025", "flat"),
@@ -65,7 +54,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "split.together": ("auto", "texts", "mentions", "posts"),
     "filter.together": ("auto", "texts", "mentions", "posts"),
     "tracking.kind": ("off", "local", "server"),
-    "to": ("auto", "llama", "merged", "generated", "alpaca", *CORPUS_FORMATS),
 }
 POSITIVE = (
     "trainer.nodes",
@@ -181,8 +169,13 @@ def _numbers(config: groups.Config, keys: Sequence[str]) -> Iterator[tuple[str, 
 
 def check_values(config: groups.Config) -> None:
     """Each value by itself: a known choice, in its range."""
-    known = {"task.name": tuple(TASKS), "head.kind": ("auto", "none", *HEADS), **CHOICES}
-    for key, choices in known.items():
+    extensible: dict[str, tuple[str, ...]] = {
+        "task.name": tuple(TASKS),
+        "head.kind": ("auto", "none", *HEADS),
+        "data.format": ("auto", *FORMATS, "synthetic"),
+        "to": ("auto", "llama", "merged", "generated", *FORMATS),
+    }
+    for key, choices in {**extensible, **CHOICES}.items():
         if (value := _get(config, key)) not in choices:
             near = difflib.get_close_matches(str(value), choices, n=1)
             hint = f"Did you mean {near[0]}? " if near else ""

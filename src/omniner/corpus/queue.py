@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from omniner.corpus import sources
-from omniner.corpus.formats import detection, label_studio
-from omniner.corpus.formats.fields import IssueLog, is_unlabeled, json_records, write_list
+from omniner.corpus.formats import label_studio, recognise
+from omniner.corpus.formats.fields import IssueLog, json_records, write_list
 from omniner.corpus.votes import Decision, in_order
 from omniner.files import write_text
-from omniner.records import Issue, Sentence
+from omniner.records import Issue, Sentence, is_unlabeled
 
 
 def write(path: Path, decisions: Iterable[Decision], names: Sequence[str], categories: Sequence[str]) -> list[Issue]:
@@ -58,7 +58,7 @@ def read_answers(path: Path) -> tuple[list[Sentence], list[Issue]]:
     """The sentences that the expert has labelled, and what could not be read. Undone tasks are no sentences."""
     sentences, issues = sources.read_sentences(path)
     undone: set[str] = set()
-    if detection.detect(path)[0] == "label_studio":
+    if recognise(path)[0] == "label_studio":
         undone = _undone(path)
         issues = [issue for issue in issues if issue.code != "only-predictions"]
     return [item for item in sentences if not is_unlabeled(item) and item.id not in undone], issues

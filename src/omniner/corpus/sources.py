@@ -16,11 +16,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from omniner import records
 from omniner.config.groups import DataConfig
 from omniner.corpus import formats
 from omniner.corpus import taxonomy as taxonomy_module
-from omniner.corpus.formats import conll, fields
-from omniner.corpus.formats.fields import ReadOptions
+from omniner.corpus.formats import ReadOptions
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
 from omniner.files import sha256
@@ -76,10 +76,7 @@ def load(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
 
 def read_sentences(path: Path) -> tuple[list[Sentence], list[Issue]]:
     """Sentences of one file (or folder of brat), labeled or not, all of its options found out from the file itself."""
-    format = formats.recognise(path)
-    glued, joiner = conll.guess_layout(path) if format == "conll" else (False, "")
-    options = ReadOptions("auto", "auto", glued, joiner, Path(path).stem, 0)
-    return formats.read(path, format, options)
+    return formats.read(path, "auto", ReadOptions(id_prefix=Path(path).stem))
 
 
 def _check(data: DataConfig) -> None:
@@ -190,7 +187,7 @@ def _check_labels(data: DataConfig, corpus: Corpus) -> None:
     """Sentences without labels are no negatives: a split of them cannot be trained or scored on."""
     for split in LABELED:
         sentences = corpus.splits.get(split, [])
-        bare = [sentence for sentence in sentences if fields.is_unlabeled(sentence)]
+        bare = [sentence for sentence in sentences if records.is_unlabeled(sentence)]
         if not bare:
             continue
         if len(bare) == len(sentences):
@@ -199,7 +196,7 @@ def _check_labels(data: DataConfig, corpus: Corpus) -> None:
         corpus.issues += [
             Issue("unlabeled", f"no labels in the split {split}; left out", id=sentence.id) for sentence in bare
         ]
-        corpus.splits[split] = [sentence for sentence in sentences if not fields.is_unlabeled(sentence)]
+        corpus.splits[split] = [sentence for sentence in sentences if not records.is_unlabeled(sentence)]
 
 
 def _make_ids_unique(corpus: Corpus) -> None:

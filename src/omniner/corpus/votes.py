@@ -37,8 +37,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from omniner.corpus.formats.fields import is_unlabeled
-from omniner.records import Entity, Issue, Sentence, entity_to_json
+from omniner.records import Entity, Issue, Sentence, entity_to_json, is_unlabeled
 
 Proposal = tuple[Entity, ...]  # without repeats, by place
 

@@ -15,8 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from omniner.corpus.formats.fields import is_unlabeled
-from omniner.records import Issue, Prediction, Sentence
+from omniner.records import Issue, Prediction, Sentence, is_unlabeled
 from omniner.score.results import ScoreResult, ScoreRow
 
 HUMAN = "human"  # what the mean over people is called beside runs

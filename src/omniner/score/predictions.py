@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omniner import records
 from omniner.answers import parse_answer
 from omniner.corpus import formats
-from omniner.corpus.formats import fields
 from omniner.corpus.formats.fields import IssueLog, quote, read_lines
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Prediction, Sentence
@@ -40,9 +40,7 @@ BOM = "bom"  # the line begins with a byte order mark, which hides it from the e
 _KINDS = "Lines are {id, entities} of omniner or {prompt, label, predict} of LLaMA-Factory."
 _MAX_OFFSET = 1 << 31
 _PARSES = ("ok", "repaired", "failed")
-_CORPUS = fields.ReadOptions(
-    scheme="auto", separator="auto", glued_positions=False, joiner="", id_prefix="test", id_first=0
-)
+_CORPUS = formats.ReadOptions(glued_positions=False, joiner="", id_prefix="test")
 
 
 @dataclass(slots=True)
@@ -198,7 +196,7 @@ def _gold(path: Path, gold: Path | None, log: IssueLog) -> list[Sentence]:
         raise UserError(path, "the file holds no gold and no gold.jsonl stands beside it", fix)
     sentences, issues = formats.read(source, "auto", _CORPUS)
     log.items += issues
-    if all(map(fields.is_unlabeled, sentences)):
+    if all(map(records.is_unlabeled, sentences)):
         raise UserError(source, "no sentence has labels", "Name the file with the gold entities.")
     return sentences
 

@@ -18,11 +18,10 @@ from typing import Any
 from omniner.config.groups import AdjudicateConfig
 from omniner.corpus import queue, sources, votes
 from omniner.corpus.formats import jsonl
-from omniner.corpus.formats.fields import is_unlabeled
 from omniner.corpus.votes import HOW, Decision, Item, Trial, decide, in_order, match, quorum_of
 from omniner.errors import UserError
 from omniner.files import writing
-from omniner.records import Issue, to_line
+from omniner.records import Issue, is_unlabeled, to_line
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task, entry_label
 from omniner.score.predictions import collector_paused

@@ -22,11 +22,10 @@ from omniner.annotators import reliability
 from omniner.annotators.reliability import Agreement
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
-from omniner.corpus.formats.fields import is_unlabeled
 from omniner.corpus.votes import match
 from omniner.errors import UserError
 from omniner.files import make_folder, writing
-from omniner.records import Issue, Prediction, Sentence, content_digest, prediction_to_json, to_line
+from omniner.records import Issue, Prediction, Sentence, content_digest, is_unlabeled, prediction_to_json, to_line
 from omniner.report import annotator_tables
 from omniner.report.tables import SHARE, Sheet, markdown, plain, shown
 from omniner.runs.context import Context

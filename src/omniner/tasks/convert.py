@@ -11,26 +11,23 @@ Whatever is written is written whole or not at all; what the target cannot hold 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from omniner.answers import write_answer
 from omniner.config.groups import Config
 from omniner.corpus import formats, sources, taxonomy
-from omniner.corpus.formats import WRITERS, alpaca
-from omniner.corpus.formats.fields import WriteOptions
+from omniner.corpus.formats import WriteOptions
 from omniner.errors import UserError
 from omniner.files import make_folder
 from omniner.llm import prompt as prompts
 from omniner.records import Issue, Sentence
+from omniner.registry import FORMATS
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task
-from omniner.tasks import parts as whole
 from omniner.tasks import prompting
 
 log = logging.getLogger("omniner")
-
-_SUFFIXES = {"alpaca": ".json", **{name: writer.suffix for name, writer in WRITERS.items()}}
 
 
 def run(context: Context) -> None:
@@ -57,9 +54,8 @@ def _guess(given: str | None) -> str:
     """What a checkpoint folder becomes; a corpus file could become several things."""
     if given and (Path(given) / "config.json").is_file():
         return "llama"
-    raise UserError(
-        "to", "auto, but what to convert is no checkpoint folder", f"Say to=merged, {', '.join(_SUFFIXES)}."
-    )
+    fix = f"Say to=merged, {', '.join(name for name, format in FORMATS.items() if format.write)}."
+    raise UserError("to", "auto, but what to convert is no checkpoint folder", fix)
 
 
 def _merge(context: Context, output: Path) -> None:
@@ -84,35 +80,37 @@ def _generated(context: Context, output: Path) -> None:
 def _corpus(context: Context, target: str, output: Path) -> None:
     """One file, or a folder with a file for each file that was read or each split."""
     config = context.config
+    format = FORMATS[target]
     if config.input:
-        parts, issues = _from_input(Path(config.input), output, _SUFFIXES[target])
+        parts, issues = _from_input(Path(config.input), output, format.suffix)
         train = [sentence for sentences in parts.values() for sentence in sentences]
         names = taxonomy.flat(output.stem, (entity.category for item in train for entity in item.entities))
     else:
         corpus = sources.load(config.data, None)
         context.publish_corpus(corpus)
-        suffix = _SUFFIXES[target]
-        parts = {output / f"{corpus.name}_{split}{suffix}": items for split, items in corpus.splits.items()}
+        parts = {output / f"{corpus.name}_{split}{format.suffix}": items for split, items in corpus.splits.items()}
         issues, names, train = list(corpus.issues), corpus.taxonomy, corpus.splits["train"]
-    active = names.active(train)
-    if target == "alpaca":
-        reported = [] if config.input else corpus.splits.get("test", [])
-        prompting.use_guidance(context, active, reported)
+    options = WriteOptions(joiner=config.data.joiner)
+    if format.needs_prompt:
+        active = names.active(train)
+        prompting.use_guidance(context, active, [] if config.input else corpus.splits.get("test", []))
+        prompt = prompts.build(config.prompt, active, train)
+        options = replace(options, prompt=prompt, answer=lambda entities: write_answer(entities, prompt.answer))
     for path, sentences in parts.items():
         make_folder(path.parent)
-        issues += _write(context, target, path, sentences, train, active)
+        issues += formats.write(path, target, sentences, options)
         log.info("%s: %d sentences", path, len(sentences))
     context.publish_issues(issues)
 
 
 def _from_input(given: Path, output: Path, suffix: str) -> tuple[dict[Path, list[Sentence]], list[Issue]]:
     """`path to write -> sentences`, and the issues met in reading."""
-    if given.is_file() or any(given.rglob("*.ann")):  # a folder of brat is one corpus
+    if formats.is_one_corpus(given):
         sentences, issues = sources.read_sentences(given)
         return {output: sentences}, issues
     parts: dict[Path, list[Sentence]] = {}
     found: list[Issue] = []
-    for file in whole.files_of(given):
+    for file in formats.corpus_files(given):
         path = output / f"{file.stem}{suffix}"
         if path in parts:
             raise UserError(file, f"{path.name} would be written twice", "Rename one of the files.")
@@ -121,22 +119,6 @@ def _from_input(given: Path, output: Path, suffix: str) -> tuple[dict[Path, list
     if not parts:
         raise UserError("input", f"{given} holds no corpus files", "Name a corpus file, or a folder of them.")
     return parts, found
-
-
-def _write(
-    context: Context,
-    target: str,
-    path: Path,
-    sentences: Sequence[Sentence],
-    train: Sequence[Sentence],
-    categories: Sequence[str],
-) -> list[Issue]:
-    config = context.config
-    if target != "alpaca":
-        options = WriteOptions(scheme="bioes", separator="tab", joiner=config.data.joiner)
-        return formats.write(path, target, sentences, options)
-    prompt = prompts.build(config.prompt, categories, train)
-    return alpaca.write(path, sentences, prompt, lambda entities: write_answer(entities, prompt.answer))
 
 
 def _needs_input(config: Config) -> bool:

@@ -7,7 +7,6 @@ not be taken as it was.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,15 +15,12 @@ from typing import NamedTuple
 from omniner.config.groups import Config, DataConfig
 from omniner.corpus import sources
 from omniner.corpus import taxonomy as taxonomy_module
-from omniner.corpus.formats import alpaca, label_studio
-from omniner.corpus.formats.fields import is_unlabeled
+from omniner.corpus.formats import corpus_files, is_one_corpus
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
-from omniner.records import Issue, Sentence, content_digest
+from omniner.records import Issue, Sentence, content_digest, is_unlabeled
 from omniner.runs.context import Context
 from omniner.tracking.tracked_run import DataInput
-
-log = logging.getLogger("omniner")
 
 FOLDER = "corpus"  # in the run's folder, where no output is named
 _UNLABELED = "unlabeled"  # the split of what is there to be tagged
@@ -108,22 +104,12 @@ def _joined(data: DataConfig) -> Corpus:
     return corpus
 
 
-def files_of(folder: Path) -> list[Path]:
-    """The corpus files of a folder, by name; what describes a corpus and is none is left out."""
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    others = [file for file in files if file.suffix == label_studio.CONFIGURATION or file.name == alpaca.DATASET_INFO]
-    for file in others:
-        log.info("%s: describes a corpus and is none; not read", file)
-    return [file for file in files if file not in others]
-
-
 def _from_files(path: Path) -> tuple[list[Sentence], list[Issue]]:
-    """Sentences of a file, of a folder of brat, or of all files of a folder, with unique ids."""
-    single = path.is_file() or any(path.rglob("*.ann"))
+    """Sentences of a file, of a folder that is one corpus, or of all files of a folder, with unique ids."""
     found: list[Sentence] = []
     issues: list[Issue] = []
     seen: set[str] = set()
-    for file in [path] if single else files_of(path):
+    for file in [path] if is_one_corpus(path) else corpus_files(path):
         sentences, met = sources.read_sentences(file)
         issues += met
         for number, sentence in enumerate(sentences):

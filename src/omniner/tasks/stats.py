@@ -28,8 +28,7 @@ from omniner.config import compose
 from omniner.config.groups import Config, DataConfig, StatsConfig
 from omniner.corpus import sources
 from omniner.corpus import taxonomy as taxonomy_module
-from omniner.corpus.formats import detection
-from omniner.corpus.formats.brat import ANNOTATIONS
+from omniner.corpus.formats import corpus_files, is_one_corpus, recognise
 from omniner.corpus.stats.measure import measure
 from omniner.corpus.stats.verdicts import CHECKS, FAILED, WARNED, Surveyed, Verdict, judge
 from omniner.corpus.taxonomy import Taxonomy
@@ -211,14 +210,15 @@ def _read(data: DataConfig, published: DataConfig, wanted: Sequence[str]) -> Mat
 
 
 def _files(name: str, path: Path) -> Material:
-    """A file is one split called after it; a folder has those of its files, unless brat keeps a corpus in a folder."""
-    if path.is_dir() and not any(path.rglob(f"*{ANNOTATIONS}")):
-        splits, issues = _roles(path)
+    """A file is one split called after it; a folder has those of its files, unless it is one corpus itself."""
+    issues: list[Issue] = []
+    if is_one_corpus(path):
+        splits = {_role(path) or path.stem: path}
     else:
-        splits, issues = {_role(path) or path.stem: path}, []
+        splits, issues = _roles(path)
     read, kinds = {}, []
     for split, file in splits.items():
-        format, why = detection.detect(file)
+        format, why = recognise(file)
         sentences, met = sources.read_sentences(file)
         if not sentences:
             example = f" (first issue: {met[0]})" if met else ""
@@ -240,7 +240,7 @@ def _roles(folder: Path) -> tuple[dict[str, Path], list[Issue]]:
     """The file of each split, and an issue for each file that is of none."""
     found: dict[str, Path] = {}
     issues = []
-    for file in parts.files_of(folder):
+    for file in corpus_files(folder):
         role = _role(file)
         if role in found:
             fix = 'Name a folder with one file a split, or single files: "name=path".'

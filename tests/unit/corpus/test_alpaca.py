@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.helpers.reading import SMALL, assert_offsets_hold, codes, read, spans
 
+from omniner import records
 from omniner.answers import write_answer
-from omniner.corpus.formats import alpaca, fields
+from omniner.corpus import formats
+from omniner.corpus.formats import WriteOptions
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 
@@ -33,7 +35,7 @@ def official(entities: list[Entity]) -> str:
 
 
 def write(path: Path, sentences: list[Sentence], prompt: Prompt = BARE):
-    return alpaca.write(path, sentences, prompt, official)
+    return formats.write(path, "alpaca", sentences, WriteOptions(prompt=prompt, answer=official))
 
 
 def parse(tmp_path: Path, *items: object):
@@ -50,7 +52,7 @@ def test_alpaca_items() -> None:
         ("s-2", "没有答案", []),
         ("s-3", "三元组", [(0, 1, "数量")]),
     ]
-    assert [fields.is_unlabeled(s) for s in sentences] == [False, False, True, False]
+    assert [records.is_unlabeled(s) for s in sentences] == [False, False, True, False]
     assert [(issue.code, issue.line, issue.message[:6]) for issue in issues] == [
         ("duplicate-entity", 2, "item 1"),
         ("unknown-key", 3, "item 2"),  # history
@@ -66,7 +68,7 @@ def test_conversations() -> None:
         ("7", "p", "去上海", [(1, 3, "地点_城市")]),
         ("s-2", None, "还没有答案", []),
     ]
-    assert fields.is_unlabeled(sentences[2])
+    assert records.is_unlabeled(sentences[2])
     assert [(issue.code, issue.line) for issue in issues] == [("bad-record", 4), ("bad-record", 5)]
 
 
@@ -180,7 +182,7 @@ def test_a_place_that_will_not_be_found_again_is_told(tmp_path: Path) -> None:
     second = Sentence("a", "北京北京", [Entity("北京", "A", 2, 4)])
     unplaced = Sentence("b", "北京", [Entity("北京", "A")])
     issues = write(tmp_path / "x.json", [second, unplaced, Sentence("c", "")])
-    assert [(issue.code, issue.id) for issue in issues] == [("place-lost", "a"), ("empty-text", "c")]
+    assert [(issue.code, issue.id) for issue in issues] == [("empty-text", "c"), ("place-lost", "a")]
     found, _ = read(tmp_path / "x.json", "alpaca")
     assert [spans(sentence) for sentence in found] == [[(0, 2, "A")], [(0, 2, "A")]]
 

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.helpers.reading import SMALL, assert_offsets_hold, codes, read, spans
 
-from omniner.corpus.formats import conll, fields
+from omniner import records
+from omniner.corpus.formats import WriteOptions, conll
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 
@@ -130,7 +131,7 @@ def test_rows_without_a_tag(tmp_path: Path) -> None:
     assert (sentence.text, spans(sentence)) == ("北京好", [(0, 1, "A")])
     assert [(issue.code, issue.line) for issue in issues] == [("no-tag", 2), ("empty-token", 3)]
     [bare], issues = parse(tmp_path, "北\n京\n")
-    assert (bare.text, fields.is_unlabeled(bare), issues) == ("北京", True, [])
+    assert (bare.text, records.is_unlabeled(bare), issues) == ("北京", True, [])
 
 
 def test_wrong_options_are_told(tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def sentences(draw: st.DrawFn) -> Sentence:
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_written_is_read_back(tmp_path: Path, items: list[Sentence], scheme: str, separator: str) -> None:
     path = tmp_path / "round.conll"
-    assert not conll.write(path, items, scheme=scheme, separator=separator, joiner="")
+    assert not conll.write(path, items, WriteOptions(scheme, separator))
     for read_scheme in (scheme, "auto"):
         found, issues = read(path, "conll", scheme=read_scheme, separator=separator)
         assert [sentence.text for sentence in found] == [sentence.text for sentence in items]
@@ -175,7 +176,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, items: list[Sentence], sch
 def test_words_are_written_and_read_back(tmp_path: Path) -> None:
     item = Sentence("s", "Empire State Building = ESB", [Entity("Empire State Building", "location", 0, 21)])
     path = tmp_path / "x.conll"
-    assert not conll.write(path, [item], scheme="bioes", separator="tab", joiner=" ")
+    assert not conll.write(path, [item], WriteOptions(joiner=" "))
     assert path.read_text(encoding="utf-8").splitlines()[:3] == [
         "Empire\tB-location",
         "State\tI-location",
@@ -192,7 +193,7 @@ def test_what_columns_cannot_hold_is_an_issue(tmp_path: Path) -> None:
         Sentence("c", "", []),
     ]
     path = tmp_path / "x.conll"
-    issues = conll.write(path, items, scheme="bio", separator="tab", joiner="")
+    issues = conll.write(path, items, WriteOptions("bio"))
     assert [(issue.code, issue.id) for issue in issues] == [
         ("overlap", "a"),
         ("no-offsets", "a"),
@@ -203,7 +204,6 @@ def test_what_columns_cannot_hold_is_an_issue(tmp_path: Path) -> None:
     found, _ = read(path, "conll")
     assert [spans(sentence) for sentence in found] == [[(0, 2, "LOC")], []]
     assert found[1].text == "一\ufffd二\ufffd"
-    [cut] = conll.write(
-        path, [Sentence("d", "New York", [Entity("ew", "LOC", 1, 3)])], scheme="bio", separator="tab", joiner=" "
-    )
+    new_york = Sentence("d", "New York", [Entity("ew", "LOC", 1, 3)])
+    [cut] = conll.write(path, [new_york], WriteOptions("bio", joiner=" "))
     assert cut.code == "inside-token"

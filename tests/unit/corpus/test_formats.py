@@ -9,7 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.helpers.reading import SMALL, assert_offsets_hold, codes, read, spans
 
-from omniner.corpus.formats import detection, fields, jsonl
+from omniner import records
+from omniner.corpus import formats
+from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence, sentence_to_json, to_line
 
@@ -87,7 +89,7 @@ def test_json_lines_keep_what_can_be_kept(tmp_path: Path) -> None:
     assert found[0].entities == found[1].entities == [Entity("北京", "A")]  # the pair stays, the place does not
     assert found[6].entities == [Entity("好", "A", 0, 1), Entity("好", "A"), Entity("好", "A")]
     assert found[7].text == "\ufffd好"
-    assert fields.is_unlabeled(found[7])
+    assert records.is_unlabeled(found[7])
 
 
 def test_a_lone_surrogate_in_a_sentence_can_be_written_and_is_replaced_on_reading(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_a_lone_surrogate_in_a_sentence_can_be_written_and_is_replaced_on_readin
 def test_cluener() -> None:
     sentences, issues = read(SMALL / "cluener.json", "cluener")
     assert spans(sentences[0]) == [(0, 2, "city"), (0, 3, "people"), (4, 6, "city"), (9, 11, "city")]
-    assert (sentences[1].id, fields.is_unlabeled(sentences[1])) == ("7", True)
+    assert (sentences[1].id, records.is_unlabeled(sentences[1])) == ("7", True)
     assert sentences[2].entities == [Entity("名字", "name"), Entity("错位", "name")]
     assert [(issue.code, issue.line) for issue in issues] == [
         ("offset-mismatch", 3),
@@ -116,14 +118,14 @@ def test_cmeee_chip_text() -> None:
     assert [entity.text for entity in sentences[0].entities] == ["室结消", "室结消融治"]
     assert spans(sentences[1]) == [(2, 4, "sym"), (6, 8, "sym")]
     assert spans(sentences[2]) == []
-    assert not any(map(fields.is_unlabeled, sentences))
+    assert not any(map(records.is_unlabeled, sentences))
     assert [(issue.code, issue.line) for issue in issues] == [("empty-entity", 2), ("bad-entity", 2)]
 
 
 def test_cmeee_cblue_json() -> None:
     sentences, issues = read(SMALL / "cmeee_cblue.json", "cmeee")
     assert sentences[0].entities == [Entity("房室结", "bod", 4, 7)]
-    assert [fields.is_unlabeled(sentence) for sentence in sentences] == [False, True, False]
+    assert [records.is_unlabeled(sentence) for sentence in sentences] == [False, True, False]
     assert sentences[2].entities == [Entity("好", "dis")]
     assert [(issue.code, issue.line) for issue in issues] == [("offset-mismatch", 5), ("bad-entity", 5)]
 
@@ -181,7 +183,7 @@ def test_omniner_csv_with_wrong_offsets_rows_and_columns(tmp_path: Path) -> None
     with pytest.raises(UserError, match="sentence"):
         parse(tmp_path, "a,b\n1,2\n", "omniner_csv")
     [bare], issues = parse(tmp_path, "sentence\n你好\n", "omniner_csv")
-    assert (bare.text, bare.post_id, fields.is_unlabeled(bare), issues) == ("你好", None, True, [])
+    assert (bare.text, bare.post_id, records.is_unlabeled(bare), issues) == ("你好", None, True, [])
 
 
 def test_ids_continue_where_they_are_told_to(tmp_path: Path) -> None:
@@ -212,7 +214,7 @@ def test_an_unknown_format_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_detection(name: str, format: str, why: str) -> None:
-    found, reason = detection.detect(SMALL / name)
+    found, reason = formats.recognise(SMALL / name)
     assert found == format
     assert why in reason
 
@@ -231,7 +233,7 @@ def test_detection(name: str, format: str, why: str) -> None:
 )
 def test_detection_of_texts(tmp_path: Path, text: str, format: str) -> None:
     (tmp_path / "x").write_text(text, encoding="utf-8")
-    assert detection.detect(tmp_path / "x")[0] == format
+    assert formats.recognise(tmp_path / "x")[0] == format
 
 
 @pytest.mark.parametrize(
@@ -249,4 +251,4 @@ def test_detection_of_texts(tmp_path: Path, text: str, format: str) -> None:
 def test_what_is_no_corpus_is_told(tmp_path: Path, data: bytes, found: str) -> None:
     (tmp_path / "x").write_bytes(data)
     with pytest.raises(UserError, match=found):
-        detection.detect(tmp_path / "x")
+        formats.recognise(tmp_path / "x")

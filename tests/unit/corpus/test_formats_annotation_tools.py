@@ -11,9 +11,9 @@ import pytest
 from tests.helpers.reading import SMALL, assert_offsets_hold, codes, read, spans
 from tests.unit.corpus.test_sources import shipped
 
+from omniner import records
 from omniner.corpus import formats, sources
-from omniner.corpus.formats import detection, fields
-from omniner.corpus.formats.fields import WriteOptions
+from omniner.corpus.formats import WriteOptions
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 
@@ -40,7 +40,7 @@ def test_label_studio_tasks() -> None:
         ("16", [(0, 1, "猜")]),
         ("17", [(1, 3, "地点"), (None, None, "地点")]),
     ]
-    assert [s.id for s in sentences if fields.is_unlabeled(s)] == ["14"]
+    assert [s.id for s in sentences if records.is_unlabeled(s)] == ["14"]
     assert sentences[0].post_id == "p1"
     assert_offsets_hold(sentences)
     assert [(issue.code, issue.line) for issue in issues] == [
@@ -69,7 +69,7 @@ def test_label_studio_believes_one_way_of_counting_for_a_task(tmp_path: Path) ->
 
 def test_label_studio_short_form() -> None:
     sentences, issues = read(SMALL / "label_studio_min.json", "auto")
-    assert [(s.id, spans(s), fields.is_unlabeled(s)) for s in sentences] == [
+    assert [(s.id, spans(s), records.is_unlabeled(s)) for s in sentences] == [
         ("1", [(3, 5, "地点")], False),
         ("2", [], False),
     ]
@@ -108,7 +108,7 @@ def test_doccano() -> None:
         ("5", "空的", []),
         ("6", "坏", []),
     ]
-    assert [s.id for s in sentences if fields.is_unlabeled(s)] == ["4"]
+    assert [s.id for s in sentences if records.is_unlabeled(s)] == ["4"]
     assert [(issue.code, issue.line) for issue in issues] == [
         ("offset-range", 6),
         ("bad-entity", 6),
@@ -138,7 +138,7 @@ def test_a_folder_of_brat(tmp_path: Path) -> None:
         ("b-1", "b", "😀去上\n海吧", [(2, 5, "地点")]),
         ("b-2", "b", "三", []),
     ]
-    assert [fields.is_unlabeled(s) for s in sentences] == [True, False, False, False]
+    assert [records.is_unlabeled(s) for s in sentences] == [True, False, False, False]
     assert sentences[2].entities[0].text == "上\n海"
     assert [(Path(issue.file).name, issue.line, issue.code) for issue in issues] == [
         ("b.ann", 2, "bad-entity"),
@@ -156,7 +156,7 @@ def test_a_folder_of_brat(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["b.txt", "b.ann"])
 def test_one_document_of_brat(tmp_path: Path, name: str) -> None:
     folder = documents(tmp_path, b_txt="我爱北京", b_ann="T1\t地点 2 4\t北京\n")
-    assert detection.detect(folder / name)[0] == "brat"
+    assert formats.recognise(folder / name)[0] == "brat"
     [sentence], issues = read(folder / name, "auto")
     assert (sentence.id, spans(sentence), issues) == ("b", [(2, 4, "地点")], [])
 
@@ -189,7 +189,7 @@ def test_brat_never_writes_over_what_is_there(tmp_path: Path) -> None:
 def test_what_is_no_folder_of_brat_is_told(tmp_path: Path) -> None:
     folder = documents(tmp_path, a_txt="好")
     with pytest.raises(UserError, match="ann"):
-        detection.detect(folder)
+        formats.recognise(folder)
     (folder / "a.txt").unlink()
     with pytest.raises(UserError, match="no \\.txt"):
         read(folder, "brat")
@@ -223,7 +223,7 @@ def test_a_folder_of_brat_is_a_split(tmp_path: Path) -> None:
 )
 def test_detection_says_what_and_why(tmp_path: Path, text: str, format: str, why: str) -> None:
     (tmp_path / "x").write_text(text, encoding="utf-8")
-    found, reason = detection.detect(tmp_path / "x")
+    found, reason = formats.recognise(tmp_path / "x")
     assert (found, why in reason) == (format, True), reason
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tests.helpers.reading import SMALL, assert_offsets_hold, codes, read
 
 from omniner.corpus import formats
-from omniner.corpus.formats import detection, fields
+from omniner.corpus.formats import fields
 from omniner.errors import UserError
+from omniner.registry import FORMATS
 
 GOOD = {
     "jsonl": '{"text": "好", "entities": []}',
@@ -113,7 +114,7 @@ def test_only_a_newline_ends_a_line(tmp_path: Path, separators: str) -> None:
 
 @given(data=st.binary(max_size=200) | st.text(max_size=100).map(lambda t: t.encode("utf-8", "ignore")))
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.parametrize("format", ["auto", *formats.READERS])
+@pytest.mark.parametrize("format", ["auto", *FORMATS])
 def test_any_bytes_are_answered(tmp_path: Path, format: str, data: bytes) -> None:
     path = tmp_path / "x"
     path.write_bytes(data)
@@ -137,7 +138,7 @@ def test_a_damaged_corpus_is_answered(tmp_path: Path, name: str, place: int, byt
     data[at : len(data) if cut else at + 1] = bytes([byte])
     path = tmp_path / "x"
     path.write_bytes(data)
-    format, _ = detection.detect(SMALL / name)
+    format, _ = formats.recognise(SMALL / name)
     try:
         sentences, _ = read(path, format)
     except UserError:

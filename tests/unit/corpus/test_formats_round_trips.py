@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.helpers.reading import assert_offsets_hold, codes, read
 
-from omniner.config.rules import CORPUS_FORMATS
+from omniner import records
 from omniner.corpus import formats
-from omniner.corpus.formats import WRITERS, fields
-from omniner.corpus.formats.fields import WriteOptions, own_meta
+from omniner.corpus.formats import WriteOptions
 from omniner.errors import UserError
-from omniner.records import Entity, Issue, Sentence
+from omniner.records import Entity, Issue, Sentence, own_meta
+from omniner.registry import FORMATS
 
+WRITERS = {name: entry for name, entry in FORMATS.items() if not entry.needs_prompt}
 OPTIONS = WriteOptions(scheme="bioes", separator="tab", joiner="")
 # Astral and joined emoji, combining and byte order marks, whatever ends a line for someone, syntax of the formats.
 AWKWARD = [
@@ -89,9 +90,7 @@ def placed(sentence: Sentence) -> list[Entity]:
     return ordered([entity for entity in sentence.entities if entity.start is not None])
 
 
-def test_the_formats_that_can_be_asked_for_are_those_that_there_are() -> None:
-    assert set(CORPUS_FORMATS) == set(WRITERS)
-    assert set(formats.READERS) == {*WRITERS, "alpaca"}
+def test_a_format_that_is_not_there_cannot_be_written() -> None:
     with pytest.raises(UserError, match="xml"):
         formats.write(Path("x"), "xml", [], OPTIONS)
 
@@ -121,10 +120,10 @@ def test_json_formats_hold_any_text(format: str, items: list[Sentence]) -> None:
 @settings(max_examples=80, deadline=None)
 def test_the_official_csv_holds_any_text(items: list[Sentence]) -> None:
     found, written, issues = there_and_back("omniner_csv", items)
-    bare = all(map(fields.is_unlabeled, items))
-    kept = items if bare else [item for item in items if not fields.is_unlabeled(item)]
-    assert [(s.text, s.post_id, fields.is_unlabeled(s)) for s in found] == [
-        (s.text, s.post_id, fields.is_unlabeled(s)) for s in kept
+    bare = all(map(records.is_unlabeled, items))
+    kept = items if bare else [item for item in items if not records.is_unlabeled(item)]
+    assert [(s.text, s.post_id, records.is_unlabeled(s)) for s in found] == [
+        (s.text, s.post_id, records.is_unlabeled(s)) for s in kept
     ]
     for item, back in zip(kept, found, strict=True):
         assert set(placed(item)) <= set(back.entities)
@@ -141,7 +140,7 @@ def test_the_official_csv_holds_any_text(items: list[Sentence]) -> None:
 @settings(max_examples=100, deadline=None)
 def test_columns_hold_flat_entities(items: list[Sentence]) -> None:
     found, written, issues = there_and_back("conll", items)
-    kept = [item for item in items if not fields.is_unlabeled(item)]
+    kept = [item for item in items if not records.is_unlabeled(item)]
     writable = [
         replace(s, entities=[e for e in placed(s) if not set("\t\n\r") & set(e.category)], post_id=None, meta={})
         for s in kept
@@ -191,7 +190,7 @@ def standoff(items: Sequence[Sentence]) -> tuple[dict[str, list[Sentence]], Coun
     for item in items:
         groups.setdefault(item.post_id or item.id, []).append(item)
     for name, group in groups.items():
-        labeled = [item for item in group if not fields.is_unlabeled(item)]
+        labeled = [item for item in group if not records.is_unlabeled(item)]
         losses["unlabeled"] += len(group) - len(labeled) if labeled else 0
         groups[name] = labeled or group
         for item in groups[name]:
@@ -216,7 +215,7 @@ def test_brat_gives_each_document_back(items: list[Sentence]) -> None:
             clear = ["".join("_" if c.isspace() else c for c in e.category) for e in kept]
             entities = ordered([e._replace(category=c) for e, c in zip(kept, clear, strict=True)])
             one = len(group) == 1
-            meta = {"unlabeled": True} if fields.is_unlabeled(item) else {}
+            meta = {"unlabeled": True} if records.is_unlabeled(item) else {}
             new = Sentence(name if one else f"{name}-{number}", item.text, entities, None if one else name, meta)
             wanted.append(new)
     if "duplicate-entity" not in codes(issues):  # two categories may have become one

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import pytest
 from tests.helpers.reading import assert_offsets_hold, codes, read
 
-from omniner.corpus.formats import detection, fields
+from omniner import records
+from omniner.corpus import formats
 
 
 class Known(NamedTuple):
@@ -117,7 +118,7 @@ def test_every_public_file_is_known(shared: Path) -> None:
 @pytest.mark.parametrize("known", FILES, ids=lambda known: known.file)
 def test_counts(known: Known, shared: Path) -> None:
     path = shared / "data" / known.file
-    assert detection.detect(path)[0] == known.format
+    assert formats.recognise(path)[0] == known.format
     sentences, issues = read(path, "auto", glued_positions=known.glued, joiner=known.joiner)
     counts = Counter(entity.category for sentence in sentences for entity in sentence.entities)
     assert (len(sentences), counts.total()) == (known.sentences, known.entities)
@@ -125,7 +126,7 @@ def test_counts(known: Known, shared: Path) -> None:
         assert counts == known.types
     assert codes(issues) == known.issues
     assert all(issue.file == str(path) and issue.line > 0 for issue in issues)
-    assert all(fields.is_unlabeled(sentence) == known.unlabeled for sentence in sentences)
+    assert all(records.is_unlabeled(sentence) == known.unlabeled for sentence in sentences)
     assert all(entity.start is not None for sentence in sentences for entity in sentence.entities)
     assert_offsets_hold(sentences)
     assert len({sentence.id for sentence in sentences}) == len(sentences)

@@ -9,7 +9,7 @@ import pytest
 
 from omniner.config import compose
 from omniner.corpus import formats
-from omniner.corpus.formats.fields import WriteOptions
+from omniner.corpus.formats import WriteOptions
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence, sentence_to_json, to_line
 from omniner.tasks import stats

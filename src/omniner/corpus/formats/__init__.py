@@ -1,96 +1,206 @@
-"""Reading, writing and recognising corpus files: one module per family, one function for all of each.
+"""Corpus files of every format: recognise, read and write them.
 
-`read` gives the sentences of a file and the issues met in it, `write` the issues of what the format could not hold,
-`detect` says of which family a file is and why. Every reader takes a path and the same `ReadOptions`, every writer the
-same `WriteOptions`; what a family does not need it ignores. Alpaca files are written with a prompt: `alpaca.write`.
+Each module of this package is one format and ends its introduction with an entry `FORMAT = Format(...)` that holds all
+the program knows of it: how to read and write it, what its files are called, what it can hold and how it is recognised.
+Everything else (`data.format`, `task=convert`, error messages) asks the registry `omniner.registry.FORMATS`, so a new
+format is a new module, its test and nothing else.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
-from omniner.corpus.formats import alpaca, brat, cluener, cmeee, conll, doccano, jsonl, label_studio, omniner_csv
-from omniner.corpus.formats.detection import detect
-from omniner.corpus.formats.fields import IssueLog, ReadOptions, WriteOptions, is_unlabeled, report_lost
+from omniner.corpus.formats.fields import FileHead, IssueLog, quote, read_head
 from omniner.errors import UserError
-from omniner.records import Issue, Sentence
-
-__all__ = ["READERS", "WRITERS", "ReadOptions", "WriteOptions", "detect", "is_unlabeled", "read", "recognise", "write"]
+from omniner.records import Entity, Issue, Sentence, own_meta
+from omniner.registry import FORMATS
 
 log = logging.getLogger("omniner")
 
-Reader = Callable[[Path, ReadOptions], tuple[list[Sentence], list[Issue]]]
-Write = Callable[[Path, Sequence[Sentence], WriteOptions], list[Issue]]
+SURE = 50  # a JSON record that gives a match this strong decides, whatever the records after it say
+
+Holding = Literal["id", "post_id", "meta", "unlabeled", "nested", "unplaced"]
 
 
-class Writer(NamedTuple):
-    """How a format is written: its function, the suffix of its files, and what it holds besides texts and entities."""
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How to read what a file does not say of itself. All but the ids is about CoNLL columns.
 
-    write: Write
+    Attributes:
+        scheme: auto | bio | bio2 | bioes | bmes | bios.
+        separator: auto | tab | space.
+        glued_positions: whether a word position of 1-2 digits follows each character; None = find out.
+        joiner: what to put between tokens; None = find out.
+        id_prefix: a sentence without an id gets `<id_prefix>-<n>`.
+        id_first: n of the first sentence of the file.
+    """
+
+    scheme: str = "auto"
+    separator: str = "auto"
+    glued_positions: bool | None = None
+    joiner: str | None = None
+    id_prefix: str = ""
+    id_first: int = 0
+
+
+class PromptTexts(Protocol):
+    """The texts that instruction data is written with; `input` holds `{sentence}` once."""
+
+    @property
+    def system(self) -> str:
+        """Text of the system role; may be empty."""
+
+    @property
+    def instruction(self) -> str:
+        """What the model is told."""
+
+    @property
+    def input(self) -> str:
+        """What follows the instruction."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """How to write what a sentence does not say.
+
+    Attributes:
+        scheme: of CoNLL columns: bio | bio2 | bioes | bmes | bios.
+        separator: of CoNLL columns: tab | space.
+        joiner: of CoNLL columns: what stands between the tokens in the texts; empty makes each character a token.
+        prompt: of instruction data: what the model is told.
+        answer: of instruction data: writes the entities of a sentence as the model should answer.
+    """
+
+    scheme: str = "bioes"
+    separator: str = "tab"
+    joiner: str = ""
+    prompt: PromptTexts | None = None
+    answer: Callable[[Sequence[Entity]], str] | None = None
+
+
+class Match(NamedTuple):
+    """What speaks for a format: how strongly (of several formats the strongest wins), and why, in words."""
+
+    strength: int
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A format of corpus files and everything the program knows of it.
+
+    A file is recognised by what is in it, not by its name, in three steps; the first that finds something decides, and
+    within it the strongest match:
+
+    1. `sniff_path`: what lies in the folder, or beside the file;
+    2. `sniff_record`: its first JSON objects, up to one that gives a match of at least `SURE`; else the first match.
+       Take 50-99 for keys that no other format has (90 Label Studio, 80 CLUENER, 70 doccano, 60 entities of CMeEE and
+       of our own, 50 instruction data), less for what several could have;
+    3. `sniff_lines`: its first lines (95-98 the keys of a torn JSON list, 80 a CSV header, 70 the marks of CHIP,
+       60 annotations of brat, 50 columns, 10 plain text).
+
+    Attributes:
+        name: as in `data.format` and `to=`.
+        meaning: one line for help and documentation.
+        read: `(path, options)` to sentences, whose ids are empty where the file has none, and the issues met.
+        write: `(path, sentences, options)` to an issue for whatever the format cannot hold; writes the file whole or
+            not at all. None where the format is only read.
+        suffix: of a written file; empty where a folder is written.
+        companions: patterns of names of files that are written beside it and are no corpus.
+        folder: what a folder that is one corpus holds, in words; empty where a corpus is always a file.
+        needs_prompt: whether writing takes `WriteOptions.prompt` and `answer`.
+        holds: what comes back from a written file besides texts and placed entities: `id`, `post_id`, `meta`,
+            `unlabeled` (sentences without labels beside labelled ones), `nested` (entities that overlap), `unplaced`
+            (entities without offsets). Losses of the first three are reported by `write` below, of the rest by the
+            format's own writer.
+        sniff_path: of a path that is there: a match, or None.
+        sniff_record: of a JSON object, and whether it stands in a list (else on a line): a match, or None.
+        sniff_lines: of the beginning of a file: a match, or None.
+    """
+
+    name: str
+    meaning: str
+    read: Callable[[Path, ReadOptions], tuple[list[Sentence], list[Issue]]]
+    write: Callable[[Path, Sequence[Sentence], WriteOptions], list[Issue]] | None
     suffix: str
-    holds: frozenset[str]
+    companions: tuple[str, ...] = ()
+    folder: str = ""
+    needs_prompt: bool = False
+    holds: frozenset[Holding] = frozenset()
+    sniff_path: Callable[[Path], Match | None] = lambda path: None
+    sniff_record: Callable[[dict[str, Any], bool], Match | None] = lambda record, is_list: None
+    sniff_lines: Callable[[FileHead], Match | None] = lambda head: None
 
 
-READERS: dict[str, Reader] = {
-    "jsonl": jsonl.read,
-    "conll": conll.read,
-    "cluener": cluener.read,
-    "cmeee": cmeee.read,
-    "omniner_csv": omniner_csv.read,
-    "alpaca": alpaca.read,
-    "label_studio": label_studio.read,
-    "doccano": doccano.read,
-    "brat": brat.read,
-}
+def recognise(path: Path) -> tuple[str, str]:
+    """Find out the format of a file or folder.
+
+    Only what is in it counts, not its name: published names are `.txt`, `.json`, `.train`, `.annotated`.
+
+    Returns:
+        The name of the format, and why, in words.
+
+    Raises:
+        UserError: it cannot be read, or is of no known format.
+    """
+    path = Path(path)
+    if found := _strongest((name, entry.sniff_path(path)) for name, entry in FORMATS.items()):
+        return found[0], found[1].why
+    if path.is_dir():
+        folders = " or ".join(entry.folder for entry in FORMATS.values() if entry.folder)
+        raise UserError(path, f"not a folder of {folders}", "Name a file, or such a folder, or set data.format.")
+    head = read_head(path)
+    found = _by_records(path, head) or _strongest((name, entry.sniff_lines(head)) for name, entry in FORMATS.items())
+    if found is None:
+        fix = "Set data.format to the format it has, or convert it."
+        raise UserError(path, f"no known format: the first line is {quote(head.lines[0].lstrip())}", fix)
+    return found[0], found[1].why
 
 
-def _write_jsonl(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
-    jsonl.write(path, sentences)
-    return []
+def _by_records(path: Path, head: FileHead) -> tuple[str, Match] | None:
+    """The format of the first record that only one has; else that of the first which fits several."""
+    unsure: tuple[str, Match] | None = None
+    for record in head.records():
+        if "predict" in record:
+            raise UserError(path, "predictions (`predict`), not a corpus", "Score them with task=score predictions=…")
+        found = _strongest((name, entry.sniff_record(record, head.is_list)) for name, entry in FORMATS.items())
+        if found and found[1].strength >= SURE:
+            return found
+        unsure = unsure or found
+    return unsure
 
 
-def _write_conll(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
-    return conll.write(path, sentences, scheme=options.scheme, separator=options.separator, joiner=options.joiner)
-
-
-_ALL = frozenset({"id", "post_id", "meta"})
-_NAMES = frozenset({"id", "post_id"})
-
-WRITERS: dict[str, Writer] = {
-    "jsonl": Writer(_write_jsonl, ".jsonl", _ALL),
-    "conll": Writer(_write_conll, ".txt", frozenset()),
-    "cluener": Writer(cluener.write, ".json", _NAMES),
-    "cmeee": Writer(cmeee.write, ".json", _NAMES),
-    "omniner_csv": Writer(omniner_csv.write, ".csv", frozenset({"post_id"})),
-    "label_studio": Writer(label_studio.write, ".json", _ALL),
-    "doccano": Writer(doccano.write, ".jsonl", _ALL),
-    "brat": Writer(brat.write, "", _NAMES),
-}
-
-
-def recognise(path: Path) -> str:
-    """The format that `detect` finds; which one and why is logged."""
-    format, why = detect(path)
-    log.info("%s: read as %s (%s)", path, format, why)
-    return format
+def _strongest(matches: Iterable[tuple[str, Match | None]]) -> tuple[str, Match] | None:
+    """The name of the format whose match is the strongest, and that match."""
+    found = [(name, match) for name, match in matches if match]
+    return max(found, key=lambda one: one[1].strength, default=None)
 
 
 def read(path: Path, format: str, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """The sentences of one file and what could not be taken as it was.
+    """Read one file.
 
     Args:
-        path: the file; of brat a folder of documents.
-        format: a key of `READERS`, or `auto` to let `detect` choose.
+        path: the file, or the folder of a format that keeps a corpus in one.
+        format: the name of a format, or `auto` to recognise it, which is logged.
         options: how to read what the file does not say of itself, and the prefix of the ids it does not give.
+
+    Returns:
+        The sentences, each with an id, and an issue for whatever could not be taken as it was.
+
+    Raises:
+        UserError: nothing can be read.
     """
     if format == "auto":
-        format = recognise(path)
-    if format not in READERS:
-        raise UserError("data.format", f"{format!r} is unknown", f"Use auto, {', '.join(READERS)}.")
-    sentences, issues = READERS[format](Path(path), options)
+        format, why = recognise(path)
+        log.info("%s: read as %s (%s)", path, format, why)
+    if format not in FORMATS:
+        raise UserError("data.format", f"{format!r} is unknown", f"Use auto, {', '.join(FORMATS)}.")
+    sentences, issues = FORMATS[format].read(Path(path), options)
     for number, sentence in enumerate(sentences, options.id_first):
         if not sentence.id:
             sentence.id = f"{options.id_prefix}-{number}"
@@ -98,24 +208,52 @@ def read(path: Path, format: str, options: ReadOptions) -> tuple[list[Sentence],
 
 
 def write(path: Path, format: str, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
-    """Write one file (of brat: a new folder), whole or not at all, so that `read` gives the sentences back.
+    """Write one file, or a new folder, whole or not at all, so that `read` gives the sentences back.
 
     Args:
         path: the file or folder.
-        format: a key of `WRITERS`.
+        format: the name of a format.
         sentences: one without a character is left out.
         options: how to write what the sentences do not say of themselves.
 
     Returns:
         An issue for each thing that the format cannot hold, and one for each kind of field (id, post, meta).
+
+    Raises:
+        UserError: it cannot be written.
     """
-    if format not in WRITERS:
-        raise UserError("to", f"{format!r} cannot be written", f"Use {', '.join(WRITERS)}.")
-    notes = IssueLog(path)
+    entry: Format | None = FORMATS.get(format)
+    if entry is None or entry.write is None:
+        writable = ", ".join(name for name, entry in FORMATS.items() if entry.write)
+        raise UserError("to", f"{format!r} cannot be written", f"Use {writable}.")
+    issues = IssueLog(path)
     kept = [sentence for sentence in sentences if sentence.text]
     for sentence in sentences:
         if not sentence.text:
-            notes.add("empty-text", "a sentence without a character; left out", id=sentence.id)
-    writer = WRITERS[format]
-    report_lost(kept, writer.holds, format, notes)
-    return [*notes.items, *writer.write(Path(path), kept, options)]
+            issues.add("empty-text", "a sentence without a character; left out", id=sentence.id)
+    fields: dict[Holding, Callable[[Sentence], object]] = {
+        "id": lambda sentence: sentence.id,
+        "meta": own_meta,
+        "post_id": lambda sentence: sentence.post_id is not None,
+    }
+    for name, value in fields.items():
+        lost = [] if name in entry.holds else [sentence for sentence in kept if value(sentence)]
+        if lost:
+            message = f"{len(lost):,} sentences have {name}, {format} has not"
+            issues.add(f"lost-{name.replace('_', '-')}", message, id=lost[0].id)
+    return [*issues.items, *entry.write(Path(path), kept, options)]
+
+
+def is_one_corpus(path: Path) -> bool:
+    """Whether a path is one corpus: a file, or a folder of a format that keeps a corpus in one."""
+    return path.is_file() or any(entry.sniff_path(path) for entry in FORMATS.values())
+
+
+def corpus_files(folder: Path) -> list[Path]:
+    """The corpus files of a folder, by name; files that only describe a corpus are left out, which is logged."""
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    patterns = [pattern for entry in FORMATS.values() for pattern in entry.companions]
+    described = [file for file in files if any(fnmatch(file.name, pattern) for pattern in patterns)]
+    for file in described:
+        log.info("%s: describes a corpus and is none; not read", file)
+    return [file for file in files if file not in described]

@@ -18,52 +18,35 @@ keep what its own cannot: `id`, `post_id`, and `sentence` where a prompt puts wo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from omniner.corpus.align import place_pairs
+from omniner.corpus.formats import Format, Match, PromptTexts, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import (
+    FileHead,
     IssueLog,
-    ReadOptions,
     id_of,
-    is_unlabeled,
+    join_surrogates,
     json_records,
     parse_json,
     post_of,
     quote,
     text_of,
-    unlabeled,
-    whole,
 )
 from omniner.errors import UserError
 from omniner.files import read_json, write_json, writing
-from omniner.records import Entity, Issue, Sentence, to_line
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, to_line, unlabeled
+from omniner.registry import first_line
 
 DATASET_INFO = "dataset_info.json"
 COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}
 _ITEM_KEYS = frozenset({*COLUMNS.values(), "id", "post_id", "sentence"})
 _CHAT_KEYS = frozenset({"conversations", "messages", "system", "id", "post_id"})
 _SENTENCE = "{sentence}"
+_SIGNS = ("instruction", "output", "conversations", "messages")  # one of these keys is in every item
 _USERS, _ASSISTANTS, _SYSTEMS = ("human", "user"), ("gpt", "assistant"), ("system",)
-
-Answer = Callable[[Sequence[Entity]], str]
-
-
-class PromptTexts(Protocol):
-    """The texts of a prompt that are written; `input` holds `{sentence}` once."""
-
-    @property
-    def system(self) -> str:
-        """Text of the system role; may be empty."""
-
-    @property
-    def instruction(self) -> str:
-        """What the model is told."""
-
-    @property
-    def input(self) -> str:
-        """What follows the instruction."""
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
@@ -160,7 +143,7 @@ def _pairs(answer: object, log: IssueLog, line: int) -> list[tuple[str, str]] | 
     pairs = []
     for item in value:
         if isinstance(item, list) and len(item) == 2 and all(isinstance(part, str) and part for part in item):
-            pairs.append((whole(item[0], log, line), whole(item[1], log, line)))
+            pairs.append((join_surrogates(item[0], log, line), join_surrogates(item[1], log, line)))
         else:
             log.add("bad-entity", f"{quote(item)} is no [surface, category]; the entity is left out", line)
     return pairs
@@ -179,33 +162,30 @@ def _entities(text: str, pairs: Sequence[tuple[str, str]], log: IssueLog, line: 
     return entities
 
 
-def write(path: str | Path, sentences: Iterable[Sentence], prompt: PromptTexts, answer: Answer) -> list[Issue]:
+def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
     """Write an alpaca file and list it in the `dataset_info.json` beside it, under its name without the suffix.
 
     Args:
         path: `.jsonl` gives one item a line, anything else one JSON list.
         sentences: one without labels gets an empty answer.
-        prompt: what a model is told. LLaMA-Factory puts a line break between instruction and input.
-        answer: writes the entities of a sentence as a JSON list of pairs.
+        options: with the prompt, which LLaMA-Factory gives to a model with a line break between instruction and input,
+            and with what writes the entities of a sentence as a JSON list of pairs.
 
     Returns:
-        An issue for each entity that will be read at another place or at none (`place-lost`), and for each sentence
-        without a character, which is left out (`empty-text`).
+        An issue for each entity that will be read at another place or at none (`place-lost`).
 
     Raises:
-        UserError: `dataset_info.json` is broken, or its entry of this name is about another file.
+        UserError: there is no prompt, `dataset_info.json` is broken, or its entry of this name is about another file.
     """
-    path = Path(path)
+    prompt, answer = options.prompt, options.answer
+    if prompt is None or answer is None:
+        raise UserError("prompt", "instruction data cannot be written without one", "Give the prompt and the answer.")
     info = _dataset_info(path)
     issues: list[Issue] = []
     opening, separator, closing = ("", "\n", "\n") if path.suffix == ".jsonl" else ("[\n", ",\n", "\n]\n")
     with writing(path) as file:
         before = opening
         for sentence in sentences:
-            if not sentence.text:
-                message = "a sentence without a character; left out"
-                issues.append(Issue("empty-text", message, str(path), id=sentence.id))
-                continue
             item = _item(sentence, prompt, answer)
             issues += _lost(sentence, item["output"], str(path))
             file.write(before + to_line(item))
@@ -230,7 +210,7 @@ def _dataset_info(path: Path) -> dict[str, Any]:
     return info
 
 
-def _item(sentence: Sentence, prompt: PromptTexts, answer: Answer) -> dict[str, Any]:
+def _item(sentence: Sentence, prompt: PromptTexts, answer: Callable[[Sequence[Entity]], str]) -> dict[str, Any]:
     item = {"instruction": prompt.instruction, "input": prompt.input.replace(_SENTENCE, sentence.text)}
     item["output"] = "" if is_unlabeled(sentence) else answer(sentence.entities)
     if prompt.system:
@@ -253,3 +233,30 @@ def _lost(sentence: Sentence, output: str, file: str) -> Iterator[Issue]:
                 f"{entity.category} {quote(entity.text)} at [{entity.start}, {entity.end}) will not be found there"
             )
             yield Issue("place-lost", message, file, id=sentence.id)
+
+
+def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
+    """Recognise a key of an item or a conversation."""
+    found = next((name for name in _SIGNS if name in record), None)
+    what = "a JSON list of objects" if is_list else "JSON lines"
+    return Match(50, f"{what} with `{found}`") if found else None
+
+
+def sniff_lines(head: FileHead) -> Match | None:
+    """Recognise a torn list of items."""
+    found = next((name for name in _SIGNS if name in head.keys), None)
+    return Match(98, f"a JSON list of objects with `{found}`") if found else None
+
+
+FORMAT = Format(
+    name="alpaca",
+    meaning=first_line(__doc__),
+    read=read,
+    write=write,
+    suffix=".json",
+    companions=(DATASET_INFO,),
+    needs_prompt=True,
+    holds=frozenset({"id", "post_id", "unlabeled", "nested"}),
+    sniff_record=sniff_record,
+    sniff_lines=sniff_lines,
+)

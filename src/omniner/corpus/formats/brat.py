@@ -1,4 +1,4 @@
-"""brat standoff, read: a folder of documents, each a text (`.txt`) and its annotations beside it (`.ann`).
+"""brat's standoff: a folder of documents, each a text (`.txt`) and its annotations beside it (`.ann`).
 
     doc.txt   我爱北京
     doc.ann   T1<tab>地点 2 4<tab>北京
@@ -9,13 +9,11 @@ its name for an id; of several, its name is their post. A text without annotatio
 nothing but white space between them are one mention (brat parts a mention at line breaks); other discontinuous mentions
 are issues. Relations, events, attributes, notes and the like are not read: one issue for each kind and document.
 
-brat standoff, written: a new folder with a text and an annotations file for each post.
-
-The sentences of a post are the lines of its text, in the order in which they come; a sentence without a post has a
-document of its own. Documents are called as their post, or as their sentence, where that can be a file name; else they
-are numbered. A mention that holds a line break or a tab is written in parts around it, as brat does, and read as one.
-A sentence without labels gets no annotations file, so that it comes back as what it is; to annotate it in brat, make an
-empty one.
+Written is a new folder with a text and an annotations file for each post. The sentences of a post are the lines of its
+text, in the order in which they come; a sentence without a post has a document of its own. Documents are called as
+their post, or as their sentence, where that can be a file name; else they are numbered. A mention that holds a line
+break or a tab is written in parts around it, as brat does, and read as one. A sentence without labels gets no
+annotations file, so that it comes back as what it is; to annotate it in brat, make an empty one.
 """
 
 from __future__ import annotations
@@ -26,32 +24,32 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import (
     MAX_LINE,
     MAX_SURFACE,
+    FileHead,
     IssueLog,
-    ReadOptions,
-    Unread,
-    WriteOptions,
-    clean,
-    in_order,
-    is_unlabeled,
+    UnreadParts,
+    entity_at,
+    join_surrogates,
     labeled_only,
-    place,
-    placed,
+    placed_entities,
     quote,
     read_lines,
     read_text,
-    unlabeled,
-    whole,
+    replace_surrogates,
+    sort_entities,
     without_repeats,
 )
 from omniner.errors import UserError
 from omniner.files import explaining, writing_folder
-from omniner.records import Entity, Issue, Sentence
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled
+from omniner.registry import first_line
 
 TEXT, ANNOTATIONS = ".txt", ".ann"
 _SPANS = re.compile(r"([^ ]+) (\d{1,10} \d{1,10}(?:;\d{1,10} \d{1,10})*) *", re.ASCII)
+_TEXT_BOUND = re.compile(r"T\d+\t[^ \t]+ \d+ \d+(;\d+ \d+)*(\t|$)")
 _KINDS = {
     "*": "equivalences",
     "#": "notes",
@@ -95,7 +93,7 @@ def documents(path: Path) -> list[tuple[Path, str]]:
 
 def _read_document(path: Path, name: str) -> tuple[list[Sentence], list[Issue]]:
     log = IssueLog(path)
-    text = whole(read_text(path, log), log, 0)
+    text = join_surrogates(read_text(path, log), log, 0)
     annotations = path.with_suffix(ANNOTATIONS)
     labeled = annotations.is_file()
     notes = IssueLog(annotations)
@@ -106,7 +104,7 @@ def _read_document(path: Path, name: str) -> tuple[list[Sentence], list[Issue]]:
             log.add("line-too-long", f"{end - start:,} characters, more than {MAX_LINE:,}; left out", line)
             continue
         moved = [_moved(entity, start) for entity in inside]
-        found = Sentence("", text[start:end], in_order(moved)) if labeled else unlabeled("", text[start:end])
+        found = Sentence("", text[start:end], sort_entities(moved)) if labeled else unlabeled("", text[start:end])
         sentences.append(found)
     if not sentences:
         log.add("empty-text", "a document without a sentence; left out")
@@ -161,7 +159,7 @@ def _lines(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _annotations(path: Path, text: str, log: IssueLog) -> Iterator[Entity]:
-    unread = Unread()
+    unread = UnreadParts()
     found = []
     for number, line in enumerate(read_lines(path, log), 1):
         if number == 1:
@@ -186,7 +184,7 @@ def _text_bound(line: str, text: str, log: IssueLog, number: int) -> Entity | No
     category, listed = match.groups()
     pairs = (pair.split(" ") for pair in listed.split(";"))
     spans = [(int(start), int(end)) for start, end in pairs]
-    surface = whole(parts[2], log, number) if len(parts) > 2 else ""
+    surface = join_surrogates(parts[2], log, number) if len(parts) > 2 else ""
     start, end = spans[0][0], spans[-1][1]
     if any(left >= right for left, right in spans):
         log.add("empty-entity", f"{quote(line)} holds no character; left out", number)
@@ -203,7 +201,7 @@ def _text_bound(line: str, text: str, log: IssueLog, number: int) -> Entity | No
     if length <= len(surface) and end <= len(text):
         there = " ".join(text[left:right] for left, right in spans)
         surface = "" if surface.startswith(there) else surface
-    return place(text, surface or None, category, start, end, log, number)
+    return entity_at(text, surface or None, category, start, end, log, number)
 
 
 _FILE_NAME = re.compile(r"\w[\w.+@#-]{0,60}")  # at most 4 bytes a character: below the 255 of file systems
@@ -269,10 +267,10 @@ def _document(sentences: Sequence[Sentence], log: IssueLog) -> tuple[str, str]:
     lines: list[str] = []
     offset = 0
     for sentence in sentences:
-        text = clean(sentence.text, sentence.id, log)
+        text = replace_surrogates(sentence.text, sentence.id, log)
         if "\n" in text or text.endswith("\r"):
             log.add("split-lines", "the line breaks in it will be read as ends of sentences", id=sentence.id)
-        for entity, start, end in placed(sentence, log):
+        for entity, start, end in placed_entities(sentence, log):
             parts = [(start + left, start + right) for left, right in _parts(text[start:end])]
             if not parts or parts[0][0] > start or parts[-1][1] < end:
                 log.add("line-break", _message(entity), id=sentence.id)
@@ -304,3 +302,33 @@ def _category(category: str) -> str:
     """brat's types end at the first white space."""
     clear = "".join("_" if character.isspace() else character for character in category)
     return clear.encode("utf-8", "replace").decode("utf-8")
+
+
+def sniff_path(path: Path) -> Match | None:
+    """Recognise a folder with annotations, or a text that has some beside it."""
+    if path.is_dir():
+        found = next(path.rglob(f"*{ANNOTATIONS}"), None)
+        return Match(100, f"a folder with {ANNOTATIONS} files") if found else None
+    if path.suffix == TEXT and path.with_suffix(ANNOTATIONS).is_file():
+        return Match(100, f"{path.stem}{ANNOTATIONS} stands beside it")
+    return None
+
+
+def sniff_lines(head: FileHead) -> Match | None:
+    """Recognise the lines of an annotations file."""
+    if any(_TEXT_BOUND.match(line) for line in head.lines):
+        return Match(60, "lines with `T1<tab>type start end<tab>text`")
+    return None
+
+
+FORMAT = Format(
+    name="brat",
+    meaning=first_line(__doc__),
+    read=read,
+    write=write,
+    suffix="",
+    folder=f"{TEXT} and {ANNOTATIONS} files",
+    holds=frozenset({"id", "post_id", "unlabeled", "nested"}),
+    sniff_path=sniff_path,
+    sniff_lines=sniff_lines,
+)

@@ -1,4 +1,4 @@
-"""CLUENER JSON lines: `label` maps a type to a map from each surface to the list of its places.
+"""CLUENER's JSON lines: `label` maps a type to a map from each surface to the list of its places.
 
     {"text": "浙商银行叶老桂", "label": {"company": {"浙商银行": [[0, 3]]}, "name": {"叶老桂": [[4, 6]]}}}
 
@@ -13,26 +13,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import (
     IssueLog,
-    ReadOptions,
-    WriteOptions,
+    add_names,
+    entity_at,
     id_of,
-    in_order,
-    is_unlabeled,
+    join_surrogates,
     json_lines,
-    place,
-    placed,
+    placed_entities,
     post_of,
     quote,
+    sort_entities,
     text_of,
-    unlabeled,
-    whole,
-    with_extras,
     without_repeats,
     write_lines,
 )
-from omniner.records import Entity, Issue, Sentence
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled
+from omniner.registry import first_line
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
@@ -66,17 +64,17 @@ def _entities(label: object, text: str, log: IssueLog, line: int) -> list[Entity
                 message = f"{quote(surface)} has {quote(places)} for its places; left out"
                 log.add("bad-entity", message, line)
                 continue
-            surface = whole(surface, log, line)
+            surface = join_surrogates(surface, log, line)
             found = (_entity(text, surface, category, item, log, line) for item in places)
             entities.extend(entity for entity in found if entity)
-    return in_order(without_repeats(entities, log, line))
+    return sort_entities(without_repeats(entities, log, line))
 
 
 def _entity(text: str, surface: str, category: str, item: object, log: IssueLog, line: int) -> Entity | None:
     if not isinstance(item, list) or len(item) != 2 or type(item[1]) is not int:
         log.add("bad-entity", f"{quote(surface)} has {quote(item)} for a place; left out", line)
         return None
-    return place(text, surface, category, item[0], item[1] + 1, log, line)
+    return entity_at(text, surface, category, item[0], item[1] + 1, log, line)
 
 
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
@@ -90,7 +88,28 @@ def _item(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
     item: dict[str, Any] = {"text": sentence.text}
     if not is_unlabeled(sentence):
         label: dict[str, dict[str, list[list[int]]]] = {}
-        for entity, start, end in placed(sentence, log):
+        for entity, start, end in placed_entities(sentence, log):
             label.setdefault(entity.category, {}).setdefault(entity.text, []).append([start, end - 1])
         item["label"] = label
-    return with_extras(item, sentence)
+    return add_names(item, sentence)
+
+
+def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
+    """Recognise a map under `label`; without labels, the number that CLUENER gives its texts."""
+    what = "a JSON list of objects" if is_list else "JSON lines"
+    if isinstance(record.get("label"), dict):
+        return Match(80, f"{what} whose `label` is an object")
+    if not is_list and "text" in record and "entities" not in record and isinstance(record.get("id"), int):
+        return Match(20, "JSON lines with `text` and a number for `id`, without labels")
+    return None
+
+
+FORMAT = Format(
+    name="cluener",
+    meaning=first_line(__doc__),
+    read=read,
+    write=write,
+    suffix=".json",
+    holds=frozenset({"id", "post_id", "unlabeled", "nested"}),
+    sniff_record=sniff_record,
+)

@@ -1,7 +1,7 @@
-"""CMeEE in its two layouts, told apart by the first character; nested entities, both ends inclusive.
+"""CMeEE's JSON list of CBLUE and text lines of CHIP: nested entities, both ends inclusive.
 
-CBLUE JSON, one list of `{"text", "entities": [{"start_idx", "end_idx", "type", "entity"}]}`; CHIP text, one line a
-text with its entities behind it:
+The two layouts are told apart by the first character. CBLUE JSON is one list of `{"text", "entities": [{"start_idx",
+"end_idx", "type", "entity"}]}`; CHIP has one line a text with its entities behind it:
 
     房室结消融作为替代疗法。|||0    4    pro|||
 
@@ -14,34 +14,36 @@ them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import (
+    FileHead,
     IssueLog,
-    ReadOptions,
-    WriteOptions,
+    add_names,
+    entity_at,
     id_of,
-    in_order,
-    is_unlabeled,
+    join_surrogates,
     json_list,
-    place,
-    placed,
+    placed_entities,
     post_of,
     quote,
     read_lines,
+    sort_entities,
     text_of,
-    unlabeled,
-    whole,
-    with_extras,
     without_repeats,
     write_list,
 )
 from omniner.files import explaining
-from omniner.records import Entity, Issue, Sentence
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled
+from omniner.registry import first_line
 
 MARK = "|||"
+_CHIP_ENTITY = re.compile(r"\s*\d+\s+-?\d+\s+\S+\s*")
+_MARKUP = re.compile(r'\{|\[\s*["{\[]|<[?!/a-zA-Z]')
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
@@ -73,7 +75,7 @@ def _read_json(path: Path, log: IssueLog) -> list[Sentence]:
             log.add("bad-record", f"entities is {quote(items)}, not a list; taken as empty", line)
             items = []
         entities = [entity for item in items if (entity := _json_entity(item, text, log, line))]
-        sentences.append(Sentence(name, text, in_order(without_repeats(entities, log, line)), post_id))
+        sentences.append(Sentence(name, text, sort_entities(without_repeats(entities, log, line)), post_id))
     return sentences
 
 
@@ -85,9 +87,9 @@ def _json_entity(item: object, text: str, log: IssueLog, line: int) -> Entity | 
     if surface is not None and not isinstance(surface, str):
         log.add("bad-entity", f"{quote(surface)} is not a surface; the entity is left out", line)
         return None
-    surface = None if surface is None else whole(surface, log, line)
+    surface = None if surface is None else join_surrogates(surface, log, line)
     after = end + 1 if type(end) is int else end
-    return place(text, surface, item.get("type"), item.get("start_idx"), after, log, line)
+    return entity_at(text, surface, item.get("type"), item.get("start_idx"), after, log, line)
 
 
 def _read_chip(path: Path, log: IssueLog) -> list[Sentence]:
@@ -98,12 +100,12 @@ def _read_chip(path: Path, log: IssueLog) -> list[Sentence]:
             # A blank line may end the file of some editors; one that has entities lost its text.
             log.add("empty-text", f"no text before {quote(line)}; left out", number)
             continue
-        text = whole(text, log, number)
+        text = join_surrogates(text, log, number)
         if not fields:
             sentences.append(unlabeled("", text))
             continue
         entities = [entity for field in fields if (entity := _chip_entity(field, text, log, number))]
-        sentences.append(Sentence("", text, in_order(without_repeats(entities, log, number))))
+        sentences.append(Sentence("", text, sort_entities(without_repeats(entities, log, number))))
     return sentences
 
 
@@ -114,7 +116,7 @@ def _chip_entity(field: str, text: str, log: IssueLog, line: int) -> Entity | No
     if len(parts) != 3 or not _is_offset(parts[0]) or not _is_offset(parts[1]):
         log.add("bad-entity", f"{quote(field)} is not `start end type`; left out", line)
         return None
-    return place(text, None, parts[2], int(parts[0]), int(parts[1]) + 1, log, line)
+    return entity_at(text, None, parts[2], int(parts[0]), int(parts[1]) + 1, log, line)
 
 
 def _is_offset(text: str) -> bool:
@@ -134,6 +136,38 @@ def _item(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
     if not is_unlabeled(sentence):
         item["entities"] = [
             {"start_idx": start, "end_idx": end - 1, "type": entity.category, "entity": entity.text}
-            for entity, start, end in placed(sentence, log)
+            for entity, start, end in placed_entities(sentence, log)
         ]
-    return with_extras(item, sentence)
+    return add_names(item, sentence)
+
+
+def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
+    """Recognise the CBLUE layout: items of a list with `entities`, perhaps with a text alone."""
+    if is_list and record.get("entities"):
+        return Match(60, "a JSON list of objects with `entities`")
+    return Match(10, "a JSON list of objects with `text`") if is_list and "text" in record else None
+
+
+def sniff_lines(head: FileHead) -> Match | None:
+    """Recognise a torn list, the marks of CHIP, and plain text as in its test file; anything with markup is not."""
+    if "text" in head.keys:
+        return Match(95, "a JSON list of objects with `text`")
+    for line in head.lines:
+        _, *fields = line.split(MARK)
+        if fields and _CHIP_ENTITY.fullmatch(fields[0]):
+            return Match(70, f"lines with `{MARK}start    end    type`")
+    if _MARKUP.match(head.lines[0].lstrip()):
+        return None
+    return Match(10, "plain text, one sentence a line, without labels")
+
+
+FORMAT = Format(
+    name="cmeee",
+    meaning=first_line(__doc__),
+    read=read,
+    write=write,
+    suffix=".json",
+    holds=frozenset({"id", "post_id", "unlabeled", "nested"}),
+    sniff_record=sniff_record,
+    sniff_lines=sniff_lines,
+)

@@ -1,4 +1,4 @@
-"""CoNLL columns: one token and its tag a line, a blank line after each sentence; BIO, BIOS, BIOES or BMES.
+"""CoNLL columns: a token and its tag a line, a blank line after each sentence; BIO, BIOS, BIOES or BMES.
 
 The first column is the token, the last the tag. A blank line may hold tabs or spaces. One rule decodes all schemes, as
 the CoNLL evaluation script has it: `B S` start an entity, `E S` end it, and `I M E` that continue nothing of their
@@ -13,22 +13,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
+from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import (
+    FileHead,
     IssueLog,
-    ReadOptions,
-    in_order,
+    join_surrogates,
     labeled_only,
     quote,
     read_lines,
-    unlabeled,
-    whole,
+    sort_entities,
 )
 from omniner.errors import UserError
 from omniner.files import writing
-from omniner.records import Entity, Issue, Sentence
+from omniner.records import Entity, Issue, Sentence, unlabeled
+from omniner.registry import first_line
 
 Row = tuple[int, str, str]  # line number, token, tag
 
@@ -38,7 +38,7 @@ SEPARATORS = {"tab": "\t", "space": " "}
 _STARTS, _INSIDE, _ENDS = frozenset("BSU"), frozenset("IMEL"), frozenset("ESLU")
 _LOST_HALF = "\ufffd\ufffd"
 _DOCUMENT = "-DOCSTART-"
-_SAMPLE = 400  # lines looked at to find out the separator
+_SAMPLE = 400  # lines looked at to find out the separator, sentences to find out the joiner
 # Tag letters by the place in an entity, for writing: alone, first, inside, last.
 _LETTERS = {"bio": "BBII", "bio2": "BBII", "bios": "SBII", "bioes": "SBIE", "bmes": "SBME"}
 _UNWRITABLE = re.compile("[\n\r\ud800-\udfff]")
@@ -46,7 +46,11 @@ NO_TAG = ""  # of a row without a tag column
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty. Without a tag column anywhere the sentences are unlabeled."""
+    """Read one file; ids are empty. Without a tag column anywhere the sentences are unlabeled.
+
+    What `options` leave to find out is taken from the first sentences: a digit behind every token is a word position,
+    and tokens of more than one character (on average, of more than 1.5) are words with spaces between them.
+    """
     log = IssueLog(path)
     lines = read_lines(path, log)
     if options.separator not in ("auto", *SEPARATORS):
@@ -60,21 +64,28 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         raise UserError("data.scheme", f"no tag scheme is called {scheme!r}", f"Use auto, {', '.join(SCHEMES)}.")
     if not tagged and find_separator(lines) in lines[0] and find_separator(lines) != separator:
         raise UserError("data.separator", f"{options.separator} parts no token from its tag in {path}", "Use auto.")
-    tags = {tag: _parse_tag(whole(tag, log, 0), scheme) for tag in sorted(kinds)}
-    if not options.glued_positions and _looks_glued(blocks):
+    tags = {tag: _parse_tag(join_surrogates(tag, log, 0), scheme) for tag in sorted(kinds)}
+    glued, joiner = options.glued_positions, options.joiner
+    looks_glued = _looks_glued(blocks)
+    if glued is None:
+        glued = looks_glued
+    if joiner is None:
+        lengths = [len(token) - glued for _, rows in blocks[:_SAMPLE] for _, token, _ in rows]
+        joiner = " " if sum(lengths) > 1.5 * len(lengths) else ""
+    if looks_glued and not glued:
         message = "every token ends in a digit, like a word position: is data.glued_positions=true meant?"
         log.add("positions-glued", message)
     sentences = []
     for post_id, rows in blocks:
-        if options.glued_positions:
+        if glued:
             rows = [_unglue(row, log) for row in rows]
-        if not options.joiner:
+        if not joiner:
             rows = _join_halves(rows, log)
-        rows = [(number, whole(token, log, number), tag) for number, token, tag in rows]
+        rows = [(number, join_surrogates(token, log, number), tag) for number, token, tag in rows]
         if not tagged:
-            sentence = unlabeled("", options.joiner.join(token for _, token, _ in rows))
+            sentence = unlabeled("", joiner.join(token for _, token, _ in rows))
         else:
-            sentence = _decode(rows, tags, scheme, options.joiner, log)
+            sentence = _decode(rows, tags, scheme, joiner, log)
         sentence.post_id = post_id
         sentences.append(sentence)
     log.items.sort(key=lambda issue: issue.line)
@@ -104,15 +115,6 @@ def scheme_of(tags: set[str]) -> str:
     if letters & {"E", "L", "U"}:
         return "bioes" if "I" in letters or letters & {"L", "U"} else "bmes"
     return "bios" if "S" in letters else "bio"
-
-
-def guess_layout(path: Path) -> tuple[bool, str]:
-    """`(glued positions, joiner)` of a file that nothing is known of: tokens of one character are Chinese."""
-    lines = read_lines(path, IssueLog(path))
-    blocks = list(islice(_blocks(lines, find_separator(lines), IssueLog(path)), _SAMPLE))
-    glued = _looks_glued(blocks)
-    lengths = [len(token) - glued for _, rows in blocks for _, token, _ in rows]
-    return glued, " " if sum(lengths) > 1.5 * len(lengths) else ""
 
 
 def _blocks(lines: Sequence[str], separator: str, log: IssueLog) -> Iterator[tuple[str | None, list[Row]]]:
@@ -249,25 +251,19 @@ def _runs(
     return runs
 
 
-def write(path: str | Path, sentences: Sequence[Sentence], *, scheme: str, separator: str, joiner: str) -> list[Issue]:
-    """Write one file, whole or not at all, and return what the columns could not hold: `read` gives the rest back.
+def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
+    """Write one file, whole or not at all.
 
     Columns hold one layer: of entities that overlap the first by place is written. Those that are left out, for that,
     for want of offsets or because they begin or end inside a token, are issues, and so are sentences without labels.
-
-    Args:
-        path: the file.
-        sentences: with entities that have offsets.
-        scheme: bio, bio2, bios, bioes or bmes.
-        separator: tab or space.
-        joiner: what stands between the tokens in the texts; empty makes each character a token.
     """
+    scheme, joiner = options.scheme, options.joiner
     if scheme not in SCHEMES:
         raise UserError("scheme", f"no tag scheme is called {scheme!r}", f"Use {', '.join(SCHEMES)}.")
-    if separator not in SEPARATORS:
-        raise UserError("separator", f"{separator!r} cannot be written", f"Use {', '.join(SEPARATORS)}.")
-    log = IssueLog(Path(path))
-    between = SEPARATORS[separator]
+    if options.separator not in SEPARATORS:
+        raise UserError("separator", f"{options.separator!r} cannot be written", f"Use {', '.join(SEPARATORS)}.")
+    log = IssueLog(path)
+    between = SEPARATORS[options.separator]
     with writing(path) as file:
         for sentence in labeled_only(sentences, log):
             tokens = sentence.text.split(joiner) if joiner else list(sentence.text)
@@ -305,7 +301,7 @@ def _tags(sentence: Sentence, tokens: list[str], joiner: str, separator: str, le
         position += len(joiner)
     tags = ["O"] * len(tokens)
     taken = 0  # tokens before this one belong to an entity already
-    for entity in in_order(sentence.entities):
+    for entity in sort_entities(sentence.entities):
         if entity.start is None or entity.end is None:
             log.add("no-offsets", f"{entity.category} {quote(entity.text)} has no place", id=sentence.id)
             continue
@@ -324,3 +320,26 @@ def _tags(sentence: Sentence, tokens: list[str], joiner: str, separator: str, le
             tags[index] = f"{letters[kind]}-{entity.category}"
         taken = last + 1
     return tags
+
+
+def sniff_lines(head: FileHead) -> Match | None:
+    """Recognise rows that end in a tag, or lines of one character each."""
+    lines = head.lines
+    separator = find_separator(lines)
+    last = [line.rpartition(separator)[2] for line in lines]
+    if sum(map(is_tag, last)) >= 0.9 * len(lines):
+        if all(separator not in line for line in lines):
+            return None  # a text of lines that happen to be "O"
+        name = next((name for name, known in SEPARATORS.items() if known == separator), repr(separator))
+        why = f"a token and a tag a line ({name}; {scheme_of(set(last))})"
+        if all(re.fullmatch(r".{1,2}\d", line.split(separator)[0]) for line in lines):
+            why += "; word positions behind the characters: needs data.glued_positions=true"
+        return Match(50, why)
+    if len(lines) > 1 and sum(len(line) == 1 for line in lines) >= 0.9 * len(lines):
+        return Match(50, "one character a line, without tags")
+    return None
+
+
+FORMAT = Format(
+    name="conll", meaning=first_line(__doc__), read=read, write=write, suffix=".txt", sniff_lines=sniff_lines
+)

@@ -18,27 +18,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import (
     IssueLog,
-    ReadOptions,
-    Unread,
-    WriteOptions,
+    UnreadParts,
+    add_names,
+    entity_at,
     id_of,
-    in_order,
-    is_unlabeled,
     json_records,
     meta_of,
-    own_meta,
-    place,
-    placed,
+    placed_entities,
     post_of,
     quote,
+    sort_entities,
     text_of,
-    with_extras,
     without_repeats,
     write_lines,
 )
-from omniner.records import Entity, Issue, Sentence
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, own_meta
+from omniner.registry import first_line
 
 LABELS = ("label", "labels", "entities")
 _KNOWN = frozenset({"id", "text", "data", "post_id", "meta", *LABELS})
@@ -46,7 +44,7 @@ _KNOWN = frozenset({"id", "text", "data", "post_id", "meta", *LABELS})
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
     """Read one file; ids are empty where the file has none. `options` changes nothing here."""
-    log, unread = IssueLog(path), Unread()
+    log, unread = IssueLog(path), UnreadParts()
     sentences = []
     for line, record in json_records(path, log):
         text = text_of(record, "text" if "text" in record else "data", log, line)
@@ -60,7 +58,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         if not given:
             meta["unlabeled"] = True
         entities = [entity for items in given for entity in _entities(items, text, log, line)]
-        known = in_order(without_repeats(entities, log, line))
+        known = sort_entities(without_repeats(entities, log, line))
         sentences.append(Sentence(id_of(record, log, line), text, known, post_of(record, log, line), meta))
     unread.report(log)
     return sentences, log.items
@@ -78,7 +76,7 @@ def _entities(items: object, text: str, log: IssueLog, line: int) -> Iterator[En
         else:
             log.add("bad-entity", f"{quote(item)} is no [start, end, label]; left out", line)
             continue
-        if entity := place(text, None, category, start, end, log, line):
+        if entity := entity_at(text, None, category, start, end, log, line):
             yield entity
 
 
@@ -92,7 +90,30 @@ def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> l
 def _item(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
     item: dict[str, Any] = {"text": sentence.text}
     if not is_unlabeled(sentence):
-        item["label"] = [[start, end, entity.category] for entity, start, end in placed(sentence, log)]
+        item["label"] = [[start, end, entity.category] for entity, start, end in placed_entities(sentence, log)]
     if meta := own_meta(sentence):
         item["meta"] = meta
-    return with_extras(item, sentence)
+    return add_names(item, sentence)
+
+
+def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
+    """Recognise labels as doccano lists them; an empty list of `entities` could be anyone's."""
+    for key in LABELS:
+        items = record.get(key)
+        if isinstance(items, list):
+            objects = [item for item in items if isinstance(item, dict) and "start_offset" in item]
+            if objects or (key != "entities" and "text" in record):
+                what = "a JSON list of objects" if is_list else "JSON lines"
+                return Match(70, f"{what} with `{key}`, places without surfaces")
+    return None
+
+
+FORMAT = Format(
+    name="doccano",
+    meaning=first_line(__doc__),
+    read=read,
+    write=write,
+    suffix=".jsonl",
+    holds=frozenset({"id", "post_id", "meta", "unlabeled", "nested"}),
+    sniff_record=sniff_record,
+)

@@ -1,4 +1,4 @@
-"""Canonical JSON lines: one sentence a line, read and written without loss.
+"""The program's own JSON lines: one sentence a line, read and written without loss.
 
     {"id": "train-0", "text": "我爱北京", "entities": [{"text": "北京", "category": "地点", "start": 2, "end": 4}]}
 
@@ -12,21 +12,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import (
     IssueLog,
-    ReadOptions,
+    entity_at,
     id_of,
+    join_surrogates,
     json_lines,
     meta_of,
-    place,
     post_of,
     quote,
     text_of,
-    whole,
     without_repeats,
+    write_lines,
 )
-from omniner.files import writing
-from omniner.records import Entity, Issue, Sentence, sentence_to_json, to_line
+from omniner.records import Entity, Issue, Sentence, sentence_to_json
+from omniner.registry import first_line
 
 _SENTENCE_KEYS = frozenset({"id", "text", "entities", "post_id", "meta"})
 _ENTITY_KEYS = frozenset({"text", "category", "start", "end"})
@@ -56,11 +57,10 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     return sentences, log.items
 
 
-def write(path: str | Path, sentences: Iterable[Sentence]) -> None:
-    """Write one file, whole or not at all."""
-    with writing(path) as file:
-        for sentence in sentences:
-            file.write(to_line(sentence_to_json(sentence)) + "\n")
+def write(path: str | Path, sentences: Iterable[Sentence], options: WriteOptions | None = None) -> list[Issue]:
+    """Write one file, whole or not at all; nothing is lost, so there are no issues. `options` changes nothing here."""
+    write_lines(path, map(sentence_to_json, sentences))
+    return []
 
 
 def _entity(item: object, text: str, foreign: set[str], log: IssueLog, line: int) -> Entity | None:
@@ -72,13 +72,13 @@ def _entity(item: object, text: str, foreign: set[str], log: IssueLog, line: int
     if not isinstance(surface, str) or not surface:
         log.add("bad-entity", f"{quote(surface)} is not a surface; the entity is left out", line)
         return None
-    surface = whole(surface, log, line)
+    surface = join_surrogates(surface, log, line)
     if item.get("start") is not None or item.get("end") is not None:
-        return place(text, surface, category, item.get("start"), item.get("end"), log, line)
+        return entity_at(text, surface, category, item.get("start"), item.get("end"), log, line)
     if not isinstance(category, str) or not category:
         log.add("bad-entity", f"{quote(category)} is not a category; the entity is left out", line)
         return None
-    return Entity(surface, whole(category, log, line))
+    return Entity(surface, join_surrogates(category, log, line))
 
 
 def _report_keys(record: dict[str, Any], known: frozenset[str], foreign: set[str], log: IssueLog, line: int) -> None:
@@ -88,3 +88,25 @@ def _report_keys(record: dict[str, Any], known: frozenset[str], foreign: set[str
         if key not in known and key not in foreign:
             foreign.add(key)
             log.add("unknown-key", f"{quote(key)} (first seen here) is not read; put it under meta", line)
+
+
+def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
+    """Recognise lines with entities; an empty list of them, or a text alone, could be of other formats too."""
+    if is_list:
+        return None
+    if record.get("entities"):
+        return Match(60, "JSON lines with `entities`")
+    if "entities" in record:
+        return Match(30, "JSON lines with `entities`")
+    return Match(10, "JSON lines with `text`, without labels") if "text" in record else None
+
+
+FORMAT = Format(
+    name="jsonl",
+    meaning=first_line(__doc__),
+    read=read,
+    write=write,
+    suffix=".jsonl",
+    holds=frozenset({"id", "post_id", "meta", "unlabeled", "nested", "unplaced"}),
+    sniff_record=sniff_record,
+)

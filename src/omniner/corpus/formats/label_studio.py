@@ -1,4 +1,4 @@
-"""Label Studio's JSON export and its short form JSON_MIN; written as a list of tasks that Label Studio imports.
+"""Label Studio's JSON export and its short form JSON_MIN; written as a list of tasks to import there.
 
     [{"id": 1, "data": {"text": "我爱北京"}, "annotations": [{"result": [{"from_name": "label", "to_name": "text",
       "type": "labels", "value": {"start": 2, "end": 4, "text": "北京", "labels": ["地点"]}}]}]}]
@@ -24,29 +24,28 @@ from typing import Any, NamedTuple
 from xml.sax.saxutils import quoteattr
 
 from omniner.corpus.align import utf16_places
+from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import (
     MAX_SURFACE,
+    FileHead,
     IssueLog,
-    ReadOptions,
-    Unread,
-    WriteOptions,
+    UnreadParts,
+    entity_at,
     id_of,
-    in_order,
-    is_unlabeled,
+    join_surrogates,
     json_records,
     meta_of,
-    own_meta,
-    place,
-    placed,
+    placed_entities,
     post_of,
     quote,
+    sort_entities,
     text_of,
-    whole,
     without_repeats,
     write_list,
 )
 from omniner.files import write_text
-from omniner.records import Entity, Issue, Sentence
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, own_meta
+from omniner.registry import first_line
 
 CONFIGURATION = ".xml"  # suffix of the file that describes a project
 RESULTS = ("annotations", "completions", "predictions")  # the second is the first before version 1.0
@@ -67,7 +66,7 @@ class Region(NamedTuple):
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
     """Read one file; ids are empty where the file has none. `options` changes nothing here."""
-    log, unread = IssueLog(path), Unread()
+    log, unread = IssueLog(path), UnreadParts()
     sentences = []
     for line, record in json_records(path, log):
         if sentence := _sentence(record, unread, log, line):
@@ -76,7 +75,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     return sentences, log.items
 
 
-def _sentence(record: dict[str, Any], unread: Unread, log: IssueLog, line: int) -> Sentence | None:
+def _sentence(record: dict[str, Any], unread: UnreadParts, log: IssueLog, line: int) -> Sentence | None:
     data = record.get("data")
     is_full = isinstance(data, dict)
     fields: dict[str, Any] = data if isinstance(data, dict) else record
@@ -90,7 +89,7 @@ def _sentence(record: dict[str, Any], unread: Unread, log: IssueLog, line: int) 
     regions = [region for item in results or () if (region := _region(item, unread, log, line))]
     entities = without_repeats(_place(text, regions, log, line), log, line)
     name = id_of({"id": fields.get(ID, record.get("id"))}, log, line)
-    return Sentence(name, text, in_order(entities), post_of(fields, log, line), meta)
+    return Sentence(name, text, sort_entities(entities), post_of(fields, log, line), meta)
 
 
 def _text_key(fields: Mapping[str, Any]) -> str:
@@ -126,18 +125,18 @@ def _full_results(record: dict[str, Any], log: IssueLog, line: int) -> list[Any]
 def _min_results(record: dict[str, Any]) -> list[Any] | None:
     """Regions of JSON_MIN stand under the name of their tag, whatever that is."""
     lists = [value for key, value in record.items() if isinstance(value, list)]
-    found = [item for items in lists for item in items if is_min_region(item)]
+    found = [item for items in lists for item in items if _is_min_region(item)]
     if not found and not any(key in record for key in MIN_KEYS):
         return None
     return [{"type": "labels", "value": item} for item in found]
 
 
-def is_min_region(item: object) -> bool:
+def _is_min_region(item: object) -> bool:
     """Whether an item of a list in JSON_MIN is a labelled stretch of text."""
     return isinstance(item, dict) and {"start", "end", "labels"} <= item.keys()
 
 
-def _region(item: object, unread: Unread, log: IssueLog, line: int) -> Region | None:
+def _region(item: object, unread: UnreadParts, log: IssueLog, line: int) -> Region | None:
     if not isinstance(item, dict):
         log.add("bad-entity", f"{quote(item)} where an object belongs; left out", line)
         return None
@@ -153,7 +152,8 @@ def _region(item: object, unread: Unread, log: IssueLog, line: int) -> Region | 
     if surface is not None and not isinstance(surface, str):
         log.add("bad-entity", f"{quote(surface)} is not a surface; the region is left out", line)
         return None
-    return Region(whole(surface, log, line) if surface else None, labels, fields.get("start"), fields.get("end"))
+    surface = join_surrogates(surface, log, line) if surface else None
+    return Region(surface, labels, fields.get("start"), fields.get("end"))
 
 
 def _place(text: str, regions: Sequence[Region], log: IssueLog, line: int) -> list[Entity]:
@@ -172,7 +172,7 @@ def _place(text: str, regions: Sequence[Region], log: IssueLog, line: int) -> li
             way = next((number for number, fit in enumerate(fits) if fit[index]), 0)
         moved += way
         surface = None if fits[way][index] else region.surface
-        found = (place(text, surface, label, *ways[way][index], log, line) for label in region.labels)
+        found = (entity_at(text, surface, label, *ways[way][index], log, line) for label in region.labels)
         entities += [entity for entity in found if entity]
     if moved:
         log.add("offset-units", f"{moved} regions counted in UTF-16 units; taken as code points", line)
@@ -240,10 +240,41 @@ def task(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
 
 def results(sentence: Sentence, log: IssueLog) -> list[dict[str, Any]]:
     """The regions of an annotation or a prediction; an entity without a place is an issue."""
-    return [_result(number, *region) for number, region in enumerate(placed(sentence, log))]
+    return [_result(number, *region) for number, region in enumerate(placed_entities(sentence, log))]
 
 
 def _result(number: int, entity: Entity, start: int, end: int) -> dict[str, Any]:
     value = {"start": start, "end": end, "text": entity.text, "labels": [entity.category]}
     names = {"from_name": _LABELS_TAG, "to_name": _TEXT_TAG, "type": "labels"}
     return {"id": f"r{number}", **names, "value": value}
+
+
+def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
+    """Recognise a task by its `data`, an item of JSON_MIN by its own keys or a list of regions under any key."""
+    what = "a JSON list of objects" if is_list else "JSON lines"
+    if isinstance(record.get("data"), dict):
+        return Match(90, f"{what} with `data` as an object")
+    lists = ((key, value) for key, value in record.items() if isinstance(value, list))
+    found = next((name for name in MIN_KEYS if name in record), None) or next(
+        (key for key, value in lists if any(map(_is_min_region, value))), None
+    )
+    return Match(90, f"{what} with `{found}`, as in JSON_MIN") if found else None
+
+
+def sniff_lines(head: FileHead) -> Match | None:
+    """Recognise a torn list of tasks."""
+    found = next((name for name in (*RESULTS, *MIN_KEYS) if name in head.keys), None)
+    return Match(96, f"a JSON list of objects with `{found}`") if found else None
+
+
+FORMAT = Format(
+    name="label_studio",
+    meaning=first_line(__doc__),
+    read=read,
+    write=write,
+    suffix=".json",
+    companions=(f"*{CONFIGURATION}",),
+    holds=frozenset({"id", "post_id", "meta", "unlabeled", "nested"}),
+    sniff_record=sniff_record,
+    sniff_lines=sniff_lines,
+)

@@ -1,4 +1,4 @@
-"""The official OmniNER CSV: columns `note_id`, `sentence`, `label`; `label` is a JSON list of items.
+"""OmniNER's official CSV: columns `note_id`, `sentence`, `label`; `label` is a JSON list of items.
 
     note_id,sentence,label
     n1,我爱北京,"[{""text"": ""北京"", ""labels"": [""地点""], ""start"": 2, ""end"": 4}]"
@@ -21,26 +21,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 from omniner.corpus.align import align, utf16_places
+from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import (
     MAX_LINE,
+    FileHead,
     IssueLog,
-    ReadOptions,
-    WriteOptions,
-    clean,
-    is_unlabeled,
+    join_surrogates,
     labeled_only,
     parse_json,
     quote,
     read_text,
-    unlabeled,
-    whole,
+    replace_surrogates,
     without_repeats,
 )
 from omniner.errors import UserError
 from omniner.files import writing
-from omniner.records import Entity, Issue, Sentence
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled
+from omniner.registry import first_line
 
 COLUMNS = ("note_id", "sentence", "label")
+_HEADER = 2000  # characters in which the header row must end
 
 
 class Item(NamedTuple):
@@ -92,11 +92,11 @@ def _rows(text: str, log: IssueLog) -> Iterator[tuple[int, list[str]]]:
 
 
 def _sentence(row: dict[str, str], log: IssueLog, line: int) -> Sentence | None:
-    text = whole(row["sentence"], log, line)
+    text = join_surrogates(row["sentence"], log, line)
     if not text:
         log.add("empty-text", "a sentence without a character; left out", line)
         return None
-    post_id = whole(row.get("note_id", ""), log, line) or None
+    post_id = join_surrogates(row.get("note_id", ""), log, line) or None
     label = row.get("label")
     if label is None:
         sentence = unlabeled("", text)
@@ -135,13 +135,13 @@ def _item(entry: object, log: IssueLog, line: int) -> Item | None:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         log.add("bad-entity", f"{quote(surface)} has {quote(labels)} for its labels; left out", line)
         return None
-    categories = tuple(whole(name, log, line) for name in dict.fromkeys(names))
+    categories = tuple(join_surrogates(name, log, line) for name in dict.fromkeys(names))
     start, end = entry.get("start"), entry.get("end")
     given = (start, end) if type(start) is int and type(end) is int else None
     if given is None and not (start is None and end is None):
         message = f"{quote(surface)} has {quote(start)}, {quote(end)} for offsets; aligned instead"
         log.add("bad-offsets", message, line)
-    return Item(whole(surface, log, line), categories, given)
+    return Item(join_surrogates(surface, log, line), categories, given)
 
 
 def _place(text: str, items: list[Item], log: IssueLog, line: int) -> list[Entity]:
@@ -227,7 +227,7 @@ def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> l
         table = csv.writer(file, lineterminator="\r\n")
         table.writerow(COLUMNS[:2] if bare else COLUMNS)
         for sentence in sentences if bare else labeled_only(sentences, log):
-            row = [clean(sentence.post_id or "", sentence.id, log), clean(sentence.text, sentence.id, log)]
+            row = [replace_surrogates(text, sentence.id, log) for text in (sentence.post_id or "", sentence.text)]
             table.writerow(row if bare else [*row, _label(sentence, log)])
     return log.items
 
@@ -242,4 +242,26 @@ def _label(sentence: Sentence, log: IssueLog) -> str:
         else:
             item |= {"start": entity.start, "end": entity.end}
         items.append(item)
-    return clean(json.dumps(items, ensure_ascii=False), sentence.id, log)
+    return replace_surrogates(json.dumps(items, ensure_ascii=False), sentence.id, log)
+
+
+def sniff_lines(head: FileHead) -> Match | None:
+    """Recognise the header row."""
+    try:
+        header = next(csv.reader([head.lines[0][:_HEADER]]), [])
+    except csv.Error:
+        return None
+    if "sentence" in header and ("label" in header or "note_id" in header):
+        return Match(80, f"a header row with {', '.join(name for name in header if name)}")
+    return None
+
+
+FORMAT = Format(
+    name="omniner_csv",
+    meaning=first_line(__doc__),
+    read=read,
+    write=write,
+    suffix=".csv",
+    holds=frozenset({"post_id", "nested"}),
+    sniff_lines=sniff_lines,
+)

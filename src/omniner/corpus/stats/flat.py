@@ -15,8 +15,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from omniner.corpus.formats.fields import is_unlabeled
-from omniner.records import Sentence
+from omniner.records import Sentence, is_unlabeled
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
