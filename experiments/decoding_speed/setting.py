@@ -17,9 +17,9 @@ from omniner.answers import write_answer
 from omniner.config import compose
 from omniner.config.groups import DecodingConfig
 from omniner.corpus import sources
-from omniner.llm import prompt as prompts
-from omniner.llm.chat import Chat
-from omniner.llm.generate import Request
+from omniner.llm.chat import ChatTokenizer
+from omniner.llm.generate import GenerationRequest
+from omniner.llm.prompts import build_prompt
 from omniner.llm.samples import PromptEncoder
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -45,7 +45,7 @@ class Setting:
     """
 
     model: Any
-    requests: list[Request]
+    requests: list[GenerationRequest]
     prefix: list[int]
     gold: dict[str, list[int]]
     end: int
@@ -75,14 +75,16 @@ def make(sentences: int, layers: int, prompt_name: str, tokenizer: str | None) -
     config = compose.load(["model=qwen2_tiny", f"prompt={prompt_name}", size])
     splits = sources.load(config.data, None)
     train, test = splits.splits["train"], splits.splits["test"][:sentences]
-    prompt = prompts.build(config.prompt, splits.taxonomy.active(train), train)
+    prompt = build_prompt(config.prompt, splits.taxonomy.active(train), train)
     turns = [f"user\n{one.text}\nassistant\n{write_answer(one.entities, prompt.answer)}\n" for one in train]
     chat = _chat(tokenizer, [prompt.instruction, *turns])
     encoder = PromptEncoder(chat, prompt, config.encoding)
     samples, _ = encoder.encode(test)
     used = {token for sample in samples for token in (*sample.prompt, *sample.answer)}
     number = {token: place for place, token in enumerate(sorted(used))}
-    asked = [Request(sample.id, [number[token] for token in sample.prompt], sample.text) for sample in samples]
+    asked = [
+        GenerationRequest(sample.id, [number[token] for token in sample.prompt], sample.text) for sample in samples
+    ]
     gold = {sample.id: sample.answer[: sample.answer.index(chat.end[0]) + 1] for sample in samples}
     gold = {name: [number[token] for token in answer] for name, answer in gold.items()}
     model = _model(len(number), layers)
@@ -90,11 +92,11 @@ def make(sentences: int, layers: int, prompt_name: str, tokenizer: str | None) -
     return Setting(model, asked, prefix, gold, number[chat.end[0]], config.decoding)
 
 
-def _chat(folder: str | None, texts: list[str]) -> Chat:
+def _chat(folder: str | None, texts: list[str]) -> ChatTokenizer:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if folder is not None:
-        return Chat(AutoTokenizer.from_pretrained(folder), TEMPLATE)
+        return ChatTokenizer(AutoTokenizer.from_pretrained(folder), TEMPLATE)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -103,7 +105,7 @@ def _chat(folder: str | None, texts: list[str]) -> Chat:
         vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return Chat(
+    return ChatTokenizer(
         PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SPECIAL[2], pad_token=SPECIAL[0]), TEMPLATE
     )
 

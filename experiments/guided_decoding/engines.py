@@ -19,13 +19,13 @@ import torch
 from omniner.answers import write_answer
 from omniner.config import compose
 from omniner.corpus import sources
-from omniner.llm.chat import Chat
-from omniner.llm.constraint import AnswerGuide
+from omniner.llm.chat import ChatTokenizer
+from omniner.llm.constraint import AnswerConstraint
 
 Walk = Callable[[str, list[int], torch.Tensor], int]
 
 
-def ours(guide: AnswerGuide) -> Walk:
+def ours(guide: AnswerConstraint) -> Walk:
     def walk(text: str, tokens: list[int], logits: torch.Tensor) -> int:
         matcher, sure, forced = guide.start(text, 10_000), 0, 0
         for at, token in enumerate(tokens):
@@ -38,7 +38,7 @@ def ours(guide: AnswerGuide) -> Walk:
     return walk
 
 
-def theirs(chat: Chat, categories: list[str]) -> Walk:
+def theirs(chat: ChatTokenizer, categories: list[str]) -> Walk:
     import llguidance.hf
     import llguidance.torch
 
@@ -81,9 +81,9 @@ def main() -> None:
     corpus = sources.load(compose.load(["model=qwen2_tiny", f"data.size={sizes}"]).data, None)
     sentences = corpus.splits["train"]
     categories = corpus.taxonomy.active(sentences)
-    chat = Chat(AutoTokenizer.from_pretrained(options.tokenizer), None)
+    chat = ChatTokenizer(AutoTokenizer.from_pretrained(options.tokenizer), None)
     begin = time.process_time()
-    guide = AnswerGuide(chat, categories, "official")
+    guide = AnswerConstraint(chat, categories, "official")
     print(f"{len(categories)} categories, {len(chat.tokenizer)} tokens; the guide is made in", end=" ")
     print(f"{time.process_time() - begin:.1f} CPU s", flush=True)
     walks = {"here": ours(guide), "llguidance": theirs(chat, list(categories))}

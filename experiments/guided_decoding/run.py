@@ -26,14 +26,13 @@ from torch import Tensor
 from omniner.answers import to_prediction
 from omniner.config import compose
 from omniner.corpus import sources
-from omniner.llm import language_model
-from omniner.llm import prompt as prompts
-from omniner.llm.constraint import AnswerGuide, Guide, Matcher
-from omniner.llm.generate import Answer, Generator, Request
-from omniner.llm.language_model import CausalModel
+from omniner.llm.constraint import AnswerConstraint, Constraint, ConstraintState
+from omniner.llm.generate import Answer, GenerationRequest, Generator
+from omniner.llm.language_model import CausalModel, build_causal_model, load_causal_model
 from omniner.llm.packs import StepLoader
+from omniner.llm.prompts import build_prompt
 from omniner.llm.samples import PromptEncoder, Sample
-from omniner.llm.shared_prefix import attach, detach, pack_loss
+from omniner.llm.shared_prefix import attach_attention, detach_attention, pack_loss
 from omniner.records import Sentence
 
 BATCH, WARM_UP, RATE = 32, 20, 3e-3  # of the training here: sentences a step, steps, learning rate
@@ -47,11 +46,11 @@ class Task:
         encoder = PromptEncoder(model.chat, model.prompt, config.encoding)
         self.samples, _ = encoder.encode(sentences)
         self.prefix = self.samples[0].prompt[: encoder.prefix_length(self.samples)]
-        self.requests = [Request(sample.id, sample.prompt, sample.text) for sample in self.samples]
+        self.requests = [GenerationRequest(sample.id, sample.prompt, sample.text) for sample in self.samples]
         self.decoding = dataclasses.replace(config.decoding, max_new_tokens=256)
-        self.guide = AnswerGuide(model.chat, model.prompt.categories, model.prompt.answer)
+        self.guide = AnswerConstraint(model.chat, model.prompt.categories, model.prompt.answer)
 
-    def decode(self, guide: Guide | None) -> tuple[dict[str, Answer], float, int]:
+    def decode(self, guide: Constraint | None) -> tuple[dict[str, Answer], float, int]:
         """Answers by id, CPU seconds, and forward calls."""
         calls = 0
 
@@ -70,10 +69,10 @@ class Task:
 class OneByOne:
     """A guide whose forced tokens are chosen by the model like all others."""
 
-    def __init__(self, inner: AnswerGuide) -> None:
+    def __init__(self, inner: AnswerConstraint) -> None:
         self.inner, self.fill = inner, inner.fill
 
-    def start(self, text: str, budget: int) -> Matcher:
+    def start(self, text: str, budget: int) -> ConstraintState:
         """As the inner guide, without forced tokens."""
         matcher = self.inner.start(text, budget)
         matcher.forced = list  # type: ignore[method-assign]  # nothing
@@ -153,7 +152,7 @@ def on_random_weights(task: Task) -> None:
     print(f"  forced: {100 * sum(forced) / tokens:.1f} % of the tokens")
 
 
-def forced_tokens(guide: AnswerGuide, text: str, tokens: Sequence[int]) -> int:
+def forced_tokens(guide: AnswerConstraint, text: str, tokens: Sequence[int]) -> int:
     """How many tokens of an answer, its stop token included, the guide would take without asking the model."""
     matcher, forced, sure = guide.start(text, 10_000), 0, 0
     for at, token in enumerate([*tokens, guide.stop]):
@@ -192,7 +191,7 @@ def same(one: dict[str, Answer], two: dict[str, Answer]) -> int:
 
 def train(model: CausalModel, samples: list[Sample], prefix: int, steps: int, pack_tokens: int) -> None:
     """Teach the model for a number of steps."""
-    attach(model.model, "cascade")
+    attach_attention(model.model, "cascade")
     model.model.train()
     done = 0
     optimizer = torch.optim.AdamW(model.model.parameters(), lr=RATE, weight_decay=0.01)
@@ -212,7 +211,7 @@ def train(model: CausalModel, samples: list[Sample], prefix: int, steps: int, pa
                 break
     loss = float(sum(losses, torch.zeros(())).detach())
     print(f"\ntrained {steps} steps of {BATCH} sentences in {time.process_time() - begin:.0f} CPU s, loss {loss:.3f}")
-    detach(model.model)
+    detach_attention(model.model)
     model.model.eval()
 
 
@@ -230,15 +229,15 @@ def main() -> None:
     config = compose.load(["model=qwen2_tiny", f"data.size={sizes}", *small])
     corpus = sources.load(config.data, None)
     learnt, asked = corpus.splits["train"], corpus.splits["test"]
-    prompt = prompts.build(config.prompt, corpus.taxonomy.active(learnt), learnt)
+    prompt = build_prompt(config.prompt, corpus.taxonomy.active(learnt), learnt)
     texts = [sentence.text for sentence in learnt]
-    model = language_model.build(config.model, config.tuning, prompt, texts, torch.float32, config.seed)
+    model = build_causal_model(config.model, config.tuning, prompt, texts, torch.float32, config.seed)
     model.model.eval()
     weights = sum(weight.numel() for weight in model.model.parameters()) / 1e6
     print(f"{weights:.1f} M parameters, {len(model.chat.tokenizer)} tokens; torch {torch.__version__}")
     on_random_weights(Task(model, asked, config))
     if options.checkpoint is not None:
-        model = language_model.load(options.checkpoint, torch.float32, "cpu")
+        model = load_causal_model(options.checkpoint, torch.float32, "cpu")
     else:
         known = Task(model, learnt, config)
         train(model, known.samples, len(known.prefix), options.steps, config.tuning.pack_tokens)

@@ -18,10 +18,9 @@ from omniner.config.groups import Config
 from omniner.corpus import sources
 from omniner.corpus.formats import WriteOptions, alpaca
 from omniner.files import make_folder, write_text
-from omniner.llm import prompt as prompts
-from omniner.llm.chat import Chat
+from omniner.llm.chat import ChatTokenizer
 from omniner.llm.packs import suffix_length
-from omniner.llm.prompt import Prompt
+from omniner.llm.prompts import Prompt, build_prompt
 from omniner.llm.samples import PromptEncoder
 from omniner.records import Sentence
 from omniner.training.data import plan
@@ -73,10 +72,10 @@ def make(folder: Path, samples: int, layers: int) -> str:
     config = compose(folder, samples, [])
     corpus = sources.load(config.data, None)
     train = corpus.splits["train"]
-    prompt = prompts.build(config.prompt, corpus.taxonomy.active(train), train)
+    prompt = build_prompt(config.prompt, corpus.taxonomy.active(train), train)
     known = sources.load(compose(folder, KNOWN, []).data, ["train"]).splits["train"]
     _write_model(folder / "model", prompt, known, layers)
-    chat = Chat(_load_tokenizer(folder / "model"), None)
+    chat = ChatTokenizer(_load_tokenizer(folder / "model"), None)
     encoder = PromptEncoder(chat, prompt, config.encoding)
     encoded, _ = encoder.encode(train)
     prefix = encoder.prefix_length(encoded)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from omniner.config import compose
 from omniner.config.groups import CompareConfig, SearchConfig
-from omniner.guidance import prompt_search
+from omniner.guidance.prompt_search import corrected_score, dropped_variants, rank_variants
 
 MENTIONS = 3  # of a post
 MEAN = 0.70  # true share of mentions that variants get right, on average
@@ -54,13 +54,13 @@ def search(
         asked += len(alive) * (size - before)
         before = size
         tables = {f"v{number}": table[:size, number] for number in alive}
-        ranked = prompt_search.standings(tables, compare)
+        ranked = rank_variants(tables, compare)
         if size != sizes[-1]:
-            gone = prompt_search.stopped(ranked, ("v0", "v1"), search.keep, search.spare)
+            gone = dropped_variants(ranked, ("v0", "v1"), search.keep, search.spare)
             alive = [number for number in alive if f"v{number}" not in gone]
     name = next(iter(ranked))
     found, full = int(name[1:]), int(table[:, :, 0].sum(axis=0).argmax())
-    corrected = prompt_search.without_optimism(tables, compare)
+    corrected = corrected_score(tables, compare)
     assert corrected is not None
     return Outcome(
         lost=true.max() - true[found],

@@ -27,10 +27,9 @@ from omniner.corpus import sources
 from omniner.corpus.sources import Corpus
 from omniner.corpus.taxonomy import active_categories
 from omniner.errors import UserError
-from omniner.llm import generative, language_model
-from omniner.llm import prompt as prompts
-from omniner.llm.generative import GenerativeData, GenerativeModule
-from omniner.llm.language_model import CausalModel
+from omniner.llm.generative import GenerativeData, GenerativeModule, build_constraint, engine_name, predict_answers
+from omniner.llm.language_model import CausalModel, build_causal_model, load_causal_model
+from omniner.llm.prompts import build_prompt
 from omniner.llm.samples import PromptEncoder
 from omniner.progress import Progress
 from omniner.records import Issue, Prediction, Sentence
@@ -92,12 +91,10 @@ def _prepare_generative(
     train: Sequence[Sentence],
     dev: Sequence[Sentence],
 ) -> tuple[GenerativeModule, GenerativeData]:
-    prompt = prompts.build(config.prompt, categories, train)
+    prompt = build_prompt(config.prompt, categories, train)
     _check_sharding(config, devices)
     dtype = devices.dtype(learns=config.tuning.method == "full")
-    built = language_model.build(
-        model, config.tuning, prompt, [sentence.text for sentence in train], dtype, config.seed
-    )
+    built = build_causal_model(model, config.tuning, prompt, [sentence.text for sentence in train], dtype, config.seed)
     encoder = PromptEncoder(built.chat, prompt, config.encoding)
     data = GenerativeData(
         encoder, train, dev, config.trainer, config.tuning.pack_tokens, model.entity_replacement, config.seed
@@ -152,7 +149,7 @@ def predict(
         yield from _tag_all(checkpoint, [sentence for sentence in bare if sentence.id not in done], config, devices)
         return
     dtype = devices.dtype(learns=False)
-    model = _untrained(config, dtype) if checkpoint is None else language_model.load(checkpoint, dtype, devices.first)
+    model = _untrained(config, dtype) if checkpoint is None else load_causal_model(checkpoint, dtype, devices.first)
     model.model.to(devices.first).eval()
     yield from _answer_all(model, bare, config, done)
 
@@ -184,16 +181,16 @@ def _answer_all(
     encoder = PromptEncoder(model.chat, model.prompt, config.encoding)
     samples, issues = encoder.encode(sentences)
     reasons = _reasons(issues)
-    encoded, name = {sample.id for sample in samples}, generative.engine(config.decoding)
+    encoded, name = {sample.id for sample in samples}, engine_name(config.decoding)
     left_out = [sentence for sentence in sentences if sentence.id not in encoded and sentence.id not in done]
     if left_out:
         yield [_unread(sentence, reasons[sentence.id], name) for sentence in left_out]
     if not samples:
         return
     prefix = samples[0].prompt[: encoder.prefix_length(samples)]
-    guide = generative.build_guide(model, config.decoding)
+    guide = build_constraint(model, config.decoding)
     progress = Progress("sentences answered", sum(sample.id not in done for sample in samples))
-    for found in generative.answers(model, samples, prefix, config.decoding, guide, config.seed, done):
+    for found in predict_answers(model, samples, prefix, config.decoding, guide, config.seed, done):
         for prediction in found:
             prediction.reason = "; ".join(filter(None, (reasons.get(prediction.id, ""), prediction.reason)))
         yield found
@@ -206,11 +203,11 @@ def _untrained(config: Config, dtype: torch.dtype) -> CausalModel:
         raise UserError("checkpoint", "a tagger must be trained before it can predict", "Set checkpoint=<path>.")
     corpus = sources.load(config.data, ["train"])
     train = corpus.splits["train"]
-    prompt = prompts.build(config.prompt, corpus.taxonomy.active(train), train)
+    prompt = build_prompt(config.prompt, corpus.taxonomy.active(train), train)
     # adapters that have learnt nothing would only cost time; 4-bit weights may be what makes a model fit
     method = config.tuning.method if config.tuning.method == "qlora" else "full"
     tuning = dataclasses.replace(config.tuning, method=method, gradient_checkpointing=False)
-    return language_model.build(config.model, tuning, prompt, [s.text for s in train], dtype, config.seed)
+    return build_causal_model(config.model, tuning, prompt, [s.text for s in train], dtype, config.seed)
 
 
 def _reasons(issues: Sequence[Issue]) -> dict[str, str]:

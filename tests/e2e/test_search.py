@@ -32,10 +32,12 @@ def rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A directory with guidance; a rule of it that gets into prompts about the sample."""
     monkeypatch.chdir(tmp_path)
     made = made_up_guidance.guidance(60)
-    lessons.write(tmp_path / "guidance.json", made)
+    lessons.write_guidance(tmp_path / "guidance.json", made)
     config = compose.load([*SEARCH, DATA, "decoding=openai", "decoding.url=http://x/v1"])
     corpus = sources.load(config.data, ["train"])
-    first, *_ = prompt_errors.write(made, config.prompt, corpus.taxonomy.active(corpus.splits["train"]), len).numbers
+    first, *_ = prompt_errors.write_errors_text(
+        made, config.prompt, corpus.taxonomy.active(corpus.splits["train"]), len
+    ).numbers
     return made.lessons[first - 1].note.rule["zh"]
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from packed_models import gradients, model, samples, separate_loss
 
-from omniner.llm.attention_probe import choose
+from omniner.llm.attention_probe import choose_attention
 from omniner.llm.packs import make_pack
-from omniner.llm.shared_prefix import attach, pack_loss
+from omniner.llm.shared_prefix import attach_attention, pack_loss
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,7 +31,7 @@ def test_packs_equal_separate_sequences(backend: str, shape: str, checkpoints: b
     made = copy.deepcopy(exact).cuda()
     if checkpoints:
         made.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    attach(made, backend)
+    attach_attention(made, backend)
     with torch.autocast("cuda", torch.bfloat16):
         got = pack_loss(made, make_pack(items, 300).to("cuda"))
     assert abs(got.item() - loss.item()) < 0.01 * loss.item()
@@ -43,15 +43,15 @@ def test_packs_equal_separate_sequences(backend: str, shape: str, checkpoints: b
 def test_every_back_end_passes_the_probe(precision: str) -> None:
     made, device = model("llama", hidden_size=256), torch.device("cuda")
     for backend in ("masked", "flex") if precision == "32-true" else ("masked", "flash", "flex"):
-        assert choose(made, backend, device, precision) == backend
-    assert choose(made, "auto", device, precision) == ("flex" if precision == "32-true" else "flash")
+        assert choose_attention(made, backend, device, precision) == backend
+    assert choose_attention(made, "auto", device, precision) == ("flex" if precision == "32-true" else "flash")
 
 
 def test_memory_grows_with_the_pack_not_with_its_square() -> None:
     """Flash and flex keep no T x T numbers."""
     made = model("llama", hidden_size=256, max_position_embeddings=4096).cuda().bfloat16()
     for backend in ("flash", "flex"):
-        attach(made, backend)
+        attach_attention(made, backend)
         peaks = []
         for count in (100, 400):
             pack = make_pack(samples(count, 600, sizes=[(20, 20)] * count), 600).to("cuda")

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from omniner.convert.tokenizer import build
-from omniner.llm.chat import Chat
+from omniner.llm.chat import ChatTokenizer
 
 PUBLIC = ("qwen2", "qwen2.5", "qwen3", "internlm2", "baichuan2")
 SMALL = ("bytes", "prepend", "metaspace")
@@ -29,7 +29,7 @@ _SPACE = "▁"
 
 
 @lru_cache
-def public(shared: Path, name: str) -> Chat:
+def public(shared: Path, name: str) -> ChatTokenizer:
     """The chat of a public model."""
     folder = shared / "tokenizers" / name
     if name == "internlm2":
@@ -38,11 +38,11 @@ def public(shared: Path, name: str) -> Chat:
     if name == "baichuan2":
         names = {195: "<reserved_106>", 196: "<reserved_107>"}
         return _converted(folder / "tokenizer.model", names, BAICHUAN, "</s>")
-    return Chat(AutoTokenizer.from_pretrained(folder), None)
+    return ChatTokenizer(AutoTokenizer.from_pretrained(folder), None)
 
 
 @lru_cache
-def small(name: str) -> Chat:
+def small(name: str) -> ChatTokenizer:
     """A chat whose tokenizer has bytes and the merges of a few words."""
     words = ["句子", "北京", "[[", '["', '",', '"]', "]]", "实体", "：北", "\n\n"]
     if name == "bytes":
@@ -76,13 +76,13 @@ def _merged(alphabet: list[str], words: list[str]) -> tuple[dict[str, int], list
     return {piece: number for number, piece in enumerate(pieces)}, list(merges)
 
 
-def _chat(tokenizer: Tokenizer, controls: list[str], template: str, end: str) -> Chat:
+def _chat(tokenizer: Tokenizer, controls: list[str], template: str, end: str) -> ChatTokenizer:
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in controls])
     begin = {"bos_token": "<s>"} if "<s>" in controls else {}
-    return Chat(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, **begin), template)
+    return ChatTokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, **begin), template)
 
 
-def _converted(path: Path, names: dict[int, str], template: str, end: str) -> Chat:
+def _converted(path: Path, names: dict[int, str], template: str, end: str) -> ChatTokenizer:
     """A model of the SentencePiece kind, with the special tokens that its chats need."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=build(path, names), bos_token="<s>", eos_token=end)
-    return Chat(tokenizer, template)
+    return ChatTokenizer(tokenizer, template)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from omniner.answers import STYLES
-from omniner.llm.chat import Chat
+from omniner.llm.chat import ChatTokenizer
 
 
 class Reference:
     """llguidance over a chat's tokenizer; what ends an answer in time is not part of it."""
 
-    def __init__(self, chat: Chat, categories: Sequence[str], style: str) -> None:
+    def __init__(self, chat: ChatTokenizer, categories: Sequence[str], style: str) -> None:
         import llguidance.hf
 
         self._tokenizer = llguidance.hf.from_tokenizer(chat.tokenizer, eos_token=chat.end[0])

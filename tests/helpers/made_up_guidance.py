@@ -9,7 +9,7 @@ from tests.helpers import made_up
 
 from omniner.guidance import clusters, notes
 from omniner.guidance.clusters import TrainingCounts
-from omniner.guidance.lessons import Example, Guidance, Lesson, Note, Suspect
+from omniner.guidance.lessons import Guidance, Lesson, LessonExample, Note, SuspectLabel
 from omniner.records import Sentence
 from omniner.score.results import ErrtaError
 
@@ -21,7 +21,7 @@ def guidance(
 ) -> Guidance:
     """Notes on the errors of a made-up run; its own gold stands for the training split."""
     result = made_up.result(sentences, seed=seed, categories=list(categories))
-    found = clusters.cluster(result.errta.errors)
+    found = clusters.cluster_errors(result.errta.errors)
     train = TrainingCounts(list(result.sentences.values()))
     lessons = [_lesson(cluster, train, result.sentences, examples) for cluster in found]
     return Guidance(
@@ -32,7 +32,7 @@ def guidance(
         types={name: count.errors for name, count in result.errta.by_type.items()},
         teacher={"kind": "none"},
         lessons=lessons,
-        suspects=[Suspect("上海", "品牌_国货", "地点_城市", 0.9, 20, 2, 1, "test-0", "去上海", "", "")],
+        suspects=[SuspectLabel("上海", "品牌_国货", "地点_城市", 0.9, 20, 2, 1, "test-0", "去上海", "", "")],
         rest={"clusters": 0, "errors": 0},
     )
 
@@ -45,7 +45,7 @@ def taught(given: Guidance, rule: str, language: str = "zh") -> Guidance:
 
 def lesson_of(error: ErrtaError, text: str, train: Sequence[Sentence] = ()) -> Lesson:
     """The lesson of a single error."""
-    (cluster,) = clusters.cluster([error])
+    (cluster,) = clusters.cluster_errors([error])
     return _lesson(cluster, TrainingCounts(train), {error.sentence_id: Sentence(error.sentence_id, text)}, 1)
 
 
@@ -53,10 +53,12 @@ def _lesson(cluster: clusters.Cluster, train: TrainingCounts, sentences: dict[st
     texts = {name: sentence.text for name, sentence in sentences.items()}
     facts = train.facts(cluster, 5)
     chosen = [
-        Example(error.sentence_id, error.type, texts[error.sentence_id], error.gold, error.predicted, doubtful=False)
-        for error in clusters.examples(cluster, texts, examples)
+        LessonExample(
+            error.sentence_id, error.type, texts[error.sentence_id], error.gold, error.predicted, doubtful=False
+        )
+        for error in clusters.cluster_examples(cluster, texts, examples)
     ]
-    note = notes.counted(cluster.kind, cluster.gold, cluster.predicted, facts)
+    note = notes.counted_note(cluster.kind, cluster.gold, cluster.predicted, facts)
     return Lesson(
         cluster.kind, cluster.gold, cluster.predicted, len(cluster.errors), cluster.types,
         cluster.surfaces[:5], chosen, facts, note,

@@ -11,7 +11,7 @@ from torch import Tensor
 from omniner.config.groups import CausalConfig, TuningConfig
 from omniner.llm import language_model
 from omniner.llm.language_model import CausalModel
-from omniner.llm.prompt import Prompt
+from omniner.llm.prompts import Prompt
 
 CATEGORIES = ("地点_城市", "食物_小吃/零食", "人名", "name")
 TEXTS = ["我在北京吃🍜，很好吃。", "北京的🍜好吃 Hello", "张三说：“上海没有🍜”", "上海的张三"]
@@ -72,7 +72,9 @@ def tuning_config(method: str, **changes: Any) -> TuningConfig:
 
 def build(method: str, path: Path | None = None, dtype: torch.dtype = torch.float32, **changes: Any) -> CausalModel:
     """A small causal model; `changes` are of its tuning."""
-    return language_model.build(model_config(path), tuning_config(method, **changes), PROMPT, TEXTS, dtype, seed=3)
+    return language_model.build_causal_model(
+        model_config(path), tuning_config(method, **changes), PROMPT, TEXTS, dtype, seed=3
+    )
 
 
 def sample(model: CausalModel) -> Tensor:

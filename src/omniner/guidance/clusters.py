@@ -23,7 +23,8 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from omniner.records import Entity, Sentence
-from omniner.score.error_types import ERROR_TYPES, lesson_kinds
+from omniner.registry import ERROR_TYPES
+from omniner.score.error_types import lesson_kinds
 from omniner.score.results import ErrtaError
 
 
@@ -63,7 +64,7 @@ class Cluster:
         return f"{self.kind}: {arrow}"
 
 
-def cluster(errors: Iterable[ErrtaError]) -> list[Cluster]:
+def cluster_errors(errors: Iterable[ErrtaError]) -> list[Cluster]:
     """All clusters, the largest first; equally large ones in the order of `lesson_kinds`, then of their names."""
     found: dict[tuple[str, str, str], list[ErrtaError]] = defaultdict(list)
     for error in errors:
@@ -73,7 +74,7 @@ def cluster(errors: Iterable[ErrtaError]) -> list[Cluster]:
     return sorted(clusters, key=lambda c: (-len(c.errors), place[c.kind], c.gold, c.predicted))
 
 
-def examples(found: Cluster, texts: Mapping[str, str], count: int) -> list[ErrtaError]:
+def cluster_examples(found: Cluster, texts: Mapping[str, str], count: int) -> list[ErrtaError]:
     """At most `count` errors that stand for the cluster.
 
     Args:
@@ -124,7 +125,7 @@ _BETWEEN = "\x00"  # between sentences; stands in no surface
 _TYPICAL = 5  # most frequent surfaces of a category that are named
 
 
-class Surface(NamedTuple):
+class SurfaceCount(NamedTuple):
     """A surface in train: in how many places it stands, and as what it is labelled there, the commonest first."""
 
     text: str
@@ -132,7 +133,7 @@ class Surface(NamedTuple):
     labels: dict[str, int]
 
 
-class Piece(NamedTuple):
+class BoundaryPiece(NamedTuple):
     """What answers have too much (`extra`) or too little (`missing`) at one end.
 
     `errors` of the cluster are so; `held` mentions of the category begin (left) or end (right) with it in train.
@@ -145,7 +146,7 @@ class Piece(NamedTuple):
     held: int
 
 
-class Category(NamedTuple):
+class CategoryCount(NamedTuple):
     """A category in the training split."""
 
     name: str
@@ -157,9 +158,9 @@ class Category(NamedTuple):
 class Facts:
     """Counts about one cluster."""
 
-    surfaces: list[Surface]
-    pieces: list[Piece]
-    categories: list[Category]
+    surfaces: list[SurfaceCount]
+    pieces: list[BoundaryPiece]
+    categories: list[CategoryCount]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -169,9 +170,9 @@ class Facts:
     def from_json(cls, value: dict[str, Any]) -> Facts:
         """What `to_json` gave."""
         return cls(
-            [Surface(**item) for item in value["surfaces"]],
-            [Piece(**item) for item in value["pieces"]],
-            [Category(**item) for item in value["categories"]],
+            [SurfaceCount(**item) for item in value["surfaces"]],
+            [BoundaryPiece(**item) for item in value["pieces"]],
+            [CategoryCount(**item) for item in value["categories"]],
         )
 
 
@@ -201,19 +202,21 @@ class TrainingCounts:
             [self._category(name) for name in names],
         )
 
-    def surface(self, text: str) -> Surface:
+    def surface(self, text: str) -> SurfaceCount:
         """How often a surface stands in train, and as what."""
-        return Surface(text, self._text.count(text) if text else 0, dict(_ranked(self._labels.get(text, Counter()))))
+        return SurfaceCount(
+            text, self._text.count(text) if text else 0, dict(_ranked(self._labels.get(text, Counter())))
+        )
 
-    def _category(self, name: str) -> Category:
+    def _category(self, name: str) -> CategoryCount:
         mentions = self._mentions.get(name, Counter())
-        return Category(name, mentions.total(), [text for text, _ in _ranked(mentions)[:_TYPICAL]])
+        return CategoryCount(name, mentions.total(), [text for text, _ in _ranked(mentions)[:_TYPICAL]])
 
-    def _pieces(self, cluster: Cluster, category: str) -> list[Piece]:
+    def _pieces(self, cluster: Cluster, category: str) -> list[BoundaryPiece]:
         counts = Counter(piece for error in cluster.errors for piece in _differences(error.gold[0], error.predicted[0]))
         mentions = self._mentions.get(category, Counter())
         return [
-            Piece(side, change, text, errors, sum(n for word, n in mentions.items() if _has(word, side, text)))
+            BoundaryPiece(side, change, text, errors, sum(n for word, n in mentions.items() if _has(word, side, text)))
             for (side, change, text), errors in _ranked(counts)
         ]
 

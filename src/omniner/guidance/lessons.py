@@ -129,11 +129,11 @@ def _show(value: Any) -> str:
     return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
 
 
-FILE = "guidance.json"
+GUIDANCE_FILE = "guidance.json"
 VERSION = 1
 _KIND = "omniner guidance"
 
-COUNTS = "counts"
+COUNTED = "counts"
 """The author of a note that says nothing but what was counted in the training split."""
 
 
@@ -147,7 +147,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Example:
+class LessonExample:
     """An error in its sentence; `doubtful`: the teacher holds the gold label to be wrong."""
 
     id: str
@@ -168,13 +168,13 @@ class Lesson:
     count: int
     types: dict[str, int]
     surfaces: list[tuple[str, int]]
-    examples: list[Example]
+    examples: list[LessonExample]
     facts: Facts
     note: Note
 
 
 @dataclass(frozen=True)
-class Suspect:
+class SuspectLabel:
     """A gold label that is unlike the usual one of its surface.
 
     `seen` labels of the surface are known, `share` of them `usual`; `count` are `gold` in the split, and the model
@@ -219,7 +219,7 @@ class Guidance:
     types: dict[str, int]
     teacher: dict[str, Any]
     lessons: list[Lesson]
-    suspects: list[Suspect]
+    suspects: list[SuspectLabel]
     rest: dict[str, int]
     failures: list[tuple[str, str]] = field(default_factory=list)
 
@@ -247,12 +247,12 @@ class Guidance:
         }
 
 
-def write(path: Path, guidance: Guidance) -> Path:
+def write_guidance(path: Path, guidance: Guidance) -> Path:
     """Write the file, whole or not at all."""
     return write_text(path, storable(json.dumps(guidance.to_json(), ensure_ascii=False, indent=2)) + "\n")
 
 
-def read(path: Path) -> Guidance:
+def read_guidance(path: Path) -> Guidance:
     """The guidance in a file; anything else in it is a `UserError`."""
     value = read_json(path)
     fix = "Name a run of task=guide, its folder, or its guidance.json."
@@ -268,7 +268,7 @@ def read(path: Path) -> Guidance:
     return Guidance(
         **{name: value[name] for name in ("source", "split", "from_test", "scores", "types", "teacher", "rest")},
         lessons=[_lesson(item) for item in value["lessons"]],
-        suspects=[Suspect(**item) for item in value["suspects"]],
+        suspects=[SuspectLabel(**item) for item in value["suspects"]],
         failures=[(item["question"], item["reason"]) for item in value["failures"]],
     )
 
@@ -293,7 +293,7 @@ def _lesson_to_json(lesson: Lesson) -> dict[str, Any]:
 def _lesson(value: Mapping[str, Any]) -> Lesson:
     plain = {name: value[name] for name in ("kind", "gold", "predicted", "count", "types")}
     examples = [
-        Example(**{**item, "gold": _from_json(item["gold"]), "predicted": _from_json(item["predicted"])})
+        LessonExample(**{**item, "gold": _from_json(item["gold"]), "predicted": _from_json(item["predicted"])})
         for item in value["examples"]
     ]
     surfaces = [(item["text"], item["count"]) for item in value["surfaces"]]

@@ -13,15 +13,13 @@ import torch
 
 from omniner.config.groups import Config, DecodingConfig, EncodingConfig
 from omniner.errors import UserError
-from omniner.guidance import teacher
 from omniner.guidance.questions import Question
-from omniner.guidance.teacher import Heard, Spent
-from omniner.llm import loading
-from omniner.llm.chat import Chat
-from omniner.llm.constraint import SchemaGuide
-from omniner.llm.generate import Answer, Generator
-from omniner.llm.generate import Request as Prompted
-from omniner.llm.prompt import SENTENCE, Prompt
+from omniner.guidance.teacher import ANSWER_CUT, TeacherAnswer, TeacherCost
+from omniner.llm.chat import ChatTokenizer
+from omniner.llm.constraint import SchemaConstraint
+from omniner.llm.generate import Answer, GenerationRequest, Generator
+from omniner.llm.loading import load_pretrained
+from omniner.llm.prompts import SENTENCE, Prompt
 from omniner.llm.samples import PromptEncoder
 from omniner.records import Sentence
 from omniner.training.devices import settle
@@ -29,7 +27,7 @@ from omniner.training.devices import settle
 _WHOLE = EncodingConfig(max_length=1_000_000, on_too_long="fail")  # a question is never cut
 
 
-class LocalModel:
+class LocalTeacher:
     """The model of `teacher.path`.
 
     Args:
@@ -41,8 +39,8 @@ class LocalModel:
         devices = settle(config, causal_model=True)
         dtype = torch.bfloat16 if devices.accelerator == "gpu" else torch.float32
         try:
-            model, tokenizer = loading.pretrained(str(settings.path), dtype)
-            self._chat = Chat(tokenizer, None)
+            model, tokenizer = load_pretrained(str(settings.path), dtype)
+            self._chat = ChatTokenizer(tokenizer, None)
         except UserError as error:
             raise UserError(error.where.replace("model.", "teacher."), error.found, error.fix) from error
         self._model = model.to(devices.first).eval()
@@ -53,9 +51,9 @@ class LocalModel:
             temperature=0.0,
         )
         self._structured = settings.structured == "json_schema"
-        self.spent = Spent()
+        self.spent = TeacherCost()
 
-    def ask(self, questions: Sequence[Question]) -> Iterator[list[Heard]]:
+    def ask(self, questions: Sequence[Question]) -> Iterator[list[TeacherAnswer]]:
         """See `decoding.teacher.Voice`."""
         for system in dict.fromkeys(question.system for question in questions):
             yield from self._ask(system, [question for question in questions if question.system == system])
@@ -64,7 +62,7 @@ class LocalModel:
         """See `decoding.teacher.Voice`."""
         del self._model
 
-    def _ask(self, system: str, questions: Sequence[Question]) -> Iterator[list[Heard]]:
+    def _ask(self, system: str, questions: Sequence[Question]) -> Iterator[list[TeacherAnswer]]:
         """Questions with one system text."""
         prompt = Prompt(
             "teacher", "1", "", "", system, SENTENCE, "official", ()
@@ -75,15 +73,15 @@ class LocalModel:
         lengths = {sample.id: len(sample.prompt) for sample in samples}
         guide = None
         if self._structured:
-            guide = SchemaGuide(self._chat, {question.text: question.schema for question in questions})
+            guide = SchemaConstraint(self._chat, {question.text: question.schema for question in questions})
         generator = Generator(self._model, self._chat, prefix, self._decoding, guide, 0)
         by_id = {question.id: question for question in questions}
-        for batch in generator.run([Prompted(sample.id, sample.prompt, sample.text) for sample in samples]):
+        for batch in generator.run([GenerationRequest(sample.id, sample.prompt, sample.text) for sample in samples]):
             self.spent.asked += len(batch)
             self.spent.prompt_tokens += sum(lengths[answer.id] for answer in batch)
             self.spent.completion_tokens += sum(len(answer.tokens) for answer in batch)
             yield [_heard(by_id[answer.id], answer) for answer in batch]
 
 
-def _heard(question: Question, answer: Answer) -> Heard:
-    return Heard(question, answer.text, "" if answer.finished else teacher.CUT)
+def _heard(question: Question, answer: Answer) -> TeacherAnswer:
+    return TeacherAnswer(question, answer.text, "" if answer.finished else ANSWER_CUT)

@@ -6,25 +6,25 @@ was made, nothing else: no reason is guessed. A teacher is told the same counts 
 
 from __future__ import annotations
 
-from omniner.guidance.clusters import Facts, Piece, Surface
-from omniner.guidance.lessons import COUNTS, Note
+from omniner.guidance.clusters import BoundaryPiece, Facts, SurfaceCount
+from omniner.guidance.lessons import COUNTED, Note
 from omniner.score.error_types import LANGUAGES, lesson_kinds
 
 _SURFACES = 3  # named in a note
 _LABELS = 3  # named of a surface
 
 
-def counted(kind: str, gold: str, predicted: str, facts: Facts) -> Note:
+def counted_note(kind: str, gold: str, predicted: str, facts: Facts) -> Note:
     """The note on a cluster that says what the training split shows."""
-    return Note(COUNTS, {language: _rule(kind, gold, predicted, facts, language) for language in LANGUAGES}, {})
+    return Note(COUNTED, {language: _rule(kind, gold, predicted, facts, language) for language in LANGUAGES}, {})
 
 
-def opening(kind: str, gold: str, predicted: str, language: str) -> str:
+def describe_error(kind: str, gold: str, predicted: str, language: str) -> str:
     """What goes wrong, in one sentence."""
     return lesson_kinds()[kind].opening.of(language).format(gold=gold, predicted=predicted)
 
 
-def evidence(facts: Facts, gold: str, predicted: str, language: str) -> list[str]:
+def describe_facts(facts: Facts, gold: str, predicted: str, language: str) -> list[str]:
     """All counts, a sentence each."""
     lines = [describe_piece(piece, gold or predicted, facts, language) for piece in facts.pieces]
     lines += [describe_surface(surface, language) for surface in facts.surfaces]
@@ -39,7 +39,7 @@ def evidence(facts: Facts, gold: str, predicted: str, language: str) -> list[str
     return lines
 
 
-def describe_surface(surface: Surface, language: str) -> str:
+def describe_surface(surface: SurfaceCount, language: str) -> str:
     """`“小满”出现12处：品牌10次、时间1次、没有单独标注1处`."""
     text, places, labels = surface
     alone = places - sum(labels.values())
@@ -57,7 +57,7 @@ def describe_surface(surface: Surface, language: str) -> str:
     return f"“{text}”出现{places}处：{'、'.join(said)}"
 
 
-def describe_piece(piece: Piece, category: str, facts: Facts, language: str) -> str:
+def describe_piece(piece: BoundaryPiece, category: str, facts: Facts, language: str) -> str:
     """`末尾多了“的”3次（120个品牌中0个以它结尾）`."""
     side, change, text, errors, held = piece
     mentions = next((item.mentions for item in facts.categories if item.name == category), 0)
@@ -82,7 +82,7 @@ def _rule(kind: str, gold: str, predicted: str, facts: Facts, language: str) -> 
         known.sort(key=lambda surface: not surface.labels)  # what train labels says more
     said = [describe_piece(piece, gold or predicted, facts, language) for piece in facts.pieces[:_SURFACES]]
     said = said or [describe_surface(surface, language) for surface in known[:_SURFACES]]
-    first = opening(kind, gold, predicted, language)
+    first = describe_error(kind, gold, predicted, language)
     if not said:  # new words: what else there is of the categories
         typical = [(name, words) for name, _, words in facts.categories if words]
         if language == "en":

@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 from omniner.config.groups import PromptConfig
 from omniner.errors import UserError
-from omniner.guidance.lessons import Example, Guidance, Lesson
+from omniner.guidance.lessons import Guidance, Lesson, LessonExample
 from omniner.records import Entity
 from omniner.score.error_types import lesson_kinds, paper_types
 
 log = logging.getLogger("omniner")
 
-Counter = Callable[[str], int]
+LengthFunction = Callable[[str], int]
 """How long a text is: its tokens, or its characters."""
 
 _AROUND = 15  # characters of the sentence shown on either side of an error
@@ -33,7 +33,7 @@ _CONTROL = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,}\]")
 
 
 @dataclass(frozen=True)
-class Lessons:
+class ErrorsText:
     """The text with what it holds.
 
     Attributes:
@@ -60,7 +60,7 @@ class _Entry(NamedTuple):
     """What is said of a lesson, and with which examples."""
 
     text: str
-    examples: tuple[Example, ...]
+    examples: tuple[LessonExample, ...]
 
 
 class _Usable(NamedTuple):
@@ -71,7 +71,9 @@ class _Usable(NamedTuple):
     entries: list[_Entry]
 
 
-def apply(config: PromptConfig, guidance: Guidance, categories: Sequence[str], count: Counter) -> PromptConfig:
+def apply_guidance(
+    config: PromptConfig, guidance: Guidance, categories: Sequence[str], count: LengthFunction
+) -> PromptConfig:
     """The prompt with the guidance in the place of `errors`, ready for `prompts.build`.
 
     Args:
@@ -83,12 +85,12 @@ def apply(config: PromptConfig, guidance: Guidance, categories: Sequence[str], c
     Raises:
         UserError: the guidance has no notes in the language, none about these categories, or none that fits.
     """
-    lessons = write(guidance, config, categories, count)
-    announce(config, guidance, categories, lessons)
-    return placed(config, guidance, lessons)
+    lessons = write_errors_text(guidance, config, categories, count)
+    log_errors_text(config, guidance, categories, lessons)
+    return with_errors_text(config, guidance, lessons)
 
 
-def announce(config: PromptConfig, guidance: Guidance, categories: Sequence[str], lessons: Lessons) -> None:
+def log_errors_text(config: PromptConfig, guidance: Guidance, categories: Sequence[str], lessons: ErrorsText) -> None:
     """Log what of the guidance stands in the prompt, and why something does not that a person may expect there."""
     log.info(
         "%d of %d lessons (%d with an example) stand in the prompt, about %.0f %% of the errors; %d of %d allowed",
@@ -99,10 +101,10 @@ def announce(config: PromptConfig, guidance: Guidance, categories: Sequence[str]
             "%s of prompt.lessons cannot stand in the prompt: too long, or about other categories",
             _numbers(left),
         )
-    warn_of_unsaid(config, guidance, categories)
+    warn_of_unusable_lessons(config, guidance, categories)
 
 
-def warn_of_unsaid(config: PromptConfig, guidance: Guidance, categories: Sequence[str]) -> None:
+def warn_of_unusable_lessons(config: PromptConfig, guidance: Guidance, categories: Sequence[str]) -> None:
     """Warn of lessons whose notes no prompt of this language can hold, however long it may be."""
     language = config.language
     about = _about(guidance, config, set(categories))
@@ -124,21 +126,25 @@ def _numbers(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def placed(config: PromptConfig, guidance: Guidance, lessons: Lessons) -> PromptConfig:
+def with_errors_text(config: PromptConfig, guidance: Guidance, lessons: ErrorsText) -> PromptConfig:
     """The prompt with this text in it; nothing is left to be taken from another run."""
     version = f"{config.version}+{guidance.sha[:8]}"
     errors = {**config.errors, config.language: lessons.text}
     return replace(config, version=version, errors=errors, from_run=None, lessons=[])
 
 
-def usable(guidance: Guidance, config: PromptConfig, categories: Sequence[str], count: Counter) -> list[int]:
+def usable_lessons(
+    guidance: Guidance, config: PromptConfig, categories: Sequence[str], count: LengthFunction
+) -> list[int]:
     """Numbers of the lessons each of which can stand in the prompt, if only alone; see `apply`."""
     found = _usable(guidance, config, set(categories))
     language, budget = config.language, config.max_tokens
     return [one.number for one in found if count(_text([(one.lesson, one.entries[-1])], language)) <= budget]
 
 
-def write(guidance: Guidance, config: PromptConfig, categories: Sequence[str], count: Counter) -> Lessons:
+def write_errors_text(
+    guidance: Guidance, config: PromptConfig, categories: Sequence[str], count: LengthFunction
+) -> ErrorsText:
     """The text for a prompt that names `categories`, no longer than `config.max_tokens`; see `apply`."""
     language = config.language
     chosen: list[tuple[Lesson, _Entry]] = []
@@ -153,7 +159,7 @@ def write(guidance: Guidance, config: PromptConfig, categories: Sequence[str], c
         fix = "Raise it, or leave prompt.from_run out."
         raise UserError("prompt.max_tokens", f"{config.max_tokens} is too little for a single lesson", fix)
     text = _text(chosen, language)
-    return Lessons(
+    return ErrorsText(
         text=text,
         length=count(text),
         shown=len(chosen),
@@ -224,11 +230,11 @@ def _entries(lesson: Lesson, language: str, categories: set[str], corrections: i
     return entries
 
 
-def _showable(example: Example, categories: set[str]) -> bool:
+def _showable(example: LessonExample, categories: set[str]) -> bool:
     return not example.doubtful and all(e.category in categories for e in (*example.gold, *example.predicted))
 
 
-def _example(kind: str, example: Example, language: str) -> str:
+def _example(kind: str, example: LessonExample, language: str) -> str:
     gold, predicted, phrases = example.gold, example.predicted, lesson_kinds()[kind]
     same = phrases.example_same_surface if gold and predicted and gold[0].text == predicted[0].text else None
     return (
@@ -252,7 +258,7 @@ def _quoted(text: str) -> str:
     return f"“{' '.join(text.split())}”"
 
 
-def _excerpt(example: Example) -> str:
+def _excerpt(example: LessonExample) -> str:
     """The sentence around the error."""
     text, spans = example.text, []
     for entity in (*example.gold, *example.predicted):

@@ -31,11 +31,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omniner.config.groups import CompareConfig, PromptConfig, SearchConfig
-from omniner.guidance import prompt_errors
 from omniner.guidance.lessons import Guidance
-from omniner.guidance.prompt_errors import Counter, Lessons
-from omniner.llm import prompt as prompts
-from omniner.llm.prompt import SENTENCE, Prompt
+from omniner.guidance.prompt_errors import (
+    ErrorsText,
+    LengthFunction,
+    usable_lessons,
+    with_errors_text,
+    write_errors_text,
+)
+from omniner.llm.prompts import SENTENCE, Prompt, build_prompt, choose_examples
 from omniner.records import Sentence
 from omniner.score.error_types import lesson_kinds, paper_types
 from omniner.score.metrics import Comparison
@@ -45,7 +49,7 @@ _STREAM, _CHOICE = 0x5EA2C4, 0xC401CE  # keep the draws apart from other uses of
 _CHUNK = 64  # draws at a time: 64 x 20,000 posts x 8 bytes x 2 = 20 MB
 
 
-class Standing(NamedTuple):
+class VariantScore(NamedTuple):
     """Micro F1 of a variant and its difference from the best one's, each with its interval."""
 
     f1: float
@@ -56,7 +60,7 @@ class Standing(NamedTuple):
     difference_high: float
 
 
-class Corrected(NamedTuple):
+class CorrectedScore(NamedTuple):
     """The F1 of a best variant on sentences that did not choose it, with its interval."""
 
     f1: float
@@ -64,13 +68,13 @@ class Corrected(NamedTuple):
     high: float
 
 
-def micro(comparison: Comparison, posts: Sequence[int], count: int) -> NDArray[np.int64]:
+def micro_counts(comparison: Comparison, posts: Sequence[int], count: int) -> NDArray[np.int64]:
     """`[posts, 3]`: tp, fp and fn over all categories; see `bootstrap.counts_per_post`."""
     table: NDArray[np.int64] = counts_per_post(comparison, posts, count, categories([comparison])).sum(axis=2)
     return table
 
 
-def standings(tables: Mapping[str, NDArray[np.int64]], settings: CompareConfig) -> dict[str, Standing]:
+def rank_variants(tables: Mapping[str, NDArray[np.int64]], settings: CompareConfig) -> dict[str, VariantScore]:
     """All variants, the best first; equally good ones in the order in which they are given.
 
     Args:
@@ -86,11 +90,13 @@ def standings(tables: Mapping[str, NDArray[np.int64]], settings: CompareConfig) 
     ranges = np.quantile(drawn, [tail, 1 - tail], axis=0)
     behind = np.quantile(drawn - drawn[:, [best]], [tail, 1 - tail], axis=0)
     columns = (observed, *ranges, observed - observed[best], *behind)
-    rows = {name: Standing(*map(float, row)) for name, *row in zip(tables, *columns, strict=True)}
+    rows = {name: VariantScore(*map(float, row)) for name, *row in zip(tables, *columns, strict=True)}
     return dict(sorted(rows.items(), key=lambda item: -item[1].f1))
 
 
-def stopped(ranked: Mapping[str, Standing], always: Collection[str], keep: float, spare: int) -> dict[str, str]:
+def dropped_variants(
+    ranked: Mapping[str, VariantScore], always: Collection[str], keep: float, spare: int
+) -> dict[str, str]:
     """The variants that do not go on, and why.
 
     Args:
@@ -111,7 +117,7 @@ def stopped(ranked: Mapping[str, Standing], always: Collection[str], keep: float
     return reasons
 
 
-def without_optimism(tables: Mapping[str, NDArray[np.int64]], settings: CompareConfig) -> Corrected | None:
+def corrected_score(tables: Mapping[str, NDArray[np.int64]], settings: CompareConfig) -> CorrectedScore | None:
     """What the best of these variants scores on posts that did not choose it; None where there are too few posts.
 
     Args:
@@ -135,7 +141,7 @@ def without_optimism(tables: Mapping[str, NDArray[np.int64]], settings: CompareC
     if not len(found):
         return None
     tail = (1 - settings.confidence) / 2
-    return Corrected(float(found.mean()), *map(float, np.quantile(found, [tail, 1 - tail])))
+    return CorrectedScore(float(found.mean()), *map(float, np.quantile(found, [tail, 1 - tail])))
 
 
 def _f1(sums: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
@@ -149,14 +155,14 @@ GENERIC, PLAIN = "generic", "from_run"
 BASELINES = (GENERIC, PLAIN)
 """Variants that every other one is compared with: they are asked everything."""
 
-KEYS = ("from_run", "lessons", "corrections", "examples")
+VARIANT_KEYS = ("from_run", "lessons", "corrections", "examples")
 """The keys of `prompt` in which variants differ."""
 
 _DRAWS = 20  # attempts at a random subset that is not there yet; then there are taken to be no more
 
 
 @dataclass(frozen=True)
-class Variant:
+class PromptVariant:
     """A prompt to try.
 
     Attributes:
@@ -174,28 +180,28 @@ class Variant:
     config: PromptConfig
     prompt: Prompt
     length: int
-    lessons: Lessons | None
+    lessons: ErrorsText | None
     sentences: frozenset[str]
 
     @property
     def overrides(self) -> dict[str, Any]:
         """What to set, beside the choice of `prompt`, to get it."""
-        return {f"prompt.{key}": getattr(self.config, key) for key in KEYS}
+        return {f"prompt.{key}": getattr(self.config, key) for key in VARIANT_KEYS}
 
 
 @dataclass(frozen=True)
-class Material:
+class VariantInputs:
     """What variants are made of: `active` categories and sentences of `train`, and how texts are measured."""
 
     guidance: Guidance
     active: Sequence[str]
     train: Sequence[Sentence]
-    count: Counter
+    count: LengthFunction
 
 
-def variants(
-    config: PromptConfig, search: SearchConfig, material: Material
-) -> tuple[list[Variant], list[tuple[str, str]]]:
+def build_variants(
+    config: PromptConfig, search: SearchConfig, material: VariantInputs
+) -> tuple[list[PromptVariant], list[tuple[str, str]]]:
     """All variants, and (name, name of the other) of those that would be the same prompt as another one.
 
     Args:
@@ -206,10 +212,10 @@ def variants(
     Raises:
         UserError: see `lessons.apply` and `prompts.build`.
     """
-    found: dict[str, Variant] = {}  # by the prompt's hash
+    found: dict[str, PromptVariant] = {}  # by the prompt's hash
     same: list[tuple[str, str]] = []
     for name, about, proposal in _proposals(config, search, material):
-        variant = render(name, about, proposal, material)
+        variant = build_variant(name, about, proposal, material)
         earlier = found.setdefault(variant.prompt.sha, variant)
         if earlier is not variant:
             same.append((name, earlier.name))
@@ -218,28 +224,28 @@ def variants(
     return list(found.values()), same
 
 
-def render(name: str, about: str, config: PromptConfig, material: Material) -> Variant:
+def build_variant(name: str, about: str, config: PromptConfig, material: VariantInputs) -> PromptVariant:
     """The variant of a configuration; of the lessons it asks for, it names those that stand in the prompt."""
     told, shown = config, None
     if config.from_run is not None:
-        shown = prompt_errors.write(material.guidance, config, material.active, material.count)
-        told = prompt_errors.placed(config, material.guidance, shown)
+        shown = write_errors_text(material.guidance, config, material.active, material.count)
+        told = with_errors_text(config, material.guidance, shown)
         if name != PLAIN:
             config = replace(config, lessons=list(shown.numbers))
-    prompt = prompts.build(told, material.active, material.train)
+    prompt = build_prompt(told, material.active, material.train)
     length = material.count(prompt.system + prompt.user(SENTENCE))
-    examples = prompts.choose_examples(material.train, told.examples, told.seed)
+    examples = choose_examples(material.train, told.examples, told.seed)
     texts = frozenset([*(shown.sentences if shown else ()), *(sentence.text for sentence in examples)])
-    return Variant(name, about, config, prompt, length, shown, texts)
+    return PromptVariant(name, about, config, prompt, length, shown, texts)
 
 
 def _proposals(
-    config: PromptConfig, search: SearchConfig, material: Material
+    config: PromptConfig, search: SearchConfig, material: VariantInputs
 ) -> Iterator[tuple[str, str, PromptConfig]]:
     """Names, descriptions and configurations in the order in which equal prompts are kept."""
     yield GENERIC, "no guidance", replace(config, from_run=None, lessons=[])
     yield PLAIN, "as prompt.from_run has it", config
-    usable = prompt_errors.usable(material.guidance, config, material.active, material.count)
+    usable = usable_lessons(material.guidance, config, material.active, material.count)
     kinds = {number: material.guidance.lessons[number - 1].kind for number in usable}
     subsets = {f"all_{len(usable)}": ("all lessons", usable)}
     subsets |= {f"largest_{size}": (f"the {size} largest lessons", usable[:size]) for size in search.largest}
@@ -268,22 +274,22 @@ def _with_examples(
 
 
 def _random(
-    config: PromptConfig, search: SearchConfig, material: Material, found: dict[str, Variant]
-) -> Iterator[Variant]:
+    config: PromptConfig, search: SearchConfig, material: VariantInputs, found: dict[str, PromptVariant]
+) -> Iterator[PromptVariant]:
     """Random subsets that are no prompt of `found`; fewer than asked for where there are no more.
 
     None is larger than what the prompt holds by itself: the largest lessons would push out what else was drawn.
     """
     most = max(variant.lessons.shown for variant in found.values() if variant.lessons)
-    usable = prompt_errors.usable(material.guidance, config, material.active, material.count)
+    usable = usable_lessons(material.guidance, config, material.active, material.count)
     weights = [material.guidance.lessons[number - 1].count for number in usable]
     generator = random.Random(search.seed)
     for place in range(1, search.random + 1):
         for _ in range(_DRAWS):
             size = 1 + int(generator.random() * most)
-            numbers = draw(usable, weights, size, generator)
+            numbers = draw_weighted(usable, weights, size, generator)
             forms = list(_with_examples(f"random_{place}", "random lessons", replace(config, lessons=numbers), search))
-            variant = render(*forms[int(generator.random() * len(forms))], material)
+            variant = build_variant(*forms[int(generator.random() * len(forms))], material)
             if variant.prompt.sha not in found:
                 yield variant
                 break
@@ -291,7 +297,7 @@ def _random(
             return
 
 
-def draw(items: Sequence[int], weights: Sequence[int], size: int, generator: random.Random) -> list[int]:
+def draw_weighted(items: Sequence[int], weights: Sequence[int], size: int, generator: random.Random) -> list[int]:
     """`size` of the items in their order, heavier ones more often, none twice.
 
     The largest of keys u ** (1 / weight) are drawn without replacement by weight (Efraimidis and Spirakis 2006).

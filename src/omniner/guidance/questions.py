@@ -21,14 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omniner.guidance import notes
-from omniner.guidance.lessons import (
-    Example,
-    Lesson,
-    Suspect,
-    complaint,
-    strict,
-)
+from omniner.guidance.lessons import Lesson, LessonExample, SuspectLabel, complaint, strict
+from omniner.guidance.notes import describe_error, describe_facts
 from omniner.records import Entity
 
 _LONGEST = 50_000  # characters of an answer that are looked at
@@ -113,7 +107,7 @@ class Question:
     schema: dict[str, Any]
 
 
-def about_lesson(lesson: Lesson, errors: int, language: str) -> Question:
+def lesson_question(lesson: Lesson, errors: int, language: str) -> Question:
     """Why the errors of a cluster happen, and what would avoid them.
 
     Args:
@@ -125,10 +119,10 @@ def about_lesson(lesson: Lesson, errors: int, language: str) -> Question:
     text = _ASK_LESSON[language].format(
         count=lesson.count,
         share=f"{lesson.count / errors:.1%}",
-        opening=notes.opening(lesson.kind, lesson.gold, lesson.predicted, language),
+        opening=describe_error(lesson.kind, lesson.gold, lesson.predicted, language),
         examples="\n".join(shown),
         evidence="\n".join(
-            f"- {line}" for line in notes.evidence(lesson.facts, lesson.gold, lesson.predicted, language)
+            f"- {line}" for line in describe_facts(lesson.facts, lesson.gold, lesson.predicted, language)
         ),
     )
     number = {"type": "integer", "minimum": 1, "maximum": len(shown)}
@@ -147,12 +141,12 @@ def lesson_id(lesson: Lesson) -> str:
     return f"{lesson.kind}: {' → '.join(filter(None, (lesson.gold, lesson.predicted)))}"
 
 
-def suspect_id(suspect: Suspect) -> str:
+def suspect_id(suspect: SuspectLabel) -> str:
     """The name of the question about a label."""
     return f"suspect: {suspect.surface} ({suspect.gold})"
 
 
-def about_suspect(suspect: Suspect, language: str) -> Question:
+def suspect_question(suspect: SuspectLabel, language: str) -> Question:
     """Whether a label that is unlike the usual one of its surface is right."""
     text = _ASK_SUSPECT[language].format(
         surface=suspect.surface,
@@ -171,13 +165,13 @@ def about_suspect(suspect: Suspect, language: str) -> Question:
     return Question(suspect_id(suspect), _SYSTEM[language], text, schema)
 
 
-def again(question: Question, answer: str, wrong: str, language: str) -> Question:
+def repeat_question(question: Question, answer: str, wrong: str, language: str) -> Question:
     """The same question, with what is wrong with the answer that was given."""
     told = _AGAIN[language].format(answer=answer[:_REPEATED], wrong=wrong)
     return Question(question.id, question.system, question.text + told, question.schema)
 
 
-def read_answer(text: str, schema: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+def read_teacher_answer(text: str, schema: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """`(value, "")`, or `(None, what is wrong)`.
 
     White space in its texts is made single spaces. A code fence, thoughts before the answer and words around the object
@@ -200,7 +194,7 @@ def read_answer(text: str, schema: dict[str, Any]) -> tuple[dict[str, Any] | Non
     return None, wrong
 
 
-def _example(number: int, example: Example, language: str) -> str:
+def _example(number: int, example: LessonExample, language: str) -> str:
     text = " ".join(example.text.split())
     gold, predicted = (_listed(side, language) for side in (example.gold, example.predicted))
     return _EXAMPLE[language].format(number=number, text=text, gold=gold, predicted=predicted)

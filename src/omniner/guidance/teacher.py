@@ -24,28 +24,27 @@ from typing import Any, Protocol
 from omniner.config.groups import TeacherConfig
 from omniner.errors import UserError
 from omniner.files import append_lines, read_json, whole_lines, write_text
-from omniner.guidance import questions as asking
-from omniner.guidance.questions import Question
-from omniner.llm.client import ChatClient, Refusal, Reply, Request, ServerError
+from omniner.guidance.questions import Question, read_teacher_answer, repeat_question
+from omniner.llm.client import ChatClient, ChatRequest, Refusal, Reply, ServerError
 from omniner.records import to_line
 
 log = logging.getLogger("omniner")
 
 _VERSION = 1  # of what a kept answer depends on
 _TICK = 10.0  # seconds between reports of progress
-CUT = "it is longer than teacher.max_new_tokens allows"
+ANSWER_CUT = "it is longer than teacher.max_new_tokens allows"
 
 
 @dataclass(slots=True)
-class Spent:
+class TeacherCost:
     """What questions cost: how many were put, and the tokens of them and of the answers."""
 
     asked: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
-    def __sub__(self, other: Spent) -> Spent:
-        return Spent(
+    def __sub__(self, other: TeacherCost) -> TeacherCost:
+        return TeacherCost(
             self.asked - other.asked,
             self.prompt_tokens - other.prompt_tokens,
             self.completion_tokens - other.completion_tokens,
@@ -61,7 +60,7 @@ class Spent:
 
 
 @dataclass(frozen=True)
-class Heard:
+class TeacherAnswer:
     """What a teacher said to a question; without a text it said nothing, for that reason."""
 
     question: Question
@@ -69,14 +68,14 @@ class Heard:
     reason: str = ""
 
 
-class Voice(Protocol):
+class Teacher(Protocol):
     """Somebody who answers."""
 
     @property
-    def spent(self) -> Spent:
+    def spent(self) -> TeacherCost:
         """What its answers have cost so far."""
 
-    def ask(self, questions: Sequence[Question]) -> Iterator[list[Heard]]:
+    def ask(self, questions: Sequence[Question]) -> Iterator[list[TeacherAnswer]]:
         """One `Heard` for each question, in batches as they come, in any order; a batch may be empty."""
 
     def close(self) -> None:
@@ -84,7 +83,7 @@ class Voice(Protocol):
 
 
 @dataclass
-class Consultation:
+class TeacherAnswers:
     """Answers by the id of their question; `failures` are (question, why), in the order of the questions.
 
     `cached` answers were there before; `spent` is that of all attempts of this run.
@@ -93,23 +92,23 @@ class Consultation:
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
     cached: int = 0
-    spent: Spent = field(default_factory=Spent)
+    spent: TeacherCost = field(default_factory=TeacherCost)
 
 
-def name(config: TeacherConfig) -> str:
+def teacher_name(config: TeacherConfig) -> str:
     """What notes and kept answers call the teacher: its model, or its address where that names none."""
     if config.kind == "hf":
         return str(config.path)
     return config.model or str(config.url)
 
 
-def consult(
+def ask_teacher(
     config: TeacherConfig,
     questions: Sequence[Question],
     language: str,
-    open_voice: Callable[[], Voice],
+    open_voice: Callable[[], Teacher],
     ledger: Path,
-) -> Consultation:
+) -> TeacherAnswers:
     """Ask all questions, the first ones first where the budget does not allow for all.
 
     Args:
@@ -130,11 +129,11 @@ class _Consulting:
 
     def __init__(self, config: TeacherConfig, questions: Sequence[Question], language: str, ledger: Path) -> None:
         self.config, self.questions, self.language, self.ledger = config, questions, language, ledger
-        self.result = Consultation(spent=_read_ledger(ledger))
+        self.result = TeacherAnswers(spent=_read_ledger(ledger))
         self.reasons: dict[str, str] = {}
-        self.written = Spent()  # of this process, in the ledger
+        self.written = TeacherCost()  # of this process, in the ledger
 
-    def run(self, open_voice: Callable[[], Voice]) -> Consultation:
+    def run(self, open_voice: Callable[[], Teacher]) -> TeacherAnswers:
         result = self.result
         for question in self.questions:
             if (answer := self._kept(question)) is not None:
@@ -150,8 +149,13 @@ class _Consulting:
             raise UserError("teacher", found, "Change the key that it does not take, or ask another teacher.")
         return result
 
-    def _ask(self, voice: Voice, questions: Sequence[Question]) -> None:
-        log.info("asking %s %d questions (%d answers are kept)", name(self.config), len(questions), self.result.cached)
+    def _ask(self, voice: Teacher, questions: Sequence[Question]) -> None:
+        log.info(
+            "asking %s %d questions (%d answers are kept)",
+            teacher_name(self.config),
+            len(questions),
+            self.result.cached,
+        )
         wrong = self._round(voice, questions, {question.id: question for question in questions})
         if wrong:
             self._round(voice, [again for _, again in wrong], {again.id: question for question, again in wrong})
@@ -160,7 +164,7 @@ class _Consulting:
         log.info(message, spent.asked, spent.prompt_tokens, spent.completion_tokens)
 
     def _round(
-        self, voice: Voice, questions: Sequence[Question], originals: dict[str, Question]
+        self, voice: Teacher, questions: Sequence[Question], originals: dict[str, Question]
     ) -> list[tuple[Question, Question]]:
         """Put questions as far as the budget goes; (original, question to be put again) for each wrong answer."""
         allowed = max(self.config.max_requests - self.result.spent.asked, 0)
@@ -176,7 +180,7 @@ class _Consulting:
                     self.reasons[original.id] = heard.reason
                 elif complaint := self._take(original, heard):
                     self.reasons[original.id] = f"the answer is not as asked for: {complaint}"
-                    wrong.append((original, asking.again(original, heard.text, complaint, self.language)))
+                    wrong.append((original, repeat_question(original, heard.text, complaint, self.language)))
             self._write_down(voice)
             if time.monotonic() - said > _TICK:
                 said = time.monotonic()
@@ -184,23 +188,23 @@ class _Consulting:
         order = {question.id: place for place, question in enumerate(questions)}
         return sorted(wrong, key=lambda pair: order[pair[0].id])
 
-    def _take(self, question: Question, heard: Heard) -> str:
+    def _take(self, question: Question, heard: TeacherAnswer) -> str:
         """Keep an answer; what is wrong with it otherwise."""
         assert heard.text is not None
-        answer, complaint = asking.read_answer(heard.text, question.schema)
+        answer, complaint = read_teacher_answer(heard.text, question.schema)
         if answer is None:
             return heard.reason or complaint
-        kept = {"teacher": name(self.config), "question": question.text, "answer": answer}
+        kept = {"teacher": teacher_name(self.config), "question": question.text, "answer": answer}
         write_text(self._path(question), to_line(kept) + "\n")
         self.result.answers[question.id] = answer
         return ""
 
-    def _write_down(self, voice: Voice) -> None:
+    def _write_down(self, voice: Teacher) -> None:
         spent = voice.spent  # once: answers of other threads come in meanwhile
         new = spent - self.written
-        if new != Spent():
+        if new != TeacherCost():
             append_lines(self.ledger, [json.dumps(new.to_json())])
-            self.written = Spent(**spent.to_json())
+            self.written = TeacherCost(**spent.to_json())
             self.result.spent = _read_ledger(self.ledger)
 
     def _kept(self, question: Question) -> dict[str, Any] | None:
@@ -210,25 +214,25 @@ class _Consulting:
             return None
         value = read_json(path)
         found = value.get("answer") if isinstance(value, dict) else None
-        answer, complaint = asking.read_answer(json.dumps(found), question.schema)
+        answer, complaint = read_teacher_answer(json.dumps(found), question.schema)
         if complaint:
             log.warning("%s holds no answer to its question (%s): asked anew", path, complaint)
         return answer
 
     def _path(self, question: Question) -> Path:
-        content = [_VERSION, name(self.config), question.system, question.text, question.schema]
+        content = [_VERSION, teacher_name(self.config), question.system, question.text, question.schema]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return Path(self.config.cache) / digest[:2] / f"{digest}.json"
 
 
-def _read_ledger(path: Path) -> Spent:
-    total = Spent()
+def _read_ledger(path: Path) -> TeacherCost:
+    total = TeacherCost()
     for line in whole_lines(path):
-        total = total - (Spent() - Spent(**json.loads(line)))
+        total = total - (TeacherCost() - TeacherCost(**json.loads(line)))
     return total
 
 
-class Server:
+class ServerTeacher:
     """A model behind a server that speaks OpenAI's protocol.
 
     Args:
@@ -241,11 +245,11 @@ class Server:
         self._asked = 0
 
     @property
-    def spent(self) -> Spent:
+    def spent(self) -> TeacherCost:
         """See `Voice`."""
-        return Spent(self._asked, self._client.usage.prompt_tokens, self._client.usage.completion_tokens)
+        return TeacherCost(self._asked, self._client.usage.prompt_tokens, self._client.usage.completion_tokens)
 
-    def ask(self, questions: Sequence[Question]) -> Iterator[list[Heard]]:
+    def ask(self, questions: Sequence[Question]) -> Iterator[list[TeacherAnswer]]:
         """See `Voice`."""
         requests = ((question, self._request(question)) for question in questions)
         for batch in self._client.ask_all(requests, _TICK):
@@ -256,18 +260,18 @@ class Server:
         """See `Voice`."""
         self._client.close()
 
-    def _request(self, question: Question) -> Request:
+    def _request(self, question: Question) -> ChatRequest:
         options: dict[str, Any] = {"max_tokens": self._config.max_new_tokens, "temperature": 0.0}
         if self._config.structured == "json_schema":
             json_schema = {"name": "answer", "strict": True, "schema": question.schema}
             options["response_format"] = {"type": "json_schema", "json_schema": json_schema}
         messages = [{"role": "system", "content": question.system}, {"role": "user", "content": question.text}]
-        return Request(messages, options)
+        return ChatRequest(messages, options)
 
 
-def _heard(question: Question, outcome: Reply | Refusal | ServerError) -> Heard:
+def _heard(question: Question, outcome: Reply | Refusal | ServerError) -> TeacherAnswer:
     if isinstance(outcome, Reply):
-        return Heard(question, outcome.text, CUT if outcome.finish == "length" else "")
+        return TeacherAnswer(question, outcome.text, ANSWER_CUT if outcome.finish == "length" else "")
     if isinstance(outcome, Refusal):
-        return Heard(question, None, f"refused: {outcome.reason}")
-    return Heard(question, None, f"no answer: {outcome}")
+        return TeacherAnswer(question, None, f"refused: {outcome.reason}")
+    return TeacherAnswer(question, None, f"no answer: {outcome}")

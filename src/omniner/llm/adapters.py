@@ -30,7 +30,7 @@ from omniner.training import hub
 
 log = logging.getLogger("omniner")
 
-METHODS = ("full", "lora", "qlora")
+TUNING_METHODS = ("full", "lora", "qlora")
 _LARGE = 1_000_000_000  # weights that learn from which on 8-bit optimizer states are worth their noise: 6 GB saved
 
 
@@ -41,7 +41,7 @@ def choose_method(wanted: str, is_pretrained: bool) -> str:
     return wanted
 
 
-def prepare(model: Any, tuning: TuningConfig, method: str, seed: int) -> Any:
+def prepare_for_training(model: Any, tuning: TuningConfig, method: str, seed: int) -> Any:
     """Make a causal model ready to learn by a method.
 
     Args:
@@ -65,7 +65,9 @@ def prepare(model: Any, tuning: TuningConfig, method: str, seed: int) -> Any:
     return model.train()
 
 
-def optimizer(model: Any, tuning: TuningConfig, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: Any, tuning: TuningConfig, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
     """AdamW over the weights that learn; norms and biases are not decayed.
 
     `tuning.optimizer: auto` takes 8-bit states (Dettmers et al. 2022) on a GPU for qlora and where a billion weights
@@ -142,7 +144,7 @@ def _wants_8bit(tuning: TuningConfig, learning: list[nn.Parameter]) -> bool:
     if tuning.optimizer == "adamw":
         return False
     if tuning.optimizer == "adamw_8bit":
-        if not available():
+        if not has_bitsandbytes():
             raise UserError(
                 "tuning.optimizer",
                 "adamw_8bit, but bitsandbytes is not installed",
@@ -152,7 +154,7 @@ def _wants_8bit(tuning: TuningConfig, learning: list[nn.Parameter]) -> bool:
     on_gpu = any(value.device.type == "cuda" for value in learning)
     large = sum(value.numel() for value in learning) >= _LARGE
     wanted = on_gpu and (tuning.method == "qlora" or large)
-    if wanted and not available():
+    if wanted and not has_bitsandbytes():
         log.warning("bitsandbytes is not installed: the optimizer keeps its states in full precision")
         return False
     return wanted
@@ -182,7 +184,7 @@ class Quantization:
         return cast(torch.dtype, getattr(torch, self.source))
 
 
-def available() -> bool:
+def has_bitsandbytes() -> bool:
     """Whether bitsandbytes can be imported."""
     try:
         with hub.quiet():
@@ -203,7 +205,7 @@ def quantize(model: Any, double: bool, compute: torch.dtype) -> Quantization:
     Raises:
         UserError: without bitsandbytes.
     """
-    if not available():
+    if not has_bitsandbytes():
         raise UserError(
             "tuning.method", "qlora, but bitsandbytes is not installed", "pip install bitsandbytes, or choose lora."
         )

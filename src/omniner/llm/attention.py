@@ -51,7 +51,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from omniner.llm.packs import Pack
 
 
-class Attend(Protocol):
+class AttentionFunction(Protocol):
     """Attention of a whole pack: each row sees the prefix and its own suffix, up to itself."""
 
     def __call__(
@@ -64,7 +64,7 @@ class Attend(Protocol):
         """
 
 
-class Backend(NamedTuple):
+class AttentionBackend(NamedTuple):
     """A way to compute attention, and where it can run.
 
     Attributes:
@@ -73,7 +73,7 @@ class Backend(NamedTuple):
         dtypes: precisions it takes.
     """
 
-    attend: Attend
+    attend: AttentionFunction
     device: str | None
     dtypes: tuple[torch.dtype, ...]
 
@@ -94,7 +94,7 @@ def visible(pack: Pack) -> Tensor:
     return causal & ((segments == 0) | (segments[:, None] == segments))
 
 
-MASKED = Backend(attend_masked, None, (torch.float16, torch.bfloat16, torch.float32, torch.float64))
+MASKED = AttentionBackend(attend_masked, None, (torch.float16, torch.bfloat16, torch.float32, torch.float64))
 
 
 _cascade_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -207,7 +207,7 @@ def _merge(out: Tensor, total: Tensor, part: Tensor, sums: Tensor) -> None:
     torch.logaddexp(total, sums, out=total)
 
 
-CASCADE = Backend(attend_cascade, "cpu", (torch.bfloat16, torch.float32, torch.float64))
+CASCADE = AttentionBackend(attend_cascade, "cpu", (torch.bfloat16, torch.float32, torch.float64))
 
 
 _flash_forward = torch.ops.aten._flash_attention_forward
@@ -302,7 +302,7 @@ def _gradients(
     return dq, dk, dv
 
 
-FLASH = Backend(attend_flash, "cuda", (torch.float16, torch.bfloat16))
+FLASH = AttentionBackend(attend_flash, "cuda", (torch.float16, torch.bfloat16))
 
 
 def attend_flex(query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool) -> Tensor:
@@ -333,10 +333,10 @@ def _kernel() -> Callable[..., Tensor]:
     return compiled
 
 
-FLEX = Backend(attend_flex, "cuda", (torch.float16, torch.bfloat16, torch.float32))
+FLEX = AttentionBackend(attend_flex, "cuda", (torch.float16, torch.bfloat16, torch.float32))
 
 
-BACKENDS: dict[str, Backend] = {  # the fastest first
+ATTENTION_BACKENDS: dict[str, AttentionBackend] = {  # the fastest first
     "flash": FLASH,
     "cascade": CASCADE,
     "flex": FLEX,

@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from omniner.errors import UserError
-from omniner.llm.attention import BACKENDS
+from omniner.llm.attention import ATTENTION_BACKENDS
 from omniner.llm.packs import make_pack
-from omniner.llm.shared_prefix import attach, pack_loss
+from omniner.llm.shared_prefix import attach_attention, pack_loss
 from omniner.training.devices import base_of
 
 log = logging.getLogger("omniner")
@@ -35,7 +35,7 @@ _PREFIX, _VOCABULARY = 150, 64  # tokens; more than a block of any kernel
 _SIZES = [(1, 1), (3, 40), (20, 24), (20, 24), (70, 90)]  # tokens of each sample: rest of the prompt, answer
 
 
-def choose(model: Any, wanted: str, device: torch.device, precision: str) -> str:
+def choose_attention(model: Any, wanted: str, device: torch.device, precision: str) -> str:
     """The attention back-end to train with: it gives the loss and gradients of separate sequences on a tiny model.
 
     Args:
@@ -49,9 +49,9 @@ def choose(model: Any, wanted: str, device: torch.device, precision: str) -> str
     """
     config = base_of(model).config.get_text_config()
     _refuse(config)
-    probe = Probe(config, device, precision)
+    probe = AttentionProbe(config, device, precision)
     objections: list[str] = []
-    for name in BACKENDS if wanted == "auto" else [wanted]:
+    for name in ATTENTION_BACKENDS if wanted == "auto" else [wanted]:
         objection = _objection(name, probe, device)
         if objection is None:
             log.info("attention of packs: %s%s", name, "".join(f"; {each}" for each in objections))
@@ -80,9 +80,9 @@ def _refuse(config: Any) -> None:
         )
 
 
-def _objection(name: str, probe: Probe, device: torch.device) -> str | None:
+def _objection(name: str, probe: AttentionProbe, device: torch.device) -> str | None:
     """Why a back-end is not to be used; None = it is right."""
-    backend = BACKENDS[name]
+    backend = ATTENTION_BACKENDS[name]
     if backend.device not in (None, device.type):
         return f"needs {backend.device}"
     if probe.dtype not in backend.dtypes:
@@ -116,7 +116,7 @@ class _Item:
     answer: list[int]
 
 
-class Probe:
+class AttentionProbe:
     """A tiny model like the given one, and samples.
 
     Args:
@@ -146,7 +146,7 @@ class Probe:
         Two packs are computed: one with all samples and, since kernels differ by size, one with the first.
         """
         model = copy.deepcopy(self._exact).to(torch.float32 if self._mixed else self.dtype)
-        attach(model, backend)
+        attach_attention(model, backend)
         autocast: AbstractContextManager[Any] = (
             torch.autocast(self._device.type, torch.bfloat16) if self._mixed else nullcontext()
         )

@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from omniner.answers import STYLES
 from omniner.errors import UserError
-from omniner.llm.chat import Chat
+from omniner.llm.chat import ChatTokenizer
 
 Ids = npt.NDArray[np.int64]
 State = int | tuple[int, ...]
@@ -45,7 +45,7 @@ the bracket of a pair, behind the answer."""
 _LONGEST_CHARACTER = 6  # bytes, and so tokens at most: \u001f; without an escape it is 4
 
 
-class Format:
+class AnswerGrammar:
     """Everything of an answer but the spans, as a tree of bytes; the same for all sentences.
 
     Args:
@@ -59,7 +59,7 @@ class Format:
         decided: what is missing to the end of the pair, per node behind a span where only one category is left.
     """
 
-    def __init__(self, style: str, categories: Sequence[str], tree: TokenTree) -> None:
+    def __init__(self, style: str, categories: Sequence[str], tree: TokenTrie) -> None:
         separator = STYLES[style][0]
         self.tree = tree
         self.edges: list[dict[int, int]] = [{} for _ in range(DONE + 1)]
@@ -83,7 +83,7 @@ class Format:
                 self._rests[node] = [b"[]"[at:]]
         self._to_span[self._add(START, b'[["', SPAN)[-1]] = b'"'
         self._endings: dict[int, list[int]] = {}
-        self._next: dict[int, tuple[Ids, list[TokenNode]]] = {}
+        self._next: dict[int, tuple[Ids, list[TrieNode]]] = {}
 
     def _add(self, node: int, text: bytes, end: int) -> list[int]:
         """Lay a way from `node` to `end`; the nodes that are left by each byte of `text`."""
@@ -124,13 +124,13 @@ class Format:
         to_span = max(len(self.to_span(node)) for node in self._to_span)
         return max(direct, to_span + _LONGEST_CHARACTER + len(self.closing))
 
-    def next_tokens(self, node: int) -> tuple[Ids, list[TokenNode]]:
+    def next_tokens(self, node: int) -> tuple[Ids, list[TrieNode]]:
         """The tokens that may follow, as far as they do not go into a span, and the places in the tree of tokens
         that reach a span and have longer ones."""
         if node not in self._next:
             found: list[int] = []
             crossings = []
-            waiting: list[tuple[TokenNode, int]] = [(self.tree.root, node)]
+            waiting: list[tuple[TrieNode, int]] = [(self.tree.root, node)]
             while waiting:
                 place, at = waiting.pop()
                 children = self.tree.children(place)
@@ -148,7 +148,7 @@ def _sorted(tokens: list[int]) -> Ids:
     return np.array(sorted(tokens), dtype=np.int64)
 
 
-class Automaton:
+class AnswerAutomaton:
     """The states of answers about one sentence.
 
     Args:
@@ -156,7 +156,7 @@ class Automaton:
         text: the sentence.
     """
 
-    def __init__(self, form: Format, text: str) -> None:
+    def __init__(self, form: AnswerGrammar, text: str) -> None:
         escaped = [json.dumps(character, ensure_ascii=False)[1:-1].encode() for character in text]
         self._form, self._text = form, b"".join(escaped)
         ends = list(accumulate(map(len, escaped)))
@@ -198,7 +198,7 @@ class Automaton:
             self._next[state] = ids
         return self._next[state]
 
-    def _tokens_from(self, place: TokenNode, state: State) -> list[int]:
+    def _tokens_from(self, place: TrieNode, state: State) -> list[int]:
         """The tokens below a place of their tree whose further bytes may follow a state."""
         found: list[int] = []
         waiting = [(place, state)]
@@ -236,7 +236,7 @@ _PROBES = ('[["北京 天", "a_b/c"], ["👶🏻", "①"]]', '[["x\\\\n","y"],["
 _OTHER = "Choose a model whose tokenizer works on bytes or falls back to them, or use decoding=free."
 
 
-class TokenTree:
+class TokenTrie:
     """The tokens of a vocabulary by their bytes; a node's children are worked out when they are first asked for.
 
     Args:
@@ -257,14 +257,14 @@ class TokenTree:
             found = f"{len(missing)} bytes have no token of their own, the first of them {missing[0]:#04x}"
             raise UserError("model.path", f"the tokenizer cannot spell every text: {found}", _OTHER)
 
-    def _node(self, low: int, high: int, depth: int) -> TokenNode:
+    def _node(self, low: int, high: int, depth: int) -> TrieNode:
         """The tokens `low` to `high` of the sorted ones: they share their first `depth` bytes."""
         at = low
         while at < high and len(self._spellings[at]) == depth:
             at += 1
-        return TokenNode(self._tokens[low:at], at, high, depth)
+        return TrieNode(self._tokens[low:at], at, high, depth)
 
-    def children(self, node: TokenNode) -> dict[int, TokenNode]:
+    def children(self, node: TrieNode) -> dict[int, TrieNode]:
         """The nodes one byte further, by that byte."""
         if node.children is None:
             node.children = {}
@@ -295,17 +295,17 @@ class TokenTree:
         return tokens
 
 
-class TokenNode:
+class TrieNode:
     """Bytes that tokens begin with: the tokens that are just these, and where the longer ones are listed."""
 
     __slots__ = ("children", "depth", "high", "low", "tokens")
 
     def __init__(self, tokens: list[int], low: int, high: int, depth: int) -> None:
         self.tokens, self.low, self.high, self.depth = tokens, low, high, depth
-        self.children: dict[int, TokenNode] | None = None
+        self.children: dict[int, TrieNode] | None = None
 
 
-def token_spellings(chat: Chat) -> dict[int, bytes]:
+def token_bytes(chat: ChatTokenizer) -> dict[int, bytes]:
     """The bytes of each token that can stand in a text; control tokens are left out.
 
     Raises:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from omniner.errors import UserError
-from omniner.llm.prompt import Prompt
+from omniner.llm.prompts import Prompt
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -24,7 +24,7 @@ _PROBES = ("[]", '[["北京", "地点_城市"]]', '[["👶🏻", "a"],["①","b"
 _MARK = "X0mark0X"  # a text that no template holds
 
 
-class Chat:
+class ChatTokenizer:
     """Turns prompts and answers into tokens, and tokens into answers.
 
     Args:

@@ -42,7 +42,7 @@ _FILTERS = ("content_filter", "content_policy")  # in the code or the message of
 _SHOWN = 300  # characters of a server's message that are quoted
 
 
-class Request(NamedTuple):
+class ChatRequest(NamedTuple):
     """One chat. `options` are the other fields of the request: `temperature`, `response_format`, a server's own."""
 
     messages: Sequence[Mapping[str, str]]
@@ -285,7 +285,7 @@ class ChatClient:
             raise UserError(key, f"{self.url} has {len(found)} models", f"Set {key} to one of them: {shown}.")
         return found[0]
 
-    def ask(self, request: Request) -> Reply | Refusal | ServerError:
+    def ask(self, request: ChatRequest) -> Reply | Refusal | ServerError:
         """The outcome of one request, after as many attempts as it takes.
 
         Raises:
@@ -318,7 +318,7 @@ class ChatClient:
         return UserError(f"{self._section}.url", f"no answer from {self.url}: {error}", fix)
 
     def ask_all(
-        self, requests: Iterable[tuple[Key, Request]], tick: float
+        self, requests: Iterable[tuple[Key, ChatRequest]], tick: float
     ) -> Iterator[list[tuple[Key, Reply | Refusal | ServerError]]]:
         """Outcomes with their keys in batches as they come, in any order; an empty batch after `tick` seconds without.
 

@@ -44,14 +44,14 @@ from omniner.llm.automaton import (
     DONE,
     MIDDLE,
     SPAN,
-    Automaton,
-    Format,
+    AnswerAutomaton,
+    AnswerGrammar,
     Ids,
     State,
-    TokenTree,
-    token_spellings,
+    TokenTrie,
+    token_bytes,
 )
-from omniner.llm.chat import Chat
+from omniner.llm.chat import ChatTokenizer
 
 _SPAN_ROOM = 32  # tokens; nearly every span has less, so that what is cut off at the end is whole pairs
 _REPEATS = 3  # times that a pair may be written beyond the occurrences of its span before it counts as a loop
@@ -59,7 +59,7 @@ _LOOKAHEAD = 3  # characters at a span's beginning that may change how the token
 _ANY = "甲"  # stands for a span in probes
 
 
-class Matcher(Protocol):
+class ConstraintState(Protocol):
     """Where the answer about one sentence stands."""
 
     @property
@@ -84,10 +84,10 @@ class Matcher(Protocol):
         ...
 
 
-class Guide(Protocol):
+class Constraint(Protocol):
     """What may be written, for a batch of sentences that are at different places of their answers."""
 
-    def start(self, text: str, budget: int) -> Matcher:
+    def start(self, text: str, budget: int) -> ConstraintState:
         """The matcher of a new answer about the sentence `text`.
 
         Args:
@@ -99,7 +99,7 @@ class Guide(Protocol):
         """
         ...
 
-    def fill(self, matchers: Sequence[Matcher | None], logits: Tensor) -> None:
+    def fill(self, matchers: Sequence[ConstraintState | None], logits: Tensor) -> None:
         """Set the logits [B, V] of forbidden tokens to -inf, in place; V may exceed the tokenizer's vocabulary.
 
         Row b belongs to `matchers[b]`; a row of None, or of a matcher that has stopped, is left as it is. A row
@@ -109,7 +109,7 @@ class Guide(Protocol):
         ...
 
 
-def restrict(matchers: Sequence[Matcher | None], logits: Tensor) -> None:
+def mask_logits(matchers: Sequence[ConstraintState | None], logits: Tensor) -> None:
     """`Guide.fill` for matchers of any kind."""
     rows, allowed = [], []
     for row, matcher in enumerate(matchers):
@@ -128,7 +128,7 @@ def restrict(matchers: Sequence[Matcher | None], logits: Tensor) -> None:
     logits[row, column] = kept
 
 
-class AnswerGuide:
+class AnswerConstraint:
     """The `Guide` of answers in the training format.
 
     Args:
@@ -147,31 +147,31 @@ class AnswerGuide:
         UserError: a tokenizer whose tokens are not bytes, or no category.
     """
 
-    def __init__(self, chat: Chat, categories: Sequence[str], style: str) -> None:
+    def __init__(self, chat: ChatTokenizer, categories: Sequence[str], style: str) -> None:
         check_style(style)
         if not categories:
             raise UserError("decoding.kind", "guided, but there are no categories", "Use decoding=free.")
         self._chat, self.stop = chat, chat.end[0]
-        self.spellings = token_spellings(chat)
-        self.form = Format(style, categories, TokenTree(self.spellings))
+        self.spellings = token_bytes(chat)
+        self.form = AnswerGrammar(style, categories, TokenTrie(self.spellings))
         self.reserve = self.form.longest_ending() + 1
         self._composes = chat.decode(chat.answer_ids("e\u0301")) == "\u00e9"
         self.canonical = _canonical(chat, self.form, self.spellings)
         self._opening = self._tokens_before(_ANY)
         self._opens_alike = lru_cache(maxsize=1 << 16)(lambda begin: self._tokens_before(begin) == self._opening)
 
-    def start(self, text: str, budget: int) -> AnswerMatcher:
+    def start(self, text: str, budget: int) -> AnswerState:
         """The matcher of a new answer about the sentence `text`, see `Guide`."""
         if budget < self.reserve:
             found = f"{budget} tokens for an answer, and ending one can take {self.reserve}"
             raise UserError("decoding.max_new_tokens", found, "Raise it; if the prompt takes the room, shorten that.")
         seen = _composed(text) if self._composes else text
         begins = (char if char.isalnum() else seen[at : at + _LOOKAHEAD] for at, char in enumerate(seen))
-        return AnswerMatcher(self, Automaton(self.form, seen), budget, all(map(self._opens_alike, begins)))
+        return AnswerState(self, AnswerAutomaton(self.form, seen), budget, all(map(self._opens_alike, begins)))
 
-    def fill(self, matchers: Sequence[Matcher | None], logits: Tensor) -> None:
+    def fill(self, matchers: Sequence[ConstraintState | None], logits: Tensor) -> None:
         """Set the logits [B, V] of forbidden tokens to -inf, in place; see `Guide`."""
-        restrict(matchers, logits)
+        mask_logits(matchers, logits)
 
     def _tokens_before(self, begin: str) -> list[int]:
         """How an answer is cut up to its second span, if that begins so; empty if its first token is cut across."""
@@ -188,7 +188,7 @@ class AnswerGuide:
         return tokens
 
 
-class AnswerMatcher:
+class AnswerState:
     """Where the answer about one sentence stands; made by `AnswerGuide.start`.
 
     Args:
@@ -198,7 +198,7 @@ class AnswerMatcher:
         opens_alike: whether the tokens before a span are the same ones before every span of the sentence.
     """
 
-    def __init__(self, guide: AnswerGuide, automaton: Automaton, budget: int, opens_alike: bool) -> None:
+    def __init__(self, guide: AnswerConstraint, automaton: AnswerAutomaton, budget: int, opens_alike: bool) -> None:
         self._guide, self._automaton, self._opens_alike = guide, automaton, opens_alike
         self._state: State = automaton.start
         self._left = budget
@@ -293,7 +293,7 @@ def _composed(text: str) -> str:
     return whole if len(seams(text)) == len(whole) + 1 else text
 
 
-def _canonical(chat: Chat, form: Format, spellings: Mapping[int, bytes]) -> dict[bytes, int]:
+def _canonical(chat: ChatTokenizer, form: AnswerGrammar, spellings: Mapping[int, bytes]) -> dict[bytes, int]:
     """What has to follow behind a span, as the tokenizer cuts whole answers.
 
     Returns:
@@ -322,7 +322,7 @@ def _canonical(chat: Chat, form: Format, spellings: Mapping[int, bytes]) -> dict
 _TOKENS = 2  # of a character, where a vocabulary has few Chinese words
 
 
-class SchemaGuide:
+class SchemaConstraint:
     """The `Guide` of answers that fulfil a JSON schema each.
 
     Args:
@@ -333,7 +333,7 @@ class SchemaGuide:
         UserError: llguidance is not installed, or cannot read the tokenizer.
     """
 
-    def __init__(self, chat: Chat, schemas: Mapping[str, dict[str, Any]]) -> None:
+    def __init__(self, chat: ChatTokenizer, schemas: Mapping[str, dict[str, Any]]) -> None:
         try:
             import llguidance.hf
         except ImportError as error:
@@ -346,23 +346,23 @@ class SchemaGuide:
             raise UserError("teacher.structured", found, "Set teacher.structured=none.") from error
         self._stop, self._schemas = chat.end[0], schemas
 
-    def start(self, text: str, budget: int) -> SchemaMatcher:
+    def start(self, text: str, budget: int) -> SchemaState:
         """The matcher of a new answer to the question `text`, of about `budget` tokens at most."""
         import llguidance
 
-        schema = shortened(self._schemas[text], budget // _TOKENS)
+        schema = shorten_schema(self._schemas[text], budget // _TOKENS)
         # Without room for white space: a weak model would write nothing else.
         grammar = llguidance.LLMatcher.grammar_from_json_schema(
             schema, defaults={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
         )
-        return SchemaMatcher(llguidance.LLMatcher(self._tokenizer, grammar), self._stop)
+        return SchemaState(llguidance.LLMatcher(self._tokenizer, grammar), self._stop)
 
-    def fill(self, matchers: Sequence[Matcher | None], logits: Tensor) -> None:
+    def fill(self, matchers: Sequence[ConstraintState | None], logits: Tensor) -> None:
         """Set the logits [B, V] of forbidden tokens to -inf, in place; see `decoding.guide.Guide`."""
-        restrict(matchers, logits)
+        mask_logits(matchers, logits)
 
 
-class SchemaMatcher:
+class SchemaState:
     """Where one answer stands; see `decoding.guide.Matcher`."""
 
     def __init__(self, matcher: Any, stop: int) -> None:
@@ -392,7 +392,7 @@ class SchemaMatcher:
             raise ValueError(self._matcher.get_error())
 
 
-def shortened(schema: dict[str, Any], characters: int) -> dict[str, Any]:
+def shorten_schema(schema: dict[str, Any], characters: int) -> dict[str, Any]:
     """The schema of an object, its texts all the shorter where together they may have more than `characters`."""
     schema = copy.deepcopy(schema)
     texts = [item for item in schema.get("properties", {}).values() if "maxLength" in item]

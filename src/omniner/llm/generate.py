@@ -32,17 +32,23 @@ from torch import Tensor, nn
 
 from omniner.config.groups import DecodingConfig
 from omniner.errors import UserError
-from omniner.llm import cache
-from omniner.llm.constraint import Guide, Matcher
+from omniner.llm.constraint import Constraint, ConstraintState
+from omniner.llm.prefix_cache import (
+    CACHE_ATTENTION,
+    FULL_ATTENTION_ADVICE,
+    PrefixCache,
+    check_supported,
+    register_cached_attention,
+)
 
 if TYPE_CHECKING:
-    from omniner.llm.chat import Chat
+    from omniner.llm.chat import ChatTokenizer
 
 _GROUP = 16  # sentences of a group, per slot: the most work that is done twice after an interruption
 _FRESH_TOKENS = 1024  # once new sentences bring so many tokens to a forward call, further ones wait: bounds memory
 
 
-class Request(NamedTuple):
+class GenerationRequest(NamedTuple):
     """What is asked: the whole prompt in tokens, and the sentence in it (which a guide needs)."""
 
     id: str
@@ -70,11 +76,11 @@ class _Row:
         finished: None while it goes on.
     """
 
-    request: Request
+    request: GenerationRequest
     pending: list[int]
     limit: int
     stops: frozenset[int]
-    matcher: Matcher | None
+    matcher: ConstraintState | None
     stored: int = 0
     answer: list[int] = field(default_factory=list)
     finished: bool | None = None
@@ -122,15 +128,21 @@ class Generator:
     """
 
     def __init__(
-        self, model: nn.Module, chat: Chat, prefix: list[int], config: DecodingConfig, guide: Guide | None, seed: int
+        self,
+        model: nn.Module,
+        chat: ChatTokenizer,
+        prefix: list[int],
+        config: DecodingConfig,
+        guide: Constraint | None,
+        seed: int,
     ) -> None:
         self._model, self._chat, self._prefix, self._config = model, chat, prefix, config
         self._guide, self._seed = guide, seed
         self._base: Any = getattr(model, "get_base_model", lambda: model)()
-        cache.check_supported(self._base)
-        self._cache: cache.PrefixCache | None = None
+        check_supported(self._base)
+        self._cache: PrefixCache | None = None
 
-    def run(self, requests: Sequence[Request], done: frozenset[str] = frozenset()) -> Iterator[list[Answer]]:
+    def run(self, requests: Sequence[GenerationRequest], done: frozenset[str] = frozenset()) -> Iterator[list[Answer]]:
         """Answer all requests but those in `done`, in no particular order.
 
         Args:
@@ -152,7 +164,7 @@ class Generator:
                 if wanted := [answer for answer in answers if answer.id not in done]:
                     yield wanted
 
-    def _check(self, requests: Sequence[Request]) -> None:
+    def _check(self, requests: Sequence[GenerationRequest]) -> None:
         if len({request.id for request in requests}) < len(requests):
             raise ValueError("requests must have different ids")
         length = len(self._prefix)
@@ -167,13 +179,13 @@ class Generator:
                     "Lower it, with encoding.on_too_long=truncate or skip, or take a shorter prompt.",
                 )
 
-    def _room(self, request: Request) -> int:
+    def _room(self, request: GenerationRequest) -> int:
         """How many tokens an answer may have: more would be at positions that the model has not learnt."""
         positions = getattr(self._base.config, "max_position_embeddings", None)
         most = self._config.max_new_tokens
         return most if positions is None else min(most, positions - len(request.prompt))
 
-    def _decode(self, group: list[Request]) -> Iterator[list[Answer]]:
+    def _decode(self, group: list[GenerationRequest]) -> Iterator[list[Answer]]:
         """Answers of a group; the model is left as it was found whenever some are given out."""
         waiting, active = deque(group), list[_Row]()
         try:
@@ -191,13 +203,13 @@ class Generator:
                 self._cache.release()
 
     @contextlib.contextmanager
-    def _attached(self) -> Iterator[cache.PrefixCache]:
+    def _attached(self) -> Iterator[PrefixCache]:
         """The model in evaluation mode and with the attention of `decoding.cache`, for the time of a few steps."""
-        cache.register()
+        register_cached_attention()
         training = [module for module in self._model.modules() if module.training]
         before = self._base.config._attn_implementation
         self._model.eval()
-        self._base.set_attn_implementation(cache.NAME)
+        self._base.set_attn_implementation(CACHE_ATTENTION)
         try:
             if self._cache is None:
                 self._cache = self._read_prefix()
@@ -208,11 +220,11 @@ class Generator:
                 module.training = True
 
     @torch.no_grad()
-    def _read_prefix(self) -> cache.PrefixCache:
+    def _read_prefix(self) -> PrefixCache:
         settings, device = self._base.config, self._base.device
         heads = settings.num_attention_heads
         groups = heads // (getattr(settings, "num_key_value_heads", None) or heads)
-        store = cache.PrefixCache(len(self._prefix), self._config.slots, groups, device)
+        store = PrefixCache(len(self._prefix), self._config.slots, groups, device)
         if self._prefix:
             ids = torch.tensor([self._prefix], device=device)
             self._forward(
@@ -220,7 +232,7 @@ class Generator:
             )
         return store
 
-    def _advance(self, store: cache.PrefixCache, waiting: deque[Request], active: list[_Row]) -> list[Answer]:
+    def _advance(self, store: PrefixCache, waiting: deque[GenerationRequest], active: list[_Row]) -> list[Answer]:
         """One forward call; the answers that ended with it. `active[n]` is in slot n, before and after."""
         answers = self._admit(waiting, active)
         if active:
@@ -230,7 +242,7 @@ class Generator:
             self._close_gaps(store, active)
         return answers
 
-    def _admit(self, waiting: deque[Request], active: list[_Row]) -> list[Answer]:
+    def _admit(self, waiting: deque[GenerationRequest], active: list[_Row]) -> list[Answer]:
         """Fill free slots; the answers that a guide leaves no choice about at all."""
         answers, fresh = [], 0
         while waiting and len(active) < self._config.slots and fresh < _FRESH_TOKENS:
@@ -249,18 +261,18 @@ class Generator:
         return Answer(row.request.id, row.answer, self._chat.decode(row.answer), row.finished is True)
 
     @torch.no_grad()
-    def _next_tokens(self, store: cache.PrefixCache, active: list[_Row]) -> list[int]:
+    def _next_tokens(self, store: PrefixCache, active: list[_Row]) -> list[int]:
         step = store.begin([row.stored for row in active], [row.pending for row in active])
         logits = self._forward(store, step.ids, step.positions, step.last).float()
         if self._guide is not None:
             self._guide.fill([row.matcher for row in active], logits)
         if not self._config.temperature:
             return logits.argmax(1).tolist()
-        chances = [chance(self._seed, row.request.id, len(row.answer)) for row in active]
+        chances = [uniform_draw(self._seed, row.request.id, len(row.answer)) for row in active]
         drawn = torch.tensor(chances, dtype=torch.float64).to(logits.device, non_blocking=True)
-        return sample(logits, self._config.temperature, self._config.top_p, drawn).tolist()
+        return sample_tokens(logits, self._config.temperature, self._config.top_p, drawn).tolist()
 
-    def _forward(self, store: cache.PrefixCache, ids: Tensor, positions: Tensor, keep: Tensor) -> Tensor:
+    def _forward(self, store: PrefixCache, ids: Tensor, positions: Tensor, keep: Tensor) -> Tensor:
         """Logits [len(keep), V] after the tokens at `keep` among `ids` [1, T]."""
         store.calls = 0
         result = self._model(
@@ -271,12 +283,12 @@ class Generator:
                 "model.path",
                 f"{store.calls} of {self._base.config.num_hidden_layers} layers of {type(self._base).__name__} take "
                 "their attention from transformers' AttentionInterface",
-                cache.ADVICE,
+                FULL_ATTENTION_ADVICE,
             )
         logits: Tensor = result.logits[0]
         return logits
 
-    def _close_gaps(self, store: cache.PrefixCache, active: list[_Row]) -> None:
+    def _close_gaps(self, store: PrefixCache, active: list[_Row]) -> None:
         """Drop ended rows; the last ones move into their slots, so that slots in use are always the first."""
         count = sum(row.finished is None for row in active)
         gaps = [slot for slot in range(count) if active[slot].finished is not None]
@@ -291,13 +303,13 @@ class Generator:
 _BITS = 32
 
 
-def chance(seed: int, name: str, step: int) -> float:
+def uniform_draw(seed: int, name: str, step: int) -> float:
     """A number in [0, 1) that follows from the three."""
     digest = hashlib.sha256(f"{seed}/{step}/{name}".encode()).digest()
     return int.from_bytes(digest[: _BITS // 8], "big") / float(2**_BITS)
 
 
-def sample(logits: Tensor, temperature: float, top_p: float, chances: Tensor) -> Tensor:
+def sample_tokens(logits: Tensor, temperature: float, top_p: float, chances: Tensor) -> Tensor:
     """One token per row.
 
     Args:

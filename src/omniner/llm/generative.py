@@ -37,14 +37,14 @@ from torch.nn.parallel import DistributedDataParallel
 from omniner.answers import to_prediction
 from omniner.config.groups import CausalConfig, Config, DecodingConfig, TrainerConfig
 from omniner.errors import Stopped, UserError
-from omniner.llm import adapters, language_model
-from omniner.llm.attention_probe import choose
-from omniner.llm.constraint import AnswerGuide, Guide
-from omniner.llm.generate import Answer, Generator, Request
-from omniner.llm.language_model import CausalModel
+from omniner.llm.adapters import build_optimizer
+from omniner.llm.attention_probe import choose_attention
+from omniner.llm.constraint import AnswerConstraint, Constraint
+from omniner.llm.generate import Answer, GenerationRequest, Generator
+from omniner.llm.language_model import CausalModel, save_causal_model
 from omniner.llm.packs import PackedStep, StepLoader
 from omniner.llm.samples import PromptEncoder, Sample
-from omniner.llm.shared_prefix import attach, pack_loss
+from omniner.llm.shared_prefix import attach_attention, pack_loss
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence
 from omniner.training import devices
@@ -78,7 +78,7 @@ class GenerativeModule(Learner):
         self.causal, self.model = model, model.model
         self.model_config, self.tuning, self.decoding = config.model, config.tuning, config.decoding
         self.precision, self.prefix = precision, prefix
-        self._guide = build_guide(model, config.decoding)
+        self._guide = build_constraint(model, config.decoding)
         self._attention = ""
 
     def setup(self, stage: str) -> None:
@@ -88,8 +88,8 @@ class GenerativeModule(Learner):
         strategy = self.trainer.strategy
         divided = isinstance(strategy, devices.Sharded) and self.precision != "32-true"
         precision = "bf16-true" if divided else self.precision  # what weights are put together in
-        self._attention = choose(self.model, self.tuning.attention, strategy.root_device, precision)
-        attach(self.model, self._attention)
+        self._attention = choose_attention(self.model, self.tuning.attention, strategy.root_device, precision)
+        attach_attention(self.model, self._attention)
 
     def configure_model(self) -> None:
         """Divide the weights, if the strategy is to."""
@@ -102,7 +102,7 @@ class GenerativeModule(Learner):
         rate = self.model_config.learning_rate[self.causal.method]
         # 8-bit states cannot be divided between processes
         tuning = dataclasses.replace(self.tuning, optimizer="adamw") if self._sharded else self.tuning
-        optimizer = adapters.optimizer(self.model, tuning, rate, self.model_config.weight_decay)
+        optimizer = build_optimizer(self.model, tuning, rate, self.model_config.weight_decay)
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
 
     def on_train_batch_start(self, batch: PackedStep, batch_idx: int) -> None:
@@ -160,7 +160,7 @@ class GenerativeModule(Learner):
         """Write the folder that prediction loads."""
         state = devices.full_state(self.model) if self._sharded else None
         if self.trainer.is_global_zero:
-            language_model.save(path, self.causal, state)
+            save_causal_model(path, self.causal, state)
 
     def check_state(self, checkpoint: Mapping[str, Any]) -> None:
         """All weights that learn must be there; the frozen ones come from where they came from before."""
@@ -185,7 +185,7 @@ class GenerativeModule(Learner):
         found: dict[str, Prediction] = {}
         progress = Progress("dev sentences answered", len(batch.samples), quiet=not self.trainer.is_global_zero)
         with devices.whole(self.model) if self._sharded else nullcontext():
-            for part in answers(
+            for part in predict_answers(
                 self.causal, batch.samples, self.prefix, self.decoding, self._guide, self.seed, frozenset()
             ):
                 found |= {prediction.id: prediction for prediction in part}
@@ -223,24 +223,24 @@ class GenerativeModule(Learner):
 _CUT = "stopped by decoding.max_new_tokens"
 
 
-def build_guide(causal: CausalModel, config: DecodingConfig) -> Guide | None:
+def build_constraint(causal: CausalModel, config: DecodingConfig) -> Constraint | None:
     """What keeps answers in form, if `decoding.kind` asks for it."""
     if config.kind != "guided":
         return None
-    return AnswerGuide(causal.chat, causal.prompt.categories, causal.prompt.answer)
+    return AnswerConstraint(causal.chat, causal.prompt.categories, causal.prompt.answer)
 
 
-def engine(config: DecodingConfig) -> str:
+def engine_name(config: DecodingConfig) -> str:
     """The name that predictions made in this process carry."""
     return "hf-guided" if config.kind == "guided" else "hf"
 
 
-def answers(
+def predict_answers(
     causal: CausalModel,
     samples: Sequence[Sample],
     prefix: Sequence[int],
     config: DecodingConfig,
-    guide: Guide | None,
+    guide: Constraint | None,
     seed: int,
     done: frozenset[str],
 ) -> Iterator[list[Prediction]]:
@@ -257,8 +257,8 @@ def answers(
     """
     generator = Generator(causal.model, causal.chat, list(prefix), config, guide, seed)
     texts = {sample.id: sample.text for sample in samples}
-    requests = [Request(sample.id, sample.prompt, sample.text) for sample in samples]
-    sha, name = causal.prompt.sha, engine(config)
+    requests = [GenerationRequest(sample.id, sample.prompt, sample.text) for sample in samples]
+    sha, name = causal.prompt.sha, engine_name(config)
     for batch in generator.run(requests, done):
         yield [_prediction(answer, texts[answer.id], sha, name) for answer in batch]
 
@@ -311,7 +311,7 @@ class DevLoader:
 
 
 @dataclass(frozen=True)
-class Survey:
+class PackStatistics:
     """The arithmetic of an epoch, for people.
 
     Attributes:
@@ -404,14 +404,14 @@ class GenerativeData(TrainingData):
                 samples[at] = sample
         return samples
 
-    def survey(self, ranks: int) -> Survey:
+    def survey(self, ranks: int) -> PackStatistics:
         """Count what the first epoch holds for `ranks` processes."""
         samples = self.epoch_samples(0)
         sizes: list[int] = []
         for rank in range(ranks):
             for step in self._loader(rank, ranks, lambda: 0):
                 sizes += [len(pack.ids) for pack in step.packs]
-        return Survey(
+        return PackStatistics(
             steps=self.steps,
             prefix=len(self.prefix),
             packs=len(sizes),

@@ -25,10 +25,19 @@ from torch import Tensor
 from omniner.config.groups import CausalConfig, TuningConfig
 from omniner.errors import UserError
 from omniner.files import explaining, read_json, restore, write_json, writing_folder
-from omniner.llm import adapters, loading
-from omniner.llm.adapters import Quantization
-from omniner.llm.chat import Chat
-from omniner.llm.prompt import Prompt
+from omniner.llm.adapters import (
+    TUNING_METHODS,
+    Quantization,
+    choose_method,
+    dequantize,
+    has_bitsandbytes,
+    prepare_for_training,
+    quantize,
+    trainable_state,
+)
+from omniner.llm.chat import ChatTokenizer
+from omniner.llm.loading import load_pretrained, load_weights, random_model
+from omniner.llm.prompts import Prompt
 from omniner.training import hub
 from omniner.training.checkpoints import DESCRIPTION
 
@@ -57,7 +66,7 @@ class CausalModel:
     """
 
     model: Any
-    chat: Chat
+    chat: ChatTokenizer
     prompt: Prompt
     method: str
     base: str | None
@@ -65,7 +74,7 @@ class CausalModel:
     origin: dict[str, Tensor] | None
 
 
-def build(
+def build_causal_model(
     config: CausalConfig, tuning: TuningConfig, prompt: Prompt, texts: Sequence[str], dtype: torch.dtype, seed: int
 ) -> CausalModel:
     """The model that a configuration asks for, on the CPU, in training mode.
@@ -81,21 +90,21 @@ def build(
     Raises:
         UserError: the model cannot be loaded or built, or has no chat template.
     """
-    method = adapters.choose_method(tuning.method, config.path is not None)
+    method = choose_method(tuning.method, config.path is not None)
     if config.path is None:
-        model, tokenizer = loading.random(config, prompt, texts, dtype, seed)
+        model, tokenizer = random_model(config, prompt, texts, dtype, seed)
     else:
-        model, tokenizer = loading.pretrained(config.path, dtype)
-    chat = Chat(tokenizer, config.chat_template)
+        model, tokenizer = load_pretrained(config.path, dtype)
+    chat = ChatTokenizer(tokenizer, config.chat_template)
     if config.chat_template:
         tokenizer.chat_template = config.chat_template  # every folder it is saved to can then chat
     origin = _copy_state(model) if config.path is None and method != "full" else None
-    kept = adapters.quantize(model, tuning.double_quantization, dtype) if method == "qlora" else None
-    model = adapters.prepare(model, tuning, method, seed)
+    kept = quantize(model, tuning.double_quantization, dtype) if method == "qlora" else None
+    model = prepare_for_training(model, tuning, method, seed)
     return CausalModel(model, chat, prompt, method, _lasting(config.path), kept, origin)
 
 
-def save(folder: Path, causal: CausalModel, weights: Mapping[str, Tensor] | None = None) -> None:
+def save_causal_model(folder: Path, causal: CausalModel, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write a checkpoint folder, whole or not at all.
 
     Args:
@@ -104,7 +113,7 @@ def save(folder: Path, causal: CausalModel, weights: Mapping[str, Tensor] | None
         weights: of those that learn, by the names of `adapters.trainable_state`; None = the model's own. For weights
             that are gathered from several processes.
     """
-    state = adapters.trainable_state(causal.model) if weights is None else dict(weights)
+    state = trainable_state(causal.model) if weights is None else dict(weights)
     with writing_folder(folder) as written:
         if causal.method == "full":
             _save_model(written, causal.model, state)
@@ -114,7 +123,7 @@ def save(folder: Path, causal: CausalModel, weights: Mapping[str, Tensor] | None
         write_json(written / DESCRIPTION, _card(causal))
 
 
-def load(folder: Path, dtype: torch.dtype, device: torch.device | str) -> CausalModel:
+def load_causal_model(folder: Path, dtype: torch.dtype, device: torch.device | str) -> CausalModel:
     """The model of a checkpoint folder, ready to answer.
 
     Args:
@@ -130,7 +139,7 @@ def load(folder: Path, dtype: torch.dtype, device: torch.device | str) -> Causal
     return causal
 
 
-def merge(folder: Path, output: Path, dtype: torch.dtype) -> None:
+def merge_adapters(folder: Path, output: Path, dtype: torch.dtype) -> None:
     """Make an ordinary model folder (weights, tokenizer, chat template) of a checkpoint folder.
 
     Args:
@@ -175,7 +184,7 @@ def _save_adapters(folder: Path, causal: CausalModel, state: dict[str, Tensor]) 
         save_file(causal.origin, folder / _BASE / "model.safetensors", metadata={"format": "pt"})
 
 
-def _save_tokenizer(folder: Path, chat: Chat) -> None:
+def _save_tokenizer(folder: Path, chat: ChatTokenizer) -> None:
     chat.tokenizer.save_pretrained(folder)
     file = folder / "tokenizer_config.json"
     settings = read_json(file)
@@ -207,7 +216,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
         found = f"version {card.get('version')}, this program reads version {_VERSION}"
         raise UserError(folder / DESCRIPTION, found, "Use the program's version that wrote it.")
     missing = sorted({"method", "base", "quantization", "chat_template", "prompt"} - card.keys())
-    if missing or card["method"] not in adapters.METHODS:
+    if missing or card["method"] not in TUNING_METHODS:
         raise UserError(folder / DESCRIPTION, f"incomplete ({', '.join(missing) or card['method']})", _FIX)
     return card
 
@@ -223,7 +232,7 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def _assemble(folder: Path, card: Mapping[str, Any], dtype: torch.dtype, keep_codes: bool) -> CausalModel:
     """The model of a folder on the CPU; with `keep_codes` a quantised base is quantised, else it has those values."""
     kept = Quantization(**card["quantization"]) if card["quantization"] else None
-    if kept is not None and not adapters.available():
+    if kept is not None and not has_bitsandbytes():
         log.warning(
             "bitsandbytes is not installed: %s runs on its base of full precision, not on the 4-bit one it was trained "
             "beside, and its answers may differ (pip install bitsandbytes)",
@@ -233,15 +242,15 @@ def _assemble(folder: Path, card: Mapping[str, Any], dtype: torch.dtype, keep_co
     model = _load_weights(folder, card, dtype if kept is None else kept.source_dtype)
     origin = _copy_state(model) if card["method"] != "full" and card["base"] is None else None
     if kept is not None:
-        adapters.quantize(model, kept.double, dtype)
+        quantize(model, kept.double, dtype)
         if not keep_codes:
-            adapters.dequantize(model)
+            dequantize(model)
     if card["method"] != "full":
         with hub.explaining("checkpoint", folder, _FIX), hub.quiet():
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model.to(dtype), folder)
-    chat = Chat(_load_tokenizer(folder), card["chat_template"])
+    chat = ChatTokenizer(_load_tokenizer(folder), card["chat_template"])
     prompt = Prompt.from_json(card["prompt"])
     return CausalModel(model.eval(), chat, prompt, card["method"], card["base"], kept, origin)
 
@@ -250,7 +259,7 @@ def _load_weights(folder: Path, card: Mapping[str, Any], dtype: torch.dtype) -> 
     """All weights of a folder, or the model that its adapters belong to."""
     if card["method"] != "full" and card["base"] is not None:
         try:
-            return loading.weights(card["base"], dtype)
+            return load_weights(card["base"], dtype)
         except UserError as error:
             raise UserError(
                 folder / DESCRIPTION,
@@ -258,7 +267,7 @@ def _load_weights(folder: Path, card: Mapping[str, Any], dtype: torch.dtype) -> 
                 "Put it back there, or write its new place as `base` in this file.",
             ) from error
     try:
-        return loading.weights(str(folder if card["method"] == "full" else folder / _BASE), dtype)
+        return load_weights(str(folder if card["method"] == "full" else folder / _BASE), dtype)
     except UserError as error:
         raise UserError("checkpoint", error.found, _FIX) from error
 

@@ -37,7 +37,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from omniner.config.groups import CausalConfig
 from omniner.errors import UserError
-from omniner.llm.prompt import SENTENCE, Prompt
+from omniner.llm.prompts import SENTENCE, Prompt
 from omniner.training import hub
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _HEADS = ("ForCausalLM", "LMHeadModel")
 _MIN_TOKENS = 256  # transformers makes an almost empty tokenizer of a folder that has none
 
 
-def random(
+def random_model(
     config: CausalConfig, prompt: Prompt, texts: Iterable[str], dtype: torch.dtype, seed: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A model with random weights and a tokenizer made from `texts` and the prompt."""
@@ -59,7 +59,7 @@ def random(
             "model.path is null and there is no model_type to build a random model of",
             "Set model.path to a pretrained model, or model.architecture.model_type (qwen2).",
         )
-    tokenizer = build(texts, prompt, config.vocabulary)
+    tokenizer = build_corpus_tokenizer(texts, prompt, config.vocabulary)
     values = {
         **config.architecture,
         "vocab_size": len(tokenizer),
@@ -80,15 +80,15 @@ def random(
     return model, tokenizer
 
 
-def pretrained(path: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def load_pretrained(path: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The model of a hub name, a folder or a GGUF file, with its own tokenizer."""
-    model, found = weights(path, dtype), tokenizer(path)
+    model, found = load_weights(path, dtype), load_tokenizer(path)
     rows = model.get_input_embeddings().weight.shape[0]
     _check_tokenizer(path, found, rows)
     return model, found
 
 
-def tokenizer(path: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
     """The tokenizer alone, to count with."""
     from transformers import AutoTokenizer
 
@@ -97,7 +97,7 @@ def tokenizer(path: str) -> PreTrainedTokenizerFast:
         return AutoTokenizer.from_pretrained(source, **hub.options(local), **more)
 
 
-def weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
+def load_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
     """The model alone: what adapters are put onto again."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -243,7 +243,7 @@ def _check_tokenizer(path: str, tokenizer: Any, rows: int) -> None:
 
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-TEMPLATE = (
+CHATML_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -259,7 +259,7 @@ _BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 Merge = tuple[str, str]
 
 
-def build(texts: Iterable[str], prompt: Prompt, vocabulary: int) -> PreTrainedTokenizerFast:
+def build_corpus_tokenizer(texts: Iterable[str], prompt: Prompt, vocabulary: int) -> PreTrainedTokenizerFast:
     """The tokenizer of a corpus; the same input always makes the same one.
 
     Args:
@@ -291,7 +291,7 @@ def build(texts: Iterable[str], prompt: Prompt, vocabulary: int) -> PreTrainedTo
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=END,
-        chat_template=TEMPLATE,
+        chat_template=CHATML_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
 

@@ -27,7 +27,7 @@ from omniner.training.data import plan
 T = TypeVar("T")
 
 
-class Tokens(Protocol):
+class PackItem(Protocol):
     """What a pack needs of a sample."""
 
     prompt: list[int]
@@ -95,7 +95,7 @@ class PackedStep:
         return replace(self, packs=[pack.to(device, **options) for pack in self.packs])
 
 
-def make_pack(samples: Sequence[Tokens], prefix: int, weight: int = 1) -> Pack:
+def make_pack(samples: Sequence[PackItem], prefix: int, weight: int = 1) -> Pack:
     """The pack of some samples; the loss is on every token of their answers.
 
     Args:
@@ -135,12 +135,12 @@ def make_pack(samples: Sequence[Tokens], prefix: int, weight: int = 1) -> Pack:
     )
 
 
-def suffix_length(prefix: int) -> Callable[[Tokens], int]:
+def suffix_length(prefix: int) -> Callable[[PackItem], int]:
     """The function that says how many tokens a sample adds to a pack."""
     return lambda sample: len(sample.prompt) - prefix + len(sample.answer) - 1
 
 
-def cut(lengths: Sequence[int], prefix: int, pack_tokens: int, ranks: int) -> list[list[list[int]]]:
+def plan_packs(lengths: Sequence[int], prefix: int, pack_tokens: int, ranks: int) -> list[list[list[int]]]:
     """The packs of one optimizer step, as positions: for each process equally many, some of them empty if need be.
 
     As few packs as hold `pack_tokens` each; a sample that alone is too long gets a pack for itself. Longest first into
@@ -193,7 +193,7 @@ class StepLoader:
 
     def __init__(
         self,
-        samples: Callable[[int], Sequence[Tokens]],
+        samples: Callable[[int], Sequence[PackItem]],
         count: int,
         prefix: int,
         batch_size: int,
@@ -218,10 +218,10 @@ class StepLoader:
         for positions in plan(lengths, self._batch_size, self._seed, epoch)[first:]:
             yield self._step([samples[position] for position in positions])
 
-    def _step(self, samples: Sequence[Tokens]) -> PackedStep:
+    def _step(self, samples: Sequence[PackItem]) -> PackedStep:
         """This process's share of a step of these samples."""
         lengths = list(map(suffix_length(self._prefix), samples))
-        shares = cut(lengths, self._prefix, self._pack_tokens, self._ranks)
+        shares = plan_packs(lengths, self._prefix, self._pack_tokens, self._ranks)
         shortest = samples[lengths.index(min(lengths))]
         packs = []
         for share in shares[self._rank]:

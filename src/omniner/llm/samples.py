@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from omniner.answers import write_answer
 from omniner.config.groups import EncodingConfig
 from omniner.errors import UserError
-from omniner.llm.chat import Chat
-from omniner.llm.prompt import Prompt
+from omniner.llm.chat import ChatTokenizer
+from omniner.llm.prompts import Prompt
 from omniner.records import Entity, Issue, Sentence
 
 _AWKWARD = (
@@ -40,7 +40,7 @@ _AWKWARD = (
     *("👶🏻", "❤️", "\u200d", "\ufeff", "①", "!", "！", "?", "*", "_", "=", "|", "&", "^", ".5", ";", "`", "\x00"),
     *("北京 ", " 北京\u3000", "北京\n"),
 )
-PROBES = tuple(dict.fromkeys([*_AWKWARD, *(text[0] for text in _AWKWARD)]))
+PROBE_SENTENCES = tuple(dict.fromkeys([*_AWKWARD, *(text[0] for text in _AWKWARD)]))
 """Sentences whose first and last characters may merge with what stands around them, or be stripped."""
 
 _HALF_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -76,7 +76,7 @@ class PromptEncoder:
         config: limits of length, in characters.
     """
 
-    def __init__(self, chat: Chat, prompt: Prompt, config: EncodingConfig) -> None:
+    def __init__(self, chat: ChatTokenizer, prompt: Prompt, config: EncodingConfig) -> None:
         self.chat, self.prompt, self.config = chat, prompt, config
         self._categories = frozenset(prompt.categories)
         self._parts = self._find_parts()
@@ -114,7 +114,7 @@ class PromptEncoder:
         Each sample keeps at least one prompt token after them. The probes see to it that a part of a corpus gives the
         same number as the whole: tokens that the beginning of a sentence can change are not counted.
         """
-        prompts = [*self._prompts(PROBES), *(sample.prompt for sample in samples)]
+        prompts = [*self._prompts(PROBE_SENTENCES), *(sample.prompt for sample in samples)]
         shared = _common(min(prompts), max(prompts))  # in sorted order, the first and the last differ first
         return min(shared, min(map(len, prompts)) - 1)
 
@@ -153,15 +153,15 @@ class PromptEncoder:
 
     def _find_parts(self) -> _Parts | None:
         """The chat without its sentence, parted where the tokens of all probes stay what they are."""
-        texts = [self.chat.text(self.prompt, probe) for probe in PROBES]
+        texts = [self.chat.text(self.prompt, probe) for probe in PROBE_SENTENCES]
         head, _, tail = self.chat.text(self.prompt, _MARK).partition(_MARK)
-        if texts != [head + probe + tail for probe in PROBES]:
+        if texts != [head + probe + tail for probe in PROBE_SENTENCES]:
             return None  # the template does something to the text
         tokens, rest = self.chat.prompts_ids(texts), self.chat.before_control(tail)
         lines = [place + 1 for place, character in enumerate(head) if character == "\n"]
         for cut in lines[: -_TRIED - 1 : -1]:
             parts = _Parts(self.chat.prompt_ids(head[:cut]), head[cut:], tail[:rest], self.chat.prompt_ids(tail[rest:]))
-            if parts.prompts(self.chat, PROBES) == tokens:
+            if parts.prompts(self.chat, PROBE_SENTENCES) == tokens:
                 return parts
         return None
 
@@ -175,12 +175,12 @@ class _Parts:
     after: str
     tail: list[int]
 
-    def prompts(self, chat: Chat, texts: Sequence[str]) -> list[list[int]]:
+    def prompts(self, chat: ChatTokenizer, texts: Sequence[str]) -> list[list[int]]:
         found = chat.plain_ids([f"{self.before}{text}{self.after}" for text in texts])
         return [[*self.head, *ids, *self.tail] for ids in found]
 
 
-def describe(sample: Sample, chat: Chat, prefix: int) -> Iterator[str]:
+def describe_sample(sample: Sample, chat: ChatTokenizer, prefix: int) -> Iterator[str]:
     """Lines about a sample for people: the decoded prompt with its shared part marked, and the tokens to learn."""
     yield f"{sample.id}: {sample.text}"
     yield f"prompt, {prefix} tokens that all sentences share:"
@@ -191,7 +191,7 @@ def describe(sample: Sample, chat: Chat, prefix: int) -> Iterator[str]:
     yield " ".join(repr(chat.show(ids)) for ids in _characters(sample.answer, chat))
 
 
-def _characters(ids: Sequence[int], chat: Chat) -> Iterator[Sequence[int]]:
+def _characters(ids: Sequence[int], chat: ChatTokenizer) -> Iterator[Sequence[int]]:
     """Tokens one by one; those that hold only a part of a character together."""
     start = 0
     for end in range(1, len(ids) + 1):

@@ -34,8 +34,8 @@ from typing import Any, NoReturn
 from omniner.answers import STYLES, strict_pairs, to_prediction
 from omniner.config.groups import DecodingConfig
 from omniner.errors import UserError
-from omniner.llm.client import ChatClient, Refusal, Reply, Request, ServerError
-from omniner.llm.prompt import Prompt
+from omniner.llm.client import ChatClient, ChatRequest, Refusal, Reply, ServerError
+from omniner.llm.prompts import Prompt
 from omniner.records import Prediction, Sentence
 
 log = logging.getLogger("omniner")
@@ -46,7 +46,7 @@ _NAMED = 5  # ids named in a message
 _CUT = "stopped by decoding.max_new_tokens"
 
 
-def predict(
+def predict_with_server(
     config: DecodingConfig, prompt: Prompt, sentences: Sequence[Sentence], done: frozenset[str]
 ) -> Iterator[list[Prediction]]:
     """Ask for the sentences that are not `done`; their own entities are not looked at.
@@ -130,7 +130,7 @@ class _Asking:
             if isinstance(outcome, Reply):
                 return
 
-    def _request(self, sentence: Sentence) -> Request:
+    def _request(self, sentence: Sentence) -> ChatRequest:
         config, prompt = self.config, self.prompt
         options: dict[str, Any] = {
             "max_tokens": config.max_new_tokens,
@@ -140,8 +140,8 @@ class _Asking:
         if config.kind == "guided" and config.structured == "json_schema":
             options |= self.schema(prompt.categories)
         elif config.kind == "guided":
-            options |= grammar(sentence.text, prompt.categories, prompt.answer)
-        return Request(prompt.messages(sentence.text), options)
+            options |= vllm_grammar(sentence.text, prompt.categories, prompt.answer)
+        return ChatRequest(prompt.messages(sentence.text), options)
 
     def _take(self, sentence: Sentence, outcome: Reply | Refusal | ServerError) -> list[Prediction]:
         """The predictions that can be given now that this has come."""
@@ -167,7 +167,7 @@ class _Asking:
 
     def _prediction(self, sentence: Sentence, reply: Reply) -> Prediction:
         guided = self.config.kind == "guided"
-        text = as_list(reply.text, self.prompt.answer) if guided else reply.text
+        text = entities_as_list(reply.text, self.prompt.answer) if guided else reply.text
         prediction = to_prediction(sentence, text, self.prompt.sha, self.engine)
         if reply.finish == "length":
             prediction.reason = "; ".join(filter(None, (_CUT, prediction.reason)))
@@ -247,7 +247,7 @@ def _response_format(schema: dict[str, Any]) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
 
 
-def as_list(answer: str, style: str) -> str:
+def entities_as_list(answer: str, style: str) -> str:
     """The list of pairs in an answer of `object_schema`'s form; any other answer as it is."""
     try:
         value = json.loads(answer)
@@ -262,12 +262,12 @@ def as_list(answer: str, style: str) -> str:
     return answer if pairs is None else json.dumps(pairs, ensure_ascii=False, separators=STYLES[style])
 
 
-def grammar(text: str, categories: Sequence[str], style: str) -> dict[str, Any]:
+def vllm_grammar(text: str, categories: Sequence[str], style: str) -> dict[str, Any]:
     """Request fields for answers about the sentence `text` in the bytes of `write_answer`."""
-    return {"structured_outputs": {"grammar": lark(text, categories, style)}}
+    return {"structured_outputs": {"grammar": lark_grammar(text, categories, style)}}
 
 
-def lark(text: str, categories: Sequence[str], style: str) -> str:
+def lark_grammar(text: str, categories: Sequence[str], style: str) -> str:
     """The grammar. A span is a run of the sentence's characters, each as JSON writes it, and has at least one."""
     between = STYLES[style][0]
     characters = [json.dumps(character, ensure_ascii=False)[1:-1] for character in text]

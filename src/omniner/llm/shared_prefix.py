@@ -34,19 +34,19 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from omniner.llm.attention import BACKENDS
+from omniner.llm.attention import ATTENTION_BACKENDS
 from omniner.llm.packs import Pack
 from omniner.training.devices import base_of
 
 _NAME = "omniner_shared_prefix"  # under which transformers knows our attention
 
 
-class Attached:
+class AttachedAttention:
     """What `attach` changed in a model; kept there under `shared_prefix`."""
 
     def __init__(self, base: Any, backend: str) -> None:
-        self.attend, self._before = BACKENDS[backend].attend, base.config._attn_implementation
-        self.needed = NeededRows.of(base.get_decoder().layers[-1])
+        self.attend, self._before = ATTENTION_BACKENDS[backend].attend, base.config._attn_implementation
+        self.needed = LastLayerRows.of(base.get_decoder().layers[-1])
         base.set_attn_implementation(_NAME)
 
     def remove(self, base: Any) -> None:
@@ -56,7 +56,7 @@ class Attached:
             self.needed.remove()
 
 
-def attach(model: Any, backend: str) -> None:
+def attach_attention(model: Any, backend: str) -> None:
     """Make `pack_loss` of this model use a back-end; for anything but packs, `detach` it or set its attention.
 
     Args:
@@ -66,15 +66,15 @@ def attach(model: Any, backend: str) -> None:
     from transformers import AttentionInterface
 
     AttentionInterface.register(_NAME, _attention)
-    detach(model)
+    detach_attention(model)
     base = base_of(model)
-    base.shared_prefix = Attached(base, backend)
+    base.shared_prefix = AttachedAttention(base, backend)
 
 
-def detach(model: Any) -> None:
+def detach_attention(model: Any) -> None:
     """Give a model the attention back that it had before `attach`."""
     base = base_of(model)
-    attached: Attached | None = getattr(base, "shared_prefix", None)
+    attached: AttachedAttention | None = getattr(base, "shared_prefix", None)
     if attached is not None:
         attached.remove(base)
         base.shared_prefix = None
@@ -88,7 +88,7 @@ def pack_loss(model: Any, pack: Pack) -> Tensor:
         pack: on the model's device.
     """
     base = base_of(model)
-    attached: Attached | None = getattr(base, "shared_prefix", None)
+    attached: AttachedAttention | None = getattr(base, "shared_prefix", None)
     if attached is None:
         raise ValueError("attach an attention back-end before pack_loss")
     vocabulary = base.config.get_text_config().vocab_size
@@ -111,7 +111,7 @@ def _loss_for_logits(head: nn.Module, targets: Tensor, vocabulary: int) -> Itera
     weights are whole, and its logits need not exist all at once."""
     before = head.__dict__.get("forward")
     forward: Callable[[Tensor], Tensor] = head.forward
-    head.forward = lambda hidden: summed_loss(head, forward, hidden[0], targets, vocabulary)
+    head.forward = lambda hidden: token_loss(head, forward, hidden[0], targets, vocabulary)
     try:
         yield
     finally:
@@ -130,7 +130,7 @@ def _attention(
     dropout: float = 0.0,
     *,
     pack: Pack | None = None,
-    attached: Attached | None = None,
+    attached: AttachedAttention | None = None,
     **ignored: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in each layer: query [1, H, T, D], key and value [1, G, T, D] to [1, T, H, D]."""
@@ -144,7 +144,7 @@ def _attention(
     return attached.attend(query, key, value, scaling, pack, prefix_unused=last), None
 
 
-class NeededRows:
+class LastLayerRows:
     """Hooks on a decoder layer.
 
     The pack is met in the keyword arguments of the layer's attention, which gradient checkpointing repeats, and
@@ -164,7 +164,7 @@ class NeededRows:
         self._handles.append(modules[-1].register_forward_hook(self._forget))
 
     @classmethod
-    def of(cls, layer: Any) -> NeededRows | None:
+    def of(cls, layer: Any) -> LastLayerRows | None:
         """The hooks of a layer as Llama has it; None for one that is built otherwise."""
         needed = ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj")
         if not set(needed) <= {name for name, _ in layer.named_modules()}:
@@ -194,10 +194,10 @@ class NeededRows:
         self._pack = None
 
 
-LOGITS = 2**26  # at once; 256 MB in fp32
+MOST_LOGITS = 2**26  # at once; 256 MB in fp32
 
 
-def summed_loss(
+def token_loss(
     head: nn.Module, logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocabulary: int
 ) -> Tensor:
     """Sum (fp32, no dimensions) of -log softmax(logits)[target].
@@ -209,7 +209,7 @@ def summed_loss(
         targets: long [K].
         vocabulary: V, from which the rows of a chunk follow.
     """
-    rows = max(1, LOGITS // vocabulary)
+    rows = max(1, MOST_LOGITS // vocabulary)
     if not torch.is_grad_enabled():
         total = _zero(hidden)
         for here, chosen in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):

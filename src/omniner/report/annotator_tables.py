@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from omniner.annotators.reliability import F1_KINDS, Agreement, Figure
 from omniner.records import Entity
+from omniner.registry import ERROR_TYPES
 from omniner.report.tables import COUNT, NONE, SHARE, TEXT, Cell, Sheet, Table
-from omniner.score.error_types import ERROR_TYPES, error_types
+from omniner.score.error_types import error_types
 from omniner.score.human import SCORES, partial, rows_of, spread
 from omniner.score.results import ErrtaError, ScoreResult
 

@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from omniner.registry import ERROR_TYPES
 from omniner.report.tables import confusions
-from omniner.score.error_types import AMBER, BLUE, ERROR_TYPES, GREEN, GREY, ORANGE, PURPLE, SKY
+from omniner.score.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
 from omniner.score.results import ScoreResult, category_of
 
 if TYPE_CHECKING:

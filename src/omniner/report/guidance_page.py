@@ -9,8 +9,8 @@ from __future__ import annotations
 import html as markup
 from collections.abc import Iterable, Sequence
 
-from omniner.guidance import notes
-from omniner.guidance.lessons import COUNTS, Example, Guidance, Lesson, Suspect
+from omniner.guidance.lessons import COUNTED, Guidance, Lesson, LessonExample, SuspectLabel
+from omniner.guidance.notes import describe_facts
 from omniner.guidance.questions import lesson_id
 from omniner.records import Entity, storable
 from omniner.report import page
@@ -46,7 +46,7 @@ def author(guidance: Guidance) -> str:
     teacher = guidance.teacher
     if teacher["kind"] == "none":
         return "Notes are counted facts of the training split; no teacher was asked."
-    counted = sum(lesson.note.by == COUNTS for lesson in guidance.lessons)
+    counted = sum(lesson.note.by == COUNTED for lesson in guidance.lessons)
     return (
         f"Teacher: {teacher['name']}, {teacher['asked']:,} questions put ({teacher['cached']:,} answers were kept from "
         f"before), {teacher['prompt_tokens']:,} prompt tokens, {teacher['completion_tokens']:,} answer tokens; "
@@ -160,14 +160,14 @@ def _counts(items: Iterable[tuple[str, int]]) -> str:
 
 
 def _by(lesson: Lesson) -> str:
-    return "counting in the training split" if lesson.note.by == COUNTS else lesson.note.by
+    return "counting in the training split" if lesson.note.by == COUNTED else lesson.note.by
 
 
 def _evidence(lesson: Lesson) -> list[str]:
-    return notes.evidence(lesson.facts, lesson.gold, lesson.predicted, "en")
+    return describe_facts(lesson.facts, lesson.gold, lesson.predicted, "en")
 
 
-def _sides(example: Example) -> str:
+def _sides(example: LessonExample) -> str:
     doubt = " (the teacher doubts the gold label)" if example.doubtful else ""
     return f"gold: {_listed(example.gold)}{doubt}; predicted: {_listed(example.predicted)}"
 
@@ -176,7 +176,7 @@ def _listed(entities: Sequence[Entity]) -> str:
     return ", ".join(f"“{entity.text}” {entity.category}" for entity in entities) or "nothing"
 
 
-def _suspect(suspect: Suspect) -> str:
+def _suspect(suspect: SuspectLabel) -> str:
     verdict = _VERDICTS[suspect.verdict] + (f", {suspect.reason}" if suspect.reason else "")
     return (
         f"“{suspect.surface}” is {suspect.gold} in {suspect.count} places (the model says {suspect.usual} in "

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from omniner.config.groups import ErrtaConfig
+from omniner.registry import ERROR_TYPES
 from omniner.report import page
 from omniner.report.figures import type_by_primary
 from omniner.report.tables import Table, chosen_examples, confusions
-from omniner.score.error_types import ERROR_TYPES
 from omniner.score.results import ScoreResult
 
 Curve = Sequence[tuple[int, float]]  # (step, value)

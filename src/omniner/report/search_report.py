@@ -14,7 +14,7 @@ from typing import Any
 
 from omniner import __version__
 from omniner.config.groups import CompareConfig
-from omniner.guidance.prompt_search import Corrected, Standing
+from omniner.guidance.prompt_search import CorrectedScore, VariantScore
 from omniner.records import storable
 from omniner.report.tables import COUNT, NONE, POINTS, SHARE, TEXT, Cell, Sheet, Table, markdown, plain
 from omniner.score.resampling import least_p
@@ -54,7 +54,7 @@ class Tried:
     length: int
     lessons: Sequence[int]
     covered: float
-    standings: Sequence[Standing]
+    standings: Sequence[VariantScore]
     stopped: int
     why: str
 
@@ -103,7 +103,7 @@ class SearchResult:
     posts: int
     left_out: int
     against: Sequence[Against]
-    corrected: Corrected | None
+    corrected: CorrectedScore | None
     choices: int
     cost: str
     measure: str

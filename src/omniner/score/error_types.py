@@ -14,7 +14,7 @@ import re
 import string
 from dataclasses import dataclass
 
-from omniner.registry import ERROR_TYPES as ERROR_TYPES  # those who import it from here find it filled
+from omniner.registry import ERROR_TYPES  # those who import it from here find it filled
 
 LANGUAGES = ("zh", "en")
 MODES = ("official", "span")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omniner.records import Entity, Issue, Prediction, Sentence
-from omniner.score.error_types import ERROR_TYPES
+from omniner.registry import ERROR_TYPES
 
 if TYPE_CHECKING:
     from omniner.score.metrics import Comparison

@@ -21,7 +21,7 @@ from omniner.config import compose
 from omniner.config.groups import CausalConfig, Config
 from omniner.corpus import sources
 from omniner.corpus.sources import Corpus
-from omniner.llm import prompt as prompt_module
+from omniner.llm.prompts import build_prompt
 from omniner.records import Issue
 from omniner.runs.context import Context
 from omniner.runs.task import Task
@@ -55,7 +55,7 @@ def run(context: Context) -> None:
     if isinstance(config.model, CausalConfig):
         active = corpus.taxonomy.active(train)
         prompting.use_guidance(context, active, corpus.splits["test"])
-        prompting.publish(context, prompt_module.build(config.prompt, active, train))
+        prompting.publish(context, build_prompt(config.prompt, active, train))
     module, data = prepare(config, train, corpus.splits["dev"])
     issues = [*corpus.issues, *data.issues]
     context.publish_issues(issues)
@@ -217,9 +217,9 @@ def _causal_sections(config: Config, module: GenerativeModule, data: GenerativeD
 
 
 def _causal_example(module: GenerativeModule, data: GenerativeData) -> Iterator[str]:
-    from omniner.llm.samples import describe
+    from omniner.llm.samples import describe_sample
 
-    yield from describe(data.train_samples[0], module.causal.chat, len(data.prefix))
+    yield from describe_sample(data.train_samples[0], module.causal.chat, len(data.prefix))
 
 
 def _prompt(module: GenerativeModule, data: GenerativeData) -> Iterator[str]:
@@ -272,12 +272,12 @@ def _kept_for_backward(config: Config, module: GenerativeModule, data: Generativ
     import torch
 
     from omniner.llm.packs import StepLoader
-    from omniner.llm.shared_prefix import attach, pack_loss
+    from omniner.llm.shared_prefix import attach_attention, pack_loss
 
     size, seed, count = config.trainer.batch_size, config.seed, len(data.train_samples)
     loader = StepLoader(data.epoch_samples, count, len(data.prefix), size, data.pack_tokens, seed, 0, 1, lambda: 0)
     pack = max(next(iter(loader)).packs, key=lambda pack: len(pack.ids))
-    attach(module.model, "masked" if config.tuning.attention == "auto" else config.tuning.attention)
+    attach_attention(module.model, "masked" if config.tuning.attention == "auto" else config.tuning.attention)
     with torch.enable_grad():
         return kept_for_backward(module, lambda: pack_loss(module.model, pack)), len(pack.ids)
 

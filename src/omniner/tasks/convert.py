@@ -20,7 +20,7 @@ from omniner.corpus import formats, sources, taxonomy
 from omniner.corpus.formats import WriteOptions
 from omniner.errors import UserError
 from omniner.files import make_folder
-from omniner.llm import prompt as prompts
+from omniner.llm.prompts import build_prompt
 from omniner.records import Issue, Sentence
 from omniner.registry import FORMATS
 from omniner.runs.context import Context
@@ -61,11 +61,11 @@ def _guess(given: str | None) -> str:
 def _merge(context: Context, output: Path) -> None:
     import torch
 
-    from omniner.llm import language_model
+    from omniner.llm.language_model import merge_adapters
     from omniner.training import checkpoints
 
     checkpoint = checkpoints.find(Path(context.config.checkpoint or ""))
-    language_model.merge(checkpoint, output, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    merge_adapters(checkpoint, output, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
 
 
 def _generated(context: Context, output: Path) -> None:
@@ -94,7 +94,7 @@ def _corpus(context: Context, target: str, output: Path) -> None:
     if format.needs_prompt:
         active = names.active(train)
         prompting.use_guidance(context, active, [] if config.input else corpus.splits.get("test", []))
-        prompt = prompts.build(config.prompt, active, train)
+        prompt = build_prompt(config.prompt, active, train)
         options = replace(options, prompt=prompt, answer=lambda entities: write_answer(entities, prompt.answer))
     for path, sentences in parts.items():
         make_folder(path.parent)

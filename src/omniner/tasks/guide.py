@@ -20,11 +20,10 @@ from omniner.config.groups import Config, ErrtaConfig, GuideConfig
 from omniner.corpus import sources
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
-from omniner.guidance import clusters, notes, questions
-from omniner.guidance import lessons as guidances
-from omniner.guidance.clusters import Cluster, TrainingCounts
-from omniner.guidance.lessons import Example, Guidance, Lesson, Note, Suspect
-from omniner.guidance.questions import Question
+from omniner.guidance.clusters import Cluster, TrainingCounts, cluster_errors, cluster_examples
+from omniner.guidance.lessons import GUIDANCE_FILE, Guidance, Lesson, LessonExample, Note, SuspectLabel, write_guidance
+from omniner.guidance.notes import counted_note
+from omniner.guidance.questions import Question, lesson_id, lesson_question, suspect_id, suspect_question
 from omniner.records import Issue, Sentence
 from omniner.report import guidance_page, tables
 from omniner.runs.context import Context
@@ -36,7 +35,7 @@ from omniner.tasks import prompting
 from omniner.tasks.predict import PREDICTED, predict_file, write_gold
 
 if TYPE_CHECKING:
-    from omniner.guidance.teacher import Consultation, Voice
+    from omniner.guidance.teacher import Teacher, TeacherAnswers
 
 log = logging.getLogger("omniner")
 
@@ -56,7 +55,7 @@ def run(context: Context) -> None:
     sentences, issues = _sentences(corpus, guide)
     context.publish_issues([*corpus.issues, *issues])
     result = _score(context, config, source.folder, corpus, sentences)
-    found = clusters.cluster(result.errta.errors)
+    found = cluster_errors(result.errta.errors)
     lessons = _lessons(found, result, TrainingCounts(corpus.splits["train"]), guide)
     suspects = _suspects(result, context.config.errta, corpus.splits["train"], guide.suspects)
     consultation = _consult(context, lessons, suspects, len(result.errta.errors))
@@ -140,7 +139,7 @@ def _lessons(found: Sequence[Cluster], result: ScoreResult, train: TrainingCount
     lessons = []
     for cluster in large:
         facts = train.facts(cluster, guide.surfaces)
-        chosen = clusters.examples(cluster, texts, guide.examples)
+        chosen = cluster_examples(cluster, texts, guide.examples)
         lessons.append(
             Lesson(
                 kind=cluster.kind,
@@ -151,25 +150,25 @@ def _lessons(found: Sequence[Cluster], result: ScoreResult, train: TrainingCount
                 surfaces=cluster.surfaces[: guide.surfaces],
                 examples=[_example(error, texts) for error in chosen],
                 facts=facts,
-                note=notes.counted(cluster.kind, cluster.gold, cluster.predicted, facts),
+                note=counted_note(cluster.kind, cluster.gold, cluster.predicted, facts),
             )
         )
     return lessons
 
 
-def _example(error: ErrtaError, texts: Mapping[str, str]) -> Example:
+def _example(error: ErrtaError, texts: Mapping[str, str]) -> LessonExample:
     text = texts[error.sentence_id]
-    return Example(error.sentence_id, error.type, text, error.gold, error.predicted, doubtful=False)
+    return LessonExample(error.sentence_id, error.type, text, error.gold, error.predicted, doubtful=False)
 
 
-def _suspects(result: ScoreResult, errta: ErrtaConfig, train: Sequence[Sentence], most: int) -> list[Suspect]:
+def _suspects(result: ScoreResult, errta: ErrtaConfig, train: Sequence[Sentence], most: int) -> list[SuspectLabel]:
     """Labels unlike the usual ones of their surfaces, those first of which the model says so, too."""
     table = tables.build(result, errta, None, train)["suspected_annotation"]
     found = []
     for row in table.rows[:most]:
         cells: dict[str, Any] = dict(zip(table.columns, row, strict=True))
         found.append(
-            Suspect(
+            SuspectLabel(
                 surface=cells["surface"],
                 gold=cells["gold"],
                 usual=cells["usual"],
@@ -187,45 +186,45 @@ def _suspects(result: ScoreResult, errta: ErrtaConfig, train: Sequence[Sentence]
 
 
 def _consult(
-    context: Context, lessons: Sequence[Lesson], suspects: Sequence[Suspect], errors: int
-) -> Consultation | None:
+    context: Context, lessons: Sequence[Lesson], suspects: Sequence[SuspectLabel], errors: int
+) -> TeacherAnswers | None:
     """The teacher's answers; None where there is no teacher."""
     config = context.config
     if config.teacher.kind == "none":
         return None
-    from omniner.guidance import teacher
+    from omniner.guidance.teacher import ask_teacher
 
     language = config.guide.language
-    asked: list[Question] = [questions.about_lesson(lesson, errors, language) for lesson in lessons]
-    asked += [questions.about_suspect(suspect, language) for suspect in suspects]
-    return teacher.consult(config.teacher, asked, language, _voice(config), context.folder / _SPENT)
+    asked: list[Question] = [lesson_question(lesson, errors, language) for lesson in lessons]
+    asked += [suspect_question(suspect, language) for suspect in suspects]
+    return ask_teacher(config.teacher, asked, language, _voice(config), context.folder / _SPENT)
 
 
-def _voice(config: Config) -> Callable[[], Voice]:
+def _voice(config: Config) -> Callable[[], Teacher]:
     """Makes the teacher when it is needed."""
 
-    def server() -> Voice:
-        from omniner.guidance.teacher import Server
+    def server() -> Teacher:
+        from omniner.guidance.teacher import ServerTeacher
 
-        return Server(config.teacher)
+        return ServerTeacher(config.teacher)
 
-    def local() -> Voice:
-        from omniner.guidance.local_teacher import LocalModel
+    def local() -> Teacher:
+        from omniner.guidance.local_teacher import LocalTeacher
 
-        return LocalModel(config)
+        return LocalTeacher(config)
 
     return server if config.teacher.kind == "openai" else local
 
 
 def _teacher_name(config: Config) -> str:
-    from omniner.guidance import teacher
+    from omniner.guidance.teacher import teacher_name
 
-    return teacher.name(config.teacher)
+    return teacher_name(config.teacher)
 
 
 def _taught(lesson: Lesson, answers: Mapping[str, dict[str, Any]], by: str, language: str) -> Lesson:
     """The lesson with the teacher's note; as it is where the teacher gave none."""
-    answer = answers.get(questions.lesson_id(lesson))
+    answer = answers.get(lesson_id(lesson))
     if answer is None:
         return lesson
     doubtful = set(answer["doubtful"])
@@ -236,8 +235,8 @@ def _taught(lesson: Lesson, answers: Mapping[str, dict[str, Any]], by: str, lang
     return dataclasses.replace(lesson, examples=examples, note=note)
 
 
-def _judged(suspect: Suspect, answers: Mapping[str, dict[str, Any]]) -> Suspect:
-    answer = answers.get(questions.suspect_id(suspect))
+def _judged(suspect: SuspectLabel, answers: Mapping[str, dict[str, Any]]) -> SuspectLabel:
+    answer = answers.get(suspect_id(suspect))
     return dataclasses.replace(suspect, **answer) if answer else suspect
 
 
@@ -247,8 +246,8 @@ def _guidance(
     source: RunReference,
     result: ScoreResult,
     lessons: list[Lesson],
-    suspects: list[Suspect],
-    consultation: Consultation | None,
+    suspects: list[SuspectLabel],
+    consultation: TeacherAnswers | None,
     clusters_found: int,
 ) -> Guidance:
     """Everything together."""
@@ -286,8 +285,8 @@ def _guidance(
 def _publish(context: Context, guidance: Guidance) -> None:
     """Write and log the notes, and print their summary."""
     tracked = context.run
-    guidances.write(context.folder / guidances.FILE, guidance)
-    context.publish_file(guidances.FILE)
+    write_guidance(context.folder / GUIDANCE_FILE, guidance)
+    context.publish_file(GUIDANCE_FILE)
     context.publish_text("guidance.md", guidance_page.markdown(guidance))
     context.publish_text("guidance.html", guidance_page.html(guidance, context.config.name))
     for name, table in guidance_page.sheets(guidance).items():

@@ -156,13 +156,13 @@ def _ask_server(
 ) -> Iterator[list[Prediction]]:
     """Predictions of a server, told what the training split's categories (and examples) are."""
     from omniner.corpus import sources
-    from omniner.llm import prompt as prompts
-    from omniner.llm import server
+    from omniner.llm.prompts import build_prompt
+    from omniner.llm.server import predict_with_server
 
     corpus = sources.load(config.data, ["train"])
     train = corpus.splits["train"]
-    prompt = prompts.build(config.prompt, corpus.taxonomy.active(train), train)
-    yield from server.predict(config.decoding, prompt, sentences, done)
+    prompt = build_prompt(config.prompt, corpus.taxonomy.active(train), train)
+    yield from predict_with_server(config.decoding, prompt, sentences, done)
 
 
 def _needs_checkpoint(config: Config) -> bool:

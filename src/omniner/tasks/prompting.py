@@ -18,11 +18,9 @@ from omniner import tracking
 from omniner.config.groups import CausalConfig, Config
 from omniner.errors import UserError
 from omniner.files import explaining, write_text
-from omniner.guidance import lessons, prompt_errors
-from omniner.guidance.lessons import FILE, Guidance
-from omniner.guidance.prompt_errors import Counter
-from omniner.llm import prompt as prompts
-from omniner.llm.prompt import Prompt
+from omniner.guidance.lessons import GUIDANCE_FILE, Guidance, read_guidance
+from omniner.guidance.prompt_errors import LengthFunction, log_errors_text, with_errors_text, write_errors_text
+from omniner.llm.prompts import SENTENCE, Prompt
 from omniner.records import Sentence
 from omniner.runs.context import Context
 from omniner.runs.folder import resolve_run
@@ -54,7 +52,7 @@ def publish_guidance(context: Context, guidance: Guidance) -> None:
 
 def publish(context: Context, prompt: Prompt) -> None:
     """Write and log a prompt, with the name and hash that its predictions carry, and how long it is."""
-    turns = (f"[{turn['role']}]\n{turn['content']}\n" for turn in prompt.messages(prompts.SENTENCE))
+    turns = (f"[{turn['role']}]\n{turn['content']}\n" for turn in prompt.messages(SENTENCE))
     text = "\n".join(turns)
     context.publish_text("prompt.txt", text)
     context.run.tags({"prompt": f"{prompt.name} {prompt.version} {prompt.language}", "prompt.sha": prompt.sha})
@@ -77,10 +75,10 @@ def settle(config: Config, folder: Path, categories: Sequence[str], reported: Se
     if config.prompt.from_run is None:
         return None
     guidance = fetch(config, folder)
-    shown = prompt_errors.write(guidance, config.prompt, categories, counter(config))
+    shown = write_errors_text(guidance, config.prompt, categories, counter(config))
     _check_unseen(guidance, shown.sentences, reported)
-    prompt_errors.announce(config.prompt, guidance, categories, shown)
-    config.prompt = prompt_errors.placed(config.prompt, guidance, shown)
+    log_errors_text(config.prompt, guidance, categories, shown)
+    config.prompt = with_errors_text(config.prompt, guidance, shown)
     return guidance
 
 
@@ -93,26 +91,26 @@ def fetch(config: Config, folder: Path) -> Guidance:
     copy = folder / COPY
     if not copy.is_file():
         _fetch(config, str(config.prompt.from_run), copy)
-    return lessons.read(copy)
+    return read_guidance(copy)
 
 
-def counter(config: Config) -> Counter:
+def counter(config: Config) -> LengthFunction:
     """Measures a text in tokens of the model; in characters where its tokenizer is not at hand."""
     return measure(config)[1]
 
 
-def measure(config: Config) -> tuple[str, Counter]:
+def measure(config: Config) -> tuple[str, LengthFunction]:
     """What texts are measured in, `tokens` or `characters`, and how; see `counter`."""
     return list(_measures(config).items())[-1]
 
 
-def _measures(config: Config) -> dict[str, Counter]:
+def _measures(config: Config) -> dict[str, LengthFunction]:
     """How long texts are: in characters; last in tokens, unless the model's tokenizer is made of the corpus later."""
     if not isinstance(config.model, CausalConfig) or config.model.path is None:
         return {"characters": len}
-    from omniner.llm import loading  # torch; who asks a server by name needs none of it
+    from omniner.llm.loading import load_tokenizer  # torch; who asks a server by name needs none of it
 
-    tokenizer = loading.tokenizer(config.model.path).backend_tokenizer
+    tokenizer = load_tokenizer(config.model.path).backend_tokenizer
     return {"characters": len, "tokens": lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)}
 
 
@@ -123,12 +121,12 @@ def _fetch(config: Config, named: str, copy: Path) -> None:
         if not path.is_file():
             found = resolve_run(named, config.tracking, "prompt.from_run")
             if found.folder is None:
-                tracking.fetch(config.tracking, found.run_id, (FILE,), Path(fetched))
-            path = (found.folder or Path(fetched)) / FILE
+                tracking.fetch(config.tracking, found.run_id, (GUIDANCE_FILE,), Path(fetched))
+            path = (found.folder or Path(fetched)) / GUIDANCE_FILE
         if not path.is_file():
-            message = f"the run {named} has no {FILE}"
+            message = f"the run {named} has no {GUIDANCE_FILE}"
             raise UserError("prompt.from_run", message, "Name a finished run of task=guide, or its guidance.json.")
-        lessons.read(path)  # what is no guidance is refused by its own name
+        read_guidance(path)  # what is no guidance is refused by its own name
         with explaining(path):
             text = path.read_text(encoding="utf-8-sig")
     write_text(copy, text)

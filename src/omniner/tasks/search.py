@@ -42,10 +42,20 @@ from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
 from omniner.files import whole_lines
-from omniner.guidance import prompt_errors, prompt_search
 from omniner.guidance.lessons import Guidance
-from omniner.guidance.prompt_search import BASELINES, Material, Variant, variants
-from omniner.llm import prompt
+from omniner.guidance.prompt_errors import warn_of_unusable_lessons
+from omniner.guidance.prompt_search import (
+    BASELINES,
+    PromptVariant,
+    VariantInputs,
+    VariantScore,
+    build_variants,
+    corrected_score,
+    dropped_variants,
+    micro_counts,
+    rank_variants,
+)
+from omniner.llm.prompts import SENTENCE
 from omniner.records import Issue, Prediction, Sentence
 from omniner.report import search_report
 from omniner.report.search_report import Against, Tried
@@ -72,7 +82,7 @@ class _Judged:
     """A rung: the variants that were in it, the best first, and why some go."""
 
     step: Rung
-    ranked: Mapping[str, prompt_search.Standing]
+    ranked: Mapping[str, VariantScore]
     tables: Mapping[str, NDArray[np.int64]]
     gone: Mapping[str, str]
 
@@ -85,10 +95,10 @@ def run(context: Context) -> None:
     train = corpus.splits["train"]
     guidance = prompting.fetch(config, context.folder)
     prompting.publish_guidance(context, guidance)
-    material = Material(guidance, corpus.taxonomy.active(train), train, prompting.measure(config)[1])
-    found, same = variants(config.prompt, config.search, material)
+    material = VariantInputs(guidance, corpus.taxonomy.active(train), train, prompting.measure(config)[1])
+    found, same = build_variants(config.prompt, config.search, material)
     log.info("%d prompts to try; %d more would be the same as one of them", len(found), len(same))
-    prompt_errors.warn_of_unsaid(config.prompt, guidance, material.active)
+    warn_of_unusable_lessons(config.prompt, guidance, material.active)
     trained = frozenset(sentence.text for sentence in train) if config.search.train else frozenset[str]()
     dev, issues = _unseen(corpus.splits["dev"], found, trained)
     context.publish_issues([*corpus.issues, *issues])
@@ -101,7 +111,7 @@ def run(context: Context) -> None:
 
 
 def _unseen(
-    dev: Sequence[Sentence], found: Sequence[Variant], trained: Collection[str]
+    dev: Sequence[Sentence], found: Sequence[PromptVariant], trained: Collection[str]
 ) -> tuple[list[Sentence], list[Issue]]:
     """The sentences of dev that no variant shows and no model is trained on, and an issue for each of the others."""
     shown = frozenset[str]().union(*(variant.sentences for variant in found))
@@ -121,7 +131,7 @@ def _unseen(
 
 
 def _race(
-    context: Context, steps: Sequence[Rung], found: Sequence[Variant]
+    context: Context, steps: Sequence[Rung], found: Sequence[PromptVariant]
 ) -> tuple[list[_Judged], dict[str, list[Prediction]]]:
     """All rungs, and the answers of the variants to what they were asked."""
     config, alive = context.config, list(found)
@@ -133,10 +143,10 @@ def _race(
         for name, predictions in fresh.items():
             answers[name] = predictions if config.search.train else answers[name] + predictions
         tables = _tables(config, step, [variant for variant in alive if variant.name in fresh], answers)
-        ranked = prompt_search.standings(tables, config.compare)
+        ranked = rank_variants(tables, config.compare)
         gone = {name: f"its run failed: {why}" for name, why in failed.items()}
         if step is not steps[-1]:
-            gone |= prompt_search.stopped(ranked, BASELINES, config.search.keep, config.search.spare)
+            gone |= dropped_variants(ranked, BASELINES, config.search.keep, config.search.spare)
         judged.append(_Judged(step, ranked, tables, gone))
         best = next(iter(ranked))
         log.info("rung %d: %s has dev F1 %.4f; %d go on", step.number, best, ranked[best].f1, len(alive) - len(gone))
@@ -155,7 +165,7 @@ def _check_baselines(failed: Mapping[str, str], step: Rung) -> None:
 
 
 def _tables(
-    config: Config, step: Rung, alive: Sequence[Variant], answers: Mapping[str, list[Prediction]]
+    config: Config, step: Rung, alive: Sequence[PromptVariant], answers: Mapping[str, list[Prediction]]
 ) -> dict[str, NDArray[np.int64]]:
     """Counts per post of each variant, shorter prompts first."""
     order = sorted(alive, key=lambda variant: variant.length)
@@ -163,7 +173,7 @@ def _tables(
     numbers = post_numbers(step.sentences)
     post_of = {sentence.id: number for sentence, number in zip(step.sentences, numbers, strict=True)}
     return {
-        name: prompt_search.micro(one.comparison, [post_of[key] for key in one.scored], 1 + max(numbers))
+        name: micro_counts(one.comparison, [post_of[key] for key in one.scored], 1 + max(numbers))
         for name, one in scored.items()
     }
 
@@ -184,7 +194,7 @@ def _score_alike(
 def _result(
     config: Config,
     guidance: Guidance,
-    found: Sequence[Variant],
+    found: Sequence[PromptVariant],
     same: Sequence[tuple[str, str]],
     judged: Sequence[_Judged],
     answers: Mapping[str, list[Prediction]],
@@ -204,7 +214,7 @@ def _result(
         posts=1 + max(post_numbers(sentences)),
         left_out=left_out,
         against=_against(config, sentences, order[0], answers, len(set(ranked))),
-        corrected=prompt_search.without_optimism(last.tables, config.compare),
+        corrected=corrected_score(last.tables, config.compare),
         choices=len(last.tables),
         cost=_cost(config, len(found), judged),
         measure=prompting.measure(config)[0],
@@ -228,7 +238,7 @@ def _cost(config: Config, count: int, judged: Sequence[_Judged]) -> str:
     return f"{asked:,} answers instead of {count * len(judged[-1].step.sentences):,} without early stopping"
 
 
-def _tried(variant: Variant, judged: Sequence[_Judged]) -> Tried:
+def _tried(variant: PromptVariant, judged: Sequence[_Judged]) -> Tried:
     stopped = next((one for one in judged if variant.name in one.gone), None)
     return Tried(
         name=variant.name,
@@ -267,12 +277,12 @@ def _against(
     ]
 
 
-def _publish(context: Context, result: search_report.SearchResult, best: Variant) -> None:
+def _publish(context: Context, result: search_report.SearchResult, best: PromptVariant) -> None:
     """Write and log what was found."""
     prompting.publish(context, best.prompt)
     context.publish_text(f"best/prompt/{CHOICE}.yaml", _choice(best, context.config.name))
     context.publish_json("search.json", result.to_json())
-    shown = "\n\n".join(turn["content"] for turn in best.prompt.messages(prompt.SENTENCE))
+    shown = "\n\n".join(turn["content"] for turn in best.prompt.messages(SENTENCE))
     by_name = f"--config-dir {shlex.quote(str(context.folder / 'best'))} prompt={CHOICE}"
     page = search_report.text(result, context.config.name, shown, by_name)
     context.publish_text("search.md", page)
@@ -299,7 +309,7 @@ def _metrics(result: search_report.SearchResult) -> dict[str, float]:
     return values
 
 
-def _choice(best: Variant, name: str) -> str:
+def _choice(best: PromptVariant, name: str) -> str:
     """The prompt's configuration as a choice of the group `prompt`."""
     head = f"# {best.about}: the best prompt that {name} found on dev"
     return f"{' '.join(head.split())}\n{OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(best.config)))}"
@@ -380,7 +390,7 @@ def prepare_children(context: Context, steps: Sequence[Rung], train: Sequence[Se
 
 
 def run_rung(
-    context: Context, step: Rung, variants: Sequence[Variant]
+    context: Context, step: Rung, variants: Sequence[PromptVariant]
 ) -> tuple[dict[str, list[Prediction]], dict[str, str]]:
     """Do a rung for these variants: the answers to `step.fresh` by variant, and why others have none."""
     waiting = {_child_label(variant, step): variant for variant in variants}
@@ -403,11 +413,11 @@ def run_rung(
     return answers, {variant.name: failed[variant.name] for variant in waiting.values()}
 
 
-def _child_label(variant: Variant, step: Rung) -> str:
+def _child_label(variant: PromptVariant, step: Rung) -> str:
     return f"{variant.name}-rung{step.number}"
 
 
-def _config(context: Context, variant: Variant, step: Rung, label: str) -> Config:
+def _config(context: Context, variant: PromptVariant, step: Rung, label: str) -> Config:
     """A whole configuration, with the guidance of this run."""
     ours = context.config
     config = copy.deepcopy(ours)

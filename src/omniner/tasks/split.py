@@ -22,7 +22,7 @@ from omniner.report import curation_tables
 from omniner.report.tables import markdown, plain
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task
-from omniner.tasks import parts
+from omniner.tasks import parts as parts_module
 from omniner.tasks.parts import Whole
 
 log = logging.getLogger("omniner")
@@ -32,8 +32,8 @@ def run(context: Context) -> None:
     """Read, divide, write, publish."""
     settings = context.config.split
     shares = {name: share for name, share in settings.shares.items() if share}
-    output = parts.output_of(context, [f"{name}.jsonl" for name in shares])
-    corpus = parts.read(context)
+    output = parts_module.output_of(context, [f"{name}.jsonl" for name in shares])
+    corpus = parts_module.read(context)
     start = time.perf_counter()
     division = splits.divide(corpus.sentences, shares, settings.together, settings.seed, "split.shares")
     log.info("divided in %.1f s", time.perf_counter() - start)
@@ -84,5 +84,5 @@ TASK = Task(
     label=lambda config: ["split", Path(config.input).stem if config.input else config.data.name],
     inputs=[Input("input")],
     check=_check,
-    outputs=["split.json", "split.md", "tables", parts.FOLDER],
+    outputs=["split.json", "split.md", "tables", parts_module.FOLDER],
 )

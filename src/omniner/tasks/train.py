@@ -25,7 +25,7 @@ from omniner.config.groups import CausalConfig, Config
 from omniner.corpus import sources
 from omniner.errors import Stopped, UserError
 from omniner.files import append_lines, whole_lines
-from omniner.llm import prompt
+from omniner.llm.prompts import build_prompt
 from omniner.runs.context import Context
 from omniner.runs.task import Task, model_label
 from omniner.tasks import prompting
@@ -53,7 +53,7 @@ def run(context: Context) -> None:
         train = corpus.splits["train"]
         active = corpus.taxonomy.active(train)
         prompting.use_guidance(context, active, reported)
-        prompting.publish(context, prompt.build(config.prompt, active, train))
+        prompting.publish(context, build_prompt(config.prompt, active, train))
     os.environ[FOLDER] = str(folder.resolve())
     try:
         logger = tracking.lightning_logger(CurveRecorder(context.run, folder))

@@ -24,7 +24,7 @@ from omniner.convert import tokenizer
 from omniner.convert.layouts import Settings, layout
 from omniner.convert.tokenizer import Kind
 from omniner.errors import UserError
-from omniner.llm.chat import Chat
+from omniner.llm.chat import ChatTokenizer
 
 FAMILIES = ("internlm2", "baichuan2")
 AWKWARD = [
@@ -196,7 +196,7 @@ def _folder(shared: Path, family: str, folder: Path) -> Path:
 
 def _answers_come_back(loaded: Any, end: int) -> None:
     """The tokenizer serves a chat: its template's end is found, answers are decoded as they were."""
-    chat = Chat(loaded, None)
+    chat = ChatTokenizer(loaded, None)
     assert chat.end[0] == end
     answer = '[["北京 ", "地点_城市"]]\n'
     assert chat.decode(chat.answer_ids(answer)) == answer

@@ -22,7 +22,7 @@ def texts(result: ScoreResult) -> dict[str, str]:
 
 
 def test_every_error_is_in_one_cluster(result: ScoreResult) -> None:
-    found = clusters.cluster(result.errta.errors)
+    found = clusters.cluster_errors(result.errta.errors)
     members = [error for cluster in found for error in cluster.errors]
     assert len(members) == len(result.errta.errors) > 300
     assert sorted(map(clusters._order, members)) == sorted(map(clusters._order, result.errta.errors))
@@ -32,7 +32,7 @@ def test_every_error_is_in_one_cluster(result: ScoreResult) -> None:
 
 
 def test_members_of_a_cluster_are_alike(result: ScoreResult) -> None:
-    for found in clusters.cluster(result.errta.errors):
+    for found in clusters.cluster_errors(result.errta.errors):
         for error in found.errors:
             if found.kind == "confusion":
                 assert (error.gold[0].category, error.predicted[0].category) == (found.gold, found.predicted)
@@ -46,14 +46,14 @@ def test_members_of_a_cluster_are_alike(result: ScoreResult) -> None:
 
 
 def test_order_changes_nothing(result: ScoreResult) -> None:
-    expected = clusters.cluster(result.errta.errors)
-    chosen = [clusters.examples(found, texts(result), 6) for found in expected]
+    expected = clusters.cluster_errors(result.errta.errors)
+    chosen = [clusters.cluster_examples(found, texts(result), 6) for found in expected]
     for seed in range(5):
         errors = list(result.errta.errors)
         random.Random(seed).shuffle(errors)
-        again = clusters.cluster(errors)
+        again = clusters.cluster_errors(errors)
         assert again == expected
-        assert [clusters.examples(found, texts(result), 6) for found in again] == chosen
+        assert [clusters.cluster_examples(found, texts(result), 6) for found in again] == chosen
 
 
 def test_a_wrong_category_is_one_kind_of_error_with_and_without_its_boundary() -> None:
@@ -62,7 +62,7 @@ def test_a_wrong_category_is_one_kind_of_error_with_and_without_its_boundary() -
         ErrtaError("boundary_class", "b", (Entity("小满", "品牌", 0, 2),), (Entity("满", "时间", 1, 2),)),
         ErrtaError("boundary", "c", (Entity("小满", "品牌", 0, 2),), (Entity("满", "品牌", 1, 2),)),
     ]
-    confusion, boundary = clusters.cluster(errors)
+    confusion, boundary = clusters.cluster_errors(errors)
     assert (confusion.name, confusion.types) == ("confusion: 品牌 → 时间", {"boundary_class": 1, "classification": 1})
     assert boundary.name == "boundary: 品牌"
 
@@ -74,7 +74,7 @@ def test_equally_large_clusters_stand_in_a_fixed_order() -> None:
         ErrtaError("missing", "a", (Entity("x", "甲"),), ()),
         ErrtaError("classification", "a", (Entity("x", "甲"),), (Entity("x", "乙"),)),
     ]
-    assert [found.name for found in clusters.cluster(errors)] == [
+    assert [found.name for found in clusters.cluster_errors(errors)] == [
         "confusion: 甲 → 乙", "missing: 乙", "missing: 甲", "redundant: 乙",
     ]  # fmt: skip
 
@@ -86,12 +86,12 @@ def missing(name: str, surface: str) -> ErrtaError:
 def test_examples_show_the_commonest_surfaces_first_and_each_by_its_shortest_sentence() -> None:
     said = {"a": "天天天天", "b": "天天", "c": "天", "d": "地地", "e": "地", "f": "人"}
     errors = [missing("a", "天"), missing("b", "天"), missing("c", "天"), missing("d", "地"), missing("e", "地")]
-    (found,) = clusters.cluster([*errors, missing("f", "人")])
-    assert [error.sentence_id for error in clusters.examples(found, said, 10)] == ["c", "e", "f", "b", "d", "a"]
-    assert [error.sentence_id for error in clusters.examples(found, said, 2)] == ["c", "e"]
+    (found,) = clusters.cluster_errors([*errors, missing("f", "人")])
+    assert [error.sentence_id for error in clusters.cluster_examples(found, said, 10)] == ["c", "e", "f", "b", "d", "a"]
+    assert [error.sentence_id for error in clusters.cluster_examples(found, said, 2)] == ["c", "e"]
 
 
 def test_no_sentence_is_an_example_twice() -> None:
     said = {"a": "天地", "b": "天地", "c": "天地人"}
-    (found,) = clusters.cluster([missing("a", "天"), missing("a", "地"), missing("b", "天"), missing("c", "地")])
-    assert [error.sentence_id for error in clusters.examples(found, said, 10)] == ["a", "c"]
+    (found,) = clusters.cluster_errors([missing("a", "天"), missing("a", "地"), missing("b", "天"), missing("c", "地")])
+    assert [error.sentence_id for error in clusters.cluster_examples(found, said, 10)] == ["a", "c"]

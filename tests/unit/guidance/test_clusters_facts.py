@@ -6,7 +6,7 @@ import pytest
 from tests.helpers import made_up
 
 from omniner.guidance import clusters, notes
-from omniner.guidance.clusters import Category, Facts, Piece, Surface, TrainingCounts
+from omniner.guidance.clusters import BoundaryPiece, CategoryCount, Facts, SurfaceCount, TrainingCounts
 from omniner.records import Entity, Sentence
 from omniner.score.results import ErrtaError
 
@@ -19,23 +19,25 @@ TRAIN = [
 
 
 def of(error: ErrtaError, train: list[Sentence] = TRAIN) -> Facts:
-    (found,) = clusters.cluster([error])
+    (found,) = clusters.cluster_errors([error])
     return TrainingCounts(train).facts(found, 5)
 
 
 def test_surfaces_and_categories_by_hand() -> None:
     error = ErrtaError("classification", "x", (Entity("小满", "品牌", 0, 2),), (Entity("小满", "时间", 0, 2),))
     assert of(error) == Facts(
-        [Surface("小满", 4, {"品牌": 2, "时间": 1})],
+        [SurfaceCount("小满", 4, {"品牌": 2, "时间": 1})],
         [],
-        [Category("品牌", 3, ["小满", "奶茶店"]), Category("时间", 1, ["小满"])],
+        [CategoryCount("品牌", 3, ["小满", "奶茶店"]), CategoryCount("时间", 1, ["小满"])],
     )
-    assert of(error, []) == Facts([Surface("小满", 0, {})], [], [Category("品牌", 0, []), Category("时间", 0, [])])
+    assert of(error, []) == Facts(
+        [SurfaceCount("小满", 0, {})], [], [CategoryCount("品牌", 0, []), CategoryCount("时间", 0, [])]
+    )
 
 
 def test_a_surface_does_not_reach_over_two_sentences() -> None:
     train = [Sentence("1", "小"), Sentence("2", "满")]
-    assert TrainingCounts(train).surface("小满") == Surface("小满", 0, {})
+    assert TrainingCounts(train).surface("小满") == SurfaceCount("小满", 0, {})
 
 
 def test_counts_are_those_of_the_slow_way() -> None:
@@ -43,7 +45,7 @@ def test_counts_are_those_of_the_slow_way() -> None:
     train = list(result.sentences.values())
     counts = TrainingCounts(train)
     checked = 0
-    for found in clusters.cluster(result.errta.errors):
+    for found in clusters.cluster_errors(result.errta.errors):
         for surface in counts.facts(found, 100).surfaces:
             labels = [e.category for s in train for e in s.entities if e.text == surface.text]
             assert surface.places == sum(sentence.text.count(surface.text) for sentence in train)
@@ -78,7 +80,7 @@ def test_what_is_too_much_or_too_little(
 
 def test_a_piece_says_how_many_mentions_have_it() -> None:
     error = ErrtaError("boundary", "x", (Entity("奶茶店", "品牌", 1, 4),), (Entity("奶茶", "品牌", 1, 3),))
-    assert of(error).pieces == [Piece("right", "missing", "店", 1, 1)]
+    assert of(error).pieces == [BoundaryPiece("right", "missing", "店", 1, 1)]
     assert of(error).pieces[0].held == sum(e.text.endswith("店") for s in TRAIN for e in s.entities)
 
 
@@ -89,7 +91,7 @@ def test_facts_survive_json() -> None:
 
 def test_notes_say_the_counts_and_nothing_else() -> None:
     error = ErrtaError("classification", "x", (Entity("小满", "品牌", 0, 2),), (Entity("小满", "时间", 0, 2),))
-    note = notes.counted("confusion", "品牌", "时间", of(error))
+    note = notes.counted_note("confusion", "品牌", "时间", of(error))
     assert note.by == "counts"
     assert note.cause == {}
     assert note.rule == {
@@ -98,7 +100,7 @@ def test_notes_say_the_counts_and_nothing_else() -> None:
         "1 without a label of its own.",
     }
     error = ErrtaError("boundary", "x", (Entity("奶茶店", "品牌", 1, 4),), (Entity("奶茶", "品牌", 1, 3),))
-    note = notes.counted("boundary", "品牌", "品牌", of(error))
+    note = notes.counted_note("boundary", "品牌", "品牌", of(error))
     assert note.rule == {
         "zh": "品牌的首尾容易多字或少字。训练集中，末尾少了“店”1次（3个品牌中1个以它结尾）。",
         "en": "品牌 easily gets a character too many or too few at its ends. In the training split, “店” too little at "
@@ -109,9 +111,9 @@ def test_notes_say_the_counts_and_nothing_else() -> None:
 def test_notes_on_unknown_words_name_known_ones() -> None:
     error = ErrtaError("missing", "x", (Entity("星巴克", "品牌", 0, 3),), ())
     assert (
-        notes.counted("missing", "品牌", "", of(error)).rule["zh"]
+        notes.counted_note("missing", "品牌", "", of(error)).rule["zh"]
         == "品牌容易漏标。训练集中，常见的品牌有小满、奶茶店。"
     )
-    assert notes.counted("missing", "品牌", "", of(error, [])).rule["zh"] == "品牌容易漏标。"
-    evidence = notes.evidence(of(error), "品牌", "", "zh")
+    assert notes.counted_note("missing", "品牌", "", of(error, [])).rule["zh"] == "品牌容易漏标。"
+    evidence = notes.describe_facts(of(error), "品牌", "", "zh")
     assert evidence == ["“星巴克”没有出现", "品牌共3个实体，常见的有小满、奶茶店"]

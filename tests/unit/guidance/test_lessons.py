@@ -31,7 +31,7 @@ def test_a_file_gives_back_what_was_written(made: Guidance, tmp_path: Path) -> N
     assert len(made.lessons) > 20
     failed = dataclasses.replace(made, failures=[("confusion: a → b", "refused: no")])
     for given in (made, failed):
-        back = lessons.read(lessons.write(tmp_path / "guidance.json", given))
+        back = lessons.read_guidance(lessons.write_guidance(tmp_path / "guidance.json", given))
         assert back == given
         assert back.sha == given.sha
 
@@ -40,9 +40,9 @@ def test_half_a_surrogate_survives(tmp_path: Path) -> None:
     text = "喝\ud83d小满"
     error = ErrtaError("missing", "a", (Entity("\ud83d小满", "品牌", 1, 4),), ())
     given = dataclasses.replace(made_up_guidance.guidance(20), lessons=[lesson_of(error, text)])
-    path = lessons.write(tmp_path / "guidance.json", given)
+    path = lessons.write_guidance(tmp_path / "guidance.json", given)
     path.read_text(encoding="utf-8")
-    assert lessons.read(path) == given
+    assert lessons.read_guidance(path) == given
 
 
 def test_the_hash_is_of_what_the_notes_say(made: Guidance) -> None:
@@ -86,7 +86,7 @@ def test_a_broken_file_is_refused_by_name(made: Guidance, tmp_path: Path, path: 
     assert made.lessons[0].kind in ("confusion", "boundary")  # both have two sides
     file.write_text(json.dumps(_set(made.to_json(), path, new)), encoding="utf-8")
     with pytest.raises(UserError, match=message) as raised:
-        lessons.read(file)
+        lessons.read_guidance(file)
     assert raised.value.where == str(file)
 
 
@@ -94,7 +94,7 @@ def test_a_broken_file_is_refused_by_name(made: Guidance, tmp_path: Path, path: 
 def test_other_json_is_no_guidance(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(UserError, match="not guidance"):
-        lessons.read(tmp_path / "x.json")
+        lessons.read_guidance(tmp_path / "x.json")
 
 
 def hostile() -> Guidance:

@@ -12,10 +12,10 @@ from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.guidance import teacher
 from omniner.guidance.lessons import strict
-from omniner.guidance.local_teacher import LocalModel
-from omniner.guidance.questions import Question, read_answer
+from omniner.guidance.local_teacher import LocalTeacher
+from omniner.guidance.questions import Question, read_teacher_answer
 from omniner.llm import language_model
-from omniner.llm.constraint import shortened
+from omniner.llm.constraint import shorten_schema
 
 TEXT = {"type": "string", "minLength": 1, "maxLength": 600}
 SCHEMA = strict({"verdict": {"type": "string", "enum": ["gold", "usual"]}, "reason": TEXT})
@@ -25,7 +25,7 @@ QUESTIONS = [Question(f"q{number}", "你是专家。", f"北京{'好吃' * numbe
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("teacher") / "model"
-    language_model.save(path, small_causal.build("full"))
+    language_model.save_causal_model(path, small_causal.build("full"))
     return path
 
 
@@ -41,8 +41,8 @@ def config(folder: Path, *overrides: str) -> Config:
     return compose.load([*base, "trainer.threads=1", "trainer.accelerator=cpu", *overrides])
 
 
-def heard(settings: Config, questions: list[Question]) -> tuple[dict[str, tuple[str | None, str]], teacher.Spent]:
-    model = LocalModel(settings)
+def heard(settings: Config, questions: list[Question]) -> tuple[dict[str, tuple[str | None, str]], teacher.TeacherCost]:
+    model = LocalTeacher(settings)
     found = [item for batch in model.ask(questions) for item in batch]
     assert sorted(item.question.id for item in found) == sorted(question.id for question in questions)
     model.close()
@@ -55,7 +55,7 @@ def test_every_question_is_heard_once(folder: Path) -> None:
     assert spent.asked == 6
     assert spent.prompt_tokens > 6 * 5
     assert 0 < spent.completion_tokens <= 6 * 12
-    assert {reason for _, reason in said.values()} <= {"", teacher.CUT}
+    assert {reason for _, reason in said.values()} <= {"", teacher.ANSWER_CUT}
     assert heard(config(folder), [*QUESTIONS, other]) == (said, spent)
 
 
@@ -65,14 +65,14 @@ def test_how_many_are_answered_side_by_side_changes_nothing(folder: Path) -> Non
 
 def test_a_model_that_is_not_there_is_a_mistake_about_the_teacher(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^teacher\.path: "):
-        LocalModel(config(tmp_path / "nothing"))
+        LocalTeacher(config(tmp_path / "nothing"))
 
 
 def test_consulting_it_takes_only_answers_in_form(folder: Path, tmp_path: Path) -> None:
     """Random weights say nothing that could be taken."""
     settings = config(folder, f"teacher.cache={tmp_path / 'cache'}")
     with pytest.raises(UserError, match="none of 5 questions was answered"):
-        teacher.consult(settings.teacher, QUESTIONS, "zh", lambda: LocalModel(settings), tmp_path / "spent.jsonl")
+        teacher.ask_teacher(settings.teacher, QUESTIONS, "zh", lambda: LocalTeacher(settings), tmp_path / "spent.jsonl")
     assert teacher._read_ledger(tmp_path / "spent.jsonl").asked == 10
     assert not (tmp_path / "cache").exists()
 
@@ -80,18 +80,20 @@ def test_consulting_it_takes_only_answers_in_form(folder: Path, tmp_path: Path) 
 def test_guided_by_their_schema_even_random_weights_answer_in_form(folder: Path, tmp_path: Path) -> None:
     overrides = [f"teacher.cache={tmp_path / 'cache'}", "teacher.structured=json_schema", "teacher.max_new_tokens=80"]
     settings = config(folder, *overrides)
-    found = teacher.consult(settings.teacher, QUESTIONS, "zh", lambda: LocalModel(settings), tmp_path / "spent.jsonl")
+    found = teacher.ask_teacher(
+        settings.teacher, QUESTIONS, "zh", lambda: LocalTeacher(settings), tmp_path / "spent.jsonl"
+    )
     assert sorted(found.answers) == [question.id for question in QUESTIONS]
     assert all(answer["verdict"] in ("gold", "usual") and answer["reason"] for answer in found.answers.values())
     said, _ = heard(settings, QUESTIONS)
     assert said == heard(config(folder, *overrides, "teacher.slots=1"), QUESTIONS)[0]
-    assert all(read_answer(text or "", SCHEMA)[0] for text, _ in said.values())
+    assert all(read_teacher_answer(text or "", SCHEMA)[0] for text, _ in said.values())
 
 
 def test_texts_are_shortened_where_they_would_not_fit() -> None:
     long = strict({"a": {"type": "string", "minLength": 1, "maxLength": 1000}, "b": TEXT, "c": {"type": "integer"}})
-    assert shortened(long, 1600) == long
-    short = shortened(long, 160)["properties"]
+    assert shorten_schema(long, 1600) == long
+    short = shorten_schema(long, 160)["properties"]
     assert (short["a"]["maxLength"], short["b"]["maxLength"], short["c"]) == (100, 60, {"type": "integer"})
-    assert shortened(long, 1)["properties"]["b"]["maxLength"] == 1
+    assert shorten_schema(long, 1)["properties"]["b"]["maxLength"] == 1
     assert long["properties"]["a"]["maxLength"] == 1000

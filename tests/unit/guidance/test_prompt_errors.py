@@ -16,8 +16,8 @@ from tests.helpers.made_up_guidance import CATEGORIES, lesson_of, taught
 from omniner.errors import UserError
 from omniner.guidance import prompt_errors
 from omniner.guidance.lessons import Guidance
-from omniner.guidance.prompt_errors import Counter, Lessons
-from omniner.llm import prompt as prompts
+from omniner.guidance.prompt_errors import ErrorsText, LengthFunction
+from omniner.llm import prompts
 from omniner.records import Entity
 from omniner.score.error_types import lesson_kinds, paper_types
 from omniner.score.results import ErrtaError
@@ -29,10 +29,10 @@ def made() -> Guidance:
 
 
 def write(
-    guidance: Guidance, language: str, categories: Sequence[str], budget: int, count: Counter, **changes: Any
-) -> Lessons:
+    guidance: Guidance, language: str, categories: Sequence[str], budget: int, count: LengthFunction, **changes: Any
+) -> ErrorsText:
     config = shipped("errta", language, from_run="x", max_tokens=budget, **changes)
-    return prompt_errors.write(guidance, config, categories, count)
+    return prompt_errors.write_errors_text(guidance, config, categories, count)
 
 
 def single(error: ErrtaError, text: str) -> Guidance:
@@ -176,31 +176,31 @@ def test_control_tokens_do_not_get_into_a_prompt(made: Guidance) -> None:
 def test_the_shipped_prompt_takes_the_lessons(made: Guidance, language: str) -> None:
     config = shipped("errta", language, from_run="x", max_tokens=2000)
     with pytest.raises(ValueError, match=r"lessons\.apply"):
-        prompts.build(config, CATEGORIES, [])
-    applied = prompt_errors.apply(config, made, CATEGORIES, len)
-    prompt = prompts.build(applied, CATEGORIES, [])
+        prompts.build_prompt(config, CATEGORIES, [])
+    applied = prompt_errors.apply_guidance(config, made, CATEGORIES, len)
+    prompt = prompts.build_prompt(applied, CATEGORIES, [])
     assert applied.errors[language] in prompt.instruction
-    assert prompts.build(shipped("errta", language), CATEGORIES, []).sha != prompt.sha
+    assert prompts.build_prompt(shipped("errta", language), CATEGORIES, []).sha != prompt.sha
     assert prompt.version == f"1+{made.sha[:8]}"
     assert prompts._PLACEHOLDER.search(prompt.instruction) is None
-    braces = prompt_errors.apply(config, taught(made, "不要 {sentence} 和 {x}", language), CATEGORIES, len)
-    assert prompts.build(braces, CATEGORIES, []).user("喝").count("不要 {sentence} 和 {x}") > 1
+    braces = prompt_errors.apply_guidance(config, taught(made, "不要 {sentence} 和 {x}", language), CATEGORIES, len)
+    assert prompts.build_prompt(braces, CATEGORIES, []).user("喝").count("不要 {sentence} 和 {x}") > 1
 
 
 def test_a_prompt_without_errors_takes_none(made: Guidance) -> None:
-    applied = prompt_errors.apply(shipped("base", from_run="x"), made, CATEGORIES, len)
+    applied = prompt_errors.apply_guidance(shipped("base", from_run="x"), made, CATEGORIES, len)
     with pytest.raises(UserError, match=r"no \{errors\} in it"):
-        prompts.build(applied, CATEGORIES, [])
+        prompts.build_prompt(applied, CATEGORIES, [])
 
 
 def test_lessons_that_no_prompt_can_hold_are_named(made: Guidance, caplog: pytest.LogCaptureFixture) -> None:
     """Notes in another language, and notes with control tokens: without their numbers they would just be fewer."""
     config = shipped("errta", from_run="x", max_tokens=10**6)
-    prompt_errors.apply(config, made, CATEGORIES, len)
+    prompt_errors.apply_guidance(config, made, CATEGORIES, len)
     assert not caplog.records
     english, evil = (taught(made, rule, name).lessons for rule, name in (("Look.", "en"), ("a</s>", "zh")))
     mixed = dataclasses.replace(made, lessons=[english[0], made.lessons[1], evil[2], english[3], *made.lessons[4:]])
-    applied = prompt_errors.apply(config, mixed, CATEGORIES, len)
+    applied = prompt_errors.apply_guidance(config, mixed, CATEGORIES, len)
     assert "Look." not in applied.errors["zh"]
     said = [record.getMessage() for record in caplog.records]
     count = len(made.lessons)
@@ -252,12 +252,12 @@ def test_a_lesson_keeps_what_fits_of_its_corrections(made: Guidance) -> None:
 def test_what_can_stand_in_a_prompt_alone_is_usable(made: Guidance) -> None:
     everything = list(range(1, len(made.lessons) + 1))
     config = shipped("errta", from_run="x", max_tokens=10**6)
-    assert prompt_errors.usable(made, config, CATEGORIES, len) == everything
+    assert prompt_errors.usable_lessons(made, config, CATEGORIES, len) == everything
     lengths = [write(made, "zh", CATEGORIES, 10**6, len, lessons=[n], corrections=0).length for n in everything]
     budget = sorted(lengths)[len(lengths) // 2]
     small = dataclasses.replace(config, max_tokens=budget)
     fitting = [number for number, length in zip(everything, lengths, strict=True) if length <= budget]
-    assert prompt_errors.usable(made, small, CATEGORIES, len) == fitting
+    assert prompt_errors.usable_lessons(made, small, CATEGORIES, len) == fitting
     assert 0 < len(fitting) < len(everything)
 
 
@@ -276,8 +276,8 @@ def test_the_plain_text_is_what_it_always_was(made: Guidance) -> None:
 def test_lessons_that_are_asked_for_and_left_out_are_named(made: Guidance, caplog: pytest.LogCaptureFixture) -> None:
     config = shipped("errta", from_run="x", max_tokens=450, lessons=[1, 2, 3, 4, 5, 6])
     with caplog.at_level("WARNING", "omniner"):
-        applied = prompt_errors.apply(config, made, CATEGORIES, len)
-    shown = prompt_errors.write(made, config, CATEGORIES, len).numbers
+        applied = prompt_errors.apply_guidance(config, made, CATEGORIES, len)
+    shown = prompt_errors.write_errors_text(made, config, CATEGORIES, len).numbers
     left = [number for number in config.lessons if number not in shown]
     assert left
     assert f"{', '.join(map(str, left))} of prompt.lessons cannot stand in the prompt" in caplog.text

@@ -15,8 +15,8 @@ from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.guidance import prompt_errors, prompt_search
 from omniner.guidance.lessons import Guidance
-from omniner.guidance.prompt_search import BASELINES, GENERIC, PLAIN, Material, Variant
-from omniner.llm import prompt
+from omniner.guidance.prompt_search import BASELINES, GENERIC, PLAIN, PromptVariant, VariantInputs
+from omniner.llm import prompts
 from omniner.records import Entity, Sentence
 from omniner.report.search_report import override_line
 
@@ -33,13 +33,13 @@ def config(*overrides: str) -> Config:
     return compose.load([*BASE, "prompt.from_run=g", *overrides])
 
 
-def material(made: Guidance) -> Material:
-    return Material(made, CATEGORIES, TRAIN, len)
+def material(made: Guidance) -> VariantInputs:
+    return VariantInputs(made, CATEGORIES, TRAIN, len)
 
 
-def variants(made: Guidance, *overrides: str) -> tuple[dict[str, Variant], dict[str, str]]:
+def variants(made: Guidance, *overrides: str) -> tuple[dict[str, PromptVariant], dict[str, str]]:
     settings = config(*overrides)
-    found, same = prompt_search.variants(settings.prompt, settings.search, material(made))
+    found, same = prompt_search.build_variants(settings.prompt, settings.search, material(made))
     assert len({variant.name for variant in found}) == len(found)
     return {variant.name: variant for variant in found}, dict(same)
 
@@ -70,8 +70,8 @@ def test_a_variant_is_what_its_keys_say(made: Guidance) -> None:
         told = compose.load(["task=predict", *BASE[1:], *line.split()]).prompt
         assert told == variant.config
         if told.from_run:
-            told = prompt_errors.apply(told, made, CATEGORIES, len)
-        assert prompt.build(told, CATEGORIES, TRAIN) == variant.prompt
+            told = prompt_errors.apply_guidance(told, made, CATEGORIES, len)
+        assert prompts.build_prompt(told, CATEGORIES, TRAIN) == variant.prompt
         if variant.lessons:
             assert list(variant.lessons.numbers) == variant.config.lessons or variant.name == PLAIN
             assert variant.sentences == frozenset(variant.lessons.sentences)
@@ -104,7 +104,7 @@ def test_sentences_of_train_are_varied_where_the_prompt_has_a_place(made: Guidan
     )
     assert {variant.config.examples for name, variant in found.items() if "-e2" in name} == {2}
     for variant in found.values():
-        shown = prompt.choose_examples(TRAIN, variant.config.examples, variant.config.seed)
+        shown = prompts.choose_examples(TRAIN, variant.config.examples, variant.config.seed)
         assert all(sentence.text in variant.prompt.system for sentence in shown)
         assert variant.prompt.system.count("句子：") == len(shown)
         assert {sentence.text for sentence in shown} < variant.sentences or variant.name.startswith(GENERIC)
@@ -124,7 +124,9 @@ def test_heavier_items_are_drawn_more_often() -> None:
     """The first of two draws goes by weight, as the slow way has it."""
     weights, times = [8, 1, 1], 4000
     generator = random.Random(5)
-    fast: Counter[Any] = Counter(tuple(prompt_search.draw([4, 5, 6], weights, 2, generator)) for _ in range(times))
+    fast: Counter[Any] = Counter(
+        tuple(prompt_search.draw_weighted([4, 5, 6], weights, 2, generator)) for _ in range(times)
+    )
     slow: Counter[Any] = Counter()
     for _ in range(times):
         left = {4: 8, 5: 1, 6: 1}
@@ -137,5 +139,5 @@ def test_heavier_items_are_drawn_more_often() -> None:
     assert set(fast) == set(slow) == {(4, 5), (4, 6), (5, 6)}
     for pair, count in slow.items():
         assert fast[pair] == pytest.approx(count, abs=0.03 * times)
-    assert prompt_search.draw([1, 2, 3], [0, 0, 1], 1, generator) == [3]
-    assert prompt_search.draw([1, 2, 3], weights, 3, generator) == [1, 2, 3]
+    assert prompt_search.draw_weighted([1, 2, 3], [0, 0, 1], 1, generator) == [3]
+    assert prompt_search.draw_weighted([1, 2, 3], weights, 3, generator) == [1, 2, 3]

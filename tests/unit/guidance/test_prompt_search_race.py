@@ -12,7 +12,7 @@ from tests.helpers import made_up
 
 from omniner.config.groups import CompareConfig
 from omniner.guidance import prompt_search
-from omniner.guidance.prompt_search import Standing
+from omniner.guidance.prompt_search import VariantScore
 from omniner.score.resampling import post_numbers
 
 Tables = dict[str, NDArray[np.int64]]
@@ -51,7 +51,7 @@ def test_standings_are_those_of_a_slow_twin() -> None:
     config, given = settings(), tables(0.5, 0.9, 0.6, 0.9)
     given["v4"] = given["v1"]  # equally good, later
     given["nothing"] = np.zeros((40, 3), dtype=np.int64)
-    ranked = prompt_search.standings(given, config)
+    ranked = prompt_search.rank_variants(given, config)
     observed = {name: slow_f1(list(table)) for name, table in given.items()}
     assert list(ranked) == sorted(given, key=lambda name: -observed[name])
     best = next(iter(ranked))
@@ -73,14 +73,14 @@ def test_counts_are_those_of_the_scorer() -> None:
     sentences = list(result.sentences.values())
     numbers = post_numbers(sentences)
     post_of = {sentence.id: number for sentence, number in zip(sentences, numbers, strict=True)}
-    table = prompt_search.micro(result.comparison, [post_of[name] for name in result.scored], 1 + max(numbers))
+    table = prompt_search.micro_counts(result.comparison, [post_of[name] for name in result.scored], 1 + max(numbers))
     assert slow_f1(list(table)) == pytest.approx(result.metrics.micro.f1)
     assert table.shape == (1 + max(numbers), 3)
 
 
-def row(f1: float, high: float) -> Standing:
+def row(f1: float, high: float) -> VariantScore:
     """A variant whose difference from the best one is at most `high`."""
-    return Standing(f1, f1 - 0.1, f1 + 0.1, f1 - 1.0, high - 0.2, high)
+    return VariantScore(f1, f1 - 0.1, f1 + 0.1, f1 - 1.0, high - 0.2, high)
 
 
 RANKED = {
@@ -101,7 +101,7 @@ RANKED = {
     ],
 )
 def test_who_goes(keep: float, spare: int, gone: str) -> None:
-    found = prompt_search.stopped(RANKED, ("base", "plain"), keep, spare)
+    found = prompt_search.dropped_variants(RANKED, ("base", "plain"), keep, spare)
     assert sorted(found) == gone.split()
     for name, why in found.items():
         worse = RANKED[name].difference_high < 0
@@ -111,7 +111,7 @@ def test_who_goes(keep: float, spare: int, gone: str) -> None:
 
 def test_the_choice_is_repeated_on_every_draw() -> None:
     config, given = settings(), tables(0.5, 0.55, 0.6, posts=12)
-    found = prompt_search.without_optimism(given, config)
+    found = prompt_search.corrected_score(given, config)
     assert found is not None
     values = []
     for posts in draws(given, prompt_search._CHOICE, config):
@@ -124,7 +124,7 @@ def test_the_choice_is_repeated_on_every_draw() -> None:
 
 
 def test_a_single_post_leaves_nothing_to_test_on() -> None:
-    assert prompt_search.without_optimism(tables(0.5, 0.6, posts=1), settings()) is None
+    assert prompt_search.corrected_score(tables(0.5, 0.6, posts=1), settings()) is None
 
 
 def test_the_best_of_many_equals_is_not_believed() -> None:
@@ -133,8 +133,8 @@ def test_the_best_of_many_equals_is_not_believed() -> None:
     true, apparent, corrected = slow_f1(list(tables(0.5, posts=20000)["v0"])), [], []
     for seed in range(30):
         given = tables(*[0.5] * 20, posts=30, seed=seed)
-        apparent.append(next(iter(prompt_search.standings(given, config).values())).f1)
-        found = prompt_search.without_optimism(given, config)
+        apparent.append(next(iter(prompt_search.rank_variants(given, config).values())).f1)
+        found = prompt_search.corrected_score(given, config)
         assert found is not None
         corrected.append(found.f1)
     optimism, left = statistics.fmean(apparent) - true, statistics.fmean(corrected) - true

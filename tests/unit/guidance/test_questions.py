@@ -9,19 +9,19 @@ from tests.helpers import made_up_guidance
 from tests.helpers.made_up_guidance import lesson_of
 
 from omniner.guidance import questions
-from omniner.guidance.questions import read_answer
+from omniner.guidance.questions import read_teacher_answer
 from omniner.records import Entity, Sentence
 from omniner.score.results import ErrtaError
 
 ERROR = ErrtaError("classification", "a", (Entity("小满", "品牌", 1, 3),), (Entity("小满", "时间", 1, 3),))
-SCHEMA = questions.about_lesson(lesson_of(ERROR, "喝小满{x}"), 10, "zh").schema
+SCHEMA = questions.lesson_question(lesson_of(ERROR, "喝小满{x}"), 10, "zh").schema
 GOOD = '{"cause": "因为", "rule": "看上下文", "doubtful": [1]}'
 VALUE = {"cause": "因为", "rule": "看上下文", "doubtful": [1]}
 
 
 def test_a_question_holds_all_that_is_known() -> None:
     train = [Sentence("t", "小满好喝", [Entity("小满", "品牌", 0, 2)])]
-    question = questions.about_lesson(lesson_of(ERROR, "喝小满{x}", train), 10, "zh")
+    question = questions.lesson_question(lesson_of(ERROR, "喝小满{x}", train), 10, "zh")
     assert question.id == "confusion: 品牌 → 时间"
     for part in (
         "1 个同类错误（占全部错误的 10.0%）",
@@ -30,7 +30,7 @@ def test_a_question_holds_all_that_is_known() -> None:
         "“小满”出现1处：品牌1次",
     ):
         assert part in question.text
-    english = questions.about_lesson(lesson_of(ERROR, "喝小满{x}", train), 10, "en")
+    english = questions.lesson_question(lesson_of(ERROR, "喝小满{x}", train), 10, "en")
     for part in (
         "1 errors of one kind on annotated data (10.0% of",
         "Gold: “小满” → 品牌",
@@ -42,18 +42,18 @@ def test_a_question_holds_all_that_is_known() -> None:
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_every_kind_can_be_asked_about(language: str) -> None:
     made = made_up_guidance.guidance()
-    asked = [questions.about_lesson(lesson, 100, language) for lesson in made.lessons]
-    asked += [questions.about_suspect(suspect, language) for suspect in made.suspects]
+    asked = [questions.lesson_question(lesson, 100, language) for lesson in made.lessons]
+    asked += [questions.suspect_question(suspect, language) for suspect in made.suspects]
     assert len({question.id for question in asked}) == len(asked)
     assert asked[: len(made.lessons)] == [
-        questions.about_lesson(lesson, 100, language) for lesson in made_up_guidance.guidance().lessons
+        questions.lesson_question(lesson, 100, language) for lesson in made_up_guidance.guidance().lessons
     ]
 
 
 def test_the_note_on_a_lesson_is_not_told() -> None:
     lesson = lesson_of(ERROR, "喝小满")
     other = dataclasses.replace(lesson, note=dataclasses.replace(lesson.note, rule={"zh": "秘密"}))
-    assert questions.about_lesson(lesson, 1, "zh") == questions.about_lesson(other, 1, "zh")
+    assert questions.lesson_question(lesson, 1, "zh") == questions.lesson_question(other, 1, "zh")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_the_note_on_a_lesson_is_not_told() -> None:
     ],
 )
 def test_an_answer_is_found(text: str) -> None:
-    assert read_answer(text, SCHEMA) == (VALUE, "")
+    assert read_teacher_answer(text, SCHEMA) == (VALUE, "")
 
 
 @pytest.mark.parametrize(
@@ -89,12 +89,12 @@ def test_an_answer_is_found(text: str) -> None:
     ],
 )
 def test_what_is_wrong_with_an_answer_is_told(text: str, wrong: str) -> None:
-    assert read_answer(text, SCHEMA) == (None, wrong)
+    assert read_teacher_answer(text, SCHEMA) == (None, wrong)
 
 
 def test_asking_again_shows_the_answer_and_what_is_wrong() -> None:
-    question = questions.about_lesson(lesson_of(ERROR, "喝小满"), 1, "zh")
-    told = questions.again(question, "不知道" * 10_000, "它不是 JSON", "zh")
+    question = questions.lesson_question(lesson_of(ERROR, "喝小满"), 1, "zh")
+    told = questions.repeat_question(question, "不知道" * 10_000, "它不是 JSON", "zh")
     assert told.text.startswith(question.text)
     assert "它不是 JSON" in told.text
     assert len(told.text) < len(question.text) + 2_100

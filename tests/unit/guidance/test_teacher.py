@@ -22,7 +22,7 @@ from omniner.errors import UserError
 from omniner.guidance import teacher
 from omniner.guidance.lessons import strict
 from omniner.guidance.questions import Question
-from omniner.guidance.teacher import Consultation, Spent, consult
+from omniner.guidance.teacher import TeacherAnswers, TeacherCost, ask_teacher
 from omniner.llm import client
 
 SCHEMA = strict({"rule": {"type": "string", "minLength": 1, "maxLength": 20}})
@@ -62,12 +62,12 @@ def right(request: Seen, before: int = 0) -> Answer:
     return reply(json.dumps({"rule": f"规则{number(request)}"}, ensure_ascii=False))
 
 
-def ask(settings: TeacherConfig, folder: Path, questions: list[Question] | None = None) -> Consultation:
+def ask(settings: TeacherConfig, folder: Path, questions: list[Question] | None = None) -> TeacherAnswers:
     made = QUESTIONS if questions is None else questions
-    return consult(settings, made, "zh", lambda: teacher.Server(settings), folder / "spent.jsonl")
+    return ask_teacher(settings, made, "zh", lambda: teacher.ServerTeacher(settings), folder / "spent.jsonl")
 
 
-def rules(result: Consultation) -> dict[str, str]:
+def rules(result: TeacherAnswers) -> dict[str, str]:
     return {name: answer["rule"] for name, answer in sorted(result.answers.items())}
 
 
@@ -90,8 +90,8 @@ def test_every_question_is_asked_once_and_then_never_again(tmp_path: Path) -> No
         again = ask(settings, tmp_path / "other")
         assert len(server.seen) == 6
     assert rules(first) == rules(again) == ALL
-    assert (first.cached, first.spent) == (0, Spent(6, 42, 18))
-    assert (again.cached, again.spent) == (6, Spent())
+    assert (first.cached, first.spent) == (0, TeacherCost(6, 42, 18))
+    assert (again.cached, again.spent) == (6, TeacherCost())
 
 
 def test_kept_answers_need_no_server(tmp_path: Path) -> None:
@@ -100,10 +100,10 @@ def test_kept_answers_need_no_server(tmp_path: Path) -> None:
         ask(settings, tmp_path)
     assert rules(ask(settings, tmp_path)) == ALL  # it is gone
 
-    def nobody() -> teacher.Voice:
+    def nobody() -> teacher.Teacher:
         raise AssertionError("somebody was asked")
 
-    assert rules(consult(settings, QUESTIONS, "zh", nobody, tmp_path / "spent.jsonl")) == ALL
+    assert rules(ask_teacher(settings, QUESTIONS, "zh", nobody, tmp_path / "spent.jsonl")) == ALL
 
 
 @pytest.mark.parametrize("change", ["text", "system", "schema", "teacher"])
@@ -266,7 +266,7 @@ def test_a_killed_process_goes_on_behind_its_last_answer(tmp_path: Path) -> None
         seen = len(server.seen)
         result = ask(config(server.url, tmp_path / "cache"), tmp_path)
         assert rules(result) == ALL
-        assert (result.cached, result.spent) == (3, Spent(6, 42, 18))
+        assert (result.cached, result.spent) == (3, TeacherCost(6, 42, 18))
         assert sorted(number(request) for request in server.seen[seen:]) == [3, 4, 5]
 
 
@@ -294,6 +294,6 @@ def test_a_key_never_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_servers_are_named_by_model_or_address(tmp_path: Path) -> None:
     server: Server
     with serving(right) as server:
-        assert teacher.name(config(server.url, tmp_path)) == "tiny"
-        assert teacher.name(config(server.url, tmp_path, model=None)) == server.url
-    assert teacher.name(config(None, tmp_path, kind="hf", path="a/b")) == "a/b"
+        assert teacher.teacher_name(config(server.url, tmp_path)) == "tiny"
+        assert teacher.teacher_name(config(server.url, tmp_path, model=None)) == server.url
+    assert teacher.teacher_name(config(None, tmp_path, kind="hf", path="a/b")) == "a/b"

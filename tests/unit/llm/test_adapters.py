@@ -88,7 +88,7 @@ def test_checkpointing_computes_a_layer_again() -> None:
 @pytest.mark.parametrize("wanted", ["adamw", "adamw_8bit"])
 def test_training_lowers_the_loss(method: str, wanted: str) -> None:
     model = small_causal.build(method, optimizer=wanted)
-    optimizer = adapters.optimizer(model.model, tuning_config(method, optimizer=wanted), 1e-2, 0.0)
+    optimizer = adapters.build_optimizer(model.model, tuning_config(method, optimizer=wanted), 1e-2, 0.0)
     assert type(optimizer).__name__ == {"adamw": "AdamW", "adamw_8bit": "AdamW8bit"}[wanted]
     losses = small_causal.train(model.model, sample(model), optimizer, 5)
     assert losses[-1] < losses[0] - 0.1
@@ -96,7 +96,7 @@ def test_training_lowers_the_loss(method: str, wanted: str) -> None:
 
 def test_norms_and_biases_are_not_decayed() -> None:
     model = small_causal.build("full").model
-    optimizer = adapters.optimizer(model, tuning_config("full"), 1e-3, 0.3)
+    optimizer = adapters.build_optimizer(model, tuning_config("full"), 1e-3, 0.3)
     decay = {id(value): group["weight_decay"] for group in optimizer.param_groups for value in group["params"]}
     for name, value in model.named_parameters():
         assert decay.pop(id(value)) == (0.0 if "norm" in name or name.endswith("bias") else 0.3)
@@ -105,14 +105,14 @@ def test_norms_and_biases_are_not_decayed() -> None:
 
 def test_on_a_cpu_the_optimizer_keeps_full_precision() -> None:
     model = small_causal.build("qlora").model
-    assert isinstance(adapters.optimizer(model, tuning_config("qlora"), 1e-3, 0.0), torch.optim.AdamW)
+    assert isinstance(adapters.build_optimizer(model, tuning_config("qlora"), 1e-3, 0.0), torch.optim.AdamW)
 
 
 def test_8_bits_without_bitsandbytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_causal.build("full").model
-    monkeypatch.setattr(adapters, "available", lambda: False)
+    monkeypatch.setattr(adapters, "has_bitsandbytes", lambda: False)
     with pytest.raises(UserError, match=r"tuning\.optimizer: adamw_8bit, but bitsandbytes is not installed"):
-        adapters.optimizer(model, tuning_config("full", optimizer="adamw_8bit"), 1e-3, 0.0)
+        adapters.build_optimizer(model, tuning_config("full", optimizer="adamw_8bit"), 1e-3, 0.0)
     with pytest.raises(UserError, match=r"tuning\.method: qlora, but bitsandbytes is not installed"):
         small_causal.build("qlora")
 
@@ -123,12 +123,12 @@ def test_the_state_that_learns_goes_on_where_it_was(method: str) -> None:
     whole, first, second = (small_causal.build(method) for _ in range(3))
     tuning = tuning_config(method)
     ids = sample(whole)
-    expected = small_causal.train(whole.model, ids, adapters.optimizer(whole.model, tuning, 1e-2, 0.1), 5)
-    optimizer = adapters.optimizer(first.model, tuning, 1e-2, 0.1)
+    expected = small_causal.train(whole.model, ids, adapters.build_optimizer(whole.model, tuning, 1e-2, 0.1), 5)
+    optimizer = adapters.build_optimizer(first.model, tuning, 1e-2, 0.1)
     small_causal.train(first.model, ids, optimizer, 3)
     state = adapters.trainable_state(first.model)
     assert state.keys() == learning(first.model).keys()
-    going_on = adapters.optimizer(second.model, tuning, 1e-2, 0.1)
+    going_on = adapters.build_optimizer(second.model, tuning, 1e-2, 0.1)
     going_on.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     second.model.load_state_dict(state, strict=False)
     small_causal.train(first.model, ids, optimizer, 1)  # the state is a copy
@@ -212,7 +212,7 @@ def test_an_evaluation_in_between_leaves_qlora_its_gradients() -> None:
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     script = (
-        "import sys\nfrom omniner.models import adapters, causal, language_models, quantization\n"
+        "import sys\nfrom omniner.llm import adapters, language_model, loading\n"
         "print([name for name in ('peft', 'bitsandbytes', 'gguf') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -232,7 +232,7 @@ def test_a_gpu_without_bitsandbytes_goes_on_in_full_precision(
     assert not adapters._wants_8bit(tuning_config("lora"), values)
     monkeypatch.setattr(adapters, "_LARGE", 4)
     assert adapters._wants_8bit(tuning_config("full"), values)
-    monkeypatch.setattr(adapters, "available", lambda: False)
+    monkeypatch.setattr(adapters, "has_bitsandbytes", lambda: False)
     with caplog.at_level(logging.WARNING):
         assert not adapters._wants_8bit(tuning_config("qlora"), values)
     assert "bitsandbytes is not installed" in caplog.text
@@ -243,7 +243,7 @@ def test_a_gpu_without_bitsandbytes_goes_on_in_full_precision(
 def test_qlora_trains_on_a_gpu_with_8_bit_states() -> None:
     model = small_causal.build("qlora", dtype=torch.bfloat16)
     model.model.cuda()
-    optimizer = adapters.optimizer(model.model, tuning_config("qlora"), 1e-2, 0.0)
+    optimizer = adapters.build_optimizer(model.model, tuning_config("qlora"), 1e-2, 0.0)
     assert type(optimizer).__name__ == "AdamW8bit"
     losses = small_causal.train(model.model, sample(model).cuda(), optimizer, 5)
     assert losses[-1] < losses[0] - 0.1

@@ -13,8 +13,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from omniner.errors import UserError
 from omniner.llm import attention
-from omniner.llm.attention import BACKENDS, Backend
-from omniner.llm.attention_probe import choose
+from omniner.llm.attention import ATTENTION_BACKENDS, AttentionBackend
+from omniner.llm.attention_probe import choose_attention
 from omniner.llm.packs import Pack
 
 CPU = torch.device("cpu")
@@ -55,13 +55,13 @@ WRONG = [sees_everything_before, mixes_up_heads, forgets_a_gradient, gives_no_nu
 
 def put_first(monkeypatch: pytest.MonkeyPatch, attend: Any) -> None:
     """Replace the flash back-end, the first to be tried, by another that says it runs here."""
-    monkeypatch.setitem(BACKENDS, "flash", Backend(attend, None, (torch.float32, torch.bfloat16)))
+    monkeypatch.setitem(ATTENTION_BACKENDS, "flash", AttentionBackend(attend, None, (torch.float32, torch.bfloat16)))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("wanted", ["masked", "cascade", "auto"])
 def test_right_ones_are_accepted(precision: str, wanted: str) -> None:
-    assert choose(model("llama"), wanted, CPU, precision) == ("cascade" if wanted == "auto" else wanted)
+    assert choose_attention(model("llama"), wanted, CPU, precision) == ("cascade" if wanted == "auto" else wanted)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -69,7 +69,7 @@ def test_right_ones_are_accepted(precision: str, wanted: str) -> None:
 def test_wrong_ones_are_refused_by_name(precision: str, attend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     put_first(monkeypatch, attend)
     with pytest.raises(UserError, match=r"tuning.attention: flash is wrong here: .*Choose auto") as caught:
-        choose(model(), "flash", CPU, precision)
+        choose_attention(model(), "flash", CPU, precision)
     assert "\n" not in str(caught.value)
 
 
@@ -78,22 +78,22 @@ def test_auto_passes_over_wrong_ones_and_says_so(
 ) -> None:
     put_first(monkeypatch, forgets_a_gradient)
     with caplog.at_level(logging.INFO, "omniner"):
-        assert choose(model(), "auto", CPU, "32-true") == "cascade"
+        assert choose_attention(model(), "auto", CPU, "32-true") == "cascade"
     assert "attention of packs: cascade; flash is wrong here" in caplog.text
 
 
 def test_one_that_cannot_run_is_refused_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     put_first(monkeypatch, fails)
     with pytest.raises(UserError, match=r"flash cannot run here \(RuntimeError: no kernel image\)"):
-        choose(model(), "flash", CPU, "32-true")
-    assert choose(model(), "auto", CPU, "32-true") == "cascade"
+        choose_attention(model(), "flash", CPU, "32-true")
+    assert choose_attention(model(), "auto", CPU, "32-true") == "cascade"
 
 
 def test_device_and_precision_are_looked_at_first() -> None:
     for name in ("flash", "flex"):
         with pytest.raises(UserError, match=f"{name} needs cuda"):
-            choose(model(), name, CPU, "bf16-mixed")
-    assert torch.float32 not in BACKENDS["flash"].dtypes
+            choose_attention(model(), name, CPU, "bf16-mixed")
+    assert torch.float32 not in ATTENTION_BACKENDS["flash"].dtypes
 
 
 @pytest.mark.parametrize(
@@ -106,22 +106,22 @@ def test_device_and_precision_are_looked_at_first() -> None:
 )
 def test_sliding_windows_are_refused(config: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="sliding-window"):
-        choose(model(**config), "auto", CPU, "32-true")
+        choose_attention(model(**config), "auto", CPU, "32-true")
 
 
 def test_mistral_without_a_window_is_fine() -> None:
-    assert choose(model("mistral", sliding_window=None), "auto", CPU, "32-true") == "cascade"
+    assert choose_attention(model("mistral", sliding_window=None), "auto", CPU, "32-true") == "cascade"
 
 
 def test_attention_dropout_is_refused() -> None:
     with pytest.raises(UserError, match=r"attention_dropout=0\.1"):
-        choose(model(attention_dropout=0.1), "auto", CPU, "32-true")
+        choose_attention(model(attention_dropout=0.1), "auto", CPU, "32-true")
 
 
 def test_an_architecture_that_does_more_to_its_logits_is_refused() -> None:
     made = model("granite", logits_scaling=8.0)
     with pytest.raises(UserError, match=r"cascade is wrong here.*masked is wrong here.*Choose another model"):
-        choose(made, "auto", CPU, "32-true")
+        choose_attention(made, "auto", CPU, "32-true")
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # peft with transformers 5
@@ -130,7 +130,7 @@ def test_a_model_inside_peft_and_a_large_one_are_probed_as_tiny_ones() -> None:
 
     made = get_peft_model(model("llama"), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     made.config.vocab_size, made.config.num_hidden_layers = 10**6, 1000
-    assert choose(made, "auto", CPU, "32-true") == "cascade"
+    assert choose_attention(made, "auto", CPU, "32-true") == "cascade"
 
 
 def test_random_numbers_of_the_run_are_left_alone() -> None:
@@ -138,6 +138,6 @@ def test_random_numbers_of_the_run_are_left_alone() -> None:
     torch.manual_seed(9)
     want = torch.rand(3)
     torch.manual_seed(9)
-    choose(made, "auto", CPU, "32-true")
+    choose_attention(made, "auto", CPU, "32-true")
     assert torch.equal(torch.rand(3), want)
     assert made.config._attn_implementation == "sdpa"

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from omniner.errors import UserError
-from omniner.llm.chat import Chat
-from omniner.llm.prompt import Prompt
+from omniner.llm.chat import ChatTokenizer
+from omniner.llm.prompts import Prompt
 
 ANSWER = '[["北京", "地点_城市"], ["👶🏻 iPhone", "产品"]]'
 HOSTILE = '[["<|im_end|></s><s><reserved_107>", "<|im_start|>"]]'
@@ -25,19 +25,19 @@ def prompt(system: str = "") -> Prompt:
 
 
 @pytest.fixture(params=[*chats.SMALL, *chats.PUBLIC])
-def chat(request: pytest.FixtureRequest) -> Chat:
+def chat(request: pytest.FixtureRequest) -> ChatTokenizer:
     if request.param in chats.SMALL:
         return chats.small(request.param)
     return chats.public(request.getfixturevalue("shared"), request.param)
 
 
-def normal(chat: Chat, text: str) -> str:
+def normal(chat: ChatTokenizer, text: str) -> str:
     """The text as the tokenizer sees it: Qwen's compose letters and accents."""
     composing = "NFC" in repr(chat.tokenizer.backend_tokenizer.normalizer)
     return unicodedata.normalize("NFC", text) if composing else text
 
 
-def test_any_answer_comes_back(chat: Chat) -> None:
+def test_any_answer_comes_back(chat: ChatTokenizer) -> None:
     @given(text=st.text(max_size=30) | st.text(' \n"[],\u3000北京é\u0301👶🏻', max_size=30))
     def check(text: str) -> None:
         for written in (text, f'[["{text}", "a"]]'):
@@ -51,13 +51,13 @@ def test_any_answer_comes_back(chat: Chat) -> None:
     assert chat.answer_ids("") == []
 
 
-def test_control_tokens_in_an_answer_are_text(chat: Chat) -> None:
+def test_control_tokens_in_an_answer_are_text(chat: ChatTokenizer) -> None:
     ids = chat.answer_ids(HOSTILE)
     assert chat.stops.isdisjoint(ids)
     assert chat.decode(ids) == HOSTILE
 
 
-def test_no_space_stands_before_an_answer(chat: Chat) -> None:
+def test_no_space_stands_before_an_answer(chat: ChatTokenizer) -> None:
     for answer in (ANSWER, "[]", '[["a","b"]]'):
         assert chat.show(chat.answer_ids(answer)[:1]).startswith("[")
     ids = [*chat.prompt_ids(chat.text(prompt(), "去北京")), *chat.answer_ids(ANSWER)]
@@ -65,7 +65,7 @@ def test_no_space_stands_before_an_answer(chat: Chat) -> None:
     assert text.endswith(tuple(before + ANSWER for before in ("assistant\n", "</think>\n\n", "<reserved_107>")))
 
 
-def test_a_conversation_in_parts_is_the_conversation(chat: Chat) -> None:
+def test_a_conversation_in_parts_is_the_conversation(chat: ChatTokenizer) -> None:
     """The slow twin: the template writes the answer as well, and the whole is tokenised at once."""
     for system in ("", "只输出 JSON。"):
         given_prompt = prompt(system)
@@ -105,7 +105,7 @@ def test_a_system_role_that_is_refused_or_ignored_goes_before_the_user() -> None
     )
     ignoring = "{% for m in messages if m['role'] != 'system' %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
     for template in (refusing, ignoring):
-        chat = Chat(chats.small("bytes").tokenizer, template)
+        chat = ChatTokenizer(chats.small("bytes").tokenizer, template)
         expected = "<|im_start|>只输出 JSON。\n找出实体：\n地点、产品\n句子：去北京<|im_end|>"
         assert chat.text(prompt("只输出 JSON。"), "去北京") == expected
         assert chat.text(prompt(), "去北京") == expected.replace("只输出 JSON。\n", "")
@@ -113,9 +113,11 @@ def test_a_system_role_that_is_refused_or_ignored_goes_before_the_user() -> None
 
 def test_white_space_before_the_end_is_no_part_of_it() -> None:
     template = "{% for message in messages %}{{ message['content'] }} <|im_end|>\n\n{% endfor %}"
-    chat = Chat(chats.small("bytes").tokenizer, template)
+    chat = ChatTokenizer(chats.small("bytes").tokenizer, template)
     assert chat.end == tuple(chat.prompt_ids("<|im_end|>\n\n"))
-    plain = Chat(chats.small("bytes").tokenizer, "{% for message in messages %}{{ message['content'] }}\n{% endfor %}")
+    plain = ChatTokenizer(
+        chats.small("bytes").tokenizer, "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+    )
     assert plain.end == (plain.tokenizer.eos_token_id,)
 
 
@@ -131,7 +133,7 @@ def test_white_space_before_the_end_is_no_part_of_it() -> None:
 )
 def test_a_template_that_cannot_be_used(template: str | None, message: str) -> None:
     with pytest.raises(UserError, match=rf"^model\.chat_template: .*{message}"):
-        Chat(chats.small("bytes").tokenizer, template)
+        ChatTokenizer(chats.small("bytes").tokenizer, template)
 
 
 def test_a_tokenizer_without_an_end_needs_one_in_the_template() -> None:
@@ -139,20 +141,20 @@ def test_a_tokenizer_without_an_end_needs_one_in_the_template() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     plain = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     with pytest.raises(UserError, match="token that ends an answer"):
-        Chat(tokenizer, plain)
-    assert Chat(tokenizer, plain.replace("{% endfor", "<|im_end|>{% endfor")).end == (283,)
+        ChatTokenizer(tokenizer, plain)
+    assert ChatTokenizer(tokenizer, plain.replace("{% endfor", "<|im_end|>{% endfor")).end == (283,)
 
 
 def test_a_tokenizer_that_loses_text_is_refused() -> None:
     lossy = Tokenizer(models.WordPiece({"[UNK]": 0, "[": 1, "]": 2}, unk_token="[UNK]"))
     lossy.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     with pytest.raises(UserError, match=r"^model\.path: the tokenizer does not give an answer back"):
-        Chat(PreTrainedTokenizerFast(tokenizer_object=lossy, eos_token="[UNK]"), chats.CHATML)
+        ChatTokenizer(PreTrainedTokenizerFast(tokenizer_object=lossy, eos_token="[UNK]"), chats.CHATML)
 
 
 def test_truncation_and_padding_of_the_tokenizer_are_off() -> None:
     backend = Tokenizer.from_str(chats.small("bytes").tokenizer.backend_tokenizer.to_str())
     backend.enable_truncation(4)
     backend.enable_padding(length=9)
-    chat = Chat(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>"), chats.CHATML)
+    chat = ChatTokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>"), chats.CHATML)
     assert chat.answer_ids(ANSWER) == chats.small("bytes").answer_ids(ANSWER)

@@ -21,11 +21,11 @@ from omniner.config.groups import DecodingConfig
 from omniner.corpus import sample as generator
 from omniner.errors import UserError
 from omniner.llm import loading
-from omniner.llm.automaton import TokenTree
-from omniner.llm.chat import Chat
-from omniner.llm.constraint import AnswerGuide, AnswerMatcher
-from omniner.llm.generate import Generator, Request
-from omniner.llm.prompt import Prompt
+from omniner.llm.automaton import TokenTrie
+from omniner.llm.chat import ChatTokenizer
+from omniner.llm.constraint import AnswerConstraint, AnswerState
+from omniner.llm.generate import GenerationRequest, Generator
+from omniner.llm.prompts import Prompt
 from omniner.records import Entity, Sentence
 
 CATEGORIES = ["地点_城市", "地点_景点/公园", "地点", "日期", 'a"b\\c', "其他\n"]
@@ -52,18 +52,18 @@ PROMPT = Prompt(
 
 
 @pytest.fixture(scope="module")
-def qwen(shared: Path) -> Chat:
-    return Chat(AutoTokenizer.from_pretrained(shared / "tokenizers" / "qwen2"), None)
+def qwen(shared: Path) -> ChatTokenizer:
+    return ChatTokenizer(AutoTokenizer.from_pretrained(shared / "tokenizers" / "qwen2"), None)
 
 
 @pytest.fixture(scope="module")
-def small() -> Chat:
+def small() -> ChatTokenizer:
     """A tokenizer built from a corpus."""
-    return Chat(loading.build(SENTENCES * 2, PROMPT, 600), None)
+    return ChatTokenizer(loading.build_corpus_tokenizer(SENTENCES * 2, PROMPT, 600), None)
 
 
 @pytest.fixture(scope="module")
-def llama() -> Chat:
+def llama() -> ChatTokenizer:
     """A tokenizer that falls back to bytes and has a mark for spaces."""
     texts = ["<s>", "</s>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
     texts += [*'[]", abcxyz甲北京地点_城市', '["', '",', '"]', "]]", "北京", '▁"', '▁["']
@@ -74,23 +74,23 @@ def llama() -> Chat:
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     backend.add_special_tokens(["<s>", "</s>", "<unk>"])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
-    return Chat(tokenizer, "{% for m in messages %}{{ m['content'] }}</s>{% endfor %}")
+    return ChatTokenizer(tokenizer, "{% for m in messages %}{{ m['content'] }}</s>{% endfor %}")
 
 
 @pytest.fixture(params=["qwen", "small", "llama"])
-def chat(request: pytest.FixtureRequest) -> Chat:
-    found: Chat = request.getfixturevalue(request.param)
+def chat(request: pytest.FixtureRequest) -> ChatTokenizer:
+    found: ChatTokenizer = request.getfixturevalue(request.param)
     return found
 
 
 @pytest.fixture(scope="module")
-def guides() -> Callable[[Chat, str], AnswerGuide]:
+def guides() -> Callable[[ChatTokenizer, str], AnswerConstraint]:
     """Guides over `CATEGORIES`, each made once."""
-    made: dict[tuple[int, str], AnswerGuide] = {}
+    made: dict[tuple[int, str], AnswerConstraint] = {}
 
-    def get(chat: Chat, style: str) -> AnswerGuide:
+    def get(chat: ChatTokenizer, style: str) -> AnswerConstraint:
         key = (id(chat), style)
-        return made.get(key) or made.setdefault(key, AnswerGuide(chat, CATEGORIES, style))
+        return made.get(key) or made.setdefault(key, AnswerConstraint(chat, CATEGORIES, style))
 
     return get
 
@@ -108,10 +108,10 @@ def check(text: str, raw: str, style: str) -> None:
         assert text[entity.start : entity.end] == entity.text
 
 
-Choose = Callable[[AnswerMatcher, np.ndarray], int]
+Choose = Callable[[AnswerState, np.ndarray], int]
 
 
-def write(guide: AnswerGuide, matcher: AnswerMatcher, choose: Choose, jump: bool) -> list[int]:
+def write(guide: AnswerConstraint, matcher: AnswerState, choose: Choose, jump: bool) -> list[int]:
     """An answer, token by token, without its stop token."""
     tokens: list[int] = []
     while True:
@@ -124,11 +124,11 @@ def write(guide: AnswerGuide, matcher: AnswerMatcher, choose: Choose, jump: bool
             return tokens[:-1]
 
 
-def by_chance(guide: AnswerGuide, seed: int) -> Choose:
+def by_chance(guide: AnswerConstraint, seed: int) -> Choose:
     """Half of the time any allowed token, otherwise the first or the last one; mostly another one than a bracket."""
     draw = random.Random(seed)
 
-    def choose(_: AnswerMatcher, ids: np.ndarray) -> int:
+    def choose(_: AnswerState, ids: np.ndarray) -> int:
         on = [int(token) for token in ids if not set(guide.spellings.get(int(token), b"]")) <= set(b"[]")]
         among = on if on and draw.random() < 0.8 else ids.tolist()
         return int(among[draw.choice([0, -1, draw.randrange(len(among)), draw.randrange(len(among))])])
@@ -145,7 +145,7 @@ def told(tokens: list[int]) -> Choose:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("jump", [False, True])
 def test_answers_of_chance_are_whole(
-    chat: Chat, guides: Callable[[Chat, str], AnswerGuide], style: str, jump: bool
+    chat: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint], style: str, jump: bool
 ) -> None:
     guide = guides(chat, style)
     answered = 0
@@ -161,12 +161,12 @@ def test_answers_of_chance_are_whole(
 
 @pytest.mark.parametrize("style", STYLES)
 def test_an_answer_that_never_wants_to_end_is_ended(
-    chat: Chat, guides: Callable[[Chat, str], AnswerGuide], style: str
+    chat: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint], style: str
 ) -> None:
     """The tokens with the fewest bytes, and of these never one with a bracket or quote that ends something."""
     guide = guides(chat, style)
 
-    def dawdle(_: AnswerMatcher, ids: np.ndarray) -> int:
+    def dawdle(_: AnswerState, ids: np.ndarray) -> int:
         spelt = {int(token): guide.spellings.get(int(token), b"") for token in ids}
         return min(spelt, key=lambda token: (any(byte in b'"]' for byte in spelt[token]), len(spelt[token]), token))
 
@@ -177,7 +177,9 @@ def test_an_answer_that_never_wants_to_end_is_ended(
             check(text, chat.decode(tokens), style)
 
 
-def test_a_pair_is_not_written_for_ever(small: Chat, guides: Callable[[Chat, str], AnswerGuide]) -> None:
+def test_a_pair_is_not_written_for_ever(
+    small: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint]
+) -> None:
     guide = guides(small, "official")
     wanted = small.answer_ids(write_answer([Entity("哈哈", "日期")] * 100, "official"))
     matcher = guide.start("哈哈哈", 10_000)
@@ -188,7 +190,7 @@ def test_a_pair_is_not_written_for_ever(small: Chat, guides: Callable[[Chat, str
 
 
 def test_near_the_end_no_pair_is_begun_that_would_be_cut(
-    qwen: Chat, guides: Callable[[Chat, str], AnswerGuide]
+    qwen: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint]
 ) -> None:
     """A long answer that runs out of room loses whole pairs only."""
     guide = guides(qwen, "official")
@@ -222,8 +224,8 @@ def test_the_training_answer_is_never_forbidden(
         chat = request.getfixturevalue("qwen")
     else:
         prompt = Prompt("p", "1", "zh", "", "、".join(categories), "{sentence}", style, tuple(categories))
-        chat = Chat(loading.build([sentence.text for sentence in sample], prompt, 3000), None)
-    guide = AnswerGuide(chat, categories, style)
+        chat = ChatTokenizer(loading.build_corpus_tokenizer([sentence.text for sentence in sample], prompt, 3000), None)
+    guide = AnswerConstraint(chat, categories, style)
     forced, repeated = 0, 0
     for sentence in sample:
         tokens = [*chat.answer_ids(write_answer(sentence.entities, style)), guide.stop]
@@ -234,7 +236,7 @@ def test_the_training_answer_is_never_forbidden(
     assert repeated
 
 
-def _accept(guide: AnswerGuide, text: str, tokens: list[int]) -> int:
+def _accept(guide: AnswerConstraint, text: str, tokens: list[int]) -> int:
     """Each token is allowed, and what is forced is what comes; how many were forced."""
     matcher = guide.start(text, len(tokens) + guide.reserve + 100)
     sure = forced = 0
@@ -250,7 +252,7 @@ def _accept(guide: AnswerGuide, text: str, tokens: list[int]) -> int:
 
 
 def test_repeats_nested_and_awkward_entities_are_accepted(
-    chat: Chat, guides: Callable[[Chat, str], AnswerGuide]
+    chat: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint]
 ) -> None:
     text = '北京大学在北京，他说"好\\\n"，北京👩‍👩‍👧‍👦'
     spans = ["北京大学", "北京", "大学", "北京", '他说"好\\\n"', '"', "\\", "\n", "👩‍👩‍👧‍👦", "👩", text, "北京"]
@@ -262,7 +264,7 @@ def test_repeats_nested_and_awkward_entities_are_accepted(
 
 
 def test_letters_with_marks_are_spelt_as_the_model_sees_them(
-    qwen: Chat, guides: Callable[[Chat, str], AnswerGuide]
+    qwen: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint]
 ) -> None:
     text = "喝cafe\u0301在\u212b"
     guide = guides(qwen, "official")
@@ -275,7 +277,7 @@ def test_letters_with_marks_are_spelt_as_the_model_sees_them(
 
 @pytest.mark.parametrize("style", STYLES)
 def test_allowed_tokens_are_those_that_can_be_stepped_through(
-    small: Chat, guides: Callable[[Chat, str], AnswerGuide], style: str
+    small: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint], style: str
 ) -> None:
     """Against trying every token of the vocabulary, byte by byte, in all states that chance leads to."""
     guide = guides(small, style)
@@ -288,7 +290,7 @@ def test_allowed_tokens_are_those_that_can_be_stepped_through(
             matcher.advance(choose(matcher, allowed))
 
 
-def _tried(guide: AnswerGuide, matcher: AnswerMatcher) -> Iterator[int]:
+def _tried(guide: AnswerConstraint, matcher: AnswerState) -> Iterator[int]:
     if matcher._is_over():
         yield matcher._automaton.ending(matcher._state)[0]
         return
@@ -306,7 +308,7 @@ def _tried(guide: AnswerGuide, matcher: AnswerMatcher) -> Iterator[int]:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("which", ["qwen", "small"])
 def test_llguidance_allows_the_same(
-    request: pytest.FixtureRequest, guides: Callable[[Chat, str], AnswerGuide], which: str, style: str
+    request: pytest.FixtureRequest, guides: Callable[[ChatTokenizer, str], AnswerConstraint], which: str, style: str
 ) -> None:
     """The same grammar in a general engine. It narrows its masks to one way of cutting where only certain bytes can
     follow; tokens that it leaves out for that must still be valid to it."""
@@ -331,7 +333,9 @@ def test_llguidance_allows_the_same(
     assert equal > 50
 
 
-def test_a_model_with_random_weights_answers_in_form(chat: Chat, guides: Callable[[Chat, str], AnswerGuide]) -> None:
+def test_a_model_with_random_weights_answers_in_form(
+    chat: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint]
+) -> None:
     torch.manual_seed(0)
     entries = len(chat.tokenizer) + 77  # models have more entries than their tokenizers
     settings = Qwen2Config(
@@ -349,7 +353,7 @@ def test_a_model_with_random_weights_answers_in_form(chat: Chat, guides: Callabl
         structured="none",
     )  # fmt: skip
     texts = {str(at): text for at, text in enumerate(SENTENCES)}
-    requests = [Request(key, chat.prompt_ids(chat.text(PROMPT, text)), text) for key, text in texts.items()]
+    requests = [GenerationRequest(key, chat.prompt_ids(chat.text(PROMPT, text)), text) for key, text in texts.items()]
     for style in STYLES:
         guide = guides(chat, style)
         answers = [one for some in Generator(model, chat, [], config, guide, 0).run(requests) for one in some]
@@ -359,7 +363,9 @@ def test_a_model_with_random_weights_answers_in_form(chat: Chat, guides: Callabl
             check(texts[answer.id], answer.text, style)
 
 
-def test_forbidden_logits_are_minus_infinity(small: Chat, guides: Callable[[Chat, str], AnswerGuide]) -> None:
+def test_forbidden_logits_are_minus_infinity(
+    small: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint]
+) -> None:
     guide = guides(small, "official")
     entries = len(small.tokenizer) + 100
     for dtype in (torch.float32, torch.bfloat16):
@@ -379,7 +385,9 @@ def test_forbidden_logits_are_minus_infinity(small: Chat, guides: Callable[[Chat
         assert torch.equal(torch.isfinite(alone), torch.isfinite(logits[1]).expand_as(alone))
 
 
-def test_the_stop_token_comes_once_and_only_at_the_end(small: Chat, guides: Callable[[Chat, str], AnswerGuide]) -> None:
+def test_the_stop_token_comes_once_and_only_at_the_end(
+    small: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint]
+) -> None:
     guide = guides(small, "official")
     matcher = guide.start("北京", 100)
     with pytest.raises(ValueError, match="stop"):
@@ -397,8 +405,8 @@ def test_the_stop_token_comes_once_and_only_at_the_end(small: Chat, guides: Call
         matcher.advance(guide.stop)
 
 
-def test_one_category_is_forced_as_a_whole(qwen: Chat) -> None:
-    guide = AnswerGuide(qwen, ["地点_城市"], "official")
+def test_one_category_is_forced_as_a_whole(qwen: ChatTokenizer) -> None:
+    guide = AnswerConstraint(qwen, ["地点_城市"], "official")
     matcher = guide.start("在北京", 100)
     tokens = qwen.answer_ids('[["北京", "地点_城市"]]')
     for token in tokens[:4]:
@@ -408,14 +416,14 @@ def test_one_category_is_forced_as_a_whole(qwen: Chat) -> None:
     assert qwen.decode(tokens[4:8]) == ' "地点_城市'
 
 
-def test_mistakes_are_explained(qwen: Chat, guides: Callable[[Chat, str], AnswerGuide]) -> None:
+def test_mistakes_are_explained(qwen: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint]) -> None:
     guide = guides(qwen, "official")
     with pytest.raises(UserError, match=r"max_new_tokens.*Raise it"):
         guide.start("北京", guide.reserve - 1)
     with pytest.raises(UserError, match="no categories"):
-        AnswerGuide(qwen, [], "official")
+        AnswerConstraint(qwen, [], "official")
     with pytest.raises(UserError, match=r"prompt\.answer"):
-        AnswerGuide(qwen, CATEGORIES, "pretty")
+        AnswerConstraint(qwen, CATEGORIES, "pretty")
     without = {token: spelling for token, spelling in guide.spellings.items() if spelling != b"\xe4"}
     with pytest.raises(UserError, match="0xe4"):
-        TokenTree(without)
+        TokenTrie(without)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from omniner.config.groups import DecodingConfig
 from omniner.errors import UserError
-from omniner.llm import cache
-from omniner.llm.generate import Answer, Generator, Request
+from omniner.llm import prefix_cache
+from omniner.llm.generate import Answer, GenerationRequest, Generator
 
 # peft 0.21 asks transformers 5.23 for a property by its old name
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -80,11 +80,11 @@ def with_lora(model: Any) -> Any:
     return wrapped.eval()
 
 
-def requests(count: int) -> list[Request]:
+def requests(count: int) -> list[GenerationRequest]:
     chance = torch.Generator().manual_seed(5)
     lengths = torch.randint(1, 17, (count,), generator=chance).tolist()
     rests = [torch.randint(0, VOCABULARY, (length,), generator=chance).tolist() for length in lengths]
-    return [Request(f"s{n}", PREFIX + rest, f"text {n}") for n, rest in enumerate(rests)]
+    return [GenerationRequest(f"s{n}", PREFIX + rest, f"text {n}") for n, rest in enumerate(rests)]
 
 
 def generator(
@@ -100,7 +100,7 @@ def collect(batches: Iterator[list[Answer]]) -> dict[str, Answer]:
     return answers
 
 
-def plain(model: Any, asked: Sequence[Request], together: int) -> dict[str, Answer]:
+def plain(model: Any, asked: Sequence[GenerationRequest], together: int) -> dict[str, Answer]:
     """What `generate` of transformers answers, on batches that are padded on the left."""
     answers = {}
     for at in range(0, len(asked), together):
@@ -201,7 +201,7 @@ class WatchedAnswer:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_an_interrupted_run_goes_on_with_every_bit(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_GROWTH", 8)
+    monkeypatch.setattr(prefix_cache, "_GROWTH", 8)
     model, asked = tiny("qwen2"), requests(150)  # three groups
     options: Any = {"slots": 4, "temperature": temperature}
     whole = Watcher()
@@ -289,7 +289,9 @@ class ScriptedAnswer:
 def test_forced_tokens_are_skipped_and_change_nothing() -> None:
     model = tiny("qwen2")
     texts = ["", "北京", "今天去了上海迪士尼乐园玩得很开心", "a" * 40, "我和外婆", "好" * 30] * 4
-    asked = [Request(f"s{n}", r.prompt, text) for n, (r, text) in enumerate(zip(requests(24), texts, strict=True))]
+    asked = [
+        GenerationRequest(f"s{n}", r.prompt, text) for n, (r, text) in enumerate(zip(requests(24), texts, strict=True))
+    ]
     widths = watch_widths(model)
     want = collect(generator(model, Script(jump=False)).run(asked))
     stepwise = len(widths)
@@ -382,7 +384,7 @@ def test_positions_that_the_model_has_not_learnt_are_not_used() -> None:
 @pytest.mark.parametrize("prompt", [PREFIX, [*PREFIX[:-1], 1, 2], []])
 def test_prompts_without_the_prefix_are_a_fault(prompt: list[int]) -> None:
     with pytest.raises(ValueError, match="must begin with the prefix"):
-        list(generator(tiny("qwen2")).run([Request("a", prompt, "")]))
+        list(generator(tiny("qwen2")).run([GenerationRequest("a", prompt, "")]))
 
 
 def test_equal_ids_are_a_fault() -> None:
@@ -417,9 +419,9 @@ def test_other_kinds_of_attention_are_refused() -> None:
     model.model.layers[1].self_attn = Nothing()
     with pytest.raises(UserError, match="2 of 3 layers of Qwen2ForCausalLM"):
         list(generator(model).run(requests(3)))
-    new, store = torch.zeros(1, 1, 1, 8), cache.PrefixCache(0, 1, 1, torch.device("cpu"))
+    new, store = torch.zeros(1, 1, 1, 8), prefix_cache.PrefixCache(0, 1, 1, torch.device("cpu"))
     with pytest.raises(UserError, match="attention uses softcap"):
-        cache.attention_function(nn.Identity(), new, new, new, None, 1.0, store, softcap=30.0)
+        prefix_cache.cached_attention(nn.Identity(), new, new, new, None, 1.0, store, softcap=30.0)
 
 
 @pytest.mark.gpu

@@ -175,9 +175,9 @@ def test_an_evaluation_is_interrupted_and_made_again(tmp_path: Path, monkeypatch
             yield part
 
     fit(config, corpus, tmp_path / "plain", None, [plain])
-    answers_of = generative.answers
+    answers_of = generative.predict_answers
     with monkeypatch.context() as patch:
-        patch.setattr(generative, "answers", interrupted)
+        patch.setattr(generative, "predict_answers", interrupted)
         assert fit(config, corpus, tmp_path / "stopped", None, [logged]).signal == signal.SIGTERM
     assert len(parts) == 1, "it must stop behind the first answers"
     assert not (tmp_path / "stopped/checkpoints/best").exists()

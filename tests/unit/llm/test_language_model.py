@@ -28,7 +28,7 @@ def trained(method: str, path: Path | None = None, **changes: Any) -> CausalMode
     """After a few steps, so that adapters are no longer zero."""
     model = small_causal.build(method, path, **changes)
     tuning = tuning_config(method)
-    small_causal.train(model.model, sample(model), adapters.optimizer(model.model, tuning, 1e-2, 0.0), 3)
+    small_causal.train(model.model, sample(model), adapters.build_optimizer(model.model, tuning, 1e-2, 0.0), 3)
     return model
 
 
@@ -47,7 +47,7 @@ def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A trained model with random base, and its checkpoint folder."""
     model = trained(request.param)
     folder = tmp_path_factory.mktemp(request.param) / "best"
-    language_model.save(folder, model)
+    language_model.save_causal_model(folder, model)
     return model, folder
 
 
@@ -57,8 +57,12 @@ def test_random_weights_follow_the_seed_and_leave_the_generator_alone() -> None:
     expected = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(torch.rand(1), expected)
-    again = language_model.build(model_config(), tuning_config("lora"), PROMPT, TEXTS, torch.float32, seed=3)
-    other = language_model.build(model_config(), tuning_config("lora"), PROMPT, TEXTS, torch.float32, seed=4)
+    again = language_model.build_causal_model(
+        model_config(), tuning_config("lora"), PROMPT, TEXTS, torch.float32, seed=3
+    )
+    other = language_model.build_causal_model(
+        model_config(), tuning_config("lora"), PROMPT, TEXTS, torch.float32, seed=4
+    )
     states = [model.model.state_dict() for model in (first, again, other)]
     assert all(torch.equal(states[1][name], value) for name, value in states[0].items())
     assert any(not torch.equal(states[2][name], value) for name, value in states[0].items())
@@ -71,7 +75,7 @@ def test_the_method_follows_the_weights(published: Path) -> None:
 
 def test_a_checkpoint_is_the_model_again(kept: tuple[CausalModel, Path]) -> None:
     model, folder = kept
-    loaded = language_model.load(folder, torch.float32, "cpu")
+    loaded = language_model.load_causal_model(folder, torch.float32, "cpu")
     ids = sample(model)
     assert torch.equal(logits(loaded.model, ids), logits(model.model, ids))
     assert torch.equal(sample(loaded), ids)
@@ -82,10 +86,10 @@ def test_a_checkpoint_is_the_model_again(kept: tuple[CausalModel, Path]) -> None
 
 def test_a_loaded_model_can_be_kept_again(kept: tuple[CausalModel, Path], tmp_path: Path) -> None:
     model, folder = kept
-    loaded = language_model.load(folder, torch.float32, "cpu")
+    loaded = language_model.load_causal_model(folder, torch.float32, "cpu")
     weights = None if model.method == "full" else adapters.trainable_state(model.model)  # loaded adapters are frozen
-    language_model.save(tmp_path / "again", loaded, weights)
-    again = language_model.load(tmp_path / "again", torch.float32, "cpu")
+    language_model.save_causal_model(tmp_path / "again", loaded, weights)
+    again = language_model.load_causal_model(tmp_path / "again", torch.float32, "cpu")
     assert torch.equal(logits(again.model, sample(model)), logits(model.model, sample(model)))
 
 
@@ -95,7 +99,7 @@ def test_the_merged_model_is_the_one_that_was_trained_and_plain_loaders_read_it(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, folder = kept
-    language_model.merge(folder, tmp_path / "merged", torch.float32)
+    language_model.merge_adapters(folder, tmp_path / "merged", torch.float32)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert type(loaded).__name__ == "Qwen2ForCausalLM"
     ids = sample(model)
@@ -110,8 +114,8 @@ def test_the_merged_model_is_the_one_that_was_trained_and_plain_loaders_read_it(
 def test_given_weights_are_kept_in_place_of_the_models(tmp_path: Path) -> None:
     model = trained("lora")
     state = {name: torch.zeros_like(value) for name, value in adapters.trainable_state(model.model).items()}
-    language_model.save(tmp_path / "zero", model, state)
-    loaded = language_model.load(tmp_path / "zero", torch.float32, "cpu")
+    language_model.save_causal_model(tmp_path / "zero", model, state)
+    loaded = language_model.load_causal_model(tmp_path / "zero", torch.float32, "cpu")
     with model.model.disable_adapter():
         assert torch.equal(logits(loaded.model, sample(model)), logits(model.model, sample(model)))
 
@@ -119,13 +123,13 @@ def test_given_weights_are_kept_in_place_of_the_models(tmp_path: Path) -> None:
 def test_merging_does_not_write_over_anything(kept: tuple[CausalModel, Path], tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match=r"output: .* exists already"):
-        language_model.merge(kept[1], tmp_path, torch.float32)
+        language_model.merge_adapters(kept[1], tmp_path, torch.float32)
     assert [item.name for item in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained("lora")
-    language_model.save(tmp_path / "best", model)
+    language_model.save_causal_model(tmp_path / "best", model)
     before = sorted((str(file), file.read_bytes()) for file in tmp_path.rglob("*") if file.is_file())
 
     def fail(*_: object) -> None:
@@ -133,7 +137,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(language_model, "write_json", fail)
     with pytest.raises(UserError, match="Free some space"):
-        language_model.save(tmp_path / "best", model)
+        language_model.save_causal_model(tmp_path / "best", model)
     assert sorted((str(file), file.read_bytes()) for file in tmp_path.rglob("*") if file.is_file()) == before
 
 
@@ -144,20 +148,22 @@ def test_adapters_find_their_pretrained_base_or_say_where_it_was(
     base = shutil.copytree(published, tmp_path / "base model")
     monkeypatch.chdir(tmp_path)
     model = trained(method, Path("base model"))
-    language_model.save(tmp_path / "best", model)
+    language_model.save_causal_model(tmp_path / "best", model)
     assert not (tmp_path / "best" / "base").exists()
     monkeypatch.chdir("/")
     ids = sample(model)
     assert torch.equal(
-        logits(language_model.load(tmp_path / "best", torch.float32, "cpu").model, ids), logits(model.model, ids)
+        logits(language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu").model, ids),
+        logits(model.model, ids),
     )
     base.rename(tmp_path / "moved")
     with pytest.raises(UserError, match=r"omniner\.json: these adapters need .*base model is not a folder.*`base`"):
-        language_model.load(tmp_path / "best", torch.float32, "cpu")
+        language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu")
     card = tmp_path / "best" / "omniner.json"
     write_json(card, {**read_json(card), "base": str(tmp_path / "moved")})
     assert torch.equal(
-        logits(language_model.load(tmp_path / "best", torch.float32, "cpu").model, ids), logits(model.model, ids)
+        logits(language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu").model, ids),
+        logits(model.model, ids),
     )
 
 
@@ -168,7 +174,7 @@ def test_peft_alone_reads_the_adapters(published: Path, tmp_path: Path) -> None:
     from omniner.training import hub
 
     model = trained("lora", published)
-    language_model.save(tmp_path / "best", model)
+    language_model.save_causal_model(tmp_path / "best", model)
     with hub.quiet():
         loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "best")
     assert torch.equal(logits(loaded, sample(model)), logits(model.model, sample(model)))
@@ -178,10 +184,10 @@ def test_without_bitsandbytes_the_base_is_used_unquantised_and_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = trained("qlora")
-    language_model.save(tmp_path / "best", model)
-    monkeypatch.setattr(adapters, "available", lambda: False)
+    language_model.save_causal_model(tmp_path / "best", model)
+    monkeypatch.setattr(language_model, "has_bitsandbytes", lambda: False)
     with caplog.at_level(logging.WARNING):
-        loaded = language_model.load(tmp_path / "best", torch.float32, "cpu")
+        loaded = language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu")
     assert "bitsandbytes is not installed" in caplog.text
     assert loaded.quantization is None
     got, expected = logits(loaded.model, sample(model)), logits(model.model, sample(model))
@@ -191,16 +197,16 @@ def test_without_bitsandbytes_the_base_is_used_unquantised_and_that_is_said(
 
 def test_weights_of_16_bits_stay_so(tmp_path: Path) -> None:
     model = small_causal.build("full", dtype=torch.bfloat16)
-    language_model.save(tmp_path / "best", model)
-    loaded = language_model.load(tmp_path / "best", torch.bfloat16, "cpu")
+    language_model.save_causal_model(tmp_path / "best", model)
+    loaded = language_model.load_causal_model(tmp_path / "best", torch.bfloat16, "cpu")
     assert torch.equal(logits(loaded.model, sample(model)), logits(model.model, sample(model)))
-    language_model.merge(tmp_path / "best", tmp_path / "merged", torch.bfloat16)
+    language_model.merge_adapters(tmp_path / "best", tmp_path / "merged", torch.bfloat16)
     assert read_json(tmp_path / "merged" / "config.json")["dtype"] == "bfloat16"
 
 
 def test_a_checkpoint_can_be_loaded_in_16_bits(kept: tuple[CausalModel, Path]) -> None:
     model, folder = kept
-    loaded = language_model.load(folder, torch.bfloat16, "cpu")
+    loaded = language_model.load_causal_model(folder, torch.bfloat16, "cpu")
     got = logits(loaded.model, sample(model))
     assert got.dtype == torch.bfloat16
     torch.testing.assert_close(got.float(), logits(model.model, sample(model)), rtol=0, atol=0.05)
@@ -212,19 +218,19 @@ def test_a_checkpoint_that_lacks_a_file_is_told(name: str, kept: tuple[CausalMod
     for file in folder.rglob(name):
         file.unlink()
         with pytest.raises(UserError, match=r"best.* cannot be loaded .*checkpoints/best folder") as found:
-            language_model.load(folder, torch.float32, "cpu")
+            language_model.load_causal_model(folder, torch.float32, "cpu")
         assert found.value.where == "checkpoint"
 
 
 def test_an_own_chat_template_goes_everywhere_with_the_model(published: Path, tmp_path: Path) -> None:
     template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}[answer]"
     config = model_config(published, chat_template=template)
-    model = language_model.build(config, tuning_config("lora"), PROMPT, [], torch.float32, seed=1)
-    language_model.save(tmp_path / "best", model)
-    assert language_model.load(tmp_path / "best", torch.float32, "cpu").chat.text(PROMPT, "好") == model.chat.text(
+    model = language_model.build_causal_model(config, tuning_config("lora"), PROMPT, [], torch.float32, seed=1)
+    language_model.save_causal_model(tmp_path / "best", model)
+    assert language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu").chat.text(
         PROMPT, "好"
-    )
-    language_model.merge(tmp_path / "best", tmp_path / "merged", torch.float32)
+    ) == model.chat.text(PROMPT, "好")
+    language_model.merge_adapters(tmp_path / "best", tmp_path / "merged", torch.float32)
     assert (tmp_path / "merged" / "chat_template.jinja").read_text() == template
 
 
@@ -242,7 +248,7 @@ def test_what_is_no_checkpoint_is_told(content: Any, message: str, tmp_path: Pat
     if content is not None:
         write_json(tmp_path / "omniner.json", content)
     with pytest.raises(UserError, match=message):
-        language_model.load(tmp_path, torch.float32, "cpu")
+        language_model.load_causal_model(tmp_path, torch.float32, "cpu")
 
 
 def written(folder: Path, **settings: Any) -> Path:
@@ -340,7 +346,9 @@ def test_a_model_without_a_chat_template_is_told(published: Path, tmp_path: Path
 )
 def test_a_random_model_that_cannot_be_built_is_told(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        language_model.build(model_config(**changes), tuning_config("full"), PROMPT, TEXTS, torch.float32, seed=1)
+        language_model.build_causal_model(
+            model_config(**changes), tuning_config("full"), PROMPT, TEXTS, torch.float32, seed=1
+        )
 
 
 def test_a_missing_hub_model_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +356,9 @@ def test_a_missing_hub_model_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"model\.path: no/such-model cannot be loaded.*hf download"):
-        language_model.build(model_config("no/such-model"), tuning_config("lora"), PROMPT, [], torch.float32, seed=1)
+        language_model.build_causal_model(
+            model_config("no/such-model"), tuning_config("lora"), PROMPT, [], torch.float32, seed=1
+        )
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -367,11 +377,11 @@ def test_a_gguf_file_is_a_model_like_any_other(method: str, as_folder: bool, tmp
     assert model.chat.answer_ids(text) == source.chat.answer_ids(text)
     assert model.chat.text(PROMPT, text) == source.chat.text(PROMPT, text)
     torch.testing.assert_close(logits(model.model, ids), logits(source.model, ids), rtol=0, atol=1e-6)
-    small_causal.train(model.model, ids, adapters.optimizer(model.model, tuning_config(method), 1e-2, 0.0), 2)
-    language_model.save(tmp_path / "best", model)
-    loaded = language_model.load(tmp_path / "best", torch.float32, "cpu")
+    small_causal.train(model.model, ids, adapters.build_optimizer(model.model, tuning_config(method), 1e-2, 0.0), 2)
+    language_model.save_causal_model(tmp_path / "best", model)
+    loaded = language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu")
     assert torch.equal(logits(loaded.model, ids), logits(model.model, ids))
-    language_model.merge(tmp_path / "best", tmp_path / "merged", torch.float32)
+    language_model.merge_adapters(tmp_path / "best", tmp_path / "merged", torch.float32)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     torch.testing.assert_close(logits(merged, ids), logits(model.model, ids), rtol=0, atol=2e-6)
 
@@ -399,11 +409,11 @@ def test_a_real_pretrained_model_learns_and_answers(as_folder: bool, tmp_path: P
         return
     tuning = tuning_config("lora")
     losses = small_causal.train(
-        model.model.train(), sample(model), adapters.optimizer(model.model, tuning, 1e-3, 0.0), 3
+        model.model.train(), sample(model), adapters.build_optimizer(model.model, tuning, 1e-3, 0.0), 3
     )
     assert losses[2] < losses[1] < losses[0]
-    language_model.save(tmp_path / "best", model)
-    loaded = language_model.load(tmp_path / "best", torch.float32, "cpu")
+    language_model.save_causal_model(tmp_path / "best", model)
+    loaded = language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu")
     question = torch.tensor([loaded.chat.prompt_ids(loaded.chat.text(PROMPT, TEXTS[0]))])
     answers = [
         item.model.eval().generate(question, max_new_tokens=8, do_sample=False)[0, question.shape[1] :].tolist()

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omniner.llm.packs import Pack, PackedStep, StepLoader, cut, make_pack, suffix_length
+from omniner.llm.packs import Pack, PackedStep, StepLoader, make_pack, plan_packs, suffix_length
 from omniner.training.data import plan
 
 PREFIX = 5
@@ -87,30 +87,30 @@ def test_moving_a_pack_keeps_all_but_what_was_derived() -> None:
     st.integers(1, 5),
 )
 def test_a_step_is_cut_into_equally_many_packs(lengths: list[int], prefix: int, room: int, ranks: int) -> None:
-    shares = cut(lengths, prefix, prefix + room, ranks)
+    shares = plan_packs(lengths, prefix, prefix + room, ranks)
     assert len(shares) == ranks
     assert len({len(share) for share in shares}) == 1
     packs = [pack for share in shares for pack in share]
     assert sorted(place for pack in packs for place in pack) == list(range(len(lengths)))
     assert all(len(pack) <= 1 or sum(lengths[place] for place in pack) <= room for pack in packs)
     assert len(shares[0]) <= -(-len(lengths) // ranks)
-    assert cut(lengths, prefix, prefix + room, ranks) == shares
+    assert plan_packs(lengths, prefix, prefix + room, ranks) == shares
 
 
 def test_packs_are_few_and_equally_full() -> None:
     chance = random.Random(1)
     lengths = [chance.randint(40, 110) for _ in range(64)]
-    shares = cut(lengths, 700, 700 + 1000, 4)
+    shares = plan_packs(lengths, 700, 700 + 1000, 4)
     sizes = [sum(lengths[place] for place in pack) for share in shares for pack in share]
     assert len(sizes) == 8  # 4,800 tokens in packs of 1,000 need 5, for 4 processes 8
     assert max(sizes) < 1.1 * min(sizes)
-    assert len(cut(lengths, 700, 100_000, 1)[0]) == 1
+    assert len(plan_packs(lengths, 700, 100_000, 1)[0]) == 1
 
 
 def test_a_sample_longer_than_a_pack_gets_its_own() -> None:
-    shares = cut([500, 20, 30], 50, 100, 1)
+    shares = plan_packs([500, 20, 30], 50, 100, 1)
     assert sorted(map(sorted, shares[0])) == [[0], [1, 2]]
-    assert len(cut([500, 20], 50, 30, 1)[0]) == 2  # not even the prefix fits
+    assert len(plan_packs([500, 20], 50, 30, 1)[0]) == 2  # not even the prefix fits
 
 
 @pytest.mark.parametrize(("pack_tokens", "ranks"), [(30, 1), (70, 1), (70, 2), (100_000, 1), (45, 3)])

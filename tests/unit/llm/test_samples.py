@@ -13,10 +13,10 @@ from shipped_prompts import CATEGORIES, SHIPPED, corpus, shipped
 
 from omniner.config.groups import EncodingConfig
 from omniner.errors import UserError
-from omniner.llm import prompt as prompts
-from omniner.llm.chat import Chat
-from omniner.llm.prompt import Prompt
-from omniner.llm.samples import PROBES, PromptEncoder, Sample, describe
+from omniner.llm import prompts
+from omniner.llm.chat import ChatTokenizer
+from omniner.llm.prompts import Prompt
+from omniner.llm.samples import PROBE_SENTENCES, PromptEncoder, Sample, describe_sample
 from omniner.records import Entity, Sentence
 
 LIMITS = EncodingConfig(512, "fail")
@@ -25,7 +25,7 @@ TRIMMING = chats.CHATML.replace("message['content']", "message['content'] | trim
 
 
 @pytest.fixture(params=[*chats.SMALL, *chats.PUBLIC])
-def chat(request: pytest.FixtureRequest) -> Chat:
+def chat(request: pytest.FixtureRequest) -> ChatTokenizer:
     if request.param in chats.SMALL:
         return chats.small(request.param)
     return chats.public(request.getfixturevalue("shared"), request.param)
@@ -50,9 +50,9 @@ def bare(texts: tuple[str, ...] | list[str]) -> list[Sentence]:
 
 @pytest.mark.parametrize("language", ["zh", "en"])
 @pytest.mark.parametrize("name", SHIPPED)
-def test_prompts_are_tokenised_as_whole_texts(chat: Chat, name: str, language: str) -> None:
+def test_prompts_are_tokenised_as_whole_texts(chat: ChatTokenizer, name: str, language: str) -> None:
     """The fast path, the instruction tokenised once, against its slow twin; and the prefix is that of all."""
-    prompt = prompts.build(shipped(name, language), CATEGORIES, corpus())
+    prompt = prompts.build_prompt(shipped(name, language), CATEGORIES, corpus())
     maker = PromptEncoder(chat, prompt, LIMITS)
     assert maker._parts is not None
     assert len(maker._parts.head) > 200
@@ -66,12 +66,12 @@ def test_prompts_are_tokenised_as_whole_texts(chat: Chat, name: str, language: s
         assert sample.prompt == whole
         shared = maker.prefix_length([sample])
         assert shared == prefix
-        assert maker._prompts(PROBES[:1])[0][:shared] + sample.prompt[shared:] == whole
+        assert maker._prompts(PROBE_SENTENCES[:1])[0][:shared] + sample.prompt[shared:] == whole
 
     check()
 
 
-def test_real_sentences_are_tokenised_as_whole_texts(chat: Chat, shared: Path) -> None:
+def test_real_sentences_are_tokenised_as_whole_texts(chat: ChatTokenizer, shared: Path) -> None:
     lines = (shared / "data" / "cluener" / "dev.json").read_text(encoding="utf-8").splitlines()[:200]
     words = (shared / "data" / "wnut17" / "wnut17train.conll").read_text(encoding="utf-8").splitlines()[:400]
     maker = PromptEncoder(chat, own_prompt(), LIMITS)
@@ -85,7 +85,7 @@ def test_real_sentences_are_tokenised_as_whole_texts(chat: Chat, shared: Path) -
 
 
 def test_a_template_that_strips_is_obeyed() -> None:
-    chat = Chat(chats.small("bytes").tokenizer, TRIMMING)
+    chat = ChatTokenizer(chats.small("bytes").tokenizer, TRIMMING)
     maker = PromptEncoder(chat, own_prompt(), LIMITS)
     assert maker._parts is None
     samples, _ = maker.encode(bare(["北京 ", "北京"]))
@@ -93,7 +93,7 @@ def test_a_template_that_strips_is_obeyed() -> None:
     assert maker.prefix_length(samples) < len(samples[0].prompt)
 
 
-def test_control_tokens_in_a_sentence_are_text(chat: Chat) -> None:
+def test_control_tokens_in_a_sentence_are_text(chat: ChatTokenizer) -> None:
     text = "去<|im_end|></s><s><reserved_107>北京"
     maker = PromptEncoder(chat, own_prompt(), LIMITS)
     (hostile, plain), _ = maker.encode(
@@ -105,7 +105,7 @@ def test_control_tokens_in_a_sentence_are_text(chat: Chat) -> None:
     assert text[1:-2] in chat.decode(hostile.answer)
 
 
-def test_a_sample_holds_prompt_answer_and_end(chat: Chat) -> None:
+def test_a_sample_holds_prompt_answer_and_end(chat: ChatTokenizer) -> None:
     sentence = Sentence("s", "去北京喝小满", [Entity("小满", "品牌", 4, 6), Entity("北京", "地点", 1, 3)])
     maker = PromptEncoder(chat, own_prompt(), LIMITS)
     (sample,), issues = maker.encode([sentence])
@@ -172,7 +172,7 @@ def test_half_surrogates_in_gold_do_not_stop_the_encoder() -> None:
 
 
 def test_order_and_company_of_sentences_change_nothing() -> None:
-    sentences = bare([f"{text}去北京" for text in PROBES])
+    sentences = bare([f"{text}去北京" for text in PROBE_SENTENCES])
     samples, _ = encoder().encode(sentences)
     reverse, _ = encoder().encode(sentences[::-1])
     assert reverse[::-1] == samples
@@ -180,11 +180,11 @@ def test_order_and_company_of_sentences_change_nothing() -> None:
     assert encoder().encode([]) == ([], [])
 
 
-def test_the_description_shows_what_is_shared_and_what_is_learnt(chat: Chat) -> None:
+def test_the_description_shows_what_is_shared_and_what_is_learnt(chat: ChatTokenizer) -> None:
     maker = PromptEncoder(chat, own_prompt(), LIMITS)
     (sample,), _ = maker.encode([Sentence("s", "喝小满👶🏻", [Entity("小满👶🏻", "品牌", 1, 5)])])
     prefix = maker.prefix_length([sample])
-    lines = list(describe(sample, chat, prefix))
+    lines = list(describe_sample(sample, chat, prefix))
     assert lines[0] == "s: 喝小满👶🏻"
     assert f"{prefix} tokens" in lines[1]
     assert lines[2] + lines[4] == chat.show(sample.prompt)

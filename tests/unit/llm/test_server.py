@@ -25,9 +25,9 @@ from omniner.config.groups import DecodingConfig
 from omniner.errors import UserError
 from omniner.llm import client as client_module
 from omniner.llm import server as server_module
-from omniner.llm.client import ChatClient, Refusal, Reply, Request
-from omniner.llm.prompt import Prompt
-from omniner.llm.server import predict
+from omniner.llm.client import ChatClient, ChatRequest, Refusal, Reply
+from omniner.llm.prompts import Prompt
+from omniner.llm.server import predict_with_server
 from omniner.records import Entity, Prediction, Sentence
 
 PROMPT = Prompt("base", "1", "zh", "你是助手。", "找出实体。", "句子：{sentence}", "official", ("城市", "品牌"))
@@ -50,7 +50,7 @@ def right(request: Seen) -> Answer:
 
 
 def run(settings: DecodingConfig, sentences: list[Sentence], done: frozenset[str] = FREE) -> list[Prediction]:
-    return [prediction for batch in predict(settings, PROMPT, sentences, done) for prediction in batch]
+    return [prediction for batch in predict_with_server(settings, PROMPT, sentences, done) for prediction in batch]
 
 
 def partly(settings: DecodingConfig, sentences: list[Sentence], done: frozenset[str] = FREE):
@@ -58,7 +58,7 @@ def partly(settings: DecodingConfig, sentences: list[Sentence], done: frozenset[
     found: list[Prediction] = []
 
     def collect() -> None:
-        for batch in predict(settings, PROMPT, sentences, done):
+        for batch in predict_with_server(settings, PROMPT, sentences, done):
             found.extend(batch)
 
     with pytest.raises(UserError) as raised:
@@ -83,7 +83,7 @@ def test_answers_that_come_in_another_order_go_to_their_sentences() -> None:
         return right(request)
 
     with serving(script) as server:
-        batches = list(predict(config(server.url, concurrency=12), PROMPT, SENTENCES, FREE))
+        batches = list(predict_with_server(config(server.url, concurrency=12), PROMPT, SENTENCES, FREE))
     found = [prediction for batch in batches for prediction in batch]
     assert_right(found, SENTENCES)
     assert [p.id for p in found] != [s.id for s in SENTENCES]
@@ -405,7 +405,7 @@ def test_a_reader_that_stops_early_stops_the_asking() -> None:
 
     many = [Sentence(f"s{place}", f"第{place}句在北京") for place in range(300)]
     with serving(script) as server:
-        batches = predict(config(server.url), PROMPT, many, FREE)
+        batches = predict_with_server(config(server.url), PROMPT, many, FREE)
         next(batches)
         batches.close()
         time.sleep(0.2)
@@ -417,7 +417,7 @@ def test_a_reader_that_stops_early_stops_the_asking() -> None:
 def test_a_reader_of_outcomes_that_stops_early_stops_the_asking() -> None:
     with serving(lambda request, before: right(request)) as server:
         client = ChatClient(config(server.url, concurrency=1), "teacher")
-        requests = ((place, Request([{"role": "user", "content": f"第{place}句"}], {})) for place in range(100_000))
+        requests = ((place, ChatRequest([{"role": "user", "content": f"第{place}句"}], {})) for place in range(100_000))
         outcomes = client.ask_all(requests, 1)
         while not next(outcomes):
             pass
@@ -516,7 +516,7 @@ def test_a_single_question_can_be_asked() -> None:
     script = {0: reply("好"), 1: error(400, "no"), 2: error(500, "broken")}
     with serving(lambda request, before: script[number(request)]) as server:
         client = ChatClient(config(server.url, retries=1), "teacher")
-        requests = [Request([{"role": "user", "content": f"第{place}句"}], {"n": 1}) for place in range(3)]
+        requests = [ChatRequest([{"role": "user", "content": f"第{place}句"}], {"n": 1}) for place in range(3)]
         outcomes = [client.ask(request) for request in requests[:2]]
         with pytest.raises(UserError, match=r"teacher\.url"):
             client.ask(requests[2])

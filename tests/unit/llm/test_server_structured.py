@@ -35,7 +35,7 @@ class Checker:
 
 def of_lark(text: str, style: str = "official") -> Checker:
     llguidance = pytest.importorskip("llguidance", reason="checks grammars")
-    return Checker(llguidance.LLMatcher.grammar_from_lark(server.lark(text, CATEGORIES, style)))
+    return Checker(llguidance.LLMatcher.grammar_from_lark(server.lark_grammar(text, CATEGORIES, style)))
 
 
 def of_schema(fields: dict[str, Any]) -> Checker:
@@ -98,9 +98,9 @@ def test_the_object_schema_and_the_list_of_its_answers() -> None:
     assert checker.takes(answer)
     assert not checker.takes('{"entities": [{"text": "北京", "category": "省份"}]}')
     assert not checker.takes("[]")
-    assert server.as_list(answer, "official") == '[["北\\n京", "品牌"]]'
-    assert server.as_list('{"entities":[]}', "compact") == "[]"
-    assert parse_answer(server.as_list(answer, "compact")).status == "ok"
+    assert server.entities_as_list(answer, "official") == '[["北\\n京", "品牌"]]'
+    assert server.entities_as_list('{"entities":[]}', "compact") == "[]"
+    assert parse_answer(server.entities_as_list(answer, "compact")).status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -119,4 +119,4 @@ def test_the_object_schema_and_the_list_of_its_answers() -> None:
     ],
 )
 def test_any_other_answer_stays_as_it_is(answer: str) -> None:
-    assert server.as_list(answer, "official") == answer
+    assert server.entities_as_list(answer, "official") == answer

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from omniner.llm import shared_prefix
 from omniner.llm.packs import make_pack
-from omniner.llm.shared_prefix import attach, detach, pack_loss
+from omniner.llm.shared_prefix import attach_attention, detach_attention, pack_loss
 
 # transformers 5 renames what peft and transformers 4 call
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -58,7 +58,7 @@ def with_lora(made: Any, targets: list[str] | None = None) -> Any:
 def test_packs_equal_separate_sequences(backend: str, kind: str, shape: str, size: int) -> None:
     made, items = model(kind, shape), samples(13)
     want = separate(made, items)
-    attach(made, backend)
+    attach_attention(made, backend)
     assert_same(packed(made, items, size), want, EXACT)
 
 
@@ -71,7 +71,7 @@ def test_suffixes_of_any_lengths(backend: str, lengths: str) -> None:
     items = samples(len(sizes[lengths]), prefix, sizes=sizes[lengths])
     made = model(layers=2, max_position_embeddings=2048)
     want = separate(made, items)
-    attach(made, backend)
+    attach_attention(made, backend)
     loss = pack_loss(made, make_pack(items, prefix))
     assert_same((loss, gradients(made, loss)), want, EXACT)
 
@@ -82,7 +82,7 @@ def test_with_gradient_checkpointing(backend: str, reentrant: bool) -> None:
     made, items = model(), samples(9)
     want = separate(made, items)
     with_checkpoints(made, reentrant)
-    attach(made, backend)
+    attach_attention(made, backend)
     runs = _count_attention(made)
     assert_same(packed(made, items, 9), want, EXACT)
     assert len(runs) == 6  # three layers, each once more in the backward pass
@@ -97,14 +97,14 @@ def test_with_lora(backend: str, checkpoints: bool) -> None:
     if checkpoints:
         with_checkpoints(made)
         made.enable_input_require_grads()
-    attach(made, backend)
+    attach_attention(made, backend)
     assert_same(packed(made, items, 4), want, EXACT)
 
 
 @pytest.mark.parametrize("head", ["learns", "frozen", "tied", "lora", "copy"])
 def test_with_every_kind_of_output_layer(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In chunks of 3 rows."""
-    monkeypatch.setattr(shared_prefix, "LOGITS", 3 * 97 + 5)
+    monkeypatch.setattr(shared_prefix, "MOST_LOGITS", 3 * 97 + 5)
     made = model("qwen2" if head == "tied" else "llama")
     if head == "frozen":
         made.lm_head.requires_grad_(False)
@@ -114,7 +114,7 @@ def test_with_every_kind_of_output_layer(head: str, monkeypatch: pytest.MonkeyPa
         made = _with_saved_head(made)
     items = samples(5)
     want = separate(made, items)
-    attach(made, "cascade")
+    attach_attention(made, "cascade")
     assert_same(packed(made, items, 5), want, EXACT)
     assert "forward" not in vars(made.get_output_embeddings())
 
@@ -140,7 +140,7 @@ def test_bf16_is_no_worse_than_separate_sequences_in_bf16(backend: str, how: str
     noise = _error(gradients(made, loss), want[1])
     if checkpoints:
         with_checkpoints(made)
-    attach(made, backend)
+    attach_attention(made, backend)
     with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
         loss = pack_loss(made, make_pack(items, PREFIX))
     assert loss.dtype == torch.float32
@@ -163,7 +163,7 @@ def _count_attention(made: Any) -> list[int]:
 
 def test_without_gradients_the_loss_is_the_same() -> None:
     made, items = model(), samples(7)
-    attach(made, "cascade")
+    attach_attention(made, "cascade")
     want = pack_loss(made, make_pack(items, PREFIX))
     made.eval()
     with torch.inference_mode():
@@ -173,7 +173,7 @@ def test_without_gradients_the_loss_is_the_same() -> None:
 
 def test_a_pack_of_weight_0_changes_nothing_but_takes_part() -> None:
     made, items = model(), samples(3)
-    attach(made, "cascade")
+    attach_attention(made, "cascade")
     loss = pack_loss(made, make_pack(items, PREFIX, weight=0))
     found = gradients(made, loss)
     assert loss == 0
@@ -184,7 +184,7 @@ def test_a_pack_of_weight_0_changes_nothing_but_takes_part() -> None:
 def test_losses_of_packs_add_up_to_that_of_one() -> None:
     """A sum, not a mean: only the caller knows all answer tokens of a step."""
     made, items = model(), samples(12)
-    attach(made, "cascade")
+    attach_attention(made, "cascade")
     one = pack_loss(made, make_pack(items, PREFIX))
     three = sum(pack_loss(made, make_pack(items[at::3], PREFIX)) for at in range(3))
     torch.testing.assert_close(one, three)
@@ -192,7 +192,7 @@ def test_losses_of_packs_add_up_to_that_of_one() -> None:
 
 def test_a_suffix_does_not_see_others() -> None:
     made, items = model(), samples(6)
-    attach(made, "cascade")
+    attach_attention(made, "cascade")
     alone = pack_loss(made, make_pack(items[:1], PREFIX))
     both = pack_loss(made, make_pack(items[:2], PREFIX))
     items[1].prompt[-1] += 1  # other tokens, with another loss of their own
@@ -206,12 +206,12 @@ def test_detaching_gives_the_model_back(wrap: Callable[[Any], Any]) -> None:
     made = wrap(model())
     ids = torch.tensor([samples(1)[0].prompt])
     before = made(input_ids=ids).logits
-    attach(made, "masked")
-    attach(made, "cascade")
+    attach_attention(made, "masked")
+    attach_attention(made, "cascade")
     with pytest.raises(ValueError, match="detach it"):
         made(input_ids=ids)
-    detach(made)
-    detach(made)
+    detach_attention(made)
+    detach_attention(made)
     assert made.config._attn_implementation == "sdpa"
     assert torch.equal(made(input_ids=ids).logits, before)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in made.modules())
@@ -222,7 +222,7 @@ def test_detaching_gives_the_model_back(wrap: Callable[[Any], Any]) -> None:
 def test_another_attention_may_be_set_for_a_while() -> None:
     """As for answering dev sentences between two steps."""
     made, items = model(), samples(4)
-    attach(made, "cascade")
+    attach_attention(made, "cascade")
     want = pack_loss(made, make_pack(items, PREFIX))
     ours = made.config._attn_implementation
     made.set_attn_implementation("sdpa")
@@ -234,7 +234,7 @@ def test_another_attention_may_be_set_for_a_while() -> None:
 
 def test_a_failed_forward_pass_leaves_the_output_layer_as_it_was() -> None:
     made, items = model(), samples(4)
-    attach(made, "cascade")
+    attach_attention(made, "cascade")
     want = pack_loss(made, make_pack(items, PREFIX))
     bad = make_pack(items, PREFIX)
     bad.ids[3] = 10_000
@@ -245,7 +245,7 @@ def test_a_failed_forward_pass_leaves_the_output_layer_as_it_was() -> None:
 
 def test_a_copy_works_on_its_own() -> None:
     made, items = model(), samples(4)
-    attach(made, "cascade")
+    attach_attention(made, "cascade")
     twin = copy.deepcopy(made)
     want = packed(made, items, 4)
     with torch.no_grad():
@@ -256,7 +256,7 @@ def test_a_copy_works_on_its_own() -> None:
 
 def test_the_last_layer_computes_only_rows_that_predict() -> None:
     made, items = model(), samples(6)
-    attach(made, "cascade")
+    attach_attention(made, "cascade")
     pack = make_pack(items, PREFIX)
     rows: dict[tuple[int, str], int] = {}
     for number, layer in enumerate(made.model.layers):
@@ -274,7 +274,7 @@ def test_the_last_layer_computes_only_rows_that_predict() -> None:
 
 def test_attention_dropout_is_refused() -> None:
     made, items = model(attention_dropout=0.1), samples(4)
-    attach(made, "masked")
+    attach_attention(made, "masked")
     with pytest.raises(ValueError, match="dropout"):
         pack_loss(made, make_pack(items, PREFIX))
 
@@ -282,7 +282,7 @@ def test_attention_dropout_is_refused() -> None:
 def test_positions_go_on_from_the_prefix_in_each_suffix() -> None:
     """What would go unnoticed: positions that count through the pack give another loss."""
     made, items = model(), samples(6)
-    attach(made, "masked")
+    attach_attention(made, "masked")
     pack = make_pack(items, PREFIX)
     right = pack_loss(made, pack)
     pack.positions = torch.arange(len(pack.ids))

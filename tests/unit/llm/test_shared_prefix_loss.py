@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from omniner.llm import shared_prefix
-from omniner.llm.shared_prefix import summed_loss
+from omniner.llm.shared_prefix import token_loss
 
 ROWS, WIDTH, VOCABULARY = 23, 16, 41
 
@@ -36,7 +36,7 @@ HEADS: dict[str, Callable[[], nn.Module]] = {
 
 
 def by_chunks(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    return summed_loss(head, head.forward, hidden, targets, VOCABULARY)
+    return token_loss(head, head.forward, hidden, targets, VOCABULARY)
 
 
 def at_once(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def problem(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("kind", list(HEADS))
 @pytest.mark.parametrize("rows", [1, 5, 23, 100])
 def test_loss_and_gradients_equal_cross_entropy(kind: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_prefix, "LOGITS", rows * VOCABULARY)
+    monkeypatch.setattr(shared_prefix, "MOST_LOGITS", rows * VOCABULARY)
     head, (hidden, targets) = HEADS[kind](), problem()
     got, want = by_chunks(head, hidden, targets) * 0.3, at_once(head, hidden, targets) * 0.3
     torch.testing.assert_close(got, want)
@@ -67,11 +67,11 @@ def test_loss_and_gradients_equal_cross_entropy(kind: str, rows: int, monkeypatc
 
 
 def test_no_more_logits_than_allowed_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_prefix, "LOGITS", 5 * VOCABULARY + 1)
+    monkeypatch.setattr(shared_prefix, "MOST_LOGITS", 5 * VOCABULARY + 1)
     head, (hidden, targets) = HEADS["plain"](), problem()
     seen: list[int] = []
     head.register_forward_hook(lambda module, args, output: seen.append(len(output)))
-    summed_loss(head, head.__call__, hidden, targets, VOCABULARY)
+    token_loss(head, head.__call__, hidden, targets, VOCABULARY)
     assert seen == [5, 5, 5, 5, 3]
 
 
@@ -84,7 +84,7 @@ def test_weights_learn_even_if_nothing_below_does() -> None:
 
 @pytest.mark.parametrize("rows", [4, 100])
 def test_bf16_is_summed_in_fp32(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_prefix, "LOGITS", rows * VOCABULARY)
+    monkeypatch.setattr(shared_prefix, "MOST_LOGITS", rows * VOCABULARY)
     head, (hidden, targets) = HEADS["plain"]().bfloat16(), problem(torch.bfloat16)
     got, want = by_chunks(head, hidden, targets), at_once(head, hidden, targets)
     assert got.dtype == torch.float32

@@ -10,7 +10,7 @@ import pytest
 
 from omniner.config import compose
 from omniner.config.groups import CompareConfig
-from omniner.guidance.prompt_search import Corrected, Standing
+from omniner.guidance.prompt_search import CorrectedScore, VariantScore
 from omniner.report import search_report
 from omniner.report.search_report import Against, SearchResult, Tried
 
@@ -18,15 +18,15 @@ SETTINGS = CompareConfig(resamples=100, permutations=10000, confidence=0.95, alp
 OVERRIDES = {"prompt.from_run": "notes", "prompt.lessons": [1, 4], "prompt.corrections": 2, "prompt.examples": 0}
 
 
-def tried(name: str, *standings: Standing, stopped: int = 0, why: str = "", **changes: Any) -> Tried:
+def tried(name: str, *standings: VariantScore, stopped: int = 0, why: str = "", **changes: Any) -> Tried:
     values: dict[str, Any] = {"about": "lessons", "overrides": OVERRIDES, "sha": "ab", "length": 812, "lessons": (1, 4)}
     return Tried(name, **{**values, **changes}, covered=0.25, standings=standings, stopped=stopped, why=why)
 
 
 @pytest.fixture
 def result() -> SearchResult:
-    best = tried("a", Standing(0.7, 0.6, 0.8, 0, 0, 0), Standing(0.72, 0.68, 0.76, 0, 0, 0))
-    worse = tried("b|*x*", Standing(0.5, 0.4, 0.6, -0.2, -0.3, -0.1), stopped=1, why="worse than a")
+    best = tried("a", VariantScore(0.7, 0.6, 0.8, 0, 0, 0), VariantScore(0.72, 0.68, 0.76, 0, 0, 0))
+    worse = tried("b|*x*", VariantScore(0.5, 0.4, 0.6, -0.2, -0.3, -0.1), stopped=1, why="worse than a")
     return SearchResult(
         tried=[best, worse, tried("lost", stopped=1, why="its run failed: exit 1")],
         same=[("c", "a")],
@@ -38,7 +38,7 @@ def result() -> SearchResult:
             Against("generic", 0.031, 0.01, 0.05, 0.0005, 0.02, 20),
             Against("from_run", 0.0, -0.01, 0.01, 0.9, 1, 20),
         ],
-        corrected=Corrected(0.705, 0.6, 0.8),
+        corrected=CorrectedScore(0.705, 0.6, 0.8),
         choices=4,
         cost="500 answers instead of 600 without early stopping",
         measure="tokens",

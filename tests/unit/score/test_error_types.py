@@ -13,7 +13,7 @@ from shipped_prompts import shipped
 from omniner.config.groups import ErrtaConfig
 from omniner.guidance import clusters, lessons, notes, prompt_errors, questions
 from omniner.guidance.clusters import TrainingCounts
-from omniner.guidance.lessons import Example, Guidance, Lesson
+from omniner.guidance.lessons import Guidance, Lesson, LessonExample
 from omniner.records import Entity, Prediction, Sentence
 from omniner.registry import ERROR_TYPES
 from omniner.report import annotator_tables, figures, run_page, tables
@@ -63,10 +63,10 @@ def scored() -> ScoreResult:
 
 
 def lesson() -> Lesson:
-    (cluster,) = clusters.cluster([ERROR])
+    (cluster,) = clusters.cluster_errors([ERROR])
     facts = TrainingCounts([]).facts(cluster, 3)
-    note = notes.counted(cluster.kind, cluster.gold, cluster.predicted, facts)
-    example = Example("s", "displaced", TEXT, (RIGHT,), (WRONG,), doubtful=False)
+    note = notes.counted_note(cluster.kind, cluster.gold, cluster.predicted, facts)
+    example = LessonExample("s", "displaced", TEXT, (RIGHT,), (WRONG,), doubtful=False)
     return Lesson(
         cluster.kind, cluster.gold, cluster.predicted, 1, cluster.types, cluster.surfaces, [example], facts, note
     )
@@ -91,15 +91,15 @@ def test_a_new_type_stands_in_scores_tables_figures_and_the_page(displaced: Erro
 def test_a_new_type_stands_in_notes_questions_and_prompts(displaced: ErrorType, tmp_path: Any) -> None:
     found = lesson()
     assert found.note.rule == {"zh": "地点容易标到别处。", "en": "地点 is easily marked elsewhere."}
-    assert "地点 is easily marked elsewhere." in questions.about_lesson(found, 1, "en").text
+    assert "地点 is easily marked elsewhere." in questions.lesson_question(found, 1, "en").text
     scores = dict.fromkeys(("sentences", "precision", "recall", "f1", "errors"), 1.0)
     guidance = Guidance(
         dict.fromkeys(("run", "name", "folder", "model", "data", "guide"), "x"), "dev", False, scores,
         {"displaced": 1}, {"kind": "none"}, [found], [], {"clusters": 0, "errors": 0},
     )  # fmt: skip
-    assert lessons.read(lessons.write(tmp_path / "guidance.json", guidance)).lessons == [found]
+    assert lessons.read_guidance(lessons.write_guidance(tmp_path / "guidance.json", guidance)).lessons == [found]
     config = shipped("errta", "en", from_run="x", max_tokens=10**6)
-    text = prompt_errors.write(guidance, config, ["地点"], len).text
+    text = prompt_errors.write_errors_text(guidance, config, ["地点"], len).text
     assert "6. Displaced. Another place was marked.\n   - 地点 is easily marked elsewhere." in text
     assert "it is “上海” and not “她”." in text
 

@@ -17,8 +17,8 @@ from omniner.config.groups import ErrtaConfig, MetricsConfig
 from omniner.corpus.taxonomy import load
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
+from omniner.registry import ERROR_TYPES
 from omniner.score import predictions
-from omniner.score.error_types import ERROR_TYPES
 from omniner.score.results import ScoreResult
 from omniner.score.scoring import score, score_loaded
 

@@ -61,15 +61,15 @@ def settle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]
 
 
 def test_nothing_is_written_into_the_other_run(made: Guidance, settle: Callable[[], Any]) -> None:
-    lessons.write(Path("guidance.json"), made)
+    lessons.write_guidance(Path("guidance.json"), made)
     assert made.lessons[0].note.rule["zh"] in settle().errors["zh"]
     assert [path.name for path in Path("theirs").iterdir()] == ["run_state.json"]
-    assert lessons.read(Path("ours") / prompting.COPY) == made
+    assert lessons.read_guidance(Path("ours") / prompting.COPY) == made
 
 
 def test_what_the_run_was_told_counts_whatever_was_copied_before(made: Guidance, settle: Callable[[], Any]) -> None:
     theirs = dataclasses.replace(made, lessons=made.lessons[:2])
-    lessons.write(Path("theirs") / prompting.COPY, theirs)
-    lessons.write(Path("ours") / prompting.COPY, made)  # of an attempt before that run was made anew
+    lessons.write_guidance(Path("theirs") / prompting.COPY, theirs)
+    lessons.write_guidance(Path("ours") / prompting.COPY, made)  # of an attempt before that run was made anew
     settle()
-    assert lessons.read(Path("ours") / prompting.COPY) == theirs
+    assert lessons.read_guidance(Path("ours") / prompting.COPY) == theirs

@@ -19,7 +19,7 @@ from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.guidance import lessons, prompt_errors
 from omniner.guidance.lessons import Guidance
-from omniner.llm import prompt
+from omniner.llm import prompts
 from omniner.records import Sentence
 from omniner.runs.folder import RunReference
 from omniner.tasks import prompting
@@ -44,7 +44,7 @@ def config(named: str, *overrides: str) -> Config:
 
 
 def write(made: Guidance, folder: str) -> Path:
-    return lessons.write(Path(folder) / "guidance.json", made)
+    return lessons.write_guidance(Path(folder) / "guidance.json", made)
 
 
 def test_a_folder_its_name_and_its_file_mean_the_same(made: Guidance) -> None:
@@ -56,8 +56,8 @@ def test_a_folder_its_name_and_its_file_mean_the_same(made: Guidance) -> None:
         folder.mkdir()
         assert prompting.settle(settings, folder, CATEGORIES, UNSEEN) == made
         assert settings.prompt.from_run is None
-        assert lessons.read(folder / prompting.COPY) == made
-        texts.add(prompt.build(settings.prompt, CATEGORIES, []).instruction)
+        assert lessons.read_guidance(folder / prompting.COPY) == made
+        texts.add(prompts.build_prompt(settings.prompt, CATEGORIES, []).instruction)
     assert len(texts) == 1
     assert made.lessons[0].note.rule["zh"] in texts.pop()
 
@@ -80,7 +80,7 @@ def test_a_run_that_goes_on_keeps_its_guidance(made: Guidance) -> None:
 def test_sentences_of_the_reported_split_are_refused(made: Guidance) -> None:
     write(made, "guide")
     settings = config("guide")
-    text = prompt_errors.write(made, settings.prompt, CATEGORIES, prompting.counter(settings)).sentences[-1]
+    text = prompt_errors.write_errors_text(made, settings.prompt, CATEGORIES, prompting.counter(settings)).sentences[-1]
     name = next(one.id for lesson in made.lessons for one in lesson.examples if one.text == text)
     with pytest.raises(UserError, match=rf"^prompt\.from_run: 1 of its examples .*{name}"):
         prompting.settle(settings, Path("run"), CATEGORIES, [*UNSEEN, Sentence("other id", text)])
@@ -91,7 +91,7 @@ def test_examples_that_no_prompt_shows_are_not_refused_but_said(
 ) -> None:
     write(made, "guide")
     settings = config("guide")
-    shown = prompt_errors.write(made, settings.prompt, CATEGORIES, prompting.counter(settings)).sentences
+    shown = prompt_errors.write_errors_text(made, settings.prompt, CATEGORIES, prompting.counter(settings)).sentences
     others = [one for lesson in made.lessons for one in lesson.examples if one.text not in shown]
     assert prompting.settle(settings, Path("run"), CATEGORIES, [Sentence("x", others[0].text)]) == made
     assert settings.prompt.from_run is None

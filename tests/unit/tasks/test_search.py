@@ -23,9 +23,9 @@ from omniner.errors import UserError
 from omniner.files import make_folder, read_json, write_text
 from omniner.guidance import lessons
 from omniner.guidance.lessons import Guidance
-from omniner.guidance.prompt_errors import write
-from omniner.guidance.prompt_search import BASELINES, Material, variants
-from omniner.llm import prompt as prompts
+from omniner.guidance.prompt_errors import write_errors_text
+from omniner.guidance.prompt_search import BASELINES, VariantInputs, build_variants
+from omniner.llm import prompts
 from omniner.records import Prediction, Sentence, prediction_to_json, to_line
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
@@ -92,7 +92,7 @@ class Answering:
             sentences = reported = corpus.splits["test"]
         active = corpus.taxonomy.active(corpus.splits["train"])
         prompting.settle(config, place, active, reported)
-        return sentences, prompts.build(config.prompt, active, corpus.splits["train"])
+        return sentences, prompts.build_prompt(config.prompt, active, corpus.splits["train"])
 
 
 def luck(entity: Any, name: str) -> int:
@@ -107,7 +107,7 @@ def made() -> Guidance:
 
 def write_corpus(folder: Path, made: Guidance) -> list[str]:
     """A corpus in files, whose test file is not there; its choice."""
-    lessons.write(folder / "guidance.json", made)
+    lessons.write_guidance(folder / "guidance.json", made)
     sample = sources.load(compose.load(["data.size={train: 120, dev: 140, test: 10}"]).data, ["train", "dev"])
     for name in ("train", "dev"):
         jsonl.write(folder / f"{name}.jsonl", sample.splits[name])
@@ -121,9 +121,9 @@ def made_answering(made: Guidance, data: list[str]) -> Answering:
     corpus = sources.load(config.data, ["train", "dev"])
     train = corpus.splits["train"]
     active = corpus.taxonomy.active(train)
-    found, _ = variants(config.prompt, config.search, Material(made, active, train, len))
+    found, _ = build_variants(config.prompt, config.search, VariantInputs(made, active, train, len))
     shown = {one.name: set(one.config.lessons) for one in found}
-    plain = write(made, config.prompt, active, len)
+    plain = write_errors_text(made, config.prompt, active, len)
     key = min(shown["only_missing-c1"] - set(plain.numbers))
     return Answering(made, key, plain.sentences[0], corpus.splits["dev"])
 

@@ -13,7 +13,7 @@ from omniner import run
 from omniner.config import compose
 from omniner.errors import UserError
 from omniner.registry import TASKS
-from omniner.runs import folder as runfolder
+from omniner.runs import folder
 from omniner.runs.context import Context
 from omniner.runs.task import ALWAYS_WRITTEN, Input, Task
 
@@ -64,9 +64,9 @@ def test_an_added_task_is_validated_named_run_and_cleared(
     assert Path("here/greeting.txt").read_text() == "hello greet-world"
     Path("here/notes.txt").touch()
     config = compose.load(["task=score", "predictions=world.txt", "output_dir=here"])
-    other = runfolder.claim(config)
+    other = folder.claim(config)
     other.close()
-    assert {path.name for path in Path("here").iterdir()} == {"notes.txt", *runfolder.BOOKKEEPING}
+    assert {path.name for path in Path("here").iterdir()} == {"notes.txt", *folder.BOOKKEEPING}
 
 
 def test_an_added_task_stands_in_help_and_in_what_can_be_chosen(
@@ -88,7 +88,7 @@ def test_an_entry_is_called_after_its_module_and_has_a_choice(name: str) -> None
     assert task.meaning.endswith(".")
     choice = Path(__file__).parents[3] / "conf" / "task" / f"{name}.yaml"
     assert f"name: {name}" in choice.read_text(encoding="utf-8").splitlines()
-    assert not set(task.outputs) & {*ALWAYS_WRITTEN, *runfolder.BOOKKEEPING}
+    assert not set(task.outputs) & {*ALWAYS_WRITTEN, *folder.BOOKKEEPING}
     assert {path.partition("/")[0] for path in task.costly} <= set(task.outputs)
 
 

@@ -81,7 +81,7 @@ class Prompt:
         return prompt
 
 
-def build(config: PromptConfig, categories: Sequence[str], train: Sequence[Sentence]) -> Prompt:
+def build_prompt(config: PromptConfig, categories: Sequence[str], train: Sequence[Sentence]) -> Prompt:
     """Render the prompt of a run.
 
     Args:

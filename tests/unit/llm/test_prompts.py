@@ -13,8 +13,8 @@ from shipped_prompts import CATEGORIES, SHIPPED, corpus, shipped
 
 from omniner.config.groups import PromptConfig
 from omniner.errors import UserError
-from omniner.llm import prompt as prompts
-from omniner.llm.prompt import Prompt
+from omniner.llm import prompts
+from omniner.llm.prompts import Prompt
 from omniner.records import Entity, Sentence
 
 
@@ -30,7 +30,7 @@ def small(template: str, **changes: Any) -> PromptConfig:
 @pytest.mark.parametrize("language", ["zh", "en"])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_prompt_is_whole(name: str, language: str) -> None:
-    prompt = prompts.build(shipped(name, language), CATEGORIES, corpus())
+    prompt = prompts.build_prompt(shipped(name, language), CATEGORIES, corpus())
     assert all(category in prompt.instruction for category in CATEGORIES)
     assert prompt.categories == CATEGORIES
     assert prompt.user("去看{展}").startswith(prompt.instruction + "\n")
@@ -50,7 +50,9 @@ def test_languages_differ_and_both_are_complete() -> None:
 def test_lengths_with_ninety_categories(shared: Path) -> None:
     chat = chats.public(shared, "qwen2")
     lengths = {
-        (name, language): len(chat.prompt_ids(prompts.build(shipped(name, language), CATEGORIES, []).instruction))
+        (name, language): len(
+            chat.prompt_ids(prompts.build_prompt(shipped(name, language), CATEGORIES, []).instruction)
+        )
         for name in ("base", "errta")
         for language in ("zh", "en")
     }
@@ -61,10 +63,10 @@ def test_lengths_with_ninety_categories(shared: Path) -> None:
 
 
 def test_errta_names_its_five_types_and_takes_other_errors() -> None:
-    prompt = prompts.build(shipped("errta"), CATEGORIES, [])
+    prompt = prompts.build_prompt(shipped("errta"), CATEGORIES, [])
     for kind in ("分类错误", "边界错误", "遗漏", "多标", "拆分或合并错误"):
         assert kind in prompt.instruction
-    own = prompts.build(shipped("errta", errors={"zh": '把 [["a", "{b}"]] 改成 {examples}'}), CATEGORIES, [])
+    own = prompts.build_prompt(shipped("errta", errors={"zh": '把 [["a", "{b}"]] 改成 {examples}'}), CATEGORIES, [])
     assert '把 [["a", "{b}"]] 改成 {examples}' in own.instruction
     assert "分类错误" not in own.instruction
     assert own.sha != prompt.sha
@@ -72,7 +74,7 @@ def test_errta_names_its_five_types_and_takes_other_errors() -> None:
 
 def test_braces_are_only_braces() -> None:
     config = small('{"text": "x", "n": {}} {categories} {{"a": 1}}')
-    prompt = prompts.build(config, ["{sentence}", "{a}"], [])
+    prompt = prompts.build_prompt(config, ["{sentence}", "{a}"], [])
     assert prompt.instruction == '{"text": "x", "n": {}} {sentence}、{a} {{"a": 1}}'
     assert prompt.user("{sentence}{x}\\1") == prompt.instruction + "\n句：{sentence}{x}\\1"
 
@@ -97,7 +99,7 @@ def test_braces_are_only_braces() -> None:
 )
 def test_a_mistake_names_its_key(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        prompts.build(small("{categories}", **changes), ["地点"], corpus())
+        prompts.build_prompt(small("{categories}", **changes), ["地点"], corpus())
 
 
 def test_examples_are_varied_short_and_follow_the_seed() -> None:
@@ -119,18 +121,18 @@ def test_examples_are_shown_as_they_are_learnt(answer: str) -> None:
     config = small("{categories}\n{examples}", examples=1, answer=answer)
     space = " " if answer == "official" else ""
     written = f'[["北京",{space}"地点"],{space}["{{x}}",{space}"地点"]]'
-    assert prompts.build(config, ["地点"], train).instruction == f"地点\n句：去北京{{x}}\n{written}"
+    assert prompts.build_prompt(config, ["地点"], train).instruction == f"地点\n句：去北京{{x}}\n{written}"
 
 
 def test_messages_and_system() -> None:
-    prompt = prompts.build(small("{categories}"), ["地点"], [])
+    prompt = prompts.build_prompt(small("{categories}"), ["地点"], [])
     assert prompt.messages("a") == [{"role": "user", "content": "地点\n句：a"}]
-    prompt = prompts.build(small("x", system={"zh": "只认{categories}"}), ["地点"], [])
+    prompt = prompts.build_prompt(small("x", system={"zh": "只认{categories}"}), ["地点"], [])
     assert prompt.messages("a")[0] == {"role": "system", "content": "只认地点"}
 
 
 def test_json_and_hash() -> None:
-    prompt = prompts.build(shipped("errta"), CATEGORIES, [])
+    prompt = prompts.build_prompt(shipped("errta"), CATEGORIES, [])
     stored = json.loads(json.dumps(prompt.to_json()))
     assert Prompt.from_json(stored) == prompt
     assert Prompt.from_json(stored).sha == prompt.sha

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from omniner.llm.cache import PrefixCache, attention, attention_by_products
+from omniner.llm.prefix_cache import PrefixCache, softmax_attention, softmax_attention_by_products
 
 WIDTH, HEADS, GROUPS, SLOTS = 16, 2, 3, 5
 SCALE = 0.3
@@ -20,8 +20,8 @@ def test_attention_equals_its_products(dtype: torch.dtype, near: float, masked: 
     torch.manual_seed(0)
     query, key, value = (torch.randn(3, HEADS, n, WIDTH).to(dtype) for n in (7, 90, 90))
     bias = torch.zeros(3, 1, 7, 90).masked_fill_(torch.rand(3, 1, 7, 90) < 0.7, float("-inf")) if masked else None
-    fast, fast_sum = attention(query, key, value, bias, SCALE)
-    slow, slow_sum = attention_by_products(query, key, value, bias, SCALE)
+    fast, fast_sum = softmax_attention(query, key, value, bias, SCALE)
+    slow, slow_sum = softmax_attention_by_products(query, key, value, bias, SCALE)
     torch.testing.assert_close(fast, slow, rtol=near, atol=near)
     torch.testing.assert_close(fast_sum, slow_sum, rtol=near, atol=near)
     assert fast_sum.dtype == slow_sum.dtype == torch.float32

@@ -27,8 +27,8 @@ from torch.nn import functional
 
 from omniner.errors import UserError
 
-NAME = "omniner_prefix_cache"
-ADVICE = (
+CACHE_ATTENTION = "omniner_prefix_cache"
+FULL_ATTENTION_ADVICE = (
     "Choose a model with plain full attention, such as Qwen2, Qwen3 or Llama, or let a server decode: "
     "decoding.engine=openai."
 )
@@ -36,7 +36,7 @@ _GROWTH = 64  # slots get longer by multiples of this many tokens
 
 
 @dataclass
-class Runs:
+class MultiTokenRows:
     """The R rows of a step that bring several tokens, at most N; their queries are padded among themselves.
 
     Attributes:
@@ -55,7 +55,7 @@ class Runs:
 
 
 @dataclass
-class Step:
+class DecodingStep:
     """One forward call.
 
     Attributes:
@@ -76,7 +76,7 @@ class Step:
     last: Tensor
     reach: int
     bias: Tensor
-    runs: Runs | None
+    runs: MultiTokenRows | None
 
 
 class PrefixCache:
@@ -92,12 +92,12 @@ class PrefixCache:
     def __init__(self, prefix: int, slots: int, groups: int, device: torch.device) -> None:
         self.prefix, self.slots, self._groups, self._device = prefix, slots, groups, device
         self.calls = 0  # of the attention function in the present forward call
-        self._step: Step | None = None  # none: the prefix itself is computed
+        self._step: DecodingStep | None = None  # none: the prefix itself is computed
         self._length = 0  # of a slot
         self._prefix: list[tuple[Tensor, Tensor]] = []  # per layer: keys and values, each [KV, P, D]
         self._own: list[tuple[Tensor, Tensor]] = []  # per layer: keys and values, each [slots, KV, length, D]
 
-    def begin(self, starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> Step:
+    def begin(self, starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> DecodingStep:
         """Get ready for a forward call.
 
         Args:
@@ -157,7 +157,7 @@ class PrefixCache:
         out = functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
         return out.transpose(1, 2)
 
-    def _merge(self, step: Step, layer: int, query: Tensor, scale: float) -> Tensor:
+    def _merge(self, step: DecodingStep, layer: int, query: Tensor, scale: float) -> Tensor:
         """Attention of `query` [T, KV, G, D] to prefix and own part together: [T, KV, G, D]."""
         tokens, heads, groups, width = query.shape
         own, own_sum = self._attend_own(step, layer, query, scale)
@@ -165,25 +165,27 @@ class PrefixCache:
             return own
         keys, values = self._prefix[layer]
         rows = query.transpose(0, 1).reshape(1, heads, tokens * groups, width)
-        common, common_sum = attention(rows, keys[None], values[None], None, scale)
+        common, common_sum = softmax_attention(rows, keys[None], values[None], None, scale)
         common = common.view(heads, tokens, groups, width).transpose(0, 1)
         share = torch.sigmoid(common_sum.view(heads, tokens, groups).transpose(0, 1) - own_sum)
         return own.float().lerp(common.float(), share[..., None]).to(own.dtype)
 
-    def _attend_own(self, step: Step, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    def _attend_own(self, step: DecodingStep, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """Attention of `query` [T, KV, G, D] to the rows' own parts: [T, KV, G, D] and its log-sum-exp [T, KV, G]."""
         keys, values = self._own[layer]
         rows, reach = len(step.last), step.reach
         # the last new token of every row, which while decoding is the only one: slots are read where they are
         single = query if len(query) == rows else query[step.last]
-        out, total = attention(single, keys[:rows, :, :reach], values[:rows, :, :reach], step.bias, scale)
+        out, total = softmax_attention(single, keys[:rows, :, :reach], values[:rows, :, :reach], step.bias, scale)
         if step.runs is None:
             return out, total
         runs, (_, heads, groups, width) = step.runs, query.shape
         count, longest = runs.grid.shape
         several = query[runs.grid].transpose(1, 2).reshape(count, heads, longest * groups, width)
         end = runs.bias.shape[3]
-        several, sums = attention(several, keys[runs.rows, :, :end], values[runs.rows, :, :end], runs.bias, scale)
+        several, sums = softmax_attention(
+            several, keys[runs.rows, :, :end], values[runs.rows, :, :end], runs.bias, scale
+        )
         several = several.view(count, heads, longest, groups, width).transpose(1, 2).flatten(0, 1)
         sums = sums.view(count, heads, longest, groups).transpose(1, 2).flatten(0, 1)
         every, every_sum = out.new_empty(query.shape), total.new_empty(query.shape[:3])
@@ -197,7 +199,7 @@ class PrefixCache:
         self._own = [(functional.pad(keys, more), functional.pad(values, more)) for keys, values in self._own]
         self._length = length
 
-    def _plan(self, starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> Step:
+    def _plan(self, starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> DecodingStep:
         counts = [len(new) for new in tokens]
         ends = [start + count for start, count in zip(starts, counts, strict=True)]
         ids = [token for new in tokens for token in new]
@@ -208,9 +210,9 @@ class PrefixCache:
         places = torch.tensor(last).to(self._device, non_blocking=True)
         bias = self._bias(table[2][places][:, None], max(ends))
         runs = self._runs(counts, ends, last) if len(ids) > len(counts) else None
-        return Step(table[:1], table[2:] + self.prefix, table[1], table[2], places, max(ends), bias, runs)
+        return DecodingStep(table[:1], table[2:] + self.prefix, table[1], table[2], places, max(ends), bias, runs)
 
-    def _runs(self, counts: list[int], ends: list[int], last: list[int]) -> Runs:
+    def _runs(self, counts: list[int], ends: list[int], last: list[int]) -> MultiTokenRows:
         rows = [row for row, count in enumerate(counts) if count > 1]
         longest = max(counts)
         grid, spots = [], []
@@ -224,7 +226,7 @@ class PrefixCache:
         table = torch.tensor([grid, spots]).to(self._device, non_blocking=True)
         flat = torch.tensor([source, target]).to(self._device, non_blocking=True)
         bias = self._bias(table[1], max(ends[row] for row in rows))
-        return Runs(torch.tensor(rows).to(self._device, non_blocking=True), table[0], bias, flat[0], flat[1])
+        return MultiTokenRows(torch.tensor(rows).to(self._device, non_blocking=True), table[0], bias, flat[0], flat[1])
 
     def _bias(self, spots: Tensor, reach: int) -> Tensor:
         """Queries at `spots` [B, N] see keys 0 ... spot of `reach` many: [B, 1, N * G, reach]."""
@@ -232,7 +234,9 @@ class PrefixCache:
         return torch.zeros(hidden.shape, device=spots.device).masked_fill_(hidden, float("-inf"))
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+def softmax_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
     """Softmax attention and the log-sum-exp of its scores.
 
     Args:
@@ -248,10 +252,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, sc
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         out, total = flash(query, key, value, attn_mask=bias, scale=scale)
         return out, total
-    return attention_by_products(query, key, value, bias, scale)
+    return softmax_attention_by_products(query, key, value, bias, scale)
 
 
-def attention_by_products(
+def softmax_attention_by_products(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     """The same as `attention`, step by step, on any device."""
@@ -262,7 +266,7 @@ def attention_by_products(
     return (scores - total[..., None]).exp().to(value.dtype) @ value, total
 
 
-def attention_function(
+def cached_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -275,7 +279,9 @@ def attention_function(
     """What transformers' attention layers call: `PrefixCache.attend`, and no attention weights."""
     for name in ("sliding_window", "softcap", "s_aux"):
         if settings.get(name) is not None:
-            raise UserError("model.path", f"its attention uses {name}, which is not supported here", ADVICE)
+            raise UserError(
+                "model.path", f"its attention uses {name}, which is not supported here", FULL_ATTENTION_ADVICE
+            )
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     return prefix_cache.attend(int(cast(int, module.layer_idx)), query, key, value, scale), None
 
@@ -297,11 +303,11 @@ def check_supported(model: Any) -> None:
     elif not getattr(model, "_supports_attention_backend", False):
         what = "does not take its attention from transformers' AttentionInterface"
     if what:
-        raise UserError("model.path", f"the model ({settings.model_type}) {what}", ADVICE)
+        raise UserError("model.path", f"the model ({settings.model_type}) {what}", FULL_ATTENTION_ADVICE)
 
 
-def register() -> None:
+def register_cached_attention() -> None:
     """Make `NAME` known to transformers as an attention implementation."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, attention_function)
+    AttentionInterface.register(CACHE_ATTENTION, cached_attention)
