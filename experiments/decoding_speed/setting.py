@@ -75,7 +75,7 @@ def make(sentences: int, layers: int, prompt_name: str, tokenizer: str | None) -
     config = compose.load(["model=qwen2_tiny", f"prompt={prompt_name}", size])
     splits = sources.load(config.data, None)
     train, test = splits.splits["train"], splits.splits["test"][:sentences]
-    prompt = build_prompt(config.prompt, splits.taxonomy.active(train), train)
+    prompt = build_prompt(config.prompt, splits.active, train)
     turns = [f"user\n{one.text}\nassistant\n{write_answer(one.entities, prompt.answer)}\n" for one in train]
     chat = _chat(tokenizer, [prompt.instruction, *turns])
     encoder = PromptEncoder(chat, prompt, config.encoding)

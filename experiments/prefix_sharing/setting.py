@@ -72,7 +72,7 @@ def make(folder: Path, samples: int, layers: int) -> str:
     config = compose(folder, samples, [])
     corpus = sources.load(config.data, None)
     train = corpus.splits["train"]
-    prompt = build_prompt(config.prompt, corpus.taxonomy.active(train), train)
+    prompt = build_prompt(config.prompt, corpus.active, train)
     known = sources.load(compose(folder, KNOWN, []).data, ["train"]).splits["train"]
     _write_model(folder / "model", prompt, known, layers)
     chat = ChatTokenizer(_load_tokenizer(folder / "model"), None)

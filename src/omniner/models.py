@@ -203,7 +203,7 @@ def _untrained(config: Config, dtype: torch.dtype) -> CausalModel:
         raise UserError("checkpoint", "a tagger must be trained before it can predict", "Set checkpoint=<path>.")
     corpus = sources.load(config.data, ["train"])
     train = corpus.splits["train"]
-    prompt = build_prompt(config.prompt, corpus.taxonomy.active(train), train)
+    prompt = build_prompt(config.prompt, corpus.active, train)
     # adapters that have learnt nothing would only cost time; 4-bit weights may be what makes a model fit
     method = config.tuning.method if config.tuning.method == "qlora" else "full"
     tuning = dataclasses.replace(config.tuning, method=method, gradient_checkpointing=False)

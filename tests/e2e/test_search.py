@@ -35,9 +35,7 @@ def rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     lessons.write_guidance(tmp_path / "guidance.json", made)
     config = compose.load([*SEARCH, DATA, "decoding=openai", "decoding.url=http://x/v1"])
     corpus = sources.load(config.data, ["train"])
-    first, *_ = prompt_errors.write_errors_text(
-        made, config.prompt, corpus.taxonomy.active(corpus.splits["train"]), len
-    ).numbers
+    first, *_ = prompt_errors.write_errors_text(made, config.prompt, corpus.active, len).numbers
     return made.lessons[first - 1].note.rule["zh"]
 
 

@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from omniner import records
@@ -32,14 +33,28 @@ _NAMED = 3  # issues, files or categories quoted in an error
 
 @dataclass
 class Corpus:
-    """A corpus as a run uses it. `report` is the published name of the split that stands in `splits["test"]`."""
+    """A corpus as a run uses it.
+
+    Attributes:
+        name: as in `data.name`.
+        splits: the sentences of train, dev, test and whatever else was asked for.
+        taxonomy: all categories that its sentences may have.
+        issues: what could not be taken as it was.
+        digests: file (or "synthetic") to the sha256 of its content.
+        report: the published name of the split that stands in `splits["test"]`.
+    """
 
     name: str
     splits: dict[str, list[Sentence]]
     taxonomy: Taxonomy
     issues: list[Issue] = field(default_factory=list)
-    digests: dict[str, str] = field(default_factory=dict)  # file (or "synthetic") -> sha256
+    digests: dict[str, str] = field(default_factory=dict)
     report: str = "test"
+
+    @cached_property
+    def active(self) -> tuple[str, ...]:
+        """The categories of the training split, in the order of the taxonomy: what a model can learn."""
+        return self.taxonomy.active(self.splits["train"])
 
 
 def load(data: DataConfig, splits: Sequence[str] | None) -> Corpus:

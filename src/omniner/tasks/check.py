@@ -53,9 +53,8 @@ def run(context: Context) -> None:
     context.publish_corpus(corpus)
     train = corpus.splits["train"]
     if isinstance(config.model, CausalConfig):
-        active = corpus.taxonomy.active(train)
-        prompting.use_guidance(context, active, corpus.splits["test"])
-        prompting.publish(context, build_prompt(config.prompt, active, train))
+        prompting.use_guidance(context, corpus.active, corpus.splits["test"])
+        prompting.publish(context, build_prompt(config.prompt, corpus.active, train))
     module, data = prepare(config, train, corpus.splits["dev"])
     issues = [*corpus.issues, *data.issues]
     context.publish_issues(issues)

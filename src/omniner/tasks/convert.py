@@ -18,6 +18,7 @@ from omniner.answers import write_answer
 from omniner.config.groups import Config
 from omniner.corpus import formats, sources, taxonomy
 from omniner.corpus.formats import WriteOptions
+from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.files import make_folder
 from omniner.llm.prompts import build_prompt
@@ -85,16 +86,16 @@ def _corpus(context: Context, target: str, output: Path) -> None:
         parts, issues = _from_input(Path(config.input), output, format.suffix)
         train = [sentence for sentences in parts.values() for sentence in sentences]
         names = taxonomy.flat(output.stem, (entity.category for item in train for entity in item.entities))
+        corpus = Corpus(output.stem, {"train": train}, names, issues)
     else:
         corpus = sources.load(config.data, None)
         context.publish_corpus(corpus)
         parts = {output / f"{corpus.name}_{split}{format.suffix}": items for split, items in corpus.splits.items()}
-        issues, names, train = list(corpus.issues), corpus.taxonomy, corpus.splits["train"]
+        issues, train = list(corpus.issues), corpus.splits["train"]
     options = WriteOptions(joiner=config.data.joiner)
     if format.needs_prompt:
-        active = names.active(train)
-        prompting.use_guidance(context, active, [] if config.input else corpus.splits.get("test", []))
-        prompt = build_prompt(config.prompt, active, train)
+        prompting.use_guidance(context, corpus.active, corpus.splits.get("test", []))
+        prompt = build_prompt(config.prompt, corpus.active, train)
         options = replace(options, prompt=prompt, answer=lambda entities: write_answer(entities, prompt.answer))
     for path, sentences in parts.items():
         make_folder(path.parent)

@@ -103,7 +103,7 @@ def _score(
     """The run's errors on these sentences."""
     checkpoint = _checkpoint(config, folder)
     if checkpoint is None:  # its prompt is not kept with a model
-        active = corpus.taxonomy.active(corpus.splits["train"])
+        active = corpus.active
         (context.folder / prompting.COPY).unlink(missing_ok=True)  # what an earlier attempt took: theirs may be new
         if config.prompt.from_run and (folder / prompting.COPY).is_file():
             config.prompt = dataclasses.replace(config.prompt, from_run=str(folder / prompting.COPY))

@@ -45,7 +45,7 @@ def run(context: Context) -> None:
     if config.prompt.from_run:
         known = sources.load(config.data, ["train"])
         reported = () if config.input else sentences
-        prompting.use_guidance(context, known.taxonomy.active(known.splits["train"]), reported)
+        prompting.use_guidance(context, known.active, reported)
     predictions = predict_file(config, checkpoint, sentences, folder / "predictions.jsonl")
     context.publish_file("predictions.jsonl")
     if any(sentence.entities for sentence in sentences):
@@ -161,7 +161,7 @@ def _ask_server(
 
     corpus = sources.load(config.data, ["train"])
     train = corpus.splits["train"]
-    prompt = build_prompt(config.prompt, corpus.taxonomy.active(train), train)
+    prompt = build_prompt(config.prompt, corpus.active, train)
     yield from predict_with_server(config.decoding, prompt, sentences, done)
 
 

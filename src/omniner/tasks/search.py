@@ -95,7 +95,7 @@ def run(context: Context) -> None:
     train = corpus.splits["train"]
     guidance = prompting.fetch(config, context.folder)
     prompting.publish_guidance(context, guidance)
-    material = VariantInputs(guidance, corpus.taxonomy.active(train), train, prompting.measure(config)[1])
+    material = VariantInputs(guidance, corpus.active, train, prompting.measure(config)[1])
     found, same = build_variants(config.prompt, config.search, material)
     log.info("%d prompts to try; %d more would be the same as one of them", len(found), len(same))
     warn_of_unusable_lessons(config.prompt, guidance, material.active)

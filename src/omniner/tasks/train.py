@@ -50,10 +50,8 @@ def run(context: Context) -> None:
     write_gold(folder / "gold.jsonl", reported)
 
     if isinstance(config.model, CausalConfig):
-        train = corpus.splits["train"]
-        active = corpus.taxonomy.active(train)
-        prompting.use_guidance(context, active, reported)
-        prompting.publish(context, build_prompt(config.prompt, active, train))
+        prompting.use_guidance(context, corpus.active, reported)
+        prompting.publish(context, build_prompt(config.prompt, corpus.active, corpus.splits["train"]))
     os.environ[FOLDER] = str(folder.resolve())
     try:
         logger = tracking.lightning_logger(CurveRecorder(context.run, folder))
@@ -88,7 +86,7 @@ def follow(config: Config) -> None:
         )
     folder = Path(os.environ.get(FOLDER) or config.output_dir or "")
     corpus = sources.load(config.data, None)
-    prompting.settle(config, folder, corpus.taxonomy.active(corpus.splits["train"]), corpus.splits["test"])
+    prompting.settle(config, folder, corpus.active, corpus.splits["test"])
     fit(config, corpus, folder, logger=False, callbacks=[])
 
 

@@ -17,6 +17,7 @@ from tests.helpers.reading import SMALL, spans
 from omniner.config.groups import DataConfig
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
+from omniner.corpus.taxonomy import OFFICIAL, load
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 
@@ -267,3 +268,16 @@ def test_a_file_of_which_nothing_is_known(name: str, text: str, places: list[tup
     sentences, _ = sources.read_sentences(SMALL / name)
     assert (sentences[0].text, spans(sentences[0])) == (text, places)
     assert sentences[0].id == f"{Path(name).stem}-0"
+
+
+@pytest.mark.parametrize("taxonomy", ["omniner2025", "flat"])
+def test_active_are_the_categories_of_the_training_split_in_the_order_of_the_taxonomy(
+    tmp_path: Path, taxonomy: str
+) -> None:
+    names = load(OFFICIAL).categories
+    train = [sentence("一句", names[7]), sentence("二句", names[2]), sentence("三句", names[7])]
+    data = corpus_of(tmp_path, {"train": train, "dev": [sentence("四句", names[0])]}, taxonomy=taxonomy)
+    corpus = sources.load(data, None)
+    assert set(corpus.active) == {names[2], names[7]}
+    assert list(corpus.active) == [name for name in corpus.taxonomy.categories if name in corpus.active]
+    assert corpus.active is corpus.active

@@ -90,7 +90,7 @@ class Answering:
             corpus = sources.load(config.data, None)
             assert not corpus.issues
             sentences = reported = corpus.splits["test"]
-        active = corpus.taxonomy.active(corpus.splits["train"])
+        active = corpus.active
         prompting.settle(config, place, active, reported)
         return sentences, prompts.build_prompt(config.prompt, active, corpus.splits["train"])
 
@@ -120,7 +120,7 @@ def made_answering(made: Guidance, data: list[str]) -> Answering:
     config = compose.load([*SERVER, *SEARCH, *data])
     corpus = sources.load(config.data, ["train", "dev"])
     train = corpus.splits["train"]
-    active = corpus.taxonomy.active(train)
+    active = corpus.active
     found, _ = build_variants(config.prompt, config.search, VariantInputs(made, active, train, len))
     shown = {one.name: set(one.config.lessons) for one in found}
     plain = write_errors_text(made, config.prompt, active, len)
