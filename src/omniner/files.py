@@ -1,9 +1,10 @@
-"""Files that are whole or absent: atomic writing, safe appending, reading lines, digests.
+"""Files that are whole or absent, and locks on files.
 
-Every file of a run goes through here. `write_text` and `writing` write to a temporary neighbour and rename it, so
-a reader never meets half a file. `append_lines` and `whole_lines` are the pair for long work that may be killed: a
-line counts once its newline is there, and a torn last line is cut off before work goes on. Operating-system errors
-(no space, no permission, a missing file) become one `UserError` that names the path.
+Every file of a run is read and written through here. `write_text` and `writing` write to a temporary neighbour and
+rename it, so that a reader never meets half a file. `append_lines` and `whole_lines` are the pair for long work that
+may be killed: a line counts once its newline is there, and a torn last line is cut off before work goes on. `try_lock`
+and `wait_for_lock` keep two processes from the same work; a lock ends with the process that holds it. Errors of the
+operating system (no space, no permission, a missing file) become one `UserError` that names the path.
 """
 
 from __future__ import annotations
@@ -15,12 +16,17 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from omniner.errors import UserError
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+SECONDS_BETWEEN_TRIES = 0.5  # while a lock is waited for
 _ADVICE = {
     errno.ENOSPC: "Free some space or choose another folder",
     errno.EDQUOT: "Free some space or choose another folder",
@@ -176,3 +182,40 @@ def sha256(path: str | Path) -> str:
     """Hex digest of a file's bytes."""
     with explaining(path), Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def try_lock(path: str | Path) -> BaseFileLock | None:
+    """Lock a file until the lock's `release`, or for the life of this process.
+
+    Returns:
+        The lock; None where another process, or another lock of this one, holds the file.
+
+    Raises:
+        UserError: the file cannot be made.
+    """
+    from filelock import FileLock, Timeout  # 0.1 s, which --help and a mistake need not wait for
+
+    lock = FileLock(path, thread_local=False)
+    with explaining(path):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return None
+    return lock
+
+
+@contextlib.contextmanager
+def wait_for_lock(path: str | Path, check_stop: Callable[[], None]) -> Iterator[None]:
+    """Lock a file for the block, as soon as it is free.
+
+    Args:
+        path: of the file.
+        check_stop: called twice a second meanwhile; what it raises ends the waiting.
+    """
+    while (lock := try_lock(path)) is None:
+        check_stop()
+        time.sleep(SECONDS_BETWEEN_TRIES)
+    try:
+        yield
+    finally:
+        lock.release()

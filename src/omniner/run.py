@@ -96,14 +96,16 @@ def _start(config: Config, folder: runfolder.RunFolder) -> Context:
     from omniner.runs.context import Context
     from omniner.tracking import machine
 
+    label = processes.child_label()
+    labels = {} if label is None else {"sweep.child": label}
     log.info("%s %s in %s", "going on with" if folder.resumed else "starting", config.name, folder.path)
     tracked = tracking.start(
         config.tracking,
         name=config.name,
         folder=folder.path,
-        parent=processes.parent_run(),
+        parent=processes.parent_run_id(),
         resume_id=tracking.previous_run(folder.path) if folder.resumed else None,
-        tags={"task": config.task.name, "output_dir": str(folder.path.resolve()), **sweep.child_tags()},
+        tags={"task": config.task.name, "output_dir": str(folder.path.resolve()), **labels},
     )
     folder.save(status="running", run_id=tracked.id)
     tracked.params(compose.flat(config))
@@ -175,7 +177,7 @@ def main() -> None:
     try:
         job()
         outcome = "FINISHED"
-    except sweep.Refused as refused:
+    except sweep.SweepNotStarted as refused:
         status = report(refused.error)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         status = report(error)

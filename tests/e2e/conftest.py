@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from omniner.registry import TASKS
-from omniner.runs.folder import BOOKKEEPING
-from omniner.runs.task import ALWAYS_WRITTEN
+from omniner.runs.folder import ALWAYS_WRITTEN, BOOKKEEPING
 from tests.e2e import warm
 
 COMMAND = [sys.executable, "-m", "omniner.run"]

@@ -39,16 +39,16 @@ def _gpus(launcher: int) -> dict[int, str]:
     found = {}
     for process in psutil.Process(launcher).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-            forked = "hydra.mode=RUN" in process.parent().cmdline()  # by a child, and is not yet what it will be
-            if "hydra.mode=RUN" in process.cmdline() and not forked:
-                found[process.pid] = process.environ()[processes.VISIBLE]
+            forked = "--child" in process.parent().cmdline()  # by a child, and is not yet what it will be
+            if "--child" in process.cmdline() and not forked:
+                found[process.pid] = process.environ()[processes.VISIBLE_GPUS]
     return found
 
 
 def test_children_side_by_side_have_gpus_of_their_own(scorable: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     command = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *SCORE, "seed=1,2,3", "tracking=off"]
-    there = {processes.VISIBLE: "0,1,2,3", "TMPDIR": str(scorable)}  # locks of its own
+    there = {processes.VISIBLE_GPUS: "0,1,2,3", "TMPDIR": str(scorable)}  # locks of its own
     process = start(scorable, *command, "children.gpus=2", **there)
     seen: dict[int, str] = {}
     most = 0

@@ -40,8 +40,8 @@ from omniner.files import make_folder, write_json
 
 kill_at, begun = int(sys.argv.pop(1)), Path("begun.txt")
 
-def spawn(command, environment, log_file, stopped, cores=()):
-    settings = compose.load([item for item in command[3:] if item != "hydra.mode=RUN"])
+def run_process(command, environment, log_file, check_stop, cores=()):
+    settings = compose.read(Path(command[-1]))
     rate, folder = settings.model.learning_rate, make_folder(Path(settings.output_dir))
     with begun.open("a") as file:
         print(repr(rate), file=file)
@@ -53,7 +53,7 @@ def spawn(command, environment, log_file, stopped, cores=()):
     write_json(folder / "run_state.json", {**state, "status": "finished"})
     return ""
 
-processes.spawn = spawn
+processes.run_process = run_process
 run.main()
 """
 

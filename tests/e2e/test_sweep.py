@@ -69,7 +69,7 @@ def test_a_killed_child_does_not_take_the_sweep_down(scorable: Path) -> None:
     process = start(scorable, *SCORE, "seed=1,2", "tracking=off")
 
     def child() -> list[psutil.Process]:
-        return [item for item in psutil.Process(process.pid).children() if "hydra.mode=RUN" in item.cmdline()]
+        return [item for item in psutil.Process(process.pid).children() if "--child" in item.cmdline()]
 
     os.kill(wait_for(child, process)[0].pid, signal.SIGKILL)
     _, errors = process.communicate(timeout=300)

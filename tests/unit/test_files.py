@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from omniner.errors import UserError
+from omniner import files
+from omniner.errors import Stopped, UserError
 from omniner.files import (
     append_lines,
     make_folder,
@@ -167,3 +168,54 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
     with writing_folder(tmp_path / "a") as folder:
         (folder / "x").write_text("newest")
     assert content(tmp_path) == {"a/x": "newest"}
+
+
+def test_a_lock_is_held_once_even_within_a_process_until_it_is_released(tmp_path: Path) -> None:
+    lock = files.try_lock(tmp_path / "lock")
+    assert lock is not None
+    assert files.try_lock(tmp_path / "lock") is None
+    lock.release()
+    again = files.try_lock(tmp_path / "lock")
+    assert again is not None
+    again.release()
+
+
+def test_a_lock_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from omniner.files import try_lock; lock = try_lock(sys.argv[1]); "
+        "print(lock is not None, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == "True"
+        assert files.try_lock(tmp_path / "lock") is None
+        holder.kill()
+        holder.wait()
+        lock = files.try_lock(tmp_path / "lock")
+        assert lock is not None
+        lock.release()
+
+
+def test_a_lock_where_nothing_may_be_written_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file"):
+        files.try_lock(tmp_path / "file" / "lock")
+
+
+def test_waiting_for_a_lock_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "SECONDS_BETWEEN_TRIES", 0)
+    tries = iter([False, True])
+
+    def check_stop() -> None:
+        if next(tries):
+            raise Stopped
+
+    with (
+        files.wait_for_lock(tmp_path / "lock", check_stop),
+        pytest.raises(Stopped),
+        files.wait_for_lock(tmp_path / "lock", check_stop),
+    ):
+        pass
+    with files.wait_for_lock(tmp_path / "lock", check_stop):
+        pass

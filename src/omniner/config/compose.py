@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -58,6 +59,9 @@ MODELS: dict[str, type] = {
 # What may change without making a run another run: where it is written and logged, not what it computes.
 NOT_IDENTITY = ("output_dir", "resume", "tracking", "children")
 
+# Environment: the user's own folders of configurations, as a list in an override holds them, for children of a sweep.
+SEARCH_PATH = "OMNINER_SEARCH_PATH"
+
 
 def conf_path() -> str:
     """Where Hydra finds `conf/`: the installed package, or the folder of a checkout that is not installed."""
@@ -73,7 +77,8 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     with _hydra():
         from hydra import compose as hydra_compose
 
-        return hydra_compose("config", overrides=list(overrides))
+        own = [f"hydra.searchpath=[{os.environ[SEARCH_PATH]}]"] if os.environ.get(SEARCH_PATH) else []
+        return hydra_compose("config", overrides=[*own, *overrides])
 
 
 @contextlib.contextmanager

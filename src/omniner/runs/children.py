@@ -1,8 +1,10 @@
-"""Runs that a run starts: each a fresh process with a folder of its own under the parent's, side by side or in turn.
+"""Runs that a run starts: the folds of a filter, the variants of a search, the jobs of a sweep.
 
-In: a `Job` for each, with its whole configuration; out: an `Outcome` for each, as they end. A job that finished before
-the parent was interrupted is not run again, one that did not goes on where it was. A child that fails ends alone. In
-MLflow the children belong to the parent's run. Price: the start of Python, 3 to 10 s a child.
+Each is `python -m omniner.run --child <its whole configuration>`, a fresh process with a folder of its own. Whatever
+happens to it (a crash, a kill for want of memory), its siblings go on, and GPU memory ends with it. A job that has
+finished is not run again, one that was interrupted goes on where it was. In MLflow the children belong to the parent's
+run. `run_jobs` does the children of a run, several at a time; a sweep, whose launcher decides what runs when, calls
+`run_job` for each. Price: the start of Python, 3 to 10 s a child.
 """
 
 from __future__ import annotations
@@ -12,28 +14,26 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from omniner.config import compose
 from omniner.config.groups import ChildrenConfig, Config
 from omniner.cores import own_cores
-from omniner.errors import Stopped
-from omniner.files import make_folder, read_json, write_text
+from omniner.errors import Stopped, UserError
+from omniner.files import make_folder, read_json, wait_for_lock, write_text
 from omniner.runs import processes
-from omniner.runs.folder import METRICS, read_state
+from omniner.runs.folder import LOCK, METRICS, read_state
+from omniner.runs.processes import CheckStop
 
-FOLDER = "children"
+FOLDER = "children"  # in the parent's folder
 
 
 class Job(NamedTuple):
-    """A run to do: its name among its siblings, which is its folder's, and its configuration.
-
-    `output_dir`, `resume` and `children` of the configuration are set here.
-    """
+    """A run to do: its name among its siblings, and its configuration."""
 
     name: str
     config: Config
@@ -49,40 +49,96 @@ class Outcome(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Slots:
-    """What runs side by side: `cores` has an entry per place, empty where a child may use all."""
+class Surroundings:
+    """What a child needs beside its configuration.
 
-    gpus: int
-    cores: list[list[int]]
+    Attributes:
+        folder: of its parent; what the parent keeps of it is in `children/` there.
+        parent: id of the parent's MLflow run; empty where it has none.
+        label: what sets the child apart in MLflow.
+        gpus: how many it has for itself; 0 = it sees all.
+        cores: numbers of the cores that it may use; none = all of this process.
+        variables: more of its environment.
+        since: a run that began before this moment (seconds since 1970) counts as another one.
+    """
+
+    folder: Path
+    parent: str
+    label: str
+    gpus: int = 0
+    cores: Sequence[int] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    since: float = 0.0
 
 
-def run_all(jobs: Sequence[Job], folder: Path, parent: str | None, settings: ChildrenConfig) -> Iterator[Outcome]:
-    """Do the jobs; gives their outcomes as they end.
+def run_job(job: Job, place: Surroundings, check_stop: CheckStop) -> Outcome:
+    """Do one job, unless it has finished; `output_dir` of its configuration is the folder of its run.
+
+    Raises:
+        Stopped: from `check_stop`; the child has stopped, resumable.
+    """
+    folder = Path(job.config.output_dir or "")
+    kept = make_folder(place.folder / FOLDER) / job.name
+    error = ""
+    # A name may come twice at the same time: a sweeper can ask for one configuration again.
+    with wait_for_lock(Path(f"{kept}.lock"), check_stop):
+        if folder.exists():  # an earlier process of this job, whose parent was killed, may be coming to its end
+            with wait_for_lock(folder / LOCK, check_stop):
+                pass
+        if not _has_finished(folder, job.config, place.since):
+            path = write_text(f"{kept}.yaml", compose.to_yaml(job.config))
+            command = [sys.executable, "-m", "omniner.run", "--child", str(path)]
+            environment = {**processes.child_environment(place.parent, place.label), **place.variables}
+            try:
+                with processes.reserved_gpus(place.gpus, check_stop) as gpus:
+                    log_file = Path(f"{kept}.log")
+                    error = processes.run_process(command, environment | gpus, log_file, check_stop, place.cores)
+            except UserError as mistake:
+                error = str(mistake)
+    metrics = read_json(folder / METRICS) if not error and (folder / METRICS).exists() else {}
+    return Outcome(job.name, folder, error, metrics)
+
+
+def _has_finished(folder: Path, config: Config, since: float) -> bool:
+    state = read_state(folder)
+    same = state.get("digest") == compose.digest(config)
+    return same and state.get("status") == "finished" and state.get("started", 0.0) >= since
+
+
+def run_jobs(jobs: Sequence[Job], folder: Path, parent: str, settings: ChildrenConfig) -> Iterator[Outcome]:
+    """Do jobs side by side or in turn, and yield what became of each as it ends.
 
     Args:
-        jobs: with different names.
-        folder: of the parent run; job `a` is done in `children/a` under it.
-        parent: id of the parent's MLflow run.
+        jobs: with different names; `output_dir` and `resume` of their configurations are set here.
+        folder: of the parent run; the run of job `a` is in `children/a` under it.
+        parent: id of the parent's MLflow run; empty where it has none.
         settings: how many at once, and on how many GPUs each.
 
     Raises:
         UserError: the machine has not the GPUs.
         KeyboardInterrupt: told to stop; all children have stopped, resumable.
     """
-    slots = _slots(settings)
+    gpus, shares = _divide_machine(settings)
     free: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
-    for cores in slots.cores:
+    for cores in shares:
         free.put(cores)
     stop = threading.Event()
 
+    def check_stop() -> None:
+        if stop.is_set():
+            raise Stopped(signal.SIGTERM)
+
     def work(job: Job) -> Outcome:
+        check_stop()
+        config = copy.deepcopy(job.config)
+        config.output_dir, config.resume = str(folder / FOLDER / job.name), "auto"
         cores = free.get()
         try:
-            return _run(job, folder, parent, slots.gpus, cores, lambda: signal.SIGTERM if stop.is_set() else None)
+            return run_job(job._replace(config=config), Surroundings(folder, parent, job.name, gpus, cores), check_stop)
         finally:
             free.put(cores)
 
-    with ThreadPoolExecutor(len(slots.cores)) as pool:
+    with ThreadPoolExecutor(len(shares)) as pool:
         futures = [pool.submit(work, job) for job in jobs]
         try:
             for future in as_completed(futures):
@@ -94,37 +150,14 @@ def run_all(jobs: Sequence[Job], folder: Path, parent: str | None, settings: Chi
             raise
 
 
-def _slots(settings: ChildrenConfig) -> _Slots:
-    """How many at once, and the cores of each where CPU children share the machine."""
+def _divide_machine(settings: ChildrenConfig) -> tuple[int, list[list[int]]]:
+    """Return the GPUs of each child, and for each that runs at the same time the cores it may use, empty = all."""
     gpus = len(processes.visible_gpus())
-    processes.check_gpus(settings.gpus, gpus)
+    processes.check_gpu_count(settings.gpus, gpus)
     groups = gpus // settings.gpus if settings.gpus else 1
     places = settings.parallel or max(1, groups)
-    cores = own_cores()
     if gpus or places == 1:
-        return _Slots(settings.gpus, [[] for _ in range(places)])
+        return settings.gpus, [[] for _ in range(places)]
     # Without GPUs each place has its share of the cores: threads of several models on one core cost more than they do.
-    shares = [cores[place::places] or [cores[place % len(cores)]] for place in range(places)]
-    return _Slots(0, shares)
-
-
-def _run(job: Job, folder: Path, parent: str | None, gpus: int, cores: list[int], stopped: processes.Asked) -> Outcome:
-    if (signum := stopped()) is not None:
-        raise Stopped(signum)
-    place = folder / FOLDER / job.name
-    config = copy.deepcopy(job.config)
-    config.output_dir, config.resume = str(place), "auto"
-    error = ""
-    if place.exists():  # an earlier process of this job, whose parent was killed, may be coming to its end
-        with processes.locked(place / ".lock", stopped):
-            pass
-    state = read_state(place)
-    if (state.get("digest"), state.get("status")) != (compose.digest(config), "finished"):
-        make_folder(folder / FOLDER)
-        path = write_text(folder / FOLDER / f"{job.name}.yaml", compose.to_yaml(config))
-        command = [sys.executable, "-m", "omniner.run", "--child", str(path)]
-        with processes.lent_gpus(gpus, stopped) as lent:
-            environment = {**processes.environment(parent or "", job.name), **lent}
-            error = processes.spawn(command, environment, path.with_suffix(".log"), stopped, cores)
-    metrics = read_json(place / METRICS) if not error and (place / METRICS).exists() else {}
-    return Outcome(job.name, place, error, metrics)
+    cores = own_cores()
+    return 0, [cores[place::places] or [cores[place % len(cores)]] for place in range(places)]

@@ -10,26 +10,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import glob
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omniner import tracking
 from omniner.config import compose
 from omniner.config.groups import Config, TrackingConfig
 from omniner.errors import UserError
-from omniner.files import explaining, make_folder, read_json, write_json, write_text
+from omniner.files import make_folder, read_json, try_lock, write_json, write_text
 from omniner.registry import TASKS
-from omniner.runs.task import ALWAYS_WRITTEN
+from omniner.tracking.tracked_run import PENDING
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 STATE = "run_state.json"
 METRICS = "metrics.json"  # the last value of what runs are compared by
 ROOT = Path("outputs")
-BOOKKEEPING = (STATE, "config.yaml", ".lock")
+LOCK = ".lock"
+ALWAYS_WRITTEN = ("issues.jsonl", METRICS, tracking.SPOOL, PENDING)  # by every task
+BOOKKEEPING = (STATE, "config.yaml", LOCK)
 
 
 @dataclasses.dataclass
@@ -40,7 +44,7 @@ class RunFolder:
     digest: str
     resumed: bool
     state: dict[str, Any]
-    lock: IO[str]
+    lock: BaseFileLock
 
     def save(self, **changes: Any) -> None:
         """Change the state on disk, whole or not at all."""
@@ -62,7 +66,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Let go of the folder."""
-        self.lock.close()
+        self.lock.release()
 
 
 def claim(config: Config) -> RunFolder:
@@ -78,7 +82,7 @@ def claim(config: Config) -> RunFolder:
         return _open(Path(config.output_dir), digest, config)
     if config.resume == "auto":
         for folder in _unfinished(config.name, digest):
-            if (lock := lock_folder(folder)) is not None:
+            if (lock := try_lock(folder / LOCK)) is not None:
                 return RunFolder(folder, digest, True, read_json(folder / STATE), lock)
     return _open(_new_path(config.name), digest, config)
 
@@ -102,21 +106,9 @@ def _unfinished(name: str, digest: str) -> list[Path]:
     return [folder for _, folder in sorted(found, reverse=True)]
 
 
-def lock_folder(folder: Path) -> IO[str] | None:
-    """Lock the folder for the life of this process; None where another process holds it."""
-    with explaining(folder):
-        file = (folder / ".lock").open("a", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
-
-
 def _open(path: Path, digest: str, config: Config) -> RunFolder:
     make_folder(path)
-    lock = lock_folder(path)
+    lock = try_lock(path / LOCK)
     if lock is None:
         raise UserError("output_dir", f"{path} is in use by another run", "Wait for it or choose another folder.")
     old = read_state(path)
@@ -124,7 +116,7 @@ def _open(path: Path, digest: str, config: Config) -> RunFolder:
     if unfinished and config.resume == "auto":
         if old.get("digest") == digest:
             return RunFolder(path, digest, True, old, lock)
-        lock.close()
+        lock.release()
         raise UserError(
             "output_dir",
             f"{path} holds an unfinished run of another configuration",
@@ -151,7 +143,7 @@ def _continue(path: Path, digest: str) -> RunFolder:
         )
     if state.get("status") == "finished":
         raise UserError("resume", f"the run in {path} is finished", "Leave resume out to start a new run.")
-    lock = lock_folder(path)
+    lock = try_lock(path / LOCK)
     if lock is None:
         raise UserError("resume", f"{path} is in use by another run", "Wait for it to end.")
     return RunFolder(path, digest, True, state, lock)

@@ -18,8 +18,6 @@ from omniner.errors import UserError
 if TYPE_CHECKING:
     from omniner.runs.context import Context
 
-ALWAYS_WRITTEN = ("issues.jsonl", "metrics.json", "tracking_spool.jsonl", "tracking_files")
-
 
 @dataclass(frozen=True)
 class Input:
@@ -74,7 +72,7 @@ class Task:
         label: what tells runs of it apart at a glance; makes the run's name where none is given.
         inputs: the keys that name what it reads.
         check: what else must hold of a configuration before it begins; raises `UserError`.
-        outputs: the files and folders that it writes into the run's folder, beside `ALWAYS_WRITTEN`.
+        outputs: the files and folders that it writes into the run's folder, beside those of every task.
         costly: those of its files that a later start goes on from; a folder that holds one of them is never taken back.
         trains: whether models learn in it, which a server's cannot.
         prompts: whether it makes a prompt of its own, so that `prompt.from_run` is for it.

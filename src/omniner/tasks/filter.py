@@ -121,7 +121,7 @@ def _job(config: Config, corpus: Whole, folder: Path, name: str, names: Sequence
 def _train(context: Context, jobs: Sequence[Job]) -> dict[str, Outcome]:
     """Train all that are not finished; those that do not succeed are one error."""
     outcomes: dict[str, Outcome] = {}
-    for outcome in children.run_all(jobs, context.folder, context.run.id, context.config.children):
+    for outcome in children.run_jobs(jobs, context.folder, context.run.id, context.config.children):
         outcomes[outcome.name] = outcome
         log.info("%s %s", outcome.name, f"failed: {outcome.error}" if outcome.error else "is done")
     failed = [outcomes[job.name] for job in jobs if outcomes[job.name].error]

@@ -399,7 +399,7 @@ def run_rung(
     for _ in range(_ATTEMPTS):
         failed = {}
         jobs = [Job(label, _config(context, variant, step, label)) for label, variant in waiting.items()]
-        for outcome in children.run_all(jobs, context.folder, context.run.id or None, context.config.children):
+        for outcome in children.run_jobs(jobs, context.folder, context.run.id, context.config.children):
             variant = waiting[outcome.name]
             if outcome.error:
                 log.warning("%s: %s", outcome.name, outcome.error)

@@ -13,10 +13,11 @@ import pytest
 from omniner.config import compose
 from omniner.config.groups import ChildrenConfig
 from omniner.errors import Stopped, UserError
+from omniner.files import try_lock
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
 from omniner.runs import children, processes
-from omniner.runs import folder as runfolder
-from omniner.runs.children import Job, Outcome
+from omniner.runs.children import Job, Outcome, Surroundings
+from omniner.runs.folder import LOCK
 
 
 def job(folder: Path, name: str, category: str = "a") -> Job:
@@ -29,7 +30,7 @@ def job(folder: Path, name: str, category: str = "a") -> Job:
 
 
 def do(jobs: list[Job], folder: Path, parallel: int = 1) -> dict[str, Outcome]:
-    done = children.run_all(jobs, folder, None, ChildrenConfig(parallel=parallel, gpus=0))
+    done = children.run_jobs(jobs, folder, "", ChildrenConfig(parallel=parallel, gpus=0))
     return {outcome.name: outcome for outcome in done}
 
 
@@ -60,7 +61,7 @@ def test_what_is_finished_is_not_done_again(tmp_path: Path) -> None:
 
 def test_whoever_stops_listening_stops_the_children(tmp_path: Path) -> None:
     jobs = [job(tmp_path, name) for name in ("a", "b", "c")]
-    running = children.run_all(jobs, tmp_path / "run", None, ChildrenConfig(parallel=1, gpus=0))
+    running = children.run_jobs(jobs, tmp_path / "run", "", ChildrenConfig(parallel=1, gpus=0))
     assert next(running).name == "a"
     running.close()
     assert not (tmp_path / "run/children/c").exists()
@@ -68,21 +69,21 @@ def test_whoever_stops_listening_stops_the_children(tmp_path: Path) -> None:
 
 def test_places_follow_gpus_or_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
-    monkeypatch.setenv(processes.VISIBLE, "0,1,2,3,4")
-    assert len(children._slots(ChildrenConfig(parallel=0, gpus=2)).cores) == 2
-    assert len(children._slots(ChildrenConfig(parallel=0, gpus=0)).cores) == 1
-    monkeypatch.setenv(processes.VISIBLE, "")
-    assert children._slots(ChildrenConfig(parallel=0, gpus=2)).cores == [[]]
-    assert children._slots(ChildrenConfig(parallel=2, gpus=0)).cores == [[0, 2], [1, 3]]
-    assert children._slots(ChildrenConfig(parallel=8, gpus=0)).cores == [[0], [1], [2], [3]] * 2
+    monkeypatch.setenv(processes.VISIBLE_GPUS, "0,1,2,3,4")
+    assert len(children._divide_machine(ChildrenConfig(parallel=0, gpus=2))[1]) == 2
+    assert len(children._divide_machine(ChildrenConfig(parallel=0, gpus=0))[1]) == 1
+    monkeypatch.setenv(processes.VISIBLE_GPUS, "")
+    assert children._divide_machine(ChildrenConfig(parallel=0, gpus=2))[1] == [[]]
+    assert children._divide_machine(ChildrenConfig(parallel=2, gpus=0))[1] == [[0, 2], [1, 3]]
+    assert children._divide_machine(ChildrenConfig(parallel=8, gpus=0))[1] == [[0], [1], [2], [3]] * 2
 
 
 def test_more_gpus_than_there_are_is_a_mistake_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(processes.VISIBLE, "0")
+    monkeypatch.setenv(processes.VISIBLE_GPUS, "0")
     with pytest.raises(UserError, match="children"):
-        list(children.run_all([job(tmp_path, "a")], tmp_path / "run", None, ChildrenConfig(parallel=0, gpus=2)))
+        list(children.run_jobs([job(tmp_path, "a")], tmp_path / "run", "", ChildrenConfig(parallel=0, gpus=2)))
     assert not (tmp_path / "run" / "children").exists()
 
 
@@ -97,10 +98,10 @@ def test_what_an_orphan_finishes_meanwhile_is_not_done_again(tmp_path: Path) -> 
     def finish() -> None:
         state.write_text(finished)
         before.append(state.stat().st_mtime_ns)
-        orphan.close()
+        orphan.release()
 
     before: list[int] = []
-    orphan = runfolder.lock_folder(state.parent)
+    orphan = try_lock(state.parent / LOCK)
     assert orphan is not None
     timer = threading.Timer(1.5, finish)
     timer.start()
@@ -113,8 +114,14 @@ def test_whoever_waits_for_an_orphan_can_be_stopped(tmp_path: Path) -> None:
     one = job(tmp_path, "one")
     place = tmp_path / "run/children/one"
     place.mkdir(parents=True)
-    orphan = runfolder.lock_folder(place)
+    orphan = try_lock(place / LOCK)
     assert orphan is not None
-    asked = iter([None, None, signal.SIGTERM])
+    tries = iter([False, False, True])
+
+    def check_stop() -> None:
+        if next(tries):
+            raise Stopped(signal.SIGTERM)
+
+    one.config.output_dir = str(place)
     with orphan, pytest.raises(Stopped):
-        children._run(one, tmp_path / "run", None, 0, [], lambda: next(asked))
+        children.run_job(one, Surroundings(tmp_path / "run", "", "one"), check_stop)

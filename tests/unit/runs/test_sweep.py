@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 
 from omniner.config import compose
 from omniner.errors import Stopped
-from omniner.files import read_json, write_json
-from omniner.runs import folder as runfolder
-from omniner.runs import sweep
+from omniner.files import read_json, try_lock, write_json
+from omniner.runs import children, processes, sweep
+from omniner.runs.folder import LOCK, STATE
 from omniner.runs.sweep import quoted
 
 
@@ -35,26 +35,26 @@ def orphan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     )  # fmt: skip
     monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
     monkeypatch.setattr(compose, "check", lambda composed: config)
-    monkeypatch.setattr(sweep, "_spawn", lambda *args: "started again")
-    monkeypatch.setenv(sweep.FOLDER, str(tmp_path))
+    monkeypatch.setattr(processes, "run_process", lambda *args: "started again")
+    monkeypatch.setenv(sweep._FOLDER, str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    write_json(tmp_path / sweep.SWEEP_STATE, {"started": 1.0, "parent": ""})
+    write_json(tmp_path / sweep.STATE, {"started": 1.0, "parent": ""})
     folder = tmp_path / f"0-{compose.digest(config)[:8]}"
     folder.mkdir()
-    lock = runfolder.lock_folder(folder)
+    lock = try_lock(folder / LOCK)
     assert lock is not None
 
     def finish() -> None:
         state = {"digest": compose.digest(config), "status": "finished", "started": 2.0}
-        write_json(folder / runfolder.STATE, state)
-        lock.close()
+        write_json(folder / STATE, state)
+        lock.release()
 
     yield finish
-    lock.close()
+    lock.release()
 
 
 def record(tmp_path: Path) -> dict[str, Any]:
-    (path,) = (tmp_path / sweep.RECORDS).glob("*.json")
+    (path,) = (tmp_path / children.FOLDER).glob("*.json")
     found: dict[str, Any] = read_json(path)
     return found
 

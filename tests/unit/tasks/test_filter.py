@@ -37,7 +37,7 @@ def models(monkeypatch: pytest.MonkeyPatch, answer: Answer, failing: str = "") -
     """Children that answer at once; gives the jobs that were asked for."""
     seen: list[Job] = []
 
-    def run_all(jobs: Sequence[Job], folder: Path, parent: str | None, settings: Any) -> Iterator[Outcome]:
+    def run_jobs(jobs: Sequence[Job], folder: Path, parent: str, settings: Any) -> Iterator[Outcome]:
         seen[:] = jobs
         for job in reversed(jobs):
             place = folder / children.FOLDER / job.name
@@ -50,7 +50,7 @@ def models(monkeypatch: pytest.MonkeyPatch, answer: Answer, failing: str = "") -
             write_text(place / "predictions.jsonl", "".join(f"{to_line(prediction_to_json(one))}\n" for one in said))
             yield Outcome(job.name, place, "", {f"test/micro_{name}": 0.5 for name in ("precision", "recall", "f1")})
 
-    monkeypatch.setattr(children, "run_all", run_all)
+    monkeypatch.setattr(children, "run_jobs", run_jobs)
     return seen
 
 

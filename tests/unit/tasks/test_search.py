@@ -41,7 +41,7 @@ SEARCH = [
 
 
 class Answering:
-    """In the place of `children.run_all`: answers jobs from the gold, the better the more of the lessons help."""
+    """In the place of `children.run_jobs`: answers jobs from the gold, the better the more of the lessons help."""
 
     def __init__(self, made: Guidance, key: int, shown: str, dev: Sequence[Sentence]) -> None:
         self.key, self.shown = key, shown  # the lesson that helps; a sentence that prompts show a part of
@@ -52,9 +52,7 @@ class Answering:
         self.asked: list[tuple[str, str]] = []  # hash of the prompt, id of the sentence
         self.failing: dict[str, int] = {}  # names of jobs, and how often they still fail
 
-    def __call__(
-        self, jobs: Sequence[Job], folder: Path, parent: str | None, settings: ChildrenConfig
-    ) -> Iterator[Outcome]:
+    def __call__(self, jobs: Sequence[Job], folder: Path, parent: str, settings: ChildrenConfig) -> Iterator[Outcome]:
         for job in reversed(jobs) if self.backwards else jobs:  # children end in any order
             place = make_folder(folder / "children" / job.name)
             self.jobs.append(job)
@@ -137,7 +135,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Guidance) -> lis
 @pytest.fixture
 def answering(data: list[str], made: Guidance, monkeypatch: pytest.MonkeyPatch) -> Answering:
     found = made_answering(made, data)
-    monkeypatch.setattr(children, "run_all", found)
+    monkeypatch.setattr(children, "run_jobs", found)
     return found
 
 
@@ -149,7 +147,7 @@ def searched(made: Guidance, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         patch.chdir(cwd)
         data = write_corpus(cwd, made)
         answering = made_answering(made, data)
-        patch.setattr(children, "run_all", answering)
+        patch.setattr(children, "run_jobs", answering)
         folder, found = search(data)
     return cwd / folder, answering, found
 

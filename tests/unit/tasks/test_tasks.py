@@ -15,7 +15,8 @@ from omniner.errors import UserError
 from omniner.registry import TASKS
 from omniner.runs import folder
 from omniner.runs.context import Context
-from omniner.runs.task import ALWAYS_WRITTEN, Input, Task
+from omniner.runs.folder import ALWAYS_WRITTEN
+from omniner.runs.task import Input, Task
 
 
 def _greet(context: Context) -> None:
