@@ -1,36 +1,62 @@
-"""A line about long work every ten seconds: how much is done, how fast, how long still."""
+"""Progress of long work, said now and then: how much is done, how fast, how long still."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 log = logging.getLogger("omniner")
 
-_SPEAK_EVERY = 10.0  # seconds between two lines
-
 
 class Progress:
-    """Counts what is done and says so.
+    """Counts what is done, and says so every few seconds.
 
     Args:
-        what: is done, e.g. `sentences answered`.
+        what: is done, for example `sentences answered`.
         total: how many there are.
-        quiet: count only; of several processes one speaks.
+        seconds: between two lines.
+        quiet: only count; of several processes one speaks.
+        note: what to say besides, asked for with each line.
     """
 
-    def __init__(self, what: str, total: int, quiet: bool = False) -> None:
-        self._what, self._total, self._quiet = what, total, quiet
-        self._done, self._start = 0, time.monotonic()
-        self._said = self._start
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        *,
+        seconds: float = 10.0,
+        quiet: bool = False,
+        note: Callable[[], str] | None = None,
+    ) -> None:
+        self.what, self.total, self.done = what, total, 0
+        self._seconds, self._quiet, self._note = seconds, quiet, note
+        self._start = self._spoken = time.monotonic()
 
     def add(self, count: int) -> None:
-        """`count` more are done."""
-        self._done += count
-        now = time.monotonic()
-        if self._quiet or now - self._said < _SPEAK_EVERY or self._done == 0:
-            return
-        self._said = now
-        rate = self._done / (now - self._start)
-        left = (self._total - self._done) / rate
-        log.info("%d of %d %s, %.1f per s, %.0f s left", self._done, self._total, self._what, rate, left)
+        """Count `count` more as done, and say so if the last line is long ago."""
+        self.done += count
+        if time.monotonic() - self._spoken >= self._seconds:
+            self.say()
+
+    def say(self) -> None:
+        """Say now how far the work is."""
+        self._spoken = time.monotonic()
+        if not self._quiet:
+            note = self._note() if self._note else ""
+            log.info("%s%s", self.status(), f"; {note}" if note else "")
+
+    def status(self) -> str:
+        """Return one line: how much is done, the mean rate so far, and how long the rest takes at that rate."""
+        rate = self.done / max(time.monotonic() - self._start, 1e-9)
+        line = f"{self.done:,} of {self.total:,} {self.what}"
+        if not self.done:
+            return line
+        return f"{line}, {rate:.1f} per s, {duration((self.total - self.done) / rate)} left"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: `40 s`, `3.5 min`, `2.1 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -24,3 +24,27 @@ def test_a_line_every_ten_seconds_with_rate_and_estimate(
         "8 of 40 sentences answered, 0.7 per s, 48 s left",
         "16 of 40 sentences answered, 0.7 per s, 36 s left",
     ]
+
+
+def test_it_says_what_it_is_asked_to_say_besides(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    trouble = ["", "3 further attempts"]
+    asked = progress.Progress("requests", 4000, seconds=60, note=lambda: trouble.pop(0))
+    with caplog.at_level(logging.INFO, "omniner"):
+        asked.say()
+        now[0] += 100
+        asked.add(1000)
+        asked.add(1000)
+    assert caplog.messages == [
+        "0 of 4,000 requests",
+        "1,000 of 4,000 requests, 10.0 per s, 5.0 min left; 3 further attempts",
+    ]
+    assert asked.status() == "2,000 of 4,000 requests, 20.0 per s, 1.7 min left"
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (99, "99 s"), (150, "2.5 min"), (9000, "2.5 h")])
+def test_a_duration_is_said_in_the_unit_that_fits(seconds: float, said: str) -> None:
+    assert progress.duration(seconds) == said
