@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from omniner.corpus.adjudication import read_expert_answers
 from omniner.corpus.formats import jsonl
-from omniner.corpus.queue import read_answers
-from omniner.corpus.sample import generate
+from omniner.corpus.sample import generate_sample
 from omniner.corpus.sources import read_sentences
 from omniner.records import Entity, Sentence
 
@@ -103,7 +103,7 @@ def task(folder: Path, *overrides: str) -> Cost:
 
 def prepare(folder: Path, count: int, seed: int) -> tuple[list[Sentence], dict[str, list[Sentence]]]:
     """Write the files of the annotators and of the truth."""
-    gold = generate({"train": count}, seed)["train"]
+    gold = generate_sample({"train": count}, seed)["train"]
     for number, sentence in enumerate(gold):
         sentence.id = sentence.id or f"train-{number}"
     categories = sorted({entity.category for sentence in gold for entity in sentence.entities})
@@ -135,7 +135,7 @@ def quality(count: int, seed: int) -> None:
         for person, sentences in people.items():
             decided = {one.id: one.entities for one in sentences if one.id in voted}
             show(f"{person}, same sentences", f1([one for one in gold if one.id in voted], decided))
-        assert not read_answers(folder / "voted/queue.json")[0], "an unanswered queue answers nothing"
+        assert not read_expert_answers(folder / "voted/queue.json")[0], "an unanswered queue answers nothing"
         # An expert who makes no mistakes.
         jsonl.write(folder / "answers.jsonl", [one for one in gold if one.id not in voted])
         task(folder, "task=adjudicate", FILES, "expert=answers.jsonl", "output_dir=done")

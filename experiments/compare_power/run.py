@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from omniner.config.groups import CompareConfig
-from omniner.corpus.sample import generate
+from omniner.corpus.sample import generate_sample
 from omniner.records import Entity, Sentence
 from omniner.score.metrics import Comparison, compare
 from omniner.score.resampling import Difference, categories, counts_per_post, paired, post_numbers
@@ -102,7 +102,7 @@ def share(found: Sequence[bool]) -> str:
 
 
 def power(repeats: int, count: int, gain: float) -> None:
-    sentences = generate({"test": count}, 7)["test"]
+    sentences = generate_sample({"test": count}, 7)["test"]
     posts = post_numbers(sentences)
     alone = list(range(count))
     print(f"{count:,} sentences in {1 + max(posts):,} posts, {sum(len(s.entities) for s in sentences):,} entities")
@@ -133,7 +133,7 @@ def power(repeats: int, count: int, gain: float) -> None:
 
 def speed(count: int) -> None:
     """CPU seconds of both tests with every figure and category, for runs that seldom and that often differ."""
-    sentences = generate({"test": count}, 7)["test"]
+    sentences = generate_sample({"test": count}, 7)["test"]
     posts = post_numbers(sentences)
     print(f"{count:,} sentences in {1 + max(posts):,} posts; also with every sentence as a post of its own")
     print("| redrawn | units | units that differ | 10,000 permutations, CPU s | 10,000 resamples, CPU s |")

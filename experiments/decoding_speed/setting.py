@@ -73,7 +73,7 @@ def make(sentences: int, layers: int, prompt_name: str, tokenizer: str | None) -
     """
     size = f"data.size={{train: 200, dev: 1, test: {sentences}}}"
     config = compose.load(["model=qwen2_tiny", f"prompt={prompt_name}", size])
-    splits = sources.load(config.data, None)
+    splits = sources.load_corpus(config.data, None)
     train, test = splits.splits["train"], splits.splits["test"][:sentences]
     prompt = build_prompt(config.prompt, splits.active, train)
     turns = [f"user\n{one.text}\nassistant\n{write_answer(one.entities, prompt.answer)}\n" for one in train]

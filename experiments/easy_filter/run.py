@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from omniner.corpus import splits
 from omniner.corpus.formats import jsonl
-from omniner.corpus.sample import generate
+from omniner.corpus.sample import generate_sample
 from omniner.corpus.splits import Division, divide
 from omniner.records import Entity, Sentence
 from omniner.report.curation_tables import mentions
@@ -93,7 +93,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def quality(count: int, seed: int, epochs: int, parallel: int) -> None:
     """Plant, filter, look at what was found, and train on what is left."""
     draw = random.Random(seed)
-    made = generate({"train": count, "dev": 200, "test": 600}, seed)
+    made = generate_sample({"train": count, "dev": 200, "test": 600}, seed)
     base = [replace(one, id=one.id or f"base-{number}") for number, one in enumerate(made["train"])]
     easy = easy_sentences(draw)
     wrong = spoil(base, WRONG, "in the packaged corpus", draw) | spoil(easy, WRONG_EASY, "in easy sentences", draw)
@@ -179,7 +179,7 @@ def _trained(
 
 def shares(count: int) -> None:
     """Squared deviations of mentions over their expectation, mean over categories and parts, of three ways to deal."""
-    sentences = generate({"train": count}, 1)["train"]
+    sentences = generate_sample({"train": count}, 1)["train"]
     theirs = splits._Deal._deviation
 
     def of_paper(deal: splits._Deal, number: int, part: int) -> float:
@@ -228,7 +228,7 @@ def cost(count: int) -> None:
     """Time and memory of `task=split` from file to files."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made = [replace(one, id=f"s{n}") for n, one in enumerate(generate({"train": count}, 1)["train"])]
+        made = [replace(one, id=f"s{n}") for n, one in enumerate(generate_sample({"train": count}, 1)["train"])]
         jsonl.write(folder / "corpus.jsonl", made)
         del made
         command = [sys.executable, "-m", "omniner.run", "tracking=off", "task=split", "input=corpus.jsonl"]

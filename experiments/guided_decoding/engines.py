@@ -78,7 +78,7 @@ def main() -> None:
     from transformers import AutoTokenizer
 
     sizes = "{" + f"train: {options.sentences}, dev: 1, test: 1" + "}"
-    corpus = sources.load(compose.load(["model=qwen2_tiny", f"data.size={sizes}"]).data, None)
+    corpus = sources.load_corpus(compose.load(["model=qwen2_tiny", f"data.size={sizes}"]).data, None)
     sentences = corpus.splits["train"]
     categories = corpus.taxonomy.active(sentences)
     chat = ChatTokenizer(AutoTokenizer.from_pretrained(options.tokenizer), None)

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omniner.answers import to_prediction
+from omniner.answers import prediction_from_answer
 from omniner.config import compose
 from omniner.corpus import sources
 from omniner.llm.constraint import AnswerConstraint, Constraint, ConstraintState
@@ -117,7 +117,7 @@ def judge(task: Task, answers: dict[str, Answer]) -> dict[str, float]:
     categories = set(task.causal.prompt.categories)
     for sample in task.samples:
         answer = answers[sample.id]
-        read = to_prediction(Sentence(sample.id, sample.text), answer.text, "", "")
+        read = prediction_from_answer(Sentence(sample.id, sample.text), answer.text, "", "")
         whole += answer.finished
         strict += read.parse == "ok" and isinstance(json.loads(answer.text), list)
         pairs += len(read.entities)
@@ -227,7 +227,7 @@ def main() -> None:
     sizes = "{" + f"train: 2000, dev: 1, test: {options.sentences}" + "}"
     small = [f"model.architecture.{name}={value}" for name, value in SIZES.items()]
     config = compose.load(["model=qwen2_tiny", f"data.size={sizes}", *small])
-    corpus = sources.load(config.data, None)
+    corpus = sources.load_corpus(config.data, None)
     learnt, asked = corpus.splits["train"], corpus.splits["test"]
     prompt = build_prompt(config.prompt, corpus.taxonomy.active(learnt), learnt)
     texts = [sentence.text for sentence in learnt]

@@ -47,7 +47,7 @@ class Clock(pl.Callback):
 def main() -> None:
     folder, samples, *further = sys.argv[1:]
     config, clock = compose(Path(folder), int(samples), further), Clock()
-    corpus = sources.load(config.data, None)
+    corpus = sources.load_corpus(config.data, None)
     with tempfile.TemporaryDirectory() as run:
         fit(config, corpus, Path(run), logger=False, callbacks=[clock])
     print(json.dumps({"wall": clock.wall, "cpu": clock.cpu, "losses": clock.losses}))

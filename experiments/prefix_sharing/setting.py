@@ -70,10 +70,10 @@ def compose(folder: Path, samples: int, further: list[str]) -> Config:
 def make(folder: Path, samples: int, layers: int) -> str:
     """Write everything; a line that says what it is."""
     config = compose(folder, samples, [])
-    corpus = sources.load(config.data, None)
+    corpus = sources.load_corpus(config.data, None)
     train = corpus.splits["train"]
     prompt = build_prompt(config.prompt, corpus.active, train)
-    known = sources.load(compose(folder, KNOWN, []).data, ["train"]).splits["train"]
+    known = sources.load_corpus(compose(folder, KNOWN, []).data, ["train"]).splits["train"]
     _write_model(folder / "model", prompt, known, layers)
     chat = ChatTokenizer(_load_tokenizer(folder / "model"), None)
     encoder = PromptEncoder(chat, prompt, config.encoding)

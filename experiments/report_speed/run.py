@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "helpers"))
 import browser
 
 from omniner.config import compose
-from omniner.corpus.sample import generate
-from omniner.corpus.taxonomy import load
+from omniner.corpus.sample import generate_sample
+from omniner.corpus.taxonomy import load_taxonomy
 from omniner.records import Entity, Prediction, Sentence
 from omniner.report import run_page, tables
 from omniner.score.results import ScoreResult
@@ -87,9 +87,11 @@ def answers(sentences: Sequence[Sentence], wrong: float, seed: int) -> list[Pred
 
 
 def scored(count: int, wrong: float, seed: int) -> ScoreResult:
-    sentences = [replace(s, id=f"test-{n}") for n, s in enumerate(generate({"test": count}, seed)["test"])]
+    sentences = [replace(s, id=f"test-{n}") for n, s in enumerate(generate_sample({"test": count}, seed)["test"])]
     settings = compose.load(["metrics.bootstrap=0"])
-    return score(sentences, answers(sentences, wrong, seed), settings.metrics, settings.errta, load("omniner2025"))
+    return score(
+        sentences, answers(sentences, wrong, seed), settings.metrics, settings.errta, load_taxonomy("omniner2025")
+    )
 
 
 def page_of(result: ScoreResult, examples: int) -> tuple[str, float]:

@@ -24,7 +24,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from omniner.config.groups import ErrtaConfig, MetricsConfig
-from omniner.corpus.sample import generate
+from omniner.corpus.sample import generate_sample
 from omniner.files import write_text
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
 from omniner.report import tables
@@ -107,7 +107,7 @@ class Work:
     """The sentences, their predictions with and without offsets, and the files to read them from."""
 
     def __init__(self, count: int, peers: int, folder: Path) -> None:
-        self.sentences = generate({"test": count}, 7)["test"]
+        self.sentences = generate_sample({"test": count}, 7)["test"]
         rng = random.Random(13)
         categories = sorted({entity.category for sentence in self.sentences for entity in sentence.entities})
         self.categories = categories

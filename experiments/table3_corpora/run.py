@@ -17,9 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from omniner.config import compose
 from omniner.corpus import taxonomy
-from omniner.corpus.sample import generate
-from omniner.corpus.stats.measure import measure
-from omniner.corpus.stats.verdicts import Surveyed, judge
+from omniner.corpus.sample import generate_sample
+from omniner.corpus.stats.measure import measure_corpus
+from omniner.corpus.stats.verdicts import SurveyedCorpus, run_checks
 from omniner.report import corpus_tables
 
 SIZE = {"train": 156454, "dev": 19557, "test": 19557}
@@ -36,14 +36,14 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = compose.load(["task=stats"]).stats
     start = time.process_time()
-    splits = generate({split: round(arguments.share * count) for split, count in SIZE.items()}, 42)
+    splits = generate_sample({split: round(arguments.share * count) for split, count in SIZE.items()}, 42)
     print(f"generated: {time.process_time() - start:.2f} CPU s, peak {memory()} MiB")
     start = time.process_time()
-    statistics = measure("sample", splits, settings)
+    statistics = measure_corpus("sample", splits, settings)
     for step, seconds in statistics.seconds.items():
         print(f"  {step}: {seconds:.2f}")
-    surveyed = Surveyed(statistics, "", [], taxonomy.load(taxonomy.OFFICIAL), 510, settings)
-    verdicts = {"sample": judge(surveyed)}
+    surveyed = SurveyedCorpus(statistics, "", [], taxonomy.load_taxonomy(taxonomy.OFFICIAL), 510, settings)
+    verdicts = {"sample": run_checks(surveyed)}
     corpus_tables.build([surveyed], verdicts, settings)
     print(f"measured, judged, tabulated: {time.process_time() - start:.2f} CPU s, peak {memory()} MiB")
     near = statistics.near

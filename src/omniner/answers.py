@@ -59,7 +59,7 @@ _BARE_END = re.compile(r"[\[\](){}（），,:：\n\"“”]")
 _NEXT_ITEM = re.compile(r"\]\s*[,，]\s*\[")
 
 
-class Parsed(NamedTuple):
+class ParsedAnswer(NamedTuple):
     """What was read: `status` is ok | repaired | failed; `reason` says why it is not `ok`."""
 
     pairs: list[Pair]
@@ -67,10 +67,10 @@ class Parsed(NamedTuple):
     reason: str
 
 
-def parse_answer(text: str) -> Parsed:
+def parse_answer(text: str) -> ParsedAnswer:
     """Read a model's answer; never raises."""
     if len(text) > MAX_CHARS:
-        return Parsed([], "failed", f"longer than {MAX_CHARS} characters")
+        return ParsedAnswer([], "failed", f"longer than {MAX_CHARS} characters")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -78,7 +78,7 @@ def parse_answer(text: str) -> Parsed:
     if type(value) is list:
         pairs = strict_pairs(value)
         if pairs is not None:
-            return Parsed(pairs, "ok", "")
+            return ParsedAnswer(pairs, "ok", "")
     return _judge(*_pairs_of(value, 0), closed=True, why="JSON, but not a list of pairs")
 
 
@@ -92,7 +92,7 @@ def strict_pairs(value: list[Any]) -> list[Pair] | None:
     return pairs
 
 
-def _recover(text: str, why: str) -> Parsed:
+def _recover(text: str, why: str) -> ParsedAnswer:
     """Scan for lists and objects; the first stretch of them that holds pairs is the answer."""
     pairs: list[Pair] = []
     unread, closed, end = 0, False, 0
@@ -102,7 +102,7 @@ def _recover(text: str, why: str) -> Parsed:
         try:
             value, end, whole = _scan(text, start.start())
         except RecursionError:
-            return Parsed([], "failed", f"nested more than {MAX_DEPTH} deep")
+            return ParsedAnswer([], "failed", f"nested more than {MAX_DEPTH} deep")
         found, bad = _pairs_of(value, 0)
         pairs += found
         unread += bad if found else 0
@@ -110,11 +110,11 @@ def _recover(text: str, why: str) -> Parsed:
     return _judge(pairs, unread, closed, why if text.strip() else "empty answer")
 
 
-def _judge(pairs: list[Pair], unread: int, closed: bool, why: str) -> Parsed:
+def _judge(pairs: list[Pair], unread: int, closed: bool, why: str) -> ParsedAnswer:
     """`closed`: a complete empty list counts as an answer."""
     if pairs or (closed and not unread):
-        return Parsed(pairs, "repaired", f"{why}; {unread} items unread" if unread else why)
-    return Parsed([], "failed", why)
+        return ParsedAnswer(pairs, "repaired", f"{why}; {unread} items unread" if unread else why)
+    return ParsedAnswer([], "failed", why)
 
 
 def _pairs_of(value: Any, depth: int) -> tuple[list[Pair], int]:
@@ -316,7 +316,7 @@ def write_answer(entities: Iterable[Entity], style: str) -> str:
     return json.dumps([entity[:2] for entity in entities], ensure_ascii=False, separators=STYLES[style])
 
 
-def to_prediction(sentence: Sentence, raw: str, prompt_sha: str, engine: str) -> Prediction:
+def prediction_from_answer(sentence: Sentence, raw: str, prompt_sha: str, engine: str) -> Prediction:
     """Read a model's answer about a sentence; never raises.
 
     A surface that does not stand in the text keeps no offsets. One that does, but is listed more often than it occurs
@@ -338,7 +338,7 @@ def _spelt_as_in(text: str, surface: str) -> str:
     """
     if not surface or surface in text or unicodedata.is_normalized("NFC", text):
         return surface
-    whole, wanted, places = _nfc(text), _nfc(surface), seams(text)
+    whole, wanted, places = _nfc(text), _nfc(surface), nfc_boundaries(text)
     for found in re.finditer(f"(?={re.escape(wanted)})", whole):
         first, last = places.get(found.start()), places.get(found.start() + len(wanted))
         if first is not None and last is not None:
@@ -347,7 +347,7 @@ def _spelt_as_in(text: str, surface: str) -> str:
 
 
 @lru_cache(maxsize=16)
-def seams(text: str) -> dict[int, int]:
+def nfc_boundaries(text: str) -> dict[int, int]:
     """Where a text can be parted without changing its normal form: place in the normal form -> place in the text."""
     whole = _nfc(text)
     return {len(_nfc(text[:at])): at for at in range(len(text) + 1) if _nfc(text[:at]) + _nfc(text[at:]) == whole}

@@ -17,11 +17,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from omniner.errors import UserError
+from omniner.records import to_line
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -146,6 +147,13 @@ def write_text(path: str | Path, text: str) -> Path:
 def write_json(path: str | Path, value: Any) -> Path:
     """Write indented JSON, Chinese readable, whole or not at all; NaN is refused."""
     return write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def write_json_lines(path: str | Path, items: Iterable[Mapping[str, Any]]) -> Path:
+    """Write JSON lines, Chinese readable, whole or not at all."""
+    with writing(path) as file:
+        file.writelines(f"{to_line(item)}\n" for item in items)
+    return Path(path)
 
 
 def read_json(path: str | Path) -> Any:

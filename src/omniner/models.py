@@ -201,7 +201,7 @@ def _untrained(config: Config, dtype: torch.dtype) -> CausalModel:
     """The model of the configuration as it is, asked about the categories of the corpus."""
     if not isinstance(config.model, CausalConfig):
         raise UserError("checkpoint", "a tagger must be trained before it can predict", "Set checkpoint=<path>.")
-    corpus = sources.load(config.data, ["train"])
+    corpus = sources.load_corpus(config.data, ["train"])
     train = corpus.splits["train"]
     prompt = build_prompt(config.prompt, corpus.active, train)
     # adapters that have learnt nothing would only cost time; 4-bit weights may be what makes a model fit

@@ -10,7 +10,7 @@ import pytest
 
 from omniner import tracking
 from omniner.config import compose
-from omniner.corpus.sample import generate
+from omniner.corpus.sample import generate_sample
 from omniner.files import write_json, write_text
 from omniner.records import Sentence, sentence_to_json, to_line
 from tests.e2e.conftest import folder_of, omniner
@@ -53,7 +53,7 @@ def finished(cwd: Path, sentences: list[Sentence], found: int, name: str, *overr
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     cwd = tmp_path_factory.mktemp("compare")
-    sentences = generate({"test": 60}, 5)["test"]
+    sentences = generate_sample({"test": 60}, 5)["test"]
     human = write_text(cwd / "human.jsonl", lines(sentences, 3))
     first = finished(cwd, sentences, 2, "first")
     return Runs(cwd, first, finished(cwd, sentences, 2, "second", "trainer.batch_size=8"), human)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 DATA = TINY[0]
 CHECK = ["task=check", *(item for item in TINY_CAUSAL if not item.startswith("data")), DATA, "prompt=errta"]
 NOTE = json.dumps({"cause": "没有看上下文", "rule": "先通读整句再标注", "doubtful": []}, ensure_ascii=False)
-OMNINER2025 = taxonomy.load("omniner2025")
+OMNINER2025 = taxonomy.load_taxonomy("omniner2025")
 VERDICT = json.dumps({"verdict": "usual", "reason": "通常如此"}, ensure_ascii=False)
 
 

@@ -34,7 +34,7 @@ def rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     made = made_up_guidance.guidance(60)
     lessons.write_guidance(tmp_path / "guidance.json", made)
     config = compose.load([*SEARCH, DATA, "decoding=openai", "decoding.url=http://x/v1"])
-    corpus = sources.load(config.data, ["train"])
+    corpus = sources.load_corpus(config.data, ["train"])
     first, *_ = prompt_errors.write_errors_text(made, config.prompt, corpus.active, len).numbers
     return made.lessons[first - 1].note.rule["zh"]
 
@@ -45,7 +45,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_a_server_is_asked_by_runs_that_belong_to_the_search(rule: str, tmp_path: Path) -> None:
 
-    splits = sources.load(compose.load([DATA]).data, ["dev", "test"]).splits
+    splits = sources.load_corpus(compose.load([DATA]).data, ["dev", "test"]).splits
     both = [*splits["dev"], *splits["test"]]
     gold = {sentence.text: write_answer(sentence.entities, "official") for sentence in both}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from omniner.corpus.taxonomy import load, primary_of
+from omniner.corpus.taxonomy import load_taxonomy, primary_of
 from omniner.records import Entity, Issue, Prediction, Sentence
 from omniner.score.error_types import error_types
 from omniner.score.metrics import compare
@@ -33,7 +33,7 @@ TYPES = [entry.name for entry in error_types("span")]
 def result(sentences: int, error_rate: float = 0.4, seed: int = 0, categories: list[str] | None = None) -> ScoreResult:
     """A run on `sentences` made-up sentences; `error_rate` of the entities go wrong."""
     rng = random.Random(seed)
-    names = categories or list(load("omniner2025").categories)
+    names = categories or list(load_taxonomy("omniner2025").categories)
     weights = [1 / (i + 2) for i in range(len(names))]
     gold: dict[str, Sentence] = {}
     predicted: dict[str, Prediction] = {}

@@ -12,7 +12,7 @@ from omniner.config.groups import PromptConfig
 from omniner.corpus import taxonomy
 from omniner.records import Entity, Sentence
 
-CATEGORIES = taxonomy.load("omniner2025").categories
+CATEGORIES = taxonomy.load_taxonomy("omniner2025").categories
 SHIPPED = ("base", "errta", "fewshot")
 
 

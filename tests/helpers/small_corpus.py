@@ -36,7 +36,7 @@ def _sentence(chance: random.Random, name: str) -> Sentence:
 
 def corpus(train: int, dev: int) -> Corpus:
     splits = {"train": sentences(train, 1, "train"), "dev": sentences(dev, 2, "dev"), "test": sentences(30, 3, "test")}
-    return Corpus("small", splits, taxonomy.flat("small", list(SURFACES)))
+    return Corpus("small", splits, taxonomy.flat_taxonomy("small", list(SURFACES)))
 
 
 SMALL = {

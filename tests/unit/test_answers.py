@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omniner.answers import STYLES, check_style, to_prediction, write_answer
+from omniner.answers import STYLES, check_style, prediction_from_answer, write_answer
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 
@@ -20,7 +20,7 @@ STYLE = st.sampled_from(list(STYLES))
 
 
 def read(text: str, raw: str) -> list[Entity]:
-    return to_prediction(Sentence("s", text), raw, "sha", "hf").entities
+    return prediction_from_answer(Sentence("s", text), raw, "sha", "hf").entities
 
 
 @st.composite
@@ -57,7 +57,7 @@ def test_reading_order_repeats_and_unknown_places() -> None:
 @given(sentence=labelled(), style=STYLE)
 def test_what_is_written_comes_back(sentence: Sentence, style: str) -> None:
     raw = write_answer(sentence.entities, style)
-    prediction = to_prediction(sentence, raw, "sha", "hf")
+    prediction = prediction_from_answer(sentence, raw, "sha", "hf")
     assert (prediction.parse, prediction.raw, prediction.prompt_sha, prediction.engine) == ("ok", raw, "sha", "hf")
     assert {e[:2] for e in prediction.entities} == {e[:2] for e in sentence.entities}
     placed = [entity for entity in prediction.entities if entity.start is not None]
@@ -111,7 +111,7 @@ def test_what_is_not_in_the_text_keeps_no_place() -> None:
 
 def test_repeats_share_a_place_or_are_dropped() -> None:
     raw = '[["北京", "地点"], ["北京", "机构"], ["北京", "地点"]]'
-    prediction = to_prediction(Sentence("s", "去北京"), raw, "", "")
+    prediction = prediction_from_answer(Sentence("s", "去北京"), raw, "", "")
     assert prediction.entities == [Entity("北京", "地点", 1, 3), Entity("北京", "机构", 1, 3)]
     assert (prediction.parse, prediction.reason) == ("ok", "1 repeated entities dropped")
 
@@ -127,7 +127,7 @@ def test_repeats_share_a_place_or_are_dropped() -> None:
     ],
 )
 def test_broken_answers(raw: str, entities: list[Entity], parse: str) -> None:
-    prediction = to_prediction(Sentence("s", "去北京"), raw, "", "")
+    prediction = prediction_from_answer(Sentence("s", "去北京"), raw, "", "")
     assert (prediction.entities, prediction.parse) == (entities, parse)
     assert bool(prediction.reason) == (parse != "ok")
 

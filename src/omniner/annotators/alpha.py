@@ -37,12 +37,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from omniner.corpus.votes import Proposal
+from omniner.corpus.adjudication import Annotation
 
 Pattern = tuple[Hashable | None, ...]  # the label of each annotator; None: did not label the unit
 
 
-class Cells(NamedTuple):
+class SparseTable(NamedTuple):
     """A table `[posts, width]` of integers without its zeros."""
 
     posts: int
@@ -79,7 +79,7 @@ class Cells(NamedTuple):
 _WORTH = 16  # times that looking up a value costs what a product in a matrix does
 
 
-class Tally:
+class UnitTally:
     """Units of a corpus, collected post by post."""
 
     def __init__(self, annotators: int) -> None:
@@ -99,7 +99,7 @@ class Tally:
             totals[number] += weight
         return {pattern: totals[number] for pattern, number in self._number.items()}
 
-    def tables(self, posts: int) -> tuple[Cells, Cells]:
+    def tables(self, posts: int) -> tuple[SparseTable, SparseTable]:
         """`[posts, 1 + labels]` for alpha and `[posts, 2 + labels]` for kappa."""
         labels = list(dict.fromkeys(label for pattern in self._number for label in pattern if label is not None))
         column = {label: place for place, label in enumerate(labels)}
@@ -122,7 +122,7 @@ class Tally:
         squares = sum(n * n for n in counts.values())
         return [(0, squares), (1, 1), *((2 + column[label], n) for label, n in counts.items() if label is not None)]
 
-    def _table(self, rows: Sequence[Sequence[tuple[int, int]]], posts: int, width: int) -> Cells:
+    def _table(self, rows: Sequence[Sequence[tuple[int, int]]], posts: int, width: int) -> SparseTable:
         sizes = np.array([len(row) for row in rows], dtype=np.int64)
         keys = np.fromiter(chain.from_iterable(self._weights), np.int64, 2 * len(self._weights)).reshape(-1, 2)
         weights = np.fromiter(self._weights.values(), np.int64, len(self._weights))
@@ -133,7 +133,7 @@ class Tally:
         cells = flat[np.repeat(first[keys[:, 1]], each) + steps]
         places, of = np.unique(np.repeat(keys[:, 0], each) * width + cells[:, 0], return_inverse=True)
         values = np.bincount(of, np.repeat(weights, each) * cells[:, 1], len(places)).astype(np.float64)
-        return Cells(posts, width, places // width, places % width, values)
+        return SparseTable(posts, width, places // width, places % width, values)
 
     def alpha(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         """`[...]` of Krippendorff's alpha from sums `[..., 1 + labels]`."""
@@ -187,19 +187,19 @@ class Units(NamedTuple):
 _NONE = Units(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
-def units_of(
-    lengths: Iterable[int], proposals: Iterable[Sequence[Proposal | None]], annotators: int
+def collect_units(
+    lengths: Iterable[int], annotations: Iterable[Sequence[Annotation | None]], annotators: int
 ) -> tuple[int, list[dict[str, Units]]]:
     """The characters of the common text, and of each annotator the units by category.
 
     Args:
         lengths: of the texts of the sentences, in characters.
-        proposals: what each annotator says of them; a sentence with a None is left out.
+        annotations: what each annotator says of them; a sentence with a None is left out.
         annotators: how many there are.
     """
     whole = 0
     bounds: list[dict[str, array[int]]] = [{} for _ in range(annotators)]
-    for length, given in zip(lengths, proposals, strict=True):
+    for length, given in zip(lengths, annotations, strict=True):
         if None in given:
             continue
         for table, one in zip(bounds, given, strict=True):

@@ -28,9 +28,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from omniner.annotators.alpha import Cells, Pattern, Tally, alpha_unitizing, binary_alphas, units_of
+from omniner.annotators.alpha import Pattern, SparseTable, UnitTally, alpha_unitizing, binary_alphas, collect_units
 from omniner.config.groups import AgreementConfig
-from omniner.corpus.votes import Item, Proposal
+from omniner.corpus.adjudication import AnnotatedSentence, Annotation
 from omniner.records import Entity, Issue
 from omniner.score import errta
 from omniner.score.metrics import compare
@@ -38,7 +38,7 @@ from omniner.score.resampling import post_numbers
 from omniner.score.results import ErrtaResult
 
 
-class CategoryRow(NamedTuple):
+class CategoryAgreement(NamedTuple):
     """One category: what all pairs together make of it."""
 
     name: str
@@ -50,7 +50,7 @@ class CategoryRow(NamedTuple):
 
 
 @dataclass
-class SurfaceRow:
+class SurfaceAgreement:
     """One surface: how often its span was marked by anyone, and how often not all said the same of it."""
 
     surface: str
@@ -70,53 +70,55 @@ class Agreement:
     posts: int
     resampled: str  # posts | sentences
     settings: AgreementConfig
-    figures: dict[str, Figure]
-    categories: list[CategoryRow]
-    surfaces: list[SurfaceRow]  # most disputed first
+    figures: dict[str, Estimate]
+    categories: list[CategoryAgreement]
+    surfaces: list[SurfaceAgreement]  # most disputed first
     errors: dict[tuple[str, str], ErrtaResult]  # the first of the pair stands for gold
     texts: dict[str, str]  # of the sentences, by id
     issues: list[Issue]
 
 
-def measure(names: Sequence[str], items: Sequence[Item], settings: AgreementConfig) -> Agreement:
+def measure_agreement(names: Sequence[str], items: Sequence[AnnotatedSentence], settings: AgreementConfig) -> Agreement:
     """Measure the agreement of two or more annotators."""
     issues: list[Issue] = []
-    proposals = [_placed(item, names, issues) for item in items]
+    annotations = [_placed(item, names, issues) for item in items]
     numbers = post_numbers([item.sentence for item in items])
     posts = 1 + max(numbers, default=-1)
-    characters, spans = Tally(len(names)), Tally(len(names))
-    surfaces: dict[str, SurfaceRow] = {}
-    for item, given, post in zip(items, proposals, numbers, strict=True):
+    characters, spans = UnitTally(len(names)), UnitTally(len(names))
+    surfaces: dict[str, SurfaceAgreement] = {}
+    for item, given, post in zip(items, annotations, numbers, strict=True):
         for pattern, length in character_patterns(len(item.sentence.text), given):
             characters.add(post, pattern, length)
         for (start, end), pattern in span_patterns(given).items():
             spans.add(post, pattern, 1)
             _note(surfaces, item.sentence.text[start:end], pattern)
-    pairs = _pair_table(proposals, numbers, posts, len(names))
-    unitizing, by_category = alpha_unitizing(*units_of((len(i.sentence.text) for i in items), proposals, len(names)))
-    found = figures(names, posts, characters, spans, pairs, settings)
+    pairs = _pair_table(annotations, numbers, posts, len(names))
+    unitizing, by_category = alpha_unitizing(
+        *collect_units((len(i.sentence.text) for i in items), annotations, len(names))
+    )
+    found = estimate_all(names, posts, characters, spans, pairs, settings)
     return Agreement(
         names=list(names),
         sentences=len(items),
-        complete=sum(None not in given for given in proposals),
+        complete=sum(None not in given for given in annotations),
         posts=posts,
         resampled="posts" if any(item.sentence.post_id for item in items) else "sentences",
         settings=settings,
-        figures=found | {"alpha.unitizing": Figure(unitizing, math.nan, math.nan)},
-        categories=_categories(proposals, characters.patterns(), spans.patterns(), by_category),
+        figures=found | {"alpha.unitizing": Estimate(unitizing, math.nan, math.nan)},
+        categories=_categories(annotations, characters.patterns(), spans.patterns(), by_category),
         surfaces=sorted(surfaces.values(), key=lambda row: (-row.disputed, -row.seen, row.surface)),
-        errors=_errors(names, items, proposals),
+        errors=_errors(names, items, annotations),
         texts={item.sentence.id: item.sentence.text for item in items},
         issues=issues,
     )
 
 
-def _placed(item: Item, names: Sequence[str], issues: list[Issue]) -> tuple[Proposal | None, ...]:
-    """The proposals without entities that have no place."""
-    if not any(entity[2] is None for given in item.proposals if given for entity in given):
-        return item.proposals
-    found: list[Proposal | None] = []
-    for name, given in zip(names, item.proposals, strict=True):
+def _placed(item: AnnotatedSentence, names: Sequence[str], issues: list[Issue]) -> tuple[Annotation | None, ...]:
+    """The annotations without entities that have no place."""
+    if not any(entity[2] is None for given in item.annotations if given for entity in given):
+        return item.annotations
+    found: list[Annotation | None] = []
+    for name, given in zip(names, item.annotations, strict=True):
         if given is None:
             found.append(None)
             continue
@@ -126,11 +128,11 @@ def _placed(item: Item, names: Sequence[str], issues: list[Issue]) -> tuple[Prop
     return tuple(found)
 
 
-def _places(given: Proposal) -> list[tuple[int, int, str]]:
+def _places(given: Annotation) -> list[tuple[int, int, str]]:
     return [(start, end, name) for _, name, start, end in given if start is not None and end is not None]
 
 
-def character_patterns(length: int, given: Sequence[Proposal | None]) -> list[tuple[Pattern, int]]:
+def character_patterns(length: int, given: Sequence[Annotation | None]) -> list[tuple[Pattern, int]]:
     """The labels of a sentence's characters, as stretches of equal ones.
 
     A label is the tuple of the categories that cover the character, in name order; `()` where none does.
@@ -151,7 +153,7 @@ def character_patterns(length: int, given: Sequence[Proposal | None]) -> list[tu
     ]
 
 
-def span_patterns(given: Sequence[Proposal | None]) -> dict[tuple[int, int], Pattern]:
+def span_patterns(given: Sequence[Annotation | None]) -> dict[tuple[int, int], Pattern]:
     """Every span that anyone marked, with the categories that each annotator gave it (`()`: not marked)."""
     tables: list[dict[tuple[int, int], tuple[str, ...]] | None] = []
     for one in given:
@@ -164,18 +166,18 @@ def span_patterns(given: Sequence[Proposal | None]) -> dict[tuple[int, int], Pat
     return {span: tuple(None if table is None else table.get(span, ()) for table in tables) for span in spans}
 
 
-def _note(surfaces: dict[str, SurfaceRow], surface: str, pattern: Pattern) -> None:
+def _note(surfaces: dict[str, SurfaceAgreement], surface: str, pattern: Pattern) -> None:
     labels = [label for label in pattern if isinstance(label, tuple)]
     if len(labels) < 2:
         return
-    row = surfaces.setdefault(surface, SurfaceRow(surface))
+    row = surfaces.setdefault(surface, SurfaceAgreement(surface))
     row.seen += 1
     if len(set(labels)) > 1:
         row.disputed += 1
         row.labels.update("+".join(label) for label in labels)
 
 
-def pair_counts(one: Proposal, other: Proposal) -> list[int]:
+def pair_counts(one: Annotation, other: Annotation) -> list[int]:
     """`[strict matches, entities, entities of the other, equal places, places, places of the other, entities that
     overlap one of the other with their category, the same of the other]`."""
     if one == other:
@@ -187,7 +189,7 @@ def pair_counts(one: Proposal, other: Proposal) -> list[int]:
     return [strict, len(one), len(other), len(ours & theirs), len(ours), len(theirs), *touched]
 
 
-def _touched(one: Proposal, other: Proposal) -> int:
+def _touched(one: Annotation, other: Annotation) -> int:
     there = _places(other)
     return sum(
         any(name == theirs and start < stop and begin < end for begin, stop, theirs in there)
@@ -196,12 +198,12 @@ def _touched(one: Proposal, other: Proposal) -> int:
 
 
 def _pair_table(
-    proposals: Sequence[Sequence[Proposal | None]], numbers: Sequence[int], posts: int, annotators: int
+    annotations: Sequence[Sequence[Annotation | None]], numbers: Sequence[int], posts: int, annotators: int
 ) -> NDArray[np.int64]:
     """`[posts, pairs, 8]` of `pair_counts`; sentences that one of the two has not labelled are left out."""
     pairs = list(combinations(range(annotators), 2))
     table = np.zeros((posts, len(pairs), 8), dtype=np.int64)
-    for given, post in zip(proposals, numbers, strict=True):
+    for given, post in zip(annotations, numbers, strict=True):
         for index, (first, second) in enumerate(pairs):
             one, other = given[first], given[second]
             if one is not None and other is not None and (one or other):
@@ -210,15 +212,15 @@ def _pair_table(
 
 
 def _categories(
-    proposals: Sequence[Sequence[Proposal | None]],
+    annotations: Sequence[Sequence[Annotation | None]],
     characters: dict[Pattern, int],
     spans: dict[Pattern, int],
     unitizing: Mapping[str, float],
-) -> list[CategoryRow]:
-    annotators = len(proposals[0]) if proposals else 0
+) -> list[CategoryAgreement]:
+    annotators = len(annotations[0]) if annotations else 0
     mentions = [Counter[str]() for _ in range(annotators)]
     same, given_by_two = Counter[str](), Counter[str]()
-    for given in proposals:
+    for given in annotations:
         for counter, one in zip(mentions, given, strict=True):
             counter.update(entity[1] for entity in one or ())
         for one, other in combinations([one for one in given if one is not None], 2):
@@ -227,7 +229,7 @@ def _categories(
             given_by_two.update(key[0] for keys in (ours, theirs) for key in keys)
     of_characters, of_spans = binary_alphas(characters), binary_alphas(spans)
     return [
-        CategoryRow(
+        CategoryAgreement(
             name,
             tuple(counter[name] for counter in mentions),
             2 * same[name] / given_by_two[name] if given_by_two[name] else math.nan,
@@ -238,14 +240,14 @@ def _categories(
 
 
 def _errors(
-    names: Sequence[str], items: Sequence[Item], proposals: Sequence[Sequence[Proposal | None]]
+    names: Sequence[str], items: Sequence[AnnotatedSentence], annotations: Sequence[Sequence[Annotation | None]]
 ) -> dict[tuple[str, str], ErrtaResult]:
     """ERRTA of every pair, the first of the two in the place of gold."""
     found = {}
     for first, second in combinations(range(len(names)), 2):
         both = [
             (item, one, other)
-            for item, given in zip(items, proposals, strict=True)
+            for item, given in zip(items, annotations, strict=True)
             if (one := given[first]) is not None and (other := given[second]) is not None
         ]
         ids, texts = [item.sentence.id for item, _, _ in both], [item.sentence.text for item, _, _ in both]
@@ -274,7 +276,7 @@ _CHUNK = 64  # draws at a time: 64 x 65,000 posts x 8 bytes = 33 MB
 _COLUMNS = {"strict": (0, 1, 2), "boundary": (3, 4, 5), "relaxed": (6, 7, 1, 2)}
 
 
-class Figure(NamedTuple):
+class Estimate(NamedTuple):
     """A figure with the bounds of its interval; NaN where it is undefined."""
 
     value: float
@@ -282,18 +284,18 @@ class Figure(NamedTuple):
     high: float
 
 
-def figures(
+def estimate_all(
     names: Sequence[str],
     posts: int,
-    characters: Tally,
-    spans: Tally,
+    characters: UnitTally,
+    spans: UnitTally,
     pairs: NDArray[np.int64],
     settings: AgreementConfig,
-) -> dict[str, Figure]:
+) -> dict[str, Estimate]:
     """Every figure with its interval; all see the same draws of posts."""
     draws = partial(_weights, posts, settings)
     alpha, kappa = characters.tables(posts)
-    parts: list[tuple[Cells, str, Formula]] = [
+    parts: list[tuple[SparseTable, str, Formula]] = [
         (alpha, "alpha.characters", characters.alpha),
         (spans.tables(posts)[0], "alpha.spans", spans.alpha),
         (kappa, "kappa.characters", characters.kappa),
@@ -323,15 +325,15 @@ def _weights(posts: int, settings: AgreementConfig) -> Iterator[NDArray[np.float
         yield weights
 
 
-def _figure(value: float, drawn: Sequence[NDArray[np.float64]], settings: AgreementConfig) -> Figure:
+def _figure(value: float, drawn: Sequence[NDArray[np.float64]], settings: AgreementConfig) -> Estimate:
     """The value with the interval that its draws give; draws in which it is undefined are left out."""
     samples = np.concatenate([*map(np.atleast_1d, drawn), np.empty(0)])
     samples = samples[~np.isnan(samples)]
     if math.isnan(value) or not len(samples):
-        return Figure(value, math.nan, math.nan)
+        return Estimate(value, math.nan, math.nan)
     tail = (1 - settings.confidence) / 2
     low, high = np.quantile(samples, [tail, 1 - tail])
-    return Figure(value, float(low), float(high))
+    return Estimate(value, float(low), float(high))
 
 
 def pair_f1(sums: NDArray[np.float64], kind: str) -> NDArray[np.float64]:

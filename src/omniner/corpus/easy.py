@@ -16,16 +16,16 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from omniner.corpus.adjudication import AnnotatedSentence, Annotation, Decision, annotation_of
 from omniner.corpus.align import align
-from omniner.corpus.votes import Decision, Item, Proposal, in_order
 from omniner.records import Entity, Issue, Prediction, Sentence, entity_to_json, sentence_to_json
 
-NAMES = ("gold", "models")  # whose proposals the expert sees
+QUEUE_NAMES = ("gold", "models")  # whose proposals the expert sees
 _UNITS: dict[str, Callable[[Entity], Any]] = {"pair": itemgetter(0, 1), "span": itemgetter(1, 2, 3)}
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ReviewedSentence:
     """What became of one sentence.
 
     Attributes:
@@ -40,11 +40,11 @@ class Verdict:
 
     sentence: Sentence
     fold: int
-    answers: tuple[Proposal | None, ...]
+    answers: tuple[Annotation | None, ...]
     right: int
     doubt: str = ""
-    missing: Proposal = ()
-    extra: Proposal = ()
+    missing: Annotation = ()
+    extra: Annotation = ()
 
     @property
     def is_easy(self) -> bool:
@@ -52,10 +52,10 @@ class Verdict:
         return self.right == len(self.answers)
 
     @property
-    def proposed(self) -> Proposal:
+    def proposed(self) -> Annotation:
         """The entities as the models would have them where they agree, and gold elsewhere."""
         left = [entity for entity in self.sentence.entities if entity not in self.missing]
-        return in_order([*left, *self.extra])
+        return annotation_of([*left, *self.extra])
 
     @property
     def difference(self) -> tuple[tuple[str, str], ...]:
@@ -70,9 +70,9 @@ class Verdict:
         return {"id": self.sentence.id, "fold": self.fold + 1, "right": self.right, "answers": said, "verdict": what}
 
 
-def judge(
+def review(
     sentences: Sequence[Sentence], folds: Sequence[int], opinions: Sequence[Mapping[str, Prediction]], unit: str
-) -> list[Verdict]:
+) -> list[ReviewedSentence]:
     """Compare what the models say with gold.
 
     Args:
@@ -87,7 +87,7 @@ def judge(
 
 def _judge(
     sentence: Sentence, fold: int, opinions: Sequence[Mapping[str, Prediction]], key: Callable[[Entity], Any]
-) -> Verdict:
+) -> ReviewedSentence:
     answers = tuple(
         _readable(said.get(sentence.id)) for number, said in enumerate(opinions) if number != fold
     )  # fmt: skip
@@ -96,7 +96,7 @@ def _judge(
     right = said.count(gold)
     read = [one for one in said if one is not None]
     if len(read) < len(said) or right == len(said):
-        return Verdict(sentence, fold, answers, right)
+        return ReviewedSentence(sentence, fold, answers, right)
     common, given = set.intersection(*read), set.union(*read)
     # In the unit `pair` a key may stand for several mentions: the places of what is extra are those of the first model.
     extra = [entity for entity in answers[0] or () if key(entity) in common - gold]
@@ -107,8 +107,8 @@ def _judge(
         certain = [entity for entity in sentence.entities if entity not in missing]
         extra = [entity for entity in extra if not any(_meet(entity, other) for other in certain)]
     if not extra and doubt == "mention":
-        return Verdict(sentence, fold, answers, right)
-    return Verdict(sentence, fold, answers, right, doubt, in_order(missing), in_order(extra))
+        return ReviewedSentence(sentence, fold, answers, right)
+    return ReviewedSentence(sentence, fold, answers, right, doubt, annotation_of(missing), annotation_of(extra))
 
 
 def _meet(one: Entity, other: Entity) -> bool:
@@ -118,11 +118,11 @@ def _meet(one: Entity, other: Entity) -> bool:
     return one.start < other.end and other.start < one.end
 
 
-def _readable(prediction: Prediction | None) -> Proposal | None:
-    return None if prediction is None or prediction.parse == "failed" else in_order(prediction.entities)
+def _readable(prediction: Prediction | None) -> Annotation | None:
+    return None if prediction is None or prediction.parse == "failed" else annotation_of(prediction.entities)
 
 
-def unanswered(verdicts: Iterable[Verdict]) -> list[Issue]:
+def missing_answer_issues(verdicts: Iterable[ReviewedSentence]) -> list[Issue]:
     """An issue for each sentence of which some model says nothing that can be read: it is kept, whatever others say."""
     return [
         Issue(
@@ -135,10 +135,10 @@ def unanswered(verdicts: Iterable[Verdict]) -> list[Issue]:
     ]
 
 
-class Suspect(NamedTuple):
+class ContradictedLabel(NamedTuple):
     """A verdict whose label is doubted, and how many sentences have this difference."""
 
-    verdict: Verdict
+    verdict: ReviewedSentence
     times: int
 
     def to_json(self) -> dict[str, Any]:
@@ -154,22 +154,22 @@ class Suspect(NamedTuple):
     def to_decision(self) -> Decision:
         """For the expert's queue: gold and the models side by side, surfaces of a generative model with a place."""
         sentence = self.verdict.sentence
-        sides = in_order(sentence.entities), self.verdict.proposed
-        item = Item(replace(sentence, entities=[]), tuple(_placed(sentence.text, side) for side in sides))
+        sides = annotation_of(sentence.entities), self.verdict.proposed
+        item = AnnotatedSentence(replace(sentence, entities=[]), tuple(_placed(sentence.text, side) for side in sides))
         return Decision(item, "queued", ())
 
 
-def _placed(text: str, entities: Proposal) -> Proposal:
+def _placed(text: str, entities: Annotation) -> Annotation:
     """The entities with a guessed place where they have none; those that are not in the text stay without."""
     bare = [entity for entity in entities if entity.start is None]
     known = [(entity.start, entity.end) for entity in entities if entity.start is not None and entity.end is not None]
     found = [entity for entity in entities if entity.start is not None]
     for entity, start in zip(bare, align(text, [entity.text for entity in bare], known), strict=True):
         found.append(entity if start is None else entity._replace(start=start, end=start + len(entity.text)))
-    return in_order(found)
+    return annotation_of(found)
 
 
-def suspects(verdicts: Iterable[Verdict]) -> list[Suspect]:
+def contradicted_labels(verdicts: Iterable[ReviewedSentence]) -> list[ContradictedLabel]:
     """The doubted sentences, the surest first.
 
     Sentences of which all models say the same come first, the most frequent difference at the top; then single
@@ -178,15 +178,15 @@ def suspects(verdicts: Iterable[Verdict]) -> list[Suspect]:
     found = [verdict for verdict in verdicts if verdict.doubt]
     times = Counter(verdict.difference for verdict in found)
 
-    def rank(one: Suspect) -> tuple[Any, ...]:
+    def rank(one: ContradictedLabel) -> tuple[Any, ...]:
         verdict, size = one.verdict, len(one.verdict.difference)
         by = (0, -one.times, size) if verdict.doubt == "sentence" else (1, size, -one.times)
         return (*by, verdict.difference, verdict.sentence.id)
 
-    return sorted((Suspect(verdict, times[verdict.difference]) for verdict in found), key=rank)
+    return sorted((ContradictedLabel(verdict, times[verdict.difference]) for verdict in found), key=rank)
 
 
-class Dropped(NamedTuple):
+class RareCategory(NamedTuple):
     """A category that too few of the kept mentions have, and its kept mentions by sentence: they are taken out."""
 
     category: str
@@ -194,16 +194,18 @@ class Dropped(NamedTuple):
     mentions: list[tuple[str, Entity]]  # sentence id, entity
 
 
-def without_rare(
+def drop_rare_categories(
     kept: Sequence[Sentence], whole: Iterable[Sentence], least: int
-) -> tuple[list[Sentence], list[Dropped]]:
+) -> tuple[list[Sentence], list[RareCategory]]:
     """The kept sentences without the categories of which they have fewer than `least` mentions, and those categories.
 
     A category that stood in the whole corpus and in no kept sentence is dropped, too.
     """
     before = Counter(entity.category for sentence in whole for entity in sentence.entities)
     after = Counter(entity.category for sentence in kept for entity in sentence.entities)
-    rare = {category: Dropped(category, before[category], []) for category in sorted(before) if after[category] < least}
+    rare = {
+        category: RareCategory(category, before[category], []) for category in sorted(before) if after[category] < least
+    }
     left = []
     for sentence in kept:
         for entity in sentence.entities:

@@ -109,7 +109,7 @@ class _File:
 
 
 @cache
-def load() -> Grammar:
+def load_grammar() -> Grammar:
     """Read and compile the packaged topics (once per process)."""
     folder = resources.files("omniner.corpus").joinpath("topics")
     texts = {entry.name.removesuffix(".txt"): entry.read_text("utf-8") for entry in folder.iterdir()}
@@ -230,7 +230,7 @@ Random = Callable[[], float]
 T = TypeVar("T")
 
 
-def generate(size: Mapping[str, int], seed: int) -> dict[str, list[Sentence]]:
+def generate_sample(size: Mapping[str, int], seed: int) -> dict[str, list[Sentence]]:
     """Invented sentences for each split of `size` (split name -> number of sentences), the same for a seed.
 
     Ids are `<split>-<number>`, `post_id` is `<split>-p<number>`; no post is in two splits.
@@ -256,7 +256,7 @@ def _split(split: str, count: int, draw: Random) -> list[Sentence]:
 @cache
 def _subjects() -> tuple[Topic, ...]:
     """Every topic as many times as its weight says."""
-    return tuple(topic for topic in load().topics for _ in range(topic.weight))
+    return tuple(topic for topic in load_grammar().topics for _ in range(topic.weight))
 
 
 def _post(draw: Random) -> Iterator[tuple[str, list[Entity], dict[str, Any]]]:
@@ -274,7 +274,7 @@ def _post(draw: Random) -> Iterator[tuple[str, list[Entity], dict[str, Any]]]:
 
 def _sentence(topic: Topic, fixed: dict[str, str], draw: Random) -> tuple[str, list[Entity]]:
     """One sentence: its text and its mentions from left to right."""
-    loaded = load()
+    loaded = load_grammar()
     words = loaded.words
     parts: list[str] = []
     entities: list[Entity] = []
@@ -343,7 +343,7 @@ def _fill(
 @cache
 def _sisters() -> dict[str, tuple[str, ...]]:
     """The other categories of each category's primary."""
-    official = taxonomy.load(taxonomy.OFFICIAL)
+    official = taxonomy.load_taxonomy(taxonomy.OFFICIAL)
     by_primary: dict[str, list[str]] = {}
     for category in official.categories:
         by_primary.setdefault(official.primary(category), []).append(category)

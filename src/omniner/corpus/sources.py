@@ -57,7 +57,7 @@ class Corpus:
         return self.taxonomy.active(self.splits["train"])
 
 
-def load(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
+def load_corpus(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
     """Read a corpus, cut dev from train where the config says so, and check its categories.
 
     Args:
@@ -79,9 +79,9 @@ def load(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
         raise UserError(*_too_many(corpus.issues))
     categories = (e.category for sentences in corpus.splits.values() for s in sentences for e in s.entities)
     if data.taxonomy == "flat":
-        corpus.taxonomy = taxonomy_module.flat(data.name, categories)
+        corpus.taxonomy = taxonomy_module.flat_taxonomy(data.name, categories)
     else:
-        corpus.taxonomy = taxonomy_module.load(data.taxonomy)
+        corpus.taxonomy = taxonomy_module.load_taxonomy(data.taxonomy)
         _check_categories(corpus, data)
     _assign(data, roles, corpus)
     if splits is not None:
@@ -142,9 +142,9 @@ def _published(data: DataConfig, roles: dict[str, str], splits: Sequence[str] | 
 
 
 def _generate(data: DataConfig, splits: Sequence[str], corpus: Corpus) -> None:
-    from omniner.corpus.sample import generate  # only this format pays for its word lists
+    from omniner.corpus.sample import generate_sample  # only this format pays for its word lists
 
-    corpus.splits.update(generate({name: data.size[name] for name in splits}, data.seed))
+    corpus.splits.update(generate_sample({name: data.size[name] for name in splits}, data.seed))
     digest = hashlib.sha256()
     for name, sentences in corpus.splits.items():
         for number, sentence in enumerate(sentences):
@@ -265,10 +265,10 @@ def _assign(data: DataConfig, roles: dict[str, str], corpus: Corpus) -> None:
     if data.report != "dev" and "dev" in _available(data):
         message = "data.dev_from_train cuts dev from train: the published dev split is not used"
         corpus.issues.append(Issue("unused-split", message))
-    corpus.splits["train"], corpus.splits["dev"] = cut(published["train"], data.dev_from_train, data.seed)
+    corpus.splits["train"], corpus.splits["dev"] = cut_by_post(published["train"], data.dev_from_train, data.seed)
 
 
-def cut(sentences: Sequence[Sentence], share: float, seed: int) -> tuple[list[Sentence], list[Sentence]]:
+def cut_by_post(sentences: Sequence[Sentence], share: float, seed: int) -> tuple[list[Sentence], list[Sentence]]:
     """`(rest, part)`: whole posts until the part holds `share` of the sentences, both in their old order.
 
     Posts are drawn in the order of a keyed hash of their id (of the text where there is none), so the draw is the same

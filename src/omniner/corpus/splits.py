@@ -83,7 +83,7 @@ def divide(
     Raises:
         UserError: there are fewer groups than parts, or so large ones that a part would stay empty.
     """
-    targets = sizes_of(len(sentences), list(shares.values()))
+    targets = split_sizes(len(sentences), list(shares.values()))
     posts = _posts(sentences)
     for level in TOGETHER if together == "auto" else (together,):
         found = _gather(sentences, posts, level)
@@ -105,7 +105,7 @@ def divide(
     return division
 
 
-def sizes_of(total: int, shares: Sequence[float]) -> list[int]:
+def split_sizes(total: int, shares: Sequence[float]) -> list[int]:
     """Whole numbers in the proportion of the shares that add up to `total`: the largest remainders are rounded up."""
     exact = [share * total for share in shares]
     sizes = [int(value + 1e-9) for value in exact]
@@ -154,7 +154,7 @@ def _ranked(sentences: Sequence[Sentence], posts: Sequence[str], found: Sequence
     return sorted(groups, key=lambda group: group.rank)
 
 
-def repeated(sentences: Sequence[Sentence], division: Division) -> list[Issue]:
+def repeated_text_issues(sentences: Sequence[Sentence], division: Division) -> list[Issue]:
     """An issue for each text that stands in several parts; there is none where texts stay together."""
     places: dict[str, set[int]] = defaultdict(set)
     first: dict[str, str] = {}
@@ -168,7 +168,7 @@ def repeated(sentences: Sequence[Sentence], division: Division) -> list[Issue]:
     ]
 
 
-def absent(sentences: Sequence[Sentence], division: Division) -> list[Issue]:
+def absent_category_issues(sentences: Sequence[Sentence], division: Division) -> list[Issue]:
     """An issue for each category that some part lacks, with how many groups could have been dealt out."""
     held: dict[str, set[int]] = defaultdict(set)
     groups: Counter[str] = Counter()

@@ -72,7 +72,7 @@ class Taxonomy:
         return difflib.get_close_matches(name, self.categories, n=count, cutoff=0.5)
 
 
-def load(name: str) -> Taxonomy:
+def load_taxonomy(name: str) -> Taxonomy:
     """The packaged taxonomy of that name; an unknown name is a `UserError`."""
     if name != OFFICIAL:
         fix = f"Use {OFFICIAL}, or flat for the categories found in the files."
@@ -96,7 +96,7 @@ def _parse(name: str, text: str) -> Taxonomy:
     return Taxonomy(name, version, tuple(categories), english)
 
 
-def flat(name: str, categories: Iterable[str]) -> Taxonomy:
+def flat_taxonomy(name: str, categories: Iterable[str]) -> Taxonomy:
     """The taxonomy of a corpus that brings its own names: sorted, without English.
 
     Its version is a digest of the names, so that two runs can tell whether they used the same label set.
@@ -115,5 +115,5 @@ def active_categories(name: str, sentences: Sequence[Sentence]) -> list[str]:
     found = {entity.category for sentence in sentences for entity in sentence.entities}
     if not found:
         raise UserError("data", "the training split has no entity", "Choose labelled data.")
-    known = flat(name, found) if name == "flat" else load(name)
+    known = flat_taxonomy(name, found) if name == "flat" else load_taxonomy(name)
     return [*known.active(sentences), *sorted(found.difference(known.categories))]

@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omniner.answers import check_style, seams
+from omniner.answers import check_style, nfc_boundaries
 from omniner.errors import UserError
 from omniner.llm.automaton import (
     AFTER_PAIR,
@@ -290,7 +290,7 @@ def _composed(text: str) -> str:
     if unicodedata.is_normalized("NFC", text):
         return text
     whole = unicodedata.normalize("NFC", text)
-    return whole if len(seams(text)) == len(whole) + 1 else text
+    return whole if len(nfc_boundaries(text)) == len(whole) + 1 else text
 
 
 def _canonical(chat: ChatTokenizer, form: AnswerGrammar, spellings: Mapping[int, bytes]) -> dict[bytes, int]:

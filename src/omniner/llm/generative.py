@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from omniner.answers import to_prediction
+from omniner.answers import prediction_from_answer
 from omniner.config.groups import CausalConfig, Config, DecodingConfig, TrainerConfig
 from omniner.errors import Stopped, UserError
 from omniner.llm.adapters import build_optimizer
@@ -264,7 +264,7 @@ def predict_answers(
 
 
 def _prediction(answer: Answer, text: str, sha: str, name: str) -> Prediction:
-    prediction = to_prediction(Sentence(answer.id, text), answer.text, sha, name)
+    prediction = prediction_from_answer(Sentence(answer.id, text), answer.text, sha, name)
     if not answer.finished:
         prediction.reason = "; ".join(filter(None, (_CUT, prediction.reason)))
     return prediction

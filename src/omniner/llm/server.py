@@ -31,7 +31,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from omniner.answers import STYLES, strict_pairs, to_prediction
+from omniner.answers import STYLES, prediction_from_answer, strict_pairs
 from omniner.config.groups import DecodingConfig
 from omniner.errors import UserError
 from omniner.llm.client import ChatClient, ChatRequest, Refusal, Reply, ServerError
@@ -168,7 +168,7 @@ class _Asking:
     def _prediction(self, sentence: Sentence, reply: Reply) -> Prediction:
         guided = self.config.kind == "guided"
         text = entities_as_list(reply.text, self.prompt.answer) if guided else reply.text
-        prediction = to_prediction(sentence, text, self.prompt.sha, self.engine)
+        prediction = prediction_from_answer(sentence, text, self.prompt.sha, self.engine)
         if reply.finish == "length":
             prediction.reason = "; ".join(filter(None, (_CUT, prediction.reason)))
         elif guided and not self.out_of_form and not self._in_form(prediction):

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from omniner.annotators.reliability import F1_KINDS, Agreement, Figure
+from omniner.annotators.reliability import F1_KINDS, Agreement, Estimate
 from omniner.records import Entity
 from omniner.registry import ERROR_TYPES
 from omniner.report.tables import COUNT, NONE, SHARE, TEXT, Cell, Sheet, Table
 from omniner.score.error_types import error_types
-from omniner.score.human import SCORES, partial, rows_of, spread
+from omniner.score.human import SCORES, coverage_notes, human_rows, summarise_scores
 from omniner.score.results import ErrtaError, ScoreResult
 
 _EXAMPLES = 3  # surfaces named in one suggestion
@@ -85,7 +85,7 @@ def _cell(value: float) -> Cell:
     return NONE if math.isnan(value) else value
 
 
-def _with_bounds(figure: Figure) -> list[Cell]:
+def _with_bounds(figure: Estimate) -> list[Cell]:
     return [_cell(value) for value in figure]
 
 
@@ -186,14 +186,14 @@ def human_sheet(results: Mapping[str, ScoreResult], sentences: int) -> Sheet:
         sentences: of the whole gold.
     """
     rows: list[list[Cell]] = []
-    for name, scores in rows_of(results).items():
+    for name, scores in human_rows(results).items():
         cells: list[Cell] = [name, max(row.support for row in scores.values())]
         for place in range(3):  # precision, recall, F1
-            mean, deviation, lowest, highest = spread([row[place] for row in scores.values()])
+            mean, deviation, lowest, highest = summarise_scores([row[place] for row in scores.values()])
             cells += [mean, deviation, lowest, highest]
         rows.append([*cells, *(scores[one].f1 if one in scores else NONE for one in results)])
     columns = [f"{score}{what}" for score in SCORES for what in ("", "_deviation", "_lowest", "_highest")]
     names = [f"f1 {name}" for name in results]
     kinds = [TEXT, COUNT, *[SHARE] * (len(columns) + len(names))]
-    title = "; ".join(["Human performance: mean and spread over the annotators", *partial(results, sentences)])
+    title = "; ".join(["Human performance: mean and spread over the annotators", *coverage_notes(results, sentences)])
     return Sheet(title, Table(["primary", "support", *columns, *names], rows), kinds)

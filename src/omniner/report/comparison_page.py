@@ -149,7 +149,7 @@ def html(comparison: RunComparison, sheets: Mapping[str, Sheet], facts: CompareF
 def notes(comparison: RunComparison) -> list[str]:
     """What a reader must know before believing the tables."""
     settings = comparison.settings
-    partial = human.partial(comparison.people, comparison.sentences)
+    partial = human.coverage_notes(comparison.people, comparison.sentences)
     return [f"{line}: not what the runs are scored on." for line in partial] + [
         f"{versus.name}: {settings.permutations:,} permutations cannot make any of "
         f"{len(versus.significance.categories):,} categories significant at {settings.alpha:g} (smallest possible "
@@ -198,7 +198,7 @@ def _cards(comparison: RunComparison) -> list[tuple[str, str, str]]:
             note += f", p {shown(of[name].p_corrected, P)}"
         cards.append((name, f"F1 {shown(result.metrics.micro.f1, SHARE)}", note))
     if comparison.people:
-        people = human.spread([result.metrics.micro.f1 for result in comparison.people.values()])
+        people = human.summarise_scores([result.metrics.micro.f1 for result in comparison.people.values()])
         note = f"standard deviation {shown(people.deviation, SHARE)}, " if len(comparison.people) > 1 else ""
         cards.append((human.HUMAN, f"F1 {shown(people.mean, SHARE)}", f"{note}{len(comparison.people)} people"))
     return cards

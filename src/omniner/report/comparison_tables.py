@@ -58,7 +58,7 @@ def verdicts(comparison: RunComparison) -> list[str]:
 
 def human_verdict(comparison: RunComparison) -> str:
     """How well people do, and how far each run is from that."""
-    f1 = human.spread([result.metrics.micro.f1 for result in comparison.people.values()])
+    f1 = human.summarise_scores([result.metrics.micro.f1 for result in comparison.people.values()])
     runs = [f"{name} {shown(result.metrics.micro.f1 - f1.mean, POINTS)}" for name, result in comparison.results.items()]
     deviation = f", standard deviation {shown(f1.deviation, SHARE)}" if len(comparison.people) > 1 else ""
     return (
@@ -143,9 +143,9 @@ def _human_row(comparison: RunComparison) -> list[Cell]:
     """The mean of the people in the table of runs; their differences from the first run are not tested."""
     people = [result.metrics for result in comparison.people.values()]
     base = comparison.results[comparison.baseline].metrics
-    spreads = [human.spread([getattr(metrics.micro, name) for metrics in people]) for name in human.SCORES]
+    spreads = [human.summarise_scores([getattr(metrics.micro, name) for metrics in people]) for name in human.SCORES]
     differences = [found.mean - getattr(base.micro, name) for found, name in zip(spreads, human.SCORES, strict=True)]
-    spreads.append(human.spread([metrics.macro.f1 for metrics in people]))
+    spreads.append(human.summarise_scores([metrics.macro.f1 for metrics in people]))
     deviations: list[Cell] = [found.deviation if len(people) > 1 else NONE for found in spreads]
     return [human.HUMAN, *(found.mean for found in spreads), *deviations, *differences, *[NONE] * 5]
 
@@ -213,8 +213,8 @@ def _primaries(comparison: RunComparison) -> Sheet:
 def _human_cells(comparison: RunComparison) -> dict[str, list[Cell]]:
     """Mean and standard deviation of precision, recall and F1 over people, by primary; empty without people."""
     found: dict[str, list[Cell]] = {}
-    for name, rows in human.rows_of(comparison.people).items() if comparison.people else ():
-        spreads = [human.spread([getattr(row, score) for row in rows.values()]) for score in human.SCORES]
+    for name, rows in human.human_rows(comparison.people).items() if comparison.people else ():
+        spreads = [human.summarise_scores([getattr(row, score) for row in rows.values()]) for score in human.SCORES]
         found[name] = [cell for one in spreads for cell in (one.mean, one.deviation if len(rows) > 1 else NONE)]
     return found
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from omniner.corpus.stats.flat import Floats, Ints
-from omniner.corpus.stats.verdicts import FAILED, STATUSES, WARNED, Surveyed
+from omniner.corpus.stats.verdicts import FAILED, STATUSES, WARNED, SurveyedCorpus
 from omniner.records import storable
 from omniner.report import page
 from omniner.report import tables as printing
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, GREY)  # of the splits
 
 
-def figures(surveyed: Sequence[Surveyed]) -> dict[str, bytes]:
+def figures(surveyed: Sequence[SurveyedCorpus]) -> dict[str, bytes]:
     """The figures by name; a corpus without mentions has none of categories."""
     made: dict[str, bytes] = {}
     for one in surveyed:
@@ -49,7 +49,7 @@ def figures(surveyed: Sequence[Surveyed]) -> dict[str, bytes]:
     return made
 
 
-def _categories(figure: Figure, surveyed: Surveyed) -> None:
+def _categories(figure: Figure, surveyed: SurveyedCorpus) -> None:
     """Bars on a logarithmic axis, since counts differ by powers of ten."""
     from matplotlib.ticker import NullLocator
 
@@ -71,7 +71,7 @@ def _categories(figure: Figure, surveyed: Surveyed) -> None:
     ax.set_title(f"{label(statistics.name)}: {mentions:,} mentions of {categories:,} categories")
 
 
-def shares_by_length(surveyed: Surveyed, bins: int) -> tuple[Ints, dict[str, Floats]]:
+def shares_by_length(surveyed: SurveyedCorpus, bins: int) -> tuple[Ints, dict[str, Floats]]:
     """Edges of at most `bins` length classes in characters, and each split's share of sentences in each class.
 
     A class holds the lengths from its first edge up to the one before the next; each has as many whole numbers, or
@@ -89,7 +89,7 @@ def shares_by_length(surveyed: Surveyed, bins: int) -> tuple[Ints, dict[str, Flo
     return edges, shares
 
 
-def _lengths(figure: Figure, surveyed: Surveyed) -> None:
+def _lengths(figure: Figure, surveyed: SurveyedCorpus) -> None:
     ax = figure.subplots()
     edges, shares = shares_by_length(surveyed, 50)
     for number, (split, values) in enumerate(shares.items()):
@@ -130,7 +130,9 @@ _METHOD = [
 ]
 
 
-def html(name: str, created: str, surveyed: Sequence[Surveyed], verdicts: Verdicts, sheets: Mapping[str, Sheet]) -> str:
+def html(
+    name: str, created: str, surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts, sheets: Mapping[str, Sheet]
+) -> str:
     """The page of the run `name`, made at the time `created`."""
     parts = {
         "name": markup.escape(name),
@@ -158,7 +160,7 @@ def html(name: str, created: str, surveyed: Sequence[Surveyed], verdicts: Verdic
     return page.render("stats.html", parts, data, {"js": page.asset("page.js") + page.asset("stats.js")}, {})
 
 
-def _charts(surveyed: Surveyed) -> dict[str, Any]:
+def _charts(surveyed: SurveyedCorpus) -> dict[str, Any]:
     """Mentions by category, most first, and the lengths of sentences by split."""
     rows = sorted(surveyed.statistics.categories, key=lambda row: (-row.mentions, row.name))
     edges, shares = shares_by_length(surveyed, _BINS)
@@ -169,7 +171,7 @@ def _charts(surveyed: Surveyed) -> dict[str, Any]:
     }
 
 
-def _cards(surveyed: Sequence[Surveyed], verdicts: Verdicts) -> list[tuple[str, str, str]]:
+def _cards(surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts) -> list[tuple[str, str, str]]:
     cards = []
     for one in surveyed:
         flat = one.statistics.flat
@@ -181,12 +183,12 @@ def _cards(surveyed: Sequence[Surveyed], verdicts: Verdicts) -> list[tuple[str, 
     return cards
 
 
-def _method(surveyed: Sequence[Surveyed]) -> list[str]:
+def _method(surveyed: Sequence[SurveyedCorpus]) -> list[str]:
     settings = surveyed[0].settings
     return [line.format(near=settings.near, ngram=settings.ngram) for line in _METHOD]
 
 
-def markdown(name: str, surveyed: Sequence[Surveyed], verdicts: Verdicts, sheets: Mapping[str, Sheet]) -> str:
+def markdown(name: str, surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts, sheets: Mapping[str, Sheet]) -> str:
     """The same for reading and for version control, without the charts."""
     parts = [f"# {plain(name)}"]
     for one in surveyed:
@@ -198,7 +200,7 @@ def markdown(name: str, surveyed: Sequence[Surveyed], verdicts: Verdicts, sheets
     return storable("\n\n".join(parts) + "\n")
 
 
-def terminal(surveyed: Sequence[Surveyed], verdicts: Verdicts, sheets: Mapping[str, Sheet]) -> str:
+def terminal(surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts, sheets: Mapping[str, Sheet]) -> str:
     """Table 3 and a line for each check of each corpus."""
     lines = aligned(sheets["table3"])
     for one in surveyed:

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 from omniner.config.groups import StatsConfig
 from omniner.corpus.stats import texts as repeating
-from omniner.corpus.stats.measure import in_split, learnt_from, pairs_of_splits
-from omniner.corpus.stats.mentions import SAME, Overlap, Row
-from omniner.corpus.stats.verdicts import SKIPPED, Surveyed, Verdict
+from omniner.corpus.stats.measure import mentions_in_split, split_pairs, training_split
+from omniner.corpus.stats.mentions import SAME, CategoryStats, Overlap
+from omniner.corpus.stats.verdicts import SKIPPED, SurveyedCorpus, Verdict
 from omniner.corpus.taxonomy import primary_of
 from omniner.report.tables import COUNT, NONE, TEXT, Cell, Sheet, Table
 
@@ -31,7 +31,7 @@ Rows = Iterator[list[Cell]]
 _LONGEST = 160  # characters of a text in a table
 
 
-def tokens_of(surveyed: Surveyed) -> str:
+def tokens_of(surveyed: SurveyedCorpus) -> str:
     """What the tokens of a corpus are."""
     return "words" if surveyed.statistics.spaced else "characters"
 
@@ -41,17 +41,17 @@ def cut(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def _id(surveyed: Surveyed, sentence: int) -> str:
+def _id(surveyed: SurveyedCorpus, sentence: int) -> str:
     return surveyed.statistics.flat.sentences[sentence].id
 
 
-def _by_split(surveyed: Surveyed, counts: Sequence[int], splits: Sequence[str]) -> list[Cell]:
+def _by_split(surveyed: SurveyedCorpus, counts: Sequence[int], splits: Sequence[str]) -> list[Cell]:
     """Counts of this corpus's splits under the columns of all."""
     known = dict(zip(surveyed.statistics.flat.splits, counts, strict=True))
     return [known.get(split, NONE) for split in splits]
 
 
-def table3(surveyed: Surveyed, splits: Sequence[str]) -> Rows:
+def table3(surveyed: SurveyedCorpus, splits: Sequence[str]) -> Rows:
     """The corpus in one row."""
     statistics = surveyed.statistics
     texts = list(statistics.texts.values())
@@ -75,7 +75,7 @@ def verdicts(found: Sequence[Verdict]) -> Rows:
         yield [one.check, one.status, share, one.limit if math.isfinite(one.limit) else NONE, one.found, one.advice]
 
 
-def splits(surveyed: Surveyed) -> Rows:
+def splits(surveyed: SurveyedCorpus) -> Rows:
     """A row for each split."""
     for split, texts in surveyed.statistics.texts.items():
         labels = surveyed.statistics.labels[split]
@@ -92,7 +92,9 @@ def splits(surveyed: Surveyed) -> Rows:
         ]  # fmt: skip
 
 
-def categories(rows: Sequence[Row], surveyed: Surveyed, splits: Sequence[str], with_primary: bool) -> Rows:
+def categories(
+    rows: Sequence[CategoryStats], surveyed: SurveyedCorpus, splits: Sequence[str], with_primary: bool
+) -> Rows:
     """A row for each category, or for each primary, the most frequent first."""
     primaries = {row.name: primary_of(row.name) for row in surveyed.statistics.categories}
     if not with_primary and all(name == primary for name, primary in primaries.items()):
@@ -107,14 +109,14 @@ def categories(rows: Sequence[Row], surveyed: Surveyed, splits: Sequence[str], w
         ]  # fmt: skip
 
 
-def surfaces(surveyed: Surveyed) -> Rows:
+def surfaces(surveyed: SurveyedCorpus) -> Rows:
     """The most ambiguous surfaces."""
     for one in surveyed.statistics.surfaces:
         kinds = ", ".join(f"{name} {count:,}" for name, count in one.categories)
         yield [one.text, one.mentions, round(one.entropy, 3), kinds]
 
 
-def seen(surveyed: Surveyed) -> Rows:
+def seen(surveyed: SurveyedCorpus) -> Rows:
     """How much of each split train has."""
     for split, seen in surveyed.statistics.seen.items():
         if total := seen.mentions:
@@ -122,27 +124,27 @@ def seen(surveyed: Surveyed) -> Rows:
             yield [split, total, seen.surface, share, seen.pair, seen.pair / total, 1 - share]
 
 
-def leaks(surveyed: Surveyed) -> Rows:
+def leaks(surveyed: SurveyedCorpus) -> Rows:
     """A row for each two splits."""
     statistics = surveyed.statistics
-    for one, other in pairs_of_splits(statistics):
+    for one, other in split_pairs(statistics):
         total = max(statistics.texts[statistics.flat.splits[one]].sentences, 1)
-        count, texts = repeating.shared(statistics.counts, one, other)
+        count, texts = repeating.count_shared(statistics.counts, one, other)
         near: list[Cell] = [NONE, NONE]
         if statistics.near is not None:
-            nearly = repeating.near_shared(statistics.counts, statistics.near.similar, one, other)
+            nearly = repeating.count_near_shared(statistics.counts, statistics.near.similar, one, other)
             near = [nearly, nearly / total]
         yield [statistics.flat.splits[one], statistics.flat.splits[other], count, count / total, texts, *near]
 
 
-def _where(surveyed: Surveyed, text: int) -> str:
+def _where(surveyed: SurveyedCorpus, text: int) -> str:
     """In which splits a text stands, and how often."""
     counts = surveyed.statistics.counts[text]
     pairs = zip(surveyed.statistics.flat.splits, counts.tolist(), strict=True)
     return ", ".join(f"{split} {count:,}" if count > 1 else split for split, count in pairs if count)
 
 
-def near(surveyed: Surveyed) -> Rows:
+def near(surveyed: SurveyedCorpus) -> Rows:
     """Texts that are nearly the same."""
     texts = surveyed.statistics.flat.texts
     for pair in surveyed.statistics.near.examples if surveyed.statistics.near else ():
@@ -150,7 +152,7 @@ def near(surveyed: Surveyed) -> Rows:
         yield [pair.jaccard, *one, *other]
 
 
-def repeats(surveyed: Surveyed, top: int) -> Rows:
+def repeats(surveyed: SurveyedCorpus, top: int) -> Rows:
     """The texts that stand most often."""
     statistics = surveyed.statistics
     for text in repeating.most_repeated(statistics.counts, top).tolist():
@@ -158,7 +160,7 @@ def repeats(surveyed: Surveyed, top: int) -> Rows:
         yield [times, _where(surveyed, text), cut(statistics.flat.texts[text])]
 
 
-def disagreements(surveyed: Surveyed, top: int) -> Rows:
+def disagreements(surveyed: SurveyedCorpus, top: int) -> Rows:
     """Equal texts with different labels."""
     flat = surveyed.statistics.flat
     for one in surveyed.statistics.disagreements[:top]:
@@ -170,14 +172,14 @@ def disagreements(surveyed: Surveyed, top: int) -> Rows:
         yield [sum(one.counts), cut(flat.texts[one.text]), cut("; ".join(labels)), cut(ids)]
 
 
-def posts(surveyed: Surveyed, top: int) -> Rows:
+def posts(surveyed: SurveyedCorpus, top: int) -> Rows:
     """Posts in two splits or more."""
     flat = surveyed.statistics.flat
     for sentence, splits in surveyed.statistics.split_posts[:top]:
         yield [str(flat.sentences[sentence].post_id), ", ".join(flat.splits[split] for split in splits)]
 
 
-def overlaps(surveyed: Surveyed, top: int) -> Rows:
+def overlaps(surveyed: SurveyedCorpus, top: int) -> Rows:
     """Mentions over one another, by their categories."""
     flat = surveyed.statistics.flat
     counts: Counter[tuple[str, str, str]] = Counter()
@@ -193,7 +195,7 @@ def overlaps(surveyed: Surveyed, top: int) -> Rows:
         yield [*key, count, cut(example), _id(surveyed, int(flat.owner[first[key].outer]))]
 
 
-def edges(surveyed: Surveyed, top: int) -> Rows:
+def edges(surveyed: SurveyedCorpus, top: int) -> Rows:
     """Surfaces with something at an end that does not belong there."""
     flat = surveyed.statistics.flat
     for kind, mentions in surveyed.statistics.edges.items():
@@ -205,32 +207,32 @@ def edges(surveyed: Surveyed, top: int) -> Rows:
             yield [kind, cut(flat.surfaces[surface]), flat.categories[category], count, _id(surveyed, sentence)]
 
 
-def gaps(surveyed: Surveyed, splits: Sequence[str], rare: int) -> Rows:
+def gaps(surveyed: SurveyedCorpus, splits: Sequence[str], rare: int) -> Rows:
     """Categories that are rare or absent somewhere."""
     statistics = surveyed.statistics
     labelled = [number for number, one in enumerate(statistics.labels.values()) if one.labeled]
-    base = learnt_from(statistics)
-    counts = in_split(statistics, base) if base else {}
+    base = training_split(statistics)
+    counts = mentions_in_split(statistics, base) if base else {}
     for row in statistics.categories:
         few = base is not None and counts[row.name] < rare
         if few or any(not row.by_split[number] for number in labelled):
             yield [row.name, *_by_split(surveyed, row.by_split, splits)]
 
 
-def odd(surveyed: Surveyed) -> Rows:
+def odd(surveyed: SurveyedCorpus) -> Rows:
     """The odd characters."""
     for odd in surveyed.statistics.odd:
         name = unicodedata.name(chr(odd.point), "no name")
         yield [f"U+{odd.point:04X}", name, odd.kind, odd.times, odd.sentences, _id(surveyed, odd.example)]
 
 
-def emoji(surveyed: Surveyed, top: int) -> Rows:
+def emoji(surveyed: SurveyedCorpus, top: int) -> Rows:
     """The most frequent emoji."""
     for emoji, count in surveyed.statistics.emoji[:top]:
         yield [emoji, count]
 
 
-def outliers(surveyed: Surveyed, top: int) -> Rows:
+def outliers(surveyed: SurveyedCorpus, top: int) -> Rows:
     """The longest of the far too long sentences."""
     flat = surveyed.statistics.flat
     for one in surveyed.statistics.outliers[:top]:
@@ -239,7 +241,7 @@ def outliers(surveyed: Surveyed, top: int) -> Rows:
         yield [split, one.length, round(one.fence, 1), sentence.id, cut(sentence.text)]
 
 
-def issues(surveyed: Surveyed) -> Rows:
+def issues(surveyed: SurveyedCorpus) -> Rows:
     """Issues by code, with the first of each."""
     first: dict[str, str] = {}
     for issue in surveyed.issues:
@@ -273,16 +275,16 @@ class _Plan(NamedTuple):
 
     title: str
     columns: str
-    rows: Callable[[Surveyed, _Asked], Rows]
+    rows: Callable[[SurveyedCorpus, _Asked], Rows]
 
 
-def build(corpora: Sequence[Surveyed], verdicts: Verdicts, settings: StatsConfig) -> dict[str, Sheet]:
+def build(corpora: Sequence[SurveyedCorpus], verdicts: Verdicts, settings: StatsConfig) -> dict[str, Sheet]:
     """All sheets by name; those without a row are there, too."""
     asked = _Asked(split_names(corpora), verdicts, settings)
     return {name: _sheet(corpora, plan, asked) for name, plan in _SHEETS.items()}
 
 
-def _sheet(corpora: Sequence[Surveyed], plan: _Plan, asked: _Asked) -> Sheet:
+def _sheet(corpora: Sequence[SurveyedCorpus], plan: _Plan, asked: _Asked) -> Sheet:
     names, kinds = ["corpus"], [TEXT]
     for column in plan.columns.split():
         name, _, kind = column.partition(":")
@@ -293,7 +295,7 @@ def _sheet(corpora: Sequence[Surveyed], plan: _Plan, asked: _Asked) -> Sheet:
     return Sheet(plan.title.format(rare=asked.settings.rare), Table(names, cells), kinds)
 
 
-def split_names(corpora: Sequence[Surveyed]) -> list[str]:
+def split_names(corpora: Sequence[SurveyedCorpus]) -> list[str]:
     """The splits of any corpus: train, dev and test first."""
     met = dict.fromkeys(split for one in corpora for split in one.statistics.flat.splits)
     return [*(name for name in _FIRST if name in met), *(name for name in met if name not in _FIRST)]
@@ -402,7 +404,7 @@ _SHEETS = {
 }
 
 
-def figures(surveyed: Surveyed) -> dict[str, float]:
+def figures(surveyed: SurveyedCorpus) -> dict[str, float]:
     """The main figures of a corpus by name, for runs to be compared by."""
     statistics = surveyed.statistics
     texts, labels = statistics.texts.values(), statistics.labels.values()
@@ -435,12 +437,12 @@ def figures(surveyed: Surveyed) -> dict[str, float]:
     return values
 
 
-def to_json(corpora: Sequence[Surveyed], verdicts: Verdicts) -> dict[str, Any]:
+def to_json(corpora: Sequence[SurveyedCorpus], verdicts: Verdicts) -> dict[str, Any]:
     """Everything as JSON object; examples are in the tables."""
     return {"corpora": {one.statistics.name: _corpus_json(one, verdicts[one.statistics.name]) for one in corpora}}
 
 
-def _corpus_json(surveyed: Surveyed, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def _corpus_json(surveyed: SurveyedCorpus, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     statistics = surveyed.statistics
     return {
         "about": surveyed.about,
@@ -462,10 +464,10 @@ def _corpus_json(surveyed: Surveyed, verdicts: Sequence[Verdict]) -> dict[str, A
     }
 
 
-def _labels_json(surveyed: Surveyed, split: str) -> dict[str, Any]:
+def _labels_json(surveyed: SurveyedCorpus, split: str) -> dict[str, Any]:
     labels = surveyed.statistics.labels[split]
     return {name: getattr(labels, name) for name in ("labeled", "bare", "entities", "placed", "categories", "involved")}
 
 
-def _row_json(row: Row, surveyed: Surveyed) -> dict[str, Any]:
+def _row_json(row: CategoryStats, surveyed: SurveyedCorpus) -> dict[str, Any]:
     return {**row._asdict(), "by_split": dict(zip(surveyed.statistics.flat.splits, row.by_split, strict=True))}

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omniner.corpus.easy import Dropped, Suspect, Verdict
+from omniner.corpus.easy import ContradictedLabel, RareCategory, ReviewedSentence
 from omniner.corpus.splits import Division
 from omniner.corpus.taxonomy import primary_of
 from omniner.records import Sentence, entity_to_json
@@ -30,10 +30,10 @@ SCORES = ("precision", "recall", "f1")
 class Filtered:
     """All that a filter found: `folds` has the scores of each fold's model on the others, by metric name."""
 
-    verdicts: list[Verdict]
+    verdicts: list[ReviewedSentence]
     kept: list[Sentence]
-    dropped: list[Dropped]
-    suspects: list[Suspect]
+    dropped: list[RareCategory]
+    suspects: list[ContradictedLabel]
     folds: list[Mapping[str, float]]
     unit: str
     together: str
@@ -84,7 +84,7 @@ def filter_json(filtered: Filtered) -> dict[str, Any]:
     }
 
 
-def dropped_to_json(dropped: Iterable[Dropped]) -> list[dict[str, Any]]:
+def dropped_to_json(dropped: Iterable[RareCategory]) -> list[dict[str, Any]]:
     """The lines of `dropped.jsonl`: every mention that was taken out of the kept sentences."""
     return [{"id": id, **entity_to_json(entity)} for one in dropped for id, entity in one.mentions]
 

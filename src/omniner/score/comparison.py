@@ -95,7 +95,7 @@ class RunComparison:
             "signature": self.signature,
             "runs": {name: result.to_json() for name, result in self.results.items()},
             "people": {name: result.to_json() for name, result in self.people.items()},
-            "human": human.to_json(self.people) if self.people else None,
+            "human": human.human_json(self.people) if self.people else None,
             "against_baseline": {
                 versus.name: {
                     "figures": {name: row._asdict() for name, row in versus.significance.figures.items()},

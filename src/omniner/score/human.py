@@ -39,7 +39,7 @@ class Spread(NamedTuple):
     highest: float
 
 
-def predictions_of(
+def human_predictions(
     name: str, sentences: Sequence[Sentence], gold: Sequence[Sentence]
 ) -> tuple[list[Prediction], list[Issue]]:
     """A person's labels of the gold sentences; labels of another text, or none at all, are issues instead.
@@ -68,13 +68,13 @@ def _by_text(sentences: Sequence[Sentence], gold: Sequence[Sentence]) -> list[Se
     return [replace(one, id=ids[one.text]) for one in sentences if one.text in ids and theirs[one.text] == 1]
 
 
-def labelled(gold: Sequence[Sentence], predictions: Sequence[Prediction]) -> list[Sentence]:
+def labelled_gold(gold: Sequence[Sentence], predictions: Sequence[Prediction]) -> list[Sentence]:
     """The gold sentences that a person has labelled: those that they are scored on."""
     done = {prediction.id for prediction in predictions}
     return [sentence for sentence in gold if sentence.id in done]
 
 
-def partial(results: Mapping[str, ScoreResult], sentences: int) -> list[str]:
+def coverage_notes(results: Mapping[str, ScoreResult], sentences: int) -> list[str]:
     """For each person who has not labelled all of so many gold sentences, what they are scored on."""
     return [
         f"{name} labelled {len(result.predictions):,} of {sentences:,} sentences and is scored on those alone"
@@ -83,13 +83,13 @@ def partial(results: Mapping[str, ScoreResult], sentences: int) -> list[str]:
     ]
 
 
-def spread(values: Sequence[float]) -> Spread:
+def summarise_scores(values: Sequence[float]) -> Spread:
     """Mean and spread of one score over people."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return Spread(statistics.fmean(values), deviation, min(values), max(values))
 
 
-def rows_of(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, ScoreRow]]:
+def human_rows(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, ScoreRow]]:
     """The whole and every primary -> the score of each person; a primary only of those who met or marked it."""
     found = {MICRO: {name: result.metrics.micro for name, result in results.items()}}
     found[MACRO] = {name: result.metrics.macro for name, result in results.items()}
@@ -99,9 +99,9 @@ def rows_of(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, ScoreRow]
     return found
 
 
-def to_json(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, dict[str, float]]]:
+def human_json(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, dict[str, float]]]:
     """The whole and every primary -> score -> mean and spread over the people."""
     return {
-        name: {score: spread([getattr(row, score) for row in rows.values()])._asdict() for score in SCORES}
-        for name, rows in rows_of(results).items()
+        name: {score: summarise_scores([getattr(row, score) for row in rows.values()])._asdict() for score in SCORES}
+        for name, rows in human_rows(results).items()
     }

@@ -16,9 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from omniner.config.groups import AdjudicateConfig
-from omniner.corpus import queue, sources, votes
+from omniner.corpus import adjudication, sources
+from omniner.corpus.adjudication import (
+    OUTCOMES,
+    AnnotatedSentence,
+    Decision,
+    PracticeScore,
+    annotation_of,
+    decide,
+    match_annotators,
+    quorum_of,
+)
 from omniner.corpus.formats import jsonl
-from omniner.corpus.votes import HOW, Decision, Item, Trial, decide, in_order, match, quorum_of
 from omniner.errors import UserError
 from omniner.files import writing
 from omniner.records import Issue, is_unlabeled, to_line
@@ -40,17 +49,17 @@ def _adjudicate(context: Context) -> None:
     config = context.config
     people, issues = agreement.read(context)
     names = [one.name for one in people]
-    items, found = match(names, [one.sentences for one in people])
+    items, found = match_annotators(names, [one.sentences for one in people])
     issues += found
-    trials: list[Trial] = []
+    trials: list[PracticeScore] = []
     practice: dict[str, Decision] = {}
     if config.practice:
         names, items, trials, practice, found = _qualify(config.adjudicate, Path(config.practice), names, items)
         issues += found
     decisions = [practice.get(item.sentence.id) or decide(item) for item in items]
     if config.expert:
-        answers, found = queue.read_answers(Path(config.expert))
-        decisions, more = queue.answered(decisions, answers)
+        answers, found = adjudication.read_expert_answers(Path(config.expert))
+        decisions, more = adjudication.apply_expert_answers(decisions, answers)
         issues += found + more
     issues += _write(context, names, decisions)
     _report(context, names, decisions, trials)
@@ -58,12 +67,12 @@ def _adjudicate(context: Context) -> None:
 
 
 def _qualify(
-    settings: AdjudicateConfig, path: Path, names: list[str], items: list[Item]
-) -> tuple[list[str], list[Item], list[Trial], dict[str, Decision], list[Issue]]:
+    settings: AdjudicateConfig, path: Path, names: list[str], items: list[AnnotatedSentence]
+) -> tuple[list[str], list[AnnotatedSentence], list[PracticeScore], dict[str, Decision], list[Issue]]:
     """Who takes part, their items, how all did, and the decisions of the practice sentences: their gold."""
     gold, issues = sources.read_sentences(path)
     gold = [sentence for sentence in gold if not is_unlabeled(sentence)]
-    trials, found = votes.hold(names, items, gold)
+    trials, found = adjudication.score_practice(names, items, gold)
     if not trials or not trials[0].sentences:
         fix = "Name the gold of sentences that the annotators labelled, with the same ids and texts."
         raise UserError("practice", f"{path} shares no sentence with the annotators' files", fix)
@@ -83,9 +92,9 @@ def _qualify(
         fix = "A vote needs two: train the annotators again, or lower adjudicate.qualify."
         raise UserError("adjudicate.qualify", f"{len(keep)} annotators qualify ({listed})", fix)
     answers = {sentence.id: sentence for sentence in gold}
-    kept = [replace(item, proposals=tuple(item.proposals[number] for number in keep)) for item in items]
+    kept = [replace(item, annotations=tuple(item.annotations[number] for number in keep)) for item in items]
     practice = {
-        item.sentence.id: Decision(item, "practice", in_order(answers[item.sentence.id].entities))
+        item.sentence.id: Decision(item, "practice", annotation_of(answers[item.sentence.id].entities))
         for item in kept
         if item.sentence.id in answers and answers[item.sentence.id].text == item.sentence.text
     }
@@ -97,7 +106,7 @@ def _write(context: Context, names: Sequence[str], decisions: Sequence[Decision]
     done = (decision for decision in decisions if decision.how != "queued")
     sentences = [replace(one.item.sentence, entities=list(one.entities)) for one in done]
     jsonl.write(folder / "gold.jsonl", sentences)
-    issues = queue.write(folder / "queue.json", decisions, names, _categories(decisions))
+    issues = adjudication.write_queue(folder / "queue.json", decisions, names, _categories(decisions))
     with writing(folder / "decisions.jsonl") as file:
         file.writelines(f"{to_line(decision.to_json(names))}\n" for decision in decisions)
     for name in ("gold.jsonl", "queue.json", "queue.xml", "decisions.jsonl"):
@@ -107,28 +116,30 @@ def _write(context: Context, names: Sequence[str], decisions: Sequence[Decision]
 
 def _categories(decisions: Iterable[Decision]) -> list[str]:
     """All that anyone gave: the expert may choose any of them."""
-    found = {entity.category for one in decisions for given in one.item.proposals if given for entity in given}
+    found = {entity.category for one in decisions for given in one.item.annotations if given for entity in given}
     return sorted(found | {entity.category for one in decisions for entity in one.entities})
 
 
-def _report(context: Context, names: Sequence[str], decisions: Sequence[Decision], trials: Sequence[Trial]) -> None:
+def _report(
+    context: Context, names: Sequence[str], decisions: Sequence[Decision], trials: Sequence[PracticeScore]
+) -> None:
     how = Counter(decision.how for decision in decisions)
     counts: dict[str, Any] = {
         "annotators": list(names),
         "quorum": quorum_of(len(names)),
         "sentences": len(decisions),
         "decided": len(decisions) - how["queued"],
-        "how": {name: how[name] for name in HOW},
+        "how": {name: how[name] for name in OUTCOMES},
         "entities": sum(len(decision.entities) for decision in decisions),
         "qualification": [trial.to_json() for trial in trials],
     }
     context.publish_json("counts.json", counts)
-    values: dict[str, float] = {f"adjudicate/{name}": how[name] for name in HOW}
+    values: dict[str, float] = {f"adjudicate/{name}": how[name] for name in OUTCOMES}
     values |= {"adjudicate/sentences": len(decisions), "adjudicate/entities": counts["entities"]}
     values |= {f"adjudicate/practice_f1/{trial.name}": trial.f1 for trial in trials}
     context.run.metrics(values)
     context.run.tags({"adjudicate.annotators": ", ".join(names)})
-    print(f"{len(decisions):,} sentences: " + ", ".join(f"{name} {how[name]:,}" for name in HOW if how[name]))
+    print(f"{len(decisions):,} sentences: " + ", ".join(f"{name} {how[name]:,}" for name in OUTCOMES if how[name]))
     if how["queued"]:
         print(f"for the expert: {context.folder / 'queue.json'}; then the same command with expert=<export>")
 

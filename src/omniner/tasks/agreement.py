@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 from omniner.annotators import reliability
 from omniner.annotators.reliability import Agreement
 from omniner.corpus import sources
+from omniner.corpus.adjudication import match_annotators
 from omniner.corpus.formats import jsonl
-from omniner.corpus.votes import match
 from omniner.errors import UserError
 from omniner.files import make_folder, writing
 from omniner.records import Issue, Prediction, Sentence, content_digest, is_unlabeled, prediction_to_json, to_line
@@ -45,11 +45,11 @@ def run(context: Context) -> None:
     with collector_paused():
         people, issues = read(context)
         names = [one.name for one in people]
-        items, found = match(names, [one.sentences for one in people])
+        items, found = match_annotators(names, [one.sentences for one in people])
         issues += found
         if not config.gold:
             people = []  # the items hold all that is still needed
-        agreement = reliability.measure(names, items, config.agreement)
+        agreement = reliability.measure_agreement(names, items, config.agreement)
         issues += agreement.issues
         sheets = annotator_tables.build(agreement)
     results: dict[str, ScoreResult] = {}
@@ -58,7 +58,7 @@ def run(context: Context) -> None:
         results, sentences, met = _human(context, people, Path(config.gold))
         issues += met
         sheets["human"] = annotator_tables.human_sheet(results, sentences)
-        verdicts += [_human_verdict(results), *human.partial(results, sentences)]
+        verdicts += [_human_verdict(results), *human.coverage_notes(results, sentences)]
     _publish(context, agreement, sheets, results, verdicts)
     context.publish_issues(issues)
     print("\n".join(verdicts))
@@ -76,11 +76,11 @@ def _human(
     jsonl.write(folder / "gold.jsonl", gold)
     results = {}
     for one in people:
-        predictions, met = human.predictions_of(one.name, one.sentences, gold)
+        predictions, met = human.human_predictions(one.name, one.sentences, gold)
         if not predictions:
             raise UserError("gold", f"{one.name} has labelled none of its sentences", "Name the gold of these files.")
         _write(folder / f"{one.name}.jsonl", predictions)
-        theirs = human.labelled(gold, predictions)
+        theirs = human.labelled_gold(gold, predictions)
         results[one.name] = score(theirs, predictions, context.config.metrics, context.config.errta, None)
         issues += met + [issue._replace(message=f"{one.name}: {issue.message}") for issue in results[one.name].issues]
     context.run.files(folder, "human")
@@ -106,8 +106,8 @@ def _publish(
         if (value := annotator_tables.number(figure.value)) is not None
     }
     if results:
-        content["human"] = human.to_json(results)
-        f1 = human.spread([result.metrics.micro.f1 for result in results.values()])
+        content["human"] = human.human_json(results)
+        f1 = human.summarise_scores([result.metrics.micro.f1 for result in results.values()])
         values |= {"human/f1": f1.mean, "human/f1_deviation": f1.deviation}
         values |= {f"human/f1/{name}": result.metrics.micro.f1 for name, result in results.items()}
     context.run.metrics(values)
@@ -141,7 +141,7 @@ def _verdicts(agreement: Agreement) -> list[str]:
 
 
 def _human_verdict(results: Mapping[str, ScoreResult]) -> str:
-    f1 = human.spread([result.metrics.micro.f1 for result in results.values()])
+    f1 = human.summarise_scores([result.metrics.micro.f1 for result in results.values()])
     return f"human F1: mean {shown(f1.mean, SHARE)}, standard deviation {shown(f1.deviation, SHARE)}"
 
 

@@ -49,7 +49,7 @@ def run(context: Context) -> None:
     from omniner.taggers.tagger import TaggerModule
 
     config = context.config
-    corpus = sources.load(config.data, None)
+    corpus = sources.load_corpus(config.data, None)
     context.publish_corpus(corpus)
     train = corpus.splits["train"]
     if isinstance(config.model, CausalConfig):

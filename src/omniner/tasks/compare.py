@@ -86,12 +86,12 @@ def _people(context: Context, gold: Sequence[Sentence]) -> tuple[list[Contender]
     people, issues = agreement.read(context)
     contenders = []
     for one in people:
-        predictions, met = human.predictions_of(one.name, one.sentences, gold)
+        predictions, met = human.human_predictions(one.name, one.sentences, gold)
         if not predictions:
             found = f"{one.path} has labels of none of the {len(gold):,} sentences that the runs were tested on"
             raise UserError("annotators", found, "Name labels of the test set, with its ids or its texts.")
         issues += met
-        contenders.append(Contender(one.name, human.labelled(gold, predictions), predictions))
+        contenders.append(Contender(one.name, human.labelled_gold(gold, predictions), predictions))
     return contenders, issues
 
 
@@ -124,7 +124,7 @@ def _metrics(comparison: RunComparison) -> dict[str, float]:
         values[f"compare/{name}/macro_f1"] = result.metrics.macro.f1
         values[f"compare/{name}/errors"] = sum(count.errors for count in result.errta.by_type.values())
     if comparison.people:
-        for figure, found in human.to_json(comparison.people)[human.MICRO].items():
+        for figure, found in human.human_json(comparison.people)[human.MICRO].items():
             values[f"compare/{human.HUMAN}/{figure}"] = found["mean"]
             values[f"compare/{human.HUMAN}/{figure}_deviation"] = found["deviation"]
     for versus in comparison.versus:

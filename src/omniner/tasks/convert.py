@@ -85,10 +85,10 @@ def _corpus(context: Context, target: str, output: Path) -> None:
     if config.input:
         parts, issues = _from_input(Path(config.input), output, format.suffix)
         train = [sentence for sentences in parts.values() for sentence in sentences]
-        names = taxonomy.flat(output.stem, (entity.category for item in train for entity in item.entities))
+        names = taxonomy.flat_taxonomy(output.stem, (entity.category for item in train for entity in item.entities))
         corpus = Corpus(output.stem, {"train": train}, names, issues)
     else:
-        corpus = sources.load(config.data, None)
+        corpus = sources.load_corpus(config.data, None)
         context.publish_corpus(corpus)
         parts = {output / f"{corpus.name}_{split}{format.suffix}": items for split, items in corpus.splits.items()}
         issues, train = list(corpus.issues), corpus.splits["train"]

@@ -21,12 +21,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from omniner.config.groups import Config, DataConfig
-from omniner.corpus import easy, queue, splits
+from omniner.corpus import adjudication, easy, splits
 from omniner.corpus.formats import jsonl
-from omniner.corpus.formats.fields import write_lines
 from omniner.corpus.splits import Division
 from omniner.errors import UserError
-from omniner.files import make_folder, read_json, whole_lines, write_json, writing_folder
+from omniner.files import make_folder, read_json, whole_lines, write_json, write_json_lines, writing_folder
 from omniner.records import Issue, Prediction, Sentence
 from omniner.report import curation_tables
 from omniner.report.curation_tables import Filtered
@@ -63,12 +62,16 @@ def run(context: Context) -> None:
     opinions = [_predictions(outcomes[name].folder) for name in names]
     given = [prediction.entities for said in opinions for prediction in said.values()]
     unit = unit_of([sentence.entities for sentence in corpus.sentences], given, config.metrics)
-    verdicts = easy.judge(corpus.sentences, division.parts, opinions, unit)
+    verdicts = easy.review(corpus.sentences, division.parts, opinions, unit)
     hard = [verdict.sentence for verdict in verdicts if not verdict.is_easy]
-    kept, dropped = easy.without_rare(hard, corpus.sentences, config.filter.min_mentions)
+    kept, dropped = easy.drop_rare_categories(hard, corpus.sentences, config.filter.min_mentions)
     scores = [_scores(outcomes[name]) for name in names]
-    filtered = Filtered(verdicts, kept, dropped, easy.suspects(verdicts), scores, unit, division.together)
-    issues = [*corpus.issues, *splits.repeated(corpus.sentences, division), *easy.unanswered(verdicts)]
+    filtered = Filtered(verdicts, kept, dropped, easy.contradicted_labels(verdicts), scores, unit, division.together)
+    issues = [
+        *corpus.issues,
+        *splits.repeated_text_issues(corpus.sentences, division),
+        *easy.missing_answer_issues(verdicts),
+    ]
     issues += _write(output, filtered)
     context.publish_issues(issues)
     _publish(context, filtered, output)
@@ -149,11 +152,11 @@ def _write(output: Path, filtered: Filtered) -> list[Issue]:
     with writing_folder(output) as folder:
         jsonl.write(folder / "kept.jsonl", filtered.kept)
         jsonl.write(folder / "removed.jsonl", filtered.removed)
-        write_lines(folder / "dropped.jsonl", curation_tables.dropped_to_json(filtered.dropped))
-        write_lines(folder / "votes.jsonl", (verdict.to_json() for verdict in filtered.verdicts))
-        write_lines(folder / "suspects.jsonl", (one.to_json() for one in filtered.suspects))
+        write_json_lines(folder / "dropped.jsonl", curation_tables.dropped_to_json(filtered.dropped))
+        write_json_lines(folder / "votes.jsonl", (verdict.to_json() for verdict in filtered.verdicts))
+        write_json_lines(folder / "suspects.jsonl", (one.to_json() for one in filtered.suspects))
         decisions = (one.to_decision() for one in filtered.suspects)
-        found = queue.write(folder / "queue.json", decisions, easy.NAMES, sorted(categories))
+        found = adjudication.write_queue(folder / "queue.json", decisions, easy.QUEUE_NAMES, sorted(categories))
     return [issue._replace(file=str(output / "queue.json")) for issue in found]
 
 

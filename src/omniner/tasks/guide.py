@@ -50,7 +50,7 @@ def run(context: Context) -> None:
     source = _source(context)
     assert source.folder is not None, "_source refuses others"
     config = compose.adopt(context.config, source.folder / "config.yaml", _THEIRS)
-    corpus = sources.load(config.data, None)
+    corpus = sources.load_corpus(config.data, None)
     context.publish_corpus(corpus)
     sentences, issues = _sentences(corpus, guide)
     context.publish_issues([*corpus.issues, *issues])

@@ -49,7 +49,7 @@ def read(context: Context) -> Whole:
     sentences, issues = _labelled(_from_files(path))
     if not sentences:
         raise UserError(path, "no labelled sentence could be read", "Name a corpus file, or a folder of them.")
-    official = taxonomy_module.load(taxonomy_module.OFFICIAL)
+    official = taxonomy_module.load_taxonomy(taxonomy_module.OFFICIAL)
     known = all(entity.category in official for sentence in sentences for entity in sentence.entities)
     digest = content_digest(sentences)
     context.run.datasets([DataInput(path.stem, "whole", digest, str(path), len(sentences))])
@@ -89,7 +89,7 @@ def _joined(data: DataConfig) -> Corpus:
     """The published splits that have labels, and an issue for each that is left out."""
     given = published(data)
     wanted = [name for name in (*sources.LABELED, given.test) if name in given.splits]
-    corpus = sources.load(given.data, wanted)
+    corpus = sources.load_corpus(given.data, wanted)
     for name in given.splits:
         if name not in wanted:
             corpus.issues.append(Issue("unused-split", f"{name} is none of train, dev and test: not read"))

@@ -43,7 +43,7 @@ def run(context: Context) -> None:
     sentences, issues, taxonomy = _sentences(context)
     counts = context.publish_issues(issues)
     if config.prompt.from_run:
-        known = sources.load(config.data, ["train"])
+        known = sources.load_corpus(config.data, ["train"])
         reported = () if config.input else sentences
         prompting.use_guidance(context, known.active, reported)
     predictions = predict_file(config, checkpoint, sentences, folder / "predictions.jsonl")
@@ -67,7 +67,7 @@ def _sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxonomy 
     if config.input:
         sentences, issues = sources.read_sentences(Path(config.input))
         return sentences, issues, None
-    corpus = sources.load(config.data, ["test"])
+    corpus = sources.load_corpus(config.data, ["test"])
     context.publish_corpus(corpus)
     return corpus.splits["test"], corpus.issues, corpus.taxonomy
 
@@ -159,7 +159,7 @@ def _ask_server(
     from omniner.llm.prompts import build_prompt
     from omniner.llm.server import predict_with_server
 
-    corpus = sources.load(config.data, ["train"])
+    corpus = sources.load_corpus(config.data, ["train"])
     train = corpus.splits["train"]
     prompt = build_prompt(config.prompt, corpus.active, train)
     yield from predict_with_server(config.decoding, prompt, sentences, done)

@@ -90,7 +90,7 @@ class _Judged:
 def run(context: Context) -> None:
     """Make the variants, let them race, test the best, say how to use it."""
     config = context.config
-    corpus = sources.load(config.data, ["train", "dev"])
+    corpus = sources.load_corpus(config.data, ["train", "dev"])
     context.publish_corpus(corpus)
     train = corpus.splits["train"]
     guidance = prompting.fetch(config, context.folder)

@@ -37,7 +37,10 @@ def run(context: Context) -> None:
     start = time.perf_counter()
     division = splits.divide(corpus.sentences, shares, settings.together, settings.seed, "split.shares")
     log.info("divided in %.1f s", time.perf_counter() - start)
-    found = [*splits.repeated(corpus.sentences, division), *splits.absent(corpus.sentences, division)]
+    found = [
+        *splits.repeated_text_issues(corpus.sentences, division),
+        *splits.absent_category_issues(corpus.sentences, division),
+    ]
     context.publish_issues([*corpus.issues, *found])
     with writing_folder(output) as folder:
         for part, name in enumerate(division.names):

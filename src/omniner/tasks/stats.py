@@ -29,8 +29,8 @@ from omniner.config.groups import Config, DataConfig, StatsConfig
 from omniner.corpus import sources
 from omniner.corpus import taxonomy as taxonomy_module
 from omniner.corpus.formats import corpus_files, is_one_corpus, recognise
-from omniner.corpus.stats.measure import measure
-from omniner.corpus.stats.verdicts import CHECKS, FAILED, WARNED, Surveyed, Verdict, judge
+from omniner.corpus.stats.measure import measure_corpus
+from omniner.corpus.stats.verdicts import CHECKS, FAILED, WARNED, SurveyedCorpus, Verdict, run_checks
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
 from omniner.records import Issue, Sentence
@@ -48,7 +48,7 @@ def run(context: Context) -> None:
     config = context.config
     _check_limits(config.stats)
     surveyed = [_survey(context, planned) for planned in plan(config)]
-    verdicts = {one.statistics.name: judge(one) for one in surveyed}
+    verdicts = {one.statistics.name: run_checks(one) for one in surveyed}
     context.publish_issues([issue for one in surveyed for issue in _named(one)])
     sheets = corpus_tables.build(surveyed, verdicts, config.stats)
     _publish(context, surveyed, verdicts, sheets)
@@ -63,28 +63,28 @@ def _check_limits(settings: StatsConfig) -> None:
                 raise UserError(f"{key}.{name}", "there is no such check", f"Known: {', '.join(CHECKS)}.")
 
 
-def _survey(context: Context, planned: Planned) -> Surveyed:
+def _survey(context: Context, planned: Planned) -> SurveyedCorpus:
     """Read and measure one corpus; the run knows its splits by their content."""
     config = context.config
     material = planned.read()
     sizes = ", ".join(f"{split} {len(sentences):,}" for split, sentences in material.splits.items())
     log.info("%s: %s; %s", material.name, sizes, material.about)
     context.track_splits(material.name, material.splits.items(), material.source)
-    statistics = measure(material.name, material.splits, config.stats)
+    statistics = measure_corpus(material.name, material.splits, config.stats)
     spent = ", ".join(f"{step} {seconds:.1f}" for step, seconds in statistics.seconds.items())
     log.info("%s: measured in %.1f CPU s (%s)", material.name, sum(statistics.seconds.values()), spent)
     longest = config.encoding.max_length
-    return Surveyed(statistics, material.about, material.issues, material.taxonomy, longest, config.stats)
+    return SurveyedCorpus(statistics, material.about, material.issues, material.taxonomy, longest, config.stats)
 
 
-def _named(surveyed: Surveyed) -> list[Issue]:
+def _named(surveyed: SurveyedCorpus) -> list[Issue]:
     """The issues of a corpus, with its name."""
     return [issue._replace(message=f"{surveyed.statistics.name}: {issue.message}") for issue in surveyed.issues]
 
 
 def _publish(
     context: Context,
-    surveyed: Sequence[Surveyed],
+    surveyed: Sequence[SurveyedCorpus],
     verdicts: Mapping[str, Sequence[Verdict]],
     sheets: Mapping[str, Sheet],
 ) -> None:
@@ -97,7 +97,7 @@ def _publish(
     _texts(context, surveyed, verdicts, sheets)
 
 
-def _metrics(surveyed: Sequence[Surveyed], verdicts: Mapping[str, Sequence[Verdict]]) -> dict[str, float]:
+def _metrics(surveyed: Sequence[SurveyedCorpus], verdicts: Mapping[str, Sequence[Verdict]]) -> dict[str, float]:
     values: dict[str, float] = {}
     for one in surveyed:
         place = f"stats/{one.statistics.name}"
@@ -117,7 +117,7 @@ def _metrics(surveyed: Sequence[Surveyed], verdicts: Mapping[str, Sequence[Verdi
 
 def _texts(
     context: Context,
-    surveyed: Sequence[Surveyed],
+    surveyed: Sequence[SurveyedCorpus],
     verdicts: Mapping[str, Sequence[Verdict]],
     sheets: Mapping[str, Sheet],
 ) -> None:
@@ -197,13 +197,13 @@ def _choice(name: str, data: DataConfig) -> Planned:
     if data.format != "synthetic":
         named = [file for split in wanted for file in given.files[split]]
         if not named or data.root is None or any(not (Path(data.root) / file).exists() for file in named):
-            sources.load(published, wanted)  # says what is missing, and reads nothing
+            sources.load_corpus(published, wanted)  # says what is missing, and reads nothing
     return Planned(name, lambda: _read(data, published, wanted))
 
 
 def _read(data: DataConfig, published: DataConfig, wanted: Sequence[str]) -> Material:
-    corpus = sources.load(published, wanted)
-    known = None if data.taxonomy == "flat" else taxonomy_module.load(data.taxonomy)
+    corpus = sources.load_corpus(published, wanted)
+    known = None if data.taxonomy == "flat" else taxonomy_module.load_taxonomy(data.taxonomy)
     digests = ", ".join(f"{file} {digest[:12]}" for file, digest in corpus.digests.items())
     about = f"data={data.name}, format {data.format}; {digests}"
     return Material(published.name, corpus.splits, corpus.issues, known, about, ", ".join(corpus.digests))
@@ -231,7 +231,7 @@ def _files(name: str, path: Path) -> Material:
 
 def _official(splits: Mapping[str, Sequence[Sentence]]) -> Taxonomy | None:
     """The official taxonomy where most mentions are of it, so that the others are named as strangers."""
-    official = taxonomy_module.load(taxonomy_module.OFFICIAL)
+    official = taxonomy_module.load_taxonomy(taxonomy_module.OFFICIAL)
     known = [e.category in official for sentences in splits.values() for s in sentences for e in s.entities]
     return official if 2 * sum(known) > len(known) else None
 

@@ -44,7 +44,7 @@ def run(context: Context) -> None:
     from omniner.models import fit
 
     config, folder = context.config, context.folder
-    corpus = sources.load(config.data, None)
+    corpus = sources.load_corpus(config.data, None)
     context.publish_corpus(corpus)
     reported = corpus.splits["test"]
     write_gold(folder / "gold.jsonl", reported)
@@ -85,7 +85,7 @@ def follow(config: Config) -> None:
             "Set output_dir=<folder on a disk that all ranks share>.",
         )
     folder = Path(os.environ.get(FOLDER) or config.output_dir or "")
-    corpus = sources.load(config.data, None)
+    corpus = sources.load_corpus(config.data, None)
     prompting.settle(config, folder, corpus.active, corpus.splits["test"])
     fit(config, corpus, folder, logger=False, callbacks=[])
 

@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from omniner.annotators.alpha import Units, alpha_unitizing, expected_disagreement, observed_disagreement, units_of
+from omniner.annotators.alpha import Units, alpha_unitizing, collect_units, expected_disagreement, observed_disagreement
 from omniner.records import Entity
 
 Bounds = list[tuple[int, int]]
@@ -110,12 +110,12 @@ def marked(*bounds: tuple[int, int, str]) -> tuple[Entity, ...]:
 
 
 def test_sentences_stand_one_behind_the_other() -> None:
-    proposals = [
+    annotations = [
         (marked((1, 3, "X")), marked((1, 3, "X"))),
         (marked((0, 2, "X")), None),  # not labelled by both: no part of the text
         (marked((0, 4, "X"), (2, 6, "X"), (6, 7, "X"), (6, 7, "Y"), (8, 8, "Y")), ()),
     ]
-    length, (one, other) = units_of([10, 20, 9], proposals, 2)
+    length, (one, other) = collect_units([10, 20, 9], annotations, 2)
     assert length == 19
     assert [side.tolist() for side in one["X"]] == [[1, 10, 16], [3, 16, 17]]  # the two that overlap are one
     assert [side.tolist() for side in one["Y"]] == [[16], [17]]
@@ -125,7 +125,7 @@ def test_sentences_stand_one_behind_the_other() -> None:
 def test_a_near_miss_is_better_than_a_miss() -> None:
     gold = marked((2, 6, "X"), (20, 24, "X"))
     near, miss = marked((2, 5, "X"), (20, 24, "X")), marked((20, 24, "X"))
-    found = [alpha_unitizing(*units_of([40], [(gold, side)], 2))[0] for side in (gold, near, miss)]
+    found = [alpha_unitizing(*collect_units([40], [(gold, side)], 2))[0] for side in (gold, near, miss)]
     assert found[0] == 1.0
     assert found[0] > found[1] > found[2]
-    assert math.isnan(alpha_unitizing(*units_of([40], [((), ())], 2))[0])
+    assert math.isnan(alpha_unitizing(*collect_units([40], [((), ())], 2))[0])

@@ -11,11 +11,18 @@ import krippendorff
 import numpy as np
 import pytest
 
-from omniner.annotators.alpha import Cells, Tally, binary_alphas
-from omniner.annotators.reliability import Agreement, character_patterns, measure, pair_counts, pair_f1, span_patterns
+from omniner.annotators.alpha import SparseTable, UnitTally, binary_alphas
+from omniner.annotators.reliability import (
+    Agreement,
+    character_patterns,
+    measure_agreement,
+    pair_counts,
+    pair_f1,
+    span_patterns,
+)
 from omniner.config.groups import AgreementConfig, ErrtaConfig, MetricsConfig
-from omniner.corpus.sample import generate
-from omniner.corpus.votes import Item, in_order, match
+from omniner.corpus.adjudication import AnnotatedSentence, annotation_of, match_annotators
+from omniner.corpus.sample import generate_sample
 from omniner.records import Entity, Sentence
 from omniner.report import annotator_tables
 from omniner.score import human
@@ -50,7 +57,7 @@ FLEISS = [
 
 
 def alpha_of(units: list[tuple[object, ...]], annotators: int) -> float:
-    tally = Tally(annotators)
+    tally = UnitTally(annotators)
     for unit in units:
         tally.add(0, unit, 1)
     return float(tally.alpha(tally.tables(1)[0].total()))
@@ -65,7 +72,7 @@ def test_alpha_of_published_examples(name: str) -> None:
 
 
 def test_kappa_of_the_published_example() -> None:
-    tally = Tally(14)
+    tally = UnitTally(14)
     for counts in FLEISS:
         tally.add(0, tuple(label for label, count in enumerate(counts) for _ in range(count)), 1)
     kappa = tally.kappa(tally.tables(1)[1].total())
@@ -90,7 +97,7 @@ def test_random_labels_against_the_library_and_a_slow_twin() -> None:
             data = np.array([[np.nan if label is None else label for label in unit] for unit in units]).T
             expected = krippendorff.alpha(reliability_data=data, level_of_measurement="nominal")
             assert alpha_of(units, annotators) == pytest.approx(expected, abs=1e-12)
-            tally = Tally(annotators)
+            tally = UnitTally(annotators)
             for post, unit in enumerate(units):
                 tally.add(post % 7, unit, 1)
             sums = tally.tables(7)[1].total()
@@ -120,25 +127,25 @@ def disturbed(sentence: Sentence, draw: Random, rate: float) -> Sentence:
 
 
 def people(rates: tuple[float, ...], count: int = 60) -> tuple[list[Sentence], list[list[Sentence]]]:
-    gold = generate({"train": count}, 4)["train"]
+    gold = generate_sample({"train": count}, 4)["train"]
     for number, sentence in enumerate(gold):
         sentence.id = f"s{number}"
     return gold, [[disturbed(one, Random(f"{n} {one.id}"), rate) for one in gold] for n, rate in enumerate(rates)]
 
 
-def measured(rates: tuple[float, ...]) -> tuple[Agreement, list[Item]]:
+def measured(rates: tuple[float, ...]) -> tuple[Agreement, list[AnnotatedSentence]]:
     _, annotations = people(rates)
     names = [f"a{number}" for number in range(len(rates))]
-    items, _ = match(names, annotations)
-    return measure(names, items, SETTINGS), items
+    items, _ = match_annotators(names, annotations)
+    return measure_agreement(names, items, SETTINGS), items
 
 
-def slow_characters(item: Item) -> list[tuple[tuple[str, ...] | None, ...]]:
+def slow_characters(item: AnnotatedSentence) -> list[tuple[tuple[str, ...] | None, ...]]:
     """The label of each character by each annotator, one after the other."""
     return [
         tuple(
             None if one is None else tuple(sorted({e.category for e in one if e.start <= at < e.end}))  # type: ignore[operator]
-            for one in item.proposals
+            for one in item.annotations
         )
         for at in range(len(item.sentence.text))
     ]
@@ -146,18 +153,18 @@ def slow_characters(item: Item) -> list[tuple[tuple[str, ...] | None, ...]]:
 
 def test_figures_against_units_laid_out_one_by_one() -> None:
     agreement, items = measured((0.2, 0.3, 0.4))
-    items[3] = Item(items[3].sentence, (items[3].proposals[0], None, items[3].proposals[2]))
-    agreement = measure(agreement.names, items, SETTINGS)
+    items[3] = AnnotatedSentence(items[3].sentence, (items[3].annotations[0], None, items[3].annotations[2]))
+    agreement = measure_agreement(agreement.names, items, SETTINGS)
     characters = [unit for item in items for unit in slow_characters(item)]
     for item in items:
-        patterns = character_patterns(len(item.sentence.text), item.proposals)
+        patterns = character_patterns(len(item.sentence.text), item.annotations)
         assert [pattern for pattern, length in patterns for _ in range(length)] == slow_characters(item)
     codes = {label: code for code, label in enumerate(sorted({x for u in characters for x in u if x is not None}))}
     data = np.array([[np.nan if x is None else codes[x] for x in unit] for unit in characters]).T
     expected = krippendorff.alpha(reliability_data=data, level_of_measurement="nominal")
     assert agreement.figures["alpha.characters"].value == pytest.approx(expected, abs=1e-12)
     assert agreement.figures["kappa.characters"].value == pytest.approx(slow_kappa(characters), abs=1e-12)
-    spans = [pattern for item in items for pattern in span_patterns(item.proposals).values()]
+    spans = [pattern for item in items for pattern in span_patterns(item.annotations).values()]
     row = max(agreement.categories, key=lambda row: sum(row.mentions))
     for units, found in ((characters, row.alpha_characters), (spans, row.alpha_spans)):
         data = np.array([[np.nan if x is None else float(row.name in x) for x in unit] for unit in units]).T
@@ -175,7 +182,7 @@ def test_figures_against_units_laid_out_one_by_one() -> None:
 
 def test_pairs_against_the_scorer() -> None:
     agreement, items = measured((0.2, 0.4))
-    sides = [[item.proposals[side] or () for item in items] for side in (0, 1)]
+    sides = [[item.annotations[side] or () for item in items] for side in (0, 1)]
     comparison = compare(*sides, "span")
     right, missing, extra = len(comparison.right), len(comparison.missing), len(comparison.extra)
     assert agreement.figures["f1.strict"].value == pytest.approx(2 * right / (2 * right + missing + extra))
@@ -185,21 +192,23 @@ def test_pairs_against_the_scorer() -> None:
 def test_people_who_take_turns_have_a_mean() -> None:
     """a and c share no sentence: the mean is that of the pairs that do."""
     _, (one, other, third) = people((0.2, 0.3, 0.4), 40)
-    items, _ = match(["a", "b", "c"], [one[:20], other, third[20:]])
-    found = measure(["a", "b", "c"], items, SETTINGS).figures
+    items, _ = match_annotators(["a", "b", "c"], [one[:20], other, third[20:]])
+    found = measure_agreement(["a", "b", "c"], items, SETTINGS).figures
     assert math.isnan(found["f1.strict.a.c"].value)
     for kind in ("strict", "boundary", "relaxed"):
         both = (found[f"f1.{kind}.a.b"].value + found[f"f1.{kind}.b.c"].value) / 2
         assert found[f"f1.{kind}"].value == pytest.approx(both)
         assert 0 < found[f"f1.{kind}"].low < both < found[f"f1.{kind}"].high < 1
-    apart, _ = match(["a", "b"], [one[:20], other[20:]])
-    assert math.isnan(measure(["a", "b"], apart, SETTINGS).figures["f1.strict"].value)
+    apart, _ = match_annotators(["a", "b"], [one[:20], other[20:]])
+    assert math.isnan(measure_agreement(["a", "b"], apart, SETTINGS).figures["f1.strict"].value)
 
 
 def test_counts_of_a_pair() -> None:
     text = "0123456789"
-    one = in_order([Entity(text[a:b], c, a, b) for a, b, c in ((0, 2, "X"), (3, 5, "Y"), (6, 9, "Z"))])
-    other = in_order([Entity(text[a:b], c, a, b) for a, b, c in ((0, 2, "X"), (3, 5, "X"), (7, 8, "Z"), (8, 10, "Z"))])
+    one = annotation_of([Entity(text[a:b], c, a, b) for a, b, c in ((0, 2, "X"), (3, 5, "Y"), (6, 9, "Z"))])
+    other = annotation_of(
+        [Entity(text[a:b], c, a, b) for a, b, c in ((0, 2, "X"), (3, 5, "X"), (7, 8, "Z"), (8, 10, "Z"))]
+    )
     assert pair_counts(one, other) == [1, 3, 4, 2, 3, 4, 2, 3]
     sums = np.array(pair_counts(one, other), float)
     assert pair_f1(sums, "strict") == pytest.approx(2 / 7)
@@ -214,7 +223,7 @@ def test_drawn_sums_are_those_of_the_whole_table() -> None:
     draw = np.random.default_rng(2)
     table = draw.integers(0, 9, (200, 6)) * (draw.random((200, 6)) < [1, 0.5, 0.1, 0.02, 0.01, 0])
     rows, columns = np.nonzero(table)
-    cells = Cells(200, 6, rows, columns, table[rows, columns].astype(float))
+    cells = SparseTable(200, 6, rows, columns, table[rows, columns].astype(float))
     weights = [draw.integers(0, 4, (size, 200)).astype(float) for size in (3, 2)]
     found = list(cells.drawn(weights))
     assert [sums.tolist() for sums in found] == [(some @ table).tolist() for some in weights]
@@ -253,8 +262,11 @@ def test_suggestions_count_both_directions_as_one_question() -> None:
 def test_disputed_surfaces_and_tables() -> None:
     text = "吃烤鸭"
     marked, other = Entity("烤鸭", "X", 1, 3), Entity("烤鸭", "Y", 1, 3)
-    items = [Item(Sentence("1", text), ((marked,), (other,), ())), Item(Sentence("2", text), ((marked,),) * 3)]
-    agreement = measure(["a", "b", "c"], items, SETTINGS)
+    items = [
+        AnnotatedSentence(Sentence("1", text), ((marked,), (other,), ())),
+        AnnotatedSentence(Sentence("2", text), ((marked,),) * 3),
+    ]
+    agreement = measure_agreement(["a", "b", "c"], items, SETTINGS)
     (row,) = agreement.surfaces
     assert (row.seen, row.disputed, dict(row.labels)) == (2, 1, {"X": 1, "Y": 1, "": 1})
     sheets = annotator_tables.build(agreement)
@@ -269,11 +281,11 @@ def test_human_performance_is_the_mean_of_the_scorers_figures() -> None:
     metrics = MetricsConfig("auto", "own", "empty", 0, 0.95, 0)
     results = {}
     for name, sentences in zip("ab", annotations, strict=True):
-        predictions, issues = human.predictions_of(name, [*sentences, Sentence("other", "文")], gold)
+        predictions, issues = human.human_predictions(name, [*sentences, Sentence("other", "文")], gold)
         assert (len(predictions), issues) == (len(gold), [])
         results[name] = score(gold, predictions, metrics, ErrtaConfig("auto", 1, 1), None)
     f1 = [result.metrics.micro.f1 for result in results.values()]
-    spread = human.spread(f1)
+    spread = human.summarise_scores(f1)
     assert spread.mean == pytest.approx(sum(f1) / 2)
     assert spread.deviation == pytest.approx(abs(f1[0] - f1[1]) / math.sqrt(2))
     sheet = annotator_tables.human_sheet(results, len(gold))
@@ -284,6 +296,6 @@ def test_human_performance_is_the_mean_of_the_scorers_figures() -> None:
         entity.category.split("_")[0] for s in gold for entity in s.entities
     } - invented
     wrong = [Sentence(gold[0].id, gold[0].text + "！"), Sentence(gold[1].id, gold[1].text, meta={"unlabeled": True})]
-    predictions, issues = human.predictions_of("c", wrong, gold)
+    predictions, issues = human.human_predictions("c", wrong, gold)
     assert predictions == []
     assert [issue.code for issue in issues] == ["text-mismatch", "not-annotated"]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omniner.corpus import easy
-from omniner.corpus.easy import judge, suspects, without_rare
+from omniner.corpus.easy import contradicted_labels, drop_rare_categories, review
 from omniner.records import Entity, Prediction, Sentence
 
 TEXT = "我在上海迪士尼乐园吃冰淇淋"
@@ -21,8 +21,8 @@ def said(*answers: list[Entity] | None) -> list[dict[str, Prediction]]:
     return [{}, *({} if one is None else {"s": Prediction("s", one)} for one in answers)]
 
 
-def verdict(gold: list[Entity], *answers: list[Entity] | None, unit: str = "span") -> easy.Verdict:
-    (found,) = judge([Sentence("s", TEXT, gold)], [0], said(*answers), unit)
+def verdict(gold: list[Entity], *answers: list[Entity] | None, unit: str = "span") -> easy.ReviewedSentence:
+    (found,) = review([Sentence("s", TEXT, gold)], [0], said(*answers), unit)
     return found
 
 
@@ -48,20 +48,20 @@ def verdict(gold: list[Entity], *answers: list[Entity] | None, unit: str = "span
 def test_worked_cases(gold: list[Entity], answers: Any, what: str, right: int) -> None:
     found = verdict(gold, *answers)
     assert (found.to_json()["verdict"], found.right) == (what, right)
-    assert (len(easy.unanswered([found])) == 1) == (None in answers)
+    assert (len(easy.missing_answer_issues([found])) == 1) == (None in answers)
 
 
 def test_an_unreadable_answer_is_no_empty_one() -> None:
     opinions = said([], [], [])
     opinions[2]["s"] = Prediction("s", [], "???", "failed", "no JSON")
-    (found,) = judge([Sentence("s", TEXT, [])], [0], opinions, "pair")
+    (found,) = review([Sentence("s", TEXT, [])], [0], opinions, "pair")
     assert (found.is_easy, found.right, found.answers[1]) == (False, 2, None)
 
 
 def test_a_model_has_no_say_about_its_own_fold() -> None:
     opinions = said([SHANGHAI], [SHANGHAI], [SHANGHAI])
     opinions[0]["s"] = Prediction("s", [PARK])
-    (found,) = judge([Sentence("s", TEXT, [SHANGHAI])], [0], opinions, "span")
+    (found,) = review([Sentence("s", TEXT, [SHANGHAI])], [0], opinions, "span")
     assert found.is_easy
 
 
@@ -75,35 +75,35 @@ def test_doubts_that_come_often_come_first() -> None:
     sentences = [Sentence(f"s{n}", TEXT, [SHANGHAI] if n != 1 else [ICE]) for n in range(4)]
     answer = [[PARK], [PARK], [SHANGHAI._replace(category="国家")], [SHANGHAI._replace(category="国家")]]
     opinions = [{}, *[{one.id: Prediction(one.id, answer[n]) for n, one in enumerate(sentences)}] * 2]
-    found = suspects(judge(sentences, [0] * 4, opinions, "span"))
+    found = contradicted_labels(review(sentences, [0] * 4, opinions, "span"))
     assert [(one.verdict.sentence.id, one.times) for one in found] == [("s2", 2), ("s3", 2), ("s0", 1), ("s1", 1)]
     line = found[0].to_json()
     assert [item["category"] for item in line["missing"]] == ["城市"]
     assert [item["category"] for item in line["extra"]] == ["国家"]
     decision = found[0].to_decision()
     assert decision.how == "queued"
-    assert decision.item.proposals == ((SHANGHAI,), (SHANGHAI._replace(category="国家"),))
+    assert decision.item.annotations == ((SHANGHAI,), (SHANGHAI._replace(category="国家"),))
     assert decision.item.sentence.entities == []
 
 
 def test_the_expert_sees_answers_without_offsets_in_their_places() -> None:
     answer = [Entity("迪士尼乐园", "景点"), Entity("不在句中", "景点")]
     found = verdict([SHANGHAI], *[answer] * 3, unit="pair")
-    proposals = easy.Suspect(found, 1).to_decision().item.proposals
-    assert proposals == ((SHANGHAI,), (PARK, Entity("不在句中", "景点")))
+    annotations = easy.ContradictedLabel(found, 1).to_decision().item.annotations
+    assert annotations == ((SHANGHAI,), (PARK, Entity("不在句中", "景点")))
 
 
 def test_rare_categories_are_dropped_and_listed() -> None:
     kept = [Sentence("a", TEXT, [SHANGHAI, ICE]), Sentence("b", TEXT, [ICE, PARK])]
     whole = [*kept, Sentence("c", TEXT, [SHANGHAI, Entity("我", "人", 0, 1)])]
-    left, dropped = without_rare(kept, whole, 2)
+    left, dropped = drop_rare_categories(kept, whole, 2)
     assert [one.entities for one in left] == [[ICE], [ICE]]
     assert [(one.category, one.before, one.mentions) for one in dropped] == [
         ("人", 1, []),
         ("城市", 2, [("a", SHANGHAI)]),
         ("景点", 1, [("b", PARK)]),
     ]
-    same, gone = without_rare(kept, whole, 1)
+    same, gone = drop_rare_categories(kept, whole, 1)
     assert [one.entities for one in same] == [one.entities for one in kept]
     assert [one.category for one in gone] == ["人"]
 
@@ -122,7 +122,7 @@ def test_the_vote_is_what_counting_by_hand_gives(rows: list[tuple[list[Entity], 
         for model, one in enumerate(given_answers):
             if one is not None:
                 opinions[model][f"s{n}"] = Prediction(f"s{n}", one[1], parse=one[0])
-    for (gold, fold, given_answers), found in zip(rows, judge(sentences, folds, opinions, "span"), strict=True):
+    for (gold, fold, given_answers), found in zip(rows, review(sentences, folds, opinions, "span"), strict=True):
         others = [one for model, one in enumerate(given_answers) if model != fold]
         readable = [set(one[1]) for one in others if one is not None and one[0] == "ok"]
         right = sum(one == set(gold) for one in readable)
@@ -162,7 +162,7 @@ def test_sure_doubts_come_before_mentions() -> None:
     sentences = [Sentence(f"s{n}", TEXT, [SHANGHAI, ICE]) for n in range(3)]
     first = {one.id: Prediction(one.id, [dessert]) for one in sentences}
     second = {**first, "s0": Prediction("s0", [dessert, SHANGHAI]), "s2": Prediction("s2", [dessert, SHANGHAI])}
-    found = suspects(judge(sentences, [2] * 3, [first, second, {}], "span"))
+    found = contradicted_labels(review(sentences, [2] * 3, [first, second, {}], "span"))
     assert [(one.verdict.sentence.id, one.verdict.doubt) for one in found] == [
         ("s1", "sentence"),
         ("s0", "mention"),
@@ -176,8 +176,8 @@ def test_in_the_unit_pair_every_mention_is_missing_and_every_one_extra() -> None
     others = [one._replace(category="国家") for one in (first, last)]
     person = Entity("上海人", "人", 0, 3)
 
-    def one(gold: list[Entity], *answers: list[Entity]) -> easy.Verdict:
-        (found,) = judge([Sentence("s", text, gold)], [0], said(*answers), "pair")
+    def one(gold: list[Entity], *answers: list[Entity]) -> easy.ReviewedSentence:
+        (found,) = review([Sentence("s", text, gold)], [0], said(*answers), "pair")
         return found
 
     found = one([first, last], others, others, others)

@@ -77,7 +77,9 @@ def test_a_new_format_is_a_choice_of_the_configuration(tmp_path: Path, slashes: 
     given = ["data=own", f"data.root={tmp_path}", "data.files={train: [train.sla]}"]
     for name in ("slashes", "auto"):
         data = compose.load([*given, f"data.format={name}"]).data
-        assert [sentence.entities for sentence in sources.load(data, ["train"]).splits["train"]] == [BEIJING.entities]
+        assert [sentence.entities for sentence in sources.load_corpus(data, ["train"]).splits["train"]] == [
+            BEIJING.entities
+        ]
     with pytest.raises(UserError, match=r"data\.format.*Did you mean slashes"):
         compose.load([*given, "data.format=slashe"])
 

@@ -198,11 +198,11 @@ def test_what_is_no_folder_of_brat_is_told(tmp_path: Path) -> None:
 def test_a_folder_of_brat_is_a_split(tmp_path: Path) -> None:
     documents(tmp_path, a_txt="我爱北京\n好\n", a_ann="T1\t地点 2 4\t北京\n")
     data = replace(shipped("own"), root=str(tmp_path), files={"train": ["documents"]})
-    corpus = sources.load(data, None)
+    corpus = sources.load_corpus(data, None)
     assert [(s.id, s.post_id) for s in corpus.splits["train"]] == [("a-0", "a"), ("a-1", "a")]
     digest = corpus.digests["documents"]
     (tmp_path / "documents" / "a.ann").write_text("", encoding="utf-8")
-    assert sources.load(data, None).digests["documents"] != digest
+    assert sources.load_corpus(data, None).digests["documents"] != digest
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from omniner.config import compose
 from omniner.corpus.stats import texts as repeats
-from omniner.corpus.stats.measure import Statistics, measure
+from omniner.corpus.stats.measure import Statistics, measure_corpus
 from omniner.tasks import stats
 
 CORPORA = ("cluener", "weibo", "weibo_first", "resume", "cmeee", "wnut17")
@@ -27,7 +27,7 @@ def measured(shared: Path) -> Iterator[dict[str, Statistics]]:
         found = {}
         for planned in stats.plan(config):
             material = planned.read()
-            found[material.name] = measure(material.name, material.splits, config.stats)
+            found[material.name] = measure_corpus(material.name, material.splits, config.stats)
         yield found
 
 
@@ -91,7 +91,7 @@ def test_mentions_of_every_category_in_every_split(measured: dict[str, Statistic
 
 
 def test_what_is_known_of_repeats_and_leaks(measured: dict[str, Statistics]) -> None:
-    repeated = {name: repeats.repeated(one.counts).tolist() for name, one in measured.items()}
+    repeated = {name: repeats.count_repeated(one.counts).tolist() for name, one in measured.items()}
     assert repeated["cluener"] == [0, 0, 0]
     assert repeated["weibo"] == [101, 7, 8]
     assert repeated["resume"] == [18, 0, 1]
@@ -99,7 +99,7 @@ def test_what_is_known_of_repeats_and_leaks(measured: dict[str, Statistics]) -> 
 
     def texts(corpus: str, one: str, other: str) -> int:
         splits = measured[corpus].flat.splits
-        return repeats.shared(measured[corpus].counts, splits.index(one), splits.index(other))[1]
+        return repeats.count_shared(measured[corpus].counts, splits.index(one), splits.index(other))[1]
 
     assert (texts("weibo", "dev", "train"), texts("weibo", "test", "train"), texts("weibo", "test", "dev")) == (
         40,

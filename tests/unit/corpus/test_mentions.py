@@ -46,8 +46,8 @@ def test_rows_and_ambiguity_are_those_of_a_plain_count(seed: int) -> None:
     splits = random_corpus(seed)
     flat = flatten(splits)
     zeros = np.zeros(len(flat.categories))
-    found = mentions.ambiguity(flat.surface, flat.category, len(flat.surfaces), len(flat.categories))
-    rows = {row.name: row for row in mentions.rows(flat, flat.categories, flat.category, found, zeros, zeros)}
+    found = mentions.measure_ambiguity(flat.surface, flat.category, len(flat.surfaces), len(flat.categories))
+    rows = {row.name: row for row in mentions.category_rows(flat, flat.categories, flat.category, found, zeros, zeros)}
     labels: dict[str, Counter[str]] = defaultdict(Counter)
     everything = [entity for sentences in splits.values() for s in sentences for entity in s.entities]
     for entity in everything:
@@ -74,7 +74,7 @@ def test_rows_and_ambiguity_are_those_of_a_plain_count(seed: int) -> None:
 def test_the_entropy_of_known_cases() -> None:
     entities = [Entity("苹果", "A"), Entity("苹果", "B"), Entity("梨", "A"), Entity("梨", "A")]
     flat = flatten({"train": [Sentence("1", "苹果和梨", entities)]})
-    found = mentions.ambiguity(flat.surface, flat.category, len(flat.surfaces), len(flat.categories))
+    found = mentions.measure_ambiguity(flat.surface, flat.category, len(flat.surfaces), len(flat.categories))
     assert dict(zip(flat.surfaces, found.entropy.tolist(), strict=True)) == {"苹果": 1.0, "梨": 0.0}
     (surface,) = mentions.most_ambiguous(flat, found, 10)
     assert surface == ("苹果", 2, 1.0, (("A", 1), ("B", 1)))
@@ -82,7 +82,7 @@ def test_the_entropy_of_known_cases() -> None:
 
 def test_primaries_are_what_stands_before_the_first_underscore() -> None:
     flat = flatten(random_corpus(1))
-    names, group = mentions.primaries(flat)
+    names, group = mentions.number_primaries(flat)
     assert names == ["人群", "品牌", "品类"]
     assert [names[number] for number in group] == [flat.categories[c].partition("_")[0] for c in flat.category]
 
@@ -95,7 +95,7 @@ def test_seen_counts_surfaces_and_pairs_of_train(seed: int) -> None:
     surfaces = {text for text, _ in pairs}
     test = [e for s in splits["test"] for e in s.entities]
     expected = (len(test), sum(e.text in surfaces for e in test), sum((e.text, e.category) in pairs for e in test))
-    assert mentions.seen(flat, flat.splits.index("test"), flat.splits.index("train")) == expected
+    assert mentions.count_seen(flat, flat.splits.index("test"), flat.splits.index("train")) == expected
 
 
 def plain_overlaps(flat: Flat) -> Counter[str]:
@@ -115,7 +115,7 @@ def plain_overlaps(flat: Flat) -> Counter[str]:
 @pytest.mark.parametrize("seed", range(8))
 def test_overlaps_are_those_of_all_pairs(seed: int) -> None:
     flat = flatten(random_corpus(seed))
-    found = mentions.overlaps(flat)
+    found = mentions.find_overlaps(flat)
     expected = plain_overlaps(flat)
     assert Counter(overlap.kind for overlap in found) == expected
     assert min(expected.values()) > 0
@@ -123,14 +123,14 @@ def test_overlaps_are_those_of_all_pairs(seed: int) -> None:
         assert flat.owner[outer] == flat.owner[inner]
         assert flat.start[outer] <= flat.start[inner] < flat.end[outer]
     involved = {mention for overlap in found for mention in overlap[1:]}
-    assert set(np.flatnonzero(mentions.involved(flat, found)).tolist()) == involved
+    assert set(np.flatnonzero(mentions.overlapping_mentions(flat, found)).tolist()) == involved
 
 
 def test_mentions_that_touch_do_not_overlap() -> None:
     entities = [Entity("上海", "A", 0, 2), Entity("火锅", "B", 2, 4)]
     following = Sentence("2", "上海", [Entity("上海", "A", 0, 2)])
     flat = flatten({"train": [Sentence("1", "上海火锅", entities), following]})
-    assert mentions.overlaps(flat) == []
+    assert mentions.find_overlaps(flat) == []
 
 
 def plain_distinctiveness(flat: Flat, category: str, words: bool) -> tuple[float, float]:
@@ -170,8 +170,8 @@ def plain_distinctiveness(flat: Flat, category: str, words: bool) -> tuple[float
 @pytest.mark.parametrize("seed", range(4))
 def test_distinctiveness_is_that_of_plain_counters(seed: int, words: bool) -> None:
     flat = flatten(random_corpus(seed, blanks=words))
-    tokens = mentions.tokens(flat, words)
-    spans, bounds = mentions.distinctiveness(flat, tokens, flat.category, len(flat.categories))
+    tokens = mentions.tokenize(flat, words)
+    spans, bounds = mentions.measure_distinctiveness(flat, tokens, flat.category, len(flat.categories))
     for number, category in enumerate(flat.categories):
         expected = plain_distinctiveness(flat, category, words)
         assert (spans[number], bounds[number]) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
@@ -187,7 +187,7 @@ def test_a_category_with_its_own_letters_and_edges_is_distinctive() -> None:
         entities = [Entity(own, "own", 7, 9), Entity(mixed, "mixed", 0, 2)]
         sentences.append(Sentence(str(number), text, entities))
     flat = flatten({"train": sentences})
-    spans, bounds = mentions.distinctiveness(flat, mentions.tokens(flat, False), flat.category, 2)
+    spans, bounds = mentions.measure_distinctiveness(flat, mentions.tokenize(flat, False), flat.category, 2)
     mixed, own = 0, 1
     assert flat.categories == ["mixed", "own"]
     assert spans[own] > 1 > spans[mixed]
@@ -212,15 +212,15 @@ def test_a_category_with_its_own_letters_and_edges_is_distinctive() -> None:
     ],
 )
 def test_edges(surface: str, expected: str) -> None:
-    assert mentions.edge(surface) == expected
+    assert mentions.edge_fault(surface) == expected
 
 
 def test_a_corpus_without_mentions() -> None:
     flat = flatten({"train": [Sentence("1", "没有")], "unlabeled": []})
-    found = mentions.ambiguity(flat.surface, flat.category, 0, 0)
-    tokens = mentions.tokens(flat, False)
-    spans, bounds = mentions.distinctiveness(flat, tokens, flat.category, 0)
-    assert mentions.rows(flat, flat.categories, flat.category, found, spans, bounds) == []
-    assert mentions.overlaps(flat) == []
-    assert mentions.primaries(flat)[0] == []
-    assert all(len(kind) == 0 for kind in mentions.edges(flat).values())
+    found = mentions.measure_ambiguity(flat.surface, flat.category, 0, 0)
+    tokens = mentions.tokenize(flat, False)
+    spans, bounds = mentions.measure_distinctiveness(flat, tokens, flat.category, 0)
+    assert mentions.category_rows(flat, flat.categories, flat.category, found, spans, bounds) == []
+    assert mentions.find_overlaps(flat) == []
+    assert mentions.number_primaries(flat)[0] == []
+    assert all(len(kind) == 0 for kind in mentions.find_edge_faults(flat).values())

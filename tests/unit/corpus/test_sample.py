@@ -16,7 +16,7 @@ from itertools import pairwise
 import pytest
 
 from omniner.corpus import sample, taxonomy
-from omniner.corpus.sample import generate
+from omniner.corpus.sample import generate_sample
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence, sentence_to_json, to_line
 
@@ -26,12 +26,12 @@ Corpus = dict[str, list[Sentence]]
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return generate(SIZE, 13)
+    return generate_sample(SIZE, 13)
 
 
 @pytest.fixture(scope="module")
 def large() -> Corpus:
-    return generate({"train": 20_000, "test": 2_000}, 5)
+    return generate_sample({"train": 20_000, "test": 2_000}, 5)
 
 
 def everything(corpus: Corpus) -> Iterator[Sentence]:
@@ -55,9 +55,9 @@ def restored(sentence: Sentence) -> list[Entity]:
 
 def test_each_split_has_exactly_the_sentences_asked_for(corpus: Corpus) -> None:
     assert {split: len(sentences) for split, sentences in corpus.items()} == SIZE
-    assert generate({}, 1) == {}
-    assert generate({"test": 0}, 1) == {"test": []}
-    assert len(generate({"train": 1}, 1)["train"]) == 1
+    assert generate_sample({}, 1) == {}
+    assert generate_sample({"test": 0}, 1) == {"test": []}
+    assert len(generate_sample({"train": 1}, 1)["train"]) == 1
 
 
 def test_ids_are_numbered_and_unique(corpus: Corpus) -> None:
@@ -92,31 +92,31 @@ def test_offsets_are_exact_sorted_and_do_not_overlap(corpus: Corpus) -> None:
 
 def test_a_negative_size_is_a_user_error() -> None:
     with pytest.raises(UserError, match=r"data\.size\.dev: -1 sentences"):
-        generate({"train": 3, "dev": -1}, 1)
+        generate_sample({"train": 3, "dev": -1}, 1)
 
 
 # --- determinism
 
 
 def test_another_seed_gives_other_sentences(corpus: Corpus) -> None:
-    assert digest(generate(SIZE, 13)) == digest(corpus)
-    other = {s.text for s in everything(generate(SIZE, 14))}
+    assert digest(generate_sample(SIZE, 13)) == digest(corpus)
+    other = {s.text for s in everything(generate_sample(SIZE, 14))}
     same = sum(s.text in other for s in everything(corpus))
     assert same < 0.02 * len(other)
 
 
 def test_more_sentences_keep_the_first_ones(corpus: Corpus) -> None:
-    more = generate({"train": 2500, "extra": 7}, 13)
+    more = generate_sample({"train": 2500, "extra": 7}, 13)
     assert more["train"][:2000] == corpus["train"]
-    assert generate({"test": 500}, 13)["test"] == corpus["test"]
+    assert generate_sample({"test": 500}, 13)["test"] == corpus["test"]
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "4242"])
 def test_the_bytes_do_not_depend_on_the_hash_seed(corpus: Corpus, hash_seed: str) -> None:
     code = (
-        "import sys, json; from omniner.corpus.sample import generate;"
+        "import sys, json; from omniner.corpus.sample import generate_sample;"
         "from omniner.records import sentence_to_json, to_line; import hashlib;"
-        "c = generate(json.loads(sys.argv[1]), 13);"
+        "c = generate_sample(json.loads(sys.argv[1]), 13);"
         "t = '\\n'.join(to_line(sentence_to_json(s)) for v in c.values() for s in v);"
         "print(hashlib.sha256(t.encode()).hexdigest())"
     )
@@ -135,8 +135,8 @@ def test_the_bytes_do_not_depend_on_the_hash_seed(corpus: Corpus, hash_seed: str
 
 @pytest.mark.parametrize("seed", [1, 13, 2025])
 def test_train_of_the_default_size_has_all_90_categories_several_times(seed: int) -> None:
-    counts = Counter(e.category for s in generate({"train": 2000}, seed)["train"] for e in s.entities)
-    assert set(counts) == set(taxonomy.load("omniner2025").categories)
+    counts = Counter(e.category for s in generate_sample({"train": 2000}, seed)["train"] for e in s.entities)
+    assert set(counts) == set(taxonomy.load_taxonomy("omniner2025").categories)
     assert min(counts.values()) >= 5
 
 
@@ -225,7 +225,7 @@ def test_no_markup_of_the_grammar_is_left_in_the_text(large: Corpus) -> None:
 
 
 def test_the_share_of_noise_is_as_documented() -> None:
-    sentences = generate({"train": 20_000}, 3)["train"]
+    sentences = generate_sample({"train": 20_000}, 3)["train"]
     noisy = [s for s in sentences if s.meta]
     share = len(noisy) / sum(len(s.entities) for s in sentences)
     assert 0.8 * sample.NOISE < share < 1.2 * sample.NOISE
@@ -233,7 +233,7 @@ def test_the_share_of_noise_is_as_documented() -> None:
 
 
 def test_noise_tells_the_mention_as_it_should_be() -> None:
-    for sentence in generate({"train": 5_000}, 3)["train"]:
+    for sentence in generate_sample({"train": 5_000}, 3)["train"]:
         if not sentence.meta:
             continue
         kind, truth = sentence.meta["noise"]["kind"], sentence.meta["noise"]["truth"]
@@ -249,8 +249,8 @@ def test_noise_tells_the_mention_as_it_should_be() -> None:
 
 
 def test_every_list_is_used_and_its_category_is_official() -> None:
-    loaded = sample.load()
-    official = taxonomy.load("omniner2025")
+    loaded = sample.load_grammar()
+    official = taxonomy.load_taxonomy("omniner2025")
     assert {c for c in loaded.categories.values() if c} == set(official.categories)
     patterns = [p for t in loaded.topics for p in (*t.clauses, *t.tags)] + list(loaded.chat)
     assert all(s.category is None or s.category in official for p in patterns for s in p)
@@ -260,7 +260,7 @@ def test_every_list_is_used_and_its_category_is_official() -> None:
 
 
 def test_no_mention_is_empty_and_categories_have_many_surfaces() -> None:
-    loaded = sample.load()
+    loaded = sample.load_grammar()
     surfaces = defaultdict(set)
     for name, category in loaded.categories.items():
         if category:
@@ -271,7 +271,7 @@ def test_no_mention_is_empty_and_categories_have_many_surfaces() -> None:
 
 
 def test_a_slot_in_a_clause_is_a_mention_unless_marked() -> None:
-    loaded = sample.load()
+    loaded = sample.load_grammar()
     for entry in resources.files("omniner.corpus").joinpath("topics").iterdir():
         clauses = entry.read_text("utf-8").split("== chat")[0]
         for name in re.findall(r"\{([^{}:@!]+)@?\}", clauses):

@@ -17,7 +17,7 @@ from tests.helpers.reading import SMALL, spans
 from omniner.config.groups import DataConfig
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
-from omniner.corpus.taxonomy import OFFICIAL, load
+from omniner.corpus.taxonomy import OFFICIAL, load_taxonomy
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 
@@ -74,7 +74,7 @@ def test_public_corpora(
     name: str, sizes: dict[str, int], categories: int, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMNINER_DATA", str(shared / "data"))
-    corpus = sources.load(shipped(name), None)
+    corpus = sources.load_corpus(shipped(name), None)
     assert {split: len(sentences) for split, sentences in corpus.splits.items()} == sizes
     assert list(corpus.splits) == ["train", "dev", "test"]
     assert len(corpus.taxonomy.categories) == categories
@@ -87,43 +87,43 @@ def test_public_corpora(
 def test_a_reported_dev_becomes_test_and_chooses_nothing(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMNINER_DATA", str(shared / "data"))
     config = shipped("cluener")
-    corpus = sources.load(config, None)
+    corpus = sources.load_corpus(config, None)
     assert corpus.report == "dev"
     assert [item.id for item in corpus.splits["test"][:2]] == ["dev-0", "dev-1"]
     assert all(item.id.startswith("train-") for item in corpus.splits["train"] + corpus.splits["dev"])
-    only = sources.load(config, ["test"])
+    only = sources.load_corpus(config, ["test"])
     assert list(only.splits) == ["test"]
     assert list(only.digests) == ["dev.json"]
     assert only.splits["test"] == corpus.splits["test"]
-    assert sources.load(config, ["dev"]).splits["dev"] == corpus.splits["dev"]
-    unlabeled = sources.load(config, ["unlabeled"]).splits["unlabeled"]
+    assert sources.load_corpus(config, ["dev"]).splits["dev"] == corpus.splits["dev"]
+    unlabeled = sources.load_corpus(config, ["unlabeled"]).splits["unlabeled"]
     assert (len(unlabeled), unlabeled[0].id) == (1345, "0")
 
 
 def test_the_sample_is_generated() -> None:
     config = replace(shipped("sample"), size={"train": 30, "dev": 5, "test": 5})
-    corpus = sources.load(config, None)
+    corpus = sources.load_corpus(config, None)
     assert {split: len(sentences) for split, sentences in corpus.splits.items()} == config.size
     assert len(corpus.taxonomy.categories) == 90
     assert list(corpus.digests) == ["synthetic"]
-    assert sources.load(config, None).digests == corpus.digests
-    assert sources.load(replace(config, seed=1), None).digests != corpus.digests
+    assert sources.load_corpus(config, None).digests == corpus.digests
+    assert sources.load_corpus(replace(config, seed=1), None).digests != corpus.digests
 
 
 def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
-    corpus = sources.load(corpus_of(tmp_path, {"train": many(3)}), None)
+    corpus = sources.load_corpus(corpus_of(tmp_path, {"train": many(3)}), None)
     assert corpus.digests == {"train.jsonl": hashlib.sha256((tmp_path / "train.jsonl").read_bytes()).hexdigest()}
 
 
 def test_several_files_of_a_split_are_numbered_on(tmp_path: Path) -> None:
     config = corpus_of(tmp_path, {"a": many(2), "b": many(2)}, files={"train": ["a.jsonl", "b.jsonl"]})
-    found = sources.load(config, None).splits["train"]
+    found = sources.load_corpus(config, None).splits["train"]
     assert [item.id for item in found] == ["train-0", "train-1", "train-2", "train-3"]
 
 
 def test_ids_become_unique(tmp_path: Path) -> None:
     items = [sentence("一", id="x"), sentence("二", id="x"), sentence("三", id="x")]
-    corpus = sources.load(corpus_of(tmp_path, {"train": items, "test": [sentence("四", id="x")]}), None)
+    corpus = sources.load_corpus(corpus_of(tmp_path, {"train": items, "test": [sentence("四", id="x")]}), None)
     ids = [item.id for sentences in corpus.splits.values() for item in sentences]
     assert ids == ["x", "train-x", "train-x#2", "test-x"]
     assert [issue.code for issue in corpus.issues] == ["duplicate-id"] * 3
@@ -131,17 +131,17 @@ def test_ids_become_unique(tmp_path: Path) -> None:
 
 def test_dev_is_cut_from_train_by_post(tmp_path: Path) -> None:
     config = corpus_of(tmp_path, {"train": many(100, posts=25), "test": many(5)}, dev_from_train=0.1)
-    corpus = sources.load(config, None)
+    corpus = sources.load_corpus(config, None)
     train, dev = corpus.splits["train"], corpus.splits["dev"]
     assert (len(train), len(dev)) == (88, 12)  # whole posts of four sentences
     assert not {item.post_id for item in train} & {item.post_id for item in dev}
-    assert sources.load(config, ["dev"]).splits["dev"] == dev
-    assert sources.load(replace(config, seed=7), None).splits["dev"] != dev
+    assert sources.load_corpus(config, ["dev"]).splits["dev"] == dev
+    assert sources.load_corpus(replace(config, seed=7), None).splits["dev"] != dev
 
 
 def test_the_cut_is_the_same_for_ever() -> None:
     """The draw written down: a change of it would make runs of different versions incomparable."""
-    _, dev = sources.cut(many(50, posts=20), 0.1, seed=42)
+    _, dev = sources.cut_by_post(many(50, posts=20), 0.1, seed=42)
     assert sorted({item.post_id or "" for item in dev}) == ["p5", "p6"]
 
 
@@ -154,26 +154,26 @@ def test_the_cut_parts_and_keeps_posts_together(posts: list[int | None], share: 
     items = [sentence(f"第{n}句", post=None if p is None else str(p)) for n, p in enumerate(posts)]
     if len({item.post_id or item.text for item in items}) < 2:
         with pytest.raises(UserError, match="dev_from_train"):
-            sources.cut(items, share, seed)
+            sources.cut_by_post(items, share, seed)
         return
-    rest, part = sources.cut(items, share, seed)
+    rest, part = sources.cut_by_post(items, share, seed)
     assert rest
     assert part
     assert sorted(rest + part, key=items.index) == items
     known = {item.post_id for item in rest} - {None}
     assert not known & {item.post_id for item in part}
-    backwards = sources.cut(items[::-1], share, seed)
+    backwards = sources.cut_by_post(items[::-1], share, seed)
     assert [side[::-1] for side in backwards] == [rest, part]
 
 
 def test_repeated_texts_stay_on_one_side() -> None:
-    rest, part = sources.cut([sentence(f"第{n % 10}句") for n in range(100)], 0.1, 0)
+    rest, part = sources.cut_by_post([sentence(f"第{n % 10}句") for n in range(100)], 0.1, 0)
     assert not {item.text for item in rest} & {item.text for item in part}
 
 
 def test_a_published_dev_that_is_not_used_is_told(tmp_path: Path) -> None:
     config = corpus_of(tmp_path, {"train": many(20), "dev": many(5), "test": many(5)}, dev_from_train=0.1)
-    corpus = sources.load(config, None)
+    corpus = sources.load_corpus(config, None)
     assert [issue.code for issue in corpus.issues] == ["unused-split"]
     assert [item.id[:5] for item in corpus.splits["dev"]] == ["train", "train"]
 
@@ -199,7 +199,7 @@ def test_a_published_dev_that_is_not_used_is_told(tmp_path: Path) -> None:
 def test_what_cannot_be_is_told(tmp_path: Path, changes: dict[str, Any], where: str, found: str) -> None:
     config = corpus_of(tmp_path, {"train": many(5)}, **changes)
     with pytest.raises(UserError) as error:
-        sources.load(config, None)
+        sources.load_corpus(config, None)
     assert where in error.value.where
     assert found in str(error.value)
 
@@ -207,30 +207,30 @@ def test_what_cannot_be_is_told(tmp_path: Path, changes: dict[str, Any], where: 
 def test_the_message_says_where_the_files_are_published(tmp_path: Path) -> None:
     config = replace(shipped("msra"), root=str(tmp_path))
     with pytest.raises(UserError) as error:
-        sources.load(config, None)
+        sources.load_corpus(config, None)
     for part in ("data.root", "OMNINER_DATA", "msra_train_bio.txt", "msra_test_bio.txt", "Chinese-NLP-Corpus"):
         assert part in str(error.value)
 
 
 def test_a_split_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no split 'test', only train"):
-        sources.load(corpus_of(tmp_path, {"train": many(5)}), ["test"])
+        sources.load_corpus(corpus_of(tmp_path, {"train": many(5)}), ["test"])
 
 
 def test_an_unreadable_file_names_its_first_issue(tmp_path: Path) -> None:
     config = corpus_of(tmp_path, {"train": []})
     (tmp_path / "train.jsonl").write_text("{broken\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"no sentence could be read.*bad-json"):
-        sources.load(config, None)
+        sources.load_corpus(config, None)
 
 
 def test_issues_are_kept_or_stop_the_run(tmp_path: Path) -> None:
     config = corpus_of(tmp_path, {"train": many(2)})
     with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as file:
         file.write("{broken\n[]\n")
-    assert [issue.line for issue in sources.load(config, None).issues] == [3, 4]
+    assert [issue.line for issue in sources.load_corpus(config, None).issues] == [3, 4]
     with pytest.raises(UserError) as error:
-        sources.load(replace(config, on_issue="fail"), None)
+        sources.load_corpus(replace(config, on_issue="fail"), None)
     assert error.value.where == "data.on_issue"
     assert "2 issues (1 bad-json, 1 bad-record)" in error.value.found
     assert "train.jsonl:3" in error.value.found
@@ -238,10 +238,10 @@ def test_issues_are_kept_or_stop_the_run(tmp_path: Path) -> None:
 
 def test_categories_are_checked_against_the_taxonomy(tmp_path: Path) -> None:
     good = corpus_of(tmp_path, {"train": many(2)}, taxonomy="omniner2025")
-    assert len(sources.load(good, None).taxonomy.categories) == 90
+    assert len(sources.load_corpus(good, None).taxonomy.categories) == 90
     items = [*many(2), sentence("好", "品排"), sentence("坏", "XYZ")]
     with pytest.raises(UserError) as error:
-        sources.load(corpus_of(tmp_path, {"train": items}, taxonomy="omniner2025"), None)
+        sources.load_corpus(corpus_of(tmp_path, {"train": items}, taxonomy="omniner2025"), None)
     assert "train.jsonl" in error.value.where
     for part in ("'品排'", "train-2", "nearest: 品牌", "'XYZ'"):
         assert part in error.value.found
@@ -251,7 +251,7 @@ def test_sentences_without_labels_are_not_negatives(tmp_path: Path) -> None:
     config = corpus_of(tmp_path, {"train": many(2)})
     with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"text": "没有标注"}\n')
-    corpus = sources.load(config, None)
+    corpus = sources.load_corpus(config, None)
     assert len(corpus.splits["train"]) == 2
     assert [(issue.code, issue.id) for issue in corpus.issues] == [("unlabeled", "train-2")]
 
@@ -274,10 +274,10 @@ def test_a_file_of_which_nothing_is_known(name: str, text: str, places: list[tup
 def test_active_are_the_categories_of_the_training_split_in_the_order_of_the_taxonomy(
     tmp_path: Path, taxonomy: str
 ) -> None:
-    names = load(OFFICIAL).categories
+    names = load_taxonomy(OFFICIAL).categories
     train = [sentence("一句", names[7]), sentence("二句", names[2]), sentence("三句", names[7])]
     data = corpus_of(tmp_path, {"train": train, "dev": [sentence("四句", names[0])]}, taxonomy=taxonomy)
-    corpus = sources.load(data, None)
+    corpus = sources.load_corpus(data, None)
     assert set(corpus.active) == {names[2], names[7]}
     assert list(corpus.active) == [name for name in corpus.taxonomy.categories if name in corpus.active]
     assert corpus.active is corpus.active

@@ -16,8 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from omniner.corpus import splits
-from omniner.corpus.sample import generate
-from omniner.corpus.splits import Division, Group, divide, sizes_of, stratify
+from omniner.corpus.sample import generate_sample
+from omniner.corpus.splits import Division, Group, divide, split_sizes, stratify
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 
@@ -64,7 +64,7 @@ def test_nothing_is_lost_and_what_belongs_together_stays(sentences: list[Sentenc
                 texts[item.text].add(number)
     assert all(len(found) == 1 for found in texts.values())
     if division.together == "texts":
-        assert splits.repeated(sentences, division) == []
+        assert splits.repeated_text_issues(sentences, division) == []
     if together != "auto":
         assert division.together == together
     assert sum(division.targets) == len(sentences)
@@ -190,7 +190,7 @@ def test_dealing_is_what_the_slow_twin_does(
 ) -> None:
     rows, shares, seed = case
     groups = groups_of(rows, seed)
-    targets = sizes_of(sum(size for size, _ in rows), shares)
+    targets = split_sizes(sum(size for size, _ in rows), shares)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(splits, "_level", lambda deal: None)
         assert stratify(groups, shares, targets) == slowly(groups, shares, targets)
@@ -203,7 +203,7 @@ def test_levelling_ends_where_no_step_is_left(
 ) -> None:
     rows, shares, seed = case
     groups = groups_of(rows, seed)
-    targets = sizes_of(sum(size for size, _ in rows), shares)
+    targets = split_sizes(sum(size for size, _ in rows), shares)
     after = stratify(groups, shares, targets)
     sizes = Counter[int]()
     for (size, _), part in zip(rows, after, strict=True):
@@ -232,22 +232,24 @@ def test_a_category_of_three_posts_is_in_every_split() -> None:
     division = divide([*common, *rare], SHARES, "auto", 0, "split.shares")
     assert division.sizes == [80, 10, 10]
     assert sorted(division.parts[97:]) == [0, 1, 2]
-    assert splits.absent([*common, *rare], division) == []
+    assert splits.absent_category_issues([*common, *rare], division) == []
     fewer = [replace(item, entities=item.entities[:1]) for item in rare[:1]]
-    (issue,) = splits.absent([*common, *fewer, *rare[1:]], divide([*common, *fewer, *rare[1:]], SHARES, "auto", 0, "x"))
+    (issue,) = splits.absent_category_issues(
+        [*common, *fewer, *rare[1:]], divide([*common, *fewer, *rare[1:]], SHARES, "auto", 0, "x")
+    )
     assert issue.code == "absent-category"
     assert "b is in 2 groups only" in issue.message
 
 
 def test_the_paper_s_sizes_are_reached_exactly() -> None:
-    assert sizes_of(195_568, list(SHARES.values())) == [156_454, 19_557, 19_557]
-    assert sizes_of(7, [0.25] * 4) == [2, 2, 2, 1]
-    assert sizes_of(10, [0.7, 0.1, 0.2]) == [7, 1, 2]
+    assert split_sizes(195_568, list(SHARES.values())) == [156_454, 19_557, 19_557]
+    assert split_sizes(7, [0.25] * 4) == [2, 2, 2, 1]
+    assert split_sizes(10, [0.7, 0.1, 0.2]) == [7, 1, 2]
 
 
 def test_shares_of_a_generated_corpus() -> None:
     """Sizes exact; categories far closer to their shares than chance would bring them (about 0.8 here)."""
-    sentences = generate({"train": 6000}, 3)["train"]
+    sentences = generate_sample({"train": 6000}, 3)["train"]
     division = divide(sentences, SHARES, "auto", 0, "split.shares")
     assert division.sizes == [4800, 600, 600]
     totals = Counter(entity.category for item in sentences for entity in item.entities)
@@ -267,7 +269,7 @@ def test_texts_that_everybody_writes_are_let_go_of_by_auto() -> None:
     sentences = [*rows, *talk, *same]
     division = divide(sentences, SHARES, "auto", 0, "split.shares")
     assert (division.together, len(division.groups), division.posts) == ("mentions", 99, 100)
-    assert [issue.code for issue in splits.repeated(sentences, division)] == ["repeated-text"]
+    assert [issue.code for issue in splits.repeated_text_issues(sentences, division)] == ["repeated-text"]
     assert division.parts[300] == division.parts[301]
     with pytest.raises(UserError, match="do not make 3 parts"):
         divide(sentences, SHARES, "texts", 0, "split.shares")
@@ -275,8 +277,8 @@ def test_texts_that_everybody_writes_are_let_go_of_by_auto() -> None:
 
 PRINT = """
 from omniner.corpus.splits import divide
-from omniner.corpus.sample import generate
-print(divide(generate({"train": 300}, 1)["train"], {"a": 0.25, "b": 0.25, "c": 0.5}, "auto", 7, "x").parts)
+from omniner.corpus.sample import generate_sample
+print(divide(generate_sample({"train": 300}, 1)["train"], {"a": 0.25, "b": 0.25, "c": 0.5}, "auto", 7, "x").parts)
 """
 
 

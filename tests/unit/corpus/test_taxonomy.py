@@ -15,7 +15,7 @@ from omniner.errors import UserError
 
 @pytest.fixture(scope="module")
 def official() -> Taxonomy:
-    return taxonomy.load("omniner2025")
+    return taxonomy.load_taxonomy("omniner2025")
 
 
 def test_official_inventory_has_90_categories_in_33_primaries(official: Taxonomy) -> None:
@@ -79,21 +79,21 @@ def test_nearest_names_the_category_meant(official: Taxonomy) -> None:
 def test_display_puts_the_english_name_in_brackets(official: Taxonomy) -> None:
     assert official.display("品牌") == "品牌 (Brand)"
     assert official.display("人群/宠物") == "人群/宠物 (People and pets)"
-    assert taxonomy.flat("own", ["LOC"]).display("LOC") == "LOC"
+    assert taxonomy.flat_taxonomy("own", ["LOC"]).display("LOC") == "LOC"
 
 
 def test_an_unknown_name_is_a_user_error() -> None:
     with pytest.raises(UserError, match=r"data\.taxonomy: no taxonomy is called 'omniner2026'"):
-        taxonomy.load("omniner2026")
+        taxonomy.load_taxonomy("omniner2026")
 
 
 def test_flat_sorts_and_its_version_follows_the_names() -> None:
-    one = taxonomy.flat("own", ["PER", "LOC", "PER"])
+    one = taxonomy.flat_taxonomy("own", ["PER", "LOC", "PER"])
     assert one.categories == ("LOC", "PER")
     assert one.primaries == ("LOC", "PER")
-    assert one.version == taxonomy.flat("other", ["LOC", "PER"]).version
-    assert one.version != taxonomy.flat("own", ["LOC"]).version
-    assert len(taxonomy.flat("none", [])) == 0
+    assert one.version == taxonomy.flat_taxonomy("other", ["LOC", "PER"]).version
+    assert one.version != taxonomy.flat_taxonomy("own", ["LOC"]).version
+    assert len(taxonomy.flat_taxonomy("none", [])) == 0
 
 
 def test_a_taxonomy_survives_pickling(official: Taxonomy) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from omniner.corpus.stats import texts as near
-from omniner.corpus.stats.texts import Join
+from omniner.corpus.stats.texts import NearDuplicateJoin
 
 
 def grams(text: str, ngram: int) -> set[str]:
@@ -30,7 +30,7 @@ def all_pairs(texts: Sequence[str], ngram: int, least: float) -> dict[tuple[int,
 
 def joined(texts: Sequence[str], ngram: int, least: float) -> dict[tuple[int, int], float]:
     found = {}
-    for left, right, jaccard in Join(texts, ngram, least).pairs():
+    for left, right, jaccard in NearDuplicateJoin(texts, ngram, least).pairs():
         for key, value in zip(zip(left.tolist(), right.tolist(), strict=True), jaccard.tolist(), strict=True):
             assert key not in found
             found[key] = value
@@ -95,7 +95,7 @@ def test_no_texts_no_pairs() -> None:
 
 def test_candidates_are_known_before_and_bound_the_pairs() -> None:
     texts = [f"今天天气很好大家一起去公园玩吧{number:04}" for number in range(300)]
-    join = Join(texts, 3, 0.5)
+    join = NearDuplicateJoin(texts, 3, 0.5)
     pairs = sum(len(block.left) for block in join.pairs())
     assert pairs == len(all_pairs(texts, 3, 0.5)) <= join.candidates
     assert np.all(np.concatenate([block.jaccard for block in join.pairs()]) >= 0.5)

@@ -9,8 +9,8 @@ import pytest
 from omniner.config import compose
 from omniner.config.groups import StatsConfig
 from omniner.corpus import taxonomy
-from omniner.corpus.stats.measure import measure
-from omniner.corpus.stats.verdicts import CHECKS, Surveyed, Verdict, judge
+from omniner.corpus.stats.measure import measure_corpus
+from omniner.corpus.stats.verdicts import CHECKS, SurveyedCorpus, Verdict, run_checks
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.records import Entity, Issue, Sentence
 
@@ -48,8 +48,8 @@ def survey(
     issues: Sequence[Issue] = (),
     known: Taxonomy | None = None,
 ) -> dict[str, Verdict]:
-    surveyed = Surveyed(measure("made", splits, settings), "made up", list(issues), known, 60, settings)
-    found = judge(surveyed)
+    surveyed = SurveyedCorpus(measure_corpus("made", splits, settings), "made up", list(issues), known, 60, settings)
+    found = run_checks(surveyed)
     assert [one.check for one in found] == list(CHECKS)
     return {one.check: one for one in found}
 
@@ -62,7 +62,7 @@ CLEAN = {"train": train(), "dev": other("dev"), "test": other("test")}
 
 
 def test_a_clean_corpus_passes_everything() -> None:
-    known = taxonomy.flat("made", ["A", "B"])
+    known = taxonomy.flat_taxonomy("made", ["A", "B"])
     assert statuses(survey(CLEAN, known=known)) == {}
     assert statuses(survey(CLEAN)) == {"unknown": "skipped", "unused": "skipped"}
 
@@ -122,7 +122,7 @@ def test_what_trips_a_check(check: str) -> None:
 
 
 def test_categories_are_held_against_the_taxonomy() -> None:
-    found = survey(CLEAN, known=taxonomy.flat("made", ["A", "C", "D"]))
+    found = survey(CLEAN, known=taxonomy.flat_taxonomy("made", ["A", "C", "D"]))
     assert (found["unknown"].status, found["unknown"].value) == ("failed", 14 / 28)
     assert found["unknown"].found.endswith(": B")
     assert (found["unused"].status, found["unused"].value) == ("warned", 2 / 3)

@@ -16,7 +16,7 @@ from grammar_engine import Reference
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from omniner.answers import STYLES, parse_answer, to_prediction, write_answer
+from omniner.answers import STYLES, parse_answer, prediction_from_answer, write_answer
 from omniner.config.groups import DecodingConfig
 from omniner.corpus import sample as generator
 from omniner.errors import UserError
@@ -100,7 +100,7 @@ def check(text: str, raw: str, style: str) -> None:
     pairs = json.loads(raw)
     assert raw == json.dumps(pairs, ensure_ascii=False, separators=STYLES[style])
     assert parse_answer(raw).status == "ok"
-    prediction = to_prediction(Sentence("1", text), raw, "", "")
+    prediction = prediction_from_answer(Sentence("1", text), raw, "", "")
     assert prediction.parse == "ok"
     for entity in prediction.entities:
         assert entity.category in CATEGORIES
@@ -209,7 +209,7 @@ def sample() -> list[Sentence]:
     """Sentences of data=sample."""
     return [
         sentence
-        for split in generator.generate({"train": 400, "dev": 50, "test": 50}, 42).values()
+        for split in generator.generate_sample({"train": 400, "dev": 50, "test": 50}, 42).values()
         for sentence in split
     ]
 
@@ -272,7 +272,7 @@ def test_letters_with_marks_are_spelt_as_the_model_sees_them(
     for span, own in (("café", "cafe\u0301"), (seen, text), ("Å", "\u212b")):
         raw = write_answer([Entity(span, "日期")], "official")
         _accept(guide, text, [*qwen.answer_ids(raw), guide.stop])
-        assert to_prediction(Sentence("1", text), raw, "", "").entities[0].text == own
+        assert prediction_from_answer(Sentence("1", text), raw, "", "").entities[0].text == own
 
 
 @pytest.mark.parametrize("style", STYLES)

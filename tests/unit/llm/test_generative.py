@@ -449,7 +449,7 @@ def test_categories_follow_the_taxonomy() -> None:
     sentences = [Sentence("a", "", [Entity("x", name)]) for name in names]
     from omniner.corpus import taxonomy
 
-    known = [name for name in taxonomy.load("omniner2025").categories if name in names]
+    known = [name for name in taxonomy.load_taxonomy("omniner2025").categories if name in names]
     assert active_categories("omniner2025", sentences) == [*known, *sorted(set(names) - set(known))]
     assert active_categories("flat", sentences) == sorted(names)
     with pytest.raises(UserError, match="no entity"):

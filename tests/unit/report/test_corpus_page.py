@@ -15,9 +15,9 @@ import pytest
 
 from omniner.config import compose
 from omniner.corpus import taxonomy
-from omniner.corpus.sample import generate
-from omniner.corpus.stats.measure import measure
-from omniner.corpus.stats.verdicts import CHECKS, Surveyed, judge
+from omniner.corpus.sample import generate_sample
+from omniner.corpus.stats.measure import measure_corpus
+from omniner.corpus.stats.verdicts import CHECKS, SurveyedCorpus, run_checks
 from omniner.records import Entity, Issue, Sentence
 from omniner.report import corpus_page, corpus_tables
 from omniner.report.corpus_page import figures, shares_by_length
@@ -29,7 +29,7 @@ SCRIPT, IMAGE, END = "<script>alert(1)</script>", '"><img src=x onerror=alert(2)
 HOSTILE = [SCRIPT, IMAGE, END, "{{data}} {near:g}", "$x$ & <i>", "\ud83d 半 \x07"]
 
 
-def hostile() -> Surveyed:
+def hostile() -> SurveyedCorpus:
     """Texts, categories, ids, posts, issues and a name that are markup; repeated, leaking, nested and mislabelled."""
     made: list[Sentence] = []
     for number, text in enumerate(HOSTILE):
@@ -38,18 +38,18 @@ def hostile() -> Surveyed:
     other = [Sentence(f"{one.id}b", one.text, [Entity(one.text, "A", 0, len(one.text))], IMAGE) for one in made]
     splits = {"train": made, "test": other, END: [Sentence("u", IMAGE, meta={"unlabeled": True})]}
     issues = [Issue(SCRIPT, IMAGE, END, 3)]
-    return Surveyed(measure(IMAGE, splits, SETTINGS), END, issues, None, 10, SETTINGS)
+    return SurveyedCorpus(measure_corpus(IMAGE, splits, SETTINGS), END, issues, None, 10, SETTINGS)
 
 
-def small() -> Surveyed:
-    splits = generate({"train": 120, "dev": 30, "test": 30}, 3)
+def small() -> SurveyedCorpus:
+    splits = generate_sample({"train": 120, "dev": 30, "test": 30}, 3)
     splits["test"].append(Sentence("copy", splits["train"][0].text, [], "new"))
-    statistics = measure("small", splits, SETTINGS)
-    return Surveyed(statistics, "made up", [], taxonomy.load(taxonomy.OFFICIAL), 510, SETTINGS)
+    statistics = measure_corpus("small", splits, SETTINGS)
+    return SurveyedCorpus(statistics, "made up", [], taxonomy.load_taxonomy(taxonomy.OFFICIAL), 510, SETTINGS)
 
 
-def made(*surveyed: Surveyed) -> tuple[list[Surveyed], Verdicts, dict[str, Sheet]]:
-    verdicts = {one.statistics.name: judge(one) for one in surveyed}
+def made(*surveyed: SurveyedCorpus) -> tuple[list[SurveyedCorpus], Verdicts, dict[str, Sheet]]:
+    verdicts = {one.statistics.name: run_checks(one) for one in surveyed}
     return list(surveyed), verdicts, corpus_tables.build(surveyed, verdicts, SETTINGS)
 
 
@@ -128,7 +128,7 @@ def test_shares_of_lengths_add_up() -> None:
 def test_every_class_of_lengths_has_as_many_whole_numbers() -> None:
     """As many sentences of each length from 0 to 99: no class may stick out."""
     sentences = [Sentence(f"s{length}", "字" * length) for length in range(100)]
-    one = Surveyed(measure("flat", {"train": sentences}, SETTINGS), "", [], None, 510, SETTINGS)
+    one = SurveyedCorpus(measure_corpus("flat", {"train": sentences}, SETTINGS), "", [], None, 510, SETTINGS)
     for bins in (7, 30, 40, 99, 200):
         edges, shares = shares_by_length(one, bins)
         assert len(edges) - 1 <= bins
@@ -136,7 +136,7 @@ def test_every_class_of_lengths_has_as_many_whole_numbers() -> None:
         assert set(np.diff(edges)) == {edges[1]}
         assert classes == pytest.approx([edges[1] / 100] * len(classes))
         assert last == pytest.approx(1 - sum(classes))
-    empty = Surveyed(measure("none", {"train": []}, SETTINGS), "", [], None, 510, SETTINGS)
+    empty = SurveyedCorpus(measure_corpus("none", {"train": []}, SETTINGS), "", [], None, 510, SETTINGS)
     assert shares_by_length(empty, 40)[0].tolist() == [0, 1]
 
 

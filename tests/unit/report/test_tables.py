@@ -11,7 +11,7 @@ import made_up
 import pytest
 
 from omniner.config.groups import ErrtaConfig
-from omniner.corpus.taxonomy import load
+from omniner.corpus.taxonomy import load_taxonomy
 from omniner.records import Entity, Prediction, Sentence
 from omniner.report import tables
 from omniner.report.tables import Table
@@ -28,7 +28,7 @@ def result() -> ScoreResult:
 
 @pytest.fixture(scope="module")
 def built(result: ScoreResult) -> dict[str, Table]:
-    return tables.build(result, ERRTA, load("omniner2025"), [])
+    return tables.build(result, ERRTA, load_taxonomy("omniner2025"), [])
 
 
 def small(sentences: list[tuple[str, list[Entity], list[Entity]]], errors: list[ErrtaError]) -> ScoreResult:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from strategies import TEXT, bare, sides
 
 from omniner.config.groups import ErrtaConfig, MetricsConfig
-from omniner.corpus.taxonomy import load
+from omniner.corpus.taxonomy import load_taxonomy
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
 from omniner.registry import ERROR_TYPES
@@ -101,7 +101,7 @@ def test_unreadable_answers_are_empty_or_dropped() -> None:
 
 
 def test_the_stable_names_of_scores_json() -> None:
-    result = score(GOLD, SAID, dataclasses.replace(METRICS, bootstrap=20), ERRTA, load("omniner2025"))
+    result = score(GOLD, SAID, dataclasses.replace(METRICS, bootstrap=20), ERRTA, load_taxonomy("omniner2025"))
     content = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert content["metrics"]["micro"].keys() >= {"precision", "recall", "f1", "tp", "fp", "fn"}
     for name in ("macro", "macro_seen", "weighted"):

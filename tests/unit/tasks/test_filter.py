@@ -45,7 +45,7 @@ def models(monkeypatch: pytest.MonkeyPatch, answer: Answer, failing: str = "") -
                 yield Outcome(job.name, place, "out of memory", {})
                 continue
             path = write_text(folder / children.FOLDER / f"{job.name}.yaml", compose.to_yaml(job.config))
-            reported = sources.load(compose.read(path).data, None).splits["test"]  # what a child reads
+            reported = sources.load_corpus(compose.read(path).data, None).splits["test"]  # what a child reads
             said = [prediction for one in reported if (prediction := answer(job.name, one)) is not None]
             write_text(place / "predictions.jsonl", "".join(f"{to_line(prediction_to_json(one))}\n" for one in said))
             yield Outcome(job.name, place, "", {f"test/micro_{name}": 0.5 for name in ("precision", "recall", "f1")})
@@ -81,7 +81,9 @@ def test_children_learn_one_fold_and_are_asked_about_the_others(
         config = job.config
         assert (config.task.name, config.name, config.head.kind) == ("train", f"easy-{job.name}", "softmax")
         assert (config.input, config.output) == (None, None)
-        splits = {name: {one.id for one in part} for name, part in sources.load(config.data, None).splits.items()}
+        splits = {
+            name: {one.id for one in part} for name, part in sources.load_corpus(config.data, None).splits.items()
+        }
         assert {name: len(part) for name, part in splits.items()} == {"train": 8, "dev": 2, "test": 30}
         learnt = splits["train"] | splits["dev"]
         assert learnt | splits["test"] == {one.id for one in corpus}

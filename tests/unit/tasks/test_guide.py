@@ -20,7 +20,7 @@ from omniner.records import Entity, Sentence
 from omniner.runs.context import Context
 from omniner.tasks import guide, prompting
 
-CATEGORIES = taxonomy.load("omniner2025").categories[:6]
+CATEGORIES = taxonomy.load_taxonomy("omniner2025").categories[:6]
 
 
 class ToldError(Exception):
@@ -40,7 +40,7 @@ def settle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]
     write_json(Path("theirs/run_state.json"), {"task": "predict", "status": "finished"})
     asked = ["task=guide", "run=theirs", "tracking=off", "decoding=openai", "decoding.url=http://x/v1"]
     told = ["prompt=errta", "prompt.from_run=guidance.json", "prompt.max_tokens=900"]
-    corpus = sources.load(compose.load(["data.size={train: 8, dev: 8, test: 8}"]).data, None)
+    corpus = sources.load_corpus(compose.load(["data.size={train: 8, dev: 8, test: 8}"]).data, None)
     for name in ("train", "dev", "test"):
         corpus.splits[name] = [Sentence(f"{name}{n}", "x", [Entity("x", c, 0, 1)]) for n, c in enumerate(CATEGORIES)]
 

@@ -82,10 +82,10 @@ class Answering:
         if config.task.name == "predict":
             sentences, issues = sources.read_sentences(Path(str(config.input)))
             assert not issues
-            corpus = sources.load(config.data, ["train"])
+            corpus = sources.load_corpus(config.data, ["train"])
             reported: Sequence[Sentence] = ()
         else:
-            corpus = sources.load(config.data, None)
+            corpus = sources.load_corpus(config.data, None)
             assert not corpus.issues
             sentences = reported = corpus.splits["test"]
         active = corpus.active
@@ -106,7 +106,7 @@ def made() -> Guidance:
 def write_corpus(folder: Path, made: Guidance) -> list[str]:
     """A corpus in files, whose test file is not there; its choice."""
     lessons.write_guidance(folder / "guidance.json", made)
-    sample = sources.load(compose.load(["data.size={train: 120, dev: 140, test: 10}"]).data, ["train", "dev"])
+    sample = sources.load_corpus(compose.load(["data.size={train: 120, dev: 140, test: 10}"]).data, ["train", "dev"])
     for name in ("train", "dev"):
         jsonl.write(folder / f"{name}.jsonl", sample.splits[name])
     files = "data.files={train: [train.jsonl], dev: [dev.jsonl], test: [absent.jsonl]}"
@@ -116,7 +116,7 @@ def write_corpus(folder: Path, made: Guidance) -> list[str]:
 def made_answering(made: Guidance, data: list[str]) -> Answering:
     """Children that know which lesson helps: one that is too small for the prompt as it is."""
     config = compose.load([*SERVER, *SEARCH, *data])
-    corpus = sources.load(config.data, ["train", "dev"])
+    corpus = sources.load_corpus(config.data, ["train", "dev"])
     train = corpus.splits["train"]
     active = corpus.active
     found, _ = build_variants(config.prompt, config.search, VariantInputs(made, active, train, len))
@@ -305,7 +305,7 @@ def test_models_are_trained_with_a_budget_and_never_given_test(data: list[str], 
         assert config.task.name == "train"
         assert config.trainer.max_steps == (3 if job.name.endswith("rung1") else 9)
         assert config.data.files == {"train": ["train.jsonl"], "dev": ["dev.jsonl"]}
-        corpus = sources.load(config.data, None)
+        corpus = sources.load_corpus(config.data, None)
         assert {sentence.id for sentence in corpus.splits["test"]} == dev
         assert not dev & {sentence.id for name in ("train", "dev") for sentence in corpus.splits[name]}
         assert len(corpus.splits["dev"]) == 12

@@ -13,7 +13,7 @@ from omniner import run
 from omniner.config import compose
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
-from omniner.corpus.sample import generate
+from omniner.corpus.sample import generate_sample
 from omniner.errors import UserError
 from omniner.files import read_json
 from omniner.records import Sentence, sentence_to_json
@@ -22,7 +22,7 @@ from omniner.records import Sentence, sentence_to_json
 @pytest.fixture
 def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sentence]:
     monkeypatch.chdir(tmp_path)
-    sentences = generate({"train": 300}, 5)["train"]
+    sentences = generate_sample({"train": 300}, 5)["train"]
     (tmp_path / "given").mkdir()
     jsonl.write(tmp_path / "given" / "a.jsonl", sentences[:200])
     jsonl.write(tmp_path / "given" / "b.jsonl", sentences[200:])
@@ -42,7 +42,7 @@ def test_a_folder_becomes_a_corpus_that_is_read_as_own(
 ) -> None:
     folder = do("input=given", "output=own", "output_dir=run")
     assert "data=own data.root=" in capsys.readouterr().out
-    found = sources.load(compose.load(["data=own", "data.root=own", "data.taxonomy=omniner2025"]).data, None)
+    found = sources.load_corpus(compose.load(["data=own", "data.root=own", "data.taxonomy=omniner2025"]).data, None)
     assert {name: len(part) for name, part in found.splits.items()} == {"train": 240, "dev": 30, "test": 30}
     written = [sentence_to_json(item) for part in found.splits.values() for item in part]
     key = str
@@ -206,5 +206,5 @@ def test_what_is_said_to_train_with_can_be_trained_with(
     found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train on it: ")]
     assert len(found) == said
     for line in found:
-        parts = sources.load(compose.load(line.removeprefix("train on it: ").split()).data, None).splits
+        parts = sources.load_corpus(compose.load(line.removeprefix("train on it: ").split()).data, None).splits
         assert {name for name, part in parts.items() if part} == {"train", "dev", "test"}

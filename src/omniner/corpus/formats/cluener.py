@@ -27,8 +27,8 @@ from omniner.corpus.formats.fields import (
     sort_entities,
     text_of,
     without_repeats,
-    write_lines,
 )
+from omniner.files import write_json_lines
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled
 from omniner.registry import first_line
 
@@ -80,7 +80,7 @@ def _entity(text: str, surface: str, category: str, item: object, log: IssueLog,
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
     """Write one file, whole or not at all; entities without a place are issues."""
     log = IssueLog(path)
-    write_lines(path, (_item(sentence, log) for sentence in sentences))
+    write_json_lines(path, (_item(sentence, log) for sentence in sentences))
     return log.items
 
 

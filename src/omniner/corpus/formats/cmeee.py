@@ -35,7 +35,7 @@ from omniner.corpus.formats.fields import (
     sort_entities,
     text_of,
     without_repeats,
-    write_list,
+    write_json_list,
 )
 from omniner.files import explaining
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled
@@ -127,7 +127,7 @@ def _is_offset(text: str) -> bool:
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
     """Write the JSON layout, whole or not at all; entities without a place are issues."""
     log = IssueLog(path)
-    write_list(path, (_item(sentence, log) for sentence in sentences))
+    write_json_list(path, (_item(sentence, log) for sentence in sentences))
     return log.items
 
 

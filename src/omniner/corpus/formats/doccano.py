@@ -33,8 +33,8 @@ from omniner.corpus.formats.fields import (
     sort_entities,
     text_of,
     without_repeats,
-    write_lines,
 )
+from omniner.files import write_json_lines
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, own_meta
 from omniner.registry import first_line
 
@@ -83,7 +83,7 @@ def _entities(items: object, text: str, log: IssueLog, line: int) -> Iterator[En
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
     """Write JSONL, whole or not at all; entities without a place are issues."""
     log = IssueLog(path)
-    write_lines(path, (_item(sentence, log) for sentence in sentences))
+    write_json_lines(path, (_item(sentence, log) for sentence in sentences))
     return log.items
 
 

@@ -422,7 +422,7 @@ def without_repeats(entities: list[Entity], log: IssueLog, line: int) -> list[En
     return kept
 
 
-def write_list(path: str | Path, items: Iterable[dict[str, Any]]) -> None:
+def write_json_list(path: str | Path, items: Iterable[dict[str, Any]]) -> None:
     """Write one JSON list, an item a line."""
     with writing(path) as file:
         before = "[\n"
@@ -430,13 +430,6 @@ def write_list(path: str | Path, items: Iterable[dict[str, Any]]) -> None:
             file.write(before + to_line(item))
             before = ",\n"
         file.write("[]\n" if before == "[\n" else "\n]\n")
-
-
-def write_lines(path: str | Path, items: Iterable[dict[str, Any]]) -> None:
-    """Write JSON lines."""
-    with writing(path) as file:
-        for item in items:
-            file.write(to_line(item) + "\n")
 
 
 def labeled_only(sentences: Iterable[Sentence], log: IssueLog) -> Iterator[Sentence]:

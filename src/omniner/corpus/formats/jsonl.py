@@ -24,8 +24,8 @@ from omniner.corpus.formats.fields import (
     quote,
     text_of,
     without_repeats,
-    write_lines,
 )
+from omniner.files import write_json_lines
 from omniner.records import Entity, Issue, Sentence, sentence_to_json
 from omniner.registry import first_line
 
@@ -59,7 +59,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 def write(path: str | Path, sentences: Iterable[Sentence], options: WriteOptions | None = None) -> list[Issue]:
     """Write one file, whole or not at all; nothing is lost, so there are no issues. `options` changes nothing here."""
-    write_lines(path, map(sentence_to_json, sentences))
+    write_json_lines(path, map(sentence_to_json, sentences))
     return []
 
 

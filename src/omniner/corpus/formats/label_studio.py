@@ -41,7 +41,7 @@ from omniner.corpus.formats.fields import (
     sort_entities,
     text_of,
     without_repeats,
-    write_list,
+    write_json_list,
 )
 from omniner.files import write_text
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, own_meta
@@ -204,7 +204,7 @@ def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> l
     log = IssueLog(path)
     categories = {entity.category for sentence in sentences for entity in sentence.entities}
     write_text(path.with_suffix(CONFIGURATION), configuration(sorted(categories), log))
-    write_list(path, (task(sentence, log) for sentence in sentences))
+    write_json_list(path, (task(sentence, log) for sentence in sentences))
     return log.items
 
 

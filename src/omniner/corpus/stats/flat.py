@@ -80,10 +80,10 @@ def flatten(splits: Mapping[str, Sequence[Sentence]]) -> Flat:
     """
     sentences = [sentence for one in splits.values() for sentence in one]
     strings = [sentence.text for sentence in sentences]
-    texts, text = numbered(strings)
+    texts, text = number_values(strings)
     entities = [entity for sentence in sentences for entity in sentence.entities]
-    surfaces, surface = numbered(list(map(itemgetter(0), entities)))
-    met, category = numbered(list(map(itemgetter(1), entities)))
+    surfaces, surface = number_values(list(map(itemgetter(0), entities)))
+    met, category = number_values(list(map(itemgetter(1), entities)))
     categories = sorted(met)
     place = {name: number for number, name in enumerate(categories)}
     renumber = np.array([place[name] for name in met], np.int64)
@@ -95,10 +95,10 @@ def flatten(splits: Mapping[str, Sequence[Sentence]]) -> Flat:
         split=np.repeat(np.arange(len(splits)), [len(one) for one in splits.values()]),
         labeled=np.array([not is_unlabeled(sentence) for sentence in sentences], bool),
         begin=np.concatenate([[0], np.cumsum(lengths(strings))]),
-        points=points_of(strings),
+        points=code_points(strings),
         text=text,
         texts=texts,
-        post=numbered(keys)[1],
+        post=number_values(keys)[1],
         categories=categories,
         surfaces=surfaces,
         owner=np.repeat(np.arange(len(sentences)), lengths(list(map(attrgetter("entities"), sentences)))),
@@ -109,7 +109,7 @@ def flatten(splits: Mapping[str, Sequence[Sentence]]) -> Flat:
     )
 
 
-def numbered(values: Sequence[H]) -> tuple[list[H], Ints]:
+def number_values(values: Sequence[H]) -> tuple[list[H], Ints]:
     """The distinct values in the order they are met, and the number of each value among them."""
     distinct = list(dict.fromkeys(values))
     number = {value: place for place, value in enumerate(distinct)}
@@ -121,12 +121,12 @@ def lengths(values: Sequence[Sequence[object]]) -> Ints:
     return np.fromiter(map(len, values), np.int64, len(values))
 
 
-def points_of(texts: Sequence[str]) -> Points:
+def code_points(texts: Sequence[str]) -> Points:
     """The code points of all texts, one after the other; lone surrogates are kept."""
     return np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))
 
 
-def spread(first: Ints, count: Ints) -> Ints:
+def ranges(first: Ints, count: Ints) -> Ints:
     """`first[i], first[i] + 1, ...`, `count[i]` of them, for each i in turn."""
     ends = np.cumsum(count)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - ends + count, count)

@@ -18,8 +18,8 @@ from omniner.config.groups import StatsConfig
 from omniner.corpus.stats import mentions
 from omniner.corpus.stats import texts as characters
 from omniner.corpus.stats.flat import Bools, Flat, Ints, flatten
-from omniner.corpus.stats.mentions import Ambiguity, Overlap, Row, Seen, Surface
-from omniner.corpus.stats.texts import Disagreement, NearRepeats, Odd, Outlier, TextCounts
+from omniner.corpus.stats.mentions import Ambiguity, AmbiguousSurface, CategoryStats, Overlap, SeenMentions
+from omniner.corpus.stats.texts import Disagreement, NearRepeats, OddCharacter, Outlier, TextCounts
 from omniner.records import Sentence
 
 log = logging.getLogger("omniner")
@@ -48,11 +48,11 @@ class Statistics:
     spaced: bool  # whether tokens are words
     texts: dict[str, TextCounts]  # by split
     labels: dict[str, LabelCounts]
-    categories: list[Row]
-    primaries: list[Row]
+    categories: list[CategoryStats]
+    primaries: list[CategoryStats]
     ambiguity: Ambiguity
-    surfaces: list[Surface]  # the most ambiguous ones
-    seen: dict[str, Seen]  # by split other than train
+    surfaces: list[AmbiguousSurface]  # the most ambiguous ones
+    seen: dict[str, SeenMentions]  # by split other than train
     edges: dict[str, Ints]  # kind -> mentions
     overlaps: list[Overlap]
     counts: Ints  # (texts, splits)
@@ -62,7 +62,7 @@ class Statistics:
     disagreeing: int  # sentences
     candidates: int
     near: NearRepeats | None
-    odd: list[Odd]
+    odd: list[OddCharacter]
     with_odd: Bools
     empty: Bools
     outliers: list[Outlier]
@@ -83,7 +83,7 @@ class _Watch:
         self._last = now
 
 
-def measure(name: str, splits: Mapping[str, Sequence[Sentence]], settings: StatsConfig) -> Statistics:
+def measure_corpus(name: str, splits: Mapping[str, Sequence[Sentence]], settings: StatsConfig) -> Statistics:
     """Measure a corpus.
 
     Args:
@@ -94,40 +94,42 @@ def measure(name: str, splits: Mapping[str, Sequence[Sentence]], settings: Stats
     watch = _Watch()
     flat = flatten(splits)
     watch.lap("arrays")
-    spaced = characters.spaced(flat)
+    spaced = characters.is_spaced(flat)
     texts = {split: characters.count_texts(flat, number) for number, split in enumerate(flat.splits)}
-    odd, with_odd = characters.odd_characters(flat)
+    odd, with_odd = characters.find_odd_characters(flat)
     watch.lap("texts")
-    ambiguity = mentions.ambiguity(flat.surface, flat.category, len(flat.surfaces), len(flat.categories))
+    ambiguity = mentions.measure_ambiguity(flat.surface, flat.category, len(flat.surfaces), len(flat.categories))
     categories, primaries = _rows(flat, spaced, ambiguity)
-    found = mentions.overlaps(flat)
+    found = mentions.find_overlaps(flat)
     watch.lap("mentions")
-    counts = characters.presence(flat)
-    disagreements, disagreeing = characters.disagreements(flat)
-    posts, split_posts = characters.posts_in_two(flat)
+    counts = characters.count_presence(flat)
+    disagreements, disagreeing = characters.find_disagreements(flat)
+    posts, split_posts = characters.find_split_posts(flat)
     watch.lap("repeats")
     candidates, similar = _near(flat, counts, settings)
     watch.lap("near")
     return Statistics(
-        name=name, flat=flat, spaced=spaced, texts=texts, labels=_labels(flat, mentions.involved(flat, found)),
+        name=name, flat=flat, spaced=spaced, texts=texts,
+        labels=_labels(flat, mentions.overlapping_mentions(flat, found)),
         categories=categories, primaries=primaries, ambiguity=ambiguity,
-        surfaces=mentions.most_ambiguous(flat, ambiguity, settings.top), seen=_seen(flat), edges=mentions.edges(flat),
+        surfaces=mentions.most_ambiguous(flat, ambiguity, settings.top),
+        seen=_seen(flat), edges=mentions.find_edge_faults(flat),
         overlaps=found, counts=counts, posts=posts, split_posts=split_posts, disagreements=disagreements,
         disagreeing=disagreeing, candidates=candidates, near=similar, odd=odd, with_odd=with_odd,
-        empty=characters.empty(flat), outliers=characters.outliers(flat), emoji=characters.common_emoji(flat),
+        empty=characters.find_empty(flat), outliers=characters.find_outliers(flat), emoji=characters.count_emoji(flat),
         seconds=watch.seconds,
     )  # fmt: skip
 
 
-def _rows(flat: Flat, spaced: bool, ambiguity: Ambiguity) -> tuple[list[Row], list[Row]]:
+def _rows(flat: Flat, spaced: bool, ambiguity: Ambiguity) -> tuple[list[CategoryStats], list[CategoryStats]]:
     """By category and by primary."""
-    tokens = mentions.tokens(flat, spaced)
-    spans, bounds = mentions.distinctiveness(flat, tokens, flat.category, len(flat.categories))
-    categories = mentions.rows(flat, flat.categories, flat.category, ambiguity, spans, bounds)
-    names, group = mentions.primaries(flat)
-    spans, bounds = mentions.distinctiveness(flat, tokens, group, len(names))
-    coarse = mentions.ambiguity(flat.surface, group, len(flat.surfaces), len(names))
-    return categories, mentions.rows(flat, names, group, coarse, spans, bounds)
+    tokens = mentions.tokenize(flat, spaced)
+    spans, bounds = mentions.measure_distinctiveness(flat, tokens, flat.category, len(flat.categories))
+    categories = mentions.category_rows(flat, flat.categories, flat.category, ambiguity, spans, bounds)
+    names, group = mentions.number_primaries(flat)
+    spans, bounds = mentions.measure_distinctiveness(flat, tokens, group, len(names))
+    coarse = mentions.measure_ambiguity(flat.surface, group, len(flat.surfaces), len(names))
+    return categories, mentions.category_rows(flat, names, group, coarse, spans, bounds)
 
 
 def _labels(flat: Flat, involved: Bools) -> dict[str, LabelCounts]:
@@ -147,22 +149,24 @@ def _labels(flat: Flat, involved: Bools) -> dict[str, LabelCounts]:
     return found
 
 
-def _seen(flat: Flat) -> dict[str, Seen]:
+def _seen(flat: Flat) -> dict[str, SeenMentions]:
     if TRAIN not in flat.splits:
         return {}
     train = flat.splits.index(TRAIN)
-    return {split: mentions.seen(flat, number, train) for number, split in enumerate(flat.splits) if number != train}
+    return {
+        split: mentions.count_seen(flat, number, train) for number, split in enumerate(flat.splits) if number != train
+    }
 
 
 def _near(flat: Flat, counts: Ints, settings: StatsConfig) -> tuple[int, NearRepeats | None]:
-    join = characters.Join(flat.texts, settings.ngram, settings.near)
+    join = characters.NearDuplicateJoin(flat.texts, settings.ngram, settings.near)
     log.info("near duplicates: %d candidates among %d texts", join.candidates, len(flat.texts))
     if join.candidates > settings.candidates:
         return join.candidates, None
-    return join.candidates, characters.near_repeats(join.pairs(), counts, settings.top)
+    return join.candidates, characters.collect_near_repeats(join.pairs(), counts, settings.top)
 
 
-def pairs_of_splits(statistics: Statistics) -> list[tuple[int, int]]:
+def split_pairs(statistics: Statistics) -> list[tuple[int, int]]:
     """Splits that must be strangers to each other: each with train first, then each with those before it."""
     splits = statistics.flat.splits
     train = splits.index(TRAIN) if TRAIN in splits else None
@@ -172,7 +176,7 @@ def pairs_of_splits(statistics: Statistics) -> list[tuple[int, int]]:
     ]
 
 
-def in_split(statistics: Statistics, split: str) -> dict[str, int]:
+def mentions_in_split(statistics: Statistics, split: str) -> dict[str, int]:
     """Mentions of each category in a split."""
     number = statistics.flat.splits.index(split)
     return {row.name: row.by_split[number] for row in statistics.categories}
@@ -183,7 +187,7 @@ def labelled_splits(statistics: Statistics) -> list[str]:
     return [split for split, labels in statistics.labels.items() if labels.labeled]
 
 
-def learnt_from(statistics: Statistics) -> str | None:
+def training_split(statistics: Statistics) -> str | None:
     """The split that a model learns from: train, or the only one with labels; None where neither is there."""
     labelled = labelled_splits(statistics)
     if TRAIN in labelled:

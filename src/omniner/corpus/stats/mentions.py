@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from omniner.corpus.stats.flat import Bools, Flat, Floats, Ints, numbered, spread
+from omniner.corpus.stats.flat import Bools, Flat, Floats, Ints, number_values, ranges
 from omniner.corpus.taxonomy import primary_of
 
 SPACE, PUNCTUATION = "white space", "punctuation"
@@ -35,7 +35,7 @@ _BRACKETS = dict(zip("《（(【[「『〈“‘<{", "》）)】]」』〉”’
 _CLOSING = {closing: opening for opening, closing in _BRACKETS.items()}
 
 
-class Row(NamedTuple):
+class CategoryStats(NamedTuple):
     """A category or primary. Lengths are in characters, entropies in bits, distinctiveness in nats."""
 
     name: str
@@ -61,7 +61,7 @@ class Ambiguity(NamedTuple):
     entropy: Floats
 
 
-class Seen(NamedTuple):
+class SeenMentions(NamedTuple):
     """Mentions of a split, and how many of them have a surface, and a surface with their category, that train has."""
 
     mentions: int
@@ -69,7 +69,7 @@ class Seen(NamedTuple):
     pair: int
 
 
-def ambiguity(surface: Ints, group: Ints, surfaces: int, groups: int) -> Ambiguity:
+def measure_ambiguity(surface: Ints, group: Ints, surfaces: int, groups: int) -> Ambiguity:
     """How ambiguous each surface is.
 
     Args:
@@ -85,7 +85,7 @@ def ambiguity(surface: Ints, group: Ints, surfaces: int, groups: int) -> Ambigui
     return Ambiguity(mentions, np.bincount(owner, minlength=surfaces), np.maximum(entropy, 0.0))
 
 
-def primaries(flat: Flat) -> tuple[list[str], Ints]:
+def number_primaries(flat: Flat) -> tuple[list[str], Ints]:
     """The primaries, sorted by name, and (M,) the number of each mention's."""
     of = [primary_of(category) for category in flat.categories]
     names = sorted(set(of))
@@ -93,9 +93,9 @@ def primaries(flat: Flat) -> tuple[list[str], Ints]:
     return names, np.array([place[name] for name in of], np.int64)[flat.category]
 
 
-def rows(
+def category_rows(
     flat: Flat, names: Sequence[str], group: Ints, ambiguous: Ambiguity, spans: Floats, bounds: Floats
-) -> list[Row]:
+) -> list[CategoryStats]:
     """One row for each name, in the order of `names`.
 
     Args:
@@ -117,9 +117,9 @@ def rows(
 
 def _row(
     name: str, size: Ints, surface: Ints, by_split: Ints, ambiguous: Ambiguity, distinctiveness: tuple[float, float]
-) -> Row:
+) -> CategoryStats:
     """The row of some mentions: their sizes and surfaces; distinctiveness of the spans, and of what is around them."""
-    return Row(
+    return CategoryStats(
         name=name,
         mentions=len(size),
         share=len(size) / int(ambiguous.mentions.sum()),
@@ -136,7 +136,7 @@ def _row(
     )
 
 
-class Surface(NamedTuple):
+class AmbiguousSurface(NamedTuple):
     """An ambiguous surface and its mentions by category, the most frequent first."""
 
     text: str
@@ -145,7 +145,7 @@ class Surface(NamedTuple):
     categories: tuple[tuple[str, int], ...]
 
 
-def most_ambiguous(flat: Flat, ambiguous: Ambiguity, top: int) -> list[Surface]:
+def most_ambiguous(flat: Flat, ambiguous: Ambiguity, top: int) -> list[AmbiguousSurface]:
     """The surfaces that leave most to guess: entropy times mentions, largest first."""
     weight = ambiguous.entropy * ambiguous.mentions
     chosen = sorted(np.flatnonzero(ambiguous.kinds > 1).tolist(), key=lambda n: (-weight[n], flat.surfaces[n]))[:top]
@@ -155,7 +155,7 @@ def most_ambiguous(flat: Flat, ambiguous: Ambiguity, top: int) -> list[Surface]:
     for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
         kinds[pair // len(flat.categories)].append((flat.categories[pair % len(flat.categories)], count))
     return [
-        Surface(
+        AmbiguousSurface(
             text=flat.surfaces[number],
             mentions=int(ambiguous.mentions[number]),
             entropy=float(ambiguous.entropy[number]),
@@ -165,19 +165,19 @@ def most_ambiguous(flat: Flat, ambiguous: Ambiguity, top: int) -> list[Surface]:
     ]
 
 
-def seen(flat: Flat, split: int, train: int) -> Seen:
+def count_seen(flat: Flat, split: int, train: int) -> SeenMentions:
     """How much of a split's mentions stands in train."""
     known = np.zeros(len(flat.surfaces), bool)
     of = flat.mention_split
     known[flat.surface[of == train]] = True
     pair = flat.surface * max(len(flat.categories), 1) + flat.category
     here = of == split
-    return Seen(
+    return SeenMentions(
         int(here.sum()), int(known[flat.surface[here]].sum()), int(np.isin(pair[here], pair[of == train]).sum())
     )
 
 
-def edge(surface: str) -> str:
+def edge_fault(surface: str) -> str:
     """What stands at an end of a surface that does not belong there: white space, punctuation, or nothing.
 
     A bracket or quotation mark whose partner is in the surface belongs to it, as do the signs of amounts and names.
@@ -195,9 +195,9 @@ def _is_punctuation(letter: str) -> bool:
     return letter not in _WORDLIKE and unicodedata.category(letter).startswith("P")
 
 
-def edges(flat: Flat) -> dict[str, Ints]:
+def find_edge_faults(flat: Flat) -> dict[str, Ints]:
     """The mentions with white space, and those with punctuation, at an end."""
-    kinds = np.array([edge(surface) for surface in flat.surfaces] or [""])
+    kinds = np.array([edge_fault(surface) for surface in flat.surfaces] or [""])
     of = kinds[flat.surface]
     return {kind: np.flatnonzero(of == kind) for kind in (SPACE, PUNCTUATION)}
 
@@ -213,7 +213,7 @@ class Overlap(NamedTuple):
     inner: int
 
 
-def overlaps(flat: Flat) -> list[Overlap]:
+def find_overlaps(flat: Flat) -> list[Overlap]:
     """All pairs of placed mentions with a common character, sentence after sentence."""
     found: list[Overlap] = []
     order = _in_reading_order(flat)
@@ -251,7 +251,7 @@ def _pairs(flat: Flat, mentions: Ints) -> Iterator[Overlap]:
                 yield Overlap(CROSSING, outer, inner)
 
 
-def involved(flat: Flat, found: list[Overlap]) -> Bools:
+def overlapping_mentions(flat: Flat, found: list[Overlap]) -> Bools:
     """(M,) whether a mention lies over another one."""
     concerned = np.zeros(len(flat.owner), bool)
     concerned[[mention for overlap in found for mention in overlap[1:]]] = True
@@ -272,7 +272,7 @@ class Tokens(NamedTuple):
     kinds: int
 
 
-def tokens(flat: Flat, words: bool) -> Tokens:
+def tokenize(flat: Flat, words: bool) -> Tokens:
     """Characters, or words: the pieces between white space."""
     if not words:
         counts = np.bincount(flat.points, minlength=1)
@@ -280,7 +280,7 @@ def tokens(flat: Flat, words: bool) -> Tokens:
         places = np.arange(len(flat.points) + 1)
         return Tokens(kind, places[:-1], places, flat.begin, int((counts > 0).sum()))
     pieces = [piece for sentence in flat.sentences for piece in sentence.text.split()]
-    distinct, kind = numbered(pieces)
+    distinct, kind = number_values(pieces)
     points, place = np.unique(flat.points, return_inverse=True)
     inside = np.array([not chr(point).isspace() for point in points.tolist()], bool)[place]
     first = inside.copy()  # of a word: after white space, or first in its sentence
@@ -292,7 +292,7 @@ def tokens(flat: Flat, words: bool) -> Tokens:
     return Tokens(kind, at, started, started[flat.begin], len(distinct))
 
 
-def distinctiveness(flat: Flat, found: Tokens, group: Ints, groups: int) -> tuple[Floats, Floats]:
+def measure_distinctiveness(flat: Flat, found: Tokens, group: Ints, groups: int) -> tuple[Floats, Floats]:
     """Span and boundary distinctiveness of each group; 0 where a group has no placed mention.
 
     Args:
@@ -307,7 +307,7 @@ def distinctiveness(flat: Flat, found: Tokens, group: Ints, groups: int) -> tupl
     first = found.at[flat.begin[owner] + flat.start[placed]]
     last = found.started[flat.begin[owner] + flat.end[placed]] - 1
     size = last - first + 1  # 0 for a mention of nothing but white space
-    inside = np.repeat(group, size) * found.kinds + found.kind[spread(first, size)]
+    inside = np.repeat(group, size) * found.kinds + found.kind[ranges(first, size)]
     before, after = first - 1 >= found.begin[owner], last + 1 < found.begin[owner + 1]
     edges = np.concatenate([
         group[before] * found.kinds + found.kind[first[before] - 1],

@@ -33,7 +33,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from omniner.corpus.stats.flat import Bools, Flat, Floats, Ints, lengths, numbered, points_of, spread
+from omniner.corpus.stats.flat import Bools, Flat, Floats, Ints, code_points, lengths, number_values, ranges
 
 # Writing without blanks between words: tokens of these are characters.
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
@@ -72,7 +72,7 @@ class TextCounts(NamedTuple):
     beyond_plane: int  # characters outside the basic plane: most emoji, rare ideographs
 
 
-class Odd(NamedTuple):
+class OddCharacter(NamedTuple):
     """A character that no one types: what it is, how often it stands in the texts, in how many sentences, and where."""
 
     point: int
@@ -112,7 +112,7 @@ def odd_kind(point: int) -> str:
     return kinds.get(unicodedata.category(chr(point)), "")
 
 
-def spaced(flat: Flat) -> bool:
+def is_spaced(flat: Flat) -> bool:
     """Whether most letters are of scripts that put blanks between words, so that tokens are words."""
     letters = Counter[bool]()
     for point, count in _histogram(flat).items():
@@ -148,13 +148,13 @@ def count_texts(flat: Flat, split: int) -> TextCounts:
     )
 
 
-def common_emoji(flat: Flat) -> list[tuple[str, int]]:
+def count_emoji(flat: Flat) -> list[tuple[str, int]]:
     """Emoji and how often they stand in the texts, the most frequent first."""
     found = Counter(emoji for s in flat.sentences if _HINT.search(s.text) for emoji in EMOJI.findall(s.text))
     return sorted(found.items(), key=lambda item: (-item[1], item[0]))
 
 
-def odd_characters(flat: Flat) -> tuple[list[Odd], Bools]:
+def find_odd_characters(flat: Flat) -> tuple[list[OddCharacter], Bools]:
     """The odd characters, the most frequent first, and for each sentence whether it has one."""
     affected = np.zeros(len(flat.sentences), bool)
     found = []
@@ -162,7 +162,7 @@ def odd_characters(flat: Flat) -> tuple[list[Odd], Bools]:
         if kind := odd_kind(point):
             rows = _rows_with(flat, point)
             affected[rows] = True
-            found.append(Odd(point, kind, count, len(rows), int(rows[0])))
+            found.append(OddCharacter(point, kind, count, len(rows), int(rows[0])))
     return sorted(found, key=lambda odd: (-odd.times, odd.point)), affected
 
 
@@ -171,13 +171,13 @@ def _rows_with(flat: Flat, point: int) -> Ints:
     return np.unique(np.searchsorted(flat.begin, places, side="right") - 1)
 
 
-def empty(flat: Flat) -> Bools:
+def find_empty(flat: Flat) -> Bools:
     """(N,) whether a sentence shows nothing: no character, or none but white space."""
     bare = np.array([not text.strip() for text in flat.texts], bool)
     return bare[flat.text]
 
 
-def outliers(flat: Flat) -> list[Outlier]:
+def find_outliers(flat: Flat) -> list[Outlier]:
     """Sentences beyond Tukey's outer fence of their split, the longest first."""
     found = []
     for split in range(len(flat.splits)):
@@ -216,20 +216,20 @@ class NearRepeats(NamedTuple):
     examples: list[NearPair]
 
 
-def presence(flat: Flat) -> Ints:
+def count_presence(flat: Flat) -> Ints:
     """(texts, splits): how often each text stands in each split."""
     width = len(flat.splits)
     counts = np.bincount(flat.text * width + flat.split, minlength=len(flat.texts) * width)
     return counts.reshape(len(flat.texts), width)
 
 
-def repeated(counts: Ints) -> Ints:
+def count_repeated(counts: Ints) -> Ints:
     """(splits,): sentences whose text stood in the split before."""
     found: Ints = np.maximum(counts - 1, 0).sum(axis=0)
     return found
 
 
-def shared(counts: Ints, one: int, other: int) -> tuple[int, int]:
+def count_shared(counts: Ints, one: int, other: int) -> tuple[int, int]:
     """Sentences of `one` whose text stands in `other`, and how many distinct texts that is."""
     both = (counts[:, one] > 0) & (counts[:, other] > 0)
     return int(counts[both, one].sum()), int(both.sum())
@@ -242,7 +242,7 @@ def most_repeated(counts: Ints, top: int) -> Ints:
     return order[total[order] > 1]
 
 
-def posts_in_two(flat: Flat) -> tuple[int, list[tuple[int, tuple[int, ...]]]]:
+def find_split_posts(flat: Flat) -> tuple[int, list[tuple[int, tuple[int, ...]]]]:
     """How many posts there are, and those with sentences in more than one split: a sentence and the splits of each."""
     keys = np.unique(flat.post * len(flat.splits) + flat.split)
     posts, splits = np.divmod(keys, len(flat.splits))
@@ -253,7 +253,7 @@ def posts_in_two(flat: Flat) -> tuple[int, list[tuple[int, tuple[int, ...]]]]:
     return len(found), listed
 
 
-def disagreements(flat: Flat) -> tuple[list[Disagreement], int]:
+def find_disagreements(flat: Flat) -> tuple[list[Disagreement], int]:
     """Texts that are labelled in more than one way, most sentences first, and the sentences they are."""
     labeled = np.flatnonzero(flat.labeled)
     often = np.bincount(flat.text[labeled], minlength=len(flat.texts)) > 1
@@ -261,7 +261,7 @@ def disagreements(flat: Flat) -> tuple[list[Disagreement], int]:
     rows = rows[np.argsort(flat.text[rows], kind="stable")]
     found, sentences = [], 0
     for group in np.split(rows, np.flatnonzero(np.diff(flat.text[rows])) + 1):
-        labels, number = numbered([tuple(sorted(map(_label, flat.sentences[row].entities))) for row in group])
+        labels, number = number_values([tuple(sorted(map(_label, flat.sentences[row].entities))) for row in group])
         if len(labels) > 1:
             counts = np.bincount(number)
             order = np.argsort(-counts, kind="stable")
@@ -276,7 +276,7 @@ def _label(entity: Sequence[str | int | None]) -> tuple[str, str, int, int]:
     return str(text), str(category), -1 if start is None else int(start), -1 if end is None else int(end)
 
 
-def near_repeats(blocks: Iterable[Pairs], counts: Ints, top: int) -> NearRepeats:
+def collect_near_repeats(blocks: Iterable[SimilarPairs], counts: Ints, top: int) -> NearRepeats:
     """What the pairs mean for the splits; examples are the most similar ones, those between splits first."""
     here = counts > 0
     similar = np.zeros_like(here)
@@ -297,13 +297,13 @@ def near_repeats(blocks: Iterable[Pairs], counts: Ints, top: int) -> NearRepeats
     return NearRepeats(similar, total, examples)
 
 
-def near_shared(counts: Ints, similar: Bools, one: int, other: int) -> int:
+def count_near_shared(counts: Ints, similar: Bools, one: int, other: int) -> int:
     """Sentences of `one` whose text, or one nearly the same, stands in `other`."""
     concerned = (counts[:, one] > 0) & ((counts[:, other] > 0) | similar[:, other])
     return int(counts[concerned, one].sum())
 
 
-def near_repeated(counts: Ints, similar: Bools, split: int) -> int:
+def count_near_repeated(counts: Ints, similar: Bools, split: int) -> int:
     """Sentences of a split with another sentence in it that is the same or nearly so."""
     concerned = (counts[:, split] > 1) | ((counts[:, split] > 0) & similar[:, split])
     return int(counts[concerned, split].sum())
@@ -320,7 +320,7 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: spreads neighbouring 
 Bits = npt.NDArray[np.uint64]
 
 
-class Pairs(NamedTuple):
+class SimilarPairs(NamedTuple):
     """Pairs of texts, `left < right` in the list that was given, and their similarity."""
 
     left: Ints
@@ -340,7 +340,7 @@ class _Sets:
     bits: tuple[Bits, Bits]  # (T,) each: parity of the grams that hash to each of 128 places
 
 
-class Join:
+class NearDuplicateJoin:
     """The join of some texts: prepared once, then run.
 
     Args:
@@ -357,11 +357,11 @@ class Join:
         index = sets.size - np.ceil(2 * near / (1 + near) * sets.size - _SAFE).astype(np.int64) + 1
         count = len(sets.size)
         owner = np.repeat(np.arange(count), index)
-        keys = sets.gram[spread(sets.begin[:-1], index)] * count + owner
+        keys = sets.gram[ranges(sets.begin[:-1], index)] * count + owner
         order = np.argsort(keys)
         keys, self._owner = keys[order], owner[order]
         asking = np.repeat(np.arange(count), probe)
-        wanted = sets.gram[spread(sets.begin[:-1], probe)] * count
+        wanted = sets.gram[ranges(sets.begin[:-1], probe)] * count
         least = np.searchsorted(sets.size, np.ceil(near * sets.size - _SAFE).astype(np.int64))
         self._low = np.searchsorted(keys, wanted + least[asking])
         self._found = np.searchsorted(keys, wanted + asking) - self._low
@@ -372,7 +372,7 @@ class Join:
         """How many pairs will be looked at; the cost of `pairs`."""
         return int(self._found.sum())
 
-    def pairs(self) -> Iterator[Pairs]:
+    def pairs(self) -> Iterator[SimilarPairs]:
         """Every pair once, in blocks, always in the same order."""
         upto = np.concatenate([[0], np.cumsum(self._found)])[self._first]  # candidates before each set
         count, total = len(self._sets.size), int(upto[-1])
@@ -388,14 +388,14 @@ class Join:
                 left = (total - float(upto[at])) / rate
                 log.info("near duplicates: %d of %d candidates, %.0f per s, %.0f s left", upto[at], total, rate, left)
 
-    def _block(self, at: int, to: int) -> Pairs:
+    def _block(self, at: int, to: int) -> SimilarPairs:
         """The pairs in which the sets `at` to `to` are the larger ones."""
         sets = self._sets
         questions = slice(int(self._first[at]), int(self._first[to]))
         found = self._found[questions]
         asking = np.repeat(np.arange(at, to), np.diff(self._first[at : to + 1]))
         large = np.repeat(asking, found)
-        small = self._owner[spread(self._low[questions], found)]
+        small = self._owner[ranges(self._low[questions], found)]
         apart = np.bitwise_count(sets.bits[0][large] ^ sets.bits[0][small]).astype(np.int64)
         apart += np.bitwise_count(sets.bits[1][large] ^ sets.bits[1][small])
         # |x - y| + |y - x| of a pair similar enough is at most this share of |x| + |y|.
@@ -406,7 +406,7 @@ class Join:
         jaccard = shared / (sets.size[large] + sets.size[small] - shared)
         good = jaccard >= self._near
         one, other = sets.text[large[good]], sets.text[small[good]]
-        return Pairs(np.minimum(one, other), np.maximum(one, other), jaccard[good])
+        return SimilarPairs(np.minimum(one, other), np.maximum(one, other), jaccard[good])
 
 
 def _sets(texts: Sequence[str], ngram: int) -> _Sets:
@@ -438,9 +438,9 @@ def _grams(texts: Sequence[str], length: Ints, ngram: int, room: int) -> Ints:
     padded = length + ngram
     begin = np.concatenate([[0], np.cumsum(padded)])[:-1]
     letters = np.zeros(int(padded.sum()), np.int64)
-    points = points_of(texts)
-    letters[spread(begin, length)] = np.cumsum(np.bincount(points) > 0)[points]  # the k-th code point that occurs is k
-    places = spread(begin, np.maximum(length - ngram + 1, 1))
+    points = code_points(texts)
+    letters[ranges(begin, length)] = np.cumsum(np.bincount(points) > 0)[points]  # the k-th code point that occurs is k
+    places = ranges(begin, np.maximum(length - ngram + 1, 1))
     gram = letters[places]
     width = int(letters.max(initial=0)).bit_length()
     used = width
@@ -476,7 +476,7 @@ def _shared(sets: _Sets, large: Ints, small: Ints) -> Ints:
     found = []
     for one, other in zip(np.split(large, parts), np.split(small, parts), strict=True):
         count = sets.size[other]
-        asked = np.repeat(one, count) * sets.grams + sets.gram[spread(sets.begin[other], count)]
+        asked = np.repeat(one, count) * sets.grams + sets.gram[ranges(sets.begin[other], count)]
         hits = keys[np.minimum(np.searchsorted(keys, asked), len(keys) - 1)] == asked
         before = np.concatenate([[0], np.cumsum(hits)])
         ends = np.cumsum(count)

@@ -1,4 +1,4 @@
-"""Votes on sentences: worked cases, what holds for any proposals, and the files of the task."""
+"""Votes on sentences: worked cases, what holds for any annotations, and the files of the task."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omniner.corpus.sample import generate
-from omniner.corpus.votes import Item, decide, hold, in_order, match, overlap, quorum_of
+from omniner.corpus.adjudication import (
+    AnnotatedSentence,
+    annotation_of,
+    decide,
+    match_annotators,
+    overlap,
+    quorum_of,
+    score_practice,
+)
+from omniner.corpus.sample import generate_sample
 from omniner.records import Entity, Sentence
 
 TEXT = "我在上海迪士尼乐园吃冰淇淋"
@@ -20,8 +28,10 @@ def ent(start: int, end: int, category: str = "X") -> Entity:
     return Entity(TEXT[start:end], category, start, end)
 
 
-def item(*proposals: list[Entity] | None) -> Item:
-    return Item(Sentence("s", TEXT), tuple(None if one is None else in_order(one) for one in proposals))
+def item(*annotations: list[Entity] | None) -> AnnotatedSentence:
+    return AnnotatedSentence(
+        Sentence("s", TEXT), tuple(None if one is None else annotation_of(one) for one in annotations)
+    )
 
 
 CASES = {
@@ -80,10 +90,10 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_sentence_is_decided_as_the_rules_say(case: str) -> None:
-    *proposals, how, entities = CASES[case]
-    for order in permutations(proposals):
+    *annotations, how, entities = CASES[case]
+    for order in permutations(annotations):
         decision = decide(item(*order))
-        assert (decision.how, decision.entities) == (how, in_order(entities))
+        assert (decision.how, decision.entities) == (how, annotation_of(entities))
 
 
 def test_of_two_overlapping_winners_the_longer_stays() -> None:
@@ -109,12 +119,12 @@ ENTITIES = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.none() | ENTITIES, min_size=2, max_size=5))
-def test_whatever_is_proposed(proposals: list[list[Entity] | None]) -> None:
-    decision = decide(item(*proposals))
-    quorum = quorum_of(len(proposals))
-    present = [set(one) for one in proposals if one is not None]
+def test_whatever_is_proposed(annotations: list[list[Entity] | None]) -> None:
+    decision = decide(item(*annotations))
+    quorum = quorum_of(len(annotations))
+    present = [set(one) for one in annotations if one is not None]
     # Whatever a quorum gave and nothing overlaps is accepted; whatever is accepted has a quorum behind its span and
-    # its category; every proposal is accounted for; nothing depends on the order of the annotators.
+    # its category; every annotation is accounted for; nothing depends on the order of the annotators.
     proposed = {entity for one in present for entity in one}
     behind = {entity: sum(entity in one for one in present) for entity in proposed}
     if decision.how != "queued":
@@ -130,7 +140,7 @@ def test_whatever_is_proposed(proposals: list[list[Entity] | None]) -> None:
     if decision.how not in ("unanimous",):
         listed = {vote.entity for votes in (decision.accepted, decision.rejected, decision.open) for vote in votes}
         assert proposed <= listed
-    turned = decide(item(*reversed(proposals)))
+    turned = decide(item(*reversed(annotations)))
     assert (turned.how, turned.entities) == (decision.how, decision.entities)
 
 
@@ -138,10 +148,10 @@ def test_files_are_matched_by_id_and_differing_texts_are_issues() -> None:
     a = [Sentence("1", "甲乙", [Entity("甲", "X", 0, 1)], "p"), Sentence("2", "丙"), Sentence("2", "丁")]
     b = [Sentence("1", "甲乙丙"), Sentence("3", "戊", meta={"unlabeled": True})]
     c = [Sentence("1", "甲乙", []), Sentence("2", "丙")]
-    items, issues = match(["a", "b", "c"], [a, b, c])
+    items, issues = match_annotators(["a", "b", "c"], [a, b, c])
     assert [(one.sentence.id, one.sentence.text) for one in items] == [("1", "甲乙"), ("2", "丙"), ("3", "戊")]
     assert items[0].sentence.post_id == "p"
-    assert [one.proposals for one in items] == [((a[0].entities[0],), None, ()), ((), None, ()), (None, None, None)]
+    assert [one.annotations for one in items] == [((a[0].entities[0],), None, ()), ((), None, ()), (None, None, None)]
     found = sorted((issue.code, issue.id) for issue in issues)
     missing = [("not-annotated", "2"), *[("not-annotated", "3")] * 3]
     assert found == [("duplicate-id", "2"), *missing, ("text-mismatch", "1")]
@@ -150,8 +160,8 @@ def test_files_are_matched_by_id_and_differing_texts_are_issues() -> None:
 def test_practice_counts_what_is_left_out() -> None:
     gold = [Sentence("1", TEXT, [ent(2, 4), ent(4, 9)]), Sentence("2", TEXT, [ent(2, 4)]), Sentence("9", TEXT)]
     right, lazy = [gold[0], gold[1]], [gold[1]]
-    items, _ = match(["right", "lazy"], [right, lazy])
-    (one, other), issues = hold(["right", "lazy"], items, gold)
+    items, _ = match_annotators(["right", "lazy"], [right, lazy])
+    (one, other), issues = score_practice(["right", "lazy"], items, gold)
     assert (one.f1, one.accuracy, one.labelled, one.passes("f1", 0.9)) == (1.0, 1.0, 2, True)
     assert (other.precision, other.recall, other.f1, other.accuracy) == (1.0, 1 / 3, 0.5, 0.5)
     assert not other.passes("f1", 0.9)
@@ -174,11 +184,11 @@ def mistaken(sentence: Sentence, draw: Random, rate: float) -> Sentence:
 
 
 def test_the_vote_is_nearer_to_the_truth_than_anyone() -> None:
-    truth = generate({"train": 300}, 8)["train"]
+    truth = generate_sample({"train": 300}, 8)["train"]
     for number, sentence in enumerate(truth):
         sentence.id = f"s{number}"
     annotations = [[mistaken(one, Random(f"{n} {one.id}"), 0.1) for one in truth] for n in range(3)]
-    items, _ = match("abc", annotations)
+    items, _ = match_annotators("abc", annotations)
     decisions = [decide(item) for item in items]
     known = [number for number, decision in enumerate(decisions) if decision.how != "queued"]
     assert len(known) > 200

@@ -8,7 +8,7 @@ import pytest
 
 from omniner import run
 from omniner.config import compose
-from omniner.corpus import easy, queue, sources
+from omniner.corpus import adjudication, easy, sources
 from omniner.corpus.formats import jsonl
 from omniner.files import read_json, write_json
 from omniner.records import Entity, Prediction, Sentence
@@ -21,10 +21,13 @@ def test_the_answers_of_the_expert_become_labels(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     kept = [Sentence("a", TEXT, [SHANGHAI, DUCK], "p"), Sentence("b", TEXT + "。", [SHANGHAI], "q", {"from": "x"})]
     said = {one.id: Prediction(one.id, [SHANGHAI, DUCK]) for one in kept}
-    found = easy.suspects(easy.judge(kept, [0, 0], [{}, said, said], "span"))
+    found = easy.contradicted_labels(easy.review(kept, [0, 0], [{}, said, said], "span"))
     jsonl.write(tmp_path / "kept.jsonl", kept)
     assert (
-        queue.write(tmp_path / "queue.json", [one.to_decision() for one in found], easy.NAMES, ["城市", "菜品"]) == []
+        adjudication.write_queue(
+            tmp_path / "queue.json", [one.to_decision() for one in found], easy.QUEUE_NAMES, ["城市", "菜品"]
+        )
+        == []
     )
     (task,) = read_json(tmp_path / "queue.json")
     models = {one["model_version"]: one["result"] for one in task["predictions"]}

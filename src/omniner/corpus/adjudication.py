@@ -1,7 +1,7 @@
 """Several annotators' labels of the same sentences, side by side.
 
 In go the sentences of each annotator, out come `Item`s in the order in which the sentences were first met, with one
-proposal per annotator: their entities, or None where they did not label the sentence. Sentences are the same if their
+annotation per annotator: their entities, or None where they did not label the sentence. Sentences are the same if their
 ids are; their texts must be equal, too. Where they are not, the text that most annotators have counts (of equally many
 the first one's), and the labels made on another text are set aside with an issue: their offsets mean nothing here.
 
@@ -20,14 +20,21 @@ and more than half of all annotators (`quorum`) must be behind whatever is accep
 1. a span with its category that a quorum gave is accepted. Two accepted spans may overlap only if a quorum gave both
    of them (then they mean nesting); otherwise the one with more votes stays, of equals the longer, then the first,
    and the other is rejected;
-2. a proposal that overlaps an accepted one is out, unless its owner gave that one too (and so means nesting);
+2. a annotation that overlaps an accepted one is out, unless its owner gave that one too (and so means nesting);
 3. what is left falls into groups of overlapping spans. In each, span and category are voted on separately: where
    exactly one span and, among those who mark something that overlaps it, exactly one category has a quorum, the two
    make an entity;
 4. a group that a quorum left empty is rejected. Who is out by rule 2 in this place abstains: they did see something.
 
-A sentence in which a group stays open, or one of whose proposals has no place in the text, needs the expert. Nothing
+A sentence in which a group stays open, or one of whose annotations has no place in the text, needs the expert. Nothing
 depends on the order of entities or annotators. Cost: about 20 microseconds for a sentence that is voted on.
+
+The expert's queue: what a vote did not settle, as tasks that Label Studio imports, and the answers read back.
+
+Each task carries the annotations of all annotators as predictions, with the annotator as `model_version`, so that the
+expert sees them side by side and starts from any of them. The labelling configuration with all categories stands beside
+the file (`.xml`). Answers come back as Label Studio's JSON export, or in any other format of corpora. A task that was
+exported before it was done still has its predictions: that is no answer, whatever they say.
 """
 
 from __future__ import annotations
@@ -35,47 +42,54 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from omniner.corpus import sources
+from omniner.corpus.formats import label_studio, recognise
+from omniner.corpus.formats.fields import IssueLog, json_records, write_json_list
+from omniner.files import write_text
 from omniner.records import Entity, Issue, Sentence, entity_to_json, is_unlabeled
 
-Proposal = tuple[Entity, ...]  # without repeats, by place
+Annotation = tuple[Entity, ...]  # without repeats, by place
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class AnnotatedSentence:
     """One sentence and what each annotator says of it, in the order of the annotators; None: nothing.
 
     `sentence` carries id, text, post and meta; its own entities are empty.
     """
 
     sentence: Sentence
-    proposals: tuple[Proposal | None, ...]
+    annotations: tuple[Annotation | None, ...]
 
 
-def match(names: Sequence[str], annotations: Sequence[Sequence[Sentence]]) -> tuple[list[Item], list[Issue]]:
+def match_annotators(
+    names: Sequence[str], files: Sequence[Sequence[Sentence]]
+) -> tuple[list[AnnotatedSentence], list[Issue]]:
     """The sentences of all annotators, matched by id, each once.
 
     Args:
         names: what to call the annotators in issues.
-        annotations: the sentences of each of them.
+        files: the sentences of each of them.
 
     Returns:
         The items, and an issue for each sentence that stands twice in a file, that has another text or no labels, and
         that an annotator does not have.
     """
     issues: list[Issue] = []
-    tables = [_by_id(name, sentences, issues) for name, sentences in zip(names, annotations, strict=True)]
+    tables = [_by_id(name, sentences, issues) for name, sentences in zip(names, files, strict=True)]
     items = []
     for id in dict.fromkeys(id for table in tables for id in table):
         found = [table.get(id) for table in tables]
         texts = Counter(sentence.text for sentence in found if sentence is not None)
         text = texts.most_common(1)[0][0]  # of equally many the first that was met
-        proposals = tuple(_proposal(name, id, one, text, issues) for name, one in zip(names, found, strict=True))
+        annotations = tuple(_annotation(name, id, one, text, issues) for name, one in zip(names, found, strict=True))
         same = [sentence for sentence in found if sentence is not None and sentence.text == text]
         post = next((sentence.post_id for sentence in same if sentence.post_id is not None), None)
         meta = {key: value for key, value in same[0].meta.items() if key != "unlabeled"}
-        items.append(Item(Sentence(id, text, [], post, meta), proposals))
+        items.append(AnnotatedSentence(Sentence(id, text, [], post, meta), annotations))
     return items, issues
 
 
@@ -89,7 +103,7 @@ def _by_id(name: str, sentences: Sequence[Sentence], issues: list[Issue]) -> dic
     return table
 
 
-def _proposal(name: str, id: str, sentence: Sentence | None, text: str, issues: list[Issue]) -> Proposal | None:
+def _annotation(name: str, id: str, sentence: Sentence | None, text: str, issues: list[Issue]) -> Annotation | None:
     if sentence is None:
         issues.append(Issue("not-annotated", f"{name} has no such sentence", id=id))
     elif sentence.text != text:
@@ -97,28 +111,28 @@ def _proposal(name: str, id: str, sentence: Sentence | None, text: str, issues: 
     elif is_unlabeled(sentence):
         issues.append(Issue("not-annotated", f"{name} has the sentence without labels", id=id))
     else:
-        return in_order(sentence.entities)
+        return annotation_of(sentence.entities)
     return None
 
 
-def in_order(entities: Sequence[Entity]) -> Proposal:
+def annotation_of(entities: Sequence[Entity]) -> Annotation:
     """Each entity once, by place and name; those without a place come last."""
     if len(entities) < 2:
         return tuple(entities)
-    return tuple(sorted(set(entities), key=place_of))
+    return tuple(sorted(set(entities), key=place_key))
 
 
-def place_of(entity: Entity) -> tuple[bool, int, int, str, str]:
+def place_key(entity: Entity) -> tuple[bool, int, int, str, str]:
     """What entities are sorted by: place, the longer one first, then category and surface."""
     return (entity.start is None, entity.start or 0, -(entity.end or 0), entity.category, entity.text)
 
 
-def without_labels(item: Item) -> Sentence:
+def without_labels(item: AnnotatedSentence) -> Sentence:
     """The sentence of an item, marked as one that has no labels yet."""
     return replace(item.sentence, meta={**item.sentence.meta, "unlabeled": True})
 
 
-class Trial(NamedTuple):
+class PracticeScore(NamedTuple):
     """How an annotator did. `f1` is micro F1 of entities, `accuracy` the share of sentences without any mistake."""
 
     name: str
@@ -138,7 +152,9 @@ class Trial(NamedTuple):
         return self._asdict()
 
 
-def hold(names: Sequence[str], items: Sequence[Item], practice: Sequence[Sentence]) -> tuple[list[Trial], list[Issue]]:
+def score_practice(
+    names: Sequence[str], items: Sequence[AnnotatedSentence], practice: Sequence[Sentence]
+) -> tuple[list[PracticeScore], list[Issue]]:
     """The trials of all annotators, in their order.
 
     Args:
@@ -146,9 +162,9 @@ def hold(names: Sequence[str], items: Sequence[Item], practice: Sequence[Sentenc
         items: their sentences, those of the practice among them.
         practice: gold of the practice sentences. Entities are the same if place, surface and category are.
     """
-    of: Mapping[str, Item] = {item.sentence.id: item for item in items}
+    of: Mapping[str, AnnotatedSentence] = {item.sentence.id: item for item in items}
     issues: list[Issue] = []
-    common: list[tuple[Sentence, Item]] = []
+    common: list[tuple[Sentence, AnnotatedSentence]] = []
     for sentence in practice:
         item = of.get(sentence.id)
         if item is None:
@@ -160,22 +176,22 @@ def hold(names: Sequence[str], items: Sequence[Item], practice: Sequence[Sentenc
     return [_trial(name, number, common) for number, name in enumerate(names)], issues
 
 
-def _trial(name: str, number: int, common: Sequence[tuple[Sentence, Item]]) -> Trial:
+def _trial(name: str, number: int, common: Sequence[tuple[Sentence, AnnotatedSentence]]) -> PracticeScore:
     right = given = wanted = exact = labelled = 0
     for sentence, item in common:
-        proposal = item.proposals[number]
-        labelled += proposal is not None
-        ours: set[Entity] = set(in_order(sentence.entities))
-        theirs = set(proposal or ())
+        annotation = item.annotations[number]
+        labelled += annotation is not None
+        ours: set[Entity] = set(annotation_of(sentence.entities))
+        theirs = set(annotation or ())
         right, given, wanted = right + len(ours & theirs), given + len(theirs), wanted + len(ours)
-        exact += proposal is not None and ours == theirs
+        exact += annotation is not None and ours == theirs
     precision = right / given if given else 0.0
     recall = right / wanted if wanted else 0.0
     f1 = 2 * right / (given + wanted) if given + wanted else 0.0
-    return Trial(name, len(common), labelled, precision, recall, f1, exact / len(common) if common else 0.0)
+    return PracticeScore(name, len(common), labelled, precision, recall, f1, exact / len(common) if common else 0.0)
 
 
-HOW = ("unanimous", "majority", "vote", "separate", "queued", "expert", "practice")
+OUTCOMES = ("unanimous", "majority", "vote", "separate", "queued", "expert", "practice")
 
 Span = tuple[int, int]
 
@@ -196,9 +212,9 @@ class Decision:
     (its gold was known). `entities` is empty while the sentence is queued.
     """
 
-    item: Item
+    item: AnnotatedSentence
     how: str
-    entities: Proposal
+    entities: Annotation
     accepted: list[Vote] = field(default_factory=list)
     rejected: list[Vote] = field(default_factory=list)
     open: list[Vote] = field(default_factory=list)
@@ -212,7 +228,7 @@ class Decision:
                 item[name] = [
                     {**entity_to_json(vote.entity), "votes": [names[voter] for voter in vote.voters]} for vote in votes
                 ]
-        absent = [name for name, proposal in zip(names, self.item.proposals, strict=True) if proposal is None]
+        absent = [name for name, annotation in zip(names, self.item.annotations, strict=True) if annotation is None]
         if absent:
             item["absent"] = absent
         return item
@@ -223,14 +239,14 @@ def quorum_of(annotators: int) -> int:
     return annotators // 2 + 1
 
 
-def decide(item: Item) -> Decision:
+def decide(item: AnnotatedSentence) -> Decision:
     """Decide one sentence by what its annotators propose."""
-    present = [proposal for proposal in item.proposals if proposal is not None]
-    quorum = quorum_of(len(item.proposals))
-    if len(present) == len(item.proposals) and all(proposal == present[0] for proposal in present):
+    present = [annotation for annotation in item.annotations if annotation is not None]
+    quorum = quorum_of(len(item.annotations))
+    if len(present) == len(item.annotations) and all(annotation == present[0] for annotation in present):
         return Decision(item, "unanimous", present[0])
     whole, count = Counter(present).most_common(1)[0] if present else ((), 0)
-    votes = _votes(item.proposals)
+    votes = _votes(item.annotations)
     if count >= quorum:
         accepted = [vote for vote in votes if vote.entity in whole]
         return Decision(item, "majority", whole, accepted, [vote for vote in votes if vote.entity not in whole])
@@ -239,18 +255,18 @@ def decide(item: Item) -> Decision:
     return _vote(item, votes, quorum)
 
 
-def _votes(proposals: Iterable[Proposal | None]) -> list[Vote]:
+def _votes(annotations: Iterable[Annotation | None]) -> list[Vote]:
     """Every entity that was given, by place, with those who gave it."""
     voters: dict[Entity, list[int]] = defaultdict(list)
-    for number, proposal in enumerate(proposals):
-        for entity in proposal or ():
+    for number, annotation in enumerate(annotations):
+        for entity in annotation or ():
             voters[entity].append(number)
-    return [Vote(entity, tuple(voters[entity])) for entity in sorted(voters, key=place_of)]
+    return [Vote(entity, tuple(voters[entity])) for entity in sorted(voters, key=place_key)]
 
 
-def _vote(item: Item, votes: Sequence[Vote], quorum: int) -> Decision:
+def _vote(item: AnnotatedSentence, votes: Sequence[Vote], quorum: int) -> Decision:
     """The vote by entity, and by span and category where that settles it."""
-    present = [number for number, proposal in enumerate(item.proposals) if proposal is not None]
+    present = [number for number, annotation in enumerate(item.annotations) if annotation is not None]
     winners = [vote for vote in votes if len(vote.voters) >= quorum]
     accepted = _consistent(winners, quorum)
     rest, rejected = _after(accepted, [vote for vote in votes if vote not in winners])
@@ -269,11 +285,11 @@ def _vote(item: Item, votes: Sequence[Vote], quorum: int) -> Decision:
             rejected += group
         else:
             still += group
-    accepted = sorted([*accepted, *apart], key=lambda vote: place_of(vote.entity))
-    rejected.sort(key=lambda vote: place_of(vote.entity))
+    accepted = sorted([*accepted, *apart], key=lambda vote: place_key(vote.entity))
+    rejected.sort(key=lambda vote: place_key(vote.entity))
     if still:
         return Decision(item, "queued", (), accepted, rejected, still)
-    entities = in_order([vote.entity for vote in accepted])
+    entities = annotation_of([vote.entity for vote in accepted])
     return Decision(item, "separate" if apart else "vote", entities, accepted, rejected)
 
 
@@ -309,7 +325,7 @@ def _both(one: Vote, other: Vote) -> int:
 def _after(accepted: Sequence[Vote], rest: Sequence[Vote]) -> tuple[list[Vote], list[Vote]]:
     """What of the rest goes on, and what an accepted entity has decided (rule 2).
 
-    A proposal with several owners stays with those of them who gave the accepted entity, too.
+    A annotation with several owners stays with those of them who gave the accepted entity, too.
     """
     going, out = [], []
     for vote in rest:
@@ -353,3 +369,98 @@ def _apart(group: Sequence[Vote], quorum: int) -> Vote | None:
     if len(categories) != 1:
         return None
     return Vote(example._replace(category=categories[0]), tuple(sorted(spans[winners[0]])))
+
+
+def write_queue(
+    path: Path, decisions: Iterable[Decision], names: Sequence[str], categories: Sequence[str]
+) -> list[Issue]:
+    """Write the queued sentences as a list of tasks, whole or not at all.
+
+    Args:
+        path: the JSON file; the labelling configuration gets its name with `.xml`.
+        decisions: those that are not queued are passed over.
+        names: of the annotators.
+        categories: what the expert can choose from.
+
+    Returns:
+        An issue for each proposed entity that has no place: Label Studio cannot show it.
+    """
+    log = IssueLog(path)
+    write_text(path.with_suffix(".xml"), label_studio.configuration(categories, log))
+    write_json_list(path, (_task(decision, names, log) for decision in decisions if decision.how == "queued"))
+    return log.items
+
+
+def _task(decision: Decision, names: Sequence[str], log: IssueLog) -> dict[str, Any]:
+    sentence = decision.item.sentence
+    task = label_studio.task(
+        Sentence(sentence.id, sentence.text, [], sentence.post_id, {**sentence.meta, "unlabeled": True}), log
+    )
+    task["predictions"] = [
+        {
+            "model_version": name,
+            "result": label_studio.results(Sentence(sentence.id, sentence.text, list(annotation)), log),
+        }
+        for name, annotation in zip(names, decision.item.annotations, strict=True)
+        if annotation is not None
+    ]
+    return task
+
+
+def read_expert_answers(path: Path) -> tuple[list[Sentence], list[Issue]]:
+    """The sentences that the expert has labelled, and what could not be read. Undone tasks are no sentences."""
+    sentences, issues = sources.read_sentences(path)
+    undone: set[str] = set()
+    if recognise(path)[0] == "label_studio":
+        undone = _undone(path)
+        issues = [issue for issue in issues if issue.code != "only-predictions"]
+    return [item for item in sentences if not is_unlabeled(item) and item.id not in undone], issues
+
+
+def _undone(path: Path) -> set[str]:
+    """Ids of the tasks without a finished annotation."""
+    found = set()
+    for _, record in json_records(path, IssueLog(path)):
+        data = record.get("data")
+        if not isinstance(data, dict):
+            continue
+        tried = record.get("annotations") or record.get("completions") or []
+        done = isinstance(tried, list) and any(
+            isinstance(item, dict) and not item.get("was_cancelled") for item in tried
+        )
+        if not done:
+            found.add(str(data.get(label_studio.ID, record.get("id"))))
+    return found
+
+
+def apply_expert_answers(
+    decisions: Sequence[Decision], answers: Sequence[Sentence]
+) -> tuple[list[Decision], list[Issue]]:
+    """The decisions with the expert's answers in them; an answer counts for whatever sentence it is about.
+
+    Answers to unknown sentences or other texts are issues, and change nothing; so is the second of two answers.
+    """
+    issues: list[Issue] = []
+    given: dict[str, Sentence] = {}
+    known = {decision.item.sentence.id: decision.item.sentence.text for decision in decisions}
+    for answer in answers:
+        if answer.id not in known:
+            issues.append(Issue("unknown-id", "the expert's sentence is none of the annotators'", id=answer.id))
+        elif answer.text != known[answer.id]:
+            issues.append(Issue("text-mismatch", "the expert's answer is about another text; not used", id=answer.id))
+        elif answer.id in given:
+            issues.append(Issue("duplicate-id", "a second answer of the expert; the first one counts", id=answer.id))
+        else:
+            given[answer.id] = answer
+    done = []
+    for decision in decisions:
+        name = decision.item.sentence.id
+        if name not in given:
+            done.append(decision)
+            continue
+        if decision.how != "queued":
+            message = f"decided by the annotators ({decision.how}); the expert's answer counts"
+            issues.append(Issue("expert-overrules", message, id=name))
+        votes = decision.accepted, decision.rejected, decision.open
+        done.append(Decision(decision.item, "expert", annotation_of(given[name].entities), *votes))
+    return done, issues
