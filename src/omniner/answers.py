@@ -316,19 +316,26 @@ def write_answer(entities: Iterable[Entity], style: str) -> str:
     return json.dumps([entity[:2] for entity in entities], ensure_ascii=False, separators=STYLES[style])
 
 
-def prediction_from_answer(sentence: Sentence, raw: str, prompt_sha: str, engine: str) -> Prediction:
+def prediction_from_answer(sentence: Sentence, raw: str, prompt_sha: str, engine: str, cut: bool = False) -> Prediction:
     """Read a model's answer about a sentence; never raises.
 
     A surface that does not stand in the text keeps no offsets. One that does, but is listed more often than it occurs
     there, shares a place with another category, or is dropped when it only repeats an entity; `reason` counts those.
+
+    Args:
+        sentence: what the answer is about.
+        raw: the answer as the model wrote it.
+        prompt_sha: hash of the prompt.
+        engine: who answered.
+        cut: whether the limit of tokens ended the answer; `reason` says so.
     """
     parsed = parse_answer(raw)
     placed = place_pairs(sentence.text, [(_spelt_as_in(sentence.text, text), label) for text, label in parsed.pairs])
     entities = [entity for entity in placed if entity is not None]
-    reason = parsed.reason
+    reasons = ["stopped by decoding.max_new_tokens" if cut else "", parsed.reason]
     if repeats := len(placed) - len(entities):
-        reason = "; ".join(filter(None, (reason, f"{repeats} repeated entities dropped")))
-    return Prediction(sentence.id, entities, raw, parsed.status, reason, prompt_sha, engine)
+        reasons.append(f"{repeats} repeated entities dropped")
+    return Prediction(sentence.id, entities, raw, parsed.status, "; ".join(filter(None, reasons)), prompt_sha, engine)
 
 
 def _spelt_as_in(text: str, surface: str) -> str:

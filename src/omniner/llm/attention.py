@@ -1,39 +1,25 @@
-"""What an attention back-end for packs is; each has a module of its own, `attention_<name>`.
+"""Attention of a pack: every suffix sees the shared prefix and itself, nothing else. One back-end per kind of machine.
 
-Attention of a pack by one mask: the plain reference that every other back-end is compared with.
+A pack is one row of T tokens: a prefix that all sentences share, then one suffix per sentence (`packs.Pack`). Every
+back-end computes the same function; they differ in where they run and in what they skip:
 
-In come queries, keys and values of a whole pack; PyTorch's own attention computes all T x T scores and a mask [T, T]
-keeps what may be seen. Runs anywhere. The price: scores of suffixes against each other are computed and thrown away,
-keys are repeated for the query heads that share them, and on CUDA a mask rules out the fastest kernels.
+- `masked` is the plain reference: PyTorch's attention with a mask [T, T]. It runs anywhere, but computes scores of
+  suffixes against each other only to throw them away.
+- `cascade` uses PyTorch's CPU flash kernel, which stores no scores: one causal call for the prefix, one unmasked call
+  from all suffixes to the prefix, and one causal call for each run of suffixes of equal length.
+- `flash` does the same on CUDA with two calls, since that kernel takes sequences of different lengths.
+- `flex` compiles one kernel (`flex_attention`) that skips empty blocks of 128 x 128 tokens. It needs Triton and half a
+  minute at the start, and takes any precision.
 
-Attention of a pack on a CPU: kernels without a mask, merged by their log-sum-exp, with an own backward.
+`cascade` and `flash` get two results for each suffix, over the prefix and over itself, with the logarithms l1 and l2 of
+their softmax sums. Together these are one softmax over both: the results weigh sigmoid(l1 - l2) and sigmoid(l2 - l1),
+and the merged sum is log(e^l1 + e^l2). The backward pass hands the merged result and the merged sum to the same
+kernels, which recompute the exact probabilities from them. That is why both have a backward pass of their own.
 
-In come queries, keys and values of a whole pack. Three kinds of calls of PyTorch's CPU flash kernel, which needs no
-scores in memory: the prefix to itself (causal), all suffixes to the prefix (everything is visible, so one call), and
-suffixes to themselves (causal), one call for each run of equal lengths. A suffix's two results, with the logarithms
-l1 and l2 of their softmax sums, are those of one softmax over both: weights sigmoid(l1 - l2) and sigmoid(l2 - l1), sum
-log(e^l1 + e^l2). In the backward pass the same kernels get the merged result and the merged sum, from which they
-recompute the exact probabilities.
+A new back-end is a function like `attend_masked` and an entry in `ATTENTION_BACKENDS`.
 
-Little is copied but keys and values of the suffixes: the kernel takes strides, so query heads that share a key head
-read one copy of the prefix, and a run of equal lengths is a view. Where nobody reads the prefix's rows (last layer),
-only rows that predict attend to the prefix; the others hold their own part alone.
-
-Attention of a pack on CUDA: two calls of PyTorch's flash kernel, merged by their log-sum-exp, with an own backward.
-
-In come queries, keys and values of a whole pack, in fp16 or bf16 (the kernel has no fp32). One causal call for rows of
-several sequences: the prefix is the first, each suffix one more. One call without a mask: all suffixes to the prefix.
-A suffix's two results are merged as in `attention_cascade`; in the backward pass the same kernels get the merged
-result and the merged sum, from which they recompute the exact probabilities. No keys or scores are copied or stored.
-
-The kernel is called beneath autograd (`torch.ops.aten`), since nothing public returns the log-sum-exp in all versions.
-
-Attention of a pack on CUDA by `flex_attention`: one generated kernel that skips what no row may see.
-
-In come queries, keys and values of a whole pack, in any precision. The pattern is told as a function of two places; of
-its blocks of 128 x 128, those that are empty are skipped and those that are full need no mask. Compiled once for all
-lengths. The price: a compiler (Triton) and half a minute at the start; and the pattern of a pack is found by looking at
-all T x T places once.
+Shapes: T tokens, of which P are prefix and M are suffix tokens; H query heads, G key heads, D features of a head;
+query head h reads key head h // (H / G).
 """
 
 from __future__ import annotations
@@ -52,34 +38,47 @@ from omniner.llm.packs import Pack
 
 
 class AttentionFunction(Protocol):
-    """Attention of a whole pack: each row sees the prefix and its own suffix, up to itself."""
+    """Computes the attention of a whole pack, with gradients."""
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool
     ) -> Tensor:
-        """Result [1, T, H, D] of query [1, H, T, D], key and value [1, G, T, D], all of one type, G dividing H.
+        """Attend from each row to the prefix and to its own suffix, up to itself.
 
-        Query head h reads key head h // (H / G). With `prefix_unused` nobody reads the rows of the prefix, which may
-        then hold anything finite.
+        Args:
+            query: [1, H, T, D].
+            key: [1, G, T, D], of the query's type.
+            value: [1, G, T, D], of the query's type.
+            scale: factor of the scores.
+            pack: says where the prefix and the suffixes are.
+            prefix_unused: nobody reads the rows of the prefix, which may then hold anything finite.
+
+        Returns:
+            [1, T, H, D].
         """
 
 
 class AttentionBackend(NamedTuple):
-    """A way to compute attention, and where it can run.
+    """All that is known of a way to compute attention.
 
     Attributes:
-        attend: computes it, with gradients.
+        name: what `tuning.attention` calls it.
+        attend: computes it.
         device: the only type of device it runs on; None = any.
         dtypes: precisions it takes.
     """
 
+    name: str
     attend: AttentionFunction
     device: str | None
     dtypes: tuple[torch.dtype, ...]
 
 
+# masked: the reference
+
+
 def attend_masked(query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool) -> Tensor:
-    """As `attention.Attend` says."""
+    """Attend with a mask, see `AttentionFunction`."""
     shared = query.shape[1] // key.shape[1]
     key, value = (each.repeat_interleave(shared, 1) for each in (key, value))
     mask = pack.once("mask", visible)
@@ -87,14 +86,18 @@ def attend_masked(query: Tensor, key: Tensor, value: Tensor, scale: float, pack:
 
 
 def visible(pack: Pack) -> Tensor:
-    """Bool [T, T]: row i may see column j, which stands before it in the prefix or in its own suffix."""
+    """Tell which columns each row may see.
+
+    Returns:
+        bool [T, T]: True where column j stands at or before row i, in the prefix or in the row's own suffix.
+    """
     segments = pack.segments()
     places = torch.arange(len(segments), device=segments.device)
     causal = places[:, None] >= places
     return causal & ((segments == 0) | (segments[:, None] == segments))
 
 
-MASKED = AttentionBackend(attend_masked, None, (torch.float16, torch.bfloat16, torch.float32, torch.float64))
+# cascade: CPU
 
 
 _cascade_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -102,48 +105,14 @@ _cascade_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_b
 
 
 def attend_cascade(query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool) -> Tensor:
-    """As `attention.Attend` says."""
+    """Attend with the CPU's flash kernel, see `AttentionFunction`.
+
+    Little is copied but keys and values of the suffixes: the kernel takes strides, so query heads that share a key head
+    read one copy of the prefix, and a run of equal lengths is a view. Where nobody reads the prefix's rows, only rows
+    that predict attend to the prefix; the others hold the attention to their own suffix alone.
+    """
     out: Tensor = _Cascade.apply(query, key, value, scale, pack, prefix_unused)  # type: ignore[no-untyped-call]
     return out
-
-
-def _runs(pack: Pack) -> list[tuple[slice, int, int]]:
-    """Suffixes of equal length side by side: places among the suffix tokens, how many suffixes, their length."""
-    runs, at = [], 0
-    for length, same in groupby(pack.lengths):
-        count = len(list(same))
-        runs.append((slice(at, at + count * length), count, length))
-        at += count * length
-    return runs
-
-
-def _groups(rows: Tensor, groups: int, shared: int) -> Tensor:
-    """[T, H, D] as [G, H / G, T, D], or [T, G, D] as the same with each head repeated; a view."""
-    if rows.shape[1] == groups:
-        return rows.permute(1, 0, 2)[:, None].expand(-1, shared, -1, -1)
-    return rows.view(rows.shape[0], groups, shared, -1).permute(1, 2, 0, 3)
-
-
-def _rows(grouped: Tensor) -> Tensor:
-    """[G, H / G, T, D] as [T, H, D], or [G, H / G, T] as [T, H]."""
-    return grouped.movedim(2, 0).flatten(1, 2)
-
-
-def _batch(rows: Tensor, run: tuple[slice, int, int]) -> Tensor:
-    """The run's suffixes [N, H, S, D] of rows [M, H, D] (or [N, H, S] of [M, H]); a view."""
-    place, count, length = run
-    return rows[place].view(count, length, *rows.shape[1:]).transpose(1, 2)
-
-
-def _repeated(rows: Tensor, shared: int) -> Tensor:
-    """[M, G, D] as [M, H, D]."""
-    return rows if shared == 1 else rows.repeat_interleave(shared, 1)
-
-
-def _summed(gradient: Tensor, groups: int) -> Tensor:
-    """[N, H, S, D] as [N, G, S, D], each the sum of the heads that share a key head."""
-    count, heads, *rest = gradient.shape
-    return gradient if heads == groups else gradient.reshape(count, groups, heads // groups, *rest).sum(2)
 
 
 class _Cascade(torch.autograd.Function):
@@ -155,14 +124,14 @@ class _Cascade(torch.autograd.Function):
         prefix, shared = pack.prefix, q.shape[1] // k.shape[1]
         out = q.new_zeros(q.shape)
         total = q.new_full(q.shape[:2], -torch.inf, dtype=torch.promote_types(q.dtype, torch.float32))
-        kp, vp = (_groups(each[:prefix], k.shape[1], shared) for each in (k, v))
-        for rows, causal in _queries(pack, prefix_unused):
-            part, sums = _cascade_forward(_groups(q[rows], k.shape[1], shared), kp, vp, 0.0, causal, scale=scale)
-            out[rows], total[rows] = _rows(part), _rows(sums)
-        qs, ks, vs = q[prefix:], _repeated(k[prefix:], shared), _repeated(v[prefix:], shared)
-        for run in pack.once("runs", _runs):
-            part, sums = _cascade_forward(*(_batch(each, run) for each in (qs, ks, vs)), 0.0, True, scale=scale)
-            _merge(_batch(out[prefix:], run), _batch(total[prefix:], run), part, sums)
+        kp, vp = (group_heads(each[:prefix], k.shape[1], shared) for each in (k, v))
+        for rows, causal in rows_to_prefix(pack, prefix_unused):
+            part, sums = _cascade_forward(group_heads(q[rows], k.shape[1], shared), kp, vp, 0.0, causal, scale=scale)
+            out[rows], total[rows] = ungroup_heads(part), ungroup_heads(sums)
+        qs, ks, vs = q[prefix:], repeat_heads(k[prefix:], shared), repeat_heads(v[prefix:], shared)
+        for run in pack.once("runs", equal_lengths):
+            part, sums = _cascade_forward(*(run.batch(each) for each in (qs, ks, vs)), 0.0, True, scale=scale)
+            merge_into(run.batch(out[prefix:]), run.batch(total[prefix:]), part, sums)
         ctx.save_for_backward(query, key, value, out, total)
         ctx.scale, ctx.pack, ctx.prefix_unused = scale, pack, prefix_unused
         return out[None]
@@ -175,81 +144,95 @@ class _Cascade(torch.autograd.Function):
         prefix, groups, scale, pack = ctx.pack.prefix, k.shape[1], ctx.scale, ctx.pack
         shared = q.shape[1] // groups
         dq, dk, dv = (each.new_zeros(each.shape) for each in (q, k, v))
-        kp, vp = (_groups(each[:prefix], groups, shared) for each in (k, v))
-        for rows, causal in _queries(pack, ctx.prefix_unused):
-            d, queries, result = (_groups(each[rows], groups, shared) for each in (d_out, q, out))
-            sums = _groups(total[rows][..., None], groups, shared)[..., 0]
+        kp, vp = (group_heads(each[:prefix], groups, shared) for each in (k, v))
+        for rows, causal in rows_to_prefix(pack, ctx.prefix_unused):
+            d, queries, result = (group_heads(each[rows], groups, shared) for each in (d_out, q, out))
+            sums = group_heads(total[rows][..., None], groups, shared)[..., 0]
             by_query, by_key, by_value = _cascade_backward(d, queries, kp, vp, result, sums, 0.0, causal, scale=scale)
-            dq[rows] = _rows(by_query)
+            dq[rows] = ungroup_heads(by_query)
             dk[:prefix] += by_key.sum(1).transpose(0, 1)
             dv[:prefix] += by_value.sum(1).transpose(0, 1)
-        own = d_out[prefix:], q[prefix:], _repeated(k[prefix:], shared), _repeated(v[prefix:], shared), out[prefix:]
-        for run in pack.once("runs", _runs):
-            given = *(_batch(each, run) for each in own), _batch(total[prefix:], run)
+        ks, vs = (repeat_heads(each[prefix:], shared) for each in (k, v))
+        for run in pack.once("runs", equal_lengths):
+            given = (run.batch(each) for each in (d_out[prefix:], q[prefix:], ks, vs, out[prefix:], total[prefix:]))
             by_query, by_key, by_value = _cascade_backward(*given, 0.0, True, scale=scale)
-            _batch(dq[prefix:], run).add_(by_query)
-            _batch(dk[prefix:], run).copy_(_summed(by_key, groups))
-            _batch(dv[prefix:], run).copy_(_summed(by_value, groups))
+            run.batch(dq[prefix:]).add_(by_query)
+            run.batch(dk[prefix:]).copy_(sum_heads(by_key, groups))
+            run.batch(dv[prefix:]).copy_(sum_heads(by_value, groups))
         return *(each.transpose(0, 1)[None] for each in (dq, dk, dv)), None, None, None
 
 
-def _queries(pack: Pack, prefix_unused: bool) -> list[tuple[slice | Tensor, bool]]:
-    """Rows that attend to the prefix, and whether causally: itself and all suffixes, or only what is read."""
+class EqualSuffixes(NamedTuple):
+    """N suffixes of the same length S side by side, at `place` among the M suffix tokens."""
+
+    place: slice
+    number: int
+    length: int
+
+    def batch(self, rows: Tensor) -> Tensor:
+        """View their part of [M, H, D] as [N, H, S, D], or of [M, H] as [N, H, S]."""
+        return rows[self.place].view(self.number, self.length, *rows.shape[1:]).transpose(1, 2)
+
+
+def equal_lengths(pack: Pack) -> list[EqualSuffixes]:
+    """Find the runs of suffixes of equal length."""
+    runs, at = [], 0
+    for length, same in groupby(pack.lengths):
+        number = len(list(same))
+        runs.append(EqualSuffixes(slice(at, at + number * length), number, length))
+        at += number * length
+    return runs
+
+
+def rows_to_prefix(pack: Pack, prefix_unused: bool) -> list[tuple[slice | Tensor, bool]]:
+    """List the rows that attend to the prefix, and whether causally: itself and all suffixes, or only what is read."""
     if prefix_unused:
         return [(pack.keep, False)]
     return [(slice(0, pack.prefix), True), (slice(pack.prefix, None), False)]
 
 
-def _merge(out: Tensor, total: Tensor, part: Tensor, sums: Tensor) -> None:
+def group_heads(rows: Tensor, groups: int, shared: int) -> Tensor:
+    """View [T, H, D] as [G, H / G, T, D], or [T, G, D] as the same with each head repeated."""
+    if rows.shape[1] == groups:
+        return rows.permute(1, 0, 2)[:, None].expand(-1, shared, -1, -1)
+    return rows.view(rows.shape[0], groups, shared, -1).permute(1, 2, 0, 3)
+
+
+def ungroup_heads(grouped: Tensor) -> Tensor:
+    """Undo `group_heads`: [G, H / G, T, D] to [T, H, D], or [G, H / G, T] to [T, H]."""
+    return grouped.movedim(2, 0).flatten(1, 2)
+
+
+def repeat_heads(rows: Tensor, shared: int) -> Tensor:
+    """Copy each key head for the query heads that share it: [M, G, D] to [M, H, D]."""
+    return rows if shared == 1 else rows.repeat_interleave(shared, 1)
+
+
+def sum_heads(gradient: Tensor, groups: int) -> Tensor:
+    """Add up the gradients of the query heads that share a key head: [N, H, S, D] to [N, G, S, D]."""
+    count, heads, *rest = gradient.shape
+    return gradient if heads == groups else gradient.reshape(count, groups, heads // groups, *rest).sum(2)
+
+
+def merge_into(out: Tensor, total: Tensor, part: Tensor, sums: Tensor) -> None:
     """Merge the results [N, H, S, D] and log-sums [N, H, S] of further keys into those so far, in place."""
     share = torch.sigmoid(sums - total)[..., None]
     out.copy_(torch.lerp(out.to(share.dtype), part.to(share.dtype), share))
     torch.logaddexp(total, sums, out=total)
 
 
-CASCADE = AttentionBackend(attend_cascade, "cpu", (torch.bfloat16, torch.float32, torch.float64))
+# flash: CUDA
 
 
+# beneath autograd, since nothing public returns the log-sum-exp in all versions
 _flash_forward = torch.ops.aten._flash_attention_forward
 _flash_backward = torch.ops.aten._flash_attention_backward
 
 
-class _Call(NamedTuple):
-    """Which rows attend to which.
-
-    Attributes:
-        queries, keys: int32 [n + 1], where each of n sequences begins, and where the last ends.
-        longest_query, longest_key: lengths.
-        causal: whether row i of a sequence sees keys up to i, or all.
-    """
-
-    queries: Tensor
-    keys: Tensor
-    longest_query: int
-    longest_key: int
-    causal: bool
-
-
 def attend_flash(query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool) -> Tensor:
-    """As `attention.Attend` says."""
+    """Attend with two calls of CUDA's flash kernel, see `AttentionFunction`; no keys or scores are copied or stored."""
     out: Tensor = _Flash.apply(query, key, value, scale, pack)  # type: ignore[no-untyped-call]
     return out
-
-
-def _calls(pack: Pack) -> tuple[_Call, _Call]:
-    """Each sequence to itself, and all suffixes to the prefix."""
-
-    def ends(*lengths: int) -> Tensor:
-        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=pack.ids.device)
-
-    sequences = [pack.prefix, *pack.lengths]
-    itself = ends(*sequences)
-    suffixes = sum(pack.lengths)
-    # one query alone would be taken for a step of decoding, with another layout of the sums: never say 1
-    return (
-        _Call(itself, itself, max(2, *sequences), max(sequences), causal=True),
-        _Call(ends(suffixes), ends(pack.prefix), max(2, suffixes), pack.prefix, causal=False),
-    )
 
 
 class _Flash(torch.autograd.Function):
@@ -257,9 +240,9 @@ class _Flash(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack) -> Tensor:
         q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))  # [T, heads, D]
         prefix = pack.prefix
-        itself, to_prefix = pack.once("flash", _calls)
-        out, total, *state = _attention(q, k, v, itself, scale)
-        part, sums, *_ = _attention(q[prefix:], k[:prefix], v[:prefix], to_prefix, scale)
+        itself, to_prefix = pack.once("flash", flash_calls)
+        out, total, *state = flash_attention(q, k, v, itself, scale)
+        part, sums, *_ = flash_attention(q[prefix:], k[:prefix], v[:prefix], to_prefix, scale)
         share = torch.sigmoid(sums - total[:, prefix:]).t()[..., None]  # [M, H, 1]
         own = out[prefix:].float()
         out[prefix:] = own.lerp_(part.float(), share)
@@ -274,18 +257,56 @@ class _Flash(torch.autograd.Function):
         query, key, value, out, total, *state = ctx.saved_tensors
         q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))
         prefix, d_out = ctx.pack.prefix, grad[0].contiguous()
-        itself, to_prefix = ctx.pack.once("flash", _calls)
-        dq, dk, dv = _gradients(d_out, q, k, v, out, total, itself, ctx.scale, state)
+        itself, to_prefix = ctx.pack.once("flash", flash_calls)
+        dq, dk, dv = flash_gradients(d_out, q, k, v, out, total, itself, ctx.scale, state)
         given = d_out[prefix:], q[prefix:], k[:prefix], v[:prefix], out[prefix:], total[:, prefix:].contiguous()
-        by_query, by_key, by_value = _gradients(*given, to_prefix, ctx.scale, state)
+        by_query, by_key, by_value = flash_gradients(*given, to_prefix, ctx.scale, state)
         dq[prefix:] += by_query
         dk[:prefix] += by_key
         dv[:prefix] += by_value
         return *(each.transpose(0, 1)[None] for each in (dq, dk, dv)), None, None
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, call: _Call, scale: float) -> tuple[Tensor, ...]:
-    """Result [T, H, D], log-sums [H, T], and the kernel's random state (two tensors, unused without dropout)."""
+class FlashCall(NamedTuple):
+    """Which rows attend to which in one call.
+
+    Attributes:
+        queries: int32 [n + 1], where each of n query sequences begins, and where the last ends.
+        keys: the same of the key sequences.
+        longest_query: tokens of the longest query sequence.
+        longest_key: tokens of the longest key sequence.
+        causal: whether row i of a sequence sees keys up to i, or all.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    longest_query: int
+    longest_key: int
+    causal: bool
+
+
+def flash_calls(pack: Pack) -> tuple[FlashCall, FlashCall]:
+    """Plan the calls of a pack: each sequence (the prefix is the first) to itself, and all suffixes to the prefix."""
+
+    def ends(*lengths: int) -> Tensor:
+        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=pack.ids.device)
+
+    sequences = [pack.prefix, *pack.lengths]
+    itself = ends(*sequences)
+    suffixes = sum(pack.lengths)
+    # one query alone would be taken for a step of decoding, with another layout of the sums: never say 1
+    return (
+        FlashCall(itself, itself, max(2, *sequences), max(sequences), causal=True),
+        FlashCall(ends(suffixes), ends(pack.prefix), max(2, suffixes), pack.prefix, causal=False),
+    )
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, call: FlashCall, scale: float) -> tuple[Tensor, ...]:
+    """Run the kernel forward.
+
+    Returns:
+        result [T, H, D], log-sums [H, T], and the kernel's random state (two tensors, unused without dropout).
+    """
     given = q, k, v, call.queries, call.keys, call.longest_query, call.longest_key
     out, sums, *state, _ = _flash_forward(*given, 0.0, call.causal, False, scale=scale)
     if sums.shape != (q.shape[1], q.shape[0]):
@@ -293,52 +314,68 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, call: _Call, scale: float) -> tu
     return out, sums, *state
 
 
-def _gradients(
-    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, total: Tensor, call: _Call, scale: float, state: Any
+def flash_gradients(
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    total: Tensor,
+    call: FlashCall,
+    scale: float,
+    state: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by q, k and v of one call, whose result and log-sums are those merged with another's."""
+    """Run the kernel backward, with a result and log-sums that were merged with another call's.
+
+    Returns:
+        gradients by q, k and v.
+    """
     lengths = call.queries, call.keys, call.longest_query, call.longest_key
     dq, dk, dv = _flash_backward(d_out, q, k, v, out, total, *lengths, 0.0, call.causal, *state, scale=scale)
     return dq, dk, dv
 
 
-FLASH = AttentionBackend(attend_flash, "cuda", (torch.float16, torch.bfloat16))
+# flex: CUDA, any precision
 
 
 def attend_flex(query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool) -> Tensor:
-    """As `attention.Attend` says."""
+    """Attend with a compiled kernel, see `AttentionFunction`; all T x T places are looked at once per pack."""
     rows = [each.contiguous() for each in (query, key, value)]
     pattern = pack.once("flex", block_mask)
     return _kernel()(*rows, block_mask=pattern, scale=scale, enable_gqa=True).transpose(1, 2)
 
 
 def block_mask(pack: Pack) -> Any:
-    """The pattern as `flex_attention` takes it (a `BlockMask`)."""
+    """Make the `BlockMask` of a pack: `visible` as a function of two places."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     segments = pack.segments()
 
-    def visible(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    def sees(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
         return (row >= column) & ((segments[column] == 0) | (segments[row] == segments[column]))
 
     tokens = len(pack.ids)
-    return create_block_mask(visible, None, None, tokens, tokens, device=segments.device)
+    return create_block_mask(sees, None, None, tokens, tokens, device=segments.device)
 
 
 @cache
 def _kernel() -> Callable[..., Tensor]:
+    """Compile the kernel, once for all lengths."""
     from torch.nn.attention.flex_attention import flex_attention
 
     compiled: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=True)
     return compiled
 
 
-FLEX = AttentionBackend(attend_flex, "cuda", (torch.float16, torch.bfloat16, torch.float32))
+_FP16, _BF16, _FP32, _FP64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
-
-ATTENTION_BACKENDS: dict[str, AttentionBackend] = {  # the fastest first
-    "flash": FLASH,
-    "cascade": CASCADE,
-    "flex": FLEX,
-    "masked": MASKED,
+ATTENTION_BACKENDS: dict[str, AttentionBackend] = {
+    backend.name: backend
+    for backend in (  # the fastest first: `auto` takes the first that is right on this machine
+        AttentionBackend("flash", attend_flash, "cuda", (_FP16, _BF16)),
+        AttentionBackend("cascade", attend_cascade, "cpu", (_BF16, _FP32, _FP64)),
+        AttentionBackend("flex", attend_flex, "cuda", (_FP16, _BF16, _FP32)),
+        AttentionBackend("masked", attend_masked, None, (_FP16, _BF16, _FP32, _FP64)),
+    )
 }
+"""Ways to compute the attention of a pack, by what `tuning.attention` calls them."""

@@ -1,23 +1,14 @@
-"""Training of a causal model that writes entities: the step in packs, the evaluation by its own answers.
+"""Training of a causal model that writes entities, and its answers: a step in packs, an evaluation by generation.
 
-In come optimizer steps (`PackedStep`) and a share of dev, out come losses, metrics and checkpoints. The loss of a step
-is the mean over its answer tokens, whatever packs and processes it is cut into: each pack's summed loss is divided by
-the tokens of the whole step. One pack after the other runs forward and backward, so memory is that of one pack; between
-data-parallel processes gradients travel with the last pack only. With divided weights (fsdp) they travel with each
-pack: to wait for the last would need whole gradients on each device.
+The loss of an optimizer step is the mean over its answer tokens, whatever packs and processes it is cut into: each
+pack's summed loss is divided by the tokens of the whole step. One pack after the other runs forward and backward, so
+memory is that of one pack. Between data-parallel processes gradients travel with the last pack only. With divided
+weights (fsdp) they travel with each pack: to wait for the last would need whole gradients on each device.
 
-Evaluation takes the loss of the gold answers, then lets the model answer the sentences itself.
-
-Predictions of a causal model for encoded sentences: while it is trained, and when it is asked.
-
-In come samples, out come predictions as the generator finishes them, with the model's own text in `raw`.
-
-The trainer's view of a corpus for a causal model: optimizer steps in packs to learn from, a share of dev to answer.
-
-In come sentences and a `PromptEncoder`, out come loaders. As for taggers (`datamodule`), all is encoded when the module
-is made, so that what is wrong with the data is said at once. Dev is one batch for each process: its packs give the loss
-of the gold answers, its samples are answered, and a generator that is given all of them keeps its slots full. With
-entity replacement the training sentences of each epoch are made anew and encoded at its start.
+An evaluation takes the loss of the gold answers of dev, then lets the model answer the sentences (`predict_answers`,
+the same function that predicts after training). `GenerativeData` encodes all sentences when it is made, so that what is
+wrong with the data is said at once. Dev is one batch for each process: a generator that is given all sentences keeps
+its slots full. With entity replacement the training sentences of each epoch are made anew and encoded at its start.
 """
 
 from __future__ import annotations
@@ -40,15 +31,15 @@ from omniner.errors import Stopped, UserError
 from omniner.llm.adapters import build_optimizer
 from omniner.llm.attention_probe import choose_attention
 from omniner.llm.constraint import AnswerConstraint, Constraint
-from omniner.llm.generate import Answer, GenerationRequest, Generator
+from omniner.llm.generate import GenerationRequest, Generator
 from omniner.llm.language_model import CausalModel, save_causal_model
-from omniner.llm.packs import PackedStep, StepLoader
+from omniner.llm.packs import PackedStep, StepLoader, pack_step, suffix_length
 from omniner.llm.samples import PromptEncoder, Sample
 from omniner.llm.shared_prefix import attach_attention, pack_loss
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence
 from omniner.training import devices
-from omniner.training.data import EntityReplacement, TrainingData, dev_sample, refuse_empty
+from omniner.training.data import EntityReplacement, TrainingData, dev_sample, plan, refuse_empty
 from omniner.training.devices import Precision
 from omniner.training.learner import DevScore, Learner
 
@@ -57,12 +48,12 @@ _SAME_TUNING = ("method", "rank", "alpha", "targets", "double_quantization", "op
 
 
 class GenerativeModule(Learner):
-    """A causal model that learns to write answers.
+    """Trains a causal model to write answers.
 
     Args:
         model: built for training, on the CPU.
         config: `model`, `tuning`, `decoding`, `trainer` and `seed` are read.
-        precision: of computing.
+        precision: of the products: `32-true`, `bf16-mixed` or `bf16-true`.
         prefix: token ids that all prompts begin with.
     """
 
@@ -78,11 +69,11 @@ class GenerativeModule(Learner):
         self.causal, self.model = model, model.model
         self.model_config, self.tuning, self.decoding = config.model, config.tuning, config.decoding
         self.precision, self.prefix = precision, prefix
-        self._guide = build_constraint(model, config.decoding)
+        self._constraint = build_constraint(model, config.decoding)
         self._attention = ""
 
     def setup(self, stage: str) -> None:
-        """Choose how attention is computed, while the weights are still whole."""
+        """Choose how attention is computed, before the weights are divided between processes."""
         if self._attention:
             return  # chosen when training began
         strategy = self.trainer.strategy
@@ -92,13 +83,13 @@ class GenerativeModule(Learner):
         attach_attention(self.model, self._attention)
 
     def configure_model(self) -> None:
-        """Divide the weights, if the strategy is to."""
+        """Divide the weights between processes, if the strategy does so."""
         if isinstance(self.trainer.strategy, devices.Sharded) and not devices.is_sharded(self.model):
             compute = torch.float32 if self.precision == "32-true" else torch.bfloat16
             devices.shard(self.model, self.trainer.strategy.device_mesh["data_parallel"], compute)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer of `tuning.optimizer`, with the schedule per step."""
+        """Build the optimizer that `tuning.optimizer` names, with the schedule per step."""
         rate = self.model_config.learning_rate[self.causal.method]
         # 8-bit states cannot be divided between processes
         tuning = dataclasses.replace(self.tuning, optimizer="adamw") if self._sharded else self.tuning
@@ -110,7 +101,11 @@ class GenerativeModule(Learner):
         self.begin_step(self.trainer.global_rank)
 
     def training_step(self, batch: PackedStep, batch_idx: int) -> Tensor:
-        """One optimizer step; gives the mean loss over its answer tokens (as this process's part of it)."""
+        """Do one optimizer step.
+
+        Returns:
+            this process's part of the mean loss over the step's answer tokens.
+        """
         optimizer: Any = self.optimizers()
         # gradients are averaged over processes, but the loss is a sum over them: undo that
         scale = self.trainer.world_size / batch.answer_tokens
@@ -131,24 +126,24 @@ class GenerativeModule(Learner):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: PackedStep, batch_idx: int) -> None:
-        """Measure the speed."""
+        """Measure the speed in sentences and tokens."""
         own = sum(len(pack.ids) for pack in batch.packs)
         self.end_step({"sentences": batch.sentences, "tokens": own})
 
     def validation_step(self, batch: DevShare, batch_idx: int) -> None:
-        """The loss of the gold answers, and the model's own answers."""
+        """Add the loss of the gold answers and the model's own answers to the score of dev."""
         loss = torch.zeros((), device=self.device)
         for pack in batch.step.packs:
             loss += pack_loss(self.model, pack)
         tokens = sum(len(pack.targets) * pack.weight for pack in batch.step.packs)
-        found = self._answer(batch)
+        found = self._answer_dev(batch)
         failed = sum(prediction.parse == "failed" for prediction in found.values())
         gold = [sample.gold for sample in batch.samples]
         predicted = [found[sample.id].entities for sample in batch.samples]
         self.score.update(gold, predicted, failed, loss, tokens)
 
     def describe(self) -> dict[str, Any]:
-        """What makes the model another one, or its weights others."""
+        """Describe what makes the model another one, or its weights others: training goes on only if it is the same."""
         model, tuning = dataclasses.asdict(self.model_config), dataclasses.asdict(self.tuning)
         return {
             "model": {name: model[name] for name in _SAME},
@@ -163,7 +158,7 @@ class GenerativeModule(Learner):
             save_causal_model(path, self.causal, state)
 
     def check_state(self, checkpoint: Mapping[str, Any]) -> None:
-        """All weights that learn must be there; the frozen ones come from where they came from before."""
+        """Refuse a checkpoint that lacks weights that learn; the frozen ones come from where they came from before."""
         missing = sorted(self._learning().keys() - checkpoint["state_dict"].keys())
         if missing:
             found = f"last.ckpt lacks {len(missing)} of the weights that learn, {missing[0]} first"
@@ -180,13 +175,17 @@ class GenerativeModule(Learner):
     def _sharded(self) -> bool:
         return devices.is_sharded(self.model)
 
-    def _answer(self, batch: DevShare) -> dict[str, Prediction]:
-        """The answers to this process's samples by id; all processes must call it."""
+    def _answer_dev(self, batch: DevShare) -> dict[str, Prediction]:
+        """Answer this process's samples; all processes must call it.
+
+        Returns:
+            predictions by the sample's id.
+        """
         found: dict[str, Prediction] = {}
         progress = Progress("dev sentences answered", len(batch.samples), quiet=not self.trainer.is_global_zero)
         with devices.whole(self.model) if self._sharded else nullcontext():
             for part in predict_answers(
-                self.causal, batch.samples, self.prefix, self.decoding, self._guide, self.seed, frozenset()
+                self.causal, batch.samples, self.prefix, self.decoding, self._constraint, self.seed, frozenset()
             ):
                 found |= {prediction.id: prediction for prediction in part}
                 progress.add(len(part))
@@ -195,7 +194,7 @@ class GenerativeModule(Learner):
         return found
 
     def _communicating(self, wanted: bool) -> AbstractContextManager[Any]:
-        """Whether data-parallel processes add up their gradients in a backward pass."""
+        """Let data-parallel processes add up their gradients in a backward pass, or not."""
         model = self.trainer.strategy.model
         return model.no_sync() if isinstance(model, DistributedDataParallel) and not wanted else nullcontext()
 
@@ -203,11 +202,11 @@ class GenerativeModule(Learner):
         """Scale all gradients down together where their norm is too large; log the norm before that."""
         norm = nn.utils.clip_grad_norm_(weights, self.config.gradient_clip)
         if self.logs:
-            whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
-            self.log("train/gradient_norm", whole, batch_size=batch.sentences)
+            full = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            self.log("train/gradient_norm", full, batch_size=batch.sentences)
 
     def _learning(self) -> dict[str, nn.Parameter]:
-        """The weights that learn."""
+        """Name the weights that learn."""
         return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
 
     def _log(self, loss: Tensor, batch: PackedStep) -> None:
@@ -220,18 +219,15 @@ class GenerativeModule(Learner):
         self.log("train/tokens_per_second", tokens, batch_size=batch.sentences, sync_dist=True, reduce_fx="sum")
 
 
-_CUT = "stopped by decoding.max_new_tokens"
-
-
 def build_constraint(causal: CausalModel, config: DecodingConfig) -> Constraint | None:
-    """What keeps answers in form, if `decoding.kind` asks for it."""
+    """Build what keeps answers in form, if `decoding.kind` asks for it."""
     if config.kind != "guided":
         return None
     return AnswerConstraint(causal.chat, causal.prompt.categories, causal.prompt.answer)
 
 
 def engine_name(config: DecodingConfig) -> str:
-    """The name that predictions made in this process carry."""
+    """Name the engine of predictions that are made in this process."""
     return "hf-guided" if config.kind == "guided" else "hf"
 
 
@@ -240,39 +236,35 @@ def predict_answers(
     samples: Sequence[Sample],
     prefix: Sequence[int],
     config: DecodingConfig,
-    guide: Constraint | None,
+    constraint: Constraint | None,
     seed: int,
     done: frozenset[str],
 ) -> Iterator[list[Prediction]]:
-    """Predictions for the samples that are not `done`, in the order in which the generator finishes them.
+    """Let the model answer the samples that are not `done`.
 
     Args:
         causal: in evaluation mode, on its device.
         samples: all of them, those that are done too: they decide which sentences are decoded together.
         prefix: token ids that all prompts begin with.
         config: how to decode.
-        guide: what `build_guide` gave.
+        constraint: what `build_constraint` gave.
         seed: of drawn tokens.
         done: ids of samples.
+
+    Yields:
+        predictions, in the order in which the generator finishes them.
     """
-    generator = Generator(causal.model, causal.chat, list(prefix), config, guide, seed)
-    texts = {sample.id: sample.text for sample in samples}
+    generator = Generator(causal.model, causal.chat, list(prefix), config, constraint, seed)
+    sentences = {sample.id: Sentence(sample.id, sample.text) for sample in samples}
     requests = [GenerationRequest(sample.id, sample.prompt, sample.text) for sample in samples]
-    sha, name = causal.prompt.sha, engine_name(config)
+    sha, engine = causal.prompt.sha, engine_name(config)
     for batch in generator.run(requests, done):
-        yield [_prediction(answer, texts[answer.id], sha, name) for answer in batch]
-
-
-def _prediction(answer: Answer, text: str, sha: str, name: str) -> Prediction:
-    prediction = prediction_from_answer(Sentence(answer.id, text), answer.text, sha, name)
-    if not answer.finished:
-        prediction.reason = "; ".join(filter(None, (_CUT, prediction.reason)))
-    return prediction
+        yield [prediction_from_answer(sentences[each.id], each.text, sha, engine, cut=not each.finished) for each in batch]
 
 
 @dataclass
 class DevShare:
-    """What one process evaluates.
+    """What one process evaluates of dev.
 
     Attributes:
         samples: to be answered; those of all processes together are dev. May be empty.
@@ -283,24 +275,26 @@ class DevShare:
     step: PackedStep
 
     def to(self, device: torch.device | str, **options: Any) -> DevShare:
-        """The same share with its packs on another device."""
+        """Copy the packs to a device."""
         return replace(self, step=self.step.to(device, **options))
 
 
 class DevLoader:
-    """One `DevShare`.
+    """Gives one process its `DevShare` of dev.
 
     Args:
         samples: all that are evaluated.
         prefix: tokens that all prompts share.
         pack_tokens: most tokens of a pack.
-        rank, ranks: this process, and how many there are.
+        rank: this process.
+        ranks: how many processes there are.
     """
 
     def __init__(self, samples: Sequence[Sample], prefix: int, pack_tokens: int, rank: int, ranks: int) -> None:
-        # all of dev as if it were one optimizer step: only the packs matter
-        count = len(samples)
-        (step,) = StepLoader(lambda epoch: samples, count, prefix, count, pack_tokens, 0, rank, ranks, lambda: 0)
+        # all of dev as one optimizer step, of which only the packs matter
+        lengths = list(map(suffix_length(prefix), samples))
+        (positions,) = plan(lengths, batch_size=len(samples), seed=0, epoch=0)
+        step = pack_step([samples[position] for position in positions], prefix, pack_tokens, rank, ranks)
         self._share = DevShare(list(samples[rank::ranks]), step)
 
     def __len__(self) -> int:
@@ -312,7 +306,7 @@ class DevLoader:
 
 @dataclass(frozen=True)
 class PackStatistics:
-    """The arithmetic of an epoch, for people.
+    """Counts what an epoch holds, for people.
 
     Attributes:
         steps: optimizer steps.
@@ -338,7 +332,8 @@ class GenerativeData(TrainingData):
 
     Args:
         encoder: from sentences to samples.
-        train, dev: sentences to learn from, and to choose the checkpoint by.
+        train: sentences to learn from.
+        dev: sentences to choose the checkpoint by.
         config: sentences of a step, and how much of dev is evaluated.
         pack_tokens: most tokens of a pack.
         replacement: share of mentions exchanged in each epoch; 0 = none.
@@ -374,21 +369,21 @@ class GenerativeData(TrainingData):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of an epoch."""
+        """Count the optimizer steps of an epoch."""
         return -(-len(self.train_samples) // self.config.batch_size)
 
     def train_dataloader(self) -> StepLoader:
-        """The steps of this process, from where training stands."""
+        """Load the steps of this process, from where training stands."""
         trainer = self.attached
         return self._loader(trainer.global_rank, trainer.world_size, lambda: trainer.global_step)
 
     def val_dataloader(self) -> DevLoader:
-        """This process's share of dev."""
+        """Load this process's share of dev."""
         trainer = self.attached
         return DevLoader(self.dev_samples, len(self.prefix), self.pack_tokens, trainer.global_rank, trainer.world_size)
 
     def epoch_samples(self, epoch: int) -> Sequence[Sample]:
-        """The training samples of an epoch: the same ones, or with some mentions exchanged."""
+        """Give the training samples of an epoch: the same ones, or with some mentions exchanged."""
         if self._replacement is None:
             return self.train_samples
         samples, limit = list(self.train_samples), self.encoder.config.max_length
@@ -404,8 +399,8 @@ class GenerativeData(TrainingData):
                 samples[at] = sample
         return samples
 
-    def survey(self, ranks: int) -> PackStatistics:
-        """Count what the first epoch holds for `ranks` processes."""
+    def pack_statistics(self, ranks: int) -> PackStatistics:
+        """Count what the first epoch holds, divided between `ranks` processes."""
         samples = self.epoch_samples(0)
         sizes: list[int] = []
         for rank in range(ranks):

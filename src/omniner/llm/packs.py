@@ -1,16 +1,14 @@
 """Packs: many sentences behind one copy of their common prompt prefix, and the packs of each optimizer step.
 
-In come samples (`prompt` and `answer` token ids) and the length of the prefix that all prompts share; out come `Pack`s,
-what one forward pass works on, and `PackedStep`s, what one process does for one optimizer step.
+A `Pack` is what one forward pass works on: one row of tokens, first the prefix that all prompts share, then each
+sample's own part, its suffix. Positions go on from the prefix in each suffix, as if it stood alone behind it; attention
+must let a suffix see the prefix and itself, nothing else (`shared_prefix`). The last answer token of a sample predicts
+nothing that is learnt, so it is a target only.
 
-A pack is one row of tokens: the prefix once, then each sample's own part, its suffix. Positions go on from the prefix
-in each suffix, as if it stood alone behind it; attention must let a suffix see the prefix and itself, nothing else
-(`models.shared_prefix`). The last answer token of a sample predicts nothing that is learnt, so it is a target only.
-
-Which samples make an optimizer step follows from the seed, the epoch and the lengths, as for taggers (`batching.plan`).
-How a step is cut into packs follows from `pack_tokens` and the number of processes: as few packs as fit, equally many
-for each process, because sharded training talks in each forward pass, and equally full. The price of a smaller
-`pack_tokens` is one more pass over the prefix for each further pack.
+A `PackedStep` is what one process does for one optimizer step. Which samples a step holds follows from the seed, the
+epoch and the lengths, as for taggers. How it is cut into packs follows from `pack_tokens` and the number of processes:
+as few packs as fit, equally many for each process, because sharded training communicates in each forward pass, and
+equally full. The price of a smaller `pack_tokens` is one more pass over the prefix for each further pack.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ T = TypeVar("T")
 
 
 class PackItem(Protocol):
-    """What a pack needs of a sample."""
+    """What a pack needs of a sample: the token ids of its prompt and of its answer."""
 
     prompt: list[int]
     answer: list[int]
@@ -41,7 +39,7 @@ class Pack:
     Attributes:
         ids, positions: long [T].
         prefix: P, at least 1.
-        lengths: of the N suffixes (rest of the prompt, answer without its last token); they sum to T - P.
+        lengths: tokens of the N suffixes (rest of the prompt, answer without its last token); they sum to T - P.
         keep: long [K], ascending: places in the row whose logits predict.
         targets: long [K], what they must predict.
         weight: 1, or 0 for a pack that only keeps this process in step with others and must not count.
@@ -58,19 +56,19 @@ class Pack:
     derived: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def once(self, name: str, make: Callable[[Pack], T]) -> T:
-        """`make(self)`, computed when first asked for under this name."""
+        """Compute `make(self)` when it is first asked for under this name, and keep it."""
         if name not in self.derived:
             self.derived[name] = make(self)
         value: T = self.derived[name]
         return value
 
     def segments(self) -> Tensor:
-        """Long [T]: 0 in the prefix, n in the n-th suffix (from 1)."""
+        """Number the parts: long [T], 0 in the prefix, n in the n-th suffix (from 1)."""
         lengths = torch.tensor([self.prefix, *self.lengths], device=self.ids.device)
         return torch.repeat_interleave(torch.arange(len(lengths), device=self.ids.device), lengths)
 
     def to(self, device: torch.device | str, **options: Any) -> Pack:
-        """The same pack on another device."""
+        """Copy the pack to a device."""
         names = ("ids", "positions", "keep", "targets")
         moved = {name: getattr(self, name).to(device, **options) for name in names}
         return replace(self, **moved, derived={})
@@ -91,12 +89,12 @@ class PackedStep:
     sentences: int
 
     def to(self, device: torch.device | str, **options: Any) -> PackedStep:
-        """The same step on another device."""
+        """Copy the step to a device."""
         return replace(self, packs=[pack.to(device, **options) for pack in self.packs])
 
 
 def make_pack(samples: Sequence[PackItem], prefix: int, weight: int = 1) -> Pack:
-    """The pack of some samples; the loss is on every token of their answers.
+    """Make the pack of some samples; the loss is on every token of their answers.
 
     Args:
         samples: at least one.
@@ -136,12 +134,12 @@ def make_pack(samples: Sequence[PackItem], prefix: int, weight: int = 1) -> Pack
 
 
 def suffix_length(prefix: int) -> Callable[[PackItem], int]:
-    """The function that says how many tokens a sample adds to a pack."""
+    """Return the function that says how many tokens a sample adds to a pack behind a prefix of this length."""
     return lambda sample: len(sample.prompt) - prefix + len(sample.answer) - 1
 
 
 def plan_packs(lengths: Sequence[int], prefix: int, pack_tokens: int, ranks: int) -> list[list[list[int]]]:
-    """The packs of one optimizer step, as positions: for each process equally many, some of them empty if need be.
+    """Divide the samples of one optimizer step into packs, equally many for each process.
 
     As few packs as hold `pack_tokens` each; a sample that alone is too long gets a pack for itself. Longest first into
     the pack with the fewest tokens, which leaves the packs equally full.
@@ -151,18 +149,21 @@ def plan_packs(lengths: Sequence[int], prefix: int, pack_tokens: int, ranks: int
         prefix: P; counts once for each pack.
         pack_tokens: most tokens of a pack.
         ranks: processes.
+
+    Returns:
+        for each process its packs, as positions in `lengths`; some packs are empty if there are too few samples.
     """
     room = pack_tokens - prefix
     order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
     tokens, most = sum(min(length, room) for length in lengths), room * ranks
     each = -(-tokens // most) if room > 0 else -(-len(lengths) // ranks)
-    while (bins := _fill(order, lengths, each * ranks, room)) is None:
+    while (bins := fill_bins(order, lengths, each * ranks, room)) is None:
         each += 1
     return [bins[rank::ranks] for rank in range(ranks)]
 
 
-def _fill(order: list[int], lengths: Sequence[int], count: int, room: int) -> list[list[int]] | None:
-    """`count` bins of positions, or None if one would hold several samples and more than `room`."""
+def fill_bins(order: list[int], lengths: Sequence[int], count: int, room: int) -> list[list[int]] | None:
+    """Put positions into `count` bins; None if one would hold several samples and more than `room` tokens."""
     bins: list[list[int]] = [[] for _ in range(count)]
     used = [0] * count
     for position in order:
@@ -174,11 +175,33 @@ def _fill(order: list[int], lengths: Sequence[int], count: int, room: int) -> li
     return bins
 
 
-class StepLoader:
-    """The optimizer steps of this process, epoch after epoch; a new iterator begins where training stands.
+def pack_step(samples: Sequence[PackItem], prefix: int, pack_tokens: int, rank: int, ranks: int) -> PackedStep:
+    """Make one process's share of an optimizer step.
 
-    As `batching.TrainLoader`: where training stands is read from `steps_done`, and a step's samples are the same
-    whatever `pack_tokens` and the number of processes.
+    Args:
+        samples: all of the step, over all processes.
+        prefix: tokens that all prompts share.
+        pack_tokens: most tokens of a pack.
+        rank: this process.
+        ranks: how many processes there are.
+    """
+    lengths = list(map(suffix_length(prefix), samples))
+    shares = plan_packs(lengths, prefix, pack_tokens, ranks)
+    shortest = samples[lengths.index(min(lengths))]
+    packs = []
+    for share in shares[rank]:
+        if share:
+            packs.append(make_pack([samples[place] for place in share], prefix))
+        else:  # too few samples for all processes: a cheap pack that does not count
+            packs.append(make_pack([shortest], prefix, weight=0))
+    return PackedStep(packs, sum(len(sample.answer) for sample in samples), len(samples))
+
+
+class StepLoader:
+    """Gives the optimizer steps of this process, one epoch per iterator, beginning where training stands.
+
+    Where training stands is read from `steps_done`. A step's samples are the same whatever `pack_tokens` and the number
+    of processes.
 
     Args:
         samples: gives those of an epoch; always as many, in the same order.
@@ -216,24 +239,12 @@ class StepLoader:
         samples = self._samples(epoch)
         lengths = list(map(suffix_length(self._prefix), samples))
         for positions in plan(lengths, self._batch_size, self._seed, epoch)[first:]:
-            yield self._step([samples[position] for position in positions])
-
-    def _step(self, samples: Sequence[PackItem]) -> PackedStep:
-        """This process's share of a step of these samples."""
-        lengths = list(map(suffix_length(self._prefix), samples))
-        shares = plan_packs(lengths, self._prefix, self._pack_tokens, self._ranks)
-        shortest = samples[lengths.index(min(lengths))]
-        packs = []
-        for share in shares[self._rank]:
-            if share:
-                packs.append(make_pack([samples[place] for place in share], self._prefix))
-            else:  # too few samples for all processes: a cheap pack that does not count
-                packs.append(make_pack([shortest], self._prefix, weight=0))
-        return PackedStep(packs, sum(len(sample.answer) for sample in samples), len(samples))
+            chosen = [samples[position] for position in positions]
+            yield pack_step(chosen, self._prefix, self._pack_tokens, self._rank, self._ranks)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing of its own; the trainer takes a loader with this method for one that can resume."""
+        """Keep nothing; the trainer takes a loader with this method for one that can resume."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to do, see `state_dict`."""
+        """Do nothing, see `state_dict`."""

@@ -1,27 +1,18 @@
 """Training on packs: one copy of the prompt's prefix for many sentences, with the loss and gradients of separate ones.
 
-`attach` puts an attention back-end into a causal model (`attention_probe.choose` finds one that is right on this
-machine), `pack_loss` runs a pack through it. Models are those of transformers, or peft's around them.
+`attach_attention` puts an attention back-end into a causal model of transformers (or peft's around one);
+`attention_probe.choose_attention` finds one that is right on this machine. `pack_loss` then runs a pack through it. Two
+more things that nobody reads are left out:
 
-Besides attention, two things are left out that nobody reads. Only places that predict an answer token get logits. In
-the last layer only those places need a query, an output projection and a feed-forward pass, since all that others give
-there are keys and values (`last_layer`).
+- Logits. Only places that predict an answer token get them, and never all at once: `token_loss` makes logits, turns
+  them into gradients and drops them, one chunk of rows after the other, already in the forward pass. So any size of
+  vocabulary fits and nothing is computed twice. The price: gradients of the output layer exist from the forward pass
+  on, and a loss can be differentiated only once.
+- Most of the last layer. Behind it only places that predict are read; others are needed there as keys and values alone,
+  not as queries, and need no output projection and no feed-forward pass. Hooks (`LastLayerRows`) compute only the rows
+  that are read, which saves about half of that layer's work where the answers are half of a pack.
 
 A loss is a sum over answer tokens; the caller divides by those of the whole step (`PackedStep.answer_tokens`).
-
-The last decoder layer gives only the rows that somebody reads.
-
-After the last layer only places that predict an answer token are read. Others are needed there as keys and values, not
-as queries, and need no output projection and no feed-forward pass. Hooks on the three modules that work place by place
-compute the rows of `pack.keep` and leave the others zero: about half of that layer's work where the answers are half of
-a pack.
-
-The summed loss of next tokens straight from hidden states, for vocabularies of any size.
-
-In come hidden states [K, D], the output layer that makes logits of them, and targets [K]; out comes the sum of the
-negative log-likelihoods. Logits are made, turned into gradients and dropped one chunk of rows at a time, already in
-the forward pass: memory holds at most `LOGITS` of them at once, and nothing is computed twice. The price: gradients of
-the output layer's weights exist from the forward pass on, and a loss can be differentiated only once.
 """
 
 from __future__ import annotations
@@ -39,29 +30,30 @@ from omniner.llm.packs import Pack
 from omniner.training.devices import base_of
 
 _NAME = "omniner_shared_prefix"  # under which transformers knows our attention
+MOST_LOGITS = 2**26  # at once; 256 MB in fp32
 
 
 class AttachedAttention:
-    """What `attach` changed in a model; kept there under `shared_prefix`."""
+    """What `attach_attention` changed in a model; the model keeps it as `shared_prefix`."""
 
     def __init__(self, base: Any, backend: str) -> None:
         self.attend, self._before = ATTENTION_BACKENDS[backend].attend, base.config._attn_implementation
-        self.needed = LastLayerRows.of(base.get_decoder().layers[-1])
+        self.last_layer = LastLayerRows.hook(base.get_decoder().layers[-1])
         base.set_attn_implementation(_NAME)
 
     def remove(self, base: Any) -> None:
-        """Undo it."""
+        """Give the model its own attention back."""
         base.set_attn_implementation(self._before)
-        if self.needed is not None:
-            self.needed.remove()
+        if self.last_layer is not None:
+            self.last_layer.remove()
 
 
 def attach_attention(model: Any, backend: str) -> None:
-    """Make `pack_loss` of this model use a back-end; for anything but packs, `detach` it or set its attention.
+    """Make `pack_loss` of a model use a back-end; for anything but packs, call `detach_attention` or set its attention.
 
     Args:
         model: causal language model of transformers, or peft's around it.
-        backend: a name in `BACKENDS`.
+        backend: a name in `ATTENTION_BACKENDS`.
     """
     from transformers import AttentionInterface
 
@@ -72,7 +64,7 @@ def attach_attention(model: Any, backend: str) -> None:
 
 
 def detach_attention(model: Any) -> None:
-    """Give a model the attention back that it had before `attach`."""
+    """Give a model the attention back that it had before `attach_attention`."""
     base = base_of(model)
     attached: AttachedAttention | None = getattr(base, "shared_prefix", None)
     if attached is not None:
@@ -81,18 +73,21 @@ def detach_attention(model: Any) -> None:
 
 
 def pack_loss(model: Any, pack: Pack) -> Tensor:
-    """Sum (fp32, no dimensions) of the negative log-likelihoods of the pack's answer tokens, times its weight.
+    """Compute the loss of a pack's answer tokens.
 
     Args:
-        model: one that `attach` was called on.
+        model: one that `attach_attention` was called on.
         pack: on the model's device.
+
+    Returns:
+        fp32, no dimensions: the sum of the negative log-likelihoods, times the pack's weight.
     """
     base = base_of(model)
     attached: AttachedAttention | None = getattr(base, "shared_prefix", None)
     if attached is None:
         raise ValueError("attach an attention back-end before pack_loss")
     vocabulary = base.config.get_text_config().vocab_size
-    with _loss_for_logits(base.get_output_embeddings(), pack.targets, vocabulary):
+    with _loss_instead_of_logits(base.get_output_embeddings(), pack.targets, vocabulary):
         result = model(
             input_ids=pack.ids[None],
             position_ids=pack.positions[None],
@@ -106,9 +101,12 @@ def pack_loss(model: Any, pack: Pack) -> Tensor:
 
 
 @contextmanager
-def _loss_for_logits(head: nn.Module, targets: Tensor, vocabulary: int) -> Iterator[None]:
-    """Within, the output layer answers with its loss: so it stays inside the model's forward pass, where sharded
-    weights are whole, and its logits need not exist all at once."""
+def _loss_instead_of_logits(head: nn.Module, targets: Tensor, vocabulary: int) -> Iterator[None]:
+    """Let the output layer answer with its loss.
+
+    So the loss is computed inside the model's forward pass, where sharded weights are whole, and its logits need not
+    exist all at once.
+    """
     before = head.__dict__.get("forward")
     forward: Callable[[Tensor], Tensor] = head.forward
     head.forward = lambda hidden: token_loss(head, forward, hidden[0], targets, vocabulary)
@@ -133,39 +131,40 @@ def _attention(
     attached: AttachedAttention | None = None,
     **ignored: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in each layer: query [1, H, T, D], key and value [1, G, T, D] to [1, T, H, D]."""
+    """Answer transformers' call in each layer: query [1, H, T, D], key and value [1, G, T, D] to [1, T, H, D]."""
     if pack is None or attached is None:
         raise ValueError("this model is attached to packs: detach it before other uses")
     if dropout:
         raise ValueError("attention dropout cannot be computed on packs")
     # rotary embeddings leave fp32 behind under autocast
     query, key = query.to(value.dtype), key.to(value.dtype)
-    last = attached.needed is not None and module is attached.needed.attention
+    last = attached.last_layer is not None and module is attached.last_layer.attention
     return attached.attend(query, key, value, scaling, pack, prefix_unused=last), None
 
 
 class LastLayerRows:
-    """Hooks on a decoder layer.
+    """Hooks on the last decoder layer: its modules that work row by row get only the rows that somebody reads.
 
-    The pack is met in the keyword arguments of the layer's attention, which gradient checkpointing repeats, and
+    The pack is found in the keyword arguments of the layer's attention, which gradient checkpointing repeats, and
     forgotten after the feed-forward module, the last of the three.
 
-    Attributes:
+    Args:
         attention: the layer's attention, of which nobody reads the prefix's rows.
+        modules: query projection, output projection and feed-forward module, in the order in which they run.
     """
 
     def __init__(self, attention: nn.Module, modules: tuple[nn.Module, ...]) -> None:
         self.attention = attention
         self._pack: Pack | None = None
-        self._handles = [attention.register_forward_pre_hook(self._meet, with_kwargs=True)]
+        self._handles = [attention.register_forward_pre_hook(self._note_pack, with_kwargs=True)]
         for module in modules:
             self._handles.append(module.register_forward_pre_hook(self._select))
             self._handles.append(module.register_forward_hook(self._spread))
         self._handles.append(modules[-1].register_forward_hook(self._forget))
 
     @classmethod
-    def of(cls, layer: Any) -> LastLayerRows | None:
-        """The hooks of a layer as Llama has it; None for one that is built otherwise."""
+    def hook(cls, layer: Any) -> LastLayerRows | None:
+        """Hook a layer as Llama has it; None for one that is built otherwise, which then computes all rows."""
         needed = ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj")
         if not set(needed) <= {name for name, _ in layer.named_modules()}:
             return None
@@ -176,15 +175,15 @@ class LastLayerRows:
         for handle in self._handles:
             handle.remove()
 
-    def _meet(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def _note_pack(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self._pack = kwargs.get("pack")
 
     def _select(self, module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
-        """[1, T, D] to [1, K, D]."""
+        """Keep the rows that are read: [1, T, D] to [1, K, D]."""
         return None if self._pack is None else (args[0].index_select(1, self._pack.keep),)
 
     def _spread(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        """[1, K, D] to [1, T, D], zero elsewhere."""
+        """Put them back in their places: [1, K, D] to [1, T, D], zero elsewhere."""
         if self._pack is None:
             return output
         size = (1, len(self._pack.ids), output.shape[2])
@@ -194,13 +193,10 @@ class LastLayerRows:
         self._pack = None
 
 
-MOST_LOGITS = 2**26  # at once; 256 MB in fp32
-
-
 def token_loss(
     head: nn.Module, logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocabulary: int
 ) -> Tensor:
-    """Sum (fp32, no dimensions) of -log softmax(logits)[target].
+    """Compute the summed loss of next tokens straight from hidden states.
 
     Args:
         head: the output layer, of any kind; those of its parameters that require gradients get them.
@@ -208,12 +204,15 @@ def token_loss(
         hidden: [K, D].
         targets: long [K].
         vocabulary: V, from which the rows of a chunk follow.
+
+    Returns:
+        fp32, no dimensions: the sum of -log softmax(logits)[target].
     """
     rows = max(1, MOST_LOGITS // vocabulary)
     if not torch.is_grad_enabled():
-        total = _zero(hidden)
+        total = zero_loss(hidden)
         for here, chosen in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
-            total += _loss_and_gradient(logits_of(here), chosen)[0]
+            total += loss_and_gradient(logits_of(here), chosen)[0]
         return total
     weights = [weight for weight in head.parameters() if weight.requires_grad]
     loss: Tensor = _SummedLoss.apply(logits_of, rows, hidden, targets, *weights)  # type: ignore[no-untyped-call]
@@ -221,8 +220,11 @@ def token_loss(
 
 
 @torch.no_grad()
-def _loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed loss of some rows and its gradient by their logits [k, V]; overwrites logits that are fp32 already."""
+def loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the summed loss of some rows and its gradient by their logits [k, V].
+
+    Logits that are fp32 already are overwritten: the gradient takes their memory.
+    """
     logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
     sums, places = logits.logsumexp(-1, keepdim=True), targets[:, None]
     loss = (sums - logits.gather(1, places)).sum()
@@ -230,12 +232,13 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
     return loss, gradient.scatter_add_(1, places, gradient.new_full((), -1).expand(places.shape))
 
 
-def _zero(hidden: Tensor) -> Tensor:
+def zero_loss(hidden: Tensor) -> Tensor:
+    """Start a sum of losses, in fp32 at least, on the device of the hidden states."""
     return torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
 
 
 class _SummedLoss(torch.autograd.Function):
-    """The loss with its gradients; weight gradients are summed in fp32 where there are several chunks."""
+    """Keeps the gradients of the loss; those of weights are summed in fp32 where there are several chunks."""
 
     @staticmethod
     def forward(
@@ -246,19 +249,19 @@ class _SummedLoss(torch.autograd.Function):
         targets: Tensor,
         *weights: Tensor,
     ) -> Tensor:
-        total, by_hidden = _zero(hidden), torch.empty_like(hidden)
-        by_weights: list[Tensor] = []
+        total, by_hidden = zero_loss(hidden), torch.empty_like(hidden)
+        by_weights: Sequence[Tensor] = ()
         chunks = zip(*(torch.split(each, rows) for each in (hidden, targets, by_hidden)), strict=True)
         for here, chosen, gradient in chunks:
             here = here.detach().requires_grad_()
             with torch.enable_grad():
                 logits = logits_of(here)
-            loss, by_logits = _loss_and_gradient(logits, chosen)
+            loss, by_logits = loss_and_gradient(logits, chosen)
             total += loss
             with torch.autocast(hidden.device.type, enabled=False):
                 by_here, *others = torch.autograd.grad(logits, [here, *weights], by_logits.to(logits.dtype))
             gradient.copy_(by_here)
-            by_weights = _added(by_weights, others)
+            by_weights = add_gradients(by_weights, others) if by_weights else others
         ctx.gradients = [by_hidden, *(sums.to(weight) for sums, weight in zip(by_weights, weights, strict=True))]
         return total
 
@@ -271,9 +274,7 @@ class _SummedLoss(torch.autograd.Function):
         return None, None, by_hidden, None, *by_weights
 
 
-def _added(totals: list[Tensor], more: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients so far (none before the first chunk) and those of a further chunk."""
-    if not totals:
-        return list(more)
+def add_gradients(totals: Sequence[Tensor], more: Sequence[Tensor]) -> list[Tensor]:
+    """Add the gradients of a further chunk to those so far, in fp32 at least."""
     wide = [total.to(torch.promote_types(total.dtype, torch.float32)) for total in totals]
     return [total.add_(each) for total, each in zip(wide, more, strict=True)]

@@ -230,7 +230,7 @@ def _prompt(module: GenerativeModule, data: GenerativeData) -> Iterator[str]:
 def _packs(config: Config, data: GenerativeData) -> Iterator[str]:
     trainer = config.trainer
     ranks = max(trainer.devices, 1) * trainer.nodes
-    survey = data.survey(ranks)
+    survey = data.pack_statistics(ranks)
     total = survey.steps * trainer.max_epochs
     if trainer.max_steps >= 0:
         total = min(total, trainer.max_steps)

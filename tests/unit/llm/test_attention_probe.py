@@ -55,7 +55,9 @@ WRONG = [sees_everything_before, mixes_up_heads, forgets_a_gradient, gives_no_nu
 
 def put_first(monkeypatch: pytest.MonkeyPatch, attend: Any) -> None:
     """Replace the flash back-end, the first to be tried, by another that says it runs here."""
-    monkeypatch.setitem(ATTENTION_BACKENDS, "flash", AttentionBackend(attend, None, (torch.float32, torch.bfloat16)))
+    monkeypatch.setitem(
+        ATTENTION_BACKENDS, "flash", AttentionBackend("flash", attend, None, (torch.float32, torch.bfloat16))
+    )
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -414,7 +414,7 @@ def test_the_survey_counts_what_is_computed() -> None:
     config = configuration("tuning.pack_tokens=120")
     corpus = small_corpus.corpus(20, 2)
     _, data = prepare(config, corpus.splits["train"], corpus.splits["dev"])
-    one, two = data.survey(1), data.survey(2)
+    one, two = data.pack_statistics(1), data.pack_statistics(2)
     assert (one.steps, two.steps, data.steps) == (3, 3, 3)
     suffixes = sum(len(s.prompt) + len(s.answer) - 1 - one.prefix for s in data.train_samples)
     assert one.pack_tokens == one.packs * one.prefix + suffixes
