@@ -1,6 +1,6 @@
-"""What a guide costs per sentence: the automaton here against llguidance with the same grammar, on gold answers.
+"""What a constraint costs per sentence: the automaton here against llguidance with the same grammar, on gold answers.
 
-Both walk along the gold answers of the built-in corpus: a matcher is made for each sentence, and for each token the
+Both walk along the gold answers of the built-in corpus: a state is made for each sentence, and for each token the
 forbidden logits of one row are set to -inf and the gold token is taken. Each round runs both in turn; a ratio is taken
 per round. The tokenizer is that of a folder.
 """
@@ -25,14 +25,14 @@ from omniner.llm.constraint import AnswerConstraint
 Walk = Callable[[str, list[int], torch.Tensor], int]
 
 
-def ours(guide: AnswerConstraint) -> Walk:
+def ours(constraint: AnswerConstraint) -> Walk:
     def walk(text: str, tokens: list[int], logits: torch.Tensor) -> int:
-        matcher, sure, forced = guide.start(text, 10_000), 0, 0
+        state, sure, forced = constraint.start(text, 10_000), 0, 0
         for at, token in enumerate(tokens):
-            sure = max(sure, at + len(matcher.forced()))
+            sure = max(sure, at + len(state.forced()))
             forced += at < sure
-            guide.fill([matcher], logits)
-            matcher.advance(token)
+            constraint.mask([state], logits)
+            state.advance(token)
         return forced
 
     return walk
@@ -55,14 +55,14 @@ CATEGORY: {names}
     def walk(text: str, tokens: list[int], logits: torch.Tensor) -> int:
         pieces = json.dumps([json.dumps(char, ensure_ascii=False)[1:-1] for char in text])
         grammar = f'{rules}SPAN: %regex {{"substring_chunks": {pieces}}} & /(.|\\n)+/\n'
-        matcher, sure, forced = llguidance.LLMatcher(tokenizer, grammar), 0, 0
+        state, sure, forced = llguidance.LLMatcher(tokenizer, grammar), 0, 0
         for at, token in enumerate(tokens):
-            sure = max(sure, at + len(matcher.compute_ff_tokens()))
+            sure = max(sure, at + len(state.compute_ff_tokens()))
             forced += at < sure
-            llguidance.torch.fill_next_token_bitmask(matcher, mask, 0)
+            llguidance.torch.fill_next_token_bitmask(state, mask, 0)
             llguidance.torch.apply_token_bitmask_inplace(logits, mask)
-            if not matcher.consume_token(token):
-                raise AssertionError(f"{text!r}: {matcher.get_error()}")
+            if not state.consume_token(token):
+                raise AssertionError(f"{text!r}: {state.get_error()}")
         return forced
 
     return walk
@@ -83,10 +83,10 @@ def main() -> None:
     categories = corpus.taxonomy.active(sentences)
     chat = ChatTokenizer(AutoTokenizer.from_pretrained(options.tokenizer), None)
     begin = time.process_time()
-    guide = AnswerConstraint(chat, categories, "official")
-    print(f"{len(categories)} categories, {len(chat.tokenizer)} tokens; the guide is made in", end=" ")
+    constraint = AnswerConstraint(chat, categories, "official")
+    print(f"{len(categories)} categories, {len(chat.tokenizer)} tokens; the constraint is made in", end=" ")
     print(f"{time.process_time() - begin:.1f} CPU s", flush=True)
-    walks = {"here": ours(guide), "llguidance": theirs(chat, list(categories))}
+    walks = {"here": ours(constraint), "llguidance": theirs(chat, list(categories))}
     answers = [[*chat.answer_ids(write_answer(one.entities, "official")), chat.end[0]] for one in sentences]
     logits = torch.zeros(1, len(chat.tokenizer))
     spent: dict[str, list[float]] = {name: [] for name in walks}

@@ -48,9 +48,9 @@ class Task:
         self.prefix = self.samples[0].prompt[: encoder.prefix_length(self.samples)]
         self.requests = [GenerationRequest(sample.id, sample.prompt, sample.text) for sample in self.samples]
         self.decoding = dataclasses.replace(config.decoding, max_new_tokens=256)
-        self.guide = AnswerConstraint(model.chat, model.prompt.categories, model.prompt.answer)
+        self.constraint = AnswerConstraint(model.chat, model.prompt.categories, model.prompt.answer)
 
-    def decode(self, guide: Constraint | None) -> tuple[dict[str, Answer], float, int]:
+    def decode(self, constraint: Constraint | None) -> tuple[dict[str, Answer], float, int]:
         """Answers by id, CPU seconds, and forward calls."""
         calls = 0
 
@@ -60,27 +60,29 @@ class Task:
 
         hook = self.causal.model.register_forward_hook(count)
         begin = time.process_time()
-        found = Generator(self.causal.model, self.causal.chat, self.prefix, self.decoding, guide, 0).run(self.requests)
+        found = Generator(self.causal.model, self.causal.chat, self.prefix, self.decoding, constraint, 0).run(
+            self.requests
+        )
         answers = {answer.id: answer for batch in found for answer in batch}
         hook.remove()
         return answers, time.process_time() - begin, calls
 
 
 class OneByOne:
-    """A guide whose forced tokens are chosen by the model like all others."""
+    """A constraint whose forced tokens are chosen by the model like all others."""
 
     def __init__(self, inner: AnswerConstraint) -> None:
-        self.inner, self.fill = inner, inner.fill
+        self.inner, self.mask = inner, inner.mask
 
     def start(self, text: str, budget: int) -> ConstraintState:
-        """As the inner guide, without forced tokens."""
-        matcher = self.inner.start(text, budget)
-        matcher.forced = list  # type: ignore[method-assign]  # nothing
-        return matcher
+        """Begin an answer of the inner constraint, without forced tokens."""
+        state = self.inner.start(text, budget)
+        state.forced = list  # type: ignore[method-assign]  # nothing
+        return state
 
 
 class EndAfter:
-    """A guide that only ends answers after given numbers of tokens."""
+    """A constraint that only ends answers after given numbers of tokens."""
 
     def __init__(self, lengths: dict[str, int], end: int) -> None:
         self.lengths, self.end = lengths, end
@@ -89,9 +91,9 @@ class EndAfter:
         """The length of this sentence's answer."""
         return Countdown(self.lengths[text] + 1)
 
-    def fill(self, matchers: Sequence[Countdown], logits: Tensor) -> None:
+    def mask(self, states: Sequence[Countdown], logits: Tensor) -> None:
         """The end token where it is due, and only there."""
-        due = torch.tensor([matcher.left == 1 for matcher in matchers])
+        due = torch.tensor([state.left == 1 for state in states])
         logits[:, self.end] = torch.where(due, torch.inf, -torch.inf)
 
 
@@ -142,35 +144,39 @@ def show(name: str, task: Task, answers: dict[str, Answer], seconds: float, call
 
 def on_random_weights(task: Task) -> None:
     print("\nrandom weights", flush=True)
-    answers, seconds, calls = task.decode(task.guide)
+    answers, seconds, calls = task.decode(task.constraint)
     show("guided", task, answers, seconds, calls)
     lengths = {request.text: len(answers[request.id].tokens) for request in task.requests}
-    free = EndAfter(lengths, task.guide.stop)
+    free = EndAfter(lengths, task.constraint.stop)
     show("free, ended at these lengths", task, *task.decode(free))
-    forced = [forced_tokens(task.guide, sample.text, answers[sample.id].tokens) for sample in task.samples]
+    forced = [forced_tokens(task.constraint, sample.text, answers[sample.id].tokens) for sample in task.samples]
     tokens = sum(len(answer.tokens) + 1 for answer in answers.values())
     print(f"  forced: {100 * sum(forced) / tokens:.1f} % of the tokens")
 
 
-def forced_tokens(guide: AnswerConstraint, text: str, tokens: Sequence[int]) -> int:
-    """How many tokens of an answer, its stop token included, the guide would take without asking the model."""
-    matcher, forced, sure = guide.start(text, 10_000), 0, 0
-    for at, token in enumerate([*tokens, guide.stop]):
-        ahead = matcher.forced()
+def forced_tokens(constraint: AnswerConstraint, text: str, tokens: Sequence[int]) -> int:
+    """How many tokens of an answer, its stop token included, the constraint would take without asking the model."""
+    state, forced, sure = constraint.start(text, 10_000), 0, 0
+    for at, token in enumerate([*tokens, constraint.stop]):
+        ahead = state.forced()
         sure = max(sure, at + len(ahead))
         forced += at < sure
-        matcher.advance(token)
+        state.advance(token)
     return forced
 
 
 def on_a_trained_model(task: Task, rounds: int) -> None:
-    contestants = {"free": None, "guided, one by one": OneByOne(task.guide), "guided, forced together": task.guide}
+    contestants = {
+        "free": None,
+        "guided, one by one": OneByOne(task.constraint),
+        "guided, forced together": task.constraint,
+    }
     spent: dict[str, list[float]] = {name: [] for name in contestants}
     answers: dict[str, dict[str, Answer]] = {}
     calls: dict[str, int] = {}
     for _ in range(rounds):
-        for name, guide in contestants.items():
-            answers[name], seconds, calls[name] = task.decode(guide)
+        for name, constraint in contestants.items():
+            answers[name], seconds, calls[name] = task.decode(constraint)
             spent[name].append(seconds)
     print(f"\ntrained model, {rounds} rounds", flush=True)
     for name in contestants:
@@ -178,7 +184,7 @@ def on_a_trained_model(task: Task, rounds: int) -> None:
         ratios = [free / own for free, own in zip(spent["free"], spent[name], strict=True)]
         print(f"  {'':28} speed against free {min(ratios):.2f} / {statistics.median(ratios):.2f} / {max(ratios):.2f}")
     free, single, together = answers.values()
-    forced = sum(forced_tokens(task.guide, one.text, single[one.id].tokens) for one in task.samples)
+    forced = sum(forced_tokens(task.constraint, one.text, single[one.id].tokens) for one in task.samples)
     tokens = sum(len(answer.tokens) + 1 for answer in single.values())
     print(f"  forced: {100 * forced / tokens:.1f} % of the tokens")
     print(f"  same answers, free and guided one by one: {same(free, single)} of {len(free)}")

@@ -188,9 +188,9 @@ def _answer_all(
     if not samples:
         return
     prefix = samples[0].prompt[: encoder.prefix_length(samples)]
-    guide = build_constraint(model, config.decoding)
+    constraint = build_constraint(model, config.decoding)
     progress = Progress("sentences answered", sum(sample.id not in done for sample in samples))
-    for found in predict_answers(model, samples, prefix, config.decoding, guide, config.seed, done):
+    for found in predict_answers(model, samples, prefix, config.decoding, constraint, config.seed, done):
         for prediction in found:
             prediction.reason = "; ".join(filter(None, (reasons.get(prediction.id, ""), prediction.reason)))
         yield found

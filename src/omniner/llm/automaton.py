@@ -1,21 +1,19 @@
 """Which tokens may come next in an answer: the training format and one sentence as an automaton over bytes.
 
-In go the answer style, the categories, the spellings of a vocabulary's tokens and a sentence; out come, for each state
-of an answer, the tokens that may follow and the state after each of them. What is around the spans,
-`[["`, `", "地点_城市"]`, `, ["`, `]`, is a tree of bytes that all sentences share. Within a span the state is the set
-of places of the sentence that the span may have reached, so a span is always a piece of the sentence, whatever its
-length; characters that JSON escapes are stepped through in their escaped form.
+Three parts, from the sentence to the vocabulary:
 
-A token may cross from one part to the next (`。",`). It is found by walking the tree of all tokens and the automaton
-side by side, which touches only what both have. Tokens in states between spans are worked out once for all
-sentences, those of a span's beginning once per sentence; nothing is compiled, so a sentence costs a few hundred
-microseconds where a general grammar engine needs some milliseconds.
+- `AnswerAutomaton`: the states of answers about one sentence. Within a span the state is the set of places of the
+  sentence that the span may have reached, so a span is always a piece of the sentence, whatever its length; characters
+  that JSON escapes are stepped through in their escaped form.
+- `AnswerGrammar`: what stands around the spans, `[["`, `", "地点_城市"]`, `, ["`, `]`, as a tree of bytes that all
+  sentences share.
+- `TokenTrie` and `token_bytes`: what each token of a tokenizer spells, and a prefix tree to find those that fit. It is
+  a sorted list until a part of it is looked at, so that 150,000 tokens are ready in some tenths of a second.
 
-The tokens of a vocabulary as bytes: what each one spells, and a tree of them to find those that fit.
-
-In goes a chat's tokenizer, byte-level (GPT-2, Qwen) or with bytes to fall back to (Llama); out come the bytes of every
-token that can stand in a text, and a tree in which those that begin with given bytes are found byte by byte. The tree
-is a sorted list until a part of it is looked at, so that 150,000 tokens are ready in some tenths of a second.
+A token may cross from one part of an answer to the next (`。",`). It is found by walking the trie and the automaton
+side by side, which touches only what both have. Tokens in states between spans are worked out once for all sentences,
+those of a span's beginning once per sentence. Nothing is compiled, so a sentence costs a few hundred microseconds where
+a general grammar engine needs some milliseconds.
 """
 
 from __future__ import annotations
@@ -36,13 +34,106 @@ from omniner.llm.chat import ChatTokenizer
 
 Ids = npt.NDArray[np.int64]
 State = int | tuple[int, ...]
-"""A node of the format, or within a span: the byte places of the sentence that it may have reached."""
+"""A node of the grammar, or within a span: the byte places of the sentence that it may have reached."""
 
 START, START_EMPTY, SPAN, MIDDLE, AFTER_PAIR, DONE = range(6)
-"""Nodes of the format: before an answer (about an empty sentence), before a span, behind its closing quote, behind
+"""Nodes of the grammar: before an answer (about an empty sentence), before a span, behind its closing quote, behind
 the bracket of a pair, behind the answer."""
 
+_UTF8 = [*range(0x20, 0xC0), *range(0xC2, 0xF5)]  # bytes of texts without control characters
+_PROBES = ('[["北京 天", "a_b/c"], ["👶🏻", "①"]]', '[["x\\\\n","y"],["0","z"]]')
+_OTHER = "Choose a model whose tokenizer works on bytes or falls back to them, or use decoding=free."
 _LONGEST_CHARACTER = 6  # bytes, and so tokens at most: \u001f; without an escape it is 4
+
+
+class AnswerAutomaton:
+    """The states of answers about one sentence.
+
+    Args:
+        grammar: what is around the spans.
+        text: the sentence.
+
+    Attributes:
+        start: the state before an answer.
+    """
+
+    def __init__(self, grammar: AnswerGrammar, text: str) -> None:
+        escaped = [json.dumps(character, ensure_ascii=False)[1:-1].encode() for character in text]
+        self._grammar, self._text = grammar, b"".join(escaped)
+        ends = list(accumulate(map(len, escaped)))
+        self._borders = frozenset([0, *ends])
+        self._first: dict[int, tuple[int, ...]] = {}
+        for place in [0, *ends][:-1]:
+            byte = self._text[place]
+            self._first[byte] = (*self._first.get(byte, ()), place + 1)
+        self.start = START if ends else START_EMPTY
+        self._next: dict[State, Ids] = {}
+
+    def step(self, state: State, byte: int) -> State:
+        """Go one byte further.
+
+        Raises:
+            KeyError: the byte may not follow.
+        """
+        return self._edges(state)[byte]
+
+    def _edges(self, state: State) -> Mapping[int, State]:
+        """Find the next states by byte."""
+        if isinstance(state, int):
+            return self._first if state == SPAN else self._grammar.edges[state]
+        places: dict[int, tuple[int, ...]] = {}
+        for place in state:
+            if place < len(self._text):
+                byte = self._text[place]
+                places[byte] = (*places.get(byte, ()), place + 1)
+        # one place is between characters exactly if all are: they have read the same bytes
+        return {**places, ord('"'): MIDDLE} if state[0] in self._borders else places
+
+    def next_tokens(self, state: State) -> Ids:
+        """Find the tokens that may follow, in rising order."""
+        if state not in self._next:
+            starts: list[tuple[TrieNode, State]] = [(self._grammar.trie.root, state)]
+            ids = np.empty(0, dtype=np.int64)
+            if isinstance(state, int) and state != SPAN:
+                ids, crossings = self._grammar.next_tokens(state)
+                starts = [(place, SPAN) for place in crossings]
+            if starts:
+                found = [token for place, after in starts for token in self._tokens_from(place, after)]
+                ids = np.array(sorted([*ids.tolist(), *found]), dtype=np.int64)
+            self._next[state] = ids
+        return self._next[state]
+
+    def _tokens_from(self, place: TrieNode, state: State) -> list[int]:
+        """Find the tokens below a node of the trie whose further bytes may follow a state."""
+        found: list[int] = []
+        waiting = [(place, state)]
+        while waiting:
+            place, state = waiting.pop()
+            children = self._grammar.trie.children(place)
+            if not children:
+                continue
+            for byte, after in self._edges(state).items():
+                if (child := children.get(byte)) is not None:
+                    found += child.tokens
+                    waiting.append((child, after))
+        return found
+
+    def ending(self, state: State) -> list[int]:
+        """Spell few tokens that end the answer from here: an open span is closed as soon as it can be."""
+        grammar = self._grammar
+        if isinstance(state, tuple):
+            return [*grammar.trie.spell(self._rest_of_character(state[0])), *grammar.closing]
+        found = grammar.ending(state)
+        if found is None:  # on the way to a span: it becomes the sentence's first character
+            found = [*grammar.to_span(state), *grammar.trie.spell(self._rest_of_character(0, 1)), *grammar.closing]
+        return found
+
+    def _rest_of_character(self, place: int, least: int = 0) -> bytes:
+        """Cut the sentence from a place to where a character ends, at least so many bytes further."""
+        end = place + least
+        while end not in self._borders:
+            end += 1
+        return self._text[place:end]
 
 
 class AnswerGrammar:
@@ -51,7 +142,7 @@ class AnswerGrammar:
     Args:
         style: official | compact.
         categories: that an answer may name.
-        tree: the vocabulary's tokens.
+        trie: the vocabulary's tokens.
 
     Attributes:
         edges: the next node by byte, per node. `SPAN` and `DONE` have none here.
@@ -59,9 +150,9 @@ class AnswerGrammar:
         decided: what is missing to the end of the pair, per node behind a span where only one category is left.
     """
 
-    def __init__(self, style: str, categories: Sequence[str], tree: TokenTrie) -> None:
+    def __init__(self, style: str, categories: Sequence[str], trie: TokenTrie) -> None:
         separator = STYLES[style][0]
-        self.tree = tree
+        self.trie = trie
         self.edges: list[dict[int, int]] = [{} for _ in range(DONE + 1)]
         self.tails = {name: f'"{separator}{json.dumps(name, ensure_ascii=False)}]'.encode() for name in categories}
         self.more, self.end = f'{separator}["'.encode(), b"]"
@@ -86,7 +177,11 @@ class AnswerGrammar:
         self._next: dict[int, tuple[Ids, list[TrieNode]]] = {}
 
     def _add(self, node: int, text: bytes, end: int) -> list[int]:
-        """Lay a way from `node` to `end`; the nodes that are left by each byte of `text`."""
+        """Lay a way from `node` to `end`.
+
+        Returns:
+            the nodes that are left by each byte of `text`.
+        """
         nodes = []
         for byte in text[:-1]:
             nodes.append(node)
@@ -98,146 +193,53 @@ class AnswerGrammar:
         return [*nodes, node]
 
     def ending(self, node: int) -> list[int] | None:
-        """The fewest tokens to the end of the answer; None where another span has to come first."""
+        """Spell the end of the answer in the fewest tokens; None where another span has to come first."""
         if node not in self._rests:
             return None
         if node not in self._endings:
-            self._endings[node] = self._fewest(self._rests[node])
+            self._endings[node] = self.trie.spell_shortest(self._rests[node])
         return self._endings[node]
 
     def to_span(self, node: int) -> list[int]:
-        """Tokens to the beginning of the span that has to come."""
-        return self.tree.spell(self._to_span[node])
+        """Spell what is missing to the beginning of the span that has to come."""
+        return self.trie.spell(self._to_span[node])
 
     @cached_property
     def closing(self) -> list[int]:
         """The fewest tokens from the end of a span, its closing quote included, to the end of the answer."""
-        return self._fewest([tail + self.end for tail in self.tails.values()])
-
-    def _fewest(self, texts: Sequence[bytes]) -> list[int]:
-        """The text that takes the fewest tokens."""
-        return min(map(self.tree.spell, texts), key=lambda tokens: (len(tokens), tokens))
+        return self.trie.spell_shortest([tail + self.end for tail in self.tails.values()])
 
     def longest_ending(self) -> int:
-        """Most tokens that it takes to end an answer, whatever its state and its sentence."""
+        """Count the tokens that it takes at most to end an answer, whatever its state and its sentence."""
         direct = max(len(self.ending(node) or ()) for node in self._rests)
         to_span = max(len(self.to_span(node)) for node in self._to_span)
         return max(direct, to_span + _LONGEST_CHARACTER + len(self.closing))
 
     def next_tokens(self, node: int) -> tuple[Ids, list[TrieNode]]:
-        """The tokens that may follow, as far as they do not go into a span, and the places in the tree of tokens
-        that reach a span and have longer ones."""
+        """Find the tokens that may follow a node.
+
+        Returns:
+            those that do not go into a span, and the nodes of the trie that reach a span and have longer tokens.
+        """
         if node not in self._next:
             found: list[int] = []
             crossings = []
-            waiting: list[tuple[TrieNode, int]] = [(self.tree.root, node)]
+            waiting: list[tuple[TrieNode, int]] = [(self.trie.root, node)]
             while waiting:
                 place, at = waiting.pop()
-                children = self.tree.children(place)
+                children = self.trie.children(place)
                 if at == SPAN and children:
                     crossings.append(place)
                 for byte, after in self.edges[at].items():
                     if (child := children.get(byte)) is not None:
                         found += child.tokens
                         waiting.append((child, after))
-            self._next[node] = (_sorted(found), crossings)
+            self._next[node] = (np.array(sorted(found), dtype=np.int64), crossings)
         return self._next[node]
 
 
-def _sorted(tokens: list[int]) -> Ids:
-    return np.array(sorted(tokens), dtype=np.int64)
-
-
-class AnswerAutomaton:
-    """The states of answers about one sentence.
-
-    Args:
-        form: what is around the spans.
-        text: the sentence.
-    """
-
-    def __init__(self, form: AnswerGrammar, text: str) -> None:
-        escaped = [json.dumps(character, ensure_ascii=False)[1:-1].encode() for character in text]
-        self._form, self._text = form, b"".join(escaped)
-        ends = list(accumulate(map(len, escaped)))
-        self._borders = frozenset([0, *ends])
-        self._first: dict[int, tuple[int, ...]] = {}
-        for place in [0, *ends][:-1]:
-            byte = self._text[place]
-            self._first[byte] = (*self._first.get(byte, ()), place + 1)
-        self.start = START if ends else START_EMPTY
-        self._next: dict[State, Ids] = {}
-
-    def step(self, state: State, byte: int) -> State:
-        """The state one byte further. Raises KeyError if the byte may not follow."""
-        return self._edges(state)[byte]
-
-    def _edges(self, state: State) -> Mapping[int, State]:
-        if isinstance(state, int):
-            return self._first if state == SPAN else self._form.edges[state]
-        places: dict[int, tuple[int, ...]] = {}
-        for place in state:
-            if place < len(self._text):
-                byte = self._text[place]
-                places[byte] = (*places.get(byte, ()), place + 1)
-        # Between characters is one place exactly if all are: they have read the same bytes.
-        return {**places, ord('"'): MIDDLE} if state[0] in self._borders else places
-
-    def next_tokens(self, state: State) -> Ids:
-        """The tokens that may follow, in rising order."""
-        if state not in self._next:
-            if isinstance(state, int) and state != SPAN:
-                ids, crossings = self._form.next_tokens(state)
-                if crossings:
-                    found = ids.tolist()
-                    for place in crossings:
-                        found += self._tokens_from(place, SPAN)
-                    ids = _sorted(found)
-            else:
-                ids = _sorted(self._tokens_from(self._form.tree.root, state))
-            self._next[state] = ids
-        return self._next[state]
-
-    def _tokens_from(self, place: TrieNode, state: State) -> list[int]:
-        """The tokens below a place of their tree whose further bytes may follow a state."""
-        found: list[int] = []
-        waiting = [(place, state)]
-        while waiting:
-            place, state = waiting.pop()
-            children = self._form.tree.children(place)
-            if not children:
-                continue
-            for byte, after in self._edges(state).items():
-                if (child := children.get(byte)) is not None:
-                    found += child.tokens
-                    waiting.append((child, after))
-        return found
-
-    def ending(self, state: State) -> list[int]:
-        """Few tokens that end the answer from here: an open span is closed as soon as it can be."""
-        form = self._form
-        if isinstance(state, tuple):
-            place = state[0]
-            end = place
-            while end not in self._borders:
-                end += 1
-            return [*form.tree.spell(self._text[place:end]), *form.closing]
-        found = form.ending(state)
-        if found is None:  # on the way to a span: it becomes the sentence's first character
-            end = 1
-            while end not in self._borders:
-                end += 1
-            found = [*form.to_span(state), *form.tree.spell(self._text[:end]), *form.closing]
-        return found
-
-
-_UTF8 = [*range(0x20, 0xC0), *range(0xC2, 0xF5)]  # bytes of texts without control characters
-_PROBES = ('[["北京 天", "a_b/c"], ["👶🏻", "①"]]', '[["x\\\\n","y"],["0","z"]]')
-_OTHER = "Choose a model whose tokenizer works on bytes or falls back to them, or use decoding=free."
-
-
 class TokenTrie:
-    """The tokens of a vocabulary by their bytes; a node's children are worked out when they are first asked for.
+    """Finds the tokens of a vocabulary by their bytes; a node's children are worked out when first asked for.
 
     Args:
         spellings: the bytes of each token that may stand in an answer, by id.
@@ -258,14 +260,14 @@ class TokenTrie:
             raise UserError("model.path", f"the tokenizer cannot spell every text: {found}", _OTHER)
 
     def _node(self, low: int, high: int, depth: int) -> TrieNode:
-        """The tokens `low` to `high` of the sorted ones: they share their first `depth` bytes."""
+        """Make the node of the sorted tokens `low` to `high`, which share their first `depth` bytes."""
         at = low
         while at < high and len(self._spellings[at]) == depth:
             at += 1
         return TrieNode(self._tokens[low:at], at, high, depth)
 
     def children(self, node: TrieNode) -> dict[int, TrieNode]:
-        """The nodes one byte further, by that byte."""
+        """Find the nodes one byte further, by that byte."""
         if node.children is None:
             node.children = {}
             at, depth = node.low, node.depth
@@ -278,7 +280,7 @@ class TokenTrie:
         return node.children
 
     def spell(self, text: bytes) -> list[int]:
-        """Tokens that spell a text: the longest one first, and so on."""
+        """Spell a text in tokens: the longest one that fits, and so on."""
         tokens: list[int] = []
         at = 0
         while at < len(text):
@@ -294,9 +296,20 @@ class TokenTrie:
             at = end
         return tokens
 
+    def spell_shortest(self, texts: Sequence[bytes]) -> list[int]:
+        """Spell the text that takes the fewest tokens."""
+        return min(map(self.spell, texts), key=lambda tokens: (len(tokens), tokens))
+
 
 class TrieNode:
-    """Bytes that tokens begin with: the tokens that are just these, and where the longer ones are listed."""
+    """Bytes that tokens begin with: the tokens that are just these, and where the longer ones are listed.
+
+    Attributes:
+        tokens: ids of the tokens that are just these bytes.
+        low, high: the longer ones among the sorted tokens.
+        depth: how many bytes these are.
+        children: the nodes one byte further; None until they are asked for.
+    """
 
     __slots__ = ("children", "depth", "high", "low", "tokens")
 
@@ -306,10 +319,10 @@ class TrieNode:
 
 
 def token_bytes(chat: ChatTokenizer) -> dict[int, bytes]:
-    """The bytes of each token that can stand in a text; control tokens are left out.
+    """Tell what each token that can stand in a text spells, by its id; control tokens are left out.
 
     Raises:
-        UserError: a tokenizer that is neither byte-level nor falls back to bytes.
+        UserError: the tokenizer is neither byte-level (GPT-2, Qwen) nor falls back to bytes (Llama).
     """
     backend = chat.tokenizer.backend_tokenizer
     added = backend.get_added_tokens_decoder()
@@ -318,9 +331,9 @@ def token_bytes(chat: ChatTokenizer) -> dict[int, bytes]:
     decoder: Any = json.loads(backend.decoder.__getstate__()) if backend.decoder else {"type": None}
     kinds = {part["type"] for part in decoder.get("decoders", [decoder])}
     if "ByteLevel" in kinds:
-        spellings = _byte_level(ordinary)
+        spellings = byte_level_bytes(ordinary)
     elif "ByteFallback" in kinds:
-        spellings = _byte_fallback(ordinary)
+        spellings = byte_fallback_bytes(ordinary)
     else:
         raise UserError("model.path", f"a tokenizer of the kind {decoder['type']} has no bytes in its tokens", _OTHER)
     for token, entry in added.items():
@@ -333,8 +346,8 @@ def token_bytes(chat: ChatTokenizer) -> dict[int, bytes]:
     return spellings
 
 
-def _byte_level(entries: Mapping[int, str]) -> dict[int, bytes]:
-    """Tokens of GPT-2's kind: each character stands for a byte, those that do not print for 256, 257, ..."""
+def byte_level_bytes(entries: Mapping[int, str]) -> dict[int, bytes]:
+    """Read tokens of GPT-2's kind: each character stands for a byte, 256, 257, ... for those that do not print."""
     printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(0x100) if byte not in printed]
     table = {chr(byte): byte for byte in printed} | {chr(0x100 + at): byte for at, byte in enumerate(others)}
@@ -343,8 +356,8 @@ def _byte_level(entries: Mapping[int, str]) -> dict[int, bytes]:
     }
 
 
-def _byte_fallback(entries: Mapping[int, str]) -> dict[int, bytes]:
-    """Tokens of Llama's kind: characters, with a mark for spaces; <0xE4> is a byte of one that has no token."""
+def byte_fallback_bytes(entries: Mapping[int, str]) -> dict[int, bytes]:
+    """Read tokens of Llama's kind: characters, with a mark for spaces; <0xE4> is a byte of one that has no token."""
     spellings: dict[int, bytes] = {}
     single: dict[int, bytes] = {}
     for token, entry in entries.items():
@@ -353,5 +366,5 @@ def _byte_fallback(entries: Mapping[int, str]) -> dict[int, bytes]:
         else:
             spellings[token] = entry.replace("▁", " ").encode()
     written = set(spellings.values())
-    # A character with a token of its own is never written as a byte.
+    # a character with a token of its own is never written as a byte
     return spellings | {token: byte for token, byte in single.items() if byte not in written}

@@ -1,26 +1,23 @@
-"""Guided decoding: only answers in the training format, known categories, spans that stand in the sentence.
+"""What restricts decoding: answers in the training format about a sentence, or answers that fulfil a JSON schema.
 
-In go logits of answers that are being written, each about its own sentence; all but the tokens that keep an answer
-right get -inf. The text of a finished answer is one that `encoding.answers.write_answer` writes for some entities of
-that sentence. Every answer is finished in time: the guide counts tokens, and
+A `Constraint` serves a whole batch: it sets the logits of all tokens that would make an answer wrong to -inf. The state
+of each answer under way is a `ConstraintState`. There are two kinds:
 
-- once only so many are left as it takes to end an answer in its worst state, it ends it, within a span if need be;
-- some tokens earlier, or where one pair has been written over and over, it ends the answer behind a pair.
+- `AnswerConstraint` (`decoding=guided`): the text of a finished answer is one that `answers.write_answer` writes for
+  some entities of the sentence, of known categories. Bytes decide what is allowed (`automaton`), so a model is free in
+  how it cuts a text into tokens. Every answer is finished in time, because the state counts tokens: once only so many
+  are left as it takes to end an answer in its worst state, it ends it, within a span if need be; some tokens earlier,
+  or where one pair has been written over and over, it ends the answer behind a pair.
+- `SchemaConstraint` (a teacher in this process): the grammar, and which tokens it allows next, are llguidance's. It
+  cannot end an answer in time, so texts in an answer are allowed fewer characters where the schema's would not fit into
+  the tokens there are. Price: some hundred microseconds a token, much less than a forward call of such a model.
 
-Bytes decide what is allowed, so a model is free in how it cuts a text into tokens. A token is `forced` where every
-answer that can follow has it next when the tokenizer cuts the whole answer, as in training: a decoding loop can take
-it without asking the model. That is the space and the quote before a category, what follows once its first characters
-have decided it, and the stop token.
+A token is forced where every answer that can follow has it next when the tokenizer cuts the whole answer, as in
+training: a decoding loop can take it without asking the model. That is the space and the quote before a category, what
+follows once its first characters have decided it, and the stop token.
 
-A tokenizer that normalises to NFC shows the model other characters than the sentence has. Spans are then pieces of
-what the model sees; `encoding.answers.to_prediction` spells them as the sentence does.
-
-Guided decoding by JSON schema: what a teacher in this process says has the form it was asked for.
-
-In go questions' texts with the schemas of their answers; out comes a `Guide` for `decoding.generate`. The grammar, and
-which tokens it allows next, are llguidance's. It cannot end an answer in time as `decoding.guide` does, so texts in an
-answer are allowed fewer characters where the schema's would not fit into the tokens there are. Price: some hundred
-microseconds a token, much less than a forward call of a model that is worth asking.
+A tokenizer that normalises to NFC shows the model other characters than the sentence has. Spans are then pieces of what
+the model sees; `answers.prediction_from_answer` spells them as the sentence does.
 """
 
 from __future__ import annotations
@@ -28,6 +25,7 @@ from __future__ import annotations
 import copy
 import json
 import unicodedata
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -57,10 +55,11 @@ _SPAN_ROOM = 32  # tokens; nearly every span has less, so that what is cut off a
 _REPEATS = 3  # times that a pair may be written beyond the occurrences of its span before it counts as a loop
 _LOOKAHEAD = 3  # characters at a span's beginning that may change how the tokens before it are cut
 _ANY = "甲"  # stands for a span in probes
+_TOKENS = 2  # of a character in a teacher's answer, where a vocabulary has few Chinese words
 
 
 class ConstraintState(Protocol):
-    """Where the answer about one sentence stands."""
+    """How far one answer has come."""
 
     @property
     def stopped(self) -> bool:
@@ -68,68 +67,70 @@ class ConstraintState(Protocol):
         ...
 
     def advance(self, token: int) -> None:
-        """Take the next token of the answer, chosen or forced. Raises ValueError if it cannot stand there."""
+        """Take the next token of the answer, chosen or forced.
+
+        Raises:
+            ValueError: it cannot stand there.
+        """
         ...
 
     def forced(self) -> list[int]:
-        """The tokens that must come next, as training tokenises them; empty where there is a choice.
+        """Tell the tokens that must come next, as training tokenises them; empty where there is a choice.
 
-        Only a look: each of them still has to be given to `advance`. At the end of the answer it is the stop token
-        (so no forward pass is needed to find out that an answer has ended).
+        Nothing changes: each of them still has to be given to `advance`. At the end of the answer it is the stop token,
+        so no forward pass is needed to find out that an answer has ended.
         """
         ...
 
     def allowed(self) -> Ids:
-        """The tokens that may come next, in rising order: rarely more than some hundreds; none once stopped."""
+        """Tell the tokens that may come next, in rising order: rarely more than some hundreds; none once stopped."""
         ...
 
 
-class Constraint(Protocol):
-    """What may be written, for a batch of sentences that are at different places of their answers."""
+class Constraint(ABC):
+    """What may be written, for a batch of answers that have come differently far."""
 
+    @abstractmethod
     def start(self, text: str, budget: int) -> ConstraintState:
-        """The matcher of a new answer about the sentence `text`.
+        """Begin a new answer.
 
         Args:
-            text: the sentence.
-            budget: most tokens of the answer, its stop token included; the matcher counts what it is given.
+            text: what it is about: a sentence, or a question.
+            budget: most tokens of the answer, its stop token included; the state counts what it is given.
 
         Raises:
             UserError: too few tokens to end an answer wherever it stands.
         """
-        ...
 
-    def fill(self, matchers: Sequence[ConstraintState | None], logits: Tensor) -> None:
-        """Set the logits [B, V] of forbidden tokens to -inf, in place; V may exceed the tokenizer's vocabulary.
+    def mask(self, states: Sequence[ConstraintState | None], logits: Tensor) -> None:
+        """Set the logits of forbidden tokens to -inf, in place.
 
-        Row b belongs to `matchers[b]`; a row of None, or of a matcher that has stopped, is left as it is. A row
-        always keeps at least one logit, and an answer that takes one of them (or what is forced) at each step is
+        A row always keeps at least one logit, and an answer that takes one of them (or what is forced) at each step is
         complete, the stop token included, within its budget.
+
+        Args:
+            states: of the rows; a row of None, or of a state that has stopped, is left as it is.
+            logits: [B, V]; V may exceed the tokenizer's vocabulary.
         """
-        ...
+        rows, allowed = [], []
+        for row, state in enumerate(states):
+            if state is not None and not state.stopped:
+                rows.append(row)
+                allowed.append(state.allowed())
+        if not rows:
+            return
+        at = np.repeat(rows, [len(ids) for ids in allowed])
+        row, column = torch.from_numpy(np.stack([at, np.concatenate(allowed)])).to(logits.device)  # [allowed tokens]
+        kept = logits[row, column]
+        if len(rows) == len(logits):
+            logits.fill_(-torch.inf)
+        else:
+            logits[torch.tensor(rows, device=logits.device)] = -torch.inf
+        logits[row, column] = kept
 
 
-def mask_logits(matchers: Sequence[ConstraintState | None], logits: Tensor) -> None:
-    """`Guide.fill` for matchers of any kind."""
-    rows, allowed = [], []
-    for row, matcher in enumerate(matchers):
-        if matcher is not None and not matcher.stopped:
-            rows.append(row)
-            allowed.append(matcher.allowed())
-    if not rows:
-        return
-    at = np.repeat(rows, [len(ids) for ids in allowed])
-    row, column = torch.from_numpy(np.stack([at, np.concatenate(allowed)])).to(logits.device)  # [allowed tokens]
-    kept = logits[row, column]
-    if len(rows) == len(logits):
-        logits.fill_(-torch.inf)
-    else:
-        logits[torch.tensor(rows, device=logits.device)] = -torch.inf
-    logits[row, column] = kept
-
-
-class AnswerConstraint:
-    """The `Guide` of answers in the training format.
+class AnswerConstraint(Constraint):
+    """Keeps answers in the training format.
 
     Args:
         chat: whose tokens the model writes.
@@ -139,7 +140,7 @@ class AnswerConstraint:
     Attributes:
         stop: the token behind an answer.
         spellings: the bytes of each token that can stand in one.
-        form: what is around the spans.
+        grammar: what is around the spans.
         reserve: most tokens that it takes to end an answer, the stop token included.
         canonical: the next token by what stands behind a span, where training leaves no choice.
 
@@ -153,30 +154,26 @@ class AnswerConstraint:
             raise UserError("decoding.kind", "guided, but there are no categories", "Use decoding=free.")
         self._chat, self.stop = chat, chat.end[0]
         self.spellings = token_bytes(chat)
-        self.form = AnswerGrammar(style, categories, TokenTrie(self.spellings))
-        self.reserve = self.form.longest_ending() + 1
+        self.grammar = AnswerGrammar(style, categories, TokenTrie(self.spellings))
+        self.reserve = self.grammar.longest_ending() + 1
         self._composes = chat.decode(chat.answer_ids("e\u0301")) == "\u00e9"
-        self.canonical = _canonical(chat, self.form, self.spellings)
+        self.canonical = canonical_tokens(chat, self.grammar, self.spellings)
         self._opening = self._tokens_before(_ANY)
         self._opens_alike = lru_cache(maxsize=1 << 16)(lambda begin: self._tokens_before(begin) == self._opening)
 
     def start(self, text: str, budget: int) -> AnswerState:
-        """The matcher of a new answer about the sentence `text`, see `Guide`."""
+        """Begin an answer about the sentence `text`, see `Constraint`."""
         if budget < self.reserve:
             found = f"{budget} tokens for an answer, and ending one can take {self.reserve}"
             raise UserError("decoding.max_new_tokens", found, "Raise it; if the prompt takes the room, shorten that.")
         seen = _composed(text) if self._composes else text
         begins = (char if char.isalnum() else seen[at : at + _LOOKAHEAD] for at, char in enumerate(seen))
-        return AnswerState(self, AnswerAutomaton(self.form, seen), budget, all(map(self._opens_alike, begins)))
-
-    def fill(self, matchers: Sequence[ConstraintState | None], logits: Tensor) -> None:
-        """Set the logits [B, V] of forbidden tokens to -inf, in place; see `Guide`."""
-        mask_logits(matchers, logits)
+        return AnswerState(self, AnswerAutomaton(self.grammar, seen), budget, all(map(self._opens_alike, begins)))
 
     def _tokens_before(self, begin: str) -> list[int]:
-        """How an answer is cut up to its second span, if that begins so; empty if its first token is cut across."""
-        tail, quoted = next(iter(self.form.tails.values())).decode(), json.dumps(begin, ensure_ascii=False)
-        before = f'[["{_ANY}{tail}{self.form.more.decode()}'
+        """Cut an answer up to its second span, if that begins so; empty if a token reaches into the span."""
+        tail, quoted = next(iter(self.grammar.tails.values())).decode(), json.dumps(begin, ensure_ascii=False)
+        before = f'[["{_ANY}{tail}{self.grammar.more.decode()}'
         tokens, size = [], len(before.encode())
         for token in self._chat.answer_ids(f"{before[:-1]}{quoted[:-1]}{tail}]"):
             size -= len(self.spellings.get(token, b""))
@@ -189,17 +186,19 @@ class AnswerConstraint:
 
 
 class AnswerState:
-    """Where the answer about one sentence stands; made by `AnswerGuide.start`.
+    """How far the answer about one sentence has come; made by `AnswerConstraint.start`.
 
     Args:
-        guide: that made it.
+        constraint: that made it.
         automaton: of the sentence.
         budget: most tokens, the stop token included.
         opens_alike: whether the tokens before a span are the same ones before every span of the sentence.
     """
 
-    def __init__(self, guide: AnswerConstraint, automaton: AnswerAutomaton, budget: int, opens_alike: bool) -> None:
-        self._guide, self._automaton, self._opens_alike = guide, automaton, opens_alike
+    def __init__(
+        self, constraint: AnswerConstraint, automaton: AnswerAutomaton, budget: int, opens_alike: bool
+    ) -> None:
+        self._constraint, self._automaton, self._opens_alike = constraint, automaton, opens_alike
         self._state: State = automaton.start
         self._left = budget
         self._pair = bytearray()  # from the beginning of a span on
@@ -209,17 +208,17 @@ class AnswerState:
         self.stopped = False
 
     def advance(self, token: int) -> None:
-        """Take the next token of the answer, see `Matcher`."""
-        guide, state = self._guide, self._state
-        if self.stopped or (state == DONE) != (token == guide.stop):
+        """Take the next token of the answer, see `ConstraintState`."""
+        constraint, state = self._constraint, self._state
+        if self.stopped or (state == DONE) != (token == constraint.stop):
             raise ValueError(f"token {token}: the stop token comes once, at the end of an answer")
         self._left -= 1
         if state == DONE:
             self.stopped = True
             return
-        if token not in guide.spellings:
+        if token not in constraint.spellings:
             raise ValueError(f"token {token} is not text")
-        for byte in guide.spellings[token]:
+        for byte in constraint.spellings[token]:
             before = state
             try:
                 state = self._automaton.step(before, byte)
@@ -229,7 +228,7 @@ class AnswerState:
         self._state = state
 
     def _note(self, before: State, byte: int, state: State) -> None:
-        """Keep in mind what the current pair is, and how often each has been written."""
+        """Note a byte of the current pair, and how often each pair has been written."""
         if state == MIDDLE and isinstance(before, tuple):
             self._span, self._occurrences = len(self._pair), len(before)
         self._pair.append(byte)
@@ -239,62 +238,64 @@ class AnswerState:
             self._written[bytes(self._pair)] += 1
 
     def forced(self) -> list[int]:
-        """The tokens that must come next, see `Matcher`."""
-        guide, state = self._guide, self._state
+        """Tell the tokens that must come next, see `ConstraintState`."""
+        constraint, state = self._constraint, self._state
         if self.stopped:
             return []
-        if state == DONE or self._is_over():
-            return [*self._automaton.ending(state), guide.stop]
+        if state == DONE or self._must_end():
+            return [*self._automaton.ending(state), constraint.stop]
         tokens: list[int] = []
         if isinstance(state, tuple) or state == SPAN:
             return tokens
         behind = bytes(self._pair[self._span :])
-        # What ending the answer takes must not be used up.
-        while (token := guide.canonical.get(behind)) is not None and self._left - len(tokens) > guide.reserve:
-            for byte in guide.spellings[token]:
+        # what ending the answer takes must not be used up
+        spare = self._left - constraint.reserve
+        while (token := constraint.canonical.get(behind)) is not None and len(tokens) < spare:
+            for byte in constraint.spellings[token]:
                 state = self._automaton.step(state, byte)
             if state == SPAN and not self._opens_alike:
                 break
             tokens.append(token)
-            behind += guide.spellings[token]
+            behind += constraint.spellings[token]
         return tokens
 
     def allowed(self) -> Ids:
-        """The tokens that may come next, see `Matcher`."""
+        """Tell the tokens that may come next, see `ConstraintState`."""
         if self.stopped:
             return np.empty(0, dtype=np.int64)
         if self._state == DONE:
-            return np.array([self._guide.stop], dtype=np.int64)
-        if self._is_over():
+            return np.array([self._constraint.stop], dtype=np.int64)
+        if self._must_end():
             return np.array(self._automaton.ending(self._state)[:1], dtype=np.int64)
         return self._automaton.next_tokens(self._state)
 
-    def _is_over(self) -> bool:
-        """Whether the answer has to be ended from here on."""
-        spare = self._left - self._guide.reserve
+    def _must_end(self) -> bool:
+        """Tell whether the answer has to be ended from here on."""
+        spare = self._left - self._constraint.reserve
         if spare <= 0:
             return True
-        if isinstance(self._state, tuple) or self._state not in self._guide.form.decided:
+        decided = self._constraint.grammar.decided
+        if isinstance(self._state, tuple) or self._state not in decided:
             return False
         if spare <= _SPAN_ROOM:
             return True
-        pair = bytes(self._pair) + self._guide.form.decided[self._state]
+        pair = bytes(self._pair) + decided[self._state]
         return self._written[pair] >= self._occurrences + _REPEATS
 
 
 def _composed(text: str) -> str:
-    """The text as a tokenizer shows it that normalises to NFC: letters with their marks are one character.
+    """Show a text as a tokenizer does that normalises to NFC: letters with their marks are one character.
 
-    Left as it is where a piece of the result would not be one of the text: where marks become several characters.
+    It stays as it is where a piece of the result would not be one of the text: where marks become several characters.
     """
     if unicodedata.is_normalized("NFC", text):
         return text
-    whole = unicodedata.normalize("NFC", text)
-    return whole if len(nfc_boundaries(text)) == len(whole) + 1 else text
+    composed = unicodedata.normalize("NFC", text)
+    return composed if len(nfc_boundaries(text)) == len(composed) + 1 else text
 
 
-def _canonical(chat: ChatTokenizer, form: AnswerGrammar, spellings: Mapping[int, bytes]) -> dict[bytes, int]:
-    """What has to follow behind a span, as the tokenizer cuts whole answers.
+def canonical_tokens(chat: ChatTokenizer, grammar: AnswerGrammar, spellings: Mapping[int, bytes]) -> dict[bytes, int]:
+    """Find what has to follow behind a span, as the tokenizer cuts whole answers.
 
     Returns:
         the next token by all bytes from the closing quote on, wherever the answers that go on so agree on it.
@@ -302,8 +303,8 @@ def _canonical(chat: ChatTokenizer, form: AnswerGrammar, spellings: Mapping[int,
     answers: Counter[bytes] = Counter()  # that go on so
     cut: Counter[bytes] = Counter()  # and have a new token there
     tokens: dict[bytes, set[int]] = {}
-    for tail in form.tails.values():
-        behind_first, behind_last = tail + form.more, tail + form.end
+    for tail in grammar.tails.values():
+        behind_first, behind_last = tail + grammar.more, tail + grammar.end
         text = b'[["' + _ANY.encode() + behind_first + _ANY.encode() + behind_last
         ids = chat.answer_ids(text.decode())
         for begin, behind in ((text.index(tail), behind_first), (len(text) - len(behind_last), behind_last)):
@@ -319,15 +320,12 @@ def _canonical(chat: ChatTokenizer, form: AnswerGrammar, spellings: Mapping[int,
     }
 
 
-_TOKENS = 2  # of a character, where a vocabulary has few Chinese words
-
-
-class SchemaConstraint:
-    """The `Guide` of answers that fulfil a JSON schema each.
+class SchemaConstraint(Constraint):
+    """Keeps each answer to the JSON schema of its question.
 
     Args:
         chat: whose tokens the model writes.
-        schemas: of the answers, by the text of the request.
+        schemas: of the answers, by the text of the question.
 
     Raises:
         UserError: llguidance is not installed, or cannot read the tokenizer.
@@ -347,23 +345,19 @@ class SchemaConstraint:
         self._stop, self._schemas = chat.end[0], schemas
 
     def start(self, text: str, budget: int) -> SchemaState:
-        """The matcher of a new answer to the question `text`, of about `budget` tokens at most."""
+        """Begin an answer to the question `text`, of about `budget` tokens at most."""
         import llguidance
 
         schema = shorten_schema(self._schemas[text], budget // _TOKENS)
-        # Without room for white space: a weak model would write nothing else.
+        # without room for white space: a weak model would write nothing else
         grammar = llguidance.LLMatcher.grammar_from_json_schema(
             schema, defaults={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
         )
         return SchemaState(llguidance.LLMatcher(self._tokenizer, grammar), self._stop)
 
-    def fill(self, matchers: Sequence[ConstraintState | None], logits: Tensor) -> None:
-        """Set the logits [B, V] of forbidden tokens to -inf, in place; see `decoding.guide.Guide`."""
-        mask_logits(matchers, logits)
-
 
 class SchemaState:
-    """Where one answer stands; see `decoding.guide.Matcher`."""
+    """How far one answer has come, see `ConstraintState`."""
 
     def __init__(self, matcher: Any, stop: int) -> None:
         self._matcher, self._stop = matcher, stop
@@ -371,7 +365,7 @@ class SchemaState:
         self._check()
 
     def advance(self, token: int) -> None:
-        """Take the next token."""
+        """Take the next token of the answer."""
         if token == self._stop and self._matcher.is_accepting():
             self.stopped = True
             return
@@ -379,11 +373,11 @@ class SchemaState:
         self._check()
 
     def forced(self) -> list[int]:
-        """Tokens that must come next, as the tokenizer would cut them."""
+        """Tell the tokens that must come next, as the tokenizer would cut them."""
         return [] if self.stopped else list(self._matcher.compute_ff_tokens())
 
     def allowed(self) -> Ids:
-        """The tokens that may come next, in rising order."""
+        """Tell the tokens that may come next, in rising order."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         return np.flatnonzero(np.unpackbits(bits, bitorder="little"))
 
@@ -393,7 +387,7 @@ class SchemaState:
 
 
 def shorten_schema(schema: dict[str, Any], characters: int) -> dict[str, Any]:
-    """The schema of an object, its texts all the shorter where together they may have more than `characters`."""
+    """Shorten the texts that an object's schema allows, where together they may have more than `characters`."""
     schema = copy.deepcopy(schema)
     texts = [item for item in schema.get("properties", {}).values() if "maxLength" in item]
     allowed = sum(item["maxLength"] for item in texts)

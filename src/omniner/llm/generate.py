@@ -1,21 +1,19 @@
-"""Answers of a causal model, in process: prompts in, answers out as they get ready.
+"""Answers of a causal model in this process: prompts in, answers out as they get ready.
 
-The common prefix of all prompts is computed once and stored once (`decoding.cache`). Sentences are decoded side by
-side in `decoding.slots` slots; when an answer ends, the next sentence takes its place in the very next forward call,
-whose one flat sequence holds the single tokens of running answers and the whole of new sentences, without padding.
-Against `generate` on padded batches that is an order of magnitude, with the same tokens in float32
+The common prefix of all prompts is computed once and stored once (`prefix_cache`). Sentences are decoded side by side
+in `decoding.slots` slots; when an answer ends, the next sentence takes its place in the very next forward call, whose
+one flat sequence holds the single tokens of running answers and the whole of new sentences, without padding. Against
+`generate` on padded batches that is an order of magnitude, with the same tokens in float32
 (`experiments/decoding_speed`).
 
 Longest prompts come first, so that memory runs out at once or never, and the last answers under way are short. The
-order is cut into groups; slots run empty at the end of a group, which costs some percent. It buys an exact resume:
-what a group computes depends on nothing but its own requests, so a group that was cut short is decoded again, batch
-by batch the same, and only the answers that are missing are given out.
+order is cut into groups; slots run empty at the end of a group, which costs some percent. It buys an exact resume: what
+a group computes depends on nothing but its own requests, so a group that was cut short is decoded again, batch by batch
+the same, and only the answers that are missing are given out.
 
-The next token of each row by chance, and the same chance whatever the batch.
-
-A row's random number is a hash of the seed, the sentence's id and the place in the answer. So a sentence gets the
-same answer with any neighbours, on any device, before and after an interruption. The number picks a token by inverting
-the cumulated probabilities, which costs one pass over the vocabulary (and a sort of it where `top_p` cuts).
+Tokens that are drawn (`decoding.temperature` above 0) do not depend on the batch either: a row's random number is a
+hash of the seed, the sentence's id and the place in the answer. So a sentence gets the same answer with any neighbours,
+on any device, before and after an interruption.
 """
 
 from __future__ import annotations
@@ -49,7 +47,7 @@ _FRESH_TOKENS = 1024  # once new sentences bring so many tokens to a forward cal
 
 
 class GenerationRequest(NamedTuple):
-    """What is asked: the whole prompt in tokens, and the sentence in it (which a guide needs)."""
+    """What is asked: the whole prompt in tokens, and the sentence in it, which a constraint needs."""
 
     id: str
     prompt: list[int]
@@ -73,14 +71,14 @@ class _Row:
         pending: tokens that the model has not seen: the prompt after the prefix, later the newest of the answer.
         limit: most tokens of the answer, the one that ends it included.
         stored: how many tokens its slot holds.
-        finished: None while it goes on.
+        finished: None while it goes on; False if `limit` cut it.
     """
 
     request: GenerationRequest
     pending: list[int]
     limit: int
     stops: frozenset[int]
-    matcher: ConstraintState | None
+    constraint: ConstraintState | None
     stored: int = 0
     answer: list[int] = field(default_factory=list)
     finished: bool | None = None
@@ -93,8 +91,8 @@ class _Row:
         self.take_forced()
 
     def take_forced(self) -> None:
-        """Add the tokens that the guide leaves no choice about: they go to the model together with the one before."""
-        while self.matcher is not None and self.finished is None and (tokens := self.matcher.forced()):
+        """Add the tokens that the constraint forces: they go to the model together with the one before."""
+        while self.constraint is not None and self.finished is None and (tokens := self.constraint.forced()):
             for token in tokens:
                 if self.finished is None:
                     self._add(token)
@@ -105,8 +103,8 @@ class _Row:
             return
         self.answer.append(token)
         self.pending.append(token)
-        if self.matcher is not None:
-            self.matcher.advance(token)
+        if self.constraint is not None:
+            self.constraint.advance(token)
         if len(self.answer) == self.limit:
             self.finished = False
 
@@ -120,11 +118,11 @@ class Generator:
         chat: says which tokens end an answer, and makes text of tokens.
         prefix: tokens that every prompt begins with; may be empty.
         config: `slots`, `max_new_tokens`, `temperature` and `top_p` are read.
-        guide: restricts what may be written; None = anything.
+        constraint: restricts what may be written; None = nothing does.
         seed: of sampling, where `temperature` is above 0.
 
     Raises:
-        UserError: the model is of a kind that `decoding.cache` cannot serve.
+        UserError: the model is of a kind that `prefix_cache` cannot serve.
     """
 
     def __init__(
@@ -133,11 +131,11 @@ class Generator:
         chat: ChatTokenizer,
         prefix: list[int],
         config: DecodingConfig,
-        guide: Constraint | None,
+        constraint: Constraint | None,
         seed: int,
     ) -> None:
         self._model, self._chat, self._prefix, self._config = model, chat, prefix, config
-        self._guide, self._seed = guide, seed
+        self._constraint, self._seed = constraint, seed
         self._base: Any = getattr(model, "get_base_model", lambda: model)()
         check_supported(self._base)
         self._cache: PrefixCache | None = None
@@ -148,6 +146,9 @@ class Generator:
         Args:
             requests: with different ids; for an exact resume the same as before, those that are done included.
             done: ids of requests whose answers are not needed any more.
+
+        Yields:
+            answers as they get ready, some at a time.
 
         Raises:
             UserError: a prompt leaves no room for an answer, the model's attention is of an unknown kind, or the
@@ -180,13 +181,13 @@ class Generator:
                 )
 
     def _room(self, request: GenerationRequest) -> int:
-        """How many tokens an answer may have: more would be at positions that the model has not learnt."""
+        """Count the tokens that an answer may have: more would be at positions that the model has not learnt."""
         positions = getattr(self._base.config, "max_position_embeddings", None)
         most = self._config.max_new_tokens
         return most if positions is None else min(most, positions - len(request.prompt))
 
     def _decode(self, group: list[GenerationRequest]) -> Iterator[list[Answer]]:
-        """Answers of a group; the model is left as it was found whenever some are given out."""
+        """Answer a group; the model is left as it was found whenever some answers are given out."""
         waiting, active = deque(group), list[_Row]()
         try:
             while waiting or active:
@@ -204,7 +205,7 @@ class Generator:
 
     @contextlib.contextmanager
     def _attached(self) -> Iterator[PrefixCache]:
-        """The model in evaluation mode and with the attention of `decoding.cache`, for the time of a few steps."""
+        """Give the model evaluation mode and the attention of `prefix_cache` for the time of a few steps."""
         register_cached_attention()
         training = [module for module in self._model.modules() if module.training]
         before = self._base.config._attn_implementation
@@ -233,7 +234,7 @@ class Generator:
         return store
 
     def _advance(self, store: PrefixCache, waiting: deque[GenerationRequest], active: list[_Row]) -> list[Answer]:
-        """One forward call; the answers that ended with it. `active[n]` is in slot n, before and after."""
+        """Make one forward call and return the answers that ended with it; `active[n]` is in slot n throughout."""
         answers = self._admit(waiting, active)
         if active:
             for row, token in zip(active, self._next_tokens(store, active), strict=True):
@@ -243,12 +244,13 @@ class Generator:
         return answers
 
     def _admit(self, waiting: deque[GenerationRequest], active: list[_Row]) -> list[Answer]:
-        """Fill free slots; the answers that a guide leaves no choice about at all."""
+        """Fill free slots, and return the answers that the constraint leaves no choice about at all."""
         answers, fresh = [], 0
         while waiting and len(active) < self._config.slots and fresh < _FRESH_TOKENS:
             request = waiting.popleft()
-            matcher = None if self._guide is None else self._guide.start(request.text, self._room(request))
-            row = _Row(request, request.prompt[len(self._prefix) :], self._room(request), self._chat.stops, matcher)
+            room = self._room(request)
+            state = None if self._constraint is None else self._constraint.start(request.text, room)
+            row = _Row(request, request.prompt[len(self._prefix) :], room, self._chat.stops, state)
             row.take_forced()
             if row.finished is None:
                 active.append(row)
@@ -264,16 +266,16 @@ class Generator:
     def _next_tokens(self, store: PrefixCache, active: list[_Row]) -> list[int]:
         step = store.begin([row.stored for row in active], [row.pending for row in active])
         logits = self._forward(store, step.ids, step.positions, step.last).float()
-        if self._guide is not None:
-            self._guide.fill([row.matcher for row in active], logits)
+        if self._constraint is not None:
+            self._constraint.mask([row.constraint for row in active], logits)
         if not self._config.temperature:
             return logits.argmax(1).tolist()
-        chances = [uniform_draw(self._seed, row.request.id, len(row.answer)) for row in active]
-        drawn = torch.tensor(chances, dtype=torch.float64).to(logits.device, non_blocking=True)
+        draws = [uniform_draw(self._seed, row.request.id, len(row.answer)) for row in active]
+        drawn = torch.tensor(draws, dtype=torch.float64).to(logits.device, non_blocking=True)
         return sample_tokens(logits, self._config.temperature, self._config.top_p, drawn).tolist()
 
     def _forward(self, store: PrefixCache, ids: Tensor, positions: Tensor, keep: Tensor) -> Tensor:
-        """Logits [len(keep), V] after the tokens at `keep` among `ids` [1, T]."""
+        """Compute the logits [len(keep), V] after the tokens at `keep` among `ids` [1, T]."""
         store.calls = 0
         result = self._model(
             input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep, prefix_cache=store
@@ -300,38 +302,37 @@ class Generator:
         del active[count:]
 
 
-_BITS = 32
-
-
 def uniform_draw(seed: int, name: str, step: int) -> float:
-    """A number in [0, 1) that follows from the three."""
+    """Hash the three into a number in [0, 1)."""
     digest = hashlib.sha256(f"{seed}/{step}/{name}".encode()).digest()
-    return int.from_bytes(digest[: _BITS // 8], "big") / float(2**_BITS)
+    return int.from_bytes(digest[:4], "big") / 2.0**32
 
 
-def sample_tokens(logits: Tensor, temperature: float, top_p: float, chances: Tensor) -> Tensor:
-    """One token per row.
+def sample_tokens(logits: Tensor, temperature: float, top_p: float, draws: Tensor) -> Tensor:
+    """Draw one token per row by inverting the cumulated probabilities.
+
+    That costs one pass over the vocabulary, and a sort of it where `top_p` cuts.
 
     Args:
         logits: [B, V] of float32; -inf is never drawn.
         temperature: above 0; what the logits are divided by.
         top_p: only the most probable tokens whose probabilities, cumulated, reach this share are drawn from.
-        chances: [B] of float64, in [0, 1).
+        draws: [B] of float64, in [0, 1).
 
     Returns:
         [B] token ids.
     """
     shares = torch.softmax(logits / temperature, dim=1)
     if top_p >= 1:
-        return _invert(shares, chances)
+        return invert_shares(shares, draws)
     shares, order = shares.sort(dim=1, descending=True, stable=True)
     before = shares.double().cumsum(1) - shares
     shares = shares.masked_fill(before >= top_p, 0)
     shares[:, 0] = shares[:, 0].clamp_min(torch.finfo(shares.dtype).tiny)  # one token stays, however small top_p
-    return order.gather(1, _invert(shares, chances)[:, None])[:, 0]
+    return order.gather(1, invert_shares(shares, draws)[:, None])[:, 0]
 
 
-def _invert(shares: Tensor, chances: Tensor) -> Tensor:
-    """The first place where the cumulated `shares` [B, V] exceed each row's chance of their sum: never one of 0."""
+def invert_shares(shares: Tensor, draws: Tensor) -> Tensor:
+    """Find the first place where the cumulated `shares` [B, V] exceed each row's draw of their sum: never one of 0."""
     reached = shares.double().cumsum(1)
-    return torch.searchsorted(reached, (chances * reached[:, -1])[:, None], right=True)[:, 0]
+    return torch.searchsorted(reached, (draws * reached[:, -1])[:, None], right=True)[:, 0]

@@ -37,11 +37,11 @@ _GROWTH = 64  # slots get longer by multiples of this many tokens
 
 @dataclass
 class MultiTokenRows:
-    """The R rows of a step that bring several tokens, at most N; their queries are padded among themselves.
+    """The R rows of a step that bring several tokens each, at most N; their queries are padded among themselves.
 
     Attributes:
         rows: [R] which rows.
-        grid: [R, N] their tokens' places among the T of the step; 0 where padded.
+        grid: [R, N] places of their tokens among the T of the step; 0 where padded.
         bias: [R, 1, N * G, C'] 0 where a query may look, else -inf; C' is the length of the longest of these rows.
         source: places among the R * N of those that are not padded.
         target: their places among the T of the step.
@@ -56,7 +56,7 @@ class MultiTokenRows:
 
 @dataclass
 class DecodingStep:
-    """One forward call.
+    """What one forward call computes.
 
     Attributes:
         ids: [1, T] new tokens, row after row.
@@ -66,7 +66,7 @@ class DecodingStep:
         last: [B] where each row's last new token stands among the T.
         reach: C, the length of the longest row after this step.
         bias: [B, 1, G, C] what each row's last token may look at: 0, else -inf.
-        runs: rows that bring several tokens, or None.
+        several: the rows that bring several tokens; None if there are none.
     """
 
     ids: Tensor
@@ -76,11 +76,11 @@ class DecodingStep:
     last: Tensor
     reach: int
     bias: Tensor
-    runs: MultiTokenRows | None
+    several: MultiTokenRows | None
 
 
 class PrefixCache:
-    """Keys and values of all layers.
+    """Keeps the keys and values of all layers, and attends to them.
 
     Args:
         prefix: P, tokens of the common prefix.
@@ -111,7 +111,7 @@ class PrefixCache:
         return step
 
     def move(self, sources: list[int], targets: list[int]) -> None:
-        """Let rows take over other slots."""
+        """Move rows to other slots."""
         for keys, values in self._own:
             keys[targets], values[targets] = keys[sources], values[sources]
 
@@ -120,11 +120,11 @@ class PrefixCache:
         self._step, self._length, self._own = None, 0, []
 
     def size(self) -> int:
-        """How many numbers the slots hold."""
+        """Count the numbers that the slots hold."""
         return sum(keys.numel() + values.numel() for keys, values in self._own)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Store the new keys and values, and attend.
+        """Store the new keys and values of a layer, and attend to all that its rows may see.
 
         Args:
             layer: 0, 1, ...
@@ -151,14 +151,14 @@ class PrefixCache:
         return merged.reshape(1, tokens, heads * self._groups, -1)
 
     def _attend_prefix(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Plain causal attention of the prefix; its keys and values are kept."""
+        """Attend within the prefix, causally, and keep its keys and values."""
         self._prefix.append((key[0].contiguous(), value[0].contiguous()))
         key, value = (part.repeat_interleave(self._groups, 1) for part in (key, value))
         out = functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
         return out.transpose(1, 2)
 
     def _merge(self, step: DecodingStep, layer: int, query: Tensor, scale: float) -> Tensor:
-        """Attention of `query` [T, KV, G, D] to prefix and own part together: [T, KV, G, D]."""
+        """Attend from `query` [T, KV, G, D] to the prefix and the rows' own parts together: [T, KV, G, D]."""
         tokens, heads, groups, width = query.shape
         own, own_sum = self._attend_own(step, layer, query, scale)
         if not self.prefix:
@@ -171,35 +171,34 @@ class PrefixCache:
         return own.float().lerp(common.float(), share[..., None]).to(own.dtype)
 
     def _attend_own(self, step: DecodingStep, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Attention of `query` [T, KV, G, D] to the rows' own parts: [T, KV, G, D] and its log-sum-exp [T, KV, G]."""
+        """Attend from `query` [T, KV, G, D] to the rows' own parts: [T, KV, G, D] and its log-sum-exp [T, KV, G]."""
         keys, values = self._own[layer]
         rows, reach = len(step.last), step.reach
         # the last new token of every row, which while decoding is the only one: slots are read where they are
         single = query if len(query) == rows else query[step.last]
         out, total = softmax_attention(single, keys[:rows, :, :reach], values[:rows, :, :reach], step.bias, scale)
-        if step.runs is None:
+        if step.several is None:
             return out, total
-        runs, (_, heads, groups, width) = step.runs, query.shape
-        count, longest = runs.grid.shape
-        several = query[runs.grid].transpose(1, 2).reshape(count, heads, longest * groups, width)
-        end = runs.bias.shape[3]
-        several, sums = softmax_attention(
-            several, keys[runs.rows, :, :end], values[runs.rows, :, :end], runs.bias, scale
-        )
-        several = several.view(count, heads, longest, groups, width).transpose(1, 2).flatten(0, 1)
+        rest, (_, heads, groups, width) = step.several, query.shape
+        count, longest = rest.grid.shape
+        padded = query[rest.grid].transpose(1, 2).reshape(count, heads, longest * groups, width)
+        end = rest.bias.shape[3]
+        part, sums = softmax_attention(padded, keys[rest.rows, :, :end], values[rest.rows, :, :end], rest.bias, scale)
+        part = part.view(count, heads, longest, groups, width).transpose(1, 2).flatten(0, 1)
         sums = sums.view(count, heads, longest, groups).transpose(1, 2).flatten(0, 1)
         every, every_sum = out.new_empty(query.shape), total.new_empty(query.shape[:3])
         every[step.last], every_sum[step.last] = out, total
-        every[runs.target], every_sum[runs.target] = several[runs.source], sums[runs.source]
+        every[rest.target], every_sum[rest.target] = part[rest.source], sums[rest.source]
         return every, every_sum
 
     def _grow(self, length: int) -> None:
-        """Longer slots. Unused places hold zeros: they are masked, but a NaN would shine through a weight of 0."""
+        """Make slots longer. Unused places hold zeros: they are masked, but a NaN would pass through a weight of 0."""
         more = (0, 0, 0, length - self._length)
         self._own = [(functional.pad(keys, more), functional.pad(values, more)) for keys, values in self._own]
         self._length = length
 
     def _plan(self, starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> DecodingStep:
+        """Lay the new tokens of all rows out as one sequence, see `begin`."""
         counts = [len(new) for new in tokens]
         ends = [start + count for start, count in zip(starts, counts, strict=True)]
         ids = [token for new in tokens for token in new]
@@ -209,10 +208,17 @@ class PrefixCache:
         table = torch.tensor([ids, rows, spots]).to(self._device, non_blocking=True)  # one transfer
         places = torch.tensor(last).to(self._device, non_blocking=True)
         bias = self._bias(table[2][places][:, None], max(ends))
-        runs = self._runs(counts, ends, last) if len(ids) > len(counts) else None
-        return DecodingStep(table[:1], table[2:] + self.prefix, table[1], table[2], places, max(ends), bias, runs)
+        several = self._plan_several(counts, ends, last) if len(ids) > len(counts) else None
+        return DecodingStep(table[:1], table[2:] + self.prefix, table[1], table[2], places, max(ends), bias, several)
 
-    def _runs(self, counts: list[int], ends: list[int], last: list[int]) -> MultiTokenRows:
+    def _plan_several(self, counts: list[int], ends: list[int], last: list[int]) -> MultiTokenRows:
+        """Lay out the rows that bring several tokens.
+
+        Args:
+            counts: new tokens of each row.
+            ends: how many tokens its slot holds with them.
+            last: where its last new token stands among those of the step.
+        """
         rows = [row for row, count in enumerate(counts) if count > 1]
         longest = max(counts)
         grid, spots = [], []
@@ -229,7 +235,7 @@ class PrefixCache:
         return MultiTokenRows(torch.tensor(rows).to(self._device, non_blocking=True), table[0], bias, flat[0], flat[1])
 
     def _bias(self, spots: Tensor, reach: int) -> Tensor:
-        """Queries at `spots` [B, N] see keys 0 ... spot of `reach` many: [B, 1, N * G, reach]."""
+        """Let queries at `spots` [B, N] see keys 0 ... spot of `reach` many: [B, 1, N * G, reach]."""
         hidden = torch.arange(reach, device=spots.device) > spots.repeat_interleave(self._groups, 1)[:, None, :, None]
         return torch.zeros(hidden.shape, device=spots.device).masked_fill_(hidden, float("-inf"))
 
@@ -237,7 +243,7 @@ class PrefixCache:
 def softmax_attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention and the log-sum-exp of its scores.
+    """Compute softmax attention and the log-sum-exp of its scores.
 
     Args:
         query: [B, KV, N, D].
@@ -258,7 +264,7 @@ def softmax_attention(
 def softmax_attention_by_products(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The same as `attention`, step by step, on any device."""
+    """Do the same as `softmax_attention`, step by step, on any device."""
     scores = (query @ key.transpose(2, 3)).float() * scale
     if bias is not None:
         scores = scores + bias
@@ -276,7 +282,7 @@ def cached_attention(
     prefix_cache: PrefixCache,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers' attention layers call: `PrefixCache.attend`, and no attention weights."""
+    """Answer the call of transformers' attention layers by `PrefixCache.attend`, without attention weights."""
     for name in ("sliding_window", "softcap", "s_aux"):
         if settings.get(name) is not None:
             raise UserError(
@@ -307,7 +313,7 @@ def check_supported(model: Any) -> None:
 
 
 def register_cached_attention() -> None:
-    """Make `NAME` known to transformers as an attention implementation."""
+    """Make `CACHE_ATTENTION` known to transformers as an attention implementation."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(CACHE_ATTENTION, cached_attention)

@@ -84,7 +84,7 @@ def chat(request: pytest.FixtureRequest) -> ChatTokenizer:
 
 
 @pytest.fixture(scope="module")
-def guides() -> Callable[[ChatTokenizer, str], AnswerConstraint]:
+def constraints() -> Callable[[ChatTokenizer, str], AnswerConstraint]:
     """Guides over `CATEGORIES`, each made once."""
     made: dict[tuple[int, str], AnswerConstraint] = {}
 
@@ -111,25 +111,25 @@ def check(text: str, raw: str, style: str) -> None:
 Choose = Callable[[AnswerState, np.ndarray], int]
 
 
-def write(guide: AnswerConstraint, matcher: AnswerState, choose: Choose, jump: bool) -> list[int]:
+def write(constraint: AnswerConstraint, state: AnswerState, choose: Choose, jump: bool) -> list[int]:
     """An answer, token by token, without its stop token."""
     tokens: list[int] = []
     while True:
-        forced = matcher.forced() if jump else []
-        for token in forced or [choose(matcher, matcher.allowed())]:
-            matcher.advance(token)
+        forced = state.forced() if jump else []
+        for token in forced or [choose(state, state.allowed())]:
+            state.advance(token)
             tokens.append(token)
-        if matcher.stopped:
-            assert tokens[-1] == guide.stop
+        if state.stopped:
+            assert tokens[-1] == constraint.stop
             return tokens[:-1]
 
 
-def by_chance(guide: AnswerConstraint, seed: int) -> Choose:
+def by_chance(constraint: AnswerConstraint, seed: int) -> Choose:
     """Half of the time any allowed token, otherwise the first or the last one; mostly another one than a bracket."""
     draw = random.Random(seed)
 
     def choose(_: AnswerState, ids: np.ndarray) -> int:
-        on = [int(token) for token in ids if not set(guide.spellings.get(int(token), b"]")) <= set(b"[]")]
+        on = [int(token) for token in ids if not set(constraint.spellings.get(int(token), b"]")) <= set(b"[]")]
         among = on if on and draw.random() < 0.8 else ids.tolist()
         return int(among[draw.choice([0, -1, draw.randrange(len(among)), draw.randrange(len(among))])])
 
@@ -145,13 +145,13 @@ def told(tokens: list[int]) -> Choose:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("jump", [False, True])
 def test_answers_of_chance_are_whole(
-    chat: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint], style: str, jump: bool
+    chat: ChatTokenizer, constraints: Callable[[ChatTokenizer, str], AnswerConstraint], style: str, jump: bool
 ) -> None:
-    guide = guides(chat, style)
+    constraint = constraints(chat, style)
     answered = 0
     for text in SENTENCES:
-        for seed, budget in enumerate((guide.reserve, guide.reserve + 1, guide.reserve + 7, 60, 200)):
-            tokens = write(guide, guide.start(text, budget), by_chance(guide, seed), jump)
+        for seed, budget in enumerate((constraint.reserve, constraint.reserve + 1, constraint.reserve + 7, 60, 200)):
+            tokens = write(constraint, constraint.start(text, budget), by_chance(constraint, seed), jump)
             assert len(tokens) < budget
             raw = chat.decode(tokens)
             check(text, raw, style)
@@ -161,44 +161,44 @@ def test_answers_of_chance_are_whole(
 
 @pytest.mark.parametrize("style", STYLES)
 def test_an_answer_that_never_wants_to_end_is_ended(
-    chat: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint], style: str
+    chat: ChatTokenizer, constraints: Callable[[ChatTokenizer, str], AnswerConstraint], style: str
 ) -> None:
     """The tokens with the fewest bytes, and of these never one with a bracket or quote that ends something."""
-    guide = guides(chat, style)
+    constraint = constraints(chat, style)
 
     def dawdle(_: AnswerState, ids: np.ndarray) -> int:
-        spelt = {int(token): guide.spellings.get(int(token), b"") for token in ids}
+        spelt = {int(token): constraint.spellings.get(int(token), b"") for token in ids}
         return min(spelt, key=lambda token: (any(byte in b'"]' for byte in spelt[token]), len(spelt[token]), token))
 
     for text in SENTENCES:
-        for budget in (*range(guide.reserve, guide.reserve + 40), 300):
-            tokens = write(guide, guide.start(text, budget), dawdle, jump=False)
+        for budget in (*range(constraint.reserve, constraint.reserve + 40), 300):
+            tokens = write(constraint, constraint.start(text, budget), dawdle, jump=False)
             assert len(tokens) < budget
             check(text, chat.decode(tokens), style)
 
 
 def test_a_pair_is_not_written_for_ever(
-    small: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint]
+    small: ChatTokenizer, constraints: Callable[[ChatTokenizer, str], AnswerConstraint]
 ) -> None:
-    guide = guides(small, "official")
+    constraint = constraints(small, "official")
     wanted = small.answer_ids(write_answer([Entity("哈哈", "日期")] * 100, "official"))
-    matcher = guide.start("哈哈哈", 10_000)
-    tokens = write(guide, matcher, told(wanted), jump=False)
+    state = constraint.start("哈哈哈", 10_000)
+    tokens = write(constraint, state, told(wanted), jump=False)
     pairs = json.loads(small.decode(tokens))
     assert set(map(tuple, pairs)) == {("哈哈", "日期")}
     assert len(pairs) == 2 + 3 + 1  # it occurs twice; three more are let pass, and the next one is the last
 
 
 def test_near_the_end_no_pair_is_begun_that_would_be_cut(
-    qwen: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint]
+    qwen: ChatTokenizer, constraints: Callable[[ChatTokenizer, str], AnswerConstraint]
 ) -> None:
     """A long answer that runs out of room loses whole pairs only."""
-    guide = guides(qwen, "official")
+    constraint = constraints(qwen, "official")
     text = "去了北京和颐和园"
     entities = [Entity("北京", "地点_城市"), Entity("颐和园", "地点_景点/公园"), Entity("去", "日期")] * 9
     wanted = qwen.answer_ids(write_answer(entities, "official"))
     for budget in range(80, 140):
-        tokens = write(guide, guide.start(text, budget), told(wanted), jump=False)
+        tokens = write(constraint, constraint.start(text, budget), told(wanted), jump=False)
         pairs = [tuple(pair) for pair in json.loads(qwen.decode(tokens))]
         assert pairs == [entity[:2] for entity in entities[: len(pairs)]]
         assert len(tokens) > budget - 70
@@ -225,80 +225,80 @@ def test_the_training_answer_is_never_forbidden(
     else:
         prompt = Prompt("p", "1", "zh", "", "、".join(categories), "{sentence}", style, tuple(categories))
         chat = ChatTokenizer(loading.build_corpus_tokenizer([sentence.text for sentence in sample], prompt, 3000), None)
-    guide = AnswerConstraint(chat, categories, style)
+    constraint = AnswerConstraint(chat, categories, style)
     forced, repeated = 0, 0
     for sentence in sample:
-        tokens = [*chat.answer_ids(write_answer(sentence.entities, style)), guide.stop]
-        forced += _accept(guide, sentence.text, tokens)
+        tokens = [*chat.answer_ids(write_answer(sentence.entities, style)), constraint.stop]
+        forced += _accept(constraint, sentence.text, tokens)
         pairs = [entity[:2] for entity in sentence.entities]
         repeated += len(set(pairs)) < len(pairs)
     assert forced
     assert repeated
 
 
-def _accept(guide: AnswerConstraint, text: str, tokens: list[int]) -> int:
+def _accept(constraint: AnswerConstraint, text: str, tokens: list[int]) -> int:
     """Each token is allowed, and what is forced is what comes; how many were forced."""
-    matcher = guide.start(text, len(tokens) + guide.reserve + 100)
+    state = constraint.start(text, len(tokens) + constraint.reserve + 100)
     sure = forced = 0
     for at, token in enumerate(tokens):
-        ahead = matcher.forced()
+        ahead = state.forced()
         assert tokens[at : at + len(ahead)] == ahead
         sure = max(sure, at + len(ahead))
         forced += at < sure
-        assert token in matcher.allowed()
-        matcher.advance(token)
-    assert matcher.stopped
+        assert token in state.allowed()
+        state.advance(token)
+    assert state.stopped
     return forced
 
 
 def test_repeats_nested_and_awkward_entities_are_accepted(
-    chat: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint]
+    chat: ChatTokenizer, constraints: Callable[[ChatTokenizer, str], AnswerConstraint]
 ) -> None:
     text = '北京大学在北京，他说"好\\\n"，北京👩‍👩‍👧‍👦'
     spans = ["北京大学", "北京", "大学", "北京", '他说"好\\\n"', '"', "\\", "\n", "👩‍👩‍👧‍👦", "👩", text, "北京"]
     entities = [Entity(span, CATEGORIES[at % len(CATEGORIES)]) for at, span in enumerate(spans)]
     entities += [Entity("北京", "日期")] * 3 + [Entity("北京", name) for name in CATEGORIES]
     for style in STYLES:
-        guide = guides(chat, style)
-        _accept(guide, text, [*chat.answer_ids(write_answer(entities, style)), guide.stop])
+        constraint = constraints(chat, style)
+        _accept(constraint, text, [*chat.answer_ids(write_answer(entities, style)), constraint.stop])
 
 
 def test_letters_with_marks_are_spelt_as_the_model_sees_them(
-    qwen: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint]
+    qwen: ChatTokenizer, constraints: Callable[[ChatTokenizer, str], AnswerConstraint]
 ) -> None:
     text = "喝cafe\u0301在\u212b"
-    guide = guides(qwen, "official")
+    constraint = constraints(qwen, "official")
     seen = unicodedata.normalize("NFC", text)
     for span, own in (("café", "cafe\u0301"), (seen, text), ("Å", "\u212b")):
         raw = write_answer([Entity(span, "日期")], "official")
-        _accept(guide, text, [*qwen.answer_ids(raw), guide.stop])
+        _accept(constraint, text, [*qwen.answer_ids(raw), constraint.stop])
         assert prediction_from_answer(Sentence("1", text), raw, "", "").entities[0].text == own
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_allowed_tokens_are_those_that_can_be_stepped_through(
-    small: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint], style: str
+    small: ChatTokenizer, constraints: Callable[[ChatTokenizer, str], AnswerConstraint], style: str
 ) -> None:
     """Against trying every token of the vocabulary, byte by byte, in all states that chance leads to."""
-    guide = guides(small, style)
+    constraint = constraints(small, style)
     for seed, text in enumerate(SENTENCES):
-        matcher, choose = guide.start(text, 300), by_chance(guide, seed)
-        while not matcher.stopped:
-            allowed = matcher.allowed()
-            if isinstance(matcher._state, tuple) or len(allowed) > 1:
-                assert allowed.tolist() == sorted(_tried(guide, matcher))
-            matcher.advance(choose(matcher, allowed))
+        state, choose = constraint.start(text, 300), by_chance(constraint, seed)
+        while not state.stopped:
+            allowed = state.allowed()
+            if isinstance(state._state, tuple) or len(allowed) > 1:
+                assert allowed.tolist() == sorted(_tried(constraint, state))
+            state.advance(choose(state, allowed))
 
 
-def _tried(guide: AnswerConstraint, matcher: AnswerState) -> Iterator[int]:
-    if matcher._is_over():
-        yield matcher._automaton.ending(matcher._state)[0]
+def _tried(constraint: AnswerConstraint, answer: AnswerState) -> Iterator[int]:
+    if answer._must_end():
+        yield answer._automaton.ending(answer._state)[0]
         return
-    for token, spelling in guide.spellings.items():
-        state = matcher._state
+    for token, spelling in constraint.spellings.items():
+        state = answer._state
         try:
             for byte in spelling:
-                state = matcher._automaton.step(state, byte)
+                state = answer._automaton.step(state, byte)
         except KeyError:
             continue
         yield token
@@ -308,33 +308,36 @@ def _tried(guide: AnswerConstraint, matcher: AnswerState) -> Iterator[int]:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("which", ["qwen", "small"])
 def test_llguidance_allows_the_same(
-    request: pytest.FixtureRequest, guides: Callable[[ChatTokenizer, str], AnswerConstraint], which: str, style: str
+    request: pytest.FixtureRequest,
+    constraints: Callable[[ChatTokenizer, str], AnswerConstraint],
+    which: str,
+    style: str,
 ) -> None:
     """The same grammar in a general engine. It narrows its masks to one way of cutting where only certain bytes can
     follow; tokens that it leaves out for that must still be valid to it."""
     chat = request.getfixturevalue(which)
-    guide, reference = guides(chat, style), Reference(chat, CATEGORIES, style)
+    constraint, reference = constraints(chat, style), Reference(chat, CATEGORIES, style)
     equal = 0
     for seed, text in enumerate(SENTENCES):
         if not text or not unicodedata.is_normalized("NFC", text) or len(text) > 100:
             continue
-        matcher, peer, choose = guide.start(text, 10_000), reference.start(text), by_chance(guide, seed)
+        state, peer, choose = constraint.start(text, 10_000), reference.start(text), by_chance(constraint, seed)
         for _ in range(40):
-            ours, theirs = matcher.allowed().tolist(), reference.allowed(peer)
-            if matcher._is_over():
+            ours, theirs = state.allowed().tolist(), reference.allowed(peer)
+            if state._must_end():
                 break
             assert set(theirs) <= set(ours)
             equal += ours == theirs
             assert all(peer.validate_tokens([token]) == 1 for token in set(ours) - set(theirs))
-            matcher.advance(token := choose(matcher, matcher.allowed()))
-            if matcher.stopped:
+            state.advance(token := choose(state, state.allowed()))
+            if state.stopped:
                 break
             assert peer.consume_token(token)
     assert equal > 50
 
 
 def test_a_model_with_random_weights_answers_in_form(
-    chat: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint]
+    chat: ChatTokenizer, constraints: Callable[[ChatTokenizer, str], AnswerConstraint]
 ) -> None:
     torch.manual_seed(0)
     entries = len(chat.tokenizer) + 77  # models have more entries than their tokenizers
@@ -355,8 +358,8 @@ def test_a_model_with_random_weights_answers_in_form(
     texts = {str(at): text for at, text in enumerate(SENTENCES)}
     requests = [GenerationRequest(key, chat.prompt_ids(chat.text(PROMPT, text)), text) for key, text in texts.items()]
     for style in STYLES:
-        guide = guides(chat, style)
-        answers = [one for some in Generator(model, chat, [], config, guide, 0).run(requests) for one in some]
+        constraint = constraints(chat, style)
+        answers = [one for some in Generator(model, chat, [], config, constraint, 0).run(requests) for one in some]
         assert {answer.id for answer in answers} == set(texts)
         for answer in answers:
             assert answer.finished
@@ -364,16 +367,16 @@ def test_a_model_with_random_weights_answers_in_form(
 
 
 def test_forbidden_logits_are_minus_infinity(
-    small: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint]
+    small: ChatTokenizer, constraints: Callable[[ChatTokenizer, str], AnswerConstraint]
 ) -> None:
-    guide = guides(small, "official")
+    constraint = constraints(small, "official")
     entries = len(small.tokenizer) + 100
     for dtype in (torch.float32, torch.bfloat16):
-        first, stopped = guide.start("北京", 100), guide.start("", 100)
-        write(guide, stopped, lambda _, ids: int(ids[0]), jump=True)
+        first, stopped = constraint.start("北京", 100), constraint.start("", 100)
+        write(constraint, stopped, lambda _, ids: int(ids[0]), jump=True)
         logits = torch.randn(4, entries, generator=torch.Generator().manual_seed(0)).to(dtype)
         before = logits.clone()
-        guide.fill([None, first, stopped, first], logits)
+        constraint.mask([None, first, stopped, first], logits)
         for row in (0, 2):
             assert torch.equal(logits[row], before[row])
         for row in (1, 3):
@@ -381,49 +384,51 @@ def test_forbidden_logits_are_minus_infinity(
             assert torch.isfinite(logits[row]).nonzero()[:, 0].tolist() == allowed.tolist()
             assert torch.equal(logits[row, allowed], before[row, allowed])
         alone = before.clone()
-        guide.fill([first, first, first, first], alone)
+        constraint.mask([first, first, first, first], alone)
         assert torch.equal(torch.isfinite(alone), torch.isfinite(logits[1]).expand_as(alone))
 
 
 def test_the_stop_token_comes_once_and_only_at_the_end(
-    small: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint]
+    small: ChatTokenizer, constraints: Callable[[ChatTokenizer, str], AnswerConstraint]
 ) -> None:
-    guide = guides(small, "official")
-    matcher = guide.start("北京", 100)
+    constraint = constraints(small, "official")
+    state = constraint.start("北京", 100)
     with pytest.raises(ValueError, match="stop"):
-        matcher.advance(guide.stop)
+        state.advance(constraint.stop)
     with pytest.raises(ValueError, match="cannot follow"):
-        matcher.advance(small.answer_ids("北")[0])
+        state.advance(small.answer_ids("北")[0])
     for token in small.answer_ids("[]"):
-        matcher.advance(token)
-    assert matcher.forced() == matcher.allowed().tolist() == [guide.stop] == [small.end[0]]
-    matcher.advance(guide.stop)
-    assert matcher.stopped
-    assert not matcher.forced()
-    assert not matcher.allowed().size
+        state.advance(token)
+    assert state.forced() == state.allowed().tolist() == [constraint.stop] == [small.end[0]]
+    state.advance(constraint.stop)
+    assert state.stopped
+    assert not state.forced()
+    assert not state.allowed().size
     with pytest.raises(ValueError, match="stop"):
-        matcher.advance(guide.stop)
+        state.advance(constraint.stop)
 
 
 def test_one_category_is_forced_as_a_whole(qwen: ChatTokenizer) -> None:
-    guide = AnswerConstraint(qwen, ["地点_城市"], "official")
-    matcher = guide.start("在北京", 100)
+    constraint = AnswerConstraint(qwen, ["地点_城市"], "official")
+    state = constraint.start("在北京", 100)
     tokens = qwen.answer_ids('[["北京", "地点_城市"]]')
     for token in tokens[:4]:
-        matcher.advance(token)
+        state.advance(token)
     assert qwen.decode(tokens[:4]) == '[["北京",'
-    assert matcher.forced() == tokens[4:8]
+    assert state.forced() == tokens[4:8]
     assert qwen.decode(tokens[4:8]) == ' "地点_城市'
 
 
-def test_mistakes_are_explained(qwen: ChatTokenizer, guides: Callable[[ChatTokenizer, str], AnswerConstraint]) -> None:
-    guide = guides(qwen, "official")
+def test_mistakes_are_explained(
+    qwen: ChatTokenizer, constraints: Callable[[ChatTokenizer, str], AnswerConstraint]
+) -> None:
+    constraint = constraints(qwen, "official")
     with pytest.raises(UserError, match=r"max_new_tokens.*Raise it"):
-        guide.start("北京", guide.reserve - 1)
+        constraint.start("北京", constraint.reserve - 1)
     with pytest.raises(UserError, match="no categories"):
         AnswerConstraint(qwen, [], "official")
     with pytest.raises(UserError, match=r"prompt\.answer"):
         AnswerConstraint(qwen, CATEGORIES, "pretty")
-    without = {token: spelling for token, spelling in guide.spellings.items() if spelling != b"\xe4"}
+    without = {token: spelling for token, spelling in constraint.spellings.items() if spelling != b"\xe4"}
     with pytest.raises(UserError, match="0xe4"):
         TokenTrie(without)

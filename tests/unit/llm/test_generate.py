@@ -88,9 +88,9 @@ def requests(count: int) -> list[GenerationRequest]:
 
 
 def generator(
-    model: nn.Module, guide: Any = None, prefix: list[int] = PREFIX, seed: int = 0, **values: Any
+    model: nn.Module, constraint: Any = None, prefix: list[int] = PREFIX, seed: int = 0, **values: Any
 ) -> Generator:
-    return Generator(model, CHAT, prefix, dataclasses.replace(CONFIG, **values), guide, seed)
+    return Generator(model, CHAT, prefix, dataclasses.replace(CONFIG, **values), constraint, seed)
 
 
 def collect(batches: Iterator[list[Answer]]) -> dict[str, Answer]:
@@ -174,7 +174,7 @@ def watch_widths(model: Any) -> list[int]:
 
 
 class Watcher:
-    """A guide that allows everything and keeps the bits of what it sees."""
+    """A constraint that allows everything and keeps the bits of what it sees."""
 
     def __init__(self) -> None:
         self.seen: dict[tuple[str, int], bytes] = {}
@@ -182,9 +182,9 @@ class Watcher:
     def start(self, text: str, budget: int) -> WatchedAnswer:
         return WatchedAnswer(text)
 
-    def fill(self, matchers: Sequence[WatchedAnswer], logits: Tensor) -> None:
-        for matcher, row in zip(matchers, logits, strict=True):
-            self.seen[matcher.text, matcher.length] = row.numpy().tobytes()
+    def mask(self, states: Sequence[WatchedAnswer], logits: Tensor) -> None:
+        for state, row in zip(states, logits, strict=True):
+            self.seen[state.text, state.length] = row.numpy().tobytes()
 
 
 @dataclasses.dataclass
@@ -241,7 +241,7 @@ def test_drawn_answers_do_not_depend_on_neighbours() -> None:
 
 
 class Script:
-    """A guide under which the answer about text t is t's letters, with a choice of two now and then.
+    """A constraint under which the answer about text t is t's letters, with a choice of two now and then.
 
     With `jump` it says what is forced, without it leaves the one allowed token to the model.
     """
@@ -253,10 +253,10 @@ class Script:
         letters = [ord(letter) % 80 + 12 for letter in text]
         return ScriptedAnswer([letter + (letter in STOPS) for letter in letters], self.jump)
 
-    def fill(self, matchers: Sequence[ScriptedAnswer], logits: Tensor) -> None:
-        for matcher, row in zip(matchers, logits, strict=True):
+    def mask(self, states: Sequence[ScriptedAnswer], logits: Tensor) -> None:
+        for state, row in zip(states, logits, strict=True):
             forbidden = torch.ones(VOCABULARY, dtype=torch.bool)
-            forbidden[matcher.allowed()] = False
+            forbidden[state.allowed()] = False
             row[forbidden] = -float("inf")
 
 
@@ -326,7 +326,7 @@ def test_the_model_is_as_before_whenever_something_is_given_out() -> None:
 
 def test_the_model_is_as_before_after_an_error() -> None:
     class Broken(Watcher):
-        def fill(self, matchers: Sequence[WatchedAnswer], logits: Tensor) -> None:
+        def mask(self, states: Sequence[WatchedAnswer], logits: Tensor) -> None:
             raise RuntimeError("broken")
 
     model = tiny("qwen2").train()
@@ -338,7 +338,7 @@ def test_the_model_is_as_before_after_an_error() -> None:
 
 def test_too_little_memory_is_told_with_what_to_do() -> None:
     class Greedy(Watcher):
-        def fill(self, matchers: Sequence[WatchedAnswer], logits: Tensor) -> None:
+        def mask(self, states: Sequence[WatchedAnswer], logits: Tensor) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(UserError, match=r"decoding\.slots: 4 sentences side by side"):
