@@ -259,7 +259,9 @@ def predict_answers(
     requests = [GenerationRequest(sample.id, sample.prompt, sample.text) for sample in samples]
     sha, engine = causal.prompt.sha, engine_name(config)
     for batch in generator.run(requests, done):
-        yield [prediction_from_answer(sentences[each.id], each.text, sha, engine, cut=not each.finished) for each in batch]
+        yield [
+            prediction_from_answer(sentences[each.id], each.text, sha, engine, cut=not each.finished) for each in batch
+        ]
 
 
 @dataclass
