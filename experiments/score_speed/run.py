@@ -161,13 +161,13 @@ def jobs(work: Work) -> dict[str, tuple[int, Callable[[], Any]]]:
             count,
             lambda: tabled(score_loaded(predictions.read(work.generated, None), *official), official[1]),
         ),
-        "pair metrics + official ERRTA": (count, lambda: score(work.pair_gold, work.pairs, *pair, None)),
-        "span metrics + span ERRTA": (count, lambda: score(work.sentences, work.spans, *span, None)),
+        "pair metrics + official ERRTA": (count, lambda: score(work.pair_gold, work.pairs, *pair)),
+        "span metrics + span ERRTA": (count, lambda: score(work.sentences, work.spans, *span)),
         "span metrics + span ERRTA + tables": (
             count,
-            lambda: tabled(score(work.sentences, work.spans, *span, None), span[1]),
+            lambda: tabled(score(work.sentences, work.spans, *span), span[1]),
         ),
-        "span, 1000 bootstrap draws too": (count, lambda: score(work.sentences, work.spans, *span_ci, None)),
+        "span, 1000 bootstrap draws too": (count, lambda: score(work.sentences, work.spans, *span_ci)),
         "span with reading": (count, lambda: score_loaded(predictions.read(work.own, None), *span)),
         "seqeval": (peers, lambda: seqeval_score(work.gold_tags, work.predicted_tags)),
         "nervaluate": (peers, lambda: nervaluate_score(work.gold_tags, work.predicted_tags, work.categories)),
@@ -189,7 +189,7 @@ def main() -> None:
             for name, (_, job) in chosen.items():
                 seconds[name].append(cpu(job)[0])
         metrics, errta = settings("span", "own", "span", 0)
-        result = score(work.sentences, work.spans, metrics, errta, None)
+        result = score(work.sentences, work.spans, metrics, errta)
     entities = sum(len(sentence.entities) for sentence in work.sentences) / len(work.sentences)
     print(f"{options.sentences} sentences, {entities:.2f} mentions each; Python {sys.version.split()[0]}")
     print(f"span micro F1 of the predictions {result.metrics.micro.f1:.4f}, errors {result.errta.counts}")

@@ -1,40 +1,27 @@
-"""Several annotators' labels of the same sentences, side by side.
+"""Several annotators' files become one corpus: match, check on practice sentences, vote, ask the expert.
 
-In go the sentences of each annotator, out come `Item`s in the order in which the sentences were first met, with one
-annotation per annotator: their entities, or None where they did not label the sentence. Sentences are the same if their
-ids are; their texts must be equal, too. Where they are not, the text that most annotators have counts (of equally many
-the first one's), and the labels made on another text are set aside with an issue: their offsets mean nothing here.
+The two stages of the OmniNER2025 paper (its section 4.2), in the order of this module:
 
-Who may annotate: a trial on practice sentences whose gold is known.
+1. `match_annotators` puts the labels of all annotators side by side, sentence by sentence;
+2. `score_practice` scores each annotator on practice sentences whose gold is known: who may take part;
+3. `decide` accepts what the annotators agree on, or what a vote settles. Where all say the same, that is the label.
+   Otherwise entities are voted on one by one, and more than half of all annotators (`quorum_of`) must be behind
+   whatever is accepted:
 
-In go the annotators' labels and the practice gold, out come one `Trial` per annotator. A sentence that an annotator
-did not label counts as one without entities, so that nobody passes by leaving out what is hard; a practice sentence
-that nobody was given is left out of the trial, with an issue. The paper asks for more than 90 % (its section 4.2).
+   a. a span with its category that a quorum gave is accepted. Two accepted spans may overlap only if a quorum gave
+      both of them (then they mean nesting); otherwise the one with more votes stays, of equals the longer, then the
+      first, and the other is rejected;
+   b. a vote that overlaps an accepted entity is out, unless its owner gave that one too (and so means nesting);
+   c. what is left falls into groups of overlapping spans. In each, span and category are voted on separately: where
+      exactly one span and, among those who mark something that overlaps it, exactly one category has a quorum, the
+      two make an entity;
+   d. a group that a quorum left empty is rejected. Who is out by rule b in this place abstains: they did see something.
 
-Several annotators, one corpus: what they agree on is accepted, what a vote settles is settled, the rest is asked.
-
-This is the first of the two stages of the OmniNER2025 paper (its section 4.2); `queue` is the second. In goes an
-`Item`, out comes a `Decision`. Where all say the same, that is the label. Otherwise entities are voted on one by one,
-and more than half of all annotators (`quorum`) must be behind whatever is accepted:
-
-1. a span with its category that a quorum gave is accepted. Two accepted spans may overlap only if a quorum gave both
-   of them (then they mean nesting); otherwise the one with more votes stays, of equals the longer, then the first,
-   and the other is rejected;
-2. a annotation that overlaps an accepted one is out, unless its owner gave that one too (and so means nesting);
-3. what is left falls into groups of overlapping spans. In each, span and category are voted on separately: where
-   exactly one span and, among those who mark something that overlaps it, exactly one category has a quorum, the two
-   make an entity;
-4. a group that a quorum left empty is rejected. Who is out by rule 2 in this place abstains: they did see something.
-
-A sentence in which a group stays open, or one of whose annotations has no place in the text, needs the expert. Nothing
-depends on the order of entities or annotators. Cost: about 20 microseconds for a sentence that is voted on.
-
-The expert's queue: what a vote did not settle, as tasks that Label Studio imports, and the answers read back.
-
-Each task carries the annotations of all annotators as predictions, with the annotator as `model_version`, so that the
-expert sees them side by side and starts from any of them. The labelling configuration with all categories stands beside
-the file (`.xml`). Answers come back as Label Studio's JSON export, or in any other format of corpora. A task that was
-exported before it was done still has its predictions: that is no answer, whatever they say.
+   A sentence in which a group stays open, or where some entity has no place in the text, needs the expert. Nothing
+   depends on the order of entities or annotators. Cost: about 20 microseconds for a sentence that is voted on;
+4. `write_queue` writes what is left as tasks for Label Studio: the annotations of all annotators are predictions, with
+   the annotator as `model_version`, so that the expert sees them side by side and starts from any of them;
+5. `read_expert_answers` and `apply_expert_answers` take the expert's answers, in any format of corpora.
 """
 
 from __future__ import annotations
@@ -47,18 +34,20 @@ from typing import Any, NamedTuple
 
 from omniner.corpus import sources
 from omniner.corpus.formats import label_studio, recognise
-from omniner.corpus.formats.fields import IssueLog, json_records, write_json_list
+from omniner.corpus.formats.fields import IssueLog, write_json_list
 from omniner.files import write_text
 from omniner.records import Entity, Issue, Sentence, entity_to_json, is_unlabeled
 
-Annotation = tuple[Entity, ...]  # without repeats, by place
+Annotation = tuple[Entity, ...]  # what one annotator says of one sentence: without repeats, by place
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedSentence:
-    """One sentence and what each annotator says of it, in the order of the annotators; None: nothing.
+    """One sentence with the labels of every annotator.
 
-    `sentence` carries id, text, post and meta; its own entities are empty.
+    Attributes:
+        sentence: id, text, post and meta; its own entities are empty.
+        annotations: of each annotator, in their order; None where one has not labelled it.
     """
 
     sentence: Sentence
@@ -68,15 +57,18 @@ class AnnotatedSentence:
 def match_annotators(
     names: Sequence[str], files: Sequence[Sequence[Sentence]]
 ) -> tuple[list[AnnotatedSentence], list[Issue]]:
-    """The sentences of all annotators, matched by id, each once.
+    """Match the sentences of all annotators by id.
+
+    Where texts differ, the one that most annotators have counts (of equally many the first one's), and labels made on
+    another text are set aside: their offsets mean nothing here.
 
     Args:
         names: what to call the annotators in issues.
         files: the sentences of each of them.
 
     Returns:
-        The items, and an issue for each sentence that stands twice in a file, that has another text or no labels, and
-        that an annotator does not have.
+        Each sentence once, in the order in which they were first met, and an issue for each that stands twice in a
+        file, has another text or no labels, or that an annotator does not have.
     """
     issues: list[Issue] = []
     tables = [_by_id(name, sentences, issues) for name, sentences in zip(names, files, strict=True)]
@@ -116,51 +108,60 @@ def _annotation(name: str, id: str, sentence: Sentence | None, text: str, issues
 
 
 def annotation_of(entities: Sequence[Entity]) -> Annotation:
-    """Each entity once, by place and name; those without a place come last."""
+    """Keep each entity once, sorted by place and name; those without a place come last."""
     if len(entities) < 2:
         return tuple(entities)
     return tuple(sorted(set(entities), key=place_key))
 
 
 def place_key(entity: Entity) -> tuple[bool, int, int, str, str]:
-    """What entities are sorted by: place, the longer one first, then category and surface."""
+    """Give what entities are sorted by: place, the longer one first, then category and surface."""
     return (entity.start is None, entity.start or 0, -(entity.end or 0), entity.category, entity.text)
 
 
-def without_labels(item: AnnotatedSentence) -> Sentence:
-    """The sentence of an item, marked as one that has no labels yet."""
-    return replace(item.sentence, meta={**item.sentence.meta, "unlabeled": True})
-
-
 class PracticeScore(NamedTuple):
-    """How an annotator did. `f1` is micro F1 of entities, `accuracy` the share of sentences without any mistake."""
+    """How an annotator did on the practice sentences.
+
+    Attributes:
+        name: of the annotator.
+        sentences: practice sentences that count.
+        labelled: of these, how many the annotator has.
+        precision, recall, f1: micro, of entities.
+        accuracy: share of the sentences without any mistake.
+    """
 
     name: str
-    sentences: int  # of the trial
-    labelled: int  # of these, how many the annotator has
+    sentences: int
+    labelled: int
     precision: float
     recall: float
     f1: float
     accuracy: float
 
     def passes(self, measure: str, above: float) -> bool:
-        """Whether `measure` (f1 | accuracy) is above that share."""
+        """Tell whether `measure` (f1 | accuracy) is above a share."""
         return bool(getattr(self, measure) > above)
 
     def to_json(self) -> dict[str, Any]:
-        """The trial as JSON object."""
+        """Give the JSON object that `counts.json` lists."""
         return self._asdict()
 
 
 def score_practice(
     names: Sequence[str], items: Sequence[AnnotatedSentence], practice: Sequence[Sentence]
 ) -> tuple[list[PracticeScore], list[Issue]]:
-    """The trials of all annotators, in their order.
+    """Score every annotator on practice sentences.
+
+    A sentence that an annotator did not label counts as one without entities, so that nobody passes by leaving out
+    what is hard; one that nobody was given is left out, with an issue. The paper asks for more than 90 %.
 
     Args:
         names: of the annotators.
         items: their sentences, those of the practice among them.
         practice: gold of the practice sentences. Entities are the same if place, surface and category are.
+
+    Returns:
+        A score for each annotator, in their order, and the issues.
     """
     of: Mapping[str, AnnotatedSentence] = {item.sentence.id: item for item in items}
     issues: list[Issue] = []
@@ -173,10 +174,10 @@ def score_practice(
             issues.append(Issue("text-mismatch", "the practice gold has another text; not used", id=sentence.id))
         else:
             common.append((sentence, item))
-    return [_trial(name, number, common) for number, name in enumerate(names)], issues
+    return [_practice_score(name, number, common) for number, name in enumerate(names)], issues
 
 
-def _trial(name: str, number: int, common: Sequence[tuple[Sentence, AnnotatedSentence]]) -> PracticeScore:
+def _practice_score(name: str, number: int, common: Sequence[tuple[Sentence, AnnotatedSentence]]) -> PracticeScore:
     right = given = wanted = exact = labelled = 0
     for sentence, item in common:
         annotation = item.annotations[number]
@@ -197,7 +198,7 @@ Span = tuple[int, int]
 
 
 class Vote(NamedTuple):
-    """An entity and the numbers of the annotators who gave exactly it."""
+    """An entity and the numbers of the annotators who gave exactly this one."""
 
     entity: Entity
     voters: tuple[int, ...]
@@ -207,9 +208,13 @@ class Vote(NamedTuple):
 class Decision:
     """How one sentence was decided.
 
-    `how`: unanimous | majority (a quorum gave exactly these entities) | vote (no two the same, but each entity has its
-    quorum) | separate (span and category of some entity won apart) | queued (the expert must say) | expert | practice
-    (its gold was known). `entities` is empty while the sentence is queued.
+    Attributes:
+        item: the sentence with its annotations.
+        how: unanimous | majority (a quorum gave exactly these entities) | vote (no two the same, but each entity has
+            its quorum) | separate (span and category of some entity won apart) | queued (the expert must say) | expert
+            | practice (its gold was known).
+        entities: the labels; empty while the sentence is queued.
+        accepted, rejected, open: the votes by what became of them.
     """
 
     item: AnnotatedSentence
@@ -220,7 +225,7 @@ class Decision:
     open: list[Vote] = field(default_factory=list)
 
     def to_json(self, names: Sequence[str]) -> dict[str, Any]:
-        """The decision as JSON object, annotators by name."""
+        """Give one line of `decisions.jsonl`, annotators by name."""
         item: dict[str, Any] = {"id": self.item.sentence.id, "how": self.how}
         item["entities"] = [entity_to_json(entity) for entity in self.entities]
         for name in ("accepted", "rejected", "open"):
@@ -235,12 +240,12 @@ class Decision:
 
 
 def quorum_of(annotators: int) -> int:
-    """How many must agree: more than half of them all."""
+    """Give how many of so many annotators must agree: more than half of all."""
     return annotators // 2 + 1
 
 
 def decide(item: AnnotatedSentence) -> Decision:
-    """Decide one sentence by what its annotators propose."""
+    """Decide one sentence by what its annotators say."""
     present = [annotation for annotation in item.annotations if annotation is not None]
     quorum = quorum_of(len(item.annotations))
     if len(present) == len(item.annotations) and all(annotation == present[0] for annotation in present):
@@ -294,7 +299,7 @@ def _vote(item: AnnotatedSentence, votes: Sequence[Vote], quorum: int) -> Decisi
 
 
 def overlap(one: Entity, other: Entity) -> bool:
-    """Whether two entities with places share a character."""
+    """Tell whether two entities with places share a character."""
     return min(_span(one)[1], _span(other)[1]) > max(_span(one)[0], _span(other)[0])
 
 
@@ -313,19 +318,15 @@ def _consistent(winners: Sequence[Vote], quorum: int) -> list[Vote]:
 
     kept: list[Vote] = []
     for vote in sorted(winners, key=strength):
-        if all(not overlap(vote.entity, one.entity) or _both(vote, one) >= quorum for one in kept):
+        if all(not overlap(vote.entity, one.entity) or len({*vote.voters} & {*one.voters}) >= quorum for one in kept):
             kept.append(vote)
     return [vote for vote in winners if vote in kept]
 
 
-def _both(one: Vote, other: Vote) -> int:
-    return len(set(one.voters) & set(other.voters))
-
-
 def _after(accepted: Sequence[Vote], rest: Sequence[Vote]) -> tuple[list[Vote], list[Vote]]:
-    """What of the rest goes on, and what an accepted entity has decided (rule 2).
+    """What of the rest goes on, and what an accepted entity has decided (rule b).
 
-    A annotation with several owners stays with those of them who gave the accepted entity, too.
+    A vote with several owners stays with those of them who gave the accepted entity, too.
     """
     going, out = [], []
     for vote in rest:
@@ -353,7 +354,7 @@ def _groups(votes: Sequence[Vote]) -> list[list[Vote]]:
 
 
 def _apart(group: Sequence[Vote], quorum: int) -> Vote | None:
-    """The entity of which span and category win separately (rule 3), with those who gave the span."""
+    """The entity of which span and category win separately (rule c), with those who gave the span."""
     spans: dict[Span, set[int]] = defaultdict(set)
     for vote in group:
         spans[_span(vote.entity)].update(vote.voters)
@@ -383,23 +384,21 @@ def write_queue(
         categories: what the expert can choose from.
 
     Returns:
-        An issue for each proposed entity that has no place: Label Studio cannot show it.
+        An issue for each entity that has no place: Label Studio cannot show it.
     """
     log = IssueLog(path)
-    write_text(path.with_suffix(".xml"), label_studio.configuration(categories, log))
+    write_text(path.with_suffix(label_studio.CONFIGURATION), label_studio.labelling_configuration(categories, log))
     write_json_list(path, (_task(decision, names, log) for decision in decisions if decision.how == "queued"))
     return log.items
 
 
 def _task(decision: Decision, names: Sequence[str], log: IssueLog) -> dict[str, Any]:
     sentence = decision.item.sentence
-    task = label_studio.task(
-        Sentence(sentence.id, sentence.text, [], sentence.post_id, {**sentence.meta, "unlabeled": True}), log
-    )
+    task = label_studio.make_task(replace(sentence, meta={**sentence.meta, "unlabeled": True}), log)
     task["predictions"] = [
         {
             "model_version": name,
-            "result": label_studio.results(Sentence(sentence.id, sentence.text, list(annotation)), log),
+            "result": label_studio.result_regions(Sentence(sentence.id, sentence.text, list(annotation)), log),
         }
         for name, annotation in zip(names, decision.item.annotations, strict=True)
         if annotation is not None
@@ -408,37 +407,29 @@ def _task(decision: Decision, names: Sequence[str], log: IssueLog) -> dict[str, 
 
 
 def read_expert_answers(path: Path) -> tuple[list[Sentence], list[Issue]]:
-    """The sentences that the expert has labelled, and what could not be read. Undone tasks are no sentences."""
+    """Read the sentences that the expert has labelled.
+
+    A task that was exported before it was done still has its predictions: that is no answer, whatever they say.
+
+    Returns:
+        The sentences, and an issue for whatever could not be read.
+    """
     sentences, issues = sources.read_sentences(path)
     undone: set[str] = set()
     if recognise(path)[0] == "label_studio":
-        undone = _undone(path)
+        undone = label_studio.unfinished_tasks(path)
         issues = [issue for issue in issues if issue.code != "only-predictions"]
     return [item for item in sentences if not is_unlabeled(item) and item.id not in undone], issues
-
-
-def _undone(path: Path) -> set[str]:
-    """Ids of the tasks without a finished annotation."""
-    found = set()
-    for _, record in json_records(path, IssueLog(path)):
-        data = record.get("data")
-        if not isinstance(data, dict):
-            continue
-        tried = record.get("annotations") or record.get("completions") or []
-        done = isinstance(tried, list) and any(
-            isinstance(item, dict) and not item.get("was_cancelled") for item in tried
-        )
-        if not done:
-            found.add(str(data.get(label_studio.ID, record.get("id"))))
-    return found
 
 
 def apply_expert_answers(
     decisions: Sequence[Decision], answers: Sequence[Sentence]
 ) -> tuple[list[Decision], list[Issue]]:
-    """The decisions with the expert's answers in them; an answer counts for whatever sentence it is about.
+    """Put the expert's answers into the decisions; an answer counts for whatever sentence it is about.
 
-    Answers to unknown sentences or other texts are issues, and change nothing; so is the second of two answers.
+    Returns:
+        The decisions, and the issues. Answers to unknown sentences or other texts are issues, and change nothing; so
+        is the second of two answers.
     """
     issues: list[Issue] = []
     given: dict[str, Sentence] = {}

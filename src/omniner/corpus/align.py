@@ -1,11 +1,8 @@
-"""From surfaces without offsets to places in the text: the k-th mention goes to the k-th occurrence.
+"""Places for surfaces that a file or an answer gives without offsets: the k-th mention gets the k-th occurrence.
 
-In go a text and its mentions in the order they are listed; out comes one start per mention, None where the text has
-no occurrence left for it. Occurrences of a surface are counted from the left and do not overlap each other. One thing
-is put before that count: an occurrence inside a longer listed mention (北京 in 北京大学) is used only when no free one
-is left. The rule is a guess wherever a surface occurs more often than it is listed; real offsets are always better.
-`place_pairs` makes entities of (surface, category) pairs by it. `utf16_places` turns the offsets of browser tools into
-places in the text.
+Occurrences of a surface are counted from the left and do not overlap each other. One thing is put before that count:
+an occurrence inside a longer listed mention (北京 in 北京大学) is used only when no free one is left. The rule is a
+guess wherever a surface occurs more often than it is listed; real offsets are always better.
 """
 
 from __future__ import annotations
@@ -16,13 +13,16 @@ from omniner.records import Entity
 
 
 def align(text: str, surfaces: Sequence[str], taken: Iterable[tuple[int, int]] = ()) -> list[int | None]:
-    """The start of each surface in `text`.
+    """Find the start of each surface in a text.
 
     Args:
         text: the sentence.
         surfaces: the mentions in their listed order; an empty one never aligns.
         taken: `[start, end)` of mentions whose place is known already. An occurrence at exactly such a place is not
             given out again, one that overlaps it only when no free one is left.
+
+    Returns:
+        A start for each surface, None where the text has no occurrence left for it.
     """
     known = set(taken)
     covered = bytearray(len(text))
@@ -57,10 +57,13 @@ def _choose(text: str, surface: str, count: int, covered: bytearray, known: set[
 
 
 def place_pairs(text: str, pairs: Sequence[tuple[str, str]]) -> list[Entity | None]:
-    """One entity per (surface, category) pair, in the listed order; without offsets where the surface is not in `text`.
+    """Make an entity of each (surface, category) pair by `align`, without offsets where the surface is not in the text.
 
     A surface listed more often than it occurs shares the first place that its category does not have yet: so one
-    mention may have two categories. Where there is none the pair only repeats another one and gives None.
+    mention may have two categories.
+
+    Returns:
+        An entity for each pair, in their order; None where the pair only repeats another one.
     """
     starts = align(text, [surface for surface, _ in pairs])
     places: dict[str, list[int]] = {}
@@ -83,7 +86,10 @@ def place_pairs(text: str, pairs: Sequence[tuple[str, str]]) -> list[Entity | No
 
 
 def utf16_places(text: str) -> dict[int, int]:
-    """Offset in UTF-16 units (a character outside the basic plane is two) -> place in `text`, its end included."""
+    """Map offsets in UTF-16 units, as browser tools count, to places in the text, its end included.
+
+    A character outside the basic plane, such as an emoji, is two units.
+    """
     places: dict[int, int] = {}
     units = 0
     for index, character in enumerate(text):

@@ -47,7 +47,7 @@ from importlib import resources
 from math import prod
 from typing import Any, NamedTuple, TypeVar
 
-from omniner.corpus import taxonomy
+from omniner.corpus.taxonomy import OFFICIAL, load_taxonomy, primary_of
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence, entity_to_json
 
@@ -343,10 +343,10 @@ def _fill(
 @cache
 def _sisters() -> dict[str, tuple[str, ...]]:
     """The other categories of each category's primary."""
-    official = taxonomy.load_taxonomy(taxonomy.OFFICIAL)
+    official = load_taxonomy(OFFICIAL)
     by_primary: dict[str, list[str]] = {}
     for category in official.categories:
-        by_primary.setdefault(official.primary(category), []).append(category)
+        by_primary.setdefault(primary_of(category), []).append(category)
     return {one: tuple(c for c in group if c != one) for group in by_primary.values() for one in group}
 
 

@@ -1,4 +1,4 @@
-"""From a data config to a corpus: its splits, its taxonomy, its issues and the digests of its files.
+"""Corpora as runs use them: read the files that `data` names, give the splits their roles, check the categories.
 
 `splits["dev"]` chooses the checkpoint, `splits["test"]` is reported on, whatever their files are called. Where a
 corpus publishes no test labels (`data.report=dev`), its dev file becomes `test` and `dev` is cut from train, so that
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +20,8 @@ from pathlib import Path
 from omniner import records
 from omniner.config.groups import DataConfig
 from omniner.corpus import formats
-from omniner.corpus import taxonomy as taxonomy_module
 from omniner.corpus.formats import ReadOptions
-from omniner.corpus.taxonomy import Taxonomy
+from omniner.corpus.taxonomy import Taxonomy, flat_taxonomy, load_taxonomy
 from omniner.errors import UserError
 from omniner.files import sha256
 from omniner.records import Issue, Sentence, sentence_to_json, to_line
@@ -64,6 +63,10 @@ def load_corpus(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
         data: the config group.
         splits: names after the cut; None = those of train, dev and test that there are. A flat taxonomy holds the
             categories of the splits that were read for them.
+
+    Raises:
+        UserError: files are missing or cannot be read, a split has no labels or a category is not in the taxonomy; or
+            something could not be taken as it was, with `data.on_issue=fail`.
     """
     _check(data)
     roles = _roles(data)
@@ -74,14 +77,16 @@ def load_corpus(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
     else:
         _read(data, published, corpus)
     _check_labels(data, corpus)
-    _make_ids_unique(corpus)
+    seen: set[str] = set()
+    for split, sentences in corpus.splits.items():
+        corpus.issues += make_ids_unique(sentences, split, seen)
     if data.on_issue == "fail" and corpus.issues:
         raise UserError(*_too_many(corpus.issues))
     categories = (e.category for sentences in corpus.splits.values() for s in sentences for e in s.entities)
     if data.taxonomy == "flat":
-        corpus.taxonomy = taxonomy_module.flat_taxonomy(data.name, categories)
+        corpus.taxonomy = flat_taxonomy(data.name, categories)
     else:
-        corpus.taxonomy = taxonomy_module.load_taxonomy(data.taxonomy)
+        corpus.taxonomy = load_taxonomy(data.taxonomy)
         _check_categories(corpus, data)
     _assign(data, roles, corpus)
     if splits is not None:
@@ -90,7 +95,11 @@ def load_corpus(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
 
 
 def read_sentences(path: Path) -> tuple[list[Sentence], list[Issue]]:
-    """Sentences of one file (or folder of brat), labeled or not, all of its options found out from the file itself."""
+    """Read one file or folder of any format, labelled or not; whatever there is to know of it is found out from it.
+
+    Returns:
+        The sentences, with ids after the file's name where it gives none, and the issues met.
+    """
     return formats.read(path, "auto", ReadOptions(id_prefix=Path(path).stem))
 
 
@@ -214,18 +223,28 @@ def _check_labels(data: DataConfig, corpus: Corpus) -> None:
         corpus.splits[split] = [sentence for sentence in sentences if not records.is_unlabeled(sentence)]
 
 
-def _make_ids_unique(corpus: Corpus) -> None:
-    """Ids that stand twice get the split before them, or a number behind, and an issue."""
-    seen: set[str] = set()
-    for split, sentences in corpus.splits.items():
-        for number, sentence in enumerate(sentences):
+def make_ids_unique(sentences: Sequence[Sentence], prefix: str, seen: set[str], file: str = "") -> list[Issue]:
+    """Rename ids that were there before: with a prefix, or if that is not enough with a number, too.
+
+    Args:
+        sentences: changed in place.
+        prefix: put before an id that stands twice.
+        seen: all ids so far; those of the sentences are added.
+        file: to name in the issues.
+
+    Returns:
+        An issue for each id that was renamed.
+    """
+    issues = []
+    for number, sentence in enumerate(sentences):
+        if (old := sentence.id) in seen:
+            sentence.id = f"{prefix}-{old}"
             if sentence.id in seen:
-                old, sentence.id = sentence.id, f"{split}-{sentence.id}"
-                if sentence.id in seen:
-                    sentence.id = f"{split}-{old}#{number}"
-                message = f"the id {old} stands twice in the corpus; renamed {sentence.id}"
-                corpus.issues.append(Issue("duplicate-id", message, id=sentence.id))
-            seen.add(sentence.id)
+                sentence.id = f"{prefix}-{old}#{number}"
+            message = f"the id {old} stands twice in the corpus; renamed {sentence.id}"
+            issues.append(Issue("duplicate-id", message, file, id=sentence.id))
+        seen.add(sentence.id)
+    return issues
 
 
 def _too_many(issues: Sequence[Issue]) -> tuple[str, str, str]:
@@ -269,17 +288,23 @@ def _assign(data: DataConfig, roles: dict[str, str], corpus: Corpus) -> None:
 
 
 def cut_by_post(sentences: Sequence[Sentence], share: float, seed: int) -> tuple[list[Sentence], list[Sentence]]:
-    """`(rest, part)`: whole posts until the part holds `share` of the sentences, both in their old order.
+    """Cut a part off, post by post, until it holds a share of the sentences.
 
     Posts are drawn in the order of a keyed hash of their id (of the text where there is none), so the draw is the same
     for any order of the sentences and any version of Python.
+
+    Returns:
+        The rest and the part, both in their old order.
+
+    Raises:
+        UserError: there are not posts enough for two parts.
     """
     keys = [f"post {s.post_id}" if s.post_id is not None else f"text {s.text}" for s in sentences]
     sizes = Counter(keys)
     wanted = math.ceil(share * len(sentences))
     chosen: set[str] = set()
     held = 0
-    for key in _drawn(sizes, seed):
+    for key in sorted(sizes, key=lambda key: hashlib.blake2b(f"{seed} {key}".encode(), digest_size=16).digest()):
         if held >= wanted:
             break
         if held + sizes[key] >= len(sentences):  # something must be left to train on
@@ -291,10 +316,3 @@ def cut_by_post(sentences: Sequence[Sentence], share: float, seed: int) -> tuple
         raise UserError("data.dev_from_train", found, "Add posts, or name the files of a dev split.")
     rest = [s for s, key in zip(sentences, keys, strict=True) if key not in chosen]
     return rest, [s for s, key in zip(sentences, keys, strict=True) if key in chosen]
-
-
-def _drawn(keys: Iterable[str], seed: int) -> list[str]:
-    def rank(key: str) -> bytes:
-        return hashlib.blake2b(f"{seed} {key}".encode(), digest_size=16).digest()
-
-    return sorted(keys, key=rank)

@@ -1,8 +1,8 @@
 """The categories a corpus may use: their order, their primaries, their English names, their version.
 
-In goes a packaged table (`omniner2025.tsv`: 90 categories in 33 primaries) or, for any other corpus, the names
-found in its files; out comes a `Taxonomy`. A category is written `primary_secondary` and split once, at the
-first `_`; `/` belongs to the name (`人群/宠物_年龄`). A name without `_` is its own primary (`品牌`).
+Either the packaged table (`omniner2025.tsv`: 90 categories in 33 primaries) or, for any other corpus, the names found
+in its files. A category is written `primary_secondary` and split once, at the first `_`; `/` belongs to the name
+(`人群/宠物_年龄`). A name without `_` is its own primary (`品牌`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,20 @@ OFFICIAL = "omniner2025"
 
 
 def primary_of(category: str) -> str:
-    """The part before the first `_`; the whole name where there is none."""
+    """Give the part of a category before the first `_`; all of it where there is none."""
     return category.partition("_")[0]
 
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """An ordered set of categories. `english` holds names of categories and of primaries; it may be empty."""
+    """An ordered set of categories.
+
+    Attributes:
+        name: as in `data.taxonomy`, or the corpus's where it is flat.
+        version: tells whether two runs used the same label set.
+        categories: in their order.
+        english: names of categories and of primaries; may be empty.
+    """
 
     name: str
     version: str
@@ -50,30 +57,26 @@ class Taxonomy:
         return len(self.categories)
 
     def active(self, sentences: Iterable[Sentence]) -> tuple[str, ...]:
-        """The categories that these sentences hold, in the order of the taxonomy: what a model can learn."""
+        """Give the categories that these sentences hold, in the order of the taxonomy."""
         held = {entity.category for sentence in sentences for entity in sentence.entities}
         return tuple(category for category in self.categories if category in held)
 
-    def primary(self, category: str) -> str:
-        """The primary of a category; also works for a name that is not in this taxonomy."""
-        return primary_of(category)
-
-    def check(self, category: str) -> bool:
-        """Whether `category` is one of this taxonomy's categories, letter for letter."""
-        return category in self._members
-
     def display(self, name: str) -> str:
-        """A category or primary for people: `品牌 (Brand)`, or the bare name without English."""
+        """Write a category or primary for a reader: `品牌 (Brand)`, or the bare name without English."""
         english = self.english.get(name)
         return f"{name} ({english})" if english else name
 
     def nearest(self, name: str, count: int = 3) -> list[str]:
-        """Categories written most like `name`, best first, for error messages; empty if none is close."""
+        """Find the categories written most like `name`, best first, for error messages; none if none is close."""
         return difflib.get_close_matches(name, self.categories, n=count, cutoff=0.5)
 
 
 def load_taxonomy(name: str) -> Taxonomy:
-    """The packaged taxonomy of that name; an unknown name is a `UserError`."""
+    """Read a packaged taxonomy.
+
+    Raises:
+        UserError: there is none of that name.
+    """
     if name != OFFICIAL:
         fix = f"Use {OFFICIAL}, or flat for the categories found in the files."
         raise UserError("data.taxonomy", f"no taxonomy is called {name!r}", fix)
@@ -97,9 +100,9 @@ def _parse(name: str, text: str) -> Taxonomy:
 
 
 def flat_taxonomy(name: str, categories: Iterable[str]) -> Taxonomy:
-    """The taxonomy of a corpus that brings its own names: sorted, without English.
+    """Make the taxonomy of a corpus that brings its own names: sorted, without English.
 
-    Its version is a digest of the names, so that two runs can tell whether they used the same label set.
+    Its version is a digest of the names.
     """
     names = tuple(sorted(set(categories)))
     version = hashlib.sha256("\n".join(names).encode("utf-8", "surrogatepass")).hexdigest()[:8]

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-from omniner import tracking
+from omniner import tracking as tracking_module
 from omniner.config import compose
 from omniner.config.compose import NOT_IDENTITY, SEARCH_PATH, section
 from omniner.config.groups import TrackingConfig
@@ -82,7 +82,7 @@ class Sweep:
     def discard(self) -> None:
         """Take back a sweep that could not begin: its parent run, its files, and the folder if that is all."""
         if self.state.get("parent"):
-            tracking.delete_parent(self.tracking, self.state["parent"])
+            tracking_module.delete_parent(self.tracking, self.state["parent"])
         for name in _BOOKKEEPING:
             (self.folder / name).unlink(missing_ok=True)
         self.lock.release()
@@ -178,8 +178,8 @@ def _start_parent(settings: TrackingConfig, earlier: str, name: str, tags: dict[
     if settings.kind == "off":
         return ""
     if earlier:
-        return tracking.resume_parent(settings, earlier)
-    return tracking.start_parent(settings, name=name, tags=tags)
+        return tracking_module.resume_parent(settings, earlier)
+    return tracking_module.start_parent(settings, name=name, tags=tags)
 
 
 def _give_seed(sweeper: DictConfig, sweep: Sweep) -> None:
@@ -334,10 +334,10 @@ def _finish_parent(sweep: Sweep, outcome: str, table: Table | None, files: Seque
     parent = sweep.state["parent"]
     if not parent:
         return []
-    runs = tracking.children(sweep.tracking, parent)
+    runs = tracking_module.children(sweep.tracking, parent)
     tables = {} if table is None else {"tables/summary.json": (table.columns, table.rows)}
-    tracking.finish_parent(sweep.tracking, parent, outcome, runs, tables, files)
-    return [f"compare: {tracking.compare_link(sweep.tracking, [run.id for run in runs])}"] if runs else []
+    tracking_module.finish_parent(sweep.tracking, parent, outcome, runs, tables, files)
+    return [f"compare: {tracking_module.compare_link(sweep.tracking, [run.id for run in runs])}"] if runs else []
 
 
 def quoted(value: str) -> str:

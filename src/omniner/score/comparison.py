@@ -141,7 +141,7 @@ def compare_runs(
 
 
 def _score_alike(contenders: Sequence[Contender], metrics: MetricsConfig, errta: ErrtaConfig) -> list[ScoreResult]:
-    results = [score(c.gold, c.predictions, metrics, errta, None) for c in contenders]
+    results = [score(c.gold, c.predictions, metrics, errta) for c in contenders]
     if len({result.unit for result in results}) > 1:
         metrics = dataclasses.replace(metrics, unit="pair")
     if len({result.mode for result in results}) > 1:
@@ -149,7 +149,7 @@ def _score_alike(contenders: Sequence[Contender], metrics: MetricsConfig, errta:
     for place, (c, result) in enumerate(zip(contenders, results, strict=True)):
         asked = (metrics.unit, result.unit), (errta.mode, result.mode)
         if any(wanted not in ("auto", found) for wanted, found in asked):
-            results[place] = score(c.gold, c.predictions, metrics, errta, None)
+            results[place] = score(c.gold, c.predictions, metrics, errta)
     return results
 
 

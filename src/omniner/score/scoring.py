@@ -19,7 +19,7 @@ from typing import Any
 
 from omniner import __version__
 from omniner.config.groups import ErrtaConfig, MetricsConfig
-from omniner.corpus.taxonomy import Taxonomy, primary_of
+from omniner.corpus.taxonomy import primary_of
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Prediction, Sentence
 from omniner.score import errta as errta_common
@@ -42,7 +42,7 @@ class _Scored:
 
 def score_loaded(loaded: LoadedPredictions, metrics: MetricsConfig, errta: ErrtaConfig) -> ScoreResult:
     """Score a predictions file that `predictions.read` has read."""
-    result = score(loaded.gold, loaded.predictions, metrics, errta, None)
+    result = score(loaded.gold, loaded.predictions, metrics, errta)
     result.issues[:0] = loaded.issues
     result.timing["read"] += loaded.seconds
     return result
@@ -53,7 +53,6 @@ def score(
     predictions: Sequence[Prediction],
     metrics: MetricsConfig,
     errta: ErrtaConfig,
-    taxonomy: Taxonomy | None,
 ) -> ScoreResult:
     """Score predictions against gold.
 
@@ -62,10 +61,9 @@ def score(
         predictions: at most one per sentence, in any order.
         metrics: unit, profile, intervals.
         errta: how errors are sorted.
-        taxonomy: for the primaries; `None`: what stands before the first `_` of a category.
     """
     with collector_paused():
-        return _score(gold, predictions, metrics, errta, taxonomy)
+        return _score(gold, predictions, metrics, errta)
 
 
 def _score(
@@ -73,14 +71,13 @@ def _score(
     predictions: Sequence[Prediction],
     metrics: MetricsConfig,
     errta: ErrtaConfig,
-    taxonomy: Taxonomy | None,
 ) -> ScoreResult:
     start = time.perf_counter()
     issues: list[Issue] = []
     by_id = _by_id(predictions, issues)
     samples = _match(gold, by_id, issues)
     scored = (_official if metrics.profile == "official" else _own)(samples, metrics, issues)
-    primary = _Primaries(taxonomy)
+    primary = _Primaries()
     figures = evaluate(scored.comparison, primary)
     _add_intervals(figures, scored, metrics)
     if scored.selection is not None:
@@ -111,17 +108,13 @@ def _score(
 class _Primaries(dict[str, str]):
     """Category -> primary, filled as categories are met."""
 
-    def __init__(self, taxonomy: Taxonomy | None) -> None:
-        super().__init__()
-        self._of = taxonomy.primary if taxonomy is not None else primary_of
-
     def meet(self, categories: Iterable[str]) -> None:
         """Make sure of an entry for each (the official readers may know more categories than the scores)."""
         for category in set(categories).difference(self):
-            self[category] = self._of(category)
+            self[category] = primary_of(category)
 
     def __missing__(self, category: str) -> str:
-        self[category] = primary = self._of(category)
+        self[category] = primary = primary_of(category)
         return primary
 
 

@@ -81,7 +81,7 @@ def _human(
             raise UserError("gold", f"{one.name} has labelled none of its sentences", "Name the gold of these files.")
         _write(folder / f"{one.name}.jsonl", predictions)
         theirs = human.labelled_gold(gold, predictions)
-        results[one.name] = score(theirs, predictions, context.config.metrics, context.config.errta, None)
+        results[one.name] = score(theirs, predictions, context.config.metrics, context.config.errta)
         issues += met + [issue._replace(message=f"{one.name}: {issue.message}") for issue in results[one.name].issues]
     context.run.files(folder, "human")
     return results, len(gold), issues

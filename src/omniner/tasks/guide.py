@@ -113,7 +113,7 @@ def _score(
     context.publish_file("predictions.jsonl")
     context.publish_file("gold.jsonl")
     metrics = dataclasses.replace(config.metrics, bootstrap=0)  # no interval of theirs is shown
-    result = score(sentences, predictions, metrics, config.errta, corpus.taxonomy)
+    result = score(sentences, predictions, metrics, config.errta)
     if not result.errta.errors:
         found = f"it makes no error on the {len(sentences):,} sentences of {config.guide.split}"
         raise UserError("run", found, "There is nothing to explain; try guide.split=train or another run.")

@@ -111,15 +111,7 @@ def _from_files(path: Path) -> tuple[list[Sentence], list[Issue]]:
     seen: set[str] = set()
     for file in [path] if is_one_corpus(path) else corpus_files(path):
         sentences, met = sources.read_sentences(file)
-        issues += met
-        for number, sentence in enumerate(sentences):
-            if (old := sentence.id) in seen:
-                sentence.id = f"{file.stem}-{old}"
-                if sentence.id in seen:
-                    sentence.id = f"{file.stem}-{old}#{number}"
-                message = f"the id {old} stands twice in the corpus; renamed {sentence.id}"
-                issues.append(Issue("duplicate-id", message, str(file), id=sentence.id))
-            seen.add(sentence.id)
+        issues += met + sources.make_ids_unique(sentences, file.stem, seen, str(file))
         found += sentences
     return found, issues
 

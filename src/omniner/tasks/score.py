@@ -65,7 +65,7 @@ def evaluate(
 ) -> ScoreResult:
     """Score predictions against gold and publish everything that follows from it."""
     config = context.config
-    result = score(gold, predictions, config.metrics, config.errta, extras.taxonomy)
+    result = score(gold, predictions, config.metrics, config.errta)
     publish(context, result, extras)
     return result
 

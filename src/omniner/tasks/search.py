@@ -183,12 +183,12 @@ def _score_alike(
 ) -> dict[str, ScoreResult]:
     """Score all by the same unit: by pair where some answer holds an entity whose place is unknown."""
     metrics = dataclasses.replace(config.metrics, bootstrap=0)
-    scored = {name: score(gold, one, metrics, config.errta, None) for name, one in answers.items()}
+    scored = {name: score(gold, one, metrics, config.errta) for name, one in answers.items()}
     if len({one.unit for one in scored.values()}) == 1:
         return scored
     metrics = dataclasses.replace(metrics, unit="pair")
     again = {name: one for name, one in answers.items() if scored[name].unit != "pair"}
-    return scored | {name: score(gold, one, metrics, config.errta, None) for name, one in again.items()}
+    return scored | {name: score(gold, one, metrics, config.errta) for name, one in again.items()}
 
 
 def _result(

@@ -283,7 +283,7 @@ def test_human_performance_is_the_mean_of_the_scorers_figures() -> None:
     for name, sentences in zip("ab", annotations, strict=True):
         predictions, issues = human.human_predictions(name, [*sentences, Sentence("other", "文")], gold)
         assert (len(predictions), issues) == (len(gold), [])
-        results[name] = score(gold, predictions, metrics, ErrtaConfig("auto", 1, 1), None)
+        results[name] = score(gold, predictions, metrics, ErrtaConfig("auto", 1, 1))
     f1 = [result.metrics.micro.f1 for result in results.values()]
     spread = human.summarise_scores(f1)
     assert spread.mean == pytest.approx(sum(f1) / 2)

@@ -105,7 +105,7 @@ def test_one_run_without_offsets_makes_all_count_pairs() -> None:
         assert {(r.unit, r.mode) for r in comparison.results.values()} == {("pair", "official")}
         figures = comparison.versus[0].significance.figures.values()
         assert [row.difference for row in figures] == [0.0] * 4  # the same answers, said in two ways
-    alike = score(sentences, said, dataclasses.replace(METRICS, unit="pair"), ERRTA, None)
+    alike = score(sentences, said, dataclasses.replace(METRICS, unit="pair"), ERRTA)
     assert comparison.results["spans"].metrics == alike.metrics
 
 

@@ -80,7 +80,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 def documents(path: Path) -> list[tuple[Path, str]]:
-    """`(path of the text, name)` of each document, by name; the text of a lone annotations file is not there."""
+    """List `(path of the text, name)` of each document, by name; the text of a lone annotations file is not there."""
     if not path.is_dir():
         return [(path.with_suffix(TEXT), path.stem)]
     with explaining(path):

@@ -93,7 +93,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 def find_separator(lines: Sequence[str]) -> str:
-    """The separator that leaves a tag behind it on nearly all of the first lines: tab, space or comma."""
+    """Find the separator that leaves a tag behind it on nearly all of the first lines: tab, space or comma."""
     sample = [line for line in lines[:_SAMPLE] if line.strip(" \t")]
     for separator in ("\t", " ", ","):
         fitting = sum(separator in line and is_tag(line.rpartition(separator)[2]) for line in sample)
@@ -103,12 +103,12 @@ def find_separator(lines: Sequence[str]) -> str:
 
 
 def is_tag(text: str) -> bool:
-    """Whether a column reads like a tag of any scheme: `O`, `B-PER`, `S_LOC`."""
+    """Tell whether a column reads like a tag of any scheme: `O`, `B-PER`, `S_LOC`."""
     return text == "O" or (len(text) > 2 and text[1] in "-_" and text[0] in "BIMESLU")
 
 
 def scheme_of(tags: set[str]) -> str:
-    """The scheme that the tags found belong to: the smallest one that has all their first letters."""
+    """Give the smallest scheme that has the first letters of all these tags."""
     letters = {tag[0] for tag in tags if is_tag(tag) and tag != "O"}
     if "M" in letters:
         return "bmes"

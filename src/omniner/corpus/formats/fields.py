@@ -46,24 +46,29 @@ class IssueLog:
 
 
 class UnreadParts:
-    """Parts of a file that say nothing of entities: one issue for each kind of them, not one for each of them."""
+    """Counts parts of a file that say nothing of entities, to give one issue for each kind of them."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[int, int]] = {}  # kind -> first line, count
 
     def note(self, kind: str, line: int) -> None:
-        """Count one; `kind` is a short text that stands in the message."""
+        """Count one part.
+
+        Args:
+            kind: a short text that stands in the message.
+            line: where the part was met.
+        """
         first, count = self._found.get(kind, (line, 0))
         self._found[kind] = first, count + 1
 
     def report(self, log: IssueLog) -> None:
-        """Add the issues, at the line where each kind was met first."""
+        """Add an issue for each kind, at the line where it was met first."""
         for kind, (line, count) in self._found.items():
             log.add("not-read", f"{kind}: {count:,}, first here; not read", line)
 
 
 def quote(value: object) -> str:
-    """A short, one-line picture of foreign data for a message."""
+    """Describe foreign data in one short line, for a message."""
     if isinstance(value, (list, dict)):
         return f"a {'list' if isinstance(value, list) else 'JSON object'} of {len(value)}"
     if isinstance(value, str):
@@ -72,10 +77,14 @@ def quote(value: object) -> str:
 
 
 def read_text(path: Path, log: IssueLog) -> str:
-    """The file as text. Lines that are not UTF-8 are repaired line by line, each an issue.
+    """Read a file as text; a line that is not UTF-8 is repaired, which is an issue.
 
     Halves of surrogate pairs (CESU-8, as old Java and Weibo exports write emoji) come back as surrogates for the
-    reader to join. A file that is mostly not UTF-8 is refused: guessing an encoding would give wrong characters.
+    reader to join.
+
+    Raises:
+        UserError: the file cannot be read, is too large or mostly not UTF-8: guessing an encoding would give wrong
+            characters.
     """
     with explaining(path):
         size = path.stat().st_size
@@ -112,7 +121,7 @@ def _decode_lines(path: Path, data: bytes, log: IssueLog) -> str:
 
 
 def read_lines(path: Path, log: IssueLog) -> list[str]:
-    """The lines without their ends (`\\n` or `\\r\\n`); over-long ones become empty, each an issue.
+    """Read the lines of a file, without their ends (`\\n` or `\\r\\n`); over-long ones become empty, each an issue.
 
     Only a newline ends a line: U+2028, U+0085 and the like are characters of the text. A byte order mark stays.
     """
@@ -130,7 +139,7 @@ def read_lines(path: Path, log: IssueLog) -> list[str]:
 
 
 def join_surrogates(text: str, log: IssueLog, line: int) -> str:
-    """The text with surrogate pairs joined and lone halves as U+FFFD, so that UTF-8 can hold it."""
+    """Join surrogate pairs and put U+FFFD for lone halves, so that UTF-8 can hold the text; doing so is an issue."""
     try:
         text.encode("utf-8")
         return text
@@ -141,14 +150,14 @@ def join_surrogates(text: str, log: IssueLog, line: int) -> str:
 
 
 def json_records(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]:
-    """`(line number, object)` for each item of a JSON list, or of JSON lines where the file does not begin with one."""
+    """Yield `(line number, object)` for each item of a JSON list, or for each line where the file is no such list."""
     with explaining(path), path.open("rb") as file:
         start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     return json_list(path, log) if start[:1] == b"[" else json_lines(path, log)
 
 
 def json_lines(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]:
-    """`(line number, object)` for each line that holds one JSON object; other lines are issues, blank ones not."""
+    """Yield `(line number, object)` for each line that holds one JSON object; other lines but blank ones are issues."""
     for number, line in enumerate(read_lines(path, log), 1):
         text = (line.removeprefix("\ufeff") if number == 1 else line).strip(" \t\r")
         if not text:
@@ -191,7 +200,10 @@ def json_list(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]
 
 
 def _list_items(text: str, position: int) -> Iterator[tuple[int, Any]]:
-    """`(position, value)` of each item of a JSON list from behind its bracket on; for what breaks it a `ValueError`."""
+    """Yield `(position, value)` for each item of a JSON list from behind its bracket on.
+
+    What breaks the list is a `ValueError` in the place of the last value.
+    """
     last, position = 0, skip_space(text, position)
     while text[position : position + 1] != "]":
         last = position
@@ -213,7 +225,14 @@ def _list_items(text: str, position: int) -> Iterator[tuple[int, Any]]:
 
 
 def parse_json(text: str, start: int = 0) -> tuple[Any, int]:
-    """The JSON value at `start` and the position after it; whatever is wrong with it is a `ValueError`."""
+    """Parse the JSON value at `start`, strictly: no NaN, no key twice.
+
+    Returns:
+        The value and the position after it.
+
+    Raises:
+        ValueError: whatever is wrong with it.
+    """
     try:
         value, end = _DECODER.raw_decode(text, start)
     except RecursionError:
@@ -224,6 +243,7 @@ def parse_json(text: str, start: int = 0) -> tuple[Any, int]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its pairs; a key that stands twice is an error, not the loss of a value."""
     found = dict(pairs)
     if len(found) != len(pairs):
         for name, _ in pairs:
@@ -242,7 +262,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def skip_space(text: str, start: int) -> int:
-    """The position of the first character from `start` on that is not JSON white space."""
+    """Find the first character from `start` on that is not JSON white space."""
     match = _SPACE.match(text, start)
     return match.end() if match else start
 
@@ -261,17 +281,17 @@ class FileHead:
 
     @cached_property
     def is_list(self) -> bool:
-        """Whether it begins with a JSON list of objects."""
+        """Whether the file begins with a JSON list of objects."""
         start = skip_space(self.text, 0)
         return self.text.startswith("[", start) and self.text.startswith("{", skip_space(self.text, start + 1))
 
     @cached_property
     def keys(self) -> frozenset[str]:
-        """All that can be the key of an object, where a JSON list of objects may be torn within the first of them."""
+        """Whatever looks like the key of an object: all there is to see of a list that is torn in its first object."""
         return frozenset(re.findall(r'"(\w+)"\s*:', self.text)) if self.is_list else frozenset()
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """The first JSON objects, of a list or one a line; broken ones do not hide the format and are passed over."""
+        """Yield the first JSON objects, of a list or one a line; broken ones do not hide the format."""
         if self.is_list:
             items = _list_items(self.text, skip_space(self.text, 0) + 1)
             yield from (value for _, value in islice(items, _HEAD_RECORDS) if isinstance(value, dict))
@@ -306,7 +326,7 @@ def read_head(path: Path) -> FileHead:
 
 
 def text_of(record: dict[str, Any], key: str, log: IssueLog, line: int) -> str | None:
-    """The text of a record, or None (with an issue) where there is none to work on."""
+    """Take the text of a record; None, with an issue, where there is none to work on."""
     text = record.get(key)
     if not isinstance(text, str):
         log.add("bad-record", f"no string under {key!r}; the record is left out", line)
@@ -321,7 +341,7 @@ def text_of(record: dict[str, Any], key: str, log: IssueLog, line: int) -> str |
 
 
 def id_of(record: dict[str, Any], log: IssueLog, line: int) -> str:
-    """The id of a record as text, empty where it has none."""
+    """Take the id of a record as text, empty where it has none."""
     value = record.get("id")
     if value is None:
         return ""
@@ -334,12 +354,12 @@ def id_of(record: dict[str, Any], log: IssueLog, line: int) -> str:
 
 
 def post_of(record: dict[str, Any], log: IssueLog, line: int) -> str | None:
-    """The post of a record, None where it names none."""
+    """Take the post of a record, None where it names none."""
     return id_of({"id": record.get("post_id")}, log, line) or None
 
 
 def meta_of(value: object, log: IssueLog, line: int) -> dict[str, Any]:
-    """What a record carries along for its user: one object, not nested too deeply."""
+    """Take what a record carries along for its user: one object, not nested too deeply."""
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -370,10 +390,21 @@ def _deeper_than(value: object, limit: int) -> bool:
 def entity_at(
     text: str, surface: str | None, category: object, start: object, end: object, log: IssueLog, line: int
 ) -> Entity | None:
-    """The entity at half-open `[start, end)`, its surface taken from the text where `surface` is None.
+    """Make an entity of what a file says of it; it says anything.
 
-    An entity that cannot be is None with an issue. One whose offsets do not give its surface keeps the surface and
-    loses the offsets, with an issue: the pair still counts where surfaces are compared.
+    An entity whose offsets do not give its surface keeps the surface and loses the offsets, with an issue: the pair
+    still counts where surfaces are compared.
+
+    Args:
+        text: of the sentence.
+        surface: None = take it from the text.
+        category: of the entity.
+        start, end: half-open offsets in code points.
+        log: takes the issues.
+        line: where the entity stands.
+
+    Returns:
+        The entity; None, with an issue, where there can be none.
     """
     if not isinstance(category, str) or not category:
         log.add("bad-entity", f"{quote(category)} is not a category; the entity is left out", line)
@@ -404,13 +435,13 @@ def entity_at(
 
 
 def sort_entities(entities: list[Entity]) -> list[Entity]:
-    """By start, then end; equal places and entities without offsets keep the file's order, the latter last."""
+    """Sort by start, then end; equal places and entities without offsets keep their order, the latter last."""
     last = MAX_LINE + 1
     return sorted(entities, key=lambda e: (last, last) if e.start is None else (e.start, e.end or 0))
 
 
 def without_repeats(entities: list[Entity], log: IssueLog, line: int) -> list[Entity]:
-    """Each placed entity once; a repeat of place and category is an issue. Unplaced ones may be real repeats."""
+    """Keep each placed entity once; a repeat of place and category is an issue. Unplaced ones may be real repeats."""
     seen: set[Entity] = set()
     kept = []
     for entity in entities:
@@ -433,7 +464,7 @@ def write_json_list(path: str | Path, items: Iterable[dict[str, Any]]) -> None:
 
 
 def labeled_only(sentences: Iterable[Sentence], log: IssueLog) -> Iterator[Sentence]:
-    """For files that cannot say that a sentence has no labels: those are left out, each an issue."""
+    """Leave out sentences without labels, each an issue: for files that cannot say so of a single sentence."""
     for sentence in sentences:
         if is_unlabeled(sentence):
             log.add("unlabeled", "a sentence without labels would be read as one without entities", id=sentence.id)
@@ -442,7 +473,7 @@ def labeled_only(sentences: Iterable[Sentence], log: IssueLog) -> Iterator[Sente
 
 
 def placed_entities(sentence: Sentence, log: IssueLog) -> Iterator[tuple[Entity, int, int]]:
-    """`(entity, start, end)` of those that have a place; each other one is an issue."""
+    """Yield `(entity, start, end)` for each entity that has a place; each other one is an issue."""
     for entity in sentence.entities:
         if entity.start is None or entity.end is None:
             message = f"{entity.category} {quote(entity.text)} has no place; left out"
@@ -452,7 +483,7 @@ def placed_entities(sentence: Sentence, log: IssueLog) -> Iterator[tuple[Entity,
 
 
 def add_names(item: dict[str, Any], sentence: Sentence) -> dict[str, Any]:
-    """The item with the id and the post of the sentence behind what the format knows."""
+    """Add the id and the post of the sentence, where it has them, behind what the format knows."""
     if sentence.id:
         item["id"] = sentence.id
     if sentence.post_id is not None:
@@ -461,7 +492,7 @@ def add_names(item: dict[str, Any], sentence: Sentence) -> dict[str, Any]:
 
 
 def replace_surrogates(text: str, id: str, log: IssueLog) -> str:
-    """The text with lone surrogates as U+FFFD, so that UTF-8 can hold it; of the same length."""
+    """Put U+FFFD for lone surrogates, so that UTF-8 can hold the text; its length stays."""
     try:
         text.encode("utf-8")
         return text

@@ -92,6 +92,22 @@ def _sentence(record: dict[str, Any], unread: UnreadParts, log: IssueLog, line: 
     return Sentence(name, text, sort_entities(entities), post_of(fields, log, line), meta)
 
 
+def unfinished_tasks(path: Path) -> set[str]:
+    """Give the ids of the tasks in a file that nobody has annotated, whatever a model predicted for them."""
+    found = set()
+    for _, record in json_records(path, IssueLog(path)):
+        data = record.get("data")
+        if not isinstance(data, dict):
+            continue
+        tried = record.get("annotations") or record.get("completions") or []
+        done = isinstance(tried, list) and any(
+            isinstance(item, dict) and not item.get("was_cancelled") for item in tried
+        )
+        if not done:
+            found.add(str(data.get(ID, record.get("id"))))
+    return found
+
+
 def _text_key(fields: Mapping[str, Any]) -> str:
     """`text`, or whatever else the project calls its only text."""
     if "text" in fields:
@@ -203,13 +219,13 @@ def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> l
     """Write a list of tasks and its labelling configuration; entities without a place are issues."""
     log = IssueLog(path)
     categories = {entity.category for sentence in sentences for entity in sentence.entities}
-    write_text(path.with_suffix(CONFIGURATION), configuration(sorted(categories), log))
-    write_json_list(path, (task(sentence, log) for sentence in sentences))
+    write_text(path.with_suffix(CONFIGURATION), labelling_configuration(sorted(categories), log))
+    write_json_list(path, (make_task(sentence, log) for sentence in sentences))
     return log.items
 
 
-def configuration(categories: Iterable[str], log: IssueLog) -> str:
-    """The labelling configuration of a project in which the tasks of `task` can be done."""
+def labelling_configuration(categories: Iterable[str], log: IssueLog) -> str:
+    """Make the labelling configuration (XML) of a project in which the tasks of `make_task` can be done."""
     lines = []
     for category in categories:
         if _NOT_XML.search(category):
@@ -223,8 +239,8 @@ def configuration(categories: Iterable[str], log: IssueLog) -> str:
     )
 
 
-def task(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
-    """The task of a sentence, with its entities as annotation unless it is one without labels."""
+def make_task(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
+    """Make the task of a sentence, with its entities as annotation unless it is one without labels."""
     data = {"text": sentence.text}
     if sentence.id:
         data[ID] = sentence.id
@@ -234,12 +250,12 @@ def task(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
     if meta := own_meta(sentence):
         item["meta"] = meta
     if not is_unlabeled(sentence):
-        item["annotations"] = [{"result": results(sentence, log)}]
+        item["annotations"] = [{"result": result_regions(sentence, log)}]
     return item
 
 
-def results(sentence: Sentence, log: IssueLog) -> list[dict[str, Any]]:
-    """The regions of an annotation or a prediction; an entity without a place is an issue."""
+def result_regions(sentence: Sentence, log: IssueLog) -> list[dict[str, Any]]:
+    """Make the regions of an annotation or a prediction; an entity without a place is an issue."""
     return [_result(number, *region) for number, region in enumerate(placed_entities(sentence, log))]
 
 
