@@ -25,8 +25,8 @@ from scipy.stats import binomtest
 from omniner.config.groups import CompareConfig
 from omniner.corpus.sample import generate_sample
 from omniner.records import Entity, Sentence
-from omniner.score.metrics import Comparison, compare
-from omniner.score.resampling import Difference, categories, counts_per_post, paired, post_numbers
+from omniner.score.metrics import Comparison, compare_units
+from omniner.score.resampling import Difference, counted_categories, counts_per_post, paired_tests, post_numbers
 
 ALPHA = 0.05
 F1 = 0.75  # of the first run
@@ -83,15 +83,15 @@ def two_runs(
     gold = [s.entities for s in sentences]
     pairs = [(a == 0, b == 0) for row in zip(*runs, strict=True) for a, b in zip(*row, strict=True)]
     differ = sum(a != b for a, b in pairs) / len(pairs)
-    before, after = (compare(gold, said(sentences, run, names), "span") for run in runs)
+    before, after = (compare_units(gold, said(sentences, run, names), "span") for run in runs)
     return before, after, differ
 
 
 def micro(before: Comparison, after: Comparison, posts: Sequence[int], settings: CompareConfig) -> Difference:
     """The test of micro F1 alone: categories are added up first, which changes nothing for it and is quicker."""
-    names = categories([before, after])
+    names = counted_categories([before, after])
     counts = [counts_per_post(c, posts, 1 + max(posts), names).sum(axis=2, keepdims=True) for c in (before, after)]
-    return paired(*counts, ["all"], settings).figures["micro.f1"]
+    return paired_tests(*counts, ["all"], settings).figures["micro.f1"]
 
 
 def share(found: Sequence[bool]) -> str:
@@ -140,7 +140,7 @@ def speed(count: int) -> None:
     print("| --- | --- | --- | --- | --- |")
     for redrawn in (0.1, 1.0):
         before, after, _ = two_runs(sentences, posts, redrawn, 0.01, seed=1)
-        names = categories([before, after])
+        names = counted_categories([before, after])
         for units in (posts, list(range(count))):
             a, b = (counts_per_post(c, units, 1 + max(units), names) for c in (before, after))
             differing = int((a != b).any(axis=(1, 2)).sum())
@@ -150,7 +150,7 @@ def speed(count: int) -> None:
 
 def timed(a: NDArray[np.int64], b: NDArray[np.int64], names: Sequence[str], **draws: int) -> float:
     start = time.process_time()
-    paired(
+    paired_tests(
         a,
         b,
         names,

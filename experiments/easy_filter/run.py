@@ -30,7 +30,7 @@ from omniner.corpus.formats import jsonl
 from omniner.corpus.sample import generate_sample
 from omniner.corpus.splits import Division, divide
 from omniner.records import Entity, Sentence
-from omniner.report.curation_tables import mentions
+from omniner.report.curation_tables import mentions_by_part
 
 EASY = 400  # planted easy sentences
 WRONG = 150  # planted wrong labels in sentences of the packaged corpus
@@ -218,7 +218,7 @@ def by_chance(division: Division) -> Division:
 def off(sentences: Sequence[Sentence], division: Division) -> float:
     found = [
         (count - share * sum(counts)) ** 2 / (share * sum(counts))
-        for counts in mentions(sentences, division).values()
+        for counts in mentions_by_part(sentences, division).values()
         for count, share in zip(counts, division.shares, strict=True)
     ]
     return sum(found) / len(found)

@@ -29,7 +29,7 @@ from omniner.config import compose
 from omniner.corpus.sample import generate_sample
 from omniner.corpus.taxonomy import load_taxonomy
 from omniner.records import Entity, Prediction, Sentence
-from omniner.report import run_page, tables
+from omniner.report import run_page, run_tables
 from omniner.score.results import ScoreResult
 from omniner.score.scoring import score
 
@@ -100,7 +100,7 @@ def page_of(result: ScoreResult, examples: int) -> tuple[str, float]:
     facts = run_page.RunFacts("report speed", "", {}, "", {})
     curves = {name: [(10 * step, 0.99**step) for step in range(500)] for name in ("train/loss", "val/loss", "val/f1")}
     start = time.process_time()
-    text = run_page.html(result, tables.build(result, errta, None, []), facts, curves, errta)
+    text = run_page.render_run_page(result, run_tables.build_run_tables(result, errta, None, []), facts, curves, errta)
     return text, time.process_time() - start
 
 

@@ -27,7 +27,7 @@ from omniner.config.groups import ErrtaConfig, MetricsConfig
 from omniner.corpus.sample import generate_sample
 from omniner.files import write_text
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
-from omniner.report import tables
+from omniner.report import run_tables
 from omniner.score import predictions
 from omniner.score.results import ScoreResult
 from omniner.score.scoring import score, score_loaded
@@ -150,16 +150,16 @@ def jobs(work: Work) -> dict[str, tuple[int, Callable[[], Any]]]:
     count, peers = len(work.sentences), len(work.gold_tags)
 
     def tabled(result: ScoreResult, errta: ErrtaConfig) -> ScoreResult:
-        tables.build(result, errta, None, ())
+        run_tables.build_run_tables(result, errta, None, ())
         return result
 
-    loaded = predictions.read(work.generated, None)
+    loaded = predictions.read_predictions(work.generated, None)
     return {
         "official metrics + ERRTA": (count, lambda: score_loaded(loaded, *official)),
         "official metrics + ERRTA + tables": (count, lambda: tabled(score_loaded(loaded, *official), official[1])),
         "the same with reading": (
             count,
-            lambda: tabled(score_loaded(predictions.read(work.generated, None), *official), official[1]),
+            lambda: tabled(score_loaded(predictions.read_predictions(work.generated, None), *official), official[1]),
         ),
         "pair metrics + official ERRTA": (count, lambda: score(work.pair_gold, work.pairs, *pair)),
         "span metrics + span ERRTA": (count, lambda: score(work.sentences, work.spans, *span)),
@@ -168,7 +168,7 @@ def jobs(work: Work) -> dict[str, tuple[int, Callable[[], Any]]]:
             lambda: tabled(score(work.sentences, work.spans, *span), span[1]),
         ),
         "span, 1000 bootstrap draws too": (count, lambda: score(work.sentences, work.spans, *span_ci)),
-        "span with reading": (count, lambda: score_loaded(predictions.read(work.own, None), *span)),
+        "span with reading": (count, lambda: score_loaded(predictions.read_predictions(work.own, None), *span)),
         "seqeval": (peers, lambda: seqeval_score(work.gold_tags, work.predicted_tags)),
         "nervaluate": (peers, lambda: nervaluate_score(work.gold_tags, work.predicted_tags, work.categories)),
     }

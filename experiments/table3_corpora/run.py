@@ -44,7 +44,7 @@ def main() -> None:
         print(f"  {step}: {seconds:.2f}")
     surveyed = SurveyedCorpus(statistics, "", [], taxonomy.load_taxonomy(taxonomy.OFFICIAL), 510, settings)
     verdicts = {"sample": run_checks(surveyed)}
-    corpus_tables.build([surveyed], verdicts, settings)
+    corpus_tables.build_corpus_tables([surveyed], verdicts, settings)
     print(f"measured, judged, tabulated: {time.process_time() - start:.2f} CPU s, peak {memory()} MiB")
     near = statistics.near
     pairs = "not looked for" if near is None else f"{near.pairs:,} pairs"

@@ -24,7 +24,7 @@ SETS = ("omni_mixed", "cluener_mixed", "quirks_malformed")
 def score_lines(lines: list[str], folder: Path) -> ScoreResult:
     path = folder / "generated_predictions.jsonl"
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
-    return score_loaded(predictions.read(path, None), OFFICIAL, ERRTA)
+    return score_loaded(predictions.read_predictions(path, None), OFFICIAL, ERRTA)
 
 
 def rule_cases(shared: Path) -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ def check_row(row: ScoreRow, expected: dict[str, float]) -> None:
 def test_set(name: str, shared: Path) -> None:
     folder = shared / "reference" / name
     expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
-    result = score_loaded(predictions.read(folder / "generated_predictions.jsonl", None), OFFICIAL, ERRTA)
+    result = score_loaded(predictions.read_predictions(folder / "generated_predictions.jsonl", None), OFFICIAL, ERRTA)
     evaluation, metrics = expected["evaluation"], result.metrics
     assert result.parse.sentences == expected["n_samples"]
     assert result.parse.scored == evaluation["n_scored"]
@@ -130,7 +130,7 @@ def test_set(name: str, shared: Path) -> None:
 @pytest.mark.parametrize("name", SETS)
 def test_set_sample_by_sample(name: str, shared: Path) -> None:
     folder = shared / "reference" / name
-    result = score_loaded(predictions.read(folder / "generated_predictions.jsonl", None), OFFICIAL, ERRTA)
+    result = score_loaded(predictions.read_predictions(folder / "generated_predictions.jsonl", None), OFFICIAL, ERRTA)
     ours: dict[str, dict[str, int]] = {
         sentence: dict.fromkeys((*COUNTS, "redundant"), 0) for sentence in result.sentences
     }

@@ -8,7 +8,7 @@ from collections import Counter
 from omniner.corpus.taxonomy import load_taxonomy, primary_of
 from omniner.records import Entity, Issue, Prediction, Sentence
 from omniner.score.error_types import error_types
-from omniner.score.metrics import compare
+from omniner.score.metrics import compare_units
 from omniner.score.results import (
     ErrtaError,
     ErrtaResult,
@@ -135,7 +135,7 @@ def scored(gold: dict[str, Sentence], predicted: dict[str, Prediction], errors: 
     issues = [Issue("no-prediction", "no answer for this sentence", id="test-0")]
     timing = {"read": 0.5, "metrics": 0.25, "errta": 0.75}
     signature = "omniner|unit:span|profile:own|parse:empty|v:0.1.0"
-    comparison = compare([gold[n].entities for n in gold], [predicted[n].entities for n in gold], "span")
+    comparison = compare_units([gold[n].entities for n in gold], [predicted[n].entities for n in gold], "span")
     return ScoreResult(
         "own", metrics, errta, parse, signature, timing, issues, gold, predicted, primary, comparison, list(gold)
     )

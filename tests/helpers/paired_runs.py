@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omniner.records import Entity, Prediction, Sentence
-from omniner.score.metrics import compare
-from omniner.score.resampling import categories, counts_per_post, post_numbers
+from omniner.score.metrics import compare_units
+from omniner.score.resampling import counted_categories, counts_per_post, post_numbers
 
 NAMES = ("甲_一", "甲_二", "乙_一", "丙")
 
@@ -67,6 +67,6 @@ def tables(
 ) -> tuple[list[NDArray[np.int64]], list[str], list[int]]:
     """Counts `[posts, 3, categories]` of each run, the categories, the post of each sentence."""
     posts = post_numbers(sentences)
-    compared = [compare([s.entities for s in sentences], [p.entities for p in run], "span") for run in runs]
-    names = categories(compared)
+    compared = [compare_units([s.entities for s in sentences], [p.entities for p in run], "span") for run in runs]
+    names = counted_categories(compared)
     return [counts_per_post(c, posts, 1 + max(posts), names) for c in compared], names, posts

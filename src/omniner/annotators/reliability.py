@@ -33,7 +33,7 @@ from omniner.config.groups import AgreementConfig
 from omniner.corpus.adjudication import AnnotatedSentence, Annotation
 from omniner.records import Entity, Issue
 from omniner.score import errta
-from omniner.score.metrics import compare
+from omniner.score.metrics import compare_units
 from omniner.score.resampling import post_numbers
 from omniner.score.results import ErrtaResult
 
@@ -252,8 +252,8 @@ def _errors(
         ]
         ids, texts = [item.sentence.id for item, _, _ in both], [item.sentence.text for item, _, _ in both]
         gold: list[Sequence[Entity]] = [one for _, one, _ in both]
-        comparison = compare(gold, [other for _, _, other in both], "span")
-        errors, large = errta.errors_of(comparison.residues, ids, texts, "span")
+        comparison = compare_units(gold, [other for _, _, other in both], "span")
+        errors, large = errta.sort_by_position(comparison.residues, ids, texts, "span")
         found[names[first], names[second]] = errta.assemble(
             errors,
             mode="span",

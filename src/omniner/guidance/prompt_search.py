@@ -43,7 +43,7 @@ from omniner.llm.prompts import SENTENCE, Prompt, build_prompt, choose_examples
 from omniner.records import Sentence
 from omniner.score.error_types import lesson_kinds, paper_types
 from omniner.score.metrics import Comparison
-from omniner.score.resampling import categories, counts_per_post, resampled
+from omniner.score.resampling import counted_categories, counts_per_post, resampled_counts
 
 _STREAM, _CHOICE = 0x5EA2C4, 0xC401CE  # keep the draws apart from other uses of the seed
 _CHUNK = 64  # draws at a time: 64 x 20,000 posts x 8 bytes x 2 = 20 MB
@@ -70,7 +70,7 @@ class CorrectedScore(NamedTuple):
 
 def micro_counts(comparison: Comparison, posts: Sequence[int], count: int) -> NDArray[np.int64]:
     """`[posts, 3]`: tp, fp and fn over all categories; see `bootstrap.counts_per_post`."""
-    table: NDArray[np.int64] = counts_per_post(comparison, posts, count, categories([comparison])).sum(axis=2)
+    table: NDArray[np.int64] = counts_per_post(comparison, posts, count, counted_categories([comparison])).sum(axis=2)
     return table
 
 
@@ -85,7 +85,7 @@ def rank_variants(tables: Mapping[str, NDArray[np.int64]], settings: CompareConf
     observed = _f1(table.sum(axis=0))
     best = int(observed.argmax())
     generator = np.random.default_rng(np.random.SeedSequence([settings.seed, _STREAM]))
-    drawn = np.concatenate([_f1(sums) for sums in resampled(table, settings.resamples, generator)])
+    drawn = np.concatenate([_f1(sums) for sums in resampled_counts(table, settings.resamples, generator)])
     tail = (1 - settings.confidence) / 2
     ranges = np.quantile(drawn, [tail, 1 - tail], axis=0)
     behind = np.quantile(drawn - drawn[:, [best]], [tail, 1 - tail], axis=0)

@@ -22,14 +22,14 @@ import numpy as np
 
 from omniner.records import Entity
 from omniner.report import page
-from omniner.report.comparison_tables import verdicts
-from omniner.report.figures import FAINT, INK, LABEL, label, png
-from omniner.report.tables import POINTS, SHARE, P, Sheet, shown
+from omniner.report.comparison_tables import comparison_summary
+from omniner.report.figures import FAINT, INK, LABEL_LENGTH, drawable_text, png
+from omniner.report.tables import P_VALUE, POINTS, SHARE, Table, format_cell
 from omniner.score import human
-from omniner.score.comparison import RunComparison, Versus
+from omniner.score.comparison import RunComparison, RunDifference
 from omniner.score.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
 from omniner.score.metrics import Residue
-from omniner.score.resampling import Difference, least_p
+from omniner.score.resampling import Difference, smallest_p
 from omniner.score.results import ScoreResult
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ MOST_CHANGED = 40  # categories of the figure of gains and losses; more cannot b
 NAME = 28  # characters of a run's name
 
 
-def figures(comparison: RunComparison) -> dict[str, bytes]:
+def draw_comparison_figures(comparison: RunComparison) -> dict[str, bytes]:
     """The figures by name; a run in which no category changed has none of gains and losses."""
     count = len(comparison.results)
     types = len(comparison.results[comparison.baseline].errta.by_type)
@@ -54,7 +54,7 @@ def figures(comparison: RunComparison) -> dict[str, bytes]:
     return made
 
 
-def most_changed(versus: Versus) -> list[tuple[str, Difference]]:
+def most_changed(versus: RunDifference) -> list[tuple[str, Difference]]:
     """The categories whose F1 changed most, the largest gain first."""
     changed = [(name, row) for name, row in versus.significance.categories.items() if row.difference]
     kept = sorted(changed, key=lambda item: (-abs(item[1].difference), item[0]))[:MOST_CHANGED]
@@ -70,7 +70,9 @@ def _errors(figure: Figure, comparison: RunComparison) -> None:
     for place, (name, result) in enumerate(comparison.results.items()):
         values = [result.errta.by_type[kind].errors for kind in types]
         heights = groups + (0.5 - (place + 0.5) / count) * 0.8
-        ax.barh(heights, values, height=0.8 / count, color=COLOURS[place % len(COLOURS)], label=label(name, NAME))
+        ax.barh(
+            heights, values, height=0.8 / count, color=COLOURS[place % len(COLOURS)], label=drawable_text(name, NAME)
+        )
         for height, value in zip(heights, values, strict=True):
             ax.text(value, height, f" {value:,}", va="center", fontsize=7.5)
     ax.set_yticks(groups, [name.replace("_", " + ") for name in types])
@@ -82,7 +84,9 @@ def _errors(figure: Figure, comparison: RunComparison) -> None:
     ax.set_title(f"Errors by type (ERRTA {mode}) in {comparison.sentences:,} sentences")
 
 
-def _categories(figure: Figure, comparison: RunComparison, versus: Versus, rows: list[tuple[str, Difference]]) -> None:
+def _categories(
+    figure: Figure, comparison: RunComparison, versus: RunDifference, rows: list[tuple[str, Difference]]
+) -> None:
     """Differences of F1 with their intervals; those that stay significant after the correction are filled."""
     ax = figure.subplots()
     for place, (name, row) in zip(range(len(rows))[::-1], rows, strict=True):
@@ -91,10 +95,10 @@ def _categories(figure: Figure, comparison: RunComparison, versus: Versus, rows:
         ax.plot([100 * row.low, 100 * row.high], [place, place], color=colour, linewidth=1.4)
         ax.plot([100 * row.difference], [place], "o", color=colour, markerfacecolor=colour if certain else "white")
     ax.axvline(0, color=INK, linewidth=0.8)
-    ax.set_yticks(range(len(rows))[::-1], [label(name, LABEL) for name, _ in rows])
+    ax.set_yticks(range(len(rows))[::-1], [drawable_text(name, LABEL_LENGTH) for name, _ in rows])
     ax.set_ylim(-0.8, len(rows) - 0.2)
     ax.set_xlabel("points of F1; filled: significant after Holm's correction", color=FAINT)
-    names = f"{label(versus.name, NAME)} against {label(comparison.baseline, NAME)}"
+    names = f"{drawable_text(versus.name, NAME)} against {drawable_text(comparison.baseline, NAME)}"
     of = len(versus.significance.categories)
     ax.set_title(f"Gains and losses by category, {len(rows)} of {of}\n{names}")
 
@@ -113,7 +117,7 @@ _SHOWN = ("models", "human", "tests", "errors", "primaries", "categories", "conf
 
 
 @dataclass(frozen=True)
-class CompareFacts:
+class ComparisonFacts:
     """What the page says beside the figures."""
 
     name: str
@@ -122,12 +126,12 @@ class CompareFacts:
     unknown_config: bool  # whether some run has no configuration
 
 
-def html(comparison: RunComparison, sheets: Mapping[str, Sheet], facts: CompareFacts) -> str:
+def render_comparison_page(comparison: RunComparison, tables: Mapping[str, Table], facts: ComparisonFacts) -> str:
     """The page.
 
     Args:
         comparison: what `comparison.compare_runs` gave.
-        sheets: what `tables.build` made of it.
+        tables: what `build_comparison_tables` made of it.
         facts: what else to say.
     """
     parts = {
@@ -137,30 +141,30 @@ def html(comparison: RunComparison, sheets: Mapping[str, Sheet], facts: CompareF
         "nav": page.nav(_SECTIONS),
         "cards": page.cards(_cards(comparison)),
         "verdicts": _verdicts(comparison),
-        "notes": "".join(f'<p class="notice">{markup.escape(note)}</p>' for note in notes(comparison)),
+        "notes": "".join(f'<p class="notice">{markup.escape(note)}</p>' for note in comparison_warnings(comparison)),
         "signature": markup.escape(comparison.signature),
         "details": page.details(facts.details),
-        "method": "".join(f"<p>{markup.escape(line)}</p>" for line in method(comparison)),
+        "method": "".join(f"<p>{markup.escape(line)}</p>" for line in comparison_method(comparison)),
     }
     scripts = {"js": "".join(map(page.asset, ("page.js", "charts.js", "compare.js")))}
-    return page.render("compare.html", parts, _data(comparison, sheets, facts), scripts, {})
+    return page.render_page("compare.html", parts, _data(comparison, tables, facts), scripts, {})
 
 
-def notes(comparison: RunComparison) -> list[str]:
+def comparison_warnings(comparison: RunComparison) -> list[str]:
     """What a reader must know before believing the tables."""
     settings = comparison.settings
     partial = human.coverage_notes(comparison.people, comparison.sentences)
     return [f"{line}: not what the runs are scored on." for line in partial] + [
         f"{versus.name}: {settings.permutations:,} permutations cannot make any of "
         f"{len(versus.significance.categories):,} categories significant at {settings.alpha:g} (smallest possible "
-        f"corrected p {shown(least_p(settings.permutations, len(versus.significance.categories)), P)}): "
+        f"corrected p {format_cell(smallest_p(settings.permutations, len(versus.significance.categories)), P_VALUE)}): "
         "set compare.permutations higher."
         for versus in comparison.versus
         if comparison.undecidable(versus)
     ]
 
 
-def method(comparison: RunComparison) -> list[str]:
+def comparison_method(comparison: RunComparison) -> list[str]:
     """How the differences were tested, in words."""
     settings, chance = comparison.settings, comparison.unit_of_chance
     whole = (
@@ -194,24 +198,26 @@ def _cards(comparison: RunComparison) -> list[tuple[str, str, str]]:
         note = "baseline"
         if name in of:
             f1 = of[name].significance.figures["micro.f1"]
-            note = f"{shown(f1.difference, POINTS)} [{shown(f1.low, POINTS)}, {shown(f1.high, POINTS)}]"
-            note += f", p {shown(of[name].p_corrected, P)}"
-        cards.append((name, f"F1 {shown(result.metrics.micro.f1, SHARE)}", note))
+            note = (
+                f"{format_cell(f1.difference, POINTS)} [{format_cell(f1.low, POINTS)}, {format_cell(f1.high, POINTS)}]"
+            )
+            note += f", p {format_cell(of[name].p_corrected, P_VALUE)}"
+        cards.append((name, f"F1 {format_cell(result.metrics.micro.f1, SHARE)}", note))
     if comparison.people:
         people = human.summarise_scores([result.metrics.micro.f1 for result in comparison.people.values()])
-        note = f"standard deviation {shown(people.deviation, SHARE)}, " if len(comparison.people) > 1 else ""
-        cards.append((human.HUMAN, f"F1 {shown(people.mean, SHARE)}", f"{note}{len(comparison.people)} people"))
+        note = f"standard deviation {format_cell(people.deviation, SHARE)}, " if len(comparison.people) > 1 else ""
+        cards.append((human.HUMAN, f"F1 {format_cell(people.mean, SHARE)}", f"{note}{len(comparison.people)} people"))
     return cards
 
 
 def _verdicts(comparison: RunComparison) -> str:
     marks = ["verdict sure" if v.p_corrected < comparison.settings.alpha else "verdict" for v in comparison.versus]
     marks += ["verdict"] if comparison.people else []
-    lines = zip(marks, verdicts(comparison), strict=True)
+    lines = zip(marks, comparison_summary(comparison), strict=True)
     return "".join(f'<p class="{mark}">{markup.escape(line.replace("->", "→"))}</p>' for mark, line in lines)
 
 
-def _data(comparison: RunComparison, sheets: Mapping[str, Sheet], facts: CompareFacts) -> dict[str, Any]:
+def _data(comparison: RunComparison, tables: Mapping[str, Table], facts: ComparisonFacts) -> dict[str, Any]:
     """What the script of the page works on."""
     sentences, flips = _changed(comparison)
     total = sum(len(versus.gained) + len(versus.lost) for versus in comparison.versus)
@@ -220,12 +226,7 @@ def _data(comparison: RunComparison, sheets: Mapping[str, Sheet], facts: Compare
         "runs": list(comparison.results),
         # columns of the error table with the counts of each run
         "counts": [1, *(2 + 3 * place for place in range(len(comparison.versus)))],
-        "sheets": {
-            name: {"title": sheet.title, "columns": sheet.table.columns, "kinds": sheet.kinds, "rows": sheet.table.rows}
-            | {"best": sorted(sheet.best)}
-            for name, sheet in sheets.items()
-            if name in _SHOWN
-        },
+        "sheets": {name: table.to_json() for name, table in tables.items() if name in _SHOWN},
         "forests": [forest for versus in comparison.versus if (forest := _forest(comparison, versus))["rows"]],
         "sentences": sentences,
         "flips": flips,
@@ -234,7 +235,7 @@ def _data(comparison: RunComparison, sheets: Mapping[str, Sheet], facts: Compare
     }
 
 
-def _forest(comparison: RunComparison, versus: Versus) -> dict[str, Any]:
+def _forest(comparison: RunComparison, versus: RunDifference) -> dict[str, Any]:
     """Rows of (category, difference, low, high, whether significant), the largest gain first."""
     rows = [
         [name, row.difference, row.low, row.high, versus.significance.corrected[name] < comparison.settings.alpha]
@@ -264,12 +265,14 @@ def _changed(comparison: RunComparison) -> tuple[list[Any], list[Any]]:
                 if name not in place:
                     place[name] = len(sentences)
                     gold = before.sentences[name]
-                    sentences.append([name, gold.text, [page.entity(e) for e in gold.entities]])
+                    sentences.append([name, gold.text, [page.entity_values(e) for e in gold.entities]])
                 golds = sentences[place[name]][2]
                 old, new = _answer(before, name), _answer(after, name)
                 wrong = [first.get(name, _NOTHING), second.get(name, _NOTHING)]
-                missing = page.places([e for residue in wrong for e in residue.missing], golds)
-                marks = [page.places(residue.extra, side) for residue, side in zip(wrong, (old, new), strict=True)]
+                missing = page.entity_places([e for residue in wrong for e in residue.missing], golds)
+                marks = [
+                    page.entity_places(residue.extra, side) for residue, side in zip(wrong, (old, new), strict=True)
+                ]
                 types = (old_types if gained else new_types).get(name, [])
                 flips.append([number, gained, place[name], missing, old, marks[0], new, marks[1], types])
     return sentences, flips
@@ -296,7 +299,7 @@ def _residues(result: ScoreResult) -> dict[str, Residue]:
 def _answer(result: ScoreResult, name: str) -> list[Any]:
     prediction = result.predictions.get(name)
     entities: Sequence[Entity] = prediction.entities if prediction is not None else []
-    return [page.entity(entity) for entity in entities]
+    return [page.entity_values(entity) for entity in entities]
 
 
 def _spread(names: Sequence[str], most: int) -> list[str]:

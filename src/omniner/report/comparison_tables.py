@@ -1,45 +1,42 @@
-"""The tables of a comparison, and what it comes to in words.
+"""The tables of a comparison of runs, and what it comes to in words; below, those of a sweep over seeds.
 
 After the OmniNER2025 paper: precision, recall and F1 by primary and run (its Table 4), error counts with their change
 (Table 5), precision, recall and F1 by run (Table 6); beside them the tests, gains and losses by category, every
-sentence that became right or wrong, and the keys in which the runs' configurations differ. Where people's labels are
-compared, Tables 4 and 6 have their mean and standard deviation beside the runs. `pages.sheets` prints them, the best of
-the runs bold in both.
+sentence that became right or wrong, and the keys in which the runs' configurations differ. Where annotators are
+compared with the runs, Tables 4 and 6 have their mean and standard deviation. The best of the runs is bold in both.
 
-The same configurations with several seeds: mean and standard deviation of what was measured.
-
-In: the overrides of each run of a sweep and its metrics (None where it failed). Runs that differ in nothing but `seed`
-are one row of the table and one line of the figure. The standard deviation is that of a sample (n - 1): it says how
-far one more run with another seed may lie off, not how sure the mean is; a single run has none.
+Runs of a sweep that differ in nothing but `seed` are one row of its table and one line of its figure. The standard
+deviation is that of a sample (n - 1): it says how far one more run with another seed may lie off, not how sure the mean
+is; a single run has none.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omniner.records import Prediction
-from omniner.report import annotator_tables
+from omniner.report.curation_tables import build_human_table
 from omniner.report.tables import (
     CHANGE,
     COUNT,
     NONE,
+    P_VALUE,
     PERCENT,
     POINTS,
+    RATE,
     SHARE,
     TEXT,
     Cell,
-    P,
-    Sheet,
     Table,
-    shown,
-    written,
+    columns,
+    entities_text,
+    format_cell,
 )
 from omniner.score import human
-from omniner.score.comparison import RunComparison, Versus
+from omniner.score.comparison import RunComparison, RunDifference
 from omniner.score.error_types import BLUE, ORANGE
 from omniner.score.resampling import Difference
 from omniner.score.results import ScoreResult, ScoreRow
@@ -50,50 +47,53 @@ if TYPE_CHECKING:
 ALL = "all"  # the row of everything together
 
 
-def verdicts(comparison: RunComparison) -> list[str]:
+def comparison_summary(comparison: RunComparison) -> list[str]:
     """What the comparison comes to, one sentence or two per run, and one for the people."""
     lines = [_verdict(comparison, versus) for versus in comparison.versus]
-    return [*lines, human_verdict(comparison)] if comparison.people else lines
+    return [*lines, human_summary(comparison)] if comparison.people else lines
 
 
-def human_verdict(comparison: RunComparison) -> str:
+def human_summary(comparison: RunComparison) -> str:
     """How well people do, and how far each run is from that."""
     f1 = human.summarise_scores([result.metrics.micro.f1 for result in comparison.people.values()])
-    runs = [f"{name} {shown(result.metrics.micro.f1 - f1.mean, POINTS)}" for name, result in comparison.results.items()]
-    deviation = f", standard deviation {shown(f1.deviation, SHARE)}" if len(comparison.people) > 1 else ""
+    runs = [
+        f"{name} {format_cell(result.metrics.micro.f1 - f1.mean, POINTS)}"
+        for name, result in comparison.results.items()
+    ]
+    deviation = f", standard deviation {format_cell(f1.deviation, SHARE)}" if len(comparison.people) > 1 else ""
     return (
-        f"{human.HUMAN} ({', '.join(comparison.people)}): mean F1 {shown(f1.mean, SHARE)}{deviation}; "
+        f"{human.HUMAN} ({', '.join(comparison.people)}): mean F1 {format_cell(f1.mean, SHARE)}{deviation}; "
         f"points from it: {', '.join(runs)}."
     )
 
 
-def _verdict(comparison: RunComparison, versus: Versus) -> str:
+def _verdict(comparison: RunComparison, versus: RunDifference) -> str:
     settings, f1 = comparison.settings, versus.significance.figures["micro.f1"]
     errors = [_error_counts(comparison.results[name])[ALL] for name in (comparison.baseline, versus.name)]
     found = "significant" if versus.p_corrected < settings.alpha else "not significant"
-    corrected = f" ({shown(versus.p_corrected, P)} after Holm over the runs)" if len(comparison.versus) > 1 else ""
+    holm = f" ({format_cell(versus.p_corrected, P_VALUE)} after Holm over the runs)"
+    before, after = (format_cell(value, SHARE) for value in (f1.baseline, f1.value))
+    points, low, high = (format_cell(value, POINTS) for value in (f1.difference, f1.low, f1.high))
+    p_randomisation, p_bootstrap = (format_cell(value, P_VALUE) for value in (f1.p_randomisation, f1.p_bootstrap))
     return (
-        f"{versus.name} against {comparison.baseline}: F1 {shown(f1.baseline, SHARE)} -> {shown(f1.value, SHARE)}, "
-        f"{shown(f1.difference, POINTS)} points [{shown(f1.low, POINTS)}, {shown(f1.high, POINTS)}], "
-        f"p {shown(f1.p_randomisation, P)} by randomisation{corrected}, {shown(f1.p_bootstrap, P)} by bootstrap: "
-        f"{found} at {settings.alpha:g}. Errors {errors[0]:,} -> {errors[1]:,}; "
+        f"{versus.name} against {comparison.baseline}: F1 {before} -> {after}, {points} points [{low}, {high}], "
+        f"p {p_randomisation} by randomisation{holm if len(comparison.versus) > 1 else ''}, {p_bootstrap} by "
+        f"bootstrap: {found} at {settings.alpha:g}. Errors {errors[0]:,} -> {errors[1]:,}; "
         f"{len(versus.gained):,} sentences became right, {len(versus.lost):,} wrong."
     )
 
 
-def build(comparison: RunComparison, configs: Mapping[str, Sequence[Any]]) -> dict[str, Sheet]:
+def build_comparison_tables(comparison: RunComparison, configs: Mapping[str, Sequence[Any]]) -> dict[str, Table]:
     """All tables.
 
     Args:
         comparison: what `comparison.compare_runs` gave.
         configs: keys of the runs' configurations that are not the same for all, with the value of each run.
     """
-    people = (
-        {"human": annotator_tables.human_sheet(comparison.people, comparison.sentences)} if comparison.people else {}
-    )
+    human_table = build_human_table(comparison.people, comparison.sentences) if comparison.people else None
     return {
         "models": _models(comparison),
-        **people,
+        **({"human": human_table} if human_table else {}),
         "errors": _errors(comparison),
         "primaries": _primaries(comparison),
         "tests": _tests(comparison),
@@ -103,18 +103,13 @@ def build(comparison: RunComparison, configs: Mapping[str, Sequence[Any]]) -> di
     }
 
 
-def _sheet(title: str, columns: Sequence[tuple[str, str]], rows: list[list[Cell]]) -> Sheet:
-    """Columns as (name, kind)."""
-    return Sheet(title, Table([name for name, _ in columns], rows), [kind for _, kind in columns])
-
-
-def _models(comparison: RunComparison) -> Sheet:
+def _models(comparison: RunComparison) -> Table:
     """The paper's Table 6: every run, and its difference from the first."""
     confidence = f"{100 * comparison.settings.confidence:g}%"
-    columns = [("run", TEXT), ("precision", SHARE), ("recall", SHARE), ("f1", SHARE), ("macro_f1", SHARE)]
-    columns += [(f"{name}_deviation", SHARE) for name in (*human.SCORES, "macro_f1")] if comparison.people else []
-    columns += [(f"{name}_difference", POINTS) for name in ("precision", "recall", "f1")]
-    columns += [("low", POINTS), ("high", POINTS), ("p_randomisation", P), ("p_bootstrap", P), ("p_corrected", P)]
+    heads = [*columns(TEXT, "run"), *columns(SHARE, *human.SCORES, "macro_f1")]
+    heads += columns(SHARE, *(f"{name}_deviation" for name in (*human.SCORES, "macro_f1"))) if comparison.people else []
+    heads += columns(POINTS, *(f"{name}_difference" for name in human.SCORES), "low", "high")
+    heads += columns(P_VALUE, "p_randomisation", "p_bootstrap", "p_corrected")
     of = {versus.name: versus for versus in comparison.versus}
     rows: list[list[Cell]] = []
     for name, result in comparison.results.items():
@@ -128,7 +123,7 @@ def _models(comparison: RunComparison) -> Sheet:
     if comparison.people:
         rows.append(_human_row(comparison))
         title += f"; {human.HUMAN}: mean and standard deviation of {len(comparison.people)} people"
-    return replace(_sheet(title, columns, rows), best=frozenset(best))
+    return Table(title, heads, rows, frozenset(best))
 
 
 def _best(rows: Sequence[Sequence[Cell]], places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -150,20 +145,21 @@ def _human_row(comparison: RunComparison) -> list[Cell]:
     return [human.HUMAN, *(found.mean for found in spreads), *deviations, *differences, *[NONE] * 5]
 
 
-def _model_differences(versus: Versus) -> list[Cell]:
+def _model_differences(versus: RunDifference) -> list[Cell]:
     figures = versus.significance.figures
     f1 = figures["micro.f1"]
-    differences = [figures[f"micro.{name}"].difference for name in ("precision", "recall", "f1")]
+    differences = [figures[f"micro.{name}"].difference for name in human.SCORES]
     return [*differences, f1.low, f1.high, f1.p_randomisation, f1.p_bootstrap, versus.p_corrected]
 
 
-def _errors(comparison: RunComparison) -> Sheet:
+def _errors(comparison: RunComparison) -> Table:
     """The paper's Table 5: errors of each type, and their change."""
     counts = {name: _error_counts(result) for name, result in comparison.results.items()}
     before = counts[comparison.baseline]
-    columns = [("type", TEXT), (comparison.baseline, COUNT)]
+    heads = [*columns(TEXT, "type"), *columns(COUNT, comparison.baseline)]
     for versus in comparison.versus:
-        columns += [(versus.name, COUNT), (f"{versus.name}: change", CHANGE), (f"{versus.name}: change in %", PERCENT)]
+        heads += [*columns(COUNT, versus.name), *columns(CHANGE, f"{versus.name}: change")]
+        heads += columns(PERCENT, f"{versus.name}: change in %")
     rows: list[list[Cell]] = []
     for kind, count in before.items():
         row: list[Cell] = [kind, count]
@@ -172,7 +168,7 @@ def _errors(comparison: RunComparison) -> Sheet:
             row += [after, after - count, 100 * (after - count) / count if count else NONE]
         rows.append(row)
     mode = comparison.results[comparison.baseline].mode
-    return _sheet(f"Errors by type (ERRTA {mode}) and their change from {comparison.baseline}", columns, rows)
+    return Table(f"Errors by type (ERRTA {mode}) and their change from {comparison.baseline}", heads, rows)
 
 
 def _error_counts(result: ScoreResult) -> dict[str, int]:
@@ -180,10 +176,10 @@ def _error_counts(result: ScoreResult) -> dict[str, int]:
     return {**counts, ALL: sum(counts.values())}
 
 
-def _primaries(comparison: RunComparison) -> Sheet:
+def _primaries(comparison: RunComparison) -> Table:
     """The paper's Table 4: precision, recall and F1 of each primary, the whole category right."""
-    columns = [("primary", TEXT), ("gold", COUNT)]
-    columns += [(f"{name}: {what}", SHARE) for name in comparison.results for what in ("precision", "recall", "f1")]
+    heads = [*columns(TEXT, "primary"), *columns(COUNT, "gold")]
+    heads += columns(SHARE, *(f"{name}: {score}" for name in comparison.results for score in human.SCORES))
     names = sorted({name for result in comparison.results.values() for name in result.metrics.primaries})
     metrics = [result.metrics for result in comparison.results.values()]
     lines: list[tuple[str, list[ScoreRow | None]]] = [
@@ -192,7 +188,8 @@ def _primaries(comparison: RunComparison) -> Sheet:
     lines.append((ALL, [m.micro for m in metrics]))
     people = _human_cells(comparison)
     if people:
-        columns += [(f"{human.HUMAN}: {name}{what}", SHARE) for name in human.SCORES for what in ("", "_deviation")]
+        both = (f"{human.HUMAN}: {name}{what}" for name in human.SCORES for what in ("", "_deviation"))
+        heads += columns(SHARE, *both)
     rows: list[list[Cell]] = []
     for place, (name, found) in enumerate(lines):
         support = max(row.support for row in found if row is not None)
@@ -206,8 +203,8 @@ def _primaries(comparison: RunComparison) -> Sheet:
         for row in range(len(rows))
         for score in range(3)
     )
-    sheet = _sheet("Precision, recall and F1 by primary and run", columns, rows)
-    return replace(sheet, best=frozenset(chain.from_iterable(best)))
+    title = "Precision, recall and F1 by primary and run"
+    return Table(title, heads, rows, frozenset(chain.from_iterable(best)), "No entities.")
 
 
 def _human_cells(comparison: RunComparison) -> dict[str, list[Cell]]:
@@ -219,23 +216,21 @@ def _human_cells(comparison: RunComparison) -> dict[str, list[Cell]]:
     return found
 
 
-def _tests(comparison: RunComparison) -> Sheet:
-    columns = [("run", TEXT), ("figure", TEXT), *_DIFFERENCE, ("p_bootstrap", P)]
+def _tests(comparison: RunComparison) -> Table:
+    heads = [*columns(TEXT, "run", "figure"), *_DIFFERENCE, *columns(P_VALUE, "p_bootstrap")]
     rows: list[list[Cell]] = [
         [versus.name, name, *_difference_cells(row), row.p_bootstrap]
         for versus in comparison.versus
         for name, row in versus.significance.figures.items()
     ]
-    return _sheet(f"Differences from {comparison.baseline} and their significance", columns, rows)
+    title = f"Differences from {comparison.baseline} and their significance"
+    return Table(title, heads, rows, empty="There is no second run.")
 
 
 _DIFFERENCE = [
-    ("baseline", SHARE),
-    ("value", SHARE),
-    ("difference", POINTS),
-    ("low", POINTS),
-    ("high", POINTS),
-    ("p_randomisation", P),
+    *columns(SHARE, "baseline", "value"),
+    *columns(POINTS, "difference", "low", "high"),
+    *columns(P_VALUE, "p_randomisation"),
 ]
 
 
@@ -246,10 +241,10 @@ def _difference_cells(row: Difference) -> list[Cell]:
 _NOTHING = ScoreRow(0.0, 0.0, 0.0, 0, 0, 0, 0)
 
 
-def _categories(comparison: RunComparison) -> Sheet:
+def _categories(comparison: RunComparison) -> Table:
     """Gains and losses of F1 by category, the largest gain first."""
-    columns = [("run", TEXT), ("category", TEXT), ("gold", COUNT), *_DIFFERENCE, ("p_corrected", P)]
-    columns += [(f"{name}_change", CHANGE) for name in ("tp", "fp", "fn")]
+    heads = [*columns(TEXT, "run", "category"), *columns(COUNT, "gold"), *_DIFFERENCE]
+    heads += [*columns(P_VALUE, "p_corrected"), *columns(CHANGE, "tp_change", "fp_change", "fn_change")]
     before = comparison.results[comparison.baseline].metrics.categories
     rows: list[list[Cell]] = []
     for versus in comparison.versus:
@@ -261,12 +256,13 @@ def _categories(comparison: RunComparison) -> Sheet:
             support = max(old.support, new.support)
             corrected = versus.significance.corrected[name]
             rows.append([versus.name, name, support, *_difference_cells(row), corrected, *changes])
-    return _sheet(f"F1 by category: gains and losses against {comparison.baseline}", columns, rows)
+    empty = "No categories." if comparison.versus else "There is no second run."
+    return Table(f"F1 by category: gains and losses against {comparison.baseline}", heads, rows, empty=empty)
 
 
-def _flips(comparison: RunComparison) -> Sheet:
+def _flips(comparison: RunComparison) -> Table:
     """Every sentence that became right or wrong."""
-    columns = [(name, TEXT) for name in ("run", "change", "id", "sentence", "gold", "baseline", "run_answer")]
+    heads = columns(TEXT, "run", "change", "id", "sentence", "gold", "baseline", "run_answer")
     before = comparison.results[comparison.baseline]
     rows: list[list[Cell]] = []
     for versus in comparison.versus:
@@ -275,19 +271,18 @@ def _flips(comparison: RunComparison) -> Sheet:
             for name in names:
                 gold = before.sentences[name]
                 answers = [_answer(result.predictions.get(name)) for result in (before, after)]
-                rows.append([versus.name, change, name, gold.text, written(gold.entities), *answers])
+                rows.append([versus.name, change, name, gold.text, entities_text(gold.entities), *answers])
     title = f"Sentences that {comparison.baseline} has wrong and the run right (gained), or the other way round (lost)"
-    return _sheet(title, columns, rows)
+    return Table(title, heads, rows)
 
 
 def _answer(prediction: Prediction | None) -> str:
-    return written(prediction.entities) if prediction is not None else NONE
+    return entities_text(prediction.entities) if prediction is not None else NONE
 
 
-def _config(comparison: RunComparison, configs: Mapping[str, Sequence[Any]]) -> Sheet:
-    columns = [(name, TEXT) for name in ("key", *comparison.results)]
+def _config(comparison: RunComparison, configs: Mapping[str, Sequence[Any]]) -> Table:
     rows: list[list[Cell]] = [[key, *map(str, values)] for key, values in configs.items()]
-    return _sheet("Configuration keys that differ", columns, rows)
+    return Table("Configuration keys that differ", columns(TEXT, "key", *comparison.results), rows)
 
 
 METRICS = (
@@ -305,14 +300,14 @@ LARGEST = 200  # configurations of the figure, the best; a longer image cannot b
 LABEL = 60  # characters of a configuration in text and figure
 
 
-class Result(NamedTuple):
+class SweepRun(NamedTuple):
     """One run: what sets its configuration apart (empty: nothing but the seed), and its metrics; None = it failed."""
 
     label: str
     metrics: Mapping[str, float] | None
 
 
-def apart(runs: Sequence[Sequence[str]], without: Sequence[str]) -> list[str]:
+def distinguishing_overrides(runs: Sequence[Sequence[str]], without: Sequence[str]) -> list[str]:
     """What sets each run apart: those of its overrides that are not the same in all runs, `without` these keys."""
     given = [dict(override.partition("=")[::2] for override in overrides) for overrides in runs]
     keys = dict.fromkeys(key for item in given for key in item if key not in without)
@@ -320,13 +315,13 @@ def apart(runs: Sequence[Sequence[str]], without: Sequence[str]) -> list[str]:
     return [" ".join(f"{key}={item[key]}" for key in varying if key in item) for item in given]
 
 
-def results(runs: Sequence[tuple[Sequence[str], Mapping[str, float] | None]]) -> list[Result]:
+def sweep_runs(runs: Sequence[tuple[Sequence[str], Mapping[str, float] | None]]) -> list[SweepRun]:
     """Runs given as overrides and metrics, named by what sets their configurations apart: all but the seed."""
-    labels = apart([overrides for overrides, _ in runs], ("seed",))
-    return [Result(label, metrics) for label, (_, metrics) in zip(labels, runs, strict=True)]
+    labels = distinguishing_overrides([overrides for overrides, _ in runs], ("seed",))
+    return [SweepRun(label, metrics) for label, (_, metrics) in zip(labels, runs, strict=True)]
 
 
-def _groups(runs: Sequence[Result]) -> dict[str, list[Mapping[str, float]]]:
+def _groups(runs: Sequence[SweepRun]) -> dict[str, list[Mapping[str, float]]]:
     groups: dict[str, list[Mapping[str, float]]] = {}
     for run in runs:
         group = groups.setdefault(run.label, [])
@@ -335,7 +330,7 @@ def _groups(runs: Sequence[Result]) -> dict[str, list[Mapping[str, float]]]:
     return groups
 
 
-def summary(runs: Sequence[Result], name: str) -> Table:
+def build_seed_table(runs: Sequence[SweepRun], name: str) -> Table:
     """One row per configuration: runs that finished and failed, then mean and standard deviation of each metric.
 
     Args:
@@ -343,8 +338,9 @@ def summary(runs: Sequence[Result], name: str) -> Table:
         name: stands for a configuration that nothing sets apart.
     """
     names = [metric for metric in METRICS if any(run.metrics and metric in run.metrics for run in runs)]
-    columns = ["configuration", "n", "failed", *(f"{m} {what}" for m in names for what in ("mean", "sd"))]
-    table = Table(columns, [])
+    heads = [*columns(TEXT, "configuration"), *columns(COUNT, "n", "failed")]
+    heads += columns(RATE, *(f"{metric} {what}" for metric in names for what in ("mean", "sd")))
+    table = Table("Mean and standard deviation over seeds", heads, [])
     for label, finished in _groups(runs).items():
         failed = sum(run.label == label and run.metrics is None for run in runs)
         row: list[Cell] = [label or name, len(finished), failed]
@@ -356,9 +352,9 @@ def summary(runs: Sequence[Result], name: str) -> Table:
     return table
 
 
-def text(table: Table) -> list[str]:
+def seed_lines(table: Table) -> list[str]:
     """The table as lines for a terminal: `mean ± sd`, rates in per cent."""
-    metrics = [column.removesuffix(" mean") for column in table.columns[3::2]]
+    metrics = [column.removesuffix(" mean") for column in table.names[3::2]]
     heads = ["configuration", "n", "failed", *metrics]
     body = []
     for row in table.rows:
@@ -379,7 +375,7 @@ def _cell(metric: str, mean: object, deviation: object) -> str:
     return f"{mean * factor:.2f}{spread}"
 
 
-def figure(runs: Sequence[Result], name: str) -> bytes | None:
+def draw_seed_figure(runs: Sequence[SweepRun], name: str) -> bytes | None:
     """F1 on test, a line per configuration: each seed a point, the mean with one standard deviation; None: no F1."""
     from omniner.report.figures import png
 

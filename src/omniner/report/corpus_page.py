@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import html as markup
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -25,10 +24,9 @@ from omniner.corpus.stats.flat import Floats, Ints
 from omniner.corpus.stats.verdicts import FAILED, STATUSES, WARNED, SurveyedCorpus
 from omniner.records import storable
 from omniner.report import page
-from omniner.report import tables as printing
 from omniner.report.corpus_tables import Verdicts
-from omniner.report.figures import LABEL, MOST_ROWS, label, png
-from omniner.report.tables import TEXT, Sheet, plain
+from omniner.report.figures import LABEL_LENGTH, MOST_ROWS, drawable_text, png
+from omniner.report.tables import Table, escape_markdown, tables_markdown
 from omniner.score.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, GREY)  # of the splits
 
 
-def figures(surveyed: Sequence[SurveyedCorpus]) -> dict[str, bytes]:
+def draw_corpus_figures(surveyed: Sequence[SurveyedCorpus]) -> dict[str, bytes]:
     """The figures by name; a corpus without mentions has none of categories."""
     made: dict[str, bytes] = {}
     for one in surveyed:
@@ -59,7 +57,7 @@ def _categories(figure: Figure, surveyed: SurveyedCorpus) -> None:
     ax.barh(np.arange(len(rows)), [row.mentions for row in rows], color=BLUE)
     for place, row in enumerate(rows):
         ax.text(row.mentions, place, f" {row.mentions:,}", va="center", fontsize=7.5)
-    ax.set_yticks(np.arange(len(rows)), [label(row.name, LABEL + 6) for row in rows])
+    ax.set_yticks(np.arange(len(rows)), [drawable_text(row.name, LABEL_LENGTH + 6) for row in rows])
     ax.set_ylim(-0.7, len(rows) - 0.3)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:,.0f}")
@@ -68,7 +66,7 @@ def _categories(figure: Figure, surveyed: SurveyedCorpus) -> None:
     ax.grid(visible=False, axis="y")
     ax.set_xlabel("mentions")
     mentions, categories = len(statistics.flat.owner), len(statistics.categories)
-    ax.set_title(f"{label(statistics.name)}: {mentions:,} mentions of {categories:,} categories")
+    ax.set_title(f"{drawable_text(statistics.name)}: {mentions:,} mentions of {categories:,} categories")
 
 
 def shares_by_length(surveyed: SurveyedCorpus, bins: int) -> tuple[Ints, dict[str, Floats]]:
@@ -93,11 +91,11 @@ def _lengths(figure: Figure, surveyed: SurveyedCorpus) -> None:
     ax = figure.subplots()
     edges, shares = shares_by_length(surveyed, 50)
     for number, (split, values) in enumerate(shares.items()):
-        ax.stairs(100 * values, edges, color=_COLOURS[number % len(_COLOURS)], label=label(split))
+        ax.stairs(100 * values, edges, color=_COLOURS[number % len(_COLOURS)], label=drawable_text(split))
     ax.set_xlabel("characters of a sentence; the last class holds all longer ones")
     ax.set_ylabel("% of sentences")
     ax.legend(loc="best")
-    ax.set_title(f"{label(surveyed.statistics.name)}: length of sentences")
+    ax.set_title(f"{drawable_text(surveyed.statistics.name)}: length of sentences")
 
 
 _SECTIONS = {
@@ -130,8 +128,8 @@ _METHOD = [
 ]
 
 
-def html(
-    name: str, created: str, surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts, sheets: Mapping[str, Sheet]
+def render_corpus_page(
+    name: str, created: str, surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts, tables: Mapping[str, Table]
 ) -> str:
     """The page of the run `name`, made at the time `created`."""
     parts = {
@@ -150,14 +148,10 @@ def html(
             corpus: [[*one[:3], one.limit if math.isfinite(one.limit) else None, *one[4:]] for one in found]
             for corpus, found in verdicts.items()
         },
-        "sheets": {
-            key: {"title": sheet.title, "columns": sheet.table.columns, "kinds": sheet.kinds, "rows": sheet.table.rows}
-            for key, sheet in sheets.items()
-            if key != "verdicts"
-        },
+        "sheets": {key: table.to_json() for key, table in tables.items() if key != "verdicts"},
         "charts": {one.statistics.name: _charts(one) for one in surveyed},
     }
-    return page.render("stats.html", parts, data, {"js": page.asset("page.js") + page.asset("stats.js")}, {})
+    return page.render_page("stats.html", parts, data, {"js": page.asset("page.js") + page.asset("stats.js")}, {})
 
 
 def _charts(surveyed: SurveyedCorpus) -> dict[str, Any]:
@@ -188,40 +182,24 @@ def _method(surveyed: Sequence[SurveyedCorpus]) -> list[str]:
     return [line.format(near=settings.near, ngram=settings.ngram) for line in _METHOD]
 
 
-def markdown(name: str, surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts, sheets: Mapping[str, Sheet]) -> str:
+def corpus_markdown(
+    name: str, surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts, tables: Mapping[str, Table]
+) -> str:
     """The same for reading and for version control, without the charts."""
-    parts = [f"# {plain(name)}"]
+    parts = [f"# {escape_markdown(name)}"]
     for one in surveyed:
         corpus = one.statistics.name
-        lines = [f"- {plain(verdict.line())}" for verdict in verdicts[corpus]]
-        parts += [f"## Checks: {plain(corpus)}", plain(one.about), "\n".join(lines)]
-    tables = {key: sheet for key, sheet in sheets.items() if key != "verdicts"}
-    parts += [printing.markdown(tables), "## How it was measured", *map(plain, _method(surveyed))]
+        lines = [f"- {escape_markdown(verdict.line())}" for verdict in verdicts[corpus]]
+        parts += [f"## Checks: {escape_markdown(corpus)}", escape_markdown(one.about), "\n".join(lines)]
+    others = {key: table for key, table in tables.items() if key != "verdicts"}
+    parts += [tables_markdown(others), "## How it was measured", *map(escape_markdown, _method(surveyed))]
     return storable("\n\n".join(parts) + "\n")
 
 
-def terminal(surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts, sheets: Mapping[str, Sheet]) -> str:
+def corpus_text(surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts, tables: Mapping[str, Table]) -> str:
     """Table 3 and a line for each check of each corpus."""
-    lines = aligned(sheets["table3"])
+    lines = tables["table3"].aligned()
     for one in surveyed:
         lines += ["", f"{one.statistics.name}: {one.about}"]
         lines += [f"  {verdict.line()}" for verdict in verdicts[one.statistics.name]]
     return storable("\n".join(lines))
-
-
-def aligned(sheet: Sheet) -> list[str]:
-    """A table in columns of letters: text to the left, numbers to the right; a Chinese letter takes two places."""
-    rows = [sheet.table.columns, *sheet.printed()]
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = []
-        for cell, width, kind in zip(row, widths, sheet.kinds, strict=True):
-            blanks = " " * (width - _width(cell))
-            cells.append(cell + blanks if kind == TEXT else blanks + cell)
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
-def _width(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)

@@ -24,7 +24,7 @@ from omniner.corpus.stats.measure import mentions_in_split, split_pairs, trainin
 from omniner.corpus.stats.mentions import SAME, CategoryStats, Overlap
 from omniner.corpus.stats.verdicts import SKIPPED, SurveyedCorpus, Verdict
 from omniner.corpus.taxonomy import primary_of
-from omniner.report.tables import COUNT, NONE, TEXT, Cell, Sheet, Table
+from omniner.report.tables import COUNT, NONE, TEXT, Cell, Table, columns
 
 Rows = Iterator[list[Cell]]
 
@@ -278,21 +278,21 @@ class _Plan(NamedTuple):
     rows: Callable[[SurveyedCorpus, _Asked], Rows]
 
 
-def build(corpora: Sequence[SurveyedCorpus], verdicts: Verdicts, settings: StatsConfig) -> dict[str, Sheet]:
-    """All sheets by name; those without a row are there, too."""
+def build_corpus_tables(
+    corpora: Sequence[SurveyedCorpus], verdicts: Verdicts, settings: StatsConfig
+) -> dict[str, Table]:
+    """All tables by name; those without a row are there, too."""
     asked = _Asked(split_names(corpora), verdicts, settings)
     return {name: _sheet(corpora, plan, asked) for name, plan in _SHEETS.items()}
 
 
-def _sheet(corpora: Sequence[SurveyedCorpus], plan: _Plan, asked: _Asked) -> Sheet:
-    names, kinds = ["corpus"], [TEXT]
+def _sheet(corpora: Sequence[SurveyedCorpus], plan: _Plan, asked: _Asked) -> Table:
+    heads = columns(TEXT, "corpus")
     for column in plan.columns.split():
         name, _, kind = column.partition(":")
-        columns = asked.splits if name == "*" else [name]
-        names += columns
-        kinds += [kind or COUNT] * len(columns)
+        heads += columns(kind or COUNT, *(asked.splits if name == "*" else [name]))
     cells = [[surveyed.statistics.name, *row] for surveyed in corpora for row in plan.rows(surveyed, asked)]
-    return Sheet(plan.title.format(rare=asked.settings.rare), Table(names, cells), kinds)
+    return Table(plan.title.format(rare=asked.settings.rare), heads, cells)
 
 
 def split_names(corpora: Sequence[SurveyedCorpus]) -> list[str]:
@@ -404,7 +404,7 @@ _SHEETS = {
 }
 
 
-def figures(surveyed: SurveyedCorpus) -> dict[str, float]:
+def corpus_numbers(surveyed: SurveyedCorpus) -> dict[str, float]:
     """The main figures of a corpus by name, for runs to be compared by."""
     statistics = surveyed.statistics
     texts, labels = statistics.texts.values(), statistics.labels.values()
@@ -437,7 +437,7 @@ def figures(surveyed: SurveyedCorpus) -> dict[str, float]:
     return values
 
 
-def to_json(corpora: Sequence[SurveyedCorpus], verdicts: Verdicts) -> dict[str, Any]:
+def corpus_json(corpora: Sequence[SurveyedCorpus], verdicts: Verdicts) -> dict[str, Any]:
     """Everything as JSON object; examples are in the tables."""
     return {"corpora": {one.statistics.name: _corpus_json(one, verdicts[one.statistics.name]) for one in corpora}}
 
@@ -447,7 +447,7 @@ def _corpus_json(surveyed: SurveyedCorpus, verdicts: Sequence[Verdict]) -> dict[
     return {
         "about": surveyed.about,
         "tokens": tokens_of(surveyed),
-        **figures(surveyed),
+        **corpus_numbers(surveyed),
         "splits": {
             split: {**texts._asdict(), **_labels_json(surveyed, split)} for split, texts in statistics.texts.items()
         },

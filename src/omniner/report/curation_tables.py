@@ -1,33 +1,35 @@
-"""What a filtered corpus shows: before and after, folds, votes, categories, and the labels that are doubted.
+"""The tables of work on labels: filtered and divided corpora, agreement of annotators, human performance.
 
-In go the verdicts on all sentences, the kept ones and what was dropped; out come sheets by name, the figures as JSON,
-and the main ones in words.
-
-What a divided corpus shows: the sizes of its parts, and every category's share in each of them.
-
-In go the sentences and their `Division`; out come sheets by name, and the same figures as JSON. A deviation is the
-share of a category's mentions that a part has, minus the share that it was to have.
+A filter shows what was taken out as too easy and which labels are doubted; a division the sizes of its parts and every
+category's share in each, as deviations (share of a category's mentions that a part has, minus the share it was to
+have). Agreement shows figures with intervals, pairs, categories, error types of every pair, disputed surfaces, and
+where the guidelines should say more: frequent disagreements of one type, put as the question that they leave open.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import combinations
+from typing import Any, NamedTuple
 
+from omniner.annotators.reliability import F1_KINDS, Agreement, Estimate
 from omniner.corpus.easy import ContradictedLabel, RareCategory, ReviewedSentence
 from omniner.corpus.splits import Division
 from omniner.corpus.taxonomy import primary_of
-from omniner.records import Sentence, entity_to_json
-from omniner.report.tables import COUNT, POINTS, SHARE, TEXT, Cell, Sheet, Table
+from omniner.records import Entity, Sentence, entity_to_json
+from omniner.report.tables import CHANGE, COUNT, NONE, POINTS, SHARE, TEXT, Cell, Table, columns
+from omniner.score.error_types import ERROR_TYPES, error_types
+from omniner.score.human import SCORES, coverage_notes, human_rows, summarise_scores
+from omniner.score.results import ErrtaError, ScoreResult
 
 EXAMPLES = 5  # ids named beside a difference
-SCORES = ("precision", "recall", "f1")
 
 
 @dataclass(frozen=True)
-class Filtered:
+class FilterResult:
     """All that a filter found: `folds` has the scores of each fold's model on the others, by metric name."""
 
     verdicts: list[ReviewedSentence]
@@ -56,8 +58,8 @@ class Filtered:
         return [counts[right] for right in range(len(self.folds))]
 
 
-def filter_sheets(filtered: Filtered) -> dict[str, Sheet]:
-    """All sheets by name."""
+def build_filter_tables(filtered: FilterResult) -> dict[str, Table]:
+    """All tables by name."""
     return {
         "numbers": _numbers(filtered),
         "folds": _folds(filtered),
@@ -68,7 +70,7 @@ def filter_sheets(filtered: Filtered) -> dict[str, Sheet]:
     }
 
 
-def filter_json(filtered: Filtered) -> dict[str, Any]:
+def filter_json(filtered: FilterResult) -> dict[str, Any]:
     """The figures as JSON object."""
     before, after = _counts(verdict.sentence for verdict in filtered.verdicts), _counts(filtered.kept)
     return {
@@ -89,7 +91,7 @@ def dropped_to_json(dropped: Iterable[RareCategory]) -> list[dict[str, Any]]:
     return [{"id": id, **entity_to_json(entity)} for one in dropped for id, entity in one.mentions]
 
 
-def filter_summary(filtered: Filtered) -> list[str]:
+def filter_summary(filtered: FilterResult) -> list[str]:
     """The main figures in words."""
     total, removed, needed = len(filtered.verdicts), len(filtered.removed), len(filtered.folds) - 1
     before, after = _counts(verdict.sentence for verdict in filtered.verdicts), _counts(filtered.kept)
@@ -123,29 +125,30 @@ def _counts(sentences: Iterable[Sentence]) -> dict[str, int]:
     }
 
 
-def _numbers(filtered: Filtered) -> Sheet:
+def _numbers(filtered: FilterResult) -> Table:
     before, after = _counts(verdict.sentence for verdict in filtered.verdicts), _counts(filtered.kept)
     rows: list[list[Cell]] = [[name, count, after[name], after[name] / max(count, 1)] for name, count in before.items()]
-    return Sheet("Before and after", Table(["what", "before", "kept", "share"], rows), [TEXT, COUNT, COUNT, SHARE])
+    heads = [*columns(TEXT, "what"), *columns(COUNT, "before", "kept"), *columns(SHARE, "share")]
+    return Table("Before and after", heads, rows)
 
 
-def _folds(filtered: Filtered) -> Sheet:
+def _folds(filtered: FilterResult) -> Table:
     rows: list[list[Cell]] = []
     for number, scores in enumerate(filtered.folds):
         own = sum(verdict.fold == number for verdict in filtered.verdicts)
         rows.append([f"{number + 1}", own, len(filtered.verdicts) - own, *(scores[name] for name in SCORES)])
-    columns = ["fold", "sentences", "predicted", *SCORES]
-    return Sheet("Models: each on the folds it did not see", Table(columns, rows), [TEXT, COUNT, COUNT, *[SHARE] * 3])
+    heads = [*columns(TEXT, "fold"), *columns(COUNT, "sentences", "predicted"), *columns(SHARE, *SCORES)]
+    return Table("Models: each on the folds it did not see", heads, rows)
 
 
-def _votes(filtered: Filtered) -> Sheet:
+def _votes(filtered: FilterResult) -> Table:
     total = len(filtered.verdicts)
     rows: list[list[Cell]] = [[f"{right}", count, count / total] for right, count in enumerate(filtered.votes)]
-    title = "Votes: models that give exactly the gold entities"
-    return Sheet(title, Table(["right", "sentences", "share"], rows), [TEXT, COUNT, SHARE])
+    heads = [*columns(TEXT, "right"), *columns(COUNT, "sentences"), *columns(SHARE, "share")]
+    return Table("Votes: models that give exactly the gold entities", heads, rows)
 
 
-def _suspects(filtered: Filtered) -> Sheet:
+def _suspects(filtered: FilterResult) -> Table:
     """A row per difference; the order is that of the suspects."""
     ids: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
     for one in filtered.suspects:
@@ -154,12 +157,17 @@ def _suspects(filtered: Filtered) -> Sheet:
     for (doubt, difference), found in ids.items():
         sides = [[f"{text} {sign[1:]}" for sign, text in difference if sign[0] == side] for side in "-+"]
         rows.append([", ".join(sides[0]), ", ".join(sides[1]), doubt, len(found), ", ".join(found[:EXAMPLES])])
-    columns = ["gold", "models", "models_agree_on", "sentences", "examples"]
-    title = "Doubted labels: all models give the same other entities, in the sentence or for a mention"
-    return Sheet(title, Table(columns, rows), [TEXT, TEXT, TEXT, COUNT, TEXT])
+    heads = [
+        *columns(TEXT, "gold", "models", "models_agree_on"),
+        *columns(COUNT, "sentences"),
+        *columns(TEXT, "examples"),
+    ]
+    return Table(
+        "Doubted labels: all models give the same other entities, in the sentence or for a mention", heads, rows
+    )
 
 
-def _by(filtered: Filtered, what: str, name_of: Callable[[str], str]) -> Sheet:
+def _by(filtered: FilterResult, what: str, name_of: Callable[[str], str]) -> Table:
     """The mentions of each category or primary before and after; the most thinned out first."""
     before = _mentions((verdict.sentence for verdict in filtered.verdicts), name_of)
     after = _mentions(filtered.kept, name_of)
@@ -168,16 +176,15 @@ def _by(filtered: Filtered, what: str, name_of: Callable[[str], str]) -> Sheet:
         [name, count, easy[name], after[name], easy[name] / count]
         for name, count in sorted(before.items(), key=lambda item: (-easy[item[0]] / item[1], item[0]))
     ]
-    columns = [what, "before", "removed", "kept", "removed_share"]
-    title = f"Mentions by {what}, the easiest first"
-    return Sheet(title, Table(columns, rows), [TEXT, COUNT, COUNT, COUNT, SHARE])
+    heads = [*columns(TEXT, what), *columns(COUNT, "before", "removed", "kept"), *columns(SHARE, "removed_share")]
+    return Table(f"Mentions by {what}, the easiest first", heads, rows)
 
 
 def _mentions(sentences: Iterable[Sentence], name_of: Callable[[str], str]) -> Counter[str]:
     return Counter(name_of(entity.category) for sentence in sentences for entity in sentence.entities)
 
 
-def filter_metrics(filtered: Filtered) -> dict[str, float]:
+def filter_metrics(filtered: FilterResult) -> dict[str, float]:
     """What the run logs."""
     before, after = _counts(verdict.sentence for verdict in filtered.verdicts), _counts(filtered.kept)
     values: dict[str, float] = {f"filter/before/{name}": count for name, count in before.items()}
@@ -191,12 +198,12 @@ def filter_metrics(filtered: Filtered) -> dict[str, float]:
     return values
 
 
-def split_sheets(sentences: Sequence[Sentence], division: Division) -> dict[str, Sheet]:
-    """All sheets by name."""
-    return {"sizes": _sizes(sentences, division), "categories": _categories(sentences, division)}
+def build_split_tables(sentences: Sequence[Sentence], division: Division) -> dict[str, Table]:
+    """All tables by name."""
+    return {"sizes": _sizes(sentences, division), "categories": _split_categories(sentences, division)}
 
 
-def mentions(sentences: Sequence[Sentence], division: Division) -> dict[str, list[int]]:
+def mentions_by_part(sentences: Sequence[Sentence], division: Division) -> dict[str, list[int]]:
     """Category -> its mentions in each part, by name."""
     counts: Counter[tuple[str, int]] = Counter()
     for sentence, part in zip(sentences, division.parts, strict=True):
@@ -207,7 +214,7 @@ def mentions(sentences: Sequence[Sentence], division: Division) -> dict[str, lis
 
 def split_json(sentences: Sequence[Sentence], division: Division) -> dict[str, Any]:
     """The figures as JSON object."""
-    table, (largest, posts) = mentions(sentences, division), _groups(division)
+    table, (largest, posts) = mentions_by_part(sentences, division), _groups(division)
     return {
         "sentences": dict(zip(division.names, division.sizes, strict=True)),
         "targets": dict(zip(division.names, division.targets, strict=True)),
@@ -222,7 +229,7 @@ def split_json(sentences: Sequence[Sentence], division: Division) -> dict[str, A
 
 def split_summary(sentences: Sequence[Sentence], division: Division) -> list[str]:
     """The main figures in words."""
-    table, (largest, posts) = mentions(sentences, division), _groups(division)
+    table, (largest, posts) = mentions_by_part(sentences, division), _groups(division)
     total = len(sentences)
     sizes = zip(division.names, division.sizes, division.targets, strict=True)
     shown = (
@@ -253,7 +260,7 @@ def _groups(division: Division) -> tuple[int, int]:
     return max(map(len, division.groups)), division.posts
 
 
-def _sizes(sentences: Sequence[Sentence], division: Division) -> Sheet:
+def _sizes(sentences: Sequence[Sentence], division: Division) -> Table:
     rows: list[list[Cell]] = []
     for part, name in enumerate(division.names):
         held = division.of(sentences, part)
@@ -261,22 +268,197 @@ def _sizes(sentences: Sequence[Sentence], division: Division) -> Sheet:
         groups = sum(division.parts[members[0]] == part for members in division.groups)
         counts: list[Cell] = [size, size - division.targets[part], size / len(sentences), division.shares[part]]
         rows.append([name, *counts, groups, len(entities), len({entity.category for entity in entities})])
-    columns = ["split", "sentences", "off_target", "share", "wanted", "groups", "mentions", "categories"]
-    kinds = [TEXT, COUNT, "change", SHARE, SHARE, COUNT, COUNT, COUNT]
-    return Sheet("Sizes", Table(columns, rows), kinds)
+    heads = [*columns(TEXT, "split"), *columns(COUNT, "sentences"), *columns(CHANGE, "off_target")]
+    heads += [*columns(SHARE, "share", "wanted"), *columns(COUNT, "groups", "mentions", "categories")]
+    return Table("Sizes", heads, rows)
 
 
-def _categories(sentences: Sequence[Sentence], division: Division) -> Sheet:
+def _split_categories(sentences: Sequence[Sentence], division: Division) -> Table:
     """Farthest from their shares first."""
     groups: Counter[str] = Counter()
     for members in division.groups:
         groups.update({entity.category for position in members for entity in sentences[position].entities})
     found: list[tuple[float, str, list[Cell]]] = []
-    for name, counts in mentions(sentences, division).items():
+    for name, counts in mentions_by_part(sentences, division).items():
         away = [count / sum(counts) - share for count, share in zip(counts, division.shares, strict=True)]
         found.append((max(map(abs, away)), name, [name, groups[name], sum(counts), *counts, *away]))
     rows = [row for _, _, row in sorted(found, key=lambda item: (-item[0], item[1]))]
-    columns = ["category", "groups", "mentions", *division.names, *(f"{name}_deviation" for name in division.names)]
-    parts = len(division.names)
-    kinds = [TEXT, COUNT, COUNT, *[COUNT] * parts, *[POINTS] * parts]
-    return Sheet("Categories, farthest from their shares first (deviations in points)", Table(columns, rows), kinds)
+    heads = [*columns(TEXT, "category"), *columns(COUNT, "groups", "mentions", *division.names)]
+    heads += columns(POINTS, *(f"{name}_deviation" for name in division.names))
+    return Table("Categories, farthest from their shares first (deviations in points)", heads, rows)
+
+
+_EXAMPLES = 3  # surfaces named in one suggestion
+
+
+class Suggestion(NamedTuple):
+    """An open question of the guidelines: its type, what it is about, how often it came up, its commonest cases."""
+
+    type: str
+    about: str
+    times: int
+    examples: str
+    advice: str
+
+
+def build_agreement_tables(agreement: Agreement) -> dict[str, Table]:
+    """All tables by name."""
+    return {
+        "figures": _figures(agreement),
+        "pairs": _pairs(agreement),
+        "suggestions": _suggestions(agreement),
+        "categories": _agreement_categories(agreement),
+        "errors": _errors(agreement),
+        "surfaces": _surfaces(agreement),
+    }
+
+
+def none_if_nan(value: float) -> float | None:
+    """A figure for JSON: undefined ones are null."""
+    return None if math.isnan(value) else value
+
+
+def agreement_json(agreement: Agreement) -> dict[str, Any]:
+    """The figures, categories and error counts as JSON object."""
+    return {
+        "annotators": agreement.names,
+        "sentences": agreement.sentences,
+        "complete": agreement.complete,
+        "posts": agreement.posts,
+        "resampled": agreement.resampled,
+        "confidence": agreement.settings.confidence,
+        "figures": {
+            name: {key: none_if_nan(value) for key, value in figure._asdict().items()}
+            for name, figure in agreement.figures.items()
+        },
+        "categories": {
+            row.name: {
+                "mentions": dict(zip(agreement.names, row.mentions, strict=True)),
+                "f1": none_if_nan(row.f1),
+                "alpha_characters": none_if_nan(row.alpha_characters),
+                "alpha_spans": none_if_nan(row.alpha_spans),
+                "alpha_unitizing": none_if_nan(row.alpha_unitizing),
+            }
+            for row in agreement.categories
+        },
+        "errors": {
+            f"{one}, {other}": {kind: count.errors for kind, count in result.by_type.items()}
+            for (one, other), result in agreement.errors.items()
+        },
+    }
+
+
+def _cell(value: float) -> Cell:
+    return NONE if math.isnan(value) else value
+
+
+def _with_bounds(figure: Estimate) -> list[Cell]:
+    return [_cell(value) for value in figure]
+
+
+_MEANING = {
+    "alpha.characters": "Krippendorff's alpha over characters",
+    "alpha.spans": "Krippendorff's alpha over the spans that anyone marked",
+    "alpha.unitizing": "Krippendorff's alpha for unitizing (sentences that all have labelled)",
+    "kappa.characters": "Fleiss' kappa over characters (sentences that all have labelled)",
+    "f1.strict": "mean F1 of the pairs: same place and category",
+    "f1.boundary": "mean F1 of the pairs: same place",
+    "f1.relaxed": "mean F1 of the pairs: overlap, same category",
+}
+
+
+def _figures(agreement: Agreement) -> Table:
+    rows = [[text, *_with_bounds(agreement.figures[name])] for name, text in _MEANING.items()]
+    return Table("Agreement (x 100)", [*columns(TEXT, "figure"), *columns(SHARE, "value", "low", "high")], rows)
+
+
+def _pairs(agreement: Agreement) -> Table:
+    rows: list[list[Cell]] = []
+    for one, other in combinations(agreement.names, 2):
+        figures = [agreement.figures[f"f1.{kind}.{one}.{other}"] for kind in F1_KINDS]
+        rows.append([one, other, *(cell for figure in figures for cell in _with_bounds(figure))])
+    names = [f"{kind}{end}" for kind in F1_KINDS for end in ("", "_low", "_high")]
+    return Table("F1 of every pair", [*columns(TEXT, "one", "other"), *columns(SHARE, *names)], rows)
+
+
+def _agreement_categories(agreement: Agreement) -> Table:
+    rows: list[list[Cell]] = [
+        [row.name, *row.mentions, *map(_cell, (row.f1, row.alpha_characters, row.alpha_spans, row.alpha_unitizing))]
+        for row in sorted(agreement.categories, key=lambda row: (math.isnan(row.f1), row.f1, row.name))
+    ]
+    heads = [*columns(TEXT, "category"), *columns(COUNT, *(f"mentions {name}" for name in agreement.names))]
+    heads += columns(SHARE, "f1", "alpha_characters", "alpha_spans", "alpha_unitizing")
+    return Table("Categories, least agreed first", heads, rows)
+
+
+def _errors(agreement: Agreement) -> Table:
+    names = [entry.name for entry in error_types("span")]
+    rows: list[list[Cell]] = []
+    for (one, other), result in agreement.errors.items():
+        counts = [result.by_type[name].errors for name in names]
+        rows.append([one, other, *counts, sum(counts)])
+    heads = [*columns(TEXT, "one", "other"), *columns(COUNT, *names, "total")]
+    return Table("Disagreements by ERRTA type (the second against the first)", heads, rows)
+
+
+def _surfaces(agreement: Agreement) -> Table:
+    rows: list[list[Cell]] = []
+    for row in agreement.surfaces[: agreement.settings.top]:
+        if row.disputed:
+            labels = sorted(row.labels.items(), key=lambda item: (-item[1], item[0]))
+            said = ", ".join(f"{label or 'not marked'} {count}" for label, count in labels)
+            rows.append([row.surface, row.disputed, row.seen, row.disputed / row.seen, said])
+    heads = [*columns(TEXT, "surface"), *columns(COUNT, "disputed", "marked"), *columns(SHARE, "share")]
+    return Table("Most disputed surfaces", [*heads, *columns(TEXT, "labels in the disputes")], rows)
+
+
+def _suggestions(agreement: Agreement) -> Table:
+    errors = [error for result in agreement.errors.values() for error in result.errors]
+    rows: list[list[Cell]] = [list(found) for found in suggest_rules(errors)[: agreement.settings.top]]
+    heads = [*columns(TEXT, "type", "about"), *columns(COUNT, "count"), *columns(TEXT, "examples", "suggestion")]
+    return Table("What the guidelines should settle", heads, rows)
+
+
+def suggest_rules(errors: Iterable[ErrtaError]) -> list[Suggestion]:
+    """What the guidelines leave open, the most frequent first; depends on no order, and on no direction."""
+    cases: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    advice: dict[str, str] = {}
+    for error in errors:
+        question = ERROR_TYPES[error.type].question
+        shorter, longer = sorted((error.gold, error.predicted), key=_size)
+        about = " / ".join(sorted({entity.category for entity in (*shorter, *longer)}))
+        texts = (" + ".join(entity.text for entity in side) for side in (longer, shorter))
+        example = question.example.format(**dict(zip(("longer", "shorter"), texts, strict=True)))
+        cases[question.name, about][example] += 1
+        advice[question.name] = question.advice
+    found = []
+    for (name, about), examples in cases.items():
+        common = sorted(examples.items(), key=lambda item: (-item[1], item[0]))[:_EXAMPLES]
+        shown = ", ".join(f"{example} ({count})" for example, count in common)
+        found.append(Suggestion(name, about, examples.total(), shown, advice[name].format(about=about)))
+    return sorted(found, key=lambda item: (-item.times, item.type, item.about))
+
+
+def _size(side: tuple[Entity, ...]) -> tuple[int, str]:
+    return sum(len(entity.text) for entity in side), " ".join(entity.text for entity in side)
+
+
+def build_human_table(results: Mapping[str, ScoreResult], sentences: int) -> Table:
+    """Mean and spread per primary and for the whole, and the F1 of each person.
+
+    Args:
+        results: by person.
+        sentences: of the whole gold.
+    """
+    rows: list[list[Cell]] = []
+    for name, scores in human_rows(results).items():
+        cells: list[Cell] = [name, max(row.support for row in scores.values())]
+        for place in range(3):  # precision, recall, F1
+            mean, deviation, lowest, highest = summarise_scores([row[place] for row in scores.values()])
+            cells += [mean, deviation, lowest, highest]
+        rows.append([*cells, *(scores[one].f1 if one in scores else NONE for one in results)])
+    spreads = [f"{score}{what}" for score in SCORES for what in ("", "_deviation", "_lowest", "_highest")]
+    heads = [*columns(TEXT, "primary"), *columns(COUNT, "support")]
+    heads += columns(SHARE, *spreads, *(f"f1 {name}" for name in results))
+    title = "; ".join(["Human performance: mean and spread over the annotators", *coverage_notes(results, sentences)])
+    return Table(title, heads, rows)

@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from omniner.registry import ERROR_TYPES
-from omniner.report.tables import confusions
+from omniner.report.run_tables import count_confusions
 from omniner.score.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
 from omniner.score.results import ScoreResult, category_of
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FAMILY = "Noto Sans CJK SC"
-FILE = "NotoSansCJKsc-Regular.otf"
+FONT_FAMILY = "Noto Sans CJK SC"
+FONT_FILE = "NotoSansCJKsc-Regular.otf"
 MOST_CHARACTERS = 2500  # characters put into a page: 0.6 MB, 1.2 s
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 # What follows an emoji and is nothing alone: variation selectors, skin tones, a joiner with what it joins.
@@ -54,16 +54,16 @@ def font_file() -> Path:
     spec = find_spec("mplfonts")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("mplfonts, which carries the Chinese font, is a dependency of omniner")
-    return Path(spec.origin).parent / "fonts" / FILE
+    return Path(spec.origin).parent / "fonts" / FONT_FILE
 
 
 @cache
-def families() -> tuple[str, ...]:
+def font_families() -> tuple[str, ...]:
     """Font families for matplotlib, best first; the Chinese one is registered on the first call."""
     from matplotlib.font_manager import fontManager
 
     fontManager.addfont(font_file())
-    return (FAMILY, "DejaVu Sans")
+    return (FONT_FAMILY, "DejaVu Sans")
 
 
 @cache
@@ -72,11 +72,13 @@ def _drawn() -> frozenset[int]:
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     return frozenset(
-        point for family in families() for point in get_font(findfont(FontProperties(family=[family]))).get_charmap()
+        point
+        for family in font_families()
+        for point in get_font(findfont(FontProperties(family=[family]))).get_charmap()
     )
 
 
-def label(text: str, length: int = 0) -> str:
+def drawable_text(text: str, length: int = 0) -> str:
     """A text that matplotlib can draw: no line breaks, `�` for what no font has, cut to `length` with `…`.
 
     Most emoji are such: a whole one, with its skin tone and joiners, is one `�`. Tables and pages show what they are.
@@ -86,7 +88,7 @@ def label(text: str, length: int = 0) -> str:
     return f"{text[: length - 1]}…" if length and len(text) > length else text
 
 
-def face(texts: Iterable[str], name: str) -> str:
+def font_face(texts: Iterable[str], name: str) -> str:
     """A CSS `@font-face` rule called `name` with the most used characters of `texts`; empty for none."""
     uses: Counter[str] = Counter()
     for text in texts:
@@ -125,7 +127,7 @@ Curve = Sequence[tuple[int, float]]  # (step, value)
 INK, FAINT = "#22272e", "#6b7280"
 MOST_CONFUSED = 20  # categories of the confusion figure; more cannot be read
 MOST_ROWS = 200  # categories of the F1 figure, those with most gold; a longer image cannot be drawn or looked at
-LABEL = 14  # characters of a category name in a figure
+LABEL_LENGTH = 14  # characters of a category name in a figure
 
 _STYLE: dict[str, Any] = {
     "font.size": 9,
@@ -156,7 +158,7 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def figures(result: ScoreResult, curves: Mapping[str, Curve]) -> dict[str, bytes]:
+def draw_run_figures(result: ScoreResult, curves: Mapping[str, Curve]) -> dict[str, bytes]:
     """The figures that this result has something for, by name.
 
     Args:
@@ -171,7 +173,7 @@ def figures(result: ScoreResult, curves: Mapping[str, Curve]) -> dict[str, bytes
         made["f1_by_category"] = png((8, height), lambda figure: _f1(figure, result))
     if result.errta.errors:
         made["error_types"] = png((8, 3.4), lambda figure: _types(figure, result))
-        names, counts = type_by_primary(result)
+        names, counts = errors_by_primary(result)
         height = 1.6 + 0.24 * len(names)
         made["errors_by_primary"] = png((8, height), lambda figure: _by_primary(figure, result, names, counts))
     names, counts = most_confused(result, MOST_CONFUSED)
@@ -180,7 +182,7 @@ def figures(result: ScoreResult, curves: Mapping[str, Curve]) -> dict[str, bytes
     return made
 
 
-def type_by_primary(result: ScoreResult) -> tuple[list[str], npt.NDArray[np.int64]]:
+def errors_by_primary(result: ScoreResult) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Primaries (most errors first) and their errors of each type, in the order of `errta.by_type`."""
     types = {name: i for i, name in enumerate(result.errta.by_type)}
     rows: dict[str, npt.NDArray[np.int64]] = {}
@@ -195,7 +197,7 @@ def type_by_primary(result: ScoreResult) -> tuple[list[str], npt.NDArray[np.int6
 
 def most_confused(result: ScoreResult, top: int) -> tuple[list[str], npt.NDArray[np.int64]]:
     """The `top` categories with most confusions, neighbours of one primary together, and gold x predicted counts."""
-    counts = confusions(result.errta.errors)
+    counts = count_confusions(result.errta.errors)
     involved: dict[str, int] = {}
     for pair, count in counts.items():
         for name in pair:
@@ -217,7 +219,7 @@ def png(size: tuple[float, float], draw: Callable[[Figure], None]) -> bytes:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        style: Any = {**_STYLE, "font.family": list(families())}
+        style: Any = {**_STYLE, "font.family": list(font_families())}
         matplotlib.rcParams.update(style)
         figure = NewFigure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
@@ -274,7 +276,7 @@ def _f1(figure: Figure, result: ScoreResult) -> None:
         ax.text(right, len(rows) - 0.2, heading, va="bottom", ha="right", fontsize=7.5, color=FAINT)
     micro = result.metrics.micro.f1
     ax.axvline(micro, color=ORANGE, linewidth=1.1, linestyle=(0, (4, 3)))
-    ax.set_yticks(places, [label(name, LABEL) for name, _ in rows], fontsize=8)
+    ax.set_yticks(places, [drawable_text(name, LABEL_LENGTH) for name, _ in rows], fontsize=8)
     ax.set_ylim(-0.7, len(rows) - 0.3)
     ax.set_xlim(0, 1.2)
     ax.set_xticks(np.arange(0, 1.01, 0.2))
@@ -309,7 +311,7 @@ def _by_primary(figure: Figure, result: ScoreResult, names: list[str], counts: n
     _heat(ax, counts, 7.5)
     ax.set_xticks(np.arange(len(columns)), columns, fontsize=8)
     ax.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
-    ax.set_yticks(np.arange(len(names)), [label(name, LABEL) for name in names])
+    ax.set_yticks(np.arange(len(names)), [drawable_text(name, LABEL_LENGTH) for name in names])
     ax.set_title(f"{int(counts.sum()):,} errors by type and primary ({len(names)} primaries)")
 
 
@@ -317,14 +319,14 @@ def _confusion(figure: Figure, result: ScoreResult, names: list[str], counts: np
     """Heat map of gold x predicted without the diagonal: only what went wrong."""
     ax = figure.subplots()
     _heat(ax, counts, 7)
-    shown = [label(name, LABEL) for name in names]
+    shown = [drawable_text(name, LABEL_LENGTH) for name in names]
     ax.set_xticks(np.arange(len(names)), shown, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(np.arange(len(names)), shown)
     for i in range(len(names)):
         ax.add_patch(_cell(i))
     ax.set_xlabel("predicted category")
     ax.set_ylabel("gold category")
-    total = confusions(result.errta.errors).total()
+    total = count_confusions(result.errta.errors).total()
     ax.set_title(f"{int(counts.sum()):,} of {total:,} confusions, between the {len(names)} most confused categories")
 
 

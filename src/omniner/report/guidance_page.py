@@ -2,19 +2,44 @@
 
 In goes `Guidance`, out come texts. The page is one file without scripts that loads nothing (`pages.page`); all that
 comes from a corpus or a teacher is escaped. Each note stands beside its evidence and says whose word it is.
+
+What a prompt search says: its table, its Markdown, its JSON, and how to use the best prompt.
+
+In goes a `SearchResult`, out come texts. Figures stand beside what they rest on: every F1 with the sentences or the
+steps it was measured on, the best one with its interval and with what is left of it without the luck of the choice.
 """
 
 from __future__ import annotations
 
 import html as markup
-from collections.abc import Iterable, Sequence
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from omniner import __version__
+from omniner.config.groups import CompareConfig
 from omniner.guidance.lessons import COUNTED, Guidance, Lesson, LessonExample, SuspectLabel
 from omniner.guidance.notes import describe_facts
+from omniner.guidance.prompt_search import CorrectedScore, VariantScore
 from omniner.guidance.questions import lesson_id
 from omniner.records import Entity, storable
 from omniner.report import page
-from omniner.report.tables import Table
+from omniner.report.tables import (
+    COUNT,
+    NONE,
+    POINTS,
+    RATE,
+    SHARE,
+    TEXT,
+    Cell,
+    Table,
+    columns,
+    escape_markdown,
+    tables_markdown,
+)
+from omniner.score.resampling import smallest_p
 
 _SECTIONS = {"summary": "Summary", "lessons": "Lessons", "suspects": "Annotation"}
 _SHOWN = 5  # lessons in the summary
@@ -25,7 +50,7 @@ _TEST = (
 )
 
 
-def summary(guidance: Guidance) -> str:
+def guidance_summary(guidance: Guidance) -> str:
     """A few lines of plain text."""
     scores, rest = guidance.scores, guidance.rest
     told = scores["errors"] - rest["errors"]
@@ -33,7 +58,7 @@ def summary(guidance: Guidance) -> str:
         f"{scores['errors']:,.0f} errors on {scores['sentences']:,.0f} sentences of {guidance.split} "
         f"(F1 {scores['f1']:.2%}) of {guidance.source['name']}",
         f"  {len(guidance.lessons)} lessons cover {told:,.0f} of them; {rest['clusters']:,} smaller clusters have none",
-        f"  {author(guidance)}",
+        f"  {guidance_author(guidance)}",
     ]
     lines += [f"  {lesson.count:>6,}  {lesson_id(lesson)}" for lesson in guidance.lessons[:_SHOWN]]
     if guidance.suspects:
@@ -41,7 +66,7 @@ def summary(guidance: Guidance) -> str:
     return "\n".join([*lines, *([f"  {_TEST}"] if guidance.from_test else [])])
 
 
-def author(guidance: Guidance) -> str:
+def guidance_author(guidance: Guidance) -> str:
     """Whose word the notes are, and what it cost."""
     teacher = guidance.teacher
     if teacher["kind"] == "none":
@@ -54,31 +79,31 @@ def author(guidance: Guidance) -> str:
     )
 
 
-def sheets(guidance: Guidance) -> dict[str, Table]:
+def build_guidance_tables(guidance: Guidance) -> dict[str, Table]:
     """Tables by name: the lessons, and the suspected labels."""
-    lessons = Table(
-        ["kind", "gold", "predicted", "count", "by", "rule", "surfaces"],
+    rows: list[list[Cell]] = [
         [
-            [
-                lesson.kind,
-                lesson.gold,
-                lesson.predicted,
-                lesson.count,
-                lesson.note.by,
-                " / ".join(lesson.note.rule.values()),
-                ", ".join(f"{text} {count}" for text, count in lesson.surfaces),
-            ]
-            for lesson in guidance.lessons
-        ],
-    )
-    names = ("surface", "gold", "usual", "share", "seen", "count", "agreeing", "verdict", "reason", "id", "text")
-    rows = [[getattr(suspect, name) for name in names] for suspect in guidance.suspects]
-    return {"lessons": lessons, "suspects": Table(list(names), rows)}
+            lesson.kind,
+            lesson.gold,
+            lesson.predicted,
+            lesson.count,
+            lesson.note.by,
+            " / ".join(lesson.note.rule.values()),
+            ", ".join(f"{text} {count}" for text, count in lesson.surfaces),
+        ]
+        for lesson in guidance.lessons
+    ]
+    heads = [*columns(TEXT, "kind", "gold", "predicted"), *columns(COUNT, "count")]
+    lessons = Table("Lessons", [*heads, *columns(TEXT, "by", "rule", "surfaces")], rows)
+    heads = [*columns(TEXT, "surface", "gold", "usual"), *columns(RATE, "share")]
+    heads += [*columns(COUNT, "seen", "count", "agreeing"), *columns(TEXT, "verdict", "reason", "id", "text")]
+    rows = [[getattr(suspect, head.name) for head in heads] for suspect in guidance.suspects]
+    return {"lessons": lessons, "suspects": Table("Suspected annotation errors", heads, rows)}
 
 
-def markdown(guidance: Guidance) -> str:
+def guidance_markdown(guidance: Guidance) -> str:
     """All of it for reading and for version control."""
-    told = (f"    {line}" for line in summary(guidance).splitlines())  # as code: it stays in lines, and plain
+    told = (f"    {line}" for line in guidance_summary(guidance).splitlines())  # as code: it stays in lines, and plain
     lines = [f"# Guidance from {_plain(guidance.source['name'])}", "", *told, ""]
     for number, lesson in enumerate(guidance.lessons, 1):
         lines += [f"## {number}. {_plain(lesson_id(lesson))}", "", *_lesson_markdown(lesson, guidance), ""]
@@ -90,7 +115,7 @@ def markdown(guidance: Guidance) -> str:
     return storable("\n".join(lines) + "\n")
 
 
-def html(guidance: Guidance, name: str) -> str:
+def render_guidance_page(guidance: Guidance, name: str) -> str:
     """The page of the run `name`."""
     scores, source = guidance.scores, guidance.source
     cards = [
@@ -110,7 +135,7 @@ def html(guidance: Guidance, name: str) -> str:
         "nav": page.nav(sections),
         "warning": f'<p class="notice">{_safe(_TEST)}</p>' if guidance.from_test else "",
         "cards": page.cards(cards),
-        "author": _safe(author(guidance)),
+        "author": _safe(guidance_author(guidance)),
         "details": page.details(details),
         "lessons": "".join(lessons),
         "suspects": _list([_safe(_suspect(suspect)) for suspect in guidance.suspects]),
@@ -118,7 +143,7 @@ def html(guidance: Guidance, name: str) -> str:
         if failures
         else "",
     }
-    return page.render("guidance.html", parts, None, {}, {})
+    return page.render_page("guidance.html", parts, None, {}, {})
 
 
 def _lesson_markdown(lesson: Lesson, guidance: Guidance) -> list[str]:
@@ -196,3 +221,246 @@ def _safe(text: str) -> str:
 def _plain(text: str) -> str:
     """One line that Markdown shows as it is."""
     return "".join(f"\\{letter}" if letter in "\\`*_[]<>#|" else letter for letter in " ".join(text.split()))
+
+
+_PLAIN_VALUE = re.compile(
+    r"(?!(?:null|true|false|nan|inf)$)[a-z_][\w./\-]*", re.ASCII | re.IGNORECASE
+)  # to Hydra: text
+
+_SEEN = (
+    "The guidance is about errors on dev, where the variants are compared: sentences that it shows are left out, but "
+    "its rules were made with the rest in sight. Differences from the generic prompt are optimistic for that; notes of "
+    "guide.split=train are not."
+)
+_SEARCHED_ON_TEST = (
+    "The guidance is about errors on the reported split (guide.allow_test): scores there with it are no test."
+)
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """A variant and how it went.
+
+    Attributes:
+        name: of the variant; `about` says what it is.
+        overrides: keys that give this prompt, with their values.
+        sha: of the prompt.
+        length: of its texts, in `SearchResult.measure`.
+        lessons: numbers of those that stand in it.
+        covered: share of the guidance's errors that are of their kinds.
+        standings: after each rung it was in.
+        stopped: the rung after which it went; 0 = none.
+        why: it went.
+    """
+
+    name: str
+    about: str
+    overrides: Mapping[str, Any]
+    sha: str
+    length: int
+    lessons: Sequence[int]
+    covered: float
+    standings: Sequence[VariantScore]
+    stopped: int
+    why: str
+
+
+@dataclass(frozen=True)
+class BaselineDifference:
+    """How much better the best prompt is than another one, with its interval and p-values.
+
+    The best prompt is the best of `family` that could have been it: `p_corrected` is Holm's p over the others that it
+    is compared with, times `family` (Bonferroni's method over the choice). The interval is not corrected.
+    """
+
+    name: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_corrected: float
+    family: int
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A finished search.
+
+    Attributes:
+        tried: the variants, the best first.
+        same: (name, other) of variants that were the same prompt as another one.
+        rungs: what each was, in words: `50 sentences`, `200 steps`.
+        sentences: of dev in the last rung; `posts` they are of.
+        left_out: sentences of dev that some variant shows, or that stand in train where models are trained.
+        against: the best prompt against the baselines it is not.
+        corrected: F1 of a best variant on sentences that did not choose it; None where dev is a single post.
+        choices: variants among which that choice was made.
+        cost: what was asked or trained, in words.
+        measure: tokens | characters.
+        split: of the guidance's errors.
+        from_test: whether that is the reported split.
+        settings: of the tests and intervals.
+    """
+
+    tried: Sequence[VariantResult]
+    same: Sequence[tuple[str, str]]
+    rungs: Sequence[str]
+    sentences: int
+    posts: int
+    left_out: int
+    against: Sequence[BaselineDifference]
+    corrected: CorrectedScore | None
+    choices: int
+    cost: str
+    measure: str
+    split: str
+    from_test: bool
+    settings: CompareConfig
+
+    @property
+    def best(self) -> VariantResult:
+        """The variant with the highest F1 of those that were in the last rung."""
+        return self.tried[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `search.json`."""
+        value = asdict(self)
+        for item, tried in zip(value["tried"], self.tried, strict=True):
+            item["standings"] = [standing._asdict() for standing in tried.standings]
+        value["corrected"] = self.corrected._asdict() if self.corrected else None
+        value["settings"] = {name: getattr(self.settings, name) for name in ("resamples", "confidence", "seed")}
+        return {"version": __version__, "best": self.best.name, "command": override_line(self.best.overrides), **value}
+
+
+def build_search_table(result: SearchResult) -> Table:
+    """The variants by rung, the best first."""
+    heads = [*columns(TEXT, "variant", "what"), *columns(COUNT, "lessons"), *columns(TEXT, "which")]
+    heads += [*columns(SHARE, "errors covered"), *columns(COUNT, result.measure)]
+    heads += columns(SHARE, *(f"F1, {rung}" for rung in result.rungs), "low", "high")
+    heads += [*columns(POINTS, "apart low", "apart high"), *columns(TEXT, "stopped after", "why")]
+    rows: list[list[Cell]] = []
+    for one in result.tried:
+        f1: list[Cell] = [standing.f1 for standing in one.standings]
+        last = one.standings[-1] if one.standings else None
+        which = " ".join(map(str, one.lessons))
+        row: list[Cell] = [one.name, one.about, len(one.lessons), which, one.covered, one.length]
+        row += [*f1, *[NONE] * (len(result.rungs) - len(f1))]
+        row += [last.low, last.high, last.difference_low, last.difference_high] if last else [NONE] * 4
+        row += [result.rungs[one.stopped - 1] if one.stopped else NONE, one.why]
+        rows.append(row)
+    title = (
+        f"Variants by rung; low to high is the {result.settings.confidence:.0%} interval of the last F1, apart low to "
+        "high that of its difference from the best one there"
+    )
+    return Table(title, heads, rows)
+
+
+def search_summary(result: SearchResult) -> list[str]:
+    """The result in a few lines of plain text."""
+    best, final = result.best, result.best.standings[-1]
+    confidence = f"{result.settings.confidence:.0%}"
+    lines = [
+        f"best prompt: {best.name} ({best.about}), {best.length:,} {result.measure}",
+        f"dev F1 {final.f1:.2%} [{final.low:.2%}, {final.high:.2%}] {confidence} interval, on {result.sentences:,} "
+        f"sentences of dev",
+    ]
+    lines += [_against(one, result.settings) for one in result.against]
+    if result.corrected is not None:
+        luck = 100 * (final.f1 - result.corrected.f1)
+        lines.append(
+            f"the best of {result.choices} is chosen for its luck, too: on sentences that did not choose it, such a "
+            f"prompt has F1 {result.corrected.f1:.2%} ({luck:+.2f} points of optimism; a test set tells)"
+        )
+    return [*lines, result.cost]
+
+
+def _against(one: BaselineDifference, settings: CompareConfig) -> str:
+    verdict = "better than" if one.difference > 0 else "no better than"
+    chance = "significant" if one.p_corrected < settings.alpha else "may be chance"
+    return (
+        f"{verdict} {one.name}: {100 * one.difference:+.2f} points [{100 * one.low:+.2f}, {100 * one.high:+.2f}], "
+        f"p {one.p_corrected:.3g} (Holm, and Bonferroni over the {one.family} prompts it was chosen among), {chance}"
+    )
+
+
+def search_warnings(result: SearchResult) -> list[str]:
+    """What the figures must be read with."""
+    found = [_SEEN] if result.split == "dev" else []
+    found += [_SEARCHED_ON_TEST] if result.from_test else []
+    least = min(1.0, len(result.against) * max((one.family for one in result.against), default=0)
+                * smallest_p(result.settings.permutations, 1))  # fmt: skip
+    if least >= result.settings.alpha:
+        found.append(
+            f"{result.settings.permutations:,} permutations cannot make any difference significant (smallest possible "
+            f"corrected p {least:.3g}): set compare.permutations higher."
+        )
+    failed = [one.name for one in result.tried if not one.standings]
+    return found + ([f"Never judged, because their runs failed: {', '.join(failed)}."] if failed else [])
+
+
+def override_line(overrides: Mapping[str, Any]) -> str:
+    """What to put on the command line, of a shell, for this prompt."""
+    return " ".join(
+        shlex.quote(f"{key}={_value(value)}") if isinstance(value, str) else f"{key}={_value(value)}"
+        for key, value in overrides.items()
+    )
+
+
+def _value(value: Any) -> str:
+    """As Hydra reads it."""
+    if value is None:
+        return "null"
+    if isinstance(value, list):
+        return f"[{','.join(map(str, value))}]"
+    if not isinstance(value, str) or _PLAIN_VALUE.fullmatch(value):
+        return str(value)
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)  # backslashes mean something only before a quote
+    return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
+
+
+def search_markdown(result: SearchResult, name: str, prompt: str, by_name: str) -> str:
+    """All of it as Markdown.
+
+    Args:
+        result: of the search.
+        name: of the run.
+        prompt: the best prompt as a model is told it.
+        by_name: arguments that choose its configuration, which the run has written.
+    """
+    parts = [f"# {escape_markdown(name)}", "\n".join(f"- {escape_markdown(line)}" for line in search_summary(result))]
+    parts += [f"**{escape_markdown(warning)}**" for warning in search_warnings(result)]
+    parts += ["## How to use it", "With any task that is told a prompt, by its name:", _block(by_name)]
+    parts += [
+        "or, beside the other settings of `prompt` that this search had, by its keys:",
+        _block(override_line(result.best.overrides)),
+    ]
+    parts += [tables_markdown({"search": build_search_table(result)}).rstrip()]
+    if result.same:
+        parts.append(
+            "The same prompt as another variant: " + escape_markdown("; ".join(f"{a} = {b}" for a, b in result.same))
+        )
+    parts += ["## How it was chosen", *map(escape_markdown, _method(result)), "## The prompt", _block(prompt)]
+    return storable("\n\n".join(parts) + "\n")
+
+
+def _method(result: SearchResult) -> list[str]:
+    settings = result.settings
+    return [
+        f"All variants are compared on the same sentences of dev, drawn by post; {result.left_out:,} sentences that "
+        "some variant shows, or a model would be trained on, are left out for all. The generic prompt and the one of "
+        "prompt.from_run go through all rungs.",
+        "After each rung a variant goes if the interval of its difference from the best one lies below 0 (paired "
+        f"bootstrap over posts, {settings.resamples:,} draws, {settings.confidence:.0%}), or if it is not among the "
+        "best of search.keep and search.spare. Of equally good ones the shorter prompt is the better.",
+        f"The tests against the two are those of task=compare over {result.posts:,} posts. Because the best prompt was "
+        "chosen on the same sentences, their p-values, after Holm's method, are multiplied by the number of prompts "
+        "that were judged beside the one it is compared with (Bonferroni's method). Intervals are not corrected for "
+        "the choice: those of the best prompt's F1 and of its differences are optimistic. The F1 without optimism "
+        f"repeats the choice among the {result.choices} variants of the last rung on each draw and scores it on the "
+        "posts left out of the draw; what was dropped before is not chosen again, so some optimism may be left.",
+    ]
+
+
+def _block(content: str) -> str:
+    """Text as it is: indented, which nothing in it can end."""
+    return "\n".join(f"    {line}" for line in content.split("\n"))

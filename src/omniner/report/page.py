@@ -23,7 +23,7 @@ from omniner.records import Entity, storable
 from omniner.report import figures
 
 
-def render(
+def render_page(
     template: str, parts: Mapping[str, str], data: Any, scripts: Mapping[str, str], libraries: Mapping[str, str]
 ) -> str:
     """The page.
@@ -44,7 +44,7 @@ def render(
         "scripts": _scripts(block, scripts, libraries),
         "noscript": _NOSCRIPT if scripts else "",
         "policy": _policy([*scripts.values(), *libraries.values()]),
-        "font": figures.face((*parts.values(), block), "OmniNER Han"),
+        "font": figures.font_face((*parts.values(), block), "OmniNER Han"),
         "css": asset("report.css"),
         "footer": f"OmniNER {omniner.__version__}; this file is complete: it loads nothing from anywhere.",
     }
@@ -96,15 +96,15 @@ def details(items: Mapping[str, str]) -> str:
     return "".join(f"<dt>{markup.escape(term)}</dt><dd>{markup.escape(text)}</dd>" for term, text in items.items())
 
 
-def entity(found: Entity) -> list[Any]:
+def entity_values(found: Entity) -> list[Any]:
     """An entity as the scripts take it."""
     return list(found) if found.start is not None else [found.text, found.category]
 
 
-def places(wrong: Iterable[Entity], entities: list[Any]) -> list[int]:
+def entity_places(wrong: Iterable[Entity], entities: list[Any]) -> list[int]:
     """Where these entities stand in the list; one that the scorer changed or repaired is added to it."""
     found = []
-    for item in map(entity, wrong):
+    for item in map(entity_values, wrong):
         if item not in entities:
             entities.append(item)
         found.append(entities.index(item))

@@ -17,8 +17,9 @@ from typing import Any
 from omniner.config.groups import ErrtaConfig
 from omniner.registry import ERROR_TYPES
 from omniner.report import page
-from omniner.report.figures import type_by_primary
-from omniner.report.tables import Table, chosen_examples, confusions
+from omniner.report.figures import errors_by_primary
+from omniner.report.run_tables import count_confusions, examples_by_type
+from omniner.report.tables import Table
 from omniner.score.results import ScoreResult
 
 Curve = Sequence[tuple[int, float]]  # (step, value)
@@ -63,7 +64,7 @@ class RunFacts:
     issues: Mapping[str, int]  # code -> count, of reading the data as well as of scoring
 
 
-def html(
+def render_run_page(
     result: ScoreResult,
     tables: Mapping[str, Table],
     facts: RunFacts,
@@ -94,7 +95,7 @@ def html(
     }
     scripts = {"js": "".join(map(page.asset, ("page.js", "charts.js", "report.js")))}
     libraries = {"plotly": page.plotly()} if curves else {}
-    return page.render("report.html", parts, _data(result, tables, facts, curves, errta), scripts, libraries)
+    return page.render_page("report.html", parts, _data(result, tables, facts, curves, errta), scripts, libraries)
 
 
 def _cards(result: ScoreResult) -> str:
@@ -147,7 +148,7 @@ def _data(
     errta: ErrtaConfig,
 ) -> dict[str, Any]:
     """What the script of the page works on."""
-    primaries, by_primary = type_by_primary(result)
+    primaries, by_primary = errors_by_primary(result)
     sentences, examples = _examples(result, errta.examples)
     errors = len(result.errta.errors)
     kept = ""
@@ -158,14 +159,14 @@ def _data(
         kept += " A surface without offsets is marked where it first stands."
     return {
         "mode": result.mode,
-        "totals": {"errors": errors, "confusions": confusions(result.errta.errors).total()},
+        "totals": {"errors": errors, "confusions": count_confusions(result.errta.errors).total()},
         "types": [
             {"name": name, "count": n, "share": share, "fn": fn, "fp": fp}
             | {"colour": ERROR_TYPES[str(name)].colour, "meaning": ERROR_TYPES[str(name)].meaning}
             for name, n, share, fn, fp in tables["errta_counts"].rows
         ],
         "primary": dict(sorted(result.primary.items())),
-        "tables": {name: {"columns": tables[name].columns, "rows": tables[name].rows} for name in _SHOWN},
+        "tables": {name: tables[name].to_json() for name in _SHOWN},
         # the sentences of the suspected labels, which cannot be judged without them
         "suspects": [result.sentences[str(row[-1])].text for row in tables["suspected_annotation"].rows],
         "heat": {"names": primaries, "counts": by_primary.tolist()},
@@ -183,7 +184,7 @@ def _data(
 
 def _confusion(result: ScoreResult) -> dict[str, Any]:
     """Categories, the most confused first, and `[gold, predicted, count]` by their places."""
-    counts = confusions(result.errta.errors)
+    counts = count_confusions(result.errta.errors)
     involved: Counter[str] = Counter()
     for pair, count in counts.items():
         involved.update(dict.fromkeys(pair, count))
@@ -199,7 +200,7 @@ def _examples(result: ScoreResult, per_type: int) -> tuple[list[Any], list[Any]]
     Types and sentences are places in their lists; gold and predicted of an example are places in the sentence's
     lists, so that the page marks the entities of this error among all others.
     """
-    chosen = chosen_examples(result.errta.errors, per_type)
+    chosen = examples_by_type(result.errta.errors, per_type)
     place: dict[str, int] = {}
     sentences: list[Any] = []
     examples: list[Any] = []
@@ -213,8 +214,8 @@ def _examples(result: ScoreResult, per_type: int) -> tuple[list[Any], list[Any]]
                 [
                     number,
                     place[error.sentence_id],
-                    page.places(error.gold, gold),
-                    page.places(error.predicted, predicted),
+                    page.entity_places(error.gold, gold),
+                    page.entity_places(error.predicted, predicted),
                 ]
             )
     return sentences, examples
@@ -223,4 +224,9 @@ def _examples(result: ScoreResult, per_type: int) -> tuple[list[Any], list[Any]]
 def _sentence(result: ScoreResult, name: str) -> list[Any]:
     sentence, prediction = result.sentences[name], result.predictions.get(name)
     said = prediction.entities if prediction else []
-    return [name, sentence.text, [page.entity(e) for e in sentence.entities], [page.entity(e) for e in said]]
+    return [
+        name,
+        sentence.text,
+        [page.entity_values(e) for e in sentence.entities],
+        [page.entity_values(e) for e in said],
+    ]

@@ -18,7 +18,7 @@ from omniner.config.groups import Config
 from omniner.corpus.sources import Corpus
 from omniner.files import read_json, write_json, write_text, writing
 from omniner.records import Issue, Sentence, content_digest, to_line
-from omniner.report.tables import Sheet, Table
+from omniner.report.tables import Table
 from omniner.runs.folder import METRICS
 from omniner.tracking.tracked_run import DataInput, Run
 
@@ -61,12 +61,12 @@ class Context:
     def publish_table(self, name: str, table: Table) -> None:
         """Write `tables/<name>.csv` and keep the table with the tracked run, whose UI compares it between runs."""
         write_text(self.folder / "tables" / f"{name}.csv", table.to_csv())
-        self.run.table(table.columns, table.rows, f"tables/{name}.json")
+        self.run.table(table.names, table.rows, f"tables/{name}.json")
 
-    def publish_sheets(self, prefix: str, sheets: Mapping[str, Sheet]) -> None:
-        """Publish the table of each sheet under the name `<prefix>_<its name>`."""
-        for name, sheet in sheets.items():
-            self.publish_table(f"{prefix}_{name}", sheet.table)
+    def publish_tables(self, tables: Mapping[str, Table], prefix: str = "") -> None:
+        """Publish each table under the name `<prefix><its name>`."""
+        for name, table in tables.items():
+            self.publish_table(f"{prefix}{name}", table)
 
     def publish_figures(self, figures: Mapping[str, bytes]) -> None:
         """Write each PNG picture as `figures/<name>.png` and keep it with the tracked run."""

@@ -307,11 +307,11 @@ def close(outcome: str) -> tuple[list[str], list[str]]:
         lines.append(f"stopped after {count} finished children: the same command goes on from here ({sweep.folder})")
     elif records:
         table, files = _write_summary(sweep, records)
-        lines += [*comparison_tables.text(table), str(sweep.folder)]
+        lines += [*comparison_tables.seed_lines(table), str(sweep.folder)]
     lines += _finish_parent(sweep, outcome, table, files)
     sweep.save(status=outcome.lower())
     sweep.lock.release()
-    names = comparison_tables.apart([record.overrides for record in records], ())
+    names = comparison_tables.distinguishing_overrides([record.overrides for record in records], ())
     labels = {record.path: name for record, name in zip(records, names, strict=True)}
     return lines, [": ".join(filter(None, (labels[record.path], record.error))) for record in failed]
 
@@ -319,10 +319,10 @@ def close(outcome: str) -> tuple[list[str], list[str]]:
 def _write_summary(sweep: Sweep, records: Sequence[Record]) -> tuple[Table, list[Path]]:
     """Write the summary over seeds and its figure into the sweep's folder."""
     name = sweep.state["name"]
-    results = comparison_tables.results([(r.overrides, None if r.error else r.metrics) for r in records])
-    table = comparison_tables.summary(results, name)
+    results = comparison_tables.sweep_runs([(r.overrides, None if r.error else r.metrics) for r in records])
+    table = comparison_tables.build_seed_table(results, name)
     files = [write_text(sweep.folder / "summary.csv", table.to_csv())]
-    if (picture := comparison_tables.figure(results, name)) is not None:
+    if (picture := comparison_tables.draw_seed_figure(results, name)) is not None:
         with writing(sweep.folder / "summary.png", "wb") as file:
             file.write(picture)
         files.append(sweep.folder / "summary.png")
@@ -335,7 +335,7 @@ def _finish_parent(sweep: Sweep, outcome: str, table: Table | None, files: Seque
     if not parent:
         return []
     runs = tracking_module.children(sweep.tracking, parent)
-    tables = {} if table is None else {"tables/summary.json": (table.columns, table.rows)}
+    tables = {} if table is None else {"tables/summary.json": (table.names, table.rows)}
     tracking_module.finish_parent(sweep.tracking, parent, outcome, runs, tables, files)
     return [f"compare: {tracking_module.compare_link(sweep.tracking, [run.id for run in runs])}"] if runs else []
 

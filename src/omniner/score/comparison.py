@@ -20,13 +20,21 @@ from omniner import __version__
 from omniner.config.groups import CompareConfig, ErrtaConfig, MetricsConfig
 from omniner.records import Prediction, Sentence
 from omniner.score import human
-from omniner.score.resampling import Significance, categories, counts_per_post, holm, least_p, paired, post_numbers
+from omniner.score.resampling import (
+    Significance,
+    counted_categories,
+    counts_per_post,
+    holm,
+    paired_tests,
+    post_numbers,
+    smallest_p,
+)
 from omniner.score.results import ScoreResult
 from omniner.score.scoring import score
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class System:
     """One run or one person.
 
     `gold` has the same ids and entities, in the same order, for all runs of a comparison; for a person it may be a part
@@ -39,7 +47,7 @@ class Contender:
 
 
 @dataclass(frozen=True, slots=True)
-class Versus:
+class RunDifference:
     """A run against the baseline. A sentence is right where nothing is missing and nothing extra."""
 
     name: str
@@ -54,7 +62,7 @@ class RunComparison:
     """What a comparison found; the first of `results` is the baseline."""
 
     results: Mapping[str, ScoreResult]  # by name of the run
-    versus: list[Versus]
+    versus: list[RunDifference]
     sentences: int
     posts: int
     unit_of_chance: str  # posts | sentences: what was drawn and exchanged
@@ -82,9 +90,9 @@ class RunComparison:
         }
         return "|".join(f"{name}:{value}" for name, value in parts.items())
 
-    def undecidable(self, versus: Versus) -> bool:
+    def undecidable(self, versus: RunDifference) -> bool:
         """Whether the draws are too few for any category to be significant after the correction."""
-        return least_p(self.settings.permutations, len(versus.significance.categories)) >= self.settings.alpha
+        return smallest_p(self.settings.permutations, len(versus.significance.categories)) >= self.settings.alpha
 
     def to_json(self) -> dict[str, Any]:
         """The content of `comparison.json`."""
@@ -113,11 +121,11 @@ class RunComparison:
 
 
 def compare_runs(
-    contenders: Sequence[Contender],
+    contenders: Sequence[System],
     metrics: MetricsConfig,
     errta: ErrtaConfig,
     settings: CompareConfig,
-    people: Sequence[Contender] = (),
+    people: Sequence[System] = (),
 ) -> RunComparison:
     """Score all runs and people alike and test each run against the first."""
     scored = _score_alike([*contenders, *people], metrics, errta)
@@ -132,7 +140,7 @@ def compare_runs(
     }
     corrected = holm([test.figures["micro.f1"].p_randomisation for test in tested.values()])
     versus = [
-        Versus(name, test, p, *_flips(gold, baseline, results[name]))
+        RunDifference(name, test, p, *_flips(gold, baseline, results[name]))
         for (name, test), p in zip(tested.items(), corrected, strict=True)
     ]
     in_posts = any(sentence.post_id for sentence in gold)
@@ -140,7 +148,7 @@ def compare_runs(
     return RunComparison(results, versus, len(gold), 1 + max(numbers), chance, settings, theirs)
 
 
-def _score_alike(contenders: Sequence[Contender], metrics: MetricsConfig, errta: ErrtaConfig) -> list[ScoreResult]:
+def _score_alike(contenders: Sequence[System], metrics: MetricsConfig, errta: ErrtaConfig) -> list[ScoreResult]:
     results = [score(c.gold, c.predictions, metrics, errta) for c in contenders]
     if len({result.unit for result in results}) > 1:
         metrics = dataclasses.replace(metrics, unit="pair")
@@ -157,13 +165,13 @@ def _test(
     baseline: ScoreResult, other: ScoreResult, post_of: Mapping[str, int], settings: CompareConfig
 ) -> Significance:
     """A sentence that a run's scores leave out (unreadable, where the settings say so) counts nothing for that run."""
-    names = categories([baseline.comparison, other.comparison])
+    names = counted_categories([baseline.comparison, other.comparison])
     count = 1 + max(post_of.values())
     before, after = (
         counts_per_post(result.comparison, [post_of[name] for name in result.scored], count, names)
         for result in (baseline, other)
     )
-    return paired(before, after, names, settings)
+    return paired_tests(before, after, names, settings)
 
 
 def _flips(gold: Sequence[Sentence], baseline: ScoreResult, other: ScoreResult) -> tuple[list[str], list[str]]:

@@ -14,7 +14,7 @@ import re
 import string
 from dataclasses import dataclass
 
-from omniner.registry import ERROR_TYPES  # those who import it from here find it filled
+from omniner import registry
 
 LANGUAGES = ("zh", "en")
 MODES = ("official", "span")
@@ -147,6 +147,9 @@ class ErrorType:
         ]
         if wrong:
             raise ValueError(f"the error type {self.name!r} needs another {', '.join(wrong)}")
+
+
+ERROR_TYPES: registry.Registry[ErrorType] = registry.ERROR_TYPES
 
 
 def _check_names(text: str, names: tuple[str, ...]) -> None:

@@ -114,7 +114,7 @@ class _Event(NamedTuple):
     error: Found
 
 
-def errors_of(
+def sort_by_position(
     residues: Iterable[Residue], ids: Sequence[str], texts: Sequence[str], unit: str
 ) -> tuple[list[ErrtaError], int]:
     """The errors of all sentences, and how many groups were too large for the exact matching."""
@@ -126,7 +126,7 @@ def errors_of(
             found = _one_to_one(missing[0], extra[0], unit)
             errors += [ErrtaError(kind, name, gold, predicted) for kind, gold, predicted in found]
         elif missing and extra:
-            found, large = sort_units(missing, extra, texts[index], unit)
+            found, large = sort_sentence(missing, extra, texts[index], unit)
             errors += [ErrtaError(kind, name, gold, predicted) for kind, gold, predicted in found]
             greedy += large
         else:
@@ -135,7 +135,7 @@ def errors_of(
     return errors, greedy
 
 
-def sort_units(missing: Sequence[Entity], extra: Sequence[Entity], text: str, unit: str) -> tuple[list[Found], int]:
+def sort_sentence(missing: Sequence[Entity], extra: Sequence[Entity], text: str, unit: str) -> tuple[list[Found], int]:
     """The errors of one sentence, and the number of groups matched greedily."""
     found: list[Found] = []
     located = None not in [entity[2] for entity in (*missing, *extra)]

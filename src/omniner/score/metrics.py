@@ -58,7 +58,7 @@ class Comparison:
         return [entity[1] for residue in self.residues for entity in residue.extra]
 
 
-def compare(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], unit: str) -> Comparison:
+def compare_units(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], unit: str) -> Comparison:
     """Compare the entities of each sentence; both sides in the same order of sentences."""
     result = Comparison(unit, gold, predicted)
     right, counts, residues, key = result.right, result.right_counts, result.residues, _KEY[unit]
@@ -128,7 +128,7 @@ class Counts:
 
     def add(self, gold: Sequence[Entity], predicted: Sequence[Entity], unit: str) -> None:
         """Add one sentence."""
-        self.merge(Counts.of(compare([gold], [predicted], unit)))
+        self.merge(Counts.of(compare_units([gold], [predicted], unit)))
 
     def merge(self, other: Counts) -> None:
         """Add the counts of other sentences."""
@@ -165,9 +165,9 @@ class Counts:
         return result
 
 
-def counts_for(gold: Sequence[Entity], predicted: Sequence[Entity], unit: str) -> Counts:
+def count_sentence(gold: Sequence[Entity], predicted: Sequence[Entity], unit: str) -> Counts:
     """The counts of one sentence."""
-    return Counts.of(compare([gold], [predicted], unit))
+    return Counts.of(compare_units([gold], [predicted], unit))
 
 
 def score_row(tp: int, fp: int, fn: int) -> ScoreRow:

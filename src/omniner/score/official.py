@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 from omniner.files import writing
 from omniner.records import Entity, Issue, Prediction, Sentence, to_line
 from omniner.score import errta
-from omniner.score.metrics import Comparison, Residue, compare
+from omniner.score.metrics import Comparison, Residue, compare_units
 from omniner.score.predictions import BOM, LABEL, LABEL_ERRTA, LABEL_PARSE, PREDICT_ERRTA
 from omniner.score.results import ErrtaError, ErrtaResult, ParseFailure
 
@@ -128,13 +128,13 @@ Unit = tuple[Any, ...]  # (surface, category) as a rule
 STOPS = (IndexError, TypeError, ValueError)  # what `sort_units` raises where the official script does
 
 
-def errors_of(residues: Iterable[Residue], ids: Sequence[str]) -> list[ErrtaError]:
+def sort_as_published(residues: Iterable[Residue], ids: Sequence[str]) -> list[ErrtaError]:
     """The errors of all sentences with proper pairs; `ids[residue.sentence]` names the sentence."""
     errors: list[ErrtaError] = []
     for index, missing, extra in residues:
         name = ids[index]
         if missing and extra:
-            found = sort_units(missing, extra)
+            found = sort_sentence_as_published(missing, extra)
             errors += [ErrtaError(kind, name, gold, predicted) for kind, gold, predicted in found]
         else:
             errors += [ErrtaError("missing", name, (unit,), ()) for unit in missing]
@@ -142,7 +142,9 @@ def errors_of(residues: Iterable[Residue], ids: Sequence[str]) -> list[ErrtaErro
     return errors
 
 
-def sort_units(missing: Sequence[Unit], extra: Sequence[Unit]) -> list[tuple[str, tuple[Any, ...], tuple[Any, ...]]]:
+def sort_sentence_as_published(
+    missing: Sequence[Unit], extra: Sequence[Unit]
+) -> list[tuple[str, tuple[Any, ...], tuple[Any, ...]]]:
     """(type, gold units, predicted units) of each error of one sentence."""
     found: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = []
     left: list[Unit] = []
@@ -212,7 +214,7 @@ class Selection:
     issues: list[Issue] = field(default_factory=list)
 
 
-def select(samples: Sequence[Sample]) -> Selection:
+def select_samples(samples: Sequence[Sample]) -> Selection:
     """Read every sample as the evaluation script does."""
     chosen = Selection()
     for index, (sentence, prediction) in enumerate(samples):
@@ -247,7 +249,7 @@ def _is_plain(sentence: Sentence, prediction: Prediction | None) -> bool:
     )
 
 
-def texts(sentence: Sentence, prediction: Prediction | None) -> tuple[str, str]:
+def sample_texts(sentence: Sentence, prediction: Prediction | None) -> tuple[str, str]:
     """`label` and `predict` as the file has them, or as we would write them; no prediction is an empty list."""
     label = sentence.meta.get(LABEL)
     if label is None:
@@ -268,7 +270,7 @@ def _read(
 ) -> tuple[list[Entity], list[Entity]] | None:
     if BOM in sentence.meta:
         return None
-    label, predict = texts(sentence, prediction)
+    label, predict = sample_texts(sentence, prediction)
     try:
         # The script reads both texts before it gives up on either.
         answer, gold = read_for_evaluation(predict), read_for_evaluation(label)
@@ -292,7 +294,7 @@ def _stop(sentence: Sentence, message: str) -> Issue:
 
 def compare_selected(chosen: Selection) -> Comparison:
     """Compare the chosen samples; then every category and surface gets the name that the script's table would show."""
-    comparison = compare(chosen.gold, chosen.predicted, "pair")
+    comparison = compare_units(chosen.gold, chosen.predicted, "pair")
     if all(set(map(type, names)) <= {str} for names in (comparison.right, comparison.missing, comparison.extra)):
         return comparison
     comparison.gold, comparison.predicted = _named(chosen.gold), _named(chosen.predicted)
@@ -311,12 +313,12 @@ def _name(value: Any) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-def sort_errors(samples: Sequence[Sample], chosen: Selection, comparison: Comparison) -> ErrtaResult:
+def sort_selected(samples: Sequence[Sample], chosen: Selection, comparison: Comparison) -> ErrtaResult:
     """The errors that the ERRTA scripts count, made deterministic."""
     ids = [samples[index][0].id for index in chosen.samples]
     plain = [chosen.plain[index] for index in chosen.samples]
     residues = [residue for residue in comparison.residues if plain[residue.sentence]]
-    errors = errors_of(residues, ids)
+    errors = sort_as_published(residues, ids)
     tp = sum(count for count, ok in zip(comparison.right_counts, plain, strict=True) if ok)
     missing = [unit[1] for residue in residues for unit in residue.missing]
     extra = [unit[1] for residue in residues for unit in residue.extra]
@@ -351,7 +353,7 @@ def _sort_odd(
     """True positives, wrong units and errors of one sample read by the ERRTA reader; `None` where it drops it."""
     if BOM in sentence.meta:
         raise OfficialStopError("JSONDecodeError: byte order mark")
-    label, predict = texts(sentence, prediction)
+    label, predict = sample_texts(sentence, prediction)
     gold = _tuples(sentence.meta.get(LABEL_ERRTA), label)
     predicted = _tuples(sentence.meta.get(PREDICT_ERRTA), predict)
     if gold is None or predicted is None:
@@ -359,7 +361,7 @@ def _sort_odd(
     right, missing, extra = split_tuples(gold, predicted)
     errors = [
         ErrtaError(kind, sentence.id, *(tuple(map(as_entity, units)) for units in sides))
-        for kind, *sides in sort_units(missing, extra)
+        for kind, *sides in sort_sentence_as_published(missing, extra)
     ]
     return right, (missing, extra), errors
 
@@ -388,7 +390,7 @@ def write_generated(path: str | Path, sentences: Sequence[Sentence], predictions
             answer = answers.pop(sentence.id, None)
             if answer is None:
                 issues.append(Issue("missing-prediction", "written as an empty answer", str(path), id=sentence.id))
-            label, predict = texts(sentence, answer)
+            label, predict = sample_texts(sentence, answer)
             prompt = sentence.meta.get("prompt", sentence.text)
             file.write(to_line({"prompt": prompt, "label": label, "predict": predict}) + "\n")
     issues += [Issue("unknown-id", "no gold sentence has this id; not written", str(path), id=id) for id in answers]

@@ -54,7 +54,7 @@ class LoadedPredictions:
     seconds: float  # spent on reading
 
 
-def read(predictions: Path, gold: Path | None) -> LoadedPredictions:
+def read_predictions(predictions: Path, gold: Path | None) -> LoadedPredictions:
     """Read a predictions file with its gold.
 
     Args:
@@ -66,7 +66,7 @@ def read(predictions: Path, gold: Path | None) -> LoadedPredictions:
     start, log = time.perf_counter(), IssueLog(predictions)
     lines = read_lines(predictions, log)
     kind = _kind_of(predictions, lines)
-    with collector_paused():
+    with garbage_collection_paused():
         if kind == "generated":
             sentences, answers = _generated(lines, log)
             _attach(sentences, predictions, gold, len(lines), log)
@@ -78,7 +78,7 @@ def read(predictions: Path, gold: Path | None) -> LoadedPredictions:
 
 
 @contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
+def garbage_collection_paused() -> Iterator[None]:
     """No garbage collection inside: records by the hundred thousand hold no cycles, and looking can double the time."""
     enabled = gc.isenabled()
     gc.disable()

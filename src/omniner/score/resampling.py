@@ -34,13 +34,13 @@ from omniner.records import Sentence
 from omniner.score.metrics import Comparison
 from omniner.score.results import Interval
 
-FIGURES = ("micro.precision", "micro.recall", "micro.f1", "macro.f1")
+SCORE_NAMES = ("micro.precision", "micro.recall", "micro.f1", "macro.f1")
 
 _DRAWS_AT_A_TIME = 64  # draws at a time: 64 x 20,000 posts x 4 bytes = 5 MB
 _STREAM = 0xB007  # keeps these draws apart from other uses of the same seed
 
 
-def intervals(
+def bootstrap_intervals(
     comparison: Comparison, posts: Sequence[int], draws: int, confidence: float, seed: int
 ) -> dict[str, Interval]:
     """Percentile intervals under the names that `Metrics.intervals` uses; none without sentences or draws.
@@ -54,12 +54,12 @@ def intervals(
     """
     if not draws or not len(posts):
         return {}
-    table = counts_per_post(comparison, posts, 1 + max(posts), categories([comparison]))
+    table = counts_per_post(comparison, posts, 1 + max(posts), counted_categories([comparison]))
     generator = np.random.default_rng(np.random.SeedSequence([seed, _STREAM]))
-    samples = [scores(sums)[:, : len(FIGURES)] for sums in resampled(table, draws, generator)]
+    samples = [scores_of_counts(sums)[:, : len(SCORE_NAMES)] for sums in resampled_counts(table, draws, generator)]
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(samples), [tail, 1 - tail], axis=0)
-    return {name: Interval(float(low[k]), float(high[k])) for k, name in enumerate(FIGURES)}
+    return {name: Interval(float(low[k]), float(high[k])) for k, name in enumerate(SCORE_NAMES)}
 
 
 def post_numbers(sentences: Sequence[Sentence]) -> list[int]:
@@ -69,7 +69,7 @@ def post_numbers(sentences: Sequence[Sentence]) -> list[int]:
     return [number.setdefault(key, len(number)) for key in keys]
 
 
-def categories(comparisons: Iterable[Comparison]) -> list[str]:
+def counted_categories(comparisons: Iterable[Comparison]) -> list[str]:
     """All that were counted, in name order."""
     return sorted({name for c in comparisons for names in (c.right, c.missing, c.extra) for name in names})
 
@@ -101,12 +101,14 @@ def counts_per_post(
     return np.bincount(np.concatenate(cells), minlength=count * 3 * size).reshape(count, 3, size)
 
 
-def exact(table: NDArray[np.int64], most: int) -> NDArray[np.float32 | np.float64]:
+def exact_floats(table: NDArray[np.int64], most: int) -> NDArray[np.float32 | np.float64]:
     """The numbers as floats in which no sum up to `most` is rounded: float32 holds integers up to 2**24."""
     return table.astype(np.float32 if most < 2**24 else np.float64)
 
 
-def resampled(table: NDArray[np.int64], draws: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+def resampled_counts(
+    table: NDArray[np.int64], draws: int, generator: np.random.Generator
+) -> Iterator[NDArray[np.float64]]:
     """Sums over so many draws of posts, with replacement, as many as there are: `[some draws, ...]` at a time.
 
     Args:
@@ -116,7 +118,9 @@ def resampled(table: NDArray[np.int64], draws: int, generator: np.random.Generat
     """
     count = len(table)
     # A draw can at most repeat the largest post every time.
-    counts = exact(table.reshape(count, -1), int(np.abs(table).reshape(count, -1).sum(axis=1).max(initial=0)) * count)
+    counts = exact_floats(
+        table.reshape(count, -1), int(np.abs(table).reshape(count, -1).sum(axis=1).max(initial=0)) * count
+    )
     for done in range(0, draws, _DRAWS_AT_A_TIME):
         weights = np.empty((min(_DRAWS_AT_A_TIME, draws - done), count), dtype=counts.dtype)
         for row in weights:
@@ -124,7 +128,7 @@ def resampled(table: NDArray[np.int64], draws: int, generator: np.random.Generat
         yield (weights @ counts).reshape(len(weights), *table.shape[1:]).astype(np.float64)
 
 
-def scores(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+def scores_of_counts(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """`[draws, 4 + categories]` from sums `[draws, 3, categories]`: those of `FIGURES`, then F1 by category."""
     tp, fp, fn = sums[:, 0], sums[:, 1], sums[:, 2]
     f1 = _ratio(2 * tp, 2 * tp + fp + fn)
@@ -165,7 +169,7 @@ class Significance:
     corrected: Mapping[str, float]  # category -> p_randomisation by Holm over all categories
 
 
-def paired(
+def paired_tests(
     baseline: NDArray[np.int64], other: NDArray[np.int64], categories: Sequence[str], settings: CompareConfig
 ) -> Significance:
     """Test every difference between two runs.
@@ -178,7 +182,7 @@ def paired(
         categories: their names.
         settings: draws, confidence, seed.
     """
-    values = [scores(run.sum(axis=0, dtype=np.float64)[None])[0] for run in (baseline, other)]
+    values = [scores_of_counts(run.sum(axis=0, dtype=np.float64)[None])[0] for run in (baseline, other)]
     observed = values[1] - values[0]  # [4 + categories]
     drawn = np.concatenate(list(_bootstrap(baseline, other, settings)))
     exchanged = np.concatenate(list(_exchange(baseline, other, settings)))
@@ -186,10 +190,10 @@ def paired(
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
     columns = (*values, observed, low, high, _p(exchanged, observed), _p(drawn - observed, observed))
     rows = [Difference(*map(float, row)) for row in zip(*columns, strict=True)]
-    by_category = dict(zip(categories, rows[len(FIGURES) :], strict=True))
+    by_category = dict(zip(categories, rows[len(SCORE_NAMES) :], strict=True))
     corrected = holm([row.p_randomisation for row in by_category.values()])
     return Significance(
-        figures=dict(zip(FIGURES, rows, strict=False)),
+        figures=dict(zip(SCORE_NAMES, rows, strict=False)),
         categories=by_category,
         corrected=dict(zip(by_category, corrected, strict=True)),
     )
@@ -204,7 +208,7 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def least_p(permutations: int, family: int) -> float:
+def smallest_p(permutations: int, family: int) -> float:
     """The smallest corrected p-value that so many permutations can give in a family of so many tests."""
     return min(1.0, family / (permutations + 1))
 
@@ -215,8 +219,8 @@ def _bootstrap(
     """Differences `[some draws, 4 + categories]`, both runs on the same draws."""
     generator = np.random.default_rng(np.random.SeedSequence([settings.seed, _BOOTSTRAP]))
     both = np.stack([baseline, other], axis=1)  # [posts, 2, 3, categories]
-    for sums in resampled(both, settings.resamples, generator):
-        yield scores(sums[:, 1]) - scores(sums[:, 0])
+    for sums in resampled_counts(both, settings.resamples, generator):
+        yield scores_of_counts(sums[:, 1]) - scores_of_counts(sums[:, 0])
 
 
 def _exchange(
@@ -228,13 +232,13 @@ def _exchange(
     moves = (other - baseline).reshape(len(baseline), -1)
     moves = moves[moves.any(axis=1)]  # [posts that differ, 3 * categories]
     sums = [run.sum(axis=0, dtype=np.float64) for run in (baseline, other)]  # 2 x [3, categories]
-    weights = exact(moves, int(np.abs(moves).sum(axis=0).max(initial=0)))
+    weights = exact_floats(moves, int(np.abs(moves).sum(axis=0).max(initial=0)))
     for done in range(0, settings.permutations, _EXCHANGES_AT_A_TIME):
         draws = min(_EXCHANGES_AT_A_TIME, settings.permutations - done)
         bits = np.frombuffer(generator.bytes(draws * ((len(moves) + 7) // 8)), dtype=np.uint8).reshape(draws, -1)
         chosen = np.unpackbits(bits, axis=1, count=len(moves)).astype(weights.dtype)  # [draws, posts]
         moved = (chosen @ weights).astype(np.float64).reshape(draws, *shape)
-        yield scores(sums[1] - moved) - scores(sums[0] + moved)
+        yield scores_of_counts(sums[1] - moved) - scores_of_counts(sums[0] + moved)
 
 
 def _p(differences: NDArray[np.float64], observed: NDArray[np.float64]) -> NDArray[np.float64]:

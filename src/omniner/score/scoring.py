@@ -24,9 +24,9 @@ from omniner.errors import UserError
 from omniner.records import Entity, Issue, Prediction, Sentence
 from omniner.score import errta as errta_common
 from omniner.score import official
-from omniner.score.metrics import Comparison, compare, evaluate
-from omniner.score.predictions import LABEL, LABEL_PARSE, LoadedPredictions, collector_paused
-from omniner.score.resampling import intervals, post_numbers
+from omniner.score.metrics import Comparison, compare_units, evaluate
+from omniner.score.predictions import LABEL, LABEL_PARSE, LoadedPredictions, garbage_collection_paused
+from omniner.score.resampling import bootstrap_intervals, post_numbers
 from omniner.score.results import ErrtaResult, Metrics, ParseFailure, ParseSummary, ScoreResult
 
 
@@ -62,7 +62,7 @@ def score(
         metrics: unit, profile, intervals.
         errta: how errors are sorted.
     """
-    with collector_paused():
+    with garbage_collection_paused():
         return _score(gold, predictions, metrics, errta)
 
 
@@ -166,10 +166,10 @@ def _own(samples: Sequence[official.Sample], metrics: MetricsConfig, issues: lis
     gold = [sentence.entities for sentence in sentences]
     failed = sum(failure.status == "failed" for failure in failures)
     parse = ParseSummary(len(samples), len(sentences), 0, failed, len(failures) - failed, failures)
-    return _Scored(sentences, compare(gold, predicted, unit_of(gold, predicted, metrics)), parse, None)
+    return _Scored(sentences, compare_units(gold, predicted, choose_unit(gold, predicted, metrics)), parse, None)
 
 
-def unit_of(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], metrics: MetricsConfig) -> str:
+def choose_unit(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], metrics: MetricsConfig) -> str:
     """What `metrics.unit` comes to; auto = `span` where all entities of both sides have offsets."""
     if metrics.unit == "pair" or metrics.profile == "official":
         return "pair"
@@ -187,7 +187,7 @@ def _located(sides: Iterable[Sequence[Entity]]) -> bool:
 def _official(samples: Sequence[official.Sample], metrics: MetricsConfig, issues: list[Issue]) -> _Scored:
     if metrics.unit == "span":
         raise UserError("metrics.unit", "span, but the official scripts know no offsets", "Use metrics.unit=pair.")
-    chosen = official.select(samples)
+    chosen = official.select_samples(samples)
     issues += chosen.issues
     failed = len(samples) - len(chosen.samples)
     parse = ParseSummary(len(samples), len(chosen.samples), 0, failed, chosen.repaired, chosen.failures)
@@ -206,7 +206,9 @@ def _add_intervals(figures: Metrics, scored: _Scored, metrics: MetricsConfig) ->
     if not metrics.bootstrap:
         return
     posts = post_numbers(scored.sentences)
-    figures.intervals = intervals(scored.comparison, posts, metrics.bootstrap, metrics.confidence, metrics.seed)
+    figures.intervals = bootstrap_intervals(
+        scored.comparison, posts, metrics.bootstrap, metrics.confidence, metrics.seed
+    )
     figures.confidence, figures.resamples = metrics.confidence, metrics.bootstrap
     figures.resampled = "posts" if any(sentence.post_id for sentence in scored.sentences) else "sentences"
 
@@ -228,16 +230,16 @@ def _mode(scored: _Scored, metrics: MetricsConfig, errta: ErrtaConfig) -> str:
 def _sort_errors(scored: _Scored, samples: Sequence[official.Sample], mode: str) -> ErrtaResult:
     comparison = scored.comparison
     if mode == "official" and scored.selection is not None:
-        return official.sort_errors(samples, scored.selection, comparison)
+        return official.sort_selected(samples, scored.selection, comparison)
     if mode == "official" and comparison.unit != "pair":
-        comparison = compare(comparison.gold, comparison.predicted, "pair")
+        comparison = compare_units(comparison.gold, comparison.predicted, "pair")
     ids = [sentence.id for sentence in scored.sentences]
     large = 0
     if mode == "official":
-        errors = official.errors_of(comparison.residues, ids)
+        errors = official.sort_as_published(comparison.residues, ids)
     else:
         texts = [sentence.text for sentence in scored.sentences]
-        errors, large = errta_common.errors_of(comparison.residues, ids, texts, comparison.unit)
+        errors, large = errta_common.sort_by_position(comparison.residues, ids, texts, comparison.unit)
     return errta_common.assemble(
         errors,
         mode=mode,

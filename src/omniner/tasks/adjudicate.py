@@ -33,7 +33,7 @@ from omniner.files import writing
 from omniner.records import Issue, is_unlabeled, to_line
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task, entry_label
-from omniner.score.predictions import collector_paused
+from omniner.score.predictions import garbage_collection_paused
 from omniner.tasks import agreement
 
 log = logging.getLogger("omniner")
@@ -41,7 +41,7 @@ log = logging.getLogger("omniner")
 
 def run(context: Context) -> None:
     """Read, qualify, vote, ask, write."""
-    with collector_paused():
+    with garbage_collection_paused():
         _adjudicate(context)
 
 

@@ -26,12 +26,12 @@ from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
 from omniner.files import make_folder, writing
 from omniner.records import Issue, Prediction, Sentence, content_digest, is_unlabeled, prediction_to_json, to_line
-from omniner.report import annotator_tables
-from omniner.report.tables import SHARE, Sheet, markdown, plain, shown
+from omniner.report import curation_tables
+from omniner.report.tables import SHARE, Table, format_cell, summary_markdown
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task, entry_label
 from omniner.score import human
-from omniner.score.predictions import collector_paused
+from omniner.score.predictions import garbage_collection_paused
 from omniner.score.results import ScoreResult
 from omniner.score.scoring import score
 from omniner.tracking.tracked_run import DataInput
@@ -42,7 +42,7 @@ log = logging.getLogger("omniner")
 def run(context: Context) -> None:
     """Read, match, measure, publish."""
     config = context.config
-    with collector_paused():
+    with garbage_collection_paused():
         people, issues = read(context)
         names = [one.name for one in people]
         items, found = match_annotators(names, [one.sentences for one in people])
@@ -51,15 +51,15 @@ def run(context: Context) -> None:
             people = []  # the items hold all that is still needed
         agreement = reliability.measure_agreement(names, items, config.agreement)
         issues += agreement.issues
-        sheets = annotator_tables.build(agreement)
+        tables = curation_tables.build_agreement_tables(agreement)
     results: dict[str, ScoreResult] = {}
     verdicts = _verdicts(agreement)
     if config.gold:
         results, sentences, met = _human(context, people, Path(config.gold))
         issues += met
-        sheets["human"] = annotator_tables.human_sheet(results, sentences)
+        tables["human"] = curation_tables.build_human_table(results, sentences)
         verdicts += [_human_verdict(results), *human.coverage_notes(results, sentences)]
-    _publish(context, agreement, sheets, results, verdicts)
+    _publish(context, agreement, tables, results, verdicts)
     context.publish_issues(issues)
     print("\n".join(verdicts))
 
@@ -95,15 +95,15 @@ def _write(path: Path, predictions: Sequence[Prediction]) -> None:
 def _publish(
     context: Context,
     agreement: Agreement,
-    sheets: Mapping[str, Sheet],
+    tables: Mapping[str, Table],
     results: Mapping[str, ScoreResult],
     verdicts: Sequence[str],
 ) -> None:
-    content: dict[str, Any] = annotator_tables.to_json(agreement)
+    content: dict[str, Any] = curation_tables.agreement_json(agreement)
     values = {
         f"agreement/{name.replace('.', '/')}": value
         for name, figure in agreement.figures.items()
-        if (value := annotator_tables.number(figure.value)) is not None
+        if (value := curation_tables.none_if_nan(figure.value)) is not None
     }
     if results:
         content["human"] = human.human_json(results)
@@ -112,23 +112,24 @@ def _publish(
         values |= {f"human/f1/{name}": result.metrics.micro.f1 for name, result in results.items()}
     context.run.metrics(values)
     context.publish_json("agreement.json", content)
-    context.publish_sheets("agreement", sheets)
-    lines = [f"# {plain(context.config.name)}", *(f"- {plain(line)}" for line in verdicts)]
-    context.publish_text("agreement.md", "\n".join(lines) + "\n\n" + markdown(sheets))
+    context.publish_tables(tables, "agreement_")
+    context.publish_text("agreement.md", summary_markdown(context.config.name, verdicts, tables))
 
 
 def _verdicts(agreement: Agreement) -> list[str]:
     """The main figures in words."""
 
     def said(name: str) -> str:
-        value, low, high = (annotator_tables.number(value) for value in agreement.figures[name])
+        value, low, high = (curation_tables.none_if_nan(value) for value in agreement.figures[name])
         if value is None:
             return "undefined"
-        bounds = f" [{shown(low, SHARE)}, {shown(high, SHARE)}]" if low is not None and high is not None else ""
-        return shown(value, SHARE) + bounds
+        bounds = (
+            f" [{format_cell(low, SHARE)}, {format_cell(high, SHARE)}]" if low is not None and high is not None else ""
+        )
+        return format_cell(value, SHARE) + bounds
 
     pairs = [f"f1.strict.{one}.{other}" for one, other in combinations(agreement.names, 2)]
-    defined = sum(annotator_tables.number(agreement.figures[pair].value) is not None for pair in pairs)
+    defined = sum(curation_tables.none_if_nan(agreement.figures[pair].value) is not None for pair in pairs)
     only = f" (of {defined} of {len(pairs)}: the others share no sentence with labels)" if defined < len(pairs) else ""
     return [
         f"{', '.join(agreement.names)}: {agreement.sentences:,} sentences, {agreement.complete:,} labelled by all",
@@ -142,7 +143,7 @@ def _verdicts(agreement: Agreement) -> list[str]:
 
 def _human_verdict(results: Mapping[str, ScoreResult]) -> str:
     f1 = human.summarise_scores([result.metrics.micro.f1 for result in results.values()])
-    return f"human F1: mean {shown(f1.mean, SHARE)}, standard deviation {shown(f1.deviation, SHARE)}"
+    return f"human F1: mean {format_cell(f1.mean, SHARE)}, standard deviation {format_cell(f1.deviation, SHARE)}"
 
 
 class Annotator(NamedTuple):

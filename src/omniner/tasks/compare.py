@@ -36,16 +36,20 @@ from omniner.errors import UserError
 from omniner.files import explaining, make_folder
 from omniner.records import Issue, Sentence, content_digest
 from omniner.report import comparison_page
-from omniner.report.comparison_page import CompareFacts, html, method, notes
-from omniner.report.comparison_tables import build, verdicts
-from omniner.report.tables import TEXT, Sheet, latex, markdown, plain
+from omniner.report.comparison_page import (
+    ComparisonFacts,
+    comparison_method,
+    comparison_warnings,
+    render_comparison_page,
+)
+from omniner.report.comparison_tables import build_comparison_tables, comparison_summary
+from omniner.report.tables import TEXT, Table, escape_markdown, tables_markdown
 from omniner.runs import folder as runfolder
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task, entry_label
 from omniner.score import human
-from omniner.score import predictions as reading
-from omniner.score.comparison import Contender, RunComparison, compare_runs
-from omniner.score.predictions import LoadedPredictions
+from omniner.score.comparison import RunComparison, System, compare_runs
+from omniner.score.predictions import LoadedPredictions, read_predictions
 from omniner.tasks import agreement
 from omniner.tracking.tracked_run import DataInput
 
@@ -74,12 +78,12 @@ def run(context: Context) -> None:
     context.run.tags({f"compare.{source.name}": source.run_id or source.where for source in sources})
     _publish(context, comparison, sources, digest)
     ids = [source.run_id for source in sources if source.run_id]
-    print("\n".join(verdicts(comparison)))
+    print("\n".join(comparison_summary(comparison)))
     if len(ids) > 1 and (link := tracking.compare_link(config.tracking, ids)):
         print(f"compare: {link}")
 
 
-def _people(context: Context, gold: Sequence[Sentence]) -> tuple[list[Contender], list[Issue]]:
+def _people(context: Context, gold: Sequence[Sentence]) -> tuple[list[System], list[Issue]]:
     """The annotators' labels of the sentences that the runs were tested on."""
     if not context.config.annotators:
         return [], []
@@ -91,7 +95,7 @@ def _people(context: Context, gold: Sequence[Sentence]) -> tuple[list[Contender]
             found = f"{one.path} has labels of none of the {len(gold):,} sentences that the runs were tested on"
             raise UserError("annotators", found, "Name labels of the test set, with its ids or its texts.")
         issues += met
-        contenders.append(Contender(one.name, human.labelled_gold(gold, predictions), predictions))
+        contenders.append(System(one.name, human.labelled_gold(gold, predictions), predictions))
     return contenders, issues
 
 
@@ -106,15 +110,15 @@ def _issues(comparison: RunComparison) -> list[Issue]:
 
 def _publish(context: Context, comparison: RunComparison, sources: Sequence[Source], digest: str) -> None:
     differ = config_differences(sources)
-    sheets = build(comparison, differ)
+    tables = build_comparison_tables(comparison, differ)
     context.run.metrics(_metrics(comparison))
     context.publish_json("comparison.json", comparison.to_json())
-    context.publish_sheets("compare", sheets)
-    for name, sheet in sheets.items():
-        if set(sheet.kinds) != {TEXT}:  # the others hold whole sentences and values, which no paper prints
-            context.publish_text(f"latex/compare_{name}.tex", latex(sheet, f"compare-{name}"))
-    context.publish_figures(comparison_page.figures(comparison))
-    _texts(context, comparison, sheets, sources, digest)
+    context.publish_tables(tables, "compare_")
+    for name, table in tables.items():
+        if any(column.kind != TEXT for column in table.columns):  # no paper prints whole sentences
+            context.publish_text(f"latex/compare_{name}.tex", table.to_latex(f"compare-{name}"))
+    context.publish_figures(comparison_page.draw_comparison_figures(comparison))
+    _texts(context, comparison, tables, sources, digest)
 
 
 def _metrics(comparison: RunComparison) -> dict[str, float]:
@@ -140,7 +144,7 @@ def _metrics(comparison: RunComparison) -> dict[str, float]:
 def _texts(
     context: Context,
     comparison: RunComparison,
-    sheets: Mapping[str, Sheet],
+    tables: Mapping[str, Table],
     sources: Sequence[Source],
     digest: str,
 ) -> None:
@@ -149,11 +153,11 @@ def _texts(
     details |= {"MLflow run": context.run.id or "not tracked"}
     created = time.strftime("%Y-%m-%d %H:%M:%S")
     unknown = any(not source.config for source in sources)
-    page = html(comparison, sheets, CompareFacts(context.config.name, created, details, unknown))
+    page = render_comparison_page(comparison, tables, ComparisonFacts(context.config.name, created, details, unknown))
     context.publish_text("comparison.html", page)
-    lines = [f"# {plain(context.config.name)}", *(f"- {plain(line)}" for line in verdicts(comparison))]
-    lines += [f"- {plain(note)}" for note in notes(comparison)]
-    lines += [markdown(sheets), "## How it was tested", *map(plain, method(comparison))]
+    said = [*comparison_summary(comparison), *comparison_warnings(comparison)]
+    lines = [f"# {escape_markdown(context.config.name)}", *(f"- {escape_markdown(line)}" for line in said)]
+    lines += [tables_markdown(tables), "## How it was tested", *map(escape_markdown, comparison_method(comparison))]
     context.publish_text("comparison.md", "\n\n".join(lines) + "\n")
 
 
@@ -272,11 +276,11 @@ def _with_own_names(sources: Sequence[Source]) -> list[Source]:
 
 def read(sources: Sequence[Source]) -> tuple[list[LoadedPredictions], list[Issue]]:
     """Gold and predictions of every run, and what could not be read as it was."""
-    loaded = [reading.read(source.predictions, source.gold) for source in sources]
+    loaded = [read_predictions(source.predictions, source.gold) for source in sources]
     return loaded, [issue for item in loaded for issue in item.issues]
 
 
-def align(sources: Sequence[Source], loaded: Sequence[LoadedPredictions]) -> tuple[list[Contender], str]:
+def align(sources: Sequence[Source], loaded: Sequence[LoadedPredictions]) -> tuple[list[System], str]:
     """The runs with common ids, in the order of the first run's sentences, and the digest of their test set.
 
     Sentences are the same if their texts and entities are. Where the ids agree, the order may be another; where they
@@ -299,7 +303,7 @@ def align(sources: Sequence[Source], loaded: Sequence[LoadedPredictions]) -> tup
             for theirs, ours, in_post in zip(gold, first, posts, strict=True)
         ]
         answers = [dataclasses.replace(p, id=_renamed(p.id, names, taken)) for p in item.predictions]
-        contenders.append(Contender(source.name, sentences, answers))
+        contenders.append(System(source.name, sentences, answers))
     return contenders, digest
 
 

@@ -71,10 +71,10 @@ def _merge(context: Context, output: Path) -> None:
 
 def _generated(context: Context, output: Path) -> None:
     from omniner.score.official import write_generated
-    from omniner.score.predictions import read
+    from omniner.score.predictions import read_predictions
 
     config = context.config
-    loaded = read(Path(config.input or ""), Path(config.gold) if config.gold else None)
+    loaded = read_predictions(Path(config.input or ""), Path(config.gold) if config.gold else None)
     context.publish_issues([*loaded.issues, *write_generated(output, loaded.gold, loaded.predictions)])
 
 

@@ -28,14 +28,15 @@ from omniner.errors import UserError
 from omniner.files import make_folder, read_json, whole_lines, write_json, write_json_lines, writing_folder
 from omniner.records import Issue, Prediction, Sentence
 from omniner.report import curation_tables
-from omniner.report.curation_tables import Filtered
-from omniner.report.tables import markdown, plain
+from omniner.report.curation_tables import FilterResult
+from omniner.report.tables import summary_markdown
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task, model_label
+from omniner.score.human import SCORES
 from omniner.score.predictions import prediction_from_line
-from omniner.score.scoring import unit_of
+from omniner.score.scoring import choose_unit
 from omniner.tasks import parts
 from omniner.tasks.parts import Whole
 
@@ -61,12 +62,14 @@ def run(context: Context) -> None:
 
     opinions = [_predictions(outcomes[name].folder) for name in names]
     given = [prediction.entities for said in opinions for prediction in said.values()]
-    unit = unit_of([sentence.entities for sentence in corpus.sentences], given, config.metrics)
+    unit = choose_unit([sentence.entities for sentence in corpus.sentences], given, config.metrics)
     verdicts = easy.review(corpus.sentences, division.parts, opinions, unit)
     hard = [verdict.sentence for verdict in verdicts if not verdict.is_easy]
     kept, dropped = easy.drop_rare_categories(hard, corpus.sentences, config.filter.min_mentions)
     scores = [_scores(outcomes[name]) for name in names]
-    filtered = Filtered(verdicts, kept, dropped, easy.contradicted_labels(verdicts), scores, unit, division.together)
+    filtered = FilterResult(
+        verdicts, kept, dropped, easy.contradicted_labels(verdicts), scores, unit, division.together
+    )
     issues = [
         *corpus.issues,
         *splits.repeated_text_issues(corpus.sentences, division),
@@ -142,10 +145,10 @@ def _predictions(folder: Path) -> dict[str, Prediction]:
 
 
 def _scores(outcome: Outcome) -> Mapping[str, float]:
-    return {name: outcome.metrics[f"test/micro_{name}"] for name in curation_tables.SCORES}
+    return {name: outcome.metrics[f"test/micro_{name}"] for name in SCORES}
 
 
-def _write(output: Path, filtered: Filtered) -> list[Issue]:
+def _write(output: Path, filtered: FilterResult) -> list[Issue]:
     """Write the corpus folder, whole or not at all."""
     categories = {entity.category for one in filtered.verdicts for entity in one.sentence.entities}
     categories |= {entity.category for one in filtered.suspects for entity in one.verdict.extra}
@@ -160,17 +163,14 @@ def _write(output: Path, filtered: Filtered) -> list[Issue]:
     return [issue._replace(file=str(output / "queue.json")) for issue in found]
 
 
-def _publish(context: Context, filtered: Filtered, output: Path) -> None:
+def _publish(context: Context, filtered: FilterResult, output: Path) -> None:
     context.run.metrics(curation_tables.filter_metrics(filtered))
     context.run.tags({"filter.output": str(output), "filter.together": filtered.together, "filter.unit": filtered.unit})
     context.publish_json("filter.json", curation_tables.filter_json(filtered))
-    sheets = curation_tables.filter_sheets(filtered)
-    context.publish_sheets("filter", sheets)
-    lines = [
-        f"# {plain(context.config.name)}",
-        *(f"- {plain(line)}" for line in curation_tables.filter_summary(filtered)),
-    ]
-    context.publish_text("filter.md", "\n".join(lines) + "\n\n" + markdown(sheets))
+    tables = curation_tables.build_filter_tables(filtered)
+    context.publish_tables(tables, "filter_")
+    summary = curation_tables.filter_summary(filtered)
+    context.publish_text("filter.md", summary_markdown(context.config.name, summary, tables))
     for name in ("suspects.jsonl", "queue.json", "queue.xml", "dropped.jsonl"):
         context.run.file(output / name, "corpus")
 

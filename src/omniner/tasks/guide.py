@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omniner.config import compose
-from omniner.config.groups import Config, ErrtaConfig, GuideConfig
+from omniner.config.groups import Config, GuideConfig
 from omniner.corpus import sources
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
@@ -25,7 +25,8 @@ from omniner.guidance.lessons import GUIDANCE_FILE, Guidance, Lesson, LessonExam
 from omniner.guidance.notes import counted_note
 from omniner.guidance.questions import Question, lesson_id, lesson_question, suspect_id, suspect_question
 from omniner.records import Issue, Sentence
-from omniner.report import guidance_page, tables
+from omniner.report import guidance_page
+from omniner.report.run_tables import find_suspected_labels
 from omniner.runs.context import Context
 from omniner.runs.folder import RunReference, read_state, resolve_run
 from omniner.runs.task import Task
@@ -57,7 +58,7 @@ def run(context: Context) -> None:
     result = _score(context, config, source.folder, corpus, sentences)
     found = cluster_errors(result.errta.errors)
     lessons = _lessons(found, result, TrainingCounts(corpus.splits["train"]), guide)
-    suspects = _suspects(result, context.config.errta, corpus.splits["train"], guide.suspects)
+    suspects = _suspects(result, corpus.splits["train"], guide.suspects)
     consultation = _consult(context, lessons, suspects, len(result.errta.errors))
     if consultation is not None:
         by = _teacher_name(context.config)
@@ -161,12 +162,12 @@ def _example(error: ErrtaError, texts: Mapping[str, str]) -> LessonExample:
     return LessonExample(error.sentence_id, error.type, text, error.gold, error.predicted, doubtful=False)
 
 
-def _suspects(result: ScoreResult, errta: ErrtaConfig, train: Sequence[Sentence], most: int) -> list[SuspectLabel]:
+def _suspects(result: ScoreResult, train: Sequence[Sentence], most: int) -> list[SuspectLabel]:
     """Labels unlike the usual ones of their surfaces, those first of which the model says so, too."""
-    table = tables.build(result, errta, None, train)["suspected_annotation"]
+    table = find_suspected_labels(result, train)
     found = []
     for row in table.rows[:most]:
-        cells: dict[str, Any] = dict(zip(table.columns, row, strict=True))
+        cells: dict[str, Any] = dict(zip(table.names, row, strict=True))
         found.append(
             SuspectLabel(
                 surface=cells["surface"],
@@ -287,10 +288,9 @@ def _publish(context: Context, guidance: Guidance) -> None:
     tracked = context.run
     write_guidance(context.folder / GUIDANCE_FILE, guidance)
     context.publish_file(GUIDANCE_FILE)
-    context.publish_text("guidance.md", guidance_page.markdown(guidance))
-    context.publish_text("guidance.html", guidance_page.html(guidance, context.config.name))
-    for name, table in guidance_page.sheets(guidance).items():
-        context.publish_table(name, table)
+    context.publish_text("guidance.md", guidance_page.guidance_markdown(guidance))
+    context.publish_text("guidance.html", guidance_page.render_guidance_page(guidance, context.config.name))
+    context.publish_tables(guidance_page.build_guidance_tables(guidance))
     tracked.metrics({f"guide/{name}": value for name, value in guidance.scores.items()})
     covered = 1 - guidance.rest["errors"] / guidance.scores["errors"]
     counts = {"lessons": len(guidance.lessons), "suspects": len(guidance.suspects), "covered": covered}
@@ -303,7 +303,7 @@ def _publish(context: Context, guidance: Guidance) -> None:
         tracked.tags({"guide.link": tracked.url_hint.replace(tracked.id, guidance.source["run"])})
     for question, reason in guidance.failures:
         log.warning("the teacher gave no note on %s: %s", question, reason)
-    print(guidance_page.summary(guidance))
+    print(guidance_page.guidance_summary(guidance))
 
 
 def _check(config: Config) -> None:

@@ -23,10 +23,11 @@ from typing import Any
 from omniner.config import compose
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.records import Prediction, Sentence
-from omniner.report import tables as tabulate
+from omniner.report.run_tables import build_run_tables
+from omniner.report.tables import Table
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task
-from omniner.score import predictions as predictions_module
+from omniner.score.predictions import read_predictions
 from omniner.score.results import ScoreResult
 from omniner.score.scoring import score, score_loaded
 
@@ -36,7 +37,7 @@ def run(context: Context) -> None:
     config = context.config
     assert config.predictions is not None, "checked by omniner.config.compose"
     gold = Path(config.gold) if config.gold else None
-    loaded = predictions_module.read(Path(config.predictions), gold)
+    loaded = read_predictions(Path(config.predictions), gold)
     result = score_loaded(loaded, config.metrics, config.errta)
     context.publish_issues(result.issues)
     publish(context, result, Extras())
@@ -74,9 +75,8 @@ def publish(context: Context, result: ScoreResult, extras: Extras) -> None:
     """Write and log the scores, tables, figures and report of a scored run, and print its summary."""
     context.publish_json("scores.json", result.to_json())
     context.publish_results(_metrics(result))
-    tables = _timed("tables", lambda: tabulate.build(result, context.config.errta, extras.taxonomy, extras.train))
-    for name, table in tables.items():
-        context.publish_table(name, table)
+    tables = _timed("tables", lambda: build_run_tables(result, context.config.errta, extras.taxonomy, extras.train))
+    context.publish_tables(tables)
     _timed("figures", lambda: _figures(context, result, extras))
     _timed("report", lambda: _report(context, result, tables, extras))
     print(summary(result))
@@ -109,13 +109,13 @@ def _metrics(result: ScoreResult) -> dict[str, float]:
 
 
 def _figures(context: Context, result: ScoreResult, extras: Extras) -> None:
-    from omniner.report.figures import figures
+    from omniner.report.figures import draw_run_figures
 
-    context.publish_figures(figures(result, extras.curves))
+    context.publish_figures(draw_run_figures(result, extras.curves))
 
 
-def _report(context: Context, result: ScoreResult, tables: Mapping[str, tabulate.Table], extras: Extras) -> None:
-    from omniner.report.run_page import RunFacts, html
+def _report(context: Context, result: ScoreResult, tables: Mapping[str, Table], extras: Extras) -> None:
+    from omniner.report.run_page import RunFacts, render_run_page
 
     config = context.config
     details = {"task": config.task.name, "folder": str(context.folder), "MLflow run": context.run.id or "not tracked"}
@@ -124,7 +124,7 @@ def _report(context: Context, result: ScoreResult, tables: Mapping[str, tabulate
     issues = Counter(extras.issues) + Counter(issue.code for issue in result.issues)
     created = time.strftime("%Y-%m-%d %H:%M:%S")
     facts = RunFacts(config.name, created, details, compose.to_yaml(config), dict(sorted(issues.items())))
-    page = html(result, tables, facts, extras.curves, config.errta)
+    page = render_run_page(result, tables, facts, extras.curves, config.errta)
     context.publish_text("report.html", page)
 
 

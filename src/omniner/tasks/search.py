@@ -57,13 +57,13 @@ from omniner.guidance.prompt_search import (
 )
 from omniner.llm.prompts import SENTENCE
 from omniner.records import Issue, Prediction, Sentence
-from omniner.report import search_report
-from omniner.report.search_report import Against, Tried
+from omniner.report import guidance_page
+from omniner.report.guidance_page import BaselineDifference, VariantResult
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
 from omniner.runs.context import Context
 from omniner.runs.task import Task, model_label
-from omniner.score.comparison import Contender, compare_runs
+from omniner.score.comparison import System, compare_runs
 from omniner.score.predictions import prediction_from_line
 from omniner.score.resampling import post_numbers
 from omniner.score.results import ScoreResult
@@ -199,14 +199,14 @@ def _result(
     judged: Sequence[_Judged],
     answers: Mapping[str, list[Prediction]],
     left_out: int,
-) -> search_report.SearchResult:
+) -> guidance_page.SearchResult:
     last = judged[-1]
     ranked = [name for one in reversed(judged) for name in one.ranked]
     failed = [name for one in judged for name in one.gone]
     order = list(dict.fromkeys([*ranked, *failed]))  # those that came further stand higher
     by_name = {variant.name: variant for variant in found}
     sentences = last.step.sentences
-    return search_report.SearchResult(
+    return guidance_page.SearchResult(
         tried=[_tried(by_name[name], judged) for name in order],
         same=same,
         rungs=[_label(config, one.step) for one in judged],
@@ -238,9 +238,9 @@ def _cost(config: Config, count: int, judged: Sequence[_Judged]) -> str:
     return f"{asked:,} answers instead of {count * len(judged[-1].step.sentences):,} without early stopping"
 
 
-def _tried(variant: PromptVariant, judged: Sequence[_Judged]) -> Tried:
+def _tried(variant: PromptVariant, judged: Sequence[_Judged]) -> VariantResult:
     stopped = next((one for one in judged if variant.name in one.gone), None)
-    return Tried(
+    return VariantResult(
         name=variant.name,
         about=variant.about,
         overrides=variant.overrides,
@@ -256,15 +256,15 @@ def _tried(variant: PromptVariant, judged: Sequence[_Judged]) -> Tried:
 
 def _against(
     config: Config, sentences: Sequence[Sentence], best: str, answers: Mapping[str, list[Prediction]], judged: int
-) -> list[Against]:
+) -> list[BaselineDifference]:
     """The best prompt against the baselines that it is not, tested as `task=compare` does, as the best of `judged`."""
     names = [best, *(name for name in BASELINES if name != best)]
-    contenders = [Contender(name, sentences, answers[name]) for name in names]
+    contenders = [System(name, sentences, answers[name]) for name in names]
     metrics = dataclasses.replace(config.metrics, bootstrap=0)
     found = compare_runs(contenders, metrics, config.errta, config.compare)
     rows = [(one.name, one.significance.figures["micro.f1"], one.p_corrected) for one in found.versus]
     return [  # seen from the best one: signs and ends change places
-        Against(
+        BaselineDifference(
             name,
             0.0 - row.difference,
             0.0 - row.high,
@@ -277,25 +277,25 @@ def _against(
     ]
 
 
-def _publish(context: Context, result: search_report.SearchResult, best: PromptVariant) -> None:
+def _publish(context: Context, result: guidance_page.SearchResult, best: PromptVariant) -> None:
     """Write and log what was found."""
     prompting.publish(context, best.prompt)
     context.publish_text(f"best/prompt/{CHOICE}.yaml", _choice(best, context.config.name))
     context.publish_json("search.json", result.to_json())
     shown = "\n\n".join(turn["content"] for turn in best.prompt.messages(SENTENCE))
     by_name = f"--config-dir {shlex.quote(str(context.folder / 'best'))} prompt={CHOICE}"
-    page = search_report.text(result, context.config.name, shown, by_name)
+    page = guidance_page.search_markdown(result, context.config.name, shown, by_name)
     context.publish_text("search.md", page)
-    context.publish_table("search", search_report.sheet(result).table)
+    context.publish_table("search", guidance_page.build_search_table(result))
     context.publish_results(_metrics(result))
-    context.run.tags({"search.best": best.name, "search.overrides": search_report.override_line(best.overrides)})
-    for warning in search_report.warnings(result):
+    context.run.tags({"search.best": best.name, "search.overrides": guidance_page.override_line(best.overrides)})
+    for warning in guidance_page.search_warnings(result):
         log.warning(warning)
-    print("\n".join(search_report.verdicts(result)))
+    print("\n".join(guidance_page.search_summary(result)))
     print(f"to use it: {by_name}")
 
 
-def _metrics(result: search_report.SearchResult) -> dict[str, float]:
+def _metrics(result: guidance_page.SearchResult) -> dict[str, float]:
     final = result.best.standings[-1]
     values: dict[str, float] = {"search/f1": final.f1, "search/f1_low": final.low, "search/f1_high": final.high}
     values |= {"search/variants": len(result.tried), "search/sentences": result.sentences}

@@ -19,7 +19,7 @@ from omniner.corpus.splits import Division
 from omniner.errors import UserError
 from omniner.files import writing_folder
 from omniner.report import curation_tables
-from omniner.report.tables import markdown, plain
+from omniner.report.tables import summary_markdown
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task
 from omniner.tasks import parts as parts_module
@@ -56,7 +56,7 @@ def _publish(context: Context, corpus: Whole, division: Division, output: str) -
     sentences = corpus.sentences
     parts = {name: division.of(sentences, number) for number, name in enumerate(division.names)}
     context.track_splits(corpus.name, parts.items(), output)
-    worst, part, name = curation_tables.worst_deviation(division, curation_tables.mentions(sentences, division))
+    worst, part, name = curation_tables.worst_deviation(division, curation_tables.mentions_by_part(sentences, division))
     context.run.tags({"split.together": division.together, "split.output": output, "split.farthest": f"{name} {part}"})
     values: dict[str, float] = {
         f"split/{name}": size for name, size in zip(division.names, division.sizes, strict=True)
@@ -65,11 +65,10 @@ def _publish(context: Context, corpus: Whole, division: Division, output: str) -
     values |= {"split/largest_group": max(map(len, division.groups))}
     context.run.metrics(values)
     context.publish_json("split.json", curation_tables.split_json(sentences, division))
-    sheets = curation_tables.split_sheets(sentences, division)
-    context.publish_sheets("split", sheets)
-    lines = [f"# {plain(context.config.name)}"]
-    lines += [f"- {plain(line)}" for line in curation_tables.split_summary(sentences, division)]
-    context.publish_text("split.md", "\n".join(lines) + "\n\n" + markdown(sheets))
+    tables = curation_tables.build_split_tables(sentences, division)
+    context.publish_tables(tables, "split_")
+    summary = curation_tables.split_summary(sentences, division)
+    context.publish_text("split.md", summary_markdown(context.config.name, summary, tables))
 
 
 def _check(config: Config) -> None:

@@ -35,7 +35,7 @@ from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
 from omniner.records import Issue, Sentence
 from omniner.report import corpus_page, corpus_tables
-from omniner.report.tables import Sheet, latex
+from omniner.report.tables import Table
 from omniner.runs.context import Context
 from omniner.runs.task import Task, entry_label
 from omniner.tasks import parts
@@ -50,9 +50,9 @@ def run(context: Context) -> None:
     surveyed = [_survey(context, planned) for planned in plan(config)]
     verdicts = {one.statistics.name: run_checks(one) for one in surveyed}
     context.publish_issues([issue for one in surveyed for issue in _named(one)])
-    sheets = corpus_tables.build(surveyed, verdicts, config.stats)
-    _publish(context, surveyed, verdicts, sheets)
-    print(corpus_page.terminal(surveyed, verdicts, sheets))
+    tables = corpus_tables.build_corpus_tables(surveyed, verdicts, config.stats)
+    _publish(context, surveyed, verdicts, tables)
+    print(corpus_page.corpus_text(surveyed, verdicts, tables))
 
 
 def _check_limits(settings: StatsConfig) -> None:
@@ -86,22 +86,22 @@ def _publish(
     context: Context,
     surveyed: Sequence[SurveyedCorpus],
     verdicts: Mapping[str, Sequence[Verdict]],
-    sheets: Mapping[str, Sheet],
+    tables: Mapping[str, Table],
 ) -> None:
     context.run.metrics(_metrics(surveyed, verdicts))
     context.run.tags({f"stats.{one.statistics.name}": one.about for one in surveyed})
-    context.publish_json("stats.json", corpus_tables.to_json(surveyed, verdicts))
-    context.publish_sheets("stats", sheets)
-    context.publish_text("latex/stats_table3.tex", latex(sheets["table3"], "table3"))
-    context.publish_figures(corpus_page.figures(surveyed))
-    _texts(context, surveyed, verdicts, sheets)
+    context.publish_json("stats.json", corpus_tables.corpus_json(surveyed, verdicts))
+    context.publish_tables(tables, "stats_")
+    context.publish_text("latex/stats_table3.tex", tables["table3"].to_latex("table3"))
+    context.publish_figures(corpus_page.draw_corpus_figures(surveyed))
+    _texts(context, surveyed, verdicts, tables)
 
 
 def _metrics(surveyed: Sequence[SurveyedCorpus], verdicts: Mapping[str, Sequence[Verdict]]) -> dict[str, float]:
     values: dict[str, float] = {}
     for one in surveyed:
         place = f"stats/{one.statistics.name}"
-        values |= {f"{place}/{name}": value for name, value in corpus_tables.figures(one).items()}
+        values |= {f"{place}/{name}": value for name, value in corpus_tables.corpus_numbers(one).items()}
         for split, texts in one.statistics.texts.items():
             values[f"{place}/{split}_sentences"] = texts.sentences
             values[f"{place}/{split}_entities"] = one.statistics.labels[split].entities
@@ -119,13 +119,13 @@ def _texts(
     context: Context,
     surveyed: Sequence[SurveyedCorpus],
     verdicts: Mapping[str, Sequence[Verdict]],
-    sheets: Mapping[str, Sheet],
+    tables: Mapping[str, Table],
 ) -> None:
     name = context.config.name
     created = time.strftime("%Y-%m-%d %H:%M:%S")
-    page = corpus_page.html(name, created, surveyed, verdicts, sheets)
+    page = corpus_page.render_corpus_page(name, created, surveyed, verdicts, tables)
     context.publish_text("stats.html", page)
-    context.publish_text("stats.md", corpus_page.markdown(name, surveyed, verdicts, sheets))
+    context.publish_text("stats.md", corpus_page.corpus_markdown(name, surveyed, verdicts, tables))
 
 
 _CHOICE = re.compile(r"[\w-]+")

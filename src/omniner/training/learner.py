@@ -33,7 +33,7 @@ from torchmetrics import Metric
 
 from omniner.config.groups import TrainerConfig
 from omniner.records import Entity
-from omniner.score.metrics import Counts, compare, score_row
+from omniner.score.metrics import Counts, compare_units, score_row
 
 _RATE_MEMORY = 0.95  # share of the past in the smoothed rates
 
@@ -181,7 +181,7 @@ class DevScore(Metric):
             loss: a sum.
             size: sentences or answer tokens that it was summed over.
         """
-        row = Counts.of(compare(gold, predicted, self._unit)).micro()
+        row = Counts.of(compare_units(gold, predicted, self._unit)).micro()
         self.counts += torch.tensor([row.tp, row.fp, row.fn, len(gold), failed], device=self.counts.device)
         self.losses += torch.stack([loss.detach().to(self.losses), self.losses.new_tensor(size)])
 

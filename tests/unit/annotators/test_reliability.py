@@ -24,9 +24,9 @@ from omniner.config.groups import AgreementConfig, ErrtaConfig, MetricsConfig
 from omniner.corpus.adjudication import AnnotatedSentence, annotation_of, match_annotators
 from omniner.corpus.sample import generate_sample
 from omniner.records import Entity, Sentence
-from omniner.report import annotator_tables
+from omniner.report import curation_tables
 from omniner.score import human
-from omniner.score.metrics import compare
+from omniner.score.metrics import compare_units
 from omniner.score.results import ErrtaError
 from omniner.score.scoring import score
 
@@ -183,7 +183,7 @@ def test_figures_against_units_laid_out_one_by_one() -> None:
 def test_pairs_against_the_scorer() -> None:
     agreement, items = measured((0.2, 0.4))
     sides = [[item.annotations[side] or () for item in items] for side in (0, 1)]
-    comparison = compare(*sides, "span")
+    comparison = compare_units(*sides, "span")
     right, missing, extra = len(comparison.right), len(comparison.missing), len(comparison.extra)
     assert agreement.figures["f1.strict"].value == pytest.approx(2 * right / (2 * right + missing + extra))
     assert sum(count.errors for count in agreement.errors["a0", "a1"].by_type.values()) > 0
@@ -249,14 +249,14 @@ def test_suggestions_count_both_directions_as_one_question() -> None:
         ErrtaError("split", "6", (long,), (piece, short)),
         ErrtaError("merge", "7", (piece, short), (long,)),
     ]
-    found = [(one.type, one.about, one.times, one.examples) for one in annotator_tables.suggest(errors)]
+    found = [(one.type, one.about, one.times, one.examples) for one in curation_tables.suggest_rules(errors)]
     assert found == [
         ("category", "X / Y", 2, "烤鸭 (2)"),
         ("one or several", "X", 2, "老北京烤鸭 or 老北京 + 烤鸭 (2)"),
         ("presence", "X", 2, "烤鸭 (2)"),
         ("boundary", "X", 1, "老北京烤鸭 or 烤鸭 (1)"),
     ]
-    assert annotator_tables.suggest(reversed(errors)) == annotator_tables.suggest(errors)
+    assert curation_tables.suggest_rules(reversed(errors)) == curation_tables.suggest_rules(errors)
 
 
 def test_disputed_surfaces_and_tables() -> None:
@@ -269,11 +269,11 @@ def test_disputed_surfaces_and_tables() -> None:
     agreement = measure_agreement(["a", "b", "c"], items, SETTINGS)
     (row,) = agreement.surfaces
     assert (row.seen, row.disputed, dict(row.labels)) == (2, 1, {"X": 1, "Y": 1, "": 1})
-    sheets = annotator_tables.build(agreement)
-    assert sheets["surfaces"].table.rows == [["烤鸭", 1, 2, 0.5, "not marked 1, X 1, Y 1"]]
+    sheets = curation_tables.build_agreement_tables(agreement)
+    assert sheets["surfaces"].rows == [["烤鸭", 1, 2, 0.5, "not marked 1, X 1, Y 1"]]
     for sheet in sheets.values():
-        assert all(len(row) == len(sheet.table.columns) == len(sheet.kinds) for row in sheet.table.rows)
-        sheet.printed()
+        assert all(len(row) == len(sheet.names) == len(sheet.columns) for row in sheet.rows)
+        sheet.formatted()
 
 
 def test_human_performance_is_the_mean_of_the_scorers_figures() -> None:
@@ -288,11 +288,11 @@ def test_human_performance_is_the_mean_of_the_scorers_figures() -> None:
     spread = human.summarise_scores(f1)
     assert spread.mean == pytest.approx(sum(f1) / 2)
     assert spread.deviation == pytest.approx(abs(f1[0] - f1[1]) / math.sqrt(2))
-    sheet = annotator_tables.human_sheet(results, len(gold))
-    assert sheet.table.rows[0][0] == human.MICRO
-    assert sheet.table.rows[0][-2:] == f1
+    sheet = curation_tables.build_human_table(results, len(gold))
+    assert sheet.rows[0][0] == human.MICRO
+    assert sheet.rows[0][-2:] == f1
     invented = {"品牌", "地址"}  # primaries of wrong labels
-    assert {row[0] for row in sheet.table.rows[2:]} - invented == {
+    assert {row[0] for row in sheet.rows[2:]} - invented == {
         entity.category.split("_")[0] for s in gold for entity in s.entities
     } - invented
     wrong = [Sentence(gold[0].id, gold[0].text + "！"), Sentence(gold[1].id, gold[1].text, meta={"unlabeled": True})]

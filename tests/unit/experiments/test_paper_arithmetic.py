@@ -31,7 +31,7 @@ def test_the_official_counter_makes_fn_and_fp_of_its_types(gold: list[Any], pred
     """Each of its errors uses up the pairs that `Counts` says."""
     missing = [pair for pair in gold if pair not in predicted]
     extra = [pair for pair in predicted if pair not in gold]
-    kinds = [kind for kind, _, _ in official.sort_units(missing, extra)]
+    kinds = [kind for kind, _, _ in official.sort_sentence_as_published(missing, extra)]
     counts = Counts(**{name: kinds.count(name) for name in Counts._fields})
     assert (counts.fn, counts.fp) == (len(missing), len(extra))
 

@@ -110,7 +110,7 @@ def hostile() -> Guidance:
 
 
 def test_what_comes_from_outside_is_only_text_in_the_page() -> None:
-    page = guidance_page.html(hostile(), HOSTILE)
+    page = guidance_page.render_guidance_page(hostile(), HOSTILE)
     page.encode("utf-8")
     body = page.partition("</style>\n</head>")[2]
     assert "<script" not in page
@@ -120,7 +120,7 @@ def test_what_comes_from_outside_is_only_text_in_the_page() -> None:
 
 
 def test_markdown_keeps_its_form() -> None:
-    text = guidance_page.markdown(hostile())
+    text = guidance_page.guidance_markdown(hostile())
     text.encode("utf-8")
     outside = [line for line in text.splitlines() if not line.startswith("    ")]
     assert [line for line in outside if line.startswith("#")][1:] == [
@@ -130,15 +130,15 @@ def test_markdown_keeps_its_form() -> None:
 
 
 def test_people_are_told_whose_word_it_is(made: Guidance) -> None:
-    assert "no teacher was asked" in guidance_page.summary(made)
-    for text in (guidance_page.markdown(made), guidance_page.html(made, "x")):
+    assert "no teacher was asked" in guidance_page.guidance_summary(made)
+    for text in (guidance_page.guidance_markdown(made), guidance_page.render_guidance_page(made, "x")):
         assert "no teacher was asked" in text
         assert "Note by counting in the training split" in text
-    assert "1 questions without an answer" in guidance_page.author(hostile())
+    assert "1 questions without an answer" in guidance_page.guidance_author(hostile())
 
 
 def test_tables_have_a_row_for_each(made: Guidance) -> None:
-    sheets = guidance_page.sheets(made)
+    sheets = guidance_page.build_guidance_tables(made)
     assert [len(sheets[name].rows) for name in ("lessons", "suspects")] == [len(made.lessons), len(made.suspects)]
     for table in sheets.values():
         assert all(len(row) == len(table.columns) for row in table.rows)

@@ -25,7 +25,7 @@ from omniner.llm.generative import DevLoader, GenerativeData
 from omniner.llm.packs import make_pack
 from omniner.models import fit, predict, prepare
 from omniner.records import Entity, Prediction, Sentence
-from omniner.score.metrics import Counts, compare
+from omniner.score.metrics import Counts, compare_units
 from omniner.training import checkpoints
 from omniner.training.learner import DevScore
 
@@ -232,7 +232,7 @@ def test_evaluation_by_steps_on_a_sample_is_that_of_prediction(tmp_path: Path) -
     chosen = [s for s in corpus.splits["dev"] if s.id in {sample.id for sample in data.dev_samples}]
     assert len(chosen) == 5
     found = answers(result.best_path, chosen, config)
-    row = Counts.of(compare([s.entities for s in chosen], [found[s.id].entities for s in chosen], "pair")).micro()
+    row = Counts.of(compare_units([s.entities for s in chosen], [found[s.id].entities for s in chosen], "pair")).micro()
     assert 0.3 < row.f1 == pytest.approx(result.best_f1)
     names = {
         f"train/{name}" for name in ("loss", "learning_rate", "sentences_per_second", "tokens_per_second", "packs")

@@ -4,7 +4,7 @@ import pytest
 
 from omniner.report import comparison_tables
 
-RUNS = comparison_tables.results(
+RUNS = comparison_tables.sweep_runs(
     [
         (["task=train", "head=crf", "seed=1"], {"test/f1": 0.70, "parse/failed": 0.0}),
         (["task=train", "head=crf", "seed=2"], {"test/f1": 0.74, "parse/failed": 2.0}),
@@ -15,35 +15,35 @@ RUNS = comparison_tables.results(
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_row() -> None:
-    table = comparison_tables.summary(RUNS, "sweep")
-    assert table.columns[:5] == ["configuration", "n", "failed", "test/f1 mean", "test/f1 sd"]
+    table = comparison_tables.build_seed_table(RUNS, "sweep")
+    assert table.names[:5] == ["configuration", "n", "failed", "test/f1 mean", "test/f1 sd"]
     assert [row[:3] for row in table.rows] == [["head=crf", 2, 0], ["head=span", 1, 1]]
     assert table.rows[0][3:] == pytest.approx([0.72, 0.02 * 2**0.5, 1.0, 2**0.5])
     assert table.rows[1][3:] == [0.5, "", 1.0, ""]
 
 
 def test_the_text_has_a_line_per_configuration() -> None:
-    head, *lines = comparison_tables.text(comparison_tables.summary(RUNS, "sweep"))
+    head, *lines = comparison_tables.seed_lines(comparison_tables.build_seed_table(RUNS, "sweep"))
     assert head.split() == ["configuration", "n", "failed", "test/f1", "parse/failed"]
     assert lines[0].split() == ["head=crf", "2", "0", "72.00", "±", "2.83", "1.00", "±", "1.41"]
     assert lines[1].split() == ["head=span", "1", "1", "50.00", "1.00"]
 
 
 def test_seeds_alone_are_named_after_the_sweep() -> None:
-    runs = comparison_tables.results(
+    runs = comparison_tables.sweep_runs(
         [(["head=crf", "seed=1"], {"test/f1": 0.5}), (["head=crf", "seed=2"], {"test/f1": 0.5})]
     )
-    assert [row[:2] for row in comparison_tables.summary(runs, "sweep").rows] == [["sweep", 2]]
+    assert [row[:2] for row in comparison_tables.build_seed_table(runs, "sweep").rows] == [["sweep", 2]]
 
 
 def test_nothing_finished_is_a_table_without_metrics_and_no_figure() -> None:
-    runs = comparison_tables.results([(["head=crf"], None)])
-    assert comparison_tables.summary(runs, "sweep").rows == [["sweep", 0, 1]]
-    assert comparison_tables.figure(runs, "sweep") is None
+    runs = comparison_tables.sweep_runs([(["head=crf"], None)])
+    assert comparison_tables.build_seed_table(runs, "sweep").rows == [["sweep", 0, 1]]
+    assert comparison_tables.draw_seed_figure(runs, "sweep") is None
 
 
 def test_the_figure_is_the_same_for_the_same_runs() -> None:
-    picture = comparison_tables.figure(RUNS, "sweep")
+    picture = comparison_tables.draw_seed_figure(RUNS, "sweep")
     assert picture is not None
     assert picture.startswith(b"\x89PNG")
-    assert picture == comparison_tables.figure(RUNS, "sweep")
+    assert picture == comparison_tables.draw_seed_figure(RUNS, "sweep")

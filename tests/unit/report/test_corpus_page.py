@@ -20,9 +20,9 @@ from omniner.corpus.stats.measure import measure_corpus
 from omniner.corpus.stats.verdicts import CHECKS, SurveyedCorpus, run_checks
 from omniner.records import Entity, Issue, Sentence
 from omniner.report import corpus_page, corpus_tables
-from omniner.report.corpus_page import figures, shares_by_length
+from omniner.report.corpus_page import draw_corpus_figures, shares_by_length
 from omniner.report.corpus_tables import Verdicts
-from omniner.report.tables import COUNT, TEXT, Sheet, Table
+from omniner.report.tables import COUNT, TEXT, Column, Table
 
 SETTINGS = compose.load(["task=stats"]).stats
 SCRIPT, IMAGE, END = "<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "</script><b>bold</b><!--"
@@ -48,32 +48,32 @@ def small() -> SurveyedCorpus:
     return SurveyedCorpus(statistics, "made up", [], taxonomy.load_taxonomy(taxonomy.OFFICIAL), 510, SETTINGS)
 
 
-def made(*surveyed: SurveyedCorpus) -> tuple[list[SurveyedCorpus], Verdicts, dict[str, Sheet]]:
+def made(*surveyed: SurveyedCorpus) -> tuple[list[SurveyedCorpus], Verdicts, dict[str, Table]]:
     verdicts = {one.statistics.name: run_checks(one) for one in surveyed}
-    return list(surveyed), verdicts, corpus_tables.build(surveyed, verdicts, SETTINGS)
+    return list(surveyed), verdicts, corpus_tables.build_corpus_tables(surveyed, verdicts, SETTINGS)
 
 
 def test_every_sheet_is_whole_and_can_be_printed() -> None:
     surveyed, verdicts, sheets = made(small(), hostile())
     for name, sheet in sheets.items():
-        assert len(sheet.kinds) == len(sheet.table.columns), name
-        assert all(len(row) == len(sheet.kinds) for row in sheet.printed()), name
-        assert sheet.table.columns[0] == "corpus"
-        sheet.table.to_csv().encode("utf-8")
-    assert [row[0] for row in sheets["table3"].table.rows] == ["small", IMAGE]
-    assert len(sheets["verdicts"].table.rows) == 2 * len(CHECKS)
-    filled = {name for name, sheet in sheets.items() if any(row[0] == IMAGE for row in sheet.table.rows)}
+        assert len(sheet.columns) == len(sheet.names), name
+        assert all(len(row) == len(sheet.columns) for row in sheet.formatted()), name
+        assert sheet.names[0] == "corpus"
+        sheet.to_csv().encode("utf-8")
+    assert [row[0] for row in sheets["table3"].rows] == ["small", IMAGE]
+    assert len(sheets["verdicts"].rows) == 2 * len(CHECKS)
+    filled = {name for name, sheet in sheets.items() if any(row[0] == IMAGE for row in sheet.rows)}
     assert {"leaks", "repeats", "disagreements", "posts", "overlaps", "edges", "odd", "issues", "gaps"} <= filled
-    text = corpus_page.markdown("a run", surveyed, verdicts, sheets)
+    text = corpus_page.corpus_markdown("a run", surveyed, verdicts, sheets)
     assert not re.search(r"<(script|img|b|i)\b", text)
-    assert len(corpus_page.terminal(surveyed, verdicts, sheets).splitlines()) >= 3 + 2 * len(CHECKS)
+    assert len(corpus_page.corpus_text(surveyed, verdicts, sheets).splitlines()) >= 3 + 2 * len(CHECKS)
 
 
 def test_table_3_has_the_counts_of_the_corpus() -> None:
     one = small()
     _, _, sheets = made(one)
-    table = sheets["table3"].table
-    row: dict[str, Any] = dict(zip(table.columns, table.rows[0], strict=True))
+    table = sheets["table3"]
+    row: dict[str, Any] = dict(zip(table.names, table.rows[0], strict=True))
     sentences = one.statistics.flat.sentences
     assert row["sentences"] == len(sentences) == row["train"] + row["dev"] + row["test"]
     assert row["documents"] == len({sentence.post_id for sentence in sentences})
@@ -86,8 +86,8 @@ def test_table_3_has_the_counts_of_the_corpus() -> None:
 def test_the_rows_of_categories_say_what_was_measured() -> None:
     one = small()
     _, _, sheets = made(one)
-    table = sheets["categories"].table
-    found = {row[1]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    table = sheets["categories"]
+    found = {row[1]: dict(zip(table.names, row, strict=True)) for row in table.rows}
     for row in one.statistics.categories:
         cells = found[row.name]
         assert (cells["count"], cells["train"], cells["surfaces"]) == (row.mentions, row.by_split[0], row.surfaces)
@@ -100,23 +100,23 @@ def test_the_rows_of_categories_say_what_was_measured() -> None:
 
 def test_the_same_corpus_gives_the_same_texts_and_figures() -> None:
     first, second = made(small()), made(small())
-    assert corpus_page.markdown("a", *first) == corpus_page.markdown("a", *second)
-    assert json.dumps(corpus_tables.to_json(*first[:2])) == json.dumps(corpus_tables.to_json(*second[:2]))
-    pictures = figures(first[0])
-    assert pictures == figures(second[0])
+    assert corpus_page.corpus_markdown("a", *first) == corpus_page.corpus_markdown("a", *second)
+    assert json.dumps(corpus_tables.corpus_json(*first[:2])) == json.dumps(corpus_tables.corpus_json(*second[:2]))
+    pictures = draw_corpus_figures(first[0])
+    assert pictures == draw_corpus_figures(second[0])
     assert set(pictures) == {"stats_small_categories", "stats_small_lengths"}
     assert all(png.startswith(b"\x89PNG") for png in pictures.values())
 
 
 def test_the_json_is_finite_and_says_what_the_checks_found() -> None:
     surveyed, verdicts, _ = made(small(), hostile())
-    found = json.loads(json.dumps(corpus_tables.to_json(surveyed, verdicts), allow_nan=False))
+    found = json.loads(json.dumps(corpus_tables.corpus_json(surveyed, verdicts), allow_nan=False))
     corpus = found["corpora"]["small"]
     assert set(corpus["verdicts"]) == set(CHECKS)
     assert corpus["verdicts"]["leakage"]["status"] == "failed"
     assert corpus["splits"]["test"]["sentences"] == 31
     assert sum(row["mentions"] for row in corpus["category_rows"].values()) == corpus["entities"]
-    assert all(math.isfinite(value) for value in corpus_tables.figures(surveyed[0]).values())
+    assert all(math.isfinite(value) for value in corpus_tables.corpus_numbers(surveyed[0]).values())
 
 
 def test_shares_of_lengths_add_up() -> None:
@@ -141,8 +141,8 @@ def test_every_class_of_lengths_has_as_many_whole_numbers() -> None:
 
 
 def test_a_table_for_the_terminal_stands_in_columns() -> None:
-    sheet = Sheet("", Table(["name", "n"], [["小满", 1], ["abc", 1234]]), [TEXT, COUNT])
-    assert corpus_page.aligned(sheet) == ["name      n", "小满      1", "abc   1,234"]
+    table = Table("", [Column("name", TEXT), Column("n", COUNT)], [["小满", 1], ["abc", 1234]])
+    assert table.aligned() == ["name      n", "小满      1", "abc   1,234"]
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def look(tab: browser.Page, file: Path, text: str) -> None:
 
 def test_hostile_data_stays_text_and_each_corpus_can_be_chosen(tab: browser.Page, tmp_path: Path) -> None:
     surveyed, verdicts, sheets = made(small(), hostile())
-    look(tab, tmp_path / "stats.html", corpus_page.html(SCRIPT, "today", surveyed, verdicts, sheets))
+    look(tab, tmp_path / "stats.html", corpus_page.render_corpus_page(SCRIPT, "today", surveyed, verdicts, sheets))
     assert tab.run("document.querySelectorAll('main img, main b b, main script').length") == 0
     rows = "[...document.querySelectorAll('#table-splits tbody tr')].map((row) => row.cells[0].textContent)"
     assert tab.run(rows) == ["train", "dev", "test"]
@@ -185,7 +185,7 @@ def test_hostile_data_stays_text_and_each_corpus_can_be_chosen(tab: browser.Page
 
 def test_a_page_of_one_corpus_has_no_chooser(tab: browser.Page, tmp_path: Path) -> None:
     surveyed, verdicts, sheets = made(small())
-    look(tab, tmp_path / "one.html", corpus_page.html("a run", "today", surveyed, verdicts, sheets))
+    look(tab, tmp_path / "one.html", corpus_page.render_corpus_page("a run", "today", surveyed, verdicts, sheets))
     assert tab.run("document.getElementById('chooser').hidden && document.getElementById('overview').hidden") is True
     bars = tab.run("document.querySelectorAll('#chart-categories .track').length")
     assert bars == len(surveyed[0].statistics.categories)

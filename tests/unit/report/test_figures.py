@@ -41,7 +41,7 @@ def size(png: bytes) -> tuple[int, int]:
 
 def test_all_figures(result: ScoreResult) -> None:
     before = dict(matplotlib.rcParams)
-    made = figures.figures(result, CURVES)
+    made = figures.draw_run_figures(result, CURVES)
     assert dict(matplotlib.rcParams) == before
     names = ["learning_curves", "f1_by_category", "error_types", "errors_by_primary", "confusion"]
     assert list(made) == names
@@ -50,35 +50,37 @@ def test_all_figures(result: ScoreResult) -> None:
 
 
 def test_same_bytes_whatever_the_style_of_the_user(few: ScoreResult) -> None:
-    plain = figures.figures(few, CURVES)
+    plain = figures.draw_run_figures(few, CURVES)
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "figure.facecolor": "black"}):
-        assert figures.figures(few, CURVES) == plain
+        assert figures.draw_run_figures(few, CURVES) == plain
 
 
 def test_only_what_there_is_something_for() -> None:
     right = Entity("好", "体验", 0, 1)
     gold, said = {"0": Sentence("0", "好", [right])}, {"0": Prediction("0", [right])}
-    assert list(figures.figures(made_up.scored(gold, said, []), {})) == ["f1_by_category"]
+    assert list(figures.draw_run_figures(made_up.scored(gold, said, []), {})) == ["f1_by_category"]
     empty = made_up.scored({"0": Sentence("0", "好")}, {"0": Prediction("0")}, [])
-    assert figures.figures(empty, {"val/f1": []}) == {}
+    assert figures.draw_run_figures(empty, {"val/f1": []}) == {}
 
 
 def test_hostile_and_unknown_letters_are_drawn() -> None:
     names = ["$\\frac{$", "\U000e0001藏\n文ཀ_x", "<b>" + "长" * 60, "𠮷野家", "ok"]
-    made = figures.figures(made_up.result(40, 0.5, categories=names), {"$loss$": [(1, 0.5)]})
+    made = figures.draw_run_figures(made_up.result(40, 0.5, categories=names), {"$loss$": [(1, 0.5)]})
     assert {"confusion", "errors_by_primary", "learning_curves"} <= set(made)
 
 
 def test_label() -> None:
-    assert figures.label("品牌\n A") == "品牌 A"
-    assert figures.label("\U000e0001牌") == "�牌"
-    assert figures.label("一二三四五", 4) == "一二三…"
-    assert figures.label("\U0001f44d\U0001f3fb棒 \U0001f469\u200d\U0001f469\u200d\U0001f467") == "�棒 �"  # whole emoji
-    assert figures.label("\u2764\ufe0f") == "\u2764"
+    assert figures.drawable_text("品牌\n A") == "品牌 A"
+    assert figures.drawable_text("\U000e0001牌") == "�牌"
+    assert figures.drawable_text("一二三四五", 4) == "一二三…"
+    assert (
+        figures.drawable_text("\U0001f44d\U0001f3fb棒 \U0001f469\u200d\U0001f469\u200d\U0001f467") == "�棒 �"
+    )  # whole emoji
+    assert figures.drawable_text("\u2764\ufe0f") == "\u2764"
 
 
 def test_matrices_add_up(result: ScoreResult) -> None:
-    names, counts = figures.type_by_primary(result)
+    names, counts = figures.errors_by_primary(result)
     assert counts.sum() == len(result.errta.errors)
     assert counts.sum(axis=0).tolist() == [count.errors for count in result.errta.by_type.values()]
     assert list(counts.sum(axis=1)) == sorted(counts.sum(axis=1), reverse=True)
@@ -96,13 +98,13 @@ def test_font_face_holds_the_letters_asked_for() -> None:
 
     from fontTools.ttLib import TTFont
 
-    rule = figures.face(["补水abc", "面膜"], "Han")
+    rule = figures.font_face(["补水abc", "面膜"], "Han")
     found = re.fullmatch(r'@font-face\{font-family:"Han";src:url\(data:font/woff;base64,(.+)\) format.*', rule)
     assert found is not None
     held = set(TTFont(io.BytesIO(base64.b64decode(found[1]))).getBestCmap())
     assert held == {ord(c) for c in "补水面膜"}
-    assert figures.face(["补水abc", "面膜"], "Han") == rule
-    assert figures.face(["plain"], "Han") == ""
+    assert figures.font_face(["补水abc", "面膜"], "Han") == rule
+    assert figures.font_face(["plain"], "Han") == ""
 
 
 def test_importing_the_module_loads_no_matplotlib() -> None:

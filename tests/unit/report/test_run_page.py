@@ -16,7 +16,7 @@ import pytest
 
 from omniner.config.groups import ErrtaConfig
 from omniner.records import Entity, Prediction, Sentence
-from omniner.report import figures, run_page, tables
+from omniner.report import figures, run_page, run_tables
 from omniner.score.results import ErrtaError, ScoreResult
 
 ERRTA = ErrtaConfig(mode="span", examples=20, top=30)
@@ -27,7 +27,9 @@ CURVES = {"train/loss": [(0, 2.0), (5, float("inf"))], "val/f1": [(5, 0.5)], "va
 
 def page(result: ScoreResult, errta: ErrtaConfig = ERRTA, curves: Any = CURVES, **facts: Any) -> str:
     known = {"name": "a run", "created": "today", "details": {}, "config": "", "issues": {}} | facts
-    return run_page.html(result, tables.build(result, errta, None, []), run_page.RunFacts(**known), curves, errta)
+    return run_page.render_run_page(
+        result, run_tables.build_run_tables(result, errta, None, []), run_page.RunFacts(**known), curves, errta
+    )
 
 
 def block(text: str) -> dict[str, Any]:
@@ -162,7 +164,7 @@ def chosen(tab: browser.Page, script: str) -> tuple[int, list[str]]:
 def test_filters_sorting_and_paging(tab: browser.Page, tmp_path: Path) -> None:
     result = made_up.result(300)
     look(tab, tmp_path, page(result))
-    kept = tables.chosen_examples(result.errta.errors, 20)
+    kept = run_tables.examples_by_type(result.errta.errors, 20)
     assert chosen(tab, "")[0] == sum(map(len, kept.values()))
     change = "dispatchEvent(new Event('change'))"
     count, heads = chosen(tab, f"type.value = 'boundary'; type.{change}")
@@ -191,7 +193,7 @@ def test_filters_sorting_and_paging(tab: browser.Page, tmp_path: Path) -> None:
 def test_drawers_of_charts_and_rows_of_tables(tab: browser.Page, tmp_path: Path) -> None:
     result = made_up.result(300)
     look(tab, tmp_path, page(result))
-    names, counts = figures.type_by_primary(result)
+    names, counts = figures.errors_by_primary(result)
     labels = "[...document.querySelectorAll('#chart-%s tbody th')].map((n) => n.title)"
     cells = "[...document.querySelectorAll('#chart-%s tbody tr')]"
     cells += ".map((r) => [...r.cells].slice(1).map((c) => c.textContent))"
@@ -204,7 +206,7 @@ def test_drawers_of_charts_and_rows_of_tables(tab: browser.Page, tmp_path: Path)
         return dict(zip(tab.run(labels % chart), numbers, strict=True))
 
     assert shown("heat") == dict(zip(names, counts.tolist(), strict=True))
-    rows = {row[0]: row for row in tables.build(result, ERRTA, None, [])["errta_by_category"].rows}
+    rows = {row[0]: row for row in run_tables.build_run_tables(result, ERRTA, None, [])["errta_by_category"].rows}
     own = {name: row[1:-1] for name, row in rows.items() if result.primary[name] == names[0]}
     tab.run("document.querySelector('#chart-heat tbody button').click()")  # the first primary's
     assert shown("heat") == own
@@ -216,7 +218,7 @@ def test_drawers_of_charts_and_rows_of_tables(tab: browser.Page, tmp_path: Path)
     tab.run(choose % ("heat", "''"))
     assert list(shown("heat")) == names
     # All confused categories, and those of one primary with what they are confused with.
-    pairs = tables.confusions(result.errta.errors)
+    pairs = run_tables.count_confusions(result.errta.errors)
 
     def confused(wanted: dict[tuple[str, str], int]) -> dict[str, list[int]]:
         kept = sorted({name for pair in wanted for name in pair})

@@ -11,16 +11,16 @@ import pytest
 from omniner.config import compose
 from omniner.config.groups import CompareConfig
 from omniner.guidance.prompt_search import CorrectedScore, VariantScore
-from omniner.report import search_report
-from omniner.report.search_report import Against, SearchResult, Tried
+from omniner.report import guidance_page
+from omniner.report.guidance_page import BaselineDifference, SearchResult, VariantResult
 
 SETTINGS = CompareConfig(resamples=100, permutations=10000, confidence=0.95, alpha=0.05, seed=0, examples=0)
 OVERRIDES = {"prompt.from_run": "notes", "prompt.lessons": [1, 4], "prompt.corrections": 2, "prompt.examples": 0}
 
 
-def tried(name: str, *standings: VariantScore, stopped: int = 0, why: str = "", **changes: Any) -> Tried:
+def tried(name: str, *standings: VariantScore, stopped: int = 0, why: str = "", **changes: Any) -> VariantResult:
     values: dict[str, Any] = {"about": "lessons", "overrides": OVERRIDES, "sha": "ab", "length": 812, "lessons": (1, 4)}
-    return Tried(name, **{**values, **changes}, covered=0.25, standings=standings, stopped=stopped, why=why)
+    return VariantResult(name, **{**values, **changes}, covered=0.25, standings=standings, stopped=stopped, why=why)
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def result() -> SearchResult:
         posts=80,
         left_out=3,
         against=[
-            Against("generic", 0.031, 0.01, 0.05, 0.0005, 0.02, 20),
-            Against("from_run", 0.0, -0.01, 0.01, 0.9, 1, 20),
+            BaselineDifference("generic", 0.031, 0.01, 0.05, 0.0005, 0.02, 20),
+            BaselineDifference("from_run", 0.0, -0.01, 0.01, 0.9, 1, 20),
         ],
         corrected=CorrectedScore(0.705, 0.6, 0.8),
         choices=4,
@@ -49,7 +49,7 @@ def result() -> SearchResult:
 
 
 def test_every_figure_says_what_it_rests_on(result: SearchResult) -> None:
-    assert search_report.verdicts(result) == [
+    assert guidance_page.search_summary(result) == [
         "best prompt: a (lessons), 812 tokens",
         "dev F1 72.00% [68.00%, 76.00%] 95% interval, on 200 sentences of dev",
         "better than generic: +3.10 points [+1.00, +5.00], p 0.02 (Holm, and Bonferroni over the 20 prompts it was "
@@ -61,12 +61,12 @@ def test_every_figure_says_what_it_rests_on(result: SearchResult) -> None:
         "500 answers instead of 600 without early stopping",
     ]
     alone = dataclasses.replace(result, corrected=None, against=[])
-    assert len(search_report.verdicts(alone)) == 3
+    assert len(guidance_page.search_summary(alone)) == 3
 
 
 def test_the_table_has_a_column_for_each_rung(result: SearchResult) -> None:
-    sheet = search_report.sheet(result)
-    shown = [dict(zip(sheet.table.columns, row, strict=True)) for row in sheet.printed()]
+    sheet = guidance_page.build_search_table(result)
+    shown = [dict(zip(sheet.names, row, strict=True)) for row in sheet.formatted()]
     assert [row["variant"] for row in shown] == ["a", "b|*x*", "lost"]
     assert [row["F1, 50 sentences"] for row in shown] == ["70.00", "50.00", ""]
     assert [row["F1, 200 sentences"] for row in shown] == ["72.00", "", ""]
@@ -76,18 +76,23 @@ def test_the_table_has_a_column_for_each_rung(result: SearchResult) -> None:
 
 
 def test_warnings_name_what_the_figures_hide(result: SearchResult) -> None:
-    seen, failed = search_report.warnings(result)
+    seen, failed = guidance_page.search_warnings(result)
     assert "guide.split=train" in seen
     assert failed == "Never judged, because their runs failed: lost."
     clean = dataclasses.replace(result, split="train", tried=result.tried[:2])
-    assert search_report.warnings(clean) == []
-    assert "no test" in search_report.warnings(dataclasses.replace(clean, from_test=True))[0]
+    assert guidance_page.search_warnings(clean) == []
+    assert "no test" in guidance_page.search_warnings(dataclasses.replace(clean, from_test=True))[0]
     few = dataclasses.replace(clean, settings=dataclasses.replace(SETTINGS, permutations=500))
-    assert "smallest possible corrected p 0.0798): set compare.permutations higher" in search_report.warnings(few)[0]
+    assert (
+        "smallest possible corrected p 0.0798): set compare.permutations higher"
+        in guidance_page.search_warnings(few)[0]
+    )
 
 
 def test_nothing_in_the_page_is_markup_of_its_own(result: SearchResult) -> None:
-    text = search_report.text(result, "a *run*", "# Role\n```\n<b>x</b>", "--config-dir best prompt=searched")
+    text = guidance_page.search_markdown(
+        result, "a *run*", "# Role\n```\n<b>x</b>", "--config-dir best prompt=searched"
+    )
     assert "    # Role\n    ```\n    <b>x</b>\n" in text
     assert "*x*" not in text
     assert "*run*" not in text
@@ -117,7 +122,7 @@ def test_nothing_in_the_page_is_markup_of_its_own(result: SearchResult) -> None:
     ],
 )
 def test_typed_keys_mean_what_they_say(named: str) -> None:
-    line = search_report.override_line({**OVERRIDES, "prompt.from_run": named})
+    line = guidance_page.override_line({**OVERRIDES, "prompt.from_run": named})
     arguments = shlex.split(line)
     assert len(arguments) == 4
     composed = compose.compose(["decoding=openai", "decoding.url=http://x/v1", *arguments])
@@ -126,6 +131,6 @@ def test_typed_keys_mean_what_they_say(named: str) -> None:
 
 
 def test_no_run_is_null() -> None:
-    line = search_report.override_line({**OVERRIDES, "prompt.from_run": None, "prompt.lessons": []})
+    line = guidance_page.override_line({**OVERRIDES, "prompt.from_run": None, "prompt.lessons": []})
     assert line == "prompt.from_run=null prompt.lessons=[] prompt.corrections=2 prompt.examples=0"
     assert compose.compose(line.split()).prompt.from_run is None

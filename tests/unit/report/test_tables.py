@@ -13,8 +13,8 @@ import pytest
 from omniner.config.groups import ErrtaConfig
 from omniner.corpus.taxonomy import load_taxonomy
 from omniner.records import Entity, Prediction, Sentence
-from omniner.report import tables
-from omniner.report.tables import Table
+from omniner.report import run_tables
+from omniner.report.tables import COUNT, RATE, TEXT, Cell, Column, Table
 from omniner.score import results
 from omniner.score.results import ErrtaError, ScoreResult
 
@@ -28,7 +28,7 @@ def result() -> ScoreResult:
 
 @pytest.fixture(scope="module")
 def built(result: ScoreResult) -> dict[str, Table]:
-    return tables.build(result, ERRTA, load_taxonomy("omniner2025"), [])
+    return run_tables.build_run_tables(result, ERRTA, load_taxonomy("omniner2025"), [])
 
 
 def small(sentences: list[tuple[str, list[Entity], list[Entity]]], errors: list[ErrtaError]) -> ScoreResult:
@@ -52,7 +52,7 @@ def test_each_error_is_in_one_row(result: ScoreResult, built: dict[str, Table]) 
     for name in ("errta_by_category", "errta_by_primary"):
         table = built[name]
         assert sum(int(row[-1]) for row in table.rows) == errors
-        for i, kind in enumerate(table.columns[1:-1], start=1):
+        for i, kind in enumerate(table.names[1:-1], start=1):
             assert sum(int(row[i]) for row in table.rows) == result.errta.by_type[kind].errors
         totals = [int(row[-1]) for row in table.rows]
         assert totals == sorted(totals, reverse=True)
@@ -64,7 +64,7 @@ def test_each_error_is_in_one_row(result: ScoreResult, built: dict[str, Table]) 
 def test_redundant_counts_for_the_predicted_category() -> None:
     said = Entity("好", "体验", 0, 1)
     result = small([("好的", [], [said])], [ErrtaError("redundant", "0", (), (said,))])
-    built = tables.build(result, ERRTA, None, [])
+    built = run_tables.build_run_tables(result, ERRTA, None, [])
     assert built["errta_by_category"].rows[0][0] == "体验"
     assert built["confused_surfaces"].rows == [["好", "redundant: none → 体验", 1]]
     assert built["confusion_pairs"].rows == []
@@ -77,23 +77,23 @@ def test_confusions_name_the_most_frequent_surface() -> None:
     same = ErrtaError("boundary", "0", (Entity("天天", "甲"),), (Entity("天", "甲"),))
     gold = [Entity("天", "甲"), Entity("地", "甲")]
     result = small([("天天地地", gold, [Entity("天", "乙")])], [wrong("地"), wrong("天"), wrong("天"), same])
-    assert tables.build(result, ERRTA, None, [])["confusion_pairs"].rows == [["甲", "乙", 3, "天"]]
+    assert run_tables.build_run_tables(result, ERRTA, None, [])["confusion_pairs"].rows == [["甲", "乙", 3, "天"]]
 
 
 def test_examples_are_capped_by_type_and_ordered_by_nothing_but_the_errors(result: ScoreResult) -> None:
-    first = tables.chosen_examples(result.errta.errors, 5)
-    assert first == tables.chosen_examples(list(result.errta.errors), 5)
+    first = run_tables.examples_by_type(result.errta.errors, 5)
+    assert first == run_tables.examples_by_type(list(result.errta.errors), 5)
     for name, count in result.errta.by_type.items():
         assert len(first.get(name, [])) == min(5, count.errors)
         assert len(set(first.get(name, []))) == len(first.get(name, []))
-    everything = tables.chosen_examples(result.errta.errors, 10**6)
+    everything = run_tables.examples_by_type(result.errta.errors, 10**6)
     assert sum(map(len, everything.values())) == len(result.errta.errors)
 
 
 def test_examples_hold_categories_in_proportion() -> None:
     names = ["乙" if i % 10 == 0 else "甲" for i in range(100)]
     errors = [ErrtaError("missing", str(i), (Entity("好", name),), ()) for i, name in enumerate(names)]
-    chosen = tables.chosen_examples(errors, 10)["missing"]
+    chosen = run_tables.examples_by_type(errors, 10)["missing"]
     assert sorted(map(results.category_of, chosen)) == ["乙"] + ["甲"] * 9
 
 
@@ -101,34 +101,41 @@ def test_suspected_annotation_counts_the_model() -> None:
     city, brand = Entity("兰蔻", "城市", 0, 2), Entity("兰蔻", "品牌", 0, 2)
     train = [Sentence(f"t{i}", "兰蔻", [brand]) for i in range(8)]
     result = small([("兰蔻好", [city], [brand]), ("兰蔻贵", [city], [city]), ("兰蔻", [brand], [brand])], [])
-    rows = tables.build(result, ERRTA, None, train)["suspected_annotation"].rows
+    rows = run_tables.build_run_tables(result, ERRTA, None, train)["suspected_annotation"].rows
     assert rows == [["兰蔻", "城市", "品牌", 9 / 11, 11, 2, 1, "0"]]
     # Without train there is no large majority: nothing is suspected.
-    assert tables.build(result, ERRTA, None, [])["suspected_annotation"].rows == []
+    assert run_tables.build_run_tables(result, ERRTA, None, [])["suspected_annotation"].rows == []
 
 
 def test_model_agrees_only_at_the_same_place() -> None:
     city, elsewhere = Entity("兰蔻", "城市", 0, 2), Entity("兰蔻", "品牌", 3, 5)
     train = [Sentence(f"t{i}", "兰蔻", [Entity("兰蔻", "品牌", 0, 2)]) for i in range(8)]
     result = small([("兰蔻和兰蔻", [city], [elsewhere])], [])
-    (row,) = tables.build(result, ERRTA, None, train)["suspected_annotation"].rows
+    (row,) = run_tables.build_run_tables(result, ERRTA, None, train)["suspected_annotation"].rows
     assert row[-2] == 0
 
 
 def test_csv_and_json_and_markdown_keep_the_cells() -> None:
-    table = Table(["a|b", "x"], [['引"号,', 1], ["换\n行", 0.123456], ["\ud83d", 2]])
+    rows: list[list[Cell]] = [['引"号,', 1, 1.0], ["换\n行", 1234, 0.123456], ["\ud83d", 2, 0.5]]
+    table = Table("t", [Column("a|b", TEXT), Column("n", COUNT), Column("x", RATE)], rows)
     back = list(csv.reader(io.StringIO(table.to_csv())))
-    assert back == [["a|b", "x"], ['引"号,', "1"], ["换\n行", "0.123456"], ["\\ud83d", "2"]]
-    assert json.loads(json.dumps(table.to_json())) == {"columns": table.columns, "data": table.rows}
+    assert back == [
+        ["a|b", "n", "x"], ['引"号,', "1", "1.0"], ["换\n行", "1234", "0.123456"], ["\\ud83d", "2", "0.5"],
+    ]  # fmt: skip
+    assert json.loads(json.dumps(table.to_json())) == {
+        "title": "t", "columns": ["a|b", "n", "x"], "kinds": ["text", "count", "rate"], "rows": rows, "best": [],
+        "empty": "None.",
+    }  # fmt: skip
     table.to_csv().encode("utf-8")
     assert table.to_markdown(2).splitlines() == [
-        r"| a\|b | x |", "| --- | --- |", '| 引"号, | 1 |', "| 换 行 | 0.1235 |", "", "and 1 more rows",
+        r"| a\|b | n | x |", "| --- | --- | --- |", '| 引"号, | 1 | 1.0000 |', "| 换 行 | 1,234 | 0.1235 |", "",
+        "and 1 more rows",
     ]  # fmt: skip
 
 
 def test_without_errors_the_tables_are_empty() -> None:
     right = Entity("好", "体验", 0, 1)
-    built = tables.build(small([("好", [right], [right])], []), ERRTA, None, [])
+    built = run_tables.build_run_tables(small([("好", [right], [right])], []), ERRTA, None, [])
     assert [row[1:3] for row in built["errta_counts"].rows] == [[0, 0.0]] * 8
     assert built["examples"].rows == built["errta_by_category"].rows == []
 
@@ -137,5 +144,5 @@ def test_the_official_test_size_takes_well_under_a_second() -> None:
     result = made_up.result(19_557, 0.64)
     assert len(result.errta.errors) > 45_000
     start = time.process_time()
-    tables.build(result, ErrtaConfig("span", 50, 100), None, [])
+    run_tables.build_run_tables(result, ErrtaConfig("span", 50, 100), None, [])
     assert time.process_time() - start < 1.0

@@ -19,9 +19,9 @@ from paired_runs import gold, outcomes, predictions
 from omniner.config.groups import CompareConfig, ErrtaConfig, MetricsConfig
 from omniner.records import Entity, Prediction, Sentence
 from omniner.report import comparison_page
-from omniner.report import tables as sheets
-from omniner.report.comparison_tables import build, verdicts
-from omniner.score.comparison import Contender, RunComparison, compare_runs
+from omniner.report.comparison_tables import build_comparison_tables, comparison_summary
+from omniner.report.tables import Table, format_cell, tables_markdown
+from omniner.score.comparison import RunComparison, System, compare_runs
 from omniner.score.scoring import score
 
 METRICS = MetricsConfig(unit="auto", profile="own", on_parse_failure="empty", bootstrap=0, confidence=0.95, seed=0)
@@ -39,7 +39,7 @@ def three() -> tuple[list[Sentence], RunComparison]:
         "better": outcomes(sentences, 5, 0.95, first, 0.5),
         "as good": outcomes(sentences, 6, 0.6, first, 0.9),
     }
-    contenders = [Contender(name, sentences, predictions(sentences, said)) for name, said in runs.items()]
+    contenders = [System(name, sentences, predictions(sentences, said)) for name, said in runs.items()]
     return sentences, compare_runs(contenders, METRICS, ERRTA, SETTINGS)
 
 
@@ -49,13 +49,13 @@ def hostile() -> RunComparison:
     right = [Prediction(s.id, list(s.entities)) for s in sentences]
     wrong = [Prediction(s.id, [s.entities[0]._replace(category=HOSTILE[0] + "x")]) for s in sentences]
     runs = {HOSTILE[0]: [*right[:1], *wrong[1:]], HOSTILE[1]: [*wrong[:1], *right[1:]], HOSTILE[2]: right}
-    return compare_runs([Contender(name, sentences, said) for name, said in runs.items()], METRICS, ERRTA, SETTINGS)
+    return compare_runs([System(name, sentences, said) for name, said in runs.items()], METRICS, ERRTA, SETTINGS)
 
 
 def page(comparison: RunComparison, **facts: Any) -> str:
     known = {"name": "a comparison", "created": "today", "details": {}, "unknown_config": False} | facts
-    tables = build(comparison, {"seed": [1] * len(comparison.results)})
-    return comparison_page.html(comparison, tables, comparison_page.CompareFacts(**known))
+    tables = build_comparison_tables(comparison, {"seed": [1] * len(comparison.results)})
+    return comparison_page.render_comparison_page(comparison, tables, comparison_page.ComparisonFacts(**known))
 
 
 def block(text: str) -> dict[str, Any]:
@@ -64,8 +64,8 @@ def block(text: str) -> dict[str, Any]:
     return json.loads(found[1])
 
 
-def column(sheet: sheets.Sheet, name: str) -> list[Any]:
-    return [row[sheet.table.columns.index(name)] for row in sheet.table.rows]
+def column(table: Table, name: str) -> list[Any]:
+    return [row[table.names.index(name)] for row in table.rows]
 
 
 # What is compared
@@ -88,7 +88,7 @@ def test_a_sentence_flips_where_only_one_of_two_runs_has_it_right(three: tuple[l
 
 def test_a_pair_is_tested_the_same_whatever_else_is_compared(three: tuple[list[Sentence], RunComparison]) -> None:
     sentences, comparison = three
-    two = [Contender(n, sentences, list(comparison.results[n].predictions.values())) for n in ("base", "as good")]
+    two = [System(n, sentences, list(comparison.results[n].predictions.values())) for n in ("base", "as good")]
     alone = compare_runs(two, METRICS, ERRTA, SETTINGS)
     assert alone.versus[0].significance == comparison.versus[1].significance
     assert comparison.versus[0].p_corrected == min(1, 2 * comparison.versus[0].significance.figures["micro.f1"][5])
@@ -99,7 +99,7 @@ def test_one_run_without_offsets_makes_all_count_pairs() -> None:
     sentences = gold(40, 7)
     said = predictions(sentences, outcomes(sentences, 8, 0.7))
     bare = [dataclasses.replace(p, entities=[Entity(*entity[:2]) for entity in p.entities]) for p in said]
-    runs = [Contender("spans", sentences, said), Contender("pairs", sentences, bare)]
+    runs = [System("spans", sentences, said), System("pairs", sentences, bare)]
     for order in (runs, runs[::-1]):
         comparison = compare_runs(order, METRICS, ERRTA, SETTINGS)
         assert {(r.unit, r.mode) for r in comparison.results.values()} == {("pair", "official")}
@@ -115,7 +115,7 @@ def test_what_a_profile_leaves_out_counts_nothing_for_that_run_alone() -> None:
     broken = [dataclasses.replace(said[0], entities=[], parse="failed", reason="no list"), *said[1:]]
     drop = dataclasses.replace(METRICS, on_parse_failure="drop")
     comparison = compare_runs(
-        [Contender("whole", sentences, said), Contender("broken", sentences, broken)], drop, ERRTA, SETTINGS
+        [System("whole", sentences, said), System("broken", sentences, broken)], drop, ERRTA, SETTINGS
     )
     assert comparison.results["broken"].metrics.micro[3:] == (3, 3, 0, 0)
     assert comparison.versus[0].significance.figures["micro.f1"].difference == 0.0
@@ -125,10 +125,10 @@ def test_what_a_profile_leaves_out_counts_nothing_for_that_run_alone() -> None:
 def test_too_few_permutations_are_said() -> None:
     sentences = gold(30, 1)
     said = predictions(sentences, outcomes(sentences, 2, 0.7))
-    runs = [Contender(name, sentences, said) for name in ("a", "b")]
+    runs = [System(name, sentences, said) for name in ("a", "b")]
     few = compare_runs(runs, METRICS, ERRTA, dataclasses.replace(SETTINGS, permutations=60))
-    assert "60 permutations cannot make any of 4 categories significant" in comparison_page.notes(few)[0]
-    assert comparison_page.notes(compare_runs(runs, METRICS, ERRTA, SETTINGS)) == []
+    assert "60 permutations cannot make any of 4 categories significant" in comparison_page.comparison_warnings(few)[0]
+    assert comparison_page.comparison_warnings(compare_runs(runs, METRICS, ERRTA, SETTINGS)) == []
 
 
 # People
@@ -137,9 +137,9 @@ def test_too_few_permutations_are_said() -> None:
 @pytest.fixture(scope="module")
 def with_people(three: tuple[list[Sentence], RunComparison]) -> RunComparison:
     sentences, comparison = three
-    runs = [Contender(n, sentences, list(comparison.results[n].predictions.values())) for n in ("base", "better")]
+    runs = [System(n, sentences, list(comparison.results[n].predictions.values())) for n in ("base", "better")]
     people = [
-        Contender(name, sentences, predictions(sentences, outcomes(sentences, seed, 0.9)))
+        System(name, sentences, predictions(sentences, outcomes(sentences, seed, 0.9)))
         for name, seed in (("anna", 11), ("base", 12), ("carl", 13))  # people have names of their own
     ]
     return compare_runs(runs, METRICS, ERRTA, SETTINGS, people)
@@ -150,7 +150,7 @@ def test_people_stand_beside_the_runs_as_one_mean(
 ) -> None:
     sentences, alone = three
     assert with_people.versus[0].significance == alone.versus[0].significance
-    tables = build(with_people, {})
+    tables = build_comparison_tables(with_people, {})
     f1 = [result.metrics.micro.f1 for result in with_people.people.values()]
     mean = sum(f1) / 3
     deviation = (sum((value - mean) ** 2 for value in f1) / 2) ** 0.5
@@ -165,11 +165,11 @@ def test_people_stand_beside_the_runs_as_one_mean(
     assert column(primaries, "human: f1_deviation")[-1] == pytest.approx(deviation)
     of = [result.metrics.primaries["甲"].strict.recall for result in with_people.people.values()]
     assert column(primaries, "human: recall")[column(primaries, "primary").index("甲")] == pytest.approx(sum(of) / 3)
-    assert tables["human"].table.rows[0][-3:] == f1
-    for sheet in tables.values():
-        assert all(len(row) == len(sheet.table.columns) == len(sheet.kinds) for row in sheet.table.rows)
+    assert tables["human"].rows[0][-3:] == f1
+    for table in tables.values():
+        assert all(len(row) == len(table.columns) for row in table.rows)
     assert with_people.to_json()["human"]["all (micro)"]["f1"]["mean"] == pytest.approx(mean)
-    assert verdicts(with_people)[-1].startswith(f"human (anna, base, carl): mean F1 {100 * mean:.2f}")
+    assert comparison_summary(with_people)[-1].startswith(f"human (anna, base, carl): mean F1 {100 * mean:.2f}")
     assert len(with_people.people["base"].predictions) == len(sentences)
     text = page(with_people)
     assert "<span>human</span>" in text
@@ -178,13 +178,13 @@ def test_people_stand_beside_the_runs_as_one_mean(
 
 def test_one_person_has_no_deviation_and_may_stand_beside_one_run() -> None:
     sentences = gold(40, 2)
-    runs = [Contender("a", sentences, predictions(sentences, outcomes(sentences, 3, 0.7)))]
-    person = [Contender("p", sentences[:30], predictions(sentences, outcomes(sentences, 4, 0.9))[:30])]
+    runs = [System("a", sentences, predictions(sentences, outcomes(sentences, 3, 0.7)))]
+    person = [System("p", sentences[:30], predictions(sentences, outcomes(sentences, 4, 0.9))[:30])]
     comparison = compare_runs(runs, METRICS, ERRTA, SETTINGS, person)
-    tables = build(comparison, {})
+    tables = build_comparison_tables(comparison, {})
     assert column(tables["models"], "f1_deviation") == ["", ""]
     assert set(column(tables["primaries"], "human: f1_deviation")) == {""}
-    assert comparison_page.notes(comparison) == [
+    assert comparison_page.comparison_warnings(comparison) == [
         "p labelled 30 of 40 sentences and is scored on those alone: not what the runs are scored on."
     ]
     assert "p labelled 30 of 40" in page(comparison)
@@ -195,31 +195,31 @@ def test_one_person_has_no_deviation_and_may_stand_beside_one_run() -> None:
 
 def test_the_tables_hold_the_scores(three: tuple[list[Sentence], RunComparison]) -> None:
     _, comparison = three
-    tables = build(comparison, {"seed": [1, 2, 3]})
+    tables = build_comparison_tables(comparison, {"seed": [1, 2, 3]})
     results = comparison.results
     assert column(tables["models"], "f1") == [result.metrics.micro.f1 for result in results.values()]
     f1 = [result.metrics.micro.f1 for result in results.values()]
     assert column(tables["models"], "f1_difference") == ["", *(pytest.approx(value - f1[0]) for value in f1[1:])]
     errors = tables["errors"]
-    for kind, before, after, change, percent in (row[:5] for row in errors.table.rows[:-1]):
+    for kind, before, after, change, percent in (row[:5] for row in errors.rows[:-1]):
         assert before == results["base"].errta.by_type[kind].errors
         assert after == results["better"].errta.by_type[kind].errors
         assert change == after - before
         assert percent == (pytest.approx(100 * change / before) if before else "")
-    assert errors.table.rows[-1][:2] == ["all", len(results["base"].errta.errors)]
+    assert errors.rows[-1][:2] == ["all", len(results["base"].errta.errors)]
     primaries = tables["primaries"]
     assert column(primaries, "primary") == ["丙", "乙", "甲", "all"]
     assert column(primaries, "better: f1")[2] == results["better"].metrics.primaries["甲"].strict.f1
     categories = tables["categories"]
-    differences = [row[5] for row in categories.table.rows if row[0] == "better"]
+    differences = [row[5] for row in categories.rows if row[0] == "better"]
     assert differences == sorted(differences, reverse=True)
-    rows = {row[1]: row for row in categories.table.rows if row[0] == "better"}
+    rows = {row[1]: row for row in categories.rows if row[0] == "better"}
     before, after = (results[name].metrics.categories["甲_一"] for name in ("base", "better"))
     assert rows["甲_一"][-3:] == [after.tp - before.tp, after.fp - before.fp, after.fn - before.fn]
     flips = sum(len(versus.gained) + len(versus.lost) for versus in comparison.versus)
-    assert len(tables["flips"].table.rows) == flips
-    assert tables["config"].table.rows == [["seed", "1", "2", "3"]]
-    assert list(csv.reader(io.StringIO(tables["models"].table.to_csv())))[1][0] == "base"
+    assert len(tables["flips"].rows) == flips
+    assert tables["config"].rows == [["seed", "1", "2", "3"]]
+    assert list(csv.reader(io.StringIO(tables["models"].to_csv())))[1][0] == "base"
 
 
 def test_a_category_may_be_called_all() -> None:
@@ -228,62 +228,64 @@ def test_a_category_may_be_called_all() -> None:
         Sentence("b", "东京", [Entity("东京", "城", 0, 2)]),
     ]
     right = [Prediction(s.id, list(s.entities)) for s in sentences]
-    runs = [Contender("x", sentences, right), Contender("y", sentences, right[:1])]
-    table = build(compare_runs(runs, METRICS, ERRTA, SETTINGS), {})["primaries"].table
+    runs = [System("x", sentences, right), System("y", sentences, right[:1])]
+    table = build_comparison_tables(compare_runs(runs, METRICS, ERRTA, SETTINGS), {})["primaries"]
     assert [row[:2] for row in table.rows] == [["all", 1], ["城", 1], ["all", 2]]
 
 
 def test_values_are_printed_as_papers_do() -> None:
     printed = [(0.85314, "share"), (0.012, "points"), (-0.012, "points"), (-1234, "change"), (1234, "count")]
-    assert [sheets.shown(*cell) for cell in printed] == ["85.31", "+1.20", "-1.20", "-1,234", "1,234"]
-    assert [sheets.shown(p, "p") for p in (0.0456, 0.00012, 1.0)] == ["0.046", "0.00012", "1.000"]
-    assert sheets.shown(-12.345, "percent") == "-12.3%"
+    assert [format_cell(*cell) for cell in printed] == ["85.31", "+1.20", "-1.20", "-1,234", "1,234"]
+    assert [format_cell(p, "p") for p in (0.0456, 0.00012, 1.0)] == ["0.046", "0.00012", "1.000"]
+    assert format_cell(-12.345, "percent") == "-12.3%"
     with pytest.raises(ValueError, match="in a column of text"):
-        sheets.shown(1, "text")
+        format_cell(1, "text")
 
 
 def test_the_best_of_the_runs_is_bold(three: tuple[list[Sentence], RunComparison], with_people: RunComparison) -> None:
     for comparison in (three[1], with_people):
-        tables = build(comparison, {})
+        tables = build_comparison_tables(comparison, {})
         runs = list(comparison.results)
         for figure in ("f1", "macro_f1"):
-            place = tables["models"].table.columns.index(figure)
+            place = tables["models"].names.index(figure)
             values = column(tables["models"], figure)[: len(runs)]
             assert {row for row, at in tables["models"].best if at == place} == {values.index(max(values))}
         primaries = tables["primaries"]
-        for number, row in enumerate(primaries.table.rows):
-            places = [primaries.table.columns.index(f"{run}: recall") for run in runs]
+        for number, row in enumerate(primaries.rows):
+            places = [primaries.names.index(f"{run}: recall") for run in runs]
             top = {at for at in places if row[at] == max(row[at] for at in places)}
             assert {at for i, at in primaries.best if i == number and at in places} in (top, set())
         best = f"{100 * comparison.results['better'].metrics.micro.f1:.2f}"
-        assert f"**{best}**" in sheets.markdown(tables)
-        assert rf"\textbf{{{best}}}" in sheets.latex(tables["models"], "models")
+        assert f"**{best}**" in tables_markdown(tables)
+        assert rf"\textbf{{{best}}}" in tables["models"].to_latex("models")
 
 
 def test_runs_that_are_the_same_have_no_best() -> None:
     sentences = gold(20, 2)
     said = predictions(sentences, outcomes(sentences, 3, 0.7))
-    tables = build(compare_runs([Contender(n, sentences, said) for n in "ab"], METRICS, ERRTA, SETTINGS), {})
+    tables = build_comparison_tables(
+        compare_runs([System(n, sentences, said) for n in "ab"], METRICS, ERRTA, SETTINGS), {}
+    )
     assert tables["models"].best == tables["primaries"].best == frozenset()
 
 
 def test_latex_holds_nothing_that_latex_would_act_on(three: tuple[list[Sentence], RunComparison]) -> None:
-    table = build(three[1], {})["models"]
-    assert r"better & " in sheets.latex(table, "models")
+    table = build_comparison_tables(three[1], {})["models"]
+    assert r"better & " in table.to_latex("models")
     nasty = "[a]*\\input{x} 50% $x_1^2$ a&b #~`--|<>\n\x00"
-    table.table.rows[1][0] = nasty
-    row = sheets.latex(table, "models").split(r"\midrule")[1].splitlines()[2]
+    table.rows[1][0] = nasty
+    row = table.to_latex("models").split(r"\midrule")[1].splitlines()[2]
     assert row.startswith(
         r"{[}a{]}{*}\textbackslash{}input\{x\} 50\% \$x\_1\textasciicircum{}2\$ a\&b \#\textasciitilde{}"
     )
     assert row.endswith(r"\\")
-    assert len(re.findall(r"(?<!\\)&", row)) == len(table.table.columns) - 1
-    long = sheets.Sheet("t", dataclasses.replace(table.table, rows=table.table.rows * 20), table.kinds)
-    assert r"\begin{longtable}{lrrrrrrrrrrrr}" in sheets.latex(long, "long")
+    assert len(re.findall(r"(?<!\\)&", row)) == len(table.names) - 1
+    long = dataclasses.replace(table, title="t", rows=table.rows * 20)
+    assert r"\begin{longtable}{lrrrrrrrrrrrr}" in long.to_latex("long")
 
 
 def test_markdown_shows_markup_as_text() -> None:
-    text = sheets.markdown(build(hostile(), {"<b>": ["[x](http://y)", "a|b", "*c*"]}))
+    text = tables_markdown(build_comparison_tables(hostile(), {"<b>": ["[x](http://y)", "a|b", "*c*"]}))
     assert "<" not in text
     assert "](" not in text
     assert "&lt;script>alert(1)&lt;/script>" in text
@@ -291,7 +293,7 @@ def test_markdown_shows_markup_as_text() -> None:
 
 
 def test_verdicts_say_whether_and_by_how_much(three: tuple[list[Sentence], RunComparison]) -> None:
-    better, same = verdicts(three[1])
+    better, same = comparison_summary(three[1])
     assert better.startswith("better against base: F1 ")
     assert ": significant at 0.05" in better
     assert ": not significant at 0.05" in same
@@ -300,9 +302,9 @@ def test_verdicts_say_whether_and_by_how_much(three: tuple[list[Sentence], RunCo
 
 def test_figures_are_the_same_bytes_each_time(three: tuple[list[Sentence], RunComparison]) -> None:
     _, comparison = three
-    made = comparison_page.figures(comparison)
+    made = comparison_page.draw_comparison_figures(comparison)
     assert list(made) == ["compare_errors", "compare_categories_1", "compare_categories_2"]
-    assert made == comparison_page.figures(comparison)
+    assert made == comparison_page.draw_comparison_figures(comparison)
     assert all(png.startswith(b"\x89PNG") for png in made.values())
 
 
@@ -360,7 +362,7 @@ def test_the_page_in_a_browser(tab: browser.Page, tmp_path: Path, three: tuple[l
     cells = (
         "[...document.querySelectorAll('#table-models tbody tr')].map((r) => [...r.children].map((c) => c.textContent))"
     )
-    models = build(comparison, {})["models"].printed()
+    models = build_comparison_tables(comparison, {})["models"].formatted()
     assert tab.run(cells) == [[cell.replace("-", "−") for cell in row] for row in models]
     heads = "[...document.querySelectorAll('#table-models thead button')]"
     tab.run(f"{heads}.find((b) => b.textContent === 'f1 difference').click()")
@@ -399,7 +401,7 @@ def test_the_page_shows_people(tab: browser.Page, tmp_path: Path, with_people: R
     rows = "[...document.querySelectorAll('#table-models tbody tr')].map((r) => r.firstChild.textContent)"
     assert tab.run(rows) == ["base", "better", "human"]
     assert tab.run("document.querySelectorAll('#table-human tbody tr').length") == len(
-        build(with_people, {})["human"].table.rows
+        build_comparison_tables(with_people, {})["human"].rows
     )
 
 

@@ -16,7 +16,7 @@ from omniner.guidance.clusters import TrainingCounts
 from omniner.guidance.lessons import Guidance, Lesson, LessonExample
 from omniner.records import Entity, Prediction, Sentence
 from omniner.registry import ERROR_TYPES
-from omniner.report import annotator_tables, figures, run_page, tables
+from omniner.report import curation_tables, figures, run_page, run_tables
 from omniner.score import errta
 from omniner.score.error_types import (
     ErrorType,
@@ -75,15 +75,15 @@ def lesson() -> Lesson:
 def test_a_new_type_stands_in_scores_tables_figures_and_the_page(displaced: ErrorType, monkeypatch: Any) -> None:
     result = scored()
     assert result.to_json()["errta"]["counts"]["displaced"] == 1
-    made = tables.build(result, ErrtaConfig("span", 5, 5), None, [])
+    made = run_tables.build_run_tables(result, ErrtaConfig("span", 5, 5), None, [])
     assert ["displaced", 1, 1.0, 1, 1] in made["errta_counts"].rows
-    assert made["errta_by_category"].columns[-2:] == ["displaced", "total"]
+    assert made["errta_by_category"].names[-2:] == ["displaced", "total"]
     drawn: list[Any] = []
     monkeypatch.setattr("matplotlib.axes.Axes.barh", lambda *_args, **given: drawn.append(given.get("color")))
-    figures.figures(result, {})
+    figures.draw_run_figures(result, {})
     assert any(displaced.colour in colours for colours in drawn if isinstance(colours, list))
     facts = run_page.RunFacts("a run", "", {}, "", {})
-    page = run_page.html(result, made, facts, {}, ErrtaConfig("span", 5, 5))
+    page = run_page.render_run_page(result, made, facts, {}, ErrtaConfig("span", 5, 5))
     assert displaced.meaning in page
     assert displaced.colour in page
 
@@ -105,7 +105,7 @@ def test_a_new_type_stands_in_notes_questions_and_prompts(displaced: ErrorType, 
 
 
 def test_a_new_type_is_a_question_between_annotators(displaced: ErrorType) -> None:
-    (found,) = annotator_tables.suggest([ERROR])
+    (found,) = curation_tables.suggest_rules([ERROR])
     assert found == ("place", "地点", 1, "上海 and not 她 (1)", "Say where 地点 stands.")
 
 

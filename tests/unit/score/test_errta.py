@@ -13,7 +13,7 @@ from strategies import TEXT, bare, sides
 
 from omniner.records import Entity
 from omniner.score import errta, official
-from omniner.score.metrics import Residue, compare
+from omniner.score.metrics import Residue, compare_units
 from omniner.score.results import ErrtaError
 
 Both = tuple[list[Entity], list[Entity]]
@@ -25,13 +25,13 @@ def at(surface: str, category: str, text: str = TEXT) -> Entity:
 
 
 def kinds(missing: Sequence[Entity], extra: Sequence[Entity], text: str = TEXT, unit: str = "span") -> dict[str, int]:
-    found, _ = errta.sort_units(missing, extra, text, unit)
+    found, _ = errta.sort_sentence(missing, extra, text, unit)
     return dict(Counter(kind for kind, _, _ in found))
 
 
 def span_errors(gold: list[Entity], predicted: list[Entity], unit: str) -> list[ErrtaError]:
-    comparison = compare([gold], [predicted], unit)
-    errors, _ = errta.errors_of(comparison.residues, ["s"], [TEXT], unit)
+    comparison = compare_units([gold], [predicted], unit)
+    errors, _ = errta.sort_by_position(comparison.residues, ["s"], [TEXT], unit)
     result = errta.assemble(
         errors,
         mode="span",
@@ -51,12 +51,12 @@ YEAR, GAMES = at("2024", "时间"), at("奥运会", "赛事")
 
 
 def test_one_gold_in_two_pieces_is_one_split() -> None:
-    found, _ = errta.sort_units([OLYMPICS], [GAMES, YEAR], TEXT, "span")
+    found, _ = errta.sort_sentence([OLYMPICS], [GAMES, YEAR], TEXT, "span")
     assert found == [("split", (OLYMPICS,), (YEAR, GAMES))]
 
 
 def test_two_gold_in_one_piece_is_one_merge() -> None:
-    found, _ = errta.sort_units([GAMES, YEAR], [OLYMPICS], TEXT, "span")
+    found, _ = errta.sort_sentence([GAMES, YEAR], [OLYMPICS], TEXT, "span")
     assert found == [("merge", (YEAR, GAMES), (OLYMPICS,))]
 
 
@@ -187,9 +187,9 @@ def fewest_errors(missing: Sequence[Entity], extra: Sequence[Entity]) -> int:
 @settings(max_examples=150, deadline=None)
 @given(sides(4))
 def test_no_explanation_has_fewer_errors(both: Both) -> None:
-    comparison = compare([both[0]], [both[1]], "span")
+    comparison = compare_units([both[0]], [both[1]], "span")
     for residue in comparison.residues:
-        found, greedy = errta.sort_units(residue.missing, residue.extra, TEXT, "span")
+        found, greedy = errta.sort_sentence(residue.missing, residue.extra, TEXT, "span")
         same_span = [pair for pair in found if pair[1] and pair[2] and pair[1][0][2:] == pair[2][0][2:]]
         gone = {unit for _, gold, predicted in same_span for unit in gold + predicted}
         missing = [unit for unit in residue.missing if unit not in gone]
@@ -203,7 +203,7 @@ def test_large_groups_are_sorted_too_and_counted() -> None:
     gold = [Entity(text[k : k + 9], "a", k, k + 9) for k in range(0, 380, 3)]
     predicted = [Entity(text[k : k + 7], "a", k, k + 7) for k in range(0, 380, 2)]
     start = time.process_time()
-    found, greedy = errta.sort_units(gold, predicted, text, "span")
+    found, greedy = errta.sort_sentence(gold, predicted, text, "span")
     assert greedy == 1
     assert sum(len(units) for _, units, _ in found) == len(gold)
     assert sum(len(units) for _, _, units in found) == len(predicted)
@@ -214,9 +214,9 @@ def test_large_groups_are_sorted_too_and_counted() -> None:
 @settings(max_examples=200, deadline=None)
 @given(sides())
 def test_official_identity_and_exact_classification_count(both: Both) -> None:
-    comparison = compare([both[0]], [both[1]], "pair")
+    comparison = compare_units([both[0]], [both[1]], "pair")
     for residue in comparison.residues:
-        found = official.sort_units(residue.missing, residue.extra)
+        found = official.sort_sentence_as_published(residue.missing, residue.extra)
         assert sorted(u for _, units, _ in found for u in units) == sorted(residue.missing)
         assert sorted(u for _, _, units in found for u in units) == sorted(residue.extra)
         surfaces = [Counter(unit.text for unit in units) for units in (residue.missing, residue.extra)]
@@ -254,13 +254,13 @@ def official_twin(missing: list[Entity], extra: list[Entity]) -> Counter[str]:
 @settings(max_examples=200, deadline=None)
 @given(sides())
 def test_official_rules_equal_their_twin(both: Both) -> None:
-    for _, missing, extra in compare([both[0]], [both[1]], "pair").residues:
-        found = official.sort_units(missing, extra)
+    for _, missing, extra in compare_units([both[0]], [both[1]], "pair").residues:
+        found = official.sort_sentence_as_published(missing, extra)
         assert Counter(kind for kind, _, _ in found) == official_twin(missing, extra)
 
 
 def test_a_lost_unit_stops_the_run() -> None:
-    errors = official.errors_of([Residue(0, [YEAR], [GAMES])], ["s"])
+    errors = official.sort_as_published([Residue(0, [YEAR], [GAMES])], ["s"])
     with pytest.raises(errta.IdentityError, match="false negatives"):
         errta.assemble(errors, mode="official", unit="pair", tp=0, missing=["时间", "丙"], extra=["赛事"], read=1)
     with pytest.raises(errta.IdentityError, match="false positives"):

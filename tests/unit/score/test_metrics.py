@@ -12,8 +12,8 @@ from strategies import CATEGORIES, TEXT, bare, flat, sides
 
 from omniner.corpus.taxonomy import primary_of
 from omniner.records import Entity
-from omniner.score.metrics import Counts, compare, counts_for, evaluate, score_row
-from omniner.score.resampling import intervals
+from omniner.score.metrics import Counts, compare_units, count_sentence, evaluate, score_row
+from omniner.score.resampling import bootstrap_intervals
 from omniner.score.results import Metrics
 
 PRIMARY = {name: primary_of(name) for name in CATEGORIES}
@@ -21,7 +21,7 @@ Corpus = list[tuple[list[Entity], list[Entity]]]
 
 
 def metrics_of(corpus: Corpus, unit: str) -> Metrics:
-    return evaluate(compare([g for g, _ in corpus], [p for _, p in corpus], unit), PRIMARY)
+    return evaluate(compare_units([g for g, _ in corpus], [p for _, p in corpus], unit), PRIMARY)
 
 
 def slow_counts(corpus: Corpus, unit: str, name: object) -> tuple[int, int, int]:
@@ -71,7 +71,7 @@ def test_means_are_means_of_the_rows(corpus: Corpus, unit: str) -> None:
 def test_repeats_count_once_and_order_is_the_first_mention() -> None:
     gold = [Entity("b", "甲_一"), Entity("a", "甲_一"), Entity("b", "甲_一")]
     predicted = [Entity("x", "丙"), Entity("x", "丙"), Entity("a", "甲_一"), Entity("a", "甲_一")]
-    comparison = compare([gold], [predicted], "pair")
+    comparison = compare_units([gold], [predicted], "pair")
     assert comparison.right == ["甲_一"]
     assert comparison.residues[0].missing == [Entity("b", "甲_一")]
     assert comparison.residues[0].extra == [Entity("x", "丙")]
@@ -79,8 +79,8 @@ def test_repeats_count_once_and_order_is_the_first_mention() -> None:
 
 def test_pairs_do_not_ask_where_and_spans_do() -> None:
     gold, predicted = [Entity("啊", "丙", 17, 18)], [Entity("啊", "丙", 18, 19)]
-    assert counts_for(gold, predicted, "pair").micro().f1 == 1
-    assert counts_for(gold, predicted, "span").micro().f1 == 0
+    assert count_sentence(gold, predicted, "pair").micro().f1 == 1
+    assert count_sentence(gold, predicted, "span").micro().f1 == 0
 
 
 def test_zero_denominators() -> None:
@@ -92,7 +92,7 @@ def test_zero_denominators() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.lists(sides(), max_size=6), st.integers(0, 6))
 def test_counts_add_up_over_any_cut(corpus: Corpus, cut: int) -> None:
-    whole = Counts.of(compare([g for g, _ in corpus], [p for _, p in corpus], "span"))
+    whole = Counts.of(compare_units([g for g, _ in corpus], [p for _, p in corpus], "span"))
     parts = [Counts(), Counts()]
     for place, (gold, predicted) in enumerate(corpus):
         parts[place >= cut].add(gold, predicted, "span")
@@ -105,7 +105,7 @@ def test_counts_add_up_over_any_cut(corpus: Corpus, cut: int) -> None:
 
 def test_a_vector_never_loses_a_category() -> None:
     with pytest.raises(KeyError, match="丙"):
-        counts_for([Entity("x", "丙")], [], "pair").vector(("甲_一",))
+        count_sentence([Entity("x", "丙")], [], "pair").vector(("甲_一",))
 
 
 def tags(entities: list[Entity]) -> list[str]:
@@ -161,11 +161,11 @@ def test_intervals_hold_the_score_are_seeded_and_shrink_with_data() -> None:
     width = {}
     for sentences in (50, 800):
         corpus = random_corpus(sentences, 1)
-        comparison = compare([g for g, _ in corpus], [p for _, p in corpus], "span")
+        comparison = compare_units([g for g, _ in corpus], [p for _, p in corpus], "span")
         metrics = evaluate(comparison, PRIMARY)
-        found = intervals(comparison, range(sentences), 500, 0.95, 3)
-        assert found == intervals(comparison, range(sentences), 500, 0.95, 3)
-        assert found != intervals(comparison, range(sentences), 500, 0.95, 4)
+        found = bootstrap_intervals(comparison, range(sentences), 500, 0.95, 3)
+        assert found == bootstrap_intervals(comparison, range(sentences), 500, 0.95, 3)
+        assert found != bootstrap_intervals(comparison, range(sentences), 500, 0.95, 4)
         for name in ("precision", "recall", "f1"):
             low, high = found[f"micro.{name}"]
             assert low < getattr(metrics.micro, name) < high
@@ -180,7 +180,7 @@ def test_interval_of_a_proportion_is_the_textbook_one() -> None:
     """400 independent one-unit sentences, a quarter wrong: recall is a binomial proportion."""
     gold = [[Entity("词", "丙", 0, 1)]] * 400
     predicted = [[Entity("词", "丙", 0, 1)] if place % 4 else [] for place in range(400)]
-    low, high = intervals(compare(gold, predicted, "span"), range(400), 4000, 0.95, 0)["micro.recall"]
+    low, high = bootstrap_intervals(compare_units(gold, predicted, "span"), range(400), 4000, 0.95, 0)["micro.recall"]
     error = 1.96 * math.sqrt(0.75 * 0.25 / 400)
     assert (low, high) == pytest.approx((0.75 - error, 0.75 + error), abs=0.006)
 
@@ -190,21 +190,21 @@ def test_sentences_of_a_post_are_drawn_together() -> None:
     corpus = random_corpus(60, 2)
     copied = list(itertools.chain.from_iterable([pair] * 5 for pair in corpus))
     posts = [place // 5 for place in range(300)]
-    alone = intervals(compare(*zip(*corpus, strict=True), "span"), range(60), 800, 0.95, 0)["micro.f1"]
-    together = intervals(compare(*zip(*copied, strict=True), "span"), posts, 800, 0.95, 0)["micro.f1"]
+    alone = bootstrap_intervals(compare_units(*zip(*corpus, strict=True), "span"), range(60), 800, 0.95, 0)["micro.f1"]
+    together = bootstrap_intervals(compare_units(*zip(*copied, strict=True), "span"), posts, 800, 0.95, 0)["micro.f1"]
     assert together == pytest.approx(alone, abs=1e-9)
 
 
 def test_no_intervals_without_draws_or_sentences() -> None:
-    comparison = compare([[Entity("词", "丙")]], [[]], "pair")
-    assert intervals(comparison, [0], 0, 0.95, 0) == {}
-    assert intervals(compare([], [], "pair"), [], 100, 0.95, 0) == {}
-    assert intervals(comparison, [0], 10, 0.95, 0)["micro.f1"] == (0, 0)
+    comparison = compare_units([[Entity("词", "丙")]], [[]], "pair")
+    assert bootstrap_intervals(comparison, [0], 0, 0.95, 0) == {}
+    assert bootstrap_intervals(compare_units([], [], "pair"), [], 100, 0.95, 0) == {}
+    assert bootstrap_intervals(comparison, [0], 10, 0.95, 0)["micro.f1"] == (0, 0)
 
 
 @settings(max_examples=30, deadline=None)
 @given(sides())
 def test_offsets_do_not_matter_for_pairs(both: tuple[list[Entity], list[Entity]]) -> None:
     gold, predicted = both
-    with_offsets = counts_for(gold, predicted, "pair").rows()
-    assert with_offsets == counts_for(bare(gold), bare(predicted), "pair").rows()
+    with_offsets = count_sentence(gold, predicted, "pair").rows()
+    assert with_offsets == count_sentence(bare(gold), bare(predicted), "pair").rows()

@@ -26,7 +26,7 @@ def test_lines_are_read_back(tmp_path: Path, items: list[tuple[str, list[Entity]
         for s, (_, _, answer) in zip(gold, items, strict=True)
     ]
     assert write_generated(path, gold, given_answers[::-1]) == []
-    loaded = predictions.read(path, None)
+    loaded = predictions.read_predictions(path, None)
     assert (loaded.kind, loaded.issues) == ("generated", [])
     assert [(s.id, s.entities, s.meta["prompt"]) for s in loaded.gold] == [(s.id, s.entities, s.text) for s in gold]
     for prediction, answer in zip(loaded.predictions, given_answers, strict=True):
@@ -43,7 +43,7 @@ def lines(path: Path) -> list[dict[str, str]]:
 def test_a_file_that_was_read_is_written_as_it_was(shared: Path, tmp_path: Path) -> None:
     for name in ("omni_mixed", "quirks_malformed"):
         source = shared / "reference" / name / "generated_predictions.jsonl"
-        loaded = predictions.read(source, None)
+        loaded = predictions.read_predictions(source, None)
         assert write_generated(tmp_path / "x.jsonl", loaded.gold, loaded.predictions) == []
         ours, theirs = (lines(path) for path in (tmp_path / "x.jsonl", source))
         assert ours == theirs

@@ -18,15 +18,15 @@ from omniner.config.groups import CompareConfig
 from omniner.corpus.taxonomy import primary_of
 from omniner.records import Prediction, Sentence
 from omniner.score import resampling
-from omniner.score.metrics import compare, evaluate
-from omniner.score.resampling import FIGURES, holm, least_p, paired, post_numbers, scores
+from omniner.score.metrics import compare_units, evaluate
+from omniner.score.resampling import SCORE_NAMES, holm, paired_tests, post_numbers, scores_of_counts, smallest_p
 
 SETTINGS = CompareConfig(resamples=500, permutations=500, confidence=0.95, alpha=0.05, seed=1, examples=5)
 
 
 def by_hand(sentences: Sequence[Sentence], run: Sequence[Prediction], names: Sequence[str]) -> list[float]:
     """`FIGURES`, then F1 of each category, from the scorer itself."""
-    compared = compare([s.entities for s in sentences], [p.entities for p in run], "span")
+    compared = compare_units([s.entities for s in sentences], [p.entities for p in run], "span")
     metrics = evaluate(compared, {name: primary_of(name) for name in names})
     rows = [metrics.categories[name].f1 if name in metrics.categories else 0.0 for name in names]
     return [*metrics.micro[:3], metrics.macro.f1, *rows]
@@ -42,10 +42,10 @@ def two_runs(count: int, seed: int, per_post: int = 3) -> tuple[list[Sentence], 
 def test_values_and_differences_are_those_of_the_scorer() -> None:
     sentences, first, second = two_runs(60, 5)
     (a, b), names, _ = tables(sentences, first, second)
-    found = paired(a, b, names, SETTINGS)
+    found = paired_tests(a, b, names, SETTINGS)
     ours = [*found.figures.values(), *found.categories.values()]
     before, after = by_hand(sentences, first, names), by_hand(sentences, second, names)
-    assert list(found.figures) == list(FIGURES)
+    assert list(found.figures) == list(SCORE_NAMES)
     assert list(found.categories) == names
     assert [row.baseline for row in ours] == pytest.approx(before, abs=1e-12)
     assert [row.value for row in ours] == pytest.approx(after, abs=1e-12)
@@ -64,7 +64,7 @@ def test_exchanges_are_those_of_the_predictions_themselves(seed: int) -> None:
         expected.append(np.subtract(scored[1], scored[0]))
     draws = 6400
     found = np.concatenate(list(resampling._exchange(a, b, dataclasses.replace(SETTINGS, permutations=draws))))
-    assert found.shape == (draws, len(FIGURES) + len(names))
+    assert found.shape == (draws, len(SCORE_NAMES) + len(names))
     nearest = np.abs(found[:, None] - np.array(expected)[None]).max(axis=2)  # [draws, ways]
     assert nearest.min(axis=1).max() < 1e-12
     ways = Counter(tuple(np.round(way, 9) + 0.0) for way in expected)
@@ -84,11 +84,11 @@ def test_randomisation_agrees_with_scipy_on_all_exchanges() -> None:
 
     def difference(x: NDArray[np.int64], y: NDArray[np.int64], figure: int) -> float:
         sums = np.stack([rows[x].sum(axis=0), rows[y].sum(axis=0)]).astype(float)
-        values = scores(sums)[:, figure]
+        values = scores_of_counts(sums)[:, figure]
         return float(values[1] - values[0])
 
     draws = 20_000
-    found = paired(a, b, names, dataclasses.replace(SETTINGS, permutations=draws))
+    found = paired_tests(a, b, names, dataclasses.replace(SETTINGS, permutations=draws))
     for place, row in enumerate([*found.figures.values(), *found.categories.values()]):
         exact = stats.permutation_test(
             (posts, posts + len(a)),
@@ -110,10 +110,10 @@ def test_bootstrap_agrees_with_scipy() -> None:
 
     def difference(posts: NDArray[np.int64], figure: int) -> float:
         sums = np.stack([a[posts].sum(axis=0), b[posts].sum(axis=0)]).astype(float)
-        values = scores(sums)[:, figure]
+        values = scores_of_counts(sums)[:, figure]
         return float(values[1] - values[0])
 
-    found = paired(a, b, names, dataclasses.replace(SETTINGS, resamples=6000))
+    found = paired_tests(a, b, names, dataclasses.replace(SETTINGS, resamples=6000))
     for place, row in enumerate(found.figures.values()):
         theirs = stats.bootstrap(
             (np.arange(len(a)),),
@@ -134,7 +134,7 @@ def test_bootstrap_agrees_with_scipy() -> None:
 def test_a_run_does_not_differ_from_itself() -> None:
     sentences, first, _ = two_runs(30, 1)
     (a,), names, _ = tables(sentences, first)
-    found = paired(a, a, names, SETTINGS)
+    found = paired_tests(a, a, names, SETTINGS)
     for row in (*found.figures.values(), *found.categories.values()):
         assert row[2:] == (0.0, 0.0, 0.0, 1.0, 1.0)
     assert set(found.corrected.values()) == {1.0}
@@ -143,10 +143,10 @@ def test_a_run_does_not_differ_from_itself() -> None:
 def test_the_seed_decides_and_the_direction_does_not() -> None:
     sentences, first, second = two_runs(90, 4)
     (a, b), names, _ = tables(sentences, first, second)
-    found = paired(a, b, names, SETTINGS)
-    assert paired(a, b, names, SETTINGS) == found
-    assert paired(a, b, names, dataclasses.replace(SETTINGS, seed=2)) != found
-    back = paired(b, a, names, SETTINGS)
+    found = paired_tests(a, b, names, SETTINGS)
+    assert paired_tests(a, b, names, SETTINGS) == found
+    assert paired_tests(a, b, names, dataclasses.replace(SETTINGS, seed=2)) != found
+    back = paired_tests(b, a, names, SETTINGS)
     for name, row in found.figures.items():
         turned = back.figures[name]
         assert turned.difference == -row.difference
@@ -157,11 +157,11 @@ def test_the_seed_decides_and_the_direction_does_not() -> None:
 def test_sentences_of_a_post_stand_and_fall_together() -> None:
     """The same answers, all in one post: exchanging it can only turn the sign, so nothing can be significant."""
     sentences, first, second = two_runs(200, 6)
-    apart = paired(*tables(sentences, first, second)[0], tables(sentences, first, second)[1], SETTINGS)
+    apart = paired_tests(*tables(sentences, first, second)[0], tables(sentences, first, second)[1], SETTINGS)
     assert apart.figures["micro.f1"].p_randomisation < 0.01
     for sentence in sentences:
         sentence.post_id = "one"
-    together = paired(*tables(sentences, first, second)[0], tables(sentences, first, second)[1], SETTINGS)
+    together = paired_tests(*tables(sentences, first, second)[0], tables(sentences, first, second)[1], SETTINGS)
     assert together.figures["micro.f1"].difference == apart.figures["micro.f1"].difference
     assert together.figures["micro.f1"].p_randomisation == 1.0
 
@@ -190,9 +190,9 @@ def test_the_smallest_p_value_is_reached_and_not_passed() -> None:
     sentences = gold(400, 3)
     wrong, right = ([[None] * len(s.entities) for s in sentences], [list(s.entities) for s in sentences])
     (a, b), names, _ = tables(sentences, predictions(sentences, wrong), predictions(sentences, right))
-    found = paired(a, b, names, SETTINGS)
+    found = paired_tests(a, b, names, SETTINGS)
     assert found.figures["micro.f1"].p_randomisation == 1 / 501
-    assert min(found.corrected.values()) == pytest.approx(least_p(500, len(names)))
+    assert min(found.corrected.values()) == pytest.approx(smallest_p(500, len(names)))
 
 
 def test_planted_differences() -> None:
@@ -204,7 +204,7 @@ def test_planted_differences() -> None:
     for name, right in (("better", 0.85), ("as good", 0.75)):  # of the tenth of entities that is not as before
         second = outcomes(sentences, 13, right, first, 0.9)
         (a, b), names, _ = tables(sentences, predictions(sentences, first), predictions(sentences, second))
-        found = paired(a, b, names, settings).figures["micro.f1"]
+        found = paired_tests(a, b, names, settings).figures["micro.f1"]
         p[name] = (found.difference, found.p_randomisation, found.p_bootstrap)
     assert p["better"][0] == pytest.approx(0.01, abs=0.006)
     assert max(p["better"][1:]) < 0.05
@@ -214,5 +214,5 @@ def test_planted_differences() -> None:
 def test_counts_beyond_float32_are_exact() -> None:
     a = np.array([[[2**24 + 1], [0], [1]], [[1], [1], [1]]])
     b = np.array([[[2**24], [1], [2]], [[0], [2], [2]]])
-    found = paired(a, b, ["甲"], dataclasses.replace(SETTINGS, permutations=64)).figures["micro.recall"]
+    found = paired_tests(a, b, ["甲"], dataclasses.replace(SETTINGS, permutations=64)).figures["micro.recall"]
     assert found.difference == pytest.approx((2**24) / (2**24 + 4) - (2**24 + 2) / (2**24 + 4), rel=1e-9)

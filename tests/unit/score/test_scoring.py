@@ -156,7 +156,7 @@ def test_the_profiles_agree_on_well_formed_pairs(corpus: list[Any]) -> None:
 
 def test_generated_predictions_bring_their_gold(tmp_path: Path) -> None:
     path = write(tmp_path / "generated_predictions.jsonl", GENERATED)
-    loaded = predictions.read(path, None)
+    loaded = predictions.read_predictions(path, None)
     own = score_loaded(loaded, METRICS, ERRTA)
     assert (own.parse.failed, own.parse.repaired, own.parse.scored) == (1, 1, 3)
     assert own.metrics.micro[4:] == (1, 1, 2)
@@ -169,35 +169,37 @@ def test_texts_and_gold_from_elsewhere(tmp_path: Path) -> None:
     path = write(tmp_path / "generated_predictions.jsonl", GENERATED[:2])
     texts = [{"instruction": "i", "input": text, "output": "[]"} for text in ("面膜好", "初屿")]
     (tmp_path / "test.json").write_text(json.dumps(texts), "utf-8")
-    loaded = predictions.read(path, None)
+    loaded = predictions.read_predictions(path, None)
     assert [sentence.text for sentence in loaded.gold] == ["面膜好", "初屿"]
     assert score_loaded(loaded, METRICS, SPAN).errta.counts["classification"] == 1
     corpus = write(
         tmp_path / "corpus.jsonl",
         [{"id": "x", "text": "面膜好", "entities": [], "post_id": "p"}, {"id": "y", "text": "初屿", "entities": []}],
     )
-    loaded = predictions.read(path, corpus)
+    loaded = predictions.read_predictions(path, corpus)
     assert [sentence.post_id for sentence in loaded.gold] == ["p", None]
     assert score_loaded(loaded, METRICS, ERRTA).metrics.micro[4:] == (0, 2, 0)
     assert score_loaded(loaded, OFFICIAL, ERRTA).metrics.micro[4:] == (0, 1, 1), "the scripts read the labels"
     write(corpus, [{"id": "x", "text": "面膜好", "entities": []}])
     with pytest.raises(UserError, match="1 sentences, but"):
-        predictions.read(path, corpus)
+        predictions.read_predictions(path, corpus)
     (tmp_path / "test.json").write_text(json.dumps(texts[:1]), "utf-8")
-    assert [issue.code for issue in predictions.read(path, None).issues] == ["label-repaired", "test-json"][1:]
+    assert [issue.code for issue in predictions.read_predictions(path, None).issues] == ["label-repaired", "test-json"][
+        1:
+    ]
 
 
 def test_our_own_lines_with_gold_beside_them(tmp_path: Path) -> None:
     path = write(tmp_path / "predictions.jsonl", [prediction_to_json(prediction) for prediction in SAID])
     with pytest.raises(UserError, match=r"gold\.jsonl"):
-        predictions.read(path, None)
+        predictions.read_predictions(path, None)
     write(tmp_path / "gold.jsonl", [sentence_to_json(sentence) for sentence in GOLD])
-    loaded = predictions.read(path, None)
+    loaded = predictions.read_predictions(path, None)
     assert (loaded.gold, loaded.predictions, loaded.issues) == (GOLD, SAID, [])
     assert [predictions.prediction_from_line(line) for line in path.read_text("utf-8").splitlines()] == SAID
     other = write(tmp_path / "other.jsonl", [sentence_to_json(dataclasses.replace(s, id=f"no-{s.id}")) for s in GOLD])
     with pytest.raises(UserError, match="no id is one"):
-        predictions.read(path, other)
+        predictions.read_predictions(path, other)
 
 
 def test_broken_lines_are_issues_with_their_line(tmp_path: Path) -> None:
@@ -216,7 +218,7 @@ def test_broken_lines_are_issues_with_their_line(tmp_path: Path) -> None:
         "[]",
     ]
     write(tmp_path / "gold.jsonl", [sentence_to_json(sentence) for sentence in GOLD])
-    loaded = predictions.read(write(tmp_path / "predictions.jsonl", lines), None)
+    loaded = predictions.read_predictions(write(tmp_path / "predictions.jsonl", lines), None)
     found = [(issue.code, issue.line) for issue in loaded.issues]
     assert found == [
         ("bad-line", 2),
@@ -235,7 +237,7 @@ def test_broken_lines_are_issues_with_their_line(tmp_path: Path) -> None:
 def test_broken_generated_lines(tmp_path: Path) -> None:
     good = GENERATED[0]
     lines = [good, "nonsense", {"label": 5, "predict": "[]"}, {"label": "[]"}, {**good, "label": "[[broken"}, good]
-    loaded = predictions.read(write(tmp_path / "g.jsonl", lines), None)
+    loaded = predictions.read_predictions(write(tmp_path / "g.jsonl", lines), None)
     assert [(i.code, i.line) for i in loaded.issues] == [
         ("bad-line", 2),
         ("bad-line", 3),
@@ -250,7 +252,7 @@ def test_broken_generated_lines(tmp_path: Path) -> None:
 def test_byte_order_mark_costs_the_official_scripts_the_first_line(tmp_path: Path) -> None:
     path = tmp_path / "g.jsonl"
     path.write_text("\ufeff" + "".join(f"{to_line(item)}\n" for item in GENERATED[:1] * 2), "utf-8")
-    loaded = predictions.read(path, None)
+    loaded = predictions.read_predictions(path, None)
     assert score_loaded(loaded, METRICS, ERRTA).parse.scored == 2
     official = score_loaded(loaded, OFFICIAL, ERRTA)
     assert (official.parse.scored, official.parse.errta_read, len(official.errta.crashes)) == (1, 1, 1)
@@ -261,7 +263,7 @@ def test_a_backslash_written_as_an_escape_survives_the_errta_reader(tmp_path: Pa
     escaped = json.dumps({"label": label, "predict": '[["ab", "x"]]'}).replace("\\\\", "\\u005c")
     plain = json.dumps({"label": label, "predict": '[["ab", "x"]]'})
     results = [
-        score_loaded(predictions.read(write(tmp_path / "g.jsonl", [line]), None), OFFICIAL, ERRTA)
+        score_loaded(predictions.read_predictions(write(tmp_path / "g.jsonl", [line]), None), OFFICIAL, ERRTA)
         for line in (plain, escaped)
     ]
     assert [result.metrics.micro.tp for result in results] == [0, 0]
@@ -281,13 +283,13 @@ def test_a_file_of_no_known_kind(content: str, found: str | None, tmp_path: Path
     path = tmp_path / "x.jsonl"
     path.write_text(content, "utf-8")
     if found is None:
-        assert [issue.code for issue in predictions.read(path, None).issues] == ["bad-line"]
+        assert [issue.code for issue in predictions.read_predictions(path, None).issues] == ["bad-line"]
         return
     with pytest.raises(UserError, match=found) as error:
-        predictions.read(path, None)
+        predictions.read_predictions(path, None)
     assert f"{path}:1" in error.value.where
     with pytest.raises(UserError):
-        predictions.read(tmp_path / "absent.jsonl", None)
+        predictions.read_predictions(tmp_path / "absent.jsonl", None)
 
 
 @pytest.mark.parametrize("line", ["{broken", "[]", '{"entities": []}', '{"id": "a", "entities": [5]}'])
