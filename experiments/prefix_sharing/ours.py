@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 from setting import compose
 
 from omniner.corpus import sources
+from omniner.llm.prompts import build_prompt
 from omniner.models import fit
 
 
@@ -49,7 +50,8 @@ def main() -> None:
     config, clock = compose(Path(folder), int(samples), further), Clock()
     corpus = sources.load_corpus(config.data, None)
     with tempfile.TemporaryDirectory() as run:
-        fit(config, corpus, Path(run), logger=False, callbacks=[clock])
+        prompt = build_prompt(config.prompt, corpus.active, corpus.splits["train"])
+        fit(config, corpus, prompt, Path(run), logger=False, callbacks=[clock])
     print(json.dumps({"wall": clock.wall, "cpu": clock.cpu, "losses": clock.losses}))
 
 

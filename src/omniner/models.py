@@ -1,104 +1,125 @@
-"""Taggers: backbones, heads, the CRF, training, checkpoints, prediction.
+"""The one place that asks of which kind a model is: builds it for training, loads it for prediction.
 
-`predict`: a checkpoint and sentences in, predictions out, batch after batch.
+A tagger (encoder or BiLSTM with a head) is kept in one file, a causal language model in a folder. Both learn through
+`fit` and answer through `predict` of what `load` returns, so that nobody else needs to know which one it is. Only the
+modules of the kind at hand are imported: a BiLSTM waits for nothing that belongs to language models.
 
-A tagger is one file, a causal model a folder; without a checkpoint the causal model of the configuration answers as it
-is. The longest sentences come first, so predictions come in another order than the sentences: go by their ids. Every
-sentence gets exactly one prediction. What a tagger says does not depend on the size of its batch or on a sentence's
-neighbours: padding is masked exactly, and the best path of a sentence is its own. A causal model decodes the same
-sentences together after an interruption as before it, so that it goes on with the same bits. A text that is cut or
-left out (`encoding.on_too_long`) says so in `Prediction.reason`.
+What a model says does not depend on the size of a batch or on a sentence's neighbours: padding is masked exactly, and
+the best path of a sentence is its own. A causal model decodes the same sentences together after an interruption as
+before it, so that it goes on with the same bits.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 
-from omniner.config.groups import CausalConfig, Config
-from omniner.corpus import sources
+from omniner.config.groups import BiLSTMConfig, Config
 from omniner.corpus.sources import Corpus
-from omniner.corpus.taxonomy import active_categories
 from omniner.errors import UserError
-from omniner.llm.generative import GenerativeData, GenerativeModule, build_constraint, engine_name, predict_answers
-from omniner.llm.language_model import CausalModel, build_causal_model, load_causal_model
-from omniner.llm.prompts import build_prompt
-from omniner.llm.samples import PromptEncoder
 from omniner.progress import Progress
 from omniner.records import Issue, Prediction, Sentence
-from omniner.taggers import network
-from omniner.taggers.batches import TaggerData, collate
-from omniner.taggers.inputs import EncodedSentence
-from omniner.taggers.network import Tagger
-from omniner.taggers.tagger import TaggerModule
 from omniner.training import fit as fitting
-from omniner.training.data import plan_longest_first
-from omniner.training.devices import Devices, base_of, settle
+from omniner.training.data import TrainingData, plan_longest_first
+from omniner.training.devices import Devices, base_of, choose_devices
 from omniner.training.fit import FitResult
+from omniner.training.learner import Learner
 
-log = logging.getLogger("omniner")
-
-Prepared = tuple[TaggerModule, TaggerData] | tuple[GenerativeModule, GenerativeData]
+if TYPE_CHECKING:
+    from omniner.llm.generative import GenerativeData, GenerativeModule
+    from omniner.llm.language_model import CausalModel
+    from omniner.llm.prompts import Prompt
+    from omniner.taggers.batches import TaggerData
+    from omniner.taggers.tagger import TaggerModule
 
 ENGINE = "tagger"
 
 
 def fit(
-    config: Config, corpus: Corpus, folder: Path, logger: Logger | bool | None, callbacks: Sequence[Callback]
+    config: Config,
+    corpus: Corpus,
+    prompt: Prompt | None,
+    folder: Path,
+    logger: Logger | bool | None,
+    callbacks: Sequence[Callback],
 ) -> FitResult:
     """Train the model of a configuration, or go on with it.
 
     Args:
         config: all of it; what the model needs of it, `trainer` and `seed` are read.
         corpus: its `train` is learnt from, its `dev` chooses the checkpoint.
+        prompt: what a causal model is told; None for a tagger.
         folder: of the run.
         logger: of Lightning, or none.
         callbacks: further ones, before those of `trainer.callbacks`.
+
+    Raises:
+        UserError: a mistake in configuration or data.
     """
-    devices = settle(config, isinstance(config.model, CausalConfig))
-    module, data = _prepare(config, devices, corpus.splits["train"], corpus.splits["dev"])
+    devices = devices_for_training(config)
+    module: Learner
+    data: TrainingData
+    if config.llm is None:
+        module, data = prepare_tagger(config, corpus)
+    else:
+        assert prompt is not None, "a causal model is told what to do"
+        module, data = prepare_llm(config, devices, corpus, prompt)
     return fitting.fit(config, devices, module, data, folder, logger, callbacks)
 
 
-def prepare(config: Config, train: Sequence[Sentence], dev: Sequence[Sentence]) -> Prepared:
-    """The module and the data of a training run; every mistake in configuration or data shows here."""
-    return _prepare(config, settle(config, isinstance(config.model, CausalConfig)), train, dev)
+def devices_for_training(config: Config) -> Devices:
+    """Choose what the model of a configuration is trained on, and set the CPU threads of this process."""
+    return choose_devices(config.trainer, large=not isinstance(config.model, BiLSTMConfig))
 
 
-def _prepare(config: Config, devices: Devices, train: Sequence[Sentence], dev: Sequence[Sentence]) -> Prepared:
-    categories = active_categories(config.data.taxonomy, train)
+def prepare_tagger(config: Config, corpus: Corpus) -> tuple[TaggerModule, TaggerData]:
+    """Build the module and the data for training a tagger.
+
+    Raises:
+        UserError: a mistake in configuration or data; all of them show here.
+    """
+    from omniner.taggers.batches import TaggerData
+    from omniner.taggers.network import Tagger
+    from omniner.taggers.tagger import TaggerModule
+
+    train, categories = corpus.splits["train"], corpus.active
+    if not categories:
+        raise UserError("data", "the training split has no entity", "Choose labelled data.")
     pl.seed_everything(config.seed, verbose=False)
-    if isinstance(config.model, CausalConfig):
-        return _prepare_generative(config, config.model, devices, categories, train, dev)
     tagger = Tagger.build(config, (sentence.text for sentence in train), sorted(categories))
-    encoder = tagger.encoder(config.encoding)
-    data = TaggerData(encoder, train, dev, config.trainer, config.model.entity_replacement, config.seed)
+    encoder, replacement = tagger.encoder(config.encoding), config.model.entity_replacement
+    data = TaggerData(encoder, train, corpus.splits["dev"], config.trainer, replacement, config.seed)
     return TaggerModule(tagger, config.trainer, config.seed), data
 
 
-def _prepare_generative(
-    config: Config,
-    model: CausalConfig,
-    devices: Devices,
-    categories: Sequence[str],
-    train: Sequence[Sentence],
-    dev: Sequence[Sentence],
+def prepare_llm(
+    config: Config, devices: Devices, corpus: Corpus, prompt: Prompt
 ) -> tuple[GenerativeModule, GenerativeData]:
-    prompt = build_prompt(config.prompt, categories, train)
+    """Build the module and the data for training a causal model.
+
+    Raises:
+        UserError: a mistake in configuration or data; all of them show here.
+    """
+    from omniner.llm.generative import GenerativeData, GenerativeModule
+    from omniner.llm.language_model import build_causal_model
+    from omniner.llm.samples import PromptEncoder
+
+    model, tuning, train = config.llm, config.tuning, corpus.splits["train"]
+    assert model is not None, "a tagger has no prompt"
     _check_sharding(config, devices)
-    dtype = devices.dtype(learns=config.tuning.method == "full")
-    built = build_causal_model(model, config.tuning, prompt, [sentence.text for sentence in train], dtype, config.seed)
+    pl.seed_everything(config.seed, verbose=False)
+    dtype = devices.dtype(learns=tuning.method == "full")
+    built = build_causal_model(model, tuning, prompt, [sentence.text for sentence in train], dtype, config.seed)
     encoder = PromptEncoder(built.chat, prompt, config.encoding)
-    data = GenerativeData(
-        encoder, train, dev, config.trainer, config.tuning.pack_tokens, model.entity_replacement, config.seed
-    )
+    replacement, dev = model.entity_replacement, corpus.splits["dev"]
+    data = GenerativeData(encoder, train, dev, config.trainer, tuning.pack_tokens, replacement, config.seed)
     _check_positions(built, data)
     return GenerativeModule(built, config, devices.precision, data.prefix), data
 
@@ -128,103 +149,155 @@ def _check_sharding(config: Config, devices: Devices) -> None:
         raise UserError("tuning.optimizer", found, "Use adamw: its state is divided between the processes.")
 
 
-def predict(
-    checkpoint: Path | None, sentences: Sequence[Sentence], config: Config, done: frozenset[str] = frozenset()
-) -> Iterator[list[Prediction]]:
-    """Tag sentences; their own entities are not looked at.
+class Predictor(Protocol):
+    """A model that is ready to answer."""
+
+    def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
+        """Tag sentences, batch after batch, the longest first: go by their ids.
+
+        Every sentence gets exactly one prediction. One whose text is cut or left out (`encoding.on_too_long`) says so
+        in its `reason`.
+
+        Args:
+            sentences: with different ids; their entities are not looked at. To go on after an interruption, all of
+                them again.
+            done: ids of those that need no prediction any more.
+
+        Raises:
+            UserError: a text is too long, and `encoding.on_too_long` is `fail`.
+        """
+
+
+def load(config: Config, checkpoint: Path) -> Predictor:
+    """Load a trained model.
 
     Args:
-        checkpoint: `best.ckpt` or `last.ckpt` of a trained tagger, or the `best` folder of a causal model. None = the
-            model of the configuration, untrained by us, with `prompt` and the categories of the corpus.
-        sentences: with different ids; to go on after an interruption, all of them again.
-        config: `encoding`, `trainer` and `decoding` are read; model and prompt are those of the checkpoint.
-        done: ids of sentences that need no prediction any more.
+        config: `encoding`, `trainer`, `decoding` and `seed` are read; model and prompt are those of the checkpoint.
+        checkpoint: `best.ckpt` or `last.ckpt` of a tagger, or the `best` folder of a causal model.
+
+    Raises:
+        UserError: it is no checkpoint.
     """
-    bare = [Sentence(sentence.id, sentence.text) for sentence in sentences]
-    if done.issuperset(sentence.id for sentence in bare) and done:
-        return
-    tagger = checkpoint is not None and not checkpoint.is_dir()
-    devices = settle(config, causal_model=not tagger)
-    if checkpoint is not None and tagger:
-        yield from _tag_all(checkpoint, [sentence for sentence in bare if sentence.id not in done], config, devices)
-        return
-    dtype = devices.dtype(learns=False)
-    model = _untrained(config, dtype) if checkpoint is None else load_causal_model(checkpoint, dtype, devices.first)
-    model.model.to(devices.first).eval()
-    yield from _answer_all(model, bare, config, done)
+    if not checkpoint.is_dir():
+        return TaggerPredictor(config, checkpoint)
+    from omniner.llm.language_model import load_causal_model
+
+    devices = choose_devices(config.trainer, large=True)
+    return LLMPredictor(config, devices, load_causal_model(checkpoint, devices.dtype(learns=False), devices.first))
 
 
-def _tag_all(
-    checkpoint: Path, sentences: Sequence[Sentence], config: Config, devices: Devices
-) -> Iterator[list[Prediction]]:
-    """Those of a tagger."""
-    tagger = network.load(checkpoint).to(devices.first)
-    examples, issues = tagger.encoder(config.encoding).encode(sentences)
-    reasons = _reasons(issues)
-    encoded = {example.id for example in examples}
-    if left_out := [sentence for sentence in sentences if sentence.id not in encoded]:
-        yield [_unread(sentence, reasons[sentence.id], ENGINE) for sentence in left_out]
-    progress = Progress("sentences tagged", len(examples))
-    mixed = devices.precision != "32-true"
-    for positions in plan_longest_first([e.length for e in examples], config.trainer.eval_batch_size):
-        chosen = [examples[position] for position in positions]
-        with torch.inference_mode(), torch.autocast(devices.first.type, torch.bfloat16, enabled=mixed):
-            found = _tag(tagger, chosen, reasons, devices.first)
-        yield found
-        progress.add(len(found))
+def untrained(config: Config, prompt: Prompt, texts: Sequence[str]) -> Predictor:
+    """Load the causal model of the configuration as it was published.
 
+    Args:
+        config: which model; `tuning` says whether its weights are quantised.
+        prompt: what it is told.
+        texts: training sentences, whose characters the tokenizer of a random model must know.
 
-def _answer_all(
-    model: CausalModel, sentences: Sequence[Sentence], config: Config, done: frozenset[str]
-) -> Iterator[list[Prediction]]:
-    """Those of a causal model."""
-    encoder = PromptEncoder(model.chat, model.prompt, config.encoding)
-    samples, issues = encoder.encode(sentences)
-    reasons = _reasons(issues)
-    encoded, name = {sample.id for sample in samples}, engine_name(config.decoding)
-    left_out = [sentence for sentence in sentences if sentence.id not in encoded and sentence.id not in done]
-    if left_out:
-        yield [_unread(sentence, reasons[sentence.id], name) for sentence in left_out]
-    if not samples:
-        return
-    prefix = samples[0].prompt[: encoder.prefix_length(samples)]
-    constraint = build_constraint(model, config.decoding)
-    progress = Progress("sentences answered", sum(sample.id not in done for sample in samples))
-    for found in predict_answers(model, samples, prefix, config.decoding, constraint, config.seed, done):
-        for prediction in found:
-            prediction.reason = "; ".join(filter(None, (reasons.get(prediction.id, ""), prediction.reason)))
-        yield found
-        progress.add(len(found))
+    Raises:
+        UserError: the model is a tagger, or cannot be loaded.
+    """
+    from omniner.llm.language_model import build_causal_model
 
-
-def _untrained(config: Config, dtype: torch.dtype) -> CausalModel:
-    """The model of the configuration as it is, asked about the categories of the corpus."""
-    if not isinstance(config.model, CausalConfig):
+    if config.llm is None:
         raise UserError("checkpoint", "a tagger must be trained before it can predict", "Set checkpoint=<path>.")
-    corpus = sources.load_corpus(config.data, ["train"])
-    train = corpus.splits["train"]
-    prompt = build_prompt(config.prompt, corpus.active, train)
+    devices = choose_devices(config.trainer, large=True)
     # adapters that have learnt nothing would only cost time; 4-bit weights may be what makes a model fit
     method = config.tuning.method if config.tuning.method == "qlora" else "full"
     tuning = dataclasses.replace(config.tuning, method=method, gradient_checkpointing=False)
-    return build_causal_model(config.model, tuning, prompt, [s.text for s in train], dtype, config.seed)
+    dtype = devices.dtype(learns=False)
+    return LLMPredictor(config, devices, build_causal_model(config.llm, tuning, prompt, texts, dtype, config.seed))
+
+
+class TaggerPredictor:
+    """A trained tagger.
+
+    Args:
+        config: `encoding` and `trainer` are read.
+        checkpoint: its file.
+    """
+
+    def __init__(self, config: Config, checkpoint: Path) -> None:
+        from omniner.taggers import network
+
+        self._config, self._devices = config, devices_for_training(config)
+        self._tagger = network.load(checkpoint).to(self._devices.first)
+
+    def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
+        """See `Predictor`."""
+        from omniner.taggers.batches import collate
+
+        left = _bare(sentence for sentence in sentences if sentence.id not in done)
+        examples, issues = self._tagger.encoder(self._config.encoding).encode(left)
+        reasons = _reasons(issues)
+        yield from _unread(left, {example.id for example in examples}, reasons, ENGINE)
+        progress, device = Progress("sentences tagged", len(examples)), self._devices.first
+        mixed = self._devices.precision != "32-true"
+        for positions in plan_longest_first(
+            [example.length for example in examples], self._config.trainer.eval_batch_size
+        ):
+            batch = collate([examples[position] for position in positions], 0, 1).to(device)
+            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+                entities = self._tagger.entities(batch, self._tagger.spans(batch))
+            yield [
+                Prediction(name, found, reason=reasons.get(name, ""), engine=ENGINE)
+                for name, found in zip(batch.ids, entities, strict=True)
+            ]
+            progress.add(len(positions))
+
+
+class LLMPredictor:
+    """A causal model, as it was trained or as it was published.
+
+    Args:
+        config: `encoding`, `decoding` and `seed` are read.
+        devices: where it runs.
+        causal: the model; it is moved there.
+    """
+
+    def __init__(self, config: Config, devices: Devices, causal: CausalModel) -> None:
+        self._config, self._causal = config, causal
+        causal.model.to(devices.first).eval()
+
+    def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
+        """See `Predictor`."""
+        from omniner.llm.generative import build_constraint, engine_name, predict_answers
+        from omniner.llm.samples import PromptEncoder
+
+        config, causal = self._config, self._causal
+        if done.issuperset(sentence.id for sentence in sentences):
+            return
+        encoder = PromptEncoder(causal.chat, causal.prompt, config.encoding)
+        samples, issues = encoder.encode(_bare(sentences))
+        reasons, encoded = _reasons(issues), {sample.id for sample in samples}
+        yield from _unread(sentences, encoded | done, reasons, engine_name(config.decoding))
+        if not samples:
+            return
+        prefix = samples[0].prompt[: encoder.prefix_length(samples)]
+        constraint = build_constraint(causal, config.decoding)
+        progress = Progress("sentences answered", sum(sample.id not in done for sample in samples))
+        for batch in predict_answers(causal, samples, prefix, config.decoding, constraint, config.seed, done):
+            for prediction in batch:
+                prediction.reason = "; ".join(filter(None, (reasons.get(prediction.id, ""), prediction.reason)))
+            yield batch
+            progress.add(len(batch))
+
+
+def _bare(sentences: Iterable[Sentence]) -> list[Sentence]:
+    return [Sentence(sentence.id, sentence.text) for sentence in sentences]
 
 
 def _reasons(issues: Sequence[Issue]) -> dict[str, str]:
     return {issue.id: f"{issue.code}: {issue.message}" for issue in issues}
 
 
-def _tag(
-    tagger: Tagger, examples: Sequence[EncodedSentence], reasons: dict[str, str], device: torch.device
-) -> list[Prediction]:
-    batch = collate(examples, 0, 1).to(device)
-    entities = tagger.entities(batch, tagger.spans(batch))
-    return [
-        Prediction(example.id, found, reason=reasons.get(example.id, ""), engine=ENGINE)
-        for example, found in zip(examples, entities, strict=True)
-    ]
-
-
-def _unread(sentence: Sentence, reason: str, engine: str) -> Prediction:
-    """An empty text has no entity; one that is left out has an answer that failed."""
-    return Prediction(sentence.id, parse="failed" if sentence.text else "ok", reason=reason, engine=engine)
+def _unread(
+    sentences: Sequence[Sentence], read: Collection[str], reasons: Mapping[str, str], engine: str
+) -> Iterator[list[Prediction]]:
+    """Predictions of the sentences that no model reads: an empty text has no entity, one left out a failed answer."""
+    left_out = [sentence for sentence in sentences if sentence.id not in read]
+    if left_out:
+        yield [
+            Prediction(one.id, parse="failed" if one.text else "ok", reason=reasons[one.id], engine=engine)
+            for one in left_out
+        ]

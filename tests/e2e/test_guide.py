@@ -86,7 +86,7 @@ def test_a_prompt_is_made_of_them_by_id_and_name(
         config = compose.load([*CHECK, f"prompt.from_run={named}", "prompt.max_tokens=700"])
         copies = tmp_path / str(number)
         copies.mkdir()
-        prompting.settle(config, copies, OMNINER2025.categories, [])
+        prompting.place_guidance(config, copies, OMNINER2025.categories, [])
         assert config.prompt.errors["zh"] in text
 
 
@@ -98,7 +98,7 @@ def test_the_store_gives_notes_whose_folder_is_gone(
     moved = folder.rename(tmp_path / "moved")
     try:
         config = compose.load([*CHECK, "prompt.from_run=notes"])
-        found = prompting.settle(config, tmp_path, OMNINER2025.categories, [])
+        found = prompting.place_guidance(config, tmp_path, OMNINER2025.categories, [])
     finally:
         moved.rename(folder)
     assert found is not None

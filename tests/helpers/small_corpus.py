@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.corpus import taxonomy
 from omniner.corpus.sources import Corpus
-from omniner.records import Entity, Sentence
+from omniner.records import Entity, Prediction, Sentence
+
+if TYPE_CHECKING:
+    from pytorch_lightning.callbacks import Callback
+    from pytorch_lightning.loggers import Logger
+
+    from omniner.llm.prompts import Prompt
+    from omniner.training.fit import FitResult
 
 SURFACES = {
     "人": ["张三", "李四光", "王小明", "赵六"],
@@ -77,3 +87,38 @@ CERTAIN = {
 def configuration(model: str, *overrides: str) -> Config:
     trainer = ["trainer=cpu", "trainer.threads=1", "trainer.batch_size=8", "trainer.checkpoint_minutes=0"]
     return compose.load([f"model={model}", *SMALL[model], *trainer, "tracking=off", *overrides])
+
+
+def prompt(config: Config, corpus: Corpus) -> Prompt | None:
+    """What the model of a configuration is told; None for a tagger."""
+    from omniner.llm.prompts import build_prompt
+
+    return build_prompt(config.prompt, corpus.active, corpus.splits["train"]) if config.llm is not None else None
+
+
+def fit(
+    config: Config, corpus: Corpus, folder: Path, logger: Logger | bool | None, callbacks: Sequence[Callback]
+) -> FitResult:
+    """Train the model of a configuration."""
+    from omniner import models
+
+    return models.fit(config, corpus, prompt(config, corpus), folder, logger, callbacks)
+
+
+def prepare(config: Config, corpus: Corpus) -> tuple[Any, Any]:
+    """The module and the data of a training run."""
+    from omniner import models
+
+    told = prompt(config, corpus)
+    if told is None:
+        return models.prepare_tagger(config, corpus)
+    return models.prepare_llm(config, models.devices_for_training(config), corpus, told)
+
+
+def predict(
+    checkpoint: Path, sentences: Sequence[Sentence], config: Config, done: frozenset[str] = frozenset()
+) -> Iterator[list[Prediction]]:
+    """The predictions of a trained model."""
+    from omniner import models
+
+    return models.load(config, checkpoint).predict(sentences, done)

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import small_corpus
 import torch
+from small_corpus import predict, prepare
 
 from omniner.config.groups import Config
 from omniner.errors import UserError
-from omniner.models import predict, prepare
+from omniner.llm.prompts import Prompt
+from omniner.models import untrained as untrained_model
 from omniner.records import Prediction, Sentence
 from omniner.taggers import network
 from omniner.taggers.batches import collate
@@ -23,7 +25,7 @@ def untrained(model: str, folder: Path, *overrides: str) -> tuple[Config, Path]:
     """A checkpoint of random weights, scaled up so that they have opinions."""
     config = small_corpus.configuration(model, *overrides)
     corpus = small_corpus.corpus(30, 4)
-    module, _ = prepare(config, corpus.splits["train"], corpus.splits["dev"])
+    module, _ = prepare(config, corpus)
     with torch.no_grad():
         for name, weight in module.tagger.head.named_parameters():
             weight.mul_(0 if name.endswith("bias") else 4)
@@ -123,3 +125,16 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(UserError, match="cannot be read"):
         network.load(tmp_path / "evil.ckpt")
     assert "ran" not in capsys.readouterr().out
+
+
+def test_a_corpus_without_entities_teaches_nothing() -> None:
+    corpus = small_corpus.corpus(8, 4)
+    corpus.splits["train"] = [Sentence("a", "今天没什么好说的")]
+    with pytest.raises(UserError, match="the training split has no entity"):
+        prepare(small_corpus.configuration("char_bilstm"), corpus)
+
+
+def test_an_untrained_tagger_cannot_answer() -> None:
+    config = small_corpus.configuration("char_bilstm")
+    with pytest.raises(UserError, match="must be trained before it can predict"):
+        untrained_model(config, Prompt("base", "1", "zh", "", "", "{sentence}", "official", ()), [])

@@ -408,3 +408,8 @@ class Config:
     input: str | None
     output: str | None  # task=convert: the file or folder to write
     to: str  # task=convert: auto | llama | merged | generated | alpaca | a format of data.format
+
+    @property
+    def llm(self) -> CausalConfig | None:
+        """The causal language model; None where the model is a tagger."""
+        return self.model if isinstance(self.model, CausalConfig) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
@@ -107,16 +107,3 @@ def flat_taxonomy(name: str, categories: Iterable[str]) -> Taxonomy:
     names = tuple(sorted(set(categories)))
     version = hashlib.sha256("\n".join(names).encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return Taxonomy(name, version, names)
-
-
-def active_categories(name: str, sentences: Sequence[Sentence]) -> list[str]:
-    """The categories that occur in these sentences, in the order of their taxonomy (`data.taxonomy`).
-
-    Raises:
-        UserError: there is none.
-    """
-    found = {entity.category for sentence in sentences for entity in sentence.entities}
-    if not found:
-        raise UserError("data", "the training split has no entity", "Choose labelled data.")
-    known = flat_taxonomy(name, found) if name == "flat" else load_taxonomy(name)
-    return [*known.active(sentences), *sorted(found.difference(known.categories))]

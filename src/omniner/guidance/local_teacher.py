@@ -22,7 +22,7 @@ from omniner.llm.loading import load_pretrained
 from omniner.llm.prompts import SENTENCE, Prompt
 from omniner.llm.samples import PromptEncoder
 from omniner.records import Sentence
-from omniner.training.devices import settle
+from omniner.training.devices import choose_devices
 
 _WHOLE = EncodingConfig(max_length=1_000_000, on_too_long="fail")  # a question is never cut
 
@@ -36,7 +36,7 @@ class LocalTeacher:
 
     def __init__(self, config: Config) -> None:
         settings = config.teacher
-        devices = settle(config, causal_model=True)
+        devices = choose_devices(config.trainer, large=True)
         dtype = torch.bfloat16 if devices.accelerator == "gpu" else torch.float32
         try:
             model, tokenizer = load_pretrained(str(settings.path), dtype)

@@ -32,6 +32,7 @@ STATE = "run_state.json"
 METRICS = "metrics.json"  # the last value of what runs are compared by
 ROOT = Path("outputs")
 LOCK = ".lock"
+GUIDANCE_COPY = "prompt_guidance.json"  # another run's guidance, of which this run's prompt is made
 ALWAYS_WRITTEN = ("issues.jsonl", METRICS, tracking.SPOOL, PENDING)  # by every task
 BOOKKEEPING = (STATE, "config.yaml", LOCK)
 

@@ -18,14 +18,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from omniner.config import compose
-from omniner.config.groups import CausalConfig, Config
+from omniner.config.groups import Config
 from omniner.corpus import sources
 from omniner.corpus.sources import Corpus
-from omniner.llm.prompts import build_prompt
 from omniner.records import Issue
 from omniner.runs.context import Context
+from omniner.runs.folder import GUIDANCE_COPY
 from omniner.runs.task import Task
-from omniner.tasks import prompting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,42 +43,37 @@ _MIB = 2**20
 
 def run(context: Context) -> None:
     """Print the whole picture and keep it as `check.txt`."""
-    from omniner.models import prepare
-    from omniner.taggers.batches import TaggerData
-    from omniner.taggers.tagger import TaggerModule
-
     config = context.config
     corpus = sources.load_corpus(config.data, None)
     context.publish_corpus(corpus)
-    train = corpus.splits["train"]
-    if isinstance(config.model, CausalConfig):
-        prompting.use_guidance(context, corpus.active, corpus.splits["test"])
-        prompting.publish(context, build_prompt(config.prompt, corpus.active, train))
-    module, data = prepare(config, train, corpus.splits["dev"])
-    issues = [*corpus.issues, *data.issues]
+    own, met = _tagger_sections(config, corpus) if config.llm is None else _causal_sections(context, corpus)
+    issues = [*corpus.issues, *met]
     context.publish_issues(issues)
     sections: dict[str, Iterable[str]] = {
         "What differs from the defaults": _differences(config),
         "Corpus": _corpus(corpus),
         "Issues": _issues(issues),
+        **own,
     }
-    if isinstance(data, TaggerData):
-        assert isinstance(module, TaggerModule), "the two come together"
-        sections |= _tagger_sections(config, module, data)
-    else:
-        assert not isinstance(module, TaggerModule), "the two come together"
-        sections |= _causal_sections(config, module, data)
     text = "\n".join(f"== {title}\n" + "".join(f"{line}\n" for line in lines) for title, lines in sections.items())
     context.run.text(text, "check.txt")
     print(text)
 
 
-def _tagger_sections(config: Config, module: TaggerModule, data: TaggerData) -> dict[str, Iterable[str]]:
+Sections = tuple[dict[str, Iterable[str]], list[Issue]]
+"""Titles with lines, and what could not be encoded."""
+
+
+def _tagger_sections(config: Config, corpus: Corpus) -> Sections:
+    from omniner.models import devices_for_training, prepare_tagger
+
+    devices_for_training(config)
+    module, data = prepare_tagger(config, corpus)
     return {
         "First training example, decoded": _tagger_example(data.train_examples[0], module.tagger),
         "Batches": _batches(config, data),
         "Memory": _tagger_memory(config, module, data),
-    }
+    }, data.issues
 
 
 def _differences(config: Config) -> Iterator[str]:
@@ -205,14 +199,20 @@ def kept_for_backward(module: nn.Module, compute_loss: Callable[[], Tensor]) -> 
 _LARGE = 500_000_000  # parameters; above, one pass on a CPU takes minutes
 
 
-def _causal_sections(config: Config, module: GenerativeModule, data: GenerativeData) -> dict[str, Sequence[str]]:
-    """Titles and lines."""
+def _causal_sections(context: Context, corpus: Corpus) -> Sections:
+    from omniner.models import devices_for_training, prepare_llm
+    from omniner.tasks import prompting
+
+    config = context.config
+    prompt = prompting.prompt_of_run(context, corpus, corpus.splits["test"])
+    prompting.publish(context, prompt)
+    module, data = prepare_llm(config, devices_for_training(config), corpus, prompt)
     return {
         "First training sample, as the model meets it": list(_causal_example(module, data)),
         "Prompt": list(_prompt(module, data)),
         "Packs": list(_packs(config, data)),
         "Memory": list(_causal_memory(config, module, data)),
-    }
+    }, data.issues
 
 
 def _causal_example(module: GenerativeModule, data: GenerativeData) -> Iterator[str]:
@@ -286,7 +286,7 @@ TASK = Task(
     description=__doc__,
     run=run,
     label=lambda config: ["check", config.model.name, config.data.name],
-    outputs=["check.txt", "prompt.txt", prompting.COPY],
+    outputs=["check.txt", "prompt.txt", GUIDANCE_COPY],
     prompts=True,
     loads_torch=True,
 )

@@ -21,10 +21,10 @@ from omniner.corpus.formats import WriteOptions
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.files import make_folder
-from omniner.llm.prompts import build_prompt
 from omniner.records import Issue, Sentence
 from omniner.registry import FORMATS
 from omniner.runs.context import Context
+from omniner.runs.folder import GUIDANCE_COPY
 from omniner.runs.task import Input, Task
 from omniner.tasks import prompting
 
@@ -94,8 +94,7 @@ def _corpus(context: Context, target: str, output: Path) -> None:
         issues, train = list(corpus.issues), corpus.splits["train"]
     options = WriteOptions(joiner=config.data.joiner)
     if format.needs_prompt:
-        prompting.use_guidance(context, corpus.active, corpus.splits.get("test", []))
-        prompt = build_prompt(config.prompt, corpus.active, train)
+        prompt = prompting.prompt_of_run(context, corpus, corpus.splits.get("test", []))
         options = replace(options, prompt=prompt, answer=lambda entities: write_answer(entities, prompt.answer))
     for path, sentences in parts.items():
         make_folder(path.parent)
@@ -143,6 +142,6 @@ TASK = Task(
         Input("gold", folder_allowed=False),
     ],
     check=_check,
-    outputs=[prompting.COPY],
+    outputs=[GUIDANCE_COPY],
     loads_torch=True,
 )

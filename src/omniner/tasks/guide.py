@@ -28,12 +28,12 @@ from omniner.records import Issue, Sentence
 from omniner.report import guidance_page
 from omniner.report.run_tables import find_suspected_labels
 from omniner.runs.context import Context
-from omniner.runs.folder import RunReference, read_state, resolve_run
+from omniner.runs.folder import GUIDANCE_COPY, RunReference, read_state, resolve_run
 from omniner.runs.task import Task
 from omniner.score.results import ErrtaError, ScoreResult
 from omniner.score.scoring import score
 from omniner.tasks import prompting
-from omniner.tasks.predict import PREDICTED, predict_file, write_gold
+from omniner.tasks.predict import PREDICTED, Untrained, predict_file, write_gold
 
 if TYPE_CHECKING:
     from omniner.guidance.teacher import Teacher, TeacherAnswers
@@ -102,14 +102,14 @@ def _score(
     context: Context, config: Config, folder: Path, corpus: Corpus, sentences: Sequence[Sentence]
 ) -> ScoreResult:
     """The run's errors on these sentences."""
-    checkpoint = _checkpoint(config, folder)
-    if checkpoint is None:  # its prompt is not kept with a model
-        active = corpus.active
-        (context.folder / prompting.COPY).unlink(missing_ok=True)  # what an earlier attempt took: theirs may be new
-        if config.prompt.from_run and (folder / prompting.COPY).is_file():
-            config.prompt = dataclasses.replace(config.prompt, from_run=str(folder / prompting.COPY))
-        prompting.settle(config, context.folder, active, corpus.splits.get("test", ()))
-    predictions = predict_file(config, checkpoint, sentences, context.folder / "predictions.jsonl")
+    model: Path | Untrained | None = _checkpoint(config, folder) if config.decoding.engine == "hf" else None
+    if model is None:  # its prompt is not kept with a model
+        (context.folder / GUIDANCE_COPY).unlink(missing_ok=True)  # what an earlier attempt took: theirs may be new
+        if config.prompt.from_run and (folder / GUIDANCE_COPY).is_file():
+            config.prompt = dataclasses.replace(config.prompt, from_run=str(folder / GUIDANCE_COPY))
+        prompt = prompting.prompt_with_guidance(config, context.folder, corpus, corpus.splits.get("test", ()))
+        model = Untrained(prompt, [sentence.text for sentence in corpus.splits["train"]])
+    predictions = predict_file(config, model, sentences, context.folder / "predictions.jsonl")
     write_gold(context.folder / "gold.jsonl", sentences)
     context.publish_file("predictions.jsonl")
     context.publish_file("gold.jsonl")
@@ -324,7 +324,7 @@ TASK = Task(
     run=run,
     label=lambda config: ["guide", Path(config.run or "").name, config.guide.split, config.teacher.kind],
     check=_check,
-    outputs=(*PREDICTED, "guidance.json", "guidance.md", "guidance.html", _SPENT, "tables", prompting.COPY),
+    outputs=(*PREDICTED, "guidance.json", "guidance.md", "guidance.html", _SPENT, "tables", GUIDANCE_COPY),
     costly=["predictions.jsonl"],
     loads_torch=True,
 )

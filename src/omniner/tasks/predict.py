@@ -16,22 +16,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omniner.config import compose
-from omniner.config.groups import CausalConfig, Config
+from omniner.config.groups import Config
 from omniner.corpus import sources
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
 from omniner.files import append_lines, explaining, read_json, whole_lines, write_json, write_text
 from omniner.records import Issue, Prediction, Sentence, content_digest, prediction_to_json, sentence_to_json, to_line
 from omniner.runs.context import Context
+from omniner.runs.folder import GUIDANCE_COPY
 from omniner.runs.task import Input, Task, model_label
 from omniner.score.predictions import prediction_from_line
-from omniner.tasks import prompting
 from omniner.tasks.score import SCORED, Extras, evaluate
+
+if TYPE_CHECKING:
+    from omniner.llm.prompts import Prompt
 
 log = logging.getLogger("omniner")
 
@@ -42,11 +47,9 @@ def run(context: Context) -> None:
     checkpoint = _find(config.checkpoint) if config.checkpoint else None
     sentences, issues, taxonomy = _sentences(context)
     counts = context.publish_issues(issues)
-    if config.prompt.from_run:
-        known = sources.load_corpus(config.data, ["train"])
-        reported = () if config.input else sentences
-        prompting.use_guidance(context, known.active, reported)
-    predictions = predict_file(config, checkpoint, sentences, folder / "predictions.jsonl")
+    trained = checkpoint if config.decoding.engine == "hf" else None
+    model = trained or _untrained(context, () if config.input else sentences)
+    predictions = predict_file(config, model, sentences, folder / "predictions.jsonl")
     context.publish_file("predictions.jsonl")
     if any(sentence.entities for sentence in sentences):
         write_gold(folder / "gold.jsonl", sentences)
@@ -77,7 +80,29 @@ MARK = "predicted_by.json"
 
 PREDICTED = ("predictions.jsonl", MARK, "gold.jsonl")  # what every task that predicts leaves
 
-Engine = Callable[[Path | None, Sequence[Sentence], Config, frozenset[str]], Iterable[list[Prediction]]]
+Predict = Callable[[Sequence[Sentence], frozenset[str]], Iterable[list[Prediction]]]
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A causal model as it was published, here or on a server: its prompt alone says what to do.
+
+    Attributes:
+        prompt: what it is told.
+        texts: sentences of train, whose characters the tokenizer of random weights must know.
+    """
+
+    prompt: Prompt
+    texts: list[str]
+
+
+def _untrained(context: Context, reported: Sequence[Sentence]) -> Untrained:
+    """What the configured model is told of the training split."""
+    from omniner.tasks import prompting
+
+    corpus = sources.load_corpus(context.config.data, ["train"])
+    prompt = prompting.prompt_of_run(context, corpus, reported)
+    return Untrained(prompt, [sentence.text for sentence in corpus.splits["train"]])
 
 
 def write_gold(path: Path, sentences: Sequence[Sentence]) -> None:
@@ -86,24 +111,23 @@ def write_gold(path: Path, sentences: Sequence[Sentence]) -> None:
 
 
 def predict_file(
-    config: Config, checkpoint: Path | None, sentences: Sequence[Sentence], path: Path
+    config: Config, model: Path | Untrained, sentences: Sequence[Sentence], path: Path
 ) -> list[Prediction]:
     """Predict `sentences` into `path`, going on where an earlier attempt stopped; gives all predictions in order.
 
     Args:
         config: `model`, `prompt`, `decoding`, `encoding` and `trainer` are read, as far as the model needs them.
-        checkpoint: of a trained model; none for a causal model as it was published, or a server.
+        model: the checkpoint of a trained one, or one that only knows its prompt.
         sentences: those to tag.
         path: of the predictions file.
     """
-    predict = _engine(config)
-    _keep_only_ours(path, config, checkpoint, sentences)
+    _keep_only_ours(path, config, model if isinstance(model, Path) else None, sentences)
     done = {prediction.id: prediction for prediction in map(prediction_from_line, whole_lines(path))}
     left = [sentence for sentence in sentences if sentence.id not in done]
     if done and left:
         log.info("going on after %d predictions", len(done))
     start, count = time.perf_counter(), 0
-    for batch in predict(checkpoint, sentences, config, frozenset(done)) if left else ():
+    for batch in _open(config, model)(sentences, frozenset(done)) if left else ():
         append_lines(path, [to_line(prediction_to_json(prediction)) for prediction in batch])
         done |= {prediction.id: prediction for prediction in batch}
         count += len(batch)
@@ -142,32 +166,22 @@ def _files_of(checkpoint: Path) -> list[list[Any]]:
     return [[str(file.relative_to(checkpoint.parent)), now.st_size, now.st_mtime_ns] for file, now in states]
 
 
-def _engine(config: Config) -> Engine:
+def _open(config: Config, model: Path | Untrained) -> Predict:
     """What makes predictions: a model in this process, or a server (which needs no torch here)."""
-    if config.decoding.engine == "hf":
-        from omniner.models import predict
+    if not isinstance(model, Path) and config.decoding.engine == "openai":
+        from omniner.llm.server import predict_with_server
 
-        return predict
-    return _ask_server
+        return partial(predict_with_server, config.decoding, model.prompt)
+    from omniner import models
 
-
-def _ask_server(
-    checkpoint: Path | None, sentences: Sequence[Sentence], config: Config, done: frozenset[str]
-) -> Iterator[list[Prediction]]:
-    """Predictions of a server, told what the training split's categories (and examples) are."""
-    from omniner.corpus import sources
-    from omniner.llm.prompts import build_prompt
-    from omniner.llm.server import predict_with_server
-
-    corpus = sources.load_corpus(config.data, ["train"])
-    train = corpus.splits["train"]
-    prompt = build_prompt(config.prompt, corpus.active, train)
-    yield from predict_with_server(config.decoding, prompt, sentences, done)
+    if isinstance(model, Path):
+        return models.load(config, model).predict
+    return models.untrained(config, model.prompt, model.texts).predict
 
 
 def _needs_checkpoint(config: Config) -> bool:
     """A causal model can answer as it was published, and so can a server."""
-    return not isinstance(config.model, CausalConfig) and config.decoding.engine == "hf"
+    return config.llm is None and config.decoding.engine == "hf"
 
 
 def _check(config: Config) -> None:
@@ -187,7 +201,7 @@ TASK = Task(
     ],
     inputs=[Input("checkpoint", required=_needs_checkpoint), Input("input", folder_allowed=False)],
     check=_check,
-    outputs=(*PREDICTED, *SCORED, prompting.COPY),
+    outputs=(*PREDICTED, *SCORED, GUIDANCE_COPY),
     costly=["predictions.jsonl"],
     prompts=True,
     loads_torch=True,

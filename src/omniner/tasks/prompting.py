@@ -1,10 +1,8 @@
 """What a causal model is told: published with its run, made of another run's errors where `prompt.from_run` says so.
 
-`settle` comes before a prompt is built. In go the configuration and the corpus of a run, out comes the same
-configuration with the guidance of the other run in `prompt.errors`, so that whoever builds the prompt later (training,
-each of its processes, prediction, an export) needs to know nothing of runs. The guidance is copied into the run's
-folder: a run that goes on uses that copy, whatever has become of the other run. Sentences of the reported split must
-not stand in a prompt: what the prompt shows is checked here, against the corpus itself.
+A task builds its prompt once and hands it on. The guidance is copied into the run's folder: a run that goes on uses
+that copy, whatever has become of the other run. Sentences of the reported split must not stand in a prompt: what the
+prompt shows is checked here, against the corpus itself.
 """
 
 from __future__ import annotations
@@ -15,32 +13,51 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from omniner import tracking
-from omniner.config.groups import CausalConfig, Config
+from omniner.config.groups import Config
+from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.files import explaining, write_text
 from omniner.guidance.lessons import GUIDANCE_FILE, Guidance, read_guidance
 from omniner.guidance.prompt_errors import LengthFunction, log_errors_text, with_errors_text, write_errors_text
-from omniner.llm.prompts import SENTENCE, Prompt
+from omniner.llm.prompts import SENTENCE, Prompt, build_prompt
 from omniner.records import Sentence
 from omniner.runs.context import Context
-from omniner.runs.folder import resolve_run
+from omniner.runs.folder import GUIDANCE_COPY, resolve_run
 
 log = logging.getLogger("omniner")
 
-COPY = "prompt_guidance.json"
 _NAMED = 3  # sentences named in an error
 
 
-def use_guidance(context: Context, categories: Sequence[str], reported: Sequence[Sentence]) -> None:
-    """`settle` for a tracked run, which is told where its prompt comes from."""
-    guidance = settle(context.config, context.folder, categories, reported)
+def prompt_of_run(context: Context, corpus: Corpus, reported: Sequence[Sentence]) -> Prompt:
+    """Build the prompt of a tracked run, and log where the guidance in it comes from; see `prompt_with_guidance`."""
+    guidance = place_guidance(context.config, context.folder, corpus.active, reported)
     if guidance is not None:
         publish_guidance(context, guidance)
+    return build_prompt(context.config.prompt, corpus.active, corpus.splits["train"])
+
+
+def prompt_with_guidance(config: Config, folder: Path, corpus: Corpus, reported: Sequence[Sentence]) -> Prompt:
+    """Build what a model is told, with the guidance of another run where `prompt.from_run` names one.
+
+    Args:
+        config: `model` says how the length of guidance is counted, `tracking` where runs are looked up. The guidance is
+            put into its `prompt`.
+        folder: of this run; keeps a copy of the guidance.
+        corpus: its active categories are named, examples are taken from its `train`.
+        reported: the split that this run reports on; may be empty where it reports nothing.
+
+    Raises:
+        UserError: the prompt's texts are wrong, there is no such guidance, it cannot be used, or the prompt would show
+            sentences of `reported`.
+    """
+    place_guidance(config, folder, corpus.active, reported)
+    return build_prompt(config.prompt, corpus.active, corpus.splits["train"])
 
 
 def publish_guidance(context: Context, guidance: Guidance) -> None:
     """Log the guidance that `fetch` has put into the run's folder, and where it comes from."""
-    context.publish_file(COPY)
+    context.publish_file(GUIDANCE_COPY)
     context.run.tags(
         {
             "prompt.guidance": guidance.sha,
@@ -60,17 +77,12 @@ def publish(context: Context, prompt: Prompt) -> None:
     log.info("prompt %s, version %s, hash %s", prompt.name, prompt.version, prompt.sha)
 
 
-def settle(config: Config, folder: Path, categories: Sequence[str], reported: Sequence[Sentence]) -> Guidance | None:
+def place_guidance(
+    config: Config, folder: Path, categories: Sequence[str], reported: Sequence[Sentence]
+) -> Guidance | None:
     """Put the guidance that `prompt.from_run` names into `config.prompt`; None where it names none.
 
-    Args:
-        config: `prompt` is replaced; `model` says how its length is counted, `tracking` where runs are looked up.
-        folder: of this run; keeps a copy.
-        categories: that the prompt will name.
-        reported: the split that this run reports on; may be empty where it reports nothing.
-
-    Raises:
-        UserError: there is no such guidance, it cannot be used, or the prompt would show sentences of `reported`.
+    The arguments and errors are those of `prompt_with_guidance`.
     """
     if config.prompt.from_run is None:
         return None
@@ -88,7 +100,7 @@ def fetch(config: Config, folder: Path) -> Guidance:
     Raises:
         UserError: there is no such guidance.
     """
-    copy = folder / COPY
+    copy = folder / GUIDANCE_COPY
     if not copy.is_file():
         _fetch(config, str(config.prompt.from_run), copy)
     return read_guidance(copy)
@@ -106,11 +118,11 @@ def measure(config: Config) -> tuple[str, LengthFunction]:
 
 def _measures(config: Config) -> dict[str, LengthFunction]:
     """How long texts are: in characters; last in tokens, unless the model's tokenizer is made of the corpus later."""
-    if not isinstance(config.model, CausalConfig) or config.model.path is None:
+    if config.llm is None or config.llm.path is None:
         return {"characters": len}
     from omniner.llm.loading import load_tokenizer  # torch; who asks a server by name needs none of it
 
-    tokenizer = load_tokenizer(config.model.path).backend_tokenizer
+    tokenizer = load_tokenizer(config.llm.path).backend_tokenizer
     return {"characters": len, "tokens": lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)}
 
 

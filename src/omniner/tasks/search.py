@@ -62,6 +62,7 @@ from omniner.report.guidance_page import BaselineDifference, VariantResult
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
 from omniner.runs.context import Context
+from omniner.runs.folder import GUIDANCE_COPY
 from omniner.runs.task import Task, model_label
 from omniner.score.comparison import System, compare_runs
 from omniner.score.predictions import prediction_from_line
@@ -69,7 +70,6 @@ from omniner.score.resampling import post_numbers
 from omniner.score.results import ScoreResult
 from omniner.score.scoring import score
 from omniner.tasks import prompting
-from omniner.tasks.prompting import COPY
 
 log = logging.getLogger("omniner")
 
@@ -423,7 +423,7 @@ def _config(context: Context, variant: PromptVariant, step: Rung, label: str) ->
     config = copy.deepcopy(ours)
     config.name = f"{ours.name}-{label}"
     # our copy of the guidance: whatever becomes of the run it is from, all variants have the same
-    source = str(context.folder / COPY) if variant.config.from_run is not None else None
+    source = str(context.folder / GUIDANCE_COPY) if variant.config.from_run is not None else None
     config.prompt = replace(variant.config, from_run=source)
     place = context.folder / FOLDER
     if not ours.search.train:
@@ -470,7 +470,7 @@ TASK = Task(
     run=run,
     label=lambda config: ["search", *model_label(config), config.data.name],
     check=_check,
-    outputs=["search.json", "search.md", FOLDER, "best", "tables", "prompt.txt", COPY, children.FOLDER],
+    outputs=["search.json", "search.md", FOLDER, "best", "tables", "prompt.txt", GUIDANCE_COPY, children.FOLDER],
     costly=[f"{FOLDER}/{DEV}"],
     prompts=True,
 )

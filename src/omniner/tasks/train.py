@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from omniner import tracking
-from omniner.config.groups import CausalConfig, Config
+from omniner.config.groups import Config
 from omniner.corpus import sources
 from omniner.errors import Stopped, UserError
 from omniner.files import append_lines, whole_lines
-from omniner.llm.prompts import build_prompt
 from omniner.runs.context import Context
+from omniner.runs.folder import GUIDANCE_COPY
 from omniner.runs.task import Task, model_label
-from omniner.tasks import prompting
 from omniner.tasks.predict import PREDICTED, predict_file, write_gold
 from omniner.tasks.score import SCORED, Extras, evaluate
 from omniner.tracking.tracked_run import Run
@@ -49,13 +48,16 @@ def run(context: Context) -> None:
     reported = corpus.splits["test"]
     write_gold(folder / "gold.jsonl", reported)
 
-    if isinstance(config.model, CausalConfig):
-        prompting.use_guidance(context, corpus.active, reported)
-        prompting.publish(context, build_prompt(config.prompt, corpus.active, corpus.splits["train"]))
+    prompt = None
+    if config.llm is not None:
+        from omniner.tasks import prompting
+
+        prompt = prompting.prompt_of_run(context, corpus, reported)
+        prompting.publish(context, prompt)
     os.environ[FOLDER] = str(folder.resolve())
     try:
         logger = tracking.lightning_logger(CurveRecorder(context.run, folder))
-        fitted = fit(config, corpus, folder, logger=logger, callbacks=[])
+        fitted = fit(config, corpus, prompt, folder, logger, callbacks=[])
     finally:
         del os.environ[FOLDER]
     if fitted.interrupted:
@@ -86,8 +88,12 @@ def follow(config: Config) -> None:
         )
     folder = Path(os.environ.get(FOLDER) or config.output_dir or "")
     corpus = sources.load_corpus(config.data, None)
-    prompting.settle(config, folder, corpus.active, corpus.splits["test"])
-    fit(config, corpus, folder, logger=False, callbacks=[])
+    prompt = None
+    if config.llm is not None:
+        from omniner.tasks import prompting
+
+        prompt = prompting.prompt_with_guidance(config, folder, corpus, corpus.splits["test"])
+    fit(config, corpus, prompt, folder, logger=False, callbacks=[])
 
 
 FILE = "curves.jsonl"
@@ -128,7 +134,7 @@ TASK = Task(
     description=__doc__,
     run=run,
     label=lambda config: [*model_label(config), config.data.name],
-    outputs=(*PREDICTED, *SCORED, prompting.COPY, "prompt.txt", "checkpoints", FILE, "model"),
+    outputs=(*PREDICTED, *SCORED, GUIDANCE_COPY, "prompt.txt", "checkpoints", FILE, "model"),
     costly=["checkpoints/last.ckpt", "predictions.jsonl"],
     trains=True,
     prompts=True,

@@ -35,17 +35,16 @@ class TaggerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
         """Read what was saved with the model."""
         settings = OmegaConf.load(context.artifacts["config"])
         assert isinstance(settings, DictConfig), "written by save"
-        self._config = compose.check(settings)
-        self._checkpoint = Path(context.artifacts["checkpoint"])
+        from omniner.models import load
+
+        self._model = load(compose.check(settings), Path(context.artifacts["checkpoint"]))
 
     def predict(
         self, context: Any, model_input: list[str], params: dict[str, str] | None = None
     ) -> list[list[Mention]]:
         """Tag texts, in their order."""
-        from omniner.models import predict
-
         sentences = [Sentence(str(number), text) for number, text in enumerate(model_input)]
-        found = {item.id: item for batch in predict(self._checkpoint, sentences, self._config) for item in batch}
+        found = {item.id: item for batch in self._model.predict(sentences) for item in batch}
         return [[Mention(**entity_to_json(entity)) for entity in found[sentence.id].entities] for sentence in sentences]
 
 

@@ -28,7 +28,7 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from omniner.config.groups import BiLSTMConfig, Config
+from omniner.config.groups import TrainerConfig
 from omniner.cores import own_cores
 from omniner.errors import UserError
 
@@ -65,14 +65,16 @@ class Devices(NamedTuple):
         return torch.float32 if exact else torch.bfloat16
 
 
-def settle(config: Config, causal_model: bool) -> Devices:
-    """Decide, set the CPU threads of this process, and say what was decided.
+def choose_devices(trainer: TrainerConfig, large: bool) -> Devices:
+    """Choose what a model runs on, set the CPU threads of this process, and log what was chosen.
 
     Args:
-        config: `trainer` and the kind of `model` are read.
-        causal_model: whether a causal model will run, whatever `model` says: a checkpoint brings its own.
+        trainer: what the configuration asks for.
+        large: whether the model is large enough to gain from bf16.
+
+    Raises:
+        UserError: there are not so many GPUs, or a step's sentences cannot be divided between the processes.
     """
-    trainer = config.trainer
     gpus = torch.cuda.device_count()
     accelerator = trainer.accelerator
     if accelerator == "auto":
@@ -91,7 +93,7 @@ def settle(config: Config, causal_model: bool) -> Devices:
     strategy = "fsdp" if trainer.strategy == "fsdp" else "ddp" if world > 1 else "auto"
     threads = trainer.threads or _threads(count if accelerator == "cpu" else 1)
     torch.set_num_threads(threads)
-    devices = Devices(accelerator, count, world, strategy, _precision(config, accelerator, causal_model))
+    devices = Devices(accelerator, count, world, strategy, _precision(trainer.precision, accelerator, large))
     log.info(
         "%d %s%s%s, %s, %d CPU threads per process",
         count,
@@ -114,12 +116,11 @@ def _threads(processes: int) -> int:
     return min(share, int(said)) if said.isdecimal() and int(said) else share
 
 
-def _precision(config: Config, accelerator: str, causal_model: bool) -> Precision:
+def _precision(wanted: str, accelerator: str, large: bool) -> Precision:
     """`auto`: bf16 where it is quick and the model is large."""
-    large = causal_model or not isinstance(config.model, BiLSTMConfig)
     automatic: Precision = "bf16-mixed" if accelerator == "gpu" and large else "32-true"
     named: dict[str, Precision] = {name: name for name in get_args(Precision)}
-    return named.get(config.trainer.precision, automatic)
+    return named.get(wanted, automatic)
 
 
 class Sharded(ModelParallelStrategy):

@@ -15,15 +15,14 @@ import small_corpus
 import torch
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
+from small_corpus import fit, predict, prepare
 from tests.unit.training.test_fit import At, Losses
 from torch.nn.functional import cross_entropy
 
 from omniner.config.groups import Config
-from omniner.corpus.taxonomy import active_categories
 from omniner.errors import UserError
 from omniner.llm.generative import DevLoader, GenerativeData
 from omniner.llm.packs import make_pack
-from omniner.models import fit, predict, prepare
 from omniner.records import Entity, Prediction, Sentence
 from omniner.score.metrics import Counts, compare_units
 from omniner.training import checkpoints
@@ -104,7 +103,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_answer_tokens(tmp_path: Path, p
     corpus = small_corpus.corpus(12, 2)
     losses, logged = Losses(), Logged()
     fit(config, corpus, tmp_path, None, [losses, logged])
-    module, data = prepare(config, corpus.splits["train"], corpus.splits["dev"])
+    module, data = prepare(config, corpus)
     total, tokens = 0.0, 0
     for sample in data.train_samples:  # the slow, obvious way
         logits = module.model(torch.tensor([sample.prompt + sample.answer])).logits[0, len(sample.prompt) - 1 : -1]
@@ -228,7 +227,7 @@ def test_evaluation_by_steps_on_a_sample_is_that_of_prediction(tmp_path: Path) -
     result = fit(config, corpus, tmp_path, None, [logged])
     # 3 steps an epoch
     assert logged.evaluations == [25, 50, 75, 90]
-    _, data = prepare(config, corpus.splits["train"], corpus.splits["dev"])
+    _, data = prepare(config, corpus)
     chosen = [s for s in corpus.splits["dev"] if s.id in {sample.id for sample in data.dev_samples}]
     assert len(chosen) == 5
     found = answers(result.best_path, chosen, config)
@@ -246,7 +245,7 @@ def test_mentions_are_exchanged_anew_in_each_epoch() -> None:
     config = configuration("model.entity_replacement=0.8", "encoding.max_length=11", "encoding.on_too_long=truncate")
     corpus = small_corpus.corpus(40, 4)
     corpus.splits["train"].append(Sentence("cut", "张三在北京吃臭豆腐和面，很好", [Entity("张三", "人", 0, 2)]))
-    _, data = prepare(config, corpus.splits["train"], corpus.splits["dev"])
+    _, data = prepare(config, corpus)
     assert isinstance(data, GenerativeData)
     first, second = data.epoch_samples(0), data.epoch_samples(1)
     assert first == data.epoch_samples(0)
@@ -262,7 +261,8 @@ def test_mentions_are_exchanged_anew_in_each_epoch() -> None:
         (again,), _ = encoder.encode([Sentence(sample.id, sample.text, sample.gold)])
         assert (sample.prompt, sample.answer) == (again.prompt, again.answer)
         assert all(sample.text[e.start : e.end] == e.text for e in sample.gold if (e.end or 0) <= len(sample.text))
-    _, data = prepare(configuration(), corpus.splits["train"][:40], corpus.splits["dev"])
+    corpus.splits["train"] = corpus.splits["train"][:40]
+    _, data = prepare(configuration(), corpus)
     assert isinstance(data, GenerativeData)
     assert data.epoch_samples(1) is data.train_samples
 
@@ -291,7 +291,7 @@ def test_half_precision_learns(tmp_path: Path, precision: str, method: str) -> N
     assert sum(values[-4:]) < (0.6 if method == "full" else 0.99) * sum(values[:4])
     kinds = {weight.dtype for weight in state(tmp_path).values()}
     assert torch.float32 in kinds if precision == "bf16-mixed" else kinds <= {torch.float32, torch.bfloat16}
-    module, _ = prepare(config, corpus.splits["train"], corpus.splits["dev"])
+    module, _ = prepare(config, corpus)
     frozen = {weight.dtype for weight in module.model.parameters() if not weight.requires_grad}
     assert frozen == (set() if method == "full" else {torch.bfloat16})
     rotary = [buffer.dtype for name, buffer in module.model.named_buffers() if name.endswith("inv_freq")]
@@ -402,18 +402,18 @@ def test_what_fsdp_cannot_divide_is_refused() -> None:
         config = configuration("trainer.strategy=fsdp", override)
         if key:
             with pytest.raises(UserError, match=key):
-                prepare(config, corpus.splits["train"], corpus.splits["dev"])
+                prepare(config, corpus)
         else:
-            prepare(config, corpus.splits["train"], corpus.splits["dev"])
+            prepare(config, corpus)
     config.tuning.method = "qlora"
     with pytest.raises(UserError, match="4-bit"):
-        prepare(config, corpus.splits["train"], corpus.splits["dev"])
+        prepare(config, corpus)
 
 
 def test_the_survey_counts_what_is_computed() -> None:
     config = configuration("tuning.pack_tokens=120")
     corpus = small_corpus.corpus(20, 2)
-    _, data = prepare(config, corpus.splits["train"], corpus.splits["dev"])
+    _, data = prepare(config, corpus)
     one, two = data.pack_statistics(1), data.pack_statistics(2)
     assert (one.steps, two.steps, data.steps) == (3, 3, 3)
     suffixes = sum(len(s.prompt) + len(s.answer) - 1 - one.prefix for s in data.train_samples)
@@ -427,7 +427,7 @@ def test_the_survey_counts_what_is_computed() -> None:
 def test_processes_share_dev() -> None:
     config = configuration("tuning.pack_tokens=100")
     corpus = small_corpus.corpus(8, 7)
-    _, data = prepare(config, corpus.splits["train"], corpus.splits["dev"])
+    _, data = prepare(config, corpus)
     samples, prefix = data.dev_samples, len(data.prefix)
     for ranks in (1, 2, 9):
         shares = [share for rank in range(ranks) for share in DevLoader(samples, prefix, 100, rank, ranks)]
@@ -441,19 +441,7 @@ def test_what_the_model_has_no_positions_for_is_refused() -> None:
     config = configuration("model.architecture.max_position_embeddings=40")
     corpus = small_corpus.corpus(8, 4)
     with pytest.raises(UserError, match="the model takes 40"):
-        prepare(config, corpus.splits["train"], corpus.splits["dev"])
-
-
-def test_categories_follow_the_taxonomy() -> None:
-    names = ["品牌_服装", "商品_家电", "自创"]
-    sentences = [Sentence("a", "", [Entity("x", name)]) for name in names]
-    from omniner.corpus import taxonomy
-
-    known = [name for name in taxonomy.load_taxonomy("omniner2025").categories if name in names]
-    assert active_categories("omniner2025", sentences) == [*known, *sorted(set(names) - set(known))]
-    assert active_categories("flat", sentences) == sorted(names)
-    with pytest.raises(UserError, match="no entity"):
-        active_categories("flat", [Sentence("a", "文")])
+        prepare(config, corpus)
 
 
 def test_scores_of_parts_add_up() -> None:

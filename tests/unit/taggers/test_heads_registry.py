@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import small_corpus
 import torch
+from small_corpus import fit, predict
 from torch import Tensor, nn
 
 from omniner.config.groups import HeadConfig
 from omniner.errors import UserError
-from omniner.models import fit, predict
 from omniner.registry import HEADS
 from omniner.taggers.heads import Head, HeadModule, LabelledBatch, build_head
 from omniner.taggers.tags import Span, TagScheme

@@ -18,7 +18,8 @@ from omniner.guidance import lessons
 from omniner.guidance.lessons import Guidance
 from omniner.records import Entity, Sentence
 from omniner.runs.context import Context
-from omniner.tasks import guide, prompting
+from omniner.runs.folder import GUIDANCE_COPY
+from omniner.tasks import guide
 
 CATEGORIES = taxonomy.load_taxonomy("omniner2025").categories[:6]
 
@@ -64,12 +65,12 @@ def test_nothing_is_written_into_the_other_run(made: Guidance, settle: Callable[
     lessons.write_guidance(Path("guidance.json"), made)
     assert made.lessons[0].note.rule["zh"] in settle().errors["zh"]
     assert [path.name for path in Path("theirs").iterdir()] == ["run_state.json"]
-    assert lessons.read_guidance(Path("ours") / prompting.COPY) == made
+    assert lessons.read_guidance(Path("ours") / GUIDANCE_COPY) == made
 
 
 def test_what_the_run_was_told_counts_whatever_was_copied_before(made: Guidance, settle: Callable[[], Any]) -> None:
     theirs = dataclasses.replace(made, lessons=made.lessons[:2])
-    lessons.write_guidance(Path("theirs") / prompting.COPY, theirs)
-    lessons.write_guidance(Path("ours") / prompting.COPY, made)  # of an attempt before that run was made anew
+    lessons.write_guidance(Path("theirs") / GUIDANCE_COPY, theirs)
+    lessons.write_guidance(Path("ours") / GUIDANCE_COPY, made)  # of an attempt before that run was made anew
     settle()
-    assert lessons.read_guidance(Path("ours") / prompting.COPY) == theirs
+    assert lessons.read_guidance(Path("ours") / GUIDANCE_COPY) == theirs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ import pytest
 from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.files import whole_lines
+from omniner.llm.prompts import Prompt
 from omniner.records import Prediction, Sentence
 from omniner.tasks import predict as prediction
+from omniner.tasks.predict import Untrained
 
+PROMPT = Prompt("base", "1", "zh", "", "", "{sentence}", "official", ())
 SENTENCES = [Sentence(f"s{number}", f"去上海{number}") for number in range(6)]
 
 
@@ -23,10 +27,11 @@ class Engine:
         self.left = 100
         self.asked: list[str] = []
 
-    def __call__(
-        self, checkpoint: Path | None, sentences: Sequence[Sentence], config: Config, done: frozenset[str]
-    ) -> Iterator[list[Prediction]]:
-        word = sorted(checkpoint.iterdir())[0].read_text() if checkpoint else "server"
+    def open(self, config: Config, model: Path | Untrained) -> prediction.Predict:
+        word = sorted(model.iterdir())[0].read_text() if isinstance(model, Path) else "server"
+        return partial(self.predict, word)
+
+    def predict(self, word: str, sentences: Sequence[Sentence], done: frozenset[str]) -> Iterator[list[Prediction]]:
         for sentence in sentences:
             if sentence.id in done:
                 continue
@@ -40,7 +45,7 @@ class Engine:
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     made = Engine()
-    monkeypatch.setattr(prediction, "_engine", lambda config: made)
+    monkeypatch.setattr(prediction, "_open", made.open)
     monkeypatch.chdir(tmp_path)
     Path("best").mkdir()
     Path("best/weights").write_text("old")
@@ -49,9 +54,9 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
 
 def predict(*overrides: str, sentences: Sequence[Sentence] = SENTENCES, server: bool = False) -> list[str]:
     config = compose.load(["task=predict", "checkpoint=best", "model=char_bilstm", *overrides])
-    checkpoint = None if server else Path("best")
+    model = Untrained(PROMPT, []) if server else Path("best")
     path = Path("predictions.jsonl")
-    found = prediction.predict_file(config, checkpoint, sentences, path)
+    found = prediction.predict_file(config, model, sentences, path)
     assert len(whole_lines(path)) == len(found) == len(sentences)
     return [one.engine for one in found]
 

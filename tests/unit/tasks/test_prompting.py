@@ -21,7 +21,7 @@ from omniner.guidance import lessons, prompt_errors
 from omniner.guidance.lessons import Guidance
 from omniner.llm import prompts
 from omniner.records import Sentence
-from omniner.runs.folder import RunReference
+from omniner.runs.folder import GUIDANCE_COPY, RunReference
 from omniner.tasks import prompting
 
 UNSEEN = [Sentence("t", "一句没有见过的话")]
@@ -54,9 +54,9 @@ def test_a_folder_its_name_and_its_file_mean_the_same(made: Guidance) -> None:
         settings = config(named)
         folder = Path(f"run{number}")
         folder.mkdir()
-        assert prompting.settle(settings, folder, CATEGORIES, UNSEEN) == made
+        assert prompting.place_guidance(settings, folder, CATEGORIES, UNSEEN) == made
         assert settings.prompt.from_run is None
-        assert lessons.read_guidance(folder / prompting.COPY) == made
+        assert lessons.read_guidance(folder / GUIDANCE_COPY) == made
         texts.add(prompts.build_prompt(settings.prompt, CATEGORIES, []).instruction)
     assert len(texts) == 1
     assert made.lessons[0].note.rule["zh"] in texts.pop()
@@ -65,16 +65,16 @@ def test_a_folder_its_name_and_its_file_mean_the_same(made: Guidance) -> None:
 def test_nothing_is_done_without_a_run() -> None:
     settings = compose.load(["model=qwen2_tiny", "prompt=errta"])
     before = dataclasses.replace(settings.prompt)
-    assert prompting.settle(settings, Path("run"), CATEGORIES, UNSEEN) is None
+    assert prompting.place_guidance(settings, Path("run"), CATEGORIES, UNSEEN) is None
     assert settings.prompt == before
 
 
 def test_a_run_that_goes_on_keeps_its_guidance(made: Guidance) -> None:
     write(made, "outputs/guide-x")
-    prompting.settle(config("guide-x"), Path("run"), CATEGORIES, UNSEEN)
+    prompting.place_guidance(config("guide-x"), Path("run"), CATEGORIES, UNSEEN)
     shutil.rmtree("outputs")
     settings = config("guide-x")
-    assert prompting.settle(settings, Path("run"), CATEGORIES, UNSEEN) == made
+    assert prompting.place_guidance(settings, Path("run"), CATEGORIES, UNSEEN) == made
 
 
 def test_sentences_of_the_reported_split_are_refused(made: Guidance) -> None:
@@ -83,7 +83,7 @@ def test_sentences_of_the_reported_split_are_refused(made: Guidance) -> None:
     text = prompt_errors.write_errors_text(made, settings.prompt, CATEGORIES, prompting.counter(settings)).sentences[-1]
     name = next(one.id for lesson in made.lessons for one in lesson.examples if one.text == text)
     with pytest.raises(UserError, match=rf"^prompt\.from_run: 1 of its examples .*{name}"):
-        prompting.settle(settings, Path("run"), CATEGORIES, [*UNSEEN, Sentence("other id", text)])
+        prompting.place_guidance(settings, Path("run"), CATEGORIES, [*UNSEEN, Sentence("other id", text)])
 
 
 def test_examples_that_no_prompt_shows_are_not_refused_but_said(
@@ -93,7 +93,7 @@ def test_examples_that_no_prompt_shows_are_not_refused_but_said(
     settings = config("guide")
     shown = prompt_errors.write_errors_text(made, settings.prompt, CATEGORIES, prompting.counter(settings)).sentences
     others = [one for lesson in made.lessons for one in lesson.examples if one.text not in shown]
-    assert prompting.settle(settings, Path("run"), CATEGORIES, [Sentence("x", others[0].text)]) == made
+    assert prompting.place_guidance(settings, Path("run"), CATEGORIES, [Sentence("x", others[0].text)]) == made
     assert settings.prompt.from_run is None
     assert "made of errors on sentences of the split that this run reports on" in caplog.text
 
@@ -106,7 +106,7 @@ def test_guidance_that_is_fetched_leaves_nothing_but_its_copy(made: Guidance, mo
     monkeypatch.setattr(prompting, "resolve_run", lambda *_: found)
     monkeypatch.setattr(tracking, "fetch", fetch)
     assert prompting.fetch(config("far"), Path("run")) == made
-    assert [path.name for path in Path("run").iterdir()] == [prompting.COPY]
+    assert [path.name for path in Path("run").iterdir()] == [GUIDANCE_COPY]
 
 
 def test_a_copy_that_is_cut_short_is_none(made: Guidance, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_a_copy_that_is_cut_short_is_none(made: Guidance, monkeypatch: pytest.Mo
 def test_guidance_from_the_reported_split_says_so(made: Guidance, caplog: pytest.LogCaptureFixture) -> None:
     write(dataclasses.replace(made, from_test=True), "guide")
     reported = [Sentence("x", made.lessons[0].examples[0].text)]
-    prompting.settle(config("guide"), Path("run"), CATEGORIES, reported)
+    prompting.place_guidance(config("guide"), Path("run"), CATEGORIES, reported)
     assert "its scores are no test" in caplog.text
 
 
@@ -141,8 +141,8 @@ def test_guidance_from_the_reported_split_says_so(made: Guidance, caplog: pytest
 def test_what_is_no_guidance_is_refused_by_its_name(named: str, message: str) -> None:
     Path("file.json").write_text("{}")
     with pytest.raises(UserError, match=message):
-        prompting.settle(config(named), Path("run"), CATEGORIES, UNSEEN)
-    assert not (Path("run") / prompting.COPY).exists()
+        prompting.place_guidance(config(named), Path("run"), CATEGORIES, UNSEEN)
+    assert not (Path("run") / GUIDANCE_COPY).exists()
 
 
 def test_the_models_own_tokenizer_measures(shared: Path, made: Guidance) -> None:
@@ -151,7 +151,7 @@ def test_the_models_own_tokenizer_measures(shared: Path, made: Guidance) -> None
     settings = config("guide", f"model.path={tokenizer}", "model.architecture={}")
     count = prompting.counter(settings)
     assert 0 < count("训练集中，小满出现4处") < len("训练集中，小满出现4处")
-    prompting.settle(settings, Path("run"), CATEGORIES, UNSEEN)
+    prompting.place_guidance(settings, Path("run"), CATEGORIES, UNSEEN)
     assert count(settings.prompt.errors["zh"]) <= 900 < len(settings.prompt.errors["zh"])
     assert prompting.counter(config("guide")) is len
 

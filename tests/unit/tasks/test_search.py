@@ -89,7 +89,7 @@ class Answering:
             assert not corpus.issues
             sentences = reported = corpus.splits["test"]
         active = corpus.active
-        prompting.settle(config, place, active, reported)
+        prompting.place_guidance(config, place, active, reported)
         return sentences, prompts.build_prompt(config.prompt, active, corpus.splits["train"])
 
 

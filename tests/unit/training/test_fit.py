@@ -14,9 +14,9 @@ import pytorch_lightning as pl
 import small_corpus
 import torch
 from pytorch_lightning.callbacks import Callback
+from small_corpus import fit, predict, prepare
 
 from omniner.errors import UserError
-from omniner.models import fit, predict
 from omniner.training import callbacks, checkpoints
 from omniner.training.data import dev_sample
 
@@ -215,11 +215,9 @@ def test_another_model_does_not_resume(tmp_path: Path) -> None:
 
 
 def test_the_head_learns_faster_and_norms_do_not_decay(tmp_path: Path) -> None:
-    from omniner.models import prepare
-
     corpus = small_corpus.corpus(8, 4)
     config = small_corpus.configuration("bert_tiny")
-    module, _ = prepare(config, corpus.splits["train"], corpus.splits["dev"])
+    module, _ = prepare(config, corpus)
     decayed, free, head = module._groups()
     assert (decayed["lr"], head["lr"]) == (config.model.learning_rate, config.model.head_learning_rate)
     assert decayed["weight_decay"] > 0 == free["weight_decay"] == head["weight_decay"]

@@ -15,9 +15,9 @@ import small_corpus
 import torch
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
+from small_corpus import fit, predict
 
 from omniner.config.groups import Config
-from omniner.models import fit, predict
 from omniner.records import prediction_to_json, to_line
 from omniner.training import checkpoints
 
@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path[:0] = sys.argv[2].split(":")
 import small_corpus
 from test_fit_processes import OVERRIDES
-from omniner.models import fit
+from small_corpus import fit
 config = small_corpus.configuration(*OVERRIDES, "trainer.devices=2")
 result = fit(config, small_corpus.corpus(41, 19), Path(sys.argv[1]), None, [])
 if result.rank == 0:
@@ -52,7 +52,7 @@ sys.path[:0] = sys.argv[2].split(":")
 import small_corpus
 from test_fit import At
 from test_fit_processes import CAUSAL, RUNS, Means
-from omniner.models import fit
+from small_corpus import fit
 seen, corpus = {}, small_corpus.corpus(21, 5)
 for name, overrides in RUNS.items():
     config = small_corpus.configuration(*CAUSAL, "trainer.devices=2", *overrides)
