@@ -116,9 +116,16 @@ def prepare(config: Config, corpus: Corpus) -> tuple[Any, Any]:
 
 
 def predict(
-    checkpoint: Path, sentences: Sequence[Sentence], config: Config, done: frozenset[str] = frozenset()
+    checkpoint: Path | None, sentences: Sequence[Sentence], config: Config, done: frozenset[str] = frozenset()
 ) -> Iterator[list[Prediction]]:
-    """The predictions of a trained model."""
+    """The predictions of a trained model; without a checkpoint of one that is told what the corpus of `data` is."""
     from omniner import models
+    from omniner.corpus import sources
+    from omniner.llm.prompts import build_prompt
 
-    return models.load(config, checkpoint).predict(sentences, done)
+    if checkpoint is not None:
+        return models.load(config, checkpoint).predict(sentences, done)
+    known = sources.load(config.data, ["train"])
+    train = known.splits["train"]
+    told = build_prompt(config.prompt, known.active, train)
+    return models.untrained(config, told, [sentence.text for sentence in train]).predict(sentences, done)

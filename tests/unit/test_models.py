@@ -13,8 +13,6 @@ from small_corpus import predict, prepare
 
 from omniner.config.groups import Config
 from omniner.errors import UserError
-from omniner.llm.prompts import Prompt
-from omniner.models import untrained as untrained_model
 from omniner.records import Prediction, Sentence
 from omniner.taggers import network
 from omniner.taggers.batches import collate
@@ -132,9 +130,3 @@ def test_a_corpus_without_entities_teaches_nothing() -> None:
     corpus.splits["train"] = [Sentence("a", "今天没什么好说的")]
     with pytest.raises(UserError, match="the training split has no entity"):
         prepare(small_corpus.configuration("char_bilstm"), corpus)
-
-
-def test_an_untrained_tagger_cannot_answer() -> None:
-    config = small_corpus.configuration("char_bilstm")
-    with pytest.raises(UserError, match="must be trained before it can predict"):
-        untrained_model(config, Prompt("base", "1", "zh", "", "", "{sentence}", "official", ()), [])
