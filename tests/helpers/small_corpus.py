@@ -125,7 +125,7 @@ def predict(
 
     if checkpoint is not None:
         return models.load(config, checkpoint).predict(sentences, done)
-    known = sources.load(config.data, ["train"])
+    known = sources.load_corpus(config.data, ["train"])
     train = known.splits["train"]
     told = build_prompt(config.prompt, known.active, train)
     return models.untrained(config, told, [sentence.text for sentence in train]).predict(sentences, done)
