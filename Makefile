@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format ui clean
+.PHONY: help install demo test check docs format ui clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -33,6 +33,9 @@ check: install ## Formatting, lint, types, direction of imports
 	$(BIN)/ruff check src tests experiments
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/invariants
+
+docs: install ## Write docs/configuration.md anew, from the types and the values of the configuration
+	$(BIN)/python -m omniner.config.reference > docs/configuration.md
 
 format: install ## Put the code into its standard form
 	$(BIN)/ruff format src tests experiments

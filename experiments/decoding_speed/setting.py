@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from omniner.answers import write_answer
 from omniner.config import compose
-from omniner.config.groups import DecodingConfig
+from omniner.config.model_groups import DecodingConfig
 from omniner.corpus import sources
 from omniner.llm.chat import ChatTokenizer
 from omniner.llm.generate import GenerationRequest

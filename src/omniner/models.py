@@ -21,7 +21,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 
-from omniner.config.groups import BiLSTMConfig, Config
+from omniner.config.groups import Config
+from omniner.config.model_groups import BiLSTMConfig
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.progress import Progress

@@ -40,7 +40,7 @@ def on_sigterm(signum: int, frame: FrameType | None) -> None:
     raise Stopped(signum)
 
 
-@hydra.main(version_base="1.3", config_path=compose.conf_path(), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(compose.conf_folder()), config_name="config")
 def job(composed: DictConfig) -> float | None:
     """One job: the only one of a plain run, or one of a sweep, which gives what an optimising sweeper asks for."""
     if sweep.is_job():
@@ -164,6 +164,11 @@ def main() -> None:
     """The command line."""
     if sys.argv[1:2] == ["--child"]:
         child(Path(sys.argv[2]))
+        return
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        from omniner.config.reference import help_text
+
+        print(help_text(sys.argv[1:]))
         return
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
 from omniner.config import compose
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
+CHOICES = [path for path in FILES if not path.name.startswith("_")]
 
 
 def _overrides(path: Path) -> list[str]:
@@ -38,7 +42,7 @@ def _overrides(path: Path) -> list[str]:
     return [f"{group}={name}", *extra.get(f"{group}/{name}", [])]
 
 
-@pytest.mark.parametrize("path", FILES, ids=str)
+@pytest.mark.parametrize("path", CHOICES, ids=str)
 def test_it_composes_and_is_valid(path: Path) -> None:
     config = compose.load(_overrides(path))
     assert config.name
@@ -49,10 +53,23 @@ def test_it_says_what_it_is_and_what_its_values_mean(path: Path) -> None:
     lines = (CONF / path).read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("#"), "the first line says what this choice is for"
     head = next(number for number, line in enumerate(lines) if not line.startswith("#"))
-    known = {"name:", "kind:", "defaults:", "hydra:"}  # what choice it is, what it builds on
-    values = [line for line in lines[head:] if ": " in line and not line.lstrip().startswith(("-", "#"))]
-    if path.name != "config.yaml":  # most of that is Hydra's own
-        assert [line for line in values if "#" not in line and line.split(" ")[0] not in known] == []
+    known = {"name:", "kind:", "method:", "defaults:"}  # what choice it is, what it builds on
+    ours = itertools.takewhile(lambda line: not line.startswith("hydra:"), lines[head:])
+    values = [line for line in ours if ": " in line and not line.lstrip().startswith(("-", "#"))]
+    assert [line for line in values if "#" not in line and line.split(" ")[0] not in known] == []
+
+
+@pytest.mark.parametrize("path", CHOICES, ids=str)
+def test_it_says_only_what_differs(path: Path) -> None:
+    own = yaml.safe_load((CONF / path).read_text(encoding="utf-8"))
+    extended = own.pop("defaults", None)
+    if path.parent.name in ("experiment", "hydra") or not extended:
+        return
+    (base,) = extended
+    composed, group = compose.compose([f"{path.parent.name}={base}"]), path.parent.name
+    before = compose.flat(OmegaConf.to_container(composed[group]))
+    repeated = {key for key, value in compose.flat(own).items() if before.get(key, "") == value and value != "???"}
+    assert not repeated
 
 
 def test_the_paper_sized_sample_is_one_override() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-from omniner.config.groups import DecodingConfig
+from omniner.config.model_groups import DecodingConfig
 
 KEY = "TEST_SERVER_KEY"
 

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from tests.conftest import ROOT
 
-from omniner.config.groups import PromptConfig
+from omniner.config.model_groups import PromptConfig
 from omniner.corpus import taxonomy
 from omniner.records import Entity, Sentence
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omniner.config.groups import CausalConfig, TuningConfig
+from omniner.config.model_groups import CausalConfig, TuningConfig
 from omniner.llm import language_model
 from omniner.llm.language_model import CausalModel
 from omniner.llm.prompts import Prompt

@@ -1,375 +1,337 @@
-"""The groups of every run: its task, its data, how it trains, where it is tracked, what it starts.
+"""Every key of a configuration: its type, the values it may take, and what it means, in one place.
 
-The groups that say what reads a sentence: models, heads, tuning, prompts, decoding.
+One dataclass per group, with a line under each field that says what it is and in what unit; where a group has kinds
+(`model.kind: bilstm | encoder | causal`), one dataclass per kind. `Config` is all of them together: which sections
+there are, their order and their kinds follow from its fields. `omniner.config.validate` holds a composed configuration
+against these types, and `docs/configuration.md` is made of them.
 
-The groups of what comes after predictions: scores, errors, comparisons, notes, better prompts.
-
-The groups of the data half: statistics, splits, filter, annotators.
-
-The types of every config group: what a composed configuration may hold. The values live in `conf/`, not here.
-
-One dataclass per group; where a group has kinds (`model.kind: bilstm | encoder | causal`), one per kind.
-`omniner.config` checks a composed configuration against these and hands the result to the tasks as a typed `Config`.
-There are no defaults here on purpose: a value is written once, in its YAML file, beside its unit and its reason.
+A new key is a field here, and a value in the group's first file in `conf/`. There are no default values here on
+purpose: a value is written once, in YAML, beside its reason.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Literal
+
+from omniner.config.model_groups import (
+    BiLSTMConfig,
+    CausalConfig,
+    DecodingConfig,
+    EncoderConfig,
+    EncodingConfig,
+    HeadConfig,
+    Language,
+    PromptConfig,
+    TrainerConfig,
+    TuningConfig,
+)
+from omniner.config.values import (
+    From0,
+    Group,
+    Kind,
+    OneOf,
+    Positive,
+    PositiveNumber,
+    PositiveShare,
+    Share,
+)
+from omniner.registry import FORMATS, TASKS
+
+TaskName = Annotated[str, OneOf(lambda: TASKS)]
+CorpusFormat = Annotated[str, OneOf(lambda: ("auto", *FORMATS, "synthetic"))]
+Conversion = Annotated[str, OneOf(lambda: ("auto", "llama", "merged", "generated", *FORMATS))]
+Taxonomy = Literal["omniner2025", "flat"]
+Together = Literal["auto", "texts", "mentions", "posts"]
 
 
 @dataclass
-class TaskConfig:
-    """`conf/task`: what to do."""
+class TaskConfig(Group):
+    """What to do."""
 
-    # train | predict | score | compare | check | guide | search | stats | split | filter | adjudicate | agreement |
-    # convert
-    name: str
-
-
-@dataclass
-class DataConfig:
-    """`conf/data`: one corpus and how its splits are made."""
-
-    name: str
-    # auto | jsonl | conll | cluener | cmeee | omniner_csv | label_studio | doccano | brat | alpaca | synthetic
-    format: str
-    root: str | None  # folder of the files; null for generated data
-    source: str  # where the files are published; named when they are absent
-    files: dict[str, list[str]]  # split -> file names under root that are read one after the other
-    scheme: str  # CoNLL only: auto | bio | bioes | bmes | bios
-    separator: str  # CoNLL only: auto | tab | space
-    glued_positions: bool  # CoNLL only: a word position of 1-2 digits follows each character
-    joiner: str  # CoNLL only: put between the tokens of a line ("" for Chinese, " " for English)
-    taxonomy: str  # omniner2025 | flat (the categories found in the files)
-    report: str  # split that is reported on: test, or dev where no test labels are published
-    dev_from_train: float  # share of train that becomes the split which chooses the checkpoint; 0 = use `dev`
-    on_issue: str  # keep | fail
-    size: dict[str, int]  # generated data only: split -> sentences
-    seed: int  # of the generated corpus and of the dev cut
+    name: TaskName
+    """The task."""
 
 
 @dataclass
-class EncodingConfig:
-    """`encoding`: from sentences to tensors."""
-
-    max_length: int  # characters
-    on_too_long: str  # fail | skip | truncate
-
-
-@dataclass
-class TrainerConfig:
-    """`conf/trainer`: how long, on what, how batches are made."""
-
-    name: str
-    accelerator: str  # auto | cpu | gpu
-    devices: int  # 0 = all GPUs (one CPU process)
-    nodes: int
-    strategy: str  # auto | ddp | fsdp
-    precision: str  # auto | 32-true | bf16-mixed | bf16-true
-    threads: int  # CPU threads per process; 0 = as many as cores, at most OMP_NUM_THREADS
-    max_epochs: int
-    max_steps: int  # -1 = no limit
-    max_minutes: float  # 0 = no limit
-    batch_size: int  # sentences of one optimizer step, over all devices
-    eval_batch_size: int
-    warmup: float  # share of all steps
-    schedule: str  # constant | linear | cosine
-    gradient_clip: float  # norm; 0 = off
-    weight_average: float  # decay of the exponential moving average of the weights; 0 = off
-    patience: int  # evaluations without a better dev F1 before stopping; 0 = never
-    eval_every: int  # epochs between evaluations on dev
-    eval_steps: int  # optimizer steps between evaluations instead; 0 = by epochs
-    eval_sample: int  # sentences of dev that are evaluated; 0 = all
-    checkpoint_minutes: float  # minutes between saves of last.ckpt within an epoch; 0 = only after evaluations
-    callbacks: dict[str, Any]  # name -> `_target_` of further Lightning callbacks
-
-
-@dataclass
-class TrackingConfig:
-    """`conf/tracking`: where runs are logged."""
-
-    kind: str  # off | local | server
-    uri: str | None  # server only
-    folder: str  # local only: holds mlflow.db and artifacts/
-    experiment: str
-    system_metrics: bool
-    log_model: bool
-
-
-@dataclass
-class ChildrenConfig:
-    """`children`: how runs that a run starts share the machine."""
-
-    parallel: int  # side by side; 0 = as many as the machine has groups of `gpus` GPUs, one without GPUs
-    gpus: int  # GPUs each of them sees; 0 = all
-
-
-@dataclass
-class BiLSTMConfig:
-    """`model.kind: bilstm`: a character BiLSTM whose embeddings are learnt from nothing."""
-
-    kind: str
-    name: str
-    char_dim: int
-    bigram_dim: int  # 0 = no bigram embeddings
-    min_count: int  # characters and bigrams seen less often in train become [UNK]
-    hidden: int  # per direction
-    layers: int
-    members: int  # BiLSTMs trained side by side under one head; their scores are averaged
-    embedding_dropout: float
-    dropout: float
-    unk_dropout: float  # share of characters hidden as [UNK] in training
-    bigram_dropout: float  # share of bigrams hidden likewise
-    entity_replacement: float  # share of training mentions exchanged for others of their category, anew in each epoch
-    learning_rate: float
-    head_learning_rate: float
-    weight_decay: float
-    recipe: dict[str, Any]  # what `conf/trainer` takes from the model: epochs, schedule and the like
-
-
-@dataclass
-class EncoderConfig:
-    """`model.kind: encoder`: a BERT-style encoder, pretrained or (for tests and first runs) random and tiny."""
-
-    kind: str
-    name: str
-    path: str | None  # hub name or local folder; null = random weights, built from `architecture`
-    architecture: dict[str, Any]  # transformers config values of the random model; empty when pretrained
-    dropout: float  # before the head
-    entity_replacement: float  # share of training mentions exchanged for others of their category, anew in each epoch
-    learning_rate: float  # encoder
-    head_learning_rate: float
-    weight_decay: float
-    recipe: dict[str, Any]  # what `conf/trainer` takes from the model: epochs, schedule and the like
-
-
-@dataclass
-class CausalConfig:
-    """`model.kind: causal`: a language model that writes the entities of a sentence as JSON."""
-
-    kind: str
-    name: str
-    path: str | None  # hub name or local folder; null = random weights, built from `architecture`
-    architecture: dict[str, Any]  # transformers config values of the random model; empty when pretrained
-    vocabulary: int  # most entries of the tokenizer that is built for a random model; 0 when pretrained
-    chat_template: str | None  # Jinja; null = the tokenizer's own
-    entity_replacement: float  # share of training mentions exchanged for others of their category, anew in each epoch
-    learning_rate: dict[str, float]  # by `tuning.method`
-    weight_decay: float
-    recipe: dict[str, Any]  # what `conf/trainer` takes from the model: epochs, schedule and the like
-
-
-@dataclass
-class HeadConfig:
-    """`conf/head`: what turns character states into entities."""
-
-    kind: str  # auto | softmax | crf | span; auto becomes none for a causal model
-    label_smoothing: float  # softmax only
-    max_span: int  # span only: longest entity it can find, in characters
-    biaffine_dim: int  # span only
-    negative_weight: float  # span only: weight of cells without an entity
-
-
-@dataclass
-class TuningConfig:
-    """`conf/tuning`: which weights of a causal model learn, and how a step is computed."""
-
-    method: str  # auto | full | lora | qlora
-    rank: int  # LoRA
-    alpha: int  # LoRA: the update is scaled by alpha / rank
-    dropout: float  # LoRA; drawn once for the shared prefix
-    targets: list[str]  # LoRA: names of linear layers; [all-linear] = every one but the output
-    double_quantization: bool  # QLoRA: quantise the nf4 constants as well
-    optimizer: str  # auto | adamw | adamw_8bit
-    gradient_checkpointing: bool
-    attention: str  # auto | masked | cascade | flash | flex
-    pack_tokens: int  # most tokens of a pack: the prefix once, then sentences with their answers
-
-
-@dataclass
-class PromptConfig:
-    """`conf/prompt`: what a causal model is told. Texts by language; `{categories}`, `{examples}`, `{errors}` in them
-    are filled in once, `{sentence}` for each sentence."""
+class DataConfig(Group):
+    """One corpus, and how its splits are made."""
 
     name: str
-    version: str
-    language: str  # zh | en
-    answer: str  # official | compact
-    system: dict[str, str]
-    instruction: dict[str, str]
-    input: dict[str, str]
-    errors: dict[str, str]  # text of `{errors}`: frequent errors and their corrections
-    examples: int  # sentences of train shown with their answers
-    seed: int  # of the choice of examples
-    from_run: str | None  # `{errors}` are those that a run of task=guide found; null = the text of `errors`
-    lessons: list[int]  # numbers of the run's lessons that may stand there, 1 = the largest cluster; empty = all
-    corrections: int  # examples with their corrections shown of a lesson
-    max_tokens: int  # of `{errors}` from a run; characters where the model's tokenizer is not at hand
-
-
-@dataclass
-class DecodingConfig:
-    """`conf/decoding`: how a causal model's answers are made."""
-
-    kind: str  # free | guided
-    engine: str  # hf | openai
-    max_new_tokens: int
-    slots: int  # sentences that are decoded side by side (hf)
-    temperature: float  # 0 = greedy
-    top_p: float
-    url: str | None  # openai: where the server is, with its /v1
-    model: str | None  # openai: the model's name there; null = the only one it has
-    api_key_env: str  # openai: environment variable that holds the key
-    concurrency: int  # openai: requests under way at once
-    timeout: float  # openai: seconds for one request
-    retries: int  # openai: further attempts after a failure that may pass
-    structured: str  # openai, guided: none | json_schema | vllm
-
-
-@dataclass
-class MetricsConfig:
-    """`metrics`: what counts as right and how it is averaged."""
-
-    unit: str  # auto | pair | span
-    profile: str  # own | official
-    on_parse_failure: str  # empty | drop
-    bootstrap: int  # resamples for the confidence intervals; 0 = none
-    confidence: float  # of the intervals, e.g. 0.95
+    """What run names and reports call it."""
+    format: CorpusFormat
+    """Format of the files; auto = found from them; synthetic = sentences made on the spot, no files."""
+    root: str | None
+    """Folder of the files; null for generated data."""
+    source: str
+    """Where the files are published: named when they are absent."""
+    files: dict[str, list[str]]
+    """Split -> file names under `root` that are read one after the other."""
+    scheme: Literal["auto", "bio", "bioes", "bmes", "bios"]
+    """CoNLL: the tagging scheme."""
+    separator: Literal["auto", "tab", "space"]
+    """CoNLL: what stands between token and tag."""
+    glued_positions: bool
+    """CoNLL: a word position of one or two digits follows each character, as in the second Weibo release."""
+    joiner: str
+    """CoNLL: put between the tokens of a line: nothing for Chinese, a space for English."""
+    taxonomy: Taxonomy
+    """flat = the categories found in the files; omniner2025 = the official 90 and no others."""
+    report: Literal["test", "dev"]
+    """Split that is reported on; dev where no test labels are published."""
+    dev_from_train: Share
+    """Share of train that becomes the split which chooses the checkpoint; 0 = use dev."""
+    on_issue: Literal["keep", "fail"]
+    """keep = go on and list every issue with the run; fail = stop if there is one."""
+    size: dict[str, From0]
+    """Generated data: split -> sentences."""
     seed: int
+    """Of generated sentences, and of the draw of dev from train."""
 
 
 @dataclass
-class ErrtaConfig:
-    """`errta`: how errors are sorted."""
+class MetricsConfig(Group):
+    """What counts as right, and how it is averaged."""
 
-    mode: str  # auto | official | span
-    examples: int  # examples kept per error type
-    top: int  # rows of the tables of most frequent confusions
-
-
-@dataclass
-class CompareConfig:
-    """`compare`: how the differences between runs are tested and shown."""
-
-    resamples: int  # of the paired bootstrap
-    permutations: int  # of the approximate randomisation
-    confidence: float  # of the intervals
-    alpha: float  # a difference with a smaller p-value is called significant
+    unit: Literal["auto", "pair", "span"]
+    """What is counted: pair = distinct (surface, category) of a sentence, as in the paper; span = mentions by place;
+    auto = span where gold and predictions have offsets."""
+    profile: Literal["own", "official"]
+    """official = read and count as the scripts of the OmniNER2025 paper do."""
+    on_parse_failure: Literal["empty", "drop"]
+    """Unreadable model text is an empty answer, or is left out with its gold."""
+    bootstrap: From0
+    """Resamples over posts for the confidence intervals; 0 = none."""
+    confidence: Share
+    """Coverage of the intervals."""
     seed: int
-    examples: int  # changed sentences per run and direction in the page and in the Markdown
+    """Of the resamples: the same file always gets the same interval."""
 
 
 @dataclass
-class GuideConfig:
-    """`guide`: which errors become notes, and how many."""
+class ErrtaConfig(Group):
+    """How errors are sorted."""
 
-    split: str  # dev | train | test; test only with allow_test
+    mode: Literal["auto", "official", "span"]
+    """official = the five types and the rules of the paper; span = one optimal matching by place; auto = span where
+    offsets exist."""
+    examples: From0
+    """Errors of each type that the tables and the report show."""
+    top: From0
+    """Rows of the tables of frequent confusions."""
+
+
+@dataclass
+class CompareConfig(Group):
+    """How the differences between runs are tested and shown."""
+
+    resamples: Positive
+    """Of the paired bootstrap over posts: for the intervals of the differences."""
+    permutations: Positive
+    """Of the approximate randomisation over posts: no p-value can be below 1 / (this + 1)."""
+    confidence: Share
+    """Coverage of the intervals."""
+    alpha: Share
+    """A difference with a smaller p-value is called significant."""
+    seed: int
+    """Of both: the same files always get the same p-values."""
+    examples: From0
+    """Changed sentences per run and direction that the page shows; the table of flips has all."""
+
+
+@dataclass
+class AdjudicateConfig(Group):
+    """Who may annotate."""
+
+    measure: Literal["f1", "accuracy"]
+    """What annotators are judged by on the practice sentences; accuracy = sentences without any mistake."""
+    qualify: Share
+    """Share above which an annotator takes part."""
+    unqualified: Literal["drop", "fail"]
+    """drop = those who do not are named and left out of the vote."""
+
+
+@dataclass
+class AgreementConfig(Group):
+    """What is computed of the annotators' agreement, and how much of it is listed."""
+
+    bootstrap: From0
+    """Resamples over posts for the intervals; 0 = none."""
+    confidence: Share
+    """Coverage of the intervals."""
+    seed: int
+    """Of the resamples: the same files always get the same intervals."""
+    top: Positive
+    """Rows of the tables of suggestions and of disputed surfaces."""
+
+
+@dataclass
+class GuideConfig(Group):
+    """Which errors become notes, and how many."""
+
+    split: Literal["dev", "train", "test"]
+    """Split whose errors are explained; test only with `allow_test`."""
     allow_test: bool
-    clusters: int  # largest clusters of errors that get a note
-    min_errors: int  # smaller clusters get none
-    examples: int  # errors shown of each cluster
-    surfaces: int  # most frequent surfaces of a cluster that are counted in train
-    suspects: int  # suspected annotation errors that are shown and asked about; 0 = none
-    language: str  # zh | en: of a teacher's notes; counted notes have both
+    """true = explain errors on test all the same, and mark the run and every prompt made of it."""
+    clusters: Positive
+    """Largest clusters of errors that get a note: one question each."""
+    min_errors: Positive
+    """A cluster with fewer errors gets no note."""
+    examples: Positive
+    """Errors shown of each cluster: its commonest surfaces first."""
+    surfaces: Positive
+    """Most frequent surfaces of a cluster that are counted in train."""
+    suspects: From0
+    """Suspected annotation errors that are shown and asked about, a question each; 0 = none."""
+    language: Language
+    """Of a teacher's notes, and of prompts made of them; counted notes have both."""
 
 
 @dataclass
-class TeacherConfig:
-    """`conf/teacher`: who explains errors."""
+class StatsConfig(Group):
+    """What is looked for in corpora, and how much of it is listed."""
 
-    kind: str  # none | openai | hf
-    url: str | None  # openai: where the server is, with its /v1
-    model: str | None  # openai: the model's name there; null = the only one it has
-    api_key_env: str  # openai: environment variable that holds the key
-    concurrency: int  # openai: requests under way at once
-    timeout: float  # openai: seconds for one request
-    retries: int  # openai: further attempts after a failure that may pass
-    structured: str  # openai: none | json_schema
-    path: str | None  # hf: hub name or local folder
-    slots: int  # hf: questions that are answered side by side
-    max_new_tokens: int
-    max_requests: int  # most questions put to it in one run, repeated ones included
-    cache: str  # folder of answers; shared by all runs
+    near: PositiveShare
+    """Jaccard similarity of character n-grams from which two sentences count as near duplicates."""
+    ngram: Positive
+    """Characters of such an n-gram."""
+    candidates: From0
+    """Most pairs of sentences looked at for that; 0 = none."""
+    rare: From0
+    """Categories with fewer mentions in train are named as rare."""
+    top: Positive
+    """Rows of the tables of surfaces, duplicates and outliers."""
+    warn: dict[str, Share]
+    """Check -> share above which it warns; a check without one only tells."""
+    fail: dict[str, Share]
+    """Check -> share above which it fails."""
 
 
 @dataclass
-class SearchConfig:
-    """`search`: which variants of a prompt are tried, and how they are compared."""
+class SplitConfig(Group):
+    """How a corpus is divided into train, dev and test."""
 
-    train: bool  # whether a model is tuned to each variant
-    rungs: list[int]  # sentences answered, or steps trained, after which the worse variants go; 0 = all there are
-    sentences: int  # of dev that compare variants; 0 = all
-    keep: float  # share of the variants that goes on after a rung
-    spare: int  # further ones that go on if they cannot be told apart from the best
-    largest: list[int]  # how many of the largest lessons
-    types: bool  # whether the lessons on each type of error alone
-    random: int  # random subsets of the lessons
-    corrections: list[int]  # examples per lesson
-    examples: list[int]  # sentences of train; empty = as the prompt has it
-    held_out: float  # share of train that chooses checkpoints
+    shares: dict[str, Share]
+    """Split -> share of the sentences; together they are 1; 0 = no such split."""
+    together: Together
+    """What must not part: texts = posts with an equal sentence; mentions = posts with an equal sentence that has
+    mentions; posts = whole posts only; auto = the first of these whose groups all fit into the smallest split."""
     seed: int
+    """Of the choice of posts."""
 
 
 @dataclass
-class StatsConfig:
-    """`stats`: what is looked for in corpora, and how much of it is listed."""
+class FilterConfig(Group):
+    """Which sentences are too easy to keep."""
 
-    near: float  # Jaccard similarity of character n-grams from which two sentences count as near duplicates
-    ngram: int  # characters of such an n-gram
-    candidates: int  # most pairs of sentences looked at for that; 0 = do not look
-    rare: int  # categories with fewer mentions in train are named as rare
-    top: int  # rows of the tables of surfaces, duplicates and outliers
-    warn: dict[str, float]  # check -> share above which it warns; see analysis.corpora.checks
-    fail: dict[str, float]  # check -> share above which it fails
-
-
-@dataclass
-class SplitConfig:
-    """`split`: how a corpus is divided into train, dev and test."""
-
-    shares: dict[str, float]  # split -> share of the sentences; they add up to 1; 0 = no such split
-    together: str  # auto | texts | mentions | posts: what must not part besides the sentences of a post
+    folds: Positive
+    """Parts of the corpus by post; each trains a model that predicts the others: folds - 1 opinions of a sentence."""
+    dev_from_train: PositiveShare
+    """Share of a fold that chooses its model's checkpoint and is not learnt from."""
+    min_mentions: Positive
+    """A category with fewer mentions among the kept sentences is dropped, with its entities; 1 = empty ones."""
+    together: Together
+    """What must not part, as in `split`."""
     seed: int
+    """Of the folds."""
 
 
 @dataclass
-class FilterConfig:
-    """`filter`: which sentences are too easy to keep."""
+class SearchConfig(Group):
+    """Which variants of a prompt are tried on dev, and when the worse ones go."""
 
-    folds: int  # parts of the corpus; each trains a model that predicts all the others
-    dev_from_train: float  # share of a fold that chooses its model's checkpoint
-    min_mentions: int  # a category with fewer mentions among the kept sentences is dropped with its entities
-    together: str  # auto | texts | mentions | posts, as in `split`
-    seed: int  # of the folds
-
-
-@dataclass
-class AdjudicateConfig:
-    """`adjudicate`: who may annotate."""
-
-    measure: str  # f1 | accuracy: on the practice sentences
-    qualify: float  # annotators must be above this
-    unqualified: str  # drop | fail
-
-
-@dataclass
-class AgreementConfig:
-    """`agreement`: what is computed of the annotators' agreement, and how much of it is listed."""
-
-    bootstrap: int  # resamples for the intervals; 0 = none
-    confidence: float  # of the intervals
+    train: bool
+    """false = the model or the server answers as it is; true = a model is tuned to each variant."""
+    rungs: list[From0]
+    """Sentences of dev answered, or with `train` steps trained, until the worse variants go; 0 = all there are."""
+    sentences: From0
+    """Of dev that compare variants, whole posts; 0 = all."""
+    keep: Share
+    """Share of the variants that goes on after a rung; none goes on that is surely worse than the best."""
+    spare: From0
+    """Further variants that go on, too, where they cannot be told apart from the best."""
+    largest: list[Positive]
+    """So many of the largest lessons are a variant each."""
+    types: bool
+    """Whether the lessons on each type of error alone are a variant, too."""
+    random: From0
+    """Further subsets of the lessons, drawn at random, larger clusters more often."""
+    corrections: list[From0]
+    """All of these with so many examples per lesson."""
+    examples: list[From0]
+    """And with so many sentences of train, with prompt=errta_fewshot; none = `prompt.examples` as it is."""
+    held_out: PositiveShare
+    """train: share of train that chooses each checkpoint, so that dev does nothing but compare variants."""
     seed: int
-    top: int  # rows of the tables of suggestions and disputed surfaces
+    """Of the random subsets, and of which sentences come first."""
 
 
 @dataclass
-class Config:
-    """A whole configuration, checked."""
+class ChildrenConfig(Group):
+    """Runs that a run starts (task=filter, task=search), and the GPUs of those that a sweep starts."""
+
+    parallel: From0
+    """Of a run's, side by side; 0 = as many as the machine has groups of `gpus` GPUs, one without GPUs."""
+    gpus: From0
+    """GPUs that each child sees, none that another one uses; 0 = all of the machine."""
+
+
+@dataclass
+class TeacherConfig(Group):
+    """Who explains errors."""
+
+    kind: Literal["none", "openai", "hf"]
+    """none = nobody, notes are facts counted in train; openai = a server; hf = a model in this process."""
+    url: str | None
+    """openai: where the server is, with its /v1."""
+    model: str | None
+    """openai: the model's name there; null = the only one it has."""
+    api_key_env: str
+    """openai: environment variable that holds the key; may be unset for a local server."""
+    concurrency: Positive
+    """openai: requests under way at once."""
+    timeout: PositiveNumber
+    """openai: seconds for one request."""
+    retries: From0
+    """openai: further attempts after a failure that may pass."""
+    structured: Literal["none", "json_schema"]
+    """json_schema = the server, or the decoding (llguidance), keeps to the form of answers."""
+    path: str | None
+    """hf: hub name or local folder."""
+    slots: Positive
+    """hf: questions that are answered side by side."""
+    max_new_tokens: Positive
+    """Tokens of an answer at most."""
+    max_requests: Positive
+    """Questions put to it in one run at most, repeated ones included; answers from the cache are free."""
+    cache: str
+    """Folder of its answers by content of the question, shared by all runs: the same question is asked once."""
+
+
+@dataclass
+class TrackingConfig(Group):
+    """Where runs are kept."""
+
+    kind: Literal["off", "local", "server"]
+    """local = a SQLite store on this machine; server = a shared MLflow server."""
+    uri: str | None
+    """server: its address, http://host:port."""
+    folder: str
+    """local: holds mlflow.db and artifacts/; relative to the current directory; not on a network file system."""
+    experiment: str
+    """Name under which the runs are listed."""
+    system_metrics: bool
+    """CPU, memory and GPU every second (every minute after five minutes), about 0.3 % of a core."""
+    log_model: bool
+    """Keep the model with the run as pyfunc: as large as the checkpoint."""
+
+
+@dataclass
+class Config(Group):
+    """A whole configuration."""
 
     task: TaskConfig
-    model: BiLSTMConfig | EncoderConfig | CausalConfig
+    model: Annotated[BiLSTMConfig | EncoderConfig | CausalConfig, Kind()]
     head: HeadConfig
     tuning: TuningConfig
     prompt: PromptConfig
@@ -390,24 +352,40 @@ class Config:
     children: ChildrenConfig
     teacher: TeacherConfig
     tracking: TrackingConfig
-    name: str  # of the run; auto = from its parts
+    name: str
+    """Of the run; auto = model-head-data, or model-prompt-tuning-data, or what the task is about."""
     seed: int
-    output_dir: str | None  # null = outputs/<name>-<time>
-    resume: str  # auto | never | a folder of an interrupted run
-    predictions: str | None  # task=score: the predictions file
-    gold: str | None  # task=score: gold beside it; null = the file's own labels or the data config
-    runs: list[str]  # task=compare: the runs; the first is the baseline
-    corpora: list[str]  # task=stats: choices of conf/data, files or folders; "name=path" gives a name; empty = `data`
-    annotators: list[str]  # task=adjudicate, agreement, compare: a file of each annotator; "name=path" gives a name
-    practice: str | None  # task=adjudicate: gold of the sentences on which annotators qualify
-    expert: str | None  # task=adjudicate: the expert's answers to an earlier queue
-    run: str | None  # task=guide: the run whose errors are explained
-    checkpoint: str | None  # task=predict: folder or .ckpt of a trained run
-    # task=predict: sentences to tag; null = the report split; task=convert: what to convert;
-    # task=split, filter: the corpus; null = all splits of `data`
+    """Of weights, batches, dropout; the corpus has its own, `data.seed`."""
+    output_dir: str | None
+    """Folder of this run; null = outputs/<name>-<time>."""
+    resume: str
+    """auto = go on with an unfinished run of the same configuration; never; or that run's folder."""
+    predictions: str | None
+    """task=score: predictions.jsonl, or generated_predictions.jsonl of LLaMA-Factory."""
+    gold: str | None
+    """task=score, compare, agreement: gold sentences; null = those of the predictions file, or gold.jsonl beside it."""
+    runs: list[str]
+    """task=compare: run ids, names or folders, or predictions files, the baseline first; "name=path" gives a name."""
+    corpora: list[str]
+    """task=stats: choices of conf/data, files or folders; "name=path" gives a name; none = the corpus of `data`."""
+    annotators: list[str]
+    """task=adjudicate, agreement, compare: a file of labelled sentences of each; "name=path" gives a name."""
+    practice: str | None
+    """task=adjudicate: gold of the practice sentences that decide who takes part; null = all do."""
+    expert: str | None
+    """task=adjudicate: the expert's answers to queue.json: Label Studio's JSON export, or any corpus file."""
+    run: str | None
+    """task=guide: the run whose errors are explained: run id, run name or run folder."""
+    checkpoint: str | None
+    """task=predict: a run folder or its checkpoint; null = a causal model as it is, or a server."""
     input: str | None
-    output: str | None  # task=convert: the file or folder to write
-    to: str  # task=convert: auto | llama | merged | generated | alpaca | a format of data.format
+    """task=predict: a file of sentences, null = the split that `data` reports on; task=convert: what to convert;
+    task=split, filter: the corpus, null = the published train, dev and test of `data`."""
+    output: str | None
+    """task=convert: the file or folder to write; task=split, filter: a folder for the corpus, null = in the run's."""
+    to: Conversion
+    """task=convert: llama = a checkpoint in the Llama layout; merged = adapters merged into their weights; generated =
+    predictions as LLaMA-Factory writes them; or a format of corpora; auto = llama for a folder with a checkpoint."""
 
     @property
     def llm(self) -> CausalConfig | None:

@@ -13,11 +13,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
+from typing import Final
 
 from omniner.errors import UserError
 from omniner.records import Sentence
 
-OFFICIAL = "omniner2025"
+OFFICIAL: Final = "omniner2025"
 
 
 def primary_of(category: str) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from omniner.config.groups import Config, DecodingConfig, EncodingConfig
+from omniner.config.groups import Config
+from omniner.config.model_groups import DecodingConfig, EncodingConfig
 from omniner.errors import UserError
 from omniner.guidance.questions import Question
 from omniner.guidance.teacher import ANSWER_CUT, TeacherAnswer, TeacherCost

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from omniner.config.groups import PromptConfig
+from omniner.config.model_groups import PromptConfig
 from omniner.errors import UserError
 from omniner.guidance.lessons import Guidance, Lesson, LessonExample
 from omniner.records import Entity

@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from omniner.config.groups import CompareConfig, PromptConfig, SearchConfig
+from omniner.config.groups import CompareConfig, SearchConfig
+from omniner.config.model_groups import PromptConfig
 from omniner.guidance.lessons import Guidance
 from omniner.guidance.prompt_errors import (
     ErrorsText,

@@ -24,7 +24,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from omniner.config.groups import TuningConfig
+from omniner.config.model_groups import TuningConfig
 from omniner.errors import UserError
 from omniner.training import hub
 

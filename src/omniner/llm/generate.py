@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from omniner.config.groups import DecodingConfig
+from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
 from omniner.llm.constraint import Constraint, ConstraintState
 from omniner.llm.prefix_cache import (

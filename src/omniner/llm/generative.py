@@ -26,7 +26,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from omniner.answers import prediction_from_answer
-from omniner.config.groups import CausalConfig, Config, DecodingConfig, TrainerConfig
+from omniner.config.groups import Config
+from omniner.config.model_groups import CausalConfig, DecodingConfig, TrainerConfig
 from omniner.errors import Stopped, UserError
 from omniner.llm.adapters import build_optimizer
 from omniner.llm.attention_probe import choose_attention

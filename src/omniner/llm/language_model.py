@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from omniner.config.groups import CausalConfig, TuningConfig
+from omniner.config.model_groups import CausalConfig, TuningConfig
 from omniner.errors import UserError
 from omniner.files import explaining, read_json, restore, write_json, writing_folder
 from omniner.llm.adapters import (

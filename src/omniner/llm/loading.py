@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from omniner.config.groups import CausalConfig
+from omniner.config.model_groups import CausalConfig
 from omniner.errors import UserError
 from omniner.llm.prompts import SENTENCE, Prompt
 from omniner.training import hub

@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from omniner.answers import check_style, write_answer
-from omniner.config.groups import PromptConfig
+from omniner.config.model_groups import PromptConfig
 from omniner.errors import UserError
 from omniner.records import Sentence
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from omniner.answers import write_answer
-from omniner.config.groups import EncodingConfig
+from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.llm.chat import ChatTokenizer
 from omniner.llm.prompts import Prompt

@@ -32,7 +32,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from omniner.answers import STYLES, prediction_from_answer, strict_pairs
-from omniner.config.groups import DecodingConfig
+from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
 from omniner.llm.client import ChatClient, ChatRequest, Refusal, Reply, ServerError
 from omniner.llm.prompts import Prompt

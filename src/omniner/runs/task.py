@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omniner.config.groups import CausalConfig, Config
+from omniner.config.groups import Config
+from omniner.config.model_groups import CausalConfig
 from omniner.errors import UserError
 
 if TYPE_CHECKING:

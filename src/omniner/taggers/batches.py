@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from omniner.config.groups import TrainerConfig
+from omniner.config.model_groups import TrainerConfig
 from omniner.records import Entity, Sentence
 from omniner.taggers.inputs import EncodedSentence, Encoder
 from omniner.taggers.tags import Span

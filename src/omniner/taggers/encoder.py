@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omniner.config.groups import BiLSTMConfig, EncoderConfig
+from omniner.config.model_groups import BiLSTMConfig, EncoderConfig
 from omniner.errors import UserError
 from omniner.taggers.batches import Batch
 from omniner.taggers.inputs import PAD, PLACES, UNCOVERED, UNKNOWN, TokenInput, Vocabulary, character_tokenizer

@@ -37,7 +37,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
-from omniner.config.groups import EncodingConfig
+from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Sentence
 from omniner.taggers.tags import LeftOut, Span, TagScheme, fit_spans

@@ -16,7 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from omniner.config import groups
+from omniner.config.groups import Config
+from omniner.config.model_groups import BiLSTMConfig, EncoderConfig, EncodingConfig, HeadConfig
 from omniner.errors import UserError
 from omniner.records import Entity
 from omniner.taggers import encoder as pretrained
@@ -67,8 +68,8 @@ class Tagger(nn.Module):
 
     def __init__(
         self,
-        model: groups.BiLSTMConfig | groups.EncoderConfig,
-        head: groups.HeadConfig,
+        model: BiLSTMConfig | EncoderConfig,
+        head: HeadConfig,
         inputs: TextInput,
         backbones: Sequence[BiLSTM | TransformerBackbone],
         categories: Sequence[str],
@@ -80,13 +81,13 @@ class Tagger(nn.Module):
         self.head: HeadModule = build_head(head.kind, backbones[0].out_dim, self.categories, head)
 
     @classmethod
-    def build(cls, config: groups.Config, texts: Iterable[str], categories: Sequence[str]) -> Tagger:
+    def build(cls, config: Config, texts: Iterable[str], categories: Sequence[str]) -> Tagger:
         """A new tagger; `texts` are those of the training split."""
-        if isinstance(config.model, groups.BiLSTMConfig):
+        if isinstance(config.model, BiLSTMConfig):
             vocabulary = Vocabulary.build(texts, config.model.min_count, config.model.bigram_dim > 0)
             members = [BiLSTM(config.model, vocabulary) for _ in range(config.model.members)]
             return cls(config.model, config.head, CharacterInput(vocabulary), members, categories)
-        assert isinstance(config.model, groups.EncoderConfig), "a causal model is no tagger"
+        assert isinstance(config.model, EncoderConfig), "a causal model is no tagger"
         encoder, inputs = pretrained.load(config.model, texts)
         backbone = TransformerBackbone(encoder, config.model.dropout)
         return cls(config.model, config.head, inputs, [backbone], categories)
@@ -108,16 +109,16 @@ class Tagger(nn.Module):
     def from_description(cls, item: dict[str, Any]) -> Tagger:
         """The same tagger with weights still to be filled in."""
         inputs = alignment.from_json(item["inputs"])
-        head = groups.HeadConfig(**item["head"])
+        head = HeadConfig(**item["head"])
         if isinstance(inputs, CharacterInput):
-            small = groups.BiLSTMConfig(**item["model"])
+            small = BiLSTMConfig(**item["model"])
             members = [BiLSTM(small, inputs.vocabulary) for _ in range(small.members)]
             return cls(small, head, inputs, members, item["categories"])
-        model = groups.EncoderConfig(**item["model"])
+        model = EncoderConfig(**item["model"])
         backbone = TransformerBackbone(pretrained.rebuild(item["architecture"]), model.dropout)
         return cls(model, head, inputs, [backbone], item["categories"])
 
-    def encoder(self, config: groups.EncodingConfig) -> Encoder:
+    def encoder(self, config: EncodingConfig) -> Encoder:
         """What makes this tagger's examples."""
         return Encoder(self.inputs, TagScheme(self.categories), config, self.head.max_span)
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from omniner.config.groups import BiLSTMConfig, TrainerConfig
+from omniner.config.model_groups import BiLSTMConfig, TrainerConfig
 from omniner.taggers.batches import Batch
 from omniner.taggers.network import Tagger
 from omniner.training import checkpoints

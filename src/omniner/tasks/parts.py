@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from omniner.config.groups import Config, DataConfig
+from omniner.config.groups import Config, DataConfig, Taxonomy
 from omniner.corpus import sources
 from omniner.corpus import taxonomy as taxonomy_module
 from omniner.corpus.formats import corpus_files, is_one_corpus
@@ -33,7 +33,7 @@ class Whole:
     name: str
     sentences: list[Sentence]
     issues: list[Issue]
-    taxonomy: str
+    taxonomy: Taxonomy
     digest: str
 
 

@@ -37,7 +37,8 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from omniner.config.groups import CausalConfig, Config
+from omniner.config.groups import Config
+from omniner.config.model_groups import CausalConfig
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.errors import UserError

@@ -22,7 +22,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
-from omniner.config.groups import TrainerConfig
+from omniner.config.model_groups import TrainerConfig
 from omniner.errors import Stopped
 from omniner.training.learner import Learner
 

@@ -28,7 +28,7 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from omniner.config.groups import TrainerConfig
+from omniner.config.model_groups import TrainerConfig
 from omniner.cores import own_cores
 from omniner.errors import UserError
 

@@ -31,7 +31,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
-from omniner.config.groups import TrainerConfig
+from omniner.config.model_groups import TrainerConfig
 from omniner.records import Entity
 from omniner.score.metrics import Counts, compare_units, score_row
 

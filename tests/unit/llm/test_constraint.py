@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from omniner.answers import STYLES, parse_answer, prediction_from_answer, write_answer
-from omniner.config.groups import DecodingConfig
+from omniner.config.model_groups import DecodingConfig
 from omniner.corpus import sample as generator
 from omniner.errors import UserError
 from omniner.llm import loading

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from omniner.config.groups import DecodingConfig
+from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
 from omniner.llm import prefix_cache
 from omniner.llm.generate import Answer, GenerationRequest, Generator

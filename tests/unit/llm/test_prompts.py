@@ -11,7 +11,7 @@ import chats
 import pytest
 from shipped_prompts import CATEGORIES, SHIPPED, corpus, shipped
 
-from omniner.config.groups import PromptConfig
+from omniner.config.model_groups import PromptConfig
 from omniner.errors import UserError
 from omniner.llm import prompts
 from omniner.llm.prompts import Prompt

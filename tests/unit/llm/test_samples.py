@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shipped_prompts import CATEGORIES, SHIPPED, corpus, shipped
 
-from omniner.config.groups import EncodingConfig
+from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.llm import prompts
 from omniner.llm.chat import ChatTokenizer

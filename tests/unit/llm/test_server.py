@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from tests.helpers.scripted_server import KEY, Answer, Drop, Seen, config, error, reply, serving
 
-from omniner.config.groups import DecodingConfig
+from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
 from omniner.llm import client as client_module
 from omniner.llm import server as server_module

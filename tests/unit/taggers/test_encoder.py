@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import small_corpus
 
-from omniner.config.groups import EncoderConfig
+from omniner.config.model_groups import EncoderConfig
 from omniner.errors import UserError
 from omniner.taggers import encoder
 from omniner.taggers.network import Tagger

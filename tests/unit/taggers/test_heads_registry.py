@@ -14,7 +14,7 @@ import torch
 from small_corpus import fit, predict
 from torch import Tensor, nn
 
-from omniner.config.groups import HeadConfig
+from omniner.config.model_groups import HeadConfig
 from omniner.errors import UserError
 from omniner.registry import HEADS
 from omniner.taggers.heads import Head, HeadModule, LabelledBatch, build_head

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from omniner.config.groups import EncodingConfig
+from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 from omniner.taggers.inputs import CharacterInput, Encoder, Vocabulary

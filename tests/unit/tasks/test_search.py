@@ -384,7 +384,7 @@ def test_rungs_end_with_the_sample(rungs: list[int], sentences: int, expected: l
         (["decoding=free", "model=qwen2_tiny"], r"^search\.train: random weights cannot answer"),
         (["search.train=true"], r"^search\.train: a server's model is not trained here"),
         (["search.rungs=[0,5]"], r"^search\.rungs: \[0, 5\]"),
-        (["search.rungs=[x]"], r"^search\.rungs: \['x'\] is not"),
+        (["search.rungs=[x]"], r"^search\.rungs: 'x' is not a whole number"),
         (["search.corrections=[]"], r"^search\.corrections: there is none"),
         (["search.corrections=[-1]"], r"^search\.corrections: -1 is below 0"),
         (["prompt.lessons=[2,2]"], r"^prompt\.lessons: \[2, 2\]"),

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from omniner.config.groups import HeadConfig
+from omniner.config.model_groups import HeadConfig
 from omniner.registry import HEADS
 from omniner.taggers.tags import Span, TagScheme
 

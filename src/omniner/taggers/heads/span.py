@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from omniner.config.groups import HeadConfig
+from omniner.config.model_groups import HeadConfig
 from omniner.taggers.heads import Head, HeadModule, LabelledBatch
 from omniner.taggers.tags import Span, TagScheme, fit_spans
 

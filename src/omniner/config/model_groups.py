@@ -1,0 +1,301 @@
+"""The groups of a model: what reads a sentence, how it learns, and how it answers.
+
+`omniner.config.groups` says how groups are written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
+
+from annotated_types import Ge, Gt, Le
+
+from omniner.config.values import (
+    From0,
+    Group,
+    Number,
+    NumberFrom0,
+    OneOf,
+    Positive,
+    PositiveNumber,
+    Share,
+    hints,
+)
+from omniner.registry import HEADS
+
+HeadKind = Annotated[str, OneOf(lambda: ("auto", "none", *HEADS))]
+Language = Literal["zh", "en"]
+Method = Literal["full", "lora", "qlora"]
+MethodName = Annotated[str, OneOf(lambda: get_args(Method))]
+
+
+@dataclass
+class BiLSTMConfig(Group):
+    """A character BiLSTM whose embeddings are learnt from nothing."""
+
+    kind: Literal["bilstm"]
+    """What kind of model it is."""
+    name: str
+    """What run names and reports call it."""
+    char_dim: Positive
+    """Numbers per character."""
+    bigram_dim: From0
+    """Numbers per pair of neighbouring characters, left and right; 0 = no bigram embeddings."""
+    min_count: Positive
+    """Occurrences in train: characters and bigrams that have fewer become [UNK]."""
+    hidden: Positive
+    """LSTM units per direction."""
+    layers: Positive
+    """Layers of the LSTM."""
+    members: Positive
+    """BiLSTMs trained side by side under one head; their scores are averaged. Each costs as much again."""
+    embedding_dropout: Share
+    """Share of the embeddings' features hidden in training, the same ones for all characters of a sentence."""
+    dropout: Share
+    """Share of the features hidden after each LSTM layer, likewise per sentence."""
+    unk_dropout: Share
+    """Share of characters hidden as [UNK] in training."""
+    bigram_dropout: Share
+    """Share of bigrams hidden likewise."""
+    entity_replacement: Share
+    """Share of training mentions exchanged for others of their category, anew in each epoch; 0 = none."""
+    learning_rate: PositiveNumber
+    """Learning rate of embeddings and LSTM, at its height."""
+    head_learning_rate: PositiveNumber
+    """Learning rate of the head."""
+    weight_decay: NumberFrom0
+    """AdamW's, on matrices of embeddings and LSTM."""
+    recipe: Recipe
+    """What `trainer` takes from the model unless told otherwise: epochs, schedule and the like."""
+
+
+@dataclass
+class EncoderConfig(Group):
+    """A BERT-style encoder, pretrained or (for tests and first runs) random and tiny."""
+
+    kind: Literal["encoder"]
+    """What kind of model it is."""
+    name: str
+    """What run names and reports call it."""
+    path: str | None
+    """Hub name or local folder (config.json, tokenizer.json or vocab.txt, model.safetensors); null = random weights,
+    built from `architecture`."""
+    architecture: dict[str, Any]
+    """Values of the transformers configuration of a random model; empty for a pretrained one, which brings its own."""
+    dropout: Share
+    """Share of features hidden before the head."""
+    entity_replacement: Share
+    """Share of training mentions exchanged for others of their category, anew in each epoch; 0 = none."""
+    learning_rate: PositiveNumber
+    """Learning rate of the encoder, at its height."""
+    head_learning_rate: PositiveNumber
+    """Learning rate of the head."""
+    weight_decay: NumberFrom0
+    """AdamW's, on matrices of the encoder."""
+    recipe: Recipe
+    """What `trainer` takes from the model unless told otherwise: epochs, schedule and the like."""
+
+
+@dataclass
+class CausalConfig(Group):
+    """A language model that writes the entities of a sentence as JSON."""
+
+    kind: Literal["causal"]
+    """What kind of model it is."""
+    name: str
+    """What run names and reports call it."""
+    path: str | None
+    """Hub name, local folder or .gguf file; null = random weights, built from `architecture`."""
+    architecture: dict[str, Any]
+    """Values of the transformers configuration of a random model; empty for a pretrained one, which brings its own."""
+    vocabulary: From0
+    """Most entries of the tokenizer that is made from the training text for a random model; 0 = the model has one."""
+    chat_template: str | None
+    """Jinja template of a conversation; null = the tokenizer's own."""
+    entity_replacement: Share
+    """Share of training mentions exchanged for others of their category, anew in each epoch; 0 = none."""
+    learning_rate: dict[MethodName, PositiveNumber]
+    """Learning rate at its height, by `tuning.method`."""
+    weight_decay: NumberFrom0
+    """AdamW's, on matrices."""
+    recipe: Recipe
+    """What `trainer` takes from the model unless told otherwise: epochs, schedule and the like."""
+
+
+@dataclass
+class HeadConfig(Group):
+    """What makes entities of a tagger's character states; causal models have none."""
+
+    kind: HeadKind
+    """The head; auto = crf for taggers, none for causal models."""
+    label_smoothing: Share
+    """softmax: share of the target that is spread over all tags."""
+    max_span: Positive
+    """span: characters of the longest entity it can find; cost and memory grow in proportion."""
+    biaffine_dim: Positive
+    """span: numbers that describe a first or last character."""
+    negative_weight: NumberFrom0
+    """span: weight of a cell without an entity; below 1 finds more and errs more."""
+
+
+@dataclass
+class TuningConfig(Group):
+    """Which weights of a causal model learn, and how a step is computed. Taggers always learn all weights."""
+
+    method: Literal["auto", Method]
+    """Which weights: full = all, lora = low-rank adapters beside frozen weights, qlora = the same beside weights of 4
+    bits; auto = lora for a pretrained model, full for a random one."""
+    rank: Positive
+    """LoRA: inner size of an update; more learns more and costs memory."""
+    alpha: Positive
+    """LoRA: updates are scaled by alpha / rank."""
+    dropout: Share
+    """LoRA: share of features hidden in training; drawn once for the shared prefix, so keep it small."""
+    targets: list[str]
+    """LoRA: names of linear layers; all-linear = every one but the output."""
+    double_quantization: bool
+    """QLoRA: quantise the constants of nf4 as well."""
+    optimizer: Literal["auto", "adamw", "adamw_8bit"]
+    """The optimizer; auto = 8 bit for qlora on a GPU."""
+    gradient_checkpointing: bool
+    """Compute activations again in the backward pass: a third more time, far less memory."""
+    attention: Literal["auto", "masked", "cascade", "flash", "flex"]
+    """How the shared prefix is attended to; auto = the fastest that agrees with masked on this machine."""
+    pack_tokens: Positive
+    """Most tokens computed at once: the prompt's shared prefix, and as many sentences with answers as fit behind it."""
+
+
+@dataclass
+class PromptConfig(Group):
+    """What a causal model is told. Texts by language; `{categories}`, `{examples}` and `{errors}` in them are filled in
+    once, `{sentence}` for each sentence."""
+
+    name: str
+    """What run names and reports call it."""
+    version: str
+    """Counted up when a text changes: it is part of the prompt's hash."""
+    language: Language
+    """Which of the texts is used."""
+    answer: Literal["official", "compact"]
+    """Form of an answer: official = `[["北京", "地点"]]`, as Python writes it; compact = without the spaces, a few
+    tokens shorter."""
+    system: dict[Language, str]
+    """Text of the system role; empty = none (many templates then write their own)."""
+    instruction: dict[Language, str]
+    """Text in front of each sentence; `{categories}` is the list of the corpus, `{examples}` what is drawn from train,
+    `{errors}` the text below."""
+    input: dict[Language, str]
+    """Text after the instruction, and before each example's answer; `{sentence}` stands in it once."""
+    errors: dict[Language, str]
+    """Text of `{errors}`: frequent errors and their corrections."""
+    examples: From0
+    """Sentences of train shown with their answers."""
+    seed: int
+    """Of the choice of examples."""
+    from_run: str | None
+    """Run of task=guide whose errors `{errors}` tells: its run id, name, folder or guidance.json; null = the text of
+    `errors`."""
+    lessons: list[Positive]
+    """Numbers of that run's lessons that may be told, as guidance.md has them, 1 = the largest cluster; none = all."""
+    corrections: From0
+    """Examples with their corrections shown of a lesson, fewer where they do not fit."""
+    max_tokens: Positive
+    """Tokens of `{errors}` from a run, largest clusters first; characters where no tokenizer is at hand."""
+
+
+@dataclass
+class DecodingConfig(Group):
+    """How a causal model's answers are made."""
+
+    kind: Literal["free", "guided"]
+    """free = the model writes what it likes; guided = only answers in form, of known categories, with words that stand
+    in the sentence."""
+    engine: Literal["hf", "openai"]
+    """Where: hf = in this process; openai = a server that speaks OpenAI's protocol."""
+    max_new_tokens: Positive
+    """Tokens of an answer at most."""
+    slots: Positive
+    """hf: sentences that are decoded side by side; more is faster until memory ends."""
+    temperature: NumberFrom0
+    """0 = the likeliest token always; above, tokens are drawn."""
+    top_p: Annotated[Number, Gt(0), Le(1)]
+    """Drawing only: the smallest set of tokens with this probability together."""
+    url: str | None
+    """openai: where the server is, with its /v1."""
+    model: str | None
+    """openai: the model's name there; null = the only one it has."""
+    api_key_env: str
+    """openai: environment variable that holds the key; may be unset for a local server."""
+    concurrency: Positive
+    """openai: requests under way at once."""
+    timeout: PositiveNumber
+    """openai: seconds for one request."""
+    retries: From0
+    """openai: further attempts after a failure that may pass."""
+    structured: Literal["none", "json_schema", "vllm"]
+    """openai, guided: how the server is told what answers may look like."""
+
+
+@dataclass
+class EncodingConfig(Group):
+    """From sentences to tensors."""
+
+    max_length: Positive
+    """Characters of a sentence at most."""
+    on_too_long: Literal["fail", "skip", "truncate"]
+    """What happens to longer ones; nothing is cut without being listed."""
+
+
+@dataclass
+class TrainerConfig(Group):
+    """How long, on what machine, and how batches are made."""
+
+    name: str
+    """Of this choice."""
+    accelerator: Literal["auto", "cpu", "gpu"]
+    """auto = GPU where there is one; gpu fails where there is none."""
+    devices: From0
+    """Processes per node; 0 = all GPUs, or one CPU process."""
+    nodes: Positive
+    """Machines."""
+    strategy: Literal["auto", "ddp", "fsdp"]
+    """ddp = each process has all weights; fsdp = they share weights, gradients and optimizer (causal models);
+    auto = ddp as soon as there is more than one process."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"]
+    """Of numbers in training; auto = bf16-mixed for transformers on a GPU."""
+    threads: From0
+    """CPU threads per process; 0 = the cores divided by the processes, at most OMP_NUM_THREADS."""
+    max_epochs: Positive
+    """Passes over the training split at most."""
+    max_steps: Annotated[int, Ge(-1)]
+    """Optimizer steps at most; -1 = no limit."""
+    max_minutes: NumberFrom0
+    """Minutes of training at most; 0 = no limit."""
+    batch_size: Positive
+    """Sentences of one optimizer step, over all devices."""
+    eval_batch_size: Positive
+    """Sentences evaluated at once; no influence on results, only on speed and memory."""
+    warmup: Share
+    """Share of all steps during which the learning rate rises."""
+    schedule: Literal["constant", "linear", "cosine"]
+    """How the learning rate goes on after the warm-up, down to 0."""
+    gradient_clip: NumberFrom0
+    """Norm above which gradients are scaled down; 0 = off."""
+    weight_average: Share
+    """Decay per step of the averaged weights, which are evaluated and kept; 0 = off."""
+    patience: From0
+    """Evaluations without a better dev F1 before stopping; 0 = never, the schedule runs to its end."""
+    eval_every: Positive
+    """Epochs between evaluations on dev."""
+    eval_steps: From0
+    """Optimizer steps between evaluations on dev instead; 0 = by epochs."""
+    eval_sample: From0
+    """Sentences of dev that are evaluated, drawn by the seed; 0 = all."""
+    checkpoint_minutes: NumberFrom0
+    """Minutes between saves of last.ckpt within an epoch; 0 = only after evaluations."""
+    callbacks: dict[str, Any]
+    """Name -> `_target_` of a further Lightning callback, with its arguments."""
+
+
+# The values are checked where they arrive.
+Recipe = dict[Annotated[str, OneOf(lambda: hints(TrainerConfig), "keys of `trainer`")], Any]

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from tests.conftest import ROOT
+
+from omniner.config.groups import Config
+from omniner.config.reference import choices, descriptions, help_text, markdown
+from omniner.config.values import hints, take_apart
+from omniner.registry import TASKS
+
+DOCUMENT = ROOT / "docs" / "configuration.md"
+
+
+def test_the_document_is_up_to_date() -> None:
+    assert DOCUMENT.read_text(encoding="utf-8") == markdown(), "run `make docs`"
+
+
+def test_every_key_says_what_it_is() -> None:
+    for name, annotation in hints(Config).items():
+        for group in take_apart(annotation).groups:
+            assert descriptions(group).keys() == hints(group).keys(), name
+
+
+def test_one_group_can_be_asked_for() -> None:
+    text = markdown(["trainer"])
+    assert text.startswith("## `trainer`")
+    assert text.count("\n## ") == 0
+    assert "| `warmup` | share from 0 to below 1 | `0.1` | Share of all steps" in text
+
+
+def test_what_is_only_extended_is_no_choice() -> None:
+    assert "_causal" not in choices(ROOT / "conf" / "model")
+    assert " _" not in help_text()
+
+
+def test_help_lists_groups_of_the_users_own_and_what_is_registered(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_text("# My corpus.\nname: mine\n")
+    TASKS.add(SimpleNamespace(name="zip", meaning="Pack."))
+    try:
+        lines = help_text(["task=train", "--config-dir", str(tmp_path)]).splitlines()
+    finally:
+        TASKS.remove("zip")
+    assert next(line for line in lines if line.startswith("data:")).startswith("data: cluener, cmeee, mine, msra")
+    assert next(line for line in lines if line.startswith("task:")).endswith("train, zip")
+    assert not any(line.startswith("hydra") for line in lines)
