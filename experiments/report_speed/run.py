@@ -27,7 +27,6 @@ import browser
 
 from omniner.config import compose
 from omniner.corpus.sample import generate_sample
-from omniner.corpus.taxonomy import load_taxonomy
 from omniner.records import Entity, Prediction, Sentence
 from omniner.report import run_page, run_tables
 from omniner.score.results import ScoreResult
@@ -89,9 +88,7 @@ def answers(sentences: Sequence[Sentence], wrong: float, seed: int) -> list[Pred
 def scored(count: int, wrong: float, seed: int) -> ScoreResult:
     sentences = [replace(s, id=f"test-{n}") for n, s in enumerate(generate_sample({"test": count}, seed)["test"])]
     settings = compose.load(["metrics.bootstrap=0"])
-    return score(
-        sentences, answers(sentences, wrong, seed), settings.metrics, settings.errta, load_taxonomy("omniner2025")
-    )
+    return score(sentences, answers(sentences, wrong, seed), settings.metrics, settings.errta)
 
 
 def page_of(result: ScoreResult, examples: int) -> tuple[str, float]:

@@ -18,8 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from omniner.config import compose
 from omniner.corpus import taxonomy
 from omniner.corpus.sample import generate_sample
+from omniner.corpus.stats.checks import SurveyedCorpus, run_checks
 from omniner.corpus.stats.measure import measure_corpus
-from omniner.corpus.stats.verdicts import SurveyedCorpus, run_checks
 from omniner.report import corpus_tables
 
 SIZE = {"train": 156454, "dev": 19557, "test": 19557}

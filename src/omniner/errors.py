@@ -35,8 +35,3 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, signum: int = signal.SIGTERM) -> None:
         self.signum = signum
         super().__init__(signum)
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error without its line breaks, not longer than a terminal can bear."""
-    return " ".join(str(error).split())[:300]

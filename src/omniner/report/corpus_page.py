@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from omniner.corpus.stats.checks import FAILED, STATUSES, WARNED, SurveyedCorpus
 from omniner.corpus.stats.flat import Floats, Ints
-from omniner.corpus.stats.verdicts import FAILED, STATUSES, WARNED, SurveyedCorpus
 from omniner.records import storable
 from omniner.report import page
 from omniner.report.corpus_tables import Verdicts

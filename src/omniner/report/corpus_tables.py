@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 from omniner.config.groups import StatsConfig
 from omniner.corpus.stats import texts as repeating
+from omniner.corpus.stats.checks import SKIPPED, SurveyedCorpus, Verdict
 from omniner.corpus.stats.measure import mentions_in_split, split_pairs, training_split
 from omniner.corpus.stats.mentions import SAME, CategoryStats, Overlap
-from omniner.corpus.stats.verdicts import SKIPPED, SurveyedCorpus, Verdict
 from omniner.corpus.taxonomy import primary_of
 from omniner.report.tables import COUNT, NONE, TEXT, Cell, Table, columns
 

@@ -29,8 +29,8 @@ from omniner.config.groups import Config, DataConfig, StatsConfig
 from omniner.corpus import sources
 from omniner.corpus import taxonomy as taxonomy_module
 from omniner.corpus.formats import corpus_files, is_one_corpus, recognise
+from omniner.corpus.stats.checks import CHECKS, FAILED, WARNED, SurveyedCorpus, Verdict, run_checks
 from omniner.corpus.stats.measure import measure_corpus
-from omniner.corpus.stats.verdicts import CHECKS, FAILED, WARNED, SurveyedCorpus, Verdict, run_checks
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
 from omniner.records import Issue, Sentence

@@ -16,8 +16,8 @@ import pytest
 from omniner.config import compose
 from omniner.corpus import taxonomy
 from omniner.corpus.sample import generate_sample
+from omniner.corpus.stats.checks import CHECKS, SurveyedCorpus, run_checks
 from omniner.corpus.stats.measure import measure_corpus
-from omniner.corpus.stats.verdicts import CHECKS, SurveyedCorpus, run_checks
 from omniner.records import Entity, Issue, Sentence
 from omniner.report import corpus_page, corpus_tables
 from omniner.report.corpus_page import draw_corpus_figures, shares_by_length

@@ -104,7 +104,7 @@ def test_guidance_that_is_fetched_leaves_nothing_but_its_copy(made: Guidance, mo
 
     found = RunReference(None, "a" * 32, "far", "finished", found_in_store=True)
     monkeypatch.setattr(prompting, "resolve_run", lambda *_: found)
-    monkeypatch.setattr(tracking, "fetch_artifacts", fetch)
+    monkeypatch.setattr(tracking, "fetch", fetch)
     assert prompting.fetch(config("far"), Path("run")) == made
     assert [path.name for path in Path("run").iterdir()] == [GUIDANCE_COPY]
 

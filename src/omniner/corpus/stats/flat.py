@@ -1,8 +1,8 @@
 """A corpus as arrays: one row a sentence, one row a mention, so that every question is a few array operations.
 
-In go the splits as lists of sentences, out comes a `Flat`. Texts, surfaces, categories and posts are numbered once, in
-the order they are met, and everything later compares numbers. Price: one pass, about 2 s of CPU and 200 MB for 195,568
-sentences with 900,000 mentions, beside the sentences themselves.
+Texts, surfaces, categories and posts are numbered once, in the order they are met, and everything later compares
+numbers. Price: one pass, about 2 s of CPU and 200 MB for 195,568 sentences with 900,000 mentions, beside the sentences
+themselves.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Flat:
 
 
 def flatten(splits: Mapping[str, Sequence[Sentence]]) -> Flat:
-    """The corpus as arrays.
+    """Turn a corpus into arrays.
 
     Args:
         splits: sentences by split, in the order in which they will be shown.
@@ -110,24 +110,24 @@ def flatten(splits: Mapping[str, Sequence[Sentence]]) -> Flat:
 
 
 def number_values(values: Sequence[H]) -> tuple[list[H], Ints]:
-    """The distinct values in the order they are met, and the number of each value among them."""
+    """Give the distinct values in the order they are met, and the number of each value among them."""
     distinct = list(dict.fromkeys(values))
     number = {value: place for place, value in enumerate(distinct)}
     return distinct, np.fromiter(map(number.__getitem__, values), np.int64, len(values))
 
 
 def lengths(values: Sequence[Sequence[object]]) -> Ints:
-    """How long each of them is."""
+    """Give the length of each."""
     return np.fromiter(map(len, values), np.int64, len(values))
 
 
 def code_points(texts: Sequence[str]) -> Points:
-    """The code points of all texts, one after the other; lone surrogates are kept."""
+    """Give the code points of all texts, one after the other; lone surrogates are kept."""
     return np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))
 
 
 def ranges(first: Ints, count: Ints) -> Ints:
-    """`first[i], first[i] + 1, ...`, `count[i]` of them, for each i in turn."""
+    """Give `first[i], first[i] + 1, ...`, `count[i]` of them, for each i in turn."""
     ends = np.cumsum(count)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - ends + count, count)
 

@@ -1,8 +1,8 @@
-"""All that is measured of one corpus: `measure` runs the parts of this package in order.
+"""All that is measured of one corpus: `measure_corpus` runs the parts of this package in order.
 
-In go the splits of a corpus, out comes a `Statistics`, plain values and examples by number, without a verdict. Figures
-of labels leave out sentences whose file gives no labels; figures of texts take in all. Price for 195,568 sentences:
-see `experiments/table3_corpora`; most of it is the search for near duplicates.
+The result, `Statistics`, is plain values and examples by number, without a verdict. Figures of labels leave out
+sentences whose file gives no labels; figures of texts take in all. Price for 195,568 sentences: see
+`experiments/table3_corpora`; most of it is the search for near duplicates.
 """
 
 from __future__ import annotations
@@ -15,11 +15,42 @@ from dataclasses import dataclass
 import numpy as np
 
 from omniner.config.groups import StatsConfig
-from omniner.corpus.stats import mentions
-from omniner.corpus.stats import texts as characters
 from omniner.corpus.stats.flat import Bools, Flat, Ints, flatten
-from omniner.corpus.stats.mentions import Ambiguity, AmbiguousSurface, CategoryStats, Overlap, SeenMentions
-from omniner.corpus.stats.texts import Disagreement, NearRepeats, OddCharacter, Outlier, TextCounts
+from omniner.corpus.stats.mentions import (
+    Ambiguity,
+    AmbiguousSurface,
+    CategoryStats,
+    Overlap,
+    SeenMentions,
+    category_rows,
+    count_seen,
+    find_edge_faults,
+    find_overlaps,
+    measure_ambiguity,
+    measure_distinctiveness,
+    most_ambiguous,
+    number_primaries,
+    overlapping_mentions,
+    tokenize,
+)
+from omniner.corpus.stats.texts import (
+    Disagreement,
+    NearDuplicateJoin,
+    NearRepeats,
+    OddCharacter,
+    Outlier,
+    TextCounts,
+    collect_near_repeats,
+    count_emoji,
+    count_presence,
+    count_texts,
+    find_disagreements,
+    find_empty,
+    find_odd_characters,
+    find_outliers,
+    find_split_posts,
+    is_spaced,
+)
 from omniner.records import Sentence
 
 log = logging.getLogger("omniner")
@@ -29,37 +60,71 @@ TRAIN = "train"
 
 @dataclass(frozen=True, slots=True)
 class LabelCounts:
-    """Labels of one split."""
+    """Counts of the labels of one split.
 
-    labeled: int  # sentences that have labels, be it none
-    bare: int  # of these, sentences without an entity
+    Attributes:
+        labeled: sentences that have labels, be it none.
+        bare: of these, sentences without an entity.
+        entities: how many there are.
+        placed: of these, with a known place in the text.
+        categories: different ones.
+        involved: entities that lie over another one.
+    """
+
+    labeled: int
+    bare: int
     entities: int
-    placed: int  # entities whose place in the text is known
+    placed: int
     categories: int
-    involved: int  # entities that lie over another one
+    involved: int
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """One corpus. `near` is None where there were too many candidates; sentences and mentions are named by number."""
+    """What was measured of one corpus; sentences and mentions are named by number.
+
+    Attributes:
+        name: of the corpus.
+        flat: its arrays.
+        spaced: whether tokens are words.
+        texts, labels: counts by split.
+        categories, primaries: their mentions.
+        ambiguity: of each surface.
+        surfaces: the most ambiguous ones.
+        seen: mentions that train has, by split other than train.
+        edges: mentions with something at an end that does not belong there, by what that is.
+        overlaps: pairs of mentions.
+        counts: `(texts, splits)` how often each text stands in each split.
+        posts: documents of all splits together.
+        split_posts: a sentence and the splits of each post that is in several.
+        disagreements: texts with different labels.
+        disagreeing: sentences of such texts.
+        candidates: pairs that the search for near duplicates looks at.
+        near: its result; None where there are too many candidates.
+        odd: characters that no one types.
+        with_odd, empty: `(N,)` whether a sentence has such characters, shows nothing.
+        outliers: sentences of unusual length.
+        emoji: how often each stands in the texts.
+        seconds: CPU time of each step.
+    """
 
     name: str
     flat: Flat
-    spaced: bool  # whether tokens are words
-    texts: dict[str, TextCounts]  # by split
+    spaced: bool
+    texts: dict[str, TextCounts]
     labels: dict[str, LabelCounts]
     categories: list[CategoryStats]
     primaries: list[CategoryStats]
     ambiguity: Ambiguity
-    surfaces: list[AmbiguousSurface]  # the most ambiguous ones
-    seen: dict[str, SeenMentions]  # by split other than train
-    edges: dict[str, Ints]  # kind -> mentions
+    surfaces: list[AmbiguousSurface]
+    seen: dict[str, SeenMentions]
+    edges: dict[str, Ints]
     overlaps: list[Overlap]
-    counts: Ints  # (texts, splits)
-    posts: int  # documents of all splits together
+    counts: Ints
+    posts: int
     split_posts: list[tuple[int, tuple[int, ...]]]
     disagreements: list[Disagreement]
-    disagreeing: int  # sentences
+    disagreeing: int
     candidates: int
     near: NearRepeats | None
     odd: list[OddCharacter]
@@ -67,10 +132,10 @@ class Statistics:
     empty: Bools
     outliers: list[Outlier]
     emoji: list[tuple[str, int]]
-    seconds: dict[str, float]  # what took how long, of this process's CPU time
+    seconds: dict[str, float]
 
 
-class _Watch:
+class _Stopwatch:
     """CPU seconds of the steps."""
 
     def __init__(self) -> None:
@@ -91,45 +156,45 @@ def measure_corpus(name: str, splits: Mapping[str, Sequence[Sentence]], settings
         splits: sentences by split; the one called `train` is what others are held against.
         settings: similarity of near duplicates, lengths of lists.
     """
-    watch = _Watch()
+    watch = _Stopwatch()
     flat = flatten(splits)
     watch.lap("arrays")
-    spaced = characters.is_spaced(flat)
-    texts = {split: characters.count_texts(flat, number) for number, split in enumerate(flat.splits)}
-    odd, with_odd = characters.find_odd_characters(flat)
+    spaced = is_spaced(flat)
+    texts = {split: count_texts(flat, number) for number, split in enumerate(flat.splits)}
+    odd, with_odd = find_odd_characters(flat)
     watch.lap("texts")
-    ambiguity = mentions.measure_ambiguity(flat.surface, flat.category, len(flat.surfaces), len(flat.categories))
+    ambiguity = measure_ambiguity(flat.surface, flat.category, len(flat.surfaces), len(flat.categories))
     categories, primaries = _rows(flat, spaced, ambiguity)
-    found = mentions.find_overlaps(flat)
+    found = find_overlaps(flat)
     watch.lap("mentions")
-    counts = characters.count_presence(flat)
-    disagreements, disagreeing = characters.find_disagreements(flat)
-    posts, split_posts = characters.find_split_posts(flat)
+    counts = count_presence(flat)
+    disagreements, disagreeing = find_disagreements(flat)
+    posts, split_posts = find_split_posts(flat)
     watch.lap("repeats")
     candidates, similar = _near(flat, counts, settings)
     watch.lap("near")
     return Statistics(
         name=name, flat=flat, spaced=spaced, texts=texts,
-        labels=_labels(flat, mentions.overlapping_mentions(flat, found)),
+        labels=_labels(flat, overlapping_mentions(flat, found)),
         categories=categories, primaries=primaries, ambiguity=ambiguity,
-        surfaces=mentions.most_ambiguous(flat, ambiguity, settings.top),
-        seen=_seen(flat), edges=mentions.find_edge_faults(flat),
+        surfaces=most_ambiguous(flat, ambiguity, settings.top),
+        seen=_seen(flat), edges=find_edge_faults(flat),
         overlaps=found, counts=counts, posts=posts, split_posts=split_posts, disagreements=disagreements,
         disagreeing=disagreeing, candidates=candidates, near=similar, odd=odd, with_odd=with_odd,
-        empty=characters.find_empty(flat), outliers=characters.find_outliers(flat), emoji=characters.count_emoji(flat),
+        empty=find_empty(flat), outliers=find_outliers(flat), emoji=count_emoji(flat),
         seconds=watch.seconds,
     )  # fmt: skip
 
 
 def _rows(flat: Flat, spaced: bool, ambiguity: Ambiguity) -> tuple[list[CategoryStats], list[CategoryStats]]:
     """By category and by primary."""
-    tokens = mentions.tokenize(flat, spaced)
-    spans, bounds = mentions.measure_distinctiveness(flat, tokens, flat.category, len(flat.categories))
-    categories = mentions.category_rows(flat, flat.categories, flat.category, ambiguity, spans, bounds)
-    names, group = mentions.number_primaries(flat)
-    spans, bounds = mentions.measure_distinctiveness(flat, tokens, group, len(names))
-    coarse = mentions.measure_ambiguity(flat.surface, group, len(flat.surfaces), len(names))
-    return categories, mentions.category_rows(flat, names, group, coarse, spans, bounds)
+    tokens = tokenize(flat, spaced)
+    spans, bounds = measure_distinctiveness(flat, tokens, flat.category, len(flat.categories))
+    categories = category_rows(flat, flat.categories, flat.category, ambiguity, spans, bounds)
+    names, group = number_primaries(flat)
+    spans, bounds = measure_distinctiveness(flat, tokens, group, len(names))
+    coarse = measure_ambiguity(flat.surface, group, len(flat.surfaces), len(names))
+    return categories, category_rows(flat, names, group, coarse, spans, bounds)
 
 
 def _labels(flat: Flat, involved: Bools) -> dict[str, LabelCounts]:
@@ -153,21 +218,19 @@ def _seen(flat: Flat) -> dict[str, SeenMentions]:
     if TRAIN not in flat.splits:
         return {}
     train = flat.splits.index(TRAIN)
-    return {
-        split: mentions.count_seen(flat, number, train) for number, split in enumerate(flat.splits) if number != train
-    }
+    return {split: count_seen(flat, number, train) for number, split in enumerate(flat.splits) if number != train}
 
 
 def _near(flat: Flat, counts: Ints, settings: StatsConfig) -> tuple[int, NearRepeats | None]:
-    join = characters.NearDuplicateJoin(flat.texts, settings.ngram, settings.near)
+    join = NearDuplicateJoin(flat.texts, settings.ngram, settings.near)
     log.info("near duplicates: %d candidates among %d texts", join.candidates, len(flat.texts))
     if join.candidates > settings.candidates:
         return join.candidates, None
-    return join.candidates, characters.collect_near_repeats(join.pairs(), counts, settings.top)
+    return join.candidates, collect_near_repeats(join.pairs(), counts, settings.top)
 
 
 def split_pairs(statistics: Statistics) -> list[tuple[int, int]]:
-    """Splits that must be strangers to each other: each with train first, then each with those before it."""
+    """Pair the splits that must have nothing in common: each with train first, then each with those before it."""
     splits = statistics.flat.splits
     train = splits.index(TRAIN) if TRAIN in splits else None
     found = [(one, train) for one in range(len(splits)) if train is not None and one != train]
@@ -177,18 +240,18 @@ def split_pairs(statistics: Statistics) -> list[tuple[int, int]]:
 
 
 def mentions_in_split(statistics: Statistics, split: str) -> dict[str, int]:
-    """Mentions of each category in a split."""
+    """Count the mentions of each category in a split."""
     number = statistics.flat.splits.index(split)
     return {row.name: row.by_split[number] for row in statistics.categories}
 
 
 def labelled_splits(statistics: Statistics) -> list[str]:
-    """The splits that have labels."""
+    """List the splits that have labels."""
     return [split for split, labels in statistics.labels.items() if labels.labeled]
 
 
 def training_split(statistics: Statistics) -> str | None:
-    """The split that a model learns from: train, or the only one with labels; None where neither is there."""
+    """Name the split that a model learns from: train, or the only one with labels; None where neither is there."""
     labelled = labelled_splits(statistics)
     if TRAIN in labelled:
         return TRAIN

@@ -1,20 +1,14 @@
-"""Mentions: how many of each category, how long, how varied, how ambiguous, and how many of a test set are known.
+"""What there is to say of the mentions of a corpus: by category, by surface, their edges, overlaps, distinctiveness.
 
-In goes a `Flat`, out come rows by category (or primary) and by surface. Ambiguity is the entropy, in bits, of the
-category given the surface: 0 where each surface has one category, 1 where two are equally likely everywhere.
+Ambiguity is the entropy, in bits, of the category given the surface: 0 where each surface has one category, 1 where two
+are equally likely everywhere. Overlapping mentions are nested, crossing, or one place with two categories: a sweep over
+all mentions by start finds the sentences in which any two overlap, as arrays; only those are looked at pair by pair.
 
-Mentions that lie over one another: nested, crossing, or one place with two categories.
-
-In goes a `Flat`, out come the pairs. A sweep over all mentions by start finds the sentences in which any two overlap,
-as arrays; only those are looked at pair by pair.
-
-How distinctive the spans of a category, and the places where they begin and end, are: Papay et al. 2020.
-
-In goes a `Flat`, out come two figures for each category, in nats. Span distinctiveness is the Kullback-Leibler
-divergence of the tokens inside its spans from the tokens of the whole corpus; boundary distinctiveness that of the
-tokens right before and right after its spans. High values say that a tagger can tell spans, or their edges, by single
-tokens; models do better there ("Dissecting Span Identification Tasks with Performance Prediction", EMNLP 2020).
-Tokens are characters, or words where the writing has blanks between them; a span takes in the words that it touches.
+Distinctiveness, in nats, says whether a tagger can tell spans, or their edges, by single tokens; models do better where
+it is high ("Dissecting Span Identification Tasks with Performance Prediction", Papay et al., EMNLP 2020). Span
+distinctiveness is the Kullback-Leibler divergence of the tokens inside a category's spans from the tokens of the whole
+corpus; boundary distinctiveness that of the tokens right before and right after its spans. Tokens are characters, or
+words where the writing has blanks between them; a span takes in the words that it touches.
 """
 
 from __future__ import annotations
@@ -30,31 +24,44 @@ from omniner.corpus.stats.flat import Bools, Flat, Floats, Ints, number_values, 
 from omniner.corpus.taxonomy import primary_of
 
 SPACE, PUNCTUATION = "white space", "punctuation"
+NESTED, CROSSING, SAME = "nested", "crossing", "same place"
 _WORDLIKE = "%‰@#&*"  # punctuation to Unicode, but parts of names and amounts
 _BRACKETS = dict(zip("《（(【[「『〈“‘<{", "》）)】]」』〉”’>}", strict=True))
 _CLOSING = {closing: opening for opening, closing in _BRACKETS.items()}
 
 
 class CategoryStats(NamedTuple):
-    """A category or primary. Lengths are in characters, entropies in bits, distinctiveness in nats."""
+    """The mentions of a category or primary.
+
+    Attributes:
+        name: of it.
+        mentions: how many there are.
+        share: of all mentions.
+        by_split: mentions in each split.
+        mean, median, p95, longest: characters of a mention.
+        surfaces: distinct ones.
+        ambiguous: share of its mentions whose surface has another category, too.
+        entropy: in bits, of the category given the surface, mean over its mentions.
+        span_distinctiveness, boundary_distinctiveness: in nats.
+    """
 
     name: str
     mentions: int
-    share: float  # of all mentions
+    share: float
     by_split: tuple[int, ...]
     mean: float
     median: float
     p95: float
     longest: int
-    surfaces: int  # distinct ones
-    ambiguous: float  # share of mentions whose surface has another category, too; 1 - this is exclusive to the row
-    entropy: float  # mean over its mentions of the entropy of the category given their surface
+    surfaces: int
+    ambiguous: float
+    entropy: float
     span_distinctiveness: float
     boundary_distinctiveness: float
 
 
 class Ambiguity(NamedTuple):
-    """For each surface: its mentions, its number of categories, and the entropy of its category in bits."""
+    """For each surface, `(surfaces,)`: its mentions, its number of categories, its category's entropy in bits."""
 
     mentions: Ints
     kinds: Ints
@@ -70,7 +77,7 @@ class SeenMentions(NamedTuple):
 
 
 def measure_ambiguity(surface: Ints, group: Ints, surfaces: int, groups: int) -> Ambiguity:
-    """How ambiguous each surface is.
+    """Measure how ambiguous each surface is.
 
     Args:
         surface: (M,) number of each mention's surface.
@@ -86,7 +93,7 @@ def measure_ambiguity(surface: Ints, group: Ints, surfaces: int, groups: int) ->
 
 
 def number_primaries(flat: Flat) -> tuple[list[str], Ints]:
-    """The primaries, sorted by name, and (M,) the number of each mention's."""
+    """Give the primaries, sorted by name, and `(M,)` the number of each mention's."""
     of = [primary_of(category) for category in flat.categories]
     names = sorted(set(of))
     place = {name: number for number, name in enumerate(names)}
@@ -96,7 +103,7 @@ def number_primaries(flat: Flat) -> tuple[list[str], Ints]:
 def category_rows(
     flat: Flat, names: Sequence[str], group: Ints, ambiguous: Ambiguity, spans: Floats, bounds: Floats
 ) -> list[CategoryStats]:
-    """One row for each name, in the order of `names`.
+    """Describe the mentions of each category or primary, in the order of `names`.
 
     Args:
         names: of the categories or primaries.
@@ -146,7 +153,7 @@ class AmbiguousSurface(NamedTuple):
 
 
 def most_ambiguous(flat: Flat, ambiguous: Ambiguity, top: int) -> list[AmbiguousSurface]:
-    """The surfaces that leave most to guess: entropy times mentions, largest first."""
+    """Find the surfaces that leave most to guess: entropy times mentions, largest first."""
     weight = ambiguous.entropy * ambiguous.mentions
     chosen = sorted(np.flatnonzero(ambiguous.kinds > 1).tolist(), key=lambda n: (-weight[n], flat.surfaces[n]))[:top]
     wanted = np.isin(flat.surface, np.array(chosen, np.int64))
@@ -166,7 +173,7 @@ def most_ambiguous(flat: Flat, ambiguous: Ambiguity, top: int) -> list[Ambiguous
 
 
 def count_seen(flat: Flat, split: int, train: int) -> SeenMentions:
-    """How much of a split's mentions stands in train."""
+    """Count how many of a split's mentions stand in train, too."""
     known = np.zeros(len(flat.surfaces), bool)
     of = flat.mention_split
     known[flat.surface[of == train]] = True
@@ -178,7 +185,7 @@ def count_seen(flat: Flat, split: int, train: int) -> SeenMentions:
 
 
 def edge_fault(surface: str) -> str:
-    """What stands at an end of a surface that does not belong there: white space, punctuation, or nothing.
+    """Say what stands at an end of a surface and does not belong there: white space, punctuation, or nothing.
 
     A bracket or quotation mark whose partner is in the surface belongs to it, as do the signs of amounts and names.
     """
@@ -196,13 +203,10 @@ def _is_punctuation(letter: str) -> bool:
 
 
 def find_edge_faults(flat: Flat) -> dict[str, Ints]:
-    """The mentions with white space, and those with punctuation, at an end."""
+    """Find the mentions with white space, and those with punctuation, at an end."""
     kinds = np.array([edge_fault(surface) for surface in flat.surfaces] or [""])
     of = kinds[flat.surface]
     return {kind: np.flatnonzero(of == kind) for kind in (SPACE, PUNCTUATION)}
-
-
-NESTED, CROSSING, SAME = "nested", "crossing", "same place"
 
 
 class Overlap(NamedTuple):
@@ -214,7 +218,7 @@ class Overlap(NamedTuple):
 
 
 def find_overlaps(flat: Flat) -> list[Overlap]:
-    """All pairs of placed mentions with a common character, sentence after sentence."""
+    """Find all pairs of placed mentions with a common character, sentence after sentence."""
     found: list[Overlap] = []
     order = _in_reading_order(flat)
     if not len(order):
@@ -252,28 +256,32 @@ def _pairs(flat: Flat, mentions: Ints) -> Iterator[Overlap]:
 
 
 def overlapping_mentions(flat: Flat, found: list[Overlap]) -> Bools:
-    """(M,) whether a mention lies over another one."""
+    """Tell, `(M,)`, whether a mention lies over another one."""
     concerned = np.zeros(len(flat.owner), bool)
     concerned[[mention for overlap in found for mention in overlap[1:]]] = True
     return concerned
 
 
 class Tokens(NamedTuple):
-    """The tokens of all sentences, one after the other: `kind[t]` is the number of token t's word or character.
+    """The tokens of all sentences, one after the other.
 
-    `at[c]` is the token of the character c, or the first one after it where c is white space, `started[c]` how many
-    tokens begin before c, and `begin[i]` sentence i's first token.
+    Attributes:
+        kind: `(tokens,)` number of each token's word or character.
+        at: `(characters,)` the token of a character, or the first one after it where that is white space.
+        started: `(characters + 1,)` how many tokens begin before a character.
+        begin: `(N + 1,)` each sentence's first token.
+        kinds: different words or characters.
     """
 
     kind: Ints
-    at: Ints  # (characters,)
-    started: Ints  # (characters + 1,)
-    begin: Ints  # (N + 1,)
+    at: Ints
+    started: Ints
+    begin: Ints
     kinds: int
 
 
 def tokenize(flat: Flat, words: bool) -> Tokens:
-    """Characters, or words: the pieces between white space."""
+    """Take characters for tokens, or words: the pieces between white space."""
     if not words:
         counts = np.bincount(flat.points, minlength=1)
         kind = (np.cumsum(counts > 0) - 1)[flat.points]
@@ -293,7 +301,7 @@ def tokenize(flat: Flat, words: bool) -> Tokens:
 
 
 def measure_distinctiveness(flat: Flat, found: Tokens, group: Ints, groups: int) -> tuple[Floats, Floats]:
-    """Span and boundary distinctiveness of each group; 0 where a group has no placed mention.
+    """Measure span and boundary distinctiveness of each group; 0 where a group has no placed mention.
 
     Args:
         found: what `tokens` gave.

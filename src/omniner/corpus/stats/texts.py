@@ -1,29 +1,21 @@
-"""What the texts are made of: characters, words, emoji, odd characters, and sentences of unusual length.
+"""What there is to say of the texts of a corpus: their characters, and which of them stand more than once.
 
-In goes a `Flat`, out come counts by split and lists of what to look at. Every distinct character is judged once; the
-texts themselves are only looked at where one of the judged kind occurs. Characters are code points.
+Three parts, from top to bottom: characters (words, emoji, odd characters, sentences of unusual length), exact repeats
+(within a split, between splits, with other labels; posts in two splits), and texts that are nearly the same. Every
+distinct character is judged once, and texts are only looked at where one of the judged kind occurs.
 
-Texts that stand more than once: within a split, between splits, with other labels; posts that are in two splits.
-
-In goes a `Flat`, out come counts by split and examples. Texts are compared letter for letter; for those that are only
-nearly the same, `near_repeats` marks what the join of `near` finds.
-
-All pairs of texts that are nearly the same: an exact join on the Jaccard similarity of their character n-grams.
-
-In go distinct texts, out come pairs with their similarity, block by block; nothing is estimated and no pair is missed.
-How: every text is its set of n-grams, the rarest first. Two sets as similar as asked for share a gram among the first
-few of each (prefix filter: Bayardo et al. 2007, Xiao et al. 2008), and their sizes are close, so each text looks up
-its few rarest grams among those of no larger texts. A candidate is dropped when 128-bit parity bitmaps differ in more
-places than such sets could (bitmap filter: Sandes et al. 2020), and the grams of the others are compared. Price: 45 ns
-a candidate and 30 ns a gram of a pair; `candidates` says beforehand how many there will be. They grow with the square
-of the number of sentences that share all their grams with many others, as forms and templates do.
+Near duplicates are an exact join on the Jaccard similarity of character n-grams: nothing is estimated and no pair is
+missed. Every text is its set of n-grams, the rarest first. Two sets as similar as asked for share a gram among the
+first few of each (prefix filter: Bayardo et al. 2007, Xiao et al. 2008), and their sizes are close, so each text looks
+up its few rarest grams among those of no larger texts. A candidate is dropped when 128-bit parity bitmaps differ in
+more places than such sets could (bitmap filter: Sandes et al. 2020), and the grams of the others are compared. Price:
+45 ns a candidate and 30 ns a gram of a pair; `candidates` says beforehand how many there will be. They grow with the
+square of the number of sentences that share all their grams with many others, as forms and templates do.
 """
 
 from __future__ import annotations
 
-import logging
 import re
-import time
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,7 +26,14 @@ import numpy as np
 import numpy.typing as npt
 
 from omniner.corpus.stats.flat import Bools, Flat, Floats, Ints, code_points, lengths, number_values, ranges
+from omniner.progress import Progress
 
+Bits = npt.NDArray[np.uint64]
+
+_BLOCK = 1_000_000  # candidates compared at a time: 100 MB
+_LOOKUPS = 1_000_000  # grams of candidates looked up at a time, and those of one more text: 50 MB
+_SAFE = 1e-9  # bounds are taken this much looser, so that rounding drops no pair
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: spreads neighbouring numbers
 # Writing without blanks between words: tokens of these are characters.
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 # Characters of the basic plane that are shown as emoji by themselves (Unicode: Emoji_Presentation); others need U+FE0F.
@@ -57,41 +56,58 @@ _FENCE = 3.0  # interquartile ranges above the third quartile: Tukey's outer fen
 
 
 class TextCounts(NamedTuple):
-    """Texts of one split."""
+    """Counts of the texts of one split.
+
+    Attributes:
+        sentences, documents, characters: how many there are.
+        words: pieces between white space.
+        mean, median, p95, longest: characters of a sentence.
+        emoji: how many there are, each one that a reader sees as one.
+        with_emoji: sentences that have any.
+        beyond_plane: characters outside the basic plane: most emoji, rare ideographs.
+    """
 
     sentences: int
     documents: int
     characters: int
-    words: int  # pieces between white space
-    mean: float  # characters of a sentence, as are the next three
+    words: int
+    mean: float
     median: float
     p95: float
     longest: int
     emoji: int
-    with_emoji: int  # sentences
-    beyond_plane: int  # characters outside the basic plane: most emoji, rare ideographs
+    with_emoji: int
+    beyond_plane: int
 
 
 class OddCharacter(NamedTuple):
-    """A character that no one types: what it is, how often it stands in the texts, in how many sentences, and where."""
+    """A character that no one types.
+
+    Attributes:
+        point: its code point.
+        kind: what it is, in words.
+        times: how often it stands in the texts.
+        sentences: that have it.
+        example: number of the first of these.
+    """
 
     point: int
     kind: str
     times: int
     sentences: int
-    example: int  # sentence
+    example: int
 
 
 class Outlier(NamedTuple):
-    """A sentence far longer than most of its split."""
+    """A sentence far longer than most of its split: its number, its characters, and from how many on one is."""
 
     sentence: int
     length: int
-    fence: float  # characters from which one is
+    fence: float
 
 
 def odd_kind(point: int) -> str:
-    """What is odd about a character, empty if nothing is.
+    """Say what is odd about a character, nothing if nothing is.
 
     A tab or a line break is a control character here, though people type them: a sentence is one line, and formats of
     lines and columns cannot hold it otherwise. An emoji that this Python's Unicode does not know yet is not odd.
@@ -113,7 +129,7 @@ def odd_kind(point: int) -> str:
 
 
 def is_spaced(flat: Flat) -> bool:
-    """Whether most letters are of scripts that put blanks between words, so that tokens are words."""
+    """Tell whether most letters are of scripts that put blanks between words, so that tokens are words."""
     letters = Counter[bool]()
     for point, count in _histogram(flat).items():
         if unicodedata.category(chr(point)).startswith("L"):
@@ -127,7 +143,7 @@ def _histogram(flat: Flat) -> dict[int, int]:
 
 
 def count_texts(flat: Flat, split: int) -> TextCounts:
-    """The counts of one split."""
+    """Count the texts of one split."""
     rows = np.flatnonzero(flat.split == split)
     length = flat.length[rows]
     texts = [flat.sentences[row].text for row in rows]
@@ -149,36 +165,32 @@ def count_texts(flat: Flat, split: int) -> TextCounts:
 
 
 def count_emoji(flat: Flat) -> list[tuple[str, int]]:
-    """Emoji and how often they stand in the texts, the most frequent first."""
+    """Count each emoji of the texts, the most frequent first."""
     found = Counter(emoji for s in flat.sentences if _HINT.search(s.text) for emoji in EMOJI.findall(s.text))
     return sorted(found.items(), key=lambda item: (-item[1], item[0]))
 
 
 def find_odd_characters(flat: Flat) -> tuple[list[OddCharacter], Bools]:
-    """The odd characters, the most frequent first, and for each sentence whether it has one."""
+    """Find the odd characters, the most frequent first; and `(N,)` whether a sentence has one."""
     affected = np.zeros(len(flat.sentences), bool)
     found = []
     for point, count in _histogram(flat).items():
         if kind := odd_kind(point):
-            rows = _rows_with(flat, point)
+            places = np.flatnonzero(flat.points == point)
+            rows = np.unique(np.searchsorted(flat.begin, places, side="right") - 1)
             affected[rows] = True
             found.append(OddCharacter(point, kind, count, len(rows), int(rows[0])))
     return sorted(found, key=lambda odd: (-odd.times, odd.point)), affected
 
 
-def _rows_with(flat: Flat, point: int) -> Ints:
-    places = np.flatnonzero(flat.points == point)
-    return np.unique(np.searchsorted(flat.begin, places, side="right") - 1)
-
-
 def find_empty(flat: Flat) -> Bools:
-    """(N,) whether a sentence shows nothing: no character, or none but white space."""
+    """Tell, `(N,)`, whether a sentence shows nothing: no character, or none but white space."""
     bare = np.array([not text.strip() for text in flat.texts], bool)
     return bare[flat.text]
 
 
 def find_outliers(flat: Flat) -> list[Outlier]:
-    """Sentences beyond Tukey's outer fence of their split, the longest first."""
+    """Find the sentences beyond Tukey's outer fence of their split, the longest first."""
     found = []
     for split in range(len(flat.splits)):
         rows = np.flatnonzero(flat.split == split)
@@ -192,24 +204,36 @@ def find_outliers(flat: Flat) -> list[Outlier]:
 
 
 class Disagreement(NamedTuple):
-    """One text with different labels: a sentence of each of its labellings, the most frequent first."""
+    """One text with different labels.
+
+    Attributes:
+        text: its number.
+        sentences: number of one sentence of each of its labellings, the most frequent first.
+        counts: of the sentences labelled like each of them.
+    """
 
     text: int
     sentences: tuple[int, ...]
-    counts: tuple[int, ...]  # of the sentences labelled like each of them
+    counts: tuple[int, ...]
 
 
 class NearPair(NamedTuple):
-    """Two nearly equal texts."""
+    """Two nearly equal texts by number, their similarity, and whether they stand in different splits."""
 
     left: int
     right: int
     jaccard: float
-    across: bool  # whether they stand in different splits
+    across: bool
 
 
 class NearRepeats(NamedTuple):
-    """`similar[t, s]`: whether the text t has a near duplicate, itself not counted, in the split s."""
+    """The near duplicates of a corpus.
+
+    Attributes:
+        similar: `(texts, splits)` whether a text has a near duplicate, itself not counted, in a split.
+        pairs: how many there are.
+        examples: some of them.
+    """
 
     similar: Bools
     pairs: int
@@ -217,33 +241,37 @@ class NearRepeats(NamedTuple):
 
 
 def count_presence(flat: Flat) -> Ints:
-    """(texts, splits): how often each text stands in each split."""
+    """Count, `(texts, splits)`, how often each text stands in each split."""
     width = len(flat.splits)
     counts = np.bincount(flat.text * width + flat.split, minlength=len(flat.texts) * width)
     return counts.reshape(len(flat.texts), width)
 
 
 def count_repeated(counts: Ints) -> Ints:
-    """(splits,): sentences whose text stood in the split before."""
+    """Count, `(splits,)`, the sentences whose text stood in the split before."""
     found: Ints = np.maximum(counts - 1, 0).sum(axis=0)
     return found
 
 
 def count_shared(counts: Ints, one: int, other: int) -> tuple[int, int]:
-    """Sentences of `one` whose text stands in `other`, and how many distinct texts that is."""
+    """Count the sentences of `one` whose text stands in `other`, and the distinct texts among them."""
     both = (counts[:, one] > 0) & (counts[:, other] > 0)
     return int(counts[both, one].sum()), int(both.sum())
 
 
 def most_repeated(counts: Ints, top: int) -> Ints:
-    """The texts that stand most often in all, at most `top`, more than once each."""
+    """Give the numbers of the texts that stand most often, at most `top`, more than once each."""
     total: Ints = counts.sum(axis=1)
     order: Ints = np.argsort(-total, kind="stable")[:top]
     return order[total[order] > 1]
 
 
 def find_split_posts(flat: Flat) -> tuple[int, list[tuple[int, tuple[int, ...]]]]:
-    """How many posts there are, and those with sentences in more than one split: a sentence and the splits of each."""
+    """Find the posts with sentences in more than one split.
+
+    Returns:
+        How many posts there are, and of each of those found the number of a sentence and its splits.
+    """
     keys = np.unique(flat.post * len(flat.splits) + flat.split)
     posts, splits = np.divmod(keys, len(flat.splits))
     found, first, count = np.unique(posts, return_index=True, return_counts=True)
@@ -254,7 +282,11 @@ def find_split_posts(flat: Flat) -> tuple[int, list[tuple[int, tuple[int, ...]]]
 
 
 def find_disagreements(flat: Flat) -> tuple[list[Disagreement], int]:
-    """Texts that are labelled in more than one way, most sentences first, and the sentences they are."""
+    """Find the texts that are labelled in more than one way.
+
+    Returns:
+        These texts, those of most sentences first, and how many sentences they are.
+    """
     labeled = np.flatnonzero(flat.labeled)
     often = np.bincount(flat.text[labeled], minlength=len(flat.texts)) > 1
     rows = labeled[often[flat.text[labeled]]]
@@ -277,7 +309,13 @@ def _label(entity: Sequence[str | int | None]) -> tuple[str, str, int, int]:
 
 
 def collect_near_repeats(blocks: Iterable[SimilarPairs], counts: Ints, top: int) -> NearRepeats:
-    """What the pairs mean for the splits; examples are the most similar ones, those between splits first."""
+    """Sum up similar pairs for the splits.
+
+    Args:
+        blocks: what `NearDuplicateJoin.pairs` gives.
+        counts: what `count_presence` gave.
+        top: examples to keep: the most similar ones, those between splits first.
+    """
     here = counts > 0
     similar = np.zeros_like(here)
     examples: list[NearPair] = []
@@ -298,30 +336,19 @@ def collect_near_repeats(blocks: Iterable[SimilarPairs], counts: Ints, top: int)
 
 
 def count_near_shared(counts: Ints, similar: Bools, one: int, other: int) -> int:
-    """Sentences of `one` whose text, or one nearly the same, stands in `other`."""
+    """Count the sentences of `one` whose text, or one nearly the same, stands in `other`."""
     concerned = (counts[:, one] > 0) & ((counts[:, other] > 0) | similar[:, other])
     return int(counts[concerned, one].sum())
 
 
 def count_near_repeated(counts: Ints, similar: Bools, split: int) -> int:
-    """Sentences of a split with another sentence in it that is the same or nearly so."""
+    """Count the sentences of a split with another sentence in it that is the same or nearly so."""
     concerned = (counts[:, split] > 1) | ((counts[:, split] > 0) & similar[:, split])
     return int(counts[concerned, split].sum())
 
 
-log = logging.getLogger("omniner")
-
-_BLOCK = 1_000_000  # candidates compared at a time: 100 MB
-_LOOKUPS = 1_000_000  # grams of candidates looked up at a time, and those of one more text: 50 MB
-_SAFE = 1e-9  # bounds are taken this much looser, so that rounding drops no pair
-_SPEAK_EVERY = 10.0  # seconds between two lines about progress
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: spreads neighbouring numbers
-
-Bits = npt.NDArray[np.uint64]
-
-
 class SimilarPairs(NamedTuple):
-    """Pairs of texts, `left < right` in the list that was given, and their similarity."""
+    """Pairs of texts, `left < right` in the list that was given, and their Jaccard similarity."""
 
     left: Ints
     right: Ints
@@ -341,7 +368,7 @@ class _Sets:
 
 
 class NearDuplicateJoin:
-    """The join of some texts: prepared once, then run.
+    """Finds all pairs of similar texts: prepared once, then run.
 
     Args:
         texts: distinct texts; one shorter than `ngram` has itself as its only gram.
@@ -369,24 +396,19 @@ class NearDuplicateJoin:
 
     @property
     def candidates(self) -> int:
-        """How many pairs will be looked at; the cost of `pairs`."""
+        """How many pairs `pairs` will look at, which is what it costs."""
         return int(self._found.sum())
 
     def pairs(self) -> Iterator[SimilarPairs]:
-        """Every pair once, in blocks, always in the same order."""
+        """Yield every pair once, in blocks, always in the same order."""
         upto = np.concatenate([[0], np.cumsum(self._found)])[self._first]  # candidates before each set
-        count, total = len(self._sets.size), int(upto[-1])
-        start = said = time.monotonic()
+        progress = Progress("candidates for near duplicates compared", int(upto[-1]))
         at = 0
-        while at < count:
+        while at < len(self._sets.size):
             to = max(at + 1, int(np.searchsorted(upto, upto[at] + _BLOCK, side="right")) - 1)
             yield self._block(at, to)
+            progress.add(int(upto[to] - upto[at]))
             at = to
-            now = time.monotonic()
-            if now - said > _SPEAK_EVERY and upto[at]:
-                said, rate = now, float(upto[at]) / (now - start)
-                left = (total - float(upto[at])) / rate
-                log.info("near duplicates: %d of %d candidates, %.0f per s, %.0f s left", upto[at], total, rate, left)
 
     def _block(self, at: int, to: int) -> SimilarPairs:
         """The pairs in which the sets `at` to `to` are the larger ones."""

@@ -9,8 +9,8 @@ import pytest
 from omniner.config import compose
 from omniner.config.groups import StatsConfig
 from omniner.corpus import taxonomy
+from omniner.corpus.stats.checks import CHECKS, SurveyedCorpus, Verdict, run_checks
 from omniner.corpus.stats.measure import measure_corpus
-from omniner.corpus.stats.verdicts import CHECKS, SurveyedCorpus, Verdict, run_checks
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.records import Entity, Issue, Sentence
 
