@@ -306,7 +306,7 @@ from omniner.score.scoring import score_loaded
 from omniner.config.groups import ErrtaConfig, MetricsConfig
 for profile, mode in (("own", "span"), ("official", "auto")):
     metrics = MetricsConfig("auto", profile, "empty", 50, 0.95, 0)
-    result = score_loaded(predictions.read(Path(sys.argv[1]), None), metrics, ErrtaConfig(mode, 5, 5))
+    result = score_loaded(predictions.read_predictions(Path(sys.argv[1]), None), metrics, ErrtaConfig(mode, 5, 5))
     result.timing = {}
     print(json.dumps(result.to_json()), result.errta.errors, result.issues, sorted(result.primary))
 assert not {"torch", "pandas", "matplotlib"} & set(sys.modules)
