@@ -26,7 +26,7 @@ from omniner.report.comparison_tables import comparison_summary
 from omniner.report.figures import FAINT, INK, LABEL_LENGTH, drawable_text, png
 from omniner.report.tables import P_VALUE, POINTS, SHARE, Table, format_cell
 from omniner.score import human
-from omniner.score.comparison import RunComparison, RunDifference
+from omniner.score.comparison import RunComparison, TestedRun
 from omniner.score.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
 from omniner.score.metrics import Residue
 from omniner.score.resampling import Difference, smallest_p
@@ -45,18 +45,18 @@ def draw_comparison_figures(comparison: RunComparison) -> dict[str, bytes]:
     count = len(comparison.results)
     types = len(comparison.results[comparison.baseline].errta.by_type)
     made = {"compare_errors": png((8, 1.2 + 0.2 * types * (count + 1)), lambda figure: _errors(figure, comparison))}
-    for number, versus in enumerate(comparison.versus, 1):
-        rows = most_changed(versus)
+    for number, run in enumerate(comparison.tested, 1):
+        rows = most_changed(run)
         if rows:
             height = 1.5 + 0.22 * len(rows)
             name = f"compare_categories_{number}"
-            made[name] = png((8, height), partial(_categories, comparison=comparison, versus=versus, rows=rows))
+            made[name] = png((8, height), partial(_categories, comparison=comparison, run=run, rows=rows))
     return made
 
 
-def most_changed(versus: RunDifference) -> list[tuple[str, Difference]]:
+def most_changed(run: TestedRun) -> list[tuple[str, Difference]]:
     """The categories whose F1 changed most, the largest gain first."""
-    changed = [(name, row) for name, row in versus.significance.categories.items() if row.difference]
+    changed = [(name, row) for name, row in run.significance.categories.items() if row.difference]
     kept = sorted(changed, key=lambda item: (-abs(item[1].difference), item[0]))[:MOST_CHANGED]
     return sorted(kept, key=lambda item: (-item[1].difference, item[0]))
 
@@ -84,22 +84,20 @@ def _errors(figure: Figure, comparison: RunComparison) -> None:
     ax.set_title(f"Errors by type (ERRTA {mode}) in {comparison.sentences:,} sentences")
 
 
-def _categories(
-    figure: Figure, comparison: RunComparison, versus: RunDifference, rows: list[tuple[str, Difference]]
-) -> None:
+def _categories(figure: Figure, comparison: RunComparison, run: TestedRun, rows: list[tuple[str, Difference]]) -> None:
     """Differences of F1 with their intervals; those that stay significant after the correction are filled."""
     ax = figure.subplots()
     for place, (name, row) in zip(range(len(rows))[::-1], rows, strict=True):
         colour = BLUE if row.difference > 0 else ORANGE
-        certain = versus.significance.corrected[name] < comparison.settings.alpha
+        certain = run.significance.corrected[name] < comparison.settings.alpha
         ax.plot([100 * row.low, 100 * row.high], [place, place], color=colour, linewidth=1.4)
         ax.plot([100 * row.difference], [place], "o", color=colour, markerfacecolor=colour if certain else "white")
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.set_yticks(range(len(rows))[::-1], [drawable_text(name, LABEL_LENGTH) for name, _ in rows])
     ax.set_ylim(-0.8, len(rows) - 0.2)
     ax.set_xlabel("points of F1; filled: significant after Holm's correction", color=FAINT)
-    names = f"{drawable_text(versus.name, NAME)} against {drawable_text(comparison.baseline, NAME)}"
-    of = len(versus.significance.categories)
+    names = f"{drawable_text(run.name, NAME)} against {drawable_text(comparison.baseline, NAME)}"
+    of = len(run.significance.categories)
     ax.set_title(f"Gains and losses by category, {len(rows)} of {of}\n{names}")
 
 
@@ -153,14 +151,14 @@ def render_comparison_page(comparison: RunComparison, tables: Mapping[str, Table
 def comparison_warnings(comparison: RunComparison) -> list[str]:
     """What a reader must know before believing the tables."""
     settings = comparison.settings
-    partial = human.coverage_notes(comparison.people, comparison.sentences)
+    partial = human.coverage_notes(comparison.annotators, comparison.sentences)
     return [f"{line}: not what the runs are scored on." for line in partial] + [
-        f"{versus.name}: {settings.permutations:,} permutations cannot make any of "
-        f"{len(versus.significance.categories):,} categories significant at {settings.alpha:g} (smallest possible "
-        f"corrected p {format_cell(smallest_p(settings.permutations, len(versus.significance.categories)), P_VALUE)}): "
+        f"{run.name}: {settings.permutations:,} permutations cannot make any of "
+        f"{len(run.significance.categories):,} categories significant at {settings.alpha:g} (smallest possible "
+        f"corrected p {format_cell(smallest_p(settings.permutations, len(run.significance.categories)), P_VALUE)}): "
         "set compare.permutations higher."
-        for versus in comparison.versus
-        if comparison.undecidable(versus)
+        for run in comparison.tested
+        if comparison.undecidable(run)
     ]
 
 
@@ -170,10 +168,11 @@ def comparison_method(comparison: RunComparison) -> list[str]:
     whole = (
         f"{comparison.posts:,} posts" if chance == "posts" else f"{comparison.sentences:,} sentences (no posts known)"
     )
+    names = ", ".join(comparison.annotators)
     people = [
-        f"{human.HUMAN} is the mean over {len(comparison.people)} people ({', '.join(comparison.people)}), each scored "
-        "as a run; the deviation is the sample standard deviation over them. Their differences are not tested. If gold "
-        "was made from these people's labels, they agree with it more than others would."
+        f"{human.HUMAN} is the mean over {len(comparison.annotators)} people ({names}), each scored as a run; the "
+        "deviation is the sample standard deviation over them. Their differences are not tested. If gold was made from "
+        "these people's labels, they agree with it more than others would."
     ]
     return [
         f"Every run is scored in the same way ({comparison.results[comparison.baseline].signature}) on the same "
@@ -187,13 +186,13 @@ def comparison_method(comparison: RunComparison) -> list[str]:
         f"p corrected: Holm's method, for categories over all categories of a run, for runs over all runs against "
         f"{comparison.baseline}. A difference is called significant where the corrected p of randomisation is below "
         f"{settings.alpha:g}.",
-        *(people if comparison.people else []),
+        *(people if comparison.annotators else []),
     ]
 
 
 def _cards(comparison: RunComparison) -> list[tuple[str, str, str]]:
     cards = []
-    of = {versus.name: versus for versus in comparison.versus}
+    of = {run.name: run for run in comparison.tested}
     for name, result in comparison.results.items():
         note = "baseline"
         if name in of:
@@ -203,16 +202,18 @@ def _cards(comparison: RunComparison) -> list[tuple[str, str, str]]:
             )
             note += f", p {format_cell(of[name].p_corrected, P_VALUE)}"
         cards.append((name, f"F1 {format_cell(result.metrics.micro.f1, SHARE)}", note))
-    if comparison.people:
-        people = human.summarise_scores([result.metrics.micro.f1 for result in comparison.people.values()])
-        note = f"standard deviation {format_cell(people.deviation, SHARE)}, " if len(comparison.people) > 1 else ""
-        cards.append((human.HUMAN, f"F1 {format_cell(people.mean, SHARE)}", f"{note}{len(comparison.people)} people"))
+    if comparison.annotators:
+        people = human.summarise_scores([result.metrics.micro.f1 for result in comparison.annotators.values()])
+        note = f"standard deviation {format_cell(people.deviation, SHARE)}, " if len(comparison.annotators) > 1 else ""
+        cards.append(
+            (human.HUMAN, f"F1 {format_cell(people.mean, SHARE)}", f"{note}{len(comparison.annotators)} people")
+        )
     return cards
 
 
 def _verdicts(comparison: RunComparison) -> str:
-    marks = ["verdict sure" if v.p_corrected < comparison.settings.alpha else "verdict" for v in comparison.versus]
-    marks += ["verdict"] if comparison.people else []
+    marks = ["verdict sure" if v.p_corrected < comparison.settings.alpha else "verdict" for v in comparison.tested]
+    marks += ["verdict"] if comparison.annotators else []
     lines = zip(marks, comparison_summary(comparison), strict=True)
     return "".join(f'<p class="{mark}">{markup.escape(line.replace("->", "→"))}</p>' for mark, line in lines)
 
@@ -220,14 +221,14 @@ def _verdicts(comparison: RunComparison) -> str:
 def _data(comparison: RunComparison, tables: Mapping[str, Table], facts: ComparisonFacts) -> dict[str, Any]:
     """What the script of the page works on."""
     sentences, flips = _changed(comparison)
-    total = sum(len(versus.gained) + len(versus.lost) for versus in comparison.versus)
+    total = sum(len(run.gained) + len(run.lost) for run in comparison.tested)
     kept = "" if len(flips) == total else f"The page holds at most {comparison.settings.examples:,} of each kind of all"
     return {
         "runs": list(comparison.results),
         # columns of the error table with the counts of each run
-        "counts": [1, *(2 + 3 * place for place in range(len(comparison.versus)))],
+        "counts": [1, *(2 + 3 * place for place in range(len(comparison.tested)))],
         "sheets": {name: table.to_json() for name, table in tables.items() if name in _SHOWN},
-        "forests": [forest for versus in comparison.versus if (forest := _forest(comparison, versus))["rows"]],
+        "forests": [forest for run in comparison.tested if (forest := _forest(comparison, run))["rows"]],
         "sentences": sentences,
         "flips": flips,
         "kept": f"{kept} {total:,}; compare.examples sets how many." if kept else "",
@@ -235,13 +236,13 @@ def _data(comparison: RunComparison, tables: Mapping[str, Table], facts: Compari
     }
 
 
-def _forest(comparison: RunComparison, versus: RunDifference) -> dict[str, Any]:
+def _forest(comparison: RunComparison, run: TestedRun) -> dict[str, Any]:
     """Rows of (category, difference, low, high, whether significant), the largest gain first."""
     rows = [
-        [name, row.difference, row.low, row.high, versus.significance.corrected[name] < comparison.settings.alpha]
-        for name, row in most_changed(versus)
+        [name, row.difference, row.low, row.high, run.significance.corrected[name] < comparison.settings.alpha]
+        for name, row in most_changed(run)
     ]
-    return {"run": versus.name, "of": len(versus.significance.categories), "rows": rows}
+    return {"run": run.name, "of": len(run.significance.categories), "rows": rows}
 
 
 def _changed(comparison: RunComparison) -> tuple[list[Any], list[Any]]:
@@ -257,10 +258,10 @@ def _changed(comparison: RunComparison) -> tuple[list[Any], list[Any]]:
     place: dict[str, int] = {}
     sentences: list[Any] = []
     flips: list[Any] = []
-    for number, versus in enumerate(comparison.versus, 1):
-        after = comparison.results[versus.name]
+    for number, run in enumerate(comparison.tested, 1):
+        after = comparison.results[run.name]
         second, new_types = _residues(after), _types(after)
-        for gained, names in ((1, versus.gained), (0, versus.lost)):
+        for gained, names in ((1, run.gained), (0, run.lost)):
             for name in _spread(names, comparison.settings.examples):
                 if name not in place:
                     place[name] = len(sentences)

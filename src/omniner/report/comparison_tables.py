@@ -36,7 +36,7 @@ from omniner.report.tables import (
     format_cell,
 )
 from omniner.score import human
-from omniner.score.comparison import RunComparison, RunDifference
+from omniner.score.comparison import RunComparison, TestedRun
 from omniner.score.error_types import BLUE, ORANGE
 from omniner.score.resampling import Difference
 from omniner.score.results import ScoreResult, ScoreRow
@@ -49,37 +49,37 @@ ALL = "all"  # the row of everything together
 
 def comparison_summary(comparison: RunComparison) -> list[str]:
     """What the comparison comes to, one sentence or two per run, and one for the people."""
-    lines = [_verdict(comparison, versus) for versus in comparison.versus]
-    return [*lines, human_summary(comparison)] if comparison.people else lines
+    lines = [_verdict(comparison, run) for run in comparison.tested]
+    return [*lines, human_summary(comparison)] if comparison.annotators else lines
 
 
 def human_summary(comparison: RunComparison) -> str:
     """How well people do, and how far each run is from that."""
-    f1 = human.summarise_scores([result.metrics.micro.f1 for result in comparison.people.values()])
+    f1 = human.summarise_scores([result.metrics.micro.f1 for result in comparison.annotators.values()])
     runs = [
         f"{name} {format_cell(result.metrics.micro.f1 - f1.mean, POINTS)}"
         for name, result in comparison.results.items()
     ]
-    deviation = f", standard deviation {format_cell(f1.deviation, SHARE)}" if len(comparison.people) > 1 else ""
+    deviation = f", standard deviation {format_cell(f1.deviation, SHARE)}" if len(comparison.annotators) > 1 else ""
     return (
-        f"{human.HUMAN} ({', '.join(comparison.people)}): mean F1 {format_cell(f1.mean, SHARE)}{deviation}; "
+        f"{human.HUMAN} ({', '.join(comparison.annotators)}): mean F1 {format_cell(f1.mean, SHARE)}{deviation}; "
         f"points from it: {', '.join(runs)}."
     )
 
 
-def _verdict(comparison: RunComparison, versus: RunDifference) -> str:
-    settings, f1 = comparison.settings, versus.significance.figures["micro.f1"]
-    errors = [_error_counts(comparison.results[name])[ALL] for name in (comparison.baseline, versus.name)]
-    found = "significant" if versus.p_corrected < settings.alpha else "not significant"
-    holm = f" ({format_cell(versus.p_corrected, P_VALUE)} after Holm over the runs)"
+def _verdict(comparison: RunComparison, run: TestedRun) -> str:
+    settings, f1 = comparison.settings, run.significance.figures["micro.f1"]
+    errors = [_error_counts(comparison.results[name])[ALL] for name in (comparison.baseline, run.name)]
+    found = "significant" if run.p_corrected < settings.alpha else "not significant"
+    holm = f" ({format_cell(run.p_corrected, P_VALUE)} after Holm over the runs)"
     before, after = (format_cell(value, SHARE) for value in (f1.baseline, f1.value))
     points, low, high = (format_cell(value, POINTS) for value in (f1.difference, f1.low, f1.high))
     p_randomisation, p_bootstrap = (format_cell(value, P_VALUE) for value in (f1.p_randomisation, f1.p_bootstrap))
     return (
-        f"{versus.name} against {comparison.baseline}: F1 {before} -> {after}, {points} points [{low}, {high}], "
-        f"p {p_randomisation} by randomisation{holm if len(comparison.versus) > 1 else ''}, {p_bootstrap} by "
+        f"{run.name} against {comparison.baseline}: F1 {before} -> {after}, {points} points [{low}, {high}], "
+        f"p {p_randomisation} by randomisation{holm if len(comparison.tested) > 1 else ''}, {p_bootstrap} by "
         f"bootstrap: {found} at {settings.alpha:g}. Errors {errors[0]:,} -> {errors[1]:,}; "
-        f"{len(versus.gained):,} sentences became right, {len(versus.lost):,} wrong."
+        f"{len(run.gained):,} sentences became right, {len(run.lost):,} wrong."
     )
 
 
@@ -90,7 +90,7 @@ def build_comparison_tables(comparison: RunComparison, configs: Mapping[str, Seq
         comparison: what `comparison.compare_runs` gave.
         configs: keys of the runs' configurations that are not the same for all, with the value of each run.
     """
-    human_table = build_human_table(comparison.people, comparison.sentences) if comparison.people else None
+    human_table = build_human_table(comparison.annotators, comparison.sentences) if comparison.annotators else None
     return {
         "models": _models(comparison),
         **({"human": human_table} if human_table else {}),
@@ -107,22 +107,23 @@ def _models(comparison: RunComparison) -> Table:
     """The paper's Table 6: every run, and its difference from the first."""
     confidence = f"{100 * comparison.settings.confidence:g}%"
     heads = [*columns(TEXT, "run"), *columns(SHARE, *human.SCORES, "macro_f1")]
-    heads += columns(SHARE, *(f"{name}_deviation" for name in (*human.SCORES, "macro_f1"))) if comparison.people else []
+    if comparison.annotators:
+        heads += columns(SHARE, *(f"{name}_deviation" for name in (*human.SCORES, "macro_f1")))
     heads += columns(POINTS, *(f"{name}_difference" for name in human.SCORES), "low", "high")
     heads += columns(P_VALUE, "p_randomisation", "p_bootstrap", "p_corrected")
-    of = {versus.name: versus for versus in comparison.versus}
+    of = {run.name: run for run in comparison.tested}
     rows: list[list[Cell]] = []
     for name, result in comparison.results.items():
         micro, tail = result.metrics.micro, [NONE] * 8
         row: list[Cell] = [name, micro.precision, micro.recall, micro.f1, result.metrics.macro.f1]
-        row += [NONE] * 4 if comparison.people else []
+        row += [NONE] * 4 if comparison.annotators else []
         rows.append([*row, *(_model_differences(of[name]) if name in of else tail)])
     title = f"Precision, recall and F1 by run, difference from {comparison.baseline}; {confidence} interval of F1's"
     runs = range(len(rows))
     best = {place for column in range(1, 5) for place in _best(rows, [(row, column) for row in runs])}
-    if comparison.people:
+    if comparison.annotators:
         rows.append(_human_row(comparison))
-        title += f"; {human.HUMAN}: mean and standard deviation of {len(comparison.people)} people"
+        title += f"; {human.HUMAN}: mean and standard deviation of {len(comparison.annotators)} people"
     return Table(title, heads, rows, frozenset(best))
 
 
@@ -136,7 +137,7 @@ def _best(rows: Sequence[Sequence[Cell]], places: Sequence[tuple[int, int]]) -> 
 
 def _human_row(comparison: RunComparison) -> list[Cell]:
     """The mean of the people in the table of runs; their differences from the first run are not tested."""
-    people = [result.metrics for result in comparison.people.values()]
+    people = [result.metrics for result in comparison.annotators.values()]
     base = comparison.results[comparison.baseline].metrics
     spreads = [human.summarise_scores([getattr(metrics.micro, name) for metrics in people]) for name in human.SCORES]
     differences = [found.mean - getattr(base.micro, name) for found, name in zip(spreads, human.SCORES, strict=True)]
@@ -145,11 +146,11 @@ def _human_row(comparison: RunComparison) -> list[Cell]:
     return [human.HUMAN, *(found.mean for found in spreads), *deviations, *differences, *[NONE] * 5]
 
 
-def _model_differences(versus: RunDifference) -> list[Cell]:
-    figures = versus.significance.figures
+def _model_differences(run: TestedRun) -> list[Cell]:
+    figures = run.significance.figures
     f1 = figures["micro.f1"]
     differences = [figures[f"micro.{name}"].difference for name in human.SCORES]
-    return [*differences, f1.low, f1.high, f1.p_randomisation, f1.p_bootstrap, versus.p_corrected]
+    return [*differences, f1.low, f1.high, f1.p_randomisation, f1.p_bootstrap, run.p_corrected]
 
 
 def _errors(comparison: RunComparison) -> Table:
@@ -157,14 +158,14 @@ def _errors(comparison: RunComparison) -> Table:
     counts = {name: _error_counts(result) for name, result in comparison.results.items()}
     before = counts[comparison.baseline]
     heads = [*columns(TEXT, "type"), *columns(COUNT, comparison.baseline)]
-    for versus in comparison.versus:
-        heads += [*columns(COUNT, versus.name), *columns(CHANGE, f"{versus.name}: change")]
-        heads += columns(PERCENT, f"{versus.name}: change in %")
+    for run in comparison.tested:
+        heads += [*columns(COUNT, run.name), *columns(CHANGE, f"{run.name}: change")]
+        heads += columns(PERCENT, f"{run.name}: change in %")
     rows: list[list[Cell]] = []
     for kind, count in before.items():
         row: list[Cell] = [kind, count]
-        for versus in comparison.versus:
-            after = counts[versus.name][kind]
+        for run in comparison.tested:
+            after = counts[run.name][kind]
             row += [after, after - count, 100 * (after - count) / count if count else NONE]
         rows.append(row)
     mode = comparison.results[comparison.baseline].mode
@@ -210,7 +211,7 @@ def _primaries(comparison: RunComparison) -> Table:
 def _human_cells(comparison: RunComparison) -> dict[str, list[Cell]]:
     """Mean and standard deviation of precision, recall and F1 over people, by primary; empty without people."""
     found: dict[str, list[Cell]] = {}
-    for name, rows in human.human_rows(comparison.people).items() if comparison.people else ():
+    for name, rows in human.human_rows(comparison.annotators).items() if comparison.annotators else ():
         spreads = [human.summarise_scores([getattr(row, score) for row in rows.values()]) for score in human.SCORES]
         found[name] = [cell for one in spreads for cell in (one.mean, one.deviation if len(rows) > 1 else NONE)]
     return found
@@ -219,9 +220,9 @@ def _human_cells(comparison: RunComparison) -> dict[str, list[Cell]]:
 def _tests(comparison: RunComparison) -> Table:
     heads = [*columns(TEXT, "run", "figure"), *_DIFFERENCE, *columns(P_VALUE, "p_bootstrap")]
     rows: list[list[Cell]] = [
-        [versus.name, name, *_difference_cells(row), row.p_bootstrap]
-        for versus in comparison.versus
-        for name, row in versus.significance.figures.items()
+        [run.name, name, *_difference_cells(row), row.p_bootstrap]
+        for run in comparison.tested
+        for name, row in run.significance.figures.items()
     ]
     title = f"Differences from {comparison.baseline} and their significance"
     return Table(title, heads, rows, empty="There is no second run.")
@@ -247,16 +248,16 @@ def _categories(comparison: RunComparison) -> Table:
     heads += [*columns(P_VALUE, "p_corrected"), *columns(CHANGE, "tp_change", "fp_change", "fn_change")]
     before = comparison.results[comparison.baseline].metrics.categories
     rows: list[list[Cell]] = []
-    for versus in comparison.versus:
-        after = comparison.results[versus.name].metrics.categories
-        found = sorted(versus.significance.categories.items(), key=lambda item: (-item[1].difference, item[0]))
+    for run in comparison.tested:
+        after = comparison.results[run.name].metrics.categories
+        found = sorted(run.significance.categories.items(), key=lambda item: (-item[1].difference, item[0]))
         for name, row in found:
             old, new = (side.get(name, _NOTHING) for side in (before, after))
             changes = [new.tp - old.tp, new.fp - old.fp, new.fn - old.fn]
             support = max(old.support, new.support)
-            corrected = versus.significance.corrected[name]
-            rows.append([versus.name, name, support, *_difference_cells(row), corrected, *changes])
-    empty = "No categories." if comparison.versus else "There is no second run."
+            corrected = run.significance.corrected[name]
+            rows.append([run.name, name, support, *_difference_cells(row), corrected, *changes])
+    empty = "No categories." if comparison.tested else "There is no second run."
     return Table(f"F1 by category: gains and losses against {comparison.baseline}", heads, rows, empty=empty)
 
 
@@ -265,13 +266,13 @@ def _flips(comparison: RunComparison) -> Table:
     heads = columns(TEXT, "run", "change", "id", "sentence", "gold", "baseline", "run_answer")
     before = comparison.results[comparison.baseline]
     rows: list[list[Cell]] = []
-    for versus in comparison.versus:
-        after = comparison.results[versus.name]
-        for change, names in (("gained", versus.gained), ("lost", versus.lost)):
+    for run in comparison.tested:
+        after = comparison.results[run.name]
+        for change, names in (("gained", run.gained), ("lost", run.lost)):
             for name in names:
                 gold = before.sentences[name]
                 answers = [_answer(result.predictions.get(name)) for result in (before, after)]
-                rows.append([versus.name, change, name, gold.text, entities_text(gold.entities), *answers])
+                rows.append([run.name, change, name, gold.text, entities_text(gold.entities), *answers])
     title = f"Sentences that {comparison.baseline} has wrong and the run right (gained), or the other way round (lost)"
     return Table(title, heads, rows)
 

@@ -1,12 +1,11 @@
-"""Runs on the same sentences, compared with the first of them.
+"""Compare runs on the same sentences with the first of them.
 
-In go the predictions of two or more runs with their common gold; out comes a `RunComparison`: every run scored in the
-same way, and for each but the first the tested differences (`significance`) and the sentences that became right or
-wrong. Where one run has no offsets, all are scored by pair, and where one's errors cannot be sorted by position, all
-are sorted as the official scripts do: figures stand beside each other only if they mean the same. People's labels of
-the same sentences are scored alike, too, each person's on the sentences that they labelled, and stand beside the runs
-as one mean; they are not tested. Price: that of scoring each run, and a few seconds of tests per run at 19,557
-sentences.
+Every run is scored in the same way; each but the first gets its tested differences (`score.resampling`) and the
+sentences that became right or wrong. Where one run has no offsets, all are scored by pair, and where one's errors
+cannot be sorted by position, all are sorted as the official scripts do: figures stand beside each other only if they
+mean the same. Annotators' labels of the same sentences are scored alike, too, each one's on the sentences that they
+labelled, and stand beside the runs as one mean; they are not tested. Price: that of scoring each run, and a few seconds
+of tests per run at 19,557 sentences.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ from omniner.score.scoring import score
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One run or one person.
+    """The answers of a run, or the labels of an annotator.
 
-    `gold` has the same ids and entities, in the same order, for all runs of a comparison; for a person it may be a part
-    of that.
+    `gold` has the same ids and entities, in the same order, for all runs of a comparison; for an annotator it may be a
+    part of that.
     """
 
     name: str
@@ -47,7 +46,7 @@ class System:
 
 
 @dataclass(frozen=True, slots=True)
-class RunDifference:
+class TestedRun:
     """A run against the baseline. A sentence is right where nothing is missing and nothing extra."""
 
     name: str
@@ -62,12 +61,12 @@ class RunComparison:
     """What a comparison found; the first of `results` is the baseline."""
 
     results: Mapping[str, ScoreResult]  # by name of the run
-    versus: list[RunDifference]
+    tested: list[TestedRun]
     sentences: int
     posts: int
     unit_of_chance: str  # posts | sentences: what was drawn and exchanged
     settings: CompareConfig
-    people: Mapping[str, ScoreResult]  # by name of the person; empty where nobody's labels are compared
+    annotators: Mapping[str, ScoreResult]  # by name of the annotator; empty where none is compared
 
     @property
     def baseline(self) -> str:
@@ -90,9 +89,9 @@ class RunComparison:
         }
         return "|".join(f"{name}:{value}" for name, value in parts.items())
 
-    def undecidable(self, versus: RunDifference) -> bool:
+    def undecidable(self, run: TestedRun) -> bool:
         """Whether the draws are too few for any category to be significant after the correction."""
-        return smallest_p(self.settings.permutations, len(versus.significance.categories)) >= self.settings.alpha
+        return smallest_p(self.settings.permutations, len(run.significance.categories)) >= self.settings.alpha
 
     def to_json(self) -> dict[str, Any]:
         """The content of `comparison.json`."""
@@ -102,59 +101,65 @@ class RunComparison:
             "posts": self.posts if self.unit_of_chance == "posts" else None,
             "signature": self.signature,
             "runs": {name: result.to_json() for name, result in self.results.items()},
-            "people": {name: result.to_json() for name, result in self.people.items()},
-            "human": human.human_json(self.people) if self.people else None,
+            "people": {name: result.to_json() for name, result in self.annotators.items()},
+            "human": human.human_json(self.annotators) if self.annotators else None,
             "against_baseline": {
-                versus.name: {
-                    "figures": {name: row._asdict() for name, row in versus.significance.figures.items()},
-                    "p_corrected_over_runs": versus.p_corrected,
+                run.name: {
+                    "figures": {name: row._asdict() for name, row in run.significance.figures.items()},
+                    "p_corrected_over_runs": run.p_corrected,
                     "categories": {
-                        name: {**row._asdict(), "p_corrected": versus.significance.corrected[name]}
-                        for name, row in versus.significance.categories.items()
+                        name: {**row._asdict(), "p_corrected": run.significance.corrected[name]}
+                        for name, row in run.significance.categories.items()
                     },
-                    "gained": versus.gained,
-                    "lost": versus.lost,
+                    "gained": run.gained,
+                    "lost": run.lost,
                 }
-                for versus in self.versus
+                for run in self.tested
             },
         }
 
 
 def compare_runs(
-    contenders: Sequence[System],
+    systems: Sequence[System],
     metrics: MetricsConfig,
     errta: ErrtaConfig,
     settings: CompareConfig,
-    people: Sequence[System] = (),
+    annotators: Sequence[System] = (),
 ) -> RunComparison:
-    """Score all runs and people alike and test each run against the first."""
-    scored = _score_alike([*contenders, *people], metrics, errta)
-    results = {contender.name: result for contender, result in zip(contenders, scored, strict=False)}
-    theirs = {person.name: result for person, result in zip(people, scored[len(contenders) :], strict=True)}
-    gold = contenders[0].gold
+    """Score all runs and annotators alike, and test each run against the first.
+
+    Args:
+        systems: the runs, on the same sentences.
+        metrics: unit, profile, intervals.
+        errta: how errors are sorted.
+        settings: of the tests.
+        annotators: whose labels stand beside the runs.
+    """
+    scored = _score_alike([*systems, *annotators], metrics, errta)
+    results = {system.name: result for system, result in zip(systems, scored, strict=False)}
+    theirs = {annotator.name: result for annotator, result in zip(annotators, scored[len(systems) :], strict=True)}
+    gold = systems[0].gold
     numbers = post_numbers(gold)
     post_of = {sentence.id: number for sentence, number in zip(gold, numbers, strict=True)}
-    baseline = results[contenders[0].name]
-    tested = {
-        contender.name: _test(baseline, results[contender.name], post_of, settings) for contender in contenders[1:]
-    }
-    corrected = holm([test.figures["micro.f1"].p_randomisation for test in tested.values()])
-    versus = [
-        RunDifference(name, test, p, *_flips(gold, baseline, results[name]))
-        for (name, test), p in zip(tested.items(), corrected, strict=True)
+    baseline = results[systems[0].name]
+    tests = {system.name: _test(baseline, results[system.name], post_of, settings) for system in systems[1:]}
+    corrected = holm([test.figures["micro.f1"].p_randomisation for test in tests.values()])
+    tested = [
+        TestedRun(name, test, p, *_flips(gold, baseline, results[name]))
+        for (name, test), p in zip(tests.items(), corrected, strict=True)
     ]
     in_posts = any(sentence.post_id for sentence in gold)
     chance = "posts" if in_posts else "sentences"
-    return RunComparison(results, versus, len(gold), 1 + max(numbers), chance, settings, theirs)
+    return RunComparison(results, tested, len(gold), 1 + max(numbers), chance, settings, theirs)
 
 
-def _score_alike(contenders: Sequence[System], metrics: MetricsConfig, errta: ErrtaConfig) -> list[ScoreResult]:
-    results = [score(c.gold, c.predictions, metrics, errta) for c in contenders]
+def _score_alike(systems: Sequence[System], metrics: MetricsConfig, errta: ErrtaConfig) -> list[ScoreResult]:
+    results = [score(c.gold, c.predictions, metrics, errta) for c in systems]
     if len({result.unit for result in results}) > 1:
         metrics = dataclasses.replace(metrics, unit="pair")
     if len({result.mode for result in results}) > 1:
         errta = dataclasses.replace(errta, mode="official")
-    for place, (c, result) in enumerate(zip(contenders, results, strict=True)):
+    for place, (c, result) in enumerate(zip(systems, results, strict=True)):
         asked = (metrics.unit, result.unit), (errta.mode, result.mode)
         if any(wanted not in ("auto", found) for wanted, found in asked):
             results[place] = score(c.gold, c.predictions, metrics, errta)

@@ -1,14 +1,7 @@
-"""What both ways of sorting errors share: the result, its counts, and the identity that guards it.
+"""Sort errors by position (ERRTA), with one optimal matching that depends on no order, and check that none is lost.
 
-In go the errors that `official` or `span` found and the false positives and negatives that the
-comparison counted on its own; out comes an `ErrtaResult`. Every false negative must be a gold unit of exactly
-one error and every false positive a predicted one, category by category. That is checked in every run; a
-breach is a fault of ours and stops the run.
-
-Errors sorted by position, with one optimal matching that does not depend on any order.
-
-In go the missing and extra units of a sentence and its text, out come its errors. First the plain ones leave: the same
-span (or, for pairs, surface) in another category is a classification error. What is left falls into groups of
+For each sentence the missing and extra units and the text give its errors. First the plain ones leave: the same span
+(or, for pairs, the same surface) in another category is a classification error. The rest falls into groups of
 overlapping spans, and each group is explained by as few errors as possible: one to one (boundary, boundary_class;
 spelling where only white space at the ends differs), one gold span that holds two or more predicted pieces (split,
 whatever their categories), one predicted span that holds two or more gold ones (merge). Among those explanations the
@@ -20,6 +13,10 @@ Units without offsets (a generative model's answers) are placed on an occurrence
 span of a unit of the other side if there is one, else on one that overlaps such a unit, else on the first. The errors
 name the placed entities. A surface that is not in the text has no place: it is a spelling error if a unit of the other
 side equals it up to width, case and white space, and stands alone otherwise.
+
+`assemble_errors` makes the result of either way of sorting (`official` is the other one). Every false negative must be
+a gold unit of exactly one error and every false positive a predicted one, category by category; that is checked in
+every run, and a breach is a fault of this program and stops the run.
 """
 
 from __future__ import annotations
@@ -53,7 +50,7 @@ def assemble(
     crashes: Sequence[Issue] = (),
     greedy_groups: int = 0,
 ) -> ErrtaResult:
-    """Count the errors and check the identity; raises `IdentityError` where it does not hold.
+    """Count the errors by type and check that they add up to the false negatives and positives.
 
     Args:
         errors: all errors, in the order of sentences.
@@ -65,6 +62,9 @@ def assemble(
         read: sentences that were read.
         crashes: sentences on which the official scripts stop.
         greedy_groups: groups too large for the exact matching.
+
+    Raises:
+        IdentityError: the errors hold another unit than those that were counted.
     """
     kinds = [entry.name for entry in error_types(mode)]
     types = [error[0] for error in errors]
@@ -117,7 +117,17 @@ class _Event(NamedTuple):
 def sort_by_position(
     residues: Iterable[Residue], ids: Sequence[str], texts: Sequence[str], unit: str
 ) -> tuple[list[ErrtaError], int]:
-    """The errors of all sentences, and how many groups were too large for the exact matching."""
+    """Sort the errors of all sentences.
+
+    Args:
+        residues: what is wrong in each sentence, by its position.
+        ids: of the sentences.
+        texts: of the sentences; surfaces without offsets are looked for in them.
+        unit: pair | span.
+
+    Returns:
+        The errors in the order of sentences, and how many groups were too large for the exact matching.
+    """
     errors: list[ErrtaError] = []
     greedy = 0
     for index, missing, extra in residues:
@@ -136,7 +146,7 @@ def sort_by_position(
 
 
 def sort_sentence(missing: Sequence[Entity], extra: Sequence[Entity], text: str, unit: str) -> tuple[list[Found], int]:
-    """The errors of one sentence, and the number of groups matched greedily."""
+    """Sort the errors of one sentence; returns them and the number of groups too large for the exact matching."""
     found: list[Found] = []
     located = None not in [entity[2] for entity in (*missing, *extra)]
     order = _LOCATED_ORDER if located else _order

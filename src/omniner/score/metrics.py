@@ -1,11 +1,10 @@
-"""Precision, recall and F1: exact integer counts, made in one pass.
+"""Precision, recall and F1 from exact integer counts, made in one pass over the sentences.
 
-In go the gold and predicted entities of each sentence, out comes a `Comparison` (what is right, and for each
-sentence with an error what is missing and what is extra), from which `evaluate` makes the `Metrics`. The unit
-is the distinct (surface, category) of a sentence (`pair`) or the distinct (category, start, end) (`span`).
-The idea: most of the work is done by sets and counters of the interpreter, a sentence that is right as a
-whole costs one comparison of lists, and the error analysis starts from the same residues, so nothing is
-compared twice.
+`compare_units` compares the gold and predicted entities of each sentence and keeps, for each sentence with an error,
+what is missing and what is extra (`Residue`); `evaluate` makes the `Metrics` of it, and the sorting of errors (`errta`,
+`official`) starts from the same residues, so nothing is compared twice. A unit is the distinct (surface, category) of a
+sentence (`pair`) or the distinct (category, start, end) (`span`). Most of the work is done by sets and counters of the
+interpreter, and a sentence that is right as a whole costs one comparison of lists.
 """
 
 from __future__ import annotations
@@ -59,7 +58,13 @@ class Comparison:
 
 
 def compare_units(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], unit: str) -> Comparison:
-    """Compare the entities of each sentence; both sides in the same order of sentences."""
+    """Compare the entities of each sentence.
+
+    Args:
+        gold: entities of each sentence.
+        predicted: the same, in the same order of sentences.
+        unit: pair | span; spans need offsets.
+    """
     result = Comparison(unit, gold, predicted)
     right, counts, residues, key = result.right, result.right_counts, result.residues, _KEY[unit]
     for index, (gold_units, predicted_units) in enumerate(zip(gold, predicted, strict=True)):
@@ -97,10 +102,7 @@ def _distinct(units: Sequence[Entity], keys: Sequence[Any]) -> tuple[list[Entity
 
 
 class Counts:
-    """True positives, false positives and false negatives by category: addable, mergeable, exact.
-
-    As a vector `[categories, 3]` it can be summed across processes.
-    """
+    """True positives, false positives and false negatives by category; as a vector, summable across processes."""
 
     def __init__(self) -> None:
         self.tp: Counter[str] = Counter()
@@ -137,7 +139,11 @@ class Counts:
         self.fn.update(other.fn)
 
     def vector(self, categories: Sequence[str]) -> NDArray[np.int64]:
-        """`[categories, 3]` = tp, fp, fn; a category that is not listed is a `KeyError`, not lost."""
+        """The counts as `[categories, 3]`: tp, fp and fn of each.
+
+        Raises:
+            KeyError: a counted category is not among `categories`.
+        """
         unknown = self.names() - set(categories)
         if unknown:
             raise KeyError(f"counted but not listed: {', '.join(sorted(unknown))}")
@@ -179,7 +185,12 @@ def score_row(tp: int, fp: int, fn: int) -> ScoreRow:
 
 
 def evaluate(comparison: Comparison, primary: Mapping[str, str]) -> Metrics:
-    """All scores of a comparison but the intervals. `primary` names that of every category."""
+    """Compute all scores of a comparison but the intervals.
+
+    Args:
+        comparison: what `compare_units` gave.
+        primary: of every category in gold or prediction.
+    """
     counts = Counts.of(comparison)
     micro, rows = counts.micro(), counts.rows()
     strict = counts.grouped(primary.__getitem__).rows()
@@ -210,10 +221,10 @@ def _mean(rows: Sequence[ScoreRow], weights: Sequence[int] | None, whole: ScoreR
 
 
 def relaxed_counts(comparison: Comparison, counts: Counts, primary: Mapping[str, str]) -> Counts:
-    """Counts by primary where the primary alone must match.
+    """Count by primary where the primary alone must match.
 
-    They differ from the grouped strict ones where a missing and an extra unit of one primary share their place, and in
-    the few sentences that have one place in two categories: those are compared again as a whole.
+    The counts differ from the grouped strict ones where a missing and an extra unit of one primary share their place,
+    and in the few sentences that have one place in two categories: those are compared again as a whole.
     """
     place, result = _PLACE[comparison.unit], counts.grouped(primary.__getitem__)
     again = _ambiguous(comparison)

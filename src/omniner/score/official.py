@@ -1,26 +1,16 @@
-"""How the official OmniNER2025 scripts read the `label` and `predict` texts, reproduced exactly.
+"""The official profile: score and sort errors as the published OmniNER2025 scripts do, and say where they stop.
 
-In goes one text; out come the units of one side. There are two readings, because the two scripts differ: the
-evaluation script repairs some quoting and wants two-element lists, the ERRTA reader deletes backslashes,
-repairs nothing else and takes elements of any shape. Where the official script would stop with an exception,
-`OfficialStopError` is raised here, so that one sample can be reported instead of ending the run.
+The evaluation script and the ERRTA scripts read the `label` and `predict` texts of a sample by different rules:
+`select_samples` and `compare_selected` are the first, `sort_selected` the others. A sample whose two texts are plain
+lists without a backslash reads the same for both scripts and for us, so its entities are taken as they are: that is the
+fast path for nearly all samples. Where a script would stop with an exception, the sample is reported instead
+(`OfficialStopError`), and the run goes on.
 
-The published error rules, made deterministic.
-
-In go the missing and extra units of a sentence, out come its errors: classification (same surface, another
-category), then in one sweep boundary (one surface inside the other, same category) or split/merge (the
-white-space tokens of one are among the other's), first candidate first; the rest is missing or redundant. The
-official script goes through hash-ordered sets, so its counts can change from run to run; here the order is
-that of the first mention in the answer, which is one of the orders it can meet. A unit is a tuple of any
-length (the official reader checks nothing): where the official script stops on one, the same exception leaves
-`sort_units`.
-
-The official profile: which samples the published scripts count, what they read in them, where they stop.
-
-In go sentences with their predictions, out comes what `scoring` needs: a comparison of the samples that the evaluation
-script scores and, read again by other rules, the errors of the samples that the ERRTA scripts count. The two differ in
-a few odd texts only. A sample whose two texts are plain lists without a backslash reads the same for both scripts and
-for us, so its entities are taken as they are: that is the fast path for nearly all samples.
+The published rules of sorting (`sort_as_published`): classification (same surface, another category), then in one
+sweep boundary (one surface inside the other, same category) or split/merge (the white-space tokens of one are among the
+other's), first candidate first; the rest is missing or redundant. The official script goes through hash-ordered sets,
+so its counts can change from run to run; here the order is that of the first mention in the answer, which is one of the
+orders it can meet.
 """
 
 from __future__ import annotations
@@ -39,166 +29,15 @@ from omniner.score.metrics import Comparison, Residue, compare_units
 from omniner.score.predictions import BOM, LABEL, LABEL_ERRTA, LABEL_PARSE, PREDICT_ERRTA
 from omniner.score.results import ErrtaError, ErrtaResult, ParseFailure
 
-
-class OfficialStopError(Exception):
-    """The official script ends here with the exception named first in the message."""
-
-
-class Reading(NamedTuple):
-    """The pairs of one text, in order, with repeats; the members are what JSON held, mostly strings."""
-
-    pairs: list[tuple[Any, Any]]
-    repaired: bool
-
-
-def read_for_evaluation(text: str) -> Reading | None:
-    """Read a text as the evaluation script does; `None` where it drops the sample.
-
-    Three attempts: as it is, with misplaced escapes undone, with apostrophes as double quotes. A list of
-    exactly two elements is a pair, a string of two parts is cut into one, anything else is passed over.
-    """
-    value, repaired = _load(text), False
-    if value is _BROKEN:
-        repaired = True
-        value = _load(text.replace('\\"', '"').replace('"{', "{").replace('}"', "}"))
-    if value is _BROKEN:
-        value = _load(text.replace("'", '"'))
-    if value is _BROKEN or value is None:
-        return None
-    pairs = [pair for pair in map(_pair, _elements(value)) if pair is not None]
-    _check_hashable(pairs)
-    return Reading(pairs, repaired)
-
-
-def read_for_errta(text: str) -> list[tuple[Any, ...]] | None:
-    """Read a text as the ERRTA reader does: tuples of any length; `None` where it drops the sample.
-
-    `text` is what is left after it has deleted the backslashes of the line.
-    """
-    value = _load(text)
-    if value is _BROKEN:
-        return None
-    try:
-        items = [tuple(element) for element in _elements(value)]
-    except TypeError as error:
-        raise OfficialStopError(f"TypeError: {error}") from error
-    _check_hashable(items)
-    return items
-
-
+Unit = tuple[Any, ...]  # (surface, category) as a rule
+Sample = tuple[Sentence, Prediction | None]
+SUMMARY_ROWS = ("micro avg", "macro avg", "weighted avg")  # a category of this name loses its row in the script
+STOPS = (IndexError, TypeError, ValueError)  # what sorting raises where the official script does
 _BROKEN = object()
 
 
-def _load(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return _BROKEN
-    except (RecursionError, ValueError) as error:  # nested too deeply; an integer of thousands of digits
-        raise OfficialStopError(f"{type(error).__name__}: {error}") from error
-
-
-def _elements(value: Any) -> list[Any]:
-    """Iterate as Python does: a list by element, an object by key, a string by character."""
-    try:
-        return list(value)
-    except TypeError as error:
-        raise OfficialStopError(f"TypeError: {error}") from error
-
-
-def _pair(element: Any) -> tuple[Any, Any] | None:
-    if isinstance(element, list):
-        return (element[0], element[1]) if len(element) == 2 else None
-    if isinstance(element, str):
-        parts = element.split(", ")
-        if len(parts) == 2:
-            surface, category = (part.strip().strip("()").strip('"').strip("'") for part in parts)
-            return surface, category
-    return None
-
-
-def _check_hashable(items: list[Any]) -> None:
-    try:
-        set(items)
-    except TypeError as error:
-        raise OfficialStopError(f"TypeError: {error}") from error
-
-
-Unit = tuple[Any, ...]  # (surface, category) as a rule
-STOPS = (IndexError, TypeError, ValueError)  # what `sort_units` raises where the official script does
-
-
-def sort_as_published(residues: Iterable[Residue], ids: Sequence[str]) -> list[ErrtaError]:
-    """The errors of all sentences with proper pairs; `ids[residue.sentence]` names the sentence."""
-    errors: list[ErrtaError] = []
-    for index, missing, extra in residues:
-        name = ids[index]
-        if missing and extra:
-            found = sort_sentence_as_published(missing, extra)
-            errors += [ErrtaError(kind, name, gold, predicted) for kind, gold, predicted in found]
-        else:
-            errors += [ErrtaError("missing", name, (unit,), ()) for unit in missing]
-            errors += [ErrtaError("redundant", name, (), (unit,)) for unit in extra]
-    return errors
-
-
-def sort_sentence_as_published(
-    missing: Sequence[Unit], extra: Sequence[Unit]
-) -> list[tuple[str, tuple[Any, ...], tuple[Any, ...]]]:
-    """(type, gold units, predicted units) of each error of one sentence."""
-    found: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = []
-    left: list[Unit] = []
-    spare = list(extra)
-    for gold in missing:
-        for place, unit in enumerate(spare):
-            if gold[0] == unit[0] and gold[1] != unit[1]:
-                found.append(("classification", (gold,), (unit,)))
-                del spare[place]
-                break
-        else:
-            left.append(gold)
-    for gold in left:
-        for place, unit in enumerate(spare):
-            kind = _partly(gold, unit)
-            if kind:
-                found.append((kind, (gold,), (unit,)))
-                del spare[place]
-                break
-        else:
-            found.append(("missing", (gold,), ()))
-    found += [("redundant", (), (unit,)) for unit in spare]
-    return found
-
-
-def _partly(gold: Unit, unit: Unit) -> str:
-    ours, theirs = gold[0], unit[0]
-    if (ours in theirs or theirs in ours) and gold[1] == unit[1]:
-        return "boundary"
-    ours, theirs = set(ours.split()), set(theirs.split())
-    return "split_merge" if ours <= theirs or theirs <= ours else ""
-
-
-def split_tuples(gold: Sequence[Unit], predicted: Sequence[Unit]) -> tuple[int, list[Unit], list[Unit]]:
-    """Number of right units, missing and extra ones, from tuples of any shape; raises as the first script does."""
-    right, wrong = dict.fromkeys(gold), dict.fromkeys(predicted)
-    missing = [unit for unit in right if unit not in wrong]
-    extra = [unit for unit in wrong if unit not in right]
-    for unit in (*missing, *extra):
-        # The first script writes the units as Python literals, and such numbers have none.
-        if any(isinstance(member, float) and not math.isfinite(member) for member in unit):
-            raise ValueError("not a finite number")
-    return len(right) - len(missing), missing, extra
-
-
-def as_entity(unit: Unit) -> Entity:
-    """A unit of any shape as an entity for tables: its first member and its second."""
-    members = [member if isinstance(member, str) else str(member) for member in unit]
-    surface, category = (*members, "", "")[:2]
-    return Entity(surface, category)
-
-
-Sample = tuple[Sentence, Prediction | None]
-SUMMARY_ROWS = ("micro avg", "macro avg", "weighted avg")  # a category of this name loses its row in the script
+class OfficialStopError(Exception):
+    """A published script would end here with the exception that the message names first."""
 
 
 @dataclass(slots=True)
@@ -215,7 +54,7 @@ class Selection:
 
 
 def select_samples(samples: Sequence[Sample]) -> Selection:
-    """Read every sample as the evaluation script does."""
+    """Read every sample as the evaluation script does, and leave out what it drops."""
     chosen = Selection()
     for index, (sentence, prediction) in enumerate(samples):
         plain = _is_plain(sentence, prediction)
@@ -293,7 +132,7 @@ def _stop(sentence: Sentence, message: str) -> Issue:
 
 
 def compare_selected(chosen: Selection) -> Comparison:
-    """Compare the chosen samples; then every category and surface gets the name that the script's table would show."""
+    """Compare the chosen samples; members that are no texts get the name that the script's table would show."""
     comparison = compare_units(chosen.gold, chosen.predicted, "pair")
     if all(set(map(type, names)) <= {str} for names in (comparison.right, comparison.missing, comparison.extra)):
         return comparison
@@ -314,7 +153,13 @@ def _name(value: Any) -> str:
 
 
 def sort_selected(samples: Sequence[Sample], chosen: Selection, comparison: Comparison) -> ErrtaResult:
-    """The errors that the ERRTA scripts count, made deterministic."""
+    """Sort the errors that the ERRTA scripts count.
+
+    Args:
+        samples: all that were given.
+        chosen: what `select_samples` made of them.
+        comparison: what `compare_selected` made of that.
+    """
     ids = [samples[index][0].id for index in chosen.samples]
     plain = [chosen.plain[index] for index in chosen.samples]
     residues = [residue for residue in comparison.residues if plain[residue.sentence]]
@@ -371,8 +216,171 @@ def _tuples(seen: str | None, text: str) -> list[tuple[Any, ...]] | None:
     return read_for_errta(text.replace("\\", "") if seen is None else seen)
 
 
+def sort_as_published(residues: Iterable[Residue], ids: Sequence[str]) -> list[ErrtaError]:
+    """Sort the errors of all sentences by the published rules.
+
+    Args:
+        residues: what is wrong in each sentence, by its position.
+        ids: of the sentences.
+    """
+    errors: list[ErrtaError] = []
+    for index, missing, extra in residues:
+        name = ids[index]
+        if missing and extra:
+            found = sort_sentence_as_published(missing, extra)
+            errors += [ErrtaError(kind, name, gold, predicted) for kind, gold, predicted in found]
+        else:
+            errors += [ErrtaError("missing", name, (unit,), ()) for unit in missing]
+            errors += [ErrtaError("redundant", name, (), (unit,)) for unit in extra]
+    return errors
+
+
+def sort_sentence_as_published(
+    missing: Sequence[Unit], extra: Sequence[Unit]
+) -> list[tuple[str, tuple[Any, ...], tuple[Any, ...]]]:
+    """Sort the errors of one sentence: (type, gold units, predicted units) of each.
+
+    A unit is a tuple of any length, for the official reader checks nothing: where the script stops on one, the same
+    exception (of `STOPS`) is raised here.
+    """
+    found: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = []
+    left: list[Unit] = []
+    spare = list(extra)
+    for gold in missing:
+        for place, unit in enumerate(spare):
+            if gold[0] == unit[0] and gold[1] != unit[1]:
+                found.append(("classification", (gold,), (unit,)))
+                del spare[place]
+                break
+        else:
+            left.append(gold)
+    for gold in left:
+        for place, unit in enumerate(spare):
+            kind = _partly(gold, unit)
+            if kind:
+                found.append((kind, (gold,), (unit,)))
+                del spare[place]
+                break
+        else:
+            found.append(("missing", (gold,), ()))
+    found += [("redundant", (), (unit,)) for unit in spare]
+    return found
+
+
+def _partly(gold: Unit, unit: Unit) -> str:
+    ours, theirs = gold[0], unit[0]
+    if (ours in theirs or theirs in ours) and gold[1] == unit[1]:
+        return "boundary"
+    ours, theirs = set(ours.split()), set(theirs.split())
+    return "split_merge" if ours <= theirs or theirs <= ours else ""
+
+
+def split_tuples(gold: Sequence[Unit], predicted: Sequence[Unit]) -> tuple[int, list[Unit], list[Unit]]:
+    """Compare tuples of any shape: the number of right units, the missing and the extra ones.
+
+    Raises:
+        ValueError: where the first script fails to read back what it wrote.
+    """
+    right, wrong = dict.fromkeys(gold), dict.fromkeys(predicted)
+    missing = [unit for unit in right if unit not in wrong]
+    extra = [unit for unit in wrong if unit not in right]
+    for unit in (*missing, *extra):
+        # The first script writes the units as Python literals, and such numbers have none.
+        if any(isinstance(member, float) and not math.isfinite(member) for member in unit):
+            raise ValueError("not a finite number")
+    return len(right) - len(missing), missing, extra
+
+
+def as_entity(unit: Unit) -> Entity:
+    """Show a unit of any shape as an entity: its first member and its second."""
+    members = [member if isinstance(member, str) else str(member) for member in unit]
+    surface, category = (*members, "", "")[:2]
+    return Entity(surface, category)
+
+
+class Reading(NamedTuple):
+    """The pairs of one text, in order, with repeats; the members are what JSON held, mostly strings."""
+
+    pairs: list[tuple[Any, Any]]
+    repaired: bool
+
+
+def read_for_evaluation(text: str) -> Reading | None:
+    """Read a text as the evaluation script does; `None` where it drops the sample.
+
+    Three attempts: as it is, with misplaced escapes undone, with apostrophes as double quotes. A list of
+    exactly two elements is a pair, a string of two parts is cut into one, anything else is passed over.
+    """
+    value, repaired = _load(text), False
+    if value is _BROKEN:
+        repaired = True
+        value = _load(text.replace('\\"', '"').replace('"{', "{").replace('}"', "}"))
+    if value is _BROKEN:
+        value = _load(text.replace("'", '"'))
+    if value is _BROKEN or value is None:
+        return None
+    pairs = [pair for pair in map(_pair, _elements(value)) if pair is not None]
+    _check_hashable(pairs)
+    return Reading(pairs, repaired)
+
+
+def read_for_errta(text: str) -> list[tuple[Any, ...]] | None:
+    """Read a text as the ERRTA reader does: tuples of any length; `None` where it drops the sample.
+
+    `text` is what is left after it has deleted the backslashes of the line.
+    """
+    value = _load(text)
+    if value is _BROKEN:
+        return None
+    try:
+        items = [tuple(element) for element in _elements(value)]
+    except TypeError as error:
+        raise OfficialStopError(f"TypeError: {error}") from error
+    _check_hashable(items)
+    return items
+
+
+def _load(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return _BROKEN
+    except (RecursionError, ValueError) as error:  # nested too deeply; an integer of thousands of digits
+        raise OfficialStopError(f"{type(error).__name__}: {error}") from error
+
+
+def _elements(value: Any) -> list[Any]:
+    """Iterate as Python does: a list by element, an object by key, a string by character."""
+    try:
+        return list(value)
+    except TypeError as error:
+        raise OfficialStopError(f"TypeError: {error}") from error
+
+
+def _pair(element: Any) -> tuple[Any, Any] | None:
+    if isinstance(element, list):
+        return (element[0], element[1]) if len(element) == 2 else None
+    if isinstance(element, str):
+        parts = element.split(", ")
+        if len(parts) == 2:
+            surface, category = (part.strip().strip("()").strip('"').strip("'") for part in parts)
+            return surface, category
+    return None
+
+
+def _check_hashable(items: list[Any]) -> None:
+    try:
+        set(items)
+    except TypeError as error:
+        raise OfficialStopError(f"TypeError: {error}") from error
+
+
 def write_generated(path: str | Path, sentences: Sequence[Sentence], predictions: Sequence[Prediction]) -> list[Issue]:
-    """Write one file, whole or not at all.
+    """Write predictions as LLaMA-Factory does: `generated_predictions.jsonl`, which the official scripts score.
+
+    `label` is the gold as a JSON list of pairs, `predict` what the model said, word for word; a tagger says nothing, so
+    its entities are written as such a list. The ERRTA script wants the sentences beside it, line by line the same: an
+    alpaca file of the same sentences (`corpus.formats.alpaca`) named `test.json`.
 
     Args:
         path: the file.

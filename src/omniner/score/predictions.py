@@ -1,17 +1,9 @@
-"""Reading a predictions file of any system.
+"""Read a predictions file of any system, with its gold.
 
-In goes a path (and where needed one to the gold sentences), out comes a `LoadedPredictions`. Two kinds of files are
-known by the keys of their first object: our own lines (`id`, `entities` or `raw`), which need gold from elsewhere, and
-`generated_predictions.jsonl` (`prompt`, `label`, `predict`), which brings its own. What cannot be read is an issue with
-its line; a file of no known kind is one `UserError`. The texts of `label` and `predict` are kept, so that the official
-profile can read them by its own rules.
-
-Writing predictions as LLaMA-Factory does: `generated_predictions.jsonl`, which the official scripts score.
-
-In go gold sentences and predictions, out comes one line `{"prompt", "label", "predict"}` per sentence, in their order.
-`label` is the gold as a JSON list of pairs, `predict` what the model said, word for word; a tagger says nothing, so its
-entities are written as such a list. The ERRTA script wants the sentences beside it, line by line the same: an alpaca
-file of the same sentences (`corpus.formats.alpaca`) named `test.json`.
+Two kinds of files are known by the keys of their first object: our own lines (`id`, `entities` or `raw`), which need
+gold from elsewhere, and `generated_predictions.jsonl` (`prompt`, `label`, `predict`), which brings its own. What cannot
+be read is an issue with its line; a file of no known kind is one `UserError`. The texts of `label` and `predict` are
+kept, so that the official profile can read them by its own rules.
 """
 
 from __future__ import annotations
@@ -55,13 +47,16 @@ class LoadedPredictions:
 
 
 def read_predictions(predictions: Path, gold: Path | None) -> LoadedPredictions:
-    """Read a predictions file with its gold.
+    """Read a predictions file and the gold that belongs to it.
 
     Args:
         predictions: the file.
         gold: a corpus file of any format; for `generated_predictions.jsonl` it must have as many sentences, in the
             same order, and may be the official `test.json` too. `None`: `gold.jsonl` beside our own lines; the labels
             in the file, with the texts of a `test.json` beside it, otherwise.
+
+    Raises:
+        UserError: the file is of no known kind, or its gold is missing or of other sentences.
     """
     start, log = time.perf_counter(), IssueLog(predictions)
     lines = read_lines(predictions, log)
@@ -79,7 +74,7 @@ def read_predictions(predictions: Path, gold: Path | None) -> LoadedPredictions:
 
 @contextlib.contextmanager
 def garbage_collection_paused() -> Iterator[None]:
-    """No garbage collection inside: records by the hundred thousand hold no cycles, and looking can double the time."""
+    """Pause the garbage collection: records by the hundred thousand hold no cycles, and looking can double the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -221,7 +216,11 @@ def _own(lines: Sequence[str], log: IssueLog) -> list[Prediction]:
 
 
 def prediction_from_line(line: str) -> Prediction:
-    """One line of our own; a line that is none is a `UserError`."""
+    """Read one line of our own.
+
+    Raises:
+        UserError: the line is no prediction.
+    """
     log, record = IssueLog(Path()), _record(line)
     prediction = _prediction(record, log, 0) if isinstance(record, dict) else None
     if prediction is None or log.items:

@@ -1,8 +1,8 @@
-"""What scoring gives: the typed result that tables, figures, the report and `scores.json` are all made from.
+"""What scoring gives: the values that tables, figures, pages and `scores.json` are all made from.
 
-Plain values, no computation beyond their own JSON: `metrics` fills the score rows, the ERRTA modules fill
-`ErrtaResult`, `scoring.score` puts the whole `ScoreResult` together. The names in `to_json` are a stable
-interface that other programs read: add to them, never rename them.
+They compute nothing beyond their own JSON: `metrics` fills the score rows, `errta` or `official` the sorted errors,
+`scoring` puts the `ScoreResult` together. The names in `to_json` are a stable interface that other programs read: add
+to them, never rename them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""From gold and predictions to one `ScoreResult`: scores, sorted errors, how the answers were read, the signature.
+"""Score predictions against gold: scores, sorted errors, how the answers were read, and the signature of all that.
 
-In go sentences and predictions, matched by id, and the two groups of settings; out comes everything that tables, the
-report and `scores.json` are made from. Profile `own` counts a missing or unreadable answer as an empty one; profile
-`official` reads and counts as the published scripts do (`official`). Nothing is left out without an issue, and the
-errors must add up to the false positives and negatives of the scores (`errta`), or the run stops.
+Sentences and predictions are matched by id. Profile `own` counts a missing or unreadable answer as an empty one;
+profile `official` reads and counts as the published scripts do (`score.official`). Nothing is left out without an
+issue, and the errors must add up to the false positives and negatives of the scores (`score.errta`), or the run stops.
 """
 
 from __future__ import annotations
@@ -41,13 +40,14 @@ class _Scored:
 
 
 def score_loaded(loaded: LoadedPredictions, metrics: MetricsConfig, errta: ErrtaConfig) -> ScoreResult:
-    """Score a predictions file that `predictions.read` has read."""
+    """Score a predictions file that `read_predictions` has read."""
     result = score(loaded.gold, loaded.predictions, metrics, errta)
     result.issues[:0] = loaded.issues
     result.timing["read"] += loaded.seconds
     return result
 
 
+@garbage_collection_paused()
 def score(
     gold: Sequence[Sentence],
     predictions: Sequence[Prediction],
@@ -61,27 +61,20 @@ def score(
         predictions: at most one per sentence, in any order.
         metrics: unit, profile, intervals.
         errta: how errors are sorted.
+
+    Raises:
+        UserError: ids of gold repeat, or the settings ask for offsets that are not there.
     """
-    with garbage_collection_paused():
-        return _score(gold, predictions, metrics, errta)
-
-
-def _score(
-    gold: Sequence[Sentence],
-    predictions: Sequence[Prediction],
-    metrics: MetricsConfig,
-    errta: ErrtaConfig,
-) -> ScoreResult:
     start = time.perf_counter()
     issues: list[Issue] = []
     by_id = _by_id(predictions, issues)
     samples = _match(gold, by_id, issues)
     scored = (_official if metrics.profile == "official" else _own)(samples, metrics, issues)
     primary = _Primaries()
-    figures = evaluate(scored.comparison, primary)
-    _add_intervals(figures, scored, metrics)
+    scores = evaluate(scored.comparison, primary)
+    _add_intervals(scores, scored, metrics)
     if scored.selection is not None:
-        _drop_summary_rows(figures, issues)
+        _drop_summary_rows(scores, issues)
     middle = time.perf_counter()
     mode = _mode(scored, metrics, errta)
     errors = _sort_errors(scored, samples, mode)
@@ -91,10 +84,10 @@ def _score(
     timing = {"read": 0.0, "metrics": middle - start, "errta": time.perf_counter() - middle}
     return ScoreResult(
         profile=metrics.profile,
-        metrics=figures,
+        metrics=scores,
         errta=errors,
         parse=scored.parse,
-        signature=_signature(figures, errors, metrics, samples),
+        signature=_signature(scores, errors, metrics, samples),
         timing=timing,
         issues=issues,
         sentences={sentence.id: sentence for sentence in gold},
@@ -170,7 +163,7 @@ def _own(samples: Sequence[official.Sample], metrics: MetricsConfig, issues: lis
 
 
 def choose_unit(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], metrics: MetricsConfig) -> str:
-    """What `metrics.unit` comes to; auto = `span` where all entities of both sides have offsets."""
+    """Choose what `metrics.unit` comes to; auto = `span` where all entities of both sides have offsets."""
     if metrics.unit == "pair" or metrics.profile == "official":
         return "pair"
     located = _located(gold) and _located(predicted)
@@ -195,22 +188,22 @@ def _official(samples: Sequence[official.Sample], metrics: MetricsConfig, issues
     return _Scored(sentences, official.compare_selected(chosen), parse, chosen)
 
 
-def _drop_summary_rows(figures: Metrics, issues: list[Issue]) -> None:
-    if not figures.categories:
+def _drop_summary_rows(scores: Metrics, issues: list[Issue]) -> None:
+    if not scores.categories:
         issues.append(Issue("official-stop", "no category at all: the evaluation script has no table and stops"))
-    taken = [name for name in official.SUMMARY_ROWS if figures.categories.pop(name, None) is not None]
+    taken = [name for name in official.SUMMARY_ROWS if scores.categories.pop(name, None) is not None]
     issues += [Issue("official-row", f"the category {name!r} loses its row to the summary's") for name in taken]
 
 
-def _add_intervals(figures: Metrics, scored: _Scored, metrics: MetricsConfig) -> None:
+def _add_intervals(scores: Metrics, scored: _Scored, metrics: MetricsConfig) -> None:
     if not metrics.bootstrap:
         return
     posts = post_numbers(scored.sentences)
-    figures.intervals = bootstrap_intervals(
+    scores.intervals = bootstrap_intervals(
         scored.comparison, posts, metrics.bootstrap, metrics.confidence, metrics.seed
     )
-    figures.confidence, figures.resamples = metrics.confidence, metrics.bootstrap
-    figures.resampled = "posts" if any(sentence.post_id for sentence in scored.sentences) else "sentences"
+    scores.confidence, scores.resamples = metrics.confidence, metrics.bootstrap
+    scores.resampled = "posts" if any(sentence.post_id for sentence in scored.sentences) else "sentences"
 
 
 def _mode(scored: _Scored, metrics: MetricsConfig, errta: ErrtaConfig) -> str:
@@ -252,15 +245,13 @@ def _sort_errors(scored: _Scored, samples: Sequence[official.Sample], mode: str)
     )
 
 
-def _signature(
-    figures: Metrics, errors: ErrtaResult, metrics: MetricsConfig, samples: Sequence[official.Sample]
-) -> str:
+def _signature(scores: Metrics, errors: ErrtaResult, metrics: MetricsConfig, samples: Sequence[official.Sample]) -> str:
     """How the scores were computed and on what, in one line; equal signatures mean comparable scores."""
-    interval = f"{metrics.bootstrap}x{figures.resampled}@{metrics.confidence:g}/seed{metrics.seed}"
+    interval = f"{metrics.bootstrap}x{scores.resampled}@{metrics.confidence:g}/seed{metrics.seed}"
     answers = [prediction for _, prediction in samples if prediction is not None]
     parts = {
         "profile": metrics.profile,
-        "unit": figures.unit,
+        "unit": scores.unit,
         "unreadable": "official" if metrics.profile == "official" else metrics.on_parse_failure,
         "macro": "gold",
         "errta": errors.mode,

@@ -68,10 +68,10 @@ def run(context: Context) -> None:
         for source in sources:
             log.info("%s: %s", source.name, source.where)
         loaded, issues = read(sources)
-        contenders, digest = align(sources, loaded)
-        people, met = _people(context, contenders[0].gold)
+        systems, digest = align(sources, loaded)
+        people, met = _people(context, systems[0].gold)
     start = time.perf_counter()
-    comparison = compare_runs(contenders, config.metrics, config.errta, config.compare, people)
+    comparison = compare_runs(systems, config.metrics, config.errta, config.compare, people)
     log.info("compared in %.1f s", time.perf_counter() - start)
     context.publish_issues([*issues, *met, *_issues(comparison)])
     context.run.datasets([DataInput("test", "test", digest, sources[0].where, comparison.sentences)])
@@ -88,22 +88,22 @@ def _people(context: Context, gold: Sequence[Sentence]) -> tuple[list[System], l
     if not context.config.annotators:
         return [], []
     people, issues = agreement.read(context)
-    contenders = []
+    systems = []
     for one in people:
         predictions, met = human.human_predictions(one.name, one.sentences, gold)
         if not predictions:
             found = f"{one.path} has labels of none of the {len(gold):,} sentences that the runs were tested on"
             raise UserError("annotators", found, "Name labels of the test set, with its ids or its texts.")
         issues += met
-        contenders.append(System(one.name, human.labelled_gold(gold, predictions), predictions))
-    return contenders, issues
+        systems.append(System(one.name, human.labelled_gold(gold, predictions), predictions))
+    return systems, issues
 
 
 def _issues(comparison: RunComparison) -> list[Issue]:
     """What the scorer could not take, with the name of the run or of the person."""
     return [
         issue._replace(message=f"{name}: {issue.message}")
-        for name, result in (*comparison.results.items(), *comparison.people.items())
+        for name, result in (*comparison.results.items(), *comparison.annotators.items())
         for issue in result.issues
     ]
 
@@ -127,17 +127,17 @@ def _metrics(comparison: RunComparison) -> dict[str, float]:
         values[f"compare/{name}/f1"] = result.metrics.micro.f1
         values[f"compare/{name}/macro_f1"] = result.metrics.macro.f1
         values[f"compare/{name}/errors"] = sum(count.errors for count in result.errta.by_type.values())
-    if comparison.people:
-        for figure, found in human.human_json(comparison.people)[human.MICRO].items():
+    if comparison.annotators:
+        for figure, found in human.human_json(comparison.annotators)[human.MICRO].items():
             values[f"compare/{human.HUMAN}/{figure}"] = found["mean"]
             values[f"compare/{human.HUMAN}/{figure}_deviation"] = found["deviation"]
-    for versus in comparison.versus:
-        for figure, row in versus.significance.figures.items():
-            place = f"compare/{versus.name}/{figure.replace('.', '_')}"
+    for run in comparison.tested:
+        for figure, row in run.significance.figures.items():
+            place = f"compare/{run.name}/{figure.replace('.', '_')}"
             for what in ("difference", "low", "high", "p_randomisation", "p_bootstrap"):
                 values[f"{place}_{what}"] = getattr(row, what)
-        values[f"compare/{versus.name}/gained"] = len(versus.gained)
-        values[f"compare/{versus.name}/lost"] = len(versus.lost)
+        values[f"compare/{run.name}/gained"] = len(run.gained)
+        values[f"compare/{run.name}/lost"] = len(run.lost)
     return values
 
 
@@ -294,7 +294,7 @@ def align(sources: Sequence[Source], loaded: Sequence[LoadedPredictions]) -> tup
             raise _different(sources[0], first, source, gold)
     # One reader keeps the posts and another does not: they are taken from the first that knows them.
     posts = next((gold for gold in golds if any(sentence.post_id for sentence in gold)), first)
-    contenders = []
+    systems = []
     for source, gold, item in zip(sources, golds, loaded, strict=True):
         names = {theirs.id: ours.id for theirs, ours in zip(gold, first, strict=True)}
         taken = set(names.values())
@@ -303,8 +303,8 @@ def align(sources: Sequence[Source], loaded: Sequence[LoadedPredictions]) -> tup
             for theirs, ours, in_post in zip(gold, first, posts, strict=True)
         ]
         answers = [dataclasses.replace(p, id=_renamed(p.id, names, taken)) for p in item.predictions]
-        contenders.append(System(source.name, sentences, answers))
-    return contenders, digest
+        systems.append(System(source.name, sentences, answers))
+    return systems, digest
 
 
 def _in_order_of(first: Sequence[Sentence], sentences: Sequence[Sentence]) -> Sequence[Sentence]:

@@ -263,7 +263,7 @@ def _against(
     contenders = [System(name, sentences, answers[name]) for name in names]
     metrics = dataclasses.replace(config.metrics, bootstrap=0)
     found = compare_runs(contenders, metrics, config.errta, config.compare)
-    rows = [(one.name, one.significance.figures["micro.f1"], one.p_corrected) for one in found.versus]
+    rows = [(one.name, one.significance.figures["micro.f1"], one.p_corrected) for one in found.tested]
     return [  # seen from the best one: signs and ends change places
         BaselineDifference(
             name,

@@ -39,8 +39,8 @@ def three() -> tuple[list[Sentence], RunComparison]:
         "better": outcomes(sentences, 5, 0.95, first, 0.5),
         "as good": outcomes(sentences, 6, 0.6, first, 0.9),
     }
-    contenders = [System(name, sentences, predictions(sentences, said)) for name, said in runs.items()]
-    return sentences, compare_runs(contenders, METRICS, ERRTA, SETTINGS)
+    systems = [System(name, sentences, predictions(sentences, said)) for name, said in runs.items()]
+    return sentences, compare_runs(systems, METRICS, ERRTA, SETTINGS)
 
 
 def hostile() -> RunComparison:
@@ -74,24 +74,24 @@ def column(table: Table, name: str) -> list[Any]:
 def test_a_sentence_flips_where_only_one_of_two_runs_has_it_right(three: tuple[list[Sentence], RunComparison]) -> None:
     sentences, comparison = three
     base = comparison.results["base"]
-    for versus in comparison.versus:
-        run = comparison.results[versus.name]
+    for one in comparison.tested:
+        run = comparison.results[one.name]
 
         def right(answer: Prediction, sentence: Sentence) -> bool:
             return sorted(answer.entities) == sorted(sentence.entities)
 
         changes = [(s.id, right(base.predictions[s.id], s), right(run.predictions[s.id], s)) for s in sentences]
-        assert versus.gained == [name for name, before, after in changes if after and not before]
-        assert versus.lost == [name for name, before, after in changes if before and not after]
-        assert versus.gained
+        assert one.gained == [name for name, before, after in changes if after and not before]
+        assert one.lost == [name for name, before, after in changes if before and not after]
+        assert one.gained
 
 
 def test_a_pair_is_tested_the_same_whatever_else_is_compared(three: tuple[list[Sentence], RunComparison]) -> None:
     sentences, comparison = three
     two = [System(n, sentences, list(comparison.results[n].predictions.values())) for n in ("base", "as good")]
     alone = compare_runs(two, METRICS, ERRTA, SETTINGS)
-    assert alone.versus[0].significance == comparison.versus[1].significance
-    assert comparison.versus[0].p_corrected == min(1, 2 * comparison.versus[0].significance.figures["micro.f1"][5])
+    assert alone.tested[0].significance == comparison.tested[1].significance
+    assert comparison.tested[0].p_corrected == min(1, 2 * comparison.tested[0].significance.figures["micro.f1"][5])
     assert (comparison.posts, comparison.unit_of_chance) == (50, "posts")
 
 
@@ -103,7 +103,7 @@ def test_one_run_without_offsets_makes_all_count_pairs() -> None:
     for order in (runs, runs[::-1]):
         comparison = compare_runs(order, METRICS, ERRTA, SETTINGS)
         assert {(r.unit, r.mode) for r in comparison.results.values()} == {("pair", "official")}
-        figures = comparison.versus[0].significance.figures.values()
+        figures = comparison.tested[0].significance.figures.values()
         assert [row.difference for row in figures] == [0.0] * 4  # the same answers, said in two ways
     alike = score(sentences, said, dataclasses.replace(METRICS, unit="pair"), ERRTA)
     assert comparison.results["spans"].metrics == alike.metrics
@@ -118,8 +118,8 @@ def test_what_a_profile_leaves_out_counts_nothing_for_that_run_alone() -> None:
         [System("whole", sentences, said), System("broken", sentences, broken)], drop, ERRTA, SETTINGS
     )
     assert comparison.results["broken"].metrics.micro[3:] == (3, 3, 0, 0)
-    assert comparison.versus[0].significance.figures["micro.f1"].difference == 0.0
-    assert comparison.versus[0].lost == ["s0"]
+    assert comparison.tested[0].significance.figures["micro.f1"].difference == 0.0
+    assert comparison.tested[0].lost == ["s0"]
 
 
 def test_too_few_permutations_are_said() -> None:
@@ -149,9 +149,9 @@ def test_people_stand_beside_the_runs_as_one_mean(
     three: tuple[list[Sentence], RunComparison], with_people: RunComparison
 ) -> None:
     sentences, alone = three
-    assert with_people.versus[0].significance == alone.versus[0].significance
+    assert with_people.tested[0].significance == alone.tested[0].significance
     tables = build_comparison_tables(with_people, {})
-    f1 = [result.metrics.micro.f1 for result in with_people.people.values()]
+    f1 = [result.metrics.micro.f1 for result in with_people.annotators.values()]
     mean = sum(f1) / 3
     deviation = (sum((value - mean) ** 2 for value in f1) / 2) ** 0.5
     assert column(tables["models"], "run") == ["base", "better", "human"]
@@ -163,14 +163,14 @@ def test_people_stand_beside_the_runs_as_one_mean(
     primaries = tables["primaries"]
     assert column(primaries, "human: f1")[-1] == pytest.approx(mean)
     assert column(primaries, "human: f1_deviation")[-1] == pytest.approx(deviation)
-    of = [result.metrics.primaries["甲"].strict.recall for result in with_people.people.values()]
+    of = [result.metrics.primaries["甲"].strict.recall for result in with_people.annotators.values()]
     assert column(primaries, "human: recall")[column(primaries, "primary").index("甲")] == pytest.approx(sum(of) / 3)
     assert tables["human"].rows[0][-3:] == f1
     for table in tables.values():
         assert all(len(row) == len(table.columns) for row in table.rows)
     assert with_people.to_json()["human"]["all (micro)"]["f1"]["mean"] == pytest.approx(mean)
     assert comparison_summary(with_people)[-1].startswith(f"human (anna, base, carl): mean F1 {100 * mean:.2f}")
-    assert len(with_people.people["base"].predictions) == len(sentences)
+    assert len(with_people.annotators["base"].predictions) == len(sentences)
     text = page(with_people)
     assert "<span>human</span>" in text
     assert "deviation is the sample standard deviation" in text
@@ -216,7 +216,7 @@ def test_the_tables_hold_the_scores(three: tuple[list[Sentence], RunComparison])
     rows = {row[1]: row for row in categories.rows if row[0] == "better"}
     before, after = (results[name].metrics.categories["甲_一"] for name in ("base", "better"))
     assert rows["甲_一"][-3:] == [after.tp - before.tp, after.fp - before.fp, after.fn - before.fn]
-    flips = sum(len(versus.gained) + len(versus.lost) for versus in comparison.versus)
+    flips = sum(len(one.gained) + len(one.lost) for one in comparison.tested)
     assert len(tables["flips"].rows) == flips
     assert tables["config"].rows == [["seed", "1", "2", "3"]]
     assert list(csv.reader(io.StringIO(tables["models"].to_csv())))[1][0] == "base"
@@ -297,7 +297,7 @@ def test_verdicts_say_whether_and_by_how_much(three: tuple[list[Sentence], RunCo
     assert better.startswith("better against base: F1 ")
     assert ": significant at 0.05" in better
     assert ": not significant at 0.05" in same
-    assert f"{len(three[1].versus[0].gained)} sentences became right" in better
+    assert f"{len(three[1].tested[0].gained)} sentences became right" in better
 
 
 def test_figures_are_the_same_bytes_each_time(three: tuple[list[Sentence], RunComparison]) -> None:
@@ -319,20 +319,20 @@ def test_the_page_is_closed_and_holds_the_flips(three: tuple[list[Sentence], Run
     assert not re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", shell)
     assert not re.search(r"url\((?!data:)", shell)
     data = block(text)
-    assert len(data["flips"]) == sum(len(v.gained) + len(v.lost) for v in comparison.versus)
+    assert len(data["flips"]) == sum(len(v.gained) + len(v.lost) for v in comparison.tested)
     texts = {s.id: s for s in sentences}
     for run, gained, number, missing, before, wrong_before, after, wrong_after, types in data["flips"]:
         name, _, golds = data["sentences"][number]
         assert golds == [list(entity) for entity in texts[name].entities]
-        assert name in (comparison.versus[run - 1].gained if gained else comparison.versus[run - 1].lost)
+        assert name in (comparison.tested[run - 1].gained if gained else comparison.tested[run - 1].lost)
         worse, marks = (before, wrong_before) if gained else (after, wrong_after)
         assert (wrong_after if gained else wrong_before) == []
-        wrong = comparison.results["base" if gained else comparison.versus[run - 1].name]
+        wrong = comparison.results["base" if gained else comparison.tested[run - 1].name]
         assert set(types) == {error.type for error in wrong.errta.errors if error.sentence_id == name} != set()
         assert [worse[i] for i in marks] == [entity for entity in worse if entity not in golds]
         assert [golds[i] for i in missing] == [entity for entity in golds if entity not in worse]
     few = page(dataclasses.replace(comparison, settings=dataclasses.replace(SETTINGS, examples=3)))
-    assert len(block(few)["flips"]) == sum(min(3, len(n)) for v in comparison.versus for n in (v.gained, v.lost))
+    assert len(block(few)["flips"]) == sum(min(3, len(n)) for v in comparison.tested for n in (v.gained, v.lost))
     assert "at most 3 of each kind" in block(few)["kept"]
 
 
@@ -369,12 +369,12 @@ def test_the_page_in_a_browser(tab: browser.Page, tmp_path: Path, three: tuple[l
     assert [row[0] for row in tab.run(cells)] == ["better", "as good", "base"]  # no value comes last
     assert tab.run("document.querySelectorAll('#chart-errors .fill').length") == 3 * 8
     count = "Number(document.querySelector('#browser [role=status]').textContent.split(' ')[0])"
-    assert tab.run(count) == sum(len(v.gained) + len(v.lost) for v in comparison.versus)
+    assert tab.run(count) == sum(len(v.gained) + len(v.lost) for v in comparison.tested)
     choose = (
         "for (const [i, value] of [[0, '1'], [1, '0']]) { const node = document.querySelectorAll('#browser select')[i];"
     )
     tab.run(choose + " node.value = value; node.dispatchEvent(new Event('change')); }")
-    assert tab.run(count) == len(comparison.versus[0].lost)
+    assert tab.run(count) == len(comparison.tested[0].lost)
     heads = tab.run("[...document.querySelectorAll('#browser .head')].map((h) => h.textContent)")
     assert all(head.startswith("lostbetter") for head in heads)
     tab.run("[...document.querySelectorAll('#chart-errors button')].find((b) => b.textContent === 'missing').click()")
