@@ -32,8 +32,6 @@ from omniner.config.compose import NOT_IDENTITY, SEARCH_PATH, section
 from omniner.config.groups import TrackingConfig
 from omniner.errors import Stopped, UserError
 from omniner.files import make_folder, read_json, try_lock, write_json, write_text, writing
-from omniner.report import comparison_tables
-from omniner.report.tables import Table
 from omniner.runs import children
 from omniner.runs.children import Job, Surroundings
 from omniner.runs.folder import LOCK
@@ -42,6 +40,8 @@ from omniner.runs.processes import CheckStop
 if TYPE_CHECKING:
     from filelock import BaseFileLock
     from hydra.conf import HydraConf
+
+    from omniner.report.tables import Table
 
 log = logging.getLogger("omniner")
 
@@ -292,6 +292,8 @@ def close(outcome: str) -> tuple[list[str], list[str]]:
     sweep, _running = _running, None
     if sweep is None:
         return [], []
+    from omniner.report import comparison_tables  # no start of a run waits for it
+
     records = read_records(sweep.folder)
     if outcome == "FAILED" and sweep.new and not records:
         sweep.discard()
@@ -318,6 +320,8 @@ def close(outcome: str) -> tuple[list[str], list[str]]:
 
 def _write_summary(sweep: Sweep, records: Sequence[Record]) -> tuple[Table, list[Path]]:
     """Write the summary over seeds and its figure into the sweep's folder."""
+    from omniner.report import comparison_tables
+
     name = sweep.state["name"]
     results = comparison_tables.sweep_runs([(r.overrides, None if r.error else r.metrics) for r in records])
     table = comparison_tables.build_seed_table(results, name)
