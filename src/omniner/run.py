@@ -57,9 +57,9 @@ def execute(config: Config) -> None:
     if runfolder.is_main_process():
         run(config)
     else:
-        from omniner.tasks.train import follow
+        from omniner.tasks.train import fit_as_rank
 
-        follow(config)
+        fit_as_rank(config)
 
 
 def run(config: Config) -> Path:

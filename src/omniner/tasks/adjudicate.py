@@ -34,7 +34,7 @@ from omniner.records import Issue, is_unlabeled, to_line
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task, entry_label
 from omniner.score.predictions import garbage_collection_paused
-from omniner.tasks import agreement
+from omniner.tasks import corpora
 
 log = logging.getLogger("omniner")
 
@@ -47,7 +47,7 @@ def run(context: Context) -> None:
 
 def _adjudicate(context: Context) -> None:
     config = context.config
-    people, issues = agreement.read(context)
+    people, issues = corpora.read_annotators(context)
     names = [one.name for one in people]
     items, found = match_annotators(names, [one.sentences for one in people])
     issues += found
@@ -149,6 +149,6 @@ TASK = Task(
     description=__doc__,
     run=run,
     label=lambda config: ["adjudicate", *(entry_label(entry) for entry in config.annotators)],
-    inputs=[agreement.ANNOTATORS, Input("practice"), Input("expert")],
+    inputs=[corpora.ANNOTATORS_INPUT, Input("practice"), Input("expert")],
     outputs=["gold.jsonl", "queue.json", "queue.xml", "decisions.jsonl", "counts.json"],
 )

@@ -12,11 +12,10 @@ The annotators that `annotators=[a.jsonl,name=b.json,...]` means: their names an
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from omniner.annotators import reliability
 from omniner.annotators.reliability import Agreement
@@ -25,7 +24,7 @@ from omniner.corpus.adjudication import match_annotators
 from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
 from omniner.files import make_folder, writing
-from omniner.records import Issue, Prediction, Sentence, content_digest, is_unlabeled, prediction_to_json, to_line
+from omniner.records import Issue, Prediction, is_unlabeled, prediction_to_json, to_line
 from omniner.report import curation_tables
 from omniner.report.tables import SHARE, Table, format_cell, summary_markdown
 from omniner.runs.context import Context
@@ -34,7 +33,7 @@ from omniner.score import human
 from omniner.score.predictions import garbage_collection_paused
 from omniner.score.results import ScoreResult
 from omniner.score.scoring import score
-from omniner.tracking.tracked_run import DataInput
+from omniner.tasks.corpora import ANNOTATORS_INPUT, Annotator, read_annotators
 
 log = logging.getLogger("omniner")
 
@@ -43,7 +42,7 @@ def run(context: Context) -> None:
     """Read, match, measure, publish."""
     config = context.config
     with garbage_collection_paused():
-        people, issues = read(context)
+        people, issues = read_annotators(context)
         names = [one.name for one in people]
         items, found = match_annotators(names, [one.sentences for one in people])
         issues += found
@@ -146,61 +145,11 @@ def _human_verdict(results: Mapping[str, ScoreResult]) -> str:
     return f"human F1: mean {format_cell(f1.mean, SHARE)}, standard deviation {format_cell(f1.deviation, SHARE)}"
 
 
-class Annotator(NamedTuple):
-    """A person, or whatever else labelled sentences: name, file, sentences."""
-
-    name: str
-    path: Path
-    sentences: list[Sentence]
-
-
-def named(entries: Sequence[str]) -> dict[str, Path]:
-    """Name -> file of each entry, all of which are there: `name=path`, or a path whose stem is the name."""
-    pairs = [_split(entry) for entry in entries]
-    for name, path in pairs:
-        if name in ("", "gold") or Path(name).name != name:  # files are called after annotators
-            raise UserError("annotators", f"{name!r} is no name for an annotator", 'Give another name: "name=path".')
-        if not path.exists():
-            raise UserError("annotators", f"{path} does not exist", "Check the path.")
-    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
-        raise UserError("annotators", f"two are called {twice[0]!r}", 'Give other names: "name=path".')
-    return dict(pairs)
-
-
-def _split(entry: str) -> tuple[str, Path]:
-    name, equals, path = entry.partition("=")
-    if equals and not Path(entry).exists():
-        return name, Path(path)
-    return Path(entry).stem, Path(entry)
-
-
-def read(context: Context) -> tuple[list[Annotator], list[Issue]]:
-    """Every annotator's sentences, and what could not be read; the run knows the files by their content."""
-    found, issues = [], []
-    for name, path in named(context.config.annotators).items():
-        sentences, met = sources.read_sentences(path)
-        if all(map(is_unlabeled, sentences)):
-            raise UserError(path, "no labelled sentence could be read", "Name a file of labelled sentences.")
-        issues += met
-        found.append(Annotator(name, path, sentences))
-    context.run.datasets(
-        DataInput(one.name, "annotator", content_digest(one.sentences), str(one.path), len(one.sentences))
-        for one in found
-    )
-    return found, issues
-
-
-ANNOTATORS = Input(
-    "annotators",
-    required=True,
-    fewest=2,
-    fix="Set annotators=[a.jsonl,b.jsonl,...]: a file of labelled sentences of each.",
-)
 TASK = Task(
     name="agreement",
     description=__doc__,
     run=run,
     label=lambda config: ["agreement", *(entry_label(entry) for entry in config.annotators)],
-    inputs=[ANNOTATORS, Input("gold", folder_allowed=False)],
+    inputs=[ANNOTATORS_INPUT, Input("gold", folder_allowed=False)],
     outputs=["agreement.json", "agreement.md", "tables", "human"],
 )

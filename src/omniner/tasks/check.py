@@ -204,8 +204,8 @@ def _causal_sections(context: Context, corpus: Corpus) -> Sections:
     from omniner.tasks import prompting
 
     config = context.config
-    prompt = prompting.prompt_of_run(context, corpus, corpus.splits["test"])
-    prompting.publish(context, prompt)
+    prompt = prompting.build_run_prompt(context, corpus, corpus.splits["test"])
+    prompting.publish_prompt(context, prompt)
     module, data = prepare_llm(config, devices_for_training(config), corpus, prompt)
     return {
         "First training sample, as the model meets it": list(_causal_example(module, data)),

@@ -50,7 +50,7 @@ from omniner.runs.task import Input, Task, entry_label
 from omniner.score import human
 from omniner.score.comparison import RunComparison, System, compare_runs
 from omniner.score.predictions import LoadedPredictions, read_predictions
-from omniner.tasks import agreement
+from omniner.tasks import corpora
 from omniner.tracking.tracked_run import DataInput
 
 log = logging.getLogger("omniner")
@@ -59,16 +59,16 @@ log = logging.getLogger("omniner")
 def run(context: Context) -> None:
     """Find, read, align, compare, publish."""
     config = context.config
-    agreement.named(config.annotators)  # their files are there: said before the runs are read
+    corpora.annotator_files(config.annotators)  # their files are there: said before the runs are read
     with tempfile.TemporaryDirectory() as copies:
-        sources = resolve(config, Path(copies))
+        sources = find_run_files(config, Path(copies))
         if config.annotators and human.HUMAN in {source.name for source in sources}:
             found = f"a run is called {human.HUMAN}, as the mean over the annotators is"
             raise UserError("runs", found, 'Give it another name: "name=path".')
         for source in sources:
             log.info("%s: %s", source.name, source.where)
-        loaded, issues = read(sources)
-        systems, digest = align(sources, loaded)
+        loaded, issues = read_runs(sources)
+        systems, digest = align_runs(sources, loaded)
         people, met = _people(context, systems[0].gold)
     start = time.perf_counter()
     comparison = compare_runs(systems, config.metrics, config.errta, config.compare, people)
@@ -87,7 +87,7 @@ def _people(context: Context, gold: Sequence[Sentence]) -> tuple[list[System], l
     """The annotators' labels of the sentences that the runs were tested on."""
     if not context.config.annotators:
         return [], []
-    people, issues = agreement.read(context)
+    people, issues = corpora.read_annotators(context)
     systems = []
     for one in people:
         predictions, met = human.human_predictions(one.name, one.sentences, gold)
@@ -108,7 +108,7 @@ def _issues(comparison: RunComparison) -> list[Issue]:
     ]
 
 
-def _publish(context: Context, comparison: RunComparison, sources: Sequence[Source], digest: str) -> None:
+def _publish(context: Context, comparison: RunComparison, sources: Sequence[RunFiles], digest: str) -> None:
     differ = config_differences(sources)
     tables = build_comparison_tables(comparison, differ)
     context.run.metrics(_metrics(comparison))
@@ -145,7 +145,7 @@ def _texts(
     context: Context,
     comparison: RunComparison,
     tables: Mapping[str, Table],
-    sources: Sequence[Source],
+    sources: Sequence[RunFiles],
     digest: str,
 ) -> None:
     details = {source.name: source.where for source in sources}
@@ -168,7 +168,7 @@ UNKNOWN = "unknown"  # in the place of a value of a run without configuration
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RunFiles:
     """Where a run's files are: `config` is empty for a bare predictions file, `run_id` for an untracked run."""
 
     name: str
@@ -179,7 +179,7 @@ class Source:
     run_id: str
 
 
-def resolve(config: Config, copies: Path) -> list[Source]:
+def find_run_files(config: Config, copies: Path) -> list[RunFiles]:
     """Find the files of every entry of `runs`, each with a name of its own.
 
     Args:
@@ -197,14 +197,14 @@ def resolve(config: Config, copies: Path) -> list[Source]:
     return _with_own_names(found)
 
 
-def _locate(text: str, config: Config, copies: Path) -> Source:
+def _locate(text: str, config: Config, copies: Path) -> RunFiles:
     gold = Path(config.gold) if config.gold else None
     path = Path(text)
     if path.is_file():
         state = runfolder.read_state(path.parent)
         # Beside a file that belongs to no run, a config.yaml is that of something else.
         settings = _read_config(path.parent) if state else {}
-        return Source(_name_of(path, settings), str(path), path, gold, settings, state.get("run_id", ""))
+        return RunFiles(_name_of(path, settings), str(path), path, gold, settings, state.get("run_id", ""))
     found = runfolder.resolve_run(text, config.tracking, "runs")
     if found.status not in ("finished", ""):
         named = f"{found.name} ({found.run_id})" if found.found_in_store else f"in {found.folder}"
@@ -221,11 +221,11 @@ def _locate(text: str, config: Config, copies: Path) -> Source:
     return dataclasses.replace(source, name=found.name, where=where)
 
 
-def _of_folder(folder: Path, gold: Path | None, run_id: str) -> Source:
+def _of_folder(folder: Path, gold: Path | None, run_id: str) -> RunFiles:
     settings = _read_config(folder)
     name, own_gold = str(settings.get("name") or folder.resolve().name), folder / GOLD
     if (folder / PREDICTIONS).is_file():
-        return Source(
+        return RunFiles(
             name, str(folder), folder / PREDICTIONS, own_gold if own_gold.is_file() else gold, settings, run_id
         )
     scored = settings.get("predictions")  # task=score leaves the predictions where they are
@@ -233,7 +233,7 @@ def _of_folder(folder: Path, gold: Path | None, run_id: str) -> Source:
         found = f"{folder} holds no {PREDICTIONS}" + (f", and {scored} is gone" if scored else "")
         raise UserError("runs", found, "Name a run of task=train, predict or score, or a predictions file.")
     theirs = settings.get("gold")
-    return Source(name, f"{folder}: {scored}", Path(scored), Path(theirs) if theirs else gold, settings, run_id)
+    return RunFiles(name, f"{folder}: {scored}", Path(scored), Path(theirs) if theirs else gold, settings, run_id)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -257,11 +257,11 @@ def _name_of(path: Path, settings: Mapping[str, Any]) -> str:
     return str(settings.get("name") or (path.resolve().parent.name if usual else path.stem))
 
 
-def _with_own_names(sources: Sequence[Source]) -> list[Source]:
+def _with_own_names(sources: Sequence[RunFiles]) -> list[RunFiles]:
     """Runs of one configuration have one name: number those that share theirs."""
     shared = Counter(source.name for source in sources)
     met: Counter[str] = Counter()
-    named: list[Source] = []
+    named: list[RunFiles] = []
     for source in sources:
         name = source.name
         if shared[name] > 1:
@@ -274,13 +274,13 @@ def _with_own_names(sources: Sequence[Source]) -> list[Source]:
     return named
 
 
-def read(sources: Sequence[Source]) -> tuple[list[LoadedPredictions], list[Issue]]:
+def read_runs(sources: Sequence[RunFiles]) -> tuple[list[LoadedPredictions], list[Issue]]:
     """Gold and predictions of every run, and what could not be read as it was."""
     loaded = [read_predictions(source.predictions, source.gold) for source in sources]
     return loaded, [issue for item in loaded for issue in item.issues]
 
 
-def align(sources: Sequence[Source], loaded: Sequence[LoadedPredictions]) -> tuple[list[System], str]:
+def align_runs(sources: Sequence[RunFiles], loaded: Sequence[LoadedPredictions]) -> tuple[list[System], str]:
     """The runs with common ids, in the order of the first run's sentences, and the digest of their test set.
 
     Sentences are the same if their texts and entities are. Where the ids agree, the order may be another; where they
@@ -325,7 +325,7 @@ def _bare(sentences: Sequence[Sentence]) -> list[Sentence]:
     return [Sentence(str(place), s.text, s.entities) for place, s in enumerate(sentences)]
 
 
-def _different(source: Source, ours: Sequence[Sentence], other: Source, theirs: Sequence[Sentence]) -> UserError:
+def _different(source: RunFiles, ours: Sequence[Sentence], other: RunFiles, theirs: Sequence[Sentence]) -> UserError:
     """What to say about two test sets that are not the same."""
     digests = [content_digest(_bare(sentences)) for sentences in (ours, theirs)]
     found = f"{other.name} was tested on other sentences than {source.name} (digests {digests[1]} and {digests[0]}"
@@ -342,7 +342,7 @@ def _different(source: Source, ours: Sequence[Sentence], other: Source, theirs: 
     return UserError("runs", found, fix)
 
 
-def config_differences(sources: Sequence[Source]) -> dict[str, list[Any]]:
+def config_differences(sources: Sequence[RunFiles]) -> dict[str, list[Any]]:
     """Keys of the configurations that are not the same for all runs that have one, with the value of each run."""
     known = [source.config for source in sources if source.config]
     keys = sorted({key for config in known[1:] for key in compose.differences(config, known[0])})

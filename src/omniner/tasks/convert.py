@@ -94,7 +94,7 @@ def _corpus(context: Context, target: str, output: Path) -> None:
         issues, train = list(corpus.issues), corpus.splits["train"]
     options = WriteOptions(joiner=config.data.joiner)
     if format.needs_prompt:
-        prompt = prompting.prompt_of_run(context, corpus, corpus.splits.get("test", []))
+        prompt = prompting.build_run_prompt(context, corpus, corpus.splits.get("test", []))
         options = replace(options, prompt=prompt, answer=lambda entities: write_answer(entities, prompt.answer))
     for path, sentences in parts.items():
         make_folder(path.parent)

@@ -37,8 +37,8 @@ from omniner.runs.task import Input, Task, model_label
 from omniner.score.human import SCORES
 from omniner.score.predictions import prediction_from_line
 from omniner.score.scoring import choose_unit
-from omniner.tasks import parts
-from omniner.tasks.parts import Whole
+from omniner.tasks import corpora
+from omniner.tasks.corpora import WholeCorpus
 
 log = logging.getLogger("omniner")
 
@@ -49,8 +49,8 @@ FILES = ("kept.jsonl", "removed.jsonl", "dropped.jsonl", "votes.jsonl", "suspect
 def run(context: Context) -> None:
     """Read, divide, train and predict in children, vote, write, publish."""
     config = context.config
-    output = parts.output_of(context, FILES)
-    corpus = parts.read(context)
+    output = corpora.corpus_output_folder(context, FILES)
+    corpus = corpora.read_whole_corpus(context)
     count = config.filter.folds
     names = {f"fold_{number}": 1 / count for number in range(1, count + 1)}
     division = splits.divide(
@@ -84,7 +84,7 @@ def run(context: Context) -> None:
     print(f"kept: {output / FILES[0]}; divide it with task=split input={output / FILES[0]}")
 
 
-def _check_same_corpus(context: Context, corpus: Whole) -> None:
+def _check_same_corpus(context: Context, corpus: WholeCorpus) -> None:
     """What the finished folds were trained on must still be what is read."""
     path = context.folder / STATE
     if path.exists() and read_json(path)["digest"] != corpus.digest:
@@ -99,7 +99,7 @@ def _write_folds(folder: Path, sentences: Sequence[Sentence], division: Division
         jsonl.write(folder / f"{name}.jsonl", division.of(sentences, part))
 
 
-def _job(config: Config, corpus: Whole, folder: Path, name: str, names: Sequence[str]) -> Job:
+def _job(config: Config, corpus: WholeCorpus, folder: Path, name: str, names: Sequence[str]) -> Job:
     """The training on one fold: it is `train`, from which dev is cut, and the others are `test`."""
     child = copy.deepcopy(config)
     child.task.name, child.name, child.input, child.output = "train", f"{config.name}-{name}", None, None
@@ -191,7 +191,7 @@ TASK = Task(
     ],
     inputs=[Input("input")],
     check=_check,
-    outputs=["filter.json", "filter.md", "tables", parts.FOLDER, FOLDS, STATE, children.FOLDER],
+    outputs=["filter.json", "filter.md", "tables", corpora.CORPUS_FOLDER, FOLDS, STATE, children.FOLDER],
     costly=[STATE],
     trains=True,
     prompts=True,

@@ -33,7 +33,7 @@ from omniner.runs.task import Task
 from omniner.score.results import ErrtaError, ScoreResult
 from omniner.score.scoring import score
 from omniner.tasks import prompting
-from omniner.tasks.predict import PREDICTED, Untrained, predict_file, write_gold
+from omniner.tasks.predict import PREDICTION_OUTPUTS, Untrained, predict_file, write_gold
 
 if TYPE_CHECKING:
     from omniner.guidance.teacher import Teacher, TeacherAnswers
@@ -107,7 +107,7 @@ def _score(
         (context.folder / GUIDANCE_COPY).unlink(missing_ok=True)  # what an earlier attempt took: theirs may be new
         if config.prompt.from_run and (folder / GUIDANCE_COPY).is_file():
             config.prompt = dataclasses.replace(config.prompt, from_run=str(folder / GUIDANCE_COPY))
-        prompt = prompting.prompt_with_guidance(config, context.folder, corpus, corpus.splits.get("test", ()))
+        prompt = prompting.build_prompt_with_guidance(config, context.folder, corpus, corpus.splits.get("test", ()))
         model = Untrained(prompt, [sentence.text for sentence in corpus.splits["train"]])
     predictions = predict_file(config, model, sentences, context.folder / "predictions.jsonl")
     write_gold(context.folder / "gold.jsonl", sentences)
@@ -324,7 +324,7 @@ TASK = Task(
     run=run,
     label=lambda config: ["guide", Path(config.run or "").name, config.guide.split, config.teacher.kind],
     check=_check,
-    outputs=(*PREDICTED, "guidance.json", "guidance.md", "guidance.html", _SPENT, "tables", GUIDANCE_COPY),
+    outputs=(*PREDICTION_OUTPUTS, "guidance.json", "guidance.md", "guidance.html", _SPENT, "tables", GUIDANCE_COPY),
     costly=["predictions.jsonl"],
     loads_torch=True,
 )

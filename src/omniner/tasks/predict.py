@@ -33,7 +33,7 @@ from omniner.runs.context import Context
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.runs.task import Input, Task, model_label
 from omniner.score.predictions import prediction_from_line
-from omniner.tasks.score import SCORED, Extras, evaluate
+from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, score_and_publish
 
 if TYPE_CHECKING:
     from omniner.llm.prompts import Prompt
@@ -54,7 +54,7 @@ def run(context: Context) -> None:
     if any(sentence.entities for sentence in sentences):
         write_gold(folder / "gold.jsonl", sentences)
         context.publish_file("gold.jsonl")
-        evaluate(context, sentences, predictions, Extras(taxonomy, issues=counts))
+        score_and_publish(context, sentences, predictions, ReportInputs(taxonomy, issues=counts))
     else:
         log.info("no gold entities in these sentences: nothing to score")
 
@@ -78,7 +78,7 @@ def _sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxonomy 
 MARK = "predicted_by.json"
 """What the predictions beside it are of: digests of the configuration and the sentences, and the model's files."""
 
-PREDICTED = ("predictions.jsonl", MARK, "gold.jsonl")  # what every task that predicts leaves
+PREDICTION_OUTPUTS = ("predictions.jsonl", MARK, "gold.jsonl")  # what every task that predicts leaves
 
 Predict = Callable[[Sequence[Sentence], frozenset[str]], Iterable[list[Prediction]]]
 
@@ -101,7 +101,7 @@ def _untrained(context: Context, reported: Sequence[Sentence]) -> Untrained:
     from omniner.tasks import prompting
 
     corpus = sources.load_corpus(context.config.data, ["train"])
-    prompt = prompting.prompt_of_run(context, corpus, reported)
+    prompt = prompting.build_run_prompt(context, corpus, reported)
     return Untrained(prompt, [sentence.text for sentence in corpus.splits["train"]])
 
 
@@ -201,7 +201,7 @@ TASK = Task(
     ],
     inputs=[Input("checkpoint", required=_needs_checkpoint), Input("input", folder_allowed=False)],
     check=_check,
-    outputs=(*PREDICTED, *SCORED, GUIDANCE_COPY),
+    outputs=(*PREDICTION_OUTPUTS, *SCORE_OUTPUTS, GUIDANCE_COPY),
     costly=["predictions.jsonl"],
     prompts=True,
     loads_torch=True,

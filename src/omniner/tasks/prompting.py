@@ -29,7 +29,7 @@ log = logging.getLogger("omniner")
 _NAMED = 3  # sentences named in an error
 
 
-def prompt_of_run(context: Context, corpus: Corpus, reported: Sequence[Sentence]) -> Prompt:
+def build_run_prompt(context: Context, corpus: Corpus, reported: Sequence[Sentence]) -> Prompt:
     """Build the prompt of a tracked run, and log where the guidance in it comes from; see `prompt_with_guidance`."""
     guidance = place_guidance(context.config, context.folder, corpus.active, reported)
     if guidance is not None:
@@ -37,7 +37,7 @@ def prompt_of_run(context: Context, corpus: Corpus, reported: Sequence[Sentence]
     return build_prompt(context.config.prompt, corpus.active, corpus.splits["train"])
 
 
-def prompt_with_guidance(config: Config, folder: Path, corpus: Corpus, reported: Sequence[Sentence]) -> Prompt:
+def build_prompt_with_guidance(config: Config, folder: Path, corpus: Corpus, reported: Sequence[Sentence]) -> Prompt:
     """Build what a model is told, with the guidance of another run where `prompt.from_run` names one.
 
     Args:
@@ -67,7 +67,7 @@ def publish_guidance(context: Context, guidance: Guidance) -> None:
     )
 
 
-def publish(context: Context, prompt: Prompt) -> None:
+def publish_prompt(context: Context, prompt: Prompt) -> None:
     """Write and log a prompt, with the name and hash that its predictions carry, and how long it is."""
     turns = (f"[{turn['role']}]\n{turn['content']}\n" for turn in prompt.messages(SENTENCE))
     text = "\n".join(turns)
@@ -86,7 +86,7 @@ def place_guidance(
     """
     if config.prompt.from_run is None:
         return None
-    guidance = fetch(config, folder)
+    guidance = fetch_guidance(config, folder)
     shown = write_errors_text(guidance, config.prompt, categories, counter(config))
     _check_unseen(guidance, shown.sentences, reported)
     log_errors_text(config.prompt, guidance, categories, shown)
@@ -94,7 +94,7 @@ def place_guidance(
     return guidance
 
 
-def fetch(config: Config, folder: Path) -> Guidance:
+def fetch_guidance(config: Config, folder: Path) -> Guidance:
     """The guidance that `prompt.from_run` names; a copy of it stays in the folder, and is what counts from then on.
 
     Raises:
@@ -108,10 +108,10 @@ def fetch(config: Config, folder: Path) -> Guidance:
 
 def counter(config: Config) -> LengthFunction:
     """Measures a text in tokens of the model; in characters where its tokenizer is not at hand."""
-    return measure(config)[1]
+    return length_measure(config)[1]
 
 
-def measure(config: Config) -> tuple[str, LengthFunction]:
+def length_measure(config: Config) -> tuple[str, LengthFunction]:
     """What texts are measured in, `tokens` or `characters`, and how; see `counter`."""
     return list(_measures(config).items())[-1]
 

@@ -40,16 +40,16 @@ def run(context: Context) -> None:
     loaded = read_predictions(Path(config.predictions), gold)
     result = score_loaded(loaded, config.metrics, config.errta)
     context.publish_issues(result.issues)
-    publish(context, result, Extras())
+    publish_scores(context, result, ReportInputs())
 
 
 log = logging.getLogger("omniner")
 
-SCORED = ("scores.json", "tables", "figures", "report.html")  # what `publish` writes
+SCORE_OUTPUTS = ("scores.json", "tables", "figures", "report.html")  # what `publish` writes
 
 
 @dataclass(frozen=True)
-class Extras:
+class ReportInputs:
     """What a task knows beside gold and predictions; each part may be empty.
 
     `train` helps to find suspected annotation errors; `issues` are the counts of what could not be taken as it was.
@@ -61,17 +61,17 @@ class Extras:
     issues: Mapping[str, int] = field(default_factory=dict)
 
 
-def evaluate(
-    context: Context, gold: Sequence[Sentence], predictions: Sequence[Prediction], extras: Extras
+def score_and_publish(
+    context: Context, gold: Sequence[Sentence], predictions: Sequence[Prediction], extras: ReportInputs
 ) -> ScoreResult:
     """Score predictions against gold and publish everything that follows from it."""
     config = context.config
     result = score(gold, predictions, config.metrics, config.errta)
-    publish(context, result, extras)
+    publish_scores(context, result, extras)
     return result
 
 
-def publish(context: Context, result: ScoreResult, extras: Extras) -> None:
+def publish_scores(context: Context, result: ScoreResult, extras: ReportInputs) -> None:
     """Write and log the scores, tables, figures and report of a scored run, and print its summary."""
     context.publish_json("scores.json", result.to_json())
     context.publish_results(_metrics(result))
@@ -79,7 +79,7 @@ def publish(context: Context, result: ScoreResult, extras: Extras) -> None:
     context.publish_tables(tables)
     _timed("figures", lambda: _figures(context, result, extras))
     _timed("report", lambda: _report(context, result, tables, extras))
-    print(summary(result))
+    print(describe_scores(result))
 
 
 def _timed(what: str, work: Callable[[], Any]) -> Any:
@@ -108,13 +108,13 @@ def _metrics(result: ScoreResult) -> dict[str, float]:
     return values
 
 
-def _figures(context: Context, result: ScoreResult, extras: Extras) -> None:
+def _figures(context: Context, result: ScoreResult, extras: ReportInputs) -> None:
     from omniner.report.figures import draw_run_figures
 
     context.publish_figures(draw_run_figures(result, extras.curves))
 
 
-def _report(context: Context, result: ScoreResult, tables: Mapping[str, Table], extras: Extras) -> None:
+def _report(context: Context, result: ScoreResult, tables: Mapping[str, Table], extras: ReportInputs) -> None:
     from omniner.report.run_page import RunFacts, render_run_page
 
     config = context.config
@@ -128,7 +128,7 @@ def _report(context: Context, result: ScoreResult, tables: Mapping[str, Table], 
     context.publish_text("report.html", page)
 
 
-def summary(result: ScoreResult) -> str:
+def describe_scores(result: ScoreResult) -> str:
     """The result in a few lines of plain text."""
     metrics, errta = result.metrics, result.errta
     lines = [f"{result.parse.scored:,} sentences scored by {metrics.unit}; {result.signature}"]
@@ -152,5 +152,5 @@ TASK = Task(
     run=run,
     label=lambda config: ["score", Path(config.predictions or "").stem],
     inputs=[Input("predictions", required=True), Input("gold", folder_allowed=False)],
-    outputs=SCORED,
+    outputs=SCORE_OUTPUTS,
 )

@@ -94,18 +94,18 @@ def run(context: Context) -> None:
     corpus = sources.load_corpus(config.data, ["train", "dev"])
     context.publish_corpus(corpus)
     train = corpus.splits["train"]
-    guidance = prompting.fetch(config, context.folder)
+    guidance = prompting.fetch_guidance(config, context.folder)
     prompting.publish_guidance(context, guidance)
-    material = VariantInputs(guidance, corpus.active, train, prompting.measure(config)[1])
+    material = VariantInputs(guidance, corpus.active, train, prompting.length_measure(config)[1])
     found, same = build_variants(config.prompt, config.search, material)
     log.info("%d prompts to try; %d more would be the same as one of them", len(found), len(same))
     warn_of_unusable_lessons(config.prompt, guidance, material.active)
     trained = frozenset(sentence.text for sentence in train) if config.search.train else frozenset[str]()
     dev, issues = _unseen(corpus.splits["dev"], found, trained)
     context.publish_issues([*corpus.issues, *issues])
-    steps = rungs(config, dev)
+    steps = build_rungs(config, dev)
     log.info("rungs: %s", ", ".join(_label(config, step) for step in steps))
-    prepare_children(context, steps, train)
+    write_rungs(context, steps, train)
     judged, answers = _race(context, steps, found)
     result = _result(config, guidance, found, same, judged, answers, len(issues))
     _publish(context, result, next(variant for variant in found if variant.name == result.best.name))
@@ -218,7 +218,7 @@ def _result(
         corrected=corrected_score(last.tables, config.compare),
         choices=len(last.tables),
         cost=_cost(config, len(found), judged),
-        measure=prompting.measure(config)[0],
+        measure=prompting.length_measure(config)[0],
         split=guidance.split,
         from_test=guidance.from_test,
         settings=config.compare,
@@ -280,7 +280,7 @@ def _against(
 
 def _publish(context: Context, result: guidance_page.SearchResult, best: PromptVariant) -> None:
     """Write and log what was found."""
-    prompting.publish(context, best.prompt)
+    prompting.publish_prompt(context, best.prompt)
     context.publish_text(f"best/prompt/{CHOICE}.yaml", _choice(best, context.config.name))
     context.publish_json("search.json", result.to_json())
     shown = "\n\n".join(turn["content"] for turn in best.prompt.messages(SENTENCE))
@@ -316,7 +316,7 @@ def _choice(best: PromptVariant, name: str) -> str:
     return f"{' '.join(head.split())}\n{OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(best.config)))}"
 
 
-FOLDER = "search"
+SEARCH_FOLDER = "search"
 """What the runs read: the sentences of dev, and where models are trained those of train."""
 
 DEV = "dev.jsonl"  # in it: what the variants are compared on
@@ -340,7 +340,7 @@ class Rung:
     sentences: Sequence[Sentence]
 
 
-def rungs(config: Config, dev: Sequence[Sentence]) -> list[Rung]:
+def build_rungs(config: Config, dev: Sequence[Sentence]) -> list[Rung]:
     """The rungs of a search over `dev`, whole posts in the order of `shuffled`."""
     search = config.search
     posts = shuffled(dev, search.seed)
@@ -379,9 +379,9 @@ def _first(posts: Sequence[Sequence[Sentence]], size: int) -> list[Sentence]:
     return found
 
 
-def prepare_children(context: Context, steps: Sequence[Rung], train: Sequence[Sentence]) -> None:
+def write_rungs(context: Context, steps: Sequence[Rung], train: Sequence[Sentence]) -> None:
     """Write what the runs read."""
-    folder = context.folder / FOLDER
+    folder = context.folder / SEARCH_FOLDER
     jsonl.write(folder / DEV, steps[-1].sentences)
     if context.config.search.train:
         jsonl.write(folder / "train.jsonl", train)
@@ -426,7 +426,7 @@ def _config(context: Context, variant: PromptVariant, step: Rung, label: str) ->
     # our copy of the guidance: whatever becomes of the run it is from, all variants have the same
     source = str(context.folder / GUIDANCE_COPY) if variant.config.from_run is not None else None
     config.prompt = replace(variant.config, from_run=source)
-    place = context.folder / FOLDER
+    place = context.folder / SEARCH_FOLDER
     if not ours.search.train:
         config.task = replace(ours.task, name="predict")
         config.input = str(place / f"rung_{step.number}.jsonl")
@@ -471,7 +471,7 @@ TASK = Task(
     run=run,
     label=lambda config: ["search", *model_label(config), config.data.name],
     check=_check,
-    outputs=["search.json", "search.md", FOLDER, "best", "tables", "prompt.txt", GUIDANCE_COPY, children.FOLDER],
-    costly=[f"{FOLDER}/{DEV}"],
+    outputs=["search.json", "search.md", SEARCH_FOLDER, "best", "tables", "prompt.txt", GUIDANCE_COPY, children.FOLDER],
+    costly=[f"{SEARCH_FOLDER}/{DEV}"],
     prompts=True,
 )

@@ -22,8 +22,8 @@ from omniner.report import curation_tables
 from omniner.report.tables import summary_markdown
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task
-from omniner.tasks import parts as parts_module
-from omniner.tasks.parts import Whole
+from omniner.tasks import corpora
+from omniner.tasks.corpora import WholeCorpus
 
 log = logging.getLogger("omniner")
 
@@ -32,8 +32,8 @@ def run(context: Context) -> None:
     """Read, divide, write, publish."""
     settings = context.config.split
     shares = {name: share for name, share in settings.shares.items() if share}
-    output = parts_module.output_of(context, [f"{name}.jsonl" for name in shares])
-    corpus = parts_module.read(context)
+    output = corpora.corpus_output_folder(context, [f"{name}.jsonl" for name in shares])
+    corpus = corpora.read_whole_corpus(context)
     start = time.perf_counter()
     division = splits.divide(corpus.sentences, shares, settings.together, settings.seed, "split.shares")
     log.info("divided in %.1f s", time.perf_counter() - start)
@@ -52,7 +52,7 @@ def run(context: Context) -> None:
         print(f"train on it: data=own data.root={output} data.taxonomy={corpus.taxonomy}{without}")
 
 
-def _publish(context: Context, corpus: Whole, division: Division, output: str) -> None:
+def _publish(context: Context, corpus: WholeCorpus, division: Division, output: str) -> None:
     sentences = corpus.sentences
     parts = {name: division.of(sentences, number) for number, name in enumerate(division.names)}
     context.track_splits(corpus.name, parts.items(), output)
@@ -86,5 +86,5 @@ TASK = Task(
     label=lambda config: ["split", Path(config.input).stem if config.input else config.data.name],
     inputs=[Input("input")],
     check=_check,
-    outputs=["split.json", "split.md", "tables", parts_module.FOLDER],
+    outputs=["split.json", "split.md", "tables", corpora.CORPUS_FOLDER],
 )

@@ -38,7 +38,7 @@ from omniner.report import corpus_page, corpus_tables
 from omniner.report.tables import Table
 from omniner.runs.context import Context
 from omniner.runs.task import Task, entry_label
-from omniner.tasks import parts
+from omniner.tasks import corpora
 
 log = logging.getLogger("omniner")
 
@@ -47,7 +47,7 @@ def run(context: Context) -> None:
     """Find, read, measure, judge, publish."""
     config = context.config
     _check_limits(config.stats)
-    surveyed = [_survey(context, planned) for planned in plan(config)]
+    surveyed = [_survey(context, planned) for planned in find_corpora(config)]
     verdicts = {one.statistics.name: run_checks(one) for one in surveyed}
     context.publish_issues([issue for one in surveyed for issue in _named(one)])
     tables = corpus_tables.build_corpus_tables(surveyed, verdicts, config.stats)
@@ -63,7 +63,7 @@ def _check_limits(settings: StatsConfig) -> None:
                 raise UserError(f"{key}.{name}", "there is no such check", f"Known: {', '.join(CHECKS)}.")
 
 
-def _survey(context: Context, planned: Planned) -> SurveyedCorpus:
+def _survey(context: Context, planned: CorpusEntry) -> SurveyedCorpus:
     """Read and measure one corpus; the run knows its splits by their content."""
     config = context.config
     material = planned.read()
@@ -134,7 +134,7 @@ _ROLES = {"valid": "dev", "validation": "dev", "val": "dev"}
 
 
 @dataclass
-class Material:
+class ReadCorpus:
     """A corpus as read: sentences by published split, what could not be taken, where from, digests of files."""
 
     name: str
@@ -146,14 +146,14 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Planned:
+class CorpusEntry:
     """A corpus that is there, not yet read."""
 
     name: str
-    read: Callable[[], Material]
+    read: Callable[[], ReadCorpus]
 
 
-def plan(config: Config) -> list[Planned]:
+def find_corpora(config: Config) -> list[CorpusEntry]:
     """Every corpus that is asked for; one that is absent is a `UserError` before any is read."""
     if not config.corpora:
         return [_choice(config.data.name, config.data)]
@@ -163,7 +163,7 @@ def plan(config: Config) -> list[Planned]:
     return planned
 
 
-def _entry(entry: str, config: Config) -> Planned:
+def _entry(entry: str, config: Config) -> CorpusEntry:
     name, equals, target = entry.partition("=")
     if not equals or Path(entry).exists():
         name, target = "", entry
@@ -175,7 +175,7 @@ def _entry(entry: str, config: Config) -> Planned:
     if not path.exists():
         fix = "Name a choice of conf/data, a file or a folder."
         raise UserError("corpora", f"{target!r} is no choice of data, and there is no such file or folder", fix)
-    return Planned(name or path.stem, lambda: _files(name or path.stem, path))
+    return CorpusEntry(name or path.stem, lambda: _files(name or path.stem, path))
 
 
 def _data(name: str, config: Config) -> DataConfig | None:
@@ -191,25 +191,25 @@ def _data(name: str, config: Config) -> DataConfig | None:
     return compose.section(composed, "data", DataConfig)
 
 
-def _choice(name: str, data: DataConfig) -> Planned:
-    given, wanted, _ = parts.published(data)
+def _choice(name: str, data: DataConfig) -> CorpusEntry:
+    given, wanted, _ = corpora.published_splits(data)
     published = dataclasses.replace(given, name=name, taxonomy="flat")
     if data.format != "synthetic":
         named = [file for split in wanted for file in given.files[split]]
         if not named or data.root is None or any(not (Path(data.root) / file).exists() for file in named):
             sources.load_corpus(published, wanted)  # says what is missing, and reads nothing
-    return Planned(name, lambda: _read(data, published, wanted))
+    return CorpusEntry(name, lambda: _read(data, published, wanted))
 
 
-def _read(data: DataConfig, published: DataConfig, wanted: Sequence[str]) -> Material:
+def _read(data: DataConfig, published: DataConfig, wanted: Sequence[str]) -> ReadCorpus:
     corpus = sources.load_corpus(published, wanted)
     known = None if data.taxonomy == "flat" else taxonomy_module.load_taxonomy(data.taxonomy)
     digests = ", ".join(f"{file} {digest[:12]}" for file, digest in corpus.digests.items())
     about = f"data={data.name}, format {data.format}; {digests}"
-    return Material(published.name, corpus.splits, corpus.issues, known, about, ", ".join(corpus.digests))
+    return ReadCorpus(published.name, corpus.splits, corpus.issues, known, about, ", ".join(corpus.digests))
 
 
-def _files(name: str, path: Path) -> Material:
+def _files(name: str, path: Path) -> ReadCorpus:
     """A file is one split called after it; a folder has those of its files, unless it is one corpus itself."""
     issues: list[Issue] = []
     if is_one_corpus(path):
@@ -226,7 +226,7 @@ def _files(name: str, path: Path) -> Material:
         read[split] = sentences
         issues += met
         kinds.append(f"{file} read as {format} ({why})")
-    return Material(name, read, issues, _official(read), "; ".join(kinds), str(path))
+    return ReadCorpus(name, read, issues, _official(read), "; ".join(kinds), str(path))
 
 
 def _official(splits: Mapping[str, Sequence[Sentence]]) -> Taxonomy | None:

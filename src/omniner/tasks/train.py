@@ -28,14 +28,14 @@ from omniner.files import append_lines, whole_lines
 from omniner.runs.context import Context
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.runs.task import Task, model_label
-from omniner.tasks.predict import PREDICTED, predict_file, write_gold
-from omniner.tasks.score import SCORED, Extras, evaluate
+from omniner.tasks.predict import PREDICTION_OUTPUTS, predict_file, write_gold
+from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, score_and_publish
 from omniner.tracking.tracked_run import Run
 
 log = logging.getLogger("omniner")
 
 # Tells the further ranks of a distributed run, which Lightning starts with our command line, where the run lives.
-FOLDER = "OMNINER_RUN_FOLDER"
+FOLDER_VARIABLE = "OMNINER_RUN_FOLDER"
 
 
 def run(context: Context) -> None:
@@ -52,14 +52,14 @@ def run(context: Context) -> None:
     if config.llm is not None:
         from omniner.tasks import prompting
 
-        prompt = prompting.prompt_of_run(context, corpus, reported)
-        prompting.publish(context, prompt)
-    os.environ[FOLDER] = str(folder.resolve())
+        prompt = prompting.build_run_prompt(context, corpus, reported)
+        prompting.publish_prompt(context, prompt)
+    os.environ[FOLDER_VARIABLE] = str(folder.resolve())
     try:
         logger = tracking.lightning_logger(CurveRecorder(context.run, folder))
         fitted = fit(config, corpus, prompt, folder, logger, callbacks=[])
     finally:
-        del os.environ[FOLDER]
+        del os.environ[FOLDER_VARIABLE]
     if fitted.interrupted:
         raise Stopped(fitted.signal)
     issues = context.publish_issues([*corpus.issues, *fitted.issues])
@@ -72,31 +72,31 @@ def run(context: Context) -> None:
     predictions = predict_file(config, fitted.best_path, reported, folder / "predictions.jsonl")
     context.publish_file("predictions.jsonl")
     context.publish_file("gold.jsonl")
-    extras = Extras(corpus.taxonomy, corpus.splits["train"], read_curves(folder), issues)
-    evaluate(context, reported, predictions, extras)
+    extras = ReportInputs(corpus.taxonomy, corpus.splits["train"], read_curves(folder), issues)
+    score_and_publish(context, reported, predictions, extras)
 
 
-def follow(config: Config) -> None:
+def fit_as_rank(config: Config) -> None:
     """A further rank of a distributed run: it only takes part in the fitting."""
     from omniner.models import fit
 
-    if FOLDER not in os.environ and not config.output_dir:
+    if FOLDER_VARIABLE not in os.environ and not config.output_dir:
         raise UserError(
             "output_dir",
             "ranks that were started from outside (torchrun, SLURM) cannot agree on a folder by themselves",
             "Set output_dir=<folder on a disk that all ranks share>.",
         )
-    folder = Path(os.environ.get(FOLDER) or config.output_dir or "")
+    folder = Path(os.environ.get(FOLDER_VARIABLE) or config.output_dir or "")
     corpus = sources.load_corpus(config.data, None)
     prompt = None
     if config.llm is not None:
         from omniner.tasks import prompting
 
-        prompt = prompting.prompt_with_guidance(config, folder, corpus, corpus.splits["test"])
+        prompt = prompting.build_prompt_with_guidance(config, folder, corpus, corpus.splits["test"])
     fit(config, corpus, prompt, folder, logger=False, callbacks=[])
 
 
-FILE = "curves.jsonl"
+CURVES = "curves.jsonl"
 
 
 class CurveRecorder(Run):
@@ -104,7 +104,7 @@ class CurveRecorder(Run):
 
     def __init__(self, run: Run, folder: Path) -> None:
         self.id, self.url_hint = run.id, run.url_hint
-        self._run, self._path = run, folder / FILE
+        self._run, self._path = run, folder / CURVES
         whole_lines(self._path)  # cuts off what a kill left of the last line
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
@@ -121,7 +121,7 @@ class CurveRecorder(Run):
 def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """The curves kept in a run's folder: name -> (step, value) in order of steps."""
     curves: dict[str, dict[int, float]] = {}
-    for line in whole_lines(folder / FILE):
+    for line in whole_lines(folder / CURVES):
         values = json.loads(line)
         step = values.pop("step")
         for name, value in values.items():
@@ -134,7 +134,7 @@ TASK = Task(
     description=__doc__,
     run=run,
     label=lambda config: [*model_label(config), config.data.name],
-    outputs=(*PREDICTED, *SCORED, GUIDANCE_COPY, "prompt.txt", "checkpoints", FILE, "model"),
+    outputs=(*PREDICTION_OUTPUTS, *SCORE_OUTPUTS, GUIDANCE_COPY, "prompt.txt", "checkpoints", CURVES, "model"),
     costly=["checkpoints/last.ckpt", "predictions.jsonl"],
     trains=True,
     prompts=True,

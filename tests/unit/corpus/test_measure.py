@@ -25,7 +25,7 @@ def measured(shared: Path) -> Iterator[dict[str, Statistics]]:
         patch.setenv("OMNINER_DATA", str(shared / "data"))
         config = compose.load(["task=stats", f"corpora=[{','.join(CORPORA)}]"])
         found = {}
-        for planned in stats.plan(config):
+        for planned in stats.find_corpora(config):
             material = planned.read()
             found[material.name] = measure_corpus(material.name, material.splits, config.stats)
         yield found

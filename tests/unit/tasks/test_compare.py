@@ -51,11 +51,11 @@ def settings(*runs: str, gold: Path | None = None) -> Config:
     return dataclasses.replace(config, runs=list(runs), gold=str(gold) if gold else None)
 
 
-def aligned(config: Config, copies: Path) -> tuple[list[compare.Source], list[Any], str]:
-    sources = compare.resolve(config, copies)
-    loaded, issues = compare.read(sources)
+def aligned(config: Config, copies: Path) -> tuple[list[compare.RunFiles], list[Any], str]:
+    sources = compare.find_run_files(config, copies)
+    loaded, issues = compare.read_runs(sources)
     assert issues == []
-    contenders, digest = compare.align(sources, loaded)
+    contenders, digest = compare.align_runs(sources, loaded)
     return sources, contenders, digest
 
 
@@ -71,7 +71,7 @@ def test_folders_and_files_are_named_and_described(tmp_path: Path, monkeypatch: 
     write(tmp_path / "lr=0.1" / "predictions.jsonl", SAID, prediction_to_json)
     entries = ["one", "two", "one/predictions.jsonl", "human.jsonl", "people=human.jsonl", "team/predictions.jsonl"]
     gold = tmp_path / "one" / "gold.jsonl"
-    sources = compare.resolve(settings(*entries, "lr=0.1/predictions.jsonl", gold=gold), tmp_path / "copies")
+    sources = compare.find_run_files(settings(*entries, "lr=0.1/predictions.jsonl", gold=gold), tmp_path / "copies")
     assert [s.name for s in sources] == ["one #1", "two", "one #2", "human", "people", "team", "lr=0.1"]
     assert [s.run_id for s in sources] == ["id of one", "id of two", "id of one", "", "", "", ""]
     assert [s.config.get("seed") for s in sources] == [1, 2, 1, None, None, None, None]
@@ -86,34 +86,34 @@ def test_a_scored_run_leads_to_the_file_it_scored(tmp_path: Path) -> None:
     config = {"name": "scored", "predictions": str(said), "gold": str(tmp_path / "gold.jsonl")}
     (scored / "config.yaml").write_text(json.dumps(config), encoding="utf-8")
     (scored / "predictions.jsonl").unlink()
-    (source,) = compare.resolve(settings(str(scored)), tmp_path)
+    (source,) = compare.find_run_files(settings(str(scored)), tmp_path)
     assert (source.predictions, source.gold) == (said, tmp_path / "gold.jsonl")
     said.unlink()
     with pytest.raises(UserError, match=r"holds no predictions\.jsonl, and .*said\.jsonl is gone"):
-        compare.resolve(settings(str(scored)), tmp_path)
+        compare.find_run_files(settings(str(scored)), tmp_path)
 
 
 @pytest.mark.parametrize("status", ["running", "killed", "failed"])
 def test_an_unfinished_run_is_refused(tmp_path: Path, status: str) -> None:
     with pytest.raises(UserError, match=f"runs: the run in .* is {status}, not finished"):
-        compare.resolve(settings(str(folder(tmp_path / "run", status=status))), tmp_path)
+        compare.find_run_files(settings(str(folder(tmp_path / "run", status=status))), tmp_path)
 
 
 def test_what_is_nowhere_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'nowhere' is no file and no folder, and with tracking=off no runs are known"):
-        compare.resolve(settings("nowhere"), tmp_path)
+        compare.find_run_files(settings("nowhere"), tmp_path)
     with pytest.raises(UserError, match=r"holds no predictions\.jsonl\. Name a run"):
-        compare.resolve(settings(str(tmp_path)), tmp_path)
+        compare.find_run_files(settings(str(tmp_path)), tmp_path)
     runs = settings(f"x #1={folder(tmp_path / 'one')}", str(folder(tmp_path / "x")), f"x={tmp_path / 'one'}")
     with pytest.raises(UserError, match="names are not unique: x #1, x #1, x #2"):
-        compare.resolve(runs, tmp_path)
+        compare.find_run_files(runs, tmp_path)
 
 
 def test_a_broken_configuration_is_named(tmp_path: Path) -> None:
     run = folder(tmp_path / "run")
     (run / "config.yaml").write_text("a: [", encoding="utf-8")
     with pytest.raises(UserError, match=r"config\.yaml: not the configuration of a run"):
-        compare.resolve(settings(str(run)), tmp_path)
+        compare.find_run_files(settings(str(run)), tmp_path)
 
 
 # Aligning

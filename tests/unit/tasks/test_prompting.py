@@ -104,8 +104,8 @@ def test_guidance_that_is_fetched_leaves_nothing_but_its_copy(made: Guidance, mo
 
     found = RunReference(None, "a" * 32, "far", "finished", found_in_store=True)
     monkeypatch.setattr(prompting, "resolve_run", lambda *_: found)
-    monkeypatch.setattr(tracking, "fetch", fetch)
-    assert prompting.fetch(config("far"), Path("run")) == made
+    monkeypatch.setattr(tracking, "fetch_artifacts", fetch)
+    assert prompting.fetch_guidance(config("far"), Path("run")) == made
     assert [path.name for path in Path("run").iterdir()] == [GUIDANCE_COPY]
 
 
@@ -118,9 +118,9 @@ def test_a_copy_that_is_cut_short_is_none(made: Guidance, monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(UserError, match="No space left"):
-            prompting.fetch(config("guide"), Path("run"))
+            prompting.fetch_guidance(config("guide"), Path("run"))
     assert list(Path("run").iterdir()) == []
-    assert prompting.fetch(config("guide"), Path("run")) == made
+    assert prompting.fetch_guidance(config("guide"), Path("run")) == made
 
 
 def test_guidance_from_the_reported_split_says_so(made: Guidance, caplog: pytest.LogCaptureFixture) -> None:

@@ -349,7 +349,7 @@ def posts(*sizes: int) -> list[Sentence]:
 def test_rungs_are_whole_posts_and_each_begins_with_the_one_before() -> None:
     dev = posts(*[1, 2, 3, 4] * 12)
     config = compose.load([*SERVER, *SEARCH, "search.rungs=[10,40,500]"])
-    steps = search_children.rungs(config, dev)
+    steps = search_children.build_rungs(config, dev)
     assert [step.number for step in steps] == [1, 2, 3]
     sizes = [len(step.sentences) for step in steps]
     assert 10 <= sizes[0] < 14
@@ -359,11 +359,13 @@ def test_rungs_are_whole_posts_and_each_begins_with_the_one_before() -> None:
         assert [*before, *step.fresh] == list(step.sentences)
         inside = {sentence.post_id for sentence in step.sentences}
         assert len(step.sentences) == sum(sentence.post_id in inside for sentence in dev)
-    assert search_children.rungs(config, dev[::-1])[0].sentences != steps[0].sentences  # order within posts is kept
+    assert (
+        search_children.build_rungs(config, dev[::-1])[0].sentences != steps[0].sentences
+    )  # order within posts is kept
     names = [{sentence.id for sentence in step.sentences} for step in steps]
-    assert [{s.id for s in step.sentences} for step in search_children.rungs(config, dev[::-1])] == names
+    assert [{s.id for s in step.sentences} for step in backwards] == names
     config.search.seed = 1
-    assert [{s.id for s in step.sentences} for step in search_children.rungs(config, dev)] != names
+    assert [{s.id for s in step.sentences} for step in search_children.build_rungs(config, dev)] != names
 
 
 @pytest.mark.parametrize(
@@ -372,7 +374,7 @@ def test_rungs_are_whole_posts_and_each_begins_with_the_one_before() -> None:
 )
 def test_rungs_end_with_the_sample(rungs: list[int], sentences: int, expected: list[int]) -> None:
     config = compose.load([*SERVER, *SEARCH, f"search.rungs={rungs}", f"search.sentences={sentences}"])
-    assert [len(step.sentences) for step in search_children.rungs(config, posts(*[1] * 30))] == expected
+    assert [len(step.sentences) for step in search_children.build_rungs(config, posts(*[1] * 30))] == expected
 
 
 @pytest.mark.parametrize(

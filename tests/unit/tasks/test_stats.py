@@ -13,7 +13,7 @@ from omniner.corpus.formats import WriteOptions
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence, sentence_to_json, to_line
 from omniner.tasks import stats
-from omniner.tasks.stats import Material
+from omniner.tasks.stats import ReadCorpus
 
 SENTENCES = [Sentence("a", "喝小满", [Entity("小满", "品牌", 1, 3)], "p"), Sentence("b", "没有", [], "p")]
 
@@ -24,8 +24,8 @@ def write(path: Path, sentences: Sequence[Sentence] = SENTENCES) -> Path:
     return path
 
 
-def read(*overrides: str) -> list[Material]:
-    return [planned.read() for planned in stats.plan(compose.load(["task=stats", *overrides]))]
+def read(*overrides: str) -> list[ReadCorpus]:
+    return [planned.read() for planned in stats.find_corpora(compose.load(["task=stats", *overrides]))]
 
 
 def test_none_means_the_corpus_of_data_with_the_overrides_of_the_run() -> None:
@@ -86,7 +86,7 @@ def test_a_file_called_after_a_split_is_that_split(tmp_path: Path) -> None:
 
 
 def test_files_are_held_against_the_official_categories_where_most_mentions_are_of_them(tmp_path: Path) -> None:
-    def one(*categories: str) -> Material:
+    def one(*categories: str) -> ReadCorpus:
         entities = [Entity("小满", category, 1, 3) for category in categories]
         (found,) = read(f"corpora=[{write(tmp_path / 'x.jsonl', [Sentence('a', '喝小满', entities)])}]")
         return found
@@ -123,7 +123,7 @@ def test_what_is_not_there_is_said_before_anything_is_read(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMNINER_DATA", str(tmp_path / "none"))
     with pytest.raises(UserError) as error:
-        stats.plan(compose.load(["task=stats", f"corpora=[{entries}]"]))
+        stats.find_corpora(compose.load(["task=stats", f"corpora=[{entries}]"]))
     assert found in str(error.value)
 
 

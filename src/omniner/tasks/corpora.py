@@ -1,34 +1,50 @@
-"""The whole of a corpus for tasks that divide or filter it, and the folder that its new parts are written to.
+"""What tasks read and write of corpora: a whole corpus, the folder for its new parts, and annotators' files.
 
-In: `input=<file or folder of any format>`, or the published train, dev and test of `data` joined, whatever a training
-run would make of them; `output=<folder>`, or the run's own. Out: the labelled sentences with unique ids, and what could
-not be taken as it was.
+Tasks that divide or filter a corpus read it whole: `input=<file or folder of any format>`, or the published train, dev
+and test of `data` joined, whatever a training run would make of them. They write their parts to `output=<folder>`, or
+to a folder in the run's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from omniner.config.groups import Config, DataConfig, Taxonomy
 from omniner.corpus import sources
-from omniner.corpus import taxonomy as taxonomy_module
 from omniner.corpus.formats import corpus_files, is_one_corpus
 from omniner.corpus.sources import Corpus
+from omniner.corpus.taxonomy import OFFICIAL, load_taxonomy
 from omniner.errors import UserError
 from omniner.records import Issue, Sentence, content_digest, is_unlabeled
 from omniner.runs.context import Context
+from omniner.runs.task import Input
 from omniner.tracking.tracked_run import DataInput
 
-FOLDER = "corpus"  # in the run's folder, where no output is named
+CORPUS_FOLDER = "corpus"  # in the run's folder, where no output is named
 _UNLABELED = "unlabeled"  # the split of what is there to be tagged
+ANNOTATORS_INPUT = Input(
+    "annotators",
+    required=True,
+    fewest=2,
+    fix="Set annotators=[a.jsonl,b.jsonl,...]: a file of labelled sentences of each.",
+)
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A corpus in one piece; `taxonomy` is what `data.taxonomy` of its parts must be, `digest` of its sentences."""
+class WholeCorpus:
+    """A corpus in one piece.
+
+    Attributes:
+        name: of the corpus.
+        sentences: all that have labels, with unique ids.
+        issues: what could not be taken as it was.
+        taxonomy: what `data.taxonomy` must be for its parts.
+        digest: of the content of the sentences.
+    """
 
     name: str
     sentences: list[Sentence]
@@ -37,26 +53,26 @@ class Whole:
     digest: str
 
 
-def read(context: Context) -> Whole:
-    """Read the corpus and tell the run what it is."""
+def read_whole_corpus(context: Context) -> WholeCorpus:
+    """Read the corpus of `input`, or the published one of `data`, and tell the tracked run what it is."""
     config = context.config
     if config.input is None:
         corpus = _joined(config.data)
         context.publish_corpus(corpus)
         sentences = [sentence for part in corpus.splits.values() for sentence in part]
-        return Whole(corpus.name, sentences, corpus.issues, config.data.taxonomy, content_digest(sentences))
+        return WholeCorpus(corpus.name, sentences, corpus.issues, config.data.taxonomy, content_digest(sentences))
     path = Path(config.input)
     sentences, issues = _labelled(_from_files(path))
     if not sentences:
         raise UserError(path, "no labelled sentence could be read", "Name a corpus file, or a folder of them.")
-    official = taxonomy_module.load_taxonomy(taxonomy_module.OFFICIAL)
+    official = load_taxonomy(OFFICIAL)
     known = all(entity.category in official for sentence in sentences for entity in sentence.entities)
     digest = content_digest(sentences)
     context.run.datasets([DataInput(path.stem, "whole", digest, str(path), len(sentences))])
-    return Whole(path.stem, sentences, issues, taxonomy_module.OFFICIAL if known else "flat", digest)
+    return WholeCorpus(path.stem, sentences, issues, OFFICIAL if known else "flat", digest)
 
 
-class Published(NamedTuple):
+class PublishedSplits(NamedTuple):
     """A corpus without the roles that a run gives to its splits.
 
     Attributes:
@@ -71,8 +87,8 @@ class Published(NamedTuple):
     test: str
 
 
-def published(data: DataConfig) -> Published:
-    """The corpus as it is published."""
+def published_splits(data: DataConfig) -> PublishedSplits:
+    """Undo what a run makes of the splits of its `data`."""
     files, test = dict(data.files), ""
     if data.report == "dev" and data.format != "synthetic":
         # Whoever wants to tag the test files names them under `unlabeled`, too.
@@ -82,12 +98,12 @@ def published(data: DataConfig) -> Published:
             files[test] = names
     sizes = data.size if data.format == "synthetic" else {split: len(names) for split, names in files.items()}
     splits = [split for split, size in sizes.items() if size]
-    return Published(replace(data, report="test", dev_from_train=0.0, files=files), splits, test)
+    return PublishedSplits(replace(data, report="test", dev_from_train=0.0, files=files), splits, test)
 
 
 def _joined(data: DataConfig) -> Corpus:
     """The published splits that have labels, and an issue for each that is left out."""
-    given = published(data)
+    given = published_splits(data)
     wanted = [name for name in (*sources.LABELED, given.test) if name in given.splits]
     corpus = sources.load_corpus(given.data, wanted)
     for name in given.splits:
@@ -124,15 +140,19 @@ def _labelled(read: tuple[list[Sentence], list[Issue]]) -> tuple[list[Sentence],
     return [sentence for sentence in sentences if not is_unlabeled(sentence)], issues
 
 
-def output_of(context: Context, names: Collection[str]) -> Path:
-    """The folder to write: `output`, which holds nothing but earlier files of these names, or one in the run's.
+def corpus_output_folder(context: Context, names: Collection[str]) -> Path:
+    """Return the folder to write: `output`, or one in the run's.
+
+    Args:
+        context: of the task.
+        names: the files that it will hold; earlier ones of these names may be replaced.
 
     Raises:
         UserError: replacing the folder would lose other files, or some that are read.
     """
     config = context.config
     if config.output is None:
-        return context.folder / FOLDER
+        return context.folder / CORPUS_FOLDER
     folder = Path(config.output).resolve()  # where it is a link, what it leads to is replaced
     if folder.exists() and not folder.is_dir():
         raise UserError("output", f"{folder} is a file", "Name a folder.")
@@ -156,3 +176,58 @@ def _read_from(config: Config) -> list[Path]:
         return []
     root = Path(config.data.root)
     return [root, *(root / name for names in config.data.files.values() for name in names)]
+
+
+class Annotator(NamedTuple):
+    """A person, or whatever else labelled sentences, with the file and the sentences in it."""
+
+    name: str
+    path: Path
+    sentences: list[Sentence]
+
+
+def annotator_files(entries: Sequence[str]) -> dict[str, Path]:
+    """Return the annotators' files by their names.
+
+    Args:
+        entries: `name=path` each, or a path whose stem is the name.
+
+    Raises:
+        UserError: a file is not there, or a name is none or comes twice.
+    """
+    pairs = [_split_entry(entry) for entry in entries]
+    for name, path in pairs:
+        if name in ("", "gold") or Path(name).name != name:  # files are called after annotators
+            raise UserError("annotators", f"{name!r} is no name for an annotator", 'Give another name: "name=path".')
+        if not path.exists():
+            raise UserError("annotators", f"{path} does not exist", "Check the path.")
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise UserError("annotators", f"two are called {twice[0]!r}", 'Give other names: "name=path".')
+    return dict(pairs)
+
+
+def _split_entry(entry: str) -> tuple[str, Path]:
+    name, equals, path = entry.partition("=")
+    if equals and not Path(entry).exists():
+        return name, Path(path)
+    return Path(entry).stem, Path(entry)
+
+
+def read_annotators(context: Context) -> tuple[list[Annotator], list[Issue]]:
+    """Read the files of `annotators` and tell the tracked run what they are.
+
+    Returns:
+        The annotators in the order given, and what could not be taken as it was.
+    """
+    found, issues = [], []
+    for name, path in annotator_files(context.config.annotators).items():
+        sentences, met = sources.read_sentences(path)
+        if all(map(is_unlabeled, sentences)):
+            raise UserError(path, "no labelled sentence could be read", "Name a file of labelled sentences.")
+        issues += met
+        found.append(Annotator(name, path, sentences))
+    context.run.datasets(
+        DataInput(one.name, "annotator", content_digest(one.sentences), str(one.path), len(one.sentences))
+        for one in found
+    )
+    return found, issues
