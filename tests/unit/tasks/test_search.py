@@ -359,9 +359,8 @@ def test_rungs_are_whole_posts_and_each_begins_with_the_one_before() -> None:
         assert [*before, *step.fresh] == list(step.sentences)
         inside = {sentence.post_id for sentence in step.sentences}
         assert len(step.sentences) == sum(sentence.post_id in inside for sentence in dev)
-    assert (
-        search_children.build_rungs(config, dev[::-1])[0].sentences != steps[0].sentences
-    )  # order within posts is kept
+    backwards = search_children.build_rungs(config, dev[::-1])
+    assert backwards[0].sentences != steps[0].sentences  # order within posts is kept
     names = [{sentence.id for sentence in step.sentences} for step in steps]
     assert [{s.id for s in step.sentences} for step in backwards] == names
     config.search.seed = 1
