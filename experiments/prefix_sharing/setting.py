@@ -23,7 +23,7 @@ from omniner.llm.packs import suffix_length
 from omniner.llm.prompts import Prompt, build_prompt
 from omniner.llm.samples import PromptEncoder
 from omniner.records import Sentence
-from omniner.training.data import plan
+from omniner.training.data import plan_epoch
 
 SYSTEM = "You are a helpful assistant."
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -80,7 +80,7 @@ def make(folder: Path, samples: int, layers: int) -> str:
     encoded, _ = encoder.encode(train)
     prefix = encoder.prefix_length(encoded)
     lengths = [suffix_length(prefix)(sample) for sample in encoded]
-    order = [position for batch in plan(lengths, BATCH, config.seed, 0) for position in batch]
+    order = [position for batch in plan_epoch(lengths, BATCH, config.seed, 0) for position in batch]
     ordered = [train[position] for position in order]
     options = WriteOptions(prompt=prompt, answer=lambda entities: write_answer(entities, prompt.answer))
     alpaca.write(make_folder(folder / "data") / "ner.json", ordered, options)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+_LONGEST = 300  # characters of an error of a library that are shown
+
 
 class UserError(ValueError):
     """A mistake the user can mend.
@@ -35,3 +37,9 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, signum: int = signal.SIGTERM) -> None:
         self.signum = signum
         super().__init__(signum)
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error as one line, cut where it is very long; its type where it has no message."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."

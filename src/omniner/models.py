@@ -27,10 +27,9 @@ from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.progress import Progress
 from omniner.records import Issue, Prediction, Sentence
-from omniner.training import fit as fitting
 from omniner.training.data import TrainingData, plan_longest_first
-from omniner.training.devices import Devices, base_of, choose_devices
-from omniner.training.fit import FitResult
+from omniner.training.devices import Devices, base_model, choose_devices
+from omniner.training.fit import FitResult, fit_module
 from omniner.training.learner import Learner
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def fit(
     else:
         assert prompt is not None, "a causal model is told what to do"
         module, data = prepare_llm(config, devices, corpus, prompt)
-    return fitting.fit(config, devices, module, data, folder, logger, callbacks)
+    return fit_module(config, devices, module, data, folder, logger, callbacks)
 
 
 def devices_for_training(config: Config) -> Devices:
@@ -127,7 +126,7 @@ def prepare_llm(
 
 def _check_positions(built: CausalModel, data: GenerativeData) -> None:
     """A prompt with its answer must fit into the positions that the model knows."""
-    positions = getattr(base_of(built.model).config, "max_position_embeddings", None)
+    positions = getattr(base_model(built.model).config, "max_position_embeddings", None)
     samples = [*data.train_samples, *data.dev_samples]
     longest = max(samples, key=lambda sample: len(sample.prompt) + len(sample.answer))
     tokens = len(longest.prompt) + len(longest.answer)
@@ -169,7 +168,7 @@ class Predictor(Protocol):
         """
 
 
-def load(config: Config, checkpoint: Path) -> Predictor:
+def load_predictor(config: Config, checkpoint: Path) -> Predictor:
     """Load a trained model.
 
     Args:
@@ -187,7 +186,7 @@ def load(config: Config, checkpoint: Path) -> Predictor:
     return LLMPredictor(config, devices, load_causal_model(checkpoint, devices.dtype(learns=False), devices.first))
 
 
-def untrained(config: Config, prompt: Prompt, texts: Sequence[str]) -> Predictor:
+def load_untrained(config: Config, prompt: Prompt, texts: Sequence[str]) -> Predictor:
     """Load the causal model of the configuration as it was published.
 
     Args:
@@ -222,7 +221,7 @@ class TaggerPredictor:
         from omniner.taggers import network
 
         self._config, self._devices = config, devices_for_training(config)
-        self._tagger = network.load(checkpoint).to(self._devices.first)
+        self._tagger = network.load_tagger(checkpoint).to(self._devices.first)
 
     def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
         """See `Predictor`."""

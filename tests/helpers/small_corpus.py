@@ -124,8 +124,8 @@ def predict(
     from omniner.llm.prompts import build_prompt
 
     if checkpoint is not None:
-        return models.load(config, checkpoint).predict(sentences, done)
+        return models.load_predictor(config, checkpoint).predict(sentences, done)
     known = sources.load_corpus(config.data, ["train"])
     train = known.splits["train"]
     told = build_prompt(config.prompt, known.active, train)
-    return models.untrained(config, told, [sentence.text for sentence in train]).predict(sentences, done)
+    return models.load_untrained(config, told, [sentence.text for sentence in train]).predict(sentences, done)

@@ -27,7 +27,7 @@ def untrained(model: str, folder: Path, *overrides: str) -> tuple[Config, Path]:
     with torch.no_grad():
         for name, weight in module.tagger.head.named_parameters():
             weight.mul_(0 if name.endswith("bias") else 4)
-    checkpoints.save(folder / "best.ckpt", module.tagger.describe(), module.weights())
+    checkpoints.write_checkpoint(folder / "best.ckpt", module.tagger.describe(), module.weights())
     return config, folder / "best.ckpt"
 
 
@@ -56,7 +56,7 @@ def test_answers_do_not_depend_on_the_batch(tmp_path: Path, model: str, head: st
 @pytest.mark.parametrize("model", ["char_bilstm", "bert_tiny"])
 def test_states_are_exact_under_padding(tmp_path: Path, model: str) -> None:
     config, path = untrained(model, tmp_path)
-    tagger = network.load(path)
+    tagger = network.load_tagger(path)
     examples, _ = tagger.encoder(config.encoding).encode(small_corpus.sentences(12, 4, "s"))
     with torch.no_grad():
         together = tagger.states(collate(examples, 0, 1))[0]
@@ -67,7 +67,7 @@ def test_states_are_exact_under_padding(tmp_path: Path, model: str) -> None:
 
 def test_members_are_trained_alone_and_averaged(tmp_path: Path) -> None:
     config, path = untrained("char_bilstm", tmp_path, "model.members=3", "head=crf")
-    tagger = network.load(path)
+    tagger = network.load_tagger(path)
     examples, _ = tagger.encoder(config.encoding).encode(small_corpus.sentences(6, 4, "s"))
     batch = collate(examples, 0, 1)
     assert len(tagger.backbones) == 3
@@ -121,7 +121,7 @@ class Hostile:
 def test_a_checkpoint_cannot_run_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"tagger": Hostile()}, tmp_path / "evil.ckpt", pickle_module=pickle)
     with pytest.raises(UserError, match="cannot be read"):
-        network.load(tmp_path / "evil.ckpt")
+        network.load_tagger(tmp_path / "evil.ckpt")
     assert "ran" not in capsys.readouterr().out
 
 

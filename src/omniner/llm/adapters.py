@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from omniner.config.model_groups import TuningConfig
-from omniner.errors import UserError
+from omniner.errors import UserError, one_line
 from omniner.training import hub
 
 log = logging.getLogger("omniner")
@@ -98,7 +98,7 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _adapted(model: Any, tuning: TuningConfig, seed: int) -> Any:
-    with hub.quiet():  # peft imports bitsandbytes
+    with hub.quiet_libraries():  # peft imports bitsandbytes
         from peft import LoraConfig, TaskType, get_peft_model
 
     targets = "all-linear" if tuning.targets == ["all-linear"] else list(tuning.targets)
@@ -112,13 +112,13 @@ def _adapted(model: Any, tuning: TuningConfig, seed: int) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            with hub.quiet():
+            with hub.quiet_libraries():
                 return get_peft_model(model, settings)
         except ValueError as error:
             layers = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if _is_linear(part)})
             raise UserError(
                 "tuning.targets",
-                f"{tuning.targets} cannot be adapted ({hub.one_line(error)})",
+                f"{tuning.targets} cannot be adapted ({one_line(error)})",
                 f"Linear layers of this model: {', '.join(layers)}; [all-linear] takes all but the output.",
             ) from error
 
@@ -187,7 +187,7 @@ class Quantization:
 def has_bitsandbytes() -> bool:
     """Whether bitsandbytes can be imported."""
     try:
-        with hub.quiet():
+        with hub.quiet_libraries():
             import bitsandbytes  # noqa: F401
     except ImportError:
         return False

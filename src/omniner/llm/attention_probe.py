@@ -26,7 +26,7 @@ from omniner.errors import UserError
 from omniner.llm.attention import ATTENTION_BACKENDS
 from omniner.llm.packs import make_pack
 from omniner.llm.shared_prefix import attach_attention, pack_loss
-from omniner.training.devices import base_of
+from omniner.training.devices import base_model
 
 log = logging.getLogger("omniner")
 
@@ -47,7 +47,7 @@ def choose_attention(model: Any, wanted: str, device: torch.device, precision: s
     Raises:
         UserError: the wanted one cannot run or is wrong, none is right, or the model cannot be trained on packs.
     """
-    config = base_of(model).config.get_text_config()
+    config = base_model(model).config.get_text_config()
     _refuse(config)
     probe = AttentionProbe(config, device, precision)
     objections: list[str] = []

@@ -40,7 +40,7 @@ from omniner.llm.shared_prefix import attach_attention, pack_loss
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence
 from omniner.training import devices
-from omniner.training.data import EntityReplacement, TrainingData, dev_sample, plan, refuse_empty
+from omniner.training.data import EntityReplacement, TrainingData, plan_epoch, refuse_empty, sample_dev
 from omniner.training.devices import Precision
 from omniner.training.learner import DevScore, Learner
 
@@ -78,16 +78,16 @@ class GenerativeModule(Learner):
         if self._attention:
             return  # chosen when training began
         strategy = self.trainer.strategy
-        divided = isinstance(strategy, devices.Sharded) and self.precision != "32-true"
+        divided = isinstance(strategy, devices.ShardedStrategy) and self.precision != "32-true"
         precision = "bf16-true" if divided else self.precision  # what weights are put together in
         self._attention = choose_attention(self.model, self.tuning.attention, strategy.root_device, precision)
         attach_attention(self.model, self._attention)
 
     def configure_model(self) -> None:
         """Divide the weights between processes, if the strategy does so."""
-        if isinstance(self.trainer.strategy, devices.Sharded) and not devices.is_sharded(self.model):
+        if isinstance(self.trainer.strategy, devices.ShardedStrategy) and not devices.is_sharded(self.model):
             compute = torch.float32 if self.precision == "32-true" else torch.bfloat16
-            devices.shard(self.model, self.trainer.strategy.device_mesh["data_parallel"], compute)
+            devices.shard_model(self.model, self.trainer.strategy.device_mesh["data_parallel"], compute)
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer that `tuning.optimizer` names, with the schedule per step."""
@@ -154,7 +154,7 @@ class GenerativeModule(Learner):
 
     def save_best(self, path: Path) -> None:
         """Write the folder that prediction loads."""
-        state = devices.full_state(self.model) if self._sharded else None
+        state = devices.full_state_dict(self.model) if self._sharded else None
         if self.trainer.is_global_zero:
             save_causal_model(path, self.causal, state)
 
@@ -184,7 +184,7 @@ class GenerativeModule(Learner):
         """
         found: dict[str, Prediction] = {}
         progress = Progress("dev sentences answered", len(batch.samples), quiet=not self.trainer.is_global_zero)
-        with devices.whole(self.model) if self._sharded else nullcontext():
+        with devices.unsharded(self.model) if self._sharded else nullcontext():
             for part in predict_answers(
                 self.causal, batch.samples, self.prefix, self.decoding, self._constraint, self.seed, frozenset()
             ):
@@ -296,7 +296,7 @@ class DevLoader:
     def __init__(self, samples: Sequence[Sample], prefix: int, pack_tokens: int, rank: int, ranks: int) -> None:
         # all of dev as one optimizer step, of which only the packs matter
         lengths = list(map(suffix_length(prefix), samples))
-        (positions,) = plan(lengths, batch_size=len(samples), seed=0, epoch=0)
+        (positions,) = plan_epoch(lengths, batch_size=len(samples), seed=0, epoch=0)
         step = pack_step([samples[position] for position in positions], prefix, pack_tokens, rank, ranks)
         self._share = DevShare(list(samples[rank::ranks]), step)
 
@@ -361,7 +361,7 @@ class GenerativeData(TrainingData):
         super().__init__()
         self.config, self.pack_tokens, self.seed, self.encoder = config, pack_tokens, seed, encoder
         self.train_samples, issues = encoder.encode(train)
-        self.dev_samples, dev_issues = encoder.encode(dev_sample(dev, config.eval_sample, seed))
+        self.dev_samples, dev_issues = encoder.encode(sample_dev(dev, config.eval_sample, seed))
         self.issues = issues + dev_issues
         refuse_empty(self.train_samples, self.dev_samples)
         shared = encoder.prefix_length([*self.train_samples, *self.dev_samples])

@@ -155,7 +155,7 @@ def merge_adapters(folder: Path, output: Path, dtype: torch.dtype) -> None:
             raise UserError("output", f"{output} exists already", "Name a new folder.")
     causal = _assemble(folder, _read_card(folder), dtype, keep_codes=False)
     model = causal.model if causal.method == "full" else causal.model.merge_and_unload()
-    with writing_folder(output) as written, hub.quiet():
+    with writing_folder(output) as written, hub.quiet_libraries():
         model.to(dtype).save_pretrained(written)
         _save_tokenizer(written, causal.chat)
 
@@ -164,7 +164,7 @@ def _save_model(folder: Path, model: Any, state: dict[str, Tensor]) -> None:
     """All weights; `state` has those that learn, the model the buffers that are kept beside them."""
     buffers = {name for name, _ in model.named_buffers()}
     kept = {name: value.cpu() for name, value in model.state_dict().items() if name in buffers}
-    with hub.quiet():
+    with hub.quiet_libraries():
         model.save_pretrained(folder, state_dict={**state, **kept})
 
 
@@ -225,8 +225,8 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """From tokenizer.json as it stands: AutoTokenizer builds some families anew, with their own normalisation."""
     from transformers import PreTrainedTokenizerFast
 
-    with hub.explaining("checkpoint", folder, _FIX):
-        return PreTrainedTokenizerFast.from_pretrained(folder, **hub.options(True))
+    with hub.explaining_load_errors("checkpoint", folder, _FIX):
+        return PreTrainedTokenizerFast.from_pretrained(folder, **hub.pretrained_options(True))
 
 
 def _assemble(folder: Path, card: Mapping[str, Any], dtype: torch.dtype, keep_codes: bool) -> CausalModel:
@@ -246,7 +246,7 @@ def _assemble(folder: Path, card: Mapping[str, Any], dtype: torch.dtype, keep_co
         if not keep_codes:
             dequantize(model)
     if card["method"] != "full":
-        with hub.explaining("checkpoint", folder, _FIX), hub.quiet():
+        with hub.explaining_load_errors("checkpoint", folder, _FIX), hub.quiet_libraries():
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model.to(dtype), folder)

@@ -36,7 +36,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from omniner.config.model_groups import CausalConfig
-from omniner.errors import UserError
+from omniner.errors import UserError, one_line
 from omniner.llm.prompts import SENTENCE, Prompt
 from omniner.training import hub
 
@@ -74,7 +74,7 @@ def random_model(
         except Exception as error:  # of many kinds: each configuration class checks in its own way
             raise UserError(
                 "model.architecture",
-                f"no language model can be built of it ({hub.one_line(error)})",
+                f"no language model can be built of it ({one_line(error)})",
                 "Use keys of the transformers configuration of that model_type.",
             ) from error
     return model, tokenizer
@@ -93,8 +93,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     source, local, more = _place(path)
-    with hub.explaining("model.path", path, hub.advice(local, _FOLDER)):
-        return AutoTokenizer.from_pretrained(source, **hub.options(local), **more)
+    with hub.explaining_load_errors("model.path", path, hub.load_advice(local, _FOLDER)):
+        return AutoTokenizer.from_pretrained(source, **hub.pretrained_options(local), **more)
 
 
 def load_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -104,13 +104,13 @@ def load_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
     source, local, more = _place(path)
     if local and not more:
         _check_code(path, _settings(source))
-    options, fix = {**hub.options(local), **more}, hub.advice(local, _FOLDER)
-    with hub.explaining("model.path", path, fix), _explaining_code(path):
+    options, fix = {**hub.pretrained_options(local), **more}, hub.load_advice(local, _FOLDER)
+    with hub.explaining_load_errors("model.path", path, fix), _explaining_code(path):
         settings = AutoConfig.from_pretrained(source, **options)
         _check_causal(path, settings)
     if more:
         options |= _unpacked()
-    with hub.explaining("model.path", path, fix), hub.quiet():
+    with hub.explaining_load_errors("model.path", path, fix), hub.quiet_libraries():
         model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
     if missing := sorted(report["missing_keys"]):
         found = f"{path} lacks {len(missing)} of the model's weights, {missing[0]} first"
@@ -146,7 +146,7 @@ def _place(path: str) -> tuple[str, bool, dict[str, str]]:
         except ImportError as error:
             raise UserError("model.path", f"{file} is a GGUF file, which needs gguf", "pip install gguf") from error
         return str(file.parent), True, {"gguf_file": file.name}
-    return path, hub.is_local(path, _FOLDER), {}
+    return path, hub.is_local_folder(path, _FOLDER), {}
 
 
 def _unpacked() -> dict[str, Any]:

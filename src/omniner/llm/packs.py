@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from omniner.training.data import plan
+from omniner.training.data import plan_epoch
 
 T = TypeVar("T")
 
@@ -238,7 +238,7 @@ class StepLoader:
         epoch, first = divmod(self._steps_done(), len(self))
         samples = self._samples(epoch)
         lengths = list(map(suffix_length(self._prefix), samples))
-        for positions in plan(lengths, self._batch_size, self._seed, epoch)[first:]:
+        for positions in plan_epoch(lengths, self._batch_size, self._seed, epoch)[first:]:
             chosen = [samples[position] for position in positions]
             yield pack_step(chosen, self._prefix, self._pack_tokens, self._rank, self._ranks)
 

@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from omniner.llm.attention import ATTENTION_BACKENDS
 from omniner.llm.packs import Pack
-from omniner.training.devices import base_of
+from omniner.training.devices import base_model
 
 _NAME = "omniner_shared_prefix"  # under which transformers knows our attention
 MOST_LOGITS = 2**26  # at once; 256 MB in fp32
@@ -59,13 +59,13 @@ def attach_attention(model: Any, backend: str) -> None:
 
     AttentionInterface.register(_NAME, _attention)
     detach_attention(model)
-    base = base_of(model)
+    base = base_model(model)
     base.shared_prefix = AttachedAttention(base, backend)
 
 
 def detach_attention(model: Any) -> None:
     """Give a model the attention back that it had before `attach_attention`."""
-    base = base_of(model)
+    base = base_model(model)
     attached: AttachedAttention | None = getattr(base, "shared_prefix", None)
     if attached is not None:
         attached.remove(base)
@@ -82,7 +82,7 @@ def pack_loss(model: Any, pack: Pack) -> Tensor:
     Returns:
         fp32, no dimensions: the sum of the negative log-likelihoods, times the pack's weight.
     """
-    base = base_of(model)
+    base = base_model(model)
     attached: AttachedAttention | None = getattr(base, "shared_prefix", None)
     if attached is None:
         raise ValueError("attach an attention back-end before pack_loss")

@@ -26,9 +26,16 @@ from torch.nn.utils.rnn import pad_sequence
 
 from omniner.config.model_groups import TrainerConfig
 from omniner.records import Entity, Sentence
-from omniner.taggers.inputs import EncodedSentence, Encoder
+from omniner.taggers.inputs import EncodedSentence, SentenceEncoder
 from omniner.taggers.tags import Span
-from omniner.training.data import EntityReplacement, TrainingData, dev_sample, plan, plan_longest_first, refuse_empty
+from omniner.training.data import (
+    EntityReplacement,
+    TrainingData,
+    plan_epoch,
+    plan_longest_first,
+    refuse_empty,
+    sample_dev,
+)
 
 
 @dataclass
@@ -130,7 +137,7 @@ class TrainLoader:
         # this runs when the first batch is asked for: trainers make iterators before they restore their counters
         epoch, first = divmod(self._steps_done(), len(self))
         examples = self._examples(epoch)
-        batches = plan([example.length for example in examples], self._batch_size, self._seed, epoch)
+        batches = plan_epoch([example.length for example in examples], self._batch_size, self._seed, epoch)
         for positions in batches[first:]:
             yield collate([examples[position] for position in positions], self._rank, self._ranks)
 
@@ -180,7 +187,7 @@ class TaggerData(TrainingData):
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: SentenceEncoder,
         train: Sequence[Sentence],
         dev: Sequence[Sentence],
         config: TrainerConfig,
@@ -190,7 +197,7 @@ class TaggerData(TrainingData):
         super().__init__()
         self.config, self.seed, self._encoder = config, seed, encoder
         self.train_examples, issues = encoder.encode(train)
-        self.dev_examples, dev_issues = encoder.encode(dev_sample(dev, config.eval_sample, seed))
+        self.dev_examples, dev_issues = encoder.encode(sample_dev(dev, config.eval_sample, seed))
         self.issues = issues + dev_issues
         refuse_empty(self.train_examples, self.dev_examples)
         kept = {example.id for example in self.train_examples}

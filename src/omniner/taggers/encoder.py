@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from omniner.config.model_groups import BiLSTMConfig, EncoderConfig
-from omniner.errors import UserError
+from omniner.errors import UserError, one_line
 from omniner.taggers.batches import Batch
 from omniner.taggers.inputs import PAD, PLACES, UNCOVERED, UNKNOWN, TokenInput, Vocabulary, character_tokenizer
 from omniner.training import hub
@@ -185,27 +185,27 @@ _FOLDER = "The folder must hold config.json, tokenizer.json or vocab.txt, and mo
 _MIN_COUNT = 1  # a random encoder knows every character of its training text
 
 
-def load(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module, TokenInput]:
+def load_encoder(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module, TokenInput]:
     """The encoder that the configuration asks for; `texts` give a random one its characters."""
     if config.path is None:
         return _random(config, texts)
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    local = hub.is_local(config.path, _FOLDER)
-    options, fix = hub.options(local), hub.advice(local, _FOLDER)
-    with hub.explaining("model.path", config.path, fix):
+    local = hub.is_local_folder(config.path, _FOLDER)
+    options, fix = hub.pretrained_options(local), hub.load_advice(local, _FOLDER)
+    with hub.explaining_load_errors("model.path", config.path, fix):
         settings = AutoConfig.from_pretrained(config.path, **options)
     _check_encoder(config.path, settings)
-    with hub.explaining("model.path", config.path, fix):
+    with hub.explaining_load_errors("model.path", config.path, fix):
         tokenizer = AutoTokenizer.from_pretrained(config.path, use_fast=True, **options)
         if not tokenizer.is_fast:
             raise ValueError("it has no fast tokenizer, which character offsets need")
-        with hub.quiet():
+        with hub.quiet_libraries():
             encoder = AutoModel.from_pretrained(config.path, **_without_pooler(settings), **options)
     return encoder.float(), TokenInput(tokenizer.backend_tokenizer, max_tokens(settings))
 
 
-def rebuild(architecture: dict[str, Any]) -> nn.Module:
+def build_encoder(architecture: dict[str, Any]) -> nn.Module:
     """An encoder of this architecture without its weights, for a checkpoint to fill."""
     from transformers import AutoConfig, AutoModel
 
@@ -234,11 +234,11 @@ def _random(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module, Tok
         )
     values = {**config.architecture, "vocab_size": tokenizer.get_vocab_size(), "pad_token_id": 0}
     try:
-        encoder = rebuild(values)
+        encoder = build_encoder(values)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             "model.architecture",
-            f"no encoder can be built of it ({hub.one_line(error)})",
+            f"no encoder can be built of it ({one_line(error)})",
             "Use keys of the transformers configuration of that model_type.",
         ) from error
     _check_encoder("model.architecture", encoder.config)

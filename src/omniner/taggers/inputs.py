@@ -110,7 +110,7 @@ class TokenInput:
     def encode(self, text: str) -> Inputs:
         """`tokens` and `attention`: S ids and ones; `token_of` and `place`: L numbers each."""
         encoding = self.tokenizer.encode(text)
-        token_of, place = align(encoding.offsets, encoding.special_tokens_mask, len(text))
+        token_of, place = align_tokens(encoding.offsets, encoding.special_tokens_mask, len(text))
         tokens = list(encoding.ids)
         return {"tokens": tokens, "attention": [1] * len(tokens), "token_of": token_of, "place": place}
 
@@ -131,7 +131,9 @@ class TokenInput:
         return {"kind": self.kind, "tokenizer": self.tokenizer.to_str(), "max_tokens": self.max_tokens}
 
 
-def align(offsets: Sequence[tuple[int, int]], special: Sequence[int], length: int) -> tuple[list[int], list[int]]:
+def align_tokens(
+    offsets: Sequence[tuple[int, int]], special: Sequence[int], length: int
+) -> tuple[list[int], list[int]]:
     """For each of `length` characters: the number of the token that covers it, and its place in that token.
 
     For `Hi 好` and the tokens `[CLS] Hi 好 [SEP]` this gives `token_of = [1, 1, 0, 2]` and
@@ -161,7 +163,7 @@ def character_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     return tokenizer
 
 
-def from_json(item: dict[str, Any]) -> TextInput:
+def text_input_from_json(item: dict[str, Any]) -> TextInput:
     """Rebuild the input that a checkpoint holds."""
     if item["kind"] == CharacterInput.kind:
         return CharacterInput(Vocabulary.from_json(item["vocabulary"]))
@@ -256,7 +258,7 @@ class EncodedSentence:
     tags: Tensor
 
 
-class Encoder:
+class SentenceEncoder:
     """Encodes sentences for one model: its input, its tags, its limits.
 
     Args:

@@ -25,14 +25,14 @@ from omniner.taggers import inputs as alignment
 from omniner.taggers.batches import Batch
 from omniner.taggers.encoder import BiLSTM, TransformerBackbone
 from omniner.taggers.heads import HeadModule, build_head
-from omniner.taggers.inputs import CharacterInput, Encoder, TextInput, Vocabulary
+from omniner.taggers.inputs import CharacterInput, SentenceEncoder, TextInput, Vocabulary
 from omniner.taggers.tags import Span, TagScheme
-from omniner.training.checkpoints import read
+from omniner.training.checkpoints import read_checkpoint
 
 
-def load(path: Path) -> Tagger:
+def load_tagger(path: Path) -> Tagger:
     """The tagger of a checkpoint, ready to predict (on the CPU, in evaluation mode)."""
-    content = read(path)
+    content = read_checkpoint(path)
     if "tagger" not in content:
         found = f"{path} is the training state of a generative model, which holds no tagger"
         raise UserError("checkpoint", found, "Name the checkpoints/best folder of that run.")
@@ -88,7 +88,7 @@ class Tagger(nn.Module):
             members = [BiLSTM(config.model, vocabulary) for _ in range(config.model.members)]
             return cls(config.model, config.head, CharacterInput(vocabulary), members, categories)
         assert isinstance(config.model, EncoderConfig), "a causal model is no tagger"
-        encoder, inputs = pretrained.load(config.model, texts)
+        encoder, inputs = pretrained.load_encoder(config.model, texts)
         backbone = TransformerBackbone(encoder, config.model.dropout)
         return cls(config.model, config.head, inputs, [backbone], categories)
 
@@ -108,19 +108,19 @@ class Tagger(nn.Module):
     @classmethod
     def from_description(cls, item: dict[str, Any]) -> Tagger:
         """The same tagger with weights still to be filled in."""
-        inputs = alignment.from_json(item["inputs"])
+        inputs = alignment.text_input_from_json(item["inputs"])
         head = HeadConfig(**item["head"])
         if isinstance(inputs, CharacterInput):
             small = BiLSTMConfig(**item["model"])
             members = [BiLSTM(small, inputs.vocabulary) for _ in range(small.members)]
             return cls(small, head, inputs, members, item["categories"])
         model = EncoderConfig(**item["model"])
-        backbone = TransformerBackbone(pretrained.rebuild(item["architecture"]), model.dropout)
+        backbone = TransformerBackbone(pretrained.build_encoder(item["architecture"]), model.dropout)
         return cls(model, head, inputs, [backbone], item["categories"])
 
-    def encoder(self, config: EncodingConfig) -> Encoder:
+    def encoder(self, config: EncodingConfig) -> SentenceEncoder:
         """What makes this tagger's examples."""
-        return Encoder(self.inputs, TagScheme(self.categories), config, self.head.max_span)
+        return SentenceEncoder(self.inputs, TagScheme(self.categories), config, self.head.max_span)
 
     def states(self, batch: Batch) -> list[Tensor]:
         """Each member's states [B, L, D], in the precision of the head's weights: full, unless all weights are bf16."""

@@ -137,7 +137,7 @@ class TaggerModule(Learner):
     def save_best(self, path: Path) -> None:
         """Write the weights as they are evaluated."""
         if self.trainer.is_global_zero:
-            checkpoints.save(path, self.tagger.describe(), self.weights())
+            checkpoints.write_checkpoint(path, self.tagger.describe(), self.weights())
 
     def weights(self) -> dict[str, Tensor]:
         """The tagger's weights as they are evaluated: averaged where there is an average."""

@@ -138,11 +138,11 @@ def _shown_inputs(example: EncodedSentence, tagger: Tagger) -> list[str]:
 
 def _planned(config: Config, data: TaggerData) -> list[list[EncodedSentence]]:
     """The batches of the first epoch."""
-    from omniner.training.data import plan
+    from omniner.training.data import plan_epoch
 
     examples = data.epoch_examples(0)
     lengths = [example.length for example in examples]
-    batches = plan(lengths, config.trainer.batch_size, config.seed, 0)
+    batches = plan_epoch(lengths, config.trainer.batch_size, config.seed, 0)
     return [[examples[position] for position in positions] for positions in batches]
 
 

@@ -65,7 +65,7 @@ def _merge(context: Context, output: Path) -> None:
     from omniner.llm.language_model import merge_adapters
     from omniner.training import checkpoints
 
-    checkpoint = checkpoints.find(Path(context.config.checkpoint or ""))
+    checkpoint = checkpoints.find_checkpoint(Path(context.config.checkpoint or ""))
     merge_adapters(checkpoint, output, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
 
 

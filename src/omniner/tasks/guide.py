@@ -126,8 +126,8 @@ def _checkpoint(config: Config, folder: Path) -> Path | None:
     from omniner.training import checkpoints
 
     if read_state(folder)["task"] == "train":
-        return checkpoints.find(folder)
-    return checkpoints.find(Path(config.checkpoint)) if config.checkpoint else None
+        return checkpoints.find_checkpoint(folder)
+    return checkpoints.find_checkpoint(Path(config.checkpoint)) if config.checkpoint else None
 
 
 def _lessons(found: Sequence[Cluster], result: ScoreResult, train: TrainingCounts, guide: GuideConfig) -> list[Lesson]:

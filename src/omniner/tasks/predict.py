@@ -62,7 +62,7 @@ def run(context: Context) -> None:
 def _find(named: str) -> Path:
     from omniner.training import checkpoints  # torch; a server's answers need none of it
 
-    return checkpoints.find(Path(named))
+    return checkpoints.find_checkpoint(Path(named))
 
 
 def _sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxonomy | None]:
@@ -175,8 +175,8 @@ def _open(config: Config, model: Path | Untrained) -> Predict:
     from omniner import models
 
     if isinstance(model, Path):
-        return models.load(config, model).predict
-    return models.untrained(config, model.prompt, model.texts).predict
+        return models.load_predictor(config, model).predict
+    return models.load_untrained(config, model.prompt, model.texts).predict
 
 
 def _needs_checkpoint(config: Config) -> bool:

@@ -19,9 +19,9 @@ from urllib.parse import quote
 
 from omniner import files
 from omniner.config.groups import TrackingConfig
-from omniner.errors import UserError
+from omniner.errors import UserError, one_line
 from omniner.tracking.machine import git_state, versions
-from omniner.tracking.spool import Sender, Spool, one_line
+from omniner.tracking.spool import Sender, Spool
 from omniner.tracking.store import Child, Found, open_store
 from omniner.tracking.tracked_run import DataInput, Run, TrackedRun, display_name, masked, safe_name, tag_values
 

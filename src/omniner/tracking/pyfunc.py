@@ -35,9 +35,9 @@ class TaggerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
         """Read what was saved with the model."""
         settings = OmegaConf.load(context.artifacts["config"])
         assert isinstance(settings, DictConfig), "written by save"
-        from omniner.models import load
+        from omniner.models import load_predictor
 
-        self._model = load(compose.check(settings), Path(context.artifacts["checkpoint"]))
+        self._model = load_predictor(compose.check(settings), Path(context.artifacts["checkpoint"]))
 
     def predict(
         self, context: Any, model_input: list[str], params: dict[str, str] | None = None

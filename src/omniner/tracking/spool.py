@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omniner.errors import UserError
+from omniner.errors import UserError, one_line
 from omniner.files import explaining, whole_lines
 from omniner.records import to_line
 
@@ -246,8 +246,3 @@ class Sender:
         except RefusedError as error:
             log.warning("tracking store refuses a %s record: %s", record.kind, one_line(error))
             self._spool.mark_refused(record.seq, one_line(error))
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error without its line breaks, not longer than a terminal can bear."""
-    return " ".join(str(error).split())[:300]

@@ -23,8 +23,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from omniner import files
 from omniner.config.groups import TrackingConfig
-from omniner.errors import UserError
-from omniner.tracking.spool import Record, RefusedError, one_line
+from omniner.errors import UserError, one_line
+from omniner.tracking.spool import Record, RefusedError
 from omniner.tracking.tracked_run import TABLES_TAG, display_name, masked
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ DESCRIPTION = "omniner.json"
 """The file that makes a folder the checkpoint of a generative model (see `models.causal`)."""
 
 
-class WholeFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """How the trainer writes `last.ckpt`: straight into a neighbour that then takes its place.
 
     Lightning's own way holds the file in memory twice before it is written.
@@ -40,7 +40,7 @@ class WholeFiles(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
 
-def find(path: Path) -> Path:
+def find_checkpoint(path: Path) -> Path:
     """The checkpoint that a person means by `path`: a tagger's file, a generative model's folder, or a run's folder.
 
     Raises:
@@ -55,14 +55,14 @@ def find(path: Path) -> Path:
     raise UserError("checkpoint", missing, "Name the folder of a finished run, or its best checkpoint.")
 
 
-def save(path: Path, description: dict[str, Any], weights: dict[str, Tensor]) -> None:
+def write_checkpoint(path: Path, description: dict[str, Any], weights: dict[str, Tensor]) -> None:
     """Write a checkpoint for prediction."""
     content = {"tagger": description, "weights": {name: value.cpu() for name, value in weights.items()}}
     with writing(path, "wb") as file:
         torch.save(content, file)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a checkpoint file; anything else is the user's mistake. Tensors are read when they are used."""
     with explaining(path):
         if not path.is_file():

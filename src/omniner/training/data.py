@@ -75,7 +75,7 @@ def _flat(entities: Sequence[Entity]) -> list[tuple[int, int, Entity]]:
 _WINDOW = 50  # batches that are sorted together
 
 
-def plan(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+def plan_epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """The batches of an epoch, as positions; all of `batch_size` but for one that may be smaller."""
     chance = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
@@ -94,7 +94,7 @@ def plan_longest_first(lengths: Sequence[int], batch_size: int) -> list[list[int
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
-def dev_sample(sentences: Sequence[Sentence], count: int, seed: int) -> Sequence[Sentence]:
+def sample_dev(sentences: Sequence[Sentence], count: int, seed: int) -> Sequence[Sentence]:
     """The sentences that are evaluated while training, in their order: `count` of them, drawn by the seed; 0 = all."""
     if not 0 < count < len(sentences):
         return sentences

@@ -123,7 +123,7 @@ def _precision(wanted: str, accelerator: str, large: bool) -> Precision:
     return named.get(wanted, automatic)
 
 
-class Sharded(ModelParallelStrategy):
+class ShardedStrategy(ModelParallelStrategy):
     """Data parallel over all processes, with divided weights; a checkpoint is one file with the weights that learn."""
 
     def __init__(self, world: int) -> None:
@@ -132,10 +132,10 @@ class Sharded(ModelParallelStrategy):
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The weights that learn, put together, on the first process; empty on the others."""
         assert self.model is not None
-        return full_state(self.model)
+        return full_state_dict(self.model)
 
 
-def shard(model: nn.Module, mesh: DeviceMesh, compute: torch.dtype) -> None:
+def shard_model(model: nn.Module, mesh: DeviceMesh, compute: torch.dtype) -> None:
     """Divide a model, layer by layer; its weights move to the devices of the mesh.
 
     Args:
@@ -158,7 +158,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 @contextmanager
-def whole(model: nn.Module) -> Iterator[None]:
+def unsharded(model: nn.Module) -> Iterator[None]:
     """Within, each process has all weights and can run the model by itself. All processes must enter; no gradients.
 
     The model must have run once before.
@@ -175,7 +175,7 @@ def whole(model: nn.Module) -> Iterator[None]:
             part.reshard()
 
 
-def full_state(model: nn.Module) -> dict[str, Tensor]:
+def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The weights that learn by name, put together on the CPU of the first process; empty on the others."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -187,7 +187,7 @@ def full_state(model: nn.Module) -> dict[str, Tensor]:
 
 def _layers(model: nn.Module) -> list[nn.Module]:
     """The layers that transformers names as not to be split."""
-    base = base_of(model)
+    base = base_model(model)
     names = set(base._no_split_modules or ())
     return [module for module in base.modules() if type(module).__name__ in names]
 
@@ -198,6 +198,6 @@ def _parts(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
-def base_of(model: Any) -> Any:
+def base_model(model: Any) -> Any:
     """The transformers model inside a peft one, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

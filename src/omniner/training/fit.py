@@ -35,7 +35,7 @@ from omniner.records import Issue
 from omniner.training import checkpoints
 from omniner.training.callbacks import Interruption, KeepCheckpoints, LogProgress
 from omniner.training.data import TrainingData
-from omniner.training.devices import Devices, Precision, Sharded
+from omniner.training.devices import Devices, Precision, ShardedStrategy
 from omniner.training.learner import Learner
 
 log = logging.getLogger("omniner")
@@ -69,7 +69,7 @@ class FitResult:
     issues: list[Issue] = field(default_factory=list)
 
 
-def fit(
+def fit_module(
     config: Config,
     devices: Devices,
     module: Learner,
@@ -140,7 +140,7 @@ def _trainer(
         precision=_lightning_precision(devices, module),
         logger=logger or False,
         callbacks=callbacks,
-        plugins=[checkpoints.WholeFiles()],
+        plugins=[checkpoints.AtomicCheckpointIO()],
         max_epochs=settings.max_epochs,
         max_steps=settings.max_steps,
         max_time=timedelta(minutes=settings.max_minutes) if settings.max_minutes else None,
@@ -160,7 +160,7 @@ def _trainer(
 def _strategy(devices: Devices) -> Strategy | str:
     """How processes work together."""
     if devices.strategy == "fsdp":
-        return Sharded(devices.world)
+        return ShardedStrategy(devices.world)
     if devices.strategy == "ddp":
         # gradients live in the buckets that are sent: one copy of them less
         return DDPStrategy(gradient_as_bucket_view=True)
@@ -196,7 +196,7 @@ def _own_callbacks(config: Config) -> list[Callback]:
 
 def _check_same(path: Path, module: Learner) -> None:
     """A checkpoint of another model would fail somewhere deep; say it here."""
-    content = checkpoints.read(path)
+    content = checkpoints.read_checkpoint(path)
     if content.get(module.kind) != module.describe():
         raise UserError(
             "resume",

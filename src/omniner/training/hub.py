@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import textwrap
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omniner.errors import UserError
+from omniner.errors import UserError, one_line
 
-_LONGEST = 300  # characters of a library's message
 _DOWNLOAD = (
     "Name a local folder or a hub model; without a network, download it first (hf download <name>) and set model.path "
     "to its folder."
 )
 
 
-def is_local(path: str, fix: str) -> bool:
+def is_local_folder(path: str, fix: str) -> bool:
     """Whether `path` is a folder rather than a hub name; a path to nothing is a mistake, no hub name."""
     if Path(path).is_dir():
         return True
@@ -32,18 +30,18 @@ def is_local(path: str, fix: str) -> bool:
     return False
 
 
-def options(local: bool) -> dict[str, Any]:
+def pretrained_options(local: bool) -> dict[str, Any]:
     """Arguments of every `from_pretrained`: no network for a folder, no foreign code ever."""
     return {"local_files_only": local, "trust_remote_code": False}
 
 
-def advice(local: bool, folder: str) -> str:
+def load_advice(local: bool, folder: str) -> str:
     """What to do about a model that cannot be loaded; `folder` says what a folder must hold."""
     return folder if local else _DOWNLOAD
 
 
 @contextlib.contextmanager
-def explaining(where: str, path: str | Path, fix: str) -> Iterator[None]:
+def explaining_load_errors(where: str, path: str | Path, fix: str) -> Iterator[None]:
     """Turn what a library raises about something that cannot be loaded into one line.
 
     Args:
@@ -60,7 +58,7 @@ def explaining(where: str, path: str | Path, fix: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Without the libraries' own talk: progress bars of half a second, reports on head weights that were left out on
     purpose, warnings that peft uses an old name of transformers, that bitsandbytes has a slower way."""
     from transformers.utils import logging as reports
@@ -80,9 +78,3 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
         if bars:
             reports.enable_progress_bar()
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message as one line; its type where it has none."""
-    text = " ".join(str(error).split())
-    return textwrap.shorten(text, _LONGEST, placeholder=" ...") or type(error).__name__

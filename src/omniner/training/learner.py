@@ -81,7 +81,9 @@ class Learner(pl.LightningModule, ABC):
     def scheduler(self, optimizer: Optimizer) -> LambdaLR:
         """The learning rate of each step, as `trainer.warmup` and `trainer.schedule` say."""
         total = int(self.trainer.estimated_stepping_batches)
-        return LambdaLR(optimizer, lambda step: factor(step, total, self.config.warmup, self.config.schedule))
+        return LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, total, self.config.warmup, self.config.schedule)
+        )
 
     def begin_step(self, rank: int) -> None:
         """Draw this step's random choices from the seed, the step and the rank; start the clock."""
@@ -196,7 +198,7 @@ class DevScore(Metric):
         return values
 
 
-def factor(step: int, total: int, warmup: float, schedule: str) -> float:
+def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:
     """What the learning rate is multiplied with at `step` (from 0) of `total`.
 
     Args:

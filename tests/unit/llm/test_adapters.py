@@ -185,7 +185,7 @@ def test_qlora_is_prepared_as_peft_does_it(tmp_path: Path) -> None:
     small_causal.build("full", dtype=torch.bfloat16).model.save_pretrained(tmp_path)
     settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     twin = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=settings, dtype=torch.bfloat16)
-    with hub.quiet():
+    with hub.quiet_libraries():
         twin = prepare_model_for_kbit_training(twin, use_gradient_checkpointing=False)
     model = small_causal.build("qlora", dtype=torch.bfloat16).model
     got = {name.replace("base_layer.", ""): value for name, value in model.get_base_model().named_parameters()}

@@ -49,7 +49,7 @@ def learnt_by_heart(folder: Path, *overrides: str) -> tuple[Config, Path]:
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(checkpoints.read(folder / "checkpoints/last.ckpt")["state_dict"])
+    return dict(checkpoints.read_checkpoint(folder / "checkpoints/last.ckpt")["state_dict"])
 
 
 def terminate() -> None:
@@ -390,10 +390,12 @@ def test_the_state_of_training_is_no_model_to_predict_with(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"holds no tagger.*checkpoints/best folder"):
         answers(tmp_path / "checkpoints/last.ckpt", small_corpus.sentences(1, 1, "s"), config)
     assert (
-        checkpoints.find(tmp_path) == checkpoints.find(tmp_path / "checkpoints/best") == tmp_path / "checkpoints/best"
+        checkpoints.find_checkpoint(tmp_path)
+        == checkpoints.find_checkpoint(tmp_path / "checkpoints/best")
+        == tmp_path / "checkpoints/best"
     )
     with pytest.raises(UserError, match="holds no checkpoints/best"):
-        checkpoints.find(tmp_path / "checkpoints")
+        checkpoints.find_checkpoint(tmp_path / "checkpoints")
 
 
 def test_what_fsdp_cannot_divide_is_refused() -> None:

@@ -175,7 +175,7 @@ def test_peft_alone_reads_the_adapters(published: Path, tmp_path: Path) -> None:
 
     model = trained("lora", published)
     language_model.save_causal_model(tmp_path / "best", model)
-    with hub.quiet():
+    with hub.quiet_libraries():
         loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "best")
     assert torch.equal(logits(loaded, sample(model)), logits(model.model, sample(model)))
 

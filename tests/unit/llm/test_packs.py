@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omniner.llm.packs import Pack, PackedStep, StepLoader, make_pack, plan_packs, suffix_length
-from omniner.training.data import plan
+from omniner.training.data import plan_epoch
 
 PREFIX = 5
 CHANCE = random.Random(3)
@@ -130,7 +130,7 @@ def test_steps_are_the_same_however_they_are_cut(pack_tokens: int, ranks: int) -
 def test_steps_are_those_of_the_plan() -> None:
     steps = content(list(loader()))
     lengths = [suffix_length(PREFIX)(each) for each in SAMPLES]
-    assert steps == [sorted(place + 1 for place in places) for places in plan(lengths, 8, 11, 0)]
+    assert steps == [sorted(place + 1 for place in places) for places in plan_epoch(lengths, 8, 11, 0)]
     assert len(steps) == len(loader()) == 6
 
 

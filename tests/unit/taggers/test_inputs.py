@@ -98,9 +98,9 @@ def test_too_many_tokens_are_cut_at_a_token(bert: TokenInput) -> None:
 
 def test_inputs_survive_json(bert: TokenInput) -> None:
     text = "小红书 Hello🍜"
-    assert alignment.from_json(bert.to_json()).encode(text) == bert.encode(text)
+    assert alignment.text_input_from_json(bert.to_json()).encode(text) == bert.encode(text)
     characters = CharacterInput(Vocabulary.build(["小红书", "红书"], 1, bigrams=True))
-    assert alignment.from_json(characters.to_json()).encode(text) == characters.encode(text)
+    assert alignment.text_input_from_json(characters.to_json()).encode(text) == characters.encode(text)
 
 
 def test_vocabulary_counts_orders_and_marks_the_edges() -> None:

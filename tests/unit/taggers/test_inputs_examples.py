@@ -10,15 +10,15 @@ import torch
 from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
-from omniner.taggers.inputs import CharacterInput, Encoder, Vocabulary
+from omniner.taggers.inputs import CharacterInput, SentenceEncoder, Vocabulary
 from omniner.taggers.tags import TagScheme
 from omniner.training.data import EntityReplacement
 
 
-def encoder(max_length: int, on_too_long: str, max_span: int | None = None) -> Encoder:
+def encoder(max_length: int, on_too_long: str, max_span: int | None = None) -> SentenceEncoder:
     vocabulary = Vocabulary.build(["张三在北京大学"], 1, bigrams=True)
     config = EncodingConfig(max_length, on_too_long)
-    return Encoder(CharacterInput(vocabulary), TagScheme(["人", "地", "校"]), config, max_span)
+    return SentenceEncoder(CharacterInput(vocabulary), TagScheme(["人", "地", "校"]), config, max_span)
 
 
 def sentence(*entities: tuple[int, int, str], id: str = "s", text: str = "张三在北京大学") -> Sentence:

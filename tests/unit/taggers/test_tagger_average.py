@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from omniner.taggers.tagger import WeightAverage
-from omniner.training.learner import factor
+from omniner.training.learner import learning_rate_factor
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -35,10 +35,10 @@ def test_the_average_follows_its_formula_and_swaps_exactly(dtype: torch.dtype) -
 
 def test_the_learning_rate_rises_and_falls() -> None:
     for schedule in ("constant", "linear", "cosine"):
-        assert factor(0, 100, 0.1, schedule) == pytest.approx(1 / 11)
-        assert factor(10, 100, 0.1, schedule) == 1
-    assert factor(90, 100, 0.1, "constant") == 1
-    assert factor(55, 100, 0.1, "linear") == pytest.approx(0.5)
-    assert factor(55, 100, 0.1, "cosine") == pytest.approx(0.5)
-    assert factor(100, 100, 0.1, "linear") == factor(100, 100, 0.1, "cosine") == 0
-    assert factor(0, 100, 0, "linear") == 1
+        assert learning_rate_factor(0, 100, 0.1, schedule) == pytest.approx(1 / 11)
+        assert learning_rate_factor(10, 100, 0.1, schedule) == 1
+    assert learning_rate_factor(90, 100, 0.1, "constant") == 1
+    assert learning_rate_factor(55, 100, 0.1, "linear") == pytest.approx(0.5)
+    assert learning_rate_factor(55, 100, 0.1, "cosine") == pytest.approx(0.5)
+    assert learning_rate_factor(100, 100, 0.1, "linear") == learning_rate_factor(100, 100, 0.1, "cosine") == 0
+    assert learning_rate_factor(0, 100, 0, "linear") == 1

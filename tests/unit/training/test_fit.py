@@ -18,7 +18,7 @@ from small_corpus import fit, predict, prepare
 
 from omniner.errors import UserError
 from omniner.training import callbacks, checkpoints
-from omniner.training.data import dev_sample
+from omniner.training.data import sample_dev
 
 
 class At(Callback):
@@ -43,7 +43,7 @@ class Losses(Callback):
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    content = checkpoints.read(path)
+    content = checkpoints.read_checkpoint(path)
     average = content.get("average", {}).get("weights", {})
     return {**content["state_dict"], **{f"average.{name}": value for name, value in average.items()}}
 
@@ -200,11 +200,11 @@ def test_progress_is_said_between_evaluations(
 
 def test_the_sample_of_dev_follows_the_seed() -> None:
     sentences = small_corpus.sentences(50, 1, "dev")
-    chosen = dev_sample(sentences, 20, 1)
-    assert chosen == dev_sample(sentences, 20, 1) == sorted(chosen, key=sentences.index)
+    chosen = sample_dev(sentences, 20, 1)
+    assert chosen == sample_dev(sentences, 20, 1) == sorted(chosen, key=sentences.index)
     assert len(chosen) == 20
-    assert chosen != dev_sample(sentences, 20, 2)
-    assert dev_sample(sentences, 0, 1) == dev_sample(sentences, 60, 1) == sentences
+    assert chosen != sample_dev(sentences, 20, 2)
+    assert sample_dev(sentences, 0, 1) == sample_dev(sentences, 60, 1) == sentences
 
 
 def test_another_model_does_not_resume(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_two_processes_make_the_same_predictions_as_one(tmp_path: Path) -> None:
     assert (best_f1, epochs) == (one.best_f1, one.epochs)
     assert one.best_f1 > 0.3
     other = tmp_path / "two/checkpoints/best.ckpt"
-    left, right = (checkpoints.read(path)["weights"] for path in (one.best_path, other))
+    left, right = (checkpoints.read_checkpoint(path)["weights"] for path in (one.best_path, other))
     for name, weight in left.items():
         torch.testing.assert_close(weight, right[name], atol=1e-3, rtol=1e-3)
     assert predictions(one.best_path, config) == predictions(other, config)
