@@ -3,7 +3,7 @@
     python experiments/paper/arithmetic.py
 
 Table 5 counts errors of five types, Table 6 prints precision, recall and F1 of the same answers. As the official
-counter counts (`omniner.score.official`), a classification, boundary or split/merge error uses up one gold
+counter counts (`omniner.scoring.official`), a classification, boundary or split/merge error uses up one gold
 pair and one predicted pair, so it is one false negative and one false positive; a missing one is a false negative, a
 redundant one a false positive. With FP and FN known, each printed figure leaves an interval of true positives:
 P = TP / (TP + FP), R = TP / (TP + FN), F1 = TP / (TP + (FP + FN) / 2) all rise with TP. An empty intersection says that

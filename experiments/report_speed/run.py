@@ -29,8 +29,8 @@ from omniner.config import compose
 from omniner.corpus.sample import generate_sample
 from omniner.records import Entity, Prediction, Sentence
 from omniner.report import run_page, run_tables
-from omniner.score.results import ScoreResult
-from omniner.score.scoring import score
+from omniner.scoring.profiles import score_records
+from omniner.scoring.results import ScoreResult
 
 # When the page says that it is ready, in ms since the navigation began; installed before any of its scripts.
 CLOCK = """
@@ -88,7 +88,7 @@ def answers(sentences: Sequence[Sentence], wrong: float, seed: int) -> list[Pred
 def scored(count: int, wrong: float, seed: int) -> ScoreResult:
     sentences = [replace(s, id=f"test-{n}") for n, s in enumerate(generate_sample({"test": count}, seed)["test"])]
     settings = compose.load(["metrics.bootstrap=0"])
-    return score(sentences, answers(sentences, wrong, seed), settings.metrics, settings.errta)
+    return score_records(sentences, answers(sentences, wrong, seed), settings.metrics, settings.errta)
 
 
 def page_of(result: ScoreResult, examples: int) -> tuple[str, float]:

@@ -28,9 +28,9 @@ from omniner.corpus.sample import generate_sample
 from omniner.files import write_text
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
 from omniner.report import run_tables
-from omniner.score import predictions
-from omniner.score.results import ScoreResult
-from omniner.score.scoring import score, score_loaded
+from omniner.scoring import predictions
+from omniner.scoring.profiles import score_loaded, score_records
+from omniner.scoring.results import ScoreResult
 
 # Shares of gold mentions: about the error level of a fine-tuned model on 90 categories (F1 near 0.75).
 MISSED, RENAMED, SHIFTED, SPLIT, SPURIOUS = 0.08, 0.08, 0.07, 0.02, 0.10
@@ -161,13 +161,13 @@ def jobs(work: Work) -> dict[str, tuple[int, Callable[[], Any]]]:
             count,
             lambda: tabled(score_loaded(predictions.read_predictions(work.generated, None), *official), official[1]),
         ),
-        "pair metrics + official ERRTA": (count, lambda: score(work.pair_gold, work.pairs, *pair)),
-        "span metrics + span ERRTA": (count, lambda: score(work.sentences, work.spans, *span)),
+        "pair metrics + official ERRTA": (count, lambda: score_records(work.pair_gold, work.pairs, *pair)),
+        "span metrics + span ERRTA": (count, lambda: score_records(work.sentences, work.spans, *span)),
         "span metrics + span ERRTA + tables": (
             count,
-            lambda: tabled(score(work.sentences, work.spans, *span), span[1]),
+            lambda: tabled(score_records(work.sentences, work.spans, *span), span[1]),
         ),
-        "span, 1000 bootstrap draws too": (count, lambda: score(work.sentences, work.spans, *span_ci)),
+        "span, 1000 bootstrap draws too": (count, lambda: score_records(work.sentences, work.spans, *span_ci)),
         "span with reading": (count, lambda: score_loaded(predictions.read_predictions(work.own, None), *span)),
         "seqeval": (peers, lambda: seqeval_score(work.gold_tags, work.predicted_tags)),
         "nervaluate": (peers, lambda: nervaluate_score(work.gold_tags, work.predicted_tags, work.categories)),
@@ -189,7 +189,7 @@ def main() -> None:
             for name, (_, job) in chosen.items():
                 seconds[name].append(cpu(job)[0])
         metrics, errta = settings("span", "own", "span", 0)
-        result = score(work.sentences, work.spans, metrics, errta)
+        result = score_records(work.sentences, work.spans, metrics, errta)
     entities = sum(len(sentence.entities) for sentence in work.sentences) / len(work.sentences)
     print(f"{options.sentences} sentences, {entities:.2f} mentions each; Python {sys.version.split()[0]}")
     print(f"span micro F1 of the predictions {result.metrics.micro.f1:.4f}, errors {result.errta.counts}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from omniner.score.predictions import prediction_from_line
+from omniner.scoring.predictions import prediction_from_line
 from tests.e2e.conftest import COMMAND, TINY_CAUSAL, environment, folder_of, omniner
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from omniner.config.groups import ErrtaConfig, MetricsConfig
-from omniner.score import predictions
-from omniner.score.results import ScoreResult, ScoreRow
-from omniner.score.scoring import score_loaded
+from omniner.scoring import predictions
+from omniner.scoring.profiles import score_loaded
+from omniner.scoring.results import ScoreResult, ScoreRow
 
 OFFICIAL = MetricsConfig(
     unit="auto", profile="official", on_parse_failure="empty", bootstrap=0, confidence=0.95, seed=0

@@ -7,9 +7,9 @@ from collections import Counter
 
 from omniner.corpus.taxonomy import load_taxonomy, primary_of
 from omniner.records import Entity, Issue, Prediction, Sentence
-from omniner.score.error_types import error_types
-from omniner.score.metrics import compare_units
-from omniner.score.results import (
+from omniner.scoring.error_types import error_types
+from omniner.scoring.metrics import compare_units
+from omniner.scoring.results import (
     ErrtaError,
     ErrtaResult,
     Interval,

@@ -11,7 +11,7 @@ from omniner.guidance import clusters, notes
 from omniner.guidance.clusters import TrainingCounts
 from omniner.guidance.lessons import Guidance, Lesson, LessonExample, Note, SuspectLabel
 from omniner.records import Sentence
-from omniner.score.results import ErrtaError
+from omniner.scoring.results import ErrtaError
 
 CATEGORIES = ["品牌_国货", "品类_产品", "时间", "地点_城市", "体验_使用体验", "人群"]
 

@@ -18,7 +18,7 @@ LAYERS = (
     ("config",),
     ("corpus",),
     ("answers",),
-    ("score",),
+    ("scoring",),
     ("annotators",),
     ("training",),
     ("taggers", "llm"),
@@ -34,7 +34,7 @@ LAYERS = (
 APART = ("taggers", "llm")  # one layer, but neither knows the other
 WITHOUT_TORCH = {
     *("errors", "records", "files", "progress", "registry", "cores"),
-    *("config", "corpus", "answers", "score", "annotators", "runs"),
+    *("config", "corpus", "answers", "scoring", "annotators", "runs"),
 }
 HEAVY = (
     "torch",

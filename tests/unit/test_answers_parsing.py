@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omniner.answers import MAX_CHARS, parse_answer
-from omniner.score.official import OfficialStopError, read_for_errta, read_for_evaluation
+from omniner.scoring.official import OfficialStopError, read_for_errta, read_for_evaluation
 
 PAIRS = [("面膜", "品类_产品"), ("Nanci", "品牌")]
 PLAIN = json.dumps(PAIRS, ensure_ascii=False)

@@ -32,10 +32,10 @@ from omniner.annotators.alpha import Pattern, SparseTable, UnitTally, alpha_unit
 from omniner.config.groups import AgreementConfig
 from omniner.corpus.adjudication import AnnotatedSentence, Annotation
 from omniner.records import Entity, Issue
-from omniner.score import errta
-from omniner.score.metrics import compare_units
-from omniner.score.resampling import post_numbers
-from omniner.score.results import ErrtaResult
+from omniner.scoring import errta
+from omniner.scoring.metrics import compare_units
+from omniner.scoring.resampling import post_numbers
+from omniner.scoring.results import ErrtaResult
 
 
 class CategoryAgreement(NamedTuple):

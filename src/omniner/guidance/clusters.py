@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 from omniner.records import Entity, Sentence
 from omniner.registry import ERROR_TYPES
-from omniner.score.error_types import lesson_kinds
-from omniner.score.results import ErrtaError
+from omniner.scoring.error_types import lesson_kinds
+from omniner.scoring.results import ErrtaError
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from omniner.errors import UserError
 from omniner.files import read_json, write_text
 from omniner.guidance.clusters import Facts
 from omniner.records import Entity, entity_to_json, storable
-from omniner.score.error_types import lesson_kinds
+from omniner.scoring.error_types import lesson_kinds
 
 Schema = Mapping[str, Any]
 

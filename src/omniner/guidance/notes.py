@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from omniner.guidance.clusters import BoundaryPiece, Facts, SurfaceCount
 from omniner.guidance.lessons import COUNTED, Note
-from omniner.score.error_types import LANGUAGES, lesson_kinds
+from omniner.scoring.error_types import LANGUAGES, lesson_kinds
 
 _SURFACES = 3  # named in a note
 _LABELS = 3  # named of a surface

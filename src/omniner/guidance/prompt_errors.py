@@ -21,7 +21,7 @@ from omniner.config.model_groups import PromptConfig
 from omniner.errors import UserError
 from omniner.guidance.lessons import Guidance, Lesson, LessonExample
 from omniner.records import Entity
-from omniner.score.error_types import lesson_kinds, paper_types
+from omniner.scoring.error_types import lesson_kinds, paper_types
 
 log = logging.getLogger("omniner")
 

@@ -42,9 +42,9 @@ from omniner.guidance.prompt_errors import (
 )
 from omniner.llm.prompts import SENTENCE, Prompt, build_prompt, choose_examples
 from omniner.records import Sentence
-from omniner.score.error_types import lesson_kinds, paper_types
-from omniner.score.metrics import Comparison
-from omniner.score.resampling import counted_categories, counts_per_post, resampled_counts
+from omniner.scoring.error_types import lesson_kinds, paper_types
+from omniner.scoring.metrics import Comparison
+from omniner.scoring.resampling import counted_categories, counts_per_post, resampled_counts
 
 _STREAM, _CHOICE = 0x5EA2C4, 0xC401CE  # keep the draws apart from other uses of the seed
 _CHUNK = 64  # draws at a time: 64 x 20,000 posts x 8 bytes x 2 = 20 MB

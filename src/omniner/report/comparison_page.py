@@ -25,12 +25,12 @@ from omniner.report import page
 from omniner.report.comparison_tables import comparison_summary
 from omniner.report.figures import FAINT, INK, LABEL_LENGTH, drawable_text, png
 from omniner.report.tables import P_VALUE, POINTS, SHARE, Table, format_cell
-from omniner.score import human
-from omniner.score.comparison import RunComparison, TestedRun
-from omniner.score.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
-from omniner.score.metrics import Residue
-from omniner.score.resampling import Difference, smallest_p
-from omniner.score.results import ScoreResult
+from omniner.scoring import human
+from omniner.scoring.comparison import RunComparison, TestedRun
+from omniner.scoring.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
+from omniner.scoring.metrics import Residue
+from omniner.scoring.resampling import Difference, smallest_p
+from omniner.scoring.results import ScoreResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

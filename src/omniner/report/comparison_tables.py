@@ -35,11 +35,11 @@ from omniner.report.tables import (
     entities_text,
     format_cell,
 )
-from omniner.score import human
-from omniner.score.comparison import RunComparison, TestedRun
-from omniner.score.error_types import BLUE, ORANGE
-from omniner.score.resampling import Difference
-from omniner.score.results import ScoreResult, ScoreRow
+from omniner.scoring import human
+from omniner.scoring.comparison import RunComparison, TestedRun
+from omniner.scoring.error_types import BLUE, ORANGE
+from omniner.scoring.resampling import Difference
+from omniner.scoring.results import ScoreResult, ScoreRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

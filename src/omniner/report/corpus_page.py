@@ -27,7 +27,7 @@ from omniner.report import page
 from omniner.report.corpus_tables import Verdicts
 from omniner.report.figures import LABEL_LENGTH, MOST_ROWS, drawable_text, png
 from omniner.report.tables import Table, escape_markdown, tables_markdown
-from omniner.score.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
+from omniner.scoring.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -31,8 +31,8 @@ import numpy.typing as npt
 
 from omniner.registry import ERROR_TYPES
 from omniner.report.run_tables import count_confusions
-from omniner.score.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
-from omniner.score.results import ScoreResult, category_of
+from omniner.scoring.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
+from omniner.scoring.results import ScoreResult, category_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -39,7 +39,7 @@ from omniner.report.tables import (
     escape_markdown,
     tables_markdown,
 )
-from omniner.score.resampling import smallest_p
+from omniner.scoring.resampling import smallest_p
 
 _SECTIONS = {"summary": "Summary", "lessons": "Lessons", "suspects": "Annotation"}
 _SHOWN = 5  # lessons in the summary

@@ -20,7 +20,7 @@ from omniner.report import page
 from omniner.report.figures import errors_by_primary
 from omniner.report.run_tables import count_confusions, examples_by_type
 from omniner.report.tables import Table
-from omniner.score.results import ScoreResult
+from omniner.scoring.results import ScoreResult
 
 Curve = Sequence[tuple[int, float]]  # (step, value)
 

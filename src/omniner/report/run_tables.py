@@ -13,7 +13,7 @@ from omniner.config.groups import ErrtaConfig
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.records import Entity, Prediction, Sentence
 from omniner.report.tables import COUNT, RATE, TEXT, Cell, Table, columns, entities_text
-from omniner.score.results import ErrtaError, ScoreResult, category_of
+from omniner.scoring.results import ErrtaError, ScoreResult, category_of
 
 # A label is suspected where its surface has been labelled otherwise at least this often and this regularly.
 SEEN = 5

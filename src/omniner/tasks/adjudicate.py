@@ -33,7 +33,7 @@ from omniner.files import writing
 from omniner.records import Issue, is_unlabeled, to_line
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task, entry_label
-from omniner.score.predictions import garbage_collection_paused
+from omniner.scoring.predictions import garbage_collection_paused
 from omniner.tasks import corpora
 
 log = logging.getLogger("omniner")

@@ -29,10 +29,10 @@ from omniner.report import curation_tables
 from omniner.report.tables import SHARE, Table, format_cell, summary_markdown
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task, entry_label
-from omniner.score import human
-from omniner.score.predictions import garbage_collection_paused
-from omniner.score.results import ScoreResult
-from omniner.score.scoring import score
+from omniner.scoring import human
+from omniner.scoring.predictions import garbage_collection_paused
+from omniner.scoring.profiles import score_records
+from omniner.scoring.results import ScoreResult
 from omniner.tasks.corpora import ANNOTATORS_INPUT, Annotator, read_annotators
 
 log = logging.getLogger("omniner")
@@ -80,7 +80,7 @@ def _human(
             raise UserError("gold", f"{one.name} has labelled none of its sentences", "Name the gold of these files.")
         _write(folder / f"{one.name}.jsonl", predictions)
         theirs = human.labelled_gold(gold, predictions)
-        results[one.name] = score(theirs, predictions, context.config.metrics, context.config.errta)
+        results[one.name] = score_records(theirs, predictions, context.config.metrics, context.config.errta)
         issues += met + [issue._replace(message=f"{one.name}: {issue.message}") for issue in results[one.name].issues]
     context.run.files(folder, "human")
     return results, len(gold), issues

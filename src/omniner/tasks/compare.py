@@ -47,9 +47,9 @@ from omniner.report.tables import TEXT, Table, escape_markdown, tables_markdown
 from omniner.runs import folder as runfolder
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task, entry_label
-from omniner.score import human
-from omniner.score.comparison import RunComparison, System, compare_runs
-from omniner.score.predictions import LoadedPredictions, read_predictions
+from omniner.scoring import human
+from omniner.scoring.comparison import RunComparison, System, compare_runs
+from omniner.scoring.predictions import LoadedPredictions, read_predictions
 from omniner.tasks import corpora
 from omniner.tracking.tracked_run import DataInput
 

@@ -70,8 +70,8 @@ def _merge(context: Context, output: Path) -> None:
 
 
 def _generated(context: Context, output: Path) -> None:
-    from omniner.score.official import write_generated
-    from omniner.score.predictions import read_predictions
+    from omniner.scoring.official import write_generated
+    from omniner.scoring.predictions import read_predictions
 
     config = context.config
     loaded = read_predictions(Path(config.input or ""), Path(config.gold) if config.gold else None)

@@ -34,9 +34,9 @@ from omniner.runs import children
 from omniner.runs.children import Job, Outcome
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task, model_label
-from omniner.score.human import SCORES
-from omniner.score.predictions import prediction_from_line
-from omniner.score.scoring import choose_unit
+from omniner.scoring.human import SCORES
+from omniner.scoring.predictions import prediction_from_line
+from omniner.scoring.profiles import choose_unit
 from omniner.tasks import corpora
 from omniner.tasks.corpora import WholeCorpus
 

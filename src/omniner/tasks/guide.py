@@ -30,8 +30,8 @@ from omniner.report.run_tables import find_suspected_labels
 from omniner.runs.context import Context
 from omniner.runs.folder import GUIDANCE_COPY, RunReference, read_state, resolve_run
 from omniner.runs.task import Task
-from omniner.score.results import ErrtaError, ScoreResult
-from omniner.score.scoring import score
+from omniner.scoring.profiles import score_records
+from omniner.scoring.results import ErrtaError, ScoreResult
 from omniner.tasks import prompting
 from omniner.tasks.predict import PREDICTION_OUTPUTS, Untrained, predict_file, write_gold
 
@@ -114,7 +114,7 @@ def _score(
     context.publish_file("predictions.jsonl")
     context.publish_file("gold.jsonl")
     metrics = dataclasses.replace(config.metrics, bootstrap=0)  # no interval of theirs is shown
-    result = score(sentences, predictions, metrics, config.errta)
+    result = score_records(sentences, predictions, metrics, config.errta)
     if not result.errta.errors:
         found = f"it makes no error on the {len(sentences):,} sentences of {config.guide.split}"
         raise UserError("run", found, "There is nothing to explain; try guide.split=train or another run.")

@@ -32,7 +32,7 @@ from omniner.records import Issue, Prediction, Sentence, content_digest, predict
 from omniner.runs.context import Context
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.runs.task import Input, Task, model_label
-from omniner.score.predictions import prediction_from_line
+from omniner.scoring.predictions import prediction_from_line
 from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, score_and_publish
 
 if TYPE_CHECKING:

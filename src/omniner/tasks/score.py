@@ -27,9 +27,9 @@ from omniner.report.run_tables import build_run_tables
 from omniner.report.tables import Table
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task
-from omniner.score.predictions import read_predictions
-from omniner.score.results import ScoreResult
-from omniner.score.scoring import score, score_loaded
+from omniner.scoring.predictions import read_predictions
+from omniner.scoring.profiles import score_loaded, score_records
+from omniner.scoring.results import ScoreResult
 
 
 def run(context: Context) -> None:
@@ -66,7 +66,7 @@ def score_and_publish(
 ) -> ScoreResult:
     """Score predictions against gold and publish everything that follows from it."""
     config = context.config
-    result = score(gold, predictions, config.metrics, config.errta)
+    result = score_records(gold, predictions, config.metrics, config.errta)
     publish_scores(context, result, extras)
     return result
 

@@ -65,11 +65,11 @@ from omniner.runs.children import Job, Outcome
 from omniner.runs.context import Context
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.runs.task import Task, model_label
-from omniner.score.comparison import System, compare_runs
-from omniner.score.predictions import prediction_from_line
-from omniner.score.resampling import post_numbers
-from omniner.score.results import ScoreResult
-from omniner.score.scoring import score
+from omniner.scoring.comparison import System, compare_runs
+from omniner.scoring.predictions import prediction_from_line
+from omniner.scoring.profiles import score_records
+from omniner.scoring.resampling import post_numbers
+from omniner.scoring.results import ScoreResult
 from omniner.tasks import prompting
 
 log = logging.getLogger("omniner")
@@ -184,12 +184,12 @@ def _score_alike(
 ) -> dict[str, ScoreResult]:
     """Score all by the same unit: by pair where some answer holds an entity whose place is unknown."""
     metrics = dataclasses.replace(config.metrics, bootstrap=0)
-    scored = {name: score(gold, one, metrics, config.errta) for name, one in answers.items()}
+    scored = {name: score_records(gold, one, metrics, config.errta) for name, one in answers.items()}
     if len({one.unit for one in scored.values()}) == 1:
         return scored
     metrics = dataclasses.replace(metrics, unit="pair")
     again = {name: one for name, one in answers.items() if scored[name].unit != "pair"}
-    return scored | {name: score(gold, one, metrics, config.errta) for name, one in again.items()}
+    return scored | {name: score_records(gold, one, metrics, config.errta) for name, one in again.items()}
 
 
 def _result(

@@ -33,7 +33,7 @@ from torchmetrics import Metric
 
 from omniner.config.model_groups import TrainerConfig
 from omniner.records import Entity
-from omniner.score.metrics import Counts, compare_units, score_row
+from omniner.scoring.metrics import Counts, compare_units, score_row
 
 _RATE_MEMORY = 0.95  # share of the past in the smoothed rates
 

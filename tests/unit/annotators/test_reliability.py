@@ -25,10 +25,10 @@ from omniner.corpus.adjudication import AnnotatedSentence, annotation_of, match_
 from omniner.corpus.sample import generate_sample
 from omniner.records import Entity, Sentence
 from omniner.report import curation_tables
-from omniner.score import human
-from omniner.score.metrics import compare_units
-from omniner.score.results import ErrtaError
-from omniner.score.scoring import score
+from omniner.scoring import human
+from omniner.scoring.metrics import compare_units
+from omniner.scoring.profiles import score_records
+from omniner.scoring.results import ErrtaError
 
 SETTINGS = AgreementConfig(bootstrap=200, confidence=0.95, seed=3, top=20)
 
@@ -283,7 +283,7 @@ def test_human_performance_is_the_mean_of_the_scorers_figures() -> None:
     for name, sentences in zip("ab", annotations, strict=True):
         predictions, issues = human.human_predictions(name, [*sentences, Sentence("other", "文")], gold)
         assert (len(predictions), issues) == (len(gold), [])
-        results[name] = score(gold, predictions, metrics, ErrtaConfig("auto", 1, 1))
+        results[name] = score_records(gold, predictions, metrics, ErrtaConfig("auto", 1, 1))
     f1 = [result.metrics.micro.f1 for result in results.values()]
     spread = human.summarise_scores(f1)
     assert spread.mean == pytest.approx(sum(f1) / 2)

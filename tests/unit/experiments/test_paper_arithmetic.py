@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.conftest import ROOT
 
-from omniner.score import official
+from omniner.scoring import official
 
 sys.path.insert(0, str(ROOT / "experiments"))
 

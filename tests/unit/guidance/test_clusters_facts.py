@@ -8,7 +8,7 @@ from tests.helpers import made_up
 from omniner.guidance import clusters, notes
 from omniner.guidance.clusters import BoundaryPiece, CategoryCount, Facts, SurfaceCount, TrainingCounts
 from omniner.records import Entity, Sentence
-from omniner.score.results import ErrtaError
+from omniner.scoring.results import ErrtaError
 
 TRAIN = [
     Sentence("1", "小满奶茶好喝", [Entity("小满", "品牌", 0, 2), Entity("奶茶", "产品", 2, 4)]),

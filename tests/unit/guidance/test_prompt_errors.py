@@ -19,8 +19,8 @@ from omniner.guidance.lessons import Guidance
 from omniner.guidance.prompt_errors import ErrorsText, LengthFunction
 from omniner.llm import prompts
 from omniner.records import Entity
-from omniner.score.error_types import lesson_kinds, paper_types
-from omniner.score.results import ErrtaError
+from omniner.scoring.error_types import lesson_kinds, paper_types
+from omniner.scoring.results import ErrtaError
 
 
 @pytest.fixture(scope="module")

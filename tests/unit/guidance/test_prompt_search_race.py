@@ -13,7 +13,7 @@ from tests.helpers import made_up
 from omniner.config.groups import CompareConfig
 from omniner.guidance import prompt_search
 from omniner.guidance.prompt_search import VariantScore
-from omniner.score.resampling import post_numbers
+from omniner.scoring.resampling import post_numbers
 
 Tables = dict[str, NDArray[np.int64]]
 

@@ -11,7 +11,7 @@ from tests.helpers.made_up_guidance import lesson_of
 from omniner.guidance import questions
 from omniner.guidance.questions import read_teacher_answer
 from omniner.records import Entity, Sentence
-from omniner.score.results import ErrtaError
+from omniner.scoring.results import ErrtaError
 
 ERROR = ErrtaError("classification", "a", (Entity("小满", "品牌", 1, 3),), (Entity("小满", "时间", 1, 3),))
 SCHEMA = questions.lesson_question(lesson_of(ERROR, "喝小满{x}"), 10, "zh").schema

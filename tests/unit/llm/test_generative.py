@@ -24,7 +24,7 @@ from omniner.errors import UserError
 from omniner.llm.generative import DevLoader, GenerativeData
 from omniner.llm.packs import make_pack
 from omniner.records import Entity, Prediction, Sentence
-from omniner.score.metrics import Counts, compare_units
+from omniner.scoring.metrics import Counts, compare_units
 from omniner.training import checkpoints
 from omniner.training.learner import DevScore
 

@@ -12,7 +12,7 @@ import pytest
 
 from omniner.records import Entity, Prediction, Sentence
 from omniner.report import figures
-from omniner.score.results import ScoreResult
+from omniner.scoring.results import ScoreResult
 
 CURVES = {
     "train/loss": [(step, 3 / (step + 1)) for step in range(50)],

@@ -17,7 +17,7 @@ import pytest
 from omniner.config.groups import ErrtaConfig
 from omniner.records import Entity, Prediction, Sentence
 from omniner.report import figures, run_page, run_tables
-from omniner.score.results import ErrtaError, ScoreResult
+from omniner.scoring.results import ErrtaError, ScoreResult
 
 ERRTA = ErrtaConfig(mode="span", examples=20, top=30)
 SCRIPT, IMAGE, END = "<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "</script><b>bold</b><!--"

@@ -15,8 +15,8 @@ from omniner.corpus.taxonomy import load_taxonomy
 from omniner.records import Entity, Prediction, Sentence
 from omniner.report import run_tables
 from omniner.report.tables import COUNT, RATE, TEXT, Cell, Column, Table
-from omniner.score import results
-from omniner.score.results import ErrtaError, ScoreResult
+from omniner.scoring import results
+from omniner.scoring.results import ErrtaError, ScoreResult
 
 ERRTA = ErrtaConfig(mode="span", examples=5, top=7)
 

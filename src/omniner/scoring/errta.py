@@ -29,9 +29,9 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from omniner.records import Entity, Issue
-from omniner.score.error_types import error_types
-from omniner.score.metrics import Residue
-from omniner.score.results import ErrtaError, ErrtaResult, TypeCount
+from omniner.scoring.error_types import error_types
+from omniner.scoring.metrics import Residue
+from omniner.scoring.results import ErrtaError, ErrtaResult, TypeCount
 
 
 class IdentityError(AssertionError):

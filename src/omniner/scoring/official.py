@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 
 from omniner.files import writing
 from omniner.records import Entity, Issue, Prediction, Sentence, to_line
-from omniner.score import errta
-from omniner.score.metrics import Comparison, Residue, compare_units
-from omniner.score.predictions import BOM, LABEL, LABEL_ERRTA, LABEL_PARSE, PREDICT_ERRTA
-from omniner.score.results import ErrtaError, ErrtaResult, ParseFailure
+from omniner.scoring import errta
+from omniner.scoring.metrics import Comparison, Residue, compare_units
+from omniner.scoring.predictions import BOM, LABEL, LABEL_ERRTA, LABEL_PARSE, PREDICT_ERRTA
+from omniner.scoring.results import ErrtaError, ErrtaResult, ParseFailure
 
 Unit = tuple[Any, ...]  # (surface, category) as a rule
 Sample = tuple[Sentence, Prediction | None]

@@ -17,8 +17,8 @@ from omniner.guidance.lessons import Guidance, Lesson, LessonExample
 from omniner.records import Entity, Prediction, Sentence
 from omniner.registry import ERROR_TYPES
 from omniner.report import curation_tables, figures, run_page, run_tables
-from omniner.score import errta
-from omniner.score.error_types import (
+from omniner.scoring import errta
+from omniner.scoring.error_types import (
     ErrorType,
     LessonKind,
     OpenQuestion,
@@ -28,7 +28,7 @@ from omniner.score.error_types import (
     lesson_kinds,
     paper_types,
 )
-from omniner.score.results import ErrtaError, ScoreResult
+from omniner.scoring.results import ErrtaError, ScoreResult
 
 TEXT = "她在上海喝咖啡"
 RIGHT, WRONG = Entity("上海", "地点", 2, 4), Entity("她", "地点", 0, 1)

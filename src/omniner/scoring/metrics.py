@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omniner.records import Entity
-from omniner.score.results import Metrics, PrimaryRow, ScoreRow
+from omniner.scoring.results import Metrics, PrimaryRow, ScoreRow
 
 _KEY = {"pair": itemgetter(0, 1), "span": itemgetter(1, 2, 3)}  # the members of an Entity that make it the same unit
 _PLACE = {"pair": itemgetter(0), "span": itemgetter(2, 3)}  # the same without the category

@@ -1,8 +1,8 @@
 """Score predictions against gold: scores, sorted errors, how the answers were read, and the signature of all that.
 
 Sentences and predictions are matched by id. Profile `own` counts a missing or unreadable answer as an empty one;
-profile `official` reads and counts as the published scripts do (`score.official`). Nothing is left out without an
-issue, and the errors must add up to the false positives and negatives of the scores (`score.errta`), or the run stops.
+profile `official` reads and counts as the published scripts do (`scoring.official`). Nothing is left out without an
+issue, and errors must add up to the false positives and negatives of the scores (`scoring.errta`), or the run stops.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from omniner.config.groups import ErrtaConfig, MetricsConfig
 from omniner.corpus.taxonomy import primary_of
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Prediction, Sentence
-from omniner.score import errta as errta_common
-from omniner.score import official
-from omniner.score.metrics import Comparison, compare_units, evaluate
-from omniner.score.predictions import LABEL, LABEL_PARSE, LoadedPredictions, garbage_collection_paused
-from omniner.score.resampling import bootstrap_intervals, post_numbers
-from omniner.score.results import ErrtaResult, Metrics, ParseFailure, ParseSummary, ScoreResult
+from omniner.scoring import errta as errta_common
+from omniner.scoring import official
+from omniner.scoring.metrics import Comparison, compare_units, evaluate
+from omniner.scoring.predictions import LABEL, LABEL_PARSE, LoadedPredictions, garbage_collection_paused
+from omniner.scoring.resampling import bootstrap_intervals, post_numbers
+from omniner.scoring.results import ErrtaResult, Metrics, ParseFailure, ParseSummary, ScoreResult
 
 
 @dataclass(slots=True)
@@ -41,14 +41,14 @@ class _Scored:
 
 def score_loaded(loaded: LoadedPredictions, metrics: MetricsConfig, errta: ErrtaConfig) -> ScoreResult:
     """Score a predictions file that `read_predictions` has read."""
-    result = score(loaded.gold, loaded.predictions, metrics, errta)
+    result = score_records(loaded.gold, loaded.predictions, metrics, errta)
     result.issues[:0] = loaded.issues
     result.timing["read"] += loaded.seconds
     return result
 
 
 @garbage_collection_paused()
-def score(
+def score_records(
     gold: Sequence[Sentence],
     predictions: Sequence[Prediction],
     metrics: MetricsConfig,

@@ -21,8 +21,8 @@ from omniner.records import Entity, Prediction, Sentence
 from omniner.report import comparison_page
 from omniner.report.comparison_tables import build_comparison_tables, comparison_summary
 from omniner.report.tables import Table, format_cell, tables_markdown
-from omniner.score.comparison import RunComparison, System, compare_runs
-from omniner.score.scoring import score
+from omniner.scoring.comparison import RunComparison, System, compare_runs
+from omniner.scoring.profiles import score_records
 
 METRICS = MetricsConfig(unit="auto", profile="own", on_parse_failure="empty", bootstrap=0, confidence=0.95, seed=0)
 ERRTA = ErrtaConfig(mode="auto", examples=5, top=5)
@@ -105,7 +105,7 @@ def test_one_run_without_offsets_makes_all_count_pairs() -> None:
         assert {(r.unit, r.mode) for r in comparison.results.values()} == {("pair", "official")}
         figures = comparison.tested[0].significance.figures.values()
         assert [row.difference for row in figures] == [0.0] * 4  # the same answers, said in two ways
-    alike = score(sentences, said, dataclasses.replace(METRICS, unit="pair"), ERRTA)
+    alike = score_records(sentences, said, dataclasses.replace(METRICS, unit="pair"), ERRTA)
     assert comparison.results["spans"].metrics == alike.metrics
 
 

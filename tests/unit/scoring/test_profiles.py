@@ -17,9 +17,9 @@ from omniner.config.groups import ErrtaConfig, MetricsConfig
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
 from omniner.registry import ERROR_TYPES
-from omniner.score import predictions
-from omniner.score.results import ScoreResult
-from omniner.score.scoring import score, score_loaded
+from omniner.scoring import predictions
+from omniner.scoring.profiles import score_loaded, score_records
+from omniner.scoring.results import ScoreResult
 
 METRICS = MetricsConfig(unit="auto", profile="own", on_parse_failure="empty", bootstrap=0, confidence=0.95, seed=0)
 OFFICIAL = dataclasses.replace(METRICS, profile="official")
@@ -51,7 +51,7 @@ def codes(result: ScoreResult) -> list[str]:
 
 
 def test_spans_where_everything_has_offsets() -> None:
-    result = score(GOLD, SAID, METRICS, ERRTA)
+    result = score_records(GOLD, SAID, METRICS, ERRTA)
     assert (result.unit, result.mode, result.identity_ok) == ("span", "span", True)
     assert result.metrics.micro[4:] == (1, 2, 1)
     assert result.errta.counts["split"] == result.errta.counts["split_merge"] == 1
@@ -60,10 +60,10 @@ def test_spans_where_everything_has_offsets() -> None:
 
 def test_pairs_and_the_official_rules_where_one_side_has_none() -> None:
     said = [Prediction(p.id, bare(p.entities)) for p in SAID]
-    result = score(GOLD, said, METRICS, ERRTA)
+    result = score_records(GOLD, said, METRICS, ERRTA)
     assert (result.unit, result.mode) == ("pair", "official")
     assert result.errta.counts == {"classification": 0, "boundary": 1, "split_merge": 0, "missing": 0, "redundant": 1}
-    by_place = score(GOLD, said, METRICS, SPAN)
+    by_place = score_records(GOLD, said, METRICS, SPAN)
     assert (by_place.unit, by_place.mode) == ("pair", "span")
     assert by_place.errta.counts["split"] == 1
 
@@ -71,19 +71,19 @@ def test_pairs_and_the_official_rules_where_one_side_has_none() -> None:
 def test_what_cannot_be_had_is_a_user_error() -> None:
     said = [Prediction(p.id, bare(p.entities)) for p in SAID]
     with pytest.raises(UserError, match=r"metrics\.unit"):
-        score(GOLD, said, dataclasses.replace(METRICS, unit="span"), ERRTA)
+        score_records(GOLD, said, dataclasses.replace(METRICS, unit="span"), ERRTA)
     with pytest.raises(UserError, match=r"metrics\.unit"):
-        score(GOLD, said, dataclasses.replace(OFFICIAL, unit="span"), ERRTA)
+        score_records(GOLD, said, dataclasses.replace(OFFICIAL, unit="span"), ERRTA)
     mute = [Sentence(s.id, "", bare(s.entities)) for s in GOLD]
     with pytest.raises(UserError, match=r"errta\.mode"):
-        score(mute, said, METRICS, SPAN)
+        score_records(mute, said, METRICS, SPAN)
     with pytest.raises(UserError, match="same id"):
-        score([*GOLD, GOLD[0]], SAID, METRICS, ERRTA)
+        score_records([*GOLD, GOLD[0]], SAID, METRICS, ERRTA)
 
 
 def test_missing_unknown_and_double_predictions_are_issues() -> None:
     said = [SAID[1], Prediction("b", []), Prediction("x", [Entity("y", "z", 0, 1)])]
-    result = score(GOLD, said, METRICS, ERRTA)
+    result = score_records(GOLD, said, METRICS, ERRTA)
     assert sorted(codes(result)) == ["duplicate-prediction", "no-prediction", "unknown-id"]
     assert result.metrics.micro[4:] == (1, 0, 1)
     assert (result.parse.sentences, result.parse.scored) == (2, 2)
@@ -91,16 +91,16 @@ def test_missing_unknown_and_double_predictions_are_issues() -> None:
 
 def test_unreadable_answers_are_empty_or_dropped() -> None:
     said = [SAID[0], Prediction("b", [], "我不知道", "failed", "not JSON")]
-    result = score(GOLD, said, METRICS, ERRTA)
+    result = score_records(GOLD, said, METRICS, ERRTA)
     assert (result.parse.failed, result.parse.scored, result.metrics.micro.fn) == (1, 2, 2)
     assert result.parse.failures[0].raw == "我不知道"
-    result = score(GOLD, said, dataclasses.replace(METRICS, on_parse_failure="drop"), ERRTA)
+    result = score_records(GOLD, said, dataclasses.replace(METRICS, on_parse_failure="drop"), ERRTA)
     assert (result.parse.failed, result.parse.scored, result.metrics.micro.fn) == (1, 1, 1)
     assert codes(result) == ["dropped"]
 
 
 def test_the_stable_names_of_scores_json() -> None:
-    result = score(GOLD, SAID, dataclasses.replace(METRICS, bootstrap=20), ERRTA)
+    result = score_records(GOLD, SAID, dataclasses.replace(METRICS, bootstrap=20), ERRTA)
     content = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert content["metrics"]["micro"].keys() >= {"precision", "recall", "f1", "tp", "fp", "fn"}
     for name in ("macro", "macro_seen", "weighted"):
@@ -116,16 +116,16 @@ def test_the_stable_names_of_scores_json() -> None:
 
 
 def test_the_signature_follows_data_and_settings_and_nothing_else() -> None:
-    signature = score(GOLD, SAID, METRICS, ERRTA).signature
-    assert score(list(GOLD), [*reversed(SAID)], METRICS, ERRTA).signature == signature
+    signature = score_records(GOLD, SAID, METRICS, ERRTA).signature
+    assert score_records(list(GOLD), [*reversed(SAID)], METRICS, ERRTA).signature == signature
     other = [SAID[0], Prediction("b", [Entity("北京", "人物", 2, 4)])]
     moved = [SAID[0], Prediction("b", [Entity("北京", "地点", 0, 2)])]
     changed = [
-        score(GOLD, other, METRICS, ERRTA),
-        score(GOLD, moved, METRICS, ERRTA),
-        score(GOLD[:1], SAID[:1], METRICS, ERRTA),
-        score(GOLD, SAID, dataclasses.replace(METRICS, unit="pair"), ERRTA),
-        score(GOLD, SAID, dataclasses.replace(METRICS, bootstrap=3), ERRTA),
+        score_records(GOLD, other, METRICS, ERRTA),
+        score_records(GOLD, moved, METRICS, ERRTA),
+        score_records(GOLD[:1], SAID[:1], METRICS, ERRTA),
+        score_records(GOLD, SAID, dataclasses.replace(METRICS, unit="pair"), ERRTA),
+        score_records(GOLD, SAID, dataclasses.replace(METRICS, bootstrap=3), ERRTA),
     ]
     assert len({signature, *(result.signature for result in changed)}) == 6
 
@@ -136,7 +136,7 @@ def test_identity_holds_in_every_mode(corpus: list[Any], unit: str, mode: str) -
     gold = [Sentence(str(k), TEXT, g) for k, (g, _) in enumerate(corpus)]
     said = [Prediction(str(k), p) for k, (_, p) in enumerate(corpus)]
     metrics, errta = dataclasses.replace(METRICS, unit=unit), dataclasses.replace(ERRTA, mode=mode)
-    result = score(gold, said, metrics, errta)
+    result = score_records(gold, said, metrics, errta)
     assert sum(len(error.gold) for error in result.errta.errors) == result.errta.fn
     assert sum(len(error.predicted) for error in result.errta.errors) == result.errta.fp
     if result.errta.unit == unit:
@@ -149,7 +149,7 @@ def test_the_profiles_agree_on_well_formed_pairs(corpus: list[Any]) -> None:
     gold = [Sentence(str(k), TEXT, bare(g)) for k, (g, _) in enumerate(corpus)]
     said = [Prediction(str(k), bare(p)) for k, (_, p) in enumerate(corpus)]
     pair, rules = dataclasses.replace(METRICS, unit="pair"), dataclasses.replace(ERRTA, mode="official")
-    own, official = (score(gold, said, metrics, rules) for metrics in (pair, OFFICIAL))
+    own, official = (score_records(gold, said, metrics, rules) for metrics in (pair, OFFICIAL))
     assert own.metrics == official.metrics
     assert own.errta == official.errta
 
@@ -301,8 +301,8 @@ def test_one_line_that_is_no_prediction(line: str) -> None:
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from omniner.score import predictions
-from omniner.score.scoring import score_loaded
+from omniner.scoring import predictions
+from omniner.scoring.profiles import score_loaded
 from omniner.config.groups import ErrtaConfig, MetricsConfig
 for profile, mode in (("own", "span"), ("official", "auto")):
     metrics = MetricsConfig("auto", profile, "empty", 50, 0.95, 0)

@@ -17,9 +17,9 @@ from paired_runs import gold, outcomes, predictions, tables
 from omniner.config.groups import CompareConfig
 from omniner.corpus.taxonomy import primary_of
 from omniner.records import Prediction, Sentence
-from omniner.score import resampling
-from omniner.score.metrics import compare_units, evaluate
-from omniner.score.resampling import SCORE_NAMES, holm, paired_tests, post_numbers, scores_of_counts, smallest_p
+from omniner.scoring import resampling
+from omniner.scoring.metrics import compare_units, evaluate
+from omniner.scoring.resampling import SCORE_NAMES, holm, paired_tests, post_numbers, scores_of_counts, smallest_p
 
 SETTINGS = CompareConfig(resamples=500, permutations=500, confidence=0.95, alpha=0.05, seed=1, examples=5)
 

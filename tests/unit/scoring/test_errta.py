@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from strategies import TEXT, bare, sides
 
 from omniner.records import Entity
-from omniner.score import errta, official
-from omniner.score.metrics import Residue, compare_units
-from omniner.score.results import ErrtaError
+from omniner.scoring import errta, official
+from omniner.scoring.metrics import Residue, compare_units
+from omniner.scoring.results import ErrtaError
 
 Both = tuple[list[Entity], list[Entity]]
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from omniner.records import Issue, Prediction, Sentence, is_unlabeled
-from omniner.score.results import ScoreResult, ScoreRow
+from omniner.scoring.results import ScoreResult, ScoreRow
 
 HUMAN = "human"  # what the mean over people is called beside runs
 

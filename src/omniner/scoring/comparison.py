@@ -18,8 +18,9 @@ from typing import Any
 from omniner import __version__
 from omniner.config.groups import CompareConfig, ErrtaConfig, MetricsConfig
 from omniner.records import Prediction, Sentence
-from omniner.score import human
-from omniner.score.resampling import (
+from omniner.scoring import human
+from omniner.scoring.profiles import score_records
+from omniner.scoring.resampling import (
     Significance,
     counted_categories,
     counts_per_post,
@@ -28,8 +29,7 @@ from omniner.score.resampling import (
     post_numbers,
     smallest_p,
 )
-from omniner.score.results import ScoreResult
-from omniner.score.scoring import score
+from omniner.scoring.results import ScoreResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def compare_runs(
 
 
 def _score_alike(systems: Sequence[System], metrics: MetricsConfig, errta: ErrtaConfig) -> list[ScoreResult]:
-    results = [score(c.gold, c.predictions, metrics, errta) for c in systems]
+    results = [score_records(c.gold, c.predictions, metrics, errta) for c in systems]
     if len({result.unit for result in results}) > 1:
         metrics = dataclasses.replace(metrics, unit="pair")
     if len({result.mode for result in results}) > 1:
@@ -162,7 +162,7 @@ def _score_alike(systems: Sequence[System], metrics: MetricsConfig, errta: Errta
     for place, (c, result) in enumerate(zip(systems, results, strict=True)):
         asked = (metrics.unit, result.unit), (errta.mode, result.mode)
         if any(wanted not in ("auto", found) for wanted, found in asked):
-            results[place] = score(c.gold, c.predictions, metrics, errta)
+            results[place] = score_records(c.gold, c.predictions, metrics, errta)
     return results
 
 

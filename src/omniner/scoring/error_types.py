@@ -18,7 +18,7 @@ from omniner import registry
 
 LANGUAGES = ("zh", "en")
 MODES = ("official", "span")
-"""How errors are sorted: as the published scripts do (`score.official`), or by position (`score.errta`)."""
+"""How errors are sorted: as the published scripts do (`scoring.official`), or by position (`scoring.errta`)."""
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"

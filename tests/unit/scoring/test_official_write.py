@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from omniner.records import Entity, Prediction, Sentence
-from omniner.score import predictions
-from omniner.score.official import write_generated
+from omniner.scoring import predictions
+from omniner.scoring.official import write_generated
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4)
 PAIRS = st.lists(st.tuples(TEXT, TEXT).map(lambda pair: Entity(*pair)), max_size=4)

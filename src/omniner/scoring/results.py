@@ -15,7 +15,7 @@ from omniner.records import Entity, Issue, Prediction, Sentence
 from omniner.registry import ERROR_TYPES
 
 if TYPE_CHECKING:
-    from omniner.score.metrics import Comparison
+    from omniner.scoring.metrics import Comparison
 
 
 class ScoreRow(NamedTuple):
