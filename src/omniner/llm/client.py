@@ -1,29 +1,25 @@
-"""What a server that speaks OpenAI's protocol says, in our words: its answers, its errors, whether waiting helps.
+"""A small chat client for any server that speaks OpenAI's protocol: vLLM, SGLang, `transformers serve`, hosted models.
 
-In go decoded bodies and HTTP errors, out come `Reply`, `Refusal` or `Failure`, or a `UserError` where nothing can work
-as it is. An `Endpoint` holds the address and the key, and keeps the key out of every message: some servers send it
-back.
-
-A small chat client for any server that speaks OpenAI's protocol: vLLM, SGLang, `transformers serve`, hosted models.
-
-In go the messages of chats, out come their outcomes as they arrive. The `openai` package does the protocol; when to try
-again is decided here, so that it is the same for all its versions: after a connection that fails, a timeout, a body
-that is no answer, and the statuses 408, 409, 425, 429 and 5xx. The waits double, vary by chance, and are never shorter
-than the server's `Retry-After`, which all requests keep to. What does not pass by waiting is told apart:
+The `openai` package does the protocol. When to try again is decided here, with tenacity: that package's own retries
+treat an account without credit like a busy server, know nothing of bodies that are no answer, cannot be stopped while
+they wait, and hold back one request where the server means all of them. Tried again is after a connection that fails, a
+timeout, a body that is no answer, and the statuses 408, 409, 425, 429 and 5xx. The waits double, vary by chance, and
+are never shorter than the server's `Retry-After`, which all requests keep to. What does not pass by waiting is told
+apart:
 
 - `Refusal`: the server will not answer this one request (HTTP 400, 413, 422, a content filter);
 - `ServerError`: this request used up its attempts while others got through;
 - `UserError`: nothing can work as it is: no server, no such model, a key that is not accepted, no credit.
 
-`concurrency` threads ask side by side. They are daemons: a program that is told to stop does not wait for a server. The
-key is read from the environment and stands in no message and no log.
+`concurrency` threads ask side by side. They are daemons, which those of a `ThreadPoolExecutor` are not: a program that
+is told to stop does not wait for a server. The key is read from the environment and stands in no message and no log,
+although some servers send it back.
 """
 
 from __future__ import annotations
 
 import email.utils
 import json
-import logging
 import os
 import queue
 import random
@@ -34,12 +30,32 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+import tenacity
+
 from omniner.errors import UserError
 
 _PASSING = frozenset({408, 409, 425, 429})  # statuses, and 5xx
 _REFUSED = frozenset({400, 413, 422})
 _FILTERS = ("content_filter", "content_policy")  # in the code or the message of a refusal for what is said
 _SHOWN = 300  # characters of a server's message that are quoted
+_NAMED = 20  # models named in a message
+_FIRST_WAIT = 1.0  # seconds before the second attempt; doubled for each further one
+_LONGEST_WAIT = 60.0  # seconds
+_LONGEST_ORDERED_WAIT = 600.0  # seconds; a server that wants more is not waited for
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
+
+
+class ServerConfig(Protocol):
+    """What is read of a config group such as `groups.DecodingConfig`."""
+
+    url: str | None
+    model: str | None
+    api_key_env: str
+    concurrency: int
+    timeout: float
+    retries: int
 
 
 class ChatRequest(NamedTuple):
@@ -47,6 +63,11 @@ class ChatRequest(NamedTuple):
 
     messages: Sequence[Mapping[str, str]]
     options: Mapping[str, Any]
+
+
+def response_format(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Make the field of a request that asks for an answer in the form of a JSON schema."""
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}}
 
 
 class Reply(NamedTuple):
@@ -63,147 +84,25 @@ class Refusal(NamedTuple):
     filtered: bool
 
 
-class Failure(NamedTuple):
-    """An attempt that another one may put right; `wait`: seconds that the server asked for, 0 = it did not."""
-
-    reason: str
-    wait: float = 0.0
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """An address with its key. `section` is the config group that they come from, for messages."""
-
-    section: str
-    url: str
-    key_name: str
-    key: str = field(repr=False)  # empty: none
-
-    @classmethod
-    def of(cls, section: str, url: str | None, key_name: str) -> Endpoint:
-        """Check the address, and take the key from the environment. Either of them unusable is a `UserError`."""
-        return cls(section, _checked_url(url, section), key_name, _key_in(key_name, section))
-
-    def clean(self, text: str) -> str:
-        """One short line of foreign text, without the key."""
-        text = " ".join(text.split())
-        if self.key:
-            text = text.replace(self.key, "***")
-        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-    def read(self, data: Any) -> Reply | Refusal | Failure:
-        """The answer in a decoded body."""
-        try:
-            choice = data["choices"][0]
-            message, finish = choice["message"], str(choice.get("finish_reason") or "")
-            text, refusal = message.get("content"), message.get("refusal")
-            if text is not None and not isinstance(text, str):
-                raise TypeError
-        except (KeyError, IndexError, TypeError, AttributeError):
-            return Failure(f"a body that is no answer: {self.clean(json.dumps(data, ensure_ascii=False))}")
-        if finish == "content_filter" or refusal:
-            return Refusal(self.clean(str(refusal or "stopped by the server's content filter")), filtered=True)
-        return Reply(text or "", finish)
-
-    def judge(self, error: Any) -> Refusal | Failure:
-        """What an `openai.APIStatusError` means. Raises `UserError` where no request can do better."""
-        status: int = error.status_code
-        code, said = str(getattr(error, "code", None) or ""), self.clean(_message_of(error))
-        reason = f"HTTP {status}: {said}"
-        if status == 402 or code == "insufficient_quota":
-            self._give_up("api_key_env", reason, "The account has no credit left: add some, or use another key.")
-        if status in (401, 403):
-            state = "is not accepted" if self.key else "is not set"
-            self._give_up("api_key_env", reason, f"The key in the environment variable {self.key_name} {state}.")
-        if status in _REFUSED:
-            return Refusal(reason, filtered=any(name in f"{code} {said}" for name in _FILTERS))
-        if status not in _PASSING and status < 500:
-            is_model = "model" in said.lower()
-            fix = f"Use a name that {self.url}/models lists." if is_model else "Name the API's address, mostly .../v1."
-            self._give_up("model" if is_model else "url", reason, fix)
-        return Failure(reason, _ordered_wait(error.response.headers))
-
-    def _give_up(self, key: str, reason: str, fix: str) -> NoReturn:
-        raise UserError(f"{self.section}.{key}", f"{self.url} answers {reason}", fix)
-
-
-def decoded(raw: Any) -> Any:
-    """The JSON in a raw response of the `openai` package. Raises ValueError where it is none."""
-    try:
-        return json.loads(raw.http_response.text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _message_of(error: Any) -> str:
-    """What a server says of an error: OpenAI's way, FastAPI's way, or the bare body."""
-    body = error.body
-    said = body.get("message") or body.get("detail") if isinstance(body, dict) else body
-    return str(said or error.response.text or error.response.reason_phrase)
-
-
-def _ordered_wait(headers: Mapping[str, str]) -> float:
-    """Seconds that `Retry-After` asks for, as a number or as a date; 0 where there is none that can be read."""
-    value = headers.get("retry-after", "")
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError):
-            return 0.0
-    return seconds if seconds > 0 else 0.0
-
-
-def _checked_url(url: str | None, section: str) -> str:
-    fix = f"Set {section}.url=http://host:port/v1."
-    if not url:
-        raise UserError(f"{section}.url", "the server has no address", fix)
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise UserError(f"{section}.url", f"{url!r} is no web address", fix)
-    if parts.username or parts.password:
-        raise UserError(f"{section}.url", "it holds a user name or password", f"Use {section}.api_key_env for secrets.")
-    return url.rstrip("/")
-
-
-def _key_in(name: str, section: str) -> str:
-    """The key, or nothing where the variable is not set."""
-    key = os.environ.get(name, "").strip() if name else ""
-    if not (key.isascii() and key.isprintable()):
-        fix = f"Set {name} again."
-        raise UserError(f"{section}.api_key_env", f"{name} holds characters that no key has", fix)
-    return key
-
-
-log = logging.getLogger("omniner")
-
-_FIRST_WAIT = 1.0  # seconds before the second attempt; doubled for each further one
-_LONGEST_WAIT = 60.0  # seconds
-_LONGEST_ORDERED_WAIT = 600.0  # seconds; a server that wants more is not waited for
-_NAMED = 20  # models named in a message
-
-Key = TypeVar("Key")
-Result = TypeVar("Result")
-
-
-class ServerConfig(Protocol):
-    """What is read of a config group such as `schema.DecodingConfig`."""
-
-    url: str | None
-    model: str | None
-    api_key_env: str
-    concurrency: int
-    timeout: float
-    retries: int
-
-
 class ServerError(Exception):
     """A request used up its attempts."""
+
+
+class PassingError(Exception):
+    """An attempt failed that another one may put right.
+
+    Args:
+        reason: what went wrong.
+        wait: seconds that the server asked for; 0 = it did not.
+    """
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason, self.wait = reason, wait
+
+
+class _ClosedError(Exception):
+    """The client was closed while a request was waiting."""
 
 
 @dataclass(slots=True)
@@ -217,10 +116,6 @@ class Usage:
     last_trouble: str = ""
 
 
-class _StoppedError(Exception):
-    """The client was closed while a request was waiting."""
-
-
 class ChatClient:
     """Asks one server; safe to use from several threads.
 
@@ -229,7 +124,7 @@ class ChatClient:
         section: the config group it is, for messages: `decoding`.
 
     Raises:
-        UserError: no usable address or key, or the package is not installed.
+        UserError: no usable address or key, or the package `openai` is not installed.
     """
 
     def __init__(self, config: ServerConfig, section: str) -> None:
@@ -238,23 +133,23 @@ class ChatClient:
         except ImportError as error:
             fix = "Install it: pip install 'omniner[server]'."
             raise UserError(section, "the package openai, which talks to servers, is not installed", fix) from error
-        self._endpoint = Endpoint.of(section, config.url, config.api_key_env)
+        self._endpoint = Endpoint.from_config(config, section)
         self.url = self._endpoint.url
         self.usage = Usage()
-        self._errors, self._section, self._config = openai, section, config
-        # A server that needs no key ignores it; the package insists on one.
+        self._openai, self._section, self._config = openai, section, config
+        # a server that needs no key ignores it; the package insists on one
         self._http: Any = openai.OpenAI(
             base_url=self.url, api_key=self._endpoint.key or "none", max_retries=0, timeout=config.timeout
         )
         self._model = config.model
-        self._stop = threading.Event()
+        self._closed = threading.Event()
         self._lock = threading.Lock()  # of `usage` and of the two times below, which are those of time.monotonic()
         self._quiet_until = 0.0  # the server asked for no request before
         self._last_answer = 0.0
 
     def close(self) -> None:
         """End all waiting; requests under way are abandoned."""
-        self._stop.set()
+        self._closed.set()
         self._http.close()
 
     @property
@@ -265,16 +160,18 @@ class ChatClient:
         return self._model
 
     def _only_model(self) -> str:
-        def names() -> list[str] | Failure:
-            data = decoded(self._http.models.with_raw_response.list())
+        def list_models() -> list[str] | Refusal:
+            data = self._send(self._http.models.with_raw_response.list)
+            if isinstance(data, Refusal):
+                return data
             try:
                 return [str(item["id"]) for item in data["data"]]
             except (KeyError, TypeError):
-                return Failure("an answer that lists no models")
+                raise PassingError("an answer that lists no models") from None
 
         key = f"{self._section}.model"
         try:
-            found = self._persist(names)
+            found = self._retry(list_models)
         except ServerError as error:
             raise self._gone(error, f"See that it runs, or set {key} if it only does not list its models.") from error
         if isinstance(found, Refusal) or not found:
@@ -286,22 +183,25 @@ class ChatClient:
         return found[0]
 
     def ask(self, request: ChatRequest) -> Reply | Refusal | ServerError:
-        """The outcome of one request, after as many attempts as it takes.
+        """Ask once, with as many attempts as it takes.
 
         Raises:
             UserError: no request can succeed; also where this one failed and no other got through meanwhile.
         """
         model = self.model
 
-        def attempt() -> Reply | Refusal | Failure:
-            create = self._http.chat.completions.with_raw_response.create
-            body = decoded(create(model=model, messages=request.messages, extra_body=dict(request.options)))
-            self._count(body)
-            return self._endpoint.read(body)
+        def create() -> Reply | Refusal:
+            body = self._send(
+                self._http.chat.completions.with_raw_response.create,
+                model=model,
+                messages=request.messages,
+                extra_body=dict(request.options),
+            )
+            return body if isinstance(body, Refusal) else self._endpoint.read(self._count(body))
 
         began = time.monotonic()
         try:
-            outcome = self._persist(attempt)
+            outcome = self._retry(create)
         except ServerError as error:
             with self._lock:
                 others_got_through = self._last_answer > began
@@ -320,7 +220,10 @@ class ChatClient:
     def ask_all(
         self, requests: Iterable[tuple[Key, ChatRequest]], tick: float
     ) -> Iterator[list[tuple[Key, Reply | Refusal | ServerError]]]:
-        """Outcomes with their keys in batches as they come, in any order; an empty batch after `tick` seconds without.
+        """Ask many requests, `concurrency` side by side.
+
+        Yields:
+            outcomes with their keys in batches as they come, in any order; an empty batch after `tick` seconds without.
 
         Raises:
             UserError: no request can succeed any more; what had come by then was yielded before.
@@ -330,14 +233,14 @@ class ChatClient:
 
         def work() -> None:
             try:
-                while not self._stop.is_set():
+                while not self._closed.is_set():
                     with gate:
                         item = next(source, None)
                     if item is None:
                         break
                     results.put((item[0], self.ask(item[1])))
             except Exception as error:  # carried to the thread that reads the results, and raised there
-                self._stop.set()
+                self._closed.set()
                 results.put(error)
             results.put(None)
 
@@ -348,76 +251,227 @@ class ChatClient:
         try:
             while running:
                 batch = []
-                for item in _arrived(results, tick):
+                for item in wait_for_some(results, tick):
                     if item is None:
                         running -= 1
                     elif not isinstance(item, Exception):
                         batch.append(item)
-                    elif trouble is None and not isinstance(item, _StoppedError):
+                    elif trouble is None and not isinstance(item, _ClosedError):
                         trouble = item
                 yield batch
         finally:
             if running:  # the reader wants no more
-                self._stop.set()
+                self._closed.set()
         if trouble is not None:
             raise trouble
 
-    def _persist(self, attempt: Callable[[], Result | Refusal | Failure]) -> Result | Refusal:
-        """The result of the first attempt that is no failure."""
-        attempts = self._config.retries + 1
-        for tried in range(1, attempts + 1):
-            self._keep_quiet()
-            outcome = self._try(attempt)
-            if not isinstance(outcome, Failure):
-                return outcome
-            reason, ordered = outcome
-            if tried == attempts or ordered > _LONGEST_ORDERED_WAIT:
-                break
+    def _retry(self, attempt: Callable[[], Result]) -> Result:
+        """Attempt something until it does not fail in passing.
+
+        Raises:
+            ServerError: it failed as often as `retries` allows, or the server wants to be left alone for too long.
+        """
+
+        def trouble(state: tenacity.RetryCallState) -> PassingError:
+            error = state.outcome.exception() if state.outcome else None
+            assert isinstance(error, PassingError), "nothing else is tried again"
+            return error
+
+        def note(state: tenacity.RetryCallState) -> None:
+            error = trouble(state)
             with self._lock:
                 self.usage.retries += 1
-                self.usage.last_trouble = reason
-                if ordered:
-                    self._quiet_until = max(self._quiet_until, time.monotonic() + ordered)
-            self._wait(min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (tried - 1)) * random.uniform(0.5, 1.0))
-        raise ServerError(f"{reason} ({tried} attempts)")
+                self.usage.last_trouble = error.reason
+                if error.wait:
+                    self._quiet_until = max(self._quiet_until, time.monotonic() + error.wait)
+
+        def give_up(state: tenacity.RetryCallState) -> NoReturn:
+            raise ServerError(f"{trouble(state)} ({state.attempt_number} attempts)")
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(PassingError),
+            stop=lambda state: (
+                state.attempt_number > self._config.retries or trouble(state).wait > _LONGEST_ORDERED_WAIT
+            ),
+            wait=tenacity.wait_exponential_jitter(initial=_FIRST_WAIT, max=_LONGEST_WAIT, jitter=_FIRST_WAIT),
+            sleep=self._sleep,
+            before=lambda state: self._keep_quiet(),
+            before_sleep=note,
+            retry_error_callback=give_up,
+        )
+        return retrying(attempt)
 
     def _keep_quiet(self) -> None:
         """Wait until the server wants requests again, and a little so that they do not all come at once."""
         with self._lock:
             left = self._quiet_until - time.monotonic()
-        self._wait(left * random.uniform(1.0, 1.1) if left > 0 else 0.0)
+        self._sleep(left * random.uniform(1.0, 1.1) if left > 0 else 0.0)
 
-    def _wait(self, seconds: float) -> None:
-        if self._stop.wait(seconds):
-            raise _StoppedError
+    def _sleep(self, seconds: float) -> None:
+        if self._closed.wait(seconds):
+            raise _ClosedError
 
-    def _try(self, attempt: Callable[[], Result | Refusal | Failure]) -> Result | Refusal | Failure:
-        errors = self._errors
+    def _send(self, send: Callable[..., Any], **fields: Any) -> Any | Refusal:
+        """Send one request by a raw method of the package.
+
+        Returns:
+            the decoded body, or the server's refusal.
+
+        Raises:
+            PassingError: it may work another time.
+            UserError: no request can do better.
+        """
         try:
-            return attempt()
-        except errors.APITimeoutError:
-            return Failure(f"no answer within {self._config.timeout:g} s")
-        except errors.APIConnectionError as error:
-            return Failure(f"no connection ({self._endpoint.clean(str(error.__cause__ or error))})")
-        except errors.APIStatusError as error:
+            return json.loads(send(**fields).http_response.text)
+        except self._openai.APITimeoutError:
+            raise PassingError(f"no answer within {self._config.timeout:g} s") from None
+        except self._openai.APIConnectionError as error:
+            raise PassingError(f"no connection ({self._endpoint.clean(str(error.__cause__ or error))})") from error
+        except self._openai.APIStatusError as error:
             return self._endpoint.judge(error)
         except UnicodeEncodeError:
             return Refusal("half a surrogate pair, which cannot be sent", filtered=False)
         except ValueError as error:
-            return Failure(f"a body that is not JSON ({error})")
+            raise PassingError(f"a body that is not JSON ({error})") from error
+        except RecursionError:
+            raise PassingError("a body that is not JSON (nested too deeply)") from None
 
-    def _count(self, body: Any) -> None:
+    def _count(self, body: Any) -> Any:
+        """Add the tokens that a body tells of to `usage`, and return the body."""
         usage = body.get("usage") if isinstance(body, dict) else None
-        if not isinstance(usage, dict):
-            return
-        with self._lock:
-            for name in ("prompt_tokens", "completion_tokens"):
-                if type(usage.get(name)) is int:
-                    setattr(self.usage, name, getattr(self.usage, name) + usage[name])
+        if isinstance(usage, dict):
+            with self._lock:
+                for name in ("prompt_tokens", "completion_tokens"):
+                    if type(usage.get(name)) is int:
+                        setattr(self.usage, name, getattr(self.usage, name) + usage[name])
+        return body
 
 
-def _arrived(results: queue.SimpleQueue[Result], tick: float) -> Iterator[Result]:
-    """All that is there, after waiting for the first at most `tick` seconds."""
+@dataclass(frozen=True)
+class Endpoint:
+    """A server's address and key, and what its answers and errors mean; keeps the key out of every message.
+
+    Attributes:
+        section: the config group it comes from, for messages.
+        url: without a slash at the end.
+        key_name: of the environment variable that holds the key.
+        key: empty where there is none.
+    """
+
+    section: str
+    url: str
+    key_name: str
+    key: str = field(repr=False)
+
+    @classmethod
+    def from_config(cls, config: ServerConfig, section: str) -> Endpoint:
+        """Check the address, and take the key from the environment.
+
+        Raises:
+            UserError: either of them is unusable.
+        """
+        url, name = checked_url(config.url, section), config.api_key_env
+        key = os.environ.get(name, "").strip() if name else ""
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(f"{section}.api_key_env", f"{name} holds characters that no key has", f"Set {name} again.")
+        return cls(section, url, name, key)
+
+    def clean(self, text: str) -> str:
+        """Make one short line of foreign text, without the key."""
+        text = " ".join(text.split())
+        if self.key:
+            text = text.replace(self.key, "***")
+        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+    def read(self, data: Any) -> Reply | Refusal:
+        """Read the answer in a decoded body.
+
+        Raises:
+            PassingError: it is no answer.
+        """
+        try:
+            choice = data["choices"][0]
+            message, finish = choice["message"], str(choice.get("finish_reason") or "")
+            text, refusal = message.get("content"), message.get("refusal")
+            if text is not None and not isinstance(text, str):
+                raise TypeError
+        except (KeyError, IndexError, TypeError, AttributeError):
+            shown = self.clean(json.dumps(data, ensure_ascii=False))
+            raise PassingError(f"a body that is no answer: {shown}") from None
+        if finish == "content_filter" or refusal:
+            return Refusal(self.clean(str(refusal or "stopped by the server's content filter")), filtered=True)
+        return Reply(text or "", finish)
+
+    def judge(self, error: Any) -> Refusal:
+        """Tell what an `openai.APIStatusError` means for its request.
+
+        Raises:
+            PassingError: it may work another time.
+            UserError: no request can do better.
+        """
+        status: int = error.status_code
+        code, said = str(getattr(error, "code", None) or ""), self.clean(error_message(error))
+        reason = f"HTTP {status}: {said}"
+        if status == 402 or code == "insufficient_quota":
+            self._give_up("api_key_env", reason, "The account has no credit left: add some, or use another key.")
+        if status in (401, 403):
+            state = "is not accepted" if self.key else "is not set"
+            self._give_up("api_key_env", reason, f"The key in the environment variable {self.key_name} {state}.")
+        if status in _REFUSED:
+            return Refusal(reason, filtered=any(name in f"{code} {said}" for name in _FILTERS))
+        if status not in _PASSING and status < 500:
+            is_model = "model" in said.lower()
+            fix = f"Use a name that {self.url}/models lists." if is_model else "Name the API's address, mostly .../v1."
+            self._give_up("model" if is_model else "url", reason, fix)
+        raise PassingError(reason, retry_after(error.response.headers))
+
+    def _give_up(self, key: str, reason: str, fix: str) -> NoReturn:
+        raise UserError(f"{self.section}.{key}", f"{self.url} answers {reason}", fix)
+
+
+def error_message(error: Any) -> str:
+    """Find what a server says of an error: OpenAI's way, FastAPI's way, or the bare body."""
+    body = error.body
+    said = body.get("message") or body.get("detail") if isinstance(body, dict) else body
+    return str(said or error.response.text or error.response.reason_phrase)
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Read the seconds that `Retry-After` asks for, as a number or as a date; 0 where there is none to be read."""
+    value = headers.get("retry-after", "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError):
+            return 0.0
+    return seconds if seconds > 0 else 0.0
+
+
+def checked_url(url: str | None, section: str) -> str:
+    """Check a server's address, and take the slash off its end.
+
+    Raises:
+        UserError: it is none, or holds a password.
+    """
+    fix = f"Set {section}.url=http://host:port/v1."
+    if not url:
+        raise UserError(f"{section}.url", "the server has no address", fix)
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UserError(f"{section}.url", f"{url!r} is no web address", fix)
+    if parts.username or parts.password:
+        raise UserError(f"{section}.url", "it holds a user name or password", f"Use {section}.api_key_env for secrets.")
+    return url.rstrip("/")
+
+
+def wait_for_some(results: queue.SimpleQueue[Result], tick: float) -> Iterator[Result]:
+    """Give out all that is there, after waiting for the first at most `tick` seconds."""
     try:
         yield results.get(timeout=tick)
         while True:

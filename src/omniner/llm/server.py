@@ -1,25 +1,21 @@
 """Predictions of a model behind a server that speaks OpenAI's protocol.
 
-In go a prompt and sentences, out come predictions, batch by batch as the answers arrive, in any order. Every sentence
-gets exactly one, or the work ends with an error that says why; nothing is written for a sentence that only failed, so
-that a restart asks for just those. What the server will never answer (a text that is too long, a content filter) is a
-prediction that failed, with the server's reason; but a server that answers nothing else refuses us, not a sentence,
-and that is an error too.
+Every sentence gets exactly one prediction, as its answer arrives, or the work ends with an error that says why. Nothing
+is written for a sentence that only failed, so that a restart asks for just those. What the server will never answer (a
+text that is too long, a content filter) is a prediction that failed, with the server's reason; but a server that
+answers nothing else refuses us, not a sentence, and that is an error too.
 
-`decoding.kind=guided` needs a server that can be told what answers may look like (`decoding.structured`; see
-`structured`). A server may ignore that without a word, as `transformers serve` does: the first answer out of form is
-reported.
-
-Telling a server what answers may look like: as a JSON schema, or as a grammar for vLLM.
-
-In goes a prompt (its categories, its style of answers) and a sentence, out come fields of a chat request.
+`decoding.kind=guided` needs a server that can be told what answers may look like (`decoding.structured`). The second
+half of this module makes the fields of a request that tell it:
 
 - `list_schema`: `response_format` with a list of `[text, one of the categories]`, the form that a trained model writes.
 - `object_schema`: the same as `{"entities": [{"text", "category"}]}`: some servers, OpenAI's own among them, take only
-  objects and no fixed pairs. `as_list` makes the list of it again, word for word.
-- `grammar`: vLLM's `structured_outputs` with a Lark grammar in the dialect of llguidance. It is stricter than a schema:
-  the bytes of the training format, and only words that stand in the sentence. It needs vLLM 0.12 or newer with its
-  structured-outputs backend at `guidance`, or at `auto`, which falls back to it.
+  objects and no fixed pairs. `entities_as_list` makes the list of it again, word for word.
+- `vllm_grammar`: vLLM's `structured_outputs` with a Lark grammar in the dialect of llguidance. It is stricter than a
+  schema: the bytes of the training format, and only words that stand in the sentence. It needs vLLM 0.12 or newer with
+  its structured-outputs backend at `guidance`, or at `auto`, which falls back to it.
+
+A server may ignore all that without a word, as `transformers serve` does: the first answer out of form is reported.
 """
 
 from __future__ import annotations
@@ -27,15 +23,15 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from omniner.answers import STYLES, prediction_from_answer, strict_pairs
 from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
-from omniner.llm.client import ChatClient, ChatRequest, Refusal, Reply, ServerError
+from omniner.llm.client import ChatClient, ChatRequest, Refusal, Reply, ServerError, response_format
 from omniner.llm.prompts import Prompt
+from omniner.progress import Progress
 from omniner.records import Prediction, Sentence
 
 log = logging.getLogger("omniner")
@@ -43,13 +39,12 @@ log = logging.getLogger("omniner")
 _TICK = 10.0  # seconds between reports of progress
 _MOST_REFUSALS = 20  # without any answer: then it is not the sentences
 _NAMED = 5  # ids named in a message
-_CUT = "stopped by decoding.max_new_tokens"
 
 
 def predict_with_server(
     config: DecodingConfig, prompt: Prompt, sentences: Sequence[Sentence], done: frozenset[str]
 ) -> Iterator[list[Prediction]]:
-    """Ask for the sentences that are not `done`; their own entities are not looked at.
+    """Ask a server about the sentences that are not `done`; their own entities are not looked at.
 
     Args:
         config: the server, and how it is to decode.
@@ -57,67 +52,71 @@ def predict_with_server(
         sentences: with different ids.
         done: ids of sentences that have their predictions already.
 
+    Yields:
+        predictions, batch by batch as the answers arrive, in any order.
+
     Raises:
         UserError: the server cannot be used, is gone, or left sentences without an answer. What had been answered by
             then was yielded before.
     """
-    _check(config)
-    left = [sentence for sentence in sentences if sentence.id not in done]
-    with contextlib.closing(ChatClient(config, "decoding")) as client:
-        asking = _Asking(client, config, prompt, resumed=bool(done))
-        filled = [sentence for sentence in left if sentence.text]
-        if len(filled) < len(left):
-            yield [asking.empty(sentence) for sentence in left if not sentence.text]
-        yield from asking.run(filled)
-
-
-def _check(config: DecodingConfig) -> None:
     if config.kind == "guided" and config.structured == "none":
         found = "none with decoding.kind=guided: the server would not be told what answers may look like"
         raise UserError("decoding.structured", found, "Use vllm or json_schema, or decoding.kind=free.")
+    left = [sentence for sentence in sentences if sentence.id not in done]
+    filled = [sentence for sentence in left if sentence.text]
+    with contextlib.closing(ChatClient(config, "decoding")) as client:
+        predictor = _Predictor(client, config, prompt, resumed=bool(done))
+        if len(filled) < len(left):
+            yield [predictor.empty(sentence) for sentence in left if not sentence.text]
+        yield from predictor.run(filled)
 
 
-class _Asking:
-    """One round of questions: what was answered, refused and failed so far."""
+class _Predictor:
+    """Asks about sentences, and keeps what was answered, refused and failed so far."""
 
     def __init__(self, client: ChatClient, config: DecodingConfig, prompt: Prompt, resumed: bool) -> None:
         self.client, self.config, self.prompt = client, config, prompt
         self.engine = f"openai:{client.model}"
         self.resumed, self.answered = resumed, False  # whether it answered before, and now
+        self.guided = config.kind == "guided"
         self.schema = list_schema
         self.refused: list[Prediction] = []  # held back until something is answered
         self.failed: list[tuple[str, str]] = []  # id, why
         self.out_of_form = False
 
     def run(self, sentences: Sequence[Sentence]) -> Iterator[list[Prediction]]:
-        """The predictions of sentences that are not empty."""
-        progress = _Progress(len(sentences), self.client)
+        """Predict sentences that are not empty."""
+        progress = Progress("sentences answered", len(sentences), seconds=_TICK, note=self._trouble)
         waiting = iter(sentences)
-        if self.config.kind == "guided" and self.config.structured == "json_schema":
-            for batch in self._settle_schema(waiting):
-                progress.count(len(batch))
+        if self.guided and self.config.structured == "json_schema":
+            for batch in self._choose_schema(waiting):
+                progress.add(len(batch))
                 yield batch
         requests = ((sentence, self._request(sentence)) for sentence in waiting)
         for outcomes in self.client.ask_all(requests, _TICK):
             batch = [prediction for outcome in outcomes for prediction in self._take(*outcome)]
-            progress.count(len(batch))
+            progress.add(len(batch))
             if batch:
                 yield batch
         if self.refused and not self.resumed:
             self._refuse_all()
         if self.refused:  # the few that were left: those that it will not answer
             yield self.refused
-        progress.end()
+        usage, trouble = self.client.usage, self._trouble()
+        counts = usage.requests, usage.prompt_tokens, usage.completion_tokens
+        log.info("%d requests, %d prompt tokens, %d answer tokens%s", *counts, f"; {trouble}" if trouble else "")
         if self.failed:
-            self._report_failed()
+            names = ", ".join(name for name, _ in self.failed[:_NAMED]) + (", ..." if len(self.failed) > _NAMED else "")
+            found = f"{len(self.failed)} sentences got no answer ({names}); the first: {self.failed[0][1]}"
+            raise UserError("decoding.url", found, "Repeat the same command: it asks again about these only.")
 
     def empty(self, sentence: Sentence) -> Prediction:
-        """Nobody has to be asked about an empty text."""
+        """Predict nothing for an empty text: nobody has to be asked about it."""
         return Prediction(
             sentence.id, reason="empty-text: nothing to ask", prompt_sha=self.prompt.sha, engine=self.engine
         )
 
-    def _settle_schema(self, waiting: Iterator[Sentence]) -> Iterator[list[Prediction]]:
+    def _choose_schema(self, waiting: Iterator[Sentence]) -> Iterator[list[Prediction]]:
         """Ask about one sentence after the other until one is answered; refused with one schema, with the other."""
         for sentence in waiting:
             for schema in (list_schema, object_schema):
@@ -137,14 +136,14 @@ class _Asking:
             "temperature": config.temperature,
             "top_p": config.top_p,
         }
-        if config.kind == "guided" and config.structured == "json_schema":
+        if self.guided and config.structured == "json_schema":
             options |= self.schema(prompt.categories)
-        elif config.kind == "guided":
+        elif self.guided:
             options |= vllm_grammar(sentence.text, prompt.categories, prompt.answer)
         return ChatRequest(prompt.messages(sentence.text), options)
 
     def _take(self, sentence: Sentence, outcome: Reply | Refusal | ServerError) -> list[Prediction]:
-        """The predictions that can be given now that this has come."""
+        """Note an outcome, and return the predictions that can be given out now."""
         if isinstance(outcome, ServerError):
             self.failed.append((sentence.id, str(outcome)))
             return []
@@ -166,62 +165,29 @@ class _Asking:
         return []
 
     def _prediction(self, sentence: Sentence, reply: Reply) -> Prediction:
-        guided = self.config.kind == "guided"
-        text = entities_as_list(reply.text, self.prompt.answer) if guided else reply.text
-        prediction = prediction_from_answer(sentence, text, self.prompt.sha, self.engine)
-        if reply.finish == "length":
-            prediction.reason = "; ".join(filter(None, (_CUT, prediction.reason)))
-        elif guided and not self.out_of_form and not self._in_form(prediction):
+        """Read an answer; report the first one that is not in the form that was asked for."""
+        text = entities_as_list(reply.text, self.prompt.answer) if self.guided else reply.text
+        cut = reply.finish == "length"
+        prediction = prediction_from_answer(sentence, text, self.prompt.sha, self.engine, cut)
+        known = self.prompt.categories
+        in_form = prediction.parse == "ok" and all(entity.category in known for entity in prediction.entities)
+        if self.guided and not (in_form or cut or self.out_of_form):
             self.out_of_form = True
             message = "the answer about %s is not in the form that decoding.structured=%s asks for: %s may not know it"
             log.warning(message, sentence.id, self.config.structured, self.client.url)
         return prediction
 
-    def _in_form(self, prediction: Prediction) -> bool:
-        known = set(self.prompt.categories)
-        return prediction.parse == "ok" and all(entity.category in known for entity in prediction.entities)
-
     def _refuse_all(self) -> NoReturn:
         found = f"{self.client.url} refuses all requests; about {self.refused[0].id}: {self.refused[0].reason}"
         raise UserError("decoding", found, "Change what it does not take: a key of decoding, the prompt, or the input.")
 
-    def _report_failed(self) -> NoReturn:
-        names = ", ".join(name for name, _ in self.failed[:_NAMED]) + (", ..." if len(self.failed) > _NAMED else "")
-        found = f"{len(self.failed)} sentences got no answer ({names}); the first: {self.failed[0][1]}"
-        raise UserError("decoding.url", found, "Repeat the same command: it asks again about these only.")
-
-
-class _Progress:
-    """Says every now and then how far the work is."""
-
-    def __init__(self, total: int, client: ChatClient) -> None:
-        self.total, self.client, self.finished = total, client, 0
-        self.start = self.said = time.monotonic()
-
-    def count(self, finished: int) -> None:
-        """Note finished sentences, and report if it is time."""
-        self.finished += finished
-        now = time.monotonic()
-        if now - self.said < _TICK:
-            return
-        self.said = now
-        rate = self.finished / (now - self.start)
-        left = f"about {(self.total - self.finished) / rate / 60:.1f} min left" if rate else "none came yet"
-        log.info("%d of %d sentences, %.1f per s, %s%s", self.finished, self.total, rate, left, self._trouble())
-
-    def end(self) -> None:
-        """Report what was used."""
-        usage = self.client.usage
-        counts = usage.requests, usage.prompt_tokens, usage.completion_tokens
-        log.info("%d requests, %d prompt tokens, %d answer tokens%s", *counts, self._trouble())
-
     def _trouble(self) -> str:
         usage = self.client.usage
-        return f"; {usage.retries} further attempts, the last after: {usage.last_trouble}" if usage.retries else ""
+        return f"{usage.retries} further attempts, the last after: {usage.last_trouble}" if usage.retries else ""
 
 
 def list_schema(categories: Sequence[str]) -> dict[str, Any]:
-    """Request fields for `[["text", "category"], ...]`."""
+    """Make the request fields for answers like `[["text", "category"], ...]`."""
     pair = {
         "type": "array",
         "prefixItems": [{"type": "string"}, {"type": "string", "enum": list(categories)}],
@@ -229,26 +195,21 @@ def list_schema(categories: Sequence[str]) -> dict[str, Any]:
         "minItems": 2,
         "maxItems": 2,
     }
-    return _response_format({"type": "array", "items": pair})
+    return response_format({"type": "array", "items": pair}, "entities")
 
 
 def object_schema(categories: Sequence[str]) -> dict[str, Any]:
-    """Request fields for `{"entities": [{"text": "...", "category": "..."}, ...]}`."""
-    entity = _object({"text": {"type": "string"}, "category": {"type": "string", "enum": list(categories)}})
-    return _response_format(_object({"entities": {"type": "array", "items": entity}}))
+    """Make the request fields for answers like `{"entities": [{"text": "...", "category": "..."}, ...]}`."""
 
+    def strict(properties: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-
-
-def _response_format(schema: dict[str, Any]) -> dict[str, Any]:
-    json_schema = {"name": "entities", "strict": True, "schema": schema}
-    return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
+    entity = strict({"text": {"type": "string"}, "category": {"type": "string", "enum": list(categories)}})
+    return response_format(strict({"entities": {"type": "array", "items": entity}}), "entities")
 
 
 def entities_as_list(answer: str, style: str) -> str:
-    """The list of pairs in an answer of `object_schema`'s form; any other answer as it is."""
+    """Turn an answer of `object_schema`'s form into the list of pairs; any other answer stays as it is."""
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError):
@@ -263,25 +224,24 @@ def entities_as_list(answer: str, style: str) -> str:
 
 
 def vllm_grammar(text: str, categories: Sequence[str], style: str) -> dict[str, Any]:
-    """Request fields for answers about the sentence `text` in the bytes of `write_answer`."""
+    """Make the request fields for answers about the sentence `text` in the bytes of `write_answer`."""
     return {"structured_outputs": {"grammar": lark_grammar(text, categories, style)}}
 
 
 def lark_grammar(text: str, categories: Sequence[str], style: str) -> str:
-    """The grammar. A span is a run of the sentence's characters, each as JSON writes it, and has at least one."""
-    between = STYLES[style][0]
-    characters = [json.dumps(character, ensure_ascii=False)[1:-1] for character in text]
-    names = " | ".join(_literal(json.dumps(name, ensure_ascii=False)) for name in categories)
-    span = json.dumps({"substring_chunks": characters}, ensure_ascii=False)
+    """Write the grammar: a span is a run of the sentence's characters, each as JSON writes it, and has at least one."""
     if not text or not categories:
         return 'start: "[]"\n'
+
+    def literal(value: str) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    between = STYLES[style][0]
+    span = json.dumps({"substring_chunks": [literal(each)[1:-1] for each in text]}, ensure_ascii=False)
+    names = " | ".join(literal(literal(name)) for name in categories)
     return (
-        f'start: "[]" | "[" pair ({_literal(between)} pair)* "]"\n'
-        f'pair: {_literal("[" + chr(34))} SPAN {_literal(chr(34) + between)} CATEGORY "]"\n'
+        f'start: "[]" | "[" pair ({literal(between)} pair)* "]"\n'
+        f'pair: {literal("[" + chr(34))} SPAN {literal(chr(34) + between)} CATEGORY "]"\n'
         f"SPAN: %regex {span} & /(.|\\n)+/\n"
         f"CATEGORY: {names}\n"
     )
-
-
-def _literal(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)

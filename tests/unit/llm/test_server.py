@@ -440,7 +440,7 @@ def test_progress_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCap
     with serving(script) as server:
         run(config(server.url, concurrency=2), SENTENCES)
     lines = [record.getMessage() for record in caplog.records if record.name == "omniner"]
-    assert any(re.fullmatch(r"\d+ of 12 sentences, \d+\.\d per s, about 0\.\d min left.*", line) for line in lines)
+    assert any(re.fullmatch(r"\d+ of 12 sentences answered, \d+\.\d per s, \d+ s left.*", line) for line in lines)
     assert lines[-1].startswith("12 requests, 84 prompt tokens, 36 answer tokens; 1 further attempts, ")
     assert "HTTP 500: hiccup" in lines[-1]
 
@@ -523,6 +523,13 @@ def test_a_single_question_can_be_asked() -> None:
         client.close()
     assert outcomes == [Reply("好", "stop"), Refusal("HTTP 400: no", filtered=False)]
     assert client.usage.retries == 1
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    found, raised = partly(config("http://127.0.0.1:1/v1"), SENTENCES)
+    assert (found, raised.where) == ([], "decoding")
+    assert "pip install 'omniner[server]'" in raised.fix
 
 
 def test_asking_a_server_needs_no_torch() -> None:
