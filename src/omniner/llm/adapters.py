@@ -5,13 +5,11 @@ starts at zero, so training starts from the model as it was. QLoRA (Dettmers et 
 bits. Price of an adapter: two thin products a layer; gain: gradients and optimizer state only for about one weight in
 a hundred. Models with random weights learn all of them, since there is nothing to adapt.
 
-4-bit weights (QLoRA, Dettmers et al. 2023): nf4 with double quantisation, made in memory, and taken back.
-
-In goes a language model in its ordinary precision; its linear layers, all but the output, are replaced one after the
-other by `bitsandbytes` layers of the same values to 4 bits (blocks of 64 weights share a constant; with double
-quantisation the constants are quantised as well). So it works for any model: from a folder, a GGUF file, or random.
-Price: the whole model passes through main memory in its ordinary precision. The same weights always give the same
-codes, so a checkpoint need not hold them: it names the base and how it was quantised.
+The 4-bit weights of QLoRA (nf4 with double quantisation) are made in memory, and taken back by `dequantize`: all linear
+layers but the output are replaced by `bitsandbytes` layers of the same values to 4 bits (blocks of 64 weights share a
+constant; with double quantisation the constants are quantised as well). So it works for any model: from a folder, a
+GGUF file, or random. Price: the whole model passes through main memory in its ordinary precision. The same weights
+always give the same codes, so a checkpoint need not hold them: it names the base and how it was quantised.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ _LARGE = 1_000_000_000  # weights that learn from which on 8-bit optimizer state
 
 
 def choose_method(wanted: str, is_pretrained: bool) -> str:
-    """What `tuning.method: auto` becomes; another choice stays."""
+    """Choose what `tuning.method: auto` becomes; another choice stays."""
     if wanted == "auto":
         return "lora" if is_pretrained else "full"
     return wanted
@@ -45,30 +43,36 @@ def prepare_for_training(model: Any, tuning: TuningConfig, method: str, seed: in
     """Make a causal model ready to learn by a method.
 
     Args:
-        model: `PreTrainedModel`, already quantised for qlora; is changed.
+        model: `PreTrainedModel`, already quantised for qlora. It is changed.
         tuning: the shape of adapters and whether activations are computed again.
         method: full | lora | qlora.
         seed: of the adapters' random halves.
 
     Returns:
-        The model itself (full), or peft's around it. In training mode.
+        the model itself (full), or peft's around it, in training mode.
 
     Raises:
         UserError: `tuning.targets` names no layer of the model.
     """
     if method == "qlora":
-        _keep_precise(model)
+        for value in model.parameters():  # what is not quantised (embeddings, norms, the output) goes to fp32
+            if value.dtype in (torch.float16, torch.bfloat16):
+                value.data = value.data.float()
     if method != "full":
-        model = _adapted(model, tuning, seed)
+        model = add_adapters(model, tuning, seed)
     if tuning.gradient_checkpointing:
-        _checkpoint_activations(model, method)
+        base = model if method == "full" else model.get_base_model()
+        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+        enable({"use_reentrant": False})  # the reentrant kind needs inputs with gradients and runs hooks elsewhere
+        if method != "full":
+            base.enable_input_require_grads()
     return model.train()
 
 
 def build_optimizer(
     model: Any, tuning: TuningConfig, learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW over the weights that learn; norms and biases are not decayed.
+    """Build AdamW over the weights that learn; norms and biases are not decayed.
 
     `tuning.optimizer: auto` takes 8-bit states (Dettmers et al. 2022) on a GPU for qlora and where a billion weights
     learn, and torch's fused AdamW otherwise.
@@ -91,13 +95,14 @@ def build_optimizer(
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Copies, on the CPU, of the weights that learn, by their names in the model."""
+    """Copy the weights that learn to the CPU, by their names in the model."""
     return {
         name: value.detach().to("cpu", copy=True) for name, value in model.named_parameters() if value.requires_grad
     }
 
 
-def _adapted(model: Any, tuning: TuningConfig, seed: int) -> Any:
+def add_adapters(model: Any, tuning: TuningConfig, seed: int) -> Any:
+    """Put peft's adapters around a `PreTrainedModel`, with random halves from the seed."""
     with hub.quiet_libraries():  # peft imports bitsandbytes
         from peft import LoraConfig, TaskType, get_peft_model
 
@@ -115,7 +120,8 @@ def _adapted(model: Any, tuning: TuningConfig, seed: int) -> Any:
             with hub.quiet_libraries():
                 return get_peft_model(model, settings)
         except ValueError as error:
-            layers = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if _is_linear(part)})
+            linear = (name for name, part in model.named_modules() if isinstance(part, nn.Linear))
+            layers = sorted({name.rpartition(".")[2] for name in linear})
             raise UserError(
                 "tuning.targets",
                 f"{tuning.targets} cannot be adapted ({one_line(error)})",
@@ -123,24 +129,8 @@ def _adapted(model: Any, tuning: TuningConfig, seed: int) -> Any:
             ) from error
 
 
-def _keep_precise(model: Any) -> None:
-    """What is not quantised (embeddings, norms, the output) goes to fp32, as QLoRA has it."""
-    for value in model.parameters():
-        if value.dtype in (torch.float16, torch.bfloat16):
-            value.data = value.data.float()
-
-
-def _checkpoint_activations(model: Any, method: str) -> None:
-    """Keep only what goes into each layer and compute the rest again in the backward pass."""
-    base = model if method == "full" else model.get_base_model()
-    enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
-    # Not the reentrant kind: that needs inputs with gradients and runs hooks outside of autograd.
-    enable({"use_reentrant": False})
-    if method != "full":
-        base.enable_input_require_grads()
-
-
 def _wants_8bit(tuning: TuningConfig, learning: list[nn.Parameter]) -> bool:
+    """Decide whether the optimizer keeps its states in 8 bits, see `build_optimizer`."""
     if tuning.optimizer == "adamw":
         return False
     if tuning.optimizer == "adamw_8bit":
@@ -160,13 +150,9 @@ def _wants_8bit(tuning: TuningConfig, learning: list[nn.Parameter]) -> bool:
     return wanted
 
 
-def _is_linear(part: nn.Module) -> bool:
-    return isinstance(part, nn.Linear)
-
-
 @dataclass(frozen=True)
 class Quantization:
-    """How a base was quantised: what a checkpoint records.
+    """How a base was quantised, as a checkpoint records it.
 
     Attributes:
         kind: nf4, the only one.
@@ -180,12 +166,12 @@ class Quantization:
 
     @property
     def source_dtype(self) -> torch.dtype:
-        """`source` as torch has it."""
+        """The precision as torch has it."""
         return cast(torch.dtype, getattr(torch, self.source))
 
 
 def has_bitsandbytes() -> bool:
-    """Whether bitsandbytes can be imported."""
+    """Tell whether bitsandbytes can be imported."""
     try:
         with hub.quiet_libraries():
             import bitsandbytes  # noqa: F401
@@ -198,9 +184,12 @@ def quantize(model: Any, double: bool, compute: torch.dtype) -> Quantization:
     """Replace the linear layers of a `PreTrainedModel`, all but the output, by 4-bit ones.
 
     Args:
-        model: is changed; everything else stays as it is.
+        model: is changed; all but its linear layers stays as it is.
         double: quantise the constants, too.
         compute: precision of the products.
+
+    Returns:
+        how it was quantised.
 
     Raises:
         UserError: without bitsandbytes.
@@ -211,67 +200,57 @@ def quantize(model: Any, double: bool, compute: torch.dtype) -> Quantization:
         )
     source = model.dtype
     output = model.get_output_embeddings()
-    names = [name for name, layer in model.named_modules() if _is_plain(layer) and layer is not output]
+    # subclasses of nn.Linear do more than it: they stay
+    names = [name for name, layer in model.named_modules() if type(layer) is nn.Linear and layer is not output]
     for name in names:
-        _replace(model, name, _to_4bit(model.get_submodule(name), double, compute))
+        replace_layer(model, name, to_4bit(model.get_submodule(name), double, compute))
     model.is_loaded_in_4bit = True  # peft asks for it
     return Quantization("nf4", double, str(source).removeprefix("torch."))
 
 
 def dequantize(model: Any) -> None:
     """Undo `quantize`: ordinary linear layers with the values that the 4-bit codes stand for."""
-    bnb = _library()
+    bnb = import_bitsandbytes()
     for name in [name for name, layer in model.named_modules() if isinstance(layer, bnb.nn.Linear4bit)]:
         layer = model.get_submodule(name)
         weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-        _replace(model, name, _linear(weight, layer.bias))
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None, device="meta")
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+        if layer.bias is not None:
+            linear.bias = nn.Parameter(layer.bias.data, requires_grad=False)
+        replace_layer(model, name, linear)
     model.is_loaded_in_4bit = False
 
 
-def _to_4bit(linear: nn.Linear, double: bool, compute: torch.dtype) -> nn.Module:
-    bnb = _library()
+def to_4bit(linear: nn.Linear, double: bool, compute: torch.dtype) -> nn.Module:
+    """Make the 4-bit layer of a linear one; a GPU quantises a hundred times faster, so it does where there is one."""
+    bnb = import_bitsandbytes()
     size = linear.in_features, linear.out_features
     layer = bnb.nn.Linear4bit(
         *size, bias=linear.bias is not None, compute_dtype=compute, compress_statistics=double, quant_type="nf4"
     )
-    # On CPUs with avx512_bf16 one evaluation would repack the codes for good, and training afterwards has no gradients.
+    # on CPUs with avx512_bf16 one evaluation would repack the codes for good, and training afterwards has no gradients
     layer.support_avx512bf16_for_cpu = False
     weight = bnb.nn.Params4bit(
         linear.weight.data, requires_grad=False, compress_statistics=double, quant_type="nf4", module=layer
     )
-    layer.weight = weight.to(_device()).to(linear.weight.device)  # quantised by the first move
+    device = torch.device("cpu")
+    if torch.cuda.is_available():  # each process of a node has its own
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    layer.weight = weight.to(device).to(linear.weight.device)  # quantised by the first move
     if linear.bias is not None:
         layer.bias = nn.Parameter(linear.bias.data, requires_grad=False)
     return cast(nn.Module, layer)
 
 
-def _library() -> Any:
-    """bitsandbytes, whose own types are too loose to be checked against."""
+def import_bitsandbytes() -> Any:
+    """Import bitsandbytes, whose own types are too loose to be checked against."""
     import bitsandbytes
 
     return bitsandbytes
 
 
-def _device() -> torch.device:
-    """Where to quantise: a GPU does it a hundred times faster; each process of a node has its own."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    return torch.device("cpu")
-
-
-def _is_plain(layer: nn.Module) -> bool:
-    return type(layer) is nn.Linear
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A linear layer of these values, `weight` [out, in]."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.data, requires_grad=False)
-    return layer
-
-
-def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
+def replace_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put a layer in the place of another one, which is named as in `named_modules`."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, layer)

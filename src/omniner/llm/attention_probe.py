@@ -1,10 +1,10 @@
 """Which attention back-end is right here? A tiny model of the same kind, computed in packs and sentence by sentence.
 
-In comes a causal model, out comes the name of a back-end. The tiny model is random, has the same architecture, query
-heads per key head and head size, but two layers; what transformers itself gives for separate sequences in fp32 is
-compared with what packs give: the loss and the gradient of each weight. So a back-end is judged by the result that
-counts, on this device and with these versions, and an architecture that packs cannot express (soft-capped logits, say)
-is noticed as well. The price: some seconds at the start of training.
+The tiny model is random, has the same architecture, query heads per key head and head size, but two layers; what
+transformers itself gives for separate sequences in fp32 is compared with what packs give: the loss and the gradient of
+each weight. So a back-end is judged by the result that counts, on this device and with these versions, and an
+architecture that packs cannot express (soft-capped logits, say) is noticed as well. The price: some seconds at the
+start of training.
 """
 
 from __future__ import annotations
@@ -36,19 +36,22 @@ _SIZES = [(1, 1), (3, 40), (20, 24), (20, 24), (70, 90)]  # tokens of each sampl
 
 
 def choose_attention(model: Any, wanted: str, device: torch.device, precision: str) -> str:
-    """The attention back-end to train with: it gives the loss and gradients of separate sequences on a tiny model.
+    """Choose a back-end that gives the loss and gradients of separate sequences on a tiny model of this kind.
 
     Args:
         model: causal language model of transformers, or peft's around it.
-        wanted: a name in `BACKENDS`, or `auto` for the fastest that is right.
+        wanted: a name in `ATTENTION_BACKENDS`, or `auto` for the fastest that is right.
         device: where the model will be trained.
         precision: `32-true`, `bf16-mixed` or `bf16-true`.
+
+    Returns:
+        a name in `ATTENTION_BACKENDS`.
 
     Raises:
         UserError: the wanted one cannot run or is wrong, none is right, or the model cannot be trained on packs.
     """
     config = base_model(model).config.get_text_config()
-    _refuse(config)
+    check_packable(config)
     probe = AttentionProbe(config, device, precision)
     objections: list[str] = []
     for name in ATTENTION_BACKENDS if wanted == "auto" else [wanted]:
@@ -62,8 +65,15 @@ def choose_attention(model: Any, wanted: str, device: torch.device, precision: s
     )
 
 
-def _refuse(config: Any) -> None:
-    """Raise for models whose layers do more than packs can express."""
+def check_packable(config: Any) -> None:
+    """Refuse models whose layers do more than packs can express.
+
+    Args:
+        config: of the model, as transformers has it.
+
+    Raises:
+        UserError: sliding windows, or dropout of attention.
+    """
     kinds = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     if (set(kinds) != {"full_attention"}) if kinds else window is not None:
@@ -81,7 +91,7 @@ def _refuse(config: Any) -> None:
 
 
 def _objection(name: str, probe: AttentionProbe, device: torch.device) -> str | None:
-    """Why a back-end is not to be used; None = it is right."""
+    """Find out why a back-end is not to be used; None = it is right."""
     backend = ATTENTION_BACKENDS[name]
     if backend.device not in (None, device.type):
         return f"needs {backend.device}"
@@ -103,7 +113,7 @@ class _Measure(NamedTuple):
     gradients: list[Tensor]
 
     def error(self, expected: _Measure) -> float:
-        """The largest relative error of the loss and of each weight's gradient; infinite where some are not finite."""
+        """Compute the largest relative error of the loss and the gradients; infinite where some are not finite."""
         errors = [abs(self.loss - expected.loss) / abs(expected.loss)]
         for gradient, other in zip(self.gradients, expected.gradients, strict=True):
             errors.append(float((gradient - other).norm() / other.norm().clamp_min(1e-20)))
@@ -117,7 +127,7 @@ class _Item:
 
 
 class AttentionProbe:
-    """A tiny model like the given one, and samples.
+    """Compares back-ends with separate sequences on a tiny model like the given one.
 
     Args:
         config: of the model that is to be trained.
@@ -141,7 +151,7 @@ class AttentionProbe:
         self._expected = _measure(self._exact, self._separate)
 
     def error(self, backend: str) -> float:
-        """The largest relative error of a back-end: of the loss, and of each weight's gradient.
+        """Compute the largest relative error of a back-end: of the loss, and of each weight's gradient.
 
         Two packs are computed: one with all samples and, since kernels differ by size, one with the first.
         """
@@ -159,7 +169,7 @@ class AttentionProbe:
         return _measure(model, loss).error(self._expected)
 
     def _separate(self, model: Any) -> Tensor:
-        """The same by one plain forward pass per sample."""
+        """Compute the loss by one plain forward pass per sample."""
         losses = []
         for item in [*self._items, self._items[0]]:
             ids = torch.tensor([item.prompt + item.answer], device=self._device)
@@ -176,7 +186,7 @@ def _measure(model: Any, loss_of: Callable[[Any], Tensor]) -> _Measure:
 
 
 def _tiny(config: Any) -> Any:
-    """A random model: the architecture, heads per key head and head size of `config`, all else small."""
+    """Build a random model with the architecture, heads per key head and head size of `config`, all else small."""
     from transformers import AutoModelForCausalLM
 
     tiny = copy.deepcopy(config)
@@ -198,7 +208,7 @@ def _tiny(config: Any) -> Any:
 
 @contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
-    """Random numbers from a fixed seed within; those of the run go on after it as if nothing had been drawn."""
+    """Draw random numbers from a fixed seed within; those of the run go on after it as if nothing had been drawn."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         yield

@@ -1,10 +1,10 @@
 """A tokenizer with its chat template: where the answer begins, where it ends, and its tokens in between.
 
-In go a `Prompt` and a sentence, or an answer, out come texts and token ids. The template writes all special tokens, so
-none is added (no second BOS). Three things that no error would show are settled when a `Chat` is made: tokenizers of
-the SentencePiece kind may put a space before a text, which must not stand between prompt and answer; a template may
-refuse or ignore the system role, which is then put in front of the user's text; and what ends an answer is read from
-the template itself. Control tokens that a sentence or an answer spells out (`<|im_end|>`) are text there.
+The template writes all special tokens, so none is added (no second BOS). Three things that no error would show are
+found out when a `ChatTokenizer` is made: tokenizers of the SentencePiece kind may put a space before a text, which must
+not stand between prompt and answer; a template may refuse or ignore the system role, which is then put in front of the
+user's text; and what ends an answer is read from the template itself. So a new family of models needs no code here.
+Control tokens that a sentence or an answer spells out (`<|im_end|>`) are text there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class ChatTokenizer:
         template: Jinja text of the chat; None = the tokenizer's own.
 
     Attributes:
-        tokenizer, template: as given.
+        tokenizer: as given.
+        template: as given.
         end: token ids that the template writes after an answer, its leading white space left out; the tokenizer's
             end-of-sequence token where it writes no control token.
         stops: token ids at which an answer is over: the first of `end`, the tokenizer's end-of-sequence token, and
@@ -61,7 +62,7 @@ class ChatTokenizer:
         self.stops = frozenset({self.end[0], *self._controls} | {tokenizer.eos_token_id} - {None})
 
     def text(self, prompt: Prompt, sentence: str) -> str:
-        """The whole chat as text, up to where the answer begins."""
+        """Write the whole chat as text, up to where the answer begins."""
         messages = prompt.messages(sentence)
         if messages[0]["role"] == "system" and not self._system_works:
             system, user = messages
@@ -69,32 +70,32 @@ class ChatTokenizer:
         return self._render(messages, to_answer=True)
 
     def prompt_ids(self, text: str) -> list[int]:
-        """Tokens of a chat's text; control tokens that it spells out are control tokens."""
+        """Tokenise a chat's text; control tokens that it spells out are control tokens."""
         return self._encode([text], plain=False)[0]
 
     def prompts_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """`prompt_ids` of many texts."""
+        """Tokenise many chats, see `prompt_ids`."""
         return self._encode(texts, plain=False)
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Tokens of an answer, as they follow those of a prompt; `end` is not among them."""
+        """Tokenise an answer as it follows a prompt, without `end`."""
         return self.plain_ids([answer])[0]
 
     def plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokens of texts that go on where others ended: without control tokens, and without a space in front."""
+        """Tokenise texts that go on where others ended: without control tokens, and without a space in front."""
         found = self._encode([self._anchor + text for text in texts], plain=True)
         return [ids[len(self._anchor_ids) :] for ids in found]
 
     def before_control(self, text: str) -> int:
-        """How many characters of a chat's text stand before its first control token."""
+        """Count the characters of a chat's text that stand before its first control token."""
         return min((text.find(control) for control in self._controls.values() if control in text), default=len(text))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of answer tokens, exactly; special tokens are left out."""
+        """Turn answer tokens back into text, exactly; special tokens are left out."""
         return self._decode(ids, skip_special=True)
 
     def show(self, ids: Sequence[int]) -> str:
-        """The text of any tokens, special ones included, for people."""
+        """Turn any tokens into text for people, special ones included."""
         return self._decode(ids, skip_special=False)
 
     def _decode(self, ids: Sequence[int], skip_special: bool) -> str:
@@ -102,7 +103,7 @@ class ChatTokenizer:
         return text[len(self._anchor) :]
 
     def _encode(self, texts: Sequence[str], plain: bool) -> list[list[int]]:
-        """Token ids as the texts alone have them; `plain`: control tokens that they spell out are text."""
+        """Tokenise texts as they stand; `plain`: control tokens that they spell out are text."""
         self._backend.encode_special_tokens = plain
         try:
             return [found.ids for found in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -110,7 +111,7 @@ class ChatTokenizer:
             self._backend.encode_special_tokens = False
 
     def _find_anchor(self) -> str:
-        """A text to put before others and take off again; empty for a tokenizer that puts no space before a text."""
+        """Find a text to put before others and take off again; empty if the tokenizer puts no space before a text."""
         alone = self._encode(_PROBES, plain=True)
         for anchor in _ANCHORS:
             own = self._encode([anchor], plain=True)[0]
@@ -121,6 +122,7 @@ class ChatTokenizer:
         raise UserError("model.path", found, "Choose another model.")
 
     def _check_decoding(self) -> None:
+        """Refuse a tokenizer that does not give answers back as they were."""
         for probe in _PROBES:
             if (found := self.decode(self.answer_ids(probe))) != probe:
                 raise UserError(
@@ -146,6 +148,7 @@ class ChatTokenizer:
         return str(text)
 
     def _takes_system(self) -> bool:
+        """Try whether the template writes the text of a system role."""
         messages = [{"role": "system", "content": _MARK}, {"role": "user", "content": "a"}]
         try:
             return _MARK in self._render(messages, to_answer=True)
@@ -153,6 +156,7 @@ class ChatTokenizer:
             return False  # that the template works without a system role is seen next
 
     def _find_end(self) -> tuple[int, ...]:
+        """Read from the template what follows an answer."""
         messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}]
         written = self._render(messages, to_answer=False)
         if _MARK not in written:

@@ -5,9 +5,9 @@ template and the whole prompt. Beside it stand the tokenizer and either all weig
 format (lora, qlora). Adapters need their base: a pretrained one stays where it was and is named, one with random
 weights is kept in the subfolder `base`. Folders are written whole or not at all.
 
-`merge` makes an ordinary model folder of adapters and base, for servers that know nothing of this program. Adapters
-that learnt beside a quantised base are merged into the values its 4-bit codes stand for, not into the weights before
-quantisation: those are what the adapters corrected, and so the merged model is the one that was evaluated.
+`merge_adapters` makes an ordinary model folder of adapters and base, for servers that know nothing of this program.
+Adapters that learnt beside a quantised base are merged into the values its 4-bit codes stand for, not into the weights
+before quantisation: those are what the adapters corrected, and so the merged model is the one that was evaluated.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class CausalModel:
 def build_causal_model(
     config: CausalConfig, tuning: TuningConfig, prompt: Prompt, texts: Sequence[str], dtype: torch.dtype, seed: int
 ) -> CausalModel:
-    """The model that a configuration asks for, on the CPU, in training mode.
+    """Build the model that a configuration asks for, on the CPU, in training mode.
 
     Args:
         config: which model.
@@ -101,7 +101,12 @@ def build_causal_model(
     origin = _copy_state(model) if config.path is None and method != "full" else None
     kept = quantize(model, tuning.double_quantization, dtype) if method == "qlora" else None
     model = prepare_for_training(model, tuning, method, seed)
-    return CausalModel(model, chat, prompt, method, _lasting(config.path), kept, origin)
+    path = config.path
+    if (
+        path and Path(path).exists()
+    ):  # a hub name stays one; a place must be found wherever the program starts next time
+        path = str(Path(path).resolve())
+    return CausalModel(model, chat, prompt, method, path, kept, origin)
 
 
 def save_causal_model(folder: Path, causal: CausalModel, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -124,10 +129,10 @@ def save_causal_model(folder: Path, causal: CausalModel, weights: Mapping[str, T
 
 
 def load_causal_model(folder: Path, dtype: torch.dtype, device: torch.device | str) -> CausalModel:
-    """The model of a checkpoint folder, ready to answer.
+    """Load the model of a checkpoint folder, ready to answer.
 
     Args:
-        folder: as `save` wrote it.
+        folder: as `save_causal_model` wrote it.
         dtype: of the weights; adapters keep theirs.
         device: where it shall be.
 
@@ -143,12 +148,12 @@ def merge_adapters(folder: Path, output: Path, dtype: torch.dtype) -> None:
     """Make an ordinary model folder (weights, tokenizer, chat template) of a checkpoint folder.
 
     Args:
-        folder: as `save` wrote it.
+        folder: as `save_causal_model` wrote it.
         output: must not hold anything yet.
         dtype: of the weights that are written.
 
     Raises:
-        UserError: `output` is in use; see `load`.
+        UserError: `output` is in use; see `load_causal_model`.
     """
     with explaining(output):
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -161,7 +166,7 @@ def merge_adapters(folder: Path, output: Path, dtype: torch.dtype) -> None:
 
 
 def _save_model(folder: Path, model: Any, state: dict[str, Tensor]) -> None:
-    """All weights; `state` has those that learn, the model the buffers that are kept beside them."""
+    """Write all weights; `state` has those that learn, the model the buffers that are kept beside them."""
     buffers = {name for name, _ in model.named_buffers()}
     kept = {name: value.cpu() for name, value in model.state_dict().items() if name in buffers}
     with hub.quiet_libraries():
@@ -169,11 +174,11 @@ def _save_model(folder: Path, model: Any, state: dict[str, Tensor]) -> None:
 
 
 def _save_adapters(folder: Path, causal: CausalModel, state: dict[str, Tensor]) -> None:
-    """peft's two files, and a base that stands nowhere else."""
+    """Write peft's two files, and a base that stands nowhere else."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    # Not by peft's own save: that asks the hub about the base.
+    # not by peft's own save: that asks the hub about the base
     found = get_peft_model_state_dict(causal.model, state_dict=state, save_embedding_layers=False)
     save_file({name: value.contiguous() for name, value in found.items()}, folder / "adapter_model.safetensors")
     settings = copy.copy(causal.model.peft_config["default"])
@@ -205,7 +210,7 @@ def _card(causal: CausalModel) -> dict[str, Any]:
 
 
 def _read_card(folder: Path) -> dict[str, Any]:
-    """`omniner.json` of a folder, checked as far as `load` relies on it."""
+    """Read `omniner.json` of a folder, and check it as far as `load_causal_model` relies on it."""
     restore(folder)
     if not (folder / DESCRIPTION).is_file():
         raise UserError("checkpoint", f"{folder} is no folder with {DESCRIPTION}", _FIX)
@@ -222,7 +227,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """From tokenizer.json as it stands: AutoTokenizer builds some families anew, with their own normalisation."""
+    """Load tokenizer.json as it stands: AutoTokenizer builds some families anew, with their own normalisation."""
     from transformers import PreTrainedTokenizerFast
 
     with hub.explaining_load_errors("checkpoint", folder, _FIX):
@@ -230,7 +235,14 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _assemble(folder: Path, card: Mapping[str, Any], dtype: torch.dtype, keep_codes: bool) -> CausalModel:
-    """The model of a folder on the CPU; with `keep_codes` a quantised base is quantised, else it has those values."""
+    """Put the model of a folder together on the CPU.
+
+    Args:
+        folder: the checkpoint.
+        card: its description.
+        dtype: of the weights.
+        keep_codes: quantise a base that was quantised; else it gets the values that its codes stand for.
+    """
     kept = Quantization(**card["quantization"]) if card["quantization"] else None
     if kept is not None and not has_bitsandbytes():
         log.warning(
@@ -256,7 +268,7 @@ def _assemble(folder: Path, card: Mapping[str, Any], dtype: torch.dtype, keep_co
 
 
 def _load_weights(folder: Path, card: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    """All weights of a folder, or the model that its adapters belong to."""
+    """Load all weights of a folder, or the model that its adapters belong to."""
     if card["method"] != "full" and card["base"] is not None:
         try:
             return load_weights(card["base"], dtype)
@@ -273,10 +285,5 @@ def _load_weights(folder: Path, card: Mapping[str, Any], dtype: torch.dtype) -> 
 
 
 def _copy_state(model: Any) -> dict[str, Tensor]:
-    """A model's parameters on the CPU, tied ones once."""
+    """Copy a model's parameters to the CPU, tied ones once."""
     return {name: value.detach().to("cpu", copy=True) for name, value in model.named_parameters()}
-
-
-def _lasting(path: str | None) -> str | None:
-    """A model's place, wherever the program is started the next time; a hub name stays one."""
-    return str(Path(path).resolve()) if path and Path(path).exists() else path

@@ -1,14 +1,12 @@
-"""Causal language models and their tokenizers: from a hub name, a folder or a GGUF file, or random.
+"""Causal language models and their tokenizers: from a hub name, a folder or a GGUF file, or made from nothing.
 
-In comes `model.path`, or null with `model.architecture`; out come a `PreTrainedModel` with a language modelling head
-and a fast tokenizer. A GGUF file (the format of llama.cpp) is read into ordinary weights, whatever its quantisation.
-A model with random weights gets the tokenizer of its corpus (`corpus_tokenizer`). What cannot be used is one
-`UserError` about `model.path`: an encoder, a model without a tokenizer, one that only its own code can run.
+`load_pretrained` gives a `PreTrainedModel` with a language modelling head and its fast tokenizer. A GGUF file (the
+format of llama.cpp) is read into ordinary weights, whatever its quantisation. What cannot be used is one `UserError`
+about `model.path`: an encoder, a model without a tokenizer, one that only its own code can run.
 
-A tokenizer made from a corpus and a prompt, for language models that start from random weights.
-
-In go the training sentences and the prompt, out comes a byte-level BPE tokenizer. What such a model has to learn is to
-copy characters and to choose a category, so the pieces of text are cut along that task:
+`random_model` gives a model with random weights, and `build_corpus_tokenizer` its tokenizer, made from the training
+sentences and the prompt. What such a model has to learn is to copy characters and to choose a category, so its byte-
+level BPE tokenizer cuts texts along that task:
 
 - a character of a sentence is one token, never merged with its neighbours: copying is then one token at a time, and a
   mention is the same tokens in the sentence and in the answer. Characters seen once are left to the bytes, so that
@@ -52,7 +50,18 @@ _MIN_TOKENS = 256  # transformers makes an almost empty tokenizer of a folder th
 def random_model(
     config: CausalConfig, prompt: Prompt, texts: Iterable[str], dtype: torch.dtype, seed: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A model with random weights and a tokenizer made from `texts` and the prompt."""
+    """Build a model with random weights, and its tokenizer from a corpus.
+
+    Args:
+        config: `architecture` holds keys of a configuration of transformers; `vocabulary` limits the tokenizer.
+        prompt: whose texts and categories get tokens.
+        texts: training sentences.
+        dtype: of the weights.
+        seed: of the weights.
+
+    Raises:
+        UserError: no model can be built of it, or the vocabulary is too small.
+    """
     if "model_type" not in config.architecture:
         raise UserError(
             "model.architecture",
@@ -70,7 +79,7 @@ def random_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            model = _from_values(values, dtype)
+            model = build_from_config(values, dtype)
         except Exception as error:  # of many kinds: each configuration class checks in its own way
             raise UserError(
                 "model.architecture",
@@ -81,7 +90,15 @@ def random_model(
 
 
 def load_pretrained(path: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The model of a hub name, a folder or a GGUF file, with its own tokenizer."""
+    """Load the model of a hub name, a folder or a GGUF file, with its own tokenizer.
+
+    Args:
+        path: hub name, folder, or GGUF file.
+        dtype: of the weights.
+
+    Raises:
+        UserError: it cannot be loaded, is no causal language model, or its tokenizer does not fit.
+    """
     model, found = load_weights(path, dtype), load_tokenizer(path)
     rows = model.get_input_embeddings().weight.shape[0]
     _check_tokenizer(path, found, rows)
@@ -89,7 +106,7 @@ def load_pretrained(path: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Pre
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
-    """The tokenizer alone, to count with."""
+    """Load the tokenizer alone, to count with; see `load_pretrained`."""
     from transformers import AutoTokenizer
 
     source, local, more = _place(path)
@@ -98,29 +115,33 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
 
 
 def load_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The model alone: what adapters are put onto again."""
+    """Load the model alone, which adapters are put onto again; see `load_pretrained`."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     source, local, more = _place(path)
     if local and not more:
-        _check_code(path, _settings(source))
+        check_code(path, Path(source))
     options, fix = {**hub.pretrained_options(local), **more}, hub.load_advice(local, _FOLDER)
-    with hub.explaining_load_errors("model.path", path, fix), _explaining_code(path):
+    with hub.explaining_load_errors("model.path", path, fix), explaining_code(path):
         settings = AutoConfig.from_pretrained(source, **options)
-        _check_causal(path, settings)
+        check_causal(path, settings)
     if more:
-        options |= _unpacked()
+        options |= unpacked_gguf()
     with hub.explaining_load_errors("model.path", path, fix), hub.quiet_libraries():
         model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
     if missing := sorted(report["missing_keys"]):
         found = f"{path} lacks {len(missing)} of the model's weights, {missing[0]} first"
         raise UserError("model.path", found, "They would be random: name a complete model.")
-    if more:
-        _forget_packing(model)
+    if more:  # the weights are ordinary ones now; a model that is marked as quantised refuses to be saved
+        for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+            vars(model).pop(name, None)
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
     return model
 
 
-def _from_values(values: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+def build_from_config(values: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+    """Build a model with random weights from the values of its configuration, and try it."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     values = dict(values)
@@ -132,7 +153,11 @@ def _from_values(values: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _place(path: str) -> tuple[str, bool, dict[str, str]]:
-    """Where to load from, whether that needs no network, and which GGUF file is meant, if any."""
+    """Find out where to load from.
+
+    Returns:
+        hub name or folder; whether it needs no network; which GGUF file is meant, as arguments of `from_pretrained`.
+    """
     file = Path(path)
     if file.is_dir() and not (file / "config.json").exists():
         files = sorted(file.glob("*.gguf"))
@@ -149,8 +174,8 @@ def _place(path: str) -> tuple[str, bool, dict[str, str]]:
     return path, hub.is_local_folder(path, _FOLDER), {}
 
 
-def _unpacked() -> dict[str, Any]:
-    """Newer versions of transformers may leave the weights of a GGUF file packed, unless told not to."""
+def unpacked_gguf() -> dict[str, Any]:
+    """Tell newer versions of transformers, which may leave the weights of a GGUF file packed, not to do so."""
     try:
         from transformers import GgufConfig
     except ImportError:
@@ -158,27 +183,16 @@ def _unpacked() -> dict[str, Any]:
     return {"quantization_config": GgufConfig(dequantize=True)}
 
 
-def _forget_packing(model: Any) -> None:
-    """The weights are ordinary ones now; a model that is marked as quantised refuses to be saved."""
-    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
-        vars(model).pop(name, None)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-
-
-def _settings(folder: str) -> dict[str, Any]:
-    """config.json as it stands; transformers itself tells what is wrong with it."""
-    try:
-        found = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _check_code(path: str, settings: dict[str, Any]) -> None:
-    """A model that only code of its repository can run: some can be converted."""
+def check_code(path: str, folder: Path) -> None:
+    """Refuse a folder whose model only code of its repository can run; some of these can be converted."""
     from transformers import CONFIG_MAPPING
 
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # transformers itself tells what is wrong with it
+    if not isinstance(settings, dict):
+        return
     kind = str(settings.get("model_type"))
     if kind in _CONVERTED:
         raise UserError(
@@ -195,8 +209,8 @@ def _check_code(path: str, settings: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _explaining_code(path: str) -> Iterator[None]:
-    """A hub repository with code of its own cannot be looked into before it is loaded: tell it afterwards."""
+def explaining_code(path: str) -> Iterator[None]:
+    """Say of a hub repository that it needs its own code: it cannot be looked into before it is loaded."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -210,8 +224,8 @@ def _explaining_code(path: str) -> Iterator[None]:
         ) from error
 
 
-def _check_causal(path: str, settings: Any) -> None:
-    """Only a model with a left-to-right language modelling head can write answers."""
+def check_causal(path: str, settings: Any) -> None:
+    """Refuse a model without a left-to-right language modelling head, which cannot write answers."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -232,7 +246,7 @@ def _check_causal(path: str, settings: Any) -> None:
 
 
 def _check_tokenizer(path: str, tokenizer: Any, rows: int) -> None:
-    """It must be there, fast (which gives exact texts back), and that of the model (`rows` of embeddings)."""
+    """Refuse a tokenizer that is not there, not fast (exact texts back), or of another model (`rows` of embeddings)."""
     if len(tokenizer) < _MIN_TOKENS:
         raise UserError("model.path", f"{path} holds no tokenizer", "Put the model's tokenizer.json there.")
     if not tokenizer.is_fast:
@@ -260,7 +274,7 @@ Merge = tuple[str, str]
 
 
 def build_corpus_tokenizer(texts: Iterable[str], prompt: Prompt, vocabulary: int) -> PreTrainedTokenizerFast:
-    """The tokenizer of a corpus; the same input always makes the same one.
+    """Build the tokenizer of a corpus; the same input always makes the same one.
 
     Args:
         texts: training sentences.
@@ -274,7 +288,8 @@ def build_corpus_tokenizer(texts: Iterable[str], prompt: Prompt, vocabulary: int
 
     texts = list(texts)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    fixed = list(dict.fromkeys([*_JSON, *_ROLES, *map(_quoted, prompt.categories)]))
+    categories = (json.dumps(category, ensure_ascii=False) for category in prompt.categories)  # as an answer has them
+    fixed = list(dict.fromkeys([*_JSON, *_ROLES, *categories]))
     needed = len(alphabet) + len(fixed) + len((PAD, START, END))
     if vocabulary < needed:
         raise UserError(
@@ -282,11 +297,13 @@ def build_corpus_tokenizer(texts: Iterable[str], prompt: Prompt, vocabulary: int
             f"{vocabulary}, but bytes, control tokens and {len(prompt.categories)} categories alone are {needed}",
             f"Set it to {needed} and as many as characters shall be known; a few thousand for Chinese.",
         )
-    clauses = _clauses(prompt, texts)[: (vocabulary - needed) // _CLAUSE_SHARE]
+    # everything of the prompt that is not the sentence
+    told = [prompt.system, prompt.instruction + "\n", *prompt.input.split(SENTENCE)]
+    clauses = find_clauses(told, texts)[: (vocabulary - needed) // _CLAUSE_SHARE]
     room = vocabulary - needed - len(clauses)
-    tokenizer = _byte_level(alphabet, _merges(_characters(texts, [*fixed, *_prompt_texts(prompt)]), room))
+    tokenizer = byte_level_tokenizer(alphabet, character_merges(frequent_characters(texts, [*fixed, *told]), room))
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (PAD, START, END)])
-    tokenizer.add_tokens([AddedToken(item, normalized=False) for item in [*fixed, *clauses] if _decodable(item)])
+    tokenizer.add_tokens([AddedToken(item, normalized=False) for item in [*fixed, *clauses] if is_decodable(item)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -296,8 +313,8 @@ def build_corpus_tokenizer(texts: Iterable[str], prompt: Prompt, vocabulary: int
     )
 
 
-def _byte_level(alphabet: Sequence[str], merges: Sequence[Merge]) -> Tokenizer:
-    """BPE over the 256 bytes (`alphabet`, in GPT-2's printable form) with these merges."""
+def byte_level_tokenizer(alphabet: Sequence[str], merges: Sequence[Merge]) -> Tokenizer:
+    """Build BPE over the 256 bytes (`alphabet`, in GPT-2's printable form) with these merges."""
     entries = [*alphabet, *(left + right for left, right in merges)]
     tokenizer = Tokenizer(models.BPE({entry: number for number, entry in enumerate(entries)}, list(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -307,19 +324,20 @@ def _byte_level(alphabet: Sequence[str], merges: Sequence[Merge]) -> Tokenizer:
     return tokenizer
 
 
-def _characters(texts: Iterable[str], prompt_texts: Iterable[str]) -> list[str]:
-    """Characters of several bytes, the most frequent first; those of the prompt count as frequent enough."""
+def frequent_characters(texts: Iterable[str], prompt_texts: Iterable[str]) -> list[str]:
+    """List characters of several bytes, the most frequent first; those of the prompt count as frequent enough."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text)
     for character in set("".join(prompt_texts)):
         counts[character] += _MIN_COUNT
-    known = [item for item, count in counts.items() if count >= _MIN_COUNT and item >= "\x80" and not _surrogate(item)]
-    return sorted(known, key=lambda item: (-counts[item], item))
+    known = (item for item, count in counts.items() if count >= _MIN_COUNT and item >= "\x80")
+    encodable = [item for item in known if not "\ud800" <= item <= "\udfff"]  # half of a pair has no bytes
+    return sorted(encodable, key=lambda item: (-counts[item], item))
 
 
-def _merges(characters: Iterable[str], room: int) -> list[Merge]:
-    """Merges that make each character one token, first byte by byte from the left; at most `room` of them.
+def character_merges(characters: Iterable[str], room: int) -> list[Merge]:
+    """List merges that make each character one token, byte by byte from the left; at most `room` of them.
 
     No merge reaches over the end of a character: the right part of each is a byte that never begins one.
     """
@@ -333,31 +351,16 @@ def _merges(characters: Iterable[str], room: int) -> list[Merge]:
     return list(merges)
 
 
-def _clauses(prompt: Prompt, texts: Sequence[str]) -> list[str]:
-    """Clauses of the prompt, the longest first; none that a training sentence holds, where they would be merged."""
+def find_clauses(prompt_texts: Iterable[str], texts: Sequence[str]) -> list[str]:
+    """List clauses of the prompt, the longest first; none that a training sentence holds, where it would be merged."""
     corpus = "\n".join(texts)
-    pieces = {piece for text in _prompt_texts(prompt) for piece in _CLAUSE.findall(text)}
-    # A quote: part of an example answer, whose mention must stay what it is in a sentence.
+    pieces = {piece for text in prompt_texts for piece in _CLAUSE.findall(text)}
+    # a quote: part of an example answer, whose mention must stay what it is in a sentence
     fit = [item for item in pieces if len(item) >= _MIN_CLAUSE and '"' not in item and item.strip() not in corpus]
     return sorted(fit, key=lambda piece: (-len(piece), piece))
 
 
-def _quoted(category: str) -> str:
-    """A category as an answer writes it."""
-    return json.dumps(category, ensure_ascii=False)
-
-
-def _prompt_texts(prompt: Prompt) -> list[str]:
-    """Everything of the prompt that is not the sentence."""
-    return [prompt.system, prompt.instruction + "\n", *prompt.input.split(SENTENCE)]
-
-
-def _decodable(token: str) -> bool:
-    """Whether the byte-level decoder gives an added token back: one of only Latin-1 letters it would take for bytes."""
+def is_decodable(token: str) -> bool:
+    """Try whether the byte-level decoder gives an added token back: only Latin-1 letters it would take for bytes."""
     decoded: str = decoders.ByteLevel().decode([token])
     return decoded == token
-
-
-def _surrogate(character: str) -> bool:
-    """Half of a pair: no bytes stand for it."""
-    return "\ud800" <= character <= "\udfff"

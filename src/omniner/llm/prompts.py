@@ -1,9 +1,8 @@
 """What a causal model is told: the instruction, filled in once, and the sentence, put in each time.
 
-In go the texts of `conf/prompt` and the training sentences, out comes a `Prompt`. `{categories}`, `{examples}` and
-`{errors}` are filled in when it is built, `{sentence}` for each sentence. All by plain replacement of exactly these
-names, in one pass: braces of JSON examples, of errors or of a sentence mean nothing. One `Prompt` serves training and
-decoding; `sha` names it, and is kept with every prediction.
+`build_prompt` fills `{categories}`, `{examples}` and `{errors}` of the texts of `conf/prompt`; `Prompt` puts in each
+`{sentence}`. All is plain replacement of exactly these names, in one pass: braces of JSON examples, of errors or of a
+sentence mean nothing. One `Prompt` serves training and decoding; `sha` names it, and is kept with every prediction.
 """
 
 from __future__ import annotations
@@ -35,7 +34,8 @@ class Prompt:
     """A prompt with everything but the sentence in its place.
 
     Attributes:
-        name, version: of the choice in `conf/prompt`.
+        name: of the choice in `conf/prompt`.
+        version: of that choice.
         language: zh | en.
         system: text of the system role; may be empty.
         instruction: rendered: categories, examples and errors stand in it.
@@ -54,11 +54,11 @@ class Prompt:
     categories: tuple[str, ...]
 
     def user(self, text: str) -> str:
-        """Text of the user role for a sentence."""
+        """Write the text of the user role for a sentence."""
         return f"{self.instruction}\n{self.input.replace(SENTENCE, text)}"
 
     def messages(self, text: str) -> list[dict[str, str]]:
-        """The chat for a sentence, up to the answer; no system role where its text is empty."""
+        """Write the chat for a sentence, up to the answer; without a system role where its text is empty."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": self.user(text)}]
 
@@ -68,21 +68,24 @@ class Prompt:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        """All fields in plain values."""
+        """Give all fields in plain values."""
         return {**asdict(self), "categories": list(self.categories)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Prompt:
-        """The prompt that `to_json` wrote; anything else is a `UserError`."""
+        """Read the prompt that `to_json` wrote.
+
+        Raises:
+            UserError: it is something else.
+        """
         try:
-            prompt = cls(**{**value, "categories": tuple(value["categories"])})
+            return cls(**{**value, "categories": tuple(value["categories"])})
         except (TypeError, KeyError) as error:
             raise UserError("prompt", f"not a stored prompt ({error})", "Name a checkpoint that is whole.") from error
-        return prompt
 
 
 def build_prompt(config: PromptConfig, categories: Sequence[str], train: Sequence[Sentence]) -> Prompt:
-    """Render the prompt of a run.
+    """Build the prompt of a run.
 
     Args:
         config: texts by language.
@@ -95,7 +98,7 @@ def build_prompt(config: PromptConfig, categories: Sequence[str], train: Sequenc
     """
     check_style(config.answer)
     if config.from_run is not None:
-        raise ValueError("prompt.from_run names a run: let lessons.apply put its guidance into the config first")
+        raise ValueError("prompt.from_run names a run: let prompt_errors put its guidance into the config first")
     language = config.language
     template = _text(config, "input")
     if template.count(SENTENCE) != 1:
@@ -126,7 +129,7 @@ def build_prompt(config: PromptConfig, categories: Sequence[str], train: Sequenc
 
 
 def choose_examples(train: Sequence[Sentence], count: int, seed: int) -> list[Sentence]:
-    """Short sentences that together show many categories.
+    """Choose short sentences that together show many categories.
 
     From a random pool of sentences with entities, none longer than the median, one after the other is taken that shows
     the most categories not shown yet.
@@ -170,7 +173,7 @@ def _check_names(where: str, template: str, known: Sequence[str]) -> None:
 
 
 def _check_filled(config: PromptConfig, template: str, values: Mapping[str, str]) -> None:
-    """Every placeholder is known and has a value, and every value has its place."""
+    """Check that every placeholder is known and has a value, and that every value has its place."""
     where = f"prompt.instruction.{config.language}"
     _check_names(where, template, _FILLED_ONCE)
     keys = {"categories": "the corpus", "examples": "prompt.examples", "errors": f"prompt.errors.{config.language}"}

@@ -1,10 +1,10 @@
 """From sentences to samples of a causal model: prompt and answer tokens, and an issue for all that is lost.
 
-In come sentences, out come `Sample`s and issues, by the rules of `encoding.examples`: a sentence that is too long is a
-mistake, is left out or is cut, and gold beyond the cut is no part of the answer. The instruction before the sentence
-is the same for all and is tokenised once; that this gives the same tokens as the whole text is tried out on probe
-sentences with awkward beginnings and ends, and where it does not, whole texts are tokenised, at eight times the cost.
-Control tokens that a sentence spells out are text, except in whole texts.
+A sentence that is too long (`encoding.max_length` characters) is a mistake, is left out or is cut, as
+`encoding.on_too_long` says; gold beyond the cut is no part of the answer. The instruction before the sentence is the
+same for all and is tokenised once. That this gives the same tokens as the whole text is tried out on probe sentences
+with awkward beginnings and ends; where it does not, whole texts are tokenised, at eight times the cost. Control tokens
+that a sentence spells out are text, except in whole texts.
 """
 
 from __future__ import annotations
@@ -82,7 +82,14 @@ class PromptEncoder:
         self._parts = self._find_parts()
 
     def encode(self, sentences: Iterable[Sentence]) -> tuple[list[Sample], list[Issue]]:
-        """Samples in the order of the sentences; those left out are named by an issue."""
+        """Encode sentences.
+
+        Returns:
+            samples in the order of the sentences, and issues; one names each sentence that is left out.
+
+        Raises:
+            UserError: a sentence is too long, where that is a mistake.
+        """
         sentences = list(sentences)
         limit, issues = self.config.max_length, list[Issue]()
         if self.config.on_too_long == "fail":
@@ -99,8 +106,11 @@ class PromptEncoder:
                     continue
                 issues.append(Issue("too-long-truncated", message, id=sentence.id))
             kept.append(sentence)
-            texts.append(_encodable(sentence, sentence.text[:limit], issues))
-            answers.append(_printable(write_answer(self._learnable(sentence, issues), self.prompt.answer)))
+            text = replace_surrogates(sentence.text[:limit])
+            if text != sentence.text[:limit]:
+                issues.append(Issue("half-surrogate", "the model sees U+FFFD for it", id=sentence.id))
+            texts.append(text)
+            answers.append(replace_surrogates(write_answer(self._learnable(sentence, issues), self.prompt.answer)))
         prompts, written = self._prompts(texts), self.chat.plain_ids(answers)
         samples = [
             Sample(sentence.id, text, prompt, [*answer, *self.chat.end], sentence.entities)
@@ -109,13 +119,14 @@ class PromptEncoder:
         return samples, issues
 
     def prefix_length(self, samples: Sequence[Sample]) -> int:
-        """How many tokens all prompts begin with, those of the probes included.
+        """Count the tokens that all prompts begin with, those of the probes included.
 
         Each sample keeps at least one prompt token after them. The probes see to it that a part of a corpus gives the
         same number as the whole: tokens that the beginning of a sentence can change are not counted.
         """
         prompts = [*self._prompts(PROBE_SENTENCES), *(sample.prompt for sample in samples)]
-        shared = _common(min(prompts), max(prompts))  # in sorted order, the first and the last differ first
+        first, last = min(prompts), max(prompts)  # in sorted order, these two differ first
+        shared = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
         return min(shared, min(map(len, prompts)) - 1)
 
     def _refuse_long(self, sentences: Sequence[Sentence]) -> None:
@@ -129,7 +140,7 @@ class PromptEncoder:
             )
 
     def _learnable(self, sentence: Sentence, issues: list[Issue]) -> list[Entity]:
-        """The gold that the answer can hold: of a known category, and before the cut."""
+        """Select the gold that the answer can hold: of a known category, and before the cut."""
         limit, entities = self.config.max_length, list[Entity]()
         for entity in sentence.entities:
             surface, category, _, end = entity
@@ -146,13 +157,13 @@ class PromptEncoder:
         return entities
 
     def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of the whole chat for each text."""
+        """Tokenise the whole chat for each text."""
         if self._parts is None:
             return self.chat.prompts_ids([self.chat.text(self.prompt, text) for text in texts])
         return self._parts.prompts(self.chat, texts)
 
     def _find_parts(self) -> _Parts | None:
-        """The chat without its sentence, parted where the tokens of all probes stay what they are."""
+        """Part the chat around its sentence where the tokens of all probes stay what they are; None if nowhere."""
         texts = [self.chat.text(self.prompt, probe) for probe in PROBE_SENTENCES]
         head, _, tail = self.chat.text(self.prompt, _MARK).partition(_MARK)
         if texts != [head + probe + tail for probe in PROBE_SENTENCES]:
@@ -168,7 +179,7 @@ class PromptEncoder:
 
 @dataclass(frozen=True)
 class _Parts:
-    """A chat around its sentence: tokens, text, the sentence, text, tokens."""
+    """What stands around the sentence of a chat: tokens, text, the sentence, text, tokens."""
 
     head: list[int]
     before: str
@@ -181,18 +192,18 @@ class _Parts:
 
 
 def describe_sample(sample: Sample, chat: ChatTokenizer, prefix: int) -> Iterator[str]:
-    """Lines about a sample for people: the decoded prompt with its shared part marked, and the tokens to learn."""
+    """Show a sample to people: the decoded prompt with its shared part marked, and the tokens to learn."""
     yield f"{sample.id}: {sample.text}"
     yield f"prompt, {prefix} tokens that all sentences share:"
     yield chat.show(sample.prompt[:prefix])
     yield f"prompt, {len(sample.prompt) - prefix} tokens of this sentence:"
     yield chat.show(sample.prompt[prefix:])
     yield f"answer, {len(sample.answer)} tokens, the loss is on all of them:"
-    yield " ".join(repr(chat.show(ids)) for ids in _characters(sample.answer, chat))
+    yield " ".join(repr(chat.show(ids)) for ids in whole_characters(sample.answer, chat))
 
 
-def _characters(ids: Sequence[int], chat: ChatTokenizer) -> Iterator[Sequence[int]]:
-    """Tokens one by one; those that hold only a part of a character together."""
+def whole_characters(ids: Sequence[int], chat: ChatTokenizer) -> Iterator[Sequence[int]]:
+    """Give out tokens one by one, those that hold only a part of a character together."""
     start = 0
     for end in range(1, len(ids) + 1):
         if "\ufffd" not in chat.show(ids[start:end]) or end == len(ids):
@@ -200,21 +211,6 @@ def _characters(ids: Sequence[int], chat: ChatTokenizer) -> Iterator[Sequence[in
             start = end
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Length of the longest common beginning."""
-    for place, (left, right) in enumerate(zip(first, second, strict=False)):
-        if left != right:
-            return place
-    return min(len(first), len(second))
-
-
-def _printable(text: str) -> str:
-    """The text with U+FFFD for half surrogates, which no tokenizer takes; as many characters."""
+def replace_surrogates(text: str) -> str:
+    """Write U+FFFD for half surrogates, which no tokenizer takes; as many characters."""
     return _HALF_SURROGATE.sub("\ufffd", text)
-
-
-def _encodable(sentence: Sentence, text: str, issues: list[Issue]) -> str:
-    found = _printable(text)
-    if found != text:
-        issues.append(Issue("half-surrogate", "the model sees U+FFFD for it", id=sentence.id))
-    return found

@@ -114,8 +114,8 @@ def test_a_plain_loader_reads_the_same_tokens_for_any_kind_of_model(kind: str, t
 
 def test_the_same_corpus_makes_the_same_tokenizer_whatever_the_hash_seed() -> None:
     script = (
-        "import small_causal as s\nfrom omniner.llm import loading as c\n"
-        "print(c.build(s.TEXTS, s.PROMPT, 420).backend_tokenizer.to_str(), end='')"
+        "import small_causal as s\nfrom omniner.llm.loading import build_corpus_tokenizer\n"
+        "print(build_corpus_tokenizer(s.TEXTS, s.PROMPT, 420).backend_tokenizer.to_str(), end='')"
     )
     seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(small_causal.__file__).parent)}
