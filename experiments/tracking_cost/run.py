@@ -35,7 +35,7 @@ def train(kind: str, steps: int, folder: Path) -> dict[str, float]:
     torch.set_num_threads(1)
     config = TrackingConfig(kind, None, str(folder / "mlruns"), "cost", True, False)
     begun = time.process_time()
-    run = tracking.start(config, name=kind, folder=folder / kind, parent=None, resume_id=None, tags={})
+    run = tracking.start_run(config, name=kind, folder=folder / kind, parent=None, resume_id=None, tags={})
     run.params({f"group.key{n}": n for n in range(100)})
     opening = time.process_time() - begun
     embed, lstm = torch.nn.Embedding(4000, 64), torch.nn.LSTM(64, 128, batch_first=True, bidirectional=True)

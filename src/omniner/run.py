@@ -64,7 +64,7 @@ def execute(config: Config) -> None:
 
 def run(config: Config) -> Path:
     """Do one task in a folder of its own, tracked; gives the folder. This is the entry for other programs, too."""
-    folder = runfolder.claim(config)
+    folder = runfolder.claim_folder(config)
     try:
         context = _start(config, folder)
         status = "failed"
@@ -99,19 +99,19 @@ def _start(config: Config, folder: runfolder.RunFolder) -> Context:
     label = processes.child_label()
     labels = {} if label is None else {"sweep.child": label}
     log.info("%s %s in %s", "going on with" if folder.resumed else "starting", config.name, folder.path)
-    tracked = tracking.start(
+    tracked = tracking.start_run(
         config.tracking,
         name=config.name,
         folder=folder.path,
         parent=processes.parent_run_id(),
-        resume_id=tracking.previous_run(folder.path) if folder.resumed else None,
+        resume_id=tracking.previous_run_id(folder.path) if folder.resumed else None,
         tags={"task": config.task.name, "output_dir": str(folder.path.resolve()), **labels},
     )
     folder.save(status="running", run_id=tracked.id)
     tracked.params(compose.flat(config))
     tracked.text(compose.to_yaml(config), "config.yaml")
     tracked.tags({f"git.{key}": value for key, value in machine.git_state().items()})
-    tracked.tags({f"version.{key}": value for key, value in machine.versions().items()})
+    tracked.tags({f"version.{key}": value for key, value in machine.library_versions().items()})
     return Context(config=config, folder=folder.path, run=tracked, resumed=folder.resumed)
 
 

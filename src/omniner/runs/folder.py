@@ -70,7 +70,7 @@ class RunFolder:
         self.lock.release()
 
 
-def claim(config: Config) -> RunFolder:
+def claim_folder(config: Config) -> RunFolder:
     """Find or make the folder of this run and lock it.
 
     Raises `UserError` where the folder is in use, cannot be written, or holds an unfinished run of another

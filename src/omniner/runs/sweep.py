@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-from omniner import tracking as tracking_module
+from omniner import tracking
 from omniner.config import compose
 from omniner.config.compose import NOT_IDENTITY, SEARCH_PATH, section
 from omniner.config.groups import TrackingConfig
@@ -70,7 +70,7 @@ class Sweep:
     new: bool
 
     @property
-    def tracking(self) -> TrackingConfig:
+    def tracking_config(self) -> TrackingConfig:
         """Where the parent run is."""
         return TrackingConfig(**self.state["tracking"])
 
@@ -82,7 +82,7 @@ class Sweep:
     def discard(self) -> None:
         """Take back a sweep that could not begin: its parent run, its files, and the folder if that is all."""
         if self.state.get("parent"):
-            tracking_module.delete_parent(self.tracking, self.state["parent"])
+            tracking.delete_parent_run(self.tracking_config, self.state["parent"])
         for name in _BOOKKEEPING:
             (self.folder / name).unlink(missing_ok=True)
         self.lock.release()
@@ -178,8 +178,8 @@ def _start_parent(settings: TrackingConfig, earlier: str, name: str, tags: dict[
     if settings.kind == "off":
         return ""
     if earlier:
-        return tracking_module.resume_parent(settings, earlier)
-    return tracking_module.start_parent(settings, name=name, tags=tags)
+        return tracking.resume_parent_run(settings, earlier)
+    return tracking.start_parent_run(settings, name=name, tags=tags)
 
 
 def _give_seed(sweeper: DictConfig, sweep: Sweep) -> None:
@@ -252,7 +252,7 @@ def _stop_with_launcher() -> CheckStop:
     return check_stop
 
 
-class Record(NamedTuple):
+class JobRecord(NamedTuple):
     """What became of a job, as its file `path` says; `error` is one line, empty where the job finished."""
 
     path: Path
@@ -272,11 +272,11 @@ def _write_record(
         log.error("child %s: %s", number, error)
 
 
-def read_records(sweep: Path) -> list[Record]:
+def read_records(sweep: Path) -> list[JobRecord]:
     """Return the records of the jobs that ended, in the order of their numbers."""
     found = [(path, read_json(path)) for path in (sweep / children.FOLDER).glob("*.json")]
     found.sort(key=lambda item: item[1]["number"])
-    return [Record(path, r["overrides"], r["error"], r["metrics"]) for path, r in found]
+    return [JobRecord(path, r["overrides"], r["error"], r["metrics"]) for path, r in found]
 
 
 def close(outcome: str) -> tuple[list[str], list[str]]:
@@ -318,7 +318,7 @@ def close(outcome: str) -> tuple[list[str], list[str]]:
     return lines, [": ".join(filter(None, (labels[record.path], record.error))) for record in failed]
 
 
-def _write_summary(sweep: Sweep, records: Sequence[Record]) -> tuple[Table, list[Path]]:
+def _write_summary(sweep: Sweep, records: Sequence[JobRecord]) -> tuple[Table, list[Path]]:
     """Write the summary over seeds and its figure into the sweep's folder."""
     from omniner.report import comparison_tables
 
@@ -338,10 +338,10 @@ def _finish_parent(sweep: Sweep, outcome: str, table: Table | None, files: Seque
     parent = sweep.state["parent"]
     if not parent:
         return []
-    runs = tracking_module.children(sweep.tracking, parent)
+    runs = tracking.child_runs(sweep.tracking_config, parent)
     tables = {} if table is None else {"tables/summary.json": (table.names, table.rows)}
-    tracking_module.finish_parent(sweep.tracking, parent, outcome, runs, tables, files)
-    return [f"compare: {tracking_module.compare_link(sweep.tracking, [run.id for run in runs])}"] if runs else []
+    tracking.finish_parent_run(sweep.tracking_config, parent, outcome, runs, tables, files)
+    return [f"compare: {tracking.compare_link(sweep.tracking_config, [run.id for run in runs])}"] if runs else []
 
 
 def quoted(value: str) -> str:

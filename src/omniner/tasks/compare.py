@@ -213,7 +213,7 @@ def _locate(text: str, config: Config, copies: Path) -> RunFiles:
     folder = found.folder
     if folder is None:
         folder = make_folder(copies)
-        tracking.fetch(config.tracking, found.run_id, (PREDICTIONS, GOLD, CONFIG), folder)
+        tracking.fetch_artifacts(config.tracking, found.run_id, (PREDICTIONS, GOLD, CONFIG), folder)
     source = _of_folder(folder, gold, found.run_id)
     if not found.found_in_store:
         return source

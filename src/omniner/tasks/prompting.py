@@ -133,7 +133,7 @@ def _fetch(config: Config, named: str, copy: Path) -> None:
         if not path.is_file():
             found = resolve_run(named, config.tracking, "prompt.from_run")
             if found.folder is None:
-                tracking.fetch(config.tracking, found.run_id, (GUIDANCE_FILE,), Path(fetched))
+                tracking.fetch_artifacts(config.tracking, found.run_id, (GUIDANCE_FILE,), Path(fetched))
             path = (found.folder or Path(fetched)) / GUIDANCE_FILE
         if not path.is_file():
             message = f"the run {named} has no {GUIDANCE_FILE}"

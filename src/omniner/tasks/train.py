@@ -67,7 +67,9 @@ def run(context: Context) -> None:
     context.publish_results({"val/best_f1": fitted.best_f1, "train/epochs": fitted.epochs})
 
     if config.tracking.log_model:
-        tracking.save_model(fitted.best_path, folder / "config.yaml", folder / "model")
+        from omniner.tracking.pyfunc import save_model
+
+        save_model(folder / "model", fitted.best_path, folder / "config.yaml")
         context.run.files(folder / "model", "model")
     predictions = predict_file(config, fitted.best_path, reported, folder / "predictions.jsonl")
     context.publish_file("predictions.jsonl")

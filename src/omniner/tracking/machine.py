@@ -1,15 +1,9 @@
-"""What the machine does while a run works on it: CPU, memory, GPU, sampled by a small thread.
+"""Where a result comes from: what the machine did meanwhile, the state of the code, the versions of the libraries.
 
-What goes in: a function that takes one sample. What comes out: one call a second of it, with MLflow's own
-names for system metrics, so that its UI shows them in their tab. MLflow's monitor is not used: it asks the
-store for the run's status with every sample (10 ms of CPU a second) and dies with the store. Sampling
-and sending here cost 2.4 ms a second.
-
-Where a result comes from: the state of the code and the versions of the libraries.
-
-What goes in: the current directory's git checkout and the installed packages' metadata (nothing is imported).
-What comes out: two small dicts of strings for tags and the report. Never the environment: it may hold
-secrets.
+A small thread samples CPU, memory and GPU once a second, under MLflow's own names for system metrics, so that its UI
+shows them in their tab. MLflow's monitor is not used: it asks the store for the run's status with every sample (10 ms
+of CPU a second) and dies with the store; this one costs 2.4 ms a second. The environment is never looked at: it may
+hold secrets.
 """
 
 from __future__ import annotations
@@ -31,10 +25,21 @@ SECOND = 1.0  # between samples at first, so that short runs have a curve
 DENSE = 300  # samples at that rate; a run of days must not write half a million rows
 MINUTE = 60.0  # between samples after that
 MB = 1e6
+# Installed packages whose version can change a result; nothing is imported to ask for it.
+PACKAGES = (
+    "omniner", "torch", "pytorch-lightning", "torchmetrics", "transformers", "peft", "bitsandbytes",
+    "hydra-core", "omegaconf", "mlflow", "mlflow-skinny", "numpy",
+)  # fmt: skip
+GIT_SECONDS = 10  # a checkout on a slow disk is given up after this
 
 
-class Sampler(threading.Thread):
-    """Samples until `stop`; `report(values, number)` gets each sample."""
+class MachineMonitor(threading.Thread):
+    """A thread that samples the machine until `stop`.
+
+    Args:
+        report: gets each sample: values by metric, and the sample's number.
+        first: number of the first sample.
+    """
 
     def __init__(self, report: Callable[[dict[str, float], int], None], first: int) -> None:
         super().__init__(name="omniner-machine", daemon=True)
@@ -55,7 +60,7 @@ class Sampler(threading.Thread):
         self.join(timeout=2 * SECOND)
 
     def run(self) -> None:
-        """Sample, report, wait."""
+        """Sample, report and wait, again and again."""
         taken = 0
         while not self._done.wait(SECOND if taken < DENSE else MINUTE):
             try:
@@ -95,15 +100,8 @@ def _gpus() -> list[tuple[Any, Any]]:
         return []
 
 
-PACKAGES = (
-    "omniner", "torch", "pytorch-lightning", "torchmetrics", "transformers", "peft", "bitsandbytes",
-    "hydra-core", "omegaconf", "mlflow", "mlflow-skinny", "numpy",
-)  # fmt: skip
-GIT_SECONDS = 10  # a checkout on a slow disk is given up after this
-
-
-def versions() -> dict[str, str]:
-    """Version of Python and of each library that can change a result, where installed."""
+def library_versions() -> dict[str, str]:
+    """Return the version of Python and of each installed library that can change a result."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -114,7 +112,7 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, str]:
-    """Commit, branch, whether the checkout has changes, and a digest of them; empty outside git.
+    """Return commit, branch, whether the checkout has changes, and a digest of them; empty outside git.
 
     `diff` covers the changes of tracked files and the names (not the content) of new ones.
     """

@@ -1,9 +1,10 @@
 """A trained tagger as an MLflow model: `mlflow.pyfunc.load_model(...).predict(["一句话"])`.
 
 MLflow runs this file to make the model ("models from code"), so nothing is pickled: the model is this code, the
-checkpoint and the run's configuration. In: texts; out: for each text its entities, as `Mention`.
+checkpoint and the run's configuration. It takes texts and gives for each its entities, as `Mention`.
 """
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from omniner.records import Sentence, entity_to_json  # noqa: E402
 
 
 class Mention(BaseModel):
-    """An entity, as MLflow's signatures can describe it."""
+    """An entity, as MLflow's signatures can describe it: offsets count characters, `end` is the first one behind."""
 
     text: str
     category: str
@@ -29,12 +30,12 @@ class Mention(BaseModel):
 
 
 class TaggerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
-    """Loads the checkpoint once, tags lists of texts."""
+    """The model that MLflow serves: loads the checkpoint once, tags lists of texts."""
 
     def load_context(self, context: Any) -> None:
-        """Read what was saved with the model."""
+        """Read the configuration that was saved with the model."""
         settings = OmegaConf.load(context.artifacts["config"])
-        assert isinstance(settings, DictConfig), "written by save"
+        assert isinstance(settings, DictConfig), "written by save_model"
         from omniner.models import load_predictor
 
         self._model = load_predictor(compose.check(settings), Path(context.artifacts["checkpoint"]))
@@ -42,21 +43,24 @@ class TaggerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
     def predict(
         self, context: Any, model_input: list[str], params: dict[str, str] | None = None
     ) -> list[list[Mention]]:
-        """Tag texts, in their order."""
+        """Return the entities of each text, in the order of the texts."""
         sentences = [Sentence(str(number), text) for number, text in enumerate(model_input)]
         found = {item.id: item for batch in self._model.predict(sentences) for item in batch}
         return [[Mention(**entity_to_json(entity)) for entity in found[sentence.id].entities] for sentence in sentences]
 
 
-def save(folder: Path, checkpoint: Path, config: Path) -> None:
-    """Write the model into a new folder.
+def save_model(folder: Path, checkpoint: Path, config: Path) -> None:
+    """Write a trained tagger as an MLflow model.
 
     Args:
-        folder: must not exist.
-        checkpoint, config: files of the trained run, copied into it.
+        folder: to write; takes the place of one that is there.
+        checkpoint: of the trained run, copied into the folder.
+        config: the run's `config.yaml`, copied as well.
     """
     from omniner import __version__
 
+    if folder.exists():
+        shutil.rmtree(folder)
     mlflow.pyfunc.save_model(
         str(folder),
         python_model=__file__,

@@ -1,15 +1,11 @@
-"""The queue between a run and its tracking store: an append-only file first, a sender thread behind it.
+"""The queue between a run and its tracking store: an append-only file first, a thread that sends it behind.
 
-What goes in: small JSON records (`metrics`, `params`, `tags`, `artifact`, ...) of one run. What comes out:
-calls of `deliver(run_id, records)` in the order written, and a file that holds whatever could not be
-delivered yet. The idea: writing a record is one line appended to a local file (about ten microseconds), so
-that a slow, broken or vanished store never holds up training; a thread reads the same file from behind and
-sends a batch every few seconds. A line `{"sent": n}` follows each delivered batch, so a later process goes on
-exactly there. Delivery is at least once: a crash between a delivery and its `sent` line repeats one batch, so
-`deliver` must stand being repeated.
-
-The price: a record reaches the store up to `INTERVAL` seconds late, and each record is written and parsed
-once.
+Writing a record (`metrics`, `params`, `tags`, `artifact`, ...) is one line appended to a file in the run's folder,
+about ten microseconds, so that a slow, broken or vanished store never holds up training. A thread reads the same file
+and sends a batch every few seconds, in the order written. A line `{"sent": n}` follows each batch that was delivered,
+so that a later process goes on exactly there. Delivery is at least once: a crash between a delivery and its `sent` line
+repeats one batch, so `deliver` must stand being repeated. The price: a record reaches the store up to `INTERVAL`
+seconds late, and each record is written and parsed once.
 """
 
 from __future__ import annotations
@@ -33,8 +29,8 @@ BATCH = 1000  # records of one batch at most
 LONGEST_PAUSE = 60.0  # seconds: where doubling the pause after each failure ends
 
 
-class Record(NamedTuple):
-    """One line of the spool: number, run it belongs to, kind, milliseconds since 1970, content."""
+class SpoolRecord(NamedTuple):
+    """One line of the spool: its number, the id of its run, its kind, milliseconds since 1970, its content."""
 
     seq: int
     run: str
@@ -44,21 +40,31 @@ class Record(NamedTuple):
 
 
 class RefusedError(Exception):
-    """The store will never take this. Anything else that `deliver` raises is tried again."""
+    """Raised by `deliver` where the store will never take the records. After any other error they are sent again."""
 
 
-Deliver = Callable[[str, Sequence[Record]], None]
+Deliver = Callable[[str, Sequence[SpoolRecord]], None]
+"""Sends records of the run with this id to the store."""
 
 
 class Spool:
-    """The file. One process writes to it at a time; `records` and `previous` tell what earlier ones left."""
+    """The file, which one process writes at a time.
+
+    Attributes:
+        path: of the file.
+        run: id of the run to which records belong that are written now.
+        earlier: all records that were found in the file, sent or not.
+        last: number of the last record.
+        sent: number of the last record that needs no further sending.
+        refused: how many records of this process the store would not take.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.run = ""  # of the last section of the file
-        self.earlier: list[Record] = []  # all records found in the file, sent or not
-        self.sent = 0  # number of the last record that needs no further sending
-        self.refused = 0  # records of this process that the store would not take
+        self.run = ""
+        self.earlier: list[SpoolRecord] = []
+        self.sent = 0
+        self.refused = 0
         self._lock = threading.RLock()  # a signal handler may end the run in the middle of a record
         for line in whole_lines(path):
             self._take(path, line)
@@ -78,26 +84,26 @@ class Spool:
         if record is not None:
             self.earlier.append(record)
 
-    def _parse(self, item: Mapping[str, Any]) -> Record | None:
+    def _parse(self, item: Mapping[str, Any]) -> SpoolRecord | None:
         """A record, or None for the lines that only keep the books."""
         if "run" in item:
             self.run = str(item["run"])
         elif "sent" in item:
             self.sent = max(self.sent, int(item["sent"]))
         elif "kind" in item:
-            return Record(int(item["seq"]), self.run, str(item["kind"]), int(item["time"]), dict(item["body"]))
+            return SpoolRecord(int(item["seq"]), self.run, str(item["kind"]), int(item["time"]), dict(item["body"]))
         elif "refused" not in item:
             raise ValueError("neither a record nor a mark")
         return None
 
     def begin(self, run: str) -> None:
-        """Records written from now on belong to `run`."""
+        """Make the records that are written from now on belong to the run with the id `run`."""
         if run != self.run:
             self._write({"run": run})
             self.run = run
 
     def add(self, kind: str, body: Mapping[str, Any]) -> None:
-        """Write one record; it is safe against the death of this process once this returns."""
+        """Write one record; once this returns, the death of this process cannot lose it."""
         with self._lock:
             self.last += 1
             self._write({"seq": self.last, "kind": kind, "time": int(time.time() * 1000), "body": body})
@@ -108,25 +114,25 @@ class Spool:
             self._writer.flush()
 
     def mark_sent(self, seq: int) -> None:
-        """Everything up to `seq` needs no further sending."""
+        """Note that everything up to the record `seq` needs no further sending."""
         with self._lock:
             self.sent = seq
             self._write({"sent": seq})
 
     def mark_refused(self, seq: int, why: str) -> None:
-        """Record `seq` was not taken, and will not be: say so in the file."""
+        """Note in the file that the store will never take the record `seq`, and why."""
         with self._lock:
             self.refused += 1
             self._write({"refused": seq, "why": why})
 
     @property
     def unsent(self) -> int:
-        """Records that wait for delivery."""
+        """How many records wait for delivery."""
         return self.last - self.sent
 
-    def waiting(self) -> list[Record]:
-        """The next records to send, of one run, at most `BATCH`; reads on from where it stopped."""
-        found: list[Record] = []
+    def waiting(self) -> list[SpoolRecord]:
+        """Read on and return the next records to send: of one run, at most `BATCH`."""
+        found: list[SpoolRecord] = []
         while len(found) < BATCH:
             place = self._reader.tell()
             line = self._reader.readline()
@@ -140,7 +146,7 @@ class Spool:
                     break
                 self._reading_run = str(item["run"])
             elif item.get("seq", 0) > self.sent:
-                found.append(Record(item["seq"], self._reading_run, item["kind"], item["time"], item["body"]))
+                found.append(SpoolRecord(item["seq"], self._reading_run, item["kind"], item["time"], item["body"]))
         return found
 
     def close(self) -> None:
@@ -150,12 +156,17 @@ class Spool:
 
 
 class Sender:
-    """The thread that works a spool off: `flush` waits for it, `close` ends it."""
+    """The thread that sends what a spool holds.
+
+    Args:
+        spool: whose records are sent.
+        deliver: sends a batch of them.
+    """
 
     def __init__(self, spool: Spool, deliver: Deliver) -> None:
         self._spool = spool
         self._deliver = deliver
-        self._batch: list[Record] = []
+        self._batch: list[SpoolRecord] = []
         self._failures = 0  # in a row
         self._attempts = 0
         self._hurry = False
@@ -165,7 +176,7 @@ class Sender:
         self._thread.start()
 
     def flush(self, seconds: float) -> bool:
-        """Send what waits. False if the store fails at it, or is not done within `seconds`."""
+        """Send what waits; return False where the store fails, or is not done within `seconds`."""
         deadline = time.monotonic() + seconds
         with self._change:
             attempts = self._attempts
@@ -181,7 +192,7 @@ class Sender:
         return True
 
     def close(self, seconds: float) -> int:
-        """Flush, end the thread and return how many records stay in the spool."""
+        """Flush for at most `seconds`, end the thread, and return how many records stay in the spool."""
         self.flush(seconds)
         with self._change:
             self._closing = True
@@ -233,14 +244,14 @@ class Sender:
                 log.warning("tracking store is back; sending the records that waited")
                 self._failures = 0
 
-    def _send(self, batch: Sequence[Record]) -> None:
+    def _send(self, batch: Sequence[SpoolRecord]) -> None:
         try:
             self._deliver(batch[0].run, batch)
         except RefusedError:
             for record in batch:
                 self._send_single(record)
 
-    def _send_single(self, record: Record) -> None:
+    def _send_single(self, record: SpoolRecord) -> None:
         try:
             self._deliver(record.run, [record])
         except RefusedError as error:

@@ -1,9 +1,8 @@
-"""Where runs are kept: the only module that imports MLflow.
+"""Where runs are kept: a local SQLite store (`mlruns/mlflow.db`) or a server. The only module that talks to MLflow.
 
-What goes in: the tracking config and the records of a run's spool. What comes out: runs in a local SQLite
-store (`mlruns/mlflow.db`) or on a server. Only the client API is used, no fluent global state, so several
-runs can live in one process. Every failure on opening is a `UserError` that names the key. Price: two CPU
-seconds for importing MLflow and opening the store, then about 10 ms for a batch of metrics.
+Only the client API is used, and no global state of MLflow's, so that several runs can live in one process. Every
+failure on opening is a `UserError` that names the key. Price: two CPU seconds for importing MLflow and opening the
+store, then about 10 ms for a batch of metrics.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
-from omniner import files
 from omniner.config.groups import TrackingConfig
 from omniner.errors import UserError, one_line
-from omniner.tracking.spool import Record, RefusedError
+from omniner.files import make_folder
+from omniner.tracking.spool import RefusedError, SpoolRecord
 from omniner.tracking.tracked_run import TABLES_TAG, display_name, masked
 
 if TYPE_CHECKING:
@@ -38,8 +37,8 @@ HOPELESS = ("INVALID_PARAMETER_VALUE", "MALFORMED_REQUEST")  # errors that no re
 CONTEXTS = {"train": "training", "dev": "validation", "test": "test"}  # MLflow's words for the splits
 
 
-class Child(NamedTuple):
-    """One run of a sweep; `metrics` are the last values."""
+class ChildRun(NamedTuple):
+    """One run of a sweep, as the store knows it; `metrics` are the last values."""
 
     id: str
     name: str
@@ -47,8 +46,8 @@ class Child(NamedTuple):
     metrics: dict[str, float]
 
 
-class Found(NamedTuple):
-    """A run that was asked for: `folder` is its output folder as it was then, empty where it is not known."""
+class FoundRun(NamedTuple):
+    """A run that was looked for; `folder` is its output folder as it was then, empty where it is not known."""
 
     id: str
     name: str
@@ -57,31 +56,38 @@ class Found(NamedTuple):
 
 
 class Store:
-    """An open store: where runs are made and where a spool's records go."""
+    """An open store: where runs are made and where a spool's records go.
+
+    Args:
+        client: of MLflow.
+        experiment: id of the experiment that all runs are in.
+        ui: address of the UI.
+        secrets: texts that must not be written.
+    """
 
     def __init__(self, client: MlflowClient, experiment: str, ui: str, secrets: Sequence[str]) -> None:
         self.client, self.experiment, self.ui, self.secrets = client, experiment, ui, secrets
 
     def link(self, run: str) -> str:
-        """Where the UI shows a run, among those of trained models rather than of prompts."""
+        """Return where the UI shows a run, among those of trained models rather than of prompts."""
         return f"{self.ui}/#/experiments/{self.experiment}/runs/{run}?workflowType=machine_learning"
 
     def create(self, name: str, tags: Mapping[str, str]) -> str:
-        """Make a run; its id."""
+        """Make a run and return its id."""
         with _explained("tracking", "making a run", "Look after the tracking store, or choose tracking=off."):
             run = self.client.create_run(self.experiment, tags=dict(tags), run_name=name)
         return str(run.info.run_id)
 
-    def unfinished(self, tag: str, value: str) -> str | None:
-        """The newest run with this tag that never came to its end."""
+    def find_unfinished(self, tag: str, value: str) -> str | None:
+        """Return the newest run with this value of a tag that never came to its end; None where there is none."""
         with _explained("tracking", "searching runs", "Look after the tracking store."):
             mark = '"' if "'" in value else "'"
             query = f"tags.`{tag}` = {mark}{value}{mark} AND attributes.status = 'RUNNING'"
             page = self.client.search_runs([self.experiment], query, max_results=1)
         return str(page[0].info.run_id) if page else None
 
-    def existing(self, run: str) -> str:
-        """The id of a run that is there and not deleted."""
+    def check_exists(self, run: str) -> str:
+        """Return the id of a run; a `UserError` where it is not there or is deleted."""
         fix = "Track to the store that has it, or start anew with resume=never."
         with _explained("resume", f"run {run} of this folder", fix):
             info = self.client.get_run(run).info
@@ -89,9 +95,9 @@ class Store:
             raise UserError("resume", f"run {run} was deleted in the tracking store", fix)
         return run
 
-    def children(self, parent: str) -> list[Child]:
-        """The runs of a parent run, oldest first."""
-        found: list[Child] = []
+    def children(self, parent: str) -> list[ChildRun]:
+        """Return the runs of a parent run, oldest first."""
+        found: list[ChildRun] = []
         query = f"tags.`mlflow.parentRunId` = '{parent}'"
         token: str | None = None
         with _explained("tracking", "searching runs", "Look after the tracking store."):
@@ -101,12 +107,12 @@ class Store:
                 )
                 for run in page:
                     metrics = {display_name(key): value for key, value in run.data.metrics.items()}
-                    found.append(Child(run.info.run_id, run.info.run_name, run.info.status, metrics))
+                    found.append(ChildRun(run.info.run_id, run.info.run_name, run.info.status, metrics))
                 if not (token := page.token):
                     return found
 
-    def find(self, text: str, folder_tag: str) -> list[Found]:
-        """The run with this id, or the runs of the experiment with this name, the newest first."""
+    def find(self, text: str, folder_tag: str) -> list[FoundRun]:
+        """Return the run with this id, or the runs of the experiment with this name, the newest first."""
         from mlflow.exceptions import MlflowException
 
         with _explained("tracking", "searching runs", "Look after the tracking store."):
@@ -119,7 +125,7 @@ class Store:
                 query = f"attributes.run_name = {mark}{text}{mark}"
                 runs = self.client.search_runs([self.experiment], query, order_by=["attributes.start_time DESC"])
         return [
-            Found(run.info.run_id, run.info.run_name, run.info.status, run.data.tags.get(folder_tag, ""))
+            FoundRun(run.info.run_id, run.info.run_name, run.info.status, run.data.tags.get(folder_tag, ""))
             for run in runs
             if run.info.lifecycle_stage == "active"
         ]
@@ -151,8 +157,8 @@ class Store:
             self.client.set_terminated(run, status)
 
     def reopen(self, run: str) -> str:
-        """Mark a run that is there as running again; its id."""
-        self.existing(run)
+        """Mark a run as running again and return its id; a `UserError` where it is not there."""
+        self.check_exists(run)
         with _explained("tracking", "going on with a run", "Look after the tracking store."):
             self.client.update_run(run, "RUNNING")
         return run
@@ -162,11 +168,11 @@ class Store:
         with _explained("tracking", "deleting a run", "Look after the tracking store."):
             self.client.delete_run(run)
 
-    def deliver(self, folder: Path, run: str, records: Sequence[Record]) -> None:
+    def deliver(self, folder: Path, run: str, records: Sequence[SpoolRecord]) -> None:
         """Send records of one run, in order. May be repeated: what is there already is not doubled."""
         from mlflow.exceptions import MlflowException
 
-        send: dict[str, Callable[[str, Sequence[Record]], None]] = {
+        send: dict[str, Callable[[str, Sequence[SpoolRecord]], None]] = {
             "metrics": self._metrics, "params": self._params, "tags": self._tags, "datasets": self._datasets,
             "status": self._status, "artifact": lambda run, records: self._artifacts(folder, run, records),
         }  # fmt: skip
@@ -179,12 +185,12 @@ class Store:
             raise
 
     def hide(self, text: str) -> str:
-        """Text without this store's secrets."""
+        """Return the text without this store's secrets."""
         for secret in self.secrets:
             text = text.replace(secret, "***")
         return masked(text)
 
-    def _metrics(self, run: str, records: Sequence[Record]) -> None:
+    def _metrics(self, run: str, records: Sequence[SpoolRecord]) -> None:
         from mlflow.entities import Metric
 
         # The recorded time makes a repeated metric equal to the first, and the store keeps equal ones once.
@@ -196,7 +202,7 @@ class Store:
         for begin in range(0, len(metrics), METRICS_BATCH):
             self.client.log_batch(run, metrics=metrics[begin : begin + METRICS_BATCH])
 
-    def _params(self, run: str, records: Sequence[Record]) -> None:
+    def _params(self, run: str, records: Sequence[SpoolRecord]) -> None:
         from mlflow.entities import Param, RunTag
 
         there = self.client.get_run(run).data.params
@@ -213,7 +219,7 @@ class Store:
         if changed:
             self.client.log_batch(run, tags=[RunTag(*item) for item in changed.items()])
 
-    def _tags(self, run: str, records: Sequence[Record]) -> None:
+    def _tags(self, run: str, records: Sequence[SpoolRecord]) -> None:
         from mlflow.entities import RunTag
 
         tags: dict[str, str] = {}
@@ -223,14 +229,14 @@ class Store:
         for begin in range(0, len(items), PARAMS_BATCH):
             self.client.log_batch(run, tags=[RunTag(*item) for item in items[begin : begin + PARAMS_BATCH]])
 
-    def _artifacts(self, folder: Path, run: str, records: Sequence[Record]) -> None:
+    def _artifacts(self, folder: Path, run: str, records: Sequence[SpoolRecord]) -> None:
         for record in records:
             path = folder / record.body["path"]
             if not path.is_file():
                 raise RefusedError(f"{path} is gone")
             self.client.log_artifact(run, str(path), record.body["to"] or None)
 
-    def _datasets(self, run: str, records: Sequence[Record]) -> None:
+    def _datasets(self, run: str, records: Sequence[SpoolRecord]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         inputs = []
@@ -247,7 +253,7 @@ class Store:
                 inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
         self.client.log_inputs(run, inputs)
 
-    def _status(self, run: str, records: Sequence[Record]) -> None:
+    def _status(self, run: str, records: Sequence[SpoolRecord]) -> None:
         for record in records:
             if (status := record.body["status"]) == "RUNNING":
                 self.client.update_run(run, status)
@@ -268,7 +274,7 @@ def _open_local(tracking: TrackingConfig) -> Store:
     from filelock import FileLock, Timeout
 
     try:
-        folder = files.make_folder(tracking.folder).resolve()
+        folder = make_folder(tracking.folder).resolve()
     except UserError as error:
         raise UserError("tracking.folder", f"{error.where}: {error.found}", error.fix) from error
     if found := re.search(r"[?#%]", str(folder)):
@@ -317,7 +323,7 @@ def _open_server(tracking: TrackingConfig) -> Store:
         return Store(client, _experiment(client, tracking.experiment, None), uri, (login,) if login else ())
 
 
-def prepare() -> None:
+def import_mlflow() -> None:
     """Import MLflow, quietly and without telemetry."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when MLflow is imported
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -356,7 +362,7 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
 @contextlib.contextmanager
 def _explained(where: str, what: str, fix: str) -> Iterator[None]:
     """Turn a failure of the store into a `UserError`."""
-    prepare()
+    import_mlflow()
     from mlflow.exceptions import MlflowException
 
     try:

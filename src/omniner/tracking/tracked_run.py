@@ -1,9 +1,9 @@
 """A run as the rest of the program sees it: what can be written about it, and how that gets into the spool.
 
-What goes in: parameters, metrics, tags, texts, files, tables, dataset descriptions. What comes out: records
-in the spool of the run's folder; nothing here talks to the store. `Run` itself writes nothing (tracking=off),
-`TrackedRun` does. Names are mapped to those MLflow takes and back: a character it refuses becomes `_x<hex
-code>_` (`召回@1` is stored as `召回_x40_1`), Chinese passes. Price: about 12 microseconds a call.
+Parameters, metrics, tags, texts, files, tables and descriptions of data become records in the spool of the run's
+folder; nothing here talks to the store. `Run` itself writes nothing (tracking=off), `TrackedRun` does. Names are mapped
+to those that MLflow takes, and back: a character it refuses becomes `_x<hex code>_` (`召回@1` is stored as
+`召回_x40_1`), Chinese passes. Price: about 12 microseconds a call.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from omniner import files as files_module
-from omniner.tracking.machine import Sampler
-from omniner.tracking.spool import Record, Sender, Spool
+from omniner.files import explaining, write_text
+from omniner.tracking.machine import MachineMonitor
+from omniner.tracking.spool import Sender, Spool, SpoolRecord
 
 log = logging.getLogger("omniner.tracking")
 
@@ -37,7 +37,15 @@ ILLEGAL = re.compile(r"[^/\w.\- :]")
 
 
 class DataInput(NamedTuple):
-    """A split that a run used: `context` is train, dev or test, `source` a path or a generator."""
+    """Sentences that a run used.
+
+    Attributes:
+        name: how the UI shows them.
+        context: the split: train, dev, test, or what else they are.
+        digest: of their content.
+        source: the path, or whatever else they come from.
+        rows: how many there are.
+    """
 
     name: str
     context: str
@@ -47,13 +55,18 @@ class DataInput(NamedTuple):
 
 
 class Run:
-    """One run. This class writes nothing: it stands for tracking=off."""
+    """What can be written about a run. This class writes nothing, which is tracking=off; `TrackedRun` writes it down.
+
+    Attributes:
+        id: in the store; empty where the run is not tracked.
+        url_hint: address of its page in the UI; empty where the run is not tracked.
+    """
 
     id: str = ""
     url_hint: str = ""
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Write the flattened config. Again after a resume: what changed becomes a tag `changed.<name>`."""
+        """Write the flattened configuration; after a resume what has changed becomes a tag `changed.<name>`."""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Write metrics of one step; a value that is not finite is left out with a warning."""
@@ -81,7 +94,15 @@ class Run:
 
 
 class TrackedRun(Run):
-    """A run that is written to a spool, and from there sent to a store by `sender`."""
+    """A run that is written to a spool, and from there sent to a store.
+
+    Args:
+        run: its id.
+        url_hint: address of its page in the UI.
+        spool: gets its records.
+        sender: sends them.
+        secrets: texts that must not be written.
+    """
 
     def __init__(self, run: str, url_hint: str, spool: Spool, sender: Sender, secrets: Sequence[str]) -> None:
         self.id, self.url_hint = run, url_hint
@@ -90,7 +111,7 @@ class TrackedRun(Run):
         self._process = os.getpid()
         self._warned: set[str] = set()
         self._finished = False
-        self._machine: Sampler | None = None
+        self._machine: MachineMonitor | None = None
         # A metric of an interrupted process that comes again with the same value is the same fact.
         self._earlier: dict[tuple[str, int], float] = {}
         self._tables: list[str] = []
@@ -100,7 +121,7 @@ class TrackedRun(Run):
         spool.earlier.clear()
         atexit.register(self._at_exit)
 
-    def _remember(self, record: Record) -> None:
+    def _remember(self, record: SpoolRecord) -> None:
         if record.kind == "metrics":
             for name, value in record.body["values"].items():
                 self._earlier[name, record.body["step"]] = value
@@ -110,14 +131,14 @@ class TrackedRun(Run):
     def watch_machine(self) -> None:
         """Begin system metrics."""
         steps = [step for name, step in self._earlier if name.startswith("system/")]
-        self._machine = Sampler(self.metrics, max(steps, default=-1) + 1)
+        self._machine = MachineMonitor(self.metrics, max(steps, default=-1) + 1)
         self._machine.start()
 
     def params(self, values: Mapping[str, Any]) -> None:
         """See `Run.params`."""
-        clean = {name: self._hide(masked(plain(value))) for name, value in values.items()}
+        clean = {name: self._hide(masked(as_text(value))) for name, value in values.items()}
         self.text(json.dumps(clean, ensure_ascii=False, indent=2) + "\n", "config/params.json")
-        self._spool.add("params", {"values": {safe_name(n): cut(v, PARAM_LENGTH) for n, v in clean.items()}})
+        self._spool.add("params", {"values": {safe_name(n): shorten(v, PARAM_LENGTH) for n, v in clean.items()}})
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """See `Run.metrics`."""
@@ -139,7 +160,7 @@ class TrackedRun(Run):
     def text(self, text: str, path: str) -> None:
         """See `Run.text`."""
         place = self._pending(path)
-        files_module.write_text(place, self._hide(text))
+        write_text(place, self._hide(text))
         self._artifact(place, str(PurePosixPath(path).parent))
 
     def file(self, path: Path, folder: str = "") -> None:
@@ -147,7 +168,7 @@ class TrackedRun(Run):
         path = path.resolve()
         if not path.is_relative_to(self._folder):
             copy = self._pending(str(PurePosixPath(folder) / path.name))
-            with files_module.explaining(path):
+            with explaining(path):
                 shutil.copyfile(path, copy)
             path = copy
         self._artifact(path, folder)
@@ -205,7 +226,7 @@ class TrackedRun(Run):
         if relative.is_absolute() or ".." in relative.parts or not relative.name:
             raise ValueError(f"an artifact's path must be relative and stay inside: {path}")
         place = self._folder / PENDING / relative
-        with files_module.explaining(place):
+        with explaining(place):
             place.parent.mkdir(parents=True, exist_ok=True)
         return place
 
@@ -221,7 +242,7 @@ class TrackedRun(Run):
 
 
 def safe_name(name: str) -> str:
-    """A name that MLflow takes, from which `display_name` gives back the original (up to 250 characters)."""
+    """Return a name that MLflow takes; `display_name` gives back the original, if that has at most 250 characters."""
     name = re.sub("_(?=x)", "_x5f_", name)  # what could be read as an escape is escaped
     name = ILLEGAL.sub(lambda match: f"_x{ord(match.group()):x}_", name)
     # MLflow takes names as relative paths in normal form: no part that is empty or ".", none that begins with "..".
@@ -234,26 +255,26 @@ def safe_name(name: str) -> str:
 
 
 def display_name(name: str) -> str:
-    """The original of a `safe_name`."""
+    """Return the original of a `safe_name`."""
     return re.sub(r"_x([0-9a-f]*)_", lambda match: chr(int(match[1], 16)) if match[1] else "", name)
 
 
 def masked(text: str) -> str:
-    """Text with the user names and passwords of any URL in it hidden."""
+    """Return the text with the user names and passwords of any URL in it hidden."""
     return re.sub(r"(?<=://)[^/\s@]+@", "***@", text)
 
 
 def tag_values(values: Mapping[str, Any]) -> dict[str, str]:
-    """Tags as any store takes them."""
-    return {safe_name(name): cut(masked(plain(value)), TAG_LENGTH) for name, value in values.items()}
+    """Return tags as any store takes them."""
+    return {safe_name(name): shorten(masked(as_text(value)), TAG_LENGTH) for name, value in values.items()}
 
 
-def plain(value: Any) -> str:
-    """A config value as text that any store can hold."""
+def as_text(value: Any) -> str:
+    """Return a value of a configuration as text that any store can hold."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def cut(text: str, length: int) -> str:
-    """At most `length` characters, with an ellipsis where something is missing."""
+def shorten(text: str, length: int) -> str:
+    """Return at most `length` characters of a text, with an ellipsis where something is missing."""
     return text if len(text) <= length else f"{text[: length - 1]}…"

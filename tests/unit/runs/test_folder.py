@@ -26,7 +26,7 @@ def _let_go() -> Iterator[None]:
 
 
 def _claim(*overrides: str) -> runfolder.RunFolder:
-    _claimed.append(runfolder.claim(compose.load(overrides)))
+    _claimed.append(runfolder.claim_folder(compose.load(overrides)))
     return _claimed[-1]
 
 

@@ -52,7 +52,7 @@ def settle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]
             raise ToldError(settled.prompt)
 
         monkeypatch.setattr(guide, "predict_file", stop)
-        run = tracking.start(config.tracking, name="x", folder=Path("ours"), parent=None, resume_id=None, tags={})
+        run = tracking.start_run(config.tracking, name="x", folder=Path("ours"), parent=None, resume_id=None, tags={})
         context = Context(config, Path("ours"), run, resumed=False)
         with pytest.raises(ToldError) as raised:
             guide._score(context, config, Path("theirs"), corpus, corpus.splits["dev"])

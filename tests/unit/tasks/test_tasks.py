@@ -65,7 +65,7 @@ def test_an_added_task_is_validated_named_run_and_cleared(
     assert Path("here/greeting.txt").read_text() == "hello greet-world"
     Path("here/notes.txt").touch()
     config = compose.load(["task=score", "predictions=world.txt", "output_dir=here"])
-    other = folder.claim(config)
+    other = folder.claim_folder(config)
     other.close()
     assert {path.name for path in Path("here").iterdir()} == {"notes.txt", *folder.BOOKKEEPING}
 

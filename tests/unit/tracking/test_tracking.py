@@ -25,7 +25,7 @@ from omniner.config.groups import TrackingConfig
 from omniner.errors import UserError
 from omniner.tracking import machine, spool, tracked_run
 from omniner.tracking import store as stores
-from omniner.tracking.spool import Record, RefusedError, Sender, Spool
+from omniner.tracking.spool import RefusedError, Sender, Spool, SpoolRecord
 from omniner.tracking.tracked_run import NAME_LENGTH, DataInput, TrackedRun, display_name, masked, safe_name
 
 
@@ -49,7 +49,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def begin(store: TrackingConfig, folder: Path, **changes: Any) -> tracked_run.Run:
     values: dict[str, Any] = {"name": "run", "parent": None, "resume_id": None, "tags": {}}
-    return tracking.start(store, folder=folder, **(values | changes))
+    return tracking.start_run(store, folder=folder, **(values | changes))
 
 
 def client(store: TrackingConfig) -> Any:
@@ -66,7 +66,7 @@ def history(store: TrackingConfig, run: str, name: str) -> list[tuple[int, float
 @settings(deadline=None)  # the first example imports MLflow
 @given(st.text(max_size=30) | st.text(alphabet="a_x5f./@=召", max_size=30))
 def test_every_name_is_taken_by_mlflow_and_comes_back(name: str) -> None:
-    stores.prepare()
+    stores.import_mlflow()
     from mlflow.utils.validation import _validate_metric_name, _validate_param_name
 
     safe = safe_name(name)
@@ -169,9 +169,9 @@ def test_off_writes_nothing(tmp_path: Path) -> None:
     assert (run.id, run.url_hint) == ("", "")
     assert list(tmp_path.iterdir()) == []
     off = config("", kind="off")
-    assert tracking.start_parent(off, name="sweep", tags={}) == ""
-    assert tracking.children(off, "") == []
-    assert tracking.compare_link(off, ["a"]) == tracking.tables_link(off, ["a"]) == ""
+    assert tracking.start_parent_run(off, name="sweep", tags={}) == ""
+    assert tracking.child_runs(off, "") == []
+    assert tracking.compare_link(off, ["a"]) == ""
 
 
 def test_an_artifact_cannot_leave_its_folder(local: TrackingConfig, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_resume_goes_on_with_the_same_run_and_doubles_nothing(local: TrackingCon
     for step in range(5):
         first.metrics({"loss": step / 10}, step)
     first.finish("KILLED")
-    assert tracking.previous_run(tmp_path) == first.id
+    assert tracking.previous_run_id(tmp_path) == first.id
     second = begin(local, tmp_path, resume_id=first.id)
     assert isinstance(second, TrackedRun)
     assert second._sender.flush(10)
@@ -273,24 +273,23 @@ def test_the_rest_of_another_run_goes_to_that_run(local: TrackingConfig, tmp_pat
 
 
 def test_several_runs_in_one_process_and_their_parent(local: TrackingConfig, tmp_path: Path) -> None:
-    parent = tracking.start_parent(local, name="sweep", tags={"kind": "sweep"})
+    parent = tracking.start_parent_run(local, name="sweep", tags={"kind": "sweep"})
     runs = [begin(local, tmp_path / name, name=name, parent=parent) for name in ("a", "b")]
     for step in range(3):
         for number, run in enumerate(runs):
             run.metrics({"test/召回@1": number + step}, step)
     for run, status in zip(runs, ("FINISHED", "FAILED"), strict=True):
         run.finish(status)
-    found = tracking.children(local, parent)
+    found = tracking.child_runs(local, parent)
     assert [(child.name, child.status, child.metrics) for child in found] == [
         ("a", "FINISHED", {"test/召回@1": 2.0}),
         ("b", "FAILED", {"test/召回@1": 3.0}),
     ]
-    tracking.finish_parent(local, parent, "FINISHED", found, {}, [])
+    tracking.finish_parent_run(local, parent, "FINISHED", found, {}, [])
     kept = Path(client(local).download_artifacts(parent, "tables/children.json"))
     assert json.loads(kept.read_text("utf-8"))["data"][1] == ["b", "FAILED", runs[1].id, 3.0]
     link = tracking.compare_link(local, [run.id for run in runs])
     assert re.search(rf"#/compare-runs\?runs=%5B%22{runs[0].id}%22.*&experiments=%5B%22\d+%22%5D$", link)
-    assert runs[1].id in tracking.tables_link(local, [run.id for run in runs])
 
 
 # The queue, with a store of our own that fails
@@ -304,7 +303,7 @@ class Shaky:
         self.calls = 0
         self.taken: list[tuple[str, int]] = []
 
-    def __call__(self, run: str, records: Sequence[Record]) -> None:
+    def __call__(self, run: str, records: Sequence[SpoolRecord]) -> None:
         self.calls += 1
         if self.down:
             raise ConnectionError("away")
@@ -500,7 +499,7 @@ def test_git_state_tells_commit_and_changes(tmp_path: Path, monkeypatch: pytest.
 def test_versions_are_those_installed() -> None:
     import numpy
 
-    found = machine.versions()
+    found = machine.library_versions()
     assert found["numpy"] == numpy.__version__
     assert found["python"] == sys.version.split()[0]
 
@@ -522,8 +521,8 @@ from omniner.config.groups import TrackingConfig
 kind, address, folder, how = sys.argv[1:]
 store = TrackingConfig(kind, address, address, "omniner", False, False)
 folder = Path(folder)
-run = tracking.start(store, name="p", folder=folder, parent=None,
-                     resume_id=tracking.previous_run(folder), tags={})
+run = tracking.start_run(store, name="p", folder=folder, parent=None,
+                         resume_id=tracking.previous_run_id(folder), tags={})
 print(run.id, flush=True)
 try:
     for step in range(int(os.environ.get("STEPS", "20"))):
