@@ -180,9 +180,9 @@ def _trained(
 def shares(count: int) -> None:
     """Squared deviations of mentions over their expectation, mean over categories and parts, of three ways to deal."""
     sentences = generate_sample({"train": count}, 1)["train"]
-    theirs = splits._Deal._deviation
+    theirs = splits._Assignment._deviation
 
-    def of_paper(deal: splits._Deal, number: int, part: int) -> float:
+    def of_paper(deal: splits._Assignment, number: int, part: int) -> float:
         """The part that lacks most of the category that is dealt out, as Sechidis and others choose."""
         counts = deal.groups[number].counts
         rarest = min(counts, key=lambda name: (deal.left[name], name), default=None)
@@ -190,14 +190,14 @@ def shares(count: int) -> None:
 
     for shown in ({"train": 0.8, "dev": 0.1, "test": 0.1}, {str(fold): 0.25 for fold in range(4)}):
         for name, way in (("ours", theirs), ("of the paper", of_paper)):
-            splits._Deal._deviation = way  # type: ignore[method-assign]
+            splits._Assignment._deviation = way  # type: ignore[method-assign]
             start = time.process_time()
             division = divide(sentences, shown, "auto", 0, "shares")
             seconds = time.process_time() - start
             print(
                 f"{len(shown)} parts, {name:13} {off(sentences, division):.4f}, sizes {division.sizes}, {seconds:.1f} s"
             )
-        splits._Deal._deviation = theirs  # type: ignore[method-assign]
+        splits._Assignment._deviation = theirs  # type: ignore[method-assign]
         print(f"{len(shown)} parts, by chance     {off(sentences, by_chance(division)):.4f}")
 
 

@@ -24,9 +24,10 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from omniner.config.groups import ErrtaConfig, MetricsConfig
+from omniner.corpus.formats import jsonl
 from omniner.corpus.sample import generate_sample
-from omniner.files import write_text
-from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
+from omniner.files import write_json_lines, write_text
+from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line
 from omniner.report import run_tables
 from omniner.scoring import predictions
 from omniner.scoring.profiles import score_loaded, score_records
@@ -124,8 +125,8 @@ class Work:
         self.own = folder / "predictions.jsonl"
         pairs = zip(self.sentences, answers, strict=True)
         write_text(self.generated, "".join(f"{_generated_line(s, a)}\n" for s, a in pairs))
-        write_text(self.own, "".join(f"{to_line(prediction_to_json(p))}\n" for p in self.spans))
-        write_text(folder / "gold.jsonl", "".join(f"{to_line(sentence_to_json(s))}\n" for s in self.sentences))
+        write_json_lines(self.own, map(prediction_to_json, self.spans))
+        jsonl.write(folder / "gold.jsonl", self.sentences)
 
 
 def _generated_line(sentence: Sentence, answer: Sequence[Entity]) -> str:

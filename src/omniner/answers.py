@@ -1,19 +1,16 @@
-"""Reading a model's answer: the list of pairs, even where it is not quite JSON.
+"""A model's answer: from entities to the text that a model learns to write, and back from whatever it wrote.
 
-In goes the text a model wrote, out comes a `Parsed`: the (surface, category) pairs and whether they were
-there as asked (`ok`: a JSON list of two-string lists), had to be recovered (`repaired`) or could not be found
-(`failed`, no pairs). Recovering is done by a scanner written for it: one pass, no recursion, limits on size
-and depth, nothing is ever evaluated. It takes fences and text around the list, any quotes, missing ones
-included, trailing commas, a list that breaks off (complete pairs count), tuples, triples, flat lists, objects
-and "surface, category" strings. It is much slower than the JSON module, and runs only on texts that are not
-as asked.
+`write_answer` makes the answer to learn, a JSON list of `[surface, category]` in reading order; repeats are listed
+again. `parse_answer` reads what a model wrote into (surface, category) pairs, and `prediction_from_answer` finds their
+places in the sentence: the k-th mention of a surface stands at its k-th occurrence. An answer holds no offsets, so that
+is a guess wherever a surface occurs more often than it is listed. The F1 during training, prediction and scoring all
+read answers here.
 
-A model's answer: from entities to its text, and back to a prediction.
-
-`write_answer` makes what a model learns to write, a JSON list of `[surface, category]` in reading order; repeats are
-listed again. `to_prediction` reads what a model wrote, however broken, and finds the places in the sentence: the k-th
-mention of a surface stands at its k-th occurrence. An answer holds no offsets, so that is a guess wherever a surface
-occurs more often than it is listed.
+Pairs are there as asked (`ok`: a JSON list of two-string lists), had to be recovered (`repaired`) or could not be found
+(`failed`, no pairs). Recovering is done by a scanner written for it: one pass, no recursion, limits on size and depth,
+nothing is ever evaluated. It takes fences and text around the list, any quotes, missing ones included, trailing commas,
+a list that breaks off (complete pairs count), tuples, triples, flat lists, objects and "surface, category" strings. It
+is much slower than the JSON module, and runs only on texts that are not as asked.
 """
 
 from __future__ import annotations
@@ -29,6 +26,8 @@ from omniner.corpus.align import place_pairs
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence
 
+# Separators of the JSON: those of the paper's training data (Python's own), and without spaces.
+STYLES = {"official": (", ", ": "), "compact": (",", ":")}
 MAX_CHARS = 1_000_000  # a longer answer is a runaway generation
 MAX_DEPTH = 16  # an answer needs 2 or 3
 
@@ -59,8 +58,33 @@ _BARE_END = re.compile(r"[\[\](){}（），,:：\n\"“”]")
 _NEXT_ITEM = re.compile(r"\]\s*[,，]\s*\[")
 
 
+def check_style(style: str) -> None:
+    """Raise a `UserError` for an unknown style."""
+    if style not in STYLES:
+        raise UserError("prompt.answer", f"{style!r} is no style of answers", f"Use {' or '.join(STYLES)}.")
+
+
+def write_answer(entities: Iterable[Entity], style: str) -> str:
+    """Write the answer that lists these entities: `[["北京", "地点_城市"]]`.
+
+    Args:
+        entities: sorted by their places here, if all have one; kept in their order otherwise.
+        style: official | compact.
+    """
+    entities = list(entities)
+    if all(entity.start is not None for entity in entities):
+        entities.sort(key=lambda entity: (entity.start, entity.end))
+    return json.dumps([entity[:2] for entity in entities], ensure_ascii=False, separators=STYLES[style])
+
+
 class ParsedAnswer(NamedTuple):
-    """What was read: `status` is ok | repaired | failed; `reason` says why it is not `ok`."""
+    """What was read from an answer.
+
+    Attributes:
+        pairs: (surface, category) in the answer's order.
+        status: ok | repaired | failed.
+        reason: why it is not ok.
+    """
 
     pairs: list[Pair]
     status: str
@@ -82,8 +106,30 @@ def parse_answer(text: str) -> ParsedAnswer:
     return _judge(*_pairs_of(value, 0), closed=True, why="JSON, but not a list of pairs")
 
 
+def prediction_from_answer(sentence: Sentence, raw: str, prompt_sha: str, engine: str, cut: bool = False) -> Prediction:
+    """Read a model's answer about a sentence; never raises.
+
+    A surface that does not stand in the text keeps no offsets. One that does, but is listed more often than it occurs
+    there, shares a place with another category, or is dropped when it only repeats an entity; `reason` counts those.
+
+    Args:
+        sentence: what the answer is about.
+        raw: the answer as the model wrote it.
+        prompt_sha: hash of the prompt.
+        engine: who answered.
+        cut: whether the limit of tokens ended the answer; `reason` says so.
+    """
+    parsed = parse_answer(raw)
+    placed = place_pairs(sentence.text, [(_spelt_as_in(sentence.text, text), label) for text, label in parsed.pairs])
+    entities = [entity for entity in placed if entity is not None]
+    reasons = ["stopped by decoding.max_new_tokens" if cut else "", parsed.reason]
+    if repeats := len(placed) - len(entities):
+        reasons.append(f"{repeats} repeated entities dropped")
+    return Prediction(sentence.id, entities, raw, parsed.status, "; ".join(filter(None, reasons)), prompt_sha, engine)
+
+
 def strict_pairs(value: list[Any]) -> list[Pair] | None:
-    """The pairs of a decoded list of two-string lists; `None` if any element is something else."""
+    """Take the pairs of a decoded list of two-string lists; None if any element is something else."""
     pairs: list[Pair] = []
     for item in value:
         if type(item) is not list or len(item) != 2 or type(item[0]) is not str or type(item[1]) is not str:
@@ -293,51 +339,6 @@ def _join(parts: list[str]) -> str:
     return text
 
 
-STYLES = {"official": (", ", ": "), "compact": (",", ":")}
-"""Separators of the JSON: the paper's training data (Python's own), and without spaces."""
-
-
-def check_style(style: str) -> None:
-    """An unknown style is a `UserError`."""
-    if style not in STYLES:
-        raise UserError("prompt.answer", f"{style!r} is no style of answers", f"Use {' or '.join(STYLES)}.")
-
-
-def write_answer(entities: Iterable[Entity], style: str) -> str:
-    """The answer that lists these entities: `[["北京", "地点_城市"]]`.
-
-    Args:
-        entities: sorted by their places here, if all have one; kept in their order otherwise.
-        style: official | compact.
-    """
-    entities = list(entities)
-    if all(entity.start is not None for entity in entities):
-        entities.sort(key=lambda entity: (entity.start, entity.end))
-    return json.dumps([entity[:2] for entity in entities], ensure_ascii=False, separators=STYLES[style])
-
-
-def prediction_from_answer(sentence: Sentence, raw: str, prompt_sha: str, engine: str, cut: bool = False) -> Prediction:
-    """Read a model's answer about a sentence; never raises.
-
-    A surface that does not stand in the text keeps no offsets. One that does, but is listed more often than it occurs
-    there, shares a place with another category, or is dropped when it only repeats an entity; `reason` counts those.
-
-    Args:
-        sentence: what the answer is about.
-        raw: the answer as the model wrote it.
-        prompt_sha: hash of the prompt.
-        engine: who answered.
-        cut: whether the limit of tokens ended the answer; `reason` says so.
-    """
-    parsed = parse_answer(raw)
-    placed = place_pairs(sentence.text, [(_spelt_as_in(sentence.text, text), label) for text, label in parsed.pairs])
-    entities = [entity for entity in placed if entity is not None]
-    reasons = ["stopped by decoding.max_new_tokens" if cut else "", parsed.reason]
-    if repeats := len(placed) - len(entities):
-        reasons.append(f"{repeats} repeated entities dropped")
-    return Prediction(sentence.id, entities, raw, parsed.status, "; ".join(filter(None, reasons)), prompt_sha, engine)
-
-
 def _spelt_as_in(text: str, surface: str) -> str:
     """The surface as the text spells it: tokenizers that normalise to NFC (Qwen) hide decomposed letters from a model.
 
@@ -355,7 +356,7 @@ def _spelt_as_in(text: str, surface: str) -> str:
 
 @lru_cache(maxsize=16)
 def nfc_boundaries(text: str) -> dict[int, int]:
-    """Where a text can be parted without changing its normal form: place in the normal form -> place in the text."""
+    """Map places in a text's normal form (NFC) to places in the text, wherever both can be cut alike."""
     whole = _nfc(text)
     return {len(_nfc(text[:at])): at for at in range(len(text) + 1) if _nfc(text[:at]) + _nfc(text[at:]) == whole}
 

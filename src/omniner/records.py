@@ -1,10 +1,10 @@
 """The four records that everything else passes on, and their JSON lines.
 
-`Sentence` (with its `Entity` items) is what a corpus is made of, `Prediction` is what a model says about one
-sentence, `Issue` is something that a reader, aligner, encoder or parser could not take. All four are plain values:
-no torch, no I/O, cheap to make by the hundred thousand. Offsets are half-open and counted in code points of the
-original text, so `text[start:end] == entity.text` always holds; both offsets are `None` where only the surface is
-known (answers of a generative model, the official prediction files).
+A corpus is made of `Sentence`s with their `Entity` items, a model says a `Prediction` about a sentence, and an `Issue`
+is something that a reader, aligner, encoder or parser could not take. All four are plain values: no torch, no I/O,
+cheap to make by the hundred thousand. Offsets are half-open and counted in code points of the original text, so
+`text[start:end] == entity.text` always holds; both offsets are None where only the surface is known (answers of a
+generative model, the official prediction files).
 """
 
 from __future__ import annotations
@@ -27,7 +27,15 @@ class Entity(NamedTuple):
 
 @dataclass(slots=True)
 class Sentence:
-    """One sentence with its gold entities; sentences of one post share `post_id` and never part between splits."""
+    """One sentence with its gold entities.
+
+    Attributes:
+        id: unique in its corpus.
+        text: as it is in the file.
+        entities: empty both where there are none and where nobody looked: see `is_unlabeled`.
+        post_id: of the post it is from, if any; sentences of one post never part between splits.
+        meta: what the file carries along for its user.
+    """
 
     id: str
     text: str
@@ -38,10 +46,16 @@ class Sentence:
 
 @dataclass(slots=True)
 class Prediction:
-    """What a model answered for the sentence of the same `id`.
+    """What a model says about one sentence.
 
-    `raw` is the model's own text (empty for a tagger), `parse` says how it was read: `ok`, `repaired` or `failed`
-    (then `entities` is empty and `reason` says why). `prompt_sha` and `engine` tell what produced it.
+    Attributes:
+        id: of the sentence.
+        entities: found in it.
+        raw: the model's own text; empty for a tagger.
+        parse: how `raw` was read: ok | repaired | failed (then there are no entities).
+        reason: why it is not ok.
+        prompt_sha: digest of the prompt.
+        engine: what produced it.
     """
 
     id: str
@@ -54,9 +68,13 @@ class Prediction:
 
 
 class Issue(NamedTuple):
-    """Something that could not be taken as it was; never dropped without one of these.
+    """Something that could not be taken as it was; nothing is dropped without one of these.
 
-    `code` is a short kebab-case kind to count by (`bad-json`, `offset-mismatch`), `message` what was found.
+    Attributes:
+        code: a short kebab-case kind to count by, such as `bad-json`.
+        message: what was found.
+        file, line: where, the line from 1; 0 = the file as a whole.
+        id: of the sentence, where it is about one.
     """
 
     code: str
@@ -70,8 +88,23 @@ class Issue(NamedTuple):
         return " ".join(part for part in (place, self.id, f"[{self.code}]", self.message) if part)
 
 
+def unlabeled_sentence(id: str, text: str) -> Sentence:
+    """Make a sentence that nobody labelled, which is not the same as one without entities."""
+    return Sentence(id, text, meta={"unlabeled": True})
+
+
+def is_unlabeled(sentence: Sentence) -> bool:
+    """Tell whether a sentence came without labels, so that it must not be trained or scored on."""
+    return sentence.meta.get("unlabeled") is True
+
+
+def own_meta(sentence: Sentence) -> dict[str, Any]:
+    """Give `meta` without the mark of sentences that came without labels: formats say that in their own way."""
+    return {key: value for key, value in sentence.meta.items() if key != "unlabeled"}
+
+
 def entity_to_json(entity: Entity) -> dict[str, Any]:
-    """The JSON object of an entity; offsets are left out where they are unknown."""
+    """Make the JSON object of an entity; unknown offsets are left out."""
     item: dict[str, Any] = {"text": entity.text, "category": entity.category}
     if entity.start is not None:
         item["start"], item["end"] = entity.start, entity.end
@@ -79,7 +112,7 @@ def entity_to_json(entity: Entity) -> dict[str, Any]:
 
 
 def sentence_to_json(sentence: Sentence) -> dict[str, Any]:
-    """The canonical JSON object of a sentence; empty optional fields are left out."""
+    """Make the JSON object of a sentence; empty optional fields are left out."""
     item: dict[str, Any] = {"id": sentence.id, "text": sentence.text}
     item["entities"] = [entity_to_json(entity) for entity in sentence.entities]
     if sentence.post_id is not None:
@@ -90,7 +123,7 @@ def sentence_to_json(sentence: Sentence) -> dict[str, Any]:
 
 
 def prediction_to_json(prediction: Prediction) -> dict[str, Any]:
-    """The JSON object of a prediction; empty optional fields are left out."""
+    """Make the JSON object of a prediction; empty optional fields are left out."""
     item: dict[str, Any] = {"id": prediction.id}
     item["entities"] = [entity_to_json(entity) for entity in prediction.entities]
     for name in ("raw", "parse", "reason", "prompt_sha", "engine"):
@@ -100,7 +133,7 @@ def prediction_to_json(prediction: Prediction) -> dict[str, Any]:
 
 
 def to_line(item: Mapping[str, Any]) -> str:
-    """One JSON line (no newline), Chinese readable. A lone surrogate is escaped, so that UTF-8 can hold the line."""
+    """Write a JSON line, without its newline, Chinese readable; a lone surrogate is escaped: UTF-8 cannot hold it."""
     line = json.dumps(item, ensure_ascii=False)
     try:
         line.encode("utf-8")
@@ -110,7 +143,7 @@ def to_line(item: Mapping[str, Any]) -> str:
 
 
 def content_digest(sentences: Sequence[Sentence]) -> str:
-    """A digest of what the sentences say, whatever file or generator they came from: equal splits, equal digest."""
+    """Digest what the sentences say, whatever file or generator they came from: equal splits, equal digest."""
     digest = hashlib.sha256()
     for sentence in sentences:
         digest.update(to_line(sentence_to_json(sentence)).encode())
@@ -118,20 +151,5 @@ def content_digest(sentences: Sequence[Sentence]) -> str:
 
 
 def storable(text: str) -> str:
-    """The text with lone surrogates written as `\\udxxx`."""
+    """Write lone surrogates as `\\udxxx`, so that UTF-8 can hold the text."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def unlabeled(id: str, text: str) -> Sentence:
-    """A sentence whose file gives no labels: not the same as one that has none."""
-    return Sentence(id, text, meta={"unlabeled": True})
-
-
-def is_unlabeled(sentence: Sentence) -> bool:
-    """Whether the sentence came without labels (so that it must not be trained or scored on)."""
-    return sentence.meta.get("unlabeled") is True
-
-
-def own_meta(sentence: Sentence) -> dict[str, Any]:
-    """`meta` without the mark of sentences that came without labels: formats say that in their own way."""
-    return {key: value for key, value in sentence.meta.items() if key != "unlabeled"}

@@ -1,1 +1,1 @@
-"""How well people agree, and how well they do beside gold and beside models."""
+"""How well annotators agree with each other."""

@@ -1,9 +1,9 @@
-"""Krippendorff's alpha and Fleiss' kappa for nominal labels, from sums that can be drawn again.
+"""Chance-corrected agreement: Krippendorff's alpha and Fleiss' kappa of nominal labels, alpha for unitizing.
 
-Units (characters, spans) with the same labels by the same annotators are one pattern with a weight. What a pattern adds
-to the coefficients is a row of integers, so a corpus is a table `[posts, columns]`, the coefficients are functions of
-its column sums, and a bootstrap over posts weights its rows. Annotators whose entities overlap make a label of every
-combination of categories they meet, thousands in all, so the table is sparse (`Cells`).
+Alpha and kappa. Units (characters, spans) with the same labels by the same annotators are one pattern with a weight.
+What a pattern adds to the coefficients is a row of integers, so a corpus is a table `[posts, columns]`, the
+coefficients are functions of its column sums, and a bootstrap over posts weights its rows. Annotators whose entities
+overlap make a label of every combination of categories they meet, thousands in all, so the table is sparse.
 
 - alpha = 1 - Do / De (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability"): a unit with m labels, n_c of
   them c, adds (m^2 - sum n_c^2) / (m - 1) to the disagreement and its m labels to the totals. Missing labels are
@@ -12,17 +12,14 @@ combination of categories they meet, thousands in all, so the table is sparse (`
 
 Both are undefined (NaN) where all labels are one and the same, or where there are none.
 
-Krippendorff's alpha for unitizing: do annotators cut the same units out of a text?
-
-In go the entities of each annotator, out comes alpha of every category and of all together (Krippendorff 1995, "On the
-reliability of unitizing continuous data"; 2004, "Content Analysis", 2nd edition, chapter 11). Unlike alpha over spans
-it knows near misses: two overlapping units of a category disagree by the squared distance of their beginnings plus that
-of their ends, a unit in a gap of the other annotator by its squared length. What would be expected by chance follows
-from the lengths of all units and gaps, if they lay anywhere in the text.
-
-The text is that of all sentences that every annotator labelled, one behind the other. Units of one category and one
-annotator may not overlap, so those that do count as one. There is no interval: drawing posts again makes other gaps.
-Price: a sort per category and a search per pair of annotators, 2 s for 195,568 sentences of three.
+Alpha for unitizing: do annotators cut the same units out of a text (Krippendorff 1995, "On the reliability of unitizing
+continuous data"; 2004, "Content Analysis", 2nd edition, chapter 11)? Unlike alpha over spans it knows near misses: two
+overlapping units of a category disagree by the squared distance of their beginnings plus that of their ends, a unit in
+a gap of the other annotator by its squared length. What would be expected by chance follows from the lengths of all
+units and gaps, if they lay anywhere in the text. The text is that of all sentences that every annotator labelled, one
+behind the other. Units of one category and one annotator may not overlap, so those that do count as one. There is no
+interval: drawing posts again makes other gaps. Price: a sort per category and a search per pair of annotators, 2 s for
+195,568 sentences of three.
 """
 
 from __future__ import annotations
@@ -40,25 +37,37 @@ from numpy.typing import NDArray
 from omniner.corpus.adjudication import Annotation
 
 Pattern = tuple[Hashable | None, ...]  # the label of each annotator; None: did not label the unit
+_WORTH = 16  # times that looking up a value costs what a product in a matrix does
 
 
 class SparseTable(NamedTuple):
-    """A table `[posts, width]` of integers without its zeros."""
+    """A table `[posts, width]` of integers without its zeros.
+
+    Attributes:
+        posts, width: its size.
+        rows, columns, values: `[cells]` the place and the value of each cell.
+    """
 
     posts: int
     width: int
-    rows: NDArray[np.int64]  # of each cell, as the next two
+    rows: NDArray[np.int64]
     columns: NDArray[np.int64]
     values: NDArray[np.float64]
 
     def total(self) -> NDArray[np.float64]:
-        """`[width]`: the sum over all posts."""
+        """Sum over all posts: `[width]`."""
         return np.bincount(self.columns, self.values, self.width).astype(np.float64)
 
     def drawn(self, weights: Iterable[NDArray[np.float64]]) -> Iterator[NDArray[np.float64]]:
-        """`[draws, width]` for each `[draws, posts]` of how often each post was drawn.
+        """Sum over drawn posts.
 
         Columns with a value in many posts are one matrix product, in which a zero is cheaper than a value looked up.
+
+        Args:
+            weights: `[draws, posts]` each, how often each post was drawn.
+
+        Yields:
+            `[draws, width]` sums for each of them.
         """
         held = np.bincount(self.columns, minlength=self.width)
         common = np.flatnonzero(held * _WORTH > self.posts)
@@ -76,11 +85,8 @@ class SparseTable(NamedTuple):
             yield sums
 
 
-_WORTH = 16  # times that looking up a value costs what a product in a matrix does
-
-
 class UnitTally:
-    """Units of a corpus, collected post by post."""
+    """The labels of all units of a corpus, collected post by post."""
 
     def __init__(self, annotators: int) -> None:
         self._scale = math.lcm(*range(1, max(annotators, 2)))  # makes every disagreement an integer
@@ -89,18 +95,18 @@ class UnitTally:
         self._weights: Counter[tuple[int, int]] = Counter()  # (post, number of the pattern) -> units
 
     def add(self, post: int, pattern: Pattern, weight: int) -> None:
-        """So many units of this pattern in a post."""
+        """Add so many units of this pattern to a post."""
         self._weights[post, self._number.setdefault(pattern, len(self._number))] += weight
 
     def patterns(self) -> dict[Pattern, int]:
-        """All patterns with the number of their units."""
+        """Give all patterns with the number of their units."""
         totals: Counter[int] = Counter()
         for (_, number), weight in self._weights.items():
             totals[number] += weight
         return {pattern: totals[number] for pattern, number in self._number.items()}
 
     def tables(self, posts: int) -> tuple[SparseTable, SparseTable]:
-        """`[posts, 1 + labels]` for alpha and `[posts, 2 + labels]` for kappa."""
+        """Make the tables `[posts, 1 + labels]` for alpha and `[posts, 2 + labels]` for kappa."""
         labels = list(dict.fromkeys(label for pattern in self._number for label in pattern if label is not None))
         column = {label: place for place, label in enumerate(labels)}
         alpha_rows = [self._alpha_row(pattern, column) for pattern in self._number]
@@ -136,14 +142,14 @@ class UnitTally:
         return SparseTable(posts, width, places // width, places % width, values)
 
     def alpha(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """`[...]` of Krippendorff's alpha from sums `[..., 1 + labels]`."""
+        """Compute Krippendorff's alpha, `[...]`, from sums `[..., 1 + labels]`."""
         disagreement, counts = sums[..., 0] / self._scale, sums[..., 1:]
         n = counts.sum(axis=-1)
         share = _ratio((n - 1) * disagreement, n * n - (counts * counts).sum(axis=-1))
         return np.asarray(1 - share)
 
     def kappa(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """`[...]` of Fleiss' kappa from sums `[..., 2 + labels]`."""
+        """Compute Fleiss' kappa, `[...]`, from sums `[..., 2 + labels]`."""
         k, squares, units, counts = self._annotators, sums[..., 0], sums[..., 1], sums[..., 2:]
         observed = _ratio(squares - units * k, units * (k * (k - 1)))
         shares = _ratio(counts, (units * k)[..., None])
@@ -152,7 +158,11 @@ class UnitTally:
 
 
 def binary_alphas(patterns: Mapping[Pattern, int]) -> dict[str, float]:
-    """Alpha of each category against all else, from the units of a corpus; a label is a tuple of categories."""
+    """Compute alpha of each category against all else, from the units of a corpus.
+
+    Args:
+        patterns: with the number of their units; a label is a tuple of categories.
+    """
     n = 0
     disagreement: defaultdict[str, float] = defaultdict(float)
     yes: Counter[str] = Counter()
@@ -178,7 +188,7 @@ def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np
 
 
 class Units(NamedTuple):
-    """Units that do not overlap, in order: `[units]` of first characters, and of those behind the last ones."""
+    """Units that do not overlap, in order: `[units]` first characters, and `[units]` those behind the last ones."""
 
     begin: NDArray[np.int64]
     end: NDArray[np.int64]
@@ -190,12 +200,15 @@ _NONE = Units(np.empty(0, np.int64), np.empty(0, np.int64))
 def collect_units(
     lengths: Iterable[int], annotations: Iterable[Sequence[Annotation | None]], annotators: int
 ) -> tuple[int, list[dict[str, Units]]]:
-    """The characters of the common text, and of each annotator the units by category.
+    """Put the sentences that every annotator labelled one behind the other.
 
     Args:
         lengths: of the texts of the sentences, in characters.
         annotations: what each annotator says of them; a sentence with a None is left out.
         annotators: how many there are.
+
+    Returns:
+        The characters of that text, and of each annotator the units by category.
     """
     whole = 0
     bounds: list[dict[str, array[int]]] = [{} for _ in range(annotators)]
@@ -219,7 +232,7 @@ def _apart(bounds: NDArray[np.int64]) -> Units:
 
 
 def alpha_unitizing(length: int, annotators: Sequence[Mapping[str, Units]]) -> tuple[float, dict[str, float]]:
-    """Alpha of all categories together and of each; NaN where nobody marked anything.
+    """Compute alpha for unitizing of all categories together and of each; NaN where nobody marked anything.
 
     Args:
         length: of the text, in characters.
@@ -239,7 +252,7 @@ def _alpha(observed: float, expected: float) -> float:
 
 
 def observed_disagreement(length: int, annotators: Sequence[Units]) -> float:
-    """Of one category: the mean over ordered pairs of annotators, per squared character of text."""
+    """Compute the observed disagreement about one category: mean of ordered pairs, per squared character of text."""
     total = sum(_distance(one, other) for one, other in combinations(annotators, 2))
     return 2 * total / (len(annotators) * (len(annotators) - 1) * length**2)
 
@@ -257,7 +270,7 @@ def _distance(one: Units, other: Units) -> int:
 
 
 def expected_disagreement(length: int, annotators: Sequence[Units]) -> float:
-    """Of one category: what all units of all annotators would give anywhere in the text."""
+    """Compute the disagreement about one category if all units of all annotators lay anywhere in the text."""
     sizes = np.concatenate([units.end - units.begin for units in annotators])
     gaps = np.concatenate([np.r_[units.begin, length] - np.r_[0, units.end] for units in annotators])
     gaps = np.sort(gaps[gaps > 0]).astype(np.float64)

@@ -1,18 +1,14 @@
-"""How well several annotators agree: F1 of every pair, Krippendorff's alpha, Fleiss' kappa, by category, by surface.
+"""How well annotators agree: pairwise F1, Krippendorff's alpha, Fleiss' kappa, by category and by surface.
 
-In go matched items (`corpus.curation.matching`), out comes an `Agreement`, from which `agreement_tables` makes tables
-and guideline suggestions. Labels are compared over characters (the categories that cover a character, or none) and over
-spans (of every span that anyone marked, the category that each gave it, or none). Alpha over spans leaves out what
-nobody marked, so that it is far stricter than alpha over characters; alpha for unitizing (`unitizing`) knows
-near misses, and has no interval. Of the pairwise F1, `strict` wants place and
-category, `boundary` the place, `relaxed` an overlap with the same category. Intervals come from drawing posts again.
-Entities without a place cannot be compared and are issues.
+Labels are compared over characters (the categories that cover a character, or none) and over spans (of every span that
+anyone marked, the category that each gave it, or none). Alpha over spans leaves out what nobody marked, so that it is
+far stricter than alpha over characters; alpha for unitizing knows near misses, and has no interval. Of the pairwise F1,
+`strict` wants place and category, `boundary` the place, `relaxed` an overlap with the same category. Entities without a
+place cannot be compared and are issues.
 
-The figures of an agreement with their intervals: coefficients and F1 of pairs, from counts by post.
-
-In go tallies of units and a table of pair counts, out comes every figure with a percentile interval over draws of
-posts. A draw is a vector of weights, the same for all figures, so a chunk of draws is a matrix product with the counts.
-Price: 10 s of CPU for 1,000 draws of 65,000 posts of three annotators.
+Every estimate but that for unitizing has a percentile interval over draws of posts. A draw is a vector of weights, the
+same for all estimates, so a chunk of draws is a matrix product with the counts. Price: 10 s of CPU for 1,000 draws of
+65,000 posts of three annotators.
 """
 
 from __future__ import annotations
@@ -37,13 +33,34 @@ from omniner.scoring.metrics import compare_units
 from omniner.scoring.resampling import post_numbers
 from omniner.scoring.results import ErrtaResult
 
+Formula = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # sums [..., columns] -> values [...]
+F1_KINDS = ("strict", "boundary", "relaxed")
+_STREAM = 0xA62E  # keeps these draws apart from other uses of the same seed
+_CHUNK = 64  # draws at a time: 64 x 65,000 posts x 8 bytes = 33 MB
+_COLUMNS = {"strict": (0, 1, 2), "boundary": (3, 4, 5), "relaxed": (6, 7, 1, 2)}
+
+
+class Estimate(NamedTuple):
+    """A coefficient or score with the bounds of its interval; NaN where it is undefined."""
+
+    value: float
+    low: float
+    high: float
+
 
 class CategoryAgreement(NamedTuple):
-    """One category: what all pairs together make of it."""
+    """The agreement about one category.
+
+    Attributes:
+        name: of the category.
+        mentions: of each annotator.
+        f1: strict, of all pairs together.
+        alpha_characters, alpha_spans, alpha_unitizing: Krippendorff's alpha of the category against all else.
+    """
 
     name: str
-    mentions: tuple[int, ...]  # of each annotator
-    f1: float  # strict, of all pairs together
+    mentions: tuple[int, ...]
+    f1: float
     alpha_characters: float
     alpha_spans: float
     alpha_unitizing: float
@@ -51,37 +68,59 @@ class CategoryAgreement(NamedTuple):
 
 @dataclass
 class SurfaceAgreement:
-    """One surface: how often its span was marked by anyone, and how often not all said the same of it."""
+    """The agreement about one surface.
+
+    Attributes:
+        surface: its text.
+        seen: how often its span was marked by anyone.
+        disputed: how often not all said the same of it.
+        labels: what it was called then; "" = not marked.
+    """
 
     surface: str
     seen: int = 0
     disputed: int = 0
-    labels: Counter[str] = field(default_factory=Counter)  # what it was called in the disputes; "" = not marked
+    labels: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
 class Agreement:
-    """All figures. `figures` has `alpha.characters`, `alpha.spans`, `alpha.unitizing`, `kappa.characters`, `f1.<kind>`
-    (the mean of the pairs) and `f1.<kind>.<one>.<other>`."""
+    """The agreement of several annotators.
+
+    Attributes:
+        names: of the annotators.
+        sentences: of them all.
+        complete: sentences that every annotator labelled.
+        posts: that were drawn from.
+        resampled: posts | sentences (where there are no posts).
+        settings: of the intervals.
+        estimates: `alpha.characters`, `alpha.spans`, `alpha.unitizing`, `kappa.characters`, `f1.<kind>` (the mean of
+            the pairs) and `f1.<kind>.<one>.<other>`.
+        categories: one row each.
+        surfaces: the most disputed first.
+        errors: ERRTA of each pair of names, the first of them in the place of gold.
+        texts: of the sentences, by id.
+        issues: what could not be compared.
+    """
 
     names: list[str]
     sentences: int
-    complete: int  # sentences that every annotator labelled
+    complete: int
     posts: int
-    resampled: str  # posts | sentences
+    resampled: str
     settings: AgreementConfig
-    figures: dict[str, Estimate]
+    estimates: dict[str, Estimate]
     categories: list[CategoryAgreement]
-    surfaces: list[SurfaceAgreement]  # most disputed first
-    errors: dict[tuple[str, str], ErrtaResult]  # the first of the pair stands for gold
-    texts: dict[str, str]  # of the sentences, by id
+    surfaces: list[SurfaceAgreement]
+    errors: dict[tuple[str, str], ErrtaResult]
+    texts: dict[str, str]
     issues: list[Issue]
 
 
 def measure_agreement(names: Sequence[str], items: Sequence[AnnotatedSentence], settings: AgreementConfig) -> Agreement:
     """Measure the agreement of two or more annotators."""
     issues: list[Issue] = []
-    annotations = [_placed(item, names, issues) for item in items]
+    annotations = [_with_places(item, names, issues) for item in items]
     numbers = post_numbers([item.sentence for item in items])
     posts = 1 + max(numbers, default=-1)
     characters, spans = UnitTally(len(names)), UnitTally(len(names))
@@ -104,7 +143,7 @@ def measure_agreement(names: Sequence[str], items: Sequence[AnnotatedSentence], 
         posts=posts,
         resampled="posts" if any(item.sentence.post_id for item in items) else "sentences",
         settings=settings,
-        figures=found | {"alpha.unitizing": Estimate(unitizing, math.nan, math.nan)},
+        estimates=found | {"alpha.unitizing": Estimate(unitizing, math.nan, math.nan)},
         categories=_categories(annotations, characters.patterns(), spans.patterns(), by_category),
         surfaces=sorted(surfaces.values(), key=lambda row: (-row.disputed, -row.seen, row.surface)),
         errors=_errors(names, items, annotations),
@@ -113,7 +152,7 @@ def measure_agreement(names: Sequence[str], items: Sequence[AnnotatedSentence], 
     )
 
 
-def _placed(item: AnnotatedSentence, names: Sequence[str], issues: list[Issue]) -> tuple[Annotation | None, ...]:
+def _with_places(item: AnnotatedSentence, names: Sequence[str], issues: list[Issue]) -> tuple[Annotation | None, ...]:
     """The annotations without entities that have no place."""
     if not any(entity[2] is None for given in item.annotations if given for entity in given):
         return item.annotations
@@ -133,7 +172,7 @@ def _places(given: Annotation) -> list[tuple[int, int, str]]:
 
 
 def character_patterns(length: int, given: Sequence[Annotation | None]) -> list[tuple[Pattern, int]]:
-    """The labels of a sentence's characters, as stretches of equal ones.
+    """Give the labels of a sentence's characters as stretches of equal ones: patterns with their characters.
 
     A label is the tuple of the categories that cover the character, in name order; `()` where none does.
     """
@@ -154,7 +193,7 @@ def character_patterns(length: int, given: Sequence[Annotation | None]) -> list[
 
 
 def span_patterns(given: Sequence[Annotation | None]) -> dict[tuple[int, int], Pattern]:
-    """Every span that anyone marked, with the categories that each annotator gave it (`()`: not marked)."""
+    """Give every span that anyone marked, with the categories that each annotator gave it (`()`: not marked)."""
     tables: list[dict[tuple[int, int], tuple[str, ...]] | None] = []
     for one in given:
         table: dict[tuple[int, int], tuple[str, ...]] = {}
@@ -178,8 +217,12 @@ def _note(surfaces: dict[str, SurfaceAgreement], surface: str, pattern: Pattern)
 
 
 def pair_counts(one: Annotation, other: Annotation) -> list[int]:
-    """`[strict matches, entities, entities of the other, equal places, places, places of the other, entities that
-    overlap one of the other with their category, the same of the other]`."""
+    """Count what the F1 of two annotations of a sentence is made of.
+
+    Returns:
+        `[8]`: strict matches, entities, entities of the other; equal places, places, places of the other; entities that
+        overlap one of the other with their category, and the same of the other.
+    """
     if one == other:
         places = len({entity[2:] for entity in one})
         return [len(one), len(one), len(one), places, places, places, len(one), len(one)]
@@ -267,23 +310,6 @@ def _errors(
     return found
 
 
-Formula = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # sums [..., columns] -> values [...]
-
-F1_KINDS = ("strict", "boundary", "relaxed")
-
-_STREAM = 0xA62E  # keeps these draws apart from other uses of the same seed
-_CHUNK = 64  # draws at a time: 64 x 65,000 posts x 8 bytes = 33 MB
-_COLUMNS = {"strict": (0, 1, 2), "boundary": (3, 4, 5), "relaxed": (6, 7, 1, 2)}
-
-
-class Estimate(NamedTuple):
-    """A figure with the bounds of its interval; NaN where it is undefined."""
-
-    value: float
-    low: float
-    high: float
-
-
 def estimate_all(
     names: Sequence[str],
     posts: int,
@@ -292,7 +318,7 @@ def estimate_all(
     pairs: NDArray[np.int64],
     settings: AgreementConfig,
 ) -> dict[str, Estimate]:
-    """Every figure with its interval; all see the same draws of posts."""
+    """Compute every estimate with its interval; all see the same draws of posts."""
     draws = partial(_weights, posts, settings)
     alpha, kappa = characters.tables(posts)
     parts: list[tuple[SparseTable, str, Formula]] = [
@@ -303,7 +329,7 @@ def estimate_all(
     found = {}
     for cells, name, formula in parts:
         drawn = [formula(sums) for sums in cells.drawn(draws())]
-        found[name] = _figure(float(formula(cells.total())), drawn, settings)
+        found[name] = _estimate(float(formula(cells.total())), drawn, settings)
     formulas: dict[str, Formula] = {f"f1.{kind}": partial(_mean_f1, kind=kind) for kind in F1_KINDS}
     for index, (one, other) in enumerate(combinations(names, 2)):
         formulas |= {f"f1.{kind}.{one}.{other}": partial(_pair_f1, pair=index, kind=kind) for kind in F1_KINDS}
@@ -311,7 +337,7 @@ def estimate_all(
     sums = [(weights @ counts).reshape(-1, *pairs.shape[1:]) for weights in draws()]
     total = counts.sum(axis=0).reshape(pairs.shape[1:])
     for name, formula in formulas.items():
-        found[name] = _figure(float(formula(total)), [formula(some) for some in sums], settings)
+        found[name] = _estimate(float(formula(total)), [formula(some) for some in sums], settings)
     return found
 
 
@@ -325,7 +351,7 @@ def _weights(posts: int, settings: AgreementConfig) -> Iterator[NDArray[np.float
         yield weights
 
 
-def _figure(value: float, drawn: Sequence[NDArray[np.float64]], settings: AgreementConfig) -> Estimate:
+def _estimate(value: float, drawn: Sequence[NDArray[np.float64]], settings: AgreementConfig) -> Estimate:
     """The value with the interval that its draws give; draws in which it is undefined are left out."""
     samples = np.concatenate([*map(np.atleast_1d, drawn), np.empty(0)])
     samples = samples[~np.isnan(samples)]
@@ -337,7 +363,12 @@ def _figure(value: float, drawn: Sequence[NDArray[np.float64]], settings: Agreem
 
 
 def pair_f1(sums: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
-    """`[...]` of F1 from sums `[..., 8]`; NaN where neither marked anything."""
+    """Compute F1, `[...]`, from sums `[..., 8]` of `pair_counts`; NaN where neither marked anything.
+
+    Args:
+        sums: of the counts.
+        kind: strict | boundary | relaxed.
+    """
     if kind == "relaxed":
         ours, theirs, one, other = (sums[..., place] for place in _COLUMNS[kind])
         recall, precision = _share(ours, one), _share(theirs, other)

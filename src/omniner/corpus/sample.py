@@ -1,12 +1,10 @@
 """The corpus that comes with the package: invented Chinese social-media posts (`data=sample`).
 
-`generate(size, seed)` gives sentences with exact gold mentions of all 90 official categories, so that every part of
-the program can be tried without a file. Words and sentence patterns live in `topics/*.txt` (see `grammar`), the
-making of posts in `generator`. All text was written for this package; brands, works and people are invented.
+`generate_sample` gives sentences with exact gold mentions of all 90 official categories, so that every part of the
+program can be tried without a file. All text was written for this package; brands, works and people are invented.
 
-The topics of the invented corpus: from the text files in `topics/` to patterns ready to be filled.
-
-A topic is one text file: to extend the corpus, add words or clauses to it; to add a topic, add a file. Its lines:
+Words and patterns of sentences live in `topics/*.txt`. A topic is one text file: to extend the corpus, add words or
+clauses to it; to add a topic, add a file. Its lines:
 
     // a comment
     [护肤品 品类_产品]          a word list whose words are mentions of that category ...
@@ -19,12 +17,9 @@ A topic is one text file: to extend the corpus, add words or clauses to it; to a
 
 A slot `{list}` is a mention with the list's category; `{list@}` is the same word all through one post; `{list!}` is
 the word without being a mention (a hard negative), `{list:category}` a mention of another category than the list's
-(the context decides). Word lists are visible in all files. Words that stand early in a
-list are frequent, later ones rare, as in a real corpus; combinations come after the written words.
-
-Everything is compiled once, into flat tuples, because a corpus of full size fills about half a million patterns.
-
-Posts of invented sentences, with exact offsets, from a seed.
+(the context decides). Word lists are visible in all files. Words that stand early in a list are frequent, later ones
+rare, as in a real corpus; combinations come after the written words. Everything is compiled once, into flat tuples,
+because a corpus of full size fills about half a million patterns.
 
 Each split has its own stream of random numbers, seeded by the corpus seed and the split's name: asking for more
 sentences of a split keeps the first ones, and no other split changes. A post has a topic and one to five sentences;
@@ -51,8 +46,16 @@ from omniner.corpus.taxonomy import OFFICIAL, load_taxonomy, primary_of
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence, entity_to_json
 
+NOISE = 0.015  # share of mentions annotated wrongly
+CHAT = 0.085  # share of sentences of small talk
+OPENING = 0.18  # share of sentences with an interjection before the first clause
+TAG = 0.1  # share of sentences that end in hashtags
+CLAUSES = (1, 1, 1, 1, 2, 2)  # clauses per sentence, one drawn
+LONGEST_POST = 5  # sentences
 MOST_COMBINATIONS = 800  # per `<a><b>` item: enough for words unseen in training, few enough to recur
 
+Random = Callable[[], float]
+T = TypeVar("T")
 _HEADER = re.compile(r"\[(\S+?)(?: (\S+))?\]")
 _SECTION = re.compile(r"== (weight|clauses|tags|chat)(?: (\d+))?")
 _REFERENCE = re.compile(r"<([^<>]+)>")
@@ -62,7 +65,14 @@ _WEIGHTED = re.compile(r"(?:\*(\d+) )?(.+)")
 
 
 class Slot(NamedTuple):
-    """A literal, then one of `words`: a mention where `category` is set, drawn once per post where `key` is."""
+    """A part of a pattern: a literal, then one of some words.
+
+    Attributes:
+        literal: text before the word.
+        words: to draw from.
+        category: of the mention that the word is; None where it is none.
+        key: of words that are drawn once per post; None where they are drawn each time.
+    """
 
     literal: str
     words: tuple[str, ...]
@@ -75,7 +85,7 @@ Pattern = tuple[Slot, ...]
 
 @dataclass(frozen=True)
 class Topic:
-    """What posts on one subject are made of; a pattern of weight n stands n times in its tuple."""
+    """What posts on one subject are made of: patterns, each as many times as its weight says."""
 
     name: str
     weight: int
@@ -93,7 +103,7 @@ class WordList:
 
 @dataclass(frozen=True)
 class Grammar:
-    """All topics, the patterns without mentions, and the words of each list (for its author and the tests)."""
+    """All topics, the patterns without mentions, and the words and category of each list."""
 
     topics: tuple[Topic, ...]
     chat: tuple[Pattern, ...]
@@ -108,132 +118,15 @@ class _File:
     lines: dict[str, list[str]] = field(default_factory=lambda: {"clauses": [], "tags": [], "chat": []})
 
 
-@cache
-def load_grammar() -> Grammar:
-    """Read and compile the packaged topics (once per process)."""
-    folder = resources.files("omniner.corpus").joinpath("topics")
-    texts = {entry.name.removesuffix(".txt"): entry.read_text("utf-8") for entry in folder.iterdir()}
-    return compile_grammar(dict(sorted(texts.items())))
-
-
-def compile_grammar(texts: dict[str, str]) -> Grammar:
-    """Compile topics given as name -> text. A mistake in a text is a `ValueError` that names the file."""
-    lists: dict[str, WordList] = {}
-    files = [_read(name, text, lists) for name, text in texts.items()]
-    words: dict[str, tuple[str, ...]] = {}
-    for name in lists:
-        _expand(name, lists, words, ())
-
-    def patterns(file: _File, section: str) -> tuple[Pattern, ...]:
-        return tuple(p for line in file.lines[section] for p in _patterns(line, file.name, lists, words))
-
-    topics = tuple(
-        Topic(file.name, file.weight, patterns(file, "clauses"), patterns(file, "tags"))
-        for file in files
-        if file.lines["clauses"]
-    )
-    chat = tuple(pattern for file in files for pattern in patterns(file, "chat"))
-    return Grammar(topics, chat, words, {name: word_list.category for name, word_list in lists.items()})
-
-
-def _read(name: str, text: str, lists: dict[str, WordList]) -> _File:
-    """Sort the lines of one file: words into `lists`, patterns into the file's sections."""
-    file = _File(name)
-    target: list[str] | None = None
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.startswith("//"):
-            continue
-        if match := _HEADER.fullmatch(line):
-            if match[1] in lists:
-                raise ValueError(f"{name}:{number}: the list {match[1]} is already there")
-            lists[match[1]] = WordList(match[2])
-            target, split = lists[match[1]].items, True
-        elif match := _SECTION.fullmatch(line):
-            if match[1] == "weight":
-                file.weight, target = int(match[2]), None
-            else:
-                target, split = file.lines[match[1]], False
-        elif target is None:
-            raise ValueError(f"{name}:{number}: {line!r} belongs to no list and no section")
-        else:
-            target.extend(line.split() if split else [line])
-    return file
-
-
-def _expand(
-    name: str, lists: dict[str, WordList], words: dict[str, tuple[str, ...]], path: tuple[str, ...]
-) -> tuple[str, ...]:
-    """The words of a list, its references replaced; each word once, in the order written."""
-    if name in words:
-        return words[name]
-    if name not in lists or name in path:
-        raise ValueError(f"the list {name!r} is {'its own part' if name in path else 'not there'} ({path})")
-    found: list[str] = []
-    for item in lists[name].items:
-        pieces = _REFERENCE.split(item)  # literal, list, literal, list, ..., literal
-        choices = [
-            _expand(piece, lists, words, (*path, name)) if position % 2 else (piece,)
-            for position, piece in enumerate(pieces)
-        ]
-        found.extend(_combinations(item, choices))
-    words[name] = tuple(dict.fromkeys("" if word == "()" else word.replace("_", " ") for word in found))
-    return words[name]
-
-
-def _combinations(item: str, choices: list[tuple[str, ...]]) -> list[str]:
-    """Combinations of the choices in an order that is random but always the same; not all where they are many."""
-    total = prod(map(len, choices))
-    order = random.Random(item).sample(range(total), min(total, MOST_COMBINATIONS))
-    found = []
-    for number in order:
-        word = ""
-        for choice in choices:
-            number, position = divmod(number, len(choice))
-            word += choice[position]
-        found.append(word)
-    return found
-
-
-def _patterns(line: str, file: str, lists: dict[str, WordList], words: dict[str, tuple[str, ...]]) -> list[Pattern]:
-    """Compile a pattern line; as many times the same pattern as its weight says."""
-    match = _WEIGHTED.fullmatch(line)
-    assert match is not None
-    weight, text = int(match[1] or 1), match[2]
-    slots = []
-    done = 0
-    for hole in _HOLE.finditer(text):
-        literal = text[done : hole.start()]
-        done = hole.end()
-        name, other, mark, wording = hole.groups()
-        if wording is not None:
-            slots.append(Slot(literal, tuple(wording.split("|")), None, None))
-        elif name in lists:
-            category = None if mark == "!" else other or lists[name].category
-            slots.append(Slot(literal, words[name], category, name if mark == "@" else None))
-        else:
-            raise ValueError(f"{file}: the list {name!r} in {line!r} is not there")
-    if done < len(text):
-        slots.append(Slot(text[done:], ("",), None, None))
-    if any(_MARKUP.search(piece) for slot in slots for piece in (slot.literal, *slot.words)):
-        raise ValueError(f"{file}: a bracket in {line!r} is not closed, or stands inside another")
-    return [tuple(slots)] * weight
-
-
-NOISE = 0.015  # share of mentions annotated wrongly
-CHAT = 0.085  # share of sentences of small talk
-OPENING = 0.18  # share of sentences with an interjection before the first clause
-TAG = 0.1  # share of sentences that end in hashtags
-CLAUSES = (1, 1, 1, 1, 2, 2)  # clauses per sentence, one drawn
-LONGEST_POST = 5  # sentences
-
-Random = Callable[[], float]
-T = TypeVar("T")
-
-
 def generate_sample(size: Mapping[str, int], seed: int) -> dict[str, list[Sentence]]:
-    """Invented sentences for each split of `size` (split name -> number of sentences), the same for a seed.
+    """Invent sentences, the same ones for the same seed.
 
-    Ids are `<split>-<number>`, `post_id` is `<split>-p<number>`; no post is in two splits.
+    Args:
+        size: of each split, in sentences.
+        seed: of the words drawn.
+
+    Returns:
+        The sentences by split. Ids are `<split>-<number>`, `post_id` is `<split>-p<number>`; no post is in two splits.
     """
     for split, count in size.items():
         if count < 0:
@@ -370,3 +263,121 @@ def _disturbed(text: str, entities: list[Entity], draw: Random) -> tuple[list[En
         kind, wrong = "missed", []
     meta = {"noise": {"kind": kind, "truth": entity_to_json(true)}}
     return entities[:place] + wrong + entities[place + 1 :], meta
+
+
+@cache
+def load_grammar() -> Grammar:
+    """Read and compile the packaged topics, once per process."""
+    folder = resources.files("omniner.corpus").joinpath("topics")
+    texts = {entry.name.removesuffix(".txt"): entry.read_text("utf-8") for entry in folder.iterdir()}
+    return compile_grammar(dict(sorted(texts.items())))
+
+
+def compile_grammar(texts: dict[str, str]) -> Grammar:
+    """Compile topics.
+
+    Args:
+        texts: name of each topic to its text.
+
+    Raises:
+        ValueError: a mistake in a text; it names the file.
+    """
+    lists: dict[str, WordList] = {}
+    files = [_read(name, text, lists) for name, text in texts.items()]
+    words: dict[str, tuple[str, ...]] = {}
+    for name in lists:
+        _expand(name, lists, words, ())
+
+    def patterns(file: _File, section: str) -> tuple[Pattern, ...]:
+        return tuple(p for line in file.lines[section] for p in _patterns(line, file.name, lists, words))
+
+    topics = tuple(
+        Topic(file.name, file.weight, patterns(file, "clauses"), patterns(file, "tags"))
+        for file in files
+        if file.lines["clauses"]
+    )
+    chat = tuple(pattern for file in files for pattern in patterns(file, "chat"))
+    return Grammar(topics, chat, words, {name: word_list.category for name, word_list in lists.items()})
+
+
+def _read(name: str, text: str, lists: dict[str, WordList]) -> _File:
+    """Sort the lines of one file: words into `lists`, patterns into the file's sections."""
+    file = _File(name)
+    target: list[str] | None = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("//"):
+            continue
+        if match := _HEADER.fullmatch(line):
+            if match[1] in lists:
+                raise ValueError(f"{name}:{number}: the list {match[1]} is already there")
+            lists[match[1]] = WordList(match[2])
+            target, split = lists[match[1]].items, True
+        elif match := _SECTION.fullmatch(line):
+            if match[1] == "weight":
+                file.weight, target = int(match[2]), None
+            else:
+                target, split = file.lines[match[1]], False
+        elif target is None:
+            raise ValueError(f"{name}:{number}: {line!r} belongs to no list and no section")
+        else:
+            target.extend(line.split() if split else [line])
+    return file
+
+
+def _expand(
+    name: str, lists: dict[str, WordList], words: dict[str, tuple[str, ...]], path: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The words of a list, its references replaced; each word once, in the order written."""
+    if name in words:
+        return words[name]
+    if name not in lists or name in path:
+        raise ValueError(f"the list {name!r} is {'its own part' if name in path else 'not there'} ({path})")
+    found: list[str] = []
+    for item in lists[name].items:
+        pieces = _REFERENCE.split(item)  # literal, list, literal, list, ..., literal
+        choices = [
+            _expand(piece, lists, words, (*path, name)) if position % 2 else (piece,)
+            for position, piece in enumerate(pieces)
+        ]
+        found.extend(_combinations(item, choices))
+    words[name] = tuple(dict.fromkeys("" if word == "()" else word.replace("_", " ") for word in found))
+    return words[name]
+
+
+def _combinations(item: str, choices: list[tuple[str, ...]]) -> list[str]:
+    """Combinations of the choices in an order that is random but always the same; not all where they are many."""
+    total = prod(map(len, choices))
+    order = random.Random(item).sample(range(total), min(total, MOST_COMBINATIONS))
+    found = []
+    for number in order:
+        word = ""
+        for choice in choices:
+            number, position = divmod(number, len(choice))
+            word += choice[position]
+        found.append(word)
+    return found
+
+
+def _patterns(line: str, file: str, lists: dict[str, WordList], words: dict[str, tuple[str, ...]]) -> list[Pattern]:
+    """Compile a pattern line; as many times the same pattern as its weight says."""
+    match = _WEIGHTED.fullmatch(line)
+    assert match is not None
+    weight, text = int(match[1] or 1), match[2]
+    slots = []
+    done = 0
+    for hole in _HOLE.finditer(text):
+        literal = text[done : hole.start()]
+        done = hole.end()
+        name, other, mark, wording = hole.groups()
+        if wording is not None:
+            slots.append(Slot(literal, tuple(wording.split("|")), None, None))
+        elif name in lists:
+            category = None if mark == "!" else other or lists[name].category
+            slots.append(Slot(literal, words[name], category, name if mark == "@" else None))
+        else:
+            raise ValueError(f"{file}: the list {name!r} in {line!r} is not there")
+    if done < len(text):
+        slots.append(Slot(text[done:], ("",), None, None))
+    if any(_MARKUP.search(piece) for slot in slots for piece in (slot.literal, *slot.words)):
+        raise ValueError(f"{file}: a bracket in {line!r} is not closed, or stands inside another")
+    return [tuple(slots)] * weight

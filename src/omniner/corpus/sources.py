@@ -68,7 +68,9 @@ def load_corpus(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
         UserError: files are missing or cannot be read, a split has no labels or a category is not in the taxonomy; or
             something could not be taken as it was, with `data.on_issue=fail`.
     """
-    _check(data)
+    if data.report == "dev" and not data.dev_from_train:
+        found = "0 with data.report=dev: the checkpoint would be chosen on the split that is reported"
+        raise UserError("data.dev_from_train", found, "Set a share of train, for example 0.1.")
     roles = _roles(data)
     published = _published(data, roles, splits)
     corpus = Corpus(data.name, {}, Taxonomy(data.name, "", ()), report=data.report)
@@ -101,19 +103,6 @@ def read_sentences(path: Path) -> tuple[list[Sentence], list[Issue]]:
         The sentences, with ids after the file's name where it gives none, and the issues met.
     """
     return formats.read(path, "auto", ReadOptions(id_prefix=Path(path).stem))
-
-
-def _check(data: DataConfig) -> None:
-    """What the config alone shows to be impossible."""
-    if data.report not in ("test", "dev"):
-        raise UserError("data.report", f"{data.report!r} is no split to report on", "Use test or dev.")
-    if data.on_issue not in ("keep", "fail"):
-        raise UserError("data.on_issue", f"{data.on_issue!r} is unknown", "Use keep or fail.")
-    if not 0 <= data.dev_from_train < 1:
-        raise UserError("data.dev_from_train", f"{data.dev_from_train} is no share", "Use 0 up to below 1.")
-    if data.report == "dev" and not data.dev_from_train:
-        found = "0 with data.report=dev: the checkpoint would be chosen on the split that is reported"
-        raise UserError("data.dev_from_train", found, "Set a share of train, for example 0.1.")
 
 
 def _available(data: DataConfig) -> list[str]:

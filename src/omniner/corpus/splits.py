@@ -1,22 +1,18 @@
 """A corpus divided into parts: posts whole, no text in two parts, every category in every part, sizes as asked.
 
-In go labelled sentences and the share of each part, out comes a `Division`. Sentences of one post stay together, and so
-do posts that have a sentence in common: its copies in train would give the answer away. Such groups are dealt out by
-iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011; see `stratify`). Nothing but the seed, the posts and
-the texts has a say: neither the order of the sentences, nor their ids, nor the version of Python. Price: 195,568
-sentences of 65,000 posts and 90 categories in 2 s.
+Sentences of one post stay together, and so do posts that have a sentence in common: its copies in train would give the
+answer away. Texts that everybody writes ("谢谢姐妹") can tie most posts together. A group that does not fit into the
+smallest part leaves nothing to choose: `together=auto` then ties posts by repeated texts with mentions only, or else
+not at all. Nothing but the seed, the posts and the texts has a say: neither the order of the sentences, nor their ids,
+nor the version of Python. Price: 195,568 sentences of 65,000 posts and 90 categories in 2 s.
 
-Texts that everybody writes ("谢谢姐妹") can tie most posts together. A group that does not fit into the smallest part
-leaves nothing to choose: `together=auto` then ties posts by repeated texts with mentions only, or else not at all.
-
-Iterative stratification: groups of sentences dealt out so that every category has its share in every part.
-
-After Sechidis, Tsoumakas and Vlahavas (On the Stratification of Multi-Label Data, 2011): the category that the fewest
-undealt groups have comes first, since its groups leave the least choice. They give a group to the part that lacks most
-of that category; here it goes where all its mentions and sentences together leave the smallest sum of squared
-deviations over expectations, which is 60 times smaller in the end (measured in `experiments/easy_filter`). As soon as
-a category has only as many groups left as there are parts without it, each of those gets one. Groups without a mention
-fill what is left, and in the end `_level` makes the sizes exact with the moves that disturb the shares least.
+The groups are dealt out by iterative stratification (Sechidis, Tsoumakas and Vlahavas, On the Stratification of
+Multi-Label Data, 2011): the category that the fewest undealt groups have comes first, since its groups leave the least
+choice. They give a group to the part that lacks most of that category; here it goes where all its mentions and
+sentences together leave the smallest sum of squared deviations over expectations, which is 60 times smaller in the end
+(measured in `experiments/easy_filter`). As soon as a category has only as many groups left as there are parts without
+it, each of those gets one. Groups without a mention fill what is left, and in the end `_level` makes the sizes exact
+with the moves that disturb the shares least.
 """
 
 from __future__ import annotations
@@ -32,6 +28,13 @@ from omniner.errors import UserError
 from omniner.records import Issue, Sentence
 
 TOGETHER = ("texts", "mentions", "posts")  # the strictest first
+_LOOKED_AT = 64  # groups of one size and part that are weighed against each other for a move
+_LOOKED_AT_PAIRS = 12  # likewise, on each side of an exchange
+_EQUAL = 1e-9  # deviations that differ by less differ by rounding only
+
+_Pools = list[dict[int, list[int]]]  # by part and size: the groups
+# Categories lost and deviations added for each sentence moved; the group that goes, the one that comes back or -1.
+_Step = tuple[float, float, int, int]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Division:
     together: str
 
     def of(self, sentences: Sequence[Sentence], part: int) -> list[Sentence]:
-        """The sentences of one part, in their old order."""
+        """Give the sentences of one part, in their old order."""
         return [sentence for sentence, number in zip(sentences, self.parts, strict=True) if number == part]
 
     @property
@@ -70,7 +73,7 @@ class Division:
 def divide(
     sentences: Sequence[Sentence], shares: Mapping[str, float], together: str, seed: int, where: str
 ) -> Division:
-    """Divide a corpus; the same for any order of its sentences.
+    """Divide a corpus, in the same way for any order of its sentences.
 
     Args:
         sentences: labelled ones.
@@ -106,7 +109,7 @@ def divide(
 
 
 def split_sizes(total: int, shares: Sequence[float]) -> list[int]:
-    """Whole numbers in the proportion of the shares that add up to `total`: the largest remainders are rounded up."""
+    """Give whole numbers that add up to `total`, in the proportion of the shares: the largest remainders round up."""
     exact = [share * total for share in shares]
     sizes = [int(value + 1e-9) for value in exact]
     left = sorted(range(len(shares)), key=lambda part: (sizes[part] - exact[part], part))
@@ -155,7 +158,7 @@ def _ranked(sentences: Sequence[Sentence], posts: Sequence[str], found: Sequence
 
 
 def repeated_text_issues(sentences: Sequence[Sentence], division: Division) -> list[Issue]:
-    """An issue for each text that stands in several parts; there is none where texts stay together."""
+    """Give an issue for each text that stands in several parts; there is none where texts stay together."""
     places: dict[str, set[int]] = defaultdict(set)
     first: dict[str, str] = {}
     for sentence, part in zip(sentences, division.parts, strict=True):
@@ -169,7 +172,7 @@ def repeated_text_issues(sentences: Sequence[Sentence], division: Division) -> l
 
 
 def absent_category_issues(sentences: Sequence[Sentence], division: Division) -> list[Issue]:
-    """An issue for each category that some part lacks, with how many groups could have been dealt out."""
+    """Give an issue for each category that some part lacks, with how many groups could have been dealt out."""
     held: dict[str, set[int]] = defaultdict(set)
     groups: Counter[str] = Counter()
     for members in division.groups:
@@ -189,18 +192,8 @@ def _listed(division: Division, parts: set[int]) -> str:
     return ", ".join(division.names[part] for part in sorted(parts))
 
 
-_LOOKED_AT = 64  # groups of one size and part that are weighed against each other for a move
-_LOOKED_AT_PAIRS = 12  # likewise, on each side of an exchange
-_EQUAL = 1e-9  # deviations that differ by less differ by rounding only
-
-
-_Pools = list[dict[int, list[int]]]  # by part and size: the groups
-# Categories lost and deviations added for each sentence moved; the group that goes, the one that comes back or -1.
-_Step = tuple[float, float, int, int]
-
-
 class Group(NamedTuple):
-    """What stays together.
+    """Sentences that stay together.
 
     Attributes:
         rank: a large number that looks random: the groups' order, and which of equal parts is taken.
@@ -214,14 +207,17 @@ class Group(NamedTuple):
 
 
 def stratify(groups: Sequence[Group], shares: Sequence[float], targets: Sequence[int]) -> list[int]:
-    """The part of each group.
+    """Choose the part of each group.
 
     Args:
         groups: in the order of their ranks.
         shares: of the mentions of every category, by part.
         targets: sentences that each part is to have; reached exactly wherever single groups or exchanges of two can.
+
+    Returns:
+        The number of a part for each group.
     """
-    deal = _Deal(groups, shares, targets)
+    deal = _Assignment(groups, shares, targets)
     having: dict[str, list[int]] = defaultdict(list)
     for number, group in enumerate(groups):
         for category in group.counts:
@@ -238,7 +234,7 @@ def stratify(groups: Sequence[Group], shares: Sequence[float], targets: Sequence
     return deal.part
 
 
-class _Deal:
+class _Assignment:
     """What has been dealt out so far, and what each part still lacks."""
 
     def __init__(self, groups: Sequence[Group], shares: Sequence[float], targets: Sequence[int]) -> None:
@@ -259,7 +255,7 @@ class _Deal:
         self.held = {name: [0] * len(shares) for name in totals}
 
     def waiting(self, category: str) -> Sequence[int]:
-        """The parts that a group with the category may go to: as soon as its groups run out, those without any.
+        """List the parts that a group with the category may go to: as soon as its groups run out, those without any.
 
         The only group, or the first of so few, goes to a part of the largest share: it is there to be learnt from.
         """
@@ -269,10 +265,11 @@ class _Deal:
         return self.largest if len(without) == len(self.parts) else without
 
     def best(self, number: int, among: Sequence[int]) -> int:
-        """The part for a group that leaves the smallest squared deviations, of sentences and of every category."""
+        """Choose the part where a group leaves the smallest squared deviations, of sentences and of every category."""
         added = {part: self._deviation(number, part) for part in among}
         least = min(added.values()) + _EQUAL
-        return min((part for part in among if added[part] <= least), key=lambda part: self._lot(number, part))
+        rank, parts = self.groups[number].rank, len(self.parts)
+        return min((part for part in among if added[part] <= least), key=lambda part: (rank + part) % parts)
 
     def _deviation(self, number: int, part: int) -> float:
         """What the group adds to the part's squared deviations over expectations."""
@@ -282,9 +279,6 @@ class _Deal:
         for category, count in group.counts.items():
             added += count * (count - 2 * self.lacks[category][part]) / self.expected[category][part]
         return added
-
-    def _lot(self, number: int, part: int) -> int:
-        return (self.groups[number].rank + part) % len(self.parts)
 
     def place(self, number: int, part: int) -> None:
         """Deal out a group."""
@@ -308,7 +302,7 @@ class _Deal:
             self.held[category][part] += sign
 
     def price(self, counts: dict[str, int], source: int, target: int) -> tuple[int, float]:
-        """What moving so many mentions costs: categories that a part is left without, and squared deviations added."""
+        """Price a move of so many mentions: categories that a part is left without, and squared deviations added."""
         lost, added = 0, 0.0
         for category, count in counts.items():
             lost += bool(count) and self.held[category][source if count > 0 else target] == 1
@@ -318,7 +312,7 @@ class _Deal:
         return lost, added
 
 
-def _level(deal: _Deal) -> None:
+def _level(deal: _Assignment) -> None:
     """Give every part its exact size, as far as moves of one group and exchanges of two can.
 
     The last group of a category leaves its part only where nothing else helps: with few posts, the sizes that were
@@ -335,7 +329,7 @@ def _level(deal: _Deal) -> None:
                 pools[to][size].append(number)
 
 
-def _best(deal: _Deal, pools: _Pools) -> tuple[_Step, int, int] | None:
+def _best(deal: _Assignment, pools: _Pools) -> tuple[_Step, int, int] | None:
     """A step between parts with too many and too few sentences, and these parts; None where no two of them have one.
 
     That of the parts that are farthest off comes first, unless it costs a category and that of others does not.
@@ -352,7 +346,7 @@ def _best(deal: _Deal, pools: _Pools) -> tuple[_Step, int, int] | None:
     return costly[0] if costly else None
 
 
-def _step(deal: _Deal, pools: _Pools, source: int, target: int) -> _Step | None:
+def _step(deal: _Assignment, pools: _Pools, source: int, target: int) -> _Step | None:
     """The cheapest move; where that costs a part a category, or there is none, an exchange may be cheaper."""
     most = min(-deal.room[source], deal.room[target])
     found = min(_moves(deal, pools, source, target, most), default=None)
@@ -362,14 +356,14 @@ def _step(deal: _Deal, pools: _Pools, source: int, target: int) -> _Step | None:
     return found
 
 
-def _pools(deal: _Deal) -> _Pools:
+def _pools(deal: _Assignment) -> _Pools:
     pools: _Pools = [defaultdict(list) for _ in deal.parts]
     for number, group in enumerate(deal.groups):
         pools[deal.part[number]][len(group.members)].append(number)
     return pools
 
 
-def _moves(deal: _Deal, pools: _Pools, source: int, target: int, most: int) -> Iterator[_Step]:
+def _moves(deal: _Assignment, pools: _Pools, source: int, target: int, most: int) -> Iterator[_Step]:
     """Groups of at most `most` sentences."""
     for size in sorted(pools[source]):
         for number in pools[source][size][:_LOOKED_AT] if size <= most else ():
@@ -377,7 +371,7 @@ def _moves(deal: _Deal, pools: _Pools, source: int, target: int, most: int) -> I
             yield lost / size, added / size, number, -1
 
 
-def _exchanges(deal: _Deal, pools: _Pools, source: int, target: int, most: int) -> Iterator[_Step]:
+def _exchanges(deal: _Assignment, pools: _Pools, source: int, target: int, most: int) -> Iterator[_Step]:
     """Pairs of groups that differ by as many sentences as possible, at most `most`."""
     ours, theirs = ({size for size, numbers in pools[part].items() if numbers} for part in (source, target))
     gain = max((one - other for one in ours for other in theirs if 0 < one - other <= most), default=0)

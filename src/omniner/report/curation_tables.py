@@ -48,7 +48,7 @@ class FilterResult:
     @property
     def doubts(self) -> dict[str, int]:
         """How many sentences are doubted as a whole, and for a mention."""
-        counts = Counter(one.verdict.doubt for one in self.suspects)
+        counts = Counter(one.review.doubt for one in self.suspects)
         return {doubt: counts[doubt] for doubt in ("sentence", "mention")}
 
     @property
@@ -152,7 +152,7 @@ def _suspects(filtered: FilterResult) -> Table:
     """A row per difference; the order is that of the suspects."""
     ids: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
     for one in filtered.suspects:
-        ids.setdefault((one.verdict.doubt, one.verdict.difference), []).append(one.verdict.sentence.id)
+        ids.setdefault((one.review.doubt, one.review.difference), []).append(one.review.sentence.id)
     rows: list[list[Cell]] = []
     for (doubt, difference), found in ids.items():
         sides = [[f"{text} {sign[1:]}" for sign, text in difference if sign[0] == side] for side in "-+"]
@@ -329,7 +329,7 @@ def agreement_json(agreement: Agreement) -> dict[str, Any]:
         "confidence": agreement.settings.confidence,
         "figures": {
             name: {key: none_if_nan(value) for key, value in figure._asdict().items()}
-            for name, figure in agreement.figures.items()
+            for name, figure in agreement.estimates.items()
         },
         "categories": {
             row.name: {
@@ -368,14 +368,14 @@ _MEANING = {
 
 
 def _figures(agreement: Agreement) -> Table:
-    rows = [[text, *_with_bounds(agreement.figures[name])] for name, text in _MEANING.items()]
+    rows = [[text, *_with_bounds(agreement.estimates[name])] for name, text in _MEANING.items()]
     return Table("Agreement (x 100)", [*columns(TEXT, "figure"), *columns(SHARE, "value", "low", "high")], rows)
 
 
 def _pairs(agreement: Agreement) -> Table:
     rows: list[list[Cell]] = []
     for one, other in combinations(agreement.names, 2):
-        figures = [agreement.figures[f"f1.{kind}.{one}.{other}"] for kind in F1_KINDS]
+        figures = [agreement.estimates[f"f1.{kind}.{one}.{other}"] for kind in F1_KINDS]
         rows.append([one, other, *(cell for figure in figures for cell in _with_bounds(figure))])
     names = [f"{kind}{end}" for kind in F1_KINDS for end in ("", "_low", "_high")]
     return Table("F1 of every pair", [*columns(TEXT, "one", "other"), *columns(SHARE, *names)], rows)

@@ -1,10 +1,9 @@
-"""How well people do: annotators' labels of a test set against its gold, as the paper's section 4.2 reports it.
+"""Human performance: annotators' labels of a test set against its gold, as the paper's section 4.2 reports it.
 
-In go gold sentences and each annotator's, out come their scores (the same as a model's), and per primary and for the
-whole the mean and the spread of precision, recall and F1 over the annotators. `predictions_of` puts a person's labels
-into the form of a model's, so that they are scored as one. A person is scored on the gold sentences that they labelled:
-one that they were never given says nothing of them; `partial` says how many these are where it is not all. Where gold
-was made from the labels of the same people, they agree with it more than others would.
+An annotator's labels take the form of a model's predictions and are scored as those are. An annotator is scored on the
+gold sentences that they labelled: one that they were never given says nothing of them; `coverage_notes` says how many
+these are where it is not all. Where gold was made from the labels of the same annotators, they agree with it more than
+others would.
 """
 
 from __future__ import annotations
@@ -18,20 +17,13 @@ from typing import NamedTuple
 from omniner.records import Issue, Prediction, Sentence, is_unlabeled
 from omniner.scoring.results import ScoreResult, ScoreRow
 
-HUMAN = "human"  # what the mean over people is called beside runs
-
-
+HUMAN = "human"  # what the mean over annotators is called beside runs
 SCORES = ("precision", "recall", "f1")
-
-
-MICRO = "all (micro)"
-
-
-MACRO = "all (macro)"
+MICRO, MACRO = "all (micro)", "all (macro)"
 
 
 class Spread(NamedTuple):
-    """A score over several people: mean, sample standard deviation (0 for one person), lowest, highest."""
+    """A score over several annotators: mean, sample standard deviation (0 for one), lowest, highest."""
 
     mean: float
     deviation: float
@@ -42,10 +34,18 @@ class Spread(NamedTuple):
 def human_predictions(
     name: str, sentences: Sequence[Sentence], gold: Sequence[Sentence]
 ) -> tuple[list[Prediction], list[Issue]]:
-    """A person's labels of the gold sentences; labels of another text, or none at all, are issues instead.
+    """Take an annotator's labels of the gold sentences for predictions.
 
     Sentences are the same if their ids are. Where no id is (readers number sentences that bring none), texts that stand
     once on both sides tell.
+
+    Args:
+        name: of the annotator.
+        sentences: that they labelled, those of the test set among them.
+        gold: the test set.
+
+    Returns:
+        The predictions, and an issue for each sentence with another text or without labels.
     """
     texts = {sentence.id: sentence.text for sentence in gold}
     predictions, issues = [], []
@@ -69,13 +69,13 @@ def _by_text(sentences: Sequence[Sentence], gold: Sequence[Sentence]) -> list[Se
 
 
 def labelled_gold(gold: Sequence[Sentence], predictions: Sequence[Prediction]) -> list[Sentence]:
-    """The gold sentences that a person has labelled: those that they are scored on."""
+    """Give the gold sentences that an annotator has labelled: those that they are scored on."""
     done = {prediction.id for prediction in predictions}
     return [sentence for sentence in gold if sentence.id in done]
 
 
 def coverage_notes(results: Mapping[str, ScoreResult], sentences: int) -> list[str]:
-    """For each person who has not labelled all of so many gold sentences, what they are scored on."""
+    """Say what each annotator is scored on who has not labelled all of so many gold sentences."""
     return [
         f"{name} labelled {len(result.predictions):,} of {sentences:,} sentences and is scored on those alone"
         for name, result in results.items()
@@ -84,13 +84,17 @@ def coverage_notes(results: Mapping[str, ScoreResult], sentences: int) -> list[s
 
 
 def summarise_scores(values: Sequence[float]) -> Spread:
-    """Mean and spread of one score over people."""
+    """Give mean and spread of one score over annotators."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return Spread(statistics.fmean(values), deviation, min(values), max(values))
 
 
 def human_rows(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, ScoreRow]]:
-    """The whole and every primary -> the score of each person; a primary only of those who met or marked it."""
+    """Give the scores of every annotator for the whole and for every primary.
+
+    Returns:
+        `MICRO`, `MACRO` or a primary -> name -> score; a primary only of those who met or marked it.
+    """
     found = {MICRO: {name: result.metrics.micro for name, result in results.items()}}
     found[MACRO] = {name: result.metrics.macro for name, result in results.items()}
     for primary in sorted({name for result in results.values() for name in result.metrics.primaries}):
@@ -100,7 +104,7 @@ def human_rows(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, ScoreR
 
 
 def human_json(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, dict[str, float]]]:
-    """The whole and every primary -> score -> mean and spread over the people."""
+    """Give `agreement.json`'s part: the whole and every primary -> score -> mean and spread over the annotators."""
     return {
         name: {score: summarise_scores([getattr(row, score) for row in rows.values()])._asdict() for score in SCORES}
         for name, rows in human_rows(results).items()

@@ -29,8 +29,8 @@ from omniner.corpus.adjudication import (
 )
 from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
-from omniner.files import writing
-from omniner.records import Issue, is_unlabeled, to_line
+from omniner.files import write_json_lines
+from omniner.records import Issue, is_unlabeled
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task, entry_label
 from omniner.scoring.predictions import garbage_collection_paused
@@ -107,8 +107,7 @@ def _write(context: Context, names: Sequence[str], decisions: Sequence[Decision]
     sentences = [replace(one.item.sentence, entities=list(one.entities)) for one in done]
     jsonl.write(folder / "gold.jsonl", sentences)
     issues = adjudication.write_queue(folder / "queue.json", decisions, names, _categories(decisions))
-    with writing(folder / "decisions.jsonl") as file:
-        file.writelines(f"{to_line(decision.to_json(names))}\n" for decision in decisions)
+    write_json_lines(folder / "decisions.jsonl", (decision.to_json(names) for decision in decisions))
     for name in ("gold.jsonl", "queue.json", "queue.xml", "decisions.jsonl"):
         context.publish_file(name)
     return issues

@@ -23,8 +23,8 @@ from omniner.corpus import sources
 from omniner.corpus.adjudication import match_annotators
 from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
-from omniner.files import make_folder, writing
-from omniner.records import Issue, Prediction, is_unlabeled, prediction_to_json, to_line
+from omniner.files import make_folder, write_json_lines
+from omniner.records import Issue, is_unlabeled, prediction_to_json
 from omniner.report import curation_tables
 from omniner.report.tables import SHARE, Table, format_cell, summary_markdown
 from omniner.runs.context import Context
@@ -78,17 +78,12 @@ def _human(
         predictions, met = human.human_predictions(one.name, one.sentences, gold)
         if not predictions:
             raise UserError("gold", f"{one.name} has labelled none of its sentences", "Name the gold of these files.")
-        _write(folder / f"{one.name}.jsonl", predictions)
+        write_json_lines(folder / f"{one.name}.jsonl", map(prediction_to_json, predictions))
         theirs = human.labelled_gold(gold, predictions)
         results[one.name] = score_records(theirs, predictions, context.config.metrics, context.config.errta)
         issues += met + [issue._replace(message=f"{one.name}: {issue.message}") for issue in results[one.name].issues]
     context.run.files(folder, "human")
     return results, len(gold), issues
-
-
-def _write(path: Path, predictions: Sequence[Prediction]) -> None:
-    with writing(path) as file:
-        file.writelines(f"{to_line(prediction_to_json(prediction))}\n" for prediction in predictions)
 
 
 def _publish(
@@ -101,7 +96,7 @@ def _publish(
     content: dict[str, Any] = curation_tables.agreement_json(agreement)
     values = {
         f"agreement/{name.replace('.', '/')}": value
-        for name, figure in agreement.figures.items()
+        for name, figure in agreement.estimates.items()
         if (value := curation_tables.none_if_nan(figure.value)) is not None
     }
     if results:
@@ -119,7 +114,7 @@ def _verdicts(agreement: Agreement) -> list[str]:
     """The main figures in words."""
 
     def said(name: str) -> str:
-        value, low, high = (curation_tables.none_if_nan(value) for value in agreement.figures[name])
+        value, low, high = (curation_tables.none_if_nan(value) for value in agreement.estimates[name])
         if value is None:
             return "undefined"
         bounds = (
@@ -128,7 +123,7 @@ def _verdicts(agreement: Agreement) -> list[str]:
         return format_cell(value, SHARE) + bounds
 
     pairs = [f"f1.strict.{one}.{other}" for one, other in combinations(agreement.names, 2)]
-    defined = sum(curation_tables.none_if_nan(agreement.figures[pair].value) is not None for pair in pairs)
+    defined = sum(curation_tables.none_if_nan(agreement.estimates[pair].value) is not None for pair in pairs)
     only = f" (of {defined} of {len(pairs)}: the others share no sentence with labels)" if defined < len(pairs) else ""
     return [
         f"{', '.join(agreement.names)}: {agreement.sentences:,} sentences, {agreement.complete:,} labelled by all",

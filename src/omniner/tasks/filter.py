@@ -151,7 +151,7 @@ def _scores(outcome: Outcome) -> Mapping[str, float]:
 def _write(output: Path, filtered: FilterResult) -> list[Issue]:
     """Write the corpus folder, whole or not at all."""
     categories = {entity.category for one in filtered.verdicts for entity in one.sentence.entities}
-    categories |= {entity.category for one in filtered.suspects for entity in one.verdict.extra}
+    categories |= {entity.category for one in filtered.suspects for entity in one.review.extra}
     with writing_folder(output) as folder:
         jsonl.write(folder / "kept.jsonl", filtered.kept)
         jsonl.write(folder / "removed.jsonl", filtered.removed)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from omniner.config import compose
 from omniner.config.groups import Config, GuideConfig
 from omniner.corpus import sources
+from omniner.corpus.formats import jsonl
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.guidance.clusters import Cluster, TrainingCounts, cluster_errors, cluster_examples
@@ -33,7 +34,7 @@ from omniner.runs.task import Task
 from omniner.scoring.profiles import score_records
 from omniner.scoring.results import ErrtaError, ScoreResult
 from omniner.tasks import prompting
-from omniner.tasks.predict import PREDICTION_OUTPUTS, Untrained, predict_file, write_gold
+from omniner.tasks.predict import PREDICTION_OUTPUTS, Untrained, predict_file
 
 if TYPE_CHECKING:
     from omniner.guidance.teacher import Teacher, TeacherAnswers
@@ -110,7 +111,7 @@ def _score(
         prompt = prompting.build_prompt_with_guidance(config, context.folder, corpus, corpus.splits.get("test", ()))
         model = Untrained(prompt, [sentence.text for sentence in corpus.splits["train"]])
     predictions = predict_file(config, model, sentences, context.folder / "predictions.jsonl")
-    write_gold(context.folder / "gold.jsonl", sentences)
+    jsonl.write(context.folder / "gold.jsonl", sentences)
     context.publish_file("predictions.jsonl")
     context.publish_file("gold.jsonl")
     metrics = dataclasses.replace(config.metrics, bootstrap=0)  # no interval of theirs is shown

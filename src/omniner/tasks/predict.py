@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any
 from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.corpus import sources
+from omniner.corpus.formats import jsonl
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
-from omniner.files import append_lines, explaining, read_json, whole_lines, write_json, write_text
-from omniner.records import Issue, Prediction, Sentence, content_digest, prediction_to_json, sentence_to_json, to_line
+from omniner.files import append_lines, explaining, read_json, whole_lines, write_json, write_json_lines
+from omniner.records import Issue, Prediction, Sentence, content_digest, prediction_to_json, to_line
 from omniner.runs.context import Context
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.runs.task import Input, Task, model_label
@@ -52,7 +53,7 @@ def run(context: Context) -> None:
     predictions = predict_file(config, model, sentences, folder / "predictions.jsonl")
     context.publish_file("predictions.jsonl")
     if any(sentence.entities for sentence in sentences):
-        write_gold(folder / "gold.jsonl", sentences)
+        jsonl.write(folder / "gold.jsonl", sentences)
         context.publish_file("gold.jsonl")
         score_and_publish(context, sentences, predictions, ReportInputs(taxonomy, issues=counts))
     else:
@@ -105,11 +106,6 @@ def _untrained(context: Context, reported: Sequence[Sentence]) -> Untrained:
     return Untrained(prompt, [sentence.text for sentence in corpus.splits["train"]])
 
 
-def write_gold(path: Path, sentences: Sequence[Sentence]) -> None:
-    """Write the sentences with their gold entities beside the predictions."""
-    write_text(path, "".join(f"{to_line(sentence_to_json(sentence))}\n" for sentence in sentences))
-
-
 def predict_file(
     config: Config, model: Path | Untrained, sentences: Sequence[Sentence], path: Path
 ) -> list[Prediction]:
@@ -135,7 +131,7 @@ def predict_file(
         seconds = time.perf_counter() - start
         log.info("%d sentences predicted in %.1f s (%.0f per s)", count, seconds, count / seconds)
     predictions = [done[sentence.id] for sentence in sentences if sentence.id in done]
-    write_text(path, "".join(f"{to_line(prediction_to_json(prediction))}\n" for prediction in predictions))
+    write_json_lines(path, map(prediction_to_json, predictions))
     return predictions
 
 

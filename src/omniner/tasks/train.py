@@ -23,12 +23,13 @@ from typing import Any
 from omniner import tracking
 from omniner.config.groups import Config
 from omniner.corpus import sources
+from omniner.corpus.formats import jsonl
 from omniner.errors import Stopped, UserError
 from omniner.files import append_lines, whole_lines
 from omniner.runs.context import Context
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.runs.task import Task, model_label
-from omniner.tasks.predict import PREDICTION_OUTPUTS, predict_file, write_gold
+from omniner.tasks.predict import PREDICTION_OUTPUTS, predict_file
 from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, score_and_publish
 from omniner.tracking.tracked_run import Run
 
@@ -46,7 +47,7 @@ def run(context: Context) -> None:
     corpus = sources.load_corpus(config.data, None)
     context.publish_corpus(corpus)
     reported = corpus.splits["test"]
-    write_gold(folder / "gold.jsonl", reported)
+    jsonl.write(folder / "gold.jsonl", reported)
 
     prompt = None
     if config.llm is not None:

@@ -162,8 +162,8 @@ def test_figures_against_units_laid_out_one_by_one() -> None:
     codes = {label: code for code, label in enumerate(sorted({x for u in characters for x in u if x is not None}))}
     data = np.array([[np.nan if x is None else codes[x] for x in unit] for unit in characters]).T
     expected = krippendorff.alpha(reliability_data=data, level_of_measurement="nominal")
-    assert agreement.figures["alpha.characters"].value == pytest.approx(expected, abs=1e-12)
-    assert agreement.figures["kappa.characters"].value == pytest.approx(slow_kappa(characters), abs=1e-12)
+    assert agreement.estimates["alpha.characters"].value == pytest.approx(expected, abs=1e-12)
+    assert agreement.estimates["kappa.characters"].value == pytest.approx(slow_kappa(characters), abs=1e-12)
     spans = [pattern for item in items for pattern in span_patterns(item.annotations).values()]
     row = max(agreement.categories, key=lambda row: sum(row.mentions))
     for units, found in ((characters, row.alpha_characters), (spans, row.alpha_spans)):
@@ -172,7 +172,7 @@ def test_figures_against_units_laid_out_one_by_one() -> None:
         assert found == pytest.approx(expected, abs=1e-12)
         assert binary_alphas(dict(Counter(units)))[row.name] == pytest.approx(found, abs=1e-12)
     assert agreement.complete == len(items) - 1
-    for name, figure in agreement.figures.items():
+    for name, figure in agreement.estimates.items():
         if name == "alpha.unitizing":
             assert math.isnan(figure.low)
             continue
@@ -185,7 +185,7 @@ def test_pairs_against_the_scorer() -> None:
     sides = [[item.annotations[side] or () for item in items] for side in (0, 1)]
     comparison = compare_units(*sides, "span")
     right, missing, extra = len(comparison.right), len(comparison.missing), len(comparison.extra)
-    assert agreement.figures["f1.strict"].value == pytest.approx(2 * right / (2 * right + missing + extra))
+    assert agreement.estimates["f1.strict"].value == pytest.approx(2 * right / (2 * right + missing + extra))
     assert sum(count.errors for count in agreement.errors["a0", "a1"].by_type.values()) > 0
 
 
@@ -193,14 +193,14 @@ def test_people_who_take_turns_have_a_mean() -> None:
     """a and c share no sentence: the mean is that of the pairs that do."""
     _, (one, other, third) = people((0.2, 0.3, 0.4), 40)
     items, _ = match_annotators(["a", "b", "c"], [one[:20], other, third[20:]])
-    found = measure_agreement(["a", "b", "c"], items, SETTINGS).figures
+    found = measure_agreement(["a", "b", "c"], items, SETTINGS).estimates
     assert math.isnan(found["f1.strict.a.c"].value)
     for kind in ("strict", "boundary", "relaxed"):
         both = (found[f"f1.{kind}.a.b"].value + found[f"f1.{kind}.b.c"].value) / 2
         assert found[f"f1.{kind}"].value == pytest.approx(both)
         assert 0 < found[f"f1.{kind}"].low < both < found[f"f1.{kind}"].high < 1
     apart, _ = match_annotators(["a", "b"], [one[:20], other[20:]])
-    assert math.isnan(measure_agreement(["a", "b"], apart, SETTINGS).figures["f1.strict"].value)
+    assert math.isnan(measure_agreement(["a", "b"], apart, SETTINGS).estimates["f1.strict"].value)
 
 
 def test_counts_of_a_pair() -> None:
@@ -233,8 +233,8 @@ def test_drawn_sums_are_those_of_the_whole_table() -> None:
 def test_more_mistakes_agree_less() -> None:
     close, far = measured((0.1, 0.1, 0.1))[0], measured((0.4, 0.4, 0.4))[0]
     for name in ("alpha.characters", "alpha.spans", "kappa.characters", "f1.strict", "f1.boundary", "f1.relaxed"):
-        assert close.figures[name].low > far.figures[name].high
-    assert close.figures["alpha.unitizing"].value > far.figures["alpha.unitizing"].value
+        assert close.estimates[name].low > far.estimates[name].high
+    assert close.estimates["alpha.unitizing"].value > far.estimates["alpha.unitizing"].value
 
 
 def test_suggestions_count_both_directions_as_one_question() -> None:

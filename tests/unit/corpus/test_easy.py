@@ -76,7 +76,7 @@ def test_doubts_that_come_often_come_first() -> None:
     answer = [[PARK], [PARK], [SHANGHAI._replace(category="国家")], [SHANGHAI._replace(category="国家")]]
     opinions = [{}, *[{one.id: Prediction(one.id, answer[n]) for n, one in enumerate(sentences)}] * 2]
     found = contradicted_labels(review(sentences, [0] * 4, opinions, "span"))
-    assert [(one.verdict.sentence.id, one.times) for one in found] == [("s2", 2), ("s3", 2), ("s0", 1), ("s1", 1)]
+    assert [(one.review.sentence.id, one.times) for one in found] == [("s2", 2), ("s3", 2), ("s0", 1), ("s1", 1)]
     line = found[0].to_json()
     assert [item["category"] for item in line["missing"]] == ["城市"]
     assert [item["category"] for item in line["extra"]] == ["国家"]
@@ -163,7 +163,7 @@ def test_sure_doubts_come_before_mentions() -> None:
     first = {one.id: Prediction(one.id, [dessert]) for one in sentences}
     second = {**first, "s0": Prediction("s0", [dessert, SHANGHAI]), "s2": Prediction("s2", [dessert, SHANGHAI])}
     found = contradicted_labels(review(sentences, [2] * 3, [first, second, {}], "span"))
-    assert [(one.verdict.sentence.id, one.verdict.doubt) for one in found] == [
+    assert [(one.review.sentence.id, one.review.doubt) for one in found] == [
         ("s1", "sentence"),
         ("s0", "mention"),
         ("s2", "mention"),

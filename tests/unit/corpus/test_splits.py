@@ -218,7 +218,7 @@ def test_levelling_ends_where_no_step_is_left(
 def test_levelling_takes_what_costs_no_category() -> None:
     """One group too many in the second part: the one with too many mentions there is also the only one with any."""
     groups = [Group(n, [n], {}) for n in range(9)] + [Group(9, [9], {"a": 1}), Group(10, [10], {"a": 9})]
-    deal = splits._Deal(groups, (0.8, 0.2), [9, 2])
+    deal = splits._Assignment(groups, (0.8, 0.2), [9, 2])
     for number, part in enumerate([0] * 7 + [1, 1] + [0, 1]):
         deal.place(number, part)
     splits._level(deal)
@@ -306,7 +306,7 @@ def test_levelling_tries_every_two_parts() -> None:
     """The fullest part and the emptiest have no step between them; others have."""
     sizes, parts = [4, 4, 1, 1, 1, 1], [0, 0, 1, 1, 2, 3]
     groups = [Group(n, list(range(size)), {}) for n, size in enumerate(sizes)]
-    deal = splits._Deal(groups, (0.4, 0.1, 0.25, 0.25), [5, 1, 3, 3])
+    deal = splits._Assignment(groups, (0.4, 0.1, 0.25, 0.25), [5, 1, 3, 3])
     for number, part in enumerate(parts):
         deal.place(number, part)
     assert deal.room == [-3, -1, 2, 2]

@@ -37,7 +37,7 @@ from omniner.corpus.formats.fields import (
 )
 from omniner.errors import UserError
 from omniner.files import read_json, write_json, writing
-from omniner.records import Entity, Issue, Sentence, is_unlabeled, to_line, unlabeled
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, to_line, unlabeled_sentence
 from omniner.registry import first_line
 
 DATASET_INFO = "dataset_info.json"
@@ -78,7 +78,7 @@ def _sentence(record: dict[str, Any], foreign: set[str], log: IssueLog, line: in
     name = id_of(record, log, line)
     post_id = post_of(record, log, line)
     if answer is None or answer == "":
-        sentence = unlabeled(name, text)
+        sentence = unlabeled_sentence(name, text)
         sentence.post_id = post_id
         return sentence
     pairs = _pairs(answer, log, line)

@@ -44,7 +44,7 @@ from omniner.corpus.formats.fields import (
 )
 from omniner.errors import UserError
 from omniner.files import explaining, writing_folder
-from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled_sentence
 from omniner.registry import first_line
 
 TEXT, ANNOTATIONS = ".txt", ".ann"
@@ -103,9 +103,10 @@ def _read_document(path: Path, name: str) -> tuple[list[Sentence], list[Issue]]:
         if end - start > MAX_LINE:
             log.add("line-too-long", f"{end - start:,} characters, more than {MAX_LINE:,}; left out", line)
             continue
-        moved = [_moved(entity, start) for entity in inside]
-        found = Sentence("", text[start:end], sort_entities(moved)) if labeled else unlabeled("", text[start:end])
-        sentences.append(found)
+        sentence = unlabeled_sentence("", text[start:end])
+        if labeled:
+            sentence = Sentence("", text[start:end], sort_entities([_moved(entity, start) for entity in inside]))
+        sentences.append(sentence)
     if not sentences:
         log.add("empty-text", "a document without a sentence; left out")
     for number, sentence in enumerate(sentences):

@@ -29,7 +29,7 @@ from omniner.corpus.formats.fields import (
     without_repeats,
 )
 from omniner.files import write_json_lines
-from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled_sentence
 from omniner.registry import first_line
 
 
@@ -44,7 +44,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         name = id_of(record, log, line)
         label = record.get("label")
         bare = label is None
-        sentence = unlabeled(name, text) if bare else Sentence(name, text, _entities(label, text, log, line))
+        sentence = unlabeled_sentence(name, text) if bare else Sentence(name, text, _entities(label, text, log, line))
         sentence.post_id = post_of(record, log, line)
         sentences.append(sentence)
     return sentences, log.items

@@ -38,7 +38,7 @@ from omniner.corpus.formats.fields import (
     write_json_list,
 )
 from omniner.files import explaining
-from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled_sentence
 from omniner.registry import first_line
 
 MARK = "|||"
@@ -67,7 +67,7 @@ def _read_json(path: Path, log: IssueLog) -> list[Sentence]:
         post_id = post_of(record, log, line)
         items = record.get("entities")
         if items is None:
-            bare = unlabeled(name, text)
+            bare = unlabeled_sentence(name, text)
             bare.post_id = post_id
             sentences.append(bare)
             continue
@@ -102,7 +102,7 @@ def _read_chip(path: Path, log: IssueLog) -> list[Sentence]:
             continue
         text = join_surrogates(text, log, number)
         if not fields:
-            sentences.append(unlabeled("", text))
+            sentences.append(unlabeled_sentence("", text))
             continue
         entities = [entity for field in fields if (entity := _chip_entity(field, text, log, number))]
         sentences.append(Sentence("", text, sort_entities(without_repeats(entities, log, number))))

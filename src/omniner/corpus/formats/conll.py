@@ -27,7 +27,7 @@ from omniner.corpus.formats.fields import (
 )
 from omniner.errors import UserError
 from omniner.files import writing
-from omniner.records import Entity, Issue, Sentence, unlabeled
+from omniner.records import Entity, Issue, Sentence, unlabeled_sentence
 from omniner.registry import first_line
 
 Row = tuple[int, str, str]  # line number, token, tag
@@ -83,7 +83,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
             rows = _join_halves(rows, log)
         rows = [(number, join_surrogates(token, log, number), tag) for number, token, tag in rows]
         if not tagged:
-            sentence = unlabeled("", joiner.join(token for _, token, _ in rows))
+            sentence = unlabeled_sentence("", joiner.join(token for _, token, _ in rows))
         else:
             sentence = _decode(rows, tags, scheme, joiner, log)
         sentence.post_id = post_id

@@ -36,7 +36,7 @@ from omniner.corpus.formats.fields import (
 )
 from omniner.errors import UserError
 from omniner.files import writing
-from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled_sentence
 from omniner.registry import first_line
 
 COLUMNS = ("note_id", "sentence", "label")
@@ -99,7 +99,7 @@ def _sentence(row: dict[str, str], log: IssueLog, line: int) -> Sentence | None:
     post_id = join_surrogates(row.get("note_id", ""), log, line) or None
     label = row.get("label")
     if label is None:
-        sentence = unlabeled("", text)
+        sentence = unlabeled_sentence("", text)
         sentence.post_id = post_id
         return sentence
     items = _items(label.strip(), log, line)
