@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 log = logging.getLogger("omniner")
 
@@ -60,3 +61,11 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+@contextlib.contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Say how long the block took."""
+    start = time.perf_counter()
+    yield
+    log.info("%s in %.1f s", what, time.perf_counter() - start)

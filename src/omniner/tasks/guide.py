@@ -34,7 +34,7 @@ from omniner.runs.task import Task
 from omniner.scoring.profiles import score_records
 from omniner.scoring.results import ErrtaError, ScoreResult
 from omniner.tasks import prompting
-from omniner.tasks.predict import PREDICTION_OUTPUTS, Untrained, predict_file
+from omniner.tasks.predict import PREDICTION_OUTPUTS, UntrainedModel, predict_file
 
 if TYPE_CHECKING:
     from omniner.guidance.teacher import Teacher, TeacherAnswers
@@ -103,13 +103,13 @@ def _score(
     context: Context, config: Config, folder: Path, corpus: Corpus, sentences: Sequence[Sentence]
 ) -> ScoreResult:
     """The run's errors on these sentences."""
-    model: Path | Untrained | None = _checkpoint(config, folder) if config.decoding.engine == "hf" else None
+    model: Path | UntrainedModel | None = _checkpoint(config, folder) if config.decoding.engine == "hf" else None
     if model is None:  # its prompt is not kept with a model
         (context.folder / GUIDANCE_COPY).unlink(missing_ok=True)  # what an earlier attempt took: theirs may be new
         if config.prompt.from_run and (folder / GUIDANCE_COPY).is_file():
             config.prompt = dataclasses.replace(config.prompt, from_run=str(folder / GUIDANCE_COPY))
         prompt = prompting.build_prompt_with_guidance(config, context.folder, corpus, corpus.splits.get("test", ()))
-        model = Untrained(prompt, [sentence.text for sentence in corpus.splits["train"]])
+        model = UntrainedModel(prompt, [sentence.text for sentence in corpus.splits["train"]])
     predictions = predict_file(config, model, sentences, context.folder / "predictions.jsonl")
     jsonl.write(context.folder / "gold.jsonl", sentences)
     context.publish_file("predictions.jsonl")

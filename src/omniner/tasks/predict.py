@@ -1,15 +1,13 @@
 """`task=predict`: tag sentences with a trained checkpoint; scored too where the sentences have gold entities.
 
-In: `checkpoint=` (a run's folder or its checkpoint; none for a causal model as it was published, or a server) and the
-sentences of `input=`, or of the split that `data` reports on; out: `predictions.jsonl`, and with gold everything of
-`tasks.evaluation`.
+The sentences are those of `input=`, or of the split that `data` reports on; `checkpoint=` is a run's folder or its
+checkpoint (none for a causal model as it was published, or a server). It writes `predictions.jsonl`, and with gold all
+that `task=score` does.
 
-Predicting into a file that survives a kill: every finished batch is on disk, a restart goes on behind it.
-
-Predictions are appended as they come; when all are there the file is rewritten in the order of the sentences, so that
-an interrupted and an uninterrupted run end in the same bytes. Beside them stands what they are of (`MARK`): where the
-model, the settings or the sentences are others by now (another run may have taken the folder that `checkpoint` names),
-nothing of them is kept.
+Predictions survive a kill: those of every finished batch are on disk, and a restart goes on behind them. When all are
+there the file is rewritten in the order of the sentences, so that an interrupted and an uninterrupted run end in the
+same bytes. `predicted_by.json` says what the predictions are of: where the model, the settings or the sentences are
+others by now (another run may have taken the folder that `checkpoint` names), nothing of them is kept.
 """
 
 from __future__ import annotations
@@ -41,33 +39,41 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("omniner")
 
+PREDICTIONS = "predictions.jsonl"
+PREDICTED_BY = "predicted_by.json"
+GOLD = "gold.jsonl"
+PREDICTION_OUTPUTS = (PREDICTIONS, PREDICTED_BY, GOLD)  # what every task that predicts leaves
+
 
 def run(context: Context) -> None:
     """Read the sentences, tag them, score them if they have gold."""
     config, folder = context.config, context.folder
-    checkpoint = _find(config.checkpoint) if config.checkpoint else None
-    sentences, issues, taxonomy = _sentences(context)
+    checkpoint = _find_checkpoint(config.checkpoint) if config.checkpoint else None
+    sentences, issues, taxonomy = _read_sentences(context)
     counts = context.publish_issues(issues)
-    trained = checkpoint if config.decoding.engine == "hf" else None
-    model = trained or _untrained(context, () if config.input else sentences)
-    predictions = predict_file(config, model, sentences, folder / "predictions.jsonl")
-    context.publish_file("predictions.jsonl")
+    model: Path | UntrainedModel
+    if checkpoint and config.decoding.engine == "hf":
+        model = checkpoint
+    else:
+        model = _prepare_untrained(context, reported=() if config.input else sentences)
+    predictions = predict_file(config, model, sentences, folder / PREDICTIONS)
+    context.publish_file(PREDICTIONS)
     if any(sentence.entities for sentence in sentences):
-        jsonl.write(folder / "gold.jsonl", sentences)
-        context.publish_file("gold.jsonl")
+        jsonl.write(folder / GOLD, sentences)
+        context.publish_file(GOLD)
         score_and_publish(context, sentences, predictions, ReportInputs(taxonomy, issues=counts))
     else:
         log.info("no gold entities in these sentences: nothing to score")
 
 
-def _find(named: str) -> Path:
-    from omniner.training import checkpoints  # torch; a server's answers need none of it
+def _find_checkpoint(name: str) -> Path:
+    from omniner.training.checkpoints import find_checkpoint  # torch; a server's answers need none of it
 
-    return checkpoints.find_checkpoint(Path(named))
+    return find_checkpoint(Path(name))
 
 
-def _sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxonomy | None]:
-    config: Config = context.config
+def _read_sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxonomy | None]:
+    config = context.config
     if config.input:
         sentences, issues = sources.read_sentences(Path(config.input))
         return sentences, issues, None
@@ -76,16 +82,8 @@ def _sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxonomy 
     return corpus.splits["test"], corpus.issues, corpus.taxonomy
 
 
-MARK = "predicted_by.json"
-"""What the predictions beside it are of: digests of the configuration and the sentences, and the model's files."""
-
-PREDICTION_OUTPUTS = ("predictions.jsonl", MARK, "gold.jsonl")  # what every task that predicts leaves
-
-Predict = Callable[[Sequence[Sentence], frozenset[str]], Iterable[list[Prediction]]]
-
-
 @dataclass(frozen=True)
-class Untrained:
+class UntrainedModel:
     """A causal model as it was published, here or on a server: its prompt alone says what to do.
 
     Attributes:
@@ -97,37 +95,41 @@ class Untrained:
     texts: list[str]
 
 
-def _untrained(context: Context, reported: Sequence[Sentence]) -> Untrained:
-    """What the configured model is told of the training split."""
-    from omniner.tasks import prompting
+def _prepare_untrained(context: Context, reported: Sequence[Sentence]) -> UntrainedModel:
+    """The configured model, told of the categories and the examples of the training split."""
+    from omniner.tasks.prompting import build_run_prompt
 
     corpus = sources.load_corpus(context.config.data, ["train"])
-    prompt = prompting.build_run_prompt(context, corpus, reported)
-    return Untrained(prompt, [sentence.text for sentence in corpus.splits["train"]])
+    prompt = build_run_prompt(context, corpus, reported)
+    return UntrainedModel(prompt, [sentence.text for sentence in corpus.splits["train"]])
 
 
 def predict_file(
-    config: Config, model: Path | Untrained, sentences: Sequence[Sentence], path: Path
+    config: Config, model: Path | UntrainedModel, sentences: Sequence[Sentence], path: Path
 ) -> list[Prediction]:
-    """Predict `sentences` into `path`, going on where an earlier attempt stopped; gives all predictions in order.
+    """Predict sentences into a file, going on where an earlier attempt stopped.
 
     Args:
         config: `model`, `prompt`, `decoding`, `encoding` and `trainer` are read, as far as the model needs them.
         model: the checkpoint of a trained one, or one that only knows its prompt.
         sentences: those to tag.
-        path: of the predictions file.
+        path: of the file.
+
+    Returns:
+        All predictions in the order of the sentences.
     """
-    _keep_only_ours(path, config, model if isinstance(model, Path) else None, sentences)
+    _remove_stale(path, config, model if isinstance(model, Path) else None, sentences)
     done = {prediction.id: prediction for prediction in map(prediction_from_line, whole_lines(path))}
     left = [sentence for sentence in sentences if sentence.id not in done]
     if done and left:
         log.info("going on after %d predictions", len(done))
-    start, count = time.perf_counter(), 0
-    for batch in _open(config, model)(sentences, frozenset(done)) if left else ():
-        append_lines(path, [to_line(prediction_to_json(prediction)) for prediction in batch])
-        done |= {prediction.id: prediction for prediction in batch}
-        count += len(batch)
     if left:
+        predict = _open_model(config, model)
+        start, count = time.perf_counter(), 0
+        for batch in predict(sentences, frozenset(done)):
+            append_lines(path, [to_line(prediction_to_json(prediction)) for prediction in batch])
+            done |= {prediction.id: prediction for prediction in batch}
+            count += len(batch)
         seconds = time.perf_counter() - start
         log.info("%d sentences predicted in %.1f s (%.0f per s)", count, seconds, count / seconds)
     predictions = [done[sentence.id] for sentence in sentences if sentence.id in done]
@@ -135,15 +137,15 @@ def predict_file(
     return predictions
 
 
-def _keep_only_ours(path: Path, config: Config, checkpoint: Path | None, sentences: Sequence[Sentence]) -> None:
-    """Remove predictions that are there but of another model, other settings or other sentences; mark what comes."""
+def _remove_stale(path: Path, config: Config, checkpoint: Path | None, sentences: Sequence[Sentence]) -> None:
+    """Remove predictions that are of another model, other settings or other sentences; note what the next are of."""
     now = {
         "config": compose.digest(config),
         "sentences": content_digest(sentences),
-        "checkpoint": _files_of(checkpoint) if checkpoint else None,
+        "checkpoint": _file_states(checkpoint) if checkpoint else None,
     }
-    mark = path.with_name(MARK)
-    before: dict[str, Any] = read_json(mark) if mark.is_file() else {}
+    note = path.with_name(PREDICTED_BY)
+    before: dict[str, Any] = read_json(note) if note.is_file() else {}
     if before == now:
         return
     if path.is_file():
@@ -151,10 +153,10 @@ def _keep_only_ours(path: Path, config: Config, checkpoint: Path | None, sentenc
         log.warning("%s is of another %s than now: all is predicted anew", path, " and ".join(other))
         with explaining(path):
             path.unlink()
-    write_json(mark, now)
+    write_json(note, now)
 
 
-def _files_of(checkpoint: Path) -> list[list[Any]]:
+def _file_states(checkpoint: Path) -> list[list[Any]]:
     """Name, size and time of change of a checkpoint's files: a model that was trained again differs in them."""
     with explaining(checkpoint):
         files = sorted(checkpoint.rglob("*")) if checkpoint.is_dir() else [checkpoint]
@@ -162,8 +164,12 @@ def _files_of(checkpoint: Path) -> list[list[Any]]:
     return [[str(file.relative_to(checkpoint.parent)), now.st_size, now.st_mtime_ns] for file, now in states]
 
 
-def _open(config: Config, model: Path | Untrained) -> Predict:
-    """What makes predictions: a model in this process, or a server (which needs no torch here)."""
+Predict = Callable[[Sequence[Sentence], frozenset[str]], Iterable[list[Prediction]]]
+"""Tags sentences batch after batch, without those whose ids are given."""
+
+
+def _open_model(config: Config, model: Path | UntrainedModel) -> Predict:
+    """Load a model into this process, or connect to a server, which needs no torch here."""
     if not isinstance(model, Path) and config.decoding.engine == "openai":
         from omniner.llm.server import predict_with_server
 
@@ -198,7 +204,7 @@ TASK = Task(
     inputs=[Input("checkpoint", required=_needs_checkpoint), Input("input", folder_allowed=False)],
     check=_check,
     outputs=(*PREDICTION_OUTPUTS, *SCORE_OUTPUTS, GUIDANCE_COPY),
-    costly=["predictions.jsonl"],
+    costly=[PREDICTIONS],
     prompts=True,
     loads_torch=True,
 )

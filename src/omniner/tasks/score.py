@@ -1,27 +1,23 @@
 """`task=score`: score a predictions file of any system. No model, no torch, no GPU.
 
-In: `predictions=` (our `predictions.jsonl`, or `generated_predictions.jsonl` with its own gold) and, where the file
-holds no labels, `gold=` or a `gold.jsonl` beside it; out: everything of `tasks.evaluation` in the run's folder.
-
-The last part of every task that has predictions: score, sort the errors, write and log it all, say the result.
-
-In: gold sentences and predictions; out: `scores.json`, `tables/`, `figures/` and `report.html` in the run's folder,
-the same as MLflow metrics, tables and artifacts (under the same paths in every run, so that the UI shows runs side by
-side), and a few lines for the person who waits.
+It reads `predictions=` (our `predictions.jsonl`, or `generated_predictions.jsonl` with its own gold) and, where the
+file holds no labels, `gold=` or a `gold.jsonl` beside it. The last part of it is that of every task that has
+predictions: it writes `scores.json`, `tables/`, `figures/` and `report.html` into the run's folder, the same into the
+tracked run (under the same paths in every run, so that the UI shows runs side by side), and prints a few lines for the
+person who waits.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from omniner.config import compose
 from omniner.corpus.taxonomy import Taxonomy
+from omniner.progress import timed
 from omniner.records import Prediction, Sentence
 from omniner.report.run_tables import build_run_tables
 from omniner.report.tables import Table
@@ -31,11 +27,13 @@ from omniner.scoring.predictions import read_predictions
 from omniner.scoring.profiles import score_loaded, score_records
 from omniner.scoring.results import ScoreResult
 
+SCORE_OUTPUTS = ("scores.json", "tables", "figures", "report.html")  # what `publish_scores` writes
+
 
 def run(context: Context) -> None:
     """Read, score, publish."""
     config = context.config
-    assert config.predictions is not None, "checked by omniner.config.compose"
+    assert config.predictions is not None, "the task's inputs say so"
     gold = Path(config.gold) if config.gold else None
     loaded = read_predictions(Path(config.predictions), gold)
     result = score_loaded(loaded, config.metrics, config.errta)
@@ -43,16 +41,15 @@ def run(context: Context) -> None:
     publish_scores(context, result, ReportInputs())
 
 
-log = logging.getLogger("omniner")
-
-SCORE_OUTPUTS = ("scores.json", "tables", "figures", "report.html")  # what `publish` writes
-
-
 @dataclass(frozen=True)
 class ReportInputs:
-    """What a task knows beside gold and predictions; each part may be empty.
+    """What a report shows beside the scores; each part may be empty.
 
-    `train` helps to find suspected annotation errors; `issues` are the counts of what could not be taken as it was.
+    Attributes:
+        taxonomy: gives categories their English names.
+        train: gold sentences that help to find suspected annotation errors.
+        curves: of the training: metric -> (step, value).
+        issues: how many things of each kind could not be taken as they were.
     """
 
     taxonomy: Taxonomy | None = None
@@ -62,31 +59,27 @@ class ReportInputs:
 
 
 def score_and_publish(
-    context: Context, gold: Sequence[Sentence], predictions: Sequence[Prediction], extras: ReportInputs
-) -> ScoreResult:
+    context: Context, gold: Sequence[Sentence], predictions: Sequence[Prediction], inputs: ReportInputs
+) -> None:
     """Score predictions against gold and publish everything that follows from it."""
-    config = context.config
-    result = score_records(gold, predictions, config.metrics, config.errta)
-    publish_scores(context, result, extras)
-    return result
+    result = score_records(gold, predictions, context.config.metrics, context.config.errta)
+    publish_scores(context, result, inputs)
 
 
-def publish_scores(context: Context, result: ScoreResult, extras: ReportInputs) -> None:
-    """Write and log the scores, tables, figures and report of a scored run, and print its summary."""
+def publish_scores(context: Context, result: ScoreResult, inputs: ReportInputs) -> None:
+    """Publish the scores, tables, figures and report of a scored run, and print its summary."""
+    from omniner.report.figures import draw_run_figures
+
     context.publish_json("scores.json", result.to_json())
     context.publish_results(_metrics(result))
-    tables = _timed("tables", lambda: build_run_tables(result, context.config.errta, extras.taxonomy, extras.train))
+    with timed("tables"):
+        tables = build_run_tables(result, context.config.errta, inputs.taxonomy, inputs.train)
     context.publish_tables(tables)
-    _timed("figures", lambda: _figures(context, result, extras))
-    _timed("report", lambda: _report(context, result, tables, extras))
-    print(describe_scores(result))
-
-
-def _timed(what: str, work: Callable[[], Any]) -> Any:
-    start = time.perf_counter()
-    value = work()
-    log.info("%s in %.1f s", what, time.perf_counter() - start)
-    return value
+    with timed("figures"):
+        context.publish_figures(draw_run_figures(result, inputs.curves))
+    with timed("report"):
+        context.publish_text("report.html", _report(context, result, tables, inputs))
+    print(_summary(result))
 
 
 def _metrics(result: ScoreResult) -> dict[str, float]:
@@ -108,27 +101,21 @@ def _metrics(result: ScoreResult) -> dict[str, float]:
     return values
 
 
-def _figures(context: Context, result: ScoreResult, extras: ReportInputs) -> None:
-    from omniner.report.figures import draw_run_figures
-
-    context.publish_figures(draw_run_figures(result, extras.curves))
-
-
-def _report(context: Context, result: ScoreResult, tables: Mapping[str, Table], extras: ReportInputs) -> None:
+def _report(context: Context, result: ScoreResult, tables: Mapping[str, Table], inputs: ReportInputs) -> str:
+    """The page of the run."""
     from omniner.report.run_page import RunFacts, render_run_page
 
     config = context.config
     details = {"task": config.task.name, "folder": str(context.folder), "MLflow run": context.run.id or "not tracked"}
     if config.task.name != "score":
         details |= {"model": f"{config.model.name}, head {config.head.kind}", "data": config.data.name}
-    issues = Counter(extras.issues) + Counter(issue.code for issue in result.issues)
+    issues = Counter(inputs.issues) + Counter(issue.code for issue in result.issues)
     created = time.strftime("%Y-%m-%d %H:%M:%S")
     facts = RunFacts(config.name, created, details, compose.to_yaml(config), dict(sorted(issues.items())))
-    page = render_run_page(result, tables, facts, extras.curves, config.errta)
-    context.publish_text("report.html", page)
+    return render_run_page(result, tables, facts, inputs.curves, config.errta)
 
 
-def describe_scores(result: ScoreResult) -> str:
+def _summary(result: ScoreResult) -> str:
     """The result in a few lines of plain text."""
     metrics, errta = result.metrics, result.errta
     lines = [f"{result.parse.scored:,} sentences scored by {metrics.unit}; {result.signature}"]

@@ -1,13 +1,8 @@
 """`task=train`: read, fit, predict the reported split with the best checkpoint, score, report.
 
 Every step leaves a file behind, so that a killed run goes on where it was: `checkpoints/last.ckpt` holds the training
-state, `predictions.jsonl` the finished predictions, `prompt.txt` what a causal model was told. The split that is
-reported chooses nothing: the best checkpoint is the one with the best F1 on `dev`.
-
-The learning curves of a run: kept in the run's folder while training, drawn in its figures and report.
-
-`CurveRecorder` stands between Lightning's logger and the tracked run: every scalar goes on to the tracker and, as a
-JSON line, into `curves.jsonl`. A resumed run writes some steps again; the last value of a step counts.
+state, `predictions.jsonl` the finished predictions, `prompt.txt` what a causal model was told, `curves.jsonl` the
+learning curves. The split that is reported chooses nothing: the best checkpoint is the one with the best F1 on `dev`.
 """
 
 from __future__ import annotations
@@ -29,12 +24,14 @@ from omniner.files import append_lines, whole_lines
 from omniner.runs.context import Context
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.runs.task import Task, model_label
-from omniner.tasks.predict import PREDICTION_OUTPUTS, predict_file
+from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, predict_file
 from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, score_and_publish
 from omniner.tracking.tracked_run import Run
 
 log = logging.getLogger("omniner")
 
+CURVES = "curves.jsonl"
+MODEL = "model"  # the folder of the MLflow model, where one is wanted
 # Tells the further ranks of a distributed run, which Lightning starts with our command line, where the run lives.
 FOLDER_VARIABLE = "OMNINER_RUN_FOLDER"
 
@@ -47,14 +44,14 @@ def run(context: Context) -> None:
     corpus = sources.load_corpus(config.data, None)
     context.publish_corpus(corpus)
     reported = corpus.splits["test"]
-    jsonl.write(folder / "gold.jsonl", reported)
+    jsonl.write(folder / GOLD, reported)
 
     prompt = None
     if config.llm is not None:
-        from omniner.tasks import prompting
+        from omniner.tasks.prompting import build_run_prompt, publish_prompt
 
-        prompt = prompting.build_run_prompt(context, corpus, reported)
-        prompting.publish_prompt(context, prompt)
+        prompt = build_run_prompt(context, corpus, reported)
+        publish_prompt(context, prompt)
     os.environ[FOLDER_VARIABLE] = str(folder.resolve())
     try:
         logger = tracking.lightning_logger(CurveRecorder(context.run, folder))
@@ -70,17 +67,17 @@ def run(context: Context) -> None:
     if config.tracking.log_model:
         from omniner.tracking.pyfunc import save_model
 
-        save_model(folder / "model", fitted.best_path, folder / "config.yaml")
-        context.run.files(folder / "model", "model")
-    predictions = predict_file(config, fitted.best_path, reported, folder / "predictions.jsonl")
-    context.publish_file("predictions.jsonl")
-    context.publish_file("gold.jsonl")
-    extras = ReportInputs(corpus.taxonomy, corpus.splits["train"], read_curves(folder), issues)
-    score_and_publish(context, reported, predictions, extras)
+        save_model(folder / MODEL, fitted.best_path, folder / "config.yaml")
+        context.run.files(folder / MODEL, MODEL)
+    predictions = predict_file(config, fitted.best_path, reported, folder / PREDICTIONS)
+    context.publish_file(PREDICTIONS)
+    context.publish_file(GOLD)
+    inputs = ReportInputs(corpus.taxonomy, corpus.splits["train"], read_curves(folder), issues)
+    score_and_publish(context, reported, predictions, inputs)
 
 
 def fit_as_rank(config: Config) -> None:
-    """A further rank of a distributed run: it only takes part in the fitting."""
+    """Take part in the fitting, as a further rank of a distributed run does, and in nothing else."""
     from omniner.models import fit
 
     if FOLDER_VARIABLE not in os.environ and not config.output_dir:
@@ -93,17 +90,14 @@ def fit_as_rank(config: Config) -> None:
     corpus = sources.load_corpus(config.data, None)
     prompt = None
     if config.llm is not None:
-        from omniner.tasks import prompting
+        from omniner.tasks.prompting import build_prompt_with_guidance
 
-        prompt = prompting.build_prompt_with_guidance(config, folder, corpus, corpus.splits["test"])
+        prompt = build_prompt_with_guidance(config, folder, corpus, corpus.splits["test"])
     fit(config, corpus, prompt, folder, logger=False, callbacks=[])
 
 
-CURVES = "curves.jsonl"
-
-
 class CurveRecorder(Run):
-    """A tracked run, as Lightning's logger sees it, that keeps its scalars in the folder as well."""
+    """A tracked run, as Lightning's logger sees it, that keeps its scalars in `curves.jsonl` of the folder as well."""
 
     def __init__(self, run: Run, folder: Path) -> None:
         self.id, self.url_hint = run.id, run.url_hint
@@ -111,18 +105,21 @@ class CurveRecorder(Run):
         whole_lines(self._path)  # cuts off what a kill left of the last line
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Log scalars of one step."""
+        """Keep and track scalars of one step."""
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
         append_lines(self._path, [json.dumps({"step": step, **finite})])
         self._run.metrics(values, step)
 
     def tags(self, values: Mapping[str, Any]) -> None:
-        """Tags go to the tracked run alone."""
+        """Track tags."""
         self._run.tags(values)
 
 
 def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """The curves kept in a run's folder: name -> (step, value) in order of steps."""
+    """Return the learning curves in a run's folder: metric -> (step, value) in the order of steps.
+
+    A resumed run writes some steps again; the last value of a step counts.
+    """
     curves: dict[str, dict[int, float]] = {}
     for line in whole_lines(folder / CURVES):
         values = json.loads(line)
@@ -137,8 +134,8 @@ TASK = Task(
     description=__doc__,
     run=run,
     label=lambda config: [*model_label(config), config.data.name],
-    outputs=(*PREDICTION_OUTPUTS, *SCORE_OUTPUTS, GUIDANCE_COPY, "prompt.txt", "checkpoints", CURVES, "model"),
-    costly=["checkpoints/last.ckpt", "predictions.jsonl"],
+    outputs=(*PREDICTION_OUTPUTS, *SCORE_OUTPUTS, GUIDANCE_COPY, "prompt.txt", "checkpoints", CURVES, MODEL),
+    costly=["checkpoints/last.ckpt", PREDICTIONS],
     trains=True,
     prompts=True,
     loads_torch=True,

@@ -14,7 +14,7 @@ from omniner.files import whole_lines
 from omniner.llm.prompts import Prompt
 from omniner.records import Prediction, Sentence
 from omniner.tasks import predict as prediction
-from omniner.tasks.predict import Untrained
+from omniner.tasks.predict import UntrainedModel
 
 PROMPT = Prompt("base", "1", "zh", "", "", "{sentence}", "official", ())
 SENTENCES = [Sentence(f"s{number}", f"去上海{number}") for number in range(6)]
@@ -27,7 +27,7 @@ class Engine:
         self.left = 100
         self.asked: list[str] = []
 
-    def open(self, config: Config, model: Path | Untrained) -> prediction.Predict:
+    def open(self, config: Config, model: Path | UntrainedModel) -> prediction.Predict:
         word = sorted(model.iterdir())[0].read_text() if isinstance(model, Path) else "server"
         return partial(self.predict, word)
 
@@ -45,7 +45,7 @@ class Engine:
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     made = Engine()
-    monkeypatch.setattr(prediction, "_open", made.open)
+    monkeypatch.setattr(prediction, "_open_model", made.open)
     monkeypatch.chdir(tmp_path)
     Path("best").mkdir()
     Path("best/weights").write_text("old")
@@ -54,7 +54,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
 
 def predict(*overrides: str, sentences: Sequence[Sentence] = SENTENCES, server: bool = False) -> list[str]:
     config = compose.load(["task=predict", "checkpoint=best", "model=char_bilstm", *overrides])
-    model = Untrained(PROMPT, []) if server else Path("best")
+    model = UntrainedModel(PROMPT, []) if server else Path("best")
     path = Path("predictions.jsonl")
     found = prediction.predict_file(config, model, sentences, path)
     assert len(whole_lines(path)) == len(found) == len(sentences)
@@ -76,7 +76,7 @@ def test_the_same_goes_on_behind_what_is_there(engine: Engine, caplog: pytest.Lo
     assert predict() == ["old"] * 6
     assert len(engine.asked) == 2
     assert "anew" not in caplog.text
-    assert prediction.MARK in prediction.TASK.outputs
+    assert prediction.PREDICTED_BY in prediction.TASK.outputs
 
 
 def test_a_model_that_was_trained_again_predicts_all(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
@@ -99,6 +99,6 @@ def test_other_settings_and_sentences_count_as_well(engine: Engine, caplog: pyte
 
 def test_predictions_of_nobody_known_are_not_taken_over(engine: Engine) -> None:
     killed(engine)
-    Path(prediction.MARK).unlink()
+    Path(prediction.PREDICTED_BY).unlink()
     predict()
     assert len(engine.asked) == 6
