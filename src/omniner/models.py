@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from omniner.llm.language_model import CausalModel
     from omniner.llm.prompts import Prompt
     from omniner.taggers.batches import TaggerData
-    from omniner.taggers.tagger import TaggerModule
+    from omniner.taggers.tagger_module import TaggerModule
 
 ENGINE = "tagger"
 
@@ -86,15 +86,15 @@ def prepare_tagger(config: Config, corpus: Corpus) -> tuple[TaggerModule, Tagger
         UserError: a mistake in configuration or data; all of them show here.
     """
     from omniner.taggers.batches import TaggerData
-    from omniner.taggers.network import Tagger
-    from omniner.taggers.tagger import TaggerModule
+    from omniner.taggers.tagger import Tagger
+    from omniner.taggers.tagger_module import TaggerModule
 
     train, categories = corpus.splits["train"], corpus.active
     if not categories:
         raise UserError("data", "the training split has no entity", "Choose labelled data.")
     pl.seed_everything(config.seed, verbose=False)
     tagger = Tagger.build(config, (sentence.text for sentence in train), sorted(categories))
-    encoder, replacement = tagger.encoder(config.encoding), config.model.entity_replacement
+    encoder, replacement = tagger.sentence_encoder(config.encoding), config.model.entity_replacement
     data = TaggerData(encoder, train, corpus.splits["dev"], config.trainer, replacement, config.seed)
     return TaggerModule(tagger, config.trainer, config.seed), data
 
@@ -218,17 +218,17 @@ class TaggerPredictor:
     """
 
     def __init__(self, config: Config, checkpoint: Path) -> None:
-        from omniner.taggers import network
+        from omniner.taggers.tagger import load_tagger
 
         self._config, self._devices = config, devices_for_training(config)
-        self._tagger = network.load_tagger(checkpoint).to(self._devices.first)
+        self._tagger = load_tagger(checkpoint).to(self._devices.first)
 
     def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
         """See `Predictor`."""
         from omniner.taggers.batches import collate
 
         left = _bare(sentence for sentence in sentences if sentence.id not in done)
-        examples, issues = self._tagger.encoder(self._config.encoding).encode(left)
+        examples, issues = self._tagger.sentence_encoder(self._config.encoding).encode(left)
         reasons = _reasons(issues)
         yield from _unread(left, {example.id for example in examples}, reasons, ENGINE)
         progress, device = Progress("sentences tagged", len(examples)), self._devices.first

@@ -14,7 +14,7 @@ from small_corpus import predict, prepare
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.records import Prediction, Sentence
-from omniner.taggers import network
+from omniner.taggers import tagger as network
 from omniner.taggers.batches import collate
 from omniner.training import checkpoints
 
@@ -57,7 +57,7 @@ def test_answers_do_not_depend_on_the_batch(tmp_path: Path, model: str, head: st
 def test_states_are_exact_under_padding(tmp_path: Path, model: str) -> None:
     config, path = untrained(model, tmp_path)
     tagger = network.load_tagger(path)
-    examples, _ = tagger.encoder(config.encoding).encode(small_corpus.sentences(12, 4, "s"))
+    examples, _ = tagger.sentence_encoder(config.encoding).encode(small_corpus.sentences(12, 4, "s"))
     with torch.no_grad():
         together = tagger.states(collate(examples, 0, 1))[0]
         for row, example in enumerate(examples):
@@ -68,7 +68,7 @@ def test_states_are_exact_under_padding(tmp_path: Path, model: str) -> None:
 def test_members_are_trained_alone_and_averaged(tmp_path: Path) -> None:
     config, path = untrained("char_bilstm", tmp_path, "model.members=3", "head=crf")
     tagger = network.load_tagger(path)
-    examples, _ = tagger.encoder(config.encoding).encode(small_corpus.sentences(6, 4, "s"))
+    examples, _ = tagger.sentence_encoder(config.encoding).encode(small_corpus.sentences(6, 4, "s"))
     batch = collate(examples, 0, 1)
     assert len(tagger.backbones) == 3
     with torch.no_grad():

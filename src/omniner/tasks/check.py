@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from omniner.llm.generative import GenerativeData, GenerativeModule
     from omniner.taggers.batches import TaggerData
     from omniner.taggers.inputs import EncodedSentence
-    from omniner.taggers.network import Tagger
-    from omniner.taggers.tagger import TaggerModule
+    from omniner.taggers.tagger import Tagger
+    from omniner.taggers.tagger_module import TaggerModule
 
 log = logging.getLogger("omniner")
 

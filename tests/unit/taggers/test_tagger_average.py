@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from omniner.taggers.tagger import WeightAverage
+from omniner.taggers.tagger_module import WeightAverage
 from omniner.training.learner import learning_rate_factor
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_average_follows_its_formula_and_swaps_exactly(dtype: torch.dtype) -> None:
+def test_the_average_follows_its_formula_beside_the_weights(dtype: torch.dtype) -> None:
     module = nn.Linear(3, 2).to(dtype)
     average = WeightAverage(module, 0.5)
     values = [torch.randn(2, 3).to(dtype) for _ in range(20)]
@@ -24,13 +24,16 @@ def test_the_average_follows_its_formula_and_swaps_exactly(dtype: torch.dtype) -
         # the first update finds the weights as they are
         mean = value.float() if mean is None else decay * mean + (1 - decay) * value.float()
     assert mean is not None
-    torch.testing.assert_close(average.averages()["weight"], mean)
-    average.swap_in()
-    torch.testing.assert_close(module.weight.detach(), mean.to(dtype))
-    assert torch.equal(average.trained()["weight"], values[-1])
-    average.swap_out()
-    assert torch.equal(module.weight, values[-1])
-    torch.testing.assert_close(average.averages()["weight"], mean)
+    torch.testing.assert_close(average.weights()["weight"], mean)
+    torch.testing.assert_close(average.averaged.weight, mean)
+    assert average.averaged.weight.dtype == torch.float32, "small steps would be lost in bf16"
+    assert torch.equal(module.weight, values[-1]), "the module keeps its own weights, to the last bit"
+    assert not average.averaged.training
+    again = WeightAverage(module, 0.5)
+    again.load(average.weights(), average.steps)
+    for one in (average, again):
+        one.update()
+    assert torch.equal(average.averaged.weight, again.averaged.weight)
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

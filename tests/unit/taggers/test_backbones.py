@@ -11,8 +11,8 @@ import small_corpus
 
 from omniner.config.model_groups import EncoderConfig
 from omniner.errors import UserError
-from omniner.taggers import encoder
-from omniner.taggers.network import Tagger
+from omniner.taggers import backbones
+from omniner.taggers.tagger import Tagger
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -59,18 +59,18 @@ def test_a_missing_model_is_one_line_about_its_path(path: str, monkeypatch: pyte
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"model\.path: .*cannot be loaded.*model\.path") as found:
-        encoder.load_encoder(configured(path, {}), [])
+        backbones.load_encoder(configured(path, {}), [])
     assert "\n" not in str(found.value)
 
 
 def test_a_path_to_nothing_is_not_looked_for_on_the_hub() -> None:
     with pytest.raises(UserError, match=r"model\.path: /no/such/folder is not a folder"):
-        encoder.load_encoder(configured("/no/such/folder", {}), [])
+        backbones.load_encoder(configured("/no/such/folder", {}), [])
 
 
 def test_a_folder_without_a_model_says_what_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json, tokenizer\.json"):
-        encoder.load_encoder(configured(str(tmp_path), {}), [])
+        backbones.load_encoder(configured(str(tmp_path), {}), [])
 
 
 @pytest.mark.parametrize("architecture", ["Qwen2ForCausalLM", "LlamaForCausalLM", "GPT2LMHeadModel"])
@@ -80,11 +80,11 @@ def test_a_generative_model_is_refused(tmp_path: Path, architecture: str) -> Non
         json.dumps({"model_type": kind, "architectures": [architecture]}), encoding="utf-8"
     )
     with pytest.raises(UserError, match=r"model\.path: .*generative model.*need an encoder"):
-        encoder.load_encoder(configured(str(tmp_path), {}), [])
+        backbones.load_encoder(configured(str(tmp_path), {}), [])
 
 
 def test_an_architecture_that_cannot_be_built_is_told() -> None:
     with pytest.raises(UserError, match="model_type"):
-        encoder.load_encoder(configured(None, {}), ["好"])
+        backbones.load_encoder(configured(None, {}), ["好"])
     with pytest.raises(UserError, match=r"model\.architecture"):
-        encoder.load_encoder(configured(None, {"model_type": "bert", **SIZES, "num_attention_heads": 5}), ["好"])
+        backbones.load_encoder(configured(None, {"model_type": "bert", **SIZES, "num_attention_heads": 5}), ["好"])

@@ -1,31 +1,26 @@
-"""Encoders: from a batch's inputs to one state per character, [B, L, D].
+"""Backbones: from a batch's inputs to one state per character, [B, L, D].
 
-Two kinds. `BiLSTM` learns character and bigram embeddings from nothing and reads each sentence both ways.
-`TransformerBackbone` runs a BERT-style encoder over subword tokens and gives each character the state of its token
-plus a learnt vector for its place there, so that the characters of one token (`Hello`, a run of emoji) can get
-different tags, and one without a token is still somebody.
+`BiLSTM` learns character and bigram embeddings from nothing and reads each sentence both ways. `TransformerBackbone`
+runs a BERT-style encoder over subword tokens and gives each character the state of its token plus a learnt vector for
+its place there, so that the characters of one token (`Hello`, a run of emoji) can get different tags, and a character
+without a token still has a state.
 
 Both are exact under padding: a sentence's states do not depend on what else is in its batch. For the BiLSTM that
 means two one-way LSTMs, the second over each sentence turned round in place; on CPU this is also faster than packed
 sequences (about 1.5x a training step), because the fused kernel takes only rectangles.
 
-`BiLSTM` draws its dropout for the whole optimizer step and takes the rows of its own sentences, so any number of
-processes learns the same. A transformer draws its own, per process.
-
-Transformer encoders: from a hub name or a local folder, or random from an architecture; and their tokenizers.
-
-In comes `model.path` (or null with `model.architecture`), out come an encoder module and the text input that feeds
-it. Hub code is never executed (`trust_remote_code=False`), a local folder is read without a network, weights only
-from safetensors or by torch's safe loader. What cannot be loaded is one `UserError` about `model.path`: a missing
-model, a folder without a tokenizer, a language model that only looks to the left, on which a tagging head is of
-little use.
+A pretrained encoder comes from the hub or a local folder. Hub code is never executed (`trust_remote_code=False`), a
+local folder is read without a network, weights only from safetensors or by torch's safe loader. What cannot be loaded
+is one `UserError` about `model.path`.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -33,20 +28,79 @@ from torch import Tensor, nn
 from omniner.config.model_groups import BiLSTMConfig, EncoderConfig
 from omniner.errors import UserError, one_line
 from omniner.taggers.batches import Batch
-from omniner.taggers.inputs import PAD, PLACES, UNCOVERED, UNKNOWN, TokenInput, Vocabulary, character_tokenizer
+from omniner.taggers.inputs import (
+    PAD,
+    PLACES,
+    UNCOVERED,
+    UNKNOWN,
+    CharacterInput,
+    TextInput,
+    TokenInput,
+    Vocabulary,
+    character_tokenizer,
+)
 from omniner.training import hub
 
 
-class BiLSTM(nn.Module):
+class Backbone(nn.Module, ABC):
+    """The interface of all backbones.
+
+    Attributes:
+        out_dim: D, size of a state.
+        draws_for_step: whether random choices are drawn for all rows of an optimizer step, over all processes, so that
+            every process must stand at the same random state; otherwise each process draws its own.
+    """
+
+    out_dim: int
+    draws_for_step: ClassVar[bool]
+
+    @classmethod
+    @abstractmethod
+    def build(cls, config: Any, texts: Iterable[str]) -> tuple[TextInput, list[Self]]:
+        """Build the members of a new tagger.
+
+        Args:
+            config: `model` of the configuration, of the kind of this backbone.
+            texts: of the training split; they give models that are built from nothing their characters.
+
+        Returns:
+            What makes the inputs, and the members: one, or several side by side.
+
+        Raises:
+            UserError: the model cannot be loaded or built.
+        """
+
+    @classmethod
+    @abstractmethod
+    def rebuild(cls, description: Mapping[str, Any], inputs: TextInput) -> tuple[Any, list[Self]]:
+        """Build the members that a checkpoint describes, with weights still to be filled in.
+
+        Args:
+            description: what `Tagger.describe` gave.
+            inputs: what makes the inputs.
+
+        Returns:
+            `model` of the configuration, and the members.
+        """
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the states [B, L, D] of the characters."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `rebuild` needs beside the configuration and the inputs, in plain values."""
+        return {}
+
+
+class BiLSTM(Backbone):
     """Character and bigram embeddings, then layers of two-way LSTMs.
 
     Args:
         config: sizes and dropouts.
         vocabulary: gives the number of embeddings.
-
-    Attributes:
-        out_dim: D, size of a state.
     """
+
+    draws_for_step = True
 
     def __init__(self, config: BiLSTMConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
@@ -61,9 +115,22 @@ class BiLSTM(nn.Module):
         self.ahead = nn.ModuleList(_lstm(width, config.hidden) for width in widths)
         self.back = nn.ModuleList(_lstm(width, config.hidden) for width in widths)
 
+    @classmethod
+    def build(cls, config: BiLSTMConfig, texts: Iterable[str]) -> tuple[TextInput, list[Self]]:
+        """Build `model.members` of them over the vocabulary of the texts."""
+        vocabulary = Vocabulary.build(texts, config.min_count, config.bigram_dim > 0)
+        return CharacterInput(vocabulary), [cls(config, vocabulary) for _ in range(config.members)]
+
+    @classmethod
+    def rebuild(cls, description: Mapping[str, Any], inputs: TextInput) -> tuple[BiLSTMConfig, list[Self]]:
+        """Build them over the vocabulary of the checkpoint."""
+        assert isinstance(inputs, CharacterInput), "a BiLSTM reads characters"
+        config = BiLSTMConfig(**description["model"])
+        return config, [cls(config, inputs.vocabulary) for _ in range(config.members)]
+
     def forward(self, batch: Batch) -> Tensor:
-        """States [B, L, D]."""
-        noise = Noise(batch) if self.training else None
+        """Return the states [B, L, D] of the characters."""
+        noise = StepNoise(batch) if self.training else None
         characters = batch.inputs["characters"]
         if noise is not None:
             characters = noise.hidden(characters, self.config.unk_dropout)
@@ -86,7 +153,7 @@ class BiLSTM(nn.Module):
         return states
 
 
-class Noise:
+class StepNoise:
     """Random choices for the rows of a step that this process has, drawn from the current random state.
 
     Every process must stand at the same random state and draws for all rows of the step, then takes its own.
@@ -96,48 +163,29 @@ class Noise:
         self._rows, self._count, self._length = batch.rows, batch.step_sentences, batch.step_length
 
     def locked(self, states: Tensor, share: float) -> Tensor:
-        """Dropout [B, L, D] with one choice per sentence and feature, the same for all its characters."""
+        """Return states [B, L, D] after dropout: one choice per sentence and feature, for all its characters."""
         if not share:
             return states
         keep = torch.rand(self._count, 1, states.shape[2])[self._rows] >= share
         return states * (keep / (1 - share)).to(states)
 
     def hidden(self, ids: Tensor, share: float) -> Tensor:
-        """Ids [B, n] with a share of them unknown; padding stays padding."""
+        """Return ids [B, n] with a share of them unknown; padding stays padding."""
         if not share:
             return ids
         drawn = torch.rand(self._count, self._length + 1)[self._rows, : ids.shape[1]]
         return ids.masked_fill((drawn < share).to(ids.device) & (ids != PAD), UNKNOWN)
 
 
-class TransformerBackbone(nn.Module):
-    """A BERT-style encoder seen through the characters.
+def _turned(mask: Tensor) -> Tensor:
+    """[B, L, 1] where each place of a sentence comes from when it is turned round; padding stays where it is."""
+    lengths = mask.sum(1, keepdim=True)
+    place = torch.arange(mask.shape[1], device=mask.device)[None]
+    return torch.where(mask, lengths - 1 - place, place)[..., None]
 
-    Args:
-        encoder: any transformers encoder.
-        dropout: on the character states.
-    """
 
-    def __init__(self, encoder: nn.Module, dropout: float) -> None:
-        super().__init__()
-        self.encoder = encoder
-        config: Any = encoder.config
-        self.out_dim = int(config.hidden_size)
-        self.place = nn.Embedding(PLACES, self.out_dim)
-        # zero: a pretrained encoder's states are taken as they are at first
-        nn.init.zeros_(self.place.weight)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """States [B, L, D]."""
-        inputs = batch.inputs
-        output = self.encoder(input_ids=inputs["tokens"], attention_mask=inputs["attention"])
-        tokens = output.last_hidden_state  # [B, S, D]
-        index = inputs["token_of"][..., None].expand(-1, -1, self.out_dim)
-        covered = (inputs["place"] != UNCOVERED)[..., None]
-        states = tokens.gather(1, index) * covered + self.place(inputs["place"])
-        dropped: Tensor = self.dropout(states)
-        return dropped
+def _take(states: Tensor, index: Tensor) -> Tensor:
+    return states.gather(1, index.expand(-1, -1, states.shape[2]))
 
 
 def _embedding(rows: int, width: int) -> nn.Embedding:
@@ -168,15 +216,53 @@ def _lstm(width: int, hidden: int) -> nn.LSTM:
     return lstm
 
 
-def _turned(mask: Tensor) -> Tensor:
-    """[B, L, 1] where each place of a sentence comes from when it is turned round; padding stays where it is."""
-    lengths = mask.sum(1, keepdim=True)
-    place = torch.arange(mask.shape[1], device=mask.device)[None]
-    return torch.where(mask, lengths - 1 - place, place)[..., None]
+class TransformerBackbone(Backbone):
+    """A BERT-style encoder seen through the characters.
 
+    Args:
+        encoder: any transformers encoder.
+        dropout: on the character states.
+    """
 
-def _take(states: Tensor, index: Tensor) -> Tensor:
-    return states.gather(1, index.expand(-1, -1, states.shape[2]))
+    draws_for_step = False
+
+    def __init__(self, encoder: nn.Module, dropout: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        config: Any = encoder.config
+        self.out_dim = int(config.hidden_size)
+        self.place = nn.Embedding(PLACES, self.out_dim)
+        # zero: a pretrained encoder's states are taken as they are at first
+        nn.init.zeros_(self.place.weight)
+        self.dropout = nn.Dropout(dropout)
+
+    @classmethod
+    def build(cls, config: EncoderConfig, texts: Iterable[str]) -> tuple[TextInput, list[Self]]:
+        """Load the encoder of `model.path`, or build a random one."""
+        encoder, inputs = load_encoder(config, texts)
+        return inputs, [cls(encoder, config.dropout)]
+
+    @classmethod
+    def rebuild(cls, description: Mapping[str, Any], inputs: TextInput) -> tuple[EncoderConfig, list[Self]]:
+        """Build an encoder of the architecture in the checkpoint."""
+        config = EncoderConfig(**description["model"])
+        return config, [cls(build_encoder(description["architecture"]), config.dropout)]
+
+    def describe(self) -> dict[str, Any]:
+        """Return the architecture of the encoder."""
+        settings: Any = self.encoder.config
+        return {"architecture": json.loads(settings.to_json_string(use_diff=False))}
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the states [B, L, D] of the characters."""
+        inputs = batch.inputs
+        output = self.encoder(input_ids=inputs["tokens"], attention_mask=inputs["attention"])
+        tokens = output.last_hidden_state  # [B, S, D]
+        index = inputs["token_of"][..., None].expand(-1, -1, self.out_dim)
+        covered = (inputs["place"] != UNCOVERED)[..., None]
+        states = tokens.gather(1, index) * covered + self.place(inputs["place"])
+        dropped: Tensor = self.dropout(states)
+        return dropped
 
 
 # Families whose position ids begin after the padding id: two of the positions are never used.
@@ -186,7 +272,18 @@ _MIN_COUNT = 1  # a random encoder knows every character of its training text
 
 
 def load_encoder(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module, TokenInput]:
-    """The encoder that the configuration asks for; `texts` give a random one its characters."""
+    """Load the encoder that a configuration asks for.
+
+    Args:
+        config: a hub name or a folder, or the architecture of a random one.
+        texts: those that give a random one its characters.
+
+    Returns:
+        The encoder in fp32, and what makes its inputs.
+
+    Raises:
+        UserError: it cannot be loaded or built, or is a model that only looks to the left.
+    """
     if config.path is None:
         return _random(config, texts)
     from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -206,7 +303,7 @@ def load_encoder(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module
 
 
 def build_encoder(architecture: dict[str, Any]) -> nn.Module:
-    """An encoder of this architecture without its weights, for a checkpoint to fill."""
+    """Build an encoder of this architecture with random weights, for a checkpoint to fill."""
     from transformers import AutoConfig, AutoModel
 
     values = dict(architecture)
@@ -216,7 +313,7 @@ def build_encoder(architecture: dict[str, Any]) -> nn.Module:
 
 
 def max_tokens(settings: Any) -> int:
-    """How many tokens an encoder takes, its special tokens included."""
+    """Return how many tokens an encoder takes, its special tokens included."""
     positions = int(getattr(settings, "max_position_embeddings", 0) or 0)
     if positions <= 0:
         return 1_000_000  # relative positions only: no limit of its own
@@ -261,3 +358,7 @@ def _check_encoder(path: str, settings: Any) -> None:
 def _without_pooler(settings: Any) -> dict[str, Any]:
     """BERT's pooler would be an unused parameter, which DDP refuses."""
     return {"add_pooling_layer": False} if settings.model_type in ("bert", "roberta", "xlm-roberta") else {}
+
+
+BACKBONES: dict[str, type[Backbone]] = {"bilstm": BiLSTM, "encoder": TransformerBackbone}
+"""By `model.kind`."""
