@@ -1,9 +1,9 @@
 """`task=adjudicate`: several annotators' files become one corpus, and a queue for the expert. No model, no torch.
 
-In: `annotators=[a.jsonl,b.jsonl,c.jsonl]`, `practice=<gold>` for who may take part, `expert=<file>` with the answers to
-an earlier queue. Out, in the run's folder: `gold.jsonl` (what is decided), `queue.json` with `queue.xml` (what is not,
-for Label Studio), `decisions.jsonl` (how each sentence was decided) and `counts.json`. Every sentence of any annotator
-is in `gold.jsonl` or in `queue.json`.
+It reads `annotators=[a.jsonl,b.jsonl,c.jsonl]`, `practice=<gold>` that decides who may take part, and `expert=<file>`
+with the answers to an earlier queue. It writes `gold.jsonl` (what is decided), `queue.json` with `queue.xml` (what is
+not, for Label Studio), `decisions.jsonl` (how each sentence was decided) and `counts.json`. Every sentence of any
+annotator is in `gold.jsonl` or in `queue.json`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from omniner.records import Issue, is_unlabeled
 from omniner.runs.context import Context
 from omniner.runs.task import Input, Task, entry_label
 from omniner.scoring.predictions import garbage_collection_paused
-from omniner.tasks import corpora
+from omniner.tasks.corpora import ANNOTATORS_INPUT, read_annotators
 
 log = logging.getLogger("omniner")
 
@@ -47,14 +47,14 @@ def run(context: Context) -> None:
 
 def _adjudicate(context: Context) -> None:
     config = context.config
-    people, issues = corpora.read_annotators(context)
-    names = [one.name for one in people]
-    items, found = match_annotators(names, [one.sentences for one in people])
+    annotators, issues = read_annotators(context)
+    names = [one.name for one in annotators]
+    items, found = match_annotators(names, [one.sentences for one in annotators])
     issues += found
-    trials: list[PracticeScore] = []
+    scores: list[PracticeScore] = []
     practice: dict[str, Decision] = {}
     if config.practice:
-        names, items, trials, practice, found = _qualify(config.adjudicate, Path(config.practice), names, items)
+        names, items, scores, practice, found = _qualify(config.adjudicate, Path(config.practice), names, items)
         issues += found
     decisions = [practice.get(item.sentence.id) or decide(item) for item in items]
     if config.expert:
@@ -62,33 +62,36 @@ def _adjudicate(context: Context) -> None:
         decisions, more = adjudication.apply_expert_answers(decisions, answers)
         issues += found + more
     issues += _write(context, names, decisions)
-    _report(context, names, decisions, trials)
+    _report(context, names, decisions, scores)
     context.publish_issues(issues)
 
 
 def _qualify(
     settings: AdjudicateConfig, path: Path, names: list[str], items: list[AnnotatedSentence]
 ) -> tuple[list[str], list[AnnotatedSentence], list[PracticeScore], dict[str, Decision], list[Issue]]:
-    """Who takes part, their items, how all did, and the decisions of the practice sentences: their gold."""
+    """Let those take part in the vote who are good enough on the practice sentences.
+
+    Returns:
+        Their names, the items with their annotations alone, how all did, the decisions of the practice sentences (their
+        gold), and what could not be taken as it was.
+    """
     gold, issues = sources.read_sentences(path)
     gold = [sentence for sentence in gold if not is_unlabeled(sentence)]
-    trials, found = adjudication.score_practice(names, items, gold)
-    if not trials or not trials[0].sentences:
+    scores, found = adjudication.score_practice(names, items, gold)
+    if not scores or not scores[0].sentences:
         fix = "Name the gold of sentences that the annotators labelled, with the same ids and texts."
         raise UserError("practice", f"{path} shares no sentence with the annotators' files", fix)
-    failed = [trial for trial in trials if not trial.passes(settings.measure, settings.qualify)]
-    for trial in failed:
-        message = (
-            f"{trial.name}: {settings.measure} {getattr(trial, settings.measure):.4f} on {trial.sentences} practice "
-        )
-        message += f"sentences is not above {settings.qualify:g}"
+    failed = [score for score in scores if not score.passes(settings.measure, settings.qualify)]
+    for score in failed:
+        value = f"{settings.measure} {getattr(score, settings.measure):.4f}"
+        message = f"{score.name}: {value} on {score.sentences} practice sentences is not above {settings.qualify:g}"
         if settings.unqualified == "fail":
             fix = "Leave this annotator out, or set adjudicate.unqualified=drop."
             raise UserError("adjudicate.qualify", message, fix)
         issues.append(Issue("unqualified", f"{message}; left out", str(path)))
-    keep = [number for number, trial in enumerate(trials) if trial not in failed]
+    keep = [number for number, score in enumerate(scores) if score not in failed]
     if len(keep) < 2:
-        listed = ", ".join(f"{trial.name} {getattr(trial, settings.measure):.4f}" for trial in trials)
+        listed = ", ".join(f"{score.name} {getattr(score, settings.measure):.4f}" for score in scores)
         fix = "A vote needs two: train the annotators again, or lower adjudicate.qualify."
         raise UserError("adjudicate.qualify", f"{len(keep)} annotators qualify ({listed})", fix)
     answers = {sentence.id: sentence for sentence in gold}
@@ -98,10 +101,11 @@ def _qualify(
         for item in kept
         if item.sentence.id in answers and answers[item.sentence.id].text == item.sentence.text
     }
-    return [names[number] for number in keep], kept, trials, practice, issues + found
+    return [names[number] for number in keep], kept, scores, practice, issues + found
 
 
 def _write(context: Context, names: Sequence[str], decisions: Sequence[Decision]) -> list[Issue]:
+    """Write the corpus of what is decided, the queue of what is not, and how each sentence was decided."""
     folder = context.folder
     done = (decision for decision in decisions if decision.how != "queued")
     sentences = [replace(one.item.sentence, entities=list(one.entities)) for one in done]
@@ -120,8 +124,9 @@ def _categories(decisions: Iterable[Decision]) -> list[str]:
 
 
 def _report(
-    context: Context, names: Sequence[str], decisions: Sequence[Decision], trials: Sequence[PracticeScore]
+    context: Context, names: Sequence[str], decisions: Sequence[Decision], scores: Sequence[PracticeScore]
 ) -> None:
+    """Write, track and print how many sentences were decided, and how."""
     how = Counter(decision.how for decision in decisions)
     counts: dict[str, Any] = {
         "annotators": list(names),
@@ -130,12 +135,12 @@ def _report(
         "decided": len(decisions) - how["queued"],
         "how": {name: how[name] for name in OUTCOMES},
         "entities": sum(len(decision.entities) for decision in decisions),
-        "qualification": [trial.to_json() for trial in trials],
+        "qualification": [score.to_json() for score in scores],
     }
     context.publish_json("counts.json", counts)
     values: dict[str, float] = {f"adjudicate/{name}": how[name] for name in OUTCOMES}
     values |= {"adjudicate/sentences": len(decisions), "adjudicate/entities": counts["entities"]}
-    values |= {f"adjudicate/practice_f1/{trial.name}": trial.f1 for trial in trials}
+    values |= {f"adjudicate/practice_f1/{score.name}": score.f1 for score in scores}
     context.run.metrics(values)
     context.run.tags({"adjudicate.annotators": ", ".join(names)})
     print(f"{len(decisions):,} sentences: " + ", ".join(f"{name} {how[name]:,}" for name in OUTCOMES if how[name]))
@@ -148,6 +153,6 @@ TASK = Task(
     description=__doc__,
     run=run,
     label=lambda config: ["adjudicate", *(entry_label(entry) for entry in config.annotators)],
-    inputs=[corpora.ANNOTATORS_INPUT, Input("practice"), Input("expert")],
+    inputs=[ANNOTATORS_INPUT, Input("practice"), Input("expert")],
     outputs=["gold.jsonl", "queue.json", "queue.xml", "decisions.jsonl", "counts.json"],
 )

@@ -1,12 +1,10 @@
 """`task=agreement`: how well annotators agree and, where there is gold, how well people do. No model, no torch.
 
-In: `annotators=[a.jsonl,b.jsonl,...]` and, for human performance, `gold=<file>`: each person is scored on the gold
-sentences that they labelled. Out, in the run's folder and tracked: `agreement.md`, `agreement.json`, `tables/*.csv`,
-and with gold `human/<name>.jsonl` beside `human/gold.jsonl`. Of who labelled all of gold, `task=compare
+It reads `annotators=[a.jsonl,b.jsonl,...]` and, for human performance, `gold=<file>`: each person is scored on the gold
+sentences that they labelled. It writes `agreement.md`, `agreement.json`, `tables/*.csv`, and with gold
+`human/<name>.jsonl` beside `human/gold.jsonl`. Of who labelled all of gold, `task=compare
 runs=[<model>,<folder>/human/a.jsonl]` takes that file as a run; people who labelled a part belong in `annotators=`
 there, because a run answers for every sentence.
-
-The annotators that `annotators=[a.jsonl,name=b.json,...]` means: their names and what they labelled.
 """
 
 from __future__ import annotations
@@ -42,31 +40,40 @@ def run(context: Context) -> None:
     """Read, match, measure, publish."""
     config = context.config
     with garbage_collection_paused():
-        people, issues = read_annotators(context)
-        names = [one.name for one in people]
-        items, found = match_annotators(names, [one.sentences for one in people])
+        annotators, issues = read_annotators(context)
+        names = [one.name for one in annotators]
+        items, found = match_annotators(names, [one.sentences for one in annotators])
         issues += found
         if not config.gold:
-            people = []  # the items hold all that is still needed
+            annotators = []  # the items hold all that is still needed
         agreement = reliability.measure_agreement(names, items, config.agreement)
         issues += agreement.issues
         tables = curation_tables.build_agreement_tables(agreement)
     results: dict[str, ScoreResult] = {}
     verdicts = _verdicts(agreement)
     if config.gold:
-        results, sentences, met = _human(context, people, Path(config.gold))
+        results, sentences, met = _score_people(context, annotators, Path(config.gold))
         issues += met
         tables["human"] = curation_tables.build_human_table(results, sentences)
-        verdicts += [_human_verdict(results), *human.coverage_notes(results, sentences)]
+        f1 = human.summarise_scores([result.metrics.micro.f1 for result in results.values()])
+        mean, deviation = format_cell(f1.mean, SHARE), format_cell(f1.deviation, SHARE)
+        verdicts += [
+            f"human F1: mean {mean}, standard deviation {deviation}",
+            *human.coverage_notes(results, sentences),
+        ]
     _publish(context, agreement, tables, results, verdicts)
     context.publish_issues(issues)
     print("\n".join(verdicts))
 
 
-def _human(
-    context: Context, people: Sequence[Annotator], path: Path
+def _score_people(
+    context: Context, annotators: Sequence[Annotator], path: Path
 ) -> tuple[dict[str, ScoreResult], int, list[Issue]]:
-    """Score every annotator against gold, and write their labels as predictions files; how many sentences gold has."""
+    """Score every annotator against gold, and write their labels as predictions files.
+
+    Returns:
+        The scores by name, how many sentences gold has, and what could not be taken as it was.
+    """
     read, issues = sources.read_sentences(path)
     gold = [sentence for sentence in read if not is_unlabeled(sentence)]
     if not gold:
@@ -74,7 +81,7 @@ def _human(
     folder = make_folder(context.folder / "human")
     jsonl.write(folder / "gold.jsonl", gold)
     results = {}
-    for one in people:
+    for one in annotators:
         predictions, met = human.human_predictions(one.name, one.sentences, gold)
         if not predictions:
             raise UserError("gold", f"{one.name} has labelled none of its sentences", "Name the gold of these files.")
@@ -93,6 +100,7 @@ def _publish(
     results: Mapping[str, ScoreResult],
     verdicts: Sequence[str],
 ) -> None:
+    """Write and track the figures, the tables and the page."""
     content: dict[str, Any] = curation_tables.agreement_json(agreement)
     values = {
         f"agreement/{name.replace('.', '/')}": value
@@ -113,7 +121,7 @@ def _publish(
 def _verdicts(agreement: Agreement) -> list[str]:
     """The main figures in words."""
 
-    def said(name: str) -> str:
+    def estimate(name: str) -> str:
         value, low, high = (curation_tables.none_if_nan(value) for value in agreement.estimates[name])
         if value is None:
             return "undefined"
@@ -127,17 +135,12 @@ def _verdicts(agreement: Agreement) -> list[str]:
     only = f" (of {defined} of {len(pairs)}: the others share no sentence with labels)" if defined < len(pairs) else ""
     return [
         f"{', '.join(agreement.names)}: {agreement.sentences:,} sentences, {agreement.complete:,} labelled by all",
-        f"mean F1 of the pairs{only}: strict {said('f1.strict')}, boundary {said('f1.boundary')}, "
-        f"relaxed {said('f1.relaxed')}",
-        f"Krippendorff's alpha x 100: characters {said('alpha.characters')}, spans {said('alpha.spans')}, "
-        f"unitizing {said('alpha.unitizing')}; "
-        f"Fleiss' kappa x 100: {said('kappa.characters')}",
+        f"mean F1 of the pairs{only}: strict {estimate('f1.strict')}, boundary {estimate('f1.boundary')}, "
+        f"relaxed {estimate('f1.relaxed')}",
+        f"Krippendorff's alpha x 100: characters {estimate('alpha.characters')}, spans {estimate('alpha.spans')}, "
+        f"unitizing {estimate('alpha.unitizing')}; "
+        f"Fleiss' kappa x 100: {estimate('kappa.characters')}",
     ]
-
-
-def _human_verdict(results: Mapping[str, ScoreResult]) -> str:
-    f1 = human.summarise_scores([result.metrics.micro.f1 for result in results.values()])
-    return f"human F1: mean {format_cell(f1.mean, SHARE)}, standard deviation {format_cell(f1.deviation, SHARE)}"
 
 
 TASK = Task(

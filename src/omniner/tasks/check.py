@@ -1,14 +1,10 @@
 """`task=check`: look before training. Nothing is learnt; everything that training would meet is met and shown.
 
-Prints what differs from the defaults, the corpus and its issues, the first encoded example with its labels character
-by character, the arithmetic of batches and steps, and a memory estimate: weights and optimizer exactly, activations
-by counting what the longest batch of the first epoch keeps for its backward pass (one forward pass on the CPU). Of a
-causal model the sample, the prompt and the packs are shown instead (`check_causal`).
-
-What `task=check` shows of a causal model: the first sample as the model meets it, the arithmetic of packs, memory.
-
-In come the module and data that training would use, out come lines to print. Memory of weights and optimizer is exact;
-activations are counted where the model is small enough to run the largest pack once on the CPU.
+It prints what differs from the defaults, the corpus and its issues, the first encoded example with its labels character
+by character, the arithmetic of batches and steps, and a memory estimate. Of a causal model it shows the first sample as
+the model meets it, the prompt, and the arithmetic of packs. Memory of weights and optimizer is exact; activations are
+measured by what one forward pass of the longest batch, or of the largest pack, keeps for the backward pass, on the CPU
+and only where the model is small enough.
 """
 
 from __future__ import annotations
@@ -39,6 +35,7 @@ log = logging.getLogger("omniner")
 
 _SHOWN = 10  # issues printed; the file lists them all
 _MIB = 2**20
+_LARGE = 500_000_000  # parameters; above, one pass on a CPU takes minutes
 
 
 def run(context: Context) -> None:
@@ -91,13 +88,13 @@ def _corpus(corpus: Corpus) -> Iterator[str]:
         lengths = sorted(len(sentence.text) for sentence in sentences)
         yield (
             f"{split:<6} {len(sentences):>8,} sentences  {entities:>9,} entities  {len(categories):>3} categories  "
-            f"characters: median {_at(lengths, 0.5)}, 95 % {_at(lengths, 0.95)}, longest {_at(lengths, 1)}"
+            f"characters: median {_quantile(lengths, 0.5)}, 95 % {_quantile(lengths, 0.95)}, longest {_quantile(lengths, 1)}"
         )
     if corpus.report != "test":
         yield f"test is the published {corpus.report} split; dev, which chooses the checkpoint, is cut from train"
 
 
-def _at(values: Sequence[int], share: float) -> int:
+def _quantile(values: Sequence[int], share: float) -> int:
     return values[min(len(values) - 1, int(share * len(values)))] if values else 0
 
 
@@ -136,7 +133,7 @@ def _shown_inputs(example: EncodedSentence, tagger: Tagger) -> list[str]:
     return ["known" if character in known else "[UNK]" for character in example.text[: example.length]]
 
 
-def _planned(config: Config, data: TaggerData) -> list[list[EncodedSentence]]:
+def _first_epoch(config: Config, data: TaggerData) -> list[list[EncodedSentence]]:
     """The batches of the first epoch."""
     from omniner.training.data import plan_epoch
 
@@ -147,7 +144,7 @@ def _planned(config: Config, data: TaggerData) -> list[list[EncodedSentence]]:
 
 
 def _batches(config: Config, data: TaggerData) -> Iterator[str]:
-    trainer, batches = config.trainer, _planned(config, data)
+    trainer, batches = config.trainer, _first_epoch(config, data)
     steps, real = len(batches), sum(example.length for batch in batches for example in batch)
     padded = sum(len(batch) * max(example.length for example in batch) for batch in batches)
     total = steps * trainer.max_epochs
@@ -166,7 +163,7 @@ def _tagger_memory(config: Config, module: TaggerModule, data: TaggerData) -> It
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     copies = 3 + (config.trainer.weight_average > 0)  # gradient, AdamW's two moments, averaged weights
     fixed = 4 * (weights + copies * trained)
-    longest = max(_planned(config, data), key=lambda batch: len(batch) * max(example.length for example in batch))
+    longest = max(_first_epoch(config, data), key=lambda batch: len(batch) * max(example.length for example in batch))
     batch = collate(longest, 0, 1)
     kept = kept_for_backward(module, lambda: module.tagger.loss(batch))
     yield f"parameters: {weights:,}, of which {trained:,} are trained"
@@ -176,7 +173,12 @@ def _tagger_memory(config: Config, module: TaggerModule, data: TaggerData) -> It
 
 
 def kept_for_backward(module: nn.Module, compute_loss: Callable[[], Tensor]) -> int:
-    """Bytes of the distinct tensors that autograd keeps between the forward and the backward pass of one step."""
+    """Return the bytes of the distinct tensors that autograd keeps between the forward and the backward pass.
+
+    Args:
+        module: whose own parameters do not count.
+        compute_loss: runs the forward pass of one step.
+    """
     import torch
 
     own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
@@ -196,35 +198,26 @@ def kept_for_backward(module: nn.Module, compute_loss: Callable[[], Tensor]) -> 
     return kept
 
 
-_LARGE = 500_000_000  # parameters; above, one pass on a CPU takes minutes
-
-
 def _causal_sections(context: Context, corpus: Corpus) -> Sections:
+    from omniner.llm.samples import describe_sample
     from omniner.models import devices_for_training, prepare_llm
-    from omniner.tasks import prompting
+    from omniner.tasks.prompting import build_run_prompt, publish_prompt
 
     config = context.config
-    prompt = prompting.build_run_prompt(context, corpus, corpus.splits["test"])
-    prompting.publish_prompt(context, prompt)
+    prompt = build_run_prompt(context, corpus, corpus.splits["test"])
+    publish_prompt(context, prompt)
     module, data = prepare_llm(config, devices_for_training(config), corpus, prompt)
     return {
-        "First training sample, as the model meets it": list(_causal_example(module, data)),
-        "Prompt": list(_prompt(module, data)),
+        "First training sample, as the model meets it": list(
+            describe_sample(data.train_samples[0], module.causal.chat, len(data.prefix))
+        ),
+        "Prompt": [
+            f"{prompt.name} version {prompt.version} ({prompt.language}, {prompt.answer} answers), hash {prompt.sha}",
+            f"{len(prompt.categories)} categories; {len(data.prefix):,} tokens are the same for every sentence",
+        ],
         "Packs": list(_packs(config, data)),
         "Memory": list(_causal_memory(config, module, data)),
     }, data.issues
-
-
-def _causal_example(module: GenerativeModule, data: GenerativeData) -> Iterator[str]:
-    from omniner.llm.samples import describe_sample
-
-    yield from describe_sample(data.train_samples[0], module.causal.chat, len(data.prefix))
-
-
-def _prompt(module: GenerativeModule, data: GenerativeData) -> Iterator[str]:
-    prompt = module.causal.prompt
-    yield f"{prompt.name} version {prompt.version} ({prompt.language}, {prompt.answer} answers), hash {prompt.sha}"
-    yield f"{len(prompt.categories)} categories; {len(data.prefix):,} tokens are the same for every sentence"
 
 
 def _packs(config: Config, data: GenerativeData) -> Iterator[str]:

@@ -26,7 +26,7 @@ from omniner.registry import FORMATS
 from omniner.runs.context import Context
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.runs.task import Input, Task
-from omniner.tasks import prompting
+from omniner.tasks.prompting import build_run_prompt
 
 log = logging.getLogger("omniner")
 
@@ -36,54 +36,40 @@ def run(context: Context) -> None:
     config = context.config
     target, output = config.to, Path(config.output or "")
     if target == "auto":
-        target = _guess(config.input)
+        if not config.input or not (Path(config.input) / "config.json").is_file():
+            fix = f"Say to=merged, {', '.join(name for name, format in FORMATS.items() if format.write)}."
+            raise UserError("to", "auto, but what to convert is no checkpoint folder", fix)
+        target = "llama"
     context.run.tags({"convert.to": target, "convert.output": str(output.resolve())})
     if target == "llama":
         from omniner.convert.weights import convert_checkpoint
 
         convert_checkpoint(Path(config.input or ""), output)
     elif target == "merged":
-        _merge(context, output)
+        import torch
+
+        from omniner.llm.language_model import merge_adapters
+        from omniner.training.checkpoints import find_checkpoint
+
+        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        merge_adapters(find_checkpoint(Path(config.checkpoint or "")), output, dtype)
     elif target == "generated":
-        _generated(context, output)
+        from omniner.scoring.official import write_generated
+        from omniner.scoring.predictions import read_predictions
+
+        loaded = read_predictions(Path(config.input or ""), Path(config.gold) if config.gold else None)
+        context.publish_issues([*loaded.issues, *write_generated(output, loaded.gold, loaded.predictions)])
     else:
-        _corpus(context, target, output)
+        _convert_corpus(context, target, output)
     print(f"written: {output}")
 
 
-def _guess(given: str | None) -> str:
-    """What a checkpoint folder becomes; a corpus file could become several things."""
-    if given and (Path(given) / "config.json").is_file():
-        return "llama"
-    fix = f"Say to=merged, {', '.join(name for name, format in FORMATS.items() if format.write)}."
-    raise UserError("to", "auto, but what to convert is no checkpoint folder", fix)
-
-
-def _merge(context: Context, output: Path) -> None:
-    import torch
-
-    from omniner.llm.language_model import merge_adapters
-    from omniner.training import checkpoints
-
-    checkpoint = checkpoints.find_checkpoint(Path(context.config.checkpoint or ""))
-    merge_adapters(checkpoint, output, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
-
-
-def _generated(context: Context, output: Path) -> None:
-    from omniner.scoring.official import write_generated
-    from omniner.scoring.predictions import read_predictions
-
-    config = context.config
-    loaded = read_predictions(Path(config.input or ""), Path(config.gold) if config.gold else None)
-    context.publish_issues([*loaded.issues, *write_generated(output, loaded.gold, loaded.predictions)])
-
-
-def _corpus(context: Context, target: str, output: Path) -> None:
-    """One file, or a folder with a file for each file that was read or each split."""
+def _convert_corpus(context: Context, target: str, output: Path) -> None:
+    """Write one file, or a folder with a file for each file that was read or each split."""
     config = context.config
     format = FORMATS[target]
     if config.input:
-        parts, issues = _from_input(Path(config.input), output, format.suffix)
+        parts, issues = _read_input(Path(config.input), output, format.suffix)
         train = [sentence for sentences in parts.values() for sentence in sentences]
         names = taxonomy.flat_taxonomy(output.stem, (entity.category for item in train for entity in item.entities))
         corpus = Corpus(output.stem, {"train": train}, names, issues)
@@ -94,7 +80,7 @@ def _corpus(context: Context, target: str, output: Path) -> None:
         issues, train = list(corpus.issues), corpus.splits["train"]
     options = WriteOptions(joiner=config.data.joiner)
     if format.needs_prompt:
-        prompt = prompting.build_run_prompt(context, corpus, corpus.splits.get("test", []))
+        prompt = build_run_prompt(context, corpus, corpus.splits.get("test", []))
         options = replace(options, prompt=prompt, answer=lambda entities: write_answer(entities, prompt.answer))
     for path, sentences in parts.items():
         make_folder(path.parent)
@@ -103,8 +89,8 @@ def _corpus(context: Context, target: str, output: Path) -> None:
     context.publish_issues(issues)
 
 
-def _from_input(given: Path, output: Path, suffix: str) -> tuple[dict[Path, list[Sentence]], list[Issue]]:
-    """`path to write -> sentences`, and the issues met in reading."""
+def _read_input(given: Path, output: Path, suffix: str) -> tuple[dict[Path, list[Sentence]], list[Issue]]:
+    """Return the sentences by the path to write them to, and what could not be taken as it was."""
     if formats.is_one_corpus(given):
         sentences, issues = sources.read_sentences(given)
         return {output: sentences}, issues

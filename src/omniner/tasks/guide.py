@@ -1,17 +1,17 @@
 """`task=guide`: why a finished run makes the errors it makes, on data that a model may learn from.
 
-In: `run=`, a run with a model; out: `guidance.json` (which `prompt.from_run` reads), `guidance.md` and `guidance.html`.
-The run's checkpoint tags `guide.split`, its errors are clustered, the largest clusters get examples, counts from the
-training split and a note, and suspected labels are listed. Notes are a teacher's where there is one, counted facts
-otherwise. The split that is reported stays unseen: it is refused, and sentences of it that stand in the other split,
-too, are left out. A killed run goes on: predictions and answers that are there are kept.
+The model of `run=` tags `guide.split`. Its errors are clustered; the largest clusters get examples, counts from the
+training split and a note, and labels are listed that look wrong. Notes are a teacher's where there is one, counted
+facts otherwise. It writes `guidance.json` (which `prompt.from_run` reads), `guidance.md` and `guidance.html`. The split
+that is reported stays unseen: it is refused, and sentences of it that stand in the other split, too, are left out. A
+killed run goes on: predictions and answers that are there are kept.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +32,9 @@ from omniner.runs.context import Context
 from omniner.runs.folder import GUIDANCE_COPY, RunReference, read_state, resolve_run
 from omniner.runs.task import Task
 from omniner.scoring.profiles import score_records
-from omniner.scoring.results import ErrtaError, ScoreResult
-from omniner.tasks import prompting
-from omniner.tasks.predict import PREDICTION_OUTPUTS, UntrainedModel, predict_file
+from omniner.scoring.results import ScoreResult
+from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, UntrainedModel, predict_file
+from omniner.tasks.prompting import build_prompt_with_guidance
 
 if TYPE_CHECKING:
     from omniner.guidance.teacher import Teacher, TeacherAnswers
@@ -43,36 +43,58 @@ log = logging.getLogger("omniner")
 
 # What the other run decides; the device, the scores and the teacher are this run's business.
 _THEIRS = ("model", "head", "tuning", "prompt", "decoding", "data", "encoding", "seed", "checkpoint")
-_SPENT = "teacher_spent.jsonl"
+_TEACHER_USAGE = "teacher_spent.jsonl"
 
 
 def run(context: Context) -> None:
     """Predict, score, cluster, ask, write."""
     guide = context.config.guide
-    source = _source(context)
-    assert source.folder is not None, "_source refuses others"
-    config = compose.adopt(context.config, source.folder / "config.yaml", _THEIRS)
+    source, folder = _find_source(context)
+    config = compose.adopt(context.config, folder / "config.yaml", _THEIRS)
     corpus = sources.load_corpus(config.data, None)
     context.publish_corpus(corpus)
-    sentences, issues = _sentences(corpus, guide)
+    sentences, issues = _select_sentences(corpus, guide)
     context.publish_issues([*corpus.issues, *issues])
-    result = _score(context, config, source.folder, corpus, sentences)
-    found = cluster_errors(result.errta.errors)
-    lessons = _lessons(found, result, TrainingCounts(corpus.splits["train"]), guide)
-    suspects = _suspects(result, corpus.splits["train"], guide.suspects)
-    consultation = _consult(context, lessons, suspects, len(result.errta.errors))
-    if consultation is not None:
-        by = _teacher_name(context.config)
-        lessons = [_taught(lesson, consultation.answers, by, guide.language) for lesson in lessons]
-        suspects = [_judged(suspect, consultation.answers) for suspect in suspects]
-    guidance = _guidance(context, config, source, result, lessons, suspects, consultation, len(found))
+    result = _predict_and_score(context, config, folder, corpus, sentences)
+    clusters = cluster_errors(result.errta.errors)
+    lessons = _build_lessons(clusters, result, TrainingCounts(corpus.splits["train"]), guide)
+    suspects = _find_suspects(result, corpus.splits["train"], guide.suspects)
+    teacher: dict[str, Any] = {"kind": config.teacher.kind}
+    failures: list[tuple[str, str]] = []
+    if config.teacher.kind != "none":
+        from omniner.guidance.teacher import teacher_name
+
+        name, answers = teacher_name(config.teacher), _ask(context, lessons, suspects, len(result.errta.errors))
+        teacher |= {"name": name, **answers.spent.to_json(), "cached": answers.cached}
+        failures = answers.failures
+        lessons = [_with_note(lesson, answers.answers, name, guide.language) for lesson in lessons]
+        suspects = [replace(suspect, **answers.answers.get(suspect_id(suspect), {})) for suspect in suspects]
+    errors = len(result.errta.errors)
+    guidance = Guidance(
+        source={
+            "run": source.run_id,
+            "name": source.name,
+            "folder": str(folder),
+            "model": config.model.name,
+            "data": config.data.name,
+            "guide": context.run.id or context.folder.name,
+        },
+        split=guide.split,
+        from_test=guide.split == "test",
+        scores=_scores(result),
+        types={name: count.errors for name, count in result.errta.by_type.items()},
+        teacher=teacher,
+        lessons=lessons,
+        suspects=suspects,
+        rest={"clusters": len(clusters) - len(lessons), "errors": errors - sum(lesson.count for lesson in lessons)},
+        failures=failures,
+    )
     _publish(context, guidance)
 
 
-def _source(context: Context) -> RunReference:
-    """The run that is meant: finished, and in its folder on this machine."""
-    named = str(context.config.run)
-    source = resolve_run(named, context.config.tracking, "run")
+def _find_source(context: Context) -> tuple[RunReference, Path]:
+    """The run that is meant, finished, and its folder, on this machine."""
+    source = resolve_run(str(context.config.run), context.config.tracking, "run")
     if source.folder is None:
         found = f"the folder of the run {source.name} ({source.run_id}), which holds its model, is not on this machine"
         raise UserError("run", found, "Copy the folder here and name it.")
@@ -83,10 +105,10 @@ def _source(context: Context) -> RunReference:
     if source.status != "finished":
         fix = "Let it finish first: the same command goes on with it."
         raise UserError("run", f"the run in {source.folder} is {source.status}, not finished", fix)
-    return source
+    return source, source.folder
 
 
-def _sentences(corpus: Corpus, guide: GuideConfig) -> tuple[list[Sentence], list[Issue]]:
+def _select_sentences(corpus: Corpus, guide: GuideConfig) -> tuple[list[Sentence], list[Issue]]:
     """Those of the split, without what stands in the reported split, too."""
     if guide.split not in corpus.splits:
         raise UserError("guide.split", f"{corpus.name} has no split {guide.split}", "Use guide.split=train.")
@@ -99,22 +121,22 @@ def _sentences(corpus: Corpus, guide: GuideConfig) -> tuple[list[Sentence], list
     return [sentence for sentence in sentences if sentence.text not in reported], issues
 
 
-def _score(
+def _predict_and_score(
     context: Context, config: Config, folder: Path, corpus: Corpus, sentences: Sequence[Sentence]
 ) -> ScoreResult:
-    """The run's errors on these sentences."""
-    model: Path | UntrainedModel | None = _checkpoint(config, folder) if config.decoding.engine == "hf" else None
+    """Tag the sentences with the model of the run in `folder`, and sort its errors."""
+    model: Path | UntrainedModel | None = _find_checkpoint(config, folder) if config.decoding.engine == "hf" else None
     if model is None:  # its prompt is not kept with a model
         (context.folder / GUIDANCE_COPY).unlink(missing_ok=True)  # what an earlier attempt took: theirs may be new
         if config.prompt.from_run and (folder / GUIDANCE_COPY).is_file():
-            config.prompt = dataclasses.replace(config.prompt, from_run=str(folder / GUIDANCE_COPY))
-        prompt = prompting.build_prompt_with_guidance(config, context.folder, corpus, corpus.splits.get("test", ()))
+            config.prompt = replace(config.prompt, from_run=str(folder / GUIDANCE_COPY))
+        prompt = build_prompt_with_guidance(config, context.folder, corpus, corpus.splits.get("test", ()))
         model = UntrainedModel(prompt, [sentence.text for sentence in corpus.splits["train"]])
-    predictions = predict_file(config, model, sentences, context.folder / "predictions.jsonl")
-    jsonl.write(context.folder / "gold.jsonl", sentences)
-    context.publish_file("predictions.jsonl")
-    context.publish_file("gold.jsonl")
-    metrics = dataclasses.replace(config.metrics, bootstrap=0)  # no interval of theirs is shown
+    predictions = predict_file(config, model, sentences, context.folder / PREDICTIONS)
+    jsonl.write(context.folder / GOLD, sentences)
+    context.publish_file(PREDICTIONS)
+    context.publish_file(GOLD)
+    metrics = replace(config.metrics, bootstrap=0)  # no interval of theirs is shown
     result = score_records(sentences, predictions, metrics, config.errta)
     if not result.errta.errors:
         found = f"it makes no error on the {len(sentences):,} sentences of {config.guide.split}"
@@ -122,20 +144,22 @@ def _score(
     return result
 
 
-def _checkpoint(config: Config, folder: Path) -> Path | None:
+def _find_checkpoint(config: Config, folder: Path) -> Path | None:
     """The model of a training run, or the one that a prediction run was told to use."""
-    from omniner.training import checkpoints
+    from omniner.training.checkpoints import find_checkpoint
 
     if read_state(folder)["task"] == "train":
-        return checkpoints.find_checkpoint(folder)
-    return checkpoints.find_checkpoint(Path(config.checkpoint)) if config.checkpoint else None
+        return find_checkpoint(folder)
+    return find_checkpoint(Path(config.checkpoint)) if config.checkpoint else None
 
 
-def _lessons(found: Sequence[Cluster], result: ScoreResult, train: TrainingCounts, guide: GuideConfig) -> list[Lesson]:
+def _build_lessons(
+    clusters: Sequence[Cluster], result: ScoreResult, train: TrainingCounts, guide: GuideConfig
+) -> list[Lesson]:
     """The largest clusters with examples, counts and counted notes."""
-    large = [cluster for cluster in found[: guide.clusters] if len(cluster.errors) >= guide.min_errors]
+    large = [cluster for cluster in clusters[: guide.clusters] if len(cluster.errors) >= guide.min_errors]
     if not large:
-        message = f"{guide.min_errors}, but none of {len(found)} kinds of error occurs so often"
+        message = f"{guide.min_errors}, but none of {len(clusters)} kinds of error occurs so often"
         raise UserError("guide.min_errors", message, "Lower it, or use guide.split=train.")
     texts = {name: sentence.text for name, sentence in result.sentences.items()}
     lessons = []
@@ -150,7 +174,10 @@ def _lessons(found: Sequence[Cluster], result: ScoreResult, train: TrainingCount
                 count=len(cluster.errors),
                 types=cluster.types,
                 surfaces=cluster.surfaces[: guide.surfaces],
-                examples=[_example(error, texts) for error in chosen],
+                examples=[
+                    LessonExample(e.sentence_id, e.type, texts[e.sentence_id], e.gold, e.predicted, doubtful=False)
+                    for e in chosen
+                ],
                 facts=facts,
                 note=counted_note(cluster.kind, cluster.gold, cluster.predicted, facts),
             )
@@ -158,12 +185,7 @@ def _lessons(found: Sequence[Cluster], result: ScoreResult, train: TrainingCount
     return lessons
 
 
-def _example(error: ErrtaError, texts: Mapping[str, str]) -> LessonExample:
-    text = texts[error.sentence_id]
-    return LessonExample(error.sentence_id, error.type, text, error.gold, error.predicted, doubtful=False)
-
-
-def _suspects(result: ScoreResult, train: Sequence[Sentence], most: int) -> list[SuspectLabel]:
+def _find_suspects(result: ScoreResult, train: Sequence[Sentence], most: int) -> list[SuspectLabel]:
     """Labels unlike the usual ones of their surfaces, those first of which the model says so, too."""
     table = find_suspected_labels(result, train)
     found = []
@@ -187,101 +209,42 @@ def _suspects(result: ScoreResult, train: Sequence[Sentence], most: int) -> list
     return found
 
 
-def _consult(
-    context: Context, lessons: Sequence[Lesson], suspects: Sequence[SuspectLabel], errors: int
-) -> TeacherAnswers | None:
-    """The teacher's answers; None where there is no teacher."""
-    config = context.config
-    if config.teacher.kind == "none":
-        return None
+def _ask(context: Context, lessons: Sequence[Lesson], suspects: Sequence[SuspectLabel], errors: int) -> TeacherAnswers:
+    """Ask the teacher about each lesson and each suspect."""
     from omniner.guidance.teacher import ask_teacher
 
-    language = config.guide.language
-    asked: list[Question] = [lesson_question(lesson, errors, language) for lesson in lessons]
-    asked += [suspect_question(suspect, language) for suspect in suspects]
-    return ask_teacher(config.teacher, asked, language, _voice(config), context.folder / _SPENT)
+    config = context.config
 
+    def make_teacher() -> Teacher:  # when the first question has no answer yet
+        if config.teacher.kind == "openai":
+            from omniner.guidance.teacher import ServerTeacher
 
-def _voice(config: Config) -> Callable[[], Teacher]:
-    """Makes the teacher when it is needed."""
-
-    def server() -> Teacher:
-        from omniner.guidance.teacher import ServerTeacher
-
-        return ServerTeacher(config.teacher)
-
-    def local() -> Teacher:
+            return ServerTeacher(config.teacher)
         from omniner.guidance.local_teacher import LocalTeacher
 
         return LocalTeacher(config)
 
-    return server if config.teacher.kind == "openai" else local
+    language = config.guide.language
+    asked: list[Question] = [lesson_question(lesson, errors, language) for lesson in lessons]
+    asked += [suspect_question(suspect, language) for suspect in suspects]
+    return ask_teacher(config.teacher, asked, language, make_teacher, context.folder / _TEACHER_USAGE)
 
 
-def _teacher_name(config: Config) -> str:
-    from omniner.guidance.teacher import teacher_name
-
-    return teacher_name(config.teacher)
-
-
-def _taught(lesson: Lesson, answers: Mapping[str, dict[str, Any]], by: str, language: str) -> Lesson:
+def _with_note(lesson: Lesson, answers: Mapping[str, dict[str, Any]], by: str, language: str) -> Lesson:
     """The lesson with the teacher's note; as it is where the teacher gave none."""
     answer = answers.get(lesson_id(lesson))
     if answer is None:
         return lesson
     doubtful = set(answer["doubtful"])
-    examples = [
-        dataclasses.replace(example, doubtful=number in doubtful) for number, example in enumerate(lesson.examples, 1)
-    ]
+    examples = [replace(example, doubtful=number in doubtful) for number, example in enumerate(lesson.examples, 1)]
     note = Note(by, {language: answer["rule"]}, {language: answer["cause"]})
-    return dataclasses.replace(lesson, examples=examples, note=note)
+    return replace(lesson, examples=examples, note=note)
 
 
-def _judged(suspect: SuspectLabel, answers: Mapping[str, dict[str, Any]]) -> SuspectLabel:
-    answer = answers.get(suspect_id(suspect))
-    return dataclasses.replace(suspect, **answer) if answer else suspect
-
-
-def _guidance(
-    context: Context,
-    config: Config,
-    source: RunReference,
-    result: ScoreResult,
-    lessons: list[Lesson],
-    suspects: list[SuspectLabel],
-    consultation: TeacherAnswers | None,
-    clusters_found: int,
-) -> Guidance:
-    """Everything together."""
-    micro, errors = result.metrics.micro, len(result.errta.errors)
-    teacher: dict[str, Any] = {"kind": config.teacher.kind}
-    if consultation is not None:
-        teacher |= {"name": _teacher_name(config), **consultation.spent.to_json(), "cached": consultation.cached}
-    return Guidance(
-        source={
-            "run": source.run_id,
-            "name": source.name,
-            "folder": str(source.folder),
-            "model": config.model.name,
-            "data": config.data.name,
-            "guide": context.run.id or context.folder.name,
-        },
-        split=config.guide.split,
-        from_test=config.guide.split == "test",
-        scores={
-            "sentences": result.parse.scored,
-            "precision": micro.precision,
-            "recall": micro.recall,
-            "f1": micro.f1,
-            "errors": errors,
-        },
-        types={name: count.errors for name, count in result.errta.by_type.items()},
-        teacher=teacher,
-        lessons=lessons,
-        suspects=suspects,
-        rest={"clusters": clusters_found - len(lessons), "errors": errors - sum(lesson.count for lesson in lessons)},
-        failures=consultation.failures if consultation else [],
-    )
+def _scores(result: ScoreResult) -> dict[str, Any]:
+    micro = result.metrics.micro
+    scores = {"precision": micro.precision, "recall": micro.recall, "f1": micro.f1}
+    return {"sentences": result.parse.scored, **scores, "errors": len(result.errta.errors)}
 
 
 def _publish(context: Context, guidance: Guidance) -> None:
@@ -325,7 +288,15 @@ TASK = Task(
     run=run,
     label=lambda config: ["guide", Path(config.run or "").name, config.guide.split, config.teacher.kind],
     check=_check,
-    outputs=(*PREDICTION_OUTPUTS, "guidance.json", "guidance.md", "guidance.html", _SPENT, "tables", GUIDANCE_COPY),
-    costly=["predictions.jsonl"],
+    outputs=(
+        *PREDICTION_OUTPUTS,
+        GUIDANCE_FILE,
+        "guidance.md",
+        "guidance.html",
+        _TEACHER_USAGE,
+        "tables",
+        GUIDANCE_COPY,
+    ),
+    costly=[PREDICTIONS],
     loads_torch=True,
 )

@@ -30,7 +30,7 @@ _NAMED = 3  # sentences named in an error
 
 
 def build_run_prompt(context: Context, corpus: Corpus, reported: Sequence[Sentence]) -> Prompt:
-    """Build the prompt of a tracked run, and log where the guidance in it comes from; see `prompt_with_guidance`."""
+    """Build the prompt of a tracked run, and track where the guidance in it comes from; see the next function."""
     guidance = place_guidance(context.config, context.folder, corpus.active, reported)
     if guidance is not None:
         publish_guidance(context, guidance)
@@ -56,7 +56,7 @@ def build_prompt_with_guidance(config: Config, folder: Path, corpus: Corpus, rep
 
 
 def publish_guidance(context: Context, guidance: Guidance) -> None:
-    """Log the guidance that `fetch` has put into the run's folder, and where it comes from."""
+    """Keep the guidance that `fetch_guidance` has put into the run's folder, and track where it comes from."""
     context.publish_file(GUIDANCE_COPY)
     context.run.tags(
         {
@@ -68,7 +68,7 @@ def publish_guidance(context: Context, guidance: Guidance) -> None:
 
 
 def publish_prompt(context: Context, prompt: Prompt) -> None:
-    """Write and log a prompt, with the name and hash that its predictions carry, and how long it is."""
+    """Write and track a prompt, with the name and hash that its predictions carry, and how long it is."""
     turns = (f"[{turn['role']}]\n{turn['content']}\n" for turn in prompt.messages(SENTENCE))
     text = "\n".join(turns)
     context.publish_text("prompt.txt", text)
@@ -80,14 +80,17 @@ def publish_prompt(context: Context, prompt: Prompt) -> None:
 def place_guidance(
     config: Config, folder: Path, categories: Sequence[str], reported: Sequence[Sentence]
 ) -> Guidance | None:
-    """Put the guidance that `prompt.from_run` names into `config.prompt`; None where it names none.
+    """Put the guidance that `prompt.from_run` names into `config.prompt`.
 
-    The arguments and errors are those of `prompt_with_guidance`.
+    Arguments and errors are those of `build_prompt_with_guidance`; `categories` are those that the prompt names.
+
+    Returns:
+        The guidance; None where none is named.
     """
     if config.prompt.from_run is None:
         return None
     guidance = fetch_guidance(config, folder)
-    shown = write_errors_text(guidance, config.prompt, categories, counter(config))
+    shown = write_errors_text(guidance, config.prompt, categories, length_measure(config)[1])
     _check_unseen(guidance, shown.sentences, reported)
     log_errors_text(config.prompt, guidance, categories, shown)
     config.prompt = with_errors_text(config.prompt, guidance, shown)
@@ -95,7 +98,7 @@ def place_guidance(
 
 
 def fetch_guidance(config: Config, folder: Path) -> Guidance:
-    """The guidance that `prompt.from_run` names; a copy of it stays in the folder, and is what counts from then on.
+    """Return the guidance that `prompt.from_run` names; a copy stays in the folder, and counts from then on.
 
     Raises:
         UserError: there is no such guidance.
@@ -106,13 +109,11 @@ def fetch_guidance(config: Config, folder: Path) -> Guidance:
     return read_guidance(copy)
 
 
-def counter(config: Config) -> LengthFunction:
-    """Measures a text in tokens of the model; in characters where its tokenizer is not at hand."""
-    return length_measure(config)[1]
-
-
 def length_measure(config: Config) -> tuple[str, LengthFunction]:
-    """What texts are measured in, `tokens` or `characters`, and how; see `counter`."""
+    """Return the unit that texts are measured in, and the function that measures them.
+
+    The unit is tokens of the model; characters where its tokenizer is not at hand.
+    """
     return list(_measures(config).items())[-1]
 
 

@@ -55,7 +55,7 @@ def settle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]
         run = tracking.start_run(config.tracking, name="x", folder=Path("ours"), parent=None, resume_id=None, tags={})
         context = Context(config, Path("ours"), run, resumed=False)
         with pytest.raises(ToldError) as raised:
-            guide._score(context, config, Path("theirs"), corpus, corpus.splits["dev"])
+            guide._predict_and_score(context, config, Path("theirs"), corpus, corpus.splits["dev"])
         return raised.value.args[0]
 
     return settle

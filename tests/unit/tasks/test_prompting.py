@@ -80,7 +80,9 @@ def test_a_run_that_goes_on_keeps_its_guidance(made: Guidance) -> None:
 def test_sentences_of_the_reported_split_are_refused(made: Guidance) -> None:
     write(made, "guide")
     settings = config("guide")
-    text = prompt_errors.write_errors_text(made, settings.prompt, CATEGORIES, prompting.counter(settings)).sentences[-1]
+    text = prompt_errors.write_errors_text(
+        made, settings.prompt, CATEGORIES, prompting.length_measure(settings)[1]
+    ).sentences[-1]
     name = next(one.id for lesson in made.lessons for one in lesson.examples if one.text == text)
     with pytest.raises(UserError, match=rf"^prompt\.from_run: 1 of its examples .*{name}"):
         prompting.place_guidance(settings, Path("run"), CATEGORIES, [*UNSEEN, Sentence("other id", text)])
@@ -91,7 +93,9 @@ def test_examples_that_no_prompt_shows_are_not_refused_but_said(
 ) -> None:
     write(made, "guide")
     settings = config("guide")
-    shown = prompt_errors.write_errors_text(made, settings.prompt, CATEGORIES, prompting.counter(settings)).sentences
+    shown = prompt_errors.write_errors_text(
+        made, settings.prompt, CATEGORIES, prompting.length_measure(settings)[1]
+    ).sentences
     others = [one for lesson in made.lessons for one in lesson.examples if one.text not in shown]
     assert prompting.place_guidance(settings, Path("run"), CATEGORIES, [Sentence("x", others[0].text)]) == made
     assert settings.prompt.from_run is None
@@ -149,11 +153,11 @@ def test_the_models_own_tokenizer_measures(shared: Path, made: Guidance) -> None
     write(made, "guide")
     tokenizer = shared / "tokenizers" / "qwen2"
     settings = config("guide", f"model.path={tokenizer}", "model.architecture={}")
-    count = prompting.counter(settings)
+    count = prompting.length_measure(settings)[1]
     assert 0 < count("训练集中，小满出现4处") < len("训练集中，小满出现4处")
     prompting.place_guidance(settings, Path("run"), CATEGORIES, UNSEEN)
     assert count(settings.prompt.errors["zh"]) <= 900 < len(settings.prompt.errors["zh"])
-    assert prompting.counter(config("guide")) is len
+    assert prompting.length_measure(config("guide"))[1] is len
 
 
 @pytest.mark.parametrize(
