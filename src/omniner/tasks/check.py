@@ -86,9 +86,10 @@ def _corpus(corpus: Corpus) -> Iterator[str]:
         entities = sum(len(sentence.entities) for sentence in sentences)
         categories = {entity.category for sentence in sentences for entity in sentence.entities}
         lengths = sorted(len(sentence.text) for sentence in sentences)
+        median, most, longest = (_quantile(lengths, share) for share in (0.5, 0.95, 1))
         yield (
             f"{split:<6} {len(sentences):>8,} sentences  {entities:>9,} entities  {len(categories):>3} categories  "
-            f"characters: median {_quantile(lengths, 0.5)}, 95 % {_quantile(lengths, 0.95)}, longest {_quantile(lengths, 1)}"
+            f"characters: median {median}, 95 % {most}, longest {longest}"
         )
     if corpus.report != "test":
         yield f"test is the published {corpus.report} split; dev, which chooses the checkpoint, is cut from train"
