@@ -87,9 +87,10 @@ def review(
 def _review(
     sentence: Sentence, fold: int, predictions: Sequence[Mapping[str, Prediction]], key: Callable[[Entity], Any]
 ) -> ReviewedSentence:
+    others = [said.get(sentence.id) for number, said in enumerate(predictions) if number != fold]
     answers = tuple(
-        _readable(said.get(sentence.id)) for number, said in enumerate(predictions) if number != fold
-    )  # fmt: skip
+        None if other is None or other.parse == "failed" else annotation_of(other.entities) for other in others
+    )
     gold = {key(entity) for entity in sentence.entities}
     said = [None if answer is None else {key(entity) for entity in answer} for answer in answers]
     right = said.count(gold)
@@ -115,10 +116,6 @@ def _same_place(one: Entity, other: Entity) -> bool:
     if one.start is None or one.end is None or other.start is None or other.end is None:
         return one.text in other.text or other.text in one.text
     return one.start < other.end and other.start < one.end
-
-
-def _readable(prediction: Prediction | None) -> Annotation | None:
-    return None if prediction is None or prediction.parse == "failed" else annotation_of(prediction.entities)
 
 
 def missing_answer_issues(reviewed: Iterable[ReviewedSentence]) -> list[Issue]:

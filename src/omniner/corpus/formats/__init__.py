@@ -119,7 +119,8 @@ class Format:
             (entities without offsets). Losses of the first three are reported by `write` below, of the rest by the
             format's own writer.
         sniff_path: of a path that is there: a match, or None.
-        sniff_record: of a JSON object, and whether it stands in a list (else on a line): a match, or None.
+        sniff_record: of a JSON object, and whether it stands in a list (else on a line): a match, or None. Its reason
+            goes on behind "a JSON list of objects" or "JSON lines".
         sniff_lines: of the beginning of a file: a match, or None.
     """
 
@@ -165,13 +166,18 @@ def recognise(path: Path) -> tuple[str, str]:
 def _by_records(path: Path, head: FileHead) -> tuple[str, Match] | None:
     """The format of the first record that only one has; else that of the first which fits several."""
     unsure: tuple[str, Match] | None = None
+    layout = "a JSON list of objects" if head.is_list else "JSON lines"
     for record in head.records():
         if "predict" in record:
             raise UserError(path, "predictions (`predict`), not a corpus", "Score them with task=score predictions=…")
         found = _strongest((name, entry.sniff_record(record, head.is_list)) for name, entry in FORMATS.items())
-        if found and found[1].strength >= SURE:
-            return found
-        unsure = unsure or found
+        if found is None:
+            continue
+        name, (strength, why) = found
+        explained = name, Match(strength, f"{layout} {why}")
+        if strength >= SURE:
+            return explained
+        unsure = unsure or explained
     return unsure
 
 

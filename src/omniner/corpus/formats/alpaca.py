@@ -103,7 +103,8 @@ def _of_chat(record: dict[str, Any], log: IssueLog, line: int) -> tuple[str | No
     user: str | None = None
     answer: Any = None
     for turn in turns if isinstance(turns, list) else [turns]:
-        role, value = _turn(turn)
+        fields = turn if isinstance(turn, dict) else {}
+        role, value = fields.get("from", fields.get("role")), fields.get("value", fields.get("content"))
         if not isinstance(value, str) or role not in (*_USERS, *_ASSISTANTS, *_SYSTEMS):
             log.add("bad-record", f"{quote(turn)} is no turn of a user or an assistant; left out", line)
             return None, None
@@ -115,12 +116,6 @@ def _of_chat(record: dict[str, Any], log: IssueLog, line: int) -> tuple[str | No
         log.add("bad-record", "a conversation in which no user speaks; left out", line)
         return None, None
     return _last_line(user), answer
-
-
-def _turn(turn: object) -> tuple[object, object]:
-    if not isinstance(turn, dict):
-        return None, None
-    return turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
 
 
 def _last_line(text: str) -> str:
@@ -238,8 +233,7 @@ def _lost(sentence: Sentence, output: str, file: str) -> Iterator[Issue]:
 def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
     """Recognise a key of an item or a conversation."""
     found = next((name for name in _SIGNS if name in record), None)
-    what = "a JSON list of objects" if is_list else "JSON lines"
-    return Match(50, f"{what} with `{found}`") if found else None
+    return Match(50, f"with `{found}`") if found else None
 
 
 def sniff_lines(head: FileHead) -> Match | None:

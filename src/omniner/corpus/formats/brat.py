@@ -274,7 +274,8 @@ def _document(sentences: Sequence[Sentence], log: IssueLog) -> tuple[str, str]:
         for entity, start, end in placed_entities(sentence, log):
             parts = [(start + left, start + right) for left, right in _parts(text[start:end])]
             if not parts or parts[0][0] > start or parts[-1][1] < end:
-                log.add("line-break", _message(entity), id=sentence.id)
+                message = f"{entity.category} {quote(entity.text)} begins or ends with a line break; left out"
+                log.add("line-break", message, id=sentence.id)
                 continue
             spans = ";".join(f"{left + offset} {right + offset}" for left, right in parts)
             surface = " ".join(text[left:right] for left, right in parts)
@@ -282,10 +283,6 @@ def _document(sentences: Sequence[Sentence], log: IssueLog) -> tuple[str, str]:
         texts.append(text)
         offset += len(text) + 1
     return "\n".join(texts) + "\n", "".join(lines)
-
-
-def _message(entity: Entity) -> str:
-    return f"{entity.category} {quote(entity.text)} begins or ends with a line break; left out"
 
 
 def _parts(surface: str) -> Iterator[tuple[int, int]]:

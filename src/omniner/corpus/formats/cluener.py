@@ -96,11 +96,10 @@ def _item(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
 
 def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
     """Recognise a map under `label`; without labels, the number that CLUENER gives its texts."""
-    what = "a JSON list of objects" if is_list else "JSON lines"
     if isinstance(record.get("label"), dict):
-        return Match(80, f"{what} whose `label` is an object")
+        return Match(80, "whose `label` is an object")
     if not is_list and "text" in record and "entities" not in record and isinstance(record.get("id"), int):
-        return Match(20, "JSON lines with `text` and a number for `id`, without labels")
+        return Match(20, "with `text` and a number for `id`, without labels")
     return None
 
 

@@ -144,8 +144,8 @@ def _item(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
 def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
     """Recognise the CBLUE layout: items of a list with `entities`, perhaps with a text alone."""
     if is_list and record.get("entities"):
-        return Match(60, "a JSON list of objects with `entities`")
-    return Match(10, "a JSON list of objects with `text`") if is_list and "text" in record else None
+        return Match(60, "with `entities`")
+    return Match(10, "with `text`") if is_list and "text" in record else None
 
 
 def sniff_lines(head: FileHead) -> Match | None:

@@ -103,8 +103,7 @@ def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
         if isinstance(items, list):
             objects = [item for item in items if isinstance(item, dict) and "start_offset" in item]
             if objects or (key != "entities" and "text" in record):
-                what = "a JSON list of objects" if is_list else "JSON lines"
-                return Match(70, f"{what} with `{key}`, places without surfaces")
+                return Match(70, f"with `{key}`, places without surfaces")
     return None
 
 

@@ -95,10 +95,10 @@ def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
     if is_list:
         return None
     if record.get("entities"):
-        return Match(60, "JSON lines with `entities`")
+        return Match(60, "with `entities`")
     if "entities" in record:
-        return Match(30, "JSON lines with `entities`")
-    return Match(10, "JSON lines with `text`, without labels") if "text" in record else None
+        return Match(30, "with `entities`")
+    return Match(10, "with `text`, without labels") if "text" in record else None
 
 
 FORMAT = Format(

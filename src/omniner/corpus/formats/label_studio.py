@@ -256,25 +256,23 @@ def make_task(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
 
 def result_regions(sentence: Sentence, log: IssueLog) -> list[dict[str, Any]]:
     """Make the regions of an annotation or a prediction; an entity without a place is an issue."""
-    return [_result(number, *region) for number, region in enumerate(placed_entities(sentence, log))]
-
-
-def _result(number: int, entity: Entity, start: int, end: int) -> dict[str, Any]:
-    value = {"start": start, "end": end, "text": entity.text, "labels": [entity.category]}
-    names = {"from_name": _LABELS_TAG, "to_name": _TEXT_TAG, "type": "labels"}
-    return {"id": f"r{number}", **names, "value": value}
+    regions = []
+    for number, (entity, start, end) in enumerate(placed_entities(sentence, log)):
+        value = {"start": start, "end": end, "text": entity.text, "labels": [entity.category]}
+        names = {"from_name": _LABELS_TAG, "to_name": _TEXT_TAG, "type": "labels"}
+        regions.append({"id": f"r{number}", **names, "value": value})
+    return regions
 
 
 def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
     """Recognise a task by its `data`, an item of JSON_MIN by its own keys or a list of regions under any key."""
-    what = "a JSON list of objects" if is_list else "JSON lines"
     if isinstance(record.get("data"), dict):
-        return Match(90, f"{what} with `data` as an object")
+        return Match(90, "with `data` as an object")
     lists = ((key, value) for key, value in record.items() if isinstance(value, list))
     found = next((name for name in MIN_KEYS if name in record), None) or next(
         (key for key, value in lists if any(map(_is_min_region, value))), None
     )
-    return Match(90, f"{what} with `{found}`, as in JSON_MIN") if found else None
+    return Match(90, f"with `{found}`, as in JSON_MIN") if found else None
 
 
 def sniff_lines(head: FileHead) -> Match | None:

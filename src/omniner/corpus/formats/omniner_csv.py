@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ COLUMNS = ("note_id", "sentence", "label")
 _HEADER = 2000  # characters in which the header row must end
 
 
-class Item(NamedTuple):
+class ListedMention(NamedTuple):
     """One mention as it is listed; `given` are the two offsets as written, of whatever convention."""
 
     surface: str
@@ -109,7 +109,7 @@ def _sentence(row: dict[str, str], log: IssueLog, line: int) -> Sentence | None:
     return Sentence("", text, without_repeats(entities, log, line), post_id)
 
 
-def _items(label: str, log: IssueLog, line: int) -> list[Item] | None:
+def _items(label: str, log: IssueLog, line: int) -> list[ListedMention] | None:
     """The listed mentions; None where the label cannot be read: a sentence with unknown labels has no use."""
     if not label:
         return []
@@ -123,7 +123,7 @@ def _items(label: str, log: IssueLog, line: int) -> list[Item] | None:
     return [item for entry in value if (item := _item(entry, log, line))]
 
 
-def _item(entry: object, log: IssueLog, line: int) -> Item | None:
+def _item(entry: object, log: IssueLog, line: int) -> ListedMention | None:
     if not isinstance(entry, dict):
         log.add("bad-entity", f"{quote(entry)} where an object belongs; left out", line)
         return None
@@ -141,10 +141,10 @@ def _item(entry: object, log: IssueLog, line: int) -> Item | None:
     if given is None and not (start is None and end is None):
         message = f"{quote(surface)} has {quote(start)}, {quote(end)} for offsets; aligned instead"
         log.add("bad-offsets", message, line)
-    return Item(join_surrogates(surface, log, line), categories, given)
+    return ListedMention(join_surrogates(surface, log, line), categories, given)
 
 
-def _place(text: str, items: list[Item], log: IssueLog, line: int) -> list[Entity]:
+def _place(text: str, items: list[ListedMention], log: IssueLog, line: int) -> list[Entity]:
     """Entities in the listed order, each at its given place if that holds its surface, else aligned."""
     starts = _given_starts(text, items, log, line)
     missing = [index for index, start in enumerate(starts) if start is None]
@@ -163,14 +163,19 @@ def _place(text: str, items: list[Item], log: IssueLog, line: int) -> list[Entit
     return entities
 
 
-def _given_starts(text: str, items: list[Item], log: IssueLog, line: int) -> list[int | None]:
+def _given_starts(text: str, items: list[ListedMention], log: IssueLog, line: int) -> list[int | None]:
     """The start of each item whose offsets hold its surface under a known way of counting, else None.
 
     One row is counted one way: the way that fits all of its items is preferred to one that fits some by accident.
     """
     if all(item.given is None for item in items):
         return [None] * len(items)
-    ways = [_code_points(text, items), _utf16(text, items), _inclusive(text, items)]
+    in_utf16 = utf16_places(text)
+    ways = [
+        [_fit(text, item, lambda start, end: (start, end)) for item in items],
+        [_fit(text, item, lambda start, end: (in_utf16.get(start, -1), in_utf16.get(end, -1))) for item in items],
+        [_fit(text, item, lambda start, end: (start, end + 1)) for item in items],
+    ]
     wanted = sum(item.given is not None for item in items)
     full = [way for way in ways if sum(start is not None for start in way) == wanted]
     starts: list[int | None]
@@ -183,7 +188,7 @@ def _given_starts(text: str, items: list[Item], log: IssueLog, line: int) -> lis
 
 
 def _report_offsets(
-    starts: list[int | None], plain: list[int | None], items: list[Item], log: IssueLog, line: int
+    starts: list[int | None], plain: list[int | None], items: list[ListedMention], log: IssueLog, line: int
 ) -> None:
     for start, direct, item in zip(starts, plain, items, strict=True):
         if item.given is None or start == direct is not None:
@@ -193,24 +198,11 @@ def _report_offsets(
         log.add(code, f"{quote(item.surface)} is not at {item.given} in code points; {how}", line)
 
 
-def _code_points(text: str, items: list[Item]) -> list[int | None]:
-    return [_fit(text, item, *(item.given or (-1, -1))) for item in items]
-
-
-def _inclusive(text: str, items: list[Item]) -> list[int | None]:
-    return [_fit(text, item, item.given[0], item.given[1] + 1) if item.given else None for item in items]
-
-
-def _utf16(text: str, items: list[Item]) -> list[int | None]:
-    """Offsets in UTF-16 units, where a character outside the basic plane is two."""
-    index_of = utf16_places(text)
-    return [
-        _fit(text, item, index_of.get(item.given[0], -1), index_of.get(item.given[1], -1)) if item.given else None
-        for item in items
-    ]
-
-
-def _fit(text: str, item: Item, start: int, end: int) -> int | None:
+def _fit(text: str, item: ListedMention, count: Callable[[int, int], tuple[int, int]]) -> int | None:
+    """The start of an item, if its offsets hold its surface when counted this way."""
+    if item.given is None:
+        return None
+    start, end = count(*item.given)
     return start if 0 <= start < end and text[start:end] == item.surface else None
 
 

@@ -193,13 +193,10 @@ def edge_fault(surface: str) -> str:
         return SPACE
     first, last = surface[0], surface[-1]
     for letter, partner in ((first, _BRACKETS.get(first)), (last, _CLOSING.get(last))):
-        if _is_punctuation(letter) and not (partner and partner in surface):
+        is_punctuation = letter not in _WORDLIKE and unicodedata.category(letter).startswith("P")
+        if is_punctuation and not (partner and partner in surface):
             return PUNCTUATION
     return ""
-
-
-def _is_punctuation(letter: str) -> bool:
-    return letter not in _WORDLIKE and unicodedata.category(letter).startswith("P")
 
 
 def find_edge_faults(flat: Flat) -> dict[str, Ints]:
@@ -220,9 +217,11 @@ class Overlap(NamedTuple):
 def find_overlaps(flat: Flat) -> list[Overlap]:
     """Find all pairs of placed mentions with a common character, sentence after sentence."""
     found: list[Overlap] = []
-    order = _in_reading_order(flat)
-    if not len(order):
+    placed = np.flatnonzero(flat.placed)
+    if not len(placed):
         return found
+    # By sentence, start, the longer first.
+    order = placed[np.lexsort((-flat.end[placed], flat.start[placed], flat.owner[placed]))]
     place = flat.begin[flat.owner[order]]
     start, end = place + flat.start[order], place + flat.end[order]
     # Texts stand one after the other, so that no end of an earlier sentence lies beyond a start of a later one.
@@ -233,12 +232,6 @@ def find_overlaps(flat: Flat) -> list[Overlap]:
     for mentions in np.split(kept, cuts):
         found += _pairs(flat, mentions)
     return found
-
-
-def _in_reading_order(flat: Flat) -> Ints:
-    """Placed mentions by sentence, start, the longer first."""
-    placed = np.flatnonzero(flat.placed)
-    return placed[np.lexsort((-flat.end[placed], flat.start[placed], flat.owner[placed]))]
 
 
 def _pairs(flat: Flat, mentions: Ints) -> Iterator[Overlap]:

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from omniner.corpus.stats.flat import Bools, Flat, Floats, Ints, code_points, lengths, number_values, ranges
 from omniner.progress import Progress
+from omniner.records import Sentence
 
 Bits = npt.NDArray[np.uint64]
 
@@ -293,7 +294,7 @@ def find_disagreements(flat: Flat) -> tuple[list[Disagreement], int]:
     rows = rows[np.argsort(flat.text[rows], kind="stable")]
     found, sentences = [], 0
     for group in np.split(rows, np.flatnonzero(np.diff(flat.text[rows])) + 1):
-        labels, number = number_values([tuple(sorted(map(_label, flat.sentences[row].entities))) for row in group])
+        labels, number = number_values([_labelling(flat.sentences[row]) for row in group])
         if len(labels) > 1:
             counts = np.bincount(number)
             order = np.argsort(-counts, kind="stable")
@@ -303,9 +304,15 @@ def find_disagreements(flat: Flat) -> tuple[list[Disagreement], int]:
     return sorted(found, key=lambda one: (-sum(one.counts), one.text)), sentences
 
 
-def _label(entity: Sequence[str | int | None]) -> tuple[str, str, int, int]:
-    text, category, start, end = entity
-    return str(text), str(category), -1 if start is None else int(start), -1 if end is None else int(end)
+def _labelling(sentence: Sentence) -> tuple[tuple[str, str, int, int], ...]:
+    """The entities of a sentence in an order of their own, so that equal labellings are equal."""
+    unplaced = -1
+    return tuple(
+        sorted(
+            (text, category, unplaced if start is None else start, unplaced if end is None else end)
+            for text, category, start, end in sentence.entities
+        )
+    )
 
 
 def collect_near_repeats(blocks: Iterable[SimilarPairs], counts: Ints, top: int) -> NearRepeats:
