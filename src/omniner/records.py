@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Entity(NamedTuple):
@@ -148,6 +151,11 @@ def content_digest(sentences: Sequence[Sentence]) -> str:
     for sentence in sentences:
         digest.update(to_line(sentence_to_json(sentence)).encode())
     return digest.hexdigest()[:16]
+
+
+def replace_surrogates(text: str) -> str:
+    """Put U+FFFD for lone surrogates: neither UTF-8 nor a tokenizer takes them. The length stays."""
+    return _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def storable(text: str) -> str:

@@ -146,14 +146,16 @@ def _gather(sentences: Sequence[Sentence], posts: Sequence[str], level: str) -> 
     return list(members.values())
 
 
-def _ranked(sentences: Sequence[Sentence], posts: Sequence[str], found: Sequence[list[int]], seed: int) -> list[Group]:
+def _ranked(
+    sentences: Sequence[Sentence], posts: Sequence[str], found: Sequence[list[int]], seed: int
+) -> list[SentenceGroup]:
     """The groups in the order in which they are dealt out: that of a keyed hash of the first name of their posts."""
     groups = []
     for members in found:
         name = min(posts[position] for position in members)
         digest = hashlib.blake2b(f"{seed} {name}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
         counts = Counter(entity.category for position in members for entity in sentences[position].entities)
-        groups.append(Group(int.from_bytes(digest, "big"), members, dict(sorted(counts.items()))))
+        groups.append(SentenceGroup(int.from_bytes(digest, "big"), members, dict(sorted(counts.items()))))
     return sorted(groups, key=lambda group: group.rank)
 
 
@@ -192,7 +194,7 @@ def _listed(division: Division, parts: set[int]) -> str:
     return ", ".join(division.names[part] for part in sorted(parts))
 
 
-class Group(NamedTuple):
+class SentenceGroup(NamedTuple):
     """Sentences that stay together.
 
     Attributes:
@@ -206,7 +208,7 @@ class Group(NamedTuple):
     counts: dict[str, int]
 
 
-def stratify(groups: Sequence[Group], shares: Sequence[float], targets: Sequence[int]) -> list[int]:
+def stratify(groups: Sequence[SentenceGroup], shares: Sequence[float], targets: Sequence[int]) -> list[int]:
     """Choose the part of each group.
 
     Args:
@@ -237,7 +239,7 @@ def stratify(groups: Sequence[Group], shares: Sequence[float], targets: Sequence
 class _Assignment:
     """What has been dealt out so far, and what each part still lacks."""
 
-    def __init__(self, groups: Sequence[Group], shares: Sequence[float], targets: Sequence[int]) -> None:
+    def __init__(self, groups: Sequence[SentenceGroup], shares: Sequence[float], targets: Sequence[int]) -> None:
         self.groups, self.parts = groups, range(len(shares))
         self.part = [-1] * len(groups)
         self.largest = [part for part in self.parts if shares[part] == max(shares)]

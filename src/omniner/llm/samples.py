@@ -9,7 +9,6 @@ that a sentence spells out are text, except in whole texts.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.llm.chat import ChatTokenizer
 from omniner.llm.prompts import Prompt
-from omniner.records import Entity, Issue, Sentence
+from omniner.records import Entity, Issue, Sentence, replace_surrogates
 
 _AWKWARD = (
     *("北京", "我去", "的", "2024年", "Hello", "iPhone 15", "éa", "e\u0301a", "\u0301a", "𠮷野家", "か", "한국"),
@@ -43,7 +42,6 @@ _AWKWARD = (
 PROBE_SENTENCES = tuple(dict.fromkeys([*_AWKWARD, *(text[0] for text in _AWKWARD)]))
 """Sentences whose first and last characters may merge with what stands around them, or be stripped."""
 
-_HALF_SURROGATE = re.compile("[\ud800-\udfff]")
 _MARK = "X0sentence0X"  # a text that no prompt holds
 _TRIED = 4  # places before the sentence where the text may be parted
 
@@ -209,8 +207,3 @@ def whole_characters(ids: Sequence[int], chat: ChatTokenizer) -> Iterator[Sequen
         if "\ufffd" not in chat.show(ids[start:end]) or end == len(ids):
             yield ids[start:end]
             start = end
-
-
-def replace_surrogates(text: str) -> str:
-    """Write U+FFFD for half surrogates, which no tokenizer takes; as many characters."""
-    return _HALF_SURROGATE.sub("\ufffd", text)

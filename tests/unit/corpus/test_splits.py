@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from omniner.corpus import splits
 from omniner.corpus.sample import generate_sample
-from omniner.corpus.splits import Division, Group, divide, split_sizes, stratify
+from omniner.corpus.splits import Division, SentenceGroup, divide, split_sizes, stratify
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 
@@ -114,7 +114,7 @@ def test_groups_are_the_connected_posts(sentences: list[Sentence], level: str) -
     assert sorted(map(sorted, groups)) == sorted(map(sorted, slow))
 
 
-def slowly(groups: Sequence[Group], shares: Sequence[float], targets: Sequence[int]) -> list[int]:
+def slowly(groups: Sequence[SentenceGroup], shares: Sequence[float], targets: Sequence[int]) -> list[int]:
     """Iterative stratification word for word: everything is counted anew before every choice."""
     dealt: dict[int, int] = {}
     parts = range(len(shares))
@@ -167,11 +167,11 @@ dealt_out = st.tuples(
 )
 
 
-def groups_of(rows: Sequence[tuple[int, dict[str, int]]], seed: int) -> list[Group]:
+def groups_of(rows: Sequence[tuple[int, dict[str, int]]], seed: int) -> list[SentenceGroup]:
     draw = Random(seed)
     ranks = sorted(draw.sample(range(10**6), len(rows)))
     return [
-        Group(rank, list(range(size)), dict(sorted(counts.items())))
+        SentenceGroup(rank, list(range(size)), dict(sorted(counts.items())))
         for rank, (size, counts) in zip(ranks, rows, strict=True)
     ]
 
@@ -217,7 +217,10 @@ def test_levelling_ends_where_no_step_is_left(
 
 def test_levelling_takes_what_costs_no_category() -> None:
     """One group too many in the second part: the one with too many mentions there is also the only one with any."""
-    groups = [Group(n, [n], {}) for n in range(9)] + [Group(9, [9], {"a": 1}), Group(10, [10], {"a": 9})]
+    groups = [SentenceGroup(n, [n], {}) for n in range(9)] + [
+        SentenceGroup(9, [9], {"a": 1}),
+        SentenceGroup(10, [10], {"a": 9}),
+    ]
     deal = splits._Assignment(groups, (0.8, 0.2), [9, 2])
     for number, part in enumerate([0] * 7 + [1, 1] + [0, 1]):
         deal.place(number, part)
@@ -305,7 +308,7 @@ def test_lone_surrogates_have_a_place() -> None:
 def test_levelling_tries_every_two_parts() -> None:
     """The fullest part and the emptiest have no step between them; others have."""
     sizes, parts = [4, 4, 1, 1, 1, 1], [0, 0, 1, 1, 2, 3]
-    groups = [Group(n, list(range(size)), {}) for n, size in enumerate(sizes)]
+    groups = [SentenceGroup(n, list(range(size)), {}) for n, size in enumerate(sizes)]
     deal = splits._Assignment(groups, (0.4, 0.1, 0.25, 0.25), [5, 1, 3, 3])
     for number, part in enumerate(parts):
         deal.place(number, part)

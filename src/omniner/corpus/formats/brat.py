@@ -38,9 +38,9 @@ from omniner.corpus.formats.fields import (
     quote,
     read_lines,
     read_text,
-    replace_surrogates,
     sort_entities,
     without_repeats,
+    writable_text,
 )
 from omniner.errors import UserError
 from omniner.files import explaining, writing_folder
@@ -268,7 +268,7 @@ def _document(sentences: Sequence[Sentence], log: IssueLog) -> tuple[str, str]:
     lines: list[str] = []
     offset = 0
     for sentence in sentences:
-        text = replace_surrogates(sentence.text, sentence.id, log)
+        text = writable_text(sentence.text, sentence.id, log)
         if "\n" in text or text.endswith("\r"):
             log.add("split-lines", "the line breaks in it will be read as ends of sentences", id=sentence.id)
         for entity, start, end in placed_entities(sentence, log):

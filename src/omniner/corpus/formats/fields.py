@@ -23,7 +23,7 @@ from typing import Any
 
 from omniner.errors import UserError
 from omniner.files import explaining, writing
-from omniner.records import Entity, Issue, Sentence, is_unlabeled, to_line
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, replace_surrogates, to_line
 
 MAX_FILE = 2 * 2**30  # bytes; a larger corpus is split into several files
 MAX_LINE = 16 * 2**20  # characters; the longest known corpus line has under 10,000
@@ -491,11 +491,9 @@ def add_names(item: dict[str, Any], sentence: Sentence) -> dict[str, Any]:
     return item
 
 
-def replace_surrogates(text: str, id: str, log: IssueLog) -> str:
-    """Put U+FFFD for lone surrogates, so that UTF-8 can hold the text; its length stays."""
-    try:
-        text.encode("utf-8")
-        return text
-    except UnicodeEncodeError:
+def writable_text(text: str, id: str, log: IssueLog) -> str:
+    """Put U+FFFD for lone surrogates, which is an issue, so that UTF-8 can hold the text; its length stays."""
+    clean = replace_surrogates(text)
+    if clean != text:
         log.add("unwritable-character", f"a lone surrogate in {quote(text)}: U+FFFD stands for it", id=id)
-        return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text)
+    return clean

@@ -31,8 +31,8 @@ from omniner.corpus.formats.fields import (
     parse_json,
     quote,
     read_text,
-    replace_surrogates,
     without_repeats,
+    writable_text,
 )
 from omniner.errors import UserError
 from omniner.files import writing
@@ -219,7 +219,7 @@ def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> l
         table = csv.writer(file, lineterminator="\r\n")
         table.writerow(COLUMNS[:2] if bare else COLUMNS)
         for sentence in sentences if bare else labeled_only(sentences, log):
-            row = [replace_surrogates(text, sentence.id, log) for text in (sentence.post_id or "", sentence.text)]
+            row = [writable_text(text, sentence.id, log) for text in (sentence.post_id or "", sentence.text)]
             table.writerow(row if bare else [*row, _label(sentence, log)])
     return log.items
 
@@ -234,7 +234,7 @@ def _label(sentence: Sentence, log: IssueLog) -> str:
         else:
             item |= {"start": entity.start, "end": entity.end}
         items.append(item)
-    return replace_surrogates(json.dumps(items, ensure_ascii=False), sentence.id, log)
+    return writable_text(json.dumps(items, ensure_ascii=False), sentence.id, log)
 
 
 def sniff_lines(head: FileHead) -> Match | None:

@@ -93,7 +93,7 @@ class Check(NamedTuple):
 CHECKS: dict[str, Check] = {}  # filled below, in the order in which verdicts are shown
 
 
-def check(advice: str) -> Callable[[Look], Look]:
+def add_check(advice: str) -> Callable[[Look], Look]:
     """Make a function `check_<name>` a check of that name."""
 
     def add(look: Look) -> Look:
@@ -123,14 +123,14 @@ def run_checks(surveyed: SurveyedCorpus) -> list[Verdict]:
     return verdicts
 
 
-@check("Take them out of one side: a model has seen them.")
+@add_check("Take them out of one side: a model has seen them.")
 def check_leakage(surveyed: SurveyedCorpus) -> Found | str:
     """Count sentences whose text stands in another split, too."""
     counts = surveyed.statistics.counts
     return _across(surveyed, lambda one, other: count_shared(counts, one, other)[0])
 
 
-@check("Take them out of one side, or divide anew with task=split.")
+@add_check("Take them out of one side, or divide anew with task=split.")
 def check_near_leakage(surveyed: SurveyedCorpus) -> Found | str:
     """Count sentences whose text, or nearly the same, stands in another split."""
     counts, near = surveyed.statistics.counts, surveyed.statistics.near
@@ -139,7 +139,7 @@ def check_near_leakage(surveyed: SurveyedCorpus) -> Found | str:
     return _across(surveyed, lambda one, other: count_near_shared(counts, near.similar, one, other))
 
 
-@check("Divide anew with task=split: sentences of one post are alike.")
+@add_check("Divide anew with task=split: sentences of one post are alike.")
 def check_posts(surveyed: SurveyedCorpus) -> Found | str:
     """Count posts that have sentences in several splits."""
     statistics = surveyed.statistics
@@ -150,7 +150,7 @@ def check_posts(surveyed: SurveyedCorpus) -> Found | str:
     return _part(len(statistics.split_posts), statistics.posts, "posts in two splits or more")
 
 
-@check("Report unseen mentions apart: remembering alone explains this share.")
+@add_check("Report unseen mentions apart: remembering alone explains this share.")
 def check_seen(surveyed: SurveyedCorpus) -> Found | str:
     """Count mentions whose surface stands in train; of the split that has most."""
     rows = {split: seen for split, seen in surveyed.statistics.seen.items() if seen.mentions}
@@ -160,14 +160,14 @@ def check_seen(surveyed: SurveyedCorpus) -> Found | str:
     return max(share for share, _ in parts), f"surfaces that train has: {'; '.join(text for _, text in parts)}"
 
 
-@check("Keep one of each, or weigh that frequent texts count more.")
+@add_check("Keep one of each, or weigh that frequent texts count more.")
 def check_duplicates(surveyed: SurveyedCorpus) -> Found | str:
     """Count sentences whose text stood in their split before."""
     count = int(count_repeated(surveyed.statistics.counts).sum())
     return _of_sentences(count, surveyed, "sentences repeat one of their split")
 
 
-@check("Look at the table of near duplicates: templates and forwarded posts.")
+@add_check("Look at the table of near duplicates: templates and forwarded posts.")
 def check_near_duplicates(surveyed: SurveyedCorpus) -> Found | str:
     """Count sentences that have an equal or nearly equal one in their split."""
     statistics = surveyed.statistics
@@ -178,7 +178,7 @@ def check_near_duplicates(surveyed: SurveyedCorpus) -> Found | str:
     return _of_sentences(count, surveyed, "sentences have an equal or nearly equal one in their split")
 
 
-@check("Have them labelled again: the guidelines, or an annotator, were unsure.")
+@add_check("Have them labelled again: the guidelines, or an annotator, were unsure.")
 def check_inconsistent(surveyed: SurveyedCorpus) -> Found | str:
     """Count sentences whose text stands in the corpus again with other labels."""
     count, texts = surveyed.statistics.disagreeing, len(surveyed.statistics.disagreements)
@@ -186,28 +186,28 @@ def check_inconsistent(surveyed: SurveyedCorpus) -> Found | str:
     return share, f"{text}: {_counted(texts, 'text')}" if count else text
 
 
-@check("Cut the blanks off: no tagger finds such a span.")
+@add_check("Cut the blanks off: no tagger finds such a span.")
 def check_edge_space(surveyed: SurveyedCorpus) -> Found | str:
     """Count mentions with white space at an end."""
     count = len(surveyed.statistics.edges[SPACE])
     return _of_mentions(count, surveyed, "mentions begin or end with white space")
 
 
-@check("Say in the guidelines whether such marks belong to the mention.")
+@add_check("Say in the guidelines whether such marks belong to the mention.")
 def check_edge_punctuation(surveyed: SurveyedCorpus) -> Found | str:
     """Count mentions with punctuation at an end."""
     count = len(surveyed.statistics.edges[PUNCTUATION])
     return _of_mentions(count, surveyed, "mentions begin or end with punctuation")
 
 
-@check("Add offsets: span scores and taggers leave these mentions out.")
+@add_check("Add offsets: span scores and taggers leave these mentions out.")
 def check_unplaced(surveyed: SurveyedCorpus) -> Found | str:
     """Count mentions without offsets."""
     count = int((~surveyed.statistics.flat.placed).sum())
     return _of_mentions(count, surveyed, "mentions have no place in their text")
 
 
-@check("Use head=span or a causal model: softmax and crf cannot give two at one place.")
+@add_check("Use head=span or a causal model: softmax and crf cannot give two at one place.")
 def check_overlapping(surveyed: SurveyedCorpus) -> Found | str:
     """Count mentions that share a character with another one."""
     count = sum(labels.involved for labels in surveyed.statistics.labels.values())
@@ -218,14 +218,14 @@ def check_overlapping(surveyed: SurveyedCorpus) -> Found | str:
     return found[0], found[1] + ": " + ", ".join(f"{kinds[kind]:,} {kind}" for kind in (NESTED, CROSSING, SAME))
 
 
-@check("Expect confusion here, and give the prompt or the guidelines a rule.")
+@add_check("Expect confusion here, and give the prompt or the guidelines a rule.")
 def check_ambiguous(surveyed: SurveyedCorpus) -> Found | str:
     """Count mentions whose surface has several categories."""
     kinds, mentions = surveyed.statistics.ambiguity.kinds, surveyed.statistics.ambiguity.mentions
     return _of_mentions(int(mentions[kinds > 1].sum()), surveyed, "mentions have a surface of several categories")
 
 
-@check("Clean the texts before they are labelled: offsets change with them.")
+@add_check("Clean the texts before they are labelled: offsets change with them.")
 def check_odd_characters(surveyed: SurveyedCorpus) -> Found | str:
     """Count sentences with characters that no one types."""
     count = int(surveyed.statistics.with_odd.sum())
@@ -234,13 +234,13 @@ def check_odd_characters(surveyed: SurveyedCorpus) -> Found | str:
     return share, f"{text}: {kinds}" if kinds else text
 
 
-@check("Take them out.")
+@add_check("Take them out.")
 def check_empty(surveyed: SurveyedCorpus) -> Found | str:
     """Count sentences of nothing but white space."""
     return _of_sentences(int(surveyed.statistics.empty.sum()), surveyed, "sentences show nothing")
 
 
-@check("Make sure that they were looked at; sample fewer of them if training is slow.")
+@add_check("Make sure that they were looked at; sample fewer of them if training is slow.")
 def check_no_entity(surveyed: SurveyedCorpus) -> Found | str:
     """Count labelled sentences without an entity."""
     labels = surveyed.statistics.labels.values()
@@ -249,21 +249,21 @@ def check_no_entity(surveyed: SurveyedCorpus) -> Found | str:
     return _part(count, total, "labelled sentences have no entity") if total else "no labels"
 
 
-@check("Cut them at sentence ends, raise encoding.max_length or set encoding.on_too_long.")
+@add_check("Cut them at sentence ends, raise encoding.max_length or set encoding.on_too_long.")
 def check_too_long(surveyed: SurveyedCorpus) -> Found | str:
     """Count sentences that a model does not take as a whole."""
     count = int((surveyed.statistics.flat.length > surveyed.max_length).sum())
     return _of_sentences(count, surveyed, f"sentences are longer than encoding.max_length={surveyed.max_length}")
 
 
-@check("Look at them: several sentences in one, or markup.")
+@add_check("Look at them: several sentences in one, or markup.")
 def check_outliers(surveyed: SurveyedCorpus) -> Found | str:
     """Count sentences beyond the outer fence of their split's lengths."""
     count = len(surveyed.statistics.outliers)
     return _of_sentences(count, surveyed, "sentences are far longer than most of their split")
 
 
-@check("Collect more of them, merge them, or leave them out (task=filter).")
+@add_check("Collect more of them, merge them, or leave them out (task=filter).")
 def check_rare(surveyed: SurveyedCorpus) -> Found | str:
     """Count categories with few mentions to learn from."""
     statistics, least = surveyed.statistics, surveyed.settings.rare
@@ -275,7 +275,7 @@ def check_rare(surveyed: SurveyedCorpus) -> Found | str:
     return _part_named(rare, len(counts), f"categories have fewer than {least} mentions in {base}")
 
 
-@check("Divide anew with task=split: no model can learn them.")
+@add_check("Divide anew with task=split: no model can learn them.")
 def check_untrained(surveyed: SurveyedCorpus) -> Found | str:
     """Count categories that train lacks."""
     statistics = surveyed.statistics
@@ -285,7 +285,7 @@ def check_untrained(surveyed: SurveyedCorpus) -> Found | str:
     return _part_named(absent, len(statistics.categories), "categories are in other splits, not in train")
 
 
-@check("Divide anew with task=split: nothing can be said about them.")
+@add_check("Divide anew with task=split: nothing can be said about them.")
 def check_unmeasured(surveyed: SurveyedCorpus) -> Found | str:
     """Count categories that a split to measure on lacks; of the split that lacks most."""
     statistics = surveyed.statistics
@@ -303,7 +303,7 @@ def check_unmeasured(surveyed: SurveyedCorpus) -> Found | str:
     return worst, "; ".join(lines) or f"every category is in {_named(others)}"
 
 
-@check("Correct their names, or set data.taxonomy=flat.")
+@add_check("Correct their names, or set data.taxonomy=flat.")
 def check_unknown(surveyed: SurveyedCorpus) -> Found | str:
     """Count mentions whose category is not in the taxonomy."""
     if surveyed.taxonomy is None:
@@ -313,7 +313,7 @@ def check_unknown(surveyed: SurveyedCorpus) -> Found | str:
     return found if isinstance(found, str) or not absent else (found[0], f"{found[1]}: {_named(list(absent))}")
 
 
-@check("Collect some, or leave them out of the prompt.")
+@add_check("Collect some, or leave them out of the prompt.")
 def check_unused(surveyed: SurveyedCorpus) -> Found | str:
     """Count categories of the taxonomy without a mention."""
     if surveyed.taxonomy is None:
@@ -323,7 +323,7 @@ def check_unused(surveyed: SurveyedCorpus) -> Found | str:
     return _part_named(absent, len(surveyed.taxonomy), "categories of the taxonomy have no mention")
 
 
-@check("Look at issues.jsonl and repair the files.")
+@add_check("Look at issues.jsonl and repair the files.")
 def check_issues(surveyed: SurveyedCorpus) -> Found | str:
     """Count the issues of reading, per sentence."""
     codes = Counter(issue.code for issue in surveyed.issues)
