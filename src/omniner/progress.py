@@ -16,6 +16,7 @@ class Progress:
     Args:
         what: is done, for example `sentences answered`.
         total: how many there are.
+        done: how many of them were done before; they do not count for the rate.
         seconds: between two lines.
         quiet: only count; of several processes one speaks.
         note: what to say besides, asked for with each line.
@@ -26,11 +27,12 @@ class Progress:
         what: str,
         total: int,
         *,
+        done: int = 0,
         seconds: float = 10.0,
         quiet: bool = False,
         note: Callable[[], str] | None = None,
     ) -> None:
-        self.what, self.total, self.done = what, total, 0
+        self.what, self.total, self.done, self._before = what, total, done, done
         self._seconds, self._quiet, self._note = seconds, quiet, note
         self._start = self._spoken = time.monotonic()
 
@@ -40,18 +42,19 @@ class Progress:
         if time.monotonic() - self._spoken >= self._seconds:
             self.say()
 
-    def say(self) -> None:
-        """Say now how far the work is."""
+    def say(self, note: str = "") -> None:
+        """Say now how far the work is; with this note instead of the one asked for with each line."""
         self._spoken = time.monotonic()
         if not self._quiet:
-            note = self._note() if self._note else ""
+            note = note or (self._note() if self._note else "")
             log.info("%s%s", self.status(), f"; {note}" if note else "")
 
     def status(self) -> str:
         """Return one line: how much is done, the mean rate so far, and how long the rest takes at that rate."""
-        rate = self.done / max(time.monotonic() - self._start, 1e-9)
+        fresh = self.done - self._before
+        rate = fresh / max(time.monotonic() - self._start, 1e-9)
         line = f"{self.done:,} of {self.total:,} {self.what}"
-        if not self.done:
+        if not fresh:
             return line
         return f"{line}, {rate:.1f} per s, {duration((self.total - self.done) / rate)} left"
 

@@ -45,6 +45,20 @@ def test_it_says_what_it_is_asked_to_say_besides(
     assert asked.status() == "2,000 of 4,000 requests, 20.0 per s, 1.7 min left"
 
 
+def test_what_was_done_before_does_not_count_for_the_rate(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    resumed = progress.Progress("steps", 100, done=60, note=lambda: "asked")
+    assert resumed.status() == "60 of 100 steps"
+    now[0] += 5
+    resumed.add(20)
+    with caplog.at_level(logging.INFO, "omniner"):
+        resumed.say("given")
+    assert caplog.messages == ["80 of 100 steps, 4.0 per s, 5 s left; given"]
+
+
 @pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (99, "99 s"), (150, "2.5 min"), (9000, "2.5 h")])
 def test_a_duration_is_said_in_the_unit_that_fits(seconds: float, said: str) -> None:
     assert progress.duration(seconds) == said

@@ -24,11 +24,12 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from omniner.config.model_groups import TrainerConfig
 from omniner.errors import Stopped
+from omniner.progress import Progress
 from omniner.training.learner import Learner
 
 log = logging.getLogger("omniner")
 
-_SPEAK_EVERY = 60.0  # seconds between two lines of progress
+_SECONDS = 60.0  # between two lines of progress
 
 
 class KeepCheckpoints(Checkpoint):
@@ -160,43 +161,36 @@ class Interruption(Callback):
 
 
 class LogProgress(Callback):
-    """A line per evaluation, and one a minute between them: how far, how good, how fast, how long still."""
+    """Logs a line per evaluation, and one a minute between them: how far, how good, how fast, how long still.
 
-    def __init__(self) -> None:
-        self._start, self._first, self._said = 0.0, 0, 0.0
+    The time that is left is the most it can be: patience may end training before.
+    """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock; steps done before a resume do not count for the speed."""
-        self._start = self._said = time.monotonic()
-        self._first = trainer.global_step
+        self._progress = Progress(
+            "steps",
+            int(trainer.estimated_stepping_batches),
+            done=trainer.global_step,
+            seconds=_SECONDS,
+            quiet=not trainer.is_global_zero,
+            note=lambda: self._note(trainer, "train/loss"),
+        )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Say where it stands, if it has not been said for long."""
-        if time.monotonic() - self._said > _SPEAK_EVERY:
-            self._say(trainer, ("train/loss",))
+        """Count the step, and say where training stands if it has not been said for long."""
+        self._progress.add(trainer.global_step - self._progress.done)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where it stands, and how good that is."""
+        """Say where training stands, and how good that is."""
         if trainer.state.fn == "fit":
-            self._say(trainer, ("train/loss", "val/loss", "val/f1"))
+            self._progress.say(self._note(trainer, "train/loss", "val/loss", "val/f1"))
 
-    def _say(self, trainer: pl.Trainer, names: tuple[str, ...]) -> None:
-        self._said = time.monotonic()
-        if not trainer.is_global_zero:
-            return
-        step, total = trainer.global_step, int(trainer.estimated_stepping_batches)
-        seconds = (self._said - self._start) / max(1, step - self._first) * max(0, total - step)
+    def _note(self, trainer: pl.Trainer, *names: str) -> str:
         values = trainer.callback_metrics
         shown = [f"{name} {float(values[name]):.4f}" for name in names if name in values]
-        log.info(
-            "epoch %d of %s, step %d of %d: %s, %.1f sentences/s, %.0f min left at most",
-            trainer.current_epoch + 1,
-            trainer.max_epochs,
-            step,
-            total,
-            ", ".join(shown),
-            float(values.get("train/sentences_per_second", 0.0)),
-            seconds / 60,
-        )
+        speed = float(values.get("train/sentences_per_second", 0.0))
+        epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+        return ", ".join([epoch, *shown, f"{speed:.1f} sentences/s"])

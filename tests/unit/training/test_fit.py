@@ -188,14 +188,14 @@ def test_evaluation_by_steps_on_a_sample_of_dev(tmp_path: Path) -> None:
 def test_progress_is_said_between_evaluations(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callbacks, "_SPEAK_EVERY", 0.0)
+    monkeypatch.setattr(callbacks, "_SECONDS", 0.0)
     config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=1")
     with caplog.at_level(logging.INFO, "omniner"):
         fit(config, small_corpus.corpus(24, 8), tmp_path, None, [])
-    lines = [message for message in caplog.messages if message.startswith("epoch 1 of 1, step")]
-    assert [line.split(":")[0][-6:] for line in lines] == ["1 of 3", "2 of 3", "3 of 3", "3 of 3"]
+    lines = [message for message in caplog.messages if " of 3 steps" in message]
+    assert [line.split(" steps")[0] for line in lines] == ["1 of 3", "2 of 3", "3 of 3", "3 of 3"]
     assert "val/f1" in lines[-1]
-    assert all("sentences/s" in line and "min left at most" in line for line in lines)
+    assert all("epoch 1 of 1" in line and "sentences/s" in line and " left" in line for line in lines)
 
 
 def test_the_sample_of_dev_follows_the_seed() -> None:
