@@ -18,7 +18,9 @@ SHIPPED = ("base", "errta", "fewshot")
 
 def shipped(name: str, language: str = "zh", **changes: Any) -> PromptConfig:
     """The config of `conf/prompt`, without Hydra."""
-    values: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "prompt" / f"{name}.yaml"))
+    files = [OmegaConf.load(ROOT / "conf" / "prompt" / f"{one}.yaml") for one in dict.fromkeys(("base", name))]
+    values: Any = OmegaConf.to_container(OmegaConf.merge(*files))
+    values.pop("defaults", None)
     return replace(PromptConfig(**values), language=language, **changes)
 
 

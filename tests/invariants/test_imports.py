@@ -45,7 +45,6 @@ HEAVY = (
     "torchmetrics",
     "mlflow",
     "matplotlib",
-    "plotly",
 )
 
 

@@ -1,20 +1,14 @@
-"""The figures of a comparison as PNG bytes: errors by type in each run, gains and losses by category.
+"""The figures of a comparison of runs, and its page.
 
-Same style, colours and letters as the figures of a single run (`pages.figures`); the same comparison gives the same
-bytes.
-
-The page of a comparison: a single HTML file that needs no network, no server and no Chinese font.
-
-`html` puts what a comparison comes to, its tables, charts and a browser of the changed sentences into the template
-`compare.html` (with `report.css`, `page.js`, `charts.js` and `compare.js`); `pages.page` makes one safe file of it.
-It weighs about 1 MB for three runs on 19,557 sentences, half of it the Chinese letters.
+Figures: errors by type in each run, and for each run but the first the gains and losses by category. The page shows
+them with the tables of `comparison_tables` and a browser of the changed sentences (`pages/comparison.html`,
+`pages/comparison.js`).
 """
 
 from __future__ import annotations
 
-import html as markup
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +17,7 @@ import numpy as np
 from omniner.records import Entity
 from omniner.report import page
 from omniner.report.comparison_tables import comparison_summary
-from omniner.report.figures import FAINT, INK, LABEL_LENGTH, drawable_text, png
+from omniner.report.figures import FAINT, INK, LABEL_LENGTH, Chart, drawable_text
 from omniner.report.tables import P_VALUE, POINTS, SHARE, Table, format_cell
 from omniner.scoring import human
 from omniner.scoring.comparison import RunComparison, TestedRun
@@ -40,21 +34,28 @@ MOST_CHANGED = 40  # categories of the figure of gains and losses; more cannot b
 NAME = 28  # characters of a run's name
 
 
-def draw_comparison_figures(comparison: RunComparison) -> dict[str, bytes]:
+def draw_comparison_figures(comparison: RunComparison) -> dict[str, Chart]:
     """The figures by name; a run in which no category changed has none of gains and losses."""
-    count = len(comparison.results)
+    count, mode = len(comparison.results), comparison.results[comparison.baseline].mode
     types = len(comparison.results[comparison.baseline].errta.by_type)
-    made = {"compare_errors": png((8, 1.2 + 0.2 * types * (count + 1)), lambda figure: _errors(figure, comparison))}
+    title = f"Errors by type (ERRTA {mode}) in {comparison.sentences:,} sentences"
+    draw = partial(_errors, comparison=comparison)
+    made = {"compare_errors": Chart(title, (8, 1.2 + 0.2 * types * (count + 1)), draw)}
     for number, run in enumerate(comparison.tested, 1):
-        rows = most_changed(run)
+        rows = _most_changed(run)
         if rows:
-            height = 1.5 + 0.22 * len(rows)
-            name = f"compare_categories_{number}"
-            made[name] = png((8, height), partial(_categories, comparison=comparison, run=run, rows=rows))
+            of = f"{len(rows)} of {len(run.significance.categories)}"
+            names = f"{drawable_text(run.name, NAME)} against {drawable_text(comparison.baseline, NAME)}"
+            sure = {name for name, _ in rows if run.significance.corrected[name] < comparison.settings.alpha}
+            made[f"compare_categories_{number}"] = Chart(
+                f"Gains and losses by category, {of}\n{names}",
+                (8, 1.5 + 0.22 * len(rows)),
+                partial(_categories, rows=rows, sure=sure),
+            )
     return made
 
 
-def most_changed(run: TestedRun) -> list[tuple[str, Difference]]:
+def _most_changed(run: TestedRun) -> list[tuple[str, Difference]]:
     """The categories whose F1 changed most, the largest gain first."""
     changed = [(name, row) for name, row in run.significance.categories.items() if row.difference]
     kept = sorted(changed, key=lambda item: (-abs(item[1].difference), item[0]))[:MOST_CHANGED]
@@ -70,9 +71,8 @@ def _errors(figure: Figure, comparison: RunComparison) -> None:
     for place, (name, result) in enumerate(comparison.results.items()):
         values = [result.errta.by_type[kind].errors for kind in types]
         heights = groups + (0.5 - (place + 0.5) / count) * 0.8
-        ax.barh(
-            heights, values, height=0.8 / count, color=COLOURS[place % len(COLOURS)], label=drawable_text(name, NAME)
-        )
+        colour, label = COLOURS[place % len(COLOURS)], drawable_text(name, NAME)
+        ax.barh(heights, values, height=0.8 / count, color=colour, label=label)
         for height, value in zip(heights, values, strict=True):
             ax.text(value, height, f" {value:,}", va="center", fontsize=7.5)
     ax.set_yticks(groups, [name.replace("_", " + ") for name in types])
@@ -80,38 +80,20 @@ def _errors(figure: Figure, comparison: RunComparison) -> None:
     ax.grid(visible=False, axis="y")
     ax.set_xlabel("errors")
     ax.legend(loc="best")
-    mode = comparison.results[comparison.baseline].mode
-    ax.set_title(f"Errors by type (ERRTA {mode}) in {comparison.sentences:,} sentences")
 
 
-def _categories(figure: Figure, comparison: RunComparison, run: TestedRun, rows: list[tuple[str, Difference]]) -> None:
+def _categories(figure: Figure, rows: Sequence[tuple[str, Difference]], sure: set[str]) -> None:
     """Differences of F1 with their intervals; those that stay significant after the correction are filled."""
     ax = figure.subplots()
     for place, (name, row) in zip(range(len(rows))[::-1], rows, strict=True):
         colour = BLUE if row.difference > 0 else ORANGE
-        certain = run.significance.corrected[name] < comparison.settings.alpha
         ax.plot([100 * row.low, 100 * row.high], [place, place], color=colour, linewidth=1.4)
-        ax.plot([100 * row.difference], [place], "o", color=colour, markerfacecolor=colour if certain else "white")
+        face = colour if name in sure else "white"
+        ax.plot([100 * row.difference], [place], "o", color=colour, markerfacecolor=face)
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.set_yticks(range(len(rows))[::-1], [drawable_text(name, LABEL_LENGTH) for name, _ in rows])
     ax.set_ylim(-0.8, len(rows) - 0.2)
     ax.set_xlabel("points of F1; filled: significant after Holm's correction", color=FAINT)
-    names = f"{drawable_text(run.name, NAME)} against {drawable_text(comparison.baseline, NAME)}"
-    of = len(run.significance.categories)
-    ax.set_title(f"Gains and losses by category, {len(rows)} of {of}\n{names}")
-
-
-_SECTIONS = {
-    "result": "Result",
-    "models": "Runs",
-    "errors": "Error types",
-    "primaries": "By primary",
-    "categories": "Categories",
-    "sentences": "Changed sentences",
-    "config": "Configuration",
-    "method": "Method",
-}
-_SHOWN = ("models", "human", "tests", "errors", "primaries", "categories", "config")  # the flips have their own browser
 
 
 @dataclass(frozen=True)
@@ -125,27 +107,28 @@ class ComparisonFacts:
 
 
 def render_comparison_page(comparison: RunComparison, tables: Mapping[str, Table], facts: ComparisonFacts) -> str:
-    """The page.
+    """Write the page.
 
     Args:
-        comparison: what `comparison.compare_runs` gave.
+        comparison: what `compare_runs` gave.
         tables: what `build_comparison_tables` made of it.
         facts: what else to say.
     """
-    parts = {
-        "name": markup.escape(facts.name),
-        "created": markup.escape(facts.created),
-        "kind": "comparison",
-        "nav": page.nav(_SECTIONS),
-        "cards": page.cards(_cards(comparison)),
-        "verdicts": _verdicts(comparison),
-        "notes": "".join(f'<p class="notice">{markup.escape(note)}</p>' for note in comparison_warnings(comparison)),
-        "signature": markup.escape(comparison.signature),
-        "details": page.details(facts.details),
-        "method": "".join(f"<p>{markup.escape(line)}</p>" for line in comparison_method(comparison)),
+    sure = [run.p_corrected < comparison.settings.alpha for run in comparison.tested]
+    sure += [False] if comparison.annotators else []
+    lines = (line.replace("->", "→") for line in comparison_summary(comparison))
+    values = {
+        "facts": facts,
+        "key_numbers": _key_numbers(comparison),
+        "verdicts": list(zip(sure, lines, strict=True)),
+        "warnings": comparison_warnings(comparison),
+        "signature": comparison.signature,
+        "charts": draw_comparison_figures(comparison),
+        "method": comparison_method(comparison),
     }
-    scripts = {"js": "".join(map(page.asset, ("page.js", "charts.js", "compare.js")))}
-    return page.render_page("compare.html", parts, _data(comparison, tables, facts), scripts, {})
+    data = _data(comparison, tables, facts)
+    scripts = ("page.js", "comparison.js")
+    return page.render_page("comparison.html", "comparison", facts.name, facts.created, values, data, scripts)
 
 
 def comparison_warnings(comparison: RunComparison) -> list[str]:
@@ -190,59 +173,44 @@ def comparison_method(comparison: RunComparison) -> list[str]:
     ]
 
 
-def _cards(comparison: RunComparison) -> list[tuple[str, str, str]]:
+def _key_numbers(comparison: RunComparison) -> list[tuple[str, str, str]]:
+    """Name, F1 and difference of each run, then the mean of the annotators."""
     cards = []
-    of = {run.name: run for run in comparison.tested}
+    tested = {run.name: run for run in comparison.tested}
     for name, result in comparison.results.items():
         note = "baseline"
-        if name in of:
-            f1 = of[name].significance.figures["micro.f1"]
-            note = (
-                f"{format_cell(f1.difference, POINTS)} [{format_cell(f1.low, POINTS)}, {format_cell(f1.high, POINTS)}]"
-            )
-            note += f", p {format_cell(of[name].p_corrected, P_VALUE)}"
+        if name in tested:
+            f1 = tested[name].significance.figures["micro.f1"]
+            points, low, high = (format_cell(value, POINTS) for value in (f1.difference, f1.low, f1.high))
+            note = f"{points} [{low}, {high}], p {format_cell(tested[name].p_corrected, P_VALUE)}"
         cards.append((name, f"F1 {format_cell(result.metrics.micro.f1, SHARE)}", note))
     if comparison.annotators:
-        people = human.summarise_scores([result.metrics.micro.f1 for result in comparison.annotators.values()])
-        note = f"standard deviation {format_cell(people.deviation, SHARE)}, " if len(comparison.annotators) > 1 else ""
-        cards.append(
-            (human.HUMAN, f"F1 {format_cell(people.mean, SHARE)}", f"{note}{len(comparison.annotators)} people")
-        )
+        mean = human.summarise_scores([result.metrics.micro.f1 for result in comparison.annotators.values()])
+        many = len(comparison.annotators) > 1
+        note = f"standard deviation {format_cell(mean.deviation, SHARE)}, " if many else ""
+        note += f"{len(comparison.annotators)} people"
+        cards.append((human.HUMAN, f"F1 {format_cell(mean.mean, SHARE)}", note))
     return cards
-
-
-def _verdicts(comparison: RunComparison) -> str:
-    marks = ["verdict sure" if v.p_corrected < comparison.settings.alpha else "verdict" for v in comparison.tested]
-    marks += ["verdict"] if comparison.annotators else []
-    lines = zip(marks, comparison_summary(comparison), strict=True)
-    return "".join(f'<p class="{mark}">{markup.escape(line.replace("->", "→"))}</p>' for mark, line in lines)
 
 
 def _data(comparison: RunComparison, tables: Mapping[str, Table], facts: ComparisonFacts) -> dict[str, Any]:
     """What the script of the page works on."""
     sentences, flips = _changed(comparison)
     total = sum(len(run.gained) + len(run.lost) for run in comparison.tested)
-    kept = "" if len(flips) == total else f"The page holds at most {comparison.settings.examples:,} of each kind of all"
+    kept = f"The page holds at most {comparison.settings.examples:,} of each kind of all {total:,}; compare.examples"
+    differ = "Nothing: the configurations are the same."
+    if len(comparison.results) < 2:
+        differ = "There is no second run."
+    elif facts.unknown_config:
+        differ = "Not known: a predictions file has no configuration."
+    shown = {**tables, "config": replace(tables["config"], empty=differ)}
     return {
         "runs": list(comparison.results),
-        # columns of the error table with the counts of each run
-        "counts": [1, *(2 + 3 * place for place in range(len(comparison.tested)))],
-        "sheets": {name: table.to_json() for name, table in tables.items() if name in _SHOWN},
-        "forests": [forest for run in comparison.tested if (forest := _forest(comparison, run))["rows"]],
+        "tables": {name: table.to_json() for name, table in shown.items() if name != "flips"},  # they have a browser
         "sentences": sentences,
         "flips": flips,
-        "kept": f"{kept} {total:,}; compare.examples sets how many." if kept else "",
-        "unknown": facts.unknown_config,
+        "kept": "" if len(flips) == total else f"{kept} sets how many.",
     }
-
-
-def _forest(comparison: RunComparison, run: TestedRun) -> dict[str, Any]:
-    """Rows of (category, difference, low, high, whether significant), the largest gain first."""
-    rows = [
-        [name, row.difference, row.low, row.high, run.significance.corrected[name] < comparison.settings.alpha]
-        for name, row in most_changed(run)
-    ]
-    return {"run": run.name, "of": len(run.significance.categories), "rows": rows}
 
 
 def _changed(comparison: RunComparison) -> tuple[list[Any], list[Any]]:

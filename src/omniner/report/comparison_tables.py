@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omniner.records import Prediction
 from omniner.report.curation_tables import build_human_table
+from omniner.report.figures import Chart
 from omniner.report.tables import (
     CHANGE,
     COUNT,
@@ -376,10 +378,8 @@ def _cell(metric: str, mean: object, deviation: object) -> str:
     return f"{mean * factor:.2f}{spread}"
 
 
-def draw_seed_figure(runs: Sequence[SweepRun], name: str) -> bytes | None:
+def draw_seed_figure(runs: Sequence[SweepRun], name: str) -> Chart | None:
     """F1 on test, a line per configuration: each seed a point, the mean with one standard deviation; None: no F1."""
-    from omniner.report.figures import png
-
     groups = {
         label or name: values
         for label, finished in _groups(runs).items()
@@ -390,7 +390,8 @@ def draw_seed_figure(runs: Sequence[SweepRun], name: str) -> bytes | None:
     if len(groups) > LARGEST:
         best = sorted(groups, key=lambda label: -statistics.fmean(groups[label]))[:LARGEST]
         groups = {label: groups[label] for label in best}
-    return png((8, 1.2 + 0.35 * len(groups)), lambda figure: _draw(figure, groups))
+    title = f"F1 of {sum(map(len, groups.values()))} runs: seeds (points), mean ± standard deviation"
+    return Chart(title, (8, 1.2 + 0.35 * len(groups)), partial(_draw, groups=groups))
 
 
 def _draw(figure: Figure, groups: Mapping[str, Sequence[float]]) -> None:
@@ -402,4 +403,3 @@ def _draw(figure: Figure, groups: Mapping[str, Sequence[float]]) -> None:
     ax.set_yticks(range(len(groups)), [label[:LABEL] for label in groups])
     ax.set_ylim(len(groups) - 0.5, -0.5)
     ax.set_xlabel("F1 on test")
-    ax.set_title(f"F1 of {sum(map(len, groups.values()))} runs: seeds (points), mean ± standard deviation")

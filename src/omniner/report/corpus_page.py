@@ -1,59 +1,53 @@
-"""The figures of surveyed corpora as PNG bytes: mentions by category, and lengths of sentences.
+"""The figures of measured corpora, their page, the same in Markdown, and what the terminal shows.
 
-Same style, colours and letters as the figures of a run (`pages.figures`); the same corpus gives the same bytes.
-
-The texts of a survey of corpora: a single HTML page, the same in Markdown, and what the terminal shows.
-
-In go surveyed corpora, their verdicts and sheets. The page is the sections of `stats.html`, filled by `stats.js` from
-one JSON block (see `pages.page`): Table 3 and the checks of all corpora, and everything else of the corpus that is
-chosen.
+Figures: mentions by category, and lengths of sentences. The page (`pages/corpus.html`, `pages/corpus.js`) shows Table 3
+and the checks of all corpora, and everything else of the corpus that is chosen.
 """
 
 from __future__ import annotations
 
-import html as markup
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from omniner.corpus.stats.checks import FAILED, STATUSES, WARNED, SurveyedCorpus
 from omniner.corpus.stats.flat import Floats, Ints
+from omniner.corpus.stats.mentions import CategoryStats
 from omniner.records import storable
 from omniner.report import page
 from omniner.report.corpus_tables import Verdicts
-from omniner.report.figures import LABEL_LENGTH, MOST_ROWS, drawable_text, png
+from omniner.report.figures import LABEL_LENGTH, MOST_ROWS, SERIES, Chart, drawable_text
 from omniner.report.tables import Table, escape_markdown, tables_markdown
-from omniner.scoring.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
+from omniner.scoring.error_types import BLUE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, GREY)  # of the splits
 
-
-def draw_corpus_figures(surveyed: Sequence[SurveyedCorpus]) -> dict[str, bytes]:
+def draw_corpus_figures(surveyed: Sequence[SurveyedCorpus]) -> dict[str, Chart]:
     """The figures by name; a corpus without mentions has none of categories."""
-    made: dict[str, bytes] = {}
+    made: dict[str, Chart] = {}
     for one in surveyed:
-        rows = one.statistics.categories[:MOST_ROWS]
+        name, statistics = one.statistics.name, one.statistics
+        rows = sorted(statistics.categories, key=lambda row: (-row.mentions, row.name))[:MOST_ROWS]
         if rows:
-            height = 1.5 + 0.19 * len(rows)
-            made[f"stats_{one.statistics.name}_categories"] = png((8, height), partial(_categories, surveyed=one))
-        made[f"stats_{one.statistics.name}_lengths"] = png((8, 3.2), partial(_lengths, surveyed=one))
+            title = f"{drawable_text(name)}: {len(statistics.flat.owner):,} mentions of "
+            title += f"{len(statistics.categories):,} categories"
+            draw = partial(_categories, rows=rows[::-1])
+            made[f"stats_{name}_categories"] = Chart(title, (8, 1.5 + 0.19 * len(rows)), draw)
+        made[f"stats_{name}_lengths"] = _lengths_chart(one)
     return made
 
 
-def _categories(figure: Figure, surveyed: SurveyedCorpus) -> None:
+def _categories(figure: Figure, rows: Sequence[CategoryStats]) -> None:
     """Bars on a logarithmic axis, since counts differ by powers of ten."""
     from matplotlib.ticker import NullLocator
 
     ax = figure.subplots()
-    statistics = surveyed.statistics
-    rows = sorted(statistics.categories, key=lambda row: (-row.mentions, row.name))[:MOST_ROWS][::-1]
     ax.barh(np.arange(len(rows)), [row.mentions for row in rows], color=BLUE)
     for place, row in enumerate(rows):
         ax.text(row.mentions, place, f" {row.mentions:,}", va="center", fontsize=7.5)
@@ -65,8 +59,11 @@ def _categories(figure: Figure, surveyed: SurveyedCorpus) -> None:
     ax.set_xlim(0.8, 2.5 * max(row.mentions for row in rows))
     ax.grid(visible=False, axis="y")
     ax.set_xlabel("mentions")
-    mentions, categories = len(statistics.flat.owner), len(statistics.categories)
-    ax.set_title(f"{drawable_text(statistics.name)}: {mentions:,} mentions of {categories:,} categories")
+
+
+def _lengths_chart(surveyed: SurveyedCorpus) -> Chart:
+    title = f"{drawable_text(surveyed.statistics.name)}: length of sentences"
+    return Chart(title, (8, 3.2), partial(_lengths, surveyed=surveyed))
 
 
 def shares_by_length(surveyed: SurveyedCorpus, bins: int) -> tuple[Ints, dict[str, Floats]]:
@@ -91,26 +88,12 @@ def _lengths(figure: Figure, surveyed: SurveyedCorpus) -> None:
     ax = figure.subplots()
     edges, shares = shares_by_length(surveyed, 50)
     for number, (split, values) in enumerate(shares.items()):
-        ax.stairs(100 * values, edges, color=_COLOURS[number % len(_COLOURS)], label=drawable_text(split))
+        ax.stairs(100 * values, edges, color=SERIES[number % len(SERIES)], label=drawable_text(split))
     ax.set_xlabel("characters of a sentence; the last class holds all longer ones")
     ax.set_ylabel("% of sentences")
     ax.legend(loc="best")
-    ax.set_title(f"{drawable_text(surveyed.statistics.name)}: length of sentences")
 
 
-_SECTIONS = {
-    "corpora": "Corpora",
-    "checks": "Checks",
-    "categories": "Categories",
-    "surfaces": "Surfaces",
-    "leaks": "Leaks",
-    "repeats": "Repeats",
-    "spans": "Spans",
-    "texts": "Texts",
-    "issues": "Issues",
-    "method": "Method",
-}
-_BINS = 40  # classes of the chart of lengths
 _METHOD = [
     "Characters are Unicode code points, words the pieces between white space. A document is a post; a sentence that "
     "names none is a document of its own. Splits are those that are published, not those that a run cuts from them.",
@@ -131,15 +114,12 @@ _METHOD = [
 def render_corpus_page(
     name: str, created: str, surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts, tables: Mapping[str, Table]
 ) -> str:
-    """The page of the run `name`, made at the time `created`."""
-    parts = {
-        "name": markup.escape(name),
-        "kind": "statistics",
-        "created": markup.escape(created),
-        "nav": page.nav(_SECTIONS),
-        "cards": page.cards(_cards(surveyed, verdicts)),
-        "details": page.details({one.statistics.name: one.about for one in surveyed}),
-        "method": "".join(f"<p>{markup.escape(line)}</p>" for line in _method(surveyed)),
+    """Write the page of the run `name`, made at the time `created`."""
+    values = {
+        "key_numbers": _key_numbers(surveyed, verdicts),
+        "about": {one.statistics.name: one.about for one in surveyed},
+        "lengths": {one.statistics.name: _lengths_chart(one) for one in surveyed},
+        "method": _method(surveyed),
     }
     data = {
         "corpora": [one.statistics.name for one in surveyed],
@@ -148,24 +128,12 @@ def render_corpus_page(
             corpus: [[*one[:3], one.limit if math.isfinite(one.limit) else None, *one[4:]] for one in found]
             for corpus, found in verdicts.items()
         },
-        "sheets": {key: table.to_json() for key, table in tables.items() if key != "verdicts"},
-        "charts": {one.statistics.name: _charts(one) for one in surveyed},
+        "tables": {key: table.to_json() for key, table in tables.items() if key != "verdicts"},
     }
-    return page.render_page("stats.html", parts, data, {"js": page.asset("page.js") + page.asset("stats.js")}, {})
+    return page.render_page("corpus.html", "statistics", name, created, values, data, ("page.js", "corpus.js"))
 
 
-def _charts(surveyed: SurveyedCorpus) -> dict[str, Any]:
-    """Mentions by category, most first, and the lengths of sentences by split."""
-    rows = sorted(surveyed.statistics.categories, key=lambda row: (-row.mentions, row.name))
-    edges, shares = shares_by_length(surveyed, _BINS)
-    return {
-        "categories": [[row.name, row.mentions] for row in rows],
-        "edges": edges.tolist(),
-        "lengths": {split: values.tolist() for split, values in shares.items()},
-    }
-
-
-def _cards(surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts) -> list[tuple[str, str, str]]:
+def _key_numbers(surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts) -> list[tuple[str, str, str]]:
     cards = []
     for one in surveyed:
         flat = one.statistics.flat

@@ -271,11 +271,13 @@ class _Plan(NamedTuple):
         title: with the setting `rare`.
         columns: after that of the corpus, with their kinds; counts are not marked, and * stands for one by split.
         rows: of one corpus.
+        empty: what to say where a corpus has none.
     """
 
     title: str
     columns: str
     rows: Callable[[SurveyedCorpus, _Asked], Rows]
+    empty: str = "None."
 
 
 def build_corpus_tables(
@@ -292,7 +294,7 @@ def _sheet(corpora: Sequence[SurveyedCorpus], plan: _Plan, asked: _Asked) -> Tab
         name, _, kind = column.partition(":")
         heads += columns(kind or COUNT, *(asked.splits if name == "*" else [name]))
     cells = [[surveyed.statistics.name, *row] for surveyed in corpora for row in plan.rows(surveyed, asked)]
-    return Table(plan.title.format(rare=asked.settings.rare), heads, cells)
+    return Table(plan.title.format(rare=asked.settings.rare), heads, cells, empty=plan.empty)
 
 
 def split_names(corpora: Sequence[SurveyedCorpus]) -> list[str]:
@@ -325,81 +327,97 @@ _SHEETS = {
         "Categories; lengths in characters, entropy in bits, distinctiveness in nats (Papay et al. 2020)",
         f"category:text primary:text {_OF_ROWS}",
         lambda one, asked: categories(one.statistics.categories, one, asked.splits, True),
+        empty="No mentions.",
     ),
     "primaries": _Plan(
         "Primaries",
         f"primary:text {_OF_ROWS}",
         lambda one, asked: categories(one.statistics.primaries, one, asked.splits, False),
+        empty="No primaries: no category has a part before a _.",
     ),
     "surfaces": _Plan(
         "Most ambiguous surfaces: entropy of the category in bits, times mentions",
         "surface:text mentions entropy categories:text",
         lambda one, asked: surfaces(one),
+        empty="No surface has two categories.",
     ),
     "seen": _Plan(
         "Mentions whose surface, and surface with category, train has",
         "split:text mentions seen seen_share:share same_category same_category_share:share unseen_share:share",
         lambda one, asked: seen(one),
+        empty="No labelled split beside train.",
     ),
     "leaks": _Plan(
         "Sentences of a split that stand in another one, letter for letter, and nearly so or letter for letter",
         "split:text stands_in:text sentences share:share texts near_sentences near_share:share",
         lambda one, asked: leaks(one),
+        empty="One split only.",
     ),
     "near": _Plan(
         "Most similar texts, those in different splits first",
         "jaccard:share one_split:text one:text other_split:text other:text",
         lambda one, asked: near(one),
+        empty="No near duplicates, or too many to look for.",
     ),
     "repeats": _Plan(
         "Most repeated texts",
         "times splits:text text:text",
         lambda one, asked: repeats(one, asked.settings.top),
+        empty="No text stands twice.",
     ),
     "disagreements": _Plan(
         "Equal texts with different labels",
         "sentences text:text labels:text ids:text",
         lambda one, asked: disagreements(one, asked.settings.top),
+        empty="Equal texts have equal labels.",
     ),
     "posts": _Plan(
         "Posts in two splits or more",
         "post:text splits:text",
         lambda one, asked: posts(one, asked.settings.top),
+        empty="No post is in two splits.",
     ),
     "overlaps": _Plan(
         "Mentions over one another",
         "kind:text outer:text inner:text pairs example:text id:text",
         lambda one, asked: overlaps(one, asked.settings.top),
+        empty="No mention lies over another one.",
     ),
     "edges": _Plan(
         "Mentions with white space or punctuation at an end",
         "kind:text surface:text category:text count id:text",
         lambda one, asked: edges(one, asked.settings.top),
+        empty="No mention begins or ends with white space or punctuation.",
     ),
     "gaps": _Plan(
         "Categories with fewer than {rare} mentions in train, or none in a labelled split",
         "category:text *",
         lambda one, asked: gaps(one, asked.splits, asked.settings.rare),
+        empty="Every category is frequent in train and in every labelled split.",
     ),
     "odd": _Plan(
         "Odd characters",
         "character:text name:text kind:text count sentences id:text",
         lambda one, asked: odd(one),
+        empty="No odd characters.",
     ),
     "emoji": _Plan(
         "Most frequent emoji",
         "emoji:text count",
         lambda one, asked: emoji(one, asked.settings.top),
+        empty="No emoji.",
     ),
     "outliers": _Plan(
         "Longest outliers: sentences beyond the third quartile + 3 interquartile ranges of their split",
         "split:text length fence id:text text:text",
         lambda one, asked: outliers(one, asked.settings.top),
+        empty="No outliers.",
     ),
     "issues": _Plan(
         "What could not be read as it is",
         "code:text count first:text",
         lambda one, asked: issues(one),
+        empty="Everything could be read as it is.",
     ),
 }
 

@@ -1,17 +1,12 @@
-"""Guidance for people: as Markdown, as a page, as tables, and in a few lines.
+"""Guidance and prompt searches for people: as Markdown, as tables, in a few lines, and guidance as a page, too.
 
-In goes `Guidance`, out come texts. The page is one file without scripts that loads nothing (`pages.page`); all that
-comes from a corpus or a teacher is escaped. Each note stands beside its evidence and says whose word it is.
-
-What a prompt search says: its table, its Markdown, its JSON, and how to use the best prompt.
-
-In goes a `SearchResult`, out come texts. Figures stand beside what they rest on: every F1 with the sentences or the
-steps it was measured on, the best one with its interval and with what is left of it without the luck of the choice.
+Each note stands beside its evidence and says whose word it is; the page has no scripts (`pages/guidance.html`). Figures
+of a search stand beside what they rest on: every F1 with the sentences or the steps it was measured on, the best one
+with its interval and with what is left of it without the luck of the choice.
 """
 
 from __future__ import annotations
 
-import html as markup
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,7 +36,6 @@ from omniner.report.tables import (
 )
 from omniner.scoring.resampling import smallest_p
 
-_SECTIONS = {"summary": "Summary", "lessons": "Lessons", "suspects": "Annotation"}
 _SHOWN = 5  # lessons in the summary
 _VERDICTS = {"": "not asked", "gold": "gold is right", "usual": "the usual label is right", "unclear": "unclear"}
 _TEST = (
@@ -116,34 +110,41 @@ def guidance_markdown(guidance: Guidance) -> str:
 
 
 def render_guidance_page(guidance: Guidance, name: str) -> str:
-    """The page of the run `name`."""
+    """Write the page of the run `name`."""
     scores, source = guidance.scores, guidance.source
-    cards = [
-        ("Errors", f"{scores['errors']:,.0f}", f"on {scores['sentences']:,.0f} sentences of {guidance.split}"),
-        ("Lessons", f"{len(guidance.lessons)}", f"{guidance.rest['clusters']:,} smaller clusters have none"),
-        ("Errors covered", f"{1 - guidance.rest['errors'] / scores['errors']:.1%}", "by the lessons"),
-        ("F1", f"{scores['f1']:.4f}", f"of the run on {guidance.split}"),
-    ]
-    details = {"run": source["name"], "MLflow run": source["run"] or "not tracked", "folder": source["folder"]}
-    details |= {"model": source["model"], "data": source["data"], "errors by type": _counts(guidance.types.items())}
-    lessons = [_lesson_html(number, lesson, guidance) for number, lesson in enumerate(guidance.lessons, 1)]
-    failures = [f"<b>{_safe(question)}</b>: {_safe(reason)}" for question, reason in guidance.failures]
-    sections = _SECTIONS | ({"failures": "Unanswered"} if failures else {})
-    parts = {
-        "name": _safe(name),
-        "kind": "guidance",
-        "nav": page.nav(sections),
-        "warning": f'<p class="notice">{_safe(_TEST)}</p>' if guidance.from_test else "",
-        "cards": page.cards(cards),
-        "author": _safe(guidance_author(guidance)),
-        "details": page.details(details),
-        "lessons": "".join(lessons),
-        "suspects": _list([_safe(_suspect(suspect)) for suspect in guidance.suspects]),
-        "failures": f'<section id="failures"><h2>Questions without an answer</h2>{_list(failures)}</section>'
-        if failures
-        else "",
+    values = {
+        "guidance": guidance,
+        "test_warning": _TEST,
+        "key_numbers": [
+            ("Errors", f"{scores['errors']:,.0f}", f"on {scores['sentences']:,.0f} sentences of {guidance.split}"),
+            ("Lessons", f"{len(guidance.lessons)}", f"{guidance.rest['clusters']:,} smaller clusters have none"),
+            ("Errors covered", f"{1 - guidance.rest['errors'] / scores['errors']:.1%}", "by the lessons"),
+            ("F1", f"{scores['f1']:.4f}", f"of the run on {guidance.split}"),
+        ],
+        "author": guidance_author(guidance),
+        "about": {
+            "run": source["name"],
+            "MLflow run": source["run"] or "not tracked",
+            "folder": source["folder"],
+            "model": source["model"],
+            "data": source["data"],
+            "errors by type": _counts(guidance.types.items()),
+        },
+        "lessons": [
+            {
+                "title": lesson_id(lesson),
+                "about": _about(lesson, guidance),
+                "by": _by(lesson),
+                "rules": list(lesson.note.rule.values()),
+                "causes": list(lesson.note.cause.values()),
+                "examples": [(example.text, example.id, _sides(example)) for example in lesson.examples],
+                "evidence": _evidence(lesson),
+            }
+            for lesson in guidance.lessons
+        ],
+        "suspects": list(map(_suspect, guidance.suspects)),
     }
-    return page.render_page("guidance.html", parts, None, {}, {})
+    return page.render_page("guidance.html", "guidance", name, "", values)
 
 
 def _lesson_markdown(lesson: Lesson, guidance: Guidance) -> list[str]:
@@ -158,21 +159,6 @@ def _lesson_markdown(lesson: Lesson, guidance: Guidance) -> list[str]:
         ]
     lines += ["", "In the training split:", ""]
     return [*lines, *(f"- {_plain(line)}" for line in _evidence(lesson))]
-
-
-def _lesson_html(number: int, lesson: Lesson, guidance: Guidance) -> str:
-    examples = [
-        f"{_safe(example.text)} <code>{_safe(example.id)}</code><br>{_safe(_sides(example))}"
-        for example in lesson.examples
-    ]
-    said = "".join(f"<p><b>{_safe(text)}</b></p>" for text in lesson.note.rule.values())
-    said += "".join(f"<p>{_safe(text)}</p>" for text in lesson.note.cause.values())
-    return (
-        f"<h3>{number}. {_safe(lesson_id(lesson))}</h3>"
-        f'<p class="fact">{_safe(_about(lesson, guidance))}. Note by {_safe(_by(lesson))}.</p>{said}'
-        f'<p class="fact">Examples</p>{_list(examples)}'
-        f'<p class="fact">In the training split</p>{_list([_safe(line) for line in _evidence(lesson)])}'
-    )
 
 
 def _about(lesson: Lesson, guidance: Guidance) -> str:
@@ -208,14 +194,6 @@ def _suspect(suspect: SuspectLabel) -> str:
         f"{suspect.agreeing} of them), but {suspect.share:.0%} of its {suspect.seen} labels are {suspect.usual}: "
         f"{suspect.text} ({suspect.id}). Teacher: {verdict}."
     )
-
-
-def _list(items: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>" if items else '<p class="none">None.</p>'
-
-
-def _safe(text: str) -> str:
-    return markup.escape(text)
 
 
 def _plain(text: str) -> str:

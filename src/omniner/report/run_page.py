@@ -1,56 +1,38 @@
-"""The report of one run: a single HTML file that needs no network, no server and no Chinese font.
+"""The figures of a scored run, and its report: one HTML page.
 
-`html` puts the scores, the tables of `tables.build`, the charts and a browser of examples into the template
-`report.html` (with `report.css`, `page.js`, `charts.js` and `report.js`); `page` makes one safe file of it. The page
-weighs about 1 MB, half of it the Chinese letters, and takes about 1 s to write.
+Figures are drawn of what the run has: a scored file has no learning curves, a perfect one no errors. Six figures of 90
+categories take about 3 s. The page shows the scores, the tables of `run_tables`, heat maps, learning curves and a
+browser of examples (`pages/run.html`, `pages/run.js`); it takes about 1 s to write.
 """
 
 from __future__ import annotations
 
-import html as markup
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from omniner.config.groups import ErrtaConfig
-from omniner.registry import ERROR_TYPES
 from omniner.report import page
-from omniner.report.figures import errors_by_primary
+from omniner.report.figures import FAINT, INK, LABEL_LENGTH, MOST_ROWS, SERIES, Chart, drawable_text
 from omniner.report.run_tables import count_confusions, examples_by_type
-from omniner.report.tables import Table
-from omniner.scoring.results import ScoreResult
+from omniner.report.tables import COUNT, TEXT, Table, columns
+from omniner.scoring.error_types import BLUE, ERROR_TYPES, GREY, ORANGE
+from omniner.scoring.results import ScoreResult, ScoreRow, category_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Curve = Sequence[tuple[int, float]]  # (step, value)
+Panels = list[tuple[str, dict[str, Curve]]]  # title and curves of each
 
-# Tables that the page shows as they are.
-_SHOWN = (
-    "categories",
-    "primaries",
-    "errta_by_category",
-    "confusion_pairs",
-    "confused_surfaces",
-    "suspected_annotation",
-    "parse_failures",
-)
-_SECTIONS = {
-    "scores": "Scores",
-    "types": "Error types",
-    "categories": "Categories",
-    "heat": "By primary",
-    "confusion": "Confusions",
-    "examples": "Examples",
-    "annotation": "Annotation",
-    "unread": "Unreadable",
-    "issues": "Issues",
-    "curves": "Learning curves",
-    "config": "Configuration",
-}
-_CURVES = (
-    '<section id="curves"><h2>Learning curves</h2><div class="two">'
-    '<figure id="curves-loss"></figure><figure id="curves-scores"></figure></div></section>'
-)
+MOST_CONFUSED = 20  # categories of the confusion figure; more cannot be read
 
 
 @dataclass(frozen=True)
@@ -64,68 +46,246 @@ class RunFacts:
     issues: Mapping[str, int]  # code -> count, of reading the data as well as of scoring
 
 
-def render_run_page(
-    result: ScoreResult,
-    tables: Mapping[str, Table],
-    facts: RunFacts,
-    curves: Mapping[str, Curve],
-    errta: ErrtaConfig,
-) -> str:
-    """The page.
+def draw_run_figures(result: ScoreResult, curves: Mapping[str, Curve]) -> dict[str, Chart]:
+    """The figures that this result has something for, by name.
 
     Args:
         result: what `scoring.score` gave.
-        tables: what `tables.build` made of it.
+        curves: values over steps by metric name; may be empty.
+    """
+    made: dict[str, Chart] = {}
+    if panels := _curve_panels(curves):
+        made["learning_curves"] = Chart("", (8, 5), partial(_curves, panels=panels))
+    if result.metrics.categories:
+        made["f1_by_category"] = _f1_chart(result)
+    if result.errta.errors:
+        total, where = len(result.errta.errors), f"{result.errta.with_errors:,} of {result.errta.read:,} sentences"
+        title = f"{total:,} errors by type (ERRTA {result.mode}), in {where}"
+        made["error_types"] = Chart(title, (8, 3.4), partial(_types, result=result))
+        names, counts = errors_by_primary(result)
+        title = f"{int(counts.sum()):,} errors by type and primary ({len(names)} primaries)"
+        draw = partial(_by_primary, result=result, names=names, counts=counts)
+        made["errors_by_primary"] = Chart(title, (8, 1.6 + 0.24 * len(names)), draw)
+    names, counts = most_confused(result, MOST_CONFUSED)
+    if names:
+        total = count_confusions(result.errta.errors).total()
+        between = f"between the {len(names)} most confused categories"
+        title = f"{int(counts.sum()):,} of {total:,} confusions, {between}"
+        made["confusion"] = Chart(title, (9, 8), partial(_confusion, names=names, counts=counts))
+    return made
+
+
+def errors_by_primary(result: ScoreResult) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Primaries (most errors first) and their errors of each type, in the order of `errta.by_type`."""
+    types = {name: i for i, name in enumerate(result.errta.by_type)}
+    rows: dict[str, npt.NDArray[np.int64]] = {}
+    for error in result.errta.errors:
+        primary = result.primary[category_of(error)]
+        if primary not in rows:
+            rows[primary] = np.zeros(len(types), np.int64)
+        rows[primary][types[error.type]] += 1
+    names = sorted(rows, key=lambda name: (-int(rows[name].sum()), name))
+    return names, np.array([rows[name] for name in names]).reshape(len(names), len(types))
+
+
+def most_confused(result: ScoreResult, top: int) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """The `top` categories with most confusions, neighbours of one primary together, and gold x predicted counts."""
+    counts = count_confusions(result.errta.errors)
+    involved: dict[str, int] = {}
+    for pair, count in counts.items():
+        for name in pair:
+            involved[name] = involved.get(name, 0) + count
+    names = sorted(sorted(involved, key=lambda name: (-involved[name], name))[:top])
+    place = {name: i for i, name in enumerate(names)}
+    matrix = np.zeros((len(names), len(names)), np.int64)
+    for (gold, predicted), count in counts.items():
+        if gold in place and predicted in place:
+            matrix[place[gold], place[predicted]] = count
+    return names, matrix
+
+
+def _curve_panels(curves: Mapping[str, Curve]) -> Panels:
+    """Losses, and scores of the dev split; rates and speeds, which have other scales, are in the tracker."""
+    known = {name: values for name, values in sorted(curves.items()) if values}
+    losses = {name: values for name, values in known.items() if "loss" in name}
+    scores = {name: values for name, values in known.items() if name not in losses and name.startswith("val/")}
+    return [(title, lines) for title, lines in (("Loss", losses), ("Scores", scores)) if lines]
+
+
+def _curves(figure: Figure, panels: Panels) -> None:
+    """One panel below the other, over the same steps."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, (title, lines) in zip(axes, panels, strict=True):
+        for i, (name, values) in enumerate(lines.items()):
+            steps, heights = zip(*values, strict=True)
+            marker = "o" if len(steps) <= 40 else ""
+            ax.plot(steps, heights, color=SERIES[i % len(SERIES)], marker=marker, markersize=3.5, label=name)
+        if title == "Scores":
+            _mark_best(ax, lines)
+        ax.set_title(f"{title} over {max(v[-1][0] for v in lines.values()):,} steps")
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+    axes[-1].set_xlabel("optimizer step")
+
+
+def _mark_best(ax: Axes, lines: Mapping[str, Curve]) -> None:
+    """Mark the best F1 with its value and step."""
+    found = [(value, -step) for name, values in lines.items() if "f1" in name.lower() for step, value in values]
+    if found:
+        best, step = max(found)
+        ax.plot([-step], [best], "o", color=INK, markersize=5, zorder=5)
+        ha = "right" if -step > max(-s for _, s in found) / 2 else "left"  # towards the middle of the panel
+        text = f"best F1 {best:.4f} at step {-step:,}"
+        ax.annotate(text, (-step, best), xytext=(0, -14), textcoords="offset points", ha=ha, color=INK)
+
+
+def _f1_chart(result: ScoreResult) -> Chart:
+    rows = sorted(result.metrics.categories.items(), key=lambda item: (-item[1].support, item[0]))[:MOST_ROWS]
+    rows.sort(key=lambda item: (item[1].f1, item[1].support, item[0]))
+    of = f" of {len(result.metrics.categories)}" if len(rows) < len(result.metrics.categories) else ""
+    micro = result.metrics.micro.f1
+    title = f"F1 of {len(rows)}{of} categories, unit {result.unit}, micro F1 {micro:.4f}"
+    return Chart(title, (8, 1.4 + 0.19 * len(rows)), partial(_f1, rows=rows, micro=micro))
+
+
+def _f1(figure: Figure, rows: Sequence[tuple[str, ScoreRow]], micro: float) -> None:
+    """Horizontal bars, best on top, with F1 and support of each category at the right edge."""
+    ax = figure.subplots()
+    places = np.arange(len(rows))
+    values = [row.f1 for _, row in rows]
+    ax.barh(places, values, height=0.72, color=[BLUE if row.support else GREY for _, row in rows])
+    for place, (_, row) in enumerate(rows):
+        ax.text(1.09, place, f"{row.f1:.3f}", va="center", ha="right", fontsize=7.5)
+        ax.text(1.19, place, f"{row.support:,}", va="center", ha="right", fontsize=7.5, color=FAINT)
+    for right, heading in ((1.09, "F1"), (1.19, "gold")):
+        ax.text(right, len(rows) - 0.2, heading, va="bottom", ha="right", fontsize=7.5, color=FAINT)
+    ax.axvline(micro, color=ORANGE, linewidth=1.1, linestyle=(0, (4, 3)))
+    ax.set_yticks(places, [drawable_text(name, LABEL_LENGTH) for name, _ in rows], fontsize=8)
+    ax.set_ylim(-0.7, len(rows) - 0.3)
+    ax.set_xlim(0, 1.2)
+    ax.set_xticks(np.arange(0, 1.01, 0.2))
+    ax.grid(visible=False, axis="y")
+    ax.set_xlabel("F1; dashed: micro average")
+
+
+def _types(figure: Figure, result: ScoreResult) -> None:
+    """Bars in the fixed order of types, with count and share."""
+    counts = {name: count.errors for name, count in result.errta.by_type.items()}
+    total = sum(counts.values())
+    ax = figure.subplots()
+    places = np.arange(len(counts))[::-1]
+    ax.barh(places, list(counts.values()), height=0.66, color=[ERROR_TYPES[name].colour for name in counts])
+    for place, count in zip(places, counts.values(), strict=True):
+        text = f"  {count:,} ({count / total:.1%})" if count else "  0"
+        ax.text(count, place, text, va="center", fontsize=8.5)
+    ax.set_yticks(places, [name.replace("_", " + ") for name in counts])
+    ax.set_xlim(0, max(counts.values()) * 1.16)
+    ax.grid(visible=False, axis="y")
+    ax.set_xlabel("errors")
+
+
+def _by_primary(figure: Figure, result: ScoreResult, names: list[str], counts: npt.NDArray[np.int64]) -> None:
+    """Heat map; the colour follows the square root, so that the rare ones can be seen beside the frequent."""
+    ax = figure.subplots()
+    columns = [name.replace("_", " + ") for name in result.errta.by_type]
+    _heat(ax, counts, 7.5)
+    ax.set_xticks(np.arange(len(columns)), columns, fontsize=8)
+    ax.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
+    ax.set_yticks(np.arange(len(names)), [drawable_text(name, LABEL_LENGTH) for name in names])
+
+
+def _confusion(figure: Figure, names: list[str], counts: npt.NDArray[np.int64]) -> None:
+    """Heat map of gold x predicted without the diagonal: only what went wrong."""
+    from matplotlib.patches import Rectangle
+
+    ax = figure.subplots()
+    _heat(ax, counts, 7)
+    shown = [drawable_text(name, LABEL_LENGTH) for name in names]
+    ax.set_xticks(np.arange(len(names)), shown, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(np.arange(len(names)), shown)
+    for i in range(len(names)):  # nothing can stand on the diagonal
+        ax.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, facecolor="#eceef1", edgecolor="none"))
+    ax.set_xlabel("predicted category")
+    ax.set_ylabel("gold category")
+
+
+def _heat(ax: Axes, counts: npt.NDArray[np.int64], size: float) -> None:
+    """Cells in shades of blue with their count written in them; zero stays white and empty."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shades = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#cfe3f1", "#5ba3d0", "#0072B2", "#00395a"])
+    strength = np.sqrt(counts / max(1, int(counts.max())))
+    ax.imshow(strength, cmap=shades, vmin=0, vmax=1, aspect="auto")
+    for row, column in np.argwhere(counts > 0):
+        colour = "white" if strength[row, column] > 0.55 else INK
+        text = f"{counts[row, column]:,}"
+        ax.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    rows, columns = counts.shape
+    ax.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
+    ax.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+    ax.grid(visible=True, which="minor", color="#f0f1f4", linewidth=0.8)
+    ax.tick_params(which="minor", length=0)
+
+
+def render_run_page(
+    result: ScoreResult, tables: Mapping[str, Table], facts: RunFacts, curves: Mapping[str, Curve], errta: ErrtaConfig
+) -> str:
+    """Write the report.
+
+    Args:
+        result: what `scoring.score` gave.
+        tables: what `build_run_tables` made of it.
         facts: what else to say about the run.
         curves: values over steps by metric name; may be empty.
         errta: how many examples per type the page holds.
     """
-    curves = {name: values for name, values in sorted(curves.items()) if values}
-    parts = {
-        "name": markup.escape(facts.name),
-        "created": markup.escape(facts.created),
-        "kind": "report",
-        "nav": page.nav({place: title for place, title in _SECTIONS.items() if curves or place != "curves"}),
-        "cards": _cards(result),
-        "signature": markup.escape(result.signature),
-        "identity": _identity(result),
-        "details": page.details(facts.details),
-        "curves": _CURVES if curves else "",
-        "config": f"<pre>{markup.escape(facts.config)}</pre>" if facts.config else '<p class="none">Not recorded.</p>',
+    panels = _curve_panels(curves)
+    identity_ok, identity = _identity(result)
+    values = {
+        "facts": facts,
+        "key_numbers": _key_numbers(result),
+        "signature": result.signature,
+        "identity_ok": identity_ok,
+        "identity": identity,
+        "curves": Chart("", (8, 5), partial(_curves, panels=panels)) if panels else None,
+        "last_values": _last_values(panels),
     }
-    scripts = {"js": "".join(map(page.asset, ("page.js", "charts.js", "report.js")))}
-    libraries = {"plotly": page.plotly()} if curves else {}
-    return page.render_page("report.html", parts, _data(result, tables, facts, curves, errta), scripts, libraries)
+    data = _data(result, tables, facts, errta)
+    scripts = ("page.js", "heat.js", "run.js")
+    return page.render_page("run.html", "report", facts.name, facts.created, values, data, scripts)
 
 
-def _cards(result: ScoreResult) -> str:
-    """The key numbers with their intervals."""
+def _key_numbers(result: ScoreResult) -> list[tuple[str, str, str]]:
+    """Title, value and note (an interval where there is one)."""
     metrics, parse = result.metrics, result.parse
-    errors = sum(count.errors for count in result.errta.by_type.values())
-    cards = [
-        ("Micro F1", f"{metrics.micro.f1:.4f}", _interval(result, "micro.f1") or f"unit: {metrics.unit}"),
-        ("Precision", f"{metrics.micro.precision:.4f}", _interval(result, "micro.precision")),
-        ("Recall", f"{metrics.micro.recall:.4f}", _interval(result, "micro.recall")),
-        ("Macro F1", f"{metrics.macro.f1:.4f}", _interval(result, "macro.f1")),
+    notes = {name: f"{low:.4f} – {high:.4f}" for name, (low, high) in metrics.intervals.items()}
+    return [
+        ("Micro F1", f"{metrics.micro.f1:.4f}", notes.get("micro.f1", f"unit: {metrics.unit}")),
+        ("Precision", f"{metrics.micro.precision:.4f}", notes.get("micro.precision", "")),
+        ("Recall", f"{metrics.micro.recall:.4f}", notes.get("micro.recall", "")),
+        ("Macro F1", f"{metrics.macro.f1:.4f}", notes.get("macro.f1", "")),
         ("Relaxed F1", f"{metrics.relaxed.f1:.4f}", "micro, primary category only"),
         ("Entities in gold", f"{metrics.micro.support:,}", f"{metrics.micro.tp:,} found"),
-        ("Errors", f"{errors:,}", f"in {result.errta.with_errors:,} of {result.errta.read:,} sentences"),
+        (
+            "Errors",
+            f"{len(result.errta.errors):,}",
+            f"in {result.errta.with_errors:,} of {result.errta.read:,} sentences",
+        ),
         ("Unreadable answers", f"{parse.failed:,}", f"{parse.repaired:,} repaired, of {parse.sentences:,}"),
     ]
-    return page.cards(cards)
 
 
-def _interval(result: ScoreResult, name: str) -> str:
-    found = result.metrics.intervals.get(name)
-    return f"{found.low:.4f} – {found.high:.4f}" if found else ""
-
-
-def _identity(result: ScoreResult) -> str:
-    """Whether the sorted errors account for every false negative and positive."""
+def _identity(result: ScoreResult) -> tuple[bool, str]:
+    """Whether the sorted errors account for every false negative and positive, and the sentence that says so."""
     errta, metrics = result.errta, result.metrics
     units = f"{errta.fn:,} false negatives and {errta.fp:,} false positives"
     if not errta.identity_ok:
-        return f'<p class="notice">The {units} do not add up to the sorted errors: please report this.</p>'
+        return False, f"The {units} do not add up to the sorted errors: please report this."
     text = (
         f"Identity checked: the units of the sorted errors add up to {units} (ERRTA {errta.mode}, unit {errta.unit})."
     )
@@ -137,16 +297,20 @@ def _identity(result: ScoreResult) -> str:
         (errta.greedy_groups, "groups of overlapping entities were too large for the exact matching"),
     ):
         text += f" {count:,} {what}." if count else ""
-    return f'<p class="fact">{text}</p>'
+    return True, text
 
 
-def _data(
-    result: ScoreResult,
-    tables: Mapping[str, Table],
-    facts: RunFacts,
-    curves: Mapping[str, Curve],
-    errta: ErrtaConfig,
-) -> dict[str, Any]:
+def _last_values(panels: Panels) -> str:
+    """The caption of the learning curves: where each of them ends."""
+    ends = []
+    for _, lines in panels:
+        for name, values in lines.items():
+            finite = [value for _, value in values if math.isfinite(value)]
+            ends.append(f"{name} {finite[-1]:.4g}" if finite else f"{name} not finite")
+    return f"Loss and scores over optimizer steps; last values: {', '.join(ends)}"
+
+
+def _data(result: ScoreResult, tables: Mapping[str, Table], facts: RunFacts, errta: ErrtaConfig) -> dict[str, Any]:
     """What the script of the page works on."""
     primaries, by_primary = errors_by_primary(result)
     sentences, examples = _examples(result, errta.examples)
@@ -158,31 +322,42 @@ def _data(
     if any(len(entity) == 2 for _, _, gold, said in sentences for entity in (*gold, *said)):
         kept += " A surface without offsets is marked where it first stands."
     return {
-        "mode": result.mode,
-        "totals": {"errors": errors, "confusions": count_confusions(result.errta.errors).total()},
-        "types": [
-            {"name": name, "count": n, "share": share, "fn": fn, "fp": fp}
-            | {"colour": ERROR_TYPES[str(name)].colour, "meaning": ERROR_TYPES[str(name)].meaning}
-            for name, n, share, fn, fp in tables["errta_counts"].rows
-        ],
+        "types": [{"name": name, "colour": ERROR_TYPES[name].colour} for name in result.errta.by_type],
         "primary": dict(sorted(result.primary.items())),
-        "tables": {name: tables[name].to_json() for name in _SHOWN},
-        # the sentences of the suspected labels, which cannot be judged without them
-        "suspects": [result.sentences[str(row[-1])].text for row in tables["suspected_annotation"].rows],
+        "tables": {name: table.to_json() for name, table in _page_tables(result, tables, facts).items()},
         "heat": {"names": primaries, "counts": by_primary.tolist()},
-        "confusion": _confusion(result),
+        "confusion": _confused_pairs(result),
         "sentences": sentences,
         "examples": examples,
         "kept": kept,
-        "issues": [[code, count] for code, count in sorted(facts.issues.items(), key=lambda item: (-item[1], item[0]))],
-        "curves": {
-            name: [[step, value if math.isfinite(value) else None] for step, value in values]
-            for name, values in curves.items()
-        },
     }
 
 
-def _confusion(result: ScoreResult) -> dict[str, Any]:
+def _page_tables(result: ScoreResult, tables: Mapping[str, Table], facts: RunFacts) -> dict[str, Table]:
+    """The tables of the run but that of examples, some with what a reader of the page needs beside."""
+    counts, suspects = tables["errta_counts"], tables["suspected_annotation"]
+    title = f"{len(result.errta.errors):,} errors by type (ERRTA {result.mode}), and the false negatives (FN) and "
+    title += "positives (FP) they account for. A click on a type shows its examples."
+    meanings = [[*row, ERROR_TYPES[str(row[0])].meaning] for row in counts.rows]
+    # a label cannot be judged without its sentence
+    texts = [[*row, result.sentences[str(row[-1])].text] for row in suspects.rows]
+    issues = sorted(facts.issues.items(), key=lambda item: (-item[1], item[0]))
+    return {
+        **{name: table for name, table in tables.items() if name not in ("examples", "errta_by_primary")},
+        "errta_counts": replace(
+            counts, title=title, columns=[*counts.columns, *columns(TEXT, "meaning")], rows=meanings
+        ),
+        "suspected_annotation": replace(suspects, columns=[*suspects.columns, *columns(TEXT, "sentence")], rows=texts),
+        "issues": Table(
+            "What readers and scorer could not take as it was, by code",
+            [*columns(TEXT, "code"), *columns(COUNT, "count")],
+            [[code, count] for code, count in issues],
+            empty="No issues.",
+        ),
+    }
+
+
+def _confused_pairs(result: ScoreResult) -> dict[str, Any]:
     """Categories, the most confused first, and `[gold, predicted, count]` by their places."""
     counts = count_confusions(result.errta.errors)
     involved: Counter[str] = Counter()
@@ -191,7 +366,7 @@ def _confusion(result: ScoreResult) -> dict[str, Any]:
     names = sorted(involved, key=lambda name: (-involved[name], name))
     place = {name: number for number, name in enumerate(names)}
     pairs = sorted([place[gold], place[predicted], count] for (gold, predicted), count in counts.items())
-    return {"names": names, "pairs": pairs}
+    return {"names": names, "pairs": pairs, "total": counts.total()}
 
 
 def _examples(result: ScoreResult, per_type: int) -> tuple[list[Any], list[Any]]:
@@ -208,25 +383,12 @@ def _examples(result: ScoreResult, per_type: int) -> tuple[list[Any], list[Any]]
         for error in chosen.get(name, []):
             if error.sentence_id not in place:
                 place[error.sentence_id] = len(sentences)
-                sentences.append(_sentence(result, error.sentence_id))
+                sentence = result.sentences[error.sentence_id]
+                prediction = result.predictions.get(error.sentence_id)
+                sides = sentence.entities, prediction.entities if prediction else []
+                values = ([page.entity_values(entity) for entity in side] for side in sides)
+                sentences.append([error.sentence_id, sentence.text, *values])
             _, _, gold, predicted = sentences[place[error.sentence_id]]
-            examples.append(
-                [
-                    number,
-                    place[error.sentence_id],
-                    page.entity_places(error.gold, gold),
-                    page.entity_places(error.predicted, predicted),
-                ]
-            )
+            marks = page.entity_places(error.gold, gold), page.entity_places(error.predicted, predicted)
+            examples.append([number, place[error.sentence_id], *marks])
     return sentences, examples
-
-
-def _sentence(result: ScoreResult, name: str) -> list[Any]:
-    sentence, prediction = result.sentences[name], result.predictions.get(name)
-    said = prediction.entities if prediction else []
-    return [
-        name,
-        sentence.text,
-        [page.entity_values(e) for e in sentence.entities],
-        [page.entity_values(e) for e in said],
-    ]

@@ -18,6 +18,7 @@ from omniner.config.groups import Config
 from omniner.corpus.sources import Corpus
 from omniner.files import read_json, write_json, write_text, writing
 from omniner.records import Issue, Sentence, content_digest, to_line
+from omniner.report.figures import Chart
 from omniner.report.tables import Table
 from omniner.runs.folder import METRICS
 from omniner.tracking.tracked_run import DataInput, Run
@@ -68,11 +69,11 @@ class Context:
         for name, table in tables.items():
             self.publish_table(f"{prefix}{name}", table)
 
-    def publish_figures(self, figures: Mapping[str, bytes]) -> None:
-        """Write each PNG picture as `figures/<name>.png` and keep it with the tracked run."""
-        for name, png in figures.items():
+    def publish_figures(self, figures: Mapping[str, Chart]) -> None:
+        """Draw each chart as `figures/<name>.png` and keep it with the tracked run."""
+        for name, chart in figures.items():
             with writing(self.folder / "figures" / f"{name}.png", "wb") as file:
-                file.write(png)
+                file.write(chart.png())
             self.publish_file(f"figures/{name}.png")
 
     def publish_results(self, values: Mapping[str, float]) -> None:

@@ -326,9 +326,9 @@ def _write_summary(sweep: Sweep, records: Sequence[JobRecord]) -> tuple[Table, l
     results = comparison_tables.sweep_runs([(r.overrides, None if r.error else r.metrics) for r in records])
     table = comparison_tables.build_seed_table(results, name)
     files = [write_text(sweep.folder / "summary.csv", table.to_csv())]
-    if (picture := comparison_tables.draw_seed_figure(results, name)) is not None:
+    if (chart := comparison_tables.draw_seed_figure(results, name)) is not None:
         with writing(sweep.folder / "summary.png", "wb") as file:
-            file.write(picture)
+            file.write(chart.png())
         files.append(sweep.folder / "summary.png")
     return table, files
 

@@ -68,7 +68,7 @@ def score_and_publish(
 
 def publish_scores(context: Context, result: ScoreResult, inputs: ReportInputs) -> None:
     """Publish the scores, tables, figures and report of a scored run, and print its summary."""
-    from omniner.report.figures import draw_run_figures
+    from omniner.report.run_page import draw_run_figures
 
     context.publish_json("scores.json", result.to_json())
     context.publish_results(_metrics(result))

@@ -102,10 +102,10 @@ def test_the_same_corpus_gives_the_same_texts_and_figures() -> None:
     first, second = made(small()), made(small())
     assert corpus_page.corpus_markdown("a", *first) == corpus_page.corpus_markdown("a", *second)
     assert json.dumps(corpus_tables.corpus_json(*first[:2])) == json.dumps(corpus_tables.corpus_json(*second[:2]))
-    pictures = draw_corpus_figures(first[0])
-    assert pictures == draw_corpus_figures(second[0])
+    pictures, others = draw_corpus_figures(first[0]), draw_corpus_figures(second[0])
     assert set(pictures) == {"stats_small_categories", "stats_small_lengths"}
-    assert all(png.startswith(b"\x89PNG") for png in pictures.values())
+    assert all(chart.png() == others[name].png() for name, chart in pictures.items())
+    assert all(chart.png().startswith(b"\x89PNG") for chart in pictures.values())
 
 
 def test_the_json_is_finite_and_says_what_the_checks_found() -> None:
@@ -181,11 +181,13 @@ def test_hostile_data_stays_text_and_each_corpus_can_be_chosen(tab: browser.Page
     order = [line.split(":")[0] for line in lines]
     assert order == sorted(order, key=["failed", "warned", "passed", "skipped"].index)
     assert tab.run("document.querySelectorAll('#matrix tbody tr').length") == len(CHECKS)
+    charts = "[...document.querySelectorAll('#texts figure')].filter((f) => !f.hidden).map((f) => f.dataset.corpus)"
+    assert tab.run(charts) == [IMAGE]
 
 
 def test_a_page_of_one_corpus_has_no_chooser(tab: browser.Page, tmp_path: Path) -> None:
     surveyed, verdicts, sheets = made(small())
     look(tab, tmp_path / "one.html", corpus_page.render_corpus_page("a run", "today", surveyed, verdicts, sheets))
     assert tab.run("document.getElementById('chooser').hidden && document.getElementById('overview').hidden") is True
-    bars = tab.run("document.querySelectorAll('#chart-categories .track').length")
+    bars = tab.run("document.querySelectorAll('#table-categories td.bar').length")
     assert bars == len(surveyed[0].statistics.categories)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import made_up
 import matplotlib
 import pytest
 
 from omniner.records import Entity, Prediction, Sentence
-from omniner.report import figures
+from omniner.report import figures, run_page
 from omniner.scoring.results import ScoreResult
 
 CURVES = {
@@ -41,32 +42,40 @@ def size(png: bytes) -> tuple[int, int]:
 
 def test_all_figures(result: ScoreResult) -> None:
     before = dict(matplotlib.rcParams)
-    made = figures.draw_run_figures(result, CURVES)
+    made = run_page.draw_run_figures(result, CURVES)
+    for chart in made.values():
+        chart.png()
     assert dict(matplotlib.rcParams) == before
     names = ["learning_curves", "f1_by_category", "error_types", "errors_by_primary", "confusion"]
     assert list(made) == names
     # Room for one line of text per category.
-    assert size(made["f1_by_category"])[1] > 20 * len(result.metrics.categories)
+    assert size(made["f1_by_category"].png())[1] > 20 * len(result.metrics.categories)
 
 
 def test_same_bytes_whatever_the_style_of_the_user(few: ScoreResult) -> None:
-    plain = figures.draw_run_figures(few, CURVES)
+    charts = run_page.draw_run_figures(few, CURVES).values()
+    plain = [(chart.png(), chart.svg()) for chart in charts]
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "figure.facecolor": "black"}):
-        assert figures.draw_run_figures(few, CURVES) == plain
+        assert [(chart.png(), chart.svg()) for chart in charts] == plain
 
 
 def test_only_what_there_is_something_for() -> None:
     right = Entity("好", "体验", 0, 1)
     gold, said = {"0": Sentence("0", "好", [right])}, {"0": Prediction("0", [right])}
-    assert list(figures.draw_run_figures(made_up.scored(gold, said, []), {})) == ["f1_by_category"]
+    assert list(run_page.draw_run_figures(made_up.scored(gold, said, []), {})) == ["f1_by_category"]
     empty = made_up.scored({"0": Sentence("0", "好")}, {"0": Prediction("0")}, [])
-    assert figures.draw_run_figures(empty, {"val/f1": []}) == {}
+    assert run_page.draw_run_figures(empty, {"val/f1": []}) == {}
 
 
 def test_hostile_and_unknown_letters_are_drawn() -> None:
     names = ["$\\frac{$", "\U000e0001藏\n文ཀ_x", "<b>" + "长" * 60, "𠮷野家", "ok"]
-    made = figures.draw_run_figures(made_up.result(40, 0.5, categories=names), {"$loss$": [(1, 0.5)]})
+    made = run_page.draw_run_figures(made_up.result(40, 0.5, categories=names), {"val/$loss$": [(1, 0.5)]})
     assert {"confusion", "errors_by_primary", "learning_curves"} <= set(made)
+    for chart in made.values():
+        assert chart.png().startswith(b"\x89PNG")
+        picture = ElementTree.fromstring(chart.svg(label="</svg>").replace("xlink:href", "href"))
+        words = [text.text or "" for text in picture.iter("text")]
+        assert not any("<" in word and "b>" not in word for word in words)
 
 
 def test_label() -> None:
@@ -80,11 +89,11 @@ def test_label() -> None:
 
 
 def test_matrices_add_up(result: ScoreResult) -> None:
-    names, counts = figures.errors_by_primary(result)
+    names, counts = run_page.errors_by_primary(result)
     assert counts.sum() == len(result.errta.errors)
     assert counts.sum(axis=0).tolist() == [count.errors for count in result.errta.by_type.values()]
     assert list(counts.sum(axis=1)) == sorted(counts.sum(axis=1), reverse=True)
-    confused, pairs = figures.most_confused(result, 20)
+    confused, pairs = run_page.most_confused(result, 20)
     assert len(confused) == 20
     assert pairs.trace() == 0
     assert 0 < pairs.sum() <= sum(len(e.gold) * len(e.predicted) for e in result.errta.errors)
@@ -110,7 +119,7 @@ def test_font_face_holds_the_letters_asked_for() -> None:
 def test_importing_the_module_loads_no_matplotlib() -> None:
     code = (
         "import sys, omniner.report.figures, omniner.report.run_page\n"
-        "print(*{'matplotlib', 'plotly', 'torch', 'fontTools', 'mplfonts'} & set(sys.modules))"
+        "print(*{'matplotlib', 'jinja2', 'torch', 'fontTools', 'mplfonts'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -16,7 +16,7 @@ from omniner.guidance.clusters import TrainingCounts
 from omniner.guidance.lessons import Guidance, Lesson, LessonExample
 from omniner.records import Entity, Prediction, Sentence
 from omniner.registry import ERROR_TYPES
-from omniner.report import curation_tables, figures, run_page, run_tables
+from omniner.report import curation_tables, run_page, run_tables
 from omniner.scoring import errta
 from omniner.scoring.error_types import (
     ErrorType,
@@ -80,7 +80,8 @@ def test_a_new_type_stands_in_scores_tables_figures_and_the_page(displaced: Erro
     assert made["errta_by_category"].names[-2:] == ["displaced", "total"]
     drawn: list[Any] = []
     monkeypatch.setattr("matplotlib.axes.Axes.barh", lambda *_args, **given: drawn.append(given.get("color")))
-    figures.draw_run_figures(result, {})
+    for chart in run_page.draw_run_figures(result, {}).values():
+        chart.png()
     assert any(displaced.colour in colours for colours in drawn if isinstance(colours, list))
     facts = run_page.RunFacts("a run", "", {}, "", {})
     page = run_page.render_run_page(result, made, facts, {}, ErrtaConfig("span", 5, 5))

@@ -1,6 +1,5 @@
-// What the pages share: tables, sentences with their entities marked, a browser of such sentences, a line that says when
-// something could not be drawn. Data becomes text only (textContent), never markup; nothing is stored or fetched, so a page also works inside
-// a sandboxed frame.
+// What the pages share: tables, sentences with their entities marked, a browser of such sentences, a line that says when something could not
+// be drawn. Data becomes text only (textContent), never markup; nothing is stored or fetched, so a page also works inside a sandboxed frame.
 "use strict";
 const page = (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -48,52 +47,84 @@ const page = (() => {
     return { box, draw };
   }
 
-  function cell(value, column, row) {
-    const number = typeof value === "number";
-    const node = make(column.head ? "th" : "td");
-    if (column.head) node.scope = "row";
-    if (column.zh) node.lang = "zh";
-    node.textContent = number ? column.print ? column.print(value) : column.digits ? value.toFixed(column.digits) : whole(value) : column.show ? column.show(value) : column.zh ? visible(value) : value;
+  // Values as papers print them, by the kind of their column. A column of counts has as many decimals as its longest number, at most 4.
+  const signed = (n, text) => (n < 0 ? "−" : n > 0 ? "+" : "") + text;
+  const formats = {
+    change: (n) => signed(n, whole(Math.abs(n))),
+    rate: (n) => n.toFixed(4),
+    share: (n) => (100 * n).toFixed(2),
+    points: (n) => (n < 0 ? "−" : "+") + Math.abs(100 * n).toFixed(2),
+    percent: (n) => `${n < 0 ? "−" : "+"}${Math.abs(n).toFixed(1)}%`,
+    p: (n) => n < 0.001 ? Number(n.toPrecision(3)).toString() : n.toFixed(3),
+  };
+
+  function counts(rows, key) {
+    const decimals = (n) => (String(n).split(".")[1] ?? "").length;
+    const most = Math.min(4, Math.max(0, ...rows.map((row) => typeof row[key] === "number" ? decimals(row[key]) : 0)));
+    return (n) => n.toLocaleString("en", { minimumFractionDigits: most, maximumFractionDigits: most });
+  }
+
+  function cell(row, { key, head, format, kind, name }, { act, bar = {}, beside = {}, spoken: said = [] }, best, place) {
+    const value = row[key], number = typeof value === "number";
+    const node = make(head ? "th" : "td", head ? { scope: "row" } : {});
+    const text = number ? format(value) : said.includes(name) ? visible(value.replace(/^[a-z_]+/, spoken)) : visible(value);
+    if (kind === "text") node.lang = "zh";
     if (number) node.className = value ? "number" : "number zero";
-    if (column.best?.(row)) node.classList.add("best");
-    if (number && column.sign && value) node.classList.add(value > 0 ? "up" : "down");
-    if (column.bar) {
+    if (best.has(key)) node.classList.add("best");
+    // Fewer false positives are no worse: only differences of scores are coloured.
+    if (number && value && kind === "points" && !["low", "high"].includes(name)) node.classList.add(value > 0 ? "up" : "down");
+    if (name in bar) {
+      const [share, colour] = bar[name](value, row);
       node.classList.add("bar");
-      node.style.setProperty("--part", `${100 * value}%`);
+      node.style.setProperty("--part", `${100 * share}%`);
+      if (colour) node.style.setProperty("--bar", colour);
     }
-    if (column.beside && row[column.beside]) node.append(" ", make("span", { className: "english", lang: "en", textContent: row[column.beside] }));
+    if (head && act) node.append(make("button", { type: "button", textContent: text, onclick: () => act(row) }));
+    else node.textContent = text;
+    if (name in beside && row[place(beside[name])]) node.append(" ", make("span", { className: "english", lang: "en", textContent: row[place(beside[name])] }));
     return node;
   }
 
   const FINDER = 15; // a table of so many rows can be searched
 
-  // columns: {best: whether it is so in a row, key: place in the row, title, zh, digits, bar, head, beside, show (a text), print (a number), sign}
-  function table(id, caption, columns, rows, empty, size = 100) {
-    const home = byId(id);
+  // Shows a table of the data in its place. Options, by names of columns:
+  //   keep(row): whether a row is shown; hide: columns left out (true: those without a value, too); size: rows at a time;
+  //   act(row): what a click on the head of a row does; spoken: columns that begin with a type, whose _ is read as +; heads(name): another title;
+  //   beside: column -> one whose text follows in it; bar: column -> (value, row) => [share of the width, colour].
+  function show(name, options = {}) {
+    const home = byId(`table-${name}`), { title: caption, columns: names, kinds, rows: all, best, empty } = data.tables[name];
+    const { keep, hide = [], size = 100, heads: titled = (column) => column.replaceAll("_", " "), blank = false } = options;
+    const place = (column) => names.indexOf(column);
+    const rows = keep ? all.filter(keep) : [...all];
+    const bold = new Map(all.map((row, i) => [row, new Set(best.filter(([at]) => at === i).map(([, key]) => key))]));
     home.className = "table";
+    home.replaceChildren();
     if (!rows.length) {
       home.append(make("p", { className: "none", textContent: empty }));
       return;
     }
+    const columns = names.map((column, key) => ({ key, name: column, kind: kinds[key], format: formats[kinds[key]] ?? counts(rows, key) }))
+      .filter((column) => !hide.includes(column.name) && (!blank || rows.some((row) => row[column.key] !== "")));
+    columns[0].head = true;
     const body = make("tbody");
     let order = () => 0, shown = rows;
     const pages = pager(() => shown.length, size, (from, to) => {
-      body.replaceChildren(...shown.slice(from, to).map((row) => make("tr", {}, ...columns.map((c) => cell(row[c.key], c, row)))));
+      body.replaceChildren(...shown.slice(from, to).map((row) => make("tr", {}, ...columns.map((column) => cell(row, column, options, bold.get(row), place)))));
     });
     const finder = make("input", { type: "search", placeholder: "find rows", ariaLabel: `Find rows: ${caption}` });
     finder.hidden = rows.length < FINDER;
     const arrange = () => {
       const word = finder.value.trim().toLowerCase();
-      const found = rows.filter((row) => !word || columns.some((c) => typeof row[c.key] === "string" && row[c.key].toLowerCase().includes(word)));
+      const found = rows.filter((row) => !word || columns.some(({ key }) => typeof row[key] === "string" && row[key].toLowerCase().includes(word)));
       shown = found.sort(order);
       pages.draw(0);
     };
     finder.addEventListener("input", arrange);
-    const heads = columns.map((column) => {
-      const button = make("button", { type: "button", textContent: column.title });
+    const heads = columns.map(({ key, name: column }) => {
+      const button = make("button", { type: "button", textContent: titled(column) });
       const head = make("th", { scope: "col" }, button);
-      const numeric = rows.some((row) => typeof row[column.key] === "number");
-      const value = (row) => numeric && typeof row[column.key] !== "number" ? -Infinity : row[column.key];
+      const numeric = rows.some((row) => typeof row[key] === "number");
+      const value = (row) => numeric && typeof row[key] !== "number" ? -Infinity : row[key];
       if (numeric) head.className = "number";
       button.addEventListener("click", () => {
         const now = head.getAttribute("aria-sort");
@@ -233,13 +264,11 @@ const page = (() => {
     }
   }
 
-  // A library that travels packed in the page: resolves when it has run.
-  async function library(name) {
-    await new Promise((resolve) => window.requestIdleCallback ? requestIdleCallback(resolve) : setTimeout(resolve));
-    const packed = Uint8Array.from(atob(byId(`library-${name}`).textContent), (letter) => letter.charCodeAt(0));
-    const script = make("script");
-    script.textContent = await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
-    document.head.append(script);
+  // Draws the page once its letters are there: text that was laid out before would keep the boxes of missing letters.
+  async function start(parts) {
+    await document.fonts.load("1em 'OmniNER Han'", "中");
+    draw(parts);
+    document.documentElement.dataset.ready = "yes";
   }
 
   // In a frame without an address of its own a link to #place would leave the page: scroll instead.
@@ -258,5 +287,5 @@ const page = (() => {
     window.addEventListener(event, () => document.documentElement.classList.toggle("printing", printing));
   }
 
-  return { data, byId, spoken, visible, whole, make, pager, table, lane, located, chooser, browser, draw, library, fault };
+  return { data, byId, spoken, visible, whole, make, show, lane, located, chooser, browser, draw, start };
 })();

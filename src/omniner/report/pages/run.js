@@ -1,0 +1,132 @@
+// Fills the report of one run from the JSON block, with the tools of `page`.
+(() => {
+  const { data, byId, spoken, visible, whole, make, show, lane, located, chooser } = page;
+  let browser;
+  const MOST_CONFUSED = 20; // categories of the confusion chart unless more are asked for
+
+  // ---- charts
+
+  // drawing() gives [caption, content]; controls stand above. Gives a function that draws it again.
+  function chart(id, drawing, ...controls) {
+    const title = make("figcaption"), box = make("div");
+    byId(id).append(...(controls.length ? [make("div", { className: "controls" }, ...controls)] : []), title, box);
+    const again = () => {
+      const [caption, content] = drawing();
+      title.textContent = caption;
+      box.replaceChildren(content);
+    };
+    again();
+    return again;
+  }
+
+  const colourOf = new Map(data.types.map(({ name, colour }) => [name, colour]));
+
+  function drawTables() {
+    const most = Math.max(1, ...data.tables.errta_counts.rows.map((row) => row[1]));
+    const f1 = { f1: (value) => [value] };
+    show("errta_counts", { act: ([type]) => showExamples({ type }), spoken: ["type"], bar: { count: (value, [type]) => [value / most, colourOf.get(type)] } });
+    show("primaries", { beside: { primary: "english" }, hide: ["english", "relaxed_precision", "relaxed_recall"], bar: f1 });
+    show("categories", { beside: { category: "english" }, hide: ["english", "primary"], bar: f1 });
+    show("errta_by_category", { heads: spoken });
+    show("confusion_pairs", { size: 25 });
+    show("confused_surfaces", { size: 25, spoken: ["what"] });
+    show("suspected_annotation", { size: 25 });
+    show("parse_failures", { size: 10 });
+    show("issues");
+  }
+
+  function drawHeat() {
+    const types = data.types.map((t) => t.name);
+    const { columns, rows } = data.tables.errta_by_category;
+    const { names: primaries, counts } = data.heat;
+    if (primaries.length) {
+      const [primary, label] = chooser("Categories of", primaries.map((name) => [name, visible(name)]), "(all primaries)");
+      const level = () => {
+        if (!primary.value) return { names: primaries, counts };
+        const own = rows.filter((row) => data.primary[row[0]] === primary.value);
+        return { names: own.map((row) => row[0]), counts: own.map((row) => types.map((name) => row[columns.indexOf(name)])) };
+      };
+      const again = chart("chart-heat", () => {
+        const { names, counts } = level(), below = primary.value;
+        const caption = below ? "Errors by type and category. A click shows the examples." : "Errors by type and primary. A click opens the primary's categories.";
+        return [caption, heat(caption, "", names, types.map(spoken), counts, (i, j) => `${names[i]}\n${spoken(types[j])}: ${whole(counts[i][j])}`, (i, j) => {
+          if (below) return showExamples({ type: types[j], category: names[i] });
+          primary.value = names[i];
+          again();
+          byId("chart-heat").querySelector(".heat button")?.focus();
+        })];
+      }, label);
+      primary.addEventListener("change", again);
+    }
+  }
+
+  // Categories by what is chosen: the most confused ones, all, or those of one primary and what they are confused with.
+  function confusionView(chosen) {
+    const { names, pairs } = data.confusion;
+    const primary = chosen.startsWith("of ") ? chosen.slice(3) : null;
+    const within = (i) => data.primary[names[i]] === primary;
+    const wanted = primary === null ? pairs : pairs.filter(([gold, said]) => within(gold) || within(said));
+    const most = chosen === "all" ? names.length : primary === null ? MOST_CONFUSED : 0;
+    const kept = primary === null ? [...names.keys()].slice(0, most) : [...new Set(wanted.flatMap(([gold, said]) => [gold, said]))];
+    kept.sort((a, b) => names[a] < names[b] ? -1 : 1);
+    const place = new Map(kept.map((i, at) => [i, at]));
+    const counts = kept.map(() => kept.map(() => 0));
+    for (const [gold, said, n] of wanted) if (place.has(gold) && place.has(said)) counts[place.get(gold)][place.get(said)] = n;
+    return { names: kept.map((i) => names[i]), counts };
+  }
+
+  function drawConfusion() {
+    const { names } = data.confusion;
+    if (names.length) {
+      const primaries = [...new Set(names.map((name) => data.primary[name]))].sort();
+      const options = [...(names.length > MOST_CONFUSED ? [["all", `all ${names.length} confused categories`]] : []), ...primaries.map((name) => [`of ${name}`, visible(name)])];
+      const [choice, label] = chooser("Between", options, `the ${Math.min(MOST_CONFUSED, names.length)} most confused categories`);
+      const again = chart("chart-confusion", () => {
+        const { names, counts } = confusionView(choice.value);
+        const caption = `Gold category (rows) answered as another one (columns): ${whole(counts.flat().reduce((a, b) => a + b, 0))} of ${whole(data.confusion.total)} confusions. A click shows the examples.`;
+        return [caption, heat(caption, "predicted →\ngold ↓", names, names, counts, (i, j) => `gold ${names[i]}\npredicted ${names[j]}: ${whole(counts[i][j])}`,
+          (i, j) => showExamples({ category: names[i], text: names[j] }))];
+      }, label);
+      choice.addEventListener("change", again);
+    }
+  }
+
+  // ---- examples: both lanes show the sentence
+
+  function example([type, sentence, goldWrong, saidWrong]) {
+    const [id, text, gold, said] = data.sentences[sentence];
+    const characters = [...text];
+    const sides = [["gold", "gold", gold, goldWrong, "--gold"], ["said", "model", said, saidWrong, "--said"]];
+    const names = (side, wrong) => wrong.map((i) => visible(side[i][1])).join(" + ") || "nothing";
+    const kind = make("span", { className: "kind", textContent: spoken(data.types[type].name) });
+    kind.style.setProperty("--kind", data.types[type].colour);
+    return make("div", { className: "example", role: "article" },
+      make("p", { className: "head" }, kind, make("span", { lang: "zh", textContent: `${names(gold, goldWrong)} → ${names(said, saidWrong)}` }),
+        make("span", { className: "id", textContent: id })),
+      ...sides.map(([name, title, entities, wrong, ink]) => {
+        const row = make("div", { className: `lane ${name}` }, make("b", { textContent: title }));
+        const words = entities.length ? lane(characters, located(characters, entities, wrong), ink) : make("span", { lang: "zh", textContent: text });
+        row.append(words);
+        return row;
+      }));
+  }
+
+  function drawExamples() {
+    const entries = data.examples.map(([type, sentence, goldWrong, saidWrong]) => {
+      const [id, text, gold, said] = data.sentences[sentence];
+      const involved = [...goldWrong.map((i) => gold[i]), ...saidWrong.map((i) => said[i])];
+      const categories = [...new Set(involved.map((e) => e[1]))];
+      return { keys: { type: [data.types[type].name], primary: [...new Set(categories.map((c) => data.primary[c]))], category: categories },
+        text: () => [id, text, ...involved.flatMap((e) => [e[0], e[1]])].join("\n") };
+    });
+    const choices = [{ name: "type", title: "Type", text: spoken }, { name: "primary", title: "Primary" }, { name: "category", title: "Category" }];
+    browser = page.browser("examples", entries, choices, (i) => example(data.examples[i]), data.kept);
+  }
+
+  function showExamples(values) {
+    browser.choose(values);
+    byId("examples").scrollIntoView();
+  }
+
+  page.start([drawTables, drawHeat, drawConfusion, drawExamples]);
+})();
