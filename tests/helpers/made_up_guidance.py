@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from tests.helpers import made_up
 
-from omniner.guidance import clusters, notes
-from omniner.guidance.clusters import TrainingCounts
-from omniner.guidance.lessons import Guidance, Lesson, LessonExample, Note, SuspectLabel
+from omniner.guidance.clusters import TrainingCounts, build_lesson, cluster_errors
+from omniner.guidance.lessons import Guidance, Lesson, Note, SuspectLabel
 from omniner.records import Sentence
 from omniner.scoring.results import ErrtaError
 
@@ -21,9 +20,10 @@ def guidance(
 ) -> Guidance:
     """Notes on the errors of a made-up run; its own gold stands for the training split."""
     result = made_up.result(sentences, seed=seed, categories=list(categories))
-    found = clusters.cluster_errors(result.errta.errors)
+    found = cluster_errors(result.errta.errors)
     train = TrainingCounts(list(result.sentences.values()))
-    lessons = [_lesson(cluster, train, result.sentences, examples) for cluster in found]
+    texts = {name: sentence.text for name, sentence in result.sentences.items()}
+    lessons = [build_lesson(cluster, train, texts, examples, 5) for cluster in found]
     return Guidance(
         source={"run": "a" * 32, "name": "made-up", "folder": "nowhere", "model": "m", "data": "d", "guide": "g"},
         split="dev",
@@ -45,21 +45,5 @@ def taught(given: Guidance, rule: str, language: str = "zh") -> Guidance:
 
 def lesson_of(error: ErrtaError, text: str, train: Sequence[Sentence] = ()) -> Lesson:
     """The lesson of a single error."""
-    (cluster,) = clusters.cluster_errors([error])
-    return _lesson(cluster, TrainingCounts(train), {error.sentence_id: Sentence(error.sentence_id, text)}, 1)
-
-
-def _lesson(cluster: clusters.Cluster, train: TrainingCounts, sentences: dict[str, Sentence], examples: int) -> Lesson:
-    texts = {name: sentence.text for name, sentence in sentences.items()}
-    facts = train.facts(cluster, 5)
-    chosen = [
-        LessonExample(
-            error.sentence_id, error.type, texts[error.sentence_id], error.gold, error.predicted, doubtful=False
-        )
-        for error in clusters.cluster_examples(cluster, texts, examples)
-    ]
-    note = notes.counted_note(cluster.kind, cluster.gold, cluster.predicted, facts)
-    return Lesson(
-        cluster.kind, cluster.gold, cluster.predicted, len(cluster.errors), cluster.types,
-        cluster.surfaces[:5], chosen, facts, note,
-    )  # fmt: skip
+    (cluster,) = cluster_errors([error])
+    return build_lesson(cluster, TrainingCounts(train), {error.sentence_id: text}, 1, 5)

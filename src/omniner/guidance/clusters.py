@@ -1,17 +1,18 @@
-"""Errors that are alike, brought together: what a run gets wrong again and again, the most frequent first.
+"""From errors to lessons: errors that are alike brought together, counted in the training split, put into words.
 
-In go sorted errors, out come clusters, each error in exactly one of them. Errors that answer one category with another
-belong together by that pair of categories, whether the boundary is right or not: what is to be learnt is the
-difference between the two. All others belong together by their type and category. Of each cluster some examples stand
-for the rest: its commonest surfaces first, of each the shortest sentence, no sentence twice. Nothing depends on the
-order in which errors come.
+A cluster holds errors that are alike, and each error is in exactly one of them (`cluster_errors`). Errors that answer
+one category with another belong together by that pair of categories, whether the boundary is right or not: what is to
+be learnt is the difference between the two. All others belong together by their type and category. Of each cluster some
+examples stand for the rest: its commonest surfaces first, of each the shortest sentence, no sentence twice. Nothing
+depends on the order in which errors come.
 
-What the training split says about the errors of a cluster: counts, no opinions.
+`TrainingCounts` tells what the training split says about a cluster, counts and no opinions: how often its surfaces
+stand in the text and which categories they have there, what the answers have too much or too little at their ends and
+how often mentions of the category begin or end so, how large the categories are. Price: one pass over the corpus, then
+a search of the whole text for each surface (4 ms for 156,000 sentences).
 
-In go a cluster and the training sentences, out come `Facts`: how often its surfaces stand in the text and which
-categories they have there, what the answers have too much or too little at their ends and how often mentions of the
-category begin or end so, how large the categories are. Price: one pass over the corpus, then a search of the whole
-text for each surface (4 ms for 156,000 sentences).
+`counted_note` puts the counts into words, in Chinese and in English, where no teacher explains the errors: it states
+them and the kind of mistake that was made, and guesses no reason. A teacher is told the same counts (`questions`).
 """
 
 from __future__ import annotations
@@ -20,12 +21,28 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Any
 
+from omniner.guidance.lessons import (
+    COUNTED,
+    BoundaryPiece,
+    CategoryCount,
+    Facts,
+    Lesson,
+    LessonExample,
+    Note,
+    SurfaceCount,
+    SurfaceErrors,
+)
 from omniner.records import Entity, Sentence
 from omniner.registry import ERROR_TYPES
-from omniner.scoring.error_types import lesson_kinds
+from omniner.scoring.error_types import LANGUAGES, lesson_kinds
 from omniner.scoring.results import ErrtaError
+
+_BETWEEN = "\x00"  # between sentences; stands in no surface
+_TYPICAL = 5  # most frequent surfaces of a category that are named
+_SURFACES = 3  # named in a note
+_LABELS = 3  # named of a surface
 
 
 @dataclass(frozen=True)
@@ -47,14 +64,13 @@ class Cluster:
 
     @property
     def types(self) -> dict[str, int]:
-        """How many errors of each ERRTA type there are."""
+        """Count the errors of each ERRTA type."""
         return dict(sorted(Counter(error.type for error in self.errors).items()))
 
     @property
-    def surfaces(self) -> list[tuple[str, int]]:
-        """What went wrong, word by word, the commonest first."""
-        counts = Counter(map(surface_of, self.errors))
-        return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    def surfaces(self) -> list[SurfaceErrors]:
+        """Count what went wrong, word by word, the commonest first."""
+        return [SurfaceErrors(*item) for item in _ranked(Counter(map(surface_of, self.errors)))]
 
     @property
     def name(self) -> str:
@@ -65,17 +81,20 @@ class Cluster:
 
 
 def cluster_errors(errors: Iterable[ErrtaError]) -> list[Cluster]:
-    """All clusters, the largest first; equally large ones in the order of `lesson_kinds`, then of their names."""
+    """Cluster errors, the largest cluster first; equally large ones in the order of `lesson_kinds`, then by name."""
     found: dict[tuple[str, str, str], list[ErrtaError]] = defaultdict(list)
     for error in errors:
-        found[_key(error)].append(error)
+        kind = ERROR_TYPES[error.type].lesson
+        gold = error.gold[0].category if kind.has_gold else ""
+        predicted = error.predicted[0].category if kind.names_both or not kind.has_gold else ""
+        found[kind.name, gold, predicted].append(error)
     clusters = [Cluster(*key, tuple(sorted(members, key=_order))) for key, members in found.items()]
     place = {name: number for number, name in enumerate(lesson_kinds())}
     return sorted(clusters, key=lambda c: (-len(c.errors), place[c.kind], c.gold, c.predicted))
 
 
 def cluster_examples(found: Cluster, texts: Mapping[str, str], count: int) -> list[ErrtaError]:
-    """At most `count` errors that stand for the cluster.
+    """Choose at most `count` errors that stand for the cluster.
 
     Args:
         found: the cluster.
@@ -86,8 +105,8 @@ def cluster_examples(found: Cluster, texts: Mapping[str, str], count: int) -> li
     for error in found.errors:
         by_surface[surface_of(error)].append(error)
     columns = [
-        sorted(by_surface[surface], key=lambda error: (len(texts[error.sentence_id]), _order(error)))
-        for surface, _ in found.surfaces
+        sorted(by_surface[surface.text], key=lambda error: (len(texts[error.sentence_id]), _order(error)))
+        for surface in found.surfaces
     ]
     chosen: list[ErrtaError] = []
     shown: set[str] = set()
@@ -101,19 +120,42 @@ def cluster_examples(found: Cluster, texts: Mapping[str, str], count: int) -> li
 
 
 def surface_of(error: ErrtaError) -> str:
-    """The words an error is about: those of gold, or the predicted ones where there is no gold."""
+    """Name the words an error is about: those of gold, or the predicted ones where there is no gold."""
     return " + ".join(entity.text for entity in error.gold or error.predicted)
 
 
-def _key(error: ErrtaError) -> tuple[str, str, str]:
-    kind = ERROR_TYPES[error.type].lesson
-    gold = error.gold[0].category if kind.has_gold else ""
-    predicted = error.predicted[0].category if kind.names_both or not kind.has_gold else ""
-    return (kind.name, gold, predicted)
+def build_lesson(
+    cluster: Cluster, train: TrainingCounts, texts: Mapping[str, str], examples: int, surfaces: int
+) -> Lesson:
+    """Make the lesson of a cluster, with a counted note.
+
+    Args:
+        cluster: the errors.
+        train: counts of the training split.
+        texts: sentences by id.
+        examples: how many errors are shown at most.
+        surfaces: how many surfaces are counted at most.
+    """
+    facts = train.facts(cluster, surfaces)
+    chosen = cluster_examples(cluster, texts, examples)
+    return Lesson(
+        kind=cluster.kind,
+        gold=cluster.gold,
+        predicted=cluster.predicted,
+        count=len(cluster.errors),
+        types=cluster.types,
+        note=counted_note(cluster.kind, cluster.gold, cluster.predicted, facts),
+        surfaces=cluster.surfaces[:surfaces],
+        examples=[
+            LessonExample(e.sentence_id, e.type, texts[e.sentence_id], e.gold, e.predicted, doubtful=False)
+            for e in chosen
+        ],
+        facts=facts,
+    )
 
 
 def _order(error: ErrtaError) -> tuple[Any, ...]:
-    """Where an error stands among others; places that are unknown come first."""
+    """Order errors by sentence, type and place; places that are unknown come first."""
     sides = tuple(
         tuple((-1 if e.start is None else e.start, -1 if e.end is None else e.end, e.text, e.category) for e in side)
         for side in (error.gold, error.predicted)
@@ -121,63 +163,8 @@ def _order(error: ErrtaError) -> tuple[Any, ...]:
     return (error.sentence_id, error.type, sides)
 
 
-_BETWEEN = "\x00"  # between sentences; stands in no surface
-_TYPICAL = 5  # most frequent surfaces of a category that are named
-
-
-class SurfaceCount(NamedTuple):
-    """A surface in train: in how many places it stands, and as what it is labelled there, the commonest first."""
-
-    text: str
-    places: int
-    labels: dict[str, int]
-
-
-class BoundaryPiece(NamedTuple):
-    """What answers have too much (`extra`) or too little (`missing`) at one end.
-
-    `errors` of the cluster are so; `held` mentions of the category begin (left) or end (right) with it in train.
-    """
-
-    side: str  # left | right
-    change: str  # extra | missing
-    text: str
-    errors: int
-    held: int
-
-
-class CategoryCount(NamedTuple):
-    """A category in the training split."""
-
-    name: str
-    mentions: int
-    typical: list[str]  # its most frequent surfaces
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Counts about one cluster."""
-
-    surfaces: list[SurfaceCount]
-    pieces: list[BoundaryPiece]
-    categories: list[CategoryCount]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {name: [item._asdict() for item in getattr(self, name)] for name in ("surfaces", "pieces", "categories")}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Facts:
-        """What `to_json` gave."""
-        return cls(
-            [SurfaceCount(**item) for item in value["surfaces"]],
-            [BoundaryPiece(**item) for item in value["pieces"]],
-            [CategoryCount(**item) for item in value["categories"]],
-        )
-
-
 class TrainingCounts:
-    """The training split, ready to be asked.
+    """Counts surfaces and categories in the training split.
 
     Args:
         train: sentences with gold entities.
@@ -193,17 +180,17 @@ class TrainingCounts:
                 self._mentions[entity.category][entity.text] += 1
 
     def facts(self, cluster: Cluster, surfaces: int) -> Facts:
-        """The counts about a cluster; of its surfaces the `surfaces` most frequent."""
+        """Count what a cluster is about; of its surfaces the `surfaces` most frequent."""
         category = cluster.gold or cluster.predicted
         names = dict.fromkeys(name for name in (cluster.gold, cluster.predicted) if name)
         return Facts(
-            [self.surface(text) for text in _words(cluster.errors)[:surfaces]],
+            [self.surface(text) for text in error_words(cluster.errors)[:surfaces]],
             self._pieces(cluster, category)[:surfaces] if lesson_kinds()[cluster.kind].counts_ends else [],
             [self._category(name) for name in names],
         )
 
     def surface(self, text: str) -> SurfaceCount:
-        """How often a surface stands in train, and as what."""
+        """Count how often a surface stands in train, and as what."""
         return SurfaceCount(
             text, self._text.count(text) if text else 0, dict(_ranked(self._labels.get(text, Counter())))
         )
@@ -213,16 +200,19 @@ class TrainingCounts:
         return CategoryCount(name, mentions.total(), [text for text, _ in _ranked(mentions)[:_TYPICAL]])
 
     def _pieces(self, cluster: Cluster, category: str) -> list[BoundaryPiece]:
-        counts = Counter(piece for error in cluster.errors for piece in _differences(error.gold[0], error.predicted[0]))
+        """Count what answers have too much or too little, and how many mentions of the category have it."""
+        ends = (boundary_differences(error.gold[0], error.predicted[0]) for error in cluster.errors)
         mentions = self._mentions.get(category, Counter())
-        return [
-            BoundaryPiece(side, change, text, errors, sum(n for word, n in mentions.items() if _has(word, side, text)))
-            for (side, change, text), errors in _ranked(counts)
-        ]
+        pieces = []
+        for (side, change, text), errors in _ranked(Counter(piece for found in ends for piece in found)):
+            has = str.startswith if side == "left" else str.endswith
+            held = sum(count for word, count in mentions.items() if has(word, text))
+            pieces.append(BoundaryPiece(side, change, text, errors, held))
+        return pieces
 
 
-def _words(errors: Iterable[ErrtaError]) -> list[str]:
-    """The single surfaces that went wrong, the commonest first; of a split or merge the pieces, too."""
+def error_words(errors: Iterable[ErrtaError]) -> list[str]:
+    """List the single surfaces that went wrong, the commonest first; of a split or merge the pieces, too."""
     counts: Counter[str] = Counter()
     for error in errors:
         sides = error.gold if len(error.gold) == len(error.predicted) == 1 else error.gold + error.predicted
@@ -230,10 +220,14 @@ def _words(errors: Iterable[ErrtaError]) -> list[str]:
     return [text for text, _ in _ranked(counts)]
 
 
-def _differences(gold: Entity, predicted: Entity) -> list[tuple[str, str, str]]:
-    """(side, change, text) for each end at which the two differ; none where they do not overlap."""
+def boundary_differences(gold: Entity, predicted: Entity) -> list[tuple[str, str, str]]:
+    """Find the ends at which two entities differ; none where they do not overlap.
+
+    Returns:
+        (side, change, text), as in `BoundaryPiece`.
+    """
     if gold.start is None or predicted.start is None:
-        return _by_words(gold.text, predicted.text)
+        return surface_differences(gold.text, predicted.text)
     assert gold.end is not None
     assert predicted.end is not None
     if predicted.start >= gold.end or gold.start >= predicted.end:
@@ -246,8 +240,8 @@ def _differences(gold: Entity, predicted: Entity) -> list[tuple[str, str, str]]:
     return [end for end, differs in zip(ends, (left, right), strict=True) if differs]
 
 
-def _by_words(gold: str, predicted: str) -> list[tuple[str, str, str]]:
-    """The same where places are unknown: one surface holds the other."""
+def surface_differences(gold: str, predicted: str) -> list[tuple[str, str, str]]:
+    """Do as `boundary_differences` where places are unknown: only a surface that holds the other can be compared."""
     if not gold or not predicted:
         return []
     long, short, change = (gold, predicted, "missing") if predicted in gold else (predicted, gold, "extra")
@@ -257,9 +251,87 @@ def _by_words(gold: str, predicted: str) -> list[tuple[str, str, str]]:
     return [(side, change, text) for side, text in (("left", left), ("right", right)) if text]
 
 
-def _has(word: str, side: str, piece: str) -> bool:
-    return word.startswith(piece) if side == "left" else word.endswith(piece)
-
-
 def _ranked(counts: Counter[Any]) -> list[tuple[Any, int]]:
+    """Sort counts, the largest first; equal ones by name."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def counted_note(kind: str, gold: str, predicted: str, facts: Facts) -> Note:
+    """Write a note that says what the training split shows, in every language."""
+    return Note(COUNTED, {language: counted_rule(kind, gold, predicted, facts, language) for language in LANGUAGES}, {})
+
+
+def describe_error(kind: str, gold: str, predicted: str, language: str) -> str:
+    """Say what goes wrong, in one sentence."""
+    return lesson_kinds()[kind].opening.of(language).format(gold=gold, predicted=predicted)
+
+
+def describe_facts(facts: Facts, gold: str, predicted: str, language: str) -> list[str]:
+    """Say all counts, a sentence each."""
+    lines = [describe_piece(piece, gold or predicted, facts, language) for piece in facts.pieces]
+    lines += [describe_surface(surface, language) for surface in facts.surfaces]
+    for name, mentions, typical in facts.categories:
+        words = (", " if language == "en" else "、").join(typical)
+        if language == "en":
+            lines.append(
+                f"{name} has {mentions} mentions, most often {words}" if typical else f"{name} has no mentions"
+            )
+        else:
+            lines.append(f"{name}共{mentions}个实体，常见的有{words}" if typical else f"{name}没有实体")
+    return lines
+
+
+def describe_surface(surface: SurfaceCount, language: str) -> str:
+    """Say the counts of a surface: `“小满”出现12处：品牌10次、时间1次、没有单独标注1处`."""
+    text, places, labels = surface
+    alone = places - sum(labels.values())
+    named = list(labels.items())[:_LABELS]
+    if language == "en":
+        if not places:
+            return f"“{text}” does not occur"
+        said = [f"{count} as {name}" for name, count in named]
+        said += [f"{alone} without a label of its own"] if alone > 0 else []
+        return f"“{text}” occurs {times(places)}: {', '.join(said)}"
+    if not places:
+        return f"“{text}”没有出现"
+    said = [f"{name}{count}次" for name, count in named]
+    said += [f"没有单独标注{alone}处"] if alone > 0 else []
+    return f"“{text}”出现{places}处：{'、'.join(said)}"
+
+
+def describe_piece(piece: BoundaryPiece, category: str, facts: Facts, language: str) -> str:
+    """Say the counts of a piece: `末尾多了“的”3次（120个品牌中0个以它结尾）`."""
+    side, change, text, errors, held = piece
+    mentions = next((item.mentions for item in facts.categories if item.name == category), 0)
+    if language == "en":
+        what = f"“{text}” too {'much' if change == 'extra' else 'little'}"
+        ends = "begin" if side == "left" else "end"
+        where = "beginning" if side == "left" else "end"
+        return f"{what} at the {where} {times(errors)} ({held} of {mentions} {category} {ends} with it)"
+    where, ends = ("开头", "开头") if side == "left" else ("末尾", "结尾")
+    what = f"{where}{'多' if change == 'extra' else '少'}了“{text}”{errors}次"
+    return f"{what}（{mentions}个{category}中{held}个以它{ends}）"
+
+
+def times(count: int) -> str:
+    """Write `once`, `2 times`, ..."""
+    return "once" if count == 1 else f"{count} times"
+
+
+def counted_rule(kind: str, gold: str, predicted: str, facts: Facts, language: str) -> str:
+    """Say what goes wrong, and the counts that say most about this kind."""
+    known = [surface for surface in facts.surfaces if surface.places]
+    if lesson_kinds()[kind].has_gold:
+        known.sort(key=lambda surface: not surface.labels)  # what train labels says more
+    said = [describe_piece(piece, gold or predicted, facts, language) for piece in facts.pieces[:_SURFACES]]
+    said = said or [describe_surface(surface, language) for surface in known[:_SURFACES]]
+    first = describe_error(kind, gold, predicted, language)
+    if not said:  # new words: what else there is of the categories
+        typical = [(name, words) for name, _, words in facts.categories if words]
+        if language == "en":
+            said = [f"frequent as {name} are {', '.join(words)}" for name, words in typical]
+        else:
+            said = [f"常见的{name}有{'、'.join(words)}" for name, words in typical]
+    if language == "en":
+        return f"{first} In the training split, {'; '.join(said)}." if said else first
+    return f"{first}训练集中，{'；'.join(said)}。" if said else first

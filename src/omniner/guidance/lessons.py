@@ -1,206 +1,228 @@
 """`Guidance`: what a run gets wrong, why, and what would help; the file that prompts are made of.
 
-A plain record with its JSON: `tasks.guide` fills it, `guide.page` shows it to people, `encoding.lessons` puts it
+A plain record with its JSON: `task=guide` makes it, `report.guidance_page` shows it to people, `prompt_errors` puts it
 into a prompt. Each lesson is one cluster of errors with examples, counts from the training split and a note; the note
-says whose word it is. The file is read as foreign: its form is checked before anything is taken from it, and `version`
-changes whenever that form does.
+says whose word it is. The file is read as foreign: pydantic checks it against the types below before anything is taken
+from it, and `VERSION` changes whenever they do. `explain` puts what pydantic finds into one sentence, for people and
+for a teacher whose answer is not as asked for.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
 
+from annotated_types import Ge
+
+from omniner.config.values import From0, Group, OneOf
 from omniner.errors import UserError
 from omniner.files import read_json, write_text
-from omniner.guidance.clusters import Facts
-from omniner.records import Entity, entity_to_json, storable
+from omniner.records import Entity, storable
 from omniner.scoring.error_types import lesson_kinds
 
-Schema = Mapping[str, Any]
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "object": (dict,),
-    "array": (list,),
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "null": (type(None),),
-}
-
-
-_WORDS = {
-    "type", "properties", "required", "additionalProperties", "items", "maxItems", "enum", "const", "minimum",
-    "maximum", "minLength", "maxLength",
-}  # fmt: skip
-
-
-_QUOTED = 60  # characters of a value that are shown
-
-
-def complaint(value: Any, schema: Schema) -> str | None:
-    """The first thing that is wrong with `value`, or None."""
-    return next(_complaints(value, schema, ""), None)
-
-
-def strict(properties: Mapping[str, Schema]) -> dict[str, Any]:
-    """The schema of an object that has exactly these keys."""
-    return {
-        "type": "object",
-        "properties": dict(properties),
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def array(items: Schema) -> dict[str, Any]:
-    """The schema of a list."""
-    return {"type": "array", "items": items}
-
-
-def _complaints(value: Any, schema: Schema, path: str) -> Iterator[str]:
-    if not schema:
-        return
-    if unknown := schema.keys() - _WORDS:
-        raise ValueError(f"words that are not known here: {sorted(unknown)}")
-    if "const" in schema and value != schema["const"]:
-        yield f"{path or 'the whole'} must be {_show(schema['const'])}, not {_show(value)}"
-        return
-    if "enum" in schema and value not in schema["enum"]:
-        yield f"{path or 'the whole'} must be one of {_show(schema['enum'])}, not {_show(value)}"
-        return
-    if "type" in schema and not _is(value, schema["type"]):
-        names = schema["type"] if isinstance(schema["type"], str) else " or ".join(schema["type"])
-        yield f"{path or 'the whole'} must be of type {names}, not {_show(value)}"
-        return
-    if isinstance(value, dict):
-        yield from _of_object(value, schema, path)
-    elif isinstance(value, list):
-        yield from _of_array(value, schema, path)
-    elif isinstance(value, str):
-        yield from _in_range(len(value), schema.get("minLength"), schema.get("maxLength"), f"{path}: the length")
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        yield from _in_range(value, schema.get("minimum"), schema.get("maximum"), path)
-
-
-def _is(value: Any, names: str | list[str]) -> bool:
-    for name in [names] if isinstance(names, str) else names:
-        if isinstance(value, _TYPES[name]) and (name == "boolean" or not isinstance(value, bool)):
-            return True
-    return False
-
-
-def _of_object(value: dict[str, Any], schema: Schema, path: str) -> Iterator[str]:
-    known: Schema = schema.get("properties", {})
-    for name in schema.get("required", ()):
-        if name not in value:
-            yield f"{path or 'the object'} lacks the key {name!r}"
-    for name, item in value.items():
-        others = schema.get("additionalProperties", {})
-        if name in known:
-            yield from _complaints(item, known[name], f"{path}.{name}" if path else name)
-        elif others is False:
-            yield f"{path or 'the object'} has the unknown key {_show(name)}"
-        else:
-            yield from _complaints(item, others, f"{path}.{name}" if path else name)
-
-
-def _of_array(value: list[Any], schema: Schema, path: str) -> Iterator[str]:
-    yield from _in_range(len(value), None, schema.get("maxItems"), f"{path}: the length")
-    for number, item in enumerate(value):
-        yield from _complaints(item, schema.get("items", {}), f"{path}[{number}]")
-
-
-def _in_range(value: float, low: float | None, high: float | None, what: str) -> Iterator[str]:
-    if low is not None and value < low:
-        yield f"{what} must be at least {low}, not {value}"
-    if high is not None and value > high:
-        yield f"{what} must be at most {high}, not {value}"
-
-
-def _show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
-
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
 
 GUIDANCE_FILE = "guidance.json"
 VERSION = 1
 _KIND = "omniner guidance"
+_QUOTED = 60  # characters of a value that are shown
 
 COUNTED = "counts"
 """The author of a note that says nothing but what was counted in the training split."""
 
 
+class AsObject:
+    """Marks a named tuple that JSON writes as an object, without the fields that have no value."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        fields = {
+            name: core_schema.typed_dict_field(
+                handler.generate_schema(hint), required=name not in source._field_defaults
+            )
+            for name, hint in get_type_hints(source, include_extras=True).items()
+        }
+
+        def write(item: Any) -> dict[str, Any]:
+            return {name: value for name, value in source(*item)._asdict().items() if value is not None}
+
+        return core_schema.no_info_after_validator_function(
+            lambda values: source(**values),
+            core_schema.typed_dict_schema(fields, extra_behavior="forbid", config={"strict": True}),
+            serialization=core_schema.plain_serializer_function_ser_schema(write),
+        )
+
+
+class FromList:
+    """Marks a tuple that JSON writes as a list."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import core_schema
+
+        schema = handler(source)
+        schema["strict"] = False
+        schema["serialization"] = core_schema.wrap_serializer_function_ser_schema(
+            lambda items, write: list(write(items)), schema=schema.copy()
+        )
+        return schema
+
+
+class PlainValue:
+    """Marks a value of one of several plain types that stays as it is."""
+
+    def __init__(self, **types: type) -> None:
+        self.types = types
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import PydanticCustomError, core_schema
+
+        def check(value: Any) -> Any:
+            if type(value) not in self.types.values():
+                raise PydanticCustomError("plain", "another type", {"types": " or ".join(self.types)})
+            return value
+
+        return core_schema.no_info_plain_validator_function(check)
+
+
+Number = Annotated[float, PlainValue(integer=int, number=float), Ge(0)]
+Cost = Annotated[str | int | None, PlainValue(string=str, integer=int, null=type(None))]
+Entities = Annotated[tuple[Annotated[Entity, AsObject()], ...], FromList()]
+
+
 @dataclass(frozen=True)
-class Note:
+class SurfaceErrors(Group):
+    """A surface that went wrong, and in how many errors of the cluster."""
+
+    text: str
+    count: From0
+
+
+class SurfaceCount(NamedTuple):
+    """A surface in train: in how many places it stands, and as what it is labelled there, the commonest first."""
+
+    text: str
+    places: From0
+    labels: dict[str, From0]
+
+
+class BoundaryPiece(NamedTuple):
+    """What answers have too much (`extra`) or too little (`missing`) at one end.
+
+    `errors` of the cluster are so; `held` mentions of the category begin (left) or end (right) with it in train.
+    """
+
+    side: Literal["left", "right"]
+    change: Literal["extra", "missing"]
+    text: str
+    errors: From0
+    held: From0
+
+
+class CategoryCount(NamedTuple):
+    """A category in the training split, with its most frequent surfaces."""
+
+    name: str
+    mentions: From0
+    typical: list[str]
+
+
+@dataclass(frozen=True)
+class Facts(Group):
+    """Counts from the training split about one cluster."""
+
+    surfaces: list[Annotated[SurfaceCount, AsObject()]]
+    pieces: list[Annotated[BoundaryPiece, AsObject()]]
+    categories: list[Annotated[CategoryCount, AsObject()]]
+
+
+@dataclass(frozen=True)
+class Note(Group):
     """What to learn from a cluster. `rule` and `cause` are texts by language; a counted note has no cause."""
 
-    by: str  # counts, or the teacher's name
+    by: str  # COUNTED, or the teacher's name
     rule: dict[str, str]
     cause: dict[str, str]
 
 
 @dataclass(frozen=True)
-class LessonExample:
+class LessonExample(Group):
     """An error in its sentence; `doubtful`: the teacher holds the gold label to be wrong."""
 
     id: str
     type: str
     text: str
-    gold: tuple[Entity, ...]
-    predicted: tuple[Entity, ...]
+    gold: Entities
+    predicted: Entities
     doubtful: bool
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Lesson(Group):
     """A cluster of errors with its evidence; see `clusters.Cluster`."""
 
-    kind: str
+    kind: Annotated[str, OneOf(lesson_kinds)]
     gold: str
     predicted: str
-    count: int
-    types: dict[str, int]
-    surfaces: list[tuple[str, int]]
+    count: From0
+    types: dict[str, From0]
+    note: Note
+    surfaces: list[SurfaceErrors]
     examples: list[LessonExample]
     facts: Facts
-    note: Note
+
+    @property
+    def question_id(self) -> str:
+        """The name of the question about it."""
+        return f"{self.kind}: {' → '.join(filter(None, (self.gold, self.predicted)))}"
 
 
 @dataclass(frozen=True)
-class SuspectLabel:
+class SuspectLabel(Group):
     """A gold label that is unlike the usual one of its surface.
 
     `seen` labels of the surface are known, `share` of them `usual`; `count` are `gold` in the split, and the model
-    says `usual` of `agreeing` of them. `verdict` is the teacher's: gold | usual | unclear; empty where none was asked.
+    says `usual` of `agreeing` of them. `verdict` is the teacher's; empty where none was asked.
     """
 
     surface: str
     gold: str
     usual: str
-    share: float
-    seen: int
-    count: int
-    agreeing: int
+    share: Number
+    seen: From0
+    count: From0
+    agreeing: From0
     id: str
     text: str
-    verdict: str
+    verdict: Literal["", "gold", "usual", "unclear"]
+    reason: str
+
+    @property
+    def question_id(self) -> str:
+        """The name of the question about it."""
+        return f"suspect: {self.surface} ({self.gold})"
+
+
+class Failure(NamedTuple):
+    """A question that the teacher did not answer, and why; its note is a counted one."""
+
+    question: str
     reason: str
 
 
 @dataclass(frozen=True)
-class Guidance:
+class Guidance(Group):
     """All notes of one run.
 
     Attributes:
         source: whose errors: run (id or empty), name, folder, model, data; guide: the run of task=guide itself.
-        split: dev | train | test.
+        split: the errors are on.
         from_test: whether the split is the one that is reported.
         scores: of the run on that split: sentences, precision, recall, f1, errors.
         types: errors by ERRTA type.
@@ -209,19 +231,19 @@ class Guidance:
         lessons: the largest cluster first.
         suspects: labels to look at.
         rest: clusters and errors without a lesson.
-        failures: (question, why) of all that the teacher did not answer; their notes are counted ones.
+        failures: what the teacher did not answer.
     """
 
     source: dict[str, str]
-    split: str
+    split: Literal["dev", "train", "test"]
     from_test: bool
-    scores: dict[str, float]
-    types: dict[str, int]
-    teacher: dict[str, Any]
+    scores: dict[str, Number]
+    types: dict[str, From0]
+    teacher: dict[str, Cost]
     lessons: list[Lesson]
     suspects: list[SuspectLabel]
-    rest: dict[str, int]
-    failures: list[tuple[str, str]] = field(default_factory=list)
+    rest: dict[str, From0]
+    failures: list[Annotated[Failure, AsObject()]] = field(default_factory=list)
 
     @property
     def sha(self) -> str:
@@ -230,21 +252,8 @@ class Guidance:
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `guidance.json`."""
-        return {
-            "kind": _KIND,
-            "version": VERSION,
-            "source": self.source,
-            "split": self.split,
-            "from_test": self.from_test,
-            "scores": self.scores,
-            "types": self.types,
-            "teacher": self.teacher,
-            "lessons": [_lesson_to_json(lesson) for lesson in self.lessons],
-            "suspects": [vars(suspect) for suspect in self.suspects],
-            "rest": self.rest,
-            "failures": [{"question": question, "reason": reason} for question, reason in self.failures],
-        }
+        """Give the content of `guidance.json`."""
+        return {"kind": _KIND, "version": VERSION, **_adapter(Guidance).dump_python(self)}
 
 
 def write_guidance(path: Path, guidance: Guidance) -> Path:
@@ -253,147 +262,103 @@ def write_guidance(path: Path, guidance: Guidance) -> Path:
 
 
 def read_guidance(path: Path) -> Guidance:
-    """The guidance in a file; anything else in it is a `UserError`."""
-    value = read_json(path)
-    fix = "Name a run of task=guide, its folder, or its guidance.json."
-    if isinstance(value, dict) and value.get("kind") == _KIND and value.get("version") != VERSION:
-        found = f"guidance of version {value.get('version')!r}, this program knows {VERSION}"
+    """Read the guidance in a file.
+
+    Raises:
+        UserError: it holds something else, or another version.
+    """
+    from pydantic import ValidationError
+
+    value, fix = read_json(path), "Name a run of task=guide, its folder, or its guidance.json."
+    kind = value.pop("kind", None) if isinstance(value, dict) else None
+    if kind != _KIND:
+        raise UserError(path, f"not guidance: kind must be {quoted(_KIND)}, not {quoted(kind)}", fix)
+    if (version := value.pop("version", None)) != VERSION:
+        found = f"guidance of version {version!r}, this program knows {VERSION}"
         raise UserError(path, found, "Run task=guide again.")
-    if (wrong := complaint(value, _schema())) is not None:
+    try:
+        guidance: Guidance = _adapter(Guidance).validate_python(value)
+    except ValidationError as error:
+        raise UserError(path, f"not guidance: {explain(error)}", fix) from None
+    wrong = next(filter(None, map(find_unsound, guidance.lessons)), None)
+    if wrong is None and not sum(guidance.types.values()):
+        wrong = "types counts no error"
+    if wrong is not None:
         raise UserError(path, f"not guidance: {wrong}", fix)
-    if (wrong := next(filter(None, map(_unsound, value["lessons"])), None)) is not None:
-        raise UserError(path, f"not guidance: {wrong}", fix)
-    if not sum(value["types"].values()):
-        raise UserError(path, "not guidance: types counts no error", fix)
-    return Guidance(
-        **{name: value[name] for name in ("source", "split", "from_test", "scores", "types", "teacher", "rest")},
-        lessons=[_lesson(item) for item in value["lessons"]],
-        suspects=[SuspectLabel(**item) for item in value["suspects"]],
-        failures=[(item["question"], item["reason"]) for item in value["failures"]],
-    )
+    return guidance
 
 
-def _lesson_to_json(lesson: Lesson) -> dict[str, Any]:
-    return {
-        "kind": lesson.kind,
-        "gold": lesson.gold,
-        "predicted": lesson.predicted,
-        "count": lesson.count,
-        "types": lesson.types,
-        "note": vars(lesson.note),
-        "surfaces": [{"text": text, "count": count} for text, count in lesson.surfaces],
-        "examples": [
-            {**vars(example), "gold": _entities(example.gold), "predicted": _entities(example.predicted)}
-            for example in lesson.examples
-        ],
-        "facts": lesson.facts.to_json(),
-    }
+@functools.cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    """What reads and writes records of a kind; pydantic is imported only where a file is read or written."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
-def _lesson(value: Mapping[str, Any]) -> Lesson:
-    plain = {name: value[name] for name in ("kind", "gold", "predicted", "count", "types")}
-    examples = [
-        LessonExample(**{**item, "gold": _from_json(item["gold"]), "predicted": _from_json(item["predicted"])})
-        for item in value["examples"]
-    ]
-    surfaces = [(item["text"], item["count"]) for item in value["surfaces"]]
-    facts = Facts.from_json(value["facts"])
-    return Lesson(**plain, surfaces=surfaces, examples=examples, facts=facts, note=Note(**value["note"]))
-
-
-def _unsound(lesson: Mapping[str, Any]) -> str | None:
-    """What no schema says: an example has the sides of its kind, and entities stand where they say."""
-    kind = lesson_kinds()[lesson["kind"]]
-    for example in lesson["examples"]:
-        if kind.has_gold and not example["gold"]:
-            return f"the example {example['id']} of {lesson['kind']} has no gold entity"
-        if kind.has_predicted and not example["predicted"]:
-            return f"the example {example['id']} of {lesson['kind']} has no predicted entity"
-        for entity in _from_json(example["gold"] + example["predicted"]):
-            if (entity.start, entity.end) != (None, None) and example["text"][entity.start : entity.end] != entity.text:
-                return f"{entity.text!r} is not where the example {example['id']} says"
+def find_unsound(lesson: Lesson) -> str | None:
+    """Check what no type says: an example has the sides of its kind, and entities stand where they say."""
+    kind = lesson_kinds()[lesson.kind]
+    for example in lesson.examples:
+        if kind.has_gold and not example.gold:
+            return f"the example {example.id} of {lesson.kind} has no gold entity"
+        if kind.has_predicted and not example.predicted:
+            return f"the example {example.id} of {lesson.kind} has no predicted entity"
+        for entity in example.gold + example.predicted:
+            if (entity.start, entity.end) != (None, None) and example.text[entity.start : entity.end] != entity.text:
+                return f"{entity.text!r} is not where the example {example.id} says"
     return None
 
 
-def _entities(entities: Sequence[Entity]) -> list[dict[str, Any]]:
-    return [entity_to_json(entity) for entity in entities]
-
-
-def _from_json(items: Sequence[Mapping[str, Any]]) -> tuple[Entity, ...]:
-    return tuple(Entity(item["text"], item["category"], item.get("start"), item.get("end")) for item in items)
-
-
-_TEXT = {"type": "string"}
-_NUMBER = {"type": "integer", "minimum": 0}
-_SHARE = {"type": "number", "minimum": 0}
-_TEXTS = {"type": "object", "additionalProperties": _TEXT}
-_COUNTS = {"type": "object", "additionalProperties": _NUMBER}
-_ENTITY = {
-    **strict({"text": _TEXT, "category": _TEXT, "start": _NUMBER, "end": _NUMBER}),
-    "required": ["text", "category"],
+_TYPES = {  # pydantic's names of a wrong type, in JSON's words
+    "dataclass_type": "object",
+    "model_type": "object",
+    "dict_type": "object",
+    "list_type": "array",
+    "tuple_type": "array",
+    "string_type": "string",
+    "int_type": "integer",
+    "bool_type": "boolean",
 }
-_EXAMPLE = strict(
-    {
-        "id": _TEXT,
-        "type": _TEXT,
-        "text": _TEXT,
-        "gold": array(_ENTITY),
-        "predicted": array(_ENTITY),
-        "doubtful": {"type": "boolean"},
-    }
-)
-_PIECE: dict[str, Schema] = {
-    "side": {"enum": ["left", "right"]},
-    "change": {"enum": ["extra", "missing"]},
-    "text": _TEXT,
-    "errors": _NUMBER,
-    "held": _NUMBER,
+_WRONG = {  # by pydantic's names of mistakes
+    "missing": "{parent} lacks the key {name!r}",
+    "unexpected_keyword_argument": "{parent} has the unknown key {key}",
+    "extra_forbidden": "{parent} has the unknown key {key}",
+    "literal_error": "{where} must be one of {expected}, not {value}",
+    "choice": "{where} must be one of {names}, not {value}",
+    "greater_than_equal": "{where} must be at least {ge}, not {value}",
+    "less_than_equal": "{where} must be at most {le}, not {value}",
+    "string_too_short": "{where}: the length must be at least {min_length}, not {length}",
+    "string_too_long": "{where}: the length must be at most {max_length}, not {length}",
+    "too_long": "{where}: the length must be at most {max_length}, not {length}",
+    "plain": "{where} must be of type {types}, not {value}",
 }
-_FACTS = strict(
-    {
-        "surfaces": array(strict({"text": _TEXT, "places": _NUMBER, "labels": _COUNTS})),
-        "pieces": array(strict(_PIECE)),
-        "categories": array(strict({"name": _TEXT, "mentions": _NUMBER, "typical": array(_TEXT)})),
-    }
-)
-_SUSPECT = strict(
-    {
-        **dict.fromkeys(("surface", "gold", "usual", "id", "text", "reason"), _TEXT),
-        **dict.fromkeys(("seen", "count", "agreeing"), _NUMBER),
-        "share": _SHARE,
-        "verdict": {"enum": ["", "gold", "usual", "unclear"]},
-    }
-)
 
 
-def _schema() -> Schema:
-    """The form of the file; lessons may be of every kind that there is."""
-    lesson = strict(
-        {
-            "kind": {"enum": list(lesson_kinds())},
-            "gold": _TEXT,
-            "predicted": _TEXT,
-            "count": _NUMBER,
-            "types": _COUNTS,
-            "note": strict({"by": _TEXT, "rule": _TEXTS, "cause": _TEXTS}),
-            "surfaces": array(strict({"text": _TEXT, "count": _NUMBER})),
-            "examples": array(_EXAMPLE),
-            "facts": _FACTS,
-        }
+def explain(error: ValidationError) -> str:
+    """Say the first thing that is wrong with a value, and where: `lessons[0].count must be at least 0, not -1`."""
+    mistake = error.errors(include_url=False)[0]
+    kind, value = mistake["type"], mistake["input"]
+    *outer, key = mistake["loc"] or [""]
+    details = mistake.get("ctx", {}) | ({"types": _TYPES[kind]} if kind in _TYPES else {})
+    said = _WRONG["plain"] if kind in _TYPES else _WRONG.get(kind, "{where}: " + mistake["msg"])
+    return said.format(
+        where=json_path(mistake["loc"]) or "the whole",
+        parent=json_path(outer) or "the object",
+        name=key,
+        key=quoted(key),
+        value=quoted(value),
+        length=len(value) if isinstance(value, str | list) else 0,
+        **details,
     )
-    return strict(
-        {
-            "kind": {"const": _KIND},
-            "version": {"const": VERSION},
-            "source": _TEXTS,
-            "split": {"enum": ["dev", "train", "test"]},
-            "from_test": {"type": "boolean"},
-            "scores": {"type": "object", "additionalProperties": _SHARE},
-            "types": _COUNTS,
-            "teacher": {"type": "object", "additionalProperties": {"type": ["string", "integer", "null"]}},
-            "lessons": array(lesson),
-            "suspects": array(_SUSPECT),
-            "rest": _COUNTS,
-            "failures": array(strict({"question": _TEXT, "reason": _TEXT})),
-        }
-    )
+
+
+def json_path(loc: Iterable[int | str]) -> str:
+    """Write the place of a value as `lessons[0].note.rule`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
+
+
+def quoted(value: Any) -> str:
+    """Show a JSON value, or the beginning of a long one."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."

@@ -1,7 +1,6 @@
 """A teacher in this process: a language model as it was published, answering greedily, in the form that is asked for.
 
-In go questions, out come its words. It is what `decoding.teacher` calls a voice; the weights are loaded when it is
-made, and only where an answer is not kept yet.
+It keeps torch out of `teacher`. The weights are loaded when it is made, which is only where an answer is not kept yet.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from omniner.guidance.questions import Question
 from omniner.guidance.teacher import ANSWER_CUT, TeacherAnswer, TeacherCost
 from omniner.llm.chat import ChatTokenizer
 from omniner.llm.constraint import SchemaConstraint
-from omniner.llm.generate import Answer, GenerationRequest, Generator
+from omniner.llm.generate import GenerationRequest, Generator
 from omniner.llm.loading import load_pretrained
 from omniner.llm.prompts import SENTENCE, Prompt
 from omniner.llm.samples import PromptEncoder
@@ -29,7 +28,7 @@ _WHOLE = EncodingConfig(max_length=1_000_000, on_too_long="fail")  # a question 
 
 
 class LocalTeacher:
-    """The model of `teacher.path`.
+    """Asks the model of `teacher.path`.
 
     Args:
         config: `teacher` and `trainer` (for the device) are read.
@@ -52,37 +51,31 @@ class LocalTeacher:
             temperature=0.0,
         )
         self._structured = settings.structured == "json_schema"
-        self.spent = TeacherCost()
+        self.cost = TeacherCost()
 
     def ask(self, questions: Sequence[Question]) -> Iterator[list[TeacherAnswer]]:
-        """See `decoding.teacher.Voice`."""
+        """See `teacher.Teacher`."""
         for system in dict.fromkeys(question.system for question in questions):
             yield from self._ask(system, [question for question in questions if question.system == system])
 
     def close(self) -> None:
-        """See `decoding.teacher.Voice`."""
+        """See `teacher.Teacher`."""
         del self._model
 
     def _ask(self, system: str, questions: Sequence[Question]) -> Iterator[list[TeacherAnswer]]:
-        """Questions with one system text."""
-        prompt = Prompt(
-            "teacher", "1", "", "", system, SENTENCE, "official", ()
-        )  # not every template has a system role
+        """Answer questions with one system text."""
+        # not every template has a system role
+        prompt = Prompt("teacher", "1", "", "", system, SENTENCE, "official", ())
         encoder = PromptEncoder(self._chat, prompt, _WHOLE)
         samples, _ = encoder.encode(Sentence(question.id, question.text) for question in questions)
         prefix = samples[0].prompt[: encoder.prefix_length(samples)]
         lengths = {sample.id: len(sample.prompt) for sample in samples}
-        guide = None
+        constraint = None
         if self._structured:
-            guide = SchemaConstraint(self._chat, {question.text: question.schema for question in questions})
-        generator = Generator(self._model, self._chat, prefix, self._decoding, guide, 0)
+            constraint = SchemaConstraint(self._chat, {question.text: question.schema for question in questions})
+        generator = Generator(self._model, self._chat, prefix, self._decoding, constraint, 0)
         by_id = {question.id: question for question in questions}
         for batch in generator.run([GenerationRequest(sample.id, sample.prompt, sample.text) for sample in samples]):
-            self.spent.asked += len(batch)
-            self.spent.prompt_tokens += sum(lengths[answer.id] for answer in batch)
-            self.spent.completion_tokens += sum(len(answer.tokens) for answer in batch)
-            yield [_heard(by_id[answer.id], answer) for answer in batch]
-
-
-def _heard(question: Question, answer: Answer) -> TeacherAnswer:
-    return TeacherAnswer(question, answer.text, "" if answer.finished else ANSWER_CUT)
+            prompt_tokens, tokens = sum(lengths[each.id] for each in batch), sum(len(each.tokens) for each in batch)
+            self.cost += TeacherCost(len(batch), prompt_tokens, tokens)
+            yield [TeacherAnswer(by_id[each.id], each.text, "" if each.finished else ANSWER_CUT) for each in batch]

@@ -1,29 +1,28 @@
-"""Whether a JSON value has the shape it should have: the part of JSON Schema that this program needs.
+"""What a teacher is asked about errors, and how its answer is read.
 
-In go a decoded value and a schema, out comes nothing, or one sentence that says what is wrong and where. Foreign JSON
-(a teacher's answer, a file of notes) passes through here before anything looks at it. Known words: `type` (a name or a
-list of names), `properties`, `required`, `additionalProperties` (false, or a schema), `items`, `maxItems`, `enum`,
-`const`, `minimum`, `maximum`, `minLength`, `maxLength`. A schema with any other word is a fault of ours.
-
-What a teacher is asked about errors, and how its answer is read.
-
-In go clusters with examples and counts, or suspected labels; out come `Question`s: text, and the JSON schema that the
-answer must fulfil. An answer is taken only if it does: `read_answer` gives the value, or what is wrong with it, to be
-told to the teacher. Questions are plain text, the same for every kind of teacher, and the same errors always give the
-same question.
+A `Question` is plain text, the same for every kind of teacher; the same errors always give the same question. It comes
+with a pydantic model of its answer: the model's JSON schema is sent to teachers that can be told a form, and an answer
+is taken only if it fulfils the model. `read_teacher_answer` gives the answer, or what is wrong with it, which the
+teacher is told when it is asked once more.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from omniner.guidance.lessons import Lesson, LessonExample, SuspectLabel, complaint, strict
-from omniner.guidance.notes import describe_error, describe_facts
-from omniner.records import Entity
+from annotated_types import Ge, Le, MaxLen, MinLen
+
+from omniner.guidance.clusters import describe_error, describe_facts
+from omniner.guidance.lessons import Lesson, LessonExample, SuspectLabel, explain
+from omniner.records import storable
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 _LONGEST = 50_000  # characters of an answer that are looked at
 _THOUGHT = "</think>"  # what models that think aloud write before their answer
@@ -99,23 +98,47 @@ _REPEATED = 2_000  # characters of a wrong answer that its author is shown
 
 @dataclass(frozen=True)
 class Question:
-    """`id` names it for people; `schema` is that of the answer."""
+    """What a teacher is asked.
+
+    Attributes:
+        id: names it for people.
+        system: who the teacher is.
+        text: the question.
+        answer: pydantic model of the answer.
+    """
 
     id: str
     system: str
     text: str
-    schema: dict[str, Any]
+    answer: type[BaseModel]
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """JSON schema of the answer, in the strict form that servers want: exactly these keys, and no titles."""
+        schema = self.answer.model_json_schema()
+        for part in (schema, *schema["properties"].values()):
+            del part["title"]
+        return schema
+
+
+@functools.cache
+def answer_model(name: str, **fields: Any) -> type[BaseModel]:
+    """Make the model of an answer that has exactly these fields; the same fields give the same model."""
+    from pydantic import ConfigDict, create_model
+
+    every: dict[str, Any] = {field: (annotation, ...) for field, annotation in fields.items()}
+    return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **every)
 
 
 def lesson_question(lesson: Lesson, errors: int, language: str) -> Question:
-    """Why the errors of a cluster happen, and what would avoid them.
+    """Ask why the errors of a cluster happen, and what would avoid them.
 
     Args:
         lesson: the cluster; its note is not told.
         errors: of all clusters.
         language: zh | en.
     """
-    shown = [_example(number, example, language) for number, example in enumerate(lesson.examples, 1)]
+    shown = [describe_example(number, example, language) for number, example in enumerate(lesson.examples, 1)]
     text = _ASK_LESSON[language].format(
         count=lesson.count,
         share=f"{lesson.count / errors:.1%}",
@@ -125,29 +148,17 @@ def lesson_question(lesson: Lesson, errors: int, language: str) -> Question:
             f"- {line}" for line in describe_facts(lesson.facts, lesson.gold, lesson.predicted, language)
         ),
     )
-    number = {"type": "integer", "minimum": 1, "maximum": len(shown)}
-    schema = strict(
-        {
-            "cause": {"type": "string", "minLength": 1, "maxLength": 1000},
-            "rule": {"type": "string", "minLength": 1, "maxLength": 600},
-            "doubtful": {"type": "array", "items": number, "maxItems": len(shown)},
-        }
+    answer = answer_model(
+        "LessonAnswer",
+        cause=Annotated[str, MinLen(1), MaxLen(1000)],
+        rule=Annotated[str, MinLen(1), MaxLen(600)],
+        doubtful=Annotated[list[Annotated[int, Ge(1), Le(len(shown))]], MaxLen(len(shown))],
     )
-    return Question(lesson_id(lesson), _SYSTEM[language], text, schema)
-
-
-def lesson_id(lesson: Lesson) -> str:
-    """The name of the question about a cluster."""
-    return f"{lesson.kind}: {' → '.join(filter(None, (lesson.gold, lesson.predicted)))}"
-
-
-def suspect_id(suspect: SuspectLabel) -> str:
-    """The name of the question about a label."""
-    return f"suspect: {suspect.surface} ({suspect.gold})"
+    return Question(lesson.question_id, _SYSTEM[language], text, answer)
 
 
 def suspect_question(suspect: SuspectLabel, language: str) -> Question:
-    """Whether a label that is unlike the usual one of its surface is right."""
+    """Ask whether a label that is unlike the usual one of its surface is right."""
     text = _ASK_SUSPECT[language].format(
         surface=suspect.surface,
         gold=suspect.gold,
@@ -156,27 +167,32 @@ def suspect_question(suspect: SuspectLabel, language: str) -> Question:
         share=f"{suspect.share:.0%}",
         text=" ".join(suspect.text.split()),
     )
-    schema = strict(
-        {
-            "verdict": {"type": "string", "enum": ["gold", "usual", "unclear"]},
-            "reason": {"type": "string", "minLength": 1, "maxLength": 600},
-        }
+    answer = answer_model(
+        "SuspectAnswer",
+        verdict=Literal["gold", "usual", "unclear"],
+        reason=Annotated[str, MinLen(1), MaxLen(600)],
     )
-    return Question(suspect_id(suspect), _SYSTEM[language], text, schema)
+    return Question(suspect.question_id, _SYSTEM[language], text, answer)
 
 
 def repeat_question(question: Question, answer: str, wrong: str, language: str) -> Question:
-    """The same question, with what is wrong with the answer that was given."""
+    """Put the same question, with what is wrong with the answer that was given."""
     told = _AGAIN[language].format(answer=answer[:_REPEATED], wrong=wrong)
-    return Question(question.id, question.system, question.text + told, question.schema)
+    return Question(question.id, question.system, question.text + told, question.answer)
 
 
-def read_teacher_answer(text: str, schema: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """`(value, "")`, or `(None, what is wrong)`.
+def read_teacher_answer(text: str, answer: type[BaseModel]) -> tuple[dict[str, Any] | None, str]:
+    """Read an answer; a code fence, thoughts before it and words around the object are no mistake.
 
-    White space in its texts is made single spaces. A code fence, thoughts before the answer and words around the object
-    are no mistake.
+    Args:
+        text: what the teacher wrote.
+        answer: the model that it must fulfil.
+
+    Returns:
+        its values, with single spaces for all white space, and an empty text; or None, and what is wrong.
     """
+    from pydantic import ValidationError
+
     text = text[:_LONGEST].rpartition(_THOUGHT)[2].strip()
     fenced = _FENCED.search(text)
     between = text[text.find("{") : text.rfind("}") + 1]
@@ -187,18 +203,25 @@ def read_teacher_answer(text: str, schema: dict[str, Any]) -> tuple[dict[str, An
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
-            value = {name: " ".join(item.split()) if isinstance(item, str) else item for name, item in value.items()}
-            found = complaint(value, schema)
-            return (None, found) if found else (value, "")
+            value = {name: one_line(item) if isinstance(item, str) else item for name, item in value.items()}
+            try:
+                return answer.model_validate(value).model_dump(), ""
+            except ValidationError as error:
+                return None, explain(error)
         wrong = "it is JSON, but no object"
     return None, wrong
 
 
-def _example(number: int, example: LessonExample, language: str) -> str:
+def describe_example(number: int, example: LessonExample, language: str) -> str:
+    """Show an error to a teacher: the sentence, the gold entities and the predicted ones."""
+    gold, predicted = (
+        "；".join(f"“{entity.text}” → {entity.category}" for entity in side) or _NOTHING[language]
+        for side in (example.gold, example.predicted)
+    )
     text = " ".join(example.text.split())
-    gold, predicted = (_listed(side, language) for side in (example.gold, example.predicted))
     return _EXAMPLE[language].format(number=number, text=text, gold=gold, predicted=predicted)
 
 
-def _listed(entities: Sequence[Entity], language: str) -> str:
-    return "；".join(f"“{entity.text}” → {entity.category}" for entity in entities) or _NOTHING[language]
+def one_line(text: str) -> str:
+    """Make single spaces of all white space, and spell half surrogates out, which no model of an answer takes."""
+    return storable(" ".join(text.split()))

@@ -15,10 +15,9 @@ from typing import Any
 
 from omniner import __version__
 from omniner.config.groups import CompareConfig
+from omniner.guidance.clusters import describe_facts
 from omniner.guidance.lessons import COUNTED, Guidance, Lesson, LessonExample, SuspectLabel
-from omniner.guidance.notes import describe_facts
 from omniner.guidance.prompt_search import CorrectedScore, VariantScore
-from omniner.guidance.questions import lesson_id
 from omniner.records import Entity, storable
 from omniner.report import page
 from omniner.report.tables import (
@@ -54,7 +53,7 @@ def guidance_summary(guidance: Guidance) -> str:
         f"  {len(guidance.lessons)} lessons cover {told:,.0f} of them; {rest['clusters']:,} smaller clusters have none",
         f"  {guidance_author(guidance)}",
     ]
-    lines += [f"  {lesson.count:>6,}  {lesson_id(lesson)}" for lesson in guidance.lessons[:_SHOWN]]
+    lines += [f"  {lesson.count:>6,}  {lesson.question_id}" for lesson in guidance.lessons[:_SHOWN]]
     if guidance.suspects:
         lines.append(f"  {len(guidance.suspects)} suspected annotation errors")
     return "\n".join([*lines, *([f"  {_TEST}"] if guidance.from_test else [])])
@@ -83,7 +82,7 @@ def build_guidance_tables(guidance: Guidance) -> dict[str, Table]:
             lesson.count,
             lesson.note.by,
             " / ".join(lesson.note.rule.values()),
-            ", ".join(f"{text} {count}" for text, count in lesson.surfaces),
+            ", ".join(f"{surface.text} {surface.count}" for surface in lesson.surfaces),
         ]
         for lesson in guidance.lessons
     ]
@@ -100,7 +99,7 @@ def guidance_markdown(guidance: Guidance) -> str:
     told = (f"    {line}" for line in guidance_summary(guidance).splitlines())  # as code: it stays in lines, and plain
     lines = [f"# Guidance from {_plain(guidance.source['name'])}", "", *told, ""]
     for number, lesson in enumerate(guidance.lessons, 1):
-        lines += [f"## {number}. {_plain(lesson_id(lesson))}", "", *_lesson_markdown(lesson, guidance), ""]
+        lines += [f"## {number}. {_plain(lesson.question_id)}", "", *_lesson_markdown(lesson, guidance), ""]
     lines += ["## Suspected annotation errors", ""]
     lines += [f"- {_plain(_suspect(suspect))}" for suspect in guidance.suspects] or ["None."]
     if guidance.failures:
@@ -132,7 +131,7 @@ def render_guidance_page(guidance: Guidance, name: str) -> str:
         },
         "lessons": [
             {
-                "title": lesson_id(lesson),
+                "title": lesson.question_id,
                 "about": _about(lesson, guidance),
                 "by": _by(lesson),
                 "rules": list(lesson.note.rule.values()),
@@ -163,7 +162,8 @@ def _lesson_markdown(lesson: Lesson, guidance: Guidance) -> list[str]:
 
 def _about(lesson: Lesson, guidance: Guidance) -> str:
     share = lesson.count / guidance.scores["errors"]
-    return f"{lesson.count:,} errors ({share:.1%}): {_counts(lesson.types.items())}; {_counts(lesson.surfaces)}"
+    surfaces = _counts((surface.text, surface.count) for surface in lesson.surfaces)
+    return f"{lesson.count:,} errors ({share:.1%}): {_counts(lesson.types.items())}; {surfaces}"
 
 
 def _counts(items: Iterable[tuple[str, int]]) -> str:

@@ -10,10 +10,10 @@ killed run goes on: predictions and answers that are there are kept.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omniner.config import compose
 from omniner.config.groups import Config, GuideConfig
@@ -21,10 +21,10 @@ from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
-from omniner.guidance.clusters import Cluster, TrainingCounts, cluster_errors, cluster_examples
-from omniner.guidance.lessons import GUIDANCE_FILE, Guidance, Lesson, LessonExample, Note, SuspectLabel, write_guidance
-from omniner.guidance.notes import counted_note
-from omniner.guidance.questions import Question, lesson_id, lesson_question, suspect_id, suspect_question
+from omniner.guidance.clusters import Cluster, TrainingCounts, build_lesson, cluster_errors
+from omniner.guidance.lessons import GUIDANCE_FILE, Failure, Guidance, Lesson, Note, SuspectLabel, write_guidance
+from omniner.guidance.questions import Question, lesson_question, suspect_question
+from omniner.guidance.teacher import ServerTeacher, Teacher, TeacherAnswers, ask_teacher
 from omniner.records import Issue, Sentence
 from omniner.report import guidance_page
 from omniner.report.run_tables import find_suspected_labels
@@ -35,9 +35,6 @@ from omniner.scoring.profiles import score_records
 from omniner.scoring.results import ScoreResult
 from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, UntrainedModel, predict_file
 from omniner.tasks.prompting import build_prompt_with_guidance
-
-if TYPE_CHECKING:
-    from omniner.guidance.teacher import Teacher, TeacherAnswers
 
 log = logging.getLogger("omniner")
 
@@ -60,15 +57,13 @@ def run(context: Context) -> None:
     lessons = _build_lessons(clusters, result, TrainingCounts(corpus.splits["train"]), guide)
     suspects = _find_suspects(result, corpus.splits["train"], guide.suspects)
     teacher: dict[str, Any] = {"kind": config.teacher.kind}
-    failures: list[tuple[str, str]] = []
+    failures: list[Failure] = []
     if config.teacher.kind != "none":
-        from omniner.guidance.teacher import teacher_name
-
-        name, answers = teacher_name(config.teacher), _ask(context, lessons, suspects, len(result.errta.errors))
-        teacher |= {"name": name, **answers.spent.to_json(), "cached": answers.cached}
-        failures = answers.failures
-        lessons = [_with_note(lesson, answers.answers, name, guide.language) for lesson in lessons]
-        suspects = [replace(suspect, **answers.answers.get(suspect_id(suspect), {})) for suspect in suspects]
+        taught = _ask(context, lessons, suspects, len(result.errta.errors))
+        teacher |= {"name": taught.teacher, **taught.cost.to_json(), "cached": taught.cached}
+        failures = taught.failures
+        lessons = [_with_note(lesson, taught, guide.language) for lesson in lessons]
+        suspects = [replace(suspect, **taught.answers.get(suspect.question_id, {})) for suspect in suspects]
     errors = len(result.errta.errors)
     guidance = Guidance(
         source={
@@ -162,27 +157,7 @@ def _build_lessons(
         message = f"{guide.min_errors}, but none of {len(clusters)} kinds of error occurs so often"
         raise UserError("guide.min_errors", message, "Lower it, or use guide.split=train.")
     texts = {name: sentence.text for name, sentence in result.sentences.items()}
-    lessons = []
-    for cluster in large:
-        facts = train.facts(cluster, guide.surfaces)
-        chosen = cluster_examples(cluster, texts, guide.examples)
-        lessons.append(
-            Lesson(
-                kind=cluster.kind,
-                gold=cluster.gold,
-                predicted=cluster.predicted,
-                count=len(cluster.errors),
-                types=cluster.types,
-                surfaces=cluster.surfaces[: guide.surfaces],
-                examples=[
-                    LessonExample(e.sentence_id, e.type, texts[e.sentence_id], e.gold, e.predicted, doubtful=False)
-                    for e in chosen
-                ],
-                facts=facts,
-                note=counted_note(cluster.kind, cluster.gold, cluster.predicted, facts),
-            )
-        )
-    return lessons
+    return [build_lesson(cluster, train, texts, guide.examples, guide.surfaces) for cluster in large]
 
 
 def _find_suspects(result: ScoreResult, train: Sequence[Sentence], most: int) -> list[SuspectLabel]:
@@ -211,14 +186,10 @@ def _find_suspects(result: ScoreResult, train: Sequence[Sentence], most: int) ->
 
 def _ask(context: Context, lessons: Sequence[Lesson], suspects: Sequence[SuspectLabel], errors: int) -> TeacherAnswers:
     """Ask the teacher about each lesson and each suspect."""
-    from omniner.guidance.teacher import ask_teacher
-
     config = context.config
 
     def make_teacher() -> Teacher:  # when the first question has no answer yet
         if config.teacher.kind == "openai":
-            from omniner.guidance.teacher import ServerTeacher
-
             return ServerTeacher(config.teacher)
         from omniner.guidance.local_teacher import LocalTeacher
 
@@ -230,14 +201,14 @@ def _ask(context: Context, lessons: Sequence[Lesson], suspects: Sequence[Suspect
     return ask_teacher(config.teacher, asked, language, make_teacher, context.folder / _TEACHER_USAGE)
 
 
-def _with_note(lesson: Lesson, answers: Mapping[str, dict[str, Any]], by: str, language: str) -> Lesson:
+def _with_note(lesson: Lesson, taught: TeacherAnswers, language: str) -> Lesson:
     """The lesson with the teacher's note; as it is where the teacher gave none."""
-    answer = answers.get(lesson_id(lesson))
+    answer = taught.answers.get(lesson.question_id)
     if answer is None:
         return lesson
     doubtful = set(answer["doubtful"])
     examples = [replace(example, doubtful=number in doubtful) for number, example in enumerate(lesson.examples, 1)]
-    note = Note(by, {language: answer["rule"]}, {language: answer["cause"]})
+    note = Note(taught.teacher, {language: answer["rule"]}, {language: answer["cause"]})
     return replace(lesson, examples=examples, note=note)
 
 

@@ -42,7 +42,7 @@ def test_members_of_a_cluster_are_alike(result: ScoreResult) -> None:
             else:
                 assert error.type == found.kind
                 assert error.gold[0].category == found.gold
-        assert sum(found.types.values()) == sum(count for _, count in found.surfaces) == len(found.errors)
+        assert sum(found.types.values()) == sum(surface.count for surface in found.surfaces) == len(found.errors)
 
 
 def test_order_changes_nothing(result: ScoreResult) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from tests.helpers import made_up
 
-from omniner.guidance import clusters, notes
-from omniner.guidance.clusters import BoundaryPiece, CategoryCount, Facts, SurfaceCount, TrainingCounts
+from omniner.guidance import clusters
+from omniner.guidance.clusters import TrainingCounts
+from omniner.guidance.lessons import BoundaryPiece, CategoryCount, Facts, SurfaceCount
 from omniner.records import Entity, Sentence
 from omniner.scoring.results import ErrtaError
 
@@ -75,7 +76,7 @@ def test_what_is_too_much_or_too_little(
     sides = [Entity(text[a:b], "品牌", *((a, b) if located else (None, None))) for a, b in (gold, predicted)]
     if not located and (len(pieces) == 2 and pieces[0][1] != pieces[1][1]):
         pieces = []  # without places only one that holds the other can be compared
-    assert clusters._differences(*sides) == pieces
+    assert clusters.boundary_differences(*sides) == pieces
 
 
 def test_a_piece_says_how_many_mentions_have_it() -> None:
@@ -84,14 +85,9 @@ def test_a_piece_says_how_many_mentions_have_it() -> None:
     assert of(error).pieces[0].held == sum(e.text.endswith("店") for s in TRAIN for e in s.entities)
 
 
-def test_facts_survive_json() -> None:
-    error = ErrtaError("boundary", "x", (Entity("奶茶店", "品牌", 1, 4),), (Entity("奶茶", "品牌", 1, 3),))
-    assert Facts.from_json(of(error).to_json()) == of(error)
-
-
 def test_notes_say_the_counts_and_nothing_else() -> None:
     error = ErrtaError("classification", "x", (Entity("小满", "品牌", 0, 2),), (Entity("小满", "时间", 0, 2),))
-    note = notes.counted_note("confusion", "品牌", "时间", of(error))
+    note = clusters.counted_note("confusion", "品牌", "时间", of(error))
     assert note.by == "counts"
     assert note.cause == {}
     assert note.rule == {
@@ -100,7 +96,7 @@ def test_notes_say_the_counts_and_nothing_else() -> None:
         "1 without a label of its own.",
     }
     error = ErrtaError("boundary", "x", (Entity("奶茶店", "品牌", 1, 4),), (Entity("奶茶", "品牌", 1, 3),))
-    note = notes.counted_note("boundary", "品牌", "品牌", of(error))
+    note = clusters.counted_note("boundary", "品牌", "品牌", of(error))
     assert note.rule == {
         "zh": "品牌的首尾容易多字或少字。训练集中，末尾少了“店”1次（3个品牌中1个以它结尾）。",
         "en": "品牌 easily gets a character too many or too few at its ends. In the training split, “店” too little at "
@@ -111,9 +107,9 @@ def test_notes_say_the_counts_and_nothing_else() -> None:
 def test_notes_on_unknown_words_name_known_ones() -> None:
     error = ErrtaError("missing", "x", (Entity("星巴克", "品牌", 0, 3),), ())
     assert (
-        notes.counted_note("missing", "品牌", "", of(error)).rule["zh"]
+        clusters.counted_note("missing", "品牌", "", of(error)).rule["zh"]
         == "品牌容易漏标。训练集中，常见的品牌有小满、奶茶店。"
     )
-    assert notes.counted_note("missing", "品牌", "", of(error, [])).rule["zh"] == "品牌容易漏标。"
-    evidence = notes.describe_facts(of(error), "品牌", "", "zh")
+    assert clusters.counted_note("missing", "品牌", "", of(error, [])).rule["zh"] == "品牌容易漏标。"
+    evidence = clusters.describe_facts(of(error), "品牌", "", "zh")
     assert evidence == ["“星巴克”没有出现", "品牌共3个实体，常见的有小满、奶茶店"]

@@ -14,7 +14,7 @@ from tests.helpers.made_up_guidance import lesson_of
 
 from omniner.errors import UserError
 from omniner.guidance import lessons
-from omniner.guidance.lessons import Guidance, Note
+from omniner.guidance.lessons import Failure, Guidance, Note
 from omniner.records import Entity
 from omniner.report import guidance_page
 from omniner.scoring.results import ErrtaError
@@ -29,7 +29,7 @@ def made() -> Guidance:
 
 def test_a_file_gives_back_what_was_written(made: Guidance, tmp_path: Path) -> None:
     assert len(made.lessons) > 20
-    failed = dataclasses.replace(made, failures=[("confusion: a → b", "refused: no")])
+    failed = dataclasses.replace(made, failures=[Failure("confusion: a → b", "refused: no")])
     for given in (made, failed):
         back = lessons.read_guidance(lessons.write_guidance(tmp_path / "guidance.json", given))
         assert back == given
@@ -79,6 +79,21 @@ def _set(value: Any, path: str, new: Any) -> Any:
         ("from_test", None, "from_test must be of type boolean"),
         ("suspects.0.verdict", "maybe", "verdict must be one of"),
         ("failures", [["a", "b"]], r"failures\[0\] must be of type object"),
+        ("lessons", {}, r"lessons must be of type array, not {}"),
+        ("lessons.0", [], r"lessons\[0\] must be of type object, not \[\]"),
+        ("lessons.0.more", 1, r'lessons\[0\] has the unknown key "more"'),
+        ("lessons.0.facts", {}, r"lessons\[0\]\.facts lacks the key 'surfaces'"),
+        ("lessons.0.surfaces.0", {"text": "x"}, r"lessons\[0\]\.surfaces\[0\] lacks the key 'count'"),
+        ("lessons.0.surfaces.0.count", True, "count must be of type integer, not true"),
+        ("lessons.0.surfaces.0.count", 1.5, "count must be of type integer, not 1.5"),
+        ("lessons.0.examples.0.gold.0", ["x", "y"], r"gold\[0\] must be of type object"),
+        ("lessons.0.examples.0.gold.0.start", -1, "is not where the example"),
+        ("lessons.0.examples.0.gold.0.more", 1, r'gold\[0\] has the unknown key "more"'),
+        ("scores.f1", "0.5", 'scores.f1 must be of type integer or number, not "0.5"'),
+        ("scores.f1", -0.5, "scores.f1 must be at least 0, not -0.5"),
+        ("teacher.kind", [], r"teacher\.kind must be of type string or integer or null, not \[\]"),
+        ("source.run", None, r"source\.run must be of type string, not null"),
+        ("split", "x", r"split must be one of 'dev', 'train' or 'test', not \"x\""),
     ],
 )
 def test_a_broken_file_is_refused_by_name(made: Guidance, tmp_path: Path, path: str, new: Any, message: str) -> None:
@@ -104,7 +119,7 @@ def hostile() -> Guidance:
     suspects = [dataclasses.replace(made.suspects[0], surface=HOSTILE, text=HOSTILE, reason=HOSTILE, verdict="gold")]
     teacher = {"kind": "openai", "name": HOSTILE, "asked": 1, "cached": 0, "prompt_tokens": 1, "completion_tokens": 1}
     return dataclasses.replace(
-        made, lessons=[lesson], suspects=suspects, teacher=teacher, failures=[(HOSTILE, HOSTILE)],
+        made, lessons=[lesson], suspects=suspects, teacher=teacher, failures=[Failure(HOSTILE, HOSTILE)],
         source=dict.fromkeys(made.source, HOSTILE), from_test=True,
     )  # fmt: skip
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 import small_causal
+from annotated_types import MaxLen, MinLen
 
 from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.guidance import teacher
-from omniner.guidance.lessons import strict
 from omniner.guidance.local_teacher import LocalTeacher
-from omniner.guidance.questions import Question, read_teacher_answer
+from omniner.guidance.questions import Question, answer_model, read_teacher_answer
 from omniner.llm import language_model
 from omniner.llm.constraint import shorten_schema
 
-TEXT = {"type": "string", "minLength": 1, "maxLength": 600}
-SCHEMA = strict({"verdict": {"type": "string", "enum": ["gold", "usual"]}, "reason": TEXT})
-QUESTIONS = [Question(f"q{number}", "你是专家。", f"北京{'好吃' * number}？", SCHEMA) for number in range(5)]
+TEXT = Annotated[str, MinLen(1), MaxLen(600)]
+ANSWER = answer_model("Verdict", verdict=Literal["gold", "usual"], reason=TEXT)
+QUESTIONS = [Question(f"q{number}", "你是专家。", f"北京{'好吃' * number}？", ANSWER) for number in range(5)]
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +47,11 @@ def heard(settings: Config, questions: list[Question]) -> tuple[dict[str, tuple[
     found = [item for batch in model.ask(questions) for item in batch]
     assert sorted(item.question.id for item in found) == sorted(question.id for question in questions)
     model.close()
-    return {item.question.id: (item.text, item.reason) for item in found}, model.spent
+    return {item.question.id: (item.text, item.reason) for item in found}, model.cost
 
 
 def test_every_question_is_heard_once(folder: Path) -> None:
-    other = Question("other", "你是别人。", "上海？", SCHEMA)
+    other = Question("other", "你是别人。", "上海？", ANSWER)
     said, spent = heard(config(folder), [*QUESTIONS, other])
     assert spent.asked == 6
     assert spent.prompt_tokens > 6 * 5
@@ -73,7 +74,7 @@ def test_consulting_it_takes_only_answers_in_form(folder: Path, tmp_path: Path) 
     settings = config(folder, f"teacher.cache={tmp_path / 'cache'}")
     with pytest.raises(UserError, match="none of 5 questions was answered"):
         teacher.ask_teacher(settings.teacher, QUESTIONS, "zh", lambda: LocalTeacher(settings), tmp_path / "spent.jsonl")
-    assert teacher._read_ledger(tmp_path / "spent.jsonl").asked == 10
+    assert teacher.read_ledger(tmp_path / "spent.jsonl").asked == 10
     assert not (tmp_path / "cache").exists()
 
 
@@ -87,11 +88,12 @@ def test_guided_by_their_schema_even_random_weights_answer_in_form(folder: Path,
     assert all(answer["verdict"] in ("gold", "usual") and answer["reason"] for answer in found.answers.values())
     said, _ = heard(settings, QUESTIONS)
     assert said == heard(config(folder, *overrides, "teacher.slots=1"), QUESTIONS)[0]
-    assert all(read_teacher_answer(text or "", SCHEMA)[0] for text, _ in said.values())
+    assert all(read_teacher_answer(text or "", ANSWER)[0] for text, _ in said.values())
 
 
 def test_texts_are_shortened_where_they_would_not_fit() -> None:
-    long = strict({"a": {"type": "string", "minLength": 1, "maxLength": 1000}, "b": TEXT, "c": {"type": "integer"}})
+    answer = answer_model("Long", a=Annotated[str, MinLen(1), MaxLen(1000)], b=TEXT, c=int)
+    long = Question("q", "", "", answer).schema
     assert shorten_schema(long, 1600) == long
     short = shorten_schema(long, 160)["properties"]
     assert (short["a"]["maxLength"], short["b"]["maxLength"], short["c"]) == (100, 60, {"type": "integer"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 from tests.helpers import made_up_guidance
@@ -14,7 +15,7 @@ from omniner.records import Entity, Sentence
 from omniner.scoring.results import ErrtaError
 
 ERROR = ErrtaError("classification", "a", (Entity("小满", "品牌", 1, 3),), (Entity("小满", "时间", 1, 3),))
-SCHEMA = questions.lesson_question(lesson_of(ERROR, "喝小满{x}"), 10, "zh").schema
+ANSWER = questions.lesson_question(lesson_of(ERROR, "喝小满{x}"), 10, "zh").answer
 GOOD = '{"cause": "因为", "rule": "看上下文", "doubtful": [1]}'
 VALUE = {"cause": "因为", "rule": "看上下文", "doubtful": [1]}
 
@@ -69,7 +70,7 @@ def test_the_note_on_a_lesson_is_not_told() -> None:
     ],
 )
 def test_an_answer_is_found(text: str) -> None:
-    assert read_teacher_answer(text, SCHEMA) == (VALUE, "")
+    assert read_teacher_answer(text, ANSWER) == (VALUE, "")
 
 
 @pytest.mark.parametrize(
@@ -83,13 +84,61 @@ def test_an_answer_is_found(text: str) -> None:
         (GOOD.replace("[1]", "[1, 1]"), "doubtful: the length must be at most 1, not 2"),
         (GOOD.replace("看上下文", " \\n "), "rule: the length must be at least 1, not 0"),
         (GOOD.replace("看上下文", "长" * 601), "rule: the length must be at most 600, not 601"),
+        (GOOD.replace("[1]", '[1], "more": 1'), 'the object has the unknown key "more"'),
+        (GOOD.replace('"看上下文"', "null"), "rule must be of type string, not null"),
+        (GOOD.replace("[1]", "[true]"), "doubtful[0] must be of type integer, not true"),
+        (GOOD.replace("[1]", "[1.5]"), "doubtful[0] must be of type integer, not 1.5"),
+        (GOOD.replace("[1]", "[0]"), "doubtful[0] must be at least 1, not 0"),
+        (
+            GOOD.replace("[1]", json.dumps({"长": "长" * 100}, ensure_ascii=False)),
+            f'doubtful must be of type array, not {{"长": "{"长" * 53}...',
+        ),
+        (GOOD.replace("[1]", "[" * 900 + "]" * 900), f"doubtful[0] must be of type integer, not {'[' * 60}..."),
         (GOOD[:-1], "it holds no JSON object"),
         ("{" * 100_000, "it holds no JSON object"),
         ("[" * 40_000, "it holds no JSON object"),
     ],
 )
 def test_what_is_wrong_with_an_answer_is_told(text: str, wrong: str) -> None:
-    assert read_teacher_answer(text, SCHEMA) == (None, wrong)
+    assert read_teacher_answer(text, ANSWER) == (None, wrong)
+
+
+def test_half_a_surrogate_is_spelt_out() -> None:
+    """What no model of an answer and no file in UTF-8 could hold."""
+    value, wrong = read_teacher_answer(GOOD.replace("看上下文", "看\\ud83d"), ANSWER)
+    assert (value, wrong) == ({**VALUE, "rule": "看\\ud83d"}, "")
+
+
+def test_a_verdict_is_one_of_three() -> None:
+    answer = questions.suspect_question(made_up_guidance.guidance(20).suspects[0], "zh").answer
+    assert read_teacher_answer('{"verdict": "gold", "reason": "x"}', answer)[1] == ""
+    said = "verdict must be one of 'gold', 'usual' or 'unclear', not \"maybe\""
+    assert read_teacher_answer('{"verdict": "maybe", "reason": "x"}', answer) == (None, said)
+
+
+def test_the_schema_of_an_answer_is_the_strict_one_that_servers_want() -> None:
+    """Exactly this: answers are kept on disk by it."""
+    text = {"type": "string", "minLength": 1}
+    number = {"type": "integer", "minimum": 1, "maximum": 1}
+    assert questions.lesson_question(lesson_of(ERROR, "喝小满"), 1, "zh").schema == {
+        "type": "object",
+        "properties": {
+            "cause": {**text, "maxLength": 1000},
+            "rule": {**text, "maxLength": 600},
+            "doubtful": {"type": "array", "items": number, "maxItems": 1},
+        },
+        "required": ["cause", "rule", "doubtful"],
+        "additionalProperties": False,
+    }
+    assert questions.suspect_question(made_up_guidance.guidance(20).suspects[0], "zh").schema == {
+        "type": "object",
+        "properties": {
+            "verdict": {"type": "string", "enum": ["gold", "usual", "unclear"]},
+            "reason": {**text, "maxLength": 600},
+        },
+        "required": ["verdict", "reason"],
+        "additionalProperties": False,
+    }
 
 
 def test_asking_again_shows_the_answer_and_what_is_wrong() -> None:
@@ -98,4 +147,4 @@ def test_asking_again_shows_the_answer_and_what_is_wrong() -> None:
     assert told.text.startswith(question.text)
     assert "它不是 JSON" in told.text
     assert len(told.text) < len(question.text) + 2_100
-    assert (told.id, told.schema) == (question.id, question.schema)
+    assert (told.id, told.answer) == (question.id, question.answer)

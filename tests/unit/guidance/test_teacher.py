@@ -12,21 +12,21 @@ import textwrap
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from annotated_types import MaxLen, MinLen
 from tests.helpers.scripted_server import KEY, Answer, Seen, Server, error, reply, serving
 
 from omniner.config.groups import TeacherConfig
 from omniner.errors import UserError
 from omniner.guidance import teacher
-from omniner.guidance.lessons import strict
-from omniner.guidance.questions import Question
+from omniner.guidance.questions import Question, answer_model
 from omniner.guidance.teacher import TeacherAnswers, TeacherCost, ask_teacher
 from omniner.llm import client
 
-SCHEMA = strict({"rule": {"type": "string", "minLength": 1, "maxLength": 20}})
-QUESTIONS = [Question(f"q{number}", "你是专家。", f"第{number}问", SCHEMA) for number in range(6)]
+ANSWER = answer_model("Rule", rule=Annotated[str, MinLen(1), MaxLen(20)])
+QUESTIONS = [Question(f"q{number}", "你是专家。", f"第{number}问", ANSWER) for number in range(6)]
 
 
 @pytest.fixture(autouse=True)
@@ -90,8 +90,8 @@ def test_every_question_is_asked_once_and_then_never_again(tmp_path: Path) -> No
         again = ask(settings, tmp_path / "other")
         assert len(server.seen) == 6
     assert rules(first) == rules(again) == ALL
-    assert (first.cached, first.spent) == (0, TeacherCost(6, 42, 18))
-    assert (again.cached, again.spent) == (6, TeacherCost())
+    assert (first.cached, first.cost) == (0, TeacherCost(6, 42, 18))
+    assert (again.cached, again.cost) == (6, TeacherCost())
 
 
 def test_kept_answers_need_no_server(tmp_path: Path) -> None:
@@ -110,9 +110,9 @@ def test_kept_answers_need_no_server(tmp_path: Path) -> None:
 def test_another_question_is_asked_anew(tmp_path: Path, change: str) -> None:
     question = QUESTIONS[0]
     changed = {
-        "text": Question("q0", question.system, "第0问？", SCHEMA),
-        "system": Question("q0", "你是别人。", question.text, SCHEMA),
-        "schema": Question("q0", question.system, question.text, strict({"rule": {"type": "string"}})),
+        "text": Question("q0", question.system, "第0问？", ANSWER),
+        "system": Question("q0", "你是别人。", question.text, ANSWER),
+        "schema": Question("q0", question.system, question.text, answer_model("Rule", rule=str)),
         "teacher": question,
     }[change]
     with serving(right) as server:
@@ -134,7 +134,7 @@ def test_a_wrong_answer_is_asked_for_once_more(tmp_path: Path) -> None:
     with serving(script) as server:
         result = ask(config(server.url, tmp_path / "cache"), tmp_path)
         assert rules(result) == ALL
-        assert (result.failures, result.spent.asked, len(server.seen)) == ([], 9, 9)
+        assert (result.failures, result.cost.asked, len(server.seen)) == ([], 9, 9)
         complaints = {number(request): request.text for request in server.seen if "你上一次" in request.text}
         assert set(complaints) == set(wrong)
         assert "我不知道" in complaints[1]
@@ -183,12 +183,12 @@ def test_the_budget_holds_over_repetitions_and_attempts(tmp_path: Path) -> None:
             "the answer is not as asked for: it holds no JSON object; teacher.max_requests=4 is used up"
         )
         assert said["q4"] == said["q5"] == "teacher.max_requests=4 is used up"
-        assert result.spent.asked == len(server.seen) == 4
+        assert result.cost.asked == len(server.seen) == 4
         again = ask(settings, tmp_path)  # of the same run
-        assert (len(server.seen), again.spent.asked) == (4, 4)
+        assert (len(server.seen), again.cost.asked) == (4, 4)
         raised = ask(config(server.url, tmp_path / "cache", max_requests=8), tmp_path)
         assert rules(raised) == ALL
-        assert raised.spent.asked == len(server.seen) == 8
+        assert raised.cost.asked == len(server.seen) == 8
 
 
 def test_a_schema_is_sent_where_the_server_knows_them(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_schema_is_sent_where_the_server_knows_them(tmp_path: Path) -> None:
         ask(config(server.url, tmp_path / "cache", structured="json_schema"), tmp_path, QUESTIONS[:1])
         assert server.seen[0].body["response_format"] == {
             "type": "json_schema",
-            "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA},
+            "json_schema": {"name": "answer", "strict": True, "schema": QUESTIONS[0].schema},
         }
 
 
@@ -259,14 +259,14 @@ def test_a_killed_process_goes_on_behind_its_last_answer(tmp_path: Path) -> None
         process = subprocess.Popen([sys.executable, "-c", program, server.url], cwd=tmp_path, env=os.environ)
         assert three_answered.wait(60)
         _wait_until(lambda: len(list((tmp_path / "cache").rglob("*.json"))) == 3)
-        _wait_until(lambda: teacher._read_ledger(tmp_path / "spent.jsonl").asked == 3)
+        _wait_until(lambda: teacher.read_ledger(tmp_path / "spent.jsonl").asked == 3)
         process.send_signal(signal.SIGKILL)
         process.wait()
         go_on.set()
         seen = len(server.seen)
         result = ask(config(server.url, tmp_path / "cache"), tmp_path)
         assert rules(result) == ALL
-        assert (result.cached, result.spent) == (3, TeacherCost(6, 42, 18))
+        assert (result.cached, result.cost) == (3, TeacherCost(6, 42, 18))
         assert sorted(number(request) for request in server.seen[seen:]) == [3, 4, 5]
 
 
