@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from tests.helpers import made_up
 
+from omniner.config.model_groups import PromptConfig
 from omniner.guidance.clusters import TrainingCounts, build_lesson, cluster_errors
 from omniner.guidance.lessons import Guidance, Lesson, Note, SuspectLabel
+from omniner.guidance.prompt_errors import LengthFunction, log_errors_text, with_errors_text, write_errors_text
 from omniner.records import Sentence
 from omniner.scoring.results import ErrtaError
 
@@ -47,3 +49,10 @@ def lesson_of(error: ErrtaError, text: str, train: Sequence[Sentence] = ()) -> L
     """The lesson of a single error."""
     (cluster,) = cluster_errors([error])
     return build_lesson(cluster, TrainingCounts(train), {error.sentence_id: text}, 1, 5)
+
+
+def applied(config: PromptConfig, guidance: Guidance, categories: Sequence[str], count: LengthFunction) -> PromptConfig:
+    """The prompt with the guidance in it, as a run makes it."""
+    text = write_errors_text(guidance, config, categories, count)
+    log_errors_text(config, guidance, categories, text)
+    return with_errors_text(config, guidance, text)

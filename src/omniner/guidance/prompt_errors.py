@@ -1,10 +1,10 @@
 """`{errors}` of a prompt, made of a run's guidance: this corpus's own errors in the form of the paper's Figure 2.
 
-In goes `Guidance`, out comes the text: the five types of error, under each the lessons of this corpus with the rule, an
-example and its correction. A budget limits its length: lessons are taken in the order of their clusters, the largest
-first, with its examples where they fit and with fewer or none where they do not, and left out where even the rule is
-too long. `prompt.lessons` takes some of them alone, by their numbers in the guidance. The same guidance and settings
-always give the same text, whatever else is in the run.
+The text names the five types of error, and under each the lessons of this corpus with the rule, an example and its
+correction. A budget limits its length: lessons are taken in the order of their clusters, the largest first, with its
+examples where they fit and with fewer or none where they do not, and left out where even the rule is too long.
+`prompt.lessons` takes some of them alone, by their numbers in the guidance. The same guidance and settings always give
+the same text, whatever else is in the run.
 
 What spells out a control token (`<|im_end|>`) is left out: an instruction is read with such tokens in force.
 """
@@ -20,13 +20,12 @@ from typing import NamedTuple
 from omniner.config.model_groups import PromptConfig
 from omniner.errors import UserError
 from omniner.guidance.lessons import Guidance, Lesson, LessonExample
-from omniner.records import Entity
 from omniner.scoring.error_types import lesson_kinds, paper_types
 
 log = logging.getLogger("omniner")
 
 LengthFunction = Callable[[str], int]
-"""How long a text is: its tokens, or its characters."""
+"""Counts the tokens of a text, or its characters."""
 
 _AROUND = 15  # characters of the sentence shown on either side of an error
 _CONTROL = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,}\]")
@@ -34,13 +33,14 @@ _CONTROL = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,}\]")
 
 @dataclass(frozen=True)
 class ErrorsText:
-    """The text with what it holds.
+    """What stands for `{errors}` in a prompt, and what it holds.
 
     Attributes:
-        text: `{errors}`.
+        text: of several lines.
         length: of the text, as it was counted.
-        shown: lessons in it; `examples` of them with an example.
-        known: lessons of the guidance.
+        shown: how many lessons are in it.
+        examples: how many of these have an example.
+        known: how many lessons the guidance has.
         numbers: of the lessons in it, 1 = the largest cluster.
         sentences: whole texts of those that the examples are taken from.
         covered: share of the run's errors that are of the kinds shown.
@@ -63,7 +63,7 @@ class _Entry(NamedTuple):
     examples: tuple[LessonExample, ...]
 
 
-class _Usable(NamedTuple):
+class _UsableLesson(NamedTuple):
     """A lesson that can stand in the prompt: its number, and what may be said of it, the fullest first."""
 
     number: int
@@ -71,94 +71,33 @@ class _Usable(NamedTuple):
     entries: list[_Entry]
 
 
-def apply_guidance(
-    config: PromptConfig, guidance: Guidance, categories: Sequence[str], count: LengthFunction
-) -> PromptConfig:
-    """The prompt with the guidance in the place of `errors`, ready for `prompts.build`.
+def write_errors_text(
+    guidance: Guidance, config: PromptConfig, categories: Sequence[str], count: LengthFunction
+) -> ErrorsText:
+    """Write the text for a prompt.
 
     Args:
-        config: `language`, `max_tokens`, `lessons` and `corrections` are read.
         guidance: of another run.
+        config: of the prompt; `language`, `max_tokens`, `lessons` and `corrections` are read.
         categories: that the prompt will name; lessons about others are left out.
-        count: measures a text.
+        count: measures a text; the result has at most `max_tokens`.
 
     Raises:
         UserError: the guidance has no notes in the language, none about these categories, or none that fits.
     """
-    lessons = write_errors_text(guidance, config, categories, count)
-    log_errors_text(config, guidance, categories, lessons)
-    return with_errors_text(config, guidance, lessons)
-
-
-def log_errors_text(config: PromptConfig, guidance: Guidance, categories: Sequence[str], lessons: ErrorsText) -> None:
-    """Log what of the guidance stands in the prompt, and why something does not that a person may expect there."""
-    log.info(
-        "%d of %d lessons (%d with an example) stand in the prompt, about %.0f %% of the errors; %d of %d allowed",
-        lessons.shown, lessons.known, lessons.examples, 100 * lessons.covered, lessons.length, config.max_tokens,
-    )  # fmt: skip
-    if left := sorted(set(config.lessons) - set(lessons.numbers)):
-        log.warning(
-            "%s of prompt.lessons cannot stand in the prompt: too long, or about other categories",
-            _numbers(left),
-        )
-    warn_of_unusable_lessons(config, guidance, categories)
-
-
-def warn_of_unusable_lessons(config: PromptConfig, guidance: Guidance, categories: Sequence[str]) -> None:
-    """Warn of lessons whose notes no prompt of this language can hold, however long it may be."""
-    language = config.language
-    about = _about(guidance, config, set(categories))
-    if without := [number for number, lesson in about if not lesson.note.rule.get(language, "").strip()]:
-        log.warning(
-            "%d of %d lessons have no note in %s and are left out of the prompt (numbers %s): run task=guide with "
-            "guide.language=%s, or choose another prompt.language",
-            len(without), len(about), language, _numbers(without), language,
-        )  # fmt: skip
-    if control := [number for number, lesson in about if _CONTROL.search(lesson.note.rule.get(language, ""))]:
-        log.warning(
-            "%d of %d lessons have notes that spell out control tokens and are left out of the prompt (numbers %s): "
-            "run task=guide with another teacher",
-            len(control), len(about), _numbers(control),
-        )  # fmt: skip
-
-
-def _numbers(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
-
-
-def with_errors_text(config: PromptConfig, guidance: Guidance, lessons: ErrorsText) -> PromptConfig:
-    """The prompt with this text in it; nothing is left to be taken from another run."""
-    version = f"{config.version}+{guidance.sha[:8]}"
-    errors = {**config.errors, config.language: lessons.text}
-    return replace(config, version=version, errors=errors, from_run=None, lessons=[])
-
-
-def usable_lessons(
-    guidance: Guidance, config: PromptConfig, categories: Sequence[str], count: LengthFunction
-) -> list[int]:
-    """Numbers of the lessons each of which can stand in the prompt, if only alone; see `apply`."""
-    found = _usable(guidance, config, set(categories))
-    language, budget = config.language, config.max_tokens
-    return [one.number for one in found if count(_text([(one.lesson, one.entries[-1])], language)) <= budget]
-
-
-def write_errors_text(
-    guidance: Guidance, config: PromptConfig, categories: Sequence[str], count: LengthFunction
-) -> ErrorsText:
-    """The text for a prompt that names `categories`, no longer than `config.max_tokens`; see `apply`."""
     language = config.language
     chosen: list[tuple[Lesson, _Entry]] = []
     numbers = []
     for one in _usable(guidance, config, set(categories)):
         for entry in one.entries:
-            if count(_text([*chosen, (one.lesson, entry)], language)) <= config.max_tokens:
+            if count(list_lessons([*chosen, (one.lesson, entry)], language)) <= config.max_tokens:
                 chosen.append((one.lesson, entry))
                 numbers.append(one.number)
                 break
     if not chosen:
         fix = "Raise it, or leave prompt.from_run out."
         raise UserError("prompt.max_tokens", f"{config.max_tokens} is too little for a single lesson", fix)
-    text = _text(chosen, language)
+    text = list_lessons(chosen, language)
     return ErrorsText(
         text=text,
         length=count(text),
@@ -171,10 +110,56 @@ def write_errors_text(
     )
 
 
-def _usable(guidance: Guidance, config: PromptConfig, known: set[str]) -> list[_Usable]:
-    """Lessons about known categories with a note in the language that may stand in a prompt, the largest first."""
+def log_errors_text(config: PromptConfig, guidance: Guidance, categories: Sequence[str], lessons: ErrorsText) -> None:
+    """Log what of the guidance stands in the prompt, and why something does not that a person may expect there."""
+    log.info(
+        "%d of %d lessons (%d with an example) stand in the prompt, about %.0f %% of the errors; %d of %d allowed",
+        lessons.shown, lessons.known, lessons.examples, 100 * lessons.covered, lessons.length, config.max_tokens,
+    )  # fmt: skip
+    if left := sorted(set(config.lessons) - set(lessons.numbers)):
+        message = "%s of prompt.lessons cannot stand in the prompt: too long, or about other categories"
+        log.warning(message, ", ".join(map(str, left)))
+    warn_of_unusable_lessons(config, guidance, categories)
+
+
+def warn_of_unusable_lessons(config: PromptConfig, guidance: Guidance, categories: Sequence[str]) -> None:
+    """Warn of lessons whose notes no prompt of this language can hold, however long it may be."""
+    language = config.language
+    about = lessons_about(guidance, config, set(categories))
+    if without := [str(number) for number, lesson in about if not lesson.note.rule.get(language, "").strip()]:
+        log.warning(
+            "%d of %d lessons have no note in %s and are left out of the prompt (numbers %s): run task=guide with "
+            "guide.language=%s, or choose another prompt.language",
+            len(without), len(about), language, ", ".join(without), language,
+        )  # fmt: skip
+    if control := [str(number) for number, lesson in about if _CONTROL.search(lesson.note.rule.get(language, ""))]:
+        log.warning(
+            "%d of %d lessons have notes that spell out control tokens and are left out of the prompt (numbers %s): "
+            "run task=guide with another teacher",
+            len(control), len(about), ", ".join(control),
+        )  # fmt: skip
+
+
+def with_errors_text(config: PromptConfig, guidance: Guidance, lessons: ErrorsText) -> PromptConfig:
+    """Put the text into a prompt's config: nothing is left to be taken from another run."""
+    version = f"{config.version}+{guidance.sha[:8]}"
+    errors = {**config.errors, config.language: lessons.text}
+    return replace(config, version=version, errors=errors, from_run=None, lessons=[])
+
+
+def usable_lessons(
+    guidance: Guidance, config: PromptConfig, categories: Sequence[str], count: LengthFunction
+) -> list[int]:
+    """List the numbers of the lessons that can each stand in the prompt, if only alone; see `write_errors_text`."""
+    found = _usable(guidance, config, set(categories))
+    language, budget = config.language, config.max_tokens
+    return [one.number for one in found if count(list_lessons([(one.lesson, one.entries[-1])], language)) <= budget]
+
+
+def _usable(guidance: Guidance, config: PromptConfig, known: set[str]) -> list[_UsableLesson]:
+    """Select lessons about known categories with a note in the language that may stand in a prompt."""
     name, language = guidance.source.get("name"), config.language
-    about = _about(guidance, config, known)
+    about = lessons_about(guidance, config, known)
     if not about:
         found = f"no lesson of {name} is about a category of this corpus"
         raise UserError("prompt.from_run", found, "Name a run of task=guide on this corpus.")
@@ -182,15 +167,18 @@ def _usable(guidance: Guidance, config: PromptConfig, known: set[str]) -> list[_
         has = ", ".join(sorted({name for _, lesson in about for name in lesson.note.rule}))
         fix = f"Run task=guide with guide.language={language}, or choose prompt.language={has}."
         raise UserError("prompt.language", f"{language}, but the notes of this run are in: {has}", fix)
-    made = [_Usable(number, lesson, _entries(lesson, language, known, config.corrections)) for number, lesson in about]
+    made = [
+        _UsableLesson(number, lesson, lesson_entries(lesson, language, known, config.corrections))
+        for number, lesson in about
+    ]
     if not any(one.entries for one in made):
         found = f"no note of {name} can stand in a prompt: all in {language} spell out control tokens"
         raise UserError("prompt.from_run", found, "Run task=guide with another teacher.")
     return [one for one in made if one.entries]
 
 
-def _about(guidance: Guidance, config: PromptConfig, known: set[str]) -> list[tuple[int, Lesson]]:
-    """Numbers and lessons that the prompt asks for and that name known categories alone."""
+def lessons_about(guidance: Guidance, config: PromptConfig, known: set[str]) -> list[tuple[int, Lesson]]:
+    """Select lessons that the prompt asks for and that name known categories alone, with their numbers."""
     numbers = set(config.lessons or range(1, len(guidance.lessons) + 1))
     if beyond := sorted(number for number in numbers if number > len(guidance.lessons)):
         found = f"{beyond[0]}, but {guidance.source.get('name')} has {len(guidance.lessons)} lessons"
@@ -202,25 +190,24 @@ def _about(guidance: Guidance, config: PromptConfig, known: set[str]) -> list[tu
     ]
 
 
-def _text(chosen: Sequence[tuple[Lesson, _Entry]], language: str) -> str:
-    """The five types with what was chosen under each."""
-    lines = []
-    kinds = lesson_kinds()
+def list_lessons(chosen: Sequence[tuple[Lesson, _Entry]], language: str) -> str:
+    """Write the paper's types of error with what was chosen under each."""
+    lines, kinds = [], lesson_kinds()
     for number, paper in enumerate(paper_types(), 1):
         lines.append(f"{number}. {paper.heading.of(language)}")
         lines += [f"   - {entry.text}" for lesson, entry in chosen if kinds[lesson.kind].paper == paper]
     return "\n".join(lines)
 
 
-def _entries(lesson: Lesson, language: str, categories: set[str], corrections: int) -> list[_Entry]:
-    """What may be said of a lesson, the fullest first; nothing where its rule cannot stand in a prompt."""
+def lesson_entries(lesson: Lesson, language: str, categories: set[str], corrections: int) -> list[_Entry]:
+    """Write what may be said of a lesson, the fullest first; nothing where its rule cannot stand in a prompt."""
     rule = " ".join(lesson.note.rule.get(language, "").split())
     if not rule or _CONTROL.search(rule):
         return []
     written = (
-        (example, _example(lesson.kind, example, language))
+        (example, describe_correction(lesson.kind, example, language))
         for example in lesson.examples
-        if _showable(example, categories)
+        if not example.doubtful and all(e.category in categories for e in example.gold + example.predicted)
     )
     sound = [(example, text) for example, text in written if not _CONTROL.search(text)][:corrections]
     entries = []
@@ -230,38 +217,28 @@ def _entries(lesson: Lesson, language: str, categories: set[str], corrections: i
     return entries
 
 
-def _showable(example: LessonExample, categories: set[str]) -> bool:
-    return not example.doubtful and all(e.category in categories for e in (*example.gold, *example.predicted))
+def describe_correction(kind: str, example: LessonExample, language: str) -> str:
+    """Write an error in its sentence, and what would be right."""
 
+    def quoted(*texts: str) -> str:
+        return "".join(f"“{' '.join(text.split())}”" for text in texts)
 
-def _example(kind: str, example: LessonExample, language: str) -> str:
     gold, predicted, phrases = example.gold, example.predicted, lesson_kinds()[kind]
     same = phrases.example_same_surface if gold and predicted and gold[0].text == predicted[0].text else None
-    return (
-        (same or phrases.example)
-        .of(language)
-        .format(
-            text=_quoted(_excerpt(example)),
-            gold=_listed(gold),
-            predicted=_listed(predicted),
-            right=gold[0].category if gold else "",
-            label=predicted[0].category if predicted else "",
-        )
+    phrase = (same or phrases.example).of(language)
+    return phrase.format(
+        text=quoted(excerpt(example)),
+        gold=quoted(*(entity.text for entity in gold)),
+        predicted=quoted(*(entity.text for entity in predicted)),
+        right=gold[0].category if gold else "",
+        label=predicted[0].category if predicted else "",
     )
 
 
-def _listed(entities: Sequence[Entity]) -> str:
-    return "".join(_quoted(entity.text) for entity in entities)
-
-
-def _quoted(text: str) -> str:
-    return f"“{' '.join(text.split())}”"
-
-
-def _excerpt(example: LessonExample) -> str:
-    """The sentence around the error."""
+def excerpt(example: LessonExample) -> str:
+    """Cut the sentence around the error."""
     text, spans = example.text, []
-    for entity in (*example.gold, *example.predicted):
+    for entity in example.gold + example.predicted:
         start = text.find(entity.text) if entity.start is None else entity.start
         if start >= 0:
             spans.append((start, start + len(entity.text)))

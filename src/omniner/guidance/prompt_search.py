@@ -1,21 +1,19 @@
-"""Which variants of a prompt go on: successive halving that also drops what is surely worse, and what the choice costs.
+"""The search for a better prompt: the variants it tries, and which of them go on after each rung.
 
-In go the counts per post of every variant on the same sentences, out come its F1 with an interval, its distance from
-the best one with an interval of the same draws (a paired bootstrap over posts), and who goes on. Successive halving
-(Karnin et al. 2013, Jamieson and Talwalkar 2016) keeps a share of the variants at every rung, so that most sentences
-are spent on the good ones. A variant whose interval lies below 0 goes even within that share, as in a race (Tsamardinos
-et al. 2018 drop configurations so); a few that cannot be told apart from the best may stay beyond it.
+`build_variants` makes whole prompts that the keys of `conf/prompt` describe: whoever gives these keys has this prompt,
+without any search. They differ in which lessons of the guidance they show, and with how many corrections and examples.
+The first two are what the others must beat: the prompt without guidance, and the one that `prompt.from_run` gives by
+itself. Then come the largest lessons, those of one type of error, and subsets drawn at random, larger clusters more
+often; all with every number of corrections. What would be the same prompt again is left out and named.
 
-The best of several is chosen for its luck, too. `without_optimism` repeats the choice on every draw and scores the
+`rank_variants` and `dropped_variants` decide who goes on, by the counts per post of every variant on the same
+sentences. Successive halving (Karnin et al. 2013, Jamieson and Talwalkar 2016) keeps a share of the variants at every
+rung, so that most sentences are spent on the good ones. A variant whose distance from the best one is surely below 0 (a
+paired bootstrap over posts) goes even within that share, as in a race (Tsamardinos et al. 2018 drop configurations so);
+a few that cannot be told apart from the best may stay beyond it.
+
+The best of several is chosen for its luck, too. `corrected_score` repeats the choice on every draw and scores the
 chosen one on the posts that the draw left out (the bootstrap bias correction of Tsamardinos et al. 2018).
-
-The variants of a prompt that a search tries: which lessons of the guidance, with how many corrections and examples.
-
-In go the prompt of the configuration and the guidance it names, out come `Variant`s, each a whole prompt that the keys
-of `conf/prompt` describe: whoever gives these keys has this prompt, without any search. The first two are what the
-others must beat: the prompt without guidance, and the one that `prompt.from_run` gives by itself. Then come the
-largest lessons, those of one type of error, and subsets drawn at random, larger clusters more often; all with every
-number of corrections. What would be the same prompt again is left out and named.
 """
 
 from __future__ import annotations
@@ -47,7 +45,179 @@ from omniner.scoring.metrics import Comparison
 from omniner.scoring.resampling import counted_categories, counts_per_post, resampled_counts
 
 _STREAM, _CHOICE = 0x5EA2C4, 0xC401CE  # keep the draws apart from other uses of the seed
+_DRAWS = 20  # attempts at a random subset that is not there yet; then there are taken to be no more
 _CHUNK = 64  # draws at a time: 64 x 20,000 posts x 8 bytes x 2 = 20 MB
+
+
+GENERIC, PLAIN = "generic", "from_run"
+BASELINES = (GENERIC, PLAIN)
+"""Variants that every other one is compared with: they are asked everything."""
+
+VARIANT_KEYS = ("from_run", "lessons", "corrections", "examples")
+"""The keys of `prompt` in which variants differ."""
+
+
+@dataclass(frozen=True)
+class PromptVariant:
+    """A prompt to try.
+
+    Attributes:
+        name: short, for folders and tables.
+        about: what it is, in words.
+        config: the prompt's configuration; `VARIANT_KEYS` are where it differs from the others.
+        prompt: what it becomes with the whole training split.
+        length: of its texts, in tokens, or in characters where no tokenizer is at hand.
+        lessons: what stands in it of the guidance; None for the generic prompt.
+        sentences: texts that it shows, whole or parts of: those of the guidance's corrections, and examples of train.
+    """
+
+    name: str
+    about: str
+    config: PromptConfig
+    prompt: Prompt
+    length: int
+    lessons: ErrorsText | None
+    sentences: frozenset[str]
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Name the keys to set, beside the choice of `prompt`, to get it."""
+        return {f"prompt.{key}": getattr(self.config, key) for key in VARIANT_KEYS}
+
+
+@dataclass(frozen=True)
+class VariantInputs:
+    """What variants are made of.
+
+    Attributes:
+        guidance: of the run that `prompt.from_run` names.
+        active: categories of the corpus.
+        train: its sentences to learn from.
+        count: measures a text.
+    """
+
+    guidance: Guidance
+    active: Sequence[str]
+    train: Sequence[Sentence]
+    count: LengthFunction
+
+
+def build_variants(
+    config: PromptConfig, search: SearchConfig, inputs: VariantInputs
+) -> tuple[list[PromptVariant], list[tuple[str, str]]]:
+    """Make all variants of a prompt.
+
+    Args:
+        config: of the prompt, with `from_run`; its `lessons` are those to choose from (none = all).
+        search: what is tried.
+        inputs: what variants are made of.
+
+    Returns:
+        the variants, and (name, name of the other) of those that would be the same prompt as another one.
+
+    Raises:
+        UserError: see `write_errors_text` and `build_prompt`.
+    """
+    found: dict[str, PromptVariant] = {}  # by the prompt's hash
+    same: list[tuple[str, str]] = []
+    for proposal in propose(config, search, inputs):
+        variant = build_variant(proposal, inputs)
+        earlier = found.setdefault(variant.prompt.sha, variant)
+        if earlier is not variant:
+            same.append((variant.name, earlier.name))
+    for variant in random_variants(config, search, inputs, found):
+        found[variant.prompt.sha] = variant
+    return list(found.values()), same
+
+
+def build_variant(proposal: Proposal, inputs: VariantInputs) -> PromptVariant:
+    """Make the variant of a proposal; of the lessons it asks for, its config names those that stand in the prompt."""
+    name, about, config = proposal
+    told, shown = config, None
+    if config.from_run is not None:
+        shown = write_errors_text(inputs.guidance, config, inputs.active, inputs.count)
+        told = with_errors_text(config, inputs.guidance, shown)
+        if name != PLAIN:
+            config = replace(config, lessons=list(shown.numbers))
+    prompt = build_prompt(told, inputs.active, inputs.train)
+    length = inputs.count(prompt.system + prompt.user(SENTENCE))
+    examples = choose_examples(inputs.train, told.examples, told.seed)
+    texts = frozenset([*(shown.sentences if shown else ()), *(sentence.text for sentence in examples)])
+    return PromptVariant(name, about, config, prompt, length, shown, texts)
+
+
+class Proposal(NamedTuple):
+    """The name, the description and the configuration of a variant."""
+
+    name: str
+    about: str
+    config: PromptConfig
+
+
+def propose(config: PromptConfig, search: SearchConfig, inputs: VariantInputs) -> Iterator[Proposal]:
+    """Propose variants, in the order in which equal prompts are kept."""
+    yield Proposal(GENERIC, "no guidance", replace(config, from_run=None, lessons=[]))
+    yield Proposal(PLAIN, "as prompt.from_run has it", config)
+    usable = usable_lessons(inputs.guidance, config, inputs.active, inputs.count)
+    kinds = {number: inputs.guidance.lessons[number - 1].kind for number in usable}
+    subsets = {f"all_{len(usable)}": ("all lessons", usable)}
+    subsets |= {f"largest_{size}": (f"the {size} largest lessons", usable[:size]) for size in search.largest}
+    if search.types:
+        paper = {kind.name: kind.paper for kind in lesson_kinds().values()}
+        for one in paper_types():
+            chosen = [number for number in usable if paper[kinds[number]] == one]
+            subsets[f"only_{one.name}"] = (f"lessons on {one.name}", chosen)
+    for name, (about, numbers) in subsets.items():
+        if numbers:
+            yield from with_examples(Proposal(name, about, replace(config, lessons=numbers)), search)
+
+
+def with_examples(proposal: Proposal, search: SearchConfig) -> Iterator[Proposal]:
+    """Propose one choice of lessons with every number of corrections, and of sentences of train."""
+    name, about, config = proposal
+    for corrections, examples in itertools.product(search.corrections, search.examples or [config.examples]):
+        shots = f", {examples} sentences of train" if search.examples else ""
+        shown = f"{corrections} correction{'s' * (corrections != 1)} each"
+        yield Proposal(
+            f"{name}-c{corrections}" + (f"-e{examples}" if search.examples else ""),
+            f"{about}, {shown}{shots}",
+            replace(config, corrections=corrections, examples=examples),
+        )
+
+
+def random_variants(
+    config: PromptConfig, search: SearchConfig, inputs: VariantInputs, found: dict[str, PromptVariant]
+) -> Iterator[PromptVariant]:
+    """Draw random subsets of lessons that are no prompt of `found`; fewer than asked for where there are no more.
+
+    None is larger than what the prompt holds by itself: the largest lessons would push out what else was drawn.
+    """
+    most = max(variant.lessons.shown for variant in found.values() if variant.lessons)
+    usable = usable_lessons(inputs.guidance, config, inputs.active, inputs.count)
+    weights = [inputs.guidance.lessons[number - 1].count for number in usable]
+    generator = random.Random(search.seed)
+    for place in range(1, search.random + 1):
+        for _ in range(_DRAWS):
+            size = 1 + int(generator.random() * most)
+            numbers = draw_weighted(usable, weights, size, generator)
+            proposal = Proposal(f"random_{place}", "random lessons", replace(config, lessons=numbers))
+            forms = list(with_examples(proposal, search))
+            variant = build_variant(forms[int(generator.random() * len(forms))], inputs)
+            if variant.prompt.sha not in found:
+                yield variant
+                break
+        else:
+            return
+
+
+def draw_weighted(items: Sequence[int], weights: Sequence[int], size: int, generator: random.Random) -> list[int]:
+    """Draw `size` of the items, heavier ones more often, none twice; they stay in their order.
+
+    The largest of keys u ** (1 / weight) are drawn without replacement by weight (Efraimidis and Spirakis 2006).
+    """
+    keys = [generator.random() ** (1 / weight) if weight else 0.0 for weight in weights]
+    chosen = sorted(range(len(items)), key=lambda place: -keys[place])[:size]
+    return [items[place] for place in sorted(chosen)]
 
 
 class VariantScore(NamedTuple):
@@ -70,16 +240,16 @@ class CorrectedScore(NamedTuple):
 
 
 def micro_counts(comparison: Comparison, posts: Sequence[int], count: int) -> NDArray[np.int64]:
-    """`[posts, 3]`: tp, fp and fn over all categories; see `bootstrap.counts_per_post`."""
+    """Count tp, fp and fn over all categories, per post: [posts, 3]; see `resampling.counts_per_post`."""
     table: NDArray[np.int64] = counts_per_post(comparison, posts, count, counted_categories([comparison])).sum(axis=2)
     return table
 
 
 def rank_variants(tables: Mapping[str, NDArray[np.int64]], settings: CompareConfig) -> dict[str, VariantScore]:
-    """All variants, the best first; equally good ones in the order in which they are given.
+    """Score all variants, the best first; equally good ones stay in the order in which they are given.
 
     Args:
-        tables: `[posts, 3]` of each variant, the same posts for all.
+        tables: [posts, 3] of each variant, as `micro_counts` gives it; the same posts for all.
         settings: resamples, confidence, seed.
     """
     table = np.stack(list(tables.values()), axis=1)  # [posts, variants, 3]
@@ -98,10 +268,10 @@ def rank_variants(tables: Mapping[str, NDArray[np.int64]], settings: CompareConf
 def dropped_variants(
     ranked: Mapping[str, VariantScore], always: Collection[str], keep: float, spare: int
 ) -> dict[str, str]:
-    """The variants that do not go on, and why.
+    """Name the variants that do not go on, and why.
 
     Args:
-        ranked: what `standings` gave.
+        ranked: what `rank_variants` gave.
         always: those that go on whatever they score; they take no place from the others.
         keep: share of the others that goes on, rounded up.
         spare: how many beyond that share may go on because their interval reaches 0.
@@ -119,10 +289,10 @@ def dropped_variants(
 
 
 def corrected_score(tables: Mapping[str, NDArray[np.int64]], settings: CompareConfig) -> CorrectedScore | None:
-    """What the best of these variants scores on posts that did not choose it; None where there are too few posts.
+    """Score the best of these variants on posts that did not choose it; None where there are too few posts.
 
     Args:
-        tables: `[posts, 3]` of each variant, in the order in which equally good ones are preferred.
+        tables: [posts, 3] of each variant, in the order in which equally good ones are preferred.
         settings: resamples, confidence, seed.
     """
     table = np.stack(list(tables.values()), axis=1)  # [posts, variants, 3]
@@ -146,163 +316,7 @@ def corrected_score(tables: Mapping[str, NDArray[np.int64]], settings: CompareCo
 
 
 def _f1(sums: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """From `[..., 3]`; 0 where there is nothing."""
+    """Compute F1 of counts [..., 3]; 0 where there is nothing."""
     tp, wrong = sums[..., 0], sums[..., 1] + sums[..., 2]
     below = 2 * tp + wrong
     return np.divide(2 * tp, below, out=np.zeros(below.shape), where=below > 0)
-
-
-GENERIC, PLAIN = "generic", "from_run"
-BASELINES = (GENERIC, PLAIN)
-"""Variants that every other one is compared with: they are asked everything."""
-
-VARIANT_KEYS = ("from_run", "lessons", "corrections", "examples")
-"""The keys of `prompt` in which variants differ."""
-
-_DRAWS = 20  # attempts at a random subset that is not there yet; then there are taken to be no more
-
-
-@dataclass(frozen=True)
-class PromptVariant:
-    """A prompt to try.
-
-    Attributes:
-        name: short, for folders and tables.
-        about: what it is, in words.
-        config: the prompt's configuration; `KEYS` are where it differs from the others.
-        prompt: what it becomes with the whole training split.
-        length: of its texts, in tokens, or in characters where no tokenizer is at hand.
-        lessons: what stands in it of the guidance; None for the generic prompt.
-        sentences: texts that it shows, whole or parts of: those of the guidance's corrections, and examples of train.
-    """
-
-    name: str
-    about: str
-    config: PromptConfig
-    prompt: Prompt
-    length: int
-    lessons: ErrorsText | None
-    sentences: frozenset[str]
-
-    @property
-    def overrides(self) -> dict[str, Any]:
-        """What to set, beside the choice of `prompt`, to get it."""
-        return {f"prompt.{key}": getattr(self.config, key) for key in VARIANT_KEYS}
-
-
-@dataclass(frozen=True)
-class VariantInputs:
-    """What variants are made of: `active` categories and sentences of `train`, and how texts are measured."""
-
-    guidance: Guidance
-    active: Sequence[str]
-    train: Sequence[Sentence]
-    count: LengthFunction
-
-
-def build_variants(
-    config: PromptConfig, search: SearchConfig, material: VariantInputs
-) -> tuple[list[PromptVariant], list[tuple[str, str]]]:
-    """All variants, and (name, name of the other) of those that would be the same prompt as another one.
-
-    Args:
-        config: of the prompt, with `from_run`; its `lessons` are those to choose from (none = all).
-        search: what is tried.
-        material: what it is made of.
-
-    Raises:
-        UserError: see `lessons.apply` and `prompts.build`.
-    """
-    found: dict[str, PromptVariant] = {}  # by the prompt's hash
-    same: list[tuple[str, str]] = []
-    for name, about, proposal in _proposals(config, search, material):
-        variant = build_variant(name, about, proposal, material)
-        earlier = found.setdefault(variant.prompt.sha, variant)
-        if earlier is not variant:
-            same.append((name, earlier.name))
-    for variant in _random(config, search, material, found):
-        found[variant.prompt.sha] = variant
-    return list(found.values()), same
-
-
-def build_variant(name: str, about: str, config: PromptConfig, material: VariantInputs) -> PromptVariant:
-    """The variant of a configuration; of the lessons it asks for, it names those that stand in the prompt."""
-    told, shown = config, None
-    if config.from_run is not None:
-        shown = write_errors_text(material.guidance, config, material.active, material.count)
-        told = with_errors_text(config, material.guidance, shown)
-        if name != PLAIN:
-            config = replace(config, lessons=list(shown.numbers))
-    prompt = build_prompt(told, material.active, material.train)
-    length = material.count(prompt.system + prompt.user(SENTENCE))
-    examples = choose_examples(material.train, told.examples, told.seed)
-    texts = frozenset([*(shown.sentences if shown else ()), *(sentence.text for sentence in examples)])
-    return PromptVariant(name, about, config, prompt, length, shown, texts)
-
-
-def _proposals(
-    config: PromptConfig, search: SearchConfig, material: VariantInputs
-) -> Iterator[tuple[str, str, PromptConfig]]:
-    """Names, descriptions and configurations in the order in which equal prompts are kept."""
-    yield GENERIC, "no guidance", replace(config, from_run=None, lessons=[])
-    yield PLAIN, "as prompt.from_run has it", config
-    usable = usable_lessons(material.guidance, config, material.active, material.count)
-    kinds = {number: material.guidance.lessons[number - 1].kind for number in usable}
-    subsets = {f"all_{len(usable)}": ("all lessons", usable)}
-    subsets |= {f"largest_{size}": (f"the {size} largest lessons", usable[:size]) for size in search.largest}
-    if search.types:
-        paper = {kind.name: kind.paper for kind in lesson_kinds().values()}
-        for one in paper_types():
-            chosen = [number for number in usable if paper[kinds[number]] == one]
-            subsets[f"only_{one.name}"] = (f"lessons on {one.name}", chosen)
-    for name, (about, numbers) in subsets.items():
-        if numbers:
-            yield from _with_examples(name, about, replace(config, lessons=numbers), search)
-
-
-def _with_examples(
-    name: str, about: str, config: PromptConfig, search: SearchConfig
-) -> Iterator[tuple[str, str, PromptConfig]]:
-    """One choice of lessons with every number of corrections, and of sentences of train."""
-    for corrections, examples in itertools.product(search.corrections, search.examples or [config.examples]):
-        shots = f", {examples} sentences of train" if search.examples else ""
-        shown = f"{corrections} correction{'s' * (corrections != 1)} each"
-        yield (
-            f"{name}-c{corrections}" + (f"-e{examples}" if search.examples else ""),
-            f"{about}, {shown}{shots}",
-            replace(config, corrections=corrections, examples=examples),
-        )
-
-
-def _random(
-    config: PromptConfig, search: SearchConfig, material: VariantInputs, found: dict[str, PromptVariant]
-) -> Iterator[PromptVariant]:
-    """Random subsets that are no prompt of `found`; fewer than asked for where there are no more.
-
-    None is larger than what the prompt holds by itself: the largest lessons would push out what else was drawn.
-    """
-    most = max(variant.lessons.shown for variant in found.values() if variant.lessons)
-    usable = usable_lessons(material.guidance, config, material.active, material.count)
-    weights = [material.guidance.lessons[number - 1].count for number in usable]
-    generator = random.Random(search.seed)
-    for place in range(1, search.random + 1):
-        for _ in range(_DRAWS):
-            size = 1 + int(generator.random() * most)
-            numbers = draw_weighted(usable, weights, size, generator)
-            forms = list(_with_examples(f"random_{place}", "random lessons", replace(config, lessons=numbers), search))
-            variant = build_variant(*forms[int(generator.random() * len(forms))], material)
-            if variant.prompt.sha not in found:
-                yield variant
-                break
-        else:
-            return
-
-
-def draw_weighted(items: Sequence[int], weights: Sequence[int], size: int, generator: random.Random) -> list[int]:
-    """`size` of the items in their order, heavier ones more often, none twice.
-
-    The largest of keys u ** (1 / weight) are drawn without replacement by weight (Efraimidis and Spirakis 2006).
-    """
-    keys = [generator.random() ** (1 / weight) if weight else 0.0 for weight in weights]
-    chosen = sorted(range(len(items)), key=lambda place: -keys[place])[:size]
-    return [items[place] for place in sorted(chosen)]

@@ -96,10 +96,10 @@ def run(context: Context) -> None:
     train = corpus.splits["train"]
     guidance = prompting.fetch_guidance(config, context.folder)
     prompting.publish_guidance(context, guidance)
-    material = VariantInputs(guidance, corpus.active, train, prompting.length_measure(config)[1])
-    found, same = build_variants(config.prompt, config.search, material)
+    inputs = VariantInputs(guidance, corpus.active, train, prompting.length_measure(config)[1])
+    found, same = build_variants(config.prompt, config.search, inputs)
     log.info("%d prompts to try; %d more would be the same as one of them", len(found), len(same))
-    warn_of_unusable_lessons(config.prompt, guidance, material.active)
+    warn_of_unusable_lessons(config.prompt, guidance, inputs.active)
     trained = frozenset(sentence.text for sentence in train) if config.search.train else frozenset[str]()
     dev, issues = _unseen(corpus.splits["dev"], found, trained)
     context.publish_issues([*corpus.issues, *issues])

@@ -175,20 +175,20 @@ def test_control_tokens_do_not_get_into_a_prompt(made: Guidance) -> None:
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_the_shipped_prompt_takes_the_lessons(made: Guidance, language: str) -> None:
     config = shipped("errta", language, from_run="x", max_tokens=2000)
-    with pytest.raises(ValueError, match=r"lessons\.apply"):
+    with pytest.raises(ValueError, match="prompt_errors"):
         prompts.build_prompt(config, CATEGORIES, [])
-    applied = prompt_errors.apply_guidance(config, made, CATEGORIES, len)
+    applied = made_up_guidance.applied(config, made, CATEGORIES, len)
     prompt = prompts.build_prompt(applied, CATEGORIES, [])
     assert applied.errors[language] in prompt.instruction
     assert prompts.build_prompt(shipped("errta", language), CATEGORIES, []).sha != prompt.sha
     assert prompt.version == f"1+{made.sha[:8]}"
     assert prompts._PLACEHOLDER.search(prompt.instruction) is None
-    braces = prompt_errors.apply_guidance(config, taught(made, "不要 {sentence} 和 {x}", language), CATEGORIES, len)
+    braces = made_up_guidance.applied(config, taught(made, "不要 {sentence} 和 {x}", language), CATEGORIES, len)
     assert prompts.build_prompt(braces, CATEGORIES, []).user("喝").count("不要 {sentence} 和 {x}") > 1
 
 
 def test_a_prompt_without_errors_takes_none(made: Guidance) -> None:
-    applied = prompt_errors.apply_guidance(shipped("base", from_run="x"), made, CATEGORIES, len)
+    applied = made_up_guidance.applied(shipped("base", from_run="x"), made, CATEGORIES, len)
     with pytest.raises(UserError, match=r"no \{errors\} in it"):
         prompts.build_prompt(applied, CATEGORIES, [])
 
@@ -196,11 +196,11 @@ def test_a_prompt_without_errors_takes_none(made: Guidance) -> None:
 def test_lessons_that_no_prompt_can_hold_are_named(made: Guidance, caplog: pytest.LogCaptureFixture) -> None:
     """Notes in another language, and notes with control tokens: without their numbers they would just be fewer."""
     config = shipped("errta", from_run="x", max_tokens=10**6)
-    prompt_errors.apply_guidance(config, made, CATEGORIES, len)
+    made_up_guidance.applied(config, made, CATEGORIES, len)
     assert not caplog.records
     english, evil = (taught(made, rule, name).lessons for rule, name in (("Look.", "en"), ("a</s>", "zh")))
     mixed = dataclasses.replace(made, lessons=[english[0], made.lessons[1], evil[2], english[3], *made.lessons[4:]])
-    applied = prompt_errors.apply_guidance(config, mixed, CATEGORIES, len)
+    applied = made_up_guidance.applied(config, mixed, CATEGORIES, len)
     assert "Look." not in applied.errors["zh"]
     said = [record.getMessage() for record in caplog.records]
     count = len(made.lessons)
@@ -276,7 +276,7 @@ def test_the_plain_text_is_what_it_always_was(made: Guidance) -> None:
 def test_lessons_that_are_asked_for_and_left_out_are_named(made: Guidance, caplog: pytest.LogCaptureFixture) -> None:
     config = shipped("errta", from_run="x", max_tokens=450, lessons=[1, 2, 3, 4, 5, 6])
     with caplog.at_level("WARNING", "omniner"):
-        applied = prompt_errors.apply_guidance(config, made, CATEGORIES, len)
+        applied = made_up_guidance.applied(config, made, CATEGORIES, len)
     shown = prompt_errors.write_errors_text(made, config, CATEGORIES, len).numbers
     left = [number for number in config.lessons if number not in shown]
     assert left

@@ -13,7 +13,7 @@ from tests.helpers.made_up_guidance import CATEGORIES
 from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.errors import UserError
-from omniner.guidance import prompt_errors, prompt_search
+from omniner.guidance import prompt_search
 from omniner.guidance.lessons import Guidance
 from omniner.guidance.prompt_search import BASELINES, GENERIC, PLAIN, PromptVariant, VariantInputs
 from omniner.llm import prompts
@@ -70,7 +70,7 @@ def test_a_variant_is_what_its_keys_say(made: Guidance) -> None:
         told = compose.load(["task=predict", *BASE[1:], *line.split()]).prompt
         assert told == variant.config
         if told.from_run:
-            told = prompt_errors.apply_guidance(told, made, CATEGORIES, len)
+            told = made_up_guidance.applied(told, made, CATEGORIES, len)
         assert prompts.build_prompt(told, CATEGORIES, TRAIN) == variant.prompt
         if variant.lessons:
             assert list(variant.lessons.numbers) == variant.config.lessons or variant.name == PLAIN
