@@ -11,9 +11,9 @@ import pytest
 from shipped_prompts import shipped
 
 from omniner.config.groups import ErrtaConfig
-from omniner.guidance import clusters, lessons, notes, prompt_errors, questions
+from omniner.guidance import clusters, lessons, prompt_errors, questions
 from omniner.guidance.clusters import TrainingCounts
-from omniner.guidance.lessons import Guidance, Lesson, LessonExample
+from omniner.guidance.lessons import Guidance, Lesson
 from omniner.records import Entity, Prediction, Sentence
 from omniner.registry import ERROR_TYPES
 from omniner.report import curation_tables, run_page, run_tables
@@ -64,12 +64,7 @@ def scored() -> ScoreResult:
 
 def lesson() -> Lesson:
     (cluster,) = clusters.cluster_errors([ERROR])
-    facts = TrainingCounts([]).facts(cluster, 3)
-    note = notes.counted_note(cluster.kind, cluster.gold, cluster.predicted, facts)
-    example = LessonExample("s", "displaced", TEXT, (RIGHT,), (WRONG,), doubtful=False)
-    return Lesson(
-        cluster.kind, cluster.gold, cluster.predicted, 1, cluster.types, cluster.surfaces, [example], facts, note
-    )
+    return clusters.build_lesson(cluster, TrainingCounts([]), {"s": TEXT}, 1, 3)
 
 
 def test_a_new_type_stands_in_scores_tables_figures_and_the_page(displaced: ErrorType, monkeypatch: Any) -> None:
