@@ -154,7 +154,7 @@ def test_a_budget_that_is_too_small_is_a_mistake(made: Guidance) -> None:
 
 def test_an_example_that_the_teacher_doubts_is_not_shown(made: Guidance) -> None:
     first = made.lessons[0]
-    shown = prompt_errors._example(first.kind, first.examples[0], "zh")
+    shown = prompt_errors.describe_correction(first.kind, first.examples[0], "zh")
     assert shown in write(made, "zh", CATEGORIES, 10**6, len).text
     doubted = [dataclasses.replace(first.examples[0], doubtful=True), *first.examples[1:]]
     other = dataclasses.replace(made, lessons=[dataclasses.replace(first, examples=doubted), *made.lessons[1:]])
@@ -268,7 +268,7 @@ def test_the_plain_text_is_what_it_always_was(made: Guidance) -> None:
         expected.append(f"{number}. {paper.heading.zh}")
         for lesson in made.lessons:
             if lesson_kinds()[lesson.kind].paper == paper:
-                example = prompt_errors._example(lesson.kind, lesson.examples[0], "zh")
+                example = prompt_errors.describe_correction(lesson.kind, lesson.examples[0], "zh")
                 expected += [f"   - {lesson.note.rule['zh']}", f"     {example}"]
     assert write(made, "zh", CATEGORIES, 10**6, len).text.split("\n") == expected
 
