@@ -19,7 +19,7 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 
 from omniner.guidance.clusters import describe_error, describe_facts
 from omniner.guidance.lessons import Lesson, LessonExample, SuspectLabel, explain
-from omniner.records import storable
+from omniner.records import replace_surrogates
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -203,7 +203,9 @@ def read_teacher_answer(text: str, answer: type[BaseModel]) -> tuple[dict[str, A
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
-            value = {name: one_line(item) if isinstance(item, str) else item for name, item in value.items()}
+            for name, item in value.items():
+                if isinstance(item, str):  # no model takes half a surrogate
+                    value[name] = replace_surrogates(" ".join(item.split()))
             try:
                 return answer.model_validate(value).model_dump(), ""
             except ValidationError as error:
@@ -220,8 +222,3 @@ def describe_example(number: int, example: LessonExample, language: str) -> str:
     )
     text = " ".join(example.text.split())
     return _EXAMPLE[language].format(number=number, text=text, gold=gold, predicted=predicted)
-
-
-def one_line(text: str) -> str:
-    """Make single spaces of all white space, and spell half surrogates out, which no model of an answer takes."""
-    return storable(" ".join(text.split()))

@@ -103,10 +103,10 @@ def test_what_is_wrong_with_an_answer_is_told(text: str, wrong: str) -> None:
     assert read_teacher_answer(text, ANSWER) == (None, wrong)
 
 
-def test_half_a_surrogate_is_spelt_out() -> None:
+def test_half_a_surrogate_is_replaced() -> None:
     """What no model of an answer and no file in UTF-8 could hold."""
     value, wrong = read_teacher_answer(GOOD.replace("看上下文", "看\\ud83d"), ANSWER)
-    assert (value, wrong) == ({**VALUE, "rule": "看\\ud83d"}, "")
+    assert (value, wrong) == ({**VALUE, "rule": "看\ufffd"}, "")
 
 
 def test_a_verdict_is_one_of_three() -> None:
