@@ -137,3 +137,5 @@ FORMATS: Registry[Any] = Registry("format", "omniner.corpus.formats", "FORMAT")
 HEADS: Registry[Any] = Registry("head", "omniner.taggers.heads", "HEAD")
 TASKS: Registry[Any] = Registry("task", "omniner.tasks", "TASK")
 ERROR_TYPES: Registry[Any] = Registry("error type")
+MODEL_FAMILIES: Registry[Any] = Registry("model family", "omniner.convert.families", "FAMILY")
+"""Families of language models whose checkpoints need converting, by the `model_type` of their config.json."""

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from omniner.convert import layouts, tokenizer
-from omniner.convert.layouts import LlamaLayout, Rule, Shape, layout
+from omniner.convert.layouts import LlamaLayout, Rule, Shape, find_layout
 from omniner.errors import UserError
 from omniner.files import explaining, make_folder, write_json, writing
 
@@ -250,7 +250,7 @@ def convert_checkpoint(source: Path, output: Path, shard_bytes: int = SHARD_BYTE
     """
     if not source.is_dir():
         raise UserError("input", f"{source} is not a folder", "Name the folder of a checkpoint.")
-    plan = layout(layouts.read(source / "config.json"))
+    plan = find_layout(layouts.read(source / "config.json"))
     tensors = Tensors(source)
     tensors.check(plan.rules)
     log.info("%s: %s with %d layers", source, plan.family, plan.config["num_hidden_layers"])

@@ -36,13 +36,13 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from omniner.config.model_groups import CausalConfig
 from omniner.errors import UserError, one_line
 from omniner.llm.prompts import SENTENCE, Prompt
+from omniner.registry import MODEL_FAMILIES
 from omniner.training import hub
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 _FOLDER = "The folder must hold config.json, tokenizer.json and model.safetensors, or one .gguf file."
-_CONVERTED = ("internlm2", "baichuan")  # model types that `task=convert` brings to the Llama layout
 _HEADS = ("ForCausalLM", "LMHeadModel")
 _MIN_TOKENS = 256  # transformers makes an almost empty tokenizer of a folder that has none
 
@@ -194,7 +194,7 @@ def check_code(path: str, folder: Path) -> None:
     if not isinstance(settings, dict):
         return
     kind = str(settings.get("model_type"))
-    if kind in _CONVERTED:
+    if kind in MODEL_FAMILIES:
         raise UserError(
             "model.path",
             f"{path} is a {kind} model, which only code of its repository can run",
@@ -216,10 +216,11 @@ def explaining_code(path: str) -> Iterator[None]:
     except (ValueError, OSError) as error:
         if "trust_remote_code" not in str(error):
             raise
+        convertible = ", ".join(MODEL_FAMILIES.meaning(name).rstrip(".") for name in MODEL_FAMILIES)
         raise UserError(
             "model.path",
             f"{path} needs code of its repository, which is never executed",
-            "InternLM2 and Baichuan2: download it (hf download), then task=convert input=<folder> output=<folder>. "
+            f"{convertible}: download it (hf download), then task=convert input=<folder> output=<folder>. "
             "Otherwise choose a model that transformers knows itself.",
         ) from error
 

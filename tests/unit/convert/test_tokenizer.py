@@ -21,7 +21,7 @@ from small_checkpoints import BAICHUAN2, piece_file
 from tokenizers import Tokenizer
 
 from omniner.convert import tokenizer
-from omniner.convert.layouts import Settings, layout
+from omniner.convert.layouts import Settings, find_layout
 from omniner.convert.tokenizer import Kind
 from omniner.errors import UserError
 from omniner.llm.chat import ChatTokenizer
@@ -229,7 +229,7 @@ def test_internlm2_as_transformers_loads_it(shared: Path, tmp_path: Path) -> Non
 
 
 def test_baichuan2_as_transformers_loads_it(shared: Path, tmp_path: Path) -> None:
-    plan = layout(Settings(Path("config.json"), BAICHUAN2))
+    plan = find_layout(Settings(Path("config.json"), BAICHUAN2))
     (tmp_path / "out").mkdir()
     source = _folder(shared, "baichuan2", tmp_path / "in")
     assert tokenizer.write(source, tmp_path / "out", plan.special, plan.template, plan.add_bos) == 125696

@@ -27,7 +27,7 @@ from small_checkpoints import (
 from torch import Tensor
 
 from omniner.convert import weights
-from omniner.convert.layouts import unit_rows
+from omniner.convert.families.baichuan import unit_rows
 from omniner.convert.weights import convert_checkpoint
 from omniner.errors import UserError
 
@@ -168,7 +168,7 @@ def test_precision_is_kept_and_the_head_is_scaled_in_float32(tmp_path: Path, dty
 
 
 def test_rows_are_scaled_in_blocks_and_zeros_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omniner.convert.layouts._BLOCK_ROWS", 3)
+    monkeypatch.setattr("omniner.convert.families.baichuan._BLOCK_ROWS", 3)
     rows = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
     rows[7] = 0
     scaled = unit_rows(rows)

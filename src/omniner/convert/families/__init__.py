@@ -1,0 +1,1 @@
+"""Model families whose checkpoints are converted to the Llama layout, one file per family."""
