@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from packed_models import model
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from omniner.config.model_groups import TuningConfig
 from omniner.errors import UserError
 from omniner.llm import attention
 from omniner.llm.attention import ATTENTION_BACKENDS, AttentionBackend
@@ -143,3 +144,9 @@ def test_random_numbers_of_the_run_are_left_alone() -> None:
     choose_attention(made, "auto", CPU, "32-true")
     assert torch.equal(torch.rand(3), want)
     assert made.config._attn_implementation == "sdpa"
+
+
+def test_the_configuration_offers_every_back_end() -> None:
+    offered = get_args(get_type_hints(TuningConfig, include_extras=True)["attention"])
+    assert set(offered) == {"auto", *ATTENTION_BACKENDS}
+    assert all(backend.name == name for name, backend in ATTENTION_BACKENDS.items())
