@@ -1,17 +1,11 @@
-"""Batches of examples: which sentences make an optimizer step, and the padded tensors of one.
+"""Batches of encoded sentences, and the loaders that the trainer takes them from.
 
-The plan of an epoch follows from the seed, the epoch and the lengths alone: shuffle, sort by length within windows
-of some batches, cut, shuffle the batches. Neither the number of processes nor an interruption changes it: each
-process takes every n-th sentence of each batch, and an epoch can begin at any batch. So two processes make the same
-steps as one, and a resumed run the same as an uninterrupted one. Windows keep padding low
-(2.5 % of CLUENER in batches of 32) while sentences still meet other neighbours in each epoch.
+Sentences are encoded when the data module is made, before any training, so that what is wrong with the data is said at
+once and `issues` is complete. There are no worker processes: the tensors are there already, and slicing them costs less
+than sending them. With entity replacement the training sentences of each epoch are made anew and encoded at its start.
 
-The trainer's view of a corpus: train and dev loaders over examples that are encoded once.
-
-In come sentences and an `Encoder`, out come loaders. Encoding happens when the module is made, before any training,
-so that what is wrong with the data is said at once and `issues` is complete. There are no worker processes: the
-tensors are there already, and slicing them costs less than sending them. With entity replacement the training
-sentences of each epoch are made anew and encoded at its start.
+Each process takes every n-th sentence of each batch, and an epoch can begin at any batch: two processes make the same
+steps as one, and a resumed run the same as one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -69,14 +63,19 @@ class Batch:
     weight: int
 
     def to(self, device: torch.device | str, **options: Any) -> Batch:
-        """The same batch on another device."""
+        """Return the same batch on another device."""
         inputs = {name: tensor.to(device, **options) for name, tensor in self.inputs.items()}
         mask, tags = self.mask.to(device, **options), self.tags.to(device, **options)
         return replace(self, inputs=inputs, mask=mask, tags=tags)
 
 
 def collate(examples: Sequence[EncodedSentence], rank: int, ranks: int) -> Batch:
-    """The padded tensors of one process's part of a step: sentences `rank`, `rank + ranks`, ... of `examples`."""
+    """Pad one process's part of a step: the sentences `rank`, `rank + ranks`, ... of `examples`.
+
+    Args:
+        examples: those of the whole step, at least one.
+        rank, ranks: this process, and how many there are.
+    """
     rows = list(range(rank, len(examples), ranks))
     weight = 1 if rows else 0
     rows = rows or [0]
@@ -142,11 +141,11 @@ class TrainLoader:
             yield collate([examples[position] for position in positions], self._rank, self._ranks)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing of its own; the trainer takes a loader with this method for one that can resume."""
+        """Return nothing; the trainer takes a loader with this method for one that can resume."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to do, see `state_dict`."""
+        """Do nothing, see `state_dict`."""
 
 
 class EvalLoader:
@@ -210,7 +209,7 @@ class TaggerData(TrainingData):
         return -(-len(self.train_examples) // self.config.batch_size)
 
     def train_dataloader(self) -> TrainLoader:
-        """The batches of this process, from where training stands."""
+        """Return the batches of this process, from where training stands."""
         trainer = self.attached
         return TrainLoader(
             self.epoch_examples,
@@ -223,12 +222,12 @@ class TaggerData(TrainingData):
         )
 
     def val_dataloader(self) -> EvalLoader:
-        """This process's share of dev."""
+        """Return this process's share of dev."""
         trainer = self.attached
         return EvalLoader(self.dev_examples, self.config.eval_batch_size, trainer.global_rank, trainer.world_size)
 
     def epoch_examples(self, epoch: int) -> Sequence[EncodedSentence]:
-        """The training examples of an epoch: the same ones, or with some mentions exchanged."""
+        """Return the training examples of an epoch: the same ones, or with some mentions exchanged."""
         if self._replacement is None:
             return self.train_examples
         return [self._replaced(at, epoch) for at in range(len(self.train_examples))]

@@ -1,13 +1,9 @@
 """How a CRF lays out its work: the complete blocks of a transition table, and a batch packed step by step.
 
-In come a table of allowed transitions [T, T] and a right-padded mask [B, L]; out come index tensors and
-slices, nothing is computed here that has a gradient.
-
-`find_blocks`: the legal transitions of a BIOES scheme fall apart into complete blocks, one large (O, E, S to
-O, B, S) and one of 2 x 2 per category (B, I to I, E). Each is found from the table alone, so other schemes
-of that shape work as well, and no constraints at all are one block. `pack`: with the characters of one step
-side by side and the longest sentence first, each step of the recursion works on a plain slice and padding
-costs nothing.
+The legal transitions of a BIOES scheme fall apart into complete blocks, one large (O, E, S to O, B, S) and one of 2 x 2
+per category (B, I to I, E). `find_blocks` finds each from the table alone, so other schemes of that shape work as well,
+and no constraints at all are one block. `pack` puts the characters of one step side by side, the longest sentence
+first: then each step of the recursion works on a plain slice, and padding costs nothing. Nothing here has a gradient.
 """
 
 from __future__ import annotations
@@ -71,17 +67,17 @@ class PackedLayout:
         return self.counts[0] if self.counts else 0
 
     def step(self, number: int) -> slice:
-        """The packed places of one step."""
+        """Return the packed places of one step."""
         return slice(self.offsets[number], self.offsets[number + 1])
 
     def before(self, number: int) -> slice:
-        """The packed places of the step before, of the sentences that go on."""
+        """Return the packed places of the step before, of the sentences that go on."""
         begin = self.offsets[number - 1]
         return slice(begin, begin + self.counts[number])
 
 
 def find_blocks(allowed: Tensor) -> Blocks:
-    """The blocks of a table [T, T]; a single one with holes if the table does not fall apart."""
+    """Find the blocks of a table [T, T]; it is a single one with holes if the table does not fall apart."""
     table, device = allowed.cpu().numpy(), allowed.device
     whole = np.arange(len(table))
     groups = _split(table)
@@ -95,8 +91,8 @@ def find_blocks(allowed: Tensor) -> Blocks:
         inverse=torch.from_numpy(place).to(device),
         hub_from=slice(int(place[sources[0]].min()), int(place[sources[0]].max()) + 1),
         hub_to=slice(int(place[targets[0]].min()), int(place[targets[0]].max()) + 1),
-        small_from=[index(place[group], device) for group in sources[1:]],
-        small_to=[index(place[group], device) for group in targets[1:]],
+        small_from=[compact_index(place[group], device) for group in sources[1:]],
+        small_to=[compact_index(place[group], device) for group in targets[1:]],
     )
 
 
@@ -118,20 +114,24 @@ def _split(allowed: NDArray[np.bool_]) -> tuple[list[NDArray[np.intp]], list[NDA
     return [hub[0], *np.stack([b[0] for b in small], 1)], [hub[1], *np.stack([b[1] for b in small], 1)]
 
 
-def index(places: NDArray[np.intp], device: torch.device) -> Index:
-    """A slice where the places are consecutive, else the places themselves."""
+def compact_index(places: NDArray[np.intp], device: torch.device) -> Index:
+    """Return a slice where the places are consecutive, else the places themselves."""
     if len(places) and (np.diff(places) == 1).all():
         return slice(int(places[0]), int(places[-1]) + 1)
     return torch.from_numpy(places).to(device)
 
 
-def take(values: Tensor, rows: Index) -> Tensor:
-    """Rows of a tensor: a view where they are consecutive."""
+def take_rows(values: Tensor, rows: Index) -> Tensor:
+    """Take rows of a tensor: a view where they are consecutive."""
     return values[rows] if isinstance(rows, slice) else values.index_select(0, rows)
 
 
-def pack(mask: Tensor) -> PackedLayout:
-    """The packed layout of a right-padded mask [B, L]."""
+def pack_steps(mask: Tensor) -> PackedLayout:
+    """Lay out a right-padded mask [B, L].
+
+    Raises:
+        ValueError: the mask is not right padded.
+    """
     real = mask.cpu().numpy().astype(bool)
     if (real[:, 1:] & ~real[:, :-1]).any():
         raise ValueError("the mask must be right padded, but a padded character stands before a real one")
@@ -147,7 +147,7 @@ def pack(mask: Tensor) -> PackedLayout:
     return PackedLayout(
         places=torch.from_numpy(rows * real.shape[1] + steps).to(device),
         rows=torch.from_numpy(rows).to(device),
-        previous=index(offsets[steps[later] - 1] + ranks[later], device),
+        previous=compact_index(offsets[steps[later] - 1] + ranks[later], device),
         last=torch.from_numpy(offsets[lengths[live] - 1] + np.arange(len(live))).to(device),
         last_rows=torch.from_numpy(live).to(device),
         counts=counts.tolist(),

@@ -1,29 +1,18 @@
-"""From a text to a model's inputs, with every character accounted for.
+"""From sentences to what a tagger reads: ids of characters or tokens, gold spans, and an issue for all that is lost.
 
-A tagger labels characters, a model may read something else. Both kinds of input answer to `TextInput`: give a text,
-get named id lists. `CharacterInput` reads characters and bigrams; `TokenInput` reads subword tokens and adds, for
-each character, which token covers it (`token_of`) and where in that token it stands (`place`). The two differ more
-than one expects: bert-base-chinese makes one token of a run of emoji and of a Latin word with a capital, and none at
-all of white space or a zero-width joiner. So characters of one token share its state and are told apart by their
-place, and a character without a token has place `UNCOVERED` and no state. Offsets come from the tokenizer; nothing
-is matched by spelling, so normalisation (lower case, NFC) does no harm.
+A tagger labels characters, whatever its model reads. Both kinds of input answer to `TextInput`. `CharacterInput` gives
+ids of characters and of bigrams (one per pair of neighbours, the two edges of the text included); without pretrained
+weights bigrams are the only sign of where words are. `TokenInput` gives subword tokens and, for each character, which
+token covers it (`token_of`) and where in that token it stands (`place`). The two differ more than one expects:
+bert-base-chinese makes one token of a run of emoji and of a Latin word with a capital, and none at all of white space
+or a zero-width joiner. So characters of one token share its state and are told apart by their place, and a character
+without a token has the place `UNCOVERED`. Offsets come from the tokenizer; nothing is matched by spelling, so
+normalisation (lower case, NFC) does no harm.
 
-The characters and bigrams a model knows, collected from its training text.
-
-In come the training texts, out comes a `Vocabulary` that turns any text into ids: one per character, and one per
-pair of neighbours, counting the two edges of the text (`L` characters make `L + 1` bigrams, so character `i` has
-bigram `i` on its left and `i + 1` on its right). Ids follow the code points, not the order of the corpus or of a
-hash, so the same text always makes the same ids. `to_json`/`from_json` carry a vocabulary inside a checkpoint.
-Bigrams are most of a small model's parameters (about 40 thousand for CLUENER) and worth it: without pretrained
-weights they are the only sign of where words are.
-
-From sentences to examples: model inputs and gold spans of each sentence, and an issue for all that is lost.
-
-In come sentences, out come `Example`s and issues. A sentence that is too long (`encoding.max_length` characters, or
-more tokens than the model takes) is a mistake, is left out, or is cut, as `encoding.on_too_long` says; each such
-sentence and each gold mention beyond the cut is an issue. So is gold that the head cannot express: nested mentions
-with tags, a category that is not in the active set. Only training is poorer for it: scoring compares with the
-sentence's own entities, and `Example.gold` keeps them all for the F1 during training.
+`SentenceEncoder` makes `EncodedSentence`s. A sentence that is too long (`encoding.max_length` characters, or more
+tokens than the model takes) is a mistake, is left out, or is cut, as `encoding.on_too_long` says; each such sentence
+and each gold mention beyond the cut is an issue. So is gold that the head cannot express. Only training is poorer for
+it: scoring compares with the sentence's own entities.
 """
 
 from __future__ import annotations
@@ -59,13 +48,13 @@ class TextInput(Protocol):
     kind: str
 
     def encode(self, text: str) -> Inputs:
-        """Named lists of ids; the model of the same kind knows the names."""
+        """Return named lists of ids; the model of the same kind knows the names."""
 
     def fitting(self, text: str) -> int:
-        """How many characters of `text` the model can take; all of them, unless there are too many tokens."""
+        """Return how many characters of `text` the model can take; all of them, unless there are too many tokens."""
 
     def to_json(self) -> dict[str, Any]:
-        """Everything `from_json` needs, in plain values."""
+        """Return everything that `text_input_from_json` needs, in plain values."""
 
 
 class CharacterInput:
@@ -77,18 +66,18 @@ class CharacterInput:
         self.vocabulary = vocabulary
 
     def encode(self, text: str) -> Inputs:
-        """`characters`: L ids, and `bigrams`: L + 1 ids where the vocabulary has any."""
+        """Return `characters`, L ids, and `bigrams`, L + 1 ids, where the vocabulary has any."""
         inputs = {"characters": self.vocabulary.character_ids(text)}
         if self.vocabulary.bigrams:
             inputs["bigrams"] = self.vocabulary.bigram_ids(text)
         return inputs
 
     def fitting(self, text: str) -> int:
-        """All of it."""
+        """Return the length of the text."""
         return len(text)
 
     def to_json(self) -> dict[str, Any]:
-        """The vocabulary, with the kind of this input."""
+        """Return the vocabulary, with the kind of this input."""
         return {"kind": self.kind, "vocabulary": self.vocabulary.to_json()}
 
 
@@ -108,14 +97,14 @@ class TokenInput:
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
 
     def encode(self, text: str) -> Inputs:
-        """`tokens` and `attention`: S ids and ones; `token_of` and `place`: L numbers each."""
+        """Return `tokens` and `attention`, S ids and ones, and `token_of` and `place`, L numbers each."""
         encoding = self.tokenizer.encode(text)
         token_of, place = align_tokens(encoding.offsets, encoding.special_tokens_mask, len(text))
         tokens = list(encoding.ids)
         return {"tokens": tokens, "attention": [1] * len(tokens), "token_of": token_of, "place": place}
 
     def fitting(self, text: str) -> int:
-        """The longest prefix, in characters, whose tokens the model can take."""
+        """Return the length of the longest prefix, in characters, whose tokens the model can take."""
         length = len(text)
         while True:
             encoding = self.tokenizer.encode(text[:length])
@@ -127,14 +116,14 @@ class TokenInput:
             length = min(real[-excess][0], length - 1) if excess <= len(real) else 0
 
     def to_json(self) -> dict[str, Any]:
-        """The whole tokenizer as its own JSON text."""
+        """Return the whole tokenizer as its own JSON text."""
         return {"kind": self.kind, "tokenizer": self.tokenizer.to_str(), "max_tokens": self.max_tokens}
 
 
 def align_tokens(
     offsets: Sequence[tuple[int, int]], special: Sequence[int], length: int
 ) -> tuple[list[int], list[int]]:
-    """For each of `length` characters: the number of the token that covers it, and its place in that token.
+    """Find for each of `length` characters the token that covers it, and its place in that token.
 
     For `Hi 好` and the tokens `[CLS] Hi 好 [SEP]` this gives `token_of = [1, 1, 0, 2]` and
     `place = [FIRST, LAST, UNCOVERED, SINGLE]`; the token number of an uncovered character means nothing. Where
@@ -154,7 +143,7 @@ def align_tokens(
 
 
 def character_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
-    """A BERT-like tokenizer whose tokens are the characters of `vocabulary`: for models built from nothing."""
+    """Build a BERT-like tokenizer whose tokens are the characters of `vocabulary`, for models built from nothing."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *vocabulary.characters]
     ids = {word: number for number, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
@@ -178,6 +167,8 @@ EDGE = "\x02"
 
 class Vocabulary:
     """Ids of characters and bigrams; id 0 is padding, id 1 whatever is not known.
+
+    Ids follow the code points, not the order of the corpus or of a hash: the same text always makes the same ids.
 
     Attributes:
         characters: known characters; the id of the first is 2.
@@ -211,20 +202,20 @@ class Vocabulary:
         return _FIRST + len(self.bigrams)
 
     def character_ids(self, text: str) -> list[int]:
-        """One id per character."""
+        """Return one id per character."""
         return [self._character_ids.get(character, UNKNOWN) for character in text]
 
     def bigram_ids(self, text: str) -> list[int]:
-        """One id per pair of neighbours, edges included: `len(text) + 1` of them."""
+        """Return one id per pair of neighbours, edges included: `len(text) + 1` of them."""
         return [self._bigram_ids.get(pair, UNKNOWN) for pair in _pairs(text)]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists, to be stored with a checkpoint."""
+        """Return plain lists, to be stored with a checkpoint."""
         return {"characters": list(self.characters), "bigrams": list(self.bigrams)}
 
     @classmethod
     def from_json(cls, item: dict[str, Any]) -> Vocabulary:
-        """The inverse of `to_json`."""
+        """Rebuild what `to_json` gave."""
         return cls(item["characters"], item["bigrams"])
 
 
@@ -273,7 +264,11 @@ class SentenceEncoder:
         self._ids = {category: number for number, category in enumerate(scheme.categories)}
 
     def encode(self, sentences: Iterable[Sentence]) -> tuple[list[EncodedSentence], list[Issue]]:
-        """Examples in the order of the sentences; those left out are named by an issue."""
+        """Encode sentences, in their order; those that are left out are named by an issue.
+
+        Raises:
+            UserError: a sentence is too long, and `encoding.on_too_long` is `fail`.
+        """
         sentences = list(sentences)
         if self.config.on_too_long == "fail":
             self._refuse_long(sentences)
@@ -287,7 +282,7 @@ class SentenceEncoder:
         return examples, issues
 
     def encode_one(self, sentence: Sentence) -> tuple[EncodedSentence | None, list[Issue]]:
-        """One sentence; no example where it is empty, or too long and not to be cut."""
+        """Encode one sentence; there is no example where it is empty, or too long and not to be cut."""
         if not sentence.text:
             return None, [Issue("empty-text", "nothing to tag", id=sentence.id)]
         length = self.length(sentence.text)
@@ -307,7 +302,7 @@ class SentenceEncoder:
         return EncodedSentence(sentence.id, sentence.text, length, inputs, sentence.entities, spans, ids), issues
 
     def length(self, text: str) -> int:
-        """How many characters of the text the model sees, before it is asked whether it may be cut."""
+        """Return how many characters of the text the model sees, before it is asked whether it may be cut."""
         return self.inputs.fitting(text[: self.config.max_length])
 
     def _refuse_long(self, sentences: Sequence[Sentence]) -> None:

@@ -1,12 +1,10 @@
 """A linear-chain CRF: exact log-likelihood with a hand-written gradient, and Viterbi, for large tag sets.
 
-In come emissions [B, L, T], tags [B, L] and a right-padded mask [B, L]; out come negative log-likelihoods [B] or
-best tags [B, L]. Transitions that are not allowed have no weight at all, in training as in decoding.
-
-The idea: the large block of the allowed transitions (see `crf_layout`; without constraints it is everything) is
-one matrix product per step in exp space, for BIOES a quarter of the numbers of the full table; the small blocks
-stay in log space, element by element. The backward pass is the same recursion from the right, then the posteriors
-of all steps at once and one matrix product for the gradient of all transitions of the large block.
+Transitions that are not allowed have no weight at all, in training as in decoding. The large block of the allowed
+transitions (see `chain_layout`; without constraints it is everything) is one matrix product per step in exp space, for
+BIOES a quarter of the numbers of the full table; the small blocks stay in log space, element by element. The backward
+pass is the same recursion from the right, then the posteriors of all steps at once and one matrix product for the
+gradient of all transitions of the large block.
 
 Why it is exact for all finite emissions: a source of the large block whose weight underflows (e^-87 of the best
 source in fp32) reaches the same targets as the best source, so it could matter only if transitions within the
@@ -15,12 +13,6 @@ blocks, the block is summed in log space, which is slow and needs no such condit
 the best one of each step, so that precision does not fade with length. Sums are fp32 at least, under autocast too.
 
 The price: up to three numbers per character and tag are kept for the backward pass.
-
-One step of a CRF's recursion: the scores of all tags at one character from those at its neighbour.
-
-In come scores [n, T] in the inner order of the tags (see `crf_layout`), out come log-sums (`SumStep`) or maxima
-(`MaxStep`) over all allowed sources, in either direction of the sequence. The large block is one matrix product in
-exp space, or a search among the few sources that can still win; the small blocks go element by element.
 """
 
 from __future__ import annotations
@@ -31,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from omniner.taggers.chain_layout import Blocks, Index, PackedLayout, find_blocks, pack, take
+from omniner.taggers.chain_layout import Blocks, Index, PackedLayout, find_blocks, pack_steps, take_rows
 from omniner.taggers.tags import TagScheme
 
 
@@ -73,7 +65,7 @@ class CRF(nn.Module):
         self._blocks: dict[torch.device, Blocks] = {}
 
     def forward(self, emissions: Tensor, tags: Tensor, mask: Tensor) -> Tensor:
-        """Negative log-likelihood [B] of the tags; 0 for an empty sentence.
+        """Return the negative log-likelihood [B] of the tags; 0 for an empty sentence.
 
         Args:
             emissions: [B, L, T], finite.
@@ -84,21 +76,21 @@ class CRF(nn.Module):
             ValueError: tags that are not allowed (their likelihood is 0), or a mask that is not right padded.
         """
         with torch.autocast(emissions.device.type, enabled=False):
-            layout = pack(mask)
+            layout = pack_steps(mask)
             gold = tags.reshape(-1).index_select(0, layout.places)
             self._check(gold, layout)
             return _run(*self._scores(emissions), gold, layout, self._layout())
 
     def log_partition(self, emissions: Tensor, mask: Tensor) -> Tensor:
-        """Log of the sum over all allowed tag sequences of exp(score), [B]; 0 for an empty sentence."""
+        """Return the log of the sum over all allowed tag sequences of exp(score), [B]; 0 for an empty sentence."""
         with torch.autocast(emissions.device.type, enabled=False):
-            return _run(*self._scores(emissions), None, pack(mask), self._layout())
+            return _run(*self._scores(emissions), None, pack_steps(mask), self._layout())
 
     @torch.no_grad()
     def decode(self, emissions: Tensor, mask: Tensor) -> Tensor:
-        """The best allowed tags, long [B, L]; 0 beyond a sentence. Of equally good ones the lowest."""
+        """Return the best allowed tags, long [B, L]; 0 beyond a sentence. Of equally good ones the lowest."""
         with torch.autocast(emissions.device.type, enabled=False):
-            return _viterbi(*self._scores(emissions), pack(mask), self._layout())
+            return _viterbi(*self._scores(emissions), pack_steps(mask), self._layout())
 
     def _scores(self, emissions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Emissions, start, transition and end scores as fp32 (fp64 stays), what is not allowed at -inf."""
@@ -120,11 +112,17 @@ class CRF(nn.Module):
         first = layout.first
         illegal = torch.zeros_like(gold, dtype=torch.bool)
         illegal[:first] = ~self.allowed_start[gold[:first]]
-        illegal[first:] = ~self.allowed[take(gold, layout.previous), gold[first:]]
+        illegal[first:] = ~self.allowed[take_rows(gold, layout.previous), gold[first:]]
         illegal[layout.last] |= ~self.allowed_end[gold[layout.last]]
         if illegal.any():
             rows = sorted(set(layout.rows[illegal].tolist()))
             raise ValueError(f"the tags of rows {rows} of the batch break the constraints")
+
+
+def constrained_crf(scheme: TagScheme) -> CRF:
+    """Build a CRF in which only the transitions of the scheme exist."""
+    tables = (scheme.allowed, scheme.allowed_start, scheme.allowed_end)
+    return CRF(len(scheme), *(torch.from_numpy(table) for table in tables))
 
 
 def _run(*inputs: Tensor | PackedLayout | Blocks | None) -> Tensor:
@@ -199,7 +197,7 @@ def _score(
     first = layout.first
     score = emissions.new_zeros(len(emissions), dtype=torch.float64)
     score.index_add_(0, layout.rows, emissions.reshape(-1, emissions.shape[2])[layout.places, gold].double())
-    moves = transitions[take(gold, layout.previous), gold[first:]]
+    moves = transitions[take_rows(gold, layout.previous), gold[first:]]
     score.index_add_(0, layout.rows[first:], moves.double())
     score[layout.last_rows] += (start[gold[:first]] + end[gold[layout.last]]).double()
     return score
@@ -220,8 +218,8 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     posterior = share.mul_(weight / size)  # [N, T]
 
     first = layout.first
-    norm = take(size.log_().add_(highest), layout.previous)
-    left = (take(alpha, layout.previous), kept[first:], best[first:])
+    norm = take_rows(size.log_().add_(highest), layout.previous)
+    left = (take_rows(alpha, layout.previous), kept[first:], best[first:])
     g_transitions = _transition_gradient(left, right, right_kept, norm, weight[first:], inner, step, blocks)
     g_start, g_end = posterior[:first].sum(0), posterior.index_select(0, layout.last).sum(0)
     if blocks.order is not None:
@@ -233,7 +231,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if gold is not None:
         less = -weight[:, 0]
         by_place.index_put_((layout.places, gold), less, accumulate=True)
-        g_transitions.index_put_((take(gold, layout.previous), gold[first:]), less[first:], accumulate=True)
+        g_transitions.index_put_((take_rows(gold, layout.previous), gold[first:]), less[first:], accumulate=True)
         g_start.index_add_(0, gold[:first], less[:first])
         g_end.index_add_(0, gold[layout.last], less[layout.last])
     return g_emissions, g_start, g_transitions, g_end
@@ -293,7 +291,7 @@ def _transition_gradient(
     places = torch.arange(len(inner), device=inner.device)
     for source in blocks.small_from:
         for target in blocks.small_to:
-            scores = (alpha[:, source] + right[:, target]).add_(pairs(inner, source, target) - step.top)
+            scores = (alpha[:, source] + right[:, target]).add_(paired_entries(inner, source, target) - step.top)
             gradient[places[source], places[target]] = (weight.t() @ scores.exp_())[0]
     return gradient
 
@@ -334,7 +332,9 @@ FAST_RANGE = {torch.float32: 60.0, torch.float64: 600.0}
 
 
 class SumStep:
-    """Log-sums over the sources. Made once per batch and direction.
+    """One step of the recursion: log-sums of the scores [n, T] over all allowed sources.
+
+    Made once per batch and direction. The large block is one matrix product in exp space.
 
     Args:
         transitions: [T, T] in the inner order, -inf where not allowed.
@@ -358,14 +358,14 @@ class SumStep:
         self.fast = self.spread <= FAST_RANGE[self.hub.dtype]
         self.weight = self.hub.exp()
         # from the k-th source of every small block to all its targets, [G', C] each
-        self.small = [torch.stack([pairs(table, s, t) for t in self.small_target]) for s in self.small_source]
+        self.small = [torch.stack([paired_entries(table, s, t) for t in self.small_target]) for s in self.small_source]
 
     def __call__(self, scores: Tensor, out: Tensor, kept: Tensor) -> Tensor:
         """Write the result into `out` [n, T]; return what it is relative to, the best source [n, 1].
 
         `kept` [n, F] receives exp(score - best) of the sources of the large block where that is computed.
         """
-        best = finite(scores[:, self.source].amax(1, keepdim=True))
+        best = finite_maxima(scores[:, self.source].amax(1, keepdim=True))
         scores = scores - best
         self.reduce(scores[:, self.source], out[:, self.target], kept)
         message = None  # [n, G', C]
@@ -390,7 +390,7 @@ class SumStep:
 
 
 class MaxStep(SumStep):
-    """The same with maxima in place of log-sums; keeps nothing."""
+    """The same step with maxima in place of log-sums: a search among the few sources that can win; keeps nothing."""
 
     def __init__(self, transitions: Tensor, blocks: Blocks, forward: bool) -> None:
         super().__init__(transitions, blocks, forward)
@@ -419,18 +419,12 @@ class MaxStep(SumStep):
         return torch.maximum(one, two)
 
 
-def finite(best: Tensor) -> Tensor:
-    """Maxima to subtract: 0 in place of -inf (no source can be reached), so that -inf stays -inf. In place."""
+def finite_maxima(best: Tensor) -> Tensor:
+    """Return maxima to subtract: 0 in place of -inf (no source can be reached), so that -inf stays -inf. In place."""
     return best.nan_to_num_(nan=torch.nan, neginf=0.0)
 
 
-def pairs(table: Tensor, sources: Index, targets: Index) -> Tensor:
-    """Entries [C] of a table [T, T] from the c-th source to the c-th target."""
+def paired_entries(table: Tensor, sources: Index, targets: Index) -> Tensor:
+    """Return the entries [C] of a table [T, T] from the c-th source to the c-th target."""
     places = torch.arange(len(table), device=table.device)
     return table[places[sources], places[targets]]
-
-
-def constrained_crf(scheme: TagScheme) -> CRF:
-    """A CRF in which only the transitions of the scheme exist."""
-    tables = (scheme.allowed, scheme.allowed_start, scheme.allowed_end)
-    return CRF(len(scheme), *(torch.from_numpy(table) for table in tables))

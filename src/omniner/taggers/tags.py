@@ -1,11 +1,9 @@
 """BIOES tags of a set of categories: which tags exist, which may follow which, and spans to tags and back.
 
-In come spans `(start, end, category id)` over the characters of a sentence (half-open), out come tag ids,
-one per character, and the other way round. The order of the tags is O, then B, I, E, S of the first
-category, of the second and so on: 90 categories make 361 tags. `encode` cannot express spans that share
-characters; it keeps the longest and names each span that it had to leave out. `decode` reads whole batches
-with a handful of numpy calls, no loop over characters; it takes any tag sequence, and from an illegal one
-only the well-formed entities.
+The order of the tags is O, then B, I, E, S of the first category, of the second and so on: 90 categories make 361 tags.
+`TagScheme.encode` cannot express spans that share characters; it keeps the longest and names each span that it had to
+leave out. `TagScheme.decode` reads whole batches with a handful of numpy calls, no loop over characters; it takes any
+tag sequence, and from an illegal one only the well-formed entities.
 """
 
 from __future__ import annotations
@@ -70,7 +68,7 @@ class TagScheme:
         return len(self.tags)
 
     def encode(self, spans: Sequence[Span], length: int) -> tuple[list[int], list[LeftOut]]:
-        """The tag ids of a sentence of `length` characters, and the spans that could not be expressed.
+        """Return the tag ids of a sentence of `length` characters, and the spans that could not be expressed.
 
         Of spans that share characters the longest stays (so the outermost of a nest), of equally long ones
         the one that starts first, then the one with the lower category id. A repeated span is one span.
@@ -97,12 +95,12 @@ class TagScheme:
         return tags, sorted(left_out)
 
     def decode(self, tags: Sequence[int] | NDArray[np.integer]) -> list[Span]:
-        """The spans of one sentence, in order of their place."""
+        """Return the spans of one sentence, in order of their place."""
         row = np.asarray(tags, dtype=np.int64)[None]
         return self.decode_batch(row, np.array([row.shape[1]]))[0]
 
     def decode_batch(self, tags: NDArray[np.integer], lengths: NDArray[np.integer]) -> list[list[Span]]:
-        """The spans of each sentence; what lies beyond a sentence's length is not looked at.
+        """Return the spans of each sentence; what lies beyond a sentence's length is not looked at.
 
         Args:
             tags: [B, L] tag ids, right padded with anything.
@@ -129,7 +127,7 @@ class TagScheme:
 def fit_spans(
     spans: Sequence[Span], length: int, num_categories: int, max_span: int
 ) -> tuple[list[Span], list[LeftOut]]:
-    """Spans that a table of every start and every length up to `max_span` can hold, and those that it cannot.
+    """Split spans into those that a table of every start and every length up to `max_span` can hold, and the others.
 
     Nested and overlapping spans stay; of two categories on the same characters the lower id does.
     """

@@ -10,7 +10,7 @@ import torchcrf
 from torch import Tensor
 from torch.func import functional_call
 
-from omniner.taggers.chain_layout import find_blocks, pack
+from omniner.taggers.chain_layout import find_blocks, pack_steps
 from omniner.taggers.linear_chain import CRF, constrained_crf
 from omniner.taggers.tags import TagScheme
 
@@ -412,7 +412,7 @@ def test_bioes_falls_apart_into_views() -> None:
 
 
 def test_packing_puts_the_longest_first() -> None:
-    layout = pack(mask_of([2, 3, 0, 3], 4))
+    layout = pack_steps(mask_of([2, 3, 0, 3], 4))
     assert layout.counts == [3, 3, 2]
     assert layout.rows.tolist() == [1, 3, 0, 1, 3, 0, 1, 3]
     assert layout.places.tolist() == [4, 12, 0, 5, 13, 1, 6, 14]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from omniner.config import compose
 from omniner.config.model_groups import HeadConfig
 from omniner.taggers.heads import HeadModule, build_head
 from omniner.taggers.heads.span import without_crossing
@@ -231,14 +231,10 @@ def test_unknown_kind_and_no_categories_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["auto", *HEADS])
 def test_config_files_are_complete(name: str) -> None:
-    from omegaconf import OmegaConf
-
-    folder = Path(__file__).resolve().parents[3] / "conf" / "head"
-    config = OmegaConf.to_object(OmegaConf.merge(HeadConfig, OmegaConf.load(folder / f"{name}.yaml")))
+    config = compose.load([f"head={name}"]).head
     assert isinstance(config, HeadConfig)
-    assert config.kind == name
-    if name != "auto":
-        assert isinstance(build_head(config.kind, DIM, CATEGORIES, config), nn.Module)
+    assert config.kind == ("crf" if name == "auto" else name), "auto is resolved for the model, which is a tagger"
+    assert isinstance(build_head(config.kind, DIM, CATEGORIES, config), nn.Module)
 
 
 def test_same_result_whatever_the_batch_order() -> None:
