@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from omniner.convert.tokenizer import build
+from omniner.convert.tokenizer import build_tokenizer
 from omniner.llm.chat import ChatTokenizer
 
 PUBLIC = ("qwen2", "qwen2.5", "qwen3", "internlm2", "baichuan2")
@@ -84,5 +84,5 @@ def _chat(tokenizer: Tokenizer, controls: list[str], template: str, end: str) ->
 
 def _converted(path: Path, names: dict[int, str], template: str, end: str) -> ChatTokenizer:
     """A model of the SentencePiece kind, with the special tokens that its chats need."""
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=build(path, names), bos_token="<s>", eos_token=end)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(path, names), bos_token="<s>", eos_token=end)
     return ChatTokenizer(tokenizer, template)

@@ -59,7 +59,7 @@ class Settings:
             raise UserError(self.path, f"{key} is {value!r}", fix)
 
 
-def read(path: Path) -> Settings:
+def read_settings(path: Path) -> Settings:
     """Read a JSON file that holds an object."""
     values = read_json(path)
     if not isinstance(values, dict):

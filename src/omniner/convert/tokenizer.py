@@ -1,13 +1,9 @@
-"""The content of a SentencePiece `tokenizer.model`: its pieces and the settings that decide how text becomes pieces.
+"""A SentencePiece BPE tokenizer with byte fallback as a fast tokenizer that gives the same ids.
 
-In goes the file, out comes a `PieceModel`. The file is a protocol buffer of a published schema
-(`sentencepiece_model.proto`) of which six messages' fields matter, so it is read here in a page of code instead of by
-two more dependencies. Fields that are not needed are stepped over; what is no such file is one `UserError`.
-
-A SentencePiece BPE tokenizer with byte fallback as a fast tokenizer that gives the same ids.
-
-In goes `tokenizer.model`, out comes a `tokenizers.Tokenizer` (`build`), or the two files that `AutoTokenizer` needs
-(`write`). How the two kinds of BPE meet:
+`tokenizer.model` is a protocol buffer of a published schema (`sentencepiece_model.proto`) of which six messages' fields
+matter. They are read here in a page of code, and fields that are not needed are stepped over: the processor of the
+`sentencepiece` package tells neither which pieces are user-defined nor the settings that are refused below, and it
+would be one more dependency of every installation for the sake of two families. How the two kinds of BPE meet:
 
 - SentencePiece joins, of all neighbours whose joined text is a piece, those of the best score first, and of equal
   scores the leftmost. `tokenizers` has a rank for each pair of pieces instead. So every way to split a piece into two
@@ -45,7 +41,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types of a protocol buf
 BPE = 2  # `TrainerSpec.ModelType`
 
 
-class Kind(IntEnum):
+class PieceKind(IntEnum):
     """What a piece is (`SentencePiece.Type`)."""
 
     NORMAL = 1
@@ -57,19 +53,19 @@ class Kind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TokenPiece:
     """One entry of the vocabulary; its id is its place in the list."""
 
     text: str
     score: float = 0.0
-    kind: Kind = Kind.NORMAL
+    kind: PieceKind = PieceKind.NORMAL
 
 
 @dataclass(frozen=True, slots=True)
 class PieceModel:
     """Pieces in the order of their ids, and settings; the defaults are those of the schema."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TokenPiece, ...]
     algorithm: int = 1
     byte_fallback: bool = False
     whitespace_as_suffix: bool = False
@@ -80,7 +76,7 @@ class PieceModel:
     decoding_map: bytes = b""
 
 
-def read(path: Path) -> PieceModel:
+def read_piece_model(path: Path) -> PieceModel:
     """Read a `tokenizer.model`.
 
     Raises:
@@ -99,7 +95,7 @@ def read(path: Path) -> PieceModel:
 
 
 def _model(data: bytes) -> PieceModel:
-    pieces: list[Piece] = []
+    pieces: list[TokenPiece] = []
     settings: dict[str, int | bytes] = {}
     for field, value in _fields(data):
         if field == 1:
@@ -120,10 +116,10 @@ def _model(data: bytes) -> PieceModel:
     return PieceModel(tuple(pieces), **settings)  # type: ignore[arg-type]  # flags are the numbers 0 and 1
 
 
-def _piece(data: bytes) -> Piece:
+def _piece(data: bytes) -> TokenPiece:
     values = dict(_fields(data))
-    text, score, kind = values.get(1, b""), values.get(2, b"\0\0\0\0"), values.get(3, Kind.NORMAL)
-    return Piece(_message(text).decode("utf-8"), struct.unpack("<f", _message(score))[0], Kind(int(kind)))
+    text, score, kind = values.get(1, b""), values.get(2, b"\0\0\0\0"), values.get(3, PieceKind.NORMAL)
+    return TokenPiece(_message(text).decode("utf-8"), struct.unpack("<f", _message(score))[0], PieceKind(int(kind)))
 
 
 def _named(data: bytes, names: dict[int, str]) -> dict[str, int | bytes]:
@@ -173,7 +169,7 @@ _SPACE = "▁"  # U+2581
 _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
-def build(model_file: Path, special: Mapping[int, str] | None = None) -> Tokenizer:
+def build_tokenizer(model_file: Path, special: Mapping[int, str] | None = None) -> Tokenizer:
     """A fast tokenizer of the same vocabulary and ids.
 
     Args:
@@ -183,17 +179,17 @@ def build(model_file: Path, special: Mapping[int, str] | None = None) -> Tokeniz
     Raises:
         UserError: another kind of file or of model, or special tokens that do not fit its vocabulary.
     """
-    model = read(model_file)
+    model = read_piece_model(model_file)
     _check(model_file, model)
-    special = {i: piece.text for i, piece in enumerate(model.pieces) if piece.kind in (Kind.UNKNOWN, Kind.CONTROL)} | (
-        dict(special or {})
-    )
+    special = {
+        i: piece.text for i, piece in enumerate(model.pieces) if piece.kind in (PieceKind.UNKNOWN, PieceKind.CONTROL)
+    } | (dict(special or {}))
     vocabulary = {special.get(i, piece.text): i for i, piece in enumerate(model.pieces)}
-    unknown = next(special[i] for i, piece in enumerate(model.pieces) if piece.kind == Kind.UNKNOWN)
+    unknown = next(special[i] for i, piece in enumerate(model.pieces) if piece.kind == PieceKind.UNKNOWN)
     tokenizer = Tokenizer(models.BPE(vocabulary, _merges(model), unk_token=unknown, byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Replace(" ", _SPACE)
     tokenizer.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
-    plain = [p.text for i, p in enumerate(model.pieces) if p.kind == Kind.USER_DEFINED and i not in special]
+    plain = [p.text for i, p in enumerate(model.pieces) if p.kind == PieceKind.USER_DEFINED and i not in special]
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in plain])
     tokenizer.add_special_tokens([AddedToken(special[i], normalized=False, special=True) for i in sorted(special)])
     for i, text in sorted(special.items()):
@@ -203,7 +199,7 @@ def build(model_file: Path, special: Mapping[int, str] | None = None) -> Tokeniz
     return tokenizer
 
 
-def write(source: Path, output: Path, special: Mapping[int, str], template: str | None, add_bos: bool) -> int:
+def write_tokenizer(source: Path, output: Path, special: Mapping[int, str], template: str | None, add_bos: bool) -> int:
     """Write `tokenizer.json` and `tokenizer_config.json` for a checkpoint folder.
 
     Args:
@@ -219,10 +215,10 @@ def write(source: Path, output: Path, special: Mapping[int, str], template: str 
     Raises:
         UserError: the files do not fit each other.
     """
-    settings = layouts.read(source / "tokenizer_config.json")
+    settings = layouts.read_settings(source / "tokenizer_config.json")
     added = {int(key): token for key, token in settings.mapping("added_tokens_decoder").items()}
     named = {i: _text(token) for i, token in added.items() if token.get("special")}
-    tokenizer = build(source / "tokenizer.model", {**special, **named})
+    tokenizer = build_tokenizer(source / "tokenizer.model", {**special, **named})
     roles = {role: _text(settings.get(role)) for role in _ROLES if settings.get(role) is not None}
     others = [_text(token) for token in settings.get("additional_special_tokens") or []]
     wanted = {_text(token): i for i, token in added.items()}
@@ -250,16 +246,18 @@ def write(source: Path, output: Path, special: Mapping[int, str], template: str 
 def _check(path: Path, model: PieceModel) -> None:
     """Refuse what would not give the same ids."""
     kinds = {piece.kind for piece in model.pieces}
-    texts = {piece.text for piece in model.pieces if piece.kind in (Kind.NORMAL, Kind.USER_DEFINED)}
+    texts = {piece.text for piece in model.pieces if piece.kind in (PieceKind.NORMAL, PieceKind.USER_DEFINED)}
     wrong = {
         "is not BPE": model.algorithm != BPE,
-        "has no byte fallback": not model.byte_fallback or Kind.BYTE not in kinds or Kind.UNKNOWN not in kinds,
+        "has no byte fallback": not model.byte_fallback
+        or PieceKind.BYTE not in kinds
+        or PieceKind.UNKNOWN not in kinds,
         "maps characters": bool(model.character_map or model.decoding_map),
         "adds a space before a text": model.add_dummy_prefix,
         "strips spaces": model.remove_extra_whitespaces,
         "keeps spaces as they are": not model.escape_whitespaces,
         "puts spaces after words": model.whitespace_as_suffix,
-        "has unused pieces": Kind.UNUSED in kinds,
+        "has unused pieces": PieceKind.UNUSED in kinds,
         "names a piece twice": len({piece.text for piece in model.pieces}) < len(model.pieces),
         "has pieces of characters it lacks": any(set(text) - texts for text in _joined(model)),
     }
@@ -269,12 +267,12 @@ def _check(path: Path, model: PieceModel) -> None:
 
 
 def _joined(model: PieceModel) -> list[str]:
-    return [piece.text for piece in model.pieces if piece.kind == Kind.NORMAL and len(piece.text) > 1]
+    return [piece.text for piece in model.pieces if piece.kind == PieceKind.NORMAL and len(piece.text) > 1]
 
 
 def _merges(model: PieceModel) -> list[tuple[str, str]]:
     """Every pair of pieces that makes a piece, in the order in which pairs are joined (see the module's text)."""
-    scores = {piece.text: piece.score for piece in model.pieces if piece.kind == Kind.NORMAL}
+    scores = {piece.text: piece.score for piece in model.pieces if piece.kind == PieceKind.NORMAL}
     pairs = [
         (text[:cut], text[cut:])
         for text in scores

@@ -1,17 +1,14 @@
-"""The tensors of a checkpoint folder, read one at a time and written one at a time.
+"""A Baichuan2-7B or InternLM2 checkpoint folder to one that transformers loads without code from a hub.
 
-`Tensors` reads `model.safetensors` or, as Baichuan2 is published, `pytorch_model.bin`, in one file or several with an
-index; the latter with `weights_only=True`, so a file cannot run code. Both are mapped into memory: a tensor costs
-memory when it is used. `write` knows all names, shapes and precisions before the first byte, so it lays out every
-file's header first (format: https://huggingface.co/docs/safetensors) and copies tensor by tensor behind it. A model
-of any size takes the memory of its largest tensor, twice for one that is computed anew.
+A folder as published (config.json, weights, tokenizer.model, tokenizer_config.json) becomes one with a Llama model and
+a fast tokenizer: the same logits, the same token ids. It is built in a hidden folder beside its place and renamed at
+the end: it is whole or absent. All that can be wrong with the input is found before a weight is written.
 
-`convert`: a Baichuan2-7B or InternLM2 checkpoint folder to one that transformers loads without code from a hub.
-
-In goes a folder as published (config.json, weights, tokenizer.model, tokenizer_config.json), out comes a folder with a
-Llama model and a fast tokenizer: the same logits, the same token ids. What each tensor becomes is in `layouts`, how
-they travel in `weights`, the tokenizer in `tokenizer`. The output is built in a hidden folder beside its place and
-renamed at the end: it is whole or absent. All that can be wrong with the input is found before a weight is written.
+Tensors are read and written one at a time, from `model.safetensors` or, as Baichuan2 is published, `pytorch_model.bin`,
+in one file or several with an index; the latter with `weights_only=True`, so a file cannot run code. Both are mapped
+into memory: a tensor costs memory when it is used. All names, shapes and precisions are known before the first byte, so
+every file's header is laid out first (format: https://huggingface.co/docs/safetensors) and the tensors are copied
+behind it. A model of any size takes the memory of its largest tensor, twice for one that is computed anew.
 """
 
 from __future__ import annotations
@@ -144,7 +141,7 @@ class Tensors:
         return self._open
 
 
-def write(tensors: Tensors, rules: Sequence[Rule], folder: Path, shard_bytes: int) -> None:
+def write_weights(tensors: Tensors, rules: Sequence[Rule], folder: Path, shard_bytes: int) -> None:
     """Write the rules' tensors as `model-0000x-of-0000n.safetensors` with their index.
 
     Args:
@@ -211,7 +208,7 @@ def _files(folder: Path) -> list[Path]:
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
         if index.is_file():
-            names = sorted(set(map(str, layouts.read(index).mapping("weight_map").values())))
+            names = sorted(set(map(str, layouts.read_settings(index).mapping("weight_map").values())))
             if strange := [name for name in names if Path(name).name != name]:
                 raise UserError(index, f"it names {strange[0]}, which is not beside it", _COPY_AGAIN)
             return [folder / name for name in names]
@@ -250,26 +247,26 @@ def convert_checkpoint(source: Path, output: Path, shard_bytes: int = SHARD_BYTE
     """
     if not source.is_dir():
         raise UserError("input", f"{source} is not a folder", "Name the folder of a checkpoint.")
-    plan = find_layout(layouts.read(source / "config.json"))
+    plan = find_layout(layouts.read_settings(source / "config.json"))
     tensors = Tensors(source)
     tensors.check(plan.rules)
     log.info("%s: %s with %d layers", source, plan.family, plan.config["num_hidden_layers"])
     with _whole_folder(output) as folder:
-        words = tokenizer.write(source, folder, plan.special, plan.template, plan.add_bos)
+        words = tokenizer.write_tokenizer(source, folder, plan.special, plan.template, plan.add_bos)
         if words > plan.config["vocab_size"]:
             found = f"it has {words} tokens and the model has {plan.config['vocab_size']}"
             raise UserError(source / "tokenizer.model", found, "Use the files of one checkpoint.")
         dtype = str(tensors.dtype(plan.rules[0].source)).removeprefix("torch.")
         write_json(folder / "config.json", {**plan.config, "torch_dtype": dtype})
         write_json(folder / "generation_config.json", _generation(source, plan))
-        write(tensors, plan.rules, folder, shard_bytes)
+        write_weights(tensors, plan.rules, folder, shard_bytes)
 
 
 def _generation(source: Path, plan: LlamaLayout) -> dict[str, Any]:
     """How the checkpoint wants to be sampled and where it stops; from its configuration where it does not say."""
     path = source / "generation_config.json"
     if path.is_file():
-        return {key: value for key, value in layouts.read(path).values.items() if key not in _FOREIGN}
+        return {key: value for key, value in layouts.read_settings(path).values.items() if key not in _FOREIGN}
     keys = ("bos_token_id", "eos_token_id", "pad_token_id")
     return {key: plan.config[key] for key in keys if plan.config[key] is not None}
 

@@ -1,1 +1,1 @@
-"""What every model that learns shares: the fitting, its callbacks, checkpoints, devices and data plans."""
+"""Training, as every model shares it: fitting, callbacks, checkpoints, devices, batches."""

@@ -2,8 +2,8 @@
 
 A tagger's `best.ckpt` has its description (see `Tagger.describe`) and its weights as evaluated. `last.ckpt`, written
 by the trainer, has the description of what is trained (see `Learner.describe`), under its kind, beside the weights that
-learn, the optimizer and all else that resuming needs. `load` makes a tagger of either. Generative models are kept in
-folders (see `models.causal`). Files are read with `weights_only=True`: a checkpoint from somebody else cannot run code;
+learn, the optimizer and all else that resuming needs. Language models are kept in folders (see
+`omniner.llm.language_model`). Files are read with `weights_only=True`: a checkpoint from somebody else cannot run code;
 and they are written whole or not at all.
 """
 
@@ -25,7 +25,7 @@ _FIX = "Name the checkpoints/best.ckpt of a finished training run."
 _KINDS = ("tagger", "generative")
 
 DESCRIPTION = "omniner.json"
-"""The file that makes a folder the checkpoint of a generative model (see `models.causal`)."""
+"""The file that makes a folder the checkpoint of a generative model (see `omniner.llm.language_model`)."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -41,7 +41,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a person means by `path`: a tagger's file, a generative model's folder, or a run's folder.
+    """Find the checkpoint that `path` means: a tagger's file, a language model's folder, or a run's folder.
 
     Raises:
         UserError: there is none.
@@ -63,7 +63,11 @@ def write_checkpoint(path: Path, description: dict[str, Any], weights: dict[str,
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file; anything else is the user's mistake. Tensors are read when they are used."""
+    """Read a checkpoint file; its tensors are read when they are used.
+
+    Raises:
+        UserError: it is missing or no checkpoint.
+    """
     with explaining(path):
         if not path.is_file():
             raise UserError("checkpoint", f"{path} is not a file", _FIX)

@@ -1,10 +1,14 @@
-"""Entity replacement: in each epoch some mentions are exchanged for others of the same category.
+"""What every kind of training data shares: the plan of batches, entity replacement, the sample of dev.
 
-In come training sentences, out come as many, new ones for each epoch. The surfaces come from the same training
-sentences and from nowhere else. It teaches a model trained from nothing to look at the context of a name and not
-only at names it has seen; the price is a fresh encoding of the corpus per epoch (about a second for 10,000
+The plan of an epoch follows from the seed, the epoch and the lengths alone: shuffle, sort by length within windows of
+some batches, cut, shuffle the batches. Neither the number of processes nor an interruption changes it. Windows keep
+padding low (2.5 % of CLUENER in batches of 32) while sentences still meet other neighbours in each epoch.
+
+Entity replacement exchanges some mentions for others of the same category, anew in each epoch. The surfaces come from
+the same training sentences and from nowhere else. It teaches a model trained from nothing to look at the context of a
+name and not only at names it has seen; the price is a fresh encoding of the corpus per epoch (about a second for 10,000
 sentences). What an epoch looks like follows from the seed, the epoch and the sentence's position alone, so an
-interrupted epoch can be built again exactly. Sentences whose mentions overlap are left as they are.
+interrupted epoch can be built again exactly.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from omniner.records import Entity, Issue, Sentence
 
 
 class EntityReplacement:
-    """Makes the sentences of an epoch.
+    """Exchanges mentions of the training sentences; sentences whose mentions overlap stay as they are.
 
     Args:
         sentences: the training sentences.
@@ -38,7 +42,7 @@ class EntityReplacement:
         self._pools = {category: sorted(surfaces) for category, surfaces in pools.items()}
 
     def sentence(self, position: int, epoch: int) -> Sentence:
-        """The sentence at `position` as it is in this epoch; the same object where nothing was exchanged."""
+        """Return the sentence at `position` as it is in this epoch; the same object where nothing was exchanged."""
         original = self.sentences[position]
         places = _flat(original.entities)
         if not places:
@@ -76,7 +80,16 @@ _WINDOW = 50  # batches that are sorted together
 
 
 def plan_epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The batches of an epoch, as positions; all of `batch_size` but for one that may be smaller."""
+    """Plan the batches of an epoch.
+
+    Args:
+        lengths: of the sentences.
+        batch_size: sentences of a batch.
+        seed, epoch: they decide the order.
+
+    Returns:
+        Positions, batch by batch; all batches have `batch_size` of them but for one that may be smaller.
+    """
     chance = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
     chance.shuffle(order)
@@ -89,20 +102,20 @@ def plan_epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -
 
 
 def plan_longest_first(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Batches of similar length for prediction; the longest come first, so that memory runs out at once or never."""
+    """Plan batches of similar length; the longest come first, so that memory runs out at once or never."""
     order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
 def sample_dev(sentences: Sequence[Sentence], count: int, seed: int) -> Sequence[Sentence]:
-    """The sentences that are evaluated while training, in their order: `count` of them, drawn by the seed; 0 = all."""
+    """Return the sentences that are evaluated while training, in their order: `count` drawn by the seed; 0 = all."""
     if not 0 < count < len(sentences):
         return sentences
     return [sentences[place] for place in sorted(random.Random(f"{seed}/dev").sample(range(len(sentences)), count))]
 
 
 def refuse_empty(train: Sequence[object], dev: Sequence[object]) -> None:
-    """A split of which nothing could be encoded is the user's mistake."""
+    """Raise `UserError` for a split of which nothing could be encoded."""
     for name, items in (("train", train), ("dev", dev)):
         if not items:
             raise UserError(f"data ({name})", "no sentence can be used", "See the issues, or choose other data.")

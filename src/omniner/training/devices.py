@@ -1,18 +1,13 @@
-"""What `auto` becomes on this machine: accelerator, number of processes, strategy, precision, threads.
+"""Devices: what `auto` becomes on this machine, and how weights are divided between processes.
 
-In comes the configuration, out comes a `Devices` and one line in the log that says it. A GPU is used where there is
-one, in bf16 for transformers (a BiLSTM gains nothing from it); several devices train data-parallel, each with all
-weights (ddp) or with its share of them (fsdp).
+A GPU is used where CUDA has one, in bf16 for large models; Apple's `mps` is left alone. Several devices train
+data-parallel, each with all weights (ddp) or with its share of them (fsdp).
 
-FSDP2: weights, gradients and optimizer state divided between processes, for models too large for one device.
-
-In comes a model that each process has built in its own memory, out comes the same model whose layers are divided; each
-layer is put together when its turn comes and taken apart again. Every process must therefore run the same layers in
-the same order: all of them have equally many packs. To write answers, where processes need different numbers of steps,
-`whole` puts all layers together for a while: the price is that each device must hold all weights then, in the
-precision of computing.
-
-The price of building first and dividing then is that each process needs host memory for the whole model once.
+FSDP2 divides weights, gradients and optimizer state between processes, for models too large for one device. Each
+process builds the model in its own memory first, so a host needs room for the whole model once per process. Then each
+layer is put together when its turn comes and taken apart again: every process must run the same layers in the same
+order, so all of them have equally many packs. To write answers, where processes need different numbers of steps,
+`unsharded` puts all layers together for a while; each device must hold all weights then, in the precision of computing.
 """
 
 from __future__ import annotations
@@ -40,8 +35,12 @@ Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
 class Devices(NamedTuple):
     """Where and how a model runs.
 
-    `accelerator` is `cpu` or `gpu`, `number` the processes per node, `world` those of all nodes, `strategy` `auto` (one
-    process), `ddp` or `fsdp`.
+    Attributes:
+        accelerator: cpu | gpu.
+        number: processes per node.
+        world: processes of all nodes.
+        strategy: auto (one process) | ddp | fsdp.
+        precision: of computing.
     """
 
     accelerator: str
@@ -56,7 +55,7 @@ class Devices(NamedTuple):
         return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
 
     def dtype(self, learns: bool) -> torch.dtype:
-        """In what a causal model's weights are held.
+        """Return in what a causal model's weights are held.
 
         Mixed precision computes in bf16 but adds small steps to the weights, which fp32 must hold. Weights that do not
         learn get no steps.
@@ -130,7 +129,7 @@ class ShardedStrategy(ModelParallelStrategy):
         super().__init__(data_parallel_size=world, tensor_parallel_size=1, save_distributed_checkpoint=False)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The weights that learn, put together, on the first process; empty on the others."""
+        """Return the weights that learn, put together, on the first process; empty on the others."""
         assert self.model is not None
         return full_state_dict(self.model)
 
@@ -153,15 +152,15 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, compute: torch.dtype) -> Non
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether `shard` was called on this model."""
+    """Return whether `shard_model` was called on this model."""
     return bool(_parts(model))
 
 
 @contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """Within, each process has all weights and can run the model by itself. All processes must enter; no gradients.
+    """Put all layers together for the block, so that each process can run the model by itself.
 
-    The model must have run once before.
+    All processes must enter it, without gradients; the model must have run once before.
     """
     parts = _parts(model)
     for part in parts:
@@ -176,7 +175,7 @@ def unsharded(model: nn.Module) -> Iterator[None]:
 
 
 def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that learn by name, put together on the CPU of the first process; empty on the others."""
+    """Return the weights that learn by name, put together on the CPU of the first process; empty on the others."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
@@ -199,5 +198,5 @@ def _parts(model: nn.Module) -> list[Any]:
 
 
 def base_model(model: Any) -> Any:
-    """The transformers model inside a peft one, or the model itself."""
+    """Return the transformers model inside a peft one, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

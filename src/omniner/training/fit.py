@@ -1,12 +1,10 @@
-"""`fit`: from a configuration and a corpus to the best checkpoint.
+"""Train a module under Lightning, or go on with it, and keep its best and its last checkpoint.
 
-In come the typed configuration, a corpus with `train` and `dev`, and the run's folder; out come the best checkpoint
-(for prediction: the file `checkpoints/best.ckpt` of a tagger, the folder `checkpoints/best` of a causal model) and
-`checkpoints/last.ckpt` (to go on from). With a `last.ckpt` in the folder training resumes there, amid an epoch too, and
-ends with the same weights as a run that was never interrupted. The split that is reported is never looked at.
+With a `last.ckpt` in the folder training resumes there, amid an epoch too, and ends with the same weights as a run that
+was never interrupted. The split that is reported is never looked at.
 
-A signal does not raise: after SIGTERM or Ctrl-C the step is finished, `last.ckpt` is written, and `fit` returns with
-`interrupted` and the signal's number, so that the caller can close its run and exit with 128 + that number.
+A signal does not raise: after SIGTERM or Ctrl-C the step is finished, `last.ckpt` is written, and `fit_module` returns
+with `interrupted` and the signal's number, so that the caller can close its run and exit with 128 + that number.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What loading of encoders and of language models has in common: where from, and how a failure is told.
+"""Loading from the hub or from a folder, as encoders and language models share it, and how a failure is told.
 
-A model is named by a hub name or a folder. A folder is read without a network; code of a hub repository is never
-executed. Whatever a library raises about something that cannot be loaded becomes one `UserError`.
+A folder is read without a network; code of a hub repository is never executed. Whatever a library raises about
+something that cannot be loaded becomes one `UserError`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ _DOWNLOAD = (
 
 
 def is_local_folder(path: str, fix: str) -> bool:
-    """Whether `path` is a folder rather than a hub name; a path to nothing is a mistake, no hub name."""
+    """Return whether `path` is a folder rather than a hub name.
+
+    Args:
+        path: `model.path`.
+        fix: what to do about a path to nothing, which is no hub name either.
+
+    Raises:
+        UserError: it is a path to nothing.
+    """
     if Path(path).is_dir():
         return True
     if path.startswith((".", "/", "~")) or Path(path).exists():
@@ -31,12 +39,12 @@ def is_local_folder(path: str, fix: str) -> bool:
 
 
 def pretrained_options(local: bool) -> dict[str, Any]:
-    """Arguments of every `from_pretrained`: no network for a folder, no foreign code ever."""
+    """Return the arguments of every `from_pretrained`: no network for a folder, no foreign code ever."""
     return {"local_files_only": local, "trust_remote_code": False}
 
 
 def load_advice(local: bool, folder: str) -> str:
-    """What to do about a model that cannot be loaded; `folder` says what a folder must hold."""
+    """Return what to do about a model that cannot be loaded; `folder` says what a folder must hold."""
     return folder if local else _DOWNLOAD
 
 
@@ -59,7 +67,7 @@ def explaining_load_errors(where: str, path: str | Path, fix: str) -> Iterator[N
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Without the libraries' own talk: progress bars of half a second, reports on head weights that were left out on
+    """Keep libraries from talking: progress bars of half a second, reports on head weights that were left out on
     purpose, warnings that peft uses an old name of transformers, that bitsandbytes has a slower way."""
     from transformers.utils import logging as reports
 

@@ -1,17 +1,13 @@
-"""What training and its callbacks ask of a module, and what taggers and generative models share in answering.
+"""What training asks of a module: the base of taggers and language models that learn, and how dev is counted.
 
 A `Learner` says what it is (`kind`, `describe`), writes its best checkpoint (`save_best`), evaluates dev into `score`
 and logs the same values under the same names whatever it is: `train/loss`, `train/learning_rate`, its rates per
 second, `val/f1` and the rest. Random choices are drawn afresh from `(seed, step)` before each step, so a resumed run
-draws what the uninterrupted one would have drawn, and nothing about random states needs to be stored.
+draws what the uninterrupted one would have drawn, and no random states need to be stored.
 
-F1 on dev during training, counted by the code that scores at the end and exact over any number of processes.
-
-Right, wrong and missed units are whole numbers and are summed over the processes, so the result is that of one
-process to the last bit, unlike a mean of means. The loss is summed the same way and divided by what it is a mean
-over: sentences for a tagger, answer tokens for a model that writes.
-
-How the learning rate moves over a run: up in the warm-up, then constant, linear or cosine down to zero.
+F1 on dev is counted by the code that scores at the end. Right, wrong and missed units are whole numbers and are summed
+over the processes, so the result is that of one process to the last bit, unlike a mean of means. The loss is summed the
+same way and divided by what it is a mean over: sentences for a tagger, answer tokens for a model that writes.
 """
 
 from __future__ import annotations
@@ -142,7 +138,7 @@ class Learner(pl.LightningModule, ABC):
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """A seed for one step of one process. Hashed, for the CPU's generator takes only 32 bits of it."""
+    """Return a seed for one step of one process. Hashed, for the CPU's generator takes only 32 bits of it."""
     digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
@@ -151,7 +147,7 @@ class DevScore(Metric):
     """Micro precision, recall and F1 over the entities of dev, the mean loss, and how many answers were unreadable.
 
     Args:
-        unit: what counts as one, `span` or `pair` (see `analysis.scores.metrics`).
+        unit: what counts as one, `span` or `pair` (see `omniner.scoring.metrics`).
         answers: whether entities are read from a model's text, which may fail.
     """
 
@@ -199,7 +195,7 @@ class DevScore(Metric):
 
 
 def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:
-    """What the learning rate is multiplied with at `step` (from 0) of `total`.
+    """Return what the learning rate is multiplied with at `step` (from 0) of `total`.
 
     Args:
         step, total: optimizer steps.

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from omniner.convert import tokenizer
 from omniner.convert.layouts import Settings, find_layout
-from omniner.convert.tokenizer import Kind
+from omniner.convert.tokenizer import PieceKind
 from omniner.errors import UserError
 from omniner.llm.chat import ChatTokenizer
 
@@ -59,7 +59,7 @@ BASE = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), *((f"<0x{i:02X}>",
 @cache
 def _pair(model_file: Path) -> tuple[Tokenizer, Any]:
     sentencepiece = pytest.importorskip("sentencepiece")
-    return tokenizer.build(model_file), sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+    return tokenizer.build_tokenizer(model_file), sentencepiece.SentencePieceProcessor(model_file=str(model_file))
 
 
 @pytest.fixture(params=FAMILIES)
@@ -170,14 +170,14 @@ def test_the_nul_character_keeps_its_piece(shared: Path) -> None:
 def test_special_tokens_rename_pieces(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.model"
     path.write_bytes(piece_file([*BASE, ("a", 0.0, 1), ("b", 0.0, 1), ("[UNUSED_1]", 0.0, 4), ("\n", 0.0, 4)]))
-    ours = tokenizer.build(path, {261: "<|end|>", 263: "<|new|>"})
+    ours = tokenizer.build_tokenizer(path, {261: "<|end|>", 263: "<|new|>"})
     ids = ours.encode("<|new|>a\nb<|end|>").ids
     assert ids == [263, 259, 262, 260, 261]
     assert ours.decode(ids) == "a\nb"  # the user-defined newline is no special token
     assert ours.decode(ids, skip_special_tokens=False) == "<|new|>a\nb<|end|>"
     assert ours.token_to_id("[UNUSED_1]") is None
     with pytest.raises(UserError, match=re.escape("<|end|> should be 300 and would be 263")):
-        tokenizer.build(path, {300: "<|end|>"})
+        tokenizer.build_tokenizer(path, {300: "<|end|>"})
 
 
 def _folder(shared: Path, family: str, folder: Path) -> Path:
@@ -212,7 +212,7 @@ def _loaded(folder: Path) -> Any:
 def test_internlm2_as_transformers_loads_it(shared: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     source = _folder(shared, "internlm2", tmp_path / "in")
-    assert tokenizer.write(source, tmp_path / "out", {}, None, add_bos=True) == 92544
+    assert tokenizer.write_tokenizer(source, tmp_path / "out", {}, None, add_bos=True) == 92544
     loaded = _loaded(tmp_path / "out")
     theirs = _pair(shared / "tokenizers" / "internlm2" / "tokenizer.model")[1]
     assert (loaded.bos_token_id, loaded.eos_token_id, loaded.unk_token_id, loaded.pad_token_id) == (1, 2, 0, 2)
@@ -232,7 +232,7 @@ def test_baichuan2_as_transformers_loads_it(shared: Path, tmp_path: Path) -> Non
     plan = find_layout(Settings(Path("config.json"), BAICHUAN2))
     (tmp_path / "out").mkdir()
     source = _folder(shared, "baichuan2", tmp_path / "in")
-    assert tokenizer.write(source, tmp_path / "out", plan.special, plan.template, plan.add_bos) == 125696
+    assert tokenizer.write_tokenizer(source, tmp_path / "out", plan.special, plan.template, plan.add_bos) == 125696
     loaded = _loaded(tmp_path / "out")
     theirs = _pair(shared / "tokenizers" / "baichuan2" / "tokenizer.model")[1]
     assert (loaded.bos_token_id, loaded.eos_token_id, loaded.unk_token_id, loaded.pad_token_id) == (1, 2, 0, 0)
@@ -286,13 +286,13 @@ def test_small_vocabularies_full_of_ties(tmp_path: Path, alphabet: str) -> None:
 def test_all_fields_are_read(shared: Path) -> None:
     for family in FAMILIES:
         path = shared / "tokenizers" / family / "tokenizer.model"
-        model, theirs = tokenizer.read(path), _pair(path)[1]
+        model, theirs = tokenizer.read_piece_model(path), _pair(path)[1]
         assert len(model.pieces) == len(theirs)
         for i, piece in enumerate(model.pieces):
             assert (piece.text, piece.score) == (theirs.id_to_piece(i), theirs.get_score(i))
-            assert (piece.kind == Kind.BYTE) == theirs.is_byte(i)
-            assert (piece.kind == Kind.CONTROL) == theirs.is_control(i)
-            assert (piece.kind == Kind.UNKNOWN) == theirs.is_unknown(i)
+            assert (piece.kind == PieceKind.BYTE) == theirs.is_byte(i)
+            assert (piece.kind == PieceKind.CONTROL) == theirs.is_control(i)
+            assert (piece.kind == PieceKind.UNKNOWN) == theirs.is_unknown(i)
         assert model == tokenizer.PieceModel(
             model.pieces, 2, byte_fallback=True, add_dummy_prefix=False, remove_extra_whitespaces=False
         )
@@ -315,7 +315,7 @@ def test_models_that_a_fast_tokenizer_only_imitates_are_refused(
     chance = random.Random(0)
     noise = ["".join(chance.choices("abcdef ", k=30)) for _ in range(500)]
     with pytest.raises(UserError, match=message):
-        tokenizer.build(_train(tmp_path / "tokenizer.model", noise, **options))
+        tokenizer.build_tokenizer(_train(tmp_path / "tokenizer.model", noise, **options))
 
 
 @pytest.mark.parametrize(
@@ -329,10 +329,10 @@ def test_models_that_a_fast_tokenizer_only_imitates_are_refused(
 def test_odd_vocabularies_are_refused(tmp_path: Path, pieces: list[tuple[str, float, int]], message: str) -> None:
     path = tmp_path / "tokenizer.model"
     path.write_bytes(piece_file([*BASE, ("a", 0.0, 1), ("b", 0.0, 1)]))
-    assert tokenizer.build(path).encode("ab").ids == [259, 260]
+    assert tokenizer.build_tokenizer(path).encode("ab").ids == [259, 260]
     path.write_bytes(piece_file([*BASE, *pieces]))
     with pytest.raises(UserError, match=message):
-        tokenizer.build(path)
+        tokenizer.build_tokenizer(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"{}", b"not a model at all", b"\x0a\x05\x0a\x03\xff\xfe\xfd"])
@@ -340,11 +340,11 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tokenizer.model"
     path.write_bytes(content)
     with pytest.raises(UserError, match="SentencePiece model"):
-        tokenizer.build(path)
+        tokenizer.build_tokenizer(path)
 
 
 def test_a_torn_file_is_refused(shared: Path, tmp_path: Path) -> None:
     data = (shared / "tokenizers" / "internlm2" / "tokenizer.model").read_bytes()
     (tmp_path / "tokenizer.model").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match=r"tokenizer\.model"):
-        tokenizer.build(tmp_path / "tokenizer.model")
+        tokenizer.build_tokenizer(tmp_path / "tokenizer.model")
