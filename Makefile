@@ -34,8 +34,9 @@ check: install ## Formatting, lint, types, direction of imports
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/invariants
 
-docs: install ## Write docs/configuration.md anew, from the types and the values of the configuration
+docs: install ## Write anew what docs/ takes from the code: all keys, the picture of the house
 	$(BIN)/python -m omniner.config.reference > docs/configuration.md
+	$(BIN)/python tests/helpers/house.py docs/architecture.svg
 
 format: install ## Put the code into its standard form
 	$(BIN)/ruff format src tests experiments

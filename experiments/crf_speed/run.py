@@ -15,8 +15,8 @@ import torch
 import torchcrf
 from torch import Tensor
 
+from omniner.taggers.heads import TagScheme
 from omniner.taggers.linear_chain import CRF, constrained_crf
-from omniner.taggers.tags import TagScheme
 
 CATEGORIES, BATCH, LENGTH = 90, 32, 128
 

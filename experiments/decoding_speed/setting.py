@@ -17,10 +17,9 @@ from omniner.answers import write_answer
 from omniner.config import compose
 from omniner.config.model_groups import DecodingConfig
 from omniner.corpus import sources
-from omniner.llm.chat import ChatTokenizer
 from omniner.llm.generate import GenerationRequest
 from omniner.llm.prompts import build_prompt
-from omniner.llm.samples import PromptEncoder
+from omniner.llm.samples import ChatTokenizer, PromptEncoder
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (

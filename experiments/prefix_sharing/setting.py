@@ -18,12 +18,11 @@ from omniner.config.groups import Config
 from omniner.corpus import sources
 from omniner.corpus.formats import WriteOptions, alpaca
 from omniner.files import make_folder, write_text
-from omniner.llm.chat import ChatTokenizer
 from omniner.llm.packs import suffix_length
 from omniner.llm.prompts import Prompt, build_prompt
-from omniner.llm.samples import PromptEncoder
+from omniner.llm.samples import ChatTokenizer, PromptEncoder
 from omniner.records import Sentence
-from omniner.training.data import plan_epoch
+from omniner.training.learner import plan_epoch
 
 SYSTEM = "You are a helpful assistant."
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

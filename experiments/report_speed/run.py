@@ -28,9 +28,9 @@ import browser
 from omniner.config import compose
 from omniner.corpus.sample import generate_sample
 from omniner.records import Entity, Prediction, Sentence
-from omniner.report import run_page, run_tables
+from omniner.report import run_page, tables
+from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.profiles import score_records
-from omniner.scoring.results import ScoreResult
 
 # When the page says that it is ready, in ms since the navigation began; installed before any of its scripts.
 CLOCK = """
@@ -97,7 +97,7 @@ def page_of(result: ScoreResult, examples: int) -> tuple[str, float]:
     facts = run_page.RunFacts("report speed", "", {}, "", {})
     curves = {name: [(10 * step, 0.99**step) for step in range(500)] for name in ("train/loss", "val/loss", "val/f1")}
     start = time.process_time()
-    text = run_page.render_run_page(result, run_tables.build_run_tables(result, errta, None, []), facts, curves, errta)
+    text = run_page.render_run_page(result, tables.build_run_tables(result, errta, None, []), facts, curves, errta)
     return text, time.process_time() - start
 
 

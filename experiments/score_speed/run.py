@@ -28,10 +28,10 @@ from omniner.corpus.formats import jsonl
 from omniner.corpus.sample import generate_sample
 from omniner.files import write_json_lines, write_text
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line
-from omniner.report import run_tables
+from omniner.report import tables
 from omniner.scoring import predictions
+from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.profiles import score_loaded, score_records
-from omniner.scoring.results import ScoreResult
 
 # Shares of gold mentions: about the error level of a fine-tuned model on 90 categories (F1 near 0.75).
 MISSED, RENAMED, SHIFTED, SPLIT, SPURIOUS = 0.08, 0.08, 0.07, 0.02, 0.10
@@ -151,7 +151,7 @@ def jobs(work: Work) -> dict[str, tuple[int, Callable[[], Any]]]:
     count, peers = len(work.sentences), len(work.gold_tags)
 
     def tabled(result: ScoreResult, errta: ErrtaConfig) -> ScoreResult:
-        run_tables.build_run_tables(result, errta, None, ())
+        tables.build_run_tables(result, errta, None, ())
         return result
 
     loaded = predictions.read_predictions(work.generated, None)

@@ -1,3 +1,58 @@
-"""OmniNER: experiments in fine-grained Chinese named-entity recognition."""
+"""OmniNER: experiments in fine-grained Chinese named-entity recognition.
+
+From Python the same things can be done as on the command line:
+
+    import omniner
+
+    model = omniner.load("outputs/my_run")           # a run, a checkpoint, a model folder, a server
+    model.predict("去喝小满").entities                 # [Entity(text='小满', category='品牌', start=2, end=4)]
+    result = omniner.train(["head=span", "seed=7"])   # what `python -m omniner.run head=span seed=7` does
+    omniner.score("predictions.jsonl", "gold.jsonl").metrics.micro.f1
+
+Importing the package loads no heavy library: each function brings what it needs. A mistake in a key, a file or a label
+raises `UserError`, whose message is the one line that the command line would print.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from omniner.errors import UserError
+from omniner.records import Entity, Issue, Prediction, Sentence
+
+if TYPE_CHECKING:
+    from omniner.api import Model, Sentences, TrainResult, compare, errta, frame, load, read, score, train, write
 
 __version__ = "0.1.0"
+__all__ = [
+    "Entity",
+    "Issue",
+    "Model",
+    "Prediction",
+    "Sentence",
+    "Sentences",
+    "TrainResult",
+    "UserError",
+    "__version__",
+    "compare",
+    "errta",
+    "frame",
+    "load",
+    "read",
+    "score",
+    "train",
+    "write",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the interface when one of its functions is first asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module 'omniner' has no attribute {name!r}")
+    from omniner import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

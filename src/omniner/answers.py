@@ -22,9 +22,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from omniner.corpus.align import place_pairs
 from omniner.errors import UserError
-from omniner.records import Entity, Prediction, Sentence
+from omniner.records import Entity, Prediction, Sentence, place_pairs
 
 # Separators of the JSON: those of the paper's training data (Python's own), and without spaces.
 STYLES = {"official": (", ", ": "), "compact": (",", ":")}

@@ -27,17 +27,16 @@ from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.progress import Progress
 from omniner.records import Issue, Prediction, Sentence
-from omniner.training.data import TrainingData, plan_longest_first
 from omniner.training.devices import Devices, base_model, choose_devices
 from omniner.training.fit import FitResult, fit_module
-from omniner.training.learner import Learner
+from omniner.training.learner import Learner, TrainingData, plan_longest_first
 
 if TYPE_CHECKING:
     from omniner.llm.generative import GenerativeData, GenerativeModule
     from omniner.llm.language_model import CausalModel
     from omniner.llm.prompts import Prompt
-    from omniner.taggers.batches import TaggerData
-    from omniner.taggers.tagger_module import TaggerModule
+    from omniner.taggers.inputs import TaggerData
+    from omniner.taggers.tagger import TaggerModule
 
 ENGINE = "tagger"
 
@@ -85,9 +84,8 @@ def prepare_tagger(config: Config, corpus: Corpus) -> tuple[TaggerModule, Tagger
     Raises:
         UserError: a mistake in configuration or data; all of them show here.
     """
-    from omniner.taggers.batches import TaggerData
-    from omniner.taggers.tagger import Tagger
-    from omniner.taggers.tagger_module import TaggerModule
+    from omniner.taggers.inputs import TaggerData
+    from omniner.taggers.tagger import Tagger, TaggerModule
 
     train, categories = corpus.splits["train"], corpus.active
     if not categories:
@@ -225,7 +223,7 @@ class TaggerPredictor:
 
     def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
         """See `Predictor`."""
-        from omniner.taggers.batches import collate
+        from omniner.taggers.inputs import collate
 
         left = _bare(sentence for sentence in sentences if sentence.id not in done)
         examples, issues = self._tagger.sentence_encoder(self._config.encoding).encode(left)

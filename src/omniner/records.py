@@ -1,10 +1,15 @@
-"""The four records that everything else passes on, and their JSON lines.
+"""The four records that everything else passes on, their JSON lines, and places for surfaces without offsets.
 
-A corpus is made of `Sentence`s with their `Entity` items, a model says a `Prediction` about a sentence, and an `Issue`
-is something that a reader, aligner, encoder or parser could not take. All four are plain values: no torch, no I/O,
-cheap to make by the hundred thousand. Offsets are half-open and counted in code points of the original text, so
+A corpus is made of `Sentence`s with their `Entity` items, a model says a `Prediction` about a sentence, and an
+`Issue` is something that a reader, aligner, encoder or parser could not take. All four are plain values: no torch, no
+I/O, cheap to make by the hundred thousand. Offsets are half-open and counted in code points of the original text, so
 `text[start:end] == entity.text` always holds; both offsets are None where only the surface is known (answers of a
 generative model, the official prediction files).
+
+Surfaces that come without offsets are placed by order: the k-th mention gets the k-th occurrence. Occurrences are
+counted from the left and do not overlap each other. One thing is put before that count: an occurrence inside a longer
+listed mention (北京 in 北京大学) is used only when no free one is left. The rule is a guess wherever a surface
+occurs more often than it is listed; real offsets are always better.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -161,3 +166,90 @@ def replace_surrogates(text: str) -> str:
 def storable(text: str) -> str:
     """Write lone surrogates as `\\udxxx`, so that UTF-8 can hold the text."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def align(text: str, surfaces: Sequence[str], taken: Iterable[tuple[int, int]] = ()) -> list[int | None]:
+    """Find the start of each surface in a text.
+
+    Args:
+        text: the sentence.
+        surfaces: the mentions in their listed order; an empty one never aligns.
+        taken: `[start, end)` of mentions whose place is known already. An occurrence at exactly such a place is not
+            given out again, one that overlaps it only when no free one is left.
+
+    Returns:
+        A start for each surface, None where the text has no occurrence left for it.
+    """
+    known = set(taken)
+    covered = bytearray(len(text))
+    for start, end in sorted(known):
+        covered[start:end] = b"\1" * (end - start)
+    mentions: dict[str, list[int]] = {}
+    for index, surface in enumerate(surfaces):
+        mentions.setdefault(surface, []).append(index)
+    starts: list[int | None] = [None] * len(surfaces)
+    # Longest first, so that a long mention covers its place before a part of it looks for one; equal lengths in
+    # listed order (the sort is stable).
+    for surface, indices in sorted(mentions.items(), key=lambda item: -len(item[0])):
+        places = _choose(text, surface, len(indices), covered, known)
+        for index, place in zip(indices, places, strict=False):
+            starts[index] = place
+            covered[place : place + len(surface)] = b"\1" * len(surface)
+    return starts
+
+
+def _choose(text: str, surface: str, count: int, covered: bytearray, known: set[tuple[int, int]]) -> list[int]:
+    """At most `count` places of the surface, left to right: the free occurrences, then those that overlap."""
+    size = len(surface)
+    free: list[int] = []
+    overlapping: list[int] = []
+    place = text.find(surface) if surface else -1
+    while place >= 0 and len(free) < count:
+        if (place, place + size) not in known:
+            is_covered = covered.find(1, place, place + size) >= 0
+            (overlapping if is_covered else free).append(place)
+        place = text.find(surface, place + size)
+    return sorted(free + overlapping[: count - len(free)])
+
+
+def place_pairs(text: str, pairs: Sequence[tuple[str, str]]) -> list[Entity | None]:
+    """Make an entity of each (surface, category) pair by `align`, without offsets where the surface is not in the text.
+
+    A surface listed more often than it occurs shares the first place that its category does not have yet: so one
+    mention may have two categories.
+
+    Returns:
+        An entity for each pair, in their order; None where the pair only repeats another one.
+    """
+    starts = align(text, [surface for surface, _ in pairs])
+    places: dict[str, list[int]] = {}
+    taken: set[tuple[str, str, int]] = set()
+    for (surface, category), start in zip(pairs, starts, strict=True):
+        if start is not None:
+            places.setdefault(surface, []).append(start)
+            taken.add((surface, category, start))
+    entities: list[Entity | None] = []
+    for (surface, category), start in zip(pairs, starts, strict=True):
+        if start is None and surface in places:
+            start = next((place for place in places[surface] if (surface, category, place) not in taken), None)
+            if start is None:
+                entities.append(None)
+                continue
+            taken.add((surface, category, start))
+        end = None if start is None else start + len(surface)
+        entities.append(Entity(surface, category, start, end))
+    return entities
+
+
+def utf16_places(text: str) -> dict[int, int]:
+    """Map offsets in UTF-16 units, as browser tools count, to places in the text, its end included.
+
+    A character outside the basic plane, such as an emoji, is two units.
+    """
+    places: dict[int, int] = {}
+    units = 0
+    for index, character in enumerate(text):
+        places[units] = index
+        units += 2 if character > "\uffff" else 1
+    places[units] = len(text)
+    return places

@@ -25,8 +25,8 @@ from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.errors import Stopped, UserError
 from omniner.registry import TASKS
-from omniner.runs import folder as runfolder
-from omniner.runs import processes, sweep
+from omniner.runs import children, sweep
+from omniner.runs.folder import RunFolder, claim_folder, is_main_process
 
 if TYPE_CHECKING:
     from omniner.runs.context import Context
@@ -54,7 +54,7 @@ def job(composed: DictConfig) -> float | None:
 
 def execute(config: Config) -> None:
     """A whole run, or what a further rank of a distributed one does in it."""
-    if runfolder.is_main_process():
+    if is_main_process():
         run(config)
     else:
         from omniner.tasks.train import fit_as_rank
@@ -64,7 +64,7 @@ def execute(config: Config) -> None:
 
 def run(config: Config) -> Path:
     """Do one task in a folder of its own, tracked; gives the folder. This is the entry for other programs, too."""
-    folder = runfolder.claim_folder(config)
+    folder = claim_folder(config)
     try:
         context = _start(config, folder)
         status = "failed"
@@ -90,28 +90,28 @@ def run(config: Config) -> Path:
     return folder.path
 
 
-def _start(config: Config, folder: runfolder.RunFolder) -> Context:
+def _start(config: Config, folder: RunFolder) -> Context:
     """Open the MLflow run (the same one again where a run is taken up) and write down what is being run."""
     from omniner import tracking
     from omniner.runs.context import Context
-    from omniner.tracking import machine
+    from omniner.tracking import tracked_run
 
-    label = processes.child_label()
+    label = children.child_label()
     labels = {} if label is None else {"sweep.child": label}
     log.info("%s %s in %s", "going on with" if folder.resumed else "starting", config.name, folder.path)
     tracked = tracking.start_run(
         config.tracking,
         name=config.name,
         folder=folder.path,
-        parent=processes.parent_run_id(),
+        parent=children.parent_run_id(),
         resume_id=tracking.previous_run_id(folder.path) if folder.resumed else None,
         tags={"task": config.task.name, "output_dir": str(folder.path.resolve()), **labels},
     )
     folder.save(status="running", run_id=tracked.id)
     tracked.params(compose.flat(config))
     tracked.text(compose.to_yaml(config), "config.yaml")
-    tracked.tags({f"git.{key}": value for key, value in machine.git_state().items()})
-    tracked.tags({f"version.{key}": value for key, value in machine.library_versions().items()})
+    tracked.tags({f"git.{key}": value for key, value in tracked_run.git_state().items()})
+    tracked.tags({f"version.{key}": value for key, value in tracked_run.library_versions().items()})
     return Context(config=config, folder=folder.path, run=tracked, resumed=folder.resumed)
 
 
@@ -150,7 +150,7 @@ def child(path: Path) -> None:
     from hydra.core.utils import configure_log
 
     signal.signal(signal.SIGTERM, on_sigterm)
-    processes.stop_with_parent()
+    children.stop_with_parent()
     configure_log(compose.job_logging())
     try:
         execute(compose.read(path))
@@ -176,7 +176,7 @@ def main() -> None:
     # Hydra would print its own messages and exit with status 1; this hands us the exceptions instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signal.signal(signal.SIGTERM, on_sigterm)
-    processes.stop_with_parent()
+    children.stop_with_parent()
     status: Any = 0
     outcome = "FAILED"
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from omniner.runs import processes
+from omniner.runs import children
 from tests.e2e.conftest import ONE_EPOCH, omniner
 from tests.e2e.sweeping import SCORE, check_summary, runs, start, states, sweeps
 
@@ -41,14 +41,14 @@ def _gpus(launcher: int) -> dict[int, str]:
         with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
             forked = "--child" in process.parent().cmdline()  # by a child, and is not yet what it will be
             if "--child" in process.cmdline() and not forked:
-                found[process.pid] = process.environ()[processes.VISIBLE_GPUS]
+                found[process.pid] = process.environ()[children.VISIBLE_GPUS]
     return found
 
 
 def test_children_side_by_side_have_gpus_of_their_own(scorable: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     command = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *SCORE, "seed=1,2,3", "tracking=off"]
-    there = {processes.VISIBLE_GPUS: "0,1,2,3", "TMPDIR": str(scorable)}  # locks of its own
+    there = {children.VISIBLE_GPUS: "0,1,2,3", "TMPDIR": str(scorable)}  # locks of its own
     process = start(scorable, *command, "children.gpus=2", **there)
     seen: dict[int, str] = {}
     most = 0

@@ -10,8 +10,8 @@ import pytest
 
 from omniner.config.groups import ErrtaConfig, MetricsConfig
 from omniner.scoring import predictions
+from omniner.scoring.metrics import ScoreResult, ScoreRow
 from omniner.scoring.profiles import score_loaded
-from omniner.scoring.results import ScoreResult, ScoreRow
 
 OFFICIAL = MetricsConfig(
     unit="auto", profile="official", on_parse_failure="empty", bootstrap=0, confidence=0.95, seed=0

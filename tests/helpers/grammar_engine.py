@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from omniner.answers import STYLES
-from omniner.llm.chat import ChatTokenizer
+from omniner.llm.samples import ChatTokenizer
 
 
 class Reference:

@@ -8,8 +8,7 @@ from collections import Counter
 from omniner.corpus.taxonomy import load_taxonomy, primary_of
 from omniner.records import Entity, Issue, Prediction, Sentence
 from omniner.scoring.error_types import error_types
-from omniner.scoring.metrics import compare_units
-from omniner.scoring.results import (
+from omniner.scoring.metrics import (
     ErrtaError,
     ErrtaResult,
     Interval,
@@ -20,6 +19,7 @@ from omniner.scoring.results import (
     ScoreResult,
     ScoreRow,
     TypeCount,
+    compare_units,
 )
 
 WORDS = (

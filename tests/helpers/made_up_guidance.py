@@ -12,7 +12,7 @@ from omniner.guidance.clusters import TrainingCounts, build_lesson, cluster_erro
 from omniner.guidance.lessons import Guidance, Lesson, Note, SuspectLabel
 from omniner.guidance.prompt_errors import LengthFunction, log_errors_text, with_errors_text, write_errors_text
 from omniner.records import Sentence
-from omniner.scoring.results import ErrtaError
+from omniner.scoring.metrics import ErrtaError
 
 CATEGORIES = ["品牌_国货", "品类_产品", "时间", "地点_城市", "体验_使用体验", "人群"]
 

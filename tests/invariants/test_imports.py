@@ -5,37 +5,14 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
+import house
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[2] / "src" / "omniner"
-
-# Layers from the bottom up; a module may import from its own layer and from those before it.
-LAYERS = (
-    ("errors",),
-    ("records", "files", "progress", "registry", "cores"),
-    ("config",),
-    ("corpus",),
-    ("answers",),
-    ("scoring",),
-    ("annotators",),
-    ("training",),
-    ("taggers", "llm"),
-    ("convert",),
-    ("models",),
-    ("guidance",),
-    ("report",),
-    ("tracking",),
-    ("runs",),
-    ("tasks",),
-    ("run",),
-)
-APART = ("taggers", "llm")  # one layer, but neither knows the other
 WITHOUT_TORCH = {
-    *("errors", "records", "files", "progress", "registry", "cores"),
-    *("config", "corpus", "answers", "scoring", "annotators", "runs"),
-}
+    "errors", "records", "files", "progress", "registry", "cores", "config", "corpus", "answers", "scoring",
+    "annotators", "runs", "run", "api",
+}  # fmt: skip
 HEAVY = (
     "torch",
     "pytorch_lightning",
@@ -45,71 +22,53 @@ HEAVY = (
     "torchmetrics",
     "mlflow",
     "matplotlib",
+    "pandas",
 )
+MODULES = {name: path for name, path in house.modules().items() if name != "omniner"}
+each_module = pytest.mark.parametrize("name", MODULES)
 
 
-def _layer(module: str) -> int:
-    for number, names in enumerate(LAYERS):
-        if module in names:
-            return number
-    raise AssertionError(f"omniner.{module} has no layer: add it to LAYERS")
+def _level(room: str) -> int:
+    for level, row in enumerate(house.LAYERS):
+        if room in row:
+            return level
+    raise AssertionError(f"omniner.{room} has no layer: add it to LAYERS in tests/helpers/house.py")
 
 
-def _imports(path: Path, top_level_only: bool) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for inner in ast.walk(node)
-    }
-    nodes = tree.body if top_level_only else ast.walk(tree)
-    found: set[str] = set()
-    for node in nodes:
-        if id(node) in typing_only:
-            continue
+def _libraries(name: str) -> set[str]:
+    """The packages that a module imports anywhere, ours and those that only types need left out."""
+    found = set()
+    for node in house.needed_nodes(MODULES[name]):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            if node.module == "omniner":
-                found |= {f"omniner.{alias.name}" for alias in node.names}
-            else:
-                found.add(node.module)
+            found.add(node.module.split(".")[0])
     return found
 
 
-MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+@each_module
+def test_imports_go_one_way(name: str) -> None:
+    own = house.room(name)
+    for target, _ in house.imported(MODULES[name]):
+        other = house.room(target)
+        if other:
+            assert not (own != other and {own, other} <= set(house.APART)), f"{name} imports {target}"
+            assert _level(other) <= _level(own), f"{name} imports {target}"
 
 
-def _own_name(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+@each_module
+def test_only_tracking_knows_mlflow(name: str) -> None:
+    assert house.room(name) == "tracking" or "mlflow" not in _libraries(name)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_go_one_way(path: Path) -> None:
-    own = _own_name(path)
-    for name in _imports(path, top_level_only=False):
-        if not name.startswith("omniner."):
-            continue
-        target = name.split(".")[1]
-        assert not (own in APART and target in APART and own != target), f"{path.name} ({own}) imports {name}"
-        assert target.startswith("__") or _layer(target) <= _layer(own), f"{path.name} ({own}) imports {name}"
+@each_module
+def test_light_rooms_import_no_torch(name: str) -> None:
+    if house.room(name) in WITHOUT_TORCH:
+        assert not _libraries(name) & {"torch", "pytorch_lightning", "transformers", "torchmetrics"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_only_tracking_knows_mlflow(path: Path) -> None:
-    if _own_name(path) != "tracking":
-        assert not any(name.split(".")[0] == "mlflow" for name in _imports(path, top_level_only=False))
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_analysis_and_corpus_import_no_torch(path: Path) -> None:
-    if _own_name(path) in WITHOUT_TORCH:
-        roots = {name.split(".")[0] for name in _imports(path, top_level_only=False)}
-        assert not roots & {"torch", "pytorch_lightning", "transformers", "torchmetrics"}
-
-
-def test_start_up_imports_nothing_heavy() -> None:
-    code = f"import omniner.run, sys; print([m for m in {HEAVY!r} if m in sys.modules])"
+@pytest.mark.parametrize("module", ["omniner", "omniner.run", "omniner.api"])
+def test_start_up_imports_nothing_heavy(module: str) -> None:
+    code = f"import {module}, sys; print([m for m in {HEAVY!r} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -26,16 +26,7 @@ from omniner.config.model_groups import (
     TrainerConfig,
     TuningConfig,
 )
-from omniner.config.values import (
-    From0,
-    Group,
-    Kind,
-    OneOf,
-    Positive,
-    PositiveNumber,
-    PositiveShare,
-    Share,
-)
+from omniner.config.validate import From0, Group, Kind, OneOf, Positive, PositiveNumber, PositiveShare, Share
 from omniner.registry import FORMATS, TASKS
 
 TaskName = Annotated[str, OneOf(lambda: TASKS)]

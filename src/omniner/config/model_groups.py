@@ -10,17 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le
 
-from omniner.config.values import (
-    From0,
-    Group,
-    Number,
-    NumberFrom0,
-    OneOf,
-    Positive,
-    PositiveNumber,
-    Share,
-    hints,
-)
+from omniner.config.validate import From0, Group, Number, NumberFrom0, OneOf, Positive, PositiveNumber, Share, hints
 from omniner.registry import HEADS
 
 HeadKind = Annotated[str, OneOf(lambda: ("auto", "none", *HEADS))]

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from omniner.config import groups
 from omniner.config.compose import compose, conf_folder
-from omniner.config.values import Wanted, hints, take_apart
+from omniner.config.validate import Wanted, hints, take_apart
 from omniner.registry import TASKS
 
 USAGE = """\

@@ -16,8 +16,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from omniner.corpus.adjudication import AnnotatedSentence, Annotation, Decision, annotation_of
-from omniner.corpus.align import align
-from omniner.records import Entity, Issue, Prediction, Sentence, entity_to_json, sentence_to_json
+from omniner.records import Entity, Issue, Prediction, Sentence, align, entity_to_json, sentence_to_json
 
 QUEUE_NAMES = ("gold", "models")  # whose labels the expert sees
 _UNITS: dict[str, Callable[[Entity], Any]] = {"pair": itemgetter(0, 1), "span": itemgetter(1, 2, 3)}

@@ -37,7 +37,7 @@ from omniner.guidance.lessons import (
 from omniner.records import Entity, Sentence
 from omniner.registry import ERROR_TYPES
 from omniner.scoring.error_types import LANGUAGES, lesson_kinds
-from omniner.scoring.results import ErrtaError
+from omniner.scoring.metrics import ErrtaError
 
 _BETWEEN = "\x00"  # between sentences; stands in no surface
 _TYPICAL = 5  # most frequent surfaces of a category that are named

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_
 
 from annotated_types import Ge
 
-from omniner.config.values import From0, Group, OneOf
+from omniner.config.validate import From0, Group, OneOf
 from omniner.errors import UserError
 from omniner.files import read_json, write_text
 from omniner.records import Entity, storable

@@ -13,14 +13,12 @@ import torch
 from omniner.config.groups import Config
 from omniner.config.model_groups import DecodingConfig, EncodingConfig
 from omniner.errors import UserError
-from omniner.guidance.questions import Question
-from omniner.guidance.teacher import ANSWER_CUT, TeacherAnswer, TeacherCost
-from omniner.llm.chat import ChatTokenizer
+from omniner.guidance.teacher import ANSWER_CUT, Question, TeacherAnswer, TeacherCost
 from omniner.llm.constraint import SchemaConstraint
 from omniner.llm.generate import GenerationRequest, Generator
 from omniner.llm.loading import load_pretrained
 from omniner.llm.prompts import SENTENCE, Prompt
-from omniner.llm.samples import PromptEncoder
+from omniner.llm.samples import ChatTokenizer, PromptEncoder
 from omniner.records import Sentence
 from omniner.training.devices import choose_devices
 

@@ -49,7 +49,7 @@ from omniner.llm.automaton import (
     TokenTrie,
     token_bytes,
 )
-from omniner.llm.chat import ChatTokenizer
+from omniner.llm.samples import ChatTokenizer
 
 _SPAN_ROOM = 32  # tokens; nearly every span has less, so that what is cut off at the end is whole pairs
 _REPEATS = 3  # times that a pair may be written beyond the occurrences of its span before it counts as a loop

@@ -40,7 +40,7 @@ from omniner.llm.prefix_cache import (
 )
 
 if TYPE_CHECKING:
-    from omniner.llm.chat import ChatTokenizer
+    from omniner.llm.samples import ChatTokenizer
 
 _GROUP = 16  # sentences of a group, per slot: the most work that is done twice after an interruption
 _FRESH_TOKENS = 1024  # once new sentences bring so many tokens to a forward call, further ones wait: bounds memory

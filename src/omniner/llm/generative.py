@@ -29,20 +29,26 @@ from omniner.answers import prediction_from_answer
 from omniner.config.groups import Config
 from omniner.config.model_groups import CausalConfig, DecodingConfig, TrainerConfig
 from omniner.errors import Stopped, UserError
-from omniner.llm.adapters import build_optimizer
 from omniner.llm.attention_probe import choose_attention
 from omniner.llm.constraint import AnswerConstraint, Constraint
 from omniner.llm.generate import GenerationRequest, Generator
-from omniner.llm.language_model import CausalModel, save_causal_model
+from omniner.llm.language_model import CausalModel, build_optimizer, save_causal_model
 from omniner.llm.packs import PackedStep, StepLoader, pack_step, suffix_length
 from omniner.llm.samples import PromptEncoder, Sample
 from omniner.llm.shared_prefix import attach_attention, pack_loss
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence
 from omniner.training import devices
-from omniner.training.data import EntityReplacement, TrainingData, plan_epoch, refuse_empty, sample_dev
 from omniner.training.devices import Precision
-from omniner.training.learner import DevScore, Learner
+from omniner.training.learner import (
+    DevScore,
+    EntityReplacement,
+    Learner,
+    TrainingData,
+    plan_epoch,
+    refuse_empty,
+    sample_dev,
+)
 
 _SAME = ("path", "architecture", "vocabulary", "chat_template")  # of the model; what makes it another one
 _SAME_TUNING = ("method", "rank", "alpha", "targets", "double_quantization", "optimizer")

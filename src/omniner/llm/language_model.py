@@ -1,50 +1,280 @@
-"""A causal language model with its chat and its prompt: built for training, kept in a folder, loaded, merged.
+"""A causal language model with its adapters, chat and prompt: built for training, kept in a folder, loaded, merged.
+
+LoRA (Hu et al. 2021) freezes a linear layer W and learns an update B A of rank r beside it, scaled by alpha / r; B
+starts at zero, so training starts from the model as it was. QLoRA (Dettmers et al. 2023) does so beside weights of 4
+bits. Price of an adapter: two thin products a layer; gain: gradients and optimizer state only for about one weight in
+a hundred. Models with random weights learn all of them, since there is nothing to adapt.
+
+The 4-bit weights (nf4 with double quantisation) are made in memory, and taken back by `dequantize`: all linear layers
+but the output become `bitsandbytes` layers. So it works for any model: from a folder, a GGUF file, or random. Price:
+the whole model passes through main memory in its ordinary precision. The same weights always give the same codes, so
+a checkpoint need not hold them: it names the base and how it was quantised.
 
 A checkpoint is a folder. `omniner.json` says what it holds: the method, the base and how that was quantised, the chat
 template and the whole prompt. Beside it stand the tokenizer and either all weights (full) or the adapters in peft's
-format (lora, qlora). Adapters need their base: a pretrained one stays where it was and is named, one with random
-weights is kept in the subfolder `base`. Folders are written whole or not at all.
+format (lora, qlora). A pretrained base stays where it was and is named, one with random weights is kept in the
+subfolder `base`. Folders are written whole or not at all.
 
 `merge_adapters` makes an ordinary model folder of adapters and base, for servers that know nothing of this program.
-Adapters that learnt beside a quantised base are merged into the values its 4-bit codes stand for, not into the weights
-before quantisation: those are what the adapters corrected, and so the merged model is the one that was evaluated.
+Adapters that learnt beside a quantised base are merged into the values its 4-bit codes stand for, not into the
+weights before quantisation: those are what the adapters corrected, and so the merged model is the one that was
+evaluated.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omniner.config.model_groups import CausalConfig, TuningConfig
-from omniner.errors import UserError
+from omniner.errors import UserError, one_line
 from omniner.files import explaining, read_json, restore, write_json, writing_folder
-from omniner.llm.adapters import (
-    TUNING_METHODS,
-    Quantization,
-    choose_method,
-    dequantize,
-    has_bitsandbytes,
-    prepare_for_training,
-    quantize,
-    trainable_state,
-)
-from omniner.llm.chat import ChatTokenizer
 from omniner.llm.loading import load_pretrained, load_weights, random_model
 from omniner.llm.prompts import Prompt
-from omniner.training import hub
+from omniner.llm.samples import ChatTokenizer
+from omniner.training import checkpoints
 from omniner.training.checkpoints import DESCRIPTION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 log = logging.getLogger("omniner")
+
+TUNING_METHODS = ("full", "lora", "qlora")
+_LARGE = 1_000_000_000  # weights that learn from which on 8-bit optimizer states are worth their noise: 6 GB saved
+
+
+def choose_method(wanted: str, is_pretrained: bool) -> str:
+    """Choose what `tuning.method: auto` becomes; another choice stays."""
+    if wanted == "auto":
+        return "lora" if is_pretrained else "full"
+    return wanted
+
+
+def prepare_for_training(model: Any, tuning: TuningConfig, method: str, seed: int) -> Any:
+    """Make a causal model ready to learn by a method.
+
+    Args:
+        model: `PreTrainedModel`, already quantised for qlora. It is changed.
+        tuning: the shape of adapters and whether activations are computed again.
+        method: full | lora | qlora.
+        seed: of the adapters' random halves.
+
+    Returns:
+        the model itself (full), or peft's around it, in training mode.
+
+    Raises:
+        UserError: `tuning.targets` names no layer of the model.
+    """
+    if method == "qlora":
+        for value in model.parameters():  # what is not quantised (embeddings, norms, the output) goes to fp32
+            if value.dtype in (torch.float16, torch.bfloat16):
+                value.data = value.data.float()
+    if method != "full":
+        model = add_adapters(model, tuning, seed)
+    if tuning.gradient_checkpointing:
+        base = model if method == "full" else model.get_base_model()
+        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+        enable({"use_reentrant": False})  # the reentrant kind needs inputs with gradients and runs hooks elsewhere
+        if method != "full":
+            base.enable_input_require_grads()
+    return model.train()
+
+
+def build_optimizer(
+    model: Any, tuning: TuningConfig, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Build AdamW over the weights that learn; norms and biases are not decayed.
+
+    `tuning.optimizer: auto` takes 8-bit states (Dettmers et al. 2022) on a GPU for qlora and where a billion weights
+    learn, and torch's fused AdamW otherwise.
+
+    Raises:
+        UserError: adamw_8bit without bitsandbytes.
+    """
+    learning = [value for value in model.parameters() if value.requires_grad]
+    groups = [
+        {"params": [value for value in learning if value.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [value for value in learning if value.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if _wants_8bit(tuning, learning):
+        import bitsandbytes as bnb
+
+        eight_bit: Any = bnb.optim
+        return cast(torch.optim.Optimizer, eight_bit.AdamW8bit(groups, lr=learning_rate))
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Copy the weights that learn to the CPU, by their names in the model."""
+    return {
+        name: value.detach().to("cpu", copy=True) for name, value in model.named_parameters() if value.requires_grad
+    }
+
+
+def add_adapters(model: Any, tuning: TuningConfig, seed: int) -> Any:
+    """Put peft's adapters around a `PreTrainedModel`, with random halves from the seed."""
+    with checkpoints.quiet_libraries():  # peft imports bitsandbytes
+        from peft import LoraConfig, TaskType, get_peft_model
+
+    targets = "all-linear" if tuning.targets == ["all-linear"] else list(tuning.targets)
+    settings = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=tuning.rank,
+        lora_alpha=tuning.alpha,
+        lora_dropout=tuning.dropout,
+        target_modules=targets,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            with checkpoints.quiet_libraries():
+                return get_peft_model(model, settings)
+        except ValueError as error:
+            linear = (name for name, part in model.named_modules() if isinstance(part, nn.Linear))
+            layers = sorted({name.rpartition(".")[2] for name in linear})
+            raise UserError(
+                "tuning.targets",
+                f"{tuning.targets} cannot be adapted ({one_line(error)})",
+                f"Linear layers of this model: {', '.join(layers)}; [all-linear] takes all but the output.",
+            ) from error
+
+
+def _wants_8bit(tuning: TuningConfig, learning: list[nn.Parameter]) -> bool:
+    """Decide whether the optimizer keeps its states in 8 bits, see `build_optimizer`."""
+    if tuning.optimizer == "adamw":
+        return False
+    if tuning.optimizer == "adamw_8bit":
+        if not has_bitsandbytes():
+            raise UserError(
+                "tuning.optimizer",
+                "adamw_8bit, but bitsandbytes is not installed",
+                "pip install bitsandbytes, or choose adamw.",
+            )
+        return True
+    on_gpu = any(value.device.type == "cuda" for value in learning)
+    large = sum(value.numel() for value in learning) >= _LARGE
+    wanted = on_gpu and (tuning.method == "qlora" or large)
+    if wanted and not has_bitsandbytes():
+        log.warning("bitsandbytes is not installed: the optimizer keeps its states in full precision")
+        return False
+    return wanted
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a base was quantised, as a checkpoint records it.
+
+    Attributes:
+        kind: nf4, the only one.
+        double: whether the blocks' constants are quantised, too.
+        source: precision of the weights before, as torch names it (`bfloat16`).
+    """
+
+    kind: str
+    double: bool
+    source: str
+
+    @property
+    def source_dtype(self) -> torch.dtype:
+        """The precision as torch has it."""
+        return cast(torch.dtype, getattr(torch, self.source))
+
+
+def has_bitsandbytes() -> bool:
+    """Tell whether bitsandbytes can be imported."""
+    try:
+        with checkpoints.quiet_libraries():
+            import bitsandbytes  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def quantize(model: Any, double: bool, compute: torch.dtype) -> Quantization:
+    """Replace the linear layers of a `PreTrainedModel`, all but the output, by 4-bit ones.
+
+    Args:
+        model: is changed; all but its linear layers stays as it is.
+        double: quantise the constants, too.
+        compute: precision of the products.
+
+    Returns:
+        how it was quantised.
+
+    Raises:
+        UserError: without bitsandbytes.
+    """
+    if not has_bitsandbytes():
+        raise UserError(
+            "tuning.method", "qlora, but bitsandbytes is not installed", "pip install bitsandbytes, or choose lora."
+        )
+    source = model.dtype
+    output = model.get_output_embeddings()
+    # subclasses of nn.Linear do more than it: they stay
+    names = [name for name, layer in model.named_modules() if type(layer) is nn.Linear and layer is not output]
+    for name in names:
+        replace_layer(model, name, to_4bit(model.get_submodule(name), double, compute))
+    model.is_loaded_in_4bit = True  # peft asks for it
+    return Quantization("nf4", double, str(source).removeprefix("torch."))
+
+
+def dequantize(model: Any) -> None:
+    """Undo `quantize`: ordinary linear layers with the values that the 4-bit codes stand for."""
+    bnb = import_bitsandbytes()
+    for name in [name for name, layer in model.named_modules() if isinstance(layer, bnb.nn.Linear4bit)]:
+        layer = model.get_submodule(name)
+        weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None, device="meta")
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+        if layer.bias is not None:
+            linear.bias = nn.Parameter(layer.bias.data, requires_grad=False)
+        replace_layer(model, name, linear)
+    model.is_loaded_in_4bit = False
+
+
+def to_4bit(linear: nn.Linear, double: bool, compute: torch.dtype) -> nn.Module:
+    """Make the 4-bit layer of a linear one; a GPU quantises a hundred times faster, so it does where there is one."""
+    bnb = import_bitsandbytes()
+    size = linear.in_features, linear.out_features
+    layer = bnb.nn.Linear4bit(
+        *size, bias=linear.bias is not None, compute_dtype=compute, compress_statistics=double, quant_type="nf4"
+    )
+    # on CPUs with avx512_bf16 one evaluation would repack the codes for good, and training afterwards has no gradients
+    layer.support_avx512bf16_for_cpu = False
+    weight = bnb.nn.Params4bit(
+        linear.weight.data, requires_grad=False, compress_statistics=double, quant_type="nf4", module=layer
+    )
+    device = torch.device("cpu")
+    if torch.cuda.is_available():  # each process of a node has its own
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    layer.weight = weight.to(device).to(linear.weight.device)  # quantised by the first move
+    if linear.bias is not None:
+        layer.bias = nn.Parameter(linear.bias.data, requires_grad=False)
+    return cast(nn.Module, layer)
+
+
+def import_bitsandbytes() -> Any:
+    """Import bitsandbytes, whose own types are too loose to be checked against."""
+    import bitsandbytes
+
+    return bitsandbytes
+
+
+def replace_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put a layer in the place of another one, which is named as in `named_modules`."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, layer)
+
 
 _VERSION = 1
 _BASE = "base"  # subfolder of a base that stands nowhere else
@@ -160,7 +390,7 @@ def merge_adapters(folder: Path, output: Path, dtype: torch.dtype) -> None:
             raise UserError("output", f"{output} exists already", "Name a new folder.")
     causal = _assemble(folder, _read_card(folder), dtype, keep_codes=False)
     model = causal.model if causal.method == "full" else causal.model.merge_and_unload()
-    with writing_folder(output) as written, hub.quiet_libraries():
+    with writing_folder(output) as written, checkpoints.quiet_libraries():
         model.to(dtype).save_pretrained(written)
         _save_tokenizer(written, causal.chat)
 
@@ -169,7 +399,7 @@ def _save_model(folder: Path, model: Any, state: dict[str, Tensor]) -> None:
     """Write all weights; `state` has those that learn, the model the buffers that are kept beside them."""
     buffers = {name for name, _ in model.named_buffers()}
     kept = {name: value.cpu() for name, value in model.state_dict().items() if name in buffers}
-    with hub.quiet_libraries():
+    with checkpoints.quiet_libraries():
         model.save_pretrained(folder, state_dict={**state, **kept})
 
 
@@ -230,8 +460,8 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Load tokenizer.json as it stands: AutoTokenizer builds some families anew, with their own normalisation."""
     from transformers import PreTrainedTokenizerFast
 
-    with hub.explaining_load_errors("checkpoint", folder, _FIX):
-        return PreTrainedTokenizerFast.from_pretrained(folder, **hub.pretrained_options(True))
+    with checkpoints.explaining_load_errors("checkpoint", folder, _FIX):
+        return PreTrainedTokenizerFast.from_pretrained(folder, **checkpoints.pretrained_options(True))
 
 
 def _assemble(folder: Path, card: Mapping[str, Any], dtype: torch.dtype, keep_codes: bool) -> CausalModel:
@@ -258,7 +488,7 @@ def _assemble(folder: Path, card: Mapping[str, Any], dtype: torch.dtype, keep_co
         if not keep_codes:
             dequantize(model)
     if card["method"] != "full":
-        with hub.explaining_load_errors("checkpoint", folder, _FIX), hub.quiet_libraries():
+        with checkpoints.explaining_load_errors("checkpoint", folder, _FIX), checkpoints.quiet_libraries():
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model.to(dtype), folder)

@@ -37,7 +37,7 @@ from omniner.config.model_groups import CausalConfig
 from omniner.errors import UserError, one_line
 from omniner.llm.prompts import SENTENCE, Prompt
 from omniner.registry import MODEL_FAMILIES
-from omniner.training import hub
+from omniner.training import checkpoints
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -110,8 +110,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     source, local, more = _place(path)
-    with hub.explaining_load_errors("model.path", path, hub.load_advice(local, _FOLDER)):
-        return AutoTokenizer.from_pretrained(source, **hub.pretrained_options(local), **more)
+    with checkpoints.explaining_load_errors("model.path", path, checkpoints.load_advice(local, _FOLDER)):
+        return AutoTokenizer.from_pretrained(source, **checkpoints.pretrained_options(local), **more)
 
 
 def load_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -121,13 +121,13 @@ def load_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
     source, local, more = _place(path)
     if local and not more:
         check_code(path, Path(source))
-    options, fix = {**hub.pretrained_options(local), **more}, hub.load_advice(local, _FOLDER)
-    with hub.explaining_load_errors("model.path", path, fix), explaining_code(path):
+    options, fix = {**checkpoints.pretrained_options(local), **more}, checkpoints.load_advice(local, _FOLDER)
+    with checkpoints.explaining_load_errors("model.path", path, fix), explaining_code(path):
         settings = AutoConfig.from_pretrained(source, **options)
         check_causal(path, settings)
     if more:
         options |= unpacked_gguf()
-    with hub.explaining_load_errors("model.path", path, fix), hub.quiet_libraries():
+    with checkpoints.explaining_load_errors("model.path", path, fix), checkpoints.quiet_libraries():
         model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
     if missing := sorted(report["missing_keys"]):
         found = f"{path} lacks {len(missing)} of the model's weights, {missing[0]} first"
@@ -171,7 +171,7 @@ def _place(path: str) -> tuple[str, bool, dict[str, str]]:
         except ImportError as error:
             raise UserError("model.path", f"{file} is a GGUF file, which needs gguf", "pip install gguf") from error
         return str(file.parent), True, {"gguf_file": file.name}
-    return path, hub.is_local_folder(path, _FOLDER), {}
+    return path, checkpoints.is_local_folder(path, _FOLDER), {}
 
 
 def unpacked_gguf() -> dict[str, Any]:

@@ -19,12 +19,10 @@ from omniner.report import page
 from omniner.report.comparison_tables import comparison_summary
 from omniner.report.figures import FAINT, INK, LABEL_LENGTH, Chart, drawable_text
 from omniner.report.tables import P_VALUE, POINTS, SHARE, Table, format_cell
-from omniner.scoring import human
-from omniner.scoring.comparison import RunComparison, TestedRun
+from omniner.scoring.comparison import HUMAN, RunComparison, TestedRun, coverage_notes, summarise_scores
 from omniner.scoring.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
-from omniner.scoring.metrics import Residue
+from omniner.scoring.metrics import Residue, ScoreResult
 from omniner.scoring.resampling import Difference, smallest_p
-from omniner.scoring.results import ScoreResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -134,7 +132,7 @@ def render_comparison_page(comparison: RunComparison, tables: Mapping[str, Table
 def comparison_warnings(comparison: RunComparison) -> list[str]:
     """What a reader must know before believing the tables."""
     settings = comparison.settings
-    partial = human.coverage_notes(comparison.annotators, comparison.sentences)
+    partial = coverage_notes(comparison.annotators, comparison.sentences)
     return [f"{line}: not what the runs are scored on." for line in partial] + [
         f"{run.name}: {settings.permutations:,} permutations cannot make any of "
         f"{len(run.significance.categories):,} categories significant at {settings.alpha:g} (smallest possible "
@@ -153,7 +151,7 @@ def comparison_method(comparison: RunComparison) -> list[str]:
     )
     names = ", ".join(comparison.annotators)
     people = [
-        f"{human.HUMAN} is the mean over {len(comparison.annotators)} people ({names}), each scored as a run; the "
+        f"{HUMAN} is the mean over {len(comparison.annotators)} people ({names}), each scored as a run; the "
         "deviation is the sample standard deviation over them. Their differences are not tested. If gold was made from "
         "these people's labels, they agree with it more than others would."
     ]
@@ -185,11 +183,11 @@ def _key_numbers(comparison: RunComparison) -> list[tuple[str, str, str]]:
             note = f"{points} [{low}, {high}], p {format_cell(tested[name].p_corrected, P_VALUE)}"
         cards.append((name, f"F1 {format_cell(result.metrics.micro.f1, SHARE)}", note))
     if comparison.annotators:
-        mean = human.summarise_scores([result.metrics.micro.f1 for result in comparison.annotators.values()])
+        mean = summarise_scores([result.metrics.micro.f1 for result in comparison.annotators.values()])
         many = len(comparison.annotators) > 1
         note = f"standard deviation {format_cell(mean.deviation, SHARE)}, " if many else ""
         note += f"{len(comparison.annotators)} people"
-        cards.append((human.HUMAN, f"F1 {format_cell(mean.mean, SHARE)}", note))
+        cards.append((HUMAN, f"F1 {format_cell(mean.mean, SHARE)}", note))
     return cards
 
 

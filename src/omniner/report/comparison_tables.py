@@ -37,11 +37,10 @@ from omniner.report.tables import (
     entities_text,
     format_cell,
 )
-from omniner.scoring import human
-from omniner.scoring.comparison import RunComparison, TestedRun
+from omniner.scoring.comparison import HUMAN, MICRO, SCORES, RunComparison, TestedRun, human_rows, summarise_scores
 from omniner.scoring.error_types import BLUE, ORANGE
+from omniner.scoring.metrics import ScoreResult, ScoreRow
 from omniner.scoring.resampling import Difference
-from omniner.scoring.results import ScoreResult, ScoreRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,14 +56,14 @@ def comparison_summary(comparison: RunComparison) -> list[str]:
 
 def human_summary(comparison: RunComparison) -> str:
     """How well people do, and how far each run is from that."""
-    f1 = human.summarise_scores([result.metrics.micro.f1 for result in comparison.annotators.values()])
+    f1 = summarise_scores([result.metrics.micro.f1 for result in comparison.annotators.values()])
     runs = [
         f"{name} {format_cell(result.metrics.micro.f1 - f1.mean, POINTS)}"
         for name, result in comparison.results.items()
     ]
     deviation = f", standard deviation {format_cell(f1.deviation, SHARE)}" if len(comparison.annotators) > 1 else ""
     return (
-        f"{human.HUMAN} ({', '.join(comparison.annotators)}): mean F1 {format_cell(f1.mean, SHARE)}{deviation}; "
+        f"{HUMAN} ({', '.join(comparison.annotators)}): mean F1 {format_cell(f1.mean, SHARE)}{deviation}; "
         f"points from it: {', '.join(runs)}."
     )
 
@@ -108,10 +107,10 @@ def build_comparison_tables(comparison: RunComparison, configs: Mapping[str, Seq
 def _models(comparison: RunComparison) -> Table:
     """The paper's Table 6: every run, and its difference from the first."""
     confidence = f"{100 * comparison.settings.confidence:g}%"
-    heads = [*columns(TEXT, "run"), *columns(SHARE, *human.SCORES, "macro_f1")]
+    heads = [*columns(TEXT, "run"), *columns(SHARE, *SCORES, "macro_f1")]
     if comparison.annotators:
-        heads += columns(SHARE, *(f"{name}_deviation" for name in (*human.SCORES, "macro_f1")))
-    heads += columns(POINTS, *(f"{name}_difference" for name in human.SCORES), "low", "high")
+        heads += columns(SHARE, *(f"{name}_deviation" for name in (*SCORES, "macro_f1")))
+    heads += columns(POINTS, *(f"{name}_difference" for name in SCORES), "low", "high")
     heads += columns(P_VALUE, "p_randomisation", "p_bootstrap", "p_corrected")
     of = {run.name: run for run in comparison.tested}
     rows: list[list[Cell]] = []
@@ -125,7 +124,7 @@ def _models(comparison: RunComparison) -> Table:
     best = {place for column in range(1, 5) for place in _best(rows, [(row, column) for row in runs])}
     if comparison.annotators:
         rows.append(_human_row(comparison))
-        title += f"; {human.HUMAN}: mean and standard deviation of {len(comparison.annotators)} people"
+        title += f"; {HUMAN}: mean and standard deviation of {len(comparison.annotators)} people"
     return Table(title, heads, rows, frozenset(best))
 
 
@@ -141,17 +140,17 @@ def _human_row(comparison: RunComparison) -> list[Cell]:
     """The mean of the people in the table of runs; their differences from the first run are not tested."""
     people = [result.metrics for result in comparison.annotators.values()]
     base = comparison.results[comparison.baseline].metrics
-    spreads = [human.summarise_scores([getattr(metrics.micro, name) for metrics in people]) for name in human.SCORES]
-    differences = [found.mean - getattr(base.micro, name) for found, name in zip(spreads, human.SCORES, strict=True)]
-    spreads.append(human.summarise_scores([metrics.macro.f1 for metrics in people]))
+    spreads = [summarise_scores([getattr(metrics.micro, name) for metrics in people]) for name in SCORES]
+    differences = [found.mean - getattr(base.micro, name) for found, name in zip(spreads, SCORES, strict=True)]
+    spreads.append(summarise_scores([metrics.macro.f1 for metrics in people]))
     deviations: list[Cell] = [found.deviation if len(people) > 1 else NONE for found in spreads]
-    return [human.HUMAN, *(found.mean for found in spreads), *deviations, *differences, *[NONE] * 5]
+    return [HUMAN, *(found.mean for found in spreads), *deviations, *differences, *[NONE] * 5]
 
 
 def _model_differences(run: TestedRun) -> list[Cell]:
     figures = run.significance.figures
     f1 = figures["micro.f1"]
-    differences = [figures[f"micro.{name}"].difference for name in human.SCORES]
+    differences = [figures[f"micro.{name}"].difference for name in SCORES]
     return [*differences, f1.low, f1.high, f1.p_randomisation, f1.p_bootstrap, run.p_corrected]
 
 
@@ -182,7 +181,7 @@ def _error_counts(result: ScoreResult) -> dict[str, int]:
 def _primaries(comparison: RunComparison) -> Table:
     """The paper's Table 4: precision, recall and F1 of each primary, the whole category right."""
     heads = [*columns(TEXT, "primary"), *columns(COUNT, "gold")]
-    heads += columns(SHARE, *(f"{name}: {score}" for name in comparison.results for score in human.SCORES))
+    heads += columns(SHARE, *(f"{name}: {score}" for name in comparison.results for score in SCORES))
     names = sorted({name for result in comparison.results.values() for name in result.metrics.primaries})
     metrics = [result.metrics for result in comparison.results.values()]
     lines: list[tuple[str, list[ScoreRow | None]]] = [
@@ -191,14 +190,14 @@ def _primaries(comparison: RunComparison) -> Table:
     lines.append((ALL, [m.micro for m in metrics]))
     people = _human_cells(comparison)
     if people:
-        both = (f"{human.HUMAN}: {name}{what}" for name in human.SCORES for what in ("", "_deviation"))
+        both = (f"{HUMAN}: {name}{what}" for name in SCORES for what in ("", "_deviation"))
         heads += columns(SHARE, *both)
     rows: list[list[Cell]] = []
     for place, (name, found) in enumerate(lines):
         support = max(row.support for row in found if row is not None)
         scores: list[Cell] = [cell for row in found for cell in (row[:3] if row is not None else [NONE] * 3)]
         if people:  # the last line is everything together, which a primary may be called, too
-            scores += people.get(name if place < len(names) else human.MICRO, [NONE] * 6)
+            scores += people.get(name if place < len(names) else MICRO, [NONE] * 6)
         rows.append([name, support, *scores])
     runs = len(comparison.results)
     best = (
@@ -213,8 +212,8 @@ def _primaries(comparison: RunComparison) -> Table:
 def _human_cells(comparison: RunComparison) -> dict[str, list[Cell]]:
     """Mean and standard deviation of precision, recall and F1 over people, by primary; empty without people."""
     found: dict[str, list[Cell]] = {}
-    for name, rows in human.human_rows(comparison.annotators).items() if comparison.annotators else ():
-        spreads = [human.summarise_scores([getattr(row, score) for row in rows.values()]) for score in human.SCORES]
+    for name, rows in human_rows(comparison.annotators).items() if comparison.annotators else ():
+        spreads = [summarise_scores([getattr(row, score) for row in rows.values()]) for score in SCORES]
         found[name] = [cell for one in spreads for cell in (one.mean, one.deviation if len(rows) > 1 else NONE)]
     return found
 

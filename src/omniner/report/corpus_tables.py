@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from omniner.config.groups import StatsConfig
-from omniner.corpus.stats import texts as repeating
 from omniner.corpus.stats.checks import SKIPPED, SurveyedCorpus, Verdict
 from omniner.corpus.stats.measure import mentions_in_split, split_pairs, training_split
 from omniner.corpus.stats.mentions import SAME, CategoryStats, Overlap
+from omniner.corpus.stats.texts import count_near_shared, count_shared, most_repeated
 from omniner.corpus.taxonomy import primary_of
 from omniner.report.tables import COUNT, NONE, TEXT, Cell, Table, columns
 
@@ -129,10 +129,10 @@ def leaks(surveyed: SurveyedCorpus) -> Rows:
     statistics = surveyed.statistics
     for one, other in split_pairs(statistics):
         total = max(statistics.texts[statistics.flat.splits[one]].sentences, 1)
-        count, texts = repeating.count_shared(statistics.counts, one, other)
+        count, texts = count_shared(statistics.counts, one, other)
         near: list[Cell] = [NONE, NONE]
         if statistics.near is not None:
-            nearly = repeating.count_near_shared(statistics.counts, statistics.near.similar, one, other)
+            nearly = count_near_shared(statistics.counts, statistics.near.similar, one, other)
             near = [nearly, nearly / total]
         yield [statistics.flat.splits[one], statistics.flat.splits[other], count, count / total, texts, *near]
 
@@ -155,7 +155,7 @@ def near(surveyed: SurveyedCorpus) -> Rows:
 def repeats(surveyed: SurveyedCorpus, top: int) -> Rows:
     """The texts that stand most often."""
     statistics = surveyed.statistics
-    for text in repeating.most_repeated(statistics.counts, top).tolist():
+    for text in most_repeated(statistics.counts, top).tolist():
         times = int(statistics.counts[text].sum())
         yield [times, _where(surveyed, text), cut(statistics.flat.texts[text])]
 

@@ -21,9 +21,9 @@ from omniner.corpus.splits import Division
 from omniner.corpus.taxonomy import primary_of
 from omniner.records import Entity, Sentence, entity_to_json
 from omniner.report.tables import CHANGE, COUNT, NONE, POINTS, SHARE, TEXT, Cell, Table, columns
+from omniner.scoring.comparison import SCORES, coverage_notes, human_rows, summarise_scores
 from omniner.scoring.error_types import ERROR_TYPES, error_types
-from omniner.scoring.human import SCORES, coverage_notes, human_rows, summarise_scores
-from omniner.scoring.results import ErrtaError, ScoreResult
+from omniner.scoring.metrics import ErrtaError, ScoreResult
 
 EXAMPLES = 5  # ids named beside a difference
 

@@ -1,7 +1,7 @@
-"""The figures of a scored run, and its report: one HTML page.
+"""The report of a scored run: its figures, and the page that shows them with its tables.
 
 Figures are drawn of what the run has: a scored file has no learning curves, a perfect one no errors. Six figures of 90
-categories take about 3 s. The page shows the scores, the tables of `run_tables`, heat maps, learning curves and a
+categories take about 3 s. The page shows the scores, the tables of `build_run_tables`, heat maps, learning curves and a
 browser of examples (`pages/run.html`, `pages/run.js`); it takes about 1 s to write.
 """
 
@@ -20,10 +20,16 @@ import numpy.typing as npt
 from omniner.config.groups import ErrtaConfig
 from omniner.report import page
 from omniner.report.figures import FAINT, INK, LABEL_LENGTH, MOST_ROWS, SERIES, Chart, drawable_text
-from omniner.report.run_tables import count_confusions, examples_by_type
-from omniner.report.tables import COUNT, TEXT, Table, columns
+from omniner.report.tables import (
+    COUNT,
+    TEXT,
+    Table,
+    columns,
+    count_confusions,
+    examples_by_type,
+)
 from omniner.scoring.error_types import BLUE, ERROR_TYPES, GREY, ORANGE
-from omniner.scoring.results import ScoreResult, ScoreRow, category_of
+from omniner.scoring.metrics import ScoreResult, ScoreRow, category_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

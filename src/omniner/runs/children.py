@@ -2,32 +2,268 @@
 
 Each is `python -m omniner.run --child <its whole configuration>`, a fresh process with a folder of its own. Whatever
 happens to it (a crash, a kill for want of memory), its siblings go on, and GPU memory ends with it. A job that has
-finished is not run again, one that was interrupted goes on where it was. In MLflow the children belong to the parent's
-run. `run_jobs` does the children of a run, several at a time; a sweep, whose launcher decides what runs when, calls
-`run_job` for each. Price: the start of Python, 3 to 10 s a child.
+finished is not run again, one that was interrupted goes on where it was. In MLflow the children belong to the
+parent's run. `run_jobs` runs the children of a run, several at a time; a sweep, whose launcher decides what runs
+when, calls `run_job` for each. Price: the start of Python, 3 to 10 s a child.
+
+A child's standard input is a pipe from its parent: when it closes, the parent is gone and the child stops, resumable
+(`stop_with_parent`). What a child writes to stderr is shown, and kept in a file. GPUs are reserved by locks on files,
+one for each GPU of the machine, so that children of several launchers and sweeps keep out of each other's way; a lock
+ends with the process that holds it.
 """
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import copy
+import io
+import os
 import queue
+import re
+import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from omniner.config import compose
 from omniner.config.groups import ChildrenConfig, Config
-from omniner.cores import own_cores
+from omniner.cores import own_cores, pinned
 from omniner.errors import Stopped, UserError
-from omniner.files import make_folder, read_json, wait_for_lock, write_text
-from omniner.runs import processes
+from omniner.files import SECONDS_BETWEEN_TRIES, explaining, make_folder, read_json, try_lock, wait_for_lock, write_text
 from omniner.runs.folder import LOCK, METRICS, read_state
-from omniner.runs.processes import CheckStop
+
+PARENT = "OMNINER_PARENT_RUN"  # tells a child the run it belongs to
+CHILD = "OMNINER_CHILD"  # tells a child what sets it apart; its standard input tells whether the parent lives
+# Set by a distributed launch; a child must not take itself for a rank of one.
+RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+SECONDS_BETWEEN_CHECKS = 0.5  # of whether a child has ended, or has to
+_TAIL = 1 << 20  # bytes of what a child wrote last, in which the reason of its end is looked for
+
+CheckStop = Callable[[], None]
+"""Called now and then while something is waited for; raises `Stopped` when it is time to stop."""
+
+
+def parent_run_id() -> str | None:
+    """Return the id of the run that this process's run belongs to."""
+    return os.environ.get(PARENT) or None
+
+
+def child_label() -> str | None:
+    """Return what sets this process's run apart from others of the same parent."""
+    return os.environ.get(CHILD)
+
+
+def child_environment(parent: str, label: str) -> dict[str, str]:
+    """Return the environment of a child that belongs to the run with the id `parent`."""
+    kept = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
+    return {**kept, PARENT: parent, CHILD: label}
+
+
+def run_process(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log_file: Path,
+    check_stop: CheckStop,
+    cores: Sequence[int] = (),
+) -> str:
+    """Run a child process to its end.
+
+    It has a session of its own: Ctrl-C in a terminal reaches it once, from here, and nothing it started outlives it.
+
+    Args:
+        command: the program and its arguments.
+        environment: all of it.
+        log_file: gets what the child writes to stderr.
+        check_stop: called twice a second; the signal of the `Stopped` that it raises ends the child.
+        cores: numbers of the cores that it may use; none = those of this process.
+
+    Returns:
+        What went wrong in one line; empty where nothing did.
+
+    Raises:
+        Stopped: from `check_stop`, once the child has ended.
+    """
+    sys.stdout.flush()
+    tail = bytearray()
+    with explaining(log_file), log_file.open("wb", buffering=0) as file:
+        with pinned(cores):
+            process = subprocess.Popen(
+                command, env=dict(environment), stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            )
+        assert process.stdin is not None
+        assert process.stderr is not None
+        copier = threading.Thread(target=_copy_output, args=(process.stderr, file, tail), daemon=True)
+        copier.start()
+        try:
+            _wait(process, check_stop)
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a dead group
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            copier.join()
+            process.stdin.close()
+            process.stderr.close()
+    return error_line(tail.decode("utf-8", errors="replace"), process.returncode)
+
+
+def _wait(process: subprocess.Popen[bytes], check_stop: CheckStop) -> None:
+    """Wait for the end of a child; when stopped, hand the signal on, wait for the end all the same, and raise."""
+    try:
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS_BETWEEN_CHECKS)
+            if process.returncode is None:
+                check_stop()
+    except KeyboardInterrupt as stop:
+        process.send_signal(stop.signum if isinstance(stop, Stopped) else signal.SIGINT)
+        process.wait()
+        raise
+
+
+def _copy_output(source: IO[bytes], file: io.FileIO, tail: bytearray) -> None:
+    """Show what a child writes to stderr, keep it in the file, and the last of it in `tail`.
+
+    Reads to the end, whatever happens: the child would wait for ever to be read. What cannot be written to (a full
+    disk, a terminal that is gone) is given up, and what is left says so.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def keep(block: bytes) -> None:
+        while block:
+            block = block[file.write(block) :]
+
+    def show(block: bytes) -> None:
+        sys.stderr.write(decoder.decode(block, final=not block))
+        sys.stderr.flush()
+
+    writers: dict[str, Callable[[bytes], None]] = {f"{file.name}": keep, "the standard error": show}
+    failures, block = "", b"\n"
+    while block:
+        block = os.read(source.fileno(), 65536)
+        tail += block
+        del tail[:-_TAIL]
+        failures += _write_to_all(block, writers)
+        if failures and (not block or block.endswith(b"\n")):  # on a line of its own
+            failures = _write_to_all(f"{'' if block else chr(10)}{failures}".encode(), writers)
+
+
+def _write_to_all(block: bytes, writers: dict[str, Callable[[bytes], None]]) -> str:
+    """Call each writer; one that fails is taken out. Return a line for each of these."""
+    failures = ""
+    for name, write in list(writers.items()):
+        try:
+            write(block)
+        except (OSError, ValueError) as error:  # ValueError: it is closed
+            del writers[name]
+            failures += f"omniner: no more is written to {name}: {error}\n"
+    return failures
+
+
+def error_line(output: str, status: int) -> str:
+    """Say in one line what went wrong in a process.
+
+    Args:
+        output: what it wrote to stderr.
+        status: its exit status; negative = the signal that ended it.
+
+    Returns:
+        The line; empty for status 0.
+    """
+    if status == 0:
+        return ""
+    if status < 0:
+        name = signal.Signals(-status).name
+        return f"killed by {name}" + (", as happens for want of memory" if name == "SIGKILL" else "")
+    lines = [line.rstrip() for line in output.splitlines() if line.strip()]
+    if known := [line for line in lines if line.startswith("error: ")]:
+        return known[-1].removeprefix("error: ")
+    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (")]
+    after = lines[starts[-1] + 1 :] if starts else lines[-1:]
+    raised = next((line for line in after if re.match(r"\S", line)), "")
+    return raised or f"exit status {status}"
+
+
+def stop_with_parent() -> None:
+    """In a child: stop, resumable, when the process that watches it is gone."""
+    if CHILD not in os.environ:
+        return
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them; asking torch costs seconds."""
+    if VISIBLE_GPUS in os.environ:
+        return [name.strip() for name in os.environ[VISIBLE_GPUS].split(",") if name.strip() not in ("", "-1")]
+    if (program := shutil.which("nvidia-smi")) is None:
+        return []
+    listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False).stdout
+    return [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
+
+
+def check_gpu_count(wanted: int, visible: int) -> None:
+    """Raise a `UserError` where a child is to have more GPUs than the machine has; without any, it needs none."""
+    if visible and wanted > visible:
+        found = f"{wanted} for each child, but {visible} can be seen"
+        raise UserError("children.gpus", found, f"Give {visible} or fewer.")
+
+
+@contextlib.contextmanager
+def reserved_gpus(count: int, check_stop: CheckStop) -> Iterator[dict[str, str]]:
+    """Reserve GPUs that no other child uses for the block, as soon as there are so many.
+
+    Args:
+        count: how many; 0 = none are reserved, and a child sees all.
+        check_stop: called twice a second while others use them.
+
+    Yields:
+        What a child's environment must say of them; nothing where `count` is 0 or the machine has no GPU.
+
+    Raises:
+        UserError: the machine has not so many.
+    """
+    names = visible_gpus()
+    if not count or not names:
+        yield {}
+        return
+    check_gpu_count(count, len(names))
+    folder = make_folder(Path(tempfile.gettempdir()) / f"omniner-gpus-{os.getuid()}")
+    groups = [names[start : start + count] for start in range(0, len(names) - count + 1, count)]
+    with contextlib.ExitStack() as locks:
+        while (group := _lock_group(folder, groups, locks)) is None:
+            check_stop()
+            time.sleep(SECONDS_BETWEEN_TRIES)
+        yield {VISIBLE_GPUS: ",".join(group)}
+
+
+def _lock_group(folder: Path, groups: Sequence[Sequence[str]], locks: contextlib.ExitStack) -> Sequence[str] | None:
+    """Lock all GPUs of the first free group until `locks` closes; None where no group is free."""
+    for group in groups:
+        with contextlib.ExitStack() as taken:
+            for name in group:
+                if (lock := try_lock(folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock")) is None:
+                    break
+                taken.callback(lock.release)
+            else:
+                locks.push(taken.pop_all())
+                return group
+    return None
+
 
 FOLDER = "children"  # in the parent's folder
 
@@ -88,11 +324,11 @@ def run_job(job: Job, place: Surroundings, check_stop: CheckStop) -> Outcome:
         if not _has_finished(folder, job.config, place.since):
             path = write_text(f"{kept}.yaml", compose.to_yaml(job.config))
             command = [sys.executable, "-m", "omniner.run", "--child", str(path)]
-            environment = {**processes.child_environment(place.parent, place.label), **place.variables}
+            environment = {**child_environment(place.parent, place.label), **place.variables}
             try:
-                with processes.reserved_gpus(place.gpus, check_stop) as gpus:
+                with reserved_gpus(place.gpus, check_stop) as gpus:
                     log_file = Path(f"{kept}.log")
-                    error = processes.run_process(command, environment | gpus, log_file, check_stop, place.cores)
+                    error = run_process(command, environment | gpus, log_file, check_stop, place.cores)
             except UserError as mistake:
                 error = str(mistake)
     metrics = read_json(folder / METRICS) if not error and (folder / METRICS).exists() else {}
@@ -152,8 +388,8 @@ def run_jobs(jobs: Sequence[Job], folder: Path, parent: str, settings: ChildrenC
 
 def _divide_machine(settings: ChildrenConfig) -> tuple[int, list[list[int]]]:
     """Return the GPUs of each child, and for each that runs at the same time the cores it may use, empty = all."""
-    gpus = len(processes.visible_gpus())
-    processes.check_gpu_count(settings.gpus, gpus)
+    gpus = len(visible_gpus())
+    check_gpu_count(settings.gpus, gpus)
     groups = gpus // settings.gpus if settings.gpus else 1
     places = settings.parallel or max(1, groups)
     if gpus or places == 1:

@@ -33,9 +33,8 @@ from omniner.config.groups import TrackingConfig
 from omniner.errors import Stopped, UserError
 from omniner.files import make_folder, read_json, try_lock, write_json, write_text, writing
 from omniner.runs import children
-from omniner.runs.children import Job, Surroundings
+from omniner.runs.children import CheckStop, Job, Surroundings
 from omniner.runs.folder import LOCK
-from omniner.runs.processes import CheckStop
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock

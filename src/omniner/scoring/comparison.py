@@ -1,24 +1,29 @@
-"""Compare runs on the same sentences with the first of them.
+"""Compare runs, and annotators beside them, on the same sentences.
 
-Every run is scored in the same way; each but the first gets its tested differences (`score.resampling`) and the
+Every run is scored in the same way; each but the first gets its tested differences (`scoring.resampling`) and the
 sentences that became right or wrong. Where one run has no offsets, all are scored by pair, and where one's errors
 cannot be sorted by position, all are sorted as the official scripts do: figures stand beside each other only if they
-mean the same. Annotators' labels of the same sentences are scored alike, too, each one's on the sentences that they
-labelled, and stand beside the runs as one mean; they are not tested. Price: that of scoring each run, and a few seconds
-of tests per run at 19,557 sentences.
+mean the same. Price: that of scoring each run, and a few seconds of tests per run at 19,557 sentences.
+
+Human performance (section 4.2 of the paper) is measured alike: an annotator's labels take the form of predictions.
+Each is scored on the gold sentences that they labelled, for one that they were never given says nothing of them;
+`coverage_notes` says how many these are. Annotators stand beside the runs as one mean and are not tested. Where gold
+was made from the labels of the same annotators, they agree with it more than others would.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from omniner import __version__
 from omniner.config.groups import CompareConfig, ErrtaConfig, MetricsConfig
-from omniner.records import Prediction, Sentence
-from omniner.scoring import human
+from omniner.records import Issue, Prediction, Sentence, is_unlabeled
+from omniner.scoring.metrics import ScoreResult, ScoreRow
 from omniner.scoring.profiles import score_records
 from omniner.scoring.resampling import (
     Significance,
@@ -29,7 +34,99 @@ from omniner.scoring.resampling import (
     post_numbers,
     smallest_p,
 )
-from omniner.scoring.results import ScoreResult
+
+HUMAN = "human"  # what the mean over annotators is called beside runs
+SCORES = ("precision", "recall", "f1")
+MICRO, MACRO = "all (micro)", "all (macro)"
+
+
+class Spread(NamedTuple):
+    """A score over several annotators: mean, sample standard deviation (0 for one), lowest, highest."""
+
+    mean: float
+    deviation: float
+    lowest: float
+    highest: float
+
+
+def human_predictions(
+    name: str, sentences: Sequence[Sentence], gold: Sequence[Sentence]
+) -> tuple[list[Prediction], list[Issue]]:
+    """Take an annotator's labels of the gold sentences for predictions.
+
+    Sentences are the same if their ids are. Where no id is (readers number sentences that bring none), texts that stand
+    once on both sides tell.
+
+    Args:
+        name: of the annotator.
+        sentences: that they labelled, those of the test set among them.
+        gold: the test set.
+
+    Returns:
+        The predictions, and an issue for each sentence with another text or without labels.
+    """
+    texts = {sentence.id: sentence.text for sentence in gold}
+    predictions, issues = [], []
+    for sentence in sentences if any(sentence.id in texts for sentence in sentences) else _by_text(sentences, gold):
+        if sentence.id not in texts:
+            continue  # an annotator's file may hold more than the test set
+        if sentence.text != texts[sentence.id]:
+            issues.append(Issue("text-mismatch", f"{name} labelled another text; not scored", id=sentence.id))
+        elif is_unlabeled(sentence):
+            issues.append(Issue("not-annotated", f"{name} has the sentence without labels", id=sentence.id))
+        else:
+            predictions.append(Prediction(sentence.id, sentence.entities, engine=f"human {name}"))
+    return predictions, issues
+
+
+def _by_text(sentences: Sequence[Sentence], gold: Sequence[Sentence]) -> list[Sentence]:
+    """The sentences whose text stands once here and once in gold, with the ids of gold."""
+    ours, theirs = (Counter(sentence.text for sentence in side) for side in (gold, sentences))
+    ids = {sentence.text: sentence.id for sentence in gold if ours[sentence.text] == 1}
+    return [replace(one, id=ids[one.text]) for one in sentences if one.text in ids and theirs[one.text] == 1]
+
+
+def labelled_gold(gold: Sequence[Sentence], predictions: Sequence[Prediction]) -> list[Sentence]:
+    """Give the gold sentences that an annotator has labelled: those that they are scored on."""
+    done = {prediction.id for prediction in predictions}
+    return [sentence for sentence in gold if sentence.id in done]
+
+
+def coverage_notes(results: Mapping[str, ScoreResult], sentences: int) -> list[str]:
+    """Say what each annotator is scored on who has not labelled all of so many gold sentences."""
+    return [
+        f"{name} labelled {len(result.predictions):,} of {sentences:,} sentences and is scored on those alone"
+        for name, result in results.items()
+        if len(result.predictions) < sentences
+    ]
+
+
+def summarise_scores(values: Sequence[float]) -> Spread:
+    """Give mean and spread of one score over annotators."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return Spread(statistics.fmean(values), deviation, min(values), max(values))
+
+
+def human_rows(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, ScoreRow]]:
+    """Give the scores of every annotator for the whole and for every primary.
+
+    Returns:
+        `MICRO`, `MACRO` or a primary -> name -> score; a primary only of those who met or marked it.
+    """
+    found = {MICRO: {name: result.metrics.micro for name, result in results.items()}}
+    found[MACRO] = {name: result.metrics.macro for name, result in results.items()}
+    for primary in sorted({name for result in results.values() for name in result.metrics.primaries}):
+        rows = {name: result.metrics.primaries.get(primary) for name, result in results.items()}
+        found[primary] = {name: row.strict for name, row in rows.items() if row is not None}
+    return found
+
+
+def human_json(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, dict[str, float]]]:
+    """Give `agreement.json`'s part: the whole and every primary -> score -> mean and spread over the annotators."""
+    return {
+        name: {score: summarise_scores([getattr(row, score) for row in rows.values()])._asdict() for score in SCORES}
+        for name, rows in human_rows(results).items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +199,7 @@ class RunComparison:
             "signature": self.signature,
             "runs": {name: result.to_json() for name, result in self.results.items()},
             "people": {name: result.to_json() for name, result in self.annotators.items()},
-            "human": human.human_json(self.annotators) if self.annotators else None,
+            "human": human_json(self.annotators) if self.annotators else None,
             "against_baseline": {
                 run.name: {
                     "figures": {name: row._asdict() for name, row in run.significance.figures.items()},

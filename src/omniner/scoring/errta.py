@@ -30,8 +30,7 @@ from typing import Any, NamedTuple
 
 from omniner.records import Entity, Issue
 from omniner.scoring.error_types import error_types
-from omniner.scoring.metrics import Residue
-from omniner.scoring.results import ErrtaError, ErrtaResult, TypeCount
+from omniner.scoring.metrics import ErrtaError, ErrtaResult, Residue, TypeCount
 
 
 class IdentityError(AssertionError):

@@ -25,9 +25,8 @@ from typing import Any, NamedTuple
 from omniner.files import writing
 from omniner.records import Entity, Issue, Prediction, Sentence, to_line
 from omniner.scoring import errta
-from omniner.scoring.metrics import Comparison, Residue, compare_units
+from omniner.scoring.metrics import Comparison, ErrtaError, ErrtaResult, ParseFailure, Residue, compare_units
 from omniner.scoring.predictions import BOM, LABEL, LABEL_ERRTA, LABEL_PARSE, PREDICT_ERRTA
-from omniner.scoring.results import ErrtaError, ErrtaResult, ParseFailure
 
 Unit = tuple[Any, ...]  # (surface, category) as a rule
 Sample = tuple[Sentence, Prediction | None]

@@ -21,12 +21,20 @@ from omniner.config.groups import ErrtaConfig, MetricsConfig
 from omniner.corpus.taxonomy import primary_of
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Prediction, Sentence
-from omniner.scoring import errta as errta_common
 from omniner.scoring import official
-from omniner.scoring.metrics import Comparison, compare_units, evaluate
+from omniner.scoring.errta import assemble, sort_by_position
+from omniner.scoring.metrics import (
+    Comparison,
+    ErrtaResult,
+    Metrics,
+    ParseFailure,
+    ParseSummary,
+    ScoreResult,
+    compare_units,
+    evaluate,
+)
 from omniner.scoring.predictions import LABEL, LABEL_PARSE, LoadedPredictions, garbage_collection_paused
 from omniner.scoring.resampling import bootstrap_intervals, post_numbers
-from omniner.scoring.results import ErrtaResult, Metrics, ParseFailure, ParseSummary, ScoreResult
 
 
 @dataclass(slots=True)
@@ -232,8 +240,8 @@ def _sort_errors(scored: _Scored, samples: Sequence[official.Sample], mode: str)
         errors = official.sort_as_published(comparison.residues, ids)
     else:
         texts = [sentence.text for sentence in scored.sentences]
-        errors, large = errta_common.sort_by_position(comparison.residues, ids, texts, comparison.unit)
-    return errta_common.assemble(
+        errors, large = sort_by_position(comparison.residues, ids, texts, comparison.unit)
+    return assemble(
         errors,
         mode=mode,
         unit=comparison.unit,

@@ -28,8 +28,7 @@ from numpy.typing import NDArray
 
 from omniner.config.groups import CompareConfig
 from omniner.records import Sentence
-from omniner.scoring.metrics import Comparison
-from omniner.scoring.results import Interval
+from omniner.scoring.metrics import Comparison, Interval
 
 SCORE_NAMES = ("micro.precision", "micro.recall", "micro.f1", "macro.f1")
 

@@ -27,19 +27,19 @@ from torch import Tensor, nn
 
 from omniner.config.model_groups import BiLSTMConfig, EncoderConfig
 from omniner.errors import UserError, one_line
-from omniner.taggers.batches import Batch
 from omniner.taggers.inputs import (
     PAD,
     PLACES,
     UNCOVERED,
     UNKNOWN,
+    Batch,
     CharacterInput,
     TextInput,
     TokenInput,
     Vocabulary,
     character_tokenizer,
 )
-from omniner.training import hub
+from omniner.training import checkpoints
 
 
 class Backbone(nn.Module, ABC):
@@ -288,16 +288,16 @@ def load_encoder(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module
         return _random(config, texts)
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    local = hub.is_local_folder(config.path, _FOLDER)
-    options, fix = hub.pretrained_options(local), hub.load_advice(local, _FOLDER)
-    with hub.explaining_load_errors("model.path", config.path, fix):
+    local = checkpoints.is_local_folder(config.path, _FOLDER)
+    options, fix = checkpoints.pretrained_options(local), checkpoints.load_advice(local, _FOLDER)
+    with checkpoints.explaining_load_errors("model.path", config.path, fix):
         settings = AutoConfig.from_pretrained(config.path, **options)
     _check_encoder(config.path, settings)
-    with hub.explaining_load_errors("model.path", config.path, fix):
+    with checkpoints.explaining_load_errors("model.path", config.path, fix):
         tokenizer = AutoTokenizer.from_pretrained(config.path, use_fast=True, **options)
         if not tokenizer.is_fast:
             raise ValueError("it has no fast tokenizer, which character offsets need")
-        with hub.quiet_libraries():
+        with checkpoints.quiet_libraries():
             encoder = AutoModel.from_pretrained(config.path, **_without_pooler(settings), **options)
     return encoder.float(), TokenInput(tokenizer.backend_tokenizer, max_tokens(settings))
 

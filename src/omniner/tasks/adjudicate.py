@@ -31,10 +31,9 @@ from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
 from omniner.files import write_json_lines
 from omniner.records import Issue, is_unlabeled
-from omniner.runs.context import Context
-from omniner.runs.task import Input, Task, entry_label
+from omniner.runs.context import Context, Input, Task, entry_label
 from omniner.scoring.predictions import garbage_collection_paused
-from omniner.tasks.corpora import ANNOTATORS_INPUT, read_annotators
+from omniner.tasks.split import ANNOTATORS_INPUT, read_annotators
 
 log = logging.getLogger("omniner")
 

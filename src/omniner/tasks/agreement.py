@@ -25,13 +25,12 @@ from omniner.files import make_folder, write_json_lines
 from omniner.records import Issue, is_unlabeled, prediction_to_json
 from omniner.report import curation_tables
 from omniner.report.tables import SHARE, Table, format_cell, summary_markdown
-from omniner.runs.context import Context
-from omniner.runs.task import Input, Task, entry_label
-from omniner.scoring import human
+from omniner.runs.context import Context, Input, Task, entry_label
+from omniner.scoring import comparison
+from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import garbage_collection_paused
 from omniner.scoring.profiles import score_records
-from omniner.scoring.results import ScoreResult
-from omniner.tasks.corpora import ANNOTATORS_INPUT, Annotator, read_annotators
+from omniner.tasks.split import ANNOTATORS_INPUT, Annotator, read_annotators
 
 log = logging.getLogger("omniner")
 
@@ -55,11 +54,11 @@ def run(context: Context) -> None:
         results, sentences, met = _score_people(context, annotators, Path(config.gold))
         issues += met
         tables["human"] = curation_tables.build_human_table(results, sentences)
-        f1 = human.summarise_scores([result.metrics.micro.f1 for result in results.values()])
+        f1 = comparison.summarise_scores([result.metrics.micro.f1 for result in results.values()])
         mean, deviation = format_cell(f1.mean, SHARE), format_cell(f1.deviation, SHARE)
         verdicts += [
             f"human F1: mean {mean}, standard deviation {deviation}",
-            *human.coverage_notes(results, sentences),
+            *comparison.coverage_notes(results, sentences),
         ]
     _publish(context, agreement, tables, results, verdicts)
     context.publish_issues(issues)
@@ -82,11 +81,11 @@ def _score_people(
     jsonl.write(folder / "gold.jsonl", gold)
     results = {}
     for one in annotators:
-        predictions, met = human.human_predictions(one.name, one.sentences, gold)
+        predictions, met = comparison.human_predictions(one.name, one.sentences, gold)
         if not predictions:
             raise UserError("gold", f"{one.name} has labelled none of its sentences", "Name the gold of these files.")
         write_json_lines(folder / f"{one.name}.jsonl", map(prediction_to_json, predictions))
-        theirs = human.labelled_gold(gold, predictions)
+        theirs = comparison.labelled_gold(gold, predictions)
         results[one.name] = score_records(theirs, predictions, context.config.metrics, context.config.errta)
         issues += met + [issue._replace(message=f"{one.name}: {issue.message}") for issue in results[one.name].issues]
     context.run.files(folder, "human")
@@ -108,8 +107,8 @@ def _publish(
         if (value := curation_tables.none_if_nan(figure.value)) is not None
     }
     if results:
-        content["human"] = human.human_json(results)
-        f1 = human.summarise_scores([result.metrics.micro.f1 for result in results.values()])
+        content["human"] = comparison.human_json(results)
+        f1 = comparison.summarise_scores([result.metrics.micro.f1 for result in results.values()])
         values |= {"human/f1": f1.mean, "human/f1_deviation": f1.deviation}
         values |= {f"human/f1/{name}": result.metrics.micro.f1 for name, result in results.items()}
     context.run.metrics(values)

@@ -18,18 +18,15 @@ from omniner.config.groups import Config
 from omniner.corpus import sources
 from omniner.corpus.sources import Corpus
 from omniner.records import Issue
-from omniner.runs.context import Context
+from omniner.runs.context import Context, Task
 from omniner.runs.folder import GUIDANCE_COPY
-from omniner.runs.task import Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from omniner.llm.generative import GenerativeData, GenerativeModule
-    from omniner.taggers.batches import TaggerData
-    from omniner.taggers.inputs import EncodedSentence
-    from omniner.taggers.tagger import Tagger
-    from omniner.taggers.tagger_module import TaggerModule
+    from omniner.taggers.inputs import EncodedSentence, TaggerData
+    from omniner.taggers.tagger import Tagger, TaggerModule
 
 log = logging.getLogger("omniner")
 
@@ -109,7 +106,7 @@ def _issues(issues: Sequence[Issue]) -> Iterator[str]:
 
 def _tagger_example(example: EncodedSentence, tagger: Tagger) -> Iterator[str]:
     """Each character with what stands for it in the model's input, and the tag to learn."""
-    from omniner.taggers.tags import TagScheme
+    from omniner.taggers.heads import TagScheme
 
     tags = TagScheme(tagger.categories).tags
     yield f"{example.id}: {example.text}"
@@ -136,7 +133,7 @@ def _shown_inputs(example: EncodedSentence, tagger: Tagger) -> list[str]:
 
 def _first_epoch(config: Config, data: TaggerData) -> list[list[EncodedSentence]]:
     """The batches of the first epoch."""
-    from omniner.training.data import plan_epoch
+    from omniner.training.learner import plan_epoch
 
     examples = data.epoch_examples(0)
     lengths = [example.length for example in examples]
@@ -158,7 +155,7 @@ def _batches(config: Config, data: TaggerData) -> Iterator[str]:
 
 
 def _tagger_memory(config: Config, module: TaggerModule, data: TaggerData) -> Iterator[str]:
-    from omniner.taggers.batches import collate
+    from omniner.taggers.inputs import collate
 
     weights = sum(parameter.numel() for parameter in module.parameters())
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

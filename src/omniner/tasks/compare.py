@@ -44,13 +44,20 @@ from omniner.report.comparison_page import (
 )
 from omniner.report.comparison_tables import build_comparison_tables, comparison_summary
 from omniner.report.tables import TEXT, Table, escape_markdown, tables_markdown
-from omniner.runs import folder as runfolder
-from omniner.runs.context import Context
-from omniner.runs.task import Input, Task, entry_label
-from omniner.scoring import human
-from omniner.scoring.comparison import RunComparison, System, compare_runs
+from omniner.runs.context import Context, Input, Task, entry_label
+from omniner.runs.folder import read_state, resolve_run
+from omniner.scoring.comparison import (
+    HUMAN,
+    MICRO,
+    RunComparison,
+    System,
+    compare_runs,
+    human_json,
+    human_predictions,
+    labelled_gold,
+)
 from omniner.scoring.predictions import LoadedPredictions, read_predictions
-from omniner.tasks import corpora
+from omniner.tasks import split
 from omniner.tracking.tracked_run import DataInput
 
 log = logging.getLogger("omniner")
@@ -59,11 +66,11 @@ log = logging.getLogger("omniner")
 def run(context: Context) -> None:
     """Find, read, align, compare, publish."""
     config = context.config
-    corpora.annotator_files(config.annotators)  # their files are there: said before the runs are read
+    split.annotator_files(config.annotators)  # their files are there: said before the runs are read
     with tempfile.TemporaryDirectory() as copies:
         sources = find_run_files(config, Path(copies))
-        if config.annotators and human.HUMAN in {source.name for source in sources}:
-            found = f"a run is called {human.HUMAN}, as the mean over the annotators is"
+        if config.annotators and HUMAN in {source.name for source in sources}:
+            found = f"a run is called {HUMAN}, as the mean over the annotators is"
             raise UserError("runs", found, 'Give it another name: "name=path".')
         for source in sources:
             log.info("%s: %s", source.name, source.where)
@@ -87,15 +94,15 @@ def _people(context: Context, gold: Sequence[Sentence]) -> tuple[list[System], l
     """The annotators' labels of the sentences that the runs were tested on."""
     if not context.config.annotators:
         return [], []
-    people, issues = corpora.read_annotators(context)
+    people, issues = split.read_annotators(context)
     systems = []
     for one in people:
-        predictions, met = human.human_predictions(one.name, one.sentences, gold)
+        predictions, met = human_predictions(one.name, one.sentences, gold)
         if not predictions:
             found = f"{one.path} has labels of none of the {len(gold):,} sentences that the runs were tested on"
             raise UserError("annotators", found, "Name labels of the test set, with its ids or its texts.")
         issues += met
-        systems.append(System(one.name, human.labelled_gold(gold, predictions), predictions))
+        systems.append(System(one.name, labelled_gold(gold, predictions), predictions))
     return systems, issues
 
 
@@ -128,9 +135,9 @@ def _metrics(comparison: RunComparison) -> dict[str, float]:
         values[f"compare/{name}/macro_f1"] = result.metrics.macro.f1
         values[f"compare/{name}/errors"] = sum(count.errors for count in result.errta.by_type.values())
     if comparison.annotators:
-        for figure, found in human.human_json(comparison.annotators)[human.MICRO].items():
-            values[f"compare/{human.HUMAN}/{figure}"] = found["mean"]
-            values[f"compare/{human.HUMAN}/{figure}_deviation"] = found["deviation"]
+        for figure, found in human_json(comparison.annotators)[MICRO].items():
+            values[f"compare/{HUMAN}/{figure}"] = found["mean"]
+            values[f"compare/{HUMAN}/{figure}_deviation"] = found["deviation"]
     for run in comparison.tested:
         for figure, row in run.significance.figures.items():
             place = f"compare/{run.name}/{figure.replace('.', '_')}"
@@ -201,11 +208,11 @@ def _locate(text: str, config: Config, copies: Path) -> RunFiles:
     gold = Path(config.gold) if config.gold else None
     path = Path(text)
     if path.is_file():
-        state = runfolder.read_state(path.parent)
+        state = read_state(path.parent)
         # Beside a file that belongs to no run, a config.yaml is that of something else.
         settings = _read_config(path.parent) if state else {}
         return RunFiles(_name_of(path, settings), str(path), path, gold, settings, state.get("run_id", ""))
-    found = runfolder.resolve_run(text, config.tracking, "runs")
+    found = resolve_run(text, config.tracking, "runs")
     if found.status not in ("finished", ""):
         named = f"{found.name} ({found.run_id})" if found.found_in_store else f"in {found.folder}"
         fix = "Let it finish first (the same command goes on with it), or name another one."

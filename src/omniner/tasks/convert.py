@@ -23,9 +23,8 @@ from omniner.errors import UserError
 from omniner.files import make_folder
 from omniner.records import Issue, Sentence
 from omniner.registry import FORMATS
-from omniner.runs.context import Context
+from omniner.runs.context import Context, Input, Task
 from omniner.runs.folder import GUIDANCE_COPY
-from omniner.runs.task import Input, Task
 from omniner.tasks.prompting import build_run_prompt
 
 log = logging.getLogger("omniner")

@@ -32,13 +32,12 @@ from omniner.report.curation_tables import FilterResult
 from omniner.report.tables import summary_markdown
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
-from omniner.runs.context import Context
-from omniner.runs.task import Input, Task, model_label
-from omniner.scoring.human import SCORES
+from omniner.runs.context import Context, Input, Task, model_label
+from omniner.scoring.comparison import SCORES
 from omniner.scoring.predictions import prediction_from_line
 from omniner.scoring.profiles import choose_unit
-from omniner.tasks import corpora
-from omniner.tasks.corpora import WholeCorpus
+from omniner.tasks import split
+from omniner.tasks.split import WholeCorpus
 
 log = logging.getLogger("omniner")
 
@@ -49,8 +48,8 @@ FILES = ("kept.jsonl", "removed.jsonl", "dropped.jsonl", "votes.jsonl", "suspect
 def run(context: Context) -> None:
     """Read, divide, train and predict in children, vote, write, publish."""
     config = context.config
-    output = corpora.corpus_output_folder(context, FILES)
-    corpus = corpora.read_whole_corpus(context)
+    output = split.corpus_output_folder(context, FILES)
+    corpus = split.read_whole_corpus(context)
     count = config.filter.folds
     names = {f"fold_{number}": 1 / count for number in range(1, count + 1)}
     division = splits.divide(
@@ -191,7 +190,7 @@ TASK = Task(
     ],
     inputs=[Input("input")],
     check=_check,
-    outputs=["filter.json", "filter.md", "tables", corpora.CORPUS_FOLDER, FOLDS, STATE, children.FOLDER],
+    outputs=["filter.json", "filter.md", "tables", split.CORPUS_FOLDER, FOLDS, STATE, children.FOLDER],
     costly=[STATE],
     trains=True,
     prompts=True,

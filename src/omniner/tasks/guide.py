@@ -23,16 +23,22 @@ from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.guidance.clusters import Cluster, TrainingCounts, build_lesson, cluster_errors
 from omniner.guidance.lessons import GUIDANCE_FILE, Failure, Guidance, Lesson, Note, SuspectLabel, write_guidance
-from omniner.guidance.questions import Question, lesson_question, suspect_question
-from omniner.guidance.teacher import ServerTeacher, Teacher, TeacherAnswers, ask_teacher
+from omniner.guidance.teacher import (
+    Question,
+    ServerTeacher,
+    Teacher,
+    TeacherAnswers,
+    ask_teacher,
+    lesson_question,
+    suspect_question,
+)
 from omniner.records import Issue, Sentence
 from omniner.report import guidance_page
-from omniner.report.run_tables import find_suspected_labels
-from omniner.runs.context import Context
+from omniner.report.tables import find_suspected_labels
+from omniner.runs.context import Context, Task
 from omniner.runs.folder import GUIDANCE_COPY, RunReference, read_state, resolve_run
-from omniner.runs.task import Task
+from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.profiles import score_records
-from omniner.scoring.results import ScoreResult
 from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, UntrainedModel, predict_file
 from omniner.tasks.prompting import build_prompt_with_guidance
 

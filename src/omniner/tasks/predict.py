@@ -28,9 +28,8 @@ from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
 from omniner.files import append_lines, explaining, read_json, whole_lines, write_json, write_json_lines
 from omniner.records import Issue, Prediction, Sentence, content_digest, prediction_to_json, to_line
-from omniner.runs.context import Context
+from omniner.runs.context import Context, Input, Task, model_label
 from omniner.runs.folder import GUIDANCE_COPY
-from omniner.runs.task import Input, Task, model_label
 from omniner.scoring.predictions import prediction_from_line
 from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, score_and_publish
 

@@ -19,13 +19,11 @@ from omniner.config import compose
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.progress import timed
 from omniner.records import Prediction, Sentence
-from omniner.report.run_tables import build_run_tables
-from omniner.report.tables import Table
-from omniner.runs.context import Context
-from omniner.runs.task import Input, Task
+from omniner.report.tables import Table, build_run_tables
+from omniner.runs.context import Context, Input, Task
+from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import read_predictions
 from omniner.scoring.profiles import score_loaded, score_records
-from omniner.scoring.results import ScoreResult
 
 SCORE_OUTPUTS = ("scores.json", "tables", "figures", "report.html")  # what `publish_scores` writes
 

@@ -62,14 +62,13 @@ from omniner.report import guidance_page
 from omniner.report.guidance_page import BaselineDifference, VariantResult
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
-from omniner.runs.context import Context
+from omniner.runs.context import Context, Task, model_label
 from omniner.runs.folder import GUIDANCE_COPY
-from omniner.runs.task import Task, model_label
 from omniner.scoring.comparison import System, compare_runs
+from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import prediction_from_line
 from omniner.scoring.profiles import score_records
 from omniner.scoring.resampling import post_numbers
-from omniner.scoring.results import ScoreResult
 from omniner.tasks import prompting
 
 log = logging.getLogger("omniner")

@@ -1,29 +1,247 @@
 """`task=split`: a corpus into train, dev and test, as in sections 3.3 and 3.4 of the OmniNER2025 paper. No model.
 
-In: `input=<file or folder of any format>`, or the published train, dev and test of `data` joined. Out:
-`train.jsonl`, `dev.jsonl` and `test.jsonl` in `output` (or in `corpus` in the run's folder), which `data=own
-data.root=<that folder>` takes; `split.json`, `split.md` and `tables/` with the sizes and every category's share of each
-split. Every sentence that has labels is in one split.
+The corpus is `input=<file or folder of any format>`, or the published train, dev and test of `data` joined.
+`train.jsonl`, `dev.jsonl` and `test.jsonl` go to `output` (or to `corpus` in the run's folder), which `data=own
+data.root=<that folder>` takes; `split.json`, `split.md` and `tables/` have the sizes and every category's share of
+each split. Every sentence that has labels is in one split.
+
+What other tasks read and write of corpora stands here too: a whole corpus (`read_whole_corpus`), the folder for its
+new parts, and annotators' files.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
-from omniner.config.groups import Config
-from omniner.corpus import splits
-from omniner.corpus.formats import jsonl
+from omniner.config.groups import Config, DataConfig, Taxonomy
+from omniner.corpus import sources
+from omniner.corpus import splits as splits_module
+from omniner.corpus.formats import corpus_files, is_one_corpus, jsonl
+from omniner.corpus.sources import Corpus
 from omniner.corpus.splits import Division
+from omniner.corpus.taxonomy import OFFICIAL, load_taxonomy
 from omniner.errors import UserError
 from omniner.files import writing_folder
+from omniner.records import Issue, Sentence, content_digest, is_unlabeled
 from omniner.report import curation_tables
 from omniner.report.tables import summary_markdown
-from omniner.runs.context import Context
-from omniner.runs.task import Input, Task
-from omniner.tasks import corpora
-from omniner.tasks.corpora import WholeCorpus
+from omniner.runs.context import Context, Input, Task
+from omniner.tracking.tracked_run import DataInput
+
+CORPUS_FOLDER = "corpus"  # in the run's folder, where no output is named
+_UNLABELED = "unlabeled"  # the split of what is there to be tagged
+ANNOTATORS_INPUT = Input(
+    "annotators",
+    required=True,
+    fewest=2,
+    fix="Set annotators=[a.jsonl,b.jsonl,...]: a file of labelled sentences of each.",
+)
+
+
+@dataclass(frozen=True)
+class WholeCorpus:
+    """A corpus in one piece.
+
+    Attributes:
+        name: of the corpus.
+        sentences: all that have labels, with unique ids.
+        issues: what could not be taken as it was.
+        taxonomy: what `data.taxonomy` must be for its parts.
+        digest: of the content of the sentences.
+    """
+
+    name: str
+    sentences: list[Sentence]
+    issues: list[Issue]
+    taxonomy: Taxonomy
+    digest: str
+
+
+def read_whole_corpus(context: Context) -> WholeCorpus:
+    """Read the corpus of `input`, or the published one of `data`, and tell the tracked run what it is."""
+    config = context.config
+    if config.input is None:
+        corpus = _joined(config.data)
+        context.publish_corpus(corpus)
+        sentences = [sentence for part in corpus.splits.values() for sentence in part]
+        return WholeCorpus(corpus.name, sentences, corpus.issues, config.data.taxonomy, content_digest(sentences))
+    path = Path(config.input)
+    sentences, issues = _labelled(_from_files(path))
+    if not sentences:
+        raise UserError(path, "no labelled sentence could be read", "Name a corpus file, or a folder of them.")
+    official = load_taxonomy(OFFICIAL)
+    known = all(entity.category in official for sentence in sentences for entity in sentence.entities)
+    digest = content_digest(sentences)
+    context.run.datasets([DataInput(path.stem, "whole", digest, str(path), len(sentences))])
+    return WholeCorpus(path.stem, sentences, issues, OFFICIAL if known else "flat", digest)
+
+
+class PublishedSplits(NamedTuple):
+    """A corpus without the roles that a run gives to its splits.
+
+    Attributes:
+        data: nothing is cut from train, and every split has its published name.
+        splits: all of them.
+        test: what the test split of a run that reports on dev is called here, since it has no labels as a rule;
+            empty where there is none.
+    """
+
+    data: DataConfig
+    splits: list[str]
+    test: str
+
+
+def published_splits(data: DataConfig) -> PublishedSplits:
+    """Undo what a run makes of the splits of its `data`."""
+    files, test = dict(data.files), ""
+    if data.report == "dev" and data.format != "synthetic":
+        # Whoever wants to tag the test files names them under `unlabeled`, too.
+        names = [name for name in files.pop("test", []) if name not in files.get(_UNLABELED, [])]
+        if names:
+            test = _UNLABELED if not files.get(_UNLABELED) else f"{_UNLABELED}_test"
+            files[test] = names
+    sizes = data.size if data.format == "synthetic" else {split: len(names) for split, names in files.items()}
+    splits = [split for split, size in sizes.items() if size]
+    return PublishedSplits(replace(data, report="test", dev_from_train=0.0, files=files), splits, test)
+
+
+def _joined(data: DataConfig) -> Corpus:
+    """The published splits that have labels, and an issue for each that is left out."""
+    given = published_splits(data)
+    wanted = [name for name in (*sources.LABELED, given.test) if name in given.splits]
+    corpus = sources.load_corpus(given.data, wanted)
+    for name in given.splits:
+        if name not in wanted:
+            corpus.issues.append(Issue("unused-split", f"{name} is none of train, dev and test: not read"))
+    if given.test:
+        bare = corpus.splits.pop(given.test)
+        labelled, issues = _labelled((bare, []))
+        if labelled:
+            corpus.splits["test"] = labelled
+        else:
+            issues = [Issue("unused-split", "the published test split has no labels: left out")]
+        corpus.issues += issues
+    return corpus
+
+
+def _from_files(path: Path) -> tuple[list[Sentence], list[Issue]]:
+    """Sentences of a file, of a folder that is one corpus, or of all files of a folder, with unique ids."""
+    found: list[Sentence] = []
+    issues: list[Issue] = []
+    seen: set[str] = set()
+    for file in [path] if is_one_corpus(path) else corpus_files(path):
+        sentences, met = sources.read_sentences(file)
+        issues += met + sources.make_ids_unique(sentences, file.stem, seen, str(file))
+        found += sentences
+    return found, issues
+
+
+def _labelled(read: tuple[list[Sentence], list[Issue]]) -> tuple[list[Sentence], list[Issue]]:
+    """Without the sentences that have no labels, which are no sentences without entities."""
+    sentences, issues = read
+    bare = [sentence for sentence in sentences if is_unlabeled(sentence)]
+    issues = issues + [Issue("unlabeled", "no labels; left out", id=sentence.id) for sentence in bare]
+    return [sentence for sentence in sentences if not is_unlabeled(sentence)], issues
+
+
+def corpus_output_folder(context: Context, names: Collection[str]) -> Path:
+    """Return the folder to write: `output`, or one in the run's.
+
+    Args:
+        context: of the task.
+        names: the files that it will hold; earlier ones of these names may be replaced.
+
+    Raises:
+        UserError: replacing the folder would lose other files, or some that are read.
+    """
+    config = context.config
+    if config.output is None:
+        return context.folder / CORPUS_FOLDER
+    folder = Path(config.output).resolve()  # where it is a link, what it leads to is replaced
+    if folder.exists() and not folder.is_dir():
+        raise UserError("output", f"{folder} is a file", "Name a folder.")
+    for path in _read_from(config):
+        # A link counts where it stands, too.
+        if any(place.is_relative_to(folder) for place in (path.resolve(), path.parent.resolve() / path.name)):
+            found = f"{folder} is, or holds, what is read ({path}), and this task replaces the folder"
+            raise UserError("output", found, "Name another folder.")
+    others = sorted(item.name for item in folder.iterdir() if item.name not in names) if folder.exists() else []
+    if others:
+        found = f"{folder} holds {others[0]}, and this task replaces the folder"
+        raise UserError("output", found, "Name a new or empty folder.")
+    return folder
+
+
+def _read_from(config: Config) -> list[Path]:
+    """The files and folders that the corpus is read from."""
+    if config.input is not None:
+        return [Path(config.input)]
+    if config.data.format == "synthetic" or config.data.root is None:
+        return []
+    root = Path(config.data.root)
+    return [root, *(root / name for names in config.data.files.values() for name in names)]
+
+
+class Annotator(NamedTuple):
+    """A person, or whatever else labelled sentences, with the file and the sentences in it."""
+
+    name: str
+    path: Path
+    sentences: list[Sentence]
+
+
+def annotator_files(entries: Sequence[str]) -> dict[str, Path]:
+    """Return the annotators' files by their names.
+
+    Args:
+        entries: `name=path` each, or a path whose stem is the name.
+
+    Raises:
+        UserError: a file is not there, or a name is none or comes twice.
+    """
+    pairs = [_split_entry(entry) for entry in entries]
+    for name, path in pairs:
+        if name in ("", "gold") or Path(name).name != name:  # files are called after annotators
+            raise UserError("annotators", f"{name!r} is no name for an annotator", 'Give another name: "name=path".')
+        if not path.exists():
+            raise UserError("annotators", f"{path} does not exist", "Check the path.")
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise UserError("annotators", f"two are called {twice[0]!r}", 'Give other names: "name=path".')
+    return dict(pairs)
+
+
+def _split_entry(entry: str) -> tuple[str, Path]:
+    name, equals, path = entry.partition("=")
+    if equals and not Path(entry).exists():
+        return name, Path(path)
+    return Path(entry).stem, Path(entry)
+
+
+def read_annotators(context: Context) -> tuple[list[Annotator], list[Issue]]:
+    """Read the files of `annotators` and tell the tracked run what they are.
+
+    Returns:
+        The annotators in the order given, and what could not be taken as it was.
+    """
+    found, issues = [], []
+    for name, path in annotator_files(context.config.annotators).items():
+        sentences, met = sources.read_sentences(path)
+        if all(map(is_unlabeled, sentences)):
+            raise UserError(path, "no labelled sentence could be read", "Name a file of labelled sentences.")
+        issues += met
+        found.append(Annotator(name, path, sentences))
+    context.run.datasets(
+        DataInput(one.name, "annotator", content_digest(one.sentences), str(one.path), len(one.sentences))
+        for one in found
+    )
+    return found, issues
+
 
 log = logging.getLogger("omniner")
 
@@ -32,14 +250,14 @@ def run(context: Context) -> None:
     """Read, divide, write, publish."""
     settings = context.config.split
     shares = {name: share for name, share in settings.shares.items() if share}
-    output = corpora.corpus_output_folder(context, [f"{name}.jsonl" for name in shares])
-    corpus = corpora.read_whole_corpus(context)
+    output = corpus_output_folder(context, [f"{name}.jsonl" for name in shares])
+    corpus = read_whole_corpus(context)
     start = time.perf_counter()
-    division = splits.divide(corpus.sentences, shares, settings.together, settings.seed, "split.shares")
+    division = splits_module.divide(corpus.sentences, shares, settings.together, settings.seed, "split.shares")
     log.info("divided in %.1f s", time.perf_counter() - start)
     found = [
-        *splits.repeated_text_issues(corpus.sentences, division),
-        *splits.absent_category_issues(corpus.sentences, division),
+        *splits_module.repeated_text_issues(corpus.sentences, division),
+        *splits_module.absent_category_issues(corpus.sentences, division),
     ]
     context.publish_issues([*corpus.issues, *found])
     with writing_folder(output) as folder:
@@ -86,5 +304,5 @@ TASK = Task(
     label=lambda config: ["split", Path(config.input).stem if config.input else config.data.name],
     inputs=[Input("input")],
     check=_check,
-    outputs=["split.json", "split.md", "tables", corpora.CORPUS_FOLDER],
+    outputs=["split.json", "split.md", "tables", CORPUS_FOLDER],
 )

@@ -27,18 +27,16 @@ from pathlib import Path
 from omniner.config import compose
 from omniner.config.groups import Config, DataConfig, StatsConfig
 from omniner.corpus import sources
-from omniner.corpus import taxonomy as taxonomy_module
 from omniner.corpus.formats import corpus_files, is_one_corpus, recognise
 from omniner.corpus.stats.checks import CHECKS, FAILED, WARNED, SurveyedCorpus, Verdict, run_checks
 from omniner.corpus.stats.measure import measure_corpus
-from omniner.corpus.taxonomy import Taxonomy
+from omniner.corpus.taxonomy import OFFICIAL, Taxonomy, load_taxonomy
 from omniner.errors import UserError
 from omniner.records import Issue, Sentence
 from omniner.report import corpus_page, corpus_tables
 from omniner.report.tables import Table
-from omniner.runs.context import Context
-from omniner.runs.task import Task, entry_label
-from omniner.tasks import corpora
+from omniner.runs.context import Context, Task, entry_label
+from omniner.tasks.split import published_splits
 
 log = logging.getLogger("omniner")
 
@@ -192,7 +190,7 @@ def _data(name: str, config: Config) -> DataConfig | None:
 
 
 def _choice(name: str, data: DataConfig) -> CorpusEntry:
-    given, wanted, _ = corpora.published_splits(data)
+    given, wanted, _ = published_splits(data)
     published = dataclasses.replace(given, name=name, taxonomy="flat")
     if data.format != "synthetic":
         named = [file for split in wanted for file in given.files[split]]
@@ -203,7 +201,7 @@ def _choice(name: str, data: DataConfig) -> CorpusEntry:
 
 def _read(data: DataConfig, published: DataConfig, wanted: Sequence[str]) -> ReadCorpus:
     corpus = sources.load_corpus(published, wanted)
-    known = None if data.taxonomy == "flat" else taxonomy_module.load_taxonomy(data.taxonomy)
+    known = None if data.taxonomy == "flat" else load_taxonomy(data.taxonomy)
     digests = ", ".join(f"{file} {digest[:12]}" for file, digest in corpus.digests.items())
     about = f"data={data.name}, format {data.format}; {digests}"
     return ReadCorpus(published.name, corpus.splits, corpus.issues, known, about, ", ".join(corpus.digests))
@@ -231,7 +229,7 @@ def _files(name: str, path: Path) -> ReadCorpus:
 
 def _official(splits: Mapping[str, Sequence[Sentence]]) -> Taxonomy | None:
     """The official taxonomy where most mentions are of it, so that the others are named as strangers."""
-    official = taxonomy_module.load_taxonomy(taxonomy_module.OFFICIAL)
+    official = load_taxonomy(OFFICIAL)
     known = [e.category in official for sentences in splits.values() for s in sentences for e in s.entities]
     return official if 2 * sum(known) > len(known) else None
 

@@ -21,9 +21,8 @@ from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.errors import Stopped, UserError
 from omniner.files import append_lines, whole_lines
-from omniner.runs.context import Context
+from omniner.runs.context import Context, Task, model_label
 from omniner.runs.folder import GUIDANCE_COPY
-from omniner.runs.task import Task, model_label
 from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, predict_file
 from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, score_and_publish
 from omniner.tracking.tracked_run import Run

@@ -19,10 +19,9 @@ from urllib.parse import quote
 from omniner.config.groups import TrackingConfig
 from omniner.errors import UserError, one_line
 from omniner.files import make_folder, whole_lines
-from omniner.tracking.machine import git_state
 from omniner.tracking.spool import Sender, Spool
 from omniner.tracking.store import ChildRun, FoundRun, open_store
-from omniner.tracking.tracked_run import Run, TrackedRun, tag_values
+from omniner.tracking.tracked_run import Run, TrackedRun, git_state, tag_values
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger

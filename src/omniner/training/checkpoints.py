@@ -1,16 +1,23 @@
-"""Checkpoint files: a tagger that can predict, and the state of a training run of either kind.
+"""Where weights come from and how they are kept.
 
-A tagger's `best.ckpt` has its description (see `Tagger.describe`) and its weights as evaluated. `last.ckpt`, written
-by the trainer, has the description of what is trained (see `Learner.describe`), under its kind, beside the weights that
-learn, the optimizer and all else that resuming needs. Language models are kept in folders (see
-`omniner.llm.language_model`). Files are read with `weights_only=True`: a checkpoint from somebody else cannot run code;
-and they are written whole or not at all.
+A pretrained model is named by a hub name or a folder. A folder is read without a network; code of a hub repository is
+never executed. Whatever a library raises about something that cannot be loaded becomes one `UserError`.
+
+A tagger's `best.ckpt` has its description (`Tagger.describe`) and its weights as evaluated. `last.ckpt`, written by
+the trainer, has the description of what is trained (`Learner.describe`), under its kind, beside the weights that
+learn, the optimizer and all else that resuming needs. Causal models are kept in folders (`llm.language_model`). Files
+are read with `weights_only=True`: a checkpoint from somebody else cannot run code; and they are written whole or not
+at all.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import pickle
+import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,8 +25,81 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from omniner.errors import UserError
+from omniner.errors import UserError, one_line
 from omniner.files import explaining, writing
+
+_DOWNLOAD = (
+    "Name a local folder or a hub model; without a network, download it first (hf download <name>) and set model.path "
+    "to its folder."
+)
+
+
+def is_local_folder(path: str, fix: str) -> bool:
+    """Return whether `path` is a folder rather than a hub name.
+
+    Args:
+        path: `model.path`.
+        fix: what to do about a path to nothing, which is no hub name either.
+
+    Raises:
+        UserError: it is a path to nothing.
+    """
+    if Path(path).is_dir():
+        return True
+    if path.startswith((".", "/", "~")) or Path(path).exists():
+        raise UserError("model.path", f"{path} is not a folder", fix)
+    return False
+
+
+def pretrained_options(local: bool) -> dict[str, Any]:
+    """Return the arguments of every `from_pretrained`: no network for a folder, no foreign code ever."""
+    return {"local_files_only": local, "trust_remote_code": False}
+
+
+def load_advice(local: bool, folder: str) -> str:
+    """Return what to do about a model that cannot be loaded; `folder` says what a folder must hold."""
+    return folder if local else _DOWNLOAD
+
+
+@contextlib.contextmanager
+def explaining_load_errors(where: str, path: str | Path, fix: str) -> Iterator[None]:
+    """Turn what a library raises about something that cannot be loaded into one line.
+
+    Args:
+        where: the config key that names it.
+        path: its value.
+        fix: what to do about it.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # what a broken file raises differs by library and version: no common type but this
+        raise UserError(where, f"{path} cannot be loaded ({one_line(error)})", fix) from error
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep libraries from talking: progress bars of half a second, reports on head weights that were left out on
+    purpose, warnings that peft uses an old name of transformers, that bitsandbytes has a slower way."""
+    from transformers.utils import logging as reports
+
+    loggers = [logging.getLogger(name) for name in ("transformers", "bitsandbytes")]
+    levels = [logger.level for logger in loggers]
+    bars = reports.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    reports.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing. is deprecated", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            reports.enable_progress_bar()
+
 
 _FIX = "Name the checkpoints/best.ckpt of a finished training run."
 _KINDS = ("tagger", "generative")

@@ -25,10 +25,9 @@ from omniner.corpus.adjudication import AnnotatedSentence, annotation_of, match_
 from omniner.corpus.sample import generate_sample
 from omniner.records import Entity, Sentence
 from omniner.report import curation_tables
-from omniner.scoring import human
-from omniner.scoring.metrics import compare_units
+from omniner.scoring import comparison as human
+from omniner.scoring.metrics import ErrtaError, compare_units
 from omniner.scoring.profiles import score_records
-from omniner.scoring.results import ErrtaError
 
 SETTINGS = AgreementConfig(bootstrap=200, confidence=0.95, seed=3, top=20)
 

@@ -7,7 +7,7 @@ from tests.conftest import ROOT
 
 from omniner.config.groups import Config
 from omniner.config.reference import choices, descriptions, help_text, markdown
-from omniner.config.values import hints, take_apart
+from omniner.config.validate import hints, take_apart
 from omniner.registry import TASKS
 
 DOCUMENT = ROOT / "docs" / "configuration.md"

@@ -8,8 +8,7 @@ import pytest
 
 from omniner.config.groups import Config, DataConfig, MetricsConfig, StatsConfig, TaskConfig
 from omniner.config.model_groups import HeadConfig, PromptConfig, TrainerConfig
-from omniner.config.validate import validate
-from omniner.config.values import Number, PositiveShare, Share, hints, take_apart
+from omniner.config.validate import Number, PositiveShare, Share, hints, take_apart, validate
 from omniner.errors import UserError
 from omniner.registry import FORMATS, HEADS, TASKS
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omniner.corpus.align import align, place_pairs
-from omniner.records import Entity
+from omniner.records import Entity, align, place_pairs
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from tests.helpers import made_up
 
 from omniner.guidance import clusters
 from omniner.records import Entity
-from omniner.scoring.results import ErrtaError, ScoreResult
+from omniner.scoring.metrics import ErrtaError, ScoreResult
 
 
 @pytest.fixture(scope="module")

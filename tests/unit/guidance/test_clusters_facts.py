@@ -9,7 +9,7 @@ from omniner.guidance import clusters
 from omniner.guidance.clusters import TrainingCounts
 from omniner.guidance.lessons import BoundaryPiece, CategoryCount, Facts, SurfaceCount
 from omniner.records import Entity, Sentence
-from omniner.scoring.results import ErrtaError
+from omniner.scoring.metrics import ErrtaError
 
 TRAIN = [
     Sentence("1", "小满奶茶好喝", [Entity("小满", "品牌", 0, 2), Entity("奶茶", "产品", 2, 4)]),

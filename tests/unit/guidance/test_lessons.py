@@ -17,7 +17,7 @@ from omniner.guidance import lessons
 from omniner.guidance.lessons import Failure, Guidance, Note
 from omniner.records import Entity
 from omniner.report import guidance_page
-from omniner.scoring.results import ErrtaError
+from omniner.scoring.metrics import ErrtaError
 
 HOSTILE = "<script>alert(1)</script> `|*_# \ud83d\n</style>"
 

@@ -14,7 +14,7 @@ from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.guidance import teacher
 from omniner.guidance.local_teacher import LocalTeacher
-from omniner.guidance.questions import Question, answer_model, read_teacher_answer
+from omniner.guidance.teacher import Question, answer_model, read_teacher_answer
 from omniner.llm import language_model
 from omniner.llm.constraint import shorten_schema
 

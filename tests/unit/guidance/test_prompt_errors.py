@@ -20,7 +20,7 @@ from omniner.guidance.prompt_errors import ErrorsText, LengthFunction
 from omniner.llm import prompts
 from omniner.records import Entity
 from omniner.scoring.error_types import lesson_kinds, paper_types
-from omniner.scoring.results import ErrtaError
+from omniner.scoring.metrics import ErrtaError
 
 
 @pytest.fixture(scope="module")

@@ -9,20 +9,20 @@ import pytest
 from tests.helpers import made_up_guidance
 from tests.helpers.made_up_guidance import lesson_of
 
-from omniner.guidance import questions
-from omniner.guidance.questions import read_teacher_answer
+from omniner.guidance import teacher
+from omniner.guidance.teacher import read_teacher_answer
 from omniner.records import Entity, Sentence
-from omniner.scoring.results import ErrtaError
+from omniner.scoring.metrics import ErrtaError
 
 ERROR = ErrtaError("classification", "a", (Entity("小满", "品牌", 1, 3),), (Entity("小满", "时间", 1, 3),))
-ANSWER = questions.lesson_question(lesson_of(ERROR, "喝小满{x}"), 10, "zh").answer
+ANSWER = teacher.lesson_question(lesson_of(ERROR, "喝小满{x}"), 10, "zh").answer
 GOOD = '{"cause": "因为", "rule": "看上下文", "doubtful": [1]}'
 VALUE = {"cause": "因为", "rule": "看上下文", "doubtful": [1]}
 
 
 def test_a_question_holds_all_that_is_known() -> None:
     train = [Sentence("t", "小满好喝", [Entity("小满", "品牌", 0, 2)])]
-    question = questions.lesson_question(lesson_of(ERROR, "喝小满{x}", train), 10, "zh")
+    question = teacher.lesson_question(lesson_of(ERROR, "喝小满{x}", train), 10, "zh")
     assert question.id == "confusion: 品牌 → 时间"
     for part in (
         "1 个同类错误（占全部错误的 10.0%）",
@@ -31,7 +31,7 @@ def test_a_question_holds_all_that_is_known() -> None:
         "“小满”出现1处：品牌1次",
     ):
         assert part in question.text
-    english = questions.lesson_question(lesson_of(ERROR, "喝小满{x}", train), 10, "en")
+    english = teacher.lesson_question(lesson_of(ERROR, "喝小满{x}", train), 10, "en")
     for part in (
         "1 errors of one kind on annotated data (10.0% of",
         "Gold: “小满” → 品牌",
@@ -43,18 +43,18 @@ def test_a_question_holds_all_that_is_known() -> None:
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_every_kind_can_be_asked_about(language: str) -> None:
     made = made_up_guidance.guidance()
-    asked = [questions.lesson_question(lesson, 100, language) for lesson in made.lessons]
-    asked += [questions.suspect_question(suspect, language) for suspect in made.suspects]
+    asked = [teacher.lesson_question(lesson, 100, language) for lesson in made.lessons]
+    asked += [teacher.suspect_question(suspect, language) for suspect in made.suspects]
     assert len({question.id for question in asked}) == len(asked)
     assert asked[: len(made.lessons)] == [
-        questions.lesson_question(lesson, 100, language) for lesson in made_up_guidance.guidance().lessons
+        teacher.lesson_question(lesson, 100, language) for lesson in made_up_guidance.guidance().lessons
     ]
 
 
 def test_the_note_on_a_lesson_is_not_told() -> None:
     lesson = lesson_of(ERROR, "喝小满")
     other = dataclasses.replace(lesson, note=dataclasses.replace(lesson.note, rule={"zh": "秘密"}))
-    assert questions.lesson_question(lesson, 1, "zh") == questions.lesson_question(other, 1, "zh")
+    assert teacher.lesson_question(lesson, 1, "zh") == teacher.lesson_question(other, 1, "zh")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_half_a_surrogate_is_replaced() -> None:
 
 
 def test_a_verdict_is_one_of_three() -> None:
-    answer = questions.suspect_question(made_up_guidance.guidance(20).suspects[0], "zh").answer
+    answer = teacher.suspect_question(made_up_guidance.guidance(20).suspects[0], "zh").answer
     assert read_teacher_answer('{"verdict": "gold", "reason": "x"}', answer)[1] == ""
     said = "verdict must be one of 'gold', 'usual' or 'unclear', not \"maybe\""
     assert read_teacher_answer('{"verdict": "maybe", "reason": "x"}', answer) == (None, said)
@@ -120,7 +120,7 @@ def test_the_schema_of_an_answer_is_the_strict_one_that_servers_want() -> None:
     """Exactly this: answers are kept on disk by it."""
     text = {"type": "string", "minLength": 1}
     number = {"type": "integer", "minimum": 1, "maximum": 1}
-    assert questions.lesson_question(lesson_of(ERROR, "喝小满"), 1, "zh").schema == {
+    assert teacher.lesson_question(lesson_of(ERROR, "喝小满"), 1, "zh").schema == {
         "type": "object",
         "properties": {
             "cause": {**text, "maxLength": 1000},
@@ -130,7 +130,7 @@ def test_the_schema_of_an_answer_is_the_strict_one_that_servers_want() -> None:
         "required": ["cause", "rule", "doubtful"],
         "additionalProperties": False,
     }
-    assert questions.suspect_question(made_up_guidance.guidance(20).suspects[0], "zh").schema == {
+    assert teacher.suspect_question(made_up_guidance.guidance(20).suspects[0], "zh").schema == {
         "type": "object",
         "properties": {
             "verdict": {"type": "string", "enum": ["gold", "usual", "unclear"]},
@@ -142,8 +142,8 @@ def test_the_schema_of_an_answer_is_the_strict_one_that_servers_want() -> None:
 
 
 def test_asking_again_shows_the_answer_and_what_is_wrong() -> None:
-    question = questions.lesson_question(lesson_of(ERROR, "喝小满"), 1, "zh")
-    told = questions.repeat_question(question, "不知道" * 10_000, "它不是 JSON", "zh")
+    question = teacher.lesson_question(lesson_of(ERROR, "喝小满"), 1, "zh")
+    told = teacher.repeat_question(question, "不知道" * 10_000, "它不是 JSON", "zh")
     assert told.text.startswith(question.text)
     assert "它不是 JSON" in told.text
     assert len(told.text) < len(question.text) + 2_100

@@ -21,8 +21,7 @@ from tests.helpers.scripted_server import KEY, Answer, Seen, Server, error, repl
 from omniner.config.groups import TeacherConfig
 from omniner.errors import UserError
 from omniner.guidance import teacher
-from omniner.guidance.questions import Question, answer_model
-from omniner.guidance.teacher import TeacherAnswers, TeacherCost, ask_teacher
+from omniner.guidance.teacher import Question, TeacherAnswers, TeacherCost, answer_model, ask_teacher
 from omniner.llm import client
 
 ANSWER = answer_model("Rule", rule=Annotated[str, MinLen(1), MaxLen(20)])

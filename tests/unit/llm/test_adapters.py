@@ -16,7 +16,7 @@ from small_causal import logits, loss, sample, tuning_config
 from torch import nn
 
 from omniner.errors import UserError
-from omniner.llm import adapters
+from omniner.llm import language_model
 
 INNER = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
@@ -30,7 +30,7 @@ def learning(model: nn.Module) -> dict[str, nn.Parameter]:
     [("auto", True, "lora"), ("auto", False, "full"), ("full", True, "full"), ("qlora", False, "qlora")],
 )
 def test_the_method_follows_the_model_unless_it_is_chosen(wanted: str, is_pretrained: bool, method: str) -> None:
-    assert adapters.choose_method(wanted, is_pretrained) == method
+    assert language_model.choose_method(wanted, is_pretrained) == method
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
@@ -88,7 +88,7 @@ def test_checkpointing_computes_a_layer_again() -> None:
 @pytest.mark.parametrize("wanted", ["adamw", "adamw_8bit"])
 def test_training_lowers_the_loss(method: str, wanted: str) -> None:
     model = small_causal.build(method, optimizer=wanted)
-    optimizer = adapters.build_optimizer(model.model, tuning_config(method, optimizer=wanted), 1e-2, 0.0)
+    optimizer = language_model.build_optimizer(model.model, tuning_config(method, optimizer=wanted), 1e-2, 0.0)
     assert type(optimizer).__name__ == {"adamw": "AdamW", "adamw_8bit": "AdamW8bit"}[wanted]
     losses = small_causal.train(model.model, sample(model), optimizer, 5)
     assert losses[-1] < losses[0] - 0.1
@@ -96,7 +96,7 @@ def test_training_lowers_the_loss(method: str, wanted: str) -> None:
 
 def test_norms_and_biases_are_not_decayed() -> None:
     model = small_causal.build("full").model
-    optimizer = adapters.build_optimizer(model, tuning_config("full"), 1e-3, 0.3)
+    optimizer = language_model.build_optimizer(model, tuning_config("full"), 1e-3, 0.3)
     decay = {id(value): group["weight_decay"] for group in optimizer.param_groups for value in group["params"]}
     for name, value in model.named_parameters():
         assert decay.pop(id(value)) == (0.0 if "norm" in name or name.endswith("bias") else 0.3)
@@ -105,14 +105,14 @@ def test_norms_and_biases_are_not_decayed() -> None:
 
 def test_on_a_cpu_the_optimizer_keeps_full_precision() -> None:
     model = small_causal.build("qlora").model
-    assert isinstance(adapters.build_optimizer(model, tuning_config("qlora"), 1e-3, 0.0), torch.optim.AdamW)
+    assert isinstance(language_model.build_optimizer(model, tuning_config("qlora"), 1e-3, 0.0), torch.optim.AdamW)
 
 
 def test_8_bits_without_bitsandbytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_causal.build("full").model
-    monkeypatch.setattr(adapters, "has_bitsandbytes", lambda: False)
+    monkeypatch.setattr(language_model, "has_bitsandbytes", lambda: False)
     with pytest.raises(UserError, match=r"tuning\.optimizer: adamw_8bit, but bitsandbytes is not installed"):
-        adapters.build_optimizer(model, tuning_config("full", optimizer="adamw_8bit"), 1e-3, 0.0)
+        language_model.build_optimizer(model, tuning_config("full", optimizer="adamw_8bit"), 1e-3, 0.0)
     with pytest.raises(UserError, match=r"tuning\.method: qlora, but bitsandbytes is not installed"):
         small_causal.build("qlora")
 
@@ -123,12 +123,12 @@ def test_the_state_that_learns_goes_on_where_it_was(method: str) -> None:
     whole, first, second = (small_causal.build(method) for _ in range(3))
     tuning = tuning_config(method)
     ids = sample(whole)
-    expected = small_causal.train(whole.model, ids, adapters.build_optimizer(whole.model, tuning, 1e-2, 0.1), 5)
-    optimizer = adapters.build_optimizer(first.model, tuning, 1e-2, 0.1)
+    expected = small_causal.train(whole.model, ids, language_model.build_optimizer(whole.model, tuning, 1e-2, 0.1), 5)
+    optimizer = language_model.build_optimizer(first.model, tuning, 1e-2, 0.1)
     small_causal.train(first.model, ids, optimizer, 3)
-    state = adapters.trainable_state(first.model)
+    state = language_model.trainable_state(first.model)
     assert state.keys() == learning(first.model).keys()
-    going_on = adapters.build_optimizer(second.model, tuning, 1e-2, 0.1)
+    going_on = language_model.build_optimizer(second.model, tuning, 1e-2, 0.1)
     going_on.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     second.model.load_state_dict(state, strict=False)
     small_causal.train(first.model, ids, optimizer, 1)  # the state is a copy
@@ -154,7 +154,7 @@ def test_quantising_in_memory_is_what_transformers_does_on_loading(
     for layer in twin.modules():
         layer.support_avx512bf16_for_cpu = False
     before = logits(plain.model, sample(plain))
-    adapters.quantize(plain.model, double, dtype)
+    language_model.quantize(plain.model, double, dtype)
     found = logits(plain.model, sample(plain))
     assert torch.equal(found, logits(twin, sample(plain)))
     assert not torch.equal(found, before)
@@ -166,12 +166,12 @@ def test_quantising_in_memory_is_what_transformers_does_on_loading(
 @pytest.mark.parametrize("double", [True, False])
 def test_taking_the_quantisation_back_keeps_the_values(double: bool) -> None:
     model = small_causal.build("full")
-    made = adapters.quantize(model.model, double, torch.float32)
+    made = language_model.quantize(model.model, double, torch.float32)
     expected = logits(model.model, sample(model))
-    adapters.dequantize(model.model)
+    language_model.dequantize(model.model)
     assert {type(layer).__name__ for layer in model.model.modules() if isinstance(layer, nn.Linear)} == {"Linear"}
     torch.testing.assert_close(logits(model.model, sample(model)), expected, rtol=0, atol=1e-6)
-    assert made == adapters.Quantization("nf4", double, "float32")
+    assert made == language_model.Quantization("nf4", double, "float32")
     assert made.source_dtype == torch.float32
 
 
@@ -180,12 +180,12 @@ def test_qlora_is_prepared_as_peft_does_it(tmp_path: Path) -> None:
     from peft import prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from omniner.training import hub
+    from omniner.training import checkpoints
 
     small_causal.build("full", dtype=torch.bfloat16).model.save_pretrained(tmp_path)
     settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     twin = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=settings, dtype=torch.bfloat16)
-    with hub.quiet_libraries():
+    with checkpoints.quiet_libraries():
         twin = prepare_model_for_kbit_training(twin, use_gradient_checkpointing=False)
     model = small_causal.build("qlora", dtype=torch.bfloat16).model
     got = {name.replace("base_layer.", ""): value for name, value in model.get_base_model().named_parameters()}
@@ -228,13 +228,13 @@ def test_a_gpu_without_bitsandbytes_goes_on_in_full_precision(
         device = torch.device("cuda")  # type: ignore[assignment]
 
     values: list[nn.Parameter] = [Far(torch.zeros(2, 2))]
-    assert adapters._wants_8bit(tuning_config("qlora"), values)
-    assert not adapters._wants_8bit(tuning_config("lora"), values)
-    monkeypatch.setattr(adapters, "_LARGE", 4)
-    assert adapters._wants_8bit(tuning_config("full"), values)
-    monkeypatch.setattr(adapters, "has_bitsandbytes", lambda: False)
+    assert language_model._wants_8bit(tuning_config("qlora"), values)
+    assert not language_model._wants_8bit(tuning_config("lora"), values)
+    monkeypatch.setattr(language_model, "_LARGE", 4)
+    assert language_model._wants_8bit(tuning_config("full"), values)
+    monkeypatch.setattr(language_model, "has_bitsandbytes", lambda: False)
     with caplog.at_level(logging.WARNING):
-        assert not adapters._wants_8bit(tuning_config("qlora"), values)
+        assert not language_model._wants_8bit(tuning_config("qlora"), values)
     assert "bitsandbytes is not installed" in caplog.text
 
 
@@ -243,7 +243,7 @@ def test_a_gpu_without_bitsandbytes_goes_on_in_full_precision(
 def test_qlora_trains_on_a_gpu_with_8_bit_states() -> None:
     model = small_causal.build("qlora", dtype=torch.bfloat16)
     model.model.cuda()
-    optimizer = adapters.build_optimizer(model.model, tuning_config("qlora"), 1e-2, 0.0)
+    optimizer = language_model.build_optimizer(model.model, tuning_config("qlora"), 1e-2, 0.0)
     assert type(optimizer).__name__ == "AdamW8bit"
     losses = small_causal.train(model.model, sample(model).cuda(), optimizer, 5)
     assert losses[-1] < losses[0] - 0.1

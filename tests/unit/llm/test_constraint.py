@@ -22,10 +22,10 @@ from omniner.corpus import sample as generator
 from omniner.errors import UserError
 from omniner.llm import loading
 from omniner.llm.automaton import TokenTrie
-from omniner.llm.chat import ChatTokenizer
 from omniner.llm.constraint import AnswerConstraint, AnswerState
 from omniner.llm.generate import GenerationRequest, Generator
 from omniner.llm.prompts import Prompt
+from omniner.llm.samples import ChatTokenizer
 from omniner.records import Entity, Sentence
 
 CATEGORIES = ["地点_城市", "地点_景点/公园", "地点", "日期", 'a"b\\c', "其他\n"]

@@ -17,7 +17,7 @@ from small_causal import PROMPT, TEXTS, logits, model_config, sample, tuning_con
 
 from omniner.errors import UserError
 from omniner.files import read_json, write_json
-from omniner.llm import adapters, language_model
+from omniner.llm import language_model
 from omniner.llm.language_model import CausalModel
 
 METHODS = ["full", "lora", "qlora"]
@@ -28,7 +28,7 @@ def trained(method: str, path: Path | None = None, **changes: Any) -> CausalMode
     """After a few steps, so that adapters are no longer zero."""
     model = small_causal.build(method, path, **changes)
     tuning = tuning_config(method)
-    small_causal.train(model.model, sample(model), adapters.build_optimizer(model.model, tuning, 1e-2, 0.0), 3)
+    small_causal.train(model.model, sample(model), language_model.build_optimizer(model.model, tuning, 1e-2, 0.0), 3)
     return model
 
 
@@ -87,7 +87,7 @@ def test_a_checkpoint_is_the_model_again(kept: tuple[CausalModel, Path]) -> None
 def test_a_loaded_model_can_be_kept_again(kept: tuple[CausalModel, Path], tmp_path: Path) -> None:
     model, folder = kept
     loaded = language_model.load_causal_model(folder, torch.float32, "cpu")
-    weights = None if model.method == "full" else adapters.trainable_state(model.model)  # loaded adapters are frozen
+    weights = None if model.method == "full" else language_model.trainable_state(model.model)
     language_model.save_causal_model(tmp_path / "again", loaded, weights)
     again = language_model.load_causal_model(tmp_path / "again", torch.float32, "cpu")
     assert torch.equal(logits(again.model, sample(model)), logits(model.model, sample(model)))
@@ -113,7 +113,7 @@ def test_the_merged_model_is_the_one_that_was_trained_and_plain_loaders_read_it(
 
 def test_given_weights_are_kept_in_place_of_the_models(tmp_path: Path) -> None:
     model = trained("lora")
-    state = {name: torch.zeros_like(value) for name, value in adapters.trainable_state(model.model).items()}
+    state = {name: torch.zeros_like(value) for name, value in language_model.trainable_state(model.model).items()}
     language_model.save_causal_model(tmp_path / "zero", model, state)
     loaded = language_model.load_causal_model(tmp_path / "zero", torch.float32, "cpu")
     with model.model.disable_adapter():
@@ -171,11 +171,11 @@ def test_peft_alone_reads_the_adapters(published: Path, tmp_path: Path) -> None:
     """The format is peft's, base model included."""
     from peft import AutoPeftModelForCausalLM
 
-    from omniner.training import hub
+    from omniner.training import checkpoints
 
     model = trained("lora", published)
     language_model.save_causal_model(tmp_path / "best", model)
-    with hub.quiet_libraries():
+    with checkpoints.quiet_libraries():
         loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "best")
     assert torch.equal(logits(loaded, sample(model)), logits(model.model, sample(model)))
 
@@ -377,7 +377,9 @@ def test_a_gguf_file_is_a_model_like_any_other(method: str, as_folder: bool, tmp
     assert model.chat.answer_ids(text) == source.chat.answer_ids(text)
     assert model.chat.text(PROMPT, text) == source.chat.text(PROMPT, text)
     torch.testing.assert_close(logits(model.model, ids), logits(source.model, ids), rtol=0, atol=1e-6)
-    small_causal.train(model.model, ids, adapters.build_optimizer(model.model, tuning_config(method), 1e-2, 0.0), 2)
+    small_causal.train(
+        model.model, ids, language_model.build_optimizer(model.model, tuning_config(method), 1e-2, 0.0), 2
+    )
     language_model.save_causal_model(tmp_path / "best", model)
     loaded = language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu")
     assert torch.equal(logits(loaded.model, ids), logits(model.model, ids))
@@ -409,7 +411,7 @@ def test_a_real_pretrained_model_learns_and_answers(as_folder: bool, tmp_path: P
         return
     tuning = tuning_config("lora")
     losses = small_causal.train(
-        model.model.train(), sample(model), adapters.build_optimizer(model.model, tuning, 1e-3, 0.0), 3
+        model.model.train(), sample(model), language_model.build_optimizer(model.model, tuning, 1e-3, 0.0), 3
     )
     assert losses[2] < losses[1] < losses[0]
     language_model.save_causal_model(tmp_path / "best", model)

@@ -19,7 +19,7 @@ from small_causal import ANSWER, CATEGORIES, PROMPT, TEXTS
 from omniner.answers import write_answer
 from omniner.errors import UserError
 from omniner.llm import loading
-from omniner.llm.chat import ChatTokenizer
+from omniner.llm.samples import ChatTokenizer
 from omniner.records import Entity
 
 TOKENIZER = loading.build_corpus_tokenizer(TEXTS, PROMPT, 1000)

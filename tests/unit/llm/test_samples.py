@@ -14,9 +14,8 @@ from shipped_prompts import CATEGORIES, SHIPPED, corpus, shipped
 from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.llm import prompts
-from omniner.llm.chat import ChatTokenizer
 from omniner.llm.prompts import Prompt
-from omniner.llm.samples import PROBE_SENTENCES, PromptEncoder, Sample, describe_sample
+from omniner.llm.samples import PROBE_SENTENCES, ChatTokenizer, PromptEncoder, Sample, describe_sample
 from omniner.records import Entity, Sentence
 
 LIMITS = EncodingConfig(512, "fail")

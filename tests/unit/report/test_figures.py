@@ -13,7 +13,7 @@ import pytest
 
 from omniner.records import Entity, Prediction, Sentence
 from omniner.report import figures, run_page
-from omniner.scoring.results import ScoreResult
+from omniner.scoring.metrics import ScoreResult
 
 CURVES = {
     "train/loss": [(step, 3 / (step + 1)) for step in range(50)],

@@ -16,8 +16,8 @@ import pytest
 
 from omniner.config.groups import ErrtaConfig
 from omniner.records import Entity, Prediction, Sentence
-from omniner.report import run_page, run_tables
-from omniner.scoring.results import ErrtaError, ScoreResult
+from omniner.report import run_page, tables
+from omniner.scoring.metrics import ErrtaError, ScoreResult
 
 ERRTA = ErrtaConfig(mode="span", examples=20, top=30)
 SCRIPT, IMAGE, END = "<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "</script><b>bold</b><!--"
@@ -28,7 +28,7 @@ CURVES = {"train/loss": [(0, 2.0), (5, float("inf"))], "val/f1": [(5, 0.5)], "va
 def page(result: ScoreResult, errta: ErrtaConfig = ERRTA, curves: Any = CURVES, **facts: Any) -> str:
     known = {"name": "a run", "created": "today", "details": {}, "config": "", "issues": {}} | facts
     return run_page.render_run_page(
-        result, run_tables.build_run_tables(result, errta, None, []), run_page.RunFacts(**known), curves, errta
+        result, tables.build_run_tables(result, errta, None, []), run_page.RunFacts(**known), curves, errta
     )
 
 
@@ -166,7 +166,7 @@ def chosen(tab: browser.Page, script: str) -> tuple[int, list[str]]:
 def test_filters_sorting_and_paging(tab: browser.Page, tmp_path: Path) -> None:
     result = made_up.result(300)
     look(tab, tmp_path, page(result))
-    kept = run_tables.examples_by_type(result.errta.errors, 20)
+    kept = tables.examples_by_type(result.errta.errors, 20)
     assert chosen(tab, "")[0] == sum(map(len, kept.values()))
     change = "dispatchEvent(new Event('change'))"
     count, heads = chosen(tab, f"type.value = 'boundary'; type.{change}")
@@ -208,7 +208,7 @@ def test_drawers_of_charts_and_rows_of_tables(tab: browser.Page, tmp_path: Path)
         return dict(zip(tab.run(labels % chart), numbers, strict=True))
 
     assert shown("heat") == dict(zip(names, counts.tolist(), strict=True))
-    rows = {row[0]: row for row in run_tables.build_run_tables(result, ERRTA, None, [])["errta_by_category"].rows}
+    rows = {row[0]: row for row in tables.build_run_tables(result, ERRTA, None, [])["errta_by_category"].rows}
     own = {name: row[1:-1] for name, row in rows.items() if result.primary[name] == names[0]}
     tab.run("document.querySelector('#chart-heat tbody button').click()")  # the first primary's
     assert shown("heat") == own
@@ -220,7 +220,7 @@ def test_drawers_of_charts_and_rows_of_tables(tab: browser.Page, tmp_path: Path)
     tab.run(choose % ("heat", "''"))
     assert list(shown("heat")) == names
     # All confused categories, and those of one primary with what they are confused with.
-    pairs = run_tables.count_confusions(result.errta.errors)
+    pairs = tables.count_confusions(result.errta.errors)
 
     def confused(wanted: dict[tuple[str, str], int]) -> dict[str, list[int]]:
         kept = sorted({name for pair in wanted for name in pair})

@@ -13,10 +13,10 @@ import pytest
 from omniner.config.groups import ErrtaConfig
 from omniner.corpus.taxonomy import load_taxonomy
 from omniner.records import Entity, Prediction, Sentence
-from omniner.report import run_tables
+from omniner.report import tables
 from omniner.report.tables import COUNT, RATE, TEXT, Cell, Column, Table
-from omniner.scoring import results
-from omniner.scoring.results import ErrtaError, ScoreResult
+from omniner.scoring import metrics
+from omniner.scoring.metrics import ErrtaError, ScoreResult
 
 ERRTA = ErrtaConfig(mode="span", examples=5, top=7)
 
@@ -28,7 +28,7 @@ def result() -> ScoreResult:
 
 @pytest.fixture(scope="module")
 def built(result: ScoreResult) -> dict[str, Table]:
-    return run_tables.build_run_tables(result, ERRTA, load_taxonomy("omniner2025"), [])
+    return tables.build_run_tables(result, ERRTA, load_taxonomy("omniner2025"), [])
 
 
 def small(sentences: list[tuple[str, list[Entity], list[Entity]]], errors: list[ErrtaError]) -> ScoreResult:
@@ -64,7 +64,7 @@ def test_each_error_is_in_one_row(result: ScoreResult, built: dict[str, Table]) 
 def test_redundant_counts_for_the_predicted_category() -> None:
     said = Entity("好", "体验", 0, 1)
     result = small([("好的", [], [said])], [ErrtaError("redundant", "0", (), (said,))])
-    built = run_tables.build_run_tables(result, ERRTA, None, [])
+    built = tables.build_run_tables(result, ERRTA, None, [])
     assert built["errta_by_category"].rows[0][0] == "体验"
     assert built["confused_surfaces"].rows == [["好", "redundant: none → 体验", 1]]
     assert built["confusion_pairs"].rows == []
@@ -77,41 +77,41 @@ def test_confusions_name_the_most_frequent_surface() -> None:
     same = ErrtaError("boundary", "0", (Entity("天天", "甲"),), (Entity("天", "甲"),))
     gold = [Entity("天", "甲"), Entity("地", "甲")]
     result = small([("天天地地", gold, [Entity("天", "乙")])], [wrong("地"), wrong("天"), wrong("天"), same])
-    assert run_tables.build_run_tables(result, ERRTA, None, [])["confusion_pairs"].rows == [["甲", "乙", 3, "天"]]
+    assert tables.build_run_tables(result, ERRTA, None, [])["confusion_pairs"].rows == [["甲", "乙", 3, "天"]]
 
 
 def test_examples_are_capped_by_type_and_ordered_by_nothing_but_the_errors(result: ScoreResult) -> None:
-    first = run_tables.examples_by_type(result.errta.errors, 5)
-    assert first == run_tables.examples_by_type(list(result.errta.errors), 5)
+    first = tables.examples_by_type(result.errta.errors, 5)
+    assert first == tables.examples_by_type(list(result.errta.errors), 5)
     for name, count in result.errta.by_type.items():
         assert len(first.get(name, [])) == min(5, count.errors)
         assert len(set(first.get(name, []))) == len(first.get(name, []))
-    everything = run_tables.examples_by_type(result.errta.errors, 10**6)
+    everything = tables.examples_by_type(result.errta.errors, 10**6)
     assert sum(map(len, everything.values())) == len(result.errta.errors)
 
 
 def test_examples_hold_categories_in_proportion() -> None:
     names = ["乙" if i % 10 == 0 else "甲" for i in range(100)]
     errors = [ErrtaError("missing", str(i), (Entity("好", name),), ()) for i, name in enumerate(names)]
-    chosen = run_tables.examples_by_type(errors, 10)["missing"]
-    assert sorted(map(results.category_of, chosen)) == ["乙"] + ["甲"] * 9
+    chosen = tables.examples_by_type(errors, 10)["missing"]
+    assert sorted(map(metrics.category_of, chosen)) == ["乙"] + ["甲"] * 9
 
 
 def test_suspected_annotation_counts_the_model() -> None:
     city, brand = Entity("兰蔻", "城市", 0, 2), Entity("兰蔻", "品牌", 0, 2)
     train = [Sentence(f"t{i}", "兰蔻", [brand]) for i in range(8)]
     result = small([("兰蔻好", [city], [brand]), ("兰蔻贵", [city], [city]), ("兰蔻", [brand], [brand])], [])
-    rows = run_tables.build_run_tables(result, ERRTA, None, train)["suspected_annotation"].rows
+    rows = tables.build_run_tables(result, ERRTA, None, train)["suspected_annotation"].rows
     assert rows == [["兰蔻", "城市", "品牌", 9 / 11, 11, 2, 1, "0"]]
     # Without train there is no large majority: nothing is suspected.
-    assert run_tables.build_run_tables(result, ERRTA, None, [])["suspected_annotation"].rows == []
+    assert tables.build_run_tables(result, ERRTA, None, [])["suspected_annotation"].rows == []
 
 
 def test_model_agrees_only_at_the_same_place() -> None:
     city, elsewhere = Entity("兰蔻", "城市", 0, 2), Entity("兰蔻", "品牌", 3, 5)
     train = [Sentence(f"t{i}", "兰蔻", [Entity("兰蔻", "品牌", 0, 2)]) for i in range(8)]
     result = small([("兰蔻和兰蔻", [city], [elsewhere])], [])
-    (row,) = run_tables.build_run_tables(result, ERRTA, None, train)["suspected_annotation"].rows
+    (row,) = tables.build_run_tables(result, ERRTA, None, train)["suspected_annotation"].rows
     assert row[-2] == 0
 
 
@@ -135,7 +135,7 @@ def test_csv_and_json_and_markdown_keep_the_cells() -> None:
 
 def test_without_errors_the_tables_are_empty() -> None:
     right = Entity("好", "体验", 0, 1)
-    built = run_tables.build_run_tables(small([("好", [right], [right])], []), ERRTA, None, [])
+    built = tables.build_run_tables(small([("好", [right], [right])], []), ERRTA, None, [])
     assert [row[1:3] for row in built["errta_counts"].rows] == [[0, 0.0]] * 8
     assert built["examples"].rows == built["errta_by_category"].rows == []
 
@@ -144,5 +144,5 @@ def test_the_official_test_size_takes_well_under_a_second() -> None:
     result = made_up.result(19_557, 0.64)
     assert len(result.errta.errors) > 45_000
     start = time.process_time()
-    run_tables.build_run_tables(result, ErrtaConfig("span", 50, 100), None, [])
+    tables.build_run_tables(result, ErrtaConfig("span", 50, 100), None, [])
     assert time.process_time() - start < 1.0

@@ -15,7 +15,7 @@ from omniner.config.groups import ChildrenConfig
 from omniner.errors import Stopped, UserError
 from omniner.files import try_lock
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
-from omniner.runs import children, processes
+from omniner.runs import children
 from omniner.runs.children import Job, Outcome, Surroundings
 from omniner.runs.folder import LOCK
 
@@ -69,10 +69,10 @@ def test_whoever_stops_listening_stops_the_children(tmp_path: Path) -> None:
 
 def test_places_follow_gpus_or_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
-    monkeypatch.setenv(processes.VISIBLE_GPUS, "0,1,2,3,4")
+    monkeypatch.setenv(children.VISIBLE_GPUS, "0,1,2,3,4")
     assert len(children._divide_machine(ChildrenConfig(parallel=0, gpus=2))[1]) == 2
     assert len(children._divide_machine(ChildrenConfig(parallel=0, gpus=0))[1]) == 1
-    monkeypatch.setenv(processes.VISIBLE_GPUS, "")
+    monkeypatch.setenv(children.VISIBLE_GPUS, "")
     assert children._divide_machine(ChildrenConfig(parallel=0, gpus=2))[1] == [[]]
     assert children._divide_machine(ChildrenConfig(parallel=2, gpus=0))[1] == [[0, 2], [1, 3]]
     assert children._divide_machine(ChildrenConfig(parallel=8, gpus=0))[1] == [[0], [1], [2], [3]] * 2
@@ -81,7 +81,7 @@ def test_places_follow_gpus_or_share_the_cores(monkeypatch: pytest.MonkeyPatch) 
 def test_more_gpus_than_there_are_is_a_mistake_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(processes.VISIBLE_GPUS, "0")
+    monkeypatch.setenv(children.VISIBLE_GPUS, "0")
     with pytest.raises(UserError, match="children"):
         list(children.run_jobs([job(tmp_path, "a")], tmp_path / "run", "", ChildrenConfig(parallel=0, gpus=2)))
     assert not (tmp_path / "run" / "children").exists()

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from omniner.errors import Stopped, UserError
-from omniner.runs import processes
-from omniner.runs.processes import error_line
+from omniner.runs import children
+from omniner.runs.children import error_line
 
 TRACEBACK = """12:00:00 INFO starting
 Traceback (most recent call last):
@@ -47,7 +47,7 @@ def never() -> None:
     """Nobody says to stop."""
 
 
-def stop_if(condition: Callable[[], bool]) -> processes.CheckStop:
+def stop_if(condition: Callable[[], bool]) -> children.CheckStop:
     """Says to stop once the condition holds."""
 
     def check_stop() -> None:
@@ -63,7 +63,7 @@ def python(code: str) -> list[str]:
 
 def test_a_child_ends_and_what_it_said_is_kept(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code = "import sys; print('error: key: wrong. Mend it.', file=sys.stderr); sys.exit(2)"
-    said = processes.run_process(python(code), os.environ, tmp_path / "log", never)
+    said = children.run_process(python(code), os.environ, tmp_path / "log", never)
     assert said == "key: wrong. Mend it."
     assert (tmp_path / "log").read_text() == capfd.readouterr().err == "error: key: wrong. Mend it.\n"
 
@@ -73,7 +73,7 @@ def test_a_child_has_the_cores_it_is_given(tmp_path: Path) -> None:
     core = min(os.sched_getaffinity(0))
     before = os.sched_getaffinity(0)
     code = f"import os; assert os.sched_getaffinity(0) == {{{core}}}"
-    assert processes.run_process(python(code), os.environ, tmp_path / "log", never, [core]) == ""
+    assert children.run_process(python(code), os.environ, tmp_path / "log", never, [core]) == ""
     assert os.sched_getaffinity(0) == before
 
 
@@ -84,7 +84,7 @@ def test_a_child_is_stopped_by_the_signal_that_is_asked_for(tmp_path: Path) -> N
         f"open({str(ready)!r}, 'w').close(); time.sleep(60)"
     )
     with pytest.raises(Stopped):
-        processes.run_process(python(code), os.environ, tmp_path / "log", stop_if(ready.exists))
+        children.run_process(python(code), os.environ, tmp_path / "log", stop_if(ready.exists))
     assert stopped.exists()
 
 
@@ -93,7 +93,7 @@ def test_a_child_stops_when_its_parent_is_gone(tmp_path: Path) -> None:
         "from omniner.runs import processes; import time; processes.stop_with_parent(); "
         "print(1, flush=True); time.sleep(60)"
     )
-    environment = processes.child_environment("run", "a")
+    environment = children.child_environment("run", "a")
     process = subprocess.Popen(python(code), env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -105,35 +105,35 @@ def test_a_child_stops_when_its_parent_is_gone(tmp_path: Path) -> None:
 
 def test_variables_of_a_distributed_launch_do_not_reach_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
-    environment = processes.child_environment("run", "a=1")
+    environment = children.child_environment("run", "a=1")
     assert "LOCAL_RANK" not in environment
-    assert (environment[processes.PARENT], environment[processes.CHILD]) == ("run", "a=1")
+    assert (environment[children.PARENT], environment[children.CHILD]) == ("run", "a=1")
 
 
 @pytest.mark.parametrize(
     ("named", "seen"), [("", []), ("-1", []), ("0, 2", ["0", "2"]), ("GPU-a1,MIG-b", ["GPU-a1", "MIG-b"])]
 )
 def test_gpus_are_those_that_cuda_may_see(monkeypatch: pytest.MonkeyPatch, named: str, seen: list[str]) -> None:
-    monkeypatch.setenv(processes.VISIBLE_GPUS, named)
-    assert processes.visible_gpus() == seen
+    monkeypatch.setenv(children.VISIBLE_GPUS, named)
+    assert children.visible_gpus() == seen
 
 
 def test_a_gpu_is_reserved_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(processes.VISIBLE_GPUS, "0,1,2,3,4")
+    monkeypatch.setenv(children.VISIBLE_GPUS, "0,1,2,3,4")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with processes.reserved_gpus(2, never) as first, processes.reserved_gpus(2, never) as second:
-        assert (first, second) == ({processes.VISIBLE_GPUS: "0,1"}, {processes.VISIBLE_GPUS: "2,3"})
-        with pytest.raises(Stopped), processes.reserved_gpus(2, stop_if(lambda: True)):
+    with children.reserved_gpus(2, never) as first, children.reserved_gpus(2, never) as second:
+        assert (first, second) == ({children.VISIBLE_GPUS: "0,1"}, {children.VISIBLE_GPUS: "2,3"})
+        with pytest.raises(Stopped), children.reserved_gpus(2, stop_if(lambda: True)):
             pass  # the fifth is no pair
-        with processes.reserved_gpus(0, never) as nothing:
+        with children.reserved_gpus(0, never) as nothing:
             assert nothing == {}
     got = []
 
     def wait() -> None:
-        with processes.reserved_gpus(5, never) as reserved:
-            got.append(reserved[processes.VISIBLE_GPUS])
+        with children.reserved_gpus(5, never) as reserved:
+            got.append(reserved[children.VISIBLE_GPUS])
 
-    with processes.reserved_gpus(1, never):
+    with children.reserved_gpus(1, never):
         thread = threading.Thread(target=wait)
         thread.start()
         thread.join(0.2)
@@ -143,31 +143,31 @@ def test_a_gpu_is_reserved_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 def test_more_gpus_than_there_are_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(processes.VISIBLE_GPUS, "0,1")
+    monkeypatch.setenv(children.VISIBLE_GPUS, "0,1")
     with (
         pytest.raises(UserError, match=r"children\.gpus: 4 for each child, but 2 can be seen"),
-        processes.reserved_gpus(4, never),
+        children.reserved_gpus(4, never),
     ):
         pass
 
 
 def test_without_gpus_nothing_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(processes.VISIBLE_GPUS, "")
-    with processes.reserved_gpus(4, never) as reserved:
+    monkeypatch.setenv(children.VISIBLE_GPUS, "")
+    with children.reserved_gpus(4, never) as reserved:
         assert reserved == {}
 
 
 MUCH = "import sys; sys.stderr.write('小满' * 100_000 + chr(10) + 'error: key: wrong. Mend it.'); sys.exit(2)"
 
 
-def patient(seconds: float = 20) -> processes.CheckStop:
+def patient(seconds: float = 20) -> children.CheckStop:
     """Says to stop when a child takes far too long."""
     end = time.monotonic() + seconds
     return stop_if(lambda: time.monotonic() > end)
 
 
 def test_a_child_goes_on_when_its_log_cannot_be_written(capfd: pytest.CaptureFixture[str]) -> None:
-    said = processes.run_process(python(MUCH), os.environ, Path("/dev/full"), patient())
+    said = children.run_process(python(MUCH), os.environ, Path("/dev/full"), patient())
     assert said == "key: wrong. Mend it."
     shown = capfd.readouterr().err
     assert shown.count("小满") == 100_000
@@ -179,7 +179,7 @@ def test_a_child_goes_on_when_nobody_reads_what_it_says(tmp_path: Path, monkeypa
     reading, writing = os.pipe()
     os.close(reading)
     monkeypatch.setattr(sys, "stderr", os.fdopen(writing, "w", encoding="utf-8"))
-    assert processes.run_process(python(MUCH), os.environ, tmp_path / "log", patient()) == "key: wrong. Mend it."
+    assert children.run_process(python(MUCH), os.environ, tmp_path / "log", patient()) == "key: wrong. Mend it."
     kept = (tmp_path / "log").read_text(encoding="utf-8")
     assert kept.count("小满") == 100_000
     assert kept.count("no more is written to the standard error") == 1
@@ -189,10 +189,10 @@ def test_a_child_goes_on_when_neither_can_be_written(monkeypatch: pytest.MonkeyP
     closed = io.StringIO()
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed)
-    assert processes.run_process(python(MUCH), os.environ, Path("/dev/full"), patient()) == "key: wrong. Mend it."
+    assert children.run_process(python(MUCH), os.environ, Path("/dev/full"), patient()) == "key: wrong. Mend it."
 
 
 def test_letters_on_the_border_of_two_blocks_are_shown_whole(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code = "import os, time; [(os.write(2, bytes([one])), time.sleep(0.05)) for one in '小满'.encode()]"
-    assert processes.run_process(python(code), os.environ, tmp_path / "log", patient()) == ""
+    assert children.run_process(python(code), os.environ, tmp_path / "log", patient()) == ""
     assert capfd.readouterr().err == "小满"

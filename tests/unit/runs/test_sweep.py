@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omniner.config import compose
 from omniner.errors import Stopped
 from omniner.files import read_json, try_lock, write_json
-from omniner.runs import children, processes, sweep
+from omniner.runs import children, sweep
 from omniner.runs.folder import LOCK, STATE
 from omniner.runs.sweep import quoted
 
@@ -35,7 +35,7 @@ def orphan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     )  # fmt: skip
     monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
     monkeypatch.setattr(compose, "check", lambda composed: config)
-    monkeypatch.setattr(processes, "run_process", lambda *args: "started again")
+    monkeypatch.setattr(children, "run_process", lambda *args: "started again")
     monkeypatch.setenv(sweep._FOLDER, str(tmp_path))
     monkeypatch.chdir(tmp_path)
     write_json(tmp_path / sweep.STATE, {"started": 1.0, "parent": ""})

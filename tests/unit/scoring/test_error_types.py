@@ -11,12 +11,12 @@ import pytest
 from shipped_prompts import shipped
 
 from omniner.config.groups import ErrtaConfig
-from omniner.guidance import clusters, lessons, prompt_errors, questions
+from omniner.guidance import clusters, lessons, prompt_errors, teacher
 from omniner.guidance.clusters import TrainingCounts
 from omniner.guidance.lessons import Guidance, Lesson
 from omniner.records import Entity, Prediction, Sentence
 from omniner.registry import ERROR_TYPES
-from omniner.report import curation_tables, run_page, run_tables
+from omniner.report import curation_tables, run_page, tables
 from omniner.scoring import errta
 from omniner.scoring.error_types import (
     ErrorType,
@@ -28,7 +28,7 @@ from omniner.scoring.error_types import (
     lesson_kinds,
     paper_types,
 )
-from omniner.scoring.results import ErrtaError, ScoreResult
+from omniner.scoring.metrics import ErrtaError, ScoreResult
 
 TEXT = "她在上海喝咖啡"
 RIGHT, WRONG = Entity("上海", "地点", 2, 4), Entity("她", "地点", 0, 1)
@@ -70,7 +70,7 @@ def lesson() -> Lesson:
 def test_a_new_type_stands_in_scores_tables_figures_and_the_page(displaced: ErrorType, monkeypatch: Any) -> None:
     result = scored()
     assert result.to_json()["errta"]["counts"]["displaced"] == 1
-    made = run_tables.build_run_tables(result, ErrtaConfig("span", 5, 5), None, [])
+    made = tables.build_run_tables(result, ErrtaConfig("span", 5, 5), None, [])
     assert ["displaced", 1, 1.0, 1, 1] in made["errta_counts"].rows
     assert made["errta_by_category"].names[-2:] == ["displaced", "total"]
     drawn: list[Any] = []
@@ -87,7 +87,7 @@ def test_a_new_type_stands_in_scores_tables_figures_and_the_page(displaced: Erro
 def test_a_new_type_stands_in_notes_questions_and_prompts(displaced: ErrorType, tmp_path: Any) -> None:
     found = lesson()
     assert found.note.rule == {"zh": "地点容易标到别处。", "en": "地点 is easily marked elsewhere."}
-    assert "地点 is easily marked elsewhere." in questions.lesson_question(found, 1, "en").text
+    assert "地点 is easily marked elsewhere." in teacher.lesson_question(found, 1, "en").text
     scores = dict.fromkeys(("sentences", "precision", "recall", "f1", "errors"), 1.0)
     guidance = Guidance(
         dict.fromkeys(("run", "name", "folder", "model", "data", "guide"), "x"), "dev", False, scores,

@@ -12,9 +12,8 @@ from strategies import CATEGORIES, TEXT, bare, flat, sides
 
 from omniner.corpus.taxonomy import primary_of
 from omniner.records import Entity
-from omniner.scoring.metrics import Counts, compare_units, count_sentence, evaluate, score_row
+from omniner.scoring.metrics import Counts, Metrics, compare_units, count_sentence, evaluate, score_row
 from omniner.scoring.resampling import bootstrap_intervals
-from omniner.scoring.results import Metrics
 
 PRIMARY = {name: primary_of(name) for name in CATEGORIES}
 Corpus = list[tuple[list[Entity], list[Entity]]]

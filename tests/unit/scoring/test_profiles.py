@@ -18,8 +18,8 @@ from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
 from omniner.registry import ERROR_TYPES
 from omniner.scoring import predictions
+from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.profiles import score_loaded, score_records
-from omniner.scoring.results import ScoreResult
 
 METRICS = MetricsConfig(unit="auto", profile="own", on_parse_failure="empty", bootstrap=0, confidence=0.95, seed=0)
 OFFICIAL = dataclasses.replace(METRICS, profile="official")

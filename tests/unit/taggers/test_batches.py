@@ -7,9 +7,8 @@ import random
 import pytest
 import torch
 
-from omniner.taggers.batches import Batch, EvalLoader, TrainLoader, collate
-from omniner.taggers.inputs import EncodedSentence
-from omniner.training.data import plan_epoch, plan_longest_first
+from omniner.taggers.inputs import Batch, EncodedSentence, EvalLoader, TrainLoader, collate
+from omniner.training.learner import plan_epoch, plan_longest_first
 
 CHANCE = random.Random(7)
 LENGTHS = [CHANCE.randint(1, 60) for _ in range(203)]

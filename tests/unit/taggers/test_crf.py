@@ -10,9 +10,8 @@ import torchcrf
 from torch import Tensor
 from torch.func import functional_call
 
-from omniner.taggers.chain_layout import find_blocks, pack_steps
-from omniner.taggers.linear_chain import CRF, constrained_crf
-from omniner.taggers.tags import TagScheme
+from omniner.taggers.heads import TagScheme
+from omniner.taggers.linear_chain import CRF, constrained_crf, find_blocks, pack_steps
 
 PARAMETERS = ("start_transitions", "transitions", "end_transitions")
 

@@ -12,9 +12,8 @@ from torch.nn import functional
 
 from omniner.config import compose
 from omniner.config.model_groups import HeadConfig
-from omniner.taggers.heads import HeadModule, build_head
+from omniner.taggers.heads import HeadModule, Span, TagScheme, build_head, fit_spans
 from omniner.taggers.heads.span import without_crossing
-from omniner.taggers.tags import Span, TagScheme, fit_spans
 
 CATEGORIES = ("人", "地", "机构")
 CONFIG = HeadConfig(kind="auto", label_smoothing=0.0, max_span=4, biaffine_dim=12, negative_weight=1.0)

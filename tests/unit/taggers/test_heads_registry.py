@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from omniner.config.model_groups import HeadConfig
 from omniner.errors import UserError
 from omniner.registry import HEADS
-from omniner.taggers.heads import Head, HeadModule, LabelledBatch, build_head
-from omniner.taggers.tags import Span, TagScheme
+from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagScheme, build_head
 
 
 def test_names_meanings_and_facts_need_no_torch() -> None:

@@ -10,9 +10,9 @@ import torch
 from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
+from omniner.taggers.heads import TagScheme
 from omniner.taggers.inputs import CharacterInput, SentenceEncoder, Vocabulary
-from omniner.taggers.tags import TagScheme
-from omniner.training.data import EntityReplacement
+from omniner.training.learner import EntityReplacement
 
 
 def encoder(max_length: int, on_too_long: str, max_span: int | None = None) -> SentenceEncoder:

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from omniner.taggers.tags import LeftOut, Span, TagScheme
+from omniner.taggers.heads import LeftOut, Span, TagScheme
 
 
 def slow_allowed(first: str, second: str) -> bool:

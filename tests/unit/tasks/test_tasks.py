@@ -14,9 +14,8 @@ from omniner.config import compose
 from omniner.errors import UserError
 from omniner.registry import TASKS
 from omniner.runs import folder
-from omniner.runs.context import Context
+from omniner.runs.context import Context, Input, Task
 from omniner.runs.folder import ALWAYS_WRITTEN
-from omniner.runs.task import Input, Task
 
 
 def _greet(context: Context) -> None:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from omniner import tracking
 from omniner.config.groups import TrackingConfig
 from omniner.errors import UserError
-from omniner.tracking import machine, spool, tracked_run
+from omniner.tracking import spool, tracked_run
 from omniner.tracking import store as stores
 from omniner.tracking.spool import RefusedError, Sender, Spool, SpoolRecord
 from omniner.tracking.tracked_run import NAME_LENGTH, DataInput, TrackedRun, display_name, masked, safe_name
@@ -184,7 +184,7 @@ def test_an_artifact_cannot_leave_its_folder(local: TrackingConfig, tmp_path: Pa
 
 
 def test_system_metrics_have_curves(local: TrackingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omniner.tracking.machine.SECOND", 0.05)
+    monkeypatch.setattr("omniner.tracking.tracked_run.SECOND", 0.05)
     store = config(local.folder, system_metrics=True)
     run = begin(store, tmp_path)
     time.sleep(0.4)
@@ -479,18 +479,18 @@ def test_a_run_or_experiment_that_is_gone_is_explained(local: TrackingConfig, tm
 def test_git_state_tells_commit_and_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert machine.git_state() == {}
+    assert tracked_run.git_state() == {}
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
     (tmp_path / "a.txt").write_text("one\n", encoding="utf-8")
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
         subprocess.run([*git, *command], check=True)
-    clean = machine.git_state()
+    clean = tracked_run.git_state()
     assert re.fullmatch("[0-9a-f]{40}", clean.pop("commit"))
     assert clean == {"branch": "main", "dirty": "no"}
     digests = set()
     for text in ("two\n", "three\n"):
         (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-        state = machine.git_state()
+        state = tracked_run.git_state()
         assert state["dirty"] == "yes"
         digests.add(state["diff"])
     assert len(digests) == 2
@@ -499,7 +499,7 @@ def test_git_state_tells_commit_and_changes(tmp_path: Path, monkeypatch: pytest.
 def test_versions_are_those_installed() -> None:
     import numpy
 
-    found = machine.library_versions()
+    found = tracked_run.library_versions()
     assert found["numpy"] == numpy.__version__
     assert found["python"] == sys.version.split()[0]
 

@@ -17,8 +17,9 @@ from pytorch_lightning.callbacks import Callback
 from small_corpus import fit, predict, prepare
 
 from omniner.errors import UserError
-from omniner.training import callbacks, checkpoints
-from omniner.training.data import sample_dev
+from omniner.training import checkpoints
+from omniner.training import fit as callbacks
+from omniner.training.learner import sample_dev
 
 
 class At(Callback):

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omniner.corpus.align import place_pairs
 from omniner.corpus.formats import Format, Match, PromptTexts, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import (
     FileHead,
@@ -37,7 +36,7 @@ from omniner.corpus.formats.fields import (
 )
 from omniner.errors import UserError
 from omniner.files import read_json, write_json, writing
-from omniner.records import Entity, Issue, Sentence, is_unlabeled, to_line, unlabeled_sentence
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, place_pairs, to_line, unlabeled_sentence
 from omniner.registry import first_line
 
 DATASET_INFO = "dataset_info.json"

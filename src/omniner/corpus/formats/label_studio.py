@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.sax.saxutils import quoteattr
 
-from omniner.corpus.align import utf16_places
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import (
     MAX_SURFACE,
@@ -44,7 +43,7 @@ from omniner.corpus.formats.fields import (
     write_json_list,
 )
 from omniner.files import write_text
-from omniner.records import Entity, Issue, Sentence, is_unlabeled, own_meta
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, own_meta, utf16_places
 from omniner.registry import first_line
 
 CONFIGURATION = ".xml"  # suffix of the file that describes a project

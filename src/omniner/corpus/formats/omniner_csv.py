@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from omniner.corpus.align import align, utf16_places
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import (
     MAX_LINE,
@@ -36,7 +35,7 @@ from omniner.corpus.formats.fields import (
 )
 from omniner.errors import UserError
 from omniner.files import writing
-from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled_sentence
+from omniner.records import Entity, Issue, Sentence, align, is_unlabeled, unlabeled_sentence, utf16_places
 from omniner.registry import first_line
 
 COLUMNS = ("note_id", "sentence", "label")

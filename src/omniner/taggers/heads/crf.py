@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from omniner.config.model_groups import HeadConfig
-from omniner.taggers.heads import Head, HeadModule, LabelledBatch, read_spans
+from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagScheme, read_spans
 from omniner.taggers.linear_chain import constrained_crf
-from omniner.taggers.tags import Span, TagScheme
 
 
 class CRFHead(HeadModule):

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from omniner.config.model_groups import HeadConfig
-from omniner.taggers.heads import Head, HeadModule, LabelledBatch, read_spans
+from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagScheme, read_spans
 from omniner.taggers.linear_chain import constrained_crf
-from omniner.taggers.tags import Span, TagScheme
 
 
 class SoftmaxHead(HeadModule):

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from omniner.config.model_groups import HeadConfig
-from omniner.taggers.heads import Head, HeadModule, LabelledBatch
-from omniner.taggers.tags import Span, TagScheme, fit_spans
+from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagScheme, fit_spans
 
 
 class SpanHead(HeadModule):

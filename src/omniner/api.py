@@ -1,0 +1,438 @@
+"""The Python interface: what the command line does, as functions that give objects back.
+
+Each function composes the same configuration as the command line from the same words (`overrides`), so that a result
+can be repeated there, and raises the same one-line `UserError`. Heavy libraries are imported inside the functions.
+`omniner/__init__.py` shows these names as `omniner.<name>`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+from omniner.errors import UserError
+from omniner.records import Entity, Issue, Prediction, Sentence
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from omniner.config.groups import Config
+    from omniner.llm.prompts import Prompt
+    from omniner.scoring.comparison import RunComparison
+    from omniner.scoring.metrics import ErrtaResult, ScoreResult
+
+    Answering: TypeAlias = Callable[[Sequence[Sentence]], Iterable[list[Prediction]]]
+    Answers: TypeAlias = str | Path | Sequence[Prediction] | pd.DataFrame
+    Gold: TypeAlias = str | Path | Sequence[Sentence] | pd.DataFrame
+
+
+class Sentences(list[Sentence]):
+    """The sentences of a file.
+
+    Attributes:
+        issues: what could not be taken as it was, each with file and line; empty if everything was.
+    """
+
+    def __init__(self, sentences: Iterable[Sentence], issues: Iterable[Issue] = ()) -> None:
+        super().__init__(sentences)
+        self.issues = list(issues)
+
+
+def read(path: str | Path, format: str = "auto") -> Sentences:
+    """Read a corpus file, or a folder of brat.
+
+    Args:
+        path: the file or folder.
+        format: `auto` recognises it; or one of `data.format`: jsonl, conll, cluener, label_studio, ...
+
+    Returns:
+        Its sentences, with the issues met in the file as `.issues`.
+
+    Raises:
+        UserError: it is not there, cannot be recognised, or is not what `format` says.
+    """
+    from omniner.corpus import formats
+    from omniner.corpus.sources import read_sentences
+
+    if format == "auto":
+        return Sentences(*read_sentences(Path(path)))
+    options = formats.ReadOptions("auto", "auto", False, "", Path(path).stem, 0)
+    return Sentences(*formats.read(Path(path), format, options))
+
+
+def write(sentences: Sequence[Sentence], path: str | Path, format: str = "jsonl") -> list[Issue]:
+    """Write a corpus file (of brat: a new folder), whole or not at all.
+
+    Args:
+        sentences: with or without entities.
+        path: the file or folder to write.
+        format: one of `data.format`.
+
+    Returns:
+        What the format could not hold, one issue for each sentence or kind of field.
+
+    Raises:
+        UserError: the format is unknown, or the place cannot be written.
+    """
+    from omniner.corpus import formats
+
+    return formats.write(Path(path), format, sentences, formats.WriteOptions())
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What a training run came to.
+
+    Attributes:
+        folder: of the run: checkpoints, predictions, tables, report.
+        scores: the content of `scores.json`.
+        run_id: of the MLflow run; empty with `tracking=off`.
+    """
+
+    folder: Path
+    scores: dict[str, Any]
+    run_id: str
+
+    @property
+    def f1(self) -> float:
+        """Micro F1 on the reported split, between 0 and 1."""
+        return float(self.scores["metrics"]["micro"]["f1"])
+
+    def load(self) -> Model:
+        """The trained model, ready to tag."""
+        return load(self.folder)
+
+
+def train(overrides: Sequence[str] = ()) -> TrainResult:
+    """Train a model, predict the reported split, score it, write the report, as the command line does.
+
+    Args:
+        overrides: the words of the command line, such as `["model=qwen2_0_5b", "data=cluener", "seed=7"]`.
+
+    Returns:
+        The run's folder, its scores and its MLflow id. The same words after an interruption go on with the run.
+
+    Raises:
+        UserError: a mistake in a key, a file or a label.
+    """
+    from omniner.config import compose
+    from omniner.files import read_json
+    from omniner.run import run
+    from omniner.runs.folder import read_state
+
+    config = compose.load(["task=train", *overrides])
+    folder = run(config)
+    return TrainResult(folder, dict(read_json(folder / "scores.json")), str(read_state(folder).get("run_id") or ""))
+
+
+class Model:
+    """A model that is ready to tag, loaded once; made by `load`.
+
+    Attributes:
+        config: what it answers with.
+        source: what it was loaded from, for people.
+    """
+
+    def __init__(self, config: Config, source: str, predict: Answering) -> None:
+        self.config, self.source, self._predict = config, source, predict
+
+    def __repr__(self) -> str:
+        return f"<omniner.Model from {self.source}>"
+
+    @overload
+    def predict(self, texts: str | Sentence) -> Prediction: ...  # type: ignore[overload-overlap]  # a text is no list of texts
+
+    @overload
+    def predict(self, texts: Iterable[str | Sentence]) -> list[Prediction]: ...
+
+    def predict(self, texts: str | Sentence | Iterable[str | Sentence]) -> Prediction | list[Prediction]:
+        """Tag sentences.
+
+        Args:
+            texts: one, or several. `Sentence` records keep their ids; their entities are not looked at. A bare text
+                gets its number as id.
+
+        Returns:
+            One prediction, or as many as texts, in their order.
+
+        Raises:
+            UserError: two sentences have one id, or a text is too long (`encoding.on_too_long=truncate` cuts it).
+        """
+        if isinstance(texts, str | Sentence):
+            return self.predict([texts])[0]
+        sentences = [
+            Sentence(str(number), item) if isinstance(item, str) else item for number, item in enumerate(texts)
+        ]
+        found: dict[str, Prediction] = {}
+        ids = Counter(sentence.id for sentence in sentences)
+        for name, count in ids.items():
+            if count > 1:
+                raise UserError("predict", f"{count} sentences have the id {name!r}", "Give each an id of its own.")
+        for batch in self._predict(sentences):
+            found |= {prediction.id: prediction for prediction in batch}
+        return [found[sentence.id] for sentence in sentences]
+
+
+def load(source: str | Path, overrides: Sequence[str] = (), categories: Sequence[str] = ()) -> Model:
+    """Load a model once, to tag texts with it.
+
+    Args:
+        source: a run (its folder, its name, its MLflow id), a checkpoint, the folder of a published causal model, or
+            the address of a server that speaks OpenAI's protocol, such as `http://localhost:8000/v1`.
+        overrides: words of the command line that change how it answers: `decoding=guided`, `trainer=cpu`; for a
+            published model and a server also what it is told: `prompt=errta`, `data=cluener`.
+        categories: what a published model or a server is asked about; none: those of the train split of `data`.
+
+    Returns:
+        The model; its `predict` may be called as often as wanted.
+
+    Raises:
+        UserError: there is no such model, or it cannot be loaded.
+    """
+    text = str(source)
+    if text.startswith(("http://", "https://")):
+        return _load_server(text, overrides, categories)
+    if (Path(text) / "config.json").is_file() and not (Path(text) / "omniner.json").is_file():
+        return _load_published(Path(text), overrides, categories)
+    return _load_trained(text, overrides)
+
+
+def _load_trained(text: str, overrides: Sequence[str]) -> Model:
+    """The model of a run or of a checkpoint, with the run's own settings where no override changes them."""
+    from omniner import models
+    from omniner.config import compose
+    from omniner.runs.folder import resolve_run
+    from omniner.training import checkpoints
+
+    config = compose.load(["task=train", *overrides])
+    folder = Path(text) if Path(text).exists() else resolve_run(text, config.tracking, "load").folder
+    if folder is None:
+        found = f"the run {text} lies on another machine"
+        raise UserError("load", found, "Copy its folder to this one, and name the folder.")
+    checkpoint = checkpoints.find_checkpoint(folder)
+    settings = next((file for file in _settings_beside(checkpoint) if file.is_file()), None)
+    if settings is not None:
+        changed = {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in overrides}
+        kept = [name for name in ("model", "head", "prompt", "encoding", "decoding", "seed") if name not in changed]
+        config = compose.adopt(config, settings, kept)
+    return Model(config, text, models.load_predictor(config, checkpoint).predict)
+
+
+def _settings_beside(checkpoint: Path) -> Iterator[Path]:
+    """Where the configuration of a checkpoint's run may be: `<run>/checkpoints/best`."""
+    yield from (folder / "config.yaml" for folder in checkpoint.resolve().parents[:2])
+
+
+def _load_published(folder: Path, overrides: Sequence[str], categories: Sequence[str]) -> Model:
+    """A causal model as it was published, asked about the categories."""
+    from omniner import models
+    from omniner.config import compose
+    from omniner.runs.sweep import quoted
+
+    chosen = ["model=causal_path", f"model.path={quoted(str(folder))}", f"model.name={quoted(folder.resolve().name)}"]
+    config = compose.load(["task=predict", *chosen, *overrides])
+    prompt, texts = _prompt(config, categories)
+    return Model(config, str(folder), models.load_untrained(config, prompt, texts).predict)
+
+
+def _load_server(url: str, overrides: Sequence[str], categories: Sequence[str]) -> Model:
+    """A model behind a server, asked about the categories."""
+    from omniner.config import compose
+    from omniner.llm import server
+    from omniner.runs.sweep import quoted
+
+    config = compose.load(["task=predict", "decoding=openai", f"decoding.url={quoted(url)}", *overrides])
+    prompt, _ = _prompt(config, categories)
+    return Model(
+        config, url, lambda sentences: server.predict_with_server(config.decoding, prompt, sentences, frozenset())
+    )
+
+
+def _prompt(config: Config, categories: Sequence[str]) -> tuple[Prompt, list[str]]:
+    """What a model is told that was not trained here, and the texts of the train split if that was read."""
+    from omniner.corpus import sources
+    from omniner.llm import prompts
+
+    if categories:
+        return prompts.build_prompt(config.prompt, list(categories), []), []
+    corpus = sources.load_corpus(config.data, ["train"])
+    train = corpus.splits["train"]
+    return prompts.build_prompt(config.prompt, corpus.active, train), [sentence.text for sentence in train]
+
+
+def score(
+    predictions: Answers, gold: Gold | None = None, overrides: Sequence[str] = (), issues: list[Issue] | None = None
+) -> ScoreResult:
+    """Score predictions of any system against gold; no torch, no GPU.
+
+    Args:
+        predictions: a file (our `predictions.jsonl`, LLaMA-Factory's `generated_predictions.jsonl`), records, or a data
+            frame (see `frame`).
+        gold: a corpus file, records or a data frame; may be left out for a file that holds its labels or has a
+            `gold.jsonl` beside it.
+        overrides: words of the command line: `metrics.profile=official`, `metrics.unit=pair`, `errta.mode=official`,
+            `metrics.bootstrap=0`.
+        issues: a list that what could not be read is added to; it is in the result's `issues` as well.
+
+    Returns:
+        Scores with intervals (`.metrics`), sorted errors (`.errta`), how answers were read (`.parse`); `.to_json()` is
+        the content of `scores.json`, `frame` makes tables of it.
+
+    Raises:
+        UserError: a file or a record cannot be read, or a key is wrong.
+    """
+    from omniner.config import compose
+    from omniner.scoring.predictions import read_predictions
+    from omniner.scoring.profiles import score_loaded, score_records
+
+    config = compose.load(["task=train", "tracking=off", *overrides])
+    if isinstance(predictions, str | Path):
+        with _gold_file(gold) as path:
+            result = score_loaded(read_predictions(Path(predictions), path), config.metrics, config.errta)
+    elif gold is None:
+        raise UserError("gold", "records of predictions hold no gold", "Give the gold sentences beside them.")
+    else:
+        result = score_records(_sentences(gold), _predictions(predictions), config.metrics, config.errta)
+    if issues is not None:
+        issues += result.issues
+    return result
+
+
+def errta(predictions: Answers, gold: Gold | None = None, overrides: Sequence[str] = ()) -> ErrtaResult:
+    """Sort the errors of predictions into the ERRTA types.
+
+    Args:
+        predictions, gold, overrides: as for `score`.
+
+    Returns:
+        Every error with its gold and its prediction (`.errors`) and the counts (`.counts`); `frame` makes a table of
+        it, a row an error.
+    """
+    return score(predictions, gold, ["metrics.bootstrap=0", *overrides]).errta
+
+
+def compare(
+    runs: Mapping[str, Answers] | Sequence[str | Path], gold: Gold | None = None, overrides: Sequence[str] = ()
+) -> RunComparison:
+    """Compare runs on one test set with the first of them: differences, tested, and which sentences changed.
+
+    Args:
+        runs: run folders, run names, MLflow run ids or predictions files; as a mapping each under a name of its own,
+            and then predictions may be records or data frames, too.
+        gold: for those that bring none.
+        overrides: words of the command line: `compare.resamples=1000`, `metrics.profile=official`.
+
+    Returns:
+        Scores of every run and the tested differences; `.to_json()` is the content of `comparison.json`.
+
+    Raises:
+        UserError: a run cannot be found, is not finished, or was tested on other sentences.
+    """
+    from omniner.config import compose
+    from omniner.scoring.comparison import compare_runs
+    from omniner.scoring.predictions import LoadedPredictions
+    from omniner.tasks.compare import RunFiles, align_runs, find_run_files, read_runs
+
+    config = compose.load(["task=train", *overrides])
+    sources: list[RunFiles] = []
+    loaded: list[LoadedPredictions] = []
+    with tempfile.TemporaryDirectory() as copies, _gold_file(gold) as path:
+        config = dataclasses.replace(config, gold=None if path is None else str(path))
+
+        def add(entries: list[str]) -> None:
+            found = find_run_files(dataclasses.replace(config, runs=entries), Path(copies) / str(len(sources)))
+            sources.extend(found)
+            loaded.extend(read_runs(found)[0])
+
+        if not isinstance(runs, Mapping):
+            add([str(run) for run in runs])
+        for name, run in runs.items() if isinstance(runs, Mapping) else ():
+            if isinstance(run, str | Path):
+                add([f"{name}={run}"])
+            elif gold is None:
+                raise UserError("gold", f"the records of {name} hold no gold", "Give the gold sentences.")
+            else:
+                sources.append(RunFiles(name, "records", Path(), None, {}, ""))
+                loaded.append(LoadedPredictions(_sentences(gold), _predictions(run), [], "own", 0.0))
+        systems, _ = align_runs(sources, loaded)
+    return compare_runs(systems, config.metrics, config.errta, config.compare)
+
+
+def frame(what: Sequence[Sentence] | Sequence[Prediction] | ScoreResult | ErrtaResult | RunComparison) -> pd.DataFrame:
+    """Make a pandas data frame of records or results.
+
+    Args:
+        what: sentences or predictions, a row each with `id`, `text` and `entities`; scores, a row a category;
+            sorted errors, a row an error; a comparison, a row a run.
+
+    Returns:
+        The data frame; those of sentences and predictions can be given to `score`, `errta` and `compare` again.
+    """
+    import pandas as pd
+
+    from omniner.scoring.comparison import RunComparison
+    from omniner.scoring.metrics import ErrtaResult, ScoreResult
+
+    rows: list[dict[str, Any]]
+    if isinstance(what, ScoreResult):
+        rows = [{"category": name, **row.to_json()} for name, row in what.metrics.categories.items()]
+    elif isinstance(what, ErrtaResult):
+        rows = [
+            {"type": error.type, "id": error.sentence_id, "gold": error.gold, "predicted": error.predicted}
+            for error in what.errors
+        ]
+    elif isinstance(what, RunComparison):
+        rows = [
+            {"run": name, **result.metrics.micro.to_json(), **result.errta.counts}
+            for name, result in what.results.items()
+        ]
+    else:
+        rows = [{name: getattr(item, name) for name in item.__dataclass_fields__} for item in what]
+    return pd.DataFrame(rows)
+
+
+def _sentences(gold: Gold) -> list[Sentence]:
+    """Gold sentences from whatever holds them."""
+    if isinstance(gold, str | Path):
+        return read(gold)
+    if isinstance(gold, Sequence):
+        return list(gold)
+    _check_columns(gold, ("id", "text", "entities"), "gold")
+    return [Sentence(str(row.id), str(row.text), _entities(row.entities)) for row in gold.itertuples()]
+
+
+@contextlib.contextmanager
+def _gold_file(gold: Gold | None) -> Iterator[Path | None]:
+    """The file that holds gold: its own, or one made of its records for as long as it is needed."""
+    if gold is None or isinstance(gold, str | Path):
+        yield None if gold is None else Path(gold)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "gold.jsonl"
+        write(_sentences(gold), path)
+        yield path
+
+
+def _predictions(predictions: Sequence[Prediction] | pd.DataFrame) -> list[Prediction]:
+    """Predictions from records or a data frame."""
+    if isinstance(predictions, Sequence):
+        return list(predictions)
+    _check_columns(predictions, ("id", "entities"), "predictions")
+    return [Prediction(str(row.id), _entities(row.entities)) for row in predictions.itertuples()]
+
+
+def _check_columns(table: pd.DataFrame, columns: Sequence[str], where: str) -> None:
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        found = f"the data frame has no column {', '.join(missing)} (it has {', '.join(map(str, table.columns))})"
+        raise UserError(where, found, f"Give it the columns {', '.join(columns)}.")
+
+
+def _entities(cell: Any) -> list[Entity]:
+    """Entities of a cell: a list of `Entity`, of tuples like it, or of objects like those of JSON lines."""
+    return [Entity(**item) if isinstance(item, Mapping) else Entity(*item) for item in cell]

@@ -1,0 +1,115 @@
+"""The house rules of the source tree, read from the source: names, sizes, circles, aliases, the picture."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import house
+import pytest
+
+LONGEST_MODULE = 600  # lines
+LONGEST_FUNCTION = 60  # lines
+SMALL = 150  # lines; a smaller module needs more than one importer
+FEWEST, MOST = 85, 115  # modules
+MODULES = {name: path for name, path in house.modules().items() if path.name != "__init__.py"}
+# What is started by name, or by a person; nothing imports it.
+STARTED = {"omniner.run", "omniner.config.reference", "omniner.tracking.pyfunc"}
+ENTRIES = ("FORMAT", "HEAD", "TASK", "FAMILY")  # modules that assign one are found by a registry
+each_module = pytest.mark.parametrize("name", MODULES)
+
+
+def test_the_house_has_a_size_that_one_can_learn() -> None:
+    assert FEWEST <= len(MODULES) <= MOST
+
+
+def test_no_two_modules_have_one_name() -> None:
+    places = defaultdict(list)
+    for name, path in MODULES.items():
+        places[path.stem].append(name)
+    assert {stem: names for stem, names in places.items() if len(names) > 1} == {}
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    places = defaultdict(list)
+    for name, path in MODULES.items():
+        for node in house.tree(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(name)
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def test_modules_import_in_no_circle() -> None:
+    edges = {name: {target for target, _ in house.imported(path)} for name, path in house.modules().items()}
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join((*way[way.index(name) :], name))
+        if name in done:
+            return
+        for target in sorted(edges[name] - {name}):
+            if not name.startswith(f"{target}."):  # what a package's own file holds is there before its modules
+                visit(target, (*way, name))
+        done.add(name)
+
+    for name in sorted(edges):
+        visit(name, ())
+
+
+@each_module
+def test_modules_and_functions_are_short_and_say_what_they_are(name: str) -> None:
+    source = MODULES[name].read_text(encoding="utf-8")
+    assert source.count("\n") <= LONGEST_MODULE
+    tree = house.tree(MODULES[name])
+    assert ast.get_docstring(tree)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    assert {function: lines for function, lines in lengths.items() if lines > LONGEST_FUNCTION} == {}
+
+
+@each_module
+def test_own_modules_are_imported_under_their_names(name: str) -> None:
+    aliases = [alias for _, alias in house.imported(MODULES[name], typing=True) if alias.asname]
+    assert [f"{alias.name} as {alias.asname}" for alias in aliases] == []
+
+
+def test_a_small_module_has_more_than_one_importer() -> None:
+    """Or it keeps torch away from its importer, or a registry finds it."""
+    importers = defaultdict(set)
+    for name, path in house.modules().items():
+        for target, _ in house.imported(path, typing=True):
+            importers[target].add(name)
+    alone = []
+    for name, path in MODULES.items():
+        source = path.read_text(encoding="utf-8")
+        found = any(f"\n{entry} = " in source or f"\n{entry}: " in source for entry in ENTRIES)
+        if found or name in STARTED or source.count("\n") >= SMALL or len(importers[name]) > 1:
+            continue
+        by = next(iter(importers[name]), None)
+        if by is None or _loads_torch(path) == _loads_torch(house.modules()[by]):
+            alone.append(f"{name} (imported by {by})")
+    assert alone == []
+
+
+def _loads_torch(path: Path) -> bool:
+    """Whether importing the module loads torch by itself."""
+    return any(
+        (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "torch" for alias in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch")
+        for node in house.tree(path).body
+    )
+
+
+def test_the_picture_of_the_house_is_of_today() -> None:
+    drawn = Path(__file__).resolve().parents[2] / "docs" / "architecture.svg"
+    assert drawn.read_text(encoding="utf-8") == house.drawing(), "run `make docs`"
+
+
+def test_what_contributors_are_told_to_look_at_is_there() -> None:
+    root = Path(__file__).resolve().parents[2]
+    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = [path for path in re.findall(r"`([\w./]+)`", text) if path.startswith(("tests/", "conf/"))]
+    assert len(named) > 5
+    assert [path for path in named if not (root / path).exists()] == []
