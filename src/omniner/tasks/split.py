@@ -21,10 +21,9 @@ from typing import NamedTuple
 
 from omniner.config.groups import Config, DataConfig, Taxonomy
 from omniner.corpus import sources
-from omniner.corpus import splits as splits_module
 from omniner.corpus.formats import corpus_files, is_one_corpus, jsonl
 from omniner.corpus.sources import Corpus
-from omniner.corpus.splits import Division
+from omniner.corpus.splits import Division, absent_category_issues, divide, repeated_text_issues
 from omniner.corpus.taxonomy import OFFICIAL, load_taxonomy
 from omniner.errors import UserError
 from omniner.files import writing_folder
@@ -253,11 +252,11 @@ def run(context: Context) -> None:
     output = corpus_output_folder(context, [f"{name}.jsonl" for name in shares])
     corpus = read_whole_corpus(context)
     start = time.perf_counter()
-    division = splits_module.divide(corpus.sentences, shares, settings.together, settings.seed, "split.shares")
+    division = divide(corpus.sentences, shares, settings.together, settings.seed, "split.shares")
     log.info("divided in %.1f s", time.perf_counter() - start)
     found = [
-        *splits_module.repeated_text_issues(corpus.sentences, division),
-        *splits_module.absent_category_issues(corpus.sentences, division),
+        *repeated_text_issues(corpus.sentences, division),
+        *absent_category_issues(corpus.sentences, division),
     ]
     context.publish_issues([*corpus.issues, *found])
     with writing_folder(output) as folder:
