@@ -168,7 +168,7 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def align(text: str, surfaces: Sequence[str], taken: Iterable[tuple[int, int]] = ()) -> list[int | None]:
+def align_surfaces(text: str, surfaces: Sequence[str], taken: Iterable[tuple[int, int]] = ()) -> list[int | None]:
     """Find the start of each surface in a text.
 
     Args:
@@ -221,7 +221,7 @@ def place_pairs(text: str, pairs: Sequence[tuple[str, str]]) -> list[Entity | No
     Returns:
         An entity for each pair, in their order; None where the pair only repeats another one.
     """
-    starts = align(text, [surface for surface, _ in pairs])
+    starts = align_surfaces(text, [surface for surface, _ in pairs])
     places: dict[str, list[int]] = {}
     taken: set[tuple[str, str, int]] = set()
     for (surface, category), start in zip(pairs, starts, strict=True):

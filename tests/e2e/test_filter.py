@@ -198,7 +198,7 @@ def test_a_fold_that_fails_is_one_error_and_the_rest_is_kept(tmp_path: Path) -> 
         (["filter.folds=1"], "filter.folds: 1 leaves no other model to ask"),
         (["input=nothing.jsonl"], "input: nothing.jsonl does not exist"),
         (["filter.min_mentions=0"], "filter.min_mentions: 0 is not above 0"),
-        (["filter.dev_from_train=0"], "filter.dev_from_train: 0 is not above 0"),
+        (["filter.dev_from_train=0"], "filter.dev_from_train: 0 is not a share"),
         (["decoding=openai", "decoding.url=http://localhost:1/v1"], "decoding.engine"),
     ],
 )

@@ -35,7 +35,7 @@ import math, os, signal, sys, time
 from pathlib import Path
 from omniner import run
 from omniner.config import compose
-from omniner.runs import processes
+from omniner.runs import children
 from omniner.files import make_folder, write_json
 
 kill_at, begun = int(sys.argv.pop(1)), Path("begun.txt")
@@ -53,7 +53,7 @@ def run_process(command, environment, log_file, check_stop, cores=()):
     write_json(folder / "run_state.json", {**state, "status": "finished"})
     return ""
 
-processes.run_process = run_process
+children.run_process = run_process
 run.main()
 """
 

@@ -64,7 +64,7 @@ def test_several_corpora_in_one_command(tmp_path: Path) -> None:
         (["corpora=[mine.jsonl]"], "corpora: mine.jsonl does not exist"),
         (["corpora=[cluener]"], "data.root: "),
         (["+stats.warn.leaks=0.1"], "stats.warn.leaks: there is no such check"),
-        (["stats.near=0"], "stats.near: 0 is not above 0"),
+        (["stats.near=0"], "stats.near: 0 is not a share"),
         (["stats.fail.leakage=2"], "stats.fail.leakage: 2 is not a share"),
     ],
 )

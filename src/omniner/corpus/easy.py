@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from omniner.corpus.adjudication import AnnotatedSentence, Annotation, Decision, annotation_of
-from omniner.records import Entity, Issue, Prediction, Sentence, align, entity_to_json, sentence_to_json
+from omniner.records import Entity, Issue, Prediction, Sentence, align_surfaces, entity_to_json, sentence_to_json
 
 QUEUE_NAMES = ("gold", "models")  # whose labels the expert sees
 _UNITS: dict[str, Callable[[Entity], Any]] = {"pair": itemgetter(0, 1), "span": itemgetter(1, 2, 3)}
@@ -159,7 +159,7 @@ def _placed(text: str, entities: Annotation) -> Annotation:
     bare = [entity for entity in entities if entity.start is None]
     known = [(entity.start, entity.end) for entity in entities if entity.start is not None and entity.end is not None]
     found = [entity for entity in entities if entity.start is not None]
-    for entity, start in zip(bare, align(text, [entity.text for entity in bare], known), strict=True):
+    for entity, start in zip(bare, align_surfaces(text, [entity.text for entity in bare], known), strict=True):
         found.append(entity if start is None else entity._replace(start=start, end=start + len(entity.text)))
     return annotation_of(found)
 

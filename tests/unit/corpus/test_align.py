@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omniner.records import Entity, align, place_pairs
+from omniner.records import Entity, align_surfaces, place_pairs
 
 
 @pytest.mark.parametrize(
@@ -25,18 +25,18 @@ from omniner.records import Entity, align, place_pairs
     ],
 )
 def test_places(text: str, surfaces: list[str], expected: list[int | None]) -> None:
-    assert align(text, surfaces) == expected
+    assert align_surfaces(text, surfaces) == expected
 
 
 def test_known_places_are_not_given_out_again() -> None:
-    assert align("北京北京", ["北京"], [(0, 2)]) == [2]
-    assert align("北京", ["北京"], [(0, 2)]) == [None]
-    assert align("北京大学北京", ["北京"], [(0, 4)]) == [4]
+    assert align_surfaces("北京北京", ["北京"], [(0, 2)]) == [2]
+    assert align_surfaces("北京", ["北京"], [(0, 2)]) == [None]
+    assert align_surfaces("北京大学北京", ["北京"], [(0, 4)]) == [4]
 
 
 @given(text=st.text("ab", max_size=12), surfaces=st.lists(st.text("ab", max_size=3), max_size=6))
 def test_every_place_holds_its_surface_and_none_is_used_twice(text: str, surfaces: list[str]) -> None:
-    starts = align(text, surfaces)
+    starts = align_surfaces(text, surfaces)
     placed = [(start, surface) for start, surface in zip(starts, surfaces, strict=True) if start is not None]
     assert all(text[start : start + len(surface)] == surface for start, surface in placed)
     assert len(set(placed)) == len(placed)

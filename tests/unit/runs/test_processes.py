@@ -90,7 +90,7 @@ def test_a_child_is_stopped_by_the_signal_that_is_asked_for(tmp_path: Path) -> N
 
 def test_a_child_stops_when_its_parent_is_gone(tmp_path: Path) -> None:
     code = (
-        "from omniner.runs import processes; import time; processes.stop_with_parent(); "
+        "from omniner.runs import children; import time; children.stop_with_parent(); "
         "print(1, flush=True); time.sleep(60)"
     )
     environment = children.child_environment("run", "a")

@@ -6,7 +6,7 @@
 `note_id` becomes the post. An item with several labels gives an entity for each. `start` and `end` are optional; they
 are believed only where they give the surface, half-open in code points, or in UTF-16 units (as browser tools count: an
 emoji is two), or with an inclusive end, in this order. Without usable offsets a surface is aligned left to right
-(`corpus.align`); what cannot be aligned keeps its surface, has no offsets and is an issue.
+(`records.align_surfaces`); what cannot be aligned keeps its surface, has no offsets and is an issue.
 
 Written are items of one label each, with half-open offsets in code points.
 """
@@ -35,7 +35,7 @@ from omniner.corpus.formats.fields import (
 )
 from omniner.errors import UserError
 from omniner.files import writing
-from omniner.records import Entity, Issue, Sentence, align, is_unlabeled, unlabeled_sentence, utf16_places
+from omniner.records import Entity, Issue, Sentence, align_surfaces, is_unlabeled, unlabeled_sentence, utf16_places
 from omniner.registry import first_line
 
 COLUMNS = ("note_id", "sentence", "label")
@@ -149,7 +149,7 @@ def _place(text: str, items: list[ListedMention], log: IssueLog, line: int) -> l
     missing = [index for index, start in enumerate(starts) if start is None]
     if missing:
         taken = [(s, s + len(item.surface)) for s, item in zip(starts, items, strict=True) if s is not None]
-        found = align(text, [items[index].surface for index in missing], taken)
+        found = align_surfaces(text, [items[index].surface for index in missing], taken)
         for index, start in zip(missing, found, strict=True):
             starts[index] = start
     entities = []
