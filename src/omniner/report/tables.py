@@ -100,7 +100,7 @@ class Table:
     def to_markdown(self, most: int = MARKDOWN_ROWS) -> str:
         """The first `most` rows as a Markdown table; says how many follow, or that there is none."""
         if not self.rows:
-            return "None.\n"
+            return "None."
         lines = [[_markdown_cell(name) for name in self.names], ["---"] * len(self.columns)]
         for i, row in enumerate(self.formatted()[:most]):
             cells = [_markdown_cell(cell) for cell in row]
