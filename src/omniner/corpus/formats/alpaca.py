@@ -7,7 +7,7 @@ One JSON list or one item a line. The answer is a JSON list of `[surface, catego
 an answer in any other form gives no labels, so its item is left out with an issue that names it by its number. An
 item without an answer, or with an empty one, is a sentence without labels. The sentence is the `input`; where that is
 empty, and in a conversation, what stands behind the last line break of the user's (last) text, or all of it where it
-has no line break. Surfaces get their places by `records.align_surfaces`, from left to right; one that is not in the text keeps
+has no line break. Surfaces get their places from left to right (`records.align_surfaces`); one that is absent keeps
 its surface, has no offsets and is an issue. Earlier rounds (`history`) and system texts are no sentences: not read.
 
 Writing turns it round and lists the file in the `dataset_info.json` beside it. Keys that LLaMA-Factory does not look at
