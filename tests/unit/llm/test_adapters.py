@@ -212,7 +212,7 @@ def test_an_evaluation_in_between_leaves_qlora_its_gradients() -> None:
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     script = (
-        "import sys\nfrom omniner.llm import adapters, language_model, loading\n"
+        "import sys\nfrom omniner.llm import language_model, loading\n"
         "print([name for name in ('peft', 'bitsandbytes', 'gguf') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
