@@ -19,26 +19,27 @@ import torch
 from setting import Setting, make
 from torch import Tensor
 
+from omniner.llm.constraint import Constraint
 from omniner.llm.generate import Generator
 
 BATCH = 20  # sentences of a padded batch
 Answers = dict[str, list[int]]
 
 
-class Lengths:
-    """A guide that ends an answer where the gold answer ends, and leaves the rest to the model."""
+class Lengths(Constraint):
+    """Ends an answer where the gold answer ends, and leaves the rest to the model."""
 
     def __init__(self, setting: Setting) -> None:
         self.ends = {request.text: len(setting.gold[request.id]) for request in setting.requests}
         self.end = setting.end
 
     def start(self, text: str, budget: int) -> Countdown:
-        """The matcher of a new answer."""
+        """Begin a new answer."""
         return Countdown(self.ends[text])
 
-    def fill(self, matchers: Sequence[Countdown], logits: Tensor) -> None:
-        """Only the end where it is due, anything else where it is not."""
-        due = torch.tensor([matcher.left == 1 for matcher in matchers])
+    def mask(self, states: Sequence[Countdown], logits: Tensor) -> None:
+        """Allow only the end where it is due, and anything else where it is not."""
+        due = torch.tensor([state.left == 1 for state in states])
         end_at(logits, due, self.end)
 
 

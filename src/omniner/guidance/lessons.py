@@ -272,7 +272,7 @@ def read_guidance(path: Path) -> Guidance:
     value, fix = read_json(path), "Name a run of task=guide, its folder, or its guidance.json."
     kind = value.pop("kind", None) if isinstance(value, dict) else None
     if kind != _KIND:
-        raise UserError(path, f"not guidance: kind must be {quoted(_KIND)}, not {quoted(kind)}", fix)
+        raise UserError(path, f"not guidance: kind must be {short_json(_KIND)}, not {short_json(kind)}", fix)
     if (version := value.pop("version", None)) != VERSION:
         found = f"guidance of version {version!r}, this program knows {VERSION}"
         raise UserError(path, found, "Run task=guide again.")
@@ -346,8 +346,8 @@ def explain(error: ValidationError) -> str:
         where=json_path(mistake["loc"]) or "the whole",
         parent=json_path(outer) or "the object",
         name=key,
-        key=quoted(key),
-        value=quoted(value),
+        key=short_json(key),
+        value=short_json(value),
         length=len(value) if isinstance(value, str | list) else 0,
         **details,
     )
@@ -358,7 +358,7 @@ def json_path(loc: Iterable[int | str]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
 
 
-def quoted(value: Any) -> str:
+def short_json(value: Any) -> str:
     """Show a JSON value, or the beginning of a long one."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
