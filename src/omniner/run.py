@@ -1,9 +1,11 @@
 """`python -m omniner.run`: compose, check, do the task, leave nothing half-done. The whole story on one page.
 
-Hydra composes the configuration from `conf/` and the command line; `omniner.config` checks it; `runfolder` gives the
-run its folder (an unfinished one of the same configuration is taken up again); `tracking` opens its MLflow run; then
-one of `omniner.tasks` does the work. A user's mistake is one line and exit status 2; Ctrl-C and SIGTERM leave a run
-that resumes, marked as killed, and exit with 130 and 143; anything else keeps its traceback and exits with 1.
+Hydra composes the configuration from `conf/` and the command line, and `omniner.config` checks it. `runs.folder` gives
+the run its folder (an unfinished one of the same configuration is taken up again), `tracking` opens its MLflow run, and
+the task of the registry does the work.
+
+A user's mistake is one line and exit status 2. Ctrl-C and SIGTERM leave a run that resumes, marked as killed, and exit
+with 130 and 143. Anything else keeps its traceback and exits with 1.
 
 `python -m omniner.run --child config.yaml` is a run that another run starts, see `child`.
 """

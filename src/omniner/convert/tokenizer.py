@@ -1,17 +1,16 @@
 """A SentencePiece BPE tokenizer with byte fallback as a fast tokenizer that gives the same ids.
 
-`tokenizer.model` is a protocol buffer of a published schema (`sentencepiece_model.proto`) of which six messages' fields
-matter. They are read here in a page of code, and fields that are not needed are stepped over: the processor of the
-`sentencepiece` package tells neither which pieces are user-defined nor the settings that are refused below, and it
-would be one more dependency of every installation for the sake of two families. How the two kinds of BPE meet:
+`tokenizer.model` is a protocol buffer of a published schema (`sentencepiece_model.proto`), of which the fields of six
+messages matter. They are read here, because the processor of the `sentencepiece` package tells neither which pieces are
+user-defined nor the settings that are refused below.
 
-- SentencePiece joins, of all neighbours whose joined text is a piece, those of the best score first, and of equal
-  scores the leftmost. `tokenizers` has a rank for each pair of pieces instead. So every way to split a piece into two
-  pieces becomes a merge, ranked by the score of the whole. Splits of one piece (and the few pieces of equal score)
-  need an order of their own where SentencePiece goes by position. Where two of them overlap, `xy = yz`, the left part
-  is the longer one in all but contrived states, as joining goes from left to right: longer left parts come first.
-- User-defined pieces are cut out of the text before all else, the longest first, and never join: added tokens.
-- A space is U+2581 inside, a character without a piece is its UTF-8 bytes.
+The two kinds of BPE differ in what is joined first. SentencePiece takes, of all neighbours whose joined text is a
+piece, those of the best score, and of equal scores the leftmost. `tokenizers` has a rank for each pair of pieces. So
+every way to split a piece in two becomes a merge, ranked by the score of the whole. Splits of one piece, and the few
+pieces of equal score, need an order of their own where SentencePiece goes by position: where two of them overlap,
+`xy = yz`, the left part is the longer one in all but contrived states, because joining goes from left to right; so
+longer left parts come first. User-defined pieces are cut out of the text before all else, the longest first, and never
+join: they become added tokens. A space is U+2581 inside, and a character without a piece is its UTF-8 bytes.
 
 Control pieces (`<s>`) written out in a text are plain text to SentencePiece; here they are special tokens, as chat
 templates need, and plain text again with `encode_special_tokens = True`. A NUL character keeps its own piece where

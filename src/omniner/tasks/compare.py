@@ -1,16 +1,12 @@
-"""`task=compare`: finished runs on one test set against the first of them. No model, no torch, no GPU.
+"""`task=compare`: hold finished runs on one test set against the first of them. No model and no torch are loaded.
 
-In: `runs=[a,b,...]` (see `tasks.compared`), and `annotators=[a.jsonl,b.jsonl,...]` for people's labels of the same
-sentences, whose mean stands beside the runs; one run is enough then. Out, in the run's folder and as MLflow metrics,
-tables and artifacts: `comparison.html`, `comparison.md`, `comparison.json`, `tables/*.csv`, `latex/*.tex` and
-`figures/*.png`. All are scored anew with the `metrics` and `errta` of this run, so that their figures mean the same.
+`runs=[a,b,...]` names predictions files, run folders, or runs of the tracking store by id or name; `name=...` before an
+entry says what to call it. The files of each are found and read, then aligned: all must have the same sentences with
+the same gold entities, whatever their ids and their order, as anything else would compare test sets, not runs. All are
+scored anew with the `metrics` and `errta` of this run, so that their figures mean the same.
 
-The runs that `runs=[a,b,...]` means, and whether they can be compared.
-
-An entry is a predictions file, a run's folder, or what the tracking store knows a run by: its id or its name;
-`name=...` before it says what to call it. `resolve` finds the files of each, `read` reads them, and `align` makes sure
-that all have the same sentences with the same gold entities, whatever their ids and their order: anything else would
-compare test sets, not runs.
+`annotators=[a.jsonl,b.jsonl,...]` adds people's labels of the same sentences, whose mean stands beside the runs; one
+run is enough then. The results are `comparison.html`, `.md` and `.json`, tables as CSV and LaTeX, and figures.
 """
 
 from __future__ import annotations

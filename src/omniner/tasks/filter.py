@@ -1,16 +1,16 @@
 """`task=filter`: take out what is too easy, and point at labels that look wrong (section 3.3 of the paper).
 
-In: `input=<file or folder of any format>`, or the published train, dev and test of `data` joined, and any model. The
-corpus is divided into `filter.folds` parts by post; a model is trained on each, in a run of its own under `children/`,
-and predicts all the others. Out, in `output` (or in `corpus` in the run's folder): `kept.jsonl` and `removed.jsonl`,
-which together are the corpus; `dropped.jsonl` (mentions of categories that became too rare, taken out of the kept
-sentences); `votes.jsonl`; `suspects.jsonl`, and the same as a queue for Label Studio. In the run's folder:
-`filter.json`, `filter.md`, `tables/`.
-The expert's answers to that queue become labels with
+The corpus is `input=` (a file or folder of any format), or the published train, dev and test of `data` joined. It is
+divided into `filter.folds` parts by post; the model is trained on each part, in a run of its own under `children/`, and
+predicts all the others. What the models agree on decides (`corpus.easy`).
+
+`output` (else `corpus/` in the run's folder) receives `kept.jsonl` and `removed.jsonl`, which together are the corpus;
+`dropped.jsonl`, mentions of categories that became too rare, taken out of the kept sentences; `votes.jsonl`;
+`suspects.jsonl`, and the same as a queue for Label Studio. An expert's answers to that queue become labels with
 `task=adjudicate annotators=['a=kept.jsonl','b=kept.jsonl'] expert=<export>`: two copies agree, the expert overrules.
 
-Price: the training of `folds` models on 1/folds of the corpus each, and folds - 1 predictions of every sentence. A fold
-that is finished is not trained again when the same command goes on.
+The price is `folds` trainings on 1/folds of the corpus each, and folds - 1 predictions of every sentence. A fold that
+is finished is not trained again when the same command goes on.
 """
 
 from __future__ import annotations

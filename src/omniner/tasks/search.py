@@ -1,25 +1,24 @@
-"""`task=search`: the best prompt that a run's guidance makes, found on dev.
+"""`task=search`: find the prompt that serves best on dev, among those that a run's guidance can make.
 
-In: `prompt=` with `prompt.from_run=` (a run of task=guide), a model or a server, and `data`; out: `search.json`,
-`search.md`, `tables/search.csv`, `prompt.txt` (the best prompt) and `best/prompt/searched.yaml`, with which any later
-run uses it. Variants (`search_variants`) are judged rung by rung (`search_children`), and after each rung those go that
-are not good enough (`search_race`). The best is tested against the prompt without guidance and against the one that
-`prompt.from_run` gives by itself, its p-values corrected for the choice. The split that is reported is never read.
+Variants of the prompt (`guidance.prompt_search`) compete in rungs: each rung judges those that are left on more
+sentences, or after more training steps, and drops the ones that are clearly behind. The best is then tested against the
+prompt without guidance and against the one that `prompt.from_run` makes by itself; the p-values are corrected for the
+choice among many. The reported split is never read, neither here nor by the runs that are started.
 
-Sentences of dev that some variant shows parts of, or that a model would be trained on, are left out for all. Guidance
-of dev errors has seen the rest of dev, too, which favours it there: `guide.split=train` does not.
+A variant is judged by runs of its own under `children/`, in one of two ways:
 
-The runs that a prompt search starts: one for each variant and rung, and what they answered.
+- A model that answers as it is, or a server, is asked (`task=predict`) for the sentences of the rung that no earlier
+  rung asked for; the answers of all rungs are scored together.
+- A model that must learn the prompt first (`search.train`) is trained from the beginning with the steps of the rung. A
+  share of train chooses its checkpoint, so that dev does nothing but compare prompts.
 
-Two ways to judge a prompt. A model that answers as it is, or a server, is asked: a rung has some sentences of dev, its
-run is `task=predict` on those that no earlier rung asked for, and the answers of all rungs together are scored. A model
-that has to be tuned to the prompt (`search.train`) is trained: a rung has a number of steps, its run is `task=train`
-from the beginning with that budget. There dev is what the run reports on, and a share of train chooses its checkpoint,
-so that all that dev does is compare prompts.
+A child that fails is started once more, from where it was; a variant whose child fails twice is out. A search that goes
+on repeats no finished child. Sentences of dev that a variant shows parts of, or that a model would be trained on, are
+left out for all. Guidance made of dev errors has seen the rest of dev, too, which favours it: `guide.split=train` does
+not.
 
-No run of a search reads the reported split: those that ask read their rung and train, those that train have a corpus
-without it. A run that fails is started once more, where it was; what
-fails twice is out. Finished runs are not repeated when a search goes on.
+The folder then holds `search.json`, `search.md`, `tables/search.csv`, `prompt.txt` (the best prompt) and
+`best/prompt/searched.yaml`, with which any later run uses it.
 """
 
 from __future__ import annotations

@@ -1,16 +1,15 @@
-"""`task=stats`: Table 3 for any corpora, and a verdict on each thing that can be wrong with them. No model, no torch.
+"""`task=stats`: the figures of corpora (Table 3 of the paper), and a verdict on each thing that can be wrong with them.
 
-In: `corpora=[weibo,mine.jsonl,name=folder,...]` (see `tasks.stats_corpora`), or the corpus of `data`. Out, in the run's
-folder and tracked: `stats.html`, `stats.md`, `stats.json`, `tables/stats_*.csv`, `latex/stats_table3.tex`,
-`figures/stats_*.png`, `issues.jsonl`, and the metrics `stats/<corpus>/...`. A failed check is a finding, not an error:
-the run ends well all the same.
+`corpora=[weibo,mine.jsonl,name=folder,...]` names them; without it the corpus of `data` is taken. An entry is a choice
+of `conf/data` or a path, `name=` before it gives another name:
 
-The corpora that `corpora=[weibo,mine.jsonl,name=folder,...]` means: found before any is read, read one by one.
+- a choice stands for all its published splits, test files without labels included: nothing is cut from train, and the
+  split that is reported on keeps its name. The choice that the run itself has as `data` keeps the run's overrides;
+- a file is one split; a folder has one for each file called after train, dev or test. Their categories are held
+  against the official ones where most of them are official.
 
-An entry is a choice of `conf/data` or a path; `name=` before it gives another name. A choice is taken with all its
-published splits, test files without labels too: nothing is cut from train, and the split that is reported on keeps its
-name. The choice that the run itself has as `data` keeps the run's overrides. A file is one split; a folder has a split
-for each file called after train, dev or test; their categories are held against the official ones where most are these.
+All are found before the first is read. No model and no torch are loaded. A failed check is a finding, not an error of
+the run. The results are `stats.html`, `stats.md`, `stats.json`, tables, a LaTeX table and figures.
 """
 
 from __future__ import annotations
