@@ -102,6 +102,16 @@ class Registry(Mapping[str, T], Generic[T]):
                 return keyword.value.value
         return getattr(self[name], field)
 
+    def gives(self, name: str, field: str) -> bool:
+        """Whether an entry gives a field; one that does not says `field=None`, which is seen without importing it.
+
+        Raises:
+            KeyError: there is no such entry.
+        """
+        if name in self._added:
+            return getattr(self._added[name], field) is not None
+        return not re.search(rf"\b{field}=None\b", self._modules()[name].read_text(encoding="utf-8"))
+
     def _keywords(self, name: str) -> list[ast.keyword]:
         """The keyword arguments with which a module makes its entry."""
         if name not in self:
@@ -139,3 +149,8 @@ TASKS: Registry[Any] = Registry("task", "omniner.tasks", "TASK")
 ERROR_TYPES: Registry[Any] = Registry("error type")
 MODEL_FAMILIES: Registry[Any] = Registry("model family", "omniner.convert.families", "FAMILY")
 """Families of language models whose checkpoints need converting, by the `model_type` of their config.json."""
+
+
+def writable_formats() -> list[str]:
+    """The names of the formats of corpora that can be written, without importing them."""
+    return [name for name in FORMATS if FORMATS.gives(name, "write")]

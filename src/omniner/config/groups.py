@@ -26,12 +26,22 @@ from omniner.config.model_groups import (
     TrainerConfig,
     TuningConfig,
 )
-from omniner.config.validate import From0, Group, Kind, OneOf, Positive, PositiveNumber, PositiveShare, Share
-from omniner.registry import FORMATS, TASKS
+from omniner.config.validate import (
+    From0,
+    FromAboveTo1,
+    Group,
+    Kind,
+    OneOf,
+    Positive,
+    PositiveNumber,
+    PositiveShare,
+    Share,
+)
+from omniner.registry import FORMATS, TASKS, writable_formats
 
 TaskName = Annotated[str, OneOf(lambda: TASKS)]
 CorpusFormat = Annotated[str, OneOf(lambda: ("auto", *FORMATS, "synthetic"))]
-Conversion = Annotated[str, OneOf(lambda: ("auto", "llama", "merged", "generated", *FORMATS))]
+Conversion = Annotated[str, OneOf(lambda: ("auto", "llama", "merged", "generated", *writable_formats()))]
 Taxonomy = Literal["omniner2025", "flat"]
 Together = Literal["auto", "texts", "mentions", "posts"]
 
@@ -51,7 +61,8 @@ class DataConfig(Group):
     name: str
     """What run names and reports call it."""
     format: CorpusFormat
-    """Format of the files; auto = found from them; synthetic = sentences made on the spot, no files."""
+    """Format of the files; auto = found from them; synthetic = sentences made on the spot, no files. One that is not
+    the choice's own also holds for the files of input, gold, annotators and corpora."""
     root: str | None
     """Folder of the files; null for generated data."""
     source: str
@@ -78,6 +89,16 @@ class DataConfig(Group):
     """Generated data: split -> sentences."""
     seed: int
     """Of generated sentences, and of the draw of dev from train."""
+    # These have defaults because the configurations of older runs lack them.
+    max_issues: FromAboveTo1 = 0.5
+    """Largest share of a file's sentences that may have lost something on reading; with more the run stops."""
+    offsets: Literal["auto", "half_open", "inclusive", "utf16"] = "auto"
+    """What the two offsets of an entity mean: half_open = code points, the end is behind the last one; inclusive = code
+    points, the end is the last one; utf16 = UTF-16 units, as browsers count: an emoji is two; auto = found from the
+    file."""
+    annotator: str | None = None
+    """Exports of several annotators: read only what this one labelled, by id, name or e-mail (`completed_by` of Label
+    Studio, `user` of doccano); null = the ground truth, else the first of each sentence."""
 
 
 @dataclass

@@ -27,7 +27,7 @@ from typing import (
     get_type_hints,
 )
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from omniner.errors import UserError
 
@@ -99,6 +99,7 @@ PositiveNumber = Annotated[Number, Gt(0)]
 NumberFrom0 = Annotated[Number, Ge(0)]
 Share = Annotated[Number, Ge(0), Lt(1)]
 PositiveShare = Annotated[Number, Gt(0), Lt(1)]
+FromAboveTo1 = Annotated[Number, Gt(0), Le(1)]
 Positive = Annotated[int, Gt(0)]
 From0 = Annotated[int, Ge(0)]  # 0 usually means none, or no limit
 

@@ -32,6 +32,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from omniner.config.groups import DataConfig
 from omniner.corpus import sources
 from omniner.corpus.formats import label_studio, recognise
 from omniner.corpus.formats.fields import IssueLog, write_json_list
@@ -406,7 +407,7 @@ def _task(decision: Decision, names: Sequence[str], log: IssueLog) -> dict[str, 
     return task
 
 
-def read_expert_answers(path: Path) -> tuple[list[Sentence], list[Issue]]:
+def read_expert_answers(path: Path, data: DataConfig | None = None) -> tuple[list[Sentence], list[Issue]]:
     """Read the sentences that the expert has labelled.
 
     A task that was exported before it was done still has its predictions: that is no answer, whatever they say.
@@ -414,7 +415,7 @@ def read_expert_answers(path: Path) -> tuple[list[Sentence], list[Issue]]:
     Returns:
         The sentences, and an issue for whatever could not be read.
     """
-    sentences, issues = sources.read_sentences(path)
+    sentences, issues = sources.read_sentences(path, data)
     undone: set[str] = set()
     if recognise(path)[0] == "label_studio":
         undone = label_studio.unfinished_tasks(path)

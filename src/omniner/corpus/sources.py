@@ -13,7 +13,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -28,6 +28,12 @@ from omniner.records import Issue, Sentence, sentence_to_json, to_line
 
 LABELED = ("train", "dev", "test")
 _NAMED = 3  # issues, files or categories quoted in an error
+# Codes of issues that cost an entity or its place, a whole record, or a tag.
+ENTITY_LOSSES = frozenset(
+    {"bad-entity", "discontinuous", "empty-entity", "entity-too-long", "offset-mismatch", "offset-range", "unaligned"}
+)
+RECORD_LOSSES = frozenset({"bad-answer", "bad-csv", "bad-json", "bad-record", "line-too-long", "no-text"})
+LOSSES = ENTITY_LOSSES | RECORD_LOSSES | {"bad-tag", "empty-token", "no-tag", "not-utf8"}
 
 
 @dataclass
@@ -96,13 +102,84 @@ def load_corpus(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
     return corpus
 
 
-def read_sentences(path: Path) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file or folder of any format, labelled or not; whatever there is to know of it is found out from it.
+def read_sentences(path: Path, data: DataConfig | None = None) -> tuple[list[Sentence], list[Issue]]:
+    """Read one file or folder that is none of the corpus `data`: labelled or not, of any format.
+
+    Args:
+        path: the file or folder.
+        data: the config group. Its format holds where it is not that of the choice's own files; what it says of tags,
+            offsets and annotators holds, too. None = whatever there is to know of the file is found out from it.
 
     Returns:
         The sentences, with ids after the file's name where it gives none, and the issues met.
+
+    Raises:
+        UserError: nothing could be read, or more was lost than `data.max_issues`.
     """
-    return formats.read(path, "auto", ReadOptions(id_prefix=Path(path).stem))
+    path = Path(path)
+    options = ReadOptions(id_prefix=path.stem)
+    if data is None:
+        return check_read(path, *formats.read(path, "auto", options))
+    options = replace(
+        options, scheme=data.scheme, separator=data.separator, offsets=data.offsets, annotator=data.annotator
+    )
+    return check_read(path, *formats.read(path, format_of_files(data), options), data.max_issues)
+
+
+def format_of_files(data: DataConfig) -> str:
+    """The format that `data.format` sets for any file: `auto` where it is that of the choice's own files."""
+    if data.format in ("auto", "synthetic"):
+        return "auto"
+    from hydra.errors import MissingConfigException  # with config.compose half a second, which few files cost
+
+    from omniner.config import compose
+
+    try:
+        own = compose.compose([f"data={data.name}"]).data.format
+    except MissingConfigException:
+        own = None
+    return "auto" if data.format == own else data.format
+
+
+def check_read(
+    path: Path, sentences: list[Sentence], issues: list[Issue], limit: float = 1
+) -> tuple[list[Sentence], list[Issue]]:
+    """Refuse a file of which nothing, or too little, could be taken.
+
+    Args:
+        path: the file or folder.
+        sentences: read from it.
+        issues: met on the way.
+        limit: largest share of its sentences that may have lost something.
+
+    Returns:
+        The sentences and the issues as they are.
+
+    Raises:
+        UserError: there is no sentence, all entities or all their places were lost, or more sentences than `limit`
+            lost something.
+    """
+    lost = [issue for issue in issues if issue.code in LOSSES]
+    examples = f" ({'; '.join(map(str, (lost or issues)[:_NAMED]))})" if issues else ""
+    fix = "Check the file and data.format."
+    if not sentences:
+        raise UserError(_place(path, issues), f"no sentence could be read{examples}", fix)
+    bad = [issue for issue in lost if issue.code in ENTITY_LOSSES]
+    if bad and not any(entity.start is not None for sentence in sentences for entity in sentence.entities):
+        found = f"not one of its entities could be placed in its sentence, {len(bad):,} were tried{examples}"
+        raise UserError(_place(path, bad), found, f"{fix[:-1]}, or data.offsets.")
+    records = {(issue.file, issue.line, issue.id) for issue in lost}
+    unread = {(issue.file, issue.line, issue.id) for issue in lost if issue.code in RECORD_LOSSES}
+    share = min(1, len(records) / (len(sentences) + len(unread)))
+    if share > limit:
+        found = f"{share:.0%} of its sentences lost something on reading{examples}"
+        raise UserError(_place(path, lost), found, f"{fix[:-1]}, or set data.max_issues.")
+    return sentences, issues
+
+
+def _place(path: Path, issues: Sequence[Issue]) -> str:
+    first = issues[0] if issues else Issue("", "", str(path))
+    return f"{first.file or path}:{first.line}" if first.line else first.file or str(path)
 
 
 def _available(data: DataConfig) -> list[str]:
@@ -158,11 +235,17 @@ def _read(data: DataConfig, splits: Sequence[str], corpus: Corpus) -> None:
         for name in data.files[split]:
             path = root / name
             first = len(sentences)
-            options = ReadOptions(data.scheme, data.separator, data.glued_positions, data.joiner, split, first)
-            found, issues = formats.read(path, data.format, options)
-            if not found:
-                example = f" (first issue: {issues[0]})" if issues else ""
-                raise UserError(path, f"no sentence could be read{example}", "Check the file and data.format.")
+            options = ReadOptions(
+                data.scheme,
+                data.separator,
+                data.glued_positions,
+                data.joiner,
+                split,
+                first,
+                data.offsets,
+                data.annotator,
+            )
+            found, issues = check_read(path, *formats.read(path, data.format, options), data.max_issues)
             sentences += found
             corpus.issues += issues
             corpus.digests[name] = _digest(path)

@@ -57,7 +57,7 @@ def _adjudicate(context: Context) -> None:
         issues += found
     decisions = [practice.get(item.sentence.id) or decide(item) for item in items]
     if config.expert:
-        answers, found = adjudication.read_expert_answers(Path(config.expert))
+        answers, found = adjudication.read_expert_answers(Path(config.expert), config.data)
         decisions, more = adjudication.apply_expert_answers(decisions, answers)
         issues += found + more
     issues += _write(context, names, decisions)

@@ -73,7 +73,7 @@ def _score_people(
     Returns:
         The scores by name, how many sentences gold has, and what could not be taken as it was.
     """
-    read, issues = sources.read_sentences(path)
+    read, issues = sources.read_sentences(path, context.config.data)
     gold = [sentence for sentence in read if not is_unlabeled(sentence)]
     if not gold:
         raise UserError("gold", f"{path} has no labels", "Name the file with the gold entities.")

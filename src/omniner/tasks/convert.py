@@ -68,7 +68,7 @@ def _convert_corpus(context: Context, target: str, output: Path) -> None:
     config = context.config
     format = FORMATS[target]
     if config.input:
-        parts, issues = _read_input(Path(config.input), output, format.suffix)
+        parts, issues = _read_input(config, output, format.suffix)
         train = [sentence for sentences in parts.values() for sentence in sentences]
         names = taxonomy.flat_taxonomy(output.stem, (entity.category for item in train for entity in item.entities))
         corpus = Corpus(output.stem, {"train": train}, names, issues)
@@ -88,10 +88,11 @@ def _convert_corpus(context: Context, target: str, output: Path) -> None:
     context.publish_issues(issues)
 
 
-def _read_input(given: Path, output: Path, suffix: str) -> tuple[dict[Path, list[Sentence]], list[Issue]]:
+def _read_input(config: Config, output: Path, suffix: str) -> tuple[dict[Path, list[Sentence]], list[Issue]]:
     """Return the sentences by the path to write them to, and what could not be taken as it was."""
+    given = Path(config.input or "")
     if formats.is_one_corpus(given):
-        sentences, issues = sources.read_sentences(given)
+        sentences, issues = sources.read_sentences(given, config.data)
         return {output: sentences}, issues
     parts: dict[Path, list[Sentence]] = {}
     found: list[Issue] = []
@@ -99,7 +100,7 @@ def _read_input(given: Path, output: Path, suffix: str) -> tuple[dict[Path, list
         path = output / f"{file.stem}{suffix}"
         if path in parts:
             raise UserError(file, f"{path.name} would be written twice", "Rename one of the files.")
-        parts[path], issues = sources.read_sentences(file)
+        parts[path], issues = sources.read_sentences(file, config.data)
         found += issues
     if not parts:
         raise UserError("input", f"{given} holds no corpus files", "Name a corpus file, or a folder of them.")

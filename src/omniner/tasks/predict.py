@@ -74,7 +74,7 @@ def _find_checkpoint(name: str) -> Path:
 def _read_sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxonomy | None]:
     config = context.config
     if config.input:
-        sentences, issues = sources.read_sentences(Path(config.input))
+        sentences, issues = sources.read_sentences(Path(config.input), config.data)
         return sentences, issues, None
     corpus = sources.load_corpus(config.data, ["test"])
     context.publish_corpus(corpus)

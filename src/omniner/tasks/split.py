@@ -71,7 +71,7 @@ def read_whole_corpus(context: Context) -> WholeCorpus:
         sentences = [sentence for part in corpus.splits.values() for sentence in part]
         return WholeCorpus(corpus.name, sentences, corpus.issues, config.data.taxonomy, content_digest(sentences))
     path = Path(config.input)
-    sentences, issues = _labelled(_from_files(path))
+    sentences, issues = _labelled(_from_files(path, config.data))
     if not sentences:
         raise UserError(path, "no labelled sentence could be read", "Name a corpus file, or a folder of them.")
     official = load_taxonomy(OFFICIAL)
@@ -129,13 +129,13 @@ def _joined(data: DataConfig) -> Corpus:
     return corpus
 
 
-def _from_files(path: Path) -> tuple[list[Sentence], list[Issue]]:
+def _from_files(path: Path, data: DataConfig) -> tuple[list[Sentence], list[Issue]]:
     """Sentences of a file, of a folder that is one corpus, or of all files of a folder, with unique ids."""
     found: list[Sentence] = []
     issues: list[Issue] = []
     seen: set[str] = set()
     for file in [path] if is_one_corpus(path) else corpus_files(path):
-        sentences, met = sources.read_sentences(file)
+        sentences, met = sources.read_sentences(file, data)
         issues += met + sources.make_ids_unique(sentences, file.stem, seen, str(file))
         found += sentences
     return found, issues
@@ -230,7 +230,7 @@ def read_annotators(context: Context) -> tuple[list[Annotator], list[Issue]]:
     """
     found, issues = [], []
     for name, path in annotator_files(context.config.annotators).items():
-        sentences, met = sources.read_sentences(path)
+        sentences, met = sources.read_sentences(path, context.config.data)
         if all(map(is_unlabeled, sentences)):
             raise UserError(path, "no labelled sentence could be read", "Name a file of labelled sentences.")
         issues += met

@@ -172,7 +172,7 @@ def _entry(entry: str, config: Config) -> CorpusEntry:
     if not path.exists():
         fix = "Name a choice of conf/data, a file or a folder."
         raise UserError("corpora", f"{target!r} is no choice of data, and there is no such file or folder", fix)
-    return CorpusEntry(name or path.stem, lambda: _files(name or path.stem, path))
+    return CorpusEntry(name or path.stem, lambda: _files(name or path.stem, path, config.data))
 
 
 def _data(name: str, config: Config) -> DataConfig | None:
@@ -206,7 +206,7 @@ def _read(data: DataConfig, published: DataConfig, wanted: Sequence[str]) -> Rea
     return ReadCorpus(published.name, corpus.splits, corpus.issues, known, about, ", ".join(corpus.digests))
 
 
-def _files(name: str, path: Path) -> ReadCorpus:
+def _files(name: str, path: Path, data: DataConfig) -> ReadCorpus:
     """A file is one split called after it; a folder has those of its files, unless it is one corpus itself."""
     issues: list[Issue] = []
     if is_one_corpus(path):
@@ -215,11 +215,10 @@ def _files(name: str, path: Path) -> ReadCorpus:
         splits, issues = _roles(path)
     read, kinds = {}, []
     for split, file in splits.items():
-        format, why = recognise(file)
-        sentences, met = sources.read_sentences(file)
-        if not sentences:
-            example = f" (first issue: {met[0]})" if met else ""
-            raise UserError(file, f"no sentence could be read{example}", "Check the file.")
+        format, why = sources.format_of_files(data), "data.format"
+        if format == "auto":
+            format, why = recognise(file)
+        sentences, met = sources.read_sentences(file, data)
         read[split] = sentences
         issues += met
         kinds.append(f"{file} read as {format} ({why})")

@@ -38,6 +38,9 @@ class ReadOptions:
         joiner: what to put between tokens; None = find out.
         id_prefix: a sentence without an id gets `<id_prefix>-<n>`.
         id_first: n of the first sentence of the file.
+        offsets: auto | half_open | inclusive | utf16: what the two offsets of an entity mean.
+        annotator: whose labels to read, of a file that has those of several; None = of each sentence the ground truth,
+            else the first.
     """
 
     scheme: str = "auto"
@@ -46,6 +49,8 @@ class ReadOptions:
     joiner: str | None = None
     id_prefix: str = ""
     id_first: int = 0
+    offsets: str = "auto"
+    annotator: str | None = None
 
 
 class PromptTexts(Protocol):
