@@ -206,15 +206,10 @@ def _load_trained(text: str, overrides: Sequence[str]) -> Model:
     """The model of a run or of a checkpoint, with the run's own settings where no override changes them."""
     from omniner import models
     from omniner.config import compose
-    from omniner.runs.folder import resolve_run
-    from omniner.training import checkpoints
+    from omniner.runs.folder import find_trained_model
 
     config = compose.load(["task=train", *overrides])
-    folder = Path(text) if Path(text).exists() else resolve_run(text, config.tracking, "load").folder
-    if folder is None:
-        found = f"the run {text} lies on another machine"
-        raise UserError("load", found, "Copy its folder to this one, and name the folder.")
-    checkpoint = checkpoints.find_checkpoint(folder)
+    checkpoint = find_trained_model(text, config.tracking, "load")
     settings = next((file for file in _settings_beside(checkpoint) if file.is_file()), None)
     if settings is not None:
         changed = {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in overrides}

@@ -1,4 +1,5 @@
-"""The CPU cores of this process: which it may use, and how to keep what it starts to some of them.
+"""The CPU cores of this process: which it may use, and how to keep what it starts to some of them; and whether there
+can be a GPU at all.
 
 Linux alone says and sets this per process. Elsewhere (macOS) every core counts as this process's own, and nothing is
 kept to any core.
@@ -8,7 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Collection, Iterator
+
+from omniner.errors import UserError
+
+# What the drivers of Nvidia, of Windows' Linux and of AMD put there.
+GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
 
 def own_cores() -> list[int]:
@@ -34,3 +41,9 @@ def pinned(cores: Collection[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def check_gpu() -> None:
+    """Raise a `UserError` where Linux has no driver of any GPU, which is seen without waiting for torch."""
+    if sys.platform == "linux" and not any(map(os.path.exists, GPU_FILES)):
+        raise UserError("trainer.accelerator", "this machine has no GPU driver", "Use trainer=cpu.")

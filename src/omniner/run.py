@@ -66,6 +66,7 @@ def execute(config: Config) -> None:
 
 def run(config: Config) -> Path:
     """Do one task in a folder of its own, tracked; gives the folder. This is the entry for other programs, too."""
+    TASKS[config.task.name].check_surroundings(config)
     folder = claim_folder(config)
     try:
         context = _start(config, folder)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,17 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
 
 
-def omniner(*overrides: str, cwd: Path, status: int = 0, anew: bool = False) -> subprocess.CompletedProcess[str]:
+def omniner(
+    *overrides: str, cwd: Path, status: int = 0, anew: bool = False, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run to the end and check the exit status; `anew` starts Python instead of forking it."""
+    around = {**environment(), **(variables or {})}
     if anew:
         result = subprocess.run(
-            [*COMMAND, *overrides], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=600
+            [*COMMAND, *overrides], cwd=cwd, env=around, capture_output=True, text=True, timeout=600
         )
     else:
-        result = warm.run(overrides, cwd, environment(), 600)
+        result = warm.run(overrides, cwd, around, 600)
     assert result.returncode == status, f"exit {result.returncode}\n{result.stdout}\n{result.stderr}"
     return result
 

@@ -24,18 +24,24 @@ GOOD_LINE = '{"prompt": "", "label": "[[\\"面膜\\", \\"品牌\\"]]", "predict"
         (["task=predict", "checkpoint=empty"], "checkpoint"),
         (["tracking=server", "tracking.uri=http://127.0.0.1:9"], "tracking.uri"),
         (["trainer.accelerator=gpu", "debug=fast", "tracking=off"], "trainer.accelerator"),
+        (["trainer=gpu"], "trainer.accelerator"),
+        (["model=path", "model.path=/no/such/model"], "model.path: /no/such/model does not exist"),
+        (["model=path", "model.path=empty"], "model.path: empty holds no config.json"),
+        (["model=bert_base_chinese"], "model.path: google-bert/bert-base-chinese is not in the hub's cache"),
         (["output_dir=taken/below", "debug=fast"], "taken"),
     ],
 )
 def test_one_message_and_status_2(tmp_path: Path, overrides: list[str], message: str) -> None:
     (tmp_path / "taken").write_text("a file, not a folder")
     (tmp_path / "empty").mkdir()
-    result = omniner(*overrides, cwd=tmp_path, status=2)
+    elsewhere = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "empty")}
+    result = omniner(*overrides, cwd=tmp_path, status=2, variables=elsewhere)
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, result.stderr
     assert message in errors[0]
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.glob("outputs/*")), "a run that could not begin leaves no folder"
+    assert not (tmp_path / "mlruns").exists(), "and no record of itself"
 
 
 def test_a_broken_line_in_a_predictions_file_is_named(tmp_path: Path) -> None:

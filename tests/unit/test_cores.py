@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
+from omniner import cores
 from omniner.cores import own_cores, pinned
+from omniner.errors import UserError
 
 linux = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no such call")
 
@@ -33,3 +37,16 @@ def test_without_the_linux_calls_every_core_counts(monkeypatch: pytest.MonkeyPat
         assert own_cores() == [0, 1, 2]
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert own_cores() == [0]
+
+
+def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    driver = tmp_path / "driver"
+    monkeypatch.setattr(cores, "GPU_FILES", (str(driver),))
+    monkeypatch.setattr(sys, "platform", "linux")
+    with pytest.raises(UserError, match="no GPU driver"):
+        cores.check_gpu()
+    driver.touch()
+    cores.check_gpu()
+    driver.unlink()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    cores.check_gpu()

@@ -389,7 +389,7 @@ class Config(Group):
     run: str | None
     """task=guide: the run whose errors are explained: run id, run name or run folder."""
     checkpoint: str | None
-    """task=predict: a run folder or its checkpoint; null = a causal model as it is, or a server."""
+    """task=predict: a run (folder, name or id) or its checkpoint; null = a causal model as it is, or a server."""
     input: str | None
     """task=predict: a file of sentences, null = the split that `data` reports on; task=convert: what to convert;
     task=split, filter: the corpus, null = the published train, dev and test of `data`."""

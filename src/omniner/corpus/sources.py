@@ -102,6 +102,12 @@ def load_corpus(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
     return corpus
 
 
+def check_files(data: DataConfig) -> None:
+    """Raise a `UserError` where files of a corpus are not there; nothing is read."""
+    if data.format != "synthetic":
+        _root(data, _available(data))
+
+
 def read_sentences(path: Path, data: DataConfig | None = None) -> tuple[list[Sentence], list[Issue]]:
     """Read one file or folder that is none of the corpus `data`: labelled or not, of any format.
 

@@ -40,8 +40,8 @@ from omniner.files import explaining, read_json, restore, write_json, writing_fo
 from omniner.llm.loading import load_pretrained, load_weights, random_model
 from omniner.llm.prompts import Prompt
 from omniner.llm.samples import ChatTokenizer
+from omniner.model_files import DESCRIPTION
 from omniner.training import checkpoints
-from omniner.training.checkpoints import DESCRIPTION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -36,6 +36,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from omniner.config.model_groups import CausalConfig
 from omniner.errors import UserError, one_line
 from omniner.llm.prompts import SENTENCE, Prompt
+from omniner.model_files import is_local_folder
 from omniner.registry import MODEL_FAMILIES
 from omniner.training import checkpoints
 
@@ -171,7 +172,7 @@ def _place(path: str) -> tuple[str, bool, dict[str, str]]:
         except ImportError as error:
             raise UserError("model.path", f"{file} is a GGUF file, which needs gguf", "pip install gguf") from error
         return str(file.parent), True, {"gguf_file": file.name}
-    return path, checkpoints.is_local_folder(path, _FOLDER), {}
+    return path, is_local_folder(path, _FOLDER), {}
 
 
 def unpacked_gguf() -> dict[str, Any]:

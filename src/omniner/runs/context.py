@@ -21,13 +21,15 @@ from typing import Any
 
 from omniner.config.groups import Config
 from omniner.config.model_groups import CausalConfig
-from omniner.corpus.sources import Corpus
+from omniner.cores import check_gpu
+from omniner.corpus.sources import Corpus, check_files
 from omniner.errors import UserError
 from omniner.files import read_json, write_json, write_text, writing
+from omniner.model_files import check_model
 from omniner.records import Issue, Sentence, content_digest, to_line
 from omniner.report.figures import Chart
 from omniner.report.tables import Table
-from omniner.runs.folder import METRICS
+from omniner.runs.folder import METRICS, find_trained_model
 from omniner.tracking.tracked_run import DataInput, Run
 
 
@@ -41,6 +43,7 @@ class Input:
         folder_allowed: False where the path must be that of a file.
         fewest: entries that a list must have at least; paths in lists are checked by whoever reads them.
         fix: what to do where it is missing; empty: set it to a path.
+        run_allowed: whether a run's name or id will do, too; who reads it looks it up.
     """
 
     key: str
@@ -48,6 +51,7 @@ class Input:
     folder_allowed: bool = True
     fewest: int = 1
     fix: str = ""
+    run_allowed: bool = False
 
     def check(self, task: str, config: Config) -> None:
         """Raise a `UserError` where the key lacks a value that `task` needs, or names a file that is not there."""
@@ -63,6 +67,8 @@ class Input:
         elif not value:
             if required:
                 raise UserError(self.key, f"task={task} needs it", fix)
+        elif self.run_allowed:
+            return
         elif not Path(str(value)).exists():
             raise UserError(self.key, f"{value} does not exist", "Check the path.")
         elif not self.folder_allowed and not Path(str(value)).is_file():
@@ -71,6 +77,16 @@ class Input:
 
 def _no_check(config: Config) -> None:
     """Nothing beside the inputs has to be checked."""
+
+
+def always(config: Config) -> bool:
+    """Whatever the configuration."""
+    return True
+
+
+def never(config: Config) -> bool:
+    """With no configuration."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -88,7 +104,8 @@ class Task:
         costly: those of its files that a later start goes on from; a folder that holds one of them is never taken back.
         trains: whether models learn in it, which a server's cannot.
         prompts: whether it makes a prompt of its own, so that `prompt.from_run` is for it.
-        loads_torch: whether it needs torch.
+        uses_model: whether it runs the model of `model` here, on the devices of `trainer`.
+        reads_data: whether it reads the corpus of `data`.
     """
 
     name: str
@@ -101,7 +118,8 @@ class Task:
     costly: Sequence[str] = ()
     trains: bool = False
     prompts: bool = False
-    loads_torch: bool = False
+    uses_model: Callable[[Config], bool] = never
+    reads_data: Callable[[Config], bool] = never
 
     @property
     def meaning(self) -> str:
@@ -113,6 +131,21 @@ class Task:
         for one in self.inputs:
             one.check(self.name, config)
         self.check(config)
+
+    def check_surroundings(self, config: Config) -> None:
+        """Raise a `UserError` where this machine lacks what the task needs: a checkpoint, a corpus, a model, a GPU.
+
+        Only what a glance can tell: it comes before anything heavy is imported and before the run leaves a trace.
+        """
+        if config.checkpoint and any(one.key == "checkpoint" for one in self.inputs):
+            find_trained_model(config.checkpoint, config.tracking)
+        if self.reads_data(config):
+            check_files(config.data)
+        if self.uses_model(config):
+            if path := getattr(config.model, "path", None):
+                check_model(path)
+            if config.trainer.accelerator == "gpu":
+                check_gpu()
 
     def run_name(self, config: Config) -> str:
         """The name of a run that was given none."""

@@ -22,6 +22,7 @@ from omniner.config import compose
 from omniner.config.groups import Config, TrackingConfig
 from omniner.errors import UserError
 from omniner.files import make_folder, read_json, try_lock, write_json, write_text
+from omniner.model_files import find_checkpoint
 from omniner.registry import TASKS
 from omniner.tracking.tracked_run import PENDING
 
@@ -206,6 +207,27 @@ def resolve_run(text: str, settings: TrackingConfig, where: str) -> RunReference
     here = bool(found.folder) and read_state(Path(found.folder)).get("run_id") == found.id
     place = Path(found.folder) if here else None
     return RunReference(place, found.id, found.name, found.status.lower(), found_in_store=True)
+
+
+def find_trained_model(text: str, settings: TrackingConfig, where: str = "checkpoint") -> Path:
+    """Find the checkpoint that `text` means.
+
+    Args:
+        text: a checkpoint, or a run as `resolve_run` takes it.
+        settings: the store in which ids and names of runs are looked up.
+        where: the config key that holds `text`.
+
+    Raises:
+        UserError: there is none on this machine.
+    """
+    if Path(text).exists():
+        return find_checkpoint(Path(text))
+    if len(Path(text).parts) > 1:  # no name of a run
+        raise UserError(where, f"{text} does not exist", "Check the path.")
+    folder = resolve_run(text, settings, where).folder
+    if folder is None:
+        raise UserError(where, f"the run {text} lies on another machine", "Copy its folder here, and name the folder.")
+    return find_checkpoint(folder)
 
 
 def is_main_process() -> bool:

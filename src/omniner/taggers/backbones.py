@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from omniner.config.model_groups import BiLSTMConfig, EncoderConfig
 from omniner.errors import UserError, one_line
+from omniner.model_files import is_local_folder
 from omniner.taggers.inputs import (
     PAD,
     PLACES,
@@ -288,7 +289,7 @@ def load_encoder(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module
         return _random(config, texts)
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    local = checkpoints.is_local_folder(config.path, _FOLDER)
+    local = is_local_folder(config.path, _FOLDER)
     options, fix = checkpoints.pretrained_options(local), checkpoints.load_advice(local, _FOLDER)
     with checkpoints.explaining_load_errors("model.path", config.path, fix):
         settings = AutoConfig.from_pretrained(config.path, **options)

@@ -18,7 +18,7 @@ from omniner.config.groups import Config
 from omniner.corpus import sources
 from omniner.corpus.sources import Corpus
 from omniner.records import Issue
-from omniner.runs.context import Context, Task
+from omniner.runs.context import Context, Task, always
 from omniner.runs.folder import GUIDANCE_COPY
 
 if TYPE_CHECKING:
@@ -279,5 +279,6 @@ TASK = Task(
     label=lambda config: ["check", config.model.name, config.data.name],
     outputs=["check.txt", "prompt.txt", GUIDANCE_COPY],
     prompts=True,
-    loads_torch=True,
+    uses_model=always,
+    reads_data=always,
 )

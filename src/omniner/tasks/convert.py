@@ -24,7 +24,7 @@ from omniner.files import make_folder
 from omniner.records import Issue, Sentence
 from omniner.registry import FORMATS
 from omniner.runs.context import Context, Input, Task
-from omniner.runs.folder import GUIDANCE_COPY
+from omniner.runs.folder import GUIDANCE_COPY, find_trained_model
 from omniner.tasks.prompting import build_run_prompt
 
 log = logging.getLogger("omniner")
@@ -48,10 +48,9 @@ def run(context: Context) -> None:
         import torch
 
         from omniner.llm.language_model import merge_adapters
-        from omniner.training.checkpoints import find_checkpoint
 
         dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-        merge_adapters(find_checkpoint(Path(config.checkpoint or "")), output, dtype)
+        merge_adapters(find_trained_model(config.checkpoint or "", config.tracking), output, dtype)
     elif target == "generated":
         from omniner.scoring.official import write_generated
         from omniner.scoring.predictions import read_predictions
@@ -124,10 +123,9 @@ TASK = Task(
     label=lambda config: ["convert", Path(config.input or config.checkpoint or "").stem, config.to],
     inputs=[
         Input("input", required=_needs_input),
-        Input("checkpoint", required=lambda config: config.to == "merged"),
+        Input("checkpoint", required=lambda config: config.to == "merged", run_allowed=True),
         Input("gold", folder_allowed=False),
     ],
     check=_check,
     outputs=[GUIDANCE_COPY],
-    loads_torch=True,
 )

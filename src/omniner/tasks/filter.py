@@ -32,7 +32,7 @@ from omniner.report.curation_tables import FilterResult
 from omniner.report.tables import summary_markdown
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
-from omniner.runs.context import Context, Input, Task, model_label
+from omniner.runs.context import Context, Input, Task, always, model_label
 from omniner.scoring.comparison import SCORES
 from omniner.scoring.predictions import prediction_from_line
 from omniner.scoring.profiles import choose_unit
@@ -194,4 +194,6 @@ TASK = Task(
     costly=[STATE],
     trains=True,
     prompts=True,
+    uses_model=always,
+    reads_data=lambda config: not config.input,
 )

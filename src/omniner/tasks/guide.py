@@ -32,11 +32,12 @@ from omniner.guidance.teacher import (
     lesson_question,
     suspect_question,
 )
+from omniner.model_files import find_checkpoint
 from omniner.records import Issue, Sentence
 from omniner.report import guidance_page
 from omniner.report.tables import find_suspected_labels
 from omniner.runs.context import Context, Task
-from omniner.runs.folder import GUIDANCE_COPY, RunReference, read_state, resolve_run
+from omniner.runs.folder import GUIDANCE_COPY, RunReference, find_trained_model, read_state, resolve_run
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.profiles import score_records
 from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, UntrainedModel, predict_file
@@ -147,11 +148,9 @@ def _predict_and_score(
 
 def _find_checkpoint(config: Config, folder: Path) -> Path | None:
     """The model of a training run, or the one that a prediction run was told to use."""
-    from omniner.training.checkpoints import find_checkpoint
-
     if read_state(folder)["task"] == "train":
         return find_checkpoint(folder)
-    return find_checkpoint(Path(config.checkpoint)) if config.checkpoint else None
+    return find_trained_model(config.checkpoint, config.tracking) if config.checkpoint else None
 
 
 def _build_lessons(
@@ -275,5 +274,4 @@ TASK = Task(
         GUIDANCE_COPY,
     ),
     costly=[PREDICTIONS],
-    loads_torch=True,
 )

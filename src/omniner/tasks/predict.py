@@ -29,7 +29,7 @@ from omniner.errors import UserError
 from omniner.files import append_lines, explaining, read_json, whole_lines, write_json, write_json_lines
 from omniner.records import Issue, Prediction, Sentence, content_digest, prediction_to_json, to_line
 from omniner.runs.context import Context, Input, Task, model_label
-from omniner.runs.folder import GUIDANCE_COPY
+from omniner.runs.folder import GUIDANCE_COPY, find_trained_model
 from omniner.scoring.predictions import prediction_from_line
 from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, score_and_publish
 
@@ -47,7 +47,7 @@ PREDICTION_OUTPUTS = (PREDICTIONS, PREDICTED_BY, GOLD)  # what every task that p
 def run(context: Context) -> None:
     """Read the sentences, tag them, score them if they have gold."""
     config, folder = context.config, context.folder
-    checkpoint = _find_checkpoint(config.checkpoint) if config.checkpoint else None
+    checkpoint = find_trained_model(config.checkpoint, config.tracking) if config.checkpoint else None
     sentences, issues, taxonomy = _read_sentences(context)
     counts = context.publish_issues(issues)
     model: Path | UntrainedModel
@@ -63,12 +63,6 @@ def run(context: Context) -> None:
         score_and_publish(context, sentences, predictions, ReportInputs(taxonomy, issues=counts))
     else:
         log.info("no gold entities in these sentences: nothing to score")
-
-
-def _find_checkpoint(name: str) -> Path:
-    from omniner.training.checkpoints import find_checkpoint  # torch; a server's answers need none of it
-
-    return find_checkpoint(Path(name))
 
 
 def _read_sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxonomy | None]:
@@ -200,10 +194,11 @@ TASK = Task(
         *([Path(config.checkpoint).stem] if config.checkpoint else model_label(config)),
         config.data.name,
     ],
-    inputs=[Input("checkpoint", required=_needs_checkpoint), Input("input", folder_allowed=False)],
+    inputs=[Input("checkpoint", required=_needs_checkpoint, run_allowed=True), Input("input", folder_allowed=False)],
     check=_check,
     outputs=(*PREDICTION_OUTPUTS, *SCORE_OUTPUTS, GUIDANCE_COPY),
     costly=[PREDICTIONS],
     prompts=True,
-    loads_torch=True,
+    uses_model=lambda config: config.decoding.engine == "hf" and not config.checkpoint,
+    reads_data=lambda config: not (config.input and config.checkpoint),
 )

@@ -61,7 +61,7 @@ from omniner.report import guidance_page
 from omniner.report.guidance_page import BaselineDifference, VariantResult
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
-from omniner.runs.context import Context, Task, model_label
+from omniner.runs.context import Context, Task, always, model_label
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.scoring.comparison import System, compare_runs
 from omniner.scoring.metrics import ScoreResult
@@ -472,4 +472,6 @@ TASK = Task(
     outputs=["search.json", "search.md", SEARCH_FOLDER, "best", "tables", "prompt.txt", GUIDANCE_COPY, children.FOLDER],
     costly=[f"{SEARCH_FOLDER}/{DEV}"],
     prompts=True,
+    uses_model=lambda config: config.decoding.engine == "hf",
+    reads_data=always,
 )

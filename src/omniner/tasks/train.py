@@ -21,7 +21,7 @@ from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.errors import Stopped, UserError
 from omniner.files import append_lines, whole_lines
-from omniner.runs.context import Context, Task, model_label
+from omniner.runs.context import Context, Task, always, model_label
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, predict_file
 from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, score_and_publish
@@ -137,5 +137,6 @@ TASK = Task(
     costly=["checkpoints/last.ckpt", PREDICTIONS],
     trains=True,
     prompts=True,
-    loads_torch=True,
+    uses_model=always,
+    reads_data=always,
 )

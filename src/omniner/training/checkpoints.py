@@ -27,28 +27,7 @@ from torch import Tensor
 
 from omniner.errors import UserError, one_line
 from omniner.files import explaining, writing
-
-_DOWNLOAD = (
-    "Name a local folder or a hub model; without a network, download it first (hf download <name>) and set model.path "
-    "to its folder."
-)
-
-
-def is_local_folder(path: str, fix: str) -> bool:
-    """Return whether `path` is a folder rather than a hub name.
-
-    Args:
-        path: `model.path`.
-        fix: what to do about a path to nothing, which is no hub name either.
-
-    Raises:
-        UserError: it is a path to nothing.
-    """
-    if Path(path).is_dir():
-        return True
-    if path.startswith((".", "/", "~")) or Path(path).exists():
-        raise UserError("model.path", f"{path} is not a folder", fix)
-    return False
+from omniner.model_files import DOWNLOAD
 
 
 def pretrained_options(local: bool) -> dict[str, Any]:
@@ -58,7 +37,7 @@ def pretrained_options(local: bool) -> dict[str, Any]:
 
 def load_advice(local: bool, folder: str) -> str:
     """Return what to do about a model that cannot be loaded; `folder` says what a folder must hold."""
-    return folder if local else _DOWNLOAD
+    return folder if local else DOWNLOAD
 
 
 @contextlib.contextmanager
@@ -104,9 +83,6 @@ def quiet_libraries() -> Iterator[None]:
 _FIX = "Name the checkpoints/best.ckpt of a finished training run."
 _KINDS = ("tagger", "generative")
 
-DESCRIPTION = "omniner.json"
-"""The file that makes a folder the checkpoint of a generative model (see `omniner.llm.language_model`)."""
-
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """How the trainer writes `last.ckpt`: straight into a neighbour that then takes its place.
@@ -118,21 +94,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write the checkpoint, whole or not at all."""
         with writing(path, "wb") as file:
             torch.save(checkpoint, file)
-
-
-def find_checkpoint(path: Path) -> Path:
-    """Find the checkpoint that `path` means: a tagger's file, a language model's folder, or a run's folder.
-
-    Raises:
-        UserError: there is none.
-    """
-    if path.is_file() or (path / DESCRIPTION).is_file():
-        return path
-    for found in (path / "checkpoints" / "best.ckpt", path / "checkpoints" / "best"):
-        if found.exists():
-            return found
-    missing = f"{path} holds no checkpoints/best.ckpt and no checkpoints/best"
-    raise UserError("checkpoint", missing, "Name the folder of a finished run, or its best checkpoint.")
 
 
 def write_checkpoint(path: Path, description: dict[str, Any], weights: dict[str, Tensor]) -> None:

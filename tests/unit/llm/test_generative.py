@@ -23,6 +23,7 @@ from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.llm.generative import DevLoader, GenerativeData
 from omniner.llm.packs import make_pack
+from omniner.model_files import find_checkpoint
 from omniner.records import Entity, Prediction, Sentence
 from omniner.scoring.metrics import Counts, compare_units
 from omniner.training import checkpoints
@@ -389,13 +390,9 @@ def test_the_state_of_training_is_no_model_to_predict_with(tmp_path: Path) -> No
     fit(config, small_corpus.corpus(8, 2), tmp_path, None, [])
     with pytest.raises(UserError, match=r"holds no tagger.*checkpoints/best folder"):
         answers(tmp_path / "checkpoints/last.ckpt", small_corpus.sentences(1, 1, "s"), config)
-    assert (
-        checkpoints.find_checkpoint(tmp_path)
-        == checkpoints.find_checkpoint(tmp_path / "checkpoints/best")
-        == tmp_path / "checkpoints/best"
-    )
+    assert find_checkpoint(tmp_path) == find_checkpoint(tmp_path / "checkpoints/best") == tmp_path / "checkpoints/best"
     with pytest.raises(UserError, match="holds no checkpoints/best"):
-        checkpoints.find_checkpoint(tmp_path / "checkpoints")
+        find_checkpoint(tmp_path / "checkpoints")
 
 
 def test_what_fsdp_cannot_divide_is_refused() -> None:

@@ -1,0 +1,106 @@
+"""Where the files of a model are: asked before anything heavy is loaded.
+
+A trained model is a run's folder or a checkpoint in it. A pretrained one is what `model.path` says: a folder or a GGUF
+file on this machine, else a model of the Hugging Face hub, which is looked for in the hub's cache and then, with one
+short request, on the hub. The libraries that load it would import torch first, and then repeat a request that cannot
+succeed for half a minute.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from omniner.errors import UserError, one_line
+
+WAIT = 10  # seconds for the hub to answer
+DOWNLOAD = (
+    "Name a local folder or a hub model; without a network, download it first (hf download <name>) and set model.path "
+    "to its folder."
+)
+DESCRIPTION = "omniner.json"
+"""The file that makes a folder the checkpoint of a generative model (see `omniner.llm.language_model`)."""
+
+_FOLDER = "Name a folder with config.json, a GGUF file, or a model of the hub."
+_YES = ("1", "true", "yes", "on")  # of HF_HUB_OFFLINE
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Find the checkpoint that `path` means: a tagger's file, a language model's folder, or a run's folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    if path.is_file() or (path / DESCRIPTION).is_file():
+        return path
+    for found in (path / "checkpoints" / "best.ckpt", path / "checkpoints" / "best"):
+        if found.exists():
+            return found
+    missing = f"{path} holds no checkpoints/best.ckpt and no checkpoints/best"
+    raise UserError("checkpoint", missing, "Name the folder of a finished run, or its best checkpoint.")
+
+
+def is_local_folder(path: str, fix: str) -> bool:
+    """Return whether `path` is a folder rather than a hub name.
+
+    Args:
+        path: `model.path`.
+        fix: what to do about a path to nothing, which is no hub name either.
+
+    Raises:
+        UserError: it is a path to nothing.
+    """
+    if Path(path).is_dir():
+        return True
+    if Path(path).exists():
+        raise UserError("model.path", f"{path} is not a folder", fix)
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise UserError("model.path", f"{path} does not exist", fix)
+    return False
+
+
+def check_model(path: str) -> None:
+    """Raise a `UserError` where a model cannot be loaded for certain.
+
+    Args:
+        path: `model.path`.
+    """
+    if path.endswith(".gguf") and Path(path).is_file():
+        return
+    if is_local_folder(path, _FOLDER):
+        if not Path(path, "config.json").exists() and not any(Path(path).glob("*.gguf")):
+            raise UserError("model.path", f"{path} holds no config.json", _FOLDER)
+    elif not _is_cached(path):
+        _ask_hub(path)
+
+
+def _is_cached(name: str) -> bool:
+    """Whether the hub's cache on this machine holds the model."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    cache = os.environ.get("HF_HUB_CACHE") or Path(home, "hub")
+    folder = Path(cache, f"models--{name.replace('/', '--')}").expanduser()
+    return any(folder.glob("snapshots/*/config.json")) or any(folder.glob("snapshots/*/*.gguf"))
+
+
+def _ask_hub(name: str) -> None:
+    """Raise a `UserError` where the hub cannot be reached or does not have the model."""
+    import urllib.error  # half the time of a configuration's check, and few checks need it
+    import urllib.request
+
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in _YES:
+        raise UserError("model.path", f"{name} is not in the hub's cache, and HF_HUB_OFFLINE is set", DOWNLOAD)
+    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    request = urllib.request.Request(f"{hub.rstrip('/')}/{name}/resolve/main/config.json", method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=WAIT):
+            pass
+    except urllib.error.HTTPError as error:
+        if (
+            error.code == 404 and error.headers.get("X-Error-Code") != "EntryNotFound"
+        ):  # a GGUF model has no config.json
+            raise UserError("model.path", f"the hub {hub} knows no model {name}", DOWNLOAD) from error
+        # 401 and 403 are for whoever loads it with a token; 5xx may be over by then
+    except (OSError, ValueError) as error:
+        reason = one_line(getattr(error, "reason", None) or error)
+        found = f"{name} is not in the hub's cache, and {hub} cannot be reached ({reason})"
+        raise UserError("model.path", found, DOWNLOAD) from error

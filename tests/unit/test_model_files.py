@@ -1,0 +1,96 @@
+"""A model that cannot be loaded is refused before anything heavy is imported, one that may be there is not."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from omniner import model_files
+from omniner.errors import UserError
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Knows `a/model`, a model of GGUF files alone, one behind a gate, and no other."""
+
+    def do_HEAD(self) -> None:
+        answers = {"/a/model": (200, ""), "/a/gguf": (404, "EntryNotFound"), "/a/gated": (401, "GatedRepo")}
+        status, code = answers.get(self.path.removesuffix("/resolve/main/config.json"), (404, "RepoNotFound"))
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def _hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.usefixtures("_hub")
+@pytest.mark.parametrize("name", ["a/model", "a/gguf", "a/gated"])
+def test_what_the_hub_has_or_guards_may_be_loaded(name: str) -> None:
+    model_files.check_model(name)
+
+
+@pytest.mark.usefixtures("_hub")
+def test_what_the_hub_does_not_know_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.path: the hub http://127.* knows no model a/nothing"):
+        model_files.check_model("a/nothing")
+
+
+def test_a_hub_that_is_away_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with pytest.raises(UserError, match=r"a/model is not in the hub's cache, and .* cannot be reached") as found:
+        model_files.check_model("a/model")
+    assert "\n" not in str(found.value)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
+        model_files.check_model("a/model")
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"])
+def test_the_cache_stands_where_its_variables_say(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    below = {"HF_HUB_CACHE": "", "HF_HOME": "hub", "XDG_CACHE_HOME": "huggingface/hub"}
+    for name in below:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    snapshot = tmp_path / below[variable] / "models--a--model" / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    with pytest.raises(UserError, match="not in the hub's cache"):
+        model_files.check_model("a/model")
+    (snapshot / "config.json").write_text("{}")
+    model_files.check_model("a/model")
+
+
+def test_a_folder_or_a_file_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"holds no config\.json"):
+        model_files.check_model(str(tmp_path))
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    model_files.check_model(str(tmp_path))
+    model_files.check_model(str(tmp_path / "model.gguf"))
+    with pytest.raises(UserError, match="is not a folder"):
+        model_files.check_model(str(Path(__file__)))
+    with pytest.raises(UserError, match="does not exist"):
+        model_files.check_model(str(tmp_path / "nothing"))
+    assert model_files.is_local_folder(str(tmp_path), "")
+    assert not model_files.is_local_folder("a/model", "")
