@@ -77,6 +77,13 @@ def build(method: str, path: Path | None = None, dtype: torch.dtype = torch.floa
     )
 
 
+def save(folder: Path) -> None:
+    """An ordinary model folder, as a hub would have it, of random weights."""
+    causal = build("full")
+    causal.model.save_pretrained(folder)
+    causal.chat.tokenizer.save_pretrained(folder)
+
+
 def sample(model: CausalModel) -> Tensor:
     """Token ids [1, T] of a whole example."""
     chat = model.chat

@@ -86,7 +86,7 @@ CERTAIN = {
 
 def configuration(model: str, *overrides: str) -> Config:
     trainer = ["trainer=cpu", "trainer.threads=1", "trainer.batch_size=8", "trainer.checkpoint_minutes=0"]
-    return compose.load([f"model={model}", *SMALL[model], *trainer, "tracking=off", *overrides])
+    return compose.load([f"model={model}", *SMALL.get(model, []), *trainer, "tracking=off", *overrides])
 
 
 def prompt(config: Config, corpus: Corpus) -> Prompt | None:

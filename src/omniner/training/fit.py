@@ -275,6 +275,8 @@ def fit_module(
     if resume is not None:
         _check_same(resume, module)
         log.info("resuming from %s", resume)
+    # what was pretrained comes in evaluation mode, without dropout; Lightning leaves every module in the mode it finds
+    module.train()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         if keeper.evaluated_step != trainer.global_step:

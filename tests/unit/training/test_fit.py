@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import small_causal
 import small_corpus
 import torch
 from pytorch_lightning.callbacks import Callback
 from small_corpus import fit, predict, prepare
+from torchmetrics import Metric
 
 from omniner.errors import UserError
+from omniner.taggers.inputs import Vocabulary, character_tokenizer
 from omniner.training import checkpoints
 from omniner.training import fit as callbacks
 from omniner.training.learner import sample_dev
@@ -69,6 +72,47 @@ def test_twenty_sentences_are_learnt_by_heart(tmp_path: Path, model: str, head: 
     assert (result.epochs, result.interrupted, result.issues) == (40, False, [])
     found = {p.id: p.entities for batch in predict(result.best_path, corpus.splits["train"], config) for p in batch}
     assert found == {sentence.id: sentence.entities for sentence in corpus.splits["train"]}
+
+
+class Modes(Callback):
+    """Notes which modules are in training mode: at each step, in each evaluation, and after it."""
+
+    def __init__(self) -> None:
+        self.steps: list[set[bool]] = []
+        self.evaluations: list[set[bool]] = []
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, module: Any, *rest: Any) -> None:
+        self.steps.append({part.training for part in module.modules() if not isinstance(part, Metric)})
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, module: Any, *rest: Any) -> None:
+        self.evaluations.append({part.training for part in module.modules() if not isinstance(part, Metric)})
+
+
+def pretrained_folder(kind: str, folder: Path) -> list[str]:
+    """The overrides of a model from a folder, small and with dropout, as `from_pretrained` gives it."""
+    if kind == "causal_path":
+        small_causal.save(folder)
+        return ["model.path=" + str(folder), "model.name=small", "tuning=lora", "tuning.dropout=0.2", "tuning.rank=4"]
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    characters = Vocabulary.build([sentence.text for sentence in small_corpus.sentences(50, 1, "s")], 1, bigrams=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=character_tokenizer(characters), pad_token="[PAD]")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return ["model.path=" + str(folder), "model.name=small"]
+
+
+@pytest.mark.parametrize("model", ["char_bilstm", "bert_tiny", "path", "qwen2_tiny", "causal_path"])
+def test_dropout_acts_in_every_step_and_in_no_evaluation(tmp_path: Path, model: str) -> None:
+    more = [] if model in small_corpus.SMALL else pretrained_folder(model, tmp_path / "model")
+    if model == "causal_path":
+        more += ["decoding.max_new_tokens=4", "prompt.instruction.zh='{categories}'"]
+    config = small_corpus.configuration(model, "trainer.max_epochs=2", "trainer.eval_steps=2", *more)
+    modes = Modes()
+    fit(config, small_corpus.corpus(24, 4), tmp_path / "run", None, [modes])
+    assert modes.steps == [{True}] * 6
+    assert modes.evaluations == [{False}] * 3
 
 
 def test_unseen_sentences_are_tagged_too(tmp_path: Path) -> None:
