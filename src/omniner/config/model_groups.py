@@ -78,6 +78,8 @@ class EncoderConfig(Group):
     """Share of training mentions exchanged for others of their category, anew in each epoch; 0 = none."""
     learning_rate: PositiveNumber
     """Learning rate of the encoder, at its height."""
+    layer_decay: Annotated[Number, Gt(0), Le(1)]
+    """Factor on the learning rate from each layer to the one below it, down to the embeddings; 1 = all the same."""
     head_learning_rate: PositiveNumber
     """Learning rate of the head."""
     weight_decay: NumberFrom0

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
@@ -30,7 +31,6 @@ from omniner.errors import UserError, one_line
 from omniner.model_files import is_local_folder
 from omniner.taggers.inputs import (
     PAD,
-    PLACES,
     UNCOVERED,
     UNKNOWN,
     Batch,
@@ -91,6 +91,10 @@ class Backbone(nn.Module, ABC):
     def describe(self) -> dict[str, Any]:
         """Return what `rebuild` needs beside the configuration and the inputs, in plain values."""
         return {}
+
+    def depth(self, name: str) -> int:
+        """Return how many layers lie between a weight, by its name here, and the head; 0 where none matter."""
+        return 0
 
 
 class BiLSTM(Backbone):
@@ -217,22 +221,26 @@ def _lstm(width: int, hidden: int) -> nn.LSTM:
     return lstm
 
 
+_LAYER = re.compile(r"\.layers?\.(\d+)\.")
+
+
 class TransformerBackbone(Backbone):
     """A BERT-style encoder seen through the characters.
 
     Args:
         encoder: any transformers encoder.
         dropout: on the character states.
+        places: how many places in a token are told apart.
     """
 
     draws_for_step = False
 
-    def __init__(self, encoder: nn.Module, dropout: float) -> None:
+    def __init__(self, encoder: nn.Module, dropout: float, places: int) -> None:
         super().__init__()
         self.encoder = encoder
         config: Any = encoder.config
         self.out_dim = int(config.hidden_size)
-        self.place = nn.Embedding(PLACES, self.out_dim)
+        self.place = nn.Embedding(places, self.out_dim)
         # zero: a pretrained encoder's states are taken as they are at first
         nn.init.zeros_(self.place.weight)
         self.dropout = nn.Dropout(dropout)
@@ -241,18 +249,26 @@ class TransformerBackbone(Backbone):
     def build(cls, config: EncoderConfig, texts: Iterable[str]) -> tuple[TextInput, list[Self]]:
         """Load the encoder of `model.path`, or build a random one."""
         encoder, inputs = load_encoder(config, texts)
-        return inputs, [cls(encoder, config.dropout)]
+        return inputs, [cls(encoder, config.dropout, inputs.places)]
 
     @classmethod
     def rebuild(cls, description: Mapping[str, Any], inputs: TextInput) -> tuple[EncoderConfig, list[Self]]:
         """Build an encoder of the architecture in the checkpoint."""
         config = EncoderConfig(**description["model"])
-        return config, [cls(build_encoder(description["architecture"]), config.dropout)]
+        assert isinstance(inputs, TokenInput), "an encoder reads tokens"
+        return config, [cls(build_encoder(description["architecture"]), config.dropout, inputs.places)]
 
     def describe(self) -> dict[str, Any]:
         """Return the architecture of the encoder."""
         settings: Any = self.encoder.config
         return {"architecture": json.loads(settings.to_json_string(use_diff=False))}
+
+    def depth(self, name: str) -> int:
+        """Return 0 for the last layer and what follows it, 1 for the one before, and so on down to the embeddings."""
+        settings: Any = self.encoder.config
+        if found := _LAYER.search(name):
+            return int(settings.num_hidden_layers) - 1 - int(found[1])
+        return int(settings.num_hidden_layers) if "embed" in name else 0
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the states [B, L, D] of the characters."""

@@ -4,9 +4,12 @@ A tagger labels characters, a model may read something else. `TextInput` gives n
 `CharacterInput` reads characters and bigrams; `TokenInput` reads subword tokens and adds, for each character, which
 token covers it (`token_of`) and where in that token it stands (`place`). The two differ more than one expects:
 bert-base-chinese makes one token of a run of emoji and of a Latin word with a capital, and none at all of white space
-or a zero-width joiner. So characters of one token share its state and are told apart by their place, and a character
-without a token has place `UNCOVERED` and no state. Offsets come from the tokenizer; nothing is matched by spelling,
-so normalisation (lower case, NFC) does no harm.
+or a zero-width joiner; XLM-R's kind makes one token of a common word, joins a space to the word behind it and puts
+an empty word mark before the first character; byte-level ones cut a rare character into several tokens. So characters
+of one token share its state and are told apart by their place, and a character without a token has place `UNCOVERED`
+and no state. Offsets come from the tokenizer; nothing is matched by spelling, so normalisation (lower case, NFC, full
+width) does no harm. Where two neighbours look the same to the model all the same, a gold mention that begins or ends
+between them is an issue (`unclear-boundary`).
 
 A `Vocabulary` has one id per character of the training texts and one per pair of neighbours, the two edges of a text
 counted (L characters make L + 1 bigrams). Ids follow the code points, so the same text always makes the same ids.
@@ -26,6 +29,7 @@ batches of 32) while sentences still meet other neighbours in each epoch.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -50,8 +54,10 @@ from omniner.training.learner import (
 )
 
 UNCOVERED, SINGLE, FIRST, INNER, LAST = range(5)
-"""Where a character stands in its token."""
-PLACES = 5
+"""Where a character stands in its token; INNER is the second of three or more."""
+PLACES = 16
+"""The places above, then those of the third character, the fourth and so on; the last stands for all further ones."""
+_PLACES_BEFORE = 5  # of checkpoints that do not say: all between the first and the last character were INNER
 
 Inputs = dict[str, list[int]]
 
@@ -70,6 +76,9 @@ class TextInput(Protocol):
 
     def fitting(self, text: str) -> int:
         """Return how many characters of `text` the model can take; all of them, unless there are too many tokens."""
+
+    def is_clear(self, inputs: Inputs, at: int) -> bool:
+        """Return whether the characters before and at `at` are not the same to the model; text ends are clear."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that `text_input_from_json` needs, in plain values."""
@@ -94,6 +103,10 @@ class CharacterInput:
         """Return the length of the text."""
         return len(text)
 
+    def is_clear(self, inputs: Inputs, at: int) -> bool:
+        """Return True: each character has a state of its own."""
+        return True
+
     def to_json(self) -> dict[str, Any]:
         """Return the vocabulary, with the kind of this input."""
         return {"kind": self.kind, "vocabulary": self.vocabulary.to_json()}
@@ -105,19 +118,23 @@ class TokenInput:
     Args:
         tokenizer: of the `tokenizers` library; its own truncation and padding are switched off.
         max_tokens: the model's limit, its special tokens included.
+        places: how many places in a token the model knows.
     """
 
     kind = "tokens"
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, places: int = PLACES) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+        tokenizer.encode_special_tokens = True  # a text that holds `[SEP]` or `</s>` means these characters
+        self.tokenizer, self.max_tokens, self.places = tokenizer, max_tokens, places
 
     def encode(self, text: str) -> Inputs:
         """Return `tokens` and `attention`, S ids and ones, and `token_of` and `place`, L numbers each."""
         encoding = self.tokenizer.encode(text)
-        token_of, place = align_tokens(encoding.offsets, encoding.special_tokens_mask, len(text))
+        pairs = zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
+        covers = [(0, 0) if special else offsets for offsets, special in pairs]
+        token_of, place = align_tokens(text, encoding.tokens, covers, self.places)
         tokens = list(encoding.ids)
         return {"tokens": tokens, "attention": [1] * len(tokens), "token_of": token_of, "place": place}
 
@@ -133,31 +150,67 @@ class TokenInput:
             # Cut before the first token that is too much. A cut text may be tokenised in another way: look again.
             length = min(real[-excess][0], length - 1) if excess <= len(real) else 0
 
+    def is_clear(self, inputs: Inputs, at: int) -> bool:
+        """Return whether the two characters have different tokens or places."""
+        places, tokens = inputs["place"], inputs["token_of"]
+        if not 0 < at < len(places):
+            return True
+        same_token = tokens[at - 1] == tokens[at] or places[at] == UNCOVERED
+        return places[at - 1] != places[at] or not same_token
+
     def to_json(self) -> dict[str, Any]:
         """Return the whole tokenizer as its own JSON text."""
-        return {"kind": self.kind, "tokenizer": self.tokenizer.to_str(), "max_tokens": self.max_tokens}
+        tokenizer = self.tokenizer.to_str()
+        return {"kind": self.kind, "tokenizer": tokenizer, "max_tokens": self.max_tokens, "places": self.places}
+
+
+_WORD_MARK = "\u2581\u0120"  # what SentencePiece and byte-level tokenizers write for the space before a word
 
 
 def align_tokens(
-    offsets: Sequence[tuple[int, int]], special: Sequence[int], length: int
+    text: str, tokens: Sequence[str], offsets: Sequence[tuple[int, int]], places: int
 ) -> tuple[list[int], list[int]]:
-    """Find for each of `length` characters the token that covers it, and its place in that token.
+    """Find for each character of a text the token that covers it, and its place in that token.
 
     For `Hi 好` and the tokens `[CLS] Hi 好 [SEP]` this gives `token_of = [1, 1, 0, 2]` and
     `place = [FIRST, LAST, UNCOVERED, SINGLE]`; the token number of an uncovered character means nothing. Where
-    several tokens cover a character (the bytes of a rare one), the first has it.
+    several tokens cover a character (the bytes of a rare one), the first has it, but an empty word mark gives way to
+    any other. White space that a token has before its word does not count as its first character: a word looks the
+    same with and without it.
+
+    Args:
+        text: L characters.
+        tokens: as the tokenizer writes them.
+        offsets: what each token covers of the text; nothing for special ones.
+        places: how many places there are.
+
+    Returns:
+        L token numbers and L places.
     """
-    token_of, place = [0] * length, [UNCOVERED] * length
-    for number, ((start, end), is_special) in enumerate(zip(offsets, special, strict=True)):
-        if is_special:
-            continue
+    token_of, place = [0] * len(text), [UNCOVERED] * len(text)
+    inner = [INNER, *range(LAST + 1, places)]
+    numbers = sorted(range(len(tokens)), key=lambda number: not tokens[number].strip(_WORD_MARK))
+    for number in numbers:
+        start, end = offsets[number]
+        while start < end - 1 and _is_blank(text[start]):
+            start += 1
         free = [at for at in range(start, end) if place[at] == UNCOVERED]
-        for at in free:
+        for index, at in enumerate(free):
             token_of[at] = number
-            place[at] = FIRST if at == free[0] else LAST if at == free[-1] else INNER
-        if len(free) == 1:
-            place[free[0]] = SINGLE
+            if len(free) == 1:
+                place[at] = SINGLE
+            elif index == 0:
+                place[at] = FIRST
+            elif index == len(free) - 1:
+                place[at] = LAST
+            else:
+                place[at] = inner[min(index, len(inner)) - 1]
     return token_of, place
+
+
+def _is_blank(character: str) -> bool:
+    """White space, and what tokenizers take for it: zero-width and control characters."""
+    return unicodedata.category(character) in ("Zs", "Zl", "Zp", "Cc", "Cf")
 
 
 def character_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
@@ -174,7 +227,8 @@ def text_input_from_json(item: dict[str, Any]) -> TextInput:
     """Rebuild the input that a checkpoint holds."""
     if item["kind"] == CharacterInput.kind:
         return CharacterInput(Vocabulary.from_json(item["vocabulary"]))
-    return TokenInput(Tokenizer.from_str(item["tokenizer"]), item["max_tokens"])
+    places = item.get("places", _PLACES_BEFORE)
+    return TokenInput(Tokenizer.from_str(item["tokenizer"]), item["max_tokens"], places)
 
 
 PAD, UNKNOWN = 0, 1
@@ -310,14 +364,17 @@ class SentenceEncoder:
             if self.config.on_too_long != "truncate" or length == 0:
                 return None, [Issue("too-long-skipped", message, id=sentence.id)]
             issues.append(Issue("too-long-truncated", message, id=sentence.id))
+        inputs = self.inputs.encode(sentence.text[:length])
         spans = self._learnable(sentence, length, issues)
+        issues += self._unclear(sentence, spans, inputs)
         tags, left_out = self.scheme.encode(spans, length)
         if self.max_span is not None:
             _, left_out = fit_spans(spans, length, len(self.scheme.categories), self.max_span)
         issues += [self._left_out(sentence, item) for item in left_out]
-        inputs = {k: torch.tensor(v) for k, v in self.inputs.encode(sentence.text[:length]).items()}
-        ids = torch.tensor(tags, dtype=torch.long)
-        return EncodedSentence(sentence.id, sentence.text, length, inputs, sentence.entities, spans, ids), issues
+        tensors = {name: torch.tensor(ids) for name, ids in inputs.items()}
+        gold_tags = torch.tensor(tags, dtype=torch.long)
+        example = EncodedSentence(sentence.id, sentence.text, length, tensors, sentence.entities, spans, gold_tags)
+        return example, issues
 
     def length(self, text: str) -> int:
         """Return how many characters of the text the model sees, before it is asked whether it may be cut."""
@@ -348,6 +405,14 @@ class SentenceEncoder:
             else:
                 spans.add((start, end, self._ids[category]))
         return sorted(spans)
+
+    def _unclear(self, sentence: Sentence, spans: Sequence[Span], inputs: Inputs) -> Iterator[Issue]:
+        """Issues about spans that begin or end between characters which are the same to the model."""
+        for start, end, category in spans:
+            if not (self.inputs.is_clear(inputs, start) and self.inputs.is_clear(inputs, end)):
+                shown = f"{sentence.text[start:end]!r} ({self.scheme.categories[category]}) at {start}"
+                why = "it begins or ends within one token, where the model sees no difference between characters"
+                yield Issue("unclear-boundary", f"{shown}: {why}", id=sentence.id)
 
     def _left_out(self, sentence: Sentence, left_out: LeftOut) -> Issue:
         """The issue about a span that the head cannot express."""

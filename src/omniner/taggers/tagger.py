@@ -124,9 +124,14 @@ class Tagger(nn.Module):
         return cls(model, HeadConfig(**item["head"]), inputs, members, item["categories"])
 
     @property
+    def members(self) -> list[Backbone]:
+        """The backbones; all are of one kind."""
+        return cast(list[Backbone], list(self.backbones))
+
+    @property
     def member(self) -> Backbone:
-        """The first member; all are of one kind."""
-        return cast(Backbone, self.backbones[0])
+        """The first member."""
+        return self.members[0]
 
     def sentence_encoder(self, config: EncodingConfig) -> SentenceEncoder:
         """Return what makes this tagger's examples."""
@@ -197,23 +202,28 @@ class TaggerModule(Learner):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
 
     def _groups(self) -> Iterator[dict[str, Any]]:
-        """Backbone with and without weight decay, then the head.
+        """Backbone with and without weight decay, layer by layer where their rates differ, then the head.
 
-        The head starts from nothing and has few weights: it learns faster and is not pulled to zero.
+        The head starts from nothing and has few weights: it learns faster and is not pulled to zero. What lies deeper
+        in a pretrained encoder is more general, and may learn more slowly (`model.layer_decay`).
         """
         model = self.tagger.model_config
+        layer_decay = model.layer_decay if isinstance(model, EncoderConfig) else 1.0
         plain = {
             id(weight)
             for module in self.tagger.backbones.modules()
             if isinstance(module, nn.LayerNorm)
             for weight in module.parameters()
         }
-        decayed: list[nn.Parameter] = []
-        free: list[nn.Parameter] = []
-        for weight in self.tagger.backbones.parameters():
-            (decayed if weight.dim() > 1 and id(weight) not in plain else free).append(weight)
-        yield {"params": decayed, "lr": model.learning_rate, "weight_decay": model.weight_decay}
-        yield {"params": free, "lr": model.learning_rate, "weight_decay": 0.0}
+        groups: dict[float, tuple[list[nn.Parameter], list[nn.Parameter]]] = {}
+        for member in self.tagger.members:
+            for name, weight in member.named_parameters():
+                decayed, free = groups.setdefault(layer_decay ** member.depth(name), ([], []))
+                (decayed if weight.dim() > 1 and id(weight) not in plain else free).append(weight)
+        for factor, (decayed, free) in sorted(groups.items(), reverse=True):
+            rate = model.learning_rate * factor
+            yield {"params": decayed, "lr": rate, "weight_decay": model.weight_decay}
+            yield {"params": free, "lr": rate, "weight_decay": 0.0}
         head = list(self.tagger.head.parameters())
         yield {"params": head, "lr": model.head_learning_rate, "weight_decay": 0.0}
 
