@@ -29,6 +29,7 @@ batches of 32) while sentences still meet other neighbours in each epoch.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,7 +37,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Encoding, Regex, Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -58,6 +59,8 @@ UNCOVERED, SINGLE, FIRST, INNER, LAST = range(5)
 PLACES = 16
 """The places above, then those of the third character, the fourth and so on; the last stands for all further ones."""
 _PLACES_BEFORE = 5  # of checkpoints that do not say: all between the first and the last character were INNER
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Inputs = dict[str, list[int]]
 
@@ -131,7 +134,7 @@ class TokenInput:
 
     def encode(self, text: str) -> Inputs:
         """Return `tokens` and `attention`, S ids and ones, and `token_of` and `place`, L numbers each."""
-        encoding = self.tokenizer.encode(text)
+        encoding = self._encoding(text)
         pairs = zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
         covers = [(0, 0) if special else offsets for offsets, special in pairs]
         token_of, place = align_tokens(text, encoding.tokens, covers, self.places)
@@ -142,13 +145,17 @@ class TokenInput:
         """Return the length of the longest prefix, in characters, whose tokens the model can take."""
         length = len(text)
         while True:
-            encoding = self.tokenizer.encode(text[:length])
+            encoding = self._encoding(text[:length])
             excess = len(encoding.ids) - self.max_tokens
             if excess <= 0 or length == 0:
                 return length
             real = [o for o, s in zip(encoding.offsets, encoding.special_tokens_mask, strict=True) if not s]
             # Cut before the first token that is too much. A cut text may be tokenised in another way: look again.
             length = min(real[-excess][0], length - 1) if excess <= len(real) else 0
+
+    def _encoding(self, text: str) -> Encoding:
+        """The tokens of a text; half of a surrogate pair, which is no character, counts as an unknown one."""
+        return self.tokenizer.encode(_SURROGATE.sub("\ufffd", text))
 
     def is_clear(self, inputs: Inputs, at: int) -> bool:
         """Return whether the two characters have different tokens or places."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from omniner.config import compose
+from omniner.config.model_groups import EncodingConfig
+from omniner.corpus import sources
 from omniner.taggers import inputs as alignment
+from omniner.taggers.heads import TagScheme
 from omniner.taggers.inputs import (
     FIRST,
     INNER,
@@ -18,10 +23,12 @@ from omniner.taggers.inputs import (
     UNCOVERED,
     UNKNOWN,
     CharacterInput,
+    SentenceEncoder,
     TokenInput,
     Vocabulary,
 )
 
+ODD = "好的 Ａ１e\u0301🍜👨\u200d\u200b\u3000\tﬁ½ｶﾞ①\ud800"
 FAMILY = "👨\u200d👩\u200d👧"
 
 
@@ -30,12 +37,113 @@ def bert(shared: Path) -> TokenInput:
     return TokenInput(Tokenizer.from_file(str(shared / "tokenizers/bert-base-chinese/tokenizer.json")), 512)
 
 
+@pytest.fixture(scope="session")
+def qwen2(shared: Path) -> TokenInput:
+    return TokenInput(Tokenizer.from_file(str(shared / "tokenizers/qwen2/tokenizer.json")), 512)
+
+
 def covered(inputs: TokenInput, text: str) -> list[str]:
     """Each character with the token that it got, or `-`."""
     encoded = inputs.encode(text)
     names = [inputs.tokenizer.id_to_token(token) for token in encoded["tokens"]]
     pairs = zip(encoded["token_of"], encoded["place"], strict=True)
     return ["-" if place == UNCOVERED else names[token] for token, place in pairs]
+
+
+@pytest.fixture(scope="session")
+def unigram() -> TokenInput:
+    """XLM-R's kind: SentencePiece's word marks, compatibility forms made plain, words of several characters."""
+    signs = [chr(point) for point in (*range(0x21, 0x7F), *range(0x3001, 0x3040), *range(0x4E00, 0xA000))]
+    words = ["中华人民共和国", "好吃", "火锅", "Hello", "▁Hello", "World", "▁World", "123"]
+    vocabulary = [(name, 0.0) for name in ("<s>", "</s>", "<unk>")] + [("▁", -3.0)]
+    vocabulary += [(word, -5.0) for word in words] + [(sign, -10.0) for sign in signs]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.add_special_tokens(["<s>", "</s>", "<unk>"])
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", None, [("<s>", 0), ("</s>", 1)])
+    return TokenInput(tokenizer, 512)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # the empty mark before the first word has no character
+        ("好吃的火锅", [("好吃", FIRST), ("好吃", LAST), ("的", SINGLE), ("火锅", FIRST), ("火锅", LAST)]),
+        # a space belongs to no word, and one that stands alone to its mark
+        ("的 好吃", [("的", SINGLE), ("▁", SINGLE), ("好吃", FIRST), ("好吃", LAST)]),
+        ("１２３的", [("123", FIRST), ("123", INNER), ("123", LAST), ("的", SINGLE)]),
+    ],
+)
+def test_a_unigram_tokenizer_covers_its_words(unigram: TokenInput, text: str, expected: list[tuple[str, int]]) -> None:
+    found = [name.lstrip("▁") or "▁" for name in covered(unigram, text)]
+    assert list(zip(found, unigram.encode(text)["place"], strict=True)) == expected
+
+
+def test_a_word_looks_the_same_with_and_without_a_space_before_it(unigram: TokenInput) -> None:
+    places = unigram.encode("Hello World")["place"]
+    assert places[:5] == places[6:] == [FIRST, INNER, LAST + 1, LAST + 2, LAST]
+    assert places[5] == UNCOVERED
+
+
+def test_all_characters_of_a_long_token_are_told_apart(unigram: TokenInput) -> None:
+    text = "中华人民共和国"
+    encoded = unigram.encode(text)
+    assert len(set(encoded["token_of"])) == 1
+    assert len(set(encoded["place"])) == len(text)
+    before = TokenInput(unigram.tokenizer, 512, places=5)  # a checkpoint that knows five places
+    assert set(before.encode(text)["place"]) == {FIRST, INNER, LAST}
+    assert [before.is_clear(before.encode(text), at) for at in range(8)] == [True] * 2 + [False] * 4 + [True] * 2
+
+
+def test_a_text_with_the_name_of_a_special_token_means_its_characters(bert: TokenInput) -> None:
+    assert covered(bert, "好[SEP]的") == ["好", "[", *["[UNK]"] * 3, "]", "的"]
+
+
+@settings(deadline=None, max_examples=100)
+@given(text=st.text(st.one_of(st.sampled_from(ODD), st.characters()), max_size=20))
+@pytest.mark.parametrize("kind", ["unigram", "bert", "qwen2"])
+def test_a_character_has_a_token_over_it_or_none_has_it(
+    kind: str, unigram: TokenInput, bert: TokenInput, qwen2: TokenInput, text: str
+) -> None:
+    inputs = {"unigram": unigram, "bert": bert, "qwen2": qwen2}[kind]
+    encoded, encoding = inputs.encode(text), inputs.tokenizer.encode(re.sub("[\ud800-\udfff]", "\ufffd", text))
+    assert len(encoded["place"]) == len(encoded["token_of"]) == len(text)
+    special = [bool(flag) for flag in encoding.special_tokens_mask]
+    over = [
+        [n for n, (a, b) in enumerate(encoding.offsets) if a <= at < b and not special[n]] for at in range(len(text))
+    ]
+    for at, (token, place) in enumerate(zip(encoded["token_of"], encoded["place"], strict=True)):
+        if place != UNCOVERED:
+            assert token in over[at]
+        elif text[at].isalnum():
+            assert not over[at]
+
+
+@pytest.mark.parametrize("corpus", ["cluener", "weibo", "resume", "cmeee", "wnut17"])
+def test_every_gold_span_of_the_public_corpora_survives_or_is_listed(
+    corpus: str, shared: Path, unigram: TokenInput, bert: TokenInput, qwen2: TokenInput
+) -> None:
+    """Back from states to spans: characters that look the same get the same tag."""
+    data = compose.load([f"data={corpus}", f"data.root={shared / 'data' / corpus}"]).data
+    splits = sources.load_corpus(data, None).splits.values()
+    chosen = [sentence for split in splits for sentence in split[:400] if sentence.entities]
+    scheme = TagScheme(sorted({entity.category for sentence in chosen for entity in sentence.entities}))
+    config = EncodingConfig(max_length=10_000, on_too_long="skip")
+    for inputs in (unigram, bert, qwen2):
+        examples, issues = SentenceEncoder(without_limit(inputs), scheme, config, None).encode(chosen)
+        lost = 0
+        for example in examples:
+            states = list(zip(example.inputs["token_of"].tolist(), example.inputs["place"].tolist(), strict=True))
+            edges = {0, len(states)} | {at for at in range(1, len(states)) if states[at] != states[at - 1]}
+            lost += sum(not {start, end} <= edges for start, end, _ in example.spans)
+        assert lost == sum(issue.code == "unclear-boundary" for issue in issues)
+        assert lost <= 0.001 * sum(len(example.spans) for example in examples)
+
+
+def without_limit(inputs: TokenInput) -> TokenInput:
+    """The same tokens of a model without a limit."""
+    return TokenInput(inputs.tokenizer, 100_000)
 
 
 def test_chinese_characters_have_a_token_each(bert: TokenInput) -> None:
@@ -59,17 +167,16 @@ def test_a_joiner_has_no_token_of_its_own(bert: TokenInput) -> None:
 
 def test_a_latin_word_is_one_token(bert: TokenInput) -> None:
     assert covered(bert, "买Hello的") == ["买", *["[UNK]"] * 5, "的"]
-    assert bert.encode("买Hello的")["place"] == [SINGLE, FIRST, INNER, INNER, INNER, LAST, SINGLE]
+    assert bert.encode("买Hello的")["place"] == [SINGLE, FIRST, INNER, LAST + 1, LAST + 2, LAST, SINGLE]
 
 
 def test_white_space_makes_no_token(bert: TokenInput) -> None:
     assert covered(bert, " 好 的\t\u3000") == ["-", "好", "-", "的", "-", "-"]
 
 
-def test_offsets_hold_where_the_tokenizer_normalises(shared: Path) -> None:
-    qwen = TokenInput(Tokenizer.from_file(str(shared / "tokenizers/qwen2/tokenizer.json")), 512)
+def test_offsets_hold_where_the_tokenizer_normalises(qwen2: TokenInput) -> None:
     text = "e\u0301是🍜"  # NFC makes one character of the first two; the emoji is several byte tokens
-    encoded = qwen.encode(text)
+    encoded = qwen2.encode(text)
     assert len(encoded["place"]) == len(text)
     assert encoded["place"][-1] == SINGLE
     assert encoded["place"][2] != UNCOVERED

@@ -272,6 +272,17 @@ def test_the_head_learns_faster_and_norms_do_not_decay(tmp_path: Path) -> None:
     assert sorted(everything) == sorted(names)
 
 
+def test_deeper_layers_learn_more_slowly(tmp_path: Path) -> None:
+    config = small_corpus.configuration("bert_tiny", "model.layer_decay=0.5", "model.learning_rate=0.01")
+    module, _ = prepare(config, small_corpus.corpus(8, 4))
+    rates = {id(weight): group["lr"] for group in module._groups() for weight in group["params"]}
+    found = {name: rates[id(weight)] for name, weight in module.tagger.member.named_parameters()}
+    assert {rate for name, rate in found.items() if ".layer.1." in name} == {0.01}
+    assert {rate for name, rate in found.items() if ".layer.0." in name} == {0.005}
+    assert {rate for name, rate in found.items() if "embeddings" in name} == {0.0025}
+    assert found["place.weight"] == 0.01
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_half_precision_learns_and_predicts(tmp_path: Path, precision: str) -> None:
     config = small_corpus.configuration(
