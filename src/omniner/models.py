@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from omniner.llm.generative import GenerativeData, GenerativeModule
     from omniner.llm.language_model import CausalModel
     from omniner.llm.prompts import Prompt
-    from omniner.taggers.inputs import TaggerData
+    from omniner.taggers.batches import TaggerData
     from omniner.taggers.tagger import TaggerModule
 
 ENGINE = "tagger"
@@ -84,7 +84,7 @@ def prepare_tagger(config: Config, corpus: Corpus) -> tuple[TaggerModule, Tagger
     Raises:
         UserError: a mistake in configuration or data; all of them show here.
     """
-    from omniner.taggers.inputs import TaggerData
+    from omniner.taggers.batches import TaggerData
     from omniner.taggers.tagger import Tagger, TaggerModule
 
     train, categories = corpus.splits["train"], corpus.active
@@ -223,7 +223,7 @@ class TaggerPredictor:
 
     def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
         """See `Predictor`."""
-        from omniner.taggers.inputs import collate
+        from omniner.taggers.batches import collate
 
         left = _bare(sentence for sentence in sentences if sentence.id not in done)
         examples, issues = self._tagger.sentence_encoder(self._config.encoding).encode(left)

@@ -15,7 +15,7 @@ from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.records import Prediction, Sentence
 from omniner.taggers import tagger as network
-from omniner.taggers.inputs import collate
+from omniner.taggers.batches import collate
 from omniner.training import checkpoints
 
 

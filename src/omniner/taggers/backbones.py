@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from omniner.config.model_groups import BiLSTMConfig, EncoderConfig
 from omniner.errors import UserError, one_line
 from omniner.model_files import is_local_folder
+from omniner.taggers.batches import Batch
 from omniner.taggers.inputs import (
     PAD,
     UNCOVERED,
     UNKNOWN,
-    Batch,
     CharacterInput,
     TextInput,
     TokenInput,

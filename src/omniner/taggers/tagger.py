@@ -27,8 +27,9 @@ from omniner.config.model_groups import BiLSTMConfig, EncoderConfig, EncodingCon
 from omniner.errors import UserError
 from omniner.records import Entity
 from omniner.taggers.backbones import BACKBONES, Backbone
+from omniner.taggers.batches import Batch, SentenceEncoder
 from omniner.taggers.heads import HeadModule, Span, TagScheme, build_head
-from omniner.taggers.inputs import Batch, SentenceEncoder, TextInput, text_input_from_json
+from omniner.taggers.inputs import TextInput, text_input_from_json
 from omniner.training.checkpoints import read_checkpoint, write_checkpoint
 from omniner.training.learner import DevScore, Learner
 

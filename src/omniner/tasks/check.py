@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from omniner.llm.generative import GenerativeData, GenerativeModule
-    from omniner.taggers.inputs import EncodedSentence, TaggerData
+    from omniner.taggers.batches import EncodedSentence, TaggerData
     from omniner.taggers.tagger import Tagger, TaggerModule
 
 log = logging.getLogger("omniner")
@@ -155,7 +155,7 @@ def _batches(config: Config, data: TaggerData) -> Iterator[str]:
 
 
 def _tagger_memory(config: Config, module: TaggerModule, data: TaggerData) -> Iterator[str]:
-    from omniner.taggers.inputs import collate
+    from omniner.taggers.batches import collate
 
     weights = sum(parameter.numel() for parameter in module.parameters())
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from omniner.taggers.inputs import Batch, EncodedSentence, EvalLoader, TrainLoader, collate
+from omniner.taggers.batches import Batch, EncodedSentence, EvalLoader, TrainLoader, collate
 from omniner.training.learner import plan_epoch, plan_longest_first
 
 CHANCE = random.Random(7)

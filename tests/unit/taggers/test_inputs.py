@@ -14,6 +14,7 @@ from omniner.config import compose
 from omniner.config.model_groups import EncodingConfig
 from omniner.corpus import sources
 from omniner.taggers import inputs as alignment
+from omniner.taggers.batches import SentenceEncoder
 from omniner.taggers.heads import TagScheme
 from omniner.taggers.inputs import (
     FIRST,
@@ -23,7 +24,6 @@ from omniner.taggers.inputs import (
     UNCOVERED,
     UNKNOWN,
     CharacterInput,
-    SentenceEncoder,
     TokenInput,
     Vocabulary,
 )

@@ -10,8 +10,9 @@ import torch
 from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
+from omniner.taggers.batches import SentenceEncoder
 from omniner.taggers.heads import TagScheme
-from omniner.taggers.inputs import CharacterInput, SentenceEncoder, Vocabulary
+from omniner.taggers.inputs import CharacterInput, Vocabulary
 from omniner.training.learner import EntityReplacement
 
 
