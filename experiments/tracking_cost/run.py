@@ -33,7 +33,7 @@ def train(kind: str, steps: int, folder: Path) -> dict[str, float]:
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    config = TrackingConfig(kind, None, str(folder / "mlruns"), "cost", True, False)
+    config = TrackingConfig(kind, None, str(folder / "mlruns"), "cost", True, False, 60)
     begun = time.process_time()
     run = tracking.start_run(config, name=kind, folder=folder / kind, parent=None, resume_id=None, tags={})
     run.params({f"group.key{n}": n for n in range(100)})

@@ -1,4 +1,4 @@
-"""The exceptions that are no fault of the program: a user's mistake, and being told to stop.
+"""The exceptions that are no fault of the program: a user's mistake, and being told to stop; texts without logins.
 
 A mistake (a wrong key, a missing file, a broken line) is answered by one message that says where it is, what was
 found and what to do; `omniner.run` prints it without a traceback and exits with status 2. Anything else that is
@@ -7,10 +7,14 @@ raised is a fault of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
 _LONGEST = 300  # characters of an error of a library that are shown
+_ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.\-]*://[^\s'"<>]+""")
+_SECRET_FIELD = re.compile(r"(?i)([?&;][\w.\-]*(?:key|token|secret|password|passwd|pwd|signature|sig)=)[^&;#\s]+")
+HIDDEN = "***"  # stands for what must not be written
 
 
 class UserError(ValueError):
@@ -23,8 +27,8 @@ class UserError(ValueError):
     """
 
     def __init__(self, where: str | Path, found: str, fix: str) -> None:
-        self.where, self.found, self.fix = str(where), found, fix
-        super().__init__(f"{where}: {found}. {fix}")
+        self.where, self.found, self.fix = masked(str(where)), masked(found), fix
+        super().__init__(f"{self.where}: {self.found}. {fix}")
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str]]:
         # Sweep launchers send exceptions between processes; the default would call us with one argument.
@@ -40,6 +44,27 @@ class Stopped(KeyboardInterrupt):
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error as one line, cut where it is very long; its type where it has no message."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """Return the message of an error as one line without logins, cut where it is long; its type where it has none."""
+    text = masked(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
+
+
+def masked(text: str) -> str:
+    """Return the text without the logins of the addresses in it, and without the values of fields called after a key.
+
+    An address is taken apart as the one who calls it would: what stands before the last `@` ahead of the path is a
+    login, whatever characters it holds. So is what stands before a later `@` where the port is none: a password with
+    a slash.
+    """
+    return _ADDRESS.sub(lambda found: _mask_address(found[0]), text) if "://" in text else text
+
+
+def _mask_address(address: str) -> str:
+    scheme, _, rest = address.partition("://")
+    place = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    port = place.rpartition("]")[2].partition(":")[2]
+    if "@" in place:
+        rest = f"{HIDDEN}@{place.rpartition('@')[2]}{rest[len(place) :]}"
+    elif "@" in rest and port and not port.isdigit():
+        rest = f"{HIDDEN}@{rest.rpartition('@')[2]}"
+    return _SECRET_FIELD.sub(rf"\1{HIDDEN}", f"{scheme}://{rest}")

@@ -13,19 +13,24 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from omniner.errors import UserError
 from omniner.records import to_line
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
+
+T = TypeVar("T")
+
+log = logging.getLogger("omniner")
 
 SECONDS_BETWEEN_TRIES = 0.5  # while a lock is waited for
 _ADVICE = {
@@ -159,25 +164,70 @@ def write_json_lines(path: str | Path, items: Iterable[Mapping[str, Any]]) -> Pa
 def read_json(path: str | Path) -> Any:
     """Read a JSON file; a missing or broken one is a `UserError` with its line."""
     with explaining(path):
-        text = Path(path).read_text(encoding="utf-8-sig")
+        data = Path(path).read_bytes()
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        line = getattr(error, "lineno", 1)
+        return json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        line = data.count(b"\n", 0, error.start) + 1 if isinstance(error, UnicodeDecodeError) else 1
+        line = getattr(error, "lineno", line)
         raise UserError(f"{path}:{line}", f"not JSON ({error})", "Repair the file or name another one.") from error
 
 
 def whole_lines(path: str | Path) -> list[str]:
-    """The finished lines of an append-only file; a torn last line is cut off from the file. Absent file: no lines."""
+    """Return the finished lines of an append-only file; none where it is absent.
+
+    What a kill or a power failure left at the end is cut off from the file: half a line, and lines of bytes that are no
+    text.
+
+    Raises:
+        UserError: such bytes stand before a whole line.
+    """
     path = Path(path)
     if not path.exists():
         return []
     with explaining(path), path.open("r+b") as file:
         data = file.read()
-        end = data.rfind(b"\n") + 1
+        lines = data.split(b"\n")[:-1]
+        while lines and _as_text(lines[-1]) is None:
+            lines.pop()
+        end = sum(map(len, lines)) + len(lines)
         if end < len(data):
+            log.warning("%s: %d bytes at the end are no whole line; they are cut off", path, len(data) - end)
             file.truncate(end)
-    return data[:end].decode("utf-8").split("\n")[:-1]
+    texts = [text for line in lines if (text := _as_text(line)) is not None]
+    if len(texts) < len(lines):
+        number = next(number for number, line in enumerate(lines, start=1) if _as_text(line) is None)
+        raise UserError(f"{path}:{number}", "bytes that are no UTF-8 text", "Remove this line, or the file.")
+    return texts
+
+
+def _as_text(line: bytes) -> str | None:
+    """The text of a line; None for bytes that are none."""
+    try:
+        return None if b"\0" in line else line.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def whole_records(path: str | Path, parse: Callable[[str], T], fix: str) -> list[T]:
+    """Return what `parse` makes of the `whole_lines` of a file.
+
+    Args:
+        path: of the file.
+        parse: raises `ValueError`, `KeyError` or `TypeError` for a line that it cannot take.
+        fix: what to do about such a line.
+
+    Raises:
+        UserError: there is one; it names the file and the line.
+    """
+    found: list[T] = []
+    for number, line in enumerate(whole_lines(path), start=1):
+        try:
+            found.append(parse(line))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+            reason = error.found if isinstance(error, UserError) else error
+            raise UserError(f"{path}:{number}", f"a broken line ({reason}): {line[:80]!r}", fix) from error
+    return found
 
 
 def append_lines(path: str | Path, lines: Iterable[str]) -> None:

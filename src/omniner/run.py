@@ -28,7 +28,7 @@ from omniner.config.groups import Config
 from omniner.errors import Stopped, UserError
 from omniner.registry import TASKS
 from omniner.runs import children, sweep
-from omniner.runs.folder import RunFolder, claim_folder, is_main_process
+from omniner.runs.folder import FINISHED, UNSENT, RunFolder, claim_folder, is_main_process, send_unsent
 
 if TYPE_CHECKING:
     from omniner.runs.context import Context
@@ -67,20 +67,14 @@ def execute(config: Config) -> None:
 def run(config: Config) -> Path:
     """Do one task in a folder of its own, tracked; gives the folder. This is the entry for other programs, too."""
     TASKS[config.task.name].check_surroundings(config)
+    if TASKS[config.task.name].for_other_runs:
+        return _without_folder(config)
     folder = claim_folder(config)
     try:
-        context = _start(config, folder)
-        status = "failed"
-        try:
-            TASKS[config.task.name].run(context)
-            status = "finished"
-        except KeyboardInterrupt:
-            status = "killed"
-            log.warning("stopped: the same command goes on from here (%s)", folder.path)
-            raise
-        finally:
-            folder.save(status=status)
-            context.run.finish(status.upper())
+        if folder.state["status"] == UNSENT:
+            folder.deliver(config.tracking)
+        else:
+            _do_task(config, folder)
     except UserError:
         if folder.holds_work:
             log.warning("what was done is kept: the same command goes on from there (%s)", folder.path)
@@ -91,6 +85,37 @@ def run(config: Config) -> Path:
         folder.close()
     print(folder.path)
     return folder.path
+
+
+def _do_task(config: Config, folder: RunFolder) -> None:
+    """Do the task, and end its tracked run in whatever way it ends."""
+    from omniner.tracking import unsent
+
+    context = _start(config, folder)
+    status = "failed"
+    try:
+        TASKS[config.task.name].run(context)
+        status = FINISHED
+    except KeyboardInterrupt:
+        status = "killed"
+        log.warning("stopped: the same command goes on from here (%s)", folder.path)
+        raise
+    finally:
+        # Finished is what the tracking store knows, too: killed in between, the same command sends what is left.
+        folder.save(status=UNSENT if status == FINISHED else status)
+        if context.run.finish(status.upper()):
+            unsent.settle(config.tracking, folder.path)
+            if status == FINISHED:
+                folder.save(status=FINISHED)
+
+
+def _without_folder(config: Config) -> Path:
+    """Do a task that looks after other runs: it has no folder and no tracked run."""
+    from omniner.runs.context import Context
+    from omniner.tracking.tracked_run import Run
+
+    TASKS[config.task.name].run(Context(config=config, folder=Path(), run=Run(), resumed=False))
+    return Path()
 
 
 def _start(config: Config, folder: RunFolder) -> Context:
@@ -111,6 +136,8 @@ def _start(config: Config, folder: RunFolder) -> Context:
         tags={"task": config.task.name, "output_dir": str(folder.path.resolve()), **labels},
     )
     folder.save(status="running", run_id=tracked.id)
+    if tracked.id:
+        send_unsent(config.tracking, own=folder.path)
     tracked.params(compose.flat(config))
     tracked.text(compose.to_yaml(config), "config.yaml")
     tracked.tags({f"git.{key}": value for key, value in tracked_run.git_state().items()})

@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +27,7 @@ from yaml import YAMLError
 from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, CausalConfig, Method
 from omniner.config.validate import hints, validate
-from omniner.errors import UserError
+from omniner.errors import UserError, masked
 from omniner.files import explaining
 from omniner.registry import HEADS, TASKS
 
@@ -37,6 +38,7 @@ def check_pairs(config: Config) -> None:
     Raises:
         UserError: for the first rule that is broken.
     """
+    _check_texts(config)
     if isinstance(config.model, CausalConfig):
         _check_causal(config, config.model)
     else:
@@ -69,6 +71,24 @@ def refuse(key: str, when: bool, found: str, fix: str) -> None:
     """Raise a `UserError` where a rule is broken."""
     if when:
         raise UserError(key, found, fix)
+
+
+def _check_texts(config: Config) -> None:
+    """Refuse texts that would do harm wherever they are used or written."""
+    for key, value in flat(config).items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                refuse(key, "\0" in text, f"{text!r} holds a NUL character", "Leave it out.")
+                secret = re.fullmatch(r"\S+://\S+", text) is not None and masked(text) != text
+                refuse(key, secret, "an address with a login or a key in it", _LOGINS.get(key, "Leave it out."))
+
+
+_LOGINS = {
+    "tracking.uri": "Leave it out, and set the environment variables MLFLOW_TRACKING_USERNAME and "
+    "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
+    "decoding.url": "Leave it out, and put the key into the environment variable that decoding.api_key_env names.",
+    "teacher.url": "Leave it out, and put the key into the environment variable that teacher.api_key_env names.",
+}
 
 
 def _check_causal(config: Config, model: CausalConfig) -> None:
@@ -188,13 +208,19 @@ def resolve(config: Config) -> Config:
         config.tuning.method = "lora" if pretrained else "full"
     if config.name == "auto":
         config.name = TASKS[config.task.name].run_name(config)
+    for key, name in (
+        ("name", config.name),
+        ("data.name", config.data.name),
+    ):  # files and folders are called after them
+        outside = Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name
+        refuse(key, outside, f"{name!r} names a place outside the folder of all runs", "Give a plain name.")
     return config
 
 
 T = TypeVar("T")
 
 # What may change without making a run another run: where it is written and logged, not what it computes.
-NOT_IDENTITY = ("output_dir", "resume", "tracking", "children")
+NOT_IDENTITY = ("output_dir", "resume", "overwrite", "tracking", "children")
 
 # Environment: the user's own folders of configurations, as a list in an override holds them, for children of a sweep.
 SEARCH_PATH = "OMNINER_SEARCH_PATH"

@@ -329,13 +329,16 @@ class TrackingConfig(Group):
     uri: str | None
     """server: its address, http://host:port."""
     folder: str
-    """local: holds mlflow.db and artifacts/; relative to the current directory; not on a network file system."""
+    """local: holds mlflow.db and artifacts/; relative to the current directory; not on a network file system. Both
+    kinds note in unsent/ which runs have records to send."""
     experiment: str
     """Name under which the runs are listed."""
     system_metrics: bool
     """CPU, memory and GPU every second (every minute after five minutes), about 0.3 % of a core."""
     log_model: bool
     """Keep the model with the run as pyfunc: as large as the checkpoint."""
+    wait: From0
+    """Seconds that the end of a run waits for a store that fails; task=sync, or a later run, sends what is left."""
 
 
 @dataclass
@@ -372,6 +375,8 @@ class Config(Group):
     """Folder of this run; null = outputs/<name>-<time>."""
     resume: str
     """auto = go on with an unfinished run of the same configuration; never; or that run's folder."""
+    overwrite: bool
+    """true = replace what `output_dir` or `output` names, even if another command made it or it is the task's input."""
     predictions: str | None
     """task=score: predictions.jsonl, or generated_predictions.jsonl of LLaMA-Factory."""
     gold: str | None

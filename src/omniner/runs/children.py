@@ -39,7 +39,7 @@ from omniner.config.groups import ChildrenConfig, Config
 from omniner.cores import own_cores, pinned
 from omniner.errors import Stopped, UserError
 from omniner.files import SECONDS_BETWEEN_TRIES, explaining, make_folder, read_json, try_lock, wait_for_lock, write_text
-from omniner.runs.folder import LOCK, METRICS, read_state
+from omniner.runs.folder import FINISHED, LOCK, METRICS, read_state
 
 PARENT = "OMNINER_PARENT_RUN"  # tells a child the run it belongs to
 CHILD = "OMNINER_CHILD"  # tells a child what sets it apart; its standard input tells whether the parent lives
@@ -338,7 +338,7 @@ def run_job(job: Job, place: Surroundings, check_stop: CheckStop) -> Outcome:
 def _has_finished(folder: Path, config: Config, since: float) -> bool:
     state = read_state(folder)
     same = state.get("digest") == compose.digest(config)
-    return same and state.get("status") == "finished" and state.get("started", 0.0) >= since
+    return same and state.get("status") == FINISHED and state.get("started", 0.0) >= since
 
 
 def run_jobs(jobs: Sequence[Job], folder: Path, parent: str, settings: ChildrenConfig) -> Iterator[Outcome]:

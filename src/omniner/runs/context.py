@@ -106,6 +106,7 @@ class Task:
         prompts: whether it makes a prompt of its own, so that `prompt.from_run` is for it.
         uses_model: whether it runs the model of `model` here, on the devices of `trainer`.
         reads_data: whether it reads the corpus of `data`.
+        for_other_runs: whether it only looks after other runs, and so has no folder and no tracked run of its own.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Task:
     prompts: bool = False
     uses_model: Callable[[Config], bool] = never
     reads_data: Callable[[Config], bool] = never
+    for_other_runs: bool = False
 
     @property
     def meaning(self) -> str:

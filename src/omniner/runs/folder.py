@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import glob
+import logging
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,17 +26,31 @@ from omniner.errors import UserError
 from omniner.files import make_folder, read_json, try_lock, write_json, write_text
 from omniner.model_files import find_checkpoint
 from omniner.registry import TASKS
+from omniner.tracking import unsent
+from omniner.tracking.spool import SPOOL
+from omniner.tracking.store import open_store
 from omniner.tracking.tracked_run import PENDING
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
+log = logging.getLogger("omniner")
+
 STATE = "run_state.json"
+FINISHED = "finished"
+UNSENT = "finished, unsent"  # its results are there, and the tracking store has not got everything
 METRICS = "metrics.json"  # the last value of what runs are compared by
 ROOT = Path("outputs")
 LOCK = ".lock"
 GUIDANCE_COPY = "prompt_guidance.json"  # another run's guidance, of which this run's prompt is made
-ALWAYS_WRITTEN = ("issues.jsonl", METRICS, tracking.SPOOL, PENDING)  # by every task
+ALWAYS_WRITTEN = ("issues.jsonl", METRICS, SPOOL, PENDING)  # by every task
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "digest": str,
+    "status": str,
+    "task": str,
+    "run_id": str,
+    "started": (int, float),
+}  # in `STATE`
 BOOKKEEPING = (STATE, "config.yaml", LOCK)
 
 
@@ -58,6 +74,18 @@ class RunFolder:
         """Whether something was done that the same command can go on from."""
         return any((self.path / name).is_file() for name in TASKS[self.state["task"]].costly)
 
+    def deliver(self, settings: TrackingConfig) -> None:
+        """Send what a finished run left unsent, and note that it is finished now.
+
+        Raises:
+            UserError: the tracking store still fails.
+        """
+        log.info("the run in %s is finished: sending what its tracking store has not got", self.path)
+        if left := _send_spools(settings, self.path, self.state):
+            found = f"{left} records of the run in {self.path} are not sent: the tracking store fails"
+            raise UserError("tracking", found, "Give the same command again, or task=sync, when it is back.")
+        self.save(status=FINISHED)
+
     def discard(self) -> None:
         """Take back what a run that could not even begin has written: its own files, and the folder if that is all."""
         _clear(self.path, self.state["task"])
@@ -79,13 +107,13 @@ def claim_folder(config: Config) -> RunFolder:
     """
     digest = compose.digest(config)
     if config.resume not in ("auto", "never"):
-        return _continue(Path(config.resume), digest)
+        return _continue(Path(config.resume), digest, config)
     if config.output_dir:
         return _open(Path(config.output_dir), digest, config)
     if config.resume == "auto":
-        for folder in _unfinished(config.name, digest):
+        for folder in _unfinished(config, digest):
             if (lock := try_lock(folder / LOCK)) is not None:
-                return RunFolder(folder, digest, True, read_json(folder / STATE), lock)
+                return RunFolder(folder, digest, True, read_state(folder), lock)
     return _open(_new_path(config.name), digest, config)
 
 
@@ -98,14 +126,20 @@ def _new_path(name: str) -> Path:
     return path
 
 
-def _unfinished(name: str, digest: str) -> list[Path]:
+def _unfinished(config: Config, digest: str) -> list[Path]:
     """Folders of unfinished runs of this configuration, the newest first."""
     found = []
-    for state_file in ROOT.glob(f"{glob.escape(name)}-*/{STATE}"):
-        state = read_json(state_file)
-        if state.get("digest") == digest and state.get("status") != "finished":
+    for state_file in ROOT.glob(f"{glob.escape(config.name)}-*/{STATE}"):
+        state = read_state(state_file.parent)
+        if state.get("digest") == digest and _goes_on(state, config):
             found.append((state.get("started", 0.0), state_file.parent))
     return [folder for _, folder in sorted(found, reverse=True)]
+
+
+def _goes_on(state: dict[str, Any], config: Config) -> bool:
+    """Whether something of a run is left to do: its work, or the sending of what it tracked."""
+    status = state.get("status")
+    return status != FINISHED and not (status == UNSENT and config.tracking.kind == "off")
 
 
 def _open(path: Path, digest: str, config: Config) -> RunFolder:
@@ -114,7 +148,7 @@ def _open(path: Path, digest: str, config: Config) -> RunFolder:
     if lock is None:
         raise UserError("output_dir", f"{path} is in use by another run", "Wait for it or choose another folder.")
     old = read_state(path)
-    unfinished = bool(old) and old.get("status") != "finished"
+    unfinished = bool(old) and _goes_on(old, config)
     if unfinished and config.resume == "auto":
         if old.get("digest") == digest:
             return RunFolder(path, digest, True, old, lock)
@@ -133,17 +167,17 @@ def _open(path: Path, digest: str, config: Config) -> RunFolder:
     return folder
 
 
-def _continue(path: Path, digest: str) -> RunFolder:
+def _continue(path: Path, digest: str, config: Config) -> RunFolder:
     if not (path / STATE).is_file():
         raise UserError("resume", f"{path} holds no run ({STATE} is missing)", "Name the folder of an unfinished run.")
-    state = read_json(path / STATE)
+    state = read_state(path)
     if state.get("digest") != digest:
         raise UserError(
             "resume",
             f"{path} was started with another configuration",
             f"Give the same overrides as then (see {path / 'config.yaml'}).",
         )
-    if state.get("status") == "finished":
+    if not _goes_on(state, config):
         raise UserError("resume", f"the run in {path} is finished", "Leave resume out to start a new run.")
     lock = try_lock(path / LOCK)
     if lock is None:
@@ -152,7 +186,8 @@ def _continue(path: Path, digest: str) -> RunFolder:
 
 
 def _clear(path: Path, task: str) -> None:
-    """Remove what a run of this task has written, and nothing else."""
+    """Remove what a run of this task has written, and nothing else; what is not sent to its store is set aside."""
+    unsent.set_aside(path)
     tasks = [TASKS[task]] if task in TASKS else TASKS.values()  # a task that is gone may have written anything
     for name in {*ALWAYS_WRITTEN, *(name for one in tasks for name in one.outputs)}:
         target = path / name
@@ -162,10 +197,83 @@ def _clear(path: Path, task: str) -> None:
             target.unlink(missing_ok=True)
 
 
+def send_unsent(settings: TrackingConfig, own: Path | None = None, further: Iterable[Path] = ()) -> list[Path]:
+    """Send what runs on this store have left unsent, and end those whose process was killed.
+
+    Args:
+        settings: of the store, which answers.
+        own: folder of the run of this process: only what was set aside in it is sent.
+        further: folders to look into beside those that are noted.
+
+    Returns:
+        The folders where something is left to send.
+    """
+    left: list[Path] = []
+    for folder in dict.fromkeys([*unsent.noted(settings), *further]):
+        if own is not None and folder == own.resolve():
+            places = [place for place in unsent.spools(folder) if place != folder]
+            rest = _send_spools(settings, folder, {}, places) if places else 0
+        elif not folder.is_dir():  # removed by hand, with all that waited in it
+            unsent.settle(settings, folder)
+            continue
+        elif (lock := try_lock(folder / LOCK)) is None:
+            continue  # its process lives and sends by itself
+        else:
+            try:
+                rest = _close_run(settings, folder)
+            except UserError as error:
+                log.warning("%s", error)
+                rest = 1
+            finally:
+                lock.release()
+        if rest:
+            left.append(folder)
+    return left
+
+
+def _close_run(settings: TrackingConfig, folder: Path) -> int:
+    """Send what waits in the folder of a run without a process; return how many records are left."""
+    state = read_state(folder)
+    left = _send_spools(settings, folder, state)
+    if not left and state.get("status") == UNSENT:
+        write_json(folder / STATE, {**state, "status": FINISHED})
+    return left
+
+
+def _send_spools(
+    settings: TrackingConfig, folder: Path, state: dict[str, Any], places: Iterable[Path] | None = None
+) -> int:
+    """Send the spools in a folder, all of them or those in `places`; return how many records are left."""
+    status = {FINISHED: "FINISHED", UNSENT: "FINISHED", "failed": "FAILED"}.get(state.get("status", ""), "KILLED")
+    store, left = open_store(settings), 0
+    for place in unsent.spools(folder) if places is None else places:
+        left += unsent.send(store, folder, place, status if place == folder else "KILLED", settings.wait)
+        log.info("what waited in %s %s", place, "is not all sent" if left else "is sent")
+    if not left:
+        unsent.settle(settings, folder)
+    return left
+
+
 def read_state(path: Path) -> dict[str, Any]:
-    """Return what a run's folder says of itself, as in `run_state.json`; empty where it is none."""
-    state = path / STATE
-    return dict(read_json(state)) if state.is_file() else {}
+    """Return what a run's folder says of itself, as in `run_state.json`; empty where it is none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = path / STATE
+    if not file.is_file():
+        return {}
+    fix = "Restore or remove it, or start over with resume=never."
+    try:
+        state = read_json(file)
+    except UserError as error:
+        raise UserError(error.where, error.found, fix) from error
+    if not isinstance(state, dict):
+        raise UserError(f"{file}:1", f"{type(state).__name__} instead of the state of a run", fix)
+    for name, kind in _KINDS.items():
+        if name in state and not isinstance(state[name], kind):
+            raise UserError(f"{file}:1", f"{name} is {state[name]!r}", fix)
+    return state
 
 
 class RunReference(NamedTuple):
@@ -184,6 +292,11 @@ class RunReference(NamedTuple):
     name: str
     status: str
     found_in_store: bool
+
+    @property
+    def has_results(self) -> bool:
+        """Whether the run came to its end."""
+        return self.status in (FINISHED, UNSENT)
 
 
 def resolve_run(text: str, settings: TrackingConfig, where: str) -> RunReference:
@@ -204,9 +317,11 @@ def resolve_run(text: str, settings: TrackingConfig, where: str) -> RunReference
             return RunReference(folder, state.get("run_id", ""), name, status, found_in_store=False)
     found = tracking.find_run(settings, text, where)
     # A folder that was used again holds another run now.
-    here = bool(found.folder) and read_state(Path(found.folder)).get("run_id") == found.id
-    place = Path(found.folder) if here else None
-    return RunReference(place, found.id, found.name, found.status.lower(), found_in_store=True)
+    state = read_state(Path(found.folder)) if found.folder else {}
+    here = state.get("run_id") == found.id
+    # The folder knows more than a store that has not got everything yet.
+    status = state.get("status", "") if here else found.status.lower()
+    return RunReference(Path(found.folder) if here else None, found.id, found.name, status, found_in_store=True)
 
 
 def find_trained_model(text: str, settings: TrackingConfig, where: str = "checkpoint") -> Path:

@@ -34,7 +34,7 @@ from omniner.errors import Stopped, UserError
 from omniner.files import make_folder, read_json, try_lock, write_json, write_text, writing
 from omniner.runs import children
 from omniner.runs.children import CheckStop, Job, Surroundings
-from omniner.runs.folder import LOCK
+from omniner.runs.folder import FINISHED, LOCK, UNSENT
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -152,7 +152,7 @@ def _find_unfinished(root: Path, digest: str) -> Sweep | None:
     found = []
     for path in sorted(root.glob(f"*/{STATE}")):
         state = read_json(path)
-        if state.get("digest") == digest and state.get("status") != "finished":
+        if state.get("digest") == digest and state.get("status") != FINISHED:
             found.append((state["started"], path.parent, state))
     for _, folder, state in sorted(found, key=lambda item: item[:2], reverse=True):
         if (lock := try_lock(folder / LOCK)) is not None:
@@ -309,8 +309,9 @@ def close(outcome: str) -> tuple[list[str], list[str]]:
     elif records:
         table, files = _write_summary(sweep, records)
         lines += [*comparison_tables.seed_lines(table), str(sweep.folder)]
-    lines += _finish_parent(sweep, outcome, table, files)
-    sweep.save(status=outcome.lower())
+    links, told = _finish_parent(sweep, outcome, table, files)
+    sweep.save(status=UNSENT if outcome == "FINISHED" and not told else outcome.lower())
+    lines += links
     sweep.lock.release()
     names = comparison_tables.distinguishing_overrides([record.overrides for record in records], ())
     labels = {record.path: name for record, name in zip(records, names, strict=True)}
@@ -332,15 +333,18 @@ def _write_summary(sweep: Sweep, records: Sequence[JobRecord]) -> tuple[Table, l
     return table, files
 
 
-def _finish_parent(sweep: Sweep, outcome: str, table: Table | None, files: Sequence[Path]) -> list[str]:
-    """End the parent run; return the link that compares its children."""
+def _finish_parent(sweep: Sweep, outcome: str, table: Table | None, files: Sequence[Path]) -> tuple[list[str], bool]:
+    """End the parent run; return the link that compares its children, and whether the tracking store knows the end."""
     parent = sweep.state["parent"]
     if not parent:
-        return []
+        return [], True
     runs = tracking.child_runs(sweep.tracking_config, parent)
     tables = {} if table is None else {"tables/summary.json": (table.names, table.rows)}
-    tracking.finish_parent_run(sweep.tracking_config, parent, outcome, runs, tables, files)
-    return [f"compare: {tracking.compare_link(sweep.tracking_config, [run.id for run in runs])}"] if runs else []
+    told = tracking.finish_parent_run(sweep.tracking_config, parent, outcome, runs, tables, files)
+    if not told:
+        log.warning("the same command ends the sweep's run when the tracking store is back")
+    link = tracking.compare_link(sweep.tracking_config, [run.id for run in runs]) if runs else ""
+    return [f"compare: {link}"] if link else [], told
 
 
 def quoted(value: str) -> str:

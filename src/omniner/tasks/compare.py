@@ -209,7 +209,7 @@ def _locate(text: str, config: Config, copies: Path) -> RunFiles:
         settings = _read_config(path.parent) if state else {}
         return RunFiles(_name_of(path, settings), str(path), path, gold, settings, state.get("run_id", ""))
     found = resolve_run(text, config.tracking, "runs")
-    if found.status not in ("finished", ""):
+    if found.status and not found.has_results:
         named = f"{found.name} ({found.run_id})" if found.found_in_store else f"in {found.folder}"
         fix = "Let it finish first (the same command goes on with it), or name another one."
         raise UserError("runs", f"the run {named} is {found.status}, not finished", fix)

@@ -104,7 +104,7 @@ def _find_source(context: Context) -> tuple[RunReference, Path]:
     if task not in ("train", "predict"):
         what = f"a run of task={task}" if task else "no run"
         raise UserError("run", f"{source.folder} is {what}: there is no model to predict with", "Name a training run.")
-    if source.status != "finished":
+    if not source.has_results:
         fix = "Let it finish first: the same command goes on with it."
         raise UserError("run", f"the run in {source.folder} is {source.status}, not finished", fix)
     return source, source.folder

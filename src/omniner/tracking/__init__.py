@@ -19,17 +19,18 @@ from urllib.parse import quote
 from omniner.config.groups import TrackingConfig
 from omniner.errors import UserError, one_line
 from omniner.files import make_folder, whole_lines
-from omniner.tracking.spool import Sender, Spool
+from omniner.tracking import unsent
+from omniner.tracking.spool import SPOOL, Sender, Spool
 from omniner.tracking.store import ChildRun, FoundRun, open_store
 from omniner.tracking.tracked_run import Run, TrackedRun, git_state, tag_values
+from omniner.tracking.unsent import FOLDER_TAG
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
 
 log = logging.getLogger("omniner.tracking")
 
-SPOOL = "tracking_spool.jsonl"  # in the run's folder
-FOLDER_TAG = "omniner.folder"  # tells in the UI where a run's output lies
+__all__ = ["SPOOL", "unsent"]
 
 
 def start_run(
@@ -61,6 +62,7 @@ def start_run(
         return Run()
     folder = make_folder(folder).resolve()
     store = open_store(tracking)
+    unsent.note(tracking, folder)
     left = (folder / SPOOL).exists()
     spool = Spool(folder / SPOOL)
     tags = {**tags, FOLDER_TAG: str(folder)}
@@ -72,9 +74,9 @@ def start_run(
     except UserError:
         spool.close()
         raise
-    spool.begin(run)
+    spool.begin(run, store.address)
     sender = Sender(spool, lambda run, records: store.deliver(folder, run, records))
-    tracked = TrackedRun(run, store.link(run), spool, sender, store.secrets)
+    tracked = TrackedRun(run, store.link(run), spool, sender, store.secrets, tracking.wait)
     if resume_id:
         spool.add("status", {"status": "RUNNING"})  # behind what the last process left, its status included
         tracked.tags(tags)
@@ -152,7 +154,7 @@ def finish_parent_run(
     runs: Sequence[ChildRun],
     tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]],
     artifacts: Sequence[Path],
-) -> None:
+) -> bool:
     """End the run of a sweep with a table of its children.
 
     Args:
@@ -162,6 +164,9 @@ def finish_parent_run(
         runs: the children.
         tables: further tables: path -> (columns, rows).
         artifacts: files to keep with it.
+
+    Returns:
+        Whether the store knows the end now.
     """
     if run_id:
         with _warn_instead("finish the parent run"):
@@ -170,6 +175,8 @@ def finish_parent_run(
             rows = [[run.name, run.status, run.id, *(run.metrics.get(name) for name in names)] for run in runs]
             everything = {"tables/children.json": (columns, rows), **tables}
             open_store(tracking).end_parent(run_id, status, everything, artifacts)
+            return True
+    return not run_id
 
 
 def child_runs(tracking: TrackingConfig, parent_id: str) -> list[ChildRun]:

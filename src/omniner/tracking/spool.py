@@ -18,14 +18,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omniner.errors import UserError, one_line
-from omniner.files import explaining, whole_lines
+from omniner.errors import one_line
+from omniner.files import explaining, whole_records
 from omniner.records import to_line
 
 log = logging.getLogger("omniner.tracking")
 
+SPOOL = "tracking_spool.jsonl"  # in the run's folder
 INTERVAL = 5.0  # seconds between two batches while all is well
 BATCH = 1000  # records of one batch at most
+RETRY = 1.0  # seconds between two attempts at the end of a run
 LONGEST_PAUSE = 60.0  # seconds: where doubling the pause after each failure ends
 
 
@@ -53,6 +55,8 @@ class Spool:
     Attributes:
         path: of the file.
         run: id of the run to which records belong that are written now.
+        store: address of the store that has this run; empty in files of versions that did not note it.
+        ended: whether the last that was written of this run is how it ended.
         earlier: all records that were found in the file, sent or not.
         last: number of the last record.
         sent: number of the last record that needs no further sending.
@@ -61,51 +65,45 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.run = ""
+        self.run = self.store = ""
+        self.ended = False
         self.earlier: list[SpoolRecord] = []
         self.sent = 0
         self.refused = 0
         self._lock = threading.RLock()  # a signal handler may end the run in the middle of a record
-        for line in whole_lines(path):
-            self._take(path, line)
+        for item in whole_records(path, read_line, "Remove this line, or the file if its run need not be completed."):
+            self._take(item)
         self.last = self.earlier[-1].seq if self.earlier else 0
         with explaining(path):
             self._writer = path.open("a", encoding="utf-8", newline="\n")
             self._reader = path.open("rb")
         self._reading_run = ""
 
-    def _take(self, path: Path, line: str) -> None:
-        try:
-            item = json.loads(line)
-            record = self._parse(item)
-        except (ValueError, KeyError, TypeError) as error:
-            found = f"a broken line ({error}): {line[:80]!r}"
-            raise UserError(path, found, "Remove this line, or the file if its run need not be completed.") from error
-        if record is not None:
-            self.earlier.append(record)
-
-    def _parse(self, item: Mapping[str, Any]) -> SpoolRecord | None:
-        """A record, or None for the lines that only keep the books."""
+    def _take(self, item: Mapping[str, Any]) -> None:
+        """Keep a record; of the lines that only keep the books, what they say."""
         if "run" in item:
-            self.run = str(item["run"])
+            self.run, self.store, self.ended = str(item["run"]), str(item.get("store", "")), False
         elif "sent" in item:
             self.sent = max(self.sent, int(item["sent"]))
         elif "kind" in item:
-            return SpoolRecord(int(item["seq"]), self.run, str(item["kind"]), int(item["time"]), dict(item["body"]))
-        elif "refused" not in item:
-            raise ValueError("neither a record nor a mark")
-        return None
+            self.earlier.append(_record(item, self.run))
+            self._notice_end(item["kind"], item["body"])
 
-    def begin(self, run: str) -> None:
-        """Make the records that are written from now on belong to the run with the id `run`."""
-        if run != self.run:
-            self._write({"run": run})
-            self.run = run
+    def _notice_end(self, kind: str, body: Mapping[str, Any]) -> None:
+        if kind == "status":
+            self.ended = body["status"] != "RUNNING"
+
+    def begin(self, run: str, store: str) -> None:
+        """Make the records that are written from now on belong to the run with the id `run` in the store `store`."""
+        if (run, store) != (self.run, self.store):
+            self._write({"run": run, "store": store})
+            self.run, self.store, self.ended = run, store, False
 
     def add(self, kind: str, body: Mapping[str, Any]) -> None:
         """Write one record; once this returns, the death of this process cannot lose it."""
         with self._lock:
             self.last += 1
+            self._notice_end(kind, body)
             self._write({"seq": self.last, "kind": kind, "time": int(time.time() * 1000), "body": body})
 
     def _write(self, item: Mapping[str, Any]) -> None:
@@ -146,13 +144,36 @@ class Spool:
                     break
                 self._reading_run = str(item["run"])
             elif item.get("seq", 0) > self.sent:
-                found.append(SpoolRecord(item["seq"], self._reading_run, item["kind"], item["time"], item["body"]))
+                found.append(_record(item, self._reading_run))
         return found
 
     def close(self) -> None:
         """Close the file."""
         self._writer.close()
         self._reader.close()
+
+
+def read_line(line: str) -> dict[str, Any]:
+    """Return one line of a spool as it was written.
+
+    Raises:
+        ValueError: it is none.
+    """
+    item = json.loads(line)
+    known = {"run", "sent", "refused", "kind"}
+    if not isinstance(item, dict) or not known & item.keys():
+        raise ValueError("neither a record nor a mark")
+    if "kind" in item:
+        record = _record(item, "")
+        if record.kind == "status" and not isinstance(record.body.get("status"), str):
+            raise ValueError("a status that is none")
+    elif "sent" in item:
+        int(item["sent"])
+    return item
+
+
+def _record(item: Mapping[str, Any], run: str) -> SpoolRecord:
+    return SpoolRecord(int(item["seq"]), run, str(item["kind"]), int(item["time"]), dict(item["body"]))
 
 
 class Sender:
@@ -175,25 +196,38 @@ class Sender:
         self._thread = threading.Thread(target=self._work, name="omniner-tracking", daemon=True)
         self._thread.start()
 
-    def flush(self, seconds: float) -> bool:
-        """Send what waits; return False where the store fails, or is not done within `seconds`."""
-        deadline = time.monotonic() + seconds
+    def flush(self, wait: float, longest: float) -> bool:
+        """Send what waits.
+
+        Args:
+            wait: seconds that a store may fail.
+            longest: seconds that all may take.
+
+        Returns:
+            False where something is left.
+        """
+        begun = fine = time.monotonic()
+        told = False
         with self._change:
             attempts = self._attempts
             while self._spool.unsent:
+                now = time.monotonic()
+                fine = fine if self._failures else now
                 # A failure counts only if that attempt was begun after this call: hence two attempts.
-                failed = self._failures and self._attempts >= attempts + 2
-                left = deadline - time.monotonic()
-                if failed or left <= 0 or not self._thread.is_alive():
+                failed = self._failures and self._attempts >= attempts + 2 and now - fine >= wait
+                if failed or now - begun >= longest or not self._thread.is_alive():
                     return False
+                if self._failures and wait and not told:
+                    log.info("waiting up to %g s for the tracking store (tracking.wait)", wait)
+                    told = True
                 self._hurry = True
                 self._change.notify_all()
-                self._change.wait(min(left, 1.0))
+                self._change.wait(min(begun + longest - now, RETRY))
         return True
 
-    def close(self, seconds: float) -> int:
-        """Flush for at most `seconds`, end the thread, and return how many records stay in the spool."""
-        self.flush(seconds)
+    def close(self, wait: float, longest: float) -> int:
+        """Send what waits (see `flush`), end the thread, and return how many records stay in the spool."""
+        self.flush(wait, longest)
         with self._change:
             self._closing = True
             self._change.notify_all()

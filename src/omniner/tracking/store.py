@@ -8,6 +8,7 @@ store, then about 10 ms for a batch of metrics.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -18,13 +19,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from omniner.config.groups import TrackingConfig
-from omniner.errors import UserError, one_line
+from omniner.errors import HIDDEN, UserError, masked, one_line
 from omniner.files import make_folder
 from omniner.tracking.spool import RefusedError, SpoolRecord
-from omniner.tracking.tracked_run import TABLES_TAG, display_name, masked
+from omniner.tracking.tracked_run import TABLES_TAG, display_name
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -34,6 +35,7 @@ LOCAL_UI = "http://127.0.0.1:5000"  # where `make ui` serves the local store
 PARAMS_BATCH = 40  # MLflow takes 100, but not more than a megabyte in one request
 METRICS_BATCH = 1000
 HOPELESS = ("INVALID_PARAMETER_VALUE", "MALFORMED_REQUEST")  # errors that no repetition mends
+GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what is said of an id that no run has
 CONTEXTS = {"train": "training", "dev": "validation", "test": "test"}  # MLflow's words for the splits
 
 
@@ -60,13 +62,15 @@ class Store:
 
     Args:
         client: of MLflow.
+        address: of the store, without a login.
         experiment: id of the experiment that all runs are in.
         ui: address of the UI.
         secrets: texts that must not be written.
     """
 
-    def __init__(self, client: MlflowClient, experiment: str, ui: str, secrets: Sequence[str]) -> None:
-        self.client, self.experiment, self.ui, self.secrets = client, experiment, ui, secrets
+    def __init__(self, client: MlflowClient, address: str, experiment: str, ui: str, secrets: Sequence[str]) -> None:
+        self.client, self.address, self.experiment = client, address, experiment
+        self.ui, self.secrets = ui, secrets
 
     def link(self, run: str) -> str:
         """Return where the UI shows a run, among those of trained models rather than of prompts."""
@@ -85,6 +89,18 @@ class Store:
             query = f"tags.`{tag}` = {mark}{value}{mark} AND attributes.status = 'RUNNING'"
             page = self.client.search_runs([self.experiment], query, max_results=1)
         return str(page[0].info.run_id) if page else None
+
+    def has(self, run: str) -> bool:
+        """Whether the store has a run, and it is not deleted."""
+        from mlflow.exceptions import MlflowException
+
+        with _explained("tracking", f"looking for run {run}", "Look after the tracking store."):
+            try:
+                return bool(self.client.get_run(run).info.lifecycle_stage == "active")
+            except MlflowException as error:
+                if error.error_code not in GONE:
+                    raise
+                return False
 
     def check_exists(self, run: str) -> str:
         """Return the id of a run; a `UserError` where it is not there or is deleted."""
@@ -187,7 +203,7 @@ class Store:
     def hide(self, text: str) -> str:
         """Return the text without this store's secrets."""
         for secret in self.secrets:
-            text = text.replace(secret, "***")
+            text = text.replace(secret, HIDDEN)
         return masked(text)
 
     def _metrics(self, run: str, records: Sequence[SpoolRecord]) -> None:
@@ -288,14 +304,38 @@ def _open_local(tracking: TrackingConfig) -> Store:
             FileLock(folder / "mlflow.lock", timeout=LOCK_SECONDS),
             _explained("tracking.folder", str(database), fix),
         ):
+            if not database.exists() or not database.stat().st_size:
+                _make_database(database)
             with contextlib.closing(sqlite3.connect(database)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")  # readers and writers do not block each other
-            client = _client(f"sqlite:///{database}")
-            place = folder / "artifacts" / re.sub(r"[^\w.\-]", "_", tracking.experiment)
-            return Store(client, _experiment(client, tracking.experiment, place.as_uri()), LOCAL_UI, ())
+            address = f"sqlite:///{database}"
+            client = _client(address)
+            # A name of dots alone would be another folder.
+            place = folder / "artifacts" / re.sub(r"[^\w.\-]|^\.+$", "_", tracking.experiment)
+            experiment = _experiment(client, tracking.experiment, place.as_uri())
+            return Store(client, address, experiment, LOCAL_UI, _secrets())
     except Timeout as error:
         found_lock = f"another process has held {folder / 'mlflow.lock'} for {LOCK_SECONDS} s"
         raise UserError("tracking.folder", found_lock, "End that process.") from error
+
+
+def _make_database(database: Path) -> None:
+    """Make the tables in a neighbour that then takes its place: a full disk or a kill leaves no half of them."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    half = database.with_name(f"{database.name}.new")
+    for left in database.parent.glob(f"{half.name}*"):
+        left.unlink()
+    make: Any = SqlAlchemyStore  # untyped
+    store = make(f"sqlite:///{half}", (database.parent / "artifacts").as_uri())
+    store.engine.dispose()
+    half.replace(database)
+
+
+def _secrets() -> list[str]:
+    """The logins that MLflow takes from the environment."""
+    names = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+    return [value for name in names if (value := os.environ.get(name))]
 
 
 def _open_server(tracking: TrackingConfig) -> Store:
@@ -305,12 +345,9 @@ def _open_server(tracking: TrackingConfig) -> Store:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         message = f"{masked(tracking.uri)!r} is not the address of an MLflow server"
         raise UserError("tracking.uri", message, "Write http://<host>:<port> (tracking=local needs no address).")
-    login, _, host = parts.netloc.rpartition("@")
-    uri = urlunsplit(parts._replace(netloc=host)).rstrip("/")
-    if login:  # MLflow prints addresses in its errors, so the login leaves them and goes where MLflow looks for it
-        user, _, password = login.partition(":")
-        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", user)
-        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", password)
+    uri = tracking.uri.rstrip("/")
+    if masked(uri) != uri:  # it would stand in links and messages
+        raise UserError("tracking.uri", "an address with a login in it", "Leave it out; the environment holds logins.")
     # Our own queue repeats what fails; MLflow's repetitions would hold it up for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -320,7 +357,7 @@ def _open_server(tracking: TrackingConfig) -> Store:
     )
     with _explained("tracking.uri", f"the MLflow server {uri}", fix):
         client = _client(uri)
-        return Store(client, _experiment(client, tracking.experiment, None), uri, (login,) if login else ())
+        return Store(client, uri, _experiment(client, tracking.experiment, None), uri, _secrets())
 
 
 def import_mlflow() -> None:
@@ -364,8 +401,18 @@ def _explained(where: str, what: str, fix: str) -> Iterator[None]:
     """Turn a failure of the store into a `UserError`."""
     import_mlflow()
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, sqlite3.Error, OSError) as error:
-        raise UserError(where, f"{what} does not work: {masked(one_line(error))}", fix) from error
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        reason = database_reason(error)
+        if "disk is full" in reason or getattr(error, "errno", None) == errno.ENOSPC:
+            reason, fix = "no space is left on the disk", "Free some space, then give the same command again."
+        raise UserError(where, f"{what} does not work: {reason}", fix) from error
+
+
+def database_reason(error: BaseException) -> str:
+    """Return what an error says, in one line; of a database's error what the database said, without the statement."""
+    found = re.search(r"\(sqlite3\.\w+\) (.+?)\s*(?:\[SQL|\(Background|$)", str(error), re.DOTALL)
+    return one_line(ValueError(found[1])) if found else one_line(error)

@@ -30,7 +30,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from omniner.errors import UserError
+from omniner.errors import HIDDEN, UserError, masked
 from omniner.files import explaining, write_text
 from omniner.tracking.spool import Sender, Spool, SpoolRecord
 
@@ -158,7 +158,8 @@ NAME_LENGTH = 250  # MLflow's limit for names of params, metrics and tags
 PARAM_LENGTH = 6000  # MLflow's limit for a param; the whole value is in the artifact `config/params.json`
 TAG_LENGTH = 5000
 TABLES_TAG = "mlflow.loggedArtifacts"  # tells the UI which JSON files are tables that it can compare
-SECONDS_TO_FINISH = {"FINISHED": 600.0, "FAILED": 60.0, "KILLED": 15.0}  # a batch system kills after 30 s
+# For sending what waits at the end of a run; a batch system kills after 30 s.
+SECONDS_TO_FINISH = {"FINISHED": 600.0, "FAILED": 60.0, "KILLED": 15.0}
 PENDING = "tracking_files"  # in the run folder: artifacts that are nowhere else, until they are sent
 ILLEGAL = re.compile(r"[^/\w.\- :]")
 
@@ -216,8 +217,9 @@ class Run:
     def datasets(self, items: Iterable[DataInput]) -> None:
         """Name the data that the run used."""
 
-    def finish(self, status: str) -> None:
-        """End the run as FINISHED, FAILED or KILLED and send what waits."""
+    def finish(self, status: str) -> bool:
+        """End the run as FINISHED, FAILED or KILLED and send what waits; return whether all is delivered."""
+        return True
 
 
 class TrackedRun(Run):
@@ -229,11 +231,14 @@ class TrackedRun(Run):
         spool: gets its records.
         sender: sends them.
         secrets: texts that must not be written.
+        wait: seconds that the store may fail at the end of the run.
     """
 
-    def __init__(self, run: str, url_hint: str, spool: Spool, sender: Sender, secrets: Sequence[str]) -> None:
+    def __init__(
+        self, run: str, url_hint: str, spool: Spool, sender: Sender, secrets: Sequence[str], wait: float
+    ) -> None:
         self.id, self.url_hint = run, url_hint
-        self._spool, self._sender, self._secrets = spool, sender, secrets
+        self._spool, self._sender, self._secrets, self._wait = spool, sender, secrets, wait
         self._folder = spool.path.parent
         self._process = os.getpid()
         self._warned: set[str] = set()
@@ -321,24 +326,29 @@ class TrackedRun(Run):
         """See `Run.datasets`."""
         self._spool.add("datasets", {"items": [item._asdict() for item in items]})
 
-    def finish(self, status: str) -> None:
+    def finish(self, status: str) -> bool:
         """See `Run.finish`. Calling it again does nothing."""
         if self._finished or os.getpid() != self._process:
-            return
+            return True
         self._finished = True
         if self._machine is not None:
             self._machine.stop()
         self._spool.add("status", {"status": status})
-        unsent = self._sender.close(SECONDS_TO_FINISH[status])
+        longest = SECONDS_TO_FINISH[status]
+        if status == "FINISHED":
+            longest = max(longest, self._wait)
+        unsent = self._sender.close(min(self._wait, longest), longest)
         atexit.unregister(self._at_exit)
         if unsent:
             log.warning(
-                "%d tracking records of run %s are not sent; they wait in %s until it is resumed",
+                "%d tracking records of run %s are not sent; they wait in %s: "
+                "the same command, any later run on this store, or task=sync sends them",
                 unsent, self.id, self._spool.path,
             )  # fmt: skip
         elif not self._spool.refused:
             with contextlib.suppress(OSError):  # only a copy of what was sent
                 shutil.rmtree(self._folder / PENDING)
+        return not unsent
 
     def _at_exit(self) -> None:
         # A run that nobody finished did not come to its end.
@@ -359,7 +369,7 @@ class TrackedRun(Run):
 
     def _hide(self, text: str) -> str:
         for secret in self._secrets:
-            text = text.replace(secret, "***")
+            text = text.replace(secret, HIDDEN)
         return text
 
     def _warn_once(self, key: str, message: str) -> None:
@@ -384,11 +394,6 @@ def safe_name(name: str) -> str:
 def display_name(name: str) -> str:
     """Return the original of a `safe_name`."""
     return re.sub(r"_x([0-9a-f]*)_", lambda match: chr(int(match[1], 16)) if match[1] else "", name)
-
-
-def masked(text: str) -> str:
-    """Return the text with the user names and passwords of any URL in it hidden."""
-    return re.sub(r"(?<=://)[^/\s@]+@", "***@", text)
 
 
 def tag_values(values: Mapping[str, Any]) -> dict[str, str]:

@@ -1,0 +1,52 @@
+"""`task=sync`: send to the tracking store what runs have left unsent, and end those runs there.
+
+A run whose store was away at its end, or whose process was killed, leaves records in its folder. They are sent by the
+same command, by the next run on that store, or by this task, which looks in all folders of `outputs` as well. It makes
+no run of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from omniner.config.groups import Config
+from omniner.errors import UserError
+from omniner.runs.context import Context, Task
+from omniner.runs.folder import ROOT, send_unsent
+from omniner.tracking import unsent
+from omniner.tracking.spool import SPOOL
+from omniner.tracking.store import open_store
+
+log = logging.getLogger("omniner")
+
+
+def run(context: Context) -> None:
+    """Look for folders with unsent records, send them, and say what is left."""
+    settings = context.config.tracking
+    open_store(settings)
+    noted = {folder.resolve() for folder in unsent.noted(settings)}
+    found = {path.parent.resolve() for path in ROOT.rglob(SPOOL)}
+    found = {place.parent.parent if place.parent.name == unsent.ASIDE else place for place in found} - noted
+    further = [folder for folder in sorted(found) if any(map(unsent.owes, unsent.spools(folder)))]
+    left = send_unsent(settings, further=further)
+    if left:
+        listed = ", ".join(map(str, left))
+        raise UserError(
+            "tracking", f"not all is sent of {listed}", "Give the same command again when the store is back."
+        )
+    print(f"looked into {len(noted) + len(further)} run folders: nothing is left to send")
+
+
+def _check(config: Config) -> None:
+    if config.tracking.kind == "off":
+        raise UserError("tracking", "task=sync sends to a store", "Choose tracking=local or tracking=server.")
+
+
+TASK = Task(
+    name="sync",
+    description=__doc__,
+    run=run,
+    label=lambda config: ["sync"],
+    check=_check,
+    for_other_runs=True,
+)

@@ -1,0 +1,157 @@
+"""What runs have not delivered: it is kept, known to all runs on the store, and sent by the next one that can.
+
+A run is noted in `<tracking.folder>/unsent/` before its first record and until its last one is delivered, so that any
+later run on the store finds it, whatever became of its process. What waits stands in the spool of the run's folder.
+Where another run starts over in that folder, the spool and the files that it names are set aside first, in a folder
+inside: an unsent spool is never deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from omniner.config.groups import TrackingConfig
+from omniner.errors import UserError
+from omniner.files import explaining, read_json, write_json
+from omniner.tracking.spool import SPOOL, Sender, Spool
+from omniner.tracking.store import Store
+from omniner.tracking.tracked_run import PENDING, SECONDS_TO_FINISH
+
+log = logging.getLogger("omniner.tracking")
+
+ASIDE = "tracking_unsent"  # in a run's folder: spools of runs that were there before, each in a folder of its own
+FOLDER_TAG = "omniner.folder"  # tells in the UI where a run's output lies
+
+
+def note(tracking: TrackingConfig, folder: Path) -> None:
+    """Note that a run in this folder may have records to send."""
+    write_json(_note(tracking, folder), {"folder": str(folder.resolve())})
+
+
+def settle(tracking: TrackingConfig, folder: Path) -> None:
+    """Take the note back once all is delivered that was written in this folder."""
+    if not any((folder / ASIDE).glob("*")):
+        with explaining(folder):
+            _note(tracking, folder).unlink(missing_ok=True)
+
+
+def noted(tracking: TrackingConfig) -> list[Path]:
+    """Return the folders that are noted, in the order in which their runs began."""
+    with contextlib.suppress(OSError):
+        notes = sorted(_notes(tracking).glob("*.json"), key=lambda path: path.stat().st_mtime)
+        return [Path(folder) for path in notes if (folder := _folder_of(path))]
+    return []
+
+
+def _folder_of(path: Path) -> str:
+    """The folder that a note names; a damaged note names none, and goes."""
+    try:
+        return str(read_json(path)["folder"])
+    except (UserError, KeyError, TypeError):
+        path.unlink(missing_ok=True)
+        return ""
+
+
+def _notes(tracking: TrackingConfig) -> Path:
+    return Path(tracking.folder) / "unsent"
+
+
+def _note(tracking: TrackingConfig, folder: Path) -> Path:
+    return _notes(tracking) / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]}.json"
+
+
+def spools(folder: Path) -> Iterator[Path]:
+    """Give the folders of the spools in a run's folder: those that were set aside, and its own."""
+    for place in (*sorted((folder / ASIDE).glob("*")), folder):
+        if (place / SPOOL).is_file():
+            yield place
+
+
+def owes(place: Path) -> bool:
+    """Whether the spool in a folder holds what is not delivered, or its run has not come to its end."""
+    spool = Spool(place / SPOOL)
+    spool.close()
+    return bool(spool.unsent) or not spool.ended
+
+
+def set_aside(folder: Path) -> None:
+    """Keep the spool of a run's folder, and the files that it is to send, if it has not delivered them."""
+    path = folder / SPOOL
+    if not path.is_file():
+        return
+    try:
+        spool = Spool(path)
+    except UserError as error:  # damaged: kept for whoever can mend it
+        log.warning("%s; it is kept in %s", error, folder / ASIDE)
+        run, files = "damaged", []
+    else:
+        spool.close()
+        if not spool.run or (spool.ended and not spool.unsent):
+            return
+        waiting = [record for record in spool.earlier if record.seq > spool.sent and record.kind == "artifact"]
+        run, files = spool.run, [str(record.body["path"]) for record in waiting]
+    place, number = folder / ASIDE / run, 1
+    while (place / SPOOL).exists():
+        number += 1
+        place = place.with_name(f"{run}-{number}")
+    with explaining(place):
+        place.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            if (folder / name).is_file():
+                (place / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, place / name)
+        path.rename(place / SPOOL)  # last: a kill before it leaves all as it was
+
+
+def send(store: Store, folder: Path, place: Path, status: str, wait: float) -> int:
+    """Send what the spool in `place` holds, and end its run.
+
+    Args:
+        store: where to.
+        folder: of the run.
+        place: this folder, or one in it where a spool was set aside.
+        status: how the run ends where the spool does not say so: FINISHED, FAILED or KILLED.
+        wait: seconds that the store may fail.
+
+    Returns:
+        How many records are left.
+
+    Raises:
+        UserError: the spool is damaged, or its run is in another store.
+    """
+    spool = Spool(place / SPOOL)
+    run = spool.run or store.find_unfinished(FOLDER_TAG, str(folder.resolve())) or ""
+    if spool.store not in ("", store.address):
+        spool.close()
+        fix = "Track to that store, or send to it with task=sync."
+        raise UserError(place / SPOOL, f"run {run} is kept in {spool.store}, not in {store.address}", fix)
+    if not run or not store.has(run):  # killed before it began, or deleted by somebody: nobody waits for it
+        spool.close()
+        if run:
+            log.warning("run %s of %s is not in the tracking store any more: nothing is sent of it", run, folder)
+        drop(folder, place)
+        return 0
+    spool.begin(run, store.address)
+    if not spool.ended:
+        spool.add("status", {"status": status})
+    sender = Sender(spool, lambda run, records: store.deliver(place, run, records))
+    left = sender.close(wait, max(wait, SECONDS_TO_FINISH["FINISHED"]))
+    if not left:
+        drop(folder, place)
+    return left
+
+
+def drop(folder: Path, place: Path) -> None:
+    """Remove the copies of what was sent, and all of a spool that had been set aside."""
+    with contextlib.suppress(OSError):
+        if place != folder:
+            shutil.rmtree(place)
+            (folder / ASIDE).rmdir()  # only if it is empty
+        else:
+            shutil.rmtree(folder / PENDING)
