@@ -22,7 +22,7 @@ from omniner.llm.packs import suffix_length
 from omniner.llm.prompts import Prompt, build_prompt
 from omniner.llm.samples import ChatTokenizer, PromptEncoder
 from omniner.records import Sentence
-from omniner.training.learner import plan_epoch
+from omniner.training.plans import plan_epoch
 
 SYSTEM = "You are a helpful assistant."
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

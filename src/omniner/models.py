@@ -2,7 +2,8 @@
 
 A tagger (encoder or BiLSTM with a head) is kept in one file, a causal language model in a folder. Both learn through
 `fit` and answer through `predict` of what `load` returns, so that nobody else needs to know which one it is. Only the
-modules of the kind at hand are imported: a BiLSTM waits for nothing that belongs to language models.
+modules of the kind and the purpose at hand are imported: a BiLSTM waits for nothing that belongs to language models,
+and prediction not for Lightning.
 
 What a model says does not depend on the size of a batch or on a sentence's neighbours: padding is masked exactly, and
 the best path of a sentence is its own. A causal model decodes the same sentences together after an interruption as
@@ -16,10 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import Logger
 
 from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig
@@ -28,15 +26,18 @@ from omniner.errors import UserError
 from omniner.progress import Progress
 from omniner.records import Issue, Prediction, Sentence
 from omniner.training.devices import Devices, base_model, choose_devices
-from omniner.training.fit import FitResult, fit_module
-from omniner.training.learner import Learner, TrainingData, plan_longest_first
+from omniner.training.plans import plan_longest_first
 
 if TYPE_CHECKING:
+    from pytorch_lightning.callbacks import Callback
+    from pytorch_lightning.loggers import Logger
+
     from omniner.llm.generative import GenerativeData, GenerativeModule
     from omniner.llm.language_model import CausalModel
     from omniner.llm.prompts import Prompt
-    from omniner.taggers.batches import TaggerData
-    from omniner.taggers.tagger import TaggerModule
+    from omniner.taggers.tagger_module import TaggerData, TaggerModule
+    from omniner.training.fit import FitResult
+    from omniner.training.learner import Learner, TrainingData
 
 ENGINE = "tagger"
 
@@ -62,6 +63,8 @@ def fit(
     Raises:
         UserError: a mistake in configuration or data.
     """
+    from omniner.training.fit import fit_module
+
     devices = devices_for_training(config)
     module: Learner
     data: TrainingData
@@ -84,13 +87,15 @@ def prepare_tagger(config: Config, corpus: Corpus) -> tuple[TaggerModule, Tagger
     Raises:
         UserError: a mistake in configuration or data; all of them show here.
     """
-    from omniner.taggers.batches import TaggerData
-    from omniner.taggers.tagger import Tagger, TaggerModule
+    from pytorch_lightning import seed_everything
+
+    from omniner.taggers.tagger import Tagger
+    from omniner.taggers.tagger_module import TaggerData, TaggerModule
 
     train, categories = corpus.splits["train"], corpus.active
     if not categories:
         raise UserError("data", "the training split has no entity", "Choose labelled data.")
-    pl.seed_everything(config.seed, verbose=False)
+    seed_everything(config.seed, verbose=False)
     tagger = Tagger.build(config, (sentence.text for sentence in train), sorted(categories))
     encoder, replacement = tagger.sentence_encoder(config.encoding), config.model.entity_replacement
     data = TaggerData(encoder, train, corpus.splits["dev"], config.trainer, replacement, config.seed)
@@ -105,6 +110,8 @@ def prepare_llm(
     Raises:
         UserError: a mistake in configuration or data; all of them show here.
     """
+    from pytorch_lightning import seed_everything
+
     from omniner.llm.generative import GenerativeData, GenerativeModule
     from omniner.llm.language_model import build_causal_model
     from omniner.llm.samples import PromptEncoder
@@ -112,7 +119,7 @@ def prepare_llm(
     model, tuning, train = config.llm, config.tuning, corpus.splits["train"]
     assert model is not None, "a tagger has no prompt"
     _check_sharding(config, devices)
-    pl.seed_everything(config.seed, verbose=False)
+    seed_everything(config.seed, verbose=False)
     dtype = devices.dtype(learns=tuning.method == "full")
     built = build_causal_model(model, tuning, prompt, [sentence.text for sentence in train], dtype, config.seed)
     encoder = PromptEncoder(built.chat, prompt, config.encoding)

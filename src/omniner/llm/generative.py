@@ -38,17 +38,10 @@ from omniner.llm.samples import PromptEncoder, Sample
 from omniner.llm.shared_prefix import attach_attention, pack_loss
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence
-from omniner.training import devices
+from omniner.training import devices, fit
 from omniner.training.devices import Precision
-from omniner.training.learner import (
-    DevScore,
-    EntityReplacement,
-    Learner,
-    TrainingData,
-    plan_epoch,
-    refuse_empty,
-    sample_dev,
-)
+from omniner.training.learner import DevScore, Learner, TrainingData
+from omniner.training.plans import EntityReplacement, plan_epoch, refuse_empty, sample_dev
 
 _SAME = ("path", "architecture", "vocabulary", "chat_template")  # of the model; what makes it another one
 _SAME_TUNING = ("method", "rank", "alpha", "targets", "double_quantization", "optimizer")
@@ -84,14 +77,14 @@ class GenerativeModule(Learner):
         if self._attention:
             return  # chosen when training began
         strategy = self.trainer.strategy
-        divided = isinstance(strategy, devices.ShardedStrategy) and self.precision != "32-true"
+        divided = isinstance(strategy, fit.ShardedStrategy) and self.precision != "32-true"
         precision = "bf16-true" if divided else self.precision  # what weights are put together in
         self._attention = choose_attention(self.model, self.tuning.attention, strategy.root_device, precision)
         attach_attention(self.model, self._attention)
 
     def configure_model(self) -> None:
         """Divide the weights between processes, if the strategy does so."""
-        if isinstance(self.trainer.strategy, devices.ShardedStrategy) and not devices.is_sharded(self.model):
+        if isinstance(self.trainer.strategy, fit.ShardedStrategy) and not devices.is_sharded(self.model):
             compute = torch.float32 if self.precision == "32-true" else torch.bfloat16
             devices.shard_model(self.model, self.trainer.strategy.device_mesh["data_parallel"], compute)
 

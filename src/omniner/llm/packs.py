@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from omniner.training.learner import plan_epoch
+from omniner.training.plans import plan_epoch
 
 T = TypeVar("T")
 

@@ -21,19 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from omniner.config.model_groups import EncodingConfig, TrainerConfig
+from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Sentence
 from omniner.taggers.heads import LeftOut, Span, TagScheme, fit_spans
 from omniner.taggers.inputs import Inputs, TextInput
-from omniner.training.learner import (
-    EntityReplacement,
-    TrainingData,
-    plan_epoch,
-    plan_longest_first,
-    refuse_empty,
-    sample_dev,
-)
+from omniner.training.plans import plan_epoch, plan_longest_first
 
 
 @dataclass(slots=True)
@@ -296,78 +289,3 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         for positions in self._plan:
             yield collate([self._examples[position] for position in positions], self._rank, self._ranks)
-
-
-class TaggerData(TrainingData):
-    """Loaders for training a tagger.
-
-    Args:
-        encoder: from sentences to examples.
-        train, dev: sentences to learn from, and to choose the checkpoint by.
-        config: batch sizes, and how much of dev is evaluated.
-        replacement: share of mentions exchanged in each epoch; 0 = none.
-        seed: of batches and replacement.
-
-    Attributes:
-        issues: what could not be encoded as it was.
-        train_examples, dev_examples: the encoded splits.
-    """
-
-    def __init__(
-        self,
-        encoder: SentenceEncoder,
-        train: Sequence[Sentence],
-        dev: Sequence[Sentence],
-        config: TrainerConfig,
-        replacement: float,
-        seed: int,
-    ) -> None:
-        super().__init__()
-        self.config, self.seed, self._encoder = config, seed, encoder
-        self.train_examples, issues = encoder.encode(train)
-        self.dev_examples, dev_issues = encoder.encode(sample_dev(dev, config.eval_sample, seed))
-        self.issues = issues + dev_issues
-        refuse_empty(self.train_examples, self.dev_examples)
-        kept = {example.id for example in self.train_examples}
-        usable = [sentence for sentence in train if sentence.id in kept]
-        self._replacement = EntityReplacement(usable, replacement, seed) if replacement > 0 else None
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of an epoch."""
-        return -(-len(self.train_examples) // self.config.batch_size)
-
-    def train_dataloader(self) -> TrainLoader:
-        """Return the batches of this process, from where training stands."""
-        trainer = self.attached
-        return TrainLoader(
-            self.epoch_examples,
-            len(self.train_examples),
-            self.config.batch_size,
-            self.seed,
-            trainer.global_rank,
-            trainer.world_size,
-            lambda: trainer.global_step,
-        )
-
-    def val_dataloader(self) -> EvalLoader:
-        """Return this process's share of dev."""
-        trainer = self.attached
-        return EvalLoader(self.dev_examples, self.config.eval_batch_size, trainer.global_rank, trainer.world_size)
-
-    def epoch_examples(self, epoch: int) -> Sequence[EncodedSentence]:
-        """Return the training examples of an epoch: the same ones, or with some mentions exchanged."""
-        if self._replacement is None:
-            return self.train_examples
-        return [self._replaced(at, epoch) for at in range(len(self.train_examples))]
-
-    def _replaced(self, position: int, epoch: int) -> EncodedSentence:
-        assert self._replacement is not None
-        original = self.train_examples[position]
-        if original.length < len(original.text):
-            return original  # cut: a replacement could move the cut
-        sentence = self._replacement.sentence(position, epoch)
-        if len(sentence.text) != self._encoder.length(sentence.text):
-            return original  # longer surfaces must not make it too long
-        example, _ = self._encoder.encode_one(sentence)
-        return example or original

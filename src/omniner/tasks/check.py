@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from omniner.llm.generative import GenerativeData, GenerativeModule
-    from omniner.taggers.batches import EncodedSentence, TaggerData
-    from omniner.taggers.tagger import Tagger, TaggerModule
+    from omniner.taggers.batches import EncodedSentence
+    from omniner.taggers.tagger import Tagger
+    from omniner.taggers.tagger_module import TaggerData, TaggerModule
 
 log = logging.getLogger("omniner")
 
@@ -133,7 +134,7 @@ def _shown_inputs(example: EncodedSentence, tagger: Tagger) -> list[str]:
 
 def _first_epoch(config: Config, data: TaggerData) -> list[list[EncodedSentence]]:
     """The batches of the first epoch."""
-    from omniner.training.learner import plan_epoch
+    from omniner.training.plans import plan_epoch
 
     examples = data.epoch_examples(0)
     lengths = [example.length for example in examples]

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from omniner.errors import UserError, one_line
@@ -82,18 +81,6 @@ def quiet_libraries() -> Iterator[None]:
 
 _FIX = "Name the checkpoints/best.ckpt of a finished training run."
 _KINDS = ("tagger", "generative")
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """How the trainer writes `last.ckpt`: straight into a neighbour that then takes its place.
-
-    Lightning's own way holds the file in memory twice before it is written.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write the checkpoint, whole or not at all."""
-        with writing(path, "wb") as file:
-            torch.save(checkpoint, file)
 
 
 def write_checkpoint(path: Path, description: dict[str, Any], weights: dict[str, Tensor]) -> None:

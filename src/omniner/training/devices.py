@@ -16,16 +16,17 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
-from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 
 from omniner.config.model_groups import TrainerConfig
 from omniner.cores import own_cores
 from omniner.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 log = logging.getLogger("omniner")
 
@@ -120,18 +121,6 @@ def _precision(wanted: str, accelerator: str, large: bool) -> Precision:
     automatic: Precision = "bf16-mixed" if accelerator == "gpu" and large else "32-true"
     named: dict[str, Precision] = {name: name for name in get_args(Precision)}
     return named.get(wanted, automatic)
-
-
-class ShardedStrategy(ModelParallelStrategy):
-    """Data parallel over all processes, with divided weights; a checkpoint is one file with the weights that learn."""
-
-    def __init__(self, world: int) -> None:
-        super().__init__(data_parallel_size=world, tensor_parallel_size=1, save_distributed_checkpoint=False)
-
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return the weights that learn, put together, on the first process; empty on the others."""
-        assert self.model is not None
-        return full_state_dict(self.model)
 
 
 def shard_model(model: nn.Module, mesh: DeviceMesh, compute: torch.dtype) -> None:

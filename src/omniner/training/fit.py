@@ -35,16 +35,17 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.strategies import DDPStrategy, Strategy
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from omniner.config.groups import Config
 from omniner.config.model_groups import TrainerConfig
 from omniner.errors import Stopped, UserError
-from omniner.files import make_folder
+from omniner.files import make_folder, writing
 from omniner.progress import Progress
 from omniner.records import Issue
 from omniner.training import checkpoints
-from omniner.training.devices import Devices, Precision, ShardedStrategy
+from omniner.training.devices import Devices, Precision, full_state_dict
 from omniner.training.learner import Learner, TrainingData
 
 log = logging.getLogger("omniner")
@@ -319,7 +320,7 @@ def _trainer(
         precision=_lightning_precision(devices, module),
         logger=logger or False,
         callbacks=callbacks,
-        plugins=[checkpoints.AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO()],
         max_epochs=settings.max_epochs,
         max_steps=settings.max_steps,
         max_time=timedelta(minutes=settings.max_minutes) if settings.max_minutes else None,
@@ -387,3 +388,27 @@ def _check_same(path: Path, module: Learner) -> None:
 
 def _on_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """How the trainer writes `last.ckpt`: straight into a neighbour that then takes its place.
+
+    Lightning's own way holds the file in memory twice before it is written.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write the checkpoint, whole or not at all."""
+        with writing(path, "wb") as file:
+            torch.save(checkpoint, file)
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Data parallel over all processes, with divided weights; a checkpoint is one file with the weights that learn."""
+
+    def __init__(self, world: int) -> None:
+        super().__init__(data_parallel_size=world, tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Return the weights that learn, put together, on the first process; empty on the others."""
+        assert self.model is not None
+        return full_state_dict(self.model)

@@ -6,20 +6,12 @@ Random choices are drawn afresh from `(seed, step)` before each step, so a resum
 one would have drawn, and nothing about random states needs to be stored. `DevScore` counts right, wrong and missed
 units with the code that scores at the end; whole numbers are summed over the processes, so the result is that of one
 process to the last bit.
-
-The plan of batches and the replaced mentions of an epoch follow from the seed, the epoch and the positions alone, so
-that an interrupted epoch can be built again exactly. `EntityReplacement` exchanges mentions for others of the same
-category from the same training sentences: it teaches a model trained from nothing to look at the context of a name
-and not only at names that it has seen, at the price of a fresh encoding of the corpus per epoch (about a second for
-10,000 sentences).
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
-import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -34,106 +26,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
 from omniner.config.model_groups import TrainerConfig
-from omniner.errors import UserError
-from omniner.records import Entity, Issue, Sentence
+from omniner.records import Entity, Issue
 from omniner.scoring.metrics import Counts, compare_units, score_row
-
-
-class EntityReplacement:
-    """Exchanges mentions of the training sentences; sentences whose mentions overlap stay as they are.
-
-    Args:
-        sentences: the training sentences.
-        share: chance of each mention to be exchanged.
-        seed: of all choices.
-    """
-
-    def __init__(self, sentences: Sequence[Sentence], share: float, seed: int) -> None:
-        self.sentences, self.share, self.seed = sentences, share, seed
-        pools: dict[str, set[str]] = {}
-        for sentence in sentences:
-            for entity in sentence.entities:
-                pools.setdefault(entity.category, set()).add(entity.text)
-        self._pools = {category: sorted(surfaces) for category, surfaces in pools.items()}
-
-    def sentence(self, position: int, epoch: int) -> Sentence:
-        """Return the sentence at `position` as it is in this epoch; the same object where nothing was exchanged."""
-        original = self.sentences[position]
-        places = _flat(original.entities)
-        if not places:
-            return original
-        chance = random.Random(f"{self.seed}/{epoch}/{position}")
-        pieces: list[str] = []
-        entities: list[Entity] = []
-        at = length = 0
-        for start, end, entity in places:
-            surface = entity.text
-            if chance.random() < self.share:
-                surface = chance.choice(self._pools[entity.category])
-            pieces += [original.text[at:start], surface]
-            length += start - at
-            entities.append(Entity(surface, entity.category, length, length + len(surface)))
-            length += len(surface)
-            at = end
-        text = "".join([*pieces, original.text[at:]])
-        return Sentence(original.id, text, entities, original.post_id, original.meta)
-
-
-def _flat(entities: Sequence[Entity]) -> list[tuple[int, int, Entity]]:
-    """The mentions in order of place, or nothing where two share characters or one has no place."""
-    places = []
-    for entity in entities:
-        if entity.start is None or entity.end is None:
-            return []
-        places.append((entity.start, entity.end, entity))
-    places.sort(key=lambda place: place[:2])
-    overlap = any(left[1] > right[0] for left, right in itertools.pairwise(places))
-    return [] if overlap else places
-
-
-_WINDOW = 50  # batches that are sorted together
-
-
-def plan_epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Plan the batches of an epoch.
-
-    Args:
-        lengths: of the sentences.
-        batch_size: sentences of a batch.
-        seed, epoch: they decide the order.
-
-    Returns:
-        Positions, batch by batch; all batches have `batch_size` of them but for one that may be smaller.
-    """
-    chance = random.Random(f"{seed}/{epoch}")
-    order = list(range(len(lengths)))
-    chance.shuffle(order)
-    batches = []
-    for at in range(0, len(order), batch_size * _WINDOW):
-        window = sorted(order[at : at + batch_size * _WINDOW], key=lambda position: lengths[position])
-        batches += [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
-    chance.shuffle(batches)
-    return batches
-
-
-def plan_longest_first(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Plan batches of similar length; the longest come first, so that memory runs out at once or never."""
-    order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-
-
-def sample_dev(sentences: Sequence[Sentence], count: int, seed: int) -> Sequence[Sentence]:
-    """Return the sentences that are evaluated while training, in their order: `count` drawn by the seed; 0 = all."""
-    if not 0 < count < len(sentences):
-        return sentences
-    return [sentences[place] for place in sorted(random.Random(f"{seed}/dev").sample(range(len(sentences)), count))]
-
-
-def refuse_empty(train: Sequence[object], dev: Sequence[object]) -> None:
-    """Raise `UserError` for a split of which nothing could be encoded."""
-    for name, items in (("train", train), ("dev", dev)):
-        if not items:
-            raise UserError(f"data ({name})", "no sentence can be used", "See the issues, or choose other data.")
 
 
 class TrainingData(pl.LightningDataModule, ABC):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omniner.llm.packs import Pack, PackedStep, StepLoader, make_pack, plan_packs, suffix_length
-from omniner.training.learner import plan_epoch
+from omniner.training.plans import plan_epoch
 
 PREFIX = 5
 CHANCE = random.Random(3)

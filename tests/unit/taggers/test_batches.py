@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from omniner.taggers.batches import Batch, EncodedSentence, EvalLoader, TrainLoader, collate
-from omniner.training.learner import plan_epoch, plan_longest_first
+from omniner.training.plans import plan_epoch, plan_longest_first
 
 CHANCE = random.Random(7)
 LENGTHS = [CHANCE.randint(1, 60) for _ in range(203)]

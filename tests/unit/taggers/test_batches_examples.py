@@ -13,7 +13,7 @@ from omniner.records import Entity, Sentence
 from omniner.taggers.batches import SentenceEncoder
 from omniner.taggers.heads import TagScheme
 from omniner.taggers.inputs import CharacterInput, Vocabulary
-from omniner.training.learner import EntityReplacement
+from omniner.training.plans import EntityReplacement
 
 
 def encoder(max_length: int, on_too_long: str, max_span: int | None = None) -> SentenceEncoder:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from omniner.taggers.tagger import WeightAverage
+from omniner.taggers.tagger_module import WeightAverage
 from omniner.training.learner import learning_rate_factor
 
 

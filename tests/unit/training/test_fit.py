@@ -22,7 +22,7 @@ from omniner.errors import UserError
 from omniner.taggers.inputs import Vocabulary, character_tokenizer
 from omniner.training import checkpoints
 from omniner.training import fit as callbacks
-from omniner.training.learner import sample_dev
+from omniner.training.plans import sample_dev
 
 
 class At(Callback):
