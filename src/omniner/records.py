@@ -130,14 +130,35 @@ def sentence_to_json(sentence: Sentence) -> dict[str, Any]:
     return item
 
 
-def prediction_to_json(prediction: Prediction) -> dict[str, Any]:
-    """Make the JSON object of a prediction; empty optional fields are left out."""
-    item: dict[str, Any] = {"id": prediction.id}
+def prediction_to_json(prediction: Prediction, text: str | None = None) -> dict[str, Any]:
+    """Make the JSON object of a prediction, with the sentence's text if it is given; empty fields are left out."""
+    item: dict[str, Any] = {"id": prediction.id} if text is None else {"id": prediction.id, "text": text}
     item["entities"] = [entity_to_json(entity) for entity in prediction.entities]
     for name in ("raw", "parse", "reason", "prompt_sha", "engine"):
         if value := getattr(prediction, name):
             item[name] = value
     return item
+
+
+def mark_entities(text: str, entities: Iterable[Entity], form: str = "[{text}|{category}]") -> str:
+    """Write a sentence with its entities in place: `去喝[小满|品牌]的茶`.
+
+    Entities without a place, and those that overlap an earlier one, follow the sentence.
+
+    Args:
+        text: of the sentence.
+        entities: in any order.
+        form: of an entity; `{text}` and `{category}` stand for its own.
+    """
+    marked, rest, at = "", "", 0
+    for entity in sorted(entities, key=lambda one: (one.start is None, one.start or 0, -(one.end or 0))):
+        shown = form.format(text=entity.text, category=entity.category)
+        if entity.start is None or entity.end is None or entity.start < at:
+            rest += f" +{shown}"
+        else:
+            marked += text[at : entity.start] + shown
+            at = entity.end
+    return marked + text[at:] + rest
 
 
 def to_line(item: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ with 130 and 143. Anything else keeps its traceback and exits with 1.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
@@ -127,8 +128,9 @@ def _start(config: Config, folder: RunFolder) -> Context:
     label = children.child_label()
     labels = {} if label is None else {"sweep.child": label}
     log.info("%s %s in %s", "going on with" if folder.resumed else "starting", config.name, folder.path)
+    is_tracked = TASKS[config.task.name].tracked(config)
     tracked = tracking.start_run(
-        config.tracking,
+        config.tracking if is_tracked else dataclasses.replace(config.tracking, kind="off"),
         name=config.name,
         folder=folder.path,
         parent=children.parent_run_id(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -28,6 +29,15 @@ def _tracked(cwd: Path, folder: Path) -> Any:
     """The run of this folder: tests of other files work in the directory of the trained run, too."""
     run_id = json.loads((folder / "run_state.json").read_text())["run_id"]
     return next(run for run in _runs(cwd) if run.info.run_id == run_id)
+
+
+def typed(*overrides: str, cwd: Path, lines: str, status: int = 0) -> str:
+    """What a command says to these lines of standard input."""
+    result = subprocess.run(
+        [*COMMAND, *overrides], cwd=cwd, env=environment(), input=lines, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == status, result.stderr
+    return result.stdout if status == 0 else result.stderr
 
 
 def test_a_run_leaves_everything_in_its_folder(trained: Trained) -> None:
@@ -84,6 +94,35 @@ def test_a_trained_run_predicts_other_sentences(trained: Trained) -> None:
     out = folder_of(omniner(*overrides, cwd=cwd), cwd)
     (line,) = (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["id"] == "a"
+
+
+def test_what_is_typed_comes_back_marked(trained: Trained) -> None:
+    cwd, folder = trained
+    text = json.loads((folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])["text"]
+    result = omniner("task=predict", f"checkpoint={folder.name}", f'text="{text}"', cwd=cwd)
+    out = folder_of(result, cwd)
+    (line,) = (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    prediction = json.loads(line)
+    assert prediction["text"] == text
+    shown = result.stdout.splitlines()[0]
+    marks = {f"[{entity['text']}|{entity['category']}]" for entity in prediction["entities"]}
+    assert re.sub(r"\[([^|]+)\|[^\]]+\]", r"\1", shown) == text
+    assert set(re.findall(r"\[[^\]]+\]", shown)) == marks
+    assert f"predict-{folder.name}-typed" not in {run.info.run_name for run in _runs(cwd)}, "a glance is no record"
+
+    piped = "task=predict", f"checkpoint={folder}", "input=-"
+    assert typed(*piped, cwd=cwd, lines=f"\n{text}\n").splitlines()[0] == shown
+    talk = typed("task=chat", f"checkpoint={folder}", cwd=cwd, lines=f"{text}\n\n{text}\n")
+    assert talk.splitlines()[:2] == [shown, shown]
+    assert "no sentence" in typed(*piped, cwd=cwd, lines="\n \n", status=2)
+
+
+def test_predictions_become_a_corpus_of_any_format(trained: Trained) -> None:
+    cwd, folder = trained
+    overrides = ["task=convert", f"input={folder / 'predictions.jsonl'}", "to=cluener", "output=predicted.json"]
+    result = omniner(*overrides, "tracking=off", cwd=cwd)
+    assert "unknown-key" not in result.stderr, result.stderr
+    assert len((cwd / "predicted.json").read_text(encoding="utf-8").splitlines()) == 40
 
 
 def test_predicting_gives_what_training_gave(trained: Trained) -> None:

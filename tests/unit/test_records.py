@@ -4,7 +4,16 @@ import json
 import pickle
 
 from omniner.errors import UserError
-from omniner.records import Entity, Issue, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
+from omniner.records import (
+    Entity,
+    Issue,
+    Prediction,
+    Sentence,
+    mark_entities,
+    prediction_to_json,
+    sentence_to_json,
+    to_line,
+)
 
 
 def test_optional_fields_are_left_out() -> None:
@@ -34,3 +43,12 @@ def test_an_issue_reads_as_one_line_with_its_place() -> None:
 def test_a_user_error_survives_the_way_between_processes() -> None:
     error = pickle.loads(pickle.dumps(UserError("data.root", "absent", "Set it.")))
     assert str(error) == "data.root: absent. Set it."
+
+
+def test_entities_are_marked_in_their_places_and_those_without_one_follow() -> None:
+    text = "去喝小满的茶"
+    brand, tea, part = Entity("小满", "品牌", 2, 4), Entity("茶", "饮品", 5, 6), Entity("满", "字", 3, 4)
+    assert mark_entities(text, []) == text
+    assert mark_entities(text, [tea, brand]) == "去喝[小满|品牌]的[茶|饮品]"
+    assert mark_entities(text, [part, brand, Entity("奶", "饮品")]) == "去喝[小满|品牌]的茶 +[满|字] +[奶|饮品]"
+    assert mark_entities(text, [brand], "<{category}:{text}>") == "去喝<品牌:小满>的茶"

@@ -32,6 +32,7 @@ from omniner.config.validate import (
     Group,
     Kind,
     OneOf,
+    OneOrMore,
     Positive,
     PositiveNumber,
     PositiveShare,
@@ -395,9 +396,11 @@ class Config(Group):
     """task=guide: the run whose errors are explained: run id, run name or run folder."""
     checkpoint: str | None
     """task=predict: a run (folder, name or id) or its checkpoint; null = a causal model as it is, or a server."""
+    text: Annotated[list[str], OneOrMore()]
+    """task=predict: sentences to tag and show, in place of a file."""
     input: str | None
-    """task=predict: a file of sentences, null = the split that `data` reports on; task=convert: what to convert;
-    task=split, filter: the corpus, null = the published train, dev and test of `data`."""
+    """task=predict: a file of sentences, - = lines of standard input, null = the split that `data` reports on;
+    task=convert: what to convert; task=split, filter: the corpus, null = published train, dev and test of `data`."""
     output: str | None
     """task=convert: the file or folder to write; task=split, filter: a folder for the corpus, null = in the run's."""
     to: Conversion

@@ -33,6 +33,7 @@ usage: python -m omniner.run [group=choice ...] [key=value ...]
   python -m omniner.run data=cluener head=crf            another corpus, another head
   python -m omniner.run task=check data=weibo            look at the data and the batches first
   python -m omniner.run task=stats corpora=[weibo,FILE]  count corpora, and find what is wrong with them
+  python -m omniner.run task=predict checkpoint=A text="..."  tag a sentence; task=chat asks for one after the other
   python -m omniner.run task=score predictions=FILE      score any system's predictions
   python -m omniner.run task=compare runs=[A,B]          what became better and worse, and whether it is chance
   python -m omniner.run task=adjudicate annotators=[A,B,C]   one corpus of several people's labels

@@ -82,6 +82,17 @@ class FromText:
         return core_schema.no_info_before_validator_function(number, handler(source))
 
 
+class OneOrMore:
+    """A list of which a single item may stand alone: `text=...` is `text=[...]`."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(
+            lambda value: [value] if isinstance(value, str) else value, handler(source)
+        )
+
+
 class Group:
     """A group of keys: made of a mapping that has all of them and no other, and no value is bent to fit."""
 

@@ -33,6 +33,16 @@ from omniner.runs.folder import METRICS, find_trained_model
 from omniner.tracking.tracked_run import DataInput, Run
 
 
+def always(of: object) -> bool:
+    """Whatever the configuration, or the value."""
+    return True
+
+
+def never(of: object) -> bool:
+    """With no configuration, and no value."""
+    return False
+
+
 @dataclass(frozen=True)
 class Input:
     """A key of the configuration that names what a task reads.
@@ -43,7 +53,7 @@ class Input:
         folder_allowed: False where the path must be that of a file.
         fewest: entries that a list must have at least; paths in lists are checked by whoever reads them.
         fix: what to do where it is missing; empty: set it to a path.
-        run_allowed: whether a run's name or id will do, too; who reads it looks it up.
+        accepts: which values are no path and will do all the same, such as the name of a run.
     """
 
     key: str
@@ -51,7 +61,7 @@ class Input:
     folder_allowed: bool = True
     fewest: int = 1
     fix: str = ""
-    run_allowed: bool = False
+    accepts: Callable[[str], bool] = never
 
     def check(self, task: str, config: Config) -> None:
         """Raise a `UserError` where the key lacks a value that `task` needs, or names a file that is not there."""
@@ -67,7 +77,7 @@ class Input:
         elif not value:
             if required:
                 raise UserError(self.key, f"task={task} needs it", fix)
-        elif self.run_allowed:
+        elif self.accepts(str(value)):
             return
         elif not Path(str(value)).exists():
             raise UserError(self.key, f"{value} does not exist", "Check the path.")
@@ -77,16 +87,6 @@ class Input:
 
 def _no_check(config: Config) -> None:
     """Nothing beside the inputs has to be checked."""
-
-
-def always(config: Config) -> bool:
-    """Whatever the configuration."""
-    return True
-
-
-def never(config: Config) -> bool:
-    """With no configuration."""
-    return False
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ class Task:
         prompts: whether it makes a prompt of its own, so that `prompt.from_run` is for it.
         uses_model: whether it runs the model of `model` here, on the devices of `trainer`.
         reads_data: whether it reads the corpus of `data`.
+        tracked: whether its runs are worth a record in the tracking store.
         for_other_runs: whether it only looks after other runs, and so has no folder and no tracked run of its own.
     """
 
@@ -121,6 +122,7 @@ class Task:
     prompts: bool = False
     uses_model: Callable[[Config], bool] = never
     reads_data: Callable[[Config], bool] = never
+    tracked: Callable[[Config], bool] = always
     for_other_runs: bool = False
 
     @property

@@ -23,7 +23,7 @@ from omniner.errors import UserError
 from omniner.files import make_folder
 from omniner.records import Issue, Sentence
 from omniner.registry import FORMATS
-from omniner.runs.context import Context, Input, Task
+from omniner.runs.context import Context, Input, Task, always
 from omniner.runs.folder import GUIDANCE_COPY, find_trained_model
 from omniner.tasks.prompting import build_run_prompt
 
@@ -123,7 +123,7 @@ TASK = Task(
     label=lambda config: ["convert", Path(config.input or config.checkpoint or "").stem, config.to],
     inputs=[
         Input("input", required=_needs_input),
-        Input("checkpoint", required=lambda config: config.to == "merged", run_allowed=True),
+        Input("checkpoint", required=lambda config: config.to == "merged", accepts=always),
         Input("gold", folder_allowed=False),
     ],
     check=_check,

@@ -1,8 +1,9 @@
 """`task=predict`: tag sentences with a trained checkpoint; scored too where the sentences have gold entities.
 
-The sentences are those of `input=`, or of the split that `data` reports on; `checkpoint=` is a run's folder or its
-checkpoint (none for a causal model as it was published, or a server). It writes `predictions.jsonl`, and with gold all
-that `task=score` does.
+The sentences are those of `text=` or `input=` (a file, or `-` for lines of standard input), else of the split that
+`data` reports on; `checkpoint=` is a run or its checkpoint (none for a causal model as it was published, or a server).
+It writes `predictions.jsonl`, prints sentences with their entities marked (all that were typed, some of a file), and
+with gold does all that `task=score` does.
 
 Predictions survive a kill: those of every finished batch are on disk, and a restart goes on behind them. When all are
 there the file is rewritten in the order of the sentences, so that an interrupted and an uninterrupted run end in the
@@ -13,6 +14,8 @@ others by now (another run may have taken the folder that `checkpoint` names), n
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -27,8 +30,8 @@ from omniner.corpus.formats import jsonl
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
 from omniner.files import append_lines, explaining, read_json, whole_lines, write_json, write_json_lines
-from omniner.records import Issue, Prediction, Sentence, content_digest, prediction_to_json, to_line
-from omniner.runs.context import Context, Input, Task, model_label
+from omniner.records import Issue, Prediction, Sentence, content_digest, mark_entities, prediction_to_json, to_line
+from omniner.runs.context import Context, Input, Task, always, model_label
 from omniner.runs.folder import GUIDANCE_COPY, find_trained_model
 from omniner.scoring.predictions import prediction_from_line
 from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, score_and_publish
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("omniner")
 
+STANDARD_INPUT = "-"  # as `input`
+SHOWN = 3  # sentences of a file
+
 PREDICTIONS = "predictions.jsonl"
 PREDICTED_BY = "predicted_by.json"
 GOLD = "gold.jsonl"
@@ -45,18 +51,16 @@ PREDICTION_OUTPUTS = (PREDICTIONS, PREDICTED_BY, GOLD)  # what every task that p
 
 
 def run(context: Context) -> None:
-    """Read the sentences, tag them, score them if they have gold."""
+    """Read the sentences, tag them, show them, score them if they have gold."""
     config, folder = context.config, context.folder
-    checkpoint = find_trained_model(config.checkpoint, config.tracking) if config.checkpoint else None
     sentences, issues, taxonomy = _read_sentences(context)
     counts = context.publish_issues(issues)
-    model: Path | UntrainedModel
-    if checkpoint and config.decoding.engine == "hf":
-        model = checkpoint
-    else:
-        model = _prepare_untrained(context, reported=() if config.input else sentences)
+    model = find_model(context, reported=() if config.input or config.text else sentences)
     predictions = predict_file(config, model, sentences, folder / PREDICTIONS)
     context.publish_file(PREDICTIONS)
+    shown = len(sentences) if is_typed(config) else SHOWN
+    for sentence, prediction in zip(sentences[:shown], predictions, strict=False):
+        print(marked_line(sentence, prediction))
     if any(sentence.entities for sentence in sentences):
         jsonl.write(folder / GOLD, sentences)
         context.publish_file(GOLD)
@@ -65,8 +69,28 @@ def run(context: Context) -> None:
         log.info("no gold entities in these sentences: nothing to score")
 
 
+def is_typed(config: Config) -> bool:
+    """Whether the sentences come from a person rather than from a file."""
+    return bool(config.text) or config.input == STANDARD_INPUT
+
+
+def marked_line(sentence: Sentence, prediction: Prediction) -> str:
+    """Write a sentence with its predicted entities in place, and why there are none where the answer was not read."""
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    form = {"form": "[\x1b[1m{text}\x1b[0m|\x1b[36m{category}\x1b[0m]"} if colour else {}
+    line = mark_entities(sentence.text, prediction.entities, **form)
+    return f"{line}  ({prediction.reason})" if prediction.parse == "failed" else line
+
+
 def _read_sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxonomy | None]:
     config = context.config
+    if is_typed(config):
+        texts = config.text or [line.strip() for line in sys.stdin]
+        sentences = [Sentence(str(number), text) for number, text in enumerate(filter(None, texts), 1)]
+        if not sentences:
+            key = "text" if config.text else "input"
+            raise UserError(key, "no sentence: nothing but empty lines", "Give sentences, a line each.")
+        return sentences, [], None
     if config.input:
         sentences, issues = sources.read_sentences(Path(config.input), config.data)
         return sentences, issues, None
@@ -88,6 +112,19 @@ class UntrainedModel:
     texts: list[str]
 
 
+def find_model(context: Context, reported: Sequence[Sentence]) -> Path | UntrainedModel:
+    """Find the checkpoint that the configuration names, or tell the untrained model what to do.
+
+    Args:
+        context: of the run.
+        reported: sentences that no example of a prompt may come from.
+    """
+    checkpoint = context.config.checkpoint
+    if checkpoint and context.config.decoding.engine == "hf":
+        return find_trained_model(checkpoint, context.config.tracking)
+    return _prepare_untrained(context, reported)
+
+
 def _prepare_untrained(context: Context, reported: Sequence[Sentence]) -> UntrainedModel:
     """The configured model, told of the categories and the examples of the training split."""
     from omniner.tasks.prompting import build_run_prompt
@@ -106,7 +143,7 @@ def predict_file(
         config: `model`, `prompt`, `decoding`, `encoding` and `trainer` are read, as far as the model needs them.
         model: the checkpoint of a trained one, or one that only knows its prompt.
         sentences: those to tag.
-        path: of the file.
+        path: of the file; each prediction carries its sentence's text.
 
     Returns:
         All predictions in the order of the sentences.
@@ -114,19 +151,20 @@ def predict_file(
     _remove_stale(path, config, model if isinstance(model, Path) else None, sentences)
     done = {prediction.id: prediction for prediction in map(prediction_from_line, whole_lines(path))}
     left = [sentence for sentence in sentences if sentence.id not in done]
+    texts = {sentence.id: sentence.text for sentence in sentences}
     if done and left:
         log.info("going on after %d predictions", len(done))
     if left:
-        predict = _open_model(config, model)
+        predict = open_model(config, model)
         start, count = time.perf_counter(), 0
         for batch in predict(sentences, frozenset(done)):
-            append_lines(path, [to_line(prediction_to_json(prediction)) for prediction in batch])
+            append_lines(path, [to_line(prediction_to_json(one, texts[one.id])) for one in batch])
             done |= {prediction.id: prediction for prediction in batch}
             count += len(batch)
         seconds = time.perf_counter() - start
         log.info("%d sentences predicted in %.1f s (%.0f per s)", count, seconds, count / seconds)
     predictions = [done[sentence.id] for sentence in sentences if sentence.id in done]
-    write_json_lines(path, map(prediction_to_json, predictions))
+    write_json_lines(path, (prediction_to_json(one, texts[one.id]) for one in predictions))
     return predictions
 
 
@@ -161,7 +199,7 @@ Predict = Callable[[Sequence[Sentence], frozenset[str]], Iterable[list[Predictio
 """Tags sentences batch after batch, without those whose ids are given."""
 
 
-def _open_model(config: Config, model: Path | UntrainedModel) -> Predict:
+def open_model(config: Config, model: Path | UntrainedModel) -> Predict:
     """Load a model into this process, or connect to a server, which needs no torch here."""
     if not isinstance(model, Path) and config.decoding.engine == "openai":
         from omniner.llm.server import predict_with_server
@@ -174,7 +212,7 @@ def _open_model(config: Config, model: Path | UntrainedModel) -> Predict:
     return models.load_untrained(config, model.prompt, model.texts).predict
 
 
-def _needs_checkpoint(config: Config) -> bool:
+def needs_checkpoint(config: Config) -> bool:
     """A causal model can answer as it was published, and so can a server."""
     return config.llm is None and config.decoding.engine == "hf"
 
@@ -183,6 +221,8 @@ def _check(config: Config) -> None:
     if config.prompt.from_run and config.checkpoint:
         found = "a trained model keeps the prompt it was trained with"
         raise UserError("prompt.from_run", found, "Leave it out.")
+    if config.text and config.input:
+        raise UserError("text", "input= names sentences, too", "Give one of the two.")
 
 
 TASK = Task(
@@ -192,13 +232,17 @@ TASK = Task(
     label=lambda config: [
         "predict",
         *([Path(config.checkpoint).stem] if config.checkpoint else model_label(config)),
-        config.data.name,
+        "typed" if is_typed(config) else Path(config.input).stem if config.input else config.data.name,
     ],
-    inputs=[Input("checkpoint", required=_needs_checkpoint, run_allowed=True), Input("input", folder_allowed=False)],
+    inputs=[
+        Input("checkpoint", required=needs_checkpoint, accepts=always),
+        Input("input", folder_allowed=False, accepts=lambda value: value == STANDARD_INPUT),
+    ],
     check=_check,
     outputs=(*PREDICTION_OUTPUTS, *SCORE_OUTPUTS, GUIDANCE_COPY),
     costly=[PREDICTIONS],
     prompts=True,
     uses_model=lambda config: config.decoding.engine == "hf" and not config.checkpoint,
-    reads_data=lambda config: not (config.input and config.checkpoint),
+    reads_data=lambda config: not ((config.input or config.text) and config.checkpoint),
+    tracked=lambda config: not is_typed(config),
 )

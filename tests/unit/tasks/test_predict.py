@@ -45,7 +45,7 @@ class Engine:
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     made = Engine()
-    monkeypatch.setattr(prediction, "_open_model", made.open)
+    monkeypatch.setattr(prediction, "open_model", made.open)
     monkeypatch.chdir(tmp_path)
     Path("best").mkdir()
     Path("best/weights").write_text("old")

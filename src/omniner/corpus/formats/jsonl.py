@@ -3,7 +3,7 @@
     {"id": "train-0", "text": "我爱北京", "entities": [{"text": "北京", "category": "地点", "start": 2, "end": 4}]}
 
 `post_id` and `meta` are optional, as are the two offsets of an entity (both or neither). A line without `entities`
-is a sentence without labels.
+is a sentence without labels. Predictions that carry their text are read as sentences with what was predicted.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from omniner.records import Entity, Issue, Sentence, sentence_to_json
 from omniner.registry import first_line
 
 _SENTENCE_KEYS = frozenset({"id", "text", "entities", "post_id", "meta"})
+_PREDICTION_KEYS = frozenset({"raw", "parse", "reason", "prompt_sha", "engine"})  # a prediction is read as a sentence
 _ENTITY_KEYS = frozenset({"text", "category", "start", "end"})
 
 
@@ -42,7 +43,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         text = text_of(record, "text", log, line)
         if text is None:
             continue
-        _report_keys(record, _SENTENCE_KEYS, foreign, log, line)
+        _report_keys(record, _SENTENCE_KEYS | _PREDICTION_KEYS, foreign, log, line)
         meta = meta_of(record.get("meta"), log, line)
         items = record.get("entities")
         if items is None:

@@ -1,0 +1,65 @@
+"""`task=chat`: type a sentence, see its entities; of a language model its own words, too.
+
+The model is that of `task=predict`: a run or a checkpoint (`checkpoint=`), a causal model as it was published, or a
+server. It is loaded once. An empty line is passed over; Ctrl-D or Ctrl-C ends. Lines that come through a pipe are
+answered in the same way. What was asked and answered is kept in `predictions.jsonl`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from omniner.errors import Stopped, UserError
+from omniner.files import append_lines
+from omniner.records import Sentence, prediction_to_json, to_line
+from omniner.runs.context import Context, Input, Task, always, never
+from omniner.runs.folder import GUIDANCE_COPY
+from omniner.tasks.predict import PREDICTIONS, find_model, marked_line, needs_checkpoint, open_model
+
+PROMPT = "> "
+
+
+def run(context: Context) -> None:
+    """Load the model, then answer line by line."""
+    predict = open_model(context.config, find_model(context, reported=()))
+    print("Type a sentence; Ctrl-D ends.", file=sys.stderr)
+    for number, text in enumerate(_typed_lines(), 1):
+        sentence = Sentence(str(number), text)
+        try:
+            prediction = next(one for batch in predict([sentence], frozenset()) for one in batch)
+        except UserError as error:  # of this sentence; the next one may do
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        append_lines(context.folder / PREDICTIONS, [to_line(prediction_to_json(prediction, text))])
+        print(marked_line(sentence, prediction))
+        if prediction.raw:
+            print(f"  {prediction.raw}")
+
+
+def _typed_lines() -> Iterator[str]:
+    """What is typed or piped in, without empty lines, to its end."""
+    asking = sys.stdin.isatty()
+    while True:
+        try:
+            line = input(PROMPT if asking else "").strip()
+        except Stopped:
+            raise
+        except (EOFError, KeyboardInterrupt):
+            return
+        if line:
+            yield line
+
+
+TASK = Task(
+    name="chat",
+    description=__doc__,
+    run=run,
+    label=lambda config: ["chat"],
+    inputs=[Input("checkpoint", required=needs_checkpoint, accepts=always)],
+    outputs=(PREDICTIONS, GUIDANCE_COPY),
+    prompts=True,
+    uses_model=lambda config: config.decoding.engine == "hf" and not config.checkpoint,
+    reads_data=lambda config: not config.checkpoint,
+    tracked=never,
+)
