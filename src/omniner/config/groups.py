@@ -42,7 +42,7 @@ from omniner.registry import FORMATS, TASKS, writable_formats
 
 TaskName = Annotated[str, OneOf(lambda: TASKS)]
 CorpusFormat = Annotated[str, OneOf(lambda: ("auto", *FORMATS, "synthetic"))]
-Conversion = Annotated[str, OneOf(lambda: ("auto", "llama", "merged", "generated", *writable_formats()))]
+Conversion = Annotated[str, OneOf(lambda: ("auto", "llama", "safetensors", "merged", "generated", *writable_formats()))]
 Taxonomy = Literal["omniner2025", "flat"]
 Together = Literal["auto", "texts", "mentions", "posts"]
 
@@ -404,8 +404,9 @@ class Config(Group):
     output: str | None
     """task=convert: the file or folder to write; task=split, filter: a folder for the corpus, null = in the run's."""
     to: Conversion
-    """task=convert: llama = a checkpoint in the Llama layout; merged = adapters merged into their weights; generated =
-    predictions as LLaMA-Factory writes them; or a format of corpora; auto = llama for a folder with a checkpoint."""
+    """task=convert: llama = a checkpoint in the Llama layout; safetensors = a GGUF file or folder as one that loads in
+    seconds; merged = adapters merged into their weights; generated = predictions as LLaMA-Factory writes them; or a
+    format of corpora; auto = safetensors for a GGUF file, llama for a folder with a checkpoint."""
 
     @property
     def llm(self) -> CausalConfig | None:

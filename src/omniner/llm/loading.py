@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,8 +44,12 @@ from omniner.training import checkpoints
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+log = logging.getLogger("omniner")
+
 _FOLDER = "The folder must hold config.json, tokenizer.json and model.safetensors, or one .gguf file."
 _HEADS = ("ForCausalLM", "LMHeadModel")
+_ROUNDING = 0.15  # relative to the size of a matrix; 4 bits make 0.1, two unlike matrices 1.4
+_ROWS = 8192  # compared at a time: in fp32 a whole vocabulary takes as much memory as a small model
 _MIN_TOKENS = 256  # transformers makes an almost empty tokenizer of a folder that has none
 
 
@@ -106,6 +111,24 @@ def load_pretrained(path: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Pre
     return model, found
 
 
+def tie_output(model: PreTrainedModel) -> None:
+    """Let the output matrix be the embeddings again where both are the same but for rounding.
+
+    A GGUF file may hold a tied matrix twice, quantised in two ways, and does not say so. The output's copy is kept:
+    llama.cpp rounds it less than the other. That spares a fifth of the weights of a small model.
+    """
+    read, written = model.get_input_embeddings(), model.get_output_embeddings()
+    if read is None or written is None or read.weight is written.weight or read.weight.shape != written.weight.shape:
+        return
+    difference = size = 0.0
+    for rows, others in zip(read.weight.detach().split(_ROWS), written.weight.detach().split(_ROWS), strict=True):
+        difference += float((rows.float() - others.float()).square().sum())
+        size += float(others.float().square().sum())
+    if difference < _ROUNDING**2 * size:
+        read.weight = written.weight
+        model.config.tie_word_embeddings = True
+
+
 def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
     """Load the tokenizer alone, to count with; see `load_pretrained`."""
     from transformers import AutoTokenizer
@@ -128,6 +151,9 @@ def load_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
         check_causal(path, settings)
     if more:
         options |= unpacked_gguf()
+        log.info(
+            "unpacking %s takes a while; task=convert to=safetensors makes a folder that loads at once", path
+        )
     with checkpoints.explaining_load_errors("model.path", path, fix), checkpoints.quiet_libraries():
         model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
     if missing := sorted(report["missing_keys"]):

@@ -1,6 +1,8 @@
 """`task=convert`: from one form to another; nothing is learnt.
 
 - `to=llama`: a Baichuan2 or InternLM2.5 checkpoint folder (`input`) to the Llama layout, which needs no code of theirs.
+- `to=safetensors`: a pretrained causal model (`input`: a GGUF file or a folder) to a folder that loads in seconds, in
+  bf16.
 - `to=merged`: a run's adapters (`checkpoint`) merged into plain weights that any server loads.
 - `to=` a format of corpora: one file, or each file of a folder (`input`); every split of `data` where none is named.
 - `to=generated`: a run's predictions (`input`) as LLaMA-Factory writes them, for the scripts that read that.
@@ -35,15 +37,16 @@ def run(context: Context) -> None:
     config = context.config
     target, output = config.to, Path(config.output or "")
     if target == "auto":
-        if not config.input or not (Path(config.input) / "config.json").is_file():
-            fix = f"Say to=merged, {', '.join(name for name, format in FORMATS.items() if format.write)}."
-            raise UserError("to", "auto, but what to convert is no checkpoint folder", fix)
-        target = "llama"
+        target = _recognised(config)
     context.run.tags({"convert.to": target, "convert.output": str(output.resolve())})
     if target == "llama":
         from omniner.convert.weights import convert_checkpoint
 
         convert_checkpoint(Path(config.input or ""), output)
+    elif target == "safetensors":
+        from omniner.llm.language_model import write_plain_model
+
+        write_plain_model(config.input or "", output)
     elif target == "merged":
         import torch
 
@@ -60,6 +63,17 @@ def run(context: Context) -> None:
     else:
         _convert_corpus(context, target, output)
     print(f"written: {output}")
+
+
+def _recognised(config: Config) -> str:
+    """Return what `to=auto` means for the input."""
+    given = Path(config.input or "")
+    if given.suffix == ".gguf":
+        return "safetensors"
+    if not config.input or not (given / "config.json").is_file():
+        names = ", ".join(name for name, format in FORMATS.items() if format.write)
+        raise UserError("to", "auto, but what to convert is no checkpoint", f"Say to=merged, {names}.")
+    return "llama"
 
 
 def _convert_corpus(context: Context, target: str, output: Path) -> None:
@@ -108,7 +122,7 @@ def _read_input(config: Config, output: Path, suffix: str) -> tuple[dict[Path, l
 
 def _needs_input(config: Config) -> bool:
     """A corpus may be that of `data`, and adapters are a checkpoint."""
-    return config.to in ("auto", "llama", "generated")
+    return config.to in ("auto", "llama", "safetensors", "generated")
 
 
 def _check(config: Config) -> None:

@@ -388,6 +388,29 @@ def test_a_gguf_file_is_a_model_like_any_other(method: str, as_folder: bool, tmp
     torch.testing.assert_close(logits(merged, ids), logits(model.model, ids), rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("noise", [0.02, 1.0])
+def test_a_gguf_file_becomes_a_folder_with_its_output_tied_again(noise: float, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    from transformers import AutoModelForCausalLM
+
+    source = small_causal.build("full")
+    model = source.model
+    matrix = model.lm_head.weight.detach().clone()
+    model.lm_head.weight = torch.nn.Parameter(matrix.clone())  # rounded in another way than the embeddings
+    read = model.get_input_embeddings().weight
+    read.data += noise * matrix.std() * torch.randn(matrix.shape, generator=torch.Generator().manual_seed(0))
+    small_gguf.write(tmp_path / "small.gguf", model, source.chat.tokenizer)
+    language_model.write_plain_model(str(tmp_path / "small.gguf"), tmp_path / "plain")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "plain")
+    tied = plain.get_input_embeddings().weight is plain.lm_head.weight
+    assert (plain.dtype, tied, plain.config.tie_word_embeddings) == (torch.bfloat16, noise < 1, noise < 1)
+    assert torch.equal(plain.lm_head.weight, matrix.bfloat16())
+    again = small_causal.build("full", tmp_path / "plain")
+    assert again.chat.answer_ids("北京的🍜好吃") == source.chat.answer_ids("北京的🍜好吃")
+    with pytest.raises(UserError, match=r"output: .*plain exists already"):
+        language_model.write_plain_model(str(tmp_path / "small.gguf"), tmp_path / "plain")
+
+
 def test_of_several_gguf_files_one_must_be_named(tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(b"GGUF")
