@@ -151,9 +151,7 @@ def load_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
         check_causal(path, settings)
     if more:
         options |= unpacked_gguf()
-        log.info(
-            "unpacking %s takes a while; task=convert to=safetensors makes a folder that loads at once", path
-        )
+        log.info("unpacking %s takes a while; task=convert to=safetensors makes a folder that loads at once", path)
     with checkpoints.explaining_load_errors("model.path", path, fix), checkpoints.quiet_libraries():
         model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
     if missing := sorted(report["missing_keys"]):
