@@ -227,9 +227,9 @@ def _load_published(folder: Path, overrides: Sequence[str], categories: Sequence
     """A causal model as it was published, asked about the categories."""
     from omniner import models
     from omniner.config import compose
-    from omniner.runs.sweep import quoted
+    from omniner.config.overrides import quote
 
-    chosen = ["model=causal_path", f"model.path={quoted(str(folder))}", f"model.name={quoted(folder.resolve().name)}"]
+    chosen = ["model=causal_path", f"model.path={quote(str(folder))}", f"model.name={quote(folder.resolve().name)}"]
     config = compose.load(["task=predict", *chosen, *overrides])
     prompt, texts = _prompt(config, categories)
     return Model(config, str(folder), models.load_untrained(config, prompt, texts).predict)
@@ -238,10 +238,10 @@ def _load_published(folder: Path, overrides: Sequence[str], categories: Sequence
 def _load_server(url: str, overrides: Sequence[str], categories: Sequence[str]) -> Model:
     """A model behind a server, asked about the categories."""
     from omniner.config import compose
+    from omniner.config.overrides import quote
     from omniner.llm import server
-    from omniner.runs.sweep import quoted
 
-    config = compose.load(["task=predict", "decoding=openai", f"decoding.url={quoted(url)}", *overrides])
+    config = compose.load(["task=predict", "decoding=openai", f"decoding.url={quote(url)}", *overrides])
     prompt, _ = _prompt(config, categories)
     return Model(
         config, url, lambda sentences: server.predict_with_server(config.decoding, prompt, sentences, frozenset())

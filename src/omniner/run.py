@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
+import omniner
 from omniner.config import compose
 from omniner.config.groups import Config
+from omniner.config.overrides import explain_override, read_arguments
 from omniner.errors import Stopped, UserError
 from omniner.registry import TASKS
 from omniner.runs import children, sweep
@@ -151,8 +153,9 @@ def report(error: BaseException) -> int:
     """Print what went wrong in one message; the exit status."""
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
+    elif explained := explain_override(error, sys.argv[1:], compose.conf_folder()):
+        print(f"error: {explained}", file=sys.stderr)
     else:
-        # Hydra's own messages: an unknown key or choice, a broken override.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         print(f"error: {' | '.join(lines)}", file=sys.stderr)
     return 2
@@ -202,6 +205,9 @@ def main() -> None:
 
         print(help_text(sys.argv[1:]))
         return
+    if "--version" in sys.argv[1:]:
+        print(f"OmniNER {omniner.__version__}")
+        return
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -212,6 +218,7 @@ def main() -> None:
     status: Any = 0
     outcome = "FAILED"
     try:
+        sys.argv[1:] = read_arguments(sys.argv[1:], compose.conf_folder())
         job()
         outcome = "FINISHED"
     except sweep.SweepNotStarted as refused:

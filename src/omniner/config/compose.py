@@ -26,6 +26,7 @@ from yaml import YAMLError
 
 from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, CausalConfig, Method
+from omniner.config.overrides import read_arguments
 from omniner.config.validate import hints, validate
 from omniner.errors import UserError, masked
 from omniner.files import explaining
@@ -251,7 +252,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         from hydra import compose as hydra_compose
 
         own = [f"hydra.searchpath=[{os.environ[SEARCH_PATH]}]"] if os.environ.get(SEARCH_PATH) else []
-        return hydra_compose("config", overrides=[*own, *overrides])
+        return hydra_compose("config", overrides=[*own, *read_arguments(overrides, conf_folder())])
 
 
 @contextlib.contextmanager

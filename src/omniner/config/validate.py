@@ -286,14 +286,23 @@ def _in_words(mistake: ErrorDetails, key: str, wanted: Wanted, known: Sequence[s
         given = value.get("kind") if isinstance(value, Mapping) else value
         return UserError(f"{key}.kind", f"{given!r} is no kind of {key}", f"Choose one of: {', '.join(wanted.kinds)}.")
     if kind == "dataclass_type":
-        return UserError(key, f"a group of keys is expected, {value!r} was found", f"Choose a {key} from conf/.")
+        return UserError(key, f"a group of keys is expected, {_shown(value)} was found", f"Choose a {key} from conf/.")
     if wanted.choices:
         near = difflib.get_close_matches(str(value), wanted.choices, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
-        return UserError(key, f"{value!r} is not a choice", f"{hint}Choose one of: {', '.join(wanted.choices)}.")
+        return UserError(key, f"{_shown(value)} is not a choice", f"{hint}Choose one of: {', '.join(wanted.choices)}.")
     outside = _OUTSIDE.get(kind) if not wanted.is_share else None
     found = outside.format(**wanted.bounds) if outside else f"not {wanted.noun()}"
-    return UserError(key, f"{value!r} is {found}", f"Give {wanted.describe()}{' or null' if wanted.nullable else ''}.")
+    return UserError(
+        key, f"{_shown(value)} is {found}", f"Give {wanted.describe()}{' or null' if wanted.nullable else ''}."
+    )
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML has it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value)
 
 
 def unknown(key: str, known: Sequence[str]) -> UserError:

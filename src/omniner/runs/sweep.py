@@ -30,6 +30,7 @@ from omniner import tracking
 from omniner.config import compose
 from omniner.config.compose import NOT_IDENTITY, SEARCH_PATH, section
 from omniner.config.groups import TrackingConfig
+from omniner.config.overrides import quote
 from omniner.errors import Stopped, UserError
 from omniner.files import make_folder, read_json, try_lock, write_json, write_text, writing
 from omniner.runs import children
@@ -111,7 +112,7 @@ class ParentRun(Callback):
         with flag_override(config.hydra, ["readonly", "struct"], [False, False]):
             _give_seed(config.hydra.sweeper, _running)
             config.hydra.sweep.dir = folder
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote(folder)}")
 
 
 def _open(config: DictConfig) -> Sweep:
@@ -237,7 +238,7 @@ def _search_path(hydra: HydraConf) -> str:
     """The user's own folders of configurations, for a child that composes once more."""
     ours = ("command-line", "hydra.searchpath in command-line")
     own = [source for source in hydra.runtime.config_sources if source.provider in ours]
-    return ",".join(quoted(f"{source.schema}://{source.path}") for source in own)
+    return ",".join(quote(f"{source.schema}://{source.path}") for source in own)
 
 
 def _stop_with_launcher() -> CheckStop:
@@ -345,8 +346,3 @@ def _finish_parent(sweep: Sweep, outcome: str, table: Table | None, files: Seque
         log.warning("the same command ends the sweep's run when the tracking store is back")
     link = tracking.compare_link(sweep.tracking_config, [run.id for run in runs]) if runs else ""
     return [f"compare: {link}"] if link else [], told
-
-
-def quoted(value: str) -> str:
-    """Return a value as it stands in an override, whatever characters it holds."""
-    return "'" + value.replace("'", "\\'") + "'"

@@ -1,0 +1,188 @@
+"""The arguments of the command line, taken as a person means them; and what is wrong with them, in a user's words.
+
+Hydra's grammar has no Chinese letters outside quotes, and no brackets, `=` or `#` in a value, so that
+`predictions=预测.jsonl` needs quotes within quotes. `read_arguments` puts them where the grammar allows no other
+reading. `explain_override` turns what Hydra says of a wrong argument into the key, what was found and what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omniner.config.groups import Config
+from omniner.config.validate import Wanted, hints, take_apart, unknown
+from omniner.errors import UserError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+_PLAIN = re.compile(r"[\w.@/+~-]+=[\w./:+-]*", re.ASCII)  # arguments that mean what they look like
+_FLAGS = {
+    *(
+        "-h",
+        "--help",
+        "--hydra-help",
+        "--version",
+        "-p",
+        "--package",
+        "-r",
+        "--run",
+        "-m",
+        "--multirun",
+        "-i",
+        "--info",
+    ),
+    *("-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "--resolve"),
+    *("-c", "--cfg", "--experimental-rerun"),
+}
+_MULTIRUN = ("-m", "--multirun")
+_BRACKETS = {"[": "]", "{": "}"}
+_PARTS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[][{},:]|[^][{},:'"]+|.""", re.DOTALL)
+
+
+def read_arguments(arguments: Sequence[str], conf: Path) -> list[str]:
+    """Put quotes where a value needs them to be what it looks like.
+
+    Args:
+        arguments: of the command line, or overrides from elsewhere.
+        conf: the folder of configurations, whose folders are the groups.
+
+    Returns:
+        The same arguments, each in a form that Hydra reads.
+
+    Raises:
+        UserError: an argument cannot be meant: an unknown flag, a list where a group takes one choice.
+    """
+    sweep = any(flag in arguments for flag in _MULTIRUN)
+    return [_read_argument(argument, sweep, conf) for argument in arguments]
+
+
+def _read_argument(argument: str, sweep: bool, conf: Path) -> str:
+    if argument.startswith("-"):
+        if argument.partition("=")[0] not in _FLAGS and not argument.lstrip("-").isdecimal():
+            raise UserError(argument, "unknown flag", f"{_near(argument, _FLAGS)}See --help.")
+        return argument
+    key, equals, value = argument.partition("=")
+    name = key.lstrip("+~").partition("@")[0]
+    if equals and "." not in name and name in hints(Config) and (conf / name).is_dir():
+        _check_choice(name, value, sweep, conf)
+    if not equals or _PLAIN.fullmatch(argument) or _parses(argument):
+        return argument
+    if value[:1] in _BRACKETS and value.endswith(_BRACKETS[value[0]]):
+        quoted = f"{key}={''.join(_quote_items(value, key))}"
+        if _parses(quoted):
+            return quoted
+    if sweep and "," in value and value[:1] not in _BRACKETS:
+        return f"{key}={','.join(one if _parses(f'{key}={one}') else quote(one) for one in value.split(','))}"
+    return f"{key}={quote(value)}"
+
+
+def quote(value: str) -> str:
+    """Return a value as it stands in an override, whatever characters it holds."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value) + "'"
+
+
+def _quote_items(value: str, key: str) -> Iterator[str]:
+    """The parts of a list or a mapping, those that Hydra cannot read in quotes."""
+    for part in _PARTS.findall(value):
+        bare = part.strip()
+        if not bare or bare in "[]{},:" or _parses(f"{key}={bare}"):
+            yield part
+        else:
+            yield quote(bare)
+
+
+def _parses(argument: str) -> bool:
+    from hydra.errors import HydraException
+
+    try:
+        _parser().parse_override(argument)
+    except HydraException:
+        return False
+    return True
+
+
+def _parser() -> OverridesParser:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return OverridesParser.create()
+
+
+def _check_choice(group: str, value: str, sweep: bool, conf: Path) -> None:
+    """A group takes one choice, unless it is a sweep."""
+    if value in ("", "null"):
+        raise UserError(group, "no choice", f"Name one, such as {group}={_choices(group, conf)[0]}.")
+    if value.startswith("["):
+        each = f"{group}={value.strip('[]')}"
+        raise UserError(group, f"a list, where one choice belongs: {value}", f"To run each of them: -m {each}")
+    if "," in value and not sweep:
+        raise UserError(group, f"several choices: {value}", f"To run each of them: -m {group}={value}")
+
+
+def explain_override(error: BaseException, arguments: Sequence[str], conf: Path) -> UserError | None:
+    """Say in a user's words what Hydra says of a wrong argument.
+
+    Args:
+        error: what Hydra raised.
+        arguments: of the command line.
+        conf: the folder of configurations.
+
+    Returns:
+        The mistake; None where Hydra's own words must do.
+    """
+    text = str(error)
+    if found := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
+        group, choice = found.groups()
+        listed = re.search(r"Available options in '[^']+':\n((?:\t\w.*\n)+)", text)
+        known = [name for name in (listed[1].split() if listed else []) if not name.startswith("_")]
+        known = known or _choices(group, conf)
+        return UserError(group, f"no choice is called {choice!r}", f"{_near(choice, known)}Known: {', '.join(known)}.")
+    if (found := re.search(r"Could not override '([^']+)'", text)) and not found[1].startswith("hydra."):
+        return _unknown_key(found[1], arguments)
+    if found := re.search(r"Ambiguous value for argument '(.+)'\n", text):
+        key, _, value = found[1].partition("=")
+        fixes = [f"To run each of them: -m {found[1]}"]
+        wanted = _wanted(key.lstrip("+"))
+        if any(one.what is list for one in wanted):
+            fixes = [f"If it is a list: {key}=[{value}]"]
+        if any(one.what in (str, list) for one in wanted):
+            fixes.append(f'If it is one text: "{key}={quote(value)}"')
+        return UserError(key, f"several values: {value}", ". ".join(fixes))
+    if found := re.search(r"Error parsing override '(.*)'\n", text):
+        words = [f"task={found[1]}"] if found[1].isidentifier() else []
+        fix = f"Write key=value{', such as ' + words[0] if words else ''}; quote the argument if it has blanks."
+        return UserError(found[1], "no key=value", fix)
+    return None
+
+
+def _choices(group: str, conf: Path) -> list[str]:
+    return sorted(path.stem for path in (conf / group).glob("[!_]*.yaml"))
+
+
+def _unknown_key(key: str, arguments: Sequence[str]) -> UserError:
+    """A key that the configuration has not; in a mapping of free keys it can be added."""
+    above = key.rpartition(".")[0]
+    if any(wanted.what is dict for wanted in _wanted(above)):
+        given = next((one for one in arguments if one.startswith(f"{key}=")), f"{key}=...")
+        return UserError(key, "this key is not there yet", f"To add it: +{given}")
+    return unknown(key, [name for group in _groups(above) for name in hints(group)])
+
+
+def _wanted(key: str) -> list[Wanted]:
+    """What the types ask of the value of a dotted key; of several, where a group has several kinds."""
+    above, _, name = key.rpartition(".")
+    return [take_apart(hints(group)[name]) for group in _groups(above) if name in hints(group)]
+
+
+def _groups(key: str) -> list[type]:
+    """The groups that may stand under a dotted key; the whole configuration under the empty one."""
+    return [group for wanted in _wanted(key) for group in wanted.groups] if key else [Config]
+
+
+def _near(word: str, known: Sequence[str] | set[str]) -> str:
+    near = get_close_matches(word, sorted(known), n=1)
+    return f"Did you mean {near[0]}? " if near else ""

@@ -1,0 +1,107 @@
+"""Arguments as people type them: read as they look, or refused with the corrected one."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from omniner.config import compose
+from omniner.config.overrides import explain_override, quote, read_arguments
+from omniner.errors import UserError
+
+CONF = compose.conf_folder()
+
+
+def value_of(argument: str, *others: str) -> Any:
+    """What Hydra makes of an argument that was read."""
+    *_, read = read_arguments([*others, argument], CONF)
+    return OverridesParser.create().parse_override(read).value()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            "预测结果.jsonl",
+            "语料/第一 批",
+            "generated_predictions (1).jsonl",
+            "a=b",
+            "a#b",
+            "it's",
+            "a&b;c",
+            "[甲](1)",
+        ),
+        *(
+            "a@b",
+            "100%",
+            "C:\\数据\\",
+            'say "去"',
+            "去北京,吃饭",
+            "http://h:1/v1?x=1&y=2",
+            "a\\'b",
+            "{甲",
+            "甲]",
+            "[甲](1)",
+        ),
+    ],
+)
+def test_a_value_is_what_it_looks_like(value: str) -> None:
+    assert value_of(f"predictions={value}") == value
+    assert compose.load([f"predictions={value}", "task=stats"]).predictions == value
+
+
+def test_what_hydra_reads_stays() -> None:
+    arguments = ["a=1", "b=[1,2]", "c={d: 1}", "e='x,y'", "f=${seed}", "+g.h=null", "~i", "j=range(1,3)", "k=a\\b"]
+    assert read_arguments(arguments, CONF) == arguments
+
+
+def test_items_of_lists_and_mappings_are_quoted_one_by_one() -> None:
+    assert value_of("annotators=[甲.jsonl,乙=丙 (1).jsonl,c.jsonl]") == ["甲.jsonl", "乙=丙 (1).jsonl", "c.jsonl"]
+    assert value_of("data.files={train: [训练.json, b.json], dev: []}") == {"train": ["训练.json", "b.json"], "dev": []}
+    assert value_of('runs=["a,b",甲]') == ["a,b", "甲"]
+
+
+def test_a_sweep_divides_at_commas() -> None:
+    assert read_arguments(["-m", "name=甲,乙,c"], CONF) == ["-m", "name='甲','乙',c"]
+
+
+def test_random_texts_survive() -> None:
+    chance = random.Random(0)
+    for _ in range(500):
+        text = "x" + "".join(chance.choices("ab甲乙 '\"\\=#()&[]{},:;$", k=chance.randint(1, 8)))
+        if "${" not in text:  # an interpolation, which is meant
+            assert OverridesParser.create().parse_override(f"name={quote(text)}").value() == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=char_bilsm"], "model: no choice is called 'char_bilsm'. Did you mean char_bilstm?"),
+        (["model=[char_bilstm,bert_tiny]"], "To run each of them: -m model=char_bilstm,bert_tiny"),
+        (["head=softmax,crf"], "To run each of them: -m head=softmax,crf"),
+        (["head=null"], "head: no choice"),
+        (["seed=1,2"], "seed: several values: 1,2. To run each of them: -m seed=1,2"),
+        (["annotators=a,b"], "annotators=[a,b]"),
+        (["name=a,b"], """If it is one text: "name='a,b'\""""),
+        (["modle=x"], "modle: unknown key. Did you mean model?"),
+        (["model.hiden=8"], "model.hiden: unknown key. Did you mean model.hidden?"),
+        (["trainer.max_epoch=8"], "Did you mean trainer.max_epochs?"),
+        (["data.files.extra=[a.jsonl]"], "To add it: +data.files.extra=[a.jsonl]"),
+        (["train"], "train: no key=value. Write key=value, such as task=train"),
+        (["--cgf", "job"], "--cgf: unknown flag. Did you mean --cfg?"),
+    ],
+)
+def test_a_mistake_is_told_with_the_argument_to_type(arguments: list[str], message: str) -> None:
+    try:
+        compose.load(arguments)
+    except Exception as error:
+        told = error if isinstance(error, UserError) else explain_override(error, arguments, CONF)
+    assert message in str(told)
+    assert "_encoder" not in str(told), "a file that choices extend is no choice"
+
+
+def test_other_mistakes_are_left_to_hydra() -> None:
+    assert explain_override(ValueError("else"), [], CONF) is None
