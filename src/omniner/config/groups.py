@@ -70,8 +70,8 @@ class DataConfig(Group):
     """Where the files are published: named when they are absent."""
     files: dict[str, list[str]]
     """Split -> file names under `root` that are read one after the other."""
-    scheme: Literal["auto", "bio", "bioes", "bmes", "bios"]
-    """CoNLL: the tagging scheme."""
+    scheme: Literal["auto", "bio", "bioes", "bmes", "bios", "iob1", "io"]
+    """CoNLL: the tagging scheme; iob1 = entities start with I, io = tags are categories alone."""
     separator: Literal["auto", "tab", "space"]
     """CoNLL: what stands between token and tag."""
     glued_positions: bool
@@ -97,6 +97,8 @@ class DataConfig(Group):
     """What the two offsets of an entity mean: half_open = code points, the end is behind the last one; inclusive = code
     points, the end is the last one; utf16 = UTF-16 units, as browsers count: an emoji is two; auto = found from the
     file."""
+    tag_column: Positive | None = None
+    """CoNLL: the column of tags, from 1; null = found from the file."""
     annotator: str | None = None
     """Exports of several annotators: read only what this one labelled, by id, name or e-mail (`completed_by` of Label
     Studio, `user` of doccano); null = the ground truth, else the first of each sentence."""

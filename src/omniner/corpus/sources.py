@@ -172,7 +172,7 @@ def check_read(
         raise UserError(_place(path, issues), f"no sentence could be read{examples}", fix)
     bad = [issue for issue in lost if issue.code in ENTITY_LOSSES]
     if bad and not any(entity.start is not None for sentence in sentences for entity in sentence.entities):
-        found = f"not one of its entities could be placed in its sentence, {len(bad):,} were tried{examples}"
+        found = f"not one entity could be taken with its place, {len(bad):,} were tried{examples}"
         raise UserError(_place(path, bad), found, f"{fix[:-1]}, or data.offsets.")
     records = {(issue.file, issue.line, issue.id) for issue in lost}
     unread = {(issue.file, issue.line, issue.id) for issue in lost if issue.code in RECORD_LOSSES}

@@ -100,7 +100,6 @@ def test_where_the_sentence_stands(tmp_path: Path, item: dict[str, object], text
         "[['北京', 'A']]",
         '```json\n[]\n```',
         "[" * 100_000,
-        [["北京", "A"]],
         3,
     ],
 )  # fmt: skip

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.helpers.reading import SMALL, assert_offsets_hold, codes, read, spans
 
 from omniner import records
-from omniner.corpus.formats import WriteOptions, conll
+from omniner.corpus.formats import WriteOptions, conll, tags
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 
@@ -51,7 +51,7 @@ def test_decoding(tmp_path: Path, tags: str, expected: list[tuple[int, int, str]
 
 
 @pytest.mark.parametrize(
-    ("tags", "scheme"),
+    ("given", "scheme"),
     [
         ("O O", "bio"),
         ("B-A I-A O", "bio"),
@@ -61,8 +61,8 @@ def test_decoding(tmp_path: Path, tags: str, expected: list[tuple[int, int, str]
         ("B-A M-A E-A", "bmes"),
     ],
 )
-def test_the_scheme_is_found_from_the_tags(tags: str, scheme: str) -> None:
-    assert conll.scheme_of(set(tags.split())) == scheme
+def test_the_scheme_is_found_from_the_tags(given: str, scheme: str) -> None:
+    assert tags.scheme_of(set(given.split())) == scheme
 
 
 def test_a_tag_of_another_scheme_is_an_issue_and_still_counts(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def sentences(draw: st.DrawFn) -> Sentence:
     return Sentence("s", text, entities)
 
 
-@given(items=st.lists(sentences(), min_size=1, max_size=4), scheme=st.sampled_from(sorted(conll.SCHEMES)))
+@given(items=st.lists(sentences(), min_size=1, max_size=4), scheme=st.sampled_from(sorted(tags.SCHEMES)))
 @pytest.mark.parametrize("separator", ["tab", "space"])
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_written_is_read_back(tmp_path: Path, items: list[Sentence], scheme: str, separator: str) -> None:

@@ -18,7 +18,7 @@ from omniner.corpus.formats.fields import IssueLog, placed_entities, read_lines
 from omniner.errors import UserError
 from omniner.files import write_text
 from omniner.records import Entity, Issue, Sentence
-from omniner.registry import FORMATS
+from omniner.registry import FORMATS, writable_formats
 
 MARK = "%slashes"
 
@@ -112,11 +112,14 @@ def test_messages_name_a_new_format(tmp_path: Path, slashes: Format) -> None:
 def test_a_format_may_be_for_reading_only(tmp_path: Path) -> None:
     FORMATS.add(Format(name="relic", meaning="Nobody writes it", read=read_slashes, write=None, suffix=""))
     try:
-        with pytest.raises(UserError, match=r"'relic' cannot be written\. Use alpaca") as refused:
+        with pytest.raises(UserError, match=r"'relic' cannot be written\. Use brat") as refused:
             formats.write(tmp_path / "x", "relic", [], WriteOptions())
     finally:
         FORMATS.remove("relic")
     assert "relic" not in str(refused.value).partition("Use")[2]
+    assert "alpaca" not in str(refused.value)  # it cannot be written either: there is no prompt
+    with pytest.raises(UserError, match=r"'xml' cannot be written\. Use alpaca"):
+        formats.write(tmp_path / "x", "xml", [], PROMPTED)
 
 
 @pytest.mark.parametrize("name", [*FORMATS])
@@ -146,7 +149,7 @@ HELD: dict[str, tuple[Sentence, Any]] = {  # a sentence that has it, and what mu
 
 
 @pytest.mark.parametrize("what", HELD)
-@pytest.mark.parametrize("name", [*FORMATS])
+@pytest.mark.parametrize("name", writable_formats())
 def test_a_format_holds_what_its_entry_says(tmp_path: Path, name: str, what: str) -> None:
     given, seen = HELD[what]
     labelled = Sentence("other", "我爱北京", [Entity("北京", "地点", 2, 4)])

@@ -127,7 +127,7 @@ def test_cmeee_cblue_json() -> None:
     assert sentences[0].entities == [Entity("房室结", "bod", 4, 7)]
     assert [records.is_unlabeled(sentence) for sentence in sentences] == [False, True, False]
     assert sentences[2].entities == [Entity("好", "dis")]
-    assert [(issue.code, issue.line) for issue in issues] == [("offset-mismatch", 5), ("bad-entity", 5)]
+    assert sorted((issue.code, issue.line) for issue in issues) == [("bad-entity", 5), ("offset-mismatch", 5)]
 
 
 def test_a_torn_json_list_gives_what_stands_before_the_tear(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_detection(name: str, format: str, why: str) -> None:
         ('{"text": "好"}\n', "jsonl"),
         ('{broken\n{"text": "好", "label": {}}\n', "cluener"),
         ('[{"text": "', "cmeee"),
-        ("[图片]今天天气好\n第二句\n", "cmeee"),
+        ("[图片]今天天气好\n第二句\n", "text"),
         ("北\n京\n\n好\n", "conll"),
         ("北,B-A\n京,I-A\n", "conll"),
     ],

@@ -22,7 +22,8 @@ from omniner.errors import UserError
 from omniner.records import Entity, Issue, Sentence, own_meta
 from omniner.registry import FORMATS
 
-WRITERS = {name: entry for name, entry in FORMATS.items() if not entry.needs_prompt}
+WRITERS = {name: entry for name, entry in FORMATS.items() if entry.write and not entry.needs_prompt}
+WAYS = {"doccano": "half_open"}  # without surfaces an emoji leaves it open
 OPTIONS = WriteOptions(scheme="bioes", separator="tab", joiner="")
 # Astral and joined emoji, combining and byte order marks, whatever ends a line for someone, syntax of the formats.
 AWKWARD = [
@@ -78,7 +79,7 @@ def there_and_back(format: str, items: Sequence[Sentence]) -> tuple[list[Sentenc
         written = formats.write(path, format, items, OPTIONS)
         if format == "brat" and not items:
             return [], written, []
-        found, issues = read(path, format, separator="tab", scheme="bioes")
+        found, issues = read(path, format, separator="tab", scheme="bioes", offsets=WAYS.get(format, "auto"))
         return found, written, issues
 
 

@@ -94,7 +94,7 @@ FILES = [
     Known("cmeee/train_data_all.txt", "cmeee", 15000, 61796 - 2, CMEEE_TRAIN, {"empty-entity": 2}),
     Known("cmeee/val_data.txt", "cmeee", 5000, 20300, CMEEE_DEV),
     Known("cmeee/CMeEE_dev.json", "cmeee", 5000, 20300, CMEEE_DEV),
-    Known("cmeee/test1.txt", "cmeee", 3000, 0, unlabeled=True),
+    Known("cmeee/test1.txt", "text", 3000, 0, unlabeled=True),
     Known("cmeee/CMeEE_test.json", "cmeee", 3000, 0, unlabeled=True),
     Known("wnut17/wnut17train.conll", "conll", 3394, 1975, types(WNUT, 221, 140, 264, 548, 660, 142), joiner=" "),
     Known("wnut17/emerging.dev.conll", "conll", 1009, 836, types(WNUT, 34, 105, 39, 74, 470, 114), joiner=" "),

@@ -15,30 +15,33 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-from omniner.corpus.formats.fields import FileHead, IssueLog, quote, read_head
+from omniner.corpus.formats.excerpt import Excerpt, read_excerpt
+from omniner.corpus.formats.fields import IssueLog, quote
+from omniner.corpus.formats.lookalikes import find_lookalike
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Sentence, own_meta
 from omniner.registry import FORMATS
 
 log = logging.getLogger("omniner")
 
-SURE = 50  # a JSON record that gives a match this strong decides, whatever the records after it say
+SURE = 50  # a match this strong is no guess
 
 Holding = Literal["id", "post_id", "meta", "unlabeled", "nested", "unplaced"]
 
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """How to read what a file does not say of itself. All but the ids is about CoNLL columns.
+    """How to read what a file does not say of itself. All but the ids, offsets and annotators is about tags.
 
     Attributes:
-        scheme: auto | bio | bio2 | bioes | bmes | bios.
+        scheme: auto | bio | bio2 | bioes | bmes | bios | iob1 | io.
         separator: auto | tab | space.
         glued_positions: whether a word position of 1-2 digits follows each character; None = find out.
         joiner: what to put between tokens; None = find out.
         id_prefix: a sentence without an id gets `<id_prefix>-<n>`.
         id_first: n of the first sentence of the file.
         offsets: auto | half_open | inclusive | utf16: what the two offsets of an entity mean.
+        tag_column: the column of tags, from 1; None = find out.
         annotator: whose labels to read, of a file that has those of several; None = of each sentence the ground truth,
             else the first.
     """
@@ -51,6 +54,7 @@ class ReadOptions:
     id_first: int = 0
     offsets: str = "auto"
     annotator: str | None = None
+    tag_column: int | None = None
 
 
 class PromptTexts(Protocol):
@@ -103,11 +107,12 @@ class Format:
     within it the strongest match:
 
     1. `sniff_path`: what lies in the folder, or beside the file;
-    2. `sniff_record`: its first JSON objects, up to one that gives a match of at least `SURE`; else the first match.
-       Take 50-99 for keys that no other format has (90 Label Studio, 80 CLUENER, 70 doccano, 60 entities of CMeEE and
-       of our own, 50 instruction data), less for what several could have;
-    3. `sniff_lines`: its first lines (95-98 the keys of a torn JSON list, 80 a CSV header, 70 the marks of CHIP,
-       60 annotations of brat, 50 columns, 10 plain text).
+    2. `sniff_value`: JSON values of the beginning and other parts of it; of the formats that match some of them the
+       one with the strongest match, of equal ones that which matches more of them. Take 50-99 for keys that no other
+       format has (90 Label Studio, 80 CLUENER, 70 doccano, 60 entities of our own, 50 instruction data), less for what
+       several could have;
+    3. `sniff_lines`: lines of the beginning and other parts of it (95-98 the keys of a torn JSON list, 80 a CSV header,
+       70 the marks of CHIP, 60 annotations of brat, 50 columns, 10 plain text).
 
     Attributes:
         name: as in `data.format` and `to=`.
@@ -124,9 +129,9 @@ class Format:
             (entities without offsets). Losses of the first three are reported by `write` below, of the rest by the
             format's own writer.
         sniff_path: of a path that is there: a match, or None.
-        sniff_record: of a JSON object, and whether it stands in a list (else on a line): a match, or None. Its reason
-            goes on behind "a JSON list of objects" or "JSON lines".
-        sniff_lines: of the beginning of a file: a match, or None.
+        sniff_value: of a JSON value, and whether it stands in a list (else on a line): a match, or None. Its reason
+            goes on behind "a JSON list of items" or "JSON lines".
+        sniff_lines: of an excerpt of a file: a match, or None.
     """
 
     name: str
@@ -139,8 +144,8 @@ class Format:
     needs_prompt: bool = False
     holds: frozenset[Holding] = frozenset()
     sniff_path: Callable[[Path], Match | None] = lambda path: None
-    sniff_record: Callable[[dict[str, Any], bool], Match | None] = lambda record, is_list: None
-    sniff_lines: Callable[[FileHead], Match | None] = lambda head: None
+    sniff_value: Callable[[Any, bool], Match | None] = lambda value, is_list: None
+    sniff_lines: Callable[[Excerpt], Match | None] = lambda excerpt: None
 
 
 def recognise(path: Path) -> tuple[str, str]:
@@ -149,10 +154,10 @@ def recognise(path: Path) -> tuple[str, str]:
     Only what is in it counts, not its name: published names are `.txt`, `.json`, `.train`, `.annotated`.
 
     Returns:
-        The name of the format, and why, in words.
+        The name of the format, and why, and how sure that is, in words.
 
     Raises:
-        UserError: it cannot be read, or is of no known format.
+        UserError: it cannot be read, or is of no known format; then it says what it looks like.
     """
     path = Path(path)
     if found := _strongest((name, entry.sniff_path(path)) for name, entry in FORMATS.items()):
@@ -160,30 +165,41 @@ def recognise(path: Path) -> tuple[str, str]:
     if path.is_dir():
         folders = " or ".join(entry.folder for entry in FORMATS.values() if entry.folder)
         raise UserError(path, f"not a folder of {folders}", "Name a file, or such a folder, or set data.format.")
-    head = read_head(path)
-    found = _by_records(path, head) or _strongest((name, entry.sniff_lines(head)) for name, entry in FORMATS.items())
+    excerpt = read_excerpt(path)
+    found = _by_values(path, excerpt) or _strongest(
+        (name, entry.sniff_lines(excerpt)) for name, entry in FORMATS.items()
+    )
     if found is None:
-        fix = "Set data.format to the format it has, or convert it."
-        raise UserError(path, f"no known format: the first line is {quote(head.lines[0].lstrip())}", fix)
-    return found[0], found[1].why
+        other = find_lookalike(excerpt)
+        index, looks, fix = other or (0, "nothing that is known", "Convert it to a known format.")
+        line = f"{path}:{excerpt.numbers[index] or 1}"
+        message = f"no known format: {quote(excerpt.lines[index].lstrip())} looks like {looks}"
+        raise UserError(line, message, f"{fix} To take its lines as texts without labels, set data.format=text.")
+    name, (strength, why) = found
+    return name, why if strength >= SURE else f"{why}; a guess: data.format settles it"
 
 
-def _by_records(path: Path, head: FileHead) -> tuple[str, Match] | None:
-    """The format of the first record that only one has; else that of the first which fits several."""
-    unsure: tuple[str, Match] | None = None
-    layout = "a JSON list of objects" if head.is_list else "JSON lines"
-    for record in head.records():
-        if "predict" in record:
-            raise UserError(path, "predictions (`predict`), not a corpus", "Score them with task=score predictions=…")
-        found = _strongest((name, entry.sniff_record(record, head.is_list)) for name, entry in FORMATS.items())
-        if found is None:
-            continue
-        name, (strength, why) = found
-        explained = name, Match(strength, f"{layout} {why}")
-        if strength >= SURE:
-            return explained
-        unsure = unsure or explained
-    return unsure
+def _by_values(path: Path, excerpt: Excerpt) -> tuple[str, Match] | None:
+    """The format whose match of any JSON value is the strongest; of equals, that which matches more of them."""
+    best: dict[str, Match] = {}
+    counts: dict[str, int] = {}
+    is_list = excerpt.is_list
+    for value in excerpt.values:
+        if isinstance(value, dict) and "predict" in value:
+            raise UserError(
+                f"{path}:1", "predictions (`predict`), not a corpus", "Score them with task=score predictions=…"
+            )
+        for name, entry in FORMATS.items():
+            if match := entry.sniff_value(value, is_list):
+                counts[name] = counts.get(name, 0) + 1
+                if name not in best or match.strength > best[name].strength:
+                    best[name] = match
+    if not best:
+        return None
+    name = max(best, key=lambda name: (best[name].strength, counts[name]))
+    layout = "a JSON list of items" if excerpt.text.lstrip().startswith(("[{", "[[", "[\n", "[ ")) else "JSON lines"
+    why = f"{layout} {best[name].why}; {counts[name]} of {len(excerpt.values)} sampled fit"
+    return name, best[name]._replace(why=why)
 
 
 def _strongest(matches: Iterable[tuple[str, Match | None]]) -> tuple[str, Match] | None:
@@ -235,7 +251,9 @@ def write(path: Path, format: str, sentences: Sequence[Sentence], options: Write
     """
     entry: Format | None = FORMATS.get(format)
     if entry is None or entry.write is None:
-        writable = ", ".join(name for name, entry in FORMATS.items() if entry.write)
+        names = (name for name, entry in FORMATS.items() if entry.write)
+        has_prompt = options.prompt is not None
+        writable = ", ".join(name for name in names if has_prompt or not FORMATS[name].needs_prompt)
         raise UserError("to", f"{format!r} cannot be written", f"Use {writable}.")
     issues = IssueLog(path)
     kept = [sentence for sentence in sentences if sentence.text]

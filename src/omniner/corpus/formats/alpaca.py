@@ -3,12 +3,13 @@
     [{"instruction": "找出实体…", "input": "我爱北京", "output": "[[\\"北京\\", \\"地点_城市\\"]]"}]
     {"conversations": [{"from": "human", "value": "找出实体…\\n我爱北京"}, {"from": "gpt", "value": "[]"}]}
 
-One JSON list or one item a line. The answer is a JSON list of `[surface, category]` pairs in a string, read strictly:
-an answer in any other form gives no labels, so its item is left out with an issue that names it by its number. An
-item without an answer, or with an empty one, is a sentence without labels. The sentence is the `input`; where that is
-empty, and in a conversation, what stands behind the last line break of the user's (last) text, or all of it where it
-has no line break. Surfaces get their places from left to right (`records.align_surfaces`); one that is absent keeps
-its surface, has no offsets and is an issue. Earlier rounds (`history`) and system texts are no sentences: not read.
+One JSON list or one item a line. The answer is a JSON list of `[surface, category]` pairs in a string, read strictly,
+but for objects with both under known keys (`regions`), and lists that stand in no string: an answer in any other form
+gives no labels, so its item is left out with an issue that names it by its number. An item without an answer, or with
+an empty one, is a sentence without labels. The sentence is the `input`; where that is empty, and in a conversation,
+what stands behind the last line break of the user's (last) text, or all of it where it has no line break. Surfaces get
+their places from left to right (`records.align_surfaces`); one that is absent keeps its surface, has no offsets and is
+an issue. Earlier rounds (`history`) and system texts are no sentences: not read.
 
 Writing turns it round and lists the file in the `dataset_info.json` beside it. Keys that LLaMA-Factory does not look at
 keep what its own cannot: `id`, `post_id`, and `sentence` where a prompt puts words around it, which is then read before
@@ -23,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from omniner.corpus.formats import Format, Match, PromptTexts, ReadOptions, WriteOptions
+from omniner.corpus.formats.excerpt import Excerpt
 from omniner.corpus.formats.fields import (
-    FileHead,
     IssueLog,
     id_of,
     join_surrogates,
@@ -34,6 +35,7 @@ from omniner.corpus.formats.fields import (
     quote,
     text_of,
 )
+from omniner.corpus.formats.regions import regions_of
 from omniner.errors import UserError
 from omniner.files import read_json, write_json, writing
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, place_pairs, to_line, unlabeled_sentence
@@ -46,6 +48,7 @@ _CHAT_KEYS = frozenset({"conversations", "messages", "system", "id", "post_id"})
 _SENTENCE = "{sentence}"
 _SIGNS = ("instruction", "output", "conversations", "messages")  # one of these keys is in every item
 _USERS, _ASSISTANTS, _SYSTEMS = ("human", "user"), ("gpt", "assistant"), ("system",)
+_TOOLS = ("function_call", "observation", "function", "tool")  # what they say is no sentence and no answer
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
@@ -104,6 +107,8 @@ def _of_chat(record: dict[str, Any], log: IssueLog, line: int) -> tuple[str | No
     for turn in turns if isinstance(turns, list) else [turns]:
         fields = turn if isinstance(turn, dict) else {}
         role, value = fields.get("from", fields.get("role")), fields.get("value", fields.get("content"))
+        if role in _TOOLS:
+            continue
         if not isinstance(value, str) or role not in (*_USERS, *_ASSISTANTS, *_SYSTEMS):
             log.add("bad-record", f"{quote(turn)} is no turn of a user or an assistant; left out", line)
             return None, None
@@ -123,21 +128,26 @@ def _last_line(text: str) -> str:
 
 def _pairs(answer: object, log: IssueLog, line: int) -> list[tuple[str, str]] | None:
     """The listed pairs; None where the answer cannot be read: a sentence with unknown labels has no use."""
-    if not isinstance(answer, str):
-        log.add("bad-answer", f"the answer is {quote(answer)}, not a text; left out", line)
-        return None
-    stripped = answer.strip(" \t\r\n")
-    try:
-        value, end = parse_json(stripped)
-        if end < len(stripped) or not isinstance(value, list):
-            raise ValueError("not one list")
-    except ValueError as error:
-        log.add("bad-answer", f"the answer {quote(answer)} is no JSON list of pairs ({error}); left out", line)
+    value: Any = answer
+    if isinstance(answer, str):
+        stripped = answer.strip(" \t\r\n")
+        try:
+            value, end = parse_json(stripped)
+            if end < len(stripped):
+                raise ValueError(f"more behind it: {quote(stripped[end:])}")
+        except ValueError as error:
+            log.add("bad-answer", f"the answer {quote(answer)} is no JSON list of pairs ({error}); left out", line)
+            return None
+    if not isinstance(value, list):
+        log.add("bad-answer", f"the answer {quote(answer)} is no JSON list of pairs; left out", line)
         return None
     pairs = []
     for item in value:
+        known = regions_of(item, IssueLog(Path()), line) if isinstance(item, dict) else []
         if isinstance(item, list) and len(item) == 2 and all(isinstance(part, str) and part for part in item):
             pairs.append((join_surrogates(item[0], log, line), join_surrogates(item[1], log, line)))
+        elif known and known[0].surface and all(isinstance(name, str) and name for name in known[0].categories):
+            pairs += [(known[0].surface, join_surrogates(str(name), log, line)) for name in known[0].categories]
         else:
             log.add("bad-entity", f"{quote(item)} is no [surface, category]; the entity is left out", line)
     return pairs
@@ -229,15 +239,15 @@ def _lost(sentence: Sentence, output: str, file: str) -> Iterator[Issue]:
             yield Issue("place-lost", message, file, id=sentence.id)
 
 
-def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
+def sniff_value(value: Any, is_list: bool) -> Match | None:
     """Recognise a key of an item or a conversation."""
-    found = next((name for name in _SIGNS if name in record), None)
+    found = next((name for name in _SIGNS if isinstance(value, dict) and name in value), None)
     return Match(50, f"with `{found}`") if found else None
 
 
-def sniff_lines(head: FileHead) -> Match | None:
+def sniff_lines(excerpt: Excerpt) -> Match | None:
     """Recognise a torn list of items."""
-    found = next((name for name in _SIGNS if name in head.keys), None)
+    found = next((name for name in _SIGNS if name in excerpt.keys), None)
     return Match(98, f"a JSON list of objects with `{found}`") if found else None
 
 
@@ -250,6 +260,6 @@ FORMAT = Format(
     companions=(DATASET_INFO,),
     needs_prompt=True,
     holds=frozenset({"id", "post_id", "unlabeled", "nested"}),
-    sniff_record=sniff_record,
+    sniff_value=sniff_value,
     sniff_lines=sniff_lines,
 )

@@ -25,23 +25,20 @@ from itertools import pairwise
 from pathlib import Path
 
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
+from omniner.corpus.formats.excerpt import Excerpt
 from omniner.corpus.formats.fields import (
     MAX_LINE,
-    MAX_SURFACE,
-    FileHead,
     IssueLog,
     UnreadParts,
-    entity_at,
     join_surrogates,
     labeled_only,
     placed_entities,
     quote,
     read_lines,
     read_text,
-    sort_entities,
-    without_repeats,
     writable_text,
 )
+from omniner.corpus.formats.regions import MAX_SURFACE, entity_at, sort_entities, without_repeats
 from omniner.errors import UserError
 from omniner.files import explaining, writing_folder
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled_sentence
@@ -50,6 +47,7 @@ from omniner.registry import first_line
 TEXT, ANNOTATIONS = ".txt", ".ann"
 _SPANS = re.compile(r"([^ ]+) (\d{1,10} \d{1,10}(?:;\d{1,10} \d{1,10})*) *", re.ASCII)
 _TEXT_BOUND = re.compile(r"T\d+\t[^ \t]+ \d+ \d+(;\d+ \d+)*(\t|$)")
+_PLAIN_MENTION = re.compile(r"T\d+\t[^ \t]+ (\d{1,10}) (\d{1,10})\t(.+)", re.ASCII)
 _KINDS = {
     "*": "equivalences",
     "#": "notes",
@@ -97,7 +95,11 @@ def _read_document(path: Path, name: str) -> tuple[list[Sentence], list[Issue]]:
     annotations = path.with_suffix(ANNOTATIONS)
     labeled = annotations.is_file()
     notes = IssueLog(annotations)
-    entities = list(_annotations(annotations, text, notes)) if labeled else []
+    lines = read_lines(annotations, notes) if labeled else []
+    if lines:
+        lines[0] = lines[0].removeprefix("\ufeff")
+    text = _counted_text(text, lines, log)
+    entities = list(_annotations(lines, text, notes))
     sentences = []
     for start, end, line, inside in _stretches(text, entities):
         if end - start > MAX_LINE:
@@ -115,6 +117,25 @@ def _read_document(path: Path, name: str) -> tuple[list[Sentence], list[Issue]]:
     return sentences, [*log.items, *notes.items]
 
 
+def _counted_text(text: str, lines: Sequence[str], log: IssueLog) -> str:
+    """The text as the annotations count it: perhaps with `\\r\\n` as one, or without the mark at its beginning."""
+    bare = text.removeprefix("\ufeff")
+    ways = dict.fromkeys((text, bare, text.replace("\r\n", "\n"), bare.replace("\r\n", "\n")))
+    if len(ways) == 1:
+        return text
+    found = [match for line in lines if (match := _PLAIN_MENTION.match(line))]
+    hits = {
+        way: sum(way[int(match[1]) : int(match[2])] == match[3] for match in found if len(match[3]) <= MAX_SURFACE)
+        for way in ways
+    }
+    best = max(ways, key=lambda way: hits[way])
+    if not hits[best]:
+        return text
+    if best != text:
+        log.add("offset-units", "offsets count line breaks of two characters as one, or leave out a byte order mark")
+    return best
+
+
 def _moved(entity: Entity, start: int) -> Entity:
     if entity.start is None or entity.end is None:
         return entity
@@ -122,13 +143,17 @@ def _moved(entity: Entity, start: int) -> Entity:
 
 
 def _stretches(text: str, entities: Sequence[Entity]) -> Iterator[tuple[int, int, int, list[Entity]]]:
-    """`(start, end, line number, entities)` of each sentence. Entities without a place go to the first one."""
+    """`(start, end, line number, entities)` of each sentence.
+
+    Entities without a place go to the first that holds their surface, else to the first of all.
+    """
     bounds = list(_lines(text))
     starts = [start for start, _ in bounds]
     parts: list[list[Entity]] = [[] for _ in bounds]
     last = list(range(len(bounds)))  # line -> the last line that an entity beginning in it reaches
     for entity in entities:
-        at = bisect_right(starts, entity.start) - 1 if entity.start is not None else 0
+        place = entity.start if entity.start is not None else max(0, text.find(entity.text))
+        at = bisect_right(starts, place) - 1
         parts[at].append(entity)
         if entity.end is not None:
             last[at] = max(last[at], bisect_right(starts, entity.end - 1) - 1)
@@ -159,12 +184,10 @@ def _lines(text: str) -> Iterator[tuple[int, int]]:
         start = end + 1
 
 
-def _annotations(path: Path, text: str, log: IssueLog) -> Iterator[Entity]:
+def _annotations(lines: Sequence[str], text: str, log: IssueLog) -> Iterator[Entity]:
     unread = UnreadParts()
     found = []
-    for number, line in enumerate(read_lines(path, log), 1):
-        if number == 1:
-            line = line.removeprefix("\ufeff")
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         if not line.startswith("T"):
@@ -312,9 +335,9 @@ def sniff_path(path: Path) -> Match | None:
     return None
 
 
-def sniff_lines(head: FileHead) -> Match | None:
+def sniff_lines(excerpt: Excerpt) -> Match | None:
     """Recognise the lines of an annotations file."""
-    if any(_TEXT_BOUND.match(line) for line in head.lines):
+    if any(_TEXT_BOUND.match(line) for line in excerpt.lines):
         return Match(60, "lines with `T1<tab>type start end<tab>text`")
     return None
 

@@ -1,4 +1,4 @@
-"""CLUENER's JSON lines: `label` maps a type to a map from each surface to the list of its places.
+"""CLUENER's JSON lines, or one list: `label` maps a type to a map from each surface to the list of its places.
 
     {"text": "浙商银行叶老桂", "label": {"company": {"浙商银行": [[0, 3]]}, "name": {"叶老桂": [[4, 6]]}}}
 
@@ -17,17 +17,15 @@ from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import (
     IssueLog,
     add_names,
-    entity_at,
     id_of,
     join_surrogates,
-    json_lines,
+    json_records,
     placed_entities,
     post_of,
     quote,
-    sort_entities,
     text_of,
-    without_repeats,
 )
+from omniner.corpus.formats.regions import entity_at, sort_entities, without_repeats
 from omniner.files import write_json_lines
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled_sentence
 from omniner.registry import first_line
@@ -37,7 +35,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     """Read one file; ids are empty where the file has none. `options` changes nothing here."""
     log = IssueLog(path)
     sentences = []
-    for line, record in json_lines(path, log):
+    for line, record in json_records(path, log):
         text = text_of(record, "text", log, line)
         if text is None:
             continue
@@ -51,6 +49,8 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 def _entities(label: object, text: str, log: IssueLog, line: int) -> list[Entity]:
+    if label in ([], ""):  # how some write that there are none
+        return []
     if not isinstance(label, dict):
         log.add("bad-record", f"label is {quote(label)}, not an object; taken as empty", line)
         return []
@@ -94,11 +94,13 @@ def _item(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
     return add_names(item, sentence)
 
 
-def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
+def sniff_value(value: Any, is_list: bool) -> Match | None:
     """Recognise a map under `label`; without labels, the number that CLUENER gives its texts."""
-    if isinstance(record.get("label"), dict):
+    if not isinstance(value, dict):
+        return None
+    if isinstance(value.get("label"), dict):
         return Match(80, "whose `label` is an object")
-    if not is_list and "text" in record and "entities" not in record and isinstance(record.get("id"), int):
+    if not is_list and value.keys() == {"id", "text"} and isinstance(value["id"], int):
         return Match(20, "with `text` and a number for `id`, without labels")
     return None
 
@@ -110,5 +112,5 @@ FORMAT = Format(
     write=write,
     suffix=".json",
     holds=frozenset({"id", "post_id", "unlabeled", "nested"}),
-    sniff_record=sniff_record,
+    sniff_value=sniff_value,
 )

@@ -20,76 +20,66 @@ from pathlib import Path
 from typing import Any
 
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
+from omniner.corpus.formats.excerpt import Excerpt
 from omniner.corpus.formats.fields import (
-    FileHead,
     IssueLog,
     add_names,
-    entity_at,
     id_of,
     join_surrogates,
-    json_list,
+    json_records,
     placed_entities,
     post_of,
     quote,
     read_lines,
-    sort_entities,
     text_of,
-    without_repeats,
     write_json_list,
 )
+from omniner.corpus.formats.regions import Region, RegionPlacer, entity_at, regions_of, sort_entities, without_repeats
 from omniner.files import explaining
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled_sentence
 from omniner.registry import first_line
 
 MARK = "|||"
+_KEYS = frozenset({"start_idx", "end_idx", "type", "entity"})
 _CHIP_ENTITY = re.compile(r"\s*\d+\s+-?\d+\s+\S+\s*")
-_MARKUP = re.compile(r'\{|\[\s*["{\[]|<[?!/a-zA-Z]')
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file of either layout. `options` changes nothing here."""
+    """Read one file of either layout. Of `options` the meaning of the offsets in JSON counts."""
     with explaining(path), path.open("rb") as file:
         start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     log = IssueLog(path)
     # A text may begin with a bracket, so that alone does not make JSON of a line.
-    is_json = start[:1] == b"[" and start[1:].lstrip()[:1] in (b"{", b"]", b"")
-    sentences = _read_json(path, log) if is_json else _read_chip(path, log)
+    is_json = start[:1] in (b"[", b"{") and start[1:].lstrip()[:1] in (b"{", b"]", b"", b'"')
+    sentences = _read_json(path, options, log) if is_json else _read_chip(path, log)
     return sentences, log.items
 
 
-def _read_json(path: Path, log: IssueLog) -> list[Sentence]:
+def _read_json(path: Path, options: ReadOptions, log: IssueLog) -> list[Sentence]:
     sentences = []
-    for line, record in json_list(path, log):
+    placer = RegionPlacer(log, options.offsets, "inclusive", fixed=False)
+    for line, record in json_records(path, log):
         text = text_of(record, "text", log, line)
         if text is None:
             continue
-        name = id_of(record, log, line)
-        post_id = post_of(record, log, line)
+        sentence = Sentence(id_of(record, log, line), text, [], post_of(record, log, line))
+        sentences.append(sentence)
         items = record.get("entities")
         if items is None:
-            bare = unlabeled_sentence(name, text)
-            bare.post_id = post_id
-            sentences.append(bare)
+            sentence.meta["unlabeled"] = True
             continue
         if not isinstance(items, list):
             log.add("bad-record", f"entities is {quote(items)}, not a list; taken as empty", line)
-            items = []
-        entities = [entity for item in items if (entity := _json_entity(item, text, log, line))]
-        sentences.append(Sentence(name, text, sort_entities(without_repeats(entities, log, line)), post_id))
+            continue
+        regions: list[Region] = []
+        for item in items:
+            if isinstance(item, dict) and item.keys() == _KEYS and isinstance(item["entity"], str):
+                regions.append(Region(item["entity"] or None, [item["type"]], item["start_idx"], item["end_idx"]))
+            else:
+                regions += regions_of(item, log, line)
+        placer.add(sentence, regions, line)
+    placer.finish()
     return sentences
-
-
-def _json_entity(item: object, text: str, log: IssueLog, line: int) -> Entity | None:
-    if not isinstance(item, dict):
-        log.add("bad-entity", f"{quote(item)} where an object belongs; left out", line)
-        return None
-    surface, end = item.get("entity"), item.get("end_idx")
-    if surface is not None and not isinstance(surface, str):
-        log.add("bad-entity", f"{quote(surface)} is not a surface; the entity is left out", line)
-        return None
-    surface = None if surface is None else join_surrogates(surface, log, line)
-    after = end + 1 if type(end) is int else end
-    return entity_at(text, surface, item.get("type"), item.get("start_idx"), after, log, line)
 
 
 def _read_chip(path: Path, log: IssueLog) -> list[Sentence]:
@@ -141,24 +131,27 @@ def _item(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
     return add_names(item, sentence)
 
 
-def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
-    """Recognise the CBLUE layout: items of a list with `entities`, perhaps with a text alone."""
-    if is_list and record.get("entities"):
-        return Match(60, "with `entities`")
-    return Match(10, "with `text`") if is_list and "text" in record else None
+def sniff_value(value: Any, is_list: bool) -> Match | None:
+    """Recognise items of the CBLUE layout, perhaps with a text alone."""
+    if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+        return None
+    items = value.get("entities")
+    if isinstance(items, list) and any(isinstance(item, dict) and "start_idx" in item for item in items):
+        return Match(65, "with `start_idx` in `entities`")
+    if items == [] or (items is None and value.keys() == {"text"}):
+        return Match(31 if is_list and items == [] else 10 if is_list else 5, "with `text`")
+    return None
 
 
-def sniff_lines(head: FileHead) -> Match | None:
-    """Recognise a torn list, the marks of CHIP, and plain text as in its test file; anything with markup is not."""
-    if "text" in head.keys:
+def sniff_lines(excerpt: Excerpt) -> Match | None:
+    """Recognise a torn list, and the marks of CHIP."""
+    if "text" in excerpt.keys:
         return Match(95, "a JSON list of objects with `text`")
-    for line in head.lines:
+    for line in excerpt.lines:
         _, *fields = line.split(MARK)
         if fields and _CHIP_ENTITY.fullmatch(fields[0]):
             return Match(70, f"lines with `{MARK}start    end    type`")
-    if _MARKUP.match(head.lines[0].lstrip()):
-        return None
-    return Match(10, "plain text, one sentence a line, without labels")
+    return None
 
 
 FORMAT = Format(
@@ -168,6 +161,6 @@ FORMAT = Format(
     write=write,
     suffix=".json",
     holds=frozenset({"id", "post_id", "unlabeled", "nested"}),
-    sniff_record=sniff_record,
+    sniff_value=sniff_value,
     sniff_lines=sniff_lines,
 )

@@ -1,9 +1,9 @@
-"""CoNLL columns: a token and its tag a line, a blank line after each sentence; BIO, BIOS, BIOES or BMES.
+"""CoNLL columns: a token and its tag a line, a blank line after each sentence; BIO, BIOES, BMES and their relatives.
 
-The first column is the token, the last the tag. A blank line may hold tabs or spaces. One rule decodes all schemes, as
-the CoNLL evaluation script has it: `B S` start an entity, `E S` end it, and `I M E` that continue nothing of their
-category start one too (`orphan-inside`). An entity of a scheme with an end tag that never meets it counts as well
-(`unfinished-entity`), so an entity cut by a sentence's end gives two. The scheme only says which tags are foreign.
+Which column holds the tags, and which the tokens, is found out (`find_layout`): the last column that reads like tags,
+and the first that is no tag and no number of a row, as in CoNLL-2003 and CoNLL-U. What tags say stands in `tags`. A
+blank line may hold tabs or spaces; a line that begins with `#` and is no row is a comment, whose `sent_id`, `id` or
+`newdoc id` names the sentence or the post; `-DOCSTART-` begins a post, too.
 
 Two repairs, both for Weibo: half of a surrogate pair on each of two lines becomes the emoji it was, and two lines of
 lost halves (two U+FFFD each) become one U+FFFD, so that offsets are the same in both releases.
@@ -12,158 +12,342 @@ lost halves (two U+FFFD each) become one U+FFFD, so that offsets are the same in
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
-from omniner.corpus.formats.fields import (
-    FileHead,
-    IssueLog,
-    join_surrogates,
-    labeled_only,
-    quote,
-    read_lines,
-    sort_entities,
+from omniner.corpus.formats.excerpt import Excerpt
+from omniner.corpus.formats.fields import IssueLog, UnreadParts, join_surrogates, labeled_only, quote, read_lines
+from omniner.corpus.formats.regions import sort_entities
+from omniner.corpus.formats.tags import (
+    NO_TAG,
+    SCHEMES,
+    Row,
+    bare_tag,
+    find_joiner,
+    is_tag,
+    is_tag_list,
+    notation_of,
+    read_tags,
+    starts_like_iob1,
+    tagged_sentence,
 )
 from omniner.errors import UserError
 from omniner.files import writing
-from omniner.records import Entity, Issue, Sentence, unlabeled_sentence
+from omniner.records import Issue, Sentence, unlabeled_sentence
 from omniner.registry import first_line
 
-Row = tuple[int, str, str]  # line number, token, tag
-
-# First letters of the tags of each scheme besides O; L and U are the BILOU names of E and S.
-SCHEMES = {"bio": "BI", "bio2": "BI", "bios": "BIS", "bioes": "BIESLU", "bmes": "BMES"}
 SEPARATORS = {"tab": "\t", "space": " "}
-_STARTS, _INSIDE, _ENDS = frozenset("BSU"), frozenset("IMEL"), frozenset("ESLU")
+_LABEL_STUDIO = " -X- _ "  # between token and tag in its exports, whose tags may hold blanks
+_BLANKS = ""  # separator: any tabs and spaces, as many as there are
+_NAMES = {"\t": "tab", " ": "space", ",": "comma", _LABEL_STUDIO: "Label Studio", _BLANKS: "tabs and spaces"}
+_MOST = 0.9  # share of the lines that must fit
 _LOST_HALF = "\ufffd\ufffd"
 _DOCUMENT = "-DOCSTART-"
-_SAMPLE = 400  # lines looked at to find out the separator, sentences to find out the joiner
+_SAMPLE = 400  # lines looked at to find out the layout, sentences to find out the joiner
 # Tag letters by the place in an entity, for writing: alone, first, inside, last.
 _LETTERS = {"bio": "BBII", "bio2": "BBII", "bios": "SBII", "bioes": "SBIE", "bmes": "SBME"}
 _UNWRITABLE = re.compile("[\n\r\ud800-\udfff]")
-NO_TAG = ""  # of a row without a tag column
+_ROW_NUMBER = re.compile(r"\d+(?:[-.]\d+)?")
+_COMMENT_ID = re.compile(r"#+\s*(?:sent_id|sentence_id|id)\b\s*[=:]?\s*(\S+)")
+_COMMENT_POST = re.compile(r"#+\s*newdoc(?:\s+id)?\s*[=:]?\s*(\S+)")
+
+
+class Layout(NamedTuple):
+    """How a line falls into columns.
+
+    Attributes:
+        separator: of the columns; empty = any blanks.
+        token, tag: columns from 0, or from the end; no tag = none of them reads like tags.
+        columns: how many there are; 0 = as many as a line has.
+        notation: of the tags.
+    """
+
+    separator: str
+    token: int = 0
+    tag: int | None = None
+    columns: int = 0
+    notation: str = ""
+
+    def split(self, line: str) -> list[str]:
+        """The columns of a line."""
+        return line.split(self.separator) if self.separator else line.split()
+
+
+class Block(NamedTuple):
+    """The rows of a sentence; the names are those of comments and documents."""
+
+    id: str
+    post_id: str | None
+    rows: list[Row]
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty. Without a tag column anywhere the sentences are unlabeled.
+    """Read one file; ids are those of comments, or empty. Without a tag column anywhere the sentences are unlabeled.
 
     What `options` leave to find out is taken from the first sentences: a digit behind every token is a word position,
-    and tokens of more than one character (on average, of more than 1.5) are words with spaces between them.
+    and tokens of more than one character (on average, of more than 1.5) are words, with spaces between them where they
+    are not Chinese.
     """
     log = IssueLog(path)
     lines = read_lines(path, log)
-    if options.separator not in ("auto", *SEPARATORS):
-        raise UserError("data.separator", f"{options.separator!r} is unknown", "Use auto, tab or space.")
-    separator = find_separator(lines) if options.separator == "auto" else SEPARATORS[options.separator]
-    blocks = list(_blocks(lines, separator, log))
-    kinds = {tag for _, rows in blocks for _, _, tag in rows}
-    tagged = kinds != {NO_TAG}
-    scheme = options.scheme if options.scheme != "auto" else scheme_of(kinds)
-    if scheme not in SCHEMES:
-        raise UserError("data.scheme", f"no tag scheme is called {scheme!r}", f"Use auto, {', '.join(SCHEMES)}.")
-    if not tagged and find_separator(lines) in lines[0] and find_separator(lines) != separator:
-        raise UserError("data.separator", f"{options.separator} parts no token from its tag in {path}", "Use auto.")
-    tags = {tag: _parse_tag(join_surrogates(tag, log, 0), scheme) for tag in sorted(kinds)}
+    layout = _layout(lines, options, path)
+    blocks = list(_blocks(lines, layout, log))
+    counts = Counter(tag for block in blocks for _, _, tag in block.rows)
+    tagged = counts.keys() != {NO_TAG}
+    known = read_tags(counts, options.scheme, log)
+    if (
+        tagged
+        and all(tag.code for name, tag in known.tags.items() if name not in ("O", "o", NO_TAG))
+        and not (counts.keys() <= {"O", "o", NO_TAG})
+    ):
+        row = next(row for block in blocks for row in block.rows if known.tags[row[2]].code)
+        found = f"no column of tags: {quote(row[2])} behind {quote(row[1])} is none"
+        fix = "Set data.tag_column to the column of tags, data.scheme=io where tags are categories alone."
+        raise UserError(f"{path}:{row[0]}", found, fix)
+    if options.scheme == "auto" and known.scheme == "bio" and starts_like_iob1([block.rows for block in blocks], known):
+        known = read_tags(counts, "iob1", IssueLog(path))
     glued, joiner = options.glued_positions, options.joiner
-    looks_glued = _looks_glued(blocks)
+    looks_glued = _looks_glued([block.rows for block in blocks[:20]])
     if glued is None:
         glued = looks_glued
     if joiner is None:
-        lengths = [len(token) - glued for _, rows in blocks[:_SAMPLE] for _, token, _ in rows]
-        joiner = " " if sum(lengths) > 1.5 * len(lengths) else ""
+        sample = [token for block in blocks[:_SAMPLE] for _, token, _ in block.rows]
+        joiner = find_joiner([token.rstrip("0123456789") for token in sample] if glued else sample)
     if looks_glued and not glued:
         message = "every token ends in a digit, like a word position: is data.glued_positions=true meant?"
         log.add("positions-glued", message)
     sentences = []
-    for post_id, rows in blocks:
+    for name, post_id, rows in blocks:
+        log.id = name
         if glued:
             rows = [_unglue(row, log) for row in rows]
         if not joiner:
             rows = _join_halves(rows, log)
         rows = [(number, join_surrogates(token, log, number), tag) for number, token, tag in rows]
-        if not tagged:
-            sentence = unlabeled_sentence("", joiner.join(token for _, token, _ in rows))
+        if tagged:
+            sentence = tagged_sentence(rows, known, joiner, log)
         else:
-            sentence = _decode(rows, tags, scheme, joiner, log)
-        sentence.post_id = post_id
+            sentence = unlabeled_sentence("", joiner.join(token for _, token, _ in rows))
+        sentence.id, sentence.post_id = name, post_id
         sentences.append(sentence)
     log.items.sort(key=lambda issue: issue.line)
     return sentences, log.items
 
 
-def find_separator(lines: Sequence[str]) -> str:
-    """Find the separator that leaves a tag behind it on nearly all of the first lines: tab, space or comma."""
-    sample = [line for line in lines[:_SAMPLE] if line.strip(" \t")]
-    for separator in ("\t", " ", ","):
-        fitting = sum(separator in line and is_tag(line.rpartition(separator)[2]) for line in sample)
-        if sample and fitting >= 0.9 * len(sample):
-            return separator
-    return "\t"
+def _layout(lines: Sequence[str], options: ReadOptions, path: Path) -> Layout:
+    """The layout of a file, as far as it is not told."""
+    if options.separator not in ("auto", *SEPARATORS):
+        raise UserError("data.separator", f"{options.separator!r} is unknown", "Use auto, tab or space.")
+    found = find_layout(lines, options.scheme == "io")
+    separator = found.separator if options.separator == "auto" else SEPARATORS[options.separator]
+    if options.tag_column is not None:
+        return Layout(separator, 0 if options.tag_column != 1 else 1, options.tag_column - 1, found.columns)
+    if options.separator != "auto" and separator != found.separator:
+        first = next(iter(_rows_of(lines)), "")
+        if found.tag is not None and separator not in first:
+            message = f"{options.separator} parts no token from its tag in {path}"
+            raise UserError("data.separator", message, "Use auto.")
+        found = found._replace(separator=separator, token=0, tag=-1, columns=0)
+    if twin := _twin(lines, found):
+        message = f"columns {twin + 1} and {found.columns} both hold tags of the same categories"
+        fix = "They may be gold and predictions, or two layers: set data.tag_column to the one to read."
+        raise UserError(f"{path}:{_first_number(lines)}", message, fix)
+    return found
 
 
-def is_tag(text: str) -> bool:
-    """Tell whether a column reads like a tag of any scheme: `O`, `B-PER`, `S_LOC`."""
-    return text == "O" or (len(text) > 2 and text[1] in "-_" and text[0] in "BIMESLU")
+def _rows_of(lines: Sequence[str]) -> list[str]:
+    """Lines of all parts of a file that could be rows: as many of its beginning as of the rest."""
+    chosen = (*lines[:_SAMPLE], *lines[_SAMPLE :: max(1, len(lines) // _SAMPLE)])
+    rows = [line for line in chosen if line.strip(" \t\r\ufeff") and not line.startswith(_DOCUMENT)]
+    return [line for line in rows if not line.startswith(("# ", "#\t")) or is_tag(line.split()[-1])]
 
 
-def scheme_of(tags: set[str]) -> str:
-    """Give the smallest scheme that has the first letters of all these tags."""
-    letters = {tag[0] for tag in tags if is_tag(tag) and tag != "O"}
-    if "M" in letters:
-        return "bmes"
-    if letters & {"E", "L", "U"}:
-        return "bioes" if "I" in letters or letters & {"L", "U"} else "bmes"
-    return "bios" if "S" in letters else "bio"
+def _first_number(lines: Sequence[str]) -> int:
+    first = next(iter(_rows_of(lines)), None)
+    return next((number for number, line in enumerate(lines, 1) if line == first), 1)
 
 
-def _blocks(lines: Sequence[str], separator: str, log: IssueLog) -> Iterator[tuple[str | None, list[Row]]]:
-    """`(post id, rows)` per sentence; documents, where the file marks them, become posts."""
+def find_layout(lines: Sequence[str], categories_alone: bool = False) -> Layout:
+    """Find out which columns hold tokens and tags, from the first lines.
+
+    Args:
+        lines: of a file.
+        categories_alone: tags have no letters (`PER`), and none of them needs to be `O`.
+    """
+    sample = _rows_of(lines)
+    if not sample or 5 * sum(map(is_tag_list, sample)) > len(sample):  # tags of whole sentences
+        return Layout("\t")
+    for separator in (_LABEL_STUDIO, "\t", " ", ",", _BLANKS):
+        layout = Layout(separator)
+        rows = [_strip_end(layout.split(line)) for line in sample]
+        last = [bare_tag(row[-1]) for row in rows if len(row) > 1]
+        lists = sum(map(is_tag_list, last)) if separator not in (" ", _BLANKS) else 0
+        if sum(map(is_tag, last)) >= _MOST * len(sample) and 2 * lists < len(last):
+            return layout._replace(token=_token_column(rows, -1), tag=-1, columns=_width(rows), notation="prefix")
+    for separator in ("\t", ",", _BLANKS):
+        layout = Layout(separator)
+        rows = [_strip_end(layout.split(line)) for line in sample]
+        width = _width(rows)
+        if width < 2:
+            continue
+        fitting = [row for row in rows if len(row) == width]
+        for tag in (*range(width - 1, 0, -1), 0):
+            column = [bare_tag(row[tag]) for row in fitting]
+            if notation := _tag_notation(column, categories_alone and tag == width - 1):
+                return Layout(separator, _token_column(fitting, tag), tag, width, notation)
+    return Layout("\t")
+
+
+def _strip_end(row: list[str]) -> list[str]:
+    """Without the column that a separator at the end of the line makes."""
+    return row[:-1] if len(row) > 2 and not row[-1].strip() else row
+
+
+def _width(rows: Sequence[Sequence[str]]) -> int:
+    """The number of columns of most rows, 0 where they differ."""
+    [(width, count)] = Counter(map(len, rows)).most_common(1)
+    return width if count >= _MOST * len(rows) else 0
+
+
+def _token_column(rows: Sequence[Sequence[str]], tag: int) -> int:
+    """The first column that is neither that of tags nor numbers of the rows."""
+    if tag == 0:
+        return 1
+    numbered = all(_ROW_NUMBER.fullmatch(row[0]) for row in rows if row) and len(rows[0]) > 2
+    return 1 if numbered and len({row[0] for row in rows}) > len(rows) ** 0.5 / 2 and tag != 1 else 0
+
+
+def _tag_notation(column: Sequence[str], categories_alone: bool) -> str:
+    """How the tags of a column are spelled; nothing where it holds something else."""
+    counts = Counter(column)
+    notation = "category" if categories_alone else notation_of(counts)
+    outside = counts["O"] + counts["o"] or counts["_"] + counts["-"] + counts["0"]
+    few = len(counts) <= max(4, 0.5 * len(column)) and len(counts) <= 400
+    if notation == "category":
+        named = all(len(tag) <= 40 and any(map(str.isalpha, tag)) for tag in counts if tag not in ("_", "-", "0"))
+        return notation if few and named and (categories_alone or 10 * outside >= len(column)) else ""
+    if notation == "prefix" and len(counts) == (counts["O"] > 0) + (counts["o"] > 0):
+        return ""  # nothing but O: a column of something else, or no labels to be sure by
+    if notation == "letter":
+        return (
+            notation if counts.keys() <= set("BIESMLUWObiesmluwo") and outside and (counts["B"] or counts["b"]) else ""
+        )
+    known = sum(count for tag, count in counts.items() if is_tag(tag) or notation_of({tag: 1, "O": 1}) == notation)
+    return notation if notation and known + outside >= _MOST * len(column) else ""
+
+
+def _twin(lines: Sequence[str], layout: Layout) -> int | None:
+    """The column before that of tags, if it holds tags of the same categories."""
+    if layout.tag is None or layout.columns < 3 or layout.notation != "prefix":
+        return None
+    rows = [row for row in (_strip_end(layout.split(line)) for line in _rows_of(lines)) if len(row) == layout.columns]
+    last, before = ([row[at] for row in rows] for at in (-1, -2))
+    if layout.tag not in (-1, layout.columns - 1) or layout.token == layout.columns - 2:
+        return None
+    names, others = ({tag[2:] for tag in column if is_tag(tag) and tag != "O"} for column in (last, before))
+    if not all(map(is_tag, before)) or not others:
+        return None
+    return layout.columns - 2 if 2 * len(names & others) >= min(len(names), len(others)) and names & others else None
+
+
+def _blocks(lines: Sequence[str], layout: Layout, log: IssueLog) -> Iterator[Block]:
+    """The sentences; documents, where the file marks them, become posts."""
     rows: list[Row] = []
-    document: str | None = None
-    documents = 0
+    name, document, documents = "", None, 0
+    unread = UnreadParts()
+    plain = layout.token == 0 and layout.tag in (None, -1) and layout.separator != _BLANKS
+    row_of: Callable[[str], tuple[str, str] | None] = _first_and_last(layout) if plain else _columns(layout)
+    separator = layout.separator or "\t"
     for number, line in enumerate(lines, 1):
+        if plain:  # the quick way for nearly all rows
+            token, _, tag = line.partition(separator)
+            if tag and token and token[0] not in "#-\ufeff" and separator not in tag:
+                rows.append((number, token, tag))
+                continue
         if number == 1 and line[:1] == "\ufeff" and line[1:2] != separator:
             line = line[1:]  # a byte order mark; with the separator behind it, it is the first token
         if not line.strip(" \t\r"):
             if rows:
-                yield document, rows
-                rows = []
+                yield Block(name, document, rows)
+                rows, name = [], ""
+            continue
+        if line[0] == "#" and _is_comment(line, layout):
+            if match := _COMMENT_POST.match(line):
+                document = match[1]
+            elif match := _COMMENT_ID.match(line):
+                name = match[1] if not rows else name
             continue
         if line.startswith(_DOCUMENT):
+            if rows:
+                yield Block(name, document, rows)
+                rows, name = [], ""
             documents += 1
             document = f"{Path(log.file).name}#{documents}"
             continue
+        row = row_of(line)
+        if row is None:
+            unread.note("rows of several words, or of none", number)
+        elif not row[0]:
+            log.add("empty-token", f"no token before the tag in {quote(line)}; left out", number)
+        else:
+            rows.append((number, *row))
+    if rows:
+        yield Block(name, document, rows)
+    unread.report(log)
+
+
+def _first_and_last(layout: Layout) -> Callable[[str], tuple[str, str] | None]:
+    """What gives the token and the tag of a line whose first and last columns they are."""
+    separator = layout.separator
+
+    def row(line: str) -> tuple[str, str] | None:
         parts = line.split(separator)
         if len(parts) > 2:
-            if parts[-1] == "":  # the separator also ends the line
+            if not parts[-1].strip():  # the separator also ends the line
                 parts.pop()
             if parts[0] == "":  # the token is the separator itself
                 parts[:2] = [separator]
-        if not parts[0]:
-            log.add("empty-token", f"no token before the tag in {quote(line)}; left out", number)
-        elif len(parts) == 1 or not parts[-1]:
-            rows.append((number, parts[0], NO_TAG))
-        else:
-            rows.append((number, parts[0], parts[-1]))
-    if rows:
-        yield document, rows
+        if len(parts) == 1 and layout.tag is not None and separator != _LABEL_STUDIO:  # blanks of another kind
+            other = line.split()
+            if len(other) > 1 and is_tag(other[-1]):
+                return other[0], other[-1]
+        return parts[0], parts[-1] if len(parts) > 1 else NO_TAG
+
+    return row
 
 
-def _parse_tag(tag: str, scheme: str) -> tuple[str, str, str]:
-    """`(first letter, category, code of the issue or "")`; what is no tag counts as `O`."""
-    if tag == "O":
-        return "O", "", ""
-    if tag == NO_TAG:
-        return "O", "", "no-tag"
-    if not is_tag(tag):
-        return "O", "", "bad-tag"
-    return tag[0], tag[2:], "" if tag[0] in SCHEMES[scheme] else "foreign-tag"
+def _columns(layout: Layout) -> Callable[[str], tuple[str, str] | None]:
+    """What gives the token and the tag of a line from the columns where they are."""
+    numbered = layout.token == 1 and layout.tag != 0
+
+    def row(line: str) -> tuple[str, str] | None:
+        parts = [part.strip() for part in layout.split(line)]
+        if numbered and ("-" in parts[0] or "." in parts[0]):
+            return None  # CoNLL-U: a line of several words, or an empty word
+        tag = layout.tag if layout.tag is not None else -1
+        token = parts[layout.token] if layout.token < len(parts) else ""
+        return token, parts[tag] if -len(parts) <= tag < len(parts) and len(parts) > 1 else NO_TAG
+
+    return row
 
 
-def _looks_glued(blocks: list[tuple[str | None, list[Row]]]) -> bool:
+def _is_comment(line: str, layout: Layout) -> bool:
+    """A line that begins with `#` is none where it has a tag in its column, or is nothing but that token."""
+    parts = _strip_end(layout.split(line))
+    if layout.tag is None:
+        return len(line) > 2 and line[1] in " \t" and not is_tag(line.split()[-1])
+    if len(parts) < 2 or (layout.columns and len(parts) != layout.columns):
+        return len(line) > 1
+    tag = bare_tag(parts[layout.tag])
+    return not (is_tag(tag) or layout.notation != "prefix")
+
+
+def _looks_glued(sentences: Sequence[Sequence[Row]]) -> bool:
     """Tokens like `科0`: a letter and a digit could be a coincidence in a few of them, not in all."""
-    tokens = [token for _, rows in blocks[:20] for _, token, _ in rows]
+    tokens = [token for rows in sentences for _, token, _ in rows]
     return len(tokens) > 1 and all(len(t) > 1 and t[-1] in "0123456789" for t in tokens)
 
 
@@ -204,51 +388,6 @@ def _join_halves(rows: list[Row], log: IssueLog) -> list[Row]:
             index += 1
         joined.append((number, pair, tag))
     return joined
-
-
-def _decode(
-    rows: list[Row], tags: dict[str, tuple[str, str, str]], scheme: str, joiner: str, log: IssueLog
-) -> Sentence:
-    """One sentence from its rows; offsets count the joiner between tokens."""
-    text = joiner.join([token for _, token, _ in rows])
-    runs = _runs(rows, tags, scheme, log)
-    if not runs:
-        return Sentence("", text)
-    starts, position = [], 0
-    for _, token, _ in rows:
-        starts.append(position)
-        position += len(token) + len(joiner)
-    entities = []
-    for first, last, category, letter in runs:
-        start, end = starts[first], starts[last] + len(rows[last][1])
-        entities.append(Entity(text[start:end], category, start, end))
-        if "E" in SCHEMES[scheme] and letter not in _ENDS:
-            log.add("unfinished-entity", f"{category} {quote(text[start:end])} has no end tag", rows[first][0])
-    return Sentence("", text, entities)
-
-
-def _runs(
-    rows: list[Row], tags: dict[str, tuple[str, str, str]], scheme: str, log: IssueLog
-) -> list[tuple[int, int, str, str]]:
-    """`(first row, last row, category, letter of the last tag)` of each entity."""
-    runs: list[tuple[int, int, str, str]] = []
-    current = ""  # category of the entity that the next row may continue
-    for index, (number, token, tag) in enumerate(rows):
-        letter, category, code = tags[tag]
-        if code:
-            why = f"which {scheme} has not" if code == "foreign-tag" else "taken as O"
-            log.add(code, f"{quote(token)} has the tag {quote(tag)}, {why}", number)
-        if letter == "O":
-            current = ""
-            continue
-        if letter in _STARTS or category != current:
-            if letter in _INSIDE:
-                log.add("orphan-inside", f"{tag} continues nothing; it starts an entity", number)
-            runs.append((index, index, category, letter))
-        else:
-            runs[-1] = (runs[-1][0], index, category, letter)
-        current = "" if letter in _ENDS else category
-    return runs
 
 
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
@@ -322,20 +461,28 @@ def _tags(sentence: Sentence, tokens: list[str], joiner: str, separator: str, le
     return tags
 
 
-def sniff_lines(head: FileHead) -> Match | None:
-    """Recognise rows that end in a tag, or lines of one character each."""
-    lines = head.lines
-    separator = find_separator(lines)
-    last = [line.rpartition(separator)[2] for line in lines]
-    if sum(map(is_tag, last)) >= 0.9 * len(lines):
-        if all(separator not in line for line in lines):
-            return None  # a text of lines that happen to be "O"
-        name = next((name for name, known in SEPARATORS.items() if known == separator), repr(separator))
-        why = f"a token and a tag a line ({name}; {scheme_of(set(last))})"
-        if all(re.fullmatch(r".{1,2}\d", line.split(separator)[0]) for line in lines):
+def sniff_lines(excerpt: Excerpt) -> Match | None:
+    """Recognise columns of tokens and tags, or lines of one character each."""
+    lines = excerpt.lines
+    layout = find_layout(lines)
+    if layout.tag is not None:
+        rows = [_strip_end(layout.split(line)) for line in _rows_of(lines)]
+        tags = Counter(bare_tag(row[layout.tag]) for row in rows if len(row) > max(1, layout.tag))
+        known = read_tags(tags, "auto", IssueLog(Path()))
+        why = f"a token and a tag a line ({_NAMES[layout.separator]}; {known.scheme}"
+        why += (
+            ")"
+            if layout.notation == "prefix"
+            else f"; tags with a {layout.notation} alone)"
+            if (layout.notation in ("letter", "category"))
+            else "; letters behind the categories)"
+        )
+        fitting = sum(count for tag, count in tags.items() if not known.tags[tag].code)
+        why += f"; {fitting:,} of {len(rows):,} sampled lines fit"
+        if all(re.fullmatch(r".{1,2}\d", row[layout.token]) for row in rows if len(row) > layout.token):
             why += "; word positions behind the characters: needs data.glued_positions=true"
-        return Match(50, why)
-    if len(lines) > 1 and sum(len(line) == 1 for line in lines) >= 0.9 * len(lines):
+        return Match(50 if layout.notation in ("prefix", "suffix") else 40, why)
+    if len(lines) > 1 and sum(len(line) == 1 for line in lines) >= _MOST * len(lines):
         return Match(50, "one character a line, without tags")
     return None
 

@@ -1,12 +1,13 @@
-"""doccano's JSONL, and the JSON list of the same items: labels as triples, or as objects with ids.
+"""doccano's exports: JSONL, a JSON list of the same items, CSV; labels as triples, or as objects with ids.
 
     {"id": 1, "text": "我爱北京", "label": [[2, 4, "地点"]]}
     {"id": 1, "text": "我爱北京", "entities": [{"id": 7, "label": "地点", "start_offset": 2, "end_offset": 4}]}
 
-Triples stand under `label` or `labels`, objects under `entities` (projects with relations); some versions call the text
-`data`. Offsets are half-open and count code points. A file has no surfaces that could show another way of counting, so
-one of before March 2019, which counts an emoji as two, is read wrongly behind the first emoji. An item without any of
-the three keys has no labels. Relations, comments and the like are not read: one issue for each kind.
+Triples stand under `label` or `labels`, objects under `entities` (projects with relations) or, of old versions,
+`annotations`; some versions call the text `data`. Offsets are half-open and count
+code points, but UTF-16 units before March 2019: `regions` says how that is found out. With `data.annotator` only the
+annotations of one user are read. An item without any of the keys has no labels. Relations, comments and the like are
+not read: one issue for each kind.
 
 Triples are written, under the key that doccano's import expects unless told otherwise; it keeps other keys and gives
 them back.
@@ -14,70 +15,87 @@ them back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
+from omniner.corpus.formats.excerpt import Excerpt
 from omniner.corpus.formats.fields import (
     IssueLog,
     UnreadParts,
     add_names,
-    entity_at,
     id_of,
     json_records,
     meta_of,
     placed_entities,
     post_of,
     quote,
-    sort_entities,
     text_of,
-    without_repeats,
 )
+from omniner.corpus.formats.regions import Region, RegionPlacer, regions_of
+from omniner.corpus.formats.rows import header_of, table_records
+from omniner.errors import UserError
 from omniner.files import write_json_lines
-from omniner.records import Entity, Issue, Sentence, is_unlabeled, own_meta
+from omniner.records import Issue, Sentence, is_unlabeled, own_meta
 from omniner.registry import first_line
 
-LABELS = ("label", "labels", "entities")
+LABELS = ("label", "labels", "entities", "annotations")
 _KNOWN = frozenset({"id", "text", "data", "post_id", "meta", *LABELS})
+_NO_NEWS = frozenset({"annotation_approver", "annotator", "user"})  # keys that say nothing of entities
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty where the file has none. `options` changes nothing here."""
+    """Read one file; ids are empty where the file has none. Of `options` offsets and the annotator count."""
     log, unread = IssueLog(path), UnreadParts()
+    placer = RegionPlacer(log, options.offsets)
     sentences = []
-    for line, record in json_records(path, log):
+    with path.open("rb") as file:
+        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    records = json_records if start[:1] in (b"{", b"[") else table_records
+    users: set[str] = set()
+    for line, record in records(path, log):
         text = text_of(record, "text" if "text" in record else "data", log, line)
         if text is None:
             continue
         for key, value in record.items():
-            if value and key not in _KNOWN:
+            if value and key not in _KNOWN and key not in _NO_NEWS:
                 unread.note(f"the key {quote(key)}", line)
-        meta = meta_of(record.get("meta"), log, line)
+        meta = meta_of(record.get("meta") or None, log, line)
         given = [record[key] for key in LABELS if record.get(key) is not None]
         if not given:
             meta["unlabeled"] = True
-        entities = [entity for items in given for entity in _entities(items, text, log, line)]
-        known = sort_entities(without_repeats(entities, log, line))
-        sentences.append(Sentence(id_of(record, log, line), text, known, post_of(record, log, line), meta))
+        sentence = Sentence(id_of(record, log, line), text, [], post_of(record, log, line), meta)
+        placer.add(sentence, [one for items in given for one in _regions(items, options, users, log, line)], line)
+        sentences.append(sentence)
+    placer.finish()
     unread.report(log)
+    if options.annotator and users and options.annotator not in users:
+        found = f"nobody is called {options.annotator!r} in {path}"
+        raise UserError("data.annotator", found, f"Use one of: {', '.join(sorted(users))}.")
     return sentences, log.items
 
 
-def _entities(items: object, text: str, log: IssueLog, line: int) -> Iterator[Entity]:
+def _regions(items: object, options: ReadOptions, users: set[str], log: IssueLog, line: int) -> list[Region]:
+    """What the labels of an item say, of one annotator where one is chosen."""
     if not isinstance(items, list):
         log.add("bad-record", f"the labels are {quote(items)}, not a list; taken as empty", line)
-        return
+        return []
+    found: list[Region] = []
     for item in items:
-        if isinstance(item, list) and len(item) == 3:
-            start, end, category = item
-        elif isinstance(item, dict):
-            start, end, category = item.get("start_offset"), item.get("end_offset"), item.get("label")
-        else:
-            log.add("bad-entity", f"{quote(item)} is no [start, end, label]; left out", line)
+        if isinstance(item, list) and len(item) == 3 and isinstance(item[2], str):
+            found.append(Region(None, item[2:], item[0], item[1]))
             continue
-        if entity := entity_at(text, None, category, start, end, log, line):
-            yield entity
+        if isinstance(item, dict) and item.get("user") is not None:
+            users.add(str(item["user"]))
+            if options.annotator not in (None, str(item["user"])):
+                continue
+        if isinstance(item, dict) and type(item.get("label")) is int:
+            message = f"{item['label']} is the number of a label, not its name; left out: export with the names"
+            log.add("bad-entity", message, line)
+            continue
+        found += regions_of(item, log, line)
+    return found
 
 
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
@@ -96,14 +114,34 @@ def _item(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
     return add_names(item, sentence)
 
 
-def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
-    """Recognise labels as doccano lists them; an empty list of `entities` could be anyone's."""
+def sniff_value(value: Any, is_list: bool) -> Match | None:
+    """Recognise labels as doccano lists them; an empty list could be anyone's."""
+    if not isinstance(value, dict) or not isinstance(value.get("text", value.get("data")), str):
+        return None
     for key in LABELS:
-        items = record.get(key)
-        if isinstance(items, list):
-            objects = [item for item in items if isinstance(item, dict) and "start_offset" in item]
-            if objects or (key != "entities" and "text" in record):
-                return Match(70, f"with `{key}`, places without surfaces")
+        items = value.get(key)
+        if not isinstance(items, list):
+            continue
+        if any(isinstance(item, dict) and "start_offset" in item for item in items):
+            return Match(70, f"with `{key}`, objects with `start_offset`")
+        if key != "annotations" and "text" not in value and "data" in value:
+            return Match(70 if items else 40, f"with `data` and `{key}`")
+        if key in ("label", "labels") and (not items or any(map(_is_triple, items))):
+            return Match(70 if items else 40, f"with `{key}`, places without surfaces")
+    return None
+
+
+def _is_triple(item: object) -> bool:
+    return isinstance(item, list) and len(item) == 3 and type(item[0]) is int and type(item[1]) is int
+
+
+def sniff_lines(excerpt: Excerpt) -> Match | None:
+    """Recognise a table with a column of texts and one of JSON lists of labels."""
+    names = header_of(excerpt)
+    text = {"text", "data"} & set(names)
+    labels = {"label", "labels", "entities", "annotations"} & set(names)
+    if text and labels and any("[{" in line or "[[" in line for line in excerpt.lines[1:]):
+        return Match(75, f"a table with {', '.join(names)}")
     return None
 
 
@@ -114,5 +152,6 @@ FORMAT = Format(
     write=write,
     suffix=".jsonl",
     holds=frozenset({"id", "post_id", "meta", "unlabeled", "nested"}),
-    sniff_record=sniff_record,
+    sniff_value=sniff_value,
+    sniff_lines=sniff_lines,
 )

@@ -5,8 +5,8 @@ brackets, NaN, a string where a number belongs. The readers here answer such thi
 file is still read) or, where nothing can be read, with one `UserError`. A file is held in memory as a whole: that is
 fast and simple, and costs about three times its size.
 
-From top to bottom: the issues of a file, its text and lines, its JSON records, its beginning (to recognise the format
-by), the fields of a record, entities, and what writers need.
+From top to bottom: the issues of a file, its text and lines, its JSON values, the fields of a record, and what writers
+need. Entities stand in `regions`, tags in `tags`, the recognition of formats in `excerpt`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +24,8 @@ from omniner.records import Entity, Issue, Sentence, is_unlabeled, replace_surro
 
 MAX_FILE = 2 * 2**30  # bytes; a larger corpus is split into several files
 MAX_LINE = 16 * 2**20  # characters; the longest known corpus line has under 10,000
-MAX_SURFACE = 10_000  # characters that a file may claim for an entity by two numbers alone
 MAX_DEPTH = 32  # levels of lists and objects kept in `meta`
 _SHOWN = 60  # characters of foreign text quoted in a message
-_HEAD_BYTES, _HEAD_LINES, _HEAD_RECORDS = 2**20, 2000, 200  # looked at to recognise a format
 
 
 class IssueLog:
@@ -39,10 +34,11 @@ class IssueLog:
     def __init__(self, path: Path) -> None:
         self.file = str(path)
         self.items: list[Issue] = []
+        self.id = ""  # of the record that is read just now, as the file has it
 
     def add(self, code: str, message: str, line: int = 0, id: str = "") -> None:
-        """Note one issue at a line (from 1; 0 = the whole file)."""
-        self.items.append(Issue(code, message, self.file, line, id))
+        """Note one issue at a line (from 1; 0 = the whole file), of the record that is read just now or another one."""
+        self.items.append(Issue(code, message, self.file, line, id or self.id))
 
 
 class UnreadParts:
@@ -92,7 +88,7 @@ def read_text(path: Path, log: IssueLog) -> str:
             raise UserError(path, f"{size:,} bytes, more than {MAX_FILE:,}", "Split the file into several.")
         data = path.read_bytes()
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UserError(path, "UTF-16 text", "Convert it: iconv -f UTF-16 -t UTF-8.")
+        raise UserError(f"{path}:1", "UTF-16 text", "Convert it: iconv -f UTF-16 -t UTF-8.")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -121,21 +117,29 @@ def _decode_lines(path: Path, data: bytes, log: IssueLog) -> str:
 
 
 def read_lines(path: Path, log: IssueLog) -> list[str]:
-    """Read the lines of a file, without their ends (`\\n` or `\\r\\n`); over-long ones become empty, each an issue.
+    """Read the lines of a file, without their ends (see `split_lines`); over-long ones become empty, each an issue.
 
-    Only a newline ends a line: U+2028, U+0085 and the like are characters of the text. A byte order mark stays.
+    Only these end a line: U+2028, U+0085 and the like are characters of the text. A byte order mark stays.
     """
-    text = read_text(path, log)
-    lines = text.split("\n")
-    if not lines[-1]:
-        lines.pop()
-    if "\r" in text:
-        lines = [line.removesuffix("\r") for line in lines]
+    return lines_of(read_text(path, log), log)
+
+
+def lines_of(text: str, log: IssueLog) -> list[str]:
+    """Split a text as `read_lines` does."""
+    lines = split_lines(text)
     for index, line in enumerate(lines):
         if len(line) > MAX_LINE:
             log.add("line-too-long", f"{len(line):,} characters, more than {MAX_LINE:,}; left out", index + 1)
             lines[index] = ""
     return lines
+
+
+def split_lines(text: str) -> list[str]:
+    """Split a text at its line ends: `\\n` or `\\r\\n`, or `\\r` where the text has no other (old Macs)."""
+    lines = text.split("\n" if "\n" in text else "\r")
+    if not lines[-1]:
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines] if "\r" in text else lines
 
 
 def join_surrogates(text: str, log: IssueLog, line: int) -> str:
@@ -150,56 +154,82 @@ def join_surrogates(text: str, log: IssueLog, line: int) -> str:
 
 
 def json_records(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield `(line number, object)` for each item of a JSON list, or for each line where the file is no such list."""
-    with explaining(path), path.open("rb") as file:
-        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return json_list(path, log) if start[:1] == b"[" else json_lines(path, log)
+    """Yield `(line number, object)` for each object of a JSON file; issues met meanwhile get the object's id.
 
-
-def json_lines(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield `(line number, object)` for each line that holds one JSON object; other lines but blank ones are issues."""
-    for number, line in enumerate(read_lines(path, log), 1):
-        text = (line.removeprefix("\ufeff") if number == 1 else line).strip(" \t\r")
-        if not text:
-            continue
-        try:
-            value, end = parse_json(text)
-            if end < len(text):
-                raise ValueError(f"more text after the object: {quote(text[end:])}")
-        except ValueError as error:
-            log.add("bad-json", f"{error}; the line is left out", number)
-            continue
+    See `json_values`. Whatever is no object is an issue.
+    """
+    for line, value in json_values(path, log):
         if isinstance(value, dict):
-            yield number, value
+            name = value.get("id")
+            log.id = str(name) if type(name) in (int, str) else ""
+            yield line, value
         else:
-            log.add("bad-record", f"{quote(value)} where an object belongs; the line is left out", number)
+            log.add("bad-record", f"{quote(value)} where an object belongs; left out", line)
+        log.id = ""
 
 
-def json_list(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read the items of the one JSON list in a file.
+def json_values(path: Path, log: IssueLog) -> Iterator[tuple[int, Any]]:
+    """Yield `(line number, value)` for the values of a JSON file.
 
-    Items are parsed one by one, so that an item knows its line and a torn file gives what stands before the tear.
-
-    Yields:
-        `(line number, object)`; what is no object, or breaks the list, is an issue.
+    The file is one list, whose items these are, or has a value on each line, or values of several lines each, one
+    behind another. What cannot be parsed is an issue.
     """
     text = read_text(path, log).removeprefix("\ufeff")
     start = skip_space(text, 0)
-    if text[start : start + 1] != "[":
-        log.add("bad-json", "the file does not begin with a JSON list; nothing was read", 1)
-        return
+    if text.startswith("[", start):
+        if text.startswith('"', skip_space(text, start + 1)):  # a tuple on each line, not the items of one list
+            return _line_values(text, log)
+        return _located(text, list_items(text, start + 1), log)
+    if text.startswith("{", start):
+        with suppress(ValueError):
+            _, end = parse_json(text, start)
+            if "\n" in text[start:end]:
+                return _located(text, _values_in_a_row(text, start), log)
+    return _line_values(text, log)
+
+
+def _line_values(text: str, log: IssueLog) -> Iterator[tuple[int, Any]]:
+    """`(line number, value)` of each line that holds one value; other lines but blank ones are issues."""
+    for number, line in enumerate(lines_of(text, log), 1):
+        stripped = line.strip(" \t\r")
+        if not stripped:
+            continue
+        try:
+            value, end = parse_json(stripped)
+            if end < len(stripped):
+                raise ValueError(f"more text after the value: {quote(stripped[end:])}")
+        except ValueError as error:
+            log.add("bad-json", f"{error}; the line is left out", number)
+            continue
+        yield number, value
+
+
+def _located(text: str, values: Iterator[tuple[int, Any]], log: IssueLog) -> Iterator[tuple[int, Any]]:
+    """`(line number, value)` of values that know their position; errors in their place are issues."""
     line, seen = 1, 0
-    for position, value in _list_items(text, start + 1):
+    for position, value in values:
         line, seen = line + text.count("\n", seen, position), position
-        if isinstance(value, dict):
-            yield line, value
-        elif isinstance(value, ValueError):
+        if isinstance(value, ValueError):
             log.add("bad-json", str(value), line)
         else:
-            log.add("bad-record", f"{quote(value)} where an object belongs; the item is left out", line)
+            yield line, value
 
 
-def _list_items(text: str, position: int) -> Iterator[tuple[int, Any]]:
+def _values_in_a_row(text: str, position: int) -> Iterator[tuple[int, Any]]:
+    """Yield `(position, value)` for each of the values that stand one behind another, with commas or without."""
+    while position < len(text):
+        try:
+            value, end = parse_json(text, position)
+        except ValueError as error:
+            yield position, ValueError(f"{error}; the file was read up to here only")
+            return
+        yield position, value
+        position = skip_space(text, end)
+        if text.startswith(",", position):
+            position = skip_space(text, position + 1)
+
+
+def list_items(text: str, position: int) -> Iterator[tuple[int, Any]]:
     """Yield `(position, value)` for each item of a JSON list from behind its bracket on.
 
     What breaks the list is a `ValueError` in the place of the last value.
@@ -267,64 +297,6 @@ def skip_space(text: str, start: int) -> int:
     return match.end() if match else start
 
 
-@dataclass(frozen=True)
-class FileHead:
-    """The beginning of a file, from which its format is recognised.
-
-    Attributes:
-        text: the first MiB, without a byte order mark.
-        lines: the first lines that are not blank, at least one.
-    """
-
-    text: str
-    lines: list[str]
-
-    @cached_property
-    def is_list(self) -> bool:
-        """Whether the file begins with a JSON list of objects."""
-        start = skip_space(self.text, 0)
-        return self.text.startswith("[", start) and self.text.startswith("{", skip_space(self.text, start + 1))
-
-    @cached_property
-    def keys(self) -> frozenset[str]:
-        """Whatever looks like the key of an object: all there is to see of a list that is torn in its first object."""
-        return frozenset(re.findall(r'"(\w+)"\s*:', self.text)) if self.is_list else frozenset()
-
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Yield the first JSON objects, of a list or one a line; broken ones do not hide the format."""
-        if self.is_list:
-            items = _list_items(self.text, skip_space(self.text, 0) + 1)
-            yield from (value for _, value in islice(items, _HEAD_RECORDS) if isinstance(value, dict))
-        elif self.text.startswith("{", skip_space(self.text, 0)):
-            for line in self.lines[:_HEAD_RECORDS]:
-                with suppress(ValueError):
-                    value, _ = parse_json(line.strip())
-                    if isinstance(value, dict):
-                        yield value
-
-
-def read_head(path: Path) -> FileHead:
-    """Read the beginning of a file.
-
-    Raises:
-        UserError: it cannot be read, is empty or no text.
-    """
-    with explaining(path), path.open("rb") as file:
-        data = file.read(_HEAD_BYTES)
-        complete = not file.read(1)
-    if b"\0" in data:
-        fix = "Set data.format to the format it has, or convert it."
-        raise UserError(path, "not a text file (it holds zero bytes)", fix)
-    text = data.decode("utf-8", "replace").removeprefix("\ufeff")
-    lines = text.split("\n")
-    if not complete and len(lines) > 1:
-        lines.pop()  # cut somewhere in the middle
-    lines = [line.removesuffix("\r") for line in lines[:_HEAD_LINES]]
-    if filled := [line for line in lines if line.strip(" \t\r")]:
-        return FileHead(text, filled)
-    raise UserError(path, "the file is empty", "Name a file that has sentences.")
-
-
 def text_of(record: dict[str, Any], key: str, log: IssueLog, line: int) -> str | None:
     """Take the text of a record; None, with an issue, where there is none to work on."""
     text = record.get(key)
@@ -385,72 +357,6 @@ def _deeper_than(value: object, limit: int) -> bool:
             return False
         level = inner
     return any(isinstance(item, (dict, list)) for item in level)
-
-
-def entity_at(
-    text: str, surface: str | None, category: object, start: object, end: object, log: IssueLog, line: int
-) -> Entity | None:
-    """Make an entity of what a file says of it; it says anything.
-
-    An entity whose offsets do not give its surface keeps the surface and loses the offsets, with an issue: the pair
-    still counts where surfaces are compared.
-
-    Args:
-        text: of the sentence.
-        surface: None = take it from the text.
-        category: of the entity.
-        start, end: half-open offsets in code points.
-        log: takes the issues.
-        line: where the entity stands.
-
-    Returns:
-        The entity; None, with an issue, where there can be none.
-    """
-    if not isinstance(category, str) or not category:
-        log.add("bad-entity", f"{quote(category)} is not a category; the entity is left out", line)
-        return None
-    if type(start) is not int or type(end) is not int:  # bool is an int to isinstance
-        log.add("bad-entity", f"{quote(start)}, {quote(end)} are not offsets; the entity is left out", line)
-        return None
-    category = join_surrogates(category, log, line)
-    if end <= start:
-        message = f"{category} at [{start}, {end}) holds no character; the entity is left out"
-        log.add("empty-entity", message, line)
-        return None
-    if surface is None and end - start > MAX_SURFACE:  # else a short file could ask for any amount of memory
-        log.add("entity-too-long", f"{category} at [{start}, {end}); the entity is left out", line)
-        return None
-    inside = start >= 0 and end <= len(text)
-    if inside and (surface is None or text[start:end] == surface):
-        return Entity(text[start:end], category, start, end)
-    if not inside:
-        code, found = "offset-range", f"[{start}, {end}) is outside the text of {len(text)} characters"
-    else:
-        code, found = "offset-mismatch", f"[{start}, {end}) holds {quote(text[start:end])}"
-    if not surface:
-        log.add(code, f"{category}: {found}; the entity is left out", line)
-        return None
-    log.add(code, f"{category} {quote(surface)}: {found}; kept without offsets", line)
-    return Entity(surface, category)
-
-
-def sort_entities(entities: list[Entity]) -> list[Entity]:
-    """Sort by start, then end; equal places and entities without offsets keep their order, the latter last."""
-    last = MAX_LINE + 1
-    return sorted(entities, key=lambda e: (last, last) if e.start is None else (e.start, e.end or 0))
-
-
-def without_repeats(entities: list[Entity], log: IssueLog, line: int) -> list[Entity]:
-    """Keep each placed entity once; a repeat of place and category is an issue. Unplaced ones may be real repeats."""
-    seen: set[Entity] = set()
-    kept = []
-    for entity in entities:
-        if entity.start is not None and entity in seen:
-            log.add("duplicate-entity", f"{entity.category} {quote(entity.text)} stands twice; kept once", line)
-            continue
-        seen.add(entity)
-        kept.append(entity)
-    return kept
 
 
 def write_json_list(path: str | Path, items: Iterable[dict[str, Any]]) -> None:

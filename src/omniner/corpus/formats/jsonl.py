@@ -1,32 +1,26 @@
-"""The program's own JSON lines: one sentence a line, read and written without loss.
+"""The program's own JSON lines, one sentence a line, written without loss; and entities as other tools list them.
 
     {"id": "train-0", "text": "我爱北京", "entities": [{"text": "北京", "category": "地点", "start": 2, "end": 4}]}
 
 `post_id` and `meta` are optional, as are the two offsets of an entity (both or neither). A line without `entities`
-is a sentence without labels. Predictions that carry their text are read as sentences with what was predicted.
+is a sentence without labels. Predictions that carry their text are read as sentences with what was predicted. One JSON
+list of such objects is read as well, and so are the spellings of other tools: triples `[start, end, label]`, or objects
+with `label`, `type`, `start_idx`, `end_offset` and the like (`regions.regions_of`), under `entities`, `spans`,
+`entity_list` and other keys, of a `content` as of a `text`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
-from omniner.corpus.formats.fields import (
-    IssueLog,
-    entity_at,
-    id_of,
-    join_surrogates,
-    json_lines,
-    meta_of,
-    post_of,
-    quote,
-    text_of,
-    without_repeats,
-)
+from omniner.corpus.formats.fields import IssueLog, id_of, json_records, meta_of, post_of, quote, text_of
+from omniner.corpus.formats.regions import LISTS, TEXTS, Region, RegionPlacer, regions_of, without_repeats
 from omniner.files import write_json_lines
-from omniner.records import Entity, Issue, Sentence, sentence_to_json
+from omniner.records import Entity, Issue, Sentence, replace_surrogates, sentence_to_json
 from omniner.registry import first_line
 
 _SENTENCE_KEYS = frozenset({"id", "text", "entities", "post_id", "meta"})
@@ -35,51 +29,74 @@ _ENTITY_KEYS = frozenset({"text", "category", "start", "end"})
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty where the file has none. `options` changes nothing here."""
+    """Read one file; ids are empty where the file has none. Of `options` the meaning of offsets counts."""
     log = IssueLog(path)
+    placer = RegionPlacer(log, options.offsets, fixed=False)
     sentences = []
     foreign: set[str] = set()  # keys already reported; one issue each, not one a line
-    for line, record in json_lines(path, log):
-        text = text_of(record, "text", log, line)
+    for line, record in json_records(path, log):
+        text_key, list_key = _keys(record)
+        text = text_of(record, text_key, log, line)
         if text is None:
             continue
-        _report_keys(record, _SENTENCE_KEYS | _PREDICTION_KEYS, foreign, log, line)
+        if not record.keys() <= _SENTENCE_KEYS:
+            _report_keys(record, _SENTENCE_KEYS | _PREDICTION_KEYS | {text_key, list_key}, foreign, log, line)
         meta = meta_of(record.get("meta"), log, line)
-        items = record.get("entities")
+        items = record.get(list_key)
         if items is None:
             meta["unlabeled"] = True
         elif not isinstance(items, list):
-            log.add("bad-record", f"entities is {quote(items)}, not a list; taken as empty", line)
+            log.add("bad-record", f"{list_key} is {quote(items)}, not a list; taken as empty", line)
             items = []
-        entities = [_entity(item, text, foreign, log, line) for item in items or ()]
-        known = without_repeats([entity for entity in entities if entity], log, line)
-        name, post_id = id_of(record, log, line), post_of(record, log, line)
-        sentences.append(Sentence(name, text, known, post_id, meta))
+        entities = [entity for item in items or () if (entity := _own_entity(item, text))]
+        regions: list[Region] = []
+        if len(entities) < len(items or ()):
+            others = (item for item in items or () if not _own_entity(item, text))
+            regions = [region for item in others for region in regions_of(item, log, line)]
+        sentence = Sentence(
+            id_of(record, log, line), text, without_repeats(entities, log, line), post_of(record, log, line), meta
+        )
+        if regions:
+            placer.add(sentence, regions, line)
+        sentences.append(sentence)
+    placer.finish()
     return sentences, log.items
+
+
+def _keys(record: dict[str, Any]) -> tuple[str, str]:
+    """The keys of the text and of the entities."""
+    if "text" in record and "entities" in record:
+        return "text", "entities"
+    text = "text" if "text" in record else next((key for key in TEXTS if isinstance(record.get(key), str)), "text")
+    if "entities" in record:
+        return text, "entities"
+    return text, next((key for key in LISTS if isinstance(record.get(key), list)), "entities")
+
+
+def _own_entity(item: object, text: str) -> Entity | None:
+    """An entity as this program writes it, with offsets that hold; None for everything else."""
+    if not isinstance(item, dict) or not item.keys() <= _ENTITY_KEYS:
+        return None
+    surface, category, start, end = item.get("text"), item.get("category"), item.get("start"), item.get("end")
+    if not isinstance(surface, str) or not isinstance(category, str) or not surface or not category:
+        return None
+    if start is None and end is None:
+        return Entity(surface, category) if _is_writable(surface + category) else None
+    if type(start) is not int or type(end) is not int or start < 0 or text[start:end] != surface:
+        return None
+    return Entity(surface, category, start, end) if _is_writable(category) else None
+
+
+@lru_cache(maxsize=10_000)
+def _is_writable(text: str) -> bool:
+    """Whether UTF-8 can hold it: a half of a surrogate pair it cannot."""
+    return replace_surrogates(text) == text
 
 
 def write(path: str | Path, sentences: Iterable[Sentence], options: WriteOptions | None = None) -> list[Issue]:
     """Write one file, whole or not at all; nothing is lost, so there are no issues. `options` changes nothing here."""
     write_json_lines(path, map(sentence_to_json, sentences))
     return []
-
-
-def _entity(item: object, text: str, foreign: set[str], log: IssueLog, line: int) -> Entity | None:
-    if not isinstance(item, dict):
-        log.add("bad-entity", f"{quote(item)} where an object belongs; left out", line)
-        return None
-    _report_keys(item, _ENTITY_KEYS, foreign, log, line)
-    surface, category = item.get("text"), item.get("category")
-    if not isinstance(surface, str) or not surface:
-        log.add("bad-entity", f"{quote(surface)} is not a surface; the entity is left out", line)
-        return None
-    surface = join_surrogates(surface, log, line)
-    if item.get("start") is not None or item.get("end") is not None:
-        return entity_at(text, surface, category, item.get("start"), item.get("end"), log, line)
-    if not isinstance(category, str) or not category:
-        log.add("bad-entity", f"{quote(category)} is not a category; the entity is left out", line)
-        return None
-    return Entity(surface, join_surrogates(category, log, line))
 
 
 def _report_keys(record: dict[str, Any], known: frozenset[str], foreign: set[str], log: IssueLog, line: int) -> None:
@@ -91,15 +108,26 @@ def _report_keys(record: dict[str, Any], known: frozenset[str], foreign: set[str
             log.add("unknown-key", f"{quote(key)} (first seen here) is not read; put it under meta", line)
 
 
-def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
-    """Recognise lines with entities; an empty list of them, or a text alone, could be of other formats too."""
-    if is_list:
+def sniff_value(value: Any, is_list: bool) -> Match | None:
+    """Recognise lists of entities; an empty one, or a text alone, could be of other formats too."""
+    if not isinstance(value, dict):
         return None
-    if record.get("entities"):
-        return Match(60, "with `entities`")
-    if "entities" in record:
-        return Match(30, "with `entities`")
-    return Match(10, "with `text`, without labels") if "text" in record else None
+    text, key = _keys(value)
+    if not isinstance(value.get(text), str):
+        return None
+    items = value.get(key)
+    if isinstance(items, list) and items:
+        known = [item for item in items if regions_of(item, IssueLog(Path()), 0)]
+        return Match(60 if key == "entities" else 55, f"with `{text}` and `{key}`") if known else None
+    if key in value:
+        return Match(30, f"with `{text}` and `{key}`")
+    if text != "text" or any(_is_list_of_parts(value[key]) for key in value.keys() - _SENTENCE_KEYS):
+        return None  # labels, perhaps, in a form that is unknown
+    return Match(9, "with `text`, without labels")
+
+
+def _is_list_of_parts(value: object) -> bool:
+    return isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value)
 
 
 FORMAT = Format(
@@ -109,5 +137,5 @@ FORMAT = Format(
     write=write,
     suffix=".jsonl",
     holds=frozenset({"id", "post_id", "meta", "unlabeled", "nested", "unplaced"}),
-    sniff_record=sniff_record,
+    sniff_value=sniff_value,
 )

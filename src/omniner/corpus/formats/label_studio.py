@@ -1,15 +1,15 @@
-"""Label Studio's JSON export and its short form JSON_MIN; written as a list of tasks to import there.
+"""Label Studio's exports JSON, JSON_MIN, CSV and TSV; written as a list of tasks to import there.
 
     [{"id": 1, "data": {"text": "我爱北京"}, "annotations": [{"result": [{"from_name": "label", "to_name": "text",
       "type": "labels", "value": {"start": 2, "end": 4, "text": "北京", "labels": ["地点"]}}]}]}]
     [{"id": 1, "text": "我爱北京", "label": [{"start": 2, "end": 4, "text": "北京", "labels": ["地点"]}]}]
 
-Offsets are half-open. They count code points since October 2021, before that UTF-16 units (an emoji is two): of the two
-ways the one is believed that gives the surfaces of the whole task, as far as they are there, else of each region. White
-space in a surface need not match: Label Studio trims what it shows. A task that several people annotated has the first
-annotation read that is marked as ground truth, else the first that was not cancelled. Predictions are read where a task
-has no annotation, which is an issue; a task with neither has no labels. Results of other types than `labels` are not
-read, with an issue for each type.
+Offsets are half-open. They count code points since October 2021, before that UTF-16 units (an emoji is two): see
+`regions`. White space in a surface need not match: Label Studio trims what it shows. A task that several people
+annotated has the first annotation read that is marked as ground truth, else the first that was not cancelled; with
+`data.annotator` that of one person (`completed_by`). Predictions are read where a task has no annotation, which is an
+issue; a task with neither has no labels. The results of types other than `labels` and `hypertextlabels` are not read,
+with an issue for each type. In hypertext the text that is labelled is the page without its tags.
 
 Writing also makes the labelling configuration of the project, beside the file and with its name: `.xml`. The sentence's
 id and post go into `data`, which an export gives back.
@@ -18,83 +18,116 @@ id and post go into `data`, which an export gives back.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
+from omniner.corpus.formats.excerpt import Excerpt
 from omniner.corpus.formats.fields import (
-    MAX_SURFACE,
-    FileHead,
     IssueLog,
     UnreadParts,
-    entity_at,
     id_of,
-    join_surrogates,
     json_records,
     meta_of,
     placed_entities,
     post_of,
     quote,
-    sort_entities,
     text_of,
-    without_repeats,
     write_json_list,
 )
-from omniner.files import write_text
-from omniner.records import Entity, Issue, Sentence, is_unlabeled, own_meta, utf16_places
+from omniner.corpus.formats.regions import LISTS, TEXTS, Region, RegionPlacer
+from omniner.corpus.formats.rows import header_of, table_records
+from omniner.errors import UserError
+from omniner.files import explaining, write_text
+from omniner.records import Issue, Sentence, is_unlabeled, own_meta
 from omniner.registry import first_line
 
+_SAMPLE = 200  # tasks looked at to find out what the text is called
 CONFIGURATION = ".xml"  # suffix of the file that describes a project
 RESULTS = ("annotations", "completions", "predictions")  # the second is the first before version 1.0
 MIN_KEYS = ("annotation_id", "annotator", "lead_time")  # of JSON_MIN only
+_DATES = ("created_at", "updated_at", "post_id")
+_LABEL_KEYS = ("labels", "hypertextlabels")
+_HYPERTEXT = ("hypertextlabels",)
+_TYPES = ("labels", *_HYPERTEXT)
+_TAGS = re.compile(r"<[^<>]*>")
 ID = "sentence_id"  # in `data`, since the id of a task is given by Label Studio
 _LABELS_TAG, _TEXT_TAG = "label", "text"  # names of the tags in the written labelling configuration
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-class Region(NamedTuple):
-    """A marked stretch of text as it is listed; the surface may be absent."""
-
-    surface: str | None
-    labels: list[str]
-    start: object
-    end: object
-
-
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty where the file has none. `options` changes nothing here."""
+    """Read one file; ids are empty where the file has none. Of `options` offsets and the annotator count."""
     log, unread = IssueLog(path), UnreadParts()
+    placer = RegionPlacer(log, options.offsets)
+    if options.annotator and options.annotator not in (known := annotators(path)):
+        found = f"nobody is called {options.annotator!r} in {path}"
+        raise UserError("data.annotator", found, f"Use one of: {', '.join(known) or 'none (null)'}.")
+    tasks = _records(path, log)
+    first = list(islice(tasks, _SAMPLE))
+    keys = Counter(key for _, record in first if (key := _text_key(record)))
+    usual = keys.most_common(1)[0][0] if keys else "text"
     sentences = []
-    for line, record in json_records(path, log):
-        if sentence := _sentence(record, unread, log, line):
-            sentences.append(sentence)
+    for line, record in chain(first, tasks):
+        data = record.get("data")
+        fields: dict[str, Any] = data if isinstance(data, dict) else record
+        log.id = str(fields.get(ID, record.get("id", "")))
+        text = text_of(fields, usual if usual in fields else _text_key(record) or usual, log, line)
+        if text is None:
+            continue
+        if data is fields:
+            results = _full_results(record, options.annotator, log, line)
+        else:
+            results = _min_results(record, options.annotator)
+        meta = meta_of(record.get("meta") if data is fields else None, log, line)
+        if results is None:
+            meta["unlabeled"] = True
+        if any(isinstance(item, dict) and item.get("type") in _HYPERTEXT for item in results or ()):
+            text = _TAGS.sub("", text)
+        regions = [region for item in results or () if (region := _region(item, unread, log, line))]
+        name = id_of({"id": fields.get(ID, record.get("id"))}, log, line)
+        sentence = Sentence(name, text, [], post_of(fields, log, line), meta)
+        placer.add(sentence, regions, line)
+        sentences.append(sentence)
+    placer.finish()
     unread.report(log)
     return sentences, log.items
 
 
-def _sentence(record: dict[str, Any], unread: UnreadParts, log: IssueLog, line: int) -> Sentence | None:
-    data = record.get("data")
-    is_full = isinstance(data, dict)
-    fields: dict[str, Any] = data if isinstance(data, dict) else record
-    text = text_of(fields, _text_key(fields), log, line)
-    if text is None:
-        return None
-    results = _full_results(record, log, line) if is_full else _min_results(record)
-    meta = meta_of(record.get("meta"), log, line)
-    if results is None:
-        meta["unlabeled"] = True
-    regions = [region for item in results or () if (region := _region(item, unread, log, line))]
-    entities = without_repeats(_place(text, regions, log, line), log, line)
-    name = id_of({"id": fields.get(ID, record.get("id"))}, log, line)
-    return Sentence(name, text, sort_entities(entities), post_of(fields, log, line), meta)
+def _records(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The tasks of JSON, or the rows of a table."""
+    with explaining(path), path.open("rb") as file:
+        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return (json_records if start[:1] in (b"{", b"[") else table_records)(path, log)
+
+
+def annotators(path: Path) -> list[str]:
+    """Return the names of those who annotated tasks of a file, in the order in which they are met."""
+    names: dict[str, None] = {}
+    for _, record in _records(path, IssueLog(path)):
+        lists = [record[key] for key in RESULTS[:2] if isinstance(record.get(key), list)]
+        items = [item for items in lists for item in items if isinstance(item, dict)]
+        for name in [_annotator(item.get("completed_by")) for item in items] + [_annotator(record.get("annotator"))]:
+            if name:
+                names[name] = None
+    return list(names)
+
+
+def _annotator(value: object) -> str:
+    """The name of who completed an annotation: a number, an e-mail address, or an object with both."""
+    if isinstance(value, dict):
+        value = next((value[key] for key in ("email", "username", "id") if value.get(key)), None)
+    return "" if value is None or isinstance(value, (list, dict)) else str(value)
 
 
 def unfinished_tasks(path: Path) -> set[str]:
     """Give the ids of the tasks in a file that nobody has annotated, whatever a model predicted for them."""
     found = set()
-    for _, record in json_records(path, IssueLog(path)):
+    for _, record in _records(path, IssueLog(path)):
         data = record.get("data")
         if not isinstance(data, dict):
             continue
@@ -107,28 +140,40 @@ def unfinished_tasks(path: Path) -> set[str]:
     return found
 
 
-def _text_key(fields: Mapping[str, Any]) -> str:
-    """`text`, or whatever else the project calls its only text."""
-    if "text" in fields:
+def _text_key(record: dict[str, Any]) -> str:
+    """`text`, or what else the project calls its only text or that which its regions are about; empty = cannot tell."""
+    data = record.get("data")
+    fields: dict[str, Any] = data if isinstance(data, dict) else record
+    if isinstance(fields.get("text"), str):
         return "text"
-    texts = [key for key, value in fields.items() if isinstance(value, str) and key not in (ID, "post_id")]
-    return texts[0] if len(texts) == 1 else "text"
+    texts = [key for key, value in fields.items() if isinstance(value, str) and key not in (*MIN_KEYS, *_DATES, ID)]
+    if len(texts) == 1:
+        return texts[0]
+    quiet = IssueLog(Path())
+    results = (_full_results(record, None, quiet, 0) if data is fields else _min_results(record, None)) or []
+    regions = [region for item in results if (region := _region(item, UnreadParts(), quiet, 0))]
+    surfaces = [region.surface for region in regions if region.surface]
+    holding = [key for key in texts if surfaces and all(surface in fields[key] for surface in surfaces)]
+    return next((key for key in (*holding, *TEXTS) if key in texts), "")
 
 
-def _full_results(record: dict[str, Any], log: IssueLog, line: int) -> list[Any] | None:
+def _full_results(record: dict[str, Any], annotator: str | None, log: IssueLog, line: int) -> list[Any] | None:
     """The results of the annotation that counts; None where nobody annotated the task."""
-    for key in RESULTS:
+    for key in RESULTS if annotator is None else RESULTS[:2]:
         listed = record.get(key) or []
         if not isinstance(listed, list):
             log.add("bad-record", f"{key} is {quote(listed)}, not a list; taken as empty", line)
             continue
         done = [item for item in listed if isinstance(item, dict) and not item.get("was_cancelled")]
+        if annotator is not None:
+            done = [item for item in done if _annotator(item.get("completed_by")) == annotator]
         if not done:
             continue
         if key == "predictions":
             log.add("only-predictions", "no annotation, only what a model predicted; read as labels", line)
         elif len(done) > 1:
-            log.add("several-annotations", f"{len(done)} annotations of one task; one is read", line)
+            message = f"{len(done)} annotations of one task; one is read: data.annotator chooses whose"
+            log.add("several-annotations", message, line)
         chosen = next((item for item in done if item.get("ground_truth") is True), done[0])
         results = chosen.get("result")
         if isinstance(results, list):
@@ -137,81 +182,43 @@ def _full_results(record: dict[str, Any], log: IssueLog, line: int) -> list[Any]
     return None
 
 
-def _min_results(record: dict[str, Any]) -> list[Any] | None:
+def _min_results(record: dict[str, Any], annotator: str | None) -> list[Any] | None:
     """Regions of JSON_MIN stand under the name of their tag, whatever that is."""
-    lists = [value for key, value in record.items() if isinstance(value, list)]
+    if annotator is not None and _annotator(record.get("annotator")) != annotator:
+        return None
+    lists = [value for value in record.values() if isinstance(value, list)]
     found = [item for items in lists for item in items if _is_min_region(item)]
     if not found and not any(key in record for key in MIN_KEYS):
         return None
-    return [{"type": "labels", "value": item} for item in found]
+    return [{"type": next(key for key in _LABEL_KEYS if key in item), "value": item} for item in found]
 
 
 def _is_min_region(item: object) -> bool:
     """Whether an item of a list in JSON_MIN is a labelled stretch of text."""
-    return isinstance(item, dict) and {"start", "end", "labels"} <= item.keys()
+    return isinstance(item, dict) and {"start", "end"} <= item.keys() and any(key in item for key in _LABEL_KEYS)
 
 
 def _region(item: object, unread: UnreadParts, log: IssueLog, line: int) -> Region | None:
     if not isinstance(item, dict):
         log.add("bad-entity", f"{quote(item)} where an object belongs; left out", line)
         return None
-    if item.get("type") != "labels":
+    if item.get("type") not in _TYPES:
         unread.note(f"results of the type {quote(item.get('type'))}", line)
         return None
     value = item.get("value")
     fields = value if isinstance(value, dict) else {}
-    surface, labels = fields.get("text"), fields.get("labels")
+    surface = fields.get("text")
+    labels = fields.get("labels", fields.get("hypertextlabels"))
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) and label for label in labels):
         log.add("bad-entity", f"a region has {quote(labels)} for its labels; left out", line)
         return None
     if surface is not None and not isinstance(surface, str):
         log.add("bad-entity", f"{quote(surface)} is not a surface; the region is left out", line)
         return None
-    surface = join_surrogates(surface, log, line) if surface else None
-    return Region(surface, labels, fields.get("start"), fields.get("end"))
-
-
-def _place(text: str, regions: Sequence[Region], log: IssueLog, line: int) -> list[Entity]:
-    """The entities of one task, its offsets counted in the one way or the other."""
-    ways = [[(region.start, region.end) for region in regions]]
-    if not text.isascii() and max(text) > "\uffff":
-        places = utf16_places(text)
-        ways.append([(_moved(region.start, places), _moved(region.end, places)) for region in regions])
-    fits = [[_fits(text, region, *at) for region, at in zip(regions, way, strict=True)] for way in ways]
-    whole_way = next((way for way, fit in enumerate(fits) if all(fit)), None)
-    entities = []
-    moved = 0
-    for index, region in enumerate(regions):
-        way = whole_way
-        if way is None:
-            way = next((number for number, fit in enumerate(fits) if fit[index]), 0)
-        moved += way
-        surface = None if fits[way][index] else region.surface
-        found = (entity_at(text, surface, label, *ways[way][index], log, line) for label in region.labels)
-        entities += [entity for entity in found if entity]
-    if moved:
-        log.add("offset-units", f"{moved} regions counted in UTF-16 units; taken as code points", line)
-    return entities
-
-
-def _moved(offset: object, places: Mapping[int, int]) -> object:
-    return places.get(offset, -1) if type(offset) is int else offset
-
-
-def _fits(text: str, region: Region, start: object, end: object) -> bool:
-    """Whether the place can be, and holds the surface if there is one."""
-    if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
-        return False
-    if region.surface is None:
-        return True
-    if end - start > MAX_SURFACE:
-        return False
-    return text[start:end] == region.surface or _squeezed(text[start:end]) == _squeezed(region.surface)
-
-
-def _squeezed(surface: str) -> str:
-    """Without its white space; `\\n` in letters is how some versions write a line break."""
-    return "".join(surface.replace("\\n", "").split())
+    # In hypertext start and end are about a node of the page; the offsets in its text stand apart.
+    offsets = fields.get("globalOffsets")
+    place = offsets if isinstance(offsets, dict) else fields
+    return Region(surface or None, labels, place.get("start"), place.get("end"))
 
 
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
@@ -263,21 +270,27 @@ def result_regions(sentence: Sentence, log: IssueLog) -> list[dict[str, Any]]:
     return regions
 
 
-def sniff_record(record: dict[str, Any], is_list: bool) -> Match | None:
+def sniff_value(value: Any, is_list: bool) -> Match | None:
     """Recognise a task by its `data`, an item of JSON_MIN by its own keys or a list of regions under any key."""
-    if isinstance(record.get("data"), dict):
+    if not isinstance(value, dict):
+        return None
+    if isinstance(value.get("data"), dict):
         return Match(90, "with `data` as an object")
-    lists = ((key, value) for key, value in record.items() if isinstance(value, list))
-    found = next((name for name in MIN_KEYS if name in record), None) or next(
-        (key for key, value in lists if any(map(_is_min_region, value))), None
+    lists = ((key, items) for key, items in value.items() if isinstance(items, list) and key not in LISTS)
+    found = next((name for name in MIN_KEYS if name in value), None) or next(
+        (key for key, items in lists if any(map(_is_min_region, items))), None
     )
     return Match(90, f"with `{found}`, as in JSON_MIN") if found else None
 
 
-def sniff_lines(head: FileHead) -> Match | None:
-    """Recognise a torn list of tasks."""
-    found = next((name for name in (*RESULTS, *MIN_KEYS) if name in head.keys), None)
-    return Match(96, f"a JSON list of objects with `{found}`") if found else None
+def sniff_lines(excerpt: Excerpt) -> Match | None:
+    """Recognise a torn list of tasks, and the header row of a table."""
+    if found := next((name for name in (*RESULTS, *MIN_KEYS) if name in excerpt.keys), None):
+        return Match(96, f"a JSON list of objects with `{found}`")
+    names = header_of(excerpt)
+    if sum(name in names for name in MIN_KEYS) > 1:
+        return Match(85, f"a table with {', '.join(names)}")
+    return None
 
 
 FORMAT = Format(
@@ -288,6 +301,6 @@ FORMAT = Format(
     suffix=".json",
     companions=(f"*{CONFIGURATION}",),
     holds=frozenset({"id", "post_id", "meta", "unlabeled", "nested"}),
-    sniff_record=sniff_record,
+    sniff_value=sniff_value,
     sniff_lines=sniff_lines,
 )

@@ -14,32 +14,30 @@ Written are items of one label each, with half-open offsets in code points.
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
+from omniner.corpus.formats.excerpt import Excerpt
 from omniner.corpus.formats.fields import (
-    MAX_LINE,
-    FileHead,
     IssueLog,
     join_surrogates,
     labeled_only,
     parse_json,
     quote,
     read_text,
-    without_repeats,
     writable_text,
 )
+from omniner.corpus.formats.regions import without_repeats
+from omniner.corpus.formats.rows import header_of, table_rows
 from omniner.errors import UserError
 from omniner.files import writing
 from omniner.records import Entity, Issue, Sentence, align_surfaces, is_unlabeled, unlabeled_sentence, utf16_places
 from omniner.registry import first_line
 
 COLUMNS = ("note_id", "sentence", "label")
-_HEADER = 2000  # characters in which the header row must end
 
 
 class ListedMention(NamedTuple):
@@ -53,7 +51,7 @@ class ListedMention(NamedTuple):
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
     """Read one file; ids are empty. `options` changes nothing here."""
     log = IssueLog(path)
-    rows = _rows(read_text(path, log).removeprefix("\ufeff"), log)
+    rows = table_rows(read_text(path, log).removeprefix("\ufeff"), log)
     _, header = next(rows, (1, []))
     if "sentence" not in header:
         fix = f"Name a CSV file with the columns {', '.join(COLUMNS)}, or set data.format."
@@ -68,26 +66,6 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         elif sentence := _sentence(dict(zip(header, row, strict=True)), log, line):
             sentences.append(sentence)
     return sentences, log.items
-
-
-def _rows(text: str, log: IssueLog) -> Iterator[tuple[int, list[str]]]:
-    """`(line number, fields)` per row that is not blank; a broken row is an issue."""
-    previous = csv.field_size_limit(MAX_LINE)  # the module's limit is the process's: put it back
-    try:
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        while True:
-            line = reader.line_num + 1
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                log.add("bad-csv", f"{error}; lines {line} to {reader.line_num} are left out", line)
-                continue
-            if row:
-                yield line, row
-    finally:
-        csv.field_size_limit(previous)
 
 
 def _sentence(row: dict[str, str], log: IssueLog, line: int) -> Sentence | None:
@@ -236,12 +214,9 @@ def _label(sentence: Sentence, log: IssueLog) -> str:
     return writable_text(json.dumps(items, ensure_ascii=False), sentence.id, log)
 
 
-def sniff_lines(head: FileHead) -> Match | None:
+def sniff_lines(excerpt: Excerpt) -> Match | None:
     """Recognise the header row."""
-    try:
-        header = next(csv.reader([head.lines[0][:_HEADER]]), [])
-    except csv.Error:
-        return None
+    header = header_of(excerpt)
     if "sentence" in header and ("label" in header or "note_id" in header):
         return Match(80, f"a header row with {', '.join(name for name in header if name)}")
     return None

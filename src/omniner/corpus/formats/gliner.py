@@ -1,0 +1,54 @@
+"""GLiNER's training data: `tokenized_text` and `ner`, whose places are tokens, both ends inclusive.
+
+    [{"tokenized_text": ["我", "爱", "北", "京"], "ner": [[2, 3, "地点"]]}]
+
+Texts are the tokens with nothing between them where they are Chinese, else a space (`data.joiner`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omniner.corpus.formats import Format, Match, ReadOptions
+from omniner.corpus.formats.fields import IssueLog, id_of, json_records, quote
+from omniner.corpus.formats.tokens import TokenText, token_list, token_texts
+from omniner.records import Issue, Sentence
+from omniner.registry import first_line
+
+
+def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
+    """Read one file; ids are empty where the file has none. Of `options` the joiner counts."""
+    log = IssueLog(path)
+    sentences = []
+    for line, record, text in token_texts(json_records(path, log), "tokenized_text", options.joiner, log):
+        items = record.get("ner")
+        sentence = Sentence(id_of(record, log, line), text.text)
+        if items is None:
+            sentence.meta["unlabeled"] = True
+        elif not isinstance(items, list):
+            log.add("bad-record", f"ner is {quote(items)}, not a list; taken as empty", line)
+        else:
+            sentence.entities = text.sorted_entities([_mention(item) for item in items], log, line)
+        sentences.append(sentence)
+    log.id = ""
+    return sentences, log.items
+
+
+def _mention(item: object) -> tuple[object, list[object]]:
+    """`(category, tokens)` of an item; anything else for what is no `[first, last, category]`."""
+    if isinstance(item, list) and len(item) == 3 and type(item[0]) is int and type(item[1]) is int:
+        return item[2], [*range(item[0], min(item[1], item[0] + TokenText.LONGEST) + 1)]
+    return item, []
+
+
+def sniff_value(value: Any, is_list: bool) -> Match | None:
+    """Recognise the list of tokens under its name."""
+    if isinstance(value, dict) and token_list(value.get("tokenized_text")):
+        return Match(75, "with `tokenized_text`, as for GLiNER")
+    return None
+
+
+FORMAT = Format(
+    name="gliner", meaning=first_line(__doc__), read=read, write=None, suffix=".json", sniff_value=sniff_value
+)

@@ -1,0 +1,108 @@
+"""What files look like that no format here reads: so that they are refused by name, and not taken for plain text."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from omniner.corpus.formats.excerpt import Excerpt
+from omniner.corpus.formats.tags import is_tag, is_tag_list
+
+_MOST = 0.9  # share of the lines
+_MARKUP = re.compile(r"\s*<[?!/a-zA-Z]")
+_INLINE_XML = re.compile(r"<([A-Za-z_\u4e00-\u9fff]{1,20})(?: [^<>]*)?>[^<>]+</\1>")
+_SLASH = re.compile(r"(?:^|\s)\S+?/[A-Za-z]{1,6}(?=\s|$)")
+_BRACKETS = re.compile(r"\[[^\[\]\s]{1,20}\](?:\([^()\s]{1,20}\)|[^\s\[\]，。！？、；：,.!?;:]{1,8}(?=\s|$))")
+_PIPES = re.compile(r"\{\{?[^{}|:\s]{1,20}[|:][^{}|:\s]{1,20}\}\}?|\[@[^\[\]#]+#[^\[\]*]+\*\]")
+_PLACES = re.compile(r"(?:^|[\s,;|])\d+[\s,:-]+\d+[\s,:]+[A-Za-z_\u4e00-\u9fff]+")
+_CELL = re.compile(r"[^，。！？；：]{0,60}")
+
+
+class Lookalike(NamedTuple):
+    """What a file looks like.
+
+    Attributes:
+        line: of the line among those of the excerpt that shows it.
+        what: in words.
+        fix: what to do with it.
+    """
+
+    line: int
+    what: str
+    fix: str
+
+
+def _share_of(lines: Sequence[str], test: Callable[[str], object]) -> tuple[float, int]:
+    """The share of lines that pass a test, and the first that does."""
+    passed = [index for index, line in enumerate(lines) if test(line)]
+    return len(passed) / len(lines), passed[0] if passed else 0
+
+
+def find_lookalike(excerpt: Excerpt) -> Lookalike | None:
+    """Tell what a file is if it is no prose; None where nothing speaks against prose."""
+    lines = excerpt.lines
+    if excerpt.is_json:
+        keys = next((value for value in excerpt.values if isinstance(value, dict)), {})
+        named = f" with {', '.join(f'`{key}`' for key in list(keys)[:6])}" if keys else ""
+        fix = "Give its records a text (`text`) and its entities (`entities`), or set data.format."
+        return Lookalike(0, f"JSON{named} in a form that no format here has", fix)
+    tests: list[tuple[str, float, Callable[[str], object], str]] = [
+        ("torn or broken JSON", 0.5, re.compile(r"\s*[{\[]+\s*[\"\w]+\s*[:,]|\s*[{\[]+[\"\w]*$").match, "Repair it."),
+        ("HTML or XML", 0.5, _MARKUP.match, "Convert it to JSON lines with texts and entities."),
+        (
+            "tags on lines of their own, as in parallel files of sentences and tags",
+            0.3,
+            lambda line: is_tag_list(line) or (is_tag(line.strip()) and line.strip() != "O"),
+            "Write a sentence, a tab and its tags on one line, or a token and its tag on each.",
+        ),
+        (
+            "words with tags behind slashes, such as `王芳/nr`",
+            0.5,
+            lambda line: len(_SLASH.findall(line)) >= max(1, len(line.split()) // 2),
+            "Write a token and its tag a line (王芳<tab>B-PER).",
+        ),
+        (
+            "entities in brackets within the text",
+            0.4,
+            lambda line: len(_BRACKETS.findall(line)) > 1 or _PIPES.search(line) or _INLINE_XML.search(line),
+            "Write texts and entities apart, as JSON lines.",
+        ),
+        (
+            "texts with places and labels behind them",
+            0.5,
+            lambda line: _PLACES.search(line),
+            "Write them as JSON lines: text and entities with start, end and category.",
+        ),
+    ]
+    for what, most, test, fix in tests:
+        share, first = _share_of(lines, test)
+        if share >= most:
+            return Lookalike(first, what, fix)
+    return _table(lines)
+
+
+def _table(lines: Sequence[str]) -> Lookalike | None:
+    """Columns: as many on each line, or a header row of names."""
+    fix = "Name its columns in a header row (text and label, or words and labels), or convert it to JSON lines."
+    columns = [line.count("\t") for line in lines]
+    [(tabs, count)] = Counter(columns).most_common(1)
+    if (tabs and count >= _MOST * len(lines)) or sum(map(bool, columns)) >= 0.5 * len(lines) > 1:
+        return Lookalike(0, "columns between tabs", fix)
+    try:
+        rows = list(csv.reader(line[:2000] for line in lines[:200]))
+    except csv.Error:
+        rows = []
+    widths = Counter(map(len, rows))
+    [(width, count)] = widths.most_common(1) if rows else [(0, 0)]
+    if len(rows) > 1 and width > 1 and count >= _MOST * len(rows) and all(_CELL.fullmatch(cell) for cell in rows[0]):
+        return Lookalike(0, f"a table of {width} columns between commas", fix)
+    pairs = [line.split() for line in lines]
+    short = [pair for pair in pairs if len(pair) == 2 and len(pair[0]) <= 12 and len(pair[1]) <= 20]
+    labels = {pair[1] for pair in short}
+    if len(short) >= _MOST * len(pairs) and len(short) > 1 and len(labels) <= max(1, len(short) // 2):
+        fix = "If these are tags, set data.format=conll, and data.scheme=io where they have no letters such as B and I."
+        return Lookalike(0, "two columns, the second of few values", fix)
+    return None

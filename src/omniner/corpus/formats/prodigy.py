@@ -1,0 +1,79 @@
+"""Prodigy's JSON lines: a text, its `spans`, and the `answer` to them; what was rejected or ignored is left out.
+
+    {"text": "我爱北京", "spans": [{"start": 2, "end": 4, "label": "地点"}], "answer": "accept", "_input_hash": 1}
+
+Offsets are half-open and count code points. Rejected and ignored answers are no labels of their texts: one issue for
+each kind. With `data.annotator` only the answers of one session are read (`_session_id` or `_annotator_id`); without it
+a text that several sessions answered is read once, which is an issue.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omniner.corpus.formats import Format, Match, ReadOptions
+from omniner.corpus.formats.fields import IssueLog, UnreadParts, id_of, json_records, meta_of, quote, text_of
+from omniner.corpus.formats.regions import RegionPlacer, regions_of
+from omniner.errors import UserError
+from omniner.records import Issue, Sentence
+from omniner.registry import first_line
+
+_SIGNS = ("_input_hash", "_task_hash", "answer")
+_SESSIONS = ("_annotator_id", "_session_id")
+
+
+def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
+    """Read one file; ids are empty where the file has none. Of `options` offsets and the annotator count."""
+    log, unread = IssueLog(path), UnreadParts()
+    placer = RegionPlacer(log, options.offsets)
+    sentences = []
+    sessions: dict[str, None] = {}
+    seen: set[object] = set()
+    for line, record in json_records(path, log):
+        answer = record.get("answer", "accept")
+        session = next((str(record[key]) for key in _SESSIONS if record.get(key) is not None), "")
+        sessions[session] = None
+        if answer != "accept":
+            unread.note(f"answers {quote(answer)}", line)
+            continue
+        if options.annotator not in (None, session):
+            continue
+        text = text_of(record, "text", log, line)
+        if text is None:
+            continue
+        key = record.get("_input_hash", text)
+        if key in seen and len(sessions) > 1 and options.annotator is None:
+            unread.note("answers of further sessions (data.annotator chooses one)", line)
+            continue
+        seen.add(key if isinstance(key, (int, str)) else text)
+        items = record.get("spans")
+        meta = meta_of(record.get("meta"), log, line)
+        sentence = Sentence(id_of(record, log, line), text, [], None, meta)
+        if items is not None and not isinstance(items, list):
+            log.add("bad-record", f"spans is {quote(items)}, not a list; taken as empty", line)
+        elif "spans" not in record and "answer" not in record:
+            meta["unlabeled"] = True
+        listed = items if isinstance(items, list) else []
+        placer.add(sentence, [region for item in listed for region in regions_of(item, log, line)], line)
+        sentences.append(sentence)
+    placer.finish()
+    unread.report(log)
+    if options.annotator and options.annotator not in sessions:
+        found = f"nobody is called {options.annotator!r} in {path}"
+        raise UserError("data.annotator", found, f"Use one of: {', '.join(filter(None, sessions)) or 'none (null)'}.")
+    return sentences, log.items
+
+
+def sniff_value(value: Any, is_list: bool) -> Match | None:
+    """Recognise the keys that Prodigy adds, or `spans` with tokens."""
+    if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+        return None
+    if found := next((key for key in _SIGNS if key in value), None):
+        return Match(85 if "spans" in value else 45, f"with `text` and `{found}`, as Prodigy writes them")
+    return None
+
+
+FORMAT = Format(
+    name="prodigy", meaning=first_line(__doc__), read=read, write=None, suffix=".jsonl", sniff_value=sniff_value
+)

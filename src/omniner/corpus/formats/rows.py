@@ -1,0 +1,79 @@
+"""Tables with a header row, between commas or tabs: their rows, and the records that exports make of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from omniner.corpus.formats.excerpt import Excerpt
+from omniner.corpus.formats.fields import MAX_LINE, IssueLog, parse_json, read_text
+
+_HEADER = 2000  # characters in which the header row must end
+
+
+def delimiter_of(header: str) -> str:
+    """What stands between the columns of a header row."""
+    return "\t" if header.count("\t") > header.count(",") else ","
+
+
+def header_of(excerpt: Excerpt) -> list[str]:
+    """The names in the first line, if it is a header row; else nothing."""
+    line = excerpt.lines[0][:_HEADER]
+    with suppress(csv.Error):
+        return [name.strip() for name in next(csv.reader([line], delimiter=delimiter_of(line)), [])]
+    return []
+
+
+def table_rows(text: str, log: IssueLog, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Yield `(line number, fields)` for each row that is not blank; a broken row is an issue."""
+    previous = csv.field_size_limit(MAX_LINE)  # the module's limit is the process's: put it back
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        while True:
+            line = reader.line_num + 1
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                log.add("bad-csv", f"{error}; lines {line} to {reader.line_num} are left out", line)
+                continue
+            if row:
+                yield line, row
+    finally:
+        csv.field_size_limit(previous)
+
+
+def table_cells(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield `(line number, cells by column)` for each row behind the header; one of another width is an issue."""
+    text = read_text(path, log).removeprefix("\ufeff")
+    rows = table_rows(text, log, delimiter_of(text[:_HEADER].partition("\n")[0]))
+    _, header = next(rows, (1, []))
+    names = [name.strip() for name in header]
+    for line, row in rows:
+        if len(row) != len(names):
+            log.add("bad-record", f"{len(row)} fields where the header has {len(names)}; left out", line)
+            continue
+        cells = dict(zip(names, row, strict=True))
+        log.id = cells.get("id", "")
+        yield line, cells
+        log.id = ""
+
+
+def table_records(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield `(line number, object)` for each row: a cell that holds JSON is that, an empty one is none."""
+    for line, cells in table_cells(path, log):
+        record: dict[str, Any] = {}
+        for name, cell in cells.items():
+            value: Any = cell
+            if cell[:1] in ("[", "{"):
+                with suppress(ValueError):
+                    parsed, end = parse_json(cell)
+                    value = parsed if end == len(cell) else cell
+            if value != "":
+                record[name] = value
+        yield line, record

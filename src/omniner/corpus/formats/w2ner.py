@@ -1,0 +1,55 @@
+"""W2NER's JSON: `sentence` is a list of characters, `ner` a list of mentions by the indices of theirs.
+
+    [{"sentence": ["我", "爱", "北", "京"], "ner": [{"index": [2, 3], "type": "地点"}], "word": [[0], [1], [2, 3]]}]
+
+Mentions with gaps are issues. Texts are the tokens with nothing between them where they are Chinese, else a space
+(`data.joiner`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omniner.corpus.formats import Format, Match, ReadOptions
+from omniner.corpus.formats.fields import IssueLog, id_of, json_records, quote
+from omniner.corpus.formats.tokens import token_list, token_texts
+from omniner.records import Issue, Sentence
+from omniner.registry import first_line
+
+
+def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
+    """Read one file; ids are empty where the file has none. Of `options` the joiner counts."""
+    log = IssueLog(path)
+    sentences = []
+    for line, record, text in token_texts(json_records(path, log), "sentence", options.joiner, log):
+        items = record.get("ner", record.get("entities"))
+        sentence = Sentence(id_of(record, log, line), text.text)
+        if items is None:
+            sentence.meta["unlabeled"] = True
+        elif not isinstance(items, list):
+            log.add("bad-record", f"ner is {quote(items)}, not a list; taken as empty", line)
+        else:
+            sentence.entities = text.sorted_entities([_mention(item) for item in items], log, line)
+        sentences.append(sentence)
+    log.id = ""
+    return sentences, log.items
+
+
+def _mention(item: object) -> tuple[object, list[object]]:
+    """`(category, tokens)` of an item; anything else for what is no object with `index` and `type`."""
+    if isinstance(item, dict) and isinstance(item.get("index"), list):
+        return item.get("type"), item["index"]
+    return item, []
+
+
+def sniff_value(value: Any, is_list: bool) -> Match | None:
+    """Recognise tokens under `sentence` beside `ner`."""
+    if isinstance(value, dict) and token_list(value.get("sentence")) and ("ner" in value or "word" in value):
+        return Match(75, "with tokens under `sentence` and `ner`, as for W2NER")
+    return None
+
+
+FORMAT = Format(
+    name="w2ner", meaning=first_line(__doc__), read=read, write=None, suffix=".json", sniff_value=sniff_value
+)
