@@ -92,7 +92,7 @@ class DataConfig(Group):
     """Of generated sentences, and of the draw of dev from train."""
     # These have defaults because the configurations of older runs lack them.
     max_issues: FromAboveTo1 = 0.5
-    """Largest share of a file's sentences that may have lost something on reading; with more the run stops."""
+    """Largest share of a file's sentences, or of its entities, that may be lost on reading; with more the run stops."""
     offsets: Literal["auto", "half_open", "inclusive", "utf16"] = "auto"
     """What the two offsets of an entity mean: half_open = code points, the end is behind the last one; inclusive = code
     points, the end is the last one; utf16 = UTF-16 units, as browsers count: an emoji is two; auto = found from the

@@ -28,12 +28,15 @@ from omniner.records import Issue, Sentence, sentence_to_json, to_line
 
 LABELED = ("train", "dev", "test")
 _NAMED = 3  # issues, files or categories quoted in an error
-# Codes of issues that cost an entity or its place, a whole record, or a tag.
+# Codes of issues that cost an entity or its place, a whole record, or something of it.
 ENTITY_LOSSES = frozenset(
-    {"bad-entity", "discontinuous", "empty-entity", "entity-too-long", "offset-mismatch", "offset-range", "unaligned"}
+    {
+        *("bad-entity", "bad-tag", "discontinuous", "empty-entity", "entity-too-long", "offset-mismatch"),
+        *("offset-range", "unaligned"),
+    }
 )
 RECORD_LOSSES = frozenset({"bad-answer", "bad-csv", "bad-json", "bad-record", "line-too-long", "no-text"})
-LOSSES = ENTITY_LOSSES | RECORD_LOSSES | {"bad-tag", "empty-token", "no-tag", "not-utf8"}
+LOSSES = ENTITY_LOSSES | RECORD_LOSSES | {"empty-token", "no-tag", "not-utf8"}
 
 
 @dataclass
@@ -156,30 +159,33 @@ def check_read(
         path: the file or folder.
         sentences: read from it.
         issues: met on the way.
-        limit: largest share of its sentences that may have lost something.
+        limit: largest share of its sentences, and of its entities, that may be lost.
 
     Returns:
         The sentences and the issues as they are.
 
     Raises:
-        UserError: there is no sentence, all entities or all their places were lost, or more sentences than `limit`
-            lost something.
+        UserError: there is no sentence, all entities or all their places were lost, or more than `limit`.
     """
     lost = [issue for issue in issues if issue.code in LOSSES]
     examples = f" ({'; '.join(map(str, (lost or issues)[:_NAMED]))})" if issues else ""
     fix = "Check the file and data.format."
     if not sentences:
         raise UserError(_place(path, issues), f"no sentence could be read{examples}", fix)
+    entities = [entity for sentence in sentences for entity in sentence.entities]
     bad = [issue for issue in lost if issue.code in ENTITY_LOSSES]
-    if bad and not any(entity.start is not None for sentence in sentences for entity in sentence.entities):
+    if bad and not any(entity.start is not None for entity in entities):
         found = f"not one entity could be taken with its place, {len(bad):,} were tried{examples}"
         raise UserError(_place(path, bad), found, f"{fix[:-1]}, or data.offsets.")
-    records = {(issue.file, issue.line, issue.id) for issue in lost}
-    unread = {(issue.file, issue.line, issue.id) for issue in lost if issue.code in RECORD_LOSSES}
-    share = min(1, len(records) / (len(sentences) + len(unread)))
-    if share > limit:
-        found = f"{share:.0%} of its sentences lost something on reading{examples}"
-        raise UserError(_place(path, lost), found, f"{fix[:-1]}, or set data.max_issues.")
+    records = len({(issue.file, issue.line, issue.id) for issue in lost if issue.code in RECORD_LOSSES})
+    unplaced = sum(entity.start is None for entity in entities)  # some of the lost, which kept their surface
+    for what, count, total in (
+        ("sentences", records, records + len(sentences)),
+        ("entities", len(bad), len(bad) + len(entities) - min(unplaced, len(bad))),
+    ):
+        if count > limit * total:
+            found = f"{count / total:.0%} of its {what} were lost on reading{examples}"
+            raise UserError(_place(path, lost), found, f"{fix[:-1]}, or set data.max_issues.")
     return sentences, issues
 
 

@@ -16,7 +16,7 @@ from omniner.errors import UserError
 from omniner.files import explaining
 
 _HEAD_BYTES, _PART_BYTES = 2**20, 2**16
-_PARTS = (0.35, 0.65, 0.95)  # of a file that is larger than its head: where further parts begin
+_PARTS = (0.3, 0.6, 1.0)  # of a file that is larger than its head: where further parts begin, and the last ends
 _LINES, _RECORDS = 2000, 200
 _OBJECT = re.compile(r"(?:^|[,\n])\s*(?=\{)")
 
@@ -100,7 +100,7 @@ def read_excerpt(path: Path) -> Excerpt:
         parts = []
         if size > len(data):
             for share in _PARTS:
-                file.seek(max(len(data), int(share * size)))
+                file.seek(max(len(data), int(share * size) - _PART_BYTES))
                 parts.append(file.read(_PART_BYTES))
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise UserError(f"{path}:1", "UTF-16 text", "Convert it: iconv -f UTF-16 -t UTF-8.")

@@ -60,7 +60,7 @@ def sniff_lines(excerpt: Excerpt) -> Match | None:
     """Recognise lists of tags behind tabs."""
     last = [line.rpartition("\t")[2].replace(_UNIT, " ") for line in excerpt.lines if "\t" in line]
     lists = sum(map(is_tag_list, last))
-    if lists and 2 * lists > len(excerpt.lines):
+    if lists and 2 * lists >= len(excerpt.lines):
         return Match(65, f"a text and its tags a line; {lists:,} of {len(excerpt.lines):,} sampled lines fit")
     return None
 
