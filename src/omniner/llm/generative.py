@@ -257,10 +257,13 @@ def predict_answers(
     generator = Generator(causal.model, causal.chat, list(prefix), config, constraint, seed)
     sentences = {sample.id: Sentence(sample.id, sample.text) for sample in samples}
     requests = [GenerationRequest(sample.id, sample.prompt, sample.text) for sample in samples]
-    sha, engine = causal.prompt.sha, engine_name(config)
+    prompt, engine = causal.prompt, engine_name(config)
     for batch in generator.run(requests, done):
         yield [
-            prediction_from_answer(sentences[each.id], each.text, sha, engine, cut=not each.finished) for each in batch
+            prediction_from_answer(
+                sentences[each.id], each.text, prompt.sha, engine, not each.finished, prompt.categories
+            )
+            for each in batch
         ]
 
 

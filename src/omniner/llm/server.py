@@ -168,7 +168,7 @@ class _Predictor:
         """Read an answer; report the first one that is not in the form that was asked for."""
         text = entities_as_list(reply.text, self.prompt.answer) if self.guided else reply.text
         cut = reply.finish == "length"
-        prediction = prediction_from_answer(sentence, text, self.prompt.sha, self.engine, cut)
+        prediction = prediction_from_answer(sentence, text, self.prompt.sha, self.engine, cut, self.prompt.categories)
         known = self.prompt.categories
         in_form = prediction.parse == "ok" and all(entity.category in known for entity in prediction.entities)
         if self.guided and not (in_form or cut or self.out_of_form):

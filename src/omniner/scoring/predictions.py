@@ -107,26 +107,28 @@ def _record(line: str) -> Any:
 def _generated(lines: Sequence[str], log: IssueLog) -> tuple[list[Sentence], list[Prediction]]:
     sentences, predictions = [], []
     names: dict[str, str] = {}  # one object for equal strings: half the memory, and comparing is quick
-    for number, line in enumerate(lines, 1):
-        bom = number == 1 and line.startswith("\ufeff")
-        record = _record(line[bom:])
-        if not isinstance(record, dict) or not isinstance(record.get("label"), str):
+    records = [_record(line.removeprefix("\ufeff") if number == 1 else line) for number, line in enumerate(lines, 1)]
+    labels = [_text_of(record, "label") for record in records]
+    golds = [parse_answer(label) if label is not None else None for label in labels]
+    known = {category for gold in golds if gold and gold.status == "ok" for _, category in gold.pairs}
+    for number, (line, record, label, gold) in enumerate(zip(lines, records, labels, golds, strict=True), 1):
+        if label is None or gold is None:
             found = record if isinstance(record, str) else "no text under 'label'"
             log.add("bad-line", f"{found}; the sample is left out (the official ERRTA script stops here)", number)
             continue
-        name, label, predict = f"line-{number}", record["label"], record.get("predict")
-        gold = parse_answer(label)
+        name, predict, bom = f"line-{number}", _text_of(record, "predict"), number == 1 and line.startswith("\ufeff")
+        if gold.status != "ok":
+            gold = parse_answer(label, known)
+            log.add(f"label-{gold.status}", gold.reason, number, name)
         entities = _entities(gold.pairs, names)
         meta: dict[str, Any] = {LABEL: label, LABEL_PARSE: gold.status}
-        if gold.status != "ok":
-            log.add(f"label-{gold.status}", gold.reason, number, name)
         sentences.append(Sentence(name, "", entities, None, meta))
         if bom:
             meta[BOM] = True
             log.add("byte-order-mark", "the official scripts lose this line", number, name)
         if "prompt" in record:
             meta["prompt"] = record["prompt"]
-        if not isinstance(predict, str):
+        if predict is None:
             log.add("bad-line", "no text under 'predict' (the official scripts stop here)", number, name)
             continue
         if "\\u005c" in line or "\\u005C" in line:
@@ -134,10 +136,24 @@ def _generated(lines: Sequence[str], log: IssueLog) -> tuple[list[Sentence], lis
         if predict == label:
             answer = Prediction(name, entities, predict, gold.status, gold.reason)
         else:
-            pairs, status, reason = parse_answer(predict)
-            answer = Prediction(name, _entities(pairs, names), predict, status, reason)
+            parsed = parse_answer(predict)
+            if parsed.status != "ok":
+                parsed = parse_answer(predict, known)
+            answer = Prediction(name, _entities(parsed.pairs, names), predict, parsed.status, parsed.reason)
         predictions.append(answer)
     return sentences, predictions
+
+
+def _text_of(record: Any, key: str) -> str | None:
+    """The answer under a key: a text, or a list or object that is not in one; None where there is none."""
+    value = record.get(key) if isinstance(record, dict) else None
+    return (
+        json.dumps(value, ensure_ascii=False)
+        if isinstance(value, (list, dict))
+        else value
+        if isinstance(value, str)
+        else None
+    )
 
 
 def _entities(pairs: Iterable[tuple[str, str]], names: dict[str, str]) -> list[Entity]:

@@ -163,3 +163,69 @@ def test_official_evaluation_stops(text: str) -> None:
 def test_official_reader_stops(text: str) -> None:
     with pytest.raises(OfficialStopError):
         read_for_errta(text)
+
+
+KNOWN = {"人名", "地点", "机构"}
+SENTENCE = "王芳和李雷去了北京"
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ('<think>候选 [["北京","人名"]]？不对。</think>\n\n[["北京","地点"]]', [("北京", "地点")]),
+        ('<think>先看 [["北京","地点"]]，不算。</think>\n\n[]', []),
+        ('好的，候选 [["海","地点"]]。\n</think>\n\n[["北京","地点"]]', [("北京", "地点")]),
+        ('<think>一</think>[["王芳","人名"]]<think>二</think>\n[["北京","地点"]]', [("北京", "地点")]),
+        ('analysis用户要[["王芳","地点"]]assistantfinal[["北京","地点"]]', [("北京", "地点")]),
+        ('<|channel|>commentary to=f.x <|constrain|>json<|message|>[["北京","地点"]]<|call|>', [("北京", "地点")]),
+        ('候选：[["北京","人名"]]？不对，最终答案：[["北京","地点"]]', [("北京", "地点")]),
+        ('先看 [["北京","地点"]]，不算。\n最终：[]。', []),
+        ('[["北京","地点"]]\n解释：见 [1]，["王芳", "李雷"] 是人名，[] 表示没有。', [("北京", "地点")]),
+        ('```json\n[["北京","地点"]]\n```\n草稿是 [["北京","人名"]]', [("北京", "地点")]),
+        ('[["北京","地点"]]\n[["北京","地点"]]\n[["北京","地', [("北京", "地点")]),
+        ('[["北京","地点"]]\n输入：李雷来了\n输出：[["李雷","人名"]]', [("北京", "地点")]),
+        ('{"choices":[{"message":{"role":"assistant","content":"[[\\"北京\\",\\"地点\\"]]"}}]}', [("北京", "地点")]),
+        ('{"type":"tool_use","name":"extract","input":{"entities":[["北京","地点"]]}}', [("北京", "地点")]),
+        ('{"name":"王芳","type":"人名","mentions":[{"text":"她","type":"代词"}]}', [("王芳", "人名")]),
+        ('{"人名": "王芳、李雷", "地点": "无", "机构": null}', [("王芳", "人名"), ("李雷", "人名")]),
+        ('{"人名": [], "地点": []}', []),
+        ('{"北京": {"type": "地点"}}', [("北京", "地点")]),
+        ("**人名**\n- 王芳\n- 李雷\n\n**地点**\n- 北京", [("王芳", "人名"), ("李雷", "人名"), ("北京", "地点")]),
+        ("人名：王芳、李雷\n地点：无", [("王芳", "人名"), ("李雷", "人名")]),
+        ("北京（地点）、王芳（人名）", [("北京", "地点"), ("王芳", "人名")]),
+    ],
+)  # fmt: skip
+def test_only_the_final_answer_counts(text: str, pairs: list[tuple[str, str]]) -> None:
+    assert parse_answer(text, KNOWN, SENTENCE)[:2] == (pairs, "repaired")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('<think>候选 [["北京","地点"]]，还要', "while the model thinks"),
+        ('<|channel|>analysis<|message|>[["北京","地点"]]', "while the model thinks"),
+        ('<think>[["北京","地点"]]</think>', "nothing stands behind its thinking"),
+        ('候选 [["北京","人名"]] 更正：[["北', "breaks off before its first pair"),
+        ('["王芳", "李雷"]', "no pair"),
+        ('{"entities": ["王芳", "李雷"]}', "no pair"),
+        ('[{"foo": "北京", "bar": "首都"}]', "no pair"),
+        ('[{"text": "北京", "type": ', "breaks off before its first pair"),
+        ("地点：这句话中没有", "no pair"),
+        ("人名指的是人的名字。\n- 注意：没有", "no pair"),
+    ],
+)
+def test_what_was_not_said_is_not_read(text: str, reason: str) -> None:
+    assert parse_answer(text, KNOWN, SENTENCE)[:2] == ([], "failed")
+    assert reason in parse_answer(text, KNOWN, SENTENCE).reason
+
+
+def test_known_categories_or_the_sentence_tell_the_sides() -> None:
+    turned = '[["地点", "北京"], ["人名", "王芳"]]'
+    assert parse_answer(turned).pairs == [("地点", "北京"), ("人名", "王芳")]
+    for hints in ({"categories": KNOWN}, {"sentence": SENTENCE}):
+        assert parse_answer(turned, **hints)[:2] == ([("北京", "地点"), ("王芳", "人名")], "repaired")
+    assert parse_answer('[["地点", "地点"]]', KNOWN).status == "ok"
+
+
+def test_an_answer_that_is_far_too_long_is_refused_at_once() -> None:
+    assert parse_answer("[" * 100_000_000).reason.startswith("longer than")

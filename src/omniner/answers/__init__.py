@@ -1,0 +1,187 @@
+"""A model's answer: from entities to the text that a model learns to write, and back from whatever it wrote.
+
+`write_answer` makes the answer to learn, a JSON list of `[surface, category]` in reading order; repeats are listed
+again. `parse_answer` reads what a model wrote into (surface, category) pairs, and `prediction_from_answer` finds their
+places in the sentence: the k-th mention of a surface stands at its k-th occurrence. An answer holds no offsets, so that
+is a guess wherever a surface occurs more often than it is listed. The F1 during training, prediction and scoring all
+read answers here.
+
+Pairs are there as asked (`ok`: a JSON list of two-string lists), had to be recovered (`repaired`) or could not be found
+(`failed`, no pairs). Recovering first finds the final answer (`final_answer`), decodes it by rules that forgive
+(`loose_json`), and finds the pairs in whatever shape it has (`pairs`, `plain_lines`). It takes time in proportion to
+the length of the text, more than the JSON module does, and runs only on texts that are not as asked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Collection, Iterable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from omniner.answers.final_answer import final_text, read_final
+from omniner.answers.loose_json import MAX_DEPTH, decode
+from omniner.answers.pairs import Pair, PairReader, Reading
+from omniner.errors import UserError
+from omniner.records import Entity, Prediction, Sentence, place_pairs
+
+# Separators of the JSON: those of the paper's training data (Python's own), and without spaces.
+STYLES = {"official": (", ", ": "), "compact": (",", ":")}
+MAX_CHARS = 1_000_000  # a longer answer is a runaway generation
+
+
+def check_style(style: str) -> None:
+    """Raise a `UserError` for an unknown style."""
+    if style not in STYLES:
+        raise UserError("prompt.answer", f"{style!r} is no style of answers", f"Use {' or '.join(STYLES)}.")
+
+
+def write_answer(entities: Iterable[Entity], style: str) -> str:
+    """Write the answer that lists these entities: `[["北京", "地点_城市"]]`.
+
+    Args:
+        entities: sorted by their places here, if all have one; kept in their order otherwise.
+        style: official | compact.
+    """
+    entities = list(entities)
+    if all(entity.start is not None for entity in entities):
+        entities.sort(key=lambda entity: (entity.start, entity.end))
+    return json.dumps([entity[:2] for entity in entities], ensure_ascii=False, separators=STYLES[style])
+
+
+class ParsedAnswer(NamedTuple):
+    """What was read from an answer.
+
+    Attributes:
+        pairs: (surface, category) in the answer's order.
+        status: ok | repaired | failed.
+        reason: why it is not ok.
+    """
+
+    pairs: list[Pair]
+    status: str
+    reason: str
+
+
+def parse_answer(text: str, categories: Collection[str] = (), sentence: str = "", cut: bool = False) -> ParsedAnswer:
+    """Read a model's answer; never raises.
+
+    Args:
+        text: the answer as the model wrote it.
+        categories: known names, which tell a surface from its category where nothing else does; empty = unknown.
+        sentence: what the answer is about, which helps in the same way; empty = unknown.
+        cut: whether it is known that the answer breaks off.
+    """
+    if len(text) > MAX_CHARS:
+        return ParsedAnswer([], "failed", f"longer than {MAX_CHARS} characters")
+    try:
+        value = decode(text)
+    except (ValueError, RecursionError) as error:
+        return _recover(text, f"not JSON: {error}", categories, sentence, cut)
+    return _judge_value(value, categories, sentence)
+
+
+def _judge_value(value: Any, categories: Collection[str], sentence: str) -> ParsedAnswer:
+    """Judge an answer that is JSON."""
+    pairs = strict_pairs(value) if type(value) is list else None
+    if pairs is None:
+        return _judge(PairReader(categories, sentence).read(value), "JSON, but not a list of pairs")
+    if not pairs or pairs[0][1] in categories or not PairReader(categories, sentence).is_turned(pairs):
+        return ParsedAnswer(pairs, "ok", "")
+    return ParsedAnswer([(second, first) for first, second in pairs], "repaired", "the categories stand first")
+
+
+def _recover(text: str, why: str, categories: Collection[str], sentence: str, cut: bool) -> ParsedAnswer:
+    """Read the final answer in a text that is not JSON."""
+    final, note = final_text(text)
+    if not final.strip():
+        return ParsedAnswer([], "failed", "; ".join(filter(None, [why if text.strip() else "empty answer", note])))
+    if note:
+        why = f"the answer stands {note}"
+        try:
+            parsed = _judge_value(decode(final.strip()), categories, sentence)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            status = "repaired" if parsed.status == "ok" else parsed.status
+            return ParsedAnswer(parsed.pairs, status, "; ".join(filter(None, [why, parsed.reason])))
+    try:
+        found = read_final(final, PairReader(categories, sentence), cut)
+    except RecursionError:
+        return ParsedAnswer([], "failed", f"nested more than {MAX_DEPTH} deep")
+    if found.note and not found.reading.pairs:
+        return ParsedAnswer([], "failed", f"{why}; {found.note}")
+    return _judge(found.reading, why)
+
+
+def _judge(reading: Reading, why: str) -> ParsedAnswer:
+    if reading.pairs or reading.empty:
+        why = f"{why}; {reading.unread} items unread" if reading.unread else why
+        return ParsedAnswer(reading.pairs, "repaired", why)
+    return ParsedAnswer([], "failed", f"{why}; no pair of a surface and its category can be told in it")
+
+
+def prediction_from_answer(
+    sentence: Sentence, raw: str, prompt_sha: str, engine: str, cut: bool = False, categories: Collection[str] = ()
+) -> Prediction:
+    """Read a model's answer about a sentence; never raises.
+
+    A surface that does not stand in the text keeps no offsets. One that does, but is listed more often than it occurs
+    there, shares a place with another category, or is dropped when it only repeats an entity; `reason` counts those.
+
+    Args:
+        sentence: what the answer is about.
+        raw: the answer as the model wrote it.
+        prompt_sha: hash of the prompt.
+        engine: who answered.
+        cut: whether the limit of tokens ended the answer; `reason` says so.
+        categories: those that the model was told of.
+    """
+    parsed = parse_answer(raw, categories, sentence.text, cut)
+    placed = place_pairs(sentence.text, [(_spelt_as_in(sentence.text, text), label) for text, label in parsed.pairs])
+    entities = [entity for entity in placed if entity is not None]
+    reasons = ["stopped by decoding.max_new_tokens" if cut else "", parsed.reason]
+    if repeats := len(placed) - len(entities):
+        reasons.append(f"{repeats} repeated entities dropped")
+    return Prediction(sentence.id, entities, raw, parsed.status, "; ".join(filter(None, reasons)), prompt_sha, engine)
+
+
+def strict_pairs(value: list[Any]) -> list[Pair] | None:
+    """Take the pairs of a decoded list of two-string lists; None if any element is something else."""
+    pairs: list[Pair] = []
+    for item in value:
+        if type(item) is not list or len(item) != 2:
+            return None
+        surface, category = item
+        if type(surface) is not str or type(category) is not str:
+            return None
+        pairs.append((surface, category))
+    return pairs
+
+
+def _spelt_as_in(text: str, surface: str) -> str:
+    """The surface as the text spells it: tokenizers that normalise to NFC (Qwen) hide decomposed letters from a model.
+
+    Returned as it is where the text has it so, or has nothing that is canonically equivalent.
+    """
+    if not surface or surface in text or unicodedata.is_normalized("NFC", text):
+        return surface
+    whole, wanted, places = _nfc(text), _nfc(surface), nfc_boundaries(text)
+    for found in re.finditer(f"(?={re.escape(wanted)})", whole):
+        first, last = places.get(found.start()), places.get(found.start() + len(wanted))
+        if first is not None and last is not None:
+            return text[first:last]
+    return surface
+
+
+@lru_cache(maxsize=16)
+def nfc_boundaries(text: str) -> dict[int, int]:
+    """Map places in a text's normal form (NFC) to places in the text, wherever both can be cut alike."""
+    whole = _nfc(text)
+    return {len(_nfc(text[:at])): at for at in range(len(text) + 1) if _nfc(text[:at]) + _nfc(text[at:]) == whole}
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
