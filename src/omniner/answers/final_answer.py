@@ -61,7 +61,7 @@ class FinalText(NamedTuple):
     note: str = ""
 
 
-class Found(NamedTuple):
+class FinalAnswer(NamedTuple):
     """What was read, and what a person should know about it."""
 
     reading: Reading
@@ -111,7 +111,7 @@ def _final_channel(text: str) -> str:
     return text[: end.start()] if end else text
 
 
-def read_final(text: str, reader: PairReader, cut: bool) -> Found:
+def read_final(text: str, reader: PairReader, cut: bool) -> FinalAnswer:
     """Read the pairs of a final answer that is not plain JSON.
 
     Args:
@@ -131,20 +131,20 @@ def read_final(text: str, reader: PairReader, cut: bool) -> Found:
     return _read_text(text, reader, cut)
 
 
-def _read_text(text: str, reader: PairReader, cut: bool) -> Found:
+def _read_text(text: str, reader: PairReader, cut: bool) -> FinalAnswer:
     """Read the last answer in a text without fences: labelled lists, lists and objects, or plain lines."""
     with contextlib.suppress(ValueError, RecursionError):
         reading = reader.read(decode(text))
         if reading.pairs or reading.empty:
-            return Found(reading)
+            return FinalAnswer(reading)
     labelled = read_labelled_lists(text, reader)
     if labelled.pairs:
-        return Found(labelled)
+        return FinalAnswer(labelled)
     found = _choose(_stretches(text, reader))
     if found.reading.pairs or found.reading.empty or found.note:
         return found
     lines = read_lines(text, reader, cut)
-    return Found(lines) if lines.pairs else found
+    return FinalAnswer(lines) if lines.pairs else found
 
 
 class _Stretch(NamedTuple):
@@ -217,16 +217,16 @@ def _stretch(values: list[Any], text: str, begin: int, end: int, reader: PairRea
     return _Stretch(reading, flat, whole, bool(_BEGINS_ANSWER.match(text, begin)), at_end)
 
 
-def _choose(stretches: list[_Stretch]) -> Found:
+def _choose(stretches: list[_Stretch]) -> FinalAnswer:
     """The last answer; one that breaks off before its first pair leaves none."""
     for stretch in reversed(stretches):
         reading = stretch.reading
         if (reading.pairs and not stretch.weak) or (reading.empty and stretch.at_end):
-            return Found(reading)
+            return FinalAnswer(reading)
         if not stretch.whole and stretch.answers:
-            return Found(reading, "it breaks off before its first pair is complete")
+            return FinalAnswer(reading, "it breaks off before its first pair is complete")
     for stretch in reversed(stretches):
         if stretch.reading.pairs or stretch.reading.empty:
-            return Found(stretch.reading)
+            return FinalAnswer(stretch.reading)
     unread = sum(stretch.reading.unread for stretch in stretches)
-    return Found(Reading([], unread))
+    return FinalAnswer(Reading([], unread))
