@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from omniner.answers.final_answer import final_text, read_final
 from omniner.answers.loose_json import MAX_DEPTH, decode
-from omniner.answers.pairs import Pair, PairReader, Reading
+from omniner.answers.pairs import Pair, PairReader, PairReading
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, place_pairs
 
@@ -116,7 +116,7 @@ def _recover(text: str, why: str, categories: Collection[str], sentence: str, cu
     return _judge(found.reading, why)
 
 
-def _judge(reading: Reading, why: str) -> ParsedAnswer:
+def _judge(reading: PairReading, why: str) -> ParsedAnswer:
     if reading.pairs or reading.empty:
         why = f"{why}; {reading.unread} items unread" if reading.unread else why
         return ParsedAnswer(reading.pairs, "repaired", why)

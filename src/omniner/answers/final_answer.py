@@ -14,7 +14,7 @@ import re
 from typing import Any, NamedTuple
 
 from omniner.answers.loose_json import CutList, CutObject, CutText, Number, Object, decode, find_start, scan, unescaped
-from omniner.answers.pairs import PairReader, Reading
+from omniner.answers.pairs import PairReader, PairReading
 from omniner.answers.plain_lines import read_labelled_lists, read_lines
 
 _THINK = r"think|thinking|thought|thoughts|reasoning|reflection|analysis|scratchpad|seed:think"
@@ -64,7 +64,7 @@ class FinalText(NamedTuple):
 class FinalAnswer(NamedTuple):
     """What was read, and what a person should know about it."""
 
-    reading: Reading
+    reading: PairReading
     note: str = ""
 
 
@@ -150,7 +150,7 @@ def _read_text(text: str, reader: PairReader, cut: bool) -> FinalAnswer:
 class _Stretch(NamedTuple):
     """Lists and objects that stand side by side, as one answer."""
 
-    reading: Reading
+    reading: PairReading
     weak: bool  # a single flat list: may be a remark
     whole: bool  # does not break off
     answers: bool  # begins like an answer
@@ -229,4 +229,4 @@ def _choose(stretches: list[_Stretch]) -> FinalAnswer:
         if stretch.reading.pairs or stretch.reading.empty:
             return FinalAnswer(stretch.reading)
     unread = sum(stretch.reading.unread for stretch in stretches)
-    return FinalAnswer(Reading([], unread))
+    return FinalAnswer(PairReading([], unread))

@@ -45,7 +45,7 @@ _ANSWER = re.compile(r"""\s*(?:\[\s*(?:[\[{(]|\]\s*\Z)|\{\s*["'])""")  # not a s
 _MARKS = " \t\r*_`\"'“”‘’「」『』"
 
 
-class Reading(NamedTuple):
+class PairReading(NamedTuple):
     """Pairs in their order, the number of items that are none, and whether no entities is what was said."""
 
     pairs: list[Pair]
@@ -64,15 +64,15 @@ class PairReader:
     def __init__(self, categories: Collection[str] = (), sentence: str = "") -> None:
         self.categories, self.sentence = categories, sentence
 
-    def read(self, value: Any) -> Reading:
+    def read(self, value: Any) -> PairReading:
         """Read the pairs of a value."""
         pairs, unread = self._any(value, "", 0)
-        return Reading(pairs, unread, not pairs and says_nothing(value))
+        return PairReading(pairs, unread, not pairs and says_nothing(value))
 
-    def read_rows(self, values: list[Any]) -> Reading:
+    def read_rows(self, values: list[Any]) -> PairReading:
         """Read values that stand side by side, such as JSON lines or the calls of a tool."""
         pairs, unread = self._list(values, "", 0, row=False)
-        return Reading(pairs, unread, not pairs and all(map(says_nothing, values)))
+        return PairReading(pairs, unread, not pairs and all(map(says_nothing, values)))
 
     # What decides between surface and category:
 

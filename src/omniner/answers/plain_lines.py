@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from omniner.answers.known_names import CATEGORY_KEYS, NOTHING, SURFACE_KEYS, normal_key
 from omniner.answers.loose_json import CutList, scan
-from omniner.answers.pairs import Pair, PairReader, Reading
+from omniner.answers.pairs import Pair, PairReader, PairReading
 
 _MARKER = re.compile(r"\s*(?:[-*•·+]|\d+[.)、．]|[(（]\d+[)）])\s+|\s*\d+[、．]\s*")
 _LABEL = re.compile(r"[\s\-*•#]*+([^\s:：\[\]{}\"']{1,40})[\"'*]*\s*[:：]\s*\**\s*(?=\[)")
@@ -25,7 +25,7 @@ _MARKS = " \t\r*_`\"'“”"
 _MAX_LINES, _MAX_LINE = 10_000, 2_000  # characters; longer lines are prose
 
 
-def read_labelled_lists(text: str, reader: PairReader) -> Reading:
+def read_labelled_lists(text: str, reader: PairReader) -> PairReading:
     """Read lines such as `人名：["王芳", "李雷"]`."""
     pairs: list[Pair] = []
     lines = text.splitlines()[:_MAX_LINES]
@@ -39,10 +39,10 @@ def read_labelled_lists(text: str, reader: PairReader) -> Reading:
             continue
         if isinstance(value, list) and all(type(item) is str for item in value) and not isinstance(value, CutList):
             pairs += [(surface, label[1]) for surface in value if surface]
-    return Reading(pairs, 0)
+    return PairReading(pairs, 0)
 
 
-def read_lines(text: str, reader: PairReader, cut: bool) -> Reading:
+def read_lines(text: str, reader: PairReader, cut: bool) -> PairReading:
     """Read a table, records of `key: value` lines, tagged surfaces, or one pair a line.
 
     Args:
@@ -55,11 +55,11 @@ def read_lines(text: str, reader: PairReader, cut: bool) -> Reading:
         lines.pop()
     lines = [line for line in lines if line.strip()]
     if any(len(line) > _MAX_LINE for line in lines):
-        return Reading([], 0)
+        return PairReading([], 0)
     for read in (_table, _records, _tagged, _listed):
         if pairs := list(read(lines, reader)):
-            return Reading(pairs, 0)
-    return Reading([], 0)
+            return PairReading(pairs, 0)
+    return PairReading([], 0)
 
 
 def _table(lines: Sequence[str], reader: PairReader) -> Iterator[Pair]:
