@@ -11,7 +11,7 @@ purpose: a value is written once, in YAML, beside its reason.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from omniner.config.model_groups import (
@@ -27,6 +27,7 @@ from omniner.config.model_groups import (
     TuningConfig,
 )
 from omniner.config.validate import (
+    ForEach,
     From0,
     FromAboveTo1,
     Group,
@@ -102,6 +103,9 @@ class DataConfig(Group):
     annotator: str | None = None
     """Exports of several annotators: read only what this one labelled, by id, name or e-mail (`completed_by` of Label
     Studio, `user` of doccano); null = the ground truth, else the first of each sentence."""
+    limit: Annotated[dict[str, From0], ForEach("train", "dev", "test")] = field(default_factory=dict)
+    """Split -> sentences that are used of it at most, chosen by post and seed: a number alone is for train, dev and
+    test; 0 or nothing = all."""
 
 
 @dataclass

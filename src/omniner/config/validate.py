@@ -93,6 +93,20 @@ class OneOrMore:
         )
 
 
+class ForEach:
+    """A mapping for which a single number may stand: the value of each of these keys."""
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = keys
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(
+            lambda value: dict.fromkeys(self.keys, value) if isinstance(value, int) else value, handler(source)
+        )
+
+
 class Group:
     """A group of keys: made of a mapping that has all of them and no other, and no value is bent to fit."""
 

@@ -100,6 +100,9 @@ def load_corpus(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
         corpus.taxonomy = load_taxonomy(data.taxonomy)
         _check_categories(corpus, data)
     _assign(data, roles, corpus)
+    for split, most in data.limit.items():
+        if most and split in corpus.splits:
+            corpus.splits[split] = limit_by_post(corpus.splits[split], most, data.seed)
     if splits is not None:
         corpus.splits = {name: corpus.splits[name] for name in splits}
     return corpus
@@ -383,12 +386,10 @@ def cut_by_post(sentences: Sequence[Sentence], share: float, seed: int) -> tuple
     Raises:
         UserError: there are not posts enough for two parts.
     """
-    keys = [f"post {s.post_id}" if s.post_id is not None else f"text {s.text}" for s in sentences]
-    sizes = Counter(keys)
-    wanted = math.ceil(share * len(sentences))
+    keys, order = _draw(sentences, seed)
+    sizes, wanted, held = Counter(keys), math.ceil(share * len(sentences)), 0
     chosen: set[str] = set()
-    held = 0
-    for key in sorted(sizes, key=lambda key: hashlib.blake2b(f"{seed} {key}".encode(), digest_size=16).digest()):
+    for key in order:
         if held >= wanted:
             break
         if held + sizes[key] >= len(sentences):  # something must be left to train on
@@ -400,3 +401,27 @@ def cut_by_post(sentences: Sequence[Sentence], share: float, seed: int) -> tuple
         raise UserError("data.dev_from_train", found, "Add posts, or name the files of a dev split.")
     rest = [s for s, key in zip(sentences, keys, strict=True) if key not in chosen]
     return rest, [s for s, key in zip(sentences, keys, strict=True) if key in chosen]
+
+
+def limit_by_post(sentences: Sequence[Sentence], most: int, seed: int) -> list[Sentence]:
+    """Choose so many sentences at most, post by post, drawn as `cut_by_post` does; they keep their order.
+
+    A post that has more sentences than are still wanted is passed over; if all have, the first gives a part of its own.
+    """
+    keys, order = _draw(sentences, seed)
+    sizes, held = Counter(keys), 0
+    chosen: set[str] = set()
+    for key in order:
+        if held + sizes[key] <= most:
+            chosen.add(key)
+            held += sizes[key]
+    if not chosen:
+        return [one for one, key in zip(sentences, keys, strict=True) if key == order[0]][:most]
+    return [one for one, key in zip(sentences, keys, strict=True) if key in chosen]
+
+
+def _draw(sentences: Sequence[Sentence], seed: int) -> tuple[list[str], list[str]]:
+    """The post that each sentence is of, and all posts in the order of a draw."""
+    keys = [f"post {s.post_id}" if s.post_id is not None else f"text {s.text}" for s in sentences]
+    order = sorted(set(keys), key=lambda key: hashlib.blake2b(f"{seed} {key}".encode(), digest_size=16).digest())
+    return keys, order
