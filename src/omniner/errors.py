@@ -13,7 +13,9 @@ from pathlib import Path
 
 _LONGEST = 300  # characters of an error of a library that are shown
 _ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.\-]*://[^\s'"<>]+""")
-_SECRET_FIELD = re.compile(r"(?i)([?&;][\w.\-]*(?:key|token|secret|password|passwd|pwd|signature|sig)=)[^&;#\s]+")
+_SECRET_FIELD = re.compile(
+    r"(?i)([?&;](?:[\w.\-]*[_.\-])?(?:api|auth|access)?(?:key|token|secret|password|passwd|pwd|signature|sig)=)[^&;#\s]+"
+)
 HIDDEN = "***"  # stands for what must not be written
 
 

@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from omniner.errors import UserError
+from omniner.errors import UserError, one_line
 from omniner.records import to_line
 
 if TYPE_CHECKING:
@@ -33,9 +34,18 @@ T = TypeVar("T")
 log = logging.getLogger("omniner")
 
 SECONDS_BETWEEN_TRIES = 0.5  # while a lock is waited for
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory", "bad_alloc")
+_PACKED = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zX", "bzip2": b"BZh", "zstandard": b"\x28\xb5\x2f\xfd"}
+_TEMPORARY = ".tmp"
+_SPACE = "Free some space or choose another folder"
+_HANDLES = "Raise the limit of open files (ulimit -n)"
 _ADVICE = {
-    errno.ENOSPC: "Free some space or choose another folder",
-    errno.EDQUOT: "Free some space or choose another folder",
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EMFILE: _HANDLES,
+    errno.ENFILE: _HANDLES,
+    errno.EIO: "Check the disk",
+    errno.ENAMETOOLONG: "Choose a shorter name",
     errno.EACCES: "Choose a folder you may write to, or change its permissions",
     errno.EPERM: "Choose a folder you may write to, or change its permissions",
     errno.EROFS: "Choose a folder on a writable file system",
@@ -45,14 +55,65 @@ _ADVICE = {
 }
 
 
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO)
+
+
 @contextlib.contextmanager
 def explaining(path: str | Path) -> Iterator[None]:
-    """Turn an `OSError` about `path` into a `UserError` that says what to do."""
+    """Turn an `OSError` about `path` into a `UserError` that says what to do, also one that a library wraps."""
     try:
         yield
-    except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, "Check the path and the disk")
-        raise UserError(error.filename or path, error.strerror or str(error), f"{advice}.") from error
+    except Exception as error:
+        cause = error if isinstance(error, OSError) else wrapped_os_error(error)
+        if isinstance(error, UserError) or cause is None:
+            raise
+        advice = _ADVICE.get(cause.errno or 0, "Check the path and the disk")
+        raise UserError(cause.filename or path, cause.strerror or str(cause), f"{advice}.") from error
+
+
+def wrapped_os_error(error: BaseException) -> OSError | None:
+    """Return what the machine lacked (space, file handles) where that is behind the error of a library."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, OSError) and behind.errno in _OF_THE_MACHINE:
+            return behind
+        # Libraries in Rust say it in their message alone.
+        if (found := re.search(r"\(os error (\d+)\)", str(behind))) and int(found[1]) in _OF_THE_MACHINE:
+            return OSError(int(found[1]), os.strerror(int(found[1])))
+        behind = behind.__cause__ or behind.__context__
+    return None
+
+
+@contextlib.contextmanager
+def explaining_limits() -> Iterator[None]:
+    """Turn what the machine refuses (memory, threads, file handles, space) into a `UserError`, whoever met it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+            fix = "Give it more, or lower trainer.batch_size, trainer.eval_batch_size or decoding.slots."
+            raise UserError("memory", f"there is no more ({one_line(error)})", fix) from error
+        if "can't start new thread" in text:
+            raise UserError("threads", "no more can be started", "Raise the limit of processes (ulimit -u).") from error
+        if (cause := wrapped_os_error(error)) is not None:
+            advice = _ADVICE[cause.errno or 0]
+            raise UserError(cause.filename or "the machine", cause.strerror or str(cause), f"{advice}.") from error
+        raise
+
+
+def check_input_file(path: str | Path) -> None:
+    """Raise a `UserError` for what cannot be read as a file is: a pipe, which would wait for ever, or packed data."""
+    path = Path(path)
+    with explaining(path):
+        if path.is_fifo() or path.is_socket():
+            raise UserError(path, "a pipe, which can be read only once", "Write it to a file, and name that.")
+        if path.is_file():
+            with path.open("rb") as file:
+                magic = file.read(4)
+            for what, first in _PACKED.items():
+                if magic.startswith(first):
+                    raise UserError(path, f"packed data ({what})", "Unpack it first.")
 
 
 def make_folder(path: str | Path) -> Path:
@@ -71,7 +132,7 @@ def writing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     path = Path(path)
     with explaining(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent)
         try:
             encoding = None if "b" in mode else "utf-8"
             newline = None if "b" in mode else "\n"
@@ -84,6 +145,11 @@ def writing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is one that `writing` has not finished; without its process it never will."""
+    return name.startswith(".") and name.endswith(_TEMPORARY)
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.config.overrides import explain_override, read_arguments
 from omniner.errors import Stopped, UserError
+from omniner.files import explaining_limits
 from omniner.registry import TASKS
 from omniner.runs import children, sweep
 from omniner.runs.folder import FINISHED, UNSENT, RunFolder, claim_folder, is_main_process, send_unsent
@@ -77,7 +78,8 @@ def run(config: Config) -> Path:
         if folder.state["status"] == UNSENT:
             folder.deliver(config.tracking)
         else:
-            _do_task(config, folder)
+            with explaining_limits():
+                _do_task(config, folder)
     except UserError:
         if folder.holds_work:
             log.warning("what was done is kept: the same command goes on from there (%s)", folder.path)
@@ -188,7 +190,8 @@ def child(path: Path) -> None:
     children.stop_with_parent()
     configure_log(compose.job_logging())
     try:
-        execute(compose.read(path))
+        with explaining_limits():
+            execute(compose.read(path))
     except UserError as error:
         sys.exit(report(error))
     except KeyboardInterrupt as error:
@@ -219,7 +222,8 @@ def main() -> None:
     outcome = "FAILED"
     try:
         sys.argv[1:] = read_arguments(sys.argv[1:], compose.conf_folder())
-        job()
+        with explaining_limits():
+            job()
         outcome = "FINISHED"
     except sweep.SweepNotStarted as refused:
         status = report(refused.error)

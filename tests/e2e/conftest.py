@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from omniner.registry import TASKS
-from omniner.runs.folder import ALWAYS_WRITTEN, BOOKKEEPING
+from omniner.runs.folder import ALWAYS_WRITTEN, BOOKKEEPING, WRITTEN
 from tests.e2e import warm
 
 COMMAND = [sys.executable, "-m", "omniner.run"]
@@ -69,7 +69,7 @@ def folder_of(result: subprocess.CompletedProcess[str], cwd: Path) -> Path:
     """The run's folder, which is what a run prints last; it holds nothing that the task's entry does not name."""
     folder = cwd / result.stdout.strip().splitlines()[-1]
     task = TASKS[json.loads((folder / "run_state.json").read_text())["task"]]
-    assert {path.name for path in folder.iterdir()} <= {*task.outputs, *ALWAYS_WRITTEN, *BOOKKEEPING}
+    assert {path.name for path in folder.iterdir()} <= {*task.outputs, *ALWAYS_WRITTEN, *BOOKKEEPING, WRITTEN}
     return folder
 
 

@@ -115,7 +115,9 @@ def test_a_kill_in_the_last_second_leaves_a_run_that_the_next_command_ends(
 
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "save", killing)
-        patch.setattr("atexit.register", lambda function: function)  # nor does a kill wait for the end of Python
+        # What a kill ends, too: the end of Python, and the thread that sends.
+        patch.setattr("atexit.register", lambda function: function)
+        patch.setattr("omniner.tracking.spool.INTERVAL", 1000.0)
         with pytest.raises(Killed):
             score(tables)
     again = score(tables)

@@ -14,7 +14,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,7 +79,8 @@ def _check_texts(config: Config) -> None:
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str):
                 refuse(key, "\0" in text, f"{text!r} holds a NUL character", "Leave it out.")
-                secret = re.fullmatch(r"\S+://\S+", text) is not None and masked(text) != text
+                # A prompt may speak of an address; elsewhere it is one.
+                secret = not key.startswith("prompt.") and masked(text) != text
                 refuse(key, secret, "an address with a login or a key in it", _LOGINS.get(key, "Leave it out."))
 
 
@@ -210,8 +210,8 @@ def resolve(config: Config) -> Config:
     if config.name == "auto":
         config.name = TASKS[config.task.name].run_name(config)
     for key, name in (
-        ("name", config.name),
         ("data.name", config.data.name),
+        ("name", config.name),
     ):  # files and folders are called after them
         outside = Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name
         refuse(key, outside, f"{name!r} names a place outside the folder of all runs", "Give a plain name.")

@@ -31,7 +31,7 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 
 from omniner.config.groups import TeacherConfig
 from omniner.errors import UserError
-from omniner.files import append_lines, read_json, whole_lines, write_text
+from omniner.files import append_lines, read_json, whole_records, write_text
 from omniner.guidance.clusters import describe_error, describe_facts
 from omniner.guidance.lessons import Failure, Lesson, LessonExample, SuspectLabel, explain
 from omniner.llm.client import ChatClient, ChatRequest, Refusal, Reply, ServerError, response_format
@@ -430,7 +430,11 @@ class _Asking:
         path = self._path(question)
         if not path.is_file():
             return None
-        value = read_json(path)
+        try:
+            value = read_json(path)
+        except UserError as error:
+            log.warning("%s: asked anew", error)
+            return None
         found = value.get("answer") if isinstance(value, dict) else None
         answer, complaint = read_teacher_answer(json.dumps(found), question.answer)
         if complaint:
@@ -445,7 +449,8 @@ class _Asking:
 
 def read_ledger(path: Path) -> TeacherCost:
     """Add up what all attempts of a run have cost."""
-    return sum((TeacherCost(**json.loads(line)) for line in whole_lines(path)), TeacherCost())
+    fix = "Remove this line: what it counts is left out of the cost."
+    return sum(whole_records(path, lambda line: TeacherCost(**json.loads(line)), fix), TeacherCost())
 
 
 class ServerTeacher:

@@ -28,16 +28,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import tenacity
 
-from omniner.errors import UserError
+from omniner.errors import HIDDEN, UserError, masked
 
 _PASSING = frozenset({408, 409, 425, 429})  # statuses, and 5xx
 _REFUSED = frozenset({400, 413, 422})
 _FILTERS = ("content_filter", "content_policy")  # in the code or the message of a refusal for what is said
 _SHOWN = 300  # characters of a server's message that are quoted
+_SHORTEST_KEY = 8  # characters from which a key is a secret
 _NAMED = 20  # models named in a message
 _FIRST_WAIT = 1.0  # seconds before the second attempt; doubled for each further one
 _LONGEST_WAIT = 60.0  # seconds
@@ -139,7 +140,11 @@ class ChatClient:
         self._openai, self._section, self._config = openai, section, config
         # a server that needs no key ignores it; the package insists on one
         self._http: Any = openai.OpenAI(
-            base_url=self.url, api_key=self._endpoint.key or "none", max_retries=0, timeout=config.timeout
+            base_url=self.url,
+            api_key=self._endpoint.key or "none",
+            max_retries=0,
+            timeout=config.timeout,
+            http_client=openai.DefaultHttpxClient(event_hooks={"response": [self._endpoint.check_redirect]}),
         )
         self._model = config.model
         self._closed = threading.Event()
@@ -322,10 +327,12 @@ class ChatClient:
             UserError: no request can do better.
         """
         try:
-            return json.loads(send(**fields).http_response.text)
+            return self._endpoint.without_key(json.loads(send(**fields).http_response.text))
         except self._openai.APITimeoutError:
             raise PassingError(f"no answer within {self._config.timeout:g} s") from None
         except self._openai.APIConnectionError as error:
+            if isinstance(error.__cause__, UserError):  # of a hook
+                raise error.__cause__ from None
             raise PassingError(f"no connection ({self._endpoint.clean(str(error.__cause__ or error))})") from error
         except self._openai.APIStatusError as error:
             return self._endpoint.judge(error)
@@ -380,8 +387,41 @@ class Endpoint:
         """Make one short line of foreign text, without the key."""
         text = " ".join(text.split())
         if self.key:
-            text = text.replace(self.key, "***")
+            text = text.replace(self.key, HIDDEN)
         return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+    def without_key(self, value: Any) -> Any:
+        """Hide the key wherever a decoded body repeats it: answers are written into files, and shown.
+
+        A short word such as EMPTY, which servers without keys are given, is no secret, and may stand in an answer.
+        """
+        if len(self.key) < _SHORTEST_KEY:
+            return value
+        if isinstance(value, str):
+            return value.replace(self.key, HIDDEN)
+        if isinstance(value, list):
+            return [self.without_key(item) for item in value]
+        if isinstance(value, dict):
+            return {self.without_key(name): self.without_key(item) for name, item in value.items()}
+        return value
+
+    def check_redirect(self, response: Any) -> None:
+        """Refuse to be sent to another server: it would get the sentences that this one was asked about.
+
+        Raises:
+            UserError: the answer names an address on another host or port, or one without TLS.
+        """
+        if not response.is_redirect:
+            return
+        now = urlsplit(str(response.request.url))
+        wanted = urlsplit(urljoin(now.geturl(), str(response.headers.get("location", ""))))
+        if (wanted.scheme, wanted.netloc) == (now.scheme, now.netloc):
+            return
+        if (now.scheme, wanted.scheme) == ("http", "https") and wanted.netloc == now.hostname:
+            return
+        place = self.clean(masked(wanted.geturl()))
+        fix = f"If that server is meant, set {self.section}.url to its address."
+        raise UserError(f"{self.section}.url", f"{self.url} redirects to another server, {place}", fix)
 
     def read(self, data: Any) -> Reply | Refusal:
         """Read the answer in a decoded body.
@@ -465,8 +505,8 @@ def checked_url(url: str | None, section: str) -> str:
         usable = False
     if not usable:
         raise UserError(f"{section}.url", f"{url!r} is no web address", fix)
-    if parts.username or parts.password:
-        raise UserError(f"{section}.url", "it holds a user name or password", f"Use {section}.api_key_env for secrets.")
+    if masked(url) != url:
+        raise UserError(f"{section}.url", "it holds a login or a key", f"Use {section}.api_key_env for secrets.")
     return url.rstrip("/")
 
 

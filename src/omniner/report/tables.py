@@ -90,11 +90,14 @@ class Table:
         }
 
     def to_csv(self) -> str:
-        """CSV with a header line; a lone surrogate is written as an escape so that UTF-8 can hold it."""
+        """CSV with a header line; a lone surrogate is written as an escape so that UTF-8 can hold it.
+
+        A spreadsheet takes text that begins like a formula for one, whoever wrote it: an apostrophe goes before it.
+        """
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(self.names)
-        writer.writerows(self.rows)
+        writer.writerow(map(_no_formula, self.names))
+        writer.writerows(map(_no_formula, row) for row in self.rows)
         return storable(buffer.getvalue())
 
     def to_markdown(self, most: int = MARKDOWN_ROWS) -> str:
@@ -222,6 +225,12 @@ def escape_markdown(text: str) -> str:
     """Text in one line that Markdown shows as it is, without markup of its own."""
     escaped = "".join(_MARKDOWN.get(letter, letter) for letter in " ".join(text.split()))
     return escaped.replace("](", "]&#40;")  # no links
+
+
+def _no_formula(cell: Cell) -> Cell:
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    return cell if re.fullmatch(r"[+-][\d.,]+%?", cell) else f"'{cell}"
 
 
 def _markdown_cell(text: str) -> str:

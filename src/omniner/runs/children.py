@@ -23,6 +23,7 @@ import queue
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -242,13 +243,29 @@ def reserved_gpus(count: int, check_stop: CheckStop) -> Iterator[dict[str, str]]
         yield {}
         return
     check_gpu_count(count, len(names))
-    folder = make_folder(Path(tempfile.gettempdir()) / f"omniner-gpus-{os.getuid()}")
+    folder = _private_folder(Path(tempfile.gettempdir()) / f"omniner-gpus-{os.getuid()}")
     groups = [names[start : start + count] for start in range(0, len(names) - count + 1, count)]
     with contextlib.ExitStack() as locks:
         while (group := _lock_group(folder, groups, locks)) is None:
             check_stop()
             time.sleep(SECONDS_BETWEEN_TRIES)
         yield {VISIBLE_GPUS: ",".join(group)}
+
+
+def _private_folder(path: Path) -> Path:
+    """Make a folder in a place where everybody may write, or use it where it is this user's alone.
+
+    Raises:
+        UserError: it is somebody else's, or a link: whoever made it could hold up every child, or have files made.
+    """
+    with explaining(path), contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    with explaining(path):
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise UserError(path, "it belongs to somebody else", "Remove it, or set TMPDIR to a folder of your own.")
+        path.chmod(0o700)
+    return path
 
 
 def _lock_group(folder: Path, groups: Sequence[Sequence[str]], locks: contextlib.ExitStack) -> Sequence[str] | None:

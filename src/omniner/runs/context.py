@@ -24,7 +24,7 @@ from omniner.config.model_groups import CausalConfig
 from omniner.cores import check_gpu
 from omniner.corpus.sources import Corpus, check_files
 from omniner.errors import UserError
-from omniner.files import read_json, write_json, write_text, writing
+from omniner.files import check_input_file, read_json, write_json, write_text, writing
 from omniner.model_files import check_model
 from omniner.records import Issue, Sentence, content_digest, to_line
 from omniner.report.figures import Chart
@@ -81,8 +81,10 @@ class Input:
             return
         elif not Path(str(value)).exists():
             raise UserError(self.key, f"{value} does not exist", "Check the path.")
-        elif not self.folder_allowed and not Path(str(value)).is_file():
-            raise UserError(self.key, f"{value} is not a file", "Check the path.")
+        elif not self.folder_allowed and Path(str(value)).is_dir():
+            raise UserError(self.key, f"{value} is not a file", "Name a file in it.")
+        else:
+            check_input_file(str(value))
 
 
 def _no_check(config: Config) -> None:

@@ -23,7 +23,7 @@ from omniner import tracking
 from omniner.config import compose
 from omniner.config.groups import Config, TrackingConfig
 from omniner.errors import UserError
-from omniner.files import make_folder, read_json, try_lock, write_json, write_text
+from omniner.files import is_temporary, make_folder, read_json, try_lock, write_json, write_text
 from omniner.model_files import find_checkpoint
 from omniner.registry import TASKS
 from omniner.tracking import unsent
@@ -51,6 +51,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "run_id": str,
     "started": (int, float),
 }  # in `STATE`
+WRITTEN = "written.json"  # what the run wrote elsewhere (`omniner.runs.outputs`)
 BOOKKEEPING = (STATE, "config.yaml", LOCK)
 
 
@@ -89,7 +90,7 @@ class RunFolder:
     def discard(self) -> None:
         """Take back what a run that could not even begin has written: its own files, and the folder if that is all."""
         _clear(self.path, self.state["task"])
-        for name in BOOKKEEPING:
+        for name in (*BOOKKEEPING, WRITTEN):
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty: it was there before, with files of somebody else
             self.path.rmdir()
@@ -113,6 +114,7 @@ def claim_folder(config: Config) -> RunFolder:
     if config.resume == "auto":
         for folder in _unfinished(config, digest):
             if (lock := try_lock(folder / LOCK)) is not None:
+                _sweep(folder)
                 return RunFolder(folder, digest, True, read_state(folder), lock)
     return _open(_new_path(config.name), digest, config)
 
@@ -147,24 +149,59 @@ def _open(path: Path, digest: str, config: Config) -> RunFolder:
     lock = try_lock(path / LOCK)
     if lock is None:
         raise UserError("output_dir", f"{path} is in use by another run", "Wait for it or choose another folder.")
-    old = read_state(path)
-    unfinished = bool(old) and _goes_on(old, config)
-    if unfinished and config.resume == "auto":
-        if old.get("digest") == digest:
+    try:
+        old = _state_to_replace(path, config)
+        if old and old.get("digest") == digest and config.resume == "auto" and _goes_on(old, config):
+            _sweep(path)
             return RunFolder(path, digest, True, old, lock)
+        _check_replacing(path, old, digest, config)
+    except UserError:
         lock.release()
-        raise UserError(
-            "output_dir",
-            f"{path} holds an unfinished run of another configuration",
-            "Choose another folder, or resume=never to start over in this one.",
-        )
-    if old:
-        _clear(path, old.get("task", ""))
+        raise
+    _sweep(path)
+    if old or config.overwrite:
+        _clear(path, old.get("task", config.task.name))
     state = {"digest": digest, "status": "running", "started": time.time(), "task": config.task.name}
     folder = RunFolder(path, digest, False, state, lock)
     folder.save()
     write_text(path / "config.yaml", compose.to_yaml(config))
     return folder
+
+
+def _state_to_replace(path: Path, config: Config) -> dict[str, Any]:
+    """The state of the run in a folder; one that is damaged is that of an unknown run where a run starts over."""
+    try:
+        return read_state(path)
+    except UserError:
+        if config.resume != "never":
+            raise
+        return {"status": "damaged"}
+
+
+def _check_replacing(path: Path, old: dict[str, Any], digest: str, config: Config) -> None:
+    """Raise a `UserError` where a new run in this folder would replace what another command made."""
+    if config.overwrite or old.get("digest") == digest:
+        return
+    if not old:
+        names = {*TASKS[config.task.name].outputs, *ALWAYS_WRITTEN}
+        if there := sorted(name for name in names if (path / name).exists()):
+            fix = "Choose another folder, or set overwrite=true to replace it."
+            raise UserError("output_dir", f"{path} holds {there[0]}, which this run would replace", fix)
+    elif old.get("status") in (FINISHED, UNSENT):
+        fix = "Choose another folder, or set overwrite=true to replace it."
+        raise UserError("output_dir", f"{path} holds the run of another command (task={old.get('task')})", fix)
+    elif config.resume != "never":
+        fix = "Choose another folder, or resume=never to start over in this one."
+        raise UserError("output_dir", f"{path} holds an unfinished run of another configuration", fix)
+
+
+def _sweep(path: Path) -> None:
+    """Remove the temporary files that a killed process left in the folder of its run; children have their own."""
+    for folder, inner, files in os.walk(path):
+        inner[:] = [name for name in inner if name != "children" and not (Path(folder) / name / LOCK).exists()]
+        for name in files:
+            if is_temporary(name):
+                (Path(folder) / name).unlink(missing_ok=True)
 
 
 def _continue(path: Path, digest: str, config: Config) -> RunFolder:
@@ -182,6 +219,7 @@ def _continue(path: Path, digest: str, config: Config) -> RunFolder:
     lock = try_lock(path / LOCK)
     if lock is None:
         raise UserError("resume", f"{path} is in use by another run", "Wait for it to end.")
+    _sweep(path)
     return RunFolder(path, digest, True, state, lock)
 
 

@@ -124,8 +124,8 @@ def _open(config: DictConfig) -> Sweep:
     sweep = _find_unfinished(wanted.parent, digest) if config.resume == "auto" else None
     if sweep is None:
         sweep = _make(wanted, digest, _name(config))
-    for record in read_records(sweep.folder):  # each child is met again
-        record.path.unlink()
+    for path in (sweep.folder / children.FOLDER).glob("*.json"):  # each child is met again
+        path.unlink()
     overrides = OmegaConf.to_container(config.hydra.overrides.task)
     tags = {"sweep.overrides": json.dumps(overrides, ensure_ascii=False), "sweep.dir": str(sweep.folder)}
     try:
@@ -152,13 +152,25 @@ def _find_unfinished(root: Path, digest: str) -> Sweep | None:
     """The newest sweep of this command under `root` that has not finished and is not running."""
     found = []
     for path in sorted(root.glob(f"*/{STATE}")):
-        state = read_json(path)
+        state = _read_state(path)
         if state.get("digest") == digest and state.get("status") != FINISHED:
-            found.append((state["started"], path.parent, state))
+            found.append((state.get("started", 0.0), path.parent, state))
     for _, folder, state in sorted(found, key=lambda item: item[:2], reverse=True):
         if (lock := try_lock(folder / LOCK)) is not None:
             return Sweep(folder, lock, state, new=False)
     return None
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """What the file of a sweep says of it."""
+    fix = "Restore or remove it, or start over with resume=never."
+    try:
+        state = read_json(path)
+    except UserError as error:
+        raise UserError(error.where, error.found, fix) from error
+    if not isinstance(state, dict) or not isinstance(state.get("started", 0.0), int | float):
+        raise UserError(f"{path}:1", "not the state of a sweep", fix)
+    return state
 
 
 def _make(folder: Path, digest: str, name: str) -> Sweep:

@@ -25,6 +25,7 @@ from omniner.errors import UserError
 from omniner.files import make_folder
 from omniner.records import Issue, Sentence
 from omniner.registry import FORMATS
+from omniner.runs import outputs
 from omniner.runs.context import Context, Input, Task, always
 from omniner.runs.folder import GUIDANCE_COPY, find_trained_model
 from omniner.tasks.prompting import build_run_prompt
@@ -42,24 +43,29 @@ def run(context: Context) -> None:
     if target == "llama":
         from omniner.convert.weights import convert_checkpoint
 
-        convert_checkpoint(Path(config.input or ""), output)
+        with outputs.replacing(context, output):
+            convert_checkpoint(Path(config.input or ""), output)
     elif target == "safetensors":
         from omniner.llm.language_model import write_plain_model
 
-        write_plain_model(config.input or "", output)
+        with outputs.replacing(context, output):
+            write_plain_model(config.input or "", output)
     elif target == "merged":
         import torch
 
         from omniner.llm.language_model import merge_adapters
 
         dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-        merge_adapters(find_trained_model(config.checkpoint or "", config.tracking), output, dtype)
+        with outputs.replacing(context, output):
+            merge_adapters(find_trained_model(config.checkpoint or "", config.tracking), output, dtype)
     elif target == "generated":
         from omniner.scoring.official import write_generated
         from omniner.scoring.predictions import read_predictions
 
         loaded = read_predictions(Path(config.input or ""), Path(config.gold) if config.gold else None)
-        context.publish_issues([*loaded.issues, *write_generated(output, loaded.gold, loaded.predictions)])
+        with outputs.replacing(context, output):
+            found = write_generated(output, loaded.gold, loaded.predictions)
+        context.publish_issues([*loaded.issues, *found])
     else:
         _convert_corpus(context, target, output)
     print(f"written: {output}")
@@ -94,10 +100,11 @@ def _convert_corpus(context: Context, target: str, output: Path) -> None:
     if format.needs_prompt:
         prompt = build_run_prompt(context, corpus, corpus.splits.get("test", []))
         options = replace(options, prompt=prompt, answer=lambda entities: write_answer(entities, prompt.answer))
-    for path, sentences in parts.items():
-        make_folder(path.parent)
-        issues += formats.write(path, target, sentences, options)
-        log.info("%s: %d sentences", path, len(sentences))
+    with outputs.replacing(context, *parts):
+        for path, sentences in parts.items():
+            make_folder(path.parent)
+            issues += formats.write(path, target, sentences, options)
+            log.info("%s: %d sentences", path, len(sentences))
     context.publish_issues(issues)
 
 

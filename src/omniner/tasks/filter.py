@@ -25,12 +25,12 @@ from omniner.corpus import adjudication, easy, splits
 from omniner.corpus.formats import jsonl
 from omniner.corpus.splits import Division
 from omniner.errors import UserError
-from omniner.files import make_folder, read_json, whole_lines, write_json, write_json_lines, writing_folder
+from omniner.files import make_folder, read_json, whole_records, write_json, write_json_lines, writing_folder
 from omniner.records import Issue, Prediction, Sentence
 from omniner.report import curation_tables
 from omniner.report.curation_tables import FilterResult
 from omniner.report.tables import summary_markdown
-from omniner.runs import children
+from omniner.runs import children, outputs
 from omniner.runs.children import Job, Outcome
 from omniner.runs.context import Context, Input, Task, always, model_label
 from omniner.scoring.comparison import SCORES
@@ -47,8 +47,13 @@ FILES = ("kept.jsonl", "removed.jsonl", "dropped.jsonl", "votes.jsonl", "suspect
 
 def run(context: Context) -> None:
     """Read, divide, train and predict in children, vote, write, publish."""
-    config = context.config
     output = split.corpus_output_folder(context, FILES)
+    with outputs.replacing(context, output):
+        _filter(context, output)
+
+
+def _filter(context: Context, output: Path) -> None:
+    config = context.config
     corpus = split.read_whole_corpus(context)
     count = config.filter.folds
     names = {f"fold_{number}": 1 / count for number in range(1, count + 1)}
@@ -86,7 +91,7 @@ def run(context: Context) -> None:
 def _check_same_corpus(context: Context, corpus: WholeCorpus) -> None:
     """What the finished folds were trained on must still be what is read."""
     path = context.folder / STATE
-    if path.exists() and read_json(path)["digest"] != corpus.digest:
+    if path.exists() and read_json(path) != {"digest": corpus.digest}:
         found = "the corpus is not the one that this unfinished run began with"
         raise UserError(context.folder, found, "Put it back as it was, or start over with resume=never.")
     write_json(path, {"digest": corpus.digest})
@@ -139,7 +144,8 @@ def _train(context: Context, jobs: Sequence[Job]) -> dict[str, Outcome]:
 
 
 def _predictions(folder: Path) -> dict[str, Prediction]:
-    found = map(prediction_from_line, whole_lines(folder / "predictions.jsonl"))
+    fix = "Remove the folder of this fold: the same command trains it again."
+    found = whole_records(folder / "predictions.jsonl", prediction_from_line, fix)
     return {prediction.id: prediction for prediction in found}
 
 

@@ -13,6 +13,7 @@ others by now (another run may have taken the folder that `checkpoint` names), n
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -29,7 +30,7 @@ from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
-from omniner.files import append_lines, explaining, read_json, whole_lines, write_json, write_json_lines
+from omniner.files import append_lines, explaining, read_json, whole_records, write_json, write_json_lines
 from omniner.records import Issue, Prediction, Sentence, content_digest, mark_entities, prediction_to_json, to_line
 from omniner.runs.context import Context, Input, Task, always, model_label
 from omniner.runs.folder import GUIDANCE_COPY, find_trained_model
@@ -149,7 +150,8 @@ def predict_file(
         All predictions in the order of the sentences.
     """
     _remove_stale(path, config, model if isinstance(model, Path) else None, sentences)
-    done = {prediction.id: prediction for prediction in map(prediction_from_line, whole_lines(path))}
+    fix = "Remove this line, or the file: what is not in it is predicted again."
+    done = {prediction.id: prediction for prediction in whole_records(path, prediction_from_line, fix)}
     left = [sentence for sentence in sentences if sentence.id not in done]
     texts = {sentence.id: sentence.text for sentence in sentences}
     if done and left:
@@ -176,7 +178,9 @@ def _remove_stale(path: Path, config: Config, checkpoint: Path | None, sentences
         "checkpoint": _file_states(checkpoint) if checkpoint else None,
     }
     note = path.with_name(PREDICTED_BY)
-    before: dict[str, Any] = read_json(note) if note.is_file() else {}
+    before: dict[str, Any] = {}
+    with contextlib.suppress(UserError, TypeError, ValueError):  # absent or damaged: nobody knows what they are of
+        before = dict(read_json(note))
     if before == now:
         return
     if path.is_file():

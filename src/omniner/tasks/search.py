@@ -41,7 +41,7 @@ from omniner.config.model_groups import CausalConfig
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
-from omniner.files import whole_lines
+from omniner.files import whole_records
 from omniner.guidance.lessons import Guidance
 from omniner.guidance.prompt_errors import warn_of_unusable_lessons
 from omniner.guidance.prompt_search import (
@@ -441,7 +441,8 @@ def _config(context: Context, variant: PromptVariant, step: Rung, label: str) ->
 
 
 def _answers(outcome: Outcome) -> list[Prediction]:
-    return [prediction_from_line(line) for line in whole_lines(outcome.folder / "predictions.jsonl")]
+    fix = "Remove the folder of this variant: the same command tries it again."
+    return whole_records(outcome.folder / "predictions.jsonl", prediction_from_line, fix)
 
 
 def _check(config: Config) -> None:

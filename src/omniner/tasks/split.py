@@ -30,6 +30,7 @@ from omniner.files import writing_folder
 from omniner.records import Issue, Sentence, content_digest, is_unlabeled
 from omniner.report import curation_tables
 from omniner.report.tables import summary_markdown
+from omniner.runs import outputs
 from omniner.runs.context import Context, Input, Task
 from omniner.tracking.tracked_run import DataInput
 
@@ -154,7 +155,7 @@ def corpus_output_folder(context: Context, names: Collection[str]) -> Path:
 
     Args:
         context: of the task.
-        names: the files that it will hold; earlier ones of these names may be replaced.
+        names: the files that it will hold; earlier ones of this command are replaced.
 
     Raises:
         UserError: replacing the folder would lose other files, or some that are read.
@@ -259,7 +260,7 @@ def run(context: Context) -> None:
         *absent_category_issues(corpus.sentences, division),
     ]
     context.publish_issues([*corpus.issues, *found])
-    with writing_folder(output) as folder:
+    with outputs.replacing(context, output), writing_folder(output) as folder:
         for part, name in enumerate(division.names):
             jsonl.write(folder / f"{name}.jsonl", division.of(corpus.sentences, part))
     _publish(context, corpus, division, str(output))

@@ -20,7 +20,7 @@ from omniner.config.groups import Config
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.errors import Stopped, UserError
-from omniner.files import append_lines, whole_lines
+from omniner.files import append_lines, whole_records, write_text
 from omniner.runs.context import Context, Task, always, model_label
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, predict_file
@@ -101,12 +101,18 @@ class CurveRecorder(Run):
     def __init__(self, run: Run, folder: Path) -> None:
         self.id, self.url_hint = run.id, run.url_hint
         self._run, self._path = run, folder / CURVES
-        whole_lines(self._path)  # cuts off what a kill left of the last line
+        # What a process wrote after its last checkpoint, before it was killed, comes again.
+        self._earlier = {_row_key(row): row for row in _read_rows(self._path)}
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Keep and track scalars of one step."""
-        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
-        append_lines(self._path, [json.dumps({"step": step, **finite})])
+        """Keep and track scalars of one step; a row that comes again takes the place of the earlier one."""
+        row = {"step": step, **{name: float(value) for name, value in values.items() if math.isfinite(value)}}
+        earlier = self._earlier.get(_row_key(row))
+        if earlier is None:
+            append_lines(self._path, [json.dumps(row)])
+        elif earlier != row:
+            rows = {_row_key(old): old for old in _read_rows(self._path)} | {_row_key(row): row}
+            write_text(self._path, "".join(f"{json.dumps(one)}\n" for one in rows.values()))
         self._run.metrics(values, step)
 
     def tags(self, values: Mapping[str, Any]) -> None:
@@ -120,12 +126,23 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     A resumed run writes some steps again; the last value of a step counts.
     """
     curves: dict[str, dict[int, float]] = {}
-    for line in whole_lines(folder / CURVES):
-        values = json.loads(line)
-        step = values.pop("step")
-        for name, value in values.items():
-            curves.setdefault(name, {})[step] = value
+    for row in _read_rows(folder / CURVES):
+        for name in row.keys() - {"step"}:
+            curves.setdefault(name, {})[int(row["step"])] = row[name]
     return {name: sorted(points.items()) for name, points in sorted(curves.items())}
+
+
+def _read_rows(path: Path) -> list[dict[str, float]]:
+    return whole_records(path, _row, "Remove this line, or the file: the curves are then those of what follows.")
+
+
+def _row(line: str) -> dict[str, float]:
+    row = json.loads(line)
+    return {"step": int(row["step"]), **{name: float(value) for name, value in row.items() if name != "step"}}
+
+
+def _row_key(row: Mapping[str, float]) -> tuple[int, frozenset[str]]:
+    return int(row["step"]), frozenset(row)
 
 
 TASK = Task(

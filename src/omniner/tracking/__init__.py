@@ -18,9 +18,9 @@ from urllib.parse import quote
 
 from omniner.config.groups import TrackingConfig
 from omniner.errors import UserError, one_line
-from omniner.files import make_folder, whole_lines
+from omniner.files import make_folder, whole_records
 from omniner.tracking import unsent
-from omniner.tracking.spool import SPOOL, Sender, Spool
+from omniner.tracking.spool import SPOOL, SPOOL_FIX, Sender, Spool, read_line
 from omniner.tracking.store import ChildRun, FoundRun, open_store
 from omniner.tracking.tracked_run import Run, TrackedRun, git_state, tag_values
 from omniner.tracking.unsent import FOLDER_TAG
@@ -97,8 +97,8 @@ def _run_tags(name: str, parent: str | None, tags: Mapping[str, str]) -> dict[st
 
 def previous_run_id(folder: Path) -> str | None:
     """Return the id of the run that was last tracked in this output folder; None where there is none."""
-    lines = [line for line in whole_lines(folder / SPOOL) if line.startswith('{"run"')]
-    return str(json.loads(lines[-1])["run"]) if lines else None
+    runs = [item["run"] for item in whole_records(folder / SPOOL, read_line, SPOOL_FIX) if "run" in item]
+    return str(runs[-1]) if runs else None
 
 
 def lightning_logger(run: Run) -> Logger:

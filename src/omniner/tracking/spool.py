@@ -25,6 +25,7 @@ from omniner.records import to_line
 log = logging.getLogger("omniner.tracking")
 
 SPOOL = "tracking_spool.jsonl"  # in the run's folder
+SPOOL_FIX = "Remove this line, or the file if its run need not be completed."
 INTERVAL = 5.0  # seconds between two batches while all is well
 BATCH = 1000  # records of one batch at most
 RETRY = 1.0  # seconds between two attempts at the end of a run
@@ -71,7 +72,7 @@ class Spool:
         self.sent = 0
         self.refused = 0
         self._lock = threading.RLock()  # a signal handler may end the run in the middle of a record
-        for item in whole_records(path, read_line, "Remove this line, or the file if its run need not be completed."):
+        for item in whole_records(path, read_line, SPOOL_FIX):
             self._take(item)
         self.last = self.earlier[-1].seq if self.earlier else 0
         with explaining(path):

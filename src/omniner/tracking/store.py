@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import sqlite3
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -79,7 +80,8 @@ class Store:
     def create(self, name: str, tags: Mapping[str, str]) -> str:
         """Make a run and return its id."""
         with _explained("tracking", "making a run", "Look after the tracking store, or choose tracking=off."):
-            run = self.client.create_run(self.experiment, tags=dict(tags), run_name=name)
+            hidden = {key: self.hide(value) for key, value in tags.items()}
+            run = self.client.create_run(self.experiment, tags=hidden, run_name=self.hide(name))
         return str(run.info.run_id)
 
     def find_unfinished(self, tag: str, value: str) -> str | None:
@@ -323,9 +325,10 @@ def _make_database(database: Path) -> None:
     """Make the tables in a neighbour that then takes its place: a full disk or a kill leaves no half of them."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    half = database.with_name(f"{database.name}.new")
-    for left in database.parent.glob(f"{half.name}*"):
+    for left in database.parent.glob(f"{database.name}.*.new*"):
         left.unlink()
+    # A name of its own each time: MLflow keeps the connections to a file that it failed with.
+    half = database.with_name(f"{database.name}.{time.time_ns()}.new")
     make: Any = SqlAlchemyStore  # untyped
     store = make(f"sqlite:///{half}", (database.parent / "artifacts").as_uri())
     store.engine.dispose()

@@ -104,10 +104,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             mapped = zipfile.is_zipfile(path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()
-            raise UserError(
-                "checkpoint", f"{path} cannot be read ({reason[0] if reason else type(error).__name__})", _FIX
-            ) from error
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if "weights only" in reason.lower():  # torch advises to let the file run code
+                reason = "it is damaged, or no file of ours"
+            raise UserError("checkpoint", f"{path} cannot be read ({reason})", _FIX) from error
     if not isinstance(content, dict) or not any(kind in content for kind in _KINDS):
         raise UserError("checkpoint", f"{path} holds no tagger", _FIX)
     return cast(dict[str, Any], content)

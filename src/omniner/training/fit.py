@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -376,7 +377,14 @@ def _own_callbacks(config: Config) -> list[Callback]:
 
 def _check_same(path: Path, module: Learner) -> None:
     """A checkpoint of another model would fail somewhere deep; say it here."""
-    content = checkpoints.read_checkpoint(path)
+    try:
+        content = checkpoints.read_checkpoint(path)
+        damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
+    except (UserError, zipfile.BadZipFile) as error:
+        damaged = str(error)
+    if damaged is not None:
+        fix = f"Set resume=never to train anew; the best weights so far are in {path.parent}."
+        raise UserError("resume", f"{path} is damaged ({damaged}): the training cannot go on from it", fix)
     if content.get(module.kind) != module.describe():
         raise UserError(
             "resume",

@@ -88,7 +88,7 @@ def test_ids_that_stand_twice_and_sentences_without_labels_are_issues(corpus: li
 
 def test_an_output_that_holds_other_files_is_left_alone(corpus: list[Sentence], tmp_path: Path) -> None:
     do("input=given", "output=own", "output_dir=run")
-    do("input=given", "output=own", "output_dir=run2", "split.seed=3")  # only its own files: replaced
+    do("input=given", "output=own", "output_dir=run2", "split.seed=3", "overwrite=true")  # only its own files
     (tmp_path / "own" / "notes.txt").write_text("mine", encoding="utf-8")
     before = (tmp_path / "own" / "train.jsonl").read_bytes()
     with pytest.raises(UserError, match=r"output: .*own holds notes\.txt"):

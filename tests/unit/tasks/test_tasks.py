@@ -63,8 +63,10 @@ def test_an_added_task_is_validated_named_run_and_cleared(
     assert _command(monkeypatch, "task=greet", "input=world.txt", "output_dir=here") == 0
     assert Path("here/greeting.txt").read_text() == "hello greet-world"
     Path("here/notes.txt").touch()
-    config = compose.load(["task=score", "predictions=world.txt", "output_dir=here"])
-    other = folder.claim_folder(config)
+    command = ["task=score", "predictions=world.txt", "output_dir=here"]
+    with pytest.raises(UserError, match=r"here holds the run of another command \(task=greet\)"):
+        folder.claim_folder(compose.load(command))
+    other = folder.claim_folder(compose.load([*command, "overwrite=true"]))
     other.close()
     assert {path.name for path in Path("here").iterdir()} == {"notes.txt", *folder.BOOKKEEPING}
 

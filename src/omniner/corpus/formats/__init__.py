@@ -19,6 +19,7 @@ from omniner.corpus.formats.excerpt import Excerpt, read_excerpt
 from omniner.corpus.formats.fields import IssueLog, quote
 from omniner.corpus.formats.lookalikes import find_lookalike
 from omniner.errors import UserError
+from omniner.files import check_input_file
 from omniner.records import Entity, Issue, Sentence, own_meta
 from omniner.registry import FORMATS
 
@@ -280,6 +281,7 @@ def is_one_corpus(path: Path) -> bool:
 
 def corpus_files(folder: Path) -> list[Path]:
     """The corpus files of a folder, by name; files that only describe a corpus are left out, which is logged."""
+    check_input_file(folder)
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     patterns = [pattern for entry in FORMATS.values() for pattern in entry.companions]
     described = [file for file in files if any(fnmatch(file.name, pattern) for pattern in patterns)]

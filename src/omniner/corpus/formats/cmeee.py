@@ -35,7 +35,7 @@ from omniner.corpus.formats.fields import (
     write_json_list,
 )
 from omniner.corpus.formats.regions import Region, RegionPlacer, entity_at, regions_of, sort_entities, without_repeats
-from omniner.files import explaining
+from omniner.files import check_input_file, explaining
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled_sentence
 from omniner.registry import first_line
 
@@ -46,6 +46,7 @@ _CHIP_ENTITY = re.compile(r"\s*\d+\s+-?\d+\s+\S+\s*")
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
     """Read one file of either layout. Of `options` the meaning of the offsets in JSON counts."""
+    check_input_file(path)
     with explaining(path), path.open("rb") as file:
         start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     log = IssueLog(path)

@@ -13,7 +13,7 @@ from typing import Any
 
 from omniner.corpus.formats.fields import list_items, parse_json, skip_space, split_lines
 from omniner.errors import UserError
-from omniner.files import explaining
+from omniner.files import check_input_file, explaining
 
 _HEAD_BYTES, _PART_BYTES = 2**20, 2**16
 _PARTS = (0.3, 0.6, 1.0)  # of a file that is larger than its head: where further parts begin, and the last ends
@@ -94,6 +94,7 @@ def read_excerpt(path: Path) -> Excerpt:
     Raises:
         UserError: it cannot be read, is empty or no text.
     """
+    check_input_file(path)
     with explaining(path), path.open("rb") as file:
         data = file.read(_HEAD_BYTES)
         size = path.stat().st_size

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from omniner.errors import UserError
-from omniner.files import explaining, writing
+from omniner.files import check_input_file, explaining, writing
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, replace_surrogates, to_line
 
 MAX_FILE = 2 * 2**30  # bytes; a larger corpus is split into several files
@@ -82,6 +82,7 @@ def read_text(path: Path, log: IssueLog) -> str:
         UserError: the file cannot be read, is too large or mostly not UTF-8: guessing an encoding would give wrong
             characters.
     """
+    check_input_file(path)
     with explaining(path):
         size = path.stat().st_size
         if size > MAX_FILE:

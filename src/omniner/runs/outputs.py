@@ -1,0 +1,68 @@
+"""What a task writes outside its run's folder: never over what another command made, unless told to.
+
+What a command wrote is noted in its run's folder (`written.json`), with sizes and times; so the same command may
+replace it as long as nobody has changed it. A note without them is made before the writing: a run that was killed in
+the midst of it goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omniner.config import compose
+from omniner.config.groups import Config
+from omniner.errors import UserError
+from omniner.files import explaining, is_temporary, read_json, write_json
+from omniner.runs.context import Context
+from omniner.runs.folder import ROOT, WRITTEN
+
+
+@contextlib.contextmanager
+def replacing(context: Context, *paths: Path) -> Iterator[None]:
+    """Write files or folders in the block, unless that would replace what this command did not make.
+
+    Raises:
+        UserError: it would, and `overwrite` is false.
+    """
+    config = context.config
+    places = [path.resolve() for path in paths]
+    mine = _written(config, context.folder)
+    if not config.overwrite:
+        for place in places:
+            is_empty = place.is_dir() and not any(place.iterdir())
+            if place.exists() and not is_empty and mine.get(str(place), "") not in (None, _look_of(place)):
+                found = f"{place} is there already, and another command made it"
+                raise UserError("output", found, "Name another one, or set overwrite=true to replace it.")
+    for place in places:
+        if str(place) in mine:  # a killed process of this command may have left a part of it
+            for left in place.parent.glob(f".{glob.escape(place.name)}.*"):
+                if is_temporary(left.name):
+                    left.unlink(missing_ok=True)
+    digest, note = compose.digest(config), context.folder / WRITTEN
+    write_json(note, {"digest": digest, "paths": {str(place): None for place in places}})
+    yield
+    write_json(note, {"digest": digest, "paths": {str(place): _look_of(place) for place in places}})
+
+
+def _written(config: Config, folder: Path) -> dict[str, Any]:
+    """What runs of this configuration wrote: path -> how it looked then, None where the run came to no end."""
+    found: dict[str, Any] = {}
+    digest = compose.digest(config)
+    for note in [*sorted(ROOT.glob(f"{glob.escape(config.name)}-*/{WRITTEN}")), folder / WRITTEN]:
+        with contextlib.suppress(UserError, KeyError, TypeError, AttributeError):  # absent, or damaged: none of ours
+            written = read_json(note)
+            if written["digest"] == digest:
+                found |= dict(written["paths"])
+    return found
+
+
+def _look_of(place: Path) -> list[list[Any]]:
+    """Name, size and time of change of a file, or of all files of a folder."""
+    with explaining(place):
+        files = sorted(place.rglob("*")) if place.is_dir() else [place]
+        states = [(file.relative_to(place.parent), file.stat()) for file in files if file.is_file()]
+    return [[str(name), state.st_size, state.st_mtime_ns] for name, state in states]
