@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -14,7 +15,7 @@ import pytest
 from omniner.config import compose
 from omniner.errors import UserError, masked
 from omniner.files import check_input_file, explaining_limits, write_text
-from omniner.llm.client import ChatClient, ChatRequest, Reply
+from omniner.llm.client import ChatClient, ChatRequest, Refusal, Reply, ServerError
 from omniner.report.tables import Column as TableColumn
 from omniner.report.tables import Table
 from omniner.run import run
@@ -66,15 +67,19 @@ def test_what_holds_no_login_stays_as_it_is(text: str) -> None:
     assert masked(text) == text
 
 
+def _ask(url: str) -> Reply | Refusal | ServerError:
+    with contextlib.closing(ChatClient(config(url), "decoding")) as client:
+        return client.ask(ChatRequest([{"role": "user", "content": "秘密"}], {}))
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_to_another_server_is_not_followed(status: int) -> None:
     def elsewhere(request: Seen, before: int) -> Answer:
         return Answer(status, {}, {"location": f"{other.url}/chat/completions"})
 
     with serving(lambda request, before: reply("[]")) as other, serving(elsewhere) as first:
-        client = ChatClient(config(first.url), "decoding")
         with pytest.raises(UserError, match=r"decoding\.url: .* redirects to another server, http://127.*set decoding"):
-            client.ask(ChatRequest([{"role": "user", "content": "秘密"}], {}))
+            _ask(first.url)
         assert other.seen == []
 
 
@@ -83,14 +88,14 @@ def test_a_redirect_on_the_same_server_is_followed() -> None:
         return reply("[]") if before else Answer(307, {}, {"location": "/v1/chat/completions"})
 
     with serving(once) as server:
-        answer = ChatClient(config(server.url), "decoding").ask(ChatRequest([{"role": "user", "content": "a"}], {}))
+        answer = _ask(server.url)
     assert answer == Reply("[]", "stop")
 
 
 def test_a_key_that_a_server_repeats_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY, "sk-planted-secret")
     with serving(lambda request, before: reply(f"the key is {request.headers['authorization']}")) as server:
-        answer = ChatClient(config(server.url), "decoding").ask(ChatRequest([{"role": "user", "content": "a"}], {}))
+        answer = _ask(server.url)
         assert server.seen[0].headers["authorization"].endswith("sk-planted-secret")
     assert answer == Reply("the key is Bearer ***", "stop")
 

@@ -117,7 +117,7 @@ def test_answers_of_every_kind(corpus: list[Sentence], monkeypatch: pytest.Monke
     for job in models_of(monkeypatch):
         folds[job.name] |= ids(Path(job.config.data.root or "") / f"{job.name}.jsonl")
     models(monkeypatch, answer)
-    folder = do("output=done", "resume=never")
+    folder = do("output=done", "overwrite=true")
     done = tmp_path / "done"
     assert ids(done / "kept.jsonl") == {"s0", "s1", "s2", "s3"}
     votes = {one["id"]: (one["right"], one["answers"], one["verdict"]) for one in lines(done / "votes.jsonl")}
