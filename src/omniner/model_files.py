@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from omniner.errors import UserError, one_line
+from omniner.files import read_json
 
 WAIT = 10  # seconds for the hub to answer
 DOWNLOAD = (
@@ -22,6 +23,7 @@ DESCRIPTION = "omniner.json"
 """The file that makes a folder the checkpoint of a generative model (see `omniner.llm.language_model`)."""
 
 _FOLDER = "Name a folder with config.json, a GGUF file, or a model of the hub."
+_USUAL_SIZES = (1024, 4096)  # of a model whose sizes stand in a file that takes long to read
 _YES = ("1", "true", "yes", "on")  # of HF_HUB_OFFLINE
 
 
@@ -74,11 +76,34 @@ def check_model(path: str) -> None:
         _ask_hub(path)
 
 
-def _is_cached(name: str) -> bool:
-    """Whether the hub's cache on this machine holds the model."""
+def layer_sizes(path: str | None) -> tuple[int, int] | None:
+    """Return how many numbers a token has in a model's layers, and inside a layer; None where no config.json says so.
+
+    Args:
+        path: `model.path`; None = random weights.
+    """
+    if path is None:
+        return None
+    if Path(path).suffix == ".gguf":
+        return _USUAL_SIZES
+    files = [Path(path, "config.json"), *_cache_of(path).glob("snapshots/*/config.json")]
+    try:
+        settings = read_json(next(file for file in files if file.is_file()))
+        return int(settings["hidden_size"]), int(settings["intermediate_size"])
+    except (StopIteration, UserError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _cache_of(name: str) -> Path:
+    """The folder of the hub's cache for a model."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     cache = os.environ.get("HF_HUB_CACHE") or Path(home, "hub")
-    folder = Path(cache, f"models--{name.replace('/', '--')}").expanduser()
+    return Path(cache, f"models--{name.replace('/', '--')}").expanduser()
+
+
+def _is_cached(name: str) -> bool:
+    """Whether the hub's cache on this machine holds the model."""
+    folder = _cache_of(name)
     return any(folder.glob("snapshots/*/config.json")) or any(folder.glob("snapshots/*/*.gguf"))
 
 

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from omniner.config.groups import Config
-from omniner.config.model_groups import BiLSTMConfig
+from omniner.config.model_groups import BiLSTMConfig, CausalConfig, EncoderConfig, TrainerConfig
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
+from omniner.files import read_json
+from omniner.model_files import DESCRIPTION, layer_sizes
 from omniner.progress import Progress
 from omniner.records import Issue, Prediction, Sentence
 from omniner.training.devices import Devices, base_model, choose_devices
@@ -78,7 +80,13 @@ def fit(
 
 def devices_for_training(config: Config) -> Devices:
     """Choose what the model of a configuration is trained on, and set the CPU threads of this process."""
-    return choose_devices(config.trainer, large=not isinstance(config.model, BiLSTMConfig))
+    return _devices_for(config.trainer, config.model)
+
+
+def _devices_for(trainer: TrainerConfig, model: BiLSTMConfig | EncoderConfig | CausalConfig) -> Devices:
+    if isinstance(model, BiLSTMConfig):
+        return choose_devices(trainer, large=False)
+    return choose_devices(trainer, True, layer_sizes(model.path))
 
 
 def prepare_tagger(config: Config, corpus: Corpus) -> tuple[TaggerModule, TaggerData]:
@@ -187,7 +195,8 @@ def load_predictor(config: Config, checkpoint: Path) -> Predictor:
         return TaggerPredictor(config, checkpoint)
     from omniner.llm.language_model import load_causal_model
 
-    devices = choose_devices(config.trainer, large=True)
+    base = read_json(checkpoint / DESCRIPTION).get("base")  # adapters have no sizes of their own
+    devices = choose_devices(config.trainer, True, layer_sizes(str(checkpoint)) or layer_sizes(base))
     return LLMPredictor(config, devices, load_causal_model(checkpoint, devices.dtype(learns=False), devices.first))
 
 
@@ -206,7 +215,7 @@ def load_untrained(config: Config, prompt: Prompt, texts: Sequence[str]) -> Pred
 
     if config.llm is None:
         raise UserError("checkpoint", "a tagger must be trained before it can predict", "Set checkpoint=<path>.")
-    devices = choose_devices(config.trainer, large=True)
+    devices = choose_devices(config.trainer, True, layer_sizes(config.llm.path))
     # adapters that have learnt nothing would only cost time; 4-bit weights may be what makes a model fit
     method = config.tuning.method if config.tuning.method == "qlora" else "full"
     tuning = dataclasses.replace(config.tuning, method=method, gradient_checkpointing=False)
@@ -225,8 +234,9 @@ class TaggerPredictor:
     def __init__(self, config: Config, checkpoint: Path) -> None:
         from omniner.taggers.tagger import load_tagger
 
-        self._config, self._devices = config, devices_for_training(config)
-        self._tagger = load_tagger(checkpoint).to(self._devices.first)
+        tagger = load_tagger(checkpoint)
+        self._config, self._devices = config, _devices_for(config.trainer, tagger.model_config)
+        self._tagger = tagger.to(self._devices.first)
 
     def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
         """See `Predictor`."""

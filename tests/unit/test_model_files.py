@@ -94,3 +94,12 @@ def test_a_folder_or_a_file_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_pa
         model_files.check_model(str(tmp_path / "nothing"))
     assert model_files.is_local_folder(str(tmp_path), "")
     assert not model_files.is_local_folder("a/model", "")
+
+
+def test_sizes_of_layers_stand_in_the_folder(tmp_path: Path) -> None:
+    assert model_files.layer_sizes(None) is None
+    assert model_files.layer_sizes(str(tmp_path)) is None
+    (tmp_path / "config.json").write_text('{"hidden_size": 384, "intermediate_size": 1536}')
+    assert model_files.layer_sizes(str(tmp_path)) == (384, 1536)
+    (tmp_path / "config.json").write_text('{"d_model": 384}')
+    assert model_files.layer_sizes(str(tmp_path)) is None

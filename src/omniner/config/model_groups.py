@@ -254,7 +254,7 @@ class TrainerConfig(Group):
     """ddp = each process has all weights; fsdp = they share weights, gradients and optimizer (causal models);
     auto = ddp as soon as there is more than one process."""
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"]
-    """Of numbers in training; auto = bf16-mixed for transformers on a GPU."""
+    """Of numbers; auto = bf16-mixed for transformers on a GPU, and for pretrained ones on a CPU that is fast at it."""
     threads: From0
     """CPU threads per process; 0 = the cores divided by the processes, at most OMP_NUM_THREADS."""
     max_epochs: Positive

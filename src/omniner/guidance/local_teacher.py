@@ -19,6 +19,7 @@ from omniner.llm.generate import GenerationRequest, Generator
 from omniner.llm.loading import load_pretrained
 from omniner.llm.prompts import SENTENCE, Prompt
 from omniner.llm.samples import ChatTokenizer, PromptEncoder
+from omniner.model_files import layer_sizes
 from omniner.records import Sentence
 from omniner.training.devices import choose_devices
 
@@ -34,8 +35,8 @@ class LocalTeacher:
 
     def __init__(self, config: Config) -> None:
         settings = config.teacher
-        devices = choose_devices(config.trainer, large=True)
-        dtype = torch.bfloat16 if devices.accelerator == "gpu" else torch.float32
+        devices = choose_devices(config.trainer, True, layer_sizes(settings.path))
+        dtype = torch.float32 if devices.precision == "32-true" else torch.bfloat16
         try:
             model, tokenizer = load_pretrained(str(settings.path), dtype)
             self._chat = ChatTokenizer(tokenizer, None)

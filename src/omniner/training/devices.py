@@ -1,7 +1,9 @@
 """Devices: what `auto` becomes on this machine, and how weights are divided between processes.
 
-A GPU is used where CUDA has one, in bf16 for large models; Apple's `mps` is left alone. Several devices train
-data-parallel, each with all weights (ddp) or with its share of them (fsdp).
+A GPU is used where CUDA has one, in bf16 for large models; Apple's `mps` is left alone. Some CPUs multiply bf16 several
+times as fast as fp32 (AMX, avx512_bf16): a pretrained model takes it there, if its own shapes gain from it. That is
+measured once for a processor, a version of torch and a shape, and kept in the user's cache, so that the next run
+decides alike. Several devices train data-parallel, each with all weights (ddp) or with its share of them (fsdp).
 
 FSDP2 divides weights, gradients and optimizer state between processes, for models too large for one device. Each
 process builds the model in its own memory first, so a host needs room for the whole model once per process. Then each
@@ -12,10 +14,14 @@ order, so all of them have equally many packs. To write answers, where processes
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
@@ -24,6 +30,7 @@ from torch import Tensor, nn
 from omniner.config.model_groups import TrainerConfig
 from omniner.cores import own_cores
 from omniner.errors import UserError
+from omniner.files import make_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -65,12 +72,14 @@ class Devices(NamedTuple):
         return torch.float32 if exact else torch.bfloat16
 
 
-def choose_devices(trainer: TrainerConfig, large: bool) -> Devices:
+def choose_devices(trainer: TrainerConfig, large: bool, layer: tuple[int, int] | None = None) -> Devices:
     """Choose what a model runs on, set the CPU threads of this process, and log what was chosen.
 
     Args:
         trainer: what the configuration asks for.
-        large: whether the model is large enough to gain from bf16.
+        large: whether the model is large enough to gain from bf16 on a GPU.
+        layer: numbers per token, and inside a layer, of a pretrained model that may take bf16 on a CPU; None = no bf16
+            there.
 
     Raises:
         UserError: there are not so many GPUs, or a step's sentences cannot be divided between the processes.
@@ -93,14 +102,16 @@ def choose_devices(trainer: TrainerConfig, large: bool) -> Devices:
     strategy = "fsdp" if trainer.strategy == "fsdp" else "ddp" if world > 1 else "auto"
     threads = trainer.threads or _threads(count if accelerator == "cpu" else 1)
     torch.set_num_threads(threads)
-    devices = Devices(accelerator, count, world, strategy, _precision(trainer.precision, accelerator, large))
+    precision, why = _precision(trainer.precision, accelerator, large, layer)
+    devices = Devices(accelerator, count, world, strategy, precision)
     log.info(
-        "%d %s%s%s, %s, %d CPU threads per process",
+        "%d %s%s%s, %s%s, %d CPU threads per process",
         count,
         accelerator.upper(),
         f" on each of {trainer.nodes} nodes" if trainer.nodes > 1 else "",
         "" if strategy == "auto" else f", {strategy}",
         devices.precision,
+        why,
         threads,
     )
     return devices
@@ -116,11 +127,67 @@ def _threads(processes: int) -> int:
     return min(share, int(said)) if said.isdecimal() and int(said) else share
 
 
-def _precision(wanted: str, accelerator: str, large: bool) -> Precision:
-    """`auto`: bf16 where it is quick and the model is large."""
-    automatic: Precision = "bf16-mixed" if accelerator == "gpu" and large else "32-true"
+def _precision(wanted: str, accelerator: str, large: bool, layer: tuple[int, int] | None) -> tuple[Precision, str]:
+    """Decide what `auto` is: bf16 where it is quick and the model is large; and why, where that was measured."""
     named: dict[str, Precision] = {name: name for name in get_args(Precision)}
-    return named.get(wanted, automatic)
+    if wanted in named:
+        return named[wanted], ""
+    if accelerator == "gpu":
+        return "bf16-mixed" if large else "32-true", ""
+    if layer is None or min(layer) < _NARROW or not _MULTIPLIES_BF16 & processor()[1]:
+        return "32-true", ""
+    gain = bf16_gain(*layer)
+    return "bf16-mixed" if gain >= _WORTH else "32-true", f" (bf16 is {gain:.1f} times as fast as fp32 here)"
+
+
+_MULTIPLIES_BF16 = {"amx_bf16", "avx512_bf16", "bf16"}  # flags of x86 and Arm processors
+_NARROW = 256  # numbers per token; below, little time goes into products
+_WORTH = 1.5  # times as fast as fp32; the casts between the products take some of it back
+_TOKENS = 512  # of the products that are measured, as in a small batch
+_ROUNDS = 5
+
+
+def processor() -> tuple[str, set[str]]:
+    """Return the name of the processor and the flags of what it can do; nothing where Linux does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    except OSError:
+        return "", set()
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return facts.get("model name", ""), set((facts.get("flags") or facts.get("Features") or "").split())
+
+
+def bf16_gain(width: int, inner: int) -> float:
+    """Return how many times as fast as in fp32 this CPU multiplies in bf16, as measured now or by an earlier run.
+
+    Args:
+        width, inner: numbers per token, and inside a layer, of the model.
+    """
+    name = f"{processor()[0]}, torch {torch.__version__}, {torch.get_num_threads()} threads, {width} x {inner}"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omniner"
+    kept = folder / "bf16_gain.json"
+    known: dict[str, float] = {}
+    with contextlib.suppress(UserError):  # a torn file is measured anew
+        known = read_json(kept) if kept.is_file() else {}
+    if name not in known:
+        known[name] = round(_measure_gain(width, inner), 2)
+        with contextlib.suppress(UserError):  # without a place to keep it, the next run measures again
+            make_folder(folder)
+            write_json(kept, known)
+    return known[name]
+
+
+@torch.no_grad()
+def _measure_gain(width: int, inner: int) -> float:
+    """Time the two products of a layer in both precisions, in turns; the best of some rounds is least disturbed."""
+    best = {torch.float32: math.inf, torch.bfloat16: math.inf}
+    for _ in range(_ROUNDS):
+        for dtype in best:
+            tokens, weights = torch.ones(_TOKENS, width, dtype=dtype), torch.ones(inner, width, dtype=dtype)
+            start = time.perf_counter()
+            nn.functional.linear(nn.functional.linear(tokens, weights), weights.T)
+            best[dtype] = min(best[dtype], time.perf_counter() - start)
+    return best[torch.float32] / best[torch.bfloat16]
 
 
 def shard_model(model: nn.Module, mesh: DeviceMesh, compute: torch.dtype) -> None:

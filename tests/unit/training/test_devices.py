@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import logging
 import os
+from pathlib import Path
 
 import pytest
 import small_corpus
@@ -52,3 +54,46 @@ def test_mps_is_not_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer.accelerator = "gpu"
     with pytest.raises(UserError, match="no GPU that torch can use"):
         devices.choose_devices(trainer, large=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "layer", "gain", "precision"),
+    [
+        ("fpu amx_bf16", (896, 4864), 5.0, "bf16-mixed"),
+        ("fpu amx_bf16", (896, 4864), 1.2, "32-true"),  # it can, but is not faster
+        ("fpu avx2", (896, 4864), None, "32-true"),
+        ("fpu amx_bf16", (128, 256), None, "32-true"),  # too narrow to gain
+        ("fpu amx_bf16", None, None, "32-true"),  # random weights: as exact as tests need them
+    ],
+)
+def test_a_pretrained_model_takes_bf16_on_a_cpu_that_is_fast_at_it(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    flags: str,
+    layer: tuple[int, int] | None,
+    gain: float | None,
+    precision: str,
+) -> None:
+    measured: list[tuple[int, int]] = []
+
+    def measure(*sizes: int) -> float:
+        assert gain is not None
+        measured.append(sizes)
+        return gain
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(devices, "processor", lambda: ("made up", set(flags.split())))
+    monkeypatch.setattr(devices, "_measure_gain", measure)
+    trainer = small_corpus.configuration("bert_tiny").trainer
+    with caplog.at_level(logging.INFO, "omniner"):
+        for _ in range(2):  # the second time from what is kept
+            chosen = devices.choose_devices(trainer, True, layer)
+            assert chosen.precision == precision
+    assert measured == ([] if gain is None else [layer])
+    assert ("times as fast as fp32 here" in caplog.text) is (gain is not None)
+    assert chosen.dtype(learns=True) == torch.float32  # what learns is held exactly
+
+
+def test_the_two_precisions_are_measured() -> None:
+    assert 0.05 < devices._measure_gain(64, 128) < 100
