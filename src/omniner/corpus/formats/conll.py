@@ -144,7 +144,11 @@ def _layout(lines: Sequence[str], options: ReadOptions, path: Path) -> Layout:
     found = find_layout(lines, options.scheme == "io")
     separator = found.separator if options.separator == "auto" else SEPARATORS[options.separator]
     if options.tag_column is not None:
-        return Layout(separator, 0 if options.tag_column != 1 else 1, options.tag_column - 1, found.columns)
+        widths = [len(_strip_end(found._replace(separator=separator).split(line))) for line in _rows_of(lines)]
+        if options.tag_column > max(widths, default=0) or max(widths) < 2:
+            message = f"{options.tag_column}, but the lines of {path} have {max(widths, default=0)} columns"
+            raise UserError("data.tag_column", message, "Count columns from 1; data.separator parts them.")
+        return Layout(separator, 1 if options.tag_column == 1 else found.token, options.tag_column - 1)
     if options.separator != "auto" and separator != found.separator:
         first = next(iter(_rows_of(lines)), "")
         if found.tag is not None and separator not in first:
@@ -341,6 +345,8 @@ def _is_comment(line: str, layout: Layout) -> bool:
         return len(line) > 2 and line[1] in " \t" and not is_tag(line.split()[-1])
     if len(parts) < 2 or (layout.columns and len(parts) != layout.columns):
         return len(line) > 1
+    if not -len(parts) <= layout.tag < len(parts):
+        return True
     tag = bare_tag(parts[layout.tag])
     return not (is_tag(tag) or layout.notation != "prefix")
 

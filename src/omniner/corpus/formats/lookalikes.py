@@ -14,7 +14,7 @@ from omniner.corpus.formats.tags import is_tag, is_tag_list
 _MOST = 0.9  # share of the lines
 _MARKUP = re.compile(r"\s*<[?!/a-zA-Z]")
 _INLINE_XML = re.compile(r"<([A-Za-z_\u4e00-\u9fff]{1,20})(?: [^<>]*)?>[^<>]+</\1>")
-_SLASH = re.compile(r"(?:^|(?<=\s))[^\s/:]+/[A-Za-z]{1,6}(?=\s|$)")
+_SLASH = re.compile(r"(?:^|(?<=\s))[^\s/:|]+(?:/[A-Za-z]{1,6}|\|(?:[BIESLUM]-\S+|O))(?=\s|$)")
 _BRACKETS = re.compile(r"\[[^\[\]\s]{1,20}\](?:\([^()\s]{1,20}\)|[^\s\[\]，。！？、；：,.!?;:]{1,8}(?=\s|$))")
 _PIPES = re.compile(r"\{\{?[^{}|:\s]{1,20}[|:][^{}|:\s]{1,20}\}\}?|\[@[^\[\]#]+#[^\[\]*]+\*\]")
 _PLACES = re.compile(r"(?:^|[\s,;|])\d+[\s,:-]+\d+[\s,:]+[A-Za-z_\u4e00-\u9fff]+")
@@ -59,7 +59,7 @@ def find_lookalike(excerpt: Excerpt) -> Lookalike | None:
             "Write a sentence, a tab and its tags on one line, or a token and its tag on each.",
         ),
         (
-            "words with tags behind slashes, such as `王芳/nr`",
+            "words with tags behind slashes or bars, such as `王芳/nr`",
             0.5,
             lambda line: len(_SLASH.findall(line)) >= max(2, len(line.split()) // 2),
             "Write a token and its tag a line (王芳<tab>B-PER).",

@@ -47,7 +47,7 @@ CATEGORIES = (
 _STARTS = ("start", "start_offset", "start_idx", "start_pos", "start_char", "startIndex", "begin", "beginIndex", "开始")
 _ENDS = ("end", "end_offset", "end_idx", "end_pos", "end_char", "endIndex", "stop", "结束")
 _PAIRS = ("offset", "offsets", "pos", "position", "span", "index", "entity_index", "location")  # both offsets in one
-LISTS = ("entities", "spans", "entity_list", "entity_mentions", "mentions", "annotations", "annotation", "ner")
+LISTS = ("entities", "ents", "spans", "entity_list", "entity_mentions", "mentions", "annotations", "annotation", "ner")
 """Keys under which a record lists its entities."""
 TEXTS = ("text", "content", "originalText", "raw_text", "sentence", "data", "文本", "句子")
 """Keys under which a record has its text."""
