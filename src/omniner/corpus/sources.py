@@ -193,7 +193,7 @@ def check_read(
 
 
 def _place(path: Path, issues: Sequence[Issue]) -> str:
-    first = issues[0] if issues else Issue("", "", str(path))
+    first = issues[0] if issues else Issue("", "", str(path), int(path.is_file()))
     return f"{first.file or path}:{first.line}" if first.line else first.file or str(path)
 
 

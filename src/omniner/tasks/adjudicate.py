@@ -46,7 +46,7 @@ def run(context: Context) -> None:
 
 def _adjudicate(context: Context) -> None:
     config = context.config
-    annotators, issues = read_annotators(context)
+    annotators, issues = read_annotators(context, fewest=2)
     names = [one.name for one in annotators]
     items, found = match_annotators(names, [one.sentences for one in annotators])
     issues += found

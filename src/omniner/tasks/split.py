@@ -14,20 +14,21 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from omniner.config.groups import Config, DataConfig, Taxonomy
 from omniner.corpus import sources
-from omniner.corpus.formats import corpus_files, is_one_corpus, jsonl
+from omniner.corpus.formats import corpus_files, is_one_corpus, jsonl, recognise
 from omniner.corpus.sources import Corpus
 from omniner.corpus.splits import Division, absent_category_issues, divide, repeated_text_issues
 from omniner.corpus.taxonomy import OFFICIAL, load_taxonomy
 from omniner.errors import UserError
 from omniner.files import writing_folder
 from omniner.records import Issue, Sentence, content_digest, is_unlabeled
+from omniner.registry import FORMATS
 from omniner.report import curation_tables
 from omniner.report.tables import summary_markdown
 from omniner.runs import outputs
@@ -39,8 +40,7 @@ _UNLABELED = "unlabeled"  # the split of what is there to be tagged
 ANNOTATORS_INPUT = Input(
     "annotators",
     required=True,
-    fewest=2,
-    fix="Set annotators=[a.jsonl,b.jsonl,...]: a file of labelled sentences of each.",
+    fix="Set annotators=[a.jsonl,b.jsonl,...]: a file of labelled sentences of each, or one export of all.",
 )
 
 
@@ -223,19 +223,44 @@ def _split_entry(entry: str) -> tuple[str, Path]:
     return Path(entry).stem, Path(entry)
 
 
-def read_annotators(context: Context) -> tuple[list[Annotator], list[Issue]]:
+def _people(config: Config) -> Iterator[tuple[str, Path, DataConfig]]:
+    """The name, the file and the way to read it of each annotator; an export of several gives all of them.
+
+    They are called as the file calls them, behind the name of the file where there are several files.
+    """
+    files = annotator_files(config.annotators)
+    for name, path in files.items():
+        format = sources.format_of_files(config.data)
+        format = recognise(path)[0] if format == "auto" else format
+        people = FORMATS[format].annotators(path) if config.data.annotator is None else []
+        if len(people) < 2:
+            yield name, path, config.data
+        for person in people if len(people) > 1 else ():
+            own = person.replace("/", "_")
+            yield own if len(files) == 1 else f"{name}-{own}", path, replace(config.data, annotator=person)
+
+
+def read_annotators(context: Context, fewest: int = 1) -> tuple[list[Annotator], list[Issue]]:
     """Read the files of `annotators` and tell the tracked run what they are.
+
+    Args:
+        context: of the task.
+        fewest: how many there must be.
 
     Returns:
         The annotators in the order given, and what could not be taken as it was.
     """
-    found, issues = [], []
-    for name, path in annotator_files(context.config.annotators).items():
-        sentences, met = sources.read_sentences(path, context.config.data)
+    found: list[Annotator] = []
+    issues: list[Issue] = []
+    for name, path, data in _people(context.config):
+        sentences, met = sources.read_sentences(path, data)
         if all(map(is_unlabeled, sentences)):
             raise UserError(path, "no labelled sentence could be read", "Name a file of labelled sentences.")
         issues += met
         found.append(Annotator(name, path, sentences))
+    if len(found) < fewest:
+        message = f"task={context.config.task.name} needs two or more, {len(found)} given"
+        raise UserError("annotators", message, ANNOTATORS_INPUT.fix)
     context.run.datasets(
         DataInput(one.name, "annotator", content_digest(one.sentences), str(one.path), len(one.sentences))
         for one in found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import tracemalloc
 from pathlib import Path
@@ -178,7 +179,7 @@ def test_any_standoff_is_answered(tmp_path: Path, text: bytes, lines: list[bytes
         assert sentences or issues
 
 
-@pytest.mark.parametrize("format", ["doccano", "brat", "cmeee"])
+@pytest.mark.parametrize("format", ["doccano", "brat", "cmeee", "gliner", "spacy", "jsonl"])
 def test_a_short_file_cannot_ask_for_much_memory(tmp_path: Path, format: str) -> None:
     """Places without surfaces: 5,000 entities of a million characters each would be 20 GB."""
     text, places = "好" * 1_000_000, 5_000
@@ -186,6 +187,13 @@ def test_a_short_file_cannot_ask_for_much_memory(tmp_path: Path, format: str) ->
     if format == "doccano":
         labels = ", ".join('[0, 1000000, "A"]' for _ in range(places))
         path.write_text(f'{{"text": "{text}", "label": [{labels}]}}\n', encoding="utf-8")
+    elif format == "gliner":
+        item = {"tokenized_text": [text], "ner": [[0, 0, "A"]] * places}
+        path.write_text(json.dumps([item], ensure_ascii=False), encoding="utf-8")
+    elif format in ("spacy", "jsonl"):
+        labels = {"entities": [[0, 1_000_000, "A"]] * places}
+        item = [[text, labels]] if format == "spacy" else {"text": text, **labels}
+        path.write_text(json.dumps(item, ensure_ascii=False), encoding="utf-8")
     elif format == "cmeee":
         path.write_text(text + "|||0    999999    A" * places + "\n", encoding="utf-8")
     else:

@@ -131,6 +131,20 @@ def test_mistakes_are_one_line(files: Path, overrides: list[str], said: str) -> 
         do("task=adjudicate", *overrides)
 
 
+def test_one_export_of_several_annotators_gives_all_of_them(files: Path) -> None:
+    def annotation(person: int, *entities: Entity) -> dict[str, object]:
+        value = [{"start": one.start, "end": one.end, "text": one.text, "labels": [one.category]} for one in entities]
+        return {"completed_by": person, "result": [{"type": "labels", "value": one} for one in value]}
+
+    task = {"id": 1, "data": {"text": TEXT}, "annotations": [annotation(3, DUCK), annotation(5, DUCK)]}
+    write_json(files / "export.json", [task])
+    done = do("task=adjudicate", "annotators=[export.json]")
+    assert read_json(done / "counts.json")["annotators"] == ["3", "5"]
+    assert read_json(done / "counts.json")["how"]["unanimous"] == 1
+    with pytest.raises(UserError, match="needs two or more, 1 given"):
+        do("task=adjudicate", "annotators=[export.json]", "data.annotator='3'")
+
+
 def test_agreement_and_people_beside_models(files: Path) -> None:
     jsonl.write(files / "gold.jsonl", A)
     done = do("task=agreement", "gold=gold.jsonl", "agreement.bootstrap=50", "output_dir=agreed")

@@ -129,6 +129,8 @@ class Format:
             `unlabeled` (sentences without labels beside labelled ones), `nested` (entities that overlap), `unplaced`
             (entities without offsets). Losses of the first three are reported by `write` below, of the rest by the
             format's own writer.
+        annotators: of a file, the names of those who labelled it, in the order in which they are met; none where a
+            file is of one, or does not say.
         sniff_path: of a path that is there: a match, or None.
         sniff_value: of a JSON value, and whether it stands in a list (else on a line): a match, or None. Its reason
             goes on behind "a JSON list of items" or "JSON lines".
@@ -144,6 +146,7 @@ class Format:
     folder: str = ""
     needs_prompt: bool = False
     holds: frozenset[Holding] = frozenset()
+    annotators: Callable[[Path], list[str]] = lambda path: []
     sniff_path: Callable[[Path], Match | None] = lambda path: None
     sniff_value: Callable[[Any, bool], Match | None] = lambda value, is_list: None
     sniff_lines: Callable[[Excerpt], Match | None] = lambda excerpt: None

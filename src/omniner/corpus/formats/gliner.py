@@ -7,12 +7,13 @@ Texts are the tokens with nothing between them where they are Chinese, else a sp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omniner.corpus.formats import Format, Match, ReadOptions
 from omniner.corpus.formats.fields import IssueLog, id_of, json_records, quote
-from omniner.corpus.formats.tokens import TokenText, token_list, token_texts
+from omniner.corpus.formats.tokens import token_list, token_texts
 from omniner.records import Issue, Sentence
 from omniner.registry import first_line
 
@@ -35,10 +36,10 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     return sentences, log.items
 
 
-def _mention(item: object) -> tuple[object, list[object]]:
+def _mention(item: object) -> tuple[object, Sequence[object]]:
     """`(category, tokens)` of an item; anything else for what is no `[first, last, category]`."""
     if isinstance(item, list) and len(item) == 3 and type(item[0]) is int and type(item[1]) is int:
-        return item[2], [*range(item[0], min(item[1], item[0] + TokenText.LONGEST) + 1)]
+        return item[2], range(item[0], item[1] + 1)
     return item, []
 
 

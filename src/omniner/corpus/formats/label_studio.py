@@ -301,6 +301,7 @@ FORMAT = Format(
     suffix=".json",
     companions=(f"*{CONFIGURATION}",),
     holds=frozenset({"id", "post_id", "meta", "unlabeled", "nested"}),
+    annotators=annotators,
     sniff_value=sniff_value,
     sniff_lines=sniff_lines,
 )

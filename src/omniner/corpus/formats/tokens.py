@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from omniner.corpus.formats.fields import IssueLog, join_surrogates, quote
-from omniner.corpus.formats.regions import sort_entities, without_repeats
+from omniner.corpus.formats.regions import entity_at, sort_entities, without_repeats
 from omniner.corpus.formats.tags import find_joiner
 from omniner.records import Entity
 
@@ -23,8 +23,6 @@ def token_list(value: object) -> bool:
 class TokenText:
     """A text made of tokens; `starts` are where they begin in it."""
 
-    LONGEST: ClassVar[int] = 10_000  # tokens of a mention
-
     tokens: Sequence[str]
     joiner: str
     text: str = field(init=False)
@@ -38,31 +36,29 @@ class TokenText:
             position += len(token) + len(self.joiner)
 
     def sorted_entities(
-        self, mentions: Sequence[tuple[object, list[object]]], log: IssueLog, line: int
+        self, mentions: Iterable[tuple[object, Sequence[object]]], log: IssueLog, line: int
     ) -> list[Entity]:
         """Make entities of `(category, indices of the tokens)` each, by place; what is none is an issue."""
         found = (self._entity(category, indices, log, line) for category, indices in mentions)
         return sort_entities(without_repeats([entity for entity in found if entity], log, line))
 
-    def _entity(self, category: object, indices: list[object], log: IssueLog, line: int) -> Entity | None:
-        numbers = [index for index in indices if type(index) is int]
-        if not isinstance(category, str) or not category or not numbers or len(numbers) != len(indices):
+    def _entity(self, category: object, indices: Sequence[object], log: IssueLog, line: int) -> Entity | None:
+        is_range = isinstance(indices, range)
+        if not isinstance(category, str) or not indices or not (is_range or all(type(one) is int for one in indices)):
             log.add("bad-entity", f"{quote(category)} with the tokens {quote(indices)} is no mention; left out", line)
             return None
-        first, last = numbers[0], numbers[-1]
-        if not 0 <= first <= last < len(self.tokens):
+        first, last = indices[0], indices[-1]
+        if not (isinstance(first, int) and isinstance(last, int) and 0 <= first <= last < len(self.tokens)):
             message = f"{category}: tokens {first} to {last} of {len(self.tokens)}; the entity is left out"
             log.add("offset-range", message, line)
             return None
-        if numbers != list(range(first, last + 1)):
-            message = f"{category}: the tokens {numbers[:8]} are not one stretch of text; left out"
+        if not is_range and list(indices) != list(range(first, last + 1)):
+            message = f"{category}: the tokens {list(indices[:8])} are not one stretch of text; left out"
             log.add("discontinuous", message, line)
             return None
         start, end = self.starts[first], self.starts[last] + len(self.tokens[last])
-        if start == end:
-            log.add("empty-entity", f"{category}: token {first} holds no character; left out", line)
-            return None
-        return Entity(self.text[start:end], join_surrogates(category, log, line), start, end)
+        surface = None if is_range else self.text[start:end]
+        return entity_at(self.text, surface, category, start, end, log, line)
 
 
 def token_texts(
