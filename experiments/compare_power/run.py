@@ -25,8 +25,8 @@ from scipy.stats import binomtest
 from omniner.config.groups import CompareConfig
 from omniner.corpus.sample import generate_sample
 from omniner.records import Entity, Sentence
-from omniner.scoring.metrics import Comparison, compare_units
 from omniner.scoring.resampling import Difference, counted_categories, counts_per_post, paired_tests, post_numbers
+from omniner.scoring.units import Comparison, compare_units
 
 ALPHA = 0.05
 F1 = 0.75  # of the first run

@@ -233,18 +233,29 @@ def _choose(text: str, surface: str, count: int, covered: bytearray, known: set[
     return sorted(free + overlapping[: count - len(free)])
 
 
-def place_pairs(text: str, pairs: Sequence[tuple[str, str]]) -> list[Entity | None]:
+def place_pairs(text: str, pairs: Sequence[tuple[str, str]], known: Sequence[Entity] = ()) -> list[Entity | None]:
     """Make an entity of each (surface, category) pair by `align`, without offsets where the surface is not in the text.
 
     A surface listed more often than it occurs shares the first place that its category does not have yet: so one
     mention may have two categories.
 
+    Args:
+        text: the sentence.
+        pairs: the mentions in their listed order.
+        known: mentions whose places are known already.
+
     Returns:
         An entity for each pair, in their order; None where the pair only repeats another one.
     """
-    starts = align_surfaces(text, [surface for surface, _ in pairs])
-    places: dict[str, list[int]] = {}
     taken: set[tuple[str, str, int]] = set()
+    places: dict[str, list[int]] = {}
+    spans: list[tuple[int, int]] = []
+    for surface, category, begin, end in known:
+        if begin is not None and end is not None:
+            spans.append((begin, end))
+            places.setdefault(surface, []).append(begin)
+            taken.add((surface, category, begin))
+    starts = align_surfaces(text, [surface for surface, _ in pairs], spans)
     for (surface, category), start in zip(pairs, starts, strict=True):
         if start is not None:
             places.setdefault(surface, []).append(start)

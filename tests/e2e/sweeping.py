@@ -14,8 +14,8 @@ from tests.e2e.conftest import COMMAND, environment
 
 # Scoring is the quickest task that has scores; training is swept where it matters.
 SCORE = ["task=score", "predictions=p.jsonl", "metrics.bootstrap=0"]
-UNITS = ("span", "pair")
-GRID = [*SCORE, f"metrics.unit={','.join(UNITS)}", "seed=1,2"]
+TOPS = ("5", "6")
+GRID = [*SCORE, f"errta.top={','.join(TOPS)}", "seed=1,2"]
 
 
 def runs(cwd: Path) -> tuple[list[Any], list[Any]]:

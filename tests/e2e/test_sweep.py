@@ -11,15 +11,15 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import omniner
-from tests.e2e.sweeping import GRID, SCORE, UNITS, check_summary, runs, start, states, sweeps, wait_for
+from tests.e2e.sweeping import GRID, SCORE, TOPS, check_summary, runs, start, states, sweeps, wait_for
 
 
 def test_the_parent_has_the_summary_over_seeds(scorable: Path) -> None:
     result = omniner("-m", *GRID, cwd=scorable)
-    lines = [line.split() for line in result.stdout.splitlines() if line.startswith("metrics.unit=")]
-    assert [line[:6] for line in lines] == [[f"metrics.unit={unit}", "2", "0", "100.00", "±", "0.00"] for unit in UNITS]
+    lines = [line.split() for line in result.stdout.splitlines() if line.startswith("errta.top=")]
+    assert [line[:6] for line in lines] == [[f"errta.top={top}", "2", "0", "100.00", "±", "0.00"] for top in TOPS]
     assert "compare-runs" in result.stdout
-    check_summary(scorable, len(UNITS))
+    check_summary(scorable, len(TOPS))
 
 
 def test_a_failed_child_is_tried_again_and_the_others_are_not(scorable: Path) -> None:
@@ -55,6 +55,7 @@ def test_resume_never_starts_anew(scorable: Path) -> None:
         (["model=char_bilsm,char_bilstm"], "char_bilsm"),
         (["seed=1,2", "tracking=server", "tracking.uri=http://127.0.0.1:9"], "tracking.uri"),
         (["seed=1,2", "resume=some_run"], "resume: 'some_run' names one run"),
+        (["metrics.unit=span,pair"], "metrics.unit: span,pair in one sweep"),
     ],
 )
 def test_a_sweep_that_cannot_begin_leaves_nothing(scorable: Path, overrides: list[str], message: str) -> None:

@@ -19,8 +19,9 @@ from omniner.scoring.metrics import (
     ScoreResult,
     ScoreRow,
     TypeCount,
-    compare_units,
+    main_scores,
 )
+from omniner.scoring.units import compare_units, pairs_of
 
 WORDS = (
     "补水面膜 上海 小红书 兰蔻 2024奥运会 Nanci 烟味感 连衣裙 火锅底料 三亚 猫粮 瑜伽垫 空气炸锅 敏感肌 iPhone 羽绒服"
@@ -136,8 +137,9 @@ def scored(gold: dict[str, Sentence], predicted: dict[str, Prediction], errors: 
     timing = {"read": 0.5, "metrics": 0.25, "errta": 0.75}
     signature = "omniner|unit:span|profile:own|parse:empty|v:0.1.0"
     comparison = compare_units([gold[n].entities for n in gold], [predicted[n].entities for n in gold], "span")
+    units = {"pair": main_scores(pairs_of(comparison)), "span": main_scores(comparison)}
     return ScoreResult(
-        "own", metrics, errta, parse, signature, timing, issues, gold, predicted, primary, comparison, list(gold)
+        "own", metrics, units, errta, parse, signature, timing, issues, gold, predicted, primary, comparison, list(gold)
     )
 
 

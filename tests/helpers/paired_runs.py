@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omniner.records import Entity, Prediction, Sentence
-from omniner.scoring.metrics import compare_units
 from omniner.scoring.resampling import counted_categories, counts_per_post, post_numbers
+from omniner.scoring.units import compare_units
 
 NAMES = ("甲_一", "甲_二", "乙_一", "丙")
 

@@ -29,8 +29,9 @@ from omniner.config.groups import AgreementConfig
 from omniner.corpus.adjudication import AnnotatedSentence, Annotation
 from omniner.records import Entity, Issue
 from omniner.scoring import errta
-from omniner.scoring.metrics import ErrtaResult, compare_units
+from omniner.scoring.metrics import ErrtaResult
 from omniner.scoring.resampling import post_numbers
+from omniner.scoring.units import compare_units
 
 Formula = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # sums [..., columns] -> values [...]
 F1_KINDS = ("strict", "boundary", "relaxed")

@@ -114,7 +114,7 @@ class MetricsConfig(Group):
 
     unit: Literal["auto", "pair", "span"]
     """What is counted: pair = distinct (surface, category) of a sentence, as in the paper; span = mentions by place;
-    auto = span where gold and predictions have offsets."""
+    auto = span where all gold entities have offsets, whatever is predicted. Scores by both are always there."""
     profile: Literal["own", "official"]
     """official = read and count as the scripts of the OmniNER2025 paper do."""
     on_parse_failure: Literal["empty", "drop"]
@@ -133,7 +133,7 @@ class ErrtaConfig(Group):
 
     mode: Literal["auto", "official", "span"]
     """official = the five types and the rules of the paper; span = one optimal matching by place; auto = span where
-    offsets exist."""
+    all gold entities have offsets."""
     examples: From0
     """Errors of each type that the tables and the report show."""
     top: From0

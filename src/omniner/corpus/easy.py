@@ -19,7 +19,7 @@ from omniner.corpus.adjudication import AnnotatedSentence, Annotation, Decision,
 from omniner.records import Entity, Issue, Prediction, Sentence, align_surfaces, entity_to_json, sentence_to_json
 
 QUEUE_NAMES = ("gold", "models")  # whose labels the expert sees
-_UNITS: dict[str, Callable[[Entity], Any]] = {"pair": itemgetter(0, 1), "span": itemgetter(1, 2, 3)}
+_UNITS: dict[str, Callable[[Entity], Any]] = {"pair": itemgetter(0, 1), "span": itemgetter(0, 1, 2, 3)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,8 +41,8 @@ from omniner.guidance.prompt_errors import (
 from omniner.llm.prompts import SENTENCE, Prompt, build_prompt, choose_examples
 from omniner.records import Sentence
 from omniner.scoring.error_types import lesson_kinds, paper_types
-from omniner.scoring.metrics import Comparison
 from omniner.scoring.resampling import counted_categories, counts_per_post, resampled_counts
+from omniner.scoring.units import Comparison
 
 _STREAM, _CHOICE = 0x5EA2C4, 0xC401CE  # keep the draws apart from other uses of the seed
 _DRAWS = 20  # attempts at a random subset that is not there yet; then there are taken to be no more

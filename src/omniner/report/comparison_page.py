@@ -21,8 +21,9 @@ from omniner.report.figures import FAINT, INK, LABEL_LENGTH, Chart, drawable_tex
 from omniner.report.tables import P_VALUE, POINTS, SHARE, Table, format_cell
 from omniner.scoring.comparison import HUMAN, RunComparison, TestedRun, coverage_notes, summarise_scores
 from omniner.scoring.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
-from omniner.scoring.metrics import Residue, ScoreResult
+from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.resampling import Difference, smallest_p
+from omniner.scoring.units import Residue
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -270,11 +270,17 @@ def _key_numbers(result: ScoreResult) -> list[tuple[str, str, str]]:
     """Title, value and note (an interval where there is one)."""
     metrics, parse = result.metrics, result.parse
     notes = {name: f"{low:.4f} – {high:.4f}" for name, (low, high) in metrics.intervals.items()}
+    other = []
+    for unit, scores in result.units.items():
+        if unit != metrics.unit:
+            bounds = " – ".join(f"{bound:.4f}" for bound in scores.intervals.get("micro.f1", ()))
+            other.append((f"F1 by {unit}", f"{scores.micro.f1:.4f}", bounds))
     return [
-        ("Micro F1", f"{metrics.micro.f1:.4f}", notes.get("micro.f1", f"unit: {metrics.unit}")),
+        (f"Micro F1 by {metrics.unit}", f"{metrics.micro.f1:.4f}", notes.get("micro.f1", f"unit: {metrics.unit}")),
         ("Precision", f"{metrics.micro.precision:.4f}", notes.get("micro.precision", "")),
         ("Recall", f"{metrics.micro.recall:.4f}", notes.get("micro.recall", "")),
         ("Macro F1", f"{metrics.macro.f1:.4f}", notes.get("macro.f1", "")),
+        *other,
         ("Relaxed F1", f"{metrics.relaxed.f1:.4f}", "micro, primary category only"),
         ("Entities in gold", f"{metrics.micro.support:,}", f"{metrics.micro.tp:,} found"),
         (

@@ -24,6 +24,7 @@ from omniner.config.groups import ErrtaConfig
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.records import Entity, Prediction, Sentence, storable
 from omniner.scoring.metrics import ErrtaError, ScoreResult, category_of
+from omniner.scoring.units import IMPOSSIBLE
 
 Cell = str | int | float
 
@@ -268,6 +269,8 @@ def build_run_tables(
         "errta_counts": _counts(result),
         "errta_by_category": _by(result, "category", lambda name: name),
         "errta_by_primary": _by(result, "primary", result.primary.__getitem__),
+        "units": _units(result),
+        "impossible_answers": _impossible(result, errta.examples),
         "confusion_pairs": _confusion_pairs(result.errta.errors, errta.top),
         "confused_surfaces": _confused_surfaces(result.errta.errors, errta.top),
         "examples": _examples_table(result, errta.examples),
@@ -334,6 +337,34 @@ def _counts(result: ScoreResult) -> Table:
     title = "Errors by type, and the false negatives (FN) and positives (FP) they account for"
     heads = [*columns(TEXT, "type"), *columns(COUNT, "count"), *columns(RATE, "share"), *columns(COUNT, "fn", "fp")]
     return Table(title, heads, rows, empty="No errors.")
+
+
+def _units(result: ScoreResult) -> Table:
+    rows: list[list[Cell]] = []
+    for unit, scores in result.units.items():
+        interval = scores.intervals.get("micro.f1")
+        bounds: list[Cell] = list(interval) if interval else [NONE, NONE]
+        rows.append([unit, *scores.micro[:3], *bounds, scores.macro.f1, *scores.micro[3:]])
+    title = f"Scores by both units; {result.unit} is the one of all other tables"
+    heads = [*columns(TEXT, "unit"), *columns(RATE, "precision", "recall", "f1", "f1_low", "f1_high", "macro_f1")]
+    return Table(title, [*heads, *columns(COUNT, "support", "tp", "fp", "fn")], rows)
+
+
+def _impossible(result: ScoreResult, most: int) -> Table:
+    """Each surface and category once, the most frequent first within a kind."""
+    found = Counter((answer.kind, answer.entity.text, answer.entity.category) for answer in result.errta.impossible)
+    first: dict[tuple[str, str, str], str] = {}
+    for answer in result.errta.impossible:
+        first.setdefault((answer.kind, answer.entity.text, answer.entity.category), answer.sentence_id)
+    rows: list[list[Cell]] = []
+    for kind, meaning in IMPOSSIBLE.items():
+        chosen = sorted((key for key in found if key[0] == kind), key=lambda key: (-found[key], key))[:most]
+        rows += [[kind.replace("_", " "), key[1], key[2], found[key], meaning, first[key]] for key in chosen]
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in result.errta.impossible_counts.items() if count)
+    title = "Answers that no gold could have had: each counts as a false positive"
+    heads = [*columns(TEXT, "kind", "surface", "category"), *columns(COUNT, "count")]
+    heads += columns(TEXT, "meaning", "example_id")
+    return Table(f"{title} ({counts})" if counts else title, heads, rows, empty="None: all words and categories exist.")
 
 
 def _by(result: ScoreResult, column: str, name_of: Callable[[str], str]) -> Table:

@@ -47,6 +47,7 @@ log = logging.getLogger("omniner")
 
 OBJECTIVE = "val/best_f1"  # what an optimising sweeper is given: on dev, since a sweep must not choose by test
 NAME_LENGTH = 120  # characters of a sweep's name
+SCALES = ("metrics.unit", "metrics.profile", "errta.mode")  # what a score or an error is
 STATE = "sweep.json"
 _BOOKKEEPING = (STATE, LOCK, "multirun.yaml")  # the last is Hydra's
 _FOLDER = "OMNINER_SWEEP"  # tells the jobs the sweep's folder
@@ -119,6 +120,7 @@ def _open(config: DictConfig) -> Sweep:
     """Find the unfinished sweep of this command or make a new one, with its parent run."""
     if config.resume not in ("auto", "never"):
         raise UserError("resume", f"{config.resume!r} names one run, and this is a sweep", "Choose auto or never.")
+    _refuse_mixed_scales(config.hydra.overrides.task)
     settings = section(config, "tracking", TrackingConfig)
     digest, wanted = _digest(config), Path(config.hydra.sweep.dir)
     sweep = _find_unfinished(wanted.parent, digest) if config.resume == "auto" else None
@@ -136,6 +138,15 @@ def _open(config: DictConfig) -> Sweep:
         raise
     sweep.save(parent=parent, tracking=asdict(settings), status="running")
     return sweep
+
+
+def _refuse_mixed_scales(overrides: Sequence[str]) -> None:
+    """Refuse to sweep over what figures mean: the children could not be compared."""
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key in SCALES and "," in value:
+            found = f"{value} in one sweep: its runs would be measured in different units, and cannot be compared"
+            raise UserError(key, found, "Choose one; each run has test/pair/f1 and test/span/f1, too.")
 
 
 def _digest(config: DictConfig) -> str:

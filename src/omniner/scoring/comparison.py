@@ -1,9 +1,8 @@
 """Compare runs, and annotators beside them, on the same sentences.
 
 Every run is scored in the same way; each but the first gets its tested differences (`scoring.resampling`) and the
-sentences that became right or wrong. Where one run has no offsets, all are scored by pair, and where one's errors
-cannot be sorted by position, all are sorted as the official scripts do: figures stand beside each other only if they
-mean the same. Price: that of scoring each run, and a few seconds of tests per run at 19,557 sentences.
+sentences that became right or wrong. The unit and the way of sorting errors follow from the gold that all share.
+Price: that of scoring each run, and a few seconds of tests per run at 19,557 sentences.
 
 Human performance (section 4.2 of the paper) is measured alike: an annotator's labels take the form of predictions.
 Each is scored on the gold sentences that they labelled, for one that they were never given says nothing of them;
@@ -13,7 +12,6 @@ was made from the labels of the same annotators, they agree with it more than ot
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +22,7 @@ from omniner import __version__
 from omniner.config.groups import CompareConfig, ErrtaConfig, MetricsConfig
 from omniner.records import Issue, Prediction, Sentence, is_unlabeled
 from omniner.scoring.metrics import ScoreResult, ScoreRow
-from omniner.scoring.profiles import score_records
+from omniner.scoring.profiles import choose_scale, score_records
 from omniner.scoring.resampling import (
     Significance,
     counted_categories,
@@ -251,16 +249,10 @@ def compare_runs(
 
 
 def _score_alike(systems: Sequence[System], metrics: MetricsConfig, errta: ErrtaConfig) -> list[ScoreResult]:
-    results = [score_records(c.gold, c.predictions, metrics, errta) for c in systems]
-    if len({result.unit for result in results}) > 1:
-        metrics = dataclasses.replace(metrics, unit="pair")
-    if len({result.mode for result in results}) > 1:
-        errta = dataclasses.replace(errta, mode="official")
-    for place, (c, result) in enumerate(zip(systems, results, strict=True)):
-        asked = (metrics.unit, result.unit), (errta.mode, result.mode)
-        if any(wanted not in ("auto", found) for wanted, found in asked):
-            results[place] = score_records(c.gold, c.predictions, metrics, errta)
-    return results
+    """Score all by what follows from the whole of gold, those who answered a part of it as well."""
+    unit, mode = choose_scale(systems[0].gold, metrics, errta)
+    metrics, errta = replace(metrics, unit=unit), replace(errta, mode=mode)
+    return [score_records(system.gold, system.predictions, metrics, errta) for system in systems]
 
 
 def _test(

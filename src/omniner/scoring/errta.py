@@ -9,9 +9,10 @@ one that keeps most categories wins, then the one that covers most characters; t
 have two or three members in practice, so all ways are tried; above `MAX_GROUP` the best error is taken again and again
 instead, and that is counted.
 
-Units without offsets (a generative model's answers) are placed on an occurrence of their surface in the text: on the
-span of a unit of the other side if there is one, else on one that overlaps such a unit, else on the first. The errors
-name the placed entities. A surface that is not in the text has no place: it is a spelling error if a unit of the other
+Units without offsets are, by pair, placed on an occurrence of their surface in the text: on the span of a unit of the
+other side if there is one, else on one that overlaps such a unit, else on the first. The errors name the placed
+entities. By span they have been placed before they were compared (`scoring.units`), and what is left without a
+place has none. A surface that is not in the text has no place: it is a spelling error if a unit of the other
 side equals it up to width, case and white space, and stands alone otherwise.
 
 `assemble_errors` makes the result of either way of sorting (`official` is the other one). Every false negative must be
@@ -21,7 +22,6 @@ every run, and a breach is a fault of this program and stops the run.
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain, combinations, repeat
@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 
 from omniner.records import Entity, Issue
 from omniner.scoring.error_types import error_types
-from omniner.scoring.metrics import ErrtaError, ErrtaResult, Residue, TypeCount
+from omniner.scoring.metrics import ErrtaError, ErrtaResult, TypeCount
+from omniner.scoring.units import Residue, normal
 
 
 class IdentityError(AssertionError):
@@ -151,7 +152,8 @@ def sort_sentence(missing: Sequence[Entity], extra: Sequence[Entity], text: str,
     order = _LOCATED_ORDER if located else _order
     gold, predicted = _same_key(sorted(missing, key=order), sorted(extra, key=order), unit, found)
     if not located:
-        gold, predicted = _placed(gold, predicted, text)
+        if unit == "pair":  # by span, what has no place has been looked for in vain
+            gold, predicted = _placed(gold, predicted, text)
         gold, predicted = _same_spelling(sorted(gold, key=_order), sorted(predicted, key=_order), found)
     large = 0
     for of_gold, of_predicted in _groups(gold, predicted):
@@ -226,11 +228,6 @@ def _same_spelling(
     return gold, predicted
 
 
-def normal(surface: str) -> str:
-    """A surface without differences of width, case and white space."""
-    return "".join(unicodedata.normalize("NFKC", surface).casefold().split())
-
-
 def _groups(gold: list[Entity], predicted: list[Entity]) -> list[tuple[list[Entity], list[Entity]]]:
     """Stretches of overlapping spans, left to right; a unit without a place is a group of its own."""
     groups: list[tuple[list[Entity], list[Entity]]] = []
@@ -278,8 +275,8 @@ def _one_to_one(gold: Entity, predicted: Entity, unit: str) -> list[Found]:
 
 
 def _kind(gold: Entity, predicted: Entity) -> str:
-    same = gold.category == predicted.category
-    if _trimmed(gold) == _trimmed(predicted):
+    same = gold[1] == predicted[1]
+    if gold[0].strip() == predicted[0].strip() and _trimmed(gold) == _trimmed(predicted):
         return "spelling" if same else "classification"
     return "boundary" if same else "boundary_class"
 

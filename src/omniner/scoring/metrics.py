@@ -1,13 +1,7 @@
 """Precision, recall and F1 from exact integer counts, and the values that `scores.json` is made of.
 
-`compare_units` compares the gold and predicted entities of each sentence and keeps, for each sentence with an error,
-what is missing and what is extra (`Residue`); `evaluate` makes the `Metrics` of it, and the sorting of errors
-(`errta`, `official`) starts from the same residues, so that nothing is compared twice. A unit is the distinct
-(surface, category) of a sentence (`pair`) or the distinct (category, start, end) (`span`). Most of the work is done
-by sets and counters of the interpreter, and a sentence that is right as a whole costs one comparison of lists.
-
-`profiles` puts the `ScoreResult` together. The names in `to_json` are a stable interface that other programs read:
-add to them, never rename them.
+`evaluate` makes the `Metrics` of a comparison of gold and predictions (`units`), `profiles` puts the `ScoreResult`
+together. The names in `to_json` are a stable interface that other programs read: add to them, never rename them.
 """
 
 from __future__ import annotations
@@ -24,6 +18,7 @@ from numpy.typing import NDArray
 
 from omniner.records import Entity, Issue, Prediction, Sentence
 from omniner.registry import ERROR_TYPES
+from omniner.scoring.units import IMPOSSIBLE, Comparison, ImpossibleAnswer, compare_units
 
 
 class ScoreRow(NamedTuple):
@@ -61,6 +56,20 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+@dataclass(slots=True)
+class UnitScores:
+    """The main scores by one unit: every run has those of both, whichever of them `Metrics` has in full."""
+
+    micro: ScoreRow
+    macro: ScoreRow  # mean over the categories in gold
+    intervals: dict[str, Interval] = field(default_factory=dict)  # as in `Metrics`
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of the `units` object of `scores.json`."""
+        intervals = {name: list(interval) for name, interval in self.intervals.items()}
+        return {"micro": self.micro.to_json(), "macro": self.macro.to_json(), "intervals": intervals}
 
 
 @dataclass(slots=True)
@@ -141,6 +150,8 @@ class ErrtaResult:
     crashes: list[Issue] = field(default_factory=list)
     # span mode only: groups of overlapping entities too large for the exact matching
     greedy_groups: int = 0
+    # false positives that no gold could have had: words that are not in the sentence, unknown categories
+    impossible: list[ImpossibleAnswer] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -151,6 +162,12 @@ class ErrtaResult:
             paper = ERROR_TYPES[name].lesson.paper.name
             whole[paper] = whole.get(paper, 0) + errors
         return {**counts, **{name: errors for name, errors in whole.items() if name not in counts}}
+
+    @property
+    def impossible_counts(self) -> dict[str, int]:
+        """Impossible answers by kind, zeros included."""
+        found = Counter(answer.kind for answer in self.impossible)
+        return {kind: found[kind] for kind in IMPOSSIBLE}
 
     def to_json(self) -> dict[str, Any]:
         """The `errta` object of `scores.json`."""
@@ -167,6 +184,7 @@ class ErrtaResult:
             "identity_ok": self.identity_ok,
             "crashes": len(self.crashes),
             "greedy_groups": self.greedy_groups,
+            "impossible": self.impossible_counts,
         }
 
 
@@ -202,6 +220,7 @@ class ScoreResult:
 
     profile: str  # own | official
     metrics: Metrics
+    units: dict[str, UnitScores]  # pair and, where gold has places, span
     errta: ErrtaResult
     parse: ParseSummary
     signature: str
@@ -233,6 +252,7 @@ class ScoreResult:
         return {
             "profile": self.profile,
             "metrics": self.metrics.to_json(),
+            "units": {unit: scores.to_json() for unit, scores in self.units.items()},
             "errta": self.errta.to_json(),
             "parse": self.parse.to_json(),
             "signature": self.signature,
@@ -251,85 +271,6 @@ def _by_code(issues: list[Issue]) -> dict[str, int]:
 def category_of(error: ErrtaError) -> str:
     """The category an error counts for."""
     return (error.gold or error.predicted)[0].category
-
-
-_KEY = {"pair": itemgetter(0, 1), "span": itemgetter(1, 2, 3)}  # the members of an Entity that make it the same unit
-_PLACE = {"pair": itemgetter(0), "span": itemgetter(2, 3)}  # the same without the category
-_CATEGORY = itemgetter(1)
-
-
-class Residue(NamedTuple):
-    """The wrong units of one sentence, each once, in the order of their first mention."""
-
-    sentence: int  # its position
-    missing: list[Entity]
-    extra: list[Entity]
-
-
-@dataclass(slots=True)
-class Comparison:
-    """Gold and predictions of all scored sentences, compared unit by unit."""
-
-    unit: str
-    gold: Sequence[Sequence[Entity]]
-    predicted: Sequence[Sequence[Entity]]
-    right: list[str] = field(default_factory=list)  # categories of the true positives, sentence after sentence
-    right_counts: list[int] = field(default_factory=list)  # true positives of each sentence
-    residues: list[Residue] = field(default_factory=list)
-
-    @property
-    def missing(self) -> list[str]:
-        """The category of each false negative."""
-        return [entity[1] for residue in self.residues for entity in residue.missing]
-
-    @property
-    def extra(self) -> list[str]:
-        """The category of each false positive."""
-        return [entity[1] for residue in self.residues for entity in residue.extra]
-
-
-def compare_units(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], unit: str) -> Comparison:
-    """Compare the entities of each sentence.
-
-    Args:
-        gold: entities of each sentence.
-        predicted: the same, in the same order of sentences.
-        unit: pair | span; spans need offsets.
-    """
-    result = Comparison(unit, gold, predicted)
-    right, counts, residues, key = result.right, result.right_counts, result.residues, _KEY[unit]
-    for index, (gold_units, predicted_units) in enumerate(zip(gold, predicted, strict=True)):
-        gold_keys = list(map(key, gold_units))
-        gold_set = set(gold_keys)
-        if len(gold_set) < len(gold_keys):
-            gold_units, gold_keys = _distinct(gold_units, gold_keys)
-        if gold_units == predicted_units:
-            right += map(_CATEGORY, gold_units)
-            counts.append(len(gold_keys))
-            continue
-        predicted_keys = list(map(key, predicted_units))
-        predicted_set = set(predicted_keys)
-        if len(predicted_set) < len(predicted_keys):
-            predicted_units, predicted_keys = _distinct(predicted_units, predicted_keys)
-        if gold_set == predicted_set:
-            right += map(_CATEGORY, gold_units)
-            counts.append(len(gold_keys))
-            continue
-        missing = [unit for unit, k in zip(gold_units, gold_keys, strict=True) if k not in predicted_set]
-        extra = [unit for unit, k in zip(predicted_units, predicted_keys, strict=True) if k not in gold_set]
-        if len(missing) < len(gold_keys):
-            right += [unit[1] for unit, k in zip(gold_units, gold_keys, strict=True) if k in predicted_set]
-        counts.append(len(gold_keys) - len(missing))
-        residues.append(Residue(index, missing, extra))
-    return result
-
-
-def _distinct(units: Sequence[Entity], keys: Sequence[Any]) -> tuple[list[Entity], list[Any]]:
-    """The first entity of each key."""
-    first: dict[Any, Entity] = {}
-    for key, entity in zip(keys, units, strict=True):
-        first.setdefault(key, entity)
-    return list(first.values()), list(first)
 
 
 class Counts:
@@ -423,20 +364,31 @@ def evaluate(comparison: Comparison, primary: Mapping[str, str]) -> Metrics:
         primary: of every category in gold or prediction.
     """
     counts = Counts.of(comparison)
-    micro, rows = counts.micro(), counts.rows()
+    main, rows = _main_scores(counts), counts.rows()
+    micro = main.micro
     strict = counts.grouped(primary.__getitem__).rows()
     relaxed = relaxed_counts(comparison, counts, primary)
     relaxed_rows = relaxed.rows()
     return Metrics(
         unit=comparison.unit,
         micro=micro,
-        macro=_mean([row for row in rows.values() if row.support], None, micro),
+        macro=main.macro,
         macro_seen=_mean(list(rows.values()), None, micro),
         weighted=_mean(list(rows.values()), [row.support for row in rows.values()], micro),
         categories=rows,
         primaries={name: PrimaryRow(row, relaxed_rows[name]) for name, row in strict.items()},
         relaxed=relaxed.micro(),
     )
+
+
+def main_scores(comparison: Comparison) -> UnitScores:
+    """Compute the main scores alone, without intervals."""
+    return _main_scores(Counts.of(comparison))
+
+
+def _main_scores(counts: Counts) -> UnitScores:
+    micro = counts.micro()
+    return UnitScores(micro, _mean([row for row in counts.rows().values() if row.support], None, micro))
 
 
 def _mean(rows: Sequence[ScoreRow], weights: Sequence[int] | None, whole: ScoreRow) -> ScoreRow:
@@ -457,12 +409,16 @@ def relaxed_counts(comparison: Comparison, counts: Counts, primary: Mapping[str,
     The counts differ from the grouped strict ones where a missing and an extra unit of one primary share their place,
     and in the few sentences that have one place in two categories: those are compared again as a whole.
     """
-    place, result = _PLACE[comparison.unit], counts.grouped(primary.__getitem__)
+    place, result = comparison.place, counts.grouped(primary.__getitem__)
     again = _ambiguous(comparison)
     for sentence, missing, extra in comparison.residues:
-        if missing and extra and sentence not in again:
+        if not (missing and extra) or sentence in again:
+            continue
+        places = set(map(place, missing))
+        found = [unit for unit in extra if place(unit) in places]
+        if found:
             gold = {(place(unit), primary[unit[1]]) for unit in missing}
-            for unit in extra:
+            for unit in found:
                 name = primary[unit[1]]
                 if (place(unit), name) in gold:
                     result.tp[name] += 1
@@ -475,18 +431,22 @@ def relaxed_counts(comparison: Comparison, counts: Counts, primary: Mapping[str,
 
 def _ambiguous(comparison: Comparison) -> set[int]:
     """Sentences in which one side has a place in two categories."""
-    place = _PLACE[comparison.unit]
-    found = {index for index, units in enumerate(comparison.gold) if len(set(map(place, units))) < len(units)}
-    for residue in comparison.residues:
-        units = comparison.predicted[residue.sentence]
-        if len(set(map(place, units))) < len(units):
-            found.add(residue.sentence)
+    # Where all mentions begin at other characters, or have other surfaces, no places need to be made.
+    quick, place = itemgetter(2 if comparison.unit == "span" else 0), comparison.place
+
+    def is_ambiguous(units: Sequence[Entity]) -> bool:
+        size = len(units)
+        return len(set(map(quick, units))) < size and len(set(map(place, units))) < size
+
+    found = {index for index, units in enumerate(comparison.gold) if is_ambiguous(units)}
+    predicted = comparison.predicted
+    found.update(residue.sentence for residue in comparison.residues if is_ambiguous(predicted[residue.sentence]))
     return found
 
 
 def _compare_again(comparison: Comparison, again: set[int], primary: Mapping[str, str], result: Counts) -> None:
     """Take the strict counts of some sentences out of `result` and put their relaxed ones in."""
-    key, place = _KEY[comparison.unit], _PLACE[comparison.unit]
+    key, place = comparison.key, comparison.place
     for index in sorted(again):
         sides = comparison.gold[index], comparison.predicted[index]
         strict = [{(key(unit), primary[unit[1]]) for unit in units} for units in sides]

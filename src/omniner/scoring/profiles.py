@@ -10,11 +10,10 @@ from __future__ import annotations
 import hashlib
 import time
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
-from operator import itemgetter
-from typing import Any
+from typing import Any, Literal
 
 from omniner import __version__
 from omniner.config.groups import ErrtaConfig, MetricsConfig
@@ -24,27 +23,41 @@ from omniner.records import Entity, Issue, Prediction, Sentence
 from omniner.scoring import official
 from omniner.scoring.errta import assemble, sort_by_position
 from omniner.scoring.metrics import (
-    Comparison,
     ErrtaResult,
     Metrics,
     ParseFailure,
     ParseSummary,
     ScoreResult,
-    compare_units,
+    UnitScores,
     evaluate,
+    main_scores,
 )
 from omniner.scoring.predictions import LABEL, LABEL_PARSE, LoadedPredictions, garbage_collection_paused
 from omniner.scoring.resampling import bootstrap_intervals, post_numbers
+from omniner.scoring.units import (
+    UNITS,
+    Comparison,
+    ImpossibleAnswer,
+    all_placed,
+    check_some_fit,
+    compare_units,
+    find_impossible,
+    pairs_of,
+    place_answers,
+)
+
+Unit = Literal["pair", "span"]
+Mode = Literal["official", "span"]
 
 
 @dataclass(slots=True)
 class _Scored:
-    """What a profile gives: the compared sentences and how their answers were read."""
+    """What a profile gives: the sentences that count, their comparison, and how their answers were read."""
 
     sentences: list[Sentence]
     comparison: Comparison
     parse: ParseSummary
-    selection: official.Selection | None  # profile official
+    selection: official.Selection | None = None  # profile official
 
 
 def score_loaded(loaded: LoadedPredictions, metrics: MetricsConfig, errta: ErrtaConfig) -> ScoreResult:
@@ -61,6 +74,7 @@ def score_records(
     predictions: Sequence[Prediction],
     metrics: MetricsConfig,
     errta: ErrtaConfig,
+    categories: Collection[str] = (),
 ) -> ScoreResult:
     """Score predictions against gold.
 
@@ -69,23 +83,29 @@ def score_records(
         predictions: at most one per sentence, in any order.
         metrics: unit, profile, intervals.
         errta: how errors are sorted.
+        categories: that a prediction may well have though no gold entity does: those of the corpus.
 
     Raises:
-        UserError: ids of gold repeat, or the settings ask for offsets that are not there.
+        UserError: ids of gold repeat, the settings ask for offsets that are not there, or offsets are not those of the
+            texts.
     """
     start = time.perf_counter()
     issues: list[Issue] = []
     by_id = _by_id(predictions, issues)
     samples = _match(gold, by_id, issues)
-    scored = (_official if metrics.profile == "official" else _own)(samples, metrics, issues)
+    located = has_places(gold)
+    unit, mode = _unit(gold, located, metrics), _mode(gold, located, metrics, errta)
+    read = _official if metrics.profile == "official" else _own
+    scored, other = read(samples, metrics, unit, located, issues)
     primary = _Primaries()
     scores = evaluate(scored.comparison, primary)
-    _add_intervals(scores, scored, metrics)
+    units = _score_both_units(scores, scored, other, metrics)
+    known = {name for name, row in scores.categories.items() if row.support}.union(categories)
     if scored.selection is not None:
         _drop_summary_rows(scores, issues)
     middle = time.perf_counter()
-    mode = _mode(scored, metrics, errta)
-    errors = _sort_errors(scored, samples, mode)
+    errors = _sort_errors(scored, other, samples, mode)
+    errors.impossible = _name_impossible(scored, known)
     scored.parse.errta_read = errors.read
     issues += errors.crashes
     primary.meet(unit[1] for error in errors.errors for unit in error.gold + error.predicted)
@@ -93,17 +113,58 @@ def score_records(
     return ScoreResult(
         profile=metrics.profile,
         metrics=scores,
+        units=units,
         errta=errors,
         parse=scored.parse,
         signature=_signature(scores, errors, metrics, samples),
         timing=timing,
         issues=issues,
         sentences={sentence.id: sentence for sentence in gold},
-        predictions=by_id,
+        predictions=_with_places(by_id, scored),
         primary=dict(sorted(primary.items())),
         comparison=scored.comparison,
         scored=[sentence.id for sentence in scored.sentences],
     )
+
+
+def choose_scale(gold: Sequence[Sentence], metrics: MetricsConfig, errta: ErrtaConfig) -> tuple[Unit, Mode]:
+    """Choose what `metrics.unit` and `errta.mode` come to, by gold alone: auto = span where all of it has offsets.
+
+    Raises:
+        UserError: spans are asked for, and gold has none, or the profile knows none.
+    """
+    located = has_places(gold)
+    return _unit(gold, located, metrics), _mode(gold, located, metrics, errta)
+
+
+def has_places(gold: Sequence[Sentence]) -> bool:
+    """Whether every gold entity has offsets; where there is no entity, whether there is a text to have places in."""
+    known = any(sentence.entities or sentence.text for sentence in gold)
+    return known and all_placed(sentence.entities for sentence in gold)
+
+
+def _unit(gold: Sequence[Sentence], located: bool, metrics: MetricsConfig) -> Unit:
+    if metrics.profile == "official":
+        if metrics.unit == "span":
+            raise UserError("metrics.unit", "span, but the official scripts know no offsets", "Use metrics.unit=pair.")
+        return "pair"
+    if metrics.unit == "span" and not located and any(sentence.entities for sentence in gold):
+        fix = "Use metrics.unit=pair, or gold with start and end."
+        raise UserError("metrics.unit", "span, but some entities of gold have no offsets", fix)
+    if metrics.unit == "auto":
+        return "span" if located else "pair"
+    return metrics.unit
+
+
+def _mode(gold: Sequence[Sentence], located: bool, metrics: MetricsConfig, errta: ErrtaConfig) -> Mode:
+    if errta.mode == "official" or (errta.mode == "auto" and metrics.profile == "official"):
+        return "official"
+    if errta.mode == "auto":
+        return "span" if located else "official"
+    if not located and any(sentence.entities for sentence in gold) and not any(sentence.text for sentence in gold):
+        fix = "Use errta.mode=official, name gold sentences with their texts, or put test.json beside the predictions."
+        raise UserError("errta.mode", "span, but there are neither offsets nor texts to find surfaces in", fix)
+    return "span"
 
 
 class _Primaries(dict[str, str]):
@@ -148,8 +209,14 @@ def _match(
     return samples
 
 
-def _own(samples: Sequence[official.Sample], metrics: MetricsConfig, issues: list[Issue]) -> _Scored:
-    """An answer that is missing or cannot be read is empty, or is left out where the settings say so."""
+def _own(
+    samples: Sequence[official.Sample], metrics: MetricsConfig, unit: str, located: bool, issues: list[Issue]
+) -> tuple[_Scored, _Scored | None]:
+    """An answer that is missing or cannot be read is empty, or is left out where the settings say so.
+
+    Returns:
+        What is scored, and the same by the other unit; None where gold has no places.
+    """
     drop = metrics.on_parse_failure == "drop"
     sentences: list[Sentence] = []
     predicted: list[list[Entity]] = []
@@ -164,36 +231,41 @@ def _own(samples: Sequence[official.Sample], metrics: MetricsConfig, issues: lis
         else:
             sentences.append(sentence)
             predicted.append(prediction.entities if prediction is not None else [])
-    gold = [sentence.entities for sentence in sentences]
     failed = sum(failure.status == "failed" for failure in failures)
     parse = ParseSummary(len(samples), len(sentences), 0, failed, len(failures) - failed, failures)
-    return _Scored(sentences, compare_units(gold, predicted, choose_unit(gold, predicted, metrics)), parse, None)
+    comparison, other = _compare(sentences, predicted, unit, located, issues)
+    return _Scored(sentences, comparison, parse), _Scored(sentences, other, parse) if other is not None else None
 
 
-def choose_unit(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], metrics: MetricsConfig) -> str:
-    """Choose what `metrics.unit` comes to; auto = `span` where all entities of both sides have offsets."""
-    if metrics.unit == "pair" or metrics.profile == "official":
-        return "pair"
-    located = _located(gold) and _located(predicted)
-    if metrics.unit == "span" and not located:
-        fix = "Use metrics.unit=pair, or predictions and gold with start and end."
-        raise UserError("metrics.unit", "span, but some entities have no offsets", fix)
-    return "span" if located else "pair"
+def _compare(
+    sentences: Sequence[Sentence], predicted: Sequence[Sequence[Entity]], unit: str, located: bool, issues: list[Issue]
+) -> tuple[Comparison, Comparison | None]:
+    """The comparison by `unit` and, where gold has places, that by the other one."""
+    gold = [sentence.entities for sentence in sentences]
+    if not located and unit == "pair":
+        return compare_units(gold, predicted, unit), None
+    placed, met = place_answers(sentences, predicted)
+    issues += met
+    spans = compare_units(gold, placed, "span")
+    if unit == "pair":
+        return compare_units(gold, predicted, "pair"), spans
+    check_some_fit(predicted, met)
+    return spans, pairs_of(spans)
 
 
-def _located(sides: Iterable[Sequence[Entity]]) -> bool:
-    return None not in map(itemgetter(2), chain.from_iterable(sides))
-
-
-def _official(samples: Sequence[official.Sample], metrics: MetricsConfig, issues: list[Issue]) -> _Scored:
-    if metrics.unit == "span":
-        raise UserError("metrics.unit", "span, but the official scripts know no offsets", "Use metrics.unit=pair.")
+def _official(
+    samples: Sequence[official.Sample], metrics: MetricsConfig, unit: str, located: bool, issues: list[Issue]
+) -> tuple[_Scored, _Scored | None]:
+    """As the scripts read and count, by pair; beside it, where gold has places, by span as the own profile does."""
     chosen = official.select_samples(samples)
     issues += chosen.issues
     failed = len(samples) - len(chosen.samples)
     parse = ParseSummary(len(samples), len(chosen.samples), 0, failed, chosen.repaired, chosen.failures)
     sentences = [samples[index][0] for index in chosen.samples]
-    return _Scored(sentences, official.compare_selected(chosen), parse, chosen)
+    scored = _Scored(sentences, official.compare_selected(chosen), parse, chosen)
+    if not located:
+        return scored, None
+    return scored, _own(samples, replace(metrics, on_parse_failure="empty"), "span", located, [])[0]
 
 
 def _drop_summary_rows(scores: Metrics, issues: list[Issue]) -> None:
@@ -203,37 +275,35 @@ def _drop_summary_rows(scores: Metrics, issues: list[Issue]) -> None:
     issues += [Issue("official-row", f"the category {name!r} loses its row to the summary's") for name in taken]
 
 
-def _add_intervals(scores: Metrics, scored: _Scored, metrics: MetricsConfig) -> None:
-    if not metrics.bootstrap:
-        return
-    posts = post_numbers(scored.sentences)
-    scores.intervals = bootstrap_intervals(
-        scored.comparison, posts, metrics.bootstrap, metrics.confidence, metrics.seed
-    )
-    scores.confidence, scores.resamples = metrics.confidence, metrics.bootstrap
-    scores.resampled = "posts" if any(sentence.post_id for sentence in scored.sentences) else "sentences"
+def _score_both_units(
+    scores: Metrics, scored: _Scored, other: _Scored | None, metrics: MetricsConfig
+) -> dict[str, UnitScores]:
+    """Give the main scores by each unit, with intervals where they are wanted; `scores` shares its own."""
+    sides = {scored.comparison.unit: (scored, UnitScores(scores.micro, scores.macro, scores.intervals))}
+    if other is not None:
+        sides[other.comparison.unit] = (other, main_scores(other.comparison))
+    if metrics.bootstrap:
+        # The same draws of posts for both, where both are of the same sentences.
+        together = other is not None and other.sentences is scored.sentences
+        for group in [[*sides.values()]] if together else [[side] for side in sides.values()]:
+            posts = post_numbers(group[0][0].sentences)
+            found = bootstrap_intervals(
+                [side.comparison for side, _ in group], posts, metrics.bootstrap, metrics.confidence, metrics.seed
+            )
+            for (_, row), intervals in zip(group, found, strict=True):
+                row.intervals.update(intervals)
+        scores.confidence, scores.resamples = metrics.confidence, metrics.bootstrap
+        scores.resampled = "posts" if any(sentence.post_id for sentence in scored.sentences) else "sentences"
+    return {unit: sides[unit][1] for unit in UNITS if unit in sides}
 
 
-def _mode(scored: _Scored, metrics: MetricsConfig, errta: ErrtaConfig) -> str:
-    comparison = scored.comparison
-    if errta.mode == "official" or (errta.mode == "auto" and metrics.profile == "official"):
-        return "official"
-    if comparison.unit == "span" or (_located(comparison.gold) and _located(comparison.predicted)):
-        return "span"
-    if errta.mode == "auto":
-        return "official"
-    if not any(sentence.text for sentence in scored.sentences):
-        fix = "Use errta.mode=official, name gold sentences with their texts, or put test.json beside the predictions."
-        raise UserError("errta.mode", "span, but there are neither offsets nor texts to find surfaces in", fix)
-    return "span"
-
-
-def _sort_errors(scored: _Scored, samples: Sequence[official.Sample], mode: str) -> ErrtaResult:
+def _sort_errors(scored: _Scored, other: _Scored | None, samples: Sequence[official.Sample], mode: str) -> ErrtaResult:
     comparison = scored.comparison
     if mode == "official" and scored.selection is not None:
         return official.sort_selected(samples, scored.selection, comparison)
     if mode == "official" and comparison.unit != "pair":
-        comparison = compare_units(comparison.gold, comparison.predicted, "pair")
+        assert other is not None, "where there are spans there are pairs"
+        comparison = other.comparison
     ids = [sentence.id for sentence in scored.sentences]
     large = 0
     if mode == "official":
@@ -251,6 +321,23 @@ def _sort_errors(scored: _Scored, samples: Sequence[official.Sample], mode: str)
         read=len(ids),
         greedy_groups=large,
     )
+
+
+def _name_impossible(scored: _Scored, categories: Collection[str]) -> list[ImpossibleAnswer]:
+    """Name the false positives that no gold could have had."""
+    sentences = scored.sentences
+    return find_impossible(scored.comparison, [s.id for s in sentences], [s.text for s in sentences], categories)
+
+
+def _with_places(by_id: dict[str, Prediction], scored: _Scored) -> dict[str, Prediction]:
+    """The predictions, those by span with the places that were found for what they hold."""
+    sides = zip(scored.sentences, scored.comparison.predicted, strict=True)
+    placed = {
+        sentence.id: replace(by_id[sentence.id], entities=list(entities))
+        for sentence, entities in sides
+        if sentence.id in by_id and entities is not by_id[sentence.id].entities
+    }
+    return by_id | placed if scored.comparison.unit == "span" else by_id
 
 
 def _signature(scores: Metrics, errors: ErrtaResult, metrics: MetricsConfig, samples: Sequence[official.Sample]) -> str:
@@ -278,8 +365,12 @@ def _labels(samples: Sequence[official.Sample]) -> list[str]:
 
 def _digest(ids: list[str], sides: list[list[Entity]], texts: list[str]) -> str:
     """A short digest of ids, entities and texts, in this order."""
-    flat: list[Any] = list(chain.from_iterable(chain.from_iterable(sides)))
-    sizes = array("q", map(len, sides))
-    offsets = array("q", [-1 if place is None else place for place in flat[2::4] + flat[3::4]])
-    words = "\x1f".join((*ids, *texts, *flat[0::4], *flat[1::4]))
+    columns: list[Any] = list(zip(*chain.from_iterable(sides), strict=True)) or [()] * 4
+    surfaces, categories, starts, ends = columns
+    sizes, places = array("q", map(len, sides)), starts + ends
+    try:
+        offsets = array("q", places)
+    except TypeError:  # some are unknown
+        offsets = array("q", [-1 if place is None else place for place in places])
+    words = "\x1f".join((*ids, *texts, *surfaces, *categories))
     return hashlib.sha256(sizes.tobytes() + offsets.tobytes() + words.encode("utf-8", "surrogatepass")).hexdigest()[:8]

@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from omniner.config.groups import CompareConfig
 from omniner.records import Sentence
-from omniner.scoring.metrics import Comparison, Interval
+from omniner.scoring.metrics import Interval
+from omniner.scoring.units import Comparison
 
 SCORE_NAMES = ("micro.precision", "micro.recall", "micro.f1", "macro.f1")
 
@@ -37,25 +38,42 @@ _STREAM = 0xB007  # keeps these draws apart from other uses of the same seed
 
 
 def bootstrap_intervals(
-    comparison: Comparison, posts: Sequence[int], draws: int, confidence: float, seed: int
-) -> dict[str, Interval]:
+    comparisons: Sequence[Comparison], posts: Sequence[int], draws: int, confidence: float, seed: int
+) -> list[dict[str, Interval]]:
     """Compute percentile intervals of the scores of `SCORE_NAMES`; none without sentences or draws.
 
     Args:
-        comparison: the scored sentences.
+        comparisons: of the scored sentences, by each unit; all see the same draws.
         posts: the number of the post of each sentence, 0 .. posts - 1.
         draws: how many resamples.
         confidence: share of them inside the interval, e.g. 0.95.
         seed: any non-negative integer.
+
+    Returns:
+        The intervals of each comparison.
     """
     if not draws or not len(posts):
-        return {}
-    table = counts_per_post(comparison, posts, 1 + max(posts), counted_categories([comparison]))
+        return [{} for _ in comparisons]
+    names, count = counted_categories(comparisons), 1 + max(posts)
+    first, *others = [counts_per_post(comparison, posts, count, names) for comparison in comparisons]
+    # Units differ in few posts: what those add to the sums of the first is quicker computed than all sums anew.
+    changes = [(np.flatnonzero((other != first).any(axis=(1, 2))), other - first) for other in others]
+    tables = [(np.arange(count), first), *changes]
     generator = np.random.default_rng(np.random.SeedSequence([seed, _STREAM]))
-    samples = [scores_of_counts(sums)[:, : len(SCORE_NAMES)] for sums in resampled_counts(table, draws, generator)]
+    samples: list[list[NDArray[np.float64]]] = [[] for _ in comparisons]
+    counts = [(rows, _flat_floats(table[rows], count)) for rows, table in tables]
+    for weights in _drawn_weights(count, draws, generator):
+        base = (weights @ counts[0][1]).astype(np.float64)
+        for place, (rows, change) in enumerate(counts):
+            sums = base + weights[:, rows] @ change if place else base
+            scores = scores_of_counts(sums.reshape(len(weights), *first.shape[1:]))
+            samples[place].append(scores[:, : len(SCORE_NAMES)])
     tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(samples), [tail, 1 - tail], axis=0)
-    return {name: Interval(float(low[k]), float(high[k])) for k, name in enumerate(SCORE_NAMES)}
+    found = []
+    for parts in samples:
+        low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail], axis=0)
+        found.append({name: Interval(float(low[k]), float(high[k])) for k, name in enumerate(SCORE_NAMES)})
+    return found
 
 
 def post_numbers(sentences: Sequence[Sentence]) -> list[int]:
@@ -91,7 +109,7 @@ def counts_per_post(
         (comparison.missing, np.repeat(wrong, [len(residue.missing) for residue in comparison.residues])),
     )
     cells = [
-        (of[sentence] * 3 + kind) * size + np.fromiter((number[name] for name in found), np.int64, len(found))
+        (of[sentence] * 3 + kind) * size + np.fromiter(map(number.__getitem__, found), np.int64, len(found))
         for kind, (found, sentence) in enumerate(sides)
     ]
     return np.bincount(np.concatenate(cells), minlength=count * 3 * size).reshape(count, 3, size)
@@ -113,15 +131,25 @@ def resampled_counts(
         generator: what the draws are taken from.
     """
     count = len(table)
+    counts = _flat_floats(table, count)
+    for weights in _drawn_weights(count, draws, generator):
+        yield (weights.astype(counts.dtype) @ counts).reshape(len(weights), *table.shape[1:]).astype(np.float64)
+
+
+def _flat_floats(table: NDArray[np.int64], times: int) -> NDArray[np.float32 | np.float64]:
+    """`[posts, rest]` in floats that hold every sum of `times` draws exactly."""
+    flat = table.reshape(len(table), int(np.prod(table.shape[1:])))
     # A draw can at most repeat the largest post every time.
-    counts = exact_floats(
-        table.reshape(count, -1), int(np.abs(table).reshape(count, -1).sum(axis=1).max(initial=0)) * count
-    )
+    return exact_floats(flat, int(np.abs(flat).sum(axis=1).max(initial=0)) * times)
+
+
+def _drawn_weights(count: int, draws: int, generator: np.random.Generator) -> Iterator[NDArray[np.float32]]:
+    """`[some draws, posts]`: how often each post was drawn, with replacement, as many as there are."""
     for done in range(0, draws, _DRAWS_AT_A_TIME):
-        weights = np.empty((min(_DRAWS_AT_A_TIME, draws - done), count), dtype=counts.dtype)
+        weights = np.empty((min(_DRAWS_AT_A_TIME, draws - done), count), dtype=np.float32)
         for row in weights:
             row[:] = np.bincount(generator.integers(0, count, count), minlength=count)
-        yield (weights @ counts).reshape(len(weights), *table.shape[1:]).astype(np.float64)
+        yield weights
 
 
 def scores_of_counts(sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from omniner.config.groups import Config, DataConfig
@@ -35,7 +36,8 @@ from omniner.runs.children import Job, Outcome
 from omniner.runs.context import Context, Input, Task, always, model_label
 from omniner.scoring.comparison import SCORES
 from omniner.scoring.predictions import prediction_from_line
-from omniner.scoring.profiles import choose_unit
+from omniner.scoring.profiles import choose_scale
+from omniner.scoring.units import place_answers
 from omniner.tasks import split
 from omniner.tasks.split import WholeCorpus
 
@@ -65,8 +67,9 @@ def _filter(context: Context, output: Path) -> None:
     outcomes = _train(context, [_job(config, corpus, context.folder, name, list(names)) for name in names])
 
     opinions = [_predictions(outcomes[name].folder) for name in names]
-    given = [prediction.entities for said in opinions for prediction in said.values()]
-    unit = choose_unit([sentence.entities for sentence in corpus.sentences], given, config.metrics)
+    unit, _ = choose_scale(corpus.sentences, config.metrics, config.errta)
+    if unit == "span":
+        opinions = [_with_places(corpus.sentences, said) for said in opinions]
     verdicts = easy.review(corpus.sentences, division.parts, opinions, unit)
     hard = [verdict.sentence for verdict in verdicts if not verdict.is_easy]
     kept, dropped = easy.drop_rare_categories(hard, corpus.sentences, config.filter.min_mentions)
@@ -147,6 +150,16 @@ def _predictions(folder: Path) -> dict[str, Prediction]:
     fix = "Remove the folder of this fold: the same command trains it again."
     found = whole_records(folder / "predictions.jsonl", prediction_from_line, fix)
     return {prediction.id: prediction for prediction in found}
+
+
+def _with_places(sentences: Sequence[Sentence], said: Mapping[str, Prediction]) -> dict[str, Prediction]:
+    """The answers of a model, with places for the words that it has named."""
+    asked = [sentence for sentence in sentences if sentence.id in said]
+    placed, _ = place_answers(asked, [said[sentence.id].entities for sentence in asked])
+    return {
+        sentence.id: replace(said[sentence.id], entities=list(found))
+        for sentence, found in zip(asked, placed, strict=True)
+    }
 
 
 def _scores(outcome: Outcome) -> Mapping[str, float]:

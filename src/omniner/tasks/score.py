@@ -60,7 +60,8 @@ def score_and_publish(
     context: Context, gold: Sequence[Sentence], predictions: Sequence[Prediction], inputs: ReportInputs
 ) -> None:
     """Score predictions against gold and publish everything that follows from it."""
-    result = score_records(gold, predictions, context.config.metrics, context.config.errta)
+    categories = inputs.taxonomy.categories if inputs.taxonomy is not None else ()
+    result = score_records(gold, predictions, context.config.metrics, context.config.errta, categories)
     publish_scores(context, result, inputs)
 
 
@@ -91,9 +92,15 @@ def _metrics(result: ScoreResult) -> dict[str, float]:
     for name, interval in metrics.intervals.items():
         values[f"test/{name.replace('.', '_')}_low"] = interval.low
         values[f"test/{name.replace('.', '_')}_high"] = interval.high
+    for unit, scores in result.units.items():
+        values |= {f"test/{unit}/{key}": getattr(scores.micro, key) for key in ("precision", "recall", "f1")}
+        values[f"test/{unit}/macro_f1"] = scores.macro.f1
+        if bounds := scores.intervals.get("micro.f1"):
+            values |= {f"test/{unit}/f1_low": bounds.low, f"test/{unit}/f1_high": bounds.high}
     values |= {f"test/category/{name}_f1": row.f1 for name, row in metrics.categories.items()}
     values |= {f"test/primary/{name}_f1": row.strict.f1 for name, row in metrics.primaries.items()}
     values |= {f"errta/{name}": float(count) for name, count in result.errta.counts.items()}
+    values |= {f"errta/impossible/{name}": float(count) for name, count in result.errta.impossible_counts.items()}
     values |= {f"parse/{name}": float(count) for name, count in result.parse.to_json().items()}
     values |= {f"timing/{name}_seconds": seconds for name, seconds in result.timing.items()}
     return values
@@ -117,15 +124,24 @@ def _summary(result: ScoreResult) -> str:
     """The result in a few lines of plain text."""
     metrics, errta = result.metrics, result.errta
     lines = [f"{result.parse.scored:,} sentences scored by {metrics.unit}; {result.signature}"]
-    for name in ("micro", "macro", "relaxed"):
-        row = getattr(metrics, name)
+    rows = {name: getattr(metrics, name) for name in ("micro", "macro", "relaxed")}
+    intervals = {name: metrics.intervals.get(f"{name}.f1") for name in rows}
+    for unit, scores in result.units.items():
+        if unit != metrics.unit:
+            rows[f"by {unit}"], intervals[f"by {unit}"] = scores.micro, scores.intervals.get("micro.f1")
+    for name, row in rows.items():
         line = f"  {name:<8} P {row.precision:7.2%}  R {row.recall:7.2%}  F1 {row.f1:7.2%}"
-        if interval := metrics.intervals.get(f"{name}.f1"):
+        if interval := intervals[name]:
             line += f"  [{interval.low:.2%}, {interval.high:.2%}] {metrics.confidence:.0%} interval"
         lines.append(line)
     total = sum(count.errors for count in errta.by_type.values())
     kinds = [f"{name} {count.errors:,}" for name, count in errta.by_type.items() if count.errors]
     lines.append(f"  errors   {total:,}: {', '.join(kinds)}" if total else "  errors   none")
+    if errta.impossible:
+        odd = ", ".join(
+            f"{count:,} {name.replace('_', ' ')}" for name, count in errta.impossible_counts.items() if count
+        )
+        lines.append(f"  among the false positives that no gold could have had: {odd}")
     units = f"FN {errta.fn:,} and FP {errta.fp:,}"
     lines.append(f"  identity {units} are the units of these errors: {'yes' if errta.identity_ok else 'NO'}")
     return "\n".join(lines)

@@ -168,7 +168,7 @@ def _tables(
 ) -> dict[str, NDArray[np.int64]]:
     """Counts per post of each variant, shorter prompts first."""
     order = sorted(alive, key=lambda variant: variant.length)
-    scored = _score_alike(config, step.sentences, {variant.name: answers[variant.name] for variant in order})
+    scored = _score_all(config, step.sentences, {variant.name: answers[variant.name] for variant in order})
     numbers = post_numbers(step.sentences)
     post_of = {sentence.id: number for sentence, number in zip(step.sentences, numbers, strict=True)}
     return {
@@ -177,17 +177,11 @@ def _tables(
     }
 
 
-def _score_alike(
+def _score_all(
     config: Config, gold: Sequence[Sentence], answers: Mapping[str, list[Prediction]]
 ) -> dict[str, ScoreResult]:
-    """Score all by the same unit: by pair where some answer holds an entity whose place is unknown."""
     metrics = dataclasses.replace(config.metrics, bootstrap=0)
-    scored = {name: score_records(gold, one, metrics, config.errta) for name, one in answers.items()}
-    if len({one.unit for one in scored.values()}) == 1:
-        return scored
-    metrics = dataclasses.replace(metrics, unit="pair")
-    again = {name: one for name, one in answers.items() if scored[name].unit != "pair"}
-    return scored | {name: score_records(gold, one, metrics, config.errta) for name, one in again.items()}
+    return {name: score_records(gold, one, metrics, config.errta) for name, one in answers.items()}
 
 
 def _result(

@@ -27,7 +27,8 @@ from torchmetrics import Metric
 
 from omniner.config.model_groups import TrainerConfig
 from omniner.records import Entity, Issue
-from omniner.scoring.metrics import Counts, compare_units, score_row
+from omniner.scoring.metrics import Counts, score_row
+from omniner.scoring.units import compare_units
 
 
 class TrainingData(pl.LightningDataModule, ABC):

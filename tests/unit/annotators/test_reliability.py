@@ -26,8 +26,9 @@ from omniner.corpus.sample import generate_sample
 from omniner.records import Entity, Sentence
 from omniner.report import curation_tables
 from omniner.scoring import comparison as human
-from omniner.scoring.metrics import ErrtaError, compare_units
+from omniner.scoring.metrics import ErrtaError
 from omniner.scoring.profiles import score_records
+from omniner.scoring.units import compare_units
 
 SETTINGS = AgreementConfig(bootstrap=200, confidence=0.95, seed=3, top=20)
 

@@ -25,7 +25,8 @@ from omniner.llm.generative import DevLoader, GenerativeData
 from omniner.llm.packs import make_pack
 from omniner.model_files import find_checkpoint
 from omniner.records import Entity, Prediction, Sentence
-from omniner.scoring.metrics import Counts, compare_units
+from omniner.scoring.metrics import Counts
+from omniner.scoring.units import compare_units
 from omniner.training import checkpoints
 from omniner.training.learner import DevScore
 

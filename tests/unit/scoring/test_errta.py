@@ -13,7 +13,8 @@ from strategies import TEXT, bare, sides
 
 from omniner.records import Entity
 from omniner.scoring import errta, official
-from omniner.scoring.metrics import ErrtaError, Residue, compare_units
+from omniner.scoring.metrics import ErrtaError
+from omniner.scoring.units import Residue, compare_units
 
 Both = tuple[list[Entity], list[Entity]]
 

@@ -12,8 +12,9 @@ from strategies import CATEGORIES, TEXT, bare, flat, sides
 
 from omniner.corpus.taxonomy import primary_of
 from omniner.records import Entity
-from omniner.scoring.metrics import Counts, Metrics, compare_units, count_sentence, evaluate, score_row
+from omniner.scoring.metrics import Counts, Metrics, count_sentence, evaluate, score_row
 from omniner.scoring.resampling import bootstrap_intervals
+from omniner.scoring.units import compare_units
 
 PRIMARY = {name: primary_of(name) for name in CATEGORIES}
 Corpus = list[tuple[list[Entity], list[Entity]]]
@@ -162,9 +163,9 @@ def test_intervals_hold_the_score_are_seeded_and_shrink_with_data() -> None:
         corpus = random_corpus(sentences, 1)
         comparison = compare_units([g for g, _ in corpus], [p for _, p in corpus], "span")
         metrics = evaluate(comparison, PRIMARY)
-        found = bootstrap_intervals(comparison, range(sentences), 500, 0.95, 3)
-        assert found == bootstrap_intervals(comparison, range(sentences), 500, 0.95, 3)
-        assert found != bootstrap_intervals(comparison, range(sentences), 500, 0.95, 4)
+        found = bootstrap_intervals([comparison], range(sentences), 500, 0.95, 3)[0]
+        assert found == bootstrap_intervals([comparison], range(sentences), 500, 0.95, 3)[0]
+        assert found != bootstrap_intervals([comparison], range(sentences), 500, 0.95, 4)[0]
         for name in ("precision", "recall", "f1"):
             low, high = found[f"micro.{name}"]
             assert low < getattr(metrics.micro, name) < high
@@ -179,7 +180,9 @@ def test_interval_of_a_proportion_is_the_textbook_one() -> None:
     """400 independent one-unit sentences, a quarter wrong: recall is a binomial proportion."""
     gold = [[Entity("词", "丙", 0, 1)]] * 400
     predicted = [[Entity("词", "丙", 0, 1)] if place % 4 else [] for place in range(400)]
-    low, high = bootstrap_intervals(compare_units(gold, predicted, "span"), range(400), 4000, 0.95, 0)["micro.recall"]
+    low, high = bootstrap_intervals([compare_units(gold, predicted, "span")], range(400), 4000, 0.95, 0)[0][
+        "micro.recall"
+    ]
     error = 1.96 * math.sqrt(0.75 * 0.25 / 400)
     assert (low, high) == pytest.approx((0.75 - error, 0.75 + error), abs=0.006)
 
@@ -189,16 +192,20 @@ def test_sentences_of_a_post_are_drawn_together() -> None:
     corpus = random_corpus(60, 2)
     copied = list(itertools.chain.from_iterable([pair] * 5 for pair in corpus))
     posts = [place // 5 for place in range(300)]
-    alone = bootstrap_intervals(compare_units(*zip(*corpus, strict=True), "span"), range(60), 800, 0.95, 0)["micro.f1"]
-    together = bootstrap_intervals(compare_units(*zip(*copied, strict=True), "span"), posts, 800, 0.95, 0)["micro.f1"]
+    alone = bootstrap_intervals([compare_units(*zip(*corpus, strict=True), "span")], range(60), 800, 0.95, 0)[0][
+        "micro.f1"
+    ]
+    together = bootstrap_intervals([compare_units(*zip(*copied, strict=True), "span")], posts, 800, 0.95, 0)[0][
+        "micro.f1"
+    ]
     assert together == pytest.approx(alone, abs=1e-9)
 
 
 def test_no_intervals_without_draws_or_sentences() -> None:
     comparison = compare_units([[Entity("词", "丙")]], [[]], "pair")
-    assert bootstrap_intervals(comparison, [0], 0, 0.95, 0) == {}
-    assert bootstrap_intervals(compare_units([], [], "pair"), [], 100, 0.95, 0) == {}
-    assert bootstrap_intervals(comparison, [0], 10, 0.95, 0)["micro.f1"] == (0, 0)
+    assert bootstrap_intervals([comparison], [0], 0, 0.95, 0) == [{}]
+    assert bootstrap_intervals([compare_units([], [], "pair")], [], 100, 0.95, 0) == [{}]
+    assert bootstrap_intervals([comparison], [0], 10, 0.95, 0)[0]["micro.f1"] == (0, 0)
 
 
 @settings(max_examples=30, deadline=None)

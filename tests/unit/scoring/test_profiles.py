@@ -58,27 +58,77 @@ def test_spans_where_everything_has_offsets() -> None:
     assert result.errta.by_type["split"] == (1, 1, 2)
 
 
-def test_pairs_and_the_official_rules_where_one_side_has_none() -> None:
-    said = [Prediction(p.id, bare(p.entities)) for p in SAID]
-    result = score_records(GOLD, said, METRICS, ERRTA)
-    assert (result.unit, result.mode) == ("pair", "official")
-    assert result.errta.counts == {"classification": 0, "boundary": 1, "split_merge": 0, "missing": 0, "redundant": 1}
-    by_place = score_records(GOLD, said, METRICS, SPAN)
-    assert (by_place.unit, by_place.mode) == ("pair", "span")
-    assert by_place.errta.counts["split"] == 1
+@pytest.mark.parametrize("placed", [True, False])
+def test_the_scale_follows_from_gold_alone(placed: bool) -> None:
+    gold = GOLD if placed else [Sentence(s.id, s.text, bare(s.entities)) for s in GOLD]
+    odd = [Entity("北京", "天气"), Entity("京", "地点"), Entity("上海", "地点"), Entity("我爱北京", "无", 0, 4)]
+    found = [
+        score_records(gold, said, METRICS, ERRTA)
+        for said in (SAID, [], [Prediction(p.id, bare(p.entities)) for p in SAID], [Prediction("b", odd)])
+    ]
+    assert {(result.unit, result.mode) for result in found} == {("span", "span") if placed else ("pair", "official")}
+    assert found[0].metrics == found[2].metrics, "the same answers, said with places and without"
+    assert {tuple(result.units) for result in found} == {("pair", "span") if placed else ("pair",)}
+
+
+def test_answers_that_no_gold_could_have_had_are_false_positives_with_a_name() -> None:
+    text = "小满家的ABC和小满家"
+    gold = [
+        Sentence(
+            "a", text, [Entity("小满家", "品牌", 0, 3), Entity("ABC", "产品", 4, 7), Entity("小满家", "品牌", 8, 11)]
+        )
+    ]
+    said = [("小满家", "品牌")] * 4 + [("ＡＢＣ", "产品"), ("家 的", "产品"), ("大理", "地点"), ("和", "颜色")]
+    result = score_records(gold, [Prediction("a", [Entity(*pair) for pair in said])], METRICS, ERRTA)
+    assert (result.unit, result.metrics.micro[4:]) == ("span", (2, 5, 1))
+    assert result.errta.impossible_counts == {"invented": 1, "respelt": 2, "repeated": 1, "unknown_category": 1}
+    assert {kind: count.errors for kind, count in result.errta.by_type.items() if count.errors} == {
+        "spelling": 1,  # ＡＢＣ is gold's ABC
+        "redundant": 4,
+    }
+    assert result.units["pair"].micro[4:] == (1, 4, 1)
+    known = score_records(gold, list(result.predictions.values()), METRICS, ERRTA, categories=["颜色", "地点"])
+    assert known.errta.impossible_counts["unknown_category"] == 0
+    assert known.metrics == result.metrics
+
+
+def test_offsets_that_are_not_those_of_the_text() -> None:
+    inclusive = [Prediction("b", [Entity("北京", "地点", 2, 3), Entity("我", "人物", 0, 1)])]
+    result = score_records(GOLD, inclusive, METRICS, ERRTA)
+    assert (codes(result), result.metrics.micro.tp) == (["no-prediction", "offsets-do-not-fit"], 1)
+    with pytest.raises(UserError, match="none of the 1 predicted entities stands where its offsets say"):
+        score_records(GOLD, [Prediction("b", [Entity("北京", "地点", 2, 3)])], METRICS, ERRTA)
+    spelt = [Sentence("a", "买Nanci", [Entity("Nanci", "品牌", 1, 6)])]
+    assert (
+        score_records(spelt, [Prediction("a", [Entity("nan ci", "品牌", 1, 6)])], METRICS, ERRTA).metrics.micro.f1 == 1
+    )
 
 
 def test_what_cannot_be_had_is_a_user_error() -> None:
-    said = [Prediction(p.id, bare(p.entities)) for p in SAID]
+    unplaced = [Sentence(s.id, s.text, bare(s.entities)) for s in GOLD]
     with pytest.raises(UserError, match=r"metrics\.unit"):
-        score_records(GOLD, said, dataclasses.replace(METRICS, unit="span"), ERRTA)
+        score_records(unplaced, SAID, dataclasses.replace(METRICS, unit="span"), ERRTA)
     with pytest.raises(UserError, match=r"metrics\.unit"):
-        score_records(GOLD, said, dataclasses.replace(OFFICIAL, unit="span"), ERRTA)
+        score_records(GOLD, SAID, dataclasses.replace(OFFICIAL, unit="span"), ERRTA)
     mute = [Sentence(s.id, "", bare(s.entities)) for s in GOLD]
     with pytest.raises(UserError, match=r"errta\.mode"):
-        score_records(mute, said, METRICS, SPAN)
+        score_records(mute, SAID, METRICS, SPAN)
     with pytest.raises(UserError, match="same id"):
         score_records([*GOLD, GOLD[0]], SAID, METRICS, ERRTA)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(sides(), max_size=6), st.integers(0, 30))
+def test_both_units_are_those_of_a_comparison_of_their_own(corpus: list[Any], draws: int) -> None:
+    gold = [Sentence(str(k), TEXT, g) for k, (g, _) in enumerate(corpus)]
+    said = [Prediction(str(k), p) for k, (_, p) in enumerate(corpus)]
+    metrics = dataclasses.replace(METRICS, bootstrap=draws)
+    by_span = score_records(gold, said, dataclasses.replace(metrics, unit="span"), ERRTA)
+    by_pair = score_records(gold, said, dataclasses.replace(metrics, unit="pair"), ERRTA)
+    alone = dataclasses.replace(by_pair.units["pair"], intervals=by_pair.metrics.intervals)
+    assert by_span.units["pair"] == alone
+    if corpus and any(sentence.entities for sentence in gold):
+        assert by_pair.units == by_span.units
 
 
 def test_missing_unknown_and_double_predictions_are_issues() -> None:
@@ -109,6 +159,9 @@ def test_the_stable_names_of_scores_json() -> None:
     assert content["metrics"]["primaries"]["赛事"]["relaxed"]["support"] == 1
     assert len(content["metrics"]["intervals"]["micro.f1"]) == 2
     assert content["errta"]["counts"].keys() == set(ERROR_TYPES)
+    assert content["units"]["span"]["micro"] == content["metrics"]["micro"]
+    assert content["units"].keys() == {"pair", "span"}
+    assert len(content["units"]["pair"]["intervals"]["micro.f1"]) == 2
     assert content["parse"].keys() == {"sentences", "scored", "errta_read", "failed", "repaired"}
     assert content["timing"].keys() == {"read", "metrics", "errta"}
     assert content["signature"].startswith("profile:own|unit:span|")

@@ -18,8 +18,9 @@ from omniner.config.groups import CompareConfig
 from omniner.corpus.taxonomy import primary_of
 from omniner.records import Prediction, Sentence
 from omniner.scoring import resampling
-from omniner.scoring.metrics import compare_units, evaluate
+from omniner.scoring.metrics import evaluate
 from omniner.scoring.resampling import SCORE_NAMES, holm, paired_tests, post_numbers, scores_of_counts, smallest_p
+from omniner.scoring.units import compare_units
 
 SETTINGS = CompareConfig(resamples=500, permutations=500, confidence=0.95, alpha=0.05, seed=1, examples=5)
 
