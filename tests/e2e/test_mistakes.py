@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,16 @@ def test_a_broken_line_in_a_predictions_file_is_named(tmp_path: Path) -> None:
     assert "p.jsonl" in issues
     assert '"line": 2' in issues
     assert "1 x bad-line" in result.stderr
+
+
+def test_answers_of_which_none_can_be_read_are_no_result(tmp_path: Path) -> None:
+    line = json.dumps(
+        {"prompt": "", "label": '[["北京", "地点"]]', "predict": "<think>句子里有北京"}, ensure_ascii=False
+    )
+    (tmp_path / "p.jsonl").write_text(f"{line}\n{line}\n", encoding="utf-8")
+    result = omniner("task=score", "predictions=p.jsonl", "tracking=off", "output_dir=out", cwd=tmp_path, status=2)
+    assert "none of 2 answers can be read" in result.stderr
+    assert "breaks off while the model thinks" in result.stderr
 
 
 def test_a_category_outside_the_taxonomy_is_named(tmp_path: Path) -> None:

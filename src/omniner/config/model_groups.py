@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le
@@ -226,6 +226,9 @@ class DecodingConfig(Group):
     """openai: further attempts after a failure that may pass."""
     structured: Literal["none", "json_schema", "vllm"]
     """openai, guided: how the server is told what answers may look like."""
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    """openai: further fields of a request, such as chat_template_kwargs={enable_thinking: false}; null leaves out one
+    that is sent otherwise."""
 
 
 @dataclass

@@ -34,7 +34,8 @@ from omniner.errors import UserError
 from omniner.files import append_lines, read_json, whole_records, write_text
 from omniner.guidance.clusters import describe_error, describe_facts
 from omniner.guidance.lessons import Failure, Lesson, LessonExample, SuspectLabel, explain
-from omniner.llm.client import ChatClient, ChatRequest, Refusal, Reply, ServerError, response_format
+from omniner.llm.client import ChatClient, ChatRequest, ServerError, response_format
+from omniner.llm.responses import Refusal, Reply
 from omniner.progress import Progress
 from omniner.records import replace_surrogates, to_line
 

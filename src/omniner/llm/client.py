@@ -33,6 +33,7 @@ from urllib.parse import urljoin, urlsplit
 import tenacity
 
 from omniner.errors import HIDDEN, UserError, masked
+from omniner.llm.responses import PassingError, Refusal, Reply, decode_body, names_unknown_model, read_choice
 
 _PASSING = frozenset({408, 409, 425, 429})  # statuses, and 5xx
 _REFUSED = frozenset({400, 413, 422})
@@ -71,35 +72,8 @@ def response_format(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}}
 
 
-class Reply(NamedTuple):
-    """What the model wrote and, in the server's word, why it ended: `stop`, `length`, ..."""
-
-    text: str
-    finish: str
-
-
-class Refusal(NamedTuple):
-    """The server will not answer this request, however often it is asked; `filtered`: for what is said in it."""
-
-    reason: str
-    filtered: bool
-
-
 class ServerError(Exception):
     """A request used up its attempts."""
-
-
-class PassingError(Exception):
-    """An attempt failed that another one may put right.
-
-    Args:
-        reason: what went wrong.
-        wait: seconds that the server asked for; 0 = it did not.
-    """
-
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(reason)
-        self.reason, self.wait = reason, wait
 
 
 class _ClosedError(Exception):
@@ -220,6 +194,8 @@ class ChatClient:
         return outcome
 
     def _gone(self, error: ServerError, fix: str) -> UserError:
+        if "a web page" in str(error):
+            fix = f"Name the API's address, mostly .../v1. {fix}"
         return UserError(f"{self._section}.url", f"no answer from {self.url}: {error}", fix)
 
     def ask_all(
@@ -327,7 +303,8 @@ class ChatClient:
             UserError: no request can do better.
         """
         try:
-            return self._endpoint.without_key(json.loads(send(**fields).http_response.text))
+            response = send(**fields).http_response
+            return self._endpoint.without_key(decode_body(response.content, response.charset_encoding))
         except self._openai.APITimeoutError:
             raise PassingError(f"no answer within {self._config.timeout:g} s") from None
         except self._openai.APIConnectionError as error:
@@ -338,10 +315,6 @@ class ChatClient:
             return self._endpoint.judge(error)
         except UnicodeEncodeError:
             return Refusal("half a surrogate pair, which cannot be sent", filtered=False)
-        except ValueError as error:
-            raise PassingError(f"a body that is not JSON ({error})") from error
-        except RecursionError:
-            raise PassingError("a body that is not JSON (nested too deeply)") from None
 
     def _count(self, body: Any) -> Any:
         """Add the tokens that a body tells of to `usage`, and return the body."""
@@ -429,18 +402,22 @@ class Endpoint:
         Raises:
             PassingError: it is no answer.
         """
+        if isinstance(data, dict) and data.get("error") and not data.get("choices"):
+            self._judge_error(data["error"])
         try:
-            choice = data["choices"][0]
-            message, finish = choice["message"], str(choice.get("finish_reason") or "")
-            text, refusal = message.get("content"), message.get("refusal")
-            if text is not None and not isinstance(text, str):
-                raise TypeError
-        except (KeyError, IndexError, TypeError, AttributeError):
+            reply, refused = read_choice(data)
+        except (LookupError, TypeError, AttributeError):
             shown = self.clean(json.dumps(data, ensure_ascii=False))
             raise PassingError(f"a body that is no answer: {shown}") from None
-        if finish == "content_filter" or refusal:
-            return Refusal(self.clean(str(refusal or "stopped by the server's content filter")), filtered=True)
-        return Reply(text or "", finish)
+        return Refusal(self.clean(refused), filtered=True) if refused else reply
+
+    def _judge_error(self, error: Any) -> NoReturn:
+        """An error that comes with status 200."""
+        fields = error if isinstance(error, dict) else {"message": error}
+        said = self.clean(str(fields.get("message") or error))
+        if names_unknown_model(str(fields.get("code")), said):
+            self._give_up("model", said, f"Use a name that {self.url}/models lists.")
+        raise PassingError(f"an error with status 200: {said}")
 
     def judge(self, error: Any) -> Refusal:
         """Tell what an `openai.APIStatusError` means for its request.
@@ -457,12 +434,13 @@ class Endpoint:
         if status in (401, 403):
             state = "is not accepted" if self.key else "is not set"
             self._give_up("api_key_env", reason, f"The key in the environment variable {self.key_name} {state}.")
+        if status < 500 and names_unknown_model(code, said):
+            self._give_up("model", reason, f"Use a name that {self.url}/models lists.")
         if status in _REFUSED:
             return Refusal(reason, filtered=any(name in f"{code} {said}" for name in _FILTERS))
         if status not in _PASSING and status < 500:
-            is_model = "model" in said.lower()
-            fix = f"Use a name that {self.url}/models lists." if is_model else "Name the API's address, mostly .../v1."
-            self._give_up("model" if is_model else "url", reason, fix)
+            fix = f"Name the API's address, mostly .../v1, or set {self.section}.model if it only lists no models."
+            self._give_up("url", reason, fix)
         raise PassingError(reason, retry_after(error.response.headers))
 
     def _give_up(self, key: str, reason: str, fix: str) -> NoReturn:

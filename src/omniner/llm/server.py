@@ -23,22 +23,31 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from omniner.answers import STYLES, prediction_from_answer, strict_pairs
 from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
-from omniner.llm.client import ChatClient, ChatRequest, Refusal, Reply, ServerError, response_format
+from omniner.llm.client import ChatClient, ChatRequest, ServerError, response_format
 from omniner.llm.prompts import Prompt
+from omniner.llm.responses import ONLY_THOUGHT, Refusal, Reply
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence
 
 log = logging.getLogger("omniner")
 
+_EMPTY = "empty-text"  # begins the reason of a prediction about which nobody was asked
+# Why an answer cannot be read, beside `ONLY_THOUGHT`:
+_CUT, _REFUSED, _NO_ANSWER = "cut at its limit of tokens", "refused", "no text at all"
+_OUT_OF_FORM = "no list of entities"
 _TICK = 10.0  # seconds between reports of progress
 _MOST_REFUSALS = 20  # without any answer: then it is not the sentences
 _NAMED = 5  # ids named in a message
+_FIRST_LOOK = 20  # answers after which the user is told how many cannot be read
+_EXAMPLES = 3  # unreadable answers shown
+_SHOWN = 60  # characters of each
 
 
 def predict_with_server(
@@ -83,6 +92,8 @@ class _Predictor:
         self.refused: list[Prediction] = []  # held back until something is answered
         self.failed: list[tuple[str, str]] = []  # id, why
         self.out_of_form = False
+        self.unread: list[Prediction] = []  # answers that could not be read
+        self.told = 0  # how many of them the user was told of
 
     def run(self, sentences: Sequence[Sentence]) -> Iterator[list[Prediction]]:
         """Predict sentences that are not empty."""
@@ -102,6 +113,7 @@ class _Predictor:
             self._refuse_all()
         if self.refused:  # the few that were left: those that it will not answer
             yield self.refused
+        self._tell_unread(self.client.usage.requests, last=True)
         usage, trouble = self.client.usage, self._trouble()
         counts = usage.requests, usage.prompt_tokens, usage.completion_tokens
         log.info("%d requests, %d prompt tokens, %d answer tokens%s", *counts, f"; {trouble}" if trouble else "")
@@ -113,7 +125,7 @@ class _Predictor:
     def empty(self, sentence: Sentence) -> Prediction:
         """Predict nothing for an empty text: nobody has to be asked about it."""
         return Prediction(
-            sentence.id, reason="empty-text: nothing to ask", prompt_sha=self.prompt.sha, engine=self.engine
+            sentence.id, reason=f"{_EMPTY}: nothing to ask", prompt_sha=self.prompt.sha, engine=self.engine
         )
 
     def _choose_schema(self, waiting: Iterator[Sentence]) -> Iterator[list[Prediction]]:
@@ -140,6 +152,8 @@ class _Predictor:
             options |= self.schema(prompt.categories)
         elif self.guided:
             options |= vllm_grammar(sentence.text, prompt.categories, prompt.answer)
+        options |= config.extra_body
+        options = {name: value for name, value in options.items() if value is not None}
         return ChatRequest(prompt.messages(sentence.text), options)
 
     def _take(self, sentence: Sentence, outcome: Reply | Refusal | ServerError) -> list[Prediction]:
@@ -175,7 +189,20 @@ class _Predictor:
             self.out_of_form = True
             message = "the answer about %s is not in the form that decoding.structured=%s asks for: %s may not know it"
             log.warning(message, sentence.id, self.config.structured, self.client.url)
+        if reply.note:
+            prediction.reason = f"{reply.note}; {prediction.reason}"
+        if prediction.parse == "failed":
+            self.unread.append(prediction)
+        self._tell_unread(self.client.usage.requests)
         return prediction
+
+    def _tell_unread(self, answers: int, last: bool = False) -> None:
+        """Say how many answers could not be read, why, and what helps: early, and at the end where there are more."""
+        count = len(self.unread)
+        if count > self.told and (last or (answers >= _FIRST_LOOK and not self.told)):
+            self.told = count
+            reasons, _, fix = explain_unread(self.unread, self.config)
+            log.warning("%d of %d answers could not be read: %s. %s", count, answers, reasons, fix)
 
     def _refuse_all(self) -> NoReturn:
         found = f"{self.client.url} refuses all requests; about {self.refused[0].id}: {self.refused[0].reason}"
@@ -184,6 +211,59 @@ class _Predictor:
     def _trouble(self) -> str:
         usage = self.client.usage
         return f"{usage.retries} further attempts, the last after: {usage.last_trouble}" if usage.retries else ""
+
+
+def refuse_unread(predictions: Sequence[Prediction], config: DecodingConfig) -> None:
+    """Refuse predictions of which no answer could be read.
+
+    Raises:
+        UserError: with the reasons, examples and the remedy.
+    """
+    asked = [prediction for prediction in predictions if not prediction.reason.startswith(_EMPTY)]
+    if asked and all(prediction.parse == "failed" for prediction in asked):
+        reasons, key, fix = explain_unread(asked, config)
+        fix = f"{fix} If the change is the server's, resume=never asks again."
+        raise UserError(key, f"none of {len(asked)} answers could be read: {reasons}", fix)
+
+
+def explain_unread(unread: Sequence[Prediction], config: DecodingConfig) -> tuple[str, str, str]:
+    """Say why answers could not be read.
+
+    Returns:
+        The reasons with their counts and the first examples, the key that helps with the most frequent one, and how.
+    """
+    kinds = Counter(map(_kind_of, unread))
+    examples = "; ".join(f"{p.id}: {_shortened(p.raw) or p.reason[:_SHOWN]}" for p in unread[:_EXAMPLES])
+    reasons = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
+    key, fix = {
+        ONLY_THOUGHT: (
+            "decoding.max_new_tokens",
+            f"Raise decoding.max_new_tokens (now {config.max_new_tokens}), or switch thinking off:"
+            " +decoding.extra_body.chat_template_kwargs.enable_thinking=false (the name is the chat template's).",
+        ),
+        _CUT: ("decoding.max_new_tokens", f"Raise decoding.max_new_tokens (now {config.max_new_tokens})."),
+        _REFUSED: ("decoding", "Change what it does not take: a key of decoding, the prompt, or the input."),
+        _NO_ANSWER: ("decoding.model", "See which decoding.model the server has, and that its chat template fits."),
+        _OUT_OF_FORM: ("decoding.model", "Try another decoding.model, prompt=fewshot, or decoding.kind=guided."),
+    }[kinds.most_common(1)[0][0]]
+    return f"{reasons} (the first: {examples})", key, fix
+
+
+def _kind_of(prediction: Prediction) -> str:
+    """Why an answer could not be read, in a few words."""
+    reason = prediction.reason
+    if reason.startswith("refused: "):
+        return _REFUSED
+    if ONLY_THOUGHT in reason or "the model thinks" in reason or "behind its thinking" in reason:
+        return ONLY_THOUGHT
+    if reason.startswith("stopped by decoding.max_new_tokens"):
+        return _CUT
+    return _OUT_OF_FORM if prediction.raw.strip() else _NO_ANSWER
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def list_schema(categories: Sequence[str]) -> dict[str, Any]:

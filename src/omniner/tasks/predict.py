@@ -59,6 +59,10 @@ def run(context: Context) -> None:
     model = find_model(context, reported=() if config.input or config.text else sentences)
     predictions = predict_file(config, model, sentences, folder / PREDICTIONS)
     context.publish_file(PREDICTIONS)
+    if config.decoding.engine == "openai":
+        from omniner.llm.server import refuse_unread
+
+        refuse_unread(predictions, config.decoding)
     shown = len(sentences) if is_typed(config) else SHOWN
     for sentence, prediction in zip(sentences[:shown], predictions, strict=False):
         print(marked_line(sentence, prediction))

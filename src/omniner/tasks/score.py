@@ -17,6 +17,7 @@ from pathlib import Path
 
 from omniner.config import compose
 from omniner.corpus.taxonomy import Taxonomy
+from omniner.errors import UserError
 from omniner.progress import timed
 from omniner.records import Prediction, Sentence
 from omniner.report.tables import Table, build_run_tables
@@ -34,9 +35,18 @@ def run(context: Context) -> None:
     assert config.predictions is not None, "the task's inputs say so"
     gold = Path(config.gold) if config.gold else None
     loaded = read_predictions(Path(config.predictions), gold)
+    _refuse_unread(Path(config.predictions), loaded.predictions)
     result = score_loaded(loaded, config.metrics, config.errta)
     context.publish_issues(result.issues)
     publish_scores(context, result, ReportInputs())
+
+
+def _refuse_unread(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Refuse answers of which none can be read: their score would be that of another prompt or another file."""
+    if predictions and all(prediction.parse == "failed" for prediction in predictions):
+        shown = "; ".join(f"{p.id}: {p.raw[:60]!r} ({p.reason})" for p in predictions[:3])
+        fix = "Look at what the model was asked for, and whether it could finish (thinking, limit of tokens)."
+        raise UserError(path, f"none of {len(predictions)} answers can be read; the first: {shown}", fix)
 
 
 @dataclass(frozen=True)

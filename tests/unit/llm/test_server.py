@@ -25,8 +25,9 @@ from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
 from omniner.llm import client as client_module
 from omniner.llm import server as server_module
-from omniner.llm.client import ChatClient, ChatRequest, Refusal, Reply
+from omniner.llm.client import ChatClient, ChatRequest
 from omniner.llm.prompts import Prompt
+from omniner.llm.responses import Refusal, Reply
 from omniner.llm.server import predict_with_server
 from omniner.records import Entity, Prediction, Sentence
 
@@ -604,3 +605,91 @@ def test_a_real_server_says_what_the_model_says(tmp_path: Path) -> None:
         ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         assert prediction.raw == tokenizer.decode(ids, skip_special_tokens=True).strip()  # as this server does
         assert len(ids) < 8 or prediction.reason.startswith("stopped by decoding.max_new_tokens")
+
+
+PAIRS = '[["北京", "城市"]]'
+CALL = {"name": "extract", "arguments": json.dumps({"entities": [["北京", "城市"]]})}
+READABLE = json.dumps(reply(PAIRS).body, ensure_ascii=False)
+
+
+def events(*texts: str, end: str = "data: [DONE]\n\n") -> bytes:
+    chunks = [json.dumps({"choices": [{"delta": {"content": text}}]}, ensure_ascii=False) for text in texts]
+    return "".join([*(f"data: {chunk}\n\n" for chunk in chunks), end]).encode()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply([{"type": "thinking", "text": "想"}, {"type": "text", "text": PAIRS}]),  # type: ignore[arg-type]
+        reply(f'<think>候选 [["北京", "品牌"]]</think>\n\n{PAIRS}'),
+        reply(PAIRS, reasoning_content='候选 [["北京", "品牌"]]'),
+        reply(None, "tool_calls", tool_calls=[{"function": CALL}]),
+        reply("", function_call={"name": "extract", "arguments": PAIRS}),
+        Answer(200, {"choices": [{"text": PAIRS, "finish_reason": "stop"}]}),
+        Answer(200, READABLE.encode("gbk")),
+        Answer(200, READABLE.encode("big5"), kind="application/json; charset=big5"),
+        Answer(200, events(PAIRS[:7], PAIRS[7:]), kind="text/event-stream"),
+        Answer(200, b"\xef\xbb\xbf" + json.dumps(reply(PAIRS).body).encode()),
+    ],
+    ids=["parts", "think", "reasoning", "tool call", "function call", "completion", "GBK", "Big5", "stream", "BOM"],
+)  # fmt: skip
+def test_answers_that_come_in_another_way_are_understood(answer: Answer) -> None:
+    with serving(lambda request, before: answer) as server:
+        found = run(config(server.url), SENTENCES[:2])
+    assert [[entity[:2] for entity in prediction.entities] for prediction in found] == [[("北京", "城市")]] * 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "where", "said"),
+    [
+        (Answer(200, b"<html><title>Log in</title></html>", kind="text/html"), "decoding.url", "a web page"),
+        (Answer(200, {"error": {"message": "model overloaded", "code": 503}}), "decoding.url", "model overloaded"),
+        (Answer(200, {"error": "model 'tiny' not found"}), "decoding.model", "/v1/models"),
+        (Answer(400, {"error": "model 'tiny' not found"}), "decoding.model", "/v1/models"),
+        (Answer(200, events(PAIRS, end=""), kind="text/event-stream"), "decoding.url", "breaks off"),
+        (Answer(200, {"choices": []}), "decoding.url", "no answer"),
+    ],
+    ids=["web page", "error", "unknown model", "unknown model, 400", "broken stream", "no choices"],
+)
+def test_what_is_no_answer_is_told_apart(answer: Answer, where: str, said: str) -> None:
+    with serving(lambda request, before: answer) as server:
+        found, raised = partly(config(server.url, retries=1), SENTENCES)
+    assert (found, raised.where) == ([], where)
+    assert said in str(raised)
+
+
+@pytest.mark.parametrize(
+    ("answer", "key", "kind"),
+    [
+        (reply(None, reasoning_content=PAIRS), "decoding.max_new_tokens", "the model only thinks"),
+        (reply("", "length", reasoning="句子里有北京"), "decoding.max_new_tokens", "the model only thinks"),
+        (reply("<think>句子里有北京", "length"), "decoding.max_new_tokens", "the model only thinks"),
+        (reply("好的，我来看看：", "length"), "decoding.max_new_tokens", "cut at its limit"),
+        (reply(None), "decoding.model", "no text at all"),
+        (reply("没有。"), "decoding.model", "no list of entities"),
+    ],
+)
+def test_answers_that_cannot_be_read_are_counted_and_said(
+    answer: Answer, key: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    many = [Sentence(f"s{place}", f"第{place}句在北京") for place in range(30)]
+    with serving(lambda request, before: answer if number(request) % 2 else right(request)) as server:
+        found = run(config(server.url), many)
+    first, last = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert re.match(r"\d+ of 2\d answers could not be read: \d+ x ", first)
+    assert last.startswith(f"15 of 30 answers could not be read: 15 x {kind}")
+    assert key in last
+    server_module.refuse_unread(found, config(server.url))
+    with pytest.raises(UserError, match="none of 15 answers could be read") as raised:
+        server_module.refuse_unread([p for p in found if p.parse == "failed"], config(server.url))
+    assert raised.value.where == key
+
+
+def test_further_fields_of_a_request() -> None:
+    extra = {"chat_template_kwargs": {"enable_thinking": False}, "max_tokens": None, "max_completion_tokens": 9}
+    with serving(lambda request, before: right(request)) as server:
+        run(config(server.url, extra_body=extra), SENTENCES[:1])
+    body = server.seen[0].body
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert body["max_completion_tokens"] == 9
+    assert "max_tokens" not in body
