@@ -113,6 +113,8 @@ READ = {
         "conll",
         renamed("地理 名", "L"),
     ),
+    "bars": Kind(column(BIO, "{token}|{tag}"), "conll"),
+    "numbers of sentences before": Kind(column(BIO, "0,{token},{tag}"), "conll"),
     "one character a line": Kind("".join(f"{token}\n" for token in TEXT), "conll", []),
     "WebAnno": Kind(
         "#FORMAT=WebAnno TSV 3.3\n#T_SP=webanno.custom.NamedEntity|identifier|value\n\n\n#Text=王芳去了杭州\n"
@@ -245,6 +247,24 @@ READ = {
         issues={"discontinuous": 1},
     ),
     "Hugging Face": Kind(lines({"id": "0", "tokens": [*TEXT], "ner_tags": TAGS}), "hf_tokens"),
+    "tags in one text": Kind(lines({"text": " ".join(TEXT), "labels": BIO}), "hf_tokens"),
+    "offsets as texts": Kind(
+        lines({"text": TEXT, "entities": [{"start": "0", "end": "2", "type": "PER"}]}), "jsonl", MENTIONS[:1]
+    ),
+    "spaCy's documents": Kind(
+        lines({"text": TEXT, "ents": [{"start": s, "end": e, "label": c} for s, e, c in PLACES]}), "jsonl"
+    ),
+    "Label Studio, choices alone": Kind(
+        json.dumps(
+            [{"id": 7, "data": {"text": TEXT}, "annotations": [{"result": [{"type": "choices", "value": {}}]}]}]
+        ),
+        "label_studio",
+        [],
+        {"not-read": 1},
+    ),
+    "prose with emoticons": Kind(
+        "[哈哈]今天去杭州 [太阳] @王芳: 好\nBob/Carol are OK and/or fine.\n", "text", [], {}, 2, []
+    ),
     "text and tags": Kind(lines({"text": TEXT, "labels": TAGS}), "hf_tokens"),
     "doccano, data": Kind(lines({"id": 1, "data": TEXT, "label": PLACES}), "doccano"),
     "doccano, first empty": Kind(
@@ -322,6 +342,18 @@ READ = {
 
 REFUSED = {  # a file, and the place and the words of the message
     "slashes": ("王芳/nr 去/v 了/u 杭州/ns\n李雷/nr 来/v\n", r":1: .*behind slashes.*token and its tag"),
+    "bars behind words": ("Alice|B-PER went|O to|O Paris|B-LOC\n" * 2, r":1: .*behind slashes or bars"),
+    "words for letters": (column("BEGIN-PER INSIDE-PER O O O O"), r":1: .*columns that are not known"),
+    "quoted columns": (column(BIO, '"{token}" "{tag}"'), r":1: .*columns that are not known"),
+    "numbers behind characters": (column("1 2 0 0 3 4"), r":1: .*two columns"),
+    "a second layer of O": (column(BIO, "{token} {tag} O"), r":1: .*columns 2 and 3.*data\.tag_column"),
+    "triples of relations": (
+        json.dumps([{"text": TEXT, "triple_list": [["王芳", "去", "杭州"]]}]),
+        r":1: .*`triple_list`",
+    ),
+    "entities by category": (lines({"text": TEXT, "entities": {"PER": ["王芳"]}}), r":1: .*not a list; the record"),
+    "a table in bars": ("| 王 | x |\n| 芳 | y |\n", r":1: .*drawn with bars"),
+    "BosonNLP": ("{{person_name:王芳}}去了{{location:杭州}}\n" * 2, r":1: .*in brackets"),
     "brackets": ("[王芳]人名 去了 [杭州]城市\n", r":1: .*in brackets"),
     "tags in XML": ("<PER>王芳</PER>去了<LOC>杭州</LOC>\n" * 2, r":1: .*(brackets|XML)"),
     "markup": ("<?xml version='1.0'?>\n<doc>\n<s>王芳</s>\n</doc>\n", r":1: .*XML"),

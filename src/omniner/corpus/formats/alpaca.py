@@ -247,7 +247,7 @@ def sniff_value(value: Any, is_list: bool) -> Match | None:
 
 def sniff_lines(excerpt: Excerpt) -> Match | None:
     """Recognise a torn list of items."""
-    found = next((name for name in _SIGNS if name in excerpt.keys), None)
+    found = next((name for name in _SIGNS if name in excerpt.keys and not excerpt.values), None)
     return Match(98, f"a JSON list of objects with `{found}`") if found else None
 
 

@@ -41,6 +41,9 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
             continue
         name = id_of(record, log, line)
         label = record.get("label")
+        if label and not isinstance(label, dict):
+            log.add("bad-record", f"label is {quote(label)}, not an object; the record is left out", line)
+            continue
         bare = label is None
         sentence = unlabeled_sentence(name, text) if bare else Sentence(name, text, _entities(label, text, log, line))
         sentence.post_id = post_of(record, log, line)
@@ -49,10 +52,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 def _entities(label: object, text: str, log: IssueLog, line: int) -> list[Entity]:
-    if label in ([], ""):  # how some write that there are none
-        return []
-    if not isinstance(label, dict):
-        log.add("bad-record", f"label is {quote(label)}, not an object; taken as empty", line)
+    if not isinstance(label, dict):  # an empty list or text: how some write that there are none
         return []
     entities: list[Entity] = []
     for category, surfaces in label.items():

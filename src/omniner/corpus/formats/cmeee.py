@@ -27,6 +27,7 @@ from omniner.corpus.formats.fields import (
     id_of,
     join_surrogates,
     json_records,
+    list_of,
     placed_entities,
     post_of,
     quote,
@@ -64,16 +65,14 @@ def _read_json(path: Path, options: ReadOptions, log: IssueLog) -> list[Sentence
         if text is None:
             continue
         sentence = Sentence(id_of(record, log, line), text, [], post_of(record, log, line))
-        sentences.append(sentence)
         items = record.get("entities")
         if items is None:
             sentence.meta["unlabeled"] = True
+        elif (items := list_of(items, "entities", log, line)) is None:
             continue
-        if not isinstance(items, list):
-            log.add("bad-record", f"entities is {quote(items)}, not a list; taken as empty", line)
-            continue
+        sentences.append(sentence)
         regions: list[Region] = []
-        for item in items:
+        for item in items or ():
             if isinstance(item, dict) and item.keys() == _KEYS and isinstance(item["entity"], str):
                 regions.append(Region(item["entity"] or None, [item["type"]], item["start_idx"], item["end_idx"]))
             else:
@@ -146,7 +145,7 @@ def sniff_value(value: Any, is_list: bool) -> Match | None:
 
 def sniff_lines(excerpt: Excerpt) -> Match | None:
     """Recognise a torn list, and the marks of CHIP."""
-    if "text" in excerpt.keys:
+    if "text" in excerpt.keys and not excerpt.values:
         return Match(95, "a JSON list of objects with `text`")
     for line in excerpt.lines:
         _, *fields = line.split(MARK)

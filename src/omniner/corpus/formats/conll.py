@@ -42,8 +42,20 @@ from omniner.registry import first_line
 SEPARATORS = {"tab": "\t", "space": " "}
 _LABEL_STUDIO = " -X- _ "  # between token and tag in its exports, whose tags may hold blanks
 _BLANKS = ""  # separator: any tabs and spaces, as many as there are
-_NAMES = {"\t": "tab", " ": "space", ",": "comma", _LABEL_STUDIO: "Label Studio", _BLANKS: "tabs and spaces"}
+_NAMES = {
+    "\t": "tab",
+    " ": "space",
+    ",": "comma",
+    ";": "semicolon",
+    "|": "bar",
+    ":": "colon",
+    _LABEL_STUDIO: "Label Studio",
+    _BLANKS: "tabs and spaces",
+}
+_MARKS = (";", "|", ":")  # separators of two columns only: they stand in texts, too
 _MOST = 0.9  # share of the lines that must fit
+# Categories of the third column of CoNLL-2003, which is not that of entities.
+_CHUNKS = frozenset({"NP", "VP", "PP", "ADJP", "ADVP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP"})
 _LOST_HALF = "\ufffd\ufffd"
 _DOCUMENT = "-DOCSTART-"
 _SAMPLE = 400  # lines looked at to find out the layout, sentences to find out the joiner
@@ -156,7 +168,7 @@ def _layout(lines: Sequence[str], options: ReadOptions, path: Path) -> Layout:
             raise UserError("data.separator", message, "Use auto.")
         found = found._replace(separator=separator, token=0, tag=-1, columns=0)
     if twin := _twin(lines, found):
-        message = f"columns {twin + 1} and {found.columns} both hold tags of the same categories"
+        message = f"columns {twin + 1} and {found.columns} both hold tags"
         fix = "They may be gold and predictions, or two layers: set data.tag_column to the one to read."
         raise UserError(f"{path}:{_first_number(lines)}", message, fix)
     return found
@@ -184,9 +196,11 @@ def find_layout(lines: Sequence[str], categories_alone: bool = False) -> Layout:
     sample = _rows_of(lines)
     if not sample or 5 * sum(map(is_tag_list, sample)) > len(sample):  # tags of whole sentences
         return Layout("\t")
-    for separator in (_LABEL_STUDIO, "\t", " ", ",", _BLANKS):
+    for separator in (_LABEL_STUDIO, "\t", " ", ",", _BLANKS, *_MARKS):
         layout = Layout(separator)
         rows = [_strip_end(layout.split(line)) for line in sample]
+        if separator in _MARKS and any(len(row) != 2 or " " in row[0] for row in rows):
+            continue
         last = [bare_tag(row[-1]) for row in rows if len(row) > 1]
         lists = sum(map(is_tag_list, last)) if separator not in (" ", _BLANKS) else 0
         if sum(map(is_tag, last)) >= _MOST * len(sample) and 2 * lists < len(last):
@@ -220,8 +234,9 @@ def _token_column(rows: Sequence[Sequence[str]], tag: int) -> int:
     """The first column that is neither that of tags nor numbers of the rows."""
     if tag == 0:
         return 1
-    numbered = all(_ROW_NUMBER.fullmatch(row[0]) for row in rows if row) and len(rows[0]) > 2
-    return 1 if numbered and len({row[0] for row in rows}) > len(rows) ** 0.5 / 2 and tag != 1 else 0
+    wide = [row for row in rows if len(row) > 2]
+    numbered = len(wide) >= _MOST * len(rows) and all(_ROW_NUMBER.fullmatch(row[0]) for row in wide)
+    return 1 if numbered and tag != 1 and not all(_ROW_NUMBER.fullmatch(row[1]) for row in wide) else 0
 
 
 def _tag_notation(column: Sequence[str], categories_alone: bool) -> str:
@@ -244,7 +259,7 @@ def _tag_notation(column: Sequence[str], categories_alone: bool) -> str:
 
 
 def _twin(lines: Sequence[str], layout: Layout) -> int | None:
-    """The column before that of tags, if it holds tags of the same categories."""
+    """The column before that of tags, if it holds tags of the same categories, or the last holds none but O."""
     if layout.tag is None or layout.columns < 3 or layout.notation != "prefix":
         return None
     rows = [row for row in (_strip_end(layout.split(line)) for line in _rows_of(lines)) if len(row) == layout.columns]
@@ -252,9 +267,9 @@ def _twin(lines: Sequence[str], layout: Layout) -> int | None:
     if layout.tag not in (-1, layout.columns - 1) or layout.token == layout.columns - 2:
         return None
     names, others = ({tag[2:] for tag in column if is_tag(tag) and tag != "O"} for column in (last, before))
-    if not all(map(is_tag, before)) or not others:
+    if not all(map(is_tag, before)) or not others or others <= _CHUNKS:
         return None
-    return layout.columns - 2 if 2 * len(names & others) >= min(len(names), len(others)) and names & others else None
+    return layout.columns - 2 if not names or 2 * len(names & others) >= min(len(names), len(others)) else None
 
 
 def _blocks(lines: Sequence[str], layout: Layout, log: IssueLog) -> Iterator[Block]:

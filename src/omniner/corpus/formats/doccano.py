@@ -27,6 +27,7 @@ from omniner.corpus.formats.fields import (
     add_names,
     id_of,
     json_records,
+    list_of,
     meta_of,
     placed_entities,
     post_of,
@@ -65,8 +66,11 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         given = [record[key] for key in LABELS if record.get(key) is not None]
         if not given:
             meta["unlabeled"] = True
+        lists = [list_of(items, "the label", log, line) for items in given]
+        if None in lists:
+            continue
         sentence = Sentence(id_of(record, log, line), text, [], post_of(record, log, line), meta)
-        placer.add(sentence, [one for items in given for one in _regions(items, options, users, log, line)], line)
+        placer.add(sentence, [one for items in lists for one in _regions(items or (), options, users, log, line)], line)
         sentences.append(sentence)
     placer.finish()
     unread.report(log)
@@ -76,11 +80,8 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     return sentences, log.items
 
 
-def _regions(items: object, options: ReadOptions, users: set[str], log: IssueLog, line: int) -> list[Region]:
+def _regions(items: Sequence[Any], options: ReadOptions, users: set[str], log: IssueLog, line: int) -> list[Region]:
     """What the labels of an item say, of one annotator where one is chosen."""
-    if not isinstance(items, list):
-        log.add("bad-record", f"the labels are {quote(items)}, not a list; taken as empty", line)
-        return []
     found: list[Region] = []
     for item in items:
         if isinstance(item, list) and len(item) == 3 and isinstance(item[2], str):

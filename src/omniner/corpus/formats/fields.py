@@ -313,6 +313,19 @@ def text_of(record: dict[str, Any], key: str, log: IssueLog, line: int) -> str |
     return join_surrogates(text, log, line)
 
 
+def list_of(value: object, what: str, log: IssueLog, line: int) -> list[Any] | None:
+    """Take what should be the list of a record's entities.
+
+    Returns:
+        The list; None, with an issue, where something else stands there: the labels are unknown then, not absent.
+    """
+    if isinstance(value, list):
+        return value
+    fate = "the record is left out" if value else "taken as empty"
+    log.add("bad-record", f"{what} is {quote(value)}, not a list; {fate}", line)
+    return None if value else []
+
+
 def id_of(record: dict[str, Any], log: IssueLog, line: int) -> str:
     """Take the id of a record as text, empty where it has none."""
     value = record.get("id")

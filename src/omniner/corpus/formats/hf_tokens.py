@@ -15,7 +15,7 @@ from typing import Any
 
 from omniner.corpus.formats import Format, Match, ReadOptions
 from omniner.corpus.formats.fields import IssueLog, id_of, join_surrogates, json_records, post_of
-from omniner.corpus.formats.tags import find_joiner, notation_of, read_tags, tagged_sentence
+from omniner.corpus.formats.tags import find_joiner, is_tag_list, notation_of, read_tags, tagged_sentence
 from omniner.corpus.formats.tokens import token_list
 from omniner.errors import UserError
 from omniner.records import Issue, Sentence, unlabeled_sentence
@@ -67,6 +67,8 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 def _lists(record: dict[str, Any]) -> tuple[list[str] | None, list[Any] | None]:
     """The tokens and the tags of a record."""
     tags = next((record[key] for key in _TAGS if isinstance(record.get(key), list)), None)
+    if tags is None:  # in one text, with blanks between them
+        tags = next((record[key].split() for key in _TAGS if _is_tag_text(record.get(key))), None)
     tokens = next((record[key] for key in _TOKENS if token_list(record.get(key))), None)
     if tokens is None and tags is not None:  # a text whose characters are the tokens
         texts = [record[key] for key in _TOKENS if isinstance(record.get(key), str)]
@@ -74,6 +76,10 @@ def _lists(record: dict[str, Any]) -> tuple[list[str] | None, list[Any] | None]:
             (text.split() for text in texts if len(text.split()) == len(tags)), None
         )
     return tokens, tags
+
+
+def _is_tag_text(value: object) -> bool:
+    return isinstance(value, str) and is_tag_list(value)
 
 
 def sniff_value(value: Any, is_list: bool) -> Match | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
-from omniner.corpus.formats.fields import IssueLog, id_of, json_records, meta_of, post_of, quote, text_of
+from omniner.corpus.formats.fields import IssueLog, id_of, json_records, list_of, meta_of, post_of, quote, text_of
 from omniner.corpus.formats.regions import LISTS, TEXTS, Region, RegionPlacer, regions_of, without_repeats
 from omniner.files import write_json_lines
 from omniner.records import Entity, Issue, Sentence, replace_surrogates, sentence_to_json
@@ -45,9 +45,8 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         items = record.get(list_key)
         if items is None:
             meta["unlabeled"] = True
-        elif not isinstance(items, list):
-            log.add("bad-record", f"{list_key} is {quote(items)}, not a list; taken as empty", line)
-            items = []
+        elif (items := list_of(items, list_key, log, line)) is None:
+            continue
         entities = [entity for item in items or () if (entity := _own_entity(item, text))]
         regions: list[Region] = []
         if len(entities) < len(items or ()):

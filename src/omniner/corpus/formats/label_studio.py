@@ -89,6 +89,8 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         if any(isinstance(item, dict) and item.get("type") in _HYPERTEXT for item in results or ()):
             text = _TAGS.sub("", text)
         regions = [region for item in results or () if (region := _region(item, unread, log, line))]
+        if results and not any(isinstance(item, dict) and item.get("type") in _TYPES for item in results):
+            meta["unlabeled"] = True  # something else was asked of the annotators
         name = id_of({"id": fields.get(ID, record.get("id"))}, log, line)
         sentence = Sentence(name, text, [], post_of(fields, log, line), meta)
         placer.add(sentence, regions, line)
@@ -285,7 +287,7 @@ def sniff_value(value: Any, is_list: bool) -> Match | None:
 
 def sniff_lines(excerpt: Excerpt) -> Match | None:
     """Recognise a torn list of tasks, and the header row of a table."""
-    if found := next((name for name in (*RESULTS, *MIN_KEYS) if name in excerpt.keys), None):
+    if found := next((name for name in (*RESULTS, *MIN_KEYS) if name in excerpt.keys and not excerpt.values), None):
         return Match(96, f"a JSON list of objects with `{found}`")
     names = header_of(excerpt)
     if sum(name in names for name in MIN_KEYS) > 1:

@@ -17,6 +17,9 @@ _INLINE_XML = re.compile(r"<([A-Za-z_\u4e00-\u9fff]{1,20})(?: [^<>]*)?>[^<>]+</\
 _SLASH = re.compile(r"(?:^|(?<=\s))[^\s/:|]+(?:/[A-Za-z]{1,6}|\|(?:[BIESLUM]-\S+|O))(?=\s|$)")
 _BRACKETS = re.compile(r"\[[^\[\]\s]{1,20}\](?:\([^()\s]{1,20}\)|[^\s\[\]，。！？、；：,.!?;:]{1,8}(?=\s|$))")
 _PIPES = re.compile(r"\{\{?[^{}|:\s]{1,20}[|:][^{}|:\s]{1,20}\}\}?|\[@[^\[\]#]+#[^\[\]*]+\*\]")
+_JSON = re.compile(r"\s*[{\[]+\s*\"|\s*[{\[]+\w*$")
+_TAG = r"(?:[BIESLUMW]|BEGIN|INSIDE|END|SINGLE)[-_.][^\s|\"']+"
+_ROW_OF_TAG = re.compile(rf".{{1,40}}[\s,;:|\"'](?:O|{_TAG})[\"'|\s]*")
 _PLACES = re.compile(r"(?:^|[\s,;|])\d+[\s,:-]+\d+[\s,:]+[A-Za-z_\u4e00-\u9fff]+")
 _CELL = re.compile(r"[^，。！？；：]{0,60}")
 
@@ -50,7 +53,7 @@ def find_lookalike(excerpt: Excerpt) -> Lookalike | None:
         fix = "Give its records a text (`text`) and its entities (`entities`), or set data.format."
         return Lookalike(0, f"JSON{named} in a form that no format here has", fix)
     tests: list[tuple[str, float, Callable[[str], object], str]] = [
-        ("torn or broken JSON", 0.5, re.compile(r"\s*[{\[]+\s*[\"\w]+\s*[:,]|\s*[{\[]+[\"\w]*$").match, "Repair it."),
+        ("torn or broken JSON", 0.5, _JSON.match, "Repair it."),
         ("HTML or XML", 0.5, _MARKUP.match, "Convert it to JSON lines with texts and entities."),
         (
             "tags on lines of their own, as in parallel files of sentences and tags",
@@ -61,9 +64,16 @@ def find_lookalike(excerpt: Excerpt) -> Lookalike | None:
         (
             "words with tags behind slashes or bars, such as `王芳/nr`",
             0.5,
-            lambda line: len(_SLASH.findall(line)) >= max(2, len(line.split()) // 2),
+            lambda line: len(_SLASH.findall(line)) >= max(2, 0.6 * len(line.split())),
             "Write a token and its tag a line (王芳<tab>B-PER).",
         ),
+        (
+            "tokens and tags in columns that are not known",
+            0.5,
+            _ROW_OF_TAG.fullmatch,
+            "Write a token, a tab and its tag a line (王芳<tab>B-PER), or set data.format=conll and data.tag_column.",
+        ),
+        ("a table drawn with bars", 0.5, re.compile(r"\s*\|.*\|\s*").fullmatch, "Write it with tabs or commas."),
         (
             "entities in brackets within the text",
             0.4,
@@ -102,7 +112,8 @@ def _table(lines: Sequence[str]) -> Lookalike | None:
     pairs = [line.split() for line in lines]
     short = [pair for pair in pairs if len(pair) == 2 and len(pair[0]) <= 12 and len(pair[1]) <= 20]
     labels = {pair[1] for pair in short}
-    if len(short) >= _MOST * len(pairs) and len(short) > 1 and len(labels) <= max(1, len(short) // 2):
+    few = len(labels) <= max(1, len(short) // 2) or all(len(pair[0]) == 1 for pair in short)
+    if len(short) >= _MOST * len(pairs) and len(short) > 1 and few:
         fix = "If these are tags, set data.format=conll, and data.scheme=io where they have no letters such as B and I."
-        return Lookalike(0, "two columns, the second of few values", fix)
+        return Lookalike(0, "two columns, of characters or words and of what is said of them", fix)
     return None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from omniner.corpus.formats import Format, Match, ReadOptions
-from omniner.corpus.formats.fields import IssueLog, UnreadParts, id_of, json_records, meta_of, quote, text_of
+from omniner.corpus.formats.fields import IssueLog, UnreadParts, id_of, json_records, list_of, meta_of, quote, text_of
 from omniner.corpus.formats.regions import RegionPlacer, regions_of
 from omniner.errors import UserError
 from omniner.records import Issue, Sentence
@@ -50,11 +50,11 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         items = record.get("spans")
         meta = meta_of(record.get("meta"), log, line)
         sentence = Sentence(id_of(record, log, line), text, [], None, meta)
-        if items is not None and not isinstance(items, list):
-            log.add("bad-record", f"spans is {quote(items)}, not a list; taken as empty", line)
-        elif "spans" not in record and "answer" not in record:
+        if "spans" not in record and "answer" not in record:
             meta["unlabeled"] = True
-        listed = items if isinstance(items, list) else []
+        listed = [] if items is None else list_of(items, "spans", log, line)
+        if listed is None:
+            continue
         placer.add(sentence, [region for item in listed for region in regions_of(item, log, line)], line)
         sentences.append(sentence)
     placer.finish()

@@ -46,7 +46,17 @@ CATEGORIES = (
 )
 _STARTS = ("start", "start_offset", "start_idx", "start_pos", "start_char", "startIndex", "begin", "beginIndex", "开始")
 _ENDS = ("end", "end_offset", "end_idx", "end_pos", "end_char", "endIndex", "stop", "结束")
-_PAIRS = ("offset", "offsets", "pos", "position", "span", "index", "entity_index", "location")  # both offsets in one
+_PAIRS = (
+    "char_span",
+    "offset",
+    "offsets",
+    "pos",
+    "position",
+    "span",
+    "index",
+    "entity_index",
+    "location",
+)  # both offsets in one
 LISTS = ("entities", "ents", "spans", "entity_list", "entity_mentions", "mentions", "annotations", "annotation", "ner")
 """Keys under which a record lists its entities."""
 TEXTS = ("text", "content", "originalText", "raw_text", "sentence", "data", "文本", "句子")
@@ -115,7 +125,14 @@ def _offsets(item: Mapping[str, Any]) -> tuple[object, object]:
                 return pair[0], pair[1]
             if isinstance(pair, dict):
                 return _offsets({name: value for name, value in pair.items() if name not in _PAIRS})
-    return start, end
+    return _number(start), _number(end)
+
+
+def _number(value: object) -> object:
+    """A whole number that is written as a text or with a point, else the value itself."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class Waiting(NamedTuple):

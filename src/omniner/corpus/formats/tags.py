@@ -30,6 +30,7 @@ _STARTS, _INSIDE, _ENDS = frozenset("BSUW"), frozenset("IMEL"), frozenset("ESLUW
 _LETTERS = "BIMESLUW"
 _PREFIX = re.compile(rf"([{_LETTERS}{_LETTERS.lower()}])[-_](.+)", re.DOTALL)
 _SUFFIX = re.compile(rf"(.+)[-_]([{_LETTERS}{_LETTERS.lower()}])", re.DOTALL)
+_WORDED = re.compile(r"\s*(?:[BIESLUMW]|BEGIN|INSIDE|END|SINGLE|START|MIDDLE|LAST|UNIT)[-_.:]", re.IGNORECASE)
 _EMPTY = frozenset({"_", "-", "0"})  # for O, where a file has no O
 _IOB1_STARTS = 3  # so many entities must start with I before that is how the file starts them
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
@@ -97,7 +98,7 @@ def notation_of(counts: Mapping[str, int]) -> str:
         return best
     if fitting["category"] == 0:
         return "prefix" if out else ""
-    return "category" if out else ""
+    return "category" if out and not any(map(_WORDED.match, counts)) else ""
 
 
 def scheme_of(tags: Iterable[str]) -> str:

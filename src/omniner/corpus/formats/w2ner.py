@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omniner.corpus.formats import Format, Match, ReadOptions
-from omniner.corpus.formats.fields import IssueLog, id_of, json_records, quote
+from omniner.corpus.formats.fields import IssueLog, id_of, json_records, list_of
 from omniner.corpus.formats.tokens import token_list, token_texts
 from omniner.records import Issue, Sentence
 from omniner.registry import first_line
@@ -27,10 +27,10 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         sentence = Sentence(id_of(record, log, line), text.text)
         if items is None:
             sentence.meta["unlabeled"] = True
-        elif not isinstance(items, list):
-            log.add("bad-record", f"ner is {quote(items)}, not a list; taken as empty", line)
+        elif (listed := list_of(items, "ner", log, line)) is None:
+            continue
         else:
-            sentence.entities = text.sorted_entities([_mention(item) for item in items], log, line)
+            sentence.entities = text.sorted_entities([_mention(item) for item in listed], log, line)
         sentences.append(sentence)
     log.id = ""
     return sentences, log.items
