@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 log = logging.getLogger("omniner")
 
 
+_SLOW = 0.1  # per second
+
+
 class Progress:
     """Counts what is done, and says so every few seconds.
 
@@ -18,6 +21,7 @@ class Progress:
         total: how many there are.
         done: how many of them were done before; they do not count for the rate.
         seconds: between two lines.
+        at_once: whether the first that is done is said at once: for what may take minutes each.
         quiet: only count; of several processes one speaks.
         note: what to say besides, asked for with each line.
     """
@@ -29,17 +33,19 @@ class Progress:
         *,
         done: int = 0,
         seconds: float = 10.0,
+        at_once: bool = False,
         quiet: bool = False,
         note: Callable[[], str] | None = None,
     ) -> None:
         self.what, self.total, self.done, self._before = what, total, done, done
-        self._seconds, self._quiet, self._note = seconds, quiet, note
+        self._seconds, self._at_once, self._quiet, self._note = seconds, at_once, quiet, note
         self._start = self._spoken = time.monotonic()
 
     def add(self, count: int) -> None:
         """Count `count` more as done, and say so if the last line is long ago."""
+        first = count > 0 and self.done == self._before
         self.done += count
-        if time.monotonic() - self._spoken >= self._seconds:
+        if (first and self._at_once) or time.monotonic() - self._spoken >= self._seconds:
             self.say()
 
     def say(self, note: str = "") -> None:
@@ -56,7 +62,8 @@ class Progress:
         line = f"{self.done:,} of {self.total:,} {self.what}"
         if not fresh:
             return line
-        return f"{line}, {rate:.1f} per s, {duration((self.total - self.done) / rate)} left"
+        speed = f"{rate:.1f} per s" if rate >= _SLOW else f"{60 * rate:.1f} per min"
+        return f"{line}, {speed}, {duration((self.total - self.done) / rate)} left"
 
 
 def duration(seconds: float) -> str:

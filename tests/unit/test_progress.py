@@ -42,6 +42,9 @@ def test_it_says_what_it_is_asked_to_say_besides(
         "0 of 4,000 requests",
         "1,000 of 4,000 requests, 10.0 per s, 5.0 min left; 3 further attempts",
     ]
+    now[0] += 99_900
+    assert asked.status() == "2,000 of 4,000 requests, 1.2 per min, 27.8 h left"
+    now[0] -= 99_900
     assert asked.status() == "2,000 of 4,000 requests, 20.0 per s, 1.7 min left"
 
 

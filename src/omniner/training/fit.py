@@ -183,7 +183,7 @@ class Interruption(Callback):
 
 
 class LogProgress(Callback):
-    """Logs a line per evaluation, and one a minute between them: how far, how good, how fast, how long still.
+    """Logs a line after the first step, per evaluation, and one a minute: how far, how good, how fast, how long still.
 
     The time that is left is the most it can be: patience may end training before.
     """
@@ -195,6 +195,7 @@ class LogProgress(Callback):
             int(trainer.estimated_stepping_batches),
             done=trainer.global_step,
             seconds=_SECONDS,
+            at_once=True,
             quiet=not trainer.is_global_zero,
             note=lambda: self._note(trainer, "train/loss"),
         )
@@ -213,9 +214,9 @@ class LogProgress(Callback):
     def _note(self, trainer: pl.Trainer, *names: str) -> str:
         values = trainer.callback_metrics
         shown = [f"{name} {float(values[name]):.4f}" for name in names if name in values]
-        speed = float(values.get("train/sentences_per_second", 0.0))
-        epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
-        return ", ".join([epoch, *shown, f"{speed:.1f} sentences/s"])
+        if "train/sentences_per_second" in values:
+            shown.append(f"{float(values['train/sentences_per_second']):.1f} sentences/s")
+        return ", ".join([f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}", *shown])
 
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and device lists; we say what is used

@@ -53,6 +53,7 @@ class TrainingData(pl.LightningDataModule, ABC):
         return self.trainer
 
 
+_SLOW = 1.0  # seconds of a step from which on each one is logged: that costs a thousandth of it
 _RATE_MEMORY = 0.95  # share of the past in the smoothed rates
 
 
@@ -83,6 +84,7 @@ class Learner(pl.LightningModule, ABC):
         self.rates: dict[str, float] = {}
         self.logs = False
         self.stop_signal = 0
+        self._took = math.inf  # seconds of the step before; none yet
         self._began = 0.0  # when the step under way began; 0 = none
 
     @abstractmethod
@@ -108,7 +110,10 @@ class Learner(pl.LightningModule, ABC):
         self._began = self._began or time.perf_counter()
         trainer: Any = self.trainer
         step = trainer.global_step
-        self.logs = (step + 1) % trainer.log_every_n_steps == 0
+        # Nobody waits for the first value of slow steps until twenty are done. All processes must decide alike, and
+        # their times differ.
+        slow = math.isinf(self._took) or (self._took > _SLOW and trainer.world_size == 1)
+        self.logs = slow or (step + 1) % trainer.log_every_n_steps == 0
         number = step_seed(self.seed, step, rank)
         torch.default_generator.manual_seed(number)
         if self.device.type == "cuda":
@@ -127,7 +132,7 @@ class Learner(pl.LightningModule, ABC):
         for name, amount in amounts.items():
             rate = amount / max(now - self._began, 1e-9)
             self.rates[name] = _RATE_MEMORY * self.rates.get(name, rate) + (1 - _RATE_MEMORY) * rate
-        self._began = now
+        self._took, self._began = now - self._began, now
 
     def log_step(self, loss: Tensor, sentences: int) -> None:
         """Log what every kind of training has, if it is wanted.
@@ -138,10 +143,11 @@ class Learner(pl.LightningModule, ABC):
         """
         if not self.logs:
             return
-        self.log("train/loss", loss.detach(), batch_size=sentences, sync_dist=True)
+        self.log("train/loss", loss.detach(), batch_size=sentences, sync_dist=True, prog_bar=True)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log("train/learning_rate", rate, batch_size=sentences)
-        self.log("train/sentences_per_second", self.rates.get("sentences", 0.0), batch_size=sentences)
+        if self.rates:
+            self.log("train/sentences_per_second", self.rates["sentences"], batch_size=sentences)
 
     def on_validation_start(self) -> None:
         """Start counting; the clock of training stands still."""

@@ -19,8 +19,9 @@ from small_corpus import fit, predict, prepare
 from torchmetrics import Metric
 
 from omniner.errors import UserError
+from omniner.models import devices_for_training
 from omniner.taggers.inputs import Vocabulary, character_tokenizer
-from omniner.training import checkpoints
+from omniner.training import checkpoints, learner
 from omniner.training import fit as callbacks
 from omniner.training.plans import sample_dev
 
@@ -230,17 +231,34 @@ def test_evaluation_by_steps_on_a_sample_of_dev(tmp_path: Path) -> None:
     assert evaluated == [(12, 6), (15, 6)]
 
 
-def test_progress_is_said_between_evaluations(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.0, ["1 of 3", "2 of 3", "3 of 3", "3 of 3"]), (600.0, ["1 of 3", "3 of 3"])]
+)
+def test_progress_is_said_from_the_first_step_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, seconds: float, said: list[str]
 ) -> None:
-    monkeypatch.setattr(callbacks, "_SECONDS", 0.0)
+    monkeypatch.setattr(callbacks, "_SECONDS", seconds)
     config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=1")
     with caplog.at_level(logging.INFO, "omniner"):
         fit(config, small_corpus.corpus(24, 8), tmp_path, None, [])
     lines = [message for message in caplog.messages if " of 3 steps" in message]
-    assert [line.split(" steps")[0] for line in lines] == ["1 of 3", "2 of 3", "3 of 3", "3 of 3"]
+    assert [line.split(" steps")[0] for line in lines] == said
     assert "val/f1" in lines[-1]
-    assert all("epoch 1 of 1" in line and "sentences/s" in line and " left" in line for line in lines)
+    assert all("epoch 1 of 1, train/loss" in line and " left" in line for line in lines)
+    assert "sentences/s" in lines[-1]
+    assert "0.0 sentences/s" not in caplog.text
+
+
+def test_each_of_slow_steps_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: dict[float, list[int]] = {}
+    for slow in (0.0, 1000.0):
+        monkeypatch.setattr(learner, "_SLOW", slow)
+        config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=1")
+        module, data = prepare(config, small_corpus.corpus(40, 8))
+        steps = logged.setdefault(slow, [])
+        monkeypatch.setattr(module, "log_step", lambda *_, module=module, steps=steps: steps.append(module.logs))
+        callbacks.fit_module(config, devices_for_training(config), module, data, tmp_path / str(slow), None, [])
+    assert logged == {0.0: [True] * 5, 1000.0: [True, False, False, False, True]}
 
 
 def test_the_sample_of_dev_follows_the_seed() -> None:
