@@ -290,7 +290,7 @@ class LLMPredictor:
             return
         prefix = samples[0].prompt[: encoder.prefix_length(samples)]
         constraint = build_constraint(causal, config.decoding)
-        progress = Progress("sentences answered", sum(sample.id not in done for sample in samples))
+        progress = Progress("sentences answered", sum(sample.id not in done for sample in samples), at_once=True)
         for batch in predict_answers(causal, samples, prefix, config.decoding, constraint, config.seed, done):
             for prediction in batch:
                 prediction.reason = "; ".join(filter(None, (reasons.get(prediction.id, ""), prediction.reason)))

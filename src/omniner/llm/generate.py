@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from omniner.llm.samples import ChatTokenizer
 
 _GROUP = 16  # sentences of a group, per slot: the most work that is done twice after an interruption
+_SECONDS = 2.0  # between two times that answers are given out; what is done is kept, whatever comes after it
 _FRESH_TOKENS = 1024  # once new sentences bring so many tokens to a forward call, further ones wait: bounds memory
 
 
@@ -192,8 +194,9 @@ class Generator:
         try:
             while waiting or active:
                 answers: list[Answer] = []
+                began = time.monotonic()
                 with self._attached() as store:
-                    while (waiting or active) and len(answers) < self._config.slots:
+                    while (waiting or active) and not (answers and time.monotonic() - began >= _SECONDS):
                         answers += self._advance(store, waiting, active)
                 yield answers
         except torch.OutOfMemoryError as error:

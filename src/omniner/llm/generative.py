@@ -182,7 +182,9 @@ class GenerativeModule(Learner):
             predictions by the sample's id.
         """
         found: dict[str, Prediction] = {}
-        progress = Progress("dev sentences answered", len(batch.samples), quiet=not self.trainer.is_global_zero)
+        progress = Progress(
+            "dev sentences answered", len(batch.samples), at_once=True, quiet=not self.trainer.is_global_zero
+        )
         with devices.unsharded(self.model) if self._sharded else nullcontext():
             for part in predict_answers(
                 self.causal, batch.samples, self.prefix, self.decoding, self._constraint, self.seed, frozenset()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
-from omniner.llm import prefix_cache
+from omniner.llm import generate, prefix_cache
 from omniner.llm.generate import Answer, GenerationRequest, Generator
 
 # peft 0.21 asks transformers 5.23 for a property by its old name
@@ -202,6 +202,7 @@ class WatchedAnswer:
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_an_interrupted_run_goes_on_with_every_bit(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefix_cache, "_GROWTH", 8)
+    monkeypatch.setattr(generate, "_SECONDS", 0.0)
     model, asked = tiny("qwen2"), requests(150)  # three groups
     options: Any = {"slots": 4, "temperature": temperature}
     whole = Watcher()
@@ -222,6 +223,20 @@ def test_a_torn_file_goes_on_too() -> None:
     done = frozenset(name for number, name in enumerate(want) if number % 3)
     missing = collect(generator(model).run(asked, done))
     assert missing == {name: answer for name, answer in want.items() if name not in done}
+
+
+def test_answers_are_given_out_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = tiny("qwen2"), requests(12)
+    want = collect(generator(model).run(asked))
+    widths, seen = watch_widths(model), []
+    monkeypatch.setattr(generate, "_SECONDS", 0.0)
+    found = {}
+    for batch in generator(model).run(asked):
+        seen.append(len(widths))
+        found |= {answer.id: answer for answer in batch}
+    assert found == want
+    assert len(seen) > 6  # four side by side, and none waits for three others
+    assert len(set(seen)) == len(seen)
 
 
 def test_groups_that_are_done_cost_nothing() -> None:
@@ -305,7 +320,8 @@ def test_forced_tokens_are_skipped_and_change_nothing() -> None:
     assert 1 in {token for answer in want.values() for token in answer.tokens}
 
 
-def test_the_model_is_as_before_whenever_something_is_given_out() -> None:
+def test_the_model_is_as_before_whenever_something_is_given_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "_SECONDS", 0.0)
     model, asked = tiny("llama-lora"), requests(20)
     with torch.no_grad():
         want = plain(model, asked, 4)
