@@ -1,8 +1,7 @@
 """CoNLL columns: a token and its tag a line, a blank line after each sentence; BIO, BIOES, BMES and their relatives.
 
-Which column holds the tags, and which the tokens, is found out (`find_layout`): the last column that reads like tags,
-and the first that is no tag and no number of a row, as in CoNLL-2003 and CoNLL-U. What tags say stands in `tags`. A
-blank line may hold tabs or spaces; a line that begins with `#` and is no row is a comment, whose `sent_id`, `id` or
+Which column holds the tags, and which the tokens, is found out in `columns`; what tags say stands in `tags`. A blank
+line may hold tabs or spaces; a line that begins with `#` and is no row is a comment, whose `sent_id`, `id` or
 `newdoc id` names the sentence or the post; `-DOCSTART-` begins a post, too.
 
 Two repairs, both for Weibo: half of a surrogate pair on each of two lines becomes the emoji it was, and two lines of
@@ -18,6 +17,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
+from omniner.corpus.formats.columns import (
+    BLANKS,
+    DOCUMENT,
+    LABEL_STUDIO,
+    SEPARATOR_NAMES,
+    SEPARATORS,
+    Layout,
+    find_layout,
+    is_comment,
+    layout_of,
+    sample_rows,
+    strip_end,
+)
 from omniner.corpus.formats.excerpt import Excerpt
 from omniner.corpus.formats.fields import IssueLog, UnreadParts, join_surrogates, labeled_only, quote, read_lines
 from omniner.corpus.formats.regions import sort_entities
@@ -28,8 +40,6 @@ from omniner.corpus.formats.tags import (
     bare_tag,
     find_joiner,
     is_tag,
-    is_tag_list,
-    notation_of,
     read_tags,
     starts_like_iob1,
     tagged_sentence,
@@ -39,53 +49,13 @@ from omniner.files import writing
 from omniner.records import Issue, Sentence, unlabeled_sentence
 from omniner.registry import first_line
 
-SEPARATORS = {"tab": "\t", "space": " "}
-_LABEL_STUDIO = " -X- _ "  # between token and tag in its exports, whose tags may hold blanks
-_BLANKS = ""  # separator: any tabs and spaces, as many as there are
-_NAMES = {
-    "\t": "tab",
-    " ": "space",
-    ",": "comma",
-    ";": "semicolon",
-    "|": "bar",
-    ":": "colon",
-    _LABEL_STUDIO: "Label Studio",
-    _BLANKS: "tabs and spaces",
-}
-_MARKS = (";", "|", ":")  # separators of two columns only: they stand in texts, too
-_MOST = 0.9  # share of the lines that must fit
-# Categories of the third column of CoNLL-2003, which is not that of entities.
-_CHUNKS = frozenset({"NP", "VP", "PP", "ADJP", "ADVP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP"})
 _LOST_HALF = "\ufffd\ufffd"
-_DOCUMENT = "-DOCSTART-"
-_SAMPLE = 400  # lines looked at to find out the layout, sentences to find out the joiner
+_SAMPLE = 400  # sentences looked at to find out the joiner
 # Tag letters by the place in an entity, for writing: alone, first, inside, last.
 _LETTERS = {"bio": "BBII", "bio2": "BBII", "bios": "SBII", "bioes": "SBIE", "bmes": "SBME"}
 _UNWRITABLE = re.compile("[\n\r\ud800-\udfff]")
-_ROW_NUMBER = re.compile(r"\d+(?:[-.]\d+)?")
 _COMMENT_ID = re.compile(r"#+\s*(?:sent_id|sentence_id|id)\b\s*[=:]?\s*(\S+)")
 _COMMENT_POST = re.compile(r"#+\s*newdoc(?:\s+id)?\s*[=:]?\s*(\S+)")
-
-
-class Layout(NamedTuple):
-    """How a line falls into columns.
-
-    Attributes:
-        separator: of the columns; empty = any blanks.
-        token, tag: columns from 0, or from the end; no tag = none of them reads like tags.
-        columns: how many there are; 0 = as many as a line has.
-        notation: of the tags.
-    """
-
-    separator: str
-    token: int = 0
-    tag: int | None = None
-    columns: int = 0
-    notation: str = ""
-
-    def split(self, line: str) -> list[str]:
-        """The columns of a line."""
-        return line.split(self.separator) if self.separator else line.split()
 
 
 class Block(NamedTuple):
@@ -105,7 +75,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     """
     log = IssueLog(path)
     lines = read_lines(path, log)
-    layout = _layout(lines, options, path)
+    layout = layout_of(lines, options, path)
     blocks = list(_blocks(lines, layout, log))
     counts = Counter(tag for block in blocks for _, _, tag in block.rows)
     tagged = counts.keys() != {NO_TAG}
@@ -149,135 +119,12 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     return sentences, log.items
 
 
-def _layout(lines: Sequence[str], options: ReadOptions, path: Path) -> Layout:
-    """The layout of a file, as far as it is not told."""
-    if options.separator not in ("auto", *SEPARATORS):
-        raise UserError("data.separator", f"{options.separator!r} is unknown", "Use auto, tab or space.")
-    found = find_layout(lines, options.scheme == "io")
-    separator = found.separator if options.separator == "auto" else SEPARATORS[options.separator]
-    if options.tag_column is not None:
-        widths = [len(_strip_end(found._replace(separator=separator).split(line))) for line in _rows_of(lines)]
-        if options.tag_column > max(widths, default=0) or max(widths) < 2:
-            message = f"{options.tag_column}, but the lines of {path} have {max(widths, default=0)} columns"
-            raise UserError("data.tag_column", message, "Count columns from 1; data.separator parts them.")
-        return Layout(separator, 1 if options.tag_column == 1 else found.token, options.tag_column - 1)
-    if options.separator != "auto" and separator != found.separator:
-        first = next(iter(_rows_of(lines)), "")
-        if found.tag is not None and separator not in first:
-            message = f"{options.separator} parts no token from its tag in {path}"
-            raise UserError("data.separator", message, "Use auto.")
-        found = found._replace(separator=separator, token=0, tag=-1, columns=0)
-    if twin := _twin(lines, found):
-        message = f"columns {twin + 1} and {found.columns} both hold tags"
-        fix = "They may be gold and predictions, or two layers: set data.tag_column to the one to read."
-        raise UserError(f"{path}:{_first_number(lines)}", message, fix)
-    return found
-
-
-def _rows_of(lines: Sequence[str]) -> list[str]:
-    """Lines of all parts of a file that could be rows: as many of its beginning as of the rest."""
-    chosen = (*lines[:_SAMPLE], *lines[_SAMPLE :: max(1, len(lines) // _SAMPLE)])
-    rows = [line for line in chosen if line.strip(" \t\r\ufeff") and not line.startswith(_DOCUMENT)]
-    return [line for line in rows if not line.startswith(("# ", "#\t")) or is_tag(line.split()[-1])]
-
-
-def _first_number(lines: Sequence[str]) -> int:
-    first = next(iter(_rows_of(lines)), None)
-    return next((number for number, line in enumerate(lines, 1) if line == first), 1)
-
-
-def find_layout(lines: Sequence[str], categories_alone: bool = False) -> Layout:
-    """Find out which columns hold tokens and tags, from the first lines.
-
-    Args:
-        lines: of a file.
-        categories_alone: tags have no letters (`PER`), and none of them needs to be `O`.
-    """
-    sample = _rows_of(lines)
-    if not sample or 5 * sum(map(is_tag_list, sample)) > len(sample):  # tags of whole sentences
-        return Layout("\t")
-    for separator in (_LABEL_STUDIO, "\t", " ", ",", _BLANKS, *_MARKS):
-        layout = Layout(separator)
-        rows = [_strip_end(layout.split(line)) for line in sample]
-        if separator in _MARKS and any(len(row) != 2 or " " in row[0] for row in rows):
-            continue
-        last = [bare_tag(row[-1]) for row in rows if len(row) > 1]
-        lists = sum(map(is_tag_list, last)) if separator not in (" ", _BLANKS) else 0
-        if sum(map(is_tag, last)) >= _MOST * len(sample) and 2 * lists < len(last):
-            return layout._replace(token=_token_column(rows, -1), tag=-1, columns=_width(rows), notation="prefix")
-    for separator in ("\t", ",", _BLANKS):
-        layout = Layout(separator)
-        rows = [_strip_end(layout.split(line)) for line in sample]
-        width = _width(rows)
-        if width < 2:
-            continue
-        fitting = [row for row in rows if len(row) == width]
-        for tag in (*range(width - 1, 0, -1), 0):
-            column = [bare_tag(row[tag]) for row in fitting]
-            if notation := _tag_notation(column, categories_alone and tag == width - 1):
-                return Layout(separator, _token_column(fitting, tag), tag, width, notation)
-    return Layout("\t")
-
-
-def _strip_end(row: list[str]) -> list[str]:
-    """Without the column that a separator at the end of the line makes."""
-    return row[:-1] if len(row) > 2 and not row[-1].strip() else row
-
-
-def _width(rows: Sequence[Sequence[str]]) -> int:
-    """The number of columns of most rows, 0 where they differ."""
-    [(width, count)] = Counter(map(len, rows)).most_common(1)
-    return width if count >= _MOST * len(rows) else 0
-
-
-def _token_column(rows: Sequence[Sequence[str]], tag: int) -> int:
-    """The first column that is neither that of tags nor numbers of the rows."""
-    if tag == 0:
-        return 1
-    wide = [row for row in rows if len(row) > 2]
-    numbered = len(wide) >= _MOST * len(rows) and all(_ROW_NUMBER.fullmatch(row[0]) for row in wide)
-    return 1 if numbered and tag != 1 and not all(_ROW_NUMBER.fullmatch(row[1]) for row in wide) else 0
-
-
-def _tag_notation(column: Sequence[str], categories_alone: bool) -> str:
-    """How the tags of a column are spelled; nothing where it holds something else."""
-    counts = Counter(column)
-    notation = "category" if categories_alone else notation_of(counts)
-    outside = counts["O"] + counts["o"] or counts["_"] + counts["-"] + counts["0"]
-    few = len(counts) <= max(4, 0.5 * len(column)) and len(counts) <= 400
-    if notation == "category":
-        named = all(len(tag) <= 40 and any(map(str.isalpha, tag)) for tag in counts if tag not in ("_", "-", "0"))
-        return notation if few and named and (categories_alone or 10 * outside >= len(column)) else ""
-    if notation == "prefix" and len(counts) == (counts["O"] > 0) + (counts["o"] > 0):
-        return ""  # nothing but O: a column of something else, or no labels to be sure by
-    if notation == "letter":
-        return (
-            notation if counts.keys() <= set("BIESMLUWObiesmluwo") and outside and (counts["B"] or counts["b"]) else ""
-        )
-    known = sum(count for tag, count in counts.items() if is_tag(tag) or notation_of({tag: 1, "O": 1}) == notation)
-    return notation if notation and known + outside >= _MOST * len(column) else ""
-
-
-def _twin(lines: Sequence[str], layout: Layout) -> int | None:
-    """The column before that of tags, if it holds tags of the same categories, or the last holds none but O."""
-    if layout.tag is None or layout.columns < 3 or layout.notation != "prefix":
-        return None
-    rows = [row for row in (_strip_end(layout.split(line)) for line in _rows_of(lines)) if len(row) == layout.columns]
-    last, before = ([row[at] for row in rows] for at in (-1, -2))
-    if layout.tag not in (-1, layout.columns - 1) or layout.token == layout.columns - 2:
-        return None
-    names, others = ({tag[2:] for tag in column if is_tag(tag) and tag != "O"} for column in (last, before))
-    if not all(map(is_tag, before)) or not others or others <= _CHUNKS:
-        return None
-    return layout.columns - 2 if not names or 2 * len(names & others) >= min(len(names), len(others)) else None
-
-
 def _blocks(lines: Sequence[str], layout: Layout, log: IssueLog) -> Iterator[Block]:
     """The sentences; documents, where the file marks them, become posts."""
     rows: list[Row] = []
     name, document, documents = "", None, 0
     unread = UnreadParts()
-    plain = layout.token == 0 and layout.tag in (None, -1) and layout.separator != _BLANKS
+    plain = layout.token == 0 and layout.tag in (None, -1) and layout.separator != BLANKS
     row_of: Callable[[str], tuple[str, str] | None] = _first_and_last(layout) if plain else _columns(layout)
     separator = layout.separator or "\t"
     for number, line in enumerate(lines, 1):
@@ -293,13 +140,13 @@ def _blocks(lines: Sequence[str], layout: Layout, log: IssueLog) -> Iterator[Blo
                 yield Block(name, document, rows)
                 rows, name = [], ""
             continue
-        if line[0] == "#" and _is_comment(line, layout):
+        if line[0] == "#" and is_comment(line, layout):
             if match := _COMMENT_POST.match(line):
                 document = match[1]
             elif match := _COMMENT_ID.match(line):
                 name = match[1] if not rows else name
             continue
-        if line.startswith(_DOCUMENT):
+        if line.startswith(DOCUMENT):
             if rows:
                 yield Block(name, document, rows)
                 rows, name = [], ""
@@ -329,7 +176,7 @@ def _first_and_last(layout: Layout) -> Callable[[str], tuple[str, str] | None]:
                 parts.pop()
             if parts[0] == "":  # the token is the separator itself
                 parts[:2] = [separator]
-        if len(parts) == 1 and layout.tag is not None and separator != _LABEL_STUDIO:  # blanks of another kind
+        if len(parts) == 1 and layout.tag is not None and separator != LABEL_STUDIO:  # blanks of another kind
             other = line.split()
             if len(other) > 1 and is_tag(other[-1]):
                 return other[0], other[-1]
@@ -351,19 +198,6 @@ def _columns(layout: Layout) -> Callable[[str], tuple[str, str] | None]:
         return token, parts[tag] if -len(parts) <= tag < len(parts) and len(parts) > 1 else NO_TAG
 
     return row
-
-
-def _is_comment(line: str, layout: Layout) -> bool:
-    """A line that begins with `#` is none where it has a tag in its column, or is nothing but that token."""
-    parts = _strip_end(layout.split(line))
-    if layout.tag is None:
-        return len(line) > 2 and line[1] in " \t" and not is_tag(line.split()[-1])
-    if len(parts) < 2 or (layout.columns and len(parts) != layout.columns):
-        return len(line) > 1
-    if not -len(parts) <= layout.tag < len(parts):
-        return True
-    tag = bare_tag(parts[layout.tag])
-    return not (is_tag(tag) or layout.notation != "prefix")
 
 
 def _looks_glued(sentences: Sequence[Sequence[Row]]) -> bool:
@@ -487,10 +321,10 @@ def sniff_lines(excerpt: Excerpt) -> Match | None:
     lines = excerpt.lines
     layout = find_layout(lines)
     if layout.tag is not None:
-        rows = [_strip_end(layout.split(line)) for line in _rows_of(lines)]
+        rows = [strip_end(layout.split(line)) for line in sample_rows(lines)]
         tags = Counter(bare_tag(row[layout.tag]) for row in rows if len(row) > max(1, layout.tag))
         known = read_tags(tags, "auto", IssueLog(Path()))
-        why = f"a token and a tag a line ({_NAMES[layout.separator]}; {known.scheme}"
+        why = f"a token and a tag a line ({SEPARATOR_NAMES[layout.separator]}; {known.scheme}"
         why += (
             ")"
             if layout.notation == "prefix"
@@ -503,7 +337,7 @@ def sniff_lines(excerpt: Excerpt) -> Match | None:
         if all(re.fullmatch(r".{1,2}\d", row[layout.token]) for row in rows if len(row) > layout.token):
             why += "; word positions behind the characters: needs data.glued_positions=true"
         return Match(50 if layout.notation in ("prefix", "suffix") else 40, why)
-    if len(lines) > 1 and sum(len(line) == 1 for line in lines) >= _MOST * len(lines):
+    if len(lines) > 1 and sum(len(line) == 1 for line in lines) >= 0.9 * len(lines):
         return Match(50, "one character a line, without tags")
     return None
 
