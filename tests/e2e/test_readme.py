@@ -63,6 +63,7 @@ def _runnable(arguments: list[str]) -> bool:
                 "experiment",
                 "task=s",
                 "task=p",
+                "task=chat",
                 "to=merged",
                 "input=",
                 "run=",
