@@ -9,6 +9,7 @@ person who waits.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -88,7 +89,11 @@ def publish_scores(context: Context, result: ScoreResult, inputs: ReportInputs) 
         context.publish_figures(draw_run_figures(result, inputs.curves))
     with timed("report"):
         context.publish_text("report.html", _report(context, result, tables, inputs))
-    print(_summary(result))
+    print(
+        "\n".join(
+            [*_summary(result), *(f"  hint     {hint}" for hint in hints(result, inputs.curves)), *_ways_on(context)]
+        )
+    )
 
 
 def _metrics(result: ScoreResult) -> dict[str, float]:
@@ -130,10 +135,10 @@ def _report(context: Context, result: ScoreResult, tables: Mapping[str, Table], 
     return render_run_page(result, tables, facts, inputs.curves, config.errta)
 
 
-def _summary(result: ScoreResult) -> str:
+def _summary(result: ScoreResult) -> list[str]:
     """The result in a few lines of plain text."""
     metrics, errta = result.metrics, result.errta
-    lines = [f"{result.parse.scored:,} sentences scored by {metrics.unit}; {result.signature}"]
+    lines = [f"{result.parse.scored:,} sentences scored by {metrics.unit}"]
     rows = {name: getattr(metrics, name) for name in ("micro", "macro", "relaxed")}
     intervals = {name: metrics.intervals.get(f"{name}.f1") for name in rows}
     for unit, scores in result.units.items():
@@ -152,9 +157,64 @@ def _summary(result: ScoreResult) -> str:
             f"{count:,} {name.replace('_', ' ')}" for name, count in errta.impossible_counts.items() if count
         )
         lines.append(f"  among the false positives that no gold could have had: {odd}")
-    units = f"FN {errta.fn:,} and FP {errta.fp:,}"
-    lines.append(f"  identity {units} are the units of these errors: {'yes' if errta.identity_ok else 'NO'}")
-    return "\n".join(lines)
+    if not errta.identity_ok:
+        lines.append(
+            f"  identity FN {errta.fn:,} and FP {errta.fp:,} are NOT the units of these errors: report this as a fault"
+        )
+    return lines
+
+
+FEW_STEPS = 300  # optimizer steps in which hardly any model has learnt what it can
+UNREAD = 0.05  # share of unreadable answers that is no slip
+FAR = 0.1  # difference of F1 that a sample of usual size does not make
+
+
+def hints(result: ScoreResult, curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[str]:
+    """Say what makes a result poorer than it could be, and what to do about it.
+
+    Args:
+        result: the scores.
+        curves: of the training, where there was one: metric -> (step, value).
+    """
+    found = []
+    total, parse, f1 = len(result.predictions), result.parse, result.metrics.micro.f1
+    if total and not any(prediction.entities for prediction in result.predictions.values()):
+        found.append("no entity was predicted: look at the learning curves, train longer, or read some answers")
+    if total and parse.failed / total > UNREAD:
+        found.append(
+            f"{parse.failed / total:.0%} of the answers cannot be read (`reason` in predictions.jsonl says why): "
+            "decoding=guided, a larger decoding.max_new_tokens, or another prompt"
+        )
+    dev = curves.get("val/f1", ())
+    if dev:
+        best = max(value for _, value in dev)
+        if dev[-1][0] < FEW_STEPS:
+            found.append(f"only {dev[-1][0]:,} steps were made: a small corpus needs more passes (trainer.max_epochs)")
+        elif len(dev) > 1 and dev[-1][1] >= best > dev[-2][1]:
+            found.append("dev F1 was still rising at the last evaluation: more trainer.max_epochs may help")
+        if abs(best - f1) > FAR:
+            found.append(
+                f"F1 is {best:.1%} on dev and {f1:.1%} here: the two differ, or are small (task=stats shows both)"
+            )
+    return found
+
+
+def _ways_on(context: Context) -> list[str]:
+    """Where to read on, and what to do next."""
+    config, folder = context.config, context.folder
+    ways = [f"  report   {folder / 'report.html'}"]
+    if context.run.url_hint:
+        store = f"sqlite:///{config.tracking.folder}/mlflow.db"
+        opened = f"mlflow ui --backend-store-uri {store}, then " if config.tracking.kind == "local" else ""
+        ways.append(f"  MLflow   {opened}{context.run.url_hint}")
+    name = shlex.quote(str(folder))
+    if config.task.name == "train" and config.llm is None:
+        ways.append(f"  next     python -m omniner.run task=predict checkpoint={name} text=...")
+    elif config.task.name == "train":
+        ways.append(f"  next     python -m omniner.run task=guide run={name}   # what its errors have in common")
+    else:
+        ways.append(f"  next     python -m omniner.run task=compare 'runs=[{folder},<another run>]'")
+    return ways
 
 
 TASK = Task(

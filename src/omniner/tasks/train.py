@@ -60,7 +60,7 @@ def run(context: Context) -> None:
     if fitted.interrupted:
         raise Stopped(fitted.signal)
     issues = context.publish_issues([*corpus.issues, *fitted.issues])
-    log.info("best dev F1 %.4f after %d epochs: %s", fitted.best_f1, fitted.epochs, fitted.best_path)
+    log.info("best dev F1 %.2f %% after %d epochs: %s", 100 * fitted.best_f1, fitted.epochs, fitted.best_path)
     context.publish_results({"val/best_f1": fitted.best_f1, "train/epochs": fitted.epochs})
 
     if config.tracking.log_model:

@@ -213,7 +213,11 @@ class LogProgress(Callback):
 
     def _note(self, trainer: pl.Trainer, *names: str) -> str:
         values = trainer.callback_metrics
-        shown = [f"{name} {float(values[name]):.4f}" for name in names if name in values]
+        shown = [
+            f"{name} {float(values[name]):.2%}" if name.endswith("f1") else f"{name} {float(values[name]):.4f}"
+            for name in names
+            if name in values
+        ]
         if "train/sentences_per_second" in values:
             shown.append(f"{float(values['train/sentences_per_second']):.1f} sentences/s")
         return ", ".join([f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}", *shown])

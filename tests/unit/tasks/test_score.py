@@ -1,0 +1,42 @@
+"""What a scored run says at its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from omniner.config import compose
+from omniner.records import Entity, Prediction, Sentence
+from omniner.scoring.profiles import score_records
+from omniner.tasks.score import hints
+
+GOLD = [Sentence(str(n), "去喝小满", [Entity("小满", "品牌", 2, 4)]) for n in range(10)]
+RIGHT = [Prediction(one.id, list(one.entities)) for one in GOLD]
+
+
+def told(predictions: list[Prediction], **curves: Any) -> str:
+    config = compose.load(["metrics.bootstrap=0"])
+    result = score_records(GOLD, predictions, config.metrics, config.errta)
+    return "; ".join(hints(result, {name.replace("_", "/"): points for name, points in curves.items()}))
+
+
+def test_a_good_result_needs_no_hint() -> None:
+    assert told(RIGHT) == ""
+    assert told(RIGHT, val_f1=[(500, 0.9), (1000, 1.0), (1500, 0.99)]) == ""
+
+
+@pytest.mark.parametrize(
+    ("predictions", "curve", "hint"),
+    [
+        ([Prediction(one.id) for one in GOLD], [], "no entity was predicted"),
+        ([*RIGHT[:8], Prediction("8", parse="failed"), Prediction("9", parse="failed")], [], "20% of the answers"),
+        (RIGHT, [(50, 0.95), (100, 0.99)], "only 100 steps"),
+        (RIGHT, [(500, 0.95), (1000, 0.97)], "still rising"),
+        (RIGHT, [(500, 0.7), (1000, 0.6)], "F1 is 70.0% on dev and 100.0% here"),
+    ],
+)
+def test_what_makes_a_result_poor_is_said(
+    predictions: list[Prediction], curve: list[tuple[int, float]], hint: str
+) -> None:
+    assert hint in told(predictions, val_f1=curve)
