@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs format ui clean
+.PHONY: help install demo test soak check docs format ui clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -26,7 +26,10 @@ demo: install ## Train, test and score a tagger on the built-in corpus, tracked,
 	$(BIN)/python -m omniner.run
 
 test: install ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not soak" $(TESTS)
+
+soak: install ## Long trials: kills at many moments, full disks, fuzzed files; prints a table
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s tests/reliability
 
 check: install ## Formatting, lint, types, direction of imports
 	$(BIN)/ruff format --check src tests experiments

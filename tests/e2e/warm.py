@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # MLflow reads it when it is loaded, here before we can say so
@@ -31,12 +31,16 @@ _FORKING.set_forkserver_preload(
 
 
 def run(
-    arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], seconds: float
+    arguments: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str],
+    seconds: float,
+    prepare: Callable[[], None] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m omniner.run` with these arguments, to its end."""
+    """`python -m omniner.run` with these arguments, to its end; `prepare` is called in its process before it begins."""
     with tempfile.TemporaryDirectory() as folder:
         said = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = _FORKING.Process(target=_command, args=(list(arguments), cwd, dict(environment), said))
+        process = _FORKING.Process(target=_command, args=(list(arguments), cwd, dict(environment), said, prepare))
         process.start()
         process.join(seconds)
         if (status := process.exitcode) is None:
@@ -46,7 +50,9 @@ def run(
     return subprocess.CompletedProcess(list(arguments), status, out, err)
 
 
-def _command(arguments: list[str], cwd: Path, environment: dict[str, str], said: list[Path]) -> None:
+def _command(
+    arguments: list[str], cwd: Path, environment: dict[str, str], said: list[Path], prepare: Callable[[], None] | None
+) -> None:
     """Take over directory, environment, arguments and streams of the command, and be it."""
     import runpy
 
@@ -58,4 +64,6 @@ def _command(arguments: list[str], cwd: Path, environment: dict[str, str], said:
     for number, path in enumerate(said, start=1):
         with path.open("wb") as file:
             os.dup2(file.fileno(), number)
+    if prepare is not None:
+        prepare()
     runpy.run_module("omniner.run", run_name="__main__", alter_sys=True)
