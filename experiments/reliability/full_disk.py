@@ -2,8 +2,8 @@
 
     sudo python experiments/reliability/full_disk.py
 
-Needs root on Linux: it mounts a file system in memory. Prints a line for each size: the exit status, whether a traceback
-was shown, and the message.
+Needs root on Linux: it mounts a file system in memory. Prints a line for each size: the exit status, whether a
+traceback was shown, and the message.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 from omniner.config import compose
 from omniner.runs.folder import BOOKKEEPING, STATE
 from omniner.tracking.store import open_store
-from tests.e2e.conftest import TINY, TINY_CAUSAL, omniner
+from tests.e2e.conftest import ONE_EPOCH, TINY_CAUSAL, omniner
 from tests.reliability import killing
 
 pytestmark = pytest.mark.soak
@@ -24,8 +24,11 @@ TASKS = {
     "adjudicate": (["task=adjudicate", NAMED], ["gold.jsonl", "queue.json", "decisions.jsonl", "counts.json"]),
     "split": (["task=split", "split.together=texts", "data.size={train: 60, dev: 20, test: 20}"], ["corpus"]),
     "convert": (["task=convert", "input=p.jsonl", "to=conll", "output=new.conll"], ["../../new.conll"]),
-    "train": ([*TINY, "trainer.max_epochs=2"], ["predictions.jsonl", "gold.jsonl", "metrics.json"]),
-    "train_causal": ([*TINY_CAUSAL, "trainer.max_epochs=1"], ["predictions.jsonl", "gold.jsonl"]),
+    "train": (ONE_EPOCH, ["predictions.jsonl", "gold.jsonl", "metrics.json"]),
+    "train_causal": (
+        [*(item for item in TINY_CAUSAL if "max_epochs" not in item), "trainer.max_epochs=1"],
+        ["predictions.jsonl", "gold.jsonl"],
+    ),
     "predict": (
         ["task=predict", "model=qwen2_tiny", *TINY_CAUSAL[1:5], "decoding.max_new_tokens=8"],
         ["predictions.jsonl"],
@@ -61,8 +64,7 @@ def _one_run(cwd: Path) -> Path:
 @pytest.mark.parametrize("task", TASKS)
 def test_a_killed_run_goes_on_to_the_same_end(task: str, tables: Path, tmp_path: Path) -> None:
     given, names = TASKS[task]
-    arguments = [*(item for item in given if not item.startswith("trainer.max_epochs=3")), f"tracking.folder={tables}"]
-    arguments += ["tracking.system_metrics=false"]
+    arguments = [*given, f"tracking.folder={tables}", "tracking.system_metrics=false"]
     line = '{"id": "1", "text": "喝小满", "entities": [{"text": "小满", "category": "品牌", "start": 1, "end": 3}]}\n'
 
     def place(name: str) -> Path:
@@ -77,10 +79,12 @@ def test_a_killed_run_goes_on_to_the_same_end(task: str, tables: Path, tmp_path:
     expected = _content(_one_run(whole), names)
     assert expected
     total = int((whole / killing.COUNT).read_text())
-    failures = []
+    failures, killed = [], 0
     for at in _moments(total, task):
         cwd = place(f"at{at}")
-        killing.run(arguments, cwd, at)
+        if killing.run(arguments, cwd, at) == 0:
+            continue  # it had fewer changes: how many batches the thread that sends makes is a matter of time
+        killed += 1
         omniner(*arguments, cwd=cwd)
         folder = _one_run(cwd)
         state = json.loads((folder / "run_state.json").read_text())
@@ -96,6 +100,6 @@ def test_a_killed_run_goes_on_to_the_same_end(task: str, tables: Path, tmp_path:
             "not a file of ours": not all((folder / name).exists() for name in BOOKKEEPING),
         }
         failures += [f"{task}, change {at} of {total}: {name}" for name, wrong in problems.items() if wrong]
-    notes = list((tables / "unsent").glob("*"))
-    print(f"{task}: {len(_moments(total, task))} kills among {total} changes, {len(failures)} failures")
+    notes = [note.read_text("utf-8") for note in (tables / "unsent").glob("*")]
+    print(f"{task}: {killed} kills among {total} changes, {len(failures)} failures")
     assert (failures, notes) == ([], [])
