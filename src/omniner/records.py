@@ -189,6 +189,20 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def match_texts(ours: Sequence[str], theirs: Sequence[str]) -> list[int | None]:
+    """Find equal texts: the place in `theirs` of each of `ours`; the k-th of equal ones is the k-th there."""
+    places: dict[str, list[int]] = {}
+    for place, text in enumerate(theirs):
+        places.setdefault(text, []).append(place)
+    met: dict[str, int] = {}
+    found: list[int | None] = []
+    for text in ours:
+        count = met[text] = met.get(text, -1) + 1
+        there = places.get(text, [])
+        found.append(there[count] if count < len(there) else None)
+    return found
+
+
 def align_surfaces(text: str, surfaces: Sequence[str], taken: Iterable[tuple[int, int]] = ()) -> list[int | None]:
     """Find the start of each surface in a text.
 

@@ -36,8 +36,9 @@ from omniner.config.groups import DataConfig
 from omniner.corpus import sources
 from omniner.corpus.formats import label_studio, recognise
 from omniner.corpus.formats.fields import IssueLog, write_json_list
+from omniner.errors import UserError
 from omniner.files import write_text
-from omniner.records import Entity, Issue, Sentence, entity_to_json, is_unlabeled
+from omniner.records import Entity, Issue, Sentence, entity_to_json, is_unlabeled, match_texts
 
 Annotation = tuple[Entity, ...]  # what one annotator says of one sentence: without repeats, by place
 
@@ -58,7 +59,7 @@ class AnnotatedSentence:
 def match_annotators(
     names: Sequence[str], files: Sequence[Sequence[Sentence]]
 ) -> tuple[list[AnnotatedSentence], list[Issue]]:
-    """Match the sentences of all annotators by id.
+    """Match the sentences of all annotators by id, or by text where that finds more (`_with_common_ids`).
 
     Where texts differ, the one that most annotators have counts (of equally many the first one's), and labels made on
     another text are set aside: their offsets mean nothing here.
@@ -72,6 +73,7 @@ def match_annotators(
         file, has another text or no labels, or that an annotator does not have.
     """
     issues: list[Issue] = []
+    files = _with_common_ids(names, files, issues)
     tables = [_by_id(name, sentences, issues) for name, sentences in zip(names, files, strict=True)]
     items = []
     for id in dict.fromkeys(id for table in tables for id in table):
@@ -84,6 +86,46 @@ def match_annotators(
         meta = {key: value for key, value in same[0].meta.items() if key != "unlabeled"}
         items.append(AnnotatedSentence(Sentence(id, text, [], post, meta), annotations))
     return items, issues
+
+
+def _with_common_ids(
+    names: Sequence[str], files: Sequence[Sequence[Sentence]], issues: list[Issue]
+) -> list[Sequence[Sentence]]:
+    """Give sentences the ids of those of the same text in the files before, where ids do not say which these are.
+
+    Ids that readers made up are numbers: of another order, or after the name of another file. Of texts that stand
+    several times the k-th is the k-th.
+    """
+    known: dict[str, str] = {}  # text of each id so far
+    found: list[Sequence[Sentence]] = []
+    for name, sentences in zip(names, files, strict=True):
+        by_id = sum(known.get(sentence.id) == sentence.text for sentence in sentences)
+        ids = list(known)
+        places = match_texts([sentence.text for sentence in sentences], list(known.values()))
+        if sum(place is not None for place in places) > by_id:
+            sentences = [
+                replace(sentence, id=ids[place] if place is not None else _free(sentence.id, known, name))
+                for sentence, place in zip(sentences, places, strict=True)
+            ]
+            issues.append(Issue("matched-by-text", f"{name}: ids are none of the others'; matched by the texts"))
+        for sentence in sentences:
+            known.setdefault(sentence.id, sentence.text)
+        found.append(sentences)
+    return found
+
+
+def check_shared(names: Sequence[str], items: Sequence[AnnotatedSentence]) -> None:
+    """Raise a `UserError` where an annotator has labelled no sentence that another one has: nothing is compared."""
+    shared = [item.annotations for item in items if len(item.annotations) - item.annotations.count(None) > 1]
+    for place, name in enumerate(names):
+        if all(annotations[place] is None for annotations in shared):
+            others = ", ".join(other for other in names if other != name)
+            found = f"{name} has labelled no sentence that any of {others} has, by id or by text"
+            raise UserError("annotators", found, "Name files of the same sentences.")
+
+
+def _free(id: str, known: Mapping[str, str], name: str) -> str:
+    return f"{name}: {id}" if id in known else id
 
 
 def _by_id(name: str, sentences: Sequence[Sentence], issues: list[Issue]) -> dict[str, Sentence]:

@@ -1,8 +1,11 @@
 """Read a predictions file of any system, with its gold.
 
-Two kinds of files are known by the keys of their first object: our own lines (`id`, `entities` or `raw`), which need
-gold from elsewhere, and `generated_predictions.jsonl` (`prompt`, `label`, `predict`), which brings its own. What cannot
-be read is an issue with its line; a file of no known kind is one `UserError`. The texts of `label` and `predict` are
+Kinds of files are known by the keys of their first object: our own lines (`id`, `entities` or `raw`);
+`generated_predictions.jsonl` (`prompt`, `label`, `predict`) and what ms-swift writes, which bring their gold; answers
+without gold (`prompt` and `predict` alone, results of OpenAI's batches, `output`); CLUENER's submissions; and whatever
+is a labelled corpus of some format. All but those with labels need gold from elsewhere. Sentences are the same by id,
+or else by text, those that stand several times in order (`_gold_ids`). What cannot be read is an issue with its line; a
+file of no known kind, or of other sentences than gold's, is one `UserError`. The texts of `label` and `predict` are
 kept, so that the official profile can read them by its own rules.
 """
 
@@ -12,8 +15,8 @@ import contextlib
 import gc
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +25,17 @@ from omniner.answers import parse_answer
 from omniner.corpus import formats
 from omniner.corpus.formats.fields import IssueLog, quote, read_lines
 from omniner.errors import UserError
-from omniner.records import Entity, Issue, Prediction, Sentence
+from omniner.records import Entity, Issue, Prediction, Sentence, match_texts, to_line
 
 # Under these keys of `Sentence.meta` the official profile finds what the file said.
 LABEL, LABEL_PARSE = "label", "label_parse"  # the text; ok | repaired | failed | replaced
 LABEL_ERRTA, PREDICT_ERRTA = "label_errta", "predict_errta"  # where the ERRTA reader sees another text
 BOM = "bom"  # the line begins with a byte order mark, which hides it from the evaluation script
 
-_KINDS = "Lines are {id, entities} of omniner or {prompt, label, predict} of LLaMA-Factory."
+_KINDS = (
+    "Name lines of {id, entities} or {id, raw}, {prompt, predict} of LLaMA-Factory, {response, messages} of ms-swift, "
+    "{custom_id, response} of OpenAI's batches, a CLUENER submission, or a labelled corpus of any format."
+)
 _MAX_OFFSET = 1 << 31
 _PARSES = ("ok", "repaired", "failed")
 _CORPUS = formats.ReadOptions(glued_positions=False, joiner="", id_prefix="test")
@@ -42,7 +48,7 @@ class LoadedPredictions:
     gold: list[Sentence]
     predictions: list[Prediction]
     issues: list[Issue]
-    kind: str  # omniner | generated
+    kind: str  # generated (it has its labels) | answers | omniner | cluener | corpus
     seconds: float  # spent on reading
 
 
@@ -51,9 +57,9 @@ def read_predictions(predictions: Path, gold: Path | None) -> LoadedPredictions:
 
     Args:
         predictions: the file.
-        gold: a corpus file of any format; for `generated_predictions.jsonl` it must have as many sentences, in the
-            same order, and may be the official `test.json` too. `None`: `gold.jsonl` beside our own lines; the labels
-            in the file, with the texts of a `test.json` beside it, otherwise.
+        gold: a corpus file of any format; for `generated_predictions.jsonl` it must have as many sentences, and may be
+            the official `test.json` too. `None`: the labels in the file, with the texts of a `test.json` beside it, or
+            else `gold.jsonl` beside the file.
 
     Raises:
         UserError: the file is of no known kind, or its gold is missing or of other sentences.
@@ -62,13 +68,20 @@ def read_predictions(predictions: Path, gold: Path | None) -> LoadedPredictions:
     lines = read_lines(predictions, log)
     kind = _kind_of(predictions, lines)
     with garbage_collection_paused():
+        if kind == "answers" and gold is None and all('"labels"' in line for line in lines):
+            lines, kind = [_as_generated(line) for line in lines], "generated"
         if kind == "generated":
             sentences, answers = _generated(lines, log)
             _attach(sentences, predictions, gold, len(lines), log)
         else:
-            answers = _own(lines, log)
+            said = _corpus(predictions, log) if kind == "corpus" else _READERS[kind](lines, log)
             sentences = _gold(predictions, gold, log)
-            _check_ids(predictions, sentences, answers)
+            ids = _gold_ids([(prediction.id, asked) for prediction, asked in said], sentences, predictions, log)
+            answers = [
+                replace(one, id=name) if name != one.id else one for (one, _), name in zip(said, ids, strict=True)
+            ]
+    if not answers:
+        raise UserError(predictions, f"no prediction could be read{_first(log.items)}", _KINDS)
     return LoadedPredictions(sentences, answers, log.items, kind, time.perf_counter() - start)
 
 
@@ -85,15 +98,67 @@ def garbage_collection_paused() -> Iterator[None]:
 
 
 def _kind_of(path: Path, lines: Sequence[str]) -> str:
+    number, record = _first_object(lines)
+    found = f"an object with the keys {', '.join(map(repr, record))[:200]}"
+    if "predict" in record or isinstance(record.get("label"), str):
+        return "generated" if "label" in record else "answers"
+    if "id" in record and ("entities" in record or "raw" in record):
+        return "omniner"
+    if _answer_in(record) is not None:
+        return "answers"
+    if "id" in record and "text" not in record and isinstance(record.get("label"), dict):
+        return "cluener"
+    if not record:
+        found = "no line with a JSON object" if lines else "the file is empty"
+    try:
+        formats.recognise(path)
+    except UserError as error:
+        raise UserError(f"{path}:{number}", found, _KINDS) from error
+    return "corpus"
+
+
+def _first(issues: Sequence[Issue]) -> str:
+    """The first issues, as part of a message."""
+    return f" ({'; '.join(map(str, issues[:3]))})" if issues else ""
+
+
+def _first_object(lines: Sequence[str]) -> tuple[int, dict[str, Any]]:
+    """The first of the first lines that is a JSON object, and its number; else an empty one."""
     for number, line in enumerate(lines[:1000], 1):
         record = _record(line.removeprefix("\ufeff"))
         if isinstance(record, dict):
-            if "predict" in record or "label" in record:
-                return "generated"
-            if "id" in record and ("entities" in record or "raw" in record):
-                return "omniner"
-            raise UserError(f"{path}:{number}", f"an object with the keys {', '.join(map(repr, record))[:200]}", _KINDS)
-    raise UserError(f"{path}:1", "no line with a JSON object" if lines else "the file is empty", _KINDS)
+            return number, record
+    return 1, {}
+
+
+def _answer_in(record: dict[str, Any]) -> Any:
+    """What a model of another program has said; None where the object has no answer where one is known to be."""
+    response = record.get("response")
+    if "custom_id" in record and (isinstance(response, dict) or "error" in record):
+        try:
+            return record["response"]["body"]["choices"][0]["message"]["content"] or ""
+        except (KeyError, IndexError, TypeError):
+            return ""  # a request that failed
+    if response is not None and any(key in record for key in ("labels", "messages", "query")):
+        return response
+    return next((record[key] for key in ("predict", "output") if record.get(key) is not None), None)
+
+
+def _asked(record: dict[str, Any]) -> str:
+    """What a model was asked, with the sentence in it; empty where the object does not say."""
+    messages = record.get("messages")
+    if isinstance(messages, list):
+        asked = [one.get("content") for one in messages if isinstance(one, dict) and one.get("role") == "user"]
+        return str(asked[-1]) if asked else ""
+    return next((str(record[key]) for key in ("text", "prompt", "query", "input") if record.get(key)), "")
+
+
+def _as_generated(line: str) -> str:
+    """A line of ms-swift as LLaMA-Factory would have written it; what is none stays as it is."""
+    record = _record(line)
+    if not isinstance(record, dict):
+        return line
+    return to_line({"prompt": _asked(record), "label": record.get("labels"), "predict": record.get("response")})
 
 
 def _record(line: str) -> Any:
@@ -184,12 +249,35 @@ def _attach(sentences: list[Sentence], path: Path, gold: Path | None, lines: int
             raise UserError(gold, found, "Name the gold of these predictions, or none to use the labels in the file.")
         log.add("test-json", f"{source.name}: {found}; not used (the official ERRTA script stops here)")
         return
-    for sentence in sentences:
-        theirs = known[int(sentence.id.removeprefix("line-")) - 1]
+    numbers = [int(sentence.id.removeprefix("line-")) - 1 for sentence in sentences]
+    asked = [str(sentence.meta.get("prompt") or "") for sentence in sentences]
+    places = _in_gold_order(asked, numbers, [sentence.text for sentence in known], source, log)
+    for sentence, place in zip(sentences, places, strict=True):
+        theirs = known[place]
         sentence.text, sentence.post_id = theirs.text, theirs.post_id
         if texts is None:
             sentence.entities = theirs.entities
             sentence.meta[LABEL_PARSE] = "replaced"
+
+
+def _in_gold_order(
+    asked: Sequence[str], numbers: Sequence[int], texts: Sequence[str], source: Path, log: IssueLog
+) -> Sequence[int]:
+    """The place in gold of each sample: that of its line, unless the prompts hold the sentences in another order."""
+    here = [texts[number] in prompt for number, prompt in zip(numbers, asked, strict=True)]
+    if all(here):
+        return numbers
+    distinct = set(texts)
+    found = match_texts([_sentence_in(prompt, distinct) for prompt in asked], texts)
+    if all(place is None or place == number for place, number in zip(found, numbers, strict=True)):
+        return numbers  # prompts that do not quote their sentence say nothing of the order
+    places = [place for place in found if place is not None]
+    if len(places) < len(found):
+        line = here.index(False) + 1
+        message = f"line {line} of the predictions asks about another sentence than line {line} of gold"
+        raise UserError(source, message, "Name the gold of these predictions.")
+    log.add("other-order", f"{source.name} has the sentences in another order; matched by their texts")
+    return places
 
 
 def _official_test(path: Path) -> list[str] | None:
@@ -212,23 +300,126 @@ def _gold(path: Path, gold: Path | None, log: IssueLog) -> list[Sentence]:
     return sentences
 
 
-def _check_ids(path: Path, sentences: Sequence[Sentence], predictions: Sequence[Prediction]) -> None:
-    known = {sentence.id for sentence in sentences}
-    if predictions and not any(prediction.id in known for prediction in predictions):
-        found = f"no id is one of the gold sentences ({predictions[0].id!r} here, {sentences[0].id!r} there)"
-        raise UserError(path, found, "Give both files the same ids.")
+Said = list[tuple[Prediction, str]]  # with the sentence, or what was asked, as far as the file says so
 
 
-def _own(lines: Sequence[str], log: IssueLog) -> list[Prediction]:
-    predictions = []
+def _gold_ids(given: Sequence[tuple[str, str]], gold: Sequence[Sentence], path: Path, log: IssueLog) -> Sequence[str]:
+    """Find the gold sentence that each prediction is about.
+
+    Ids count, unless they are of other texts; then texts do, equal ones in their order. Answers of which nothing is
+    known are those of as many gold sentences, in their order.
+
+    Args:
+        given: id and sentence of each prediction, or what was asked; either may be empty.
+        gold: the sentences.
+        path: the predictions.
+        log: is told where the order differs.
+
+    Returns:
+        Ids of gold; those of predictions about no gold sentence stay as they are.
+
+    Raises:
+        UserError: nothing matches.
+    """
+    known = {sentence.id: sentence.text for sentence in gold}
+    named = [(name, asked) for name, asked in given if name in known]
+    other = [name for name, asked in named if asked and known[name] not in asked]
+    if not given or (named and not other):
+        return [name for name, _ in given]
+    texts = [sentence.text for sentence in gold]
+    distinct = set(texts)
+    found = match_texts([_sentence_in(asked, distinct) for _, asked in given], texts)
+    if any(place is not None for place in found):
+        log.add("matched-by-text", f"{path.name} and its gold have other ids, or another order; matched by their texts")
+        return [
+            f"line-{number} (no gold)" if place is None else gold[place].id for number, place in enumerate(found, 1)
+        ]
+    if not named and len(given) == len(gold) and not any(name or asked for name, asked in given):
+        return [sentence.id for sentence in gold]
+    message = f"no id is one of the gold sentences ({given[0][0]!r} here, {gold[0].id!r} there), and no text"
+    if other:
+        message = f"{other[0]!r} is another sentence here than in gold, and no text is one of gold's"
+    raise UserError(path, message, "Name the gold of these predictions, or give both files the same ids or texts.")
+
+
+def _sentence_in(asked: str, known: Collection[str]) -> str:
+    """The gold text that a prompt quotes: all of it, one of its lines, or what stands behind a colon in one."""
+    if asked in known:
+        return asked
+    for line in reversed(asked.splitlines()):
+        for mark in ("：", ":"):
+            rest = line
+            while rest:
+                if rest in known or rest.strip() in known:
+                    return rest if rest in known else rest.strip()
+                rest = rest.partition(mark)[2]
+    return asked
+
+
+def _answers(lines: Sequence[str], log: IssueLog) -> Said:
+    said: Said = []
+    for number, line in enumerate(lines, 1):
+        record = _record(line.removeprefix("\ufeff") if number == 1 else line)
+        answer = _answer_in(record) if isinstance(record, dict) else None
+        if answer is None:
+            found = record if isinstance(record, str) else "no answer"
+            log.add("bad-line", f"{found}; the line is left out", number)
+            continue
+        text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+        pairs, status, reason = parse_answer(text)
+        name = record.get("custom_id", record.get("id", ""))
+        said.append((Prediction(str(name), [Entity(*pair) for pair in pairs], text, status, reason), _asked(record)))
+    return said
+
+
+def _submission(lines: Sequence[str], log: IssueLog) -> Said:
+    """CLUENER's: `{"id": 0, "label": {"name": {"彭小军": [[15, 17]]}}}`, ends inclusive."""
+    said: Said = []
+    for number, line in enumerate(lines, 1):
+        record = _record(line.removeprefix("\ufeff") if number == 1 else line)
+        label = record.get("label") if isinstance(record, dict) else None
+        if not isinstance(label, dict) or "id" not in record:
+            log.add("bad-line", f"{quote(record)} has no id and label; the line is left out", number)
+            continue
+        name, entities = str(record["id"]), []
+        for category, surfaces in label.items():
+            for surface, places in surfaces.items() if isinstance(surfaces, dict) else ():
+                for place in places if isinstance(places, list) else ():
+                    if isinstance(place, list) and len(place) == 2 and all(type(at) is int for at in place):
+                        entities.append(Entity(surface, category, place[0], place[1] + 1))
+                    else:
+                        log.add("bad-offsets", f"{quote(surface)} at {quote(place)}; left out", number, name)
+        said.append((Prediction(name, entities), ""))
+    return said
+
+
+def _corpus(path: Path, log: IssueLog) -> Said:
+    """Labels of a corpus file, whatever its format, as predictions."""
+    sentences, issues = formats.read(path, "auto", _CORPUS)
+    log.items += issues
+    if all(map(records.is_unlabeled, sentences)):
+        raise UserError(f"{path}:1", "no line with a JSON object, and no labelled sentence", _KINDS)
+    return [(Prediction(sentence.id, sentence.entities), sentence.text) for sentence in sentences]
+
+
+def _own(lines: Sequence[str], log: IssueLog) -> Said:
+    predictions: Said = []
     for number, line in enumerate(lines, 1):
         record = _record(line.removeprefix("\ufeff") if number == 1 else line)
         if not isinstance(record, dict):
             found = record if isinstance(record, str) else f"{quote(record)} where an object belongs"
             log.add("bad-line", f"{found}; the line is left out", number)
         elif (prediction := _prediction(record, log, number)) is not None:
-            predictions.append(prediction)
+            text = record.get("text")
+            predictions.append((prediction, text if isinstance(text, str) else ""))
     return predictions
+
+
+_READERS: dict[str, Callable[[Sequence[str], IssueLog], Said]] = {
+    "omniner": _own,
+    "answers": _answers,
+    "cluener": _submission,
+}
 
 
 def prediction_from_line(line: str) -> Prediction:

@@ -50,6 +50,7 @@ def _adjudicate(context: Context) -> None:
     names = [one.name for one in annotators]
     items, found = match_annotators(names, [one.sentences for one in annotators])
     issues += found
+    adjudication.check_shared(names, items)
     scores: list[PracticeScore] = []
     practice: dict[str, Decision] = {}
     if config.practice:

@@ -18,7 +18,7 @@ from typing import Any
 from omniner.annotators import reliability
 from omniner.annotators.reliability import Agreement
 from omniner.corpus import sources
-from omniner.corpus.adjudication import match_annotators
+from omniner.corpus.adjudication import check_shared, match_annotators
 from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
 from omniner.files import make_folder, write_json_lines
@@ -43,6 +43,7 @@ def run(context: Context) -> None:
         names = [one.name for one in annotators]
         items, found = match_annotators(names, [one.sentences for one in annotators])
         issues += found
+        check_shared(names, items)
         if not config.gold:
             annotators = []  # the items hold all that is still needed
         agreement = reliability.measure_agreement(names, items, config.agreement)

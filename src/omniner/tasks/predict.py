@@ -35,7 +35,7 @@ from omniner.records import Issue, Prediction, Sentence, content_digest, mark_en
 from omniner.runs.context import Context, Input, Task, always, model_label
 from omniner.runs.folder import GUIDANCE_COPY, find_trained_model
 from omniner.scoring.predictions import prediction_from_line
-from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, score_and_publish
+from omniner.tasks.score import SCORE_OUTPUTS, SHOWN_RAW, SHOWN_REASONS, ReportInputs, score_and_publish
 
 if TYPE_CHECKING:
     from omniner.llm.prompts import Prompt
@@ -72,6 +72,22 @@ def run(context: Context) -> None:
         score_and_publish(context, sentences, predictions, ReportInputs(taxonomy, issues=counts))
     else:
         log.info("no gold entities in these sentences: nothing to score")
+    check_answered(predictions, folder / PREDICTIONS)
+
+
+def check_answered(predictions: Sequence[Prediction], path: Path) -> None:
+    """Say how many answers could not be read.
+
+    Raises:
+        UserError: none could; with the first of them.
+    """
+    failed = [prediction for prediction in predictions if prediction.parse == "failed"]
+    if failed and len(failed) == len(predictions):
+        first = "; ".join(f"{one.id}: {one.reason} {one.raw[:SHOWN_RAW]!r}" for one in failed[:SHOWN_REASONS])
+        found = f"none of {len(failed):,} answers can be read (first: {first})"
+        raise UserError(path, found, "Try decoding=guided, another prompt, or a model that has learnt to answer so.")
+    if failed:
+        log.warning("%d of %d answers cannot be read: %s", len(failed), len(predictions), failed[0].reason)
 
 
 def is_typed(config: Config) -> bool:

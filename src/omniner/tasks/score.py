@@ -27,6 +27,7 @@ from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import read_predictions
 from omniner.scoring.profiles import score_loaded, score_records
 
+SHOWN_RAW, SHOWN_REASONS = 80, 3  # characters of an answer, and answers, that an error shows
 SCORE_OUTPUTS = ("scores.json", "tables", "figures", "report.html")  # what `publish_scores` writes
 
 
@@ -36,18 +37,32 @@ def run(context: Context) -> None:
     assert config.predictions is not None, "the task's inputs say so"
     gold = Path(config.gold) if config.gold else None
     loaded = read_predictions(Path(config.predictions), gold)
-    _refuse_unread(Path(config.predictions), loaded.predictions)
     result = score_loaded(loaded, config.metrics, config.errta)
     context.publish_issues(result.issues)
+    check_scored(result, config.predictions)
     publish_scores(context, result, ReportInputs())
 
 
-def _refuse_unread(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Refuse answers of which none can be read: their score would be that of another prompt or another file."""
-    if predictions and all(prediction.parse == "failed" for prediction in predictions):
-        shown = "; ".join(f"{p.id}: {p.raw[:60]!r} ({p.reason})" for p in predictions[:3])
+def check_scored(result: ScoreResult, source: str) -> None:
+    """Refuse scores that say nothing of a system: nothing was scored, or no answer could be read.
+
+    Args:
+        result: the scores.
+        source: where the answers are from.
+
+    Raises:
+        UserError: with the first reasons.
+    """
+    parse, answered = result.parse, sum(name in result.sentences for name in result.predictions)
+    reasons = [f"{one.sentence_id}: {one.reason} {one.raw[:SHOWN_RAW]!r}" for one in parse.failures]
+    reasons += [str(issue) for issue in result.issues if issue.code == "no-gold"]
+    first = f" (first: {'; '.join(reasons[:SHOWN_REASONS])})" if reasons else ""
+    if not parse.scored:
+        found = f"0 of {parse.sentences:,} sentences could be scored{first}"
+        raise UserError(source, found, "Look at what the file holds: answers and gold must be readable.")
+    if not answered or parse.failed >= answered:
         fix = "Look at what the model was asked for, and whether it could finish (thinking, limit of tokens)."
-        raise UserError(path, f"none of {len(predictions)} answers can be read; the first: {shown}", fix)
+        raise UserError(source, f"none of {answered:,} answers can be read{first}", fix)
 
 
 @dataclass(frozen=True)
@@ -69,11 +84,12 @@ class ReportInputs:
 
 def score_and_publish(
     context: Context, gold: Sequence[Sentence], predictions: Sequence[Prediction], inputs: ReportInputs
-) -> None:
-    """Score predictions against gold and publish everything that follows from it."""
+) -> ScoreResult:
+    """Score predictions against gold, publish everything that follows from it, and return the scores."""
     categories = inputs.taxonomy.categories if inputs.taxonomy is not None else ()
     result = score_records(gold, predictions, context.config.metrics, context.config.errta, categories)
     publish_scores(context, result, inputs)
+    return result
 
 
 def publish_scores(context: Context, result: ScoreResult, inputs: ReportInputs) -> None:
@@ -91,7 +107,11 @@ def publish_scores(context: Context, result: ScoreResult, inputs: ReportInputs) 
         context.publish_text("report.html", _report(context, result, tables, inputs))
     print(
         "\n".join(
-            [*_summary(result), *(f"  hint     {hint}" for hint in hints(result, inputs.curves)), *_ways_on(context)]
+            [
+                *_summary(result, inputs.issues),
+                *(f"  hint     {hint}" for hint in hints(result, inputs.curves)),
+                *_ways_on(context),
+            ]
         )
     )
 
@@ -135,7 +155,7 @@ def _report(context: Context, result: ScoreResult, tables: Mapping[str, Table], 
     return render_run_page(result, tables, facts, inputs.curves, config.errta)
 
 
-def _summary(result: ScoreResult) -> list[str]:
+def _summary(result: ScoreResult, met: Mapping[str, int]) -> list[str]:
     """The result in a few lines of plain text."""
     metrics, errta = result.metrics, result.errta
     lines = [f"{result.parse.scored:,} sentences scored by {metrics.unit}"]
@@ -161,6 +181,14 @@ def _summary(result: ScoreResult) -> list[str]:
         lines.append(
             f"  identity FN {errta.fn:,} and FP {errta.fp:,} are NOT the units of these errors: report this as a fault"
         )
+    issues = Counter(met) + Counter(issue.code for issue in result.issues)
+    if issues:
+        listed = ", ".join(f"{count:,} {code}" for code, count in sorted(issues.items()))
+        lines.append(f"  issues   {listed} (listed in issues.jsonl)")
+    if result.parse.failed or result.parse.repaired:
+        parse = result.parse
+        answers = f"{parse.failed:,} unreadable and {parse.repaired:,} repaired, of {parse.sentences:,}"
+        lines.append(f"  answers  {answers}")
     return lines
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from omniner.corpus.adjudication import (
     AnnotatedSentence,
     annotation_of,
+    check_shared,
     decide,
     match_annotators,
     overlap,
@@ -19,6 +20,7 @@ from omniner.corpus.adjudication import (
     score_practice,
 )
 from omniner.corpus.sample import generate_sample
+from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 
 TEXT = "我在上海迪士尼乐园吃冰淇淋"
@@ -167,6 +169,23 @@ def test_practice_counts_what_is_left_out() -> None:
     assert not other.passes("f1", 0.9)
     assert [issue.code for issue in issues] == ["practice-unused"]
     assert not one.passes("f1", 1.0), "above, not at"
+
+
+def test_sentences_without_ids_of_their_own_are_matched_by_text() -> None:
+    """The second has another order, the third another file's numbers; texts that stand twice are matched in order."""
+    texts = ["甲乙", "丙丁", "甲乙", "戊己"]
+    first = [Sentence(f"a-{n}", text, [Entity(text[0], str(n), 0, 1)]) for n, text in enumerate(texts)]
+    second = [Sentence(f"a-{n}", texts[m], [Entity(texts[m][0], str(m), 0, 1)]) for n, m in enumerate((3, 0, 2, 1))]
+    third = [Sentence(f"c-{n}", texts[n], [Entity(texts[n][0], str(n), 0, 1)]) for n in (0, 1)]
+    other = [Sentence("a-1", "无关", [])]
+    items, issues = match_annotators("abcd", [first, second, third, other])
+    assert [one.sentence.text for one in items[:4]] == texts
+    assert {decide(one).how for one in items[:2]} == {"majority"}
+    assert items[2].annotations == (annotation_of(first[2].entities), annotation_of(second[2].entities), None, None)
+    assert [issue.code for issue in issues].count("matched-by-text") == 2
+    with pytest.raises(UserError, match="d has labelled no sentence that any of a, b, c has"):
+        check_shared("abcd", items)
+    check_shared("abc", [AnnotatedSentence(one.sentence, one.annotations[:3]) for one in items])
 
 
 def mistaken(sentence: Sentence, draw: Random, rate: float) -> Sentence:

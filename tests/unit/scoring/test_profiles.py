@@ -328,21 +328,79 @@ def test_a_backslash_written_as_an_escape_survives_the_errta_reader(tmp_path: Pa
     [
         ("", "empty"),
         ("a\tb\n", "no line with a JSON object"),
-        ('{"text": "x", "label": []}\n', None),
+        ('{"text": "x", "label": []}\n', "the file holds no gold"),
         ('{"a": 1}\n', "keys"),
     ],
 )
-def test_a_file_of_no_known_kind(content: str, found: str | None, tmp_path: Path) -> None:
+def test_a_file_of_no_known_kind(content: str, found: str, tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(content, "utf-8")
-    if found is None:
-        assert [issue.code for issue in predictions.read_predictions(path, None).issues] == ["bad-line"]
-        return
     with pytest.raises(UserError, match=found) as error:
         predictions.read_predictions(path, None)
-    assert f"{path}:1" in error.value.where
+    assert str(path) in error.value.where
     with pytest.raises(UserError):
         predictions.read_predictions(tmp_path / "absent.jsonl", None)
+
+
+def ask(text: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": "抽取实体"}, {"role": "user", "content": f"句子：{text}"}]
+
+
+TEXTS = ("我爱北京", "看2024奥运会", "我爱北京")
+ANSWERS = ('[["北京", "地点"]]', '[["2024奥运会", "赛事"]]', "[]")
+ASKED = list(zip(TEXTS, ANSWERS, strict=True))
+BATCH = [
+    {"custom_id": f"g{n}", "response": {"body": {"choices": [{"message": {"content": answer}}]}}, "error": None}
+    for n, answer in enumerate(ANSWERS)
+]
+FORMS: dict[str, list[Any]] = {
+    "without label": [{"prompt": f"抽取实体：\n句子：{text}", "predict": answer} for text, answer in ASKED],
+    "label and predict as lists": [
+        {"prompt": text, "label": json.loads(answer), "predict": json.loads(answer)} for text, answer in ASKED
+    ],
+    "ms-swift": [{"response": answer, "labels": None, "messages": ask(text)} for text, answer in ASKED],
+    "OpenAI's batches": BATCH,
+    "OpenAI's batches, as they came back": BATCH[::-1],
+    "output": [{"text": text, "output": answer} for text, answer in ASKED],
+    "CLUENER's submission": [
+        {"id": "g0", "label": {"地点": {"北京": [[2, 3]]}}},
+        {"id": "g1", "label": {"赛事": {"2024奥运会": [[1, 7]]}}},
+        {"id": "g2", "label": {}},
+    ],
+    "doccano": [
+        {"id": 7, "text": TEXTS[0], "label": [[2, 4, "地点"]]},
+        {"id": 8, "text": TEXTS[1], "label": [[1, 8, "赛事"]]},
+        {"id": 9, "text": TEXTS[2], "label": []},
+    ],
+    "columns": ["我 O\n爱 O\n北 B-地点\n京 I-地点\n"],
+    "answers alone": [{"predict": answer} for answer in ANSWERS],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_predictions_in_the_forms_of_other_programs(form: str, tmp_path: Path) -> None:
+    """Texts that stand twice are matched in order, and gold may have another order where texts or ids are known."""
+    entities = [[GOLD[1].entities[0]], [GOLD[0].entities[0]], []]
+    gold = [Sentence(f"g{n}", text, side) for n, (text, side) in enumerate(zip(TEXTS, entities, strict=True))]
+    path = write(tmp_path / "said.jsonl", FORMS[form])
+    known = form != "answers alone"
+    for order in ([0, 1, 2], [1, 0, 2]) if known else ([0, 1, 2],):
+        file = write(tmp_path / "gold.jsonl", [sentence_to_json(gold[n]) for n in order])
+        result = score_loaded(predictions.read_predictions(path, file), METRICS, ERRTA)
+        assert result.unit == "span"
+        assert result.metrics.micro[4:] == ((1, 0, 1) if form == "columns" else (2, 0, 0))
+    other = write(tmp_path / "other.jsonl", [sentence_to_json(Sentence("x", "无关", [Entity("无", "地点", 0, 1)]))])
+    with pytest.raises(UserError):
+        predictions.read_predictions(path, other)
+
+
+def test_ms_swift_brings_its_gold_and_nothing_is_no_success(tmp_path: Path) -> None:
+    lines = [{"response": "[]", "labels": answer, "messages": ask(text)} for text, answer in ASKED]
+    loaded = predictions.read_predictions(write(tmp_path / "swift.jsonl", lines), None)
+    assert (loaded.kind, score_loaded(loaded, METRICS, ERRTA).metrics.micro[4:]) == ("generated", (0, 0, 2))
+    write(tmp_path / "gold.jsonl", [sentence_to_json(sentence) for sentence in GOLD])
+    with pytest.raises(UserError, match="no prediction could be read"):
+        predictions.read_predictions(write(tmp_path / "p.jsonl", [{"id": None, "entities": []}]), None)
 
 
 @pytest.mark.parametrize("line", ["{broken", "[]", '{"entities": []}', '{"id": "a", "entities": [5]}'])

@@ -1,0 +1,79 @@
+"""Scores that say nothing of a system are no success, and what other programs write is scored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omniner.config import compose
+from omniner.errors import UserError
+from omniner.files import read_json
+from omniner.run import run
+
+GOLD: list[dict[str, Any]] = [
+    {"id": "1", "text": "我爱北京", "entities": [{"text": "北京", "category": "地点", "start": 2, "end": 4}]},
+    {"id": "2", "text": "去喝咖啡", "entities": []},
+]
+
+
+def score(folder: Path, lines: list[object], *overrides: str) -> Path:
+    for name, items in (("gold.jsonl", GOLD), ("predictions.jsonl", lines)):
+        text = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+        (folder / name).write_text(text, encoding="utf-8")
+    words = [f"predictions={folder / 'predictions.jsonl'}", f"output_dir={folder / 'out'}", "metrics.bootstrap=50"]
+    return run(compose.load(["task=score", "tracking=off", *words, *overrides]))
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ([{"id": "1", "raw": "我不知道"}, {"id": "2", "raw": "没有"}], "none of 2 answers can be read"),
+        ([{"id": None, "entities": []}], "no prediction could be read"),
+        ([{"prompt": "p", "label": "[[", "predict": "[]"}], "0 of 1 sentences could be scored"),
+        (
+            [{"id": "1", "entities": [{"text": "北京", "category": "地点", "start": 2, "end": 3}]}],
+            "none of the 1 predicted",
+        ),
+        ([{"id": "8", "entities": []}], "no id is one of the gold sentences"),
+    ],
+)
+def test_nothing_is_no_success(lines: list[object], found: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=found):
+        score(tmp_path, lines)
+    assert not (tmp_path / "out" / "scores.json").exists()
+
+
+def test_both_units_are_kept_and_what_was_odd_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [{"id": "1", "raw": '[["北京", "地点"], ["上海", "地点"]]'}, {"id": "2", "raw": "没有"}]
+    folder = score(tmp_path, lines)
+    values = read_json(folder / "metrics.json")
+    assert values["test/f1"] == values["test/span/f1"] == values["test/pair/f1"] == pytest.approx(2 / 3)
+    assert values["test/pair/f1_low"] <= values["test/pair/f1"] <= values["test/pair/f1_high"]
+    assert values["errta/impossible/invented"] == 1
+    said = capsys.readouterr().out
+    assert "by pair" in said
+    assert "no gold could have had: 1 invented" in said
+    assert "answers  1 unreadable and 0 repaired, of 2" in said
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "F1 by pair" in page
+    assert "Answers that no gold could have had" in page
+
+
+def test_reports_of_other_programs(shared: Path, tmp_path: Path) -> None:
+    reports = shared / "reports"
+    forms = {
+        "20-predictions-other-forms": ("gold_cluener.json", ["cluener_predict.json", "doccano_pred.jsonl", "pred.bio"]),
+        "27-other-frameworks-predictions": (
+            "gold_for_these.jsonl",
+            ["ms_swift.jsonl", "openai_batch.jsonl", "predict_is_list.jsonl", "predict_missing_label.jsonl"],
+        ),
+    }
+    for folder, (gold, files) in forms.items():
+        for name in files:
+            words = [f"predictions={reports / folder / name}", f"gold={reports / folder / gold}"]
+            out = run(compose.load(["task=score", "tracking=off", *words, f"output_dir={tmp_path / name}"]))
+            micro = read_json(out / "scores.json")["metrics"]["micro"]
+            assert (micro["fp"], micro["tp"]) == (0, 2 if folder.startswith("20") else 1), name
