@@ -80,15 +80,12 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     counts = Counter(tag for block in blocks for _, _, tag in block.rows)
     tagged = counts.keys() != {NO_TAG}
     known = read_tags(counts, options.scheme, log)
-    if (
-        tagged
-        and all(tag.code for name, tag in known.tags.items() if name not in ("O", "o", NO_TAG))
-        and not (counts.keys() <= {"O", "o", NO_TAG})
-    ):
-        row = next(row for block in blocks for row in block.rows if known.tags[row[2]].code)
-        found = f"no column of tags: {quote(row[2])} behind {quote(row[1])} is none"
+    said = counts.keys() - {"O", "o", NO_TAG}
+    if said and all(known.tags[tag].code for tag in said):
+        number, token, tag = next(row for block in blocks for row in block.rows if row[2] in said)
+        found = f"no column of tags: {quote(tag)} behind {quote(token)} is none"
         fix = "Set data.tag_column to the column of tags, data.scheme=io where tags are categories alone."
-        raise UserError(f"{path}:{row[0]}", found, fix)
+        raise UserError(f"{path}:{number}", found, fix)
     if options.scheme == "auto" and known.scheme == "bio" and starts_like_iob1([block.rows for block in blocks], known):
         known = read_tags(counts, "iob1", IssueLog(path))
     glued, joiner = options.glued_positions, options.joiner

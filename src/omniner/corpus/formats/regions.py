@@ -278,8 +278,13 @@ class RegionPlacer:
         return "utf16" if is_sure else end
 
     def _place_waiting(self, waiting: Waiting, ways: Sequence[str]) -> None:
-        self._log.id = waiting.id
-        self._place(waiting.sentence, waiting.regions, ways, waiting.line)
+        sentence, regions, line, self._log.id = waiting
+        is_usual = ways[0] == self._assumed and not sentence.entities
+        if is_usual and (entities := self._plain(sentence.text, regions, ways[0])):
+            sentence.entities = entities
+            self._done.append(sentence)
+        else:
+            self._place(sentence, regions, ways, line)
 
     def _place(self, sentence: Sentence, regions: Sequence[Region], ways: Sequence[str], line: int) -> None:
         """One way for all regions of a sentence if one fits all, else for each the first that fits."""
