@@ -179,14 +179,14 @@ def bf16_gain(width: int, inner: int) -> float:
 
 @torch.no_grad()
 def _measure_gain(width: int, inner: int) -> float:
-    """Time the two products of a layer in both precisions, in turns; the best of some rounds is least disturbed."""
+    """Take the CPU time of a layer's two products in both precisions, in turns: other work beside it does not count."""
     best = {torch.float32: math.inf, torch.bfloat16: math.inf}
     for _ in range(_ROUNDS):
         for dtype in best:
             tokens, weights = torch.ones(_TOKENS, width, dtype=dtype), torch.ones(inner, width, dtype=dtype)
-            start = time.perf_counter()
+            start = time.process_time()
             nn.functional.linear(nn.functional.linear(tokens, weights), weights.T)
-            best[dtype] = min(best[dtype], time.perf_counter() - start)
+            best[dtype] = min(best[dtype], time.process_time() - start)
     return best[torch.float32] / best[torch.bfloat16]
 
 
