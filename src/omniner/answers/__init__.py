@@ -29,6 +29,7 @@ from omniner.records import Entity, Prediction, Sentence, place_pairs
 
 # Separators of the JSON: those of the paper's training data (Python's own), and without spaces.
 STYLES = {"official": (", ", ": "), "compact": (",", ":")}
+CUT, REPEATED = "stopped by decoding.max_new_tokens", "stopped where the model repeats itself"  # why one was cut
 MAX_CHARS = 1_000_000  # a longer answer is a runaway generation
 
 
@@ -124,7 +125,12 @@ def _judge(reading: PairReading, why: str) -> ParsedAnswer:
 
 
 def prediction_from_answer(
-    sentence: Sentence, raw: str, prompt_sha: str, engine: str, cut: bool = False, categories: Collection[str] = ()
+    sentence: Sentence,
+    raw: str,
+    prompt_sha: str,
+    engine: str,
+    cut: str | bool = False,
+    categories: Collection[str] = (),
 ) -> Prediction:
     """Read a model's answer about a sentence; never raises.
 
@@ -136,13 +142,13 @@ def prediction_from_answer(
         raw: the answer as the model wrote it.
         prompt_sha: hash of the prompt.
         engine: who answered.
-        cut: whether the limit of tokens ended the answer; `reason` says so.
+        cut: what ended the answer before the model did, which `reason` says: True = the limit of tokens.
         categories: those that the model was told of.
     """
-    parsed = parse_answer(raw, categories, sentence.text, cut)
+    parsed = parse_answer(raw, categories, sentence.text, bool(cut))
     placed = place_pairs(sentence.text, [(_spelt_as_in(sentence.text, text), label) for text, label in parsed.pairs])
     entities = [entity for entity in placed if entity is not None]
-    reasons = ["stopped by decoding.max_new_tokens" if cut else "", parsed.reason]
+    reasons = [CUT if cut is True else cut or "", parsed.reason]
     if repeats := len(placed) - len(entities):
         reasons.append(f"{repeats} repeated entities dropped")
     return Prediction(sentence.id, entities, raw, parsed.status, "; ".join(filter(None, reasons)), prompt_sha, engine)

@@ -106,7 +106,7 @@ class _Frame:
         """Make the last item a key, in an object, or in the brackets of a call."""
         if self.opener == "[" or self.key is not None:
             return
-        if self.items:
+        if self.items and isinstance(self.items[-1], str):
             self.key = self.items.pop()
         elif self.entries and isinstance(self.entries[-1][1], str):
             self.key = self.entries.pop()[1]  # the key before it has no value

@@ -14,6 +14,10 @@ the same, and only the answers that are missing are given out.
 Tokens that are drawn (`decoding.temperature` above 0) do not depend on the batch either: a row's random number is a
 hash of the seed, the sentence's id and the place in the answer. So a sentence gets the same answer with any neighbours,
 on any device, before and after an interruption.
+
+A model that repeats itself would hold its slot to the limit of tokens, and often the whole batch. A free answer ends
+when it has said the same thing more often in a row than any answer about its sentence can: an entity is listed at most
+as often as it stands there, so never more often than the sentence's most frequent character.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -45,6 +49,9 @@ if TYPE_CHECKING:
 
 _GROUP = 16  # sentences of a group, per slot: the most work that is done twice after an interruption
 _SECONDS = 2.0  # between two times that answers are given out; what is done is kept, whatever comes after it
+_LONGEST_CYCLE = 64  # tokens that are looked at as one thing that is repeated
+_LEAST_REPEATS, _LEAST_LOOP = 8, 48  # times in a row, and tokens of all of them: less may be an answer's form
+_LOOK_EVERY = 16  # tokens
 _FRESH_TOKENS = 1024  # once new sentences bring so many tokens to a forward call, further ones wait: bounds memory
 
 
@@ -57,12 +64,21 @@ class GenerationRequest(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the model wrote, without the token that ends an answer; not `finished` if `max_new_tokens` cut it."""
+    """What the model wrote, without the token that ends an answer.
+
+    Attributes:
+        id: of the request.
+        tokens: of the answer.
+        text: the same.
+        finished: False if it was cut by `max_new_tokens`, or because it `looped`.
+        looped: whether the model repeated itself.
+    """
 
     id: str
     tokens: list[int]
     text: str
     finished: bool
+    looped: bool = False
 
 
 @dataclass(slots=True)
@@ -73,7 +89,8 @@ class _Row:
         pending: tokens that the model has not seen: the prompt after the prefix, later the newest of the answer.
         limit: most tokens of the answer, the one that ends it included.
         stored: how many tokens its slot holds.
-        finished: None while it goes on; False if `limit` cut it.
+        repeats: how often in a row an answer may say the same; 0 = as often as it likes.
+        finished: None while it goes on; False if `limit` cut it, or because it `looped`.
     """
 
     request: GenerationRequest
@@ -81,9 +98,11 @@ class _Row:
     limit: int
     stops: frozenset[int]
     constraint: ConstraintState | None
+    repeats: int = 0
     stored: int = 0
     answer: list[int] = field(default_factory=list)
     finished: bool | None = None
+    looped: bool = False
 
     def take(self, token: int) -> None:
         """Add a token that was chosen after all pending ones were seen."""
@@ -107,6 +126,8 @@ class _Row:
         self.pending.append(token)
         if self.constraint is not None:
             self.constraint.advance(token)
+        if self.repeats and len(self.answer) % _LOOK_EVERY == 0 and repeats_itself(self.answer, self.repeats):
+            self.finished, self.looped = False, True
         if len(self.answer) == self.limit:
             self.finished = False
 
@@ -253,7 +274,8 @@ class Generator:
             request = waiting.popleft()
             room = self._room(request)
             state = None if self._constraint is None else self._constraint.start(request.text, room)
-            row = _Row(request, request.prompt[len(self._prefix) :], room, self._chat.stops, state)
+            repeats = 0 if state else most_repeats(request.text)  # what is guided ends in form
+            row = _Row(request, request.prompt[len(self._prefix) :], room, self._chat.stops, state, repeats)
             row.take_forced()
             if row.finished is None:
                 active.append(row)
@@ -263,7 +285,7 @@ class Generator:
         return answers
 
     def _answer(self, row: _Row) -> Answer:
-        return Answer(row.request.id, row.answer, self._chat.decode(row.answer), row.finished is True)
+        return Answer(row.request.id, row.answer, self._chat.decode(row.answer), row.finished is True, row.looped)
 
     @torch.no_grad()
     def _next_tokens(self, store: PrefixCache, active: list[_Row]) -> list[int]:
@@ -303,6 +325,23 @@ class Generator:
             for slot, mover in zip(gaps, movers, strict=True):
                 active[slot] = active[mover]
         del active[count:]
+
+
+def most_repeats(text: str) -> int:
+    """Count how often in a row an answer about a sentence may say the same thing."""
+    return max(_LEAST_REPEATS, max(Counter(text).values(), default=0))
+
+
+def repeats_itself(tokens: Sequence[int], repeats: int) -> bool:
+    """Tell whether an answer ends in a cycle of at most 64 tokens that was said more than `repeats` times in a row."""
+    for cycle in range(1, _LONGEST_CYCLE + 1):
+        length = max(cycle * (repeats + 1), _LEAST_LOOP)
+        if length > len(tokens):
+            break  # and so is it for longer cycles
+        tail = tokens[-length:]
+        if tail[cycle:] == tail[:-cycle]:
+            return True
+    return False
 
 
 def uniform_draw(seed: int, name: str, step: int) -> float:

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from omniner.answers import prediction_from_answer
+from omniner.answers import CUT, REPEATED, prediction_from_answer
 from omniner.config.groups import Config
 from omniner.config.model_groups import CausalConfig, DecodingConfig, TrainerConfig
 from omniner.errors import Stopped, UserError
 from omniner.llm.attention_probe import choose_attention
 from omniner.llm.constraint import AnswerConstraint, Constraint
-from omniner.llm.generate import GenerationRequest, Generator
+from omniner.llm.generate import Answer, GenerationRequest, Generator
 from omniner.llm.language_model import CausalModel, build_optimizer, save_causal_model
 from omniner.llm.packs import PackedStep, StepLoader, pack_step, suffix_length
 from omniner.llm.samples import PromptEncoder, Sample
@@ -262,11 +262,16 @@ def predict_answers(
     prompt, engine = causal.prompt, engine_name(config)
     for batch in generator.run(requests, done):
         yield [
-            prediction_from_answer(
-                sentences[each.id], each.text, prompt.sha, engine, not each.finished, prompt.categories
-            )
+            prediction_from_answer(sentences[each.id], each.text, prompt.sha, engine, _cut_by(each), prompt.categories)
             for each in batch
         ]
+
+
+def _cut_by(answer: Answer) -> str:
+    """What ended an answer before the model did; empty if the model did."""
+    if answer.looped:
+        return REPEATED
+    return "" if answer.finished else CUT
 
 
 @dataclass

@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from omniner.answers import STYLES, prediction_from_answer, strict_pairs
+from omniner.answers import CUT, STYLES, prediction_from_answer, strict_pairs
 from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
 from omniner.llm.client import ChatClient, ChatRequest, ServerError, response_format
@@ -40,7 +40,7 @@ log = logging.getLogger("omniner")
 
 _EMPTY = "empty-text"  # begins the reason of a prediction about which nobody was asked
 # Why an answer cannot be read, beside `ONLY_THOUGHT`:
-_CUT, _REFUSED, _NO_ANSWER = "cut at its limit of tokens", "refused", "no text at all"
+_LIMIT, _REFUSED, _NO_ANSWER = "cut at its limit of tokens", "refused", "no text at all"
 _OUT_OF_FORM = "no list of entities"
 _TICK = 10.0  # seconds between reports of progress
 _MOST_REFUSALS = 20  # without any answer: then it is not the sentences
@@ -241,7 +241,7 @@ def explain_unread(unread: Sequence[Prediction], config: DecodingConfig) -> tupl
             f"Raise decoding.max_new_tokens (now {config.max_new_tokens}), or switch thinking off:"
             " +decoding.extra_body.chat_template_kwargs.enable_thinking=false (the name is the chat template's).",
         ),
-        _CUT: ("decoding.max_new_tokens", f"Raise decoding.max_new_tokens (now {config.max_new_tokens})."),
+        _LIMIT: ("decoding.max_new_tokens", f"Raise decoding.max_new_tokens (now {config.max_new_tokens})."),
         _REFUSED: ("decoding", "Change what it does not take: a key of decoding, the prompt, or the input."),
         _NO_ANSWER: ("decoding.model", "See which decoding.model the server has, and that its chat template fits."),
         _OUT_OF_FORM: ("decoding.model", "Try another decoding.model, prompt=fewshot, or decoding.kind=guided."),
@@ -256,8 +256,8 @@ def _kind_of(prediction: Prediction) -> str:
         return _REFUSED
     if ONLY_THOUGHT in reason or "the model thinks" in reason or "behind its thinking" in reason:
         return ONLY_THOUGHT
-    if reason.startswith("stopped by decoding.max_new_tokens"):
-        return _CUT
+    if reason.startswith(CUT):
+        return _LIMIT
     return _OUT_OF_FORM if prediction.raw.strip() else _NO_ANSWER
 
 

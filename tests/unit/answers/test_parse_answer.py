@@ -96,7 +96,21 @@ def test_unread_items_are_named() -> None:
     assert parse_answer('[["面膜", "品类_产品"], ["x"], null]').reason.endswith("2 items unread")
 
 
-pieces = st.sampled_from([*"[]{}()\"'\\,:，“”`n0a面 \n", '["', '"]', '", "', "null", "\\u12", '\\"'])
+pieces = st.sampled_from(
+    [
+        *"[]{}()\"'\\,:，“”`n0a面 \n|<>-=",
+        '["',
+        '"]',
+        '", "',
+        '": "',
+        '{"text": "',
+        "null",
+        "\\u12",
+        '\\"',
+        "<think>",
+        "```",
+    ]
+)
 
 
 @settings(max_examples=400, deadline=None)
@@ -212,6 +226,7 @@ def test_only_the_final_answer_counts(text: str, pairs: list[tuple[str, str]]) -
         ('[{"text": "北京", "type": ', "breaks off before its first pair"),
         ("地点：这句话中没有", "no pair"),
         ("人名指的是人的名字。\n- 注意：没有", "no pair"),
+        ('{["a"]: "b", {"text"}: "c"', "no pair"),
     ],
 )
 def test_what_was_not_said_is_not_read(text: str, reason: str) -> None:

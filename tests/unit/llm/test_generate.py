@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
 from omniner.llm import generate, prefix_cache
-from omniner.llm.generate import Answer, GenerationRequest, Generator
+from omniner.llm.generate import Answer, GenerationRequest, Generator, most_repeats, repeats_itself
 
 # peft 0.21 asks transformers 5.23 for a property by its old name
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -452,3 +452,40 @@ def test_cuda_equals_cpu(family: str) -> None:
         assert found.keys() == want.keys()
         assert temperature or found == want
     assert collect(generator(model.to(torch.bfloat16)).run(asked)).keys() == want.keys()
+
+
+def parrot(cycle: list[int], after: int) -> Any:
+    """A model that ends no answer, and says the same few tokens over and over from some position on."""
+
+    def repeat(module: nn.Module, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+        for row, place in enumerate(kwargs["logits_to_keep"].tolist()):
+            position = int(kwargs["position_ids"][0, place])
+            result.logits[0, row, sorted(STOPS)] = -torch.inf
+            if position >= after:
+                result.logits[0, row, cycle[position % len(cycle)]] = torch.inf
+
+    model = tiny("qwen2")
+    model.register_forward_hook(repeat, with_kwargs=True)
+    return model
+
+
+@pytest.mark.parametrize("cycle", [[5], [5, 6, 7], list(range(41, 61))])
+def test_a_model_that_repeats_itself_does_not_hold_its_slot(cycle: list[int]) -> None:
+    model, asked = parrot(cycle, after=60), requests(6)
+    found = collect(generator(model, max_new_tokens=400).run(asked))
+    for answer in found.values():
+        assert (answer.finished, answer.looped) == (False, True)
+        assert len(answer.tokens) < 60 + max(48, 9 * len(cycle)) + 16
+    # what a sentence has many times may be said as often
+    repeated = [request._replace(text="哈" * 400) for request in asked]
+    found = collect(generator(model, max_new_tokens=99).run(repeated))
+    assert {len(answer.tokens) for answer in found.values()} == {99}
+
+
+def test_what_is_no_loop() -> None:
+    assert not repeats_itself([1, 2, 3] * 8, 8)
+    assert not repeats_itself([7] * 47, 8)
+    assert not repeats_itself([1, 2, 3, 4, 5, 6] * 9 + [1], 9)
+    assert repeats_itself([9, *[1, 2, 3, 4, 5, 6] * 9], 8)
+    assert most_repeats("去北京") == 8
+    assert most_repeats("哈" * 30 + "了") == 30
