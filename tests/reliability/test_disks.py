@@ -14,7 +14,7 @@ from omniner import files
 from omniner.errors import UserError
 from omniner.tracking import store
 from omniner.tracking.store import database_reason, open_store
-from omniner.training.checkpoints import AtomicCheckpointIO
+from omniner.training.fit import AtomicCheckpointIO
 from tests.unit.tracking.test_tracking import config as tracking_config
 
 
