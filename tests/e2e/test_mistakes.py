@@ -23,6 +23,8 @@ GOOD_LINE = '{"prompt": "", "label": "[[\\"面膜\\", \\"品牌\\"]]", "predict"
         (["data=cluener", "data.root=nowhere"], "data.root"),
         (["task=score", "predictions=none.jsonl"], "predictions: none.jsonl does not exist"),
         (["task=predict", "checkpoint=empty"], "checkpoint"),
+        (["task=predict", "checkpoint=nowhere"], "checkpoint: 'nowhere' is no file, no folder, and no run"),
+        (["task=predict", "checkpoint=outputs/nowhere"], "checkpoint: outputs/nowhere does not exist"),
         (["tracking=server", "tracking.uri=http://127.0.0.1:9"], "tracking.uri"),
         (["trainer.accelerator=gpu", "debug=fast", "tracking=off"], "trainer.accelerator"),
         (["trainer=gpu"], "trainer.accelerator"),

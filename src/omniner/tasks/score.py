@@ -26,6 +26,7 @@ from omniner.runs.context import Context, Input, Task
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import read_predictions
 from omniner.scoring.profiles import score_loaded, score_records
+from omniner.tracking import DATABASE
 
 SHOWN_RAW, SHOWN_REASONS = 80, 3  # characters of an answer, and answers, that an error shows
 SCORE_OUTPUTS = ("scores.json", "tables", "figures", "report.html")  # what `publish_scores` writes
@@ -232,7 +233,7 @@ def _ways_on(context: Context) -> list[str]:
     config, folder = context.config, context.folder
     ways = [f"  report   {folder / 'report.html'}"]
     if context.run.url_hint:
-        store = f"sqlite:///{config.tracking.folder}/mlflow.db"
+        store = f"sqlite:///{config.tracking.folder}/{DATABASE}"
         opened = f"mlflow ui --backend-store-uri {store}, then " if config.tracking.kind == "local" else ""
         ways.append(f"  MLflow   {opened}{context.run.url_hint}")
     name = shlex.quote(str(folder))

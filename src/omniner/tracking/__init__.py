@@ -21,7 +21,7 @@ from omniner.errors import UserError, one_line
 from omniner.files import make_folder, whole_records
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL, SPOOL_FIX, Sender, Spool, read_line
-from omniner.tracking.store import ChildRun, FoundRun, open_store
+from omniner.tracking.store import DATABASE, ChildRun, FoundRun, open_store
 from omniner.tracking.tracked_run import Run, TrackedRun, git_state, tag_values
 from omniner.tracking.unsent import FOLDER_TAG
 
@@ -211,7 +211,8 @@ def find_run(tracking: TrackingConfig, text: str, where: str) -> FoundRun:
     if tracking.kind == "off":
         fix = "Check the path, or set tracking=local or tracking=server to look among the runs."
         raise UserError(where, f"{text!r} is no file and no folder, and with tracking=off no runs are known", fix)
-    found = open_store(tracking).find(text, FOLDER_TAG)
+    no_store = tracking.kind == "local" and not Path(tracking.folder, DATABASE).exists()
+    found = [] if no_store else open_store(tracking).find(text, FOLDER_TAG)  # a question makes no store
     if not found:
         place = f"experiment {tracking.experiment!r} of tracking={tracking.kind}"
         fix = "Check the path, the id or the name."

@@ -31,6 +31,7 @@ from omniner.tracking.tracked_run import TABLES_TAG, display_name
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+DATABASE = "mlflow.db"  # the local store, in its folder
 LOCK_SECONDS = 120  # longest wait for another process that is creating the local store
 LOCAL_UI = "http://127.0.0.1:5000"  # where `make ui` serves the local store
 PARAMS_BATCH = 40  # MLflow takes 100, but not more than a megabyte in one request
@@ -298,7 +299,7 @@ def _open_local(tracking: TrackingConfig) -> Store:
     if found := re.search(r"[?#%]", str(folder)):
         message = f"{folder} holds a {found.group()!r}, which has a meaning in the address of a database"
         raise UserError("tracking.folder", message, "Choose another folder.")
-    database = folder / "mlflow.db"
+    database = folder / DATABASE
     fix = f"Move {database} away or, after an update of MLflow, run: mlflow db upgrade sqlite:///{database}."
     try:
         # Two processes that find no database would both create its tables, and one would fail.
