@@ -25,6 +25,14 @@ def test_every_line_is_a_command_of_ours() -> None:
     assert [line for line in LINES if not line.startswith(("python -m omniner.run", "make "))] == []
 
 
+def test_the_chinese_text_shows_the_same_commands() -> None:
+    chinese = (ROOT / "docs" / "README.zh.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(?:bash|python)\n(.*?)```", chinese, flags=re.DOTALL)
+    english = re.findall(r"```(?:bash|python)\n(.*?)```", README, flags=re.DOTALL)
+    bare = [[re.sub(r"\s+#.*", "", line) for line in block.splitlines()] for block in (*blocks, *english)]
+    assert bare[: len(blocks)] == bare[len(blocks) :]
+
+
 @pytest.mark.parametrize("target", sorted(set(TARGETS) | {"test", "check"}))
 def test_make_targets_exist_and_are_explained(target: str) -> None:
     assert re.search(rf"^{target}:.*## \w", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
