@@ -43,6 +43,7 @@ def test_every_command_composes(arguments: list[str], tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     for name in (
         "generated_predictions.jsonl",
+        "model.gguf",
         "predictions.jsonl",
         "gold.jsonl",
         "sentences.jsonl",
