@@ -114,22 +114,25 @@ def check_files(data: DataConfig) -> None:
         _root(data, _available(data))
 
 
-def read_sentences(path: Path, data: DataConfig | None = None) -> tuple[list[Sentence], list[Issue]]:
+def read_sentences(
+    path: Path, data: DataConfig | None = None, prefix: str | None = None
+) -> tuple[list[Sentence], list[Issue]]:
     """Read one file or folder that is none of the corpus `data`: labelled or not, of any format.
 
     Args:
         path: the file or folder.
         data: the config group. Its format holds where it is not that of the choice's own files; what it says of tags,
             offsets and annotators holds, too. None = whatever there is to know of the file is found out from it.
+        prefix: of the ids of sentences that have none in the file; None = the file's name.
 
     Returns:
-        The sentences, with ids after the file's name where it gives none, and the issues met.
+        The sentences and the issues met.
 
     Raises:
         UserError: nothing could be read, or more was lost than `data.max_issues`.
     """
     path = Path(path)
-    options = ReadOptions(id_prefix=path.stem)
+    options = ReadOptions(id_prefix=path.stem if prefix is None else prefix)
     if data is None:
         return check_read(path, *formats.read(path, "auto", options))
     options = replace(

@@ -22,8 +22,10 @@ from typing import Any
 
 from omniner import records
 from omniner.answers import parse_answer
-from omniner.corpus import formats
+from omniner.config.groups import DataConfig
+from omniner.corpus.formats import recognise
 from omniner.corpus.formats.fields import IssueLog, quote, read_lines
+from omniner.corpus.sources import read_sentences
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Prediction, Sentence, match_texts, to_line
 
@@ -38,7 +40,7 @@ _KINDS = (
 )
 _MAX_OFFSET = 1 << 31
 _PARSES = ("ok", "repaired", "failed")
-_CORPUS = formats.ReadOptions(glued_positions=False, joiner="", id_prefix="test")
+_PREFIX = "test"  # of ids of gold sentences that have none
 
 
 @dataclass(slots=True)
@@ -52,7 +54,7 @@ class LoadedPredictions:
     seconds: float  # spent on reading
 
 
-def read_predictions(predictions: Path, gold: Path | None) -> LoadedPredictions:
+def read_predictions(predictions: Path, gold: Path | None, data: DataConfig | None = None) -> LoadedPredictions:
     """Read a predictions file and the gold that belongs to it.
 
     Args:
@@ -60,6 +62,7 @@ def read_predictions(predictions: Path, gold: Path | None) -> LoadedPredictions:
         gold: a corpus file of any format; for `generated_predictions.jsonl` it must have as many sentences, and may be
             the official `test.json` too. `None`: the labels in the file, with the texts of a `test.json` beside it, or
             else `gold.jsonl` beside the file.
+        data: the config group whose format, where it is the user's, and whose keys hold for the gold file.
 
     Raises:
         UserError: the file is of no known kind, or its gold is missing or of other sentences.
@@ -72,10 +75,10 @@ def read_predictions(predictions: Path, gold: Path | None) -> LoadedPredictions:
             lines, kind = [_as_generated(line) for line in lines], "generated"
         if kind == "generated":
             sentences, answers = _generated(lines, log)
-            _attach(sentences, predictions, gold, len(lines), log)
+            _attach(sentences, predictions, gold, len(lines), log, data)
         else:
             said = _corpus(predictions, log) if kind == "corpus" else _READERS[kind](lines, log)
-            sentences = _gold(predictions, gold, log)
+            sentences = _gold(predictions, gold, log, data)
             ids = _gold_ids([(prediction.id, asked) for prediction, asked in said], sentences, predictions, log)
             answers = [
                 replace(one, id=name) if name != one.id else one for (one, _), name in zip(said, ids, strict=True)
@@ -111,7 +114,7 @@ def _kind_of(path: Path, lines: Sequence[str]) -> str:
     if not record:
         found = "no line with a JSON object" if lines else "the file is empty"
     try:
-        formats.recognise(path)
+        recognise(path)
     except UserError as error:
         raise UserError(f"{path}:{number}", found, _KINDS) from error
     return "corpus"
@@ -232,7 +235,9 @@ def _keep_errta_texts(meta: dict[str, Any], line: str) -> None:
     meta[LABEL_ERRTA], meta[PREDICT_ERRTA] = record["label"], record["predict"]
 
 
-def _attach(sentences: list[Sentence], path: Path, gold: Path | None, lines: int, log: IssueLog) -> None:
+def _attach(
+    sentences: list[Sentence], path: Path, gold: Path | None, lines: int, log: IssueLog, data: DataConfig | None
+) -> None:
     """Give samples the texts (and, from a corpus file, offsets and posts) of the sentences of the same line."""
     beside = path.with_name("test.json")
     if gold is None and not beside.is_file():
@@ -241,7 +246,7 @@ def _attach(sentences: list[Sentence], path: Path, gold: Path | None, lines: int
     texts = _official_test(source)
     known = [Sentence("", text) for text in texts] if texts is not None else []
     if texts is None and gold is not None:
-        known, issues = formats.read(gold, "auto", _CORPUS)
+        known, issues = read_sentences(gold, data, _PREFIX)
         log.items += issues
     if len(known) != lines:
         found = f"{len(known)} sentences, but {path.name} has {lines} lines"
@@ -288,12 +293,12 @@ def _official_test(path: Path) -> list[str] | None:
     return [str(item["input"]) for item in content]
 
 
-def _gold(path: Path, gold: Path | None, log: IssueLog) -> list[Sentence]:
+def _gold(path: Path, gold: Path | None, log: IssueLog, data: DataConfig | None) -> list[Sentence]:
     source = gold or path.with_name("gold.jsonl")
     if gold is None and not source.is_file():
         fix = "Set gold=<file> to the sentences with their gold entities."
         raise UserError(path, "the file holds no gold and no gold.jsonl stands beside it", fix)
-    sentences, issues = formats.read(source, "auto", _CORPUS)
+    sentences, issues = read_sentences(source, data, _PREFIX)
     log.items += issues
     if all(map(records.is_unlabeled, sentences)):
         raise UserError(source, "no sentence has labels", "Name the file with the gold entities.")
@@ -395,7 +400,7 @@ def _submission(lines: Sequence[str], log: IssueLog) -> Said:
 
 def _corpus(path: Path, log: IssueLog) -> Said:
     """Labels of a corpus file, whatever its format, as predictions."""
-    sentences, issues = formats.read(path, "auto", _CORPUS)
+    sentences, issues = read_sentences(path, None, _PREFIX)
     log.items += issues
     if all(map(records.is_unlabeled, sentences)):
         raise UserError(f"{path}:1", "no line with a JSON object, and no labelled sentence", _KINDS)

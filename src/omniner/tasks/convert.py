@@ -62,7 +62,7 @@ def run(context: Context) -> None:
         from omniner.scoring.official import write_generated
         from omniner.scoring.predictions import read_predictions
 
-        loaded = read_predictions(Path(config.input or ""), Path(config.gold) if config.gold else None)
+        loaded = read_predictions(Path(config.input or ""), Path(config.gold) if config.gold else None, config.data)
         with outputs.replacing(context, output):
             found = write_generated(output, loaded.gold, loaded.predictions)
         context.publish_issues([*loaded.issues, *found])

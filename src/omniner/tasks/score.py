@@ -37,7 +37,7 @@ def run(context: Context) -> None:
     config = context.config
     assert config.predictions is not None, "the task's inputs say so"
     gold = Path(config.gold) if config.gold else None
-    loaded = read_predictions(Path(config.predictions), gold)
+    loaded = read_predictions(Path(config.predictions), gold, config.data)
     result = score_loaded(loaded, config.metrics, config.errta)
     context.publish_issues(result.issues)
     check_scored(result, config.predictions)
