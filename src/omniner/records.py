@@ -96,6 +96,10 @@ class Issue(NamedTuple):
         return " ".join(part for part in (place, self.id, f"[{self.code}]", self.message) if part)
 
 
+PREDICTED_BY = "predicted_by"
+"""The key of `Sentence.meta` that says that a model found the entities, and which."""
+
+
 def unlabeled_sentence(id: str, text: str) -> Sentence:
     """Make a sentence that nobody labelled, which is not the same as one without entities."""
     return Sentence(id, text, meta={"unlabeled": True})
@@ -107,8 +111,8 @@ def is_unlabeled(sentence: Sentence) -> bool:
 
 
 def own_meta(sentence: Sentence) -> dict[str, Any]:
-    """Give `meta` without the mark of sentences that came without labels: formats say that in their own way."""
-    return {key: value for key, value in sentence.meta.items() if key != "unlabeled"}
+    """Give `meta` without the marks of unlabelled and of predicted sentences: formats say that in their own way."""
+    return {key: value for key, value in sentence.meta.items() if key not in ("unlabeled", PREDICTED_BY)}
 
 
 def entity_to_json(entity: Entity) -> dict[str, Any]:

@@ -98,6 +98,24 @@ def test_label_studio_is_given_tasks_and_their_configuration(tmp_path: Path) -> 
     assert (shown.get("name"), shown.get("value")) == ("text", "$text")
 
 
+def test_predictions_are_given_to_label_studio_as_what_a_model_thinks(tmp_path: Path) -> None:
+    found = records.Prediction("1", [Entity("小满", "品牌", 2, 4)], engine="tagger")
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(records.to_line(records.prediction_to_json(found, "去喝小满")) + "\n", encoding="utf-8")
+    sentences, issues = read(path, "auto")
+    assert issues == []
+    assert formats.write(tmp_path / "tasks.json", "label_studio", sentences, OPTIONS) == []
+    (task,) = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
+    assert "annotations" not in task
+    assert "meta" not in task
+    (thought,) = task["predictions"]
+    assert thought["model_version"] == "tagger"
+    assert [region["value"]["labels"] for region in thought["result"]] == [["品牌"]]
+    assert codes(formats.write(tmp_path / "plain.txt", "conll", sentences, OPTIONS)) == {"lost-id": 1}, (
+        "no meta is lost"
+    )
+
+
 def test_doccano() -> None:
     sentences, issues = read(SMALL / "doccano.jsonl", "auto")
     assert [(s.id, s.text, spans(s)) for s in sentences] == [

@@ -20,7 +20,7 @@ from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import IssueLog, id_of, json_records, list_of, meta_of, post_of, quote, text_of
 from omniner.corpus.formats.regions import LISTS, TEXTS, Region, RegionPlacer, regions_of, without_repeats
 from omniner.files import write_json_lines
-from omniner.records import Entity, Issue, Sentence, replace_surrogates, sentence_to_json
+from omniner.records import PREDICTED_BY, Entity, Issue, Sentence, replace_surrogates, sentence_to_json
 from omniner.registry import first_line
 
 _SENTENCE_KEYS = frozenset({"id", "text", "entities", "post_id", "meta"})
@@ -42,6 +42,8 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         if not record.keys() <= _SENTENCE_KEYS:
             _report_keys(record, _SENTENCE_KEYS | _PREDICTION_KEYS | {text_key, list_key}, foreign, log, line)
         meta = meta_of(record.get("meta"), log, line)
+        if "parse" in record:
+            meta[PREDICTED_BY] = str(record.get("engine") or "omniner")
         items = record.get(list_key)
         if items is None:
             meta["unlabeled"] = True

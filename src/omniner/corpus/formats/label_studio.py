@@ -43,7 +43,7 @@ from omniner.corpus.formats.regions import LISTS, TEXTS, Region, RegionPlacer
 from omniner.corpus.formats.rows import header_of, table_records
 from omniner.errors import UserError
 from omniner.files import explaining, write_text
-from omniner.records import Issue, Sentence, is_unlabeled, own_meta
+from omniner.records import PREDICTED_BY, Issue, Sentence, is_unlabeled, own_meta
 from omniner.registry import first_line
 
 _SAMPLE = 200  # tasks looked at to find out what the text is called
@@ -248,7 +248,7 @@ def labelling_configuration(categories: Iterable[str], log: IssueLog) -> str:
 
 
 def make_task(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
-    """Make the task of a sentence, with its entities as annotation unless it is one without labels."""
+    """Make the task of a sentence, with its entities as annotation, or as prediction where a model found them."""
     data = {"text": sentence.text}
     if sentence.id:
         data[ID] = sentence.id
@@ -257,7 +257,9 @@ def make_task(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
     item: dict[str, Any] = {"data": data}
     if meta := own_meta(sentence):
         item["meta"] = meta
-    if not is_unlabeled(sentence):
+    if model := sentence.meta.get(PREDICTED_BY):
+        item["predictions"] = [{"model_version": model, "result": result_regions(sentence, log)}]
+    elif not is_unlabeled(sentence):
         item["annotations"] = [{"result": result_regions(sentence, log)}]
     return item
 
