@@ -28,6 +28,7 @@ def _overrides(path: Path) -> list[str]:
         "task/agreement": ["annotators=[a,b,c]"],
         "task/convert": ["input=/dev/null", "output=out", "to=jsonl"],
         "task/predict": ["checkpoint=/dev/null"],
+        "task/chat": ["checkpoint=/dev/null"],
         "model/path": ["model.path=a_folder"],
         "model/causal_path": ["model.path=a_folder"],
         "model/baichuan2_7b": ["model.path=a_folder"],

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from omniner.scoring.predictions import prediction_from_line
-from tests.e2e.conftest import COMMAND, TINY_CAUSAL, environment, folder_of, omniner
+from tests.e2e.conftest import TINY_CAUSAL, environment, folder_of, omniner
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +61,8 @@ def test_predicting_again_gives_the_same_bytes(trained: tuple[Path, Path]) -> No
 def test_a_killed_prediction_goes_on_to_the_same_bytes(trained: tuple[Path, Path]) -> None:
     cwd, folder = trained
     arguments = [*SMALL, "decoding=guided", "task=predict", f"checkpoint={folder}", "output_dir=killed"]
-    process = subprocess.Popen([*COMMAND, *arguments], cwd=cwd, env=environment())
+    at_once = "from omniner.llm import generate; generate._SECONDS = 0; from omniner.run import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", at_once, *arguments], cwd=cwd, env=environment())
     path, deadline = cwd / "killed" / "predictions.jsonl", time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
         if path.exists() and path.stat().st_size:
@@ -80,7 +82,8 @@ def test_adapters_are_merged_into_a_plain_model(trained: tuple[Path, Path]) -> N
     assert (folder / "checkpoints" / "best" / "adapter_model.safetensors").is_file()
     omniner("task=convert", "to=merged", f"checkpoint={folder}", "output=merged", "tracking=off", cwd=cwd)
     assert (cwd / "merged" / "model.safetensors").is_file()
-    result = omniner(*OTHER, "model=causal_path", "model.path=merged", "task=predict", f"checkpoint={folder}", cwd=cwd)
+    merged = ["model=causal_path", "model.path=merged", "decoding=guided"]
+    result = omniner(*OTHER, *merged, "task=predict", f"checkpoint={folder}", cwd=cwd)
     assert len(_predictions(folder_of(result, cwd))) == 24
 
 

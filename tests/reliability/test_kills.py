@@ -24,13 +24,13 @@ TASKS = {
     "adjudicate": (["task=adjudicate", NAMED], ["gold.jsonl", "queue.json", "decisions.jsonl", "counts.json"]),
     "split": (["task=split", "split.together=texts", "data.size={train: 60, dev: 20, test: 20}"], ["corpus"]),
     "convert": (["task=convert", "input=p.jsonl", "to=conll", "output=new.conll"], ["../../new.conll"]),
-    "train": (ONE_EPOCH, ["predictions.jsonl", "gold.jsonl", "metrics.json"]),
+    "train": (ONE_EPOCH, ["predictions.jsonl", "gold.jsonl"]),
     "train_causal": (
         [*(item for item in TINY_CAUSAL if "max_epochs" not in item), "trainer.max_epochs=1"],
         ["predictions.jsonl", "gold.jsonl"],
     ),
     "predict": (
-        ["task=predict", "model=qwen2_tiny", *TINY_CAUSAL[1:5], "decoding.max_new_tokens=8"],
+        ["task=predict", "model=qwen2_tiny", *TINY_CAUSAL[1:5], "decoding=guided"],
         ["predictions.jsonl"],
     ),
 }

@@ -108,10 +108,12 @@ def load_corpus(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
     return corpus
 
 
-def check_files(data: DataConfig) -> None:
-    """Raise a `UserError` where files of a corpus are not there; nothing is read."""
-    if data.format != "synthetic":
-        _root(data, _available(data))
+def check_files(data: DataConfig, splits: Sequence[str]) -> None:
+    """Raise a `UserError` where files of these splits are not there; nothing is read."""
+    roles, available = _roles(data), _available(data)
+    needed = [name for name in available if name in {roles.get(split) for split in splits}]
+    if data.format != "synthetic" and needed:
+        _root(data, needed)
 
 
 def read_sentences(

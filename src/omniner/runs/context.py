@@ -107,7 +107,7 @@ class Task:
         trains: whether models learn in it, which a server's cannot.
         prompts: whether it makes a prompt of its own, so that `prompt.from_run` is for it.
         uses_model: whether it runs the model of `model` here, on the devices of `trainer`.
-        reads_data: whether it reads the corpus of `data`.
+        splits: those of the corpus of `data` that it reads.
         tracked: whether its runs are worth a record in the tracking store.
         for_other_runs: whether it only looks after other runs, and so has no folder and no tracked run of its own.
     """
@@ -123,7 +123,7 @@ class Task:
     trains: bool = False
     prompts: bool = False
     uses_model: Callable[[Config], bool] = never
-    reads_data: Callable[[Config], bool] = never
+    splits: Callable[[Config], Sequence[str]] = lambda config: ()
     tracked: Callable[[Config], bool] = always
     for_other_runs: bool = False
 
@@ -145,8 +145,7 @@ class Task:
         """
         if config.checkpoint and any(one.key == "checkpoint" for one in self.inputs):
             find_trained_model(config.checkpoint, config.tracking)
-        if self.reads_data(config):
-            check_files(config.data)
+        check_files(config.data, self.splits(config))
         if self.uses_model(config):
             if path := getattr(config.model, "path", None):
                 check_model(path)

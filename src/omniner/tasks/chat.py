@@ -60,6 +60,6 @@ TASK = Task(
     outputs=(PREDICTIONS, GUIDANCE_COPY),
     prompts=True,
     uses_model=lambda config: config.decoding.engine == "hf" and not config.checkpoint,
-    reads_data=lambda config: not config.checkpoint,
+    splits=lambda config: () if config.checkpoint else ("train",),
     tracked=never,
 )

@@ -281,5 +281,5 @@ TASK = Task(
     outputs=["check.txt", "prompt.txt", GUIDANCE_COPY],
     prompts=True,
     uses_model=always,
-    reads_data=always,
+    splits=lambda config: sources.LABELED,
 )

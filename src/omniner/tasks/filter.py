@@ -24,6 +24,7 @@ from pathlib import Path
 from omniner.config.groups import Config, DataConfig
 from omniner.corpus import adjudication, easy, splits
 from omniner.corpus.formats import jsonl
+from omniner.corpus.sources import LABELED
 from omniner.corpus.splits import Division
 from omniner.errors import UserError
 from omniner.files import make_folder, read_json, whole_records, write_json, write_json_lines, writing_folder
@@ -214,5 +215,5 @@ TASK = Task(
     trains=True,
     prompts=True,
     uses_model=always,
-    reads_data=lambda config: not config.input,
+    splits=lambda config: () if config.input else LABELED,
 )

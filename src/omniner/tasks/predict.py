@@ -236,6 +236,11 @@ def open_model(config: Config, model: Path | UntrainedModel) -> Predict:
     return models.load_untrained(config, model.prompt, model.texts).predict
 
 
+def _splits(config: Config) -> list[str]:
+    """A model as published is told of train; without sentences of a person or a file the reported split is tagged."""
+    return [*(["train"] if not config.checkpoint else []), *(["test"] if not (config.input or config.text) else [])]
+
+
 def needs_checkpoint(config: Config) -> bool:
     """A causal model can answer as it was published, and so can a server."""
     return config.llm is None and config.decoding.engine == "hf"
@@ -267,6 +272,6 @@ TASK = Task(
     costly=[PREDICTIONS],
     prompts=True,
     uses_model=lambda config: config.decoding.engine == "hf" and not config.checkpoint,
-    reads_data=lambda config: not ((config.input or config.text) and config.checkpoint),
+    splits=_splits,
     tracked=lambda config: not is_typed(config),
 )

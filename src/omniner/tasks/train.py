@@ -155,5 +155,5 @@ TASK = Task(
     trains=True,
     prompts=True,
     uses_model=always,
-    reads_data=always,
+    splits=lambda config: sources.LABELED,
 )

@@ -157,7 +157,7 @@ def test_adapters_find_their_pretrained_base_or_say_where_it_was(
         logits(model.model, ids),
     )
     base.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match=r"omniner\.json: these adapters need .*base model is not a folder.*`base`"):
+    with pytest.raises(UserError, match=r"omniner\.json: these adapters need .*base model does not exist.*`base`"):
         language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu")
     card = tmp_path / "best" / "omniner.json"
     write_json(card, {**read_json(card), "base": str(tmp_path / "moved")})

@@ -13,16 +13,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from omniner.config import compose
+from omniner.config.overrides import quote
 from omniner.errors import Stopped
 from omniner.files import read_json, try_lock, write_json
 from omniner.runs import children, sweep
 from omniner.runs.folder import LOCK, STATE
-from omniner.runs.sweep import quoted
 
 
 @pytest.mark.parametrize("folder", ["a b", "a'b", "a=b,c", "名字"])
 def test_a_folder_of_any_name_reaches_the_child(folder: str) -> None:
-    assert compose.load([f"output_dir={quoted(folder)}"]).output_dir == folder
+    assert compose.load([f"output_dir={quote(str(folder))}"]).output_dir == folder
 
 
 @pytest.fixture
