@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterator
 
 from omniner.errors import UserError
 
-# What the drivers of Nvidia, of Windows' Linux and of AMD put there.
-GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+# What the drivers of Nvidia (its small boards too), of Windows' Linux and of AMD put there.
+GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvhost-gpu", "/dev/dxg", "/dev/kfd")
 
 
 def own_cores() -> list[int]:

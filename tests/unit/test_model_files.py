@@ -44,6 +44,8 @@ def _hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 @pytest.mark.parametrize("name", ["a/model", "a/gguf", "a/gated"])
 def test_what_the_hub_has_or_guards_may_be_loaded(name: str) -> None:
     model_files.check_model(name)
+    with pytest.raises(UserError, match="knows no model"):
+        model_files.check_model(f"{name}-of-nobody")
 
 
 @pytest.mark.usefixtures("_hub")

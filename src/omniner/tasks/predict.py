@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("omniner")
 
 STANDARD_INPUT = "-"  # as `input`
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a terminal would obey them
 SHOWN = 3  # sentences of a file
 
 PREDICTIONS = "predictions.jsonl"
@@ -99,7 +101,8 @@ def marked_line(sentence: Sentence, prediction: Prediction) -> str:
     """Write a sentence with its predicted entities in place, and why there are none where the answer was not read."""
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     form = {"form": "[\x1b[1m{text}\x1b[0m|\x1b[36m{category}\x1b[0m]"} if colour else {}
-    line = mark_entities(sentence.text, prediction.entities, **form)
+    found = [entity._replace(text=_CONTROL.sub("�", entity.text)) for entity in prediction.entities]
+    line = mark_entities(_CONTROL.sub("�", sentence.text), found, **form)
     return f"{line}  ({prediction.reason})" if prediction.parse == "failed" else line
 
 

@@ -12,7 +12,7 @@ from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.files import whole_lines
 from omniner.llm.prompts import Prompt
-from omniner.records import Prediction, Sentence
+from omniner.records import Entity, Prediction, Sentence
 from omniner.tasks import predict as prediction
 from omniner.tasks.predict import UntrainedModel
 
@@ -102,3 +102,8 @@ def test_predictions_of_nobody_known_are_not_taken_over(engine: Engine) -> None:
     Path(prediction.PREDICTED_BY).unlink()
     predict()
     assert len(engine.asked) == 6
+
+
+def test_a_sentence_does_not_command_the_terminal() -> None:
+    shown = prediction.marked_line(Sentence("1", "去\x1b[2J喝\n茶"), Prediction("1", [Entity("茶", "饮品", 7, 8)]))
+    assert shown == "去�[2J喝�[茶|饮品]"

@@ -12,28 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from omniner.corpus.formats import Format, Match, ReadOptions
-from omniner.corpus.formats.fields import IssueLog, id_of, json_records, list_of
-from omniner.corpus.formats.tokens import token_list, token_texts
+from omniner.corpus.formats.tokens import read_mentions, token_list
 from omniner.records import Issue, Sentence
 from omniner.registry import first_line
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
     """Read one file; ids are empty where the file has none. Of `options` the joiner counts."""
-    log = IssueLog(path)
-    sentences = []
-    for line, record, text in token_texts(json_records(path, log), "tokenized_text", options.joiner, log):
-        items = record.get("ner")
-        sentence = Sentence(id_of(record, log, line), text.text)
-        if items is None:
-            sentence.meta["unlabeled"] = True
-        elif (listed := list_of(items, "ner", log, line)) is None:
-            continue
-        else:
-            sentence.entities = text.sorted_entities([_mention(item) for item in listed], log, line)
-        sentences.append(sentence)
-    log.id = ""
-    return sentences, log.items
+    return read_mentions(path, options.joiner, "tokenized_text", ("ner",), _mention)
 
 
 def _mention(item: object) -> tuple[object, Sequence[object]]:

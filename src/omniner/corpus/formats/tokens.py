@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from omniner.corpus.formats.fields import IssueLog, join_surrogates, quote
+from omniner.corpus.formats.fields import IssueLog, id_of, join_surrogates, json_records, list_of, quote
 from omniner.corpus.formats.regions import entity_at, sort_entities, without_repeats
 from omniner.corpus.formats.tags import find_joiner
-from omniner.records import Entity
+from omniner.records import Entity, Issue, Sentence
 
 _SAMPLE = 400  # tokens looked at to find out what stands between them
 
@@ -59,6 +60,38 @@ class TokenText:
         start, end = self.starts[first], self.starts[last] + len(self.tokens[last])
         surface = None if is_range else self.text[start:end]
         return entity_at(self.text, surface, category, start, end, log, line)
+
+
+def read_mentions(
+    path: Path,
+    joiner: str | None,
+    tokens_key: str,
+    list_keys: Sequence[str],
+    mention: Callable[[object], tuple[object, Sequence[object]]],
+) -> tuple[list[Sentence], list[Issue]]:
+    """Read JSON records of tokens with a list of mentions by tokens; ids are empty where the file has none.
+
+    Args:
+        path: the file.
+        joiner: what to put between tokens; None = find out.
+        tokens_key: of the tokens.
+        list_keys: of the mentions: the first that a record has; one that has none of them has no labels.
+        mention: gives the category of an item and the indices of its tokens, or something else for what is no mention.
+    """
+    log = IssueLog(path)
+    sentences = []
+    for line, record, text in token_texts(json_records(path, log), tokens_key, joiner, log):
+        items = next((record[key] for key in list_keys if key in record), None)
+        sentence = Sentence(id_of(record, log, line), text.text)
+        if items is None:
+            sentence.meta["unlabeled"] = True
+        elif (listed := list_of(items, list_keys[0], log, line)) is None:
+            continue
+        else:
+            sentence.entities = text.sorted_entities([mention(item) for item in listed], log, line)
+        sentences.append(sentence)
+    log.id = ""
+    return sentences, log.items
 
 
 def token_texts(
