@@ -13,6 +13,7 @@ before it, so that it goes on with the same bits.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from omniner.taggers.tagger_module import TaggerData, TaggerModule
     from omniner.training.fit import FitResult
     from omniner.training.learner import Learner, TrainingData
+
+log = logging.getLogger("omniner")
 
 ENGINE = "tagger"
 
@@ -80,7 +83,22 @@ def fit(
 
 def devices_for_training(config: Config) -> Devices:
     """Choose what the model of a configuration is trained on, and set the CPU threads of this process."""
-    return _devices_for(config.trainer, config.model)
+    devices = _devices_for(config.trainer, config.model)
+    if devices.precision == "bf16-true" and _learns_all(config):
+        log.warning(
+            "trainer.precision=bf16-true rounds the weights themselves to 8 bits after each step: steps smaller than "
+            "1/256 of a weight are lost. Weights that all learn need bf16-mixed"
+        )
+    return devices
+
+
+def _learns_all(config: Config) -> bool:
+    """Whether the model's own weights learn, and not adapters beside them, which stay in fp32."""
+    if config.llm is None:
+        return True
+    from omniner.llm.language_model import choose_method
+
+    return choose_method(config.tuning.method, config.llm.path is not None) == "full"
 
 
 def _devices_for(trainer: TrainerConfig, model: BiLSTMConfig | EncoderConfig | CausalConfig) -> Devices:

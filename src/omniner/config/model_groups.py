@@ -258,6 +258,9 @@ class TrainerConfig(Group):
     auto = ddp as soon as there is more than one process."""
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"]
     """Of numbers; auto = bf16-mixed for transformers on a GPU, and for pretrained ones on a CPU that is fast at it."""
+    deterministic: bool
+    """On a GPU: only kernels that add in a fixed order, so that the same seed gives the same bytes; slower. A CPU
+    always does so."""
     threads: From0
     """CPU threads per process; 0 = the cores divided by the processes, at most OMP_NUM_THREADS."""
     max_epochs: Positive

@@ -126,6 +126,11 @@ class _Item:
     answer: list[int]
 
 
+def attention_dtype(precision: str) -> torch.dtype:
+    """Return what attention of packs computes in at a precision: `32-true`, `bf16-mixed` or `bf16-true`."""
+    return torch.float32 if precision == "32-true" else torch.bfloat16
+
+
 class AttentionProbe:
     """Compares back-ends with separate sequences on a tiny model like the given one.
 
@@ -137,7 +142,7 @@ class AttentionProbe:
 
     def __init__(self, config: Any, device: torch.device, precision: str) -> None:
         self._device = device
-        self.dtype = torch.float32 if precision == "32-true" else torch.bfloat16
+        self.dtype = attention_dtype(precision)
         self._mixed = precision == "bf16-mixed"
         chance = random.Random(0)
         prefix, *own = ([chance.randrange(_VOCABULARY) for _ in range(n)] for n in (_PREFIX, *map(sum, _SIZES)))
@@ -156,7 +161,7 @@ class AttentionProbe:
         Two packs are computed: one with all samples and, since kernels differ by size, one with the first.
         """
         model = copy.deepcopy(self._exact).to(torch.float32 if self._mixed else self.dtype)
-        attach_attention(model, backend)
+        attach_attention(model, backend, self.dtype)
         autocast: AbstractContextManager[Any] = (
             torch.autocast(self._device.type, torch.bfloat16) if self._mixed else nullcontext()
         )

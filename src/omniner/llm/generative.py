@@ -29,7 +29,7 @@ from omniner.answers import CUT, REPEATED, prediction_from_answer
 from omniner.config.groups import Config
 from omniner.config.model_groups import CausalConfig, DecodingConfig, TrainerConfig
 from omniner.errors import Stopped, UserError
-from omniner.llm.attention_probe import choose_attention
+from omniner.llm.attention_probe import attention_dtype, choose_attention
 from omniner.llm.constraint import AnswerConstraint, Constraint
 from omniner.llm.generate import Answer, GenerationRequest, Generator
 from omniner.llm.language_model import CausalModel, build_optimizer, save_causal_model
@@ -80,7 +80,7 @@ class GenerativeModule(Learner):
         divided = isinstance(strategy, fit.ShardedStrategy) and self.precision != "32-true"
         precision = "bf16-true" if divided else self.precision  # what weights are put together in
         self._attention = choose_attention(self.model, self.tuning.attention, strategy.root_device, precision)
-        attach_attention(self.model, self._attention)
+        attach_attention(self.model, self._attention, attention_dtype(precision))
 
     def configure_model(self) -> None:
         """Divide the weights between processes, if the strategy does so."""

@@ -74,10 +74,6 @@ def prepare_for_training(model: Any, tuning: TuningConfig, method: str, seed: in
     Raises:
         UserError: `tuning.targets` names no layer of the model.
     """
-    if method == "qlora":
-        for value in model.parameters():  # what is not quantised (embeddings, norms, the output) goes to fp32
-            if value.dtype in (torch.float16, torch.bfloat16):
-                value.data = value.data.float()
     if method != "full":
         model = add_adapters(model, tuning, seed)
     if tuning.gradient_checkpointing:
@@ -134,8 +130,8 @@ def add_adapters(model: Any, tuning: TuningConfig, seed: int) -> Any:
         lora_dropout=tuning.dropout,
         target_modules=targets,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):  # adapters are made on the CPU: no GPU's generator is touched
+        torch.default_generator.manual_seed(seed)
         try:
             with checkpoints.quiet_libraries():
                 return get_peft_model(model, settings)
@@ -158,7 +154,7 @@ def _wants_8bit(tuning: TuningConfig, learning: list[nn.Parameter]) -> bool:
             raise UserError(
                 "tuning.optimizer",
                 "adamw_8bit, but bitsandbytes is not installed",
-                "pip install bitsandbytes, or choose adamw.",
+                "pip install bitsandbytes where it has wheels, or choose adamw.",
             )
         return True
     on_gpu = any(value.device.type == "cuda" for value in learning)
@@ -216,7 +212,9 @@ def quantize(model: Any, double: bool, compute: torch.dtype) -> Quantization:
     """
     if not has_bitsandbytes():
         raise UserError(
-            "tuning.method", "qlora, but bitsandbytes is not installed", "pip install bitsandbytes, or choose lora."
+            "tuning.method",
+            "qlora, but bitsandbytes is not installed",
+            "pip install bitsandbytes where it has wheels, or choose lora.",
         )
     source = model.dtype
     output = model.get_output_embeddings()

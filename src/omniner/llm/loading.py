@@ -82,8 +82,8 @@ def random_model(
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):  # the model is made on the CPU: no GPU's generator is touched
+        torch.default_generator.manual_seed(seed)
         try:
             model = build_from_config(values, dtype)
         except Exception as error:  # of many kinds: each configuration class checks in its own way

@@ -36,8 +36,9 @@ MOST_LOGITS = 2**26  # at once; 256 MB in fp32
 class AttachedAttention:
     """What `attach_attention` changed in a model; the model keeps it as `shared_prefix`."""
 
-    def __init__(self, base: Any, backend: str) -> None:
+    def __init__(self, base: Any, backend: str, dtype: torch.dtype | None) -> None:
         self.attend, self._before = ATTENTION_BACKENDS[backend].attend, base.config._attn_implementation
+        self.dtype = dtype
         self.last_layer = LastLayerRows.hook(base.get_decoder().layers[-1])
         base.set_attn_implementation(_NAME)
 
@@ -48,19 +49,21 @@ class AttachedAttention:
             self.last_layer.remove()
 
 
-def attach_attention(model: Any, backend: str) -> None:
+def attach_attention(model: Any, backend: str, dtype: torch.dtype | None = None) -> None:
     """Make `pack_loss` of a model use a back-end; for anything but packs, call `detach_attention` or set its attention.
 
     Args:
         model: causal language model of transformers, or peft's around it.
         backend: a name in `ATTENTION_BACKENDS`.
+        dtype: what the back-end computes in, whatever the layers hand it (4-bit layers answer in the type of their
+            input, which may be fp32 where the kernel takes bf16 only); None = as the values come.
     """
     from transformers import AttentionInterface
 
     AttentionInterface.register(_NAME, _attention)
     detach_attention(model)
     base = base_model(model)
-    base.shared_prefix = AttachedAttention(base, backend)
+    base.shared_prefix = AttachedAttention(base, backend, dtype)
 
 
 def detach_attention(model: Any) -> None:
@@ -136,10 +139,12 @@ def _attention(
         raise ValueError("this model is attached to packs: detach it before other uses")
     if dropout:
         raise ValueError("attention dropout cannot be computed on packs")
-    # rotary embeddings leave fp32 behind under autocast
-    query, key = query.to(value.dtype), key.to(value.dtype)
+    given = value.dtype
+    compute = attached.dtype or given
+    # rotary embeddings leave fp32 behind under autocast, 4-bit layers whatever type they are given
+    query, key, value = query.to(compute), key.to(compute), value.to(compute)
     last = attached.last_layer is not None and module is attached.last_layer.attention
-    return attached.attend(query, key, value, scaling, pack, prefix_unused=last), None
+    return attached.attend(query, key, value, scaling, pack, prefix_unused=last).to(given), None
 
 
 class LastLayerRows:

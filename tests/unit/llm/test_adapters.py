@@ -7,16 +7,20 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import small_causal
 import torch
 from small_causal import logits, loss, sample, tuning_config
-from torch import nn
+from torch import Tensor, nn
 
 from omniner.errors import UserError
 from omniner.llm import language_model
+from omniner.llm.attention import ATTENTION_BACKENDS, attend_masked
+from omniner.llm.packs import make_pack
+from omniner.llm.shared_prefix import attach_attention, pack_loss
 
 INNER = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
@@ -175,23 +179,55 @@ def test_taking_the_quantisation_back_keeps_the_values(double: bool) -> None:
     assert made.source_dtype == torch.float32
 
 
-def test_qlora_is_prepared_as_peft_does_it(tmp_path: Path) -> None:
-    """The slow twin: loaded in 4 bits by transformers, prepared by peft."""
-    from peft import prepare_model_for_kbit_training
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+def test_qlora_quantises_as_transformers_does_and_leaves_the_rest_in_bf16(tmp_path: Path) -> None:
+    """The slow twin is loaded in 4 bits by transformers. peft would make fp32 of embeddings, norms and output.
 
-    from omniner.training import checkpoints
+    That is 2.2 GB more at 7B, and all values behind it are fp32, which CUDA's flash kernel does not take.
+    """
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     small_causal.build("full", dtype=torch.bfloat16).model.save_pretrained(tmp_path)
     settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     twin = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=settings, dtype=torch.bfloat16)
-    with checkpoints.quiet_libraries():
-        twin = prepare_model_for_kbit_training(twin, use_gradient_checkpointing=False)
     model = small_causal.build("qlora", dtype=torch.bfloat16).model
     got = {name.replace("base_layer.", ""): value for name, value in model.get_base_model().named_parameters()}
     for name, value in twin.named_parameters():
         assert (got[name].dtype, got[name].requires_grad) == (value.dtype, False)
-        assert value.dtype == (torch.uint8 if name.split(".")[-2] in INNER and "bias" not in name else torch.float32)
+        assert value.dtype == (torch.uint8 if name.split(".")[-2] in INNER and "bias" not in name else torch.bfloat16)
+
+
+@pytest.mark.parametrize("embeddings", [torch.bfloat16, torch.float32])
+def test_attention_beside_4_bits_gets_what_the_kernel_takes(
+    embeddings: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4-bit layers answer in the type of their input, so one fp32 norm would hand fp32 to a kernel of bf16."""
+    seen: set[torch.dtype] = set()
+
+    def spy(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Tensor:
+        seen.update(each.dtype for each in (query, key, value))
+        return attend_masked(query, key, value, *rest, **options)
+
+    monkeypatch.setitem(ATTENTION_BACKENDS, "masked", ATTENTION_BACKENDS["masked"]._replace(attend=spy))
+    causal = small_causal.build("qlora", dtype=torch.bfloat16)
+    causal.model.get_input_embeddings().to(embeddings)
+    attach_attention(causal.model, "masked", torch.bfloat16)
+    ids = sample(causal)[0].tolist()
+    pack = make_pack([SimpleNamespace(prompt=ids[:-8], answer=ids[-8:])], len(ids) - 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pack_loss(causal.model, pack)
+    found.backward()
+    assert seen == {torch.bfloat16}
+    assert all(value.grad is not None for name, value in learning(causal.model).items() if "lora_B" in name)
+
+
+def test_no_gpu_is_touched_for_random_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    def touched() -> int:
+        raise AssertionError("random numbers of a model made on the CPU looked at the GPUs")
+
+    monkeypatch.setattr(torch.cuda, "device_count", touched)
+    state = torch.get_rng_state()
+    small_causal.build("lora")
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_evaluation_in_between_leaves_qlora_its_gradients() -> None:

@@ -9,6 +9,7 @@ import small_corpus
 import torch
 
 from omniner.errors import UserError
+from omniner.models import devices_for_training
 from omniner.training import devices
 
 
@@ -97,3 +98,34 @@ def test_a_pretrained_model_takes_bf16_on_a_cpu_that_is_fast_at_it(
 
 def test_the_two_precisions_are_measured() -> None:
     assert 0.05 < devices._measure_gain(64, 128) < 100
+
+
+@pytest.mark.parametrize(("precision", "products"), [("32-true", "highest"), ("bf16-mixed", "high")])
+def test_exact_products_are_rounded_nowhere_and_the_order_of_sums_is_a_choice(precision: str, products: str) -> None:
+    before = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    try:
+        for deterministic in (True, False):
+            more = f"trainer.precision={precision}", f"trainer.deterministic={str(deterministic).lower()}"
+            devices.choose_devices(small_corpus.configuration("bert_tiny", *more).trainer, True)
+            assert torch.get_float32_matmul_precision() == products
+            assert torch.are_deterministic_algorithms_enabled() is deterministic
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.use_deterministic_algorithms(before[1])
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "warns"),
+    [
+        ("qwen2_tiny", ["trainer.precision=bf16-true"], True),  # random weights all learn
+        ("bert_tiny", ["trainer.precision=bf16-true"], True),
+        ("qwen2_tiny", ["trainer.precision=bf16-true", "tuning=lora"], False),
+        ("qwen2_tiny", ["trainer.precision=bf16-mixed"], False),
+    ],
+)
+def test_weights_that_would_round_their_own_steps_away_are_warned_of(
+    model: str, more: list[str], warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "omniner"):
+        devices_for_training(small_corpus.configuration(model, *more))
+    assert ("bf16-true rounds the weights" in caplog.text) is warns
