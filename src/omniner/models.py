@@ -28,6 +28,7 @@ from omniner.files import read_json
 from omniner.model_files import DESCRIPTION, layer_sizes
 from omniner.progress import Progress
 from omniner.records import Issue, Prediction, Sentence
+from omniner.scoring.profiles import choose_scale
 from omniner.training.devices import Devices, base_model, choose_devices
 from omniner.training.plans import plan_longest_first
 
@@ -118,14 +119,17 @@ def prepare_tagger(config: Config, corpus: Corpus) -> tuple[TaggerModule, Tagger
     from omniner.taggers.tagger import Tagger
     from omniner.taggers.tagger_module import TaggerData, TaggerModule
 
-    train, categories = corpus.splits["train"], corpus.active
-    if not categories:
-        raise UserError("data", "the training split has no entity", "Choose labelled data.")
+    train, unit = corpus.splits["train"], _unit_of_dev(config, corpus)
     seed_everything(config.seed, verbose=False)
-    tagger = Tagger.build(config, (sentence.text for sentence in train), sorted(categories))
+    tagger = Tagger.build(config, (sentence.text for sentence in train), sorted(corpus.active))
     encoder, replacement = tagger.sentence_encoder(config.encoding), config.model.entity_replacement
     data = TaggerData(encoder, train, corpus.splits["dev"], config.trainer, replacement, config.seed)
-    return TaggerModule(tagger, config.trainer, config.seed), data
+    return TaggerModule(tagger, config.trainer, config.seed, unit), data
+
+
+def _unit_of_dev(config: Config, corpus: Corpus) -> str:
+    """What counts as one entity of dev, whatever kind of model learns."""
+    return choose_scale(corpus.splits["dev"], config.metrics, config.errta)[0]
 
 
 def prepare_llm(
@@ -145,6 +149,7 @@ def prepare_llm(
     model, tuning, train = config.llm, config.tuning, corpus.splits["train"]
     assert model is not None, "a tagger has no prompt"
     _check_sharding(config, devices)
+    unit = _unit_of_dev(config, corpus)
     seed_everything(config.seed, verbose=False)
     dtype = devices.dtype(learns=tuning.method == "full")
     built = build_causal_model(model, tuning, prompt, [sentence.text for sentence in train], dtype, config.seed)
@@ -152,7 +157,7 @@ def prepare_llm(
     replacement, dev = model.entity_replacement, corpus.splits["dev"]
     data = GenerativeData(encoder, train, dev, config.trainer, tuning.pack_tokens, replacement, config.seed)
     _check_positions(built, data)
-    return GenerativeModule(built, config, devices.precision, data.prefix), data
+    return GenerativeModule(built, config, devices.precision, data.prefix, unit), data
 
 
 def _check_positions(built: CausalModel, data: GenerativeData) -> None:

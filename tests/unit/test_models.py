@@ -13,7 +13,7 @@ from small_corpus import predict, prepare
 
 from omniner.config.groups import Config
 from omniner.errors import UserError
-from omniner.records import Prediction, Sentence
+from omniner.records import Entity, Prediction, Sentence
 from omniner.taggers import tagger as network
 from omniner.taggers.batches import collate
 from omniner.training import checkpoints
@@ -125,8 +125,15 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "ran" not in capsys.readouterr().out
 
 
-def test_a_corpus_without_entities_teaches_nothing() -> None:
+@pytest.mark.parametrize("model", ["char_bilstm", "qwen2_tiny"])
+def test_dev_is_scored_in_the_unit_of_its_gold_whatever_learns(model: str) -> None:
     corpus = small_corpus.corpus(8, 4)
-    corpus.splits["train"] = [Sentence("a", "今天没什么好说的")]
-    with pytest.raises(UserError, match="the training split has no entity"):
-        prepare(small_corpus.configuration("char_bilstm"), corpus)
+    config, entity = small_corpus.configuration(model), Entity("面", "菜", 0, 1)
+    for unit in ("span", "pair"):
+        score = prepare(config, corpus)[0].score
+        score.update([[entity]], [[entity._replace(start=3, end=4)]], 0, torch.zeros(()), 1)  # the words, elsewhere
+        assert score.compute()["f1"] == (unit == "pair")
+        corpus.splits["dev"] = [
+            dataclasses.replace(one, entities=[each._replace(start=None, end=None) for each in one.entities])
+            for one in corpus.splits["dev"]
+        ]

@@ -315,6 +315,26 @@ def _check_labels(data: DataConfig, corpus: Corpus) -> None:
         corpus.splits[split] = [sentence for sentence in sentences if not records.is_unlabeled(sentence)]
 
 
+def load_for_training(data: DataConfig) -> Corpus:
+    """Read train, dev and test; see `load_corpus`. A `UserError`, too, where one is missing or nothing is learnt."""
+    corpus = load_corpus(data, LABELED)
+    for split in ("train", "dev"):
+        require_entities(f"data.files.{split}", corpus.splits[split])
+    return corpus
+
+
+def require_entities(where: str | Path, sentences: Sequence[Sentence]) -> None:
+    """Raise a `UserError` where none of these sentences has an entity: nothing is learnt from them, or measured.
+
+    Args:
+        where: the key or the file that they are from.
+        sentences: labelled ones.
+    """
+    if not any(sentence.entities for sentence in sentences):
+        found = f"none of {len(sentences):,} labelled sentences has an entity"
+        raise UserError(where, found, "Look at the file: were the labels exported?")
+
+
 def make_ids_unique(sentences: Sequence[Sentence], prefix: str, seen: set[str], file: str = "") -> list[Issue]:
     """Rename ids that were there before: with a prefix, or if that is not enough with a number, too.
 

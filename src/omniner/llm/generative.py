@@ -55,14 +55,15 @@ class GenerativeModule(Learner):
         config: `model`, `tuning`, `decoding`, `trainer` and `seed` are read.
         precision: of the products: `32-true`, `bf16-mixed` or `bf16-true`.
         prefix: token ids that all prompts begin with.
+        unit: what counts as one entity of dev, `span` or `pair`.
     """
 
     kind = "generative"
     best_name = "best"
     holds_its_type = True
 
-    def __init__(self, model: CausalModel, config: Config, precision: Precision, prefix: list[int]) -> None:
-        super().__init__(config.trainer, config.seed, DevScore("pair", answers=True))
+    def __init__(self, model: CausalModel, config: Config, precision: Precision, prefix: list[int], unit: str) -> None:
+        super().__init__(config.trainer, config.seed, DevScore(unit, answers=True))
         assert isinstance(config.model, CausalConfig), "checked by prepare"
         self.automatic_optimization = False
         self.strict_loading = False  # frozen weights are in no checkpoint; see check_state

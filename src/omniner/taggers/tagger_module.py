@@ -108,13 +108,14 @@ class TaggerModule(Learner):
         tagger: the network.
         config: how it is trained.
         seed: of all random choices during training.
+        unit: what counts as one entity of dev, `span` or `pair`.
     """
 
     kind = "tagger"
     best_name = "best.ckpt"
 
-    def __init__(self, tagger: Tagger, config: TrainerConfig, seed: int) -> None:
-        super().__init__(config, seed, DevScore("span", answers=False))
+    def __init__(self, tagger: Tagger, config: TrainerConfig, seed: int, unit: str) -> None:
+        super().__init__(config, seed, DevScore(unit, answers=False))
         self.tagger = tagger
         self.average = WeightAverage(tagger, config.weight_average) if config.weight_average else None
 

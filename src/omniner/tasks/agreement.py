@@ -44,9 +44,6 @@ def run(context: Context) -> None:
         items, found = match_annotators(names, [one.sentences for one in annotators])
         issues += found
         check_shared(names, items)
-        if not any(sentence.entities for one in annotators for sentence in one.sentences):
-            found_none = f"none of {', '.join(names)} marked anything in {len(items):,} sentences"
-            raise UserError("annotators", found_none, "Look at the files: were the labels exported?")
         if not config.gold:
             annotators = []  # the items hold all that is still needed
         agreement = reliability.measure_agreement(names, items, config.agreement)

@@ -39,7 +39,7 @@ _LARGE = 500_000_000  # parameters; above, one pass on a CPU takes minutes
 def run(context: Context) -> None:
     """Print the whole picture and keep it as `check.txt`."""
     config = context.config
-    corpus = sources.load_corpus(config.data, None)
+    corpus = sources.load_for_training(config.data)
     context.publish_corpus(corpus)
     own, met = _tagger_sections(config, corpus) if config.llm is None else _causal_sections(context, corpus)
     issues = [*corpus.issues, *met]

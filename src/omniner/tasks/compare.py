@@ -53,7 +53,9 @@ from omniner.scoring.comparison import (
     labelled_gold,
 )
 from omniner.scoring.predictions import LoadedPredictions, read_predictions
+from omniner.scoring.profiles import has_places
 from omniner.tasks import split
+from omniner.tasks.score import check_scored
 from omniner.tracking.tracked_run import DataInput
 
 log = logging.getLogger("omniner")
@@ -75,6 +77,8 @@ def run(context: Context) -> None:
         people, met = _people(context, systems[0].gold)
     start = time.perf_counter()
     comparison = compare_runs(systems, config.metrics, config.errta, config.compare, people)
+    for name, result in comparison.results.items():
+        check_scored(result, name)
     log.info("compared in %.1f s", time.perf_counter() - start)
     context.publish_issues([*issues, *met, *_issues(comparison)])
     context.run.datasets([DataInput("test", "test", digest, sources[0].where, comparison.sentences)])
@@ -330,6 +334,11 @@ def _bare(sentences: Sequence[Sentence]) -> list[Sentence]:
 
 def _different(source: RunFiles, ours: Sequence[Sentence], other: RunFiles, theirs: Sequence[Sentence]) -> UserError:
     """What to say about two test sets that are not the same."""
+    units = ["span" if has_places(sentences) else "pair" for sentences in (ours, theirs)]
+    if units[0] != units[1] and _pairs(ours) == _pairs(theirs):
+        found = f"{source.name} is measured by {units[0]} and {other.name} by {units[1]}: only one gold has offsets"
+        fix = "Name the predictions files of both, and the gold with offsets for them: gold=<file>."
+        return UserError("runs", found, fix)
     digests = [content_digest(_bare(sentences)) for sentences in (ours, theirs)]
     found = f"{other.name} was tested on other sentences than {source.name} (digests {digests[1]} and {digests[0]}"
     if len(ours) != len(theirs):
@@ -343,6 +352,11 @@ def _different(source: RunFiles, ours: Sequence[Sentence], other: RunFiles, thei
         found += f"; their configurations differ in {'; '.join(data[:5])}"
     fix = "Compare runs on one test set: predict it with both (task=predict), or name the common gold with gold=<file>."
     return UserError("runs", found, fix)
+
+
+def _pairs(sentences: Sequence[Sentence]) -> list[list[tuple[str, str]]]:
+    """The entities of each sentence without their places."""
+    return [sorted(entity[:2] for entity in sentence.entities) for sentence in sentences]
 
 
 def config_differences(sources: Sequence[RunFiles]) -> dict[str, list[Any]]:

@@ -42,6 +42,7 @@ from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.profiles import score_records
 from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, UntrainedModel, predict_file
 from omniner.tasks.prompting import build_prompt_with_guidance
+from omniner.tasks.score import check_scored
 
 log = logging.getLogger("omniner")
 
@@ -59,6 +60,7 @@ def run(context: Context) -> None:
     context.publish_corpus(corpus)
     sentences, issues = _select_sentences(corpus, guide)
     context.publish_issues([*corpus.issues, *issues])
+    sources.require_entities(f"guide.split ({guide.split})", sentences)
     result = _predict_and_score(context, config, folder, corpus, sentences)
     clusters = cluster_errors(result.errta.errors)
     lessons = _build_lessons(clusters, result, TrainingCounts(corpus.splits["train"]), guide)
@@ -140,6 +142,7 @@ def _predict_and_score(
     context.publish_file(GOLD)
     metrics = replace(config.metrics, bootstrap=0)  # no interval of theirs is shown
     result = score_records(sentences, predictions, metrics, config.errta)
+    check_scored(result, context.folder / PREDICTIONS)
     if not result.errta.errors:
         found = f"it makes no error on the {len(sentences):,} sentences of {config.guide.split}"
         raise UserError("run", found, "There is nothing to explain; try guide.split=train or another run.")

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from omniner.config import compose
+from omniner.corpus.sources import require_entities
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
 from omniner.progress import timed
@@ -44,12 +45,12 @@ def run(context: Context) -> None:
     publish_scores(context, result, ReportInputs())
 
 
-def check_scored(result: ScoreResult, source: str) -> None:
-    """Refuse scores that say nothing of a system: nothing was scored, or no answer could be read.
+def check_scored(result: ScoreResult, source: str | Path) -> None:
+    """Refuse scores that say nothing of a system: nothing was scored, gold is empty, or no answer could be read.
 
     Args:
         result: the scores.
-        source: where the answers are from.
+        source: the answers' file, or the name of the run.
 
     Raises:
         UserError: with the first reasons.
@@ -61,6 +62,7 @@ def check_scored(result: ScoreResult, source: str) -> None:
     if not parse.scored:
         found = f"0 of {parse.sentences:,} sentences could be scored{first}"
         raise UserError(source, found, "Look at what the file holds: answers and gold must be readable.")
+    require_entities(f"gold of {source}", list(result.sentences.values()))
     if not answered or parse.failed >= answered:
         fix = "Look at what the model was asked for, and whether it could finish (thinking, limit of tokens)."
         raise UserError(source, f"none of {answered:,} answers can be read{first}", fix)

@@ -70,11 +70,13 @@ def read_whole_corpus(context: Context) -> WholeCorpus:
         corpus = _joined(config.data)
         context.publish_corpus(corpus)
         sentences = [sentence for part in corpus.splits.values() for sentence in part]
+        sources.require_entities("data", sentences)
         return WholeCorpus(corpus.name, sentences, corpus.issues, config.data.taxonomy, content_digest(sentences))
     path = Path(config.input)
     sentences, issues = _labelled(_from_files(path, config.data))
     if not sentences:
         raise UserError(path, "no labelled sentence could be read", "Name a corpus file, or a folder of them.")
+    sources.require_entities(path, sentences)
     official = load_taxonomy(OFFICIAL)
     known = all(entity.category in official for sentence in sentences for entity in sentence.entities)
     digest = content_digest(sentences)
@@ -261,6 +263,10 @@ def read_annotators(context: Context, fewest: int = 1) -> tuple[list[Annotator],
     if len(found) < fewest:
         message = f"task={context.config.task.name} needs two or more, {len(found)} given"
         raise UserError("annotators", message, ANNOTATORS_INPUT.fix)
+    if not any(sentence.entities for one in found for sentence in one.sentences):
+        names, most = ", ".join(one.name for one in found), max(len(one.sentences) for one in found)
+        message = f"none of {names} marked anything in {most:,} sentences"
+        raise UserError("annotators", message, "Look at the files: were the labels exported?")
     context.run.datasets(
         DataInput(one.name, "annotator", content_digest(one.sentences), str(one.path), len(one.sentences))
         for one in found

@@ -24,7 +24,7 @@ from omniner.files import append_lines, whole_records, write_text
 from omniner.runs.context import Context, Task, always, model_label
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, predict_file
-from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, score_and_publish
+from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, check_scored, score_and_publish
 from omniner.tracking.tracked_run import Run
 
 log = logging.getLogger("omniner")
@@ -40,7 +40,7 @@ def run(context: Context) -> None:
     from omniner.models import fit
 
     config, folder = context.config, context.folder
-    corpus = sources.load_corpus(config.data, None)
+    corpus = sources.load_for_training(config.data)
     context.publish_corpus(corpus)
     reported = corpus.splits["test"]
     jsonl.write(folder / GOLD, reported)
@@ -72,7 +72,8 @@ def run(context: Context) -> None:
     context.publish_file(PREDICTIONS)
     context.publish_file(GOLD)
     inputs = ReportInputs(corpus.taxonomy, corpus.splits["train"], read_curves(folder), issues)
-    score_and_publish(context, reported, predictions, inputs)
+    result = score_and_publish(context, reported, predictions, inputs)
+    check_scored(result, folder / PREDICTIONS)
 
 
 def fit_as_rank(config: Config) -> None:
@@ -86,7 +87,7 @@ def fit_as_rank(config: Config) -> None:
             "Set output_dir=<folder on a disk that all ranks share>.",
         )
     folder = Path(os.environ.get(FOLDER_VARIABLE) or config.output_dir or "")
-    corpus = sources.load_corpus(config.data, None)
+    corpus = sources.load_for_training(config.data)
     prompt = None
     if config.llm is not None:
         from omniner.tasks.prompting import build_prompt_with_guidance

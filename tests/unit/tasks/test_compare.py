@@ -162,6 +162,15 @@ def test_generated_predictions_are_compared_on_the_gold_that_is_named(tmp_path: 
     assert [s.post_id for s in contenders[1].gold] == ["p", "p", "q"]
 
 
+def test_runs_in_different_units_are_refused_by_name(tmp_path: Path) -> None:
+    bare = [dataclasses.replace(one, entities=[Entity(*entity[:2]) for entity in one.entities]) for one in GOLD]
+    runs = [str(folder(tmp_path / "base")), str(folder(tmp_path / "other", bare))]
+    with pytest.raises(UserError, match="base is measured by span and other by pair: only one gold has offsets"):
+        aligned(settings(*runs), tmp_path)
+    files = [f"a={tmp_path / 'base' / 'predictions.jsonl'}", f"b={tmp_path / 'other' / 'predictions.jsonl'}"]
+    aligned(settings(*files, gold=tmp_path / "base" / "gold.jsonl"), tmp_path)  # what the message says to do
+
+
 @pytest.mark.parametrize(
     ("gold", "found"),
     [

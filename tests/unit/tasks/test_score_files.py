@@ -82,12 +82,3 @@ def test_reports_of_other_programs(shared: Path, tmp_path: Path) -> None:
 def test_the_format_that_is_said_holds_for_gold(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gold\.jsonl"):
         score(tmp_path, GOLD, f"gold={tmp_path / 'gold.jsonl'}", "data.format=conll")
-
-
-def test_people_who_marked_nothing_do_not_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("a.jsonl", "b.jsonl"):
-        lines = [json.dumps({**one, "entities": []}, ensure_ascii=False) + "\n" for one in GOLD]
-        (tmp_path / name).write_text("".join(lines), encoding="utf-8")
-    with pytest.raises(UserError, match="none of a, b marked anything in 2 sentences"):
-        run(compose.load(["task=agreement", "tracking=off", "annotators=[a.jsonl,b.jsonl]"]))

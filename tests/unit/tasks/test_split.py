@@ -16,7 +16,7 @@ from omniner.corpus.formats import jsonl
 from omniner.corpus.sample import generate_sample
 from omniner.errors import UserError
 from omniner.files import read_json
-from omniner.records import Sentence, sentence_to_json
+from omniner.records import Entity, Sentence, sentence_to_json
 
 
 @pytest.fixture
@@ -115,7 +115,9 @@ def test_an_output_that_holds_other_files_is_left_alone(corpus: list[Sentence], 
 )
 def test_mistakes_are_one_line(corpus: list[Sentence], tmp_path: Path, overrides: list[str], said: str) -> None:
     (tmp_path / "bare.jsonl").write_text('{"id": "s0", "text": "她"}\n', encoding="utf-8")
-    jsonl.write(tmp_path / "two.jsonl", [Sentence("a", "她", [], "p"), Sentence("b", "他", [], "p")])
+    jsonl.write(
+        tmp_path / "two.jsonl", [Sentence("a", "她", [Entity("她", "人", 0, 1)], "p"), Sentence("b", "他", [], "p")]
+    )
     with pytest.raises(UserError, match=said):
         do(*overrides)
     assert not (tmp_path / "outputs").exists() or not any((tmp_path / "outputs").iterdir())
