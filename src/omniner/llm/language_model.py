@@ -38,6 +38,7 @@ from omniner.config.model_groups import CausalConfig, TuningConfig
 from omniner.errors import UserError, one_line
 from omniner.files import explaining, read_json, restore, write_json, writing_folder
 from omniner.llm.loading import load_pretrained, load_weights, random_model, tie_output
+from omniner.llm.low_rank import quicken_adapters
 from omniner.llm.prompts import Prompt
 from omniner.llm.samples import ChatTokenizer
 from omniner.model_files import DESCRIPTION
@@ -134,7 +135,7 @@ def add_adapters(model: Any, tuning: TuningConfig, seed: int) -> Any:
         torch.default_generator.manual_seed(seed)
         try:
             with checkpoints.quiet_libraries():
-                return get_peft_model(model, settings)
+                adapted = get_peft_model(model, settings)
         except ValueError as error:
             linear = (name for name, part in model.named_modules() if isinstance(part, nn.Linear))
             layers = sorted({name.rpartition(".")[2] for name in linear})
@@ -143,6 +144,8 @@ def add_adapters(model: Any, tuning: TuningConfig, seed: int) -> Any:
                 f"{tuning.targets} cannot be adapted ({one_line(error)})",
                 f"Linear layers of this model: {', '.join(layers)}; [all-linear] takes all but the output.",
             ) from error
+    quicken_adapters(adapted)
+    return adapted
 
 
 def _wants_8bit(tuning: TuningConfig, learning: list[nn.Parameter]) -> bool:
@@ -513,6 +516,7 @@ def _assemble(folder: Path, card: Mapping[str, Any], dtype: torch.dtype, keep_co
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model.to(dtype), folder)
+        quicken_adapters(model)
     chat = ChatTokenizer(_load_tokenizer(folder), card["chat_template"])
     prompt = Prompt.from_json(card["prompt"])
     return CausalModel(model.eval(), chat, prompt, card["method"], card["base"], kept, origin)
