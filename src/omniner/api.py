@@ -254,10 +254,10 @@ def _prompt(config: Config, categories: Sequence[str]) -> tuple[Prompt, list[str
     from omniner.llm import prompts
 
     if categories:
-        return prompts.build_prompt(config.prompt, list(categories), []), []
+        return prompts.build_prompt(config.prompt, list(categories), [], config.data.definitions), []
     corpus = sources.load_corpus(config.data, ["train"])
     train = corpus.splits["train"]
-    return prompts.build_prompt(config.prompt, corpus.active, train), [sentence.text for sentence in train]
+    return prompts.build_prompt(config.prompt, corpus.active, train, corpus.definitions), [each.text for each in train]
 
 
 def score(

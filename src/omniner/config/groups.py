@@ -103,6 +103,8 @@ class DataConfig(Group):
     annotator: str | None = None
     """Exports of several annotators: read only what this one labelled, by id, name or e-mail (`completed_by` of Label
     Studio, `user` of doccano); null = the ground truth, else the first of each sentence."""
+    definitions: dict[str, str] = field(default_factory=dict)
+    """Category -> what belongs to it, in a few words: what `prompt.definitions` tells a causal model."""
     limit: Annotated[dict[str, From0], ForEach("train", "dev", "test")] = field(default_factory=dict)
     """Split -> sentences that are used of it at most, chosen by post and seed: a number alone is for train, dev and
     test; 0 or nothing = all."""

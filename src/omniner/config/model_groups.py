@@ -193,6 +193,13 @@ class PromptConfig(Group):
     """Examples with their corrections shown of a lesson, fewer where they do not fit."""
     max_tokens: Positive
     """Tokens of `{errors}` from a run, largest clusters first; characters where no tokenizer is at hand."""
+    # These have defaults because the configurations of older runs lack them.
+    nearest: From0 = 0
+    """Sentences of train that are most like the sentence, shown with their answers in front of it, the nearest last."""
+    definitions: bool = False
+    """`{categories}` is a list of lines with the definitions of `data.definitions`; false = names alone."""
+    category_examples: From0 = 0
+    """`{categories}` is a list of lines with this many frequent entities of train in each."""
 
 
 @dataclass

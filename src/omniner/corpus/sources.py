@@ -50,6 +50,7 @@ class Corpus:
         issues: what could not be taken as it was.
         digests: file (or "synthetic") to the sha256 of its content.
         report: the published name of the split that stands in `splits["test"]`.
+        definitions: category -> what belongs to it, where the config says so.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Corpus:
     issues: list[Issue] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     report: str = "test"
+    definitions: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def active(self) -> tuple[str, ...]:
@@ -82,7 +84,7 @@ def load_corpus(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
         raise UserError("data.dev_from_train", found, "Set a share of train, for example 0.1.")
     roles = _roles(data)
     published = _published(data, roles, splits)
-    corpus = Corpus(data.name, {}, Taxonomy(data.name, "", ()), report=data.report)
+    corpus = Corpus(data.name, {}, Taxonomy(data.name, "", ()), report=data.report, definitions=dict(data.definitions))
     if data.format == "synthetic":
         _generate(data, published, corpus)
     else:

@@ -22,7 +22,7 @@ import itertools
 import math
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +38,7 @@ from omniner.guidance.prompt_errors import (
     with_errors_text,
     write_errors_text,
 )
-from omniner.llm.prompts import SENTENCE, Prompt, build_prompt, choose_examples
+from omniner.llm.prompts import Prompt, build_prompt, choose_examples
 from omniner.records import Sentence
 from omniner.scoring.error_types import lesson_kinds, paper_types
 from omniner.scoring.resampling import counted_categories, counts_per_post, resampled_counts
@@ -94,12 +94,14 @@ class VariantInputs:
         active: categories of the corpus.
         train: its sentences to learn from.
         count: measures a text.
+        definitions: category -> what belongs to it.
     """
 
     guidance: Guidance
     active: Sequence[str]
     train: Sequence[Sentence]
     count: LengthFunction
+    definitions: Mapping[str, str] = field(default_factory=dict)
 
 
 def build_variants(
@@ -139,8 +141,8 @@ def build_variant(proposal: Proposal, inputs: VariantInputs) -> PromptVariant:
         told = with_errors_text(config, inputs.guidance, shown)
         if name != PLAIN:
             config = replace(config, lessons=list(shown.numbers))
-    prompt = build_prompt(told, inputs.active, inputs.train)
-    length = inputs.count(prompt.system + prompt.user(SENTENCE))
+    prompt = build_prompt(told, inputs.active, inputs.train, inputs.definitions)
+    length = inputs.count("".join(turn["content"] for turn in prompt.outline()))
     examples = choose_examples(inputs.train, told.examples, told.seed)
     texts = frozenset([*(shown.sentences if shown else ()), *(sentence.text for sentence in examples)])
     return PromptVariant(name, about, config, prompt, length, shown, texts)

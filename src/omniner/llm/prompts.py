@@ -1,8 +1,9 @@
 """What a causal model is told: the instruction, filled in once, and the sentence, put in each time.
 
 `build_prompt` fills `{categories}`, `{examples}` and `{errors}` of the texts of `conf/prompt`; `Prompt` puts in each
-`{sentence}`. All is plain replacement of exactly these names, in one pass: braces of JSON examples, of errors or of a
-sentence mean nothing. One `Prompt` serves training and decoding; `sha` names it, and is kept with every prediction.
+`{sentence}`, behind the examples that are nearest to it where `prompt.nearest` asks for them. All is plain replacement
+of exactly these names, in one pass: braces of JSON examples, of errors or of a sentence mean nothing. One `Prompt`
+serves training and decoding; `sha` names it, and is kept with every prediction.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -19,6 +21,7 @@ from typing import Any
 from omniner.answers import check_style, write_answer
 from omniner.config.model_groups import PromptConfig
 from omniner.errors import UserError
+from omniner.llm.nearest import NearestSentences
 from omniner.records import Sentence
 
 SENTENCE = "{sentence}"
@@ -27,6 +30,10 @@ _FILLED_ONCE = ("categories", "examples", "errors")
 _PLACEHOLDER = re.compile(r"\{([^\W\d]\w*)\}")  # JSON never has a bare word between braces
 _SEPARATORS = {"zh": "、"}  # between the names of categories
 _POOL = 50  # candidates per example that is to be chosen
+_SURE = 0.8  # share of a surface's mentions that have the category it is shown for
+_LINES = {"zh": ("：", "，", "例如", "、"), "en": (": ", ", ", "such as ", ", ")}
+"""Around a category on a line of its own: after its name, after its definition, before its entities, between them."""
+_NAMED = 3  # categories named in an error
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,8 @@ class Prompt:
         input: what follows it, with `{sentence}` once.
         answer: style of the answers, see `write_answer`.
         categories: those the instruction names, in its order.
+        nearest: how many examples stand in front of each sentence.
+        pool: (sentence, answer) of train, of which the nearest are shown; empty where none is.
     """
 
     name: str
@@ -52,15 +61,45 @@ class Prompt:
     input: str
     answer: str
     categories: tuple[str, ...]
+    nearest: int = 0
+    pool: tuple[tuple[str, str], ...] = ()
+
+    def inputs(self, texts: Sequence[str]) -> list[str]:
+        """Write what follows the instruction for each sentence: its nearest examples, and the sentence."""
+        written = [self.input.replace(SENTENCE, text) for text in texts]
+        if not self.nearest:
+            return written
+        neighbours = self._index.find(texts, self.nearest)
+        return [
+            "\n\n".join([*(self._example(place) for place in places), own])
+            for places, own in zip(neighbours, written, strict=True)
+        ]
 
     def user(self, text: str) -> str:
         """Write the text of the user role for a sentence."""
-        return f"{self.instruction}\n{self.input.replace(SENTENCE, text)}"
+        return f"{self.instruction}\n{self.inputs([text])[0]}"
+
+    def turns(self, written: str) -> list[dict[str, str]]:
+        """Write the chat up to the answer, with one of `inputs`; without a system role where its text is empty."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": f"{self.instruction}\n{written}"}]
 
     def messages(self, text: str) -> list[dict[str, str]]:
-        """Write the chat for a sentence, up to the answer; without a system role where its text is empty."""
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return [*system, {"role": "user", "content": self.user(text)}]
+        """Write the chat for a sentence, up to the answer."""
+        return self.turns(self.inputs([text])[0])
+
+    def outline(self) -> list[dict[str, str]]:
+        """Write the chat with names in braces for what differs from sentence to sentence."""
+        nearest = f"{{{self.nearest} examples of train that are nearest to the sentence}}\n\n" if self.nearest else ""
+        return self.turns(nearest + self.input)
+
+    def _example(self, place: int) -> str:
+        text, answer = self.pool[place]
+        return f"{self.input.replace(SENTENCE, text)}\n{answer}"
+
+    @cached_property
+    def _index(self) -> NearestSentences:
+        return NearestSentences([text for text, _ in self.pool])
 
     @cached_property
     def sha(self) -> str:
@@ -68,8 +107,11 @@ class Prompt:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        """Give all fields in plain values."""
-        return {**asdict(self), "categories": list(self.categories)}
+        """Give all fields in plain values; those of nearest examples only where there are some."""
+        values = {**asdict(self), "categories": list(self.categories), "pool": [list(item) for item in self.pool]}
+        if not self.nearest:
+            del values["nearest"], values["pool"]  # prompts keep the hashes they had before there were such examples
+        return values
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Prompt:
@@ -79,21 +121,29 @@ class Prompt:
             UserError: it is something else.
         """
         try:
-            return cls(**{**value, "categories": tuple(value["categories"])})
-        except (TypeError, KeyError) as error:
+            pool = tuple((str(text), str(answer)) for text, answer in value.get("pool", ()))
+            return cls(**{**value, "categories": tuple(value["categories"]), "pool": pool})
+        except (TypeError, ValueError, KeyError) as error:
             raise UserError("prompt", f"not a stored prompt ({error})", "Name a checkpoint that is whole.") from error
 
 
-def build_prompt(config: PromptConfig, categories: Sequence[str], train: Sequence[Sentence]) -> Prompt:
+def build_prompt(
+    config: PromptConfig,
+    categories: Sequence[str],
+    train: Sequence[Sentence],
+    definitions: Mapping[str, str] | None = None,
+) -> Prompt:
     """Build the prompt of a run.
 
     Args:
         config: texts by language.
         categories: categories that occur in `train`, in the order of the taxonomy.
         train: where examples are taken from, by `config.seed`.
+        definitions: category -> what belongs to it, as `data.definitions` has them.
 
     Raises:
-        UserError: no text in the language, a placeholder that is unknown, missing, or has nothing to stand for.
+        UserError: no text in the language, a placeholder that is unknown, missing, or has nothing to stand for;
+            definitions or examples are asked for that are not there.
         ValueError: the errors are still to be taken from another run.
     """
     check_style(config.answer)
@@ -110,7 +160,7 @@ def build_prompt(config: PromptConfig, categories: Sequence[str], train: Sequenc
         for sentence in choose_examples(train, config.examples, config.seed)
     ]
     values = {
-        "categories": _SEPARATORS.get(language, ", ").join(categories),
+        "categories": _write_categories(config, categories, train, definitions or {}),
         "examples": "\n\n".join(examples),
         "errors": config.errors.get(language, ""),
     }
@@ -125,6 +175,8 @@ def build_prompt(config: PromptConfig, categories: Sequence[str], train: Sequenc
         input=template,
         answer=config.answer,
         categories=tuple(categories),
+        nearest=config.nearest,
+        pool=_build_pool(config, train) if config.nearest else (),
     )
 
 
@@ -154,6 +206,57 @@ def choose_examples(train: Sequence[Sentence], count: int, seed: int) -> list[Se
         chosen.append(pool.pop(best))
         shown |= {entity.category for entity in chosen[-1].entities}
     return chosen
+
+
+def typical_entities(train: Sequence[Sentence], categories: Sequence[str], count: int) -> dict[str, list[str]]:
+    """Choose the most frequent entities of each category, of those that are rarely anything else.
+
+    Returns:
+        category -> at most `count` surfaces; of equally frequent ones, those that occur first.
+    """
+    mentions = [entity for sentence in train for entity in sentence.entities]
+    pairs = Counter((entity.category, entity.text) for entity in mentions)
+    surfaces = Counter(entity.text for entity in mentions)
+    found: dict[str, list[str]] = {category: [] for category in categories}
+    for (category, surface), times in pairs.most_common():
+        if times >= _SURE * surfaces[surface] and len(found.get(category, ())) < count and category in found:
+            found[category].append(surface)
+    return found
+
+
+def _write_categories(
+    config: PromptConfig, categories: Sequence[str], train: Sequence[Sentence], definitions: Mapping[str, str]
+) -> str:
+    """Write the list of categories: names alone, or a line for each with its definition and entities of train."""
+    if not (config.definitions or config.category_examples):
+        return _SEPARATORS.get(config.language, ", ").join(categories)
+    missing = [category for category in categories if category not in definitions]
+    if config.definitions and missing:
+        found = f"true, but data.definitions has none of {len(missing)} categories: {', '.join(missing[:_NAMED])}"
+        raise UserError("prompt.definitions", found, "Write them there, or set prompt.definitions=false.")
+    colon, comma, such_as, between = _LINES[config.language]
+    entities = typical_entities(train, categories, config.category_examples)
+    lines = []
+    for category in categories:
+        parts = [definitions[category]] if config.definitions else []
+        if entities[category]:
+            parts.append(such_as + between.join(entities[category]))
+        lines.append(f"- {category}" + (colon + comma.join(parts) if parts else ""))
+    return "\n".join(lines)
+
+
+def _build_pool(config: PromptConfig, train: Sequence[Sentence]) -> tuple[tuple[str, str], ...]:
+    """Take the sentences of train, each text once, with their answers.
+
+    Raises:
+        UserError: there are too few.
+    """
+    answers = {sentence.text: write_answer(sentence.entities, config.answer) for sentence in reversed(train)}
+    pool = tuple((sentence, answers[sentence]) for sentence in dict.fromkeys(each.text for each in train))
+    if len(pool) <= config.nearest:
+        found = f"{config.nearest} examples for each sentence, but train has {len(pool)} different sentences"
+        raise UserError("prompt.nearest", found, "Set it to fewer, or give data to take them from.")
+    return pool
 
 
 def _text(config: PromptConfig, part: str) -> str:

@@ -72,8 +72,12 @@ class ChatTokenizer:
         self.stops = frozenset({self.end[0], *self._controls} | {tokenizer.eos_token_id} - {None})
 
     def text(self, prompt: Prompt, sentence: str) -> str:
-        """Write the whole chat as text, up to where the answer begins."""
-        messages = prompt.messages(sentence)
+        """Write the whole chat for a sentence as text, up to where the answer begins."""
+        return self.write(prompt, prompt.inputs([sentence])[0])
+
+    def write(self, prompt: Prompt, written: str) -> str:
+        """Write the whole chat as text, up to where the answer begins, with one of the prompt's inputs."""
+        messages = prompt.turns(written)
         if messages[0]["role"] == "system" and not self._system_works:
             system, user = messages
             messages = [{"role": "user", "content": f"{system['content']}\n{user['content']}"}]
@@ -318,28 +322,30 @@ class PromptEncoder:
 
     def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise the whole chat for each text."""
+        inputs = self.prompt.inputs(texts)
         if self._parts is None:
-            return self.chat.prompts_ids([self.chat.text(self.prompt, text) for text in texts])
-        return self._parts.prompts(self.chat, texts)
+            return self.chat.prompts_ids([self.chat.write(self.prompt, text) for text in inputs])
+        return self._parts.prompts(self.chat, inputs)
 
     def _find_parts(self) -> _Parts | None:
-        """Part the chat around its sentence where the tokens of all probes stay what they are; None if nowhere."""
-        texts = [self.chat.text(self.prompt, probe) for probe in PROBE_SENTENCES]
-        head, _, tail = self.chat.text(self.prompt, _MARK).partition(_MARK)
-        if texts != [head + probe + tail for probe in PROBE_SENTENCES]:
+        """Part the chat around its input where the tokens of all probes stay what they are; None if nowhere."""
+        inputs = self.prompt.inputs(PROBE_SENTENCES)
+        texts = [self.chat.write(self.prompt, text) for text in inputs]
+        head, _, tail = self.chat.write(self.prompt, _MARK).partition(_MARK)
+        if texts != [head + text + tail for text in inputs]:
             return None  # the template does something to the text
         tokens, rest = self.chat.prompts_ids(texts), self.chat.before_control(tail)
         lines = [place + 1 for place, character in enumerate(head) if character == "\n"]
         for cut in lines[: -_TRIED - 1 : -1]:
             parts = _Parts(self.chat.prompt_ids(head[:cut]), head[cut:], tail[:rest], self.chat.prompt_ids(tail[rest:]))
-            if parts.prompts(self.chat, PROBE_SENTENCES) == tokens:
+            if parts.prompts(self.chat, inputs) == tokens:
                 return parts
         return None
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """What stands around the sentence of a chat: tokens, text, the sentence, text, tokens."""
+    """What stands around the input of a chat: tokens, text, the input, text, tokens."""
 
     head: list[int]
     before: str

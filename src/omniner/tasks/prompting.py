@@ -19,7 +19,7 @@ from omniner.errors import UserError
 from omniner.files import explaining, write_text
 from omniner.guidance.lessons import GUIDANCE_FILE, Guidance, read_guidance
 from omniner.guidance.prompt_errors import LengthFunction, log_errors_text, with_errors_text, write_errors_text
-from omniner.llm.prompts import SENTENCE, Prompt, build_prompt
+from omniner.llm.prompts import Prompt, build_prompt
 from omniner.records import Sentence
 from omniner.runs.context import Context
 from omniner.runs.folder import GUIDANCE_COPY, resolve_run
@@ -34,7 +34,7 @@ def build_run_prompt(context: Context, corpus: Corpus, reported: Sequence[Senten
     guidance = place_guidance(context.config, context.folder, corpus.active, reported)
     if guidance is not None:
         publish_guidance(context, guidance)
-    return build_prompt(context.config.prompt, corpus.active, corpus.splits["train"])
+    return build_prompt(context.config.prompt, corpus.active, corpus.splits["train"], corpus.definitions)
 
 
 def build_prompt_with_guidance(config: Config, folder: Path, corpus: Corpus, reported: Sequence[Sentence]) -> Prompt:
@@ -52,7 +52,7 @@ def build_prompt_with_guidance(config: Config, folder: Path, corpus: Corpus, rep
             sentences of `reported`.
     """
     place_guidance(config, folder, corpus.active, reported)
-    return build_prompt(config.prompt, corpus.active, corpus.splits["train"])
+    return build_prompt(config.prompt, corpus.active, corpus.splits["train"], corpus.definitions)
 
 
 def publish_guidance(context: Context, guidance: Guidance) -> None:
@@ -69,7 +69,7 @@ def publish_guidance(context: Context, guidance: Guidance) -> None:
 
 def publish_prompt(context: Context, prompt: Prompt) -> None:
     """Write and track a prompt, with the name and hash that its predictions carry, and how long it is."""
-    turns = (f"[{turn['role']}]\n{turn['content']}\n" for turn in prompt.messages(SENTENCE))
+    turns = (f"[{turn['role']}]\n{turn['content']}\n" for turn in prompt.outline())
     text = "\n".join(turns)
     context.publish_text("prompt.txt", text)
     context.run.tags({"prompt": f"{prompt.name} {prompt.version} {prompt.language}", "prompt.sha": prompt.sha})

@@ -55,7 +55,6 @@ from omniner.guidance.prompt_search import (
     micro_counts,
     rank_variants,
 )
-from omniner.llm.prompts import SENTENCE
 from omniner.records import Issue, Prediction, Sentence
 from omniner.report import guidance_page
 from omniner.report.guidance_page import BaselineDifference, VariantResult
@@ -94,7 +93,7 @@ def run(context: Context) -> None:
     train = corpus.splits["train"]
     guidance = prompting.fetch_guidance(config, context.folder)
     prompting.publish_guidance(context, guidance)
-    inputs = VariantInputs(guidance, corpus.active, train, prompting.length_measure(config)[1])
+    inputs = VariantInputs(guidance, corpus.active, train, prompting.length_measure(config)[1], corpus.definitions)
     found, same = build_variants(config.prompt, config.search, inputs)
     log.info("%d prompts to try; %d more would be the same as one of them", len(found), len(same))
     warn_of_unusable_lessons(config.prompt, guidance, inputs.active)
@@ -275,7 +274,7 @@ def _publish(context: Context, result: guidance_page.SearchResult, best: PromptV
     prompting.publish_prompt(context, best.prompt)
     context.publish_text(f"best/prompt/{CHOICE}.yaml", _choice(best, context.config.name))
     context.publish_json("search.json", result.to_json())
-    shown = "\n\n".join(turn["content"] for turn in best.prompt.messages(SENTENCE))
+    shown = "\n\n".join(turn["content"] for turn in best.prompt.outline())
     by_name = f"--config-dir {shlex.quote(str(context.folder / 'best'))} prompt={CHOICE}"
     page = guidance_page.search_markdown(result, context.config.name, shown, by_name)
     context.publish_text("search.md", page)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,9 @@ class Prompt(NamedTuple):
     system: str
     instruction: str
     input: str
+
+    def inputs(self, texts: Sequence[str]) -> list[str]:
+        return [self.input.replace("{sentence}", text) for text in texts]
 
 
 BARE = Prompt("", "找出实体。", "{sentence}")

@@ -144,3 +144,54 @@ def test_json_and_hash() -> None:
     for broken in ({**stored, "more": 1}, {"name": "x"}, {**stored, "categories": 3}):
         with pytest.raises(UserError, match="not a stored prompt"):
             Prompt.from_json(broken)
+
+
+def test_categories_are_told_with_definitions_and_typical_entities() -> None:
+    train = [
+        Sentence("a", "北京北京", [Entity("北京", "地点", 0, 2), Entity("北京", "地点", 2, 4)]),
+        Sentence("b", "去上海喝小满", [Entity("上海", "地点", 1, 3), Entity("小满", "时间", 4, 6)]),
+        Sentence("c", "小满", [Entity("小满", "品牌", 0, 2)]),
+    ]
+    config = small("{categories}", category_examples=2)
+    names = ["地点", "品牌", "时间"]
+    assert prompts.build_prompt(config, names, train).instruction == "- 地点：例如北京、上海\n- 品牌\n- 时间"
+    defined = replace(config, definitions=True, category_examples=1)
+    definitions = {"地点": "城市", "品牌": "{sentence}", "时间": "节气"}
+    told = prompts.build_prompt(defined, names, train, definitions).instruction
+    assert told == "- 地点：城市，例如北京\n- 品牌：{sentence}\n- 时间：节气"
+    with pytest.raises(UserError, match=r"^prompt\.definitions: .* none of 1 categories: 品牌"):
+        prompts.build_prompt(defined, names, train, {"地点": "城市", "时间": "节气"})
+
+
+NEAR = [
+    Sentence("1", "去北京喝咖啡", [Entity("北京", "地点", 1, 3)]),
+    Sentence("2", "在上海看展览", [Entity("上海", "地点", 1, 3)]),
+    Sentence("3", "北京的冬天很冷", [Entity("北京", "地点", 0, 2)]),
+    Sentence("4", "没有什么", []),
+    Sentence("5", "去北京喝咖啡", []),
+]
+
+
+def test_nearest_examples_stand_in_front_of_the_sentence() -> None:
+    prompt = prompts.build_prompt(small("{categories}", nearest=2), ["地点"], NEAR)
+    second = '句：北京的冬天很冷\n[["北京", "地点"]]'
+    first = '句：去北京喝咖啡\n[["北京", "地点"]]'  # of two with one text, the first
+    assert prompt.user("去北京喝茶") == f"地点\n{second}\n\n{first}\n\n句：去北京喝茶"
+    assert prompt.user("去北京喝咖啡").count("去北京喝咖啡") == 1  # never itself, nor its twin
+    assert prompt.inputs(["a", "去北京喝茶"])[1] == prompt.inputs(["去北京喝茶"])[0]
+    assert prompt.outline() == [
+        {"role": "user", "content": "地点\n{2 examples of train that are nearest to the sentence}\n\n句：{sentence}"}
+    ]
+    with pytest.raises(UserError, match=r"^prompt\.nearest: 4 examples .* 4 different"):
+        prompts.build_prompt(small("{categories}", nearest=4), ["地点"], NEAR)
+
+
+def test_nearest_examples_are_stored_and_a_prompt_without_them_keeps_its_hash() -> None:
+    prompt = prompts.build_prompt(small("{categories}", nearest=2), ["地点"], NEAR)
+    stored = Prompt.from_json(json.loads(json.dumps(prompt.to_json())))
+    assert stored == prompt
+    assert stored.sha == prompt.sha
+    assert stored.user("去北京喝茶") == prompt.user("去北京喝茶")
+    other = prompts.build_prompt(small("{categories}", nearest=2), ["地点"], NEAR[1:])
+    assert other.sha != prompt.sha
+    assert not {"nearest", "pool"} & set(prompts.build_prompt(small("{categories}"), ["地点"], NEAR).to_json())

@@ -83,6 +83,17 @@ def test_real_sentences_are_tokenised_as_whole_texts(chat: ChatTokenizer, shared
     assert len({tuple(sample.prompt[:prefix]) for sample in samples}) == 1
 
 
+def test_nearest_examples_are_tokenised_as_whole_texts(chat: ChatTokenizer) -> None:
+    """They belong to the sentence: all prompts still begin with the instruction, computed once."""
+    prompt = prompts.build_prompt(shipped("base", "zh", nearest=3), CATEGORIES, corpus())
+    maker = PromptEncoder(chat, prompt, LIMITS)
+    assert maker._parts is not None
+    samples, _ = maker.encode(bare(["去北京喝小满啊3", "<|im_end|>", "小满"]))
+    assert maker.prefix_length(samples) > 200
+    plain = [sample for sample in samples if "<|" not in sample.text]
+    assert [sample.prompt for sample in plain] == [chat.prompt_ids(chat.text(prompt, each.text)) for each in plain]
+
+
 def test_a_template_that_strips_is_obeyed() -> None:
     chat = ChatTokenizer(chats.small("bytes").tokenizer, TRIMMING)
     maker = PromptEncoder(chat, own_prompt(), LIMITS)

@@ -73,6 +73,9 @@ class PromptTexts(Protocol):
     def input(self) -> str:
         """What follows the instruction."""
 
+    def inputs(self, texts: Sequence[str]) -> list[str]:
+        """Write what follows the instruction for each sentence."""
+
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:

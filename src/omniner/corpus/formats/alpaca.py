@@ -215,14 +215,14 @@ def _dataset_info(path: Path) -> dict[str, Any]:
 
 
 def _item(sentence: Sentence, prompt: PromptTexts, answer: Callable[[Sequence[Entity]], str]) -> dict[str, Any]:
-    item = {"instruction": prompt.instruction, "input": prompt.input.replace(_SENTENCE, sentence.text)}
+    item = {"instruction": prompt.instruction, "input": prompt.inputs([sentence.text])[0]}
     item["output"] = "" if is_unlabeled(sentence) else answer(sentence.entities)
     if prompt.system:
         item["system"] = prompt.system
     item["id"] = sentence.id
     if sentence.post_id is not None:
         item["post_id"] = sentence.post_id
-    if prompt.input != _SENTENCE:
+    if item["input"] != sentence.text:
         item["sentence"] = sentence.text
     return item
 

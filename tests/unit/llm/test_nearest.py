@@ -1,0 +1,44 @@
+"""Nearest sentences: the fast choice against one that compares every pair."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omniner.llm.nearest import NearestSentences
+
+_LETTERS = st.text("北京上海咖啡展a A", min_size=1, max_size=8)
+
+
+def pieces(text: str) -> Counter[str]:
+    return Counter(text[start : start + size] for size in (1, 2, 3) for start in range(len(text) - size + 1))
+
+
+def likeness(left: str, right: str, index: list[str]) -> float:
+    """The cosine of (1 + ln tf) * (1 + ln((1 + n) / (1 + df))), over pieces that the index has."""
+    held = [pieces(text) for text in index]
+    weights = {
+        piece: 1 + math.log((1 + len(index)) / (1 + sum(piece in one for one in held))) for one in held for piece in one
+    }
+    vectors = [
+        {piece: (1 + math.log(count)) * weights[piece] for piece, count in pieces(text).items() if piece in weights}
+        for text in (left, right)
+    ]
+    lengths = [math.sqrt(sum(value * value for value in vector.values())) for vector in vectors]
+    dot = sum(value * vectors[1].get(piece, 0) for piece, value in vectors[0].items())
+    return dot / (lengths[0] * lengths[1]) if all(lengths) else 0.0
+
+
+@settings(deadline=None)
+@given(st.lists(_LETTERS, min_size=3, max_size=8, unique=True), st.lists(_LETTERS, min_size=1, max_size=4))
+def test_the_nearest_are_those_of_every_pair_compared(index: list[str], asked: list[str]) -> None:
+    for text, places in zip(asked, NearestSentences(index).find(asked, 2), strict=True):
+        scores = {place: likeness(text, other, index) for place, other in enumerate(index) if other != text}
+        assert len(places) == min(2, len(scores))
+        assert text not in [index[place] for place in places]
+        found = [scores[place] for place in reversed(places)]
+        best = sorted(scores.values(), reverse=True)[: len(places)]
+        assert all(math.isclose(a, b, abs_tol=1e-9) for a, b in zip(found, best, strict=True))
