@@ -38,7 +38,8 @@ from omniner.guidance.prompt_errors import (
     with_errors_text,
     write_errors_text,
 )
-from omniner.llm.prompts import Prompt, build_prompt, choose_examples
+from omniner.llm.examples import choose_examples
+from omniner.llm.prompts import Prompt, build_prompt
 from omniner.records import Sentence
 from omniner.scoring.error_types import lesson_kinds, paper_types
 from omniner.scoring.resampling import counted_categories, counts_per_post, resampled_counts

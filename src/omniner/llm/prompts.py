@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,7 +19,7 @@ from typing import Any
 from omniner.answers import check_style, write_answer
 from omniner.config.model_groups import PromptConfig
 from omniner.errors import UserError
-from omniner.llm.nearest import NearestSentences
+from omniner.llm.examples import NearestSentences, choose_examples, typical_entities
 from omniner.records import Sentence
 
 SENTENCE = "{sentence}"
@@ -29,8 +27,6 @@ SENTENCE = "{sentence}"
 _FILLED_ONCE = ("categories", "examples", "errors")
 _PLACEHOLDER = re.compile(r"\{([^\W\d]\w*)\}")  # JSON never has a bare word between braces
 _SEPARATORS = {"zh": "、"}  # between the names of categories
-_POOL = 50  # candidates per example that is to be chosen
-_SURE = 0.8  # share of a surface's mentions that have the category it is shown for
 _LINES = {"zh": ("：", "，", "例如", "、"), "en": (": ", ", ", "such as ", ", ")}
 """Around a category on a line of its own: after its name, after its definition, before its entities, between them."""
 _NAMED = 3  # categories named in an error
@@ -178,50 +174,6 @@ def build_prompt(
         nearest=config.nearest,
         pool=_build_pool(config, train) if config.nearest else (),
     )
-
-
-def choose_examples(train: Sequence[Sentence], count: int, seed: int) -> list[Sentence]:
-    """Choose short sentences that together show many categories.
-
-    From a random pool of sentences with entities, none longer than the median, one after the other is taken that shows
-    the most categories not shown yet.
-
-    Raises:
-        UserError: `train` has too few sentences with entities.
-    """
-    filled = [sentence for sentence in train if sentence.entities]
-    if len(filled) < count:
-        found = f"{count} examples, but train has {len(filled)} sentences with entities"
-        raise UserError("prompt.examples", found, f"Set it to {len(filled)} or less.")
-    if count == 0:
-        return []
-    by_length = sorted(filled, key=lambda sentence: len(sentence.text))
-    longest = len(by_length[max(count, len(by_length) // 2) - 1].text)
-    short = [sentence for sentence in filled if len(sentence.text) <= longest]
-    pool = random.Random(seed).sample(short, min(len(short), _POOL * count))
-    chosen: list[Sentence] = []
-    shown: set[str] = set()
-    for _ in range(count):
-        best = max(range(len(pool)), key=lambda place: len({e.category for e in pool[place].entities} - shown))
-        chosen.append(pool.pop(best))
-        shown |= {entity.category for entity in chosen[-1].entities}
-    return chosen
-
-
-def typical_entities(train: Sequence[Sentence], categories: Sequence[str], count: int) -> dict[str, list[str]]:
-    """Choose the most frequent entities of each category, of those that are rarely anything else.
-
-    Returns:
-        category -> at most `count` surfaces; of equally frequent ones, those that occur first.
-    """
-    mentions = [entity for sentence in train for entity in sentence.entities]
-    pairs = Counter((entity.category, entity.text) for entity in mentions)
-    surfaces = Counter(entity.text for entity in mentions)
-    found: dict[str, list[str]] = {category: [] for category in categories}
-    for (category, surface), times in pairs.most_common():
-        if times >= _SURE * surfaces[surface] and len(found.get(category, ())) < count and category in found:
-            found[category].append(surface)
-    return found
 
 
 def _write_categories(

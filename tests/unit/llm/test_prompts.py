@@ -102,19 +102,6 @@ def test_a_mistake_names_its_key(changes: dict[str, Any], message: str) -> None:
         prompts.build_prompt(small("{categories}", **changes), ["地点"], corpus())
 
 
-def test_examples_are_varied_short_and_follow_the_seed() -> None:
-    train = corpus()
-    chosen = prompts.choose_examples(train, 5, seed=3)
-    assert chosen == prompts.choose_examples(train, 5, seed=3)
-    assert chosen != prompts.choose_examples(train, 5, seed=4)
-    assert len({sentence.id for sentence in chosen}) == 5
-    assert len({entity.category for sentence in chosen for entity in sentence.entities}) == 10
-    lengths = sorted(len(sentence.text) for sentence in train if sentence.entities)
-    assert all(len(sentence.text) <= lengths[len(lengths) // 2] for sentence in chosen)
-    few = train[1:4]
-    assert sorted(prompts.choose_examples(few, 3, seed=0), key=lambda sentence: sentence.id) == few
-
-
 @pytest.mark.parametrize("answer", ["official", "compact"])
 def test_examples_are_shown_as_they_are_learnt(answer: str) -> None:
     train = [Sentence("a", "去北京{x}", [Entity("北京", "地点", 1, 3), Entity("{x}", "地点", 3, 6)])]

@@ -1,4 +1,4 @@
-"""Nearest sentences: the fast choice against one that compares every pair."""
+"""What a prompt shows of train: varied sentences, and the nearest ones against a choice that compares every pair."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections import Counter
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shipped_prompts import corpus
 
-from omniner.llm.nearest import NearestSentences
+from omniner.llm.examples import NearestSentences, choose_examples
 
 _LETTERS = st.text("北京上海咖啡展a A", min_size=1, max_size=8)
 
@@ -42,3 +43,16 @@ def test_the_nearest_are_those_of_every_pair_compared(index: list[str], asked: l
         found = [scores[place] for place in reversed(places)]
         best = sorted(scores.values(), reverse=True)[: len(places)]
         assert all(math.isclose(a, b, abs_tol=1e-9) for a, b in zip(found, best, strict=True))
+
+
+def test_examples_are_varied_short_and_follow_the_seed() -> None:
+    train = corpus()
+    chosen = choose_examples(train, 5, seed=3)
+    assert chosen == choose_examples(train, 5, seed=3)
+    assert chosen != choose_examples(train, 5, seed=4)
+    assert len({sentence.id for sentence in chosen}) == 5
+    assert len({entity.category for sentence in chosen for entity in sentence.entities}) == 10
+    lengths = sorted(len(sentence.text) for sentence in train if sentence.entities)
+    assert all(len(sentence.text) <= lengths[len(lengths) // 2] for sentence in chosen)
+    few = train[1:4]
+    assert sorted(choose_examples(few, 3, seed=0), key=lambda sentence: sentence.id) == few
