@@ -284,9 +284,12 @@ def check(composed: DictConfig) -> Config:
         UserError: for the first key at fault.
     """
     try:
-        raw = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        raw: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UserError(error.full_key or "config", _first_line(error), "Give this key a value.") from error
+    by_recipe = {key: OmegaConf.is_interpolation(composed.trainer, key) for key in ("max_epochs", "min_steps")}
+    if by_recipe["min_steps"] and not by_recipe["max_epochs"]:
+        raw["trainer"]["min_steps"] = 0  # who says how many epochs means just these
     return _typed(raw)
 
 

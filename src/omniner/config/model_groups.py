@@ -300,6 +300,17 @@ class TrainerConfig(Group):
     """Minutes between saves of last.ckpt within an epoch; 0 = only after evaluations."""
     callbacks: dict[str, Any]
     """Name -> `_target_` of a further Lightning callback, with its arguments."""
+    min_steps: From0 = 0
+    """Optimizer steps at least: a small corpus is passed over more often than `max_epochs` says, and evaluated no more
+    often in all; 0 = `max_epochs` alone, as always where that is set by hand."""
+
+    def epochs(self, steps: int) -> int:
+        """How often a corpus is passed over that has so many optimizer steps an epoch."""
+        return max(self.max_epochs, -(-self.min_steps // steps))
+
+    def epochs_between_evaluations(self, steps: int) -> int:
+        """As `eval_every`, stretched as far as the passes over a small corpus are."""
+        return self.eval_every * (self.epochs(steps) // self.max_epochs)
 
 
 # The values are checked where they arrive.

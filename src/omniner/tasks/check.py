@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from omniner.config import compose
 from omniner.config.groups import Config
+from omniner.config.model_groups import TrainerConfig
 from omniner.corpus import sources
 from omniner.corpus.sources import Corpus
 from omniner.records import Issue
@@ -146,13 +147,18 @@ def _batches(config: Config, data: TaggerData) -> Iterator[str]:
     trainer, batches = config.trainer, _first_epoch(config, data)
     steps, real = len(batches), sum(example.length for batch in batches for example in batch)
     padded = sum(len(batch) * max(example.length for example in batch) for batch in batches)
-    total = steps * trainer.max_epochs
-    if trainer.max_steps >= 0:
-        total = min(total, trainer.max_steps)
-    yield f"{len(data.train_examples):,} sentences in steps of {trainer.batch_size}: {steps:,} steps an epoch"
-    yield f"{total:,} steps in at most {trainer.max_epochs} epochs, the first {round(total * trainer.warmup):,} warm up"
-    yield f"{trainer.max_epochs // trainer.eval_every} evaluations on {len(data.dev_examples):,} dev sentences"
+    yield from _length(trainer, len(data.train_examples), steps)
+    evaluations = trainer.epochs(steps) // trainer.epochs_between_evaluations(steps)
+    yield f"{evaluations} evaluations on {len(data.dev_examples):,} dev sentences"
     yield f"padding: {1 - real / padded:.1%} of {padded:,} positions an epoch"
+
+
+def _length(trainer: TrainerConfig, sentences: int, steps: int) -> Iterator[str]:
+    """How long training lasts; `steps` are those of an epoch."""
+    epochs = trainer.epochs(steps)
+    total = min(steps * epochs, trainer.max_steps) if trainer.max_steps >= 0 else steps * epochs
+    yield f"{sentences:,} sentences in steps of {trainer.batch_size}: {steps:,} steps an epoch"
+    yield f"{total:,} steps in at most {epochs} epochs, the first {round(total * trainer.warmup):,} warm up"
 
 
 def _tagger_memory(config: Config, module: TaggerModule, data: TaggerData) -> Iterator[str]:
@@ -223,12 +229,8 @@ def _packs(config: Config, data: GenerativeData) -> Iterator[str]:
     trainer = config.trainer
     ranks = max(trainer.devices, 1) * trainer.nodes
     survey = data.pack_statistics(ranks)
-    total = survey.steps * trainer.max_epochs
-    if trainer.max_steps >= 0:
-        total = min(total, trainer.max_steps)
     samples = len(data.train_samples)
-    yield f"{samples:,} sentences in steps of {trainer.batch_size}: {survey.steps:,} steps an epoch"
-    yield f"{total:,} steps in at most {trainer.max_epochs} epochs, the first {round(total * trainer.warmup):,} warm up"
+    yield from _length(trainer, samples, survey.steps)
     yield (
         f"{survey.packs:,} packs an epoch on {ranks} process{'es' if ranks > 1 else ''}, "
         f"{samples / survey.packs:.1f} sentences each, the largest of {survey.largest:,} tokens"
