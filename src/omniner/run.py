@@ -4,8 +4,9 @@ Hydra composes the configuration from `conf/` and the command line, and `omniner
 the run its folder (an unfinished one of the same configuration is taken up again), `tracking` opens its MLflow run, and
 the task of the registry does the work.
 
-A user's mistake is one line and exit status 2. Ctrl-C and SIGTERM leave a run that resumes, marked as killed, and exit
-with 130 and 143. Anything else keeps its traceback and exits with 1.
+A user's mistake is one line and exit status 2; a finished run that found what it was told to fail on exits with 1.
+Ctrl-C and SIGTERM leave a run that resumes, marked as killed, and exit with 130 and 143. Anything else keeps its
+traceback and exits with 1.
 
 `python -m omniner.run --child config.yaml` is a run that another run starts, see `child`.
 """
@@ -52,34 +53,44 @@ def job(composed: DictConfig) -> float | None:
     if sweep.is_job():
         return sweep.run_child(composed)
     try:
-        execute(compose.check(composed))
+        status = execute(compose.check(composed))
     except UserError as error:
-        sys.exit(report(error))
+        status = report(error)
+    if status:
+        sys.exit(status)
     return None
 
 
-def execute(config: Config) -> None:
-    """A whole run, or what a further rank of a distributed one does in it."""
+def execute(config: Config) -> int:
+    """A whole run, or what a further rank of a distributed one does in it; the exit status."""
     if is_main_process():
-        run(config)
-    else:
-        from omniner.tasks.train import fit_as_rank
+        _, complaint = _perform(config)
+        if complaint:
+            print(f"failed: {complaint}", file=sys.stderr)
+        return int(bool(complaint))
+    from omniner.tasks.train import fit_as_rank
 
-        fit_as_rank(config)
+    fit_as_rank(config)
+    return 0
 
 
 def run(config: Config) -> Path:
     """Do one task in a folder of its own, tracked; gives the folder. This is the entry for other programs, too."""
+    return _perform(config)[0]
+
+
+def _perform(config: Config) -> tuple[Path, str]:
+    """Do one task; the folder, and what the task was told to fail on and found, empty where there is no such thing."""
     TASKS[config.task.name].check_surroundings(config)
     if TASKS[config.task.name].for_other_runs:
-        return _without_folder(config)
-    folder = claim_folder(config)
+        return _without_folder(config), ""
+    folder, complaint = claim_folder(config), ""
     try:
         if folder.state["status"] == UNSENT:
             folder.deliver(config.tracking)
         else:
             with explaining_limits():
-                _do_task(config, folder)
+                complaint = _do_task(config, folder)
     except UserError:
         if folder.holds_work:
             log.warning("what was done is kept: the same command goes on from there (%s)", folder.path)
@@ -89,11 +100,11 @@ def run(config: Config) -> Path:
     finally:
         folder.close()
     print(folder.path)
-    return folder.path
+    return folder.path, complaint
 
 
-def _do_task(config: Config, folder: RunFolder) -> None:
-    """Do the task, and end its tracked run in whatever way it ends."""
+def _do_task(config: Config, folder: RunFolder) -> str:
+    """Do the task, and end its tracked run in whatever way it ends; the task's complaint."""
     from omniner.tracking import unsent
 
     context = _start(config, folder)
@@ -112,6 +123,7 @@ def _do_task(config: Config, folder: RunFolder) -> None:
             unsent.settle(config.tracking, folder.path)
             if status == FINISHED:
                 folder.save(status=FINISHED)
+    return context.complaint
 
 
 def _without_folder(config: Config) -> Path:
@@ -191,15 +203,20 @@ def child(path: Path) -> None:
     configure_log(compose.job_logging())
     try:
         with explaining_limits():
-            execute(compose.read(path))
+            status = execute(compose.read(path))
     except UserError as error:
-        sys.exit(report(error))
+        status = report(error)
     except KeyboardInterrupt as error:
-        sys.exit(stopped_status(error))
+        status = stopped_status(error)
+    sys.exit(status)
 
 
 def main() -> None:
     """The command line."""
+    if omniner.__file__ is None:  # Python took a folder of this name, such as a clone, for the package
+        folder = Path(next(iter(omniner.__path__)))
+        fix = "Run from another folder, or install OmniNER again (pip install -e <clone>)."
+        sys.exit(report(UserError(folder, "a folder of this name hides the installed package", fix)))
     if sys.argv[1:2] == ["--child"]:
         child(Path(sys.argv[2]))
         return

@@ -37,7 +37,9 @@ def test_several_corpora_in_one_command(tmp_path: Path) -> None:
     for split in ("train", "test"):
         line = to_line(sentence_to_json(good))
         (folder / f"{split}.jsonl").write_text(f"{line}\nnot json\n", encoding="utf-8")
-    result = omniner("task=stats", "corpora=[sample,'own=mine']", SMALL, cwd=tmp_path)
+    result = omniner("task=stats", "corpora=[sample,'own=mine']", SMALL, cwd=tmp_path, status=1)
+    assert result.stderr.splitlines()[-1].startswith("failed: checks of corpora (")
+    assert "own: leakage" in result.stderr
     out = folder_of(result, tmp_path)
     table = {row["corpus"]: row for row in rows(out / "tables" / "stats_table3.csv")}
     assert (table["sample"]["sentences"], table["sample"]["train"]) == ("210", "150")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,24 @@ def test_conf_comes_with_it(site: Path, tmp_path: Path) -> None:
     assert where.count(str(site)) == 2
     printed = _run(site, tmp_path, "-m", "omniner.run", "--cfg", "job", "data=cluener")
     assert "cluener" in printed
+
+
+@pytest.mark.slow
+def test_an_editable_install_works_beside_a_clone_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "omniner").mkdir()
+    asked = "import omniner; from omniner.config.compose import conf_folder; print(omniner.load, conf_folder())"
+    code = "import sys; from setuptools import build_meta; build_meta.build_editable(sys.argv[1])"
+    source = tmp_path / "source"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(source)], check=True)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=source, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*editable*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        (path,) = (opened.read(name).decode().strip() for name in opened.namelist() if name.endswith(".pth"))
+    # what site-packages' .pth files give stands behind the current folder
+    without = "import sys; sys.meta_path = [one for one in sys.meta_path if 'ditable' not in repr(one)]"
+    found = _run(Path(), tmp_path, "-c", f"{without}; sys.path.append({path!r}); {asked}")
+    assert "function load" in found
+    assert str(source / "conf") in found
 
 
 @pytest.mark.slow

@@ -226,6 +226,8 @@ class StatsConfig(Group):
     """Check -> share above which it warns; a check without one only tells."""
     fail: dict[str, Share]
     """Check -> share above which it fails."""
+    exit_on: Literal["fail", "warn", "never"] = "fail"
+    """What ends the command with exit status 1: fail = a failed check; warn = one that warns, too."""
 
 
 @dataclass

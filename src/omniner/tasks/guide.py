@@ -140,6 +140,10 @@ def _predict_and_score(
     jsonl.write(context.folder / GOLD, sentences)
     context.publish_file(PREDICTIONS)
     context.publish_file(GOLD)
+    if not any(prediction.entities for prediction in predictions):
+        found = f"it found no entity in the {len(sentences):,} sentences of {config.guide.split}: nothing can be learnt of it"
+        fix = "Look at its learning curves and some answers first; train it longer, or name another run."
+        raise UserError("run", found, fix)
     metrics = replace(config.metrics, bootstrap=0)  # no interval of theirs is shown
     result = score_records(sentences, predictions, metrics, config.errta)
     check_scored(result, context.folder / PREDICTIONS)

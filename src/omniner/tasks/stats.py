@@ -9,7 +9,8 @@ of `conf/data` or a path, `name=` before it gives another name:
   against the official ones where most of them are official.
 
 All are found before the first is read. No model and no torch are loaded. A failed check is a finding, not an error of
-the run. The results are `stats.html`, `stats.md`, `stats.json`, tables, a LaTeX table and figures.
+the run, which is whole; the command ends with exit status 1, unless `stats.exit_on` says otherwise. The results are
+`stats.html`, `stats.md`, `stats.json`, tables, a LaTeX table and figures.
 """
 
 from __future__ import annotations
@@ -50,6 +51,15 @@ def run(context: Context) -> None:
     tables = corpus_tables.build_corpus_tables(surveyed, verdicts, config.stats)
     _publish(context, surveyed, verdicts, tables)
     print(corpus_page.corpus_text(surveyed, verdicts, tables))
+    context.complaint = _complaint(verdicts, config.stats.exit_on)
+
+
+def _complaint(verdicts: Mapping[str, Sequence[Verdict]], exit_on: str) -> str:
+    """The checks for which the command ends with exit status 1."""
+    statuses = {"never": (), "fail": (FAILED,), "warn": (FAILED, WARNED)}[exit_on]
+    found = {name: [one.check for one in judged if one.status in statuses] for name, judged in verdicts.items()}
+    listed = "; ".join(f"{name}: {', '.join(checks)}" for name, checks in found.items() if checks)
+    return f"checks of corpora ({listed}); stats.exit_on=never ends with status 0" if listed else ""
 
 
 def _check_limits(settings: StatsConfig) -> None:

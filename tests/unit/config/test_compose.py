@@ -99,3 +99,19 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: str, mes
     with pytest.raises(UserError, match=message) as raised:
         compose.adopt(compose.load([]), path, ("data", "seed"))
     assert raised.value.where == str(path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "epochs", "every"),
+    [
+        ([], 120, 6),  # 10 steps an epoch: as many passes as 1,200 steps are, 20 evaluations
+        (["trainer.max_epochs=5"], 5, 1),  # who says how many epochs means just these
+        (["trainer.max_epochs=5", "trainer.min_steps=100"], 10, 2),
+        (["model=qwen2_tiny"], 40, 5),
+        (["debug=fast"], 1, 1),
+    ],
+)
+def test_a_small_corpus_is_passed_over_more_often(overrides: list[str], epochs: int, every: int) -> None:
+    trainer = compose.load(overrides).trainer
+    assert (trainer.epochs(10), trainer.epochs_between_evaluations(10)) == (epochs, every)
+    assert trainer.epochs(1000) == trainer.max_epochs

@@ -13,13 +13,15 @@ from tests.helpers import made_up_guidance
 from omniner import tracking
 from omniner.config import compose
 from omniner.corpus import sources, taxonomy
+from omniner.errors import UserError
 from omniner.files import write_json
 from omniner.guidance import lessons
 from omniner.guidance.lessons import Guidance
-from omniner.records import Entity, Sentence
+from omniner.records import Entity, Prediction, Sentence
 from omniner.runs.context import Context
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.tasks import guide
+from omniner.tracking.tracked_run import Run
 
 CATEGORIES = taxonomy.load_taxonomy("omniner2025").categories[:6]
 
@@ -74,3 +76,16 @@ def test_what_the_run_was_told_counts_whatever_was_copied_before(made: Guidance,
     lessons.write_guidance(Path("ours") / GUIDANCE_COPY, made)  # of an attempt before that run was made anew
     settle()
     assert lessons.read_guidance(Path("ours") / GUIDANCE_COPY) == theirs
+
+
+def test_a_model_that_found_nothing_teaches_nothing(
+    made: Guidance, settle: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lessons.write_guidance(Path("guidance.json"), made)
+    settle()
+    config = compose.load(["task=guide", "run=theirs", "tracking=off", "decoding=openai", "decoding.url=http://x/v1"])
+    corpus = sources.load_corpus(compose.load(["data.size={train: 8, dev: 8, test: 8}"]).data, None)
+    sentences = corpus.splits["dev"]
+    monkeypatch.setattr(guide, "predict_file", lambda *_: [Prediction(sentence.id) for sentence in sentences])
+    with pytest.raises(UserError, match="it found no entity in the 8 sentences of dev"):
+        guide._predict_and_score(Context(config, Path("ours"), Run(), False), config, Path("theirs"), corpus, sentences)

@@ -10,6 +10,7 @@ import pytest
 from omniner.config import compose
 from omniner.corpus import formats
 from omniner.corpus.formats import WriteOptions
+from omniner.corpus.stats.checks import Verdict
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence, sentence_to_json, to_line
 from omniner.tasks import stats
@@ -169,3 +170,14 @@ def test_a_folder_of_label_studio_files_is_read_with_its_configurations_left_out
     assert (tmp_path / "train.xml").exists()
     (one,) = read(f"corpora=['ls={tmp_path}']")
     assert {split: len(sentences) for split, sentences in one.splits.items()} == {"train": 2, "test": 2}
+
+
+@pytest.mark.parametrize(("exit_on", "named"), [("fail", ["leakage"]), ("warn", ["leakage", "rare"]), ("never", [])])
+def test_the_exit_status_follows_the_checks(exit_on: str, named: list[str]) -> None:
+    statuses = {"leakage": "failed", "rare": "warned", "posts": "passed"}
+    judged = [Verdict(check, status, 1, 0, "", "") for check, status in statuses.items()]
+    complaint = stats._complaint({"mine": judged}, exit_on)
+    assert ([name for name in ("leakage", "rare", "posts") if name in complaint], bool(complaint)) == (
+        named,
+        bool(named),
+    )
