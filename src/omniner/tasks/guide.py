@@ -141,7 +141,7 @@ def _predict_and_score(
     context.publish_file(PREDICTIONS)
     context.publish_file(GOLD)
     if not any(prediction.entities for prediction in predictions):
-        found = f"it found no entity in the {len(sentences):,} sentences of {config.guide.split}: nothing can be learnt of it"
+        found = f"it found no entity in the {len(sentences):,} sentences of {config.guide.split}"
         fix = "Look at its learning curves and some answers first; train it longer, or name another run."
         raise UserError("run", found, fix)
     metrics = replace(config.metrics, bootstrap=0)  # no interval of theirs is shown
