@@ -46,8 +46,7 @@ format: install ## Put the code into its standard form
 	$(BIN)/ruff check --fix src tests experiments
 
 ui: install ## Open the MLflow UI on the local store
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(STORE)/mlflow.db --workers 1
+	$(BIN)/python -m omniner.run task=ui 'tracking.folder=$(STORE)'
 
 clean: ## Remove caches and builds; runs, their store and the environment stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

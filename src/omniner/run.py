@@ -27,13 +27,14 @@ from omegaconf import DictConfig
 
 import omniner
 from omniner.config import compose
-from omniner.config.groups import Config
+from omniner.config.groups import Config, TrackingConfig
 from omniner.config.overrides import explain_override, read_arguments
 from omniner.errors import Stopped, UserError
 from omniner.files import explaining_limits
 from omniner.registry import TASKS
 from omniner.runs import children, sweep
 from omniner.runs.folder import FINISHED, UNSENT, RunFolder, claim_folder, is_main_process, send_unsent
+from omniner.tracking.store import DATA_SUFFIX
 
 if TYPE_CHECKING:
     from omniner.runs.context import Context
@@ -141,26 +142,34 @@ def _start(config: Config, folder: RunFolder) -> Context:
     from omniner.runs.context import Context
     from omniner.tracking import tracked_run
 
-    label = children.child_label()
-    labels = {} if label is None else {"sweep.child": label}
+    task, label = TASKS[config.task.name], children.child_label()
     log.info("%s %s in %s", "going on with" if folder.resumed else "starting", config.name, folder.path)
-    is_tracked = TASKS[config.task.name].tracked(config)
     tracked = tracking.start_run(
-        config.tracking if is_tracked else dataclasses.replace(config.tracking, kind="off"),
-        name=config.name,
+        _place_of(config),
+        name=label or config.name,
         folder=folder.path,
         parent=children.parent_run_id(),
         resume_id=tracking.previous_run_id(folder.path) if folder.resumed else None,
-        tags={"task": config.task.name, "output_dir": str(folder.path.resolve()), **labels},
+        tags={"task": task.name} | ({} if label is None else {"sweep.child": label}),
     )
     folder.save(status="running", run_id=tracked.id)
     if tracked.id:
         send_unsent(config.tracking, own=folder.path)
-    tracked.params(compose.flat(config))
+    tracked.params(task.parameters(config))
     tracked.text(compose.to_yaml(config), "config.yaml")
-    tracked.tags({f"git.{key}": value for key, value in tracked_run.git_state().items()})
+    # MLflow has a tag of its own for the commit
+    tracked.tags({f"git.{key}": value for key, value in tracked_run.git_state().items() if key != "commit"})
     tracked.tags({f"version.{key}": value for key, value in tracked_run.library_versions().items()})
     return Context(config=config, folder=folder.path, run=tracked, resumed=folder.resumed)
+
+
+def _place_of(config: Config) -> TrackingConfig:
+    """Where the run is kept: nowhere if it is not worth a record, apart from runs of models if it is about corpora."""
+    task, settings = TASKS[config.task.name], config.tracking
+    if not task.tracked(config):
+        return dataclasses.replace(settings, kind="off")
+    name = f"{settings.experiment}{DATA_SUFFIX}" if task.about_corpora else settings.experiment
+    return dataclasses.replace(settings, experiment=name)
 
 
 def report(error: BaseException) -> int:
@@ -213,7 +222,9 @@ def child(path: Path) -> None:
 
 def main() -> None:
     """The command line."""
-    if omniner.__file__ is None:  # Python took a folder of this name, such as a clone, for the package
+    if (
+        getattr(omniner, "__file__", None) is None
+    ):  # Python took a folder of this name, such as a clone, for the package
         folder = Path(next(iter(omniner.__path__)))
         fix = "Run from another folder, or install OmniNER again (pip install -e <clone>)."
         sys.exit(report(UserError(folder, "a folder of this name hides the installed package", fix)))

@@ -350,6 +350,11 @@ class TrackingConfig(Group):
     """Keep the model with the run as pyfunc: as large as the checkpoint."""
     wait: From0
     """Seconds that the end of a run waits for a store that fails; task=sync, or a later run, sends what is left."""
+    register: str | None = None
+    """Name in MLflow's registry under which the trained tagger becomes a new version; null = none. The model is then
+    kept as with `log_model`."""
+    port: Positive = 5000
+    """local: port of the UI that task=ui opens; the next one where it is taken."""
 
 
 @dataclass

@@ -354,6 +354,21 @@ def build_seed_table(runs: Sequence[SweepRun], name: str) -> Table:
     return table
 
 
+def seed_metrics(table: Table) -> dict[str, float]:
+    """The table as metrics of the sweep: means under their own names, standard deviations as `<metric>_sd`.
+
+    Where there are several configurations, the name of each stands before its metrics.
+    """
+    metrics: dict[str, float] = {}
+    for row in table.rows:
+        place = f"{row[0]}/" if len(table.rows) > 1 else ""
+        for column, value in zip(table.names[3:], row[3:], strict=True):
+            if isinstance(value, float):
+                metric, _, what = column.rpartition(" ")
+                metrics[f"{place}{metric}{'_sd' if what == 'sd' else ''}"] = value
+    return metrics
+
+
 def seed_lines(table: Table) -> list[str]:
     """The table as lines for a terminal: `mean ± sd`, rates in per cent."""
     metrics = [column.removesuffix(" mean") for column in table.names[3::2]]

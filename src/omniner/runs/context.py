@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.config.model_groups import CausalConfig
 from omniner.cores import check_gpu
@@ -30,6 +31,7 @@ from omniner.records import Issue, Sentence, content_digest, to_line
 from omniner.report.figures import Chart
 from omniner.report.tables import Table
 from omniner.runs.folder import METRICS, find_trained_model
+from omniner.tracking.browser import NOTE_TAG
 from omniner.tracking.tracked_run import DataInput, Run
 
 
@@ -91,6 +93,10 @@ def _no_check(config: Config) -> None:
     """Nothing beside the inputs has to be checked."""
 
 
+# What a parameter of a run would only repeat: values that `trainer` took over, texts that are artifacts of their own.
+_REPEATED = ("model.recipe.", "prompt.system.", "prompt.instruction.", "prompt.input.", "prompt.errors.")
+
+
 @dataclass(frozen=True)
 class Task:
     """A task: what it needs, does and leaves behind.
@@ -108,6 +114,9 @@ class Task:
         prompts: whether it makes a prompt of its own, so that `prompt.from_run` is for it.
         uses_model: whether it runs the model of `model` here, on the devices of `trainer`.
         splits: those of the corpus of `data` that it reads.
+        settings: sections and keys of the configuration that decide its results, beside its inputs and the section of
+            its own name.
+        about_corpora: whether its runs tell of corpora and not of models, and are listed apart from those.
         tracked: whether its runs are worth a record in the tracking store.
         for_other_runs: whether it only looks after other runs, and so has no folder and no tracked run of its own.
     """
@@ -124,6 +133,8 @@ class Task:
     prompts: bool = False
     uses_model: Callable[[Config], bool] = never
     splits: Callable[[Config], Sequence[str]] = lambda config: ()
+    settings: Callable[[Config], Sequence[str]] = lambda config: ()
+    about_corpora: bool = False
     tracked: Callable[[Config], bool] = always
     for_other_runs: bool = False
 
@@ -152,6 +163,13 @@ class Task:
             if config.trainer.accelerator == "gpu":
                 check_gpu()
 
+    def parameters(self, config: Config) -> dict[str, Any]:
+        """Return what a run of it used of a configuration, by dotted keys: what runs are told apart by."""
+        used = {self.name, *(one.key for one in self.inputs), *self.settings(config)}
+        values = {key: value for key, value in compose.flat(config).items() if key.partition(".")[0] in used}
+        empty: tuple[Any, ...] = (None, "", [], {})
+        return {key: value for key, value in values.items() if value not in empty and not key.startswith(_REPEATED)}
+
     def run_name(self, config: Config) -> str:
         """The name of a run that was given none."""
         return "-".join(part for part in self.label(config) if part)
@@ -166,6 +184,12 @@ def model_label(config: Config) -> list[str]:
     if config.decoding.engine == "openai":
         return [config.decoding.model or "server", config.prompt.name]
     return [config.model.name, config.head.kind]
+
+
+def model_settings(config: Config) -> list[str]:
+    """The sections that decide what becomes of a model of the configuration."""
+    kind = ["head"] if config.llm is None else ["tuning", "prompt", "decoding"]
+    return ["model", *kind, "data", "encoding", "trainer", "metrics", "errta", "seed"]
 
 
 def entry_label(entry: str) -> str:
@@ -227,6 +251,24 @@ class Context:
             with writing(self.folder / "figures" / f"{name}.png", "wb") as file:
                 file.write(chart.png())
             self.publish_file(f"figures/{name}.png")
+
+    def describe(self, lines: Sequence[str], pages: Sequence[str], figure: str = "", command: str = "") -> None:
+        """Tell in the tracking store's UI what came of the run.
+
+        Args:
+            lines: of Markdown.
+            pages: published files to read on in, the most telling first; those that were not published are left out.
+            figure: a published picture.
+            command: what to do next.
+        """
+        if not self.run.url_hint:
+            return
+        there = [page for page in pages if (self.folder / page).with_suffix(".csv" if ".json" in page else "").exists()]
+        links = " · ".join(f"[{page}]({self.run.page(page)})" for page in there)
+        picture = f"![{figure}]({self.run.file_address(figure)})" if figure and (self.folder / figure).exists() else ""
+        following = f"Next: `{command}`" if command else ""
+        note = "\n\n".join(filter(None, ["\n".join(lines), links, picture, following]))
+        self.run.tags({NOTE_TAG: note})
 
     def publish_results(self, values: Mapping[str, float]) -> None:
         """Track what runs are compared by, and keep it in the folder, where a sweep or a search finds it."""

@@ -136,7 +136,7 @@ def _open(config: DictConfig) -> Sweep:
         if sweep.new:
             sweep.discard()
         raise
-    sweep.save(parent=parent, tracking=asdict(settings), status="running")
+    sweep.save(parent=parent, tracking=asdict(settings), status="running", overrides=overrides)
     return sweep
 
 
@@ -240,8 +240,9 @@ def run_child(composed: DictConfig) -> float | None:
     digest = compose.digest(config)[:8]
     config.output_dir = config.output_dir or str(_child_folder(sweep, number, digest))
     state = read_json(sweep / STATE)
+    label = " ".join(one for one in overrides if one not in state.get("overrides", ())) or config.name
     place = Surroundings(
-        sweep, state["parent"], " ".join(overrides), config.children.gpus,
+        sweep, state["parent"], label, config.children.gpus,
         variables={SEARCH_PATH: _search_path(hydra)}, since=state["started"],
     )  # fmt: skip
     outcome = children.run_job(Job(digest, config), place, _stop_with_launcher())
@@ -359,12 +360,15 @@ def _write_summary(sweep: Sweep, records: Sequence[JobRecord]) -> tuple[Table, l
 
 def _finish_parent(sweep: Sweep, outcome: str, table: Table | None, files: Sequence[Path]) -> tuple[list[str], bool]:
     """End the parent run; return the link that compares its children, and whether the tracking store knows the end."""
+    from omniner.report import comparison_tables
+
     parent = sweep.state["parent"]
     if not parent:
         return [], True
     runs = tracking.child_runs(sweep.tracking_config, parent)
     tables = {} if table is None else {"tables/summary.json": (table.names, table.rows)}
-    told = tracking.finish_parent_run(sweep.tracking_config, parent, outcome, runs, tables, files)
+    means = {} if table is None else comparison_tables.seed_metrics(table)
+    told = tracking.finish_parent_run(sweep.tracking_config, parent, outcome, runs, tables, files, means)
     if not told:
         log.warning("the same command ends the sweep's run when the tracking store is back")
     link = tracking.compare_link(sweep.tracking_config, [run.id for run in runs]) if runs else ""

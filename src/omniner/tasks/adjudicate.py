@@ -155,4 +155,6 @@ TASK = Task(
     label=lambda config: ["adjudicate", *(entry_label(entry) for entry in config.annotators)],
     inputs=[ANNOTATORS_INPUT, Input("practice"), Input("expert")],
     outputs=["gold.jsonl", "queue.json", "queue.xml", "decisions.jsonl", "counts.json"],
+    settings=lambda config: ["metrics"],
+    about_corpora=True,
 )

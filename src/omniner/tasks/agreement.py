@@ -150,4 +150,5 @@ TASK = Task(
     label=lambda config: ["agreement", *(entry_label(entry) for entry in config.annotators)],
     inputs=[ANNOTATORS_INPUT, Input("gold", folder_allowed=False)],
     outputs=["agreement.json", "agreement.md", "tables", "human"],
+    about_corpora=True,
 )

@@ -19,7 +19,7 @@ from omniner.config.model_groups import TrainerConfig
 from omniner.corpus import sources
 from omniner.corpus.sources import Corpus
 from omniner.records import Issue
-from omniner.runs.context import Context, Task, always
+from omniner.runs.context import Context, Task, always, model_settings
 from omniner.runs.folder import GUIDANCE_COPY
 
 if TYPE_CHECKING:
@@ -284,4 +284,5 @@ TASK = Task(
     prompts=True,
     uses_model=always,
     splits=lambda config: sources.LABELED,
+    settings=model_settings,
 )

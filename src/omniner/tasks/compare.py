@@ -85,7 +85,9 @@ def run(context: Context) -> None:
     context.run.tags({f"compare.{source.name}": source.run_id or source.where for source in sources})
     _publish(context, comparison, sources, digest)
     ids = [source.run_id for source in sources if source.run_id]
-    print("\n".join(comparison_summary(comparison)))
+    summary = comparison_summary(comparison)
+    context.describe(["```", *summary, "```"], ["comparison.html", "comparison.md"])
+    print("\n".join(summary))
     if len(ids) > 1 and (link := tracking.compare_link(config.tracking, ids)):
         print(f"compare: {link}")
 
@@ -386,4 +388,5 @@ TASK = Task(
     inputs=[Input("gold", folder_allowed=False)],
     check=_check,
     outputs=["comparison.html", "comparison.json", "comparison.md", "tables", "figures", "latex"],
+    settings=lambda config: ["runs", "annotators", "metrics", "errta"],
 )

@@ -149,4 +149,6 @@ TASK = Task(
     ],
     check=_check,
     outputs=[GUIDANCE_COPY],
+    settings=lambda config: ["to", "output"],
+    about_corpora=True,
 )

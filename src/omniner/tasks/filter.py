@@ -34,7 +34,7 @@ from omniner.report.curation_tables import FilterResult
 from omniner.report.tables import summary_markdown
 from omniner.runs import children, outputs
 from omniner.runs.children import Job, Outcome
-from omniner.runs.context import Context, Input, Task, always, model_label
+from omniner.runs.context import Context, Input, Task, always, model_label, model_settings
 from omniner.scoring.comparison import SCORES
 from omniner.scoring.predictions import prediction_from_line
 from omniner.scoring.profiles import choose_scale
@@ -216,4 +216,5 @@ TASK = Task(
     prompts=True,
     uses_model=always,
     splits=lambda config: () if config.input else LABELED,
+    settings=model_settings,
 )

@@ -250,7 +250,10 @@ def _publish(context: Context, guidance: Guidance) -> None:
         tracked.tags({"guide.link": tracked.url_hint.replace(tracked.id, guidance.source["run"])})
     for question, reason in guidance.failures:
         log.warning("the teacher gave no note on %s: %s", question, reason)
-    print(guidance_page.guidance_summary(guidance))
+    summary = guidance_page.guidance_summary(guidance)
+    command = f"python -m omniner.run model=<causal model> prompt=errta prompt.from_run={context.folder}"
+    context.describe(["```", summary, "```"], ["guidance.html", "guidance.md"], command=command)
+    print(summary)
 
 
 def _check(config: Config) -> None:
@@ -281,4 +284,5 @@ TASK = Task(
         GUIDANCE_COPY,
     ),
     costly=[PREDICTIONS],
+    settings=lambda config: ["run", "teacher", "errta"],
 )

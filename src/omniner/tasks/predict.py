@@ -33,7 +33,7 @@ from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
 from omniner.files import append_lines, explaining, read_json, whole_records, write_json, write_json_lines
 from omniner.records import Issue, Prediction, Sentence, content_digest, mark_entities, prediction_to_json, to_line
-from omniner.runs.context import Context, Input, Task, always, model_label
+from omniner.runs.context import Context, Input, Task, always, model_label, model_settings
 from omniner.runs.folder import GUIDANCE_COPY, find_trained_model
 from omniner.scoring.predictions import prediction_from_line
 from omniner.tasks.score import SCORE_OUTPUTS, SHOWN_RAW, SHOWN_REASONS, ReportInputs, score_and_publish
@@ -244,6 +244,13 @@ def _splits(config: Config) -> list[str]:
     return [*(["train"] if not config.checkpoint else []), *(["test"] if not (config.input or config.text) else [])]
 
 
+def _settings(config: Config) -> list[str]:
+    """Those of a model that was trained stand in its own run."""
+    theirs = ("model", "head", "tuning", "prompt", "seed") if config.checkpoint else ()
+    sections = model_settings(config) if config.decoding.engine == "hf" else ["prompt", "decoding", "data", "metrics"]
+    return [name for name in sections if name not in theirs]
+
+
 def needs_checkpoint(config: Config) -> bool:
     """A causal model can answer as it was published, and so can a server."""
     return config.llm is None and config.decoding.engine == "hf"
@@ -277,4 +284,5 @@ TASK = Task(
     uses_model=lambda config: config.decoding.engine == "hf" and not config.checkpoint,
     splits=_splits,
     tracked=lambda config: not is_typed(config),
+    settings=_settings,
 )

@@ -27,7 +27,6 @@ from omniner.runs.context import Context, Input, Task
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import read_predictions
 from omniner.scoring.profiles import score_loaded, score_records
-from omniner.tracking.store import DATABASE
 
 SHOWN_RAW, SHOWN_REASONS = 80, 3  # characters of an answer, and answers, that an error shows
 SCORE_OUTPUTS = ("scores.json", "tables", "figures", "report.html")  # what `publish_scores` writes
@@ -108,15 +107,14 @@ def publish_scores(context: Context, result: ScoreResult, inputs: ReportInputs) 
         context.publish_figures(draw_run_figures(result, inputs.curves))
     with timed("report"):
         context.publish_text("report.html", _report(context, result, tables, inputs))
-    print(
-        "\n".join(
-            [
-                *_summary(result, inputs.issues),
-                *(f"  hint     {hint}" for hint in hints(result, inputs.curves)),
-                *_ways_on(context),
-            ]
-        )
+    summary, advice = _summary(result, inputs.issues), hints(result, inputs.curves)
+    context.describe(
+        ["```", *summary, "```", *(f"- {hint}" for hint in advice)],
+        pages=["report.html", "tables/errors.json"],
+        figure="figures/error_types.png",
+        command=_next_command(context),
     )
+    print("\n".join([*summary, *(f"  hint     {hint}" for hint in advice), *_ways_on(context)]))
 
 
 def _metrics(result: ScoreResult) -> dict[str, float]:
@@ -127,6 +125,7 @@ def _metrics(result: ScoreResult) -> dict[str, float]:
         row = getattr(metrics, name)
         values |= {f"test/{name}_{key}": getattr(row, key) for key in ("precision", "recall", "f1")}
     values["test/f1"] = metrics.micro.f1
+    values["test/errors"] = float(len(result.errta.errors))
     for name, interval in metrics.intervals.items():
         values[f"test/{name.replace('.', '_')}_low"] = interval.low
         values[f"test/{name.replace('.', '_')}_high"] = interval.high
@@ -236,17 +235,19 @@ def _ways_on(context: Context) -> list[str]:
     config, folder = context.config, context.folder
     ways = [f"  report   {folder / 'report.html'}"]
     if context.run.url_hint:
-        store = f"sqlite:///{config.tracking.folder}/{DATABASE}"
-        opened = f"mlflow ui --backend-store-uri {store}, then " if config.tracking.kind == "local" else ""
+        opened = "python -m omniner.run task=ui, then " if config.tracking.kind == "local" else ""
         ways.append(f"  MLflow   {opened}{context.run.url_hint}")
-    name = shlex.quote(str(folder))
-    if config.task.name == "train" and config.llm is None:
-        ways.append(f"  next     python -m omniner.run task=predict checkpoint={name} text=...")
-    elif config.task.name == "train":
-        ways.append(f"  next     python -m omniner.run task=guide run={name}   # what its errors have in common")
-    else:
-        ways.append(f"  next     python -m omniner.run task=compare 'runs=[{folder},<another run>]'")
-    return ways
+    return [*ways, f"  next     {_next_command(context)}"]
+
+
+def _next_command(context: Context) -> str:
+    """The next sensible command after a scored run."""
+    config, name = context.config, shlex.quote(str(context.folder))
+    if config.task.name != "train":
+        return f"python -m omniner.run task=compare 'runs=[{context.folder},<another run>]'"
+    if config.llm is None:
+        return f"python -m omniner.run task=predict checkpoint={name} text=..."
+    return f"python -m omniner.run task=guide run={name}   # what its errors have in common"
 
 
 TASK = Task(
@@ -256,4 +257,5 @@ TASK = Task(
     label=lambda config: ["score", Path(config.predictions or "").stem],
     inputs=[Input("predictions", required=True), Input("gold", folder_allowed=False)],
     outputs=SCORE_OUTPUTS,
+    settings=lambda config: ["metrics", "errta"],
 )

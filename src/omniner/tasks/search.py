@@ -60,7 +60,7 @@ from omniner.report import guidance_page
 from omniner.report.guidance_page import BaselineDifference, VariantResult
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
-from omniner.runs.context import Context, Task, model_label
+from omniner.runs.context import Context, Task, model_label, model_settings
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.scoring.comparison import System, compare_runs
 from omniner.scoring.metrics import ScoreResult
@@ -468,4 +468,5 @@ TASK = Task(
     prompts=True,
     uses_model=lambda config: config.decoding.engine == "hf",
     splits=lambda config: ("train", "dev"),
+    settings=lambda config: [*model_settings(config), "compare"],
 )

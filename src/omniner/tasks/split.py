@@ -336,4 +336,6 @@ TASK = Task(
     inputs=[Input("input")],
     check=_check,
     outputs=["split.json", "split.md", "tables", CORPUS_FOLDER],
+    settings=lambda config: ["output"] if config.input else ["output", "data"],
+    about_corpora=True,
 )

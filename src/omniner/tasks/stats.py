@@ -50,7 +50,9 @@ def run(context: Context) -> None:
     context.publish_issues([issue for one in surveyed for issue in _named(one)])
     tables = corpus_tables.build_corpus_tables(surveyed, verdicts, config.stats)
     _publish(context, surveyed, verdicts, tables)
-    print(corpus_page.corpus_text(surveyed, verdicts, tables))
+    text = corpus_page.corpus_text(surveyed, verdicts, tables)
+    context.describe(["```", text, "```"], ["stats.html"])
+    print(text)
     context.complaint = _complaint(verdicts, config.stats.exit_on)
 
 
@@ -281,4 +283,6 @@ TASK = Task(
     label=lambda config: ["stats", *(map(entry_label, config.corpora[:3]) if config.corpora else [config.data.name])],
     check=_check,
     outputs=["stats.html", "stats.json", "stats.md", "tables", "figures", "latex"],
+    settings=lambda config: ["encoding", "corpora"] if config.corpora else ["encoding", "data"],
+    about_corpora=True,
 )

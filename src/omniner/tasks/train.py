@@ -21,7 +21,7 @@ from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.errors import Stopped, UserError
 from omniner.files import append_lines, whole_records, write_text
-from omniner.runs.context import Context, Task, always, model_label
+from omniner.runs.context import Context, Task, always, model_label, model_settings
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, predict_file
 from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, check_scored, score_and_publish
@@ -63,11 +63,13 @@ def run(context: Context) -> None:
     log.info("best dev F1 %.2f %% after %d epochs: %s", 100 * fitted.best_f1, fitted.epochs, fitted.best_path)
     context.publish_results({"val/best_f1": fitted.best_f1, "train/epochs": fitted.epochs})
 
-    if config.tracking.log_model:
+    if config.tracking.log_model or config.tracking.register:
         from omniner.tracking.pyfunc import save_model
 
         save_model(folder / MODEL, fitted.best_path, folder / "config.yaml")
         context.run.files(folder / MODEL, MODEL)
+        if config.tracking.register:
+            context.run.register(config.tracking.register, MODEL)
     predictions = predict_file(config, fitted.best_path, reported, folder / PREDICTIONS)
     context.publish_file(PREDICTIONS)
     context.publish_file(GOLD)
@@ -157,4 +159,5 @@ TASK = Task(
     prompts=True,
     uses_model=always,
     splits=lambda config: sources.LABELED,
+    settings=model_settings,
 )

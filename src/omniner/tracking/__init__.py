@@ -9,17 +9,15 @@ after the work, only warn.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from omniner.config.groups import TrackingConfig
 from omniner.errors import UserError, one_line
 from omniner.files import make_folder, whole_records
-from omniner.tracking import unsent
+from omniner.tracking import browser, unsent
 from omniner.tracking.spool import SPOOL, SPOOL_FIX, Sender, Spool, read_line
 from omniner.tracking.store import DATABASE, ChildRun, FoundRun, open_store
 from omniner.tracking.tracked_run import Run, TrackedRun, git_state, tag_values
@@ -154,6 +152,7 @@ def finish_parent_run(
     runs: Sequence[ChildRun],
     tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]],
     artifacts: Sequence[Path],
+    metrics: Mapping[str, float],
 ) -> bool:
     """End the run of a sweep with a table of its children.
 
@@ -164,6 +163,7 @@ def finish_parent_run(
         runs: the children.
         tables: further tables: path -> (columns, rows).
         artifacts: files to keep with it.
+        metrics: what it is compared by, such as means over its children.
 
     Returns:
         Whether the store knows the end now.
@@ -174,7 +174,10 @@ def finish_parent_run(
             columns = ["name", "status", "run", *names]
             rows = [[run.name, run.status, run.id, *(run.metrics.get(name) for name in names)] for run in runs]
             everything = {"tables/children.json": (columns, rows), **tables}
-            open_store(tracking).end_parent(run_id, status, everything, artifacts)
+            store = open_store(tracking)
+            compared = browser.compare_page(store.experiment, [run.id for run in runs])
+            note = f"{len(runs)} runs, [compared]({compared}); means and deviations: tables/summary.json"
+            store.end_parent(run_id, status, everything, artifacts, metrics, note)
             return True
     return not run_id
 
@@ -192,8 +195,7 @@ def compare_link(tracking: TrackingConfig, run_ids: Sequence[str]) -> str:
     if tracking.kind != "off" and run_ids:
         with _warn_instead("make the link that compares the runs"):
             store = open_store(tracking)
-            runs, experiments = (quote(json.dumps(ids)) for ids in (list(run_ids), [store.experiment]))
-            return f"{store.ui}/#/compare-runs?runs={runs}&experiments={experiments}"
+            return f"{store.ui}/{browser.compare_page(store.experiment, run_ids)}"
     return ""
 
 

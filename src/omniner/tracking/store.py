@@ -25,15 +25,16 @@ from urllib.parse import urlsplit
 from omniner.config.groups import TrackingConfig
 from omniner.errors import HIDDEN, UserError, masked, one_line
 from omniner.files import make_folder
+from omniner.tracking import browser
 from omniner.tracking.spool import RefusedError, SpoolRecord
-from omniner.tracking.tracked_run import TABLES_TAG, display_name
+from omniner.tracking.tracked_run import TABLES_TAG, display_name, safe_name
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 DATABASE = "mlflow.db"  # the local store, in its folder
 LOCK_SECONDS = 120  # longest wait for another process that is creating the local store
-LOCAL_UI = "http://127.0.0.1:5000"  # where `make ui` serves the local store
+DATA_SUFFIX = " data"  # behind the name of an experiment: where runs about corpora are, with no scores of models
 PARAMS_BATCH = 40  # MLflow takes 100, but not more than a megabyte in one request
 METRICS_BATCH = 1000
 HOPELESS = ("INVALID_PARAMETER_VALUE", "MALFORMED_REQUEST")  # errors that no repetition mends
@@ -65,7 +66,7 @@ class Store:
     Args:
         client: of MLflow.
         address: of the store, without a login.
-        experiment: id of the experiment that all runs are in.
+        experiment: id of the experiment that new runs are in.
         ui: address of the UI.
         secrets: texts that must not be written.
     """
@@ -75,8 +76,15 @@ class Store:
         self.ui, self.secrets = ui, secrets
 
     def link(self, run: str) -> str:
-        """Return where the UI shows a run, among those of trained models rather than of prompts."""
-        return f"{self.ui}/#/experiments/{self.experiment}/runs/{run}?workflowType=machine_learning"
+        """Return where the UI shows a run."""
+        return f"{self.ui}/{browser.run_page(self.experiment, run)}"
+
+    def experiments(self) -> dict[str, str]:
+        """Return the ids of the experiments that hold runs of this program, by name, the newest first."""
+        marks = browser.experiment_tags()
+        with _explained("tracking", "looking for experiments", "Look after the tracking store."):
+            found = self.client.search_experiments()
+        return {one.name: one.experiment_id for one in found if marks.keys() <= one.tags.keys()}
 
     def create(self, name: str, tags: Mapping[str, str]) -> str:
         """Make a run and return its id."""
@@ -90,7 +98,7 @@ class Store:
         with _explained("tracking", "searching runs", "Look after the tracking store."):
             mark = '"' if "'" in value else "'"
             query = f"tags.`{tag}` = {mark}{value}{mark} AND attributes.status = 'RUNNING'"
-            page = self.client.search_runs([self.experiment], query, max_results=1)
+            page = self.client.search_runs(self._searched(), query, max_results=1)
         return str(page[0].info.run_id) if page else None
 
     def has(self, run: str) -> bool:
@@ -122,7 +130,7 @@ class Store:
         with _explained("tracking", "searching runs", "Look after the tracking store."):
             while True:
                 page = self.client.search_runs(
-                    [self.experiment], query, order_by=["attributes.start_time ASC"], page_token=token
+                    self._searched(), query, order_by=["attributes.start_time ASC"], page_token=token
                 )
                 for run in page:
                     metrics = {display_name(key): value for key, value in run.data.metrics.items()}
@@ -142,7 +150,7 @@ class Store:
             if not runs:
                 mark = '"' if "'" in text else "'"
                 query = f"attributes.run_name = {mark}{text}{mark}"
-                runs = self.client.search_runs([self.experiment], query, order_by=["attributes.start_time DESC"])
+                runs = self.client.search_runs(self._searched(), query, order_by=["attributes.start_time DESC"])
         return [
             FoundRun(run.info.run_id, run.info.run_name, run.info.status, run.data.tags.get(folder_tag, ""))
             for run in runs
@@ -164,9 +172,18 @@ class Store:
         status: str,
         tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]],
         artifacts: Sequence[Path],
+        metrics: Mapping[str, float],
+        note: str,
     ) -> None:
-        """End a parent run with tables (path -> columns, rows) and files."""
+        """End a parent run with tables (path -> columns, rows), files, metrics and a description."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
         with _explained("tracking", "finishing a run", "Look after the tracking store."):
+            values = [Metric(safe_name(name), value, now, 0) for name, value in metrics.items()]
+            for begin in range(0, len(values), METRICS_BATCH):
+                self.client.log_batch(run, metrics=values[begin : begin + METRICS_BATCH])
+            self.client.set_tag(run, browser.NOTE_TAG, self.hide(note))
             for path, (columns, rows) in tables.items():
                 self.client.log_text(run, json.dumps({"columns": columns, "data": rows}, ensure_ascii=False), path)
             for file in artifacts:
@@ -194,6 +211,7 @@ class Store:
         send: dict[str, Callable[[str, Sequence[SpoolRecord]], None]] = {
             "metrics": self._metrics, "params": self._params, "tags": self._tags, "datasets": self._datasets,
             "status": self._status, "artifact": lambda run, records: self._artifacts(folder, run, records),
+            "register": self._register,
         }  # fmt: skip
         try:
             for kind, group in groupby(records, key=lambda record: record.kind):
@@ -272,6 +290,21 @@ class Store:
                 inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
         self.client.log_inputs(run, inputs)
 
+    def _register(self, run: str, records: Sequence[SpoolRecord]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        for record in records:
+            name, artifact = record.body["name"], record.body["artifact"]
+            with contextlib.suppress(MlflowException):  # it is there already; what else may be wrong shows below
+                self.client.create_registered_model(name)
+            if not self.client.search_model_versions(f"name = '{name}' AND run_id = '{run}'"):
+                source = f"{self.client.get_run(run).info.artifact_uri}/{artifact}"
+                self.client.create_model_version(name, source, run_id=run)
+
+    def _searched(self) -> list[str]:
+        """The experiments that hold this program's runs."""
+        return list({self.experiment: None, **dict.fromkeys(self.experiments().values())})
+
     def _status(self, run: str, records: Sequence[SpoolRecord]) -> None:
         for record in records:
             if (status := record.body["status"]) == "RUNNING":
@@ -316,7 +349,7 @@ def _open_local(tracking: TrackingConfig) -> Store:
             # A name of dots alone would be another folder.
             place = folder / "artifacts" / re.sub(r"[^\w.\-]|^\.+$", "_", tracking.experiment)
             experiment = _experiment(client, tracking.experiment, place.as_uri())
-            return Store(client, address, experiment, LOCAL_UI, _secrets())
+            return Store(client, address, experiment, browser.local_address(tracking), _secrets())
     except Timeout as error:
         found_lock = f"another process has held {folder / 'mlflow.lock'} for {LOCK_SECONDS} s"
         raise UserError("tracking.folder", found_lock, "End that process.") from error
@@ -387,9 +420,10 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
+    marks = browser.experiment_tags()
     if experiment is None:
         try:
-            return client.create_experiment(name, artifact_location=artifacts)
+            return client.create_experiment(name, artifact_location=artifacts, tags=marks)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -397,6 +431,9 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     if experiment is None or experiment.lifecycle_stage != "active":
         fix = "Choose another name, or restore it (`mlflow experiments restore`)."
         raise UserError("tracking.experiment", f"{name!r} was deleted in the tracking store", fix)
+    with contextlib.suppress(MlflowException):  # of an older store; who may not change it sees it as it is
+        for key in marks.keys() - experiment.tags.keys():
+            client.set_experiment_tag(experiment.experiment_id, key, marks[key])
     return str(experiment.experiment_id)
 
 

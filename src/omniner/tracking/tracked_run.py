@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from omniner.errors import HIDDEN, UserError, masked
 from omniner.files import explaining, write_text
@@ -43,7 +44,7 @@ MB = 1e6
 # Installed packages whose version can change a result; nothing is imported to ask for it.
 PACKAGES = (
     "omniner", "torch", "pytorch-lightning", "torchmetrics", "transformers", "peft", "bitsandbytes",
-    "hydra-core", "omegaconf", "mlflow", "mlflow-skinny", "numpy",
+    "hydra-core", "omegaconf", "mlflow", "numpy",
 )  # fmt: skip
 GIT_SECONDS = 10  # a checkout on a slow disk is given up after this
 
@@ -193,6 +194,15 @@ class Run:
     id: str = ""
     url_hint: str = ""
 
+    def page(self, artifact: str) -> str:
+        """Return the address of the UI's page on one of its artifacts, from the UI's root on."""
+        place, _, query = self.url_hint.partition("#")[2].partition("?")
+        return f"#{place}/artifacts/{quote(artifact)}?{query}"
+
+    def file_address(self, artifact: str) -> str:
+        """Return the address of an artifact's content, from the UI's root on."""
+        return f"get-artifact?path={quote(artifact, safe='')}&run_uuid={self.id}"
+
     def params(self, values: Mapping[str, Any]) -> None:
         """Write the flattened configuration; after a resume what has changed becomes a tag `changed.<name>`."""
 
@@ -216,6 +226,9 @@ class Run:
 
     def datasets(self, items: Iterable[DataInput]) -> None:
         """Name the data that the run used."""
+
+    def register(self, name: str, artifact: str) -> None:
+        """Make the model that is kept as `artifact` a version of the registered model `name`."""
 
     def finish(self, status: str) -> bool:
         """End the run as FINISHED, FAILED or KILLED and send what waits; return whether all is delivered."""
@@ -325,6 +338,10 @@ class TrackedRun(Run):
     def datasets(self, items: Iterable[DataInput]) -> None:
         """See `Run.datasets`."""
         self._spool.add("datasets", {"items": [item._asdict() for item in items]})
+
+    def register(self, name: str, artifact: str) -> None:
+        """See `Run.register`."""
+        self._spool.add("register", {"name": name, "artifact": artifact})
 
     def finish(self, status: str) -> bool:
         """See `Run.finish`. Calling it again does nothing."""

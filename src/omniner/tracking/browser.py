@@ -1,0 +1,105 @@
+"""What a person sees in MLflow's UI: which page an experiment opens on, which columns it shows, where a run is.
+
+MLflow opens an experiment on its traces until a tag of it says that models are trained in it, and shows none of the
+metrics until somebody chooses them. The tags of `experiment_tags` settle both: they hold a view with the scores as
+columns, which stands in the list of views and has an address of its own (`experiment_page`). `serve` is `task=ui`:
+MLflow's server for the local store. It takes the next free port and writes it down, so that links find it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from omniner.config.groups import TrackingConfig
+from omniner.errors import UserError
+from omniner.files import read_json, write_json
+
+HOST = "127.0.0.1"
+UI_FILE = "ui.json"  # in the folder of a local store: the port of its UI
+PORTS = 20  # tried one after the other
+NOTE_TAG = "mlflow.note.content"  # the description of a run, in Markdown
+_VIEW = "omniner"  # key of the view of scores
+_METRICS = ("test/f1", "test/micro_precision", "test/micro_recall", "test/errors", "val/best_f1")
+_PARAMS = ("model.name", "head.kind", "data.name", "seed")
+
+
+def experiment_tags() -> dict[str, str]:
+    """Return the tags that make an experiment open on its runs, with the scores as columns."""
+    columns = ["attributes.`Dataset`", *(f"metrics.`{name}`" for name in _METRICS)]
+    columns += [f"params.`{name}`" for name in _PARAMS]
+    state = {"selectedColumns": columns, "orderByKey": "attributes.start_time", "orderByAsc": False}
+    view = {"name": "Scores", "createdAt": int(time.time() * 1000), "state": json.dumps(state)}
+    return {
+        "mlflow.experimentKind": "custom_model_development",
+        "mlflow.experiment.primaryMetric.name": _METRICS[0],
+        "mlflow.experiment.primaryMetric.greaterIsBetter": "true",
+        f"mlflow.sharedViewState.{_VIEW}": json.dumps(view),
+    }
+
+
+def experiment_page(experiment: str) -> str:
+    """Return the address of an experiment's runs with their scores, from the UI's root on."""
+    return f"#/experiments/{experiment}/runs?viewStateShareKey={_VIEW}"
+
+
+def run_page(experiment: str, run: str, artifact: str = "") -> str:
+    """Return the address of a run, or of one of its files, from the UI's root on."""
+    place = f"/artifacts/{artifact}" if artifact else ""
+    # among runs of trained models rather than of prompts
+    return f"#/experiments/{experiment}/runs/{run}{place}?workflowType=machine_learning"
+
+
+def compare_page(experiment: str, runs: Sequence[str]) -> str:
+    """Return the address that compares runs; the list of an experiment folds children under their parent."""
+    ids, experiments = (quote(json.dumps(values)) for values in (list(runs), [experiment]))
+    return f"#/compare-runs?runs={ids}&experiments={experiments}"
+
+
+def local_address(tracking: TrackingConfig) -> str:
+    """Return where `task=ui` serves the local store, or would."""
+    port = tracking.port
+    with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+        port = int(read_json(Path(tracking.folder) / UI_FILE)["port"])
+    return f"http://{HOST}:{port}"
+
+
+def claim_port(tracking: TrackingConfig) -> int:
+    """Choose the first free port from `tracking.port` on, and write it down.
+
+    Raises:
+        UserError: all that were tried are taken.
+    """
+    for port in range(tracking.port, min(tracking.port + PORTS, 1 << 16)):
+        with contextlib.closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+        write_json(Path(tracking.folder) / UI_FILE, {"port": port})
+        return port
+    raise UserError("tracking.port", f"{PORTS} ports from {tracking.port} on are taken", "Choose another.")
+
+
+def serve(address: str, port: int) -> int:
+    """Run MLflow's server on a local store until it is stopped; its exit status."""
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", address]
+    command += ["--host", HOST, "--port", str(port), "--workers", "1"]
+    # jobs and telemetry: seven more processes, for nothing that is used here
+    around = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    process = subprocess.Popen(command, env=around)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        return 0
