@@ -252,23 +252,25 @@ class Context:
                 file.write(chart.png())
             self.publish_file(f"figures/{name}.png")
 
-    def describe(self, lines: Sequence[str], pages: Sequence[str], figure: str = "", command: str = "") -> None:
+    def describe(
+        self, headline: str, pages: Sequence[str], figure: str = "", command: str = "", details: Sequence[str] = ()
+    ) -> None:
         """Tell in the tracking store's UI what came of the run.
 
         Args:
-            lines: of Markdown.
-            pages: published files to read on in, the most telling first; those that were not published are left out.
-            figure: a published picture.
+            headline: what came of it in one line of Markdown.
+            pages: published files to read on in, the most telling first; those that are not there are left out.
+            figure: a published picture; left out if it is not there.
             command: what to do next.
+            details: lines as they stand on the terminal.
         """
         if not self.run.url_hint:
             return
-        there = [page for page in pages if (self.folder / page).with_suffix(".csv" if ".json" in page else "").exists()]
-        links = " · ".join(f"[{page}]({self.run.page(page)})" for page in there)
-        picture = f"![{figure}]({self.run.file_address(figure)})" if figure and (self.folder / figure).exists() else ""
+        links = " · ".join(f"[{page}]({self.run.page(page)})" for page in pages if (self.folder / page).exists())
+        picture = f"![{figure}]({self.run.file_address(figure)})" if (self.folder / figure).is_file() else ""
         following = f"Next: `{command}`" if command else ""
-        note = "\n\n".join(filter(None, ["\n".join(lines), links, picture, following]))
-        self.run.tags({NOTE_TAG: note})
+        block = "\n".join(["```", *details, "```"]) if details else ""
+        self.run.tags({NOTE_TAG: "\n\n".join(filter(None, [headline, links, following, picture, block]))})
 
     def publish_results(self, values: Mapping[str, float]) -> None:
         """Track what runs are compared by, and keep it in the folder, where a sweep or a search finds it."""

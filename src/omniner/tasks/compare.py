@@ -86,7 +86,8 @@ def run(context: Context) -> None:
     _publish(context, comparison, sources, digest)
     ids = [source.run_id for source in sources if source.run_id]
     summary = comparison_summary(comparison)
-    context.describe(["```", *summary, "```"], ["comparison.html", "comparison.md"])
+    headline = f"{len(sources)} runs compared on {comparison.sentences:,} sentences"
+    context.describe(headline, ["comparison.html", "comparison.md"], details=summary)
     print("\n".join(summary))
     if len(ids) > 1 and (link := tracking.compare_link(config.tracking, ids)):
         print(f"compare: {link}")

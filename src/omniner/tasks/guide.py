@@ -252,7 +252,9 @@ def _publish(context: Context, guidance: Guidance) -> None:
         log.warning("the teacher gave no note on %s: %s", question, reason)
     summary = guidance_page.guidance_summary(guidance)
     command = f"python -m omniner.run model=<causal model> prompt=errta prompt.from_run={context.folder}"
-    context.describe(["```", summary, "```"], ["guidance.html", "guidance.md"], command=command)
+    headline = f"{len(guidance.lessons)} kinds of errors on {guidance.split}, of {guidance.scores['errors']:,} errors"
+    pages = ["guidance.html", "guidance.md"]
+    context.describe(headline, pages, command=command, details=summary.splitlines())
     print(summary)
 
 

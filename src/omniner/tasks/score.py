@@ -109,10 +109,11 @@ def publish_scores(context: Context, result: ScoreResult, inputs: ReportInputs) 
         context.publish_text("report.html", _report(context, result, tables, inputs))
     summary, advice = _summary(result, inputs.issues), hints(result, inputs.curves)
     context.describe(
-        ["```", *summary, "```", *(f"- {hint}" for hint in advice)],
-        pages=["report.html", "tables/errors.json"],
+        _headline(result),
+        pages=["report.html", "predictions.jsonl"],
         figure="figures/error_types.png",
         command=_next_command(context),
+        details=[*summary, *(f"  hint     {hint}" for hint in advice)],
     )
     print("\n".join([*summary, *(f"  hint     {hint}" for hint in advice), *_ways_on(context)]))
 
@@ -155,6 +156,12 @@ def _report(context: Context, result: ScoreResult, tables: Mapping[str, Table], 
     created = time.strftime("%Y-%m-%d %H:%M:%S")
     facts = RunFacts(config.name, created, details, compose.to_yaml(config), dict(sorted(issues.items())))
     return render_run_page(result, tables, facts, inputs.curves, config.errta)
+
+
+def _headline(result: ScoreResult) -> str:
+    """The result in one line."""
+    micro, errors = result.metrics.micro, len(result.errta.errors)
+    return f"**F1 {micro.f1:.2%}** (P {micro.precision:.2%}, R {micro.recall:.2%}), {errors:,} errors"
 
 
 def _summary(result: ScoreResult, met: Mapping[str, int]) -> list[str]:

@@ -51,7 +51,9 @@ def run(context: Context) -> None:
     tables = corpus_tables.build_corpus_tables(surveyed, verdicts, config.stats)
     _publish(context, surveyed, verdicts, tables)
     text = corpus_page.corpus_text(surveyed, verdicts, tables)
-    context.describe(["```", text, "```"], ["stats.html"])
+    judged = Counter(verdict.status for one in verdicts.values() for verdict in one)
+    headline = f"{judged[FAILED]} checks failed, {judged[WARNED]} warned: {', '.join(verdicts)}"
+    context.describe(headline, ["stats.html"], details=text.splitlines())
     print(text)
     context.complaint = _complaint(verdicts, config.stats.exit_on)
 

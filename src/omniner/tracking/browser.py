@@ -34,8 +34,7 @@ _PARAMS = ("model.name", "head.kind", "data.name", "seed")
 
 def experiment_tags() -> dict[str, str]:
     """Return the tags that make an experiment open on its runs, with the scores as columns."""
-    columns = ["attributes.`Dataset`", *(f"metrics.`{name}`" for name in _METRICS)]
-    columns += [f"params.`{name}`" for name in _PARAMS]
+    columns = [f"metrics.`{name}`" for name in _METRICS] + [f"params.`{name}`" for name in _PARAMS]
     state = {"selectedColumns": columns, "orderByKey": "attributes.start_time", "orderByAsc": False}
     view = {"name": "Scores", "createdAt": int(time.time() * 1000), "state": json.dumps(state)}
     return {
@@ -48,13 +47,13 @@ def experiment_tags() -> dict[str, str]:
 
 def experiment_page(experiment: str) -> str:
     """Return the address of an experiment's runs with their scores, from the UI's root on."""
-    return f"#/experiments/{experiment}/runs?viewStateShareKey={_VIEW}"
+    return f"#/experiments/{experiment}/runs?viewStateShareKey={_VIEW}&workflowType=machine_learning"
 
 
 def run_page(experiment: str, run: str, artifact: str = "") -> str:
     """Return the address of a run, or of one of its files, from the UI's root on."""
     place = f"/artifacts/{artifact}" if artifact else ""
-    # among runs of trained models rather than of prompts
+    # the part of the UI for trained models rather than the one for prompts
     return f"#/experiments/{experiment}/runs/{run}{place}?workflowType=machine_learning"
 
 

@@ -48,3 +48,12 @@ def test_the_figure_is_the_same_for_the_same_runs() -> None:
     assert second is not None
     assert first.png().startswith(b"\x89PNG")
     assert first.png() == second.png()
+
+
+def test_a_sweep_has_means_and_deviations_as_metrics() -> None:
+    several = comparison_tables.seed_metrics(comparison_tables.build_seed_table(RUNS, "sweep"))
+    assert several["head=crf/test/f1"] == pytest.approx(0.72)
+    assert several["head=crf/test/f1_sd"] == pytest.approx(0.02 * 2**0.5)
+    assert "head=span/test/f1_sd" not in several
+    alone = comparison_tables.seed_metrics(comparison_tables.build_seed_table(RUNS[:2], "sweep"))
+    assert alone["test/f1"] == pytest.approx(0.72)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from hypothesis import strategies as st
 from omniner import tracking
 from omniner.config.groups import TrackingConfig
 from omniner.errors import UserError, masked
-from omniner.tracking import spool, tracked_run
+from omniner.tracking import browser, spool, tracked_run
 from omniner.tracking import store as stores
 from omniner.tracking.spool import RefusedError, Sender, Spool, SpoolRecord
 from omniner.tracking.tracked_run import NAME_LENGTH, DataInput, TrackedRun, display_name, safe_name
@@ -285,7 +287,10 @@ def test_several_runs_in_one_process_and_their_parent(local: TrackingConfig, tmp
         ("a", "FINISHED", {"test/召回@1": 2.0}),
         ("b", "FAILED", {"test/召回@1": 3.0}),
     ]
-    tracking.finish_parent_run(local, parent, "FINISHED", found, {}, [])
+    tracking.finish_parent_run(local, parent, "FINISHED", found, {}, [], {"test/召回@1": 2.5, "test/召回@1_sd": 0.5})
+    ended = client(local).get_run(parent).data
+    assert ended.metrics == {safe_name("test/召回@1"): 2.5, safe_name("test/召回@1_sd"): 0.5}
+    assert "[compared](#/compare-runs?" in ended.tags["mlflow.note.content"]
     kept = Path(client(local).download_artifacts(parent, "tables/children.json"))
     assert json.loads(kept.read_text("utf-8"))["data"][1] == ["b", "FAILED", runs[1].id, 3.0]
     link = tracking.compare_link(local, [run.id for run in runs])
@@ -513,6 +518,7 @@ def test_importing_tracking_imports_nothing_heavy() -> None:
 
 WORK = """
 import os, sys, time
+from dataclasses import replace
 from pathlib import Path
 from omniner import tracking
 from omniner.config.groups import TrackingConfig
@@ -666,3 +672,51 @@ def test_lightning_writes_into_the_run(local: TrackingConfig, tmp_path: Path) ->
     run.finish("FINISHED")
     assert history(local, run.id, "val/类别/地址") == [(3, 0.25)]
     assert client(local).get_run(run.id).data.tags["module.hidden"] == "4"
+
+
+# What people see of it
+
+
+def test_an_experiment_opens_on_runs_with_their_scores(local: TrackingConfig) -> None:
+    store = stores.open_store(local)
+    marks = browser.experiment_tags()
+    tags = store.client.get_experiment(store.experiment).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    view = json.loads(tags["mlflow.sharedViewState.omniner"])
+    assert "metrics.`test/f1`" in json.loads(view["state"])["selectedColumns"]
+    old = store.client.create_experiment("from before")
+    assert "from before" not in store.experiments()
+    changed = stores.open_store(replace(local, experiment="from before"))
+    assert (changed.experiment, changed.experiments()["from before"]) == (old, old)
+    assert marks.keys() <= store.client.get_experiment(old).tags.keys()
+
+
+def test_runs_are_found_in_every_experiment_of_ours(local: TrackingConfig, tmp_path: Path) -> None:
+    apart = replace(local, experiment="omniner data")
+    run = begin(apart, tmp_path / "out", name="counted", tags={"task": "stats"})
+    run.finish("FINISHED")
+    assert tracking.find_run(local, "counted", "run").id == run.id
+
+
+def test_links_lead_to_the_port_that_the_ui_took(local: TrackingConfig, tmp_path: Path) -> None:
+    with contextlib.closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        asked = replace(local, port=taken.getsockname()[1])
+        port = browser.claim_port(asked)
+    assert port > asked.port
+    run = begin(asked, tmp_path / "out")
+    run.finish("FINISHED")
+    assert run.url_hint.startswith(f"http://127.0.0.1:{port}/#/experiments/")
+    assert run.page("report.html").startswith(f"#/experiments/{stores.open_store(local).experiment}/runs/{run.id}/art")
+    assert tracking.compare_link(local, [run.id]).startswith(f"http://127.0.0.1:{port}/#/compare-runs")
+
+
+def test_a_model_is_registered_once(local: TrackingConfig, tmp_path: Path) -> None:
+    run = begin(local, tmp_path / "out")
+    run.text("flavors: {}\n", "model/MLmodel")
+    run.register("tagger", "model")
+    run.register("tagger", "model")
+    assert run.finish("FINISHED")
+    [version] = client(local).search_model_versions("name = 'tagger'")
+    assert (version.run_id, int(version.version)) == (run.id, 1)
+    assert version.source.endswith("/model")
