@@ -128,10 +128,12 @@ class _Cascade(torch.autograd.Function):
         for rows, causal in rows_to_prefix(pack, prefix_unused):
             part, sums = _cascade_forward(group_heads(q[rows], k.shape[1], shared), kp, vp, 0.0, causal, scale=scale)
             out[rows], total[rows] = ungroup_heads(part), ungroup_heads(sums)
-        qs, ks, vs = q[prefix:], repeat_heads(k[prefix:], shared), repeat_heads(v[prefix:], shared)
+        qs, ks, vs = (each[prefix:] for each in (q, k, v))
         for run in pack.once("runs", equal_lengths):
-            part, sums = _cascade_forward(*(run.batch(each) for each in (qs, ks, vs)), 0.0, True, scale=scale)
-            merge_into(run.batch(out[prefix:]), run.batch(total[prefix:]), part, sums)
+            keys, values = (run.by_key_head(each, k.shape[1]).expand(-1, shared, -1, -1) for each in (ks, vs))
+            part, sums = _cascade_forward(run.by_key_head(qs, k.shape[1]), keys, values, 0.0, True, scale=scale)
+            of_run, sum_of_run = run.batch(out[prefix:]), run.batch(total[prefix:])
+            merge_into(of_run, sum_of_run, part.reshape(of_run.shape), sums.reshape(sum_of_run.shape))
         ctx.save_for_backward(query, key, value, out, total)
         ctx.scale, ctx.pack, ctx.prefix_unused = scale, pack, prefix_unused
         return out[None]
@@ -144,22 +146,102 @@ class _Cascade(torch.autograd.Function):
         prefix, groups, scale, pack = ctx.pack.prefix, k.shape[1], ctx.scale, ctx.pack
         shared = q.shape[1] // groups
         dq, dk, dv = (each.new_zeros(each.shape) for each in (q, k, v))
-        kp, vp = (group_heads(each[:prefix], groups, shared) for each in (k, v))
+        kp, vp = (each[:prefix].transpose(0, 1) for each in (k, v))
         for rows, causal in rows_to_prefix(pack, ctx.prefix_unused):
             d, queries, result = (group_heads(each[rows], groups, shared) for each in (d_out, q, out))
             sums = group_heads(total[rows][..., None], groups, shared)[..., 0]
-            by_query, by_key, by_value = _cascade_backward(d, queries, kp, vp, result, sums, 0.0, causal, scale=scale)
+            by_query, by_key, by_value = cascade_gradients(d, queries, kp, vp, result, sums, causal, scale)
             dq[rows] = ungroup_heads(by_query)
-            dk[:prefix] += by_key.sum(1).transpose(0, 1)
-            dv[:prefix] += by_value.sum(1).transpose(0, 1)
-        ks, vs = (repeat_heads(each[prefix:], shared) for each in (k, v))
+            dk[:prefix] += by_key.transpose(0, 1)
+            dv[:prefix] += by_value.transpose(0, 1)
+        d_own, q_own, k_own, v_own, own, sums_own = (each[prefix:] for each in (d_out, q, k, v, out, total))
         for run in pack.once("runs", equal_lengths):
-            given = (run.batch(each) for each in (d_out[prefix:], q[prefix:], ks, vs, out[prefix:], total[prefix:]))
-            by_query, by_key, by_value = _cascade_backward(*given, 0.0, True, scale=scale)
-            run.batch(dq[prefix:]).add_(by_query)
-            run.batch(dk[prefix:]).copy_(sum_heads(by_key, groups))
-            run.batch(dv[prefix:]).copy_(sum_heads(by_value, groups))
+            d, queries, result = (run.by_key_head(each, groups) for each in (d_own, q_own, own))
+            keys, values = (run.by_key_head(each, groups)[:, 0] for each in (k_own, v_own))
+            sums = run.by_key_head(sums_own[..., None], groups)[..., 0]
+            by_query, by_key, by_value = cascade_gradients(d, queries, keys, values, result, sums, True, scale)
+            for gradient, own_part in ((dq, by_query), (dk, by_key), (dv, by_value)):
+                place = run.batch(gradient[prefix:])
+                place.add_(own_part.reshape(place.shape))
         return *(each.transpose(0, 1)[None] for each in (dq, dk, dv)), None, None, None
+
+
+def cascade_gradients(
+    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, total: Tensor, causal: bool, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the gradients of one call, with a result and log-sums that were merged with another call's.
+
+    The kernel does so in fp32 and more. In 16 bits it takes up to five times as long as plain products, which a CPU
+    that is used in bf16 is fast at.
+
+    Args:
+        d_out, q, out: [B, h, S, D], h query heads beside each key head.
+        k, v: [B, C, D].
+        total: [B, h, S], log-sums.
+        causal: whether row i sees keys up to i, or all.
+        scale: factor of the scores.
+
+    Returns:
+        gradients by q, k and v.
+    """
+    if q.dtype in (torch.float16, torch.bfloat16):
+        return product_gradients(d_out, q, k, v, out, total, causal, scale)
+    keys, values = (each[:, None].expand(-1, q.shape[1], -1, -1) for each in (k, v))
+    by_query, by_key, by_value = _cascade_backward(d_out, q, keys, values, out, total, 0.0, causal, scale=scale)
+    return by_query, by_key.sum(1), by_value.sum(1)
+
+
+_MOST_SCORES = 2**20  # at once, so that they stay near the processor
+
+
+def product_gradients(
+    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, total: Tensor, causal: bool, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do the same as `cascade_gradients` by plain products, some rows of S at a time.
+
+    Scores of 16 bits would be too coarse for an exponential. So the product makes score - log-sum at once: the log-sum
+    stands in further columns of the queries, where the keys have ones. What matters is then near 0, and exact enough;
+    for the same reason the factor comes after it.
+    """
+    batches, shared, length, width = q.shape
+    wanted = torch.promote_types(q.dtype, torch.float32)
+    # rows [B, S * h, ...], place by place: of a causal call, the first ones see only the first keys
+    queries, by_out = (each.transpose(1, 2).reshape(batches, -1, width) for each in (q, d_out))
+    sums = total.transpose(1, 2).reshape(batches, -1, 1) / scale
+    means = (by_out.to(wanted) * out.transpose(1, 2).reshape(by_out.shape)).sum(-1, keepdim=True)
+    less_sums, less_means = (
+        torch.cat([rows, *in_parts(-each, q.dtype)], 2) for rows, each in ((queries, sums), (by_out, means))
+    )
+    ones = k.new_ones(*k.shape[:2], less_sums.shape[2] - width)
+    keys, values = (torch.cat([each, ones], 2).transpose(1, 2) for each in (k, v))
+    by_query, by_key, by_value = (
+        torch.empty_like(queries),
+        k.new_zeros(k.shape, dtype=wanted),
+        v.new_zeros(v.shape, dtype=wanted),
+    )
+    step = max(1, _MOST_SCORES // (batches * shared * k.shape[1]))
+    for first in range(0, length, step):
+        end = min(first + step, length)
+        rows, seen = slice(first * shared, end * shared), slice(0, end if causal else None)
+        shares = less_sums[:, rows] @ keys[..., seen]
+        if causal:
+            hidden = torch.ones(end - first, end - first, dtype=torch.bool, device=q.device).triu(1)[:, None]
+            shares.view(batches, end - first, shared, end)[..., first:].masked_fill_(hidden, -torch.inf)
+        shares.mul_(scale).exp_()
+        by_scores = (less_means[:, rows] @ values[..., seen]).mul_(shares)
+        by_query[:, rows] = by_scores @ k[:, seen]
+        by_key[:, seen] += by_scores.transpose(1, 2) @ queries[:, rows]
+        by_value[:, seen] += shares.transpose(1, 2) @ by_out[:, rows]
+    return by_query.mul_(scale).view(batches, length, shared, width).transpose(1, 2), by_key.mul_(scale), by_value
+
+
+def in_parts(numbers: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Write fp32 numbers as three of 16 bits each, whose sum they are."""
+    parts = []
+    for _ in range(3):
+        parts.append(numbers.to(dtype))
+        numbers = numbers - parts[-1]
+    return parts
 
 
 class EqualSuffixes(NamedTuple):
@@ -172,6 +254,11 @@ class EqualSuffixes(NamedTuple):
     def batch(self, rows: Tensor) -> Tensor:
         """View their part of [M, H, D] as [N, H, S, D], or of [M, H] as [N, H, S]."""
         return rows[self.place].view(self.number, self.length, *rows.shape[1:]).transpose(1, 2)
+
+    def by_key_head(self, rows: Tensor, groups: int) -> Tensor:
+        """Give their part of [M, H, D] as [N * G, H / G, S, D]: the query heads that share a key head side by side."""
+        batched = self.batch(rows)
+        return batched.view(self.number, groups, -1, *batched.shape[2:]).flatten(0, 1)
 
 
 def equal_lengths(pack: Pack) -> list[EqualSuffixes]:
@@ -201,17 +288,6 @@ def group_heads(rows: Tensor, groups: int, shared: int) -> Tensor:
 def ungroup_heads(grouped: Tensor) -> Tensor:
     """Undo `group_heads`: [G, H / G, T, D] to [T, H, D], or [G, H / G, T] to [T, H]."""
     return grouped.movedim(2, 0).flatten(1, 2)
-
-
-def repeat_heads(rows: Tensor, shared: int) -> Tensor:
-    """Copy each key head for the query heads that share it: [M, G, D] to [M, H, D]."""
-    return rows if shared == 1 else rows.repeat_interleave(shared, 1)
-
-
-def sum_heads(gradient: Tensor, groups: int) -> Tensor:
-    """Add up the gradients of the query heads that share a key head: [N, H, S, D] to [N, G, S, D]."""
-    count, heads, *rest = gradient.shape
-    return gradient if heads == groups else gradient.reshape(count, groups, heads // groups, *rest).sum(2)
 
 
 def merge_into(out: Tensor, total: Tensor, part: Tensor, sums: Tensor) -> None:
