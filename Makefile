@@ -37,9 +37,11 @@ check: install ## Formatting, lint, types, direction of imports
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/invariants
 
-docs: install ## Write anew what docs/ takes from the code: all keys, the picture of the house
+docs: install ## Write anew what docs/ takes from the code, and build the site in site/
 	$(BIN)/python -m omniner.config.reference > docs/configuration.md
+	$(BIN)/python -m omniner.config.reference --tasks > docs/reference/tasks.md
 	$(BIN)/python tests/helpers/house.py docs/architecture.svg
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: install ## Put the code into its standard form
 	$(BIN)/ruff format src tests experiments
@@ -49,5 +51,5 @@ ui: install ## Open the MLflow UI on the local store
 	$(BIN)/python -m omniner.run task=ui 'tracking.folder=$(STORE)'
 
 clean: ## Remove caches and builds; runs, their store and the environment stay
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests experiments conf -name __pycache__ -type d -exec rm -rf {} +

@@ -302,7 +302,9 @@ def errta(predictions: Answers, gold: Gold | None = None, overrides: Sequence[st
     """Sort the errors of predictions into the ERRTA types.
 
     Args:
-        predictions, gold, overrides: as for `score`.
+        predictions: as for `score`.
+        gold: as for `score`.
+        overrides: as for `score`.
 
     Returns:
         Every error with its gold and its prediction (`.errors`) and the counts (`.counts`); `frame` makes a table of

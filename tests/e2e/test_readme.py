@@ -1,28 +1,49 @@
-"""The commands of the README are real: each composes, and those that need no corpus of yours are run."""
+"""The commands of the README and the site are real: each composes, and those that need no corpus of yours are run."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from omniner.config import compose
+from omniner.corpus.formats import jsonl
+from omniner.corpus.sample import generate_sample
 from tests.conftest import ROOT
 from tests.e2e.conftest import TINY, TINY_CAUSAL, folder_of, omniner
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
-LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
-COMMANDS = [shlex.split(line, comments=True)[3:] for line in LINES if line.startswith("python -m omniner.run")]
+PAGES = [page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").rglob("*.md"))]
+OWN_DATA = (ROOT / "docs" / "tutorials" / "own_data.md").read_text(encoding="utf-8")
+
+
+def lines_of(text: str) -> list[str]:
+    """The commands of a page."""
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def arguments_of(lines: list[str]) -> list[list[str]]:
+    return [shlex.split(line, comments=True)[3:] for line in lines if line.startswith("python -m omniner.run")]
+
+
+LINES = lines_of(README)
+COMMANDS = arguments_of(LINES)
+ALL_LINES = [line for text in (README, *PAGES) for line in lines_of(text)]
+ALL_COMMANDS = sorted(map(list, {tuple(arguments) for arguments in arguments_of(ALL_LINES)}))
 TARGETS = [shlex.split(line, comments=True)[1] for line in LINES if line.startswith("make ")]
 
 
 def test_every_line_is_a_command_of_ours() -> None:
     assert len(COMMANDS) >= 10
-    assert [line for line in LINES if not line.startswith(("python -m omniner.run", "make "))] == []
+    assert [line for line in ALL_LINES if not line.startswith(("python -m omniner.run", "make "))] == []
 
 
 def test_the_chinese_text_shows_the_same_commands() -> None:
@@ -38,7 +59,7 @@ def test_make_targets_exist_and_are_explained(target: str) -> None:
     assert re.search(rf"^{target}:.*## \w", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("arguments", [c for c in COMMANDS if "--help" not in c], ids=" ".join)
+@pytest.mark.parametrize("arguments", [c for c in ALL_COMMANDS if "--help" not in c], ids=" ".join)
 def test_every_command_composes(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in (
@@ -120,3 +141,29 @@ def test_the_scoring_commands_run(shared: Path, tmp_path: Path) -> None:
     assert len(commands) == 2
     for arguments in commands:
         omniner(*arguments, "tracking=off", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_your_own_data_in_five_minutes(tmp_path: Path) -> None:
+    """The tutorial, command by command, ends in a marked sentence and in tasks to correct."""
+    sentences = generate_sample({"train": 60}, 1)["train"]
+    jsonl.write(tmp_path / "sentences.jsonl", sentences)
+    printed = []
+    for arguments in arguments_of(lines_of(OWN_DATA)):
+        small = [item for item in TINY if not item.startswith("data")] if "data=own" in arguments else []
+        result = omniner(*arguments, *small, cwd=tmp_path)  # tracked: my_run is found by its name
+        printed.append(result.stdout)
+        if "checkpoint=my_run" in arguments and (folder_of(result, tmp_path) / "predictions.jsonl").is_file():
+            shutil.copy(folder_of(result, tmp_path) / "predictions.jsonl", tmp_path)
+    assert "今天去喝了小满的茶" in re.sub(r"[\[\]]|\|[^\]]*", "", printed[3])
+    assert len(json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))) == len(sentences)
+
+
+@pytest.mark.slow
+def test_the_site_has_no_broken_link(tmp_path: Path) -> None:
+    mkdocs = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    found = subprocess.run(
+        mkdocs, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert (tmp_path / "tutorials" / "own_data" / "index.html").is_file()

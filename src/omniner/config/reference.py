@@ -5,6 +5,9 @@ Nothing is described here: what a key means and may be stands at its field in `o
 
     python -m omniner.config.reference                   # all of it, as Markdown
     python -m omniner.config.reference trainer decoding  # these groups
+    python -m omniner.config.reference --tasks           # what each task does, reads and writes
+
+What a task does stands in the docstring of its module.
 """
 
 from __future__ import annotations
@@ -64,6 +67,15 @@ is that of another key, and `???` must be given. Where keys are free, `+` adds o
 elsewhere a key that is not listed here is refused.
 """
 
+TASKS_HEADER = """\
+# Tasks
+
+Made by `make docs` from the modules in `src/omniner/tasks`: do not edit.
+
+`task=` chooses what a run does; without it, it trains. Every run has a folder (`output_dir`, else one of its own) with
+its configuration, its state and `issues.jsonl`; what a task leaves beside these is named here.
+"""
+
 
 def help_text(arguments: Sequence[str] = ()) -> str:
     """What `--help` prints.
@@ -104,6 +116,22 @@ def markdown(names: Sequence[str] = ()) -> str:
     for name, annotation in hints(groups.Config).items():
         if take_apart(annotation).groups and (not names or name in names):
             parts += _section(name, take_apart(annotation), defaults[name])
+    return "\n".join(parts)
+
+
+def tasks_markdown() -> str:
+    """The reference of all tasks, as Markdown."""
+    parts = [TASKS_HEADER]
+    for name, task in sorted(TASKS.items()):
+        title, _, text = inspect.cleandoc(task.description).partition("\n")
+        title = title.partition(": ")[2]
+        parts.append(f"## `task={name}`\n\n{title[:1].upper()}{title[1:]}\n{text}\n")
+        rows = {
+            "reads": [one.key for one in task.inputs],
+            "writes": task.outputs,
+        }
+        parts += [f"- {what}: {', '.join(f'`{each}`' for each in names)}" for what, names in rows.items() if names]
+        parts.append("")
     return "\n".join(parts)
 
 
@@ -174,4 +202,4 @@ def descriptions(group: type) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print(markdown(sys.argv[1:]), end="")
+    print((tasks_markdown() if sys.argv[1:] == ["--tasks"] else markdown(sys.argv[1:])).rstrip("\n"))

@@ -6,15 +6,17 @@ from types import SimpleNamespace
 from tests.conftest import ROOT
 
 from omniner.config.groups import Config
-from omniner.config.reference import choices, descriptions, help_text, markdown
+from omniner.config.reference import choices, descriptions, help_text, markdown, tasks_markdown
 from omniner.config.validate import hints, take_apart
 from omniner.registry import TASKS
 
 DOCUMENT = ROOT / "docs" / "configuration.md"
+TASKS_DOCUMENT = ROOT / "docs" / "reference" / "tasks.md"
 
 
 def test_the_document_is_up_to_date() -> None:
-    assert DOCUMENT.read_text(encoding="utf-8") == markdown(), "run `make docs`"
+    assert DOCUMENT.read_text(encoding="utf-8") == markdown().rstrip("\n") + "\n", "run `make docs`"
+    assert TASKS_DOCUMENT.read_text(encoding="utf-8") == tasks_markdown().rstrip("\n") + "\n", "run `make docs`"
 
 
 def test_every_key_says_what_it_is() -> None:
