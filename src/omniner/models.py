@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -55,6 +56,7 @@ def fit(
     folder: Path,
     logger: Logger | bool | None,
     callbacks: Sequence[Callback],
+    launch: Callable[[int], AbstractContextManager[None]] = lambda count: nullcontext(),
 ) -> FitResult:
     """Train the model of a configuration, or go on with it.
 
@@ -65,21 +67,23 @@ def fit(
         folder: of the run.
         logger: of Lightning, or none.
         callbacks: further ones, before those of `trainer.callbacks`.
+        launch: given how many processes of this machine train together, starts the others for the time of a block.
 
     Raises:
         UserError: a mistake in configuration or data.
     """
     from omniner.training.fit import fit_module
 
-    devices = devices_for_training(config)
+    config, devices = plan_memory(config, devices_for_training(config))
     module: Learner
     data: TrainingData
-    if config.llm is None:
-        module, data = prepare_tagger(config, corpus)
-    else:
-        assert prompt is not None, "a causal model is told what to do"
-        module, data = prepare_llm(config, devices, corpus, prompt)
-    return fit_module(config, devices, module, data, folder, logger, callbacks)
+    with launch(devices.number):
+        if config.llm is None:
+            module, data = prepare_tagger(config, corpus)
+        else:
+            assert prompt is not None, "a causal model is told what to do"
+            module, data = prepare_llm(config, devices, corpus, prompt)
+        return fit_module(config, devices, module, data, folder, logger, callbacks)
 
 
 def devices_for_training(config: Config) -> Devices:
@@ -91,6 +95,27 @@ def devices_for_training(config: Config) -> Devices:
             "1/256 of a weight are lost. Weights that all learn need bf16-mixed"
         )
     return devices
+
+
+def plan_memory(config: Config, devices: Devices) -> tuple[Config, Devices]:
+    """Settle what `auto` leaves open so that a causal model's training fits into its GPUs; elsewhere nothing changes.
+
+    Raises:
+        UserError: it cannot fit; it names what would.
+    """
+    if config.llm is None or devices.accelerator != "gpu":
+        return config, devices
+    from omniner.llm import memory
+    from omniner.llm.language_model import choose_method
+    from omniner.llm.loading import load_settings
+
+    method = choose_method(config.tuning.method, config.llm.path is not None)
+    pack = memory.usual_pack(config.tuning.pack_tokens)
+    count = memory.MemoryCount(load_settings(config.llm), method, devices, pack, config.decoding)
+    room = torch.cuda.get_device_properties(0).total_memory
+    plan = memory.choose_plan(count, config.tuning, method, devices, config.trainer.strategy, room)
+    log.info("memory of each GPU: %s of %.0f GiB; %s", plan.needs, room / memory.GIB, plan)
+    return dataclasses.replace(config, tuning=plan.tuning), devices._replace(strategy=plan.strategy)
 
 
 def _learns_all(config: Config) -> bool:
@@ -218,9 +243,20 @@ def load_predictor(config: Config, checkpoint: Path) -> Predictor:
         return TaggerPredictor(config, checkpoint)
     from omniner.llm.language_model import load_causal_model
 
-    base = read_json(checkpoint / DESCRIPTION).get("base")  # adapters have no sizes of their own
-    devices = choose_devices(config.trainer, True, layer_sizes(str(checkpoint)) or layer_sizes(base))
+    devices = devices_for_prediction(config, checkpoint)
     return LLMPredictor(config, devices, load_causal_model(checkpoint, devices.dtype(learns=False), devices.first))
+
+
+def devices_for_prediction(config: Config, checkpoint: Path | None) -> Devices:
+    """Choose what a trained model, or without a checkpoint that of the configuration, answers on; set the threads."""
+    if checkpoint is None:
+        return _devices_for(config.trainer, config.model)
+    if not checkpoint.is_dir():
+        from omniner.taggers.tagger import load_tagger
+
+        return _devices_for(config.trainer, load_tagger(checkpoint).model_config)
+    base = read_json(checkpoint / DESCRIPTION).get("base")  # adapters have no sizes of their own
+    return choose_devices(config.trainer, True, layer_sizes(str(checkpoint)) or layer_sizes(base))
 
 
 def load_untrained(config: Config, prompt: Prompt, texts: Sequence[str]) -> Predictor:

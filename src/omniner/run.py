@@ -32,8 +32,8 @@ from omniner.config.overrides import explain_override, read_arguments
 from omniner.errors import Stopped, UserError
 from omniner.files import explaining_limits
 from omniner.registry import TASKS
-from omniner.runs import children, sweep
-from omniner.runs.folder import FINISHED, UNSENT, RunFolder, claim_folder, is_main_process, send_unsent
+from omniner.runs import children, ranks, sweep
+from omniner.runs.folder import FINISHED, UNSENT, RunFolder, claim_folder, send_unsent
 from omniner.tracking.store import DATA_SUFFIX
 
 if TYPE_CHECKING:
@@ -63,12 +63,23 @@ def job(composed: DictConfig) -> float | None:
 
 
 def execute(config: Config) -> int:
-    """A whole run, or what a further rank of a distributed one does in it; the exit status."""
-    if is_main_process():
+    """A whole run, or what a further process of it does: its part of the training, or of the predictions.
+
+    Returns:
+        The exit status.
+    """
+    if share := os.environ.get(ranks.SHARE):
+        from omniner.tasks.predict import predict_share
+
+        predict_share(config, Path(share))
+        return 0
+    if ranks.is_main_process():
         _, complaint = _perform(config)
         if complaint:
             print(f"failed: {complaint}", file=sys.stderr)
         return int(bool(complaint))
+    if config.task.name != "train":  # what other tasks do on several devices they start by themselves
+        return 0
     from omniner.tasks.train import fit_as_rank
 
     fit_as_rank(config)
@@ -202,14 +213,14 @@ def _finish_sweep(outcome: str) -> bool:
 def child(path: Path) -> None:
     """The command line of a child: `--child config.yaml`, a configuration that is whole already.
 
-    Hydra is left out: the file holds what `to_yaml` wrote. Lightning starts further ranks of a distributed child with
-    the same command.
+    Hydra is left out: the file holds what `to_yaml` wrote. The further ranks of a run start with the same command.
     """
     from hydra.core.utils import configure_log
 
     signal.signal(signal.SIGTERM, on_sigterm)
     children.stop_with_parent()
     configure_log(compose.job_logging())
+    ranks.end_with_main()
     try:
         with explaining_limits():
             status = execute(compose.read(path))

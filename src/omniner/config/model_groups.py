@@ -148,9 +148,11 @@ class TuningConfig(Group):
     double_quantization: bool
     """QLoRA: quantise the constants of nf4 as well."""
     optimizer: Literal["auto", "adamw", "adamw_8bit"]
-    """The optimizer; auto = 8 bit for qlora on a GPU."""
-    gradient_checkpointing: bool
-    """Compute activations again in the backward pass: a third more time, far less memory."""
+    """The optimizer; auto = adamw, on a GPU with states of 8 bits for qlora, where a billion weights learn, and where
+    nothing else fits."""
+    gradient_checkpointing: Literal["auto", True, False]
+    """Compute activations again in the backward pass: a third more time, far less memory; auto = where a GPU has not
+    the memory to keep them."""
     attention: Literal["auto", "masked", "cascade", "flash", "flex"]
     """How the shared prefix is attended to; auto = the fastest that agrees with masked on this machine."""
     pack_tokens: Positive
@@ -262,7 +264,7 @@ class TrainerConfig(Group):
     """Machines."""
     strategy: Literal["auto", "ddp", "fsdp"]
     """ddp = each process has all weights; fsdp = they share weights, gradients and optimizer (causal models);
-    auto = ddp as soon as there is more than one process."""
+    auto = ddp as soon as there is more than one process, fsdp where a causal model fits in no other way."""
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"]
     """Of numbers; auto = bf16-mixed for transformers on a GPU, and for pretrained ones on a CPU that is fast at it."""
     deterministic: bool

@@ -213,7 +213,9 @@ def take_apart(annotation: Any) -> Wanted:
     if len(arms) > 1:
         return Wanted(None, nullable=nullable, kinds={get_args(hints(kind)["kind"])[0]: kind for kind in arms})
     if origin is Literal:
-        return Wanted(str, nullable=nullable, choices=arguments)
+        # true and false among words, as YAML has them
+        choices = tuple(str(item).lower() if isinstance(item, bool) else item for item in arguments)
+        return Wanted(str, nullable=nullable, choices=choices)
     words = [(tuple(note.names()), note.what) for note in notes if isinstance(note, OneOf)]
     bounds = {name: getattr(note, name) for note in notes for name in BOUNDS if hasattr(note, name)}
     kind = origin or (None if arms[0] is Any else arms[0])

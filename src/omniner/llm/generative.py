@@ -33,6 +33,7 @@ from omniner.llm.attention_probe import attention_dtype, choose_attention
 from omniner.llm.constraint import AnswerConstraint, Constraint
 from omniner.llm.generate import Answer, GenerationRequest, Generator
 from omniner.llm.language_model import CausalModel, build_optimizer, save_causal_model
+from omniner.llm.memory import PackSize
 from omniner.llm.packs import PackedStep, StepLoader, pack_step, suffix_length
 from omniner.llm.samples import PromptEncoder, Sample
 from omniner.llm.shared_prefix import attach_attention, pack_loss
@@ -428,6 +429,12 @@ class GenerativeData(TrainingData):
             answer_tokens=sum(len(sample.answer) for sample in samples),
             largest=max(sizes),
         )
+
+    def largest_pack(self, ranks: int) -> PackSize:
+        """Return the size of the first epoch's largest pack, divided between `ranks` processes."""
+        packs = (pack for rank in range(ranks) for step in self._loader(rank, ranks, lambda: 0) for pack in step.packs)
+        largest = max(packs, key=lambda pack: len(pack.ids))
+        return PackSize(len(self.prefix), len(largest.ids), len(largest.targets))
 
     def _loader(self, rank: int, ranks: int, steps_done: Callable[[], int]) -> StepLoader:
         return StepLoader(

@@ -77,7 +77,7 @@ def prepare_for_training(model: Any, tuning: TuningConfig, method: str, seed: in
     """
     if method != "full":
         model = add_adapters(model, tuning, seed)
-    if tuning.gradient_checkpointing:
+    if tuning.gradient_checkpointing is True:
         base = model if method == "full" else model.get_base_model()
         enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
         enable({"use_reentrant": False})  # the reentrant kind needs inputs with gradients and runs hooks elsewhere
@@ -148,6 +148,11 @@ def add_adapters(model: Any, tuning: TuningConfig, seed: int) -> Any:
     return adapted
 
 
+def prefers_8bit(method: str, learning: float) -> bool:
+    """Tell whether `tuning.optimizer: auto` takes 8-bit states on a GPU for a method, if so many weights learn."""
+    return method == "qlora" or learning >= _LARGE
+
+
 def _wants_8bit(tuning: TuningConfig, learning: list[nn.Parameter]) -> bool:
     """Decide whether the optimizer keeps its states in 8 bits, see `build_optimizer`."""
     if tuning.optimizer == "adamw":
@@ -161,8 +166,7 @@ def _wants_8bit(tuning: TuningConfig, learning: list[nn.Parameter]) -> bool:
             )
         return True
     on_gpu = any(value.device.type == "cuda" for value in learning)
-    large = sum(value.numel() for value in learning) >= _LARGE
-    wanted = on_gpu and (tuning.method == "qlora" or large)
+    wanted = on_gpu and prefers_8bit(tuning.method, sum(value.numel() for value in learning))
     if wanted and not has_bitsandbytes():
         log.warning("bitsandbytes is not installed: the optimizer keeps its states in full precision")
         return False

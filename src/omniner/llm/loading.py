@@ -129,6 +129,25 @@ def tie_output(model: PreTrainedModel) -> None:
         model.config.tie_word_embeddings = True
 
 
+def load_settings(config: CausalConfig) -> Any:
+    """Load what transformers calls the configuration of a model: its sizes, without its weights.
+
+    Raises:
+        UserError: see `load_pretrained`.
+    """
+    from transformers import AutoConfig
+
+    if config.path is None:
+        values = {**config.architecture, "vocab_size": config.vocabulary}
+        return AutoConfig.for_model(values.pop("model_type", "qwen2"), **values)
+    source, local, more = _place(config.path)
+    if local and not more:
+        check_code(config.path, Path(source))
+    fix = checkpoints.load_advice(local, _FOLDER)
+    with checkpoints.explaining_load_errors("model.path", config.path, fix), explaining_code(config.path):
+        return AutoConfig.from_pretrained(source, **checkpoints.pretrained_options(local), **more)
+
+
 def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
     """Load the tokenizer alone, to count with; see `load_pretrained`."""
     from transformers import AutoTokenizer

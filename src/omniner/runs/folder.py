@@ -381,8 +381,3 @@ def find_trained_model(text: str, settings: TrackingConfig, where: str = "checkp
     if folder is None:
         raise UserError(where, f"the run {text} lies on another machine", "Copy its folder here, and name the folder.")
     return find_checkpoint(folder)
-
-
-def is_main_process() -> bool:
-    """False in the further ranks of a distributed run, which neither claim a folder nor track."""
-    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))

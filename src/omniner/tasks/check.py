@@ -2,9 +2,9 @@
 
 It prints what differs from the defaults, the corpus and its issues, the first encoded example with its labels character
 by character, the arithmetic of batches and steps, and a memory estimate. Of a causal model it shows the first sample as
-the model meets it, the prompt, and the arithmetic of packs. Memory of weights and optimizer is exact; activations are
-measured by what one forward pass of the longest batch, or of the largest pack, keeps for the backward pass, on the CPU
-and only where the model is small enough.
+the model meets it, the prompt, the arithmetic of packs, and what each device must hold (`omniner.llm.memory`), for
+every combination that the configuration allows, the cheapest in time first. Of a tagger's memory weights and optimizer
+are exact; activations are measured by what one forward pass of the longest batch keeps for the backward pass.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from omniner.taggers.batches import EncodedSentence
     from omniner.taggers.tagger import Tagger
     from omniner.taggers.tagger_module import TaggerData, TaggerModule
+    from omniner.training.devices import Devices
 
 log = logging.getLogger("omniner")
 
 _SHOWN = 10  # issues printed; the file lists them all
 _MIB = 2**20
-_LARGE = 500_000_000  # parameters; above, one pass on a CPU takes minutes
 
 
 def run(context: Context) -> None:
@@ -205,13 +205,14 @@ def kept_for_backward(module: nn.Module, compute_loss: Callable[[], Tensor]) -> 
 
 def _causal_sections(context: Context, corpus: Corpus) -> Sections:
     from omniner.llm.samples import describe_sample
-    from omniner.models import devices_for_training, prepare_llm
+    from omniner.models import devices_for_training, plan_memory, prepare_llm
     from omniner.tasks.prompting import build_run_prompt, publish_prompt
 
     config = context.config
     prompt = build_run_prompt(context, corpus, corpus.splits["test"])
     publish_prompt(context, prompt)
-    module, data = prepare_llm(config, devices_for_training(config), corpus, prompt)
+    config, devices = plan_memory(config, devices_for_training(config))
+    module, data = prepare_llm(config, devices, corpus, prompt)
     return {
         "First training sample, as the model meets it": list(
             describe_sample(data.train_samples[0], module.causal.chat, len(data.prefix))
@@ -221,7 +222,7 @@ def _causal_sections(context: Context, corpus: Corpus) -> Sections:
             f"{len(prompt.categories)} categories; {len(data.prefix):,} tokens are the same for every sentence",
         ],
         "Packs": list(_packs(config, data)),
-        "Memory": list(_causal_memory(config, module, data)),
+        "Memory": list(_causal_memory(context.config, devices, module, data)),
     }, data.issues
 
 
@@ -242,37 +243,20 @@ def _packs(config: Config, data: GenerativeData) -> Iterator[str]:
     yield f"each evaluation answers {len(data.dev_samples):,} dev sentences"
 
 
-def _causal_memory(config: Config, module: GenerativeModule, data: GenerativeData) -> Iterator[str]:
-    parameters = list(module.model.parameters())
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-    # gradient and AdamW's two moments, which follow the type of the weight
-    learning = 3 * sum(parameter.numel() * parameter.element_size() for parameter in trained)
-    count = sum(parameter.numel() for parameter in trained)
-    size = sum(parameter.numel() for parameter in parameters)
-    yield f"parameters: {size:,}, of which {count:,} are trained ({config.tuning.method})"
-    yield f"weights: {weights / _MIB:,.1f} MiB; gradients and optimizer: {learning / _MIB:,.1f} MiB with adamw"
-    if size > _LARGE:
-        yield "activations: not measured, the model is too large to try on a CPU"
-        return
-    kept, tokens = _kept_for_backward(config, module, data)
-    yield f"activations of the largest pack of the first step ({tokens:,} tokens): {kept / _MIB:,.1f} MiB in 32 bit"
-    yield f"together: about {(weights + learning + kept) / _MIB:,.0f} MiB, beside what torch itself takes"
+def _causal_memory(config: Config, devices: Devices, module: GenerativeModule, data: GenerativeData) -> Iterator[str]:
+    from omniner.llm import memory
+    from omniner.training.devices import base_model
 
-
-def _kept_for_backward(config: Config, module: GenerativeModule, data: GenerativeData) -> tuple[int, int]:
-    """Bytes that autograd keeps of the first step's largest pack, and that pack's tokens."""
-    import torch
-
-    from omniner.llm.packs import StepLoader
-    from omniner.llm.shared_prefix import attach_attention, pack_loss
-
-    size, seed, count = config.trainer.batch_size, config.seed, len(data.train_samples)
-    loader = StepLoader(data.epoch_samples, count, len(data.prefix), size, data.pack_tokens, seed, 0, 1, lambda: 0)
-    pack = max(next(iter(loader)).packs, key=lambda pack: len(pack.ids))
-    attach_attention(module.model, "masked" if config.tuning.attention == "auto" else config.tuning.attention)
-    with torch.enable_grad():
-        return kept_for_backward(module, lambda: pack_loss(module.model, pack)), len(pack.ids)
+    method, parameters = module.causal.method, list(module.model.parameters())
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    yield f"parameters that are trained: {trained:,} ({method})"
+    pack = data.largest_pack(devices.world)
+    count = memory.MemoryCount(base_model(module.model).config, method, devices, pack, config.decoding)
+    yield f"the largest pack has {pack.tokens:,} tokens, {pack.prefix:,} of them shared, {pack.answers:,} learnt"
+    shown = memory.plans(count, config.tuning, method, devices, config.trainer.strategy)
+    for number, plan in enumerate(shown):
+        yield f"{'each device' if not number else 'or, where that is too much'}: {plan.needs}; {plan}"
+    yield "beside what torch itself takes, about 0.5 GiB on a GPU"
 
 
 TASK = Task(

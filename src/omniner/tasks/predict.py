@@ -9,14 +9,19 @@ Predictions survive a kill: those of every finished batch are on disk, and a res
 there the file is rewritten in the order of the sentences, so that an interrupted and an uninterrupted run end in the
 same bytes. `predicted_by.json` says what the predictions are of: where the model, the settings or the sentences are
 others by now (another run may have taken the folder that `checkpoint` names), nothing of them is kept.
+
+On several devices of a machine each has a process, which answers every n-th sentence into a file of its own; they are
+brought together by id, so that the bytes are those of one process. Nothing is sent between them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -31,8 +36,19 @@ from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
-from omniner.files import append_lines, explaining, read_json, whole_records, write_json, write_json_lines
+from omniner.files import (
+    append_lines,
+    explaining,
+    make_folder,
+    read_json,
+    whole_lines,
+    whole_records,
+    write_json,
+    write_json_lines,
+    write_text,
+)
 from omniner.records import Issue, Prediction, Sentence, content_digest, mark_entities, prediction_to_json, to_line
+from omniner.runs import children, ranks
 from omniner.runs.context import Context, Input, Task, always, model_label, model_settings
 from omniner.runs.folder import GUIDANCE_COPY, find_trained_model
 from omniner.scoring.predictions import prediction_from_line
@@ -50,7 +66,9 @@ SHOWN = 3  # sentences of a file
 PREDICTIONS = "predictions.jsonl"
 PREDICTED_BY = "predicted_by.json"
 GOLD = "gold.jsonl"
-PREDICTION_OUTPUTS = (PREDICTIONS, PREDICTED_BY, GOLD)  # what every task that predicts leaves
+SHARES = "predicting"  # a folder, while several processes predict
+_FEWEST = 16  # sentences of a process: fewer are answered sooner than a further process has started
+PREDICTION_OUTPUTS = (PREDICTIONS, PREDICTED_BY, GOLD, SHARES)  # what every task that predicts leaves
 
 
 def run(context: Context) -> None:
@@ -174,23 +192,110 @@ def predict_file(
     """
     _remove_stale(path, config, model if isinstance(model, Path) else None, sentences)
     fix = "Remove this line, or the file: what is not in it is predicted again."
+    _collect_shares(path)
     done = {prediction.id: prediction for prediction in whole_records(path, prediction_from_line, fix)}
     left = [sentence for sentence in sentences if sentence.id not in done]
     texts = {sentence.id: sentence.text for sentence in sentences}
     if done and left:
         log.info("going on after %d predictions", len(done))
     if left:
-        predict = open_model(config, model)
-        start, count = time.perf_counter(), 0
-        for batch in predict(sentences, frozenset(done)):
-            append_lines(path, [to_line(prediction_to_json(one, texts[one.id])) for one in batch])
-            done |= {prediction.id: prediction for prediction in batch}
-            count += len(batch)
+        start = time.perf_counter()
+        if (processes := _count_processes(config, model, len(left))) > 1:
+            _predict_in_shares(config, model, sentences, path, frozenset(done), processes)
+        else:
+            _append_predictions(path, sentences, open_model(config, model)(sentences, frozenset(done)))
+        done |= {prediction.id: prediction for prediction in whole_records(path, prediction_from_line, fix)}
         seconds = time.perf_counter() - start
-        log.info("%d sentences predicted in %.1f s (%.0f per s)", count, seconds, count / seconds)
+        log.info("%d sentences predicted in %.1f s (%.0f per s)", len(left), seconds, len(left) / seconds)
     predictions = [done[sentence.id] for sentence in sentences if sentence.id in done]
     write_json_lines(path, (prediction_to_json(one, texts[one.id]) for one in predictions))
     return predictions
+
+
+def _append_predictions(path: Path, sentences: Sequence[Sentence], batches: Iterable[list[Prediction]]) -> None:
+    """Append predictions to a file as they come, each with its sentence's text."""
+    texts = {sentence.id: sentence.text for sentence in sentences}
+    for batch in batches:
+        append_lines(path, [to_line(prediction_to_json(one, texts[one.id])) for one in batch])
+
+
+def _count_processes(config: Config, model: Path | UntrainedModel, sentences: int) -> int:
+    """Decide how many processes predict: one for each device of this machine, none for less than a few sentences."""
+    if not isinstance(model, Path) and config.decoding.engine == "openai":
+        return 1
+    from omniner.training.devices import count_devices
+
+    return max(1, min(count_devices(config.trainer)[1], sentences // _FEWEST))
+
+
+def _predict_in_shares(
+    config: Config,
+    model: Path | UntrainedModel,
+    sentences: Sequence[Sentence],
+    path: Path,
+    done: frozenset[str],
+    processes: int,
+) -> None:
+    """Predict in several processes, each every n-th sentence, on a device of its own; see `predict_share`."""
+    from omniner.models import devices_for_prediction
+    from omniner.training.devices import share_of_threads
+
+    config = copy.deepcopy(config)
+    trainer, checkpoint = config.trainer, model if isinstance(model, Path) else None
+    chosen = devices_for_prediction(config, checkpoint)  # `auto` becomes the same in each
+    if chosen.accelerator == "cpu":
+        trainer.threads = trainer.threads or share_of_threads(processes)
+    trainer.accelerator = "gpu" if chosen.accelerator == "gpu" else "cpu"
+    trainer.precision, trainer.strategy, trainer.devices, trainer.nodes = chosen.precision, "auto", 1, 1
+    work = path.with_name(SHARES)
+    make_folder(work)
+    told = None if isinstance(model, Path) else {"prompt": model.prompt.to_json(), "texts": model.texts}
+    what = {"sentences": [[one.id, one.text] for one in sentences], "done": sorted(done), "processes": processes}
+    write_json(work / "work.json", {"checkpoint": str(checkpoint), "told": told, **what})
+    settings = write_text(work / "config.yaml", compose.to_yaml(config))
+    gpus = children.visible_gpus() or [str(number) for number in range(processes)]
+    helpers = [
+        ranks.Helper(
+            f"process {number + 1} of {processes}",
+            ranks.child_command(settings),
+            {ranks.SHARE: str(work / f"{number}.jsonl"), children.VISIBLE_GPUS: gpus[number % len(gpus)]},
+        )
+        for number in range(1, processes)
+    ]
+    log.info("%d processes predict about %d sentences each", processes, len(sentences) // processes)
+    with ranks.working_beside(helpers, None):
+        own = sentences[::processes]
+        _append_predictions(path, own, open_model(config, model)(own, done))
+    _collect_shares(path)
+
+
+def predict_share(config: Config, path: Path) -> None:
+    """Predict the part of one of several processes, and nothing else.
+
+    Args:
+        config: for one device.
+        path: of the file to append to, in the folder that says what to do; its name is the number of the process.
+    """
+    work = read_json(path.with_name("work.json"))
+    every = [Sentence(*one) for one in work["sentences"]]
+    sentences = every[int(path.stem) :: int(work["processes"])]
+    model: Path | UntrainedModel = Path(work["checkpoint"])
+    if work["told"] is not None:
+        from omniner.llm.prompts import Prompt
+
+        model = UntrainedModel(Prompt.from_json(work["told"]["prompt"]), list(work["told"]["texts"]))
+    _append_predictions(path, sentences, open_model(config, model)(sentences, frozenset(work["done"])))
+
+
+def _collect_shares(path: Path) -> None:
+    """Append to a file of predictions what other processes have written beside it, now or before an interruption."""
+    work = path.with_name(SHARES)
+    fix = "Remove this line: what is not there is predicted again."
+    for file in sorted(work.glob("[0-9]*.jsonl")):
+        whole_records(file, prediction_from_line, fix)
+        append_lines(path, whole_lines(file))
+    if work.is_dir():
+        shutil.rmtree(work)
 
 
 def _remove_stale(path: Path, config: Config, checkpoint: Path | None, sentences: Sequence[Sentence]) -> None:
@@ -211,6 +316,7 @@ def _remove_stale(path: Path, config: Config, checkpoint: Path | None, sentences
         log.warning("%s is of another %s than now: all is predicted anew", path, " and ".join(other))
         with explaining(path):
             path.unlink()
+    shutil.rmtree(path.with_name(SHARES), ignore_errors=True)
     write_json(note, now)
 
 

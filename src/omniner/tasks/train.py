@@ -12,6 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.errors import Stopped, UserError
 from omniner.files import append_lines, whole_records, write_text
+from omniner.runs import ranks
 from omniner.runs.context import Context, Task, always, model_label, model_settings
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, predict_file
@@ -31,8 +33,6 @@ log = logging.getLogger("omniner")
 
 CURVES = "curves.jsonl"
 MODEL = "model"  # the folder of the MLflow model, where one is wanted
-# Tells the further ranks of a distributed run, which Lightning starts with our command line, where the run lives.
-FOLDER_VARIABLE = "OMNINER_RUN_FOLDER"
 
 
 def run(context: Context) -> None:
@@ -51,12 +51,9 @@ def run(context: Context) -> None:
 
         prompt = build_run_prompt(context, corpus, reported)
         publish_prompt(context, prompt)
-    os.environ[FOLDER_VARIABLE] = str(folder.resolve())
-    try:
-        logger = tracking.lightning_logger(CurveRecorder(context.run, folder))
-        fitted = fit(config, corpus, prompt, folder, logger, callbacks=[])
-    finally:
-        del os.environ[FOLDER_VARIABLE]
+    logger = tracking.lightning_logger(CurveRecorder(context.run, folder))
+    launch = partial(ranks.started_ranks, folder=folder)
+    fitted = fit(config, corpus, prompt, folder, logger, callbacks=[], launch=launch)
     if fitted.interrupted:
         raise Stopped(fitted.signal)
     issues = context.publish_issues([*corpus.issues, *fitted.issues])
@@ -82,20 +79,22 @@ def fit_as_rank(config: Config) -> None:
     """Take part in the fitting, as a further rank of a distributed run does, and in nothing else."""
     from omniner.models import fit
 
-    if FOLDER_VARIABLE not in os.environ and not config.output_dir:
+    if ranks.RUN_FOLDER not in os.environ and not config.output_dir:
         raise UserError(
             "output_dir",
             "ranks that were started from outside (torchrun, SLURM) cannot agree on a folder by themselves",
             "Set output_dir=<folder on a disk that all ranks share>.",
         )
-    folder = Path(os.environ.get(FOLDER_VARIABLE) or config.output_dir or "")
+    folder = Path(os.environ.get(ranks.RUN_FOLDER) or config.output_dir or "")
     corpus = sources.load_for_training(config.data)
     prompt = None
     if config.llm is not None:
         from omniner.tasks.prompting import build_prompt_with_guidance
 
         prompt = build_prompt_with_guidance(config, folder, corpus, corpus.splits["test"])
-    fit(config, corpus, prompt, folder, logger=False, callbacks=[])
+    # the first rank of a further machine starts those of that machine
+    launch = partial(ranks.started_ranks, folder=folder)
+    fit(config, corpus, prompt, folder, logger=False, callbacks=[], launch=launch)
 
 
 class CurveRecorder(Run):

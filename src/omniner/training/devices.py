@@ -84,14 +84,7 @@ def choose_devices(trainer: TrainerConfig, large: bool, layer: tuple[int, int] |
     Raises:
         UserError: there are not so many GPUs, or a step's sentences cannot be divided between the processes.
     """
-    gpus = torch.cuda.device_count()
-    accelerator = trainer.accelerator
-    if accelerator == "auto":
-        accelerator = "gpu" if gpus else "cpu"
-    if accelerator == "gpu" and gpus < max(1, trainer.devices):
-        found = "no GPU that torch can use" if not gpus else f"{gpus} GPUs, {trainer.devices} are asked for"
-        raise UserError("trainer.accelerator", found, "Use trainer=cpu, or fewer trainer.devices.")
-    count = trainer.devices or (gpus if accelerator == "gpu" else 1)
+    accelerator, count = count_devices(trainer)
     if trainer.batch_size % (count * trainer.nodes):
         raise UserError(
             "trainer.batch_size",
@@ -100,7 +93,7 @@ def choose_devices(trainer: TrainerConfig, large: bool, layer: tuple[int, int] |
         )
     world = count * trainer.nodes
     strategy = "fsdp" if trainer.strategy == "fsdp" else "ddp" if world > 1 else "auto"
-    threads = trainer.threads or _threads(count if accelerator == "cpu" else 1)
+    threads = trainer.threads or share_of_threads(count if accelerator == "cpu" else 1)
     torch.set_num_threads(threads)
     precision, why = _precision(trainer.precision, accelerator, large, layer)
     devices = Devices(accelerator, count, world, strategy, precision)
@@ -118,6 +111,22 @@ def choose_devices(trainer: TrainerConfig, large: bool, layer: tuple[int, int] |
     return devices
 
 
+def count_devices(trainer: TrainerConfig) -> tuple[str, int]:
+    """Return what a run works on here, `cpu` or `gpu`, and on how many of them.
+
+    Raises:
+        UserError: there are not so many GPUs.
+    """
+    gpus = torch.cuda.device_count()
+    accelerator = trainer.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if gpus else "cpu"
+    if accelerator == "gpu" and gpus < max(1, trainer.devices):
+        found = "no GPU that torch can use" if not gpus else f"{gpus} GPUs, {trainer.devices} are asked for"
+        raise UserError("trainer.accelerator", found, "Use trainer=cpu, or fewer trainer.devices.")
+    return accelerator, trainer.devices or (gpus if accelerator == "gpu" else 1)
+
+
 def _settle_products(precision: Precision, deterministic: bool) -> None:
     """Say how torch multiplies fp32, and whether its kernels may add in any order.
 
@@ -130,8 +139,8 @@ def _settle_products(precision: Precision, deterministic: bool) -> None:
     torch.use_deterministic_algorithms(deterministic)
 
 
-def _threads(processes: int) -> int:
-    """Of each of the processes: its share of the cores, or fewer where `OMP_NUM_THREADS` says so.
+def share_of_threads(processes: int) -> int:
+    """Return the CPU threads of each of the processes: a share of the cores, or fewer where `OMP_NUM_THREADS` says so.
 
     joblib and Ray say so to jobs that they run side by side.
     """

@@ -5,7 +5,7 @@
 training resumes there, amid an epoch too, and ends with the same weights as a run that was never interrupted. The
 split that is reported is never looked at.
 
-A signal does not raise: after SIGTERM or Ctrl-C the step is finished, `last.ckpt` is written, and `fit` returns with
+A signal does not raise: after SIGTERM or Ctrl-C a step is finished, `last.ckpt` is written, and `fit` returns with
 `interrupted` and the signal's number, so that the caller can close its run and exit with 128 + that number. A second
 signal stops at once (`Interruption`). After each evaluation `KeepCheckpoints` writes `last.ckpt`, has the best
 checkpoint written where dev F1 was never higher (of equals, where the loss was lowest: a sample of dev often gives
@@ -34,6 +34,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import Callback, Checkpoint, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -52,6 +53,8 @@ from omniner.training.learner import Learner, TrainingData
 log = logging.getLogger("omniner")
 
 _SECONDS = 60.0  # between two lines of progress
+_AGREE_EVERY = 20  # steps; each time the processes wait for each other and for the device
+_NOTICE = 10.0  # seconds until a signal is noticed at the latest: schedulers give half a minute and more
 
 
 class KeepCheckpoints(Checkpoint):
@@ -66,6 +69,7 @@ class KeepCheckpoints(Checkpoint):
         best_f1: the highest dev F1 so far; -1 before the first evaluation.
         best_loss: the dev loss that came with it; of equal F1 the lower loss is better.
         evaluated_step: optimizer steps at the last evaluation.
+        save_now: set by `Interruption`, in all processes at the same step, where a save amid the epoch is due.
     """
 
     def __init__(self, folder: Path, best_name: str, config: TrainerConfig) -> None:
@@ -73,6 +77,7 @@ class KeepCheckpoints(Checkpoint):
         self._patience, self._seconds = config.patience, 60 * config.checkpoint_minutes
         self.best_f1, self.best_loss, self.evaluated_step = -1.0, math.inf, -1
         self._without_gain, self._saved = 0, time.monotonic()
+        self.save_now = False
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
@@ -92,12 +97,13 @@ class KeepCheckpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save amid a long epoch; all processes must agree on the moment."""
-        if not self._seconds or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            return
-        due = time.monotonic() - self._saved >= self._seconds
-        if trainer.strategy.broadcast(due):
+        """Save amid a long epoch."""
+        if self.save_now and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._save_last(trainer)
+
+    def is_due(self) -> bool:
+        """Return whether the last save is so long ago that a kill would cost too much."""
+        return self._seconds > 0 and time.monotonic() - self._saved >= self._seconds
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what was just evaluated."""
@@ -115,7 +121,7 @@ class KeepCheckpoints(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save what was reached. Of several processes an error takes one alone, and the rest could not follow."""
-        together = trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt | SystemExit)
+        together = trainer.world_size == 1 or isinstance(exception, StoppedTogether)
         if together and trainer.global_step > 0 and trainer.state.fn == "fit":
             self._save_last(trainer)
 
@@ -128,16 +134,29 @@ class KeepCheckpoints(Checkpoint):
             trainer.should_stop = True
 
 
+class StoppedTogether(Stopped):
+    """Told to stop, at a step that all processes have agreed on: what they do next they still do together."""
+
+
 class Interruption(Callback):
     """Stops at the end of a step after Ctrl-C or SIGTERM, and remembers which signal ended the run.
 
+    Of several processes one alone may be told. They agree now and then, by one small sum, on whether to stop and
+    whether to save: every 20 steps, or more often where steps are so slow that a scheduler would lose its patience.
+
+    Args:
+        keeper: is told when to save.
+
     Attributes:
         signal: the number of the signal that stopped training; 0 = none.
+        together: whether all processes stopped at the same step, or came to the end.
     """
 
-    def __init__(self) -> None:
-        self.signal = 0
+    def __init__(self, keeper: KeepCheckpoints) -> None:
+        self.signal, self.together = 0, True
+        self._keeper = keeper
         self._asked = 0
+        self._next, self._since = 0, (0, 0.0)  # step of the next agreement; step and time of the last
         self._learner: Learner
         self._before: dict[int, Any] = {}
 
@@ -145,6 +164,7 @@ class Interruption(Callback):
         """Take over both signals (only a main thread may)."""
         assert isinstance(pl_module, Learner)
         self._learner = pl_module
+        self._next, self._since = trainer.global_step + 1, (trainer.global_step, time.monotonic())
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -152,19 +172,39 @@ class Interruption(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop where the state is whole, all processes at the same step."""
-        asked = self._asked != 0
-        if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        self._keeper.save_now, asked = False, 0
+        if trainer.world_size == 1:
+            asked, self._keeper.save_now = self._asked, self._keeper.is_due()
+        elif trainer.global_step >= self._next:
+            asked, self._keeper.save_now = self._agree(trainer)
         if asked:
-            raise Stopped(self._asked or signal.SIGTERM)
+            raise StoppedTogether(asked)
+
+    def _agree(self, trainer: pl.Trainer) -> tuple[int, bool]:
+        """Ask all processes.
+
+        Returns:
+            the signal that one of them was sent, 0 = none; whether a save is due in one of them.
+        """
+        step, now = trainer.global_step, time.monotonic()
+        seconds = (now - self._since[1]) / max(1, step - self._since[0])  # of a step
+        said = torch.tensor([self._asked, self._keeper.is_due(), seconds], device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
+        asked, due, slowest = said.tolist()
+        self._next, self._since = step + max(1, min(_AGREE_EVERY, int(_NOTICE / max(slowest, 1e-6)))), (step, now)
+        return int(asked), bool(due)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the signals back."""
+        """Give the signals back; one that came too late for a step stops what would follow."""
+        asked = self._agree(trainer)[0] if trainer.world_size > 1 else self._asked
+        if asked:
+            raise StoppedTogether(asked)
         self._restore()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Remember what it was."""
         self._restore()
+        self.together = isinstance(exception, StoppedTogether)
         if isinstance(exception, KeyboardInterrupt):
             self.signal = exception.signum if isinstance(exception, Stopped) else signal.SIGINT.value
         elif isinstance(exception, SystemExit) and trainer.received_sigterm:
@@ -274,7 +314,8 @@ def fit_module(
         callbacks: further ones, before those of `trainer.callbacks`.
     """
     kept = make_folder(folder / "checkpoints")
-    keeper, interruption = KeepCheckpoints(kept, module.best_name, config.trainer), Interruption()
+    keeper = KeepCheckpoints(kept, module.best_name, config.trainer)
+    interruption = Interruption(keeper)
     progress = TQDMProgressBar(refresh_rate=1) if _on_terminal() else LogProgress()
     extra = [*callbacks, *_own_callbacks(config), progress, interruption, keeper]
     trainer = _trainer(config, devices, module, folder, logger, extra, data.steps)
@@ -293,6 +334,7 @@ def fit_module(
         # Lightning's answer to a signal
         if not interruption.signal:
             raise
+    _leave_group(interruption.together)
     # what training held on a device is free for prediction now
     gc.collect()
     torch.cuda.empty_cache()
@@ -307,6 +349,17 @@ def fit_module(
     )
 
 
+def _leave_group(together: bool) -> None:
+    """Take the processes apart, all at the same time: a later end would wait for ones that have gone on or are gone.
+
+    Where they did not stop together, nobody can wait for the others: whoever started them ends them.
+    """
+    group = torch.distributed
+    if group.is_available() and group.is_initialized() and together:
+        group.barrier()
+        group.destroy_process_group()
+
+
 def _trainer(
     config: Config,
     devices: Devices,
@@ -318,7 +371,7 @@ def _trainer(
 ) -> pl.Trainer:
     """The trainer of the configuration; `steps` are those of an epoch."""
     settings = config.trainer
-    return pl.Trainer(
+    trainer = pl.Trainer(
         accelerator=devices.accelerator,
         devices=devices.number,
         num_nodes=settings.nodes,
@@ -326,7 +379,7 @@ def _trainer(
         precision=_lightning_precision(devices, module),
         logger=logger or False,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *_started_by_hand()],
         max_epochs=settings.epochs(steps),
         max_steps=settings.max_steps,
         max_time=timedelta(minutes=settings.max_minutes) if settings.max_minutes else None,
@@ -341,6 +394,17 @@ def _trainer(
         inference_mode=not module.holds_its_type,
         default_root_dir=folder,
     )
+    # Lightning sends round before every step whether rank 0 was told to stop, and waits for the device's answer
+    loop: Any = trainer.fit_loop.epoch_loop
+    if hasattr(loop, "_broadcast_sigterm_tensor"):
+        loop._broadcast_sigterm_tensor = lambda: None
+    return trainer
+
+
+def _started_by_hand() -> list[LightningEnvironment]:
+    """Make sure that ranks which were told their number by LOCAL_RANK go by it, within a SLURM allocation as well."""
+    alone = "LOCAL_RANK" not in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    return [] if alone else [LightningEnvironment()]
 
 
 def _strategy(devices: Devices) -> Strategy | str:

@@ -36,14 +36,14 @@ def test_threads_are_a_share_of_the_cores_or_fewer(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if said is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", said)
-    assert devices._threads(processes) == threads
+    assert devices.share_of_threads(processes) == threads
 
 
 def test_without_the_linux_call_every_core_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert [devices._threads(processes) for processes in (1, 2, 8)] == [6, 3, 1]
+    assert [devices.share_of_threads(processes) for processes in (1, 2, 8)] == [6, 3, 1]
 
 
 def test_mps_is_not_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:

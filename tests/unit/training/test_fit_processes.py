@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,30 @@ from small_corpus import fit, predict
 
 from omniner.config.groups import Config
 from omniner.records import prediction_to_json, to_line
+from omniner.runs import ranks
 from omniner.training import checkpoints
 
 TAGGER = """
 import json, sys
 from pathlib import Path
+import torch
 sys.path[:0] = sys.argv[2].split(":")
 import small_corpus
 from test_fit_processes import OVERRIDES
 from small_corpus import fit
+talks = 0
+def counted(ask):
+    def wrapper(*given, **options):
+        global talks
+        talks += 1
+        return ask(*given, **options)
+    return wrapper
+for name in ("broadcast", "all_reduce", "broadcast_object_list", "all_gather_object"):
+    setattr(torch.distributed, name, counted(getattr(torch.distributed, name)))
 config = small_corpus.configuration(*OVERRIDES, "trainer.devices=2")
 result = fit(config, small_corpus.corpus(41, 19), Path(sys.argv[1]), None, [])
 if result.rank == 0:
-    print(json.dumps([result.best_f1, result.epochs]))
+    print(json.dumps([result.best_f1, result.epochs, talks]))
 """
 # Dropout stays on. 41 sentences: the last step of an epoch has one, so one process has none of its own.
 OVERRIDES = (
@@ -50,9 +62,13 @@ import json, os, signal, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2].split(":")
 import small_corpus
+from omniner.training import fit as fitting
 from test_fit import At
 from test_fit_processes import CAUSAL, RUNS, Means
-from small_corpus import fit
+fitting._AGREE_EVERY = 1  # steps are few
+def fit(*given):  # each time the processes meet anew, as those of a run do once
+    os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
+    return small_corpus.fit(*given)
 seen, corpus = {}, small_corpus.corpus(21, 5)
 for name, overrides in RUNS.items():
     config = small_corpus.configuration(*CAUSAL, "trainer.devices=2", *overrides)
@@ -87,20 +103,26 @@ class Means(Callback):
         self.values[trainer.global_step] = [float(trainer.callback_metrics[name]) for name in names]
 
 
-def run_in_two(text: str, folder: Path) -> Any:
+def run_in_two(text: str, folder: Path, variables: Mapping[str, str] | None = None) -> Any:
     """Run a script that trains in two processes into the folder; gives the JSON of its last line."""
     script = folder.parent / "train.py"
     script.write_text(text, encoding="utf-8")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PL_", "PYTEST"))}
-    done = subprocess.run(
-        [sys.executable, str(script), str(folder), f"{Path(__file__).parent}:{Path(small_corpus.__file__).parent}"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**clean, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ranks._free_port()), "NODE_RANK": "0", **(variables or {})}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(folder), f"{Path(__file__).parent}:{Path(small_corpus.__file__).parent}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**clean, "OMP_NUM_THREADS": "1", **there, "LOCAL_RANK": str(rank)},
+        )
+        for rank in (0, 1)
+    ]
+    said = [process.communicate(timeout=300) for process in processes]
+    for process, (_, errors) in zip(processes, said, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+    return json.loads(said[0][0].strip().splitlines()[-1])
 
 
 def predictions(path: Path, config: Config) -> list[str]:
@@ -112,7 +134,9 @@ def predictions(path: Path, config: Config) -> list[str]:
 def test_two_processes_make_the_same_predictions_as_one(tmp_path: Path) -> None:
     config = small_corpus.configuration(*OVERRIDES)
     one = fit(config, small_corpus.corpus(41, 19), tmp_path / "one", None, [])
-    best_f1, epochs = run_in_two(TAGGER, tmp_path / "two")
+    best_f1, epochs, talks = run_in_two(TAGGER, tmp_path / "two")
+    steps = 12 * 6
+    assert talks < steps, "the processes wait for each other in every step"
     assert (best_f1, epochs) == (one.best_f1, one.epochs)
     assert one.best_f1 > 0.3
     other = tmp_path / "two/checkpoints/best.ckpt"

@@ -1,0 +1,355 @@
+"""How much of a device's memory the training of a causal model takes: counted before anything is loaded.
+
+    weights + gradients + optimizer + the larger of (activations + working, evaluation)
+
+Weights, gradients and the optimizer's two moments follow from the numbers of weights and their types. Activations are
+what autograd keeps of the largest pack: measured on a model of one layer and of two, whose tensors are fake (they have
+shapes and types and no content), and extended to all layers: what each further layer adds is the same to the byte. So
+every architecture, precision and way to tune is counted as it is computed, in a second and on any machine. Working
+memory is the largest of what lives for a moment: a chunk of logits with its gradient, and the inside of one layer.
+
+`choose_plan` takes the first combination that fits of what the configuration leaves to `auto`: activations that are
+computed again, optimizer states of 8 bits, weights that are divided between the devices. The order is that of their
+price in time.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from omniner.config.model_groups import DecodingConfig, TuningConfig
+from omniner.errors import UserError
+from omniner.llm.language_model import prefers_8bit, prepare_for_training
+from omniner.llm.packs import make_pack
+from omniner.llm.shared_prefix import MOST_LOGITS, attach_attention, pack_loss
+from omniner.training.devices import Devices, base_model
+
+GIB = 2**30
+_USABLE = 0.92  # of a device: the rest goes to torch itself, to kernels, and to gaps between blocks
+_CODE = {True: 0.516, False: 0.5625}  # bytes of a 4-bit weight with its constants; those quantised as well, or not
+_STATE_8BIT = 2.04  # bytes of both moments with their constants
+_PROMPT = 64  # tokens of a sentence in its slot, beside its answer
+
+
+class PackSize(NamedTuple):
+    """The largest pack of a run.
+
+    Attributes:
+        prefix: tokens that its sentences share.
+        tokens: all of them.
+        answers: those of the answers, which are learnt.
+    """
+
+    prefix: int
+    tokens: int
+    answers: int
+
+
+def usual_pack(pack_tokens: int) -> PackSize:
+    """Guess the largest pack before anything is encoded: a full one, of which most of each sentence is its answer."""
+    prefix = min(700, pack_tokens // 4)
+    return PackSize(prefix, pack_tokens, int(0.65 * (pack_tokens - prefix)))
+
+
+class Needs(NamedTuple):
+    """Bytes on each device.
+
+    Attributes:
+        weights: of the model, in the types they are held in.
+        gradients: of the weights that learn.
+        optimizer: its states.
+        activations: what the largest pack keeps for its backward pass.
+        working: what lives for a moment during a step.
+        evaluation: caches and logits of the answers, and under fsdp the whole model.
+    """
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    working: float
+    evaluation: float
+
+    @property
+    def total(self) -> float:
+        """The most that is in use at a time."""
+        return self.weights + self.gradients + self.optimizer + max(self.activations + self.working, self.evaluation)
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {value / GIB:.2f}" for name, value in self._asdict().items())
+        return f"{self.total / GIB:.1f} GiB ({parts})"
+
+
+@dataclass
+class Probe:
+    """The model of a run with few layers, as fake tensors: counts weights and what a pack keeps.
+
+    Args:
+        settings: of the model, as transformers has it.
+        tuning: which weights learn, and how.
+        method: full | lora | qlora.
+        dtype: in what the weights are held, those of adapters apart.
+        layers: of the decoder.
+    """
+
+    settings: Any
+    tuning: TuningConfig
+    method: str
+    dtype: torch.dtype
+    layers: int
+
+    def __post_init__(self) -> None:
+        from transformers import AutoModelForCausalLM
+
+        settings = copy.deepcopy(self.settings)
+        settings.num_hidden_layers = self.layers
+        if getattr(settings, "layer_types", None) is not None:
+            settings.layer_types = settings.layer_types[: self.layers]
+        tuning = dataclasses.replace(self.tuning, gradient_checkpointing=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(settings, dtype=self.dtype)
+            # beside 4-bit weights the same is kept as beside ordinary ones that do not learn
+            method = "lora" if self.method == "qlora" else self.method
+            self.model = prepare_for_training(model, tuning, method, seed=0)
+
+    def count(self) -> dict[str, float]:
+        """Return bytes of the weights, of those that learn (`gradients`), and how many learn (`learning`)."""
+        quantised = set(self._quantised())
+        found = {"weights": 0.0, "gradients": 0.0, "learning": 0.0}
+        for value in self.model.parameters():
+            size = value.numel() * value.element_size()
+            code = value.numel() * _CODE[self.tuning.double_quantization]
+            found["weights"] += code if id(value) in quantised else size
+            if value.requires_grad:
+                found["gradients"] += size
+                found["learning"] += value.numel()
+        return found
+
+    def _quantised(self) -> Iterator[int]:
+        if self.method != "qlora":
+            return
+        base = base_model(self.model)
+        output = base.get_output_embeddings()
+        for name, part in base.named_modules():
+            if type(part) is nn.Linear and part is not output and "lora_" not in name:
+                yield id(part.weight)
+
+    def kept(self, pack: PackSize, mixed: bool) -> float:
+        """Return the bytes that autograd keeps of a pack between its passes, the model's own weights apart.
+
+        Args:
+            pack: its size.
+            mixed: whether products are computed in bf16 whatever the weights are held in.
+        """
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        items = _samples(pack)
+        made = make_pack(items, pack.prefix)
+        compute = torch.bfloat16 if mixed else self.dtype
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            _make_fake(self.model)
+            attach_attention(self.model, "cascade", compute)
+            own = {value.untyped_storage()._cdata for value in self.model.parameters()}
+            seen: dict[int, int] = {}
+            alive: list[torch.Tensor] = []  # an address must not be used twice
+
+            def note(tensor: torch.Tensor) -> torch.Tensor:
+                storage = tensor.untyped_storage()
+                if storage._cdata not in own:
+                    seen[storage._cdata] = storage.nbytes()
+                    alive.append(tensor)
+                return tensor
+
+            with (
+                torch.enable_grad(),
+                torch.autocast("cpu", torch.bfloat16, enabled=mixed),
+                torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+            ):
+                pack_loss(self.model, made)
+        return float(sum(seen.values()))
+
+
+@dataclass
+class _Sample:
+    prompt: list[int]
+    answer: list[int]
+
+
+def _samples(pack: PackSize) -> list[_Sample]:
+    """Make samples of a pack of this size, of about equal lengths."""
+    suffixes = max(2, pack.tokens - pack.prefix)
+    count = max(1, min(suffixes // 70, pack.answers))
+    own, answers = suffixes // count, max(1, pack.answers // count)
+    rest = max(1, own - answers + 1)
+    return [_Sample([0] * (pack.prefix + rest), [0] * answers) for _ in range(count)]
+
+
+def _make_fake(model: nn.Module) -> None:
+    """Exchange the tensors of a model on the meta device for fake ones on the CPU, shared ones for shared ones."""
+    made: dict[int, nn.Parameter] = {}
+    for part in model.modules():
+        for name, value in part._parameters.items():
+            if value is not None and value.device.type == "meta":
+                new = nn.Parameter(torch.empty(value.shape, dtype=value.dtype), requires_grad=value.requires_grad)
+                part._parameters[name] = made.setdefault(id(value), new)
+        for name, buffer in part._buffers.items():
+            if buffer is not None and buffer.device.type == "meta":
+                part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+
+
+class MemoryCount:
+    """Counts what a run needs of each device, for any way to tune and to divide the weights.
+
+    Args:
+        settings: of the model, as transformers has it.
+        method: full | lora | qlora.
+        devices: precision, and how many processes.
+        pack: the largest.
+        decoding: `slots` and `max_new_tokens` of an evaluation.
+    """
+
+    def __init__(self, settings: Any, method: str, devices: Devices, pack: PackSize, decoding: DecodingConfig) -> None:
+        self._settings, self._method, self._devices = settings, method, devices
+        self._pack, self._decoding = pack, decoding
+        self._compute = torch.float32 if devices.precision == "32-true" else torch.bfloat16
+        self._measured: dict[bool, tuple[dict[str, float], dict[str, float], float, float]] = {}
+
+    def needs(self, tuning: TuningConfig, strategy: str) -> Needs:
+        """Count for a tuning, of which what is `auto` counts as off, and a strategy: auto | ddp | fsdp."""
+        divided = strategy == "fsdp"
+        held = self._compute if divided else self._devices.dtype(learns=self._method == "full")
+        one, two, kept_one, kept_two = self._measure(tuning, divided, held)
+        layers, text = self._settings.num_hidden_layers, self._settings.get_text_config()
+        size = {name: value + (layers - 1) * (two[name] - value) for name, value in one.items()}
+        row = self._pack.tokens * text.hidden_size * held.itemsize
+        again = tuning.gradient_checkpointing is True
+        kept = kept_one + (layers * row if again else (layers - 1) * (kept_two - kept_one))
+        weights, gradients, answers = size["weights"], size["gradients"], self._answers(text, layers)
+        states = 2 * gradients
+        if self._has_8bit_states(tuning, strategy, size["learning"]):
+            states = _STATE_8BIT * size["learning"]
+        if divided:
+            answers += weights  # whole while answers are written
+            stored = 4 / held.itemsize if self._method == "full" and self._devices.precision == "bf16-mixed" else 1.0
+            # each has its share, and puts together the ends of the model and two layers at a time
+            weights = weights * stored / self._devices.world + two["weights"]
+            gradients, states = (each * stored / self._devices.world for each in (gradients, states))
+        return Needs(weights, gradients, states, kept, self._working(text), answers)
+
+    def _has_8bit_states(self, tuning: TuningConfig, strategy: str, learning: float) -> bool:
+        """Tell whether the optimizer would keep its states in 8 bits; what is divided between devices cannot be."""
+        by_itself = tuning.optimizer == "auto" and self._devices.accelerator == "gpu"
+        wanted = tuning.optimizer == "adamw_8bit" or (by_itself and prefers_8bit(self._method, learning))
+        return wanted and strategy != "fsdp"
+
+    def _measure(
+        self, tuning: TuningConfig, divided: bool, held: torch.dtype
+    ) -> tuple[dict[str, float], dict[str, float], float, float]:
+        """Count the weights of one layer and of two with what goes before and after, and what is kept of the pack."""
+        if divided not in self._measured:
+            mixed = self._devices.precision == "bf16-mixed" and not divided
+            probes = [Probe(self._settings, tuning, self._method, held, layers) for layers in (1, 2)]
+            counts = [probe.count() for probe in probes]
+            kept = [probe.kept(self._pack, mixed) for probe in probes]
+            self._measured[divided] = counts[0], counts[1], kept[0], kept[1]
+        return self._measured[divided]
+
+    def _working(self, text: Any) -> float:
+        """Count the larger of a chunk of logits with its gradient and the inside of a layer."""
+        rows = min(self._pack.answers, max(1, MOST_LOGITS // text.vocab_size))
+        logits = rows * text.vocab_size * (4 + 2 * self._compute.itemsize)
+        return float(max(logits, 3 * self._pack.tokens * text.intermediate_size * self._compute.itemsize))
+
+    def _answers(self, text: Any, layers: int) -> float:
+        """Count the caches and logits of an evaluation; slots are there twice while they grow."""
+        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        groups = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        slots, reach = self._decoding.slots, _PROMPT + self._decoding.max_new_tokens
+        places = self._pack.prefix + 2 * slots * reach
+        caches = layers * 2 * groups * width * places * self._compute.itemsize
+        return float(caches + slots * text.vocab_size * (4 + self._compute.itemsize))
+
+
+class Plan(NamedTuple):
+    """What `auto` becomes.
+
+    Attributes:
+        tuning: with `gradient_checkpointing` and `optimizer` as chosen.
+        strategy: auto | ddp | fsdp.
+        needs: what it takes of each device.
+    """
+
+    tuning: TuningConfig
+    strategy: str
+    needs: Needs
+
+    def __str__(self) -> str:
+        said = ["activations computed again" if self.tuning.gradient_checkpointing is True else "activations kept"]
+        if self.tuning.optimizer == "adamw_8bit":
+            said.append("8-bit optimizer")
+        if self.strategy == "fsdp":
+            said.append("weights divided (fsdp)")
+        return ", ".join(said)
+
+
+def choose_plan(
+    count: MemoryCount, tuning: TuningConfig, method: str, devices: Devices, wanted: str, room: float
+) -> Plan:
+    """Choose the cheapest combination that fits.
+
+    Args:
+        count: of the run.
+        tuning: `gradient_checkpointing` and `optimizer` are chosen where they are `auto`.
+        method: full | lora | qlora.
+        devices: `strategy` is chosen where `wanted` is auto and there are several.
+        wanted: `trainer.strategy`.
+        room: bytes of each device.
+
+    Raises:
+        UserError: none fits; it names what would.
+    """
+    allowed = list(plans(count, tuning, method, devices, wanted))
+    for plan in allowed:
+        if plan.needs.total <= _USABLE * room:
+            return plan
+    least = min(allowed, key=lambda plan: plan.needs.total)
+    needed = f"{least.needs.total / GIB:.0f} GiB of each device are needed at least ({least})"
+    found = f"{needed}, {_USABLE * room / GIB:.0f} of {room / GIB:.0f} can be used"
+    raise UserError("tuning", found, _advice(count, tuning, method, devices, room))
+
+
+def plans(count: MemoryCount, tuning: TuningConfig, method: str, devices: Devices, wanted: str) -> Iterator[Plan]:
+    """List what the configuration allows, the cheapest in time first."""
+    again = [False, True] if tuning.gradient_checkpointing == "auto" else [tuning.gradient_checkpointing]
+    optimizers: list[Literal["auto", "adamw", "adamw_8bit"]] = [tuning.optimizer]
+    if tuning.optimizer == "auto":
+        optimizers.append("adamw_8bit")
+    strategies = [devices.strategy]
+    if wanted == "auto" and devices.world > 1 and method != "qlora":
+        strategies.append("fsdp")
+    for strategy, recompute, optimizer in itertools.product(strategies, again, optimizers):
+        if strategy == "fsdp" and optimizer == "adamw_8bit":
+            continue
+        chosen = dataclasses.replace(tuning, gradient_checkpointing=recompute, optimizer=optimizer)
+        yield Plan(chosen, strategy, count.needs(chosen, strategy))
+
+
+def _advice(count: MemoryCount, tuning: TuningConfig, method: str, devices: Devices, room: float) -> str:
+    """Name a combination that would fit, near to what was asked for."""
+    free = dataclasses.replace(tuning, gradient_checkpointing="auto", optimizer="auto")
+    for plan in plans(count, free, method, devices, "auto"):
+        if plan.needs.total <= _USABLE * room:
+            fsdp = ["trainer.strategy=fsdp"] if plan.strategy == "fsdp" else []
+            eight = [f"tuning.optimizer={plan.tuning.optimizer}"] if plan.tuning.optimizer != "auto" else []
+            again = f"tuning.gradient_checkpointing={str(plan.tuning.gradient_checkpointing).lower()}"
+            return f"{' '.join([again, *eight, *fsdp])} would fit."
+    weaker = {"full": "tuning=lora", "lora": "tuning=qlora", "qlora": "a smaller model"}[method]
+    return f"Take {weaker}, more devices with trainer.strategy=fsdp, or fewer tuning.pack_tokens and decoding.slots."

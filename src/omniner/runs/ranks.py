@@ -1,0 +1,239 @@
+"""Several processes of one run: the ranks of a training on several devices, and processes that predict side by side.
+
+A run is one process until it works on several devices. Then it starts the others, each with the run's own
+configuration, and watches them. Lightning could start ranks by itself, but ends the main process by SIGKILL as soon as
+one of them has died, so that neither the run's state nor its tracking is closed; and it starts the command line again,
+which in a notebook or a program is somebody else's.
+
+- Signals come to the main process alone: the others have sessions of their own. It agrees with them on a step to stop
+  at (`training.fit`), and all end by themselves.
+- One that dies takes its siblings along: they would wait for it for ever. The main process is told by an exception,
+  and where it hangs in a call of a library that no signal interrupts, it ends after half a minute, resumable.
+- Their standard input is a pipe from the main process: when it closes, they end at once.
+
+Where torchrun, SLURM or a person has started the ranks (`are_given`), nothing is started here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+from omniner.errors import Stopped
+from omniner.runs import children
+
+log = logging.getLogger("omniner")
+
+RUN_FOLDER = "OMNINER_RUN_FOLDER"  # tells further ranks where the run lives
+SHARE = "OMNINER_PREDICTION_SHARE"  # tells a process that predicts beside others which file is its own
+HELPER = "OMNINER_HELPER"  # says that a process was started here, and ends with the one that started it
+_FURTHER = {"SLURM_PROCID", "RANK", "LOCAL_RANK", "NODE_RANK"}
+_PATIENCE = 120.0  # seconds for ranks to end after the main process has done its part
+_MENDING = 3.0  # seconds for the main process to find out by itself what a dead sibling means to it
+_HANGING = 30.0  # seconds until a main process that hangs is ended
+
+
+class HelperError(RuntimeError):
+    """A further process of this run has ended before its work was done."""
+
+
+class Helper(NamedTuple):
+    """A further process: what it is called, its command line, and what is special in its environment."""
+
+    name: str
+    command: Sequence[str]
+    variables: Mapping[str, str]
+
+
+def are_given() -> bool:
+    """Return whether this process was started as one of several ranks: by torchrun, SLURM, a person, or by `ranks`."""
+    return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS") or 1) > 1
+
+
+def is_main_process() -> bool:
+    """Return False in the further ranks of a distributed run, which neither claim a folder nor track."""
+    return all(os.environ.get(name, "0") == "0" for name in _FURTHER)
+
+
+def child_command(config: Path) -> list[str]:
+    """Return the command line of a process that does its part of the run of a configuration file."""
+    return [sys.executable, "-m", "omniner.run", "--child", str(config)]
+
+
+@contextlib.contextmanager
+def started_ranks(count: int, folder: Path) -> Iterator[None]:
+    """Make this process rank 0 of `count` on this machine for the block, and start the others.
+
+    Args:
+        count: processes of this machine.
+        folder: of the run, which holds its `config.yaml`.
+
+    Raises:
+        HelperError: a rank has died.
+    """
+    if count < 2 or are_given():
+        yield
+        return
+    rendezvous = {
+        "NODE_RANK": os.environ.get("NODE_RANK", "0"),
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(_free_port()),
+        RUN_FOLDER: str(folder.resolve()),
+    }
+    command = child_command(folder / "config.yaml")
+    helpers = [
+        Helper(f"rank {number} of {count}", command, {**rendezvous, "LOCAL_RANK": str(number)})
+        for number in range(1, count)
+    ]
+    with _environment({**rendezvous, "LOCAL_RANK": "0"}), working_beside(helpers, _PATIENCE):
+        yield
+
+
+def end_with_main() -> None:
+    """In a process that was started here: speak only of what went wrong, and end when the main process has."""
+    if HELPER not in os.environ:
+        return
+    log.setLevel(logging.WARNING)
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)  # a rank may hang in a library, waiting for a main process that is gone
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def working_beside(helpers: Sequence[Helper], patience: float | None) -> Iterator[None]:
+    """Run further processes beside the block, and wait for their end after it; they end with the block where it fails.
+
+    Args:
+        helpers: the processes.
+        patience: seconds for them to end after the block; None = as long as they take.
+
+    Raises:
+        HelperError: one of them failed; also within the block, at any place.
+    """
+    crew = _Crew(helpers)
+    with crew.interrupting():
+        try:
+            yield
+            crew.wait(patience)
+        except (Exception, KeyboardInterrupt) as error:
+            # what a library says of a lost sibling ("connection closed by peer") is not what went wrong
+            if not isinstance(error, HelperError | ValueError | KeyboardInterrupt) and crew.fails_within(_MENDING):
+                raise HelperError(crew.failure) from error
+            raise
+        finally:
+            crew.end()
+    if crew.failure:
+        raise HelperError(crew.failure)
+
+
+class _Crew:
+    """Watches some processes, each in a thread of its own."""
+
+    def __init__(self, helpers: Sequence[Helper]) -> None:
+        self.failure = ""
+        self._failed, self._ending, self._telling = threading.Event(), threading.Event(), threading.Lock()
+        self._threads = [threading.Thread(target=self._run, args=(helper,), daemon=True) for helper in helpers]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, helper: Helper) -> None:
+        dropped = (children.CHILD, children.PARENT, *children.RANK_VARIABLES)
+        kept = {name: value for name, value in os.environ.items() if name not in dropped}
+        with tempfile.TemporaryDirectory() as folder:
+            error = ""
+            with contextlib.suppress(Stopped):
+                error = children.run_process(
+                    helper.command, {**kept, **helper.variables, HELPER: "1"}, Path(folder) / "log", self._check_end
+                )
+        if error and not self._ending.is_set():
+            self.failure = self.failure or f"{helper.name} has ended: {error}"
+            self._failed.set()
+
+    def _check_end(self) -> None:
+        if self._ending.is_set():
+            raise Stopped(signal.SIGKILL)  # they keep nothing that a kill could tear
+
+    def fails_within(self, seconds: float) -> bool:
+        """Return whether one of them has failed, or does so within some seconds."""
+        return self._failed.wait(seconds)
+
+    def wait(self, patience: float | None) -> None:
+        """Wait for the end of all, or until one has failed; `patience` is in seconds."""
+        end = None if patience is None else time.monotonic() + patience
+        for thread in self._threads:
+            while thread.is_alive() and not self.failure and (end is None or time.monotonic() < end):
+                thread.join(children.SECONDS_BETWEEN_CHECKS)
+
+    def end(self) -> None:
+        """End those that still run."""
+        with self._telling:
+            self._ending.set()
+        for thread in self._threads:
+            thread.join()
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Raise `HelperError` in the main thread when one fails; end the process where that does not get through."""
+        if threading.current_thread() is not threading.main_thread():  # signals come to no other
+            yield
+            return
+
+        def tell(number: int, frame: FrameType | None) -> None:
+            raise HelperError(self.failure)
+
+        def watch() -> None:
+            while not self._failed.is_set():
+                if self._ending.wait(children.SECONDS_BETWEEN_CHECKS):
+                    return
+            self._ending.wait(_MENDING)
+            with self._telling:
+                if self._ending.is_set():
+                    return
+                os.kill(os.getpid(), signal.SIGUSR2)
+            if not self._ending.wait(_HANGING):
+                log.critical("%s, and this process hangs: it ends; the same command goes on", self.failure)
+                os._exit(1)
+
+        before: Any = signal.signal(signal.SIGUSR2, tell)
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGUSR2, before)
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set some environment variables for the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _free_port() -> int:
+    """Find a port that nobody listens at."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        port: int = place.getsockname()[1]
+        return port

@@ -1,0 +1,112 @@
+"""Runs on several devices, which here are processes on the CPU: predictions, signals, and a process that dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from omniner.runs.folder import read_state
+from tests.e2e.conftest import COMMAND, ONE_EPOCH, TINY, environment, folder_of, omniner, runs_in
+
+pytestmark = pytest.mark.slow
+
+
+def start(cwd: Path, *overrides: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *overrides],
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def helpers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The further processes of a run."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [one for one in psutil.Process(process.pid).children() if "--child" in one.cmdline()]
+    return []
+
+
+def wait_for_steps(cwd: Path, process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Wait until training is under way; gives its further processes."""
+    end = time.monotonic() + 300
+    while not list(cwd.glob("outputs/*/checkpoints/last.ckpt")):
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return helpers(process)
+
+
+LONG = [*(item for item in TINY if "max_epochs" not in item), "trainer.max_epochs=400", "trainer=ddp"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_all_processes_and_what_was_done_is_written(tmp_path: Path, number: int, status: int) -> None:
+    process = start(tmp_path, *LONG)
+    others = wait_for_steps(tmp_path, process)
+    assert len(others) == 1
+    os.killpg(process.pid, number)  # as a terminal and a scheduler do it
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == status, errors
+    assert not others[0].is_running()
+    [folder] = (tmp_path / "outputs").iterdir()
+    assert read_state(folder)["status"] == "killed"
+    assert [run.info.status for run in runs_in(tmp_path)] == ["KILLED"]
+
+
+def test_a_process_that_dies_fails_the_run_which_goes_on_later(tmp_path: Path) -> None:
+    process = start(tmp_path, *LONG)
+    [other] = wait_for_steps(tmp_path, process)
+    other.kill()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "rank 1 of 2 has ended: killed by SIGKILL" in errors
+    [folder] = (tmp_path / "outputs").iterdir()
+    assert read_state(folder)["status"] == "failed"
+    assert [run.info.status for run in runs_in(tmp_path)] == ["FAILED"]
+
+
+def test_predictions_of_two_processes_are_those_of_one(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    _, folder = trained
+    same = ["task=predict", f"checkpoint={folder}", "tracking=off", *TINY[:1], "trainer=cpu"]
+    one = folder_of(omniner(*same, cwd=tmp_path), tmp_path)
+    result = omniner(*same, "trainer.devices=2", cwd=tmp_path, anew=True)
+    assert "2 processes predict about 20 sentences each" in result.stderr
+    two = folder_of(result, tmp_path)
+    assert (one / "predictions.jsonl").read_bytes() == (two / "predictions.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"RANK": "{rank}", "LOCAL_RANK": "{rank}", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
+         "TORCHELASTIC_RUN_ID": "made-up"},
+        {"SLURM_PROCID": "{rank}", "SLURM_LOCALID": "{rank}", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
+         "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "SLURM_JOB_ID": "{job}", "SLURM_JOB_NAME": "made-up"},
+    ],
+    ids=["torchrun", "slurm"],
+)  # fmt: skip
+def test_ranks_that_others_start_work_together(variables: dict[str, str], tmp_path: Path) -> None:
+    """The variables of torchrun and of SLURM's srun, without either."""
+    job = str(os.getpid() % 4000)  # SLURM's port follows from it
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
+    command = [*COMMAND, *ONE_EPOCH, "trainer=ddp", "output_dir=run", "tracking=off"]
+    processes = []
+    for rank in (1, 0):
+        told = {name: value.format(rank=rank, job=job) for name, value in variables.items()}
+        around = {**environment(), **place, **told}
+        processes.append(subprocess.Popen(command, cwd=tmp_path, env=around, stderr=subprocess.PIPE, text=True))
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    assert read_state(tmp_path / "run")["status"] == "finished"

@@ -1,0 +1,87 @@
+"""The check of a GPU machine runs here with tiny shapes, says what fails, and goes on behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.gpu import device_check
+
+
+def lines(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """What each stage said."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        said = json.loads(line)
+        found.setdefault(said.pop("stage"), []).append(said)
+    return found
+
+
+@pytest.mark.slow
+def test_every_stage_finds_something_on_a_cpu(tmp_path: Path) -> None:
+    stages = "versions,ceilings,attention,train,decode,repeat"
+    command = [sys.executable, device_check.__file__, "--tiny", "--stages", stages, "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    said = lines(tmp_path / "out")
+    assert list(said) == stages.split(",")
+    assert [one for stage in said.values() for one in stage if "error" in one] == []
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {one["backend"] for one in said["attention"][:-1]} == {"cascade", "masked"}
+    assert all(max(one["errors"]) < 0.02 for one in said["attention"][:-1])
+    assert [one["lora_same"] for one in said["decode"] if "slots" in one] == [1.0] * 5
+    assert [one["generate_same"] for one in said["decode"] if "generate_same" in one] == [1.0] * 2
+    assert [one["readable"] for one in said["decode"] if one.get("decoding") == "guided"] == [1.0]
+    assert all(one["same_bytes"] for one in said["repeat"][:-1])
+    assert len([one for one in said["train"] if "ms" in one]) == 7
+
+
+def test_a_stage_that_fails_or_takes_too_long_is_said_and_the_next_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(check: device_check.Check) -> None:
+        with check.part(what="half"):
+            raise ValueError("this half does not work")
+        raise RuntimeError("neither does the whole")
+
+    stages = {"broken": (broken, 5.0), "slow": (lambda check: time.sleep(60), 1.1), "good": (lambda check: None, 5.0)}
+    monkeypatch.setattr(device_check, "STAGES", stages)
+    assert device_check.main(["--tiny", "--stages", "broken,slow,good", "--out", str(tmp_path / "out")]) == 1
+    said = lines(tmp_path / "out")
+    assert [one["error"] for one in said["broken"]] == [
+        "ValueError: this half does not work",
+        "RuntimeError: neither does the whole",
+    ]
+    assert "more than" in said["slow"][0]["error"]
+    assert said["good"][0]["done"]
+
+
+def test_a_stage_that_hangs_in_a_library_is_left_behind(tmp_path: Path) -> None:
+    """What no signal interrupts ends with the process, which starts itself again with the stages that are left."""
+    script = tmp_path / "check.py"
+    script.write_text(
+        "import sys, time\n"
+        f"sys.path[:0] = [{str(Path(device_check.__file__).parents[2])!r}]\n"
+        "from tests.gpu import device_check as check\n"
+        "def hang(found):\n"
+        "    while True:\n"
+        "        try:\n"
+        "            time.sleep(60)\n"
+        "        except check.TooLong:\n"
+        "            pass\n"
+        "check.__file__, check.GRACE = __file__, 0.5\n"
+        "check.STAGES = {'hang': (hang, 1.0), 'good': (lambda found: None, 5.0)}\n"
+        "sys.exit(check.main(sys.argv[1:]))\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, str(script), "--tiny", "--stages", "hang,good", "--out", str(tmp_path / "out")]
+    assert subprocess.run(command, capture_output=True, timeout=120).returncode == 0
+    said = lines(tmp_path / "out")
+    assert "started again behind it" in said["hang"][0]["error"]
+    assert said["good"][0]["done"]

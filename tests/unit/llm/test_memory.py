@@ -1,0 +1,139 @@
+"""What a run needs of a device is counted before anything is loaded: against whole models of fake tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import small_corpus
+import torch
+from small_causal import tuning_config
+
+from omniner.errors import UserError
+from omniner.llm import memory
+from omniner.llm.memory import GIB, MemoryCount, PackSize, Probe
+from omniner.training.devices import Devices
+
+SIZES = {
+    "0.5b": (896, 4864, 24, 14, 2, 151936),
+    "1.5b": (1536, 8960, 28, 12, 2, 151936),
+    "7b": (3584, 18944, 28, 28, 4, 152064),
+}
+PACK = PackSize(674, 4096, 2100)  # the official prompt
+DECODING = small_corpus.configuration("qwen2_tiny", "decoding.slots=64", "decoding.max_new_tokens=512").decoding
+
+
+def settings(name: str, layers: int | None = None) -> Any:
+    """Qwen2 as it is published."""
+    from transformers import AutoConfig
+
+    hidden, inner, depth, heads, groups, vocabulary = SIZES[name]
+    return AutoConfig.for_model(
+        "qwen2", vocab_size=vocabulary, hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers or depth,
+        num_attention_heads=heads, num_key_value_heads=groups, tie_word_embeddings=name != "7b",
+    )  # fmt: skip
+
+
+def devices(world: int = 1, precision: Any = "bf16-mixed") -> Devices:
+    return Devices("gpu", world, world, "ddp" if world > 1 else "auto", precision)
+
+
+def counted(name: str, method: str, world: int = 1) -> MemoryCount:
+    return MemoryCount(settings(name), method, devices(world), PACK, DECODING)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_two_layers_tell_of_all_what_autograd_keeps(method: str) -> None:
+    """A whole 0.5B as fake tensors keeps what is counted from one layer and two, to the byte."""
+    needs = MemoryCount(settings("0.5b"), method, devices(), PACK, DECODING).needs(tuning_config(method), "auto")
+    whole = Probe(
+        settings("0.5b"), tuning_config(method), method, torch.float32 if method == "full" else torch.bfloat16, 24
+    )
+    assert needs.activations == whole.kept(PACK, mixed=True)
+    assert needs.weights == whole.count()["weights"]
+    assert needs.gradients == whole.count()["gradients"]
+
+
+def test_fake_tensors_keep_what_real_ones_do() -> None:
+    from omniner.llm.packs import make_pack
+    from omniner.llm.shared_prefix import attach_attention, pack_loss
+    from omniner.tasks.check import kept_for_backward
+
+    small = settings("0.5b", 2)
+    small.hidden_size, small.intermediate_size, small.vocab_size = 56, 96, 300
+    small.num_attention_heads, small.num_key_value_heads = 14, 2
+    pack = PackSize(30, 200, 80)
+    counted = Probe(small, tuning_config("lora"), "lora", torch.float32, 2).kept(pack, mixed=False)
+    from transformers import AutoModelForCausalLM
+
+    from omniner.llm.language_model import prepare_for_training
+
+    real = prepare_for_training(AutoModelForCausalLM.from_config(small), tuning_config("lora"), "lora", 0)
+    attach_attention(real, "cascade", torch.float32)
+    made = make_pack(memory._samples(pack), pack.prefix)
+    assert counted == kept_for_backward(real, lambda: pack_loss(real, made))
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "again", "least", "most"),
+    [  # GiB, worked out by hand from the shapes
+        ("7b", "lora", False, 36, 48),
+        ("7b", "lora", True, 16, 22),
+        ("7b", "qlora", True, 6, 13),
+        ("1.5b", "lora", False, 11, 18),
+        ("0.5b", "full", False, 12, 19),
+        ("7b", "full", False, 105, 190),  # 8-bit states, as auto takes them
+    ],
+)
+def test_published_models_need_what_their_shapes_say(
+    name: str, method: str, again: bool, least: float, most: float
+) -> None:
+    needs = counted(name, method).needs(tuning_config(method, gradient_checkpointing=again), "auto")
+    assert least < needs.total / GIB < most, needs
+
+
+def chosen(name: str, method: str, room: float, world: int = 1, wanted: str = "auto", **tuning: Any) -> memory.Plan:
+    return memory.choose_plan(
+        counted(name, method, world),
+        tuning_config(method, **{"gradient_checkpointing": "auto", **tuning}),
+        method,
+        devices(world),
+        wanted,
+        room * GIB,
+    )
+
+
+def test_auto_takes_the_cheapest_that_fits() -> None:
+    assert str(chosen("7b", "lora", 80)) == "activations kept"
+    assert str(chosen("7b", "lora", 40)) == "activations computed again"
+    paper = chosen("7b", "full", 80, world=8)  # all of a 7B does not fit 80 GB eight times over, divided it does
+    assert paper.strategy == "fsdp"
+    assert 25 < paper.needs.total / GIB < 70
+    assert chosen("7b", "qlora", 24).tuning.gradient_checkpointing is True
+
+
+def test_what_cannot_fit_is_refused_with_what_would() -> None:
+    with pytest.raises(UserError, match=r"GiB of each device are needed .*tuning\.gradient_checkpointing=true would"):
+        chosen("7b", "lora", 40, gradient_checkpointing=False)
+    with pytest.raises(UserError, match=r"trainer\.strategy=fsdp would fit"):
+        chosen("7b", "full", 80, world=8, wanted="ddp")
+    with pytest.raises(UserError, match=r"Take tuning=qlora"):
+        chosen("7b", "lora", 12)
+
+
+def test_a_gpu_that_is_too_small_is_noticed_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`models.plan_memory` looks at the device, and says what `auto` became."""
+    from types import SimpleNamespace
+
+    from omniner import models
+    from omniner.llm import loading
+
+    config = small_corpus.configuration("qwen2_tiny", "tuning=full")
+    monkeypatch.setattr(loading, "load_settings", lambda of: settings("7b"))
+    card = SimpleNamespace(total_memory=80 * GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
+    planned, on = models.plan_memory(config, devices(8))
+    assert (on.strategy, planned.tuning.method) == ("fsdp", "full")
+    card.total_memory = 8 * GIB
+    with pytest.raises(UserError, match="are needed at least"):
+        models.plan_memory(config, devices(1))
