@@ -277,9 +277,25 @@ def train(check: Check) -> None:
             work = passes * (products * len(pack.ids) + shape.vocabulary * shape.hidden * len(pack.targets))
             found |= {"tokens": len(pack.ids), "ms": seconds * 1e3, "tflops": work / seconds / 1e12}
             found["of_ceiling"] = found["tflops"] / check.ceiling if check.ceiling else None
-            found["peak_gib"] = check.peak()
+            found["peak_gib"], found["counted_gib"] = check.peak(), counted(check, model, method, checkpointing, pack)
             found["idle"] = idle_share(check, step)
             del model, optimizer, step
+
+
+def counted(check: Check, model: Any, method: str, checkpointing: bool, pack: Any) -> float:
+    """GiB that `omniner.llm.memory` counts for these steps, without an evaluation."""
+    from small_causal import tuning_config
+
+    from omniner.config import compose
+    from omniner.llm.memory import GIB, MemoryCount, PackSize
+    from omniner.training.devices import Devices, base_model
+
+    size = PackSize(pack.prefix, len(pack.ids), len(pack.targets))
+    on = Devices("gpu" if check.device.type == "cuda" else "cpu", 1, 1, "auto", "bf16-mixed")
+    decoding = compose.load(["model=qwen2_tiny", "trainer=cpu"]).decoding
+    tuning = tuning_config(method, rank=16, alpha=32, gradient_checkpointing=checkpointing)
+    needs = MemoryCount(base_model(model).config, method, on, size, decoding).needs(tuning, "auto")
+    return needs._replace(evaluation=0.0).total / GIB
 
 
 def step_of(check: Check, model: Any, optimizer: torch.optim.Optimizer, pack: Any) -> Callable[[], float]:
