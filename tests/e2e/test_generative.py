@@ -78,7 +78,7 @@ def test_a_killed_prediction_goes_on_to_the_same_bytes(trained: tuple[Path, Path
 
 def test_adapters_are_merged_into_a_plain_model(trained: tuple[Path, Path]) -> None:
     cwd, _ = trained
-    folder = folder_of(omniner(*SMALL, "tuning=lora", "trainer.max_epochs=1", cwd=cwd), cwd)
+    folder = folder_of(omniner(*SMALL, "tuning=lora", "decoding=guided", "trainer.max_epochs=1", cwd=cwd), cwd)
     assert (folder / "checkpoints" / "best" / "adapter_model.safetensors").is_file()
     omniner("task=convert", "to=merged", f"checkpoint={folder}", "output=merged", "tracking=off", cwd=cwd)
     assert (cwd / "merged" / "model.safetensors").is_file()

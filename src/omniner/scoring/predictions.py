@@ -59,9 +59,9 @@ def read_predictions(predictions: Path, gold: Path | None, data: DataConfig | No
 
     Args:
         predictions: the file.
-        gold: a corpus file of any format; for `generated_predictions.jsonl` it must have as many sentences, and may be
-            the official `test.json` too. `None`: the labels in the file, with the texts of a `test.json` beside it, or
-            else `gold.jsonl` beside the file.
+        gold: a corpus file of any format; for `generated_predictions.jsonl` it must have as many sentences, or those
+            that the prompts quote, and may be the official `test.json` too. `None`: the labels in the file, with the
+            texts of a `test.json` beside it, or else `gold.jsonl` beside the file.
         data: the config group whose format, where it is the user's, and whose keys hold for the gold file.
 
     Raises:
@@ -248,21 +248,46 @@ def _attach(
     if texts is None and gold is not None:
         known, issues = read_sentences(gold, data, _PREFIX)
         log.items += issues
-    if len(known) != lines:
-        found = f"{len(known)} sentences, but {path.name} has {lines} lines"
-        if gold is not None:
-            raise UserError(gold, found, "Name the gold of these predictions, or none to use the labels in the file.")
-        log.add("test-json", f"{source.name}: {found}; not used (the official ERRTA script stops here)")
+    if len(known) != lines and gold is None:
+        found = f"{source.name}: {len(known)} sentences, but {path.name} has {lines} lines"
+        log.add("test-json", f"{found}; not used (the official ERRTA script stops here)")
         return
     numbers = [int(sentence.id.removeprefix("line-")) - 1 for sentence in sentences]
     asked = [str(sentence.meta.get("prompt") or "") for sentence in sentences]
-    places = _in_gold_order(asked, numbers, [sentence.text for sentence in known], source, log)
-    for sentence, place in zip(sentences, places, strict=True):
-        theirs = known[place]
+    given = [sentence.text for sentence in known]
+    others: list[Sentence] = []
+    if len(known) == lines:
+        places: Sequence[int | None] = _in_gold_order(asked, numbers, given, source, log)
+    else:
+        places = _by_prompts(asked, given, path, source, lines, log)
+        met = set(places)
+        others = [replace(one, id=f"gold-{n}") for n, one in enumerate(known, 1) if texts is None and n - 1 not in met]
+    kept = [(sentence, known[place]) for sentence, place in zip(sentences, places, strict=True) if place is not None]
+    for sentence, theirs in kept:
         sentence.text, sentence.post_id = theirs.text, theirs.post_id
         if texts is None:
             sentence.entities = theirs.entities
             sentence.meta[LABEL_PARSE] = "replaced"
+    sentences[:] = [*(sentence for sentence, _ in kept), *others]
+
+
+def _by_prompts(
+    asked: Sequence[str], texts: Sequence[str], path: Path, source: Path, lines: int, log: IssueLog
+) -> list[int | None]:
+    """The place in gold of each sample, of more or fewer lines than gold has, by the sentence that its prompt quotes.
+
+    Raises:
+        UserError: no prompt quotes a sentence of gold.
+    """
+    distinct = set(texts)
+    found = match_texts([_sentence_in(prompt, distinct) for prompt in asked], texts)
+    matched = sum(place is not None for place in found)
+    counts = f"{len(texts):,} sentences, but {path.name} has {lines:,} lines"
+    if not matched:
+        fix = "Name the gold of these predictions, or none to use the labels in the file."
+        raise UserError(source, f"{counts}, and no prompt in it quotes one of the sentences", fix)
+    log.add("matched-by-text", f"{source.name}: {counts}; {matched:,} matched by the texts in the prompts")
+    return found
 
 
 def _in_gold_order(

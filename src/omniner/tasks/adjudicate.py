@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omniner.config.groups import AdjudicateConfig
+from omniner.config.groups import Config
 from omniner.corpus import adjudication, sources
 from omniner.corpus.adjudication import (
     OUTCOMES,
@@ -54,7 +54,7 @@ def _adjudicate(context: Context) -> None:
     scores: list[PracticeScore] = []
     practice: dict[str, Decision] = {}
     if config.practice:
-        names, items, scores, practice, found = _qualify(config.adjudicate, Path(config.practice), names, items)
+        names, items, scores, practice, found = _qualify(config, Path(config.practice), names, items)
         issues += found
     decisions = [practice.get(item.sentence.id) or decide(item) for item in items]
     if config.expert:
@@ -67,7 +67,7 @@ def _adjudicate(context: Context) -> None:
 
 
 def _qualify(
-    settings: AdjudicateConfig, path: Path, names: list[str], items: list[AnnotatedSentence]
+    config: Config, path: Path, names: list[str], items: list[AnnotatedSentence]
 ) -> tuple[list[str], list[AnnotatedSentence], list[PracticeScore], dict[str, Decision], list[Issue]]:
     """Let those take part in the vote who are good enough on the practice sentences.
 
@@ -75,7 +75,8 @@ def _qualify(
         Their names, the items with their annotations alone, how all did, the decisions of the practice sentences (their
         gold), and what could not be taken as it was.
     """
-    gold, issues = sources.read_sentences(path)
+    settings = config.adjudicate
+    gold, issues = sources.read_sentences(path, config.data)
     gold = [sentence for sentence in gold if not is_unlabeled(sentence)]
     scores, found = adjudication.score_practice(names, items, gold)
     if not scores or not scores[0].sentences:

@@ -62,6 +62,8 @@ OFFSETS = [{"id": 1, "label": c, "start_offset": s, "end_offset": e} for s, e, c
 LS_CELL = json.dumps(REGIONS, ensure_ascii=False).replace('"', '""')
 CELL = json.dumps(PLACES).replace('"', '""')
 CMEEE = [{"start_idx": s, "end_idx": e - 1, "type": c, "entity": TEXT[s:e]} for s, e, c in PLACES]
+OWN = {"text": TEXT, "entities": [{"text": w, "category": c, "start": s, "end": s + 2} for w, c, s in MENTIONS]}
+WORDS = {"placed-by-words": 1}
 EMOJI = "😀😀王芳去了杭州"
 
 READ = {
@@ -337,6 +339,29 @@ READ = {
     "alpaca, a list": Kind(
         json.dumps([{"instruction": "找", "input": TEXT, "output": [["王芳", "PER"]]}]), "alpaca", MENTIONS[:1]
     ),
+    "pairs": Kind(lines({"text": TEXT, "entities": [[w, c] for w, c, _ in MENTIONS]}), "jsonl", MENTIONS, WORDS),
+    "pairs, turned": Kind(lines({"text": TEXT, "spans": [[c, w] for w, c, _ in MENTIONS]}), "jsonl", MENTIONS, WORDS),
+    "entities by category": Kind(
+        lines({"text": TEXT, "entities": {c: [w] for w, c, _ in MENTIONS}}, {"text": "没有", "entities": {}}),
+        "jsonl",
+        MENTIONS,
+        WORDS,
+        2,
+    ),
+    "a pair that is not there": Kind(
+        lines({"text": TEXT, "entities": [["上海", "LOC"], ["王芳", "PER"]]}),
+        "jsonl",
+        [("上海", "LOC", None), ("王芳", "PER", 0)],
+        {**WORDS, "unaligned": 1},
+    ),
+    # a list in an object
+    "data": Kind(json.dumps({"version": 1, "data": [OWN, OWN]}, indent=1), "jsonl", MENTIONS, {"not-read": 1}, 2),
+    "items of doccano": Kind(json.dumps({"items": [{"text": TEXT, "label": PLACES}]}), "doccano"),
+    "tokens in data": Kind(json.dumps({"data": [{"tokens": [*TEXT], "ner_tags": TAGS}]}), "hf_tokens"),
+    "one record, its labels first": Kind(
+        json.dumps({"annotations": [{"text": "王芳", "label": "PER"}], "text": TEXT}), "jsonl", [("王芳", "PER", None)]
+    ),
+    "one task, its labels first": Kind(json.dumps(dict(reversed(TASK.items()))), "label_studio"),
     "prose": Kind("今天天气好。\n我们去了杭州，[图片]很美 http://a.b/c\n", "text", [], {}, 2, ["今天天气好。"]),
 }
 
@@ -351,7 +376,9 @@ REFUSED = {  # a file, and the place and the words of the message
         json.dumps([{"text": TEXT, "triple_list": [["王芳", "去", "杭州"]]}]),
         r":1: .*`triple_list`",
     ),
-    "entities by category": (lines({"text": TEXT, "entities": {"PER": ["王芳"]}}), r":1: .*not a list; the record"),
+    "words with categories": (lines({"text": TEXT, "entities": {"王芳": "PER"}}), r":1: .*not a list; the record"),
+    "splits in one file": (json.dumps({"train": [OWN], "dev": [OWN]}), r"several lists of sentences \(train, dev\)"),
+    "a list on each line": (lines({"data": [OWN]}, {"data": [OWN]}), r"several lists of sentences\. Write"),
     "a table in bars": ("| 王 | x |\n| 芳 | y |\n", r":1: .*drawn with bars"),
     "BosonNLP": ("{{person_name:王芳}}去了{{location:杭州}}\n" * 2, r":1: .*in brackets"),
     "brackets": ("[王芳]人名 去了 [杭州]城市\n", r":1: .*in brackets"),
@@ -370,7 +397,7 @@ REFUSED = {  # a file, and the place and the words of the message
     "numbers for tags": (lines({"tokens": [*TEXT], "ner_tags": [1, 2, 0, 0, 3, 4]}), r":1: tags are numbers.*names"),
     "numbers for labels": (
         lines({"text": TEXT, "annotations": [{"label": 3, "start_offset": 0, "end_offset": 2}]}),
-        r":1: not one entity.*number of a label",
+        r":1: label 3 is a number.*/v1/projects/<number>/labels",
     ),
     "broken triples": (lines({"id": 1, "data": TEXT, "label": ["entities"]}), r":1: not one entity"),
     "every offset lost": (
@@ -421,6 +448,17 @@ def test_what_is_refused(tmp_path: Path, name: str) -> None:
         read(path)
     assert re.search(message, str(refused.value)), refused.value
     assert len(str(refused.value)) < 1000 + 4 * len(str(path))
+
+
+@pytest.mark.parametrize("labels", [[{"id": 3, "text": "PER"}], {"results": [{"id": 3, "text": "PER"}]}])
+def test_labels_beside_an_old_export_have_the_names(tmp_path: Path, labels: object) -> None:
+    items = [{"label": 3, "start_offset": 0, "end_offset": 2, "user": 1}]
+    (tmp_path / "export.json").write_text(lines({"id": 1, "text": TEXT, "annotations": items}), encoding="utf-8")
+    (tmp_path / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
+    sentences, issues = read(tmp_path / "export.json")
+    assert mentions(sentences[0]) == MENTIONS[:1]
+    assert issues == []
+    assert [file.name for file in formats.corpus_files(tmp_path)] == ["export.json"]
 
 
 def test_there_are_enough_kinds() -> None:

@@ -79,6 +79,36 @@ def test_reports_of_other_programs(shared: Path, tmp_path: Path) -> None:
             assert (micro["fp"], micro["tp"]) == (0, 2 if folder.startswith("20") else 1), name
 
 
+@pytest.mark.parametrize(
+    ("texts", "issues", "found"),
+    [
+        (["我爱北京"], {"matched-by-text": 1, "no-prediction": 1}, (1, 0, 0)),
+        (["去喝咖啡", "不在这里", "我爱北京"], {"matched-by-text": 1, "unknown-id": 1}, (1, 0, 0)),
+        (
+            ["我", "不在这里", "没有"],
+            {},
+            "2 sentences, but predictions.jsonl has 3 lines, and no prompt in it quotes one",
+        ),
+    ],
+)
+def test_answers_to_more_or_fewer_sentences_are_matched_by_their_prompts(
+    texts: list[str], issues: dict[str, int], found: Any, tmp_path: Path
+) -> None:
+    said = '[["北京", "地点"]]'
+    lines: list[object] = [
+        {"prompt": f"找出实体\n{text}", "label": "[]", "predict": said if "北京" in text else "[]"} for text in texts
+    ]
+    words = f"gold={tmp_path / 'gold.jsonl'}"
+    if isinstance(found, str):
+        with pytest.raises(UserError, match=found):
+            score(tmp_path, lines, words)
+        return
+    scores = read_json(score(tmp_path, lines, words) / "scores.json")
+    assert scores["issues"] == issues
+    micro = scores["metrics"]["micro"]
+    assert (micro["tp"], micro["fp"], micro["fn"]) == found
+
+
 def test_the_format_that_is_said_holds_for_gold(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gold\.jsonl"):
         score(tmp_path, GOLD, f"gold={tmp_path / 'gold.jsonl'}", "data.format=conll")

@@ -204,7 +204,13 @@ def _by_values(path: Path, excerpt: Excerpt) -> tuple[str, Match] | None:
     if not best:
         return None
     name = max(best, key=lambda name: (best[name].strength, counts[name]))
-    layout = "a JSON list of items" if excerpt.text.lstrip().startswith(("[{", "[[", "[\n", "[ ")) else "JSON lines"
+    layout = (
+        f"a JSON list of items under `{excerpt.wrapper[0]}`"
+        if excerpt.wrapper
+        else "a JSON list of items"
+        if excerpt.text.lstrip().startswith(("[{", "[[", "[\n", "[ "))
+        else "JSON lines"
+    )
     why = f"{layout} {best[name].why}; {counts[name]} of {len(excerpt.values)} sampled fit"
     return name, best[name]._replace(why=why)
 

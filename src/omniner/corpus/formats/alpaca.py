@@ -35,7 +35,7 @@ from omniner.corpus.formats.fields import (
     quote,
     text_of,
 )
-from omniner.corpus.formats.regions import regions_of
+from omniner.corpus.formats.regions import placed_pairs, regions_of
 from omniner.errors import UserError
 from omniner.files import read_json, write_json, writing
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, place_pairs, to_line, unlabeled_sentence
@@ -84,7 +84,7 @@ def _sentence(record: dict[str, Any], foreign: set[str], log: IssueLog, line: in
         sentence.post_id = post_id
         return sentence
     pairs = _pairs(answer, log, line)
-    return None if pairs is None else Sentence(name, text, _entities(text, pairs, log, line), post_id)
+    return None if pairs is None else Sentence(name, text, placed_pairs(text, pairs, log, line), post_id)
 
 
 def _of_item(record: dict[str, Any], log: IssueLog, line: int) -> tuple[str | None, Any]:
@@ -151,19 +151,6 @@ def _pairs(answer: object, log: IssueLog, line: int) -> list[tuple[str, str]] | 
         else:
             log.add("bad-entity", f"{quote(item)} is no [surface, category]; the entity is left out", line)
     return pairs
-
-
-def _entities(text: str, pairs: Sequence[tuple[str, str]], log: IssueLog, line: int) -> list[Entity]:
-    entities = []
-    for (surface, category), entity in zip(pairs, place_pairs(text, pairs), strict=True):
-        if entity is None:
-            message = f"{category} {quote(surface)} is listed more often than it stands in the text; left out"
-            log.add("duplicate-entity", message, line)
-            continue
-        if entity.start is None:
-            log.add("unaligned", f"{category} {quote(surface)} does not stand in the text; no offsets", line)
-        entities.append(entity)
-    return entities
 
 
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:

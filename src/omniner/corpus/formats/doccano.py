@@ -4,10 +4,11 @@
     {"id": 1, "text": "我爱北京", "entities": [{"id": 7, "label": "地点", "start_offset": 2, "end_offset": 4}]}
 
 Triples stand under `label` or `labels`, objects under `entities` (projects with relations) or, of old versions,
-`annotations`; some versions call the text `data`. Offsets are half-open and count
-code points, but UTF-16 units before March 2019: `regions` says how that is found out. With `data.annotator` only the
-annotations of one user are read. An item without any of the keys has no labels. Relations, comments and the like are
-not read: one issue for each kind.
+`annotations`; some versions call the text `data`. Offsets are half-open and count code points, but UTF-16 units before
+March 2019: `regions` says how that is found out. With `data.annotator` only the annotations of one user are read. Old
+versions (2019) give labels by their numbers: `labels.json` or `label_config.json` beside the file, the labels of the
+project as its server gives them, says their names. An item without any of the keys has no labels. Relations, comments
+and the like are not read: one issue for each kind.
 
 Triples are written, under the key that doccano's import expects unless told otherwise; it keeps other keys and gives
 them back.
@@ -16,6 +17,7 @@ them back.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,11 @@ from omniner.corpus.formats.fields import (
 from omniner.corpus.formats.regions import Region, RegionPlacer, regions_of
 from omniner.corpus.formats.rows import header_of, table_records
 from omniner.errors import UserError
-from omniner.files import write_json_lines
+from omniner.files import read_json, write_json_lines
 from omniner.records import Issue, Sentence, is_unlabeled, own_meta
 from omniner.registry import first_line
 
+LABEL_FILES = ("labels.json", "label_config.json")
 LABELS = ("label", "labels", "entities", "annotations")
 _KNOWN = frozenset({"id", "text", "data", "post_id", "meta", *LABELS})
 _NO_NEWS = frozenset({"annotation_approver", "annotator", "user"})  # keys that say nothing of entities
@@ -55,6 +58,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     records = json_records if start[:1] in (b"{", b"[") else table_records
     users: set[str] = set()
+    names = LabelNames(path)
     for line, record in records(path, log):
         text = text_of(record, "text" if "text" in record else "data", log, line)
         if text is None:
@@ -70,7 +74,9 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         if None in lists:
             continue
         sentence = Sentence(id_of(record, log, line), text, [], post_of(record, log, line), meta)
-        placer.add(sentence, [one for items in lists for one in _regions(items or (), options, users, log, line)], line)
+        placer.add(
+            sentence, [one for items in lists for one in _regions(items or (), options, users, names, log, line)], line
+        )
         sentences.append(sentence)
     placer.finish()
     unread.report(log)
@@ -80,10 +86,46 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     return sentences, log.items
 
 
-def _regions(items: Sequence[Any], options: ReadOptions, users: set[str], log: IssueLog, line: int) -> list[Region]:
+class LabelNames:
+    """The names of labels that an old export gives by their numbers.
+
+    Args:
+        path: of the export; the labels of the project stand beside it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        file = next((found for name in LABEL_FILES if (found := self._path.with_name(name)).is_file()), None)
+        if file is None:
+            return {}
+        listed = read_json(file)
+        listed = listed.get("results") if isinstance(listed, dict) else listed
+        items = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+        return {item["id"]: str(item["text"]) for item in items if type(item.get("id")) is int and item.get("text")}
+
+    def of(self, number: int, line: int) -> str:
+        """Return the name of a label; a `UserError` where nothing says it."""
+        if number not in self._names:
+            found = f"label {number} is a number, and no {' or '.join(LABEL_FILES)} beside the file says its name"
+            fix = (
+                "Save what the server gives at /v1/projects/<number>/labels, a list of objects with id and text, as "
+                f"{LABEL_FILES[0]} there; or export with names (JSONL with text labels)."
+            )
+            raise UserError(f"{self._path}:{line}", found, fix)
+        return self._names[number]
+
+
+def _regions(
+    items: Sequence[Any], options: ReadOptions, users: set[str], names: LabelNames, log: IssueLog, line: int
+) -> list[Region]:
     """What the labels of an item say, of one annotator where one is chosen."""
     found: list[Region] = []
     for item in items:
+        if isinstance(item, list) and len(item) == 3 and type(item[2]) is int:
+            item = [*item[:2], names.of(item[2], line)]
         if isinstance(item, list) and len(item) == 3 and isinstance(item[2], str):
             found.append(Region(None, item[2:], item[0], item[1]))
             continue
@@ -92,9 +134,7 @@ def _regions(items: Sequence[Any], options: ReadOptions, users: set[str], log: I
             if options.annotator not in (None, str(item["user"])):
                 continue
         if isinstance(item, dict) and type(item.get("label")) is int:
-            message = f"{item['label']} is the number of a label, not its name; left out: export with the names"
-            log.add("bad-entity", message, line)
-            continue
+            item = {**item, "label": names.of(item["label"], line)}
         found += regions_of(item, log, line)
     return found
 
@@ -152,6 +192,7 @@ FORMAT = Format(
     read=read,
     write=write,
     suffix=".jsonl",
+    companions=LABEL_FILES,
     holds=frozenset({"id", "post_id", "meta", "unlabeled", "nested"}),
     sniff_value=sniff_value,
     sniff_lines=sniff_lines,

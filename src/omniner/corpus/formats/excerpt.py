@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from omniner.corpus.formats.fields import list_items, parse_json, skip_space, split_lines
+from omniner.corpus.formats.fields import list_items, parse_json, skip_space, split_lines, wrapped_list
 from omniner.errors import UserError
 from omniner.files import check_input_file, explaining
 
@@ -39,9 +39,16 @@ class Excerpt:
 
     @cached_property
     def is_list(self) -> bool:
-        """Whether the file begins with a JSON list of objects."""
+        """Whether the file begins with a JSON list of objects, or is an object with such a list in it."""
         start = skip_space(self.text, 0)
+        if self.wrapper:
+            return True
         return self.text.startswith("[", start) and self.text.startswith("{", skip_space(self.text, start + 1))
+
+    @cached_property
+    def wrapper(self) -> tuple[str, int] | None:
+        """The key and the place of the list in an object that is the whole file (`fields.wrapped_list`)."""
+        return wrapped_list(self.text, skip_space(self.text, 0))
 
     @cached_property
     def is_json(self) -> bool:
@@ -73,7 +80,10 @@ class Excerpt:
 
     def _head_values(self) -> Iterator[Any]:
         start = skip_space(self.text, 0)
-        if self.text.startswith("[", start) and not self.text.startswith('"', skip_space(self.text, start + 1)):
+        if self.wrapper:
+            items = list_items(self.text, self.wrapper[1], is_inside=True)
+            yield from (value for _, value in items if not isinstance(value, ValueError))
+        elif self.text.startswith("[", start) and not self.text.startswith('"', skip_space(self.text, start + 1)):
             items = list_items(self.text, start + 1)
             yield from (value for _, value in items if not isinstance(value, ValueError))
         elif self.text.startswith(("{", "["), start):

@@ -172,11 +172,14 @@ def json_records(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any
 def json_values(path: Path, log: IssueLog) -> Iterator[tuple[int, Any]]:
     """Yield `(line number, value)` for the values of a JSON file.
 
-    The file is one list, whose items these are, or has a value on each line, or values of several lines each, one
-    behind another. What cannot be parsed is an issue.
+    The file is one list, whose items these are, also where it stands in an object (`wrapped_list`), or has a value on
+    each line, or values of several lines each, one behind another. What cannot be parsed is an issue.
     """
     text = read_text(path, log).removeprefix("\ufeff")
     start = skip_space(text, 0)
+    if found := wrapped_list(text, start):
+        _check_alone(path, text, start, found[0], log)
+        return _located(text, list_items(text, found[1], is_inside=True), log)
     if text.startswith("[", start):
         if text.startswith('"', skip_space(text, start + 1)):  # a tuple on each line, not the items of one list
             return _line_values(text, log)
@@ -230,10 +233,83 @@ def _values_in_a_row(text: str, position: int) -> Iterator[tuple[int, Any]]:
             position = skip_space(text, position + 1)
 
 
-def list_items(text: str, position: int) -> Iterator[tuple[int, Any]]:
+WRAPPERS = (
+    *("data", "annotations", "examples", "items", "records", "samples", "sentences", "documents", "results", "rows"),
+    *("train", "dev", "valid", "validation", "test"),
+)
+"""Keys under which an object that is a whole file has the list of the file's records."""
+
+
+def wrapped_list(text: str, start: int = 0) -> tuple[str, int] | None:
+    """Find the list of records in an object that is a whole file, such as `{"version": 1, "data": [...]}`.
+
+    Args:
+        text: of the file, or its beginning.
+        start: where the object may be.
+
+    Returns:
+        The key and the position behind the bracket of the list; None where the object is a record itself.
+    """
+    if not text.startswith("{", start):
+        return None
+    position = skip_space(text, start + 1)
+    with suppress(ValueError):
+        while text.startswith('"', position):
+            key, end = parse_json(text, position)
+            position = skip_space(text, end)
+            if not text.startswith(":", position):
+                return None
+            position = skip_space(text, position + 1)
+            if key in WRAPPERS and text.startswith("[", position):
+                first, _ = parse_json(text, skip_space(text, position + 1))
+                return (key, position + 1) if _is_record(first) else None
+            value, end = parse_json(text, position)
+            if isinstance(value, str) and key in _RECORD_KEYS:
+                return None
+            position = skip_space(text, skip_space(text, end) + 1)  # behind the comma
+    return None
+
+
+_RECORD_KEYS = frozenset(
+    {
+        *("text", "content", "originalText", "raw_text", "sentence", "文本", "句子", "data", "tokens", "words"),
+        *("conversations", "messages", "instruction"),
+    }
+)  # what a record is about
+_OFFSET_KEYS = frozenset({"start", "end", "start_offset", "end_offset", "start_idx", "end_idx", "offset"})
+_CATEGORY_KEYS = frozenset({"category", "label", "labels", "type", "tag", "entity", "类别", "类型"})
+
+
+def _is_record(item: object) -> bool:
+    """Whether an item of a list is about a sentence of its own, and not a label of one."""
+    if not isinstance(item, dict) or not item.keys() & _RECORD_KEYS or item.keys() & _OFFSET_KEYS:
+        return False
+    return not item.keys() & _CATEGORY_KEYS or any(isinstance(value, (list, dict)) for value in item.values())
+
+
+def _check_alone(path: Path, text: str, start: int, name: str, log: IssueLog) -> None:
+    """Refuse further lists of records beside the one that is read, or behind it; other keys are an issue."""
+    try:
+        value, end = parse_json(text, start)
+    except ValueError:
+        return  # reading the list says where it breaks
+    lists = [key for key, items in value.items() if isinstance(items, list) and items and _is_record(items[0])]
+    if len(lists) > 1 or skip_space(text, end) < len(text):
+        found = f"several lists of sentences ({', '.join(lists)})" if len(lists) > 1 else "several lists of sentences"
+        raise UserError(f"{path}:1", found, "Write each list into a file of its own.")
+    if others := [key for key in value if key != name]:
+        log.add("not-read", f"beside the list under {quote(name)}: {', '.join(map(quote, others[:5]))}; not read", 1)
+
+
+def list_items(text: str, position: int, is_inside: bool = False) -> Iterator[tuple[int, Any]]:
     """Yield `(position, value)` for each item of a JSON list from behind its bracket on.
 
     What breaks the list is a `ValueError` in the place of the last value.
+
+    Args:
+        text: that holds the list.
+        position: behind its opening bracket.
+        is_inside: whether more may stand behind the list, as in an object.
     """
     last, position = 0, skip_space(text, position)
     while text[position : position + 1] != "]":
@@ -251,7 +327,7 @@ def list_items(text: str, position: int) -> Iterator[tuple[int, Any]]:
             return
         if text[position] == ",":
             position = skip_space(text, position + 1)
-    if rest := text[position + 1 :].strip():
+    if not is_inside and (rest := text[position + 1 :].strip()):
         yield last, ValueError(f"more text after the list: {quote(rest)}")
 
 

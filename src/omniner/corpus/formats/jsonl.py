@@ -6,7 +6,8 @@
 is a sentence without labels. Predictions that carry their text are read as sentences with what was predicted. One JSON
 list of such objects is read as well, and so are the spellings of other tools: triples `[start, end, label]`, or objects
 with `label`, `type`, `start_idx`, `end_offset` and the like (`regions.regions_of`), under `entities`, `spans`,
-`entity_list` and other keys, of a `content` as of a `text`.
+`entity_list` and other keys, of a `content` as of a `text`. Pairs `[words, category]` and objects of categories with
+lists of words get their places from left to right (`regions.PairPlacer`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from typing import Any
 
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import IssueLog, id_of, json_records, list_of, meta_of, post_of, quote, text_of
-from omniner.corpus.formats.regions import LISTS, TEXTS, Region, RegionPlacer, regions_of, without_repeats
+from omniner.corpus.formats.regions import (
+    LISTS,
+    TEXTS,
+    PairPlacer,
+    Region,
+    RegionPlacer,
+    pairs_of,
+    regions_of,
+    without_repeats,
+)
 from omniner.files import write_json_lines
 from omniner.records import PREDICTED_BY, Entity, Issue, Sentence, replace_surrogates, sentence_to_json
 from omniner.registry import first_line
@@ -31,7 +41,7 @@ _ENTITY_KEYS = frozenset({"text", "category", "start", "end"})
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
     """Read one file; ids are empty where the file has none. Of `options` the meaning of offsets counts."""
     log = IssueLog(path)
-    placer = RegionPlacer(log, options.offsets, fixed=False)
+    placer, by_words = RegionPlacer(log, options.offsets, fixed=False), PairPlacer(log)
     sentences = []
     foreign: set[str] = set()  # keys already reported; one issue each, not one a line
     for line, record in json_records(path, log):
@@ -45,8 +55,11 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         if "parse" in record:
             meta[PREDICTED_BY] = str(record.get("engine") or "omniner")
         items = record.get(list_key)
+        pairs = pairs_of(items) if items else None
         if items is None:
             meta["unlabeled"] = True
+        elif pairs is not None or items == {}:
+            items = []
         elif (items := list_of(items, list_key, log, line)) is None:
             continue
         entities = [entity for item in items or () if (entity := _own_entity(item, text))]
@@ -57,10 +70,13 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         sentence = Sentence(
             id_of(record, log, line), text, without_repeats(entities, log, line), post_of(record, log, line), meta
         )
+        if pairs is not None:
+            by_words.add(sentence, pairs, line)
         if regions:
             placer.add(sentence, regions, line)
         sentences.append(sentence)
     placer.finish()
+    by_words.finish()
     return sentences, log.items
 
 
@@ -117,6 +133,8 @@ def sniff_value(value: Any, is_list: bool) -> Match | None:
     if not isinstance(value.get(text), str):
         return None
     items = value.get(key)
+    if pairs_of(items):
+        return Match(55, f"with `{text}` and `{key}`, words and categories without places")
     if isinstance(items, list) and items:
         known = [item for item in items if regions_of(item, IssueLog(Path()), 0)]
         return Match(60 if key == "entities" else 55, f"with `{text}` and `{key}`") if known else None

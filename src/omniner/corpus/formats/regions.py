@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from omniner.corpus.formats.fields import MAX_LINE, IssueLog, join_surrogates, quote
-from omniner.records import Entity, Issue, Sentence, replace_surrogates, utf16_places
+from omniner.records import Entity, Issue, Sentence, place_pairs, replace_surrogates, utf16_places
 
 MAX_SURFACE = 10_000  # characters that a file may claim for an entity by two numbers alone
 _HITS = 3  # so many surfaces must speak for UTF-16 units where nothing else does
@@ -133,6 +133,91 @@ def _number(value: object) -> object:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         return int(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def pairs_of(items: object) -> list[tuple[str, str]] | None:
+    """Read a list of `[surface, category]` pairs, or an object of categories with lists of surfaces.
+
+    Returns:
+        What stands where the surface is expected, and where the category is; None where `items` is neither, or empty.
+    """
+    if isinstance(items, dict):
+        groups = [(name, surfaces) for name, surfaces in items.items() if isinstance(surfaces, list)]
+        listed = [[surface, name] for name, surfaces in groups for surface in surfaces]
+        items = listed if len(groups) == len(items) else None
+    if not isinstance(items, list) or not items:
+        return None
+    pairs = []
+    for item in items:
+        if not isinstance(item, list) or len(item) != 2 or not all(isinstance(one, str) and one for one in item):
+            return None
+        pairs.append((item[0], item[1]))
+    return pairs
+
+
+class PairPlacer:
+    """Finds the places of pairs of a surface and its category, of which a file gives no offsets.
+
+    The k-th mention of a surface gets its k-th occurrence (`records.place_pairs`), which is an issue of the file as a
+    whole. Which of the two is the surface follows from the texts of the file: more of the surfaces stand in them.
+
+    Args:
+        log: takes the issues.
+    """
+
+    def __init__(self, log: IssueLog) -> None:
+        self._log = log
+        self._open: list[tuple[Sentence, list[tuple[str, str]], int, str]] = []
+
+    def add(self, sentence: Sentence, pairs: list[tuple[str, str]], line: int) -> None:
+        """Give a sentence the entities of these pairs when `finish` is called."""
+        self._open.append((sentence, pairs, line, self._log.id))
+
+    def finish(self) -> None:
+        """Place all pairs."""
+        if not self._open:
+            return
+        fitting = [0, 0]
+        for sentence, pairs, _, _ in self._open:
+            for pair in pairs:
+                for side in (0, 1):
+                    fitting[side] += pair[side] in sentence.text
+        is_turned, log = fitting[1] > fitting[0], self._log
+        several = total = 0
+        for sentence, pairs, line, log.id in self._open:
+            told = [
+                (join_surrogates(surface, log, line), join_surrogates(category, log, line))
+                for surface, category in ((pair[::-1] if is_turned else pair) for pair in pairs)
+            ]
+            sentence.entities = placed_pairs(sentence.text, told, log, line)
+            total += len(told)
+            surfaces = [surface for surface, _ in told]
+            several += sum(sentence.text.count(surface) > surfaces.count(surface) for surface in surfaces)
+        log.id = ""
+        found = f"{total:,} entities have words, but no places: looked for from left to right"
+        many = f"; {several:,} of them stand more often in their text than they are listed" if several else ""
+        log.add("placed-by-words", found + many, self._open[0][2])
+
+
+def placed_pairs(text: str, pairs: Sequence[tuple[str, str]], log: IssueLog, line: int) -> list[Entity]:
+    """Make entities of pairs of a surface and its category, with places from left to right.
+
+    Args:
+        text: of the sentence.
+        pairs: in their listed order.
+        log: takes an issue for each that is not in the text, and has no offsets, or is listed too often, and left out.
+        line: where they stand.
+    """
+    entities = []
+    for (surface, category), entity in zip(pairs, place_pairs(text, pairs), strict=True):
+        if entity is None:
+            message = f"{category} {quote(surface)} is listed more often than it stands in the text; left out"
+            log.add("duplicate-entity", message, line)
+            continue
+        if entity.start is None:
+            log.add("unaligned", f"{category} {quote(surface)} does not stand in the text; no offsets", line)
+        entities.append(entity)
+    return entities
 
 
 class Waiting(NamedTuple):
