@@ -122,7 +122,7 @@ def read_final(text: str, reader: PairReader, cut: bool) -> FinalAnswer:
     Raises:
         RecursionError: it is nested too deeply.
     """
-    if text.lstrip()[:1] in ("[", "{") and _ESCAPED.match(text):
+    if '\\"' in text and (start := find_start(text, 0)) >= 0 and _ESCAPED.match(text, start):
         text = unescaped(text)
     for fence in _FENCE.split(text)[1::2][: -_MOST_FENCES - 1 : -1]:
         found = _read_text(fence, reader, cut)

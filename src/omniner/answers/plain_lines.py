@@ -1,7 +1,8 @@
 """Answers without brackets: tables, lists in Markdown, a category before its surfaces; taken only where they are plain.
 
 A table needs a header with known names, or cells of which the known categories are one. In a list, the categories or
-the sentence must say of every line which side is which; a line that is no pair makes prose of it.
+the sentence must say of every line which side is which; a line that is no pair makes prose of it, unless it has no mark
+and all pairs have one.
 """
 
 from __future__ import annotations
@@ -131,8 +132,8 @@ def _listed(lines: Sequence[str], reader: PairReader) -> list[Pair]:
         if found is None and group and marker and (not reader.sentence or heading in reader.sentence):
             found = [(heading, group)] if heading.casefold() not in NOTHING else []
         if found is None:
-            if begun or marker:
-                return []  # prose
+            if marker or (begun and not marked):
+                return []  # prose; beside a list with marks, a line without one is a remark
             continue
         begun = True
         pairs += found
