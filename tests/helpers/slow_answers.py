@@ -1,4 +1,4 @@
-"""A slow and obvious reader of models' answers, for someone who knows the sentence and the categories: a twin for tests.
+"""A slow and obvious reader of answers, for someone who knows the sentence and the categories: a twin for tests.
 
 It shares nothing with the program: the standard library decodes what is JSON or Python, every place of a text is tried,
 and what is a surface and what a category follows from the sentence and the list of categories alone. So it reads only

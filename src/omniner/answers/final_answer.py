@@ -213,6 +213,8 @@ def _stretch(values: list[Any], text: str, begin: int, end: int, reader: PairRea
     reading = reader.read(values[0]) if len(values) == 1 else reader.read_rows(values)
     flat = len(values) == 1 and isinstance(values[0], list) and all(isinstance(item, str) for item in values[0])
     whole = not isinstance(values[-1], (CutList, CutObject, CutText))
+    if flat and whole and len(values[0]) == 2 and reader.categories:
+        flat = not reader.is_pair(*values[0])
     at_end = _TAIL.match(text, end) is not None
     return _Stretch(reading, flat, whole, bool(_BEGINS_ANSWER.match(text, begin)), at_end)
 
