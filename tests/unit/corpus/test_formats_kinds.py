@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +47,11 @@ def column(tags: str, row: str = "{token} {tag}", end: str = "\n", text: str = T
 
 def lines(*items: Any) -> str:
     return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+
+
+def entities(written: Callable[[str, str, int], dict[str, Any]]) -> str:
+    """A line whose entities are written in some way."""
+    return lines({"text": TEXT, "entities": [written(*mention) for mention in MENTIONS]})
 
 
 def renamed(*names: str) -> list[tuple[str, str, int | None]]:
@@ -354,6 +360,22 @@ READ = {
         [("上海", "LOC", None), ("王芳", "PER", 0)],
         {**WORDS, "unaligned": 1},
     ),
+    "lengths": Kind(entities(lambda w, c, s: {"text": w, "category": c, "offset": s, "length": 2}), "jsonl"),
+    "start_index": Kind(
+        entities(lambda w, c, s: {"id": 0, "entity": w, "type": c, "start_index": s, "end_index": s + 2}), "jsonl"
+    ),
+    "Rasa": Kind(entities(lambda w, c, s: {"start": s, "end": s + 2, "value": w, "entity": c}), "jsonl"),
+    "places in a list": Kind(entities(lambda w, c, s: {"name": w, "types": [c], "spans": [[s, s + 2]]}), "jsonl"),
+    "places in words": Kind(
+        entities(lambda w, c, s: {"text": w, "label": c, "where": f"{s}-{s + 2}"}),
+        "jsonl",
+        [(w, c, None) for w, c, _ in MENTIONS],
+        {"unknown-offsets": 2},
+    ),
+    "an empty list beside the labels": Kind(
+        lines({"text": TEXT, "entities": [], "spans": [{"start": s, "end": e, "label": c} for s, e, c in PLACES]}),
+        "jsonl",
+    ),
     # a list in an object
     "data": Kind(json.dumps({"version": 1, "data": [OWN, OWN]}, indent=1), "jsonl", MENTIONS, {"not-read": 1}, 2),
     "items of doccano": Kind(json.dumps({"items": [{"text": TEXT, "label": PLACES}]}), "doccano"),
@@ -368,6 +390,24 @@ READ = {
 REFUSED = {  # a file, and the place and the words of the message
     "slashes": ("王芳/nr 去/v 了/u 杭州/ns\n李雷/nr 来/v\n", r":1: .*behind slashes.*token and its tag"),
     "bars behind words": ("Alice|B-PER went|O to|O Paris|B-LOC\n" * 2, r":1: .*behind slashes or bars"),
+    "tags behind slashes": ("王/B-PER 芳/I-PER 去/O 杭/B-LOC 州/I-LOC\n" * 2, r":1: .*behind slashes"),
+    "tags behind lines": ("王芳_B-PER 去_O 了_O 杭州_B-LOC\n" * 2, r":1: .*behind slashes"),
+    "categories behind colons": (f"{TEXT} 王芳:PER 杭州:LOC\n" * 2, r":1: .*behind slashes"),
+    "YAML": (f"- text: {TEXT}\n  entities:\n  - [0, 2, PER]\n" * 2, r":1: .*names and values"),
+    "names and values": (f"句子：{TEXT}\n实体：王芳(人名)\n\n" * 2, r":1: .*names and values"),
+    "marks": (f"{TEXT} ||| 人名 ||| 王芳\n" * 2, r":1: .*fields between marks"),
+    "a program": (f"data = [\n    ('{TEXT}', [(0, 2, 'PER')]),\n]\n", r":1: .*text of a program"),
+    "LaTeX": (f"\\documentclass{{ctexart}}\n\\begin{{document}}\n{TEXT}\n\\end{{document}}\n", r":1: .*program"),
+    "subtitles": (f"1\n00:00:01,000 --> 00:00:02,000\n{TEXT}\n\n" * 2, r":2: .*subtitles"),
+    "semicolons": (f"id;text;label\n1;{TEXT};PER\n", r":1: .*3 columns between semicolons"),
+    "an entity a line": (
+        lines({"text": TEXT, "entity": "王芳", "label": "PER", "start": 0, "end": 2}),
+        r":1: .*`entity`",
+    ),
+    "tokens with entities": (
+        lines({"tokens": [*TEXT], "entities": [{"start": 0, "end": 2, "type": "PER"}]}),
+        r":1: .*`tokens`",
+    ),
     "words for letters": (column("BEGIN-PER INSIDE-PER O O O O"), r":1: .*columns that are not known"),
     "quoted columns": (column(BIO, '"{token}" "{tag}"'), r":1: .*columns that are not known"),
     "numbers behind characters": (column("1 2 0 0 3 4"), r":1: .*two columns"),

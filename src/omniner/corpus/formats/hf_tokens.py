@@ -90,6 +90,8 @@ def sniff_value(value: Any, is_list: bool) -> Match | None:
     if tokens is None:
         return None
     if tags is None:
+        if any(isinstance(item, (list, dict)) and item for item in value.values() if item is not tokens):
+            return None  # labels, perhaps, in a form that is unknown
         key = next(key for key in _TOKENS if token_list(value.get(key)))
         return Match(35, f"with tokens under `{key}`, without tags") if key in ("tokens", "words") else None
     numbers = bool(tags) and all(type(tag) is int for tag in tags)

@@ -21,6 +21,7 @@ from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import IssueLog, id_of, json_records, list_of, meta_of, post_of, quote, text_of
 from omniner.corpus.formats.regions import (
     LISTS,
+    OFFSETS,
     TEXTS,
     PairPlacer,
     Region,
@@ -82,12 +83,14 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 def _keys(record: dict[str, Any]) -> tuple[str, str]:
     """The keys of the text and of the entities."""
-    if "text" in record and "entities" in record:
+    if record.get("entities") and "text" in record:
         return "text", "entities"
     text = "text" if "text" in record else next((key for key in TEXTS if isinstance(record.get(key), str)), "text")
-    if "entities" in record:
+    if record.get("entities"):
         return text, "entities"
-    return text, next((key for key in LISTS if isinstance(record.get(key), list)), "entities")
+    listed = [key for key in LISTS if isinstance(record.get(key), list)]
+    # an empty list of entities says nothing beside another list that is filled
+    return text, next((key for key in listed if record[key]), listed[0] if listed else "entities")
 
 
 def _own_entity(item: object, text: str) -> Entity | None:
@@ -140,6 +143,8 @@ def sniff_value(value: Any, is_list: bool) -> Match | None:
         return Match(60 if key == "entities" else 55, f"with `{text}` and `{key}`") if known else None
     if key in value:
         return Match(30, f"with `{text}` and `{key}`")
+    if value.keys() & OFFSETS:
+        return None  # an entity a line
     if text != "text" or any(_is_list_of_parts(value[key]) for key in value.keys() - _SENTENCE_KEYS):
         return None  # labels, perhaps, in a form that is unknown
     return Match(9, "with `text`, without labels")

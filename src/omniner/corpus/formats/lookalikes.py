@@ -14,7 +14,17 @@ from omniner.corpus.formats.tags import is_tag, is_tag_list
 _MOST = 0.9  # share of the lines
 _MARKUP = re.compile(r"\s*<[?!/a-zA-Z]")
 _INLINE_XML = re.compile(r"<([A-Za-z_\u4e00-\u9fff]{1,20})(?: [^<>]*)?>[^<>]+</\1>")
-_SLASH = re.compile(r"(?:^|(?<=\s))[^\s/:|]+(?:/[A-Za-z]{1,6}|\|(?:[BIESLUM]-\S+|O))(?=\s|$)")
+_SLASH = re.compile(r"(?:^|(?<=\s))[^\s/:|_]+(?:/[A-Za-z]{1,12}|[/|_:#](?:[BIESLUMW][-_]\S+|O|[A-Z]{2,8}))(?=\s|$)")
+_PARTED = re.compile(r"\S\s*(?:\|\|+|###+|@@+|\$\$+|<sep>|\[SEP\])\s*\S")
+_NAMED = re.compile(
+    r"\s*(?:-\s+)?(?:[A-Z]{2,8}|text|sentence|content|label|labels|entity|entities|type|category|tags?|start|end"
+    r"|文本|句子|原文|实体|标签|类别|类型)\s*[:=：](?:\s|\S)*"
+)
+_PROGRAM = re.compile(
+    r"\s*(?:\w+\s*=\s*[\[({]|[\[({]+\s*['\"].*|[\])}]+[,;]?|import \w.*"
+    r"|\\(?:documentclass|usepackage|begin|end)\b.*)\s*"
+)
+_TIMES = re.compile(r"\d\d:\d\d:\d\d[,.]\d+ --> \d")
 _BRACKETS = re.compile(r"\[[^\[\]\s]{1,20}\](?:\([^()\s]{1,20}\)|[^\s\[\]，。！？、；：,.!?;:]{1,8}(?=\s|$))")
 _PIPES = re.compile(r"\{\{?[^{}|:\s]{1,20}[|:][^{}|:\s]{1,20}\}\}?|\[@[^\[\]#]+#[^\[\]*]+\*\]")
 _JSON = re.compile(r"\s*[{\[]+\s*\"|\s*[{\[]+\w*$")
@@ -62,7 +72,7 @@ def find_lookalike(excerpt: Excerpt) -> Lookalike | None:
             "Write a sentence, a tab and its tags on one line, or a token and its tag on each.",
         ),
         (
-            "words with tags behind slashes or bars, such as `王芳/nr`",
+            "words with tags behind slashes or bars or other marks, such as `王芳/nr`",
             0.5,
             lambda line: len(_SLASH.findall(line)) >= max(2, 0.6 * len(line.split())),
             "Write a token and its tag a line (王芳<tab>B-PER).",
@@ -73,6 +83,15 @@ def find_lookalike(excerpt: Excerpt) -> Lookalike | None:
             _ROW_OF_TAG.fullmatch,
             "Write a token, a tab and its tag a line (王芳<tab>B-PER), or set data.format=conll and data.tag_column.",
         ),
+        (
+            "records of names and values on lines, as in YAML",
+            0.6,
+            _NAMED.fullmatch,
+            "Convert it to JSON lines with texts and entities.",
+        ),
+        ("fields between marks such as `|||`", 0.5, _PARTED.search, "Write them as JSON lines: text and entities."),
+        ("the text of a program", 0.5, _PROGRAM.fullmatch, "Write its data as JSON lines: text and entities."),
+        ("subtitles with times", 0.15, _TIMES.search, "Keep the lines of text alone."),
         ("a table drawn with bars", 0.5, re.compile(r"\s*\|.*\|\s*").fullmatch, "Write it with tabs or commas."),
         (
             "entities in brackets within the text",
@@ -109,6 +128,9 @@ def _table(lines: Sequence[str]) -> Lookalike | None:
     [(width, count)] = widths.most_common(1) if rows else [(0, 0)]
     if len(rows) > 1 and width > 1 and count >= _MOST * len(rows) and all(_CELL.fullmatch(cell) for cell in rows[0]):
         return Lookalike(0, f"a table of {width} columns between commas", fix)
+    header = re.split(r"[;|]", lines[0].lower())
+    if len(header) > 1 and {"text", "sentence", "content", "文本", "句子"} & {name.strip(' "') for name in header}:
+        return Lookalike(0, f"a table of {len(header)} columns between semicolons or bars", "Write it with commas.")
     pairs = [line.split() for line in lines]
     short = [pair for pair in pairs if len(pair) == 2 and len(pair[0]) <= 12 and len(pair[1]) <= 20]
     labels = {pair[1] for pair in short}

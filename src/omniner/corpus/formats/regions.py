@@ -12,6 +12,7 @@ the regions of a file. Two offsets can mean three things (`WAYS`), and most file
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -42,10 +43,20 @@ SURFACES = (
 )
 CATEGORIES = (
     *("category", "label", "type", "labels", "entity_type", "entity_label", "label_type", "tag", "class"),
-    *("entity_group", "类别", "类型"),
+    *("types", "entity_group", "类别", "类型"),
 )
-_STARTS = ("start", "start_offset", "start_idx", "start_pos", "start_char", "startIndex", "begin", "beginIndex", "开始")
-_ENDS = ("end", "end_offset", "end_idx", "end_pos", "end_char", "endIndex", "stop", "结束")
+_STARTS = (
+    *("start", "start_offset", "start_idx", "start_pos", "start_char", "startIndex", "start_index", "startOffset"),
+    *("start_position", "begin", "beginIndex", "begin_offset", "BeginOffset", "from", "开始", "起始", "开始位置"),
+)
+_ENDS = (
+    *("end", "end_offset", "end_idx", "end_pos", "end_char", "endIndex", "end_index", "endOffset", "EndOffset"),
+    *("end_position", "stop", "to", "结束", "终止", "结束位置"),
+)
+OFFSETS = frozenset({*_STARTS, *_ENDS} - {"from", "to"})
+"""Keys under which an entity has its offsets."""
+_LENGTHS = ("length", "len", "长度")
+_NO_OFFSETS = frozenset({"id", "score", "confidence", "probability", "confidenceScore", "index"})
 _PAIRS = (
     "char_span",
     "offset",
@@ -56,6 +67,11 @@ _PAIRS = (
     "index",
     "entity_index",
     "location",
+    "spans",
+    "positions",
+    "char_offset",
+    "char_offsets",
+    "indices",
 )  # both offsets in one
 LISTS = ("entities", "ents", "spans", "entity_list", "entity_mentions", "mentions", "annotations", "annotation", "ner")
 """Keys under which a record lists its entities."""
@@ -100,10 +116,23 @@ def regions_of(item: object, log: IssueLog, line: int) -> list[Region]:
         return [Region(_surface(point), categories, *_offsets(point)) for point in places]
     start, end = _offsets(item)
     surface = _surface(item)
+    if categories == [None] and isinstance(item.get("entity"), str) and isinstance(item.get("value"), str):
+        categories, surface = [item["entity"]], item["value"]  # as Rasa has it
+    if start is None and end is None and (odd := [key for key in item if _may_be_offset(key, item[key])]):
+        log.add("unknown-offsets", f"{', '.join(map(quote, odd))} may be offsets: not read; kept without", line)
     if start is None and end is None and surface is None:
         log.add("bad-entity", f"{quote(item)} has neither offsets nor a surface under a known key; left out", line)
         return []
     return [Region(surface, categories, start, end)]
+
+
+def _may_be_offset(key: object, value: object) -> bool:
+    """Whether a field that is not read looks as if it held a place."""
+    if isinstance(value, list):
+        return bool(value) and all(_may_be_offset(key, part) for part in value)
+    if isinstance(value, str):
+        return re.fullmatch(r"\d+\s*[-–~:,;]\s*\d+", value) is not None
+    return type(value) is int and key not in _NO_OFFSETS and not str(key).endswith(("_id", "Id"))
 
 
 def _categories(item: Mapping[str, Any]) -> list[object]:
@@ -121,10 +150,18 @@ def _offsets(item: Mapping[str, Any]) -> tuple[object, object]:
     if start is None and end is None:
         for key in _PAIRS:
             pair = item.get(key)
+            if isinstance(pair, list) and len(pair) == 1 and isinstance(pair[0], list):
+                pair = pair[0]
             if isinstance(pair, list) and len(pair) == 2 and all(type(part) is int for part in pair):
                 return pair[0], pair[1]
             if isinstance(pair, dict):
                 return _offsets({name: value for name, value in pair.items() if name not in _PAIRS})
+    if (
+        end is None
+        and (length := next((item[key] for key in _LENGTHS if type(item.get(key)) is int), None)) is not None
+    ):
+        start = item.get("offset") if start is None else start
+        end = start + length if type(start) is int else None
     return _number(start), _number(end)
 
 
