@@ -25,6 +25,7 @@ from omniner.answers import parse_answer
 from omniner.config.groups import DataConfig
 from omniner.corpus.formats import recognise
 from omniner.corpus.formats.fields import IssueLog, quote, read_lines
+from omniner.corpus.formats.regions import regions_of
 from omniner.corpus.sources import read_sentences
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Prediction, Sentence, match_texts, to_line
@@ -38,9 +39,15 @@ _KINDS = (
     "Name lines of {id, entities} or {id, raw}, {prompt, predict} of LLaMA-Factory, {response, messages} of ms-swift, "
     "{custom_id, response} of OpenAI's batches, a CLUENER submission, or a labelled corpus of any format."
 )
+_ANSWERS = ("predict", "prediction", "output", "completion", "generated_text", "answer")
+_ASKED = ("text", "prompt", "query", "input")
+_LOST = ("bad-entity", "bad-entities")
 _MAX_OFFSET = 1 << 31
 _PARSES = ("ok", "repaired", "failed")
 _PREFIX = "test"  # of ids of gold sentences that have none
+
+
+Said = list[tuple[Prediction, str]]  # with the sentence, or what was asked, as far as the file says so
 
 
 @dataclass(slots=True)
@@ -68,7 +75,7 @@ def read_predictions(predictions: Path, gold: Path | None, data: DataConfig | No
         UserError: the file is of no known kind, or its gold is missing or of other sentences.
     """
     start, log = time.perf_counter(), IssueLog(predictions)
-    lines = read_lines(predictions, log)
+    lines = _listed_lines(read_lines(predictions, log))
     kind = _kind_of(predictions, lines)
     with garbage_collection_paused():
         if kind == "answers" and gold is None and all('"labels"' in line for line in lines):
@@ -79,12 +86,17 @@ def read_predictions(predictions: Path, gold: Path | None, data: DataConfig | No
         else:
             said = _corpus(predictions, log) if kind == "corpus" else _READERS[kind](lines, log)
             sentences = _gold(predictions, gold, log, data)
+            said = _with_categories(said, sentences) if kind == "answers" else said
             ids = _gold_ids([(prediction.id, asked) for prediction, asked in said], sentences, predictions, log)
             answers = [
                 replace(one, id=name) if name != one.id else one for (one, _), name in zip(said, ids, strict=True)
             ]
     if not answers:
         raise UserError(predictions, f"no prediction could be read{_first(log.items)}", _KINDS)
+    lost = [issue for issue in log.items if issue.code in _LOST]
+    if lost and not any(answer.entities for answer in answers):
+        fix = "Give each a text and a category, or [start, end, category] beside the text of its sentence."
+        raise UserError(predictions, f"not one predicted entity could be read{_first(lost)}", fix)
     return LoadedPredictions(sentences, answers, log.items, kind, time.perf_counter() - start)
 
 
@@ -98,6 +110,34 @@ def garbage_collection_paused() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _listed_lines(lines: list[str]) -> list[str]:
+    """The lines of the file; where it is one JSON list of predictions, a line for each."""
+    first = next((line for line in lines if line.strip()), "").removeprefix("\ufeff").lstrip()
+    if not first.startswith("["):
+        return lines
+    items = _record("\n".join(lines).removeprefix("\ufeff"))
+    if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
+        return lines
+    says = {"predict", "prediction", "raw", "response"} & items[0].keys() or (
+        "entities" in items[0] and "id" in items[0] and "text" not in items[0]
+    )
+    return [to_line(item) for item in items] if says else lines
+
+
+def _with_categories(said: Said, gold: Sequence[Sentence]) -> Said:
+    """Read answers again whose form needs to be told of the categories: those that name others, or were not plain."""
+    known = {entity.category for sentence in gold for entity in sentence.entities}
+    found: Said = []
+    for one, asked in said:
+        odd = one.parse != "ok" or (one.entities and one.entities[0].category not in known)
+        if odd:
+            pairs, status, reason = parse_answer(one.raw, known)
+            if pairs:
+                one = replace(one, entities=[Entity(*pair) for pair in pairs], parse=status, reason=reason)
+        found.append((one, asked))
+    return found
 
 
 def _kind_of(path: Path, lines: Sequence[str]) -> str:
@@ -142,9 +182,9 @@ def _answer_in(record: dict[str, Any]) -> Any:
             return record["response"]["body"]["choices"][0]["message"]["content"] or ""
         except (KeyError, IndexError, TypeError):
             return ""  # a request that failed
-    if response is not None and any(key in record for key in ("labels", "messages", "query")):
+    if response is not None and any(key in record for key in ("labels", "messages", "query", "id", *_ASKED)):
         return response
-    return next((record[key] for key in ("predict", "output") if record.get(key) is not None), None)
+    return next((record[key] for key in _ANSWERS if record.get(key) is not None), None)
 
 
 def _asked(record: dict[str, Any]) -> str:
@@ -153,7 +193,7 @@ def _asked(record: dict[str, Any]) -> str:
     if isinstance(messages, list):
         asked = [one.get("content") for one in messages if isinstance(one, dict) and one.get("role") == "user"]
         return str(asked[-1]) if asked else ""
-    return next((str(record[key]) for key in ("text", "prompt", "query", "input") if record.get(key)), "")
+    return next((str(record[key]) for key in _ASKED if record.get(key)), "")
 
 
 def _as_generated(line: str) -> str:
@@ -205,7 +245,7 @@ def _generated(lines: Sequence[str], log: IssueLog) -> tuple[list[Sentence], lis
             answer = Prediction(name, entities, predict, gold.status, gold.reason)
         else:
             parsed = parse_answer(predict)
-            if parsed.status != "ok":
+            if parsed.status != "ok" or (parsed.pairs and parsed.pairs[0][1] not in known):
                 parsed = parse_answer(predict, known)
             answer = Prediction(name, _entities(parsed.pairs, names), predict, parsed.status, parsed.reason)
         predictions.append(answer)
@@ -330,9 +370,6 @@ def _gold(path: Path, gold: Path | None, log: IssueLog, data: DataConfig | None)
     return sentences
 
 
-Said = list[tuple[Prediction, str]]  # with the sentence, or what was asked, as far as the file says so
-
-
 def _gold_ids(given: Sequence[tuple[str, str]], gold: Sequence[Sentence], path: Path, log: IssueLog) -> Sequence[str]:
     """Find the gold sentence that each prediction is about.
 
@@ -389,6 +426,8 @@ def _sentence_in(asked: str, known: Collection[str]) -> str:
 def _answers(lines: Sequence[str], log: IssueLog) -> Said:
     said: Said = []
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         record = _record(line.removeprefix("\ufeff") if number == 1 else line)
         answer = _answer_in(record) if isinstance(record, dict) else None
         if answer is None:
@@ -435,6 +474,8 @@ def _corpus(path: Path, log: IssueLog) -> Said:
 def _own(lines: Sequence[str], log: IssueLog) -> Said:
     predictions: Said = []
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         record = _record(line.removeprefix("\ufeff") if number == 1 else line)
         if not isinstance(record, dict):
             found = record if isinstance(record, str) else f"{quote(record)} where an object belongs"
@@ -476,11 +517,16 @@ def _prediction(record: dict[str, Any], log: IssueLog, line: int) -> Prediction 
     if "entities" not in record and raw:
         pairs, status, reason = parse_answer(raw)
         return Prediction(name, [Entity(*pair) for pair in pairs], raw, status, reason)
-    items = record.get("entities")
+    items, text = record.get("entities"), record.get("text")
+    if isinstance(items, (dict, str)):  # by category, or an answer as a model wrote it
+        pairs, status, reason = parse_answer(items if isinstance(items, str) else json.dumps(items, ensure_ascii=False))
+        if status != "failed":
+            items = [list(pair) for pair in pairs]
     if not isinstance(items, list):
         log.add("bad-entities", f"entities is {quote(items)}, not a list; an empty answer", line, name)
         items = []
-    entities = [entity for item in items if (entity := _entity(item, log, line, name)) is not None]
+    text = text if isinstance(text, str) else ""
+    entities = [entity for item in items if (entity := _entity(item, text, log, line, name)) is not None]
     prediction = Prediction(name, entities, raw)
     for key in ("reason", "prompt_sha", "engine"):
         setattr(prediction, key, str(record.get(key, "")))
@@ -491,11 +537,18 @@ def _prediction(record: dict[str, Any], log: IssueLog, line: int) -> Prediction 
     return prediction
 
 
-def _entity(item: Any, log: IssueLog, line: int, name: str) -> Entity | None:
-    """An object, or a [text, category] pair."""
+def _entity(item: Any, sentence: str, log: IssueLog, line: int, name: str) -> Entity | None:
+    """An object, also in the spellings of other tools, a [text, category] pair, or a place in a known sentence."""
     if isinstance(item, list) and len(item) == 2:
         item = {"text": item[0], "category": item[1]}
     text, category = (item.get("text"), item.get("category")) if isinstance(item, dict) else (None, None)
+    if not isinstance(text, str) or not isinstance(category, str):
+        regions = regions_of(item, IssueLog(Path()), line)
+        if len(regions) == 1 and len(regions[0].categories) == 1:
+            text, (category,), start, end = regions[0]
+            if text is None and type(start) is int and type(end) is int:
+                text = sentence[start:end] or None
+            item = {"start": start, "end": end}
     if not isinstance(text, str) or not isinstance(category, str):
         log.add("bad-entity", f"{quote(item)} has no text and category; left out", line, name)
         return None

@@ -217,6 +217,11 @@ def hints(result: ScoreResult, curves: Mapping[str, Sequence[tuple[int, float]]]
     total, parse, f1 = len(result.predictions), result.parse, result.metrics.micro.f1
     if total and not any(prediction.entities for prediction in result.predictions.values()):
         found.append("no entity was predicted: look at the learning curves, train longer, or read some answers")
+    said = {entity.category for one in result.predictions.values() for entity in one.entities}
+    known = {entity.category for one in result.sentences.values() for entity in one.entities}
+    if said and not said & known:
+        listed, wanted = (", ".join(sorted(names)[:3]) for names in (said, known))
+        found.append(f"no predicted category is one of gold's: {listed} here, {wanted} there")
     if total and parse.failed / total > UNREAD:
         found.append(
             f"{parse.failed / total:.0%} of the answers cannot be read (`reason` in predictions.jsonl says why): "

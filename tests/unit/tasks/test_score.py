@@ -31,6 +31,11 @@ def test_a_good_result_needs_no_hint() -> None:
     [
         ([Prediction(one.id) for one in GOLD], [], "no entity was predicted"),
         ([*RIGHT[:8], Prediction("8", parse="failed"), Prediction("9", parse="failed")], [], "20% of the answers"),
+        (
+            [Prediction(one.id, [Entity("小满", "B-品牌", 2, 4)]) for one in GOLD],
+            [],
+            "one of gold's: B-品牌 here, 品牌 there",
+        ),
         (RIGHT, [(49, 0.95), (99, 0.99)], "only 100 steps"),
         (RIGHT, [(500, 0.95), (1000, 0.97)], "still rising"),
         (RIGHT, [(500, 0.7), (1000, 0.6)], "F1 is 70.0% on dev and 100.0% here"),

@@ -21,7 +21,7 @@ GOLD: list[dict[str, Any]] = [
 
 def score(folder: Path, lines: list[object], *overrides: str) -> Path:
     for name, items in (("gold.jsonl", GOLD), ("predictions.jsonl", lines)):
-        text = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+        text = "".join((json.dumps(item, ensure_ascii=False) if item else "") + "\n" for item in items)
         (folder / name).write_text(text, encoding="utf-8")
     words = [f"predictions={folder / 'predictions.jsonl'}", f"output_dir={folder / 'out'}", "metrics.bootstrap=50"]
     return run(compose.load(["task=score", "tracking=off", *words, *overrides]))
@@ -38,6 +38,7 @@ def score(folder: Path, lines: list[object], *overrides: str) -> Path:
             "none of the 1 predicted",
         ),
         ([{"id": "8", "entities": []}], "no id is one of the gold sentences"),
+        ([{"id": "1", "entities": [[2, 4, "地点"]]}, {"id": "2", "entities": []}], "not one predicted entity could be"),
     ],
 )
 def test_nothing_is_no_success(lines: list[object], found: str, tmp_path: Path) -> None:
@@ -77,6 +78,30 @@ def test_reports_of_other_programs(shared: Path, tmp_path: Path) -> None:
             out = run(compose.load(["task=score", "tracking=off", *words, f"output_dir={tmp_path / name}"]))
             micro = read_json(out / "scores.json")["metrics"]["micro"]
             assert (micro["fp"], micro["tp"]) == (0, 2 if folder.startswith("20") else 1), name
+
+
+BEIJING = {"text": "北京", "label": "地点"}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [{"id": "1", "entities": [BEIJING]}, "", {"id": "2", "entities": []}],
+        [[{"id": "1", "entities": [BEIJING]}, {"id": "2", "entities": []}]],
+        [{"id": 1, "entities": {"地点": ["北京"]}}, {"id": 2, "entities": {}}],
+        [{"id": 1, "entities": '[["北京", "地点"]]'}, {"id": 2, "entities": "[]"}],
+        [{"id": 1, "text": "我爱北京", "entities": [[2, 4, "地点"]]}, {"id": 2, "text": "去喝咖啡", "entities": []}],
+        [{"id": "1", "response": '[["北京", "地点"]]'}, {"id": "2", "response": "[]"}],
+        [
+            {"prompt": "找\n我爱北京", "completion": '[["地点", "北京"]]'},
+            {"prompt": "找\n去喝咖啡", "completion": "[]"},
+        ],
+        [{"prompt": "我爱北京", "label": '[["北京", "地点"]]', "predict": '[["地点", "北京"]]'}],
+    ],
+)
+def test_predictions_as_people_write_them(lines: list[object], tmp_path: Path) -> None:
+    micro = read_json(score(tmp_path, lines) / "scores.json")["metrics"]["micro"]
+    assert (micro["tp"], micro["fp"], micro["fn"]) == (1, 0, 0)
 
 
 @pytest.mark.parametrize(
