@@ -169,7 +169,7 @@ def prepare_llm(
 
     from omniner.llm.generative import GenerativeData, GenerativeModule
     from omniner.llm.language_model import build_causal_model
-    from omniner.llm.samples import PromptEncoder
+    from omniner.llm.samples import PromptEncoder, answer_rate
 
     model, tuning, train = config.llm, config.tuning, corpus.splits["train"]
     assert model is not None, "a tagger has no prompt"
@@ -182,6 +182,7 @@ def prepare_llm(
     replacement, dev = model.entity_replacement, corpus.splits["dev"]
     data = GenerativeData(encoder, train, dev, config.trainer, tuning.pack_tokens, replacement, config.seed)
     _check_positions(built, data)
+    built.rate = answer_rate(data.train_samples)
     return GenerativeModule(built, config, devices.precision, data.prefix, unit), data
 
 

@@ -10,7 +10,18 @@ from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le
 
-from omniner.config.validate import From0, Group, Number, NumberFrom0, OneOf, Positive, PositiveNumber, Share, hints
+from omniner.config.validate import (
+    Auto,
+    From0,
+    Group,
+    Number,
+    NumberFrom0,
+    OneOf,
+    Positive,
+    PositiveNumber,
+    Share,
+    hints,
+)
 from omniner.registry import HEADS
 
 HeadKind = Annotated[str, OneOf(lambda: ("auto", "none", *HEADS))]
@@ -204,6 +215,10 @@ class PromptConfig(Group):
     """`{categories}` is a list of lines with this many frequent entities of train in each."""
 
 
+LONGEST_ANSWER = 512
+"""Tokens of an answer at most where `max_new_tokens` is auto."""
+
+
 @dataclass
 class DecodingConfig(Group):
     """How a causal model's answers are made."""
@@ -213,8 +228,9 @@ class DecodingConfig(Group):
     in the sentence."""
     engine: Literal["hf", "openai"]
     """Where: hf = in this process; openai = a server that speaks OpenAI's protocol."""
-    max_new_tokens: Positive
-    """Tokens of an answer at most."""
+    max_new_tokens: Annotated[Positive | None, Auto()]
+    """Tokens of an answer at most; auto (or null) = as many as the longest sensible answer has, by the length of the
+    sentence and by what train shows; of a server, what it allows."""
     slots: Positive
     """hf: sentences that are decoded side by side; more is faster until memory ends."""
     temperature: NumberFrom0

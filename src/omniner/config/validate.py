@@ -82,6 +82,17 @@ class FromText:
         return core_schema.no_info_before_validator_function(number, handler(source))
 
 
+class Auto:
+    """The word `auto` stands for null: the program finds the value."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(
+            lambda value: None if value == "auto" else value, handler(source)
+        )
+
+
 class OneOrMore:
     """A list of which a single item may stand alone: `text=...` is `text=[...]`."""
 

@@ -66,6 +66,11 @@ class ConstraintState(Protocol):
         """Whether the stop token has been given; nothing may follow."""
         ...
 
+    @property
+    def ended(self) -> str:
+        """Why the answer was ended before the model did: `limit` (of tokens) or `loop`; empty = the model ended it."""
+        ...
+
     def advance(self, token: int) -> None:
         """Take the next token of the answer, chosen or forced.
 
@@ -206,6 +211,7 @@ class AnswerState:
         self._occurrences = 0  # of the span in the sentence, overlapping ones too
         self._written: Counter[bytes] = Counter()
         self.stopped = False
+        self.ended = ""
 
     def advance(self, token: int) -> None:
         """Take the next token of the answer, see `ConstraintState`."""
@@ -242,7 +248,7 @@ class AnswerState:
         constraint, state = self._constraint, self._state
         if self.stopped:
             return []
-        if state == DONE or self._must_end():
+        if state == DONE or self._end_now():
             return [*self._automaton.ending(state), constraint.stop]
         tokens: list[int] = []
         if isinstance(state, tuple) or state == SPAN:
@@ -265,22 +271,27 @@ class AnswerState:
             return np.empty(0, dtype=np.int64)
         if self._state == DONE:
             return np.array([self._constraint.stop], dtype=np.int64)
-        if self._must_end():
+        if self._end_now():
             return np.array(self._automaton.ending(self._state)[:1], dtype=np.int64)
         return self._automaton.next_tokens(self._state)
 
-    def _must_end(self) -> bool:
-        """Tell whether the answer has to be ended from here on."""
+    def _end_now(self) -> bool:
+        """Tell whether the answer has to be ended from here on, and note why."""
+        if not self.ended:
+            self.ended = self._why_to_end()
+        return bool(self.ended)
+
+    def _why_to_end(self) -> str:
         spare = self._left - self._constraint.reserve
         if spare <= 0:
-            return True
+            return "limit"
         decided = self._constraint.grammar.decided
         if isinstance(self._state, tuple) or self._state not in decided:
-            return False
+            return ""
         if spare <= _SPAN_ROOM:
-            return True
+            return "limit"
         pair = bytes(self._pair) + decided[self._state]
-        return self._written[pair] >= self._occurrences + _REPEATS
+        return "loop" if self._written[pair] >= self._occurrences + _REPEATS else ""
 
 
 def _composed(text: str) -> str:
@@ -361,7 +372,7 @@ class SchemaState:
 
     def __init__(self, matcher: Any, stop: int) -> None:
         self._matcher, self._stop = matcher, stop
-        self.stopped = False
+        self.stopped, self.ended = False, ""
         self._check()
 
     def advance(self, token: int) -> None:

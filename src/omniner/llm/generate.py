@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from omniner.config.model_groups import DecodingConfig
+from omniner.config.model_groups import LONGEST_ANSWER, DecodingConfig
 from omniner.errors import UserError
 from omniner.llm.constraint import Constraint, ConstraintState
 from omniner.llm.prefix_cache import (
@@ -56,11 +56,15 @@ _FRESH_TOKENS = 1024  # once new sentences bring so many tokens to a forward cal
 
 
 class GenerationRequest(NamedTuple):
-    """What is asked: the whole prompt in tokens, and the sentence in it, which a constraint needs."""
+    """What is asked: the whole prompt in tokens, and the sentence in it, which a constraint needs.
+
+    `limit` is the most tokens of the answer where `decoding.max_new_tokens` leaves that open.
+    """
 
     id: str
     prompt: list[int]
     text: str
+    limit: int | None = None
 
 
 class Answer(NamedTuple):
@@ -70,7 +74,7 @@ class Answer(NamedTuple):
         id: of the request.
         tokens: of the answer.
         text: the same.
-        finished: False if it was cut by `max_new_tokens`, or because it `looped`.
+        finished: False if it was cut by its limit of tokens, or because it `looped`.
         looped: whether the model repeated itself.
     """
 
@@ -206,7 +210,7 @@ class Generator:
     def _room(self, request: GenerationRequest) -> int:
         """Count the tokens that an answer may have: more would be at positions that the model has not learnt."""
         positions = getattr(self._base.config, "max_position_embeddings", None)
-        most = self._config.max_new_tokens
+        most = self._config.max_new_tokens or request.limit or LONGEST_ANSWER
         return most if positions is None else min(most, positions - len(request.prompt))
 
     def _decode(self, group: list[GenerationRequest]) -> Iterator[list[Answer]]:
@@ -285,7 +289,9 @@ class Generator:
         return answers
 
     def _answer(self, row: _Row) -> Answer:
-        return Answer(row.request.id, row.answer, self._chat.decode(row.answer), row.finished is True, row.looped)
+        ended = row.constraint.ended if row.constraint is not None else ""
+        finished, looped = row.finished is True and not ended, row.looped or ended == "loop"
+        return Answer(row.request.id, row.answer, self._chat.decode(row.answer), finished, looped)
 
     @torch.no_grad()
     def _next_tokens(self, store: PrefixCache, active: list[_Row]) -> list[int]:

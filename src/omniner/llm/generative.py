@@ -35,7 +35,7 @@ from omniner.llm.generate import Answer, GenerationRequest, Generator
 from omniner.llm.language_model import CausalModel, build_optimizer, save_causal_model
 from omniner.llm.memory import PackSize
 from omniner.llm.packs import PackedStep, StepLoader, pack_step, suffix_length
-from omniner.llm.samples import PromptEncoder, Sample
+from omniner.llm.samples import PromptEncoder, Sample, answer_limit
 from omniner.llm.shared_prefix import attach_attention, pack_loss
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence
@@ -260,7 +260,10 @@ def predict_answers(
     """
     generator = Generator(causal.model, causal.chat, list(prefix), config, constraint, seed)
     sentences = {sample.id: Sentence(sample.id, sample.text) for sample in samples}
-    requests = [GenerationRequest(sample.id, sample.prompt, sample.text) for sample in samples]
+    ending = constraint.reserve if isinstance(constraint, AnswerConstraint) else 0
+    requests = [
+        GenerationRequest(one.id, one.prompt, one.text, answer_limit(one.text, causal.rate, ending)) for one in samples
+    ]
     prompt, engine = causal.prompt, engine_name(config)
     for batch in generator.run(requests, done):
         yield [

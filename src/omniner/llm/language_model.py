@@ -299,6 +299,7 @@ class CausalModel:
         base: hub name, folder or GGUF file it came from; None for random weights.
         quantization: of the base; None where it has its ordinary precision.
         origin: parameters of a base with random weights beside which adapters learn; nobody else has them.
+        rate: `samples.answer_rate` of what it learnt from; None = unknown.
     """
 
     model: Any
@@ -308,6 +309,7 @@ class CausalModel:
     base: str | None
     quantization: Quantization | None
     origin: dict[str, Tensor] | None
+    rate: float | None = None
 
 
 def build_causal_model(
@@ -464,6 +466,7 @@ def _card(causal: CausalModel) -> dict[str, Any]:
         "quantization": asdict(causal.quantization) if causal.quantization else None,
         "chat_template": causal.chat.template,
         "prompt": causal.prompt.to_json(),
+        "answer_rate": causal.rate,
     }
 
 
@@ -523,7 +526,7 @@ def _assemble(folder: Path, card: Mapping[str, Any], dtype: torch.dtype, keep_co
         quicken_adapters(model)
     chat = ChatTokenizer(_load_tokenizer(folder), card["chat_template"])
     prompt = Prompt.from_json(card["prompt"])
-    return CausalModel(model.eval(), chat, prompt, card["method"], card["base"], kept, origin)
+    return CausalModel(model.eval(), chat, prompt, card["method"], card["base"], kept, origin, card.get("answer_rate"))
 
 
 def _load_weights(folder: Path, card: Mapping[str, Any], dtype: torch.dtype) -> Any:

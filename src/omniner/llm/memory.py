@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from omniner.config.model_groups import DecodingConfig, TuningConfig
+from omniner.config.model_groups import LONGEST_ANSWER, DecodingConfig, TuningConfig
 from omniner.errors import UserError
 from omniner.llm.language_model import prefers_8bit, prepare_for_training
 from omniner.llm.packs import make_pack
@@ -272,7 +272,7 @@ class MemoryCount:
         """Count the caches and logits of an evaluation; slots are there twice while they grow."""
         width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         groups = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-        slots, reach = self._decoding.slots, _PROMPT + self._decoding.max_new_tokens
+        slots, reach = self._decoding.slots, _PROMPT + (self._decoding.max_new_tokens or LONGEST_ANSWER)
         places = self._pack.prefix + 2 * slots * reach
         caches = layers * 2 * groups * width * places * self._compute.itemsize
         return float(caches + slots * text.vocab_size * (4 + self._compute.itemsize))

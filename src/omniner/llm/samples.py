@@ -15,12 +15,13 @@ So a new family of models needs no code here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from omniner.answers import write_answer
-from omniner.config.model_groups import EncodingConfig
+from omniner.config.model_groups import LONGEST_ANSWER, EncodingConfig
 from omniner.errors import UserError
 from omniner.llm.prompts import Prompt
 from omniner.records import Entity, Issue, Sentence, replace_surrogates
@@ -355,6 +356,27 @@ class _Parts:
     def prompts(self, chat: ChatTokenizer, texts: Sequence[str]) -> list[list[int]]:
         found = chat.plain_ids([f"{self.before}{text}{self.after}" for text in texts])
         return [[*self.head, *ids, *self.tail] for ids in found]
+
+
+_FLOOR = 64  # tokens that any answer may have
+_USUAL, _LEAST, _MARGIN = 4.0, 0.5, 1.5  # further tokens for each character: where train is unknown, at least; times
+
+
+def answer_rate(samples: Sequence[Sample]) -> float:
+    """Return the most tokens that an answer has beyond those of any, for each character of its sentence."""
+    return max((len(sample.answer) - _FLOOR) / len(sample.text) for sample in samples)
+
+
+def answer_limit(text: str, rate: float | None, ending: int) -> int:
+    """Return the most tokens that a sensible answer about a sentence has: half as many again as train shows.
+
+    Args:
+        text: the sentence.
+        rate: `answer_rate` of train; None = unknown.
+        ending: tokens that ending an answer in its worst state takes.
+    """
+    grows = _USUAL if rate is None else max(rate, _LEAST) * _MARGIN
+    return min(LONGEST_ANSWER, _FLOOR + ending + math.ceil(grows * len(text)))
 
 
 def describe_sample(sample: Sample, chat: ChatTokenizer, prefix: int) -> Iterator[str]:

@@ -232,16 +232,19 @@ def explain_unread(unread: Sequence[Prediction], config: DecodingConfig) -> tupl
     Returns:
         The reasons with their counts and the first examples, the key that helps with the most frequent one, and how.
     """
-    kinds = Counter(map(_kind_of, unread))
+    kinds, limit = Counter(map(_kind_of, unread)), config.max_new_tokens or "what the server allows"
     examples = "; ".join(f"{p.id}: {_shortened(p.raw) or p.reason[:_SHOWN]}" for p in unread[:_EXAMPLES])
     reasons = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
     key, fix = {
         ONLY_THOUGHT: (
             "decoding.max_new_tokens",
-            f"Raise decoding.max_new_tokens (now {config.max_new_tokens}), or switch thinking off:"
+            f"Raise decoding.max_new_tokens (now {limit}), or switch thinking off:"
             " +decoding.extra_body.chat_template_kwargs.enable_thinking=false (the name is the chat template's).",
         ),
-        _LIMIT: ("decoding.max_new_tokens", f"Raise decoding.max_new_tokens (now {config.max_new_tokens})."),
+        _LIMIT: (
+            "decoding.max_new_tokens",
+            f"Raise decoding.max_new_tokens (now {limit}).",
+        ),
         _REFUSED: ("decoding", "Change what it does not take: a key of decoding, the prompt, or the input."),
         _NO_ANSWER: ("decoding.model", "See which decoding.model the server has, and that its chat template fits."),
         _OUT_OF_FORM: ("decoding.model", "Try another decoding.model, prompt=fewshot, or decoding.kind=guided."),

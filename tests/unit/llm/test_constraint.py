@@ -432,3 +432,25 @@ def test_mistakes_are_explained(
     without = {token: spelling for token, spelling in constraint.spellings.items() if spelling != b"\xe4"}
     with pytest.raises(UserError, match="0xe4"):
         TokenTrie(without)
+
+
+@pytest.mark.parametrize(("budget", "why"), [(400, "loop"), (60, "limit")])
+def test_an_answer_that_was_ended_says_why(
+    chat: ChatTokenizer,
+    constraints: Callable[[ChatTokenizer, str], AnswerConstraint],
+    budget: int,
+    why: str,
+    jump: bool,
+) -> None:
+    constraint, category = constraints(chat, "official"), CATEGORIES[0]
+    text = "去喝小满" if why == "loop" else "去喝小满" * 50
+    tokens = chat.answer_ids(json.dumps([["小满", category]] * 60, ensure_ascii=False))
+    budget = budget if why == "loop" else constraint.reserve + budget
+    state = constraint.start(text, budget)
+    pairs = json.loads(chat.decode(write(constraint, state, told(tokens), jump=False)))
+    assert state.ended == why
+    assert 0 < len(pairs) < 60
+    whole = constraint.start("去喝小满", 400)
+    one = chat.answer_ids(json.dumps([["小满", category]], ensure_ascii=False))
+    write(constraint, whole, told([*one, constraint.stop]), jump=False)
+    assert whole.ended == ""

@@ -15,7 +15,15 @@ from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.llm import prompts
 from omniner.llm.prompts import Prompt
-from omniner.llm.samples import PROBE_SENTENCES, ChatTokenizer, PromptEncoder, Sample, describe_sample
+from omniner.llm.samples import (
+    PROBE_SENTENCES,
+    ChatTokenizer,
+    PromptEncoder,
+    Sample,
+    answer_limit,
+    answer_rate,
+    describe_sample,
+)
 from omniner.records import Entity, Sentence
 
 LIMITS = EncodingConfig(512, "fail")
@@ -201,3 +209,18 @@ def test_the_description_shows_what_is_shared_and_what_is_learnt(chat: ChatToken
     assert f"{len(sample.answer)} tokens" in lines[5]
     assert "\ufffd" not in lines[6]
     assert "品牌" in lines[6].replace("' '", "")
+
+
+def test_the_longest_answer_follows_from_the_sentence_and_from_train() -> None:
+    """Every answer of train fits with room to spare, longer sentences have longer ones, and none has more than 512."""
+    maker = encoder()
+    text = "去喝小满，" * 8
+    dense = Sentence("d", text, [Entity("小满", "品牌", at + 2, at + 4) for at in range(0, len(text), 5)])
+    samples, _ = maker.encode([dense, Sentence("s", "没有"), Sentence("l", "今天没什么好说的" * 20)])
+    rate = answer_rate(samples)
+    for sample in samples:
+        assert len(sample.answer) < answer_limit(sample.text, rate, 0) <= 512
+    limits = [answer_limit("好" * size, rate, 9) for size in (1, 10, 40, 10_000)]
+    assert limits == sorted(limits)
+    assert (limits[0] > 64, limits[-1]) == (True, 512)
+    assert answer_limit("好" * 20, 0.0, 0) < answer_limit("好" * 20, None, 0), "a train of few entities says so"
