@@ -440,7 +440,6 @@ def test_an_answer_that_was_ended_says_why(
     constraints: Callable[[ChatTokenizer, str], AnswerConstraint],
     budget: int,
     why: str,
-    jump: bool,
 ) -> None:
     constraint, category = constraints(chat, "official"), CATEGORIES[0]
     text = "去喝小满" if why == "loop" else "去喝小满" * 50
