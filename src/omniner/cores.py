@@ -1,5 +1,5 @@
-"""The CPU cores of this process: which it may use, and how to keep what it starts to some of them; and whether there
-can be a GPU at all.
+"""What this machine has for a process: its CPU cores, and how to keep what it starts to some of them; whether there can
+be a GPU at all; a port that is free.
 
 Linux alone says and sets this per process. Elsewhere (macOS) every core counts as this process's own, and nothing is
 kept to any core.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 from collections.abc import Collection, Iterator
 
@@ -47,3 +48,11 @@ def check_gpu() -> None:
     """Raise a `UserError` where Linux has no driver of any GPU, which is seen without waiting for torch."""
     if sys.platform == "linux" and not any(map(os.path.exists, GPU_FILES)):
         raise UserError("trainer.accelerator", "this machine has no GPU driver", "Use trainer=cpu.")
+
+
+def free_port() -> int:
+    """Find a port of this machine that nobody listens at."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        port: int = place.getsockname()[1]
+        return port

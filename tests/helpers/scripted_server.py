@@ -131,6 +131,9 @@ def config(url: str | None, **changes: Any) -> DecodingConfig:
     values: dict[str, Any] = {
         "kind": "free",
         "engine": "openai",
+        "command": [],
+        "options": {},
+        "start_seconds": 1,
         "max_new_tokens": 64,
         "slots": 1,
         "temperature": 0.0,

@@ -165,7 +165,7 @@ def _check_training(config: Config) -> None:
     )
     refuse(
         "decoding.engine",
-        decoding.engine == "openai" and TASKS[config.task.name].trains,
+        decoding.engine != "hf" and TASKS[config.task.name].trains,
         "a server cannot decode a model in training",
         "Use it with task=predict.",
     )
@@ -173,7 +173,7 @@ def _check_training(config: Config) -> None:
 
 def _check_prompt(config: Config) -> None:
     prompt = config.prompt
-    told = isinstance(config.model, CausalConfig) or config.decoding.engine == "openai"
+    told = isinstance(config.model, CausalConfig) or config.decoding.engine != "hf"
     refuse(
         "prompt.from_run",
         bool(prompt.from_run) and not told and TASKS[config.task.name].prompts,

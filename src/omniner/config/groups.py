@@ -43,7 +43,8 @@ from omniner.registry import FORMATS, TASKS, writable_formats
 
 TaskName = Annotated[str, OneOf(lambda: TASKS)]
 CorpusFormat = Annotated[str, OneOf(lambda: ("auto", *FORMATS, "synthetic"))]
-Conversion = Annotated[str, OneOf(lambda: ("auto", "llama", "safetensors", "merged", "generated", *writable_formats()))]
+_CONVERSIONS = ("auto", "llama", "safetensors", "merged", "serve", "generated")  # beside the formats of corpora
+Conversion = Annotated[str, OneOf(lambda: (*_CONVERSIONS, *writable_formats()))]
 Taxonomy = Literal["omniner2025", "flat"]
 Together = Literal["auto", "texts", "mentions", "posts"]
 
@@ -420,8 +421,9 @@ class Config(Group):
     """task=convert: the file or folder to write; task=split, filter: a folder for the corpus, null = in the run's."""
     to: Conversion
     """task=convert: llama = a checkpoint in the Llama layout; safetensors = a GGUF file or folder as one that loads in
-    seconds; merged = adapters merged into their weights; generated = predictions as LLaMA-Factory writes them; or a
-    format of corpora; auto = safetensors for a GGUF file, llama for a folder with a checkpoint."""
+    seconds; merged = adapters merged into their weights; serve = the command that serves a model with vLLM is printed;
+    generated = predictions as LLaMA-Factory writes them; or a format of corpora; auto = safetensors for a GGUF file,
+    llama for a folder with a checkpoint."""
 
     @property
     def llm(self) -> CausalConfig | None:

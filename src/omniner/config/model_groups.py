@@ -226,8 +226,9 @@ class DecodingConfig(Group):
     kind: Literal["free", "guided"]
     """free = the model writes what it likes; guided = only answers in form, of known categories, with words that stand
     in the sentence."""
-    engine: Literal["hf", "openai"]
-    """Where: hf = in this process; openai = a server that speaks OpenAI's protocol."""
+    engine: Literal["hf", "openai", "vllm"]
+    """Where: hf = in this process; openai = a server that speaks OpenAI's protocol; vllm = vLLM's server, which is
+    started for it."""
     max_new_tokens: Annotated[Positive | None, Auto()]
     """Tokens of an answer at most; auto (or null) = as many as the longest sensible answer has, by the length of the
     sentence and by what train shows; of a server, what it allows."""
@@ -251,6 +252,13 @@ class DecodingConfig(Group):
     """openai: further attempts after a failure that may pass."""
     structured: Literal["none", "json_schema", "vllm"]
     """openai, guided: how the server is told what answers may look like."""
+    command: list[str]
+    """vllm: the program and the words before the model."""
+    options: dict[str, Any]
+    """vllm: further options of that command, such as {tensor-parallel-size: 2}; null leaves out one that is given
+    otherwise."""
+    start_seconds: PositiveNumber
+    """vllm: until it must answer; loading a large model takes minutes."""
     extra_body: dict[str, Any] = field(default_factory=dict)
     """openai: further fields of a request, such as chat_template_kwargs={enable_thinking: false}; null leaves out one
     that is sent otherwise."""

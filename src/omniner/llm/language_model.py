@@ -377,7 +377,7 @@ def load_causal_model(folder: Path, dtype: torch.dtype, device: torch.device | s
     Raises:
         UserError: the folder is no such checkpoint, or its base is not where it was.
     """
-    causal = _assemble(folder, _read_card(folder), dtype, keep_codes=True)
+    causal = _assemble(folder, read_card(folder), dtype, keep_codes=True)
     causal.model = causal.model.to(device)
     return causal
 
@@ -394,7 +394,7 @@ def merge_adapters(folder: Path, output: Path, dtype: torch.dtype) -> None:
         UserError: `output` is in use; see `load_causal_model`.
     """
     _check_unused(output)
-    causal = _assemble(folder, _read_card(folder), dtype, keep_codes=False)
+    causal = _assemble(folder, read_card(folder), dtype, keep_codes=False)
     model = causal.model if causal.method == "full" else causal.model.merge_and_unload()
     with writing_folder(output) as written, checkpoints.quiet_libraries():
         model.to(dtype).save_pretrained(written)
@@ -470,7 +470,7 @@ def _card(causal: CausalModel) -> dict[str, Any]:
     }
 
 
-def _read_card(folder: Path) -> dict[str, Any]:
+def read_card(folder: Path) -> dict[str, Any]:
     """Read `omniner.json` of a folder, and check it as far as `load_causal_model` relies on it."""
     restore(folder)
     if not (folder / DESCRIPTION).is_file():

@@ -20,7 +20,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -30,6 +29,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+from omniner.cores import free_port
 from omniner.errors import Stopped
 from omniner.runs import children
 
@@ -88,7 +88,7 @@ def started_ranks(count: int, folder: Path) -> Iterator[None]:
     rendezvous = {
         "NODE_RANK": os.environ.get("NODE_RANK", "0"),
         "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
-        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(_free_port()),
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(free_port()),
         RUN_FOLDER: str(folder.resolve()),
     }
     command = child_command(folder / "config.yaml")
@@ -229,11 +229,3 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-
-
-def _free_port() -> int:
-    """Find a port that nobody listens at."""
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        port: int = place.getsockname()[1]
-        return port

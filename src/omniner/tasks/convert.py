@@ -4,6 +4,7 @@
 - `to=safetensors`: a pretrained causal model (`input`: a GGUF file or a folder) to a folder that loads in seconds, in
   bf16.
 - `to=merged`: a run's adapters (`checkpoint`) merged into plain weights that any server loads.
+- `to=serve`: the command that serves a run's model (`checkpoint`), or that of `model`, with vLLM; it is only printed.
 - `to=` a format of corpora: one file, or each file of a folder (`input`); every split of `data` where none is named.
 - `to=generated`: a run's predictions (`input`) as LLaMA-Factory writes them, for the scripts that read that.
 
@@ -13,6 +14,7 @@ Whatever is written is written whole or not at all; what the target cannot hold 
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +41,9 @@ def run(context: Context) -> None:
     target, output = config.to, Path(config.output or "")
     if target == "auto":
         target = _recognised(config)
+    if target == "serve":
+        print(_serving_command(config))
+        return
     context.run.tags({"convert.to": target, "convert.output": str(output.resolve())})
     if target == "llama":
         from omniner.convert.weights import convert_checkpoint
@@ -69,6 +74,17 @@ def run(context: Context) -> None:
     else:
         _convert_corpus(context, target, output)
     print(f"written: {output}")
+
+
+def _serving_command(config: Config) -> str:
+    """Write the command line that serves a model, as a shell takes it."""
+    from omniner.llm.vllm import serve_command, served_base, served_checkpoint
+
+    if config.checkpoint:
+        served, _ = served_checkpoint(find_trained_model(config.checkpoint, config.tracking), None)
+    else:
+        served = served_base(config.llm.path if config.llm else None)
+    return shlex.join(serve_command(config.decoding, served, {"port": 8000}))
 
 
 def _recognised(config: Config) -> str:
@@ -133,7 +149,7 @@ def _needs_input(config: Config) -> bool:
 
 
 def _check(config: Config) -> None:
-    if not config.output:
+    if not config.output and config.to != "serve":
         raise UserError("output", "task=convert needs it", "Set output=<file or folder to write>.")
 
 

@@ -79,7 +79,7 @@ def run(context: Context) -> None:
     model = find_model(context, reported=() if config.input or config.text else sentences)
     predictions = predict_file(config, model, sentences, folder / PREDICTIONS)
     context.publish_file(PREDICTIONS)
-    if config.decoding.engine == "openai":
+    if config.decoding.engine != "hf":
         from omniner.llm.server import refuse_unread
 
         refuse_unread(predictions, config.decoding)
@@ -162,7 +162,7 @@ def find_model(context: Context, reported: Sequence[Sentence]) -> Path | Untrain
         reported: sentences that no example of a prompt may come from.
     """
     checkpoint = context.config.checkpoint
-    if checkpoint and context.config.decoding.engine == "hf":
+    if checkpoint and context.config.decoding.engine != "openai":
         return find_trained_model(checkpoint, context.config.tracking)
     return _prepare_untrained(context, reported)
 
@@ -221,7 +221,7 @@ def _append_predictions(path: Path, sentences: Sequence[Sentence], batches: Iter
 
 def _count_processes(config: Config, model: Path | UntrainedModel, sentences: int) -> int:
     """Decide how many processes predict: one for each device of this machine, none for less than a few sentences."""
-    if not isinstance(model, Path) and config.decoding.engine == "openai":
+    if config.decoding.engine == "vllm" or (not isinstance(model, Path) and config.decoding.engine == "openai"):
         return 1
     from omniner.training.devices import count_devices
 
@@ -338,6 +338,13 @@ def open_model(config: Config, model: Path | UntrainedModel) -> Predict:
         from omniner.llm.server import predict_with_server
 
         return partial(predict_with_server, config.decoding, model.prompt)
+    if config.decoding.engine == "vllm":
+        from omniner.llm.vllm import predict_with_vllm, served_base
+
+        if isinstance(model, Path):
+            return partial(predict_with_vllm, config.decoding, model, None)
+        base = served_base(config.llm.path if config.llm else None)
+        return partial(predict_with_vllm, config.decoding, base, model.prompt)
     from omniner import models
 
     if isinstance(model, Path):
@@ -353,13 +360,15 @@ def _splits(config: Config) -> list[str]:
 def _settings(config: Config) -> list[str]:
     """Those of a model that was trained stand in its own run."""
     theirs = ("model", "head", "tuning", "prompt", "seed") if config.checkpoint else ()
-    sections = model_settings(config) if config.decoding.engine == "hf" else ["prompt", "decoding", "data", "metrics"]
+    sections = ["prompt", "decoding", "data", "metrics"]
+    if config.decoding.engine != "openai":
+        sections = model_settings(config)
     return [name for name in sections if name not in theirs]
 
 
 def needs_checkpoint(config: Config) -> bool:
     """A causal model can answer as it was published, and so can a server."""
-    return config.llm is None and config.decoding.engine == "hf"
+    return config.llm is None and config.decoding.engine != "openai"
 
 
 def _check(config: Config) -> None:
@@ -387,7 +396,7 @@ TASK = Task(
     outputs=(*PREDICTION_OUTPUTS, *SCORE_OUTPUTS, GUIDANCE_COPY),
     costly=[PREDICTIONS],
     prompts=True,
-    uses_model=lambda config: config.decoding.engine == "hf" and not config.checkpoint,
+    uses_model=lambda config: config.decoding.engine != "openai" and not config.checkpoint,
     splits=_splits,
     tracked=lambda config: not is_typed(config),
     settings=_settings,

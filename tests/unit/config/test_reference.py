@@ -46,5 +46,5 @@ def test_help_lists_groups_of_the_users_own_and_what_is_registered(tmp_path: Pat
     finally:
         TASKS.remove("zip")
     assert next(line for line in lines if line.startswith("data:")).startswith("data: cluener, cmeee, mine, msra")
-    assert next(line for line in lines if line.startswith("task:")).endswith("train, zip")
+    assert next(line for line in lines if line.startswith("task:")).endswith("train, ui, zip")
     assert not any(line.startswith("hydra") for line in lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,10 +18,11 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
 from small_corpus import fit, predict
+from test_fit import At
 
 from omniner.config.groups import Config
+from omniner.cores import free_port
 from omniner.records import prediction_to_json, to_line
-from omniner.runs import ranks
 from omniner.training import checkpoints
 
 TAGGER = """
@@ -90,6 +92,24 @@ RUNS = {
 }
 
 
+RESUMED = """
+import json, os, signal, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2].split(":")
+import small_corpus
+from omniner.training import fit as fitting
+from test_fit import At
+from test_fit_processes import BERT
+fitting._AGREE_EVERY = 1
+config = small_corpus.configuration(*BERT, "trainer.devices=2")
+stop = At({step}, lambda: os.kill(os.getpid(), signal.SIGTERM))
+result = small_corpus.fit(config, small_corpus.corpus(41, 19), Path(sys.argv[1]), None, [stop])
+if result.rank == 0:
+    print(json.dumps([result.interrupted, result.best_f1]))
+"""
+BERT = ("bert_tiny", *small_corpus.CERTAIN["bert_tiny"], "trainer.max_epochs=3", "trainer.weight_average=0.8")
+
+
 class Means(Callback):
     """Notes the loss of each logged step, over all processes, and the norm of its gradient."""
 
@@ -108,7 +128,7 @@ def run_in_two(text: str, folder: Path, variables: Mapping[str, str] | None = No
     script = folder.parent / "train.py"
     script.write_text(text, encoding="utf-8")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PL_", "PYTEST"))}
-    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ranks._free_port()), "NODE_RANK": "0", **(variables or {})}
+    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0", **(variables or {})}
     processes = [
         subprocess.Popen(
             [sys.executable, str(script), str(folder), f"{Path(__file__).parent}:{Path(small_corpus.__file__).parent}"],
@@ -164,3 +184,18 @@ def test_two_processes_train_a_causal_model_as_one_does(tmp_path: Path) -> None:
         assert left.keys() == right.keys()
         for key, weight in left.items():
             torch.testing.assert_close(weight, right[key], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_run_may_go_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    """A BERT tagger on two processes, then on one, then on two: the weights of one process all the way."""
+    config, corpus = small_corpus.configuration(*BERT), small_corpus.corpus(41, 19)
+    whole = fit(config, corpus, tmp_path / "whole", None, [])
+    folder = tmp_path / "parts"
+    assert run_in_two(RESUMED.format(step=5), folder)[0]
+    assert fit(config, corpus, folder, None, [At(11, lambda: os.kill(os.getpid(), signal.SIGTERM))]).interrupted
+    interrupted, best_f1 = run_in_two(RESUMED.format(step=0), folder)
+    assert (interrupted, best_f1) == (False, pytest.approx(whole.best_f1))
+    left, right = (checkpoints.read_checkpoint(each / "checkpoints/last.ckpt") for each in (tmp_path / "whole", folder))
+    for name, weight in left["state_dict"].items():
+        torch.testing.assert_close(weight, right["state_dict"][name], atol=1e-3, rtol=1e-3)

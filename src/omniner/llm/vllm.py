@@ -1,0 +1,240 @@
+"""Answers of vLLM's server, which runs beside this process for as long as it is asked; vLLM is never imported here.
+
+For models and corpora that outgrow decoding in this process: several GPUs for one model, thousands of sentences at a
+time. The server is started with the model of a run, asked as any other server is (`omniner.llm.server`), and ended; it
+keeps the prefix that all prompts share (prefix caching) and, guided, the grammar of answers (structured outputs).
+
+Adapters stay adapters beside their base. Those that learnt beside 4-bit weights, or beside a base that stands nowhere
+else, are merged into a folder for the time of the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omniner.config.model_groups import DecodingConfig
+from omniner.cores import free_port
+from omniner.errors import UserError, one_line
+from omniner.files import read_json
+from omniner.llm.prompts import Prompt
+from omniner.llm.server import predict_with_server
+from omniner.records import Prediction, Sentence
+
+log = logging.getLogger("omniner")
+
+NAME = "vllm"  # of the model on the server, and so in predictions
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM takes
+_PAUSE = 0.5  # seconds between two looks at a server that starts
+_FAREWELL = 30.0  # seconds for a server to end by itself
+_TAIL = 20_000  # bytes of its output in which the reason of its end is looked for
+# The server ends when its standard input does, and so when this process is killed, too.
+_WATCHED = """
+exec 3<&0
+"$@" </dev/null &
+server=$!
+{ cat <&3 >/dev/null; kill -TERM $server 2>/dev/null; } &
+wait $server
+"""
+
+
+class ServedModel(NamedTuple):
+    """What a server is to load.
+
+    Attributes:
+        path: folder or hub name of a model.
+        adapters: folder of adapters beside it; None = none.
+        rank: of the adapters.
+    """
+
+    path: str
+    adapters: Path | None = None
+    rank: int = 0
+
+
+def served_checkpoint(checkpoint: Path, merged: Path | None) -> tuple[ServedModel, Prompt]:
+    """Find out what a server must load to answer as a trained model does, and what it is to be told.
+
+    Args:
+        checkpoint: the folder of a trained causal model.
+        merged: where to merge adapters that cannot stay beside their base; None = they are refused.
+
+    Raises:
+        UserError: it is a tagger, or its adapters must be merged first.
+    """
+    if not checkpoint.is_dir():
+        raise UserError("checkpoint", f"{checkpoint} is a tagger, which vLLM cannot serve", "Use decoding=free.")
+    from omniner.llm import language_model
+
+    card = language_model.read_card(checkpoint)
+    prompt = Prompt.from_json(card["prompt"])
+    if card["method"] == "full":
+        return ServedModel(str(checkpoint)), prompt
+    if card["method"] == "lora" and card["base"] is not None and not str(card["base"]).endswith(".gguf"):
+        rank = int(read_json(checkpoint / "adapter_config.json")["r"])
+        return ServedModel(str(card["base"]), checkpoint, rank), prompt
+    if merged is None:
+        found = f"the adapters in {checkpoint} cannot be served beside their base"
+        fix = f"Merge them: task=convert to=merged checkpoint={checkpoint} output=<folder>; then model.path=<folder>."
+        raise UserError("checkpoint", found, fix)
+    import torch
+
+    language_model.merge_adapters(checkpoint, merged, torch.bfloat16)
+    return ServedModel(str(merged)), prompt
+
+
+def served_base(path: str | None) -> ServedModel:
+    """Say what a server must load of a model as it was published.
+
+    Raises:
+        UserError: it has random weights, or is a GGUF file.
+    """
+    if path is None or path.endswith(".gguf"):
+        found = "random weights" if path is None else f"{path}, a GGUF file"
+        raise UserError("model.path", f"{found} cannot be served", "Name a folder or a hub model (task=convert).")
+    return ServedModel(path)
+
+
+def serve_command(config: DecodingConfig, served: ServedModel, place: Mapping[str, Any]) -> list[str]:
+    """Return the command line that serves a model.
+
+    Args:
+        config: `command` begins it, `options` overrule and add; guided answers need a backend.
+        served: the model.
+        place: options that say where it listens.
+    """
+    options: dict[str, Any] = {**place, "generation-config": "vllm", "enable-prefix-caching": True}
+    if served.adapters is None:
+        options["served-model-name"] = NAME
+    else:
+        rank = next((rank for rank in _RANKS if rank >= served.rank), _RANKS[-1])
+        adapters = {"lora-modules": f"{NAME}={served.adapters}", "max-lora-rank": rank}
+        options |= {"enable-lora": True, **adapters, "tokenizer": served.adapters}
+    if config.kind == "guided":
+        options["structured-outputs-config.backend"] = "guidance"
+    command = [*config.command, served.path]
+    for name, value in {**options, **config.options}.items():
+        if value is True:
+            command.append(f"--{name}")
+        elif value not in (None, False):
+            command += [f"--{name}", str(value)]
+    return command
+
+
+def predict_with_vllm(
+    config: DecodingConfig,
+    model: Path | ServedModel,
+    prompt: Prompt | None,
+    sentences: Sequence[Sentence],
+    done: frozenset[str],
+) -> Iterator[list[Prediction]]:
+    """Start a server, ask it about the sentences that are not `done`, and end it.
+
+    Args:
+        config: how it is started, asked and decodes.
+        model: the checkpoint of a trained model, or one as it was published.
+        prompt: what a published model is told; a trained one knows.
+        sentences: with different ids.
+        done: ids of sentences that have their predictions already.
+
+    Yields:
+        predictions, batch by batch as the answers arrive.
+
+    Raises:
+        UserError: the server cannot be started, ends, or cannot be used.
+    """
+    if all(sentence.id in done for sentence in sentences):
+        return
+    port = free_port()
+    structured = "vllm" if config.kind == "guided" else config.structured
+    url = f"http://127.0.0.1:{port}"
+    asked = dataclasses.replace(config, engine="openai", url=f"{url}/v1", model=NAME, structured=structured)
+    with tempfile.TemporaryDirectory() as folder:
+        if isinstance(model, Path):
+            model, prompt = served_checkpoint(model, Path(folder) / "merged")
+        assert prompt is not None, "a published model is told what to do"
+        command = serve_command(config, model, {"host": "127.0.0.1", "port": port})
+        with running(command, Path(folder) / "log", config.start_seconds, url):
+            yield from predict_with_server(asked, prompt, sentences, done)
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], output: Path, seconds: float, url: str) -> Iterator[None]:
+    """Run a server for the block, which begins as soon as it answers.
+
+    Args:
+        command: its command line.
+        output: a file that gets what it writes.
+        seconds: until it must answer.
+        url: where it answers `/health`.
+
+    Raises:
+        UserError: it ends, or does not answer in time.
+    """
+    log.info("starting %s", " ".join(command))
+    with output.open("wb") as file:
+        server = subprocess.Popen(
+            ["sh", "-c", _WATCHED, "sh", *command],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_ready(server, output, seconds, url)
+        try:
+            yield
+        except UserError as error:
+            if server.poll() is not None:
+                raise _ended(server, output) from error
+            raise
+    finally:
+        _end(server)
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], output: Path, seconds: float, url: str) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        if server.poll() is not None:
+            raise _ended(server, output)
+        with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(f"{url}/health", timeout=5):
+            return
+        if time.monotonic() > end:
+            found = f"vLLM does not answer after {seconds:.0f} s (last words: {_last_words(output)})"
+            raise UserError("decoding.start_seconds", found, "Raise it, or try the command by itself.")
+        time.sleep(_PAUSE)
+
+
+def _ended(server: subprocess.Popen[bytes], output: Path) -> UserError:
+    if server.returncode == 127:  # the shell's own
+        return UserError("decoding.command", f"vLLM is not there ({_last_words(output)})", "pip install vllm")
+    return UserError("decoding", f"vLLM has ended: {_last_words(output)}", "Mend that, in decoding.options perhaps.")
+
+
+def _last_words(output: Path) -> str:
+    """What a server said last that sounds like a reason."""
+    text = output.read_bytes()[-_TAIL:].decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["nothing"]
+    return one_line(RuntimeError(next((line for line in reversed(lines) if "Error" in line), lines[-1])))
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End a server and all that it started; politely first."""
+    assert server.stdin is not None
+    server.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        server.wait(_FAREWELL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
