@@ -336,7 +336,7 @@ class LLMPredictor:
 
     def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
         """See `Predictor`."""
-        from omniner.llm.generative import build_constraint, engine_name, predict_answers
+        from omniner.llm.answering import build_constraint, engine_name, predict_answers
         from omniner.llm.samples import PromptEncoder
 
         config, causal = self._config, self._causal

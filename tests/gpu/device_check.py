@@ -396,7 +396,7 @@ def guided(check: Check) -> None:
     import small_causal
 
     from omniner.config import compose
-    from omniner.llm.generative import build_constraint, predict_answers
+    from omniner.llm.answering import build_constraint, predict_answers
     from omniner.llm.language_model import build_causal_model
     from omniner.llm.samples import PromptEncoder
     from omniner.records import Sentence

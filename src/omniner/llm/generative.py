@@ -5,8 +5,8 @@ pack's summed loss is divided by the tokens of the whole step. One pack after th
 memory is that of one pack. Between data-parallel processes gradients travel with the last pack only. With divided
 weights (fsdp) they travel with each pack: to wait for the last would need whole gradients on each device.
 
-An evaluation takes the loss of the gold answers of dev, then lets the model answer the sentences (`predict_answers`,
-the same function that predicts after training). `GenerativeData` encodes all sentences when it is made, so that what is
+An evaluation takes the loss of the gold answers of dev, then lets the model answer the sentences (`answering`, which
+predicts after training, too). `GenerativeData` encodes all sentences when it is made, so that what is
 wrong with the data is said at once. Dev is one batch for each process: a generator that is given all sentences keeps
 its slots full. With entity replacement the training sentences of each epoch are made anew and encoded at its start.
 """
@@ -25,17 +25,15 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from omniner.answers import CUT, REPEATED, prediction_from_answer
 from omniner.config.groups import Config
-from omniner.config.model_groups import CausalConfig, DecodingConfig, TrainerConfig
+from omniner.config.model_groups import CausalConfig, TrainerConfig
 from omniner.errors import Stopped, UserError
+from omniner.llm.answering import build_constraint, predict_answers
 from omniner.llm.attention_probe import attention_dtype, choose_attention
-from omniner.llm.constraint import AnswerConstraint, Constraint
-from omniner.llm.generate import Answer, GenerationRequest, Generator
 from omniner.llm.language_model import CausalModel, build_optimizer, save_causal_model
 from omniner.llm.memory import PackSize
 from omniner.llm.packs import PackedStep, StepLoader, pack_step, suffix_length
-from omniner.llm.samples import PromptEncoder, Sample, answer_limit
+from omniner.llm.samples import PromptEncoder, Sample
 from omniner.llm.shared_prefix import attach_attention, pack_loss
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence
@@ -221,62 +219,6 @@ class GenerativeModule(Learner):
         tokens = self.rates.get("tokens", 0.0)
         # each process knows its own tokens
         self.log("train/tokens_per_second", tokens, batch_size=batch.sentences, sync_dist=True, reduce_fx="sum")
-
-
-def build_constraint(causal: CausalModel, config: DecodingConfig) -> Constraint | None:
-    """Build what keeps answers in form, if `decoding.kind` asks for it."""
-    if config.kind != "guided":
-        return None
-    return AnswerConstraint(causal.chat, causal.prompt.categories, causal.prompt.answer)
-
-
-def engine_name(config: DecodingConfig) -> str:
-    """Name the engine of predictions that are made in this process."""
-    return "hf-guided" if config.kind == "guided" else "hf"
-
-
-def predict_answers(
-    causal: CausalModel,
-    samples: Sequence[Sample],
-    prefix: Sequence[int],
-    config: DecodingConfig,
-    constraint: Constraint | None,
-    seed: int,
-    done: frozenset[str],
-) -> Iterator[list[Prediction]]:
-    """Let the model answer the samples that are not `done`.
-
-    Args:
-        causal: in evaluation mode, on its device.
-        samples: all of them, those that are done too: they decide which sentences are decoded together.
-        prefix: token ids that all prompts begin with.
-        config: how to decode.
-        constraint: what `build_constraint` gave.
-        seed: of drawn tokens.
-        done: ids of samples.
-
-    Yields:
-        predictions, in the order in which the generator finishes them.
-    """
-    generator = Generator(causal.model, causal.chat, list(prefix), config, constraint, seed)
-    sentences = {sample.id: Sentence(sample.id, sample.text) for sample in samples}
-    ending = constraint.reserve if isinstance(constraint, AnswerConstraint) else 0
-    requests = [
-        GenerationRequest(one.id, one.prompt, one.text, answer_limit(one.text, causal.rate, ending)) for one in samples
-    ]
-    prompt, engine = causal.prompt, engine_name(config)
-    for batch in generator.run(requests, done):
-        yield [
-            prediction_from_answer(sentences[each.id], each.text, prompt.sha, engine, _cut_by(each), prompt.categories)
-            for each in batch
-        ]
-
-
-def _cut_by(answer: Answer) -> str:
-    """What ended an answer before the model did; empty if the model did."""
-    if answer.looped:
-        return REPEATED
-    return "" if answer.finished else CUT
 
 
 @dataclass

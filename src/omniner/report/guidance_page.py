@@ -136,7 +136,7 @@ def render_guidance_page(guidance: Guidance, name: str) -> str:
                 "by": _by(lesson),
                 "rules": list(lesson.note.rule.values()),
                 "causes": list(lesson.note.cause.values()),
-                "examples": [(example.text, example.id, _sides(example)) for example in lesson.examples],
+                "examples": [_marked(example) for example in lesson.examples],
                 "evidence": _evidence(lesson),
             }
             for lesson in guidance.lessons
@@ -176,6 +176,13 @@ def _by(lesson: Lesson) -> str:
 
 def _evidence(lesson: Lesson) -> list[str]:
     return describe_facts(lesson.facts, lesson.gold, lesson.predicted, "en")
+
+
+def _marked(example: LessonExample) -> dict[str, Any]:
+    """An example with the entities of its error marked in the sentence, on both sides."""
+    sides = (("gold", "gold", "--gold", example.gold), ("said", "predicted", "--said", example.predicted))
+    lanes = [(kind, title, colour, page.marked_pieces(example.text, found)) for kind, title, colour, found in sides]
+    return {"id": example.id, "doubtful": example.doubtful, "lanes": lanes}
 
 
 def _sides(example: LessonExample) -> str:
@@ -419,6 +426,18 @@ def search_markdown(result: SearchResult, name: str, prompt: str, by_name: str) 
         )
     parts += ["## How it was chosen", *map(escape_markdown, _method(result)), "## The prompt", _block(prompt)]
     return storable("\n\n".join(parts) + "\n")
+
+
+def render_search_page(result: SearchResult, name: str, prompt: str, by_name: str) -> str:
+    """Write the page of a search; the arguments are those of `search_markdown`."""
+    same = [f"{one} is the same prompt as {other}" for one, other in result.same]
+    lines = [*search_summary(result), *search_warnings(result), *same]
+    texts = {
+        "How to use it": f"{by_name}\n\nor, by its keys:\n\n{override_line(result.best.overrides)}",
+        "The prompt": prompt,
+        "How it was chosen": "\n\n".join(_method(result)),
+    }
+    return page.render_summary_page("prompt search", name, lines, {"variants": build_search_table(result)}, texts)
 
 
 def _method(result: SearchResult) -> list[str]:

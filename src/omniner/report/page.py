@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import omniner
 from omniner.records import Entity, storable
 from omniner.report.figures import font_face
+from omniner.report.tables import Table
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -71,6 +74,24 @@ def render_page(
     return storable(text)
 
 
+def render_summary_page(
+    kind: str, name: str, lines: Sequence[str], tables: Mapping[str, Table], texts: Mapping[str, str]
+) -> str:
+    """Write a page of a few lines, tables and texts, for results that need no page of their own kind.
+
+    Args:
+        kind: of results.
+        name: of the run.
+        lines: what came of it.
+        tables: by name.
+        texts: shown as they are, by title.
+    """
+    values = {"lines": lines, "names": list(tables), "texts": list(texts.items())}
+    data = {"tables": {key: table.to_json() for key, table in tables.items()}}
+    created = time.strftime("%Y-%m-%d %H:%M:%S")
+    return render_page("summary.html", kind, name, created, values, data, ("page.js", "summary.js"))
+
+
 @cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -91,6 +112,26 @@ def _policy(script: str) -> str:
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
+
+
+def marked_pieces(text: str, entities: Iterable[Entity]) -> list[tuple[str, bool, list[str]]]:
+    """Cut a sentence at the borders of its entities, for pages without scripts.
+
+    Returns:
+        Each piece, whether an entity covers it, and the categories of the entities that end with it. A surface that
+        has no offsets stands where it first occurs, one that does not occur behind the sentence.
+    """
+    placed, nowhere = [], []
+    for one in entities:
+        start = one.start if one.start is not None else text.find(one.text)
+        end = one.end if one.end is not None else start + len(one.text)
+        placed.append((start, end, one.category)) if start >= 0 else nowhere.append((one.text, True, [one.category]))
+    borders = sorted({0, len(text), *(place for start, end, _ in placed for place in (start, end))})
+    pieces = []
+    for start, end in itertools.pairwise(borders):
+        covered = any(first < end and last > start for first, last, _ in placed)
+        pieces.append((text[start:end], covered, [category for _, last, category in placed if last == end]))
+    return [*pieces, *nowhere]
 
 
 def entity_values(found: Entity) -> list[Any]:

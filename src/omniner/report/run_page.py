@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 Curve = Sequence[tuple[int, float]]  # (step, value)
 Panels = list[tuple[str, dict[str, Curve]]]  # title and curves of each
 
+_SCORES = ("val/f1", "val/precision", "val/recall")  # curves of the first panel
 MOST_CONFUSED = 20  # categories of the confusion figure; more cannot be read
 
 
@@ -111,11 +112,10 @@ def most_confused(result: ScoreResult, top: int) -> tuple[list[str], npt.NDArray
 
 
 def _curve_panels(curves: Mapping[str, Curve]) -> Panels:
-    """Losses, and scores of the dev split; rates and speeds, which have other scales, are in the tracker."""
-    known = {name: values for name, values in sorted(curves.items()) if values}
-    losses = {name: values for name, values in known.items() if "loss" in name}
-    scores = {name: values for name, values in known.items() if name not in losses and name.startswith("val/")}
-    return [(title, lines) for title, lines in (("Loss", losses), ("Scores", scores)) if lines]
+    """F1, precision and recall on dev, and the losses below; everything else is in the tracker."""
+    scores = {name: curves[name] for name in _SCORES if curves.get(name)}
+    losses = {name: values for name, values in sorted(curves.items()) if "loss" in name and values}
+    return [(title, lines) for title, lines in (("Scores", scores), ("Loss", losses)) if lines]
 
 
 def _curves(figure: Figure, panels: Panels) -> None:
@@ -128,24 +128,22 @@ def _curves(figure: Figure, panels: Panels) -> None:
             steps, heights = zip(*values, strict=True)
             marker = "o" if len(steps) <= 40 else ""
             ax.plot(steps, heights, color=SERIES[i % len(SERIES)], marker=marker, markersize=3.5, label=name)
-        if title == "Scores":
-            _mark_best(ax, lines)
-        ax.set_title(f"{title} over {max(v[-1][0] for v in lines.values()):,} steps")
+        best = _mark_best(ax, lines) if title == "Scores" else ""
+        ax.set_title(f"{title} over {max(v[-1][0] for v in lines.values()):,} steps{best}")
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.xaxis.set_major_formatter("{x:,.0f}")
     axes[-1].set_xlabel("optimizer step")
 
 
-def _mark_best(ax: Axes, lines: Mapping[str, Curve]) -> None:
-    """Mark the best F1 with its value and step."""
-    found = [(value, -step) for name, values in lines.items() if "f1" in name.lower() for step, value in values]
-    if found:
-        best, step = max(found)
-        ax.plot([-step], [best], "o", color=INK, markersize=5, zorder=5)
-        ha = "right" if -step > max(-s for _, s in found) / 2 else "left"  # towards the middle of the panel
-        text = f"best F1 {best:.4f} at step {-step:,}"
-        ax.annotate(text, (-step, best), xytext=(0, -14), textcoords="offset points", ha=ha, color=INK)
+def _mark_best(ax: Axes, lines: Mapping[str, Curve]) -> str:
+    """Mark the best F1; its value and step for the title, where no curve runs through them."""
+    found = [(value, -step) for step, value in lines.get(_SCORES[0], ())]
+    if not found:
+        return ""
+    best, step = max(found)
+    ax.plot([-step], [best], "o", color=INK, markersize=5, zorder=5)
+    return f"; best F1 {best:.4f} at step {-step:,}"
 
 
 def _f1_chart(result: ScoreResult) -> Chart:
@@ -319,7 +317,7 @@ def _last_values(panels: Panels) -> str:
         for name, values in lines.items():
             finite = [value for _, value in values if math.isfinite(value)]
             ends.append(f"{name} {finite[-1]:.4g}" if finite else f"{name} not finite")
-    return f"Loss and scores over optimizer steps; last values: {', '.join(ends)}"
+    return f"Scores and loss over optimizer steps; last values: {', '.join(ends)}"
 
 
 def _data(result: ScoreResult, tables: Mapping[str, Table], facts: RunFacts, errta: ErrtaConfig) -> dict[str, Any]:

@@ -136,8 +136,16 @@ def _open(config: DictConfig) -> Sweep:
         if sweep.new:
             sweep.discard()
         raise
-    sweep.save(parent=parent, tracking=asdict(settings), status="running", overrides=overrides)
+    sweep.save(parent=parent, tracking=asdict(settings), status="running", fixed=_fixed_keys(overrides))
     return sweep
+
+
+def _fixed_keys(overrides: Any) -> list[str]:
+    """The keys that are the same in all jobs of a command line: what is left sets a job apart."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return [one.get_key_element().lstrip("+") for one in parsed if not one.is_sweep_override()]
 
 
 def _refuse_mixed_scales(overrides: Sequence[str]) -> None:
@@ -240,7 +248,8 @@ def run_child(composed: DictConfig) -> float | None:
     digest = compose.digest(config)[:8]
     config.output_dir = config.output_dir or str(_child_folder(sweep, number, digest))
     state = read_json(sweep / STATE)
-    label = " ".join(one for one in overrides if one not in state.get("overrides", ())) or config.name
+    fixed = state.get("fixed", ())
+    label = " ".join(one for one in overrides if one.lstrip("+").partition("=")[0] not in fixed) or config.name
     place = Surroundings(
         sweep, state["parent"], label, config.children.gpus,
         variables={SEARCH_PATH: _search_path(hydra)}, since=state["started"],

@@ -24,6 +24,7 @@ from omniner.errors import UserError
 from omniner.files import make_folder, write_json_lines
 from omniner.records import Issue, is_unlabeled, prediction_to_json
 from omniner.report import curation_tables
+from omniner.report.page import render_summary_page
 from omniner.report.tables import SHARE, Table, format_cell, summary_markdown
 from omniner.runs.context import Context, Input, Task, entry_label
 from omniner.scoring import comparison
@@ -116,6 +117,9 @@ def _publish(
     context.publish_json("agreement.json", content)
     context.publish_tables(tables, "agreement_")
     context.publish_text("agreement.md", summary_markdown(context.config.name, verdicts, tables))
+    page = render_summary_page("agreement", context.config.name, verdicts, tables, {})
+    context.publish_text("agreement.html", page)
+    context.describe(verdicts[0], ["agreement.html"], details=verdicts)
 
 
 def _verdicts(agreement: Agreement) -> list[str]:
@@ -149,6 +153,6 @@ TASK = Task(
     run=run,
     label=lambda config: ["agreement", *(entry_label(entry) for entry in config.annotators)],
     inputs=[ANNOTATORS_INPUT, Input("gold", folder_allowed=False)],
-    outputs=["agreement.json", "agreement.md", "tables", "human"],
+    outputs=["agreement.html", "agreement.json", "agreement.md", "tables", "human"],
     about_corpora=True,
 )

@@ -278,12 +278,15 @@ def _publish(context: Context, result: guidance_page.SearchResult, best: PromptV
     by_name = f"--config-dir {shlex.quote(str(context.folder / 'best'))} prompt={CHOICE}"
     page = guidance_page.search_markdown(result, context.config.name, shown, by_name)
     context.publish_text("search.md", page)
+    context.publish_text("search.html", guidance_page.render_search_page(result, context.config.name, shown, by_name))
     context.publish_table("search", guidance_page.build_search_table(result))
     context.publish_results(_metrics(result))
     context.run.tags({"search.best": best.name, "search.overrides": guidance_page.override_line(best.overrides)})
     for warning in guidance_page.search_warnings(result):
         log.warning(warning)
-    print("\n".join(guidance_page.search_summary(result)))
+    summary = guidance_page.search_summary(result)
+    context.describe(f"Best prompt: {best.name}", ["search.html"], command=by_name, details=summary)
+    print("\n".join(summary))
     print(f"to use it: {by_name}")
 
 
@@ -463,7 +466,17 @@ TASK = Task(
     run=run,
     label=lambda config: ["search", *model_label(config), config.data.name],
     check=_check,
-    outputs=["search.json", "search.md", SEARCH_FOLDER, "best", "tables", "prompt.txt", GUIDANCE_COPY, children.FOLDER],
+    outputs=[
+        "search.html",
+        "search.json",
+        "search.md",
+        SEARCH_FOLDER,
+        "best",
+        "tables",
+        "prompt.txt",
+        GUIDANCE_COPY,
+        children.FOLDER,
+    ],
     costly=[f"{SEARCH_FOLDER}/{DEV}"],
     prompts=True,
     uses_model=lambda config: config.decoding.engine == "hf",

@@ -1,9 +1,10 @@
 """What a person sees in MLflow's UI: which page an experiment opens on, which columns it shows, where a run is.
 
-MLflow opens an experiment on its traces until a tag of it says that models are trained in it, and shows none of the
-metrics until somebody chooses them. The tags of `experiment_tags` settle both: they hold a view with the scores as
-columns, which stands in the list of views and has an address of its own (`experiment_page`). `serve` is `task=ui`:
-MLflow's server for the local store. It takes the next free port and writes it down, so that links find it.
+MLflow opens an experiment on its traces until a tag of it says that models are trained in it (since 3.17 until its
+address says so, or "Model training" is chosen in the UI), and shows none of the metrics until somebody chooses them.
+`experiment_tags` and the addresses made here settle both: the tags hold a view with the scores as columns, which stands
+in the list of views and has an address of its own (`experiment_page`). `serve` is `task=ui`: MLflow's server for the
+local store. It takes the next free port and writes it down, so that links find it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -28,6 +28,8 @@ UI_FILE = "ui.json"  # in the folder of a local store: the port of its UI
 PORTS = 20  # tried one after the other
 NOTE_TAG = "mlflow.note.content"  # the description of a run, in Markdown
 _VIEW = "omniner"  # key of the view of scores
+_VIEW_TAG = f"mlflow.sharedViewState.{_VIEW}"
+_CREATED = 1767225600000  # ms; when the UI says that the view was made: the same for the same view
 _METRICS = ("test/f1", "test/micro_precision", "test/micro_recall", "test/errors", "val/best_f1")
 _PARAMS = ("model.name", "head.kind", "data.name", "seed")
 
@@ -36,13 +38,19 @@ def experiment_tags() -> dict[str, str]:
     """Return the tags that make an experiment open on its runs, with the scores as columns."""
     columns = [f"metrics.`{name}`" for name in _METRICS] + [f"params.`{name}`" for name in _PARAMS]
     state = {"selectedColumns": columns, "orderByKey": "attributes.start_time", "orderByAsc": False}
-    view = {"name": "Scores", "createdAt": int(time.time() * 1000), "state": json.dumps(state)}
+    view = {"name": "Scores", "createdAt": _CREATED, "state": json.dumps(state)}
     return {
         "mlflow.experimentKind": "custom_model_development",
         "mlflow.experiment.primaryMetric.name": _METRICS[0],
         "mlflow.experiment.primaryMetric.greaterIsBetter": "true",
-        f"mlflow.sharedViewState.{_VIEW}": json.dumps(view),
+        _VIEW_TAG: json.dumps(view),
     }
+
+
+def missing_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return what an experiment with these tags lacks: our view is ours to renew, the rest is the users' to change."""
+    ours = experiment_tags()
+    return {key: ours[key] for key in ours if key not in tags or (key == _VIEW_TAG and tags[key] != ours[key])}
 
 
 def experiment_page(experiment: str) -> str:

@@ -420,10 +420,9 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
-    marks = browser.experiment_tags()
     if experiment is None:
         try:
-            return client.create_experiment(name, artifact_location=artifacts, tags=marks)
+            return client.create_experiment(name, artifact_location=artifacts, tags=browser.experiment_tags())
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -432,8 +431,8 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
         fix = "Choose another name, or restore it (`mlflow experiments restore`)."
         raise UserError("tracking.experiment", f"{name!r} was deleted in the tracking store", fix)
     with contextlib.suppress(MlflowException):  # of an older store; who may not change it sees it as it is
-        for key in marks.keys() - experiment.tags.keys():
-            client.set_experiment_tag(experiment.experiment_id, key, marks[key])
+        for key, value in browser.missing_tags(experiment.tags).items():
+            client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
 
 

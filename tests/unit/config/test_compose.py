@@ -108,7 +108,7 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: str, mes
         (["trainer.max_epochs=5"], 5, 1),  # who says how many epochs means just these
         (["trainer.max_epochs=5", "trainer.min_steps=100"], 10, 2),
         (["model=qwen2_tiny"], 40, 5),
-        (["debug=fast"], 1, 1),
+        (["debug=fast"], 8, 1),
     ],
 )
 def test_a_small_corpus_is_passed_over_more_often(overrides: list[str], epochs: int, every: int) -> None:

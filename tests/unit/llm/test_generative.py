@@ -163,7 +163,7 @@ def test_a_killed_run_goes_on_from_its_last_save(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_is_interrupted_and_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from omniner.llm import generative
+    from omniner.llm import answering, generative
 
     config = configuration("trainer.max_epochs=2", "decoding.slots=2", "model.learning_rate.full=0.01")
     corpus = small_corpus.corpus(24, 8)
@@ -176,7 +176,7 @@ def test_an_evaluation_is_interrupted_and_made_again(tmp_path: Path, monkeypatch
             yield part
 
     fit(config, corpus, tmp_path / "plain", None, [plain])
-    answers_of = generative.predict_answers
+    answers_of = answering.predict_answers
     with monkeypatch.context() as patch:
         patch.setattr(generative, "predict_answers", interrupted)
         assert fit(config, corpus, tmp_path / "stopped", None, [logged]).signal == signal.SIGTERM

@@ -16,13 +16,14 @@ import pytest
 
 from omniner.config.groups import ErrtaConfig
 from omniner.records import Entity, Prediction, Sentence
+from omniner.report import page as pages
 from omniner.report import run_page, tables
 from omniner.scoring.metrics import ErrtaError, ScoreResult
 
 ERRTA = ErrtaConfig(mode="span", examples=20, top=30)
 SCRIPT, IMAGE, END = "<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "</script><b>bold</b><!--"
 HOSTILE = [SCRIPT, IMAGE, END, "{{data}}", "$x$ & <i>"]
-CURVES = {"train/loss": [(0, 2.0), (5, float("inf"))], "val/f1": [(5, 0.5)], "val/" + SCRIPT: [(5, 0.5)]}
+CURVES = {"train/loss": [(0, 2.0), (5, float("inf"))], "val/f1": [(5, 0.5)], "val/loss" + SCRIPT: [(5, 0.5)]}
 
 
 def page(result: ScoreResult, errta: ErrtaConfig = ERRTA, curves: Any = CURVES, **facts: Any) -> str:
@@ -81,7 +82,7 @@ def test_the_block_holds_the_result() -> None:
     assert sum(map(sum, data["heat"]["counts"])) == len(result.errta.errors)
     assert len(data["examples"]) == sum(min(20, count.errors) for count in result.errta.by_type.values())
     assert data["tables"]["issues"]["rows"] == [["bad-json", 3]]
-    assert "last values: train/loss 2, val/" in text
+    assert "last values: val/f1 0.5, train/loss 2, val/loss" in text
     for number, sentence, gold, said in data["examples"]:
         name, words, golds, saids = data["sentences"][sentence]
         assert words == result.sentences[name].text
@@ -308,7 +309,7 @@ def test_arrows_walk_over_a_heat_map(tab: browser.Page, tmp_path: Path) -> None:
 def test_curves_are_text_that_follows_the_page(tab: browser.Page, tmp_path: Path) -> None:
     look(tab, tmp_path, page(made_up.result(20)))
     said = tab.run("document.querySelector('#curves svg[role=img]').getAttribute('aria-label')")
-    assert said.startswith("Loss and scores over optimizer steps; last values: train/loss 2, val/")
+    assert said.startswith("Scores and loss over optimizer steps; last values: val/f1 0.5, ")
     assert "val/f1 0.5" in said
     words = tab.run("[...document.querySelectorAll('#curves text')].map((n) => n.textContent)")
     assert {"train/loss", "val/f1", "Loss over 5 steps", "optimizer step"} <= set(words)
@@ -404,3 +405,31 @@ def test_it_works_in_a_sandboxed_frame_and_in_the_dark(tab: browser.Page, tmp_pa
     assert tab.run(ink, contextId=inside) == "#1f2530"
     assert tab.errors == []
     assert tab.run("location.href") == file.as_uri()
+
+
+def test_the_panel_of_scores_shows_nothing_else(tab: browser.Page, tmp_path: Path) -> None:
+    curves = {name: [(1, 0.1), (5, 0.5)] for name in ("val/f1", "val/precision", "val/recall", "val/parse_failed")}
+    look(tab, tmp_path, page(made_up.result(20), curves={**curves, "train/loss": [(1, 3.0)]}))
+    words = tab.run("[...document.querySelectorAll('#curves text')].map((n) => n.textContent)")
+    assert "Scores over 5 steps; best F1 0.5000 at step 5" in words
+    assert {"val/precision", "train/loss"} <= set(words)
+    assert "val/parse_failed" not in words
+
+
+def test_pieces_of_a_sentence_cover_it_with_its_entities() -> None:
+    nested = [Entity("南京大学", "学校", 1, 5), Entity("南京", "地点", 1, 3), Entity("北大", "学校")]
+    pieces = pages.marked_pieces("在南京大学读书", nested)
+    assert pieces[:-1] == [("在", False, []), ("南京", True, ["地点"]), ("大学", True, ["学校"]), ("读书", False, [])]
+    assert pieces[-1] == ("北大", True, ["学校"])
+    assert pages.marked_pieces("", []) == []
+
+
+def test_a_summary_page_shows_hostile_text_as_text(tab: browser.Page, tmp_path: Path) -> None:
+    hostile = "</pre></script><script>alert(1)</script><img src=x onerror=alert(1)>"
+    table = tables.Table("Pairs", tables.columns(tables.TEXT, "one"), [[hostile]])
+    look(
+        tab, tmp_path, pages.render_summary_page("agreement", hostile, [hostile], {"pairs": table}, {"Prompt": hostile})
+    )
+    shown = tab.run("[...document.querySelectorAll('h1, li, td, pre, th[scope=row]')].map((n) => n.textContent.trim())")
+    assert [text for text in shown if text == hostile] == [hostile] * 4
+    assert tab.errors == []

@@ -72,3 +72,8 @@ def test_whoever_waits_for_an_orphan_stops_with_the_launcher(orphan: Any, monkey
     monkeypatch.setattr(os, "getppid", lambda: next(parents, 1))
     with pytest.raises(Stopped):
         sweep.run_child(OmegaConf.create())
+
+
+def test_a_job_is_named_by_what_is_swept() -> None:
+    given = ["data.size={train: 300, dev: 60}", "+trainer.note=a", "head=crf,span", "seed=range(1,3)", "name=own"]
+    assert sweep._fixed_keys(given) == ["data.size", "trainer.note", "name"]

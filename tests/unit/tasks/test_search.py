@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import html
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -207,6 +208,9 @@ def test_the_best_prompt_can_be_used_by_its_keys_and_by_its_file(
     assert prompt.sha == found["tried"][0]["sha"]
     page = (folder / "search.md").read_text(encoding="utf-8")
     assert found["command"] in page
+    assert html.escape(found["command"], quote=True).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in (
+        folder / "search.html"
+    ).read_text(encoding="utf-8")
     assert f"--config-dir {folder.relative_to(folder.parents[1])}/best prompt=searched" in page
     for one in found["tried"]:
         assert one["name"] in (folder / "tables" / "search.csv").read_text(encoding="utf-8")

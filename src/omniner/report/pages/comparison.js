@@ -6,7 +6,7 @@
   function drawTables() {
     show("models");
     show("tests");
-    show("errors", { spoken: ["type"], act: ([type]) => {
+    show("errors", { spoken: ["type"], worse: ["change", "percent"], act: ([type]) => {
       browser.choose({ type: type === "all" ? "" : type });
       byId("sentences").scrollIntoView();
     } });

@@ -1,6 +1,7 @@
 // Heat maps are tables with coloured cells: they follow light, dark and paper by themselves, and screen readers and the keyboard can walk them.
 const heat = (() => {
   const { make, visible, whole } = page;
+  const han = /\p{Script=Han}/u;
   const cut = (text, length) => { const c = [...visible(text)]; return c.length > length ? `${c.slice(0, length - 1).join("")}…` : c.join(""); };
 
   // The colour follows the square root, so that rare ones can be seen beside frequent ones. describe(i, j) says what a cell
@@ -9,7 +10,7 @@ const heat = (() => {
     const most = counts.flat().reduce((a, b) => Math.max(a, b), 1);
     const upright = columns.length > 12;
     const table = make("table", { className: ["heat", upright && "upright", columns.length > 30 && "small"].filter(Boolean).join(" ") });
-    const head = (scope, name, length) => make("th", { scope, title: name }, make("span", { textContent: cut(name, length), lang: "zh" }));
+    const head = (scope, name, length) => make("th", { scope, title: name }, make("span", { textContent: cut(name, length), lang: "zh", className: han.test(name) ? "han" : "" }));
     const body = make("tbody", {}, ...rows.map((name, i) => make("tr", {}, head("row", name, 16), ...counts[i].map((n, j) => {
       const cell = make("td");
       if (rows === columns && i === j) cell.className = "diagonal";

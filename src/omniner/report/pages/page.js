@@ -64,15 +64,16 @@ const page = (() => {
     return (n) => n.toLocaleString("en", { minimumFractionDigits: most, maximumFractionDigits: most });
   }
 
-  function cell(row, { key, head, format, kind, name }, { act, bar = {}, beside = {}, spoken: said = [] }, best, place) {
+  function cell(row, { key, head, format, kind, name }, { act, bar = {}, beside = {}, spoken: said = [], worse = [] }, best, place) {
     const value = row[key], number = typeof value === "number";
     const node = make(head ? "th" : "td", head ? { scope: "row" } : {});
     const text = number ? format(value) : said.includes(name) ? visible(value.replace(/^[a-z_]+/, spoken)) : visible(value);
     if (kind === "text") node.lang = "zh";
     if (number) node.className = value ? "number" : "number zero";
     if (best.has(key)) node.classList.add("best");
-    // Fewer false positives are no worse: only differences of scores are coloured.
-    if (number && value && kind === "points" && !["low", "high"].includes(name)) node.classList.add(value > 0 ? "up" : "down");
+    // More of the one or the other is neither better nor worse by itself: differences of scores are coloured, and what a table says of.
+    const falling = worse.includes(kind);
+    if (number && value && (falling || kind === "points") && !["low", "high"].includes(name)) node.classList.add(value > 0 === falling ? "down" : "up");
     if (name in bar) {
       const [share, colour] = bar[name](value, row);
       node.classList.add("bar");
@@ -89,7 +90,7 @@ const page = (() => {
 
   // Shows a table of the data in its place. Options, by names of columns:
   //   keep(row): whether a row is shown; hide: columns left out (true: those without a value, too); size: rows at a time;
-  //   act(row): what a click on the head of a row does; spoken: columns that begin with a type, whose _ is read as +; heads(name): another title;
+  //   act(row): what a click on the head of a row does; spoken: columns that begin with a type, whose _ is read as +; worse: kinds of columns where more is worse; heads(name): another title;
   //   beside: column -> one whose text follows in it; bar: column -> (value, row) => [share of the width, colour].
   function show(name, options = {}) {
     const home = byId(`table-${name}`), { title: caption, columns: names, kinds, rows: all, best, empty } = data.tables[name];

@@ -1,0 +1,73 @@
+"""A causal model's answers to sentences: the generator behind what a prediction is, without what training needs.
+
+Evaluation while training and prediction after it call the same function, so that their answers are the same. Nothing of
+Lightning is imported here: prediction does not wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from omniner.answers import CUT, REPEATED, prediction_from_answer
+from omniner.config.model_groups import DecodingConfig
+from omniner.llm.constraint import AnswerConstraint, Constraint
+from omniner.llm.generate import Answer, GenerationRequest, Generator
+from omniner.llm.language_model import CausalModel
+from omniner.llm.samples import Sample, answer_limit
+from omniner.records import Prediction, Sentence
+
+
+def build_constraint(causal: CausalModel, config: DecodingConfig) -> Constraint | None:
+    """Build what keeps answers in form, if `decoding.kind` asks for it."""
+    if config.kind != "guided":
+        return None
+    return AnswerConstraint(causal.chat, causal.prompt.categories, causal.prompt.answer)
+
+
+def engine_name(config: DecodingConfig) -> str:
+    """Name the engine of predictions that are made in this process."""
+    return "hf-guided" if config.kind == "guided" else "hf"
+
+
+def predict_answers(
+    causal: CausalModel,
+    samples: Sequence[Sample],
+    prefix: Sequence[int],
+    config: DecodingConfig,
+    constraint: Constraint | None,
+    seed: int,
+    done: frozenset[str],
+) -> Iterator[list[Prediction]]:
+    """Let the model answer the samples that are not `done`.
+
+    Args:
+        causal: in evaluation mode, on its device.
+        samples: all of them, those that are done too: they decide which sentences are decoded together.
+        prefix: token ids that all prompts begin with.
+        config: how to decode.
+        constraint: what `build_constraint` gave.
+        seed: of drawn tokens.
+        done: ids of samples.
+
+    Yields:
+        predictions, in the order in which the generator finishes them.
+    """
+    generator = Generator(causal.model, causal.chat, list(prefix), config, constraint, seed)
+    sentences = {sample.id: Sentence(sample.id, sample.text) for sample in samples}
+    ending = constraint.reserve if isinstance(constraint, AnswerConstraint) else 0
+    requests = [
+        GenerationRequest(one.id, one.prompt, one.text, answer_limit(one.text, causal.rate, ending)) for one in samples
+    ]
+    prompt, engine = causal.prompt, engine_name(config)
+    for batch in generator.run(requests, done):
+        yield [
+            prediction_from_answer(sentences[each.id], each.text, prompt.sha, engine, _cut_by(each), prompt.categories)
+            for each in batch
+        ]
+
+
+def _cut_by(answer: Answer) -> str:
+    """What ended an answer before the model did; empty if the model did."""
+    if answer.looped:
+        return REPEATED
+    return "" if answer.finished else CUT
