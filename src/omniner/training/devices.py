@@ -136,7 +136,8 @@ def _settle_products(precision: Precision, deterministic: bool) -> None:
     torch.set_float32_matmul_precision("highest" if precision == "32-true" else "high")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-    torch.use_deterministic_algorithms(deterministic)
+    if torch.are_deterministic_algorithms_enabled() != deterministic:  # setting it imports torch's compiler: 3 s of CPU
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def share_of_threads(processes: int) -> int:
