@@ -1,8 +1,8 @@
 """A trained tagger as a component of a spaCy pipeline: `nlp.add_pipe("omniner", config={"model": "my_run"})`.
 
-spaCy finds it by its entry point. Entities go to `doc.ents`, as far as they do not overlap and tokens allow; all of them,
-nested ones too, go to `doc.spans["omniner"]`. `spacy.blank("zh")` makes every character a token, so every entity fits;
-where a tokenizer cuts through an entity, it takes the whole of the tokens it touches, and a warning counts such entities.
+spaCy finds it by its entry point. Entities go to `doc.ents` where they do not overlap; all of them, nested ones too, go
+to `doc.spans["omniner"]`. `spacy.blank("zh")` makes every character a token, so every entity fits. One that ends within
+a token takes all of it, and a warning counts such entities.
 """
 
 from __future__ import annotations
@@ -69,12 +69,13 @@ def _add_entities(doc: Doc, prediction: Prediction) -> None:
         if entity.start is None or entity.end is None:
             continue  # an answer's words that are not in the sentence
         span = doc.char_span(entity.start, entity.end, label=entity.category, alignment_mode="expand")
+        assert span is not None, "a prediction's places are those of its text"
         cut += (span.start_char, span.end_char) != (entity.start, entity.end)
         spans[span.start, span.end, entity.category] = span
     if cut:
         warnings.warn(
-            f"{cut} of {len(prediction.entities)} entities of {doc.text[:20]!r} end within a token, which they now take "
-            'whole; spacy.blank("zh") makes every character a token',
+            f"{cut} of {len(prediction.entities)} entities of {doc.text[:20]!r} end within a token and now take all of "
+            'it; spacy.blank("zh") makes every character a token',
             stacklevel=3,
         )
     doc.spans[SPANS] = list(spans.values())

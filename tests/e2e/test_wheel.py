@@ -67,3 +67,10 @@ def test_a_run_works_from_it(site: Path, tmp_path: Path) -> None:
     printed = _run(site, tmp_path, "-m", "omniner.run", "debug=fast", "tracking=off")
     folder = tmp_path / printed.strip().splitlines()[-1]
     assert (folder / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.slow
+def test_spacy_finds_the_component(site: Path, tmp_path: Path) -> None:
+    pytest.importorskip("spacy", reason="needs spacy: pip install omniner[spacy]")
+    asked = "import spacy; print(spacy.blank('zh').has_factory('omniner'))"
+    assert _run(site, tmp_path, "-c", asked).strip() == "True"

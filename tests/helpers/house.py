@@ -34,6 +34,7 @@ LAYERS = (
     ("tasks",),
     ("run",),
     ("api",),
+    ("spacy_component",),
 )
 KERNEL = LAYERS[0]  # whom everybody knows: not drawn
 APART = ("taggers", "llm", "convert")  # one layer, but none knows another
