@@ -76,14 +76,33 @@ class AdaptedForward:
     def __call__(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
         """Compute the layer with its adapter: x [..., I] to [..., O]."""
         module = self.module
-        adapter = None if args or options else adapter_of(module)
-        if adapter is None:
+        layer = None if args or options else self.layer()
+        if layer is None:
             result: Tensor = type(module).forward(module, x, *args, **options)
             return result
-        base = module.base_layer
-        if is_plain(base):
-            return adapted_linear(x, [AdaptedLayer(base.weight, base.bias, adapter)])[0]
-        return adapted_linear(x, [AdaptedLayer(None, None, adapter)], base(x))[0]
+        return adapted_linear(x, [layer], module.base_layer(x) if layer.weight is None else None)[0]
+
+    def layer(self) -> AdaptedLayer | None:
+        """Put the layer and the adapter that it applies at present together; None where that is left to peft."""
+        adapter, base = adapter_of(self.module), self.module.base_layer
+        if adapter is None:
+            return None
+        return AdaptedLayer(base.weight, base.bias, adapter) if is_plain(base) else AdaptedLayer(None, None, adapter)
+
+
+def project(x: Tensor, modules: Sequence[nn.Module]) -> tuple[Tensor, ...]:
+    """Apply layers to the same input, together where all of them are adapted ones: [..., I] to [..., O] of each."""
+    layers = [_joinable(module) for module in modules]
+    found = [layer for layer in layers if layer is not None]
+    return adapted_linear(x, found) if len(found) == len(modules) else tuple(module(x) for module in modules)
+
+
+def _joinable(module: Any) -> AdaptedLayer | None:
+    forward = vars(module).get("forward")
+    if not isinstance(forward, AdaptedForward) or module._forward_hooks or module._forward_pre_hooks:
+        return None
+    layer = forward.layer()
+    return None if layer is None or layer.weight is None or layer.adapter.dropout else layer
 
 
 def adapter_of(module: Any) -> Adapter | None:

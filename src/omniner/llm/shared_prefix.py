@@ -7,7 +7,8 @@ more things that nobody reads are left out:
 - Logits. Only places that predict an answer token get them, and never all at once: `token_loss` makes logits, turns
   them into gradients and drops them, one chunk of rows after the other, already in the forward pass. So any size of
   vocabulary fits and nothing is computed twice. The price: gradients of the output layer exist from the forward pass
-  on, and a loss can be differentiated only once.
+  on, and a loss can be differentiated only once. Of a frozen output layer the chunks are columns: all rows meet some
+  thousand words at a time, and what they bring to the gradient is summed with the softmax's denominator still unknown.
 - Most of the last layer. Behind it only places that predict are read; others are needed there as keys and values alone,
   not as queries, and need no output projection and no feed-forward pass. Hooks (`LastLayerRows`) compute only the rows
   that are read, which saves about half of that layer's work where the answers are half of a pack.
@@ -24,13 +25,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
 
 from omniner.llm.attention import ATTENTION_BACKENDS
+from omniner.llm.decoder_parts import QuickParts
+from omniner.llm.low_rank import computing_dtype, is_plain
 from omniner.llm.packs import Pack
 from omniner.training.devices import base_model
 
 _NAME = "omniner_shared_prefix"  # under which transformers knows our attention
 MOST_LOGITS = 2**26  # at once; 256 MB in fp32
+_NEAR_LOGITS = 2**21  # at once on a CPU, where more would leave its caches
 
 
 class AttachedAttention:
@@ -40,6 +45,7 @@ class AttachedAttention:
         self.attend, self._before = ATTENTION_BACKENDS[backend].attend, base.config._attn_implementation
         self.dtype = dtype
         self.last_layer = LastLayerRows.hook(base.get_decoder().layers[-1])
+        self.parts = QuickParts(base)
         base.set_attn_implementation(_NAME)
 
     def remove(self, base: Any) -> None:
@@ -47,6 +53,7 @@ class AttachedAttention:
         base.set_attn_implementation(self._before)
         if self.last_layer is not None:
             self.last_layer.remove()
+        self.parts.remove()
 
 
 def attach_attention(model: Any, backend: str, dtype: torch.dtype | None = None) -> None:
@@ -219,6 +226,10 @@ def token_loss(
         for here, chosen in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
             total += loss_and_gradient(logits_of(here), chosen)[0]
         return total
+    if is_plain(head):
+        most = min(MOST_LOGITS, _NEAR_LOGITS) if hidden.device.type == "cpu" else MOST_LOGITS
+        frozen: Tensor = _FrozenLoss.apply(hidden, targets, head.weight, head.bias, max(1, most // len(hidden)))  # type: ignore[no-untyped-call]
+        return frozen
     weights = [weight for weight in head.parameters() if weight.requires_grad]
     loss: Tensor = _SummedLoss.apply(logits_of, rows, hidden, targets, *weights)  # type: ignore[no-untyped-call]
     return loss
@@ -283,3 +294,40 @@ def add_gradients(totals: Sequence[Tensor], more: Sequence[Tensor]) -> list[Tens
     """Add the gradients of a further chunk to those so far, in fp32 at least."""
     wide = [total.to(torch.promote_types(total.dtype, torch.float32)) for total in totals]
     return [total.add_(each) for total, each in zip(wide, more, strict=True)]
+
+
+class _FrozenLoss(torch.autograd.Function):
+    """The loss and its gradient by the hidden states, where the output layer does not learn.
+
+    The gradient of a row is the mean of all words' weights by their probabilities, less the weights of the right word.
+    The mean is summed over chunks of words, relative to the largest logit so far, as flash attention does it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, columns: int) -> Tensor:
+        dtype = computing_dtype(hidden.device, weight.dtype)
+        wide = torch.promote_types(dtype, torch.float32)
+        with torch.autocast(hidden.device.type, enabled=False):
+            given = hidden.to(dtype)
+            mean = torch.zeros(hidden.shape, dtype=wide, device=hidden.device)
+            largest = mean.new_full((len(hidden), 1), -torch.inf)
+            total, right = torch.zeros_like(largest), torch.zeros_like(largest)
+            for first in range(0, len(weight), columns):
+                words = slice(first, first + columns)
+                rows, shift = weight[words].to(dtype), None if bias is None else bias[words].to(dtype)
+                logits = linear(given, rows, shift)
+                before, largest = largest, torch.maximum(largest, logits.amax(1, keepdim=True))
+                shares, fading = torch.sub(logits, largest).exp_(), (before - largest).exp_()
+                total = total.mul_(fading).add_(shares.sum(1, keepdim=True))
+                mean.mul_(fading).add_(shares.to(dtype) @ rows)
+                place = targets[:, None] - first
+                here = (place >= 0) & (place < len(rows))
+                right += logits.gather(1, place.clamp(0, len(rows) - 1)).to(wide) * here
+            ctx.by_hidden = mean.div_(total).sub_(weight[targets].to(dtype)).to(hidden.dtype)
+        return (largest + total.log() - right).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        by_hidden, ctx.by_hidden = ctx.by_hidden, None
+        return by_hidden.mul_(grad), None, None, None, None

@@ -1,0 +1,150 @@
+"""The parts of a decoder layer that work row by row, in fewer passes over memory than transformers takes.
+
+Beside its products a layer of Llama's kind scales rows (RMSNorm) and gates a feed-forward pass (SwiGLU). Written as
+single operations, each of them goes over wide numbers several times, through fp32, and autograd keeps what lies
+between. Here each is one operation with a backward pass of its own: it keeps what it was given, computes again what
+lies between, and on a CPU works on some rows at a time, so that they stay in its caches. Gate and up are computed
+together, where both have adapters (`low_rank.project`).
+
+`QuickParts` exchanges the `forward` of the modules that it knows; others stay. Values are those of the original to the
+rounding of the precision of computing. `attention_probe` compares whole models with what transformers gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import silu
+
+from omniner.llm.low_rank import project
+
+_FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")  # whose parts are built so, in transformers
+_NEAR = 2**18  # numbers that a CPU works on at a time
+
+
+class QuickParts:
+    """Exchanges the parts of a causal model that are known.
+
+    Args:
+        base: `PreTrainedModel`.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        self._exchanged: list[nn.Module] = []
+        for module in base.modules():
+            forward = quick_forward(module)
+            if forward is not None and "forward" not in vars(module):
+                vars(module)["forward"] = forward(module)
+                self._exchanged.append(module)
+
+    def remove(self) -> None:
+        """Give the modules their own way back."""
+        for module in self._exchanged:
+            vars(module).pop("forward", None)
+
+
+def quick_forward(module: Any) -> type[GatedForward | NormForward] | None:
+    """Find what takes the place of a module's `forward`; None for a module of an unknown kind."""
+    from transformers.activations import ACT2FN
+
+    name = type(module).__name__
+    if name in [f"{family}RMSNorm" for family in _FAMILIES]:
+        return NormForward
+    if name in [f"{family}MLP" for family in _FAMILIES] and isinstance(module.act_fn, type(ACT2FN["silu"])):
+        return GatedForward
+    return None
+
+
+class GatedForward:
+    """Takes the place of the `forward` of a feed-forward module with a gate."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Compute down(silu(gate(x)) * up(x)): [..., D] to [..., D]."""
+        gate, up = project(x, [self.module.gate_proj, self.module.up_proj])
+        out: Tensor = self.module.down_proj(_Gated.apply(gate, up))  # type: ignore[no-untyped-call]
+        return out
+
+
+class NormForward:
+    """Takes the place of the `forward` of an RMSNorm."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Divide rows by their root mean square, and multiply them by the weights: [..., D] to [..., D]."""
+        out: Tensor = _RMSNorm.apply(x, self.module.weight, self.module.variance_epsilon)  # type: ignore[no-untyped-call]
+        return out
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        out = up.new_empty(up.shape)
+        for rows in near_rows(gate):
+            torch.mul(silu(_rows(gate)[rows]), _rows(up)[rows], out=_rows(out)[rows])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        by_gate, by_up = gate.new_empty(gate.shape), up.new_empty(up.shape)
+        for rows in near_rows(gate):
+            given, here = _rows(grad)[rows], _rows(gate)[rows]
+            torch.mul(given, silu(here), out=_rows(by_up)[rows])
+            _rows(by_gate)[rows] = torch.ops.aten.silu_backward(given * _rows(up)[rows], here)
+        return by_gate, by_up
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            out = x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype))
+            factors = x.new_empty(x.numel() // x.shape[-1], 1, dtype=wide)
+            for rows in near_rows(x):
+                here = _rows(x)[rows].to(wide)
+                factor = here.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+                factors[rows] = factor
+                torch.mul(weight, (here * factor).to(x.dtype), out=_rows(out)[rows])
+        ctx.save_for_backward(x, weight, factors)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, factors = ctx.saved_tensors
+        by_input = x.new_empty(x.shape)
+        by_weight = torch.zeros(weight.shape, dtype=factors.dtype, device=x.device)
+        with torch.autocast(x.device.type, enabled=False):
+            for rows in near_rows(x):
+                factor, given = factors[rows], _rows(grad)[rows]
+                normed = _rows(x)[rows].to(factors.dtype) * factor
+                if ctx.needs_input_grad[1]:
+                    by_weight += (given * normed).sum(0)
+                scaled = (given * weight).to(factors.dtype)
+                mean = (scaled * normed).mean(-1, keepdim=True)
+                _rows(by_input)[rows] = scaled.sub_(normed.mul_(mean)).mul_(factor).to(x.dtype)
+        return by_input, by_weight.to(weight.dtype) if ctx.needs_input_grad[1] else None, None
+
+
+def near_rows(x: Tensor) -> Iterator[slice]:
+    """Cut the rows of [..., D] into runs that a CPU can keep near; elsewhere all are one."""
+    count = x.numel() // x.shape[-1]
+    step = max(1, _NEAR // x.shape[-1]) if x.device.type == "cpu" else count
+    return (slice(first, first + step) for first in range(0, count, max(1, step)))
+
+
+def _rows(x: Tensor) -> Tensor:
+    """View [..., D] as rows; what is written to must be contiguous."""
+    return x.reshape(-1, x.shape[-1])
