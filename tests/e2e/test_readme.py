@@ -95,6 +95,7 @@ def _runnable(arguments: list[str]) -> bool:
                 "task=p",
                 "task=chat",
                 "to=merged",
+                "to=serve",
                 "input=",
                 "run=",
                 "runs=",

@@ -81,7 +81,7 @@ def test_a_server_is_asked_by_runs_that_belong_to_the_search(rule: str, tmp_path
 
 def test_a_model_is_tuned_to_each_prompt(rule: str, tmp_path: Path) -> None:
     small = [*TINY_CAUSAL, DATA, "tracking=off", "search.train=true", "search.sentences=6", "search.rungs=[2]"]
-    folder = folder_of(omniner(*small, *SEARCH, "decoding.max_new_tokens=8", cwd=tmp_path), tmp_path)
+    folder = folder_of(omniner(*small, *SEARCH, "decoding=guided", cwd=tmp_path), tmp_path)
     result = read_json(folder / "search.json")
     assert {one["name"] for one in result["tried"]} == {"generic", "from_run"}
     assert result["cost"] == "2 training runs: 2 of 2 steps"

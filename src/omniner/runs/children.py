@@ -387,7 +387,8 @@ def run_jobs(jobs: Sequence[Job], folder: Path, parent: str, settings: ChildrenC
         config.output_dir, config.resume = str(folder / FOLDER / job.name), "auto"
         cores = free.get()
         try:
-            return run_job(job._replace(config=config), Surroundings(folder, parent, job.name, gpus, cores), check_stop)
+            place = Surroundings(folder, parent, config.name, gpus, cores)
+            return run_job(job._replace(config=config), place, check_stop)
         finally:
             free.put(cores)
 

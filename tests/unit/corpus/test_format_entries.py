@@ -135,6 +135,9 @@ class Told:
 
     system, instruction, input = "", "找出实体。", "{sentence}"
 
+    def inputs(self, texts: Sequence[str]) -> list[str]:
+        return [*texts]
+
 
 PROMPTED = WriteOptions(prompt=Told(), answer=lambda entities: write_answer(entities, "official"))
 NESTED = [Entity("北京大学", "机构", 1, 5), Entity("北京", "地点", 1, 3)]

@@ -80,7 +80,6 @@ def test_json_lines_keep_what_can_be_kept(tmp_path: Path) -> None:
         ("bad-entity", 5),
         ("bad-record", 6),
         ("bad-record", 6),
-        ("bad-record", 6),
         ("duplicate-entity", 7),
         ("surrogate", 8),
         ("empty-text", 10),

@@ -55,7 +55,11 @@ def test_a_shipped_config_is_complete_and_says_what_each_value_means(name: str) 
     assert config.name == name
     assert set(OmegaConf.load(CONF / f"{name}.yaml")) - {"defaults"} <= set(DataConfig.__dataclass_fields__)
     lines = (CONF / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-    assert all("# " in line for line in lines if not line.startswith(("defaults:", "name:")))
+    described = [line.strip().partition(":")[0] for line in lines if line.startswith("  ")]
+    of_categories = [*config.definitions]
+    assert described[len(described) - len(of_categories) :] == of_categories
+    rest = lines[: len(lines) - len(of_categories)]
+    assert all("# " in line for line in rest if not line.startswith(("defaults:", "name:")))
     assert "@package" not in "".join(lines)
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+import small_corpus
 import torch
 from torch import Tensor, nn
 
-from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
 from omniner.llm import generate, prefix_cache
 from omniner.llm.generate import Answer, GenerationRequest, Generator, most_repeats, repeats_itself
@@ -21,21 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:Fu
 VOCABULARY = 97
 STOPS = frozenset({3, 11, 40, 71})
 PREFIX = [(5 * n) % 83 + 12 for n in range(30)]
-CONFIG = DecodingConfig(
-    kind="free",
-    engine="hf",
-    max_new_tokens=25,
-    slots=4,
-    temperature=0.0,
-    top_p=1.0,
-    url=None,
-    model=None,
-    api_key_env="",
-    concurrency=1,
-    timeout=1.0,
-    retries=0,
-    structured="none",
-)
+CONFIG = small_corpus.configuration("qwen2_tiny", "decoding.max_new_tokens=25", "decoding.slots=4").decoding
 
 
 class LetterChat:
@@ -191,6 +177,7 @@ class Watcher:
 class WatchedAnswer:
     text: str
     length: int = 0
+    ended: str = ""
 
     def advance(self, token: int) -> None:
         self.length += 1
@@ -280,6 +267,7 @@ class ScriptedAnswer:
     letters: list[int]
     jump: bool
     told: list[int] = dataclasses.field(default_factory=list)
+    ended: str = ""
 
     def allowed(self, ahead: int = 0) -> list[int]:
         place = len(self.told) + ahead

@@ -77,7 +77,7 @@ def test_fake_tensors_keep_what_real_ones_do() -> None:
 @pytest.mark.parametrize(
     ("name", "method", "again", "least", "most"),
     [  # GiB, worked out by hand from the shapes
-        ("7b", "lora", False, 36, 48),
+        ("7b", "lora", False, 28, 36),
         ("7b", "lora", True, 16, 22),
         ("7b", "qlora", True, 6, 13),
         ("1.5b", "lora", False, 11, 18),
@@ -105,7 +105,8 @@ def chosen(name: str, method: str, room: float, world: int = 1, wanted: str = "a
 
 def test_auto_takes_the_cheapest_that_fits() -> None:
     assert str(chosen("7b", "lora", 80)) == "activations kept"
-    assert str(chosen("7b", "lora", 40)) == "activations computed again"
+    assert str(chosen("7b", "lora", 40)) == "activations kept"
+    assert str(chosen("7b", "lora", 32)) == "activations computed again"
     paper = chosen("7b", "full", 80, world=8)  # all of a 7B does not fit 80 GB eight times over, divided it does
     assert paper.strategy == "fsdp"
     assert 25 < paper.needs.total / GIB < 70
@@ -114,7 +115,7 @@ def test_auto_takes_the_cheapest_that_fits() -> None:
 
 def test_what_cannot_fit_is_refused_with_what_would() -> None:
     with pytest.raises(UserError, match=r"GiB of each device are needed .*tuning\.gradient_checkpointing=true would"):
-        chosen("7b", "lora", 40, gradient_checkpointing=False)
+        chosen("7b", "lora", 32, gradient_checkpointing=False)
     with pytest.raises(UserError, match=r"trainer\.strategy=fsdp would fit"):
         chosen("7b", "full", 80, world=8, wanted="ddp")
     with pytest.raises(UserError, match=r"Take tuning=qlora"):
