@@ -116,6 +116,17 @@ def test_an_answer_that_is_no_list_gives_no_labels(tmp_path: Path, output: objec
     assert issues[0].message.startswith("item 1: ")
 
 
+def test_pairs_that_all_stand_the_other_way_round_are_turned(tmp_path: Path) -> None:
+    pairs = '[["人名", "王芳"], ["城市", "杭州"]]'
+    mixed = '[["人名", "王芳"], ["杭州", "城市"]]'  # one has it right: then it is no habit
+    found, issues = parse(
+        tmp_path, {"input": "王芳去了杭州", "output": pairs}, {"input": "王芳去了杭州", "output": mixed}
+    )
+    assert found[0].entities == [Entity("王芳", "人名", 0, 2), Entity("杭州", "城市", 4, 6)]
+    assert [(one.text, one.category) for one in found[1].entities] == [("人名", "王芳"), ("杭州", "城市")]
+    assert codes(issues) == {"turned-pairs": 1, "unaligned": 1}
+
+
 def test_what_is_no_item_is_an_issue(tmp_path: Path) -> None:
     found, issues = parse(
         tmp_path,

@@ -651,7 +651,7 @@ REPORTS = {  # a folder of the reports: files, and the surfaces of their first l
         "adaseq_tsv.csv": "王芳",
         "alpaca_obj_answer.json": "王芳",
         "alpaca_list_answer.json": "王芳",
-        "alpaca_reversed.json": None,
+        "alpaca_reversed.json": "王芳 杭州",
         "conlleval_pred.txt": None,
         "duee_like.jsonl": None,
         "gliner.json": "王芳 杭州",

@@ -84,7 +84,12 @@ def _sentence(record: dict[str, Any], foreign: set[str], log: IssueLog, line: in
         sentence.post_id = post_id
         return sentence
     pairs = _pairs(answer, log, line)
-    return None if pairs is None else Sentence(name, text, placed_pairs(text, pairs, log, line), post_id)
+    if pairs is None:
+        return None
+    if pairs and all(second in text and first not in text for first, second in pairs):
+        log.add("turned-pairs", "only the second of each two stands in the sentence: read as [category, surface]", line)
+        pairs = [(surface, category) for category, surface in pairs]
+    return Sentence(name, text, placed_pairs(text, pairs, log, line), post_id)
 
 
 def _of_item(record: dict[str, Any], log: IssueLog, line: int) -> tuple[str | None, Any]:
