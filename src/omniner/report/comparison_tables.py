@@ -24,14 +24,15 @@ from omniner.report.figures import Chart
 from omniner.report.tables import (
     CHANGE,
     COUNT,
+    FIGURE,
     NONE,
     P_VALUE,
     PERCENT,
     POINTS,
-    RATE,
     SHARE,
     TEXT,
     Cell,
+    Column,
     Table,
     columns,
     entities_text,
@@ -297,6 +298,7 @@ METRICS = (
     "val/best_f1",
 )
 SHOWN = "test/f1"  # in the figure
+_COUNTED = "parse/"  # metrics that are no share
 BLANK = ""  # where there is nothing to compute
 LARGEST = 200  # configurations of the figure, the best; a longer image cannot be drawn or looked at
 LABEL = 60  # characters of a configuration in text and figure
@@ -341,7 +343,10 @@ def build_seed_table(runs: Sequence[SweepRun], name: str) -> Table:
     """
     names = [metric for metric in METRICS if any(run.metrics and metric in run.metrics for run in runs)]
     heads = [*columns(TEXT, "configuration"), *columns(COUNT, "n", "failed")]
-    heads += columns(RATE, *(f"{metric} {what}" for metric in names for what in ("mean", "sd")))
+    kinds = [FIGURE if metric.startswith(_COUNTED) else SHARE for metric in names]
+    heads += [
+        Column(f"{name} {what}", kind) for name, kind in zip(names, kinds, strict=True) for what in ("mean", "sd")
+    ]
     table = Table("Mean and standard deviation over seeds", heads, [])
     for label, finished in _groups(runs).items():
         failed = sum(run.label == label and run.metrics is None for run in runs)
@@ -387,7 +392,7 @@ def seed_lines(table: Table) -> list[str]:
 def _cell(metric: str, mean: object, deviation: object) -> str:
     if not isinstance(mean, float):
         return "-"
-    factor = 1 if metric.startswith("parse/") else 100
+    factor = 1 if metric.startswith(_COUNTED) else 100
     spread = f" ± {deviation * factor:.2f}" if isinstance(deviation, float) else ""
     return f"{mean * factor:.2f}{spread}"
 

@@ -24,7 +24,6 @@ from omniner.report.tables import (
     COUNT,
     NONE,
     POINTS,
-    RATE,
     SHARE,
     TEXT,
     Cell,
@@ -88,7 +87,7 @@ def build_guidance_tables(guidance: Guidance) -> dict[str, Table]:
     ]
     heads = [*columns(TEXT, "kind", "gold", "predicted"), *columns(COUNT, "count")]
     lessons = Table("Lessons", [*heads, *columns(TEXT, "by", "rule", "surfaces")], rows)
-    heads = [*columns(TEXT, "surface", "gold", "usual"), *columns(RATE, "share")]
+    heads = [*columns(TEXT, "surface", "gold", "usual"), *columns(SHARE, "share")]
     heads += [*columns(COUNT, "seen", "count", "agreeing"), *columns(TEXT, "verdict", "reason", "id", "text")]
     rows = [[getattr(suspect, head.name) for head in heads] for suspect in guidance.suspects]
     return {"lessons": lessons, "suspects": Table("Suspected annotation errors", heads, rows)}
@@ -118,7 +117,7 @@ def render_guidance_page(guidance: Guidance, name: str) -> str:
             ("Errors", f"{scores['errors']:,.0f}", f"on {scores['sentences']:,.0f} sentences of {guidance.split}"),
             ("Lessons", f"{len(guidance.lessons)}", f"{guidance.rest['clusters']:,} smaller clusters have none"),
             ("Errors covered", f"{1 - guidance.rest['errors'] / scores['errors']:.1%}", "by the lessons"),
-            ("F1", f"{scores['f1']:.4f}", f"of the run on {guidance.split}"),
+            ("F1", f"{scores['f1']:.2%}", f"of the run on {guidance.split}"),
         ],
         "author": guidance_author(guidance),
         "about": {

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 Curve = Sequence[tuple[int, float]]  # (step, value)
 Panels = list[tuple[str, dict[str, Curve]]]  # title and curves of each
 
+_SCORED = "Scores in per cent"
 _SCORES = ("val/f1", "val/precision", "val/recall")  # curves of the first panel
 MOST_CONFUSED = 20  # categories of the confusion figure; more cannot be read
 
@@ -113,9 +114,11 @@ def most_confused(result: ScoreResult, top: int) -> tuple[list[str], npt.NDArray
 
 def _curve_panels(curves: Mapping[str, Curve]) -> Panels:
     """F1, precision and recall on dev, and the losses below; everything else is in the tracker."""
-    scores = {name: curves[name] for name in _SCORES if curves.get(name)}
-    losses = {name: values for name, values in sorted(curves.items()) if "loss" in name and values}
-    return [(title, lines) for title, lines in (("Scores", scores), ("Loss", losses)) if lines]
+    scores: dict[str, Curve] = {
+        name: [(step, 100 * value) for step, value in curves[name]] for name in _SCORES if curves.get(name)
+    }
+    losses: dict[str, Curve] = {name: values for name, values in sorted(curves.items()) if "loss" in name and values}
+    return [(title, lines) for title, lines in ((_SCORED, scores), ("Loss", losses)) if lines]
 
 
 def _curves(figure: Figure, panels: Panels) -> None:
@@ -128,7 +131,7 @@ def _curves(figure: Figure, panels: Panels) -> None:
             steps, heights = zip(*values, strict=True)
             marker = "o" if len(steps) <= 40 else ""
             ax.plot(steps, heights, color=SERIES[i % len(SERIES)], marker=marker, markersize=3.5, label=name)
-        best = _mark_best(ax, lines) if title == "Scores" else ""
+        best = _mark_best(ax, lines) if title == _SCORED else ""
         ax.set_title(f"{title} over {max(v[-1][0] for v in lines.values()):,} steps{best}")
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -143,7 +146,7 @@ def _mark_best(ax: Axes, lines: Mapping[str, Curve]) -> str:
         return ""
     best, step = max(found)
     ax.plot([-step], [best], "o", color=INK, markersize=5, zorder=5)
-    return f"; best F1 {best:.4f} at step {-step:,}"
+    return f"; best F1 {best:.2f} at step {-step:,}"
 
 
 def _f1_chart(result: ScoreResult) -> Chart:
@@ -151,7 +154,7 @@ def _f1_chart(result: ScoreResult) -> Chart:
     rows.sort(key=lambda item: (item[1].f1, item[1].support, item[0]))
     of = f" of {len(result.metrics.categories)}" if len(rows) < len(result.metrics.categories) else ""
     micro = result.metrics.micro.f1
-    title = f"F1 of {len(rows)}{of} categories, unit {result.unit}, micro F1 {micro:.4f}"
+    title = f"F1 of {len(rows)}{of} categories, unit {result.unit}, micro F1 {100 * micro:.2f}"
     return Chart(title, (8, 1.4 + 0.19 * len(rows)), partial(_f1, rows=rows, micro=micro))
 
 
@@ -159,20 +162,20 @@ def _f1(figure: Figure, rows: Sequence[tuple[str, ScoreRow]], micro: float) -> N
     """Horizontal bars, best on top, with F1 and support of each category at the right edge."""
     ax = figure.subplots()
     places = np.arange(len(rows))
-    values = [row.f1 for _, row in rows]
+    values = [100 * row.f1 for _, row in rows]
     ax.barh(places, values, height=0.72, color=[BLUE if row.support else GREY for _, row in rows])
     for place, (_, row) in enumerate(rows):
-        ax.text(1.09, place, f"{row.f1:.3f}", va="center", ha="right", fontsize=7.5)
-        ax.text(1.19, place, f"{row.support:,}", va="center", ha="right", fontsize=7.5, color=FAINT)
-    for right, heading in ((1.09, "F1"), (1.19, "gold")):
+        ax.text(109, place, f"{100 * row.f1:.1f}", va="center", ha="right", fontsize=7.5)
+        ax.text(119, place, f"{row.support:,}", va="center", ha="right", fontsize=7.5, color=FAINT)
+    for right, heading in ((109, "F1"), (119, "gold")):
         ax.text(right, len(rows) - 0.2, heading, va="bottom", ha="right", fontsize=7.5, color=FAINT)
-    ax.axvline(micro, color=ORANGE, linewidth=1.1, linestyle=(0, (4, 3)))
+    ax.axvline(100 * micro, color=ORANGE, linewidth=1.1, linestyle=(0, (4, 3)))
     ax.set_yticks(places, [drawable_text(name, LABEL_LENGTH) for name, _ in rows], fontsize=8)
     ax.set_ylim(-0.7, len(rows) - 0.3)
-    ax.set_xlim(0, 1.2)
-    ax.set_xticks(np.arange(0, 1.01, 0.2))
+    ax.set_xlim(0, 120)
+    ax.set_xticks(np.arange(0, 101, 20))
     ax.grid(visible=False, axis="y")
-    ax.set_xlabel("F1; dashed: micro average")
+    ax.set_xlabel("F1 in per cent; dashed: micro average")
 
 
 def _types(figure: Figure, result: ScoreResult) -> None:
@@ -256,6 +259,7 @@ def render_run_page(
         "signature": result.signature,
         "identity_ok": identity_ok,
         "identity": identity,
+        "has_levels": _has_levels(result),
         "curves": Chart("", (8, 5), partial(_curves, panels=panels)) if panels else None,
         "last_values": _last_values(panels),
     }
@@ -267,19 +271,19 @@ def render_run_page(
 def _key_numbers(result: ScoreResult) -> list[tuple[str, str, str]]:
     """Title, value and note (an interval where there is one)."""
     metrics, parse = result.metrics, result.parse
-    notes = {name: f"{low:.4f} – {high:.4f}" for name, (low, high) in metrics.intervals.items()}
+    notes = {name: f"{low:.2%} – {high:.2%}" for name, (low, high) in metrics.intervals.items()}
     other = []
     for unit, scores in result.units.items():
         if unit != metrics.unit:
-            bounds = " – ".join(f"{bound:.4f}" for bound in scores.intervals.get("micro.f1", ()))
-            other.append((f"F1 by {unit}", f"{scores.micro.f1:.4f}", bounds))
+            bounds = " – ".join(f"{bound:.2%}" for bound in scores.intervals.get("micro.f1", ()))
+            other.append((f"F1 by {unit}", f"{scores.micro.f1:.2%}", bounds))
     return [
-        (f"Micro F1 by {metrics.unit}", f"{metrics.micro.f1:.4f}", notes.get("micro.f1", f"unit: {metrics.unit}")),
-        ("Precision", f"{metrics.micro.precision:.4f}", notes.get("micro.precision", "")),
-        ("Recall", f"{metrics.micro.recall:.4f}", notes.get("micro.recall", "")),
-        ("Macro F1", f"{metrics.macro.f1:.4f}", notes.get("macro.f1", "")),
+        (f"Micro F1 by {metrics.unit}", f"{metrics.micro.f1:.2%}", notes.get("micro.f1", f"unit: {metrics.unit}")),
+        ("Precision", f"{metrics.micro.precision:.2%}", notes.get("micro.precision", "")),
+        ("Recall", f"{metrics.micro.recall:.2%}", notes.get("micro.recall", "")),
+        ("Macro F1", f"{metrics.macro.f1:.2%}", notes.get("macro.f1", "")),
         *other,
-        ("Relaxed F1", f"{metrics.relaxed.f1:.4f}", "micro, primary category only"),
+        *([("Relaxed F1", f"{metrics.relaxed.f1:.2%}", "micro, primary category only")] if _has_levels(result) else []),
         ("Entities in gold", f"{metrics.micro.support:,}", f"{metrics.micro.tp:,} found"),
         (
             "Errors",
@@ -288,6 +292,11 @@ def _key_numbers(result: ScoreResult) -> list[tuple[str, str, str]]:
         ),
         ("Unreadable answers", f"{parse.failed:,}", f"{parse.repaired:,} repaired, of {parse.sentences:,}"),
     ]
+
+
+def _has_levels(result: ScoreResult) -> bool:
+    """Whether categories stand under primaries; else every table of primaries repeats the one of categories."""
+    return any(name != result.primary[name] for name in result.metrics.categories)
 
 
 def _identity(result: ScoreResult) -> tuple[bool, str]:
@@ -352,8 +361,9 @@ def _page_tables(result: ScoreResult, tables: Mapping[str, Table], facts: RunFac
     # a label cannot be judged without its sentence
     texts = [[*row, result.sentences[str(row[-1])].text] for row in suspects.rows]
     issues = sorted(facts.issues.items(), key=lambda item: (-item[1], item[0]))
+    left_out = ["examples", "errta_by_primary", *([] if _has_levels(result) else ["primaries"])]
     return {
-        **{name: table for name, table in tables.items() if name not in ("examples", "errta_by_primary")},
+        **{name: table for name, table in tables.items() if name not in left_out},
         "errta_counts": replace(
             counts, title=title, columns=[*counts.columns, *columns(TEXT, "meaning")], rows=meanings
         ),

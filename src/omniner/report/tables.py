@@ -30,7 +30,7 @@ Cell = str | int | float
 
 # What the values of a column are.
 TEXT, COUNT, CHANGE = "text", "count", "change"  # a change is a difference of counts
-RATE, SHARE, POINTS = "rate", "share", "points"  # printed as 0.8531, as 85.31, and as a difference of shares
+FIGURE, SHARE, POINTS = "figure", "share", "points"  # printed as 0.8531, as 85.31, and as a difference of shares
 PERCENT, P_VALUE = "percent", "p"
 
 NONE = ""  # no value: a change from 0 has no percentage
@@ -163,7 +163,7 @@ def format_cell(cell: Cell, kind: str) -> str:
             return f"{cell:,}"
         case "change":
             return f"{cell:+,}"
-        case "rate":
+        case "figure":
             return f"{cell:.4f}"
         case "share":
             return f"{100 * cell:.2f}"
@@ -307,14 +307,17 @@ def examples_by_type(errors: Iterable[ErrtaError], per_type: int) -> dict[str, l
     return chosen
 
 
-_SCORES = [*columns(RATE, "precision", "recall", "f1"), *columns(COUNT, "support", "tp", "fp", "fn")]  # of a `ScoreRow`
+_SCORES = [
+    *columns(SHARE, "precision", "recall", "f1"),
+    *columns(COUNT, "support", "tp", "fp", "fn"),
+]  # of a `ScoreRow`
 
 
 def _categories(result: ScoreResult, english: Mapping[str, str]) -> Table:
     rows: list[list[Cell]] = [
         [name, english.get(name, ""), result.primary[name], *row] for name, row in result.metrics.categories.items()
     ]
-    title = f"{len(rows)} categories (click a heading to sort)"
+    title = f"{len(rows)} categories, in per cent (click a heading to sort)"
     return Table(title, [*columns(TEXT, "category", "english", "primary"), *_SCORES], rows, empty="No entities.")
 
 
@@ -322,9 +325,11 @@ def _primaries(result: ScoreResult, english: Mapping[str, str]) -> Table:
     rows: list[list[Cell]] = [
         [name, english.get(name, ""), *row.strict, *row.relaxed[:3]] for name, row in result.metrics.primaries.items()
     ]
-    title = f"{len(rows)} primaries: the whole category must be right; relaxed F1 asks for the primary only"
+    title = (
+        f"{len(rows)} primaries, in per cent: the whole category must be right; relaxed F1 asks for the primary only"
+    )
     heads = [*columns(TEXT, "primary", "english"), *_SCORES]
-    heads += columns(RATE, "relaxed_precision", "relaxed_recall", "relaxed_f1")
+    heads += columns(SHARE, "relaxed_precision", "relaxed_recall", "relaxed_f1")
     return Table(title, heads, rows, empty="No entities.")
 
 
@@ -335,7 +340,7 @@ def _counts(result: ScoreResult) -> Table:
         for name, count in result.errta.by_type.items()
     ]
     title = "Errors by type, and the false negatives (FN) and positives (FP) they account for"
-    heads = [*columns(TEXT, "type"), *columns(COUNT, "count"), *columns(RATE, "share"), *columns(COUNT, "fn", "fp")]
+    heads = [*columns(TEXT, "type"), *columns(COUNT, "count"), *columns(SHARE, "share"), *columns(COUNT, "fn", "fp")]
     return Table(title, heads, rows, empty="No errors.")
 
 
@@ -346,7 +351,7 @@ def _units(result: ScoreResult) -> Table:
         bounds: list[Cell] = list(interval) if interval else [NONE, NONE]
         rows.append([unit, *scores.micro[:3], *bounds, scores.macro.f1, *scores.micro[3:]])
     title = f"Scores by both units; {result.unit} is the one of all other tables"
-    heads = [*columns(TEXT, "unit"), *columns(RATE, "precision", "recall", "f1", "f1_low", "f1_high", "macro_f1")]
+    heads = [*columns(TEXT, "unit"), *columns(SHARE, "precision", "recall", "f1", "f1_low", "f1_high", "macro_f1")]
     return Table(title, [*heads, *columns(COUNT, "support", "tp", "fp", "fn")], rows)
 
 
@@ -364,7 +369,12 @@ def _impossible(result: ScoreResult, most: int) -> Table:
     title = "Answers that no gold could have had: each counts as a false positive"
     heads = [*columns(TEXT, "kind", "surface", "category"), *columns(COUNT, "count")]
     heads += columns(TEXT, "meaning", "example_id")
-    return Table(f"{title} ({counts})" if counts else title, heads, rows, empty="None: all words and categories exist.")
+    return Table(
+        f"{title} ({counts})" if counts else title,
+        heads,
+        rows,
+        empty="No impossible answers: all words stand in their sentences, and all categories exist.",
+    )
 
 
 def _by(result: ScoreResult, column: str, name_of: Callable[[str], str]) -> Table:
@@ -454,7 +464,7 @@ def find_suspected_labels(result: ScoreResult, train: Sequence[Sentence]) -> Tab
         example = (agreeing or [found[0][0]])[0]
         rows.append([surface, category, majority, share, seen.total(), len(found), len(agreeing), example])
     rows.sort(key=lambda row: (-int(row[6]), -float(row[3]), str(row[0]), str(row[1])))
-    heads = [*columns(TEXT, "surface", "gold", "usual"), *columns(RATE, "usual_share")]
+    heads = [*columns(TEXT, "surface", "gold", "usual"), *columns(SHARE, "usual_share")]
     heads += [*columns(COUNT, "seen", "count", "model_says_usual"), *columns(TEXT, "example_id")]
     title = (
         "Gold labels other than the usual one of their surface. Where the model gives the usual label too, look at the "

@@ -147,7 +147,9 @@ def _race(
             gone |= dropped_variants(ranked, BASELINES, config.search.keep, config.search.spare)
         judged.append(_Judged(step, ranked, tables, gone))
         best = next(iter(ranked))
-        log.info("rung %d: %s has dev F1 %.4f; %d go on", step.number, best, ranked[best].f1, len(alive) - len(gone))
+        log.info(
+            "rung %d: %s has dev F1 %.2f %%; %d go on", step.number, best, 100 * ranked[best].f1, len(alive) - len(gone)
+        )
         values = {"search/rung_f1": ranked[best].f1, "search/rung_variants": len(ranked)}
         context.run.metrics(values, step.number)
         alive = [variant for variant in alive if variant.name not in gone]

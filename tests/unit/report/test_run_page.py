@@ -82,7 +82,7 @@ def test_the_block_holds_the_result() -> None:
     assert sum(map(sum, data["heat"]["counts"])) == len(result.errta.errors)
     assert len(data["examples"]) == sum(min(20, count.errors) for count in result.errta.by_type.values())
     assert data["tables"]["issues"]["rows"] == [["bad-json", 3]]
-    assert "last values: val/f1 0.5, train/loss 2, val/loss" in text
+    assert "last values: val/f1 50, train/loss 2, val/loss" in text
     for number, sentence, gold, said in data["examples"]:
         name, words, golds, saids = data["sentences"][sentence]
         assert words == result.sentences[name].text
@@ -90,7 +90,7 @@ def test_the_block_holds_the_result() -> None:
         assert error in [
             (e.type, e.sentence_id, [*map(list, e.gold)], [*map(list, e.predicted)]) for e in result.errta.errors
         ]
-    assert f"{result.metrics.micro.f1:.4f}" in text
+    assert f"{result.metrics.micro.f1:.2%}" in text
     assert "run &amp; &lt;b&gt;" in text
     assert "<pre>a: &lt;b&gt;</pre>" in text
     assert "20 of each type of all" in data["kept"]
@@ -189,7 +189,7 @@ def test_filters_sorting_and_paging(tab: browser.Page, tmp_path: Path) -> None:
     heads = "[...document.querySelectorAll('#table-categories thead button')]"
     tab.run(f"{heads}.find((b) => b.textContent === 'f1').click()")
     shown = tab.run("[...document.querySelectorAll('#table-categories tbody .bar')].map((c) => Number(c.textContent))")
-    assert shown == sorted((round(row.f1, 4) for row in result.metrics.categories.values()), reverse=True)
+    assert shown == sorted((round(100 * row.f1, 2) for row in result.metrics.categories.values()), reverse=True)
     assert tab.errors == []
 
 
@@ -309,8 +309,8 @@ def test_arrows_walk_over_a_heat_map(tab: browser.Page, tmp_path: Path) -> None:
 def test_curves_are_text_that_follows_the_page(tab: browser.Page, tmp_path: Path) -> None:
     look(tab, tmp_path, page(made_up.result(20)))
     said = tab.run("document.querySelector('#curves svg[role=img]').getAttribute('aria-label')")
-    assert said.startswith("Scores and loss over optimizer steps; last values: val/f1 0.5, ")
-    assert "val/f1 0.5" in said
+    assert said.startswith("Scores and loss over optimizer steps; last values: val/f1 50, ")
+    assert "val/loss" in said
     words = tab.run("[...document.querySelectorAll('#curves text')].map((n) => n.textContent)")
     assert {"train/loss", "val/f1", "Loss over 5 steps", "optimizer step"} <= set(words)
     ink = "getComputedStyle(document.querySelector('#curves text')).fill"
@@ -411,7 +411,7 @@ def test_the_panel_of_scores_shows_nothing_else(tab: browser.Page, tmp_path: Pat
     curves = {name: [(1, 0.1), (5, 0.5)] for name in ("val/f1", "val/precision", "val/recall", "val/parse_failed")}
     look(tab, tmp_path, page(made_up.result(20), curves={**curves, "train/loss": [(1, 3.0)]}))
     words = tab.run("[...document.querySelectorAll('#curves text')].map((n) => n.textContent)")
-    assert "Scores over 5 steps; best F1 0.5000 at step 5" in words
+    assert "Scores in per cent over 5 steps; best F1 50.00 at step 5" in words
     assert {"val/precision", "train/loss"} <= set(words)
     assert "val/parse_failed" not in words
 

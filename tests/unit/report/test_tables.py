@@ -14,7 +14,7 @@ from omniner.config.groups import ErrtaConfig
 from omniner.corpus.taxonomy import load_taxonomy
 from omniner.records import Entity, Prediction, Sentence
 from omniner.report import tables
-from omniner.report.tables import COUNT, RATE, TEXT, Cell, Column, Table
+from omniner.report.tables import COUNT, FIGURE, TEXT, Cell, Column, Table
 from omniner.scoring import metrics
 from omniner.scoring.metrics import ErrtaError, ScoreResult
 
@@ -118,13 +118,13 @@ def test_model_agrees_only_at_the_same_place() -> None:
 
 def test_csv_and_json_and_markdown_keep_the_cells() -> None:
     rows: list[list[Cell]] = [['引"号,', 1, 1.0], ["换\n行", 1234, 0.123456], ["\ud83d", 2, 0.5]]
-    table = Table("t", [Column("a|b", TEXT), Column("n", COUNT), Column("x", RATE)], rows)
+    table = Table("t", [Column("a|b", TEXT), Column("n", COUNT), Column("x", FIGURE)], rows)
     back = list(csv.reader(io.StringIO(table.to_csv())))
     assert back == [
         ["a|b", "n", "x"], ['引"号,', "1", "1.0"], ["换\n行", "1234", "0.123456"], ["\\ud83d", "2", "0.5"],
     ]  # fmt: skip
     assert json.loads(json.dumps(table.to_json())) == {
-        "title": "t", "columns": ["a|b", "n", "x"], "kinds": ["text", "count", "rate"], "rows": rows, "best": [],
+        "title": "t", "columns": ["a|b", "n", "x"], "kinds": ["text", "count", "figure"], "rows": rows, "best": [],
         "empty": "None.",
     }  # fmt: skip
     table.to_csv().encode("utf-8")

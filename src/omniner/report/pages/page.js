@@ -51,7 +51,7 @@ const page = (() => {
   const signed = (n, text) => (n < 0 ? "−" : n > 0 ? "+" : "") + text;
   const formats = {
     change: (n) => signed(n, whole(Math.abs(n))),
-    rate: (n) => n.toFixed(4),
+    figure: (n) => n.toFixed(4),
     share: (n) => (100 * n).toFixed(2),
     points: (n) => (n < 0 ? "−" : "+") + Math.abs(100 * n).toFixed(2),
     percent: (n) => `${n < 0 ? "−" : "+"}${Math.abs(n).toFixed(1)}%`,

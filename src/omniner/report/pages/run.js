@@ -26,7 +26,7 @@
     const f1 = { f1: (value) => [value] };
     show("errta_counts", { act: ([type]) => showExamples({ type }), spoken: ["type"], bar: { count: (value, [type]) => [value / most, colourOf.get(type)] } });
     show("impossible_answers", { size: 10 });
-    show("primaries", { beside: { primary: "english" }, hide: ["english", "relaxed_precision", "relaxed_recall"], bar: f1 });
+    if (data.tables.primaries) show("primaries", { beside: { primary: "english" }, hide: ["english", "relaxed_precision", "relaxed_recall"], bar: f1 });
     show("categories", { beside: { category: "english" }, hide: ["english", "primary"], bar: f1 });
     show("errta_by_category", { heads: spoken });
     show("confusion_pairs", { size: 25 });
