@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
+import sys
 import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +83,50 @@ def test_the_model_is_kept_as_pyfunc_on_request(trained: Trained) -> None:
     model = mlflow.pyfunc.load_model(f"{run.info.artifact_uri}/model")
     answers = model.predict([item["text"] for item in gold])
     assert [[dict(mention) for mention in answer] for answer in answers] == [item["entities"] for item in predicted]
+
+
+@pytest.fixture
+def served(trained: Trained) -> Iterator[str]:
+    """Address of MLflow's own server of the trained run's model."""
+    cwd, folder = trained
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    model = f"{_tracked(cwd, folder).info.artifact_uri}/model"
+    program = [sys.executable, "-m", "mlflow", "models", "serve"]
+    command = [*program, "-m", model, "-p", str(port), "--env-manager", "local"]
+    # MLflow starts its server by the name of a program of its environment
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    with (cwd / "served.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, cwd=cwd, env={**environment(), "PATH": path}, stdout=log, stderr=log, start_new_session=True
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(lambda: _answers(f"{address}/ping"), server)
+        yield address
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def test_mlflow_serves_the_model_that_was_kept(served: str, trained: Trained) -> None:
+    _, folder = trained
+    gold = [json.loads(line) for line in (folder / "gold.jsonl").read_text(encoding="utf-8").splitlines()]
+    predicted = [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    body = json.dumps({"inputs": [item["text"] for item in gold]}).encode()
+    request = urllib.request.Request(f"{served}/invocations", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        assert json.load(answer) == {"predictions": [item["entities"] for item in predicted]}
 
 
 def test_the_same_command_gives_the_same_predictions(trained: Trained) -> None:
@@ -177,11 +226,11 @@ def _losses(folder: Path) -> dict[int, float]:
     return dict(read_curves(folder)["train/loss"])
 
 
-def _wait_for(condition: object, process: subprocess.Popen[str]) -> None:
+def _wait_for(condition: Callable[[], object], process: subprocess.Popen[Any]) -> None:
     deadline = time.monotonic() + 300
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        assert time.monotonic() < deadline, "the run wrote no checkpoint"
+        assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
 
 
