@@ -2,18 +2,21 @@
 
     python experiments/paper/arithmetic.py
 
-Table 5 counts errors of five types, Table 6 prints precision, recall and F1 of the same answers. As the official
-counter counts (`omniner.scoring.official`), a classification, boundary or split/merge error uses up one gold
-pair and one predicted pair, so it is one false negative and one false positive; a missing one is a false negative, a
-redundant one a false positive. With FP and FN known, each printed figure leaves an interval of true positives:
-P = TP / (TP + FP), R = TP / (TP + FN), F1 = TP / (TP + (FP + FN) / 2) all rise with TP. An empty intersection says that
-the tables cannot both be right. All in whole numbers and fractions: no rounding of ours comes in.
+Precision, recall and F1 of each cell of Table 4 must be those of one set of answers. Table 5 counts errors of five
+types, Table 6 prints the F1 of the same answers. As the official counter counts (`omniner.scoring.official`), a
+classification, boundary or split/merge error uses up one gold pair and one predicted pair, so it is one false negative
+and one false positive; a missing one is a false negative, a redundant one a false positive. With FP and FN known, each
+printed figure leaves an interval of true positives: P = TP / (TP + FP), R = TP / (TP + FN),
+F1 = TP / (TP + (FP + FN) / 2) all rise with TP. An empty intersection says that the tables cannot both be right. All in
+whole numbers and fractions: no rounding of ours comes in.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
+from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -104,36 +107,73 @@ def of_gold(gold: range, counts: Counts) -> tuple[Printed, Printed]:
     return scores(gold.start - counts.fn, counts), scores(gold.stop - 1 - counts.fn, counts)
 
 
+def f1_fits(printed: Mapping[str, str]) -> bool:
+    """Whether some precision and recall that print like these have an F1 that prints like this one."""
+    half = Decimal("0.005")
+    lows, highs = ([Decimal(printed[name]) + sign * half for name in ("precision", "recall")] for sign in (-1, 1))
+    low, high = (2 * p * r / (p + r) for p, r in (lows, highs))
+    return low - half <= Decimal(printed["f1"]) <= high + half
+
+
 def report(paper: dict[str, Any]) -> list[str]:
-    """What can be said with the numbers that are at hand, one line each."""
-    tp, gold = (range(low, high + 1) for low, high in (paper["derived"]["before"][key] for key in ("tp", "gold")))
-    fn = gold.start - tp.start
-    assert shifted(tp, fn) == gold, "the two intervals have one FN"
-    recalls = sorted({percent(one, fn) for one in tp})
-    beside = percent(tp.start - 1, fn), percent(tp.stop, fn)
-    lines = [
-        f"before: TP {tp.start:,} to {tp.stop - 1:,}, gold {gold.start:,} to {gold.stop - 1:,}: FN {fn:,}",
-        f"before: each of these TP prints recall {', '.join(map(str, recalls))}; one fewer {beside[0]}, one more "
-        f"{beside[1]}: recall sets the lower end"
-        + (", another figure the upper one" if beside[1] in recalls else " and the upper one"),
-    ]
-    derived, printed = Decimal(paper["derived"]["after"]["f1"]), Decimal(paper["table6"]["after"]["f1"])
-    verdict = "agree" if derived == printed else f"differ by {derived - printed:+}, more than rounding can"
-    lines.append(f"after: the counts give F1 {derived}, Table 6 prints {printed}: they {verdict}")
-    for side in ("before", "after"):
-        counts, figures = paper["table5"][side], paper["table6"][side]
-        if None in counts.values():
-            lines.append(f"{side}: the five counts are {tables.ABSENT}, so the line above is taken as it was given")
-            continue
-        known = Printed(**{name: None if value is None else Decimal(value) for name, value in figures.items()})
-        found = true_positives(Counts(**counts), known)
-        span = f"TP {found.start:,} to {found.stop - 1:,}" if found else "no TP"
-        lines.append(f"{side}: FP {Counts(**counts).fp:,}, FN {Counts(**counts).fn:,}; {span} prints {figures}")
-        low, high = of_gold(gold, Counts(**counts))
+    """What the tables say of each other, one line each."""
+    return [*_cells(paper), *_gains(paper), *_errors(paper)]
+
+
+def _cells(paper: dict[str, Any]) -> list[str]:
+    """Table 4: cells whose three figures are not of one set of answers, and rows that stand twice."""
+    cells = {(row, model): cell for row, models in paper["table4"].items() for model, cell in models.items()}
+    wrong = [key for key, cell in cells.items() if not f1_fits(cell)]
+    lines = [f"table 4: {len(cells) - len(wrong)} of {len(cells)} cells have an F1 that fits precision and recall"]
+    for row, model in wrong:
+        cell = cells[row, model]
+        of_both = f"{2 / (1 / Decimal(cell['precision']) + 1 / Decimal(cell['recall'])):.2f}"
         lines.append(
-            f"{side}: on these gold pairs P, R, F1 are {', '.join(map(str, low))} to {', '.join(map(str, high))}"
+            f"table 4: {row}, {model}: P {cell['precision']}, R {cell['recall']} make F1 {of_both}, not {cell['f1']}"
+        )
+    for row, models in paper["table4"].items():
+        for one, other in itertools.combinations(models, 2):
+            if models[one] == models[other]:
+                lines.append(f"table 4: {row}: {one} and {other} have the same three figures")
+    return lines
+
+
+def _gains(paper: dict[str, Any]) -> list[str]:
+    """Table 6: whether each gain is the difference, and `before` the F1 of Table 4."""
+    lines = []
+    for model, row in paper["table6"].items():
+        before, after, gain = (Decimal(row[name]) for name in ("before", "after", "gain"))
+        printed = Decimal(paper["table4"][tables.MICRO][model]["f1"])
+        fits = after - before == gain and before == printed
+        lines.append(
+            f"table 6: {model}: {before} + {gain} = {before + gain}, printed {after}; table 4 has {printed}: "
+            + ("they fit" if fits else "they do not fit")
         )
     return lines
+
+
+def _errors(paper: dict[str, Any]) -> list[str]:
+    """Table 5 against the figures of the same model in Tables 4 and 6, on one test set."""
+    model = paper["table5"]["model"]
+    before, after = (Counts(**paper["table5"][side]) for side in ("before", "after"))
+    figures = Printed(**{name: Decimal(value) for name, value in paper["table4"][tables.MICRO][model].items()})
+    found = true_positives(before, figures)
+    if not found:
+        return [f"table 5, before: no number of true positives prints {', '.join(map(str, figures))}"]
+    gold = shifted(found, before.fn)
+    low, high = of_gold(gold, after)
+    f1 = " to ".join(dict.fromkeys(str(one.f1) for one in (low, high)))
+    printed = Decimal(paper["table6"][model]["after"])
+    differ = [one.f1 - printed for one in (low, high) if one.f1 is not None]
+    verdict = "they fit" if 0 in differ else f"they differ by {min(differ):+}, more than rounding can"
+    total = f"{sum(before):,} errors before, {sum(after):,} after: {sum(before) - sum(after):,} fewer"
+    return [
+        f"table 5: {total}",
+        f"table 5, before: FP {before.fp:,}, FN {before.fn:,}; with the figures of table 4, TP {found.start:,} to "
+        f"{found.stop - 1:,} and gold {gold.start:,} to {gold.stop - 1:,}: they fit",
+        f"table 5, after: FP {after.fp:,}, FN {after.fn:,}; on these gold pairs P {low.precision}, R {low.recall}, "
+        f"F1 {f1}; table 6 prints {printed}: {verdict}",
+    ]
 
 
 if __name__ == "__main__":

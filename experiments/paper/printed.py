@@ -1,7 +1,7 @@
-"""The paper's printed numbers, as far as they are at hand, and tables that show them beside ours.
+"""The paper's printed numbers, and tables that show them beside ours.
 
-In: `numbers.json` in this folder (where its values come from stands in README.md); a cell without a source is null, and
-is printed as "not at hand". Figures are kept as text, as printed: their digits decide what is consistent with them.
+In: `numbers.json` in this folder, by table, primaries under their Chinese names. Figures are kept as text, as printed:
+their digits decide what is consistent with them. What the paper does not print is shown as such.
 """
 
 from __future__ import annotations
@@ -14,8 +14,17 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).with_name("numbers.json")
-ABSENT = "not at hand"
+ABSENT = "not printed"
 FIGURES = ("precision", "recall", "f1")
+MICRO = "micro"  # row of Table 4 over all categories
+MODELS = {  # choice of `model` -> the paper's name
+    "qwen2_7b": "Qwen2-7B-Instruct",
+    "baichuan2_7b": "Baichuan2-7B-Chat",
+    "internlm2_5_7b": "InternLM2_5-7B-Chat",
+    "qwen2_1_5b": "Qwen2-1.5B-Instruct",
+    "qwen2_0_5b": "Qwen2-0.5B-Instruct",
+}
+LARGEST = "Qwen2-7B-Instruct"  # that of Table 5, and what stands beside a model the paper does not have
 
 
 def read(path: Path = FILE) -> dict[str, Any]:
@@ -46,6 +55,7 @@ def primary_table(paper: dict[str, Any], ours: Path, models: Sequence[str]) -> s
     """
     theirs = list(dict.fromkeys(model for row in paper["table4"].values() for model in row))
     rows = []
+    micro = [paper["table4"].get(MICRO, {}).get(model, {}) for model in theirs]
     with ours.open(encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
             scores = [[line[f"{model}: {name}"] for name in FIGURES] for model in models]
@@ -53,6 +63,9 @@ def primary_table(paper: dict[str, Any], ours: Path, models: Sequence[str]) -> s
             printed = [paper["table4"].get(line["primary"], {}).get(model, {}) for model in theirs]
             known = [" / ".join(cell(row.get(name)) for name in FIGURES) for row in printed]
             rows.append([line["primary"], line["gold"], *mine, *known])
+    if any(micro):
+        printed_micro = [" / ".join(cell(row.get(name)) for name in FIGURES) for row in micro]
+        rows.append([f"{MICRO} (paper)", "", *([""] * len(models)), *printed_micro])
     return table(("primary", "gold", *models, *(f"paper: {model}" for model in theirs)), rows)
 
 
@@ -84,17 +97,24 @@ def _printed_change(before: int | None, after: int | None) -> list[str]:
     return _change(before, after)
 
 
-def score_rows(paper: dict[str, Any], ours: dict[str, tuple[float, float]]) -> list[list[str]]:
-    """Table 6 with ours beside it: precision, recall and F1 in percent, before and after."""
-    before, after = paper["table6"]["before"], paper["table6"]["after"]
+def score_rows(paper: dict[str, Any], ours: dict[str, tuple[float, float]], choice: str) -> list[list[str]]:
+    """Table 6 with ours beside it: precision, recall and F1 in percent, before and after.
+
+    The paper prints F1 alone; precision and recall before are those of Table 4.
+
+    Args:
+        paper: what `read` gave.
+        ours: figures before and after by name.
+        choice: of `model`; one that the paper does not have stands beside its largest.
+    """
+    model = MODELS.get(choice, LARGEST)
+    before, after = paper["table4"][MICRO][model], {"f1": paper["table6"][model]["after"]}
     rows = []
-    for name in before:
+    for name in FIGURES:
         first, second = ours[name]
-        printed = ABSENT
-        if before[name] is not None and after[name] is not None:
-            printed = f"{Decimal(after[name]) - Decimal(before[name]):+}"
+        printed = ABSENT if name not in after else f"{Decimal(after[name]) - Decimal(before[name]):+}"
         shown = [f"{first:.2f}", f"{second:.2f}", f"{second - first:+.2f}"]
-        rows.append([name, *shown, cell(before[name]), cell(after[name]), printed])
+        rows.append([name, *shown, cell(before[name]), cell(after.get(name)), printed])
     return rows
 
 

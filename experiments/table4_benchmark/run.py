@@ -52,8 +52,6 @@ def main() -> None:
     paper = tables.read()
     print("\nPrecision / recall / F1 by primary, the whole category right:\n")
     print(tables.primary_table(paper, place / "tables" / "compare_primaries.csv", models))
-    if not paper["table4"]:
-        print(f"\nThe paper's Table 4 is {tables.ABSENT} (experiments/paper/README.md).")
     print(f"\nAll of it: {place}/comparison.html")
 
 

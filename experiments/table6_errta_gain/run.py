@@ -43,7 +43,7 @@ def report(chosen: loop.Options, model: str, pair: tuple[str, str] = PAIR) -> st
                mean(getattr(runs[pair[1]], name) for runs in found.values()))
         for name in ("precision", "recall", "f1")
     }  # fmt: skip
-    means = tables.table(tables.SCORE_COLUMNS, tables.score_rows(tables.read(), ours))
+    means = tables.table(tables.SCORE_COLUMNS, tables.score_rows(tables.read(), ours, model))
     seeds = tables.table(("seed", "F1 before", "F1 after", "difference", "p"), lines)
     return f"\n## {model}: mean over {len(found)} seed(s)\n\n{means}\n\n{seeds}"
 
