@@ -29,7 +29,19 @@ def _predictions(folder: Path) -> list[dict[str, object]]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A guided run at toy size: where it was started, and its folder."""
     cwd = tmp_path_factory.mktemp("generative")
-    return cwd, folder_of(omniner(*SMALL, "decoding=guided", cwd=cwd), cwd)
+    return cwd, folder_of(omniner(*SMALL, "decoding=guided", "tracking.log_model=true", cwd=cwd), cwd)
+
+
+def test_the_model_is_kept_as_pyfunc_on_request(trained: tuple[Path, Path]) -> None:
+    import mlflow
+
+    _, folder = trained
+    predicted = [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    model = mlflow.pyfunc.load_model(str(folder / "model"))
+    answers = model.predict([item["text"] for item in predicted])
+    found = [[mention.model_dump(exclude_none=True) for mention in answer] for answer in answers]
+    assert found == [item["entities"] for item in predicted]
+    assert any(found)
 
 
 def test_a_run_leaves_scores_prompt_and_checkpoint(trained: tuple[Path, Path]) -> None:

@@ -1,4 +1,4 @@
-"""A trained tagger as an MLflow model: `mlflow.pyfunc.load_model(...).predict(["一句话"])`.
+"""A trained model, tagger or language model, as an MLflow model: `mlflow.pyfunc.load_model(...).predict(["一句话"])`.
 
 MLflow runs this file to make the model ("models from code"), so nothing is pickled: the model is this code, the
 checkpoint and the run's configuration. It takes texts and gives for each its entities, as `Mention`.
@@ -21,12 +21,15 @@ from omniner.records import Sentence, entity_to_json  # noqa: E402
 
 
 class Mention(BaseModel):
-    """An entity, as MLflow's signatures can describe it: offsets count characters, `end` is the first one behind."""
+    """An entity, as MLflow's signatures can describe it: offsets count characters, `end` is the first one behind.
+
+    A language model may write words that do not stand in the sentence: these have no place.
+    """
 
     text: str
     category: str
-    start: int
-    end: int
+    start: int | None = None
+    end: int | None = None
 
 
 class TaggerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
