@@ -291,6 +291,18 @@ class SearchConfig(Group):
 
 
 @dataclass
+class PruneConfig(Group):
+    """task=prune: which runs are removed."""
+
+    status: list[Literal["failed", "killed"]]
+    """Runs of `outputs` that ended so, and that no command has gone on with."""
+    unnamed: bool
+    """true = finished runs, too, that were given no name."""
+    ask: bool
+    """false = remove without asking."""
+
+
+@dataclass
 class ChildrenConfig(Group):
     """Runs that a run starts (task=filter, task=search), and the GPUs of those that a sweep starts."""
 
@@ -381,6 +393,7 @@ class Config(Group):
     split: SplitConfig
     filter: FilterConfig
     search: SearchConfig
+    prune: PruneConfig
     children: ChildrenConfig
     teacher: TeacherConfig
     tracking: TrackingConfig

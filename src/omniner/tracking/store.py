@@ -14,6 +14,8 @@ import logging
 import os
 import re
 import sqlite3
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -203,6 +205,31 @@ class Store:
         """Delete a run, so that nothing shows it."""
         with _explained("tracking", "deleting a run", "Look after the tracking store."):
             self.client.delete_run(run)
+
+    def registered_models(self, run: str) -> list[str]:
+        """Return the names of the registered models that were made of a run."""
+        with _explained("tracking", "looking for registered models", "Look after the tracking store."):
+            return sorted({one.name for one in self.client.search_model_versions(f"run_id = '{run}'")})
+
+    def remove(self, runs: Sequence[str]) -> None:
+        """Remove what a local store still holds of deleted runs, their files included."""
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "gc",
+            "--backend-store-uri",
+            self.address,
+            "--run-ids",
+            ",".join(runs),
+        ]
+        around = {**os.environ, "MLFLOW_TRACKING_URI": self.address}
+        done = subprocess.run(command, env=around, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+            raise UserError(
+                "tracking", f"the files of deleted runs cannot be removed: {reason}", "Run mlflow gc by hand."
+            )
 
     def deliver(self, folder: Path, run: str, records: Sequence[SpoolRecord]) -> None:
         """Send records of one run, in order. May be repeated: what is there already is not doubled."""
