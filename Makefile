@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak check docs format ui clean
+.PHONY: help install demo test soak pretrained test-real check docs format ui clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +13,7 @@ STORE := $(CURDIR)/mlruns
 TESTS ?= tests
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make .venv and install OmniNER with the tested versions of everything
 
@@ -26,10 +26,16 @@ demo: install ## Train, test and score a tagger on the built-in corpus, tracked,
 	$(BIN)/python -m omniner.run
 
 test: install ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not soak" $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not soak and not real" $(TESTS)
 
 soak: install ## Long trials: kills at many moments, full disks, fuzzed files; prints a table
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s tests/reliability
+
+pretrained: install ## Fetch a real language model of 0.5 billion weights into pretrained/ (478 MB, then 1 GB)
+	$(BIN)/python experiments/real_models/fetch.py
+
+test-real: install ## Tests on that model: tune it for some steps, ask it in form
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real tests/real
 
 check: install ## Formatting, lint, types, direction of imports
 	$(BIN)/ruff format --check src tests experiments
