@@ -1,6 +1,6 @@
 """A real language model of half a billion weights: tuned for some steps, asked in form, asked as a teacher.
 
-`make pretrained` fetches it; `OMNINER_PRETRAINED` names another folder that holds `qwen05`. Some three CPU minutes.
+`make pretrained` fetches it; `OMNINER_PRETRAINED` names another folder that holds `qwen05`. Some four CPU minutes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ASKED = [
 
 
 def test_a_few_steps_of_lora_teach_the_form_and_lower_the_loss(tmp_path: Path) -> None:
-    small = ["data.size={train: 96, dev: 8, test: 8}", "trainer.batch_size=8", "trainer.max_epochs=2"]
+    small = ["data.size={train: 48, dev: 8, test: 8}", "trainer.batch_size=8", "trainer.max_epochs=2"]
     tuned = [*ASKED, *small, "prompt=base", "tuning=lora", "model.learning_rate.lora=5e-4"]
     run = folder_of(omniner(*tuned, cwd=tmp_path, anew=True), tmp_path)
     curves = [json.loads(line) for line in (run / "curves.jsonl").read_text(encoding="utf-8").splitlines()]
