@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from omniner.files import read_json, try_lock, write_json
-from tests.e2e.conftest import TINY, folder_of, omniner, runs_in
+from tests.e2e.conftest import COMMAND, TINY, environment, folder_of, omniner, runs_in
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +57,7 @@ def test_runs_that_came_to_nothing_are_removed(tmp_path: Path) -> None:
     files = [path for path in (tmp_path / "mlruns").rglob("*") if path.is_file()]
     assert not [path for path in files if {failed_id, killed_id} & set(path.parts)]
     assert [path for path in files if living_id in path.parts]
-    assert "nothing to remove" in omniner("task=prune", "prune.status=[failed]", cwd=tmp_path).stdout
+    assert "nothing is removed" in omniner("task=prune", "prune.status=[failed]", cwd=tmp_path).stdout
 
 
 def test_finished_runs_go_only_where_they_have_no_name_and_no_registered_model(tmp_path: Path) -> None:
@@ -69,3 +72,41 @@ def test_finished_runs_go_only_where_they_have_no_name_and_no_registered_model(t
     assert len(runs_in(tmp_path)) == 2
     nothing = omniner("task=prune", "prune.status=[]", cwd=tmp_path, status=2)
     assert "prune.status" in nothing.stderr
+
+
+def test_a_run_that_was_killed_at_work_is_removed_with_all_it_wrote(tmp_path: Path) -> None:
+    """Its last records were not sent: they are, before it goes."""
+    long = [*TINY, "trainer.max_epochs=400"]
+    process = subprocess.Popen([*COMMAND, *long], cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("outputs/*/checkpoints/last.ckpt")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    (folder,) = (tmp_path / "outputs").iterdir()
+    assert read_json(folder / "run_state.json")["status"] == "running"
+    off = omniner("task=prune", "prune.ask=false", "tracking=off", cwd=tmp_path)
+    assert "not in this tracking store" in off.stderr or "not all of its records are sent" in off.stderr
+    assert folder.is_dir()
+    assert "removed 1 of 1 run," in omniner("task=prune", "prune.ask=false", cwd=tmp_path).stdout
+    assert not folder.exists()
+    assert runs_in(tmp_path) == []
+    assert list((tmp_path / "mlruns" / "unsent").glob("*")) == []
+
+
+def test_a_prune_that_was_stopped_is_finished(tmp_path: Path) -> None:
+    kept = folder_of(omniner(*TINY, "trainer.max_epochs=1", cwd=tmp_path), tmp_path)
+    begun, begun_id = _copy(kept, "begun", "failed", tmp_path)
+    elsewhere, _ = _copy(kept, "elsewhere", "failed", tmp_path)
+    write_json(elsewhere / "run_state.json", {**read_json(elsewhere / "run_state.json"), "run_id": "0" * 32})
+    client = _client(tmp_path)
+    child = client.create_run(client.get_run(begun_id).info.experiment_id, tags={"mlflow.parentRunId": begun_id})
+    client.delete_run(begun_id)
+    (begun / "predictions.jsonl").unlink()
+    said = omniner("task=prune", "prune.ask=false", cwd=tmp_path)
+    assert "removed 1 of 1 run," in said.stdout
+    assert "not in this tracking store" in said.stderr
+    assert [begun.exists(), elsewhere.exists(), kept.exists()] == [False, True, True]
+    for gone in (begun_id, child.info.run_id):
+        with pytest.raises(MlflowException, match="not found"):
+            client.get_run(gone)

@@ -73,8 +73,9 @@ def test_every_command_composes(arguments: list[str], tmp_path: Path, monkeypatc
         "c.jsonl",
     ):
         (tmp_path / name).touch()
-    for name in ("my_run", "internlm2_5-7b-chat"):
+    for name in ("my_run", "internlm2_5-7b-chat", "predicted"):
         (tmp_path / name).mkdir()
+    (tmp_path / "predicted" / "predictions.jsonl").touch()
     if "-m" in arguments and any(argument.startswith("hydra/") for argument in arguments):
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")

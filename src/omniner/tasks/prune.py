@@ -1,85 +1,88 @@
 """`task=prune`: remove runs that came to nothing, their folders and what the tracking store has of them.
 
 It looks at the run folders in `outputs`, shows what it would remove, and asks; without a terminal to ask at,
-`prune.ask=false` is the answer. What is needed stays: a run whose process lives, one with unsent records, and one whose
-model is registered. Children of a search or a filter go with their parent; sweeps are left alone, since the same
-command goes on with them. The files of a local store are removed for good; a server marks the runs as deleted, and its
-owner's `mlflow gc` frees the space.
+`prune.ask=false` is the answer. What is needed stays, with the reason: a run whose process lives, one with records that
+cannot be sent, one whose record is in another store than that of `tracking`, and one whose model is registered.
+Children of a search or a filter go with their parent; sweeps are left alone, since the same command goes on with them.
+Records are deleted first, then the folders go, and last what a local store still holds of the deleted: the same command
+finishes a prune that was stopped, but for that last step, which `mlflow gc` does for all deleted runs, as on a server.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from omniner.config import compose
-from omniner.config.groups import Config, TrackingConfig
+from omniner.config.groups import Config
 from omniner.errors import UserError
-from omniner.files import try_lock
+from omniner.files import explaining, try_lock
 from omniner.registry import TASKS
 from omniner.runs.context import Context, Task
-from omniner.runs.folder import FINISHED, LOCK, ROOT, STATE, UNSENT, read_state
-from omniner.tracking import child_runs
+from omniner.runs.folder import BOOKKEEPING, FINISHED, LOCK, ROOT, STATE, read_state, send_unsent
+from omniner.tracking import unsent
 from omniner.tracking.store import Store, open_store
 
 log = logging.getLogger("omniner")
 
 
 class Leftover(NamedTuple):
-    """A run to remove."""
+    """A run to remove; `run_id` is empty where it was not tracked."""
 
     folder: Path
     status: str
     run_id: str
     started: float
-    size: int
 
 
 def run(context: Context) -> None:
-    """Find the runs, show them, ask, and remove them one after the other."""
+    """Find the runs, show them, ask, and remove them."""
     config = context.config
     store = None if config.tracking.kind == "off" else open_store(config.tracking)
-    found = [one for one in _leftovers(config) if store is None or not _is_registered(store, one)]
+    found = list(_leftovers(config))
+    if store is not None:
+        send_unsent(config.tracking, further=[one.folder for one in found])
+    found = [one for one in found if not _has_to_stay(one, store)]
     if not found:
-        print(f"no run in {ROOT} is {_wanted(config)}: nothing to remove")
+        print(f"no run in {ROOT} is {_wanted(config)} and can go: nothing is removed")
         return
-    for one in found:
+    sizes = [_size(one.folder) for one in found]
+    for one, size in zip(found, sizes, strict=True):
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.started))
-        print(f"{one.status:<9} {day}  {one.size / 1e6:9,.1f} MB  {one.folder}")
-    total = f"{len(found)} run{'s' if len(found) > 1 else ''}, {sum(one.size for one in found) / 1e6:,.1f} MB"
-    if config.prune.ask and not _agreed(f"Remove these {total}, for good? [y/N] "):
+        print(f"{one.status:<9} {day}  {size / 1e6:9,.1f} MB  {one.folder}")
+    total = f"{len(found)} run{'s' if len(found) > 1 else ''}, {sum(sizes) / 1e6:,.1f} MB"
+    if config.prune.ask and not _agreed(f"Remove {total}, for good? [y/N] "):
         print("nothing is removed")
         return
-    deleted: list[str] = []  # runs of the store
-    removed = [one for one in found if _remove(one, config.tracking, store, deleted)]
-    if store is not None and deleted and config.tracking.kind == "local":
-        store.remove(deleted)
-    print(f"removed {len(removed)} of {total}")
+    print(f"removed {_remove(found, config, store)} of {total}")
 
 
 def _leftovers(config: Config) -> Iterator[Leftover]:
-    """Find the folders of the runs that the configuration names, the oldest first."""
-    states = []
-    for file in ROOT.glob(f"*/{STATE}"):
-        try:
-            states.append((file.parent, read_state(file.parent)))
-        except UserError as error:
-            log.warning("left alone: %s", error)
-    for folder, state in sorted(states, key=lambda one: one[1].get("started", 0.0)):
+    """Find the runs that the configuration names and no process works on, the oldest first."""
+    folders = [file.parent for file in ROOT.glob(f"*/{STATE}") if not file.parent.is_symlink()]
+    found = [one for folder in folders if (one := _leftover(folder, config)) is not None]
+    for one in sorted(found, key=lambda one: (one.started, one.folder)):
+        if (lock := try_lock(one.folder / LOCK)) is not None:
+            lock.release()
+            yield one
+
+
+def _leftover(folder: Path, config: Config) -> Leftover | None:
+    """Read what a folder says of its run; None where that is not to be removed."""
+    try:
+        state = read_state(folder)
         status = "killed" if state.get("status") == "running" else state.get("status", "")
         named = status in config.prune.status or (config.prune.unnamed and status == FINISHED and _is_unnamed(folder))
-        if status == UNSENT or not named:
-            continue
-        if (lock := try_lock(folder / LOCK)) is None:
-            continue  # its process lives
-        lock.release()
-        size = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
-        yield Leftover(folder, status, state.get("run_id", ""), state.get("started", 0.0), size)
+    except UserError as error:
+        log.warning("left alone: %s", error)
+        return None
+    return Leftover(folder, status, state.get("run_id", ""), state.get("started", 0.0)) if named else None
 
 
 def _is_unnamed(folder: Path) -> bool:
@@ -88,11 +91,25 @@ def _is_unnamed(folder: Path) -> bool:
     return bool(settings.name == TASKS[settings.task.name].run_name(settings))
 
 
-def _is_registered(store: Store, one: Leftover) -> bool:
-    names = store.registered_models(one.run_id) if one.run_id else []
-    if names:
-        log.info("left alone: the model of %s is registered as %s", one.folder, ", ".join(names))
-    return bool(names)
+def _has_to_stay(one: Leftover, store: Store | None) -> bool:
+    """Tell whether something would be lost or left over by the removal of a run, and say so."""
+    reason = ""
+    if any(map(unsent.owes, unsent.spools(one.folder))):
+        reason = "not all of its records are sent; task=sync sends them"
+    elif one.run_id and (store is None or not store.stage(one.run_id)):
+        reason = "its record is not in this tracking store; choose the tracking it was made with"
+    elif one.run_id and store is not None:
+        runs = [*(child.id for child in store.children(one.run_id, deleted=True)), one.run_id]
+        if names := sorted({name for run in runs for name in store.registered_models(run)}):
+            reason = f"its model is registered as {', '.join(names)}"
+    if reason:
+        log.info("left alone: %s (%s)", one.folder, reason)
+    return bool(reason)
+
+
+def _size(folder: Path) -> int:
+    with explaining(folder):
+        return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _wanted(config: Config) -> str:
@@ -103,24 +120,54 @@ def _wanted(config: Config) -> str:
 def _agreed(question: str) -> bool:
     if not sys.stdin.isatty():
         raise UserError("prune.ask", "nobody can be asked here", "Look at the list above; prune.ask=false removes it.")
-    return input(question).strip().lower() in ("y", "yes")
-
-
-def _remove(one: Leftover, tracking: TrackingConfig, store: Store | None, deleted: list[str]) -> bool:
-    """Remove a run unless it was taken up meanwhile: first from the store, so that what fails can be repeated."""
-    lock = try_lock(one.folder / LOCK)
-    if lock is None:
-        log.warning("%s is in use now: left alone", one.folder)
-        return False
     try:
-        if store is not None and one.run_id and store.has(one.run_id):
-            for run_id in [*(child.id for child in child_runs(tracking, one.run_id)), one.run_id]:
-                store.delete(run_id)
-                deleted.append(run_id)
-        shutil.rmtree(one.folder)
-    finally:
-        lock.release()
-    return True
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def _remove(found: Sequence[Leftover], config: Config, store: Store | None) -> int:
+    """Remove runs but those that were taken up since they were listed; the number of those that went."""
+    records: list[str] = []
+    with contextlib.ExitStack() as locks:
+        mine = []
+        for one in found:
+            lock = try_lock(one.folder / LOCK)
+            if lock is not None:
+                locks.callback(lock.release)
+            if lock is None or _leftover(one.folder, config) != one:
+                log.warning("left alone: %s (it was taken up again)", one.folder)
+            else:
+                mine.append(one)
+        if store is not None:
+            records = [run for one in mine if one.run_id for run in _delete_records(one.run_id, store)]
+        for one in mine:
+            _remove_folder(one.folder)
+    if store is not None and config.tracking.kind == "local":
+        store.remove(records)
+    return len(mine)
+
+
+def _delete_records(parent: str, store: Store) -> list[str]:
+    """Delete a run and its children, unless that is done already; their ids."""
+    runs = [*(child.id for child in store.children(parent, deleted=True)), parent]
+    for run in runs:
+        if store.stage(run) == "active":
+            store.delete(run)
+    return runs
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove a folder, last of it what says whose it is, so that it is known again if this is stopped."""
+    with explaining(folder):
+        for path in folder.iterdir():
+            if path.name in BOOKKEEPING:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        shutil.rmtree(folder)
 
 
 def _check(config: Config) -> None:

@@ -39,6 +39,7 @@ LOCK_SECONDS = 120  # longest wait for another process that is creating the loca
 DATA_SUFFIX = " data"  # behind the name of an experiment: where runs about corpora are, with no scores of models
 PARAMS_BATCH = 40  # MLflow takes 100, but not more than a megabyte in one request
 METRICS_BATCH = 1000
+IDS_BATCH = 500  # one argument of a command has at most 128 KB
 HOPELESS = ("INVALID_PARAMETER_VALUE", "MALFORMED_REQUEST")  # errors that no repetition mends
 GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what is said of an id that no run has
 CONTEXTS = {"train": "training", "dev": "validation", "test": "test"}  # MLflow's words for the splits
@@ -103,17 +104,21 @@ class Store:
             page = self.client.search_runs(self._searched(), query, max_results=1)
         return str(page[0].info.run_id) if page else None
 
-    def has(self, run: str) -> bool:
-        """Whether the store has a run, and it is not deleted."""
+    def stage(self, run: str) -> str:
+        """Return whether a run is `active` or `deleted`; empty where the store does not know it."""
         from mlflow.exceptions import MlflowException
 
         with _explained("tracking", f"looking for run {run}", "Look after the tracking store."):
             try:
-                return bool(self.client.get_run(run).info.lifecycle_stage == "active")
+                return str(self.client.get_run(run).info.lifecycle_stage)
             except MlflowException as error:
                 if error.error_code not in GONE:
                     raise
-                return False
+                return ""
+
+    def has(self, run: str) -> bool:
+        """Whether the store has a run, and it is not deleted."""
+        return self.stage(run) == "active"
 
     def check_exists(self, run: str) -> str:
         """Return the id of a run; a `UserError` where it is not there or is deleted."""
@@ -124,16 +129,19 @@ class Store:
             raise UserError("resume", f"run {run} was deleted in the tracking store", fix)
         return run
 
-    def children(self, parent: str) -> list[ChildRun]:
-        """Return the runs of a parent run, oldest first."""
+    def children(self, parent: str, deleted: bool = False) -> list[ChildRun]:
+        """Return the runs of a parent run, oldest first; with `deleted` those that were deleted, too."""
+        from mlflow.entities import ViewType
+
         found: list[ChildRun] = []
         query = f"tags.`mlflow.parentRunId` = '{parent}'"
         token: str | None = None
         with _explained("tracking", "searching runs", "Look after the tracking store."):
             while True:
                 page = self.client.search_runs(
-                    self._searched(), query, order_by=["attributes.start_time ASC"], page_token=token
-                )
+                    self._searched(), query, ViewType.ALL if deleted else ViewType.ACTIVE_ONLY,
+                    order_by=["attributes.start_time ASC"], page_token=token,
+                )  # fmt: skip
                 for run in page:
                     metrics = {display_name(key): value for key, value in run.data.metrics.items()}
                     found.append(ChildRun(run.info.run_id, run.info.run_name, run.info.status, metrics))
@@ -213,23 +221,15 @@ class Store:
 
     def remove(self, runs: Sequence[str]) -> None:
         """Remove what a local store still holds of deleted runs, their files included."""
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "gc",
-            "--backend-store-uri",
-            self.address,
-            "--run-ids",
-            ",".join(runs),
-        ]
+        collect = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", self.address, "--run-ids"]
         around = {**os.environ, "MLFLOW_TRACKING_URI": self.address}
-        done = subprocess.run(command, env=around, capture_output=True, text=True, check=False)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-            raise UserError(
-                "tracking", f"the files of deleted runs cannot be removed: {reason}", "Run mlflow gc by hand."
-            )
+        for begin in range(0, len(runs), IDS_BATCH):
+            command = [*collect, ",".join(runs[begin : begin + IDS_BATCH])]
+            done = subprocess.run(command, env=around, capture_output=True, text=True, check=False)
+            if done.returncode:
+                reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+                fix = "Run mlflow gc by hand."
+                raise UserError("tracking", f"the records of deleted runs cannot be removed: {reason}", fix)
 
     def deliver(self, folder: Path, run: str, records: Sequence[SpoolRecord]) -> None:
         """Send records of one run, in order. May be repeated: what is there already is not doubled."""

@@ -116,15 +116,27 @@ def test_an_answer_that_is_no_list_gives_no_labels(tmp_path: Path, output: objec
     assert issues[0].message.startswith("item 1: ")
 
 
-def test_pairs_that_all_stand_the_other_way_round_are_turned(tmp_path: Path) -> None:
-    pairs = '[["人名", "王芳"], ["城市", "杭州"]]'
-    mixed = '[["人名", "王芳"], ["杭州", "城市"]]'  # one has it right: then it is no habit
-    found, issues = parse(
-        tmp_path, {"input": "王芳去了杭州", "output": pairs}, {"input": "王芳去了杭州", "output": mixed}
-    )
+TURNED = {"input": "王芳去了杭州看电影", "output": '[["人名", "王芳"], ["城市", "杭州"]]'}
+
+
+def test_pairs_that_a_whole_file_has_the_other_way_round_are_turned(tmp_path: Path) -> None:
+    open_order = {"input": "人名和王芳", "output": '[["人名", "王芳"]]'}
+    found, issues = parse(tmp_path, TURNED, open_order, {"input": "好", "output": "[]"})
     assert found[0].entities == [Entity("王芳", "人名", 0, 2), Entity("杭州", "城市", 4, 6)]
-    assert [(one.text, one.category) for one in found[1].entities] == [("人名", "王芳"), ("杭州", "城市")]
-    assert codes(issues) == {"turned-pairs": 1, "unaligned": 1}
+    assert found[1].entities == [Entity("王芳", "人名", 3, 5)]  # it could be either by itself
+    assert [(issue.code, issue.line) for issue in issues] == [("turned-pairs", issues[0].line)]
+
+
+def test_one_item_that_has_the_usual_order_stands_for_all(tmp_path: Path) -> None:
+    """A surface from elsewhere, under a category that stands in the sentence, is no reason to turn gold round."""
+    elsewhere = {"input": "王芳去了杭州看电影", "output": '[["流浪地球", "电影"]]'}
+    usual = {"input": "李雷来了", "output": '[["李雷", "人名"]]'}
+    for items in ((elsewhere, usual), (usual, elsewhere)):
+        found, issues = parse(tmp_path, *items)
+        assert [one.text for sentence in found for one in sentence.entities] == [
+            "流浪地球" if item is elsewhere else "李雷" for item in items
+        ]
+        assert codes(issues) == {"unaligned": 1}
 
 
 def test_what_is_no_item_is_an_issue(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ gives no labels, so its item is left out with an issue that names it by its numb
 an empty one, is a sentence without labels. The sentence is the `input`; where that is empty, and in a conversation,
 what stands behind the last line break of the user's (last) text, or all of it where it has no line break. Surfaces get
 their places from left to right (`records.align_surfaces`); one that is absent keeps its surface, has no offsets and is
-an issue. Earlier rounds (`history`) and system texts are no sentences: not read.
+an issue. Where every pair that tells the order has it turned round, all are taken as `[category, surface]`. Earlier
+rounds (`history`) and system texts are no sentences: not read.
 
 Writing turns it round and lists the file in the `dataset_info.json` beside it. Keys that LLaMA-Factory does not look at
 keep what its own cannot: `id`, `post_id`, and `sentence` where a prompt puts words around it, which is then read before
@@ -21,7 +22,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omniner.corpus.formats import Format, Match, PromptTexts, ReadOptions, WriteOptions
 from omniner.corpus.formats.excerpt import Excerpt
@@ -56,40 +57,94 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     log = IssueLog(path)
     sentences = []
     foreign: set[str] = set()  # keys already reported; one issue each, not one an item
+    order = _PairOrder(log)
     for number, (line, record) in enumerate(json_records(path, log), 1):
         found = len(log.items)
-        sentence = _sentence(record, foreign, log, line)
-        log.items[found:] = [issue._replace(message=f"item {number}: {issue.message}") for issue in log.items[found:]]
+        sentence, pairs = _sentence(record, foreign, log, line)
+        _number_issues(log, found, number)
         if sentence is not None:
             sentences.append(sentence)
+            order.add(_Waiting(sentence, pairs, number, line))
+    order.finish()
     return sentences, log.items
 
 
-def _sentence(record: dict[str, Any], foreign: set[str], log: IssueLog, line: int) -> Sentence | None:
+class _Waiting(NamedTuple):
+    """A sentence that has to get the entities of its pairs."""
+
+    sentence: Sentence
+    pairs: list[tuple[str, str]]
+    number: int
+    line: int
+
+
+class _PairOrder:
+    """Gives sentences their entities once it is known that pairs are `[surface, category]`, or never are in this file.
+
+    A pair tells the order where one part stands in the sentence and the other does not. A single one of the usual order
+    is enough for it: a surface from elsewhere, under a category whose name stands in the sentence, is no other order.
+    """
+
+    def __init__(self, log: IssueLog) -> None:
+        self._log = log
+        self._waiting: list[_Waiting] = []
+        self._is_usual = False
+        self._turned: _Waiting | None = None  # the first item with a pair of the other order
+
+    def add(self, item: _Waiting) -> None:
+        """Give a sentence its entities now, or when the order is known."""
+        text = item.sentence.text
+        for first, second in item.pairs if not self._is_usual else ():
+            if (first in text) != (second in text):
+                self._is_usual |= first in text
+                self._turned = self._turned or (item if second in text else None)
+        self._waiting.append(item)
+        if self._is_usual:
+            self._place(turn=False)
+
+    def finish(self) -> None:
+        """Give the rest their entities."""
+        turn = self._turned is not None and not self._is_usual
+        if self._turned is not None and turn:
+            message = "pairs are [category, surface], first here, and none the other way round; taken so"
+            self._log.add("turned-pairs", message, self._turned.line)
+        self._place(turn)
+
+    def _place(self, turn: bool) -> None:
+        for sentence, pairs, number, line in self._waiting:
+            found = len(self._log.items)
+            told = [(second, first) for first, second in pairs] if turn else pairs
+            sentence.entities = placed_pairs(sentence.text, told, self._log, line)
+            _number_issues(self._log, found, number)
+        self._waiting.clear()
+
+
+def _number_issues(log: IssueLog, start: int, number: int) -> None:
+    """Name the item in its issues: those from place `start` on."""
+    log.items[start:] = [issue._replace(message=f"item {number}: {issue.message}") for issue in log.items[start:]]
+
+
+def _sentence(
+    record: dict[str, Any], foreign: set[str], log: IssueLog, line: int
+) -> tuple[Sentence | None, list[tuple[str, str]]]:
+    """The sentence of an item without its entities, and the pairs that these are made of."""
     is_chat = "conversations" in record or "messages" in record
     for key in record:
         if key not in (_CHAT_KEYS if is_chat else _ITEM_KEYS) and key not in foreign:
             foreign.add(key)
             log.add("unknown-key", f"{quote(key)} (first seen here) is not read", line)
     user, answer = _of_chat(record, log, line) if is_chat else _of_item(record, log, line)
-    if user is None:
-        return None
-    text = text_of({"text": user}, "text", log, line)
+    text = None if user is None else text_of({"text": user}, "text", log, line)
     if text is None:
-        return None
+        return None, []
     name = id_of(record, log, line)
     post_id = post_of(record, log, line)
     if answer is None or answer == "":
         sentence = unlabeled_sentence(name, text)
         sentence.post_id = post_id
-        return sentence
+        return sentence, []
     pairs = _pairs(answer, log, line)
-    if pairs is None:
-        return None
-    if pairs and all(second in text and first not in text for first, second in pairs):
-        log.add("turned-pairs", "only the second of each two stands in the sentence: read as [category, surface]", line)
-        pairs = [(surface, category) for category, surface in pairs]
-    return Sentence(name, text, placed_pairs(text, pairs, log, line), post_id)
+    return (None, []) if pairs is None else (Sentence(name, text, [], post_id), pairs)
 
 
 def _of_item(record: dict[str, Any], log: IssueLog, line: int) -> tuple[str | None, Any]:
