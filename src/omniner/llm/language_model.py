@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from omniner.config.model_groups import CausalConfig, TuningConfig
 from omniner.errors import UserError, one_line
 from omniner.files import explaining, read_json, restore, write_json, writing_folder
-from omniner.llm.loading import load_pretrained, load_weights, random_model, tie_output
+from omniner.llm.loading import load_pretrained, load_weights, random_model, stored_dtype, tie_output
 from omniner.llm.low_rank import quicken_adapters
 from omniner.llm.prompts import Prompt
 from omniner.llm.samples import ChatTokenizer
@@ -382,19 +382,21 @@ def load_causal_model(folder: Path, dtype: torch.dtype, device: torch.device | s
     return causal
 
 
-def merge_adapters(folder: Path, output: Path, dtype: torch.dtype) -> None:
+def merge_adapters(folder: Path, output: Path, dtype: torch.dtype | None = None) -> None:
     """Make an ordinary model folder (weights, tokenizer, chat template) of a checkpoint folder.
 
     Args:
         folder: as `save_causal_model` wrote it.
         output: must not hold anything yet.
-        dtype: of the weights that are written.
+        dtype: of the weights that are written; None = the base's own, so that the folder is the same on any machine.
 
     Raises:
         UserError: `output` is in use; see `load_causal_model`.
     """
     _check_unused(output)
-    causal = _assemble(folder, read_card(folder), dtype, keep_codes=False)
+    card = read_card(folder)
+    dtype = dtype or _stored_dtype(folder, card)
+    causal = _assemble(folder, card, dtype, keep_codes=False)
     model = causal.model if causal.method == "full" else causal.model.merge_and_unload()
     with writing_folder(output) as written, checkpoints.quiet_libraries():
         model.to(dtype).save_pretrained(written)
@@ -527,6 +529,15 @@ def _assemble(folder: Path, card: Mapping[str, Any], dtype: torch.dtype, keep_co
     chat = ChatTokenizer(_load_tokenizer(folder), card["chat_template"])
     prompt = Prompt.from_json(card["prompt"])
     return CausalModel(model.eval(), chat, prompt, card["method"], card["base"], kept, origin, card.get("answer_rate"))
+
+
+def _stored_dtype(folder: Path, card: Mapping[str, Any]) -> torch.dtype:
+    """Read in which precision the weights of a folder, or of the model that its adapters belong to, are kept."""
+    if card["quantization"]:
+        return Quantization(**card["quantization"]).source_dtype
+    if card["method"] == "full":
+        return stored_dtype(str(folder))
+    return stored_dtype(card["base"] or str(folder / _BASE))
 
 
 def _load_weights(folder: Path, card: Mapping[str, Any], dtype: torch.dtype) -> Any:

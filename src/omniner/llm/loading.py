@@ -148,6 +148,18 @@ def load_settings(config: CausalConfig) -> Any:
         return AutoConfig.from_pretrained(source, **checkpoints.pretrained_options(local), **more)
 
 
+def stored_dtype(path: str) -> torch.dtype:
+    """Read in which precision a hub name, a folder or a GGUF file keeps its weights: for packed ones, bf16."""
+    from transformers import AutoConfig
+
+    source, local, more = _place(path)
+    if more:
+        return torch.bfloat16
+    with checkpoints.explaining_load_errors("model.path", path, checkpoints.load_advice(local, _FOLDER)):
+        settings = AutoConfig.from_pretrained(source, **checkpoints.pretrained_options(local))
+    return settings.dtype or torch.float32
+
+
 def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
     """Load the tokenizer alone, to count with; see `load_pretrained`."""
     from transformers import AutoTokenizer

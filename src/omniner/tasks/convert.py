@@ -56,13 +56,10 @@ def run(context: Context) -> None:
         with outputs.replacing(context, output):
             write_plain_model(config.input or "", output)
     elif target == "merged":
-        import torch
-
         from omniner.llm.language_model import merge_adapters
 
-        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
         with outputs.replacing(context, output):
-            merge_adapters(find_trained_model(config.checkpoint or "", config.tracking), output, dtype)
+            merge_adapters(find_trained_model(config.checkpoint or "", config.tracking), output)
     elif target == "generated":
         from omniner.scoring.official import write_generated
         from omniner.scoring.predictions import read_predictions

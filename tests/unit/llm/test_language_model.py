@@ -200,8 +200,24 @@ def test_weights_of_16_bits_stay_so(tmp_path: Path) -> None:
     language_model.save_causal_model(tmp_path / "best", model)
     loaded = language_model.load_causal_model(tmp_path / "best", torch.bfloat16, "cpu")
     assert torch.equal(logits(loaded.model, sample(model)), logits(model.model, sample(model)))
-    language_model.merge_adapters(tmp_path / "best", tmp_path / "merged", torch.bfloat16)
+    language_model.merge_adapters(tmp_path / "best", tmp_path / "merged")
     assert read_json(tmp_path / "merged" / "config.json")["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32])
+def test_a_merged_model_is_kept_in_the_precision_of_its_base(
+    stored: torch.dtype, published: Path, tmp_path: Path
+) -> None:
+    """Whatever the adapters learnt in, and whatever machine merges them."""
+    from transformers import AutoModelForCausalLM
+
+    base = shutil.copytree(published, tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(published, dtype=stored).save_pretrained(base)
+    tuning = tuning_config("lora")
+    model = language_model.build_causal_model(model_config(base), tuning, PROMPT, [], torch.float32, seed=1)
+    language_model.save_causal_model(tmp_path / "best", model)
+    language_model.merge_adapters(tmp_path / "best", tmp_path / "merged")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto").dtype == stored
 
 
 def test_a_checkpoint_can_be_loaded_in_16_bits(kept: tuple[CausalModel, Path]) -> None:
