@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from omniner.config.groups import Config
-from omniner.config.model_groups import BiLSTMConfig, CausalConfig, EncoderConfig, TrainerConfig
+from omniner.config.model_groups import USUAL_SLOTS, BiLSTMConfig, CausalConfig, EncoderConfig, TrainerConfig
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.files import read_json
@@ -98,24 +98,34 @@ def devices_for_training(config: Config) -> Devices:
 
 
 def plan_memory(config: Config, devices: Devices) -> tuple[Config, Devices]:
-    """Settle what `auto` leaves open so that a causal model's training fits into its GPUs; elsewhere nothing changes.
+    """Settle what `auto` leaves open so that a causal model's training fits into its GPUs; for a CPU only the slots.
 
     Raises:
         UserError: it cannot fit; it names what would.
     """
-    if config.llm is None or devices.accelerator != "gpu":
+    if config.llm is None:
         return config, devices
     from omniner.llm import memory
+
+    if (room := memory.device_memory(devices)) is None:
+        return _with_slots(config, config.decoding.slots or USUAL_SLOTS), devices
     from omniner.llm.language_model import choose_method
     from omniner.llm.loading import load_settings
 
     method = choose_method(config.tuning.method, config.llm.path is not None)
     pack = memory.usual_pack(config.tuning.pack_tokens)
     count = memory.MemoryCount(load_settings(config.llm), method, devices, pack, config.decoding)
-    room = torch.cuda.get_device_properties(0).total_memory
     plan = memory.choose_plan(count, config.tuning, method, devices, config.trainer.strategy, room)
     log.info("memory of each GPU: %s of %.0f GiB; %s", plan.needs, room / memory.GIB, plan)
-    return dataclasses.replace(config, tuning=plan.tuning), devices._replace(strategy=plan.strategy)
+    planned = _with_slots(dataclasses.replace(config, tuning=plan.tuning), plan.slots)
+    return planned, devices._replace(strategy=plan.strategy)
+
+
+def _with_slots(config: Config, slots: int) -> Config:
+    """Put a number in the place of `decoding.slots=auto`, and say it."""
+    if config.decoding.slots is None:
+        log.info("decoding.slots: %d sentences are answered side by side", slots)
+    return dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, slots=slots))
 
 
 def _learns_all(config: Config) -> bool:
@@ -331,8 +341,11 @@ class LLMPredictor:
     """
 
     def __init__(self, config: Config, devices: Devices, causal: CausalModel) -> None:
-        self._config, self._causal = config, causal
+        from omniner.llm.memory import slots_beside
+
         causal.model.to(devices.first).eval()
+        self._config = _with_slots(config, slots_beside(causal.model, config.decoding, devices))
+        self._causal = causal
 
     def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
         """See `Predictor`."""

@@ -218,6 +218,9 @@ class PromptConfig(Group):
 LONGEST_ANSWER = 512
 """Tokens of an answer at most where `max_new_tokens` is auto."""
 
+USUAL_SLOTS = 64
+"""Sentences that are decoded side by side where nothing says how many memory would hold."""
+
 
 @dataclass
 class DecodingConfig(Group):
@@ -232,8 +235,9 @@ class DecodingConfig(Group):
     max_new_tokens: Annotated[Positive | None, Auto()]
     """Tokens of an answer at most; auto (or null) = as many as the longest sensible answer has, by the length of the
     sentence and by what train shows; of a server, what it allows."""
-    slots: Positive
-    """hf: sentences that are decoded side by side; more is faster until memory ends."""
+    slots: Annotated[Positive | None, Auto()]
+    """hf: sentences that are decoded side by side; more is faster until memory ends. auto (or null) = on a GPU as many
+    as it has memory for, at most 256; on a CPU 64."""
     temperature: NumberFrom0
     """0 = the likeliest token always; above, tokens are drawn."""
     top_p: Annotated[Number, Gt(0), Le(1)]

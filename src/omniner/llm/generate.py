@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from omniner.config.model_groups import LONGEST_ANSWER, DecodingConfig
+from omniner.config.model_groups import LONGEST_ANSWER, USUAL_SLOTS, DecodingConfig
 from omniner.errors import UserError
 from omniner.llm.constraint import Constraint, ConstraintState
 from omniner.llm.prefix_cache import (
@@ -163,6 +163,7 @@ class Generator:
     ) -> None:
         self._model, self._chat, self._prefix, self._config = model, chat, prefix, config
         self._constraint, self._seed = constraint, seed
+        self._slots = config.slots or USUAL_SLOTS
         self._base: Any = getattr(model, "get_base_model", lambda: model)()
         check_supported(self._base)
         self._cache: PrefixCache | None = None
@@ -183,7 +184,7 @@ class Generator:
         """
         self._check(requests)
         order = sorted(requests, key=lambda request: -len(request.prompt))
-        size = _GROUP * self._config.slots
+        size = _GROUP * self._slots
         for at in range(0, len(order), size):
             group = order[at : at + size]
             if all(request.id in done for request in group):
@@ -225,7 +226,7 @@ class Generator:
                         answers += self._advance(store, waiting, active)
                 yield answers
         except torch.OutOfMemoryError as error:
-            found = f"{self._config.slots} sentences side by side do not fit into the GPU's memory"
+            found = f"{self._slots} sentences side by side do not fit into the GPU's memory"
             raise UserError("decoding.slots", found, "Lower it, or decoding.max_new_tokens.") from error
         finally:
             if self._cache is not None:
@@ -253,7 +254,7 @@ class Generator:
         settings, device = self._base.config, self._base.device
         heads = settings.num_attention_heads
         groups = heads // (getattr(settings, "num_key_value_heads", None) or heads)
-        store = PrefixCache(len(self._prefix), self._config.slots, groups, device)
+        store = PrefixCache(len(self._prefix), self._slots, groups, device)
         if self._prefix:
             ids = torch.tensor([self._prefix], device=device)
             self._forward(
@@ -274,7 +275,7 @@ class Generator:
     def _admit(self, waiting: deque[GenerationRequest], active: list[_Row]) -> list[Answer]:
         """Fill free slots, and return the answers that the constraint leaves no choice about at all."""
         answers, fresh = [], 0
-        while waiting and len(active) < self._config.slots and fresh < _FRESH_TOKENS:
+        while waiting and len(active) < self._slots and fresh < _FRESH_TOKENS:
             request = waiting.popleft()
             room = self._room(request)
             state = None if self._constraint is None else self._constraint.start(request.text, room)

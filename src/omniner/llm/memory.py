@@ -10,7 +10,7 @@ memory is the largest of what lives for a moment: a chunk of logits with its gra
 
 `choose_plan` takes the first combination that fits of what the configuration leaves to `auto`: activations that are
 computed again, optimizer states of 8 bits, weights that are divided between the devices. The order is that of their
-price in time.
+price in time. In the memory that is left `most_slots` lets as many sentences as possible be answered side by side.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from omniner.config.model_groups import LONGEST_ANSWER, DecodingConfig, TuningConfig
+from omniner.config.model_groups import LONGEST_ANSWER, USUAL_SLOTS, DecodingConfig, TuningConfig
 from omniner.errors import UserError
 from omniner.llm.language_model import prefers_8bit, prepare_for_training
 from omniner.llm.packs import make_pack
@@ -36,7 +36,9 @@ GIB = 2**30
 _USABLE = 0.92  # of a device: the rest goes to torch itself, to kernels, and to gaps between blocks
 _CODE = {True: 0.516, False: 0.5625}  # bytes of a 4-bit weight with its constants; those quantised as well, or not
 _STATE_8BIT = 2.04  # bytes of both moments with their constants
+_PREFIX = 700  # tokens that the sentences share, before anything is encoded
 _PROMPT = 64  # tokens of a sentence in its slot, beside its answer
+_FEWEST_SLOTS, _MOST_SLOTS = 16, 256  # of `decoding.slots=auto`: fewer are slow, more take longer for each step
 
 
 class PackSize(NamedTuple):
@@ -55,7 +57,7 @@ class PackSize(NamedTuple):
 
 def usual_pack(pack_tokens: int) -> PackSize:
     """Guess the largest pack before anything is encoded: a full one, of which most of each sentence is its answer."""
-    prefix = min(700, pack_tokens // 4)
+    prefix = min(_PREFIX, pack_tokens // 4)
     return PackSize(prefix, pack_tokens, int(0.65 * (pack_tokens - prefix)))
 
 
@@ -222,8 +224,14 @@ class MemoryCount:
         self._compute = torch.float32 if devices.precision == "32-true" else torch.bfloat16
         self._measured: dict[bool, tuple[dict[str, float], dict[str, float], float, float]] = {}
 
-    def needs(self, tuning: TuningConfig, strategy: str) -> Needs:
-        """Count for a tuning, of which what is `auto` counts as off, and a strategy: auto | ddp | fsdp."""
+    def needs(self, tuning: TuningConfig, strategy: str, slots: int | None = None) -> Needs:
+        """Count for a way to train.
+
+        Args:
+            tuning: of which what is `auto` counts as off.
+            strategy: auto | ddp | fsdp.
+            slots: of an evaluation; None = those of the configuration, and the usual ones for `auto`.
+        """
         divided = strategy == "fsdp"
         held = self._compute if divided else self._devices.dtype(learns=self._method == "full")
         one, two, kept_one, kept_two = self._measure(tuning, divided, held)
@@ -232,7 +240,8 @@ class MemoryCount:
         row = self._pack.tokens * text.hidden_size * held.itemsize
         again = tuning.gradient_checkpointing is True
         kept = kept_one + (layers * row if again else (layers - 1) * (kept_two - kept_one))
-        weights, gradients, answers = size["weights"], size["gradients"], self._answers(text, layers)
+        weights, gradients = size["weights"], size["gradients"]
+        answers = self._answers(slots or self._decoding.slots or USUAL_SLOTS)
         states = 2 * gradients
         if self._has_8bit_states(tuning, strategy, size["learning"]):
             states = _STATE_8BIT * size["learning"]
@@ -268,14 +277,66 @@ class MemoryCount:
         logits = rows * text.vocab_size * (4 + 2 * self._compute.itemsize)
         return float(max(logits, 3 * self._pack.tokens * text.intermediate_size * self._compute.itemsize))
 
-    def _answers(self, text: Any, layers: int) -> float:
-        """Count the caches and logits of an evaluation; slots are there twice while they grow."""
-        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        groups = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-        slots, reach = self._decoding.slots, _PROMPT + (self._decoding.max_new_tokens or LONGEST_ANSWER)
-        places = self._pack.prefix + 2 * slots * reach
-        caches = layers * 2 * groups * width * places * self._compute.itemsize
-        return float(caches + slots * text.vocab_size * (4 + self._compute.itemsize))
+    def _answers(self, slots: int) -> float:
+        return count_answers(self._settings, self._compute, self._pack.prefix, self._decoding.max_new_tokens, slots)
+
+    def slots(self, tuning: TuningConfig, strategy: str, room: float | None) -> int:
+        """Return the slots of the configuration; for `auto` as many as a device has room for beside what training keeps.
+
+        Args:
+            tuning, strategy: see `needs`.
+            room: bytes of each device; None = it is not known, and the usual number is taken.
+        """
+        if self._decoding.slots or room is None:
+            return self._decoding.slots or USUAL_SLOTS
+        needs = self.needs(tuning, strategy, _FEWEST_SLOTS)
+        left = _USABLE * room - needs.weights - needs.gradients - needs.optimizer
+        return most_slots(lambda slots: needs.evaluation - self._answers(_FEWEST_SLOTS) + self._answers(slots), left)
+
+
+def count_answers(settings: Any, compute: torch.dtype, prefix: int, longest: int | None, slots: int) -> float:
+    """Count the bytes of caches and logits while sentences are answered; slots are there twice while they grow.
+
+    Args:
+        settings: of the model, as transformers has it.
+        compute: type of the products.
+        prefix: tokens that all prompts share.
+        longest: tokens of an answer at most; None = `LONGEST_ANSWER`.
+        slots: sentences side by side.
+    """
+    text = settings.get_text_config()
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    groups = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    places = prefix + 2 * slots * (_PROMPT + (longest or LONGEST_ANSWER))
+    caches = settings.num_hidden_layers * 2 * groups * width * places * compute.itemsize
+    return float(caches + slots * text.vocab_size * (4 + compute.itemsize))
+
+
+def most_slots(count: Callable[[int], float], room: float) -> int:
+    """Return for how many slots `count` gives at most `room` bytes: 256, or half as many until it does, at least 16.
+
+    Halves, so that a little more or less of free memory changes nothing: what is decoded together stays the same.
+    """
+    slots = _MOST_SLOTS
+    while slots > _FEWEST_SLOTS and count(slots) > room:
+        slots //= 2
+    return slots
+
+
+def device_memory(devices: Devices) -> float | None:
+    """Return the bytes of each GPU; None where a run works on CPUs, whose memory others use as well."""
+    return float(torch.cuda.get_device_properties(0).total_memory) if devices.accelerator == "gpu" else None
+
+
+def slots_beside(model: Any, decoding: DecodingConfig, devices: Devices) -> int:
+    """Return the slots of the configuration; for `auto` as many as fit beside a model that is on its device already."""
+    if decoding.slots or devices.accelerator != "gpu":
+        return decoding.slots or USUAL_SLOTS
+    free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    base = base_model(model)
+    return most_slots(
+        lambda slots: count_answers(base.config, base.dtype, _PREFIX, decoding.max_new_tokens, slots), _USABLE * free
+    )
 
 
 class Plan(NamedTuple):
@@ -285,11 +346,13 @@ class Plan(NamedTuple):
         tuning: with `gradient_checkpointing` and `optimizer` as chosen.
         strategy: auto | ddp | fsdp.
         needs: what it takes of each device.
+        slots: sentences that an evaluation answers side by side.
     """
 
     tuning: TuningConfig
     strategy: str
     needs: Needs
+    slots: int
 
     def __str__(self) -> str:
         said = ["activations computed again" if self.tuning.gradient_checkpointing is True else "activations kept"]
@@ -303,7 +366,7 @@ class Plan(NamedTuple):
 def choose_plan(
     count: MemoryCount, tuning: TuningConfig, method: str, devices: Devices, wanted: str, room: float
 ) -> Plan:
-    """Choose the cheapest combination that fits.
+    """Choose the cheapest combination that fits, and for `decoding.slots=auto` as many as fit with it.
 
     Args:
         count: of the run.
@@ -316,7 +379,7 @@ def choose_plan(
     Raises:
         UserError: none fits; it names what would.
     """
-    allowed = list(plans(count, tuning, method, devices, wanted))
+    allowed = list(plans(count, tuning, method, devices, wanted, room))
     for plan in allowed:
         if plan.needs.total <= _USABLE * room:
             return plan
@@ -326,8 +389,10 @@ def choose_plan(
     raise UserError("tuning", found, _advice(count, tuning, method, devices, room))
 
 
-def plans(count: MemoryCount, tuning: TuningConfig, method: str, devices: Devices, wanted: str) -> Iterator[Plan]:
-    """List what the configuration allows, the cheapest in time first."""
+def plans(
+    count: MemoryCount, tuning: TuningConfig, method: str, devices: Devices, wanted: str, room: float | None
+) -> Iterator[Plan]:
+    """List what the configuration allows, the cheapest in time first; the arguments are those of `choose_plan`."""
     again = [False, True] if tuning.gradient_checkpointing == "auto" else [tuning.gradient_checkpointing]
     optimizers: list[Literal["auto", "adamw", "adamw_8bit"]] = [tuning.optimizer]
     if tuning.optimizer == "auto":
@@ -339,13 +404,14 @@ def plans(count: MemoryCount, tuning: TuningConfig, method: str, devices: Device
         if strategy == "fsdp" and optimizer == "adamw_8bit":
             continue
         chosen = dataclasses.replace(tuning, gradient_checkpointing=recompute, optimizer=optimizer)
-        yield Plan(chosen, strategy, count.needs(chosen, strategy))
+        slots = count.slots(chosen, strategy, room)
+        yield Plan(chosen, strategy, count.needs(chosen, strategy, slots), slots)
 
 
 def _advice(count: MemoryCount, tuning: TuningConfig, method: str, devices: Devices, room: float) -> str:
     """Name a combination that would fit, near to what was asked for."""
     free = dataclasses.replace(tuning, gradient_checkpointing="auto", optimizer="auto")
-    for plan in plans(count, free, method, devices, "auto"):
+    for plan in plans(count, free, method, devices, "auto", room):
         if plan.needs.total <= _USABLE * room:
             fsdp = ["trainer.strategy=fsdp"] if plan.strategy == "fsdp" else []
             eight = [f"tuning.optimizer={plan.tuning.optimizer}"] if plan.tuning.optimizer != "auto" else []

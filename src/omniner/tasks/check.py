@@ -253,9 +253,10 @@ def _causal_memory(config: Config, devices: Devices, module: GenerativeModule, d
     pack = data.largest_pack(devices.world)
     count = memory.MemoryCount(base_model(module.model).config, method, devices, pack, config.decoding)
     yield f"the largest pack has {pack.tokens:,} tokens, {pack.prefix:,} of them shared, {pack.answers:,} learnt"
-    shown = memory.plans(count, config.tuning, method, devices, config.trainer.strategy)
+    room = memory.device_memory(devices)
+    shown = memory.plans(count, config.tuning, method, devices, config.trainer.strategy, room)
     for number, plan in enumerate(shown):
-        yield f"{'each device' if not number else 'or, where that is too much'}: {plan.needs}; {plan}"
+        yield f"{'each device' if not number else 'or, where that is too much'}: {plan.needs}; {plan}, {plan.slots} answers side by side"
     yield "beside what torch itself takes, about 0.5 GiB on a GPU"
 
 

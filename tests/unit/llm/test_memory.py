@@ -113,6 +113,50 @@ def test_auto_takes_the_cheapest_that_fits() -> None:
     assert chosen("7b", "qlora", 24).tuning.gradient_checkpointing is True
 
 
+AUTO = small_corpus.configuration("qwen2_tiny", "decoding.slots=auto", "decoding.max_new_tokens=512").decoding
+
+
+def test_auto_answers_as_many_side_by_side_as_memory_is_left_for() -> None:
+    """7B with adapters: 14.3 GiB of weights, 4 GiB of caches and logits for 64 sentences of 576 tokens."""
+    count = MemoryCount(settings("7b"), "lora", devices(), PACK, AUTO)
+    tuning = tuning_config("lora", gradient_checkpointing=True)
+    for room, slots in ((80, 256), (24, 64), (19.5, 32), (16, 16)):
+        assert count.slots(tuning, "auto", room * GIB) == slots
+        needs = count.needs(tuning, "auto", slots)
+        kept = needs.weights + needs.gradients + needs.optimizer
+        assert kept + needs.evaluation <= 0.92 * room * GIB or slots == 16
+        assert kept + count.needs(tuning, "auto", 2 * slots).evaluation > 0.92 * room * GIB or slots == 256
+    assert count.slots(tuning, "auto", None) == 64
+    assert counted("7b", "lora").slots(tuning, "auto", 80 * GIB) == 64, "a number stays what it is"
+
+
+def test_a_loaded_model_answers_in_what_it_leaves_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(settings("7b"), dtype=torch.bfloat16)
+    free = {"all": 10 * GIB, "reserved": 3 * GIB, "used": GIB}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free["all"], 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: free["reserved"])
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: free["used"])
+    assert memory.slots_beside(model, AUTO, devices()) == 128  # 8.3 GB of 12
+    free["reserved"] = free["used"]
+    free["all"] = 8 * GIB
+    assert memory.slots_beside(model, AUTO, devices()) == 64
+    assert memory.slots_beside(model, AUTO, Devices("cpu", 1, 1, "auto", "32-true")) == 64
+    assert memory.slots_beside(model, DECODING, devices()) == 64
+
+
+def test_the_slots_of_auto_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    from omniner import models
+
+    config = small_corpus.configuration("qwen2_tiny", "decoding.slots=auto")
+    with caplog.at_level("INFO", "omniner"):
+        planned, _ = models.plan_memory(config, Devices("cpu", 1, 1, "auto", "32-true"))
+    assert planned.decoding.slots == 64
+    assert caplog.messages == ["decoding.slots: 64 sentences are answered side by side"]
+
+
 def test_what_cannot_fit_is_refused_with_what_would() -> None:
     with pytest.raises(UserError, match=r"GiB of each device are needed .*tuning\.gradient_checkpointing=true would"):
         chosen("7b", "lora", 32, gradient_checkpointing=False)
@@ -129,12 +173,13 @@ def test_a_gpu_that_is_too_small_is_noticed_before_anything_is_loaded(monkeypatc
     from omniner import models
     from omniner.llm import loading
 
-    config = small_corpus.configuration("qwen2_tiny", "tuning=full")
+    config = small_corpus.configuration("qwen2_tiny", "tuning=full", "decoding.slots=auto")
     monkeypatch.setattr(loading, "load_settings", lambda of: settings("7b"))
     card = SimpleNamespace(total_memory=80 * GIB)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
     planned, on = models.plan_memory(config, devices(8))
     assert (on.strategy, planned.tuning.method) == ("fsdp", "full")
+    assert planned.decoding.slots in (16, 32, 64, 128, 256), "auto is a number once the memory is known"
     card.total_memory = 8 * GIB
     with pytest.raises(UserError, match="are needed at least"):
         models.plan_memory(config, devices(1))
