@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -281,7 +281,7 @@ class MemoryCount:
         return count_answers(self._settings, self._compute, self._pack.prefix, self._decoding.max_new_tokens, slots)
 
     def slots(self, tuning: TuningConfig, strategy: str, room: float | None) -> int:
-        """Return the slots of the configuration; for `auto` as many as a device has room for beside what training keeps.
+        """Return the slots of the configuration; for `auto` as many as fit beside what training keeps.
 
         Args:
             tuning, strategy: see `needs`.

@@ -256,7 +256,8 @@ def _causal_memory(config: Config, devices: Devices, module: GenerativeModule, d
     room = memory.device_memory(devices)
     shown = memory.plans(count, config.tuning, method, devices, config.trainer.strategy, room)
     for number, plan in enumerate(shown):
-        yield f"{'each device' if not number else 'or, where that is too much'}: {plan.needs}; {plan}, {plan.slots} answers side by side"
+        place = "or, where that is too much" if number else "each device"
+        yield f"{place}: {plan.needs}; {plan}, {plan.slots} answers side by side"
     yield "beside what torch itself takes, about 0.5 GiB on a GPU"
 
 
