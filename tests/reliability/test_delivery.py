@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
+import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from omniner import run as program
+from omniner import tracking
+from omniner.config import compose
 from omniner.errors import UserError
-from omniner.runs.folder import RunFolder
+from omniner.runs import sweep
+from omniner.runs.folder import SWEEP_STATE, RunFolder
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
+from omniner.tracking.store import ChildRun, open_store
 from tests.reliability.conftest import Failing, score, state_of, status_in_store
 
 UNSENT = "finished, unsent"
@@ -125,3 +133,52 @@ def test_a_kill_in_the_last_second_leaves_a_run_that_the_next_command_ends(
     assert state_of(again)["status"] == "finished"
     assert status_in_store(tables, state_of(again)["run_id"]) == "FINISHED"
     assert not list((tables / "unsent").glob("*"))
+
+
+def _begun_sweep(tables: Path) -> sweep.Sweep:
+    """A sweep of this process, of which one job has ended."""
+    settings = compose.load(["task=check", f"tracking.folder={tables}", "tracking.wait=0"]).tracking
+    made = sweep._make(Path("outputs/sweeps/a"), "digest", "sweep a")
+    made.run = tracking.start_run(
+        settings, name="sweep a", folder=made.folder, parent=None, resume_id=None, tags={"a": "b"}
+    )
+    made.save(parent=made.run.id, tracking=dataclasses.asdict(settings), status="running")
+    child = ChildRun("c" * 32, "seed=1", "finished", {"test/f1": 0.5})
+    sweep._write_record(made.folder, "job", 0, ["seed=1"], child, "")
+    return made
+
+
+def _send_by_sync(tables: Path) -> None:
+    score(tables, task="sync")
+
+
+def _send_by_a_later_run(tables: Path) -> None:
+    score(tables)
+
+
+@pytest.mark.parametrize("send", [_send_by_sync, _send_by_a_later_run])
+@pytest.mark.parametrize("end", ["store away", "killed"])
+def test_the_run_of_a_sweep_is_sent_and_ended_like_any_other(
+    end: str, send: Callable[[Path], None], here: Path, tables: Path, failing: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = _begun_sweep(tables)
+    monkeypatch.setattr(sweep, "_running", made)
+    failing(True)
+    if end == "killed":
+        atexit.unregister(made.run._at_exit)  # type: ignore[attr-defined]
+        made.lock.release()
+    else:
+        sweep.close("FINISHED")
+    state = json.loads((made.folder / SWEEP_STATE).read_text())
+    assert state["status"] == ("running" if end == "killed" else UNSENT)
+    assert status_in_store(tables, made.run.id) == "RUNNING"
+    failing(False)
+    send(tables)
+    assert status_in_store(tables, made.run.id) == ("KILLED" if end == "killed" else "FINISHED")
+    assert not list((tables / "unsent").glob("*"))
+    if end != "killed":
+        assert json.loads((made.folder / SWEEP_STATE).read_text())["status"] == "finished"
+        client = open_store(compose.load(["task=check", f"tracking.folder={tables}"]).tracking).client
+        table = json.loads(Path(client.download_artifacts(made.run.id, "tables/children.json")).read_text())
+        assert table["data"] == [["seed=1", "finished", "c" * 32, 0.5]], "as the folder knows its children"
+        assert client.get_run(made.run.id).data.metrics["test/f1"] == 0.5

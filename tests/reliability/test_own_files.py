@@ -60,7 +60,7 @@ def test_a_damaged_state_is_named_and_resume_never_starts_over(damage: bytes) ->
 @pytest.mark.parametrize("damage", [b"", b"\0\0", b"[]", b'{"started": "x"}', b"\xff"])
 def test_a_damaged_state_of_a_sweep_is_named(damage: bytes, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
-    (tmp_path / "one" / sweep.STATE).write_bytes(damage)
+    (tmp_path / "one" / sweep.SWEEP_STATE).write_bytes(damage)
     with pytest.raises(UserError, match=r"sweep\.json:1: .*resume=never"):
         sweep._find_unfinished(tmp_path, "d")
 

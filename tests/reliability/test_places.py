@@ -20,7 +20,7 @@ from omniner.report.tables import Column as TableColumn
 from omniner.report.tables import Table
 from omniner.run import run
 from omniner.runs import children
-from omniner.runs.folder import claim_folder
+from omniner.runs.folder import LOCK, claim_folder
 from tests.e2e.conftest import SENTENCE
 from tests.helpers.scripted_server import KEY, Answer, Seen, config, reply, serving
 
@@ -227,9 +227,10 @@ def test_files_that_no_run_made_stay(here: Path, task: str) -> None:
 
 def test_what_a_killed_process_left_half_written_is_swept(here: Path) -> None:
     first = claim_folder(compose.load(["name=a"]))
-    for place in ("", "tables", "children/one", "checkpoints"):
+    for place in ("", "tables", "children", "children/one", "checkpoints"):
         (first.path / place).mkdir(parents=True, exist_ok=True)
         (first.path / place / ".scores.json.abcd1234.tmp").touch()
+    (first.path / "children/one" / LOCK).touch()
     first.close()
     second = claim_folder(compose.load(["name=a"]))
     second.close()

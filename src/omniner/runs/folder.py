@@ -39,6 +39,7 @@ log = logging.getLogger("omniner")
 STATE = "run_state.json"
 FINISHED = "finished"
 UNSENT = "finished, unsent"  # its results are there, and the tracking store has not got everything
+SWEEP_STATE = "sweep.json"  # in the folder of a sweep, which is no run's: what `STATE` is to a run
 METRICS = "metrics.json"  # the last value of what runs are compared by
 ROOT = Path("outputs")
 LOCK = ".lock"
@@ -114,7 +115,7 @@ def claim_folder(config: Config) -> RunFolder:
     if config.resume == "auto":
         for folder in _unfinished(config, digest):
             if (lock := try_lock(folder / LOCK)) is not None:
-                _sweep(folder)
+                remove_temporary_files(folder)
                 return RunFolder(folder, digest, True, read_state(folder), lock)
     return _open(_new_path(config.name), digest, config)
 
@@ -152,13 +153,13 @@ def _open(path: Path, digest: str, config: Config) -> RunFolder:
     try:
         old = _state_to_replace(path, config)
         if old and old.get("digest") == digest and config.resume == "auto" and _goes_on(old, config):
-            _sweep(path)
+            remove_temporary_files(path)
             return RunFolder(path, digest, True, old, lock)
         _check_replacing(path, old, digest, config)
     except UserError:
         lock.release()
         raise
-    _sweep(path)
+    remove_temporary_files(path)
     if old or config.overwrite:
         _clear(path, old.get("task", config.task.name))
     state = {"digest": digest, "status": "running", "started": time.time(), "task": config.task.name}
@@ -195,10 +196,10 @@ def _check_replacing(path: Path, old: dict[str, Any], digest: str, config: Confi
         raise UserError("output_dir", f"{path} holds an unfinished run of another configuration", fix)
 
 
-def _sweep(path: Path) -> None:
-    """Remove the temporary files that a killed process left in the folder of its run; children have their own."""
+def remove_temporary_files(path: Path) -> None:
+    """Remove the temporary files that a killed process left in the folder of its run or sweep; children have theirs."""
     for folder, inner, files in os.walk(path):
-        inner[:] = [name for name in inner if name != "children" and not (Path(folder) / name / LOCK).exists()]
+        inner[:] = [name for name in inner if not (Path(folder) / name / LOCK).exists()]  # of a child, which may live
         for name in files:
             if is_temporary(name):
                 (Path(folder) / name).unlink(missing_ok=True)
@@ -219,7 +220,7 @@ def _continue(path: Path, digest: str, config: Config) -> RunFolder:
     lock = try_lock(path / LOCK)
     if lock is None:
         raise UserError("resume", f"{path} is in use by another run", "Wait for it to end.")
-    _sweep(path)
+    remove_temporary_files(path)
     return RunFolder(path, digest, True, state, lock)
 
 
@@ -271,10 +272,11 @@ def send_unsent(settings: TrackingConfig, own: Path | None = None, further: Iter
 
 def _close_run(settings: TrackingConfig, folder: Path) -> int:
     """Send what waits in the folder of a run without a process; return how many records are left."""
-    state = read_state(folder)
+    of_sweep = (folder / SWEEP_STATE).is_file()
+    state = read_sweep_state(folder / SWEEP_STATE) if of_sweep else read_state(folder)
     left = _send_spools(settings, folder, state)
     if not left and state.get("status") == UNSENT:
-        write_json(folder / STATE, {**state, "status": FINISHED})
+        write_json(folder / (SWEEP_STATE if of_sweep else STATE), {**state, "status": FINISHED})
     return left
 
 
@@ -311,6 +313,22 @@ def read_state(path: Path) -> dict[str, Any]:
     for name, kind in _KINDS.items():
         if name in state and not isinstance(state[name], kind):
             raise UserError(f"{file}:1", f"{name} is {state[name]!r}", fix)
+    return state
+
+
+def read_sweep_state(file: Path) -> dict[str, Any]:
+    """Return what the file of a sweep says of it.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    fix = "Restore or remove it, or start over with resume=never."
+    try:
+        state = read_json(file)
+    except UserError as error:
+        raise UserError(error.where, error.found, fix) from error
+    if not isinstance(state, dict) or not isinstance(state.get("started", 0.0), int | float):
+        raise UserError(f"{file}:1", "not the state of a sweep", fix)
     return state
 
 

@@ -19,7 +19,7 @@ import secrets
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,7 +35,20 @@ from omniner.errors import Stopped, UserError
 from omniner.files import make_folder, read_json, try_lock, write_json, write_text, writing
 from omniner.runs import children
 from omniner.runs.children import CheckStop, Job, Surroundings
-from omniner.runs.folder import FINISHED, LOCK, UNSENT
+from omniner.runs.folder import (
+    FINISHED,
+    LOCK,
+    SWEEP_STATE,
+    UNSENT,
+    read_state,
+    read_sweep_state,
+    remove_temporary_files,
+    send_unsent,
+)
+from omniner.tracking import unsent
+from omniner.tracking.spool import SPOOL
+from omniner.tracking.store import ChildRun
+from omniner.tracking.tracked_run import Run
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -48,8 +61,7 @@ log = logging.getLogger("omniner")
 OBJECTIVE = "val/best_f1"  # what an optimising sweeper is given: on dev, since a sweep must not choose by test
 NAME_LENGTH = 120  # characters of a sweep's name
 SCALES = ("metrics.unit", "metrics.profile", "errta.mode")  # what a score or an error is
-STATE = "sweep.json"
-_BOOKKEEPING = (STATE, LOCK, "multirun.yaml")  # the last is Hydra's
+_BOOKKEEPING = (SWEEP_STATE, LOCK, "multirun.yaml", SPOOL)  # the third is Hydra's
 _FOLDER = "OMNINER_SWEEP"  # tells the jobs the sweep's folder
 
 
@@ -63,12 +75,21 @@ class SweepNotStarted(BaseException):
 
 @dataclass
 class Sweep:
-    """The sweep of this process: its folder, locked, and what `sweep.json` says; `new` where it was made just now."""
+    """The sweep of this process.
+
+    Attributes:
+        folder: its folder.
+        lock: of the folder.
+        state: what `sweep.json` says.
+        new: whether it was made just now.
+        run: the tracked run that its children belong to.
+    """
 
     folder: Path
     lock: BaseFileLock
     state: dict[str, Any]
     new: bool
+    run: Run = field(default_factory=Run)
 
     @property
     def tracking_config(self) -> TrackingConfig:
@@ -78,12 +99,14 @@ class Sweep:
     def save(self, **changes: Any) -> None:
         """Change the state on disk, whole or not at all."""
         self.state.update(changes)
-        write_json(self.folder / STATE, self.state)
+        write_json(self.folder / SWEEP_STATE, self.state)
 
     def discard(self) -> None:
         """Take back a sweep that could not begin: its parent run, its files, and the folder if that is all."""
-        if self.state.get("parent"):
-            tracking.delete_parent_run(self.tracking_config, self.state["parent"])
+        if self.run.id:
+            self.run.finish("FAILED")
+            tracking.delete_run(self.tracking_config, self.run.id)
+            unsent.settle(self.tracking_config, self.folder)
         for name in _BOOKKEEPING:
             (self.folder / name).unlink(missing_ok=True)
         self.lock.release()
@@ -131,12 +154,19 @@ def _open(config: DictConfig) -> Sweep:
     overrides = OmegaConf.to_container(config.hydra.overrides.task)
     tags = {"sweep.overrides": json.dumps(overrides, ensure_ascii=False), "sweep.dir": str(sweep.folder)}
     try:
-        parent = _start_parent(settings, sweep.state.get("parent", ""), sweep.state["name"], tags)
+        sweep.run = tracking.start_run(
+            replace(settings, system_metrics=False),  # those of the children tell
+            name=sweep.state["name"], folder=sweep.folder, parent=None,
+            resume_id=sweep.state.get("parent") or None, tags=tags,
+        )  # fmt: skip
     except UserError:
         if sweep.new:
             sweep.discard()
         raise
-    sweep.save(parent=parent, tracking=asdict(settings), status="running", fixed=_fixed_keys(overrides))
+    fixed = _fixed_keys(overrides)
+    sweep.save(parent=sweep.run.id, tracking=asdict(settings), status="running", fixed=fixed)
+    if sweep.run.id:
+        send_unsent(settings, own=sweep.folder)
     return sweep
 
 
@@ -170,31 +200,20 @@ def _digest(config: DictConfig) -> str:
 def _find_unfinished(root: Path, digest: str) -> Sweep | None:
     """The newest sweep of this command under `root` that has not finished and is not running."""
     found = []
-    for path in sorted(root.glob(f"*/{STATE}")):
-        state = _read_state(path)
+    for path in sorted(root.glob(f"*/{SWEEP_STATE}")):
+        state = read_sweep_state(path)
         if state.get("digest") == digest and state.get("status") != FINISHED:
             found.append((state.get("started", 0.0), path.parent, state))
     for _, folder, state in sorted(found, key=lambda item: item[:2], reverse=True):
         if (lock := try_lock(folder / LOCK)) is not None:
+            remove_temporary_files(folder)
             return Sweep(folder, lock, state, new=False)
     return None
 
 
-def _read_state(path: Path) -> dict[str, Any]:
-    """What the file of a sweep says of it."""
-    fix = "Restore or remove it, or start over with resume=never."
-    try:
-        state = read_json(path)
-    except UserError as error:
-        raise UserError(error.where, error.found, fix) from error
-    if not isinstance(state, dict) or not isinstance(state.get("started", 0.0), int | float):
-        raise UserError(f"{path}:1", "not the state of a sweep", fix)
-    return state
-
-
 def _make(folder: Path, digest: str, name: str) -> Sweep:
     lock = try_lock(make_folder(folder) / LOCK)
-    if lock is None or (folder / STATE).exists():
+    if lock is None or (folder / SWEEP_STATE).exists():
         raise UserError("hydra.sweep.dir", f"{folder} holds another sweep", "Choose another folder.")
     return Sweep(folder, lock, {"digest": digest, "name": name, "started": time.time()}, new=True)
 
@@ -203,14 +222,6 @@ def _name(config: DictConfig) -> str:
     """The name that was given, or what was swept: the names of the children say only what each of them is."""
     swept = [item for item in config.hydra.overrides.task if not item.startswith(NOT_IDENTITY)]
     return f"sweep {config.name if config.name != 'auto' else ' '.join(swept)}"[:NAME_LENGTH].strip()
-
-
-def _start_parent(settings: TrackingConfig, earlier: str, name: str, tags: dict[str, str]) -> str:
-    if settings.kind == "off":
-        return ""
-    if earlier:
-        return tracking.resume_parent_run(settings, earlier)
-    return tracking.start_parent_run(settings, name=name, tags=tags)
 
 
 def _give_seed(sweeper: DictConfig, sweep: Sweep) -> None:
@@ -243,11 +254,11 @@ def run_child(composed: DictConfig) -> float | None:
     try:
         config = compose.check(composed)
     except UserError as error:
-        _write_record(sweep, str(number), number, overrides, str(error), {})
+        _write_record(sweep, str(number), number, overrides, ChildRun("", "", "failed", {}), str(error))
         return None
     digest = compose.digest(config)[:8]
     config.output_dir = config.output_dir or str(_child_folder(sweep, number, digest))
-    state = read_json(sweep / STATE)
+    state = read_json(sweep / SWEEP_STATE)
     fixed = state.get("fixed", ())
     label = " ".join(one for one in overrides if one.lstrip("+").partition("=")[0] not in fixed) or config.name
     place = Surroundings(
@@ -255,7 +266,9 @@ def run_child(composed: DictConfig) -> float | None:
         variables={SEARCH_PATH: _search_path(hydra)}, since=state["started"],
     )  # fmt: skip
     outcome = children.run_job(Job(digest, config), place, _stop_with_launcher())
-    _write_record(sweep, digest, number, overrides, outcome.error, outcome.metrics)
+    told = read_state(outcome.folder)
+    run = ChildRun(told.get("run_id", ""), label, told.get("status", "failed"), outcome.metrics)
+    _write_record(sweep, digest, number, overrides, run, outcome.error)
     return outcome.metrics.get(OBJECTIVE)
 
 
@@ -291,15 +304,18 @@ class JobRecord(NamedTuple):
     path: Path
     overrides: list[str]
     error: str
-    metrics: dict[str, float]
+    run: ChildRun
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last values."""
+        return self.run.metrics
 
 
-def _write_record(
-    sweep: Path, name: str, number: int, overrides: Sequence[str], error: str, metrics: dict[str, float]
-) -> None:
+def _write_record(sweep: Path, name: str, number: int, overrides: Sequence[str], run: ChildRun, error: str) -> None:
     path = make_folder(sweep / children.FOLDER) / f"{name}.json"
     status = "failed" if error else "finished"
-    record = {"number": number, "overrides": list(overrides), "status": status, "error": error, "metrics": metrics}
+    record = {"number": number, "overrides": list(overrides), "status": status, "error": error, "run": run._asdict()}
     write_json(path, record)
     if error:
         log.error("child %s: %s", number, error)
@@ -309,7 +325,7 @@ def read_records(sweep: Path) -> list[JobRecord]:
     """Return the records of the jobs that ended, in the order of their numbers."""
     found = [(path, read_json(path)) for path in (sweep / children.FOLDER).glob("*.json")]
     found.sort(key=lambda item: item[1]["number"])
-    return [JobRecord(path, r["overrides"], r["error"], r["metrics"]) for path, r in found]
+    return [JobRecord(path, r["overrides"], r["error"], ChildRun(**r["run"])) for path, r in found]
 
 
 def close(outcome: str) -> tuple[list[str], list[str]]:
@@ -343,7 +359,7 @@ def close(outcome: str) -> tuple[list[str], list[str]]:
     elif records:
         table, files = _write_summary(sweep, records)
         lines += [*comparison_tables.seed_lines(table), str(sweep.folder)]
-    links, told = _finish_parent(sweep, outcome, table, files)
+    links, told = _finish_parent(sweep, outcome, table, files, records)
     sweep.save(status=UNSENT if outcome == "FINISHED" and not told else outcome.lower())
     lines += links
     sweep.lock.release()
@@ -367,18 +383,26 @@ def _write_summary(sweep: Sweep, records: Sequence[JobRecord]) -> tuple[Table, l
     return table, files
 
 
-def _finish_parent(sweep: Sweep, outcome: str, table: Table | None, files: Sequence[Path]) -> tuple[list[str], bool]:
+def _finish_parent(
+    sweep: Sweep, outcome: str, table: Table | None, files: Sequence[Path], records: Sequence[JobRecord]
+) -> tuple[list[str], bool]:
     """End the parent run; return the link that compares its children, and whether the tracking store knows the end."""
     from omniner.report import comparison_tables
 
-    parent = sweep.state["parent"]
-    if not parent:
+    run, settings = sweep.run, sweep.tracking_config
+    if not run.id:
         return [], True
-    runs = tracking.child_runs(sweep.tracking_config, parent)
-    tables = {} if table is None else {"tables/summary.json": (table.names, table.rows)}
-    means = {} if table is None else comparison_tables.seed_metrics(table)
-    told = tracking.finish_parent_run(sweep.tracking_config, parent, outcome, runs, tables, files, means)
-    if not told:
-        log.warning("the same command ends the sweep's run when the tracking store is back")
-    link = tracking.compare_link(sweep.tracking_config, [run.id for run in runs]) if runs else ""
+    # The store knows more of them than their folders do, if it answers.
+    runs = tracking.child_runs(settings, run.id) or [record.run for record in records if record.run.id]
+    link = tracking.compare_link(settings, [one.id for one in runs])
+    tracking.describe_children(run, runs, link)
+    if table is not None:
+        run.metrics(comparison_tables.seed_metrics(table))
+        run.table(table.names, table.rows, "tables/summary.json")
+    for file in files:
+        run.file(file)
+    # Finished is what the tracking store knows, too: killed in between, whoever sends what is left ends the run.
+    sweep.save(status=UNSENT if outcome == "FINISHED" else outcome.lower())
+    if told := run.finish(outcome):
+        unsent.settle(settings, sweep.folder)
     return [f"compare: {link}"] if link else [], told

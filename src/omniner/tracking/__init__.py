@@ -127,59 +127,19 @@ def lightning_logger(run: Run) -> Logger:
     return RunLogger()
 
 
-def start_parent_run(tracking: TrackingConfig, *, name: str, tags: Mapping[str, str]) -> str:
-    """Make the run that the runs of a sweep belong to; return its id, empty when tracking is off."""
-    if tracking.kind == "off":
-        return ""
-    return open_store(tracking).create(name, _run_tags(name, None, tags))
-
-
-def resume_parent_run(tracking: TrackingConfig, run_id: str) -> str:
-    """Go on with the run of a sweep, and return its id; a `UserError` where it is not there any more."""
-    return open_store(tracking).reopen(run_id)
-
-
-def delete_parent_run(tracking: TrackingConfig, run_id: str) -> None:
-    """Delete the run of a sweep that could not begin."""
-    with _warn_instead("delete the parent run"):
+def delete_run(tracking: TrackingConfig, run_id: str) -> None:
+    """Delete a run that could not begin."""
+    with _warn_instead("delete the run"):
         open_store(tracking).delete(run_id)
 
 
-def finish_parent_run(
-    tracking: TrackingConfig,
-    run_id: str,
-    status: str,
-    runs: Sequence[ChildRun],
-    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]],
-    artifacts: Sequence[Path],
-    metrics: Mapping[str, float],
-) -> bool:
-    """End the run of a sweep with a table of its children.
-
-    Args:
-        tracking: where it is.
-        run_id: of the parent; empty: nothing is done.
-        status: FINISHED, FAILED or KILLED.
-        runs: the children.
-        tables: further tables: path -> (columns, rows).
-        artifacts: files to keep with it.
-        metrics: what it is compared by, such as means over its children.
-
-    Returns:
-        Whether the store knows the end now.
-    """
-    if run_id:
-        with _warn_instead("finish the parent run"):
-            names = sorted({metric for run in runs for metric in run.metrics})
-            columns = ["name", "status", "run", *names]
-            rows = [[run.name, run.status, run.id, *(run.metrics.get(name) for name in names)] for run in runs]
-            everything = {"tables/children.json": (columns, rows), **tables}
-            store = open_store(tracking)
-            compared = browser.compare_page(store.experiment, [run.id for run in runs])
-            note = f"{len(runs)} runs, [compared]({compared}); means and deviations: tables/summary.json"
-            store.end_parent(run_id, status, everything, artifacts, metrics, note)
-            return True
-    return not run_id
+def describe_children(run: Run, children: Sequence[ChildRun], link: str) -> None:
+    """Write the table of the runs that belong to a run, and a description with the link that compares them."""
+    names = sorted({metric for child in children for metric in child.metrics})
+    rows = [[child.name, child.status, child.id, *(child.metrics.get(name) for name in names)] for child in children]
+    run.table(["name", "status", "run", *names], rows, "tables/children.json")
+    compared = f"[compared]({link[link.index('#') :]})" if link else "not compared"
+    run.tags({browser.NOTE_TAG: f"{len(children)} runs, {compared}; means and deviations: tables/summary.json"})
 
 
 def child_runs(tracking: TrackingConfig, parent_id: str) -> list[ChildRun]:

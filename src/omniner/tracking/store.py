@@ -29,7 +29,7 @@ from omniner.errors import HIDDEN, UserError, masked, one_line
 from omniner.files import make_folder
 from omniner.tracking import browser
 from omniner.tracking.spool import RefusedError, SpoolRecord
-from omniner.tracking.tracked_run import TABLES_TAG, display_name, safe_name
+from omniner.tracking.tracked_run import display_name
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -175,39 +175,6 @@ class Store:
             for name in names:
                 if name in there:
                     self.client.download_artifacts(run, name, str(to))
-
-    def end_parent(
-        self,
-        run: str,
-        status: str,
-        tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]],
-        artifacts: Sequence[Path],
-        metrics: Mapping[str, float],
-        note: str,
-    ) -> None:
-        """End a parent run with tables (path -> columns, rows), files, metrics and a description."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        with _explained("tracking", "finishing a run", "Look after the tracking store."):
-            values = [Metric(safe_name(name), value, now, 0) for name, value in metrics.items()]
-            for begin in range(0, len(values), METRICS_BATCH):
-                self.client.log_batch(run, metrics=values[begin : begin + METRICS_BATCH])
-            self.client.set_tag(run, browser.NOTE_TAG, self.hide(note))
-            for path, (columns, rows) in tables.items():
-                self.client.log_text(run, json.dumps({"columns": columns, "data": rows}, ensure_ascii=False), path)
-            for file in artifacts:
-                self.client.log_artifact(run, str(file))
-            shown = [{"path": path, "type": "table"} for path in tables]
-            self.client.set_tag(run, TABLES_TAG, json.dumps(shown))
-            self.client.set_terminated(run, status)
-
-    def reopen(self, run: str) -> str:
-        """Mark a run as running again and return its id; a `UserError` where it is not there."""
-        self.check_exists(run)
-        with _explained("tracking", "going on with a run", "Look after the tracking store."):
-            self.client.update_run(run, "RUNNING")
-        return run
 
     def delete(self, run: str) -> None:
         """Delete a run, so that nothing shows it."""

@@ -38,7 +38,7 @@ def orphan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(children, "run_process", lambda *args: "started again")
     monkeypatch.setenv(sweep._FOLDER, str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    write_json(tmp_path / sweep.STATE, {"started": 1.0, "parent": ""})
+    write_json(tmp_path / sweep.SWEEP_STATE, {"started": 1.0, "parent": ""})
     folder = tmp_path / f"0-{compose.digest(config)[:8]}"
     folder.mkdir()
     lock = try_lock(folder / LOCK)

@@ -171,7 +171,6 @@ def test_off_writes_nothing(tmp_path: Path) -> None:
     assert (run.id, run.url_hint) == ("", "")
     assert list(tmp_path.iterdir()) == []
     off = config("", kind="off")
-    assert tracking.start_parent_run(off, name="sweep", tags={}) == ""
     assert tracking.child_runs(off, "") == []
     assert tracking.compare_link(off, ["a"]) == ""
 
@@ -275,25 +274,27 @@ def test_the_rest_of_another_run_goes_to_that_run(local: TrackingConfig, tmp_pat
 
 
 def test_several_runs_in_one_process_and_their_parent(local: TrackingConfig, tmp_path: Path) -> None:
-    parent = tracking.start_parent_run(local, name="sweep", tags={"kind": "sweep"})
-    runs = [begin(local, tmp_path / name, name=name, parent=parent) for name in ("a", "b")]
+    parent = begin(local, tmp_path / "sweep", name="sweep")
+    runs = [begin(local, tmp_path / name, name=name, parent=parent.id) for name in ("a", "b")]
     for step in range(3):
         for number, run in enumerate(runs):
             run.metrics({"test/召回@1": number + step}, step)
     for run, status in zip(runs, ("FINISHED", "FAILED"), strict=True):
         run.finish(status)
-    found = tracking.child_runs(local, parent)
+    found = tracking.child_runs(local, parent.id)
     assert [(child.name, child.status, child.metrics) for child in found] == [
         ("a", "FINISHED", {"test/召回@1": 2.0}),
         ("b", "FAILED", {"test/召回@1": 3.0}),
     ]
-    tracking.finish_parent_run(local, parent, "FINISHED", found, {}, [], {"test/召回@1": 2.5, "test/召回@1_sd": 0.5})
-    ended = client(local).get_run(parent).data
+    link = tracking.compare_link(local, [run.id for run in runs])
+    tracking.describe_children(parent, found, link)
+    parent.metrics({"test/召回@1": 2.5, "test/召回@1_sd": 0.5})
+    assert parent.finish("FINISHED")
+    ended = client(local).get_run(parent.id).data
     assert ended.metrics == {safe_name("test/召回@1"): 2.5, safe_name("test/召回@1_sd"): 0.5}
     assert "[compared](#/compare-runs?" in ended.tags["mlflow.note.content"]
-    kept = Path(client(local).download_artifacts(parent, "tables/children.json"))
+    kept = Path(client(local).download_artifacts(parent.id, "tables/children.json"))
     assert json.loads(kept.read_text("utf-8"))["data"][1] == ["b", "FAILED", runs[1].id, 3.0]
-    link = tracking.compare_link(local, [run.id for run in runs])
     assert re.search(rf"#/compare-runs\?runs=%5B%22{runs[0].id}%22.*&experiments=%5B%22\d+%22%5D$", link)
 
 
