@@ -10,8 +10,8 @@ import house
 import pytest
 
 WITHOUT_TORCH = {
-    "errors", "records", "files", "progress", "registry", "cores", "model_files", "config", "corpus", "answers",
-    "scoring", "annotators", "runs", "run", "api",
+    "errors", "records", "files", "progress", "registry", "wording", "cores", "model_files", "config", "corpus",
+    "answers", "scoring", "annotators", "runs", "run", "api",
 }  # fmt: skip
 HEAVY = (
     "torch",

@@ -232,6 +232,14 @@ class StatsConfig(Group):
 
 
 @dataclass
+class ReportConfig(Group):
+    """How results are told."""
+
+    language: Literal["auto", "zh", "en"]
+    """Of pages and figures; auto = that of the sentences. Terminal, tables and Markdown are in English."""
+
+
+@dataclass
 class SplitConfig(Group):
     """How a corpus is divided into train, dev and test."""
 
@@ -390,6 +398,7 @@ class Config(Group):
     agreement: AgreementConfig
     guide: GuideConfig
     stats: StatsConfig
+    report: ReportConfig
     split: SplitConfig
     filter: FilterConfig
     search: SearchConfig

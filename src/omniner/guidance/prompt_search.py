@@ -44,6 +44,7 @@ from omniner.records import Sentence
 from omniner.scoring.error_types import lesson_kinds, paper_types
 from omniner.scoring.resampling import counted_categories, counts_per_post, resampled_counts
 from omniner.scoring.units import Comparison
+from omniner.wording import Wording
 
 _STREAM, _CHOICE = 0x5EA2C4, 0xC401CE  # keep the draws apart from other uses of the seed
 _DRAWS = 20  # attempts at a random subset that is not there yet; then there are taken to be no more
@@ -159,17 +160,18 @@ class Proposal(NamedTuple):
 
 def propose(config: PromptConfig, search: SearchConfig, inputs: VariantInputs) -> Iterator[Proposal]:
     """Propose variants, in the order in which equal prompts are kept."""
-    yield Proposal(GENERIC, "no guidance", replace(config, from_run=None, lessons=[]))
-    yield Proposal(PLAIN, "as prompt.from_run has it", config)
+    yield Proposal(GENERIC, Wording("no guidance"), replace(config, from_run=None, lessons=[]))
+    yield Proposal(PLAIN, Wording("as prompt.from_run has it"), config)
     usable = usable_lessons(inputs.guidance, config, inputs.active, inputs.count)
     kinds = {number: inputs.guidance.lessons[number - 1].kind for number in usable}
-    subsets = {f"all_{len(usable)}": ("all lessons", usable)}
-    subsets |= {f"largest_{size}": (f"the {size} largest lessons", usable[:size]) for size in search.largest}
+    subsets = {f"all_{len(usable)}": (Wording("all lessons"), usable)}
+    for size in search.largest:
+        subsets[f"largest_{size}"] = (Wording("the {size} largest lessons", size=size), usable[:size])
     if search.types:
         paper = {kind.name: kind.paper for kind in lesson_kinds().values()}
         for one in paper_types():
             chosen = [number for number in usable if paper[kinds[number]] == one]
-            subsets[f"only_{one.name}"] = (f"lessons on {one.name}", chosen)
+            subsets[f"only_{one.name}"] = (Wording("lessons on {kind}", kind=Wording(one.name)), chosen)
     for name, (about, numbers) in subsets.items():
         if numbers:
             yield from with_examples(Proposal(name, about, replace(config, lessons=numbers)), search)
@@ -179,11 +181,13 @@ def with_examples(proposal: Proposal, search: SearchConfig) -> Iterator[Proposal
     """Propose one choice of lessons with every number of corrections, and of sentences of train."""
     name, about, config = proposal
     for corrections, examples in itertools.product(search.corrections, search.examples or [config.examples]):
-        shots = f", {examples} sentences of train" if search.examples else ""
-        shown = f"{corrections} correction{'s' * (corrections != 1)} each"
+        each = (
+            Wording("{count} corrections each", count=corrections) if corrections != 1 else Wording("1 correction each")
+        )
+        shots = [Wording("{count} sentences of train", count=examples)] if search.examples else []
         yield Proposal(
             f"{name}-c{corrections}" + (f"-e{examples}" if search.examples else ""),
-            f"{about}, {shown}{shots}",
+            Wording.joined(", ", [about, each, *shots]),
             replace(config, corrections=corrections, examples=examples),
         )
 
@@ -203,7 +207,7 @@ def random_variants(
         for _ in range(_DRAWS):
             size = 1 + int(generator.random() * most)
             numbers = draw_weighted(usable, weights, size, generator)
-            proposal = Proposal(f"random_{place}", "random lessons", replace(config, lessons=numbers))
+            proposal = Proposal(f"random_{place}", Wording("random lessons"), replace(config, lessons=numbers))
             forms = list(with_examples(proposal, search))
             variant = build_variant(forms[int(generator.random() * len(forms))], inputs)
             if variant.prompt.sha not in found:
@@ -285,9 +289,12 @@ def dropped_variants(
     reasons: dict[str, str] = {}
     for place, name in enumerate(others):
         if ranked[name].difference_high < 0:
-            reasons[name] = f"worse than {best}"
+            reasons[name] = Wording("worse than {best}", best=best)
         elif place >= places + spare:
-            reasons[name] = f"not among the best {places} of {len(others)}; not told apart from {best}"
+            reasons[name] = Wording(
+                "not among the best {places} of {others}; not told apart from {best}",
+                places=places, others=len(others), best=best,
+            )  # fmt: skip
     return reasons
 
 

@@ -20,10 +20,11 @@ from omniner.report.comparison_tables import comparison_summary
 from omniner.report.figures import FAINT, INK, LABEL_LENGTH, Chart, drawable_text
 from omniner.report.tables import P_VALUE, POINTS, SHARE, Table, format_cell
 from omniner.scoring.comparison import HUMAN, RunComparison, TestedRun, coverage_notes, summarise_scores
-from omniner.scoring.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
+from omniner.scoring.error_types import AMBER, BLUE, ERROR_TYPES, GREEN, GREY, ORANGE, PURPLE, SKY
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.resampling import Difference, smallest_p
 from omniner.scoring.units import Residue
+from omniner.wording import Wording, said
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,23 +34,28 @@ MOST_CHANGED = 40  # categories of the figure of gains and losses; more cannot b
 NAME = 28  # characters of a run's name
 
 
-def draw_comparison_figures(comparison: RunComparison) -> dict[str, Chart]:
+def draw_comparison_figures(comparison: RunComparison, language: str = "en") -> dict[str, Chart]:
     """The figures by name; a run in which no category changed has none of gains and losses."""
     count, mode = len(comparison.results), comparison.results[comparison.baseline].mode
     types = len(comparison.results[comparison.baseline].errta.by_type)
-    title = f"Errors by type (ERRTA {mode}) in {comparison.sentences:,} sentences"
-    draw = partial(_errors, comparison=comparison)
-    made = {"compare_errors": Chart(title, (8, 1.2 + 0.2 * types * (count + 1)), draw)}
+    title = Wording(
+        "Errors by type (ERRTA {mode}) in {sentences:,} sentences", mode=mode, sentences=comparison.sentences
+    )
+    draw = partial(_errors, comparison=comparison, language=language)
+    made = {"compare_errors": Chart(title.of(language), (8, 1.2 + 0.2 * types * (count + 1)), draw)}
     for number, run in enumerate(comparison.tested, 1):
         rows = _most_changed(run)
         if rows:
-            of = f"{len(rows)} of {len(run.significance.categories)}"
-            names = f"{drawable_text(run.name, NAME)} against {drawable_text(comparison.baseline, NAME)}"
+            title = Wording(
+                "Gains and losses by category, {shown} of {total}\n{run} against {baseline}",
+                shown=len(rows), total=len(run.significance.categories),
+                run=drawable_text(run.name, NAME), baseline=drawable_text(comparison.baseline, NAME),
+            )  # fmt: skip
             sure = {name for name, _ in rows if run.significance.corrected[name] < comparison.settings.alpha}
             made[f"compare_categories_{number}"] = Chart(
-                f"Gains and losses by category, {of}\n{names}",
+                title.of(language),
                 (8, 1.5 + 0.22 * len(rows)),
-                partial(_categories, rows=rows, sure=sure),
+                partial(_categories, rows=rows, sure=sure, language=language),
             )
     return made
 
@@ -61,7 +67,7 @@ def _most_changed(run: TestedRun) -> list[tuple[str, Difference]]:
     return sorted(kept, key=lambda item: (-item[1].difference, item[0]))
 
 
-def _errors(figure: Figure, comparison: RunComparison) -> None:
+def _errors(figure: Figure, comparison: RunComparison, language: str) -> None:
     """Grouped bars: one group per type, one bar per run."""
     ax = figure.subplots()
     types = list(comparison.results[comparison.baseline].errta.by_type)
@@ -74,14 +80,14 @@ def _errors(figure: Figure, comparison: RunComparison) -> None:
         ax.barh(heights, values, height=0.8 / count, color=colour, label=label)
         for height, value in zip(heights, values, strict=True):
             ax.text(value, height, f" {value:,}", va="center", fontsize=7.5)
-    ax.set_yticks(groups, [name.replace("_", " + ") for name in types])
+    ax.set_yticks(groups, [ERROR_TYPES[name].label.of(language) for name in types])
     ax.margins(x=0.1)
     ax.grid(visible=False, axis="y")
-    ax.set_xlabel("errors")
+    ax.set_xlabel(Wording("errors").of(language))
     ax.legend(loc="best")
 
 
-def _categories(figure: Figure, rows: Sequence[tuple[str, Difference]], sure: set[str]) -> None:
+def _categories(figure: Figure, rows: Sequence[tuple[str, Difference]], sure: set[str], language: str) -> None:
     """Differences of F1 with their intervals; those that stay significant after the correction are filled."""
     ax = figure.subplots()
     for place, (name, row) in zip(range(len(rows))[::-1], rows, strict=True):
@@ -92,7 +98,8 @@ def _categories(figure: Figure, rows: Sequence[tuple[str, Difference]], sure: se
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.set_yticks(range(len(rows))[::-1], [drawable_text(name, LABEL_LENGTH) for name, _ in rows])
     ax.set_ylim(-0.8, len(rows) - 0.2)
-    ax.set_xlabel("points of F1; filled: significant after Holm's correction", color=FAINT)
+    axis = Wording("points of F1; filled: significant after Holm's correction")
+    ax.set_xlabel(axis.of(language), color=FAINT)
 
 
 @dataclass(frozen=True)
@@ -105,71 +112,87 @@ class ComparisonFacts:
     unknown_config: bool  # whether some run has no configuration
 
 
-def render_comparison_page(comparison: RunComparison, tables: Mapping[str, Table], facts: ComparisonFacts) -> str:
+def render_comparison_page(
+    comparison: RunComparison, tables: Mapping[str, Table], facts: ComparisonFacts, language: str = "en"
+) -> str:
     """Write the page.
 
     Args:
         comparison: what `compare_runs` gave.
         tables: what `build_comparison_tables` made of it.
         facts: what else to say.
+        language: zh | en.
     """
     sure = [run.p_corrected < comparison.settings.alpha for run in comparison.tested]
     sure += [False] if comparison.annotators else []
-    lines = (line.replace("->", "→") for line in comparison_summary(comparison))
+    lines = (str(said(line, language)).replace("->", "→") for line in comparison_summary(comparison))
     values = {
         "facts": facts,
         "key_numbers": _key_numbers(comparison),
         "verdicts": list(zip(sure, lines, strict=True)),
         "warnings": comparison_warnings(comparison),
         "signature": comparison.signature,
-        "charts": draw_comparison_figures(comparison),
+        "charts": draw_comparison_figures(comparison, language),
         "method": comparison_method(comparison),
     }
     data = _data(comparison, tables, facts)
     scripts = ("page.js", "comparison.js")
-    return page.render_page("comparison.html", "comparison", facts.name, facts.created, values, data, scripts)
+    return page.render_page("comparison.html", "comparison", facts.name, facts.created, values, data, scripts, language)
 
 
-def comparison_warnings(comparison: RunComparison) -> list[str]:
+def comparison_warnings(comparison: RunComparison) -> Sequence[str]:
     """What a reader must know before believing the tables."""
     settings = comparison.settings
     partial = coverage_notes(comparison.annotators, comparison.sentences)
-    return [f"{line}: not what the runs are scored on." for line in partial] + [
-        f"{run.name}: {settings.permutations:,} permutations cannot make any of "
-        f"{len(run.significance.categories):,} categories significant at {settings.alpha:g} (smallest possible "
-        f"corrected p {format_cell(smallest_p(settings.permutations, len(run.significance.categories)), P_VALUE)}): "
-        "set compare.permutations higher."
+    least = {run.name: smallest_p(settings.permutations, len(run.significance.categories)) for run in comparison.tested}
+    return [Wording("{line}: not what the runs are scored on.", line=line) for line in partial] + [
+        Wording(
+            "{run}: {permutations:,} permutations cannot make any of {categories:,} categories significant at "
+            "{alpha:g} (smallest possible corrected p {least}): set compare.permutations higher.",
+            run=run.name, permutations=settings.permutations, categories=len(run.significance.categories),
+            alpha=settings.alpha, least=format_cell(least[run.name], P_VALUE),
+        )
         for run in comparison.tested
         if comparison.undecidable(run)
-    ]
+    ]  # fmt: skip
 
 
 def comparison_method(comparison: RunComparison) -> list[str]:
     """How the differences were tested, in words."""
     settings, chance = comparison.settings, comparison.unit_of_chance
-    whole = (
-        f"{comparison.posts:,} posts" if chance == "posts" else f"{comparison.sentences:,} sentences (no posts known)"
-    )
-    names = ", ".join(comparison.annotators)
-    people = [
-        f"{HUMAN} is the mean over {len(comparison.annotators)} people ({names}), each scored as a run; the "
-        "deviation is the sample standard deviation over them. Their differences are not tested. If gold was made from "
-        "these people's labels, they agree with it more than others would."
-    ]
+    whole = Wording("{sentences:,} sentences (no posts known)", sentences=comparison.sentences)
+    if chance == "posts":
+        whole = Wording("{posts:,} posts", posts=comparison.posts)
+    people = Wording(
+        "{human} is the mean over {count} people ({names}), each scored as a run; the deviation is the sample standard "
+        "deviation over them. Their differences are not tested. If gold was made from these people's labels, they "
+        "agree with it more than others would.",
+        human=Wording(HUMAN), count=len(comparison.annotators), names=Wording.joined(", ", comparison.annotators),
+    )  # fmt: skip
     return [
-        f"Every run is scored in the same way ({comparison.results[comparison.baseline].signature}) on the same "
-        f"{comparison.sentences:,} sentences.",
-        f"Approximate randomisation exchanges the two answers to each of {whole} at random, {settings.permutations:,} "
-        "times; its p-value is the share of exchanges with a difference at least as large as the observed one, in "
-        "either direction.",
-        f"The paired bootstrap draws {chance} again, {settings.resamples:,} times, the same for both runs; the "
-        f"{100 * settings.confidence:g}% intervals are percentiles of the differences, its p-value the share of draws "
-        "at least as far from the observed difference as that is from 0.",
-        f"p corrected: Holm's method, for categories over all categories of a run, for runs over all runs against "
-        f"{comparison.baseline}. A difference is called significant where the corrected p of randomisation is below "
-        f"{settings.alpha:g}.",
-        *(people if comparison.annotators else []),
-    ]
+        Wording(
+            "Every run is scored in the same way ({signature}) on the same {sentences:,} sentences.",
+            signature=comparison.results[comparison.baseline].signature, sentences=comparison.sentences,
+        ),
+        Wording(
+            "Approximate randomisation exchanges the two answers to each of {whole} at random, {permutations:,} times; "
+            "its p-value is the share of exchanges with a difference at least as large as the observed one, in either "
+            "direction.",
+            whole=whole, permutations=settings.permutations,
+        ),
+        Wording(
+            "The paired bootstrap draws {chance} again, {resamples:,} times, the same for both runs; the "
+            "{confidence:g}% intervals are percentiles of the differences, its p-value the share of draws at least as "
+            "far from the observed difference as that is from 0.",
+            chance=Wording(chance), resamples=settings.resamples, confidence=100 * settings.confidence,
+        ),
+        Wording(
+            "p corrected: Holm's method, for categories over all categories of a run, for runs over all runs against "
+            "{baseline}. A difference is called significant where the corrected p of randomisation is below {alpha:g}.",
+            baseline=comparison.baseline, alpha=settings.alpha,
+        ),
+        *([people] if comparison.annotators else []),
+    ]  # fmt: skip
 
 
 def _key_numbers(comparison: RunComparison) -> list[tuple[str, str, str]]:
@@ -177,7 +200,7 @@ def _key_numbers(comparison: RunComparison) -> list[tuple[str, str, str]]:
     cards = []
     tested = {run.name: run for run in comparison.tested}
     for name, result in comparison.results.items():
-        note = "baseline"
+        note: str = Wording("baseline")
         if name in tested:
             f1 = tested[name].significance.figures["micro.f1"]
             points, low, high = (format_cell(value, POINTS) for value in (f1.difference, f1.low, f1.high))
@@ -185,10 +208,10 @@ def _key_numbers(comparison: RunComparison) -> list[tuple[str, str, str]]:
         cards.append((name, f"F1 {format_cell(result.metrics.micro.f1, SHARE)}", note))
     if comparison.annotators:
         mean = summarise_scores([result.metrics.micro.f1 for result in comparison.annotators.values()])
-        many = len(comparison.annotators) > 1
-        note = f"standard deviation {format_cell(mean.deviation, SHARE)}, " if many else ""
-        note += f"{len(comparison.annotators)} people"
-        cards.append((HUMAN, f"F1 {format_cell(mean.mean, SHARE)}", note))
+        deviation = Wording("standard deviation {value}", value=format_cell(mean.deviation, SHARE))
+        people = Wording("{count} people", count=len(comparison.annotators))
+        note = Wording.joined(", ", [deviation, people] if len(comparison.annotators) > 1 else [people])
+        cards.append((Wording(HUMAN), f"F1 {format_cell(mean.mean, SHARE)}", note))
     return cards
 
 
@@ -196,19 +219,22 @@ def _data(comparison: RunComparison, tables: Mapping[str, Table], facts: Compari
     """What the script of the page works on."""
     sentences, flips = _changed(comparison)
     total = sum(len(run.gained) + len(run.lost) for run in comparison.tested)
-    kept = f"The page holds at most {comparison.settings.examples:,} of each kind of all {total:,}; compare.examples"
-    differ = "Nothing: the configurations are the same."
+    kept = Wording(
+        "The page holds at most {most:,} of each kind of all {total:,}; compare.examples sets how many.",
+        most=comparison.settings.examples, total=total,
+    )  # fmt: skip
+    differ = Wording("Nothing: the configurations are the same.")
     if len(comparison.results) < 2:
-        differ = "There is no second run."
+        differ = Wording("There is no second run.")
     elif facts.unknown_config:
-        differ = "Not known: a predictions file has no configuration."
+        differ = Wording("Not known: a predictions file has no configuration.")
     shown = {**tables, "config": replace(tables["config"], empty=differ)}
     return {
         "runs": list(comparison.results),
-        "tables": {name: table.to_json() for name, table in shown.items() if name != "flips"},  # they have a browser
+        "tables": {name: table for name, table in shown.items() if name != "flips"},  # they have a browser
         "sentences": sentences,
         "flips": flips,
-        "kept": "" if len(flips) == total else f"{kept} sets how many.",
+        "kept": "" if len(flips) == total else kept,
     }
 
 

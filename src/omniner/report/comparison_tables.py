@@ -42,11 +42,12 @@ from omniner.scoring.comparison import HUMAN, MICRO, SCORES, RunComparison, Test
 from omniner.scoring.error_types import BLUE, ORANGE
 from omniner.scoring.metrics import ScoreResult, ScoreRow
 from omniner.scoring.resampling import Difference
+from omniner.wording import Wording
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ALL = "all"  # the row of everything together
+ALL = Wording("all")  # the row of everything together
 
 
 def comparison_summary(comparison: RunComparison) -> list[str]:
@@ -58,31 +59,41 @@ def comparison_summary(comparison: RunComparison) -> list[str]:
 def human_summary(comparison: RunComparison) -> str:
     """How well people do, and how far each run is from that."""
     f1 = summarise_scores([result.metrics.micro.f1 for result in comparison.annotators.values()])
-    runs = [
-        f"{name} {format_cell(result.metrics.micro.f1 - f1.mean, POINTS)}"
-        for name, result in comparison.results.items()
-    ]
-    deviation = f", standard deviation {format_cell(f1.deviation, SHARE)}" if len(comparison.annotators) > 1 else ""
-    return (
-        f"{HUMAN} ({', '.join(comparison.annotators)}): mean F1 {format_cell(f1.mean, SHARE)}{deviation}; "
-        f"points from it: {', '.join(runs)}."
+    figures = [Wording("mean F1 {value}", value=format_cell(f1.mean, SHARE))]
+    if len(comparison.annotators) > 1:
+        figures.append(Wording("standard deviation {value}", value=format_cell(f1.deviation, SHARE)))
+    return Wording(
+        "{human} ({names}): {figures}; points from it: {runs}.",
+        human=Wording(HUMAN),
+        names=Wording.joined(", ", comparison.annotators),
+        figures=Wording.joined(", ", figures),
+        runs=Wording.joined(
+            ", ",
+            (
+                f"{name} {format_cell(result.metrics.micro.f1 - f1.mean, POINTS)}"
+                for name, result in comparison.results.items()
+            ),
+        ),
     )
 
 
 def _verdict(comparison: RunComparison, run: TestedRun) -> str:
     settings, f1 = comparison.settings, run.significance.figures["micro.f1"]
     errors = [_error_counts(comparison.results[name])[ALL] for name in (comparison.baseline, run.name)]
-    found = "significant" if run.p_corrected < settings.alpha else "not significant"
-    holm = f" ({format_cell(run.p_corrected, P_VALUE)} after Holm over the runs)"
+    found = Wording("significant") if run.p_corrected < settings.alpha else Wording("not significant")
+    corrected = format_cell(run.p_corrected, P_VALUE)
+    holm = Wording(" ({p} after Holm over the runs)", p=corrected) if len(comparison.tested) > 1 else ""
     before, after = (format_cell(value, SHARE) for value in (f1.baseline, f1.value))
     points, low, high = (format_cell(value, POINTS) for value in (f1.difference, f1.low, f1.high))
     p_randomisation, p_bootstrap = (format_cell(value, P_VALUE) for value in (f1.p_randomisation, f1.p_bootstrap))
-    return (
-        f"{run.name} against {comparison.baseline}: F1 {before} -> {after}, {points} points [{low}, {high}], "
-        f"p {p_randomisation} by randomisation{holm if len(comparison.tested) > 1 else ''}, {p_bootstrap} by "
-        f"bootstrap: {found} at {settings.alpha:g}. Errors {errors[0]:,} -> {errors[1]:,}; "
-        f"{len(run.gained):,} sentences became right, {len(run.lost):,} wrong."
-    )
+    return Wording(
+        "{run} against {baseline}: F1 {before} -> {after}, {points} points [{low}, {high}], p {p_randomisation} by "
+        "randomisation{holm}, {p_bootstrap} by bootstrap: {found} at {alpha:g}. Errors {errors_before:,} -> "
+        "{errors_after:,}; {gained:,} sentences became right, {lost:,} wrong.",
+        run=run.name, baseline=comparison.baseline, before=before, after=after, points=points, low=low, high=high,
+        p_randomisation=p_randomisation, holm=holm, p_bootstrap=p_bootstrap, found=found, alpha=settings.alpha,
+        errors_before=errors[0], errors_after=errors[1], gained=len(run.gained), lost=len(run.lost),
+    )  # fmt: skip
 
 
 def build_comparison_tables(comparison: RunComparison, configs: Mapping[str, Sequence[Any]]) -> dict[str, Table]:
@@ -120,12 +131,18 @@ def _models(comparison: RunComparison) -> Table:
         row: list[Cell] = [name, micro.precision, micro.recall, micro.f1, result.metrics.macro.f1]
         row += [NONE] * 4 if comparison.annotators else []
         rows.append([*row, *(_model_differences(of[name]) if name in of else tail)])
-    title = f"Precision, recall and F1 by run, difference from {comparison.baseline}; {confidence} interval of F1's"
+    title = Wording(
+        "Precision, recall and F1 by run, difference from {baseline}; {confidence} interval of F1's",
+        baseline=comparison.baseline, confidence=confidence,
+    )  # fmt: skip
     runs = range(len(rows))
     best = {place for column in range(1, 5) for place in _best(rows, [(row, column) for row in runs])}
     if comparison.annotators:
         rows.append(_human_row(comparison))
-        title += f"; {HUMAN}: mean and standard deviation of {len(comparison.annotators)} people"
+        title = Wording(
+            "{title}; {human}: mean and standard deviation of {count} people",
+            title=title, human=Wording(HUMAN), count=len(comparison.annotators),
+        )  # fmt: skip
     return Table(title, heads, rows, frozenset(best))
 
 
@@ -145,7 +162,7 @@ def _human_row(comparison: RunComparison) -> list[Cell]:
     differences = [found.mean - getattr(base.micro, name) for found, name in zip(spreads, SCORES, strict=True)]
     spreads.append(summarise_scores([metrics.macro.f1 for metrics in people]))
     deviations: list[Cell] = [found.deviation if len(people) > 1 else NONE for found in spreads]
-    return [HUMAN, *(found.mean for found in spreads), *deviations, *differences, *[NONE] * 5]
+    return [Wording(HUMAN), *(found.mean for found in spreads), *deviations, *differences, *[NONE] * 5]
 
 
 def _model_differences(run: TestedRun) -> list[Cell]:
@@ -159,10 +176,10 @@ def _errors(comparison: RunComparison) -> Table:
     """The paper's Table 5: errors of each type, and their change."""
     counts = {name: _error_counts(result) for name, result in comparison.results.items()}
     before = counts[comparison.baseline]
-    heads = [*columns(TEXT, "type"), *columns(COUNT, comparison.baseline)]
+    heads = [*columns(TEXT, "type"), Column(comparison.baseline, COUNT)]
     for run in comparison.tested:
-        heads += [*columns(COUNT, run.name), *columns(CHANGE, f"{run.name}: change")]
-        heads += columns(PERCENT, f"{run.name}: change in %")
+        heads += [Column(run.name, COUNT), Column(Wording("{run}: change", run=run.name), CHANGE)]
+        heads.append(Column(Wording("{run}: change in %", run=run.name), PERCENT))
     rows: list[list[Cell]] = []
     for kind, count in before.items():
         row: list[Cell] = [kind, count]
@@ -171,7 +188,10 @@ def _errors(comparison: RunComparison) -> Table:
             row += [after, after - count, 100 * (after - count) / count if count else NONE]
         rows.append(row)
     mode = comparison.results[comparison.baseline].mode
-    return Table(f"Errors by type (ERRTA {mode}) and their change from {comparison.baseline}", heads, rows)
+    title = Wording(
+        "Errors by type (ERRTA {mode}) and their change from {baseline}", mode=mode, baseline=comparison.baseline
+    )
+    return Table(title, heads, rows)
 
 
 def _error_counts(result: ScoreResult) -> dict[str, int]:
@@ -182,7 +202,8 @@ def _error_counts(result: ScoreResult) -> dict[str, int]:
 def _primaries(comparison: RunComparison) -> Table:
     """The paper's Table 4: precision, recall and F1 of each primary, the whole category right."""
     heads = [*columns(TEXT, "primary"), *columns(COUNT, "gold")]
-    heads += columns(SHARE, *(f"{name}: {score}" for name in comparison.results for score in SCORES))
+    named = ((name, Wording(score)) for name in comparison.results for score in SCORES)
+    heads += columns(SHARE, *(Wording("{run}: {score}", run=name, score=score) for name, score in named))
     names = sorted({name for result in comparison.results.values() for name in result.metrics.primaries})
     metrics = [result.metrics for result in comparison.results.values()]
     lines: list[tuple[str, list[ScoreRow | None]]] = [
@@ -191,8 +212,8 @@ def _primaries(comparison: RunComparison) -> Table:
     lines.append((ALL, [m.micro for m in metrics]))
     people = _human_cells(comparison)
     if people:
-        both = (f"{HUMAN}: {name}{what}" for name in SCORES for what in ("", "_deviation"))
-        heads += columns(SHARE, *both)
+        both = (Wording(f"{name}{what}") for name in SCORES for what in ("", "_deviation"))
+        heads += columns(SHARE, *(Wording("{run}: {score}", run=Wording(HUMAN), score=score) for score in both))
     rows: list[list[Cell]] = []
     for place, (name, found) in enumerate(lines):
         support = max(row.support for row in found if row is not None)
@@ -206,8 +227,8 @@ def _primaries(comparison: RunComparison) -> Table:
         for row in range(len(rows))
         for score in range(3)
     )
-    title = "Precision, recall and F1 by primary and run"
-    return Table(title, heads, rows, frozenset(chain.from_iterable(best)), "No entities.")
+    title = Wording("Precision, recall and F1 by primary and run")
+    return Table(title, heads, rows, frozenset(chain.from_iterable(best)), Wording("No entities."))
 
 
 def _human_cells(comparison: RunComparison) -> dict[str, list[Cell]]:
@@ -222,12 +243,12 @@ def _human_cells(comparison: RunComparison) -> dict[str, list[Cell]]:
 def _tests(comparison: RunComparison) -> Table:
     heads = [*columns(TEXT, "run", "figure"), *_DIFFERENCE, *columns(P_VALUE, "p_bootstrap")]
     rows: list[list[Cell]] = [
-        [run.name, name, *_difference_cells(row), row.p_bootstrap]
+        [run.name, Wording(name), *_difference_cells(row), row.p_bootstrap]
         for run in comparison.tested
         for name, row in run.significance.figures.items()
     ]
-    title = f"Differences from {comparison.baseline} and their significance"
-    return Table(title, heads, rows, empty="There is no second run.")
+    title = Wording("Differences from {baseline} and their significance", baseline=comparison.baseline)
+    return Table(title, heads, rows, empty=Wording("There is no second run."))
 
 
 _DIFFERENCE = [
@@ -259,8 +280,9 @@ def _categories(comparison: RunComparison) -> Table:
             support = max(old.support, new.support)
             corrected = run.significance.corrected[name]
             rows.append([run.name, name, support, *_difference_cells(row), corrected, *changes])
-    empty = "No categories." if comparison.tested else "There is no second run."
-    return Table(f"F1 by category: gains and losses against {comparison.baseline}", heads, rows, empty=empty)
+    empty = Wording("No categories.") if comparison.tested else Wording("There is no second run.")
+    title = Wording("F1 by category: gains and losses against {baseline}", baseline=comparison.baseline)
+    return Table(title, heads, rows, empty=empty)
 
 
 def _flips(comparison: RunComparison) -> Table:
@@ -285,7 +307,8 @@ def _answer(prediction: Prediction | None) -> str:
 
 def _config(comparison: RunComparison, configs: Mapping[str, Sequence[Any]]) -> Table:
     rows: list[list[Cell]] = [[key, *map(str, values)] for key, values in configs.items()]
-    return Table("Configuration keys that differ", columns(TEXT, "key", *comparison.results), rows)
+    heads = [*columns(TEXT, "key"), *(Column(name, TEXT) for name in comparison.results)]
+    return Table(Wording("Configuration keys that differ"), heads, rows)
 
 
 METRICS = (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from omniner.corpus.stats.checks import FAILED, STATUSES, WARNED, SurveyedCorpus
+from omniner.corpus.stats.checks import CHECKS, FAILED, STATUSES, WARNED, SurveyedCorpus
 from omniner.corpus.stats.flat import Floats, Ints
 from omniner.corpus.stats.mentions import CategoryStats
 from omniner.records import storable
@@ -23,27 +23,30 @@ from omniner.report.corpus_tables import Verdicts
 from omniner.report.figures import LABEL_LENGTH, MOST_ROWS, SERIES, Chart, drawable_text
 from omniner.report.tables import Table, escape_markdown, tables_markdown
 from omniner.scoring.error_types import BLUE
+from omniner.wording import Wording
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_corpus_figures(surveyed: Sequence[SurveyedCorpus]) -> dict[str, Chart]:
+def draw_corpus_figures(surveyed: Sequence[SurveyedCorpus], language: str = "en") -> dict[str, Chart]:
     """The figures by name; a corpus without mentions has none of categories."""
     made: dict[str, Chart] = {}
     for one in surveyed:
         name, statistics = one.statistics.name, one.statistics
         rows = sorted(statistics.categories, key=lambda row: (-row.mentions, row.name))[:MOST_ROWS]
         if rows:
-            title = f"{drawable_text(name)}: {len(statistics.flat.owner):,} mentions of "
-            title += f"{len(statistics.categories):,} categories"
-            draw = partial(_categories, rows=rows[::-1])
-            made[f"stats_{name}_categories"] = Chart(title, (8, 1.5 + 0.19 * len(rows)), draw)
-        made[f"stats_{name}_lengths"] = _lengths_chart(one)
+            title = Wording(
+                "{corpus}: {mentions:,} mentions of {categories:,} categories",
+                corpus=drawable_text(name), mentions=len(statistics.flat.owner), categories=len(statistics.categories),
+            )  # fmt: skip
+            draw = partial(_categories, rows=rows[::-1], language=language)
+            made[f"stats_{name}_categories"] = Chart(title.of(language), (8, 1.5 + 0.19 * len(rows)), draw)
+        made[f"stats_{name}_lengths"] = _lengths_chart(one, language)
     return made
 
 
-def _categories(figure: Figure, rows: Sequence[CategoryStats]) -> None:
+def _categories(figure: Figure, rows: Sequence[CategoryStats], language: str) -> None:
     """Bars on a logarithmic axis, since counts differ by powers of ten."""
     from matplotlib.ticker import NullLocator
 
@@ -58,12 +61,12 @@ def _categories(figure: Figure, rows: Sequence[CategoryStats]) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlim(0.8, 2.5 * max(row.mentions for row in rows))
     ax.grid(visible=False, axis="y")
-    ax.set_xlabel("mentions")
+    ax.set_xlabel(Wording("mentions").of(language))
 
 
-def _lengths_chart(surveyed: SurveyedCorpus) -> Chart:
-    title = f"{drawable_text(surveyed.statistics.name)}: length of sentences"
-    return Chart(title, (8, 3.2), partial(_lengths, surveyed=surveyed))
+def _lengths_chart(surveyed: SurveyedCorpus, language: str) -> Chart:
+    title = Wording("{corpus}: length of sentences", corpus=drawable_text(surveyed.statistics.name))
+    return Chart(title.of(language), (8, 3.2), partial(_lengths, surveyed=surveyed, language=language))
 
 
 def shares_by_length(surveyed: SurveyedCorpus, bins: int) -> tuple[Ints, dict[str, Floats]]:
@@ -84,70 +87,95 @@ def shares_by_length(surveyed: SurveyedCorpus, bins: int) -> tuple[Ints, dict[st
     return edges, shares
 
 
-def _lengths(figure: Figure, surveyed: SurveyedCorpus) -> None:
+def _lengths(figure: Figure, surveyed: SurveyedCorpus, language: str) -> None:
     ax = figure.subplots()
     edges, shares = shares_by_length(surveyed, 50)
     for number, (split, values) in enumerate(shares.items()):
         ax.stairs(100 * values, edges, color=SERIES[number % len(SERIES)], label=drawable_text(split))
-    ax.set_xlabel("characters of a sentence; the last class holds all longer ones")
-    ax.set_ylabel("% of sentences")
+    ax.set_xlabel(Wording("characters of a sentence; the last class holds all longer ones").of(language))
+    ax.set_ylabel(Wording("% of sentences").of(language))
     ax.legend(loc="best")
 
 
-_METHOD = [
-    "Characters are Unicode code points, words the pieces between white space. A document is a post; a sentence that "
-    "names none is a document of its own. Splits are those that are published, not those that a run cuts from them.",
-    "Leaks and repeats compare texts letter for letter. Near duplicates share at least the Jaccard similarity "
-    "{near:g} of their character {ngram}-grams; all pairs that do are found, none is estimated.",
-    "Entropy is that of the category given the surface, in bits; exclusive is the share of mentions whose surface "
-    "occurs in no other category.",
-    "Span distinctiveness is the Kullback-Leibler divergence, in nats, of the tokens inside a category's spans from "
-    "those of the labelled texts, boundary distinctiveness that of the tokens right before and after them (Papay et "
-    "al. 2020); the tokens are characters, or words where the writing has blanks.",
-    "Outliers lie beyond the third quartile and three interquartile ranges of their split. Percentiles are "
-    "interpolated. One emoji is what people see as one: a flag, a keycap, pictures joined to one.",
-    "Figures of labels leave out sentences whose file gives no labels. A check warns above stats.warn and fails above "
-    "stats.fail.",
-]
-
-
 def render_corpus_page(
-    name: str, created: str, surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts, tables: Mapping[str, Table]
+    name: str,
+    created: str,
+    surveyed: Sequence[SurveyedCorpus],
+    verdicts: Verdicts,
+    tables: Mapping[str, Table],
+    language: str = "en",
 ) -> str:
-    """Write the page of the run `name`, made at the time `created`."""
+    """Write the page of the run `name`, made at the time `created`, in the language zh or en."""
     values = {
         "key_numbers": _key_numbers(surveyed, verdicts),
         "about": {one.statistics.name: one.about for one in surveyed},
-        "lengths": {one.statistics.name: _lengths_chart(one) for one in surveyed},
+        "lengths": {one.statistics.name: _lengths_chart(one, language) for one in surveyed},
         "method": _method(surveyed),
     }
     data = {
         "corpora": [one.statistics.name for one in surveyed],
-        "statuses": STATUSES,
+        "statuses": {status: Wording(status) for status in STATUSES},
+        "checks": {name: check.label for name, check in CHECKS.items()},
         "verdicts": {
             corpus: [[*one[:3], one.limit if math.isfinite(one.limit) else None, *one[4:]] for one in found]
             for corpus, found in verdicts.items()
         },
-        "tables": {key: table.to_json() for key, table in tables.items() if key != "verdicts"},
+        "tables": {key: table for key, table in tables.items() if key != "verdicts"},
     }
-    return page.render_page("corpus.html", "statistics", name, created, values, data, ("page.js", "corpus.js"))
+    scripts = ("page.js", "corpus.js")
+    return page.render_page("corpus.html", "statistics", name, created, values, data, scripts, language)
 
 
 def _key_numbers(surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts) -> list[tuple[str, str, str]]:
-    cards = []
+    cards: list[tuple[str, str, str]] = []
     for one in surveyed:
         flat = one.statistics.flat
         statuses = Counter(verdict.status for verdict in verdicts[one.statistics.name])
-        said = ", ".join(f"{statuses[status]} {status}" for status in (FAILED, WARNED) if statuses[status])
-        note = f"sentences, {len(flat.owner):,} entities of {len(flat.categories):,} categories; "
-        note += said or "all checks passed"
+        bad = [
+            Wording("{count} {status}", count=statuses[status], status=Wording(status))
+            for status in (FAILED, WARNED)
+            if statuses[status]
+        ]
+        note = Wording(
+            "sentences, {entities:,} entities of {categories:,} categories; {said}",
+            entities=len(flat.owner), categories=len(flat.categories),
+            said=Wording.joined(", ", bad) if bad else Wording("all checks passed"),
+        )  # fmt: skip
         cards.append((one.statistics.name, f"{len(flat.sentences):,}", note))
     return cards
 
 
 def _method(surveyed: Sequence[SurveyedCorpus]) -> list[str]:
     settings = surveyed[0].settings
-    return [line.format(near=settings.near, ngram=settings.ngram) for line in _METHOD]
+    return [
+        Wording(
+            "Characters are Unicode code points, words the pieces between white space. A document is a post; a "
+            "sentence that names none is a document of its own. Splits are those that are published, not those that a "
+            "run cuts from them.",
+        ),
+        Wording(
+            "Leaks and repeats compare texts letter for letter. Near duplicates share at least the Jaccard similarity "
+            "{near:g} of their character {ngram}-grams; all pairs that do are found, none is estimated.",
+            near=settings.near, ngram=settings.ngram,
+        ),
+        Wording(
+            "Entropy is that of the category given the surface, in bits; exclusive is the share of mentions whose "
+            "surface occurs in no other category.",
+        ),
+        Wording(
+            "Span distinctiveness is the Kullback-Leibler divergence, in nats, of the tokens inside a category's "
+            "spans from those of the labelled texts, boundary distinctiveness that of the tokens right before and "
+            "after them (Papay et al. 2020); the tokens are characters, or words where the writing has blanks.",
+        ),
+        Wording(
+            "Outliers lie beyond the third quartile and three interquartile ranges of their split. Percentiles are "
+            "interpolated. One emoji is what people see as one: a flag, a keycap, pictures joined to one.",
+        ),
+        Wording(
+            "Figures of labels leave out sentences whose file gives no labels. A check warns above stats.warn and "
+            "fails above stats.fail.",
+        ),
+    ]  # fmt: skip
 
 
 def corpus_markdown(

@@ -19,7 +19,8 @@ from omniner.corpus.stats.measure import mentions_in_split, split_pairs, trainin
 from omniner.corpus.stats.mentions import SAME, CategoryStats, Overlap
 from omniner.corpus.stats.texts import count_near_shared, count_shared, most_repeated
 from omniner.corpus.taxonomy import primary_of
-from omniner.report.tables import COUNT, NONE, TEXT, Cell, Table, columns
+from omniner.report.tables import COUNT, NONE, TEXT, Cell, Column, Table, columns
+from omniner.wording import Wording
 
 Rows = Iterator[list[Cell]]
 Verdicts = Mapping[str, Sequence[Verdict]]  # by corpus
@@ -64,9 +65,12 @@ def _build(corpora: Sequence[SurveyedCorpus], spec: _TableSpec, options: _Option
     heads = columns(TEXT, "corpus")
     for column in spec.columns.split():
         name, _, kind = column.partition(":")
-        heads += columns(kind or COUNT, *(options.splits if name == "*" else [name]))
+        if name == "*":
+            heads += [Column(split, COUNT) for split in options.splits]
+        else:
+            heads += columns(kind or COUNT, name)
     cells = [[surveyed.statistics.name, *row] for surveyed in corpora for row in spec.rows(surveyed, options)]
-    return Table(spec.title.format(rare=options.settings.rare), heads, cells, empty=spec.empty)
+    return Table(Wording(spec.title, rare=options.settings.rare), heads, cells, empty=Wording(spec.empty))
 
 
 def split_names(corpora: Sequence[SurveyedCorpus]) -> list[str]:
@@ -146,7 +150,7 @@ def _row_json(row: CategoryStats, surveyed: SurveyedCorpus) -> dict[str, Any]:
 
 def tokens_of(surveyed: SurveyedCorpus) -> str:
     """What the tokens of a corpus are."""
-    return "words" if surveyed.statistics.spaced else "characters"
+    return Wording("words") if surveyed.statistics.spaced else Wording("characters")
 
 
 def _table3(surveyed: SurveyedCorpus, options: _Options) -> Rows:
@@ -274,10 +278,10 @@ def _disagreements(surveyed: SurveyedCorpus, options: _Options) -> Rows:
     for one in surveyed.statistics.disagreements[: options.settings.top]:
         labels = []
         for sentence, count in zip(one.sentences, one.counts, strict=True):
-            said = ", ".join(f"{e.text}/{e.category}" for e in flat.sentences[sentence].entities) or "none"
-            labels.append(f"{count} x {said}")
+            said = ", ".join(f"{e.text}/{e.category}" for e in flat.sentences[sentence].entities) or Wording("none")
+            labels.append(Wording("{count} x {labels}", count=count, labels=_cut(said)))
         ids = ", ".join(_id(surveyed, sentence) for sentence in one.sentences)
-        yield [sum(one.counts), _cut(flat.texts[one.text]), _cut("; ".join(labels)), _cut(ids)]
+        yield [sum(one.counts), _cut(flat.texts[one.text]), Wording.joined("; ", labels), _cut(ids)]
 
 
 def _posts(surveyed: SurveyedCorpus, options: _Options) -> Rows:
@@ -300,7 +304,7 @@ def _overlaps(surveyed: SurveyedCorpus, options: _Options) -> Rows:
         first.setdefault((overlap.kind, outer, inner), overlap)
     for key, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: options.settings.top]:
         example = " > ".join(flat.surfaces[flat.surface[mention]] for mention in first[key][1:])
-        yield [*key, count, _cut(example), _id(surveyed, int(flat.owner[first[key].outer]))]
+        yield [Wording(key[0]), *key[1:], count, _cut(example), _id(surveyed, int(flat.owner[first[key].outer]))]
 
 
 def _edges(surveyed: SurveyedCorpus, options: _Options) -> Rows:
@@ -312,7 +316,13 @@ def _edges(surveyed: SurveyedCorpus, options: _Options) -> Rows:
         counts = sorted(Counter(pairs).items(), key=lambda item: (-item[1], item[0]))[: options.settings.top]
         for (surface, category), count in counts:
             sentence = int(flat.owner[first[surface, category]])
-            yield [kind, _cut(flat.surfaces[surface]), flat.categories[category], count, _id(surveyed, sentence)]
+            yield [
+                Wording(kind),
+                _cut(flat.surfaces[surface]),
+                flat.categories[category],
+                count,
+                _id(surveyed, sentence),
+            ]
 
 
 def _gaps(surveyed: SurveyedCorpus, options: _Options) -> Rows:
@@ -331,7 +341,7 @@ def _odd(surveyed: SurveyedCorpus, options: _Options) -> Rows:
     """The odd characters."""
     for odd in surveyed.statistics.odd:
         name = unicodedata.name(chr(odd.point), "no name")
-        yield [f"U+{odd.point:04X}", name, odd.kind, odd.times, odd.sentences, _id(surveyed, odd.example)]
+        yield [f"U+{odd.point:04X}", name, Wording(odd.kind), odd.times, odd.sentences, _id(surveyed, odd.example)]
 
 
 def _emoji(surveyed: SurveyedCorpus, options: _Options) -> Rows:

@@ -22,8 +22,9 @@ from omniner.corpus.taxonomy import primary_of
 from omniner.records import Entity, Sentence, entity_to_json
 from omniner.report.tables import CHANGE, COUNT, NONE, POINTS, SHARE, TEXT, Cell, Table, columns
 from omniner.scoring.comparison import SCORES, coverage_notes, human_rows, summarise_scores
-from omniner.scoring.error_types import ERROR_TYPES, error_types
+from omniner.scoring.error_types import ERROR_TYPES, Phrases, error_types
 from omniner.scoring.metrics import ErrtaError, ScoreResult
+from omniner.wording import Wording
 
 EXAMPLES = 5  # ids named beside a difference
 
@@ -368,8 +369,10 @@ _MEANING = {
 
 
 def _figures(agreement: Agreement) -> Table:
-    rows = [[text, *_with_bounds(agreement.estimates[name])] for name, text in _MEANING.items()]
-    return Table("Agreement (x 100)", [*columns(TEXT, "figure"), *columns(SHARE, "value", "low", "high")], rows)
+    rows = [[Wording(text), *_with_bounds(agreement.estimates[name])] for name, text in _MEANING.items()]
+    return Table(
+        Wording("Agreement (x 100)"), [*columns(TEXT, "figure"), *columns(SHARE, "value", "low", "high")], rows
+    )
 
 
 def _pairs(agreement: Agreement) -> Table:
@@ -378,7 +381,7 @@ def _pairs(agreement: Agreement) -> Table:
         figures = [agreement.estimates[f"f1.{kind}.{one}.{other}"] for kind in F1_KINDS]
         rows.append([one, other, *(cell for figure in figures for cell in _with_bounds(figure))])
     names = [f"{kind}{end}" for kind in F1_KINDS for end in ("", "_low", "_high")]
-    return Table("F1 of every pair", [*columns(TEXT, "one", "other"), *columns(SHARE, *names)], rows)
+    return Table(Wording("F1 of every pair"), [*columns(TEXT, "one", "other"), *columns(SHARE, *names)], rows)
 
 
 def _agreement_categories(agreement: Agreement) -> Table:
@@ -386,9 +389,12 @@ def _agreement_categories(agreement: Agreement) -> Table:
         [row.name, *row.mentions, *map(_cell, (row.f1, row.alpha_characters, row.alpha_spans, row.alpha_unitizing))]
         for row in sorted(agreement.categories, key=lambda row: (math.isnan(row.f1), row.f1, row.name))
     ]
-    heads = [*columns(TEXT, "category"), *columns(COUNT, *(f"mentions {name}" for name in agreement.names))]
+    heads = [
+        *columns(TEXT, "category"),
+        *columns(COUNT, *(Wording("mentions {name}", name=name) for name in agreement.names)),
+    ]
     heads += columns(SHARE, "f1", "alpha_characters", "alpha_spans", "alpha_unitizing")
-    return Table("Categories, least agreed first", heads, rows)
+    return Table(Wording("Categories, least agreed first"), heads, rows)
 
 
 def _errors(agreement: Agreement) -> Table:
@@ -397,8 +403,9 @@ def _errors(agreement: Agreement) -> Table:
     for (one, other), result in agreement.errors.items():
         counts = [result.by_type[name].errors for name in names]
         rows.append([one, other, *counts, sum(counts)])
-    heads = [*columns(TEXT, "one", "other"), *columns(COUNT, *names, "total")]
-    return Table("Disagreements by ERRTA type (the second against the first)", heads, rows)
+    labels = [Wording.both(name, ERROR_TYPES[name].chinese) for name in names]
+    heads = [*columns(TEXT, "one", "other"), *columns(COUNT, *labels, "total")]
+    return Table(Wording("Disagreements by ERRTA type (the second against the first)"), heads, rows)
 
 
 def _surfaces(agreement: Agreement) -> Table:
@@ -406,36 +413,41 @@ def _surfaces(agreement: Agreement) -> Table:
     for row in agreement.surfaces[: agreement.settings.top]:
         if row.disputed:
             labels = sorted(row.labels.items(), key=lambda item: (-item[1], item[0]))
-            said = ", ".join(f"{label or 'not marked'} {count}" for label, count in labels)
+            unmarked = Wording("not marked")
+            said = Wording.joined(
+                ", ", (Wording("{label} {count}", label=label or unmarked, count=count) for label, count in labels)
+            )
             rows.append([row.surface, row.disputed, row.seen, row.disputed / row.seen, said])
     heads = [*columns(TEXT, "surface"), *columns(COUNT, "disputed", "marked"), *columns(SHARE, "share")]
-    return Table("Most disputed surfaces", [*heads, *columns(TEXT, "labels in the disputes")], rows)
+    return Table(Wording("Most disputed surfaces"), [*heads, *columns(TEXT, "labels in the disputes")], rows)
 
 
 def _suggestions(agreement: Agreement) -> Table:
     errors = [error for result in agreement.errors.values() for error in result.errors]
     rows: list[list[Cell]] = [list(found) for found in suggest_rules(errors)[: agreement.settings.top]]
     heads = [*columns(TEXT, "type", "about"), *columns(COUNT, "count"), *columns(TEXT, "examples", "suggestion")]
-    return Table("What the guidelines should settle", heads, rows)
+    return Table(Wording("What the guidelines should settle"), heads, rows)
 
 
 def suggest_rules(errors: Iterable[ErrtaError]) -> list[Suggestion]:
     """What the guidelines leave open, the most frequent first; depends on no order, and on no direction."""
     cases: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    advice: dict[str, str] = {}
+    advice: dict[str, Phrases] = {}
     for error in errors:
         question = ERROR_TYPES[error.type].question
         shorter, longer = sorted((error.gold, error.predicted), key=_size)
         about = " / ".join(sorted({entity.category for entity in (*shorter, *longer)}))
         texts = (" + ".join(entity.text for entity in side) for side in (longer, shorter))
-        example = question.example.format(**dict(zip(("longer", "shorter"), texts, strict=True)))
-        cases[question.name, about][example] += 1
-        advice[question.name] = question.advice
+        example = question.example.wording(**dict(zip(("longer", "shorter"), texts, strict=True)))
+        asked = question.name.wording()
+        cases[asked, about][example] += 1
+        advice[asked] = question.advice
     found = []
     for (name, about), examples in cases.items():
         common = sorted(examples.items(), key=lambda item: (-item[1], item[0]))[:_EXAMPLES]
-        shown = ", ".join(f"{example} ({count})" for example, count in common)
-        found.append(Suggestion(name, about, examples.total(), shown, advice[name].format(about=about)))
+        shown = (Wording("{example} ({count})", example=example, count=count) for example, count in common)
+        said = advice[name].wording(about=about)
+        found.append(Suggestion(name, about, examples.total(), Wording.joined(", ", shown), said))
     return sorted(found, key=lambda item: (-item.times, item.type, item.about))
 
 
@@ -459,6 +471,6 @@ def build_human_table(results: Mapping[str, ScoreResult], sentences: int) -> Tab
         rows.append([*cells, *(scores[one].f1 if one in scores else NONE for one in results)])
     spreads = [f"{score}{what}" for score in SCORES for what in ("", "_deviation", "_lowest", "_highest")]
     heads = [*columns(TEXT, "primary"), *columns(COUNT, "support")]
-    heads += columns(SHARE, *spreads, *(f"f1 {name}" for name in results))
-    title = "; ".join(["Human performance: mean and spread over the annotators", *coverage_notes(results, sentences)])
-    return Table(title, heads, rows)
+    heads += columns(SHARE, *spreads, *(Wording("f1 {name}", name=name) for name in results))
+    first = Wording("Human performance: mean and spread over the annotators")
+    return Table(Wording.joined("; ", [first, *coverage_notes(results, sentences)]), heads, rows)

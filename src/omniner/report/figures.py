@@ -37,6 +37,7 @@ MOST_ROWS = 200  # rows of a figure; a longer image cannot be drawn or looked at
 
 FONT_FAMILY = "Noto Sans CJK SC"
 FONT_FILE = "NotoSansCJKsc-Regular.otf"
+FIRST_HAN = 0x2460  # what is before it, Latin letters, quotation marks, arrows, stays with the reader's own fonts
 MOST_CHARACTERS = 2500  # characters put into a page: 0.6 MB, 1.2 s
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 # What follows an emoji and is nothing alone: variation selectors, skin tones, a joiner with what it joins.
@@ -197,13 +198,13 @@ def font_face(texts: Iterable[str], name: str) -> str:
     uses: Counter[str] = Counter()
     for text in texts:
         uses.update(text)
-    # ASCII stays with the reader's own fonts.
-    points = [point for letter in uses if (point := ord(letter)) > 126]
+    points = [point for letter in uses if (point := ord(letter)) >= FIRST_HAN]
     wanted = sorted(points, key=lambda point: (-uses[chr(point)], point))[:MOST_CHARACTERS]
     if not wanted:
         return ""
     data = base64.b64encode(_subset(wanted)).decode("ascii")
-    return f'@font-face{{font-family:"{name}";src:url(data:font/woff;base64,{data}) format("woff")}}'
+    source = f'src:url(data:font/woff;base64,{data}) format("woff")'
+    return f'@font-face{{font-family:"{name}";{source};unicode-range:U+{FIRST_HAN:X}-10FFFF}}'
 
 
 def _subset(points: list[int]) -> bytes:

@@ -32,11 +32,14 @@ from omniner.report.tables import (
     escape_markdown,
     tables_markdown,
 )
+from omniner.scoring.error_types import ERROR_TYPES
 from omniner.scoring.resampling import smallest_p
+from omniner.wording import Wording, said
 
 _SHOWN = 5  # lessons in the summary
+_COUNT = "{name} {count:,}"
 _VERDICTS = {"": "not asked", "gold": "gold is right", "usual": "the usual label is right", "unclear": "unclear"}
-_TEST = (
+_TEST = Wording(
     "These are errors on the reported split (guide.allow_test): a prompt made of them has seen the answers, and scores "
     "with it are no test."
 )
@@ -62,13 +65,15 @@ def guidance_author(guidance: Guidance) -> str:
     """Whose word the notes are, and what it cost."""
     teacher = guidance.teacher
     if teacher["kind"] == "none":
-        return "Notes are counted facts of the training split; no teacher was asked."
+        return Wording("Notes are counted facts of the training split; no teacher was asked.")
     counted = sum(lesson.note.by == COUNTED for lesson in guidance.lessons)
-    return (
-        f"Teacher: {teacher['name']}, {teacher['asked']:,} questions put ({teacher['cached']:,} answers were kept from "
-        f"before), {teacher['prompt_tokens']:,} prompt tokens, {teacher['completion_tokens']:,} answer tokens; "
-        f"{len(guidance.failures)} questions without an answer, {counted} lessons with counted notes."
-    )
+    return Wording(
+        "Teacher: {name}, {asked:,} questions put ({cached:,} answers were kept from before), {prompt_tokens:,} prompt "
+        "tokens, {completion_tokens:,} answer tokens; {failed} questions without an answer, {counted} lessons with "
+        "counted notes.",
+        failed=len(guidance.failures), counted=counted,
+        **{key: teacher[key] for key in ("name", "asked", "cached", "prompt_tokens", "completion_tokens")},
+    )  # fmt: skip
 
 
 def build_guidance_tables(guidance: Guidance) -> dict[str, Table]:
@@ -107,46 +112,69 @@ def guidance_markdown(guidance: Guidance) -> str:
     return storable("\n".join(lines) + "\n")
 
 
-def render_guidance_page(guidance: Guidance, name: str) -> str:
-    """Write the page of the run `name`."""
+def render_guidance_page(guidance: Guidance, name: str, language: str = "en") -> str:
+    """Write the page of the run `name`, in the language zh or en."""
     scores, source = guidance.scores, guidance.source
     values = {
         "guidance": guidance,
         "test_warning": _TEST,
         "key_numbers": [
-            ("Errors", f"{scores['errors']:,.0f}", f"on {scores['sentences']:,.0f} sentences of {guidance.split}"),
-            ("Lessons", f"{len(guidance.lessons)}", f"{guidance.rest['clusters']:,} smaller clusters have none"),
-            ("Errors covered", f"{1 - guidance.rest['errors'] / scores['errors']:.1%}", "by the lessons"),
-            ("F1", f"{scores['f1']:.2%}", f"of the run on {guidance.split}"),
+            (
+                Wording("Errors"),
+                f"{scores['errors']:,.0f}",
+                Wording("on {count:,.0f} sentences of {split}", count=scores["sentences"], split=guidance.split),
+            ),
+            (
+                Wording("Lessons"),
+                f"{len(guidance.lessons)}",
+                Wording("{count:,} smaller clusters have none", count=guidance.rest["clusters"]),
+            ),
+            (
+                Wording("Errors covered"),
+                f"{1 - guidance.rest['errors'] / scores['errors']:.1%}",
+                Wording("by the lessons"),
+            ),
+            ("F1", f"{scores['f1']:.2%}", Wording("of the run on {split}", split=guidance.split)),
         ],
         "author": guidance_author(guidance),
         "about": {
-            "run": source["name"],
-            "MLflow run": source["run"] or "not tracked",
-            "folder": source["folder"],
-            "model": source["model"],
-            "data": source["data"],
-            "errors by type": _counts(guidance.types.items()),
+            Wording("run"): source["name"],
+            Wording("MLflow run"): source["run"] or Wording("not tracked"),
+            Wording("folder"): source["folder"],
+            Wording("model"): source["model"],
+            Wording("data"): source["data"],
+            Wording("errors by type"): _types(guidance.types.items()),
         },
         "lessons": [
             {
-                "title": lesson.question_id,
+                "title": _title(lesson),
                 "about": _about(lesson, guidance),
-                "by": _by(lesson),
-                "rules": list(lesson.note.rule.values()),
-                "causes": list(lesson.note.cause.values()),
+                "by": Wording("Note by {author}.", author=_by(lesson)),
+                "rules": _in_language(lesson.note.rule, language),
+                "causes": _in_language(lesson.note.cause, language),
                 "examples": [_marked(example) for example in lesson.examples],
-                "evidence": _evidence(lesson),
+                "evidence": describe_facts(lesson.facts, lesson.gold, lesson.predicted, language),
             }
             for lesson in guidance.lessons
         ],
         "suspects": list(map(_suspect, guidance.suspects)),
     }
-    return page.render_page("guidance.html", "guidance", name, "", values)
+    return page.render_page("guidance.html", "guidance", name, "", values, language=language)
+
+
+def _title(lesson: Lesson) -> str:
+    """What goes wrong between which categories: `confusion: 品牌 → 时间`."""
+    between = " → ".join(filter(None, (lesson.gold, lesson.predicted)))
+    return Wording.both("{kind}: {between}", "{kind}：{between}", kind=Wording(lesson.kind), between=between)
+
+
+def _in_language(texts: Mapping[str, str], language: str) -> list[str]:
+    """The note in the language of the page; in those it has, where it lacks this one."""
+    return [texts[language]] if language in texts else list(texts.values())
 
 
 def _lesson_markdown(lesson: Lesson, guidance: Guidance) -> list[str]:
-    lines = [f"{_plain(_about(lesson, guidance))}. Note by {_plain(_by(lesson))}.", ""]
+    lines = [f"{_plain(_about(lesson, guidance))} Note by {_plain(_by(lesson))}.", ""]
     lines += [f"> **{_plain(text)}**" for text in lesson.note.rule.values()]
     lines += [f"> {_plain(text)}" for text in lesson.note.cause.values()]
     lines += ["", "Examples:", ""]
@@ -156,30 +184,41 @@ def _lesson_markdown(lesson: Lesson, guidance: Guidance) -> list[str]:
             f"  {_plain(_sides(example))}",
         ]
     lines += ["", "In the training split:", ""]
-    return [*lines, *(f"- {_plain(line)}" for line in _evidence(lesson))]
+    evidence = describe_facts(lesson.facts, lesson.gold, lesson.predicted, "en")
+    return [*lines, *(f"- {_plain(line)}" for line in evidence)]
 
 
 def _about(lesson: Lesson, guidance: Guidance) -> str:
-    share = lesson.count / guidance.scores["errors"]
-    surfaces = _counts((surface.text, surface.count) for surface in lesson.surfaces)
-    return f"{lesson.count:,} errors ({share:.1%}): {_counts(lesson.types.items())}; {surfaces}"
+    return Wording(
+        "{count:,} errors ({share:.1%}): {types}; {surfaces}.",
+        count=lesson.count,
+        share=lesson.count / guidance.scores["errors"],
+        types=_types(lesson.types.items()),
+        surfaces=_counts((surface.text, surface.count) for surface in lesson.surfaces),
+    )
 
 
-def _counts(items: Iterable[tuple[str, int]]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in items if count)
+def _types(items: Iterable[tuple[str, int]]) -> Wording:
+    """Error types with their counts."""
+    return _counts((Wording.both(name, ERROR_TYPES[name].chinese), count) for name, count in items)
+
+
+def _counts(items: Iterable[tuple[str, int]]) -> Wording:
+    return Wording.joined(
+        ", ", (Wording.both(_COUNT, _COUNT, name=name, count=count) for name, count in items if count)
+    )
 
 
 def _by(lesson: Lesson) -> str:
-    return "counting in the training split" if lesson.note.by == COUNTED else lesson.note.by
-
-
-def _evidence(lesson: Lesson) -> list[str]:
-    return describe_facts(lesson.facts, lesson.gold, lesson.predicted, "en")
+    return Wording("counting in the training split") if lesson.note.by == COUNTED else lesson.note.by
 
 
 def _marked(example: LessonExample) -> dict[str, Any]:
     """An example with the entities of its error marked in the sentence, on both sides."""
-    sides = (("gold", "gold", "--gold", example.gold), ("said", "predicted", "--said", example.predicted))
+    sides = (
+        ("gold", Wording("gold"), "--gold", example.gold),
+        ("said", Wording("predicted"), "--said", example.predicted),
+    )
     lanes = [(kind, title, colour, page.marked_pieces(example.text, found)) for kind, title, colour, found in sides]
     return {"id": example.id, "doubtful": example.doubtful, "lanes": lanes}
 
@@ -194,11 +233,13 @@ def _listed(entities: Sequence[Entity]) -> str:
 
 
 def _suspect(suspect: SuspectLabel) -> str:
-    verdict = _VERDICTS[suspect.verdict] + (f", {suspect.reason}" if suspect.reason else "")
-    return (
-        f"“{suspect.surface}” is {suspect.gold} in {suspect.count} places (the model says {suspect.usual} in "
-        f"{suspect.agreeing} of them), but {suspect.share:.0%} of its {suspect.seen} labels are {suspect.usual}: "
-        f"{suspect.text} ({suspect.id}). Teacher: {verdict}."
+    values = {key: getattr(suspect, key) for key in
+              ("surface", "gold", "count", "usual", "agreeing", "share", "seen", "text", "id")}  # fmt: skip
+    return Wording(
+        "“{surface}” is {gold} in {count} places (the model says {usual} in {agreeing} of them), but {share:.0%} of "
+        "its {seen} labels are {usual}: {text} ({id}). Teacher: {verdict}.",
+        verdict=Wording.joined(", ", [Wording(_VERDICTS[suspect.verdict]), *filter(None, [suspect.reason])]),
+        **values,
     )
 
 
@@ -211,12 +252,12 @@ _PLAIN_VALUE = re.compile(
     r"(?!(?:null|true|false|nan|inf)$)[a-z_][\w./\-]*", re.ASCII | re.IGNORECASE
 )  # to Hydra: text
 
-_SEEN = (
+_SEEN = Wording(
     "The guidance is about errors on dev, where the variants are compared: sentences that it shows are left out, but "
     "its rules were made with the rest in sight. Differences from the generic prompt are optimistic for that; notes of "
     "guide.split=train are not."
 )
-_SEARCHED_ON_TEST = (
+_SEARCHED_ON_TEST = Wording(
     "The guidance is about errors on the reported split (guide.allow_test): scores there with it are no test."
 )
 
@@ -320,7 +361,7 @@ def build_search_table(result: SearchResult) -> Table:
     """The variants by rung, the best first."""
     heads = [*columns(TEXT, "variant", "what"), *columns(COUNT, "lessons"), *columns(TEXT, "which")]
     heads += [*columns(SHARE, "errors covered"), *columns(COUNT, result.measure)]
-    heads += columns(SHARE, *(f"F1, {rung}" for rung in result.rungs), "low", "high")
+    heads += columns(SHARE, *(Wording("F1, {rung}", rung=rung) for rung in result.rungs), "low", "high")
     heads += [*columns(POINTS, "apart low", "apart high"), *columns(TEXT, "stopped after", "why")]
     rows: list[list[Cell]] = []
     for one in result.tried:
@@ -332,9 +373,10 @@ def build_search_table(result: SearchResult) -> Table:
         row += [last.low, last.high, last.difference_low, last.difference_high] if last else [NONE] * 4
         row += [result.rungs[one.stopped - 1] if one.stopped else NONE, one.why]
         rows.append(row)
-    title = (
-        f"Variants by rung; low to high is the {result.settings.confidence:.0%} interval of the last F1, apart low to "
-        "high that of its difference from the best one there"
+    title = Wording(
+        "Variants by rung; low to high is the {confidence:.0%} interval of the last F1, apart low to high that of its "
+        "difference from the best one there",
+        confidence=result.settings.confidence,
     )
     return Table(title, heads, rows)
 
@@ -342,44 +384,59 @@ def build_search_table(result: SearchResult) -> Table:
 def search_summary(result: SearchResult) -> list[str]:
     """The result in a few lines of plain text."""
     best, final = result.best, result.best.standings[-1]
-    confidence = f"{result.settings.confidence:.0%}"
-    lines = [
-        f"best prompt: {best.name} ({best.about}), {best.length:,} {result.measure}",
-        f"dev F1 {final.f1:.2%} [{final.low:.2%}, {final.high:.2%}] {confidence} interval, on {result.sentences:,} "
-        f"sentences of dev",
-    ]
+    lines: list[str] = [
+        Wording(
+            "best prompt: {name} ({about}), {length:,} {measure}",
+            name=best.name, about=best.about, length=best.length, measure=Wording(result.measure),
+        ),
+        Wording(
+            "dev F1 {f1:.2%} [{low:.2%}, {high:.2%}] {confidence:.0%} interval, on {sentences:,} sentences of dev",
+            f1=final.f1, low=final.low, high=final.high, confidence=result.settings.confidence,
+            sentences=result.sentences,
+        ),
+    ]  # fmt: skip
     lines += [_against(one, result.settings) for one in result.against]
     if result.corrected is not None:
         luck = 100 * (final.f1 - result.corrected.f1)
         lines.append(
-            f"the best of {result.choices} is chosen for its luck, too: on sentences that did not choose it, such a "
-            f"prompt has F1 {result.corrected.f1:.2%} ({luck:+.2f} points of optimism; a test set tells)"
-        )
+            Wording(
+                "the best of {choices} is chosen for its luck, too: on sentences that did not choose it, such a prompt "
+                "has F1 {f1:.2%} ({luck:+.2f} points of optimism; a test set tells)",
+                choices=result.choices, f1=result.corrected.f1, luck=luck,
+            )
+        )  # fmt: skip
     return [*lines, result.cost]
 
 
 def _against(one: BaselineDifference, settings: CompareConfig) -> str:
-    verdict = "better than" if one.difference > 0 else "no better than"
-    chance = "significant" if one.p_corrected < settings.alpha else "may be chance"
-    return (
-        f"{verdict} {one.name}: {100 * one.difference:+.2f} points [{100 * one.low:+.2f}, {100 * one.high:+.2f}], "
-        f"p {one.p_corrected:.3g} (Holm, and Bonferroni over the {one.family} prompts it was chosen among), {chance}"
-    )
+    verdict = Wording("better than") if one.difference > 0 else Wording("no better than")
+    chance = Wording("significant") if one.p_corrected < settings.alpha else Wording("may be chance")
+    return Wording(
+        "{verdict} {name}: {difference:+.2f} points [{low:+.2f}, {high:+.2f}], p {p:.3g} (Holm, and Bonferroni over "
+        "the {family} prompts it was chosen among), {chance}",
+        verdict=verdict, name=one.name, difference=100 * one.difference, low=100 * one.low, high=100 * one.high,
+        p=one.p_corrected, family=one.family, chance=chance,
+    )  # fmt: skip
 
 
 def search_warnings(result: SearchResult) -> list[str]:
     """What the figures must be read with."""
-    found = [_SEEN] if result.split == "dev" else []
+    found: list[str] = [_SEEN] if result.split == "dev" else []
     found += [_SEARCHED_ON_TEST] if result.from_test else []
     least = min(1.0, len(result.against) * max((one.family for one in result.against), default=0)
                 * smallest_p(result.settings.permutations, 1))  # fmt: skip
     if least >= result.settings.alpha:
         found.append(
-            f"{result.settings.permutations:,} permutations cannot make any difference significant (smallest possible "
-            f"corrected p {least:.3g}): set compare.permutations higher."
-        )
-    failed = [one.name for one in result.tried if not one.standings]
-    return found + ([f"Never judged, because their runs failed: {', '.join(failed)}."] if failed else [])
+            Wording(
+                "{permutations:,} permutations cannot make any difference significant (smallest possible corrected p "
+                "{least:.3g}): set compare.permutations higher.",
+                permutations=result.settings.permutations, least=least,
+            )
+        )  # fmt: skip
+    if failed := [one.name for one in result.tried if not one.standings]:
+        names = Wording.joined(", ", failed)
+        found.append(Wording("Never judged, because their runs failed: {names}.", names=names))
+    return found
 
 
 def override_line(overrides: Mapping[str, Any]) -> str:
@@ -427,34 +484,47 @@ def search_markdown(result: SearchResult, name: str, prompt: str, by_name: str) 
     return storable("\n\n".join(parts) + "\n")
 
 
-def render_search_page(result: SearchResult, name: str, prompt: str, by_name: str) -> str:
-    """Write the page of a search; the arguments are those of `search_markdown`."""
-    same = [f"{one} is the same prompt as {other}" for one, other in result.same]
+def render_search_page(result: SearchResult, name: str, prompt: str, by_name: str, language: str = "en") -> str:
+    """Write the page of a search in the language zh or en; the other arguments are those of `search_markdown`."""
+    same = [Wording("{one} is the same prompt as {other}", one=one, other=other) for one, other in result.same]
     lines = [*search_summary(result), *search_warnings(result), *same]
-    texts = {
-        "How to use it": f"{by_name}\n\nor, by its keys:\n\n{override_line(result.best.overrides)}",
-        "The prompt": prompt,
-        "How it was chosen": "\n\n".join(_method(result)),
-    }
-    return page.render_summary_page("prompt search", name, lines, {"variants": build_search_table(result)}, texts)
+    by_keys = override_line(result.best.overrides)
+    use = Wording("{by_name}\n\nor, by its keys:\n\n{by_keys}", by_name=by_name, by_keys=by_keys)
+    texts = [
+        (Wording("How to use it"), use),
+        (Wording("The prompt"), prompt),
+        (Wording("How it was chosen"), "\n\n".join(said(line, language) for line in _method(result))),
+    ]
+    tables = {"variants": build_search_table(result)}
+    return page.render_summary_page("prompt search", name, lines, tables, texts, language)
 
 
 def _method(result: SearchResult) -> list[str]:
     settings = result.settings
     return [
-        f"All variants are compared on the same sentences of dev, drawn by post; {result.left_out:,} sentences that "
-        "some variant shows, or a model would be trained on, are left out for all. The generic prompt and the one of "
-        "prompt.from_run go through all rungs.",
-        "After each rung a variant goes if the interval of its difference from the best one lies below 0 (paired "
-        f"bootstrap over posts, {settings.resamples:,} draws, {settings.confidence:.0%}), or if it is not among the "
-        "best of search.keep and search.spare. Of equally good ones the shorter prompt is the better.",
-        f"The tests against the two are those of task=compare over {result.posts:,} posts. Because the best prompt was "
-        "chosen on the same sentences, their p-values, after Holm's method, are multiplied by the number of prompts "
-        "that were judged beside the one it is compared with (Bonferroni's method). Intervals are not corrected for "
-        "the choice: those of the best prompt's F1 and of its differences are optimistic. The F1 without optimism "
-        f"repeats the choice among the {result.choices} variants of the last rung on each draw and scores it on the "
-        "posts left out of the draw; what was dropped before is not chosen again, so some optimism may be left.",
-    ]
+        Wording(
+            "All variants are compared on the same sentences of dev, drawn by post; {left_out:,} sentences that some "
+            "variant shows, or a model would be trained on, are left out for all. The generic prompt and the one of "
+            "prompt.from_run go through all rungs.",
+            left_out=result.left_out,
+        ),
+        Wording(
+            "After each rung a variant goes if the interval of its difference from the best one lies below 0 (paired "
+            "bootstrap over posts, {resamples:,} draws, {confidence:.0%}), or if it is not among the best of "
+            "search.keep and search.spare. Of equally good ones the shorter prompt is the better.",
+            resamples=settings.resamples, confidence=settings.confidence,
+        ),
+        Wording(
+            "The tests against the two are those of task=compare over {posts:,} posts. Because the best prompt was "
+            "chosen on the same sentences, their p-values, after Holm's method, are multiplied by the number of "
+            "prompts that were judged beside the one it is compared with (Bonferroni's method). Intervals are not "
+            "corrected for the choice: those of the best prompt's F1 and of its differences are optimistic. The F1 "
+            "without optimism repeats the choice among the {choices} variants of the last rung on each draw and "
+            "scores it on the posts left out of the draw; what was dropped before is not chosen again, so some "
+            "optimism may be left.",
+            posts=result.posts, choices=result.choices,
+        ),
+    ]  # fmt: skip
 
 
 def _block(content: str) -> str:

@@ -12,9 +12,10 @@ import base64
 import hashlib
 import itertools
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,13 @@ import omniner
 from omniner.records import Entity, storable
 from omniner.report.figures import font_face
 from omniner.report.tables import Table
+from omniner.scoring.error_types import ERROR_TYPES
+from omniner.wording import TAGS, Wording, said
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+_SPOKEN = re.compile(r'\bsay\(("(?:[^"\\]|\\.)*")')  # a text in a script
 
 
 def render_page(
@@ -35,47 +40,55 @@ def render_page(
     values: Mapping[str, Any],
     data: Any = None,
     scripts: Sequence[str] = (),
+    language: str = "en",
 ) -> str:
     """Write a page.
 
     Args:
         template: name of the file with the sections, which `page.html` surrounds.
-        kind: report, comparison, statistics or guidance.
+        kind: report, comparison, statistics or guidance; the class of the page in its style sheet.
         name: the heading.
         created: the time, as people read it.
         values: what the template shows; escaped there.
-        data: what the scripts work on, as plain values.
+        data: what the scripts work on: an object of plain values, wordings and tables.
         scripts: names of the files of scripts, in the order in which they run; empty for a page without any.
+        language: zh | en, of the wordings in values and data, and of what templates and scripts say.
     """
     from markupsafe import Markup
 
+    script = "".join(map(_asset, scripts))
+    if data is not None:
+        data = _plain({**data, "words": _words(script, language)}, language)
     # `<` never stands in the block, so neither `</script` nor `<!--` can end it early.
     block = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     nav: list[tuple[str, str]] = []  # filled by the sections of the template
-    main = _environment().get_template(template).render({**values, "nav": nav})
-    script = "".join(map(_asset, scripts))
-    text = (
-        _environment()
-        .get_template("page.html")
-        .render(
-            kind=kind,
-            name=name,
-            created=created,
-            nav=nav,
-            main=Markup(main),
-            data=Markup(block),
-            script=Markup(script),
-            policy=Markup(_policy(script)),
-            font=Markup(font_face((name, main, block), "OmniNER Han")),
-            css=Markup(_asset("page.css")),
-            version=omniner.__version__,
-        )
+    environment = _environment(language)
+    main = environment.get_template(template).render({**values, "nav": nav})
+    text = environment.get_template("page.html").render(
+        kind=kind,
+        title=Wording(kind),
+        tag=TAGS[language],
+        name=name,
+        created=created,
+        nav=nav,
+        main=Markup(main),
+        data=Markup(block),
+        script=Markup(script),
+        policy=Markup(_policy(script)),
+        font=Markup(font_face((name, main, block), "OmniNER Han")),
+        css=Markup(_asset("page.css")),
+        version=omniner.__version__,
     )
     return storable(text)
 
 
 def render_summary_page(
-    kind: str, name: str, lines: Sequence[str], tables: Mapping[str, Table], texts: Mapping[str, str]
+    kind: str,
+    name: str,
+    lines: Sequence[str],
+    tables: Mapping[str, Table],
+    texts: Sequence[tuple[str, str]],
+    language: str = "en",
 ) -> str:
     """Write a page of a few lines, tables and texts, for results that need no page of their own kind.
 
@@ -84,20 +97,50 @@ def render_summary_page(
         name: of the run.
         lines: what came of it.
         tables: by name.
-        texts: shown as they are, by title.
+        texts: title and content of each, shown as they are.
+        language: zh | en.
     """
-    values = {"lines": lines, "names": list(tables), "texts": list(texts.items())}
-    data = {"tables": {key: table.to_json() for key, table in tables.items()}}
+    titles = [(key, Wording(key.replace("_", " ").capitalize())) for key in tables]
+    values = {"lines": lines, "titles": titles, "texts": texts}
     created = time.strftime("%Y-%m-%d %H:%M:%S")
-    return render_page("summary.html", kind, name, created, values, data, ("page.js", "summary.js"))
+    scripts = ("page.js", "summary.js")
+    return render_page("summary.html", kind, name, created, values, {"tables": tables}, scripts, language)
 
 
 @cache
-def _environment() -> Environment:
+def _environment(language: str) -> Environment:
+    """Templates show wordings in the language of the page; their own texts are `{{ say("...") }}`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    loader = PackageLoader("omniner.report", "pages")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("omniner.report", "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=partial(said, language=language),
+    )
+    environment.globals["say"] = Wording
+    return environment
+
+
+def _plain(data: Any, language: str) -> Any:
+    """Plain values for the scripts of a page in that language."""
+    match data:
+        case Table():
+            return data.to_json(language)
+        case dict():
+            return {said(key, language): _plain(value, language) for key, value in data.items()}
+        case list() | tuple():
+            return [_plain(value, language) for value in data]
+    return said(data, language)
+
+
+def _words(script: str, language: str) -> dict[str, str]:
+    """What the scripts say with `say("...")`, and the names of error types, in the language of the page."""
+    texts = [json.loads(text) for text in _SPOKEN.findall(script)]
+    words = {text: Wording(text).of(language) for text in texts if language != "en"}
+    return words | {name: entry.label.of(language) for name, entry in ERROR_TYPES.items()}
 
 
 def _asset(name: str) -> str:

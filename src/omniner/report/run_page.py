@@ -30,15 +30,16 @@ from omniner.report.tables import (
 )
 from omniner.scoring.error_types import BLUE, ERROR_TYPES, GREY, ORANGE
 from omniner.scoring.metrics import ScoreResult, ScoreRow, category_of
+from omniner.wording import Wording
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Curve = Sequence[tuple[int, float]]  # (step, value)
-Panels = list[tuple[str, dict[str, Curve]]]  # title and curves of each
+Panels = list[tuple[Wording, dict[str, Curve]]]  # title and curves of each
 
-_SCORED = "Scores in per cent"
+_SCORED, _LOSS = Wording("Scores in per cent"), Wording("Loss")  # titles of the panels
 _SCORES = ("val/f1", "val/precision", "val/recall")  # curves of the first panel
 MOST_CONFUSED = 20  # categories of the confusion figure; more cannot be read
 
@@ -54,32 +55,40 @@ class RunFacts:
     issues: Mapping[str, int]  # code -> count, of reading the data as well as of scoring
 
 
-def draw_run_figures(result: ScoreResult, curves: Mapping[str, Curve]) -> dict[str, Chart]:
+def draw_run_figures(result: ScoreResult, curves: Mapping[str, Curve], language: str = "en") -> dict[str, Chart]:
     """The figures that this result has something for, by name.
 
     Args:
         result: what `scoring.score` gave.
         curves: values over steps by metric name; may be empty.
+        language: zh | en, of titles and labels.
     """
     made: dict[str, Chart] = {}
     if panels := _curve_panels(curves):
-        made["learning_curves"] = Chart("", (8, 5), partial(_curves, panels=panels))
+        made["learning_curves"] = Chart("", (8, 5), partial(_curves, panels=panels, language=language))
     if result.metrics.categories:
-        made["f1_by_category"] = _f1_chart(result)
+        made["f1_by_category"] = _f1_chart(result, language)
     if result.errta.errors:
-        total, where = len(result.errta.errors), f"{result.errta.with_errors:,} of {result.errta.read:,} sentences"
-        title = f"{total:,} errors by type (ERRTA {result.mode}), in {where}"
-        made["error_types"] = Chart(title, (8, 3.4), partial(_types, result=result))
+        title = Wording(
+            "{total:,} errors by type (ERRTA {mode}), in {wrong:,} of {read:,} sentences",
+            total=len(result.errta.errors), mode=result.mode, wrong=result.errta.with_errors, read=result.errta.read,
+        )  # fmt: skip
+        made["error_types"] = Chart(title.of(language), (8, 3.4), partial(_types, result=result, language=language))
         names, counts = errors_by_primary(result)
-        title = f"{int(counts.sum()):,} errors by type and primary ({len(names)} primaries)"
-        draw = partial(_by_primary, result=result, names=names, counts=counts)
-        made["errors_by_primary"] = Chart(title, (8, 1.6 + 0.24 * len(names)), draw)
+        title = Wording(
+            "{total:,} errors by type and primary ({primaries} primaries)",
+            total=int(counts.sum()), primaries=len(names),
+        )  # fmt: skip
+        draw = partial(_by_primary, result=result, names=names, counts=counts, language=language)
+        made["errors_by_primary"] = Chart(title.of(language), (8, 1.6 + 0.24 * len(names)), draw)
     names, counts = most_confused(result, MOST_CONFUSED)
     if names:
-        total = count_confusions(result.errta.errors).total()
-        between = f"between the {len(names)} most confused categories"
-        title = f"{int(counts.sum()):,} of {total:,} confusions, {between}"
-        made["confusion"] = Chart(title, (9, 8), partial(_confusion, names=names, counts=counts))
+        title = Wording(
+            "{shown:,} of {total:,} confusions, between the {count} most confused categories",
+            shown=int(counts.sum()), total=count_confusions(result.errta.errors).total(), count=len(names),
+        )  # fmt: skip
+        draw = partial(_confusion, names=names, counts=counts, language=language)
+        made["confusion"] = Chart(title.of(language), (9, 8), draw)
     return made
 
 
@@ -118,10 +127,10 @@ def _curve_panels(curves: Mapping[str, Curve]) -> Panels:
         name: [(step, 100 * value) for step, value in curves[name]] for name in _SCORES if curves.get(name)
     }
     losses: dict[str, Curve] = {name: values for name, values in sorted(curves.items()) if "loss" in name and values}
-    return [(title, lines) for title, lines in ((_SCORED, scores), ("Loss", losses)) if lines]
+    return [(title, lines) for title, lines in ((_SCORED, scores), (_LOSS, losses)) if lines]
 
 
-def _curves(figure: Figure, panels: Panels) -> None:
+def _curves(figure: Figure, panels: Panels, language: str) -> None:
     """One panel below the other, over the same steps."""
     from matplotlib.ticker import MaxNLocator
 
@@ -132,11 +141,12 @@ def _curves(figure: Figure, panels: Panels) -> None:
             marker = "o" if len(steps) <= 40 else ""
             ax.plot(steps, heights, color=SERIES[i % len(SERIES)], marker=marker, markersize=3.5, label=name)
         best = _mark_best(ax, lines) if title == _SCORED else ""
-        ax.set_title(f"{title} over {max(v[-1][0] for v in lines.values()):,} steps{best}")
+        last = max(curve[-1][0] for curve in lines.values())
+        ax.set_title(Wording("{title} over {steps:,} steps{best}", title=title, steps=last, best=best).of(language))
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.xaxis.set_major_formatter("{x:,.0f}")
-    axes[-1].set_xlabel("optimizer step")
+    axes[-1].set_xlabel(Wording("optimizer step").of(language))
 
 
 def _mark_best(ax: Axes, lines: Mapping[str, Curve]) -> str:
@@ -146,19 +156,22 @@ def _mark_best(ax: Axes, lines: Mapping[str, Curve]) -> str:
         return ""
     best, step = max(found)
     ax.plot([-step], [best], "o", color=INK, markersize=5, zorder=5)
-    return f"; best F1 {best:.2f} at step {-step:,}"
+    return Wording("; best F1 {best:.2f} at step {step:,}", best=best, step=-step)
 
 
-def _f1_chart(result: ScoreResult) -> Chart:
+def _f1_chart(result: ScoreResult, language: str) -> Chart:
     rows = sorted(result.metrics.categories.items(), key=lambda item: (-item[1].support, item[0]))[:MOST_ROWS]
     rows.sort(key=lambda item: (item[1].f1, item[1].support, item[0]))
-    of = f" of {len(result.metrics.categories)}" if len(rows) < len(result.metrics.categories) else ""
-    micro = result.metrics.micro.f1
-    title = f"F1 of {len(rows)}{of} categories, unit {result.unit}, micro F1 {100 * micro:.2f}"
-    return Chart(title, (8, 1.4 + 0.19 * len(rows)), partial(_f1, rows=rows, micro=micro))
+    micro, total = result.metrics.micro.f1, len(result.metrics.categories)
+    numbers = {"count": len(rows), "total": total, "unit": Wording(result.unit), "micro": 100 * micro}
+    title = Wording("F1 of {count} of {total} categories, unit {unit}, micro F1 {micro:.2f}", **numbers)
+    if len(rows) == total:
+        title = Wording("F1 of {count} categories, unit {unit}, micro F1 {micro:.2f}", **numbers)
+    draw = partial(_f1, rows=rows, micro=micro, language=language)
+    return Chart(title.of(language), (8, 1.4 + 0.19 * len(rows)), draw)
 
 
-def _f1(figure: Figure, rows: Sequence[tuple[str, ScoreRow]], micro: float) -> None:
+def _f1(figure: Figure, rows: Sequence[tuple[str, ScoreRow]], micro: float, language: str) -> None:
     """Horizontal bars, best on top, with F1 and support of each category at the right edge."""
     ax = figure.subplots()
     places = np.arange(len(rows))
@@ -167,7 +180,7 @@ def _f1(figure: Figure, rows: Sequence[tuple[str, ScoreRow]], micro: float) -> N
     for place, (_, row) in enumerate(rows):
         ax.text(109, place, f"{100 * row.f1:.1f}", va="center", ha="right", fontsize=7.5)
         ax.text(119, place, f"{row.support:,}", va="center", ha="right", fontsize=7.5, color=FAINT)
-    for right, heading in ((109, "F1"), (119, "gold")):
+    for right, heading in ((109, "F1"), (119, Wording("gold").of(language))):
         ax.text(right, len(rows) - 0.2, heading, va="bottom", ha="right", fontsize=7.5, color=FAINT)
     ax.axvline(100 * micro, color=ORANGE, linewidth=1.1, linestyle=(0, (4, 3)))
     ax.set_yticks(places, [drawable_text(name, LABEL_LENGTH) for name, _ in rows], fontsize=8)
@@ -175,10 +188,10 @@ def _f1(figure: Figure, rows: Sequence[tuple[str, ScoreRow]], micro: float) -> N
     ax.set_xlim(0, 120)
     ax.set_xticks(np.arange(0, 101, 20))
     ax.grid(visible=False, axis="y")
-    ax.set_xlabel("F1 in per cent; dashed: micro average")
+    ax.set_xlabel(Wording("F1 in per cent; dashed: micro average").of(language))
 
 
-def _types(figure: Figure, result: ScoreResult) -> None:
+def _types(figure: Figure, result: ScoreResult, language: str) -> None:
     """Bars in the fixed order of types, with count and share."""
     counts = {name: count.errors for name, count in result.errta.by_type.items()}
     total = sum(counts.values())
@@ -188,23 +201,25 @@ def _types(figure: Figure, result: ScoreResult) -> None:
     for place, count in zip(places, counts.values(), strict=True):
         text = f"  {count:,} ({count / total:.1%})" if count else "  0"
         ax.text(count, place, text, va="center", fontsize=8.5)
-    ax.set_yticks(places, [name.replace("_", " + ") for name in counts])
+    ax.set_yticks(places, [ERROR_TYPES[name].label.of(language) for name in counts])
     ax.set_xlim(0, max(counts.values()) * 1.16)
     ax.grid(visible=False, axis="y")
     ax.set_xlabel("errors")
 
 
-def _by_primary(figure: Figure, result: ScoreResult, names: list[str], counts: npt.NDArray[np.int64]) -> None:
+def _by_primary(
+    figure: Figure, result: ScoreResult, names: list[str], counts: npt.NDArray[np.int64], language: str
+) -> None:
     """Heat map; the colour follows the square root, so that the rare ones can be seen beside the frequent."""
     ax = figure.subplots()
-    columns = [name.replace("_", " + ") for name in result.errta.by_type]
+    columns = [ERROR_TYPES[name].label.of(language) for name in result.errta.by_type]
     _heat(ax, counts, 7.5)
     ax.set_xticks(np.arange(len(columns)), columns, fontsize=8)
     ax.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
     ax.set_yticks(np.arange(len(names)), [drawable_text(name, LABEL_LENGTH) for name in names])
 
 
-def _confusion(figure: Figure, names: list[str], counts: npt.NDArray[np.int64]) -> None:
+def _confusion(figure: Figure, names: list[str], counts: npt.NDArray[np.int64], language: str) -> None:
     """Heat map of gold x predicted without the diagonal: only what went wrong."""
     from matplotlib.patches import Rectangle
 
@@ -215,8 +230,8 @@ def _confusion(figure: Figure, names: list[str], counts: npt.NDArray[np.int64]) 
     ax.set_yticks(np.arange(len(names)), shown)
     for i in range(len(names)):  # nothing can stand on the diagonal
         ax.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, facecolor="#eceef1", edgecolor="none"))
-    ax.set_xlabel("predicted category")
-    ax.set_ylabel("gold category")
+    ax.set_xlabel(Wording("predicted category").of(language))
+    ax.set_ylabel(Wording("gold category").of(language))
 
 
 def _heat(ax: Axes, counts: npt.NDArray[np.int64], size: float) -> None:
@@ -240,7 +255,12 @@ def _heat(ax: Axes, counts: npt.NDArray[np.int64], size: float) -> None:
 
 
 def render_run_page(
-    result: ScoreResult, tables: Mapping[str, Table], facts: RunFacts, curves: Mapping[str, Curve], errta: ErrtaConfig
+    result: ScoreResult,
+    tables: Mapping[str, Table],
+    facts: RunFacts,
+    curves: Mapping[str, Curve],
+    errta: ErrtaConfig,
+    language: str = "en",
 ) -> str:
     """Write the report.
 
@@ -250,6 +270,7 @@ def render_run_page(
         facts: what else to say about the run.
         curves: values over steps by metric name; may be empty.
         errta: how many examples per type the page holds.
+        language: zh | en.
     """
     panels = _curve_panels(curves)
     identity_ok, identity = _identity(result)
@@ -260,12 +281,12 @@ def render_run_page(
         "identity_ok": identity_ok,
         "identity": identity,
         "has_levels": _has_levels(result),
-        "curves": Chart("", (8, 5), partial(_curves, panels=panels)) if panels else None,
-        "last_values": _last_values(panels),
+        "curves": Chart("", (8, 5), partial(_curves, panels=panels, language=language)) if panels else None,
+        "last_values": _last_values(panels).of(language),
     }
     data = _data(result, tables, facts, errta)
     scripts = ("page.js", "heat.js", "run.js")
-    return page.render_page("run.html", "report", facts.name, facts.created, values, data, scripts)
+    return page.render_page("run.html", "report", facts.name, facts.created, values, data, scripts, language)
 
 
 def _key_numbers(result: ScoreResult) -> list[tuple[str, str, str]]:
@@ -276,21 +297,29 @@ def _key_numbers(result: ScoreResult) -> list[tuple[str, str, str]]:
     for unit, scores in result.units.items():
         if unit != metrics.unit:
             bounds = " – ".join(f"{bound:.2%}" for bound in scores.intervals.get("micro.f1", ()))
-            other.append((f"F1 by {unit}", f"{scores.micro.f1:.2%}", bounds))
+            other.append((Wording("F1 by {unit}", unit=Wording(unit)), f"{scores.micro.f1:.2%}", bounds))
+    own = Wording(metrics.unit)
+    relaxed = (Wording("Relaxed F1"), f"{metrics.relaxed.f1:.2%}", Wording("micro, primary category only"))
+    wrong = {"wrong": result.errta.with_errors, "read": result.errta.read}
+    mended = {"repaired": parse.repaired, "sentences": parse.sentences}
     return [
-        (f"Micro F1 by {metrics.unit}", f"{metrics.micro.f1:.2%}", notes.get("micro.f1", f"unit: {metrics.unit}")),
-        ("Precision", f"{metrics.micro.precision:.2%}", notes.get("micro.precision", "")),
-        ("Recall", f"{metrics.micro.recall:.2%}", notes.get("micro.recall", "")),
-        ("Macro F1", f"{metrics.macro.f1:.2%}", notes.get("macro.f1", "")),
-        *other,
-        *([("Relaxed F1", f"{metrics.relaxed.f1:.2%}", "micro, primary category only")] if _has_levels(result) else []),
-        ("Entities in gold", f"{metrics.micro.support:,}", f"{metrics.micro.tp:,} found"),
         (
-            "Errors",
-            f"{len(result.errta.errors):,}",
-            f"in {result.errta.with_errors:,} of {result.errta.read:,} sentences",
+            Wording("Micro F1 by {unit}", unit=own),
+            f"{metrics.micro.f1:.2%}",
+            notes.get("micro.f1", Wording("unit: {unit}", unit=own)),
         ),
-        ("Unreadable answers", f"{parse.failed:,}", f"{parse.repaired:,} repaired, of {parse.sentences:,}"),
+        (Wording("Precision"), f"{metrics.micro.precision:.2%}", notes.get("micro.precision", "")),
+        (Wording("Recall"), f"{metrics.micro.recall:.2%}", notes.get("micro.recall", "")),
+        (Wording("Macro F1"), f"{metrics.macro.f1:.2%}", notes.get("macro.f1", "")),
+        *other,
+        *([relaxed] if _has_levels(result) else []),
+        (Wording("Entities in gold"), f"{metrics.micro.support:,}", Wording("{found:,} found", found=metrics.micro.tp)),
+        (Wording("Errors"), f"{len(result.errta.errors):,}", Wording("in {wrong:,} of {read:,} sentences", **wrong)),
+        (
+            Wording("Unreadable answers"),
+            f"{parse.failed:,}",
+            Wording("{repaired:,} repaired, of {sentences:,}", **mended),
+        ),
     ]
 
 
@@ -302,31 +331,44 @@ def _has_levels(result: ScoreResult) -> bool:
 def _identity(result: ScoreResult) -> tuple[bool, str]:
     """Whether the sorted errors account for every false negative and positive, and the sentence that says so."""
     errta, metrics = result.errta, result.metrics
-    units = f"{errta.fn:,} false negatives and {errta.fp:,} false positives"
+    units = Wording("{fn:,} false negatives and {fp:,} false positives", fn=errta.fn, fp=errta.fp)
     if not errta.identity_ok:
-        return False, f"The {units} do not add up to the sorted errors: please report this."
-    text = (
-        f"Identity checked: the units of the sorted errors add up to {units} (ERRTA {errta.mode}, unit {errta.unit})."
-    )
+        return False, Wording("The {units} do not add up to the sorted errors: please report this.", units=units)
+    parts = [
+        Wording(
+            "Identity checked: the units of the sorted errors add up to {units} (ERRTA {mode}, unit {unit}).",
+            units=units, mode=errta.mode, unit=Wording(errta.unit),
+        )
+    ]  # fmt: skip
     if metrics.resamples:
-        text += f" Ranges are {metrics.confidence:.0%} confidence intervals from {metrics.resamples:,} resamples"
-        text += f" over {metrics.resampled}."
-    for count, what in (
-        (len(errta.crashes), "sentences on which the official scripts stop were left out of the error counts"),
-        (errta.greedy_groups, "groups of overlapping entities were too large for the exact matching"),
-    ):
-        text += f" {count:,} {what}." if count else ""
-    return True, text
+        parts.append(
+            Wording(
+                "Ranges are {confidence:.0%} confidence intervals from {resamples:,} resamples over {resampled}.",
+                confidence=metrics.confidence, resamples=metrics.resamples, resampled=Wording(metrics.resampled),
+            )
+        )  # fmt: skip
+    if count := len(errta.crashes):
+        parts.append(
+            Wording(
+                "{count:,} sentences on which the official scripts stop were left out of the error counts.",
+                count=count,
+            )
+        )  # fmt: skip
+    if count := errta.greedy_groups:
+        parts.append(
+            Wording("{count:,} groups of overlapping entities were too large for the exact matching.", count=count)
+        )
+    return True, Wording.joined(" ", parts)
 
 
-def _last_values(panels: Panels) -> str:
+def _last_values(panels: Panels) -> Wording:
     """The caption of the learning curves: where each of them ends."""
     ends = []
     for _, lines in panels:
         for name, values in lines.items():
             finite = [value for _, value in values if math.isfinite(value)]
-            ends.append(f"{name} {finite[-1]:.4g}" if finite else f"{name} not finite")
-    return f"Scores and loss over optimizer steps; last values: {', '.join(ends)}"
+            ends.append(f"{name} {finite[-1]:.4g}" if finite else Wording("{name} not finite", name=name))
+    return Wording("Scores and loss over optimizer steps; last values: {values}", values=Wording.joined(", ", ends))
 
 
 def _data(result: ScoreResult, tables: Mapping[str, Table], facts: RunFacts, errta: ErrtaConfig) -> dict[str, Any]:
@@ -334,45 +376,52 @@ def _data(result: ScoreResult, tables: Mapping[str, Table], facts: RunFacts, err
     primaries, by_primary = errors_by_primary(result)
     sentences, examples = _examples(result, errta.examples)
     errors = len(result.errta.errors)
-    kept = ""
+    kept = []
     if len(examples) < errors:
-        kept = f"The page holds at most {errta.examples:,} of each type of all {errors:,} errors; errta.examples sets"
-        kept += " how many."
+        kept.append(
+            Wording(
+                "The page holds at most {most:,} of each type of all {errors:,} errors; errta.examples sets how many.",
+                most=errta.examples, errors=errors,
+            )
+        )  # fmt: skip
     if any(len(entity) == 2 for _, _, gold, said in sentences for entity in (*gold, *said)):
-        kept += " A surface without offsets is marked where it first stands."
+        kept.append(Wording("A surface without offsets is marked where it first stands."))
     return {
         "types": [{"name": name, "colour": ERROR_TYPES[name].colour} for name in result.errta.by_type],
         "primary": dict(sorted(result.primary.items())),
-        "tables": {name: table.to_json() for name, table in _page_tables(result, tables, facts).items()},
+        "tables": _page_tables(result, tables, facts),
         "heat": {"names": primaries, "counts": by_primary.tolist()},
         "confusion": _confused_pairs(result),
         "sentences": sentences,
         "examples": examples,
-        "kept": kept,
+        "kept": Wording.joined(" ", kept),
     }
 
 
 def _page_tables(result: ScoreResult, tables: Mapping[str, Table], facts: RunFacts) -> dict[str, Table]:
     """The tables of the run but that of examples, some with what a reader of the page needs beside."""
     counts, suspects = tables["errta_counts"], tables["suspected_annotation"]
-    title = f"{len(result.errta.errors):,} errors by type (ERRTA {result.mode}), and the false negatives (FN) and "
-    title += "positives (FP) they account for. A click on a type shows its examples."
-    meanings = [[*row, ERROR_TYPES[str(row[0])].meaning] for row in counts.rows]
+    title = Wording(
+        "{errors:,} errors by type (ERRTA {mode}), and the false negatives (FN) and positives (FP) they account for. A "
+        "click on a type shows its examples.",
+        errors=len(result.errta.errors), mode=result.mode,
+    )  # fmt: skip
+    entries = [ERROR_TYPES[str(row[0])] for row in counts.rows]
+    meanings = [Wording.both(entry.meaning, entry.chinese_meaning) for entry in entries]
+    rows = [[*row, meaning] for row, meaning in zip(counts.rows, meanings, strict=True)]
     # a label cannot be judged without its sentence
     texts = [[*row, result.sentences[str(row[-1])].text] for row in suspects.rows]
     issues = sorted(facts.issues.items(), key=lambda item: (-item[1], item[0]))
     left_out = ["examples", "errta_by_primary", *([] if _has_levels(result) else ["primaries"])]
     return {
         **{name: table for name, table in tables.items() if name not in left_out},
-        "errta_counts": replace(
-            counts, title=title, columns=[*counts.columns, *columns(TEXT, "meaning")], rows=meanings
-        ),
+        "errta_counts": replace(counts, title=title, columns=[*counts.columns, *columns(TEXT, "meaning")], rows=rows),
         "suspected_annotation": replace(suspects, columns=[*suspects.columns, *columns(TEXT, "sentence")], rows=texts),
         "issues": Table(
-            "What readers and scorer could not take as it was, by code",
+            Wording("What readers and scorer could not take as it was, by code"),
             [*columns(TEXT, "code"), *columns(COUNT, "count")],
             [[code, count] for code, count in issues],
-            empty="No issues.",
+            empty=Wording("No issues."),
         ),
     }
 

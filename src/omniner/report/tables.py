@@ -23,8 +23,10 @@ from typing import Any, NamedTuple
 from omniner.config.groups import ErrtaConfig
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.records import Entity, Prediction, Sentence, storable
+from omniner.scoring.error_types import ERROR_TYPES
 from omniner.scoring.metrics import ErrtaError, ScoreResult, category_of
 from omniner.scoring.units import IMPOSSIBLE
+from omniner.wording import Wording, said
 
 Cell = str | int | float
 
@@ -47,8 +49,8 @@ class Column(NamedTuple):
 
 
 def columns(kind: str, *names: str) -> list[Column]:
-    """Columns of one kind."""
-    return [Column(name, kind) for name in names]
+    """Columns of one kind; a name that the user gave is a `Column` of its own, so that no page translates it."""
+    return [Column(name if isinstance(name, Wording) else Wording(name), kind) for name in names]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Table:
     columns: Sequence[Column]
     rows: list[list[Cell]]
     best: frozenset[tuple[int, int]] = frozenset()
-    empty: str = "None."
+    empty: str = Wording("None.")
 
     @property
     def names(self) -> list[str]:
@@ -79,15 +81,16 @@ class Table:
         kinds = [column.kind for column in self.columns]
         return [[format_cell(cell, kind) for cell, kind in zip(row, kinds, strict=True)] for row in self.rows]
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, as the scripts of the pages take them."""
+    def to_json(self, language: str = "en") -> dict[str, Any]:
+        """Plain values, as the scripts of the pages take them; columns keep their names, and get headings beside."""
         return {
-            "title": self.title,
+            "title": said(self.title, language),
             "columns": self.names,
+            "heads": [_heading(name, language) for name in self.names],
             "kinds": [column.kind for column in self.columns],
-            "rows": self.rows,
+            "rows": [[said(cell, language) for cell in row] for row in self.rows],
             "best": sorted(self.best),
-            "empty": self.empty,
+            "empty": said(self.empty, language),
         }
 
     def to_csv(self) -> str:
@@ -152,6 +155,12 @@ class Table:
             lines += [r"\endhead", r"\bottomrule", r"\endfoot", *body, r"\end{longtable}"]
             needs = "booktabs, longtable"
         return storable("\n".join([f"% needs the packages {needs} (and ctex for Chinese)", *lines]) + "\n")
+
+
+def _heading(name: str, language: str) -> str:
+    """A column's name as people read it; names that a user gave keep their `_`."""
+    ours = isinstance(name, Wording) and not name.values
+    return str(said(name, language)).replace("_", " ") if ours else str(said(name, language))
 
 
 def format_cell(cell: Cell, kind: str) -> str:
@@ -317,20 +326,22 @@ def _categories(result: ScoreResult, english: Mapping[str, str]) -> Table:
     rows: list[list[Cell]] = [
         [name, english.get(name, ""), result.primary[name], *row] for name, row in result.metrics.categories.items()
     ]
-    title = f"{len(rows)} categories, in per cent (click a heading to sort)"
-    return Table(title, [*columns(TEXT, "category", "english", "primary"), *_SCORES], rows, empty="No entities.")
+    title = Wording("{count} categories, in per cent (click a heading to sort)", count=len(rows))
+    heads = [*columns(TEXT, "category", "english", "primary"), *_SCORES]
+    return Table(title, heads, rows, empty=Wording("No entities."))
 
 
 def _primaries(result: ScoreResult, english: Mapping[str, str]) -> Table:
     rows: list[list[Cell]] = [
         [name, english.get(name, ""), *row.strict, *row.relaxed[:3]] for name, row in result.metrics.primaries.items()
     ]
-    title = (
-        f"{len(rows)} primaries, in per cent: the whole category must be right; relaxed F1 asks for the primary only"
+    title = Wording(
+        "{count} primaries, in per cent: the whole category must be right; relaxed F1 asks for the primary only",
+        count=len(rows),
     )
     heads = [*columns(TEXT, "primary", "english"), *_SCORES]
     heads += columns(SHARE, "relaxed_precision", "relaxed_recall", "relaxed_f1")
-    return Table(title, heads, rows, empty="No entities.")
+    return Table(title, heads, rows, empty=Wording("No entities."))
 
 
 def _counts(result: ScoreResult) -> Table:
@@ -339,9 +350,9 @@ def _counts(result: ScoreResult) -> Table:
         [name, count.errors, count.errors / total if total else 0.0, count.fn, count.fp]
         for name, count in result.errta.by_type.items()
     ]
-    title = "Errors by type, and the false negatives (FN) and positives (FP) they account for"
+    title = Wording("Errors by type, and the false negatives (FN) and positives (FP) they account for")
     heads = [*columns(TEXT, "type"), *columns(COUNT, "count"), *columns(SHARE, "share"), *columns(COUNT, "fn", "fp")]
-    return Table(title, heads, rows, empty="No errors.")
+    return Table(title, heads, rows, empty=Wording("No errors."))
 
 
 def _units(result: ScoreResult) -> Table:
@@ -350,7 +361,7 @@ def _units(result: ScoreResult) -> Table:
         interval = scores.intervals.get("micro.f1")
         bounds: list[Cell] = list(interval) if interval else [NONE, NONE]
         rows.append([unit, *scores.micro[:3], *bounds, scores.macro.f1, *scores.micro[3:]])
-    title = f"Scores by both units; {result.unit} is the one of all other tables"
+    title = Wording("Scores by both units; {unit} is the one of all other tables", unit=Wording(result.unit))
     heads = [*columns(TEXT, "unit"), *columns(SHARE, "precision", "recall", "f1", "f1_low", "f1_high", "macro_f1")]
     return Table(title, [*heads, *columns(COUNT, "support", "tp", "fp", "fn")], rows)
 
@@ -364,16 +375,20 @@ def _impossible(result: ScoreResult, most: int) -> Table:
     rows: list[list[Cell]] = []
     for kind, meaning in IMPOSSIBLE.items():
         chosen = sorted((key for key in found if key[0] == kind), key=lambda key: (-found[key], key))[:most]
-        rows += [[kind.replace("_", " "), key[1], key[2], found[key], meaning, first[key]] for key in chosen]
-    counts = ", ".join(f"{count:,} {kind}" for kind, count in result.errta.impossible_counts.items() if count)
-    title = "Answers that no gold could have had: each counts as a false positive"
+        name = Wording(kind.replace("_", " "))
+        rows += [[name, key[1], key[2], found[key], Wording(meaning), first[key]] for key in chosen]
+    counts = Wording.joined(", ", (
+        Wording("{count:,} {kind}", count=count, kind=Wording(kind))
+        for kind, count in result.errta.impossible_counts.items() if count
+    ))  # fmt: skip
+    title = Wording("Answers that no gold could have had: each counts as a false positive")
     heads = [*columns(TEXT, "kind", "surface", "category"), *columns(COUNT, "count")]
     heads += columns(TEXT, "meaning", "example_id")
     return Table(
-        f"{title} ({counts})" if counts else title,
+        Wording("{title} ({counts})", title=title, counts=counts) if counts else title,
         heads,
         rows,
-        empty="No impossible answers: all words stand in their sentences, and all categories exist.",
+        empty=Wording("No impossible answers: all words stand in their sentences, and all categories exist."),
     )
 
 
@@ -386,9 +401,14 @@ def _by(result: ScoreResult, column: str, name_of: Callable[[str], str]) -> Tabl
         counts[name_of(category_of(error))][place[error.type]] += 1
     rows: list[list[Cell]] = [[name, *numbers, sum(numbers)] for name, numbers in counts.items()]
     rows.sort(key=lambda row: (-int(row[-1]), str(row[0])))
-    counted = "an error counts for its gold category, or the predicted one where nothing was there"
-    heads = [*columns(TEXT, column), *columns(COUNT, *types, "total")]
-    return Table(f"Errors by type and {column}; {counted}", heads, rows, empty="No errors.")
+    title = Wording(
+        "Errors by type and {column}; an error counts for its gold category, or the predicted one where nothing was "
+        "there",
+        column=Wording(column),
+    )
+    labels = (Wording.both(name, ERROR_TYPES[name].chinese) for name in types)
+    heads = [*columns(TEXT, column), *columns(COUNT, *labels, "total")]
+    return Table(title, heads, rows, empty=Wording("No errors."))
 
 
 def _confusion_pairs(errors: Sequence[ErrtaError], top: int) -> Table:
@@ -403,18 +423,21 @@ def _confusion_pairs(errors: Sequence[ErrtaError], top: int) -> Table:
         for (gold, predicted), count in _most(count_confusions(errors), top)
     ]
     heads = [*columns(TEXT, "gold", "predicted"), *columns(COUNT, "count"), *columns(TEXT, "example")]
-    return Table("Most frequent confused pairs", heads, rows, empty="No entity got another category.")
+    title = Wording("Most frequent confused pairs")
+    return Table(title, heads, rows, empty=Wording("No entity got another category."))
 
 
 def _confused_surfaces(errors: Iterable[ErrtaError], top: int) -> Table:
     counts: Counter[tuple[str, str]] = Counter()
+    labels, none = {name: Wording.both(name, entry.chinese) for name, entry in ERROR_TYPES.items()}, Wording("none")
     for error in errors:
         gold, predicted = (" + ".join(e.category for e in side) for side in (error.gold, error.predicted))
-        what = f"{error.type}: {gold or 'none'} → {predicted or 'none'}"
+        parts = {"type": labels[error.type], "gold": gold or none, "predicted": predicted or none}
+        what = Wording.both("{type}: {gold} → {predicted}", "{type}：{gold} → {predicted}", **parts)
         counts[(error.gold or error.predicted)[0].text, what] += 1
     rows: list[list[Cell]] = [[surface, what, count] for (surface, what), count in _most(counts, top)]
     heads = [*columns(TEXT, "surface", "what"), *columns(COUNT, "count")]
-    return Table("Surfaces most often wrong", heads, rows, empty="No errors.")
+    return Table(Wording("Surfaces most often wrong"), heads, rows, empty=Wording("No errors."))
 
 
 def _most(counts: Counter[tuple[str, str]], top: int) -> list[tuple[tuple[str, str], int]]:
@@ -434,7 +457,7 @@ def _examples_table(result: ScoreResult, per_type: int) -> Table:
         for e in chosen.get(name, [])
     ]
     heads = columns(TEXT, "type", "id", "sentence", "gold", "predicted")
-    return Table("Examples of errors of each type", heads, rows, empty="No errors.")
+    return Table(Wording("Examples of errors of each type"), heads, rows, empty=Wording("No errors."))
 
 
 def find_suspected_labels(result: ScoreResult, train: Sequence[Sentence]) -> Table:
@@ -466,11 +489,11 @@ def find_suspected_labels(result: ScoreResult, train: Sequence[Sentence]) -> Tab
     rows.sort(key=lambda row: (-int(row[6]), -float(row[3]), str(row[0]), str(row[1])))
     heads = [*columns(TEXT, "surface", "gold", "usual"), *columns(SHARE, "usual_share")]
     heads += [*columns(COUNT, "seen", "count", "model_says_usual"), *columns(TEXT, "example_id")]
-    title = (
+    title = Wording(
         "Gold labels other than the usual one of their surface. Where the model gives the usual label too, look at the "
         "gold first."
     )
-    return Table(title, heads, rows, empty="No surface has one usual label and another one here.")
+    return Table(title, heads, rows, empty=Wording("No surface has one usual label and another one here."))
 
 
 def _says(prediction: Prediction | None, gold: Entity, category: str) -> bool:
@@ -482,10 +505,10 @@ def _says(prediction: Prediction | None, gold: Entity, category: str) -> bool:
 
 
 def _parse_failures(result: ScoreResult) -> Table:
-    rows: list[list[Cell]] = [[f.sentence_id, f.status, f.reason, f.raw] for f in result.parse.failures]
-    title = (
+    rows: list[list[Cell]] = [[f.sentence_id, Wording(f.status), f.reason, f.raw] for f in result.parse.failures]
+    title = Wording(
         "Model texts that were not read as they stand; failed ones count as empty answers unless the signature says "
         "otherwise"
     )
     heads = columns(TEXT, "id", "status", "reason", "raw")
-    return Table(title, heads, rows, empty="Every answer was read as it stands.")
+    return Table(title, heads, rows, empty=Wording("Every answer was read as it stands."))

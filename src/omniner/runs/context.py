@@ -33,6 +33,7 @@ from omniner.report.tables import Table
 from omniner.runs.folder import METRICS, find_trained_model
 from omniner.tracking.browser import NOTE_TAG
 from omniner.tracking.tracked_run import DataInput, Run
+from omniner.wording import language_of
 
 
 def always(of: object) -> bool:
@@ -244,6 +245,11 @@ class Context:
         """Publish each table under the name `<prefix><its name>`."""
         for name, table in tables.items():
             self.publish_table(f"{prefix}{name}", table)
+
+    def page_language(self, texts: Iterable[str]) -> str:
+        """The language of pages and figures about these texts: `zh` or `en`."""
+        wanted = self.config.report.language
+        return language_of(texts) if wanted == "auto" else wanted
 
     def publish_figures(self, figures: Mapping[str, Chart]) -> None:
         """Draw each chart as `figures/<name>.png` and keep it with the tracked run."""

@@ -32,6 +32,7 @@ from omniner.scoring.resampling import (
     post_numbers,
     smallest_p,
 )
+from omniner.wording import Wording
 
 HUMAN = "human"  # what the mean over annotators is called beside runs
 SCORES = ("precision", "recall", "f1")
@@ -93,10 +94,13 @@ def labelled_gold(gold: Sequence[Sentence], predictions: Sequence[Prediction]) -
 def coverage_notes(results: Mapping[str, ScoreResult], sentences: int) -> list[str]:
     """Say what each annotator is scored on who has not labelled all of so many gold sentences."""
     return [
-        f"{name} labelled {len(result.predictions):,} of {sentences:,} sentences and is scored on those alone"
+        Wording(
+            "{name} labelled {labelled:,} of {sentences:,} sentences and is scored on those alone",
+            name=name, labelled=len(result.predictions), sentences=sentences,
+        )
         for name, result in results.items()
         if len(result.predictions) < sentences
-    ]
+    ]  # fmt: skip
 
 
 def summarise_scores(values: Sequence[float]) -> Spread:

@@ -15,6 +15,7 @@ import string
 from dataclasses import dataclass
 
 from omniner import registry
+from omniner.wording import Wording
 
 LANGUAGES = ("zh", "en")
 MODES = ("official", "span")
@@ -39,6 +40,10 @@ class Phrases:
     def of(self, language: str) -> str:
         """The text in `zh` or `en`."""
         return self.zh if language == "zh" else self.en
+
+    def wording(self, **values: str) -> Wording:
+        """The text for a page, which is written in either language."""
+        return Wording.both(self.en, self.zh, **values)
 
     def check(self, *names: str) -> None:
         """Raise `ValueError` where a text asks for other names than these."""
@@ -102,13 +107,13 @@ class OpenQuestion:
         example: the case in words, with `{longer}` and `{shorter}` (the surfaces of the two sides).
     """
 
-    name: str
-    advice: str
-    example: str
+    name: Phrases
+    advice: Phrases
+    example: Phrases
 
     def __post_init__(self) -> None:
-        _check_names(self.advice, ("about",))
-        _check_names(self.example, ("longer", "shorter"))
+        self.advice.check("about")
+        self.example.check("longer", "shorter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,9 @@ class ErrorType:
 
     Args:
         name: in `scores.json`, in metrics and tables.
+        chinese: its name on Chinese pages.
         meaning: what it is, in one line, for pages.
+        chinese_meaning: the same in Chinese.
         colour: in figures and pages, `#rrggbb`.
         modes: which ways of sorting can find it, of `MODES`.
         lesson: how guidance and prompts speak of it.
@@ -128,7 +135,9 @@ class ErrorType:
     """
 
     name: str
+    chinese: str
     meaning: str
+    chinese_meaning: str
     colour: str
     modes: tuple[str, ...]
     lesson: LessonKind
@@ -139,7 +148,9 @@ class ErrorType:
             what
             for what, right in (
                 ("name", re.fullmatch("[a-z][a-z_]*", self.name)),
+                ("chinese", self.chinese.strip()),
                 ("meaning", self.meaning.strip()),
+                ("chinese_meaning", self.chinese_meaning.strip()),
                 ("colour", re.fullmatch("#[0-9A-Fa-f]{6}", self.colour)),
                 ("modes", self.modes and set(self.modes) <= set(MODES)),
             )
@@ -147,6 +158,11 @@ class ErrorType:
         ]
         if wrong:
             raise ValueError(f"the error type {self.name!r} needs another {', '.join(wrong)}")
+
+    @property
+    def label(self) -> Wording:
+        """The name as people read it: `split + merge`."""
+        return Wording.both(self.name.replace("_", " + "), self.chinese)
 
 
 ERROR_TYPES: registry.Registry[ErrorType] = registry.ERROR_TYPES
@@ -225,34 +241,52 @@ _OTHER_SURFACE = Phrases(
     "In {text}, {predicted} was marked. Correction. It is {gold}.",
 )
 
+_LONGER = Phrases("{longer}", "{longer}")
+_EITHER = Phrases("{longer}还是{shorter}", "{longer} or {shorter}")
 _PRESENCE = OpenQuestion(
-    "presence", "Say which mentions count as {about} and which are left unmarked.", example="{longer}"
+    Phrases("标不标", "presence"),
+    Phrases("说明哪些算{about}，哪些不标。", "Say which mentions count as {about} and which are left unmarked."),
+    example=_LONGER,
 )
 _WHERE_IT_ENDS = OpenQuestion(
-    "boundary",
-    "Say which words belong to {about}: modifiers, measure words, brands, punctuation.",
-    example="{longer} or {shorter}",
+    Phrases("边界", "boundary"),
+    Phrases(
+        "说明{about}包括哪些字词：修饰语、量词、品牌、标点。",
+        "Say which words belong to {about}: modifiers, measure words, brands, punctuation.",
+    ),
+    example=_EITHER,
 )
 _HOW_MANY = OpenQuestion(
-    "one or several", "Say whether this is one entity or several: {about}.", example="{longer} or {shorter}"
+    Phrases("一个还是几个", "one or several"),
+    Phrases("说明这是一个实体还是几个：{about}。", "Say whether this is one entity or several: {about}."),
+    example=_EITHER,
 )
 
 ERROR_TYPES.add(
     ErrorType(
         "classification",
+        chinese="分类错误",
         meaning="right place, wrong category",
+        chinese_meaning="位置对，类别错",
         colour=BLUE,
         modes=MODES,
         lesson=_CONFUSION,
         question=OpenQuestion(
-            "category", "Say what tells {about} apart, and which one wins where both fit.", example="{longer}"
+            Phrases("类别", "category"),
+            Phrases(
+                "说明怎样区分{about}，两者都说得通时取哪一个。",
+                "Say what tells {about} apart, and which one wins where both fit.",
+            ),
+            example=_LONGER,
         ),
     )
 )
 ERROR_TYPES.add(
     ErrorType(
         "boundary",
+        chinese="边界错误",
         meaning="right category, wrong place",
+        chinese_meaning="类别对，边界错",
         colour=AMBER,
         modes=MODES,
         lesson=LessonKind(
@@ -271,21 +305,25 @@ ERROR_TYPES.add(
 ERROR_TYPES.add(
     ErrorType(
         "boundary_class",
+        chinese="边界与分类错误",
         meaning="overlaps the gold entity, wrong place and category",
+        chinese_meaning="与标准实体重叠，边界和类别都错",
         colour=GREEN,
         modes=("span",),
         lesson=_CONFUSION,
         question=OpenQuestion(
-            "boundary and category",
-            "Say whether the longer or the shorter one is marked: {about}.",
-            example="{longer} or {shorter}",
+            Phrases("边界和类别", "boundary and category"),
+            Phrases("说明标长的还是标短的：{about}。", "Say whether the longer or the shorter one is marked: {about}."),
+            example=_EITHER,
         ),
     )
 )
 ERROR_TYPES.add(
     ErrorType(
         "spelling",
+        chinese="写法错误",
         meaning="right category, surface written differently",
+        chinese_meaning="类别对，文字与原文写法不同",
         colour=YELLOW,
         modes=("span",),
         lesson=LessonKind(
@@ -301,7 +339,9 @@ ERROR_TYPES.add(
 ERROR_TYPES.add(
     ErrorType(
         "split",
+        chinese="拆分错误",
         meaning="one gold entity answered in pieces",
+        chinese_meaning="一个标准实体被答成几段",
         colour=SKY,
         modes=("span",),
         lesson=LessonKind(
@@ -319,7 +359,9 @@ ERROR_TYPES.add(
 ERROR_TYPES.add(
     ErrorType(
         "merge",
+        chinese="合并错误",
         meaning="several gold entities answered as one",
+        chinese_meaning="几个标准实体被答成一个",
         colour=PURPLE,
         modes=("span",),
         lesson=LessonKind(
@@ -337,7 +379,9 @@ ERROR_TYPES.add(
 ERROR_TYPES.add(
     ErrorType(
         "split_merge",  # the official scripts cannot tell the two apart
+        chinese="拆分/合并错误",
         meaning="tokens of one surface are part of the other's",
+        chinese_meaning="一方的词是另一方的一部分",
         colour=SKY,
         modes=("official",),
         lesson=LessonKind(
@@ -358,7 +402,9 @@ ERROR_TYPES.add(
 ERROR_TYPES.add(
     ErrorType(
         "missing",
+        chinese="漏标",
         meaning="gold entity without an answer",
+        chinese_meaning="标准实体没有被答出",
         colour=ORANGE,
         modes=MODES,
         lesson=LessonKind(
@@ -377,7 +423,9 @@ ERROR_TYPES.add(
 ERROR_TYPES.add(
     ErrorType(
         "redundant",
+        chinese="多标（冗余）",
         meaning="answer where gold has nothing",
+        chinese_meaning="标准答案中没有的内容被答出",
         colour=GREY,
         modes=MODES,
         lesson=LessonKind(

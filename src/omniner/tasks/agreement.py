@@ -32,6 +32,7 @@ from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import garbage_collection_paused
 from omniner.scoring.profiles import score_records
 from omniner.tasks.split import ANNOTATORS_INPUT, Annotator, read_annotators
+from omniner.wording import Wording
 
 log = logging.getLogger("omniner")
 
@@ -59,10 +60,11 @@ def run(context: Context) -> None:
         f1 = comparison.summarise_scores([result.metrics.micro.f1 for result in results.values()])
         mean, deviation = format_cell(f1.mean, SHARE), format_cell(f1.deviation, SHARE)
         verdicts += [
-            f"human F1: mean {mean}, standard deviation {deviation}",
+            Wording("human F1: mean {mean}, standard deviation {deviation}", mean=mean, deviation=deviation),
             *comparison.coverage_notes(results, sentences),
         ]
-    _publish(context, agreement, tables, results, verdicts)
+    language = context.page_language(item.sentence.text for item in items)
+    _publish(context, agreement, tables, results, verdicts, language)
     context.publish_issues(issues)
     print("\n".join(verdicts))
 
@@ -100,6 +102,7 @@ def _publish(
     tables: Mapping[str, Table],
     results: Mapping[str, ScoreResult],
     verdicts: Sequence[str],
+    language: str,
 ) -> None:
     """Write and track the figures, the tables and the page."""
     content: dict[str, Any] = curation_tables.agreement_json(agreement)
@@ -117,7 +120,7 @@ def _publish(
     context.publish_json("agreement.json", content)
     context.publish_tables(tables, "agreement_")
     context.publish_text("agreement.md", summary_markdown(context.config.name, verdicts, tables))
-    page = render_summary_page("agreement", context.config.name, verdicts, tables, {})
+    page = render_summary_page("agreement", context.config.name, verdicts, tables, [], language)
     context.publish_text("agreement.html", page)
     context.describe(verdicts[0], ["agreement.html"], details=verdicts)
 
@@ -128,7 +131,7 @@ def _verdicts(agreement: Agreement) -> list[str]:
     def estimate(name: str) -> str:
         value, low, high = (curation_tables.none_if_nan(value) for value in agreement.estimates[name])
         if value is None:
-            return "undefined"
+            return Wording("undefined")
         bounds = (
             f" [{format_cell(low, SHARE)}, {format_cell(high, SHARE)}]" if low is not None and high is not None else ""
         )
@@ -136,15 +139,27 @@ def _verdicts(agreement: Agreement) -> list[str]:
 
     pairs = [f"f1.strict.{one}.{other}" for one, other in combinations(agreement.names, 2)]
     defined = sum(curation_tables.none_if_nan(agreement.estimates[pair].value) is not None for pair in pairs)
-    only = f" (of {defined} of {len(pairs)}: the others share no sentence with labels)" if defined < len(pairs) else ""
+    only: str = ""
+    if defined < len(pairs):
+        only = Wording(
+            " (of {defined} of {pairs}: the others share no sentence with labels)", defined=defined, pairs=len(pairs)
+        )
     return [
-        f"{', '.join(agreement.names)}: {agreement.sentences:,} sentences, {agreement.complete:,} labelled by all",
-        f"mean F1 of the pairs{only}: strict {estimate('f1.strict')}, boundary {estimate('f1.boundary')}, "
-        f"relaxed {estimate('f1.relaxed')}",
-        f"Krippendorff's alpha x 100: characters {estimate('alpha.characters')}, spans {estimate('alpha.spans')}, "
-        f"unitizing {estimate('alpha.unitizing')}; "
-        f"Fleiss' kappa x 100: {estimate('kappa.characters')}",
-    ]
+        Wording(
+            "{names}: {sentences:,} sentences, {complete:,} labelled by all",
+            names=Wording.joined(", ", agreement.names), sentences=agreement.sentences, complete=agreement.complete,
+        ),
+        Wording(
+            "mean F1 of the pairs{only}: strict {strict}, boundary {boundary}, relaxed {relaxed}",
+            only=only, strict=estimate("f1.strict"), boundary=estimate("f1.boundary"), relaxed=estimate("f1.relaxed"),
+        ),
+        Wording(
+            "Krippendorff's alpha x 100: characters {characters}, spans {spans}, unitizing {unitizing}; Fleiss' kappa "
+            "x 100: {kappa}",
+            characters=estimate("alpha.characters"), spans=estimate("alpha.spans"),
+            unitizing=estimate("alpha.unitizing"), kappa=estimate("kappa.characters"),
+        ),
+    ]  # fmt: skip
 
 
 TASK = Task(

@@ -57,6 +57,7 @@ from omniner.scoring.profiles import has_places
 from omniner.tasks import split
 from omniner.tasks.score import check_scored
 from omniner.tracking.tracked_run import DataInput
+from omniner.wording import Wording
 
 log = logging.getLogger("omniner")
 
@@ -127,8 +128,10 @@ def _publish(context: Context, comparison: RunComparison, sources: Sequence[RunF
     for name, table in tables.items():
         if any(column.kind != TEXT for column in table.columns):  # no paper prints whole sentences
             context.publish_text(f"latex/compare_{name}.tex", table.to_latex(f"compare-{name}"))
-    context.publish_figures(comparison_page.draw_comparison_figures(comparison))
-    _texts(context, comparison, tables, sources, digest)
+    gold = comparison.results[comparison.baseline].sentences.values()
+    language = context.page_language(sentence.text for sentence in gold)
+    context.publish_figures(comparison_page.draw_comparison_figures(comparison, language))
+    _texts(context, comparison, tables, sources, digest, language)
 
 
 def _metrics(comparison: RunComparison) -> dict[str, float]:
@@ -157,13 +160,19 @@ def _texts(
     tables: Mapping[str, Table],
     sources: Sequence[RunFiles],
     digest: str,
+    language: str,
 ) -> None:
-    details = {source.name: source.where for source in sources}
-    details |= {"test set": f"{comparison.sentences:,} sentences, digest {digest}", "folder": str(context.folder)}
-    details |= {"MLflow run": context.run.id or "not tracked"}
+    tested = Wording("{sentences:,} sentences, digest {digest}", sentences=comparison.sentences, digest=digest)
+    details: dict[str, str] = {
+        **{source.name: source.where for source in sources},
+        Wording("test set"): tested,
+        Wording("folder"): str(context.folder),
+        Wording("MLflow run"): context.run.id or Wording("not tracked"),
+    }
     created = time.strftime("%Y-%m-%d %H:%M:%S")
     unknown = any(not source.config for source in sources)
-    page = render_comparison_page(comparison, tables, ComparisonFacts(context.config.name, created, details, unknown))
+    facts = ComparisonFacts(context.config.name, created, details, unknown)
+    page = render_comparison_page(comparison, tables, facts, language)
     context.publish_text("comparison.html", page)
     said = [*comparison_summary(comparison), *comparison_warnings(comparison)]
     lines = [f"# {escape_markdown(context.config.name)}", *(f"- {escape_markdown(line)}" for line in said)]

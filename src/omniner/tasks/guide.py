@@ -236,7 +236,9 @@ def _publish(context: Context, guidance: Guidance) -> None:
     write_guidance(context.folder / GUIDANCE_FILE, guidance)
     context.publish_file(GUIDANCE_FILE)
     context.publish_text("guidance.md", guidance_page.guidance_markdown(guidance))
-    context.publish_text("guidance.html", guidance_page.render_guidance_page(guidance, context.config.name))
+    language = context.page_language(example.text for lesson in guidance.lessons for example in lesson.examples)
+    page = guidance_page.render_guidance_page(guidance, context.config.name, language)
+    context.publish_text("guidance.html", page)
     context.publish_tables(guidance_page.build_guidance_tables(guidance))
     tracked.metrics({f"guide/{name}": value for name, value in guidance.scores.items()})
     covered = 1 - guidance.rest["errors"] / guidance.scores["errors"]

@@ -27,6 +27,7 @@ from omniner.runs.context import Context, Input, Task
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import read_predictions
 from omniner.scoring.profiles import score_loaded, score_records
+from omniner.wording import Wording
 
 SHOWN_RAW, SHOWN_REASONS = 80, 3  # characters of an answer, and answers, that an error shows
 SCORE_OUTPUTS = ("scores.json", "tables", "figures", "report.html")  # what `publish_scores` writes
@@ -104,9 +105,10 @@ def publish_scores(context: Context, result: ScoreResult, inputs: ReportInputs) 
         tables = build_run_tables(result, context.config.errta, inputs.taxonomy, inputs.train)
     context.publish_tables(tables)
     with timed("figures"):
-        context.publish_figures(draw_run_figures(result, inputs.curves))
+        language = context.page_language(sentence.text for sentence in result.sentences.values())
+        context.publish_figures(draw_run_figures(result, inputs.curves, language))
     with timed("report"):
-        context.publish_text("report.html", _report(context, result, tables, inputs))
+        context.publish_text("report.html", _report(context, result, tables, inputs, language))
     summary, advice = _summary(result, inputs.issues), hints(result, inputs.curves)
     context.describe(
         _headline(result),
@@ -144,18 +146,25 @@ def _metrics(result: ScoreResult) -> dict[str, float]:
     return values
 
 
-def _report(context: Context, result: ScoreResult, tables: Mapping[str, Table], inputs: ReportInputs) -> str:
+def _report(
+    context: Context, result: ScoreResult, tables: Mapping[str, Table], inputs: ReportInputs, language: str
+) -> str:
     """The page of the run."""
     from omniner.report.run_page import RunFacts, render_run_page
 
     config = context.config
-    details = {"task": config.task.name, "folder": str(context.folder), "MLflow run": context.run.id or "not tracked"}
+    details: dict[str, str] = {
+        Wording("task"): config.task.name,
+        Wording("folder"): str(context.folder),
+        Wording("MLflow run"): context.run.id or Wording("not tracked"),
+    }
     if config.task.name != "score":
-        details |= {"model": f"{config.model.name}, head {config.head.kind}", "data": config.data.name}
+        details[Wording("model")] = f"{config.model.name}, head {config.head.kind}"
+        details[Wording("data")] = config.data.name
     issues = Counter(inputs.issues) + Counter(issue.code for issue in result.issues)
     created = time.strftime("%Y-%m-%d %H:%M:%S")
     facts = RunFacts(config.name, created, details, compose.to_yaml(config), dict(sorted(issues.items())))
-    return render_run_page(result, tables, facts, inputs.curves, config.errta)
+    return render_run_page(result, tables, facts, inputs.curves, config.errta, language)
 
 
 def _headline(result: ScoreResult) -> str:

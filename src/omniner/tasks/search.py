@@ -68,6 +68,7 @@ from omniner.scoring.predictions import prediction_from_line
 from omniner.scoring.profiles import score_records
 from omniner.scoring.resampling import post_numbers
 from omniner.tasks import prompting
+from omniner.wording import Wording
 
 log = logging.getLogger("omniner")
 
@@ -105,7 +106,8 @@ def run(context: Context) -> None:
     write_rungs(context, steps, train)
     judged, answers = _race(context, steps, found)
     result = _result(config, guidance, found, same, judged, answers, len(issues))
-    _publish(context, result, next(variant for variant in found if variant.name == result.best.name))
+    language = context.page_language(sentence.text for sentence in dev)
+    _publish(context, result, next(variant for variant in found if variant.name == result.best.name), language)
 
 
 def _unseen(
@@ -142,7 +144,7 @@ def _race(
             answers[name] = predictions if config.search.train else answers[name] + predictions
         tables = _tables(config, step, [variant for variant in alive if variant.name in fresh], answers)
         ranked = rank_variants(tables, config.compare)
-        gone = {name: f"its run failed: {why}" for name, why in failed.items()}
+        gone: dict[str, str] = {name: Wording("its run failed: {why}", why=why) for name, why in failed.items()}
         if step is not steps[-1]:
             gone |= dropped_variants(ranked, BASELINES, config.search.keep, config.search.spare)
         judged.append(_Judged(step, ranked, tables, gone))
@@ -220,16 +222,17 @@ def _result(
 
 def _label(config: Config, step: Rung) -> str:
     if not config.search.train:
-        return f"{len(step.sentences):,} sentences"
-    return f"{step.budget:,} steps" if step.budget else "all steps"
+        return Wording("{count:,} sentences", count=len(step.sentences))
+    return Wording("{count:,} steps", count=step.budget) if step.budget else Wording("all steps")
 
 
 def _cost(config: Config, count: int, judged: Sequence[_Judged]) -> str:
     if config.search.train:
-        parts = (f"{len(one.ranked)} of {_label(config, one.step)}" for one in judged)
-        return f"{sum(len(one.ranked) for one in judged)} training runs: {', '.join(parts)}"
-    asked = sum(len(one.step.fresh) * len(one.ranked) for one in judged)
-    return f"{asked:,} answers instead of {count * len(judged[-1].step.sentences):,} without early stopping"
+        parts = (Wording("{runs} of {rung}", runs=len(one.ranked), rung=_label(config, one.step)) for one in judged)
+        runs = sum(len(one.ranked) for one in judged)
+        return Wording("{runs} training runs: {parts}", runs=runs, parts=Wording.joined(", ", parts))
+    asked, whole = sum(len(one.step.fresh) * len(one.ranked) for one in judged), count * len(judged[-1].step.sentences)
+    return Wording("{asked:,} answers instead of {whole:,} without early stopping", asked=asked, whole=whole)
 
 
 def _tried(variant: PromptVariant, judged: Sequence[_Judged]) -> VariantResult:
@@ -271,7 +274,7 @@ def _against(
     ]
 
 
-def _publish(context: Context, result: guidance_page.SearchResult, best: PromptVariant) -> None:
+def _publish(context: Context, result: guidance_page.SearchResult, best: PromptVariant, language: str) -> None:
     """Write and log what was found."""
     prompting.publish_prompt(context, best.prompt)
     context.publish_text(f"best/prompt/{CHOICE}.yaml", _choice(best, context.config.name))
@@ -280,7 +283,8 @@ def _publish(context: Context, result: guidance_page.SearchResult, best: PromptV
     by_name = f"--config-dir {shlex.quote(str(context.folder / 'best'))} prompt={CHOICE}"
     page = guidance_page.search_markdown(result, context.config.name, shown, by_name)
     context.publish_text("search.md", page)
-    context.publish_text("search.html", guidance_page.render_search_page(result, context.config.name, shown, by_name))
+    page = guidance_page.render_search_page(result, context.config.name, shown, by_name, language)
+    context.publish_text("search.html", page)
     context.publish_table("search", guidance_page.build_search_table(result))
     context.publish_results(_metrics(result))
     context.run.tags({"search.best": best.name, "search.overrides": guidance_page.override_line(best.overrides)})

@@ -104,8 +104,9 @@ def _publish(
     context.publish_json("stats.json", corpus_tables.corpus_json(surveyed, verdicts))
     context.publish_tables(tables, "stats_")
     context.publish_text("latex/stats_table3.tex", tables["table3"].to_latex("table3"))
-    context.publish_figures(corpus_page.draw_corpus_figures(surveyed))
-    _texts(context, surveyed, verdicts, tables)
+    language = context.page_language(text for one in surveyed for text in one.statistics.flat.texts)
+    context.publish_figures(corpus_page.draw_corpus_figures(surveyed, language))
+    _texts(context, surveyed, verdicts, tables, language)
 
 
 def _metrics(surveyed: Sequence[SurveyedCorpus], verdicts: Mapping[str, Sequence[Verdict]]) -> dict[str, float]:
@@ -131,10 +132,11 @@ def _texts(
     surveyed: Sequence[SurveyedCorpus],
     verdicts: Mapping[str, Sequence[Verdict]],
     tables: Mapping[str, Table],
+    language: str,
 ) -> None:
     name = context.config.name
     created = time.strftime("%Y-%m-%d %H:%M:%S")
-    page = corpus_page.render_corpus_page(name, created, surveyed, verdicts, tables)
+    page = corpus_page.render_corpus_page(name, created, surveyed, verdicts, tables, language)
     context.publish_text("stats.html", page)
     context.publish_text("stats.md", corpus_page.corpus_markdown(name, surveyed, verdicts, tables))
 

@@ -428,7 +428,9 @@ def test_a_summary_page_shows_hostile_text_as_text(tab: browser.Page, tmp_path: 
     hostile = "</pre></script><script>alert(1)</script><img src=x onerror=alert(1)>"
     table = tables.Table("Pairs", tables.columns(tables.TEXT, "one"), [[hostile]])
     look(
-        tab, tmp_path, pages.render_summary_page("agreement", hostile, [hostile], {"pairs": table}, {"Prompt": hostile})
+        tab,
+        tmp_path,
+        pages.render_summary_page("agreement", hostile, [hostile], {"pairs": table}, [("Prompt", hostile)]),
     )
     shown = tab.run("[...document.querySelectorAll('h1, li, td, pre, th[scope=row]')].map((n) => n.textContent.trim())")
     assert [text for text in shown if text == hostile] == [hostile] * 4

@@ -124,8 +124,8 @@ def test_csv_and_json_and_markdown_keep_the_cells() -> None:
         ["a|b", "n", "x"], ['引"号,', "1", "1.0"], ["换\n行", "1234", "0.123456"], ["\\ud83d", "2", "0.5"],
     ]  # fmt: skip
     assert json.loads(json.dumps(table.to_json())) == {
-        "title": "t", "columns": ["a|b", "n", "x"], "kinds": ["text", "count", "figure"], "rows": rows, "best": [],
-        "empty": "None.",
+        "title": "t", "columns": ["a|b", "n", "x"], "heads": ["a|b", "n", "x"], "kinds": ["text", "count", "figure"],
+        "rows": rows, "best": [], "empty": "None.",
     }  # fmt: skip
     table.to_csv().encode("utf-8")
     assert table.to_markdown(2).splitlines() == [

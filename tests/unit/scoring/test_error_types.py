@@ -40,7 +40,9 @@ def displaced() -> Iterator[ErrorType]:
     """A type that no sorter finds, with a heading and a kind of lesson of its own."""
     entry = ErrorType(
         "displaced",
+        chinese="移位",
         meaning="another place of the sentence was answered",
+        chinese_meaning="答成了句中别处",
         colour="#123456",
         modes=("span",),
         lesson=LessonKind(
@@ -49,7 +51,11 @@ def displaced() -> Iterator[ErrorType]:
             opening=Phrases("{gold}容易标到别处。", "{gold} is easily marked elsewhere."),
             example=Phrases("例：{text}，应在{gold}。", "In {text}, it is {gold} and not {predicted}."),
         ),
-        question=OpenQuestion("place", "Say where {about} stands.", example="{longer} and not {shorter}"),
+        question=OpenQuestion(
+            Phrases("位置", "place"),
+            Phrases("说明{about}在哪里。", "Say where {about} stands."),
+            example=Phrases("{longer}而不是{shorter}", "{longer} and not {shorter}"),
+        ),
     )
     ERROR_TYPES.add(entry)
     yield entry
@@ -124,6 +130,7 @@ def test_a_type_that_is_taken_back_is_gone() -> None:
         ({"colour": ""}, "colour"),
         ({"colour": "blue"}, "colour"),
         ({"meaning": " "}, "meaning"),
+        ({"chinese": " "}, "chinese"),
         ({"name": "Two words"}, "name"),
         ({"modes": ()}, "modes"),
         ({"modes": ("paper",)}, "modes"),
@@ -149,4 +156,4 @@ def test_phrases_are_checked_where_they_are_declared() -> None:
     with pytest.raises(ValueError, match="known are gold, predicted"):
         dataclasses.replace(ERROR_TYPES["missing"].lesson, opening=Phrases("{golden}", "{gold}"))
     with pytest.raises(ValueError, match="known are about"):
-        OpenQuestion("x", "{what}", "{longer}")
+        OpenQuestion(Phrases("问", "x"), Phrases("{about}", "{what}"), Phrases("{longer}", "{longer}"))

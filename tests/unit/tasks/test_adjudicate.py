@@ -156,7 +156,7 @@ def test_agreement_and_people_beside_models(files: Path) -> None:
     page = (done / "agreement.md").read_text(encoding="utf-8")
     assert "Human performance" in page
     assert "烤鸭" in page
-    assert "Human performance" in (done / "agreement.html").read_text(encoding="utf-8")
+    assert "人工水平" in (done / "agreement.html").read_text(encoding="utf-8")  # the sentences are Chinese
     tables = {path.name for path in (done / "tables").iterdir()}
     assert tables >= {"agreement_figures.csv", "agreement_suggestions.csv", "agreement_human.csv"}
     # of the six c labelled five, with 8 entities of gold, and found 4 of these

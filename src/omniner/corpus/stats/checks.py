@@ -26,6 +26,7 @@ from omniner.corpus.stats.mentions import CROSSING, NESTED, PUNCTUATION, SAME, S
 from omniner.corpus.stats.texts import count_near_repeated, count_near_shared, count_repeated, count_shared
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.records import Issue
+from omniner.wording import Wording
 
 PASSED, WARNED, FAILED, SKIPPED = "passed", "warned", "failed", "skipped"
 STATUSES = (FAILED, WARNED, PASSED, SKIPPED)  # the worst first
@@ -84,8 +85,9 @@ Look = Callable[[SurveyedCorpus], Found | str]  # a text alone says why there is
 
 
 class Check(NamedTuple):
-    """A check: what it looks at, and what to do where it finds too much."""
+    """A check: its name as people read it, what it looks at, and what to do where it finds too much."""
 
+    label: str
     look: Look
     advice: str
 
@@ -97,7 +99,8 @@ def add_check(advice: str) -> Callable[[Look], Look]:
     """Make a function `check_<name>` a check of that name."""
 
     def add(look: Look) -> Look:
-        CHECKS[look.__name__.removeprefix("check_")] = Check(look, advice)
+        name = look.__name__.removeprefix("check_")
+        CHECKS[name] = Check(Wording(name.replace("_", " ")), look, Wording(advice))
         return look
 
     return add
@@ -106,7 +109,7 @@ def add_check(advice: str) -> Callable[[Look], Look]:
 def run_checks(surveyed: SurveyedCorpus) -> list[Verdict]:
     """Give the verdict of every check, in the order of `CHECKS`."""
     settings, verdicts = surveyed.settings, []
-    for name, (look, advice) in CHECKS.items():
+    for name, (_, look, advice) in CHECKS.items():
         warn, fail = settings.warn.get(name, math.inf), settings.fail.get(name, math.inf)
         found = look(surveyed)
         if isinstance(found, str):
@@ -144,10 +147,10 @@ def check_posts(surveyed: SurveyedCorpus) -> Found | str:
     """Count posts that have sentences in several splits."""
     statistics = surveyed.statistics
     if len(statistics.flat.splits) < 2:
-        return "one split only"
+        return Wording("one split only")
     if all(sentence.post_id is None for sentence in statistics.flat.sentences):
-        return "no sentence says which post it is of"
-    return _part(len(statistics.split_posts), statistics.posts, "posts in two splits or more")
+        return Wording("no sentence says which post it is of")
+    return _part(len(statistics.split_posts), statistics.posts, Wording("posts in two splits or more"))
 
 
 @add_check("Report unseen mentions apart: remembering alone explains this share.")
@@ -155,16 +158,23 @@ def check_seen(surveyed: SurveyedCorpus) -> Found | str:
     """Count mentions whose surface stands in train; of the split that has most."""
     rows = {split: seen for split, seen in surveyed.statistics.seen.items() if seen.mentions}
     if not rows:
-        return "no labelled split beside train" if TRAIN in surveyed.statistics.flat.splits else "no train split"
-    parts = [_part(seen.surface, seen.mentions, f"mentions of {split}") for split, seen in rows.items()]
-    return max(share for share, _ in parts), f"surfaces that train has: {'; '.join(text for _, text in parts)}"
+        return (
+            Wording("no labelled split beside train")
+            if TRAIN in surveyed.statistics.flat.splits
+            else Wording("no train split")
+        )
+    parts = [
+        _part(seen.surface, seen.mentions, Wording("mentions of {split}", split=split)) for split, seen in rows.items()
+    ]
+    counts = Wording.joined("; ", (text for _, text in parts))
+    return max(share for share, _ in parts), Wording("surfaces that train has: {counts}", counts=counts)
 
 
 @add_check("Keep one of each, or weigh that frequent texts count more.")
 def check_duplicates(surveyed: SurveyedCorpus) -> Found | str:
     """Count sentences whose text stood in their split before."""
     count = int(count_repeated(surveyed.statistics.counts).sum())
-    return _of_sentences(count, surveyed, "sentences repeat one of their split")
+    return _of_sentences(count, surveyed, Wording("sentences repeat one of their split"))
 
 
 @add_check("Look at the table of near duplicates: templates and forwarded posts.")
@@ -175,69 +185,73 @@ def check_near_duplicates(surveyed: SurveyedCorpus) -> Found | str:
         return _too_many(surveyed)
     counts, similar = statistics.counts, statistics.near.similar
     count = sum(count_near_repeated(counts, similar, split) for split in range(counts.shape[1]))
-    return _of_sentences(count, surveyed, "sentences have an equal or nearly equal one in their split")
+    return _of_sentences(count, surveyed, Wording("sentences have an equal or nearly equal one in their split"))
 
 
 @add_check("Have them labelled again: the guidelines, or an annotator, were unsure.")
 def check_inconsistent(surveyed: SurveyedCorpus) -> Found | str:
     """Count sentences whose text stands in the corpus again with other labels."""
     count, texts = surveyed.statistics.disagreeing, len(surveyed.statistics.disagreements)
-    share, text = _of_sentences(count, surveyed, "sentences have a twin with other labels")
-    return share, f"{text}: {_counted(texts, 'text')}" if count else text
+    share, text = _of_sentences(count, surveyed, Wording("sentences have a twin with other labels"))
+    twins = Wording("1 text") if texts == 1 else Wording("{count:,} texts", count=texts)
+    return share, _with(text, twins) if count else text
 
 
 @add_check("Cut the blanks off: no tagger finds such a span.")
 def check_edge_space(surveyed: SurveyedCorpus) -> Found | str:
     """Count mentions with white space at an end."""
     count = len(surveyed.statistics.edges[SPACE])
-    return _of_mentions(count, surveyed, "mentions begin or end with white space")
+    return _of_mentions(count, surveyed, Wording("mentions begin or end with white space"))
 
 
 @add_check("Say in the guidelines whether such marks belong to the mention.")
 def check_edge_punctuation(surveyed: SurveyedCorpus) -> Found | str:
     """Count mentions with punctuation at an end."""
     count = len(surveyed.statistics.edges[PUNCTUATION])
-    return _of_mentions(count, surveyed, "mentions begin or end with punctuation")
+    return _of_mentions(count, surveyed, Wording("mentions begin or end with punctuation"))
 
 
 @add_check("Add offsets: span scores and taggers leave these mentions out.")
 def check_unplaced(surveyed: SurveyedCorpus) -> Found | str:
     """Count mentions without offsets."""
     count = int((~surveyed.statistics.flat.placed).sum())
-    return _of_mentions(count, surveyed, "mentions have no place in their text")
+    return _of_mentions(count, surveyed, Wording("mentions have no place in their text"))
 
 
 @add_check("Use head=span or a causal model: softmax and crf cannot give two at one place.")
 def check_overlapping(surveyed: SurveyedCorpus) -> Found | str:
     """Count mentions that share a character with another one."""
     count = sum(labels.involved for labels in surveyed.statistics.labels.values())
-    found = _of_mentions(count, surveyed, "mentions lie over another one")
+    found = _of_mentions(count, surveyed, Wording("mentions lie over another one"))
     if isinstance(found, str) or not count:
         return found
     kinds = Counter(overlap.kind for overlap in surveyed.statistics.overlaps)
-    return found[0], found[1] + ": " + ", ".join(f"{kinds[kind]:,} {kind}" for kind in (NESTED, CROSSING, SAME))
+    parts = (Wording("{count:,} {kind}", count=kinds[kind], kind=Wording(kind)) for kind in (NESTED, CROSSING, SAME))
+    return found[0], _with(found[1], Wording.joined(", ", parts))
 
 
 @add_check("Expect confusion here, and give the prompt or the guidelines a rule.")
 def check_ambiguous(surveyed: SurveyedCorpus) -> Found | str:
     """Count mentions whose surface has several categories."""
     kinds, mentions = surveyed.statistics.ambiguity.kinds, surveyed.statistics.ambiguity.mentions
-    return _of_mentions(int(mentions[kinds > 1].sum()), surveyed, "mentions have a surface of several categories")
+    return _of_mentions(
+        int(mentions[kinds > 1].sum()), surveyed, Wording("mentions have a surface of several categories")
+    )
 
 
 @add_check("Clean the texts before they are labelled: offsets change with them.")
 def check_odd_characters(surveyed: SurveyedCorpus) -> Found | str:
     """Count sentences with characters that no one types."""
     count = int(surveyed.statistics.with_odd.sum())
-    share, text = _of_sentences(count, surveyed, "sentences have control or other odd characters")
+    share, text = _of_sentences(count, surveyed, Wording("sentences have control or other odd characters"))
     kinds = _named([f"{odd.times:,} x U+{odd.point:04X}" for odd in surveyed.statistics.odd])
-    return share, f"{text}: {kinds}" if kinds else text
+    return share, _with(text, kinds) if kinds else text
 
 
 @add_check("Take them out.")
 def check_empty(surveyed: SurveyedCorpus) -> Found | str:
     """Count sentences of nothing but white space."""
-    return _of_sentences(int(surveyed.statistics.empty.sum()), surveyed, "sentences show nothing")
+    return _of_sentences(int(surveyed.statistics.empty.sum()), surveyed, Wording("sentences show nothing"))
 
 
 @add_check("Make sure that they were looked at; sample fewer of them if training is slow.")
@@ -246,21 +260,23 @@ def check_no_entity(surveyed: SurveyedCorpus) -> Found | str:
     labels = surveyed.statistics.labels.values()
     total = sum(one.labeled for one in labels)
     count = sum(one.bare for one in labels)
-    return _part(count, total, "labelled sentences have no entity") if total else "no labels"
+    return _part(count, total, Wording("labelled sentences have no entity")) if total else Wording("no labels")
 
 
 @add_check("Cut them at sentence ends, raise encoding.max_length or set encoding.on_too_long.")
 def check_too_long(surveyed: SurveyedCorpus) -> Found | str:
     """Count sentences that a model does not take as a whole."""
     count = int((surveyed.statistics.flat.length > surveyed.max_length).sum())
-    return _of_sentences(count, surveyed, f"sentences are longer than encoding.max_length={surveyed.max_length}")
+    return _of_sentences(
+        count, surveyed, Wording("sentences are longer than encoding.max_length={limit}", limit=surveyed.max_length)
+    )
 
 
 @add_check("Look at them: several sentences in one, or markup.")
 def check_outliers(surveyed: SurveyedCorpus) -> Found | str:
     """Count sentences beyond the outer fence of their split's lengths."""
     count = len(surveyed.statistics.outliers)
-    return _of_sentences(count, surveyed, "sentences are far longer than most of their split")
+    return _of_sentences(count, surveyed, Wording("sentences are far longer than most of their split"))
 
 
 @add_check("Collect more of them, merge them, or leave them out (task=filter).")
@@ -269,10 +285,11 @@ def check_rare(surveyed: SurveyedCorpus) -> Found | str:
     statistics, least = surveyed.statistics, surveyed.settings.rare
     base = training_split(statistics)
     if base is None:
-        return "no labelled train split"
+        return Wording("no labelled train split")
     counts = mentions_in_split(statistics, base)
     rare = [f"{name} {count}" for name, count in counts.items() if count < least]
-    return _part_named(rare, len(counts), f"categories have fewer than {least} mentions in {base}")
+    what = Wording("categories have fewer than {least} mentions in {split}", least=least, split=base)
+    return _part_named(rare, len(counts), what)
 
 
 @add_check("Divide anew with task=split: no model can learn them.")
@@ -280,9 +297,9 @@ def check_untrained(surveyed: SurveyedCorpus) -> Found | str:
     """Count categories that train lacks."""
     statistics = surveyed.statistics
     if TRAIN not in labelled_splits(statistics) or len(labelled_splits(statistics)) < 2:
-        return "no labelled train split with another one beside it"
+        return Wording("no labelled train split with another one beside it")
     absent = [name for name, count in mentions_in_split(statistics, TRAIN).items() if not count]
-    return _part_named(absent, len(statistics.categories), "categories are in other splits, not in train")
+    return _part_named(absent, len(statistics.categories), Wording("categories are in other splits, not in train"))
 
 
 @add_check("Divide anew with task=split: nothing can be said about them.")
@@ -292,35 +309,38 @@ def check_unmeasured(surveyed: SurveyedCorpus) -> Found | str:
     labelled = labelled_splits(statistics)
     others = [split for split in labelled if split != TRAIN]
     if len(labelled) < 2 or not others:
-        return "one labelled split at most"
+        return Wording("one labelled split at most")
     worst, lines = 0.0, []
     for split in others:
         absent = [name for name, count in mentions_in_split(statistics, split).items() if not count]
-        share, text = _part_named(absent, len(statistics.categories), "categories")
+        share, text = _part_named(absent, len(statistics.categories), Wording("categories"))
         worst = max(worst, share)
         if absent:
-            lines.append(f"{split} lacks {text}")
-    return worst, "; ".join(lines) or f"every category is in {_named(others)}"
+            lines.append(Wording("{split} lacks {text}", split=split, text=text))
+    whole = Wording("every category is in {splits}", splits=_named(others))
+    return worst, Wording.joined("; ", lines) if lines else whole
 
 
 @add_check("Correct their names, or set data.taxonomy=flat.")
 def check_unknown(surveyed: SurveyedCorpus) -> Found | str:
     """Count mentions whose category is not in the taxonomy."""
     if surveyed.taxonomy is None:
-        return "no taxonomy: the categories are those of the files"
+        return Wording("no taxonomy: the categories are those of the files")
     absent = {row.name: row.mentions for row in surveyed.statistics.categories if row.name not in surveyed.taxonomy}
-    found = _of_mentions(sum(absent.values()), surveyed, f"mentions are not of the taxonomy {surveyed.taxonomy.name}")
-    return found if isinstance(found, str) or not absent else (found[0], f"{found[1]}: {_named(list(absent))}")
+    found = _of_mentions(
+        sum(absent.values()), surveyed, Wording("mentions are not of the taxonomy {name}", name=surveyed.taxonomy.name)
+    )
+    return found if isinstance(found, str) or not absent else (found[0], _with(found[1], _named(list(absent))))
 
 
 @add_check("Collect some, or leave them out of the prompt.")
 def check_unused(surveyed: SurveyedCorpus) -> Found | str:
     """Count categories of the taxonomy without a mention."""
     if surveyed.taxonomy is None:
-        return "no taxonomy: the categories are those of the files"
+        return Wording("no taxonomy: the categories are those of the files")
     held = {row.name for row in surveyed.statistics.categories}
     absent = [name for name in surveyed.taxonomy.categories if name not in held]
-    return _part_named(absent, len(surveyed.taxonomy), "categories of the taxonomy have no mention")
+    return _part_named(absent, len(surveyed.taxonomy), Wording("categories of the taxonomy have no mention"))
 
 
 @add_check("Look at issues.jsonl and repair the files.")
@@ -329,20 +349,28 @@ def check_issues(surveyed: SurveyedCorpus) -> Found | str:
     codes = Counter(issue.code for issue in surveyed.issues)
     total = max(len(surveyed.statistics.flat.sentences), 1)
     kinds = _named([f"{count:,} {code}" for code, count in sorted(codes.items(), key=lambda item: (-item[1], item[0]))])
-    text = f"{_counted(codes.total(), 'issue')} in {_counted(total, 'sentence')}"
-    return min(codes.total() / total, 1.0), f"{text}: {kinds}" if kinds else text
+    issues = Wording("1 issue") if codes.total() == 1 else Wording("{count:,} issues", count=codes.total())
+    sentences = Wording("1 sentence") if total == 1 else Wording("{count:,} sentences", count=total)
+    text = Wording("{issues} in {sentences}", issues=issues, sentences=sentences)
+    return min(codes.total() / total, 1.0), _with(text, kinds) if kinds else text
 
 
 def _part(count: int, total: int, what: str) -> Found:
     """The share, and `3 of 270 test sentences (1.11%)`."""
     share = count / total if total else 0.0
-    return share, f"{count:,} of {total:,} {what} ({share:.2%})"
+    values = {"count": count, "total": total, "what": what, "share": share}
+    return share, Wording("{count:,} of {total:,} {what} ({share:.2%})", **values)
+
+
+def _with(text: str, parts: str) -> Wording:
+    """What was found, and what it is made of."""
+    return Wording.both("{text}: {parts}", "{text}：{parts}", text=text, parts=parts)
 
 
 def _part_named(names: Sequence[str], total: int, what: str) -> Found:
     """How many of so many these are, with the first of their names."""
     share, text = _part(len(names), total, what)
-    return share, f"{text}: {_named(names)}" if names else text
+    return share, _with(text, _named(names)) if names else text
 
 
 def _of_sentences(count: int, surveyed: SurveyedCorpus, what: str) -> Found:
@@ -351,7 +379,7 @@ def _of_sentences(count: int, surveyed: SurveyedCorpus, what: str) -> Found:
 
 def _of_mentions(count: int, surveyed: SurveyedCorpus, what: str) -> Found | str:
     total = len(surveyed.statistics.flat.owner)
-    return _part(count, total, what) if total else "no mentions"
+    return _part(count, total, what) if total else Wording("no mentions")
 
 
 def _across(surveyed: SurveyedCorpus, count: Callable[[int, int], int]) -> Found | str:
@@ -359,27 +387,29 @@ def _across(surveyed: SurveyedCorpus, count: Callable[[int, int], int]) -> Found
     statistics = surveyed.statistics
     pairs, splits = split_pairs(statistics), statistics.flat.splits
     if not pairs:
-        return "one split only"
+        return Wording("one split only")
     worst, lines = 0.0, []
     for one, other in pairs:
         shared = count(one, other)
-        what = f"of {splits[one]} in {splits[other]}"
+        what = Wording("of {one} in {other}", one=splits[one], other=splits[other])
         share, text = _part(shared, statistics.texts[splits[one]].sentences, what)
         worst = max(worst, share)
         if shared:
             lines.append(text)
-    return worst, "; ".join(lines) or f"none between {_named(splits)}"
+    none = Wording("none between {splits}", splits=_named(splits))
+    return worst, Wording.joined("; ", lines) if lines else none
 
 
 def _too_many(surveyed: SurveyedCorpus) -> str:
     found = surveyed.statistics.candidates
-    return f"{found:,} pairs would have to be compared, more than stats.candidates={surveyed.settings.candidates:,}"
+    return Wording(
+        "{pairs:,} pairs would have to be compared, more than stats.candidates={most:,}",
+        pairs=found, most=surveyed.settings.candidates,
+    )  # fmt: skip
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def _named(names: Sequence[str]) -> Wording:
+    first = Wording.joined(", ", names[:_NAMED])
+    if len(names) <= _NAMED:
+        return first
+    return Wording("{names} and {count} more", names=first, count=len(names) - _NAMED)

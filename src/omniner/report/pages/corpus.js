@@ -1,7 +1,7 @@
 // Fills the page of statistics from the JSON block, with the tools of `page`: Table 3 and the checks of all corpora once, everything else for
 // the corpus that is chosen.
 (() => {
-  const { data, byId, visible, make, show } = page;
+  const { data, byId, say, visible, make, show } = page;
   const inks = { failed: "var(--said)", warned: "var(--other-3)", passed: "var(--other-1)", skipped: "var(--right)" };
   const percent = (n) => `${(100 * n).toFixed(2)}%`;
   const several = data.corpora.length > 1;
@@ -17,26 +17,26 @@
   function drawMatrix() {
     byId("overview").hidden = !several;
     const checks = data.verdicts[data.corpora[0]].map(([check]) => check);
-    const head = make("tr", {}, make("th", { scope: "col", textContent: "check" }),
+    const head = make("tr", {}, make("th", { scope: "col", textContent: say("check") }),
       ...data.corpora.map((name) => make("th", { scope: "col", textContent: name })));
-    const rows = checks.map((check, i) => make("tr", {}, make("th", { scope: "row", textContent: check.replaceAll("_", " ") }),
+    const rows = checks.map((check, i) => make("tr", {}, make("th", { scope: "row", textContent: data.checks[check] }),
       ...data.corpora.map((name) => {
         const [, status, value] = data.verdicts[name][i];
         return make("td", {}, mark(status, status === "skipped" ? "–" : percent(value)));
       })));
-    const legend = make("p", { className: "legend" }, ...data.statuses.map((status) => mark(status, status)));
-    byId("matrix").append(legend, make("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: "Checks of all corpora" },
+    const legend = make("p", { className: "legend" }, ...Object.entries(data.statuses).map(([status, title]) => mark(status, title)));
+    byId("matrix").append(legend, make("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: say("Checks of all corpora") },
       make("table", { className: "matrix" }, make("thead", {}, head), make("tbody", {}, ...rows))));
   }
 
   function drawVerdicts(corpus) {
-    const order = (row) => data.statuses.indexOf(row[1]);
+    const order = (row) => Object.keys(data.statuses).indexOf(row[1]);
     const found = [...data.verdicts[corpus]].sort((a, b) => order(a) - order(b));
     byId("verdicts").replaceChildren(...found.map(([check, status, , limit, text, advice]) => {
       const bad = status === "failed" || status === "warned";
-      const line = make("p", { className: "verdict" }, mark(status, `${status}: ${check.replaceAll("_", " ")}`), ` ${visible(text)}`);
+      const line = make("p", { className: "verdict" }, mark(status, `${data.statuses[status]}: ${data.checks[check]}`), ` ${visible(text)}`);
       line.lang = "zh";
-      if (bad) line.append(` (limit ${Number((100 * limit).toPrecision(3))}%). `, make("span", { className: "english", textContent: advice }));
+      if (bad) line.append(say(" (limit {limit}%). ", { limit: Number((100 * limit).toPrecision(3)) }), make("span", { className: "english", textContent: advice }));
       line.style.setProperty("--kind", inks[status]);
       return line;
     }));
@@ -59,7 +59,7 @@
     byId("chooser").hidden = !several;
     const select = make("select", { onchange: () => drawCorpus(select.value) },
       ...data.corpora.map((name) => make("option", { value: name, textContent: name })));
-    byId("chooser").append(make("label", { textContent: "Shown below: " }, select));
+    byId("chooser").append(make("label", { textContent: say("Shown below: ") }, select));
     drawCorpus(data.corpora[0]);
   }
 

@@ -4,7 +4,9 @@
 const page = (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
-  const spoken = (name) => name.replaceAll("_", " + ");
+  // A text in the language of the page, with {names} filled in.
+  const say = (text, values = {}) => (data.words[text] ?? text).replace(/\{(\w+)\}/g, (_, name) => values[name]);
+  const spoken = (name) => data.words[name] ?? name; // the name of an error type
   // Blanks at the ends, which no reader would see, are errors of their own here.
   const visible = (text) => text.replace(/^[\s\u200b\ufeff]+|[\s\u200b\ufeff]+$/g, (blanks) => "␣".repeat(blanks.length));
   const whole = (n) => n.toLocaleString("en");
@@ -12,7 +14,7 @@ const page = (() => {
   function fault(message) {
     const box = byId("fault");
     box.hidden = false;
-    box.textContent = `A part of this page could not be drawn: ${message}`;
+    box.textContent = say("A part of this page could not be drawn: {message}", { message });
   }
   window.addEventListener("error", (event) => fault(event.message));
 
@@ -31,7 +33,7 @@ const page = (() => {
   function pager(count, size, show) {
     let page = 0;
     const status = make("span", { ariaLive: "polite" });
-    const turn = (by) => make("button", { type: "button", className: "button", textContent: by < 0 ? "‹ Previous" : "Next ›",
+    const turn = (by) => make("button", { type: "button", className: "button", textContent: by < 0 ? say("‹ Previous") : say("Next ›"),
       onclick: () => draw(page + by) });
     const [back, next] = [turn(-1), turn(1)];
     const box = make("div", { className: "pager" }, back, status, next);
@@ -39,7 +41,8 @@ const page = (() => {
       const total = count();
       page = Math.max(0, Math.min(to, Math.ceil(total / size) - 1));
       show(page * size, Math.min(total, (page + 1) * size));
-      status.textContent = total ? `${whole(page * size + 1)}–${whole(Math.min(total, (page + 1) * size))} of ${whole(total)}` : "";
+      const [first, last] = [page * size + 1, Math.min(total, (page + 1) * size)].map(whole);
+      status.textContent = total ? say("{first}–{last} of {total}", { first, last, total: whole(total) }) : "";
       back.disabled = page === 0;
       next.disabled = (page + 1) * size >= total;
       box.hidden = total <= size;
@@ -90,11 +93,11 @@ const page = (() => {
 
   // Shows a table of the data in its place. Options, by names of columns:
   //   keep(row): whether a row is shown; hide: columns left out (true: those without a value, too); size: rows at a time;
-  //   act(row): what a click on the head of a row does; spoken: columns that begin with a type, whose _ is read as +; worse: kinds of columns where more is worse; heads(name): another title;
+  //   act(row): what a click on the head of a row does; spoken: columns that begin with a type, whose _ is read as +; worse: kinds of columns where more is worse; heads(name, title): another title;
   //   beside: column -> one whose text follows in it; bar: column -> (value, row) => [share of the width, colour].
   function show(name, options = {}) {
-    const home = byId(`table-${name}`), { title: caption, columns: names, kinds, rows: all, best, empty } = data.tables[name];
-    const { keep, hide = [], size = 100, heads: titled = (column) => column.replaceAll("_", " "), blank = false } = options;
+    const home = byId(`table-${name}`), { title: caption, columns: names, heads: headings, kinds, rows: all, best, empty } = data.tables[name];
+    const { keep, hide = [], size = 100, heads: titled = (column, head) => head, blank = false } = options;
     const place = (column) => names.indexOf(column);
     const rows = keep ? all.filter(keep) : [...all];
     const bold = new Map(all.map((row, i) => [row, new Set(best.filter(([at]) => at === i).map(([, key]) => key))]));
@@ -112,7 +115,7 @@ const page = (() => {
     const pages = pager(() => shown.length, size, (from, to) => {
       body.replaceChildren(...shown.slice(from, to).map((row) => make("tr", {}, ...columns.map((column) => cell(row, column, options, bold.get(row), place)))));
     });
-    const finder = make("input", { type: "search", placeholder: "find rows", ariaLabel: `Find rows: ${caption}` });
+    const finder = make("input", { type: "search", placeholder: say("find rows"), ariaLabel: say("Find rows: {caption}", { caption }) });
     finder.hidden = rows.length < FINDER;
     const arrange = () => {
       const word = finder.value.trim().toLowerCase();
@@ -122,7 +125,7 @@ const page = (() => {
     };
     finder.addEventListener("input", arrange);
     const heads = columns.map(({ key, name: column }) => {
-      const button = make("button", { type: "button", textContent: titled(column) });
+      const button = make("button", { type: "button", textContent: titled(column, headings[key]) });
       const head = make("th", { scope: "col" }, button);
       const numeric = rows.some((row) => typeof row[key] === "number");
       const value = (row) => numeric && typeof row[key] !== "number" ? -Infinity : row[key];
@@ -184,7 +187,7 @@ const page = (() => {
       for (const s of over.filter((o) => o.end === to)) line.append(make("span", { className: s.wrong ? "tag wrong" : "tag", textContent: visible(s.category) }));
     });
     for (const s of spans.filter((o) => o.start === null)) {
-      line.append(make("span", { className: "nowhere", title: "this surface has no place in the sentence", textContent: visible(s.text) || "(empty)" },
+      line.append(make("span", { className: "nowhere", title: say("this surface has no place in the sentence"), textContent: visible(s.text) || say("(empty)") },
         make("span", { className: s.wrong ? "tag wrong" : "tag", textContent: visible(s.category) })));
     }
     return line;
@@ -208,23 +211,23 @@ const page = (() => {
   // ---- a browser of sentences: choices above, ten at a time below
 
   // The label of a choice with its select; options: [value, text].
-  function chooser(title, options, all = "all") {
+  function chooser(title, options, all = say("all")) {
     const node = make("select", {}, make("option", { value: "", textContent: all }),
       ...options.map(([value, text]) => make("option", { value, textContent: text, lang: "zh" })));
     return [node, make("label", { textContent: title }, node)];
   }
 
-  // entries: {keys: {name of a choice: its values}, text: what a search looks through, made when it is needed};
+  // counted({shown, total}): says how many are shown; entries: {keys: {name of a choice: its values}, text: what a search looks through, made when it is needed};
   // choices: {name, title, text: how a value is shown}; each value stands in the select with the number of its entries.
-  function browser(noun, entries, choices, show, kept) {
+  function browser(counted, entries, choices, show, kept) {
     const selects = choices.map(({ name, title, text = visible }) => {
       const counts = new Map();
       for (const entry of entries) for (const value of entry.keys[name]) counts.set(value, (counts.get(value) ?? 0) + 1);
       const options = [...counts].sort(([a], [b]) => a < b ? -1 : 1).map(([value, n]) => [value, `${text(value)} (${whole(n)})`]);
       return { name, ...Object.fromEntries(chooser(title, options).map((node, i) => [i ? "label" : "node", node])) };
     });
-    const text = make("input", { type: "search", placeholder: "sentence, surface, category, id" });
-    const reset = make("button", { type: "button", className: "button", textContent: "Clear", onclick: () => choose({}) });
+    const text = make("input", { type: "search", placeholder: say("sentence, surface, category, id") });
+    const reset = make("button", { type: "button", className: "button", textContent: say("Clear"), onclick: () => choose({}) });
     const status = make("p", { className: "none", role: "status" });
     const list = make("div");
     let found = [], texts;
@@ -234,7 +237,7 @@ const page = (() => {
       if (word) texts ??= entries.map((entry) => entry.text().toLowerCase());
       const wanted = selects.filter(({ node }) => node.value);
       found = [...entries.keys()].filter((i) => (!word || texts[i].includes(word)) && wanted.every(({ name, node }) => entries[i].keys[name].includes(node.value)));
-      status.textContent = `${whole(found.length)} of ${whole(entries.length)} ${noun}. ${kept}`;
+      status.textContent = `${counted({ shown: whole(found.length), total: whole(entries.length) })} ${kept}`;
       pages.draw(0);
     }
     function choose(values) {
@@ -248,8 +251,8 @@ const page = (() => {
     }
     for (const { node } of selects) node.addEventListener("change", filter);
     text.addEventListener("input", filter);
-    byId("browser").append(make("div", { className: "controls", role: "search", ariaLabel: `Filter the ${noun}` }, ...selects.map(({ label }) => label),
-      make("label", { className: "wide", textContent: "Text" }, text), reset), status, list, pages.box);
+    byId("browser").append(make("div", { className: "controls", role: "search", ariaLabel: say("Filter") }, ...selects.map(({ label }) => label),
+      make("label", { className: "wide", textContent: say("Text") }, text), reset), status, list, pages.box);
     filter();
     return { choose };
   }
@@ -288,5 +291,5 @@ const page = (() => {
     window.addEventListener(event, () => document.documentElement.classList.toggle("printing", printing));
   }
 
-  return { data, byId, spoken, visible, whole, make, show, lane, located, chooser, browser, draw, start };
+  return { data, byId, say, spoken, visible, whole, make, show, lane, located, chooser, browser, draw, start };
 })();

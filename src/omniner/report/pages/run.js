@@ -1,6 +1,6 @@
 // Fills the report of one run from the JSON block, with the tools of `page`.
 (() => {
-  const { data, byId, spoken, visible, whole, make, show, lane, located, chooser } = page;
+  const { data, byId, say, spoken, visible, whole, make, show, lane, located, chooser } = page;
   let browser;
   const MOST_CONFUSED = 20; // categories of the confusion chart unless more are asked for
 
@@ -28,7 +28,7 @@
     show("impossible_answers", { size: 10 });
     if (data.tables.primaries) show("primaries", { beside: { primary: "english" }, hide: ["english", "relaxed_precision", "relaxed_recall"], bar: f1 });
     show("categories", { beside: { category: "english" }, hide: ["english", "primary"], bar: f1 });
-    show("errta_by_category", { heads: spoken });
+    show("errta_by_category", { heads: (type, title) => data.words[type] ?? title });
     show("confusion_pairs", { size: 25 });
     show("confused_surfaces", { size: 25, spoken: ["what"] });
     show("suspected_annotation", { size: 25 });
@@ -41,7 +41,7 @@
     const { columns, rows } = data.tables.errta_by_category;
     const { names: primaries, counts } = data.heat;
     if (primaries.length) {
-      const [primary, label] = chooser("Categories of", primaries.map((name) => [name, visible(name)]), "(all primaries)");
+      const [primary, label] = chooser(say("Categories of"), primaries.map((name) => [name, visible(name)]), say("(all primaries)"));
       const level = () => {
         if (!primary.value) return { names: primaries, counts };
         const own = rows.filter((row) => data.primary[row[0]] === primary.value);
@@ -49,7 +49,7 @@
       };
       const again = chart("chart-heat", () => {
         const { names, counts } = level(), below = primary.value;
-        const caption = below ? "Errors by type and category. A click shows the examples." : "Errors by type and primary. A click opens the primary's categories.";
+        const caption = below ? say("Errors by type and category. A click shows the examples.") : say("Errors by type and primary. A click opens the primary's categories.");
         return [caption, heat(caption, "", names, types.map(spoken), counts, (i, j) => `${names[i]}\n${spoken(types[j])}: ${whole(counts[i][j])}`, (i, j) => {
           if (below) return showExamples({ type: types[j], category: names[i] });
           primary.value = names[i];
@@ -80,12 +80,14 @@
     const { names } = data.confusion;
     if (names.length) {
       const primaries = [...new Set(names.map((name) => data.primary[name]))].sort();
-      const options = [...(names.length > MOST_CONFUSED ? [["all", `all ${names.length} confused categories`]] : []), ...primaries.map((name) => [`of ${name}`, visible(name)])];
-      const [choice, label] = chooser("Between", options, `the ${Math.min(MOST_CONFUSED, names.length)} most confused categories`);
+      const options = [...(names.length > MOST_CONFUSED ? [["all", say("all {count} confused categories", { count: names.length })]] : []), ...primaries.map((name) => [`of ${name}`, visible(name)])];
+      const [choice, label] = chooser(say("Between"), options, say("the {count} most confused categories", { count: Math.min(MOST_CONFUSED, names.length) }));
       const again = chart("chart-confusion", () => {
         const { names, counts } = confusionView(choice.value);
-        const caption = `Gold category (rows) answered as another one (columns): ${whole(counts.flat().reduce((a, b) => a + b, 0))} of ${whole(data.confusion.total)} confusions. A click shows the examples.`;
-        return [caption, heat(caption, "predicted →\ngold ↓", names, names, counts, (i, j) => `gold ${names[i]}\npredicted ${names[j]}: ${whole(counts[i][j])}`,
+        const shown = whole(counts.flat().reduce((a, b) => a + b, 0));
+        const caption = say("Gold category (rows) answered as another one (columns): {shown} of {total} confusions. A click shows the examples.", { shown, total: whole(data.confusion.total) });
+        const described = (i, j) => say("gold {gold}\npredicted {predicted}: {count}", { gold: names[i], predicted: names[j], count: whole(counts[i][j]) });
+        return [caption, heat(caption, say("predicted →\ngold ↓"), names, names, counts, described,
           (i, j) => showExamples({ category: names[i], text: names[j] }))];
       }, label);
       choice.addEventListener("change", again);
@@ -97,8 +99,8 @@
   function example([type, sentence, goldWrong, saidWrong]) {
     const [id, text, gold, said] = data.sentences[sentence];
     const characters = [...text];
-    const sides = [["gold", "gold", gold, goldWrong, "--gold"], ["said", "model", said, saidWrong, "--said"]];
-    const names = (side, wrong) => wrong.map((i) => visible(side[i][1])).join(" + ") || "nothing";
+    const sides = [["gold", say("gold"), gold, goldWrong, "--gold"], ["said", say("model"), said, saidWrong, "--said"]];
+    const names = (side, wrong) => wrong.map((i) => visible(side[i][1])).join(" + ") || say("nothing");
     const kind = make("span", { className: "kind", textContent: spoken(data.types[type].name) });
     kind.style.setProperty("--kind", data.types[type].colour);
     return make("div", { className: "example", role: "article" },
@@ -120,8 +122,8 @@
       return { keys: { type: [data.types[type].name], primary: [...new Set(categories.map((c) => data.primary[c]))], category: categories },
         text: () => [id, text, ...involved.flatMap((e) => [e[0], e[1]])].join("\n") };
     });
-    const choices = [{ name: "type", title: "Type", text: spoken }, { name: "primary", title: "Primary" }, { name: "category", title: "Category" }];
-    browser = page.browser("examples", entries, choices, (i) => example(data.examples[i]), data.kept);
+    const choices = [{ name: "type", title: say("Type"), text: spoken }, { name: "primary", title: say("Primary") }, { name: "category", title: say("Category") }];
+    browser = page.browser((values) => say("{shown} of {total} examples.", values), entries, choices, (i) => example(data.examples[i]), data.kept);
   }
 
   function showExamples(values) {

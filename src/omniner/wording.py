@@ -1,0 +1,87 @@
+"""English texts that can be said in Chinese, too: those that pages and figures show.
+
+A text is written in English where it is used, `Wording("{count:,} errors in {sentences:,} sentences", count=3, ...)`,
+and is a plain English `str` to everything: terminal, logs, CSV, Markdown, the tracker. A page asks it for its own
+language with `of`. The Chinese stands in `chinese.toml` under the English template, with the same `{names}`; a test
+finds texts without Chinese, and Chinese without a text. gettext's catalogues would need a compiled file beside each
+source and a tool to make it; one language and some hundred texts do not.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from functools import cache
+from importlib import resources
+from itertools import islice
+from typing import Any, Self
+
+TAGS = {"zh": "zh-CN", "en": "en"}  # as HTML names them
+_ENOUGH = 2000  # texts that tell the language of a corpus
+_SEPARATORS = {", ": "、", "; ": "；", " ": "", ". ": "。"}  # between parts, in Chinese
+
+
+class Wording(str):
+    """An English text that knows what it was made of.
+
+    Args:
+        template: the text, with `{names}` as for `str.format`; without values it is taken as it stands.
+        values: what the names stand for; wordings among them are said in the language of the whole.
+    """
+
+    template: str
+    values: dict[str, Any]
+    chinese: str  # the template in Chinese where it is no entry of the catalogue; else empty
+
+    def __new__(cls, template: str, /, **values: Any) -> Self:
+        """Fill in the values."""
+        made = super().__new__(cls, template.format(**values) if values else template)
+        made.template, made.values, made.chinese = template, values, ""
+        return made
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
+        """What a copy is made of."""
+        return (self.template,), self.values
+
+    @classmethod
+    def both(cls, english: str, chinese: str, **values: Any) -> Self:
+        """A text whose Chinese template is given with it, as entries of registries do."""
+        made = cls(english, **values)
+        made.chinese = chinese
+        return made
+
+    @classmethod
+    def joined(cls, separator: str, parts: Iterable[str]) -> Self:
+        """Texts one after the other: `, `, `; ` or a blank between them, in Chinese `、`, `；` or nothing."""
+        values = {f"part_{number}": part for number, part in enumerate(parts)}
+        names = [f"{{{name}}}" for name in values]
+        return cls.both(separator.join(names), _SEPARATORS[separator].join(names), **values)
+
+    def of(self, language: str) -> str:
+        """The text in `zh` or `en`; in English where nobody has translated it."""
+        if language == "en":
+            return str(self)
+        template = self.chinese or catalogue().get(self.template)
+        if template is None or not self.values:
+            return template or str(self)
+        return template.format(**{key: said(value, language) for key, value in self.values.items()})
+
+
+def said(value: Any, language: str) -> Any:
+    """A wording in that language; anything else as it is."""
+    return value.of(language) if isinstance(value, Wording) else value
+
+
+@cache
+def catalogue() -> dict[str, str]:
+    """Chinese by English template."""
+    return tomllib.loads(resources.files("omniner").joinpath("chinese.toml").read_text(encoding="utf-8"))
+
+
+def language_of(texts: Iterable[str]) -> str:
+    """The language of a corpus: `zh` where at least half of the letters are Chinese, else `en`."""
+    han = letters = 0
+    for text in islice(texts, _ENOUGH):
+        letters += sum(map(str.isalpha, text))
+        han += sum("\u4e00" <= letter <= "\u9fff" or "\u3400" <= letter <= "\u4dbf" for letter in text)
+    return "zh" if han and 2 * han >= letters else "en"

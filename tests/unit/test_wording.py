@@ -1,0 +1,88 @@
+"""English and Chinese stand beside each other: no text of a page without the other, none left over, the same values."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+import pickle
+import re
+import string
+from collections.abc import Iterator
+
+import house
+import pytest
+
+from omniner.wording import Wording, catalogue, language_of
+
+PAGES = house.SOURCE / "omniner" / "report" / "pages"
+
+
+def literals() -> Iterator[str]:
+    """Every text that modules, templates and scripts can show in either language."""
+    for path in house.modules().values():
+        for node in ast.walk(house.tree(path)):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+                continue
+            taken = {"Wording": node.args[:1], "columns": node.args[1:], "add_check": node.args[:1]}
+            for argument in taken.get(node.func.id, ()):
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                    yield argument.value
+    for path in PAGES.iterdir():
+        yield from map(json.loads, re.findall(r'\bsay\(("(?:[^"\\]|\\.)*")', path.read_text(encoding="utf-8")))
+
+
+def fields(template: str) -> list[tuple[str | None, str | None]]:
+    return sorted((name, form) for _, name, form, _ in string.Formatter().parse(template) if name is not None)
+
+
+def test_every_text_of_the_pages_has_a_chinese_one() -> None:
+    assert sorted(set(literals()) - set(catalogue())) == []
+
+
+def test_both_languages_show_the_same_values_in_the_same_form() -> None:
+    assert [english for english, chinese in catalogue().items() if fields(english) != fields(chinese)] == []
+
+
+def test_nothing_is_translated_that_nothing_says() -> None:
+    nodes = (node for path in house.modules().values() for node in ast.walk(house.tree(path)))
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    named = {
+        node.name
+        for path in house.modules().values()
+        for node in ast.walk(house.tree(path))
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    }
+    words = {word for text in texts | named if len(text) < 200 for word in re.split(r"[\W_]+", text.lower())}
+    said = texts | set(literals())
+    # names of columns and checks may be put together from words
+    left = [
+        text
+        for text in catalogue()
+        if text not in said and not (len(text) < 25 and words.issuperset(re.split(r"[\W_]+", text.lower())))
+    ]
+    assert left == []
+
+
+def test_a_wording_is_its_english_text_until_it_is_asked() -> None:
+    inner = Wording("{found:,} found", found=1200)
+    text = Wording.joined(", ", [inner, "raw {name}"])
+    assert (text, text.of("en"), text.of("zh")) == ("1,200 found, raw {name}", text, "找到 1,200 个、raw {name}")
+    assert json.loads(json.dumps([text])) == [text]
+    for again in (copy.deepcopy(text), pickle.loads(pickle.dumps(text))):
+        assert (again, again.of("zh")) == (text, text.of("zh"))
+    assert Wording("nobody has translated {this}").of("zh") == "nobody has translated {this}"
+
+
+@pytest.mark.parametrize(
+    ("texts", "language"),
+    [
+        (["我爱吃小满的茶"], "zh"),
+        (["I love tea", "我"], "en"),
+        (["iPhone 16 拍照还可以吧，就是贵了点"], "zh"),
+        ([], "en"),
+        (["123 😀"], "en"),
+    ],
+)
+def test_the_language_of_a_corpus_is_that_of_most_of_its_letters(texts: list[str], language: str) -> None:
+    assert language_of(texts) == language
