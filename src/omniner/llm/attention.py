@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -362,18 +362,18 @@ class FlashCall(NamedTuple):
 
 
 def flash_calls(pack: Pack) -> tuple[FlashCall, FlashCall]:
-    """Plan the calls of a pack: each sequence (the prefix is the first) to itself, and all suffixes to the prefix."""
+    """Plan the calls of a pack: each sequence (the prefix is the first) to itself, and all suffixes to the prefix.
 
-    def ends(*lengths: int) -> Tensor:
-        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=pack.ids.device)
-
+    Nothing comes from the host but what the pack brought along: it would make the host wait for the device.
+    """
     sequences = [pack.prefix, *pack.lengths]
-    itself = ends(*sequences)
+    itself = pack.bounds.to(torch.int32)
     suffixes = sum(pack.lengths)
+    all_suffixes = torch.stack([itself[0], itself[-1] - itself[1]])
     # one query alone would be taken for a step of decoding, with another layout of the sums: never say 1
     return (
         FlashCall(itself, itself, max(2, *sequences), max(sequences), causal=True),
-        FlashCall(ends(suffixes), ends(pack.prefix), max(2, suffixes), pack.prefix, causal=False),
+        FlashCall(all_suffixes, itself[:2], max(2, suffixes), pack.prefix, causal=False),
     )
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -42,6 +43,7 @@ class Pack:
         lengths: tokens of the N suffixes (rest of the prompt, answer without its last token); they sum to T - P.
         keep: long [K], ascending: places in the row whose logits predict.
         targets: long [K], what they must predict.
+        bounds: long [N + 2], where the prefix and each suffix begin, and where the last ends.
         weight: 1, or 0 for a pack that only keeps this process in step with others and must not count.
         derived: what attention back-ends computed from the lengths, once for all layers.
     """
@@ -52,6 +54,7 @@ class Pack:
     lengths: list[int]
     keep: Tensor
     targets: Tensor
+    bounds: Tensor
     weight: int = 1
     derived: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -64,14 +67,18 @@ class Pack:
 
     def segments(self) -> Tensor:
         """Number the parts: long [T], 0 in the prefix, n in the n-th suffix (from 1)."""
-        lengths = torch.tensor([self.prefix, *self.lengths], device=self.ids.device)
-        return torch.repeat_interleave(torch.arange(len(lengths), device=self.ids.device), lengths)
+        numbers = torch.arange(len(self.lengths) + 1, device=self.ids.device)
+        return torch.repeat_interleave(numbers, self.bounds.diff(), output_size=len(self.ids))
 
     def to(self, device: torch.device | str, **options: Any) -> Pack:
-        """Copy the pack to a device."""
-        names = ("ids", "positions", "keep", "targets")
-        moved = {name: getattr(self, name).to(device, **options) for name in names}
-        return replace(self, **moved, derived={})
+        """Copy the pack to a device: all of it at once, and a GPU's work goes on meanwhile."""
+        names = ("ids", "positions", "keep", "targets", "bounds")
+        parts = [getattr(self, name) for name in names]
+        table = torch.cat(parts)
+        if torch.device(device).type == "cuda" and table.device.type == "cpu":
+            table = table.pin_memory()
+        moved = table.to(device, **{"non_blocking": True, **options}).split([len(part) for part in parts])
+        return replace(self, **dict(zip(names, moved, strict=True)), derived={})
 
 
 @dataclass
@@ -129,6 +136,7 @@ def make_pack(samples: Sequence[PackItem], prefix: int, weight: int = 1) -> Pack
         lengths=lengths,
         keep=torch.tensor(keep),
         targets=torch.tensor(targets),
+        bounds=torch.tensor([0, *accumulate([prefix, *lengths])]),
         weight=weight,
     )
 

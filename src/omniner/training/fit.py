@@ -222,6 +222,21 @@ class Interruption(Callback):
         self._before = {}
 
 
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar, which reads the values it shows only when new ones were logged: that waits for the device."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1)
+        self._shown: dict[str, Any] = {}
+
+    def get_metrics(self, trainer: pl.Trainer, model: pl.LightningModule) -> dict[str, Any]:
+        """Return what stands beside the bar."""
+        assert isinstance(model, Learner)
+        if model.logs or not trainer.training:
+            self._shown = super().get_metrics(trainer, model)
+        return self._shown
+
+
 class LogProgress(Callback):
     """Logs a line after the first step, per evaluation, and one a minute: how far, how good, how fast, how long still.
 
@@ -316,7 +331,7 @@ def fit_module(
     kept = make_folder(folder / "checkpoints")
     keeper = KeepCheckpoints(kept, module.best_name, config.trainer)
     interruption = Interruption(keeper)
-    progress = TQDMProgressBar(refresh_rate=1) if _on_terminal() else LogProgress()
+    progress = ProgressBar() if _on_terminal() else LogProgress()
     extra = [*callbacks, *_own_callbacks(config), progress, interruption, keeper]
     trainer = _trainer(config, devices, module, folder, logger, extra, data.steps)
     resume = keeper.last if keeper.last.is_file() else None

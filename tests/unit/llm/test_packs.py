@@ -80,6 +80,21 @@ def test_moving_a_pack_keeps_all_but_what_was_derived() -> None:
     assert (moved.prefix, moved.lengths, moved.weight, moved.derived) == (PREFIX, pack.lengths, 0, {})
 
 
+def test_a_pack_goes_to_a_device_in_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    pack, copies = make_pack(SAMPLES[:3], PREFIX), list[torch.Tensor]()
+    real = torch.Tensor.to
+
+    def noted(self: torch.Tensor, *given: Any, **more: Any) -> torch.Tensor:
+        copies.append(self)
+        return real(self, *given, **more)
+
+    monkeypatch.setattr(torch.Tensor, "to", noted)
+    moved = pack.to("cpu")
+    assert len(copies) == 1
+    for name in ("ids", "positions", "keep", "targets", "bounds"):
+        assert torch.equal(getattr(moved, name), getattr(pack, name))
+
+
 @given(
     st.lists(st.integers(1, 60), min_size=1, max_size=40),
     st.integers(1, 50),

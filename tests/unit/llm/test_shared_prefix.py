@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from packed_models import assert_same, gradients, model, samples, separate_loss
+from small_causal import tuning_config
 from torch import Tensor
 
 from omniner.llm import shared_prefix
@@ -287,3 +289,33 @@ def test_positions_go_on_from_the_prefix_in_each_suffix() -> None:
     right = pack_loss(made, pack)
     pack.positions = torch.arange(len(pack.ids))
     assert abs(pack_loss(made, pack) - right) > 1e-3 * right
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("backend", ["flash", "cascade", "masked"])
+def test_a_step_neither_reads_from_its_device_nor_sends_it_anything(
+    method: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU would wait for either. Fake tensors refuse to be read, also by what has to know a size."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from omniner.llm import memory
+    from omniner.llm.language_model import build_optimizer
+
+    tuning = tuning_config(method, optimizer="adamw", gradient_checkpointing=False)
+    made = memory.Probe(model("qwen2", "gqa").config, tuning, method, torch.bfloat16, 2).model
+    pack = make_pack(samples(6), PREFIX)
+    sent: list[Any] = []
+    real = torch.tensor
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        memory._make_fake(made)
+        attach_attention(made, backend, torch.bfloat16)
+        optimizer = build_optimizer(made, tuning, 1e-3, 0.01)
+        names = ("ids", "positions", "keep", "targets", "bounds")
+        there = dataclasses.replace(pack, **{name: mode.from_tensor(getattr(pack, name)) for name in names})
+        monkeypatch.setattr(torch, "tensor", lambda values, **more: sent.append(values) or real(values, **more))
+        pack_loss(made, there).backward()
+        torch.nn.utils.clip_grad_norm_([each for each in made.parameters() if each.requires_grad], 1.0)
+        monkeypatch.undo()
+        optimizer.step()
+    assert sent == []

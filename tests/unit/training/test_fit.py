@@ -116,6 +116,26 @@ def test_dropout_acts_in_every_step_and_in_no_evaluation(tmp_path: Path, model: 
     assert modes.evaluations == [{False}] * 3
 
 
+def test_a_bar_reads_from_the_device_only_what_was_logged_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read a loss waits for the device, and so would every step."""
+    reads: list[bool] = []
+    real: Any = pl.Trainer.progress_bar_metrics
+
+    def noted(trainer: pl.Trainer) -> dict[str, float]:
+        if trainer.training:
+            reads.append(trainer.lightning_module.logs)
+        return real.fget(trainer)
+
+    monkeypatch.setattr(pl.Trainer, "progress_bar_metrics", property(noted))
+    monkeypatch.setattr(callbacks, "_on_terminal", lambda: True)
+    config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=4", "trainer.batch_size=2")
+    fit(config, small_corpus.corpus(40, 8), tmp_path, None, [])
+    assert reads == [True] * len(reads)
+    assert 0 < len(reads) < 80 // 4
+
+
 def test_unseen_sentences_are_tagged_too(tmp_path: Path) -> None:
     config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=8", *small_corpus.CERTAIN["char_bilstm"])
     assert fit(config, small_corpus.corpus(150, 40), tmp_path, None, []).best_f1 > 0.8
