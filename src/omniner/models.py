@@ -178,7 +178,8 @@ def prepare_llm(
     from pytorch_lightning import seed_everything
 
     from omniner.llm.generative import GenerativeData, GenerativeModule
-    from omniner.llm.language_model import build_causal_model
+    from omniner.llm.language_model import build_causal_model, choose_method
+    from omniner.llm.loading import mapped_dtype
     from omniner.llm.samples import PromptEncoder, answer_rate
 
     model, tuning, train = config.llm, config.tuning, corpus.splits["train"]
@@ -186,14 +187,17 @@ def prepare_llm(
     _check_sharding(config, devices)
     unit = _unit_of_dev(config, corpus)
     seed_everything(config.seed, verbose=False)
-    dtype = devices.dtype(learns=tuning.method == "full")
+    learns = choose_method(tuning.method, model.path is not None) == "full"
+    dtype = devices.dtype(learns)
+    if learns and model.path is not None:  # they get the type they learn in on their devices
+        dtype = mapped_dtype(model.path, dtype)
     built = build_causal_model(model, tuning, prompt, [sentence.text for sentence in train], dtype, config.seed)
     encoder = PromptEncoder(built.chat, prompt, config.encoding)
     replacement, dev = model.entity_replacement, corpus.splits["dev"]
     data = GenerativeData(encoder, train, dev, config.trainer, tuning.pack_tokens, replacement, config.seed)
     _check_positions(built, data)
     built.rate = answer_rate(data.train_samples)
-    return GenerativeModule(built, config, devices.precision, data.prefix, unit), data
+    return GenerativeModule(built, config, devices, data.prefix, unit), data
 
 
 def _check_positions(built: CausalModel, data: GenerativeData) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from omniner.runs import children
 from tests.e2e.conftest import ONE_EPOCH, omniner
-from tests.e2e.sweeping import SCORE, check_summary, runs, start, states, sweeps
+from tests.e2e.sweeping import SCORE, check_summary, runs, start, states, sweeps, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
     [
         ("hydra_plugins.hydra_joblib_launcher", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
         ("hydra_plugins.hydra_submitit_launcher", ["hydra/launcher=submitit_local"]),
-        ("hydra_plugins.hydra_ray_launcher", ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"]),
+        ("ray", ["hydra/launcher=ray", "hydra.launcher.init.num_cpus=2"]),
     ],
     ids=["joblib", "submitit_local", "ray"],
 )
@@ -32,6 +32,27 @@ def test_other_launchers_end_in_the_same(
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     omniner("-m", *overrides, *SCORE, "seed=1,2", cwd=scorable, anew=True)
     check_summary(scorable, 1)
+
+
+def test_a_job_whose_ray_worker_is_lost_is_started_again(scorable: Path) -> None:
+    pytest.importorskip("ray")
+    alone = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    command = ["hydra/launcher=ray", "hydra.launcher.init.num_cpus=1", *SCORE, "seed=1,2", "tracking=off"]
+    process = start(scorable, *command, **alone)
+
+    def worker() -> psutil.Process | None:
+        """The process of Ray that watches a child under way."""
+        for one in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "--child" in one.cmdline() and "--child" not in one.parent().cmdline():
+                    return one.parent()
+        return None
+
+    wait_for(worker, process).kill()
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    (sweep,) = sweeps(scorable)
+    assert [state["status"] for state in states(sweep)] == ["finished"] * 2
 
 
 def _gpus(launcher: int) -> dict[int, str]:

@@ -6,12 +6,14 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from omniner.cores import free_port
 from omniner.runs.folder import read_state
 from tests.e2e.conftest import COMMAND, ONE_EPOCH, TINY, environment, folder_of, omniner, runs_in
 
@@ -110,3 +112,24 @@ def test_ranks_that_others_start_work_together(variables: dict[str, str], tmp_pa
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
     assert read_state(tmp_path / "run")["status"] == "finished"
+
+
+def test_two_nodes_write_what_one_process_writes(tmp_path: Path) -> None:
+    """Two launches of torchrun that find each other on this machine, as two machines would."""
+    common = [*ONE_EPOCH, "tracking=off", "trainer=cpu", "model.dropout=0", "model.embedding_dropout=0"]
+    omniner(*common, "output_dir=one", cwd=tmp_path)
+    port = str(free_port())
+    nodes = []
+    for number in (1, 0):
+        place = ["--nnodes", "2", "--nproc_per_node", "1", "--node_rank", str(number)]
+        meeting = ["--master_addr", "127.0.0.1", "--master_port", port]
+        command = [sys.executable, "-m", "torch.distributed.run", *place, *meeting, "-m", "omniner.run", *common]
+        command += ["trainer.nodes=2", "output_dir=two"]
+        around = environment()
+        nodes.append(subprocess.Popen(command, cwd=tmp_path, env=around, stderr=subprocess.PIPE, text=True))
+    for node in nodes:
+        _, errors = node.communicate(timeout=300)
+        assert node.returncode == 0, errors
+    assert read_state(tmp_path / "two")["status"] == "finished"
+    one, two = ((tmp_path / name / "predictions.jsonl").read_bytes() for name in ("one", "two"))
+    assert one == two

@@ -79,7 +79,11 @@ def build(method: str, path: Path | None = None, dtype: torch.dtype = torch.floa
 
 def save(folder: Path) -> None:
     """An ordinary model folder, as a hub would have it, of random weights."""
-    causal = build("full")
+    save_model(build("full"), folder)
+
+
+def save_model(causal: CausalModel, folder: Path) -> None:
+    """Any full model in this way."""
     causal.model.save_pretrained(folder)
     causal.chat.tokenizer.save_pretrained(folder)
 

@@ -38,7 +38,7 @@ from omniner.llm.shared_prefix import attach_attention, pack_loss
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence
 from omniner.training import devices, fit
-from omniner.training.devices import Precision
+from omniner.training.devices import Devices
 from omniner.training.learner import DevScore, Learner, TrainingData
 from omniner.training.plans import EntityReplacement, plan_epoch, refuse_empty, sample_dev
 
@@ -52,7 +52,7 @@ class GenerativeModule(Learner):
     Args:
         model: built for training, on the CPU.
         config: `model`, `tuning`, `decoding`, `trainer` and `seed` are read.
-        precision: of the products: `32-true`, `bf16-mixed` or `bf16-true`.
+        on: what it is trained on, in which precision.
         prefix: token ids that all prompts begin with.
         unit: what counts as one entity of dev, `span` or `pair`.
     """
@@ -61,14 +61,15 @@ class GenerativeModule(Learner):
     best_name = "best"
     holds_its_type = True
 
-    def __init__(self, model: CausalModel, config: Config, precision: Precision, prefix: list[int], unit: str) -> None:
+    def __init__(self, model: CausalModel, config: Config, on: Devices, prefix: list[int], unit: str) -> None:
         super().__init__(config.trainer, config.seed, DevScore(unit, answers=True))
         assert isinstance(config.model, CausalConfig), "checked by prepare"
         self.automatic_optimization = False
         self.strict_loading = False  # frozen weights are in no checkpoint; see check_state
         self.causal, self.model = model, model.model
         self.model_config, self.tuning, self.decoding = config.model, config.tuning, config.decoding
-        self.precision, self.prefix = precision, prefix
+        self.precision, self.prefix = on.precision, prefix
+        self._learns_in = on.dtype(learns=True)
         self._constraint = build_constraint(model, config.decoding)
         self._attention = ""
 
@@ -83,10 +84,16 @@ class GenerativeModule(Learner):
         attach_attention(self.model, self._attention, attention_dtype(precision))
 
     def configure_model(self) -> None:
-        """Divide the weights between processes, if the strategy does so."""
-        if isinstance(self.trainer.strategy, fit.ShardedStrategy) and not devices.is_sharded(self.model):
+        """Divide the weights between processes, if the strategy does so; then give those that learn their type.
+
+        Until then they may be pages of their file, which the processes of a host share: none holds a whole copy.
+        """
+        strategy = self.trainer.strategy
+        if isinstance(strategy, fit.ShardedStrategy) and not devices.is_sharded(self.model):
             compute = torch.float32 if self.precision == "32-true" else torch.bfloat16
-            devices.shard_model(self.model, self.trainer.strategy.device_mesh["data_parallel"], compute)
+            devices.shard_model(self.model, strategy.device_mesh["data_parallel"], compute)
+        if self.causal.method == "full":
+            hold_in(self.model.to(strategy.root_device), self._learns_in)
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer that `tuning.optimizer` names, with the schedule per step."""
@@ -219,6 +226,12 @@ class GenerativeModule(Learner):
         tokens = self.rates.get("tokens", 0.0)
         # each process knows its own tokens
         self.log("train/tokens_per_second", tokens, batch_size=batch.sentences, sync_dist=True, reduce_fx="sum")
+
+
+def hold_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Hold all weights of a model in a type; buffers, such as frequencies of positions, keep theirs."""
+    weights = {id(weight) for weight in model.parameters()}
+    model._apply(lambda value: value.to(dtype) if id(value) in weights else value)  # type: ignore[no-untyped-call]
 
 
 @dataclass

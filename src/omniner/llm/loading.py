@@ -160,6 +160,14 @@ def stored_dtype(path: str) -> torch.dtype:
     return settings.dtype or torch.float32
 
 
+def mapped_dtype(path: str, dtype: torch.dtype) -> torch.dtype:
+    """Return in which precision a model is loaded without a copy; `dtype` for a GGUF file, which is unpacked anyway.
+
+    Weights in their file's own precision are pages of that file, which all processes of a host share.
+    """
+    return dtype if _place(path)[2] else stored_dtype(path)
+
+
 def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
     """Load the tokenizer alone, to count with; see `load_pretrained`."""
     from transformers import AutoTokenizer

@@ -77,7 +77,8 @@ class Pack:
         table = torch.cat(parts)
         if torch.device(device).type == "cuda" and table.device.type == "cpu":
             table = table.pin_memory()
-        moved = table.to(device, **{"non_blocking": True, **options}).split([len(part) for part in parts])
+        there = table.to(device, **{"non_blocking": True, **options})
+        moved = torch.split(there, [len(part) for part in parts])
         return replace(self, **dict(zip(names, moved, strict=True)), derived={})
 
 

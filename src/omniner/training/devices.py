@@ -5,11 +5,12 @@ times as fast as fp32 (AMX, avx512_bf16): a pretrained model takes it there, if 
 measured once for a processor, a version of torch and a shape, and kept in the user's cache, so that the next run
 decides alike. Several devices train data-parallel, each with all weights (ddp) or with its share of them (fsdp).
 
-FSDP2 divides weights, gradients and optimizer state between processes, for models too large for one device. Each
-process builds the model in its own memory first, so a host needs room for the whole model once per process. Then each
-layer is put together when its turn comes and taken apart again: every process must run the same layers in the same
-order, so all of them have equally many packs. To write answers, where processes need different numbers of steps,
-`unsharded` puts all layers together for a while; each device must hold all weights then, in the precision of computing.
+FSDP2 divides weights, gradients and optimizer state between processes, for models too large for one device. A
+pretrained model is loaded as it is stored: pages of its files, which the processes of a host share, until each has its
+part. (One with random weights is made by each process whole.) Then each layer is put together when its turn comes and
+taken apart again: every process must run the same layers in the same order, so all of them have equally many packs. To
+write answers, where processes need different numbers of steps, `unsharded` puts all layers together for a while; each
+device must hold all weights then, in the precision of computing.
 """
 
 from __future__ import annotations

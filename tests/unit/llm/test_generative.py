@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import small_causal
 import small_corpus
 import torch
 from pytorch_lightning.callbacks import Callback
@@ -24,10 +25,12 @@ from omniner.errors import UserError
 from omniner.llm.generative import DevLoader, GenerativeData
 from omniner.llm.packs import make_pack
 from omniner.model_files import find_checkpoint
+from omniner.models import prepare_llm
 from omniner.records import Entity, Prediction, Sentence
 from omniner.scoring.metrics import Counts
 from omniner.scoring.units import compare_units
 from omniner.training import checkpoints
+from omniner.training.devices import Devices
 from omniner.training.learner import DevScore
 
 QUICK = ("trainer.max_epochs=4", "trainer.eval_every=4")
@@ -326,6 +329,36 @@ def test_one_process_may_divide_weights_with_itself(tmp_path: Path) -> None:
     for strategy in ("auto", "fsdp"):
         losses = Losses()
         fit(configuration(f"trainer.strategy={strategy}", *QUICK), corpus, tmp_path / strategy, None, [losses])
+        seen.append(losses.values)
+    assert seen[0] == pytest.approx(seen[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("tuning", ["tuning=auto", "tuning=full"])
+def test_weights_that_learn_are_held_in_32_bits_beside_bf16_products(tuning: str) -> None:
+    config, corpus = configuration(tuning), small_corpus.corpus(8, 2)
+    told = small_corpus.prompt(config, corpus)
+    assert told is not None
+    module, _ = prepare_llm(config, Devices("gpu", 1, 1, "auto", "bf16-mixed"), corpus, told)
+    assert {weight.dtype for weight in module.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.usefixtures("by_itself")
+def test_processes_share_the_pages_of_a_file_until_weights_learn(tmp_path: Path) -> None:
+    """A model of 16 bits is loaded as it is, and widened where it is trained; divided, only each process's share."""
+    made = small_causal.build("full", dtype=torch.bfloat16)
+    small_causal.save_model(made, tmp_path / "model")
+    common = (
+        f"model.path={tmp_path / 'model'}", "model.name=small", "tuning=full", "trainer.max_epochs=1",
+        "decoding.max_new_tokens=4", "prompt.instruction.zh='{categories}'",
+    )  # fmt: skip
+    corpus, seen = small_corpus.corpus(16, 2), []
+    for strategy in ("auto", "fsdp"):
+        config = small_corpus.configuration("causal_path", *common, f"trainer.strategy={strategy}")
+        module, _ = prepare(config, corpus)
+        assert {weight.dtype for weight in module.model.parameters()} == {torch.bfloat16}
+        losses = Losses()
+        best = fit(config, corpus, tmp_path / strategy, None, [losses]).best_path
+        assert {value.dtype for value in load_file(best / "model.safetensors").values()} == {torch.float32}
         seen.append(losses.values)
     assert seen[0] == pytest.approx(seen[1], rel=1e-5)
 

@@ -116,9 +116,7 @@ def test_dropout_acts_in_every_step_and_in_no_evaluation(tmp_path: Path, model: 
     assert modes.evaluations == [{False}] * 3
 
 
-def test_a_bar_reads_from_the_device_only_what_was_logged_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bar_reads_from_the_device_only_what_was_logged_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To read a loss waits for the device, and so would every step."""
     reads: list[bool] = []
     real: Any = pl.Trainer.progress_bar_metrics
