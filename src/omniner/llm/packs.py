@@ -72,14 +72,13 @@ class Pack:
 
     def to(self, device: torch.device | str, **options: Any) -> Pack:
         """Copy the pack to a device: all of it at once, and a GPU's work goes on meanwhile."""
-        names = ("ids", "positions", "keep", "targets", "bounds")
-        parts = [getattr(self, name) for name in names]
+        parts = [self.ids, self.positions, self.keep, self.targets, self.bounds]
         table = torch.cat(parts)
         if torch.device(device).type == "cuda" and table.device.type == "cpu":
             table = table.pin_memory()
         there = table.to(device, **{"non_blocking": True, **options})
-        moved = torch.split(there, [len(part) for part in parts])
-        return replace(self, **dict(zip(names, moved, strict=True)), derived={})
+        ids, positions, keep, targets, bounds = torch.split(there, [len(part) for part in parts])
+        return replace(self, ids=ids, positions=positions, keep=keep, targets=targets, bounds=bounds, derived={})
 
 
 @dataclass
