@@ -18,6 +18,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -231,6 +232,17 @@ def child(path: Path) -> None:
     sys.exit(status)
 
 
+def compose_once(arguments: Sequence[str]) -> None:
+    """Keep Hydra from composing everything twice, once of it only to look for `hydra.mode`, which ours never sets.
+
+    That is a third of the time until a mistake is named. A configuration of the user's own may set it.
+    """
+    from hydra._internal.hydra import Hydra
+
+    if not any("hydra.mode" in one or one.startswith(("--config", "-cd", "-cp", "-cn")) for one in arguments):
+        Hydra.get_mode = lambda *_given, **_named: None  # type: ignore[method-assign]
+
+
 def main() -> None:
     """The command line."""
     if (
@@ -261,6 +273,7 @@ def main() -> None:
     outcome = "FAILED"
     try:
         sys.argv[1:] = read_arguments(sys.argv[1:], compose.conf_folder())
+        compose_once(sys.argv[1:])
         with explaining_limits():
             job()
         outcome = "FINISHED"

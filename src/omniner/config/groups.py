@@ -235,7 +235,7 @@ class StatsConfig(Group):
 class ReportConfig(Group):
     """How results are told."""
 
-    language: Literal["auto", "zh", "en"]
+    language: Literal["auto", "zh", "en"] = "auto"
     """Of pages and figures; auto = that of the sentences. Terminal, tables and Markdown are in English."""
 
 
@@ -398,7 +398,6 @@ class Config(Group):
     agreement: AgreementConfig
     guide: GuideConfig
     stats: StatsConfig
-    report: ReportConfig
     split: SplitConfig
     filter: FilterConfig
     search: SearchConfig
@@ -446,6 +445,7 @@ class Config(Group):
     seconds; merged = adapters merged into their weights; serve = the command that serves a model with vLLM is printed;
     generated = predictions as LLaMA-Factory writes them; or a format of corpora; auto = safetensors for a GGUF file,
     llama for a folder with a checkpoint."""
+    report: ReportConfig = field(default_factory=ReportConfig)
 
     @property
     def llm(self) -> CausalConfig | None:

@@ -26,7 +26,6 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -118,6 +117,8 @@ def _gpus() -> list[tuple[Any, Any]]:
 
 def library_versions() -> dict[str, str]:
     """Return the version of Python and of each installed library that can change a result."""
+    from importlib import metadata  # no mistake in a configuration waits for it
+
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

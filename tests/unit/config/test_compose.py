@@ -115,3 +115,10 @@ def test_a_small_corpus_is_passed_over_more_often(overrides: list[str], epochs: 
     trainer = compose.load(overrides).trainer
     assert (trainer.epochs(10), trainer.epochs_between_evaluations(10)) == (epochs, every)
     assert trainer.epochs(1000) == trainer.max_epochs
+
+
+def test_a_run_that_knew_nothing_of_languages_opens(tmp_path: Path) -> None:
+    raw = OmegaConf.create(compose.to_yaml(compose.load([])))
+    del raw["report"]
+    OmegaConf.save(raw, tmp_path / "config.yaml")
+    assert compose.read(tmp_path / "config.yaml").report.language == "auto"
