@@ -325,9 +325,9 @@ def fuzz(out: Path, seed: str, inputs: int, valid: Mapping[str, list[bytes]], pl
         outcome = result if result in ("taken", "refused") else "failed"
         counts[f"{name}: {outcome}"] += 1
         if outcome == "failed":
-            kept = out / "failures" / f"{seed}-{number}-{name.replace(' ', '_')}"
-            kept.with_suffix(".bin").write_bytes(data)
-            kept.with_suffix(".txt").write_text(result, encoding="utf-8", errors="replace")
+            kept = f"{seed}-{number}-{name.replace(' ', '_')}"
+            (out / "failures" / f"{kept}.bin").write_bytes(data)
+            (out / "failures" / f"{kept}.traceback").write_text(result, encoding="utf-8", errors="replace")
         if (now := time.monotonic()) - said > SAID or number + 1 == inputs:
             said, rate = now, (number + 1 - first) / (now - started)
             failed = sum(count for key, count in counts.items() if key.endswith("failed"))

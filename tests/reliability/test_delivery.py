@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -182,3 +183,15 @@ def test_the_run_of_a_sweep_is_sent_and_ended_like_any_other(
         table = json.loads(Path(client.download_artifacts(made.run.id, "tables/children.json")).read_text())
         assert table["data"] == [["seed=1", "finished", "c" * 32, 0.5]], "as the folder knows its children"
         assert client.get_run(made.run.id).data.metrics["test/f1"] == 0.5
+
+
+def test_half_a_note_of_a_killed_process_is_swept(tables: Path) -> None:
+    settings = compose.load(["task=check", f"tracking.folder={tables}"]).tracking
+    old, new = (tables / "unsent" / f".note{number}.json.tmp" for number in range(2))
+    for path in (old, new):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    os.utime(old, (0, 0))
+    assert unsent.noted(settings) == []
+    assert (old.exists(), new.exists()) == (False, True), "somebody may be writing the other one"
+    new.unlink()

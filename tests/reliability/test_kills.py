@@ -39,7 +39,8 @@ FILES = {
 SIZES = "data.size={train: 60, dev: 20, test: 20}"
 QUICK = ["compare.resamples=50", "compare.permutations=50", "metrics.bootstrap=0"]
 SERVER = ["decoding=openai", "decoding.url=$server", "decoding.model=tiny", "decoding.retries=1"]
-TIMES = r'"seconds": {[^}]*}'
+# How long it took, and how many answers of a teacher an earlier process had kept.
+OF_THE_PROCESS = r'"timing": {[^}]*}|"cached": \d+|\d+ answers were kept'
 PREDICTED = ["predictions.jsonl", "gold.jsonl"]
 SMALL = [item for item in ONE_EPOCH if not item.startswith(("data", "model"))]
 
@@ -157,7 +158,7 @@ class Store(NamedTuple):
 
 
 def _content(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """What a run made: these files of its folder, with all files of folders; without its own name, ids and times."""
+    """What a run made: these files of its folder, with all files of folders; without its own name and ids."""
     paths = [
         path
         for name in names
@@ -168,7 +169,7 @@ def _content(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
     if scores.is_file():
         found["metrics"] = json.dumps(json.loads(scores.read_bytes())["metrics"]).encode()
     own = re.compile(
-        rf"{re.escape(folder.name)}|{re.escape(str(folder.parents[1]))}|\b[0-9a-f]{{32}}\b|{TIMES}".encode()
+        rf"{re.escape(folder.name)}|{re.escape(str(folder.parents[1]))}|\b[0-9a-f]{{32}}\b|{OF_THE_PROCESS}".encode()
     )
     return {name: data if name.endswith(".png") else own.sub(b"*", data) for name, data in found.items()}
 
@@ -240,7 +241,7 @@ def test_a_killed_run_goes_on_to_the_same_end(task: str, values: dict[str, str],
         problems = _problems(cwd, task, expected, tables)
         failures += [f"{task}, change {kill.number} of {kill.process}: {problem}" for problem in problems]
         print(f"  {task}: {kill.process} before change {kill.number}: {problems or 'the same'}", flush=True)
-    notes = [note.read_text("utf-8") for note in (tables / "unsent").glob("*")]
+    notes = [note.read_text("utf-8") for note in (tables / "unsent").glob("*.json")]
     print(
         f"{task}: {killed[PARENT]} + {killed['children']} kills, {counts} changes, {len(failures)} failures", flush=True
     )

@@ -337,10 +337,10 @@ def adopt(config: Config, path: Path, names: Sequence[str]) -> Config:
 
 def _read_mapping(path: Path, fix: str) -> dict[str, Any]:
     with explaining(path):
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     try:
-        raw = OmegaConf.to_container(OmegaConf.create(text), resolve=True, throw_on_missing=True)
-    except (OmegaConfBaseException, ValueError, YAMLError) as error:
+        raw = OmegaConf.to_container(OmegaConf.create(data.decode("utf-8")), resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, ValueError, YAMLError, RecursionError) as error:
         raise UserError(path, f"not a configuration ({_first_line(error)})", fix) from error
     if not isinstance(raw, dict):
         raise UserError(path, "not the configuration of a run", fix)

@@ -13,12 +13,13 @@ import hashlib
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from omniner.config.groups import TrackingConfig
 from omniner.errors import UserError
-from omniner.files import explaining, read_json, write_json
+from omniner.files import explaining, is_temporary, read_json, write_json
 from omniner.tracking.spool import SPOOL, Sender, Spool
 from omniner.tracking.store import Store
 from omniner.tracking.tracked_run import PENDING, SECONDS_TO_FINISH
@@ -26,6 +27,7 @@ from omniner.tracking.tracked_run import PENDING, SECONDS_TO_FINISH
 log = logging.getLogger("omniner.tracking")
 
 ASIDE = "tracking_unsent"  # in a run's folder: spools of runs that were there before, each in a folder of its own
+_LONG = 3600.0  # seconds that nobody takes to write a note
 FOLDER_TAG = "omniner.folder"  # tells in the UI where a run's output lies
 
 
@@ -44,6 +46,9 @@ def settle(tracking: TrackingConfig, folder: Path) -> None:
 def noted(tracking: TrackingConfig) -> list[Path]:
     """Return the folders that are noted, in the order in which their runs began."""
     with contextlib.suppress(OSError):
+        for path in _notes(tracking).iterdir():
+            if is_temporary(path.name) and time.time() - path.stat().st_mtime > _LONG:  # of a killed process
+                path.unlink()
         notes = sorted(_notes(tracking).glob("*.json"), key=lambda path: path.stat().st_mtime)
         return [Path(folder) for path in notes if (folder := _folder_of(path))]
     return []

@@ -86,6 +86,8 @@ def test_parts_are_taken_from_the_configuration_of_another_run(tmp_path: Path) -
     ("text", "message"),
     [
         ("a: [", "not a configuration"),
+        ("a: \udcff", "not a configuration"),  # a byte that is no UTF-8
+        ("a: " + "[" * 5000, "not a configuration"),
         ("- 1", "not the configuration of a run"),
         ("data: {}", "seed is missing"),
         ("data: {}\nseed: 1", r"data\.name: this key is missing"),
@@ -95,7 +97,7 @@ def test_parts_are_taken_from_the_configuration_of_another_run(tmp_path: Path) -
 )
 def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(text)
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=message) as raised:
         compose.adopt(compose.load([]), path, ("data", "seed"))
     assert raised.value.where == str(path)
