@@ -23,6 +23,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "batch32": {**NO_CHECKPOINTING, "per_device_train_batch_size": 32, "gradient_accumulation_steps": 1},
     "neat2048": {**NO_CHECKPOINTING, "neat_packing": True, "cutoff_len": 2048, "per_device_train_batch_size": 1},
 }
+FULL = {"finetuning_type": "full"}
+# the shape of `tuning=lora`
+LORA = {"finetuning_type": "lora", "lora_target": "all", "lora_rank": 16, "lora_alpha": 32, "bf16": True}
 START = {"max_samples": 2, "gradient_accumulation_steps": 1, **NO_CHECKPOINTING}
 
 
@@ -33,7 +36,6 @@ def train(cli: str, folder: Path, variant: dict[str, Any], samples: int) -> dict
         "template": "qwen",
         "stage": "sft",
         "do_train": True,
-        "finetuning_type": "full",
         "dataset_dir": str(folder / "data"),
         "dataset": "ner",
         "cutoff_len": 4096,

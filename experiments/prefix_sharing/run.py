@@ -39,19 +39,21 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=sorted(peer.VARIANTS), default=sorted(peer.VARIANTS))
     parser.add_argument("--samples", type=int, default=2 * BATCH)
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--weights", type=Path, help="folder of a pretrained Qwen2, whose adapters learn CLUENER")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        print(make(folder, options.samples, options.layers), flush=True)
+        print(make(folder, options.samples, options.layers, options.weights), flush=True)
         contestants: dict[str, Callable[[], dict[str, Any]]] = {
             name: lambda further=further: train_ours(folder, options.samples, further) for name, further in OURS.items()
         }
         start = 0.0
         if options.peer:
-            start = peer.train(options.peer, folder, peer.START, 2)["cpu"]
+            tuning = peer.LORA if options.weights else peer.FULL
+            start = peer.train(options.peer, folder, {**tuning, **peer.START}, 2)["cpu"]
             for name in options.variants:
-                variant = peer.VARIANTS[name]
+                variant = {**tuning, **peer.VARIANTS[name]}
                 contestants[f"LLaMA-Factory {name}"] = lambda variant=variant: peer.train(
                     options.peer, folder, variant, options.samples
                 )

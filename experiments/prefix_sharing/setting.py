@@ -1,8 +1,11 @@
-"""What both programs train on: a small Qwen2 with random weights, and the same samples in the same order.
+"""What both programs train on: a model, and the same samples in the same order.
 
-Out come two things in a folder: `model/` (weights, and a byte-level BPE made from the texts, small enough that its
-embeddings do not outweigh a model of this size), and `data/ner.json` with `dataset_info.json` as LLaMA-Factory reads
-them, in the order in which OmniNER, which makes the sentences itself, will train on them.
+The model is a small Qwen2 with random weights, all of which learn sentences that OmniNER makes itself, or one that is
+pretrained, whose LoRA adapters learn CLUENER in bf16.
+
+Out come two things in a folder: `model/` (weights, and for a small model a byte-level BPE made from the texts, small
+enough that its embeddings do not outweigh it), and `data/ner.json` with `dataset_info.json` as LLaMA-Factory reads
+them, in the order in which OmniNER will train on them.
 """
 
 from __future__ import annotations
@@ -40,16 +43,19 @@ SIZES = {"hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2,
 BATCH = 32  # samples of one optimizer step
 
 
+SMALL = ["tuning=full", "model.learning_rate.full=1e-4", "prompt=fewshot", "prompt.examples=3"]
+PRETRAINED = ["tuning=lora", "model.learning_rate.lora=1e-4", "prompt=errta", "data=cluener", "trainer.precision=auto"]
+
+
 def compose(folder: Path, samples: int, further: list[str]) -> Config:
     """OmniNER's configuration: one epoch at a constant rate, 32 samples a step, nothing but training."""
+    pretrained = is_pretrained(folder)
+    counts = f"{{train: {samples}, dev: 8, test: 8}}"
     return configs.load(
         [
             "model=causal_path",
             f"model.path={folder / 'model'}",
-            "model.learning_rate.full=1e-4",
-            "tuning=full",
-            "prompt=fewshot",
-            "prompt.examples=3",
+            *(PRETRAINED if pretrained else SMALL),
             f"prompt.system.zh='{SYSTEM}'",
             "trainer=cpu",
             "trainer.max_epochs=1",
@@ -59,21 +65,36 @@ def compose(folder: Path, samples: int, further: list[str]) -> Config:
             "trainer.eval_sample=1",
             "trainer.threads=1",
             "decoding.max_new_tokens=1",
-            f"data.size={{train: {samples}, dev: 8, test: 8}}",
+            f"data.limit={counts}" if pretrained else f"data.size={counts}",
             "tracking=off",
             *further,
         ]
     )
 
 
-def make(folder: Path, samples: int, layers: int) -> str:
-    """Write everything; a line that says what it is."""
+def is_pretrained(folder: Path) -> bool:
+    """Whether the model in a folder is one that stands elsewhere."""
+    return (folder / "model").is_symlink()
+
+
+def make(folder: Path, samples: int, layers: int, weights: Path | None) -> str:
+    """Write everything; a line that says what it is.
+
+    Args:
+        folder: an empty one.
+        samples: of the epoch.
+        layers: of a small model.
+        weights: folder of a pretrained model, in place of a small one.
+    """
+    if weights is not None:
+        (folder / "model").symlink_to(weights.resolve(), target_is_directory=True)
     config = compose(folder, samples, [])
     corpus = sources.load_corpus(config.data, None)
     train = corpus.splits["train"]
     prompt = build_prompt(config.prompt, corpus.active, train)
-    known = sources.load_corpus(compose(folder, KNOWN, []).data, ["train"]).splits["train"]
-    _write_model(folder / "model", prompt, known, layers)
+    if weights is None:
+        known = sources.load_corpus(compose(folder, KNOWN, []).data, ["train"]).splits["train"]
+        _write_model(folder / "model", prompt, known, layers)
     chat = ChatTokenizer(_load_tokenizer(folder / "model"), None)
     encoder = PromptEncoder(chat, prompt, config.encoding)
     encoded, _ = encoder.encode(train)
@@ -87,7 +108,7 @@ def make(folder: Path, samples: int, layers: int) -> str:
     answer = sum(len(sample.answer) for sample in encoded) / len(encoded)
     return (
         f"{samples} samples of {mean:.0f} tokens on average, of which {prefix} are the shared prefix and {answer:.0f} "
-        f"the answer; vocabulary {len(chat.tokenizer)}, {layers} layers"
+        f"the answer; vocabulary {len(chat.tokenizer)}, {weights or f'{layers} layers'}"
     )
 
 

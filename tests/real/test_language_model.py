@@ -43,3 +43,19 @@ def test_it_finds_what_nobody_could_miss(tmp_path: Path) -> None:
     words = ["task=predict", "prompt=fewshot", "prompt.examples=3", "text=昨天张三去了北京大学"]
     said = omniner(*ASKED, *words, cwd=tmp_path, anew=True).stdout
     assert re.search(r"\[[^\]|]*(张三|北京)[^\]|]*\|", said), said
+
+
+def test_it_answers_a_teachers_questions_in_form(tmp_path: Path) -> None:
+    """Notes about its own errors: a rule each, by its name, within what was asked for."""
+    few = ["task=predict", "prompt=fewshot", "prompt.examples=3", "data.size={train: 48, dev: 12, test: 4}"]
+    run = folder_of(omniner(*ASKED, *few, cwd=tmp_path, anew=True), tmp_path)
+    asked = [
+        "task=guide", f"run={run}", "teacher=hf", f"teacher.path={MODEL.resolve()}", "guide.clusters=2",
+        "guide.suspects=0", "guide.min_errors=1", "teacher.max_new_tokens=300", "trainer.threads=1", "tracking=off",
+    ]  # fmt: skip
+    guide = folder_of(omniner(*asked, cwd=tmp_path, anew=True), tmp_path)
+    found = json.loads((guide / "guidance.json").read_text(encoding="utf-8"))
+    assert found["teacher"]["kind"] == "hf"
+    taught = [lesson["note"] for lesson in found["lessons"] if lesson["note"]["by"] != "counts"]
+    assert taught
+    assert all(re.search(r"[\u4e00-\u9fff]", note["rule"]["zh"]) for note in taught)
