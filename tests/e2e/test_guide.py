@@ -17,20 +17,20 @@ from omniner.config import compose
 from omniner.corpus import sources, taxonomy
 from omniner.tasks import prompting
 from tests.e2e.conftest import COMMAND, TINY, TINY_CAUSAL, environment, folder_of, omniner, runs_in
+from tests.helpers import made_up_guidance
 from tests.helpers.scripted_server import Answer, Seen, error, reply, serving
 
 pytestmark = pytest.mark.slow
 
 DATA = TINY[0]
 CHECK = ["task=check", *(item for item in TINY_CAUSAL if not item.startswith("data")), DATA, "prompt=errta"]
-NOTE = json.dumps({"cause": "没有看上下文", "rule": "先通读整句再标注", "doubtful": []}, ensure_ascii=False)
 OMNINER2025 = taxonomy.load_taxonomy("omniner2025")
 VERDICT = json.dumps({"verdict": "usual", "reason": "通常如此"}, ensure_ascii=False)
 
 
 def answer(request: Seen, before: int) -> Answer:
     """What a good teacher says."""
-    return reply(VERDICT if "verdict" in request.text else NOTE)
+    return reply(VERDICT if "verdict" in request.text else made_up_guidance.teacher_note(request.text))
 
 
 def guidance(folder: Path) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def test_a_teacher_writes_the_notes(guided: tuple[Path, Path, Path]) -> None:
     }  # fmt: skip
     assert {lesson["note"]["by"] for lesson in found["lessons"]} == {"big"}
     assert {suspect["verdict"] for suspect in found["suspects"]} <= {"usual"}
-    assert {lesson["note"]["rule"]["zh"] for lesson in found["lessons"]} == {"先通读整句再标注"}
+    assert all(lesson["note"]["rule"]["zh"].startswith("先通读整句再标注：") for lesson in found["lessons"])
 
 
 def test_a_killed_run_goes_on_and_asks_for_the_rest(guided: tuple[Path, Path, Path], tmp_path: Path) -> None:

@@ -112,9 +112,8 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
     def script(request: Seen, before: int) -> Answer:
         if request.body["model"] == "teacher":
-            known = {"verdict": "usual", "reason": "通常如此"}
-            note = {"cause": "没有看上下文", "rule": "先通读整句再标注", "doubtful": []}
-            return reply(json.dumps(known if "verdict" in request.text else note, ensure_ascii=False))
+            known = json.dumps({"verdict": "usual", "reason": "通常如此"}, ensure_ascii=False)
+            return reply(known if "verdict" in request.text else made_up_guidance.teacher_note(request.text))
         text = request.text.rpartition("句子：")[2]
         return reply(gold.get(text, "[]") if len(text) % 3 else "[]")
 

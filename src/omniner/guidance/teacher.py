@@ -22,7 +22,7 @@ import logging
 import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
@@ -33,7 +33,7 @@ from omniner.config.groups import TeacherConfig
 from omniner.errors import UserError
 from omniner.files import append_lines, read_json, whole_records, write_text
 from omniner.guidance.clusters import describe_error, describe_facts
-from omniner.guidance.lessons import Failure, Lesson, LessonExample, SuspectLabel, explain
+from omniner.guidance.lessons import Failure, Lesson, LessonExample, Note, SuspectLabel, explain
 from omniner.llm.client import ChatClient, ChatRequest, ServerError, response_format
 from omniner.llm.responses import Refusal, Reply
 from omniner.progress import Progress
@@ -64,7 +64,7 @@ _ASK_LESSON = {
 请找出错误的原因，并写出一条能够避免这类错误的规则。输出一个 JSON 对象，形如
 {{"cause": "...", "rule": "...", "doubtful": []}}
 cause：原因，一两句话；
-rule：规则，一句具体可执行的话，不超过 100 字，不提例子的编号；
+rule：规则，一句具体可执行的话，写出类别的名称和起决定作用的词，不超过 100 字，不提例子的编号；
 doubtful：标准答案本身可能有误的例子的编号，没有则为空列表。""",
     "en": """\
 A model made {count} errors of one kind on annotated data ({share} of all its errors). {opening}
@@ -78,7 +78,8 @@ Counts in the training split
 Find out why they happen, and write a rule that would avoid them. Answer with a JSON object in the form
 {{"cause": "...", "rule": "...", "doubtful": []}}
 cause: why they happen, in a sentence or two;
-rule: the rule, one concrete sentence of at most 60 words that names no example by its number;
+rule: the rule, one concrete sentence of at most 60 words that names the category and the words that decide, but no
+example by its number;
 doubtful: the numbers of examples whose gold label seems wrong itself, an empty list if there are none.""",
 }
 _ASK_SUSPECT = {
@@ -148,6 +149,24 @@ def answer_model(name: str, **fields: Any) -> type[BaseModel]:
     return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **every)
 
 
+@functools.cache
+def names_one_of(categories: tuple[str, ...]) -> Any:
+    """Demand of a rule that it names one of these categories, in full or without its primary.
+
+    Weak teachers write "mind the context" about any error. In a prompt, where a rule stands by itself, that tells
+    nothing, and what was counted in train tells more.
+    """
+    from pydantic import AfterValidator
+    from pydantic_core import PydanticCustomError
+
+    def check(rule: str) -> str:
+        if not any(name.rpartition("_")[2].casefold() in rule.casefold() for name in categories):
+            raise PydanticCustomError("category", "no category is named: {known}", {"known": " or ".join(categories)})
+        return rule
+
+    return AfterValidator(check)
+
+
 def lesson_question(lesson: Lesson, errors: int, language: str) -> Question:
     """Ask why the errors of a cluster happen, and what would avoid them.
 
@@ -166,10 +185,11 @@ def lesson_question(lesson: Lesson, errors: int, language: str) -> Question:
             f"- {line}" for line in describe_facts(lesson.facts, lesson.gold, lesson.predicted, language)
         ),
     )
+    categories = tuple(name for name in (lesson.gold, lesson.predicted) if name)
     answer = answer_model(
         "LessonAnswer",
         cause=Annotated[str, MinLen(1), MaxLen(1000)],
-        rule=Annotated[str, MinLen(1), MaxLen(600)],
+        rule=Annotated[str, MinLen(1), MaxLen(600), names_one_of(categories)],
         doubtful=Annotated[list[Annotated[int, Ge(1), Le(len(shown))]], MaxLen(len(shown))],
     )
     return Question(lesson.question_id, _SYSTEM[language], text, answer)
@@ -312,6 +332,24 @@ class TeacherAnswers:
     failures: list[Failure] = field(default_factory=list)
     cached: int = 0
     cost: TeacherCost = field(default_factory=TeacherCost)
+
+
+def with_note(lesson: Lesson, taught: TeacherAnswers, language: str) -> Lesson:
+    """Give a lesson the teacher's note; it stays as it is where the teacher gave none.
+
+    A teacher who doubts most of the gold labels that it is shown has not looked at them (people were not wrong so
+    often): none of these doubts is taken.
+    """
+    answer = taught.answers.get(lesson.question_id)
+    if answer is None:
+        return lesson
+    doubtful = set(answer["doubtful"])
+    if len(doubtful) > max(1, len(lesson.examples) // 2):
+        log.info("%s doubts most gold labels of the errors %s: not believed", taught.teacher, lesson.question_id)
+        doubtful = set()
+    examples = [replace(example, doubtful=number in doubtful) for number, example in enumerate(lesson.examples, 1)]
+    note = Note(taught.teacher, {language: answer["rule"]}, {language: answer["cause"]})
+    return replace(lesson, examples=examples, note=note)
 
 
 def teacher_name(config: TeacherConfig) -> str:

@@ -22,7 +22,7 @@ from omniner.corpus.formats import jsonl
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.guidance.clusters import Cluster, TrainingCounts, build_lesson, cluster_errors
-from omniner.guidance.lessons import GUIDANCE_FILE, Failure, Guidance, Lesson, Note, SuspectLabel, write_guidance
+from omniner.guidance.lessons import GUIDANCE_FILE, Failure, Guidance, Lesson, SuspectLabel, write_guidance
 from omniner.guidance.teacher import (
     Question,
     ServerTeacher,
@@ -31,6 +31,7 @@ from omniner.guidance.teacher import (
     ask_teacher,
     lesson_question,
     suspect_question,
+    with_note,
 )
 from omniner.model_files import find_checkpoint
 from omniner.records import Issue, Sentence
@@ -71,7 +72,7 @@ def run(context: Context) -> None:
         taught = _ask(context, lessons, suspects, len(result.errta.errors))
         teacher |= {"name": taught.teacher, **taught.cost.to_json(), "cached": taught.cached}
         failures = taught.failures
-        lessons = [_with_note(lesson, taught, guide.language) for lesson in lessons]
+        lessons = [with_note(lesson, taught, guide.language) for lesson in lessons]
         suspects = [replace(suspect, **taught.answers.get(suspect.question_id, {})) for suspect in suspects]
     errors = len(result.errta.errors)
     guidance = Guidance(
@@ -211,17 +212,6 @@ def _ask(context: Context, lessons: Sequence[Lesson], suspects: Sequence[Suspect
     asked: list[Question] = [lesson_question(lesson, errors, language) for lesson in lessons]
     asked += [suspect_question(suspect, language) for suspect in suspects]
     return ask_teacher(config.teacher, asked, language, make_teacher, context.folder / _TEACHER_USAGE)
-
-
-def _with_note(lesson: Lesson, taught: TeacherAnswers, language: str) -> Lesson:
-    """The lesson with the teacher's note; as it is where the teacher gave none."""
-    answer = taught.answers.get(lesson.question_id)
-    if answer is None:
-        return lesson
-    doubtful = set(answer["doubtful"])
-    examples = [replace(example, doubtful=number in doubtful) for number, example in enumerate(lesson.examples, 1)]
-    note = Note(taught.teacher, {language: answer["rule"]}, {language: answer["cause"]})
-    return replace(lesson, examples=examples, note=note)
 
 
 def _scores(result: ScoreResult) -> dict[str, Any]:

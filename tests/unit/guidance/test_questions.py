@@ -16,8 +16,8 @@ from omniner.scoring.metrics import ErrtaError
 
 ERROR = ErrtaError("classification", "a", (Entity("小满", "品牌", 1, 3),), (Entity("小满", "时间", 1, 3),))
 ANSWER = teacher.lesson_question(lesson_of(ERROR, "喝小满{x}"), 10, "zh").answer
-GOOD = '{"cause": "因为", "rule": "看上下文", "doubtful": [1]}'
-VALUE = {"cause": "因为", "rule": "看上下文", "doubtful": [1]}
+GOOD = '{"cause": "因为", "rule": "品牌看上下文", "doubtful": [1]}'
+VALUE = {"cause": "因为", "rule": "品牌看上下文", "doubtful": [1]}
 
 
 def test_a_question_holds_all_that_is_known() -> None:
@@ -66,7 +66,7 @@ def test_the_note_on_a_lesson_is_not_told() -> None:
         f"好的，答案如下：\n```\n{GOOD}\n```\n希望有用",
         f"答案是 {GOOD}。",
         f'<think>{{"cause": 1}}</think>{GOOD}',
-        GOOD.replace("看上下文", "  看上下文\\n "),
+        GOOD.replace("品牌看上下文", "  品牌看上下文\\n "),
     ],
 )
 def test_an_answer_is_found(text: str) -> None:
@@ -79,13 +79,14 @@ def test_an_answer_is_found(text: str) -> None:
         ("", "it holds no JSON object"),
         ("我不知道", "it holds no JSON object"),
         ("[1, 2]", "it is JSON, but no object"),
-        ('{"cause": "x", "rule": "y"}', "the object lacks the key 'doubtful'"),
+        ('{"cause": "x", "rule": "品牌"}', "the object lacks the key 'doubtful'"),
         (GOOD.replace("[1]", "[2]"), "doubtful[0] must be at most 1, not 2"),
         (GOOD.replace("[1]", "[1, 1]"), "doubtful: the length must be at most 1, not 2"),
-        (GOOD.replace("看上下文", " \\n "), "rule: the length must be at least 1, not 0"),
-        (GOOD.replace("看上下文", "长" * 601), "rule: the length must be at most 600, not 601"),
+        (GOOD.replace("品牌看上下文", "看上下文"), "rule: no category is named: 品牌 or 时间"),
+        (GOOD.replace("品牌看上下文", " \\n "), "rule: the length must be at least 1, not 0"),
+        (GOOD.replace("品牌看上下文", "长" * 601), "rule: the length must be at most 600, not 601"),
         (GOOD.replace("[1]", '[1], "more": 1'), 'the object has the unknown key "more"'),
-        (GOOD.replace('"看上下文"', "null"), "rule must be of type string, not null"),
+        (GOOD.replace('"品牌看上下文"', "null"), "rule must be of type string, not null"),
         (GOOD.replace("[1]", "[true]"), "doubtful[0] must be of type integer, not true"),
         (GOOD.replace("[1]", "[1.5]"), "doubtful[0] must be of type integer, not 1.5"),
         (GOOD.replace("[1]", "[0]"), "doubtful[0] must be at least 1, not 0"),
@@ -105,8 +106,8 @@ def test_what_is_wrong_with_an_answer_is_told(text: str, wrong: str) -> None:
 
 def test_half_a_surrogate_is_replaced() -> None:
     """What no model of an answer and no file in UTF-8 could hold."""
-    value, wrong = read_teacher_answer(GOOD.replace("看上下文", "看\\ud83d"), ANSWER)
-    assert (value, wrong) == ({**VALUE, "rule": "看\ufffd"}, "")
+    value, wrong = read_teacher_answer(GOOD.replace("品牌看上下文", "品牌\\ud83d"), ANSWER)
+    assert (value, wrong) == ({**VALUE, "rule": "品牌\ufffd"}, "")
 
 
 def test_a_verdict_is_one_of_three() -> None:
@@ -148,3 +149,13 @@ def test_asking_again_shows_the_answer_and_what_is_wrong() -> None:
     assert "它不是 JSON" in told.text
     assert len(told.text) < len(question.text) + 2_100
     assert (told.id, told.answer) == (question.id, question.answer)
+
+
+@pytest.mark.parametrize(("said", "taken"), [([2], [2]), ([1, 2], [1, 2]), ([1, 2, 4], []), ([1, 2, 3, 4], [])])
+def test_who_doubts_most_labels_is_not_believed(said: list[int], taken: list[int]) -> None:
+    lesson = max(made_up_guidance.guidance().lessons, key=lambda lesson: len(lesson.examples))
+    assert len(lesson.examples) == 4
+    answer = {"cause": "因为", "rule": "品牌看上下文", "doubtful": said}
+    noted = teacher.with_note(lesson, teacher.TeacherAnswers("big", {lesson.question_id: answer}), "zh")
+    assert [number for number, example in enumerate(noted.examples, 1) if example.doubtful] == taken
+    assert (noted.note.by, noted.note.rule) == ("big", {"zh": "品牌看上下文"})
