@@ -309,7 +309,7 @@ class TrainerConfig(Group):
     batch_size: Positive
     """Sentences of one optimizer step, over all devices."""
     eval_batch_size: Positive
-    """Sentences evaluated at once; no influence on results, only on speed and memory."""
+    """Sentences evaluated at once; no influence on results, only on speed, memory and the seventh digit of a loss."""
     warmup: Share
     """Share of all steps during which the learning rate rises."""
     schedule: Literal["constant", "linear", "cosine"]

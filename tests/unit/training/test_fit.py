@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -330,3 +331,19 @@ def test_half_precision_learns_and_predicts(tmp_path: Path, precision: str) -> N
     assert losses.values[24] < 0.6 * losses.values[1]
     found = [p for batch in predict(result.best_path, corpus.splits["test"], config) for p in batch]
     assert len(found) == len(corpus.splits["test"])
+
+
+@pytest.mark.parametrize(
+    ("f1", "loss", "better"),
+    [
+        (0.6, 9.0, True),
+        (0.4, 0.1, False),
+        (0.5, 1.0, False),
+        (0.5, 0.999, True),
+        (0.5, 0.9999999, False),  # no more than another eval_batch_size would make of it
+        (0.5, math.nan, False),
+    ],
+)
+def test_the_best_state_is_chosen_by_f1_and_then_by_the_loss(f1: float, loss: float, better: bool) -> None:
+    assert callbacks.is_better(f1, loss, 0.5, 1.0) is better
+    assert callbacks.is_better(0.0, loss, -1.0, math.inf)  # the first one always is
