@@ -64,7 +64,8 @@ def render_page(
     nav: list[tuple[str, str]] = []  # filled by the sections of the template
     environment = _environment(language)
     main = environment.get_template(template).render({**values, "nav": nav})
-    text = environment.get_template("page.html").render(
+    page = partial(
+        environment.get_template("page.html").render,
         kind=kind,
         title=Wording(kind),
         tag=TAGS[language],
@@ -75,11 +76,12 @@ def render_page(
         data=Markup(block),
         script=Markup(script),
         policy=Markup(_policy(script)),
-        font=Markup(font_face((name, main, block), "OmniNER Han")),
         css=Markup(_asset("page.css")),
         version=omniner.__version__,
     )
-    return storable(text)
+    # The whole page is asked for its letters: the frame around the sections says something, too.
+    font = font_face([page(font="")], "OmniNER Han")
+    return storable(page(font=Markup(font)))
 
 
 def render_summary_page(

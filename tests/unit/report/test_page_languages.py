@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from typing import Any
 import made_up
 import paired_runs
 import pytest
+from fontTools.ttLib import TTFont
 from tests.helpers import made_up_guidance
 
 from omniner.annotators.reliability import measure_agreement
@@ -164,6 +167,17 @@ def test_no_label_of_a_chinese_page_is_english(make: Callable[[str], str]) -> No
     left = {piece for piece in pieces if not HAN.search(piece) and ENGLISH.search(SAME.sub("", piece))}
     left |= {piece for piece in pieces if PHRASE.search(SAME.sub("", piece))}
     assert left == set()
+
+
+@pytest.mark.parametrize("make", PAGES, ids=lambda make: make.__name__)
+def test_a_page_brings_every_letter_that_it_shows(make: Callable[[str], str]) -> None:
+    text = make("zh")
+    shown = Shown()
+    shown.feed(text)
+    found = re.search(r"base64,([^)]+)\) format", text)
+    assert found is not None
+    held = set(TTFont(io.BytesIO(base64.b64decode(found[1]))).getBestCmap())
+    assert {letter for piece in shown.pieces for letter in HAN.findall(piece) if ord(letter) not in held} == set()
 
 
 @pytest.mark.parametrize("make", PAGES, ids=lambda make: make.__name__)
