@@ -251,6 +251,9 @@ def main() -> None:
         folder = Path(next(iter(omniner.__path__)))
         fix = "Run from another folder, or install OmniNER again (pip install -e <clone>)."
         sys.exit(report(UserError(folder, "a folder of this name hides the installed package", fix)))
+    # libgomp reads this when torch is imported. Its threads would wait for each other for milliseconds on a busy core;
+    # on a machine with other work to do, two threads are then many times slower than one.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if sys.argv[1:2] == ["--child"]:
         child(Path(sys.argv[2]))
         return

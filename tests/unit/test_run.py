@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import pytest
@@ -26,3 +27,15 @@ def test_the_configuration_is_composed_once_where_nobody_sets_the_mode(
     monkeypatch.setattr(Hydra, "get_mode", lambda *_: "composed")
     run.compose_once(arguments)
     assert Hydra.get_mode(object(), "config", []) == (None if once else "composed")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "10000"), ("0", "0")])
+def test_threads_do_not_hold_the_cores_that_they_wait_on(
+    given: str | None, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", given or "")  # so that it is put back afterwards
+    if given is None:
+        monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setattr("sys.argv", ["omniner", "--version"])
+    run.main()
+    assert os.environ["GOMP_SPINCOUNT"] == kept
