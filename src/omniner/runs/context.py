@@ -291,8 +291,9 @@ class Context:
         lines = [to_line(issue._asdict()) for issue in issues]
         path = self.publish_text("issues.jsonl", "".join(f"{line}\n" for line in lines))
         self.run.metrics({f"issues/{code}": count for code, count in counts.items()})
-        for code, count in counts.items():
-            log.warning("issues: %d x %s (listed in %s)", count, code, path)
+        if counts:
+            listed = ", ".join(f"{count:,} {code}" for code, count in counts.items())
+            log.warning("issues: %s (listed in %s)", listed, path)
         return counts
 
     def publish_corpus(self, corpus: Corpus) -> None:

@@ -240,9 +240,9 @@ def hints(result: ScoreResult, curves: Mapping[str, Sequence[tuple[int, float]]]
     if dev:
         best = max(value for _, value in dev)
         steps = dev[-1][0] + 1  # curves count from 0
-        if steps < FEW_STEPS:
+        if steps < FEW_STEPS and best < 1:
             found.append(f"only {steps:,} steps were made: a small corpus needs more passes (trainer.max_epochs)")
-        elif len(dev) > 1 and dev[-1][1] >= best > dev[-2][1]:
+        elif len(dev) > 1 and 1 > dev[-1][1] >= best > dev[-2][1]:
             found.append("dev F1 was still rising at the last evaluation: more trainer.max_epochs may help")
         if abs(best - f1) > FAR:
             found.append(

@@ -42,6 +42,7 @@ def run(context: Context) -> None:
     config, folder = context.config, context.folder
     corpus = sources.load_for_training(config.data)
     context.publish_corpus(corpus)
+    issues = context.publish_issues(corpus.issues)  # before the training: a mistake in the files is worth a new start
     reported = corpus.splits["test"]
     jsonl.write(folder / GOLD, reported)
 
@@ -56,7 +57,8 @@ def run(context: Context) -> None:
     fitted = fit(config, corpus, prompt, folder, logger, callbacks=[], launch=launch)
     if fitted.interrupted:
         raise Stopped(fitted.signal)
-    issues = context.publish_issues([*corpus.issues, *fitted.issues])
+    if fitted.issues:
+        issues = context.publish_issues([*corpus.issues, *fitted.issues])
     log.info("best dev F1 %.2f %% after %d epochs: %s", 100 * fitted.best_f1, fitted.epochs, fitted.best_path)
     context.publish_results({"val/best_f1": fitted.best_f1, "train/epochs": fitted.epochs})
 

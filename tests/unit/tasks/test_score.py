@@ -23,7 +23,8 @@ def told(predictions: list[Prediction], **curves: Any) -> str:
 
 def test_a_good_result_needs_no_hint() -> None:
     assert told(RIGHT) == ""
-    assert told(RIGHT, val_f1=[(500, 0.9), (1000, 1.0), (1500, 0.99)]) == ""
+    assert told(RIGHT, val_f1=[(500, 0.9), (1000, 0.99), (1500, 0.98)]) == ""
+    assert told(RIGHT, val_f1=[(49, 0.9), (99, 1.0)]) == ""
 
 
 @pytest.mark.parametrize(
