@@ -18,7 +18,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from omniner.config.groups import ErrtaConfig
 from omniner.corpus.taxonomy import Taxonomy
@@ -29,6 +29,7 @@ from omniner.scoring.units import IMPOSSIBLE
 from omniner.wording import Wording, said
 
 Cell = str | int | float
+Names = TypeVar("Names", bound=tuple[str, ...])
 
 # What the values of a column are.
 TEXT, COUNT, CHANGE = "text", "count", "change"  # a change is a difference of counts
@@ -428,19 +429,23 @@ def _confusion_pairs(errors: Sequence[ErrtaError], top: int) -> Table:
 
 
 def _confused_surfaces(errors: Iterable[ErrtaError], top: int) -> Table:
-    counts: Counter[tuple[str, str]] = Counter()
-    labels, none = {name: Wording.both(name, entry.chinese) for name, entry in ERROR_TYPES.items()}, Wording("none")
+    counts: Counter[tuple[str, str, str, str]] = Counter()
     for error in errors:
-        gold, predicted = (" + ".join(e.category for e in side) for side in (error.gold, error.predicted))
-        parts = {"type": labels[error.type], "gold": gold or none, "predicted": predicted or none}
-        what = Wording.both("{type}: {gold} → {predicted}", "{type}：{gold} → {predicted}", **parts)
-        counts[(error.gold or error.predicted)[0].text, what] += 1
-    rows: list[list[Cell]] = [[surface, what, count] for (surface, what), count in _most(counts, top)]
+        gold, predicted = (" + ".join([e.category for e in side]) for side in (error.gold, error.predicted))
+        counts[(error.gold or error.predicted)[0].text, error.type, gold, predicted] += 1
+    none = Wording("none")
+    rows: list[list[Cell]] = []
+    for (surface, kind, gold, predicted), count in _most(counts, top):
+        what = Wording.both(
+            "{type}: {gold} → {predicted}", "{type}：{gold} → {predicted}",
+            type=Wording.both(kind, ERROR_TYPES[kind].chinese), gold=gold or none, predicted=predicted or none,
+        )  # fmt: skip
+        rows.append([surface, what, count])
     heads = [*columns(TEXT, "surface", "what"), *columns(COUNT, "count")]
     return Table(Wording("Surfaces most often wrong"), heads, rows, empty=Wording("No errors."))
 
 
-def _most(counts: Counter[tuple[str, str]], top: int) -> list[tuple[tuple[str, str], int]]:
+def _most(counts: Counter[Names], top: int) -> list[tuple[Names, int]]:
     """The largest counts; equal ones in the order of their names, whatever order they were met in."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:top]
 
