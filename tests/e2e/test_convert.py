@@ -33,7 +33,7 @@ def test_a_file_becomes_a_folder_of_brat_and_a_file_again(tmp_path: Path) -> Non
     (tmp_path / "x.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     result = omniner(*CONVERT, "to=brat", "input=x.jsonl", "output=standoff", cwd=tmp_path)
     assert "read as jsonl (JSON lines with `text` and `entities`" in result.stderr
-    assert "1 x split-lines" in result.stderr
+    assert "issues: 1 split-lines" in result.stderr
     assert sorted(path.name for path in (tmp_path / "standoff").iterdir()) == ["a.ann", "a.txt", "b.ann", "b.txt"]
     omniner(*CONVERT, "to=jsonl", "input=standoff", "output=back.jsonl", cwd=tmp_path)
     back = (tmp_path / "back.jsonl").read_text(encoding="utf-8").splitlines()

@@ -53,7 +53,7 @@ def test_a_broken_line_in_a_predictions_file_is_named(tmp_path: Path) -> None:
     issues = (tmp_path / "out" / "issues.jsonl").read_text(encoding="utf-8")
     assert "p.jsonl" in issues
     assert '"line": 2' in issues
-    assert "1 x bad-line" in result.stderr
+    assert "issues: 1 bad-line" in result.stderr
 
 
 def test_answers_of_which_none_can_be_read_are_no_result(tmp_path: Path) -> None:
