@@ -1,52 +1,27 @@
 """What is installed with OmniNER: licences, and versions with known weaknesses, without a network.
 
-    python experiments/reliability/dependencies.py        # a table; exit 1 where a version is known to be weak
+    git clone https://github.com/pypa/advisory-database           # once, where there is a network
+    python experiments/reliability/dependencies.py --advisories advisory-database/vulns
 
-Licences are those that the installed packages name. The weaknesses are a list kept by hand, below: it holds what was
-known of these packages at the end of 2025 and that matters here, and is no substitute for a service that is asked.
+Licences are those that the installed packages name. A version is weak if an advisory of the database names it; without
+`--advisories` that is not looked at. Exit status 1 where there is one.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections import Counter
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
+import yaml
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
-WEAK = {  # package: versions that are weak -> the advisory
-    "aiohttp": {"<3.12.14": "CVE-2025-53643"},
-    "certifi": {"<2024.7.4": "CVE-2024-39689"},
-    "cryptography": {"<44.0.1": "CVE-2024-12797"},
-    "filelock": {"<3.20.1": "CVE-2025-68146"},
-    "flask": {"<3.1.1": "CVE-2025-47278"},
-    "fonttools": {">=4.33.0,<4.60.2": "CVE-2025-66034"},
-    "gitpython": {"<3.1.41": "CVE-2024-22190"},
-    "gunicorn": {"<23.0.0": "CVE-2024-6827"},
-    "h11": {"<0.16.0": "CVE-2025-43859"},
-    "idna": {"<3.7": "CVE-2024-3651"},
-    "jinja2": {"<3.1.6": "CVE-2025-27516"},
-    "joblib": {"<1.2.0": "CVE-2022-21797"},
-    "lightning": {"==2.6.2": "malicious release", "==2.6.3": "malicious release"},
-    "mako": {"<1.2.2": "CVE-2022-40023"},
-    "mlflow": {"<2.17.2": "CVE-2025-11201", "<3.1.0": "CVE-2025-52967"},
-    "pillow": {"<10.3.0": "CVE-2024-28219", ">=11.2.0,<11.3.0": "CVE-2025-48379"},
-    "protobuf": {"<4.25.8": "CVE-2025-4565", ">=5.26,<5.29.5": "CVE-2025-4565", ">=6.30,<6.31.1": "CVE-2025-4565"},
-    "pytorch-lightning": {"<2.3.3": "CVE-2024-5452"},
-    "pyyaml": {"<5.4": "CVE-2020-14343"},
-    "requests": {"<2.32.4": "CVE-2024-47081"},
-    "scikit-learn": {"<1.5.0": "CVE-2024-5206"},
-    "setuptools": {"<78.1.1": "CVE-2025-47273"},
-    "sqlparse": {"<0.5.0": "CVE-2024-4340"},
-    "starlette": {"<0.49.1": "CVE-2025-62727"},
-    "torch": {"<2.6.0": "CVE-2025-32434"},
-    "transformers": {"<4.48.0": "CVE-2024-11393", "<4.53.0": "CVE-2025-5197"},
-    "urllib3": {"<2.6.0": "CVE-2025-66418"},
-    "werkzeug": {"<3.0.6": "CVE-2024-49767"},
-}
 SHORT = {  # in the texts of licences: how it is called here
     r"apache": "Apache-2.0",
     r"\bmit\b": "MIT",
@@ -88,26 +63,65 @@ def licence(name: str) -> str:
     return " or ".join(found) if found else said.strip()[:40] or "not named"
 
 
+def advisories_on(name: str, version: str, folder: Path) -> list[str]:
+    """List the advisories that name a version of a package.
+
+    Args:
+        name: of the package.
+        version: that is installed.
+        folder: `vulns` of the database: a folder for each package with a file in the OSV format for each advisory.
+    """
+    found = []
+    for file in sorted((folder / name).glob("*.yaml")):
+        advisory = yaml.load(
+            file.read_text(encoding="utf-8"), yaml.BaseLoader
+        )  # every value is a text: 2.10 is not 2.1
+        affected = [one for one in advisory["affected"] if canonicalize_name(one["package"]["name"]) == name]
+        if "withdrawn" not in advisory and any(is_affected(one, version) for one in affected):
+            found.append(f"{name} {version}: {' '.join([advisory['id'], *advisory.get('aliases', [])])}")
+    return found
+
+
+def is_affected(affected: dict[str, Any], version: str) -> bool:
+    """Tell whether a version is listed, or lies between the ends of a range of versions."""
+    if version in affected.get("versions", []):
+        return True
+    ranges = (one["events"] for one in affected.get("ranges", []) if one["type"] == "ECOSYSTEM")
+    return any(is_inside(events, Version(version)) for events in ranges)
+
+
+def is_inside(events: list[dict[str, str]], version: Version) -> bool:
+    """Tell whether the events of a range, in their order, leave a version affected."""
+    inside = False
+    for event in events:
+        ((kind, at),) = event.items()
+        if kind == "introduced":
+            inside |= at == "0" or version >= Version(at)
+        elif kind == "fixed":
+            inside &= version < Version(at)
+        elif kind == "last_affected":
+            inside &= version <= Version(at)
+    return inside
+
+
 def main() -> None:
     """Print a row for each package, how often each licence comes, and what is weak."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--advisories", type=Path, help="the database's folder `vulns`")
+    folder = parser.parse_args().advisories
+    if folder is not None and not folder.is_dir():
+        parser.error(f"{folder} is no folder")
     extras = frozenset(metadata.metadata("omniner").get_all("Provides-Extra") or [])
-    rows, weak = [], []
-    for name in sorted(needed("omniner", set(), extras)):
-        version = metadata.version(name)
-        rows.append((name, version, licence(name)))
-        weak += [
-            f"{name} {version}: {why}"
-            for versions, why in WEAK.get(name, {}).items()
-            if SpecifierSet(versions, prereleases=True).contains(version)
-        ]
+    rows = [(name, metadata.version(name), licence(name)) for name in sorted(needed("omniner", set(), extras))]
     print("| package | version | licence |\n| --- | --- | --- |")
     print("\n".join(f"| {' | '.join(row)} |" for row in rows))
-    print(
-        f"\n{len(rows)} packages:",
-        ", ".join(f"{n} {kind}" for kind, n in Counter(row[2] for row in rows).most_common()),
-    )
-    print(f"{len(WEAK)} packages are on the list of weaknesses; weak versions here: {'; '.join(weak) or 'none'}")
-    sys.exit(bool(weak))
+    licences = ", ".join(f"{n} {kind}" for kind, n in Counter(row[2] for row in rows).most_common())
+    print(f"\n{len(rows)} packages: {licences}")
+    if folder is not None:
+        known = sum((folder / row[0]).is_dir() for row in rows)
+        weak = [text for name, version, _ in rows for text in advisories_on(name, version, folder)]
+        print(f"{known} of them have advisories; on these versions: {'; '.join(weak) or 'none'}")
+        sys.exit(bool(weak))
 
 
 if __name__ == "__main__":

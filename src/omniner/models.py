@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from omniner.config.groups import Config
-from omniner.config.model_groups import USUAL_SLOTS, BiLSTMConfig, CausalConfig, EncoderConfig, TrainerConfig
+from omniner.config.model_groups import BiLSTMConfig, CausalConfig, EncoderConfig, TrainerConfig
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.files import read_json
@@ -98,7 +98,7 @@ def devices_for_training(config: Config) -> Devices:
 
 
 def plan_memory(config: Config, devices: Devices) -> tuple[Config, Devices]:
-    """Settle what `auto` leaves open so that a causal model's training fits into its GPUs; for a CPU only the slots.
+    """Settle what `auto` leaves open so that a causal model's training fits into its GPUs; elsewhere nothing changes.
 
     Raises:
         UserError: it cannot fit; it names what would.
@@ -108,7 +108,7 @@ def plan_memory(config: Config, devices: Devices) -> tuple[Config, Devices]:
     from omniner.llm import memory
 
     if (room := memory.device_memory(devices)) is None:
-        return _with_slots(config, config.decoding.slots or USUAL_SLOTS), devices
+        return config, devices
     from omniner.llm.language_model import choose_method
     from omniner.llm.loading import load_settings
 
@@ -116,15 +116,14 @@ def plan_memory(config: Config, devices: Devices) -> tuple[Config, Devices]:
     pack = memory.usual_pack(config.tuning.pack_tokens)
     count = memory.MemoryCount(load_settings(config.llm), method, devices, pack, config.decoding)
     plan = memory.choose_plan(count, config.tuning, method, devices, config.trainer.strategy, room)
-    log.info("memory of each GPU: %s of %.0f GiB; %s", plan.needs, room / memory.GIB, plan)
+    message = "memory of each GPU: %s of %.0f GiB; %s, %d answers side by side"
+    log.info(message, plan.needs, room / memory.GIB, plan, plan.slots)
     planned = _with_slots(dataclasses.replace(config, tuning=plan.tuning), plan.slots)
     return planned, devices._replace(strategy=plan.strategy)
 
 
 def _with_slots(config: Config, slots: int) -> Config:
-    """Put a number in the place of `decoding.slots=auto`, and say it."""
-    if config.decoding.slots is None:
-        log.info("decoding.slots: %d sentences are answered side by side", slots)
+    """Put a number in the place of `decoding.slots=auto`."""
     return dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, slots=slots))
 
 

@@ -218,9 +218,6 @@ class PromptConfig(Group):
 LONGEST_ANSWER = 512
 """Tokens of an answer at most where `max_new_tokens` is auto."""
 
-USUAL_SLOTS = 64
-"""Sentences that are decoded side by side where nothing says how many memory would hold."""
-
 
 @dataclass
 class DecodingConfig(Group):
@@ -266,6 +263,11 @@ class DecodingConfig(Group):
     extra_body: dict[str, Any] = field(default_factory=dict)
     """openai: further fields of a request, such as chat_template_kwargs={enable_thinking: false}; null leaves out one
     that is sent otherwise."""
+
+    @property
+    def usual_slots(self) -> int:
+        """The slots, or how many are usual where nothing says what memory holds."""
+        return self.slots or 64
 
 
 @dataclass

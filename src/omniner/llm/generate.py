@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from omniner.config.model_groups import LONGEST_ANSWER, USUAL_SLOTS, DecodingConfig
+from omniner.config.model_groups import LONGEST_ANSWER, DecodingConfig
 from omniner.errors import UserError
 from omniner.llm.constraint import Constraint, ConstraintState
 from omniner.llm.prefix_cache import (
@@ -163,7 +163,7 @@ class Generator:
     ) -> None:
         self._model, self._chat, self._prefix, self._config = model, chat, prefix, config
         self._constraint, self._seed = constraint, seed
-        self._slots = config.slots or USUAL_SLOTS
+        self._slots = config.usual_slots
         self._base: Any = getattr(model, "get_base_model", lambda: model)()
         check_supported(self._base)
         self._cache: PrefixCache | None = None

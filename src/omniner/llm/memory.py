@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -25,12 +26,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from omniner.config.model_groups import LONGEST_ANSWER, USUAL_SLOTS, DecodingConfig, TuningConfig
+from omniner.config.model_groups import LONGEST_ANSWER, DecodingConfig, TuningConfig
 from omniner.errors import UserError
 from omniner.llm.language_model import prefers_8bit, prepare_for_training
 from omniner.llm.packs import make_pack
 from omniner.llm.shared_prefix import MOST_LOGITS, attach_attention, pack_loss
 from omniner.training.devices import Devices, base_model
+
+log = logging.getLogger("omniner")
 
 GIB = 2**30
 _USABLE = 0.92  # of a device: the rest goes to torch itself, to kernels, and to gaps between blocks
@@ -241,7 +244,7 @@ class MemoryCount:
         again = tuning.gradient_checkpointing is True
         kept = kept_one + (layers * row if again else (layers - 1) * (kept_two - kept_one))
         weights, gradients = size["weights"], size["gradients"]
-        answers = self._answers(slots or self._decoding.slots or USUAL_SLOTS)
+        answers = self._answers(slots or self._decoding.usual_slots)
         states = 2 * gradients
         if self._has_8bit_states(tuning, strategy, size["learning"]):
             states = _STATE_8BIT * size["learning"]
@@ -288,7 +291,7 @@ class MemoryCount:
             room: bytes of each device; None = it is not known, and the usual number is taken.
         """
         if self._decoding.slots or room is None:
-            return self._decoding.slots or USUAL_SLOTS
+            return self._decoding.usual_slots
         needs = self.needs(tuning, strategy, _FEWEST_SLOTS)
         left = _USABLE * room - needs.weights - needs.gradients - needs.optimizer
         return most_slots(lambda slots: needs.evaluation - self._answers(_FEWEST_SLOTS) + self._answers(slots), left)
@@ -331,12 +334,14 @@ def device_memory(devices: Devices) -> float | None:
 def slots_beside(model: Any, decoding: DecodingConfig, devices: Devices) -> int:
     """Return the slots of the configuration; for `auto` as many as fit beside a model that is on its device already."""
     if decoding.slots or devices.accelerator != "gpu":
-        return decoding.slots or USUAL_SLOTS
+        return decoding.usual_slots
     free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     base = base_model(model)
-    return most_slots(
+    chosen = most_slots(
         lambda slots: count_answers(base.config, base.dtype, _PREFIX, decoding.max_new_tokens, slots), _USABLE * free
     )
+    log.info("%.0f GiB are free beside the model: %d answers side by side", free / GIB, chosen)
+    return chosen
 
 
 class Plan(NamedTuple):

@@ -322,10 +322,21 @@ def _write_record(sweep: Path, name: str, number: int, overrides: Sequence[str],
 
 
 def read_records(sweep: Path) -> list[JobRecord]:
-    """Return the records of the jobs that ended, in the order of their numbers."""
-    found = [(path, read_json(path)) for path in (sweep / children.FOLDER).glob("*.json")]
-    found.sort(key=lambda item: item[1]["number"])
-    return [JobRecord(path, r["overrides"], r["error"], ChildRun(**r["run"])) for path, r in found]
+    """Return the records of the jobs that ended, in the order of their numbers.
+
+    Raises:
+        UserError: a record is damaged, or of an older version.
+    """
+    found = []
+    for path in (sweep / children.FOLDER).glob("*.json"):
+        record = read_json(path)
+        try:
+            job = JobRecord(path, record["overrides"], record["error"], ChildRun(**record["run"]))
+            found.append((int(record["number"]), path.name, job))
+        except (KeyError, TypeError, ValueError) as error:
+            fix = "Remove it; the same command writes it anew."
+            raise UserError(f"{path}:1", "not the record of a job", fix) from error
+    return [job for *_, job in sorted(found, key=lambda item: item[:2])]
 
 
 def close(outcome: str) -> tuple[list[str], list[str]]:

@@ -130,7 +130,9 @@ def test_auto_answers_as_many_side_by_side_as_memory_is_left_for() -> None:
     assert counted("7b", "lora").slots(tuning, "auto", 80 * GIB) == 64, "a number stays what it is"
 
 
-def test_a_loaded_model_answers_in_what_it_leaves_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loaded_model_answers_in_what_it_leaves_free(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -139,7 +141,9 @@ def test_a_loaded_model_answers_in_what_it_leaves_free(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free["all"], 80 * GIB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: free["reserved"])
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: free["used"])
-    assert memory.slots_beside(model, AUTO, devices()) == 128  # 8.3 GB of 12
+    with caplog.at_level("INFO", "omniner"):
+        assert memory.slots_beside(model, AUTO, devices()) == 128  # 8.3 GB of 12
+    assert caplog.messages == ["12 GiB are free beside the model: 128 answers side by side"]
     free["reserved"] = free["used"]
     free["all"] = 8 * GIB
     assert memory.slots_beside(model, AUTO, devices()) == 64
@@ -147,14 +151,15 @@ def test_a_loaded_model_answers_in_what_it_leaves_free(monkeypatch: pytest.Monke
     assert memory.slots_beside(model, DECODING, devices()) == 64
 
 
-def test_the_slots_of_auto_are_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_slots_of_auto_are_said_where_memory_chose_them(caplog: pytest.LogCaptureFixture) -> None:
     from omniner import models
 
+    cpu = Devices("cpu", 1, 1, "auto", "32-true")
     config = small_corpus.configuration("qwen2_tiny", "decoding.slots=auto")
     with caplog.at_level("INFO", "omniner"):
-        planned, _ = models.plan_memory(config, Devices("cpu", 1, 1, "auto", "32-true"))
-    assert planned.decoding.slots == 64
-    assert caplog.messages == ["decoding.slots: 64 sentences are answered side by side"]
+        assert models.plan_memory(config, cpu) == (config, cpu)
+        assert memory.slots_beside(torch.nn.Linear(1, 1), config.decoding, cpu) == config.decoding.usual_slots
+    assert not caplog.messages
 
 
 def test_what_cannot_fit_is_refused_with_what_would() -> None:

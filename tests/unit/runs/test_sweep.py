@@ -14,10 +14,11 @@ from omegaconf import OmegaConf
 
 from omniner.config import compose
 from omniner.config.overrides import quote
-from omniner.errors import Stopped
+from omniner.errors import Stopped, UserError
 from omniner.files import read_json, try_lock, write_json
 from omniner.runs import children, sweep
 from omniner.runs.folder import LOCK, STATE
+from omniner.tracking.store import ChildRun
 
 
 @pytest.mark.parametrize("folder", ["a b", "a'b", "a=b,c", "名字"])
@@ -77,3 +78,18 @@ def test_whoever_waits_for_an_orphan_stops_with_the_launcher(orphan: Any, monkey
 def test_a_job_is_named_by_what_is_swept() -> None:
     given = ["data.size={train: 300, dev: 60}", "+trainer.note=a", "head=crf,span", "seed=range(1,3)", "name=own"]
     assert sweep._fixed_keys(given) == ["data.size", "trainer.note", "name"]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [[], {}, {"number": 0, "overrides": [], "error": "", "metrics": {}}, {"number": "x", "overrides": [], "error": ""}],
+)
+def test_a_record_that_is_none_is_named(tmp_path: Path, damaged: Any) -> None:
+    folder = tmp_path / children.FOLDER
+    folder.mkdir()
+    whole = {"number": 1, "overrides": ["seed=1"], "error": "", "run": ChildRun("r", "a", "finished", {})._asdict()}
+    write_json(folder / "whole.json", whole)
+    assert [one.overrides for one in sweep.read_records(tmp_path)] == [["seed=1"]]
+    write_json(folder / "damaged.json", damaged)
+    with pytest.raises(UserError, match=r"damaged\.json:1: not the record of a job"):
+        sweep.read_records(tmp_path)
