@@ -425,7 +425,11 @@ def _surfaces(agreement: Agreement) -> Table:
 def _suggestions(agreement: Agreement) -> Table:
     errors = [error for result in agreement.errors.values() for error in result.errors]
     rows: list[list[Cell]] = [list(found) for found in suggest_rules(errors)[: agreement.settings.top]]
-    heads = [*columns(TEXT, "type", "about"), *columns(COUNT, "count"), *columns(TEXT, "examples", "suggestion")]
+    heads = [
+        *columns(TEXT, Wording.both("type", "问题类型"), "about"),
+        *columns(COUNT, "count"),
+        *columns(TEXT, "examples", "suggestion"),
+    ]
     return Table(Wording("What the guidelines should settle"), heads, rows)
 
 

@@ -359,7 +359,11 @@ class SearchResult:
 
 def build_search_table(result: SearchResult) -> Table:
     """The variants by rung, the best first."""
-    heads = [*columns(TEXT, "variant", "what"), *columns(COUNT, "lessons"), *columns(TEXT, "which")]
+    heads = [
+        *columns(TEXT, "variant", Wording.both("what", "内容")),
+        *columns(COUNT, "lessons"),
+        *columns(TEXT, "which"),
+    ]
     heads += [*columns(SHARE, "errors covered"), *columns(COUNT, result.measure)]
     heads += columns(SHARE, *(Wording("F1, {rung}", rung=rung) for rung in result.rungs), "low", "high")
     heads += [*columns(POINTS, "apart low", "apart high"), *columns(TEXT, "stopped after", "why")]
