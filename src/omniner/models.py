@@ -255,10 +255,12 @@ def load_predictor(config: Config, checkpoint: Path) -> Predictor:
     """
     if not checkpoint.is_dir():
         return TaggerPredictor(config, checkpoint)
-    from omniner.llm.language_model import load_causal_model
+    from omniner.llm.language_model import fold_adapters, load_causal_model
 
     devices = devices_for_prediction(config, checkpoint)
-    return LLMPredictor(config, devices, load_causal_model(checkpoint, devices.dtype(learns=False), devices.first))
+    causal = load_causal_model(checkpoint, devices.dtype(learns=False), devices.first)
+    fold_adapters(causal)
+    return LLMPredictor(config, devices, causal)
 
 
 def devices_for_prediction(config: Config, checkpoint: Path | None) -> Devices:

@@ -31,6 +31,8 @@ from omniner.errors import UserError, masked
 from omniner.files import explaining
 from omniner.registry import HEADS, TASKS
 
+MOST_BYTES = 1 << 18  # of a configuration, twenty times as much as the longest one written: YAML reads 3 s a megabyte
+
 
 def check_pairs(config: Config) -> None:
     """Check what must hold between values, and what the task needs.
@@ -338,6 +340,8 @@ def adopt(config: Config, path: Path, names: Sequence[str]) -> Config:
 def _read_mapping(path: Path, fix: str) -> dict[str, Any]:
     with explaining(path):
         data = path.read_bytes()
+    if len(data) > MOST_BYTES:
+        raise UserError(path, f"{len(data):,} bytes, where a configuration has at most {MOST_BYTES:,}", fix)
     try:
         raw = OmegaConf.to_container(OmegaConf.create(data.decode("utf-8")), resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, ValueError, YAMLError, RecursionError) as error:

@@ -21,7 +21,7 @@ import json
 import logging
 import operator
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -287,6 +287,17 @@ class TeacherCost:
         """Give plain values."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, raw: Mapping[str, int]) -> TeacherCost:
+        """Take what `to_json` gave.
+
+        Raises:
+            ValueError, TypeError, AttributeError: it is something else.
+        """
+        if not all(type(value) is int for value in raw.values()):
+            raise ValueError("not every count is a whole number")
+        return cls(**raw)
+
 
 @dataclass(frozen=True)
 class TeacherAnswer:
@@ -489,7 +500,7 @@ class _Asking:
 def read_ledger(path: Path) -> TeacherCost:
     """Add up what all attempts of a run have cost."""
     fix = "Remove this line: what it counts is left out of the cost."
-    return sum(whole_records(path, lambda line: TeacherCost(**json.loads(line)), fix), TeacherCost())
+    return sum(whole_records(path, lambda line: TeacherCost.from_json(json.loads(line)), fix), TeacherCost())
 
 
 class ServerTeacher:

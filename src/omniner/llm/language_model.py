@@ -382,6 +382,16 @@ def load_causal_model(folder: Path, dtype: torch.dtype, device: torch.device | s
     return causal
 
 
+def fold_adapters(causal: CausalModel) -> None:
+    """Add adapters to the weights beside which they learnt, in place: a layer is then one product instead of three.
+
+    The model answers as the folder does that `merge_adapters` writes of it. Beside 4-bit weights adapters stay what
+    they are: the sum would have to be rounded to 4 bits, which is another model.
+    """
+    if causal.method != "full" and causal.quantization is None:
+        causal.model = causal.model.merge_and_unload()
+
+
 def merge_adapters(folder: Path, output: Path, dtype: torch.dtype | None = None) -> None:
     """Make an ordinary model folder (weights, tokenizer, chat template) of a checkpoint folder.
 

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from omniner.config import compose
 from omniner.errors import UserError
+from omniner.files import write_text
 
 
 def test_the_defaults_compose_and_auto_is_settled() -> None:
@@ -101,6 +102,13 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: str, mes
     with pytest.raises(UserError, match=message) as raised:
         compose.adopt(compose.load([]), path, ("data", "seed"))
     assert raised.value.where == str(path)
+
+
+def test_a_file_too_long_for_a_configuration_is_not_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_text(path, compose.to_yaml(compose.load([])) * 100)
+    with pytest.raises(UserError, match=r"bytes, where a configuration has at most 262,144"):
+        compose.read(path)
 
 
 @pytest.mark.parametrize(

@@ -296,3 +296,12 @@ def test_servers_are_named_by_model_or_address(tmp_path: Path) -> None:
         assert teacher.teacher_name(config(server.url, tmp_path)) == "tiny"
         assert teacher.teacher_name(config(server.url, tmp_path, model=None)) == server.url
     assert teacher.teacher_name(config(None, tmp_path, kind="hf", path="a/b")) == "a/b"
+
+
+@pytest.mark.parametrize("line", ['{"asked": "3"}', '{"asked": true}', '{"spent": 3}', "[3]", '{"asked": 1.5}'])
+def test_a_ledger_that_is_none_is_refused_by_its_line(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "spent.jsonl"
+    path.write_text(f'{{"asked": 2}}\n{line}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"a broken line") as raised:
+        teacher.read_ledger(path)
+    assert raised.value.where == f"{path}:2"

@@ -19,6 +19,7 @@ from omniner.errors import UserError
 from omniner.files import read_json, write_json
 from omniner.llm import language_model
 from omniner.llm.language_model import CausalModel
+from omniner.llm.loading import load_weights
 
 METHODS = ["full", "lora", "qlora"]
 SMOLLM2 = os.environ.get("OMNINER_SMOLLM2", "")
@@ -109,6 +110,22 @@ def test_the_merged_model_is_the_one_that_was_trained_and_plain_loaders_read_it(
     assert text == model.chat.text(PROMPT, TEXTS[0])
     assert tokenizer(text, add_special_tokens=False)["input_ids"] == model.chat.prompt_ids(text)
     assert not list((tmp_path / "merged").glob("adapter*"))
+
+
+def test_adapters_are_folded_into_plain_weights_for_answers(kept: tuple[CausalModel, Path], tmp_path: Path) -> None:
+    from peft.tuners.lora import LoraLayer
+
+    model, folder = kept
+    loaded = language_model.load_causal_model(folder, torch.float32, "cpu")
+    before = logits(loaded.model, sample(loaded))
+    language_model.fold_adapters(loaded)
+    adapters = [module for module in loaded.model.modules() if isinstance(module, LoraLayer)]
+    assert bool(adapters) == (model.method == "qlora")  # beside 4-bit weights they stay
+    torch.testing.assert_close(logits(loaded.model, sample(loaded)), before, rtol=0, atol=2e-6)
+    if model.method == "lora":
+        language_model.merge_adapters(folder, tmp_path / "merged", torch.float32)
+        merged = load_weights(str(tmp_path / "merged"), torch.float32)
+        assert torch.equal(logits(merged, sample(loaded)), logits(loaded.model, sample(loaded)))
 
 
 def test_given_weights_are_kept_in_place_of_the_models(tmp_path: Path) -> None:
