@@ -8,7 +8,8 @@
     1-3<tab>2-4<tab>北京<tab>*<tab>地点[1]
 
 The column read is `value` of the first layer of spans that has one, else its last; other columns are not read, which is
-an issue. A number in brackets joins tokens to one mention; values with `|` between them are several. Texts are those of
+an issue. A number in brackets joins tokens to one mention; values with `|` between them are several. A mention that starts
+or ends within a token has its value on a row of its own (`1-3.1`), behind that of the token. Texts are those of
 `#Text`; offsets count UTF-16 units of the document.
 """
 
@@ -31,12 +32,13 @@ _SIGN = "#FORMAT=WebAnno TSV"
 _TEXT = "#Text="
 _LAYER = re.compile(r"#T_SP=([^|]+)((?:\|[^|]*)*)")
 _PLACE = re.compile(r"(\d{1,10})-(\d{1,10})")
+_VALUES = re.compile(r"(?:\\.|[^|])+")  # a bar of a value itself has a backslash before it
 _VALUE = re.compile(r"(.+?)(?:\[(\d+)\])?")
 _ESCAPES = {"\\t": "\t", "\\n": "\n", "\\r": "\r", "\\\\": "\\"}
 
 
 class Token(NamedTuple):
-    """A row: its line, its place in UTF-16 units of the document, and the values of the column read."""
+    """A row of a token or of a part of one: its line, its place in UTF-16 units of the document, and its values."""
 
     line: int
     start: int
@@ -85,8 +87,8 @@ def _blocks(lines: Sequence[str], column: int, log: IssueLog) -> Iterator[tuple[
             place = _PLACE.fullmatch(parts[1]) if len(parts) > column else None
             if place is None:
                 log.add("bad-record", f"{quote(line)} is no row of a token; left out", number)
-            elif "." not in parts[0]:  # else a part of a token, whose mention the token has too
-                values = [] if parts[column] in ("_", "") else parts[column].split("|")
+            else:
+                values = [] if parts[column] == "_" else _VALUES.findall(parts[column])
                 tokens.append(Token(number, int(place[1]), int(place[2]), values))
 
 
@@ -100,15 +102,15 @@ def _sentence(text: str, tokens: Sequence[Token], log: IssueLog) -> Sentence:
             match = _VALUE.fullmatch(value)
             category, number = (match[1], match[2]) if match else (value, None)
             key = category, number or f"token {index}"
-            line, start, _ = mentions.get(key, (token.line, token.start, 0))
-            mentions[key] = line, start, token.end
+            line, start, end = mentions.get(key, (token.line, token.start, token.end))
+            mentions[key] = line, min(start, token.start), max(end, token.end)
     entities: list[Entity] = []
     for (category, _), (line, start, end) in mentions.items():
         if category == "*":
             log.add("bad-entity", "a mention without a value; left out", line)
             continue
         first, last = places.get(start - offset, -1), places.get(end - offset, -1)
-        if entity := entity_at(text, None, category.replace("\\", ""), first, last, log, line):
+        if entity := entity_at(text, None, re.sub(r"\\(.)", r"\1", category), first, last, log, line):
             entities.append(entity)
     return Sentence("", text, sort_entities(without_repeats(entities, log, 0)))
 
