@@ -61,8 +61,7 @@ def read(path: str | Path, format: str = "auto") -> Sentences:
 
     if format == "auto":
         return Sentences(*read_sentences(Path(path)))
-    options = formats.ReadOptions("auto", "auto", False, "", Path(path).stem, 0)
-    return Sentences(*formats.read(Path(path), format, options))
+    return Sentences(*formats.read(Path(path), format, formats.ReadOptions(id_prefix=Path(path).stem)))
 
 
 def write(sentences: Sequence[Sentence], path: str | Path, format: str = "jsonl") -> list[Issue]:

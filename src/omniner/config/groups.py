@@ -76,10 +76,12 @@ class DataConfig(Group):
     """CoNLL: the tagging scheme; iob1 = entities start with I, io = tags are categories alone."""
     separator: Literal["auto", "tab", "space"]
     """CoNLL: what stands between token and tag."""
-    glued_positions: bool
-    """CoNLL: a word position of one or two digits follows each character, as in the second Weibo release."""
-    joiner: str
-    """CoNLL: put between the tokens of a line: nothing for Chinese, a space for English."""
+    glued_positions: bool | None
+    """CoNLL: a word position of one or two digits follows each character, as in the second Weibo release; null = found
+    from the file."""
+    joiner: str | None
+    """Put between the tokens of files that have no texts: nothing for Chinese, a space for English; null = found from
+    the file, and nothing where such files are written."""
     taxonomy: Taxonomy
     """flat = the categories found in the files; omniner2025 = the official 90 and no others."""
     report: Literal["test", "dev"]

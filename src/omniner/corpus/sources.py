@@ -13,7 +13,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -125,8 +125,9 @@ def read_sentences(
 
     Args:
         path: the file or folder.
-        data: the config group. Its format holds where it is not that of the choice's own files; what it says of tags,
-            offsets and annotators holds, too. None = whatever there is to know of the file is found out from it.
+        data: the config group. Its format holds where it is not that of the choice's own files; what it says of
+            tags, tokens, offsets and annotators holds, too. None = whatever there is to know of the file is found out
+            from it.
         prefix: of the ids of sentences that have none in the file; None = the file's name.
 
     Returns:
@@ -136,13 +137,32 @@ def read_sentences(
         UserError: nothing could be read, or more was lost than `data.max_issues`.
     """
     path = Path(path)
-    options = ReadOptions(id_prefix=path.stem if prefix is None else prefix)
+    id_prefix = path.stem if prefix is None else prefix
     if data is None:
-        return check_read(path, *formats.read(path, "auto", options))
-    options = replace(
-        options, scheme=data.scheme, separator=data.separator, offsets=data.offsets, annotator=data.annotator
-    )
+        return check_read(path, *formats.read(path, "auto", ReadOptions(id_prefix=id_prefix)))
+    options = read_options(data, id_prefix)
     return check_read(path, *formats.read(path, format_of_files(data), options), data.max_issues)
+
+
+def read_options(data: DataConfig, id_prefix: str, id_first: int = 0) -> ReadOptions:
+    """Give all that the config says of how a file is to be read.
+
+    Args:
+        data: the config group.
+        id_prefix: of the ids of sentences that have none in the file.
+        id_first: the number of the first of them.
+    """
+    return ReadOptions(
+        scheme=data.scheme,
+        separator=data.separator,
+        glued_positions=data.glued_positions,
+        joiner=data.joiner,
+        id_prefix=id_prefix,
+        id_first=id_first,
+        offsets=data.offsets,
+        annotator=data.annotator,
+        tag_column=data.tag_column,
+    )
 
 
 def format_of_files(data: DataConfig) -> str:
@@ -256,17 +276,7 @@ def _read(data: DataConfig, splits: Sequence[str], corpus: Corpus) -> None:
         sentences: list[Sentence] = []
         for name in data.files[split]:
             path = root / name
-            first = len(sentences)
-            options = ReadOptions(
-                data.scheme,
-                data.separator,
-                data.glued_positions,
-                data.joiner,
-                split,
-                first,
-                data.offsets,
-                data.annotator,
-            )
+            options = read_options(data, split, len(sentences))
             found, issues = check_read(path, *formats.read(path, data.format, options), data.max_issues)
             sentences += found
             corpus.issues += issues

@@ -109,7 +109,7 @@ def _convert_corpus(context: Context, target: str, output: Path) -> None:
         context.publish_corpus(corpus)
         parts = {output / f"{corpus.name}_{split}{format.suffix}": items for split, items in corpus.splits.items()}
         issues, train = list(corpus.issues), corpus.splits["train"]
-    options = WriteOptions(joiner=config.data.joiner)
+    options = WriteOptions(joiner=config.data.joiner or "")
     if format.needs_prompt:
         prompt = build_run_prompt(context, corpus, corpus.splits.get("test", []))
         options = replace(options, prompt=prompt, answer=lambda entities: write_answer(entities, prompt.answer))

@@ -18,7 +18,12 @@ def write_lines(path: Path, *items: object) -> Path:
 def test_webanno_mentions_within_tokens(tmp_path: Path) -> None:
     """The row of the token has `_`; a mention may start within one token and end with the next."""
     path = tmp_path / "x.tsv"
-    rows = ["1-1\t0-3\t我爱北\t_\t_", "1-1.1\t1-2\t爱\t_\tA\\|B", "1-1.2\t2-3\t北\t_\t地点[1]", "1-2\t3-5\t京市\t_\t地点[1]"]
+    rows = [
+        "1-1\t0-3\t我爱北\t_\t_",
+        "1-1.1\t1-2\t爱\t_\tA\\|B",
+        "1-1.2\t2-3\t北\t_\t地点[1]",
+        "1-2\t3-5\t京市\t_\t地点[1]",
+    ]
     path.write_text(WEBANNO + "\n".join(rows) + "\n", encoding="utf-8")
     [sentence], issues = read(path, "auto")
     assert spans(sentence) == [(1, 2, "A|B"), (2, 5, "地点")]

@@ -15,11 +15,12 @@ from omegaconf import OmegaConf
 from tests.conftest import ROOT
 from tests.helpers.reading import SMALL, spans
 
+import omniner
 from omniner.config import compose
 from omniner.config.groups import DataConfig
 from omniner.config.validate import validate
-from omniner.corpus import sources
-from omniner.corpus.formats import jsonl
+from omniner.corpus import formats, sources
+from omniner.corpus.formats import ReadOptions, jsonl
 from omniner.corpus.taxonomy import OFFICIAL, load_taxonomy
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
@@ -314,3 +315,48 @@ def test_a_limit_holds_for_each_split_or_for_one() -> None:
     assert all(8 <= size <= 10 for size in sizes("10").values())
     assert 8 <= sizes("{train: 10}")["train"] <= 10
     assert (sizes("{train: 10}")["dev"], sizes("{train: 0}")["train"], sizes("0")["train"]) == (12, 30, 30)
+
+
+OPTIONS: dict[str, Any] = {
+    "scheme": "bmes",
+    "separator": "space",
+    "glued_positions": True,
+    "joiner": "-",
+    "offsets": "utf16",
+    "annotator": "王",
+    "tag_column": 3,
+}
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["the corpus", "another file"])
+def test_every_option_of_reading_reaches_the_reader(own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {*OPTIONS, "id_prefix", "id_first"} == {*ReadOptions.__dataclass_fields__}
+    seen: list[ReadOptions] = []
+
+    def read(path: Path, format: str, options: ReadOptions) -> tuple[list[Sentence], list[Any]]:
+        seen.append(options)
+        return [sentence("一句", id=path.name)], []
+
+    monkeypatch.setattr(formats, "read", read)
+    data = corpus_of(tmp_path, {"train": many(1), "test": many(1)}, **OPTIONS)
+    if own:
+        sources.load_corpus(data, ["train", "test"])
+    else:
+        sources.read_sentences(tmp_path / "train.jsonl", data)
+    assert seen
+    for options in seen:
+        assert {name: getattr(options, name) for name in OPTIONS} == OPTIONS
+
+
+def test_one_file_is_read_alike_wherever_it_is_named(tmp_path: Path) -> None:
+    """Words of no Chinese have spaces between them in a corpus, in an input and from Python."""
+    path = tmp_path / "train.conll"
+    path.write_text("EU\tB-ORG\nrejects\tO\nGerman\tB-MISC\ncall\tO\n", encoding="utf-8")
+    data = replace(shipped("own"), root=str(tmp_path), files={"train": [path.name]})
+    read = [
+        sources.load_corpus(data, ["train"]).splits["train"],
+        sources.read_sentences(path, data)[0],
+        omniner.read(path),
+        omniner.read(path, "conll"),
+    ]
+    assert [[one.text for one in sentences] for sentences in read] == [["EU rejects German call"]] * 4

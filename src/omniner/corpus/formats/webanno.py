@@ -8,8 +8,8 @@
     1-3<tab>2-4<tab>北京<tab>*<tab>地点[1]
 
 The column read is `value` of the first layer of spans that has one, else its last; other columns are not read, which is
-an issue. A number in brackets joins tokens to one mention; values with `|` between them are several. A mention that starts
-or ends within a token has its value on a row of its own (`1-3.1`), behind that of the token. Texts are those of
+an issue. A number in brackets joins tokens to one mention; values with `|` between them are several. A mention that
+starts or ends within a token has its value on a row of its own (`1-3.1`), behind that of the token. Texts are those of
 `#Text`; offsets count UTF-16 units of the document.
 """
 
