@@ -206,7 +206,7 @@ def place_answers(
     for number, (sentence, entities) in enumerate(zip(sentences, predicted, strict=True)):
         text = sentence.text
         for surface, _, start, end in entities:
-            if start is None or text[start:end] != surface:
+            if start is None or end is None or not 0 <= start < end <= len(text) or text[start:end] != surface:
                 if text:
                     placed[number], met = _place(sentence, entities)
                     issues += met
@@ -219,13 +219,15 @@ def _place(sentence: Sentence, entities: Sequence[Entity]) -> tuple[list[Entity]
     text, issues = sentence.text, []
     result: list[Entity | None] = []
     for entity in entities:
-        there = text[entity.start : entity.end] if entity.start is not None else ""
+        _, _, start, end = entity
+        is_inside = start is not None and end is not None and 0 <= start < end <= len(text)
+        there = text[start:end] if is_inside else ""
         if there and (there == entity.text or normal(there) == normal(entity.text)):
             result.append(entity._replace(text=there))
             continue
         result.append(None)
-        if entity.start is not None:
-            found = f"{entity.text!r} at {entity.start}-{entity.end}, where the text has {there!r}"
+        if start is not None:
+            found = f"{entity.text!r} at {start}-{end}, where the text has {there!r}"
             issues.append(Issue("offsets-do-not-fit", f"{found}; looked for by its words", id=sentence.id))
     loose = [entity[:2] for entity, known in zip(entities, result, strict=True) if known is None]
     found_places = iter(place_pairs(text, loose, [known for known in result if known is not None]))

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from tests.helpers.reading import codes, read, spans
+
+from omniner.records import Entity
+from omniner.scoring.units import place_answers
 
 WEBANNO = "#FORMAT=WebAnno TSV 3.3\n#T_SP=webanno.custom.NamedEntity|identifier|value\n\n\n#Text=我爱北京市\n"
 
@@ -28,3 +32,15 @@ def test_webanno_mentions_within_tokens(tmp_path: Path) -> None:
     [sentence], issues = read(path, "auto")
     assert spans(sentence) == [(1, 2, "A|B"), (2, 5, "地点")]
     assert codes(issues) == {"unknown-key": 1}
+
+
+@pytest.mark.parametrize(("start", "end"), [(2, 100), (2, -1), (-2, 4), (4, 2)])
+def test_offsets_outside_the_text_are_no_place(tmp_path: Path, start: int, end: int) -> None:
+    entity = {"text": "北京", "category": "地点", "start": start, "end": end}
+    path = write_lines(tmp_path / "x.jsonl", {"text": "我爱北京", "entities": [entity]})
+    [sentence], issues = read(path, "jsonl")
+    assert all(one.start is None for one in sentence.entities)
+    assert len(issues) == 1
+    given = [Entity("北京", "地点", start, end)]
+    [placed], issues = place_answers([sentence], [given])
+    assert (placed, codes(issues)) == ([Entity("北京", "地点", 2, 4)], {"offsets-do-not-fit": 1})

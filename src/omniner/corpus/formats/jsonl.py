@@ -102,7 +102,9 @@ def _own_entity(item: object, text: str) -> Entity | None:
         return None
     if start is None and end is None:
         return Entity(surface, category) if _is_writable(surface + category) else None
-    if type(start) is not int or type(end) is not int or start < 0 or text[start:end] != surface:
+    if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
+        return None
+    if text[start:end] != surface:
         return None
     return Entity(surface, category, start, end) if _is_writable(category) else None
 
