@@ -22,9 +22,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from omniner.config.groups import ErrtaConfig
 from omniner.corpus.taxonomy import Taxonomy
-from omniner.records import Entity, Prediction, Sentence, storable
+from omniner.records import Entity, Sentence, storable
 from omniner.scoring.error_types import ERROR_TYPES
 from omniner.scoring.metrics import ErrtaError, ScoreResult, category_of
+from omniner.scoring.suspects import find_suspected_labels
 from omniner.scoring.units import IMPOSSIBLE
 from omniner.wording import Wording, said
 
@@ -254,13 +255,6 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in one_line)
 
 
-# A label is suspected where its surface has been labelled otherwise at least this often and this regularly.
-SEEN = 5
-
-
-MAJORITY = 0.8
-
-
 def build_run_tables(
     result: ScoreResult, errta: ErrtaConfig, taxonomy: Taxonomy | None, train: Sequence[Sentence]
 ) -> dict[str, Table]:
@@ -284,7 +278,7 @@ def build_run_tables(
         "confusion_pairs": _confusion_pairs(result.errta.errors, errta.top),
         "confused_surfaces": _confused_surfaces(result.errta.errors, errta.top),
         "examples": _examples_table(result, errta.examples),
-        "suspected_annotation": find_suspected_labels(result, train),
+        "suspected_annotation": _suspected_labels(result, train),
         "parse_failures": _parse_failures(result),
     }
 
@@ -465,33 +459,9 @@ def _examples_table(result: ScoreResult, per_type: int) -> Table:
     return Table(Wording("Examples of errors of each type"), heads, rows, empty=Wording("No errors."))
 
 
-def find_suspected_labels(result: ScoreResult, train: Sequence[Sentence]) -> Table:
+def _suspected_labels(result: ScoreResult, train: Sequence[Sentence]) -> Table:
     """Gold labels other than the usual one of their surface, and how often the model gives the usual one."""
-    labels: dict[str, Counter[str]] = defaultdict(Counter)
-    for sentences in (train, result.sentences.values()):
-        for sentence in sentences:
-            for entity in sentence.entities:
-                labels[entity.text][entity.category] += 1
-    usual = {}
-    for surface, counts in labels.items():
-        category, count = _commonest(counts)
-        if len(counts) > 1 and counts.total() >= SEEN and count >= MAJORITY * counts.total():
-            usual[surface] = category
-    places: dict[tuple[str, str], list[tuple[str, bool]]] = defaultdict(list)
-    for sentence in result.sentences.values():
-        for entity in sentence.entities:
-            majority = usual.get(entity.text)
-            if majority is not None and entity.category != majority:
-                agrees = _says(result.predictions.get(sentence.id), entity, majority)
-                places[entity.text, entity.category].append((sentence.id, agrees))
-    rows: list[list[Cell]] = []
-    for (surface, category), found in places.items():
-        majority, seen = usual[surface], labels[surface]
-        agreeing = [place for place, agrees in found if agrees]
-        share = seen[majority] / seen.total()
-        example = (agreeing or [found[0][0]])[0]
-        rows.append([surface, category, majority, share, seen.total(), len(found), len(agreeing), example])
-    rows.sort(key=lambda row: (-int(row[6]), -float(row[3]), str(row[0]), str(row[1])))
+    rows: list[list[Cell]] = [list(suspect) for suspect in find_suspected_labels(result, train)]
     heads = [*columns(TEXT, "surface", "gold", "usual"), *columns(SHARE, "usual_share")]
     heads += [*columns(COUNT, "seen", "count", "model_says_usual"), *columns(TEXT, "example_id")]
     title = Wording(
@@ -499,14 +469,6 @@ def find_suspected_labels(result: ScoreResult, train: Sequence[Sentence]) -> Tab
         "gold first."
     )
     return Table(title, heads, rows, empty=Wording("No surface has one usual label and another one here."))
-
-
-def _says(prediction: Prediction | None, gold: Entity, category: str) -> bool:
-    """Whether the model gave `gold`'s surface that category, at its place where both places are known."""
-    return prediction is not None and any(
-        e.category == category and e.text == gold.text and (None in (e.start, gold.start) or e.start == gold.start)
-        for e in prediction.entities
-    )
 
 
 def _parse_failures(result: ScoreResult) -> Table:

@@ -36,11 +36,11 @@ from omniner.guidance.teacher import (
 from omniner.model_files import find_checkpoint
 from omniner.records import Issue, Sentence
 from omniner.report import guidance_page
-from omniner.report.tables import find_suspected_labels
 from omniner.runs.context import Context, Task
 from omniner.runs.folder import GUIDANCE_COPY, RunReference, find_trained_model, read_state, resolve_run
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.profiles import score_records
+from omniner.scoring.suspects import find_suspected_labels
 from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, UntrainedModel, predict_file
 from omniner.tasks.prompting import build_prompt_with_guidance
 from omniner.tasks.score import check_scored
@@ -175,26 +175,22 @@ def _build_lessons(
 
 def _find_suspects(result: ScoreResult, train: Sequence[Sentence], most: int) -> list[SuspectLabel]:
     """Labels unlike the usual ones of their surfaces, those first of which the model says so, too."""
-    table = find_suspected_labels(result, train)
-    found = []
-    for row in table.rows[:most]:
-        cells: dict[str, Any] = dict(zip(table.names, row, strict=True))
-        found.append(
-            SuspectLabel(
-                surface=cells["surface"],
-                gold=cells["gold"],
-                usual=cells["usual"],
-                share=cells["usual_share"],
-                seen=cells["seen"],
-                count=cells["count"],
-                agreeing=cells["model_says_usual"],
-                id=cells["example_id"],
-                text=result.sentences[cells["example_id"]].text,
-                verdict="",
-                reason="",
-            )
+    return [
+        SuspectLabel(
+            surface=one.surface,
+            gold=one.gold,
+            usual=one.usual,
+            share=one.share,
+            seen=one.seen,
+            count=one.labelled,
+            agreeing=one.agreeing,
+            id=one.example,
+            text=result.sentences[one.example].text,
+            verdict="",
+            reason="",
         )
-    return found
+        for one in find_suspected_labels(result, train)[:most]
+    ]
 
 
 def _ask(context: Context, lessons: Sequence[Lesson], suspects: Sequence[SuspectLabel], errors: int) -> TeacherAnswers:

@@ -107,6 +107,13 @@ def test_suspected_annotation_counts_the_model() -> None:
     assert tables.build_run_tables(result, ERRTA, None, [])["suspected_annotation"].rows == []
 
 
+def test_sentences_of_the_scored_split_that_are_those_of_train_count_once() -> None:
+    city, brand = Entity("兰蔻", "城市", 0, 2), Entity("兰蔻", "品牌", 0, 2)
+    result = small([("兰蔻好", [city], []), *[("兰蔻", [brand], [])] * 4], [])
+    (row,) = tables.build_run_tables(result, ERRTA, None, list(result.sentences.values()))["suspected_annotation"].rows
+    assert row[3:5] == [4 / 5, 5]
+
+
 def test_model_agrees_only_at_the_same_place() -> None:
     city, elsewhere = Entity("兰蔻", "城市", 0, 2), Entity("兰蔻", "品牌", 3, 5)
     train = [Sentence(f"t{i}", "兰蔻", [Entity("兰蔻", "品牌", 0, 2)]) for i in range(8)]
