@@ -207,6 +207,26 @@ def match_texts(ours: Sequence[str], theirs: Sequence[str]) -> list[int | None]:
     return found
 
 
+def ids_by_text(sentences: Sequence[Sentence], known: Mapping[str, str]) -> list[str | None] | None:
+    """Find out which sentences these are by their texts, where texts tell that of more of them than their ids do.
+
+    Ids that readers made up are numbers: of another order, or after the name of another file.
+
+    Args:
+        sentences: with ids of whatever origin.
+        known: id -> text, in the order of their file.
+
+    Returns:
+        The known id of each sentence, None for one that is not known: see `match_texts`. None alone where ids do.
+    """
+    by_id = sum(known.get(sentence.id) == sentence.text for sentence in sentences)
+    ids = list(known)
+    places = match_texts([sentence.text for sentence in sentences], list(known.values()))
+    if sum(place is not None for place in places) <= by_id:
+        return None
+    return [None if place is None else ids[place] for place in places]
+
+
 def align_surfaces(text: str, surfaces: Sequence[str], taken: Iterable[tuple[int, int]] = ()) -> list[int | None]:
     """Find the start of each surface in a text.
 

@@ -38,7 +38,7 @@ from omniner.corpus.formats import label_studio, recognise
 from omniner.corpus.formats.fields import IssueLog, write_json_list
 from omniner.errors import UserError
 from omniner.files import write_text
-from omniner.records import Entity, Issue, Sentence, entity_to_json, is_unlabeled, match_texts
+from omniner.records import Entity, Issue, Sentence, entity_to_json, ids_by_text, is_unlabeled
 
 Annotation = tuple[Entity, ...]  # what one annotator says of one sentence: without repeats, by place
 
@@ -91,21 +91,14 @@ def match_annotators(
 def _with_common_ids(
     names: Sequence[str], files: Sequence[Sequence[Sentence]], issues: list[Issue]
 ) -> list[Sequence[Sentence]]:
-    """Give sentences the ids of those of the same text in the files before, where ids do not say which these are.
-
-    Ids that readers made up are numbers: of another order, or after the name of another file. Of texts that stand
-    several times the k-th is the k-th.
-    """
+    """Give sentences the ids of those of the same text in the files before, where ids do not say which these are."""
     known: dict[str, str] = {}  # text of each id so far
     found: list[Sequence[Sentence]] = []
     for name, sentences in zip(names, files, strict=True):
-        by_id = sum(known.get(sentence.id) == sentence.text for sentence in sentences)
-        ids = list(known)
-        places = match_texts([sentence.text for sentence in sentences], list(known.values()))
-        if sum(place is not None for place in places) > by_id:
+        if ids := ids_by_text(sentences, known):
             sentences = [
-                replace(sentence, id=ids[place] if place is not None else _free(sentence.id, known, name))
-                for sentence, place in zip(sentences, places, strict=True)
+                replace(sentence, id=id or _free(sentence.id, known, name))
+                for sentence, id in zip(sentences, ids, strict=True)
             ]
             issues.append(Issue("matched-by-text", f"{name}: ids are none of the others'; matched by the texts"))
         for sentence in sentences:

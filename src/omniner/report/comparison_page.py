@@ -144,12 +144,12 @@ def comparison_warnings(comparison: RunComparison) -> Sequence[str]:
     """What a reader must know before believing the tables."""
     settings = comparison.settings
     partial = coverage_notes(comparison.annotators, comparison.sentences)
-    least = {run.name: smallest_p(settings.permutations, len(run.significance.categories)) for run in comparison.tested}
+    least = {run.name: smallest_p(settings.permutations, run.significance.family) for run in comparison.tested}
     return [Wording("{line}: not what the runs are scored on.", line=line) for line in partial] + [
         Wording(
             "{run}: {permutations:,} permutations cannot make any of {categories:,} categories significant at "
             "{alpha:g} (smallest possible corrected p {least}): set compare.permutations higher.",
-            run=run.name, permutations=settings.permutations, categories=len(run.significance.categories),
+            run=run.name, permutations=settings.permutations, categories=run.significance.family,
             alpha=settings.alpha, least=format_cell(least[run.name], P_VALUE),
         )
         for run in comparison.tested
@@ -187,7 +187,7 @@ def comparison_method(comparison: RunComparison) -> list[str]:
             chance=Wording(chance), resamples=settings.resamples, confidence=100 * settings.confidence,
         ),
         Wording(
-            "p corrected: Holm's method, for categories over all categories of a run, for runs over all runs against "
+            "p corrected: Holm's method, for categories over those of gold, for runs over all runs against "
             "{baseline}. A difference is called significant where the corrected p of randomisation is below {alpha:g}.",
             baseline=comparison.baseline, alpha=settings.alpha,
         ),

@@ -13,14 +13,13 @@ was made from the labels of the same annotators, they agree with it more than ot
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from omniner import __version__
 from omniner.config.groups import CompareConfig, ErrtaConfig, MetricsConfig
-from omniner.records import Issue, Prediction, Sentence, is_unlabeled
+from omniner.records import Issue, Prediction, Sentence, ids_by_text, is_unlabeled
 from omniner.scoring.metrics import ScoreResult, ScoreRow
 from omniner.scoring.profiles import choose_scale, score_records
 from omniner.scoring.resampling import (
@@ -53,8 +52,8 @@ def human_predictions(
 ) -> tuple[list[Prediction], list[Issue]]:
     """Take an annotator's labels of the gold sentences for predictions.
 
-    Sentences are the same if their ids are. Where no id is (readers number sentences that bring none), texts that stand
-    once on both sides tell.
+    Sentences are the same if their ids are; where texts find more of them (readers number sentences that bring no id),
+    the k-th of equal texts is the k-th in gold.
 
     Args:
         name: of the annotator.
@@ -66,23 +65,17 @@ def human_predictions(
     """
     texts = {sentence.id: sentence.text for sentence in gold}
     predictions, issues = [], []
-    for sentence in sentences if any(sentence.id in texts for sentence in sentences) else _by_text(sentences, gold):
-        if sentence.id not in texts:
+    ids = ids_by_text(sentences, texts) or [sentence.id for sentence in sentences]
+    for id, sentence in zip(ids, sentences, strict=True):
+        if id is None or id not in texts:
             continue  # an annotator's file may hold more than the test set
-        if sentence.text != texts[sentence.id]:
-            issues.append(Issue("text-mismatch", f"{name} labelled another text; not scored", id=sentence.id))
+        if sentence.text != texts[id]:
+            issues.append(Issue("text-mismatch", f"{name} labelled another text; not scored", id=id))
         elif is_unlabeled(sentence):
-            issues.append(Issue("not-annotated", f"{name} has the sentence without labels", id=sentence.id))
+            issues.append(Issue("not-annotated", f"{name} has the sentence without labels", id=id))
         else:
-            predictions.append(Prediction(sentence.id, sentence.entities, engine=f"human {name}"))
+            predictions.append(Prediction(id, sentence.entities, engine=f"human {name}"))
     return predictions, issues
-
-
-def _by_text(sentences: Sequence[Sentence], gold: Sequence[Sentence]) -> list[Sentence]:
-    """The sentences whose text stands once here and once in gold, with the ids of gold."""
-    ours, theirs = (Counter(sentence.text for sentence in side) for side in (gold, sentences))
-    ids = {sentence.text: sentence.id for sentence in gold if ours[sentence.text] == 1}
-    return [replace(one, id=ids[one.text]) for one in sentences if one.text in ids and theirs[one.text] == 1]
 
 
 def labelled_gold(gold: Sequence[Sentence], predictions: Sequence[Prediction]) -> list[Sentence]:
@@ -190,7 +183,7 @@ class RunComparison:
 
     def undecidable(self, run: TestedRun) -> bool:
         """Whether the draws are too few for any category to be significant after the correction."""
-        return smallest_p(self.settings.permutations, len(run.significance.categories)) >= self.settings.alpha
+        return smallest_p(self.settings.permutations, run.significance.family) >= self.settings.alpha
 
     def to_json(self) -> dict[str, Any]:
         """The content of `comparison.json`."""

@@ -190,7 +190,8 @@ class Significance:
 
     figures: Mapping[str, Difference]  # by `SCORE_NAMES`
     categories: Mapping[str, Difference]  # F1, in name order
-    corrected: Mapping[str, float]  # category -> p_randomisation by Holm over all categories
+    corrected: Mapping[str, float]  # category -> p_randomisation by Holm over the categories of gold
+    family: int  # how many these are
 
 
 def paired_tests(
@@ -215,11 +216,15 @@ def paired_tests(
     columns = (*values, observed, low, high, _p(exchanged, observed), _p(drawn - observed, observed))
     rows = [Difference(*map(float, row)) for row in zip(*columns, strict=True)]
     by_category = dict(zip(categories, rows[len(SCORE_NAMES) :], strict=True))
-    corrected = holm([row.p_randomisation for row in by_category.values()])
+    # What is not in gold has no true positive in any draw: its F1 cannot differ, and there is nothing to test.
+    in_gold = (baseline + other)[:, [0, 2]].sum(axis=(0, 1)).tolist()
+    family = [name for name, count in zip(categories, in_gold, strict=True) if count]
+    corrected = dict(zip(family, holm([by_category[name].p_randomisation for name in family]), strict=True))
     return Significance(
         figures=dict(zip(SCORE_NAMES, rows, strict=False)),
         categories=by_category,
-        corrected=dict(zip(by_category, corrected, strict=True)),
+        corrected={name: corrected.get(name, 1.0) for name in categories},
+        family=len(family),
     )
 
 

@@ -299,3 +299,12 @@ def test_human_performance_is_the_mean_of_the_scorers_figures() -> None:
     predictions, issues = human.human_predictions("c", wrong, gold)
     assert predictions == []
     assert [issue.code for issue in issues] == ["text-mismatch", "not-annotated"]
+
+
+def test_a_person_is_scored_on_texts_that_repeat_and_beside_an_id_that_coincides() -> None:
+    texts = ["好", "吃", "好", "贵"]
+    gold = [Sentence(f"g{number}", text) for number, text in enumerate(texts)]
+    theirs = [Sentence("g3" if n == 0 else f"t{n}", text, [Entity(text, str(n), 0, 1)]) for n, text in enumerate(texts)]
+    predictions, issues = human.human_predictions("a", theirs, gold)
+    found = [(prediction.id, prediction.entities[0].category) for prediction in predictions]
+    assert (found, issues) == ([("g0", "0"), ("g1", "1"), ("g2", "2"), ("g3", "3")], [])

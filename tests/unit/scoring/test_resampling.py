@@ -16,7 +16,7 @@ from paired_runs import gold, outcomes, predictions, tables
 
 from omniner.config.groups import CompareConfig
 from omniner.corpus.taxonomy import primary_of
-from omniner.records import Prediction, Sentence
+from omniner.records import Entity, Prediction, Sentence
 from omniner.scoring import resampling
 from omniner.scoring.metrics import evaluate
 from omniner.scoring.resampling import SCORE_NAMES, holm, paired_tests, post_numbers, scores_of_counts, smallest_p
@@ -194,6 +194,20 @@ def test_the_smallest_p_value_is_reached_and_not_passed() -> None:
     found = paired_tests(a, b, names, SETTINGS)
     assert found.figures["micro.f1"].p_randomisation == 1 / 501
     assert min(found.corrected.values()) == pytest.approx(smallest_p(500, len(names)))
+
+
+def test_categories_that_only_models_invent_are_no_part_of_the_family() -> None:
+    """They have an F1 of 0 in every draw; counted, they would make everyone's p larger."""
+    sentences, first, second = two_runs(60, 5)
+    invented = Entity("没有", "新", None, None)
+    made_up = [dataclasses.replace(one, entities=[*one.entities, invented]) for one in second]
+    (a, b), names, _ = tables(sentences, first, second)
+    (c, d), more, _ = tables(sentences, first, made_up)
+    before, after = paired_tests(a, b, names, SETTINGS), paired_tests(c, d, more, SETTINGS)
+    assert set(more) - set(names) == {"新"}
+    assert (before.family, after.family) == (len(names), len(names))
+    corrected = holm([after.categories[name].p_randomisation for name in names])
+    assert after.corrected == {**dict(zip(names, corrected, strict=True)), "新": 1.0}
 
 
 def test_planted_differences() -> None:
