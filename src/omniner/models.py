@@ -263,6 +263,25 @@ def load_predictor(config: Config, checkpoint: Path) -> Predictor:
     return LLMPredictor(config, devices, causal)
 
 
+def known_categories(checkpoint: Path) -> tuple[str, ...]:
+    """Return the categories that a trained model can give, in its order.
+
+    Args:
+        checkpoint: as `load_predictor` takes it.
+
+    Raises:
+        UserError: it is no checkpoint.
+    """
+    if not checkpoint.is_dir():
+        from omniner.taggers.tagger import load_tagger
+
+        return load_tagger(checkpoint).categories
+    from omniner.llm.language_model import read_card
+    from omniner.llm.prompts import Prompt
+
+    return Prompt.from_json(read_card(checkpoint)["prompt"]).categories
+
+
 def devices_for_prediction(config: Config, checkpoint: Path | None) -> Devices:
     """Choose what a trained model, or without a checkpoint that of the configuration, answers on; set the threads."""
     if checkpoint is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -40,6 +41,19 @@ def test_a_file_becomes_a_folder_of_brat_and_a_file_again(tmp_path: Path) -> Non
     assert json.loads(back[0]) == json.loads(lines[0])
     refused = omniner(*CONVERT, "to=brat", "input=x.jsonl", "output=standoff", cwd=tmp_path, status=2)
     assert "exists already" in refused.stderr
+
+
+def test_labels_of_a_project_are_all_that_the_model_knows(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    _, folder = trained
+    command = [*CONVERT, "to=label_studio", f"input={folder / 'predictions.jsonl'}"]
+    said = omniner(*command, "output=found.json", cwd=tmp_path).stderr
+    assert "checkpoint=<run> adds all that its model knows" in said
+    omniner(*command, f"checkpoint={folder}", "output=known.json", cwd=tmp_path)
+    found, known = (
+        {label.get("value") for label in ElementTree.parse(tmp_path / name).iter("Label")}
+        for name in ("found.xml", "known.xml")
+    )
+    assert found < known
 
 
 def _content(path: Path) -> list[object]:

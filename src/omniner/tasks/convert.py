@@ -6,6 +6,7 @@
 - `to=merged`: a run's adapters (`checkpoint`) merged into plain weights that any server loads.
 - `to=serve`: the command that serves a run's model (`checkpoint`), or that of `model`, with vLLM; it is only printed.
 - `to=` a format of corpora: one file, or each file of a folder (`input`); every split of `data` where none is named.
+  The labelling configuration of `to=label_studio` has the categories found, and all that a model knows (`checkpoint`).
 - `to=generated`: a run's predictions (`input`) as LLaMA-Factory writes them, for the scripts that read that.
 
 Whatever is written is written whole or not at all; what the target cannot hold is an issue.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,12 +106,14 @@ def _convert_corpus(context: Context, target: str, output: Path) -> None:
         train = [sentence for sentences in parts.values() for sentence in sentences]
         names = taxonomy.flat_taxonomy(output.stem, (entity.category for item in train for entity in item.entities))
         corpus = Corpus(output.stem, {"train": train}, names, issues)
+        categories = _categories_of(config, len(names.categories)) if target == "label_studio" else ()
     else:
         corpus = sources.load_corpus(config.data, None)
         context.publish_corpus(corpus)
         parts = {output / f"{corpus.name}_{split}{format.suffix}": items for split, items in corpus.splits.items()}
         issues, train = list(corpus.issues), corpus.splits["train"]
-    options = WriteOptions(joiner=config.data.joiner or "")
+        categories = tuple(corpus.taxonomy.categories)
+    options = WriteOptions(joiner=config.data.joiner or "", categories=categories)
     if format.needs_prompt:
         prompt = build_run_prompt(context, corpus, corpus.splits.get("test", []))
         options = replace(options, prompt=prompt, answer=lambda entities: write_answer(entities, prompt.answer))
@@ -119,6 +123,16 @@ def _convert_corpus(context: Context, target: str, output: Path) -> None:
             issues += formats.write(path, target, sentences, options)
             log.info("%s: %d sentences", path, len(sentences))
     context.publish_issues(issues)
+
+
+def _categories_of(config: Config, found: int) -> Sequence[str]:
+    """Return the categories that people shall be able to give beside the `found` ones: those of the model."""
+    if config.checkpoint:
+        from omniner.models import known_categories
+
+        return known_categories(find_trained_model(config.checkpoint, config.tracking))
+    log.info("labels of the project: the %d categories found; checkpoint=<run> adds all that its model knows", found)
+    return ()
 
 
 def _read_input(config: Config, output: Path, suffix: str) -> tuple[dict[Path, list[Sentence]], list[Issue]]:

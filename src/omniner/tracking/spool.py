@@ -162,7 +162,7 @@ def read_line(line: str) -> dict[str, Any]:
     """
     item = json.loads(line)
     known = {"run", "sent", "refused", "kind"}
-    if not isinstance(item, dict) or not known & item.keys():
+    if not isinstance(item, dict) or len(known & item.keys()) != 1:
         raise ValueError("neither a record nor a mark")
     if "kind" in item:
         record = _record(item, "")

@@ -96,6 +96,9 @@ def test_label_studio_is_given_tasks_and_their_configuration(tmp_path: Path) -> 
     assert (labels.get("name"), labels.get("toName")) == (result["from_name"], result["to_name"])
     assert [label.get("value") for label in labels] == ['品牌<"x">', "场所"]
     assert (shown.get("name"), shown.get("value")) == ("text", "$text")
+    formats.write(tmp_path / "y.json", "label_studio", [sentence], replace(OPTIONS, categories=("甲", "场所")))
+    view = ElementTree.fromstring((tmp_path / "y.xml").read_text(encoding="utf-8"))
+    assert [label.get("value") for label in view.iter("Label")] == ["甲", "场所", '品牌<"x">']
 
 
 def test_predictions_are_given_to_label_studio_as_what_a_model_thinks(tmp_path: Path) -> None:

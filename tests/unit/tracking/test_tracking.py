@@ -392,6 +392,13 @@ def test_a_broken_spool_is_a_clear_error(tmp_path: Path) -> None:
         Spool(path)
 
 
+def test_a_line_of_a_spool_is_one_thing(tmp_path: Path) -> None:
+    path = tmp_path / tracking.SPOOL
+    path.write_text('{"sent": "status", "seq": 2, "kind": "status", "time": 3, "body": {"status": "FINISHED"}}\n')
+    with pytest.raises(UserError, match="neither a record nor a mark"):
+        Spool(path)
+
+
 def test_unsent_records_of_a_run_are_told_at_its_end(
     local: TrackingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -87,6 +87,7 @@ class WriteOptions:
         joiner: of CoNLL columns: what stands between the tokens in the texts; empty makes each character a token.
         prompt: of instruction data: what the model is told.
         answer: of instruction data: writes the entities of a sentence as the model should answer.
+        categories: of labelling configurations: those that people may give, beside the ones in the sentences.
     """
 
     scheme: str = "bioes"
@@ -94,6 +95,7 @@ class WriteOptions:
     joiner: str = ""
     prompt: PromptTexts | None = None
     answer: Callable[[Sequence[Entity]], str] | None = None
+    categories: Sequence[str] = ()
 
 
 class Match(NamedTuple):

@@ -226,8 +226,9 @@ def _region(item: object, unread: UnreadParts, log: IssueLog, line: int) -> Regi
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
     """Write a list of tasks and its labelling configuration; entities without a place are issues."""
     log = IssueLog(path)
-    categories = {entity.category for sentence in sentences for entity in sentence.entities}
-    write_text(path.with_suffix(CONFIGURATION), labelling_configuration(sorted(categories), log))
+    found = {entity.category for sentence in sentences for entity in sentence.entities}
+    categories = [*options.categories, *sorted(found.difference(options.categories))]
+    write_text(path.with_suffix(CONFIGURATION), labelling_configuration(categories, log))
     write_json_list(path, (make_task(sentence, log) for sentence in sentences))
     return log.items
 
