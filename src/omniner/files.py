@@ -34,7 +34,10 @@ T = TypeVar("T")
 log = logging.getLogger("omniner")
 
 SECONDS_BETWEEN_TRIES = 0.5  # while a lock is waited for
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory", "bad_alloc")
+_NO_MEMORY = (
+    "can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory", "bad_alloc",
+    "failed to map segment",  # a library that finds no room is an ImportError
+)  # fmt: skip
 _PACKED = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zX", "bzip2": b"BZh", "zstandard": b"\x28\xb5\x2f\xfd"}
 _TEMPORARY = ".tmp"
 _SPACE = "Free some space or choose another folder"
@@ -89,7 +92,7 @@ def explaining_limits() -> Iterator[None]:
     """Turn what the machine refuses (memory, threads, file handles, space) into a `UserError`, whoever met it."""
     try:
         yield
-    except (MemoryError, RuntimeError, OSError) as error:
+    except (MemoryError, RuntimeError, OSError, ImportError) as error:
         text = str(error).lower()
         if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
             fix = "Give it more, or lower trainer.batch_size, trainer.eval_batch_size or decoding.slots."

@@ -159,6 +159,7 @@ def test_what_is_no_file_is_refused_at_once(make: Callable[[Path], object], expe
         (MemoryError(), "memory: .*Give it more"),
         (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory: you tried"), "memory: .*Give it more"),
         (RuntimeError("CUDA out of memory. Tried to allocate"), "memory: .*batch_size"),
+        (ImportError("libx.so: failed to map segment from shared object"), "memory: .*Give it more"),
         (RuntimeError("can't start new thread"), "threads: no more can be started"),
         (OSError(24, "Too many open files", "a.txt"), r"a\.txt: Too many open files\. Raise the limit of open files"),
         (RuntimeError("Error: I/O error: No space left on device (os error 28)"), "No space left.*Free some space"),

@@ -208,7 +208,7 @@ class Sender:
             False where something is left.
         """
         begun = fine = time.monotonic()
-        told = False
+        asked, told = begun, False
         with self._change:
             attempts = self._attempts
             while self._spool.unsent:
@@ -221,8 +221,10 @@ class Sender:
                 if self._failures and wait and not told:
                     log.info("waiting up to %g s for the tracking store (tracking.wait)", wait)
                     told = True
-                self._hurry = True
-                self._change.notify_all()
+                # Each failure wakes this loop, which must not ask the store again and again without a pause.
+                if self._attempts < attempts + 2 or now - asked >= RETRY:
+                    asked, self._hurry = now, True
+                    self._change.notify_all()
                 self._change.wait(min(begun + longest - now, RETRY))
         return True
 
@@ -239,7 +241,9 @@ class Sender:
         return self._spool.unsent
 
     def _pause(self) -> float:
-        return INTERVAL if not self._failures else min(2.0 ** (self._failures - 1), LONGEST_PAUSE)
+        if not self._failures:
+            return INTERVAL
+        return min(2.0 ** min(self._failures - 1, 16), LONGEST_PAUSE)  # a power of thousands is no number any more
 
     def _work(self) -> None:
         while True:

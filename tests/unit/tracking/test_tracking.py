@@ -385,6 +385,19 @@ def test_one_record_that_is_refused_does_not_hold_up_the_others(
     assert '{"refused": 5, "why": "no such kind"}' in (tmp_path / "spool.jsonl").read_text("utf-8")
 
 
+def test_a_store_that_is_away_is_not_asked_without_a_pause(
+    queue: tuple[Spool, Shaky, Sender], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines, store, sender = queue
+    monkeypatch.setattr(spool, "LONGEST_PAUSE", 60.0)
+    store.down = True
+    lines.add("m", {"n": 1})
+    assert not sender.flush(0.5, 5)
+    assert 2 <= store.calls <= 5  # it was some thousands
+    sender._failures = 5000  # two to this power is no number
+    assert sender._pause() == 60.0
+
+
 def test_a_broken_spool_is_a_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "spool.jsonl"
     path.write_text('{"run": "r"}\nnot json\n', encoding="utf-8")
