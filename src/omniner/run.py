@@ -104,8 +104,10 @@ def _perform(config: Config) -> tuple[Path, str]:
         else:
             with explaining_limits():
                 complaint = _do_task(config, folder)
+        folder.keep()
     except UserError:
         if folder.holds_work:
+            folder.keep()
             log.warning("what was done is kept: the same command goes on from there (%s)", folder.path)
         elif not folder.resumed:
             folder.discard()

@@ -1,9 +1,10 @@
 """One folder per run: how it is named, found again after a kill, locked while in use, and what state it is in.
 
-`claim` gives a run its folder. The same configuration (by `config.digest`) whose last run did not finish takes that
-run's folder and MLflow run over and goes on; a finished one is left alone and a new folder is made. A lock held for
-the life of the process keeps two runs out of one folder, and tells a killed run (lock free, state "running") from a
-living one. `run_state.json` is the only thing that decides; it is replaced whole on every change.
+`claim_folder` gives a run its folder. The same configuration (by `compose.digest`) whose last run did not finish takes
+that run's folder and MLflow run over and goes on; a finished one is left alone and a new folder is made. A lock held
+for the life of the process keeps two runs out of one folder, and tells a killed run (lock free, state "running") from
+a living one. `run_state.json` is the only thing that decides; it is replaced whole on every change. Where a named
+folder holds an earlier run, what that left is kept (`replaced`) until the new one has come to something.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from omniner.errors import UserError
 from omniner.files import is_temporary, make_folder, read_json, try_lock, write_json, write_text
 from omniner.model_files import find_checkpoint
 from omniner.registry import TASKS
+from omniner.runs import replaced
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
 from omniner.tracking.store import open_store
@@ -74,7 +76,7 @@ class RunFolder:
     @property
     def holds_work(self) -> bool:
         """Whether something was done that the same command can go on from."""
-        return any((self.path / name).is_file() for name in TASKS[self.state["task"]].costly)
+        return _holds_work(self.path, self.state)
 
     def deliver(self, settings: TrackingConfig) -> None:
         """Send what a finished run left unsent, and note that it is finished now.
@@ -90,11 +92,18 @@ class RunFolder:
 
     def discard(self) -> None:
         """Take back what a run that could not even begin has written: its own files, and the folder if that is all."""
+        if (self.path / replaced.KEPT).is_dir():
+            _put_back(self.path, self.state)
+            return
         _clear(self.path, self.state["task"])
         for name in (*BOOKKEEPING, WRITTEN):
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty: it was there before, with files of somebody else
             self.path.rmdir()
+
+    def keep(self) -> None:
+        """Let the run stand: what it replaces is removed."""
+        replaced.drop(self.path)
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -115,8 +124,12 @@ def claim_folder(config: Config) -> RunFolder:
     if config.resume == "auto":
         for folder in _unfinished(config, digest):
             if (lock := try_lock(folder / LOCK)) is not None:
-                remove_temporary_files(folder)
-                return RunFolder(folder, digest, True, read_state(folder), lock)
+                settle_replaced(folder)
+                state = read_state(folder)
+                if state.get("digest") == digest and _goes_on(state, config):
+                    remove_temporary_files(folder)
+                    return RunFolder(folder, digest, True, state, lock)
+                lock.release()
     return _open(_new_path(config.name), digest, config)
 
 
@@ -151,6 +164,7 @@ def _open(path: Path, digest: str, config: Config) -> RunFolder:
     if lock is None:
         raise UserError("output_dir", f"{path} is in use by another run", "Wait for it or choose another folder.")
     try:
+        settle_replaced(path)
         old = _state_to_replace(path, config)
         if old and old.get("digest") == digest and config.resume == "auto" and _goes_on(old, config):
             remove_temporary_files(path)
@@ -161,7 +175,10 @@ def _open(path: Path, digest: str, config: Config) -> RunFolder:
         raise
     remove_temporary_files(path)
     if old or config.overwrite:
-        _clear(path, old.get("task", config.task.name))
+        unsent.set_aside(path)
+        tasks = {old.get("task", config.task.name), *([config.task.name] if config.overwrite else [])}
+        names = {name for task in tasks for name in outputs_of(task)}
+        replaced.put_aside(path, sorted(names), (STATE, "config.yaml"))
     state = {"digest": digest, "status": "running", "started": time.time(), "task": config.task.name}
     folder = RunFolder(path, digest, False, state, lock)
     folder.save()
@@ -208,32 +225,82 @@ def remove_temporary_files(path: Path) -> None:
 def _continue(path: Path, digest: str, config: Config) -> RunFolder:
     if not (path / STATE).is_file():
         raise UserError("resume", f"{path} holds no run ({STATE} is missing)", "Name the folder of an unfinished run.")
-    state = read_state(path)
-    if state.get("digest") != digest:
-        raise UserError(
-            "resume",
-            f"{path} was started with another configuration",
-            f"Give the same overrides as then (see {path / 'config.yaml'}).",
-        )
-    if not _goes_on(state, config):
-        raise UserError("resume", f"the run in {path} is finished", "Leave resume out to start a new run.")
+    _check_goes_on(path, digest, config)
     lock = try_lock(path / LOCK)
     if lock is None:
         raise UserError("resume", f"{path} is in use by another run", "Wait for it to end.")
+    try:
+        settle_replaced(path)
+        state = _check_goes_on(path, digest, config)
+    except UserError:
+        lock.release()
+        raise
     remove_temporary_files(path)
     return RunFolder(path, digest, True, state, lock)
+
+
+def _check_goes_on(path: Path, digest: str, config: Config) -> dict[str, Any]:
+    """The state of a folder's run; raises a `UserError` where this configuration does not go on with it."""
+    state = read_state(path)
+    if state.get("digest") != digest:
+        fix = f"Give the same overrides as then (see {path / 'config.yaml'})."
+        raise UserError("resume", f"{path} was started with another configuration", fix)
+    if not _goes_on(state, config):
+        raise UserError("resume", f"the run in {path} is finished", "Leave resume out to start a new run.")
+    return state
+
+
+def outputs_of(task: str) -> list[str]:
+    """The names of the files and folders that a run of this task may have written."""
+    tasks = [TASKS[task]] if task in TASKS else TASKS.values()  # a task that is gone may have written anything
+    return sorted({*ALWAYS_WRITTEN, *(name for one in tasks for name in one.outputs)})
 
 
 def _clear(path: Path, task: str) -> None:
     """Remove what a run of this task has written, and nothing else; what is not sent to its store is set aside."""
     unsent.set_aside(path)
-    tasks = [TASKS[task]] if task in TASKS else TASKS.values()  # a task that is gone may have written anything
-    for name in {*ALWAYS_WRITTEN, *(name for one in tasks for name in one.outputs)}:
+    for name in outputs_of(task):
         target = path / name
         if target.is_dir():
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
+
+
+def _holds_work(path: Path, state: dict[str, Any]) -> bool:
+    """Whether something was done that the same command can go on from."""
+    task = state.get("task")
+    return task in TASKS and any((path / name).is_file() for name in TASKS[task].costly)
+
+
+def settle_replaced(path: Path) -> None:
+    """Decide, in a locked folder, what becomes of the outputs that a killed run was to replace.
+
+    They are removed where it has come to something that the same command goes on from, and are put back otherwise.
+    """
+    state, before = _state_if_whole(path), _state_if_whole(path / replaced.KEPT)
+    begun = state != before and (state.get("status") in (FINISHED, UNSENT) or _holds_work(path, state))
+    if begun and not (path / replaced.MOVING).is_dir():
+        replaced.drop(path)
+    else:
+        _put_back(path, state)
+
+
+def _state_if_whole(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(UserError):  # damaged: nobody goes on from there
+        return read_state(path)
+    return {}
+
+
+def _put_back(path: Path, state: dict[str, Any]) -> None:
+    def remove_new() -> None:
+        if state:
+            _clear(path, state.get("task", ""))
+        if not (path / replaced.KEPT / STATE).exists():  # there was no run before
+            for name in (STATE, "config.yaml"):
+                (path / name).unlink(missing_ok=True)
+
+    replaced.put_back(path, remove_new)
 
 
 def send_unsent(settings: TrackingConfig, own: Path | None = None, further: Iterable[Path] = ()) -> list[Path]:

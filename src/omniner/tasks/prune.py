@@ -25,7 +25,7 @@ from omniner.errors import UserError
 from omniner.files import explaining, try_lock
 from omniner.registry import TASKS
 from omniner.runs.context import Context, Task
-from omniner.runs.folder import BOOKKEEPING, FINISHED, LOCK, ROOT, STATE, read_state, send_unsent
+from omniner.runs.folder import BOOKKEEPING, FINISHED, LOCK, ROOT, STATE, read_state, send_unsent, settle_replaced
 from omniner.tracking import unsent
 from omniner.tracking.store import Store, open_store
 
@@ -69,8 +69,10 @@ def _leftovers(config: Config) -> Iterator[Leftover]:
     found = [one for folder in folders if (one := _leftover(folder, config)) is not None]
     for one in sorted(found, key=lambda one: (one.started, one.folder)):
         if (lock := try_lock(one.folder / LOCK)) is not None:
+            settle_replaced(one.folder)  # what a killed run was to replace may be worth keeping
             lock.release()
-            yield one
+            if _leftover(one.folder, config) == one:
+                yield one
 
 
 def _leftover(folder: Path, config: Config) -> Leftover | None:

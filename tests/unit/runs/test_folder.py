@@ -1,13 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from omniner import run
 from omniner.config import compose
 from omniner.errors import UserError
 from omniner.runs import folder as runfolder
+from omniner.runs import replaced
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +95,8 @@ def test_starting_over_in_a_named_folder_removes_the_old_outputs_only() -> None:
     second = _claim("output_dir=here")
     assert not (second.path / "predictions.jsonl").exists()
     assert (second.path / "notes.txt").exists()
+    second.keep()
+    assert not (second.path / replaced.KEPT).exists()
 
 
 def test_starting_over_removes_what_any_task_may_have_written_where_it_is_not_known_which() -> None:
@@ -98,7 +105,109 @@ def test_starting_over_removes_what_any_task_may_have_written_where_it_is_not_kn
         (first.path / name).touch()
     first.save(status="finished", task="of_another_version")
     first.close()
-    assert {path.name for path in _claim("output_dir=here").path.iterdir()} == set(runfolder.BOOKKEEPING)
+    second = _claim("output_dir=here")
+    second.keep()
+    assert {path.name for path in second.path.iterdir()} == set(runfolder.BOOKKEEPING)
+
+
+def _finished() -> dict[str, str]:
+    """What a finished run has left in the folder `here`."""
+    first = _claim("output_dir=here")
+    (first.path / "checkpoints").mkdir()
+    for name in ("predictions.jsonl", "checkpoints/last.ckpt", "notes.txt"):
+        (first.path / name).write_text(f"old {name}\n")
+    first.save(status="finished", run_id="old")
+    first.close()
+    return _content(first.path)
+
+
+def _content(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("overrides", [(), ("seed=7", "overwrite=true"), ("task=split", "overwrite=true")])
+def test_a_run_that_came_to_nothing_gives_back_what_it_was_to_replace(overrides: tuple[str, ...]) -> None:
+    before = _finished()
+    second = _claim("output_dir=here", *overrides)
+    (second.path / "issues.jsonl").write_text("new\n")
+    second.discard()
+    assert _content(second.path) == before
+
+
+def test_a_command_that_fails_leaves_the_finished_run_of_the_same_command() -> None:
+    Path("p.jsonl").write_text('{"id": "1", "text": "喝小满", "entities": []}\n')
+    score = ["task=score", "predictions=p.jsonl", "gold=p.jsonl", "tracking=off", "metrics.bootstrap=0"]
+    config = compose.load([*score, "output_dir=here"])
+    first = _claim(*score, "output_dir=here")
+    (first.path / "scores.json").write_text("{}\n")
+    first.save(status="finished")
+    first.close()
+    before = _content(first.path)
+    Path("p.jsonl").write_text("no corpus\n")
+    with pytest.raises(UserError):
+        run.run(config)
+    assert _content(first.path) == before
+
+
+class _Killed(BaseException):
+    pass
+
+
+def test_a_kill_at_any_moment_of_starting_over_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, config, left = _finished(), compose.load(["output_dir=here"]), 0
+
+    def counted(change: Callable[..., Any]) -> Callable[..., Any]:
+        def changing(*given: Any, **named: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise _Killed
+            return change(*given, **named)
+
+        return changing
+
+    def start_over() -> None:
+        second = runfolder.claim_folder(config)
+        (second.path / "issues.jsonl").write_text("new\n")
+        second.discard()
+        second.close()
+
+    changes = [(Path, name) for name in ("rename", "replace", "unlink", "mkdir", "rmdir")]
+    for moment in range(200):
+        left = moment
+        with monkeypatch.context() as patch:
+            for owner, name in [*changes, (shutil, "copyfile")]:
+                patch.setattr(owner, name, counted(getattr(owner, name)))
+            try:
+                start_over()
+                killed = False
+            except _Killed:
+                killed = True
+        gc.collect()  # the lock of a process that is gone
+        runfolder.settle_replaced(Path("here"))
+        runfolder.remove_temporary_files(Path("here"))
+        assert _content(Path("here")) == before, moment
+        if not killed:
+            break
+    assert 20 < moment < 199
+
+
+@pytest.mark.parametrize("came_to", ["checkpoints/last.ckpt", "finished"])
+def test_what_is_replaced_goes_where_a_killed_run_has_come_to_something(came_to: str) -> None:
+    _finished()
+    second = _claim("output_dir=here")
+    if came_to == "finished":
+        second.save(status=came_to)
+    else:
+        (second.path / "checkpoints").mkdir()
+        (second.path / came_to).write_text("new\n")
+    second.close()
+    third = _claim("output_dir=here")
+    assert third.resumed == (came_to != "finished")
+    kept = (third.path / replaced.KEPT / "predictions.jsonl").exists()
+    assert not kept
+    if third.resumed:
+        assert (third.path / came_to).read_text() == "new\n"
 
 
 def test_resume_names_the_folder_of_an_unfinished_run() -> None:
