@@ -31,12 +31,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from omniner.config import compose
-from omniner.config.groups import ChildrenConfig, Config
+from omniner.config.groups import ChildrenConfig, Config, DataConfig
 from omniner.cores import own_cores, pinned
 from omniner.errors import Stopped, UserError
 from omniner.files import SECONDS_BETWEEN_TRIES, explaining, make_folder, read_json, try_lock, wait_for_lock, write_text
@@ -290,6 +290,22 @@ class Job(NamedTuple):
 
     name: str
     config: Config
+
+
+def data_of_parent(data: DataConfig, root: Path, files: dict[str, list[str]], **changes: Any) -> DataConfig:
+    """Return the corpus of a child that reads JSONL files which its parent wrote.
+
+    Args:
+        data: the corpus of the parent; what it says of reading the user's own files is over.
+        root: folder of the files.
+        files: split -> names of files.
+        changes: what else differs.
+    """
+    return replace(
+        data, format="jsonl", root=str(root.resolve()), source="", files=files, size={}, limit={},
+        scheme="auto", separator="auto", glued_positions=False, tag_column=None, offsets="auto", annotator=None,
+        **changes,
+    )  # fmt: skip
 
 
 class Outcome(NamedTuple):

@@ -1,4 +1,4 @@
-"""What an earlier run left in a folder where a new one starts: put aside first, gone once the new one came to something.
+"""What an earlier run left where a new one starts: put aside first, gone once the new one has come to something.
 
 The folder inside that holds it says how far that is: in `MOVING` some of it may lie, in `KEPT` all of it, and what is
 in `GONE` nobody needs. Each step is one rename, so that a kill at any moment loses nothing.

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from omniner.config.groups import Config, DataConfig
+from omniner.config.groups import Config
 from omniner.corpus import adjudication, easy, splits
 from omniner.corpus.formats import jsonl
 from omniner.corpus.sources import LABELED
@@ -112,21 +112,14 @@ def _job(config: Config, corpus: WholeCorpus, folder: Path, name: str, names: Se
     child = copy.deepcopy(config)
     child.task.name, child.name, child.input, child.output = "train", f"{config.name}-{name}", None, None
     others = [f"{other}.jsonl" for other in names if other != name]
-    child.data = DataConfig(
+    child.data = children.data_of_parent(
+        config.data,
+        folder / FOLDS,
+        {"train": [f"{name}.jsonl"], "test": others},
         name=f"{corpus.name}_{name}",
-        format="jsonl",
-        root=str((folder / FOLDS).resolve()),
-        source="",
-        files={"train": [f"{name}.jsonl"], "test": others},
-        scheme=config.data.scheme,
-        separator=config.data.separator,
-        glued_positions=False,
-        joiner=config.data.joiner,
         taxonomy=corpus.taxonomy,
         report="test",
         dev_from_train=config.filter.dev_from_train,
-        on_issue=config.data.on_issue,
-        size={},
         seed=config.filter.seed,
     )
     return Job(name, child)

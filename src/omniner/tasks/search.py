@@ -317,9 +317,9 @@ def _choice(best: PromptVariant, name: str) -> str:
 
 
 SEARCH_FOLDER = "search"
-"""What the runs read: the sentences of dev, and where models are trained those of train."""
+"""What the runs read: the sentences of train and dev."""
 
-DEV = "dev.jsonl"  # in it: what the variants are compared on
+TRAIN, DEV = "train.jsonl", "dev.jsonl"  # in it: what prompts are made of and models learn; what variants compete on
 _ATTEMPTS = 2
 
 
@@ -382,10 +382,9 @@ def _first(posts: Sequence[Sequence[Sentence]], size: int) -> list[Sentence]:
 def write_rungs(context: Context, steps: Sequence[Rung], train: Sequence[Sentence]) -> None:
     """Write what the runs read."""
     folder = context.folder / SEARCH_FOLDER
+    jsonl.write(folder / TRAIN, train)
     jsonl.write(folder / DEV, steps[-1].sentences)
-    if context.config.search.train:
-        jsonl.write(folder / "train.jsonl", train)
-    else:
+    if not context.config.search.train:
         for step in steps:
             jsonl.write(folder / f"rung_{step.number}.jsonl", step.fresh)
 
@@ -427,16 +426,15 @@ def _config(context: Context, variant: PromptVariant, step: Rung, label: str) ->
     source = str(context.folder / GUIDANCE_COPY) if variant.config.from_run is not None else None
     config.prompt = replace(variant.config, from_run=source)
     place = context.folder / SEARCH_FOLDER
+    train = {"train": [TRAIN]}
     if not ours.search.train:
         config.task = replace(ours.task, name="predict")
         config.input = str(place / f"rung_{step.number}.jsonl")
+        config.data = children.data_of_parent(ours.data, place, train, report="test", dev_from_train=0.0)
         return config
     config.task = replace(ours.task, name="train")
-    files = {"train": ["train.jsonl"], "dev": [DEV]}
-    config.data = replace(
-        ours.data, format="jsonl", root=str(place), files=files, size={}, report="dev",
-        dev_from_train=ours.search.held_out,
-    )  # fmt: skip
+    files, held_out = {**train, "dev": [DEV]}, ours.search.held_out
+    config.data = children.data_of_parent(ours.data, place, files, report="dev", dev_from_train=held_out)
     config.trainer = replace(ours.trainer, max_steps=step.budget or ours.trainer.max_steps)
     config.tracking = replace(ours.tracking, log_model=False)  # the models are means, not results
     return config

@@ -18,7 +18,7 @@ from tests.helpers import made_up_guidance
 from omniner import run
 from omniner.config import compose
 from omniner.config.groups import ChildrenConfig, Config
-from omniner.corpus import sources
+from omniner.corpus import formats, sources
 from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
 from omniner.files import make_folder, read_json, write_text
@@ -344,6 +344,32 @@ def test_no_model_is_judged_on_what_it_was_trained_on(data: list[str], answering
     _, found = search(data, "search.rungs=[0]", "search.random=0")  # nothing is trained
     assert "learnt" in {name for _, name in answering.asked}
     assert found["sentences"] == 141
+
+
+@pytest.mark.parametrize("how", [[*SERVER], TRAINED])
+def test_children_read_the_files_of_the_search_as_such_whatever_the_users_own_were(
+    data: list[str], answering: Answering, how: list[str]
+) -> None:
+    given = [*SEARCH, *data, *how, "search.random=0", "search.largest=[]"]
+    for name in ("train", "dev"):
+        sentences = sources.read_sentences(Path(f"{name}.jsonl"))[0]
+        formats.write(Path(f"{name}.conll"), "conll", sentences, formats.WriteOptions())
+    conll = ["data.format=conll", "data.files={train: [train.conll], dev: [dev.conll]}"]
+    config = compose.load([*given, *conll, "data.tag_column=2", "data.limit={train: 60, dev: 100}"])
+    answering.gold = {sentence.id: sentence for sentence in sources.load_corpus(config.data, ["dev"]).splits["dev"]}
+    folder = run.run(config)
+    written = {name: sources.read_sentences(folder / f"search/{name}.jsonl")[0] for name in ("train", "dev")}
+    assert 40 < len(written["train"]) <= 60
+    config = answering.jobs[-1].config
+    if config.task.name == "predict":
+        assert sources.load_corpus(config.data, ["train"]).splits["train"] == written["train"]
+        asked, _ = sources.read_sentences(Path(str(config.input)), config.data)
+        assert asked
+        assert all(one == answering.gold[one.id] for one in asked)
+    else:
+        corpus = sources.load_corpus(config.data, None)
+        assert corpus.splits["test"] == written["dev"]
+        assert len(corpus.splits["train"]) + len(corpus.splits["dev"]) == len(written["train"])
 
 
 def posts(*sizes: int) -> list[Sentence]:
