@@ -74,7 +74,7 @@ def test_children_learn_one_fold_and_are_asked_about_the_others(
     corpus: list[Sentence], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = models(monkeypatch, right)
-    own = ["data.definitions={city: a place}", "data.limit={train: 2}", "data.offsets=half_open"]
+    own = ["+data.definitions={city: a place}", "data.limit={train: 2}", "data.offsets=half_open"]
     folder = do("filter.dev_from_train=0.2", "name=easy", "head=softmax", *own)
     assert [job.name for job in jobs] == ["fold_1", "fold_2", "fold_3", "fold_4"]
     everything: set[str] = set()
