@@ -13,7 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Prediction, Sentence
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     Answering: TypeAlias = Callable[[Sequence[Sentence]], Iterable[list[Prediction]]]
     Answers: TypeAlias = str | Path | Sequence[Prediction] | pd.DataFrame
     Gold: TypeAlias = str | Path | Sequence[Sentence] | pd.DataFrame
+
+
+T = TypeVar("T", Sentence, Prediction)
 
 
 class Sentences(list[Sentence]):
@@ -211,9 +214,10 @@ def _load_trained(text: str, overrides: Sequence[str]) -> Model:
     checkpoint = find_trained_model(text, config.tracking, "load")
     settings = next((file for file in _settings_beside(checkpoint) if file.is_file()), None)
     if settings is not None:
-        changed = {override.lstrip("+~").partition("=")[0].partition(".")[0] for override in overrides}
+        changed = [override.lstrip("+~").partition("=")[0] for override in overrides]
         kept = [name for name in ("model", "head", "prompt", "encoding", "decoding", "seed") if name not in changed]
-        config = compose.adopt(config, settings, kept)
+        given = [key for key in changed if "." in key and key.partition(".")[0] in kept]
+        config = compose.with_keys_of(config, given, compose.adopt(config, settings, kept))
     return Model(config, text, models.load_predictor(config, checkpoint).predict)
 
 
@@ -399,7 +403,7 @@ def _sentences(gold: Gold) -> list[Sentence]:
     if isinstance(gold, Sequence):
         return list(gold)
     _check_columns(gold, ("id", "text", "entities"), "gold")
-    return [Sentence(str(row.id), str(row.text), _entities(row.entities)) for row in gold.itertuples()]
+    return _records(Sentence, gold)
 
 
 @contextlib.contextmanager
@@ -419,7 +423,19 @@ def _predictions(predictions: Sequence[Prediction] | pd.DataFrame) -> list[Predi
     if isinstance(predictions, Sequence):
         return list(predictions)
     _check_columns(predictions, ("id", "entities"), "predictions")
-    return [Prediction(str(row.id), _entities(row.entities)) for row in predictions.itertuples()]
+    return _records(Prediction, predictions)
+
+
+def _records(kind: type[T], table: pd.DataFrame) -> list[T]:
+    """Records of the rows of a data frame, with all that its columns hold of them."""
+    names = [field.name for field in dataclasses.fields(kind) if field.name in table.columns]
+    made = []
+    for row in table[names].to_dict("records"):
+        # An empty cell of a file is no number to pandas, whatever its column.
+        values = {name: cell for name, cell in row.items() if not (isinstance(cell, float) and cell != cell)}
+        values |= {name: str(values.get(name, "")) for name in ("id", "text") if name in names}
+        made.append(kind(**{**values, "entities": _entities(values.get("entities", ()))}))
+    return made
 
 
 def _check_columns(table: pd.DataFrame, columns: Sequence[str], where: str) -> None:

@@ -11,6 +11,7 @@ from omniner import tracking
 from omniner.config import compose
 from omniner.errors import UserError
 from omniner.run import run
+from tests.e2e import sweeping
 from tests.helpers.scripted_server import KEY, Answer, Seen, error, reply, serving
 
 PLANTED = {KEY: "sk-planted-a1", "MLFLOW_TRACKING_PASSWORD": "planted-b2@x", "MLFLOW_TRACKING_TOKEN": "planted-c3"}
@@ -64,10 +65,21 @@ def test_logins_of_the_store_are_in_nothing_that_is_tracked(here: Path, tables: 
     tracked = tracking.start_run(settings, name="a", folder=here / "out", parent=None, resume_id=None, tags={"a": said})
     tracked.params({"model.path": said, "url": "https://me:planted-c3@host"})
     tracked.tags({"note": said})
-    tracked.text(said, "note.txt")
+    tracked.text(f"{said} at http://me:planted-d4@host", "note.txt")
     tracked.table(["a"], [[said]], "tables/a.json")
     assert tracked.finish("FINISHED")
     assert _leaks(here / "out") + _leaks(tables) == []
+    assert not [path for path in here.rglob("*") if path.is_file() and b"planted-d4" in path.read_bytes()]
+
+
+def test_a_login_in_a_sweep_leaves_no_trace(here: Path) -> None:
+    url = "decoding.url=http://me:planted-b2@x@host/v1"
+    sweep = sweeping.start(here, *sweeping.SCORE, url, "seed=1,2")
+    said = "".join(sweep.communicate())
+    assert sweep.returncode == 2
+    assert said.startswith("error: decoding.url: an address with a login or a key in it")
+    assert "planted" not in said
+    assert _leaks(here) == []
 
 
 @pytest.mark.parametrize("key", ["tracking.uri", "decoding.url", "teacher.url"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from scripted_server import Answer, Seen, reply, serving
 from tests.conftest import ROOT
@@ -25,6 +27,8 @@ TINY = [
     "model.hidden=48",
     "model.learning_rate=0.005",
     "metrics.bootstrap=20",
+    "encoding.max_length=400",
+    "decoding.kind=guided",
 ]
 GOLD = [
     Sentence("1", "去喝小满", [Entity("小满", "品牌", 2, 4)]),
@@ -131,10 +135,13 @@ def test_two_sentences_of_one_id_are_refused(trained: omniner.TrainResult) -> No
 
 def test_overrides_change_how_a_run_answers(trained: omniner.TrainResult) -> None:
     long = "好" * 600
-    with pytest.raises(UserError, match="longer than 510 characters"):
+    with pytest.raises(UserError, match="longer than 400 characters"):
         trained.load().predict(long)
-    model = omniner.load(trained.folder, ["encoding.on_too_long=truncate"])
+    model = omniner.load(trained.folder, ["encoding.on_too_long=truncate", "decoding.slots=3"])
     assert model.predict(long).reason
+    run = trained.load().config
+    assert dataclasses.replace(run.encoding, on_too_long="truncate") == model.config.encoding
+    assert (run.model, run.seed, model.config.decoding.slots) == (model.config.model, model.config.seed, 3)
 
 
 def test_scores_are_the_same_from_files_records_and_data_frames(tmp_path: Path) -> None:
@@ -152,6 +159,29 @@ def test_scores_are_the_same_from_files_records_and_data_frames(tmp_path: Path) 
     assert (results[0].metrics.micro.tp, results[0].metrics.micro.fp, results[0].metrics.micro.fn) == (1, 1, 2)
     official = omniner.score(ANSWERS, GOLD, ["metrics.profile=official"])
     assert official.profile == "official"
+
+
+def test_records_come_back_from_their_data_frames(tmp_path: Path) -> None:
+    gold = [
+        Sentence("1", "去喝小满", [Entity("小满", "品牌", 2, 4)], "p1", {"by": "a"}),
+        Sentence("2", "今天", [], None, {}),
+        Sentence("3", "大理", [Entity("大理", "地点", 0, 2)], "p1"),
+    ]
+    answers = [
+        Prediction("1", [Entity("小满", "时间", 2, 4)], "[[", "repaired", "cut", "sha", "hf"),
+        Prediction("2", [], "?", "failed", "no JSON", "sha", "hf"),
+        Prediction("3"),
+    ]
+    result = omniner.score(omniner.frame(answers), omniner.frame(gold))
+    expected = omniner.score(answers, gold)
+    assert sorted(result.sentences.values(), key=lambda one: one.id) == gold
+    assert sorted(result.predictions.values(), key=lambda one: one.id) == answers
+    assert result.parse == expected.parse
+    assert result.metrics.intervals == expected.metrics.intervals
+    file = tmp_path / "answers.csv"
+    omniner.frame(answers).drop(columns="entities").to_csv(file, index=False)
+    table = pd.read_csv(file, dtype={"id": str}).assign(entities=omniner.frame(answers)["entities"])
+    assert omniner.score(table, gold).predictions == result.predictions, "an empty cell is no number"
 
 
 def test_a_data_frame_without_its_columns_is_refused() -> None:

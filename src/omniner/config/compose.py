@@ -25,9 +25,9 @@ from yaml import YAMLError
 
 from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, CausalConfig, Method
-from omniner.config.overrides import read_arguments
+from omniner.config.overrides import explain_override, read_arguments
 from omniner.config.validate import hints, validate
-from omniner.errors import UserError, masked
+from omniner.errors import UserError, masked, one_line
 from omniner.files import explaining
 from omniner.registry import HEADS, TASKS
 
@@ -78,12 +78,19 @@ def refuse(key: str, when: bool, found: str, fix: str) -> None:
 def _check_texts(config: Config) -> None:
     """Refuse texts that would do harm wherever they are used or written."""
     for key, value in flat(config).items():
-        for text in value if isinstance(value, list) else [value]:
+        for text in [key, *(value if isinstance(value, list) else [value])]:
             if isinstance(text, str):
                 refuse(key, "\0" in text, f"{text!r} holds a NUL character", "Leave it out.")
-                # A prompt may speak of an address; elsewhere it is one.
-                secret = not key.startswith("prompt.") and masked(text) != text
-                refuse(key, secret, "an address with a login or a key in it", _LOGINS.get(key, "Leave it out."))
+                broken = text.encode("utf-8", "replace").decode("utf-8") != text
+                refuse(key, broken, f"{text!a} is no UTF-8 text", "Rename the file, or write it in UTF-8.")
+                refuse_login(key, text)
+
+
+def refuse_login(key: str, text: str) -> None:
+    """Raise a `UserError` where the value of a key holds a login, or some of the text of an override does."""
+    # A prompt may speak of an address; elsewhere it is one.
+    secret = not key.startswith("prompt.") and masked(text) != text
+    refuse(key, secret, "an address with a login or a key in it", _LOGINS.get(key, "Leave it out."))
 
 
 _LOGINS = {
@@ -245,7 +252,15 @@ def load(overrides: Sequence[str]) -> Config:
     Raises:
         UserError: for the first key at fault.
     """
-    return check(compose(overrides))
+    from hydra.errors import HydraException
+
+    try:
+        composed = compose(overrides)
+    except HydraException as error:
+        if explained := explain_override(error, overrides, conf_folder()):
+            raise explained from error
+        raise UserError("overrides", one_line(error), "Give them as on the command line.") from error
+    return check(composed)
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -335,6 +350,31 @@ def adopt(config: Config, path: Path, names: Sequence[str]) -> Config:
     except UserError as error:
         raise UserError(path, f"{error.where}: {error.found}", fix) from error
     return dataclasses.replace(config, **taken)
+
+
+def with_keys_of(source: Config, keys: Sequence[str], config: Config) -> Config:
+    """Take single keys of sections from another configuration.
+
+    Args:
+        source: where the values stand.
+        keys: dotted.
+        config: of whose sections they are.
+
+    Returns:
+        A copy of `config` with these values.
+
+    Raises:
+        UserError: the section of `config` is of another kind, which has no such key.
+    """
+    values = dataclasses.asdict(config)
+    for key in keys:
+        given, place = dataclasses.asdict(source), values
+        *above, name = key.split(".")
+        for part in above:
+            given, place = given.get(part, {}), place.setdefault(part, {})
+        place[name] = given.get(name)
+    sections = {key.partition(".")[0] for key in keys}
+    return dataclasses.replace(config, **{name: validate(hints(Config)[name], values[name], name) for name in sections})
 
 
 def _read_mapping(path: Path, fix: str) -> dict[str, Any]:

@@ -166,6 +166,8 @@ def _choices(group: str, conf: Path) -> list[str]:
 def _unknown_key(key: str, arguments: Sequence[str]) -> UserError:
     """A key that the configuration has not; in a mapping of free keys it can be added."""
     above = key.rpartition(".")[0]
+    if not _groups(above) and not _wanted(above):
+        return _unknown_key(above, arguments)
     if any(wanted.what is dict for wanted in _wanted(above)):
         given = next((one for one in arguments if one.startswith(f"{key}=")), f"{key}=...")
         return UserError(key, "this key is not there yet", f"To add it: +{given}")

@@ -143,6 +143,8 @@ def _open(config: DictConfig) -> Sweep:
     """Find the unfinished sweep of this command or make a new one, with its parent run."""
     if config.resume not in ("auto", "never"):
         raise UserError("resume", f"{config.resume!r} names one run, and this is a sweep", "Choose auto or never.")
+    for override in config.hydra.overrides.task:  # before Hydra and we write them down
+        compose.refuse_login(override.lstrip("+~").partition("=")[0], override)
     _refuse_mixed_scales(config.hydra.overrides.task)
     settings = section(config, "tracking", TrackingConfig)
     digest, wanted = _digest(config), Path(config.hydra.sweep.dir)

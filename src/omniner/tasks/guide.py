@@ -130,7 +130,9 @@ def _predict_and_score(
     context: Context, config: Config, folder: Path, corpus: Corpus, sentences: Sequence[Sentence]
 ) -> ScoreResult:
     """Tag the sentences with the model of the run in `folder`, and sort its errors."""
-    model: Path | UntrainedModel | None = _find_checkpoint(config, folder) if config.decoding.engine == "hf" else None
+    model: Path | UntrainedModel | None = None
+    if config.decoding.engine != "openai":
+        model = _find_checkpoint(config, folder)
     if model is None:  # its prompt is not kept with a model
         (context.folder / GUIDANCE_COPY).unlink(missing_ok=True)  # what an earlier attempt took: theirs may be new
         if config.prompt.from_run and (folder / GUIDANCE_COPY).is_file():

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from omniner.config import compose
+from omniner.config.groups import Config
+from omniner.config.model_groups import CausalConfig
 from omniner.corpus.sources import require_entities
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
@@ -152,6 +154,15 @@ def _report(
     """The page of the run."""
     from omniner.report.run_page import RunFacts, render_run_page
 
+    config, details = context.config, report_details(context)
+    issues = Counter(inputs.issues) + Counter(issue.code for issue in result.issues)
+    created = time.strftime("%Y-%m-%d %H:%M:%S")
+    facts = RunFacts(config.name, created, details, compose.to_yaml(config), dict(sorted(issues.items())))
+    return render_run_page(result, tables, facts, inputs.curves, config.errta, language)
+
+
+def report_details(context: Context) -> dict[str, str]:
+    """Say what a page is about: the run, what answered and to what."""
     config = context.config
     details: dict[str, str] = {
         Wording("task"): config.task.name,
@@ -159,12 +170,19 @@ def _report(
         Wording("MLflow run"): context.run.id or Wording("not tracked"),
     }
     if config.task.name != "score":
-        details[Wording("model")] = f"{config.model.name}, head {config.head.kind}"
-        details[Wording("data")] = config.data.name
-    issues = Counter(inputs.issues) + Counter(issue.code for issue in result.issues)
-    created = time.strftime("%Y-%m-%d %H:%M:%S")
-    facts = RunFacts(config.name, created, details, compose.to_yaml(config), dict(sorted(issues.items())))
-    return render_run_page(result, tables, facts, inputs.curves, config.errta, language)
+        details[Wording("model")] = _answering(config)
+        details[Wording("data")] = config.input or config.data.name
+    return details
+
+
+def _answering(config: Config) -> str:
+    """What gave the answers: a server, the checkpoint that was named, or the model of the configuration."""
+    decoding, model = config.decoding, config.model
+    if decoding.engine == "openai":
+        return " at ".join(filter(None, [decoding.model, decoding.url]))
+    if config.task.name == "predict" and config.checkpoint:
+        return config.checkpoint
+    return model.name if isinstance(model, CausalConfig) else f"{model.name}, head {config.head.kind}"
 
 
 def _headline(result: ScoreResult) -> str:

@@ -282,7 +282,7 @@ class TrackedRun(Run):
 
     def params(self, values: Mapping[str, Any]) -> None:
         """See `Run.params`."""
-        clean = {name: self._hide(masked(as_text(value))) for name, value in values.items()}
+        clean = {name: self._hide(as_text(value)) for name, value in values.items()}
         self.text(json.dumps(clean, ensure_ascii=False, indent=2) + "\n", "config/params.json")
         self._spool.add("params", {"values": {safe_name(n): shorten(v, PARAM_LENGTH) for n, v in clean.items()}})
 
@@ -386,6 +386,7 @@ class TrackedRun(Run):
         return place
 
     def _hide(self, text: str) -> str:
+        text = masked(text)
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
         return text

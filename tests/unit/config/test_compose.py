@@ -36,6 +36,13 @@ def test_the_defaults_compose_and_auto_is_settled() -> None:
         (["tracking=server"], r"tracking\.uri: "),
         (["+data.files.train=[1]"], r"data\.files\.train: 1 is not text"),
         (["name=${nothing}"], r"name"),
+        (["predictions=p\udcff.jsonl"], r"predictions: 'p\\udcff\.jsonl' is no UTF-8 text"),
+        (["model=char_bilsm"], r"model: no choice is called 'char_bilsm'\. Did you mean char_bilstm\?"),
+        (["modle.hidden=3"], r"modle: unknown key\. Did you mean model\?"),
+        (["trainer.max_epoch=3"], r"trainer\.max_epoch: unknown key"),
+        (["seed=1,2"], r"seed: several values"),
+        (["seed"], r"seed: no key=value"),
+        (["+seed=1"], r"overrides: Could not append to config\."),
     ],
 )
 def test_a_mistake_is_one_line_with_its_key(overrides: list[str], message: str) -> None:
@@ -81,6 +88,17 @@ def test_parts_are_taken_from_the_configuration_of_another_run(tmp_path: Path) -
     taken = compose.adopt(compose.load(["task=guide", "run=x"]), path, ("model", "data", "seed"))
     assert (taken.model.kind, taken.data.seed, taken.seed) == ("causal", 3, 7)
     assert (taken.task.name, taken.head.kind) == ("guide", "crf")
+
+
+def test_single_keys_are_taken_over_what_was_adopted() -> None:
+    ours = compose.load(["encoding.on_too_long=truncate", "+data.files.train=[a]"])
+    theirs = compose.load(["encoding.max_length=64", "data=own", "data.root=.", "data.taxonomy=flat"])
+    found = compose.with_keys_of(ours, ["encoding.on_too_long", "data.files.train"], theirs)
+    assert (found.encoding.max_length, found.encoding.on_too_long) == (64, "truncate")
+    assert (found.data.name, found.data.files["train"]) == ("own", ["a"])
+    assert theirs.encoding.on_too_long != "truncate"
+    with pytest.raises(UserError, match=r"model\.hidden: unknown key"):
+        compose.with_keys_of(compose.load([]), ["model.hidden"], compose.load(["model=qwen2_tiny"]))
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def test_random_texts_survive() -> None:
         (["annotators=a,b"], "annotators=[a,b]"),
         (["name=a,b"], """If it is one text: "name='a,b'\""""),
         (["modle=x"], "modle: unknown key. Did you mean model?"),
+        (["modle.hidden=8"], "modle: unknown key. Did you mean model?"),
         (["model.hiden=8"], "model.hiden: unknown key. Did you mean model.hidden?"),
         (["trainer.max_epoch=8"], "Did you mean trainer.max_epochs?"),
         (["data.files.extra=[a.jsonl]"], "To add it: +data.files.extra=[a.jsonl]"),

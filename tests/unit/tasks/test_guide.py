@@ -78,6 +78,27 @@ def test_what_the_run_was_told_counts_whatever_was_copied_before(made: Guidance,
     assert lessons.read_guidance(Path("ours") / GUIDANCE_COPY) == theirs
 
 
+@pytest.mark.parametrize("engine", ["hf", "vllm", "openai"])
+def test_errors_are_those_of_the_model_that_the_run_used(
+    engine: str, settle: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("best.ckpt").touch()
+    server = ["decoding.url=http://x/v1"] if engine == "openai" else []
+    wanted = ["model=qwen2_tiny", f"decoding.engine={engine}", "checkpoint=best.ckpt", *server]
+    config = compose.load(["task=predict", "tracking=off", *wanted])
+    corpus = sources.load_corpus(compose.load(["data.size={train: 8, dev: 8, test: 8}"]).data, None)
+    asked: list[Any] = []
+
+    def stop(config: Any, model: Any, *_: Any) -> None:
+        asked.append(model)
+        raise ToldError
+
+    monkeypatch.setattr(guide, "predict_file", stop)
+    with pytest.raises(ToldError):
+        guide._predict_and_score(Context(config, Path("ours"), Run(), False), config, Path("theirs"), corpus, [])
+    assert isinstance(asked[0], Path) == (engine != "openai")
+
+
 def test_a_model_that_found_nothing_teaches_nothing(
     made: Guidance, settle: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from omniner.config import compose
 from omniner.records import Entity, Prediction, Sentence
+from omniner.runs.context import Context
 from omniner.scoring.profiles import score_records
-from omniner.tasks.score import hints
+from omniner.tasks.score import hints, report_details
+from omniner.tracking.tracked_run import Run
+
+
+@pytest.mark.parametrize(
+    ("overrides", "shown"),
+    [
+        ([], ["char_bilstm, head crf", "sample"]),
+        (["model=qwen2_tiny"], ["qwen2_tiny", "sample"]),
+        (["task=predict", "checkpoint=runs/best.ckpt", "input=mine.jsonl"], ["runs/best.ckpt", "mine.jsonl"]),
+        (
+            ["task=predict", "decoding=openai", "decoding.url=http://x/v1", "decoding.model=big", "input=mine.jsonl"],
+            ["big at http://x/v1", "mine.jsonl"],
+        ),
+    ],
+)
+def test_the_report_names_what_answered(
+    overrides: list[str], shown: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.jsonl").touch()
+    config = compose.load(["metrics.bootstrap=0", *overrides])
+    details = report_details(Context(config, tmp_path, Run(), False))
+    assert [details["model"], details["data"]] == shown
+
 
 GOLD = [Sentence(str(n), "去喝小满", [Entity("小满", "品牌", 2, 4)]) for n in range(10)]
 RIGHT = [Prediction(one.id, list(one.entities)) for one in GOLD]
