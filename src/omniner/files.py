@@ -16,7 +16,9 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -135,7 +137,8 @@ def writing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     path = Path(path)
     with explaining(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent)
+        name = path.parent / f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}"
+        handle = _create(name)
         try:
             encoding = None if "b" in mode else "utf-8"
             newline = None if "b" in mode else "\n"
@@ -143,11 +146,15 @@ def writing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            _publish(Path(name))
-            Path(name).replace(path)
+            name.replace(path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            name.unlink(missing_ok=True)
             raise
+
+
+def _create(path: Path) -> int:
+    """Make a file with the permissions of any new file, which are the kernel's to decide; its handle."""
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
 
 
 def is_temporary(name: str) -> bool:
@@ -171,9 +178,7 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
         half.mkdir()
         try:
             yield half
-            for file in half.rglob("*"):
-                if file.is_file():
-                    _publish(file)
+            _make_readable(half)
             if path.exists():
                 path.rename(aside)
             half.rename(path)
@@ -195,11 +200,16 @@ def restore(path: str | Path) -> None:
             _remove(aside)
 
 
-def _publish(file: Path) -> None:
-    """Temporary files are made private: give one the permissions that any other new file would have."""
-    umask = os.umask(0)
-    os.umask(umask)
-    file.chmod(0o666 & ~umask)
+def _make_readable(folder: Path) -> None:
+    """Give files that a library made private the permissions that any other new file here would have."""
+    probe = folder / f".{secrets.token_hex(8)}{_TEMPORARY}"
+    handle = _create(probe)
+    mode = stat.S_IMODE(os.fstat(handle).st_mode)
+    os.close(handle)
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
 
 
 def _aside(path: Path) -> Path:

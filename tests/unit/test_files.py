@@ -131,6 +131,22 @@ def test_files_in_a_folder_are_as_readable_as_any_new_file(tmp_path: Path) -> No
     assert (tmp_path / "a" / "deep" / "x").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
+def test_nobody_else_notices_how_a_file_gets_its_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process has one umask: set for a moment, it is that of what other threads make in this moment."""
+    (tmp_path / "other").write_text("")
+
+    def changed(mask: int) -> int:
+        raise AssertionError("the umask is changed")
+
+    monkeypatch.setattr(os, "umask", changed)
+    write_text(tmp_path / "a.txt", "x")
+    with writing_folder(tmp_path / "b") as folder:
+        write_text(folder / "x", "x")
+    modes = {(tmp_path / name).stat().st_mode for name in ("other", "a.txt", "b/x")}
+    assert len(modes) == 1
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["x"]
+
+
 def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
     with writing_folder(tmp_path / "a") as folder:
         (folder / "x").write_text("old")
