@@ -154,7 +154,7 @@ def _start(config: Config, folder: RunFolder) -> Context:
     """Open the MLflow run (the same one again where a run is taken up) and write down what is being run."""
     from omniner import tracking
     from omniner.runs.context import Context
-    from omniner.tracking import tracked_run
+    from omniner.tracking.tracked_run import library_versions
 
     task, label = TASKS[config.task.name], children.child_label()
     log.info("%s %s in %s", "going on with" if folder.resumed else "starting", config.name, folder.path)
@@ -168,12 +168,10 @@ def _start(config: Config, folder: RunFolder) -> Context:
     )
     folder.save(status="running", run_id=tracked.id)
     if tracked.id:
-        send_unsent(config.tracking, own=folder.path)
+        send_unsent(config.tracking, wait=0, own=folder.path)
     tracked.params(task.parameters(config))
     tracked.text(compose.to_yaml(config), "config.yaml")
-    # MLflow has a tag of its own for the commit
-    tracked.tags({f"git.{key}": value for key, value in tracked_run.git_state().items() if key != "commit"})
-    tracked.tags({f"version.{key}": value for key, value in tracked_run.library_versions().items()})
+    tracked.tags({f"version.{key}": value for key, value in library_versions().items()})
     return Context(config=config, folder=folder.path, run=tracked, resumed=folder.resumed)
 
 
@@ -203,14 +201,18 @@ def stopped_status(error: KeyboardInterrupt) -> int:
     return 128 + (error.signum if isinstance(error, Stopped) else signal.SIGINT)
 
 
-def _finish_sweep(outcome: str) -> bool:
-    """End a sweep, if this is one, and say how it went; whether a child failed."""
-    lines, failed = sweep.close(outcome)
+def _finish_sweep(outcome: str) -> int:
+    """End a sweep, if this is one, and say how it went; the exit status."""
+    try:
+        with explaining_limits():
+            lines, failed = sweep.close(outcome)
+    except UserError as error:
+        return report(error)
     for line in lines:
         print(line)
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
-    return bool(failed)
+    return int(bool(failed))
 
 
 def child(path: Path) -> None:
@@ -290,8 +292,8 @@ def main() -> None:
         status = stopped_status(error)
         outcome = "KILLED"
     finally:
-        child_failed = _finish_sweep(outcome)
-    sys.exit(status or int(child_failed))
+        of_sweep = _finish_sweep(outcome)
+    sys.exit(status or of_sweep)
 
 
 if __name__ == "__main__":

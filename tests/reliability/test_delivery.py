@@ -15,8 +15,9 @@ from omniner import run as program
 from omniner import tracking
 from omniner.config import compose
 from omniner.errors import UserError
+from omniner.files import try_lock
 from omniner.runs import sweep
-from omniner.runs.folder import SWEEP_STATE, RunFolder
+from omniner.runs.folder import LOCK, SWEEP_STATE, RunFolder, send_unsent
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
 from omniner.tracking.store import ChildRun, open_store
@@ -85,6 +86,48 @@ def test_task_sync_finds_folders_that_are_not_noted(unsent_run: Path, tables: Pa
         note.unlink()
     score(tables, task="sync")
     assert status_in_store(tables, state_of(unsent_run)["run_id"]) == "FINISHED"
+
+
+def test_task_sync_leaves_a_living_run_alone_and_sends_beside_a_damaged_one(
+    here: Path, unsent_run: Path, tables: Path
+) -> None:
+    for note in (tables / "unsent").iterdir():
+        note.unlink()
+    living, damaged = Path("outputs/living"), Path("outputs/damaged")
+    half = '{"run": "abc", "store": ""}\n{"seq": 1, "ki'
+    for folder, text in ((living, half), (damaged, "no record\n")):
+        folder.mkdir()
+        (folder / SPOOL).write_text(text)
+    lock = try_lock(living / LOCK)
+    assert lock is not None
+    with pytest.raises(UserError, match=r"not all is sent of \S*/damaged\. "):
+        score(tables, task="sync")
+    assert (living / SPOOL).read_text() == half, "its process is writing the rest"
+    assert status_in_store(tables, state_of(unsent_run)["run_id"]) == "FINISHED"
+    lock.release()
+
+
+def test_a_run_that_starts_does_not_wait_for_what_others_left(
+    here: Path, tables: Path, failing: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, float]] = []
+
+    def send(store: object, folder: Path, place: Path, status: str, wait: float) -> int:
+        asked.append((folder, wait))
+        return 1
+
+    monkeypatch.setattr(unsent, "send", send)
+    settings = compose.load(["task=check", f"tracking.folder={tables}", "tracking.wait=60"]).tracking
+    folders = [here / name for name in ("a", "b")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / SPOOL).touch()
+        unsent.note(settings, folder)
+    assert send_unsent(settings, wait=0, own=here / "mine") == folders[:1]
+    assert send_unsent(settings, settings.wait) == folders
+    assert [wait for _, wait in asked] == [0, 60, 60]
+    for note in (tables / "unsent").iterdir():
+        note.unlink()
 
 
 def test_any_later_run_on_the_store_sends_what_is_left(unsent_run: Path, tables: Path) -> None:

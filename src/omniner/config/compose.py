@@ -327,6 +327,12 @@ def read(path: Path) -> Config:
     return _typed(_read_mapping(path, "Name the config.yaml of a run."))
 
 
+def read_old(path: Path) -> Config:
+    """Read the `config.yaml` of a run as `read` does, of which neither inputs nor anything else need be there now."""
+    config: Config = validate(Config, _read_mapping(path, "Name the config.yaml of a run."))
+    return resolve(config)
+
+
 def adopt(config: Config, path: Path, names: Sequence[str]) -> Config:
     """Take parts of a configuration from the `config.yaml` of another run.
 

@@ -85,7 +85,7 @@ class RunFolder:
             UserError: the tracking store still fails.
         """
         log.info("the run in %s is finished: sending what its tracking store has not got", self.path)
-        if left := _send_spools(settings, self.path, self.state):
+        if left := _send_spools(settings, settings.wait, self.path, self.state):
             found = f"{left} records of the run in {self.path} are not sent: the tracking store fails"
             raise UserError("tracking", found, "Give the same command again, or task=sync, when it is back.")
         self.save(status=FINISHED)
@@ -269,7 +269,7 @@ def _clear(path: Path, task: str) -> None:
 
 def _holds_work(path: Path, state: dict[str, Any]) -> bool:
     """Whether something was done that the same command can go on from."""
-    task = state.get("task")
+    task = state.get("task", "")
     return task in TASKS and any((path / name).is_file() for name in TASKS[task].costly)
 
 
@@ -303,12 +303,30 @@ def _put_back(path: Path, state: dict[str, Any]) -> None:
     replaced.put_back(path, remove_new)
 
 
-def send_unsent(settings: TrackingConfig, own: Path | None = None, further: Iterable[Path] = ()) -> list[Path]:
+def owes(folder: Path) -> bool:
+    """Whether something waits in the folder of a run without a process; one with a process sends by itself."""
+    try:
+        if (lock := try_lock(folder / LOCK)) is None:
+            return False
+        try:
+            return any(map(unsent.owes, unsent.spools(folder)))
+        finally:
+            lock.release()
+    except UserError as error:  # nobody can read what waits there
+        log.warning("%s", error)
+        return True
+
+
+def send_unsent(
+    settings: TrackingConfig, wait: float, own: Path | None = None, further: Iterable[Path] = ()
+) -> list[Path]:
     """Send what runs on this store have left unsent, and end those whose process was killed.
 
     Args:
         settings: of the store, which answers.
-        own: folder of the run of this process: only what was set aside in it is sent.
+        wait: seconds that the store may fail, for each folder.
+        own: folder of the run that begins in this process: only what was set aside in it is sent, and nothing more
+            is tried once the store fails, so that the run need not wait.
         further: folders to look into beside those that are noted.
 
     Returns:
@@ -318,7 +336,7 @@ def send_unsent(settings: TrackingConfig, own: Path | None = None, further: Iter
     for folder in dict.fromkeys([*unsent.noted(settings), *further]):
         if own is not None and folder == own.resolve():
             places = [place for place in unsent.spools(folder) if place != folder]
-            rest = _send_spools(settings, folder, {}, places) if places else 0
+            rest = _send_spools(settings, wait, folder, {}, places) if places else 0
         elif not folder.is_dir():  # removed by hand, with all that waited in it
             unsent.settle(settings, folder)
             continue
@@ -326,35 +344,38 @@ def send_unsent(settings: TrackingConfig, own: Path | None = None, further: Iter
             continue  # its process lives and sends by itself
         else:
             try:
-                rest = _close_run(settings, folder)
+                rest = _close_run(settings, wait, folder)
             except UserError as error:
                 log.warning("%s", error)
-                rest = 1
+                left.append(folder)
+                continue
             finally:
                 lock.release()
         if rest:
             left.append(folder)
+            if own is not None:
+                break
     return left
 
 
-def _close_run(settings: TrackingConfig, folder: Path) -> int:
+def _close_run(settings: TrackingConfig, wait: float, folder: Path) -> int:
     """Send what waits in the folder of a run without a process; return how many records are left."""
     of_sweep = (folder / SWEEP_STATE).is_file()
     state = read_sweep_state(folder / SWEEP_STATE) if of_sweep else read_state(folder)
-    left = _send_spools(settings, folder, state)
+    left = _send_spools(settings, wait, folder, state)
     if not left and state.get("status") == UNSENT:
         write_json(folder / (SWEEP_STATE if of_sweep else STATE), {**state, "status": FINISHED})
     return left
 
 
 def _send_spools(
-    settings: TrackingConfig, folder: Path, state: dict[str, Any], places: Iterable[Path] | None = None
+    settings: TrackingConfig, wait: float, folder: Path, state: dict[str, Any], places: Iterable[Path] | None = None
 ) -> int:
     """Send the spools in a folder, all of them or those in `places`; return how many records are left."""
     status = {FINISHED: "FINISHED", UNSENT: "FINISHED", "failed": "FAILED"}.get(state.get("status", ""), "KILLED")
     store, left = open_store(settings), 0
     for place in unsent.spools(folder) if places is None else places:
-        left += unsent.send(store, folder, place, status if place == folder else "KILLED", settings.wait)
+        left += unsent.send(store, folder, place, status if place == folder else "KILLED", wait)
         log.info("what waited in %s %s", place, "is not all sent" if left else "is sent")
     if not left:
         unsent.settle(settings, folder)

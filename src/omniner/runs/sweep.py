@@ -168,7 +168,7 @@ def _open(config: DictConfig) -> Sweep:
     fixed = _fixed_keys(overrides)
     sweep.save(parent=sweep.run.id, tracking=asdict(settings), status="running", fixed=fixed)
     if sweep.run.id:
-        send_unsent(settings, own=sweep.folder)
+        send_unsent(settings, wait=0, own=sweep.folder)
     return sweep
 
 

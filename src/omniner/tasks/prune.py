@@ -25,8 +25,7 @@ from omniner.errors import UserError
 from omniner.files import explaining, try_lock
 from omniner.registry import TASKS
 from omniner.runs.context import Context, Task
-from omniner.runs.folder import BOOKKEEPING, FINISHED, LOCK, ROOT, STATE, read_state, send_unsent, settle_replaced
-from omniner.tracking import unsent
+from omniner.runs.folder import BOOKKEEPING, FINISHED, LOCK, ROOT, STATE, owes, read_state, send_unsent, settle_replaced
 from omniner.tracking.store import Store, open_store
 
 log = logging.getLogger("omniner")
@@ -47,7 +46,7 @@ def run(context: Context) -> None:
     store = None if config.tracking.kind == "off" else open_store(config.tracking)
     found = list(_leftovers(config))
     if store is not None:
-        send_unsent(config.tracking, further=[one.folder for one in found])
+        send_unsent(config.tracking, config.tracking.wait, further=[one.folder for one in found])
     found = [one for one in found if not _has_to_stay(one, store)]
     if not found:
         print(f"no run in {ROOT} is {_wanted(config)} and can go: nothing is removed")
@@ -89,14 +88,14 @@ def _leftover(folder: Path, config: Config) -> Leftover | None:
 
 def _is_unnamed(folder: Path) -> bool:
     """Whether a run goes by the name that it gets where it is given none."""
-    settings = compose.read(folder / "config.yaml")
+    settings = compose.read_old(folder / "config.yaml")
     return bool(settings.name == TASKS[settings.task.name].run_name(settings))
 
 
 def _has_to_stay(one: Leftover, store: Store | None) -> bool:
     """Tell whether something would be lost or left over by the removal of a run, and say so."""
     reason = ""
-    if any(map(unsent.owes, unsent.spools(one.folder))):
+    if owes(one.folder):
         reason = "not all of its records are sent; task=sync sends them"
     elif one.run_id and (store is None or not store.stage(one.run_id)):
         reason = "its record is not in this tracking store; choose the tracking it was made with"

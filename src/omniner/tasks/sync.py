@@ -12,7 +12,7 @@ import logging
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.runs.context import Context, Task
-from omniner.runs.folder import ROOT, send_unsent
+from omniner.runs.folder import ROOT, owes, send_unsent
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
 from omniner.tracking.store import open_store
@@ -25,10 +25,10 @@ def run(context: Context) -> None:
     settings = context.config.tracking
     open_store(settings)
     noted = {folder.resolve() for folder in unsent.noted(settings)}
-    found = {path.parent.resolve() for path in ROOT.rglob(SPOOL)}
-    found = {place.parent.parent if place.parent.name == unsent.ASIDE else place for place in found} - noted
-    further = [folder for folder in sorted(found) if any(map(unsent.owes, unsent.spools(folder)))]
-    left = send_unsent(settings, further=further)
+    places = {path.parent.resolve() for path in ROOT.rglob(SPOOL) if not path.parent.name.startswith(".")}
+    found = {place.parent.parent if place.parent.name == unsent.ASIDE else place for place in places} - noted
+    further = [folder for folder in sorted(found) if owes(folder)]
+    left = send_unsent(settings, settings.wait, further=further)
     if left:
         listed = ", ".join(map(str, left))
         raise UserError(

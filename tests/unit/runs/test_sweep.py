@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from omniner import run
 from omniner.config import compose
 from omniner.config.overrides import quote
 from omniner.errors import Stopped, UserError
@@ -78,6 +81,22 @@ def test_whoever_waits_for_an_orphan_stops_with_the_launcher(orphan: Any, monkey
 def test_a_job_is_named_by_what_is_swept() -> None:
     given = ["data.size={train: 300, dev: 60}", "+trainer.note=a", "head=crf,span", "seed=range(1,3)", "name=own"]
     assert sweep._fixed_keys(given) == ["data.size", "trainer.note", "name"]
+
+
+def test_a_mistake_at_the_end_of_a_sweep_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def damaged(outcome: str) -> None:
+        raise UserError("children/0.json:1", "not the record of a job", "Remove it.")
+
+    monkeypatch.setattr(sweep, "close", damaged)
+    monkeypatch.setattr(run, "job", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["omniner", "-m", "seed=1,2"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        run.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: children/0.json:1: not the record of a job. Remove it.\n"
 
 
 @pytest.mark.parametrize(
