@@ -12,7 +12,8 @@ how often mentions of the category begin or end so, how large the categories are
 a search of the whole text for each surface (4 ms for 156,000 sentences).
 
 `counted_note` puts the counts into words, in Chinese and in English, where no teacher explains the errors: it states
-them and the kind of mistake that was made, and guesses no reason. A teacher is told the same counts (`questions`).
+them and the kind of mistake that was made, and guesses no reason. A teacher is told the same counts
+(`teacher.lesson_question`).
 """
 
 from __future__ import annotations

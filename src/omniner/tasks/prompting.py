@@ -30,7 +30,10 @@ _NAMED = 3  # sentences named in an error
 
 
 def build_run_prompt(context: Context, corpus: Corpus, reported: Sequence[Sentence]) -> Prompt:
-    """Build the prompt of a tracked run, and track where the guidance in it comes from; see the next function."""
+    """Build the prompt of a tracked run, and track where the guidance in it comes from.
+
+    It is the prompt of `build_prompt_with_guidance`.
+    """
     guidance = place_guidance(context.config, context.folder, corpus.active, reported)
     if guidance is not None:
         publish_guidance(context, guidance)

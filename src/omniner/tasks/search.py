@@ -452,7 +452,7 @@ def _check(config: Config) -> None:
         raise UserError("prompt.from_run", "task=search needs it", "Set it to a run of task=guide, with prompt=errta.")
     if config.checkpoint:
         found = "a trained model keeps the prompt it was trained with"
-        raise UserError("prompt.from_run", found, "Leave it out.")
+        raise UserError("checkpoint", found, "Leave it out: the prompt is searched for the model that model= names.")
     if not rungs or 0 in rungs[:-1] or any(b and b <= a for a, b in itertools.pairwise(rungs)):
         raise UserError("search.rungs", f"{rungs}", "Give numbers that grow; the last may be 0, which is all.")
     if not search.corrections:

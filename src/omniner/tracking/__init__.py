@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("omniner.tracking")
 
-__all__ = ["SPOOL", "unsent"]
-
 
 def start_run(
     tracking: TrackingConfig,
@@ -63,12 +61,18 @@ def start_run(
     unsent.note(tracking, folder)
     left = (folder / SPOOL).exists()
     spool = Spool(folder / SPOOL)
+    state = git_state()
     tags = {**tags, FOLDER_TAG: str(folder)}
+    tags |= {f"git.{key}": value for key, value in state.items() if key != "commit"}  # MLflow has its own for that
     try:
         if left and not spool.run and not resume_id:
             # Killed between making the run and writing down its id: that run is ours.
             resume_id = store.find_unfinished(FOLDER_TAG, str(folder))
-        run = store.check_exists(resume_id) if resume_id else store.create(name, _run_tags(name, parent, tags))
+        run = (
+            store.check_exists(resume_id)
+            if resume_id
+            else store.create(name, _run_tags(name, parent, tags, state.get("commit")))
+        )
     except UserError:
         spool.close()
         raise
@@ -83,10 +87,10 @@ def start_run(
     return tracked
 
 
-def _run_tags(name: str, parent: str | None, tags: Mapping[str, str]) -> dict[str, str]:
+def _run_tags(name: str, parent: str | None, tags: Mapping[str, str], commit: str | None) -> dict[str, str]:
     values = tag_values(tags)
     values |= {"mlflow.runName": name, "mlflow.source.name": "omniner", "mlflow.source.type": "LOCAL"}
-    if commit := git_state().get("commit"):
+    if commit:
         values["mlflow.source.git.commit"] = commit
     if parent:
         values["mlflow.parentRunId"] = parent

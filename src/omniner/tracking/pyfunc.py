@@ -6,6 +6,7 @@ checkpoint and the run's configuration. It takes texts and gives for each its en
 
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from typing import Any
 warnings.filterwarnings("ignore", message=".*AnyType", category=UserWarning)
 
 import mlflow  # noqa: E402
-from omegaconf import DictConfig, OmegaConf  # noqa: E402
 from pydantic import BaseModel  # noqa: E402
 
 from omniner.config import compose  # noqa: E402
@@ -36,12 +36,14 @@ class TaggerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
     """The model that MLflow serves: loads the checkpoint once, tags lists of texts."""
 
     def load_context(self, context: Any) -> None:
-        """Read the configuration that was saved with the model."""
-        settings = OmegaConf.load(context.artifacts["config"])
-        assert isinstance(settings, DictConfig), "written by save_model"
+        """Read the configuration that was saved with the model; it answers on the device that this machine has."""
         from omniner.models import load_predictor
 
-        self._model = load_predictor(compose.check(settings), Path(context.artifacts["checkpoint"]))
+        config = compose.read(Path(context.artifacts["config"]))
+        config.trainer = replace(
+            config.trainer, accelerator="auto", devices=1, nodes=1, strategy="auto", precision="auto"
+        )  # fmt: skip
+        self._model = load_predictor(config, Path(context.artifacts["checkpoint"]))
 
     def predict(
         self, context: Any, model_input: list[str], params: dict[str, str] | None = None

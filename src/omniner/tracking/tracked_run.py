@@ -96,9 +96,11 @@ class MachineMonitor(threading.Thread):
             "system/process_memory_usage_megabytes": self._process.memory_info().rss / MB,
         }
         for number, (nvml, handle) in enumerate(self._gpus):
-            used = nvml.nvmlDeviceGetMemoryInfo(handle).used
-            values[f"system/gpu_{number}_memory_usage_megabytes"] = used / MB
-            values[f"system/gpu_{number}_utilization_percentage"] = nvml.nvmlDeviceGetUtilizationRates(handle).gpu
+            name = f"system/gpu_{number}"
+            with contextlib.suppress(nvml.NVMLError):  # a part of a GPU (MIG) has no utilization of its own
+                values[f"{name}_memory_usage_megabytes"] = nvml.nvmlDeviceGetMemoryInfo(handle).used / MB
+            with contextlib.suppress(nvml.NVMLError):
+                values[f"{name}_utilization_percentage"] = nvml.nvmlDeviceGetUtilizationRates(handle).gpu
         return values
 
 

@@ -145,6 +145,13 @@ def test_a_small_corpus_is_passed_over_more_often(overrides: list[str], epochs: 
     assert trainer.epochs(1000) == trainer.max_epochs
 
 
+def test_a_look_at_a_large_corpus_is_as_short_as_one_at_the_sample() -> None:
+    short = {"train": 120, "dev": 32, "test": 32}
+    for data in ("sample", "msra"):
+        assert compose.load(["debug=fast", f"data={data}"]).data.limit == short
+    assert compose.load(["debug=fast", "data.limit.train=0"]).data.limit == short | {"train": 0}
+
+
 def test_a_run_that_knew_nothing_of_languages_opens(tmp_path: Path) -> None:
     raw = OmegaConf.create(compose.to_yaml(compose.load([])))
     del raw["report"]

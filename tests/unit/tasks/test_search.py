@@ -410,7 +410,7 @@ def test_rungs_end_with_the_sample(rungs: list[int], sentences: int, expected: l
     ("overrides", "message"),
     [
         (["prompt.from_run=null"], r"^prompt\.from_run: task=search needs it"),
-        (["checkpoint=x"], "a trained model keeps the prompt it was trained with"),
+        (["checkpoint=x"], r"^checkpoint: a trained model keeps the prompt it was trained with\. Leave it out"),
         (["decoding=free"], "a tagger is told nothing"),
         (["decoding=free", "model=qwen2_tiny"], r"^search\.train: random weights cannot answer"),
         (["search.train=true"], r"^search\.train: a server's model is not trained here"),

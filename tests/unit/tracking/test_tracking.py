@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -202,6 +203,33 @@ def test_system_metrics_have_curves(local: TrackingConfig, tmp_path: Path, monke
     assert len(steps) > len(memory)
 
 
+class NVMLError(Exception):
+    pass
+
+
+class PartOfAGpu:
+    """In the place of `pynvml`, on a machine where a GPU is divided: its parts have memory, and no utilization."""
+
+    NVMLError = NVMLError
+    nvmlInit = staticmethod(lambda: None)  # noqa: N815
+    nvmlDeviceGetCount = staticmethod(lambda: 1)  # noqa: N815
+    nvmlDeviceGetHandleByIndex = staticmethod(lambda number: number)  # noqa: N815
+    nvmlDeviceGetMemoryInfo = staticmethod(lambda handle: SimpleNamespace(used=3_000_000))  # noqa: N815
+
+    @staticmethod
+    def nvmlDeviceGetUtilizationRates(handle: int) -> Any:  # noqa: N802
+        raise NVMLError("Not Supported")
+
+
+def test_what_a_gpu_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", PartOfAGpu)
+    values = tracked_run.MachineMonitor(lambda *_: None, 0)._sample()
+    assert {name: value for name, value in values.items() if "gpu" in name} == {
+        "system/gpu_0_memory_usage_megabytes": 3.0
+    }
+    assert "system/system_memory_usage_megabytes" in values
+
+
 # Going on
 
 
@@ -240,7 +268,7 @@ def test_a_batch_that_is_delivered_twice_counts_once(local: TrackingConfig, tmp_
     for step in range(4):
         run.metrics({"loss": 0.5, "f1": step}, step)
     run.finish("FINISHED")
-    path = tmp_path / tracking.SPOOL
+    path = tmp_path / spool.SPOOL
     lines = path.read_text("utf-8").splitlines()
     path.write_text("".join(f"{line}\n" for line in lines if not line.startswith('{"sent"')), encoding="utf-8")
     begin(local, tmp_path, resume_id=run.id).finish("FINISHED")
@@ -252,7 +280,7 @@ def test_a_process_killed_before_it_knew_its_run_leaves_no_second_run(local: Tra
     run = begin(local, tmp_path)
     run.finish("FINISHED")
     client(local).update_run(run.id, "RUNNING")
-    (tmp_path / tracking.SPOOL).write_text("", encoding="utf-8")
+    (tmp_path / spool.SPOOL).write_text("", encoding="utf-8")
     again = begin(local, tmp_path)
     again.finish("FINISHED")
     assert again.id == run.id
@@ -261,7 +289,7 @@ def test_a_process_killed_before_it_knew_its_run_leaves_no_second_run(local: Tra
 def test_the_rest_of_another_run_goes_to_that_run(local: TrackingConfig, tmp_path: Path) -> None:
     old = begin(local, tmp_path)
     old.finish("KILLED")
-    with (tmp_path / tracking.SPOOL).open("a", encoding="utf-8") as file:
+    with (tmp_path / spool.SPOOL).open("a", encoding="utf-8") as file:
         file.write(
             '{"seq": 2, "kind": "metrics", "time": 1, "body": {"values": {"late": 7.0}, "step": 3}}\n{"seq": 3, "ki'
         )
@@ -474,7 +502,7 @@ def test_a_server_that_is_not_there_stops_us_before_the_training(
     uri = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(UserError, match=r"tracking\.uri: the MLflow server http://127.* Start it"):
         begin(config("", kind="server", uri=uri), tmp_path)
-    assert not (tmp_path / tracking.SPOOL).exists()
+    assert not (tmp_path / spool.SPOOL).exists()
 
 
 def test_a_store_that_is_no_database_is_explained(tmp_path: Path) -> None:
@@ -499,6 +527,21 @@ def test_a_run_or_experiment_that_is_gone_is_explained(local: TrackingConfig, tm
 
 
 # Provenance
+
+
+def test_git_is_asked_once(local: TrackingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def git(*arguments: str) -> bytes:
+        asked.append(arguments)
+        return b"abc"
+
+    monkeypatch.setattr(tracked_run, "_git", git)
+    run = begin(config(local.folder), tmp_path)
+    run.finish("FINISHED")
+    tags = client(local).get_run(run.id).data.tags
+    assert (tags["mlflow.source.git.commit"], tags["git.dirty"], tags["git.branch"]) == ("abc", "yes", "abc")
+    assert len(asked) == len(set(asked)) == 4
 
 
 def test_git_state_tells_commit_and_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -592,7 +635,7 @@ def test_kill_and_start_again_is_one_run(tmp_path: Path) -> None:
     time.sleep(1)
     process.kill()
     process.communicate(timeout=30)
-    left = Spool(tmp_path / "out" / tracking.SPOOL)
+    left = Spool(tmp_path / "out" / spool.SPOOL)
     left.close()
     written = [record for record in left.earlier if record.kind == "metrics"]
     assert written
