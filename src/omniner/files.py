@@ -200,6 +200,61 @@ def restore(path: str | Path) -> None:
             _remove(aside)
 
 
+# In a run's folder, what an earlier run there left, until a new one has come to something. The name says how far that
+# is: in the first some of it may lie, in the second all of it, and what is in the third nobody needs. Each step is one
+# rename, so that a kill at any moment loses nothing.
+MOVING, REPLACED, GONE = ".replacing", ".replaced", ".removing"
+
+
+def put_aside(folder: Path, outputs: Iterable[str], copied: Iterable[str]) -> None:
+    """Put what a run left aside.
+
+    Args:
+        folder: of the run.
+        outputs: names of files and folders that are moved.
+        copied: names of files that stay as well, until the new run replaces them.
+    """
+    moving = folder / MOVING
+    with explaining(folder):
+        moving.mkdir()
+        for name in copied:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, moving / name)
+        for name in outputs:
+            if (folder / name).exists():
+                (folder / name).rename(moving / name)
+        if any(moving.iterdir()):
+            moving.rename(folder / REPLACED)
+        else:
+            moving.rmdir()
+
+
+def put_back(folder: Path, remove_new: Callable[[], None]) -> None:
+    """Bring back what was put aside, also where the putting aside was cut short.
+
+    Args:
+        folder: of the run.
+        remove_new: removes what the new run has written meanwhile.
+    """
+    with explaining(folder):
+        if (folder / REPLACED).is_dir():
+            remove_new()
+            (folder / REPLACED).rename(folder / MOVING)
+        if (folder / MOVING).is_dir():
+            for path in (folder / MOVING).iterdir():
+                path.replace(folder / path.name)
+            (folder / MOVING).rmdir()
+
+
+def drop_aside(folder: Path) -> None:
+    """Remove what was put aside."""
+    with explaining(folder):
+        if (folder / REPLACED).is_dir():
+            (folder / REPLACED).rename(folder / GONE)
+        if (folder / GONE).is_dir():
+            shutil.rmtree(folder / GONE)
+
+
 def _make_readable(folder: Path) -> None:
     """Give files that a library made private the permissions that any other new file here would have."""
     probe = folder / f".{secrets.token_hex(8)}{_TEMPORARY}"

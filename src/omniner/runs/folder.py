@@ -4,7 +4,7 @@
 that run's folder and MLflow run over and goes on; a finished one is left alone and a new folder is made. A lock held
 for the life of the process keeps two runs out of one folder, and tells a killed run (lock free, state "running") from
 a living one. `run_state.json` is the only thing that decides; it is replaced whole on every change. Where a named
-folder holds an earlier run, what that left is kept (`replaced`) until the new one has come to something.
+folder holds an earlier run, what that left is kept until the new one has come to something.
 """
 
 from __future__ import annotations
@@ -24,10 +24,21 @@ from omniner import tracking
 from omniner.config import compose
 from omniner.config.groups import Config, TrackingConfig
 from omniner.errors import UserError
-from omniner.files import is_temporary, make_folder, read_json, try_lock, write_json, write_text
+from omniner.files import (
+    MOVING,
+    REPLACED,
+    drop_aside,
+    is_temporary,
+    make_folder,
+    put_aside,
+    put_back,
+    read_json,
+    try_lock,
+    write_json,
+    write_text,
+)
 from omniner.model_files import find_checkpoint
 from omniner.registry import TASKS
-from omniner.runs import replaced
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
 from omniner.tracking.store import open_store
@@ -92,7 +103,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Take back what a run that could not even begin has written: its own files, and the folder if that is all."""
-        if (self.path / replaced.KEPT).is_dir():
+        if (self.path / REPLACED).is_dir():
             _put_back(self.path, self.state)
             return
         _clear(self.path, self.state["task"])
@@ -103,7 +114,7 @@ class RunFolder:
 
     def keep(self) -> None:
         """Let the run stand: what it replaces is removed."""
-        replaced.drop(self.path)
+        drop_aside(self.path)
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -178,7 +189,7 @@ def _open(path: Path, digest: str, config: Config) -> RunFolder:
         unsent.set_aside(path)
         tasks = {old.get("task", config.task.name), *([config.task.name] if config.overwrite else [])}
         names = {name for task in tasks for name in outputs_of(task)}
-        replaced.put_aside(path, sorted(names), (STATE, "config.yaml"))
+        put_aside(path, sorted(names), (STATE, "config.yaml"))
     state = {"digest": digest, "status": "running", "started": time.time(), "task": config.task.name}
     folder = RunFolder(path, digest, False, state, lock)
     folder.save()
@@ -278,10 +289,10 @@ def settle_replaced(path: Path) -> None:
 
     They are removed where it has come to something that the same command goes on from, and are put back otherwise.
     """
-    state, before = _state_if_whole(path), _state_if_whole(path / replaced.KEPT)
+    state, before = _state_if_whole(path), _state_if_whole(path / REPLACED)
     begun = state != before and (state.get("status") in (FINISHED, UNSENT) or _holds_work(path, state))
-    if begun and not (path / replaced.MOVING).is_dir():
-        replaced.drop(path)
+    if begun and not (path / MOVING).is_dir():
+        drop_aside(path)
     else:
         _put_back(path, state)
 
@@ -296,11 +307,11 @@ def _put_back(path: Path, state: dict[str, Any]) -> None:
     def remove_new() -> None:
         if state:
             _clear(path, state.get("task", ""))
-        if not (path / replaced.KEPT / STATE).exists():  # there was no run before
+        if not (path / REPLACED / STATE).exists():  # there was no run before
             for name in (STATE, "config.yaml"):
                 (path / name).unlink(missing_ok=True)
 
-    replaced.put_back(path, remove_new)
+    put_back(path, remove_new)
 
 
 def owes(folder: Path) -> bool:
