@@ -78,6 +78,13 @@ def parse_answer(text: str, categories: Collection[str] = (), sentence: str = ""
     if len(text) > MAX_CHARS:
         return ParsedAnswer([], "failed", f"longer than {MAX_CHARS} characters")
     try:
+        return _parse(text, categories, sentence, cut)
+    except RecursionError:  # strings of JSON within one another, too
+        return ParsedAnswer([], "failed", f"nested more than {MAX_DEPTH} deep")
+
+
+def _parse(text: str, categories: Collection[str], sentence: str, cut: bool) -> ParsedAnswer:
+    try:
         value = decode(text)
     except (ValueError, RecursionError) as error:
         return _recover(text, f"not JSON: {error}", categories, sentence, cut)
@@ -108,10 +115,7 @@ def _recover(text: str, why: str, categories: Collection[str], sentence: str, cu
         else:
             status = "repaired" if parsed.status == "ok" else parsed.status
             return ParsedAnswer(parsed.pairs, status, "; ".join(filter(None, [why, parsed.reason])))
-    try:
-        found = read_final(final, PairReader(categories, sentence), cut)
-    except RecursionError:
-        return ParsedAnswer([], "failed", f"nested more than {MAX_DEPTH} deep")
+    found = read_final(final, PairReader(categories, sentence), cut)
     if found.note and not found.reading.pairs:
         return ParsedAnswer([], "failed", f"{why}; {found.note}")
     return _judge(found.reading, why)

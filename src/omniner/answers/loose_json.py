@@ -57,9 +57,19 @@ def decode(text: str) -> Any:
 
     Raises:
         ValueError: it is none.
-        RecursionError: it is nested too deeply for the JSON module.
+        RecursionError: it is nested more than `MAX_DEPTH` deep.
     """
-    return _DECODER.decode(text)
+    value = _DECODER.decode(text)
+    level = [value] if isinstance(value, list) else []
+    for _ in range(MAX_DEPTH):
+        level = [item for part in level for item in _items(part) if isinstance(item, list)]
+        if not level:
+            return value
+    raise RecursionError
+
+
+def _items(value: list[Any]) -> list[Any]:
+    return [item for _, item in value] if isinstance(value, Object) else value
 
 
 def find_start(text: str, at: int) -> int:

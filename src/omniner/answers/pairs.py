@@ -28,11 +28,20 @@ from omniner.answers.known_names import (
     looks_like_category,
     normal_key,
 )
-from omniner.answers.loose_json import CutList, CutObject, CutText, Number, Object, decode, find_start, scan
+from omniner.answers.loose_json import (
+    MAX_DEPTH,
+    CutList,
+    CutObject,
+    CutText,
+    Number,
+    Object,
+    decode,
+    find_start,
+    scan,
+)
 
 Pair = tuple[str, str]
 
-_MAX_DEPTH = 16  # of decoded values
 _MAX_LAYERS = 3  # of JSON in a string in JSON ...
 _LONGEST_PAIR = 200  # characters of a surface and its category in one string
 
@@ -109,7 +118,7 @@ class PairReader:
     # Values; `row` = an item of a list, where the form that was asked for has a pair:
 
     def _any(self, value: Any, group: str, depth: int, row: bool = False) -> tuple[list[Pair], int]:
-        if depth > _MAX_DEPTH:
+        if depth > MAX_DEPTH:
             return [], 1
         if isinstance(value, Object):
             return self._object(value, group, depth)
@@ -122,7 +131,7 @@ class PairReader:
     def _text(self, text: str, group: str, depth: int) -> tuple[list[Pair], int]:
         """JSON in a string, a surface of the group, or `surface, category` in one string."""
         if _is_json(text) and (inner := decode_inner(text)) is not None:
-            pairs, unread = self._any(inner, group, depth + _MAX_DEPTH // _MAX_LAYERS)
+            pairs, unread = self._any(inner, group, depth + MAX_DEPTH // _MAX_LAYERS)
             if pairs or says_nothing(inner):
                 return pairs, unread
         if isinstance(text, CutText):

@@ -92,6 +92,14 @@ def test_failures_are_empty_and_say_why(text: str, reason: str) -> None:
     assert reason in why
 
 
+@pytest.mark.parametrize("depth", [17, 300, 480, 900, 1500])
+@pytest.mark.parametrize("opened, middle, closed", [("[", "", "]"), ("[", "1", "]"), ('{"a":', "1", "}")])
+def test_whatever_is_nested_too_deeply_has_failed(opened: str, middle: str, closed: str, depth: int) -> None:
+    text = opened * depth + middle + closed * depth
+    assert parse_answer(text, ["a"], "ab") == ([], "failed", "nested more than 16 deep")
+    assert parse_answer(f"<think>?</think>{text}").status == "failed"
+
+
 def test_unread_items_are_named() -> None:
     assert parse_answer('[["面膜", "品类_产品"], ["x"], null]').reason.endswith("2 items unread")
 
