@@ -80,24 +80,26 @@ class NearestSentences:
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = list(texts)
 
-    def find(self, texts: Sequence[str], count: int) -> list[list[int]]:
+    def find(self, texts: Sequence[str], count: int, sources: Sequence[str] | None = None) -> list[list[int]]:
         """Find the nearest sentences of each text.
 
         Args:
             texts: any sentences. One that is itself in the index is not its own neighbour: a model that learns from
                 train would be shown the answer.
             count: how many to find for each.
+            sources: the sentences that these were made of, which are no neighbours either; None = they are unchanged.
 
         Returns:
             places in the index for each text, the nearest last; of equally near ones, the earlier is nearer.
         """
         found: list[list[int]] = []
+        selves = [{text, source} for text, source in zip(texts, texts if sources is None else sources, strict=True)]
         for start in range(0, len(texts), _BLOCK):
-            block = texts[start : start + _BLOCK]
-            likeness = (self._vectorizer.transform(block) @ self._index).toarray()
-            for text, row in zip(block, likeness, strict=True):
-                nearest = np.argsort(-row, kind="stable")[: count + 1].tolist()
-                others = [place for place in nearest if self._texts[place] != text]
+            block = slice(start, start + _BLOCK)
+            likeness = (self._vectorizer.transform(texts[block]) @ self._index).toarray()
+            for itself, row in zip(selves[block], likeness, strict=True):
+                nearest = np.argsort(-row, kind="stable")[: count + len(itself)].tolist()
+                others = [place for place in nearest if self._texts[place] not in itself]
                 found.append(others[:count][::-1])
         return found
 

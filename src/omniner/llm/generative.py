@@ -365,7 +365,8 @@ class GenerativeData(TrainingData):
             # where the original was cut a replacement could move the cut, and longer surfaces must not bring one
             if sentence is not original and len(sample.text) == len(original.text) and len(sentence.text) <= limit:
                 changed[at] = sentence
-        encoded, _ = self.encoder.encode(changed.values())
+        sources = {sentence.id: self._replacement.sentences[at].text for at, sentence in changed.items()}
+        encoded, _ = self.encoder.encode(changed.values(), sources)
         for at, sample in zip(changed, encoded, strict=True):
             if sample.prompt[: len(self.prefix)] == self.prefix:
                 samples[at] = sample

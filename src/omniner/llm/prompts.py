@@ -20,7 +20,7 @@ from omniner.answers import check_style, write_answer
 from omniner.config.model_groups import PromptConfig
 from omniner.errors import UserError
 from omniner.llm.examples import NearestSentences, choose_examples, typical_entities
-from omniner.records import Sentence
+from omniner.records import Sentence, replace_surrogates
 
 SENTENCE = "{sentence}"
 
@@ -60,12 +60,17 @@ class Prompt:
     nearest: int = 0
     pool: tuple[tuple[str, str], ...] = ()
 
-    def inputs(self, texts: Sequence[str]) -> list[str]:
-        """Write what follows the instruction for each sentence: its nearest examples, and the sentence."""
+    def inputs(self, texts: Sequence[str], sources: Sequence[str] | None = None) -> list[str]:
+        """Write what follows the instruction for each sentence: its nearest examples, and the sentence.
+
+        Args:
+            texts: as the model sees the sentences.
+            sources: the sentences of train that they were made of, which are no examples for them; None = themselves.
+        """
         written = [self.input.replace(SENTENCE, text) for text in texts]
         if not self.nearest:
             return written
-        neighbours = self._index.find(texts, self.nearest)
+        neighbours = self._index.find(texts, self.nearest, sources)
         return [
             "\n\n".join([*(self._example(place) for place in places), own])
             for places, own in zip(neighbours, written, strict=True)
@@ -91,7 +96,7 @@ class Prompt:
 
     def _example(self, place: int) -> str:
         text, answer = self.pool[place]
-        return f"{self.input.replace(SENTENCE, text)}\n{answer}"
+        return replace_surrogates(f"{self.input.replace(SENTENCE, text)}\n{answer}")
 
     @cached_property
     def _index(self) -> NearestSentences:
@@ -167,7 +172,7 @@ def build_prompt(
         version=config.version,
         language=language,
         system=_fill(system, values),
-        instruction=_fill(instruction, values),
+        instruction=replace_surrogates(_fill(instruction, values)),
         input=template,
         answer=config.answer,
         categories=tuple(categories),

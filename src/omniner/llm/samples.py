@@ -16,7 +16,7 @@ So a new family of models needs no code here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -246,8 +246,15 @@ class PromptEncoder:
         self._categories = frozenset(prompt.categories)
         self._parts = self._find_parts()
 
-    def encode(self, sentences: Iterable[Sentence]) -> tuple[list[Sample], list[Issue]]:
+    def encode(
+        self, sentences: Iterable[Sentence], sources: Mapping[str, str] | None = None
+    ) -> tuple[list[Sample], list[Issue]]:
         """Encode sentences.
+
+        Args:
+            sentences: to encode.
+            sources: by the id of a sentence with exchanged mentions, the text of train that it was made of: that is
+                no example for it.
 
         Returns:
             samples in the order of the sentences, and issues; one names each sentence that is left out.
@@ -276,7 +283,8 @@ class PromptEncoder:
                 issues.append(Issue("half-surrogate", "the model sees U+FFFD for it", id=sentence.id))
             texts.append(text)
             answers.append(replace_surrogates(write_answer(self._learnable(sentence, issues), self.prompt.answer)))
-        prompts, written = self._prompts(texts), self.chat.plain_ids(answers)
+        uncut = [(sources or {}).get(sentence.id, sentence.text) for sentence in kept]
+        prompts, written = self._prompts(texts, uncut), self.chat.plain_ids(answers)
         samples = [
             Sample(sentence.id, text, prompt, [*answer, *self.chat.end], sentence.entities)
             for sentence, text, prompt, answer in zip(kept, texts, prompts, written, strict=True)
@@ -321,9 +329,9 @@ class PromptEncoder:
                 entities.append(entity)
         return entities
 
-    def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokenise the whole chat for each text."""
-        inputs = self.prompt.inputs(texts)
+    def _prompts(self, texts: Sequence[str], sources: Sequence[str] | None = None) -> list[list[int]]:
+        """Tokenise the whole chat for each text, see `Prompt.inputs`."""
+        inputs = self.prompt.inputs(texts, sources)
         if self._parts is None:
             return self.chat.prompts_ids([self.chat.write(self.prompt, text) for text in inputs])
         return self._parts.prompts(self.chat, inputs)

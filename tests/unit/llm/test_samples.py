@@ -102,6 +102,23 @@ def test_nearest_examples_are_tokenised_as_whole_texts(chat: ChatTokenizer) -> N
     assert [sample.prompt for sample in plain] == [chat.prompt_ids(chat.text(prompt, each.text)) for each in plain]
 
 
+def test_a_changed_sentence_is_not_shown_itself() -> None:
+    chat = chats.small("bytes")
+    texts = ["我们在北京喝咖啡", "我们在北京喝咖啡吗", "我们在\ud800京喝咖啡", "去上海看展"]
+    prompt = prompts.build_prompt(shipped("base", "zh", nearest=2), CATEGORIES, bare(texts))
+
+    def shown(sentence: Sentence, **sources: str) -> str:
+        (sample,), _ = PromptEncoder(chat, prompt, EncodingConfig(7, "truncate")).encode([sentence], sources)
+        return chat.decode(sample.prompt)
+
+    for at, (text, alone) in enumerate([("我们在北京喝咖", 2), ("我们在北京喝咖", 2), ("我们在�京喝咖", 1)]):
+        # the sentence itself, as the model sees it, and as the beginning of its neighbours
+        assert shown(bare(texts)[at]).count(text) == alone, texts[at]
+    exchanged = Sentence("x", "我们在南京喝咖")
+    assert "：我们在北京喝咖啡\n" in shown(exchanged)
+    assert "：我们在北京喝咖啡\n" not in shown(exchanged, x="我们在北京喝咖啡")
+
+
 def test_a_template_that_strips_is_obeyed() -> None:
     chat = ChatTokenizer(chats.small("bytes").tokenizer, TRIMMING)
     maker = PromptEncoder(chat, own_prompt(), LIMITS)
