@@ -61,16 +61,37 @@ def is_local_folder(path: str, fix: str) -> bool:
     return False
 
 
+def gguf_file(path: str) -> Path | None:
+    """Return the GGUF file that `path` names, there or not, or the only one in a folder that holds no other model.
+
+    Args:
+        path: `model.path`.
+
+    Raises:
+        UserError: the folder holds several.
+    """
+    place = Path(path)
+    if not place.is_dir():
+        return place if place.suffix == ".gguf" else None
+    if (place / "config.json").exists():
+        return None
+    files = sorted(place.glob("*.gguf"))
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise UserError("model.path", f"{path} holds several GGUF files: {names}", "Name one of them.")
+    return files[0] if files else None
+
+
 def check_model(path: str) -> None:
     """Raise a `UserError` where a model cannot be loaded for certain.
 
     Args:
         path: `model.path`.
     """
-    if path.endswith(".gguf") and Path(path).is_file():
+    if (file := gguf_file(path)) is not None and file.is_file():
         return
     if is_local_folder(path, _FOLDER):
-        if not Path(path, "config.json").exists() and not any(Path(path).glob("*.gguf")):
+        if not Path(path, "config.json").exists():
             raise UserError("model.path", f"{path} holds no config.json", _FOLDER)
     elif not _is_cached(path):
         _ask_hub(path)
@@ -84,7 +105,7 @@ def layer_sizes(path: str | None) -> tuple[int, int] | None:
     """
     if path is None:
         return None
-    if Path(path).suffix == ".gguf":
+    if gguf_file(path) is not None:
         return _USUAL_SIZES
     files = [Path(path, "config.json"), *_cache_of(path).glob("snapshots/*/config.json")]
     try:

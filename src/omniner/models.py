@@ -88,7 +88,7 @@ def fit(
 
 def devices_for_training(config: Config) -> Devices:
     """Choose what the model of a configuration is trained on, and set the CPU threads of this process."""
-    devices = _devices_for(config.trainer, config.model)
+    devices = _devices_for(config.trainer, config.model, trains=True)
     if devices.precision == "bf16-true" and _learns_all(config):
         log.warning(
             "trainer.precision=bf16-true rounds the weights themselves to 8 bits after each step: steps smaller than "
@@ -136,10 +136,12 @@ def _learns_all(config: Config) -> bool:
     return choose_method(config.tuning.method, config.llm.path is not None) == "full"
 
 
-def _devices_for(trainer: TrainerConfig, model: BiLSTMConfig | EncoderConfig | CausalConfig) -> Devices:
+def _devices_for(
+    trainer: TrainerConfig, model: BiLSTMConfig | EncoderConfig | CausalConfig, trains: bool = False
+) -> Devices:
     if isinstance(model, BiLSTMConfig):
-        return choose_devices(trainer, large=False)
-    return choose_devices(trainer, True, layer_sizes(model.path))
+        return choose_devices(trainer, large=False, trains=trains)
+    return choose_devices(trainer, True, layer_sizes(model.path), trains)
 
 
 def prepare_tagger(config: Config, corpus: Corpus) -> tuple[TaggerModule, TaggerData]:
@@ -291,7 +293,7 @@ def devices_for_prediction(config: Config, checkpoint: Path | None) -> Devices:
 
         return _devices_for(config.trainer, load_tagger(checkpoint).model_config)
     base = read_json(checkpoint / DESCRIPTION).get("base")  # adapters have no sizes of their own
-    return choose_devices(config.trainer, True, layer_sizes(str(checkpoint)) or layer_sizes(base))
+    return choose_devices(config.trainer, True, layer_sizes(str(checkpoint)) or layer_sizes(base), trains=False)
 
 
 def load_untrained(config: Config, prompt: Prompt, texts: Sequence[str]) -> Predictor:
@@ -309,7 +311,7 @@ def load_untrained(config: Config, prompt: Prompt, texts: Sequence[str]) -> Pred
 
     if config.llm is None:
         raise UserError("checkpoint", "a tagger must be trained before it can predict", "Set checkpoint=<path>.")
-    devices = choose_devices(config.trainer, True, layer_sizes(config.llm.path))
+    devices = choose_devices(config.trainer, True, layer_sizes(config.llm.path), trains=False)
     # adapters that have learnt nothing would only cost time; 4-bit weights may be what makes a model fit
     method = config.tuning.method if config.tuning.method == "qlora" else "full"
     tuning = dataclasses.replace(config.tuning, method=method, gradient_checkpointing=False)
@@ -400,7 +402,11 @@ def _bare(sentences: Iterable[Sentence]) -> list[Sentence]:
 
 
 def _reasons(issues: Sequence[Issue]) -> dict[str, str]:
-    return {issue.id: f"{issue.code}: {issue.message}" for issue in issues}
+    reasons: dict[str, str] = {}
+    for issue in issues:
+        reason = f"{issue.code}: {issue.message}"
+        reasons[issue.id] = f"{reasons[issue.id]}; {reason}" if issue.id in reasons else reason
+    return reasons
 
 
 def _unread(

@@ -90,6 +90,12 @@ def test_a_folder_or_a_file_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_pa
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     model_files.check_model(str(tmp_path))
     model_files.check_model(str(tmp_path / "model.gguf"))
+    assert model_files.layer_sizes(str(tmp_path)) == model_files.layer_sizes(str(tmp_path / "model.gguf")) is not None
+    (tmp_path / "other.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match=r"several GGUF files: model\.gguf, other\.gguf"):
+        model_files.check_model(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")  # files beside a model are none of it
+    assert model_files.gguf_file(str(tmp_path)) is None
     with pytest.raises(UserError, match="is not a folder"):
         model_files.check_model(str(Path(__file__)))
     with pytest.raises(UserError, match="does not exist"):

@@ -101,6 +101,26 @@ def test_every_sentence_is_answered_whatever_its_length(tmp_path: Path) -> None:
     assert all((entity.end or 0) <= 10 for entity in cut["long"].entities)
 
 
+def test_every_issue_about_a_sentence_is_a_reason(tmp_path: Path) -> None:
+    more = "encoding.max_length=5", "encoding.on_too_long=truncate"
+    config = small_corpus.configuration("qwen2_tiny", *more, "trainer.max_epochs=1")
+    path = small_corpus.fit(config, small_corpus.corpus(8, 4), tmp_path, None, []).best_path
+    ((found,),) = predict(path, [Sentence("s", "张三\ud800在北京吃面")], config)
+    assert found.reason.startswith("too-long-truncated: 8 characters, 5 fit; half-surrogate: the model sees U+FFFD")
+
+
+@pytest.mark.parametrize("kind", ["bert", "ernie", "albert", "camembert"])
+def test_checkpoints_from_when_encoders_had_a_pooler_still_load(tmp_path: Path, kind: str) -> None:
+    config, path = untrained("bert_tiny", tmp_path, f"model.architecture.model_type={kind}")
+    content = torch.load(path, weights_only=True)
+    assert not [name for name in content["weights"] if "pooler" in name]
+    sentences = small_corpus.sentences(5, 4, "s")
+    now = answers(path, sentences, config, 4)
+    content["weights"]["backbones.0.encoder.pooler.dense.weight"] = torch.zeros(32, 32)
+    torch.save(content, path)
+    assert answers(path, sentences, config, 4) == now
+
+
 def test_a_file_that_is_no_checkpoint_is_the_users_mistake(tmp_path: Path) -> None:
     config = small_corpus.configuration("char_bilstm")
     with pytest.raises(UserError, match="is not a file"):

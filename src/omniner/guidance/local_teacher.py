@@ -35,7 +35,7 @@ class LocalTeacher:
 
     def __init__(self, config: Config) -> None:
         settings = config.teacher
-        devices = choose_devices(config.trainer, True, layer_sizes(settings.path))
+        devices = choose_devices(config.trainer, True, layer_sizes(settings.path), trains=False)
         dtype = torch.float32 if devices.precision == "32-true" else torch.bfloat16
         try:
             model, tokenizer = load_pretrained(str(settings.path), dtype)

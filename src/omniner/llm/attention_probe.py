@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 from omniner.errors import UserError
 from omniner.llm.attention import ATTENTION_BACKENDS
 from omniner.llm.packs import make_pack
+from omniner.llm.prefix_cache import check_full_attention
 from omniner.llm.shared_prefix import attach_attention, pack_loss
 from omniner.training.devices import base_model
 
@@ -72,16 +73,9 @@ def check_packable(config: Any) -> None:
         config: of the model, as transformers has it.
 
     Raises:
-        UserError: sliding windows, or dropout of attention.
+        UserError: layers that do not attend to everything, or dropout of attention.
     """
-    kinds = getattr(config, "layer_types", None)
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    if (set(kinds) != {"full_attention"}) if kinds else window is not None:
-        raise UserError(
-            "model.path",
-            f"{config.model_type} has sliding-window attention, which packs with a shared prefix cannot express",
-            "Choose a model whose every layer attends to everything.",
-        )
+    check_full_attention(config)
     if getattr(config, "attention_dropout", 0):
         raise UserError(
             "model.path",

@@ -19,6 +19,7 @@ although some servers send it back.
 from __future__ import annotations
 
 import email.utils
+import ipaddress
 import json
 import os
 import queue
@@ -50,7 +51,7 @@ Result = TypeVar("Result")
 
 
 class ServerConfig(Protocol):
-    """What is read of a config group such as `groups.DecodingConfig`."""
+    """What is read of a config group such as `model_groups.DecodingConfig`."""
 
     url: str | None
     model: str | None
@@ -118,7 +119,10 @@ class ChatClient:
             api_key=self._endpoint.key or "none",
             max_retries=0,
             timeout=config.timeout,
-            http_client=openai.DefaultHttpxClient(event_hooks={"response": [self._endpoint.check_redirect]}),
+            http_client=openai.DefaultHttpxClient(
+                event_hooks={"response": [self._endpoint.check_redirect]},
+                trust_env=not self._endpoint.is_here,  # a proxy would look for the server on its own machine
+            ),
         )
         self._model = config.model
         self._closed = threading.Event()
@@ -355,6 +359,15 @@ class Endpoint:
         if not (key.isascii() and key.isprintable()):
             raise UserError(f"{section}.api_key_env", f"{name} holds characters that no key has", f"Set {name} again.")
         return cls(section, url, name, key)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the address is this machine's own."""
+        host = urlsplit(self.url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
 
     def clean(self, text: str) -> str:
         """Make one short line of foreign text, without the key."""

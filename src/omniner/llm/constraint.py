@@ -50,6 +50,7 @@ from omniner.llm.automaton import (
     token_bytes,
 )
 from omniner.llm.samples import ChatTokenizer
+from omniner.records import replace_surrogates
 
 _SPAN_ROOM = 32  # tokens; nearly every span has less, so that what is cut off at the end is whole pairs
 _REPEATS = 3  # times that a pair may be written beyond the occurrences of its span before it counts as a loop
@@ -353,7 +354,8 @@ class SchemaConstraint(Constraint):
         except (TypeError, ValueError) as error:
             found = f"json_schema, but llguidance cannot read this tokenizer ({error})"
             raise UserError("teacher.structured", found, "Set teacher.structured=none.") from error
-        self._stop, self._schemas = chat.end[0], schemas
+        self._stop = chat.end[0]
+        self._schemas = {replace_surrogates(text): schema for text, schema in schemas.items()}  # as the model sees it
 
     def start(self, text: str, budget: int) -> SchemaState:
         """Begin an answer to the question `text`, of about `budget` tokens at most."""

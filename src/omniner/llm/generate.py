@@ -375,7 +375,7 @@ def sample_tokens(logits: Tensor, temperature: float, top_p: float, draws: Tenso
     if top_p >= 1:
         return invert_shares(shares, draws)
     shares, order = shares.sort(dim=1, descending=True, stable=True)
-    before = shares.double().cumsum(1) - shares
+    before = running_sums(shares) - shares
     shares = shares.masked_fill(before >= top_p, 0)
     shares[:, 0] = shares[:, 0].clamp_min(torch.finfo(shares.dtype).tiny)  # one token stays, however small top_p
     return order.gather(1, invert_shares(shares, draws)[:, None])[:, 0]
@@ -383,5 +383,12 @@ def sample_tokens(logits: Tensor, temperature: float, top_p: float, draws: Tenso
 
 def invert_shares(shares: Tensor, draws: Tensor) -> Tensor:
     """Find the first place where the cumulated `shares` [B, V] exceed each row's draw of their sum: never one of 0."""
-    reached = shares.double().cumsum(1)
+    reached = running_sums(shares)
     return torch.searchsorted(reached, (draws * reached[:, -1])[:, None], right=True)[:, 0]
+
+
+def running_sums(shares: Tensor) -> Tensor:
+    """Cumulate each row [B, V] in fp64; on the CPU where `trainer.deterministic` forbids CUDA's kernel."""
+    if shares.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return shares.double().cpu().cumsum(1).to(shares.device)
+    return shares.double().cumsum(1)

@@ -30,9 +30,10 @@ from omniner.config.model_groups import CausalConfig, TrainerConfig
 from omniner.errors import Stopped, UserError
 from omniner.llm.answering import build_constraint, predict_answers
 from omniner.llm.attention_probe import attention_dtype, choose_attention
-from omniner.llm.language_model import CausalModel, build_optimizer, save_causal_model
+from omniner.llm.language_model import CausalModel, build_optimizer, choose_optimizer, save_causal_model
 from omniner.llm.memory import PackSize
 from omniner.llm.packs import PackedStep, StepLoader, pack_step, suffix_length
+from omniner.llm.prefix_cache import check_supported
 from omniner.llm.samples import PromptEncoder, Sample
 from omniner.llm.shared_prefix import attach_attention, pack_loss
 from omniner.progress import Progress
@@ -63,11 +64,15 @@ class GenerativeModule(Learner):
 
     def __init__(self, model: CausalModel, config: Config, on: Devices, prefix: list[int], unit: str) -> None:
         super().__init__(config.trainer, config.seed, DevScore(unit, answers=True))
-        assert isinstance(config.model, CausalConfig), "checked by prepare"
+        assert isinstance(config.model, CausalConfig), "taggers have a module of their own"
         self.automatic_optimization = False
         self.strict_loading = False  # frozen weights are in no checkpoint; see check_state
         self.causal, self.model = model, model.model
-        self.model_config, self.tuning, self.decoding = config.model, config.tuning, config.decoding
+        self.model_config, self.decoding = config.model, config.decoding
+        # 8-bit states cannot be divided between processes
+        wanted = dataclasses.replace(config.tuning, optimizer="adamw") if on.strategy == "fsdp" else config.tuning
+        chosen = choose_optimizer(self.model, wanted, on.accelerator == "gpu")
+        self.tuning = dataclasses.replace(wanted, optimizer=chosen)
         self.precision, self.prefix = on.precision, prefix
         self._learns_in = on.dtype(learns=True)
         self._constraint = build_constraint(model, config.decoding)
@@ -77,6 +82,7 @@ class GenerativeModule(Learner):
         """Choose how attention is computed, before the weights are divided between processes."""
         if self._attention:
             return  # chosen when training began
+        check_supported(devices.base_model(self.model))  # or the first evaluation would refuse it, after an epoch
         strategy = self.trainer.strategy
         divided = isinstance(strategy, fit.ShardedStrategy) and self.precision != "32-true"
         precision = "bf16-true" if divided else self.precision  # what weights are put together in
@@ -98,9 +104,7 @@ class GenerativeModule(Learner):
     def configure_optimizers(self) -> Any:
         """Build the optimizer that `tuning.optimizer` names, with the schedule per step."""
         rate = self.model_config.learning_rate[self.causal.method]
-        # 8-bit states cannot be divided between processes
-        tuning = dataclasses.replace(self.tuning, optimizer="adamw") if self._sharded else self.tuning
-        optimizer = build_optimizer(self.model, tuning, rate, self.model_config.weight_decay)
+        optimizer = build_optimizer(self.model, self.tuning, rate, self.model_config.weight_decay)
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
 
     def on_train_batch_start(self, batch: PackedStep, batch_idx: int) -> None:
@@ -157,6 +161,13 @@ class GenerativeModule(Learner):
             "tuning": {name: tuning[name] for name in _SAME_TUNING},
             "prompt": self.causal.prompt.to_json(),
         }
+
+    def stored_description(self, checkpoint: Mapping[str, Any]) -> Any:
+        """What `describe` said; older files have `auto` for the optimizer that was built."""
+        stored = super().stored_description(checkpoint)
+        if stored is None or stored["tuning"]["optimizer"] != "auto":
+            return stored
+        return {**stored, "tuning": {**stored["tuning"], "optimizer": self.tuning.optimizer}}
 
     def save_best(self, path: Path) -> None:
         """Write the folder that prediction loads."""

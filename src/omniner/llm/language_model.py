@@ -29,7 +29,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -91,19 +91,17 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build AdamW over the weights that learn; norms and biases are not decayed.
 
-    `tuning.optimizer: auto` takes 8-bit states (Dettmers et al. 2022) on a GPU for qlora and where a billion weights
-    learn, and torch's fused AdamW otherwise.
-
     Raises:
         UserError: adamw_8bit without bitsandbytes.
     """
     learning = [value for value in model.parameters() if value.requires_grad]
+    on_gpu = any(value.device.type == "cuda" for value in learning)
     groups = [
         {"params": [value for value in learning if value.ndim >= 2], "weight_decay": weight_decay},
         {"params": [value for value in learning if value.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    if _wants_8bit(tuning, learning):
+    if choose_optimizer(model, tuning, on_gpu) == "adamw_8bit":
         import bitsandbytes as bnb
 
         eight_bit: Any = bnb.optim
@@ -153,10 +151,17 @@ def prefers_8bit(method: str, learning: float) -> bool:
     return method == "qlora" or learning >= _LARGE
 
 
-def _wants_8bit(tuning: TuningConfig, learning: list[nn.Parameter]) -> bool:
-    """Decide whether the optimizer keeps its states in 8 bits, see `build_optimizer`."""
+def choose_optimizer(model: Any, tuning: TuningConfig, on_gpu: bool) -> Literal["adamw", "adamw_8bit"]:
+    """Choose what `tuning.optimizer: auto` becomes; another choice stays.
+
+    8-bit states (Dettmers et al. 2022) on a GPU for qlora and where a billion weights learn, torch's fused AdamW
+    otherwise.
+
+    Raises:
+        UserError: adamw_8bit without bitsandbytes.
+    """
     if tuning.optimizer == "adamw":
-        return False
+        return "adamw"
     if tuning.optimizer == "adamw_8bit":
         if not has_bitsandbytes():
             raise UserError(
@@ -164,13 +169,14 @@ def _wants_8bit(tuning: TuningConfig, learning: list[nn.Parameter]) -> bool:
                 "adamw_8bit, but bitsandbytes is not installed",
                 "pip install bitsandbytes where it has wheels, or choose adamw.",
             )
-        return True
-    on_gpu = any(value.device.type == "cuda" for value in learning)
-    wanted = on_gpu and prefers_8bit(tuning.method, sum(value.numel() for value in learning))
-    if wanted and not has_bitsandbytes():
+        return "adamw_8bit"
+    learning = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    if not (on_gpu and prefers_8bit(tuning.method, learning)):
+        return "adamw"
+    if not has_bitsandbytes():
         log.warning("bitsandbytes is not installed: the optimizer keeps its states in full precision")
-        return False
-    return wanted
+        return "adamw"
+    return "adamw_8bit"
 
 
 @dataclass(frozen=True)
@@ -353,7 +359,7 @@ def save_causal_model(folder: Path, causal: CausalModel, weights: Mapping[str, T
     Args:
         folder: takes the place of one that is there.
         causal: what to keep.
-        weights: of those that learn, by the names of `adapters.trainable_state`; None = the model's own. For weights
+        weights: of those that learn, by the names of `trainable_state`; None = the model's own. For weights
             that are gathered from several processes.
     """
     state = trainable_state(causal.model) if weights is None else dict(weights)

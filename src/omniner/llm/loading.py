@@ -37,7 +37,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from omniner.config.model_groups import CausalConfig
 from omniner.errors import UserError, one_line
 from omniner.llm.prompts import SENTENCE, Prompt
-from omniner.model_files import is_local_folder
+from omniner.model_files import gguf_file, is_local_folder
 from omniner.registry import MODEL_FAMILIES
 from omniner.training import checkpoints
 
@@ -222,14 +222,8 @@ def _place(path: str) -> tuple[str, bool, dict[str, str]]:
     Returns:
         hub name or folder; whether it needs no network; which GGUF file is meant, as arguments of `from_pretrained`.
     """
-    file = Path(path)
-    if file.is_dir() and not (file / "config.json").exists():
-        files = sorted(file.glob("*.gguf"))
-        if len(files) > 1:
-            names = ", ".join(item.name for item in files)
-            raise UserError("model.path", f"{path} holds several GGUF files: {names}", "Name one of them.")
-        file = files[0] if files else file
-    if file.is_file() and file.suffix == ".gguf":
+    file = gguf_file(path)
+    if file is not None and file.is_file():
         try:
             import gguf  # noqa: F401
         except ImportError as error:

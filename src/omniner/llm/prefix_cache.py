@@ -298,18 +298,31 @@ def check_supported(model: Any) -> None:
     Raises:
         UserError: layers with a sliding window or without attention; attention that is the model's own affair.
     """
-    settings = model.config
-    kinds = sorted(set(getattr(settings, "layer_types", None) or ()) - {"full_attention"})
-    window = getattr(settings, "sliding_window", None)
-    what = ""
-    if kinds:
-        what = f"has layers of kind {', '.join(kinds)}"
-    elif window is not None and getattr(settings, "layer_types", None) is None:
-        what = f"has a sliding window of {window} tokens"
-    elif not getattr(model, "_supports_attention_backend", False):
+    check_full_attention(model.config)
+    if not getattr(model, "_supports_attention_backend", False):
         what = "does not take its attention from transformers' AttentionInterface"
+        raise UserError("model.path", f"the model ({model.config.model_type}) {what}", FULL_ATTENTION_ADVICE)
+
+
+def check_full_attention(config: Any) -> None:
+    """Refuse models of which a layer does not attend to everything before it.
+
+    Where no `layer_types` say what a layer does, transformers uses a window wherever there is one.
+
+    Args:
+        config: of the model, as transformers has it.
+
+    Raises:
+        UserError: layers with a sliding window or without attention.
+    """
+    types, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    what = ""
+    if kinds := sorted(set(types or ()) - {"full_attention"}):
+        what = f"layers of kind {', '.join(kinds)}"
+    elif types is None and window is not None:
+        what = f"a sliding window of {window} tokens"
     if what:
-        raise UserError("model.path", f"the model ({settings.model_type}) {what}", FULL_ATTENTION_ADVICE)
+        raise UserError("model.path", f"the model ({config.model_type}) has {what}", FULL_ATTENTION_ADVICE)
 
 
 def register_cached_attention() -> None:

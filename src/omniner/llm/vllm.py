@@ -30,6 +30,7 @@ from omniner.errors import UserError, one_line
 from omniner.files import read_json
 from omniner.llm.prompts import Prompt
 from omniner.llm.server import predict_with_server
+from omniner.model_files import gguf_file
 from omniner.records import Prediction, Sentence
 
 log = logging.getLogger("omniner")
@@ -81,7 +82,7 @@ def served_checkpoint(checkpoint: Path, merged: Path | None) -> tuple[ServedMode
     prompt = Prompt.from_json(card["prompt"])
     if card["method"] == "full":
         return ServedModel(str(checkpoint)), prompt
-    if card["method"] == "lora" and card["base"] is not None and not str(card["base"]).endswith(".gguf"):
+    if card["method"] == "lora" and card["base"] is not None and gguf_file(str(card["base"])) is None:
         rank = int(read_json(checkpoint / "adapter_config.json")["r"])
         return ServedModel(str(card["base"]), checkpoint, rank), prompt
     if merged is None:
@@ -100,7 +101,7 @@ def served_base(path: str | None) -> ServedModel:
     Raises:
         UserError: it has random weights, or is a GGUF file.
     """
-    if path is None or path.endswith(".gguf"):
+    if path is None or gguf_file(path) is not None:
         found = "random weights" if path is None else f"{path}, a GGUF file"
         raise UserError("model.path", f"{found} cannot be served", "Name a folder or a hub model (task=convert).")
     return ServedModel(path)
@@ -205,10 +206,11 @@ def running(command: Sequence[str], output: Path, seconds: float, url: str) -> I
 
 def _wait_until_ready(server: subprocess.Popen[bytes], output: Path, seconds: float, url: str) -> None:
     end = time.monotonic() + seconds
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy would look on its own machine
     while True:
         if server.poll() is not None:
             raise _ended(server, output)
-        with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(f"{url}/health", timeout=5):
+        with contextlib.suppress(OSError, urllib.error.URLError), direct.open(f"{url}/health", timeout=5):
             return
         if time.monotonic() > end:
             found = f"vLLM does not answer after {seconds:.0f} s (last words: {_last_words(output)})"

@@ -16,6 +16,7 @@ is one `UserError` about `model.path`.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
@@ -373,8 +374,12 @@ def _check_encoder(path: str, settings: Any) -> None:
 
 
 def _without_pooler(settings: Any) -> dict[str, Any]:
-    """BERT's pooler would be an unused parameter, which DDP refuses."""
-    return {"add_pooling_layer": False} if settings.model_type in ("bert", "roberta", "xlm-roberta") else {}
+    """BERT's pooler, and that of its like, would be an unused parameter, which DDP refuses."""
+    from transformers import MODEL_MAPPING
+
+    kind = MODEL_MAPPING.get(type(settings), None)  # or some of them
+    takes_it = isinstance(kind, type) and "add_pooling_layer" in inspect.signature(kind).parameters
+    return {"add_pooling_layer": False} if takes_it else {}
 
 
 BACKBONES: dict[str, type[Backbone]] = {"bilstm": BiLSTM, "encoder": TransformerBackbone}

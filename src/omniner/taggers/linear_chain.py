@@ -16,7 +16,8 @@ Why it is exact for all finite emissions: a source of the large block whose weig
 source in fp32) reaches the same targets as the best source, so it could matter only if transitions within the block
 differed by as much. They are looked at: beyond `FAST_RANGE`, and for constraints that do not fall apart into blocks,
 the block is summed in log space, which is slow and needs no such condition. Scores are kept relative to the best one
-of each step, so that precision does not fade with length. Sums are fp32 at least, under autocast too.
+of each step, so that precision does not fade with length. Sums are fp32 at least, under autocast and where a GPU would
+round other products to TF32, too.
 
 The price: up to three numbers per character and tag are kept for the backward pass.
 """
@@ -33,6 +34,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from omniner.taggers.heads import TagScheme
+from omniner.training.devices import exact_products
 
 Index = slice | Tensor
 """Places along an axis: a slice where they are consecutive, which makes a view instead of a copy."""
@@ -222,7 +224,7 @@ class CRF(nn.Module):
         Raises:
             ValueError: tags that are not allowed (their likelihood is 0), or a mask that is not right padded.
         """
-        with torch.autocast(emissions.device.type, enabled=False):
+        with torch.autocast(emissions.device.type, enabled=False), exact_products():
             layout = pack_steps(mask)
             gold = tags.reshape(-1).index_select(0, layout.places)
             self._check(gold, layout)
@@ -230,7 +232,7 @@ class CRF(nn.Module):
 
     def log_partition(self, emissions: Tensor, mask: Tensor) -> Tensor:
         """Return the log of the sum over all allowed tag sequences of exp(score), [B]; 0 for an empty sentence."""
-        with torch.autocast(emissions.device.type, enabled=False):
+        with torch.autocast(emissions.device.type, enabled=False), exact_products():
             return _run(*self._scores(emissions), None, pack_steps(mask), self._layout())
 
     @torch.no_grad()
@@ -321,7 +323,7 @@ class _LogPartition(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients are posteriors, of each tag and of each transition, less the gold."""
-        with torch.autocast(grad.device.type, enabled=False):
+        with torch.autocast(grad.device.type, enabled=False), exact_products():
             return *_gradients(ctx, grad), None, None, None
 
 

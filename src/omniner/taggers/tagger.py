@@ -25,6 +25,8 @@ from omniner.taggers.heads import HeadModule, Span, TagScheme, build_head
 from omniner.taggers.inputs import TextInput, text_input_from_json
 from omniner.training.checkpoints import read_checkpoint
 
+POOLER = ".encoder.pooler."  # in the names of weights that older checkpoints hold, and nothing reads
+
 
 def load_tagger(path: Path) -> Tagger:
     """Load the tagger of a checkpoint, ready to predict: on the CPU, in evaluation mode.
@@ -40,7 +42,9 @@ def load_tagger(path: Path) -> Tagger:
         found = f"{path} is the training state of a generative model, which holds no tagger"
         raise UserError("checkpoint", found, "Name the checkpoints/best folder of that run.")
     tagger = Tagger.from_description(content["tagger"])
-    tagger.load_state_dict(_evaluated_weights(content))
+    known = tagger.state_dict().keys()
+    weights = _evaluated_weights(content)
+    tagger.load_state_dict({name: value for name, value in weights.items() if name in known or POOLER not in name})
     return tagger.eval()
 
 

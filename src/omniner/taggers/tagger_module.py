@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from omniner.config.model_groups import EncoderConfig, TrainerConfig
+from omniner.errors import UserError
 from omniner.records import Sentence
 from omniner.taggers.batches import Batch, EncodedSentence, EvalLoader, SentenceEncoder, TrainLoader
-from omniner.taggers.tagger import Tagger
+from omniner.taggers.tagger import POOLER, Tagger
 from omniner.training.checkpoints import write_checkpoint
 from omniner.training.learner import DevScore, Learner, TrainingData
 from omniner.training.plans import EntityReplacement, refuse_empty, sample_dev
@@ -205,6 +206,13 @@ class TaggerModule(Learner):
         entities = tagger.entities(batch, spans)
         counted = len(entities) if batch.weight else 0
         self.score.update(batch.gold[:counted], entities[:counted], 0, loss * batch.weight, counted)
+
+    def check_state(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse a state of training from when some encoders had a pooler, which the optimizer's state counts."""
+        old = next((name for name in checkpoint["state_dict"] if POOLER in name), None)
+        if old is not None and old not in self.state_dict():
+            found = f"last.ckpt is of an older version, which trained {old} for nothing"
+            raise UserError("resume", found, "Set resume=never; best.ckpt still predicts.")
 
     def describe(self) -> dict[str, Any]:
         """Return the description of the tagger."""

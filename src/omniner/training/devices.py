@@ -73,7 +73,9 @@ class Devices(NamedTuple):
         return torch.float32 if exact else torch.bfloat16
 
 
-def choose_devices(trainer: TrainerConfig, large: bool, layer: tuple[int, int] | None = None) -> Devices:
+def choose_devices(
+    trainer: TrainerConfig, large: bool, layer: tuple[int, int] | None = None, trains: bool = True
+) -> Devices:
     """Choose what a model runs on, set the CPU threads of this process, and log what was chosen.
 
     Args:
@@ -81,19 +83,21 @@ def choose_devices(trainer: TrainerConfig, large: bool, layer: tuple[int, int] |
         large: whether the model is large enough to gain from bf16 on a GPU.
         layer: numbers per token, and inside a layer, of a pretrained model that may take bf16 on a CPU; None = no bf16
             there.
+        trains: whether it learns, on all devices together; to answer, a process has one.
 
     Raises:
         UserError: there are not so many GPUs, or a step's sentences cannot be divided between the processes.
     """
     accelerator, count = count_devices(trainer)
-    if trainer.batch_size % (count * trainer.nodes):
+    count, nodes = (count, trainer.nodes) if trains else (1, 1)
+    world = count * nodes
+    if trains and trainer.batch_size % world:
         raise UserError(
             "trainer.batch_size",
-            f"{trainer.batch_size} sentences do not divide over {count * trainer.nodes} devices",
-            f"Choose a multiple of {count * trainer.nodes}.",
+            f"{trainer.batch_size} sentences do not divide over {world} devices",
+            f"Choose a multiple of {world}.",
         )
-    world = count * trainer.nodes
-    strategy = "fsdp" if trainer.strategy == "fsdp" else "ddp" if world > 1 else "auto"
+    strategy = "fsdp" if trains and trainer.strategy == "fsdp" else "ddp" if world > 1 else "auto"
     threads = trainer.threads or share_of_threads(count if accelerator == "cpu" else 1)
     torch.set_num_threads(threads)
     precision, why = _precision(trainer.precision, accelerator, large, layer)
@@ -103,7 +107,7 @@ def choose_devices(trainer: TrainerConfig, large: bool, layer: tuple[int, int] |
         "%d %s%s%s, %s%s, %d CPU threads per process",
         count,
         accelerator.upper(),
-        f" on each of {trainer.nodes} nodes" if trainer.nodes > 1 else "",
+        f" on each of {nodes} nodes" if nodes > 1 else "",
         "" if strategy == "auto" else f", {strategy}",
         devices.precision,
         why,
@@ -131,14 +135,25 @@ def count_devices(trainer: TrainerConfig) -> tuple[str, int]:
 def _settle_products(precision: Precision, deterministic: bool) -> None:
     """Say how torch multiplies fp32, and whether its kernels may add in any order.
 
-    A GPU may round the factors of an fp32 product to TF32 (10 bits), which `32-true` excludes. Beside bf16 (7 bits) the
-    few products that stay in fp32 lose nothing by it.
+    A GPU may round the factors of an fp32 product to TF32 (10 bits), which `32-true` excludes. Beside bf16 (7 bits)
+    most of the few products that stay in fp32 lose nothing by it; those that would stand under `exact_products`.
     """
     torch.set_float32_matmul_precision("highest" if precision == "32-true" else "high")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     if torch.are_deterministic_algorithms_enabled() != deterministic:  # setting it imports torch's compiler: 3 s of CPU
         torch.use_deterministic_algorithms(deterministic)
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Have fp32 products rounded nowhere for the block: sums over many steps would carry the error on."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def share_of_threads(processes: int) -> int:

@@ -25,7 +25,7 @@ import threading
 import time
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -55,6 +55,7 @@ log = logging.getLogger("omniner")
 _SECONDS = 60.0  # between two lines of progress
 _AGREE_EVERY = 20  # steps; each time the processes wait for each other and for the device
 _SAME_LOSS = 1e-5  # relative; another eval_batch_size moves a loss in its seventh digit, and must not choose
+_NAMED, _LONGEST_SHOWN = 4, 60  # differences from another training in a message, and characters of a value there
 _NOTICE = 10.0  # seconds until a signal is noticed at the latest: schedulers give half a minute and more
 
 
@@ -78,6 +79,7 @@ class KeepCheckpoints(Checkpoint):
         best_loss: the dev loss that came with it; of equal F1 the lower loss is better.
         evaluated_step: optimizer steps at the last evaluation.
         save_now: set by `Interruption`, in all processes at the same step, where a save amid the epoch is due.
+        amid_step: set by `WholeSteps` while weights, rates and averages do not belong to the same step.
     """
 
     def __init__(self, folder: Path, best_name: str, config: TrainerConfig) -> None:
@@ -85,7 +87,7 @@ class KeepCheckpoints(Checkpoint):
         self._patience, self._seconds = config.patience, 60 * config.checkpoint_minutes
         self.best_f1, self.best_loss, self.evaluated_step = -1.0, math.inf, -1
         self._without_gain, self._saved = 0, time.monotonic()
-        self.save_now = False
+        self.save_now = self.amid_step = False
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
@@ -128,9 +130,12 @@ class KeepCheckpoints(Checkpoint):
             self._check_patience(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save what was reached. Of several processes an error takes one alone, and the rest could not follow."""
+        """Save what was reached, unless that is half a step.
+
+        Of several processes an error takes one alone, and the rest could not follow.
+        """
         together = trainer.world_size == 1 or isinstance(exception, StoppedTogether)
-        if together and trainer.global_step > 0 and trainer.state.fn == "fit":
+        if together and not self.amid_step and trainer.global_step > 0 and trainer.state.fn == "fit":
             self._save_last(trainer)
 
     def _save_last(self, trainer: pl.Trainer) -> None:
@@ -140,6 +145,27 @@ class KeepCheckpoints(Checkpoint):
     def _check_patience(self, trainer: pl.Trainer) -> None:
         if self._patience and self._without_gain >= self._patience:
             trainer.should_stop = True
+
+
+class WholeSteps(Callback):
+    """Notes while the state is that of no step: from where the optimizer begins to where the step ends.
+
+    It comes before all other callbacks, so that what one of them raises at the end of a step loses nothing.
+
+    Args:
+        keeper: is told.
+    """
+
+    def __init__(self, keeper: KeepCheckpoints) -> None:
+        self._keeper = keeper
+
+    def on_before_optimizer_step(self, *rest: Any) -> None:
+        """The weights are about to change."""
+        self._keeper.amid_step = True
+
+    def on_train_batch_end(self, *rest: Any) -> None:
+        """The average and the learning rate have followed."""
+        self._keeper.amid_step = False
 
 
 class StoppedTogether(Stopped):
@@ -340,7 +366,7 @@ def fit_module(
     keeper = KeepCheckpoints(kept, module.best_name, config.trainer)
     interruption = Interruption(keeper)
     progress = ProgressBar() if _on_terminal() else LogProgress()
-    extra = [*callbacks, *_own_callbacks(config), progress, interruption, keeper]
+    extra = [WholeSteps(keeper), *callbacks, *_own_callbacks(config), progress, interruption, keeper]
     trainer = _trainer(config, devices, module, folder, logger, extra, data.steps)
     resume = keeper.last if keeper.last.is_file() else None
     if resume is not None:
@@ -477,13 +503,27 @@ def _check_same(path: Path, module: Learner) -> None:
     if damaged is not None:
         fix = f"Set resume=never to train anew; the best weights so far are in {path.parent}."
         raise UserError("resume", f"{path} is damaged ({damaged}): the training cannot go on from it", fix)
-    if content.get(module.kind) != module.describe():
-        raise UserError(
-            "resume",
-            f"{path} belongs to another model, head, prompt or training text",
-            "Set resume=never, or choose another output_dir.",
-        )
+    if differences := list(_differences(module.stored_description(content), module.describe())):
+        shown = "; ".join(differences[:_NAMED]) + ("; ..." if len(differences) > _NAMED else "")
+        fix = "Set resume=never, or choose another output_dir."
+        raise UserError("resume", f"{path} belongs to another training: {shown}", fix)
     module.check_state(content)
+
+
+def _differences(stored: Any, now: Any, key: str = "") -> Iterator[str]:
+    """Name the dotted keys under which two descriptions differ, with what each has there."""
+    if isinstance(stored, Mapping) and isinstance(now, Mapping):
+        for name in dict.fromkeys([*now, *stored]):
+            yield from _differences(stored.get(name), now.get(name), f"{key}.{name}" if key else str(name))
+    elif stored != now:
+        yield f"{key or 'the model'}: {_short(stored)} in last.ckpt, {_short(now)} now"
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    if isinstance(value, (list, tuple)):
+        return f"{len(value)} entries"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _on_terminal() -> bool:

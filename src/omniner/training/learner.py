@@ -95,6 +95,10 @@ class Learner(pl.LightningModule, ABC):
     def save_best(self, path: Path) -> None:
         """Write the checkpoint for prediction, whole or not at all. All processes call it, the first one writes."""
 
+    def stored_description(self, checkpoint: Mapping[str, Any]) -> Any:
+        """What `describe` said when a training checkpoint was written; None = it belongs to another kind of model."""
+        return checkpoint.get(self.kind)
+
     def check_state(self, checkpoint: Mapping[str, Any]) -> None:
         """Raise `UserError` if a training checkpoint lacks something to go on from. Lightning's loading is strict."""
 
@@ -175,7 +179,7 @@ class DevScore(Metric):
     """Micro precision, recall and F1 over the entities of dev, the mean loss, and how many answers were unreadable.
 
     Args:
-        unit: what counts as one, `span` or `pair` (see `omniner.scoring.metrics`).
+        unit: what counts as one, `span` or `pair` (see `omniner.scoring.units`).
         answers: whether entities are read from a model's text, which may fail.
     """
 

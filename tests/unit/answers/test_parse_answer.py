@@ -93,7 +93,7 @@ def test_failures_are_empty_and_say_why(text: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("depth", [17, 300, 480, 900, 1500])
-@pytest.mark.parametrize("opened, middle, closed", [("[", "", "]"), ("[", "1", "]"), ('{"a":', "1", "}")])
+@pytest.mark.parametrize(("opened", "middle", "closed"), [("[", "", "]"), ("[", "1", "]"), ('{"a":', "1", "}")])
 def test_whatever_is_nested_too_deeply_has_failed(opened: str, middle: str, closed: str, depth: int) -> None:
     text = opened * depth + middle + closed * depth
     assert parse_answer(text, ["a"], "ab") == ([], "failed", "nested more than 16 deep")

@@ -86,6 +86,8 @@ def test_guided_by_their_schema_even_random_weights_answer_in_form(folder: Path,
     )
     assert sorted(found.answers) == [question.id for question in QUESTIONS]
     assert all(answer["verdict"] in ("gold", "usual") and answer["reason"] for answer in found.answers.values())
+    half = Question("half", "你是专家。", "\ud800京？", ANSWER)  # which the model sees as U+FFFD
+    assert read_teacher_answer(heard(settings, [half])[0]["half"][0] or "", ANSWER)[0]
     said, _ = heard(settings, QUESTIONS)
     assert said == heard(config(folder, *overrides, "teacher.slots=1"), QUESTIONS)[0]
     assert all(read_teacher_answer(text or "", ANSWER)[0] for text, _ in said.values())

@@ -258,19 +258,15 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
 def test_a_gpu_without_bitsandbytes_goes_on_in_full_precision(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No GPU is needed to see the choice: a parameter on the meta device says it is on one."""
+    def chosen(method: str, on_gpu: bool = True) -> str:
+        return language_model.choose_optimizer(nn.Linear(2, 2, bias=False), tuning_config(method), on_gpu)
 
-    class Far(nn.Parameter):
-        device = torch.device("cuda")  # type: ignore[assignment]
-
-    values: list[nn.Parameter] = [Far(torch.zeros(2, 2))]
-    assert language_model._wants_8bit(tuning_config("qlora"), values)
-    assert not language_model._wants_8bit(tuning_config("lora"), values)
+    assert (chosen("qlora"), chosen("qlora", on_gpu=False), chosen("lora")) == ("adamw_8bit", "adamw", "adamw")
     monkeypatch.setattr(language_model, "_LARGE", 4)
-    assert language_model._wants_8bit(tuning_config("full"), values)
+    assert chosen("full") == "adamw_8bit"
     monkeypatch.setattr(language_model, "has_bitsandbytes", lambda: False)
     with caplog.at_level(logging.WARNING):
-        assert not language_model._wants_8bit(tuning_config("qlora"), values)
+        assert chosen("qlora") == "adamw"
     assert "bitsandbytes is not installed" in caplog.text
 
 

@@ -104,11 +104,12 @@ def test_device_and_precision_are_looked_at_first() -> None:
     [
         {"kind": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
         {"kind": "mistral", "sliding_window": 4096},
+        {"kind": "mistral", "sliding_window": 4096, "use_sliding_window": False},  # which transformers does not ask
     ],
-    ids=["some layers", "all layers"],
+    ids=["some layers", "all layers", "said not to be used"],
 )
 def test_sliding_windows_are_refused(config: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="sliding-window"):
+    with pytest.raises(UserError, match="sliding"):
         choose_attention(model(**config), "auto", CPU, "32-true")
 
 

@@ -217,6 +217,34 @@ def test_a_checkpoint_that_lacks_a_weight_does_not_resume(tmp_path: Path) -> Non
         fit(configuration(*QUICK, "tuning=lora", "tuning.rank=4"), corpus, tmp_path, None, [])
 
 
+def test_what_another_run_learns_with_is_named(tmp_path: Path) -> None:
+    corpus, first = small_corpus.corpus(8, 4), ("tuning=lora", "trainer.max_epochs=1", "trainer.eval_every=1")
+    fit(configuration(*first), corpus, tmp_path, None, [])
+    with pytest.raises(UserError, match=r"another training: tuning\.rank: \d+ in last\.ckpt, 3 now"):
+        fit(configuration(*first, "tuning.rank=3"), corpus, tmp_path, None, [])
+    last = tmp_path / "checkpoints/last.ckpt"
+    content = torch.load(last, weights_only=True)
+    tuning = content["generative"]["tuning"]
+    assert tuning["optimizer"] == "adamw"  # `auto`, as it was resolved here
+    for stored in ("adamw_8bit", "auto"):
+        described = {**content["generative"], "tuning": {**tuning, "optimizer": stored}}
+        torch.save({**content, "generative": described}, tmp_path / "other")
+        shutil.copy(tmp_path / "other", last)
+        if stored != "auto":
+            with pytest.raises(UserError, match=r"tuning\.optimizer: adamw_8bit in last\.ckpt, adamw now"):
+                fit(configuration(*first), corpus, tmp_path, None, [])
+    fit(configuration(*first), corpus, tmp_path, None, [])  # older files say `auto`
+
+
+def test_windows_are_refused_before_a_step(tmp_path: Path) -> None:
+    kind = "model.architecture.model_type=mistral", "+model.architecture.sliding_window=64"
+    config = configuration(*kind, *QUICK)
+    losses = Losses()
+    with pytest.raises(UserError, match=r"model\.path: the model \(mistral\) has a sliding window of 64 tokens"):
+        fit(config, small_corpus.corpus(8, 4), tmp_path, None, [losses])
+    assert not losses.values
+
+
 def test_evaluation_by_steps_on_a_sample_is_that_of_prediction(tmp_path: Path) -> None:
     config = configuration(
         "trainer.max_epochs=30",

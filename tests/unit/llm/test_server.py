@@ -102,6 +102,20 @@ def test_answers_that_come_in_another_order_go_to_their_sentences() -> None:
     }
 
 
+def test_a_server_of_this_machine_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr(client_module, "_FIRST_WAIT", 0.0)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving(lambda request, before: right(request)) as server:
+        for url in (server.url, server.url.replace("127.0.0.1", "localhost")):
+            assert_right(run(config(url, retries=1), SENTENCES), SENTENCES)
+        away = config(server.url.replace("127.0.0.1", "a.server.test"), retries=1)
+        with pytest.raises(UserError, match="no connection"):
+            run(away, SENTENCES)
+
+
 def test_as_many_requests_are_under_way_as_allowed() -> None:
     under_way, most, lock = 0, 0, threading.Lock()
 

@@ -92,7 +92,8 @@ def options(command: list[str]) -> dict[str, str]:
     }
 
 
-def test_a_server_is_started_asked_and_ended(tmp_path: Path) -> None:
+def test_a_server_is_started_asked_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # which is not asked about this machine
     found = answers(config(tmp_path), ServedModel("some/model"), frozenset({"4"}))
     assert sorted(one.id for one in found) == ["0", "1", "2", "3"]
     assert all(one.entities[0].text == "张三" and one.engine == "openai:vllm" for one in found)
@@ -140,6 +141,13 @@ def test_a_trained_model_is_served_as_it_is_kept(tmp_path: Path, method: str) ->
         assert not Path(said[0]).exists()
         with pytest.raises(UserError, match="task=convert to=merged"):
             vllm.served_checkpoint(folder, None)
+
+
+def test_a_folder_with_a_gguf_file_is_one(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    for path in (tmp_path, tmp_path / "model.gguf"):
+        with pytest.raises(UserError, match="a GGUF file cannot be served"):
+            vllm.served_base(str(path))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torchcrf
 from torch import Tensor
 from torch.func import functional_call
 
+from omniner.taggers import linear_chain
 from omniner.taggers.heads import TagScheme
 from omniner.taggers.linear_chain import CRF, constrained_crf, find_blocks, pack_steps
 
@@ -434,3 +435,28 @@ def test_cuda_equals_cpu(kind: str) -> None:
     for one, two in zip(gradients(cuda_loss.sum(), crf, moved), want, strict=True):
         torch.testing.assert_close(one.cpu(), two, rtol=1e-3, atol=1e-4)
     assert torch.equal(crf.decode(moved, mask.cuda()).cpu(), path)
+
+
+def test_sums_are_exact_where_other_products_may_be_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str] = []
+
+    class Spy(linear_chain.SumStep):
+        def __call__(self, *args: Tensor) -> Tensor:
+            found.append(torch.get_float32_matmul_precision())
+            return super().__call__(*args)
+
+    monkeypatch.setattr(linear_chain, "SumStep", Spy)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        crf = bioes(3)
+        loss = crf(
+            torch.zeros(2, 3, crf.num_tags, requires_grad=True), torch.zeros(2, 3).long(), torch.ones(2, 3).bool()
+        )
+        forward = len(found)
+        loss.sum().backward()
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert 0 < forward < len(found)
+    assert set(found) == {"highest"}

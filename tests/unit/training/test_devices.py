@@ -57,6 +57,20 @@ def test_mps_is_not_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
         devices.choose_devices(trainer, large=True)
 
 
+def test_only_training_divides_its_steps_between_devices(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    more = ["trainer.accelerator=gpu", "trainer.batch_size=8", "trainer.precision=32-true", "trainer.strategy=fsdp"]
+    trainer = small_corpus.configuration("qwen2_tiny", *more, "trainer.devices=0").trainer
+    with pytest.raises(UserError, match=r"trainer\.batch_size: 8 sentences do not divide over 3 devices"):
+        devices.choose_devices(trainer, large=True)
+    with caplog.at_level(logging.INFO, "omniner"):
+        chosen = devices.choose_devices(trainer, large=True, trains=False)
+    assert (chosen.number, chosen.world, chosen.strategy) == (1, 1, "auto")
+    assert "1 GPU, 32-true" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("flags", "layer", "gain", "precision"),
     [

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +190,30 @@ def test_whatever_stops_a_run_leaves_a_checkpoint_to_go_on_from(tmp_path: Path, 
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
+@pytest.mark.parametrize("model", ["char_bilstm", "qwen2_tiny"])
+def test_half_a_step_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    """What fails between the optimizer and the end of a step, a second signal for example, leaves the save before."""
+    config = small_corpus.configuration(model, "trainer.max_epochs=2", "trainer.batch_size=8")
+    corpus = small_corpus.corpus(40, 8)
+    fit(config, corpus, tmp_path / "plain", None, [])
+
+    calls, whole = itertools.count(1), torch.optim.AdamW.step
+
+    def step(optimizer: Any, *rest: Any, **more: Any) -> Any:
+        result = whole(optimizer, *rest, **more)
+        if next(calls) == 7:
+            raise RuntimeError("out of luck")
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        fit(config, corpus, tmp_path / "failed", None, [])
+    assert checkpoints.read_checkpoint(tmp_path / "failed/checkpoints/last.ckpt")["global_step"] == 5
+    fit(config, corpus, tmp_path / "failed", None, [])
+    left, right = (weights(tmp_path / name / "checkpoints/last.ckpt") for name in ("plain", "failed"))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
 def test_a_killed_run_goes_on_from_its_last_save_amid_an_epoch(tmp_path: Path) -> None:
     config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=2")
     config.trainer.checkpoint_minutes = 1e-9
@@ -292,8 +318,11 @@ def test_the_sample_of_dev_follows_the_seed() -> None:
 def test_another_model_does_not_resume(tmp_path: Path) -> None:
     corpus = small_corpus.corpus(16, 8)
     fit(small_corpus.configuration("char_bilstm", "trainer.max_epochs=1"), corpus, tmp_path, None, [])
-    with pytest.raises(UserError, match="resume"):
+    with pytest.raises(UserError, match=r"resume: .*head\.kind: crf in last\.ckpt, softmax now"):
         fit(small_corpus.configuration("char_bilstm", "head=softmax"), corpus, tmp_path, None, [])
+    corpus.splits["train"] = [replace(one, text=one.text + "㐀") for one in corpus.splits["train"]]
+    with pytest.raises(UserError, match=r"another training: inputs\.[\w.]+: \d+ entries in last\.ckpt, \d+ "):
+        fit(small_corpus.configuration("char_bilstm"), corpus, tmp_path, None, [])
 
 
 def test_the_head_learns_faster_and_norms_do_not_decay(tmp_path: Path) -> None:
