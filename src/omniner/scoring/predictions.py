@@ -445,6 +445,8 @@ def _submission(lines: Sequence[str], log: IssueLog) -> Said:
     """CLUENER's: `{"id": 0, "label": {"name": {"彭小军": [[15, 17]]}}}`, ends inclusive."""
     said: Said = []
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         record = _record(line.removeprefix("\ufeff") if number == 1 else line)
         label = record.get("label") if isinstance(record, dict) else None
         if not isinstance(label, dict) or "id" not in record:
@@ -452,8 +454,12 @@ def _submission(lines: Sequence[str], log: IssueLog) -> Said:
             continue
         name, entities = str(record["id"]), []
         for category, surfaces in label.items():
-            for surface, places in surfaces.items() if isinstance(surfaces, dict) else ():
-                for place in places if isinstance(places, list) else ():
+            if not isinstance(surfaces, dict):
+                found = f"{quote(category)} has {quote(surfaces)} where surfaces with their places belong; left out"
+                log.add("bad-entity", found, number, name)
+                continue
+            for surface, places in surfaces.items():
+                for place in places if isinstance(places, list) else [places]:
                     if isinstance(place, list) and len(place) == 2 and all(type(at) is int for at in place):
                         entities.append(Entity(surface, category, place[0], place[1] + 1))
                     else:
@@ -529,7 +535,7 @@ def _prediction(record: dict[str, Any], log: IssueLog, line: int) -> Prediction 
     entities = [entity for item in items if (entity := _entity(item, text, log, line, name)) is not None]
     prediction = Prediction(name, entities, raw)
     for key in ("reason", "prompt_sha", "engine"):
-        setattr(prediction, key, str(record.get(key, "")))
+        setattr(prediction, key, str(record.get(key) or ""))
     prediction.parse = record.get("parse", "ok")
     if prediction.parse not in _PARSES:
         log.add("bad-parse", f"parse is {quote(prediction.parse)}; taken as ok", line, name)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from tests.helpers.reading import codes, read, spans
 
-from omniner.records import Entity
+from omniner.errors import UserError
+from omniner.records import Entity, is_unlabeled
+from omniner.scoring.predictions import prediction_from_line, read_predictions
 from omniner.scoring.units import place_answers
 
 WEBANNO = "#FORMAT=WebAnno TSV 3.3\n#T_SP=webanno.custom.NamedEntity|identifier|value\n\n\n#Text=我爱北京市\n"
@@ -44,3 +46,60 @@ def test_offsets_outside_the_text_are_no_place(tmp_path: Path, start: int, end: 
     given = [Entity("北京", "地点", start, end)]
     [placed], issues = place_answers([sentence], [given])
     assert (placed, codes(issues)) == ([Entity("北京", "地点", 2, 4)], {"offsets-do-not-fit": 1})
+
+
+def task(number: int, *results: dict[str, object]) -> dict[str, object]:
+    return {"id": number, "data": {"text": "我爱北京"}, "annotations": [{"result": list(results)}]}
+
+
+CHOICE = {"type": "choices", "value": {"choices": ["好"]}}
+LABEL = {"type": "labels", "value": {"start": 2, "end": 4, "text": "北京", "labels": ["地点"]}}
+
+
+@pytest.mark.parametrize(("results", "unlabeled"), [([CHOICE, LABEL], [False, False]), ([CHOICE], [True, True])])
+def test_label_studio_tells_by_the_file_whether_entities_were_asked_for(
+    tmp_path: Path, results: list[dict[str, object]], unlabeled: list[bool]
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([task(1, CHOICE), task(2, *results)]), encoding="utf-8")
+    sentences, issues = read(path, "label_studio")
+    assert [is_unlabeled(sentence) for sentence in sentences] == unlabeled
+    assert codes(issues) == {"not-read": 1}
+
+
+def test_prodigy_answers_to_one_text_are_one_sentence(tmp_path: Path) -> None:
+    """Each accepted answer has a part of the gold; an answer of another session is not one of them."""
+    text = {"text": "我爱北京", "answer": "accept", "_input_hash": 7, "_session_id": "a"}
+    place, person = {"start": 2, "end": 4, "label": "地点"}, {"start": 0, "end": 1, "label": "人物"}
+    answers = [{**text, "spans": [place]}, {**text, "spans": [person]}, {**text, "spans": [], "_session_id": "b"}]
+    path = write_lines(tmp_path / "x.jsonl", *answers, {**answers[0], "_input_hash": [1], "text": "别的北京"})
+    sentences, issues = read(path, "prodigy")
+    assert [spans(sentence) for sentence in sentences] == [[(0, 1, "人物"), (2, 4, "地点")], [(2, 4, "地点")]]
+    assert [(issue.code, issue.line) for issue in issues] == [("merged-answers", 2), ("not-read", 3)]
+
+
+@pytest.mark.parametrize("item", ["北京", 5, None, []])
+def test_uie_results_that_are_no_objects_are_issues(tmp_path: Path, item: object) -> None:
+    record = {"content": "我爱北京", "prompt": "地点", "result_list": [item, {"text": "北京", "start": 2, "end": 4}]}
+    [sentence], issues = read(write_lines(tmp_path / "x.txt", record), "uie")
+    assert (spans(sentence), codes(issues)) == ([(2, 4, "地点")], {"bad-entity": 1})
+
+
+@pytest.mark.parametrize("format", ["doccano", "label_studio", "cmeee"])
+def test_a_file_that_is_not_there_is_told(tmp_path: Path, format: str) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        read(tmp_path / "nowhere", format)
+
+
+def test_a_submission_loses_nothing_silently(tmp_path: Path) -> None:
+    gold, path = tmp_path / "gold.jsonl", tmp_path / "cluener_predict.json"
+    write_lines(gold, {"id": "0", "text": "叶老桂去北京", "entities": []})
+    label = {"name": ["叶老桂"], "address": {"北京": [[4, 5]], "去": 3}}
+    path.write_text("\n" + json.dumps({"id": 0, "label": label}) + "\n\n", encoding="utf-8")
+    loaded = read_predictions(path, gold)
+    assert loaded.predictions[0].entities == [Entity("北京", "address", 4, 6)]
+    assert codes(loaded.issues) == {"bad-entity": 1, "bad-offsets": 1}
+
+
+def test_a_prediction_without_an_engine_has_none() -> None:
+    assert prediction_from_line('{"id": "1", "entities": [], "engine": null}').engine == ""

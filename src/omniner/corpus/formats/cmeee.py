@@ -36,7 +36,7 @@ from omniner.corpus.formats.fields import (
     write_json_list,
 )
 from omniner.corpus.formats.regions import Region, RegionPlacer, entity_at, regions_of, sort_entities, without_repeats
-from omniner.files import check_input_file, explaining
+from omniner.corpus.formats.rows import first_bytes
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled_sentence
 from omniner.registry import first_line
 
@@ -47,10 +47,7 @@ _CHIP_ENTITY = re.compile(r"\s*\d+\s+-?\d+\s+\S+\s*")
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
     """Read one file of either layout. Of `options` the meaning of the offsets in JSON counts."""
-    check_input_file(path)
-    with explaining(path), path.open("rb") as file:
-        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-    log = IssueLog(path)
+    start, log = first_bytes(path), IssueLog(path)
     # A text may begin with a bracket, so that alone does not make JSON of a line.
     is_json = start[:1] in (b"[", b"{") and start[1:].lstrip()[:1] in (b"{", b"]", b"", b'"')
     sentences = _read_json(path, options, log) if is_json else _read_chip(path, log)

@@ -28,7 +28,6 @@ from omniner.corpus.formats.fields import (
     UnreadParts,
     add_names,
     id_of,
-    json_records,
     list_of,
     meta_of,
     placed_entities,
@@ -37,7 +36,7 @@ from omniner.corpus.formats.fields import (
     text_of,
 )
 from omniner.corpus.formats.regions import Region, RegionPlacer, regions_of
-from omniner.corpus.formats.rows import header_of, table_records
+from omniner.corpus.formats.rows import header_of, json_or_table_records
 from omniner.errors import UserError
 from omniner.files import read_json, write_json_lines
 from omniner.records import Issue, Sentence, is_unlabeled, own_meta
@@ -54,12 +53,9 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     log, unread = IssueLog(path), UnreadParts()
     placer = RegionPlacer(log, options.offsets)
     sentences = []
-    with path.open("rb") as file:
-        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-    records = json_records if start[:1] in (b"{", b"[") else table_records
     users: set[str] = set()
     names = LabelNames(path)
-    for line, record in records(path, log):
+    for line, record in json_or_table_records(path, log):
         text = text_of(record, "text" if "text" in record else "data", log, line)
         if text is None:
             continue

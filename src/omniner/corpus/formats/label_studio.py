@@ -9,7 +9,8 @@ Offsets are half-open. They count code points since October 2021, before that UT
 annotated has the first annotation read that is marked as ground truth, else the first that was not cancelled; with
 `data.annotator` that of one person (`completed_by`). Predictions are read where a task has no annotation, which is an
 issue; a task with neither has no labels. The results of types other than `labels` and `hypertextlabels` are not read,
-with an issue for each type. In hypertext the text that is labelled is the page without its tags.
+with an issue for each type: a file that has no others has no labels. In hypertext the text that is labelled is the page
+without its tags.
 
 Writing also makes the labelling configuration of the project, beside the file and with its name: `.xml`. The sentence's
 id and post go into `data`, which an export gives back.
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,6 @@ from omniner.corpus.formats.fields import (
     IssueLog,
     UnreadParts,
     id_of,
-    json_records,
     meta_of,
     placed_entities,
     post_of,
@@ -40,9 +40,9 @@ from omniner.corpus.formats.fields import (
     write_json_list,
 )
 from omniner.corpus.formats.regions import LISTS, TEXTS, Region, RegionPlacer
-from omniner.corpus.formats.rows import header_of, table_records
+from omniner.corpus.formats.rows import header_of, json_or_table_records
 from omniner.errors import UserError
-from omniner.files import explaining, write_text
+from omniner.files import write_text
 from omniner.records import PREDICTED_BY, Issue, Sentence, is_unlabeled, own_meta
 from omniner.registry import first_line
 
@@ -67,11 +67,13 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     if options.annotator and options.annotator not in (known := annotators(path)):
         found = f"nobody is called {options.annotator!r} in {path}"
         raise UserError("data.annotator", found, f"Use one of: {', '.join(known) or 'none (null)'}.")
-    tasks = _records(path, log)
+    tasks = json_or_table_records(path, log)
     first = list(islice(tasks, _SAMPLE))
     keys = Counter(key for _, record in first if (key := _text_key(record)))
     usual = keys.most_common(1)[0][0] if keys else "text"
     sentences = []
+    otherwise: list[Sentence] = []  # where the annotators were asked, or said, something else alone
+    asked = False  # for entities, in any task
     for line, record in chain(first, tasks):
         data = record.get("data")
         fields: dict[str, Any] = data if isinstance(data, dict) else record
@@ -89,28 +91,25 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         if any(isinstance(item, dict) and item.get("type") in _HYPERTEXT for item in results or ()):
             text = _TAGS.sub("", text)
         regions = [region for item in results or () if (region := _region(item, unread, log, line))]
-        if results and not any(isinstance(item, dict) and item.get("type") in _TYPES for item in results):
-            meta["unlabeled"] = True  # something else was asked of the annotators
         name = id_of({"id": fields.get(ID, record.get("id"))}, log, line)
         sentence = Sentence(name, text, [], post_of(fields, log, line), meta)
+        if any(isinstance(item, dict) and item.get("type") in _TYPES for item in results or ()):
+            asked = True
+        elif results:
+            otherwise.append(sentence)
         placer.add(sentence, regions, line)
         sentences.append(sentence)
+    for sentence in () if asked else otherwise:
+        sentence.meta["unlabeled"] = True
     placer.finish()
     unread.report(log)
     return sentences, log.items
 
 
-def _records(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The tasks of JSON, or the rows of a table."""
-    with explaining(path), path.open("rb") as file:
-        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return (json_records if start[:1] in (b"{", b"[") else table_records)(path, log)
-
-
 def annotators(path: Path) -> list[str]:
     """Return the names of those who annotated tasks of a file, in the order in which they are met."""
     names: dict[str, None] = {}
-    for _, record in _records(path, IssueLog(path)):
+    for _, record in json_or_table_records(path, IssueLog(path)):
         lists = [record[key] for key in RESULTS[:2] if isinstance(record.get(key), list)]
         items = [item for items in lists for item in items if isinstance(item, dict)]
         for name in [_annotator(item.get("completed_by")) for item in items] + [_annotator(record.get("annotator"))]:
@@ -129,7 +128,7 @@ def _annotator(value: object) -> str:
 def unfinished_tasks(path: Path) -> set[str]:
     """Give the ids of the tasks in a file that nobody has annotated, whatever a model predicted for them."""
     found = set()
-    for _, record in _records(path, IssueLog(path)):
+    for _, record in json_or_table_records(path, IssueLog(path)):
         data = record.get("data")
         if not isinstance(data, dict):
             continue

@@ -3,7 +3,8 @@
     {"text": "我爱北京", "spans": [{"start": 2, "end": 4, "label": "地点"}], "answer": "accept", "_input_hash": 1}
 
 Offsets are half-open and count code points. Rejected and ignored answers are no labels of their texts: one issue for
-each kind. With `data.annotator` only the answers of one session are read (`_session_id` or `_annotator_id`); without it
+each kind. Several accepted answers of one session to one input make one sentence, which is an issue. With
+`data.annotator` only the answers of one session are read (`_session_id` or `_annotator_id`); without it
 a text that several sessions answered is read once, which is an issue.
 """
 
@@ -29,7 +30,8 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     placer = RegionPlacer(log, options.offsets)
     sentences = []
     sessions: dict[str, None] = {}
-    seen: set[object] = set()
+    seen: dict[object, tuple[str, Sentence]] = {}  # by input: its session, and its sentence
+    merged: list[int] = []  # lines of further answers
     for line, record in json_records(path, log):
         answer = record.get("answer", "accept")
         session = next((str(record[key]) for key in _SESSIONS if record.get(key) is not None), "")
@@ -42,22 +44,30 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         text = text_of(record, "text", log, line)
         if text is None:
             continue
-        key = record.get("_input_hash", text)
-        if key in seen and len(sessions) > 1 and options.annotator is None:
+        number = record.get("_input_hash")
+        key = (number if isinstance(number, (int, str)) else None), text
+        first_session, before = seen.get(key, (session, None))
+        if first_session != session:
             unread.note("answers of further sessions (data.annotator chooses one)", line)
             continue
-        seen.add(key if isinstance(key, (int, str)) else text)
         items = record.get("spans")
-        meta = meta_of(record.get("meta"), log, line)
-        sentence = Sentence(id_of(record, log, line), text, [], None, meta)
-        if "spans" not in record and "answer" not in record:
-            meta["unlabeled"] = True
         listed = [] if items is None else list_of(items, "spans", log, line)
         if listed is None:
             continue
+        if before is None or key[0] is None:
+            sentence = Sentence(id_of(record, log, line), text, [], None, meta_of(record.get("meta"), log, line))
+            if "spans" not in record and "answer" not in record:
+                sentence.meta["unlabeled"] = True
+            sentences.append(sentence)
+        else:
+            sentence = before
+            merged.append(line)
+        seen[key] = session, sentence
         placer.add(sentence, [region for item in listed for region in regions_of(item, log, line)], line)
-        sentences.append(sentence)
     placer.finish()
+    if merged:
+        found = f"{len(merged):,} further answers to inputs that have one, first here; each input is one sentence"
+        log.add("merged-answers", found, merged[0])
     unread.report(log)
     if options.annotator and options.annotator not in sessions:
         found = f"nobody is called {options.annotator!r} in {path}"

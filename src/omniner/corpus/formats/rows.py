@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from omniner.corpus.formats.excerpt import Excerpt
-from omniner.corpus.formats.fields import MAX_LINE, IssueLog, parse_json, read_text
+from omniner.corpus.formats.fields import MAX_LINE, IssueLog, json_records, parse_json, read_text
+from omniner.files import check_input_file, explaining
 
+_START = 4096  # bytes in which the first that is no blank must stand
 _HEADER = 2000  # characters in which the header row must end
 
 
@@ -62,6 +64,22 @@ def table_cells(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, str]
         log.id = cells.get("id", "")
         yield line, cells
         log.id = ""
+
+
+def first_bytes(path: Path) -> bytes:
+    """Read the first bytes of a file that tell JSON from other files, without what may stand before them.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    check_input_file(path)
+    with explaining(path), path.open("rb") as file:
+        return file.read(_START).removeprefix(b"\xef\xbb\xbf").lstrip()
+
+
+def json_or_table_records(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield `(line number, object)` for each object of JSON, or each row of a table, whichever the file is."""
+    return (json_records if first_bytes(path)[:1] in (b"{", b"[") else table_records)(path, log)
 
 
 def table_records(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -38,7 +38,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         if _is_relation(prompt, text):
             unread.note("prompts of relations", line)
             continue
-        listed = [item if isinstance(item, list) else {**item, "label": prompt} for item in items if item]
+        listed = [{**item, "label": prompt} if isinstance(item, dict) else item for item in items if item != {}]
         regions.setdefault(text, []).extend(region for item in listed for region in regions_of(item, log, line))
     for text, sentence in sentences.items():
         placer.add(sentence, regions.get(text, []), lines[text])
