@@ -141,14 +141,13 @@ def test_omniner_csv() -> None:
         Entity("北京", "场所", 2, 4),
         Entity("北京", "场所", 4, 6),
         Entity("北京", "品牌", 4, 6),
-        Entity("北京", "场所"),
     ]
     assert sentences[1].entities == [Entity("苹果", "品牌", 2, 4)]  # 3 to 5 counts the emoji as two
     assert sentences[2].text == '多行\n文本, 有引号 "好"'
     assert sentences[3].entities == [Entity("苹果", "品牌", 1, 3)]  # an inclusive end
     assert [sentence.post_id for sentence in sentences] == ["n1", "n1", "n2", "n3"]
     assert [(issue.code, issue.line) for issue in issues] == [
-        ("unaligned", 2),
+        ("duplicate-entity", 2),  # listed three times, twice in the sentence
         ("offset-units", 3),
         ("offset-units", 6),
         ("bad-json", 7),
@@ -164,7 +163,8 @@ def test_omniner_csv_prefers_one_way_of_counting_for_a_row(tmp_path: Path) -> No
     )
     [sentence], issues = parse(tmp_path, f'note_id,sentence,label\n1,😀好哈哈们,"{label}"\n', "omniner_csv")
     assert spans(sentence) == [(2, 3, "A"), (4, 5, "A")]
-    assert codes(issues) == {"offset-units": 2}
+    assert codes(issues) == {"offset-units": 1}
+    assert "2 entities" in issues[0].message
 
 
 def test_omniner_csv_with_wrong_offsets_rows_and_columns(tmp_path: Path) -> None:

@@ -48,6 +48,18 @@ def test_offsets_outside_the_text_are_no_place(tmp_path: Path, start: int, end: 
     assert (placed, codes(issues)) == ([Entity("北京", "地点", 2, 4)], {"offsets-do-not-fit": 1})
 
 
+@pytest.mark.parametrize("offsets", [{}, {"start": 0, "end": 1}], ids=["none", "wrong"])
+def test_one_mention_of_two_categories_has_a_place_in_a_table(tmp_path: Path, offsets: dict[str, int]) -> None:
+    items = [{"text": "北京", "labels": [name], **offsets} for name in ("地点", "品牌")]
+    cell = json.dumps(items, ensure_ascii=False).replace('"', '""')
+    path = tmp_path / "x.csv"
+    path.write_text(f'note_id,sentence,label\n1,我爱北京,"{cell}"\n', encoding="utf-8")
+    [sentence], issues = read(path, "omniner_csv")
+    assert spans(sentence) == [(2, 4, "地点"), (2, 4, "品牌")]
+    assert codes(issues) == ({"offset-mismatch": 2} if offsets else {})
+    assert all(issue.message.endswith("looked for by its words") for issue in issues)
+
+
 def task(number: int, *results: dict[str, object]) -> dict[str, object]:
     return {"id": number, "data": {"text": "我爱北京"}, "annotations": [{"result": list(results)}]}
 

@@ -4,9 +4,9 @@
     n1,我爱北京,"[{""text"": ""北京"", ""labels"": [""地点""], ""start"": 2, ""end"": 4}]"
 
 `note_id` becomes the post. An item with several labels gives an entity for each. `start` and `end` are optional; they
-are believed only where they give the surface, half-open in code points, or in UTF-16 units (as browser tools count: an
-emoji is two), or with an inclusive end, in this order. Without usable offsets a surface is aligned left to right
-(`records.align_surfaces`); what cannot be aligned keeps its surface, has no offsets and is an issue.
+are believed only where they give the surface, in whatever way they count (`regions`). Without usable offsets a surface
+is looked for from left to right (`records.place_pairs`); one that is absent keeps its surface, has no offsets and is an
+issue, and so is one that is listed more often than it stands in the sentence, which is left out.
 
 Written are items of one label each, with half-open offsets in code points.
 """
@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.excerpt import Excerpt
@@ -30,27 +29,20 @@ from omniner.corpus.formats.fields import (
     read_text,
     writable_text,
 )
-from omniner.corpus.formats.regions import without_repeats
+from omniner.corpus.formats.regions import Region, RegionPlacer, report_place, sort_entities, without_repeats
 from omniner.corpus.formats.rows import header_of, table_rows
 from omniner.errors import UserError
 from omniner.files import writing
-from omniner.records import Entity, Issue, Sentence, align_surfaces, is_unlabeled, unlabeled_sentence, utf16_places
+from omniner.records import Issue, Sentence, is_unlabeled, place_pairs, unlabeled_sentence
 from omniner.registry import first_line
 
 COLUMNS = ("note_id", "sentence", "label")
 
 
-class ListedMention(NamedTuple):
-    """One mention as it is listed; `given` are the two offsets as written, of whatever convention."""
-
-    surface: str
-    categories: tuple[str, ...]
-    given: tuple[int, int] | None
-
-
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty. `options` changes nothing here."""
+    """Read one file; ids are empty. Of `options` the meaning of offsets counts."""
     log = IssueLog(path)
+    placer = RegionPlacer(log, options.offsets, fixed=False, loose="looked for by its words")
     rows = table_rows(read_text(path, log).removeprefix("\ufeff"), log)
     _, header = next(rows, (1, []))
     if "sentence" not in header:
@@ -63,12 +55,13 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     for line, row in rows:
         if len(row) != len(header):
             log.add("bad-record", f"{len(row)} fields where the header has {len(header)}; left out", line)
-        elif sentence := _sentence(dict(zip(header, row, strict=True)), log, line):
+        elif sentence := _sentence(dict(zip(header, row, strict=True)), placer, log, line):
             sentences.append(sentence)
+    placer.finish()
     return sentences, log.items
 
 
-def _sentence(row: dict[str, str], log: IssueLog, line: int) -> Sentence | None:
+def _sentence(row: dict[str, str], placer: RegionPlacer, log: IssueLog, line: int) -> Sentence | None:
     text = join_surrogates(row["sentence"], log, line)
     if not text:
         log.add("empty-text", "a sentence without a character; left out", line)
@@ -82,11 +75,27 @@ def _sentence(row: dict[str, str], log: IssueLog, line: int) -> Sentence | None:
     items = _items(label.strip(), log, line)
     if items is None:
         return None
-    entities = _place(text, items, log, line)
-    return Sentence("", text, without_repeats(entities, log, line), post_id)
+    sentence = Sentence("", text, [], post_id)
+    placer.add(sentence, [item for item in items if item.start is not None], line)
+    _add_by_words(sentence, [item for item in items if item.start is None], log, line)
+    return sentence
 
 
-def _items(label: str, log: IssueLog, line: int) -> list[ListedMention] | None:
+def _add_by_words(sentence: Sentence, items: Sequence[Region], log: IssueLog, line: int) -> None:
+    """Place the items without offsets, and the entities whose offsets do not fit, beside those that have a place."""
+    placed = [entity for entity in sentence.entities if entity.start is not None]
+    loose = [(entity.text, [entity.category]) for entity in sentence.entities if entity.start is None]
+    loose += [(item.surface or "", list(map(str, item.categories))) for item in items]
+    found = place_pairs(sentence.text, [(surface, names[0]) for surface, names in loose], placed)
+    for (surface, names), entity in zip(loose, found, strict=True):
+        report_place((surface, names[0]), entity, log, line)
+        if entity is not None:
+            placed += [entity._replace(category=name) for name in names]
+    if loose:
+        sentence.entities = sort_entities(without_repeats(placed, log, line))
+
+
+def _items(label: str, log: IssueLog, line: int) -> list[Region] | None:
     """The listed mentions; None where the label cannot be read: a sentence with unknown labels has no use."""
     if not label:
         return []
@@ -100,7 +109,7 @@ def _items(label: str, log: IssueLog, line: int) -> list[ListedMention] | None:
     return [item for entry in value if (item := _item(entry, log, line))]
 
 
-def _item(entry: object, log: IssueLog, line: int) -> ListedMention | None:
+def _item(entry: object, log: IssueLog, line: int) -> Region | None:
     if not isinstance(entry, dict):
         log.add("bad-entity", f"{quote(entry)} where an object belongs; left out", line)
         return None
@@ -114,73 +123,12 @@ def _item(entry: object, log: IssueLog, line: int) -> ListedMention | None:
         return None
     categories = tuple(join_surrogates(name, log, line) for name in dict.fromkeys(names))
     start, end = entry.get("start"), entry.get("end")
-    given = (start, end) if type(start) is int and type(end) is int else None
-    if given is None and not (start is None and end is None):
-        message = f"{quote(surface)} has {quote(start)}, {quote(end)} for offsets; aligned instead"
-        log.add("bad-offsets", message, line)
-    return ListedMention(join_surrogates(surface, log, line), categories, given)
-
-
-def _place(text: str, items: list[ListedMention], log: IssueLog, line: int) -> list[Entity]:
-    """Entities in the listed order, each at its given place if that holds its surface, else aligned."""
-    starts = _given_starts(text, items, log, line)
-    missing = [index for index, start in enumerate(starts) if start is None]
-    if missing:
-        taken = [(s, s + len(item.surface)) for s, item in zip(starts, items, strict=True) if s is not None]
-        found = align_surfaces(text, [items[index].surface for index in missing], taken)
-        for index, start in zip(missing, found, strict=True):
-            starts[index] = start
-    entities = []
-    for start, item in zip(starts, items, strict=True):
-        end = None if start is None else start + len(item.surface)
-        if start is None:
-            message = f"{item.categories[0]} {quote(item.surface)} has no place left in the text; no offsets"
-            log.add("unaligned", message, line)
-        entities += [Entity(item.surface, category, start, end) for category in item.categories]
-    return entities
-
-
-def _given_starts(text: str, items: list[ListedMention], log: IssueLog, line: int) -> list[int | None]:
-    """The start of each item whose offsets hold its surface under a known way of counting, else None.
-
-    One row is counted one way: the way that fits all of its items is preferred to one that fits some by accident.
-    """
-    if all(item.given is None for item in items):
-        return [None] * len(items)
-    in_utf16 = utf16_places(text)
-    ways = [
-        [_fit(text, item, lambda start, end: (start, end)) for item in items],
-        [_fit(text, item, lambda start, end: (in_utf16.get(start, -1), in_utf16.get(end, -1))) for item in items],
-        [_fit(text, item, lambda start, end: (start, end + 1)) for item in items],
-    ]
-    wanted = sum(item.given is not None for item in items)
-    full = [way for way in ways if sum(start is not None for start in way) == wanted]
-    starts: list[int | None]
-    if full:
-        starts = full[0]
-    else:
-        starts = [next((s for s in choices if s is not None), None) for choices in zip(*ways, strict=True)]
-    _report_offsets(starts, ways[0], items, log, line)
-    return starts
-
-
-def _report_offsets(
-    starts: list[int | None], plain: list[int | None], items: list[ListedMention], log: IssueLog, line: int
-) -> None:
-    for start, direct, item in zip(starts, plain, items, strict=True):
-        if item.given is None or start == direct is not None:
-            continue
-        how = "aligned instead" if start is None else f"taken as code points from {start}"
-        code = "offset-mismatch" if start is None else "offset-units"
-        log.add(code, f"{quote(item.surface)} is not at {item.given} in code points; {how}", line)
-
-
-def _fit(text: str, item: ListedMention, count: Callable[[int, int], tuple[int, int]]) -> int | None:
-    """The start of an item, if its offsets hold its surface when counted this way."""
-    if item.given is None:
-        return None
-    start, end = count(*item.given)
-    return start if 0 <= start < end and text[start:end] == item.surface else None
+    if type(start) is not int or type(end) is not int:
+        if not (start is None and end is None):
+            message = f"{quote(surface)} has {quote(start)}, {quote(end)} for offsets; looked for by its words"
+            log.add("bad-offsets", message, line)
+        start = end = None
+    return Region(join_surrogates(surface, log, line), categories, start, end)
 
 
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:

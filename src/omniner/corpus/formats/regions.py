@@ -245,16 +245,20 @@ def placed_pairs(text: str, pairs: Sequence[tuple[str, str]], log: IssueLog, lin
         log: takes an issue for each that is not in the text, and has no offsets, or is listed too often, and left out.
         line: where they stand.
     """
-    entities = []
-    for (surface, category), entity in zip(pairs, place_pairs(text, pairs), strict=True):
-        if entity is None:
-            message = f"{category} {quote(surface)} is listed more often than it stands in the text; left out"
-            log.add("duplicate-entity", message, line)
-            continue
-        if entity.start is None:
-            log.add("unaligned", f"{category} {quote(surface)} does not stand in the text; no offsets", line)
-        entities.append(entity)
-    return entities
+    found = place_pairs(text, pairs)
+    for pair, entity in zip(pairs, found, strict=True):
+        report_place(pair, entity, log, line)
+    return [entity for entity in found if entity]
+
+
+def report_place(pair: tuple[str, str], entity: Entity | None, log: IssueLog, line: int) -> None:
+    """Note an issue where `records.place_pairs` gave a pair no entity, or one without a place."""
+    surface, category = pair
+    if entity is None:
+        message = f"{category} {quote(surface)} is listed more often than it stands in the text; left out"
+        log.add("duplicate-entity", message, line)
+    elif entity.start is None:
+        log.add("unaligned", f"{category} {quote(surface)} does not stand in the text; no offsets", line)
 
 
 class Waiting(NamedTuple):
@@ -274,10 +278,18 @@ class RegionPlacer:
         way: one of `WAYS`; `auto` = find it out.
         assumed: the way of the format, where nothing in the file speaks against it.
         fixed: the format says so: no other way but `utf16` is looked for.
+        loose: what happens to a surface whose offsets do not fit, for the issue.
     """
 
-    def __init__(self, log: IssueLog, way: str = "auto", assumed: str = "half_open", fixed: bool = True) -> None:
-        self._log, self._way, self._assumed = log, way, assumed
+    def __init__(
+        self,
+        log: IssueLog,
+        way: str = "auto",
+        assumed: str = "half_open",
+        fixed: bool = True,
+        loose: str = "kept without offsets",
+    ) -> None:
+        self._log, self._way, self._assumed, self._loose = log, way, assumed, loose
         others = ["utf16"] if fixed else [name for name in WAYS if name != assumed]
         self._ways = [assumed, *others] if way == "auto" else [way]
         self._open: list[Waiting] = []  # decided by the whole file
@@ -431,18 +443,19 @@ class RegionPlacer:
                     issue, place, count = self._changed.get(ways[chosen], first)
                     self._changed[ways[chosen]] = issue, place, count + 1
             surface = None if fits[chosen][index] else region.surface
-            found = (_entity(text, surface, name, *moved[chosen][index], log, line) for name in region.categories)
+            start, end = moved[chosen][index]
+            found = (_entity(text, surface, name, start, end, log, line, self._loose) for name in region.categories)
             entities += [entity for entity in found if entity]
         self._done.append(sentence)
         sentence.entities = sort_entities(without_repeats([*sentence.entities, *entities], log, line))
 
 
 def _entity(
-    text: str, surface: str | None, category: object, start: object, end: object, log: IssueLog, line: int
+    text: str, surface: str | None, category: object, start: object, end: object, log: IssueLog, line: int, loose: str
 ) -> Entity | None:
     """The entity of a region, without offsets where it lists none."""
     if start is not None or end is not None or surface is None:
-        return entity_at(text, surface, category, start, end, log, line)
+        return entity_at(text, surface, category, start, end, log, line, loose)
     if not isinstance(category, str) or not category:
         log.add("bad-entity", f"{quote(category)} is not a category; the entity is left out", line)
         return None
@@ -477,7 +490,14 @@ def _squeezed(surface: str) -> str:
 
 
 def entity_at(
-    text: str, surface: str | None, category: object, start: object, end: object, log: IssueLog, line: int
+    text: str,
+    surface: str | None,
+    category: object,
+    start: object,
+    end: object,
+    log: IssueLog,
+    line: int,
+    loose: str = "kept without offsets",
 ) -> Entity | None:
     """Make an entity of what a file says of it; it says anything.
 
@@ -491,6 +511,7 @@ def entity_at(
         start, end: half-open offsets in code points.
         log: takes the issues.
         line: where the entity stands.
+        loose: what happens to a surface whose offsets do not give it, for the issue.
 
     Returns:
         The entity; None, with an issue, where there can be none.
@@ -519,7 +540,7 @@ def entity_at(
     if not surface:
         log.add(code, f"{category}: {found}; the entity is left out", line)
         return None
-    log.add(code, f"{category} {quote(surface)}: {found}; kept without offsets", line)
+    log.add(code, f"{category} {quote(surface)}: {found}; {loose}", line)
     return Entity(surface, category)
 
 
