@@ -346,7 +346,12 @@ READ = {
         json.dumps([{"instruction": "找", "input": TEXT, "output": [["王芳", "PER"]]}]), "alpaca", MENTIONS[:1]
     ),
     "pairs": Kind(lines({"text": TEXT, "entities": [[w, c] for w, c, _ in MENTIONS]}), "jsonl", MENTIONS, WORDS),
-    "pairs, turned": Kind(lines({"text": TEXT, "spans": [[c, w] for w, c, _ in MENTIONS]}), "jsonl", MENTIONS, WORDS),
+    "pairs, turned": Kind(
+        lines({"text": TEXT, "spans": [[c, w] for w, c, _ in MENTIONS]}),
+        "jsonl",
+        MENTIONS,
+        {**WORDS, "turned-pairs": 1},
+    ),
     "entities by category": Kind(
         lines({"text": TEXT, "entities": {c: [w] for w, c, _ in MENTIONS}}, {"text": "没有", "entities": {}}),
         "jsonl",

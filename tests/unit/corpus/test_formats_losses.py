@@ -115,3 +115,18 @@ def test_a_submission_loses_nothing_silently(tmp_path: Path) -> None:
 
 def test_a_prediction_without_an_engine_has_none() -> None:
     assert prediction_from_line('{"id": "1", "entities": [], "engine": null}').engine == ""
+
+
+@pytest.mark.parametrize("format", ["alpaca", "jsonl"])
+@pytest.mark.parametrize("turned", [1, 2, 3], ids=["less than half", "half", "more than half"])
+def test_which_half_of_a_pair_is_the_surface_is_told_by_most_pairs(tmp_path: Path, format: str, turned: int) -> None:
+    pairs = [["北京", "地点"]] * 2 + [["地点", "北京"]] * turned
+    pairs += [["北京", "地点"]] * (turned == 1)
+    if format == "alpaca":
+        records = [{"instruction": "一", "input": "我爱北京", "output": json.dumps([pair])} for pair in pairs]
+    else:
+        records = [{"text": "我爱北京", "entities": [pair]} for pair in pairs]
+    sentences, issues = read(write_lines(tmp_path / "x.jsonl", *records), format)
+    found = [[entity.text for entity in sentence.entities if entity.start == 2] for sentence in sentences]
+    assert found == [["北京"] if (pair[0] == "地点") == (turned == 3) else [] for pair in pairs]
+    assert codes(issues).get("turned-pairs", 0) == (turned == 3)

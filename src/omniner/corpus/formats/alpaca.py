@@ -9,7 +9,7 @@ gives no labels, so its item is left out with an issue that names it by its numb
 an empty one, is a sentence without labels. The sentence is the `input`; where that is empty, and in a conversation,
 what stands behind the last line break of the user's (last) text, or all of it where it has no line break. Surfaces get
 their places from left to right (`records.align_surfaces`); one that is absent keeps its surface, has no offsets and is
-an issue. Where every pair that tells the order has it turned round, all are taken as `[category, surface]`. Earlier
+an issue. Where most pairs that tell the order have it turned round, all are taken as `[category, surface]`. Earlier
 rounds (`history`) and system texts are no sentences: not read.
 
 Writing turns it round and lists the file in the `dataset_info.json` beside it. Keys that LLaMA-Factory does not look at
@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from omniner.corpus.formats import Format, Match, PromptTexts, ReadOptions, WriteOptions
 from omniner.corpus.formats.excerpt import Excerpt
@@ -36,7 +36,7 @@ from omniner.corpus.formats.fields import (
     quote,
     text_of,
 )
-from omniner.corpus.formats.regions import placed_pairs, regions_of
+from omniner.corpus.formats.regions import PairPlacer, regions_of
 from omniner.errors import UserError
 from omniner.files import read_json, write_json, writing
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, place_pairs, to_line, unlabeled_sentence
@@ -46,7 +46,6 @@ DATASET_INFO = "dataset_info.json"
 COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}
 _ITEM_KEYS = frozenset({*COLUMNS.values(), "id", "post_id", "sentence"})
 _CHAT_KEYS = frozenset({"conversations", "messages", "system", "id", "post_id"})
-_SENTENCE = "{sentence}"
 _SIGNS = ("instruction", "output", "conversations", "messages")  # one of these keys is in every item
 _USERS, _ASSISTANTS, _SYSTEMS = ("human", "user"), ("gpt", "assistant"), ("system",)
 _TOOLS = ("function_call", "observation", "function", "tool")  # what they say is no sentence and no answer
@@ -57,71 +56,16 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     log = IssueLog(path)
     sentences = []
     foreign: set[str] = set()  # keys already reported; one issue each, not one an item
-    order = _PairOrder(log)
+    placer = PairPlacer(log, usual=True)
     for number, (line, record) in enumerate(json_records(path, log), 1):
         found = len(log.items)
         sentence, pairs = _sentence(record, foreign, log, line)
-        _number_issues(log, found, number)
+        log.number(found, number)
         if sentence is not None:
             sentences.append(sentence)
-            order.add(_Waiting(sentence, pairs, number, line))
-    order.finish()
-    return sentences, log.items
-
-
-class _Waiting(NamedTuple):
-    """A sentence that has to get the entities of its pairs."""
-
-    sentence: Sentence
-    pairs: list[tuple[str, str]]
-    number: int
-    line: int
-
-
-class _PairOrder:
-    """Gives sentences their entities once it is known that pairs are `[surface, category]`, or never are in this file.
-
-    A pair tells the order where one part stands in the sentence and the other does not. A single one of the usual order
-    is enough for it: a surface from elsewhere, under a category whose name stands in the sentence, is no other order.
-    """
-
-    def __init__(self, log: IssueLog) -> None:
-        self._log = log
-        self._waiting: list[_Waiting] = []
-        self._is_usual = False
-        self._turned: _Waiting | None = None  # the first item with a pair of the other order
-
-    def add(self, item: _Waiting) -> None:
-        """Give a sentence its entities now, or when the order is known."""
-        text = item.sentence.text
-        for first, second in item.pairs if not self._is_usual else ():
-            if (first in text) != (second in text):
-                self._is_usual |= first in text
-                self._turned = self._turned or (item if second in text else None)
-        self._waiting.append(item)
-        if self._is_usual:
-            self._place(turn=False)
-
-    def finish(self) -> None:
-        """Give the rest their entities."""
-        turn = self._turned is not None and not self._is_usual
-        if self._turned is not None and turn:
-            message = "pairs are [category, surface], first here, and none the other way round; taken so"
-            self._log.add("turned-pairs", message, self._turned.line)
-        self._place(turn)
-
-    def _place(self, turn: bool) -> None:
-        for sentence, pairs, number, line in self._waiting:
-            found = len(self._log.items)
-            told = [(second, first) for first, second in pairs] if turn else pairs
-            sentence.entities = placed_pairs(sentence.text, told, self._log, line)
-            _number_issues(self._log, found, number)
-        self._waiting.clear()
-
-
-def _number_issues(log: IssueLog, start: int, number: int) -> None:
-    """Name the item in its issues: those from place `start` on."""
-    log.items[start:] = [issue._replace(message=f"item {number}: {issue.message}") for issue in log.items[start:]]
+            placer.add(sentence, pairs, line, number)
+    placer.finish()
+    return sentences, sorted(log.items, key=lambda issue: issue.line)
 
 
 def _sentence(

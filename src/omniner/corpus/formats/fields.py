@@ -40,6 +40,12 @@ class IssueLog:
         """Note one issue at a line (from 1; 0 = the whole file), of the record that is read just now or another one."""
         self.items.append(Issue(code, message, self.file, line, id or self.id))
 
+    def number(self, start: int, item: int) -> None:
+        """Name the item (from 1; 0 = leave it) of which the issues from place `start` on are."""
+        if item:
+            named = [issue._replace(message=f"item {item}: {issue.message}") for issue in self.items[start:]]
+            self.items[start:] = named
+
 
 class UnreadParts:
     """Counts parts of a file that say nothing of entities, to give one issue for each kind of them."""

@@ -195,45 +195,67 @@ def pairs_of(items: object) -> list[tuple[str, str]] | None:
 class PairPlacer:
     """Finds the places of pairs of a surface and its category, of which a file gives no offsets.
 
-    The k-th mention of a surface gets its k-th occurrence (`records.place_pairs`), which is an issue of the file as a
-    whole. Which of the two is the surface follows from the texts of the file: more of the surfaces stand in them.
+    The k-th mention of a surface gets its k-th occurrence (`records.place_pairs`). Which of the two is the surface
+    follows from the texts of the file: more of the surfaces stand in them. A file that has the category first is an
+    issue.
 
     Args:
         log: takes the issues.
+        usual: the format never has places; else that they are missing is an issue of the file as a whole.
     """
 
-    def __init__(self, log: IssueLog) -> None:
-        self._log = log
-        self._open: list[tuple[Sentence, list[tuple[str, str]], int, str]] = []
+    def __init__(self, log: IssueLog, usual: bool = False) -> None:
+        self._log, self._usual = log, usual
+        self._open: list[tuple[Sentence, list[tuple[str, str]], int, int, str]] = []
 
-    def add(self, sentence: Sentence, pairs: list[tuple[str, str]], line: int) -> None:
-        """Give a sentence the entities of these pairs when `finish` is called."""
-        self._open.append((sentence, pairs, line, self._log.id))
+    def add(self, sentence: Sentence, pairs: list[tuple[str, str]], line: int, item: int = 0) -> None:
+        """Give a sentence the entities of these pairs when `finish` is called.
+
+        Args:
+            sentence: whose text has the surfaces.
+            pairs: the surface first, or the category in all of the file.
+            line: where they stand.
+            item: the number of the record, for issues; 0 = the line says enough.
+        """
+        self._open.append((sentence, pairs, line, item, self._log.id))
 
     def finish(self) -> None:
         """Place all pairs."""
-        if not self._open:
-            return
-        fitting = [0, 0]
-        for sentence, pairs, _, _ in self._open:
-            for pair in pairs:
-                for side in (0, 1):
-                    fitting[side] += pair[side] in sentence.text
-        is_turned, log = fitting[1] > fitting[0], self._log
+        log, is_turned = self._log, self._is_turned()
         several = total = 0
-        for sentence, pairs, line, log.id in self._open:
+        for sentence, pairs, line, item, log.id in self._open:
+            first = len(log.items)
             told = [
                 (join_surrogates(surface, log, line), join_surrogates(category, log, line))
                 for surface, category in ((pair[::-1] if is_turned else pair) for pair in pairs)
             ]
             sentence.entities = placed_pairs(sentence.text, told, log, line)
+            log.number(first, item)
             total += len(told)
             surfaces = [surface for surface, _ in told]
             several += sum(sentence.text.count(surface) > surfaces.count(surface) for surface in surfaces)
         log.id = ""
-        found = f"{total:,} entities have words, but no places: looked for from left to right"
-        many = f"; {several:,} of them stand more often in their text than they are listed" if several else ""
-        log.add("placed-by-words", found + many, self._open[0][2])
+        if total and not self._usual:
+            found = f"{total:,} entities have words, but no places: looked for from left to right"
+            many = f"; {several:,} of them stand more often in their text than they are listed" if several else ""
+            log.add("placed-by-words", found + many, self._open[0][2])
+
+    def _is_turned(self) -> bool:
+        """Whether the category comes first, which is an issue where it is met first."""
+        usual = turned = line = 0
+        for sentence, pairs, at, _, _ in self._open:
+            for first, second in pairs:
+                if (first in sentence.text) == (second in sentence.text):
+                    continue
+                if first in sentence.text:
+                    usual += 1
+                else:
+                    line = line or at
+                    turned += 1
+        if turned > usual:
+            found = f"of {turned + usual:,} pairs that tell, {turned:,} have the category first, the surface second"
+            self._log.add("turned-pairs", f"{found}, first here; all are taken so", line)
+        return turned > usual
 
 
 def placed_pairs(text: str, pairs: Sequence[tuple[str, str]], log: IssueLog, line: int) -> list[Entity]:
@@ -352,7 +374,7 @@ class RegionPlacer:
         if with_emoji:
             self._settle_units(with_emoji, end)
         self._log.id = ""
-        for way, (issue, at, count) in sorted(self._changed.items(), key=lambda one: -one[1][1]):
+        for way, (issue, at, count) in sorted(reversed(self._changed.items()), key=lambda one: -one[1][1]):
             message = f"{count:,} entities counted in {WAYS[way]}, first here; taken so"
             self._log.items.insert(at, issue._replace(message=message))
 
