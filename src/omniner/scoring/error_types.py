@@ -70,7 +70,7 @@ class LessonKind:
 
     Args:
         name: in `guidance.json`.
-        paper: the heading it stands under in a prompt; counts of `paper.name` are the sum of all its error types.
+        paper: the heading it stands under in a prompt; `paper_counts` of its name are the sum of all its error types.
         opening: what goes wrong, with `{gold}` and `{predicted}` (categories); the first sentence of a counted note.
         example: an error and its correction in a prompt, with `{text}` (the sentence), `{gold}` and `{predicted}` (the
             surfaces), `{right}` and `{label}` (their categories).

@@ -155,13 +155,18 @@ class ErrtaResult:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Errors by type; a type of the paper that the mode cannot find (`split_merge`) is the sum of its parts."""
+        """Errors by type, and of a type of the paper that the mode itself has not (`split_merge`) by `paper_counts`."""
         counts = {name: count.errors for name, count in self.by_type.items()}
-        whole: dict[str, int] = {}
-        for name, errors in counts.items():
+        return counts | {name: errors for name, errors in self.paper_counts.items() if name not in counts}
+
+    @property
+    def paper_counts(self) -> dict[str, int]:
+        """Errors by type of the paper: each is the sum of all types that stand under it, so that none is left out."""
+        counts: dict[str, int] = {}
+        for name, count in self.by_type.items():
             paper = ERROR_TYPES[name].lesson.paper.name
-            whole[paper] = whole.get(paper, 0) + errors
-        return {**counts, **{name: errors for name, errors in whole.items() if name not in counts}}
+            counts[paper] = counts.get(paper, 0) + count.errors
+        return counts
 
     @property
     def impossible_counts(self) -> dict[str, int]:
@@ -175,6 +180,7 @@ class ErrtaResult:
             "mode": self.mode,
             "unit": self.unit,
             "counts": self.counts,
+            "paper_counts": self.paper_counts,
             "units": {name: {"fn": count.fn, "fp": count.fp} for name, count in self.by_type.items()},
             "tp": self.tp,
             "fp": self.fp,

@@ -68,6 +68,18 @@ def scored() -> ScoreResult:
     return dataclasses.replace(made, errta=found)
 
 
+def test_errors_by_type_of_the_paper_are_all_errors() -> None:
+    """Types that one mode alone has (`boundary_class`, `spelling`, `split`) stand under a type of the paper."""
+    result = made_up.result(400).errta
+    counts, paper = result.counts, result.to_json()["paper_counts"]
+    assert set(paper) == {kind.name for kind in paper_types()}
+    assert sum(paper.values()) == len(result.errors)
+    assert counts["boundary_class"] > 0
+    assert paper["classification"] == counts["classification"] + counts["boundary_class"]
+    assert paper["boundary"] == counts["boundary"] + counts["spelling"]
+    assert paper["split_merge"] == counts["split_merge"] == counts["split"] + counts["merge"]
+
+
 def lesson() -> Lesson:
     (cluster,) = clusters.cluster_errors([ERROR])
     return clusters.build_lesson(cluster, TrainingCounts([]), {"s": TEXT}, 1, 3)

@@ -374,7 +374,7 @@ class RegionPlacer:
         if with_emoji:
             self._settle_units(with_emoji, end)
         self._log.id = ""
-        for way, (issue, at, count) in sorted(reversed(self._changed.items()), key=lambda one: -one[1][1]):
+        for way, (issue, at, count) in sorted(self._changed.items(), key=lambda one: one[1][1])[::-1]:
             message = f"{count:,} entities counted in {WAYS[way]}, first here; taken so"
             self._log.items.insert(at, issue._replace(message=message))
 
