@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import combinations
+from itertools import combinations, tee
 from typing import NamedTuple
 
 import numpy as np
@@ -30,13 +30,12 @@ from omniner.corpus.adjudication import AnnotatedSentence, Annotation
 from omniner.records import Entity, Issue
 from omniner.scoring import errta
 from omniner.scoring.metrics import ErrtaResult
-from omniner.scoring.resampling import post_numbers
+from omniner.scoring.resampling import drawn_weights, post_numbers
 from omniner.scoring.units import compare_units
 
 Formula = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # sums [..., columns] -> values [...]
 F1_KINDS = ("strict", "boundary", "relaxed")
 _STREAM = 0xA62E  # keeps these draws apart from other uses of the same seed
-_CHUNK = 64  # draws at a time: 64 x 65,000 posts x 8 bytes = 33 MB
 _COLUMNS = {"strict": (0, 1, 2), "boundary": (3, 4, 5), "relaxed": (6, 7, 1, 2)}
 
 
@@ -319,36 +318,33 @@ def estimate_all(
     settings: AgreementConfig,
 ) -> dict[str, Estimate]:
     """Compute every estimate with its interval; all see the same draws of posts."""
-    draws = partial(_weights, posts, settings)
     alpha, kappa = characters.tables(posts)
     parts: list[tuple[SparseTable, str, Formula]] = [
         (alpha, "alpha.characters", characters.alpha),
         (spans.tables(posts)[0], "alpha.spans", spans.alpha),
         (kappa, "kappa.characters", characters.kappa),
     ]
+    generator = np.random.default_rng(np.random.SeedSequence([settings.seed, _STREAM]))
+    draws = (weights.astype(np.float64) for weights in drawn_weights(posts, settings.bootstrap, generator))
+    counts = pairs.reshape(posts, -1).astype(np.float64)
+    sums: list[NDArray[np.float64]] = []  # of the pairs, for each chunk of draws
+    drawn: list[list[NDArray[np.float64]]] = [[] for _ in parts]
+    *copies, own = tee(draws, len(parts) + 1)  # read in step: one chunk of weights is held
+    tables = [cells.drawn(copy) for copy, (cells, _, _) in zip(copies, parts, strict=True)]
+    for weights, *chunks in zip(own, *tables, strict=True):
+        sums.append((weights @ counts).reshape(-1, *pairs.shape[1:]))
+        for values, chunk, (_, _, formula) in zip(drawn, chunks, parts, strict=True):
+            values.append(formula(chunk))
     found = {}
-    for cells, name, formula in parts:
-        drawn = [formula(sums) for sums in cells.drawn(draws())]
-        found[name] = _estimate(float(formula(cells.total())), drawn, settings)
+    for values, (cells, name, formula) in zip(drawn, parts, strict=True):
+        found[name] = _estimate(float(formula(cells.total())), values, settings)
     formulas: dict[str, Formula] = {f"f1.{kind}": partial(_mean_f1, kind=kind) for kind in F1_KINDS}
     for index, (one, other) in enumerate(combinations(names, 2)):
         formulas |= {f"f1.{kind}.{one}.{other}": partial(_pair_f1, pair=index, kind=kind) for kind in F1_KINDS}
-    counts = pairs.reshape(posts, -1).astype(np.float64)
-    sums = [(weights @ counts).reshape(-1, *pairs.shape[1:]) for weights in draws()]
     total = counts.sum(axis=0).reshape(pairs.shape[1:])
     for name, formula in formulas.items():
         found[name] = _estimate(float(formula(total)), [formula(some) for some in sums], settings)
     return found
-
-
-def _weights(posts: int, settings: AgreementConfig) -> Iterator[NDArray[np.float64]]:
-    """`[some draws, posts]`: how often each post was drawn, with replacement, as many as there are."""
-    generator = np.random.default_rng(np.random.SeedSequence([settings.seed, _STREAM]))
-    for done in range(0, settings.bootstrap, _CHUNK):
-        weights = np.empty((min(_CHUNK, settings.bootstrap - done), posts))
-        for row in weights:
-            row[:] = np.bincount(generator.integers(0, posts, posts), minlength=posts)
-        yield weights
 
 
 def _estimate(value: float, drawn: Sequence[NDArray[np.float64]], settings: AgreementConfig) -> Estimate:

@@ -326,7 +326,7 @@ def _edges(surveyed: SurveyedCorpus, options: _Options) -> Rows:
 
 
 def _gaps(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """Categories that are options.settings.rare or absent somewhere."""
+    """Categories that are rare in the training split, or absent from a labelled one."""
     statistics = surveyed.statistics
     labelled = [number for number, one in enumerate(statistics.labels.values()) if one.labeled]
     base = training_split(statistics)

@@ -59,7 +59,7 @@ def draw_run_figures(result: ScoreResult, curves: Mapping[str, Curve], language:
     """The figures that this result has something for, by name.
 
     Args:
-        result: what `scoring.score` gave.
+        result: what `scoring.profiles.score_loaded` gave.
         curves: values over steps by metric name; may be empty.
         language: zh | en, of titles and labels.
     """
@@ -204,7 +204,7 @@ def _types(figure: Figure, result: ScoreResult, language: str) -> None:
     ax.set_yticks(places, [ERROR_TYPES[name].label.of(language) for name in counts])
     ax.set_xlim(0, max(counts.values()) * 1.16)
     ax.grid(visible=False, axis="y")
-    ax.set_xlabel("errors")
+    ax.set_xlabel(Wording("errors").of(language))
 
 
 def _by_primary(
@@ -265,7 +265,7 @@ def render_run_page(
     """Write the report.
 
     Args:
-        result: what `scoring.score` gave.
+        result: what `scoring.profiles.score_loaded` gave.
         tables: what `build_run_tables` made of it.
         facts: what else to say about the run.
         curves: values over steps by metric name; may be empty.

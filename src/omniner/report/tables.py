@@ -138,7 +138,7 @@ class Table:
         """
         kinds = [column.kind for column in self.columns]
         alignment = "".join("l" if kind == TEXT else "r" for kind in kinds)
-        head = " & ".join(escape_latex(name.replace("_", " ")) for name in self.names) + r" \\"
+        head = " & ".join(escape_latex(_heading(name, "en")) for name in self.names) + r" \\"
         body = []
         for i, row in enumerate(self.formatted()):
             cells = [
@@ -261,7 +261,7 @@ def build_run_tables(
     """All tables of a result.
 
     Args:
-        result: what `scoring.score` gave.
+        result: what `scoring.profiles.score_loaded` gave.
         errta: how many examples and how many rows of frequent confusions to keep.
         taxonomy: English names beside the categories; `None` leaves them blank.
         train: further gold sentences in which to look for the usual label of a surface; may be empty.

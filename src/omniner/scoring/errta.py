@@ -15,7 +15,7 @@ entities. By span they have been placed before they were compared (`scoring.unit
 place has none. A surface that is not in the text has no place: it is a spelling error if a unit of the other
 side equals it up to width, case and white space, and stands alone otherwise.
 
-`assemble_errors` makes the result of either way of sorting (`official` is the other one). Every false negative must be
+`assemble` makes the result of either way of sorting (`official` is the other one). Every false negative must be
 a gold unit of exactly one error and every false positive a predicted one, category by category; that is checked in
 every run, and a breach is a fault of this program and stops the run.
 """

@@ -62,7 +62,7 @@ def bootstrap_intervals(
     generator = np.random.default_rng(np.random.SeedSequence([seed, _STREAM]))
     samples: list[list[NDArray[np.float64]]] = [[] for _ in comparisons]
     counts = [(rows, _flat_floats(table[rows], count)) for rows, table in tables]
-    for weights in _drawn_weights(count, draws, generator):
+    for weights in drawn_weights(count, draws, generator):
         base = (weights @ counts[0][1]).astype(np.float64)
         for place, (rows, change) in enumerate(counts):
             sums = base + weights[:, rows] @ change if place else base
@@ -132,7 +132,7 @@ def resampled_counts(
     """
     count = len(table)
     counts = _flat_floats(table, count)
-    for weights in _drawn_weights(count, draws, generator):
+    for weights in drawn_weights(count, draws, generator):
         yield (weights.astype(counts.dtype) @ counts).reshape(len(weights), *table.shape[1:]).astype(np.float64)
 
 
@@ -143,8 +143,14 @@ def _flat_floats(table: NDArray[np.int64], times: int) -> NDArray[np.float32 | n
     return exact_floats(flat, int(np.abs(flat).sum(axis=1).max(initial=0)) * times)
 
 
-def _drawn_weights(count: int, draws: int, generator: np.random.Generator) -> Iterator[NDArray[np.float32]]:
-    """`[some draws, posts]`: how often each post was drawn, with replacement, as many as there are."""
+def drawn_weights(count: int, draws: int, generator: np.random.Generator) -> Iterator[NDArray[np.float32]]:
+    """Yield `[some draws, posts]`: how often each post was drawn, with replacement, as many as there are.
+
+    Args:
+        count: of posts.
+        draws: how many.
+        generator: what the draws are taken from.
+    """
     for done in range(0, draws, _DRAWS_AT_A_TIME):
         weights = np.empty((min(_DRAWS_AT_A_TIME, draws - done), count), dtype=np.float32)
         for row in weights:

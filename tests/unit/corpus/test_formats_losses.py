@@ -130,3 +130,19 @@ def test_which_half_of_a_pair_is_the_surface_is_told_by_most_pairs(tmp_path: Pat
     found = [[entity.text for entity in sentence.entities if entity.start == 2] for sentence in sentences]
     assert found == [["北京"] if (pair[0] == "地点") == (turned == 3) else [] for pair in pairs]
     assert codes(issues).get("turned-pairs", 0) == (turned == 3)
+
+
+def test_what_tokens_are_is_decided_for_a_file_of_tagged_lines(tmp_path: Path) -> None:
+    """The third line fits as two words; in a file of characters it lacks tags."""
+    path = tmp_path / "x.tsv"
+    path.write_text("我爱\tO O\n北京\tB-地点 I-地点\n北京 上海\tB-地点 O\n", encoding="utf-8")
+    sentences, issues = read(path, "tagged_lines")
+    assert [(sentence.text, spans(sentence)) for sentence in sentences] == [("我爱", []), ("北京", [(0, 2, "地点")])]
+    assert [(issue.code, issue.line) for issue in issues] == [("bad-record", 3)]
+
+
+@pytest.mark.parametrize(("entities", "found"), [(None, [True]), ([], [False]), ("北京", []), ({"a": 1}, [])])
+def test_spacy_entities_of_another_type_are_an_issue(tmp_path: Path, entities: object, found: list[bool]) -> None:
+    sentences, issues = read(write_lines(tmp_path / "x.json", ["我爱北京", {"entities": entities}]), "spacy")
+    assert [is_unlabeled(sentence) for sentence in sentences] == found
+    assert codes(issues) == ({} if found else {"bad-record": 1})

@@ -140,6 +140,11 @@ def test_csv_and_json_and_markdown_keep_the_cells() -> None:
     ]  # fmt: skip
 
 
+def test_latex_leaves_names_of_users_as_they_are() -> None:
+    table = Table("scores", [*tables.columns(TEXT, "gold_category"), Column("run_1", COUNT)], [["a", 1]])
+    assert r"gold category & run\_1 \\" in table.to_latex("scores")
+
+
 def test_without_errors_the_tables_are_empty() -> None:
     right = Entity("好", "体验", 0, 1)
     built = tables.build_run_tables(small([("好", [right], [right])], []), ERRTA, None, [])

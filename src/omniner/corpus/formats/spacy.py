@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from omniner.corpus.formats import Format, Match, ReadOptions
-from omniner.corpus.formats.fields import IssueLog, UnreadParts, json_values, quote, text_of
+from omniner.corpus.formats.fields import IssueLog, UnreadParts, json_values, list_of, quote, text_of
 from omniner.corpus.formats.regions import RegionPlacer, regions_of
-from omniner.records import Issue, Sentence
+from omniner.records import Issue, Sentence, unlabeled_sentence
 from omniner.registry import first_line
 
 
@@ -40,8 +40,10 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
             if key != "entities" and annotations[key]:
                 unread.note(f"annotations called {quote(key)}", line)
         items = annotations.get("entities")
-        sentence = Sentence("", text, meta={} if isinstance(items, list) else {"unlabeled": True})
-        listed = items if isinstance(items, list) else []
+        listed = [] if items is None else list_of(items, "entities", log, line)
+        if listed is None:
+            continue
+        sentence = unlabeled_sentence("", text) if items is None else Sentence("", text)
         placer.add(sentence, [region for item in listed for region in regions_of(item, log, line)], line)
         sentences.append(sentence)
     placer.finish()

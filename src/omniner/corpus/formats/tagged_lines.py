@@ -3,12 +3,14 @@
     我爱北京<tab>O O B-地点 I-地点
 
 The tokens are what stands between blanks, or between the control characters U+0002 of PaddleNLP, or the characters of
-the text. A header row (`text_a<tab>label`) is left out. Lines whose tokens and tags are not as many are issues.
+the text: whichever gives most lines of the file as many as they have tags. Other lines are issues, and left out. A
+header row (`text_a<tab>label`) is left out, too.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from omniner.corpus.formats import Format, Match, ReadOptions
@@ -19,23 +21,32 @@ from omniner.records import Issue, Sentence
 from omniner.registry import first_line
 
 _UNIT = "\x02"  # between tokens and tags in data sets of PaddleNLP
+_WAYS: tuple[Callable[[str], list[str]], ...] = (  # what the tokens of a text are; the first of those that fit alike
+    lambda text: text.split(_UNIT),
+    lambda text: text.split(),
+    lambda text: list(text),
+    lambda text: list(text.strip()),
+    lambda text: text.split("\t")[-1].split(),
+)
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
     """Read one file; ids are empty. Of `options` the scheme and the joiner count."""
     log = IssueLog(path)
-    found: list[tuple[int, list[str], list[str]]] = []
+    lines: list[tuple[int, str, list[str]]] = []
     for number, line in enumerate(read_lines(path, log), 1):
         text, _, last = line.removeprefix("\ufeff").rpartition("\t")
         tags = last.split(_UNIT) if _UNIT in last else last.split()
-        if not line.strip() or (number == 1 and len(tags) == 1 and not is_tag_list(f"{last} O")):
-            continue
-        tokens = _tokens(text, len(tags))
-        if tokens is None:
-            message = f"{len(tags)} tags, and not as many tokens in {quote(text)}; left out"
-            log.add("bad-record", message, number)
-            continue
-        found.append((number, [join_surrogates(token, log, number) for token in tokens], tags))
+        if line.strip() and (number > 1 or len(tags) != 1 or is_tag_list(f"{last} O")):
+            lines.append((number, text.strip("\t"), tags))
+    way = max(_WAYS, key=lambda way: sum(_fits(way(text), tags) for _, text, tags in lines))
+    found: list[tuple[int, list[str], list[str]]] = []
+    for number, text, tags in lines:
+        tokens = way(text)
+        if _fits(tokens, tags):
+            found.append((number, [join_surrogates(token, log, number) for token in tokens], tags))
+        else:
+            log.add("bad-record", f"{len(tags)} tags, {len(tokens)} tokens in {quote(text)}; left out", number)
     known = read_tags(Counter(tag for _, _, tags in found for tag in tags), options.scheme, log)
     joiner = options.joiner
     if joiner is None:
@@ -47,13 +58,9 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     return sentences, log.items
 
 
-def _tokens(text: str, count: int) -> list[str] | None:
-    """As many tokens as there are tags, in the first way that gives them."""
-    text = text.strip("\t")
-    for tokens in (text.split(_UNIT), text.split(), list(text), list(text.strip()), text.split("\t")[-1].split()):
-        if len(tokens) == count and any(tokens):
-            return tokens
-    return None
+def _fits(tokens: list[str], tags: list[str]) -> bool:
+    """Whether these are tokens, as many as tags."""
+    return len(tokens) == len(tags) and any(tokens)
 
 
 def sniff_lines(excerpt: Excerpt) -> Match | None:

@@ -108,8 +108,8 @@ def category_rows(
     Args:
         names: of the categories or primaries.
         group: (M,) which of them each mention is.
-        ambiguous: what `ambiguity` gave for them.
-        spans, bounds: what `distinctiveness` gave for them.
+        ambiguous: what `measure_ambiguity` gave for them.
+        spans, bounds: what `measure_distinctiveness` gave for them.
     """
     length, split = flat.mention_length, flat.mention_split
     width = len(flat.splits)
@@ -297,7 +297,7 @@ def measure_distinctiveness(flat: Flat, found: Tokens, group: Ints, groups: int)
     """Measure span and boundary distinctiveness of each group; 0 where a group has no placed mention.
 
     Args:
-        found: what `tokens` gave.
+        found: what `tokenize` gave.
         group: (M,) category or primary of each mention.
         groups: how many there are.
     """
