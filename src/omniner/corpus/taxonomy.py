@@ -62,11 +62,6 @@ class Taxonomy:
         held = {entity.category for sentence in sentences for entity in sentence.entities}
         return tuple(category for category in self.categories if category in held)
 
-    def display(self, name: str) -> str:
-        """Write a category or primary for a reader: `品牌 (Brand)`, or the bare name without English."""
-        english = self.english.get(name)
-        return f"{name} ({english})" if english else name
-
     def nearest(self, name: str, count: int = 3) -> list[str]:
         """Find the categories written most like `name`, best first, for error messages; none if none is close."""
         return difflib.get_close_matches(name, self.categories, n=count, cutoff=0.5)

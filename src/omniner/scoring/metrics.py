@@ -13,12 +13,9 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from omniner.records import Entity, Issue, Prediction, Sentence
 from omniner.registry import ERROR_TYPES
-from omniner.scoring.units import IMPOSSIBLE, Comparison, ImpossibleAnswer, compare_units
+from omniner.scoring.units import IMPOSSIBLE, Comparison, ImpossibleAnswer
 
 
 class ScoreRow(NamedTuple):
@@ -280,7 +277,7 @@ def category_of(error: ErrtaError) -> str:
 
 
 class Counts:
-    """True positives, false positives and false negatives by category; as a vector, summable across processes."""
+    """True positives, false positives and false negatives by category."""
 
     def __init__(self) -> None:
         self.tp: Counter[str] = Counter()
@@ -295,38 +292,6 @@ class Counts:
         counts.fp.update(comparison.extra)
         counts.fn.update(comparison.missing)
         return counts
-
-    @classmethod
-    def from_vector(cls, vector: NDArray[np.int64], categories: Sequence[str]) -> Counts:
-        """The counts that `vector(categories)` gave."""
-        counts = cls()
-        for name, (tp, fp, fn) in zip(categories, vector.tolist(), strict=True):
-            for counter, number in ((counts.tp, tp), (counts.fp, fp), (counts.fn, fn)):
-                if number:
-                    counter[name] = number
-        return counts
-
-    def add(self, gold: Sequence[Entity], predicted: Sequence[Entity], unit: str) -> None:
-        """Add one sentence."""
-        self.merge(Counts.of(compare_units([gold], [predicted], unit)))
-
-    def merge(self, other: Counts) -> None:
-        """Add the counts of other sentences."""
-        self.tp.update(other.tp)
-        self.fp.update(other.fp)
-        self.fn.update(other.fn)
-
-    def vector(self, categories: Sequence[str]) -> NDArray[np.int64]:
-        """The counts as `[categories, 3]`: tp, fp and fn of each.
-
-        Raises:
-            KeyError: a counted category is not among `categories`.
-        """
-        unknown = self.names() - set(categories)
-        if unknown:
-            raise KeyError(f"counted but not listed: {', '.join(sorted(unknown))}")
-        rows = [(self.tp[name], self.fp[name], self.fn[name]) for name in categories]
-        return np.array(rows, dtype=np.int64).reshape(len(rows), 3)
 
     def names(self) -> set[str]:
         """Every category in gold or prediction."""
@@ -347,11 +312,6 @@ class Counts:
             for name, number in ours.items():
                 theirs[primary(name)] += number
         return result
-
-
-def count_sentence(gold: Sequence[Entity], predicted: Sequence[Entity], unit: str) -> Counts:
-    """The counts of one sentence."""
-    return Counts.of(compare_units([gold], [predicted], unit))
 
 
 def score_row(tp: int, fp: int, fn: int) -> ScoreRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.helpers.reading import SMALL, assert_offsets_hold, codes, read, spans
 
 from omniner import records
 from omniner.corpus.formats import WriteOptions, conll, tags
+from omniner.corpus.formats.fields import IssueLog
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 
@@ -62,7 +64,7 @@ def test_decoding(tmp_path: Path, tags: str, expected: list[tuple[int, int, str]
     ],
 )
 def test_the_scheme_is_found_from_the_tags(given: str, scheme: str) -> None:
-    assert tags.scheme_of(set(given.split())) == scheme
+    assert tags.read_tags(Counter(given.split()), "auto", IssueLog(Path())).scheme == scheme
 
 
 def test_a_tag_of_another_scheme_is_an_issue_and_still_counts(tmp_path: Path) -> None:

@@ -76,12 +76,6 @@ def test_nearest_names_the_category_meant(official: Taxonomy) -> None:
     assert len(official.nearest("场景_", count=2)) == 2
 
 
-def test_display_puts_the_english_name_in_brackets(official: Taxonomy) -> None:
-    assert official.display("品牌") == "品牌 (Brand)"
-    assert official.display("人群/宠物") == "人群/宠物 (People and pets)"
-    assert taxonomy.flat_taxonomy("own", ["LOC"]).display("LOC") == "LOC"
-
-
 def test_an_unknown_name_is_a_user_error() -> None:
     with pytest.raises(UserError, match=r"data\.taxonomy: no taxonomy is called 'omniner2026'"):
         taxonomy.load_taxonomy("omniner2026")

@@ -12,7 +12,7 @@ from strategies import CATEGORIES, TEXT, bare, flat, sides
 
 from omniner.corpus.taxonomy import primary_of
 from omniner.records import Entity
-from omniner.scoring.metrics import Counts, Metrics, count_sentence, evaluate, score_row
+from omniner.scoring.metrics import Counts, Metrics, evaluate, score_row
 from omniner.scoring.resampling import bootstrap_intervals
 from omniner.scoring.units import compare_units
 
@@ -77,35 +77,20 @@ def test_repeats_count_once_and_order_is_the_first_mention() -> None:
     assert comparison.residues[0].extra == [Entity("x", "丙")]
 
 
+def counts_of(gold: list[Entity], predicted: list[Entity], unit: str) -> Counts:
+    return Counts.of(compare_units([gold], [predicted], unit))
+
+
 def test_pairs_do_not_ask_where_and_spans_do() -> None:
     gold, predicted = [Entity("啊", "丙", 17, 18)], [Entity("啊", "丙", 18, 19)]
-    assert count_sentence(gold, predicted, "pair").micro().f1 == 1
-    assert count_sentence(gold, predicted, "span").micro().f1 == 0
+    assert counts_of(gold, predicted, "pair").micro().f1 == 1
+    assert counts_of(gold, predicted, "span").micro().f1 == 0
 
 
 def test_zero_denominators() -> None:
     assert score_row(0, 0, 0)[:3] == (0, 0, 0)
     assert score_row(0, 3, 0)[:3] == (0, 0, 0)
     assert metrics_of([], "pair").macro.f1 == 0
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(sides(), max_size=6), st.integers(0, 6))
-def test_counts_add_up_over_any_cut(corpus: Corpus, cut: int) -> None:
-    whole = Counts.of(compare_units([g for g, _ in corpus], [p for _, p in corpus], "span"))
-    parts = [Counts(), Counts()]
-    for place, (gold, predicted) in enumerate(corpus):
-        parts[place >= cut].add(gold, predicted, "span")
-    vector = parts[0].vector(CATEGORIES) + parts[1].vector(CATEGORIES)
-    assert (vector == whole.vector(CATEGORIES)).all()
-    assert Counts.from_vector(vector, CATEGORIES).rows() == whole.rows()
-    parts[0].merge(parts[1])
-    assert parts[0].rows() == whole.rows()
-
-
-def test_a_vector_never_loses_a_category() -> None:
-    with pytest.raises(KeyError, match="丙"):
-        count_sentence([Entity("x", "丙")], [], "pair").vector(("甲_一",))
 
 
 def tags(entities: list[Entity]) -> list[str]:
@@ -212,5 +197,5 @@ def test_no_intervals_without_draws_or_sentences() -> None:
 @given(sides())
 def test_offsets_do_not_matter_for_pairs(both: tuple[list[Entity], list[Entity]]) -> None:
     gold, predicted = both
-    with_offsets = count_sentence(gold, predicted, "pair").rows()
-    assert with_offsets == count_sentence(bare(gold), bare(predicted), "pair").rows()
+    with_offsets = counts_of(gold, predicted, "pair").rows()
+    assert with_offsets == counts_of(bare(gold), bare(predicted), "pair").rows()

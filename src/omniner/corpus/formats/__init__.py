@@ -35,7 +35,7 @@ class ReadOptions:
     """How to read what a file does not say of itself. All but the ids, offsets and annotators is about tags.
 
     Attributes:
-        scheme: auto | bio | bio2 | bioes | bmes | bios | iob1 | io.
+        scheme: auto | bio | bioes | bmes | bios | iob1 | io.
         separator: auto | tab | space.
         glued_positions: whether a word position of 1-2 digits follows each character; None = find out.
         joiner: what to put between tokens; None = find out.
@@ -82,7 +82,7 @@ class WriteOptions:
     """How to write what a sentence does not say.
 
     Attributes:
-        scheme: of CoNLL columns: bio | bio2 | bioes | bmes | bios.
+        scheme: of CoNLL columns: bio | bioes | bmes | bios.
         separator: of CoNLL columns: tab | space.
         joiner: of CoNLL columns: what stands between the tokens in the texts; empty makes each character a token.
         prompt: of instruction data: what the model is told.

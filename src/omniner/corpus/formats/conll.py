@@ -52,7 +52,7 @@ from omniner.registry import first_line
 _LOST_HALF = "\ufffd\ufffd"
 _SAMPLE = 400  # sentences looked at to find out the joiner
 # Tag letters by the place in an entity, for writing: alone, first, inside, last.
-_LETTERS = {"bio": "BBII", "bio2": "BBII", "bios": "SBII", "bioes": "SBIE", "bmes": "SBME"}
+_LETTERS = {"bio": "BBII", "bios": "SBII", "bioes": "SBIE", "bmes": "SBME"}
 _UNWRITABLE = re.compile("[\n\r\ud800-\udfff]")
 _COMMENT_ID = re.compile(r"#+\s*(?:sent_id|sentence_id|id)\b\s*[=:]?\s*(\S+)")
 _COMMENT_POST = re.compile(r"#+\s*newdoc(?:\s+id)?\s*[=:]?\s*(\S+)")

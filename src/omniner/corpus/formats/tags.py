@@ -22,7 +22,7 @@ from omniner.records import Entity, Sentence
 Row = tuple[int, str, str]  # line number, token, tag
 
 # First letters of the tags of each scheme besides O; L and U are the BILOU names of E and S, W is that of BMEWO for S.
-SCHEMES = {"bio": "BI", "bio2": "BI", "bios": "BIS", "bioes": "BIESLUW", "bmes": "BMESW"}
+SCHEMES = {"bio": "BI", "bios": "BIS", "bioes": "BIESLUW", "bmes": "BMESW"}
 READ_SCHEMES = {**SCHEMES, "iob1": "BI", "io": "I"}
 NO_TAG = ""  # of a row without a tag column
 ENTITY = "ENTITY"  # category of tags that are letters only
@@ -99,12 +99,6 @@ def notation_of(counts: Mapping[str, int]) -> str:
     if fitting["category"] == 0:
         return "prefix" if out else ""
     return "category" if out and not any(map(_WORDED.match, counts)) else ""
-
-
-def scheme_of(tags: Iterable[str]) -> str:
-    """Give the smallest scheme that has the first letters of all these tags."""
-    letters = {tag[0] for tag in tags if is_tag(tag) and tag != "O"}
-    return _scheme_of_letters(letters)
 
 
 def _scheme_of_letters(letters: set[str]) -> str:
