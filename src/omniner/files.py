@@ -131,6 +131,15 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
+def file_states(path: str | Path) -> list[list[Any]]:
+    """Return name, size and time of change of a file, or of all files of a folder: what was written anew differs."""
+    path = Path(path)
+    with explaining(path):
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        states = [(file.relative_to(path.parent), file.stat()) for file in files if file.is_file()]
+    return [[str(name), state.st_size, state.st_mtime_ns] for name, state in states]
+
+
 @contextlib.contextmanager
 def writing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary neighbour of `path`; it takes the place of `path` when the block ends without an error."""

@@ -70,6 +70,11 @@ def child_environment(parent: str, label: str) -> dict[str, str]:
     return {**kept, PARENT: parent, CHILD: label}
 
 
+def child_command(config: Path) -> list[str]:
+    """Return the command line of a process that does the run of a configuration file, or its part of one."""
+    return [sys.executable, "-m", "omniner.run", "--child", str(config)]
+
+
 def run_process(
     command: Sequence[str],
     environment: Mapping[str, str],
@@ -356,7 +361,7 @@ def run_job(job: Job, place: Surroundings, check_stop: CheckStop) -> Outcome:
                 pass
         if not _has_finished(folder, job.config, place.since):
             path = write_text(f"{kept}.yaml", compose.to_yaml(job.config))
-            command = [sys.executable, "-m", "omniner.run", "--child", str(path)]
+            command = child_command(path)
             environment = {**child_environment(place.parent, place.label), **place.variables}
             try:
                 with reserved_gpus(place.gpus, check_stop) as gpus:

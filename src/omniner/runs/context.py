@@ -25,7 +25,7 @@ from omniner.config.model_groups import CausalConfig
 from omniner.cores import check_gpu
 from omniner.corpus.sources import Corpus, check_files
 from omniner.errors import UserError
-from omniner.files import check_input_file, read_json, write_json, write_text, writing
+from omniner.files import check_input_file, explaining, read_json, write_json, write_text, writing
 from omniner.model_files import check_model
 from omniner.records import Issue, Sentence, content_digest, to_line
 from omniner.report.figures import Chart
@@ -193,9 +193,17 @@ def model_settings(config: Config) -> list[str]:
     return ["model", *kind, "data", "encoding", "trainer", "metrics", "errta", "seed"]
 
 
+def split_entry(entry: str) -> tuple[str, str]:
+    """Take an entry `name=path` apart; the name is empty where the entry is a path, as one with a `=` in it can be."""
+    name, equals, path = entry.partition("=")
+    with explaining(entry):
+        return (name, path) if equals and not Path(entry).exists() else ("", entry)
+
+
 def entry_label(entry: str) -> str:
     """What the label of a run says of a path, or of `name=path`."""
-    return Path(entry.partition("=")[0]).stem
+    name, path = split_entry(entry)
+    return Path(name or path).stem
 
 
 log = logging.getLogger("omniner")

@@ -16,7 +16,7 @@ from typing import Any
 from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.errors import UserError
-from omniner.files import explaining, is_temporary, read_json, write_json
+from omniner.files import file_states, is_temporary, read_json, write_json
 from omniner.runs.context import Context
 from omniner.runs.folder import ROOT, WRITTEN
 
@@ -34,7 +34,7 @@ def replacing(context: Context, *paths: Path) -> Iterator[None]:
     if not config.overwrite:
         for place in places:
             is_empty = place.is_dir() and not any(place.iterdir())
-            if place.exists() and not is_empty and mine.get(str(place), "") not in (None, _look_of(place)):
+            if place.exists() and not is_empty and mine.get(str(place), "") not in (None, file_states(place)):
                 found = f"{place} is there already, and another command made it"
                 raise UserError("output", found, "Name another one, or set overwrite=true to replace it.")
     for place in places:
@@ -45,7 +45,7 @@ def replacing(context: Context, *paths: Path) -> Iterator[None]:
     digest, note = compose.digest(config), context.folder / WRITTEN
     write_json(note, {"digest": digest, "paths": {str(place): None for place in places}})
     yield
-    write_json(note, {"digest": digest, "paths": {str(place): _look_of(place) for place in places}})
+    write_json(note, {"digest": digest, "paths": {str(place): file_states(place) for place in places}})
 
 
 def _written(config: Config, folder: Path) -> dict[str, Any]:
@@ -58,11 +58,3 @@ def _written(config: Config, folder: Path) -> dict[str, Any]:
             if written["digest"] == digest:
                 found |= dict(written["paths"])
     return found
-
-
-def _look_of(place: Path) -> list[list[Any]]:
-    """Name, size and time of change of a file, or of all files of a folder."""
-    with explaining(place):
-        files = sorted(place.rglob("*")) if place.is_dir() else [place]
-        states = [(file.relative_to(place.parent), file.stat()) for file in files if file.is_file()]
-    return [[str(name), state.st_size, state.st_mtime_ns] for name, state in states]

@@ -20,7 +20,6 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -66,11 +65,6 @@ def is_main_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in _FURTHER)
 
 
-def child_command(config: Path) -> list[str]:
-    """Return the command line of a process that does its part of the run of a configuration file."""
-    return [sys.executable, "-m", "omniner.run", "--child", str(config)]
-
-
 @contextlib.contextmanager
 def started_ranks(count: int, folder: Path) -> Iterator[None]:
     """Make this process rank 0 of `count` on this machine for the block, and start the others.
@@ -91,7 +85,7 @@ def started_ranks(count: int, folder: Path) -> Iterator[None]:
         "MASTER_PORT": os.environ.get("MASTER_PORT") or str(free_port()),
         RUN_FOLDER: str(folder.resolve()),
     }
-    command = child_command(folder / "config.yaml")
+    command = children.child_command(folder / "config.yaml")
     helpers = [
         Helper(f"rank {number} of {count}", command, {**rendezvous, "LOCAL_RANK": str(number)})
         for number in range(1, count)

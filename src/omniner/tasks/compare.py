@@ -40,7 +40,7 @@ from omniner.report.comparison_page import (
 )
 from omniner.report.comparison_tables import build_comparison_tables, comparison_summary
 from omniner.report.tables import TEXT, Table, escape_markdown, tables_markdown
-from omniner.runs.context import Context, Input, Task, entry_label
+from omniner.runs.context import Context, Input, Task, entry_label, split_entry
 from omniner.runs.folder import read_state, resolve_run
 from omniner.scoring.comparison import (
     HUMAN,
@@ -207,10 +207,8 @@ def find_run_files(config: Config, copies: Path) -> list[RunFiles]:
     """
     found = []
     for number, entry in enumerate(config.runs):
-        name, text = "", entry
         with explaining(entry):
-            if "=" in entry and not Path(entry).exists():
-                name, _, text = entry.partition("=")
+            name, text = split_entry(entry)
             source = _locate(text, config, copies / str(number))
         found.append(dataclasses.replace(source, name=name) if name else source)
     return _with_own_names(found)

@@ -39,6 +39,7 @@ from omniner.errors import UserError
 from omniner.files import (
     append_lines,
     explaining,
+    file_states,
     make_folder,
     read_json,
     whole_lines,
@@ -257,7 +258,7 @@ def _predict_in_shares(
     helpers = [
         ranks.Helper(
             f"process {number + 1} of {processes}",
-            ranks.child_command(settings),
+            children.child_command(settings),
             {ranks.SHARE: str(work / f"{number}.jsonl"), children.VISIBLE_GPUS: gpus[number % len(gpus)]},
         )
         for number in range(1, processes)
@@ -303,7 +304,7 @@ def _remove_stale(path: Path, config: Config, checkpoint: Path | None, sentences
     now = {
         "config": compose.digest(config),
         "sentences": content_digest(sentences),
-        "checkpoint": _file_states(checkpoint) if checkpoint else None,
+        "checkpoint": file_states(checkpoint) if checkpoint else None,
     }
     note = path.with_name(PREDICTED_BY)
     before: dict[str, Any] = {}
@@ -318,14 +319,6 @@ def _remove_stale(path: Path, config: Config, checkpoint: Path | None, sentences
             path.unlink()
     shutil.rmtree(path.with_name(SHARES), ignore_errors=True)
     write_json(note, now)
-
-
-def _file_states(checkpoint: Path) -> list[list[Any]]:
-    """Name, size and time of change of a checkpoint's files: a model that was trained again differs in them."""
-    with explaining(checkpoint):
-        files = sorted(checkpoint.rglob("*")) if checkpoint.is_dir() else [checkpoint]
-        states = [(file, file.stat()) for file in files if file.is_file()]
-    return [[str(file.relative_to(checkpoint.parent)), now.st_size, now.st_mtime_ns] for file, now in states]
 
 
 Predict = Callable[[Sequence[Sentence], frozenset[str]], Iterable[list[Prediction]]]

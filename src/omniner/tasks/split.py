@@ -32,7 +32,7 @@ from omniner.registry import FORMATS
 from omniner.report import curation_tables
 from omniner.report.tables import summary_markdown
 from omniner.runs import outputs
-from omniner.runs.context import Context, Input, Task
+from omniner.runs.context import Context, Input, Task, split_entry
 from omniner.tracking.tracked_run import DataInput
 
 CORPUS_FOLDER = "corpus"  # in the run's folder, where no output is named
@@ -207,7 +207,7 @@ def annotator_files(entries: Sequence[str]) -> dict[str, Path]:
     Raises:
         UserError: a file is not there, or a name is none or comes twice.
     """
-    pairs = [_split_entry(entry) for entry in entries]
+    pairs = [(name or Path(path).stem, Path(path)) for name, path in map(split_entry, entries)]
     for name, path in pairs:
         if name in ("", "gold") or Path(name).name != name:  # files are called after annotators
             raise UserError("annotators", f"{name!r} is no name for an annotator", 'Give another name: "name=path".')
@@ -216,13 +216,6 @@ def annotator_files(entries: Sequence[str]) -> dict[str, Path]:
     if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
         raise UserError("annotators", f"two are called {twice[0]!r}", 'Give other names: "name=path".')
     return dict(pairs)
-
-
-def _split_entry(entry: str) -> tuple[str, Path]:
-    name, equals, path = entry.partition("=")
-    if equals and not Path(entry).exists():
-        return name, Path(path)
-    return Path(entry).stem, Path(entry)
 
 
 def _people(config: Config) -> Iterator[tuple[str, Path, DataConfig]]:

@@ -35,7 +35,7 @@ from omniner.errors import UserError
 from omniner.records import Issue, Sentence
 from omniner.report import corpus_page, corpus_tables
 from omniner.report.tables import Table
-from omniner.runs.context import Context, Task, entry_label
+from omniner.runs.context import Context, Task, entry_label, split_entry
 from omniner.tasks.split import published_splits
 
 log = logging.getLogger("omniner")
@@ -177,9 +177,7 @@ def find_corpora(config: Config) -> list[CorpusEntry]:
 
 
 def _entry(entry: str, config: Config) -> CorpusEntry:
-    name, equals, target = entry.partition("=")
-    if not equals or Path(entry).exists():
-        name, target = "", entry
+    name, target = split_entry(entry)
     if name != Path(name).name:  # metrics and tables are called after corpora
         raise UserError("corpora", f"{name!r} is no name for a corpus", 'Give another name: "name=path".')
     if _CHOICE.fullmatch(target) and (data := _data(target, config)) is not None:
@@ -274,7 +272,7 @@ def _role(path: Path) -> str:
 
 def _check(config: Config) -> None:
     for entry in config.corpora:
-        path = entry if Path(entry).exists() else entry.partition("=")[2] or entry
+        path = split_entry(entry)[1] or entry
         named = path.replace("_", "").replace("-", "").isalnum()  # it may be a choice of conf/data
         if not named and not Path(path).exists():
             raise UserError("corpora", f"{path} does not exist", "Name a choice of conf/data, a file or a folder.")

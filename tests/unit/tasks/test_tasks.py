@@ -14,7 +14,7 @@ from omniner.config import compose
 from omniner.errors import UserError
 from omniner.registry import TASKS
 from omniner.runs import folder
-from omniner.runs.context import Context, Input, Task
+from omniner.runs.context import Context, Input, Task, entry_label, split_entry
 from omniner.runs.folder import ALWAYS_WRITTEN
 
 
@@ -99,3 +99,21 @@ def test_tasks_are_known_without_loading_torch() -> None:
     code = "from omniner.registry import TASKS; list(TASKS.values()); import sys; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("entry", "parts", "label"),
+    [
+        ("a.jsonl", ("", "a.jsonl"), "a"),
+        ("mine=a.jsonl", ("mine", "a.jsonl"), "mine"),
+        ("lr=0.1.jsonl", ("", "lr=0.1.jsonl"), "lr=0.1"),  # a file that is there
+        ("mine=lr=0.1.jsonl", ("mine", "lr=0.1.jsonl"), "mine"),
+    ],
+)
+def test_an_entry_is_a_path_or_a_name_and_a_path(
+    entry: str, parts: tuple[str, str], label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lr=0.1.jsonl").touch()
+    assert split_entry(entry) == parts
+    assert entry_label(entry) == label
