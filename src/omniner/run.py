@@ -94,8 +94,8 @@ def run(config: Config) -> Path:
 
 def _perform(config: Config) -> tuple[Path, str]:
     """Do one task; the folder, and what the task was told to fail on and found, empty where there is no such thing."""
-    TASKS[config.task.name].check_surroundings(config)
-    if TASKS[config.task.name].for_other_runs:
+    TASKS[config.task.name].check_machine(config)
+    if not TASKS[config.task.name].has_own_run:
         return _without_folder(config), ""
     folder, complaint = claim_folder(config), ""
     try:

@@ -5,8 +5,9 @@ One dataclass per group, with a line under each field that says what it is and i
 there are, their order and their kinds follow from its fields. `omniner.config.validate` holds a composed configuration
 against these types, and `docs/configuration.md` is made of them.
 
-A new key is a field here, and a value in the group's first file in `conf/`. There are no default values here on
-purpose: a value is written once, in YAML, beside its reason.
+A new key is a field here, and a value in the group's first file in `conf/`, beside its reason. A field has a default
+only where configurations of older runs lack the key, and must open all the same: the value of `conf/`, or (`min_steps`)
+what such a run did. A test holds them together.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from omniner.config.model_groups import (
 )
 from omniner.config.validate import (
     ForEach,
-    From0,
-    FromAboveTo1,
+    Fraction,
     Group,
     Kind,
+    NonNegativeInt,
     OneOf,
     OneOrMore,
-    Positive,
-    PositiveNumber,
+    PositiveFloat,
+    PositiveInt,
     PositiveShare,
     Share,
 )
@@ -90,25 +91,25 @@ class DataConfig(Group):
     """Share of train that becomes the split which chooses the checkpoint; 0 = use dev."""
     on_issue: Literal["keep", "fail"]
     """keep = go on and list every issue with the run; fail = stop if there is one."""
-    size: dict[str, From0]
+    size: dict[str, NonNegativeInt]
     """Generated data: split -> sentences."""
     seed: int
     """Of generated sentences, and of the draw of dev from train."""
     # These have defaults because the configurations of older runs lack them.
-    max_issues: FromAboveTo1 = 0.5
+    max_issues: Fraction = 0.5
     """Largest share of a file's sentences, or of its entities, that may be lost on reading; with more the run stops."""
     offsets: Literal["auto", "half_open", "inclusive", "utf16"] = "auto"
     """What the two offsets of an entity mean: half_open = code points, the end is behind the last one; inclusive = code
     points, the end is the last one; utf16 = UTF-16 units, as browsers count: an emoji is two; auto = found from the
     file."""
-    tag_column: Positive | None = None
+    tag_column: PositiveInt | None = None
     """CoNLL: the column of tags, from 1; null = found from the file."""
     annotator: str | None = None
     """Exports of several annotators: read only what this one labelled, by id, name or e-mail (`completed_by` of Label
     Studio, `user` of doccano); null = the ground truth, else the first of each sentence."""
     definitions: dict[str, str] = field(default_factory=dict)
     """Category -> what belongs to it, in a few words: what `prompt.definitions` tells a causal model."""
-    limit: Annotated[dict[str, From0], ForEach("train", "dev", "test")] = field(default_factory=dict)
+    limit: Annotated[dict[str, NonNegativeInt], ForEach("train", "dev", "test")] = field(default_factory=dict)
     """Split -> sentences that are used of it at most, chosen by post and seed: a number alone is for train, dev and
     test; 0 or nothing = all."""
 
@@ -124,7 +125,7 @@ class MetricsConfig(Group):
     """official = read and count as the scripts of the OmniNER2025 paper do."""
     on_parse_failure: Literal["empty", "drop"]
     """Unreadable model text is an empty answer, or is left out with its gold."""
-    bootstrap: From0
+    bootstrap: NonNegativeInt
     """Resamples over posts for the confidence intervals; 0 = none."""
     confidence: Share
     """Coverage of the intervals."""
@@ -139,9 +140,9 @@ class ErrtaConfig(Group):
     mode: Literal["auto", "official", "span"]
     """official = the five types and the rules of the paper; span = one optimal matching by place; auto = span where
     all gold entities have offsets."""
-    examples: From0
+    examples: NonNegativeInt
     """Errors of each type that the tables and the report show."""
-    top: From0
+    top: NonNegativeInt
     """Rows of the tables of frequent confusions."""
 
 
@@ -149,9 +150,9 @@ class ErrtaConfig(Group):
 class CompareConfig(Group):
     """How the differences between runs are tested and shown."""
 
-    resamples: Positive
+    resamples: PositiveInt
     """Of the paired bootstrap over posts: for the intervals of the differences."""
-    permutations: Positive
+    permutations: PositiveInt
     """Of the approximate randomisation over posts: no p-value can be below 1 / (this + 1)."""
     confidence: Share
     """Coverage of the intervals."""
@@ -159,7 +160,7 @@ class CompareConfig(Group):
     """A difference with a smaller p-value is called significant."""
     seed: int
     """Of both: the same files always get the same p-values."""
-    examples: From0
+    examples: NonNegativeInt
     """Changed sentences per run and direction that the page shows; the table of flips has all."""
 
 
@@ -179,13 +180,13 @@ class AdjudicateConfig(Group):
 class AgreementConfig(Group):
     """What is computed of the annotators' agreement, and how much of it is listed."""
 
-    bootstrap: From0
+    bootstrap: NonNegativeInt
     """Resamples over posts for the intervals; 0 = none."""
     confidence: Share
     """Coverage of the intervals."""
     seed: int
     """Of the resamples: the same files always get the same intervals."""
-    top: Positive
+    top: PositiveInt
     """Rows of the tables of suggestions and of disputed surfaces."""
 
 
@@ -197,15 +198,15 @@ class GuideConfig(Group):
     """Split whose errors are explained; test only with `allow_test`."""
     allow_test: bool
     """true = explain errors on test all the same, and mark the run and every prompt made of it."""
-    clusters: Positive
+    clusters: PositiveInt
     """Largest clusters of errors that get a note: one question each."""
-    min_errors: Positive
+    min_errors: PositiveInt
     """A cluster with fewer errors gets no note."""
-    examples: Positive
+    examples: PositiveInt
     """Errors shown of each cluster: its commonest surfaces first."""
-    surfaces: Positive
+    surfaces: PositiveInt
     """Most frequent surfaces of a cluster that are counted in train."""
-    suspects: From0
+    suspects: NonNegativeInt
     """Suspected annotation errors that are shown and asked about, a question each; 0 = none."""
     language: Language
     """Of a teacher's notes, and of prompts made of them; counted notes have both."""
@@ -217,13 +218,13 @@ class StatsConfig(Group):
 
     near: PositiveShare
     """Jaccard similarity of character n-grams from which two sentences count as near duplicates."""
-    ngram: Positive
+    ngram: PositiveInt
     """Characters of such an n-gram."""
-    candidates: From0
+    candidates: NonNegativeInt
     """Most pairs of sentences looked at for that; 0 = none."""
-    rare: From0
+    rare: NonNegativeInt
     """Categories with fewer mentions in train are named as rare."""
-    top: Positive
+    top: PositiveInt
     """Rows of the tables of surfaces, duplicates and outliers."""
     warn: dict[str, Share]
     """Check -> share above which it warns; a check without one only tells."""
@@ -258,11 +259,11 @@ class SplitConfig(Group):
 class FilterConfig(Group):
     """Which sentences are too easy to keep."""
 
-    folds: Positive
+    folds: PositiveInt
     """Parts of the corpus by post; each trains a model that predicts the others: folds - 1 opinions of a sentence."""
     dev_from_train: PositiveShare
     """Share of a fold that chooses its model's checkpoint and is not learnt from."""
-    min_mentions: Positive
+    min_mentions: PositiveInt
     """A category with fewer mentions among the kept sentences is dropped, with its entities; 1 = empty ones."""
     together: Together
     """What must not part, as in `split`."""
@@ -276,23 +277,23 @@ class SearchConfig(Group):
 
     train: bool
     """false = the model or the server answers as it is; true = a model is tuned to each variant."""
-    rungs: list[From0]
+    rungs: list[NonNegativeInt]
     """Sentences of dev answered, or with `train` steps trained, until the worse variants go; 0 = all there are."""
-    sentences: From0
+    sentences: NonNegativeInt
     """Of dev that compare variants, whole posts; 0 = all."""
     keep: Share
     """Share of the variants that goes on after a rung; none goes on that is surely worse than the best."""
-    spare: From0
+    spare: NonNegativeInt
     """Further variants that go on, too, where they cannot be told apart from the best."""
-    largest: list[Positive]
+    largest: list[PositiveInt]
     """So many of the largest lessons are a variant each."""
     types: bool
     """Whether the lessons on each type of error alone are a variant, too."""
-    random: From0
+    random: NonNegativeInt
     """Further subsets of the lessons, drawn at random, larger clusters more often."""
-    corrections: list[From0]
+    corrections: list[NonNegativeInt]
     """All of these with so many examples per lesson."""
-    examples: list[From0]
+    examples: list[NonNegativeInt]
     """And with so many sentences of train, with prompt=errta_fewshot; none = `prompt.examples` as it is."""
     held_out: PositiveShare
     """train: share of train that chooses each checkpoint, so that dev does nothing but compare variants."""
@@ -316,9 +317,9 @@ class PruneConfig(Group):
 class ChildrenConfig(Group):
     """Runs that a run starts (task=filter, task=search), and the GPUs of those that a sweep starts."""
 
-    parallel: From0
+    parallel: NonNegativeInt
     """Of a run's, side by side; 0 = as many as the machine has groups of `gpus` GPUs, one without GPUs."""
-    gpus: From0
+    gpus: NonNegativeInt
     """GPUs that each child sees, none that another one uses; 0 = all of the machine."""
 
 
@@ -334,21 +335,21 @@ class TeacherConfig(Group):
     """openai: the model's name there; null = the only one it has."""
     api_key_env: str
     """openai: environment variable that holds the key; may be unset for a local server."""
-    concurrency: Positive
+    concurrency: PositiveInt
     """openai: requests under way at once."""
-    timeout: PositiveNumber
+    timeout: PositiveFloat
     """openai: seconds for one request."""
-    retries: From0
+    retries: NonNegativeInt
     """openai: further attempts after a failure that may pass."""
     structured: Literal["none", "json_schema"]
     """json_schema = the server, or the decoding (llguidance), keeps to the form of answers."""
     path: str | None
     """hf: hub name or local folder."""
-    slots: Positive
+    slots: PositiveInt
     """hf: questions that are answered side by side."""
-    max_new_tokens: Positive
+    max_new_tokens: PositiveInt
     """Tokens of an answer at most."""
-    max_requests: Positive
+    max_requests: PositiveInt
     """Questions put to it in one run at most, repeated ones included; answers from the cache are free."""
     cache: str
     """Folder of its answers by content of the question, shared by all runs: the same question is asked once."""
@@ -371,12 +372,12 @@ class TrackingConfig(Group):
     """CPU, memory and GPU every second (every minute after five minutes), about 0.3 % of a core."""
     log_model: bool
     """Keep the model with the run as pyfunc: as large as the checkpoint."""
-    wait: From0
+    wait: NonNegativeInt
     """Seconds that the end of a run waits for a store that fails; task=sync, or a later run, sends what is left."""
     register: str | None = None
     """Name in MLflow's registry under which the trained tagger becomes a new version; null = none. The model is then
     kept as with `log_model`."""
-    port: Positive = 5000
+    port: PositiveInt = 5000
     """local: port of the UI that task=ui opens; the next one where it is taken."""
 
 

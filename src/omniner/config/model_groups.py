@@ -12,13 +12,13 @@ from annotated_types import Ge, Gt, Le
 
 from omniner.config.validate import (
     Auto,
-    From0,
     Group,
+    NonNegativeFloat,
+    NonNegativeInt,
     Number,
-    NumberFrom0,
     OneOf,
-    Positive,
-    PositiveNumber,
+    PositiveFloat,
+    PositiveInt,
     Share,
     hints,
 )
@@ -38,17 +38,17 @@ class BiLSTMConfig(Group):
     """What kind of model it is."""
     name: str
     """What run names and reports call it."""
-    char_dim: Positive
+    char_dim: PositiveInt
     """Numbers per character."""
-    bigram_dim: From0
+    bigram_dim: NonNegativeInt
     """Numbers per pair of neighbouring characters, left and right; 0 = no bigram embeddings."""
-    min_count: Positive
+    min_count: PositiveInt
     """Occurrences in train: characters and bigrams that have fewer become [UNK]."""
-    hidden: Positive
+    hidden: PositiveInt
     """LSTM units per direction."""
-    layers: Positive
+    layers: PositiveInt
     """Layers of the LSTM."""
-    members: Positive
+    members: PositiveInt
     """BiLSTMs trained side by side under one head; their scores are averaged. Each costs as much again."""
     embedding_dropout: Share
     """Share of the embeddings' features hidden in training, the same ones for all characters of a sentence."""
@@ -60,11 +60,11 @@ class BiLSTMConfig(Group):
     """Share of bigrams hidden likewise."""
     entity_replacement: Share
     """Share of training mentions exchanged for others of their category, anew in each epoch; 0 = none."""
-    learning_rate: PositiveNumber
+    learning_rate: PositiveFloat
     """Learning rate of embeddings and LSTM, at its height."""
-    head_learning_rate: PositiveNumber
+    head_learning_rate: PositiveFloat
     """Learning rate of the head."""
-    weight_decay: NumberFrom0
+    weight_decay: NonNegativeFloat
     """AdamW's, on matrices of embeddings and LSTM."""
     recipe: Recipe
     """What `trainer` takes from the model unless told otherwise: epochs, schedule and the like."""
@@ -87,13 +87,13 @@ class EncoderConfig(Group):
     """Share of features hidden before the head."""
     entity_replacement: Share
     """Share of training mentions exchanged for others of their category, anew in each epoch; 0 = none."""
-    learning_rate: PositiveNumber
+    learning_rate: PositiveFloat
     """Learning rate of the encoder, at its height."""
     layer_decay: Annotated[Number, Gt(0), Le(1)]
     """Factor on the learning rate from each layer to the one below it, down to the embeddings; 1 = all the same."""
-    head_learning_rate: PositiveNumber
+    head_learning_rate: PositiveFloat
     """Learning rate of the head."""
-    weight_decay: NumberFrom0
+    weight_decay: NonNegativeFloat
     """AdamW's, on matrices of the encoder."""
     recipe: Recipe
     """What `trainer` takes from the model unless told otherwise: epochs, schedule and the like."""
@@ -111,15 +111,15 @@ class CausalConfig(Group):
     """Hub name, local folder or .gguf file; null = random weights, built from `architecture`."""
     architecture: dict[str, Any]
     """Values of the transformers configuration of a random model; empty for a pretrained one, which brings its own."""
-    vocabulary: From0
+    vocabulary: NonNegativeInt
     """Most entries of the tokenizer that is made from the training text for a random model; 0 = the model has one."""
     chat_template: str | None
     """Jinja template of a conversation; null = the tokenizer's own."""
     entity_replacement: Share
     """Share of training mentions exchanged for others of their category, anew in each epoch; 0 = none."""
-    learning_rate: dict[MethodName, PositiveNumber]
+    learning_rate: dict[MethodName, PositiveFloat]
     """Learning rate at its height, by `tuning.method`."""
-    weight_decay: NumberFrom0
+    weight_decay: NonNegativeFloat
     """AdamW's, on matrices."""
     recipe: Recipe
     """What `trainer` takes from the model unless told otherwise: epochs, schedule and the like."""
@@ -133,11 +133,11 @@ class HeadConfig(Group):
     """The head; auto = crf for taggers, none for causal models."""
     label_smoothing: Share
     """softmax: share of the target that is spread over all tags."""
-    max_span: Positive
+    max_span: PositiveInt
     """span: characters of the longest entity it can find; cost and memory grow in proportion."""
-    biaffine_dim: Positive
+    biaffine_dim: PositiveInt
     """span: numbers that describe a first or last character."""
-    negative_weight: NumberFrom0
+    negative_weight: NonNegativeFloat
     """span: weight of a cell without an entity; below 1 finds more and errs more."""
 
 
@@ -148,9 +148,9 @@ class TuningConfig(Group):
     method: Literal["auto", Method]
     """Which weights: full = all, lora = low-rank adapters beside frozen weights, qlora = the same beside weights of 4
     bits; auto = lora for a pretrained model, full for a random one."""
-    rank: Positive
+    rank: PositiveInt
     """LoRA: inner size of an update; more learns more and costs memory."""
-    alpha: Positive
+    alpha: PositiveInt
     """LoRA: updates are scaled by alpha / rank."""
     dropout: Share
     """LoRA: share of features hidden in training; drawn once for the shared prefix, so keep it small."""
@@ -166,7 +166,7 @@ class TuningConfig(Group):
     the memory to keep them."""
     attention: Literal["auto", "masked", "cascade", "flash", "flex"]
     """How the shared prefix is attended to; auto = the fastest that agrees with masked on this machine."""
-    pack_tokens: Positive
+    pack_tokens: PositiveInt
     """Most tokens computed at once: the prompt's shared prefix, and as many sentences with answers as fit behind it."""
 
 
@@ -193,25 +193,25 @@ class PromptConfig(Group):
     """Text after the instruction, and before each example's answer; `{sentence}` stands in it once."""
     errors: dict[Language, str]
     """Text of `{errors}`: frequent errors and their corrections."""
-    examples: From0
+    examples: NonNegativeInt
     """Sentences of train shown with their answers."""
     seed: int
     """Of the choice of examples."""
     from_run: str | None
     """Run of task=guide whose errors `{errors}` tells: its run id, name, folder or guidance.json; null = the text of
     `errors`."""
-    lessons: list[Positive]
+    lessons: list[PositiveInt]
     """Numbers of that run's lessons that may be told, as guidance.md has them, 1 = the largest cluster; none = all."""
-    corrections: From0
+    corrections: NonNegativeInt
     """Examples with their corrections shown of a lesson, fewer where they do not fit."""
-    max_tokens: Positive
+    max_tokens: PositiveInt
     """Tokens of `{errors}` from a run, largest clusters first; characters where no tokenizer is at hand."""
     # These have defaults because the configurations of older runs lack them.
-    nearest: From0 = 0
+    nearest: NonNegativeInt = 0
     """Sentences of train that are most like the sentence, shown with their answers in front of it, the nearest last."""
     definitions: bool = False
     """`{categories}` is a list of lines with the definitions of `data.definitions`; false = names alone."""
-    category_examples: From0 = 0
+    category_examples: NonNegativeInt = 0
     """`{categories}` is a list of lines with this many frequent entities of train in each."""
 
 
@@ -229,13 +229,13 @@ class DecodingConfig(Group):
     engine: Literal["hf", "openai", "vllm"]
     """Where: hf = in this process; openai = a server that speaks OpenAI's protocol; vllm = vLLM's server, which is
     started for it."""
-    max_new_tokens: Annotated[Positive | None, Auto()]
+    max_new_tokens: Annotated[PositiveInt | None, Auto()]
     """Tokens of an answer at most; auto (or null) = as many as the longest sensible answer has, by the length of the
     sentence and by what train shows; of a server, what it allows."""
-    slots: Annotated[Positive | None, Auto()]
+    slots: Annotated[PositiveInt | None, Auto()]
     """hf: sentences that are decoded side by side; more is faster until memory ends. auto (or null) = on a GPU as many
     as it has memory for, at most 256; on a CPU 64."""
-    temperature: NumberFrom0
+    temperature: NonNegativeFloat
     """0 = the likeliest token always; above, tokens are drawn."""
     top_p: Annotated[Number, Gt(0), Le(1)]
     """Drawing only: the smallest set of tokens with this probability together."""
@@ -245,11 +245,11 @@ class DecodingConfig(Group):
     """openai: the model's name there; null = the only one it has."""
     api_key_env: str
     """openai: environment variable that holds the key; may be unset for a local server."""
-    concurrency: Positive
+    concurrency: PositiveInt
     """openai: requests under way at once."""
-    timeout: PositiveNumber
+    timeout: PositiveFloat
     """openai: seconds for one request."""
-    retries: From0
+    retries: NonNegativeInt
     """openai: further attempts after a failure that may pass."""
     structured: Literal["none", "json_schema", "vllm"]
     """openai, guided: how the server is told what answers may look like."""
@@ -258,7 +258,7 @@ class DecodingConfig(Group):
     options: dict[str, Any]
     """vllm: further options of that command, such as {tensor-parallel-size: 2}; null leaves out one that is given
     otherwise."""
-    start_seconds: PositiveNumber
+    start_seconds: PositiveFloat
     """vllm: until it must answer; loading a large model takes minutes."""
     extra_body: dict[str, Any] = field(default_factory=dict)
     """openai: further fields of a request, such as chat_template_kwargs={enable_thinking: false}; null leaves out one
@@ -274,7 +274,7 @@ class DecodingConfig(Group):
 class EncodingConfig(Group):
     """From sentences to tensors."""
 
-    max_length: Positive
+    max_length: PositiveInt
     """Characters of a sentence at most."""
     on_too_long: Literal["fail", "skip", "truncate"]
     """What happens to longer ones; nothing is cut without being listed."""
@@ -288,9 +288,9 @@ class TrainerConfig(Group):
     """Of this choice."""
     accelerator: Literal["auto", "cpu", "gpu"]
     """auto = GPU where there is one; gpu fails where there is none."""
-    devices: From0
+    devices: NonNegativeInt
     """Processes per node; 0 = all GPUs, or one CPU process."""
-    nodes: Positive
+    nodes: PositiveInt
     """Machines."""
     strategy: Literal["auto", "ddp", "fsdp"]
     """ddp = each process has all weights; fsdp = they share weights, gradients and optimizer (causal models);
@@ -300,39 +300,39 @@ class TrainerConfig(Group):
     deterministic: bool
     """On a GPU: only kernels that add in a fixed order, so that the same seed gives the same bytes; slower. A CPU
     always does so."""
-    threads: From0
+    threads: NonNegativeInt
     """CPU threads per process; 0 = the cores divided by the processes, at most OMP_NUM_THREADS."""
-    max_epochs: Positive
+    max_epochs: PositiveInt
     """Passes over the training split at most."""
     max_steps: Annotated[int, Ge(-1)]
     """Optimizer steps at most; -1 = no limit."""
-    max_minutes: NumberFrom0
+    max_minutes: NonNegativeFloat
     """Minutes of training at most; 0 = no limit."""
-    batch_size: Positive
+    batch_size: PositiveInt
     """Sentences of one optimizer step, over all devices."""
-    eval_batch_size: Positive
+    eval_batch_size: PositiveInt
     """Sentences evaluated at once; no influence on results, only on speed, memory and the seventh digit of a loss."""
     warmup: Share
     """Share of all steps during which the learning rate rises."""
     schedule: Literal["constant", "linear", "cosine"]
     """How the learning rate goes on after the warm-up, down to 0."""
-    gradient_clip: NumberFrom0
+    gradient_clip: NonNegativeFloat
     """Norm above which gradients are scaled down; 0 = off."""
     weight_average: Share
     """Decay per step of the averaged weights, which are evaluated and kept; 0 = off."""
-    patience: From0
+    patience: NonNegativeInt
     """Evaluations without a better dev F1 before stopping; 0 = never, the schedule runs to its end."""
-    eval_every: Positive
+    eval_every: PositiveInt
     """Epochs between evaluations on dev."""
-    eval_steps: From0
+    eval_steps: NonNegativeInt
     """Optimizer steps between evaluations on dev instead; 0 = by epochs."""
-    eval_sample: From0
+    eval_sample: NonNegativeInt
     """Sentences of dev that are evaluated, drawn by the seed; 0 = all."""
-    checkpoint_minutes: NumberFrom0
+    checkpoint_minutes: NonNegativeFloat
     """Minutes between saves of last.ckpt within an epoch; 0 = only after evaluations."""
     callbacks: dict[str, Any]
     """Name -> `_target_` of a further Lightning callback, with its arguments."""
-    min_steps: From0 = 0
+    min_steps: NonNegativeInt = 0
     """Optimizer steps at least: a small corpus is passed over more often than `max_epochs` says, and evaluated no more
     often in all; 0 = `max_epochs` alone, as always where that is set by hand."""
 

@@ -131,13 +131,13 @@ class Group:
 
 
 Number = Annotated[float, FromText()]
-PositiveNumber = Annotated[Number, Gt(0)]
-NumberFrom0 = Annotated[Number, Ge(0)]
+PositiveFloat = Annotated[Number, Gt(0)]
+NonNegativeFloat = Annotated[Number, Ge(0)]
 Share = Annotated[Number, Ge(0), Lt(1)]
 PositiveShare = Annotated[Number, Gt(0), Lt(1)]
-FromAboveTo1 = Annotated[Number, Gt(0), Le(1)]
-Positive = Annotated[int, Gt(0)]
-From0 = Annotated[int, Ge(0)]  # 0 usually means none, or no limit
+Fraction = Annotated[Number, Gt(0), Le(1)]
+PositiveInt = Annotated[int, Gt(0)]
+NonNegativeInt = Annotated[int, Ge(0)]  # 0 usually means none, or no limit
 
 NOUNS = {
     str: ("text", "texts"),

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_
 
 from annotated_types import Ge
 
-from omniner.config.validate import From0, Group, OneOf
+from omniner.config.validate import Group, NonNegativeInt, OneOf
 from omniner.errors import UserError
 from omniner.files import read_json, write_text
 from omniner.records import Entity, storable
@@ -101,15 +101,15 @@ class SurfaceErrors(Group):
     """A surface that went wrong, and in how many errors of the cluster."""
 
     text: str
-    count: From0
+    count: NonNegativeInt
 
 
 class SurfaceCount(NamedTuple):
     """A surface in train: in how many places it stands, and as what it is labelled there, the commonest first."""
 
     text: str
-    places: From0
-    labels: dict[str, From0]
+    places: NonNegativeInt
+    labels: dict[str, NonNegativeInt]
 
 
 class BoundaryPiece(NamedTuple):
@@ -121,15 +121,15 @@ class BoundaryPiece(NamedTuple):
     side: Literal["left", "right"]
     change: Literal["extra", "missing"]
     text: str
-    errors: From0
-    held: From0
+    errors: NonNegativeInt
+    held: NonNegativeInt
 
 
 class CategoryCount(NamedTuple):
     """A category in the training split, with its most frequent surfaces."""
 
     name: str
-    mentions: From0
+    mentions: NonNegativeInt
     typical: list[str]
 
 
@@ -170,8 +170,8 @@ class Lesson(Group):
     kind: Annotated[str, OneOf(lesson_kinds)]
     gold: str
     predicted: str
-    count: From0
-    types: dict[str, From0]
+    count: NonNegativeInt
+    types: dict[str, NonNegativeInt]
     note: Note
     surfaces: list[SurfaceErrors]
     examples: list[LessonExample]
@@ -195,9 +195,9 @@ class SuspectLabel(Group):
     gold: str
     usual: str
     share: Number
-    seen: From0
-    count: From0
-    agreeing: From0
+    seen: NonNegativeInt
+    count: NonNegativeInt
+    agreeing: NonNegativeInt
     id: str
     text: str
     verdict: Literal["", "gold", "usual", "unclear"]
@@ -238,11 +238,11 @@ class Guidance(Group):
     split: Literal["dev", "train", "test"]
     from_test: bool
     scores: dict[str, Number]
-    types: dict[str, From0]
+    types: dict[str, NonNegativeInt]
     teacher: dict[str, Cost]
     lessons: list[Lesson]
     suspects: list[SuspectLabel]
-    rest: dict[str, From0]
+    rest: dict[str, NonNegativeInt]
     failures: list[Annotated[Failure, AsObject()]] = field(default_factory=list)
 
     @property

@@ -323,7 +323,7 @@ class Outcome(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class ChildSettings:
     """What a child needs beside its configuration.
 
     Attributes:
@@ -345,28 +345,28 @@ class Surroundings:
     since: float = 0.0
 
 
-def run_job(job: Job, place: Surroundings, check_stop: CheckStop) -> Outcome:
+def run_job(job: Job, child: ChildSettings, check_stop: CheckStop) -> Outcome:
     """Do one job, unless it has finished; `output_dir` of its configuration is the folder of its run.
 
     Raises:
         Stopped: from `check_stop`; the child has stopped, resumable.
     """
     folder = Path(job.config.output_dir or "")
-    kept = make_folder(place.folder / FOLDER) / job.name
+    kept = make_folder(child.folder / FOLDER) / job.name
     error = ""
     # A name may come twice at the same time: a sweeper can ask for one configuration again.
     with wait_for_lock(Path(f"{kept}.lock"), check_stop):
         if folder.exists():  # an earlier process of this job, whose parent was killed, may be coming to its end
             with wait_for_lock(folder / LOCK, check_stop):
                 pass
-        if not _has_finished(folder, job.config, place.since):
+        if not _has_finished(folder, job.config, child.since):
             path = write_text(f"{kept}.yaml", compose.to_yaml(job.config))
             command = child_command(path)
-            environment = {**child_environment(place.parent, place.label), **place.variables}
+            environment = {**child_environment(child.parent, child.label), **child.variables}
             try:
-                with reserved_gpus(place.gpus, check_stop) as gpus:
+                with reserved_gpus(child.gpus, check_stop) as gpus:
                     log_file = Path(f"{kept}.log")
-                    error = run_process(command, environment | gpus, log_file, check_stop, place.cores)
+                    error = run_process(command, environment | gpus, log_file, check_stop, child.cores)
             except UserError as mistake:
                 error = str(mistake)
     metrics = read_json(folder / METRICS) if not error and (folder / METRICS).exists() else {}
@@ -408,8 +408,8 @@ def run_jobs(jobs: Sequence[Job], folder: Path, parent: str, settings: ChildrenC
         config.output_dir, config.resume = str(folder / FOLDER / job.name), "auto"
         cores = free.get()
         try:
-            place = Surroundings(folder, parent, config.name, gpus, cores)
-            return run_job(job._replace(config=config), place, check_stop)
+            child = ChildSettings(folder, parent, config.name, gpus, cores)
+            return run_job(job._replace(config=config), child, check_stop)
         finally:
             free.put(cores)
 

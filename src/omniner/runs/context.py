@@ -110,7 +110,7 @@ class Task:
         inputs: the keys that name what it reads.
         check: what else must hold of a configuration before it begins; raises `UserError`.
         outputs: the files and folders that it writes into the run's folder, beside those of every task.
-        costly: those of its files that a later start goes on from; a folder that holds one of them is never taken back.
+        resume_files: those of its files that a later start goes on from; a folder that holds one is never taken back.
         trains: whether models learn in it, which a server's cannot.
         prompts: whether it makes a prompt of its own, so that `prompt.from_run` is for it.
         uses_model: whether it runs the model of `model` here, on the devices of `trainer`.
@@ -119,7 +119,7 @@ class Task:
             its own name.
         about_corpora: whether its runs tell of corpora and not of models, and are listed apart from those.
         tracked: whether its runs are worth a record in the tracking store.
-        for_other_runs: whether it only looks after other runs, and so has no folder and no tracked run of its own.
+        has_own_run: False where it only looks after other runs, and so has no folder and no tracked run of its own.
     """
 
     name: str
@@ -129,7 +129,7 @@ class Task:
     inputs: Sequence[Input] = ()
     check: Callable[[Config], None] = _no_check
     outputs: Sequence[str] = ()
-    costly: Sequence[str] = ()
+    resume_files: Sequence[str] = ()
     trains: bool = False
     prompts: bool = False
     uses_model: Callable[[Config], bool] = never
@@ -137,7 +137,7 @@ class Task:
     settings: Callable[[Config], Sequence[str]] = lambda config: ()
     about_corpora: bool = False
     tracked: Callable[[Config], bool] = always
-    for_other_runs: bool = False
+    has_own_run: bool = True
 
     @property
     def meaning(self) -> str:
@@ -150,7 +150,7 @@ class Task:
             one.check(self.name, config)
         self.check(config)
 
-    def check_surroundings(self, config: Config) -> None:
+    def check_machine(self, config: Config) -> None:
         """Raise a `UserError` where this machine lacks what the task needs: a checkpoint, a corpus, a model, a GPU.
 
         Only what a glance can tell: it comes before anything heavy is imported and before the run leaves a trace.
@@ -211,7 +211,7 @@ log = logging.getLogger("omniner")
 
 @dataclass
 class Context:
-    """The surroundings of one task.
+    """What a running task is given.
 
     Attributes:
         config: checked.
@@ -278,7 +278,7 @@ class Context:
             command: what to do next.
             details: lines as they stand on the terminal.
         """
-        if not self.run.url_hint:
+        if not self.run.url:
             return
         links = " · ".join(f"[{page}]({self.run.page(page)})" for page in pages if (self.folder / page).exists())
         picture = f"![{figure}]({self.run.file_address(figure)})" if (self.folder / figure).is_file() else ""

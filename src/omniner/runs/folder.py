@@ -281,7 +281,7 @@ def _clear(path: Path, task: str) -> None:
 def _holds_work(path: Path, state: dict[str, Any]) -> bool:
     """Whether something was done that the same command can go on from."""
     task = state.get("task", "")
-    return task in TASKS and any((path / name).is_file() for name in TASKS[task].costly)
+    return task in TASKS and any((path / name).is_file() for name in TASKS[task].resume_files)
 
 
 def settle_replaced(path: Path) -> None:

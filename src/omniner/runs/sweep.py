@@ -34,7 +34,7 @@ from omniner.config.overrides import quote
 from omniner.errors import Stopped, UserError
 from omniner.files import make_folder, read_json, try_lock, write_json, write_text, writing
 from omniner.runs import children
-from omniner.runs.children import CheckStop, Job, Surroundings
+from omniner.runs.children import CheckStop, ChildSettings, Job
 from omniner.runs.folder import (
     FINISHED,
     LOCK,
@@ -263,11 +263,11 @@ def run_child(composed: DictConfig) -> float | None:
     state = read_json(sweep / SWEEP_STATE)
     fixed = state.get("fixed", ())
     label = " ".join(one for one in overrides if one.lstrip("+").partition("=")[0] not in fixed) or config.name
-    place = Surroundings(
+    child = ChildSettings(
         sweep, state["parent"], label, config.children.gpus,
         variables={SEARCH_PATH: _search_path(hydra)}, since=state["started"],
     )  # fmt: skip
-    outcome = children.run_job(Job(digest, config), place, _stop_with_launcher())
+    outcome = children.run_job(Job(digest, config), child, _stop_with_launcher())
     told = read_state(outcome.folder)
     run = ChildRun(told.get("run_id", ""), label, told.get("status", "failed"), outcome.metrics)
     _write_record(sweep, digest, number, overrides, run, outcome.error)

@@ -236,8 +236,8 @@ def _publish(context: Context, guidance: Guidance) -> None:
     tracked.metrics({f"teacher/{name}": value for name, value in (spent | {"failed": len(guidance.failures)}).items()})
     tracked.tags({f"guide.{name}": value for name, value in guidance.source.items()})
     tracked.tags({"guide.split": guidance.split, "guide.from_test": guidance.from_test, "guide.sha": guidance.sha})
-    if tracked.url_hint and guidance.source["run"]:
-        tracked.tags({"guide.link": tracked.url_hint.replace(tracked.id, guidance.source["run"])})
+    if tracked.url and guidance.source["run"]:
+        tracked.tags({"guide.link": tracked.url.replace(tracked.id, guidance.source["run"])})
     for question, reason in guidance.failures:
         log.warning("the teacher gave no note on %s: %s", question, reason)
     summary = guidance_page.guidance_summary(guidance)
@@ -275,6 +275,6 @@ TASK = Task(
         "tables",
         GUIDANCE_COPY,
     ),
-    costly=[PREDICTIONS],
+    resume_files=[PREDICTIONS],
     settings=lambda config: ["run", "teacher", "errta"],
 )

@@ -387,7 +387,7 @@ TASK = Task(
     ],
     check=_check,
     outputs=(*PREDICTION_OUTPUTS, *SCORE_OUTPUTS, GUIDANCE_COPY),
-    costly=[PREDICTIONS],
+    resume_files=[PREDICTIONS],
     prompts=True,
     uses_model=lambda config: config.decoding.engine != "openai" and not config.checkpoint,
     splits=_splits,

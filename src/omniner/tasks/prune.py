@@ -182,5 +182,5 @@ TASK = Task(
     run=run,
     label=lambda config: ["prune"],
     check=_check,
-    for_other_runs=True,
+    has_own_run=False,
 )

@@ -273,9 +273,9 @@ def _ways_on(context: Context) -> list[str]:
     """Where to read on, and what to do next."""
     config, folder = context.config, context.folder
     ways = [f"  report   {folder / 'report.html'}"]
-    if context.run.url_hint:
+    if context.run.url:
         opened = "python -m omniner.run task=ui, then " if config.tracking.kind == "local" else ""
-        ways.append(f"  MLflow   {opened}{context.run.url_hint}")
+        ways.append(f"  MLflow   {opened}{context.run.url}")
     return [*ways, f"  next     {_next_command(context)}"]
 
 

@@ -80,7 +80,7 @@ CHOICE = "searched"
 class _Judged:
     """A rung: the variants that were in it, the best first, and why some go."""
 
-    step: Rung
+    rung: Rung
     ranked: Mapping[str, VariantScore]
     tables: Mapping[str, NDArray[np.int64]]
     gone: Mapping[str, str]
@@ -101,10 +101,10 @@ def run(context: Context) -> None:
     trained = frozenset(sentence.text for sentence in train) if config.search.train else frozenset[str]()
     dev, issues = _unseen(corpus.splits["dev"], found, trained)
     context.publish_issues([*corpus.issues, *issues])
-    steps = build_rungs(config, dev)
-    log.info("rungs: %s", ", ".join(_label(config, step) for step in steps))
-    write_rungs(context, steps, train)
-    judged, answers = _race(context, steps, found)
+    rungs = build_rungs(config, dev)
+    log.info("rungs: %s", ", ".join(_label(config, rung) for rung in rungs))
+    write_rungs(context, rungs, train)
+    judged, answers = _race(context, rungs, found)
     result = _result(config, guidance, found, same, judged, answers, len(issues))
     language = context.page_language(sentence.text for sentence in dev)
     _publish(context, result, next(variant for variant in found if variant.name == result.best.name), language)
@@ -131,49 +131,49 @@ def _unseen(
 
 
 def _race(
-    context: Context, steps: Sequence[Rung], found: Sequence[PromptVariant]
+    context: Context, rungs: Sequence[Rung], found: Sequence[PromptVariant]
 ) -> tuple[list[_Judged], dict[str, list[Prediction]]]:
     """All rungs, and the answers of the variants to what they were asked."""
     config, alive = context.config, list(found)
     answers: dict[str, list[Prediction]] = {variant.name: [] for variant in found}
     judged: list[_Judged] = []
-    for step in steps:
-        fresh, failed = run_rung(context, step, alive)
-        _check_baselines(failed, step)
+    for rung in rungs:
+        fresh, failed = run_rung(context, rung, alive)
+        _check_baselines(failed, rung)
         for name, predictions in fresh.items():
             answers[name] = predictions if config.search.train else answers[name] + predictions
-        tables = _tables(config, step, [variant for variant in alive if variant.name in fresh], answers)
+        tables = _tables(config, rung, [variant for variant in alive if variant.name in fresh], answers)
         ranked = rank_variants(tables, config.compare)
         gone: dict[str, str] = {name: Wording("its run failed: {why}", why=why) for name, why in failed.items()}
-        if step is not steps[-1]:
+        if rung is not rungs[-1]:
             gone |= dropped_variants(ranked, BASELINES, config.search.keep, config.search.spare)
-        judged.append(_Judged(step, ranked, tables, gone))
+        judged.append(_Judged(rung, ranked, tables, gone))
         best = next(iter(ranked))
         log.info(
-            "rung %d: %s has dev F1 %.2f %%; %d go on", step.number, best, 100 * ranked[best].f1, len(alive) - len(gone)
+            "rung %d: %s has dev F1 %.2f %%; %d go on", rung.number, best, 100 * ranked[best].f1, len(alive) - len(gone)
         )
         values = {"search/rung_f1": ranked[best].f1, "search/rung_variants": len(ranked)}
-        context.run.metrics(values, step.number)
+        context.run.metrics(values, rung.number)
         alive = [variant for variant in alive if variant.name not in gone]
     return judged, answers
 
 
-def _check_baselines(failed: Mapping[str, str], step: Rung) -> None:
+def _check_baselines(failed: Mapping[str, str], rung: Rung) -> None:
     """Without what the others are compared with, and with a server that is gone, there is nothing to decide."""
     for name in BASELINES:
         if name in failed:
-            found = f"{failed[name]} (the variant {name}, twice, in rung {step.number})"
+            found = f"{failed[name]} (the variant {name}, twice, in rung {rung.number})"
             raise UserError("search", found, "See its log in the folder children; then the same command goes on.")
 
 
 def _tables(
-    config: Config, step: Rung, alive: Sequence[PromptVariant], answers: Mapping[str, list[Prediction]]
+    config: Config, rung: Rung, alive: Sequence[PromptVariant], answers: Mapping[str, list[Prediction]]
 ) -> dict[str, NDArray[np.int64]]:
     """Counts per post of each variant, shorter prompts first."""
     order = sorted(alive, key=lambda variant: variant.length)
-    scored = _score_all(config, step.sentences, {variant.name: answers[variant.name] for variant in order})
-    numbers = post_numbers(step.sentences)
-    post_of = {sentence.id: number for sentence, number in zip(step.sentences, numbers, strict=True)}
+    scored = _score_all(config, rung.sentences, {variant.name: answers[variant.name] for variant in order})
+    numbers = post_numbers(rung.sentences)
+    post_of = {sentence.id: number for sentence, number in zip(rung.sentences, numbers, strict=True)}
     return {
         name: micro_counts(one.comparison, [post_of[key] for key in one.scored], 1 + max(numbers))
         for name, one in scored.items()
@@ -201,11 +201,11 @@ def _result(
     failed = [name for one in judged for name in one.gone]
     order = list(dict.fromkeys([*ranked, *failed]))  # those that came further stand higher
     by_name = {variant.name: variant for variant in found}
-    sentences = last.step.sentences
+    sentences = last.rung.sentences
     return guidance_page.SearchResult(
         tried=[_tried(by_name[name], judged) for name in order],
         same=same,
-        rungs=[_label(config, one.step) for one in judged],
+        rungs=[_label(config, one.rung) for one in judged],
         sentences=len(sentences),
         posts=1 + max(post_numbers(sentences)),
         left_out=left_out,
@@ -220,18 +220,18 @@ def _result(
     )
 
 
-def _label(config: Config, step: Rung) -> str:
+def _label(config: Config, rung: Rung) -> str:
     if not config.search.train:
-        return Wording("{count:,} sentences", count=len(step.sentences))
-    return Wording("{count:,} steps", count=step.budget) if step.budget else Wording("all steps")
+        return Wording("{count:,} sentences", count=len(rung.sentences))
+    return Wording("{count:,} steps", count=rung.budget) if rung.budget else Wording("all steps")
 
 
 def _cost(config: Config, count: int, judged: Sequence[_Judged]) -> str:
     if config.search.train:
-        parts = (Wording("{runs} of {rung}", runs=len(one.ranked), rung=_label(config, one.step)) for one in judged)
+        parts = (Wording("{runs} of {rung}", runs=len(one.ranked), rung=_label(config, one.rung)) for one in judged)
         runs = sum(len(one.ranked) for one in judged)
         return Wording("{runs} training runs: {parts}", runs=runs, parts=Wording.joined(", ", parts))
-    asked, whole = sum(len(one.step.fresh) * len(one.ranked) for one in judged), count * len(judged[-1].step.sentences)
+    asked, whole = sum(len(one.rung.fresh) * len(one.ranked) for one in judged), count * len(judged[-1].rung.sentences)
     return Wording("{asked:,} answers instead of {whole:,} without early stopping", asked=asked, whole=whole)
 
 
@@ -246,7 +246,7 @@ def _tried(variant: PromptVariant, judged: Sequence[_Judged]) -> VariantResult:
         lessons=variant.lessons.numbers if variant.lessons else (),
         covered=variant.lessons.covered if variant.lessons else 0.0,
         standings=[one.ranked[variant.name] for one in judged if variant.name in one.ranked],
-        stopped=stopped.step.number if stopped else 0,
+        stopped=stopped.rung.number if stopped else 0,
         why=stopped.gone[variant.name] if stopped else "",
     )
 
@@ -379,26 +379,26 @@ def _first(posts: Sequence[Sequence[Sentence]], size: int) -> list[Sentence]:
     return found
 
 
-def write_rungs(context: Context, steps: Sequence[Rung], train: Sequence[Sentence]) -> None:
+def write_rungs(context: Context, rungs: Sequence[Rung], train: Sequence[Sentence]) -> None:
     """Write what the runs read."""
     folder = context.folder / SEARCH_FOLDER
     jsonl.write(folder / TRAIN, train)
-    jsonl.write(folder / DEV, steps[-1].sentences)
+    jsonl.write(folder / DEV, rungs[-1].sentences)
     if not context.config.search.train:
-        for step in steps:
-            jsonl.write(folder / f"rung_{step.number}.jsonl", step.fresh)
+        for rung in rungs:
+            jsonl.write(folder / f"rung_{rung.number}.jsonl", rung.fresh)
 
 
 def run_rung(
-    context: Context, step: Rung, variants: Sequence[PromptVariant]
+    context: Context, rung: Rung, variants: Sequence[PromptVariant]
 ) -> tuple[dict[str, list[Prediction]], dict[str, str]]:
-    """Do a rung for these variants: the answers to `step.fresh` by variant, and why others have none."""
-    waiting = {_child_label(variant, step): variant for variant in variants}
+    """Do a rung for these variants: the answers to `rung.fresh` by variant, and why others have none."""
+    waiting = {_child_label(variant, rung): variant for variant in variants}
     answers: dict[str, list[Prediction]] = {}
     failed: dict[str, str] = {}
     for _ in range(_ATTEMPTS):
         failed = {}
-        jobs = [Job(label, _config(context, variant, step, label)) for label, variant in waiting.items()]
+        jobs = [Job(label, _config(context, variant, rung, label)) for label, variant in waiting.items()]
         for outcome in children.run_jobs(jobs, context.folder, context.run.id, context.config.children):
             variant = waiting[outcome.name]
             if outcome.error:
@@ -406,18 +406,18 @@ def run_rung(
                 failed[variant.name] = outcome.error
             else:
                 answers[variant.name] = _answers(outcome)
-                log.info("rung %d: %s is done, %d of %d", step.number, variant.name, len(answers), len(variants))
+                log.info("rung %d: %s is done, %d of %d", rung.number, variant.name, len(answers), len(variants))
         waiting = {label: variant for label, variant in waiting.items() if variant.name in failed}
         if not waiting:
             break
     return answers, {variant.name: failed[variant.name] for variant in waiting.values()}
 
 
-def _child_label(variant: PromptVariant, step: Rung) -> str:
-    return f"{variant.name}-rung{step.number}"
+def _child_label(variant: PromptVariant, rung: Rung) -> str:
+    return f"{variant.name}-rung{rung.number}"
 
 
-def _config(context: Context, variant: PromptVariant, step: Rung, label: str) -> Config:
+def _config(context: Context, variant: PromptVariant, rung: Rung, label: str) -> Config:
     """A whole configuration, with the guidance of this run."""
     ours = context.config
     config = copy.deepcopy(ours)
@@ -429,13 +429,13 @@ def _config(context: Context, variant: PromptVariant, step: Rung, label: str) ->
     train = {"train": [TRAIN]}
     if not ours.search.train:
         config.task = replace(ours.task, name="predict")
-        config.input = str(place / f"rung_{step.number}.jsonl")
+        config.input = str(place / f"rung_{rung.number}.jsonl")
         config.data = children.data_of_parent(ours.data, place, train, report="test", dev_from_train=0.0)
         return config
     config.task = replace(ours.task, name="train")
     files, held_out = {**train, "dev": [DEV]}, ours.search.held_out
     config.data = children.data_of_parent(ours.data, place, files, report="dev", dev_from_train=held_out)
-    config.trainer = replace(ours.trainer, max_steps=step.budget or ours.trainer.max_steps)
+    config.trainer = replace(ours.trainer, max_steps=rung.budget or ours.trainer.max_steps)
     config.tracking = replace(ours.tracking, log_model=False)  # the models are means, not results
     return config
 
@@ -481,7 +481,7 @@ TASK = Task(
         GUIDANCE_COPY,
         children.FOLDER,
     ],
-    costly=[f"{SEARCH_FOLDER}/{DEV}"],
+    resume_files=[f"{SEARCH_FOLDER}/{DEV}"],
     prompts=True,
     uses_model=lambda config: config.decoding.engine == "hf",
     splits=lambda config: ("train", "dev"),

@@ -48,5 +48,5 @@ TASK = Task(
     run=run,
     label=lambda config: ["sync"],
     check=_check,
-    for_other_runs=True,
+    has_own_run=False,
 )

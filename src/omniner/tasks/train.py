@@ -103,7 +103,7 @@ class CurveRecorder(Run):
     """A tracked run, as Lightning's logger sees it, that keeps its scalars in `curves.jsonl` of the folder as well."""
 
     def __init__(self, run: Run, folder: Path) -> None:
-        self.id, self.url_hint = run.id, run.url_hint
+        self.id, self.url = run.id, run.url
         self._run, self._path = run, folder / CURVES
         # What a process wrote after its last checkpoint, before it was killed, comes again.
         self._earlier = {_row_key(row): row for row in _read_rows(self._path)}
@@ -155,7 +155,7 @@ TASK = Task(
     run=run,
     label=lambda config: [*model_label(config), config.data.name],
     outputs=(*PREDICTION_OUTPUTS, *SCORE_OUTPUTS, GUIDANCE_COPY, "prompt.txt", "checkpoints", CURVES, MODEL),
-    costly=["checkpoints/last.ckpt", PREDICTIONS],
+    resume_files=["checkpoints/last.ckpt", PREDICTIONS],
     trains=True,
     prompts=True,
     uses_model=always,

@@ -35,5 +35,5 @@ TASK = Task(
     run=run,
     label=lambda config: ["ui"],
     check=_check,
-    for_other_runs=True,
+    has_own_run=False,
 )

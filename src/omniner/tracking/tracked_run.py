@@ -191,15 +191,15 @@ class Run:
 
     Attributes:
         id: in the store; empty where the run is not tracked.
-        url_hint: address of its page in the UI; empty where the run is not tracked.
+        url: address of its page in the UI; empty where the run is not tracked.
     """
 
     id: str = ""
-    url_hint: str = ""
+    url: str = ""
 
     def page(self, artifact: str) -> str:
         """Return the address of the UI's page on one of its artifacts, from the UI's root on."""
-        place, _, query = self.url_hint.partition("#")[2].partition("?")
+        place, _, query = self.url.partition("#")[2].partition("?")
         return f"#{place}/artifacts/{quote(artifact)}?{query}"
 
     def file_address(self, artifact: str) -> str:
@@ -243,17 +243,15 @@ class TrackedRun(Run):
 
     Args:
         run: its id.
-        url_hint: address of its page in the UI.
+        url: address of its page in the UI.
         spool: gets its records.
         sender: sends them.
         secrets: texts that must not be written.
         wait: seconds that the store may fail at the end of the run.
     """
 
-    def __init__(
-        self, run: str, url_hint: str, spool: Spool, sender: Sender, secrets: Sequence[str], wait: float
-    ) -> None:
-        self.id, self.url_hint = run, url_hint
+    def __init__(self, run: str, url: str, spool: Spool, sender: Sender, secrets: Sequence[str], wait: float) -> None:
+        self.id, self.url = run, url
         self._spool, self._sender, self._secrets, self._wait = spool, sender, secrets, wait
         self._folder = spool.path.parent
         self._process = os.getpid()

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
-from omniner.config import compose
+from omniner.config import compose, groups, model_groups
 from omniner.errors import UserError
 from omniner.files import write_text
 
@@ -143,6 +146,36 @@ def test_a_small_corpus_is_passed_over_more_often(overrides: list[str], epochs: 
     trainer = compose.load(overrides).trainer
     assert (trainer.epochs(10), trainer.epochs_between_evaluations(10)) == (epochs, every)
     assert trainer.epochs(1000) == trainer.max_epochs
+
+
+def _groups_in(value: Any) -> Iterator[Any]:
+    """A group and all groups in it."""
+    yield value
+    for field in dataclasses.fields(value):
+        if dataclasses.is_dataclass(inner := getattr(value, field.name)):
+            yield from _groups_in(inner)
+
+
+def test_what_older_runs_lack_is_what_conf_says() -> None:
+    chosen = [["model=qwen2_tiny", "decoding=free"], ["model=bert_tiny"], []]
+    met: dict[tuple[str, str], Any] = {}
+    for group in (group for one in chosen for group in _groups_in(compose.load(one))):
+        met |= {(type(group).__name__, field.name): getattr(group, field.name) for field in dataclasses.fields(group)}
+    kinds = [kind for module in (groups, model_groups) for kind in vars(module).values() if isinstance(kind, type)]
+    compared, differing = 0, {}
+    for kind in filter(dataclasses.is_dataclass, kinds):
+        for field in dataclasses.fields(kind):
+            factory = field.default_factory
+            usual = field.default if factory is dataclasses.MISSING else factory()
+            if usual is not dataclasses.MISSING and not dataclasses.is_dataclass(usual):
+                value = met[kind.__name__, field.name]
+                if isinstance(value, dict):  # 0 sentences of a split are no limit, as no entry is
+                    value = {key: one for key, one in value.items() if one != 0}
+                compared += 1
+                if value != usual:
+                    differing[f"{kind.__name__}.{field.name}"] = (value, usual)
+    assert compared >= 10
+    assert differing == {"TrainerConfig.min_steps": (1200, 0)}, "older runs made so few steps as their passes were"
 
 
 def test_a_look_at_a_large_corpus_is_as_short_as_one_at_the_sample() -> None:

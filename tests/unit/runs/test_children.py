@@ -16,7 +16,7 @@ from omniner.errors import Stopped, UserError
 from omniner.files import try_lock
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
 from omniner.runs import children
-from omniner.runs.children import Job, Outcome, Surroundings
+from omniner.runs.children import ChildSettings, Job, Outcome
 from omniner.runs.folder import LOCK
 
 
@@ -124,4 +124,4 @@ def test_whoever_waits_for_an_orphan_can_be_stopped(tmp_path: Path) -> None:
 
     one.config.output_dir = str(place)
     with orphan, pytest.raises(Stopped):
-        children.run_job(one, Surroundings(tmp_path / "run", "", "one"), check_stop)
+        children.run_job(one, ChildSettings(tmp_path / "run", "", "one"), check_stop)

@@ -37,7 +37,7 @@ def greet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Task]:
             label=lambda config: ["greet", Path(config.input or "").stem],
             inputs=[Input("input", required=True, folder_allowed=False)],
             outputs=["greeting.txt"],
-            costly=["greeting.txt"],
+            resume_files=["greeting.txt"],
         )
     )
     TASKS.remove("greet")
@@ -92,7 +92,7 @@ def test_an_entry_is_called_after_its_module_and_has_a_choice(name: str) -> None
     choice = Path(__file__).parents[3] / "conf" / "task" / f"{name}.yaml"
     assert f"name: {name}" in choice.read_text(encoding="utf-8").splitlines()
     assert not set(task.outputs) & {*ALWAYS_WRITTEN, *folder.BOOKKEEPING}
-    assert {path.partition("/")[0] for path in task.costly} <= set(task.outputs)
+    assert {path.partition("/")[0] for path in task.resume_files} <= set(task.outputs)
 
 
 def test_tasks_are_known_without_loading_torch() -> None:

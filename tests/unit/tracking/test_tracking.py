@@ -169,7 +169,7 @@ def test_off_writes_nothing(tmp_path: Path) -> None:
     run.text("a", "a.txt")
     run.table(["a"], [[1]], "a.json")
     run.finish("FINISHED")
-    assert (run.id, run.url_hint) == ("", "")
+    assert (run.id, run.url) == ("", "")
     assert list(tmp_path.iterdir()) == []
     off = config("", kind="off")
     assert tracking.child_runs(off, "") == []
@@ -719,7 +719,7 @@ def test_a_server_that_is_killed_and_comes_back_misses_nothing(
         assert client(store).get_run(run.id).info.status == "FINISHED"
         kept = Path(client(store).download_artifacts(run.id, "report.html"))
         assert kept.read_text("utf-8") == "<p>好</p>"
-        assert run.url_hint.split("?")[0] == f"http://127.0.0.1:{port}/#/experiments/1/runs/{run.id}"
+        assert run.url.split("?")[0] == f"http://127.0.0.1:{port}/#/experiments/1/runs/{run.id}"
     finally:
         stop(server)
 
@@ -770,7 +770,7 @@ def test_links_lead_to_the_port_that_the_ui_took(local: TrackingConfig, tmp_path
     assert port > asked.port
     run = begin(asked, tmp_path / "out")
     run.finish("FINISHED")
-    assert run.url_hint.startswith(f"http://127.0.0.1:{port}/#/experiments/")
+    assert run.url.startswith(f"http://127.0.0.1:{port}/#/experiments/")
     assert run.page("report.html").startswith(f"#/experiments/{stores.open_store(local).experiment}/runs/{run.id}/art")
     assert tracking.compare_link(local, [run.id]).startswith(f"http://127.0.0.1:{port}/#/compare-runs")
 
