@@ -271,7 +271,7 @@ def _choose(text: str, surface: str, count: int, covered: bytearray, known: set[
     return sorted(free + overlapping[: count - len(free)])
 
 
-def place_pairs(text: str, pairs: Sequence[tuple[str, str]], known: Sequence[Entity] = ()) -> list[Entity | None]:
+def locate_pairs(text: str, pairs: Sequence[tuple[str, str]], known: Sequence[Entity] = ()) -> list[Entity | None]:
     """Make an entity of each (surface, category) pair, without offsets where the surface is not in the text.
 
     `align_surfaces` finds the places. A surface listed more often than it occurs shares the first place that its

@@ -25,7 +25,7 @@ from omniner.answers.final_answer import final_text, read_final
 from omniner.answers.loose_json import MAX_DEPTH, decode
 from omniner.answers.pairs import Pair, PairReader, PairReading
 from omniner.errors import UserError
-from omniner.records import Entity, Prediction, Sentence, place_pairs
+from omniner.records import Entity, Prediction, Sentence, locate_pairs
 
 # Separators of the JSON: those of the paper's training data (Python's own), and without spaces.
 STYLES = {"official": (", ", ": "), "compact": (",", ":")}
@@ -150,7 +150,7 @@ def prediction_from_answer(
         categories: those that the model was told of.
     """
     parsed = parse_answer(raw, categories, sentence.text, bool(cut))
-    placed = place_pairs(sentence.text, [(_spelt_as_in(sentence.text, text), label) for text, label in parsed.pairs])
+    placed = locate_pairs(sentence.text, [(_spelt_as_in(sentence.text, text), label) for text, label in parsed.pairs])
     entities = [entity for entity in placed if entity is not None]
     reasons = [CUT if cut is True else cut or "", parsed.reason]
     if repeats := len(placed) - len(entities):

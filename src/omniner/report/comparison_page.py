@@ -23,7 +23,7 @@ from omniner.scoring.comparison import HUMAN, RunComparison, TestedRun, coverage
 from omniner.scoring.error_types import AMBER, BLUE, ERROR_TYPES, GREEN, GREY, ORANGE, PURPLE, SKY
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.resampling import Difference, smallest_p
-from omniner.scoring.units import Residue
+from omniner.scoring.units import SentenceErrors
 from omniner.wording import Wording, said
 
 if TYPE_CHECKING:
@@ -265,14 +265,14 @@ def _changed(comparison: RunComparison) -> tuple[list[Any], list[Any]]:
                 wrong = [first.get(name, _NOTHING), second.get(name, _NOTHING)]
                 missing = page.entity_places([e for residue in wrong for e in residue.missing], golds)
                 marks = [
-                    page.entity_places(residue.extra, side) for residue, side in zip(wrong, (old, new), strict=True)
+                    page.entity_places(residue.spurious, side) for residue, side in zip(wrong, (old, new), strict=True)
                 ]
                 types = (old_types if gained else new_types).get(name, [])
                 flips.append([number, gained, place[name], missing, old, marks[0], new, marks[1], types])
     return sentences, flips
 
 
-_NOTHING = Residue(0, [], [])
+_NOTHING = SentenceErrors(0, [], [])
 
 
 def _types(result: ScoreResult) -> dict[str, list[str]]:
@@ -285,7 +285,7 @@ def _types(result: ScoreResult) -> dict[str, list[str]]:
     return found
 
 
-def _residues(result: ScoreResult) -> dict[str, Residue]:
+def _residues(result: ScoreResult) -> dict[str, SentenceErrors]:
     """What is wrong in each sentence, by id."""
     return {result.scored[residue.sentence]: residue for residue in result.comparison.residues}
 

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 from omniner.records import Entity, Issue
 from omniner.scoring.error_types import error_types
 from omniner.scoring.metrics import ErrtaError, ErrtaResult, TypeCount
-from omniner.scoring.units import Residue, normal
+from omniner.scoring.units import SentenceErrors, normal
 
 
 class IdentityError(AssertionError):
@@ -115,7 +115,7 @@ class _Event(NamedTuple):
 
 
 def sort_by_position(
-    residues: Iterable[Residue], ids: Sequence[str], texts: Sequence[str], unit: str
+    residues: Iterable[SentenceErrors], ids: Sequence[str], texts: Sequence[str], unit: str
 ) -> tuple[list[ErrtaError], int]:
     """Sort the errors of all sentences.
 

@@ -27,7 +27,7 @@ from omniner.records import Entity, Issue, Prediction, Sentence, to_line
 from omniner.scoring import errta
 from omniner.scoring.metrics import ErrtaError, ErrtaResult, ParseFailure
 from omniner.scoring.predictions import BOM, LABEL, LABEL_ERRTA, LABEL_PARSE, PREDICT_ERRTA
-from omniner.scoring.units import Comparison, Residue, compare_units
+from omniner.scoring.units import Comparison, SentenceErrors, compare_units
 
 Unit = tuple[Any, ...]  # (surface, category) as a rule
 Sample = tuple[Sentence, Prediction | None]
@@ -138,7 +138,7 @@ def compare_selected(chosen: Selection) -> Comparison:
         return comparison
     comparison.gold, comparison.predicted = _named(chosen.gold), _named(chosen.predicted)
     comparison.right = [_name(name) for name in comparison.right]
-    comparison.residues = [Residue(r.sentence, *_named((r.missing, r.extra))) for r in comparison.residues]
+    comparison.residues = [SentenceErrors(r.sentence, *_named((r.missing, r.spurious))) for r in comparison.residues]
     return comparison
 
 
@@ -166,7 +166,7 @@ def sort_selected(samples: Sequence[Sample], chosen: Selection, comparison: Comp
     errors = sort_as_published(residues, ids)
     tp = sum(count for count, ok in zip(comparison.right_counts, plain, strict=True) if ok)
     missing = [unit[1] for residue in residues for unit in residue.missing]
-    extra = [unit[1] for residue in residues for unit in residue.extra]
+    extra = [unit[1] for residue in residues for unit in residue.spurious]
     read, crashes = sum(plain), []
     for index, (sentence, prediction) in enumerate(samples):
         if chosen.plain[index]:
@@ -216,7 +216,7 @@ def _tuples(seen: str | None, text: str) -> list[tuple[Any, ...]] | None:
     return read_for_errta(text.replace("\\", "") if seen is None else seen)
 
 
-def sort_as_published(residues: Iterable[Residue], ids: Sequence[str]) -> list[ErrtaError]:
+def sort_as_published(residues: Iterable[SentenceErrors], ids: Sequence[str]) -> list[ErrtaError]:
     """Sort the errors of all sentences by the published rules.
 
     Args:

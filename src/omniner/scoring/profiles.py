@@ -42,8 +42,8 @@ from omniner.scoring.units import (
     check_some_fit,
     compare_units,
     find_impossible,
+    locate_predictions,
     pairs_of,
-    place_answers,
 )
 
 Unit = Literal["pair", "span"]
@@ -244,7 +244,7 @@ def _compare(
     gold = [sentence.entities for sentence in sentences]
     if not located and unit == "pair":
         return compare_units(gold, predicted, unit), None
-    placed, met = place_answers(sentences, predicted)
+    placed, met = locate_predictions(sentences, predicted)
     issues += met
     spans = compare_units(gold, placed, "span")
     if unit == "pair":

@@ -105,7 +105,7 @@ def counts_per_post(
     wrong = np.array([residue.sentence for residue in comparison.residues], dtype=np.int64)
     sides = (
         (comparison.right, np.repeat(where, comparison.right_counts)),
-        (comparison.extra, np.repeat(wrong, [len(residue.extra) for residue in comparison.residues])),
+        (comparison.extra, np.repeat(wrong, [len(residue.spurious) for residue in comparison.residues])),
         (comparison.missing, np.repeat(wrong, [len(residue.missing) for residue in comparison.residues])),
     )
     cells = [

@@ -3,14 +3,15 @@
 A unit is the distinct (surface, category) of a sentence (`pair`) or the distinct (category, start, end) (`span`). By
 span, a prediction without a place is a unit of its own, told by its surface, that no gold unit equals.
 
-`compare_units` keeps, for each sentence with an error, what is missing and what is extra (`Residue`). The scores
-(`metrics`) and the sorting of errors (`errta`, `official`) start from the same residues, so that nothing is compared
-twice. Most of the work is done by sets and counters of the interpreter, and a sentence that is right as a whole costs
-one comparison of lists. `pairs_of` makes the comparison by pair out of that by span for a fraction of its price.
+`compare_units` keeps, for each sentence with an error, what is missing and what is spurious (`SentenceErrors`). The
+scores (`metrics`) and the sorting of errors (`errta`, `official`) start from the same residues, so that nothing is
+compared twice. Most of the work is done by sets and counters of the interpreter, and a sentence that is right as a
+whole costs one comparison of lists. `pairs_of` makes the comparison by pair out of that by span for a fraction of its
+price.
 
-Answers of generative models name surfaces, not places. `place_answers` gives them places by order, the k-th mention of
-a surface at its k-th occurrence, so that they can be compared by span. What finds no place stays without one: it is a
-false positive whatever gold holds, and `find_impossible` says of which kind.
+Answers of generative models name surfaces, not places. `locate_predictions` gives them places by order, the k-th
+mention of a surface at its k-th occurrence, so that they can be compared by span. What finds no place stays without
+one: it is a false positive whatever gold holds, and `find_impossible` says of which kind.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from omniner.errors import UserError
-from omniner.records import Entity, Issue, Sentence, place_pairs
+from omniner.records import Entity, Issue, Sentence, locate_pairs
 
 UNITS = ("pair", "span")
 _SURFACE, _CATEGORY, _PAIR = itemgetter(0), itemgetter(1), itemgetter(0, 1)
@@ -45,12 +46,12 @@ def all_placed(sides: Iterable[Sequence[Entity]]) -> bool:
     return None not in map(itemgetter(2), chain.from_iterable(sides))
 
 
-class Residue(NamedTuple):
+class SentenceErrors(NamedTuple):
     """The wrong units of one sentence, each once, in the order of their first mention."""
 
     sentence: int  # its position
     missing: list[Entity]
-    extra: list[Entity]
+    spurious: list[Entity]
 
 
 @dataclass(slots=True)
@@ -62,7 +63,7 @@ class Comparison:
     predicted: Sequence[Sequence[Entity]]
     right: list[str] = field(default_factory=list)  # categories of the true positives, sentence after sentence
     right_counts: list[int] = field(default_factory=list)  # true positives of each sentence
-    residues: list[Residue] = field(default_factory=list)
+    residues: list[SentenceErrors] = field(default_factory=list)
 
     @property
     def key(self) -> Callable[[Entity], Any]:
@@ -82,7 +83,7 @@ class Comparison:
     @property
     def extra(self) -> list[str]:
         """The category of each false positive."""
-        return [entity[1] for residue in self.residues for entity in residue.extra]
+        return [entity[1] for residue in self.residues for entity in residue.spurious]
 
 
 def compare_units(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], unit: str) -> Comparison:
@@ -122,7 +123,7 @@ def compare_units(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence
         if len(missing) < len(gold_keys):
             right += [unit[1] for unit, k in zip(gold_units, gold_keys, strict=True) if k in predicted_set]
         counts.append(len(gold_keys) - len(missing))
-        residues.append(Residue(index, missing, extra))
+        residues.append(SentenceErrors(index, missing, extra))
     return result
 
 
@@ -189,7 +190,7 @@ class ImpossibleAnswer(NamedTuple):
 _SHOWN = 3  # entities quoted in an error
 
 
-def place_answers(
+def locate_predictions(
     sentences: Sequence[Sentence], predicted: Sequence[Sequence[Entity]]
 ) -> tuple[list[Sequence[Entity]], list[Issue]]:
     """Find the places of predicted entities that have none, or none that fits: those where their text is not.
@@ -230,7 +231,7 @@ def _place(sentence: Sentence, entities: Sequence[Entity]) -> tuple[list[Entity]
             found = f"{entity.text!r} at {start}-{end}, where the text has {there!r}"
             issues.append(Issue("offsets-do-not-fit", f"{found}; looked for by its words", id=sentence.id))
     loose = [entity[:2] for entity, known in zip(entities, result, strict=True) if known is None]
-    found_places = iter(place_pairs(text, loose, [known for known in result if known is not None]))
+    found_places = iter(locate_pairs(text, loose, [known for known in result if known is not None]))
     return [
         known if known is not None else next(found_places) or Entity(*entity[:2])
         for entity, known in zip(entities, result, strict=True)
@@ -238,7 +239,7 @@ def _place(sentence: Sentence, entities: Sequence[Entity]) -> tuple[list[Entity]
 
 
 def check_some_fit(predicted: Iterable[Sequence[Entity]], issues: Sequence[Issue]) -> None:
-    """Refuse predictions of which no offset fits, as `place_answers` has found: they count otherwise than we do.
+    """Refuse predictions of which no offset fits, as `locate_predictions` has found: they count otherwise than we do.
 
     Raises:
         UserError: no entity stands where its offsets say, though some have offsets.

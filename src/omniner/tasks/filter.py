@@ -38,7 +38,7 @@ from omniner.runs.context import Context, Input, Task, always, model_label, mode
 from omniner.scoring.comparison import SCORES
 from omniner.scoring.predictions import prediction_from_line
 from omniner.scoring.profiles import choose_scale
-from omniner.scoring.units import place_answers
+from omniner.scoring.units import locate_predictions
 from omniner.tasks import split
 from omniner.tasks.split import WholeCorpus
 
@@ -149,7 +149,7 @@ def _predictions(folder: Path) -> dict[str, Prediction]:
 def _with_places(sentences: Sequence[Sentence], said: Mapping[str, Prediction]) -> dict[str, Prediction]:
     """The answers of a model, with places for the words that it has named."""
     asked = [sentence for sentence in sentences if sentence.id in said]
-    placed, _ = place_answers(asked, [said[sentence.id].entities for sentence in asked])
+    placed, _ = locate_predictions(asked, [said[sentence.id].entities for sentence in asked])
     return {
         sentence.id: replace(said[sentence.id], entities=list(found))
         for sentence, found in zip(asked, placed, strict=True)

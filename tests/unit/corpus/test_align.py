@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omniner.records import Entity, align_surfaces, place_pairs
+from omniner.records import Entity, align_surfaces, locate_pairs
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_every_place_holds_its_surface_and_none_is_used_twice(text: str, surface
 
 
 def test_a_pair_beyond_the_occurrences_shares_a_place_with_another_category_or_is_a_repeat() -> None:
-    assert place_pairs("苹果苹果", [("苹果", "A"), ("苹果", "A"), ("苹果", "A"), ("苹果", "B"), ("梨", "A")]) == [
+    assert locate_pairs("苹果苹果", [("苹果", "A"), ("苹果", "A"), ("苹果", "A"), ("苹果", "B"), ("梨", "A")]) == [
         Entity("苹果", "A", 0, 2),
         Entity("苹果", "A", 2, 4),
         None,
@@ -61,7 +61,7 @@ def test_a_pair_beyond_the_occurrences_shares_a_place_with_another_category_or_i
     pairs=st.lists(st.tuples(st.text("ab", min_size=1, max_size=2), st.sampled_from("XY")), max_size=8),
 )
 def test_no_pair_is_lost_and_none_is_there_twice(text: str, pairs: list[tuple[str, str]]) -> None:
-    entities = place_pairs(text, pairs)
+    entities = locate_pairs(text, pairs)
     placed = [entity for entity in entities if entity and entity.start is not None]
     assert len(set(placed)) == len(placed)
     assert {entity[:2] for entity in entities if entity} == set(pairs)

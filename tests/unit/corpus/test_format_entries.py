@@ -14,7 +14,7 @@ from omniner.answers import write_answer
 from omniner.config import compose
 from omniner.corpus import formats, sources
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
-from omniner.corpus.formats.fields import IssueLog, placed_entities, read_lines
+from omniner.corpus.formats.fields import IssueLog, entities_with_offsets, read_lines
 from omniner.errors import UserError
 from omniner.files import write_text
 from omniner.records import Entity, Issue, Sentence
@@ -35,7 +35,7 @@ def read_slashes(path: Path, options: ReadOptions) -> tuple[list[Sentence], list
 def write_slashes(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
     log, lines = IssueLog(path), [MARK]
     for sentence in sentences:
-        marks = (f"/{start} {end} {entity.category}" for entity, start, end in placed_entities(sentence, log))
+        marks = (f"/{start} {end} {entity.category}" for entity, start, end in entities_with_offsets(sentence, log))
         lines.append(sentence.text + "".join(marks))
     write_text(path, "\n".join(lines) + "\n")
     write_text(path.with_suffix(".about"), "made by a test")

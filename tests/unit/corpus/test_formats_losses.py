@@ -11,7 +11,7 @@ from tests.helpers.reading import codes, read, spans
 from omniner.errors import UserError
 from omniner.records import Entity, is_unlabeled
 from omniner.scoring.predictions import prediction_from_line, read_predictions
-from omniner.scoring.units import place_answers
+from omniner.scoring.units import locate_predictions
 
 WEBANNO = "#FORMAT=WebAnno TSV 3.3\n#T_SP=webanno.custom.NamedEntity|identifier|value\n\n\n#Text=我爱北京市\n"
 
@@ -44,7 +44,7 @@ def test_offsets_outside_the_text_are_no_place(tmp_path: Path, start: int, end: 
     assert all(one.start is None for one in sentence.entities)
     assert len(issues) == 1
     given = [Entity("北京", "地点", start, end)]
-    [placed], issues = place_answers([sentence], [given])
+    [placed], issues = locate_predictions([sentence], [given])
     assert (placed, codes(issues)) == ([Entity("北京", "地点", 2, 4)], {"offsets-do-not-fit": 1})
 
 

@@ -14,7 +14,7 @@ from strategies import TEXT, bare, sides
 from omniner.records import Entity
 from omniner.scoring import errta, official
 from omniner.scoring.metrics import ErrtaError
-from omniner.scoring.units import Residue, compare_units
+from omniner.scoring.units import SentenceErrors, compare_units
 
 Both = tuple[list[Entity], list[Entity]]
 
@@ -189,11 +189,11 @@ def fewest_errors(missing: Sequence[Entity], extra: Sequence[Entity]) -> int:
 def test_no_explanation_has_fewer_errors(both: Both) -> None:
     comparison = compare_units([both[0]], [both[1]], "span")
     for residue in comparison.residues:
-        found, greedy = errta.sort_sentence(residue.missing, residue.extra, TEXT, "span")
+        found, greedy = errta.sort_sentence(residue.missing, residue.spurious, TEXT, "span")
         same_span = [pair for pair in found if pair[1] and pair[2] and pair[1][0][2:] == pair[2][0][2:]]
         gone = {unit for _, gold, predicted in same_span for unit in gold + predicted}
         missing = [unit for unit in residue.missing if unit not in gone]
-        extra = [unit for unit in residue.extra if unit not in gone]
+        extra = [unit for unit in residue.spurious if unit not in gone]
         if not greedy:
             assert len(found) == len(same_span) + fewest_errors(missing, extra)
 
@@ -216,10 +216,10 @@ def test_large_groups_are_sorted_too_and_counted() -> None:
 def test_official_identity_and_exact_classification_count(both: Both) -> None:
     comparison = compare_units([both[0]], [both[1]], "pair")
     for residue in comparison.residues:
-        found = official.sort_sentence_as_published(residue.missing, residue.extra)
+        found = official.sort_sentence_as_published(residue.missing, residue.spurious)
         assert sorted(u for _, units, _ in found for u in units) == sorted(residue.missing)
-        assert sorted(u for _, _, units in found for u in units) == sorted(residue.extra)
-        surfaces = [Counter(unit.text for unit in units) for units in (residue.missing, residue.extra)]
+        assert sorted(u for _, _, units in found for u in units) == sorted(residue.spurious)
+        surfaces = [Counter(unit.text for unit in units) for units in (residue.missing, residue.spurious)]
         count = sum((surfaces[0] & surfaces[1]).values())
         assert sum(kind == "classification" for kind, _, _ in found) == count
 
@@ -260,7 +260,7 @@ def test_official_rules_equal_their_twin(both: Both) -> None:
 
 
 def test_a_lost_unit_stops_the_run() -> None:
-    errors = official.sort_as_published([Residue(0, [YEAR], [GAMES])], ["s"])
+    errors = official.sort_as_published([SentenceErrors(0, [YEAR], [GAMES])], ["s"])
     with pytest.raises(errta.IdentityError, match="false negatives"):
         errta.assemble(errors, mode="official", unit="pair", tp=0, missing=["时间", "丙"], extra=["赛事"], read=1)
     with pytest.raises(errta.IdentityError, match="false positives"):

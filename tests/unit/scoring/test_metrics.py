@@ -74,7 +74,7 @@ def test_repeats_count_once_and_order_is_the_first_mention() -> None:
     comparison = compare_units([gold], [predicted], "pair")
     assert comparison.right == ["甲_一"]
     assert comparison.residues[0].missing == [Entity("b", "甲_一")]
-    assert comparison.residues[0].extra == [Entity("x", "丙")]
+    assert comparison.residues[0].spurious == [Entity("x", "丙")]
 
 
 def counts_of(gold: list[Entity], predicted: list[Entity], unit: str) -> Counts:

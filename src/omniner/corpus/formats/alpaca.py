@@ -39,7 +39,7 @@ from omniner.corpus.formats.fields import (
 from omniner.corpus.formats.regions import PairPlacer, regions_of
 from omniner.errors import UserError
 from omniner.files import read_json, write_json, writing
-from omniner.records import Entity, Issue, Sentence, is_unlabeled, place_pairs, to_line, unlabeled_sentence
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, locate_pairs, to_line, unlabeled_sentence
 from omniner.registry import first_line
 
 DATASET_INFO = "dataset_info.json"
@@ -221,7 +221,7 @@ def _item(sentence: Sentence, prompt: PromptTexts, answer: Callable[[Sequence[En
 def _lost(sentence: Sentence, output: str, file: str) -> Iterator[Issue]:
     """Entities whose place is not the one that a reader of the answer will give them."""
     pairs = [(surface, category) for surface, category in json.loads(output)] if output else []
-    found = set(place_pairs(sentence.text, pairs))
+    found = set(locate_pairs(sentence.text, pairs))
     for entity in sentence.entities:
         if entity.start is not None and entity not in found:
             message = (

@@ -30,9 +30,9 @@ from omniner.corpus.formats.fields import (
     MAX_LINE,
     IssueLog,
     UnreadParts,
+    entities_with_offsets,
     join_surrogates,
     labeled_only,
-    placed_entities,
     quote,
     read_lines,
     read_text,
@@ -294,7 +294,7 @@ def _document(sentences: Sequence[Sentence], log: IssueLog) -> tuple[str, str]:
         text = writable_text(sentence.text, sentence.id, log)
         if "\n" in text or text.endswith("\r"):
             log.add("split-lines", "the line breaks in it will be read as ends of sentences", id=sentence.id)
-        for entity, start, end in placed_entities(sentence, log):
+        for entity, start, end in entities_with_offsets(sentence, log):
             parts = [(start + left, start + right) for left, right in _parts(text[start:end])]
             if not parts or parts[0][0] > start or parts[-1][1] < end:
                 message = f"{entity.category} {quote(entity.text)} begins or ends with a line break; left out"

@@ -17,10 +17,10 @@ from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import (
     IssueLog,
     add_names,
+    entities_with_offsets,
     id_of,
     join_surrogates,
     json_records,
-    placed_entities,
     post_of,
     quote,
     text_of,
@@ -88,7 +88,7 @@ def _item(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
     item: dict[str, Any] = {"text": sentence.text}
     if not is_unlabeled(sentence):
         label: dict[str, dict[str, list[list[int]]]] = {}
-        for entity, start, end in placed_entities(sentence, log):
+        for entity, start, end in entities_with_offsets(sentence, log):
             label.setdefault(entity.category, {}).setdefault(entity.text, []).append([start, end - 1])
         item["label"] = label
     return add_names(item, sentence)

@@ -24,11 +24,11 @@ from omniner.corpus.formats.excerpt import Excerpt
 from omniner.corpus.formats.fields import (
     IssueLog,
     add_names,
+    entities_with_offsets,
     id_of,
     join_surrogates,
     json_records,
     list_of,
-    placed_entities,
     post_of,
     quote,
     read_lines,
@@ -123,7 +123,7 @@ def _item(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
     if not is_unlabeled(sentence):
         item["entities"] = [
             {"start_idx": start, "end_idx": end - 1, "type": entity.category, "entity": entity.text}
-            for entity, start, end in placed_entities(sentence, log)
+            for entity, start, end in entities_with_offsets(sentence, log)
         ]
     return add_names(item, sentence)
 

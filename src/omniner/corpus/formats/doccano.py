@@ -27,10 +27,10 @@ from omniner.corpus.formats.fields import (
     IssueLog,
     UnreadParts,
     add_names,
+    entities_with_offsets,
     id_of,
     list_of,
     meta_of,
-    placed_entities,
     post_of,
     quote,
     text_of,
@@ -145,7 +145,7 @@ def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> l
 def _item(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
     item: dict[str, Any] = {"text": sentence.text}
     if not is_unlabeled(sentence):
-        item["label"] = [[start, end, entity.category] for entity, start, end in placed_entities(sentence, log)]
+        item["label"] = [[start, end, entity.category] for entity, start, end in entities_with_offsets(sentence, log)]
     if meta := own_meta(sentence):
         item["meta"] = meta
     return add_names(item, sentence)

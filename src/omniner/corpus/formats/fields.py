@@ -474,7 +474,7 @@ def labeled_only(sentences: Iterable[Sentence], log: IssueLog) -> Iterator[Sente
             yield sentence
 
 
-def placed_entities(sentence: Sentence, log: IssueLog) -> Iterator[tuple[Entity, int, int]]:
+def entities_with_offsets(sentence: Sentence, log: IssueLog) -> Iterator[tuple[Entity, int, int]]:
     """Yield `(entity, start, end)` for each entity that has a place; each other one is an issue."""
     for entity in sentence.entities:
         if entity.start is None or entity.end is None:

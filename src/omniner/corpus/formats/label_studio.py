@@ -31,9 +31,9 @@ from omniner.corpus.formats.excerpt import Excerpt
 from omniner.corpus.formats.fields import (
     IssueLog,
     UnreadParts,
+    entities_with_offsets,
     id_of,
     meta_of,
-    placed_entities,
     post_of,
     quote,
     text_of,
@@ -267,7 +267,7 @@ def make_task(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
 def result_regions(sentence: Sentence, log: IssueLog) -> list[dict[str, Any]]:
     """Make the regions of an annotation or a prediction; an entity without a place is an issue."""
     regions = []
-    for number, (entity, start, end) in enumerate(placed_entities(sentence, log)):
+    for number, (entity, start, end) in enumerate(entities_with_offsets(sentence, log)):
         value = {"start": start, "end": end, "text": entity.text, "labels": [entity.category]}
         names = {"from_name": _LABELS_TAG, "to_name": _TEXT_TAG, "type": "labels"}
         regions.append({"id": f"r{number}", **names, "value": value})

@@ -5,8 +5,8 @@
 
 `note_id` becomes the post. An item with several labels gives an entity for each. `start` and `end` are optional; they
 are believed only where they give the surface, in whatever way they count (`regions`). Without usable offsets a surface
-is looked for from left to right (`records.place_pairs`); one that is absent keeps its surface, has no offsets and is an
-issue, and so is one that is listed more often than it stands in the sentence, which is left out.
+is looked for from left to right (`records.locate_pairs`); one that is absent keeps its surface, has no offsets and is
+an issue, and so is one that is listed more often than it stands in the sentence, which is left out.
 
 Written are items of one label each, with half-open offsets in code points.
 """
@@ -33,7 +33,7 @@ from omniner.corpus.formats.regions import Region, RegionPlacer, report_place, s
 from omniner.corpus.formats.rows import header_of, table_rows
 from omniner.errors import UserError
 from omniner.files import writing
-from omniner.records import Issue, Sentence, is_unlabeled, place_pairs, unlabeled_sentence
+from omniner.records import Issue, Sentence, is_unlabeled, locate_pairs, unlabeled_sentence
 from omniner.registry import first_line
 
 COLUMNS = ("note_id", "sentence", "label")
@@ -86,7 +86,7 @@ def _add_by_words(sentence: Sentence, items: Sequence[Region], log: IssueLog, li
     placed = [entity for entity in sentence.entities if entity.start is not None]
     loose = [(entity.text, [entity.category]) for entity in sentence.entities if entity.start is None]
     loose += [(item.surface or "", list(map(str, item.categories))) for item in items]
-    found = place_pairs(sentence.text, [(surface, names[0]) for surface, names in loose], placed)
+    found = locate_pairs(sentence.text, [(surface, names[0]) for surface, names in loose], placed)
     for (surface, names), entity in zip(loose, found, strict=True):
         report_place((surface, names[0]), entity, log, line)
         if entity is not None:

@@ -18,7 +18,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from omniner.corpus.formats.fields import MAX_LINE, IssueLog, join_surrogates, quote
-from omniner.records import Entity, Issue, Sentence, place_pairs, replace_surrogates, utf16_places
+from omniner.records import Entity, Issue, Sentence, locate_pairs, replace_surrogates, utf16_places
 
 MAX_SURFACE = 10_000  # characters that a file may claim for an entity by two numbers alone
 _HITS = 3  # so many surfaces must speak for UTF-16 units where nothing else does
@@ -195,7 +195,7 @@ def pairs_of(items: object) -> list[tuple[str, str]] | None:
 class PairPlacer:
     """Finds the places of pairs of a surface and its category, of which a file gives no offsets.
 
-    The k-th mention of a surface gets its k-th occurrence (`records.place_pairs`). Which of the two is the surface
+    The k-th mention of a surface gets its k-th occurrence (`records.locate_pairs`). Which of the two is the surface
     follows from the texts of the file: more of the surfaces stand in them. A file that has the category first is an
     issue.
 
@@ -229,7 +229,7 @@ class PairPlacer:
                 (join_surrogates(surface, log, line), join_surrogates(category, log, line))
                 for surface, category in ((pair[::-1] if is_turned else pair) for pair in pairs)
             ]
-            sentence.entities = placed_pairs(sentence.text, told, log, line)
+            sentence.entities = entities_of_pairs(sentence.text, told, log, line)
             log.number(first, item)
             total += len(told)
             surfaces = [surface for surface, _ in told]
@@ -258,7 +258,7 @@ class PairPlacer:
         return turned > usual
 
 
-def placed_pairs(text: str, pairs: Sequence[tuple[str, str]], log: IssueLog, line: int) -> list[Entity]:
+def entities_of_pairs(text: str, pairs: Sequence[tuple[str, str]], log: IssueLog, line: int) -> list[Entity]:
     """Make entities of pairs of a surface and its category, with places from left to right.
 
     Args:
@@ -267,14 +267,14 @@ def placed_pairs(text: str, pairs: Sequence[tuple[str, str]], log: IssueLog, lin
         log: takes an issue for each that is not in the text, and has no offsets, or is listed too often, and left out.
         line: where they stand.
     """
-    found = place_pairs(text, pairs)
+    found = locate_pairs(text, pairs)
     for pair, entity in zip(pairs, found, strict=True):
         report_place(pair, entity, log, line)
     return [entity for entity in found if entity]
 
 
 def report_place(pair: tuple[str, str], entity: Entity | None, log: IssueLog, line: int) -> None:
-    """Note an issue where `records.place_pairs` gave a pair no entity, or one without a place."""
+    """Note an issue where `records.locate_pairs` gave a pair no entity, or one without a place."""
     surface, category = pair
     if entity is None:
         message = f"{category} {quote(surface)} is listed more often than it stands in the text; left out"
