@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pytorch_lightning.callbacks import Callback
     from pytorch_lightning.loggers import Logger
 
+    from omniner.llm.generate import Generator
     from omniner.llm.generative import GenerativeData, GenerativeModule
     from omniner.llm.language_model import CausalModel
     from omniner.llm.prompts import Prompt
@@ -257,11 +258,11 @@ def load_predictor(config: Config, checkpoint: Path) -> Predictor:
     """
     if not checkpoint.is_dir():
         return TaggerPredictor(config, checkpoint)
-    from omniner.llm.language_model import fold_adapters, load_causal_model
+    from omniner.llm.language_model import load_causal_model, merge_adapters
 
     devices = devices_for_prediction(config, checkpoint)
     causal = load_causal_model(checkpoint, devices.dtype(learns=False), devices.first)
-    fold_adapters(causal)
+    merge_adapters(causal)
     return LLMPredictor(config, devices, causal)
 
 
@@ -278,10 +279,10 @@ def known_categories(checkpoint: Path) -> tuple[str, ...]:
         from omniner.taggers.tagger import load_tagger
 
         return load_tagger(checkpoint).categories
-    from omniner.llm.language_model import read_card
+    from omniner.llm.language_model import read_description
     from omniner.llm.prompts import Prompt
 
-    return Prompt.from_json(read_card(checkpoint)["prompt"]).categories
+    return Prompt.from_json(read_description(checkpoint)["prompt"]).categories
 
 
 def devices_for_prediction(config: Config, checkpoint: Path | None) -> Devices:
@@ -368,33 +369,51 @@ class LLMPredictor:
 
     def __init__(self, config: Config, devices: Devices, causal: CausalModel) -> None:
         from omniner.llm.memory import slots_beside
+        from omniner.llm.samples import PromptEncoder
 
         causal.model.to(devices.first).eval()
         self._config = _with_slots(config, slots_beside(causal.model, config.decoding, devices))
-        self._causal = causal
+        self._causal, self._encoder = causal, PromptEncoder(causal.chat, causal.prompt, config.encoding)
+        self._idle: Generator | None = None  # with the prefix that it has read; none while it is in use
 
     def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
         """See `Predictor`."""
-        from omniner.llm.answering import build_constraint, engine_name, predict_answers
-        from omniner.llm.samples import PromptEncoder
+        from omniner.llm.answering import engine_name, predict_answers
 
-        config, causal = self._config, self._causal
+        config = self._config
         if done.issuperset(sentence.id for sentence in sentences):
             return
-        encoder = PromptEncoder(causal.chat, causal.prompt, config.encoding)
-        samples, issues = encoder.encode(_bare(sentences))
+        samples, issues = self._encoder.encode(_bare(sentences))
         reasons, encoded = _reasons(issues), {sample.id for sample in samples}
         yield from _unread(sentences, encoded | done, reasons, engine_name(config.decoding))
         if not samples:
             return
-        prefix = samples[0].prompt[: encoder.prefix_length(samples)]
-        constraint = build_constraint(causal, config.decoding)
         progress = Progress("sentences answered", sum(sample.id not in done for sample in samples), at_once=True)
-        for batch in predict_answers(causal, samples, prefix, config.decoding, constraint, config.seed, done):
-            for prediction in batch:
-                prediction.reason = "; ".join(filter(None, (reasons.get(prediction.id, ""), prediction.reason)))
-            yield batch
-            progress.add(len(batch))
+        generator = self._take_generator(samples[0].prompt[: self._encoder.prefix_length(samples)])
+        try:
+            with closing(predict_answers(self._causal, generator, samples, done)) as answers:
+                for batch in answers:
+                    for prediction in batch:
+                        prediction.reason = "; ".join(filter(None, (reasons.get(prediction.id, ""), prediction.reason)))
+                    yield batch
+                    progress.add(len(batch))
+        finally:  # a reader may stop behind the first answer
+            self._idle = generator
+
+    def _take_generator(self, prefix: list[int]) -> Generator:
+        """Return the generator of the call before, if its prompts began so; what it has read and built costs seconds.
+
+        A call may begin while another one is under way: each has its own.
+        """
+        from omniner.llm.answering import build_constraint
+        from omniner.llm.generate import Generator
+
+        idle, self._idle = self._idle, None
+        if idle is not None and idle.prefix == prefix:
+            return idle
+        causal, config = self._causal, self._config
+        constraint = idle.constraint if idle is not None else build_constraint(causal, config.decoding)
+        return Generator(causal.model, causal.chat, prefix, config.decoding, constraint, config.seed)
 
 
 def _bare(sentences: Iterable[Sentence]) -> list[Sentence]:

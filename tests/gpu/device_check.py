@@ -397,6 +397,7 @@ def guided(check: Check) -> None:
 
     from omniner.config import compose
     from omniner.llm.answering import build_constraint, predict_answers
+    from omniner.llm.generate import Generator
     from omniner.llm.language_model import build_causal_model
     from omniner.llm.samples import PromptEncoder
     from omniner.records import Sentence
@@ -416,11 +417,8 @@ def guided(check: Check) -> None:
             prefix = samples[0].prompt[:16]
             constraint = build_constraint(causal, config.decoding)
             start = time.perf_counter()
-            made = [
-                one
-                for batch in predict_answers(causal, samples, prefix, config.decoding, constraint, 0, frozenset())
-                for one in batch
-            ]
+            generator = Generator(causal.model, causal.chat, prefix, config.decoding, constraint, 0)
+            made = [one for batch in predict_answers(causal, generator, samples, frozenset()) for one in batch]
             found["per_s"] = len(made) / (time.perf_counter() - start)
             found["readable"] = sum(one.parse != "failed" for one in made) / len(made)
 

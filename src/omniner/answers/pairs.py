@@ -103,7 +103,7 @@ class PairReader:
             return first, second
         return (second, first) if self.is_pair(second, first) else None
 
-    def is_turned(self, pairs: Sequence[Pair]) -> bool:
+    def is_swapped(self, pairs: Sequence[Pair]) -> bool:
         """Whether all of these name the category first, for certain."""
         known, text = self.categories, self.sentence
         if not pairs or not (known or text):
@@ -202,7 +202,7 @@ class PairReader:
             return [(texts[0], texts[1])] if len(texts) == 2 and words[0] == texts[1] else None
         if len(words) == 2:
             first, second = words
-            if self.is_turned([(first, second)]):
+            if self.is_swapped([(first, second)]):
                 return [(second, first)]
             known = self.is_pair(first, second) and (not self.categories or self.is_category(second))
             return [(first, second)] if row or trusted or known else None
@@ -213,7 +213,7 @@ class PairReader:
             return [pair] if pair else None
         if len(words) % 2 == 0 and len(texts) == len(words):
             pairs = list(zip(words[::2], words[1::2], strict=True))
-            if self.is_turned(pairs):
+            if self.is_swapped(pairs):
                 return [(second, first) for first, second in pairs]
             return pairs if trusted or all(self.is_pair(*pair) for pair in pairs) else None
         return None

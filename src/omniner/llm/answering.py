@@ -1,12 +1,15 @@
 """A causal model's answers to sentences: the generator behind what a prediction is, without what training needs.
 
-Evaluation while training and prediction after it call the same function, so that their answers are the same. Nothing of
-Lightning is imported here: prediction does not wait for it.
+Evaluation while training and prediction after it call the same function: from the same weights they get the same
+answers. (Prediction folds adapters into their weights first, see `language_model.merge_adapters`.) Nothing of Lightning
+is imported here: prediction does not wait for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator as Batches
+from collections.abc import Sequence
+from contextlib import closing
 
 from omniner.answers import CUT, REPEATED, prediction_from_answer
 from omniner.config.model_groups import DecodingConfig
@@ -30,40 +33,34 @@ def engine_name(config: DecodingConfig) -> str:
 
 
 def predict_answers(
-    causal: CausalModel,
-    samples: Sequence[Sample],
-    prefix: Sequence[int],
-    config: DecodingConfig,
-    constraint: Constraint | None,
-    seed: int,
-    done: frozenset[str],
-) -> Iterator[list[Prediction]]:
+    causal: CausalModel, generator: Generator, samples: Sequence[Sample], done: frozenset[str]
+) -> Batches[list[Prediction]]:
     """Let the model answer the samples that are not `done`.
 
     Args:
         causal: in evaluation mode, on its device.
+        generator: of its answers, for a prefix that all prompts begin with.
         samples: all of them, those that are done too: they decide which sentences are decoded together.
-        prefix: token ids that all prompts begin with.
-        config: how to decode.
-        constraint: what `build_constraint` gave.
-        seed: of drawn tokens.
         done: ids of samples.
 
     Yields:
         predictions, in the order in which the generator finishes them.
     """
-    generator = Generator(causal.model, causal.chat, list(prefix), config, constraint, seed)
+    constraint = generator.constraint
     sentences = {sample.id: Sentence(sample.id, sample.text) for sample in samples}
     ending = constraint.reserve if isinstance(constraint, AnswerConstraint) else 0
     requests = [
         GenerationRequest(one.id, one.prompt, one.text, answer_limit(one.text, causal.rate, ending)) for one in samples
     ]
-    prompt, engine = causal.prompt, engine_name(config)
-    for batch in generator.run(requests, done):
-        yield [
-            prediction_from_answer(sentences[each.id], each.text, prompt.sha, engine, _cut_by(each), prompt.categories)
-            for each in batch
-        ]
+    prompt, engine = causal.prompt, engine_name(generator.config)
+    with closing(generator.run(requests, done)) as answers:
+        for batch in answers:
+            yield [
+                prediction_from_answer(
+                    sentences[each.id], each.text, prompt.sha, engine, _cut_by(each), prompt.categories
+                )
+                for each in batch
+            ]
 
 
 def _cut_by(answer: Answer) -> str:

@@ -27,7 +27,7 @@ from omniner.llm.attention import ATTENTION_BACKENDS
 from omniner.llm.packs import make_pack
 from omniner.llm.prefix_cache import check_full_attention
 from omniner.llm.shared_prefix import attach_attention, pack_loss
-from omniner.training.devices import base_model
+from omniner.training.devices import base_model, compute_dtype
 
 log = logging.getLogger("omniner")
 
@@ -120,11 +120,6 @@ class _Item:
     answer: list[int]
 
 
-def attention_dtype(precision: str) -> torch.dtype:
-    """Return what attention of packs computes in at a precision: `32-true`, `bf16-mixed` or `bf16-true`."""
-    return torch.float32 if precision == "32-true" else torch.bfloat16
-
-
 class AttentionProbe:
     """Compares back-ends with separate sequences on a tiny model like the given one.
 
@@ -136,7 +131,7 @@ class AttentionProbe:
 
     def __init__(self, config: Any, device: torch.device, precision: str) -> None:
         self._device = device
-        self.dtype = attention_dtype(precision)
+        self.dtype = compute_dtype(precision)
         self._mixed = precision == "bf16-mixed"
         chance = random.Random(0)
         prefix, *own = ([chance.randrange(_VOCABULARY) for _ in range(n)] for n in (_PREFIX, *map(sum, _SIZES)))

@@ -6,7 +6,7 @@ between. Here each is one operation with a backward pass of its own: it keeps wh
 lies between, and on a CPU works on some rows at a time, so that they stay in its caches. Gate and up are computed
 together, where both have adapters (`low_rank.project`).
 
-`QuickParts` exchanges the `forward` of the modules that it knows; others stay. Values are those of the original to the
+`FusedLayers` exchanges the `forward` of the modules that it knows; others stay. Values are those of the original to the
 rounding of the precision of computing. `attention_probe` compares whole models with what transformers gives.
 """
 
@@ -26,7 +26,7 @@ _FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")  # whose parts are built so, 
 _NEAR = 2**18  # numbers that a CPU works on at a time
 
 
-class QuickParts:
+class FusedLayers:
     """Exchanges the parts of a causal model that are known.
 
     Args:
@@ -36,7 +36,7 @@ class QuickParts:
     def __init__(self, base: nn.Module) -> None:
         self._exchanged: list[nn.Module] = []
         for module in base.modules():
-            forward = quick_forward(module)
+            forward = fused_forward(module)
             if forward is not None and "forward" not in vars(module):
                 vars(module)["forward"] = forward(module)
                 self._exchanged.append(module)
@@ -47,7 +47,7 @@ class QuickParts:
             vars(module).pop("forward", None)
 
 
-def quick_forward(module: Any) -> type[GatedForward | NormForward] | None:
+def fused_forward(module: Any) -> type[GatedForward | NormForward] | None:
     """Find what takes the place of a module's `forward`; None for a module of an unknown kind."""
     from transformers.activations import ACT2FN
 

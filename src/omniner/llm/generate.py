@@ -26,6 +26,7 @@ import contextlib
 import hashlib
 import time
 from collections import Counter, deque
+from collections.abc import Generator as Batches
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -148,6 +149,9 @@ class Generator:
         constraint: restricts what may be written; None = nothing does.
         seed: of sampling, where `temperature` is above 0.
 
+    Attributes:
+        prefix, config, constraint: as given.
+
     Raises:
         UserError: the model is of a kind that `prefix_cache` cannot serve.
     """
@@ -161,14 +165,14 @@ class Generator:
         constraint: Constraint | None,
         seed: int,
     ) -> None:
-        self._model, self._chat, self._prefix, self._config = model, chat, prefix, config
-        self._constraint, self._seed = constraint, seed
+        self._model, self._chat, self.prefix, self.config = model, chat, prefix, config
+        self.constraint, self._seed = constraint, seed
         self._slots = config.usual_slots
         self._base: Any = getattr(model, "get_base_model", lambda: model)()
         check_supported(self._base)
         self._cache: PrefixCache | None = None
 
-    def run(self, requests: Sequence[GenerationRequest], done: frozenset[str] = frozenset()) -> Iterator[list[Answer]]:
+    def run(self, requests: Sequence[GenerationRequest], done: frozenset[str] = frozenset()) -> Batches[list[Answer]]:
         """Answer all requests but those in `done`, in no particular order.
 
         Args:
@@ -189,16 +193,17 @@ class Generator:
             group = order[at : at + size]
             if all(request.id in done for request in group):
                 continue
-            for answers in self._decode(group):
-                if wanted := [answer for answer in answers if answer.id not in done]:
-                    yield wanted
+            with contextlib.closing(self._decode(group)) as decoded:
+                for answers in decoded:
+                    if wanted := [answer for answer in answers if answer.id not in done]:
+                        yield wanted
 
     def _check(self, requests: Sequence[GenerationRequest]) -> None:
         if len({request.id for request in requests}) < len(requests):
             raise ValueError("requests must have different ids")
-        length = len(self._prefix)
+        length = len(self.prefix)
         for request in requests:
-            if request.prompt[:length] != self._prefix or len(request.prompt) == length:
+            if request.prompt[:length] != self.prefix or len(request.prompt) == length:
                 raise ValueError(f"the prompt of {request.id} must begin with the prefix and go on after it")
             if self._room(request) < 1:
                 raise UserError(
@@ -211,10 +216,10 @@ class Generator:
     def _room(self, request: GenerationRequest) -> int:
         """Count the tokens that an answer may have: more would be at positions that the model has not learnt."""
         positions = getattr(self._base.config, "max_position_embeddings", None)
-        most = self._config.max_new_tokens or request.limit or LONGEST_ANSWER
+        most = self.config.max_new_tokens or request.limit or LONGEST_ANSWER
         return most if positions is None else min(most, positions - len(request.prompt))
 
-    def _decode(self, group: list[GenerationRequest]) -> Iterator[list[Answer]]:
+    def _decode(self, group: list[GenerationRequest]) -> Batches[list[Answer]]:
         """Answer a group; the model is left as it was found whenever some answers are given out."""
         waiting, active = deque(group), list[_Row]()
         try:
@@ -222,6 +227,7 @@ class Generator:
                 answers: list[Answer] = []
                 began = time.monotonic()
                 with self._attached() as store:
+                    store.slots = min(self._slots, len(group))
                     while (waiting or active) and not (answers and time.monotonic() - began >= _SECONDS):
                         answers += self._advance(store, waiting, active)
                 yield answers
@@ -254,11 +260,11 @@ class Generator:
         settings, device = self._base.config, self._base.device
         heads = settings.num_attention_heads
         groups = heads // (getattr(settings, "num_key_value_heads", None) or heads)
-        store = PrefixCache(len(self._prefix), self._slots, groups, device)
-        if self._prefix:
-            ids = torch.tensor([self._prefix], device=device)
+        store = PrefixCache(len(self.prefix), self._slots, groups, device)
+        if self.prefix:
+            ids = torch.tensor([self.prefix], device=device)
             self._forward(
-                store, ids, torch.arange(len(self._prefix), device=device)[None], torch.tensor([0], device=device)
+                store, ids, torch.arange(len(self.prefix), device=device)[None], torch.tensor([0], device=device)
             )
         return store
 
@@ -278,9 +284,9 @@ class Generator:
         while waiting and len(active) < self._slots and fresh < _FRESH_TOKENS:
             request = waiting.popleft()
             room = self._room(request)
-            state = None if self._constraint is None else self._constraint.start(request.text, room)
+            state = None if self.constraint is None else self.constraint.start(request.text, room)
             repeats = 0 if state else most_repeats(request.text)  # what is guided ends in form
-            row = _Row(request, request.prompt[len(self._prefix) :], room, self._chat.stops, state, repeats)
+            row = _Row(request, request.prompt[len(self.prefix) :], room, self._chat.stops, state, repeats)
             row.take_forced()
             if row.finished is None:
                 active.append(row)
@@ -298,13 +304,13 @@ class Generator:
     def _next_tokens(self, store: PrefixCache, active: list[_Row]) -> list[int]:
         step = store.begin([row.stored for row in active], [row.pending for row in active])
         logits = self._forward(store, step.ids, step.positions, step.last).float()
-        if self._constraint is not None:
-            self._constraint.mask([row.constraint for row in active], logits)
-        if not self._config.temperature:
+        if self.constraint is not None:
+            self.constraint.mask([row.constraint for row in active], logits)
+        if not self.config.temperature:
             return logits.argmax(1).tolist()
         draws = [uniform_draw(self._seed, row.request.id, len(row.answer)) for row in active]
         drawn = torch.tensor(draws, dtype=torch.float64).to(logits.device, non_blocking=True)
-        return sample_tokens(logits, self._config.temperature, self._config.top_p, drawn).tolist()
+        return sample_tokens(logits, self.config.temperature, self.config.top_p, drawn).tolist()
 
     def _forward(self, store: PrefixCache, ids: Tensor, positions: Tensor, keep: Tensor) -> Tensor:
         """Compute the logits [len(keep), V] after the tokens at `keep` among `ids` [1, T]."""

@@ -29,7 +29,8 @@ from omniner.config.groups import Config
 from omniner.config.model_groups import CausalConfig, TrainerConfig
 from omniner.errors import Stopped, UserError
 from omniner.llm.answering import build_constraint, predict_answers
-from omniner.llm.attention_probe import attention_dtype, choose_attention
+from omniner.llm.attention_probe import choose_attention
+from omniner.llm.generate import Generator
 from omniner.llm.language_model import CausalModel, build_optimizer, choose_optimizer, save_causal_model
 from omniner.llm.memory import PackSize
 from omniner.llm.packs import PackedStep, StepLoader, pack_step, suffix_length
@@ -53,7 +54,7 @@ class GenerativeModule(Learner):
     Args:
         model: built for training, on the CPU.
         config: `model`, `tuning`, `decoding`, `trainer` and `seed` are read.
-        on: what it is trained on, in which precision.
+        devices: what it is trained on, in which precision.
         prefix: token ids that all prompts begin with.
         unit: what counts as one entity of dev, `span` or `pair`.
     """
@@ -62,7 +63,7 @@ class GenerativeModule(Learner):
     best_name = "best"
     holds_its_type = True
 
-    def __init__(self, model: CausalModel, config: Config, on: Devices, prefix: list[int], unit: str) -> None:
+    def __init__(self, model: CausalModel, config: Config, devices: Devices, prefix: list[int], unit: str) -> None:
         super().__init__(config.trainer, config.seed, DevScore(unit, answers=True))
         assert isinstance(config.model, CausalConfig), "taggers have a module of their own"
         self.automatic_optimization = False
@@ -70,11 +71,11 @@ class GenerativeModule(Learner):
         self.causal, self.model = model, model.model
         self.model_config, self.decoding = config.model, config.decoding
         # 8-bit states cannot be divided between processes
-        wanted = dataclasses.replace(config.tuning, optimizer="adamw") if on.strategy == "fsdp" else config.tuning
-        chosen = choose_optimizer(self.model, wanted, on.accelerator == "gpu")
+        wanted = dataclasses.replace(config.tuning, optimizer="adamw") if devices.strategy == "fsdp" else config.tuning
+        chosen = choose_optimizer(self.model, wanted, devices.accelerator == "gpu")
         self.tuning = dataclasses.replace(wanted, optimizer=chosen)
-        self.precision, self.prefix = on.precision, prefix
-        self._learns_in = on.dtype(learns=True)
+        self.precision, self.prefix = devices.precision, prefix
+        self._learns_in = devices.dtype(learns=True)
         self._constraint = build_constraint(model, config.decoding)
         self._attention = ""
 
@@ -87,7 +88,7 @@ class GenerativeModule(Learner):
         divided = isinstance(strategy, fit.ShardedStrategy) and self.precision != "32-true"
         precision = "bf16-true" if divided else self.precision  # what weights are put together in
         self._attention = choose_attention(self.model, self.tuning.attention, strategy.root_device, precision)
-        attach_attention(self.model, self._attention, attention_dtype(precision))
+        attach_attention(self.model, self._attention, devices.compute_dtype(precision))
 
     def configure_model(self) -> None:
         """Divide the weights between processes, if the strategy does so; then give those that learn their type.
@@ -96,7 +97,7 @@ class GenerativeModule(Learner):
         """
         strategy = self.trainer.strategy
         if isinstance(strategy, fit.ShardedStrategy) and not devices.is_sharded(self.model):
-            compute = torch.float32 if self.precision == "32-true" else torch.bfloat16
+            compute = devices.compute_dtype(self.precision)
             devices.shard_model(self.model, strategy.device_mesh["data_parallel"], compute)
         if self.causal.method == "full":
             hold_in(self.model.to(strategy.root_device), self._learns_in)
@@ -204,9 +205,10 @@ class GenerativeModule(Learner):
             "dev sentences answered", len(batch.samples), at_once=True, quiet=not self.trainer.is_global_zero
         )
         with devices.unsharded(self.model) if self._sharded else nullcontext():
-            for part in predict_answers(
-                self.causal, batch.samples, self.prefix, self.decoding, self._constraint, self.seed, frozenset()
-            ):
+            generator = Generator(
+                self.model, self.causal.chat, self.prefix, self.decoding, self._constraint, self.seed
+            )  # of the weights as they are now
+            for part in predict_answers(self.causal, generator, batch.samples, frozenset()):
                 found |= {prediction.id: prediction for prediction in part}
                 progress.add(len(part))
                 if self.stop_signal and self.trainer.world_size == 1:

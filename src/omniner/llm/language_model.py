@@ -15,7 +15,7 @@ template and the whole prompt. Beside it stand the tokenizer and either all weig
 format (lora, qlora). A pretrained base stays where it was and is named, one with random weights is kept in the
 subfolder `base`. Folders are written whole or not at all.
 
-`merge_adapters` makes an ordinary model folder of adapters and base, for servers that know nothing of this program.
+`write_merged_model` makes an ordinary model folder of adapters and base, for servers that know nothing of this program.
 Adapters that learnt beside a quantised base are merged into the values its 4-bit codes stand for, not into the
 weights before quantisation: those are what the adapters corrected, and so the merged model is the one that was
 evaluated.
@@ -38,7 +38,7 @@ from omniner.config.model_groups import CausalConfig, TuningConfig
 from omniner.errors import UserError, one_line
 from omniner.files import explaining, read_json, restore, write_json, writing_folder
 from omniner.llm.loading import load_pretrained, load_weights, random_model, stored_dtype, tie_output
-from omniner.llm.low_rank import quicken_adapters
+from omniner.llm.low_rank import fuse_adapters
 from omniner.llm.prompts import Prompt
 from omniner.llm.samples import ChatTokenizer
 from omniner.model_files import DESCRIPTION
@@ -142,7 +142,7 @@ def add_adapters(model: Any, tuning: TuningConfig, seed: int) -> Any:
                 f"{tuning.targets} cannot be adapted ({one_line(error)})",
                 f"Linear layers of this model: {', '.join(layers)}; [all-linear] takes all but the output.",
             ) from error
-    quicken_adapters(adapted)
+    fuse_adapters(adapted)
     return adapted
 
 
@@ -369,7 +369,7 @@ def save_causal_model(folder: Path, causal: CausalModel, weights: Mapping[str, T
         else:
             _save_adapters(written, causal, state)
         _save_tokenizer(written, causal.chat.tokenizer)
-        write_json(written / DESCRIPTION, _card(causal))
+        write_json(written / DESCRIPTION, _describe(causal))
 
 
 def load_causal_model(folder: Path, dtype: torch.dtype, device: torch.device | str) -> CausalModel:
@@ -383,22 +383,23 @@ def load_causal_model(folder: Path, dtype: torch.dtype, device: torch.device | s
     Raises:
         UserError: the folder is no such checkpoint, or its base is not where it was.
     """
-    causal = _assemble(folder, read_card(folder), dtype, keep_codes=True)
+    causal = _assemble(folder, read_description(folder), dtype, keep_codes=True)
     causal.model = causal.model.to(device)
     return causal
 
 
-def fold_adapters(causal: CausalModel) -> None:
-    """Add adapters to the weights beside which they learnt, in place: a layer is then one product instead of three.
+def merge_adapters(causal: CausalModel) -> None:
+    """Add adapters to the weights beside which they learnt, in memory: a layer is then one product instead of three.
 
-    The model answers as the folder does that `merge_adapters` writes of it. Beside 4-bit weights adapters stay what
-    they are: the sum would have to be rounded to 4 bits, which is another model.
+    The model answers as the folder does that `write_merged_model` writes of it in the same precision. Beside bf16
+    weights the sum is rounded to bf16, so that a few answers may differ from those of the evaluation while training.
+    Beside 4-bit weights adapters stay as they are: the sum would have to be rounded to 4 bits, which is another model.
     """
     if causal.method != "full" and causal.quantization is None:
         causal.model = causal.model.merge_and_unload()
 
 
-def merge_adapters(folder: Path, output: Path, dtype: torch.dtype | None = None) -> None:
+def write_merged_model(folder: Path, output: Path, dtype: torch.dtype | None = None) -> None:
     """Make an ordinary model folder (weights, tokenizer, chat template) of a checkpoint folder.
 
     Args:
@@ -410,9 +411,9 @@ def merge_adapters(folder: Path, output: Path, dtype: torch.dtype | None = None)
         UserError: `output` is in use; see `load_causal_model`.
     """
     _check_unused(output)
-    card = read_card(folder)
-    dtype = dtype or _stored_dtype(folder, card)
-    causal = _assemble(folder, card, dtype, keep_codes=False)
+    description = read_description(folder)
+    dtype = dtype or _stored_dtype(folder, description)
+    causal = _assemble(folder, description, dtype, keep_codes=False)
     model = causal.model if causal.method == "full" else causal.model.merge_and_unload()
     with writing_folder(output) as written, checkpoints.quiet_libraries():
         model.to(dtype).save_pretrained(written)
@@ -475,7 +476,7 @@ def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
         write_json(file, {**settings, "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
-def _card(causal: CausalModel) -> dict[str, Any]:
+def _describe(causal: CausalModel) -> dict[str, Any]:
     return {
         "kind": "generative",
         "version": _VERSION,
@@ -488,21 +489,21 @@ def _card(causal: CausalModel) -> dict[str, Any]:
     }
 
 
-def read_card(folder: Path) -> dict[str, Any]:
+def read_description(folder: Path) -> dict[str, Any]:
     """Read `omniner.json` of a folder, and check it as far as `load_causal_model` relies on it."""
     restore(folder)
     if not (folder / DESCRIPTION).is_file():
         raise UserError("checkpoint", f"{folder} is no folder with {DESCRIPTION}", _FIX)
-    card = read_json(folder / DESCRIPTION)
-    if not isinstance(card, dict) or card.get("kind") != "generative":
+    description = read_json(folder / DESCRIPTION)
+    if not isinstance(description, dict) or description.get("kind") != "generative":
         raise UserError(folder / DESCRIPTION, "not the description of a causal model", _FIX)
-    if card.get("version") != _VERSION:
-        found = f"version {card.get('version')}, this program reads version {_VERSION}"
+    if description.get("version") != _VERSION:
+        found = f"version {description.get('version')}, this program reads version {_VERSION}"
         raise UserError(folder / DESCRIPTION, found, "Use the program's version that wrote it.")
-    missing = sorted({"method", "base", "quantization", "chat_template", "prompt"} - card.keys())
-    if missing or card["method"] not in TUNING_METHODS:
-        raise UserError(folder / DESCRIPTION, f"incomplete ({', '.join(missing) or card['method']})", _FIX)
-    return card
+    missing = sorted({"method", "base", "quantization", "chat_template", "prompt"} - description.keys())
+    if missing or description["method"] not in TUNING_METHODS:
+        raise UserError(folder / DESCRIPTION, f"incomplete ({', '.join(missing) or description['method']})", _FIX)
+    return description
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -513,16 +514,16 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         return PreTrainedTokenizerFast.from_pretrained(folder, **checkpoints.pretrained_options(True))
 
 
-def _assemble(folder: Path, card: Mapping[str, Any], dtype: torch.dtype, keep_codes: bool) -> CausalModel:
+def _assemble(folder: Path, description: Mapping[str, Any], dtype: torch.dtype, keep_codes: bool) -> CausalModel:
     """Put the model of a folder together on the CPU.
 
     Args:
         folder: the checkpoint.
-        card: its description.
+        description: what `read_description` gives of it.
         dtype: of the weights.
         keep_codes: quantise a base that was quantised; else it gets the values that its codes stand for.
     """
-    kept = Quantization(**card["quantization"]) if card["quantization"] else None
+    kept = Quantization(**description["quantization"]) if description["quantization"] else None
     if kept is not None and not has_bitsandbytes():
         log.warning(
             "bitsandbytes is not installed: %s runs on its base of full precision, not on the 4-bit one it was trained "
@@ -530,37 +531,38 @@ def _assemble(folder: Path, card: Mapping[str, Any], dtype: torch.dtype, keep_co
             folder,
         )
         kept = None
-    model = _load_weights(folder, card, dtype if kept is None else kept.source_dtype)
-    origin = _copy_state(model) if card["method"] != "full" and card["base"] is None else None
+    model = _load_weights(folder, description, dtype if kept is None else kept.source_dtype)
+    origin = _copy_state(model) if description["method"] != "full" and description["base"] is None else None
     if kept is not None:
         quantize(model, kept.double, dtype)
         if not keep_codes:
             dequantize(model)
-    if card["method"] != "full":
+    if description["method"] != "full":
         with checkpoints.explaining_load_errors("checkpoint", folder, _FIX), checkpoints.quiet_libraries():
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model.to(dtype), folder)
-        quicken_adapters(model)
-    chat = ChatTokenizer(_load_tokenizer(folder), card["chat_template"])
-    prompt = Prompt.from_json(card["prompt"])
-    return CausalModel(model.eval(), chat, prompt, card["method"], card["base"], kept, origin, card.get("answer_rate"))
+        fuse_adapters(model)
+    chat = ChatTokenizer(_load_tokenizer(folder), description["chat_template"])
+    prompt = Prompt.from_json(description["prompt"])
+    method, base, rate = description["method"], description["base"], description.get("answer_rate")
+    return CausalModel(model.eval(), chat, prompt, method, base, kept, origin, rate)
 
 
-def _stored_dtype(folder: Path, card: Mapping[str, Any]) -> torch.dtype:
+def _stored_dtype(folder: Path, description: Mapping[str, Any]) -> torch.dtype:
     """Read in which precision the weights of a folder, or of the model that its adapters belong to, are kept."""
-    if card["quantization"]:
-        return Quantization(**card["quantization"]).source_dtype
-    if card["method"] == "full":
+    if description["quantization"]:
+        return Quantization(**description["quantization"]).source_dtype
+    if description["method"] == "full":
         return stored_dtype(str(folder))
-    return stored_dtype(card["base"] or str(folder / _BASE))
+    return stored_dtype(description["base"] or str(folder / _BASE))
 
 
-def _load_weights(folder: Path, card: Mapping[str, Any], dtype: torch.dtype) -> Any:
+def _load_weights(folder: Path, description: Mapping[str, Any], dtype: torch.dtype) -> Any:
     """Load all weights of a folder, or the model that its adapters belong to."""
-    if card["method"] != "full" and card["base"] is not None:
+    if description["method"] != "full" and description["base"] is not None:
         try:
-            return load_weights(card["base"], dtype)
+            return load_weights(description["base"], dtype)
         except UserError as error:
             raise UserError(
                 folder / DESCRIPTION,
@@ -568,7 +570,7 @@ def _load_weights(folder: Path, card: Mapping[str, Any], dtype: torch.dtype) -> 
                 "Put it back there, or write its new place as `base` in this file.",
             ) from error
     try:
-        return load_weights(str(folder if card["method"] == "full" else folder / _BASE), dtype)
+        return load_weights(str(folder if description["method"] == "full" else folder / _BASE), dtype)
     except UserError as error:
         raise UserError("checkpoint", error.found, _FIX) from error
 

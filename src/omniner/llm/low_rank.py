@@ -11,7 +11,7 @@ gradients keep their own, fp32 as a rule. The update is added onto the layer's p
 x A', which is thin. Nothing is computed for weights that do not learn. Layers that read the same input (query, key and
 value; gate and up) can be computed together: x A' is then one product for all of them, and x is kept once.
 
-`quicken_adapters` gives this to peft's layers; names, weights and files stay peft's. A layer of 4-bit weights makes
+`fuse_adapters` gives this to peft's layers; names, weights and files stay peft's. A layer of 4-bit weights makes
 its own product, and its adapter is added to that. What is not plain LoRA (several adapters, DoRA, biases that learn) is
 left to peft.
 """
@@ -57,7 +57,7 @@ class AdaptedLayer(NamedTuple):
     adapter: Adapter
 
 
-def quicken_adapters(model: nn.Module) -> None:
+def fuse_adapters(model: nn.Module) -> None:
     """Let the adapted layers of a peft model compute as one operation each, where `adapter_of` knows how."""
     from peft.tuners.lora import Linear, LoraLayer
 

@@ -31,7 +31,7 @@ from omniner.errors import UserError
 from omniner.llm.language_model import prefers_8bit, prepare_for_training
 from omniner.llm.packs import make_pack
 from omniner.llm.shared_prefix import MOST_LOGITS, attach_attention, pack_loss
-from omniner.training.devices import Devices, base_model
+from omniner.training.devices import Devices, base_model, compute_dtype
 
 log = logging.getLogger("omniner")
 
@@ -224,7 +224,7 @@ class MemoryCount:
     def __init__(self, settings: Any, method: str, devices: Devices, pack: PackSize, decoding: DecodingConfig) -> None:
         self._settings, self._method, self._devices = settings, method, devices
         self._pack, self._decoding = pack, decoding
-        self._compute = torch.float32 if devices.precision == "32-true" else torch.bfloat16
+        self._compute = compute_dtype(devices.precision)
         self._measured: dict[bool, tuple[dict[str, float], dict[str, float], float, float]] = {}
 
     def needs(self, tuning: TuningConfig, strategy: str, slots: int | None = None) -> Needs:

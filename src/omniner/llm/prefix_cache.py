@@ -62,21 +62,21 @@ class DecodingStep:
         ids: [1, T] new tokens, row after row.
         positions: [1, T] of these in their sequences, the prefix counted.
         rows: [T] the slot of each.
-        spots: [T] its place in the slot.
+        slot_positions: [T] its place in the slot.
         last: [B] where each row's last new token stands among the T.
-        reach: C, the length of the longest row after this step.
+        longest_row: C, the length of the longest row after this step.
         bias: [B, 1, G, C] what each row's last token may look at: 0, else -inf.
-        several: the rows that bring several tokens; None if there are none.
+        multi_token: the rows that bring several tokens; None if there are none.
     """
 
     ids: Tensor
     positions: Tensor
     rows: Tensor
-    spots: Tensor
+    slot_positions: Tensor
     last: Tensor
-    reach: int
+    longest_row: int
     bias: Tensor
-    several: MultiTokenRows | None
+    multi_token: MultiTokenRows | None
 
 
 class PrefixCache:
@@ -105,8 +105,8 @@ class PrefixCache:
             tokens: the new ones of each, at least one.
         """
         step = self._plan(starts, tokens)
-        if step.reach > self._length:
-            self._grow(-(-step.reach // _GROWTH) * _GROWTH)
+        if step.longest_row > self._length:
+            self._grow(-(-step.longest_row // _GROWTH) * _GROWTH)
         self._step = step
         return step
 
@@ -144,7 +144,7 @@ class PrefixCache:
             shape = (self.slots, key.shape[1], self._length, key.shape[3])
             self._own.append((key.new_zeros(shape), value.new_zeros(shape)))
         for store, new in zip(self._own[layer], (key, value), strict=True):
-            store[self._step.rows, :, self._step.spots] = new[0].transpose(0, 1)
+            store[self._step.rows, :, self._step.slot_positions] = new[0].transpose(0, 1)
         tokens, heads = query.shape[2], key.shape[1]
         grouped = query[0].transpose(0, 1).reshape(tokens, heads, self._groups, -1)
         merged = self._merge(self._step, layer, grouped, scale)
@@ -173,13 +173,13 @@ class PrefixCache:
     def _attend_own(self, step: DecodingStep, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """Attend from `query` [T, KV, G, D] to the rows' own parts: [T, KV, G, D] and its log-sum-exp [T, KV, G]."""
         keys, values = self._own[layer]
-        rows, reach = len(step.last), step.reach
+        rows, end = len(step.last), step.longest_row
         # the last new token of every row, which while decoding is the only one: slots are read where they are
         single = query if len(query) == rows else query[step.last]
-        out, total = softmax_attention(single, keys[:rows, :, :reach], values[:rows, :, :reach], step.bias, scale)
-        if step.several is None:
+        out, total = softmax_attention(single, keys[:rows, :, :end], values[:rows, :, :end], step.bias, scale)
+        if step.multi_token is None:
             return out, total
-        rest, (_, heads, groups, width) = step.several, query.shape
+        rest, (_, heads, groups, width) = step.multi_token, query.shape
         count, longest = rest.grid.shape
         padded = query[rest.grid].transpose(1, 2).reshape(count, heads, longest * groups, width)
         end = rest.bias.shape[3]
@@ -203,15 +203,17 @@ class PrefixCache:
         ends = [start + count for start, count in zip(starts, counts, strict=True)]
         ids = [token for new in tokens for token in new]
         rows = [row for row, count in enumerate(counts) for _ in range(count)]
-        spots = [spot for start, end in zip(starts, ends, strict=True) for spot in range(start, end)]
+        slot_positions = [place for start, end in zip(starts, ends, strict=True) for place in range(start, end)]
         last = [place - 1 for place in accumulate(counts)]
-        table = torch.tensor([ids, rows, spots]).to(self._device, non_blocking=True)  # one transfer
+        table = torch.tensor([ids, rows, slot_positions]).to(self._device, non_blocking=True)  # one transfer
         places = torch.tensor(last).to(self._device, non_blocking=True)
         bias = self._bias(table[2][places][:, None], max(ends))
-        several = self._plan_several(counts, ends, last) if len(ids) > len(counts) else None
-        return DecodingStep(table[:1], table[2:] + self.prefix, table[1], table[2], places, max(ends), bias, several)
+        multi_token = self._plan_multi_token(counts, ends, last) if len(ids) > len(counts) else None
+        return DecodingStep(
+            table[:1], table[2:] + self.prefix, table[1], table[2], places, max(ends), bias, multi_token
+        )
 
-    def _plan_several(self, counts: list[int], ends: list[int], last: list[int]) -> MultiTokenRows:
+    def _plan_multi_token(self, counts: list[int], ends: list[int], last: list[int]) -> MultiTokenRows:
         """Lay out the rows that bring several tokens.
 
         Args:
@@ -221,23 +223,23 @@ class PrefixCache:
         """
         rows = [row for row, count in enumerate(counts) if count > 1]
         longest = max(counts)
-        grid, spots = [], []
+        grid, slot_positions = [], []
         source, target = list[int](), list[int]()
         for number, row in enumerate(rows):
             count, first = counts[row], last[row] - counts[row] + 1
             grid.append([first + at if at < count else 0 for at in range(longest)])
-            spots.append([min(ends[row] - count + at, ends[row] - 1) for at in range(longest)])
+            slot_positions.append([min(ends[row] - count + at, ends[row] - 1) for at in range(longest)])
             source += range(number * longest, number * longest + count)
             target += range(first, first + count)
-        table = torch.tensor([grid, spots]).to(self._device, non_blocking=True)
+        table = torch.tensor([grid, slot_positions]).to(self._device, non_blocking=True)
         flat = torch.tensor([source, target]).to(self._device, non_blocking=True)
         bias = self._bias(table[1], max(ends[row] for row in rows))
         return MultiTokenRows(torch.tensor(rows).to(self._device, non_blocking=True), table[0], bias, flat[0], flat[1])
 
-    def _bias(self, spots: Tensor, reach: int) -> Tensor:
-        """Let queries at `spots` [B, N] see keys 0 ... spot of `reach` many: [B, 1, N * G, reach]."""
-        hidden = torch.arange(reach, device=spots.device) > spots.repeat_interleave(self._groups, 1)[:, None, :, None]
-        return torch.zeros(hidden.shape, device=spots.device).masked_fill_(hidden, float("-inf"))
+    def _bias(self, queries: Tensor, keys: int) -> Tensor:
+        """Let queries at places [B, N] of their slots see the keys up to these places, of so many: [B, 1, N * G, C]."""
+        later = torch.arange(keys, device=queries.device) > queries.repeat_interleave(self._groups, 1)[:, None, :, None]
+        return torch.zeros(later.shape, device=queries.device).masked_fill_(later, float("-inf"))
 
 
 def softmax_attention(

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from omniner.answers import write_answer
@@ -297,10 +298,16 @@ class PromptEncoder:
         Each sample keeps at least one prompt token after them. The probes see to it that a part of a corpus gives the
         same number as the whole: tokens that the beginning of a sentence can change are not counted.
         """
-        prompts = [*self._prompts(PROBE_SENTENCES), *(sample.prompt for sample in samples)]
+        prompts = [*self._probes, *(sample.prompt for sample in samples)]
         first, last = min(prompts), max(prompts)  # in sorted order, these two differ first
         shared = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
         return min(shared, min(map(len, prompts)) - 1)
+
+    @cached_property
+    def _probes(self) -> list[list[int]]:
+        """Of the prompts of the probes those that decide the prefix of all: the first, the last and the shortest."""
+        prompts = self._prompts(PROBE_SENTENCES)
+        return [min(prompts), max(prompts), min(prompts, key=len)]
 
     def _refuse_long(self, sentences: Sequence[Sentence]) -> None:
         long = [sentence.id for sentence in sentences if len(sentence.text) > self.config.max_length]
@@ -367,11 +374,16 @@ class _Parts:
 
 
 _FLOOR = 64  # tokens that any answer may have
-_USUAL, _LEAST, _MARGIN = 4.0, 0.5, 1.5  # further tokens for each character: where train is unknown, at least; times
+_DEFAULT_RATE = 4.0  # further tokens for each character, where train is unknown
+_MIN_RATE = 0.5  # of these, where train has shorter answers
+_MARGIN = 1.5  # times as many as train shows
 
 
 def answer_rate(samples: Sequence[Sample]) -> float:
-    """Return the most tokens that an answer has beyond those of any, for each character of its sentence."""
+    """Return the largest of (answer tokens - 64) / (characters of the sentence) over the samples.
+
+    With it `answer_limit` bounds answers to new sentences.
+    """
     return max((len(sample.answer) - _FLOOR) / len(sample.text) for sample in samples)
 
 
@@ -383,7 +395,7 @@ def answer_limit(text: str, rate: float | None, ending: int) -> int:
         rate: `answer_rate` of train; None = unknown.
         ending: tokens that ending an answer in its worst state takes.
     """
-    grows = _USUAL if rate is None else max(rate, _LEAST) * _MARGIN
+    grows = _DEFAULT_RATE if rate is None else max(rate, _MIN_RATE) * _MARGIN
     return min(LONGEST_ANSWER, _FLOOR + ending + math.ceil(grows * len(text)))
 
 

@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from omniner.llm.attention import ATTENTION_BACKENDS
-from omniner.llm.decoder_parts import QuickParts
+from omniner.llm.decoder_parts import FusedLayers
 from omniner.llm.low_rank import computing_dtype, is_plain
 from omniner.llm.packs import Pack
 from omniner.training.devices import base_model
@@ -45,7 +45,7 @@ class AttachedAttention:
         self.attend, self._before = ATTENTION_BACKENDS[backend].attend, base.config._attn_implementation
         self.dtype = dtype
         self.last_layer = LastLayerRows.hook(base.get_decoder().layers[-1])
-        self.parts = QuickParts(base)
+        self.parts = FusedLayers(base)
         base.set_attn_implementation(_NAME)
 
     def remove(self, base: Any) -> None:

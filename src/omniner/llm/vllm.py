@@ -78,20 +78,21 @@ def served_checkpoint(checkpoint: Path, merged: Path | None) -> tuple[ServedMode
         raise UserError("checkpoint", f"{checkpoint} is a tagger, which vLLM cannot serve", "Use decoding=free.")
     from omniner.llm import language_model
 
-    card = language_model.read_card(checkpoint)
-    prompt = Prompt.from_json(card["prompt"])
-    if card["method"] == "full":
+    description = language_model.read_description(checkpoint)
+    prompt = Prompt.from_json(description["prompt"])
+    method, base = description["method"], description["base"]
+    if method == "full":
         return ServedModel(str(checkpoint)), prompt
-    if card["method"] == "lora" and card["base"] is not None and gguf_file(str(card["base"])) is None:
+    if method == "lora" and base is not None and gguf_file(str(base)) is None:
         rank = int(read_json(checkpoint / "adapter_config.json")["r"])
-        return ServedModel(str(card["base"]), checkpoint, rank), prompt
+        return ServedModel(str(base), checkpoint, rank), prompt
     if merged is None:
         found = f"the adapters in {checkpoint} cannot be served beside their base"
         fix = f"Merge them: task=convert to=merged checkpoint={checkpoint} output=<folder>; then model.path=<folder>."
         raise UserError("checkpoint", found, fix)
     import torch
 
-    language_model.merge_adapters(checkpoint, merged, torch.bfloat16)
+    language_model.write_merged_model(checkpoint, merged, torch.bfloat16)
     return ServedModel(str(merged)), prompt
 
 

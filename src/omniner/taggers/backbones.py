@@ -139,12 +139,12 @@ class BiLSTM(Backbone):
         noise = StepNoise(batch) if self.training else None
         characters = batch.inputs["characters"]
         if noise is not None:
-            characters = noise.hidden(characters, self.config.unk_dropout)
+            characters = noise.unknown_ids(characters, self.config.unk_dropout)
         parts = [self.characters(characters)]
         if self.bigrams is not None:
             ids = batch.inputs["bigrams"]
             if noise is not None:
-                ids = noise.hidden(ids, self.config.bigram_dropout)
+                ids = noise.unknown_ids(ids, self.config.bigram_dropout)
             pairs = self.bigrams(ids)  # [B, L + 1, E]
             parts += [pairs[:, :-1], pairs[:, 1:]]
         states = torch.cat(parts, dim=2)
@@ -175,7 +175,7 @@ class StepNoise:
         keep = torch.rand(self._count, 1, states.shape[2])[self._rows] >= share
         return states * (keep / (1 - share)).to(states)
 
-    def hidden(self, ids: Tensor, share: float) -> Tensor:
+    def unknown_ids(self, ids: Tensor, share: float) -> Tensor:
         """Return ids [B, n] with a share of them unknown; padding stays padding."""
         if not share:
             return ids

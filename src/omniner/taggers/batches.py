@@ -28,6 +28,8 @@ from omniner.taggers.heads import LeftOut, Span, TagScheme, fit_spans
 from omniner.taggers.inputs import Inputs, TextInput
 from omniner.training.plans import plan_epoch, plan_longest_first
 
+_SKIPPED = "too-long-skipped"  # code of an issue
+
 
 @dataclass(slots=True)
 class EncodedSentence:
@@ -71,9 +73,6 @@ class SentenceEncoder:
         Raises:
             UserError: a sentence is too long, and `encoding.on_too_long` is `fail`.
         """
-        sentences = list(sentences)
-        if self.config.on_too_long == "fail":
-            self._refuse_long(sentences)
         examples: list[EncodedSentence] = []
         issues: list[Issue] = []
         for sentence in sentences:
@@ -81,20 +80,21 @@ class SentenceEncoder:
             issues += found
             if example is not None:
                 examples.append(example)
+        if self.config.on_too_long == "fail":
+            self._refuse_long(issues)
         return examples, issues
 
     def encode_one(self, sentence: Sentence) -> tuple[EncodedSentence | None, list[Issue]]:
         """Encode one sentence; there is no example where it is empty, or too long and not to be cut."""
         if not sentence.text:
             return None, [Issue("empty-text", "nothing to tag", id=sentence.id)]
-        length = self.length(sentence.text)
+        inputs, length = self.inputs.encode_fitting(sentence.text[: self.config.max_length])
         issues: list[Issue] = []
         if length < len(sentence.text):
             message = f"{len(sentence.text)} characters, {length} fit"
             if self.config.on_too_long != "truncate" or length == 0:
-                return None, [Issue("too-long-skipped", message, id=sentence.id)]
+                return None, [Issue(_SKIPPED, message, id=sentence.id)]
             issues.append(Issue("too-long-truncated", message, id=sentence.id))
-        inputs = self.inputs.encode(sentence.text[:length])
         spans = self._learnable(sentence, length, issues)
         issues += self._unclear(sentence, spans, inputs)
         tags, left_out = self.scheme.encode(spans, length)
@@ -106,13 +106,8 @@ class SentenceEncoder:
         example = EncodedSentence(sentence.id, sentence.text, length, tensors, sentence.entities, spans, gold_tags)
         return example, issues
 
-    def length(self, text: str) -> int:
-        """Return how many characters of the text the model sees, before it is asked whether it may be cut."""
-        return self.inputs.fitting(text[: self.config.max_length])
-
-    def _refuse_long(self, sentences: Sequence[Sentence]) -> None:
-        long = [s.id for s in sentences if s.text and self.length(s.text) < len(s.text)]
-        if long:
+    def _refuse_long(self, issues: Sequence[Issue]) -> None:
+        if long := [issue.id for issue in issues if issue.code == _SKIPPED]:
             names = ", ".join(long[:10]) + (", ..." if len(long) > 10 else "")
             raise UserError(
                 "encoding.max_length",

@@ -50,8 +50,12 @@ class TextInput(Protocol):
     def encode(self, text: str) -> Inputs:
         """Return named lists of ids; the model of the same kind knows the names."""
 
-    def fitting(self, text: str) -> int:
-        """Return how many characters of `text` the model can take; all of them, unless there are too many tokens."""
+    def encode_fitting(self, text: str) -> tuple[Inputs, int]:
+        """Encode as much of `text` as the model can take; all of it, unless there are too many tokens.
+
+        Returns:
+            what `encode` gives for that, and how many characters it is.
+        """
 
     def is_clear(self, inputs: Inputs, at: int) -> bool:
         """Return whether the characters before and at `at` are not the same to the model; text ends are clear."""
@@ -75,9 +79,9 @@ class CharacterInput:
             inputs["bigrams"] = self.vocabulary.bigram_ids(text)
         return inputs
 
-    def fitting(self, text: str) -> int:
-        """Return the length of the text."""
-        return len(text)
+    def encode_fitting(self, text: str) -> tuple[Inputs, int]:
+        """Encode all of the text."""
+        return self.encode(text), len(text)
 
     def is_clear(self, inputs: Inputs, at: int) -> bool:
         """Return True: each character has a state of its own."""
@@ -107,21 +111,23 @@ class TokenInput:
 
     def encode(self, text: str) -> Inputs:
         """Return `tokens` and `attention`, S ids and ones, and `token_of` and `place`, L numbers each."""
-        encoding = self._encoding(text)
+        return self._aligned(text, self._encoding(text))
+
+    def _aligned(self, text: str, encoding: Encoding) -> Inputs:
         pairs = zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
         covers = [(0, 0) if special else offsets for offsets, special in pairs]
         token_of, place = align_tokens(text, encoding.tokens, covers, self.places)
         tokens = list(encoding.ids)
         return {"tokens": tokens, "attention": [1] * len(tokens), "token_of": token_of, "place": place}
 
-    def fitting(self, text: str) -> int:
-        """Return the length of the longest prefix, in characters, whose tokens the model can take."""
+    def encode_fitting(self, text: str) -> tuple[Inputs, int]:
+        """Encode the longest prefix whose tokens the model can take; its length is in characters."""
         length = len(text)
         while True:
             encoding = self._encoding(text[:length])
             excess = len(encoding.ids) - self.max_tokens
             if excess <= 0 or length == 0:
-                return length
+                return self._aligned(text[:length], encoding), length
             real = [o for o, s in zip(encoding.offsets, encoding.special_tokens_mask, strict=True) if not s]
             # Cut before the first token that is too much. A cut text may be tokenised in another way: look again.
             length = min(real[-excess][0], length - 1) if excess <= len(real) else 0

@@ -48,15 +48,15 @@ class Blocks:
     Attributes:
         order: [T] tag at each place of the inner order; None if it is the given order.
         inverse: [T] place of each tag.
-        hub_from, hub_to: places of the F sources and the G targets of the large block, always consecutive.
+        large_from, large_to: places of the F sources and the G targets of the large block, always consecutive.
         small_from: K groups of C places, the k-th source of every small block; `small_to` its targets
         likewise.
     """
 
     order: Tensor | None
     inverse: Tensor
-    hub_from: slice
-    hub_to: slice
+    large_from: slice
+    large_to: slice
     small_from: list[Index]
     small_to: list[Index]
 
@@ -110,8 +110,8 @@ def find_blocks(allowed: Tensor) -> Blocks:
     return Blocks(
         order=None if (order == whole).all() else torch.from_numpy(order).to(device),
         inverse=torch.from_numpy(place).to(device),
-        hub_from=slice(int(place[sources[0]].min()), int(place[sources[0]].max()) + 1),
-        hub_to=slice(int(place[targets[0]].min()), int(place[targets[0]].max()) + 1),
+        large_from=slice(int(place[sources[0]].min()), int(place[sources[0]].max()) + 1),
+        large_to=slice(int(place[targets[0]].min()), int(place[targets[0]].max()) + 1),
         small_from=[compact_index(place[group], device) for group in sources[1:]],
         small_to=[compact_index(place[group], device) for group in targets[1:]],
     )
@@ -127,12 +127,12 @@ def _split(allowed: NDArray[np.bool_]) -> tuple[list[NDArray[np.intp]], list[NDA
     if (rows.sum(0) != 1).any() or not rows.any(1).all():
         return None
     blocks = [(np.flatnonzero(group.reshape(-1) == n), np.flatnonzero(row)) for n, row in enumerate(rows)]
-    hub, *small = sorted(blocks, key=lambda block: (-len(block[0]) * len(block[1]), block[0][0]))
+    large, *small = sorted(blocks, key=lambda block: (-len(block[0]) * len(block[1]), block[0][0]))
     if not small:
-        return [hub[0]], [hub[1]]
+        return [large[0]], [large[1]]
     if len({(len(sources), len(targets)) for sources, targets in small}) > 1:
         return None
-    return [hub[0], *np.stack([b[0] for b in small], 1)], [hub[1], *np.stack([b[1] for b in small], 1)]
+    return [large[0], *np.stack([b[0] for b in small], 1)], [large[1], *np.stack([b[1] for b in small], 1)]
 
 
 def compact_index(places: NDArray[np.intp], device: torch.device) -> Index:
@@ -301,7 +301,7 @@ class _LogPartition(torch.autograd.Function):
         packed, inner_start, inner, inner_end = _inner(emissions, start, transitions, end, layout, blocks)
         step = SumStep(inner, blocks, forward=True)
         alpha = torch.empty_like(packed)  # [N, T], each row relative to the one before
-        kept = packed.new_empty(len(packed), len(step.hub) if step.fast else 0)
+        kept = packed.new_empty(len(packed), len(step.large) if step.fast else 0)
         best = packed.new_zeros(len(packed), 1)
         if layout.counts:
             torch.add(packed[layout.step(0)], inner_start, out=alpha[layout.step(0)])
@@ -395,7 +395,7 @@ def _backward_recursion(
     before, so that both sides of a transition add up; the third [M, G] is its exp where the step computes it.
     """
     beta, right, best = torch.empty_like(packed), torch.empty_like(packed), packed.new_zeros(len(packed), 1)
-    kept = packed.new_empty(len(packed), len(step.hub) if step.fast else 0)
+    kept = packed.new_empty(len(packed), len(step.large) if step.fast else 0)
     beta[layout.last] = end
     for number in range(len(layout.counts) - 1, 0, -1):
         here = layout.step(number)
@@ -427,16 +427,16 @@ def _transition_gradient(
     """
     alpha, left_kept, best = left
     gradient = torch.zeros_like(inner)
-    hub = gradient[blocks.hub_from, blocks.hub_to]
+    large = gradient[blocks.large_from, blocks.large_to]
     right.sub_(norm)
     if step.fast:
         # the factor is at most 1 / the least weight: the best source cannot be left more often than once
-        torch.mm(left_kept.t(), right_kept.mul_((best - norm).exp_().mul_(weight)), out=hub)
-        hub *= step.weight.t()
+        torch.mm(left_kept.t(), right_kept.mul_((best - norm).exp_().mul_(weight)), out=large)
+        large *= step.weight.t()
     else:
-        rows = zip(alpha[:, blocks.hub_from], right[:, blocks.hub_to], weight, strict=True)
+        rows = zip(alpha[:, blocks.large_from], right[:, blocks.large_to], weight, strict=True)
         for source, target, factor in rows:
-            hub += (source[:, None] + step.hub.t() + target).exp_() * factor
+            large += (source[:, None] + step.large.t() + target).exp_() * factor
     places = torch.arange(len(inner), device=inner.device)
     for source in blocks.small_from:
         for target in blocks.small_to:
@@ -492,20 +492,20 @@ class SumStep:
 
     Attributes:
         top: the largest transition of the large block; all others are taken relative to it.
-        hub: [F, G] transitions of the large block from its sources to its targets (of this direction).
+        large: [F, G] transitions of the large block from its sources to its targets (of this direction).
         fast: whether they are close enough together for exp space.
-        weight: [F, G] exp(hub).
+        weight: [F, G] exp(large).
     """
 
     def __init__(self, transitions: Tensor, blocks: Blocks, forward: bool) -> None:
-        sides = [(blocks.hub_from, blocks.small_from), (blocks.hub_to, blocks.small_to)]
+        sides = [(blocks.large_from, blocks.small_from), (blocks.large_to, blocks.small_to)]
         (self.source, self.small_source), (self.target, self.small_target) = sides if forward else sides[::-1]
-        self.top = transitions[blocks.hub_from, blocks.hub_to].max()
+        self.top = transitions[blocks.large_from, blocks.large_to].max()
         table = transitions - self.top if forward else (transitions - self.top).t()
-        self.hub = table[self.source, self.target].contiguous()
-        self.spread = -float(self.hub.min())
-        self.fast = self.spread <= FAST_RANGE[self.hub.dtype]
-        self.weight = self.hub.exp()
+        self.large = table[self.source, self.target].contiguous()
+        self.spread = -float(self.large.min())
+        self.fast = self.spread <= FAST_RANGE[self.large.dtype]
+        self.weight = self.large.exp()
         # from the k-th source of every small block to all its targets, [G', C] each
         self.small = [torch.stack([paired_entries(table, s, t) for t in self.small_target]) for s in self.small_source]
 
@@ -531,7 +531,7 @@ class SumStep:
         if self.fast:
             torch.log(torch.exp(scores, out=kept) @ self.weight, out=out)
         else:
-            torch.logsumexp(scores[:, :, None] + self.hub, 1, out=out)
+            torch.logsumexp(scores[:, :, None] + self.large, 1, out=out)
 
     def add(self, one: Tensor, two: Tensor) -> Tensor:
         """Over two sources of a small block."""
@@ -543,7 +543,7 @@ class MaxStep(SumStep):
 
     def __init__(self, transitions: Tensor, blocks: Blocks, forward: bool) -> None:
         super().__init__(transitions, blocks, forward)
-        self.hub_t = self.hub.t().contiguous()
+        self.large_t = self.large.t().contiguous()
         self.room: Tensor | None = None  # for all pairs [n, G, F]: a new one per step would cost as much as the sum
 
     def reduce(self, scores: Tensor, out: Tensor, kept: Tensor) -> None:
@@ -556,11 +556,11 @@ class MaxStep(SumStep):
         count = sources if scores.is_cuda else int((scores >= -self.spread).sum(1).max().clamp_min(1))
         if count * 4 <= sources:
             values, places = scores.topk(count)
-            torch.amax(values[:, :, None] + self.hub[places], 1, out=out)
+            torch.amax(values[:, :, None] + self.large[places], 1, out=out)
         else:
             if self.room is None:  # later steps have fewer rows, never more
-                self.room = scores.new_empty(len(scores), *self.hub_t.shape)
-            ways = torch.add(scores[:, None, :], self.hub_t, out=self.room[: len(scores)])
+                self.room = scores.new_empty(len(scores), *self.large_t.shape)
+            ways = torch.add(scores[:, None, :], self.large_t, out=self.room[: len(scores)])
             torch.amax(ways, 2, out=out)
 
     def add(self, one: Tensor, two: Tensor) -> Tensor:

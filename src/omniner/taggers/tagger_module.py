@@ -96,10 +96,12 @@ class TaggerData(TrainingData):
         if original.length < len(original.text):
             return original  # cut: a replacement could move the cut
         sentence = self._replacement.sentence(position, epoch)
-        if len(sentence.text) != self._encoder.length(sentence.text):
-            return original  # longer surfaces must not make it too long
+        if sentence is self._replacement.sentences[position]:
+            return original
         example, _ = self._encoder.encode_one(sentence)
-        return example or original
+        if example is None or example.length < len(example.text):
+            return original  # longer surfaces must not make it too long
+        return example
 
 
 class TaggerModule(Learner):

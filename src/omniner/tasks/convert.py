@@ -58,10 +58,10 @@ def run(context: Context) -> None:
         with outputs.replacing(context, output):
             write_plain_model(config.input or "", output)
     elif target == "merged":
-        from omniner.llm.language_model import merge_adapters
+        from omniner.llm.language_model import write_merged_model
 
         with outputs.replacing(context, output):
-            merge_adapters(find_trained_model(config.checkpoint or "", config.tracking), output)
+            write_merged_model(find_trained_model(config.checkpoint or "", config.tracking), output)
     elif target == "generated":
         from omniner.scoring.official import write_generated
         from omniner.scoring.predictions import read_predictions

@@ -41,6 +41,11 @@ log = logging.getLogger("omniner")
 Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
 
 
+def compute_dtype(precision: str) -> torch.dtype:
+    """Return what products are computed in at a `Precision`."""
+    return torch.float32 if precision == "32-true" else torch.bfloat16
+
+
 class Devices(NamedTuple):
     """Where and how a model runs.
 

@@ -55,6 +55,8 @@ class EntityReplacement:
             length += len(surface)
             at = end
         text = "".join([*pieces, original.text[at:]])
+        if text == original.text:
+            return original
         return Sentence(original.id, text, entities, original.post_id, original.meta)
 
 

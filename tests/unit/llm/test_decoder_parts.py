@@ -9,7 +9,7 @@ from test_low_rank import build, distance, learn, peft_alone
 from torch import Tensor, nn
 
 from omniner.llm import decoder_parts
-from omniner.llm.decoder_parts import QuickParts, quick_forward
+from omniner.llm.decoder_parts import FusedLayers, fused_forward
 from omniner.llm.shared_prefix import attach_attention, detach_attention
 
 KINDS = ["qwen2", "qwen3", "llama", "mistral"]
@@ -35,7 +35,7 @@ def test_values_and_gradients_are_those_of_transformers(
     x = torch.randn(2, 32, 7, dtype=dtype).transpose(1, 2)  # not in one piece
     x = (x.contiguous() if near == 40 else x).requires_grad_()
     before, want = x.detach().clone(), results(module, x)
-    parts = QuickParts(made)
+    parts = FusedLayers(made)
     assert "forward" in vars(module)
     for one, two in zip(results(module, x), want, strict=True):
         assert one.dtype == two.dtype
@@ -46,10 +46,10 @@ def test_values_and_gradients_are_those_of_transformers(
 
 
 def test_other_kinds_of_modules_stay() -> None:
-    assert quick_forward(nn.LayerNorm(4)) is None
+    assert fused_forward(nn.LayerNorm(4)) is None
     gelu = model("llama", hidden_act="gelu").model.layers[0]
-    assert quick_forward(gelu.mlp) is None
-    assert quick_forward(gelu.input_layernorm) is not None
+    assert fused_forward(gelu.mlp) is None
+    assert fused_forward(gelu.input_layernorm) is not None
 
 
 @pytest.mark.parametrize("changes", [{}, {"dropout": 0.3}])
@@ -57,7 +57,7 @@ def test_gate_and_up_are_computed_together_where_nothing_forbids_it(changes: dic
     causal = build("lora", **changes)
     with peft_alone(causal.model):
         want = learn(causal)
-    QuickParts(causal.model.get_base_model())
+    FusedLayers(causal.model.get_base_model())
     got = learn(causal)
     assert distance(got, want) < 1e-4
     mlp = causal.model.get_base_model().model.layers[0].mlp

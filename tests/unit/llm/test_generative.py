@@ -400,6 +400,31 @@ def test_what_is_done_is_not_answered_again(trained: tuple[Config, Path]) -> Non
     assert answers(path, sentences, config, *whole) == {}
 
 
+def test_sentence_after_sentence_the_prefix_is_read_once(
+    trained: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from omniner.llm.generate import Generator
+    from omniner.models import load_predictor
+
+    config, path = trained
+    read, reading, sentences = [], Generator._read_prefix, small_corpus.sentences(6, 9, "s")
+    expected = {one.id: one for batch in load_predictor(config, path).predict(sentences) for one in batch}
+
+    def noted(generator: Generator) -> Any:
+        read.append(generator)
+        return reading(generator)
+
+    monkeypatch.setattr(Generator, "_read_prefix", noted)
+    predictor = load_predictor(config, path)
+    found = [next(iter(predictor.predict([sentence])))[0] for sentence in sentences]  # readers that stop at once
+    assert {one.id: one for one in found} == expected
+    assert len(read) == 1
+    assert read[0]._cache.slots == 1  # and room for no more than are asked
+    both = [predictor.predict([sentence]) for sentence in sentences[:2]]
+    assert [next(each)[0] for each in both] == found[:2]
+    assert len(read) == 2  # one is not disturbed by another
+
+
 def test_guided_answers_are_readable_and_stand_in_the_text(tmp_path: Path) -> None:
     config = configuration("decoding=guided", *QUICK)
     corpus = small_corpus.corpus(16, 4)

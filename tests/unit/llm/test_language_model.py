@@ -100,7 +100,7 @@ def test_the_merged_model_is_the_one_that_was_trained_and_plain_loaders_read_it(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, folder = kept
-    language_model.merge_adapters(folder, tmp_path / "merged", torch.float32)
+    language_model.write_merged_model(folder, tmp_path / "merged", torch.float32)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert type(loaded).__name__ == "Qwen2ForCausalLM"
     ids = sample(model)
@@ -118,12 +118,12 @@ def test_adapters_are_folded_into_plain_weights_for_answers(kept: tuple[CausalMo
     model, folder = kept
     loaded = language_model.load_causal_model(folder, torch.float32, "cpu")
     before = logits(loaded.model, sample(loaded))
-    language_model.fold_adapters(loaded)
+    language_model.merge_adapters(loaded)
     adapters = [module for module in loaded.model.modules() if isinstance(module, LoraLayer)]
     assert bool(adapters) == (model.method == "qlora")  # beside 4-bit weights they stay
     torch.testing.assert_close(logits(loaded.model, sample(loaded)), before, rtol=0, atol=2e-6)
     if model.method == "lora":
-        language_model.merge_adapters(folder, tmp_path / "merged", torch.float32)
+        language_model.write_merged_model(folder, tmp_path / "merged", torch.float32)
         merged = load_weights(str(tmp_path / "merged"), torch.float32)
         assert torch.equal(logits(merged, sample(loaded)), logits(loaded.model, sample(loaded)))
 
@@ -140,7 +140,7 @@ def test_given_weights_are_kept_in_place_of_the_models(tmp_path: Path) -> None:
 def test_merging_does_not_write_over_anything(kept: tuple[CausalModel, Path], tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match=r"output: .* exists already"):
-        language_model.merge_adapters(kept[1], tmp_path, torch.float32)
+        language_model.write_merged_model(kept[1], tmp_path, torch.float32)
     assert [item.name for item in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -217,7 +217,7 @@ def test_weights_of_16_bits_stay_so(tmp_path: Path) -> None:
     language_model.save_causal_model(tmp_path / "best", model)
     loaded = language_model.load_causal_model(tmp_path / "best", torch.bfloat16, "cpu")
     assert torch.equal(logits(loaded.model, sample(model)), logits(model.model, sample(model)))
-    language_model.merge_adapters(tmp_path / "best", tmp_path / "merged")
+    language_model.write_merged_model(tmp_path / "best", tmp_path / "merged")
     assert read_json(tmp_path / "merged" / "config.json")["dtype"] == "bfloat16"
 
 
@@ -233,7 +233,7 @@ def test_a_merged_model_is_kept_in_the_precision_of_its_base(
     tuning = tuning_config("lora")
     model = language_model.build_causal_model(model_config(base), tuning, PROMPT, [], torch.float32, seed=1)
     language_model.save_causal_model(tmp_path / "best", model)
-    language_model.merge_adapters(tmp_path / "best", tmp_path / "merged")
+    language_model.write_merged_model(tmp_path / "best", tmp_path / "merged")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto").dtype == stored
 
 
@@ -263,7 +263,7 @@ def test_an_own_chat_template_goes_everywhere_with_the_model(published: Path, tm
     assert language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu").chat.text(
         PROMPT, "好"
     ) == model.chat.text(PROMPT, "好")
-    language_model.merge_adapters(tmp_path / "best", tmp_path / "merged", torch.float32)
+    language_model.write_merged_model(tmp_path / "best", tmp_path / "merged", torch.float32)
     assert (tmp_path / "merged" / "chat_template.jinja").read_text() == template
 
 
@@ -416,7 +416,7 @@ def test_a_gguf_file_is_a_model_like_any_other(method: str, as_folder: bool, tmp
     language_model.save_causal_model(tmp_path / "best", model)
     loaded = language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu")
     assert torch.equal(logits(loaded.model, ids), logits(model.model, ids))
-    language_model.merge_adapters(tmp_path / "best", tmp_path / "merged", torch.float32)
+    language_model.write_merged_model(tmp_path / "best", tmp_path / "merged", torch.float32)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     torch.testing.assert_close(logits(merged, ids), logits(model.model, ids), rtol=0, atol=2e-6)
 

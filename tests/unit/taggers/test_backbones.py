@@ -44,7 +44,7 @@ def test_a_folder_loads_and_lives_on_in_its_description(folder: Path) -> None:
     assert not any("pooler" in name for name, _ in tagger.named_parameters())
     text = "买Hello🍜🍜的 吧"
     assert len(tagger.inputs.encode(text)["place"]) == len(text)
-    assert tagger.inputs.fitting("好" * 100) == 62
+    assert tagger.inputs.encode_fitting("好" * 100)[1] == 62
     description = json.loads(json.dumps(tagger.describe()))
     shutil.rmtree(folder)
     again = Tagger.from_description(description)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Encoding
 
 from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 from omniner.taggers.batches import SentenceEncoder
 from omniner.taggers.heads import TagScheme
-from omniner.taggers.inputs import CharacterInput, Vocabulary
+from omniner.taggers.inputs import CharacterInput, TokenInput, Vocabulary, character_tokenizer
 from omniner.training.plans import EntityReplacement
 
 
@@ -40,6 +41,20 @@ def test_an_example_has_inputs_tags_and_gold() -> None:
 def test_too_long_fails_by_default_and_names_the_ids() -> None:
     with pytest.raises(UserError, match=r"encoding\.max_length: 1 sentences .*long-7"):
         encoder(5, "fail").encode([sentence(id="long-7"), sentence(id="short", text="张三")])
+
+
+def test_a_text_is_tokenised_once_and_again_only_where_it_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, seen = TokenInput(character_tokenizer(Vocabulary.build(["张三在北京大学"], 1, bigrams=False)), 8), []
+
+    def encoding(self: TokenInput, text: str) -> Encoding:
+        seen.append(text)
+        return self.tokenizer.encode(text)
+
+    monkeypatch.setattr(TokenInput, "_encoding", encoding)
+    maker = SentenceEncoder(inputs, TagScheme(["人"]), EncodingConfig(100, "truncate"), None)
+    (short, long), _ = maker.encode([sentence(text="张三"), sentence(text="张三在北京大学")])
+    assert (short.length, long.length) == (2, 6)
+    assert seen == ["张三", "张三在北京大学", "张三在北京大"]
 
 
 def test_skipped_sentences_are_issues() -> None:
@@ -91,6 +106,8 @@ def test_replacement_keeps_offsets_and_follows_its_seed() -> None:
     assert EntityReplacement(sentences, 0.5, seed=2).sentence(0, 0) is not None
     nested = sentence((3, 7, "校"), (3, 5, "地"))
     assert EntityReplacement([nested], 0.9, seed=1).sentence(0, 0) is nested
+    alone = sentence((0, 2, "人"))  # which could only be exchanged for itself
+    assert EntityReplacement([alone], 0.9, seed=1).sentence(0, 0) is alone
 
 
 def test_encoding_is_the_same_for_every_run(tmp_path: Path) -> None:

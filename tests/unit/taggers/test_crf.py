@@ -403,11 +403,11 @@ def test_361_tags_like_the_twin() -> None:
 def test_bioes_falls_apart_into_views() -> None:
     """What the speed rests on: no group of tags has to be gathered."""
     blocks = find_blocks(bioes(90).allowed)
-    assert blocks.hub_from.stop - blocks.hub_from.start == blocks.hub_to.stop - blocks.hub_to.start == 181
+    assert blocks.large_from.stop - blocks.large_from.start == blocks.large_to.stop - blocks.large_to.start == 181
     assert len(blocks.small_from) == len(blocks.small_to) == 2
     assert all(isinstance(group, slice) for group in (*blocks.small_from, *blocks.small_to))
     free = find_blocks(CRF(5).allowed)
-    assert (free.order, free.hub_from, free.small_from) == (None, slice(0, 5), [])
+    assert (free.order, free.large_from, free.small_from) == (None, slice(0, 5), [])
     assert find_blocks(odd_constraints().allowed).small_from == []
 
 

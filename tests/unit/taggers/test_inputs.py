@@ -196,11 +196,12 @@ def test_any_text_gets_a_place_for_each_character(text: str) -> None:
 def test_too_many_tokens_are_cut_at_a_token(bert: TokenInput) -> None:
     short = TokenInput(bert.tokenizer, 6)
     text = "一二Hello三四五六"
-    length = short.fitting(text)
+    inputs, length = short.encode_fitting(text)
     assert length < len(text)
+    assert inputs == short.encode(text[:length])
     assert len(short.encode(text[:length])["tokens"]) <= 6
     assert len(short.encode(text[: length + 1])["tokens"]) > 6
-    assert short.fitting("一二") == 2
+    assert short.encode_fitting("一二") == (short.encode("一二"), 2)
 
 
 def test_inputs_survive_json(bert: TokenInput) -> None:
