@@ -15,7 +15,7 @@ import pytest
 
 from omniner.cores import free_port
 from omniner.runs.folder import read_state
-from tests.e2e.conftest import COMMAND, ONE_EPOCH, TINY, environment, folder_of, omniner, runs_in
+from tests.e2e.conftest import COMMAND, ONE_EPOCH, TINY, TINY_CAUSAL, environment, folder_of, omniner, runs_in
 
 pytestmark = pytest.mark.slow
 
@@ -114,9 +114,17 @@ def test_ranks_that_others_start_work_together(variables: dict[str, str], tmp_pa
     assert read_state(tmp_path / "run")["status"] == "finished"
 
 
-def test_two_nodes_write_what_one_process_writes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "model",
+    [
+        [*ONE_EPOCH, "model.dropout=0", "model.embedding_dropout=0"],
+        [*TINY_CAUSAL, "trainer.max_epochs=1", "tuning=lora", "decoding=guided"],
+    ],
+    ids=["tagger", "causal"],
+)
+def test_two_nodes_write_what_one_process_writes(model: list[str], tmp_path: Path) -> None:
     """Two launches of torchrun that find each other on this machine, as two machines would."""
-    common = [*ONE_EPOCH, "tracking=off", "trainer=cpu", "model.dropout=0", "model.embedding_dropout=0"]
+    common = [*model, "tracking=off", "trainer=cpu"]
     omniner(*common, "output_dir=one", cwd=tmp_path)
     port = str(free_port())
     nodes = []
