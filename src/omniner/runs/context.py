@@ -176,12 +176,12 @@ class Task:
         return "-".join(part for part in self.label(config) if part)
 
 
-def model_label(config: Config) -> list[str]:
-    """What the label of a run says of its model."""
+def model_label(config: Config, learns: bool = True) -> list[str]:
+    """What the label of a run says of its model; `learns`: whether the run trains it."""
     if isinstance(config.model, CausalConfig):
         decoding = config.decoding.kind if config.decoding.kind != "free" else ""
         prompt = f"{config.prompt.name}_own" if config.prompt.from_run else config.prompt.name
-        return [config.model.name, prompt, config.tuning.method, decoding]
+        return [config.model.name, prompt, config.tuning.method if learns else "", decoding]
     if config.decoding.engine == "openai":
         return [config.decoding.model or "server", config.prompt.name]
     return [config.model.name, config.head.kind]

@@ -351,8 +351,8 @@ def _splits(config: Config) -> list[str]:
 
 
 def _settings(config: Config) -> list[str]:
-    """Those of a model that was trained stand in its own run."""
-    theirs = ("model", "head", "tuning", "prompt", "seed") if config.checkpoint else ()
+    """Those of a model that was trained stand in its own run; one as published is not tuned."""
+    theirs = ("model", "head", "tuning", "prompt", "seed") if config.checkpoint else ("tuning",)
     sections = ["prompt", "decoding", "data", "metrics"]
     if config.decoding.engine != "openai":
         sections = model_settings(config)
@@ -378,7 +378,7 @@ TASK = Task(
     run=run,
     label=lambda config: [
         "predict",
-        *([Path(config.checkpoint).stem] if config.checkpoint else model_label(config)),
+        *([Path(config.checkpoint).stem] if config.checkpoint else model_label(config, learns=False)),
         "typed" if is_typed(config) else Path(config.input).stem if config.input else config.data.name,
     ],
     inputs=[

@@ -468,7 +468,7 @@ TASK = Task(
     name="search",
     description=__doc__,
     run=run,
-    label=lambda config: ["search", *model_label(config), config.data.name],
+    label=lambda config: ["search", *model_label(config, config.search.train), config.data.name],
     check=_check,
     outputs=[
         "search.html",

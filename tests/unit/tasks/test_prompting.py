@@ -176,3 +176,8 @@ def test_where_it_would_do_nothing_it_is_a_mistake(overrides: list[str], message
 
 def test_runs_with_their_own_errors_are_told_apart_by_name() -> None:
     assert config("guide").name == "qwen2_tiny-errta_own-full-sample"
+
+
+def test_a_model_that_is_asked_as_published_is_not_called_tuned() -> None:
+    assert compose.load(["task=predict", "model=qwen2_tiny", "prompt=base"]).name == "predict-qwen2_tiny-base-sample"
+    assert compose.load(["model=qwen2_tiny", "prompt=base"]).name == "qwen2_tiny-base-full-sample"
