@@ -305,11 +305,11 @@ class SearchConfig(Group):
 class PruneConfig(Group):
     """task=prune: which runs are removed."""
 
-    status: list[Literal["failed", "killed"]]
+    status: list[Literal["failed", "killed"]] = field(default_factory=lambda: ["failed", "killed"])
     """Runs of `outputs` that ended so, and that no command has gone on with."""
-    unnamed: bool
+    unnamed: bool = False
     """true = finished runs, too, that were given no name."""
-    ask: bool
+    ask: bool = True
     """false = remove without asking."""
 
 
@@ -404,7 +404,6 @@ class Config(Group):
     split: SplitConfig
     filter: FilterConfig
     search: SearchConfig
-    prune: PruneConfig
     children: ChildrenConfig
     teacher: TeacherConfig
     tracking: TrackingConfig
@@ -449,6 +448,7 @@ class Config(Group):
     generated = predictions as LLaMA-Factory writes them; or a format of corpora; auto = safetensors for a GGUF file,
     llama for a folder with a checkpoint."""
     report: ReportConfig = field(default_factory=ReportConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
 
     @property
     def llm(self) -> CausalConfig | None:

@@ -253,12 +253,12 @@ class DecodingConfig(Group):
     """openai: further attempts after a failure that may pass."""
     structured: Literal["none", "json_schema", "vllm"]
     """openai, guided: how the server is told what answers may look like."""
-    command: list[str]
+    command: list[str] = field(default_factory=lambda: ["vllm", "serve"])
     """vllm: the program and the words before the model."""
-    options: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
     """vllm: further options of that command, such as {tensor-parallel-size: 2}; null leaves out one that is given
     otherwise."""
-    start_seconds: PositiveFloat
+    start_seconds: PositiveFloat = 900.0
     """vllm: until it must answer; loading a large model takes minutes."""
     extra_body: dict[str, Any] = field(default_factory=dict)
     """openai: further fields of a request, such as chat_template_kwargs={enable_thinking: false}; null leaves out one
@@ -297,9 +297,6 @@ class TrainerConfig(Group):
     auto = ddp as soon as there is more than one process, fsdp where a causal model fits in no other way."""
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"]
     """Of numbers; auto = bf16-mixed for transformers on a GPU, and for pretrained ones on a CPU that is fast at it."""
-    deterministic: bool
-    """On a GPU: only kernels that add in a fixed order, so that the same seed gives the same bytes; slower. A CPU
-    always does so."""
     threads: NonNegativeInt
     """CPU threads per process; 0 = the cores divided by the processes, at most OMP_NUM_THREADS."""
     max_epochs: PositiveInt
@@ -332,6 +329,9 @@ class TrainerConfig(Group):
     """Minutes between saves of last.ckpt within an epoch; 0 = only after evaluations."""
     callbacks: dict[str, Any]
     """Name -> `_target_` of a further Lightning callback, with its arguments."""
+    deterministic: bool = False
+    """On a GPU: only kernels that add in a fixed order, so that the same seed gives the same bytes; slower. A CPU
+    always does so."""
     min_steps: NonNegativeInt = 0
     """Optimizer steps at least: a small corpus is passed over more often than `max_epochs` says, and evaluated no more
     often in all; 0 = `max_epochs` alone, as always where that is set by hand."""
