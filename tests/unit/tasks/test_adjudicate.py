@@ -174,8 +174,8 @@ def test_agreement_and_people_beside_models(files: Path) -> None:
 def test_annotators_beside_a_run(files: Path) -> None:
     jsonl.write(files / "gold.jsonl", A)
     jsonl.write(files / "answers.jsonl", [replace(one, entities=one.entities[:1]) for one in A])
-    # d has ids of its own, as a reader gives them to sentences that bring none; s5 is not to be told from the others
-    texts = [f"{TEXT}{n}" for n in range(5)] + [TEXT]
+    # d has ids of its own, as a reader gives them to sentences that bring none; b has these ids, but other texts
+    texts = [f"{TEXT}{n}" for n in range(6)]
     other = [replace(one, text=text) for one, text in zip(A, texts, strict=True)]
     jsonl.write(files / "other_gold.jsonl", other)
     jsonl.write(files / "d.jsonl", [replace(one, id=f"d-{n}") for n, one in enumerate(other)])
