@@ -96,23 +96,25 @@ class Issue(NamedTuple):
         return " ".join(part for part in (place, self.id, f"[{self.code}]", self.message) if part)
 
 
+UNLABELED = "unlabeled"
+"""The key of `Sentence.meta` that says, with `True`, that nobody labelled a sentence."""
 PREDICTED_BY = "predicted_by"
 """The key of `Sentence.meta` that says that a model found the entities, and which."""
 
 
 def unlabeled_sentence(id: str, text: str) -> Sentence:
     """Make a sentence that nobody labelled, which is not the same as one without entities."""
-    return Sentence(id, text, meta={"unlabeled": True})
+    return Sentence(id, text, meta={UNLABELED: True})
 
 
 def is_unlabeled(sentence: Sentence) -> bool:
     """Tell whether a sentence came without labels, so that it must not be trained or scored on."""
-    return sentence.meta.get("unlabeled") is True
+    return sentence.meta.get(UNLABELED) is True
 
 
 def own_meta(sentence: Sentence) -> dict[str, Any]:
     """Give `meta` without the marks of unlabelled and of predicted sentences: formats say that in their own way."""
-    return {key: value for key, value in sentence.meta.items() if key not in ("unlabeled", PREDICTED_BY)}
+    return {key: value for key, value in sentence.meta.items() if key not in (UNLABELED, PREDICTED_BY)}
 
 
 def entity_to_json(entity: Entity) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from omniner.corpus.formats import label_studio, recognise
 from omniner.corpus.formats.fields import IssueLog, write_json_list
 from omniner.errors import UserError
 from omniner.files import write_text
-from omniner.records import Entity, Issue, Sentence, entity_to_json, ids_by_text, is_unlabeled
+from omniner.records import UNLABELED, Entity, Issue, Sentence, entity_to_json, ids_by_text, is_unlabeled
 
 Annotation = tuple[Entity, ...]  # what one annotator says of one sentence: without repeats, by place
 
@@ -83,7 +83,7 @@ def match_annotators(
         annotations = tuple(_annotation(name, id, one, text, issues) for name, one in zip(names, found, strict=True))
         same = [sentence for sentence in found if sentence is not None and sentence.text == text]
         post = next((sentence.post_id for sentence in same if sentence.post_id is not None), None)
-        meta = {key: value for key, value in same[0].meta.items() if key != "unlabeled"}
+        meta = {key: value for key, value in same[0].meta.items() if key != UNLABELED}
         items.append(AnnotatedSentence(Sentence(id, text, [], post, meta), annotations))
     return items, issues
 
@@ -430,7 +430,7 @@ def write_queue(
 
 def _task(decision: Decision, names: Sequence[str], log: IssueLog) -> dict[str, Any]:
     sentence = decision.item.sentence
-    task = label_studio.make_task(replace(sentence, meta={**sentence.meta, "unlabeled": True}), log)
+    task = label_studio.make_task(replace(sentence, meta={**sentence.meta, UNLABELED: True}), log)
     task["predictions"] = [
         {
             "model_version": name,

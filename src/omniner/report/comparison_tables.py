@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omniner.records import Prediction
 from omniner.report.curation_tables import build_human_table
-from omniner.report.figures import Chart
+from omniner.report.figures import MOST_ROWS, Chart
 from omniner.report.tables import (
     CHANGE,
     COUNT,
@@ -323,7 +323,6 @@ METRICS = (
 SHOWN = "test/f1"  # in the figure
 _COUNTED = "parse/"  # metrics that are no share
 BLANK = ""  # where there is nothing to compute
-LARGEST = 200  # configurations of the figure, the best; a longer image cannot be drawn or looked at
 LABEL = 60  # characters of a configuration in text and figure
 
 
@@ -401,15 +400,11 @@ def seed_lines(table: Table) -> list[str]:
     """The table as lines for a terminal: `mean ± sd`, rates in per cent."""
     metrics = [column.removesuffix(" mean") for column in table.names[3::2]]
     heads = ["configuration", "n", "failed", *metrics]
-    body = []
+    body: list[list[Cell]] = []
     for row in table.rows:
         pairs = zip(metrics, row[3::2], row[4::2], strict=True)
         body.append([str(row[0])[:LABEL], str(row[1]), str(row[2]), *(_cell(*pair) for pair in pairs)])
-    widths = [max(len(line[i]) for line in [heads, *body]) for i in range(len(heads))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in [heads, *body]
-    ]
+    return Table("", columns(TEXT, *heads), body).aligned()
 
 
 def _cell(metric: str, mean: object, deviation: object) -> str:
@@ -429,8 +424,8 @@ def draw_seed_figure(runs: Sequence[SweepRun], name: str) -> Chart | None:
     }
     if not groups:
         return None
-    if len(groups) > LARGEST:
-        best = sorted(groups, key=lambda label: -statistics.fmean(groups[label]))[:LARGEST]
+    if len(groups) > MOST_ROWS:
+        best = sorted(groups, key=lambda label: -statistics.fmean(groups[label]))[:MOST_ROWS]
         groups = {label: groups[label] for label in best}
     title = f"F1 of {sum(map(len, groups.values()))} runs: seeds (points), mean ± standard deviation"
     return Chart(title, (8, 1.2 + 0.35 * len(groups)), partial(_draw, groups=groups))

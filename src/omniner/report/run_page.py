@@ -392,6 +392,7 @@ def _data(result: ScoreResult, tables: Mapping[str, Table], facts: RunFacts, err
         "tables": _page_tables(result, tables, facts),
         "heat": {"names": primaries, "counts": by_primary.tolist()},
         "confusion": _confused_pairs(result),
+        "most_confused": MOST_CONFUSED,
         "sentences": sentences,
         "examples": examples,
         "kept": Wording.joined(" ", kept),

@@ -29,6 +29,14 @@ def test_the_text_has_a_line_per_configuration() -> None:
     assert lines[1].split() == ["head=span", "1", "1", "50.00", "1.00"]
 
 
+def test_columns_stand_below_each_other_beside_chinese_names() -> None:
+    runs = [([f"name={name}", "seed=1"], {"test/f1": 0.5}) for name in ("甲甲甲甲", "b")]
+    table = comparison_tables.build_seed_table(comparison_tables.sweep_runs(runs), "sweep")
+    _, *lines = comparison_tables.seed_lines(table)
+    places = {line.split()[0]: line.index("50.00") for line in lines}
+    assert places["name=b"] - places["name=甲甲甲甲"] == 4  # each of the four takes the room of two
+
+
 def test_seeds_alone_are_named_after_the_sweep() -> None:
     runs = comparison_tables.sweep_runs(
         [(["head=crf", "seed=1"], {"test/f1": 0.5}), (["head=crf", "seed=2"], {"test/f1": 0.5})]

@@ -37,7 +37,7 @@ from omniner.corpus.formats.fields import (
 )
 from omniner.corpus.formats.regions import Region, RegionPlacer, entity_at, regions_of, sort_entities, without_repeats
 from omniner.corpus.formats.rows import first_bytes
-from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled_sentence
+from omniner.records import UNLABELED, Entity, Issue, Sentence, is_unlabeled, unlabeled_sentence
 from omniner.registry import first_line
 
 MARK = "|||"
@@ -64,7 +64,7 @@ def _read_json(path: Path, options: ReadOptions, log: IssueLog) -> list[Sentence
         sentence = Sentence(id_of(record, log, line), text, [], post_of(record, log, line))
         items = record.get("entities")
         if items is None:
-            sentence.meta["unlabeled"] = True
+            sentence.meta[UNLABELED] = True
         elif (items := list_of(items, "entities", log, line)) is None:
             continue
         sentences.append(sentence)

@@ -39,7 +39,7 @@ from omniner.corpus.formats.regions import Region, RegionPlacer, regions_of
 from omniner.corpus.formats.rows import header_of, json_or_table_records
 from omniner.errors import UserError
 from omniner.files import read_json, write_json_lines
-from omniner.records import Issue, Sentence, is_unlabeled, own_meta
+from omniner.records import UNLABELED, Issue, Sentence, is_unlabeled, own_meta
 from omniner.registry import first_line
 
 LABEL_FILES = ("labels.json", "label_config.json")
@@ -65,7 +65,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         meta = meta_of(record.get("meta") or None, log, line)
         given = [record[key] for key in LABELS if record.get(key) is not None]
         if not given:
-            meta["unlabeled"] = True
+            meta[UNLABELED] = True
         lists = [list_of(items, "the label", log, line) for items in given]
         if None in lists:
             continue

@@ -31,7 +31,7 @@ from omniner.corpus.formats.regions import (
     without_repeats,
 )
 from omniner.files import write_json_lines
-from omniner.records import PREDICTED_BY, Entity, Issue, Sentence, replace_surrogates, sentence_to_json
+from omniner.records import PREDICTED_BY, UNLABELED, Entity, Issue, Sentence, replace_surrogates, sentence_to_json
 from omniner.registry import first_line
 
 _SENTENCE_KEYS = frozenset({"id", "text", "entities", "post_id", "meta"})
@@ -58,7 +58,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         items = record.get(list_key)
         pairs = pairs_of(items) if items else None
         if items is None:
-            meta["unlabeled"] = True
+            meta[UNLABELED] = True
         elif pairs is not None or items == {}:
             items = []
         elif (items := list_of(items, list_key, log, line)) is None:

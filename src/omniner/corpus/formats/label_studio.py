@@ -43,7 +43,7 @@ from omniner.corpus.formats.regions import LISTS, TEXTS, Region, RegionPlacer
 from omniner.corpus.formats.rows import header_of, json_or_table_records
 from omniner.errors import UserError
 from omniner.files import write_text
-from omniner.records import PREDICTED_BY, Issue, Sentence, is_unlabeled, own_meta
+from omniner.records import PREDICTED_BY, UNLABELED, Issue, Sentence, is_unlabeled, own_meta
 from omniner.registry import first_line
 
 _SAMPLE = 200  # tasks looked at to find out what the text is called
@@ -87,7 +87,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
             results = _min_results(record, options.annotator)
         meta = meta_of(record.get("meta") if data is fields else None, log, line)
         if results is None:
-            meta["unlabeled"] = True
+            meta[UNLABELED] = True
         if any(isinstance(item, dict) and item.get("type") in _HYPERTEXT for item in results or ()):
             text = _TAGS.sub("", text)
         regions = [region for item in results or () if (region := _region(item, unread, log, line))]
@@ -100,7 +100,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         placer.add(sentence, regions, line)
         sentences.append(sentence)
     for sentence in () if asked else otherwise:
-        sentence.meta["unlabeled"] = True
+        sentence.meta[UNLABELED] = True
     placer.finish()
     unread.report(log)
     return sentences, log.items

@@ -17,7 +17,7 @@ from omniner.corpus.formats import Format, Match, ReadOptions
 from omniner.corpus.formats.fields import IssueLog, UnreadParts, id_of, json_records, list_of, meta_of, quote, text_of
 from omniner.corpus.formats.regions import RegionPlacer, regions_of
 from omniner.errors import UserError
-from omniner.records import Issue, Sentence
+from omniner.records import UNLABELED, Issue, Sentence
 from omniner.registry import first_line
 
 _SIGNS = ("_input_hash", "_task_hash", "answer")
@@ -57,7 +57,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         if before is None or key[0] is None:
             sentence = Sentence(id_of(record, log, line), text, [], None, meta_of(record.get("meta"), log, line))
             if "spans" not in record and "answer" not in record:
-                sentence.meta["unlabeled"] = True
+                sentence.meta[UNLABELED] = True
             sentences.append(sentence)
         else:
             sentence = before

@@ -10,7 +10,7 @@ from typing import Any
 from omniner.corpus.formats.fields import IssueLog, id_of, join_surrogates, json_records, list_of, quote
 from omniner.corpus.formats.regions import entity_at, sort_entities, without_repeats
 from omniner.corpus.formats.tags import find_joiner
-from omniner.records import Entity, Issue, Sentence
+from omniner.records import UNLABELED, Entity, Issue, Sentence
 
 _SAMPLE = 400  # tokens looked at to find out what stands between them
 
@@ -84,7 +84,7 @@ def read_mentions(
         items = next((record[key] for key in list_keys if key in record), None)
         sentence = Sentence(id_of(record, log, line), text.text)
         if items is None:
-            sentence.meta["unlabeled"] = True
+            sentence.meta[UNLABELED] = True
         elif (listed := list_of(items, list_keys[0], log, line)) is None:
             continue
         else:

@@ -2,7 +2,6 @@
 (() => {
   const { data, byId, say, spoken, visible, whole, make, show, lane, located, chooser } = page;
   let browser;
-  const MOST_CONFUSED = 20; // categories of the confusion chart unless more are asked for
 
   // ---- charts
 
@@ -67,7 +66,7 @@
     const primary = chosen.startsWith("of ") ? chosen.slice(3) : null;
     const within = (i) => data.primary[names[i]] === primary;
     const wanted = primary === null ? pairs : pairs.filter(([gold, said]) => within(gold) || within(said));
-    const most = chosen === "all" ? names.length : primary === null ? MOST_CONFUSED : 0;
+    const most = chosen === "all" ? names.length : primary === null ? data.most_confused : 0;
     const kept = primary === null ? [...names.keys()].slice(0, most) : [...new Set(wanted.flatMap(([gold, said]) => [gold, said]))];
     kept.sort((a, b) => names[a] < names[b] ? -1 : 1);
     const place = new Map(kept.map((i, at) => [i, at]));
@@ -80,8 +79,8 @@
     const { names } = data.confusion;
     if (names.length) {
       const primaries = [...new Set(names.map((name) => data.primary[name]))].sort();
-      const options = [...(names.length > MOST_CONFUSED ? [["all", say("all {count} confused categories", { count: names.length })]] : []), ...primaries.map((name) => [`of ${name}`, visible(name)])];
-      const [choice, label] = chooser(say("Between"), options, say("the {count} most confused categories", { count: Math.min(MOST_CONFUSED, names.length) }));
+      const options = [...(names.length > data.most_confused ? [["all", say("all {count} confused categories", { count: names.length })]] : []), ...primaries.map((name) => [`of ${name}`, visible(name)])];
+      const [choice, label] = chooser(say("Between"), options, say("the {count} most confused categories", { count: Math.min(data.most_confused, names.length) }));
       const again = chart("chart-confusion", () => {
         const { names, counts } = confusionView(choice.value);
         const shown = whole(counts.flat().reduce((a, b) => a + b, 0));
