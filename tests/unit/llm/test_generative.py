@@ -213,7 +213,7 @@ def test_a_checkpoint_that_lacks_a_weight_does_not_resume(tmp_path: Path) -> Non
     torch.save(content, path)
     with pytest.raises(UserError, match="lacks 1 of the weights that learn"):
         fit(config, corpus, tmp_path, None, [])
-    with pytest.raises(UserError, match="belongs to another model"):
+    with pytest.raises(UserError, match=r"belongs to another training: tuning\.rank: 16 in last\.ckpt, 4 now"):
         fit(configuration(*QUICK, "tuning=lora", "tuning.rank=4"), corpus, tmp_path, None, [])
 
 
