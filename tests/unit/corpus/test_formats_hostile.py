@@ -223,7 +223,7 @@ def test_reading_a_long_document_of_brat_is_linear(tmp_path: Path) -> None:
             assert (len(sentence.entities), issues) == (lines - 1, [])
         return best
 
-    assert seconds(20_000) < 8 * seconds(5_000)
+    assert seconds(40_000) < 24 * seconds(5_000)
 
 
 @pytest.mark.slow
@@ -241,7 +241,7 @@ def test_reading_a_long_document_of_brat_is_linear(tmp_path: Path) -> None:
     ],
 )
 def test_reading_is_linear(tmp_path: Path, format: str, unit: str) -> None:
-    """Four times the file may not cost eight times the time (best of three, so that a busy machine does not count)."""
+    """Eight times the file costs eight times the time, give or take a busy machine; by its square it would be 64."""
     head = "note_id,sentence,label\n" if format == "omniner_csv" else ""
     path = tmp_path / "x"
 
@@ -254,4 +254,4 @@ def test_reading_is_linear(tmp_path: Path, format: str, unit: str) -> None:
             best = min(best, time.process_time() - start)
         return best
 
-    assert seconds(20_000) < 8 * seconds(5_000)
+    assert seconds(40_000) < 24 * seconds(5_000)
