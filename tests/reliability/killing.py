@@ -79,7 +79,12 @@ def count_changes(kill: Kill, place: Path, process: str) -> None:
         return changed
 
     files.append_lines = counting(files.append_lines)
-    files._publish = counting(files._publish)
+    replace, counted = os.replace, counting(os.replace)
+
+    def put_in_place(source: Any, target: Any, **named: Any) -> None:
+        (counted if files.is_temporary(Path(source).name) else replace)(source, target, **named)
+
+    os.replace = put_in_place  # type: ignore[assignment]
     spool.Spool._write = counting(spool.Spool._write)  # type: ignore[method-assign]
 
 
