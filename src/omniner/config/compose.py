@@ -324,12 +324,12 @@ def section(composed: DictConfig, name: str, group: type[T]) -> T:
 
 def read(path: Path) -> Config:
     """Read the checked configuration of a file that `to_yaml` wrote: the whole of a run's `config.yaml`."""
-    return _typed(_read_mapping(path, "Name the config.yaml of a run."))
+    return _typed(read_mapping(path, "Name the config.yaml of a run."))
 
 
 def read_old(path: Path) -> Config:
     """Read the `config.yaml` of a run as `read` does, of which neither inputs nor anything else need be there now."""
-    config: Config = validate(Config, _read_mapping(path, "Name the config.yaml of a run."))
+    config: Config = validate(Config, read_mapping(path, "Name the config.yaml of a run."))
     return resolve(config)
 
 
@@ -348,7 +348,7 @@ def adopt(config: Config, path: Path, names: Sequence[str]) -> Config:
         UserError: the file is no configuration, or one of another version of this program.
     """
     fix = "Name a run of this version of OmniNER, or train it again."
-    raw = _read_mapping(path, fix)
+    raw = read_mapping(path, fix)
     if missing := [name for name in names if name not in raw]:
         raise UserError(path, f"not the configuration of a run ({', '.join(missing)} is missing)", fix)
     try:
@@ -383,7 +383,16 @@ def with_keys_of(source: Config, keys: Sequence[str], config: Config) -> Config:
     return dataclasses.replace(config, **{name: validate(hints(Config)[name], values[name], name) for name in sections})
 
 
-def _read_mapping(path: Path, fix: str) -> dict[str, Any]:
+def read_mapping(path: Path, fix: str) -> dict[str, Any]:
+    """Read the `config.yaml` of a run as plain values, unchecked: of any version.
+
+    Args:
+        path: of the file.
+        fix: what to do where it is none.
+
+    Raises:
+        UserError: it is no YAML mapping, or too long for a configuration.
+    """
     with explaining(path):
         data = path.read_bytes()
     if len(data) > MOST_BYTES:

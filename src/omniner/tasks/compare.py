@@ -21,10 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from omniner import tracking
 from omniner.config import compose
 from omniner.config.groups import Config
@@ -258,14 +254,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         return {}
-    try:
-        with explaining(path):
-            loaded = OmegaConf.load(path)
-        values = OmegaConf.to_container(loaded) if isinstance(loaded, DictConfig) else None
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        found = f"not the configuration of a run ({str(error).splitlines()[0]})"
-        raise UserError(path, found, "Repair the file, or name the predictions file alone.") from error
-    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+    return compose.read_mapping(path, "Repair the file, or name the predictions file alone.")
 
 
 def _name_of(path: Path, settings: Mapping[str, Any]) -> str:
