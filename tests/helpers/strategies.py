@@ -20,9 +20,9 @@ def spans(draw: st.DrawFn, text: str = TEXT, categories: tuple[str, ...] = CATEG
     return Entity(text[start:end], draw(st.sampled_from(categories)), start, end)
 
 
-def sides(size: int = 7) -> st.SearchStrategy[tuple[list[Entity], list[Entity]]]:
-    """Gold and prediction of a sentence; they may overlap, nest and repeat."""
-    units = st.lists(spans(), max_size=size)
+def sides(size: int = 7, text: str = TEXT) -> st.SearchStrategy[tuple[list[Entity], list[Entity]]]:
+    """Gold and prediction of a sentence; they may overlap, nest and repeat, the more so the shorter the text."""
+    units = st.lists(spans(text), max_size=size)
     return st.tuples(units, units).flatmap(
         lambda both: st.tuples(st.just(both[0]), st.permutations([*both[1], *both[0][: len(both[1])]]))
     )
