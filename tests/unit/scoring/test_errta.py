@@ -24,8 +24,10 @@ def at(surface: str, category: str, text: str = TEXT) -> Entity:
     return Entity(surface, category, start, start + len(surface))
 
 
-def kinds(missing: Sequence[Entity], extra: Sequence[Entity], text: str = TEXT, unit: str = "span") -> dict[str, int]:
-    found, _ = errta.sort_sentence(missing, extra, text, unit)
+def kinds(missing: list[Entity], extra: list[Entity], text: str = TEXT, unit: str = "span") -> dict[str, int]:
+    found, greedy = errta.sort_sentence(missing, extra, text, unit)
+    quick = errta.sort_by_position([SentenceErrors(0, missing, extra)], ["s"], [text], unit)
+    assert quick == ([ErrtaError(kind, "s", *sides) for kind, *sides in found], greedy)
     return dict(Counter(kind for kind, _, _ in found))
 
 
@@ -81,9 +83,30 @@ def test_one_to_one(gold: Entity, predicted: Entity, kind: str, turned: bool) ->
     assert kinds([gold], [predicted]) == {kind: 1}
 
 
-def test_same_surface_elsewhere_is_not_spelling() -> None:
+@pytest.mark.parametrize("beside", [0, 1])
+def test_same_surface_elsewhere_is_not_spelling(beside: int) -> None:
     gold, predicted = Entity("啊啊", "a", 20, 22), Entity("啊啊", "a", 21, 23)
-    assert kinds([gold], [predicted]) == {"boundary": 1}
+    nowhere = [Entity("从未出现", "时间")] * beside
+    assert Counter(kinds([gold], [predicted, *nowhere])) == Counter(boundary=1, redundant=beside)
+
+
+def test_by_pair_the_same_surface_elsewhere_is_the_same_mention() -> None:
+    gold, predicted = Entity("啊啊", "a", 19, 21), Entity("啊啊", "b", 21, 23)
+    assert kinds([gold], [predicted], unit="pair") == {"classification": 1}
+    assert kinds([gold], [predicted], unit="span") == {"missing": 1, "redundant": 1}
+
+
+def test_of_two_spellings_the_first_in_the_text_is_meant() -> None:
+    found, _ = errta.sort_sentence([Entity("B", "a"), Entity("Ｂ", "a")], [Entity("b", "a")], "Ｂ还是B", "pair")
+    assert [(kind, *(unit.text for unit in gold)) for kind, gold, _ in found] == [("spelling", "Ｂ"), ("missing", "B")]
+
+
+@pytest.mark.parametrize("missing", [[], [at("Nanci", "a")]])
+def test_errors_stand_in_the_order_of_the_text(missing: list[Entity]) -> None:
+    """By name, 看 would come last."""
+    extra = [YEAR, at("直播", "a"), at("看", "a"), Entity("从未出现", "a")]
+    errors, _ = errta.sort_by_position([SentenceErrors(0, missing, extra)], ["s"], [TEXT], "span")
+    assert [unit.text for error in errors for unit in error.predicted] == ["看", "2024", "直播", "从未出现"]
 
 
 def test_a_touching_or_distant_span_has_nothing_to_do_with_it() -> None:
@@ -117,6 +140,8 @@ def test_answers_without_offsets_are_placed_where_they_explain_most() -> None:
     # The prediction's surface stands first elsewhere; the gold one decides which occurrence is meant.
     assert kinds([Entity("补水面膜", "a")], [Entity("面膜", "a")], text, "pair") == {"boundary": 1}
     assert kinds([Entity("面膜", "a")], [Entity("补水面膜", "a")], text, "pair") == {"boundary": 1}
+    # What overlaps nothing stands on its first occurrence, and the text begins at 0.
+    assert kinds([at("看20", "a")], [Entity("啊啊", "a")], unit="pair") == {"missing": 1, "redundant": 1}
 
 
 @settings(max_examples=300, deadline=None)
@@ -229,7 +254,13 @@ def test_large_groups_are_sorted_too_and_counted() -> None:
     assert sum(len(units) for _, units, _ in found) == len(gold)
     assert sum(len(units) for _, _, units in found) == len(predicted)
     assert Counter(kind for kind, _, _ in found)["boundary"] > 100
+    assert not [kind for kind, *sides in found if (kind in ("split", "merge")) != (max(map(len, sides)) > 1)]
     assert time.process_time() - start < 5
+
+
+def test_a_large_group_of_one_side_needs_no_sorting() -> None:
+    nested = [Entity(TEXT[9 : 9 + size], "a", 9, 9 + size) for size in range(1, errta.MAX_GROUP + 2)]
+    assert errta.sort_sentence(nested, [YEAR], TEXT, "span")[1] == 0
 
 
 @settings(max_examples=200, deadline=None)
