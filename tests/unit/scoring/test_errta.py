@@ -101,6 +101,28 @@ def test_of_two_spellings_the_first_in_the_text_is_meant() -> None:
     assert [(kind, *(unit.text for unit in gold)) for kind, gold, _ in found] == [("spelling", "Ｂ"), ("missing", "B")]
 
 
+def test_of_two_categories_the_first_in_the_text_is_meant() -> None:
+    extra = [Entity("啊", "b", 21, 22), Entity("啊", "c", 19, 20)]
+    found, _ = errta.sort_sentence([Entity("啊", "a", 22, 23)], extra, TEXT, "pair")
+    assert [(kind, predicted[0].category) for kind, _, predicted in found] == [
+        ("classification", "c"),
+        ("redundant", "b"),
+    ]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("longer", "shorter", "kept"),
+    [("赛事", "赛事", "奥运会"), ("b", "b", "奥运会"), ("赛事", "b", "奥运会"), ("b", "赛事", "奥运")],
+)
+def test_a_split_keeps_categories_then_characters(longer: str, shorter: str, kept: str, turned: bool) -> None:
+    pieces = [YEAR, at("奥运", shorter), at("奥运会", longer)]
+    found, _ = errta.sort_sentence(*((pieces, [OLYMPICS]) if turned else ([OLYMPICS], pieces)), TEXT, "span")
+    [parts] = [sides[not turned] for kind, *sides in found if kind == ("merge" if turned else "split")]
+    assert [piece.text for piece in parts] == ["2024", kept]
+    assert len(found) == 2
+
+
 @pytest.mark.parametrize("missing", [[], [at("Nanci", "a")]])
 def test_errors_stand_in_the_order_of_the_text(missing: list[Entity]) -> None:
     """By name, 看 would come last."""
@@ -140,6 +162,16 @@ def test_answers_without_offsets_are_placed_where_they_explain_most() -> None:
     # The prediction's surface stands first elsewhere; the gold one decides which occurrence is meant.
     assert kinds([Entity("补水面膜", "a")], [Entity("面膜", "a")], text, "pair") == {"boundary": 1}
     assert kinds([Entity("面膜", "a")], [Entity("补水面膜", "a")], text, "pair") == {"boundary": 1}
+    # What has a place keeps it, and the very span of a unit is better than one that overlaps another.
+    assert kinds([Entity("面膜", "a", 0, 2)], [Entity("膜纸", "a")], "面膜，面膜纸", "pair") == {
+        "missing": 1,
+        "redundant": 1,
+    }
+    spans = [Entity("Nan", "b", 0, 3), Entity("nanci", "a", 6, 11)]
+    assert kinds([Entity("Nanci", "a")], spans, "Nanci和Nanci", "pair") == {"boundary": 1, "redundant": 1}
+    # By span, what has none is there too often, wherever its words stand.
+    assert kinds([OLYMPICS], [Entity("2024", "时间")], unit="span") == {"missing": 1, "redundant": 1}
+    assert kinds([OLYMPICS], [Entity("2024", "时间")], unit="pair") == {"boundary_class": 1}
     # What overlaps nothing stands on its first occurrence, and the text begins at 0.
     assert kinds([at("看20", "a")], [Entity("啊啊", "a")], unit="pair") == {"missing": 1, "redundant": 1}
 
@@ -244,18 +276,28 @@ def test_no_explanation_is_better(both: Both) -> None:
         assert worth == best_worth(missing, extra)
 
 
-def test_large_groups_are_sorted_too_and_counted() -> None:
+@pytest.mark.parametrize(("size", "usual", "least"), [(7, "boundary", 100), (4, "split", 50)])
+def test_large_groups_are_sorted_too_and_counted(size: int, usual: str, least: int) -> None:
     text = "字" * 400
     gold = [Entity(text[k : k + 9], "a", k, k + 9) for k in range(0, 380, 3)]
-    predicted = [Entity(text[k : k + 7], "a", k, k + 7) for k in range(0, 380, 2)]
+    predicted = [Entity(text[k : k + size], "a", k, k + size) for k in range(0, 380, 2)]
     start = time.process_time()
     found, greedy = errta.sort_sentence(gold, predicted, text, "span")
     assert greedy == 1
     assert sum(len(units) for _, units, _ in found) == len(gold)
     assert sum(len(units) for _, _, units in found) == len(predicted)
-    assert Counter(kind for kind, _, _ in found)["boundary"] > 100
-    assert not [kind for kind, *sides in found if (kind in ("split", "merge")) != (max(map(len, sides)) > 1)]
+    assert Counter(kind for kind, _, _ in found)[usual] > least
+    for kind, *both in found:
+        parts = max(both, key=len)
+        assert (kind in ("split", "merge")) == (len(parts) > 1)
+        assert all(overlap(one, other) <= 0 for one, other in itertools.pairwise(parts))
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_the_largest_group_for_which_all_ways_are_tried(more: int) -> None:
+    pieces = [Entity(TEXT[k : k + 2], "a", k, k + 2) for k in range(errta.MAX_GROUP - 1 + more)]
+    assert errta.sort_sentence([Entity(TEXT, "a", 0, len(TEXT))], pieces, TEXT, "span")[1] == more
 
 
 def test_a_large_group_of_one_side_needs_no_sorting() -> None:
