@@ -1,1 +1,1 @@
-"""How well annotators agree with each other."""
+"""Agreement between annotators: F1, kappa, Krippendorff's alpha."""

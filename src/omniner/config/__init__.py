@@ -1,1 +1,1 @@
-"""From YAML to a typed configuration: what every key may hold, which values go together, how it is composed."""
+"""The typed configuration: composed from YAML, with the type, range and meaning of every key."""

@@ -52,7 +52,7 @@ Together = Literal["auto", "texts", "mentions", "posts"]
 
 @dataclass
 class TaskConfig(Group):
-    """What to do."""
+    """What the run does."""
 
     name: TaskName
     """The task."""
@@ -63,85 +63,85 @@ class DataConfig(Group):
     """One corpus, and how its splits are made."""
 
     name: str
-    """What run names and reports call it."""
+    """Name in run names and reports."""
     format: CorpusFormat
-    """Format of the files; auto = found from them; synthetic = sentences made on the spot, no files. One that is not
-    the choice's own also holds for the files of input, gold, annotators and corpora."""
+    """Format of the files; auto = detected; synthetic = generated sentences, no files. A format other than the choice's
+    own also applies to the files of input, gold, annotators and corpora."""
     root: str | None
     """Folder of the files; null for generated data."""
     source: str
-    """Where the files are published: named when they are absent."""
+    """Where the files are published; shown when they are missing."""
     files: dict[str, list[str]]
-    """Split -> file names under `root` that are read one after the other."""
+    """Split -> file names under `root`, read in this order."""
     scheme: Literal["auto", "bio", "bioes", "bmes", "bios", "iob1", "io"]
-    """CoNLL: the tagging scheme; iob1 = entities start with I, io = tags are categories alone."""
+    """CoNLL: the tagging scheme; auto = the one that fits the tags; iob1 = entities start with I; io = tags are bare
+    categories."""
     separator: Literal["auto", "tab", "space"]
-    """CoNLL: what stands between token and tag."""
+    """CoNLL: separator of the columns."""
     glued_positions: bool | None
-    """CoNLL: a word position of one or two digits follows each character, as in the second Weibo release; null = found
-    from the file."""
+    """CoNLL: each character is followed by its position in the word, one or two digits, as in the second Weibo release;
+    null = detected."""
     joiner: str | None
-    """Put between the tokens of files that have no texts: nothing for Chinese, a space for English; null = found from
-    the file, and nothing where such files are written."""
+    """Joins the tokens of formats without texts: empty for Chinese, a space for English; null = detected in reading,
+    empty in writing."""
     taxonomy: Taxonomy
-    """flat = the categories found in the files; omniner2025 = the official 90 and no others."""
+    """Allowed categories: flat = those found in the files; omniner2025 = the official 90 and no others."""
     report: Literal["test", "dev"]
-    """Split that is reported on; dev where no test labels are published."""
+    """The reported split; dev if the labels of test are not published."""
     dev_from_train: Share
-    """Share of train that becomes the split which chooses the checkpoint; 0 = use dev."""
+    """Share of train that is held out to choose the checkpoint; 0 = use dev."""
     on_issue: Literal["keep", "fail"]
-    """keep = go on and list every issue with the run; fail = stop if there is one."""
+    """keep = continue and list every issue in the run's folder; fail = stop if there is one."""
     size: dict[str, NonNegativeInt]
-    """Generated data: split -> sentences."""
+    """Generated data: split -> number of sentences."""
     seed: int
-    """Of generated sentences, and of the draw of dev from train."""
+    """Seed of generated sentences, `limit` and `dev_from_train`."""
     # These have defaults because the configurations of older runs lack them.
     max_issues: Fraction = 0.5
-    """Largest share of a file's sentences, or of its entities, that may be lost on reading; with more the run stops."""
+    """Maximum share of a file's sentences, or of its entities, that may be lost in reading; above it the run stops."""
     offsets: Literal["auto", "half_open", "inclusive", "utf16"] = "auto"
-    """What the two offsets of an entity mean: half_open = code points, the end is behind the last one; inclusive = code
-    points, the end is the last one; utf16 = UTF-16 units, as browsers count: an emoji is two; auto = found from the
-    file."""
+    """Meaning of an entity's offsets: half_open = code points, exclusive end; inclusive = code points, inclusive end;
+    utf16 = UTF-16 units, as browsers count (an emoji is two); auto = detected."""
     tag_column: PositiveInt | None = None
-    """CoNLL: the column of tags, from 1; null = found from the file."""
+    """CoNLL: the column of the tags, counted from 1; null = detected."""
     annotator: str | None = None
-    """Exports of several annotators: read only what this one labelled, by id, name or e-mail (`completed_by` of Label
-    Studio, `user` of doccano); null = the ground truth, else the first of each sentence."""
+    """Exports with several annotators: read only this one's labels, by id, name or e-mail (`completed_by` in Label
+    Studio, `user` in doccano); null = the ground truth, otherwise the first annotation of each sentence."""
     definitions: dict[str, str] = field(default_factory=dict)
-    """Category -> what belongs to it, in a few words: what `prompt.definitions` tells a causal model."""
+    """Category -> a short definition, used by `prompt.definitions`."""
     limit: Annotated[dict[str, NonNegativeInt], ForEach("train", "dev", "test")] = field(default_factory=dict)
-    """Split -> sentences that are used of it at most, chosen by post and seed: a number alone is for train, dev and
-    test; 0 or nothing = all."""
+    """Split -> maximum number of sentences, sampled by post and seed; a single number applies to train, dev and test; 0
+    or nothing = all."""
 
 
 @dataclass
 class MetricsConfig(Group):
-    """What counts as right, and how it is averaged."""
+    """How predictions are scored."""
 
     unit: Literal["auto", "pair", "span"]
-    """What is counted: pair = distinct (surface, category) of a sentence, as in the paper; span = mentions by place;
-    auto = span where all gold entities have offsets, whatever is predicted. Scores by both are always there."""
+    """Unit of the main scores: pair = distinct (surface, category) of a sentence, as in the paper; span = mentions by
+    position; auto = span if all gold entities have offsets, otherwise pair. Scores by both are always computed."""
     profile: Literal["own", "official"]
-    """official = read and count as the scripts of the OmniNER2025 paper do."""
+    """official = parse and count as the scripts of the OmniNER2025 paper do; own = OmniNER's own rules."""
     on_parse_failure: Literal["empty", "drop"]
-    """Unreadable model text is an empty answer, or is left out with its gold."""
+    """Unreadable answers: empty = count as an answer without entities; drop = exclude them and their gold."""
     bootstrap: NonNegativeInt
-    """Resamples over posts for the confidence intervals; 0 = none."""
+    """Bootstrap resamples over posts for the confidence intervals; 0 = no intervals."""
     confidence: Share
-    """Coverage of the intervals."""
+    """Confidence level of the intervals."""
     seed: int
-    """Of the resamples: the same file always gets the same interval."""
+    """Seed of the resamples."""
 
 
 @dataclass
 class ErrtaConfig(Group):
-    """How errors are sorted."""
+    """How errors are sorted by type."""
 
     mode: Literal["auto", "official", "span"]
-    """official = the five types and the rules of the paper; span = one optimal matching by place; auto = span where
-    all gold entities have offsets."""
+    """official = the five types and the rules of the paper; span = optimal matching by position; auto = span if all
+    gold entities have offsets (and `metrics.profile` is own), otherwise official."""
     examples: NonNegativeInt
-    """Errors of each type that the tables and the report show."""
+    """Errors of each type shown in the tables and the report."""
     top: NonNegativeInt
     """Rows of the tables of frequent confusions."""
 
@@ -151,95 +151,96 @@ class CompareConfig(Group):
     """How the differences between runs are tested and shown."""
 
     resamples: PositiveInt
-    """Of the paired bootstrap over posts: for the intervals of the differences."""
+    """Resamples of the paired bootstrap over posts, for the intervals of the differences."""
     permutations: PositiveInt
-    """Of the approximate randomisation over posts: no p-value can be below 1 / (this + 1)."""
+    """Permutations of the approximate randomisation over posts; the smallest possible p-value is 1 / (permutations +
+    1)."""
     confidence: Share
-    """Coverage of the intervals."""
+    """Confidence level of the intervals."""
     alpha: Share
-    """A difference with a smaller p-value is called significant."""
+    """Significance level: differences with a smaller p-value are called significant."""
     seed: int
-    """Of both: the same files always get the same p-values."""
+    """Seed of resamples and permutations."""
     examples: NonNegativeInt
-    """Changed sentences per run and direction that the page shows; the table of flips has all."""
+    """Changed sentences per run and direction shown on the page; the table of flips lists all."""
 
 
 @dataclass
 class AdjudicateConfig(Group):
-    """Who may annotate."""
+    """Which annotators take part in the vote."""
 
     measure: Literal["f1", "accuracy"]
-    """What annotators are judged by on the practice sentences; accuracy = sentences without any mistake."""
+    """Measure on the practice sentences; accuracy = share of sentences without any mistake."""
     qualify: Share
-    """Share above which an annotator takes part."""
+    """Share that the measure must exceed for an annotator to take part."""
     unqualified: Literal["drop", "fail"]
-    """drop = those who do not are named and left out of the vote."""
+    """Annotators who do not qualify: drop = name them and leave them out of the vote; fail = stop."""
 
 
 @dataclass
 class AgreementConfig(Group):
-    """What is computed of the annotators' agreement, and how much of it is listed."""
+    """What is computed about the annotators' agreement, and how much of it is listed."""
 
     bootstrap: NonNegativeInt
     """Resamples over posts for the intervals; 0 = none."""
     confidence: Share
-    """Coverage of the intervals."""
+    """Confidence level of the intervals."""
     seed: int
-    """Of the resamples: the same files always get the same intervals."""
+    """Seed of the resamples."""
     top: PositiveInt
     """Rows of the tables of suggestions and of disputed surfaces."""
 
 
 @dataclass
 class GuideConfig(Group):
-    """Which errors become notes, and how many."""
+    """Which errors get notes, and how many."""
 
     split: Literal["dev", "train", "test"]
     """Split whose errors are explained; test only with `allow_test`."""
     allow_test: bool
-    """true = explain errors on test all the same, and mark the run and every prompt made of it."""
+    """true = allow `split: test`, and mark the run and every prompt made of it."""
     clusters: PositiveInt
-    """Largest clusters of errors that get a note: one question each."""
+    """Number of clusters that get a note, the largest first; a teacher is asked once for each."""
     min_errors: PositiveInt
-    """A cluster with fewer errors gets no note."""
+    """Minimum errors of a cluster with a note."""
     examples: PositiveInt
-    """Errors shown of each cluster: its commonest surfaces first."""
+    """Errors shown per cluster, the most frequent surfaces first."""
     surfaces: PositiveInt
-    """Most frequent surfaces of a cluster that are counted in train."""
+    """Surfaces per cluster that are counted in train, the most frequent first."""
     suspects: NonNegativeInt
-    """Suspected annotation errors that are shown and asked about, a question each; 0 = none."""
+    """Suspected annotation errors to show; a teacher is asked once for each; 0 = none."""
     language: Language
-    """Of a teacher's notes, and of prompts made of them; counted notes have both."""
+    """Language of a teacher's notes and of prompts made of them; counted notes are in both languages."""
 
 
 @dataclass
 class StatsConfig(Group):
-    """What is looked for in corpora, and how much of it is listed."""
+    """What is checked in corpora, and how much of it is listed."""
 
     near: PositiveShare
-    """Jaccard similarity of character n-grams from which two sentences count as near duplicates."""
+    """Minimum Jaccard similarity of the character n-grams of near duplicates."""
     ngram: PositiveInt
-    """Characters of such an n-gram."""
+    """Length of these n-grams in characters."""
     candidates: NonNegativeInt
-    """Most pairs of sentences looked at for that; 0 = none."""
+    """Maximum number of sentence pairs compared for near duplicates; 0 = none."""
     rare: NonNegativeInt
-    """Categories with fewer mentions in train are named as rare."""
+    """Categories with fewer mentions in train are rare."""
     top: PositiveInt
     """Rows of the tables of surfaces, duplicates and outliers."""
     warn: dict[str, Share]
-    """Check -> share above which it warns; a check without one only tells."""
+    """Check -> share above which it warns; a check without a limit is only reported."""
     fail: dict[str, Share]
     """Check -> share above which it fails."""
     exit_on: Literal["fail", "warn", "never"] = "fail"
-    """What ends the command with exit status 1: fail = a failed check; warn = one that warns, too."""
+    """When the command ends with exit status 1: fail = if a check fails; warn = also if one warns; never."""
 
 
 @dataclass
 class ReportConfig(Group):
-    """How results are told."""
+    """How results are presented."""
 
     language: Literal["auto", "zh", "en"] = "auto"
-    """Of pages and figures; auto = that of the sentences. Terminal, tables and Markdown are in English."""
+    """Language of pages and figures; auto = that of the sentences. Terminal, tables and Markdown are in English."""
 
 
 @dataclass
@@ -247,12 +248,12 @@ class SplitConfig(Group):
     """How a corpus is divided into train, dev and test."""
 
     shares: dict[str, Share]
-    """Split -> share of the sentences; together they are 1; 0 = no such split."""
+    """Split -> share of the sentences; the shares add up to 1; 0 = no such split."""
     together: Together
-    """What must not part: texts = posts with an equal sentence; mentions = posts with an equal sentence that has
-    mentions; posts = whole posts only; auto = the first of these whose groups all fit into the smallest split."""
+    """What must stay in one split: texts = posts that share a sentence; mentions = posts that share a sentence with
+    mentions; posts = each post; auto = the first of these whose groups all fit into the smallest split."""
     seed: int
-    """Of the choice of posts."""
+    """Seed of the assignment of posts."""
 
 
 @dataclass
@@ -260,125 +261,128 @@ class FilterConfig(Group):
     """Which sentences are too easy to keep."""
 
     folds: PositiveInt
-    """Parts of the corpus by post; each trains a model that predicts the others: folds - 1 opinions of a sentence."""
+    """Number of folds, by post; each trains a model that predicts the others, so a sentence gets folds - 1
+    predictions."""
     dev_from_train: PositiveShare
-    """Share of a fold that chooses its model's checkpoint and is not learnt from."""
+    """Share of a fold that is held out to choose its model's checkpoint."""
     min_mentions: PositiveInt
-    """A category with fewer mentions among the kept sentences is dropped, with its entities; 1 = empty ones."""
+    """Categories with fewer mentions among the kept sentences are dropped with their entities; 1 = only empty
+    categories."""
     together: Together
-    """What must not part, as in `split`."""
+    """What must stay in one fold, as in `split`."""
     seed: int
-    """Of the folds."""
+    """Seed of the folds."""
 
 
 @dataclass
 class SearchConfig(Group):
-    """Which variants of a prompt are tried on dev, and when the worse ones go."""
+    """Which variants of a prompt are tried on dev, and when the worse ones are dropped."""
 
     train: bool
-    """false = the model or the server answers as it is; true = a model is tuned to each variant."""
+    """false = the model or the server answers without training; true = a model is tuned with each variant."""
     rungs: list[NonNegativeInt]
-    """Sentences of dev answered, or with `train` steps trained, until the worse variants go; 0 = all there are."""
+    """Dev sentences (with `train`: training steps) after which the worse variants are dropped; 0 = all."""
     sentences: NonNegativeInt
-    """Of dev that compare variants, whole posts; 0 = all."""
+    """Dev sentences used for the search, in whole posts; 0 = all."""
     keep: Share
-    """Share of the variants that goes on after a rung; none goes on that is surely worse than the best."""
+    """Share of the variants that survive a rung; a variant that is significantly worse than the best never does."""
     spare: NonNegativeInt
-    """Further variants that go on, too, where they cannot be told apart from the best."""
+    """Further variants that survive if they are not distinguishable from the best."""
     largest: list[PositiveInt]
-    """So many of the largest lessons are a variant each."""
+    """Variants with the n largest lessons, for each n."""
     types: bool
-    """Whether the lessons on each type of error alone are a variant, too."""
+    """true = also one variant per error type, with the lessons on that type."""
     random: NonNegativeInt
-    """Further subsets of the lessons, drawn at random, larger clusters more often."""
+    """Number of variants with random subsets of the lessons; larger clusters are drawn more often."""
     corrections: list[NonNegativeInt]
-    """All of these with so many examples per lesson."""
+    """Each variant is tried with these numbers of corrected examples per lesson."""
     examples: list[NonNegativeInt]
-    """And with so many sentences of train, with prompt=errta_fewshot; none = `prompt.examples` as it is."""
+    """Each variant is also tried with these numbers of training sentences (prompt=errta_fewshot); empty =
+    `prompt.examples`."""
     held_out: PositiveShare
-    """train: share of train that chooses each checkpoint, so that dev does nothing but compare variants."""
+    """With `train`: share of train that is held out to choose checkpoints, so that dev only compares variants."""
     seed: int
-    """Of the random subsets, and of which sentences come first."""
+    """Seed of the random subsets and of the order of sentences."""
 
 
 @dataclass
 class PruneConfig(Group):
-    """task=prune: which runs are removed."""
+    """Which runs task=prune removes."""
 
     status: list[Literal["failed", "killed"]] = field(default_factory=lambda: ["failed", "killed"])
-    """Runs of `outputs` that ended so, and that no command has gone on with."""
+    """Status of the runs in `outputs` to remove; runs that a later command continued stay."""
     unnamed: bool = False
-    """true = finished runs, too, that were given no name."""
+    """true = also remove finished runs without a name of their own."""
     ask: bool = True
-    """false = remove without asking."""
+    """false = remove without confirmation."""
 
 
 @dataclass
 class ChildrenConfig(Group):
-    """Runs that a run starts (task=filter, task=search), and the GPUs of those that a sweep starts."""
+    """Runs started by task=filter and task=search, and the GPUs of runs started by a sweep."""
 
     parallel: NonNegativeInt
-    """Of a run's, side by side; 0 = as many as the machine has groups of `gpus` GPUs, one without GPUs."""
+    """Children of a run at a time; 0 = one per group of `gpus` GPUs, one on a machine without GPUs."""
     gpus: NonNegativeInt
-    """GPUs that each child sees, none that another one uses; 0 = all of the machine."""
+    """GPUs reserved for each child; 0 = each child sees all GPUs of the machine."""
 
 
 @dataclass
 class TeacherConfig(Group):
-    """Who explains errors."""
+    """Which model explains errors (task=guide)."""
 
     kind: Literal["none", "openai", "hf"]
-    """none = nobody, notes are facts counted in train; openai = a server; hf = a model in this process."""
+    """none = no teacher, notes are facts counted in train; openai = a server; hf = a model in this process."""
     url: str | None
-    """openai: where the server is, with its /v1."""
+    """openai: base address of the server, including /v1."""
     model: str | None
-    """openai: the model's name there; null = the only one it has."""
+    """openai: name of the model on the server; null = its only model."""
     api_key_env: str
-    """openai: environment variable that holds the key; may be unset for a local server."""
+    """openai: environment variable that holds the API key; may be unset for a local server."""
     concurrency: PositiveInt
-    """openai: requests under way at once."""
+    """openai: concurrent requests."""
     timeout: PositiveFloat
-    """openai: seconds for one request."""
+    """openai: time limit of a request, in seconds."""
     retries: NonNegativeInt
-    """openai: further attempts after a failure that may pass."""
+    """openai: retries after a transient failure."""
     structured: Literal["none", "json_schema"]
-    """json_schema = the server, or the decoding (llguidance), keeps to the form of answers."""
+    """json_schema = answers are constrained to a JSON schema, by the server or by llguidance; none = unconstrained."""
     path: str | None
     """hf: hub name or local folder."""
     slots: PositiveInt
-    """hf: questions that are answered side by side."""
+    """hf: questions answered in parallel."""
     max_new_tokens: PositiveInt
-    """Tokens of an answer at most."""
+    """Maximum tokens of an answer."""
     max_requests: PositiveInt
-    """Questions put to it in one run at most, repeated ones included; answers from the cache are free."""
+    """Maximum requests of a run, retries included; cached answers are free."""
     cache: str
-    """Folder of its answers by content of the question, shared by all runs: the same question is asked once."""
+    """Folder with cached answers, shared by all runs: the same question is asked only once."""
 
 
 @dataclass
 class TrackingConfig(Group):
-    """Where runs are kept."""
+    """Where runs are tracked."""
 
     kind: Literal["off", "local", "server"]
     """local = a SQLite store on this machine; server = a shared MLflow server."""
     uri: str | None
     """server: its address, http://host:port."""
     folder: str
-    """local: holds mlflow.db and artifacts/; relative to the current directory; not on a network file system. Both
-    kinds note in unsent/ which runs have records to send."""
+    """local: folder of mlflow.db and artifacts/, relative to the current directory; not on a network file system. For
+    both kinds, its subfolder unsent/ records which runs have unsent records."""
     experiment: str
-    """Name under which the runs are listed."""
+    """Name of the MLflow experiment."""
     system_metrics: bool
-    """CPU, memory and GPU every second (every minute after five minutes), about 0.3 % of a core."""
+    """Record CPU, memory and GPU every second (every minute after five minutes); takes about 0.3 % of a core."""
     log_model: bool
-    """Keep the model with the run as pyfunc: as large as the checkpoint."""
+    """Store the model in MLflow (as pyfunc); as large as the checkpoint."""
     wait: NonNegativeInt
-    """Seconds that the end of a run waits for a store that fails; task=sync, or a later run, sends what is left."""
+    """Seconds that a run waits at its end for an unavailable store; task=sync or a later run sends the rest."""
     register: str | None = None
-    """Name in MLflow's registry under which the trained tagger becomes a new version; null = none. The model is then
-    kept as with `log_model`."""
+    """Name in MLflow's model registry that gets the trained tagger as a new version; null = none. Implies
+    `log_model`."""
     port: PositiveInt = 5000
-    """local: port of the UI that task=ui opens; the next one where it is taken."""
+    """local: port of the UI that task=ui opens, or the next free one."""
 
 
 @dataclass
@@ -408,45 +412,46 @@ class Config(Group):
     teacher: TeacherConfig
     tracking: TrackingConfig
     name: str
-    """Of the run; auto = model-head-data, or model-prompt-tuning-data, or what the task is about."""
+    """Name of the run; auto = model-head-data, model-prompt-tuning-data, or what the task is about."""
     seed: int
-    """Of weights, batches, dropout; the corpus has its own, `data.seed`."""
+    """Seed of weights, batches and dropout; the corpus has its own, `data.seed`."""
     output_dir: str | None
-    """Folder of this run; null = outputs/<name>-<time>."""
+    """Folder of the run; null = outputs/<name>-<time>."""
     resume: str
-    """auto = go on with an unfinished run of the same configuration; never; or that run's folder."""
+    """auto = continue an unfinished run with the same configuration; never = start over; or the folder of a run."""
     overwrite: bool
     """true = replace what `output_dir` or `output` names, even if another command made it or it is the task's input."""
     predictions: str | None
-    """task=score: predictions.jsonl, or generated_predictions.jsonl of LLaMA-Factory."""
+    """task=score: file of predictions: OmniNER's predictions.jsonl, LLaMA-Factory's generated_predictions.jsonl, ..."""
     gold: str | None
-    """task=score, compare, agreement: gold sentences; null = those of the predictions file, or gold.jsonl beside it."""
+    """task=score, compare, agreement: file of gold sentences; null = in the predictions file, or gold.jsonl beside
+    it."""
     runs: list[str]
-    """task=compare: run ids, names or folders, or predictions files, the baseline first; "name=path" gives a name."""
+    """task=compare: run ids, names, folders or predictions files, the baseline first; "name=path" gives a name."""
     corpora: list[str]
-    """task=stats: choices of conf/data, files or folders; "name=path" gives a name; none = the corpus of `data`."""
+    """task=stats: choices of conf/data, files or folders; "name=path" gives a name; empty = the corpus of `data`."""
     annotators: list[str]
-    """task=adjudicate, agreement, compare: a file of labelled sentences of each; "name=path" gives a name."""
+    """task=adjudicate, agreement, compare: one file of labelled sentences per annotator; "name=path" gives a name."""
     practice: str | None
-    """task=adjudicate: gold of the practice sentences that decide who takes part; null = all do."""
+    """task=adjudicate: gold of the practice sentences that decide who takes part; null = everybody does."""
     expert: str | None
     """task=adjudicate: the expert's answers to queue.json: Label Studio's JSON export, or any corpus file."""
     run: str | None
-    """task=guide: the run whose errors are explained: run id, run name or run folder."""
+    """task=guide: id, name or folder of the run whose errors are explained."""
     checkpoint: str | None
-    """task=predict: a run (folder, name or id) or its checkpoint; null = a causal model as it is, or a server."""
+    """task=predict: a run (folder, name or id) or its checkpoint; null = an untuned causal model, or a server."""
     text: Annotated[list[str], OneOrMore()]
-    """task=predict: sentences to tag and show, in place of a file."""
+    """task=predict: sentences to tag, instead of a file."""
     input: str | None
-    """task=predict: a file of sentences, - = lines of standard input, null = the split that `data` reports on;
-    task=convert: what to convert; task=split, filter: the corpus, null = published train, dev and test of `data`."""
+    """task=predict: file of sentences, - = lines of standard input, null = the reported split of `data`; task=convert:
+    what to convert; task=split, filter: the corpus, null = published train, dev and test of `data`."""
     output: str | None
-    """task=convert: the file or folder to write; task=split, filter: a folder for the corpus, null = in the run's."""
+    """task=convert: file or folder to write; task=split, filter: folder for the corpus, null = in the run's folder."""
     to: Conversion
-    """task=convert: llama = a checkpoint in the Llama layout; safetensors = a GGUF file or folder as one that loads in
-    seconds; merged = adapters merged into their weights; serve = the command that serves a model with vLLM is printed;
-    generated = predictions as LLaMA-Factory writes them; or a format of corpora; auto = safetensors for a GGUF file,
-    llama for a folder with a checkpoint."""
+    """task=convert: llama = a checkpoint in the Llama layout; safetensors = a GGUF file or folder as a folder that
+    loads in seconds; merged = adapters merged into their weights; serve = print the command that serves a model with
+    vLLM; generated = predictions in LLaMA-Factory's format; or a corpus format; auto = safetensors for a GGUF file,
+    llama for a checkpoint folder."""
     report: ReportConfig = field(default_factory=ReportConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
 

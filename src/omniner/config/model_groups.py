@@ -32,71 +32,71 @@ MethodName = Annotated[str, OneOf(lambda: get_args(Method))]
 
 @dataclass
 class BiLSTMConfig(Group):
-    """A character BiLSTM whose embeddings are learnt from nothing."""
+    """A character BiLSTM trained from scratch."""
 
     kind: Literal["bilstm"]
-    """What kind of model it is."""
+    """The kind of model."""
     name: str
-    """What run names and reports call it."""
+    """Name in run names and reports."""
     char_dim: PositiveInt
-    """Numbers per character."""
+    """Dimension of the character embeddings."""
     bigram_dim: NonNegativeInt
-    """Numbers per pair of neighbouring characters, left and right; 0 = no bigram embeddings."""
+    """Dimension of the bigram embeddings, one each for the left and the right neighbour; 0 = none."""
     min_count: PositiveInt
-    """Occurrences in train: characters and bigrams that have fewer become [UNK]."""
+    """Characters and bigrams with fewer occurrences in train become [UNK]."""
     hidden: PositiveInt
     """LSTM units per direction."""
     layers: PositiveInt
-    """Layers of the LSTM."""
+    """Number of LSTM layers."""
     members: PositiveInt
-    """BiLSTMs trained side by side under one head; their scores are averaged. Each costs as much again."""
+    """Number of BiLSTMs trained together under one head, which averages their scores; the cost is proportional."""
     embedding_dropout: Share
-    """Share of the embeddings' features hidden in training, the same ones for all characters of a sentence."""
+    """Dropout rate of the embeddings; the same features are dropped for all characters of a sentence."""
     dropout: Share
-    """Share of the features hidden after each LSTM layer, likewise per sentence."""
+    """Dropout rate after each LSTM layer, likewise per sentence."""
     unk_dropout: Share
-    """Share of characters hidden as [UNK] in training."""
+    """Share of characters replaced by [UNK] in training."""
     bigram_dropout: Share
-    """Share of bigrams hidden likewise."""
+    """Share of bigrams replaced by [UNK] in training."""
     entity_replacement: Share
-    """Share of training mentions exchanged for others of their category, anew in each epoch; 0 = none."""
+    """Share of training mentions replaced by others of the same category, drawn anew in each epoch; 0 = none."""
     learning_rate: PositiveFloat
-    """Learning rate of embeddings and LSTM, at its height."""
+    """Peak learning rate of embeddings and LSTM."""
     head_learning_rate: PositiveFloat
-    """Learning rate of the head."""
+    """Peak learning rate of the head."""
     weight_decay: NonNegativeFloat
-    """AdamW's, on matrices of embeddings and LSTM."""
+    """Weight decay of AdamW, for the matrices of embeddings and LSTM."""
     recipe: Recipe
-    """What `trainer` takes from the model unless told otherwise: epochs, schedule and the like."""
+    """Defaults of `trainer` for this model: epochs, schedule and the like."""
 
 
 @dataclass
 class EncoderConfig(Group):
-    """A BERT-style encoder, pretrained or (for tests and first runs) random and tiny."""
+    """A BERT-style encoder, pretrained or (for tests and first runs) tiny with random weights."""
 
     kind: Literal["encoder"]
-    """What kind of model it is."""
+    """The kind of model."""
     name: str
-    """What run names and reports call it."""
+    """Name in run names and reports."""
     path: str | None
     """Hub name or local folder (config.json, tokenizer.json or vocab.txt, model.safetensors); null = random weights,
     built from `architecture`."""
     architecture: dict[str, Any]
-    """Values of the transformers configuration of a random model; empty for a pretrained one, which brings its own."""
+    """Values of the transformers configuration of a model with random weights; empty for a pretrained one."""
     dropout: Share
-    """Share of features hidden before the head."""
+    """Dropout rate before the head."""
     entity_replacement: Share
-    """Share of training mentions exchanged for others of their category, anew in each epoch; 0 = none."""
+    """Share of training mentions replaced by others of the same category, drawn anew in each epoch; 0 = none."""
     learning_rate: PositiveFloat
-    """Learning rate of the encoder, at its height."""
+    """Peak learning rate of the encoder."""
     layer_decay: Annotated[Number, Gt(0), Le(1)]
-    """Factor on the learning rate from each layer to the one below it, down to the embeddings; 1 = all the same."""
+    """Factor on the learning rate from each layer to the one below it, down to the embeddings; 1 = none."""
     head_learning_rate: PositiveFloat
-    """Learning rate of the head."""
+    """Peak learning rate of the head."""
     weight_decay: NonNegativeFloat
-    """AdamW's, on matrices of the encoder."""
+    """Weight decay of AdamW, for the matrices of the encoder."""
     recipe: Recipe
-    """What `trainer` takes from the model unless told otherwise: epochs, schedule and the like."""
+    """Defaults of `trainer` for this model: epochs, schedule and the like."""
 
 
 @dataclass
@@ -104,115 +104,118 @@ class CausalConfig(Group):
     """A language model that writes the entities of a sentence as JSON."""
 
     kind: Literal["causal"]
-    """What kind of model it is."""
+    """The kind of model."""
     name: str
-    """What run names and reports call it."""
+    """Name in run names and reports."""
     path: str | None
     """Hub name, local folder or .gguf file; null = random weights, built from `architecture`."""
     architecture: dict[str, Any]
-    """Values of the transformers configuration of a random model; empty for a pretrained one, which brings its own."""
+    """Values of the transformers configuration of a model with random weights; empty for a pretrained one."""
     vocabulary: NonNegativeInt
-    """Most entries of the tokenizer that is made from the training text for a random model; 0 = the model has one."""
+    """Maximum size of the tokenizer that a model with random weights gets from the training text; 0 = the model has
+    one."""
     chat_template: str | None
-    """Jinja template of a conversation; null = the tokenizer's own."""
+    """Chat template (Jinja); null = the tokenizer's own."""
     entity_replacement: Share
-    """Share of training mentions exchanged for others of their category, anew in each epoch; 0 = none."""
+    """Share of training mentions replaced by others of the same category, drawn anew in each epoch; 0 = none."""
     learning_rate: dict[MethodName, PositiveFloat]
-    """Learning rate at its height, by `tuning.method`."""
+    """Peak learning rate, by `tuning.method`."""
     weight_decay: NonNegativeFloat
-    """AdamW's, on matrices."""
+    """Weight decay of AdamW, for matrices."""
     recipe: Recipe
-    """What `trainer` takes from the model unless told otherwise: epochs, schedule and the like."""
+    """Defaults of `trainer` for this model: epochs, schedule and the like."""
 
 
 @dataclass
 class HeadConfig(Group):
-    """What makes entities of a tagger's character states; causal models have none."""
+    """The layer that turns a tagger's character states into entities; causal models have none."""
 
     kind: HeadKind
     """The head; auto = crf for taggers, none for causal models."""
     label_smoothing: Share
-    """softmax: share of the target that is spread over all tags."""
+    """softmax: share of the target probability that is spread over all tags."""
     max_span: PositiveInt
-    """span: characters of the longest entity it can find; cost and memory grow in proportion."""
+    """span: maximum length of an entity in characters; cost and memory are proportional to it."""
     biaffine_dim: PositiveInt
-    """span: numbers that describe a first or last character."""
+    """span: dimension of the representation of first and last characters."""
     negative_weight: NonNegativeFloat
-    """span: weight of a cell without an entity; below 1 finds more and errs more."""
+    """span: loss weight of cells without an entity; below 1 raises recall and lowers precision."""
 
 
 @dataclass
 class TuningConfig(Group):
-    """Which weights of a causal model learn, and how a step is computed. Taggers always learn all weights."""
+    """Which weights of a causal model are trained, and how a step is computed. Taggers always train all weights."""
 
     method: Literal["auto", Method]
-    """Which weights: full = all, lora = low-rank adapters beside frozen weights, qlora = the same beside weights of 4
-    bits; auto = lora for a pretrained model, full for a random one."""
+    """Trained weights: full = all; lora = low-rank adapters on frozen weights; qlora = the same on 4-bit weights; auto
+    = lora for a pretrained model, full for one with random weights."""
     rank: PositiveInt
-    """LoRA: inner size of an update; more learns more and costs memory."""
+    """LoRA: rank of the updates; a higher rank can learn more and takes more memory."""
     alpha: PositiveInt
     """LoRA: updates are scaled by alpha / rank."""
     dropout: Share
-    """LoRA: share of features hidden in training; drawn once for the shared prefix, so keep it small."""
+    """LoRA: dropout rate; the shared prefix has one mask for all its sentences, so keep it small."""
     targets: list[str]
-    """LoRA: names of linear layers; all-linear = every one but the output."""
+    """LoRA: names of the adapted linear layers; all-linear = all except the output layer."""
     double_quantization: bool
-    """QLoRA: quantise the constants of nf4 as well."""
+    """QLoRA: also quantise the nf4 quantisation constants."""
     optimizer: Literal["auto", "adamw", "adamw_8bit"]
-    """The optimizer; auto = adamw, on a GPU with states of 8 bits for qlora, where a billion weights learn, and where
+    """The optimizer; auto = adamw, but adamw_8bit on a GPU for qlora, for a billion or more trained weights, and if
     nothing else fits."""
     gradient_checkpointing: Literal["auto", True, False]
-    """Compute activations again in the backward pass: a third more time, far less memory; auto = where a GPU has not
-    the memory to keep them."""
+    """Recompute activations in the backward pass: a third more time, far less memory; auto = if a GPU cannot hold
+    them."""
     attention: Literal["auto", "masked", "cascade", "flash", "flex"]
-    """How the shared prefix is attended to; auto = the fastest that agrees with masked on this machine."""
+    """Implementation of attention to the shared prefix; auto = the fastest that agrees with masked on this machine."""
     pack_tokens: PositiveInt
-    """Most tokens computed at once: the prompt's shared prefix, and as many sentences with answers as fit behind it."""
+    """Maximum tokens of a pack: the shared prefix of the prompt, and as many sentences with answers as fit after it."""
 
 
 @dataclass
 class PromptConfig(Group):
-    """What a causal model is told. Texts by language; `{categories}`, `{examples}` and `{errors}` in them are filled in
-    once, `{sentence}` for each sentence."""
+    """The instruction of a causal model. Texts by language; `{categories}`, `{examples}` and `{errors}` in them are
+    filled in once, `{sentence}` for each sentence."""
 
     name: str
-    """What run names and reports call it."""
+    """Name in run names and reports."""
     version: str
-    """Counted up when a text changes: it is part of the prompt's hash."""
+    """Increase it when a text changes; it is part of the prompt's hash."""
     language: Language
-    """Which of the texts is used."""
+    """Language of the texts that are used."""
     answer: Literal["official", "compact"]
-    """Form of an answer: official = `[["北京", "地点"]]`, as Python writes it; compact = without the spaces, a few
-    tokens shorter."""
+    """Form of an answer: official = `[["北京", "地点"]]`, as Python's json module writes it; compact = without spaces,
+    a few tokens shorter."""
     system: dict[Language, str]
-    """Text of the system role; empty = none (many templates then write their own)."""
+    """Text of the system role; empty = none (many chat templates then insert their own)."""
     instruction: dict[Language, str]
-    """Text in front of each sentence; `{categories}` is the list of the corpus, `{examples}` what is drawn from train,
-    `{errors}` the text below."""
+    """Text before each sentence; `{categories}` stands for the categories of the corpus, `{examples}` for training
+    sentences with answers, `{errors}` for the text of `errors`."""
     input: dict[Language, str]
-    """Text after the instruction, and before each example's answer; `{sentence}` stands in it once."""
+    """Text after the instruction, and before the answer of each example; contains `{sentence}` once."""
     errors: dict[Language, str]
-    """Text of `{errors}`: frequent errors and their corrections."""
+    """Text for `{errors}`: frequent errors and their corrections."""
     examples: NonNegativeInt
-    """Sentences of train shown with their answers."""
+    """Number of training sentences shown with their answers, the same for all sentences."""
     seed: int
-    """Of the choice of examples."""
+    """Seed of the choice of examples."""
     from_run: str | None
-    """Run of task=guide whose errors `{errors}` tells: its run id, name, folder or guidance.json; null = the text of
-    `errors`."""
+    """Run of task=guide whose lessons replace the text of `errors`: its id, name, folder or guidance.json; null =
+    none."""
     lessons: list[PositiveInt]
-    """Numbers of that run's lessons that may be told, as guidance.md has them, 1 = the largest cluster; none = all."""
+    """Numbers of the lessons to use, as in guidance.md, 1 = the largest cluster; an empty list = all."""
     corrections: NonNegativeInt
-    """Examples with their corrections shown of a lesson, fewer where they do not fit."""
+    """Corrected examples shown per lesson; fewer if they do not fit."""
     max_tokens: PositiveInt
-    """Tokens of `{errors}` from a run, largest clusters first; characters where no tokenizer is at hand."""
+    """Maximum tokens of the lessons of a run, largest clusters first; counted in characters if there is no
+    tokenizer."""
     # These have defaults because the configurations of older runs lack them.
     nearest: NonNegativeInt = 0
-    """Sentences of train that are most like the sentence, shown with their answers in front of it, the nearest last."""
+    """Number of training sentences most similar to the sentence, shown with their answers before it, the nearest
+    last."""
     definitions: bool = False
-    """`{categories}` is a list of lines with the definitions of `data.definitions`; false = names alone."""
+    """true = `{categories}` includes the definitions of `data.definitions`, a line each; false = only names."""
     category_examples: NonNegativeInt = 0
-    """`{categories}` is a list of lines with this many frequent entities of train in each."""
+    """Frequent training entities per category that `{categories}` includes, one category per line; 0 = names only."""
 
 
 LONGEST_ANSWER = 512
@@ -221,48 +224,47 @@ LONGEST_ANSWER = 512
 
 @dataclass
 class DecodingConfig(Group):
-    """How a causal model's answers are made."""
+    """How answers of a causal model are generated."""
 
     kind: Literal["free", "guided"]
-    """free = the model writes what it likes; guided = only answers in form, of known categories, with words that stand
-    in the sentence."""
+    """free = unconstrained; guided = only well-formed answers with known categories and words of the sentence."""
     engine: Literal["hf", "openai", "vllm"]
-    """Where: hf = in this process; openai = a server that speaks OpenAI's protocol; vllm = vLLM's server, which is
-    started for it."""
+    """Where the model runs: hf = in this process; openai = on a server with an OpenAI-compatible API; vllm = on a vLLM
+    server that the command starts and stops."""
     max_new_tokens: Annotated[PositiveInt | None, Auto()]
-    """Tokens of an answer at most; auto (or null) = as many as the longest sensible answer has, by the length of the
-    sentence and by what train shows; of a server, what it allows."""
+    """Maximum tokens of an answer; auto (or null) = the length of the longest plausible answer, estimated from the
+    sentence and from train; for a server, its own limit."""
     slots: Annotated[PositiveInt | None, Auto()]
-    """hf: sentences that are decoded side by side; more is faster until memory ends. auto (or null) = on a GPU as many
-    as it has memory for, at most 256; on a CPU 64."""
+    """hf: sentences decoded in parallel; more are faster until memory runs out. auto (or null) = as many as fit into
+    GPU memory, at most 256; 64 on a CPU."""
     temperature: NonNegativeFloat
-    """0 = the likeliest token always; above, tokens are drawn."""
+    """Sampling temperature; 0 = greedy decoding."""
     top_p: Annotated[Number, Gt(0), Le(1)]
-    """Drawing only: the smallest set of tokens with this probability together."""
+    """Nucleus sampling: draw from the smallest set of tokens with this total probability."""
     url: str | None
-    """openai: where the server is, with its /v1."""
+    """openai: base address of the server, including /v1."""
     model: str | None
-    """openai: the model's name there; null = the only one it has."""
+    """openai: name of the model on the server; null = its only model."""
     api_key_env: str
-    """openai: environment variable that holds the key; may be unset for a local server."""
+    """openai: environment variable that holds the API key; may be unset for a local server."""
     concurrency: PositiveInt
-    """openai: requests under way at once."""
+    """openai: concurrent requests."""
     timeout: PositiveFloat
-    """openai: seconds for one request."""
+    """openai: time limit of a request, in seconds."""
     retries: NonNegativeInt
-    """openai: further attempts after a failure that may pass."""
+    """openai: retries after a transient failure."""
     structured: Literal["none", "json_schema", "vllm"]
-    """openai, guided: how the server is told what answers may look like."""
+    """openai, guided: how the server constrains answers; json_schema = their form and the categories; vllm = also the
+    words, by a grammar; none = not at all (guided is then refused)."""
     command: list[str] = field(default_factory=lambda: ["vllm", "serve"])
-    """vllm: the program and the words before the model."""
+    """vllm: the command that starts the server, up to the name of the model."""
     options: dict[str, Any] = field(default_factory=dict)
-    """vllm: further options of that command, such as {tensor-parallel-size: 2}; null leaves out one that is given
-    otherwise."""
+    """vllm: further options of that command, such as {tensor-parallel-size: 2}; null omits a default option."""
     start_seconds: PositiveFloat = 900.0
-    """vllm: until it must answer; loading a large model takes minutes."""
+    """vllm: time limit for the start of the server, in seconds; loading a large model takes minutes."""
     extra_body: dict[str, Any] = field(default_factory=dict)
-    """openai: further fields of a request, such as chat_template_kwargs={enable_thinking: false}; null leaves out one
-    that is sent otherwise."""
+    """openai: further fields of a request, such as chat_template_kwargs={enable_thinking: false}; null omits a default
+    field."""
 
     @property
     def usual_slots(self) -> int:
@@ -272,69 +274,70 @@ class DecodingConfig(Group):
 
 @dataclass
 class EncodingConfig(Group):
-    """From sentences to tensors."""
+    """How sentences become tensors."""
 
     max_length: PositiveInt
-    """Characters of a sentence at most."""
+    """Maximum length of a sentence in characters."""
     on_too_long: Literal["fail", "skip", "truncate"]
-    """What happens to longer ones; nothing is cut without being listed."""
+    """What to do with longer sentences; skipped and truncated ones are listed as issues."""
 
 
 @dataclass
 class TrainerConfig(Group):
-    """How long, on what machine, and how batches are made."""
+    """How long to train, on which devices, and in what batches."""
 
     name: str
-    """Of this choice."""
+    """Name of this choice."""
     accelerator: Literal["auto", "cpu", "gpu"]
-    """auto = GPU where there is one; gpu fails where there is none."""
+    """auto = GPU if there is one; gpu = fail if there is none."""
     devices: NonNegativeInt
     """Processes per node; 0 = all GPUs, or one CPU process."""
     nodes: PositiveInt
-    """Machines."""
+    """Number of machines."""
     strategy: Literal["auto", "ddp", "fsdp"]
-    """ddp = each process has all weights; fsdp = they share weights, gradients and optimizer (causal models);
-    auto = ddp as soon as there is more than one process, fsdp where a causal model fits in no other way."""
+    """ddp = each process holds all weights; fsdp = processes share weights, gradients and optimizer states (causal
+    models); auto = ddp for more than one process, fsdp if a causal model does not fit otherwise."""
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"]
-    """Of numbers; auto = bf16-mixed for transformers on a GPU, and for pretrained ones on a CPU that is fast at it."""
+    """Numerical precision; auto = bf16-mixed for transformers on a GPU, and for pretrained ones on a CPU with fast
+    bf16, otherwise 32-true."""
     threads: NonNegativeInt
-    """CPU threads per process; 0 = the cores divided by the processes, at most OMP_NUM_THREADS."""
+    """CPU threads per process; 0 = the number of cores divided by the number of processes, at most OMP_NUM_THREADS."""
     max_epochs: PositiveInt
-    """Passes over the training split at most."""
+    """Maximum epochs."""
     max_steps: Annotated[int, Ge(-1)]
-    """Optimizer steps at most; -1 = no limit."""
+    """Maximum optimizer steps; -1 = no limit."""
     max_minutes: NonNegativeFloat
-    """Minutes of training at most; 0 = no limit."""
+    """Maximum minutes of training; 0 = no limit."""
     batch_size: PositiveInt
-    """Sentences of one optimizer step, over all devices."""
+    """Sentences per optimizer step, over all devices."""
     eval_batch_size: PositiveInt
-    """Sentences evaluated at once; no influence on results, only on speed, memory and the seventh digit of a loss."""
+    """Sentences per evaluation batch; affects speed, memory and the seventh digit of a loss, but no other result."""
     warmup: Share
     """Share of all steps during which the learning rate rises."""
     schedule: Literal["constant", "linear", "cosine"]
-    """How the learning rate goes on after the warm-up, down to 0."""
+    """Learning rate after the warm-up; linear and cosine decay to 0."""
     gradient_clip: NonNegativeFloat
-    """Norm above which gradients are scaled down; 0 = off."""
+    """Maximum norm of the gradients; 0 = off."""
     weight_average: Share
-    """Decay per step of the averaged weights, which are evaluated and kept; 0 = off."""
+    """Decay per step of the exponential moving average of the weights, which is evaluated and saved; 0 = off."""
     patience: NonNegativeInt
-    """Evaluations without a better dev F1 before stopping; 0 = never, the schedule runs to its end."""
+    """Evaluations without a better F1 on dev after which training stops; 0 = never."""
     eval_every: PositiveInt
     """Epochs between evaluations on dev."""
     eval_steps: NonNegativeInt
-    """Optimizer steps between evaluations on dev instead; 0 = by epochs."""
+    """Optimizer steps between evaluations on dev; 0 = use `eval_every`."""
     eval_sample: NonNegativeInt
-    """Sentences of dev that are evaluated, drawn by the seed; 0 = all."""
+    """Number of dev sentences that are evaluated, sampled by seed; 0 = all."""
     checkpoint_minutes: NonNegativeFloat
     """Minutes between saves of last.ckpt within an epoch; 0 = only after evaluations."""
     callbacks: dict[str, Any]
-    """Name -> `_target_` of a further Lightning callback, with its arguments."""
+    """Further Lightning callbacks: name -> `_target_` and arguments."""
     deterministic: bool = False
-    """On a GPU: only kernels that add in a fixed order, so that the same seed gives the same bytes; slower. A CPU
-    always does so."""
+    """On a GPU, use only kernels with a fixed order of summation, so that the same seed gives the same bytes; slower.
+    CPU runs always do."""
     min_steps: NonNegativeInt = 0
-    """Optimizer steps at least: a small corpus is passed over more often than `max_epochs` says, and evaluated no more
-    often in all; 0 = `max_epochs` alone, as always where that is set by hand."""
+    """Minimum optimizer steps: a small corpus gets more epochs than `max_epochs`, with the same number of evaluations;
+    0 = none. Has no effect if `max_epochs` is set by hand."""
 
     def epochs(self, steps: int) -> int:
         """How often a corpus is passed over that has so many optimizer steps an epoch."""

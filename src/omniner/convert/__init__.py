@@ -1,1 +1,1 @@
-"""Checkpoints whose code lives with their weights, in the layout of a model that transformers knows itself."""
+"""Converts checkpoints that rely on code published with their weights to a layout that transformers implements."""

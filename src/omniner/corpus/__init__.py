@@ -1,1 +1,1 @@
-"""Corpora: their files, categories, splits."""
+"""Corpora: file formats, categories, splits, votes, statistics."""

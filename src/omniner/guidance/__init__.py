@@ -1,1 +1,1 @@
-"""From a run's errors to a better prompt: clusters, notes, a teacher's rules, the search for the best wording."""
+"""From a run's errors to a better prompt: clusters, notes, a teacher's rules, prompt search."""

@@ -1,1 +1,1 @@
-"""Causal language models as taggers: prompt, samples, shared-prefix training, decoding, servers."""
+"""Causal language models as taggers: prompts, samples, shared-prefix training, decoding, servers."""

@@ -1,1 +1,1 @@
-"""What people look at: tables, figures and pages of runs, comparisons, corpora and annotators."""
+"""Results for people: tables, figures and pages of runs, comparisons, corpora and annotators."""

@@ -1,1 +1,1 @@
-"""The life of runs: their folders, what a task is given, child processes, sweeps."""
+"""The life cycle of runs: folders, what a task receives, child processes, sweeps."""

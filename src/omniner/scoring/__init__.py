@@ -1,1 +1,1 @@
-"""Precision, recall and F1, the sorting of errors (ERRTA), confidence intervals and comparisons. No torch."""
+"""Precision, recall and F1, errors sorted by type (ERRTA), confidence intervals, comparisons. No torch."""

@@ -1,1 +1,1 @@
-"""Taggers that mark characters: an encoder or a BiLSTM under a softmax, CRF or span head."""
+"""Sequence taggers: an encoder or a BiLSTM over characters, with a softmax, CRF or span head."""

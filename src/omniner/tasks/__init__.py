@@ -1,1 +1,1 @@
-"""The tasks that `task=` chooses: a module each, its steps in order, with its entry `TASK`."""
+"""The tasks that `task=` chooses: one module per task with its steps in order and its entry `TASK`."""

@@ -1,9 +1,9 @@
-"""`task=adjudicate`: several annotators' files become one corpus, and a queue for the expert. No model, no torch.
+"""`task=adjudicate`: merge several annotators' labels by vote, with a queue for an expert. No model, no torch.
 
-It reads `annotators=[a.jsonl,b.jsonl,c.jsonl]`, `practice=<gold>` that decides who may take part, and `expert=<file>`
-with the answers to an earlier queue. It writes `gold.jsonl` (what is decided), `queue.json` with `queue.xml` (what is
-not, for Label Studio), `decisions.jsonl` (how each sentence was decided) and `counts.json`. Every sentence of any
-annotator is in `gold.jsonl` or in `queue.json`.
+It reads `annotators=[a.jsonl,b.jsonl,c.jsonl]`; `practice=<gold>`, which decides who may take part; and
+`expert=<file>` with the answers to an earlier queue. It writes `gold.jsonl` (decided sentences), `queue.json` and
+`queue.xml` (undecided ones, for Label Studio), `decisions.jsonl` (how each sentence was decided) and `counts.json`.
+Every sentence of any annotator ends up in `gold.jsonl` or in `queue.json`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""`task=agreement`: how well annotators agree and, where there is gold, how well people do. No model, no torch.
+"""`task=agreement`: how well annotators agree and, if there is gold, how accurate they are. No model, no torch.
 
-It reads `annotators=[a.jsonl,b.jsonl,...]` and, for human performance, `gold=<file>`: each person is scored on the gold
-sentences that they labelled. It writes `agreement.md`, `agreement.json`, `tables/*.csv`, and with gold
-`human/<name>.jsonl` beside `human/gold.jsonl`. Of who labelled all of gold, `task=compare
-runs=[<model>,<folder>/human/a.jsonl]` takes that file as a run; people who labelled a part belong in `annotators=`
-there, because a run answers for every sentence.
+It reads `annotators=[a.jsonl,b.jsonl,...]` and, to score people, `gold=<file>`: each person is scored on the gold
+sentences that they labelled. It writes `agreement.html`, `agreement.md`, `agreement.json`, `tables/*.csv` and, with
+gold, `human/<name>.jsonl` and `human/gold.jsonl`. `task=compare runs=[<model>,<folder>/human/a.jsonl]` takes such a
+file as a run if the person labelled all of gold. People who labelled a part belong in `annotators=` of that task,
+because a run must answer every sentence.
 """
 
 from __future__ import annotations

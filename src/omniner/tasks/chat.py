@@ -1,8 +1,8 @@
-"""`task=chat`: type a sentence, see its entities; of a language model its own words, too.
+"""`task=chat`: type a sentence, see its entities (and the raw answer of a language model).
 
-The model is that of `task=predict`: a run or a checkpoint (`checkpoint=`), a causal model as it was published, or a
-server. It is loaded once. An empty line is passed over; Ctrl-D or Ctrl-C ends. Lines that come through a pipe are
-answered in the same way. What was asked and answered is kept in `predictions.jsonl`.
+The model is chosen as in `task=predict`: a run or a checkpoint (`checkpoint=`), an untuned causal model, or a server.
+It is loaded once. Empty lines are skipped; Ctrl-D or Ctrl-C ends. Lines from a pipe are answered in the same way.
+Sentences and answers are saved in `predictions.jsonl`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""`task=check`: look before training. Nothing is learnt; everything that training would meet is met and shown.
+"""`task=check`: inspect a run before training. It goes through everything that training needs, without training.
 
 It prints what differs from the defaults, the corpus and its issues, the first encoded example with its labels character
-by character, the arithmetic of batches and steps, and a memory estimate. Of a causal model it shows the first sample as
-the model meets it, the prompt, the arithmetic of packs, and what each device must hold (`omniner.llm.memory`), for
-every combination that the configuration allows, the cheapest in time first. Of a tagger's memory weights and optimizer
-are exact; activations are measured by what one forward pass of the longest batch keeps for the backward pass.
+by character, the numbers of batches and steps, and an estimate of memory. For a causal model it also shows the first
+sample as the model sees it, the prompt, the packs, and the memory of each device (`omniner.llm.memory`) for every
+combination that the configuration allows, fastest first. For a tagger, weights and optimizer states are exact, and
+activations are measured in one forward pass of the longest batch.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""`task=compare`: hold finished runs on one test set against the first of them. No model and no torch are loaded.
+"""`task=compare`: compare finished runs on one test set with the first of them. Loads no model and no torch.
 
-`runs=[a,b,...]` names predictions files, run folders, or runs of the tracking store by id or name; `name=...` before an
-entry says what to call it. The files of each are found and read, then aligned: all must have the same sentences with
-the same gold entities, whatever their ids and their order, as anything else would compare test sets, not runs. All are
-scored anew with the `metrics` and `errta` of this run, so that their figures mean the same.
+`runs=[a,b,...]` lists predictions files, run folders, or runs of the tracking store by id or name; `name=...` before an
+entry gives it another name. All must have the same sentences with the same gold entities, in any order and with any
+ids; otherwise test sets would be compared, not runs. All are scored anew with the `metrics` and `errta` of this
+command, so that their figures are comparable.
 
-`annotators=[a.jsonl,b.jsonl,...]` adds people's labels of the same sentences, whose mean stands beside the runs; one
-run is enough then. The results are `comparison.html`, `.md` and `.json`, tables as CSV and LaTeX, and figures.
+`annotators=[a.jsonl,b.jsonl,...]` adds people's labels of the same sentences and shows their mean beside the runs; one
+run is then enough. The results are `comparison.html`, `.md` and `.json`, tables as CSV and LaTeX, and figures.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""`task=convert`: from one form to another; nothing is learnt.
+"""`task=convert`: convert checkpoints, corpora and predictions.
 
 - `to=llama`: a Baichuan2 or InternLM2.5 checkpoint folder (`input`) to the Llama layout, which needs no code of theirs.
 - `to=safetensors`: a pretrained causal model (`input`: a GGUF file or a folder) to a folder that loads in seconds, in
   bf16.
 - `to=merged`: a run's adapters (`checkpoint`) merged into plain weights that any server loads.
-- `to=serve`: the command that serves a run's model (`checkpoint`), or that of `model`, with vLLM; it is only printed.
-- `to=` a format of corpora: one file, or each file of a folder (`input`); every split of `data` where none is named.
-  The labelling configuration of `to=label_studio` has the categories found, and all that a model knows (`checkpoint`).
-- `to=generated`: a run's predictions (`input`) as LLaMA-Factory writes them, for the scripts that read that.
+- `to=serve`: print the command that serves the model of a run (`checkpoint`), or that of `model`, with vLLM.
+- `to=<corpus format>`: a file, or each file of a folder (`input`); without `input`, every split of `data`. The
+  labelling configuration of `to=label_studio` has the categories found and, with `checkpoint`, all of the model's.
+- `to=generated`: a run's predictions (`input`) in LLaMA-Factory's format, for scripts that read it.
 
-Whatever is written is written whole or not at all; what the target cannot hold is an issue.
+Output is written completely or not at all. What the target format cannot hold becomes an issue.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""`task=filter`: take out what is too easy, and point at labels that look wrong (section 3.3 of the paper).
+"""`task=filter`: remove sentences that are too easy, and list labels that look wrong (section 3.3 of the paper).
 
-The corpus is `input=` (a file or folder of any format), or the published train, dev and test of `data` joined. It is
-divided into `filter.folds` parts by post; the model is trained on each part, in a run of its own under `children/`, and
-predicts all the others. What the models agree on decides (`corpus.easy`).
+The corpus is `input=` (a file or folder of any format), or the published train, dev and test of `data` together. It is
+divided into `filter.folds` folds by post. A model is trained on each fold, in a run of its own under `children/`, and
+predicts all other folds. What the models agree on decides (`corpus.easy`).
 
-`output` (else `corpus/` in the run's folder) receives `kept.jsonl` and `removed.jsonl`, which together are the corpus;
-`dropped.jsonl`, mentions of categories that became too rare, taken out of the kept sentences; `votes.jsonl`;
-`suspects.jsonl`, and the same as a queue for Label Studio. An expert's answers to that queue become labels with
+`output` (by default `corpus/` in the run's folder) receives `kept.jsonl` and `removed.jsonl`, which together are the
+corpus; `dropped.jsonl`, mentions of categories that became too rare, removed from the kept sentences; `votes.jsonl`;
+and `suspects.jsonl`, also as a queue for Label Studio. To turn an expert's answers to that queue into labels, use
 `task=adjudicate annotators=['a=kept.jsonl','b=kept.jsonl'] expert=<export>`: two copies agree, the expert overrules.
 
-The price is `folds` trainings on 1/folds of the corpus each, and folds - 1 predictions of every sentence. A fold that
-is finished is not trained again when the same command goes on.
+The cost is `folds` trainings on 1/folds of the corpus each, and folds - 1 predictions of every sentence. When the same
+command continues an interrupted run, finished folds are not trained again.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""`task=guide`: why a finished run makes the errors it makes, on data that a model may learn from.
+"""`task=guide`: explain the errors of a finished run, on data that a prompt may learn from.
 
-The model of `run=` tags `guide.split`. Its errors are clustered; the largest clusters get examples, counts from the
-training split and a note, and labels are listed that look wrong. Notes are a teacher's where there is one, counted
-facts otherwise. It writes `guidance.json` (which `prompt.from_run` reads), `guidance.md` and `guidance.html`. The split
-that is reported stays unseen: it is refused, and sentences of it that stand in the other split, too, are left out. A
-killed run goes on: predictions and answers that are there are kept.
+The model of `run=` tags `guide.split`, and its errors are clustered. The largest clusters get examples, counts from the
+training split and a note; labels that look wrong are listed. Notes are written by a teacher if there is one, and
+otherwise state counted facts. The results are `guidance.json` (read by `prompt.from_run`), `guidance.md` and
+`guidance.html`. The reported split stays unseen: it is refused, and its sentences are skipped if they also occur in the
+explained split. A killed run continues with the predictions and answers that it already has.
 """
 
 from __future__ import annotations

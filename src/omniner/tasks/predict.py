@@ -1,17 +1,17 @@
-"""`task=predict`: tag sentences with a trained checkpoint; scored too where the sentences have gold entities.
+"""`task=predict`: tag sentences with a trained checkpoint, and score the predictions if there is gold.
 
-The sentences are those of `text=` or `input=` (a file, or `-` for lines of standard input), else of the split that
-`data` reports on; `checkpoint=` is a run or its checkpoint (none for a causal model as it was published, or a server).
-It writes `predictions.jsonl`, prints sentences with their entities marked (all that were typed, some of a file), and
+The sentences come from `text=` or `input=` (a file, or `-` for lines of standard input), otherwise from the reported
+split of `data`. `checkpoint=` is a run or its checkpoint (none for an untuned causal model, or a server). The task
+writes `predictions.jsonl`, prints sentences with their entities marked (all of `text=`, the first few of a file), and
 with gold does all that `task=score` does.
 
-Predictions survive a kill: those of every finished batch are on disk, and a restart goes on behind them. When all are
-there the file is rewritten in the order of the sentences, so that an interrupted and an uninterrupted run end in the
-same bytes. `predicted_by.json` says what the predictions are of: where the model, the settings or the sentences are
-others by now (another run may have taken the folder that `checkpoint` names), nothing of them is kept.
+Predictions survive a kill: those of every finished batch are on disk, and the same command continues after them. At the
+end the file is rewritten in the order of the sentences, so that interrupted and uninterrupted runs end in the same
+bytes. `predicted_by.json` records what the predictions depend on; if model, settings or sentences have changed since
+(another run may have taken the folder that `checkpoint` names), none of them is kept.
 
-On several devices of a machine each has a process, which answers every n-th sentence into a file of its own; they are
-brought together by id, so that the bytes are those of one process. Nothing is sent between them.
+With several devices, one process per device answers every n-th sentence into a file of its own. The files are merged by
+id, with the same bytes as from one process. The processes do not communicate.
 """
 
 from __future__ import annotations

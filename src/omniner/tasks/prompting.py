@@ -1,8 +1,8 @@
-"""What a causal model is told: published with its run, made of another run's errors where `prompt.from_run` says so.
+"""The prompt of a causal model: published with its run, made of another run's errors if `prompt.from_run` says so.
 
-A task builds its prompt once and hands it on. The guidance is copied into the run's folder: a run that goes on uses
-that copy, whatever has become of the other run. Sentences of the reported split must not stand in a prompt: what the
-prompt shows is checked here, against the corpus itself.
+A task builds its prompt once and passes it on. The guidance is copied into the run's folder, and a resumed run uses
+that copy, whatever has happened to the other run. Sentences of the reported split must not occur in a prompt: this
+module checks that against the corpus itself.
 """
 
 from __future__ import annotations

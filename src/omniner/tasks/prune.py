@@ -1,11 +1,11 @@
-"""`task=prune`: remove runs that came to nothing, their folders and what the tracking store has of them.
+"""`task=prune`: remove failed and killed runs, their folders and their records in the tracking store.
 
-It looks at the run folders in `outputs`, shows what it would remove, and asks; without a terminal to ask at,
-`prune.ask=false` is the answer. What is needed stays, with the reason: a run whose process lives, one with records that
-cannot be sent, one whose record is in another store than that of `tracking`, and one whose model is registered.
-Children of a search or a filter go with their parent; sweeps are left alone, since the same command goes on with them.
-Records are deleted first, then the folders go, and last what a local store still holds of the deleted: the same command
-finishes a prune that was stopped, but for that last step, which `mlflow gc` does for all deleted runs, as on a server.
+It looks at the run folders in `outputs`, shows what it would remove, and asks; without a terminal, set
+`prune.ask=false`. Runs that are still needed stay, with the reason: a run whose process is alive, one with records that
+cannot be sent, one that is tracked in another store than that of `tracking`, and one whose model is registered.
+Children of a search or a filter are removed with their parent; sweeps stay, because the same command continues them.
+Records are deleted first, then the folders, and last what a local store still holds of the deleted runs. The same
+command finishes an interrupted prune except for that last step, for which there is `mlflow gc`, as on a server.
 """
 
 from __future__ import annotations

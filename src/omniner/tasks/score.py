@@ -1,10 +1,9 @@
 """`task=score`: score a predictions file of any system. No model, no torch, no GPU.
 
-It reads `predictions=` (our `predictions.jsonl`, or `generated_predictions.jsonl` with its own gold) and, where the
-file holds no labels, `gold=` or a `gold.jsonl` beside it. The last part of it is that of every task that has
-predictions: it writes `scores.json`, `tables/`, `figures/` and `report.html` into the run's folder, the same into the
-tracked run (under the same paths in every run, so that the UI shows runs side by side), and prints a few lines for the
-person who waits.
+It reads `predictions=` (OmniNER's `predictions.jsonl`, `generated_predictions.jsonl` with its own gold, and others)
+and, if the file has no labels, `gold=` or a `gold.jsonl` beside it. Like every task with predictions, it then writes
+`scores.json`, `tables/`, `figures/` and `report.html` into the run's folder and into the tracked run (under the same
+paths in every run, so that the UI shows runs side by side), and prints a summary.
 """
 
 from __future__ import annotations

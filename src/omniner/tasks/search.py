@@ -1,24 +1,24 @@
-"""`task=search`: find the prompt that serves best on dev, among those that a run's guidance can make.
+"""`task=search`: find the best prompt on dev, among those that can be made of a run's guidance.
 
-Variants of the prompt (`guidance.prompt_search`) compete in rungs: each rung judges those that are left on more
-sentences, or after more training steps, and drops the ones that are clearly behind. The best is then tested against the
-prompt without guidance and against the one that `prompt.from_run` makes by itself; the p-values are corrected for the
-choice among many. The reported split is never read, neither here nor by the runs that are started.
+Variants of the prompt (`guidance.prompt_search`) compete in rungs: each rung judges the remaining variants on more
+sentences, or after more training steps, and drops those that are clearly worse. The best is then tested against the
+prompt without guidance and against the one that `prompt.from_run` makes by default; the p-values are corrected for the
+choice among many. The reported split is never read, neither here nor by the child runs.
 
 A variant is judged by runs of its own under `children/`, in one of two ways:
 
-- A model that answers as it is, or a server, is asked (`task=predict`) for the sentences of the rung that no earlier
-  rung asked for; the answers of all rungs are scored together.
-- A model that must learn the prompt first (`search.train`) is trained from the beginning with the steps of the rung. A
-  share of train chooses its checkpoint, so that dev does nothing but compare prompts.
+- An untuned model, or a server, answers (`task=predict`) the sentences of the rung that no earlier rung has asked; the
+  answers of all rungs are scored together.
+- With `search.train`, a model is trained from the beginning for the steps of the rung. A share of train chooses its
+  checkpoint, so that dev only compares prompts.
 
-A child that fails is started once more, from where it was; a variant whose child fails twice is out. A search that goes
-on repeats no finished child. Sentences of dev that a variant shows parts of, or that a model would be trained on, are
-left out for all. Guidance made of dev errors has seen the rest of dev, too, which favours it: `guide.split=train` does
-not.
+A child that fails is restarted once, from where it was; a variant whose child fails twice is out. A resumed search does
+not repeat finished children. Dev sentences of which a variant shows parts, or on which a model would be trained, are
+excluded for all variants. Guidance made of dev errors has seen other sentences of dev, which favours it;
+`guide.split=train` avoids that.
 
 The folder then holds `search.json`, `search.md`, `tables/search.csv`, `prompt.txt` (the best prompt) and
-`best/prompt/searched.yaml`, with which any later run uses it.
+`best/prompt/searched.yaml`, with which later runs use it.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""`task=split`: a corpus into train, dev and test, as in sections 3.3 and 3.4 of the OmniNER2025 paper. No model.
+"""`task=split`: split a corpus into train, dev and test, as in sections 3.3 and 3.4 of the OmniNER2025 paper. No model.
 
-The corpus is `input=<file or folder of any format>`, or the published train, dev and test of `data` joined.
-`train.jsonl`, `dev.jsonl` and `test.jsonl` go to `output` (or to `corpus` in the run's folder), which `data=own
-data.root=<that folder>` takes; `split.json`, `split.md` and `tables/` have the sizes and every category's share of
-each split. Every sentence that has labels is in one split.
-
-What other tasks read and write of corpora stands here too: a whole corpus (`read_whole_corpus`), the folder for its
-new parts, and annotators' files.
+The corpus is `input=<file or folder of any format>`, or the published train, dev and test of `data` together.
+`train.jsonl`, `dev.jsonl` and `test.jsonl` go to `output` (by default to `corpus` in the run's folder); train on them
+with `data=own data.root=<that folder>`. `split.json`, `split.md` and `tables/` have the sizes and every category's
+share of each split. Every labelled sentence is in exactly one split.
 """
+
+# The module also holds what other tasks read and write of corpora: a whole corpus (`read_whole_corpus`), the folder for
+# its new parts, and annotators' files.
 
 from __future__ import annotations
 

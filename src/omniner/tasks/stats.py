@@ -1,16 +1,16 @@
-"""`task=stats`: the figures of corpora (Table 3 of the paper), and a verdict on each thing that can be wrong with them.
+"""`task=stats`: count corpora (Table 3 of the paper), and give a verdict on each thing that can be wrong with them.
 
-`corpora=[weibo,mine.jsonl,name=folder,...]` names them; without it the corpus of `data` is taken. An entry is a choice
-of `conf/data` or a path, `name=` before it gives another name:
+`corpora=[weibo,mine.jsonl,name=folder,...]` lists them; the default is the corpus of `data`. An entry is a choice of
+`conf/data` or a path; `name=` before it gives it another name:
 
-- a choice stands for all its published splits, test files without labels included: nothing is cut from train, and the
-  split that is reported on keeps its name. The choice that the run itself has as `data` keeps the run's overrides;
-- a file is one split; a folder has one for each file called after train, dev or test. Their categories are held
-  against the official ones where most of them are official.
+- A choice stands for all its published splits, including test files without labels. Nothing is held out of train, and
+  the reported split keeps its name. The choice that the command itself has as `data` keeps the command's overrides.
+- A file is one split; a folder has one for each file named after train, dev or test. Categories are checked against the
+  official ones if most of them are official.
 
-All are found before the first is read. No model and no torch are loaded. A failed check is a finding, not an error of
-the run, which is whole; the command ends with exit status 1, unless `stats.exit_on` says otherwise. The results are
-`stats.html`, `stats.md`, `stats.json`, tables, a LaTeX table and figures.
+All corpora are located before the first is read. Loads no model and no torch. A failed check is a finding, not an
+error: the run is complete, but the command ends with exit status 1 unless `stats.exit_on` says otherwise. The results
+are `stats.html`, `stats.md`, `stats.json`, tables, a LaTeX table and figures.
 """
 
 from __future__ import annotations

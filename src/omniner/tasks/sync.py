@@ -1,8 +1,8 @@
-"""`task=sync`: send to the tracking store what runs have left unsent, and end those runs there.
+"""`task=sync`: send records that runs could not send to the tracking store, and finish these runs there.
 
-A run whose store was away at its end, or whose process was killed, leaves records in its folder. They are sent by the
-same command, by the next run on that store, or by this task, which looks in all folders of `outputs` as well. It makes
-no run of its own.
+A run whose store was unavailable at its end, or whose process was killed, leaves records in its folder. They are sent
+by the same command, by the next run on that store, or by this task, which also looks in all folders of `outputs`. The
+task creates no run of its own.
 """
 
 from __future__ import annotations

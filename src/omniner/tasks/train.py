@@ -1,8 +1,8 @@
-"""`task=train`: read, fit, predict the reported split with the best checkpoint, score, report.
+"""`task=train`: train, predict the reported split with the best checkpoint, score, report.
 
-Every step leaves a file behind, so that a killed run goes on where it was: `checkpoints/last.ckpt` holds the training
-state, `predictions.jsonl` the finished predictions, `prompt.txt` what a causal model was told, `curves.jsonl` the
-learning curves. The split that is reported chooses nothing: the best checkpoint is the one with the best F1 on `dev`.
+Every step leaves a file, so that a killed run continues where it was: `checkpoints/last.ckpt` holds the training state,
+`predictions.jsonl` the finished predictions, `prompt.txt` the prompt of a causal model, `curves.jsonl` the learning
+curves. The reported split chooses nothing: the best checkpoint is the one with the best F1 on `dev`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`task=ui`: open MLflow's UI on the local store, on the next free port, and say where the runs are.
+"""`task=ui`: open MLflow's UI on the local store, on the next free port, and print its address.
 
-It runs until Ctrl-C. The port is written down in the store's folder, so that links of later runs lead to it. What an
-experiment of an older store lacks to open on its runs is added.
+It runs until Ctrl-C. The port is recorded in the store's folder, so that links of later runs lead to it. Experiments of
+older stores get what they need to open on their list of runs.
 """
 
 from __future__ import annotations

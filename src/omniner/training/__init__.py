@@ -1,1 +1,1 @@
-"""Training, as every model shares it: fitting, callbacks, checkpoints, devices, batches."""
+"""Training, shared by all models: the fitting loop, callbacks, checkpoints, devices, batches."""

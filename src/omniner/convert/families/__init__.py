@@ -1,1 +1,1 @@
-"""Model families whose checkpoints are converted to the Llama layout, one file per family."""
+"""Model families whose checkpoints can be converted to the Llama layout, one file per family."""

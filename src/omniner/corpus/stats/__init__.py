@@ -1,1 +1,1 @@
-"""What a corpus holds: counts, surfaces, repeats, leaks and oddities, as arrays over all sentences and mentions."""
+"""Statistics of a corpus: counts, surfaces, repeats, leaks and oddities, as arrays over all sentences and mentions."""
