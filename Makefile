@@ -1,4 +1,4 @@
-# Everything a person types. `make` alone explains itself.
+# `make` alone lists the targets.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -12,44 +12,44 @@ STAMP := $(VENV)/.installed-$(EXTRAS)
 STORE := $(CURDIR)/mlruns
 TESTS ?= tests
 
-help: ## Show what can be made
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(STAMP) ## Make .venv and install OmniNER with the tested versions of everything
+install: $(STAMP) ## Create .venv and install OmniNER with the tested versions of all dependencies
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
-demo: install ## Train, test and score a tagger on the built-in corpus, tracked, with its report
+demo: install ## Train and score a tagger on the built-in corpus, tracked in MLflow, with a report
 	$(BIN)/python -m omniner.run
 
-test: install ## Run all tests
+test: install ## Run the tests (TESTS=path: a part of them)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not soak and not real" $(TESTS)
 
-soak: install ## Long trials: kills at many moments, full disks, fuzzed files; prints a table
+soak: install ## Long reliability tests: kills at many moments, full disks, damaged files
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s tests/reliability
 
-pretrained: install ## Fetch a real language model of 0.5 billion weights into pretrained/ (478 MB, then 1 GB)
+pretrained: install ## Fetch a 0.5B language model into pretrained/ (downloads 478 MB, takes 1 GB)
 	$(BIN)/python experiments/real_models/fetch.py
 
-test-real: install ## Tests on that model: tune it for some steps, ask it in form
+test-real: install ## Test tuning and guided decoding with that model
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real tests/real
 
-check: install ## Formatting, lint, types, direction of imports
+check: install ## Check formatting, lint, types and house rules
 	$(BIN)/ruff format --check src tests experiments
 	$(BIN)/ruff check src tests experiments
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/invariants
 
-docs: install ## Write anew what docs/ takes from the code, and build the site in site/
+docs: install ## Regenerate the parts of docs/ that come from the code, and build site/
 	$(BIN)/python -m omniner.config.reference > docs/configuration.md
 	$(BIN)/python -m omniner.config.reference --tasks > docs/reference/tasks.md
 	$(BIN)/python tests/helpers/house.py docs/architecture.svg
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-format: install ## Put the code into its standard form
+format: install ## Format the code
 	$(BIN)/ruff format src tests experiments
 	$(BIN)/ruff check --fix src tests experiments
 

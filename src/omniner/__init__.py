@@ -1,6 +1,6 @@
 """OmniNER: experiments in fine-grained Chinese named-entity recognition.
 
-From Python the same things can be done as on the command line:
+The Python interface does what the command line does:
 
     import omniner
 
@@ -9,8 +9,8 @@ From Python the same things can be done as on the command line:
     result = omniner.train(["head=span", "seed=7"])   # what `python -m omniner.run head=span seed=7` does
     omniner.score("predictions.jsonl", "gold.jsonl").metrics.micro.f1
 
-Importing the package loads no heavy library: each function brings what it needs. A mistake in a key, a file or a label
-raises `UserError`, whose message is the one line that the command line would print.
+Importing the package loads no heavy library; each function imports what it needs. A mistake in a key, a file or a label
+raises `UserError` with the line that the command line would print.
 """
 
 from __future__ import annotations

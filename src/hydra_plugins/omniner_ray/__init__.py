@@ -1,9 +1,9 @@
-"""Hydra's launcher `ray`: the jobs of a sweep on a Ray cluster, or on one that is made on this machine for the sweep.
+"""Hydra launcher `ray`: runs the jobs of a sweep on a Ray cluster, or on one started on this machine for the sweep.
 
-Hydra takes launchers from `hydra_plugins` alone, and imports what stands there at each start, so Ray itself is imported
-when it is used. A job is a task of Ray that does what every launcher has done (`omniner.runs.sweep.run_child`): a child
-process, a folder that all machines see, a record in it. Ray gives a job its GPUs (`children.gpus`) and starts it again
-where its worker is lost; the child then goes on from what it had saved.
+Hydra finds launchers only in `hydra_plugins` and imports them at every start, so Ray itself is imported on use. A job
+is a Ray task that does what it does under any launcher (`omniner.runs.sweep.run_child`): a child process, a folder that
+all machines see, a record in it. Ray assigns GPUs to a job (`children.gpus`) and restarts it if its worker is lost; the
+child then continues from its last checkpoint.
 """
 
 from __future__ import annotations

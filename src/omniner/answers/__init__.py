@@ -1,15 +1,15 @@
-"""A model's answer: from entities to the text that a model learns to write, and back from whatever it wrote.
+"""Answers of language models: from entities to the text that a model learns to write, and back from what it wrote.
 
-`write_answer` makes the answer to learn, a JSON list of `[surface, category]` in reading order; repeats are listed
-again. `parse_answer` reads what a model wrote into (surface, category) pairs, and `prediction_from_answer` finds their
-places in the sentence: the k-th mention of a surface stands at its k-th occurrence. An answer holds no offsets, so that
-is a guess wherever a surface occurs more often than it is listed. The F1 during training, prediction and scoring all
-read answers here.
+`write_answer` writes the training target, a JSON list of `[surface, category]` in reading order; repeated mentions are
+repeated. `parse_answer` parses a model's text into (surface, category) pairs, and `prediction_from_answer` locates them
+in the sentence: the k-th mention of a surface is placed at its k-th occurrence. Answers hold no offsets, so this is a
+guess if a surface occurs more often than it is listed. F1 during training, prediction and scoring all parse answers
+here.
 
-Pairs are there as asked (`ok`: a JSON list of two-string lists), had to be recovered (`repaired`) or could not be found
-(`failed`, no pairs). Recovering first finds the final answer (`final_answer`), decodes it by rules that forgive
-(`loose_json`), and finds the pairs in whatever shape it has (`pairs`, `plain_lines`). It takes time in proportion to
-the length of the text, more than the JSON module does, and runs only on texts that are not as asked.
+An answer is `ok` (a JSON list of two-string lists, as requested), `repaired` (pairs had to be recovered) or `failed`
+(no pairs). Recovery finds the final answer (`final_answer`), decodes it leniently (`loose_json`), and finds the pairs
+in whatever shape it has (`pairs`, `plain_lines`). It takes linear time, is slower than the json module, and runs only
+on answers that are not as requested.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Tracking, as tasks and sweeps use it: begin a run, go on with one, parent runs, links into the UI.
+"""Tracking for tasks and sweeps: start or continue a run, parent runs, links into the UI.
 
-While training works, nothing here talks to the tracking store: a run writes to a file in its folder
-(`tracked_run`, `spool`), and a thread sends what stands there to MLflow (`store`, which alone imports it). Only
-`start_run` and the functions about other runs ask the store directly: `start_run` fails early and clearly, the others,
-after the work, only warn.
+Training never talks to the tracking store directly: a run appends records to a file in its folder (`tracked_run`,
+`spool`), and a thread sends them to MLflow (`store`, the only module that imports it). Only `start_run` and the
+functions about other runs query the store: `start_run` fails early and clearly, the others run after the work and only
+warn.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Corpus files of every format: recognise, read and write them.
+"""Corpus files of every format: detect, read and write them.
 
-Each module of this package is one format and ends its introduction with an entry `FORMAT = Format(...)` that holds all
-the program knows of it: how to read and write it, what its files are called, what it can hold and how it is recognised.
-Everything else (`data.format`, `task=convert`, error messages) asks the registry `omniner.registry.FORMATS`, so a new
-format is a new module, its test and nothing else.
+Each module of this package is one format with an entry `FORMAT = Format(...)`, which holds everything that the program
+knows of it: how to read, write and detect it, its file names, and what it can hold. Everything else (`data.format`,
+`task=convert`, error messages) asks the registry `omniner.registry.FORMATS`, so a new format needs only a new module
+and its test.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""Heads: what turns the states of characters into entities, one file each; and the BIOES tags that two learn.
+"""Heads turn character states into entities, one file each; and the BIOES tags that the softmax and CRF heads share.
 
-A head gets states [B, L, D] from a backbone and gives a loss to learn from, or the spans `(start, end, category id)`
-of each sentence, half-open over its characters. Its file assigns `HEAD`, an entry with all that the program knows of
-it; `omniner.registry.HEADS` finds it by the name of the file. A loss is the sum over sentences of what a sentence
-costs, so that the caller can divide by the sentences of a whole optimizer step, however it was cut into batches.
+A head receives states [B, L, D] from a backbone and returns a loss, or the spans `(start, end, category id)` of each
+sentence, half-open in characters. Its file assigns `HEAD`, an entry with everything that the program knows of it, which
+`omniner.registry.HEADS` finds by file name. A loss is summed over sentences, so that the caller can divide by the
+number of sentences of a whole optimizer step, however it is divided into batches.
 
-A `TagScheme` orders tags as O, then B, I, E, S of the first category, of the second and so on: 90 categories make
-361. `encode` cannot express spans that share characters; it keeps the longest and names each that it had to leave
-out. `decode` reads whole batches with a handful of numpy calls; of an illegal sequence it takes only the well-formed
-entities.
+A `TagScheme` orders tags as O, then B, I, E, S of the first category, of the second and so on: 90 categories have 361
+tags. `encode` cannot express overlapping spans; it keeps the longest and reports each that it leaves out. `decode`
+handles whole batches with a few numpy calls; of an illegal sequence it takes only the well-formed entities.
 """
 
 from __future__ import annotations
