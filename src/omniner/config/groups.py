@@ -416,7 +416,7 @@ class Config(Group):
     seed: int
     """Seed of weights, batches and dropout; the corpus has its own, `data.seed`."""
     output_dir: str | None
-    """Folder of the run; null = outputs/<name>-<time>."""
+    """Folder of the run; null = `outputs/<name>-<time>`."""
     resume: str
     """auto = continue an unfinished run with the same configuration; never = start over; or the folder of a run."""
     overwrite: bool
