@@ -29,11 +29,12 @@ from omniner.corpus import sources
 from omniner.llm.constraint import AnswerConstraint, Constraint, ConstraintState
 from omniner.llm.generate import Answer, GenerationRequest, Generator
 from omniner.llm.language_model import CausalModel, build_causal_model, load_causal_model
-from omniner.llm.packs import StepLoader
+from omniner.llm.packs import pack_step, suffix_length
 from omniner.llm.prompts import build_prompt
 from omniner.llm.samples import PromptEncoder, Sample
 from omniner.llm.shared_prefix import attach_attention, detach_attention, pack_loss
 from omniner.records import Sentence
+from omniner.training.plans import TrainLoader
 
 BATCH, WARM_UP, RATE = 32, 20, 3e-3  # of the training here: sentences a step, steps, learning rate
 
@@ -201,7 +202,15 @@ def train(model: CausalModel, samples: list[Sample], prefix: int, steps: int, pa
     model.model.train()
     done = 0
     optimizer = torch.optim.AdamW(model.model.parameters(), lr=RATE, weight_decay=0.01)
-    loader = StepLoader(lambda epoch: samples, len(samples), prefix, BATCH, pack_tokens, 0, 0, 1, lambda: done)
+    loader = TrainLoader(
+        lambda epoch: samples,
+        len(samples),
+        length=suffix_length(prefix),
+        batch_size=BATCH,
+        seed=0,
+        make_step=lambda chosen: pack_step(chosen, prefix, pack_tokens, rank=0, ranks=1),
+        steps_done=lambda: done,
+    )
     begin = time.process_time()
     while done < steps:
         for step in loader:

@@ -33,7 +33,7 @@ from omniner.llm.attention_probe import choose_attention
 from omniner.llm.generate import Generator
 from omniner.llm.language_model import CausalModel, build_optimizer, choose_optimizer, save_causal_model
 from omniner.llm.memory import PackSize
-from omniner.llm.packs import PackedStep, StepLoader, pack_step, suffix_length
+from omniner.llm.packs import PackedStep, pack_step, suffix_length
 from omniner.llm.prefix_cache import check_supported
 from omniner.llm.samples import PromptEncoder, Sample
 from omniner.llm.shared_prefix import attach_attention, pack_loss
@@ -42,7 +42,7 @@ from omniner.records import Prediction, Sentence
 from omniner.training import devices, fit
 from omniner.training.devices import Devices
 from omniner.training.learner import DevScore, Learner, TrainingData
-from omniner.training.plans import EntityReplacement, plan_epoch, refuse_empty, sample_dev
+from omniner.training.plans import EntityReplacement, TrainLoader, plan_epoch, refuse_empty, sample_dev
 
 _SAME = ("path", "architecture", "vocabulary", "chat_template")  # of the model; what makes it another one
 _SAME_TUNING = ("method", "rank", "alpha", "targets", "double_quantization", "optimizer")
@@ -357,7 +357,7 @@ class GenerativeData(TrainingData):
         """Count the optimizer steps of an epoch."""
         return -(-len(self.train_samples) // self.config.batch_size)
 
-    def train_dataloader(self) -> StepLoader:
+    def train_dataloader(self) -> TrainLoader[Sample, PackedStep]:
         """Load the steps of this process, from where training stands."""
         trainer = self.attached
         return self._loader(trainer.global_rank, trainer.world_size, lambda: trainer.global_step)
@@ -408,15 +408,14 @@ class GenerativeData(TrainingData):
         largest = max(packs, key=lambda pack: len(pack.ids))
         return PackSize(len(self.prefix), len(largest.ids), len(largest.targets))
 
-    def _loader(self, rank: int, ranks: int, steps_done: Callable[[], int]) -> StepLoader:
-        return StepLoader(
+    def _loader(self, rank: int, ranks: int, steps_done: Callable[[], int]) -> TrainLoader[Sample, PackedStep]:
+        prefix = len(self.prefix)
+        return TrainLoader(
             self.epoch_samples,
             len(self.train_samples),
-            len(self.prefix),
-            self.config.batch_size,
-            self.pack_tokens,
-            self.seed,
-            rank,
-            ranks,
-            steps_done,
+            length=suffix_length(prefix),
+            batch_size=self.config.batch_size,
+            seed=self.seed,
+            make_step=lambda samples: pack_step(samples, prefix, self.pack_tokens, rank, ranks),
+            steps_done=steps_done,
         )

@@ -13,15 +13,13 @@ equally full. The price of a smaller `pack_tokens` is one more pass over the pre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-
-from omniner.training.plans import plan_epoch
 
 T = TypeVar("T")
 
@@ -203,56 +201,3 @@ def pack_step(samples: Sequence[PackItem], prefix: int, pack_tokens: int, rank: 
         else:  # too few samples for all processes: a cheap pack that does not count
             packs.append(make_pack([shortest], prefix, weight=0))
     return PackedStep(packs, sum(len(sample.answer) for sample in samples), len(samples))
-
-
-class StepLoader:
-    """Gives the optimizer steps of this process, one epoch per iterator, beginning where training stands.
-
-    Where training stands is read from `steps_done`. A step's samples are the same whatever `pack_tokens` and the number
-    of processes.
-
-    Args:
-        samples: gives those of an epoch; always as many, in the same order.
-        count: how many.
-        prefix: tokens that all prompts share.
-        batch_size: samples of a step, over all processes.
-        pack_tokens: most tokens of a pack.
-        seed: of the plan.
-        rank, ranks: this process, and how many there are.
-        steps_done: optimizer steps since the start of training.
-    """
-
-    def __init__(
-        self,
-        samples: Callable[[int], Sequence[PackItem]],
-        count: int,
-        prefix: int,
-        batch_size: int,
-        pack_tokens: int,
-        seed: int,
-        rank: int,
-        ranks: int,
-        steps_done: Callable[[], int],
-    ) -> None:
-        self._samples, self._count, self._prefix = samples, count, prefix
-        self._batch_size, self._pack_tokens, self._seed = batch_size, pack_tokens, seed
-        self._rank, self._ranks, self._steps_done = rank, ranks, steps_done
-
-    def __len__(self) -> int:
-        return -(-self._count // self._batch_size)
-
-    def __iter__(self) -> Iterator[PackedStep]:
-        # this runs when the first step is asked for: trainers make iterators before they restore their counters
-        epoch, first = divmod(self._steps_done(), len(self))
-        samples = self._samples(epoch)
-        lengths = list(map(suffix_length(self._prefix), samples))
-        for positions in plan_epoch(lengths, self._batch_size, self._seed, epoch)[first:]:
-            chosen = [samples[position] for position in positions]
-            yield pack_step(chosen, self._prefix, self._pack_tokens, self._rank, self._ranks)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Keep nothing; the trainer takes a loader with this method for one that can resume."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing, see `state_dict`."""

@@ -13,7 +13,7 @@ batches of 32) while sentences still meet other neighbours in each epoch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from omniner.errors import UserError
 from omniner.records import Entity, Issue, Sentence
 from omniner.taggers.heads import LeftOut, Span, TagScheme, fit_spans
 from omniner.taggers.inputs import Inputs, TextInput
-from omniner.training.plans import plan_epoch, plan_longest_first
+from omniner.training.plans import plan_longest_first
 
 _SKIPPED = "too-long-skipped"  # code of an issue
 
@@ -216,53 +216,6 @@ def collate(examples: Sequence[EncodedSentence], rank: int, ranks: int) -> Batch
 
 def _pad(rows: list[Tensor]) -> Tensor:
     return pad_sequence(rows, batch_first=True)
-
-
-class TrainLoader:
-    """The batches of this process, epoch after epoch; a new iterator begins where training stands.
-
-    Where it stands is read from `steps_done` (the trainer's count of optimizer steps, which a checkpoint restores),
-    not counted here: a batch that was fetched but not learnt from when a run was interrupted is served again.
-
-    Args:
-        examples: gives the examples of an epoch; always as many, in the same order.
-        count: how many.
-        batch_size: sentences of a step, over all processes.
-        seed: of the plan.
-        rank, ranks: this process, and how many there are.
-        steps_done: optimizer steps since the start of training.
-    """
-
-    def __init__(
-        self,
-        examples: Callable[[int], Sequence[EncodedSentence]],
-        count: int,
-        batch_size: int,
-        seed: int,
-        rank: int,
-        ranks: int,
-        steps_done: Callable[[], int],
-    ) -> None:
-        self._examples, self._count, self._batch_size, self._seed = examples, count, batch_size, seed
-        self._rank, self._ranks, self._steps_done = rank, ranks, steps_done
-
-    def __len__(self) -> int:
-        return -(-self._count // self._batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        # this runs when the first batch is asked for: trainers make iterators before they restore their counters
-        epoch, first = divmod(self._steps_done(), len(self))
-        examples = self._examples(epoch)
-        batches = plan_epoch([example.length for example in examples], self._batch_size, self._seed, epoch)
-        for positions in batches[first:]:
-            yield collate([examples[position] for position in positions], self._rank, self._ranks)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing; the trainer takes a loader with this method for one that can resume."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing, see `state_dict`."""
 
 
 class EvalLoader:

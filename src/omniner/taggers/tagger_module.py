@@ -20,11 +20,11 @@ from torch.optim import AdamW, Optimizer
 from omniner.config.model_groups import EncoderConfig, TrainerConfig
 from omniner.errors import UserError
 from omniner.records import Sentence
-from omniner.taggers.batches import Batch, EncodedSentence, EvalLoader, SentenceEncoder, TrainLoader
+from omniner.taggers.batches import Batch, EncodedSentence, EvalLoader, SentenceEncoder, collate
 from omniner.taggers.tagger import POOLER, Tagger
 from omniner.training.checkpoints import write_checkpoint
 from omniner.training.learner import DevScore, Learner, TrainingData
-from omniner.training.plans import EntityReplacement, refuse_empty, sample_dev
+from omniner.training.plans import EntityReplacement, TrainLoader, refuse_empty, sample_dev
 
 
 class TaggerData(TrainingData):
@@ -66,17 +66,17 @@ class TaggerData(TrainingData):
         """Optimizer steps of an epoch."""
         return -(-len(self.train_examples) // self.config.batch_size)
 
-    def train_dataloader(self) -> TrainLoader:
+    def train_dataloader(self) -> TrainLoader[EncodedSentence, Batch]:
         """Return the batches of this process, from where training stands."""
         trainer = self.attached
         return TrainLoader(
             self.epoch_examples,
             len(self.train_examples),
-            self.config.batch_size,
-            self.seed,
-            trainer.global_rank,
-            trainer.world_size,
-            lambda: trainer.global_step,
+            length=lambda example: example.length,
+            batch_size=self.config.batch_size,
+            seed=self.seed,
+            make_step=lambda examples: collate(examples, trainer.global_rank, trainer.world_size),
+            steps_done=lambda: trainer.global_step,
         )
 
     def val_dataloader(self) -> EvalLoader:

@@ -1,6 +1,7 @@
-"""What a model meets in an epoch, and in which order: batches and replaced mentions.
+"""What a model meets in an epoch, and in which order: steps and replaced mentions.
 
 Both follow from the seed, the epoch and the positions alone, so that an interrupted epoch can be built again exactly.
+`TrainLoader` goes through the steps from wherever training stands, whatever kind of model learns from them.
 `EntityReplacement` exchanges mentions for others of the same category from the same training sentences: it teaches a
 model trained from nothing to look at the context of a name and not only at names that it has seen, at the price of a
 fresh encoding of the corpus per epoch (about a second for 10,000 sentences).
@@ -10,10 +11,14 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
+
+Example = TypeVar("Example")
+Step = TypeVar("Step")
 
 _WINDOW = 50  # batches that are sorted together
 
@@ -98,6 +103,56 @@ def plan_longest_first(lengths: Sequence[int], batch_size: int) -> list[list[int
     """Plan batches of similar length; the longest come first, so that memory runs out at once or never."""
     order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+class TrainLoader(Generic[Example, Step]):
+    """The training steps of this process, epoch after epoch; a new iterator begins where training stands.
+
+    Where it stands is read from `steps_done` (the trainer's count of optimizer steps, which a checkpoint restores),
+    not counted here: a step that was fetched but not learnt from when a run was interrupted is served again. The
+    sentences of a step are the same whatever the number of processes.
+
+    Args:
+        examples: gives the encoded sentences of an epoch; always as many, in the same order.
+        count: how many.
+        length: of an example; a step holds examples of similar lengths.
+        batch_size: sentences of a step, over all processes.
+        seed: of the plan.
+        make_step: makes this process's part of a step from the examples of the whole step.
+        steps_done: optimizer steps since the start of training.
+    """
+
+    def __init__(
+        self,
+        examples: Callable[[int], Sequence[Example]],
+        count: int,
+        length: Callable[[Example], int],
+        batch_size: int,
+        seed: int,
+        make_step: Callable[[Sequence[Example]], Step],
+        steps_done: Callable[[], int],
+    ) -> None:
+        self._examples, self._count, self._length = examples, count, length
+        self._batch_size, self._seed = batch_size, seed
+        self._make_step, self._steps_done = make_step, steps_done
+
+    def __len__(self) -> int:
+        return -(-self._count // self._batch_size)
+
+    def __iter__(self) -> Iterator[Step]:
+        # this runs when the first step is asked for: trainers make iterators before they restore their counters
+        epoch, first = divmod(self._steps_done(), len(self))
+        examples = self._examples(epoch)
+        steps = plan_epoch([self._length(example) for example in examples], self._batch_size, self._seed, epoch)
+        for positions in steps[first:]:
+            yield self._make_step([examples[position] for position in positions])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing; the trainer takes a loader with this method for one that can resume."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Do nothing, see `state_dict`."""
 
 
 def sample_dev(sentences: Sequence[Sentence], count: int, seed: int) -> Sequence[Sentence]:

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omniner.llm.packs import Pack, PackedStep, StepLoader, make_pack, plan_packs, suffix_length
-from omniner.training.plans import plan_epoch
+from omniner.llm.packs import Pack, PackedStep, make_pack, pack_step, plan_packs, suffix_length
+from omniner.training.plans import TrainLoader, plan_epoch
 
 PREFIX = 5
 CHANCE = random.Random(3)
@@ -27,8 +27,18 @@ def sample(name: str, rest: int, answer: int, prefix: int = PREFIX) -> Any:
 SAMPLES = [sample(str(number), CHANCE.randint(1, 9), CHANCE.randint(1, 30)) for number in range(1, 48)]
 
 
-def loader(pack_tokens: int = 70, rank: int = 0, ranks: int = 1, done: int = 0) -> StepLoader:
-    return StepLoader(lambda epoch: SAMPLES, len(SAMPLES), PREFIX, 8, pack_tokens, 11, rank, ranks, lambda: done)
+def loader(
+    pack_tokens: int = 70, rank: int = 0, ranks: int = 1, done: int = 0
+) -> TrainLoader[SimpleNamespace, PackedStep]:
+    return TrainLoader(
+        lambda epoch: SAMPLES,
+        len(SAMPLES),
+        length=suffix_length(PREFIX),
+        batch_size=8,
+        seed=11,
+        make_step=lambda samples: pack_step(samples, PREFIX, pack_tokens, rank, ranks),
+        steps_done=lambda: done,
+    )
 
 
 def members(pack: Pack) -> list[int]:
@@ -159,10 +169,8 @@ def test_training_goes_on_where_it_stands() -> None:
 
 
 def test_a_process_without_a_sample_keeps_step_with_a_pack_that_does_not_count() -> None:
-    few = StepLoader(lambda epoch: SAMPLES[:1], 1, PREFIX, 8, 1000, 0, 1, 2, lambda: 0)
-    (step,) = few
+    own, step = (pack_step(SAMPLES[:1], PREFIX, 1000, rank, ranks=2) for rank in range(2))
     assert [pack.weight for pack in step.packs] == [0]
     assert (step.answer_tokens, step.sentences) == (len(SAMPLES[0].answer), 1)
-    (own,) = StepLoader(lambda epoch: SAMPLES[:1], 1, PREFIX, 8, 1000, 0, 0, 2, lambda: 0)
     assert [pack.weight for pack in own.packs] == [1]
     assert torch.equal(own.packs[0].ids, step.packs[0].ids)

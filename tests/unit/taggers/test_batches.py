@@ -7,8 +7,8 @@ import random
 import pytest
 import torch
 
-from omniner.taggers.batches import Batch, EncodedSentence, EvalLoader, TrainLoader, collate
-from omniner.training.plans import plan_epoch, plan_longest_first
+from omniner.taggers.batches import Batch, EncodedSentence, EvalLoader, collate
+from omniner.training.plans import TrainLoader, plan_epoch, plan_longest_first
 
 CHANCE = random.Random(7)
 LENGTHS = [CHANCE.randint(1, 60) for _ in range(203)]
@@ -23,8 +23,16 @@ def example(position: int, length: int) -> EncodedSentence:
 EXAMPLES = [example(position, length) for position, length in enumerate(LENGTHS)]
 
 
-def loader(rank: int, ranks: int, done: int) -> TrainLoader:
-    return TrainLoader(lambda epoch: EXAMPLES, len(EXAMPLES), 8, 3, rank, ranks, lambda: done)
+def loader(rank: int, ranks: int, done: int) -> TrainLoader[EncodedSentence, Batch]:
+    return TrainLoader(
+        lambda epoch: EXAMPLES,
+        len(EXAMPLES),
+        length=lambda example: example.length,
+        batch_size=8,
+        seed=3,
+        make_step=lambda examples: collate(examples, rank, ranks),
+        steps_done=lambda: done,
+    )
 
 
 def ids(batches: list[Batch]) -> list[list[str]]:
