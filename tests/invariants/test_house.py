@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import house
@@ -94,18 +95,22 @@ def test_a_small_module_has_more_than_one_importer() -> None:
         if _is_entry(path) or name in STARTED or source.count("\n") >= SMALL or len(importers[name]) > 1:
             continue
         by = next(iter(importers[name]), None)
-        if by is None or _loads_torch(path) == _loads_torch(house.modules()[by]):
+        if by is None or _loads_torch(name) == _loads_torch(by):
             alone.append(f"{name} (imported by {by})")
     assert alone == []
 
 
-def _loads_torch(path: Path) -> bool:
-    """Whether importing the module loads torch by itself."""
-    return any(
-        (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "torch" for alias in node.names))
-        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch")
-        for node in house.tree(path).body
-    )
+@cache
+def _loads_torch(name: str) -> bool:
+    """Whether importing the module loads torch, by itself or by the modules that it imports at its top."""
+    found = set()
+    for node in house.tree(house.modules()[name]).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    ours = {module for module in found & house.modules().keys() if not f"{name}.".startswith(f"{module}.")}
+    return any(module.split(".")[0] == "torch" for module in found) or any(map(_loads_torch, ours))
 
 
 def test_the_picture_of_the_house_is_of_today() -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-import torch
-
 from omniner.config.groups import Config
 from omniner.config.model_groups import DecodingConfig, EncodingConfig
 from omniner.errors import UserError
@@ -36,9 +34,8 @@ class LocalTeacher:
     def __init__(self, config: Config) -> None:
         settings = config.teacher
         devices = choose_devices(config.trainer, True, layer_sizes(settings.path), trains=False)
-        dtype = torch.float32 if devices.precision == "32-true" else torch.bfloat16
         try:
-            model, tokenizer = load_pretrained(str(settings.path), dtype)
+            model, tokenizer = load_pretrained(str(settings.path), devices.dtype(learns=False))
             self._chat = ChatTokenizer(tokenizer, None)
         except UserError as error:
             raise UserError(error.where.replace("model.", "teacher."), error.found, error.fix) from error

@@ -101,14 +101,14 @@ def build_guidance_tables(guidance: Guidance) -> dict[str, Table]:
 def guidance_markdown(guidance: Guidance) -> str:
     """All of it for reading and for version control."""
     told = (f"    {line}" for line in guidance_summary(guidance).splitlines())  # as code: it stays in lines, and plain
-    lines = [f"# Guidance from {_plain(guidance.source['name'])}", "", *told, ""]
+    lines = [f"# Guidance from {escape_markdown(guidance.source['name'])}", "", *told, ""]
     for number, lesson in enumerate(guidance.lessons, 1):
-        lines += [f"## {number}. {_plain(lesson.question_id)}", "", *_lesson_markdown(lesson, guidance), ""]
+        lines += [f"## {number}. {escape_markdown(lesson.question_id)}", "", *_lesson_markdown(lesson, guidance), ""]
     lines += ["## Suspected annotation errors", ""]
-    lines += [f"- {_plain(_suspect(suspect))}" for suspect in guidance.suspects] or ["None."]
+    lines += [f"- {escape_markdown(_suspect(suspect))}" for suspect in guidance.suspects] or ["None."]
     if guidance.failures:
         lines += ["", "## Questions without an answer", ""]
-        lines += [f"- {_plain(question)}: {_plain(reason)}" for question, reason in guidance.failures]
+        lines += [f"- {escape_markdown(question)}: {escape_markdown(reason)}" for question, reason in guidance.failures]
     return storable("\n".join(lines) + "\n")
 
 
@@ -174,18 +174,18 @@ def _in_language(texts: Mapping[str, str], language: str) -> list[str]:
 
 
 def _lesson_markdown(lesson: Lesson, guidance: Guidance) -> list[str]:
-    lines = [f"{_plain(_about(lesson, guidance))} Note by {_plain(_by(lesson))}.", ""]
-    lines += [f"> **{_plain(text)}**" for text in lesson.note.rule.values()]
-    lines += [f"> {_plain(text)}" for text in lesson.note.cause.values()]
+    lines = [f"{escape_markdown(_about(lesson, guidance))} Note by {escape_markdown(_by(lesson))}.", ""]
+    lines += [f"> **{escape_markdown(text)}**" for text in lesson.note.rule.values()]
+    lines += [f"> {escape_markdown(text)}" for text in lesson.note.cause.values()]
     lines += ["", "Examples:", ""]
     for example in lesson.examples:
         lines += [
-            f"- {_plain(example.text)} ({_plain(f'{example.id}, {example.type}')})",
-            f"  {_plain(_sides(example))}",
+            f"- {escape_markdown(example.text)} ({escape_markdown(f'{example.id}, {example.type}')})",
+            f"  {escape_markdown(_sides(example))}",
         ]
     lines += ["", "In the training split:", ""]
     evidence = describe_facts(lesson.facts, lesson.gold, lesson.predicted, "en")
-    return [*lines, *(f"- {_plain(line)}" for line in evidence)]
+    return [*lines, *(f"- {escape_markdown(line)}" for line in evidence)]
 
 
 def _about(lesson: Lesson, guidance: Guidance) -> str:
@@ -241,11 +241,6 @@ def _suspect(suspect: SuspectLabel) -> str:
         verdict=Wording.joined(", ", [Wording(_VERDICTS[suspect.verdict]), *filter(None, [suspect.reason])]),
         **values,
     )
-
-
-def _plain(text: str) -> str:
-    """One line that Markdown shows as it is."""
-    return "".join(f"\\{letter}" if letter in "\\`*_[]<>#|" else letter for letter in " ".join(text.split()))
 
 
 _PLAIN_VALUE = re.compile(

@@ -110,9 +110,9 @@ class Table:
         """The first `most` rows as a Markdown table; says how many follow, or that there is none."""
         if not self.rows:
             return "None."
-        lines = [[_markdown_cell(name) for name in self.names], ["---"] * len(self.columns)]
+        lines = [[escape_markdown(name) for name in self.names], ["---"] * len(self.columns)]
         for i, row in enumerate(self.formatted()[:most]):
-            cells = [_markdown_cell(cell) for cell in row]
+            cells = [escape_markdown(cell) for cell in row]
             lines.append([f"**{cell}**" if (i, j) in self.best else cell for j, cell in enumerate(cells)])
         text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
         left = len(self.rows) - most
@@ -210,7 +210,7 @@ def tables_markdown(tables: Mapping[str, Table]) -> str:
     return storable("\n".join(sections))
 
 
-_MARKDOWN = {"&": "&amp;", "<": "&lt;", "*": "&#42;", "`": "&#96;"}
+_MARKDOWN = {"\\": "\\\\", "&": "&amp;", "<": "&lt;", "*": "&#42;", "`": "&#96;", "~": "&#126;", "|": "\\|"}
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -236,17 +236,17 @@ _LATEX = {
 def escape_markdown(text: str) -> str:
     """Text in one line that Markdown shows as it is, without markup of its own."""
     escaped = "".join(_MARKDOWN.get(letter, letter) for letter in " ".join(text.split()))
-    return escaped.replace("](", "]&#40;")  # no links
+    escaped = re.sub(r"(?<![^\W_])_|_(?![^\W_])", "&#95;", escaped)  # between two letters it is one of a word
+    escaped = escaped.replace("](", "]&#40;")  # no links
+    escaped = re.sub(r" (?=#+$)", r" \\", escaped)  # marks behind a heading are no part of it
+    # what begins a line may not make it a heading, a list, a quotation, a rule or the target of a link
+    return re.sub(r"^(\d{0,9})([#+.)-]+(?= |$)|[>\[])", r"\1\\\2", escaped)
 
 
 def _no_formula(cell: Cell) -> Cell:
     if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
         return cell
     return cell if re.fullmatch(r"[+-][\d.,]+%?", cell) else f"'{cell}"
-
-
-def _markdown_cell(text: str) -> str:
-    return escape_markdown(text).replace("\\", "\\\\").replace("|", "\\|")
 
 
 def escape_latex(text: str) -> str:

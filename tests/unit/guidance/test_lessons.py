@@ -141,7 +141,7 @@ def test_markdown_keeps_its_form() -> None:
     assert [line for line in outside if line.startswith("#")][1:] == [
         line for line in outside if line.startswith("## ")
     ]
-    assert not any("<script>" in line.replace("\\<script\\>", "") for line in outside)
+    assert not any("<script>" in line for line in outside)
 
 
 def test_people_are_told_whose_word_it_is(made: Guidance) -> None:

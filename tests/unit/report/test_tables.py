@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
+import re
 
 import made_up
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from omniner.config.groups import ErrtaConfig
 from omniner.corpus.taxonomy import load_taxonomy
@@ -138,6 +142,19 @@ def test_csv_and_json_and_markdown_keep_the_cells() -> None:
         r"| a\|b | n | x |", "| --- | --- | --- |", '| 引"号, | 1 | 1.0000 |', "| 换 行 | 1,234 | 0.1235 |", "",
         "and 1 more rows",
     ]  # fmt: skip
+
+
+@given(st.text(st.sampled_from("\\`*_[]<>#|&~-+.=1a品!():;\"' \n"), min_size=1, max_size=12).filter(str.strip))
+@example("5~8元，6~9元")
+@example("\\*")
+@example("# 1 #")
+def test_markdown_shows_any_text_as_it_is(text: str) -> None:
+    """In a heading, a list, bold and a cell, as another program reads it."""
+    reader = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    escaped = tables.escape_markdown(text)
+    for markdown in (f"# {escaped}", f"- {escaped}", f"- **{escaped}**", f"| |\n| --- |\n| {escaped} |"):
+        visible = re.sub(r"<[^>]*>", "", reader.render(markdown))
+        assert html.unescape(visible).strip() == " ".join(text.split())
 
 
 def test_latex_leaves_names_of_users_as_they_are() -> None:
