@@ -2,16 +2,18 @@
 
 Hydra's grammar has no Chinese letters outside quotes, and no brackets, `=` or `#` in a value, so that
 `predictions=预测.jsonl` needs quotes within quotes. `read_arguments` puts them where the grammar allows no other
-reading. `explain_override` turns what Hydra says of a wrong argument into the key, what was found and what to do.
+reading; `override_line` writes arguments for a shell. `explain_override` turns what Hydra says of a wrong argument into
+the key, what was found and what to do.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omniner.config.groups import Config
 from omniner.config.validate import Wanted, hints, take_apart, unknown
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
 _PLAIN = re.compile(r"[\w.@/+~-]+=[\w./:+-]*", re.ASCII)  # arguments that mean what they look like
+_PLAIN_VALUE = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_][\w./\-]*", re.ASCII | re.IGNORECASE)  # text
 _FLAGS = {
     *(
         "-h",
@@ -81,9 +84,29 @@ def _read_argument(argument: str, sweep: bool, conf: Path) -> str:
     return f"{key}={quote(value)}"
 
 
-def quote(value: str) -> str:
-    """Return a value as it stands in an override, whatever characters it holds."""
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value) + "'"
+def quote(value: str, mark: str = "'") -> str:
+    """Return a value as it stands in an override, whatever characters it holds, between two quotation marks."""
+    # backslashes mean something only before a mark
+    escaped = re.sub(rf"(\\*)({mark}|$)", lambda found: found[1] * 2 + (f"\\{mark}" if found[2] else ""), value)
+    return f"{mark}{escaped}{mark}"
+
+
+def override_line(overrides: Mapping[str, Any]) -> str:
+    """Write keys and their values as one types them into a shell."""
+    return " ".join(
+        shlex.quote(f"{key}={_value(value)}") if isinstance(value, str) else f"{key}={_value(value)}"
+        for key, value in overrides.items()
+    )
+
+
+def _value(value: Any) -> str:
+    """As Hydra reads it."""
+    if value is None:
+        return "null"
+    if isinstance(value, list):
+        return f"[{','.join(map(str, value))}]"
+    # in double quotes: a shell keeps them within its single ones
+    return quote(value, '"') if isinstance(value, str) and not _PLAIN_VALUE.fullmatch(value) else str(value)
 
 
 def _quote_items(value: str, key: str) -> Iterator[str]:

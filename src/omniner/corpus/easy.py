@@ -220,3 +220,43 @@ def drop_rare_categories(
                 rare[entity.category].mentions.append((sentence.id, entity))
         left.append(replace(sentence, entities=[item for item in sentence.entities if item.category not in rare]))
     return left, list(rare.values())
+
+
+@dataclass(frozen=True)
+class FilterResult:
+    """All that a filter found.
+
+    Attributes:
+        verdicts: of all sentences.
+        kept: the sentences that are not easy, without rare categories.
+        dropped: the rare categories.
+        suspects: the labels to doubt, the surest first.
+        folds: scores of each part's model on the other parts, by metric name.
+        unit: what counts as the same entity, see `review`.
+        together: which posts stand in one part, see `filter.together`.
+    """
+
+    verdicts: list[ReviewedSentence]
+    kept: list[Sentence]
+    dropped: list[RareCategory]
+    suspects: list[ContradictedLabel]
+    folds: list[Mapping[str, float]]
+    unit: str
+    together: str
+
+    @property
+    def removed(self) -> list[Sentence]:
+        """The easy sentences."""
+        return [verdict.sentence for verdict in self.verdicts if verdict.is_easy]
+
+    @property
+    def doubts(self) -> dict[str, int]:
+        """How many sentences are doubted as a whole, and for a mention."""
+        counts = Counter(one.review.doubt for one in self.suspects)
+        return {doubt: counts[doubt] for doubt in ("sentence", "mention")}
+
+    @property
+    def votes(self) -> list[int]:
+        """How many sentences 0, 1, ... models got right."""
+        counts = Counter(verdict.right for verdict in self.verdicts)
+        return [counts[right] for right in range(len(self.folds))]

@@ -13,7 +13,8 @@ paired bootstrap over posts) goes even within that share, as in a race (Tsamardi
 a few that cannot be told apart from the best may stay beyond it.
 
 The best of several is chosen for its luck, too. `corrected_score` repeats the choice on every draw and scores the
-chosen one on the posts that the draw left out (the bootstrap bias correction of Tsamardinos et al. 2018).
+chosen one on the posts that the draw left out (the bootstrap bias correction of Tsamardinos et al. 2018). A
+`SearchResult` is what came of a whole search.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ import itertools
 import math
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from omniner import __version__
 from omniner.config.groups import CompareConfig, SearchConfig
 from omniner.config.model_groups import PromptConfig
+from omniner.config.overrides import override_line
 from omniner.guidance.lessons import Guidance
 from omniner.guidance.prompt_errors import (
     ErrorsText,
@@ -330,3 +333,98 @@ def _f1(sums: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
     tp, wrong = sums[..., 0], sums[..., 1] + sums[..., 2]
     below = 2 * tp + wrong
     return np.divide(2 * tp, below, out=np.zeros(below.shape), where=below > 0)
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """A variant and how it went.
+
+    Attributes:
+        name: of the variant; `about` says what it is.
+        overrides: keys that give this prompt, with their values.
+        sha: of the prompt.
+        length: of its texts, in `SearchResult.measure`.
+        lessons: numbers of those that stand in it.
+        covered: share of the guidance's errors that are of their kinds.
+        standings: after each rung it was in.
+        stopped: the rung after which it went; 0 = none.
+        why: it went.
+    """
+
+    name: str
+    about: str
+    overrides: Mapping[str, Any]
+    sha: str
+    length: int
+    lessons: Sequence[int]
+    covered: float
+    standings: Sequence[VariantScore]
+    stopped: int
+    why: str
+
+
+@dataclass(frozen=True)
+class BaselineDifference:
+    """How much better the best prompt is than another one, with its interval and p-values.
+
+    The best prompt is the best of `family` that could have been it: `p_corrected` is Holm's p over the others that it
+    is compared with, times `family` (Bonferroni's method over the choice). The interval is not corrected.
+    """
+
+    name: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_corrected: float
+    family: int
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A finished search.
+
+    Attributes:
+        tried: the variants, the best first.
+        same: (name, other) of variants that were the same prompt as another one.
+        rungs: what each was, in words: `50 sentences`, `200 steps`.
+        sentences: of dev in the last rung; `posts` they are of.
+        left_out: sentences of dev that some variant shows, or that stand in train where models are trained.
+        against: the best prompt against the baselines it is not.
+        corrected: F1 of a best variant on sentences that did not choose it; None where dev is a single post.
+        choices: variants among which that choice was made.
+        cost: what was asked or trained, in words.
+        measure: tokens | characters.
+        split: of the guidance's errors.
+        from_test: whether that is the reported split.
+        settings: of the tests and intervals.
+    """
+
+    tried: Sequence[VariantResult]
+    same: Sequence[tuple[str, str]]
+    rungs: Sequence[str]
+    sentences: int
+    posts: int
+    left_out: int
+    against: Sequence[BaselineDifference]
+    corrected: CorrectedScore | None
+    choices: int
+    cost: str
+    measure: str
+    split: str
+    from_test: bool
+    settings: CompareConfig
+
+    @property
+    def best(self) -> VariantResult:
+        """The variant with the highest F1 of those that were in the last rung."""
+        return self.tried[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the content of `search.json`."""
+        value = asdict(self)
+        for item, tried in zip(value["tried"], self.tried, strict=True):
+            item["standings"] = [standing._asdict() for standing in tried.standings]
+        value["corrected"] = self.corrected._asdict() if self.corrected else None
+        value["settings"] = {name: getattr(self.settings, name) for name in ("resamples", "confidence", "seed")}
+        return {"version": __version__, "best": self.best.name, "command": override_line(self.best.overrides), **value}

@@ -11,12 +11,11 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
 
 from omniner.annotators.reliability import F1_KINDS, Agreement, Estimate
-from omniner.corpus.easy import ContradictedLabel, RareCategory, ReviewedSentence
+from omniner.corpus.easy import FilterResult, RareCategory
 from omniner.corpus.splits import Division
 from omniner.corpus.taxonomy import primary_of
 from omniner.records import Entity, Sentence, entity_to_json
@@ -27,36 +26,6 @@ from omniner.scoring.metrics import ErrtaError, ScoreResult
 from omniner.wording import Wording
 
 EXAMPLES = 5  # ids named beside a difference
-
-
-@dataclass(frozen=True)
-class FilterResult:
-    """All that a filter found: `folds` has the scores of each fold's model on the others, by metric name."""
-
-    verdicts: list[ReviewedSentence]
-    kept: list[Sentence]
-    dropped: list[RareCategory]
-    suspects: list[ContradictedLabel]
-    folds: list[Mapping[str, float]]
-    unit: str
-    together: str
-
-    @property
-    def removed(self) -> list[Sentence]:
-        """The easy sentences."""
-        return [verdict.sentence for verdict in self.verdicts if verdict.is_easy]
-
-    @property
-    def doubts(self) -> dict[str, int]:
-        """How many sentences are doubted as a whole, and for a mention."""
-        counts = Counter(one.review.doubt for one in self.suspects)
-        return {doubt: counts[doubt] for doubt in ("sentence", "mention")}
-
-    @property
-    def votes(self) -> list[int]:
-        """How many sentences 0, 1, ... models got right."""
-        counts = Counter(verdict.right for verdict in self.verdicts)
-        return [counts[right] for right in range(len(self.folds))]
 
 
 def build_filter_tables(filtered: FilterResult) -> dict[str, Table]:

@@ -7,17 +7,14 @@ with its interval and with what is left of it without the luck of the choice.
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
-from omniner import __version__
 from omniner.config.groups import CompareConfig
+from omniner.config.overrides import override_line
 from omniner.guidance.clusters import describe_facts
 from omniner.guidance.lessons import COUNTED, Guidance, Lesson, LessonExample, SuspectLabel
-from omniner.guidance.prompt_search import CorrectedScore, VariantScore
+from omniner.guidance.prompt_search import BaselineDifference, SearchResult
 from omniner.records import Entity, storable
 from omniner.report import page
 from omniner.report.tables import (
@@ -243,10 +240,6 @@ def _suspect(suspect: SuspectLabel) -> str:
     )
 
 
-_PLAIN_VALUE = re.compile(
-    r"(?!(?:null|true|false|nan|inf)$)[a-z_][\w./\-]*", re.ASCII | re.IGNORECASE
-)  # to Hydra: text
-
 _SEEN = Wording(
     "The guidance is about errors on dev, where the variants are compared: sentences that it shows are left out, but "
     "its rules were made with the rest in sight. Differences from the generic prompt are optimistic for that; notes of "
@@ -255,101 +248,6 @@ _SEEN = Wording(
 _SEARCHED_ON_TEST = Wording(
     "The guidance is about errors on the reported split (guide.allow_test): scores there with it are no test."
 )
-
-
-@dataclass(frozen=True)
-class VariantResult:
-    """A variant and how it went.
-
-    Attributes:
-        name: of the variant; `about` says what it is.
-        overrides: keys that give this prompt, with their values.
-        sha: of the prompt.
-        length: of its texts, in `SearchResult.measure`.
-        lessons: numbers of those that stand in it.
-        covered: share of the guidance's errors that are of their kinds.
-        standings: after each rung it was in.
-        stopped: the rung after which it went; 0 = none.
-        why: it went.
-    """
-
-    name: str
-    about: str
-    overrides: Mapping[str, Any]
-    sha: str
-    length: int
-    lessons: Sequence[int]
-    covered: float
-    standings: Sequence[VariantScore]
-    stopped: int
-    why: str
-
-
-@dataclass(frozen=True)
-class BaselineDifference:
-    """How much better the best prompt is than another one, with its interval and p-values.
-
-    The best prompt is the best of `family` that could have been it: `p_corrected` is Holm's p over the others that it
-    is compared with, times `family` (Bonferroni's method over the choice). The interval is not corrected.
-    """
-
-    name: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    p_corrected: float
-    family: int
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """A finished search.
-
-    Attributes:
-        tried: the variants, the best first.
-        same: (name, other) of variants that were the same prompt as another one.
-        rungs: what each was, in words: `50 sentences`, `200 steps`.
-        sentences: of dev in the last rung; `posts` they are of.
-        left_out: sentences of dev that some variant shows, or that stand in train where models are trained.
-        against: the best prompt against the baselines it is not.
-        corrected: F1 of a best variant on sentences that did not choose it; None where dev is a single post.
-        choices: variants among which that choice was made.
-        cost: what was asked or trained, in words.
-        measure: tokens | characters.
-        split: of the guidance's errors.
-        from_test: whether that is the reported split.
-        settings: of the tests and intervals.
-    """
-
-    tried: Sequence[VariantResult]
-    same: Sequence[tuple[str, str]]
-    rungs: Sequence[str]
-    sentences: int
-    posts: int
-    left_out: int
-    against: Sequence[BaselineDifference]
-    corrected: CorrectedScore | None
-    choices: int
-    cost: str
-    measure: str
-    split: str
-    from_test: bool
-    settings: CompareConfig
-
-    @property
-    def best(self) -> VariantResult:
-        """The variant with the highest F1 of those that were in the last rung."""
-        return self.tried[0]
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of `search.json`."""
-        value = asdict(self)
-        for item, tried in zip(value["tried"], self.tried, strict=True):
-            item["standings"] = [standing._asdict() for standing in tried.standings]
-        value["corrected"] = self.corrected._asdict() if self.corrected else None
-        value["settings"] = {name: getattr(self.settings, name) for name in ("resamples", "confidence", "seed")}
-        return {"version": __version__, "best": self.best.name, "command": override_line(self.best.overrides), **value}
 
 
 def build_search_table(result: SearchResult) -> Table:
@@ -436,26 +334,6 @@ def search_warnings(result: SearchResult) -> list[str]:
         names = Wording.joined(", ", failed)
         found.append(Wording("Never judged, because their runs failed: {names}.", names=names))
     return found
-
-
-def override_line(overrides: Mapping[str, Any]) -> str:
-    """What to put on the command line, of a shell, for this prompt."""
-    return " ".join(
-        shlex.quote(f"{key}={_value(value)}") if isinstance(value, str) else f"{key}={_value(value)}"
-        for key, value in overrides.items()
-    )
-
-
-def _value(value: Any) -> str:
-    """As Hydra reads it."""
-    if value is None:
-        return "null"
-    if isinstance(value, list):
-        return f"[{','.join(map(str, value))}]"
-    if not isinstance(value, str) or _PLAIN_VALUE.fullmatch(value):
-        return str(value)
-    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)  # backslashes mean something only before a quote
-    return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
 
 
 def search_markdown(result: SearchResult, name: str, prompt: str, by_name: str) -> str:

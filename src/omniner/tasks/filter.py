@@ -23,6 +23,7 @@ from pathlib import Path
 
 from omniner.config.groups import Config
 from omniner.corpus import adjudication, easy, splits
+from omniner.corpus.easy import FilterResult
 from omniner.corpus.formats import jsonl
 from omniner.corpus.sources import LABELED
 from omniner.corpus.splits import Division
@@ -30,7 +31,6 @@ from omniner.errors import UserError
 from omniner.files import make_folder, read_json, whole_records, write_json, write_json_lines, writing_folder
 from omniner.records import Issue, Prediction, Sentence
 from omniner.report import curation_tables
-from omniner.report.curation_tables import FilterResult
 from omniner.report.tables import summary_markdown
 from omniner.runs import children, outputs
 from omniner.runs.children import Job, Outcome

@@ -38,6 +38,7 @@ from omegaconf import OmegaConf
 
 from omniner.config.groups import Config
 from omniner.config.model_groups import CausalConfig
+from omniner.config.overrides import override_line
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
@@ -46,8 +47,11 @@ from omniner.guidance.lessons import Guidance
 from omniner.guidance.prompt_errors import warn_of_unusable_lessons
 from omniner.guidance.prompt_search import (
     BASELINES,
+    BaselineDifference,
     PromptVariant,
+    SearchResult,
     VariantInputs,
+    VariantResult,
     VariantScore,
     build_variants,
     corrected_score,
@@ -57,7 +61,6 @@ from omniner.guidance.prompt_search import (
 )
 from omniner.records import Issue, Prediction, Sentence
 from omniner.report import guidance_page
-from omniner.report.guidance_page import BaselineDifference, VariantResult
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
 from omniner.runs.context import Context, Task, model_label, model_settings
@@ -195,14 +198,14 @@ def _result(
     judged: Sequence[_Judged],
     answers: Mapping[str, list[Prediction]],
     left_out: int,
-) -> guidance_page.SearchResult:
+) -> SearchResult:
     last = judged[-1]
     ranked = [name for one in reversed(judged) for name in one.ranked]
     failed = [name for one in judged for name in one.gone]
     order = list(dict.fromkeys([*ranked, *failed]))  # those that came further stand higher
     by_name = {variant.name: variant for variant in found}
     sentences = last.rung.sentences
-    return guidance_page.SearchResult(
+    return SearchResult(
         tried=[_tried(by_name[name], judged) for name in order],
         same=same,
         rungs=[_label(config, one.rung) for one in judged],
@@ -274,7 +277,7 @@ def _against(
     ]
 
 
-def _publish(context: Context, result: guidance_page.SearchResult, best: PromptVariant, language: str) -> None:
+def _publish(context: Context, result: SearchResult, best: PromptVariant, language: str) -> None:
     """Write and log what was found."""
     prompting.publish_prompt(context, best.prompt)
     context.publish_text(f"best/prompt/{CHOICE}.yaml", _choice(best, context.config.name))
@@ -287,7 +290,7 @@ def _publish(context: Context, result: guidance_page.SearchResult, best: PromptV
     context.publish_text("search.html", page)
     context.publish_table("search", guidance_page.build_search_table(result))
     context.publish_results(_metrics(result))
-    context.run.tags({"search.best": best.name, "search.overrides": guidance_page.override_line(best.overrides)})
+    context.run.tags({"search.best": best.name, "search.overrides": override_line(best.overrides)})
     for warning in guidance_page.search_warnings(result):
         log.warning(warning)
     summary = guidance_page.search_summary(result)
@@ -296,7 +299,7 @@ def _publish(context: Context, result: guidance_page.SearchResult, best: PromptV
     print(f"to use it: {by_name}")
 
 
-def _metrics(result: guidance_page.SearchResult) -> dict[str, float]:
+def _metrics(result: SearchResult) -> dict[str, float]:
     final = result.best.standings[-1]
     values: dict[str, float] = {"search/f1": final.f1, "search/f1_low": final.low, "search/f1_high": final.high}
     values |= {"search/variants": len(result.tried), "search/sentences": result.sentences}

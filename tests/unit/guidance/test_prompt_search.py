@@ -12,13 +12,13 @@ from tests.helpers.made_up_guidance import CATEGORIES
 
 from omniner.config import compose
 from omniner.config.groups import Config
+from omniner.config.overrides import override_line
 from omniner.errors import UserError
 from omniner.guidance import prompt_search
 from omniner.guidance.lessons import Guidance
 from omniner.guidance.prompt_search import BASELINES, GENERIC, PLAIN, PromptVariant, VariantInputs
 from omniner.llm import prompts
 from omniner.records import Entity, Sentence
-from omniner.report.guidance_page import override_line
 
 BASE = ["task=search", "decoding=openai", "decoding.url=http://x/v1", "prompt=errta", "prompt.max_tokens=1200"]
 TRAIN = [Sentence(str(n), f"去上海{n}", [Entity("上海", CATEGORIES[n % 6], 1, 3)]) for n in range(30)]

@@ -25,11 +25,10 @@ from omniner.corpus.adjudication import match_annotators
 from omniner.corpus.sample import generate_sample
 from omniner.corpus.stats.checks import SurveyedCorpus, run_checks
 from omniner.corpus.stats.measure import measure_corpus
-from omniner.guidance.prompt_search import CorrectedScore, VariantScore
+from omniner.guidance.prompt_search import BaselineDifference, CorrectedScore, SearchResult, VariantResult, VariantScore
 from omniner.records import Issue
 from omniner.report import comparison_page, corpus_page, corpus_tables, curation_tables, guidance_page, run_page, tables
 from omniner.report.comparison_tables import build_comparison_tables
-from omniner.report.guidance_page import BaselineDifference, SearchResult, VariantResult
 from omniner.report.page import render_summary_page
 from omniner.scoring.comparison import System, compare_runs
 from omniner.wording import Wording

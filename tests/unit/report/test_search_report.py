@@ -10,9 +10,9 @@ import pytest
 
 from omniner.config import compose
 from omniner.config.groups import CompareConfig
-from omniner.guidance.prompt_search import CorrectedScore, VariantScore
+from omniner.config.overrides import override_line
+from omniner.guidance.prompt_search import BaselineDifference, CorrectedScore, SearchResult, VariantResult, VariantScore
 from omniner.report import guidance_page
-from omniner.report.guidance_page import BaselineDifference, SearchResult, VariantResult
 
 SETTINGS = CompareConfig(resamples=100, permutations=10000, confidence=0.95, alpha=0.05, seed=0, examples=0)
 OVERRIDES = {"prompt.from_run": "notes", "prompt.lessons": [1, 4], "prompt.corrections": 2, "prompt.examples": 0}
@@ -122,7 +122,7 @@ def test_nothing_in_the_page_is_markup_of_its_own(result: SearchResult) -> None:
     ],
 )
 def test_typed_keys_mean_what_they_say(named: str) -> None:
-    line = guidance_page.override_line({**OVERRIDES, "prompt.from_run": named})
+    line = override_line({**OVERRIDES, "prompt.from_run": named})
     arguments = shlex.split(line)
     assert len(arguments) == 4
     composed = compose.compose(["decoding=openai", "decoding.url=http://x/v1", *arguments])
@@ -131,6 +131,6 @@ def test_typed_keys_mean_what_they_say(named: str) -> None:
 
 
 def test_no_run_is_null() -> None:
-    line = guidance_page.override_line({**OVERRIDES, "prompt.from_run": None, "prompt.lessons": []})
+    line = override_line({**OVERRIDES, "prompt.from_run": None, "prompt.lessons": []})
     assert line == "prompt.from_run=null prompt.lessons=[] prompt.corrections=2 prompt.examples=0"
     assert compose.compose(line.split()).prompt.from_run is None
