@@ -9,6 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from omniner.convert.tokenizer import build_tokenizer
+from omniner.llm.prompts import Prompt
 from omniner.llm.samples import ChatTokenizer
 
 PUBLIC = ("qwen2", "qwen2.5", "qwen3", "internlm2", "baichuan2")
@@ -26,6 +27,11 @@ BAICHUAN = (
 )
 _CHATML_TOKENS = ["<|im_start|>", "<|im_end|>"]
 _SPACE = "▁"
+
+
+def chat_text(chat: ChatTokenizer, prompt: Prompt, sentence: str) -> str:
+    """The whole chat for a sentence, up to where the answer begins."""
+    return chat.write(prompt, prompt.inputs([sentence])[0])
 
 
 @lru_cache

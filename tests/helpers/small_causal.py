@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import chats
 import torch
 from torch import Tensor
 
@@ -91,7 +92,9 @@ def save_model(causal: CausalModel, folder: Path) -> None:
 def sample(model: CausalModel) -> Tensor:
     """Token ids [1, T] of a whole example."""
     chat = model.chat
-    return torch.tensor([chat.prompt_ids(chat.text(PROMPT, TEXTS[0])) + chat.answer_ids(ANSWER) + list(chat.end)])
+    return torch.tensor(
+        [chat.prompt_ids(chats.chat_text(chat, PROMPT, TEXTS[0])) + chat.answer_ids(ANSWER) + list(chat.end)]
+    )
 
 
 def loss(model: Any, ids: Tensor) -> Tensor:

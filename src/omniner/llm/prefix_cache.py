@@ -119,10 +119,6 @@ class PrefixCache:
         """Give the slots' memory back; the prefix stays."""
         self._step, self._length, self._own = None, 0, []
 
-    def size(self) -> int:
-        """Count the numbers that the slots hold."""
-        return sum(keys.numel() + values.numel() for keys, values in self._own)
-
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Store the new keys and values of a layer, and attend to all that its rows may see.
 

@@ -76,10 +76,6 @@ class Prompt:
             for places, own in zip(neighbours, written, strict=True)
         ]
 
-    def user(self, text: str) -> str:
-        """Write the text of the user role for a sentence."""
-        return f"{self.instruction}\n{self.inputs([text])[0]}"
-
     def turns(self, written: str) -> list[dict[str, str]]:
         """Write the chat up to the answer, with one of `inputs`; without a system role where its text is empty."""
         system = [{"role": "system", "content": self.system}] if self.system else []

@@ -73,10 +73,6 @@ class ChatTokenizer:
         self.end = self._find_end()
         self.stops = frozenset({self.end[0], *self._controls} | {tokenizer.eos_token_id} - {None})
 
-    def text(self, prompt: Prompt, sentence: str) -> str:
-        """Write the whole chat for a sentence as text, up to where the answer begins."""
-        return self.write(prompt, prompt.inputs([sentence])[0])
-
     def write(self, prompt: Prompt, written: str) -> str:
         """Write the whole chat as text, up to where the answer begins, with one of the prompt's inputs."""
         messages = prompt.turns(written)

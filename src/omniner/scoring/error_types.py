@@ -23,7 +23,7 @@ MODES = ("official", "span")
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-YELLOW, SKY, AMBER, BLACK, GREY = "#F0E442", "#56B4E9", "#E69F00", "#000000", "#999999"
+YELLOW, SKY, AMBER, GREY = "#F0E442", "#56B4E9", "#E69F00", "#999999"
 
 
 @dataclass(frozen=True, slots=True)

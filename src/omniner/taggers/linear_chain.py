@@ -228,12 +228,10 @@ class CRF(nn.Module):
             layout = pack_steps(mask)
             gold = tags.reshape(-1).index_select(0, layout.places)
             self._check(gold, layout)
-            return _run(*self._scores(emissions), gold, layout, self._layout())
-
-    def log_partition(self, emissions: Tensor, mask: Tensor) -> Tensor:
-        """Return the log of the sum over all allowed tag sequences of exp(score), [B]; 0 for an empty sentence."""
-        with torch.autocast(emissions.device.type, enabled=False), exact_products():
-            return _run(*self._scores(emissions), None, pack_steps(mask), self._layout())
+            loss: Tensor = _NegativeLogLikelihood.apply(  # type: ignore[no-untyped-call]
+                *self._scores(emissions), gold, layout, self._layout()
+            )
+            return loss
 
     @torch.no_grad()
     def decode(self, emissions: Tensor, mask: Tensor) -> Tensor:
@@ -274,14 +272,8 @@ def constrained_crf(scheme: TagScheme) -> CRF:
     return CRF(len(scheme), *(torch.from_numpy(table) for table in tables))
 
 
-def _run(*inputs: Tensor | PackedLayout | Blocks | None) -> Tensor:
-    """`_LogPartition` with a type."""
-    total: Tensor = _LogPartition.apply(*inputs)  # type: ignore[no-untyped-call]
-    return total
-
-
-class _LogPartition(torch.autograd.Function):
-    """Log-partition [B], less the score of the gold tags if there are any.
+class _NegativeLogLikelihood(torch.autograd.Function):
+    """The log of the sum over all allowed paths of exp(score), less the score of the gold tags, [B].
 
     The sum is the forward recursion; the gradient takes the backward recursion and the posteriors of both.
     """
@@ -293,7 +285,7 @@ class _LogPartition(torch.autograd.Function):
         start: Tensor,
         transitions: Tensor,
         end: Tensor,
-        gold: Tensor | None,
+        gold: Tensor,
         layout: PackedLayout,
         blocks: Blocks,
     ) -> Tensor:
@@ -313,8 +305,7 @@ class _LogPartition(torch.autograd.Function):
         total = packed.new_zeros(len(emissions), dtype=torch.float64)
         total.index_add_(0, layout.rows[layout.first :], (best[layout.first :, 0] + step.top).double())
         total[layout.last_rows] += (alpha[layout.last] + inner_end).logsumexp(1)
-        if gold is not None:
-            total -= _score(emissions, start, transitions, end, gold, layout)
+        total -= _score(emissions, start, transitions, end, gold, layout)
         ctx.save_for_backward(packed, alpha, kept, best, inner, inner_end, gold)
         ctx.layout, ctx.blocks, ctx.shape = layout, blocks, emissions.shape
         return total.to(emissions.dtype)
@@ -377,12 +368,11 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         g_transitions = g_transitions.index_select(0, inverse).index_select(1, inverse)
     g_emissions = alpha.new_zeros(ctx.shape)
     by_place = g_emissions.view(-1, ctx.shape[2]).index_copy_(0, layout.places, posterior)
-    if gold is not None:
-        less = -weight[:, 0]
-        by_place.index_put_((layout.places, gold), less, accumulate=True)
-        g_transitions.index_put_((take_rows(gold, layout.previous), gold[first:]), less[first:], accumulate=True)
-        g_start.index_add_(0, gold[:first], less[:first])
-        g_end.index_add_(0, gold[layout.last], less[layout.last])
+    less = -weight[:, 0]
+    by_place.index_put_((layout.places, gold), less, accumulate=True)
+    g_transitions.index_put_((take_rows(gold, layout.previous), gold[first:]), less[first:], accumulate=True)
+    g_start.index_add_(0, gold[:first], less[:first])
+    g_end.index_add_(0, gold[layout.last], less[layout.last])
     return g_emissions, g_start, g_transitions, g_end
 
 

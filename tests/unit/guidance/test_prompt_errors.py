@@ -185,7 +185,9 @@ def test_the_shipped_prompt_takes_the_lessons(made: Guidance, language: str) -> 
     assert prompt.version == f"1+{made.sha[:8]}"
     assert prompts._PLACEHOLDER.search(prompt.instruction) is None
     braces = made_up_guidance.applied(config, taught(made, "不要 {sentence} 和 {x}", language), CATEGORIES, len)
-    assert prompts.build_prompt(braces, CATEGORIES, []).user("喝").count("不要 {sentence} 和 {x}") > 1
+    assert (
+        prompts.build_prompt(braces, CATEGORIES, []).messages("喝")[-1]["content"].count("不要 {sentence} 和 {x}") > 1
+    )
 
 
 def test_a_prompt_without_errors_takes_none(made: Guidance) -> None:

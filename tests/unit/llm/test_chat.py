@@ -60,7 +60,7 @@ def test_control_tokens_in_an_answer_are_text(chat: ChatTokenizer) -> None:
 def test_no_space_stands_before_an_answer(chat: ChatTokenizer) -> None:
     for answer in (ANSWER, "[]", '[["a","b"]]'):
         assert chat.show(chat.answer_ids(answer)[:1]).startswith("[")
-    ids = [*chat.prompt_ids(chat.text(prompt(), "去北京")), *chat.answer_ids(ANSWER)]
+    ids = [*chat.prompt_ids(chats.chat_text(chat, prompt(), "去北京")), *chat.answer_ids(ANSWER)]
     text: str = chat.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     assert text.endswith(tuple(before + ANSWER for before in ("assistant\n", "</think>\n\n", "<reserved_107>")))
 
@@ -71,7 +71,7 @@ def test_a_conversation_in_parts_is_the_conversation(chat: ChatTokenizer) -> Non
         given_prompt = prompt(system)
         messages = [*given_prompt.messages("去北京"), {"role": "assistant", "content": ANSWER}]
         whole = chat.tokenizer.apply_chat_template(messages, chat_template=chat.template, tokenize=False)
-        parts = [*chat.prompt_ids(chat.text(given_prompt, "去北京")), *chat.answer_ids(ANSWER), *chat.end]
+        parts = [*chat.prompt_ids(chats.chat_text(chat, given_prompt, "去北京")), *chat.answer_ids(ANSWER), *chat.end]
         assert parts == chat.tokenizer(whole, add_special_tokens=False)["input_ids"]
 
 
@@ -85,7 +85,7 @@ def test_real_chats_end_as_their_models_were_taught(shared: Path) -> None:
 
 
 def test_real_chats_begin_as_their_models_were_taught(shared: Path) -> None:
-    texts = {name: chats.public(shared, name).text(prompt(), "去北京") for name in chats.PUBLIC}
+    texts = {name: chats.chat_text(chats.public(shared, name), prompt(), "去北京") for name in chats.PUBLIC}
     user = "找出实体：\n地点、产品\n句子：去北京"
     turn = f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
     assert texts["qwen2"] == f"<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{turn}"
@@ -107,8 +107,8 @@ def test_a_system_role_that_is_refused_or_ignored_goes_before_the_user() -> None
     for template in (refusing, ignoring):
         chat = ChatTokenizer(chats.small("bytes").tokenizer, template)
         expected = "<|im_start|>只输出 JSON。\n找出实体：\n地点、产品\n句子：去北京<|im_end|>"
-        assert chat.text(prompt("只输出 JSON。"), "去北京") == expected
-        assert chat.text(prompt(), "去北京") == expected.replace("只输出 JSON。\n", "")
+        assert chats.chat_text(chat, prompt("只输出 JSON。"), "去北京") == expected
+        assert chats.chat_text(chat, prompt(), "去北京") == expected.replace("只输出 JSON。\n", "")
 
 
 def test_white_space_before_the_end_is_no_part_of_it() -> None:

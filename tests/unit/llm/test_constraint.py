@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import chats
 import numpy as np
 import pytest
 import small_corpus
@@ -355,7 +356,10 @@ def test_a_model_with_random_weights_answers_in_form(
         "qwen2_tiny", "decoding=guided", "decoding.max_new_tokens=48", "decoding.slots=8"
     ).decoding
     texts = {str(at): text for at, text in enumerate(SENTENCES)}
-    requests = [GenerationRequest(key, chat.prompt_ids(chat.text(PROMPT, text)), text) for key, text in texts.items()]
+    requests = [
+        GenerationRequest(key, chat.prompt_ids(chats.chat_text(chat, PROMPT, text)), text)
+        for key, text in texts.items()
+    ]
     for style in STYLES:
         constraint = constraints(chat, style)
         answers = [one for some in Generator(model, chat, [], config, constraint, 0).run(requests) for one in some]

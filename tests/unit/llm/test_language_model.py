@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import chats
 import pytest
 import small_causal
 import small_gguf
@@ -107,7 +108,7 @@ def test_the_merged_model_is_the_one_that_was_trained_and_plain_loaders_read_it(
     torch.testing.assert_close(logits(loaded, ids), logits(model.model, ids), rtol=0, atol=2e-6)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     text = tokenizer.apply_chat_template(PROMPT.messages(TEXTS[0]), tokenize=False, add_generation_prompt=True)
-    assert text == model.chat.text(PROMPT, TEXTS[0])
+    assert text == chats.chat_text(model.chat, PROMPT, TEXTS[0])
     assert tokenizer(text, add_special_tokens=False)["input_ids"] == model.chat.prompt_ids(text)
     assert not list((tmp_path / "merged").glob("adapter*"))
 
@@ -260,9 +261,8 @@ def test_an_own_chat_template_goes_everywhere_with_the_model(published: Path, tm
     config = model_config(published, chat_template=template)
     model = language_model.build_causal_model(config, tuning_config("lora"), PROMPT, [], torch.float32, seed=1)
     language_model.save_causal_model(tmp_path / "best", model)
-    assert language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu").chat.text(
-        PROMPT, "好"
-    ) == model.chat.text(PROMPT, "好")
+    loaded = language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu")
+    assert chats.chat_text(loaded.chat, PROMPT, "好") == chats.chat_text(model.chat, PROMPT, "好")
     language_model.write_merged_model(tmp_path / "best", tmp_path / "merged", torch.float32)
     assert (tmp_path / "merged" / "chat_template.jinja").read_text() == template
 
@@ -408,7 +408,7 @@ def test_a_gguf_file_is_a_model_like_any_other(method: str, as_folder: bool, tmp
     ids = sample(source)
     text = "北京的🍜好吃"
     assert model.chat.answer_ids(text) == source.chat.answer_ids(text)
-    assert model.chat.text(PROMPT, text) == source.chat.text(PROMPT, text)
+    assert chats.chat_text(model.chat, PROMPT, text) == chats.chat_text(source.chat, PROMPT, text)
     torch.testing.assert_close(logits(model.model, ids), logits(source.model, ids), rtol=0, atol=1e-6)
     small_causal.train(
         model.model, ids, language_model.build_optimizer(model.model, tuning_config(method), 1e-2, 0.0), 2
@@ -472,7 +472,7 @@ def test_a_real_pretrained_model_learns_and_answers(as_folder: bool, tmp_path: P
     assert losses[2] < losses[1] < losses[0]
     language_model.save_causal_model(tmp_path / "best", model)
     loaded = language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu")
-    question = torch.tensor([loaded.chat.prompt_ids(loaded.chat.text(PROMPT, TEXTS[0]))])
+    question = torch.tensor([loaded.chat.prompt_ids(chats.chat_text(loaded.chat, PROMPT, TEXTS[0]))])
     answers = [
         item.model.eval().generate(question, max_new_tokens=8, do_sample=False)[0, question.shape[1] :].tolist()
         for item in (model, loaded)

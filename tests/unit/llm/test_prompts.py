@@ -33,8 +33,8 @@ def test_a_shipped_prompt_is_whole(name: str, language: str) -> None:
     prompt = prompts.build_prompt(shipped(name, language), CATEGORIES, corpus())
     assert all(category in prompt.instruction for category in CATEGORIES)
     assert prompt.categories == CATEGORIES
-    assert prompt.user("去看{展}").startswith(prompt.instruction + "\n")
-    assert prompt.user("去看{展}").endswith("去看{展}")
+    assert prompt.messages("去看{展}")[-1]["content"].startswith(prompt.instruction + "\n")
+    assert prompt.messages("去看{展}")[-1]["content"].endswith("去看{展}")
     assert prompts._PLACEHOLDER.search(prompt.instruction) is None
     assert json.dumps([["实体", "类别"]] * 2, ensure_ascii=False) in prompt.instruction or language == "en"
 
@@ -76,7 +76,7 @@ def test_braces_are_only_braces() -> None:
     config = small('{"text": "x", "n": {}} {categories} {{"a": 1}}')
     prompt = prompts.build_prompt(config, ["{sentence}", "{a}"], [])
     assert prompt.instruction == '{"text": "x", "n": {}} {sentence}、{a} {{"a": 1}}'
-    assert prompt.user("{sentence}{x}\\1") == prompt.instruction + "\n句：{sentence}{x}\\1"
+    assert prompt.messages("{sentence}{x}\\1")[-1]["content"] == prompt.instruction + "\n句：{sentence}{x}\\1"
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_nearest_examples_stand_in_front_of_the_sentence() -> None:
     prompt = prompts.build_prompt(small("{categories}", nearest=2), ["地点"], NEAR)
     second = '句：北京的冬天很冷\n[["北京", "地点"]]'
     first = '句：去北京喝咖啡\n[["北京", "地点"]]'  # of two with one text, the first
-    assert prompt.user("去北京喝茶") == f"地点\n{second}\n\n{first}\n\n句：去北京喝茶"
-    assert prompt.user("去北京喝咖啡").count("去北京喝咖啡") == 1  # never itself, nor its twin
+    assert prompt.messages("去北京喝茶")[-1]["content"] == f"地点\n{second}\n\n{first}\n\n句：去北京喝茶"
+    assert prompt.messages("去北京喝咖啡")[-1]["content"].count("去北京喝咖啡") == 1  # never itself, nor its twin
     assert prompt.inputs(["a", "去北京喝茶"])[1] == prompt.inputs(["去北京喝茶"])[0]
     assert prompt.outline() == [
         {"role": "user", "content": "地点\n{2 examples of train that are nearest to the sentence}\n\n句：{sentence}"}
@@ -178,7 +178,7 @@ def test_nearest_examples_are_stored_and_a_prompt_without_them_keeps_its_hash() 
     stored = Prompt.from_json(json.loads(json.dumps(prompt.to_json())))
     assert stored == prompt
     assert stored.sha == prompt.sha
-    assert stored.user("去北京喝茶") == prompt.user("去北京喝茶")
+    assert stored.messages("去北京喝茶")[-1]["content"] == prompt.messages("去北京喝茶")[-1]["content"]
     other = prompts.build_prompt(small("{categories}", nearest=2), ["地点"], NEAR[1:])
     assert other.sha != prompt.sha
     assert not {"nearest", "pool"} & set(prompts.build_prompt(small("{categories}"), ["地点"], NEAR).to_json())

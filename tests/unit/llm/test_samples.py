@@ -69,7 +69,7 @@ def test_prompts_are_tokenised_as_whole_texts(chat: ChatTokenizer, name: str, la
     @given(text=st.text(AWKWARD, min_size=1, max_size=8) | st.text(min_size=1, max_size=8))
     def check(text: str) -> None:
         (sample,), _ = maker.encode([Sentence("s", text)])
-        whole = chat.prompt_ids(chat.text(prompt, text))
+        whole = chat.prompt_ids(chats.chat_text(chat, prompt, text))
         assert sample.prompt == whole
         shared = maker.prefix_length([sample])
         assert shared == prefix
@@ -84,7 +84,7 @@ def test_real_sentences_are_tokenised_as_whole_texts(chat: ChatTokenizer, shared
     maker = PromptEncoder(chat, own_prompt(), LIMITS)
     samples, _ = maker.encode(bare([json.loads(line)["text"] for line in lines] + [word for word in words if word]))
     assert [sample.prompt for sample in samples] == [
-        chat.prompt_ids(chat.text(maker.prompt, sample.text)) for sample in samples
+        chat.prompt_ids(chats.chat_text(chat, maker.prompt, sample.text)) for sample in samples
     ]
     prefix = maker.prefix_length(samples)
     assert prefix == maker.prefix_length(samples[:3])  # a part of a corpus has the prefix of the whole
@@ -99,7 +99,9 @@ def test_nearest_examples_are_tokenised_as_whole_texts(chat: ChatTokenizer) -> N
     samples, _ = maker.encode(bare(["去北京喝小满啊3", "<|im_end|>", "小满"]))
     assert maker.prefix_length(samples) > 200
     plain = [sample for sample in samples if "<|" not in sample.text]
-    assert [sample.prompt for sample in plain] == [chat.prompt_ids(chat.text(prompt, each.text)) for each in plain]
+    assert [sample.prompt for sample in plain] == [
+        chat.prompt_ids(chats.chat_text(chat, prompt, each.text)) for each in plain
+    ]
 
 
 def test_a_changed_sentence_is_not_shown_itself() -> None:

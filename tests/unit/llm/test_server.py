@@ -212,7 +212,7 @@ def test_an_answer_that_takes_too_long_is_asked_for_again() -> None:
 
     with serving(script) as server:
         assert_right(run(config(server.url, timeout=0.3), SENTENCES), SENTENCES)
-    assert server.texts().count(PROMPT.user(SENTENCES[5].text)) == 2
+    assert server.texts().count(PROMPT.messages(SENTENCES[5].text)[-1]["content"]) == 2
 
 
 def test_a_server_that_dies_half_way_loses_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -131,7 +132,8 @@ def test_softmax_decodes_the_best_legal_sequence() -> None:
         ]
         best = max(legal, key=lambda path: sum(float(states[step, tag]) for step, tag in enumerate(path)))
         illegal += states.argmax(1).tolist() != list(best)
-        assert head.decode(states[None], torch.ones(1, 4, dtype=torch.bool)) == [scheme.decode(best)]
+        spans = scheme.decode_batch(np.array([best]), np.array([4]))
+        assert head.decode(states[None], torch.ones(1, 4, dtype=torch.bool)) == spans
     assert illegal > 10
 
 

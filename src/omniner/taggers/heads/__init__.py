@@ -104,13 +104,8 @@ class TagScheme:
                 tags[start:end] = [first + _BEGIN, *[first + _INSIDE] * (end - start - 2), first + _END]
         return tags, sorted(left_out)
 
-    def decode(self, tags: Sequence[int] | NDArray[np.integer]) -> list[Span]:
-        """Return the spans of one sentence, in order of their place."""
-        row = np.asarray(tags, dtype=np.int64)[None]
-        return self.decode_batch(row, np.array([row.shape[1]]))[0]
-
     def decode_batch(self, tags: NDArray[np.integer], lengths: NDArray[np.integer]) -> list[list[Span]]:
-        """Return the spans of each sentence; what lies beyond a sentence's length is not looked at.
+        """Return the spans of each sentence, in order of their place; what lies beyond its length is not looked at.
 
         Args:
             tags: [B, L] tag ids, right padded with anything.
