@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -77,7 +77,7 @@ def fit(
 
     config, devices = plan_memory(config, devices_for_training(config))
     module: Learner
-    data: TrainingData
+    data: TrainingData[Any]
     with launch(devices.number):
         if config.llm is None:
             module, data = prepare_tagger(config, corpus)
@@ -198,14 +198,14 @@ def prepare_llm(
     replacement, dev = model.entity_replacement, corpus.splits["dev"]
     data = GenerativeData(encoder, train, dev, config.trainer, tuning.pack_tokens, replacement, config.seed)
     _check_positions(built, data)
-    built.rate = answer_rate(data.train_samples)
+    built.rate = answer_rate(data.train)
     return GenerativeModule(built, config, devices, data.prefix, unit), data
 
 
 def _check_positions(built: CausalModel, data: GenerativeData) -> None:
     """A prompt with its answer must fit into the positions that the model knows."""
     positions = getattr(base_model(built.model).config, "max_position_embeddings", None)
-    samples = [*data.train_samples, *data.dev_samples]
+    samples = [*data.train, *data.dev]
     longest = max(samples, key=lambda sample: len(sample.prompt) + len(sample.answer))
     tokens = len(longest.prompt) + len(longest.answer)
     if positions is not None and tokens > positions:

@@ -42,7 +42,7 @@ from omniner.records import Prediction, Sentence
 from omniner.training import devices, fit
 from omniner.training.devices import Devices
 from omniner.training.learner import DevScore, Learner, TrainingData
-from omniner.training.plans import EntityReplacement, TrainLoader, plan_epoch, refuse_empty, sample_dev
+from omniner.training.plans import TrainLoader, plan_epoch
 
 _SAME = ("path", "architecture", "vocabulary", "chat_template")  # of the model; what makes it another one
 _SAME_TUNING = ("method", "rank", "alpha", "targets", "double_quantization", "optimizer")
@@ -312,21 +312,15 @@ class PackStatistics:
     largest: int
 
 
-class GenerativeData(TrainingData):
+class GenerativeData(TrainingData[Sample]):
     """Loaders for training a causal model.
 
     Args:
         encoder: from sentences to samples.
-        train: sentences to learn from.
-        dev: sentences to choose the checkpoint by.
-        config: sentences of a step, and how much of dev is evaluated.
+        train, dev, config, replacement, seed: see `TrainingData`.
         pack_tokens: most tokens of a pack.
-        replacement: share of mentions exchanged in each epoch; 0 = none.
-        seed: of the steps, of replacement and of the choice from dev.
 
     Attributes:
-        issues: what could not be encoded as it was.
-        train_samples, dev_samples: the encoded splits; of dev only what is evaluated.
         prefix: token ids that all prompts begin with.
     """
 
@@ -340,22 +334,10 @@ class GenerativeData(TrainingData):
         replacement: float,
         seed: int,
     ) -> None:
-        super().__init__()
-        self.config, self.pack_tokens, self.seed, self.encoder = config, pack_tokens, seed, encoder
-        self.train_samples, issues = encoder.encode(train)
-        self.dev_samples, dev_issues = encoder.encode(sample_dev(dev, config.eval_sample, seed))
-        self.issues = issues + dev_issues
-        refuse_empty(self.train_samples, self.dev_samples)
-        shared = encoder.prefix_length([*self.train_samples, *self.dev_samples])
-        self.prefix = self.train_samples[0].prompt[:shared]
-        kept = {sample.id for sample in self.train_samples}
-        usable = [sentence for sentence in train if sentence.id in kept]
-        self._replacement = EntityReplacement(usable, replacement, seed) if replacement > 0 else None
-
-    @property
-    def steps(self) -> int:
-        """Count the optimizer steps of an epoch."""
-        return -(-len(self.train_samples) // self.config.batch_size)
+        super().__init__(encoder.encode, train, dev, config, replacement, seed)
+        self.encoder, self.pack_tokens = encoder, pack_tokens
+        shared = encoder.prefix_length([*self.train, *self.dev])
+        self.prefix = self.train[0].prompt[:shared]
 
     def train_dataloader(self) -> TrainLoader[Sample, PackedStep]:
         """Load the steps of this process, from where training stands."""
@@ -365,20 +347,20 @@ class GenerativeData(TrainingData):
     def val_dataloader(self) -> DevLoader:
         """Load this process's share of dev."""
         trainer = self.attached
-        return DevLoader(self.dev_samples, len(self.prefix), self.pack_tokens, trainer.global_rank, trainer.world_size)
+        return DevLoader(self.dev, len(self.prefix), self.pack_tokens, trainer.global_rank, trainer.world_size)
 
     def epoch_samples(self, epoch: int) -> Sequence[Sample]:
         """Give the training samples of an epoch: the same ones, or with some mentions exchanged."""
-        if self._replacement is None:
-            return self.train_samples
-        samples, limit = list(self.train_samples), self.encoder.config.max_length
+        if self.replacement is None:
+            return self.train
+        samples, limit = list(self.train), self.encoder.config.max_length
         changed: dict[int, Sentence] = {}
-        for at, (sample, original) in enumerate(zip(samples, self._replacement.sentences, strict=True)):
-            sentence = self._replacement.sentence(at, epoch)
+        for at, (sample, original) in enumerate(zip(samples, self.replacement.sentences, strict=True)):
+            sentence = self.replacement.sentence(at, epoch)
             # where the original was cut a replacement could move the cut, and longer surfaces must not bring one
             if sentence is not original and len(sample.text) == len(original.text) and len(sentence.text) <= limit:
                 changed[at] = sentence
-        sources = {sentence.id: self._replacement.sentences[at].text for at, sentence in changed.items()}
+        sources = {sentence.id: self.replacement.sentences[at].text for at, sentence in changed.items()}
         encoded, _ = self.encoder.encode(changed.values(), sources)
         for at, sample in zip(changed, encoded, strict=True):
             if sample.prompt[: len(self.prefix)] == self.prefix:
@@ -412,7 +394,7 @@ class GenerativeData(TrainingData):
         prefix = len(self.prefix)
         return TrainLoader(
             self.epoch_samples,
-            len(self.train_samples),
+            len(self.train),
             length=suffix_length(prefix),
             batch_size=self.config.batch_size,
             seed=self.seed,

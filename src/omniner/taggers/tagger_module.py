@@ -24,22 +24,15 @@ from omniner.taggers.batches import Batch, EncodedSentence, EvalLoader, Sentence
 from omniner.taggers.tagger import POOLER, Tagger
 from omniner.training.checkpoints import write_checkpoint
 from omniner.training.learner import DevScore, Learner, TrainingData
-from omniner.training.plans import EntityReplacement, TrainLoader, refuse_empty, sample_dev
+from omniner.training.plans import TrainLoader
 
 
-class TaggerData(TrainingData):
+class TaggerData(TrainingData[EncodedSentence]):
     """Loaders for training a tagger.
 
     Args:
         encoder: from sentences to examples.
-        train, dev: sentences to learn from, and to choose the checkpoint by.
-        config: batch sizes, and how much of dev is evaluated.
-        replacement: share of mentions exchanged in each epoch; 0 = none.
-        seed: of batches and replacement.
-
-    Attributes:
-        issues: what could not be encoded as it was.
-        train_examples, dev_examples: the encoded splits.
+        train, dev, config, replacement, seed: see `TrainingData`.
     """
 
     def __init__(
@@ -51,27 +44,15 @@ class TaggerData(TrainingData):
         replacement: float,
         seed: int,
     ) -> None:
-        super().__init__()
-        self.config, self.seed, self._encoder = config, seed, encoder
-        self.train_examples, issues = encoder.encode(train)
-        self.dev_examples, dev_issues = encoder.encode(sample_dev(dev, config.eval_sample, seed))
-        self.issues = issues + dev_issues
-        refuse_empty(self.train_examples, self.dev_examples)
-        kept = {example.id for example in self.train_examples}
-        usable = [sentence for sentence in train if sentence.id in kept]
-        self._replacement = EntityReplacement(usable, replacement, seed) if replacement > 0 else None
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of an epoch."""
-        return -(-len(self.train_examples) // self.config.batch_size)
+        super().__init__(encoder.encode, train, dev, config, replacement, seed)
+        self._encoder = encoder
 
     def train_dataloader(self) -> TrainLoader[EncodedSentence, Batch]:
         """Return the batches of this process, from where training stands."""
         trainer = self.attached
         return TrainLoader(
             self.epoch_examples,
-            len(self.train_examples),
+            len(self.train),
             length=lambda example: example.length,
             batch_size=self.config.batch_size,
             seed=self.seed,
@@ -82,21 +63,21 @@ class TaggerData(TrainingData):
     def val_dataloader(self) -> EvalLoader:
         """Return this process's share of dev."""
         trainer = self.attached
-        return EvalLoader(self.dev_examples, self.config.eval_batch_size, trainer.global_rank, trainer.world_size)
+        return EvalLoader(self.dev, self.config.eval_batch_size, trainer.global_rank, trainer.world_size)
 
     def epoch_examples(self, epoch: int) -> Sequence[EncodedSentence]:
         """Return the training examples of an epoch: the same ones, or with some mentions exchanged."""
-        if self._replacement is None:
-            return self.train_examples
-        return [self._replaced(at, epoch) for at in range(len(self.train_examples))]
+        if self.replacement is None:
+            return self.train
+        return [self._replaced(at, epoch) for at in range(len(self.train))]
 
     def _replaced(self, position: int, epoch: int) -> EncodedSentence:
-        assert self._replacement is not None
-        original = self.train_examples[position]
+        assert self.replacement is not None
+        original = self.train[position]
         if original.length < len(original.text):
             return original  # cut: a replacement could move the cut
-        sentence = self._replacement.sentence(position, epoch)
-        if sentence is self._replacement.sentences[position]:
+        sentence = self.replacement.sentence(position, epoch)
+        if sentence is self.replacement.sentences[position]:
             return original
         example, _ = self._encoder.encode_one(sentence)
         if example is None or example.length < len(example.text):

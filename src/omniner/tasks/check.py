@@ -66,7 +66,7 @@ def _tagger_sections(config: Config, corpus: Corpus) -> Sections:
     devices_for_training(config)
     module, data = prepare_tagger(config, corpus)
     return {
-        "First training example, decoded": _tagger_example(data.train_examples[0], module.tagger),
+        "First training example, decoded": _tagger_example(data.train[0], module.tagger),
         "Batches": _batches(config, data),
         "Memory": _tagger_memory(config, module, data),
     }, data.issues
@@ -147,9 +147,9 @@ def _batches(config: Config, data: TaggerData) -> Iterator[str]:
     trainer, batches = config.trainer, _first_epoch(config, data)
     steps, real = len(batches), sum(example.length for batch in batches for example in batch)
     padded = sum(len(batch) * max(example.length for example in batch) for batch in batches)
-    yield from _length(trainer, len(data.train_examples), steps)
+    yield from _length(trainer, len(data.train), steps)
     evaluations = trainer.epochs(steps) // trainer.epochs_between_evaluations(steps)
-    yield f"{evaluations} evaluations on {len(data.dev_examples):,} dev sentences"
+    yield f"{evaluations} evaluations on {len(data.dev):,} dev sentences"
     yield f"padding: {1 - real / padded:.1%} of {padded:,} positions an epoch"
 
 
@@ -215,7 +215,7 @@ def _causal_sections(context: Context, corpus: Corpus) -> Sections:
     module, data = prepare_llm(config, devices, corpus, prompt)
     return {
         "First training sample, as the model meets it": list(
-            describe_sample(data.train_samples[0], module.causal.chat, len(data.prefix))
+            describe_sample(data.train[0], module.causal.chat, len(data.prefix))
         ),
         "Prompt": [
             f"{prompt.name} version {prompt.version} ({prompt.language}, {prompt.answer} answers), hash {prompt.sha}",
@@ -230,7 +230,7 @@ def _packs(config: Config, data: GenerativeData) -> Iterator[str]:
     trainer = config.trainer
     ranks = max(trainer.devices, 1) * trainer.nodes
     survey = data.pack_statistics(ranks)
-    samples = len(data.train_samples)
+    samples = len(data.train)
     yield from _length(trainer, samples, survey.steps)
     yield (
         f"{survey.packs:,} packs an epoch on {ranks} process{'es' if ranks > 1 else ''}, "
@@ -240,7 +240,7 @@ def _packs(config: Config, data: GenerativeData) -> Iterator[str]:
         f"{survey.pack_tokens:,} tokens computed instead of {survey.sample_tokens:,} "
         f"({survey.sample_tokens / survey.pack_tokens:.1f} times fewer), {survey.answer_tokens:,} of them learnt"
     )
-    yield f"each evaluation answers {len(data.dev_samples):,} dev sentences"
+    yield f"each evaluation answers {len(data.dev):,} dev sentences"
 
 
 def _causal_memory(config: Config, devices: Devices, module: GenerativeModule, data: GenerativeData) -> Iterator[str]:

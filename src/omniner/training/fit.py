@@ -346,7 +346,7 @@ def fit_module(
     config: Config,
     devices: Devices,
     module: Learner,
-    data: TrainingData,
+    data: TrainingData[Any],
     folder: Path,
     logger: Logger | bool | None,
     callbacks: Sequence[Callback],

@@ -14,9 +14,9 @@ import hashlib
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -26,24 +26,63 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
 from omniner.config.model_groups import TrainerConfig
-from omniner.records import Entity, Issue
+from omniner.records import Entity, Issue, Sentence
 from omniner.scoring.metrics import Counts, score_row
 from omniner.scoring.units import compare_units
+from omniner.training.plans import EntityReplacement, refuse_empty, sample_dev
 
 
-class TrainingData(pl.LightningDataModule, ABC):
-    """What every model learns from, as the trainer sees it: loaders, and what could not be encoded.
+class Encoded(Protocol):
+    """A sentence, ready for a model."""
+
+    id: str
+
+
+Example = TypeVar("Example", bound=Encoded)
+
+
+class TrainingData(pl.LightningDataModule, Generic[Example]):
+    """What every model learns from, as the trainer sees it; each kind of model adds its loaders.
+
+    Args:
+        encode: makes the examples of sentences, without those that cannot be encoded, and issues about these.
+        train, dev: sentences to learn from, and to choose the checkpoint by.
+        config: sentences of a step, and how much of dev is evaluated.
+        replacement: share of mentions exchanged in each epoch; 0 = none.
+        seed: of the steps, of replacement and of the choice from dev.
 
     Attributes:
         issues: what could not be encoded as it was.
+        train, dev: the encoded splits; of dev only what is evaluated.
+        replacement: exchanges mentions of the sentences of `train`, in its order; None = none are.
+
+    Raises:
+        UserError: nothing of a split can be encoded.
     """
 
-    issues: list[Issue]
+    def __init__(
+        self,
+        encode: Callable[[Sequence[Sentence]], tuple[list[Example], list[Issue]]],
+        train: Sequence[Sentence],
+        dev: Sequence[Sentence],
+        config: TrainerConfig,
+        replacement: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.config, self.seed = config, seed
+        self.train, issues = encode(train)
+        self.dev, dev_issues = encode(sample_dev(dev, config.eval_sample, seed))
+        self.issues = issues + dev_issues
+        refuse_empty(self.train, self.dev)
+        kept = {example.id for example in self.train}
+        usable = [sentence for sentence in train if sentence.id in kept]
+        self.replacement = EntityReplacement(usable, replacement, seed) if replacement > 0 else None
 
     @property
-    @abstractmethod
     def steps(self) -> int:
         """Optimizer steps of an epoch."""
+        return -(-len(self.train) // self.config.batch_size)
 
     @property
     def attached(self) -> pl.Trainer:

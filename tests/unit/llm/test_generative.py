@@ -110,7 +110,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_answer_tokens(tmp_path: Path, p
     fit(config, corpus, tmp_path, None, [losses, logged])
     module, data = prepare(config, corpus)
     total, tokens = 0.0, 0
-    for sample in data.train_samples:  # the slow, obvious way
+    for sample in data.train:  # the slow, obvious way
         logits = module.model(torch.tensor([sample.prompt + sample.answer])).logits[0, len(sample.prompt) - 1 : -1]
         total += float(cross_entropy(logits.detach(), torch.tensor(sample.answer), reduction="sum"))
         tokens += len(sample.answer)
@@ -261,7 +261,7 @@ def test_evaluation_by_steps_on_a_sample_is_that_of_prediction(tmp_path: Path) -
     # 3 steps an epoch
     assert logged.evaluations == [25, 50, 75, 90]
     _, data = prepare(config, corpus)
-    chosen = [s for s in corpus.splits["dev"] if s.id in {sample.id for sample in data.dev_samples}]
+    chosen = [s for s in corpus.splits["dev"] if s.id in {sample.id for sample in data.dev}]
     assert len(chosen) == 5
     found = answers(result.best_path, chosen, config)
     row = Counts.of(compare_units([s.entities for s in chosen], [found[s.id].entities for s in chosen], "pair")).micro()
@@ -282,7 +282,7 @@ def test_mentions_are_exchanged_anew_in_each_epoch() -> None:
     assert isinstance(data, GenerativeData)
     first, second = data.epoch_samples(0), data.epoch_samples(1)
     assert first == data.epoch_samples(0)
-    plain = data.train_samples
+    plain = data.train
     assert [s.id for s in first] == [s.id for s in second] == [s.id for s in plain]
     assert sum(one.text != other.text for one, other in zip(first, second, strict=True)) > 10
     assert sum(one.text != other.text for one, other in zip(first, plain, strict=True)) > 10
@@ -297,7 +297,7 @@ def test_mentions_are_exchanged_anew_in_each_epoch() -> None:
     corpus.splits["train"] = corpus.splits["train"][:40]
     _, data = prepare(configuration(), corpus)
     assert isinstance(data, GenerativeData)
-    assert data.epoch_samples(1) is data.train_samples
+    assert data.epoch_samples(1) is data.train
 
 
 def test_of_equal_scores_the_lower_loss_is_kept(tmp_path: Path) -> None:
@@ -502,11 +502,11 @@ def test_the_survey_counts_what_is_computed() -> None:
     _, data = prepare(config, corpus)
     one, two = data.pack_statistics(1), data.pack_statistics(2)
     assert (one.steps, two.steps, data.steps) == (3, 3, 3)
-    suffixes = sum(len(s.prompt) + len(s.answer) - 1 - one.prefix for s in data.train_samples)
+    suffixes = sum(len(s.prompt) + len(s.answer) - 1 - one.prefix for s in data.train)
     assert one.pack_tokens == one.packs * one.prefix + suffixes
-    assert one.sample_tokens == sum(len(s.prompt + s.answer) for s in data.train_samples)
+    assert one.sample_tokens == sum(len(s.prompt + s.answer) for s in data.train)
     assert one.largest <= 120
-    whole = len(make_pack(data.train_samples, one.prefix).ids)
+    whole = len(make_pack(data.train, one.prefix).ids)
     assert whole == one.prefix + suffixes
 
 
@@ -514,7 +514,7 @@ def test_processes_share_dev() -> None:
     config = configuration("tuning.pack_tokens=100")
     corpus = small_corpus.corpus(8, 7)
     _, data = prepare(config, corpus)
-    samples, prefix = data.dev_samples, len(data.prefix)
+    samples, prefix = data.dev, len(data.prefix)
     for ranks in (1, 2, 9):
         shares = [share for rank in range(ranks) for share in DevLoader(samples, prefix, 100, rank, ranks)]
         assert sorted(s.id for share in shares for s in share.samples) == sorted(s.id for s in samples)
