@@ -423,12 +423,16 @@ def _sentence_in(asked: str, known: Collection[str]) -> str:
     return asked
 
 
+def _numbered_records(lines: Sequence[str]) -> Iterator[tuple[int, Any]]:
+    """The line number and the value of each line that is not blank, see `_record`."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield number, _record(line.removeprefix("\ufeff") if number == 1 else line)
+
+
 def _answers(lines: Sequence[str], log: IssueLog) -> Said:
     said: Said = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        record = _record(line.removeprefix("\ufeff") if number == 1 else line)
+    for number, record in _numbered_records(lines):
         answer = _answer_in(record) if isinstance(record, dict) else None
         if answer is None:
             found = record if isinstance(record, str) else "no answer"
@@ -444,10 +448,7 @@ def _answers(lines: Sequence[str], log: IssueLog) -> Said:
 def _submission(lines: Sequence[str], log: IssueLog) -> Said:
     """CLUENER's: `{"id": 0, "label": {"name": {"彭小军": [[15, 17]]}}}`, ends inclusive."""
     said: Said = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        record = _record(line.removeprefix("\ufeff") if number == 1 else line)
+    for number, record in _numbered_records(lines):
         label = record.get("label") if isinstance(record, dict) else None
         if not isinstance(label, dict) or "id" not in record:
             log.add("bad-line", f"{quote(record)} has no id and label; the line is left out", number)
@@ -479,10 +480,7 @@ def _corpus(path: Path, log: IssueLog) -> Said:
 
 def _own(lines: Sequence[str], log: IssueLog) -> Said:
     predictions: Said = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        record = _record(line.removeprefix("\ufeff") if number == 1 else line)
+    for number, record in _numbered_records(lines):
         if not isinstance(record, dict):
             found = record if isinstance(record, str) else f"{quote(record)} where an object belongs"
             log.add("bad-line", f"{found}; the line is left out", number)

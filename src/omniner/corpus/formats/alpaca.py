@@ -31,7 +31,7 @@ from omniner.corpus.formats.fields import (
     id_of,
     join_surrogates,
     json_records,
-    parse_json,
+    parse_whole_json,
     post_of,
     quote,
     text_of,
@@ -136,9 +136,7 @@ def _pairs(answer: object, log: IssueLog, line: int) -> list[tuple[str, str]] | 
     if isinstance(answer, str):
         stripped = answer.strip(" \t\r\n")
         try:
-            value, end = parse_json(stripped)
-            if end < len(stripped):
-                raise ValueError(f"more behind it: {quote(stripped[end:])}")
+            value = parse_whole_json(stripped)
         except ValueError as error:
             log.add("bad-answer", f"the answer {quote(answer)} is no JSON list of pairs ({error}); left out", line)
             return None

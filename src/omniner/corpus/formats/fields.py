@@ -205,9 +205,7 @@ def _line_values(text: str, log: IssueLog) -> Iterator[tuple[int, Any]]:
         if not stripped:
             continue
         try:
-            value, end = parse_json(stripped)
-            if end < len(stripped):
-                raise ValueError(f"more text after the value: {quote(stripped[end:])}")
+            value = parse_whole_json(stripped)
         except ValueError as error:
             log.add("bad-json", f"{error}; the line is left out", number)
             continue
@@ -353,6 +351,14 @@ def parse_json(text: str, start: int = 0) -> tuple[Any, int]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{error.msg} at column {error.colno}") from None
     return value, end
+
+
+def parse_whole_json(text: str) -> Any:
+    """Parse the one JSON value that a text is, see `parse_json`; more text behind it is a `ValueError`, too."""
+    value, end = parse_json(text)
+    if end < len(text):
+        raise ValueError(f"more text after the value: {quote(text[end:])}")
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

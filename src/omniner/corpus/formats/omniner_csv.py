@@ -24,7 +24,7 @@ from omniner.corpus.formats.fields import (
     IssueLog,
     join_surrogates,
     labeled_only,
-    parse_json,
+    parse_whole_json,
     quote,
     read_text,
     writable_text,
@@ -100,9 +100,9 @@ def _items(label: str, log: IssueLog, line: int) -> list[Region] | None:
     if not label:
         return []
     try:
-        value, end = parse_json(label)
-        if end < len(label) or not isinstance(value, list):
-            raise ValueError("not one list")
+        value = parse_whole_json(label)
+        if not isinstance(value, list):
+            raise ValueError("not a list")
     except ValueError as error:
         log.add("bad-json", f"label: {error}; the row is left out", line)
         return None

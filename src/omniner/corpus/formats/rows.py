@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from omniner.corpus.formats.excerpt import Excerpt
-from omniner.corpus.formats.fields import MAX_LINE, IssueLog, json_records, parse_json, read_text
+from omniner.corpus.formats.fields import MAX_LINE, IssueLog, json_records, parse_whole_json, read_text
 from omniner.files import check_input_file, explaining
 
 _START = 4096  # bytes in which the first that is no blank must stand
@@ -90,8 +90,7 @@ def table_records(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, An
             value: Any = cell
             if cell[:1] in ("[", "{"):
                 with suppress(ValueError):
-                    parsed, end = parse_json(cell)
-                    value = parsed if end == len(cell) else cell
+                    value = parse_whole_json(cell)
             if value != "":
                 record[name] = value
         yield line, record
