@@ -109,7 +109,7 @@ class GenerativeModule(Learner):
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
 
     def on_train_batch_start(self, batch: PackedStep, batch_idx: int) -> None:
-        """Draw this step's random choices from the seed, the step and the process."""
+        """Seed this step, with other numbers on each process, see `begin_step`."""
         self.begin_step(self.trainer.global_rank)
 
     def training_step(self, batch: PackedStep, batch_idx: int) -> Tensor:
@@ -164,7 +164,7 @@ class GenerativeModule(Learner):
         }
 
     def stored_description(self, checkpoint: Mapping[str, Any]) -> Any:
-        """What `describe` said; older files have `auto` for the optimizer that was built."""
+        """Return what `describe` said; older files have `auto` for the optimizer that was built."""
         stored = super().stored_description(checkpoint)
         if stored is None or stored["tuning"]["optimizer"] != "auto":
             return stored
@@ -242,7 +242,7 @@ class GenerativeModule(Learner):
 
 
 def hold_in(model: nn.Module, dtype: torch.dtype) -> None:
-    """Hold all weights of a model in a type; buffers, such as frequencies of positions, keep theirs."""
+    """Convert all weights of a model to a type; buffers, such as frequencies of positions, keep theirs."""
     weights = {id(weight) for weight in model.parameters()}
     model._apply(lambda value: value.to(dtype) if id(value) in weights else value)  # type: ignore[no-untyped-call]
 

@@ -304,7 +304,7 @@ class CausalModel:
         method: full | lora | qlora.
         base: hub name, folder or GGUF file it came from; None for random weights.
         quantization: of the base; None where it has its ordinary precision.
-        origin: parameters of a base with random weights beside which adapters learn; nobody else has them.
+        origin: the weights of a random base beside which adapters learn, for no other file has them; else None.
         rate: `samples.answer_rate` of what it learnt from; None = unknown.
     """
 

@@ -215,7 +215,7 @@ class _AdaptedLinear(torch.autograd.Function):
 
 
 def masked(rows: Tensor, kept: Tensor | None) -> Tensor:
-    """Leave out what dropout leaves out; None = nothing."""
+    """Multiply rows by what dropout keeps of them (0, or a factor above 1); None = there is no dropout."""
     return rows if kept is None else rows * kept
 
 

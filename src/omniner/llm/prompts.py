@@ -76,10 +76,10 @@ class Prompt:
             for places, own in zip(neighbours, written, strict=True)
         ]
 
-    def turns(self, written: str) -> list[dict[str, str]]:
-        """Write the chat up to the answer, with one of `inputs`; without a system role where its text is empty."""
+    def turns(self, given: str) -> list[dict[str, str]]:
+        """Write the chat up to the answer with `given`, one of `inputs`; an empty system text makes no system role."""
         system = [{"role": "system", "content": self.system}] if self.system else []
-        return [*system, {"role": "user", "content": f"{self.instruction}\n{written}"}]
+        return [*system, {"role": "user", "content": f"{self.instruction}\n{given}"}]
 
     def messages(self, text: str) -> list[dict[str, str]]:
         """Write the chat for a sentence, up to the answer."""

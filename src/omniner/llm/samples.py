@@ -73,9 +73,9 @@ class ChatTokenizer:
         self.end = self._find_end()
         self.stops = frozenset({self.end[0], *self._controls} | {tokenizer.eos_token_id} - {None})
 
-    def write(self, prompt: Prompt, written: str) -> str:
-        """Write the whole chat as text, up to where the answer begins, with one of the prompt's inputs."""
-        messages = prompt.turns(written)
+    def write(self, prompt: Prompt, given: str) -> str:
+        """Write the whole chat as text, up to where the answer begins; `given` is one of `Prompt.inputs`."""
+        messages = prompt.turns(given)
         if messages[0]["role"] == "system" and not self._system_works:
             system, user = messages
             messages = [{"role": "user", "content": f"{system['content']}\n{user['content']}"}]

@@ -219,7 +219,9 @@ def _pad(rows: list[Tensor]) -> Tensor:
 
 
 class EvalLoader:
-    """Longest-first batches, each shared by the processes, so that all have as many and none is served twice.
+    """Gives this process its part of each batch of dev, the longest sentences first.
+
+    All processes get equally many batches, and no sentence counts twice.
 
     Args:
         examples: all of them.

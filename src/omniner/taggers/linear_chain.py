@@ -49,8 +49,8 @@ class Blocks:
         order: [T] tag at each place of the inner order; None if it is the given order.
         inverse: [T] place of each tag.
         large_from, large_to: places of the F sources and the G targets of the large block, always consecutive.
-        small_from: K groups of C places, the k-th source of every small block; `small_to` its targets
-        likewise.
+        small_from: K groups of C places, the k-th source of every small block.
+        small_to: the same of their targets.
     """
 
     order: Tensor | None
@@ -68,10 +68,11 @@ class PackedLayout:
     Attributes:
         places: [N] place of each packed character in the batch seen as [B * L].
         rows: [N] sentence of each packed character.
-        previous: places of the characters before those of the second and later steps.
-        last: [B'] packed place of the last character of each sentence that has any; `last_rows` that
-        sentence. counts: sentences that have a character at each step; `offsets` where the steps begin, and
-        N.
+        previous: packed places of the characters before those of the second and later steps.
+        last: [B'] packed place of the last character of each sentence that has any.
+        last_rows: [B'] these sentences.
+        counts: sentences that have a character at each step.
+        offsets: packed places where the steps begin, and N.
     """
 
     places: Tensor
@@ -517,14 +518,20 @@ class SumStep:
         return best
 
     def reduce(self, scores: Tensor, out: Tensor, kept: Tensor) -> None:
-        """Over the sources of the large block, whose best is 0: [n, F] -> `out` [n, G]."""
+        """Write the log-sums over the sources of the large block, [n, F], to its targets, `out` [n, G].
+
+        Args:
+            scores: of the sources; the best of each row is 0.
+            out: is overwritten.
+            kept: [n, F], gets exp(scores) for the backward pass where the block is `fast`.
+        """
         if self.fast:
             torch.log(torch.exp(scores, out=kept) @ self.weight, out=out)
         else:
             torch.logsumexp(scores[:, :, None] + self.large, 1, out=out)
 
     def add(self, one: Tensor, two: Tensor) -> Tensor:
-        """Over two sources of a small block."""
+        """Return the log-sum of what two sources of a small block give."""
         return torch.logaddexp(one, two)
 
 
@@ -537,7 +544,7 @@ class MaxStep(SumStep):
         self.room: Tensor | None = None  # for all pairs [n, G, F]: a new one per step would cost as much as the sum
 
     def reduce(self, scores: Tensor, out: Tensor, kept: Tensor) -> None:
-        """Over the sources of the large block, whose best is 0: [n, F] -> `out` [n, G].
+        """Write the maxima over the sources of the large block to its targets, see `SumStep.reduce`.
 
         A source that lies further behind the best one than the transitions differ cannot win for any target, so
         often few are left. (Counting them would make a GPU wait, so there all are tried.)
@@ -554,7 +561,7 @@ class MaxStep(SumStep):
             torch.amax(ways, 2, out=out)
 
     def add(self, one: Tensor, two: Tensor) -> Tensor:
-        """Over two sources of a small block."""
+        """Return the maximum of what two sources of a small block give."""
         return torch.maximum(one, two)
 
 

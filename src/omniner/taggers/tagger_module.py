@@ -140,12 +140,12 @@ class TaggerModule(Learner):
         yield {"params": head, "lr": model.head_learning_rate, "weight_decay": 0.0}
 
     def on_fit_start(self) -> None:
-        """Move the average to where the weights are."""
+        """Move the averaged weights to the device of the trained ones."""
         if self.average is not None:
             self.average.averaged.to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Draw this step's random choices from the seed and the step."""
+        """Seed this step, see `begin_step`; with the same numbers on all processes where the backbone needs that."""
         self.begin_step(0 if self.tagger.member.draws_for_step else self.trainer.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -217,7 +217,7 @@ class TaggerModule(Learner):
             checkpoint["average"] = {"weights": self.average.weights(), "steps": self.average.steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the average back."""
+        """Restore the average."""
         if self.average is not None:
             self.average.load(checkpoint["average"]["weights"], checkpoint["average"]["steps"])
 
@@ -267,7 +267,7 @@ class WeightAverage(Generic[Module]):
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor], steps: int) -> None:
-        """Take what `weights` gave after so many steps."""
+        """Restore what `weights` gave after so many steps."""
         for name, weight in self.averaged.named_parameters():
             weight.copy_(weights[name])
         self.steps = steps

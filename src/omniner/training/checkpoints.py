@@ -30,18 +30,18 @@ from omniner.model_files import DOWNLOAD
 
 
 def pretrained_options(local: bool) -> dict[str, Any]:
-    """Return the arguments of every `from_pretrained`: no network for a folder, no foreign code ever."""
+    """Return the arguments of every `from_pretrained`: no network for a `local` folder, no foreign code ever."""
     return {"local_files_only": local, "trust_remote_code": False}
 
 
 def load_advice(local: bool, folder: str) -> str:
-    """Return what to do about a model that cannot be loaded; `folder` says what a folder must hold."""
+    """Return what to do about a model that cannot be loaded; `folder` is the advice for a `local` one."""
     return folder if local else DOWNLOAD
 
 
 @contextlib.contextmanager
 def explaining_load_errors(where: str, path: str | Path, fix: str) -> Iterator[None]:
-    """Turn what a library raises about something that cannot be loaded into one line.
+    """Turn what a library raises in the block, about something that cannot be loaded, into one `UserError`.
 
     Args:
         where: the config key that names it.

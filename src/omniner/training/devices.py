@@ -42,7 +42,7 @@ Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
 
 
 def compute_dtype(precision: str) -> torch.dtype:
-    """Return what products are computed in at a `Precision`."""
+    """Return the type that matrix products are computed in at a `Precision`."""
     return torch.float32 if precision == "32-true" else torch.bfloat16
 
 
@@ -69,7 +69,7 @@ class Devices(NamedTuple):
         return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
 
     def dtype(self, learns: bool) -> torch.dtype:
-        """Return in what a causal model's weights are held.
+        """Return the type in which the weights of a causal model are held.
 
         Mixed precision computes in bf16 but adds small steps to the weights, which fp32 must hold. Weights that do not
         learn get no steps.
@@ -152,7 +152,7 @@ def _settle_products(precision: Precision, deterministic: bool) -> None:
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Have fp32 products rounded nowhere for the block: sums over many steps would carry the error on."""
+    """Compute fp32 products in full fp32 for the block, not in TF32: sums over many steps would carry the error on."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -90,17 +90,17 @@ class KeepCheckpoints(Checkpoint):
         self.save_now = self.amid_step = False
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know."""
+        """Return what a resumed run must know."""
         names = ("best_f1", "best_loss", "evaluated_step", "_without_gain")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore what `state_dict` gave."""
         for name, value in state_dict.items():
             setattr(self, name, value)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A run that had run out of patience stays stopped."""
+        """Stop at once where patience (`trainer.patience`) was over before."""
         self._saved = time.monotonic()
         self._check_patience(trainer)
 
@@ -148,7 +148,7 @@ class KeepCheckpoints(Checkpoint):
 
 
 class WholeSteps(Callback):
-    """Notes while the state is that of no step: from where the optimizer begins to where the step ends.
+    """Notes when training is amid an optimizer step: weights, their average and the learning rate do not fit together.
 
     It comes before all other callbacks, so that what one of them raises at the end of a step loses nothing.
 
@@ -160,16 +160,16 @@ class WholeSteps(Callback):
         self._keeper = keeper
 
     def on_before_optimizer_step(self, *rest: Any) -> None:
-        """The weights are about to change."""
+        """Note that the weights are about to change."""
         self._keeper.amid_step = True
 
     def on_train_batch_end(self, *rest: Any) -> None:
-        """The average and the learning rate have followed."""
+        """Note that the step is whole: the average and the learning rate have followed."""
         self._keeper.amid_step = False
 
 
 class StoppedTogether(Stopped):
-    """Told to stop, at a step that all processes have agreed on: what they do next they still do together."""
+    """All processes stop at the same step, which they have agreed on, so they can still do together what comes next."""
 
 
 class Interruption(Callback):
@@ -236,7 +236,7 @@ class Interruption(Callback):
         self._restore()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Remember what it was."""
+        """Remember which signal it was, if any, and whether all processes stopped together."""
         self._restore()
         self.together = isinstance(exception, StoppedTogether)
         if isinstance(exception, KeyboardInterrupt):

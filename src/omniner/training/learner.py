@@ -149,7 +149,7 @@ class Learner(pl.LightningModule, ABC):
         )
 
     def begin_step(self, rank: int) -> None:
-        """Draw this step's random choices from the seed, the step and the rank; start the clock."""
+        """Seed torch's generators for this step, from the seed, the step and the rank; start the clock."""
         self._began = self._began or time.perf_counter()
         trainer: Any = self.trainer
         step = trainer.global_step
