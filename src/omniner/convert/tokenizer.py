@@ -258,15 +258,13 @@ def _check(path: Path, model: PieceModel) -> None:
         "puts spaces after words": model.whitespace_as_suffix,
         "has unused pieces": PieceKind.UNUSED in kinds,
         "names a piece twice": len({piece.text for piece in model.pieces}) < len(model.pieces),
-        "has pieces of characters it lacks": any(set(text) - texts for text in _joined(model)),
+        "has pieces of characters it lacks": any(
+            set(piece.text) - texts for piece in model.pieces if piece.kind == PieceKind.NORMAL and len(piece.text) > 1
+        ),
     }
     if found := [what for what, is_so in wrong.items() if is_so]:
         fix = "Use the tokenizer.model of Baichuan2 or InternLM2 as published."
         raise UserError(path, f"this SentencePiece model {' and '.join(found)}: no fast tokenizer is the same", fix)
-
-
-def _joined(model: PieceModel) -> list[str]:
-    return [piece.text for piece in model.pieces if piece.kind == PieceKind.NORMAL and len(piece.text) > 1]
 
 
 def _merges(model: PieceModel) -> list[tuple[str, str]]:

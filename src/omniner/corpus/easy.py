@@ -240,7 +240,7 @@ class FilterResult:
     kept: list[Sentence]
     dropped: list[RareCategory]
     suspects: list[ContradictedLabel]
-    folds: list[Mapping[str, float]]
+    folds: Sequence[Mapping[str, float]]
     unit: str
     together: str
 

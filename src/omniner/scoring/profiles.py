@@ -344,6 +344,7 @@ def _signature(scores: Metrics, errors: ErrtaResult, metrics: MetricsConfig, sam
     """How the scores were computed and on what, in one line; equal signatures mean comparable scores."""
     interval = f"{metrics.bootstrap}x{scores.resampled}@{metrics.confidence:g}/seed{metrics.seed}"
     answers = [prediction for _, prediction in samples if prediction is not None]
+    labels = [sentence.meta.get(LABEL, "") for sentence, _ in samples]
     parts = {
         "profile": metrics.profile,
         "unit": scores.unit,
@@ -352,15 +353,11 @@ def _signature(scores: Metrics, errors: ErrtaResult, metrics: MetricsConfig, sam
         "errta": errors.mode,
         "bootstrap": interval if metrics.bootstrap else "none",
         "sentences": str(len(samples)),
-        "gold": _digest([s.id for s, _ in samples], [s.entities for s, _ in samples], _labels(samples)),
+        "gold": _digest([s.id for s, _ in samples], [s.entities for s, _ in samples], labels),
         "predictions": _digest([p.id for p in answers], [p.entities for p in answers], [p.raw for p in answers]),
         "version": __version__,
     }
     return "|".join(f"{name}:{value}" for name, value in parts.items())
-
-
-def _labels(samples: Sequence[official.Sample]) -> list[str]:
-    return [sentence.meta.get(LABEL, "") for sentence, _ in samples]
 
 
 def _digest(ids: list[str], sides: list[list[Entity]], texts: list[str]) -> str:

@@ -74,7 +74,7 @@ def _filter(context: Context, output: Path) -> None:
     verdicts = easy.review(corpus.sentences, division.parts, opinions, unit)
     hard = [verdict.sentence for verdict in verdicts if not verdict.is_easy]
     kept, dropped = easy.drop_rare_categories(hard, corpus.sentences, config.filter.min_mentions)
-    scores = [_scores(outcomes[name]) for name in names]
+    scores = [{score: outcomes[name].metrics[f"test/micro_{score}"] for score in SCORES} for name in names]
     filtered = FilterResult(
         verdicts, kept, dropped, easy.contradicted_labels(verdicts), scores, unit, division.together
     )
@@ -154,10 +154,6 @@ def _with_places(sentences: Sequence[Sentence], said: Mapping[str, Prediction]) 
         sentence.id: replace(said[sentence.id], entities=list(found))
         for sentence, found in zip(asked, placed, strict=True)
     }
-
-
-def _scores(outcome: Outcome) -> Mapping[str, float]:
-    return {name: outcome.metrics[f"test/micro_{name}"] for name in SCORES}
 
 
 def _write(output: Path, filtered: FilterResult) -> list[Issue]:

@@ -62,11 +62,10 @@ from omniner.guidance.prompt_search import (
 from omniner.records import Issue, Prediction, Sentence
 from omniner.report import guidance_page
 from omniner.runs import children
-from omniner.runs.children import Job, Outcome
+from omniner.runs.children import Job
 from omniner.runs.context import Context, Task, model_label, model_settings
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.scoring.comparison import System, compare_runs
-from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import prediction_from_line
 from omniner.scoring.profiles import score_records
 from omniner.scoring.resampling import post_numbers
@@ -173,21 +172,14 @@ def _tables(
     config: Config, rung: Rung, alive: Sequence[PromptVariant], answers: Mapping[str, list[Prediction]]
 ) -> dict[str, NDArray[np.int64]]:
     """Counts per post of each variant, shorter prompts first."""
-    order = sorted(alive, key=lambda variant: variant.length)
-    scored = _score_all(config, rung.sentences, {variant.name: answers[variant.name] for variant in order})
-    numbers = post_numbers(rung.sentences)
+    numbers, metrics = post_numbers(rung.sentences), dataclasses.replace(config.metrics, bootstrap=0)
     post_of = {sentence.id: number for sentence, number in zip(rung.sentences, numbers, strict=True)}
-    return {
-        name: micro_counts(one.comparison, [post_of[key] for key in one.scored], 1 + max(numbers))
-        for name, one in scored.items()
-    }
-
-
-def _score_all(
-    config: Config, gold: Sequence[Sentence], answers: Mapping[str, list[Prediction]]
-) -> dict[str, ScoreResult]:
-    metrics = dataclasses.replace(config.metrics, bootstrap=0)
-    return {name: score_records(gold, one, metrics, config.errta) for name, one in answers.items()}
+    tables: dict[str, NDArray[np.int64]] = {}
+    for variant in sorted(alive, key=lambda variant: variant.length):
+        scored = score_records(rung.sentences, answers[variant.name], metrics, config.errta)
+        posts = [post_of[key] for key in scored.scored]
+        tables[variant.name] = micro_counts(scored.comparison, posts, 1 + max(numbers))
+    return tables
 
 
 def _result(
@@ -396,7 +388,8 @@ def run_rung(
     context: Context, rung: Rung, variants: Sequence[PromptVariant]
 ) -> tuple[dict[str, list[Prediction]], dict[str, str]]:
     """Do a rung for these variants: the answers to `rung.fresh` by variant, and why others have none."""
-    waiting = {_child_label(variant, rung): variant for variant in variants}
+    waiting = {f"{variant.name}-rung{rung.number}": variant for variant in variants}
+    fix = "Remove the folder of this variant: the same command tries it again."
     answers: dict[str, list[Prediction]] = {}
     failed: dict[str, str] = {}
     for _ in range(_ATTEMPTS):
@@ -408,16 +401,13 @@ def run_rung(
                 log.warning("%s: %s", outcome.name, outcome.error)
                 failed[variant.name] = outcome.error
             else:
-                answers[variant.name] = _answers(outcome)
+                path = outcome.folder / "predictions.jsonl"
+                answers[variant.name] = whole_records(path, prediction_from_line, fix)
                 log.info("rung %d: %s is done, %d of %d", rung.number, variant.name, len(answers), len(variants))
         waiting = {label: variant for label, variant in waiting.items() if variant.name in failed}
         if not waiting:
             break
     return answers, {variant.name: failed[variant.name] for variant in waiting.values()}
-
-
-def _child_label(variant: PromptVariant, rung: Rung) -> str:
-    return f"{variant.name}-rung{rung.number}"
 
 
 def _config(context: Context, variant: PromptVariant, rung: Rung, label: str) -> Config:
@@ -441,11 +431,6 @@ def _config(context: Context, variant: PromptVariant, rung: Rung, label: str) ->
     config.trainer = replace(ours.trainer, max_steps=rung.budget or ours.trainer.max_steps)
     config.tracking = replace(ours.tracking, log_model=False)  # the models are means, not results
     return config
-
-
-def _answers(outcome: Outcome) -> list[Prediction]:
-    fix = "Remove the folder of this variant: the same command tries it again."
-    return whole_records(outcome.folder / "predictions.jsonl", prediction_from_line, fix)
 
 
 def _check(config: Config) -> None:
