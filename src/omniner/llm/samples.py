@@ -212,7 +212,7 @@ _TRIED = 4  # places before the sentence where the text may be parted
 
 @dataclass(slots=True)
 class Sample:
-    """One sentence, ready for a causal model.
+    """One sentence, ready for a causal model; examples are here what a prompt shows of train.
 
     Attributes:
         id: of the sentence.
