@@ -358,7 +358,7 @@ def compare(
                 raise UserError("gold", f"the records of {name} hold no gold", "Give the gold sentences.")
             else:
                 sources.append(RunFiles(name, "records", Path(), None, {}, ""))
-                loaded.append(LoadedPredictions(_sentences(gold), _predictions(run), [], "own", 0.0))
+                loaded.append(LoadedPredictions(_sentences(gold), _predictions(run), [], 0.0))
         systems, _ = align_runs(sources, loaded)
     return compare_runs(systems, config.metrics, config.errta, config.compare)
 

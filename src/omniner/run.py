@@ -146,7 +146,7 @@ def _without_folder(config: Config) -> Path:
     from omniner.runs.context import Context
     from omniner.tracking.tracked_run import Run
 
-    TASKS[config.task.name].run(Context(config=config, folder=Path(), run=Run(), resumed=False))
+    TASKS[config.task.name].run(Context(config=config, folder=Path(), run=Run()))
     return Path()
 
 
@@ -172,7 +172,7 @@ def _start(config: Config, folder: RunFolder) -> Context:
     tracked.params(task.parameters(config))
     tracked.text(compose.to_yaml(config), "config.yaml")
     tracked.tags({f"version.{key}": value for key, value in library_versions().items()})
-    return Context(config=config, folder=folder.path, run=tracked, resumed=folder.resumed)
+    return Context(config=config, folder=folder.path, run=tracked)
 
 
 def _place_of(config: Config) -> TrackingConfig:

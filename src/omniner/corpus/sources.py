@@ -84,7 +84,7 @@ def load_corpus(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
         raise UserError("data.dev_from_train", found, "Set a share of train, for example 0.1.")
     roles = _roles(data)
     published = _published(data, roles, splits)
-    corpus = Corpus(data.name, {}, Taxonomy(data.name, "", ()), report=data.report, definitions=dict(data.definitions))
+    corpus = Corpus(data.name, {}, Taxonomy(data.name, ()), report=data.report, definitions=dict(data.definitions))
     if data.format == "synthetic":
         _generate(data, published, corpus)
     else:

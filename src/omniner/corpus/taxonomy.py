@@ -1,4 +1,4 @@
-"""The categories a corpus may use: their order, their primaries, their English names, their version.
+"""The categories a corpus may use: their order, their primaries, their English names.
 
 Either the packaged table (`omniner2025.tsv`: 90 categories in 33 primaries) or, for any other corpus, the names found
 in its files. A category is written `primary_secondary` and split once, at the first `_`; `/` belongs to the name
@@ -8,7 +8,6 @@ in its files. A category is written `primary_secondary` and split once, at the f
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,13 +31,11 @@ class Taxonomy:
 
     Attributes:
         name: as in `data.taxonomy`, or the corpus's where it is flat.
-        version: tells whether two runs used the same label set.
         categories: in their order.
         english: names of categories and of primaries; may be empty.
     """
 
     name: str
-    version: str
     categories: tuple[str, ...]
     english: dict[str, str] = field(default_factory=dict)
 
@@ -82,9 +79,7 @@ def load_taxonomy(name: str) -> Taxonomy:
 
 def _parse(name: str, text: str) -> Taxonomy:
     """Read the table: a `# version:` line, a header, then category, English primary, English category."""
-    first, _header, *rows = text.splitlines()
-    marker, version = first.rsplit(" ", 1)
-    assert marker == "# version:", f"{name}.tsv must begin with '# version: <number>'"
+    _version, _header, *rows = text.splitlines()
     english: dict[str, str] = {}
     categories = []
     for row in rows:
@@ -92,14 +87,9 @@ def _parse(name: str, text: str) -> Taxonomy:
         categories.append(category)
         english[primary_of(category)] = english_primary
         english[category] = english_category
-    return Taxonomy(name, version, tuple(categories), english)
+    return Taxonomy(name, tuple(categories), english)
 
 
 def flat_taxonomy(name: str, categories: Iterable[str]) -> Taxonomy:
-    """Make the taxonomy of a corpus that brings its own names: sorted, without English.
-
-    Its version is a digest of the names.
-    """
-    names = tuple(sorted(set(categories)))
-    version = hashlib.sha256("\n".join(names).encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return Taxonomy(name, version, names)
+    """Make the taxonomy of a corpus that brings its own names: sorted, without English."""
+    return Taxonomy(name, tuple(sorted(set(categories))))

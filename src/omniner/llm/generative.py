@@ -295,7 +295,6 @@ class PackStatistics:
 
     Attributes:
         steps: optimizer steps.
-        prefix: tokens that all prompts share; computed once for each pack.
         packs: of all steps and processes.
         pack_tokens: tokens of all packs, their prefixes included: what is computed.
         sample_tokens: tokens of all prompts and answers: what would be computed one by one.
@@ -304,7 +303,6 @@ class PackStatistics:
     """
 
     steps: int
-    prefix: int
     packs: int
     pack_tokens: int
     sample_tokens: int
@@ -376,7 +374,6 @@ class GenerativeData(TrainingData[Sample]):
                 sizes += [len(pack.ids) for pack in step.packs]
         return PackStatistics(
             steps=self.steps,
-            prefix=len(self.prefix),
             packs=len(sizes),
             pack_tokens=sum(sizes),
             sample_tokens=sum(len(sample.prompt) + len(sample.answer) for sample in samples),

@@ -217,14 +217,12 @@ class Context:
         config: checked.
         folder: of the run; relative names below are relative to it.
         run: the tracked run; one that writes nothing where tracking is off.
-        resumed: whether the folder holds an unfinished run of this configuration, which goes on.
         complaint: what the task found that its command was told to fail on, for exit status 1; empty = nothing.
     """
 
     config: Config
     folder: Path
     run: Run
-    resumed: bool
     complaint: str = ""
 
     def publish_file(self, name: str) -> Path:

@@ -74,7 +74,6 @@ class RunFolder:
     """A claimed folder: `resumed` says whether it holds an unfinished run of the same configuration."""
 
     path: Path
-    digest: str
     resumed: bool
     state: dict[str, Any]
     lock: BaseFileLock
@@ -139,7 +138,7 @@ def claim_folder(config: Config) -> RunFolder:
                 state = read_state(folder)
                 if state.get("digest") == digest and _goes_on(state, config):
                     remove_temporary_files(folder)
-                    return RunFolder(folder, digest, True, state, lock)
+                    return RunFolder(folder, True, state, lock)
                 lock.release()
     return _open(_new_path(config.name), digest, config)
 
@@ -179,7 +178,7 @@ def _open(path: Path, digest: str, config: Config) -> RunFolder:
         old = _state_to_replace(path, config)
         if old and old.get("digest") == digest and config.resume == "auto" and _goes_on(old, config):
             remove_temporary_files(path)
-            return RunFolder(path, digest, True, old, lock)
+            return RunFolder(path, True, old, lock)
         _check_replacing(path, old, digest, config)
     except UserError:
         lock.release()
@@ -191,7 +190,7 @@ def _open(path: Path, digest: str, config: Config) -> RunFolder:
         names = {name for task in tasks for name in outputs_of(task)}
         put_aside(path, sorted(names), (STATE, "config.yaml"))
     state = {"digest": digest, "status": "running", "started": time.time(), "task": config.task.name}
-    folder = RunFolder(path, digest, False, state, lock)
+    folder = RunFolder(path, False, state, lock)
     folder.save()
     write_text(path / "config.yaml", compose.to_yaml(config))
     return folder
@@ -247,7 +246,7 @@ def _continue(path: Path, digest: str, config: Config) -> RunFolder:
         lock.release()
         raise
     remove_temporary_files(path)
-    return RunFolder(path, digest, True, state, lock)
+    return RunFolder(path, True, state, lock)
 
 
 def _check_goes_on(path: Path, digest: str, config: Config) -> dict[str, Any]:

@@ -57,7 +57,6 @@ class LoadedPredictions:
     gold: list[Sentence]
     predictions: list[Prediction]
     issues: list[Issue]
-    kind: str  # generated (it has its labels) | answers | omniner | cluener | corpus
     seconds: float  # spent on reading
 
 
@@ -97,7 +96,7 @@ def read_predictions(predictions: Path, gold: Path | None, data: DataConfig | No
     if lost and not any(answer.entities for answer in answers):
         fix = "Give each a text and a category, or [start, end, category] beside the text of its sentence."
         raise UserError(predictions, f"not one predicted entity could be read{_first(lost)}", fix)
-    return LoadedPredictions(sentences, answers, log.items, kind, time.perf_counter() - start)
+    return LoadedPredictions(sentences, answers, log.items, time.perf_counter() - start)
 
 
 @contextlib.contextmanager

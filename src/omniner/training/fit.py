@@ -329,7 +329,6 @@ class FitResult:
         epochs: complete passes over the training split.
         interrupted: whether a signal stopped it.
         signal: the number of that signal; 0 = none.
-        rank: of this process; only rank 0 should go on with the run.
         issues: what could not be encoded as it was.
     """
 
@@ -338,7 +337,6 @@ class FitResult:
     epochs: int
     interrupted: bool
     signal: int
-    rank: int
     issues: list[Issue] = field(default_factory=list)
 
 
@@ -393,7 +391,6 @@ def fit_module(
         epochs=trainer.global_step // data.steps,
         interrupted=interruption.signal != 0,
         signal=interruption.signal,
-        rank=trainer.global_rank,
         issues=data.issues,
     )
 

@@ -1,4 +1,4 @@
-"""The official inventory is complete and consistent; a flat one is sorted and versioned by its names."""
+"""The official inventory is complete and consistent; a flat one is sorted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ def official() -> Taxonomy:
 def test_official_inventory_has_90_categories_in_33_primaries(official: Taxonomy) -> None:
     assert len(official.categories) == len(set(official.categories)) == len(official) == 90
     assert len(official.primaries) == len(set(official.primaries)) == 33
-    assert official.version == "1.0"
 
 
 def test_official_names_are_those_of_the_published_annotation(official: Taxonomy, shared: Path) -> None:
@@ -81,12 +80,10 @@ def test_an_unknown_name_is_a_user_error() -> None:
         taxonomy.load_taxonomy("omniner2026")
 
 
-def test_flat_sorts_and_its_version_follows_the_names() -> None:
+def test_flat_sorts() -> None:
     one = taxonomy.flat_taxonomy("own", ["PER", "LOC", "PER"])
     assert one.categories == ("LOC", "PER")
     assert one.primaries == ("LOC", "PER")
-    assert one.version == taxonomy.flat_taxonomy("other", ["LOC", "PER"]).version
-    assert one.version != taxonomy.flat_taxonomy("own", ["LOC"]).version
     assert len(taxonomy.flat_taxonomy("none", [])) == 0
 
 

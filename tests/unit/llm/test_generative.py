@@ -502,12 +502,12 @@ def test_the_survey_counts_what_is_computed() -> None:
     _, data = prepare(config, corpus)
     one, two = data.pack_statistics(1), data.pack_statistics(2)
     assert (one.steps, two.steps, data.steps) == (3, 3, 3)
-    suffixes = sum(len(s.prompt) + len(s.answer) - 1 - one.prefix for s in data.train)
-    assert one.pack_tokens == one.packs * one.prefix + suffixes
+    suffixes = sum(len(s.prompt) + len(s.answer) - 1 - len(data.prefix) for s in data.train)
+    assert one.pack_tokens == one.packs * len(data.prefix) + suffixes
     assert one.sample_tokens == sum(len(s.prompt + s.answer) for s in data.train)
     assert one.largest <= 120
-    whole = len(make_pack(data.train, one.prefix).ids)
-    assert whole == one.prefix + suffixes
+    whole = len(make_pack(data.train, len(data.prefix)).ids)
+    assert whole == len(data.prefix) + suffixes
 
 
 def test_processes_share_dev() -> None:

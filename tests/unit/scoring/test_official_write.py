@@ -31,7 +31,7 @@ def test_lines_are_read_back(tmp_path: Path, items: list[tuple[str, list[Entity]
     ]
     assert write_generated(path, gold, given_answers[::-1]) == []
     loaded = predictions.read_predictions(path, None)
-    assert (loaded.kind, loaded.issues) == ("generated", [])
+    assert loaded.issues == []
     assert [(s.id, s.entities, s.meta["prompt"]) for s in loaded.gold] == [(s.id, s.entities, s.text) for s in gold]
     for prediction, answer in zip(loaded.predictions, given_answers, strict=True):
         if answer.raw:

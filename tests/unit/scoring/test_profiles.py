@@ -397,7 +397,8 @@ def test_predictions_in_the_forms_of_other_programs(form: str, tmp_path: Path) -
 def test_ms_swift_brings_its_gold_and_nothing_is_no_success(tmp_path: Path) -> None:
     lines = [{"response": "[]", "labels": answer, "messages": ask(text)} for text, answer in ASKED]
     loaded = predictions.read_predictions(write(tmp_path / "swift.jsonl", lines), None)
-    assert (loaded.kind, score_loaded(loaded, METRICS, ERRTA).metrics.micro[4:]) == ("generated", (0, 0, 2))
+    assert [sentence.meta[predictions.LABEL] for sentence in loaded.gold] == [answer for _, answer in ASKED]
+    assert score_loaded(loaded, METRICS, ERRTA).metrics.micro[4:] == (0, 0, 2)
     write(tmp_path / "gold.jsonl", [sentence_to_json(sentence) for sentence in GOLD])
     with pytest.raises(UserError, match="no prediction could be read"):
         predictions.read_predictions(write(tmp_path / "p.jsonl", [{"id": None, "entities": []}]), None)

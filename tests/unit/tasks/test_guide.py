@@ -55,7 +55,7 @@ def settle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]
 
         monkeypatch.setattr(guide, "predict_file", stop)
         run = tracking.start_run(config.tracking, name="x", folder=Path("ours"), parent=None, resume_id=None, tags={})
-        context = Context(config, Path("ours"), run, resumed=False)
+        context = Context(config, Path("ours"), run)
         with pytest.raises(ToldError) as raised:
             guide._predict_and_score(context, config, Path("theirs"), corpus, corpus.splits["dev"])
         return raised.value.args[0]
@@ -95,7 +95,7 @@ def test_errors_are_those_of_the_model_that_the_run_used(
 
     monkeypatch.setattr(guide, "predict_file", stop)
     with pytest.raises(ToldError):
-        guide._predict_and_score(Context(config, Path("ours"), Run(), False), config, Path("theirs"), corpus, [])
+        guide._predict_and_score(Context(config, Path("ours"), Run()), config, Path("theirs"), corpus, [])
     assert isinstance(asked[0], Path) == (engine != "openai")
 
 
@@ -109,4 +109,4 @@ def test_a_model_that_found_nothing_teaches_nothing(
     sentences = corpus.splits["dev"]
     monkeypatch.setattr(guide, "predict_file", lambda *_: [Prediction(sentence.id) for sentence in sentences])
     with pytest.raises(UserError, match="it found no entity in the 8 sentences of dev"):
-        guide._predict_and_score(Context(config, Path("ours"), Run(), False), config, Path("theirs"), corpus, sentences)
+        guide._predict_and_score(Context(config, Path("ours"), Run()), config, Path("theirs"), corpus, sentences)

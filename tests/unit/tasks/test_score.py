@@ -33,7 +33,7 @@ def test_the_report_names_what_answered(
     monkeypatch.chdir(tmp_path)
     Path("mine.jsonl").touch()
     config = compose.load(["metrics.bootstrap=0", *overrides])
-    details = report_details(Context(config, tmp_path, Run(), False))
+    details = report_details(Context(config, tmp_path, Run()))
     assert [details["model"], details["data"]] == shown
 
 
