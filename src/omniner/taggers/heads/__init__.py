@@ -6,8 +6,9 @@ sentence, half-open in characters. Its file assigns `HEAD`, an entry with everyt
 number of sentences of a whole optimizer step, however it is divided into batches.
 
 A `TagScheme` orders tags as O, then B, I, E, S of the first category, of the second and so on: 90 categories have 361
-tags. `encode` cannot express overlapping spans; it keeps the longest and reports each that it leaves out. `decode_batch`
-handles whole batches with a few numpy calls; of an illegal sequence it takes only the well-formed entities.
+tags. `encode` cannot express overlapping spans; it keeps the longest and reports each that it leaves out.
+`decode_batch` handles whole batches with a few numpy calls; of an illegal sequence it takes only the well-formed
+entities.
 """
 
 from __future__ import annotations
