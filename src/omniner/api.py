@@ -1,8 +1,8 @@
-"""The Python interface: what the command line does, as functions that give objects back.
+"""The Python interface: what the command line does, as functions that return objects.
 
-Each function composes the same configuration as the command line from the same words (`overrides`), so that a result
-can be repeated there, and raises the same one-line `UserError`. Heavy libraries are imported inside the functions.
-`omniner/__init__.py` shows these names as `omniner.<name>`.
+Each function composes the same configuration as the command line from the same arguments (`overrides`), so that results
+can be reproduced there, and raises the same one-line `UserError`. Heavy libraries are imported inside the functions.
+`omniner/__init__.py` exports these names as `omniner.<name>`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Sentences(list[Sentence]):
     """The sentences of a file.
 
     Attributes:
-        issues: what could not be taken as it was, each with file and line; empty if everything was.
+        issues: what could not be read as it was, with file and line; empty if there was nothing.
     """
 
     def __init__(self, sentences: Iterable[Sentence], issues: Iterable[Issue] = ()) -> None:
@@ -47,17 +47,17 @@ class Sentences(list[Sentence]):
 
 
 def read(path: str | Path, format: str = "auto") -> Sentences:
-    """Read a corpus file, or a folder of brat.
+    """Read a corpus file, or a brat folder.
 
     Args:
         path: the file or folder.
-        format: `auto` recognises it; or one of `data.format`: jsonl, conll, cluener, label_studio, ...
+        format: `auto` detects it; or one of `data.format`: jsonl, conll, cluener, label_studio, ...
 
     Returns:
-        Its sentences, with the issues met in the file as `.issues`.
+        Its sentences, with the issues of the file as `.issues`.
 
     Raises:
-        UserError: it is not there, cannot be recognised, or is not what `format` says.
+        UserError: it does not exist, its format cannot be detected, or it is not in `format`.
     """
     from omniner.corpus import formats
     from omniner.corpus.sources import read_sentences
@@ -68,7 +68,7 @@ def read(path: str | Path, format: str = "auto") -> Sentences:
 
 
 def write(sentences: Sequence[Sentence], path: str | Path, format: str = "jsonl") -> list[Issue]:
-    """Write a corpus file (of brat: a new folder), whole or not at all.
+    """Write a corpus file (for brat: a new folder), completely or not at all.
 
     Args:
         sentences: with or without entities.
@@ -79,7 +79,7 @@ def write(sentences: Sequence[Sentence], path: str | Path, format: str = "jsonl"
         What the format could not hold, one issue for each sentence or kind of field.
 
     Raises:
-        UserError: the format is unknown, or the place cannot be written.
+        UserError: the format is unknown, or `path` cannot be written.
     """
     from omniner.corpus import formats
 
@@ -88,12 +88,12 @@ def write(sentences: Sequence[Sentence], path: str | Path, format: str = "jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """What a training run came to.
+    """The result of a training run.
 
     Attributes:
-        folder: of the run: checkpoints, predictions, tables, report.
+        folder: folder of the run: checkpoints, predictions, tables, report.
         scores: the content of `scores.json`.
-        run_id: of the MLflow run; empty with `tracking=off`.
+        run_id: id of the MLflow run; empty with `tracking=off`.
     """
 
     folder: Path
@@ -106,18 +106,18 @@ class TrainResult:
         return float(self.scores["metrics"]["micro"]["f1"])
 
     def load(self) -> Model:
-        """The trained model, ready to tag."""
+        """Load the trained model."""
         return load(self.folder)
 
 
 def train(overrides: Sequence[str] = ()) -> TrainResult:
-    """Train a model, predict the reported split, score it, write the report, as the command line does.
+    """Train a model, predict and score the reported split, and write the report, as the command line does.
 
     Args:
-        overrides: the words of the command line, such as `["model=qwen2_0_5b", "data=cluener", "seed=7"]`.
+        overrides: arguments of the command line, such as `["model=qwen2_0_5b", "data=cluener", "seed=7"]`.
 
     Returns:
-        The run's folder, its scores and its MLflow id. The same words after an interruption go on with the run.
+        The run's folder, scores and MLflow id. After an interruption, the same arguments continue the run.
 
     Raises:
         UserError: a mistake in a key, a file or a label.
@@ -133,11 +133,11 @@ def train(overrides: Sequence[str] = ()) -> TrainResult:
 
 
 class Model:
-    """A model that is ready to tag, loaded once; made by `load`.
+    """A loaded model, made by `load`.
 
     Attributes:
-        config: what it answers with.
-        source: what it was loaded from, for people.
+        config: the configuration that it predicts with.
+        source: what it was loaded from.
     """
 
     def __init__(self, config: Config, source: str, predict: Answering) -> None:
@@ -156,11 +156,11 @@ class Model:
         """Tag sentences.
 
         Args:
-            texts: one, or several. `Sentence` records keep their ids; their entities are not looked at. A bare text
-                gets its number as id.
+            texts: one or several. `Sentence` records keep their ids, and their entities are ignored. A bare text gets
+                its number as id.
 
         Returns:
-            One prediction, or as many as texts, in their order.
+            One prediction, or a list of them in the order of the texts.
 
         Raises:
             UserError: two sentences have one id, or a text is too long (`encoding.on_too_long=truncate` cuts it).
@@ -181,17 +181,17 @@ class Model:
 
 
 def load(source: str | Path, overrides: Sequence[str] = (), categories: Sequence[str] = ()) -> Model:
-    """Load a model once, to tag texts with it.
+    """Load a model for tagging texts.
 
     Args:
         source: a run (its folder, its name, its MLflow id), a checkpoint, the folder of a published causal model, or
-            the address of a server that speaks OpenAI's protocol, such as `http://localhost:8000/v1`.
-        overrides: words of the command line that change how it answers: `decoding=guided`, `trainer=cpu`; for a
-            published model and a server also what it is told: `prompt=errta`, `data=cluener`.
-        categories: what a published model or a server is asked about; none: those of the train split of `data`.
+            the address of a server with an OpenAI-compatible API, such as `http://localhost:8000/v1`.
+        overrides: arguments of the command line that change how it predicts: `decoding=guided`, `trainer=cpu`; for a
+            published model or a server also the prompt: `prompt=errta`, `data=cluener`.
+        categories: those that a published model or a server is asked for; by default those in train of `data`.
 
     Returns:
-        The model; its `predict` may be called as often as wanted.
+        The model; call its `predict` as often as you like.
 
     Raises:
         UserError: there is no such model, or it cannot be loaded.
@@ -269,17 +269,17 @@ def score(
     """Score predictions of any system against gold; no torch, no GPU.
 
     Args:
-        predictions: a file (our `predictions.jsonl`, LLaMA-Factory's `generated_predictions.jsonl`), records, or a data
-            frame (see `frame`).
-        gold: a corpus file, records or a data frame; may be left out for a file that holds its labels or has a
+        predictions: a file (`predictions.jsonl`, LLaMA-Factory's `generated_predictions.jsonl`, ...), records, or a
+            data frame (see `frame`).
+        gold: a corpus file, records or a data frame; may be omitted if the predictions file has labels or a
             `gold.jsonl` beside it.
-        overrides: words of the command line: `metrics.profile=official`, `metrics.unit=pair`, `errta.mode=official`,
-            `metrics.bootstrap=0`.
-        issues: a list that what could not be read is added to; it is in the result's `issues` as well.
+        overrides: arguments of the command line: `metrics.profile=official`, `metrics.unit=pair`,
+            `errta.mode=official`, `metrics.bootstrap=0`.
+        issues: a list to which whatever could not be read is added; the result's `issues` has it as well.
 
     Returns:
-        Scores with intervals (`.metrics`), sorted errors (`.errta`), how answers were read (`.parse`); `.to_json()` is
-        the content of `scores.json`, `frame` makes tables of it.
+        Scores with intervals (`.metrics`), sorted errors (`.errta`), how answers were parsed (`.parse`); `.to_json()`
+        is the content of `scores.json`, `frame` makes tables of it.
 
     Raises:
         UserError: a file or a record cannot be read, or a key is wrong.
@@ -310,8 +310,8 @@ def errta(predictions: Answers, gold: Gold | None = None, overrides: Sequence[st
         overrides: as for `score`.
 
     Returns:
-        Every error with its gold and its prediction (`.errors`) and the counts (`.counts`); `frame` makes a table of
-        it, a row an error.
+        Every error with its gold and its prediction (`.errors`) and the counts (`.counts`); `frame` makes a table with
+        one row per error.
     """
     return score(predictions, gold, ["metrics.bootstrap=0", *overrides]).errta
 
@@ -319,13 +319,13 @@ def errta(predictions: Answers, gold: Gold | None = None, overrides: Sequence[st
 def compare(
     runs: Mapping[str, Answers] | Sequence[str | Path], gold: Gold | None = None, overrides: Sequence[str] = ()
 ) -> RunComparison:
-    """Compare runs on one test set with the first of them: differences, tested, and which sentences changed.
+    """Compare runs on one test set with the first of them: tested differences, and which sentences changed.
 
     Args:
-        runs: run folders, run names, MLflow run ids or predictions files; as a mapping each under a name of its own,
-            and then predictions may be records or data frames, too.
-        gold: for those that bring none.
-        overrides: words of the command line: `compare.resamples=1000`, `metrics.profile=official`.
+        runs: run folders, run names, MLflow run ids or predictions files; a mapping gives each a name, and its values
+            may also be records or data frames of predictions.
+        gold: for runs that have none.
+        overrides: arguments of the command line: `compare.resamples=1000`, `metrics.profile=official`.
 
     Returns:
         Scores of every run and the tested differences; `.to_json()` is the content of `comparison.json`.
@@ -367,8 +367,8 @@ def frame(what: Sequence[Sentence] | Sequence[Prediction] | ScoreResult | ErrtaR
     """Make a pandas data frame of records or results.
 
     Args:
-        what: sentences or predictions, a row each with `id`, `text` and `entities`; scores, a row a category;
-            sorted errors, a row an error; a comparison, a row a run.
+        what: sentences or predictions (one row each with `id`, `text` and `entities`), scores (one row per category),
+            sorted errors (one row per error), or a comparison (one row per run).
 
     Returns:
         The data frame; those of sentences and predictions can be given to `score`, `errta` and `compare` again.
