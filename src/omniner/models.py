@@ -388,8 +388,9 @@ class LLMPredictor:
         yield from _unread(sentences, encoded | done, reasons, engine_name(config.decoding))
         if not samples:
             return
-        progress = Progress("sentences answered", sum(sample.id not in done for sample in samples), at_once=True)
         generator = self._take_generator(samples[0].prompt[: self._encoder.prefix_length(samples)])
+        left = sum(sample.id not in done for sample in samples)
+        progress = Progress("sentences answered", left, at_once=True, enough=config.decoding.usual_slots)
         try:
             with closing(predict_answers(self._causal, generator, samples, done)) as answers:
                 for batch in answers:
@@ -413,7 +414,10 @@ class LLMPredictor:
             return idle
         causal, config = self._causal, self._config
         constraint = idle.constraint if idle is not None else build_constraint(causal, config.decoding)
-        return Generator(causal.model, causal.chat, prefix, config.decoding, constraint, config.seed)
+        generator = Generator(causal.model, causal.chat, prefix, config.decoding, constraint, config.seed)
+        log.info("reading the %s tokens that all prompts begin with", f"{len(prefix):,}")
+        generator.read_prefix()
+        return generator
 
 
 def _bare(sentences: Iterable[Sentence]) -> list[Sentence]:

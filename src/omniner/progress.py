@@ -22,6 +22,8 @@ class Progress:
         done: how many of them were done before; they do not count for the rate.
         seconds: between two lines.
         at_once: whether the first that is done is said at once: for what may take minutes each.
+        enough: how many must be done before a rate is said: where so many are under way together, the first ones
+            that end say nothing of the rest.
         quiet: only count; of several processes one speaks.
         note: what to say besides, asked for with each line.
     """
@@ -34,11 +36,12 @@ class Progress:
         done: int = 0,
         seconds: float = 10.0,
         at_once: bool = False,
+        enough: int = 1,
         quiet: bool = False,
         note: Callable[[], str] | None = None,
     ) -> None:
         self.what, self.total, self.done, self._before = what, total, done, done
-        self._seconds, self._at_once, self._quiet, self._note = seconds, at_once, quiet, note
+        self._seconds, self._at_once, self._enough, self._quiet, self._note = seconds, at_once, enough, quiet, note
         self._start = self._spoken = time.monotonic()
 
     def add(self, count: int) -> None:
@@ -56,11 +59,11 @@ class Progress:
             log.info("%s%s", self.status(), f"; {note}" if note else "")
 
     def status(self) -> str:
-        """Return one line: how much is done, the mean rate so far, and how long the rest takes at that rate."""
+        """Return one line: how much is done; of enough, also the mean rate so far, and how long the rest takes at it."""
         fresh = self.done - self._before
         rate = fresh / max(time.monotonic() - self._start, 1e-9)
         line = f"{self.done:,} of {self.total:,} {self.what}"
-        if not fresh:
+        if fresh < self._enough:
             return line
         speed = f"{rate:.1f} per s" if rate >= _SLOW else f"{60 * rate:.1f} per min"
         return f"{line}, {speed}, {duration((self.total - self.done) / rate)} left"

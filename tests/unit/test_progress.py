@@ -65,3 +65,16 @@ def test_what_was_done_before_does_not_count_for_the_rate(
 @pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (99, "99 s"), (150, "2.5 min"), (9000, "2.5 h")])
 def test_a_duration_is_said_in_the_unit_that_fits(seconds: float, said: str) -> None:
     assert progress.duration(seconds) == said
+
+
+def test_a_rate_is_said_of_enough_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 64 sentences that are answered side by side, the first answer says nothing about the others."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    answered = progress.Progress("sentences answered", 400, done=100, enough=64)
+    now[0] += 30
+    answered.add(1)
+    assert answered.status() == "101 of 400 sentences answered"
+    now[0] += 2
+    answered.add(63)
+    assert answered.status() == "164 of 400 sentences answered, 2.0 per s, 2.0 min left"

@@ -138,7 +138,7 @@ class _Row:
 
 
 class Generator:
-    """Decodes requests whose prompts share a prefix, with the weights that the model has at the first `run`.
+    """Decodes requests whose prompts share a prefix, with the weights that the model has when it reads the prefix.
 
     Args:
         model: a causal language model of transformers, or a PeftModel around one. Its mode, its attention
@@ -198,6 +198,11 @@ class Generator:
                     if wanted := [answer for answer in answers if answer.id not in done]:
                         yield wanted
 
+    def read_prefix(self) -> None:
+        """Read the prefix now, if that has not been done: the first `run` would, and its answers would seem slow."""
+        with self._attached():
+            pass
+
     def _check(self, requests: Sequence[GenerationRequest]) -> None:
         if len({request.id for request in requests}) < len(requests):
             raise ValueError("requests must have different ids")
@@ -231,9 +236,6 @@ class Generator:
                     while (waiting or active) and not (answers and time.monotonic() - began >= _SECONDS):
                         answers += self._advance(store, waiting, active)
                 yield answers
-        except torch.OutOfMemoryError as error:
-            found = f"{self._slots} sentences side by side do not fit into the GPU's memory"
-            raise UserError("decoding.slots", found, "Lower it, or decoding.max_new_tokens.") from error
         finally:
             if self._cache is not None:
                 self._cache.release()
@@ -250,6 +252,9 @@ class Generator:
             if self._cache is None:
                 self._cache = self._read_prefix()
             yield self._cache
+        except torch.OutOfMemoryError as error:
+            found = f"{self._slots} sentences side by side do not fit into the GPU's memory"
+            raise UserError("decoding.slots", found, "Lower it, or decoding.max_new_tokens.") from error
         finally:
             self._base.set_attn_implementation(before)
             for module in training:

@@ -201,13 +201,16 @@ class GenerativeModule(Learner):
             predictions by the sample's id.
         """
         found: dict[str, Prediction] = {}
-        progress = Progress(
-            "dev sentences answered", len(batch.samples), at_once=True, quiet=not self.trainer.is_global_zero
-        )
         with devices.unsharded(self.model) if self._sharded else nullcontext():
-            generator = Generator(
-                self.model, self.causal.chat, self.prefix, self.decoding, self._constraint, self.seed
-            )  # of the weights as they are now
+            generator = Generator(self.model, self.causal.chat, self.prefix, self.decoding, self._constraint, self.seed)
+            generator.read_prefix()  # by the weights as they are now
+            progress = Progress(
+                "dev sentences answered",
+                len(batch.samples),
+                at_once=True,
+                enough=self.decoding.usual_slots,
+                quiet=not self.trainer.is_global_zero,
+            )
             for part in predict_answers(self.causal, generator, batch.samples, frozenset()):
                 found |= {prediction.id: prediction for prediction in part}
                 progress.add(len(part))

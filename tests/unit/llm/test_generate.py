@@ -349,6 +349,15 @@ def test_too_little_memory_is_told_with_what_to_do() -> None:
         list(generator(tiny("qwen2"), Greedy()).run(requests(3)))
 
 
+def test_too_little_memory_for_the_prefix_is_told_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Generator, "_forward", fail)
+    with pytest.raises(UserError, match=r"decoding\.slots: 4 sentences side by side"):
+        generator(tiny("qwen2")).read_prefix()
+
+
 def test_the_model_learns_on_after_answering() -> None:
     model = tiny("qwen2").train()
     collect(generator(model).run(requests(3)))

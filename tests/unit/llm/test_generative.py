@@ -425,6 +425,33 @@ def test_sentence_after_sentence_the_prefix_is_read_once(
     assert len(read) == 2  # one is not disturbed by another
 
 
+@pytest.mark.parametrize("of_dev", [False, True])
+def test_the_time_left_is_that_of_answers_alone(
+    tmp_path: Path, trained: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch, of_dev: bool
+) -> None:
+    """The clock starts behind the prefix, and says nothing of the rate before all slots have answered once."""
+    from omniner import models
+    from omniner.llm import generative
+    from omniner.llm.generate import Generator
+    from omniner.progress import Progress
+
+    steps: list[Any] = []
+    reading = Generator._read_prefix
+    monkeypatch.setattr(Generator, "_read_prefix", lambda generator: steps.append("prefix") or reading(generator))
+
+    def noted(*given: Any, **named: Any) -> Progress:
+        steps.append(named["enough"])
+        return Progress(*given, **named)
+
+    monkeypatch.setattr(generative if of_dev else models, "Progress", noted)
+    config = configuration("decoding.slots=3", "trainer.max_epochs=1", "trainer.eval_every=1")
+    if of_dev:
+        fit(config, small_corpus.corpus(8, 4), tmp_path, None, [])
+    else:
+        answers(trained[1], small_corpus.sentences(6, 9, "s"), config)
+    assert steps == ["prefix", 3]
+
+
 def test_guided_answers_are_readable_and_stand_in_the_text(tmp_path: Path) -> None:
     config = configuration("decoding=guided", *QUICK)
     corpus = small_corpus.corpus(16, 4)
