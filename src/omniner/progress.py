@@ -59,7 +59,7 @@ class Progress:
             log.info("%s%s", self.status(), f"; {note}" if note else "")
 
     def status(self) -> str:
-        """Return one line: how much is done; of enough, also the mean rate so far, and how long the rest takes at it."""
+        """Return one line: how much is done; once that is enough, the mean rate too, and how long the rest takes."""
         fresh = self.done - self._before
         rate = fresh / max(time.monotonic() - self._start, 1e-9)
         line = f"{self.done:,} of {self.total:,} {self.what}"
