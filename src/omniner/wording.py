@@ -9,6 +9,7 @@ source and a tool to make it; one language and some hundred texts do not.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable
 from functools import cache
@@ -65,6 +66,14 @@ class Wording(str):
         if template is None or not self.values:
             return template or str(self)
         return template.format(**{key: said(value, language) for key, value in self.values.items()})
+
+
+def counted(number: int, one: str) -> str:
+    """Say in English how many there are of what `one` names: `1 sentence`, `2,000 sentences`, `0 categories`."""
+    if number == 1:
+        return f"1 {one}"
+    many = one + "es" if one.endswith("s") else re.sub("(?<![aeiou])y$", "ie", one) + "s"
+    return f"{number:,} {many}"
 
 
 def said(value: Any, language: str) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import house
 import pytest
 
-from omniner.wording import Wording, catalogue, language_of
+from omniner.wording import Wording, catalogue, counted, language_of
 
 PAGES = house.SOURCE / "omniner" / "report" / "pages"
 
@@ -72,6 +72,20 @@ def test_a_wording_is_its_english_text_until_it_is_asked() -> None:
     for again in (copy.deepcopy(text), pickle.loads(pickle.dumps(text))):
         assert (again, again.of("zh")) == (text, text.of("zh"))
     assert Wording("nobody has translated {this}").of("zh") == "nobody has translated {this}"
+
+
+@pytest.mark.parametrize(
+    ("number", "one", "said"),
+    [
+        (0, "error", "0 errors"),
+        (1, "dev sentence", "1 dev sentence"),
+        (2000, "category", "2,000 categories"),
+        (2, "process", "2 processes"),
+        (3, "day", "3 days"),
+    ],
+)
+def test_what_is_counted_stands_in_the_right_number(number: int, one: str, said: str) -> None:
+    assert counted(number, one) == said
 
 
 @pytest.mark.parametrize(

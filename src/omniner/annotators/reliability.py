@@ -32,6 +32,7 @@ from omniner.scoring import errta
 from omniner.scoring.metrics import ErrtaResult
 from omniner.scoring.resampling import drawn_weights, post_numbers
 from omniner.scoring.units import compare_units
+from omniner.wording import counted
 
 Formula = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # sums [..., columns] -> values [...]
 F1_KINDS = ("strict", "boundary", "relaxed")
@@ -162,7 +163,9 @@ def _with_places(item: AnnotatedSentence, names: Sequence[str], issues: list[Iss
             continue
         found.append(tuple(entity for entity in given if entity.start is not None))
         if lost := len(given) - len(found[-1] or ()):
-            issues.append(Issue("no-offsets", f"{name}: {lost} entities without a place", id=item.sentence.id))
+            issues.append(
+                Issue("no-offsets", f"{name}: {counted(lost, 'entity')} without a place", id=item.sentence.id)
+            )
     return tuple(found)
 
 

@@ -26,6 +26,7 @@ from omniner.answers.loose_json import MAX_DEPTH, decode
 from omniner.answers.pairs import Pair, PairReader, PairReading
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, locate_pairs
+from omniner.wording import counted
 
 # Separators of the JSON: those of the paper's training data (Python's own), and without spaces.
 STYLES = {"official": (", ", ": "), "compact": (",", ":")}
@@ -123,7 +124,7 @@ def _recover(text: str, why: str, categories: Collection[str], sentence: str, cu
 
 def _judge(reading: PairReading, why: str) -> ParsedAnswer:
     if reading.pairs or reading.empty:
-        why = f"{why}; {reading.unread} items unread" if reading.unread else why
+        why = f"{why}; {counted(reading.unread, 'item')} unread" if reading.unread else why
         return ParsedAnswer(reading.pairs, "repaired", why)
     return ParsedAnswer([], "failed", f"{why}; no pair of a surface and its category can be told in it")
 
@@ -154,7 +155,7 @@ def prediction_from_answer(
     entities = [entity for entity in placed if entity is not None]
     reasons = [CUT if cut is True else cut or "", parsed.reason]
     if repeats := len(placed) - len(entities):
-        reasons.append(f"{repeats} repeated entities dropped")
+        reasons.append(f"{counted(repeats, 'repeated entity')} dropped")
     return Prediction(sentence.id, entities, raw, parsed.status, "; ".join(filter(None, reasons)), prompt_sha, engine)
 
 

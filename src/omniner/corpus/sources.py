@@ -25,6 +25,7 @@ from omniner.corpus.taxonomy import Taxonomy, flat_taxonomy, load_taxonomy
 from omniner.errors import UserError
 from omniner.files import sha256
 from omniner.records import Issue, Sentence, sentence_to_json, to_line
+from omniner.wording import counted
 
 LABELED = ("train", "dev", "test")
 _NAMED = 3  # issues, files or categories quoted in an error
@@ -376,7 +377,7 @@ def _too_many(issues: Sequence[Issue]) -> tuple[str, str, str]:
     listed = ", ".join(f"{count} {code}" for code, count in sorted(counts.items()))
     first = "; ".join(str(issue) for issue in issues[:_NAMED])
     fix = "Repair the files, or set data.on_issue=keep to go on with what could be read."
-    return "data.on_issue", f"{len(issues)} issues ({listed}): {first}", fix
+    return "data.on_issue", f"{counted(len(issues), 'issue')} ({listed}): {first}", fix
 
 
 def _check_categories(corpus: Corpus, data: DataConfig) -> None:
@@ -434,7 +435,7 @@ def cut_by_post(sentences: Sequence[Sentence], share: float, seed: int) -> tuple
         chosen.add(key)
         held += sizes[key]
     if not chosen:
-        found = f"{len(sizes)} posts cannot be parted into train and dev"
+        found = f"{counted(len(sizes), 'post')} cannot be parted into train and dev"
         raise UserError("data.dev_from_train", found, "Add posts, or name the files of a dev split.")
     rest = [s for s, key in zip(sentences, keys, strict=True) if key not in chosen]
     return rest, [s for s, key in zip(sentences, keys, strict=True) if key in chosen]

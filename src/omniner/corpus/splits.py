@@ -26,6 +26,7 @@ from typing import NamedTuple
 from omniner.corpus.formats.fields import quote
 from omniner.errors import UserError
 from omniner.records import Issue, Sentence
+from omniner.wording import counted
 
 TOGETHER = ("texts", "mentions", "posts")  # the strictest first
 _LOOKED_AT = 64  # groups of one size and part that are weighed against each other for a move
@@ -103,8 +104,9 @@ def divide(
     )  # fmt: skip
     if not all(division.sizes):
         largest = max(map(len, members), default=0)
-        message = f"{len(sentences)} sentences in {len(groups)} groups that stay together (the largest has {largest}) "
-        raise UserError(where, f"{message}do not make {len(shares)} parts", "Add posts, or ask for fewer parts.")
+        tied = f"{counted(len(groups), 'group')} that must not be divided (the largest has {largest})"
+        message = f"{counted(len(sentences), 'sentence')} in {tied} do not make {len(shares)} parts"
+        raise UserError(where, message, "Add posts, or ask for fewer parts.")
     return division
 
 
@@ -184,7 +186,10 @@ def absent_category_issues(sentences: Sequence[Sentence], division: Division) ->
             held[name].add(division.parts[members[0]])
     lacking = {name: set(range(len(division.names))) - held[name] for name in sorted(held)}
     return [
-        Issue("absent-category", f"{name} is in {groups[name]} groups only, none of them in {_listed(division, parts)}")
+        Issue(
+            "absent-category",
+            f"{name} is in {counted(groups[name], 'group')} only, none of them in {_listed(division, parts)}",
+        )
         for name, parts in lacking.items()
         if parts
     ]

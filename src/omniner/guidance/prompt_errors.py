@@ -21,6 +21,7 @@ from omniner.config.model_groups import PromptConfig
 from omniner.errors import UserError
 from omniner.guidance.lessons import Guidance, Lesson, LessonExample
 from omniner.scoring.error_types import lesson_kinds, paper_types
+from omniner.wording import counted
 
 log = logging.getLogger("omniner")
 
@@ -113,7 +114,7 @@ def write_errors_text(
 def log_errors_text(config: PromptConfig, guidance: Guidance, categories: Sequence[str], lessons: ErrorsText) -> None:
     """Log what of the guidance stands in the prompt, and why something does not that a person may expect there."""
     log.info(
-        "%d of %d lessons (%d with an example) stand in the prompt, about %.0f %% of the errors; %d of %d allowed",
+        "lessons in the prompt: %d of %d (%d with an example), about %.0f %% of the errors; %d of %d allowed",
         lessons.shown, lessons.known, lessons.examples, 100 * lessons.covered, lessons.length, config.max_tokens,
     )  # fmt: skip
     if left := sorted(set(config.lessons) - set(lessons.numbers)):
@@ -128,13 +129,13 @@ def warn_of_unusable_lessons(config: PromptConfig, guidance: Guidance, categorie
     about = lessons_about(guidance, config, set(categories))
     if without := [str(number) for number, lesson in about if not lesson.note.rule.get(language, "").strip()]:
         log.warning(
-            "%d of %d lessons have no note in %s and are left out of the prompt (numbers %s): run task=guide with "
+            "lessons without a note in %s, left out of the prompt: %d of %d (numbers %s): run task=guide with "
             "guide.language=%s, or choose another prompt.language",
-            len(without), len(about), language, ", ".join(without), language,
+            language, len(without), len(about), ", ".join(without), language,
         )  # fmt: skip
     if control := [str(number) for number, lesson in about if _CONTROL.search(lesson.note.rule.get(language, ""))]:
         log.warning(
-            "%d of %d lessons have notes that spell out control tokens and are left out of the prompt (numbers %s): "
+            "lessons whose notes spell out control tokens, left out of the prompt: %d of %d (numbers %s): "
             "run task=guide with another teacher",
             len(control), len(about), ", ".join(control),
         )  # fmt: skip
@@ -181,7 +182,7 @@ def lessons_about(guidance: Guidance, config: PromptConfig, known: set[str]) -> 
     """Select lessons that the prompt asks for and that name known categories alone, with their numbers."""
     numbers = set(config.lessons or range(1, len(guidance.lessons) + 1))
     if beyond := sorted(number for number in numbers if number > len(guidance.lessons)):
-        found = f"{beyond[0]}, but {guidance.source.get('name')} has {len(guidance.lessons)} lessons"
+        found = f"{beyond[0]}, but {guidance.source.get('name')} has {counted(len(guidance.lessons), 'lesson')}"
         raise UserError("prompt.lessons", found, "Give numbers of its guidance.md.")
     return [
         (number, lesson)

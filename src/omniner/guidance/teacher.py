@@ -38,6 +38,7 @@ from omniner.llm.client import ChatClient, ChatRequest, ServerError, response_fo
 from omniner.llm.responses import Refusal, Reply
 from omniner.progress import Progress
 from omniner.records import replace_surrogates, to_line
+from omniner.wording import counted
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -419,13 +420,13 @@ class _Asking:
         return result
 
     def _ask(self, teacher: Teacher, questions: Sequence[Question]) -> None:
-        kept = self.result.cached
-        log.info("asking %s %d questions (%d answers are kept)", self.result.teacher, len(questions), kept)
+        asked, kept = counted(len(questions), "question"), self.result.cached
+        log.info("asking %s %s (answers kept from before: %d)", self.result.teacher, asked, kept)
         wrong = self._round(teacher, questions, {question.id: question for question in questions})
         if wrong:
             self._round(teacher, [again for _, again in wrong], {again.id: question for question, again in wrong})
-        message = "%d questions put, %d prompt tokens, %d answer tokens"
-        log.info(message, *astuple(self.result.cost))
+        words = ("question", "prompt token", "answer token")
+        log.info("the teacher was put %s", ", ".join(map(counted, astuple(self.result.cost), words)))
 
     def _round(
         self, teacher: Teacher, questions: Sequence[Question], originals: dict[str, Question]

@@ -35,6 +35,7 @@ import tenacity
 
 from omniner.errors import HIDDEN, UserError, masked
 from omniner.llm.responses import PassingError, Refusal, Reply, decode_body, names_unknown_model, read_choice
+from omniner.wording import counted
 
 _PASSING = frozenset({408, 409, 425, 429})  # statuses, and 5xx
 _REFUSED = frozenset({400, 413, 422})
@@ -271,7 +272,7 @@ class ChatClient:
                     self._quiet_until = max(self._quiet_until, time.monotonic() + error.wait)
 
         def give_up(state: tenacity.RetryCallState) -> NoReturn:
-            raise ServerError(f"{trouble(state)} ({state.attempt_number} attempts)")
+            raise ServerError(f"{trouble(state)} ({counted(state.attempt_number, 'attempt')})")
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(PassingError),

@@ -16,6 +16,7 @@ import numpy as np
 
 from omniner.errors import UserError
 from omniner.records import Sentence
+from omniner.wording import counted
 
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -37,7 +38,7 @@ def choose_examples(train: Sequence[Sentence], count: int, seed: int) -> list[Se
     """
     filled = [sentence for sentence in train if sentence.entities]
     if len(filled) < count:
-        found = f"{count} examples, but train has {len(filled)} sentences with entities"
+        found = f"{counted(count, 'example')}, but train has {counted(len(filled), 'sentence')} with entities"
         raise UserError("prompt.examples", found, f"Set it to {len(filled)} or less.")
     if count == 0:
         return []

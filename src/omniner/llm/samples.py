@@ -26,6 +26,7 @@ from omniner.config.model_groups import LONGEST_ANSWER, EncodingConfig
 from omniner.errors import UserError
 from omniner.llm.prompts import Prompt
 from omniner.records import Entity, Issue, Sentence, replace_surrogates
+from omniner.wording import counted
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -311,7 +312,7 @@ class PromptEncoder:
             names = ", ".join(long[:10]) + (", ..." if len(long) > 10 else "")
             raise UserError(
                 "encoding.max_length",
-                f"{len(long)} sentences are longer than {self.config.max_length} characters: {names}",
+                f"{counted(len(long), 'sentence')} longer than {self.config.max_length} characters: {names}",
                 "Raise encoding.max_length, or set encoding.on_too_long=truncate or skip.",
             )
 

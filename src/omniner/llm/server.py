@@ -35,6 +35,7 @@ from omniner.llm.prompts import Prompt
 from omniner.llm.responses import ONLY_THOUGHT, Refusal, Reply
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence
+from omniner.wording import counted
 
 log = logging.getLogger("omniner")
 
@@ -115,11 +116,17 @@ class _Predictor:
             yield self.refused
         self._tell_unread(self.client.usage.requests, last=True)
         usage, trouble = self.client.usage, self._trouble()
-        counts = usage.requests, usage.prompt_tokens, usage.completion_tokens
-        log.info("%d requests, %d prompt tokens, %d answer tokens%s", *counts, f"; {trouble}" if trouble else "")
+        cost = [
+            (usage.requests, "request"),
+            (usage.prompt_tokens, "prompt token"),
+            (usage.completion_tokens, "answer token"),
+        ]
+        log.info("%s%s", ", ".join(counted(*each) for each in cost), f"; {trouble}" if trouble else "")
         if self.failed:
             names = ", ".join(name for name, _ in self.failed[:_NAMED]) + (", ..." if len(self.failed) > _NAMED else "")
-            found = f"{len(self.failed)} sentences got no answer ({names}); the first: {self.failed[0][1]}"
+            found = (
+                f"{counted(len(self.failed), 'sentence')} without an answer ({names}); the first: {self.failed[0][1]}"
+            )
             raise UserError("decoding.url", found, "Repeat the same command: it asks again about these only.")
 
     def empty(self, sentence: Sentence) -> Prediction:
@@ -210,7 +217,11 @@ class _Predictor:
 
     def _trouble(self) -> str:
         usage = self.client.usage
-        return f"{usage.retries} further attempts, the last after: {usage.last_trouble}" if usage.retries else ""
+        return (
+            f"{counted(usage.retries, 'further attempt')}, the last after: {usage.last_trouble}"
+            if usage.retries
+            else ""
+        )
 
 
 def refuse_unread(predictions: Sequence[Prediction], config: DecodingConfig) -> None:

@@ -42,7 +42,7 @@ from omniner.scoring.comparison import HUMAN, MICRO, SCORES, RunComparison, Test
 from omniner.scoring.error_types import BLUE, ORANGE
 from omniner.scoring.metrics import ScoreResult, ScoreRow
 from omniner.scoring.resampling import Difference
-from omniner.wording import Wording
+from omniner.wording import Wording, counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -427,7 +427,7 @@ def draw_seed_figure(runs: Sequence[SweepRun], name: str) -> Chart | None:
     if len(groups) > MOST_ROWS:
         best = sorted(groups, key=lambda label: -statistics.fmean(groups[label]))[:MOST_ROWS]
         groups = {label: groups[label] for label in best}
-    title = f"F1 of {sum(map(len, groups.values()))} runs: seeds (points), mean ± standard deviation"
+    title = f"F1 of {counted(sum(map(len, groups.values())), 'run')}: seeds (points), mean ± standard deviation"
     return Chart(title, (8, 1.2 + 0.35 * len(groups)), partial(_draw, groups=groups))
 
 

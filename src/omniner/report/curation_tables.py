@@ -23,7 +23,7 @@ from omniner.report.tables import CHANGE, COUNT, NONE, POINTS, SHARE, TEXT, Cell
 from omniner.scoring.comparison import SCORES, coverage_notes, human_rows, summarise_scores
 from omniner.scoring.error_types import ERROR_TYPES, Phrases, error_types
 from omniner.scoring.metrics import ErrtaError, ScoreResult
-from omniner.wording import Wording
+from omniner.wording import Wording, counted
 
 EXAMPLES = 5  # ids named beside a difference
 
@@ -69,12 +69,12 @@ def filter_summary(filtered: FilterResult) -> list[str]:
     names = [one.category for one in filtered.dropped]
     doubts = filtered.doubts
     return [
-        f"{total:,} sentences: {removed:,} removed ({removed / total:.2%}: all {needed} models are right), "
+        f"{counted(total, 'sentence')}: {removed:,} removed ({removed / total:.2%}: all {needed} models are right), "
         f"{total - removed:,} kept",
         f"mentions {before['mentions']:,} -> {after['mentions']:,}, categories {before['categories']:,} -> "
         f"{after['categories']:,}, primaries {before['primaries']:,} -> {after['primaries']:,}"
         + (f"; dropped: {', '.join(names[:EXAMPLES])}{' ...' if len(names) > EXAMPLES else ''}" if names else ""),
-        f"doubted labels: {doubts['sentence']:,} sentences of which all models say the same and gold something else, "
+        f"doubted labels: {counted(doubts['sentence'], 'sentence')} where all models say the same and gold does not, "
         f"{doubts['mention']:,} with a mention of that kind",
         f"mean F1 of the models on what they did not see: {100 * mean:.2f}",
     ]
@@ -210,9 +210,11 @@ def split_summary(sentences: Sequence[Sentence], division: Division) -> list[str
     tied = {"texts": "with a sentence in common", "mentions": "with a sentence with mentions in common"}
     why = f"posts {tied[division.together]} stay together" if division.together in tied else "posts stay whole"
     return [
-        f"{total:,} sentences: {'; '.join(shown)}",
-        f"{posts:,} posts in {len(division.groups):,} groups ({why}); the largest has {largest:,} sentences",
-        f"{len(table):,} categories; farthest from its share: {name or 'none'} in {part} by {100 * worst:+.2f} points",
+        f"{counted(total, 'sentence')}: {'; '.join(shown)}",
+        f"{counted(posts, 'post')} in {counted(len(division.groups), 'group')} ({why}); "
+        f"the largest has {counted(largest, 'sentence')}",
+        f"{counted(len(table), 'category')}; "
+        f"farthest from its share: {name or 'none'} in {part} by {100 * worst:+.2f} points",
     ]
 
 

@@ -31,7 +31,7 @@ from omniner.report.tables import (
 )
 from omniner.scoring.error_types import ERROR_TYPES
 from omniner.scoring.resampling import smallest_p
-from omniner.wording import Wording, said
+from omniner.wording import Wording, counted, said
 
 _SHOWN = 5  # lessons in the summary
 _COUNT = "{name} {count:,}"
@@ -47,14 +47,16 @@ def guidance_summary(guidance: Guidance) -> str:
     scores, rest = guidance.scores, guidance.rest
     told = scores["errors"] - rest["errors"]
     lines = [
-        f"{scores['errors']:,.0f} errors on {scores['sentences']:,.0f} sentences of {guidance.split} "
+        f"{counted(int(scores['errors']), 'error')} "
+        f"on {counted(int(scores['sentences']), 'sentence')} of {guidance.split} "
         f"(F1 {scores['f1']:.2%}) of {guidance.source['name']}",
-        f"  {len(guidance.lessons)} lessons cover {told:,.0f} of them; {rest['clusters']:,} smaller clusters have none",
+        f"  {counted(len(guidance.lessons), 'lesson')} for {told:,.0f} of them; "
+        f"{counted(rest['clusters'], 'smaller cluster')} without one",
         f"  {guidance_author(guidance)}",
     ]
     lines += [f"  {lesson.count:>6,}  {lesson.question_id}" for lesson in guidance.lessons[:_SHOWN]]
     if guidance.suspects:
-        lines.append(f"  {len(guidance.suspects)} suspected annotation errors")
+        lines.append(f"  {counted(len(guidance.suspects), 'suspected annotation error')}")
     return "\n".join([*lines, *([f"  {_TEST}"] if guidance.from_test else [])])
 
 
@@ -63,12 +65,12 @@ def guidance_author(guidance: Guidance) -> str:
     teacher = guidance.teacher
     if teacher["kind"] == "none":
         return Wording("Notes are counted facts of the training split; no teacher was asked.")
-    counted = sum(lesson.note.by == COUNTED for lesson in guidance.lessons)
+    by_count = sum(lesson.note.by == COUNTED for lesson in guidance.lessons)
     return Wording(
         "Teacher: {name}, {asked:,} questions put ({cached:,} answers were kept from before), {prompt_tokens:,} prompt "
         "tokens, {completion_tokens:,} answer tokens; {failed} questions without an answer, {counted} lessons with "
         "counted notes.",
-        failed=len(guidance.failures), counted=counted,
+        failed=len(guidance.failures), counted=by_count,
         **{key: teacher[key] for key in ("name", "asked", "cached", "prompt_tokens", "completion_tokens")},
     )  # fmt: skip
 

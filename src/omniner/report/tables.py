@@ -27,7 +27,7 @@ from omniner.scoring.error_types import ERROR_TYPES
 from omniner.scoring.metrics import ErrtaError, ScoreResult, category_of
 from omniner.scoring.suspects import find_suspected_labels
 from omniner.scoring.units import IMPOSSIBLE
-from omniner.wording import Wording, said
+from omniner.wording import Wording, counted, said
 
 Cell = str | int | float
 Names = TypeVar("Names", bound=tuple[str, ...])
@@ -116,7 +116,7 @@ class Table:
             lines.append([f"**{cell}**" if (i, j) in self.best else cell for j, cell in enumerate(cells)])
         text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
         left = len(self.rows) - most
-        return f"{text}\nand {left:,} more rows\n" if left > 0 else text
+        return f"{text}\nand {counted(left, 'more row')}\n" if left > 0 else text
 
     def aligned(self) -> list[str]:
         """Lines for a terminal: text to the left, numbers to the right; a Chinese letter takes two places."""

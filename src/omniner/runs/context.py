@@ -33,7 +33,7 @@ from omniner.report.tables import Table
 from omniner.runs.folder import METRICS, find_trained_model
 from omniner.tracking.browser import NOTE_TAG
 from omniner.tracking.tracked_run import DataInput, Run
-from omniner.wording import language_of
+from omniner.wording import counted, language_of
 
 
 def always(of: object) -> bool:
@@ -306,10 +306,10 @@ class Context:
         """Say and track what the corpus is: sizes, digests, categories."""
         sizes = {split: len(sentences) for split, sentences in corpus.splits.items()}
         log.info(
-            "data %s: %s; %d categories; reported on: %s",
+            "data %s: %s; %s; reported on: %s",
             corpus.name,
             ", ".join(f"{split} {size:,}" for split, size in sizes.items()),
-            len(corpus.taxonomy.categories),
+            counted(len(corpus.taxonomy.categories), "category"),
             corpus.report,
         )
         self.track_splits(corpus.name, corpus.splits.items(), ", ".join(corpus.digests))

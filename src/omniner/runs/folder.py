@@ -43,6 +43,7 @@ from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
 from omniner.tracking.store import open_store
 from omniner.tracking.tracked_run import PENDING
+from omniner.wording import counted
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -96,7 +97,7 @@ class RunFolder:
         """
         log.info("the run in %s is finished: sending what its tracking store has not got", self.path)
         if left := _send_spools(settings, settings.wait, self.path, self.state):
-            found = f"{left} records of the run in {self.path} are not sent: the tracking store fails"
+            found = f"{counted(left, 'record')} of the run in {self.path} not sent: the tracking store fails"
             raise UserError("tracking", found, "Give the same command again, or task=sync, when it is back.")
         self.save(status=FINISHED)
 

@@ -29,6 +29,7 @@ from omniner.corpus.formats.regions import regions_of
 from omniner.corpus.sources import read_sentences
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Prediction, Sentence, match_texts, to_line
+from omniner.wording import counted
 
 # Under these keys of `Sentence.meta` the official profile finds what the file said.
 LABEL, LABEL_PARSE = "label", "label_parse"  # the text; ok | repaired | failed | replaced
@@ -288,7 +289,7 @@ def _attach(
         known, issues = read_sentences(gold, data, _PREFIX)
         log.items += issues
     if len(known) != lines and gold is None:
-        found = f"{source.name}: {len(known)} sentences, but {path.name} has {lines} lines"
+        found = f"{source.name}: {counted(len(known), 'sentence')}, but {path.name} has {counted(lines, 'line')}"
         log.add("test-json", f"{found}; not used (the official ERRTA script stops here)")
         return
     numbers = [int(sentence.id.removeprefix("line-")) - 1 for sentence in sentences]
@@ -321,7 +322,7 @@ def _by_prompts(
     distinct = set(texts)
     found = match_texts([_sentence_in(prompt, distinct) for prompt in asked], texts)
     matched = sum(place is not None for place in found)
-    counts = f"{len(texts):,} sentences, but {path.name} has {lines:,} lines"
+    counts = f"{counted(len(texts), 'sentence')}, but {path.name} has {counted(lines, 'line')}"
     if not matched:
         fix = "Name the gold of these predictions, or none to use the labels in the file."
         raise UserError(source, f"{counts}, and no prompt in it quotes one of the sentences", fix)

@@ -27,6 +27,7 @@ from omniner.records import Entity, Issue, Sentence
 from omniner.taggers.heads import LeftOut, Span, TagScheme, fit_spans
 from omniner.taggers.inputs import Inputs, TextInput
 from omniner.training.plans import plan_longest_first
+from omniner.wording import counted
 
 _SKIPPED = "too-long-skipped"  # code of an issue
 
@@ -111,8 +112,8 @@ class SentenceEncoder:
             names = ", ".join(long[:10]) + (", ..." if len(long) > 10 else "")
             raise UserError(
                 "encoding.max_length",
-                f"{len(long)} sentences are longer than {self.config.max_length} characters or than the model takes: "
-                f"{names}",
+                f"{counted(len(long), 'sentence')} longer than {self.config.max_length} characters "
+                f"or than the model takes: {names}",
                 "Raise encoding.max_length (up to the model's limit), or set encoding.on_too_long=truncate or skip.",
             )
 

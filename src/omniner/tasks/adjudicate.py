@@ -34,6 +34,7 @@ from omniner.records import Issue, is_unlabeled
 from omniner.runs.context import Context, Input, Task, entry_label
 from omniner.scoring.predictions import garbage_collection_paused
 from omniner.tasks.split import ANNOTATORS_INPUT, read_annotators
+from omniner.wording import counted
 
 log = logging.getLogger("omniner")
 
@@ -85,7 +86,8 @@ def _qualify(
     failed = [score for score in scores if not score.passes(settings.measure, settings.qualify)]
     for score in failed:
         value = f"{settings.measure} {getattr(score, settings.measure):.4f}"
-        message = f"{score.name}: {value} on {score.sentences} practice sentences is not above {settings.qualify:g}"
+        practised = counted(score.sentences, "practice sentence")
+        message = f"{score.name}: {value} on {practised} is not above {settings.qualify:g}"
         if settings.unqualified == "fail":
             fix = "Leave this annotator out, or set adjudicate.unqualified=drop."
             raise UserError("adjudicate.qualify", message, fix)
@@ -144,7 +146,10 @@ def _report(
     values |= {f"adjudicate/practice_f1/{score.name}": score.f1 for score in scores}
     context.run.metrics(values)
     context.run.tags({"adjudicate.annotators": ", ".join(names)})
-    print(f"{len(decisions):,} sentences: " + ", ".join(f"{name} {how[name]:,}" for name in OUTCOMES if how[name]))
+    print(
+        f"{counted(len(decisions), 'sentence')}: "
+        + ", ".join(f"{name} {how[name]:,}" for name in OUTCOMES if how[name])
+    )
     if how["queued"]:
         print(f"for the expert: {context.folder / 'queue.json'}; then the same command with expert=<export>")
 

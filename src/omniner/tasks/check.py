@@ -21,6 +21,7 @@ from omniner.corpus.sources import Corpus
 from omniner.records import Issue
 from omniner.runs.context import Context, Task, always, model_settings
 from omniner.runs.folder import GUIDANCE_COPY
+from omniner.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -117,7 +118,8 @@ def _tagger_example(example: EncodedSentence, tagger: Tagger) -> Iterator[str]:
     for place, tag in enumerate(example.tags.tolist()):
         yield f"  {place:>3}  {example.text[place]}\t{shown[place]:<14}{tags[tag]}"
     if len(example.spans) < len(example.gold):
-        yield f"{len(example.gold) - len(example.spans)} of {len(example.gold)} entities cannot be learnt by this head"
+        lost = len(example.gold) - len(example.spans)
+        yield f"this head cannot learn {lost} of {counted(len(example.gold), 'entity')}"
 
 
 def _shown_inputs(example: EncodedSentence, tagger: Tagger) -> list[str]:
@@ -149,7 +151,7 @@ def _batches(config: Config, data: TaggerData) -> Iterator[str]:
     padded = sum(len(batch) * max(example.length for example in batch) for batch in batches)
     yield from _length(trainer, len(data.train), steps)
     evaluations = trainer.epochs(steps) // trainer.epochs_between_evaluations(steps)
-    yield f"{evaluations} evaluations on {len(data.dev):,} dev sentences"
+    yield f"{counted(evaluations, 'evaluation')} on {counted(len(data.dev), 'dev sentence')}"
     yield f"padding: {1 - real / padded:.1%} of {padded:,} positions an epoch"
 
 
@@ -157,8 +159,9 @@ def _length(trainer: TrainerConfig, sentences: int, steps: int) -> Iterator[str]
     """How long training lasts; `steps` are those of an epoch."""
     epochs = trainer.epochs(steps)
     total = min(steps * epochs, trainer.max_steps) if trainer.max_steps >= 0 else steps * epochs
-    yield f"{sentences:,} sentences in steps of {trainer.batch_size}: {steps:,} steps an epoch"
-    yield f"{total:,} steps in at most {epochs} epochs, the first {round(total * trainer.warmup):,} warm up"
+    yield f"{counted(sentences, 'sentence')} in steps of {trainer.batch_size}: {counted(steps, 'step')} an epoch"
+    warm = round(total * trainer.warmup)
+    yield f"{counted(total, 'step')} in at most {counted(epochs, 'epoch')}, the first {warm:,} warm up"
 
 
 def _tagger_memory(config: Config, module: TaggerModule, data: TaggerData) -> Iterator[str]:
@@ -219,7 +222,8 @@ def _causal_sections(context: Context, corpus: Corpus) -> Sections:
         ),
         "Prompt": [
             f"{prompt.name} version {prompt.version} ({prompt.language}, {prompt.answer} answers), hash {prompt.sha}",
-            f"{len(prompt.categories)} categories; {len(data.prefix):,} tokens are the same for every sentence",
+            f"{counted(len(prompt.categories), 'category')}; "
+            f"{len(data.prefix):,} tokens are the same for every sentence",
         ],
         "Packs": list(_packs(config, data)),
         "Memory": list(_causal_memory(context.config, devices, module, data)),
@@ -240,7 +244,7 @@ def _packs(config: Config, data: GenerativeData) -> Iterator[str]:
         f"{survey.pack_tokens:,} tokens computed instead of {survey.sample_tokens:,} "
         f"({survey.sample_tokens / survey.pack_tokens:.1f} times fewer), {survey.answer_tokens:,} of them learnt"
     )
-    yield f"each evaluation answers {len(data.dev):,} dev sentences"
+    yield f"each evaluation answers {counted(len(data.dev), 'dev sentence')}"
 
 
 def _causal_memory(config: Config, devices: Devices, module: GenerativeModule, data: GenerativeData) -> Iterator[str]:

@@ -53,7 +53,7 @@ from omniner.scoring.profiles import has_places
 from omniner.tasks import split
 from omniner.tasks.score import check_scored
 from omniner.tracking.tracked_run import DataInput
-from omniner.wording import Wording
+from omniner.wording import Wording, counted
 
 log = logging.getLogger("omniner")
 
@@ -83,7 +83,7 @@ def run(context: Context) -> None:
     _publish(context, comparison, sources, digest)
     ids = [source.run_id for source in sources if source.run_id]
     summary = comparison_summary(comparison)
-    headline = f"{len(sources)} runs compared on {comparison.sentences:,} sentences"
+    headline = f"{counted(len(sources), 'run')} compared on {counted(comparison.sentences, 'sentence')}"
     context.describe(headline, ["comparison.html", "comparison.md"], details=summary)
     print("\n".join(summary))
     if len(ids) > 1 and (link := tracking.compare_link(config.tracking, ids)):
@@ -99,7 +99,9 @@ def _people(context: Context, gold: Sequence[Sentence]) -> tuple[list[System], l
     for one in people:
         predictions, met = human_predictions(one.name, one.sentences, gold)
         if not predictions:
-            found = f"{one.path} has labels of none of the {len(gold):,} sentences that the runs were tested on"
+            found = (
+                f"{one.path} has labels of none of the {counted(len(gold), 'sentence')} that the runs were tested on"
+            )
             raise UserError("annotators", found, "Name labels of the test set, with its ids or its texts.")
         issues += met
         systems.append(System(one.name, labelled_gold(gold, predictions), predictions))
@@ -341,7 +343,7 @@ def _different(source: RunFiles, ours: Sequence[Sentence], other: RunFiles, thei
     digests = [content_digest(_bare(sentences)) for sentences in (ours, theirs)]
     found = f"{other.name} was tested on other sentences than {source.name} (digests {digests[1]} and {digests[0]}"
     if len(ours) != len(theirs):
-        found += f"; {len(theirs):,} and {len(ours):,} sentences)"
+        found += f"; {len(theirs):,} and {counted(len(ours), 'sentence')})"
     else:
         wrong = [i for i, pair in enumerate(zip(_bare(ours), _bare(theirs), strict=True)) if pair[0] != pair[1]]
         found += f"; {len(wrong):,} of {len(ours):,} differ, the first is {theirs[wrong[0]].id!r})"

@@ -33,6 +33,7 @@ from omniner.runs import outputs
 from omniner.runs.context import Context, Input, Task, always
 from omniner.runs.folder import GUIDANCE_COPY, find_trained_model
 from omniner.tasks.prompting import build_run_prompt
+from omniner.wording import counted
 
 log = logging.getLogger("omniner")
 
@@ -121,7 +122,7 @@ def _convert_corpus(context: Context, target: str, output: Path) -> None:
         for path, sentences in parts.items():
             make_folder(path.parent)
             issues += formats.write(path, target, sentences, options)
-            log.info("%s: %d sentences", path, len(sentences))
+            log.info("%s: %s", path, counted(len(sentences), "sentence"))
     context.publish_issues(issues)
 
 

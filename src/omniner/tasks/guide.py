@@ -44,6 +44,7 @@ from omniner.scoring.suspects import find_suspected_labels
 from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, UntrainedModel, predict_file
 from omniner.tasks.prompting import build_prompt_with_guidance
 from omniner.tasks.score import check_scored
+from omniner.wording import counted
 
 log = logging.getLogger("omniner")
 
@@ -144,14 +145,14 @@ def _predict_and_score(
     context.publish_file(PREDICTIONS)
     context.publish_file(GOLD)
     if not any(prediction.entities for prediction in predictions):
-        found = f"it found no entity in the {len(sentences):,} sentences of {config.guide.split}"
+        found = f"it found no entity in the {counted(len(sentences), 'sentence')} of {config.guide.split}"
         fix = "Look at its learning curves and some answers first; train it longer, or name another run."
         raise UserError("run", found, fix)
     metrics = replace(config.metrics, bootstrap=0)  # no interval of theirs is shown
     result = score_records(sentences, predictions, metrics, config.errta)
     check_scored(result, context.folder / PREDICTIONS)
     if not result.errta.errors:
-        found = f"it makes no error on the {len(sentences):,} sentences of {config.guide.split}"
+        found = f"it makes no error on the {counted(len(sentences), 'sentence')} of {config.guide.split}"
         raise UserError("run", found, "There is nothing to explain; try guide.split=train or another run.")
     return result
 
@@ -242,7 +243,8 @@ def _publish(context: Context, guidance: Guidance) -> None:
         log.warning("the teacher gave no note on %s: %s", question, reason)
     summary = guidance_page.guidance_summary(guidance)
     command = f"python -m omniner.run model=<causal model> prompt=errta prompt.from_run={context.folder}"
-    headline = f"{len(guidance.lessons)} kinds of errors on {guidance.split}, of {guidance.scores['errors']:,} errors"
+    total = counted(int(guidance.scores["errors"]), "error")
+    headline = f"{counted(len(guidance.lessons), 'kind')} of errors on {guidance.split}, of {total}"
     pages = ["guidance.html", "guidance.md"]
     context.describe(headline, pages, command=command, details=summary.splitlines())
     print(summary)

@@ -54,6 +54,7 @@ from omniner.runs.context import Context, Input, Task, always, model_label, mode
 from omniner.runs.folder import GUIDANCE_COPY, find_trained_model
 from omniner.scoring.predictions import prediction_from_line
 from omniner.tasks.score import SCORE_OUTPUTS, SHOWN_RAW, SHOWN_REASONS, ReportInputs, score_and_publish
+from omniner.wording import counted
 
 if TYPE_CHECKING:
     from omniner.llm.prompts import Prompt
@@ -198,7 +199,7 @@ def predict_file(
     left = [sentence for sentence in sentences if sentence.id not in done]
     texts = {sentence.id: sentence.text for sentence in sentences}
     if done and left:
-        log.info("going on after %d predictions", len(done))
+        log.info("going on after %s", counted(len(done), "prediction"))
     if left:
         start = time.perf_counter()
         if (processes := _count_processes(config, model, len(left))) > 1:
@@ -207,7 +208,7 @@ def predict_file(
             _append_predictions(path, sentences, open_model(config, model)(sentences, frozenset(done)))
         done |= {prediction.id: prediction for prediction in whole_records(path, prediction_from_line, fix)}
         seconds = time.perf_counter() - start
-        log.info("%d sentences predicted in %.1f s (%.0f per s)", len(left), seconds, len(left) / seconds)
+        log.info("%s predicted in %.1f s (%.0f per s)", counted(len(left), "sentence"), seconds, len(left) / seconds)
     predictions = [done[sentence.id] for sentence in sentences if sentence.id in done]
     write_json_lines(path, (prediction_to_json(one, texts[one.id]) for one in predictions))
     return predictions

@@ -28,7 +28,7 @@ from omniner.runs.context import Context, Input, Task
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import read_predictions
 from omniner.scoring.profiles import score_loaded, score_records
-from omniner.wording import Wording
+from omniner.wording import Wording, counted
 
 SHOWN_RAW, SHOWN_REASONS = 80, 3  # characters of an answer, and answers, that an error shows
 SCORE_OUTPUTS = ("scores.json", "tables", "figures", "report.html")  # what `publish_scores` writes
@@ -61,7 +61,7 @@ def check_scored(result: ScoreResult, source: str | Path) -> None:
     reasons += [str(issue) for issue in result.issues if issue.code == "no-gold"]
     first = f" (first: {'; '.join(reasons[:SHOWN_REASONS])})" if reasons else ""
     if not parse.scored:
-        found = f"0 of {parse.sentences:,} sentences could be scored{first}"
+        found = f"0 of {counted(parse.sentences, 'sentence')} could be scored{first}"
         raise UserError(source, found, "Look at what the file holds: answers and gold must be readable.")
     require_entities(f"gold of {source}", list(result.sentences.values()))
     if not answered or parse.failed >= answered:
@@ -187,13 +187,13 @@ def _answering(config: Config) -> str:
 def _headline(result: ScoreResult) -> str:
     """The result in one line."""
     micro, errors = result.metrics.micro, len(result.errta.errors)
-    return f"**F1 {micro.f1:.2%}** (P {micro.precision:.2%}, R {micro.recall:.2%}), {errors:,} errors"
+    return f"**F1 {micro.f1:.2%}** (P {micro.precision:.2%}, R {micro.recall:.2%}), {counted(errors, 'error')}"
 
 
 def _summary(result: ScoreResult, met: Mapping[str, int]) -> list[str]:
     """The result in a few lines of plain text."""
     metrics, errta = result.metrics, result.errta
-    lines = [f"{result.parse.scored:,} sentences scored by {metrics.unit}"]
+    lines = [f"{counted(result.parse.scored, 'sentence')} scored by {metrics.unit}"]
     rows = {name: getattr(metrics, name) for name in ("micro", "macro", "relaxed")}
     intervals = {name: metrics.intervals.get(f"{name}.f1") for name in rows}
     for unit, scores in result.units.items():
@@ -258,7 +258,9 @@ def hints(result: ScoreResult, curves: Mapping[str, Sequence[tuple[int, float]]]
         best = max(value for _, value in dev)
         steps = dev[-1][0] + 1  # curves count from 0
         if steps < FEW_STEPS and best < 1:
-            found.append(f"only {steps:,} steps were made: a small corpus needs more passes (trainer.max_epochs)")
+            found.append(
+                f"training made only {counted(steps, 'step')}: a small corpus needs more passes (trainer.max_epochs)"
+            )
         elif len(dev) > 1 and 1 > dev[-1][1] >= best > dev[-2][1]:
             found.append("dev F1 was still rising at the last evaluation: more trainer.max_epochs may help")
         if abs(best - f1) > FAR:

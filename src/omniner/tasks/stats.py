@@ -37,6 +37,7 @@ from omniner.report import corpus_page, corpus_tables
 from omniner.report.tables import Table
 from omniner.runs.context import Context, Task, entry_label, split_entry
 from omniner.tasks.split import published_splits
+from omniner.wording import counted
 
 log = logging.getLogger("omniner")
 
@@ -52,7 +53,7 @@ def run(context: Context) -> None:
     _publish(context, surveyed, verdicts, tables)
     text = corpus_page.corpus_text(surveyed, verdicts, tables)
     judged = Counter(verdict.status for one in verdicts.values() for verdict in one)
-    headline = f"{judged[FAILED]} checks failed, {judged[WARNED]} warned: {', '.join(verdicts)}"
+    headline = f"{counted(judged[FAILED], 'check')} failed, {judged[WARNED]} warned: {', '.join(verdicts)}"
     context.describe(headline, ["stats.html"], details=text.splitlines())
     print(text)
     context.complaint = _complaint(verdicts, config.stats.exit_on)

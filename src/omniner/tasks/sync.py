@@ -16,6 +16,7 @@ from omniner.runs.folder import ROOT, owes, send_unsent
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
 from omniner.tracking.store import open_store
+from omniner.wording import counted
 
 log = logging.getLogger("omniner")
 
@@ -34,7 +35,7 @@ def run(context: Context) -> None:
         raise UserError(
             "tracking", f"not all is sent of {listed}", "Give the same command again when the store is back."
         )
-    print(f"looked into {len(noted) + len(further)} run folders: nothing is left to send")
+    print(f"looked into {counted(len(noted) + len(further), 'run folder')}: nothing is left to send")
 
 
 def _check(config: Config) -> None:

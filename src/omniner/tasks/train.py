@@ -28,6 +28,7 @@ from omniner.runs.folder import GUIDANCE_COPY
 from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, predict_file
 from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, check_scored, score_and_publish
 from omniner.tracking.tracked_run import Run
+from omniner.wording import counted
 
 log = logging.getLogger("omniner")
 
@@ -59,7 +60,8 @@ def run(context: Context) -> None:
         raise Stopped(fitted.signal)
     if fitted.issues:
         issues = context.publish_issues([*corpus.issues, *fitted.issues])
-    log.info("best dev F1 %.2f %% after %d epochs: %s", 100 * fitted.best_f1, fitted.epochs, fitted.best_path)
+    epochs = counted(fitted.epochs, "epoch")
+    log.info("best dev F1 %.2f %% after %s: %s", 100 * fitted.best_f1, epochs, fitted.best_path)
     context.publish_results({"val/best_f1": fitted.best_f1, "train/epochs": fitted.epochs})
 
     if config.tracking.log_model or config.tracking.register:

@@ -22,6 +22,7 @@ from omniner.tracking.spool import SPOOL, SPOOL_FIX, Sender, Spool, read_line
 from omniner.tracking.store import DATABASE, ChildRun, FoundRun, open_store
 from omniner.tracking.tracked_run import Run, TrackedRun, git_state, tag_values
 from omniner.tracking.unsent import FOLDER_TAG
+from omniner.wording import counted
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -143,7 +144,9 @@ def describe_children(run: Run, children: Sequence[ChildRun], link: str) -> None
     rows = [[child.name, child.status, child.id, *(child.metrics.get(name) for name in names)] for child in children]
     run.table(["name", "status", "run", *names], rows, "tables/children.json")
     compared = f"[compared]({link[link.index('#') :]})" if link else "not compared"
-    run.tags({browser.NOTE_TAG: f"{len(children)} runs, {compared}; means and deviations: tables/summary.json"})
+    run.tags(
+        {browser.NOTE_TAG: f"{counted(len(children), 'run')}, {compared}; means and deviations: tables/summary.json"}
+    )
 
 
 def child_runs(tracking: TrackingConfig, parent_id: str) -> list[ChildRun]:

@@ -33,6 +33,7 @@ from urllib.parse import quote
 from omniner.errors import HIDDEN, UserError, masked
 from omniner.files import explaining, write_text
 from omniner.tracking.spool import Sender, Spool, SpoolRecord
+from omniner.wording import counted
 
 log = logging.getLogger("omniner.tracking")
 
@@ -359,9 +360,9 @@ class TrackedRun(Run):
         atexit.unregister(self._at_exit)
         if unsent:
             log.warning(
-                "%d tracking records of run %s are not sent; they wait in %s: "
-                "the same command, any later run on this store, or task=sync sends them",
-                unsent, self.id, self._spool.path,
+                "%s of run %s not sent yet, kept in %s: "
+                "the same command, any later run on this store, or task=sync sends what is there",
+                counted(unsent, "tracking record"), self.id, self._spool.path,
             )  # fmt: skip
         elif not self._spool.refused:
             with contextlib.suppress(OSError):  # only a copy of what was sent

@@ -32,6 +32,7 @@ from omniner.config.model_groups import TrainerConfig
 from omniner.cores import own_cores
 from omniner.errors import UserError
 from omniner.files import make_folder, read_json, write_json
+from omniner.wording import counted
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -109,14 +110,14 @@ def choose_devices(
     devices = Devices(accelerator, count, world, strategy, precision)
     _settle_products(precision, trainer.deterministic)
     log.info(
-        "%d %s%s%s, %s%s, %d CPU threads per process",
+        "%d %s%s%s, %s%s, %s per process",
         count,
         accelerator.upper(),
         f" on each of {nodes} nodes" if nodes > 1 else "",
         "" if strategy == "auto" else f", {strategy}",
         devices.precision,
         why,
-        threads,
+        counted(threads, "CPU thread"),
     )
     return devices
 

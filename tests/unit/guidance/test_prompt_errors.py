@@ -207,8 +207,8 @@ def test_lessons_that_no_prompt_can_hold_are_named(made: Guidance, caplog: pytes
     assert "Look." not in applied.errors["zh"]
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     count = len(made.lessons)
-    assert said[0].startswith(f"2 of {count} lessons have no note in zh and are left out of the prompt (numbers 1, 4)")
-    assert said[1].startswith(f"1 of {count} lessons have notes that spell out control tokens")
+    assert said[0].startswith(f"lessons without a note in zh, left out of the prompt: 2 of {count} (numbers 1, 4)")
+    assert said[1].startswith(f"lessons whose notes spell out control tokens, left out of the prompt: 1 of {count} (")
     assert "(numbers 3)" in said[1]
 
 

@@ -166,7 +166,7 @@ def test_the_prefix_leaves_each_sample_a_token() -> None:
 
 
 def test_too_long_fails_by_default_and_names_the_ids() -> None:
-    with pytest.raises(UserError, match=r"encoding\.max_length: 1 sentences .*long-7"):
+    with pytest.raises(UserError, match=r"encoding\.max_length: 1 sentence .*long-7"):
         encoder(5).encode([Sentence("long-7", "去北京喝小满"), Sentence("short", "北京")])
 
 

@@ -258,7 +258,7 @@ def test_one_request_that_never_succeeds_does_not_stop_the_others() -> None:
         found, raised = partly(config(server.url, concurrency=2), SENTENCES)
     others = [sentence for sentence in SENTENCES if sentence.id != "s2"]
     assert_right(found, others)
-    assert "1 sentences got no answer (s2)" in raised.found
+    assert "1 sentence without an answer (s2)" in raised.found
     assert "cannot do this one" in raised.found
     with serving(lambda request, before: right(request)) as server:
         assert_right(run(config(server.url), SENTENCES, frozenset(p.id for p in found)), SENTENCES[2:3])
@@ -456,7 +456,7 @@ def test_progress_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCap
         run(config(server.url, concurrency=2), SENTENCES)
     lines = [record.getMessage() for record in caplog.records if record.name == "omniner"]
     assert any(re.fullmatch(r"\d+ of 12 sentences answered, \d+\.\d per s, \d+ s left.*", line) for line in lines)
-    assert lines[-1].startswith("12 requests, 84 prompt tokens, 36 answer tokens; 1 further attempts, ")
+    assert lines[-1].startswith("12 requests, 84 prompt tokens, 36 answer tokens; 1 further attempt, ")
     assert "HTTP 500: hiccup" in lines[-1]
 
 

@@ -140,7 +140,7 @@ def test_csv_and_json_and_markdown_keep_the_cells() -> None:
     table.to_csv().encode("utf-8")
     assert table.to_markdown(2).splitlines() == [
         r"| a\|b | n | x |", "| --- | --- | --- |", '| 引"号, | 1 | 1.0000 |', "| 换 行 | 1,234 | 0.1235 |", "",
-        "and 1 more rows",
+        "and 1 more row",
     ]  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def test_an_example_has_inputs_tags_and_gold() -> None:
 
 
 def test_too_long_fails_by_default_and_names_the_ids() -> None:
-    with pytest.raises(UserError, match=r"encoding\.max_length: 1 sentences .*long-7"):
+    with pytest.raises(UserError, match=r"encoding\.max_length: 1 sentence .*long-7"):
         encoder(5, "fail").encode([sentence(id="long-7"), sentence(id="short", text="张三")])
 
 

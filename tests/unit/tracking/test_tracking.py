@@ -449,7 +449,7 @@ def test_unsent_records_of_a_run_are_told_at_its_end(
         run.metrics({"f1": 1.0})
         run.text("kept", "note.txt")
         run.finish("FINISHED")
-    assert re.search(r"3 tracking records of run \w+ are not sent; they wait in .*tracking_spool", caplog.text)
+    assert re.search(r"3 tracking records of run \w+ not sent yet, kept in .*tracking_spool", caplog.text)
     assert client(local).get_run(run.id).info.status == "RUNNING"
     begin(local, tmp_path, resume_id=run.id).finish("FINISHED")
     assert history(local, run.id, "f1") == [(0, 1.0)]
@@ -710,7 +710,7 @@ def test_a_server_that_is_killed_and_comes_back_misses_nothing(
         assert time.monotonic() - begun < 1, "a dead server holds up the training"
         run.finish("FINISHED")
         assert time.monotonic() - begun < 20
-        assert f"51 tracking records of run {run.id} are not sent" in caplog.text
+        assert f"51 tracking records of run {run.id} not sent yet" in caplog.text
         server = serve(tmp_path, port)
         again = begin(store, tmp_path / "out", resume_id=run.id)
         again.metrics({"loss": 25.0}, 50)

@@ -22,6 +22,7 @@ from omniner.errors import UserError
 from omniner.files import check_input_file
 from omniner.records import Entity, Issue, Sentence, own_meta
 from omniner.registry import FORMATS
+from omniner.wording import counted
 
 log = logging.getLogger("omniner")
 
@@ -283,7 +284,7 @@ def write(path: Path, format: str, sentences: Sequence[Sentence], options: Write
     for name, value in fields.items():
         lost = [] if name in entry.holds else [sentence for sentence in kept if value(sentence)]
         if lost:
-            message = f"{len(lost):,} sentences have {name}, {format} has not"
+            message = f"{counted(len(lost), 'sentence')} with {name}, which {format} has not"
             issues.add(f"lost-{name.replace('_', '-')}", message, id=lost[0].id)
     return [*issues.items, *entry.write(Path(path), kept, options)]
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from omniner.corpus.formats import ReadOptions
 from omniner.corpus.formats.tags import bare_tag, is_tag, is_tag_list, notation_of
 from omniner.errors import UserError
+from omniner.wording import counted
 
 SEPARATORS = {"tab": "\t", "space": " "}
 LABEL_STUDIO = " -X- _ "  # between token and tag in its exports, whose tags may hold blanks
@@ -69,7 +70,7 @@ def layout_of(lines: Sequence[str], options: ReadOptions, path: Path) -> Layout:
     if options.tag_column is not None:
         widths = [len(strip_end(found._replace(separator=separator).split(line))) for line in sample_rows(lines)]
         if options.tag_column > max(widths, default=0) or max(widths) < 2:
-            message = f"{options.tag_column}, but the lines of {path} have {max(widths, default=0)} columns"
+            message = f"{options.tag_column}, but the lines of {path} have {counted(max(widths, default=0), 'column')}"
             raise UserError("data.tag_column", message, "Count columns from 1; data.separator parts them.")
         return Layout(separator, 1 if options.tag_column == 1 else found.token, options.tag_column - 1)
     if options.separator != "auto" and separator != found.separator:

@@ -20,6 +20,7 @@ from omniner.corpus.formats.tokens import token_list
 from omniner.errors import UserError
 from omniner.records import Issue, Sentence, unlabeled_sentence
 from omniner.registry import first_line
+from omniner.wording import counted
 
 _TOKENS = ("tokens", "words", "token", "text", "sentence", "chars")
 _TAGS = ("ner_tags", "tags", "labels", "label", "ner", "bio", "tag")
@@ -40,7 +41,11 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
             fix = "Write the names instead: names = dataset.features['ner_tags'].feature.names gives them in order."
             raise UserError(f"{path}:{line}", message, fix)
         if tags is not None and (len(tags) != len(tokens) or not all(isinstance(tag, str) for tag in tags)):
-            log.add("bad-record", f"{len(tokens)} tokens and {len(tags)} tags, not one each; left out", line)
+            log.add(
+                "bad-record",
+                f"{counted(len(tokens), 'token')} and {counted(len(tags), 'tag')}, not one each; left out",
+                line,
+            )
             continue
         if not any(tokens):
             log.add("empty-text", "a sentence without a character; left out", line)

@@ -35,6 +35,7 @@ from omniner.errors import UserError
 from omniner.files import writing
 from omniner.records import Issue, Sentence, is_unlabeled, locate_pairs, unlabeled_sentence
 from omniner.registry import first_line
+from omniner.wording import counted
 
 COLUMNS = ("note_id", "sentence", "label")
 
@@ -54,7 +55,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     sentences = []
     for line, row in rows:
         if len(row) != len(header):
-            log.add("bad-record", f"{len(row)} fields where the header has {len(header)}; left out", line)
+            log.add("bad-record", f"{counted(len(row), 'field')} where the header has {len(header)}; left out", line)
         elif sentence := _sentence(dict(zip(header, row, strict=True)), placer, log, line):
             sentences.append(sentence)
     placer.finish()

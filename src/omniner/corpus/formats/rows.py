@@ -12,6 +12,7 @@ from typing import Any
 from omniner.corpus.formats.excerpt import Excerpt
 from omniner.corpus.formats.fields import MAX_LINE, IssueLog, json_records, parse_whole_json, read_text
 from omniner.files import check_input_file, explaining
+from omniner.wording import counted
 
 _START = 4096  # bytes in which the first that is no blank must stand
 _HEADER = 2000  # characters in which the header row must end
@@ -58,7 +59,7 @@ def table_cells(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, str]
     names = [name.strip() for name in header]
     for line, row in rows:
         if len(row) != len(names):
-            log.add("bad-record", f"{len(row)} fields where the header has {len(names)}; left out", line)
+            log.add("bad-record", f"{counted(len(row), 'field')} where the header has {len(names)}; left out", line)
             continue
         cells = dict(zip(names, row, strict=True))
         log.id = cells.get("id", "")

@@ -19,6 +19,7 @@ from omniner.corpus.formats.fields import IssueLog, join_surrogates, quote, read
 from omniner.corpus.formats.tags import find_joiner, is_tag_list, read_tags, tagged_sentence
 from omniner.records import Issue, Sentence
 from omniner.registry import first_line
+from omniner.wording import counted
 
 _UNIT = "\x02"  # between tokens and tags in data sets of PaddleNLP
 _WAYS: tuple[Callable[[str], list[str]], ...] = (  # what the tokens of a text are; the first of those that fit alike
@@ -46,7 +47,11 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         if _fits(tokens, tags):
             found.append((number, [join_surrogates(token, log, number) for token in tokens], tags))
         else:
-            log.add("bad-record", f"{len(tags)} tags, {len(tokens)} tokens in {quote(text)}; left out", number)
+            log.add(
+                "bad-record",
+                f"{counted(len(tags), 'tag')}, {counted(len(tokens), 'token')} in {quote(text)}; left out",
+                number,
+            )
     known = read_tags(Counter(tag for _, _, tags in found for tag in tags), options.scheme, log)
     joiner = options.joiner
     if joiner is None:
