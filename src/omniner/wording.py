@@ -10,6 +10,7 @@ source and a tool to make it; one language and some hundred texts do not.
 from __future__ import annotations
 
 import re
+import string
 import tomllib
 from collections.abc import Iterable
 from functools import cache
@@ -27,6 +28,7 @@ class Wording(str):
 
     Args:
         template: the text, with `{names}` as for `str.format`; without values it is taken as it stands.
+            `{errors:error}` says how many there are, in English as `counted` does, in Chinese with `{errors:,}`.
         values: what the names stand for; wordings among them are said in the language of the whole.
     """
 
@@ -36,7 +38,7 @@ class Wording(str):
 
     def __new__(cls, template: str, /, **values: Any) -> Self:
         """Fill in the values."""
-        made = super().__new__(cls, template.format(**values) if values else template)
+        made = super().__new__(cls, _ENGLISH.vformat(template, (), values) if values else template)
         made.template, made.values, made.chinese = template, values, ""
         return made
 
@@ -74,6 +76,17 @@ def counted(number: int, one: str) -> str:
         return f"1 {one}"
     many = one + "es" if one.endswith("s") else re.sub("(?<![aeiou])y$", "ie", one) + "s"
     return f"{number:,} {many}"
+
+
+class _English(string.Formatter):
+    """Fills in templates in which a number can be followed by what is counted."""
+
+    def format_field(self, value: Any, form: str) -> str:
+        """As `format`, but for forms that are words."""
+        return counted(value, form) if form[1:] and form.replace(" ", "").isalpha() else format(value, form)
+
+
+_ENGLISH = _English()
 
 
 def said(value: Any, language: str) -> Any:

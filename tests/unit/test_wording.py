@@ -32,8 +32,10 @@ def literals() -> Iterator[str]:
         yield from map(json.loads, re.findall(r'\bsay\(("(?:[^"\\]|\\.)*")', path.read_text(encoding="utf-8")))
 
 
-def fields(template: str) -> list[tuple[str | None, str | None]]:
-    return sorted((name, form) for _, name, form, _ in string.Formatter().parse(template) if name is not None)
+def fields(template: str) -> list[tuple[str, str]]:
+    """Names and forms; what is counted by name in English (`{count:error}`) is a number with commas in Chinese."""
+    parts = [(name, form or "") for _, name, form, _ in string.Formatter().parse(template) if name is not None]
+    return sorted((name, "," if re.fullmatch(r"[a-z ]{2,}", form) else form) for name, form in parts)
 
 
 def test_every_text_of_the_pages_has_a_chinese_one() -> None:
@@ -86,6 +88,9 @@ def test_a_wording_is_its_english_text_until_it_is_asked() -> None:
 )
 def test_what_is_counted_stands_in_the_right_number(number: int, one: str, said: str) -> None:
     assert counted(number, one) == said
+    assert Wording(f"{{count:{one}}} in {{share:.1%}} of {{all:d}}", count=number, share=0.5, all=3) == (
+        f"{said} in 50.0% of 3"
+    )
 
 
 @pytest.mark.parametrize(

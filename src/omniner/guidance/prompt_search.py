@@ -184,10 +184,8 @@ def with_examples(proposal: Proposal, search: SearchConfig) -> Iterator[Proposal
     """Propose one choice of lessons with every number of corrections, and of sentences of train."""
     name, about, config = proposal
     for corrections, examples in itertools.product(search.corrections, search.examples or [config.examples]):
-        each = (
-            Wording("{count} corrections each", count=corrections) if corrections != 1 else Wording("1 correction each")
-        )
-        shots = [Wording("{count} sentences of train", count=examples)] if search.examples else []
+        each = Wording("{count:correction} each", count=corrections)
+        shots = [Wording("{count:sentence} of train", count=examples)] if search.examples else []
         yield Proposal(
             f"{name}-c{corrections}" + (f"-e{examples}" if search.examples else ""),
             Wording.joined(", ", [about, each, *shots]),

@@ -38,9 +38,7 @@ def draw_comparison_figures(comparison: RunComparison, language: str = "en") -> 
     """The figures by name; a run in which no category changed has none of gains and losses."""
     count, mode = len(comparison.results), comparison.results[comparison.baseline].mode
     types = len(comparison.results[comparison.baseline].errta.by_type)
-    title = Wording(
-        "Errors by type (ERRTA {mode}) in {sentences:,} sentences", mode=mode, sentences=comparison.sentences
-    )
+    title = Wording("Errors by type (ERRTA {mode}) in {sentences:sentence}", mode=mode, sentences=comparison.sentences)
     draw = partial(_errors, comparison=comparison, language=language)
     made = {"compare_errors": Chart(title.of(language), (8, 1.2 + 0.2 * types * (count + 1)), draw)}
     for number, run in enumerate(comparison.tested, 1):
@@ -160,9 +158,9 @@ def comparison_warnings(comparison: RunComparison) -> Sequence[str]:
 def comparison_method(comparison: RunComparison) -> list[str]:
     """How the differences were tested, in words."""
     settings, chance = comparison.settings, comparison.unit_of_chance
-    whole = Wording("{sentences:,} sentences (no posts known)", sentences=comparison.sentences)
+    whole = Wording("{sentences:sentence} (no posts known)", sentences=comparison.sentences)
     if chance == "posts":
-        whole = Wording("{posts:,} posts", posts=comparison.posts)
+        whole = Wording("{posts:post}", posts=comparison.posts)
     people = Wording(
         "{human} is the mean over {count} people ({names}), each scored as a run; the deviation is the sample standard "
         "deviation over them. Their differences are not tested. If gold was made from these people's labels, they "

@@ -89,7 +89,7 @@ def _verdict(comparison: RunComparison, run: TestedRun) -> str:
     return Wording(
         "{run} against {baseline}: F1 {before} -> {after}, {points} points [{low}, {high}], p {p_randomisation} by "
         "randomisation{holm}, {p_bootstrap} by bootstrap: {found} at {alpha:g}. Errors {errors_before:,} -> "
-        "{errors_after:,}; {gained:,} sentences became right, {lost:,} wrong.",
+        "{errors_after:,}; {gained:sentence} became right, {lost:,} wrong.",
         run=run.name, baseline=comparison.baseline, before=before, after=after, points=points, low=low, high=high,
         p_randomisation=p_randomisation, holm=holm, p_bootstrap=p_bootstrap, found=found, alpha=settings.alpha,
         errors_before=errors[0], errors_after=errors[1], gained=len(run.gained), lost=len(run.lost),

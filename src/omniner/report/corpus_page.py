@@ -37,7 +37,7 @@ def draw_corpus_figures(surveyed: Sequence[SurveyedCorpus], language: str = "en"
         rows = sorted(statistics.categories, key=lambda row: (-row.mentions, row.name))[:MOST_ROWS]
         if rows:
             title = Wording(
-                "{corpus}: {mentions:,} mentions of {categories:,} categories",
+                "{corpus}: {mentions:mention} of {categories:category}",
                 corpus=drawable_text(name), mentions=len(statistics.flat.owner), categories=len(statistics.categories),
             )  # fmt: skip
             draw = partial(_categories, rows=rows[::-1], language=language)
@@ -137,7 +137,7 @@ def _key_numbers(surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts) -> list
             if statuses[status]
         ]
         note = Wording(
-            "sentences, {entities:,} entities of {categories:,} categories; {said}",
+            "sentences, {entities:entity} of {categories:category}; {said}",
             entities=len(flat.owner), categories=len(flat.categories),
             said=Wording.joined(", ", bad) if bad else Wording("all checks passed"),
         )  # fmt: skip

@@ -67,8 +67,8 @@ def guidance_author(guidance: Guidance) -> str:
         return Wording("Notes are counted facts of the training split; no teacher was asked.")
     by_count = sum(lesson.note.by == COUNTED for lesson in guidance.lessons)
     return Wording(
-        "Teacher: {name}, {asked:,} questions put ({cached:,} answers were kept from before), {prompt_tokens:,} prompt "
-        "tokens, {completion_tokens:,} answer tokens; {failed} questions without an answer, {counted} lessons with "
+        "Teacher: {name}, {asked:question} put ({cached:answer} kept from before), {prompt_tokens:,} prompt "
+        "tokens, {completion_tokens:,} answer tokens; {failed:question} without an answer, {counted:lesson} with "
         "counted notes.",
         failed=len(guidance.failures), counted=by_count,
         **{key: teacher[key] for key in ("name", "asked", "cached", "prompt_tokens", "completion_tokens")},
@@ -126,7 +126,7 @@ def render_guidance_page(guidance: Guidance, name: str, language: str = "en") ->
             (
                 Wording("Lessons"),
                 f"{len(guidance.lessons)}",
-                Wording("{count:,} smaller clusters have none", count=guidance.rest["clusters"]),
+                Wording("{count:smaller cluster} without one", count=guidance.rest["clusters"]),
             ),
             (
                 Wording("Errors covered"),
@@ -189,7 +189,7 @@ def _lesson_markdown(lesson: Lesson, guidance: Guidance) -> list[str]:
 
 def _about(lesson: Lesson, guidance: Guidance) -> str:
     return Wording(
-        "{count:,} errors ({share:.1%}): {types}; {surfaces}.",
+        "{count:error} ({share:.1%}): {types}; {surfaces}.",
         count=lesson.count,
         share=lesson.count / guidance.scores["errors"],
         types=_types(lesson.types.items()),
@@ -289,7 +289,7 @@ def search_summary(result: SearchResult) -> list[str]:
             name=best.name, about=best.about, length=best.length, measure=Wording(result.measure),
         ),
         Wording(
-            "dev F1 {f1:.2%} [{low:.2%}, {high:.2%}] {confidence:.0%} interval, on {sentences:,} sentences of dev",
+            "dev F1 {f1:.2%} [{low:.2%}, {high:.2%}] {confidence:.0%} interval, on {sentences:sentence} of dev",
             f1=final.f1, low=final.low, high=final.high, confidence=result.settings.confidence,
             sentences=result.sentences,
         ),
@@ -394,7 +394,7 @@ def _method(result: SearchResult) -> list[str]:
             resamples=settings.resamples, confidence=settings.confidence,
         ),
         Wording(
-            "The tests against the two are those of task=compare over {posts:,} posts. Because the best prompt was "
+            "The tests against the two are those of task=compare over {posts:post}. Because the best prompt was "
             "chosen on the same sentences, their p-values, after Holm's method, are multiplied by the number of "
             "prompts that were judged beside the one it is compared with (Bonferroni's method). Intervals are not "
             "corrected for the choice: those of the best prompt's F1 and of its differences are optimistic. The F1 "

@@ -70,13 +70,13 @@ def draw_run_figures(result: ScoreResult, curves: Mapping[str, Curve], language:
         made["f1_by_category"] = _f1_chart(result, language)
     if result.errta.errors:
         title = Wording(
-            "{total:,} errors by type (ERRTA {mode}), in {wrong:,} of {read:,} sentences",
+            "{total:error} by type (ERRTA {mode}), in {wrong:,} of {read:sentence}",
             total=len(result.errta.errors), mode=result.mode, wrong=result.errta.with_errors, read=result.errta.read,
         )  # fmt: skip
         made["error_types"] = Chart(title.of(language), (8, 3.4), partial(_types, result=result, language=language))
         names, counts = errors_by_primary(result)
         title = Wording(
-            "{total:,} errors by type and primary ({primaries} primaries)",
+            "{total:error} by type and primary ({primaries:primary})",
             total=int(counts.sum()), primaries=len(names),
         )  # fmt: skip
         draw = partial(_by_primary, result=result, names=names, counts=counts, language=language)
@@ -142,7 +142,7 @@ def _curves(figure: Figure, panels: Panels, language: str) -> None:
             ax.plot(steps, heights, color=SERIES[i % len(SERIES)], marker=marker, markersize=3.5, label=name)
         best = _mark_best(ax, lines) if title == _SCORED else ""
         last = max(curve[-1][0] for curve in lines.values())
-        ax.set_title(Wording("{title} over {steps:,} steps{best}", title=title, steps=last, best=best).of(language))
+        ax.set_title(Wording("{title} over {steps:step}{best}", title=title, steps=last, best=best).of(language))
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.xaxis.set_major_formatter("{x:,.0f}")
@@ -166,7 +166,7 @@ def _f1_chart(result: ScoreResult, language: str) -> Chart:
     numbers = {"count": len(rows), "total": total, "unit": Wording(result.unit), "micro": 100 * micro}
     title = Wording("F1 of {count} of {total} categories, unit {unit}, micro F1 {micro:.2f}", **numbers)
     if len(rows) == total:
-        title = Wording("F1 of {count} categories, unit {unit}, micro F1 {micro:.2f}", **numbers)
+        title = Wording("F1 of {count:category}, unit {unit}, micro F1 {micro:.2f}", **numbers)
     draw = partial(_f1, rows=rows, micro=micro, language=language)
     return Chart(title.of(language), (8, 1.4 + 0.19 * len(rows)), draw)
 
@@ -314,7 +314,7 @@ def _key_numbers(result: ScoreResult) -> list[tuple[str, str, str]]:
         *other,
         *([relaxed] if _has_levels(result) else []),
         (Wording("Entities in gold"), f"{metrics.micro.support:,}", Wording("{found:,} found", found=metrics.micro.tp)),
-        (Wording("Errors"), f"{len(result.errta.errors):,}", Wording("in {wrong:,} of {read:,} sentences", **wrong)),
+        (Wording("Errors"), f"{len(result.errta.errors):,}", Wording("in {wrong:,} of {read:sentence}", **wrong)),
         (
             Wording("Unreadable answers"),
             f"{parse.failed:,}",
@@ -331,7 +331,7 @@ def _has_levels(result: ScoreResult) -> bool:
 def _identity(result: ScoreResult) -> tuple[bool, str]:
     """Whether the sorted errors account for every false negative and positive, and the sentence that says so."""
     errta, metrics = result.errta, result.metrics
-    units = Wording("{fn:,} false negatives and {fp:,} false positives", fn=errta.fn, fp=errta.fp)
+    units = Wording("{fn:false negative} and {fp:false positive}", fn=errta.fn, fp=errta.fp)
     if not errta.identity_ok:
         return False, Wording("The {units} do not add up to the sorted errors: please report this.", units=units)
     parts = [
@@ -350,7 +350,7 @@ def _identity(result: ScoreResult) -> tuple[bool, str]:
     if count := len(errta.crashes):
         parts.append(
             Wording(
-                "{count:,} sentences on which the official scripts stop were left out of the error counts.",
+                "The official scripts stop on {count:sentence}, left out of the error counts.",
                 count=count,
             )
         )  # fmt: skip
@@ -403,7 +403,7 @@ def _page_tables(result: ScoreResult, tables: Mapping[str, Table], facts: RunFac
     """The tables of the run but that of examples, some with what a reader of the page needs beside."""
     counts, suspects = tables["errta_counts"], tables["suspected_annotation"]
     title = Wording(
-        "{errors:,} errors by type (ERRTA {mode}), and the false negatives (FN) and positives (FP) they account for. A "
+        "{errors:error} by type (ERRTA {mode}), and the false negatives (FN) and positives (FP) they account for. A "
         "click on a type shows its examples.",
         errors=len(result.errta.errors), mode=result.mode,
     )  # fmt: skip

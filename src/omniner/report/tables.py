@@ -321,7 +321,7 @@ def _categories(result: ScoreResult, english: Mapping[str, str]) -> Table:
     rows: list[list[Cell]] = [
         [name, english.get(name, ""), result.primary[name], *row] for name, row in result.metrics.categories.items()
     ]
-    title = Wording("{count} categories, in per cent (click a heading to sort)", count=len(rows))
+    title = Wording("{count:category}, in per cent (click a heading to sort)", count=len(rows))
     heads = [*columns(TEXT, "category", "english", "primary"), *_SCORES]
     return Table(title, heads, rows, empty=Wording("No entities."))
 

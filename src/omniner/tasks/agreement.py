@@ -146,7 +146,7 @@ def _verdicts(agreement: Agreement) -> list[str]:
         )
     return [
         Wording(
-            "{names}: {sentences:,} sentences, {complete:,} labelled by all",
+            "{names}: {sentences:sentence}, {complete:,} labelled by all",
             names=Wording.joined(", ", agreement.names), sentences=agreement.sentences, complete=agreement.complete,
         ),
         Wording(

@@ -160,7 +160,7 @@ def _texts(
     digest: str,
     language: str,
 ) -> None:
-    tested = Wording("{sentences:,} sentences, digest {digest}", sentences=comparison.sentences, digest=digest)
+    tested = Wording("{sentences:sentence}, digest {digest}", sentences=comparison.sentences, digest=digest)
     details: dict[str, str] = {
         **{source.name: source.where for source in sources},
         Wording("test set"): tested,

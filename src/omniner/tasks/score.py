@@ -61,7 +61,7 @@ def check_scored(result: ScoreResult, source: str | Path) -> None:
     reasons += [str(issue) for issue in result.issues if issue.code == "no-gold"]
     first = f" (first: {'; '.join(reasons[:SHOWN_REASONS])})" if reasons else ""
     if not parse.scored:
-        found = f"0 of {counted(parse.sentences, 'sentence')} could be scored{first}"
+        found = f"0 of {parse.sentences:,} sentences could be scored{first}"
         raise UserError(source, found, "Look at what the file holds: answers and gold must be readable.")
     require_entities(f"gold of {source}", list(result.sentences.values()))
     if not answered or parse.failed >= answered:

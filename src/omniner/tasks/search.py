@@ -217,17 +217,17 @@ def _result(
 
 def _label(config: Config, rung: Rung) -> str:
     if not config.search.train:
-        return Wording("{count:,} sentences", count=len(rung.sentences))
-    return Wording("{count:,} steps", count=rung.budget) if rung.budget else Wording("all steps")
+        return Wording("{count:sentence}", count=len(rung.sentences))
+    return Wording("{count:step}", count=rung.budget) if rung.budget else Wording("all steps")
 
 
 def _cost(config: Config, count: int, judged: Sequence[_Judged]) -> str:
     if config.search.train:
         parts = (Wording("{runs} of {rung}", runs=len(one.ranked), rung=_label(config, one.rung)) for one in judged)
         runs = sum(len(one.ranked) for one in judged)
-        return Wording("{runs} training runs: {parts}", runs=runs, parts=Wording.joined(", ", parts))
+        return Wording("{runs:training run}: {parts}", runs=runs, parts=Wording.joined(", ", parts))
     asked, whole = sum(len(one.rung.fresh) * len(one.ranked) for one in judged), count * len(judged[-1].rung.sentences)
-    return Wording("{asked:,} answers instead of {whole:,} without early stopping", asked=asked, whole=whole)
+    return Wording("{asked:answer} instead of {whole:,} without early stopping", asked=asked, whole=whole)
 
 
 def _tried(variant: PromptVariant, judged: Sequence[_Judged]) -> VariantResult:

@@ -149,7 +149,7 @@ def test_people_are_told_whose_word_it_is(made: Guidance) -> None:
     for text in (guidance_page.guidance_markdown(made), guidance_page.render_guidance_page(made, "x")):
         assert "no teacher was asked" in text
         assert "Note by counting in the training split" in text
-    assert "1 questions without an answer" in guidance_page.guidance_author(hostile())
+    assert "1 question without an answer" in guidance_page.guidance_author(hostile())
 
 
 def test_tables_have_a_row_for_each(made: Guidance) -> None:

@@ -107,7 +107,7 @@ def guided(language: str) -> str:
 
 def searched(language: str) -> str:
     score = VariantScore(0.72, 0.68, 0.76, 0, 0, 0)
-    rung = Wording("{count:,} sentences", count=50)
+    rung = Wording("{count:sentence}", count=50)
 
     def tried(name: str, about: str, **more: Any) -> VariantResult:
         values = {"overrides": {}, "sha": "ab", "length": 812, "lessons": (1,), "covered": 0.2, "standings": [score]}
@@ -119,7 +119,7 @@ def searched(language: str) -> str:
         same=[("second", "first")], rungs=[rung], sentences=50, posts=20, left_out=3,
         against=[BaselineDifference("base", 0.031, 0.01, 0.05, 0.0005, 0.02, 20)],
         corrected=CorrectedScore(0.7, 0.6, 0.8), choices=2,
-        cost=Wording("{asked:,} answers instead of {whole:,} without early stopping", asked=5, whole=6),
+        cost=Wording("{asked:answer} instead of {whole:,} without early stopping", asked=5, whole=6),
         measure="tokens", split="dev", from_test=True, settings=COMPARE,
     )  # fmt: skip
     return guidance_page.render_search_page(result, "a run", "提示", "prompt=searched", language)

@@ -110,7 +110,7 @@ def test_an_output_that_holds_other_files_is_left_alone(corpus: list[Sentence], 
         (["split.together=all"], "split.together: 'all' is not a choice"),
         (["input=given", "output=given/a.jsonl"], "is a file"),
         (["input=bare.jsonl"], "no labelled sentence"),
-        (["input=two.jsonl"], "2 sentences in 1 groups"),
+        (["input=two.jsonl"], "2 sentences in 1 group"),
     ],
 )
 def test_mistakes_are_one_line(corpus: list[Sentence], tmp_path: Path, overrides: list[str], said: str) -> None:

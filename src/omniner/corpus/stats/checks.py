@@ -193,7 +193,7 @@ def check_inconsistent(surveyed: SurveyedCorpus) -> Found | str:
     """Count sentences whose text stands in the corpus again with other labels."""
     count, texts = surveyed.statistics.disagreeing, len(surveyed.statistics.disagreements)
     share, text = _of_sentences(count, surveyed, Wording("sentences have a twin with other labels"))
-    twins = Wording("1 text") if texts == 1 else Wording("{count:,} texts", count=texts)
+    twins = Wording("{count:text}", count=texts)
     return share, _with(text, twins) if count else text
 
 
@@ -349,8 +349,8 @@ def check_issues(surveyed: SurveyedCorpus) -> Found | str:
     codes = Counter(issue.code for issue in surveyed.issues)
     total = max(len(surveyed.statistics.flat.sentences), 1)
     kinds = _named([f"{count:,} {code}" for code, count in sorted(codes.items(), key=lambda item: (-item[1], item[0]))])
-    issues = Wording("1 issue") if codes.total() == 1 else Wording("{count:,} issues", count=codes.total())
-    sentences = Wording("1 sentence") if total == 1 else Wording("{count:,} sentences", count=total)
+    issues = Wording("{count:issue}", count=codes.total())
+    sentences = Wording("{count:sentence}", count=total)
     text = Wording("{issues} in {sentences}", issues=issues, sentences=sentences)
     return min(codes.total() / total, 1.0), _with(text, kinds) if kinds else text
 
