@@ -65,8 +65,12 @@ class Progress:
         line = f"{self.done:,} of {self.total:,} {self.what}"
         if fresh < self._enough:
             return line
-        speed = f"{rate:.1f} per s" if rate >= _SLOW else f"{60 * rate:.1f} per min"
-        return f"{line}, {speed}, {duration((self.total - self.done) / rate)} left"
+        return f"{line}, {pace(rate)}, {duration((self.total - self.done) / rate)} left"
+
+
+def pace(rate: float) -> str:
+    """Return a number per second as people say it: `120.0 per s`, `3.5 per min`."""
+    return f"{rate:.1f} per s" if rate >= _SLOW else f"{60 * rate:.1f} per min"
 
 
 def duration(seconds: float) -> str:

@@ -259,6 +259,7 @@ class Context:
 
     def publish_figures(self, figures: Mapping[str, Chart]) -> None:
         """Draw each chart as `figures/<name>.png` and keep it with the tracked run."""
+        log.info("drawing %s", counted(len(figures), "figure"))  # some seconds, the first time above all
         for name, chart in figures.items():
             with writing(self.folder / "figures" / f"{name}.png", "wb") as file:
                 file.write(chart.png())

@@ -48,6 +48,7 @@ from omniner.files import (
     write_json_lines,
     write_text,
 )
+from omniner.progress import pace
 from omniner.records import Issue, Prediction, Sentence, content_digest, mark_entities, prediction_to_json, to_line
 from omniner.runs import children, ranks
 from omniner.runs.context import Context, Input, Task, always, model_label, model_settings
@@ -205,10 +206,12 @@ def predict_file(
         if (processes := _count_processes(config, model, len(left))) > 1:
             _predict_in_shares(config, model, sentences, path, frozenset(done), processes)
         else:
-            _append_predictions(path, sentences, open_model(config, model)(sentences, frozenset(done)))
+            predict = open_model(config, model)
+            start = time.perf_counter()  # to load it takes as long for one sentence as for many
+            _append_predictions(path, sentences, predict(sentences, frozenset(done)))
         done |= {prediction.id: prediction for prediction in whole_records(path, prediction_from_line, fix)}
         seconds = time.perf_counter() - start
-        log.info("%s predicted in %.1f s (%.0f per s)", counted(len(left), "sentence"), seconds, len(left) / seconds)
+        log.info("%s predicted in %.1f s (%s)", counted(len(left), "sentence"), seconds, pace(len(left) / seconds))
     predictions = [done[sentence.id] for sentence in sentences if sentence.id in done]
     write_json_lines(path, (prediction_to_json(one, texts[one.id]) for one in predictions))
     return predictions
@@ -341,6 +344,7 @@ def open_model(config: Config, model: Path | UntrainedModel) -> Predict:
         return partial(predict_with_vllm, config.decoding, base, model.prompt)
     from omniner import models
 
+    log.info("loading the model")  # some seconds, of which torch takes most for a small one
     if isinstance(model, Path):
         return models.load_predictor(config, model).predict
     return models.load_untrained(config, model.prompt, model.texts).predict

@@ -286,7 +286,7 @@ def _next_command(context: Context) -> str:
     if config.task.name != "train":
         return f"python -m omniner.run task=compare 'runs=[{context.folder},<another run>]'"
     if config.llm is None:
-        return f"python -m omniner.run task=predict checkpoint={name} text=..."
+        return f"python -m omniner.run task=chat checkpoint={name}   # type a sentence, see its entities"
     return f"python -m omniner.run task=guide run={name}   # what its errors have in common"
 
 

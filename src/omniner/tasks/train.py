@@ -53,6 +53,7 @@ def run(context: Context) -> None:
 
         prompt = build_run_prompt(context, corpus, reported)
         publish_prompt(context, prompt)
+    log.info("loading PyTorch and Lightning")  # some seconds
     logger = tracking.lightning_logger(CurveRecorder(context.run, folder))
     launch = partial(ranks.started_ranks, folder=folder)
     fitted = fit(config, corpus, prompt, folder, logger, callbacks=[], launch=launch)

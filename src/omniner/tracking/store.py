@@ -34,6 +34,8 @@ from omniner.tracking.tracked_run import display_name
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+log = logging.getLogger("omniner.tracking")
+
 DATABASE = "mlflow.db"  # the local store, in its folder
 LOCK_SECONDS = 120  # longest wait for another process that is creating the local store
 DATA_SUFFIX = " data"  # behind the name of an experiment: where runs about corpora are, with no scores of models
@@ -353,6 +355,7 @@ def _make_database(database: Path) -> None:
     """Make the tables in a neighbour that then takes its place: a full disk or a kill leaves no half of them."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    log.info("making the MLflow store %s", database)
     for left in database.parent.glob(f"{database.name}.*.new*"):
         left.unlink()
     # A name of its own each time: MLflow keeps the connections to a file that it failed with.
@@ -393,6 +396,8 @@ def _open_server(tracking: TrackingConfig) -> Store:
 
 def import_mlflow() -> None:
     """Import MLflow, quietly and without telemetry."""
+    if "mlflow.tracking" not in sys.modules:
+        log.info("loading MLflow")  # some seconds
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when MLflow is imported
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     with warnings.catch_warnings():
