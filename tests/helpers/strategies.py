@@ -24,9 +24,11 @@ def spans(draw: st.DrawFn, text: str = TEXT, categories: tuple[str, ...] = CATEG
 def sides(draw: st.DrawFn, size: int = 7, text: str = TEXT) -> tuple[list[Entity], list[Entity]]:
     """Gold and prediction of a sentence; they may overlap, nest and repeat, the more so the shorter the text."""
     gold, predicted = draw(st.lists(spans(text), max_size=size)), draw(st.lists(spans(text), max_size=size))
-    for entity in gold[: len(predicted)]:  # right, or right but for the category: chance hardly meets a place twice
-        changed = {"category": draw(st.sampled_from(CATEGORIES))} if draw(st.booleans()) else {}
-        predicted.append(entity._replace(**changed))
+    for entity in gold[: len(predicted)]:  # chance alone hardly meets a place twice
+        answer = draw(st.sampled_from(["none", "right", "right but for the category"]))
+        if answer != "none":
+            category = entity.category if answer == "right" else draw(st.sampled_from(CATEGORIES))
+            predicted.append(entity._replace(category=category))
     return gold, draw(st.permutations(predicted))
 
 

@@ -14,7 +14,7 @@ from omniner.corpus.taxonomy import primary_of
 from omniner.records import Entity
 from omniner.scoring.metrics import Counts, Metrics, evaluate, score_row
 from omniner.scoring.resampling import bootstrap_intervals
-from omniner.scoring.units import compare_units
+from omniner.scoring.units import compare_units, pairs_of
 
 PRIMARY = {name: primary_of(name) for name in CATEGORIES}
 Corpus = list[tuple[list[Entity], list[Entity]]]
@@ -75,6 +75,16 @@ def test_repeats_count_once_and_order_is_the_first_mention() -> None:
     assert comparison.right == ["甲_一"]
     assert comparison.residues[0].missing == [Entity("b", "甲_一")]
     assert comparison.residues[0].spurious == [Entity("x", "丙")]
+
+
+def test_pairs_follow_from_spans() -> None:
+    """Every way in which two sentences can have up to two of these mentions, in gold and in the answer."""
+    mentions = [Entity("啊", "丙", 0, 1), Entity("看", "丙", 1, 2), Entity("啊", "丙", 2, 3), Entity("啊", "乙_一", 2, 3)]
+    some = [list(chosen) for size in range(3) for chosen in itertools.combinations(mentions, size)]
+    for corpus in itertools.product(itertools.product(some, repeat=2), repeat=2):
+        gold, predicted = ([sentence[side] for sentence in corpus] for side in (0, 1))
+        expected = compare_units(gold, predicted, "pair")
+        assert pairs_of(compare_units(gold, predicted, "span")) == expected
 
 
 def counts_of(gold: list[Entity], predicted: list[Entity], unit: str) -> Counts:
