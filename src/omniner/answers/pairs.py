@@ -134,8 +134,8 @@ class PairReader:
             pairs, unread = self._any(inner, group, depth + MAX_DEPTH // _MAX_LAYERS)
             if pairs or says_nothing(inner):
                 return pairs, unread
-        if isinstance(text, CutText):
-            return [], 1
+        if isinstance(text, CutText) or _ANSWER.match(text.replace("\\", "").lstrip('"')):
+            return [], 1  # broken off, or an answer in more layers of strings than are read
         if group:
             return [(text, group)] if text else [], 0
         pair = cut_pair(text) or self.split_pair(text)

@@ -102,6 +102,7 @@ def test_whatever_is_nested_too_deeply_has_failed(opened: str, middle: str, clos
 
 def test_unread_items_are_named() -> None:
     assert parse_answer('[["面膜", "品类_产品"], ["x"], null]').reason.endswith("2 items unread")
+    assert parse_answer('[{"text": "面膜", "type": "品牌"}, {"remark": "x"}]').reason.endswith("1 items unread")
 
 
 pieces = st.sampled_from(
@@ -240,6 +241,53 @@ def test_only_the_final_answer_counts(text: str, pairs: list[tuple[str, str]]) -
 def test_what_was_not_said_is_not_read(text: str, reason: str) -> None:
     assert parse_answer(text, KNOWN, SENTENCE)[:2] == ([], "failed")
     assert reason in parse_answer(text, KNOWN, SENTENCE).reason
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ('["北京（首都）"]', [("北京", "首都")]),  # told by the sentence, whatever the categories
+        ('["上海（首都）"]', []),
+        ('["北京", ["地点"]]', [("北京", "地点")]),
+        ('[["北京", ["地点", "机构"]], ["王芳", ["人名"]]]', [("北京", "地点"), ("北京", "机构"), ("王芳", "人名")]),
+        ('[["地点", ["北京"]], ["人名", ["王芳", "李雷"]]]', [("北京", "地点"), ("王芳", "人名"), ("李雷", "人名")]),
+        ('["北京", ["地点"]', []),
+        ('{"地点": ["北京", ["上海", "广州"]]}', [("北京", "地点"), ("上海", "地点"), ("广州", "地点")]),
+        ('{"地点": [["北京", 7, 9]]}', [("北京", "地点")]),
+        ('{"地点": {"北京": [[7, 9]]}}', [("北京", "地点")]),
+        ('{"北京": ["地点", "机构"]}', [("北京", "地点"), ("北京", "机构")]),
+        ('[[2024, "时间"]]', [("2024", "时间")]),
+        ('[["地点", "北京", 0.9]]', [("北京", "地点")]),
+        ('[["实体", "北京", "地点"]]', [("北京", "地点")]),
+        ('["北京", "地点", "王芳", "人名", "x"]', []),
+        ('["北京", "地点", "上海", "东西"]', []),
+        ('{"人名": "None", "地点": "北京"}', [("北京", "地点")]),
+        ('{"人名": "王芳, 李雷", "机构": "上海, 北京"}', [("王芳", "人名"), ("李雷", "人名"), ("上海, 北京", "机构")]),
+        ('[{"entity": "地点", "text": "北京"}]', [("北京", "地点")]),
+        ('[{"entity": "北京", "text": "地点"}]', []),
+        ('[{"text": "北京", "type": "x", "label": "地点"}]', [("北京", "地点")]),
+        ('[{"text": ["王芳", "李雷"], "type": "人名"}]', [("王芳", "人名"), ("李雷", "人名")]),
+        ('[{"a": "地点", "b": "北京"}, {"a": "人名", "b": "王芳"}]', [("北京", "地点"), ("王芳", "人名")]),
+        ('{"foo": 1}\n{"bar": 2}', []),
+    ],
+)  # fmt: skip
+def test_what_tells_a_surface_from_its_category(text: str, pairs: list[tuple[str, str]]) -> None:
+    assert parse_answer(text, KNOWN, SENTENCE)[:2] == (pairs, "repaired" if pairs else "failed")
+
+
+@pytest.mark.parametrize("layers", range(1, 8))
+def test_json_within_strings_is_read_three_layers_deep(layers: int) -> None:
+    text = '[["北京", "地点"]]'
+    for _ in range(layers):
+        text = json.dumps(text, ensure_ascii=False)
+    expected = ([("北京", "地点")], "repaired") if layers <= 3 else ([], "failed")
+    assert parse_answer(text, KNOWN, SENTENCE)[:2] == expected
+
+
+def test_only_the_sentence_tells_two_words_apart() -> None:
+    two = '["王芳", "李雷"]'
+    assert parse_answer(two).pairs == [("王芳", "李雷")]
+    assert parse_answer(two, sentence=SENTENCE)[:2] == ([], "failed")
 
 
 def test_known_categories_or_the_sentence_tell_the_sides() -> None:
