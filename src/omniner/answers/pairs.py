@@ -188,7 +188,7 @@ class PairReader:
         words = [text for text in texts if not isinstance(text, Number)]
         if group and not (row and len(words) == 2 and self.is_pair(*words)):
             if len(words) == 1 and len(items) > 1 and not all(map(_is_word, items)):  # one surface with its offsets
-                return [(words[0], group)] if closed else []
+                return [(words[0], group)] if closed and words[0] else []
             return [(text, group) for text in texts if text]
         if words and all(map(cut_pair, words)) and (len(words) > 1 or closed):
             return None  # each string is a pair of its own
@@ -277,7 +277,7 @@ class PairReader:
         found = [key for key in fields if key in ranks and _strings(fields[key])]
         if ranks is CATEGORY_KEYS:
             found = [key for key in found if not isinstance(fields[key], Number)]
-            known = [key for key in found if fields[key] in self.categories]
+            known = [key for key in found if any(name in self.categories for name in _strings(fields[key]))]
             found = known or found
         return min(found, key=ranks.__getitem__, default=None)
 

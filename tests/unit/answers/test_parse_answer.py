@@ -269,6 +269,21 @@ def test_what_was_not_said_is_not_read(text: str, reason: str) -> None:
         ('[{"text": ["王芳", "李雷"], "type": "人名"}]', [("王芳", "人名"), ("李雷", "人名")]),
         ('[{"a": "地点", "b": "北京"}, {"a": "人名", "b": "王芳"}]', [("北京", "地点"), ("王芳", "人名")]),
         ('{"foo": 1}\n{"bar": 2}', []),
+        ('["北京", "地点"]', [("北京", "地点")]),
+        ('["北京", "首都"]', []),
+        ('["北京", "地点"', []),
+        ('[["x", "y", "z"]]', [("x", "y")]),
+        ('["x", "y", "z"]', []),
+        ('{"地点": [["北京", 7, 9', []),
+        ('[{"text": "北京", "label": "x", "type": "地点"}]', [("北京", "地点")]),
+        ('[{"text": "北京", "label": ["x"], "type": ["地点", "机构"]}]', [("北京", "地点"), ("北京", "机构")]),
+        ('{"text": "北京", "type": ["地点", "机', []),
+        ('{"北京": {"text": "王芳", "type": "人名"}}', [("王芳", "人名")]),
+        ('{"北京": "地点", "王芳": "人名"}', [("北京", "地点"), ("王芳", "人名")]),
+        ('{"北京": "地点", "上海": "地点"}', []),
+        ('{"地点": ["北京"], "首都": "王芳"}', [("北京", "地点"), ("王芳", "首都")]),
+        ('{"人名": "王芳", "foo": "bar"}', [("王芳", "人名")]),
+        ('{"人名": ["王芳"], "地点": ["", null]}', [("王芳", "人名")]),
     ],
 )  # fmt: skip
 def test_what_tells_a_surface_from_its_category(text: str, pairs: list[tuple[str, str]]) -> None:
@@ -282,6 +297,27 @@ def test_json_within_strings_is_read_three_layers_deep(layers: int) -> None:
         text = json.dumps(text, ensure_ascii=False)
     expected = ([("北京", "地点")], "repaired") if layers <= 3 else ([], "failed")
     assert parse_answer(text, KNOWN, SENTENCE)[:2] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("{}", "repaired"),
+        ('"无"', "repaired"),
+        ('{"人名": "无", "地点": null}', "repaired"),
+        ('{"explanation": "x", "entities": []}', "repaired"),
+        ('{"name": "extract", "arguments": {"entities": []}}', "repaired"),
+        ('{"explanation": "x"}', "failed"),
+        ('{"人名": [], "foo": "bar"}', "failed"),
+    ],
+)
+def test_no_entities_is_said_in_many_ways(text: str, status: str) -> None:
+    assert parse_answer(text, KNOWN, SENTENCE)[:2] == ([], status)
+
+
+def test_without_hints_the_preferred_keys_count() -> None:
+    assert parse_answer('[{"name": "y", "text": "北京", "type": "y", "label": "x"}]').pairs == [("北京", "x")]
+    assert parse_answer('{"人名": "王芳、李雷、"}', KNOWN).pairs == [("王芳", "人名"), ("李雷", "人名")]
 
 
 def test_only_the_sentence_tells_two_words_apart() -> None:
