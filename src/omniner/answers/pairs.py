@@ -76,12 +76,12 @@ class PairReader:
     def read(self, value: Any) -> PairReading:
         """Read the pairs of a value."""
         pairs, unread = self._any(value, "", 0)
-        return PairReading(pairs, unread, not pairs and says_nothing(value))
+        return PairReading(_plain(pairs), unread, not pairs and says_nothing(value))
 
     def read_rows(self, values: list[Any]) -> PairReading:
         """Read values that stand side by side, such as JSON lines or the calls of a tool."""
         pairs, unread = self._list(values, "", 0, row=False)
-        return PairReading(pairs, unread, not pairs and all(map(says_nothing, values)))
+        return PairReading(_plain(pairs), unread, not pairs and all(map(says_nothing, values)))
 
     # What decides between surface and category:
 
@@ -321,6 +321,11 @@ class PairReader:
         parts = [part for part in _LISTED.split(text) if part]
         apart = len(parts) > 1 and text not in self.sentence and all(part in self.sentence for part in parts)
         return parts if apart else [text]
+
+
+def _plain(pairs: list[Pair]) -> list[Pair]:
+    """Numbers that are surfaces or categories become strings like all others."""
+    return [(str(surface), str(category)) for surface, category in pairs]
 
 
 def decode_inner(text: str) -> Any:

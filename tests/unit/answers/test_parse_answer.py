@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from omniner.answers import MAX_CHARS, parse_answer
@@ -124,6 +124,8 @@ pieces = st.sampled_from(
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(pieces, max_size=60).map("".join))
+@example('[[2024, "时间"]]')
+@example('{"数量": [["3", 1], 5]}')
 def test_never_raises_and_gives_strings(text: str) -> None:
     pairs, status, reason = parse_answer(text)
     assert all(type(part) is str for pair in pairs for part in pair)
