@@ -218,6 +218,17 @@ SENTENCE = "王芳和李雷去了北京"
         ("**人名**\n- 王芳\n- 李雷\n\n**地点**\n- 北京", [("王芳", "人名"), ("李雷", "人名"), ("北京", "地点")]),
         ("人名：王芳、李雷\n地点：无", [("王芳", "人名"), ("李雷", "人名")]),
         ("北京（地点）、王芳（人名）", [("北京", "地点"), ("王芳", "人名")]),
+        ('<answer>[["北京","地点"]]</answer> 备注：[["王芳","机构"]]', [("北京", "地点")]),
+        ('\\boxed{\\{"地点": ["北京"]\\}}', [("北京", "地点")]),
+        ('<|channel|>final<|message|>[["北京","地点"]]<|return|>[["王芳","机构"]]', [("北京", "地点")]),
+        ('[["北京","地点"]]<|im_end|>\n<|im_start|>user\n[["王芳","机构"]]', [("北京", "地点")]),
+        ('```json\n[["北京","地点"]]\n```\n```python\nprint(1)\n```', [("北京", "地点")]),
+        ("```json\n[]\n```\n北京（地点）", []),
+        ("[]\n北京（地点）", []),
+        ('[["北京","地点"]]\n[]', []),
+        ('[] [["北京","地点"]]', [("北京", "地点")]),
+        ('结果 [["北京","地点"]]，见 ["王芳", "李雷"]', [("北京", "地点")]),
+        ('结果 ["北京","地点"]。', [("北京", "地点")]),
     ],
 )  # fmt: skip
 def test_only_the_final_answer_counts(text: str, pairs: list[tuple[str, str]]) -> None:
@@ -229,6 +240,7 @@ def test_only_the_final_answer_counts(text: str, pairs: list[tuple[str, str]]) -
     [
         ('<think>候选 [["北京","地点"]]，还要', "while the model thinks"),
         ('<|channel|>analysis<|message|>[["北京","地点"]]', "while the model thinks"),
+        ('analysis用户要[["王芳","地点"]]', "while the model thinks"),
         ('<think>[["北京","地点"]]</think>', "nothing stands behind its thinking"),
         ('候选 [["北京","人名"]] 更正：[["北', "breaks off before its first pair"),
         ('["王芳", "李雷"]', "no pair"),
