@@ -79,7 +79,9 @@ def test_repeats_count_once_and_order_is_the_first_mention() -> None:
 
 def test_pairs_follow_from_spans() -> None:
     """Every way in which two sentences can have up to two of these mentions, in gold and in the answer."""
-    mentions = [Entity("啊", "丙", 0, 1), Entity("看", "丙", 1, 2), Entity("啊", "丙", 2, 3), Entity("啊", "乙_一", 2, 3)]
+    mentions = [
+        Entity("啊看啊"[k], category, k, k + 1) for k, category in [(0, "丙"), (1, "丙"), (2, "丙"), (2, "乙_一")]
+    ]
     some = [list(chosen) for size in range(3) for chosen in itertools.combinations(mentions, size)]
     for corpus in itertools.product(itertools.product(some, repeat=2), repeat=2):
         gold, predicted = ([sentence[side] for sentence in corpus] for side in (0, 1))
