@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 from random import Random
 
@@ -55,6 +56,13 @@ CASES = {
         "separate",
         [ent(2, 4, "X")],
     ),
+    "the category that wins is not that of the first who gave the span": (
+        [ent(2, 4, "X")],
+        [ent(2, 4, "Y")],
+        [ent(2, 9, "Y")],
+        "separate",
+        [ent(2, 4, "Y")],
+    ),
     "two agree on the span, none on the category": (
         [ent(2, 4, "X")],
         [ent(2, 4, "Y")],
@@ -105,6 +113,20 @@ def test_of_two_overlapping_winners_the_longer_stays() -> None:
     assert [vote.entity for vote in decision.rejected] == [ent(0, 1), ent(4, 10)]
 
 
+def test_the_votes_of_a_majority_and_of_two_who_differ() -> None:
+    decision = decide(item([ent(2, 4), ent(4, 9)], [ent(2, 4), ent(4, 9)], [ent(0, 1), ent(4, 9)]))
+    assert [vote.entity for vote in decision.accepted] == [ent(2, 4), ent(4, 9)]
+    assert [vote.entity for vote in decision.rejected] == [ent(0, 1)]
+    decision = decide(item([ent(2, 4)], [ent(2, 4), ent(4, 9)], None))
+    assert [vote.entity for vote in decision.accepted] == [ent(2, 4)]
+    assert [vote.entity for vote in decision.open] == [ent(4, 9)], "the one who is absent could have said so, too"
+
+
+def test_an_annotation_stands_in_the_order_of_the_text() -> None:
+    bare, later, longer, shorter = Entity("一", "X"), ent(4, 9), ent(2, 9), ent(2, 4)
+    assert annotation_of([bare, later, shorter, longer, later]) == (longer, shorter, later, bare)
+
+
 def test_a_surface_without_a_place_is_for_the_expert() -> None:
     bare = Entity("迪斯尼", "X")
     assert decide(item([bare], [bare], [bare])).how == "unanimous"
@@ -153,6 +175,10 @@ def test_files_are_matched_by_id_and_differing_texts_are_issues() -> None:
     items, issues = match_annotators(["a", "b", "c"], [a, b, c])
     assert [(one.sentence.id, one.sentence.text) for one in items] == [("1", "甲乙"), ("2", "丙"), ("3", "戊")]
     assert items[0].sentence.post_id == "p"
+    assert [one.sentence.meta for one in items] == [{}, {}, {}]
+    turned, _ = match_annotators(["b", "c", "a"], [b, [replace(c[0], meta={"from": "x"})], a])
+    assert (turned[0].sentence.text, turned[0].sentence.post_id) == ("甲乙", "p"), "of the text that two have"
+    assert turned[0].sentence.meta == {"from": "x"}
     assert [one.annotations for one in items] == [((a[0].entities[0],), None, ()), ((), None, ()), (None, None, None)]
     found = sorted((issue.code, issue.id) for issue in issues)
     missing = [("not-annotated", "2"), *[("not-annotated", "3")] * 3]
@@ -169,6 +195,15 @@ def test_practice_counts_what_is_left_out() -> None:
     assert not other.passes("f1", 0.9)
     assert [issue.code for issue in issues] == ["practice-unused"]
     assert not one.passes("f1", 1.0), "above, not at"
+
+
+def test_practice_of_another_text_or_of_nobody_counts_nothing() -> None:
+    items, _ = match_annotators(["a", "b"], [[Sentence("1", TEXT, [])], [Sentence("1", TEXT, [])]])
+    scores, issues = score_practice(["a", "b"], items, [Sentence("1", "另一句", [Entity("另", "X", 0, 1)])])
+    assert [(issue.code, issue.id) for issue in issues] == [("text-mismatch", "1")]
+    assert [one[1:] for one in scores] == [(0, 0, 0.0, 0.0, 0.0, 0.0)] * 2
+    scores, _ = score_practice(["a", "b"], items, [Sentence("1", TEXT, [])])
+    assert [one[1:] for one in scores] == [(1, 1, 0.0, 0.0, 0.0, 1.0)] * 2
 
 
 def test_sentences_without_ids_of_their_own_are_matched_by_text() -> None:

@@ -42,3 +42,38 @@ def test_the_answers_of_the_expert_become_labels(tmp_path: Path, monkeypatch: py
     assert [one.entities for one in corrected] == [[SHANGHAI, DUCK], [SHANGHAI, DUCK]]
     assert [(one.id, one.post_id) for one in corrected] == [("a", "p"), ("b", "q")]
     assert corrected[1].meta == {"from": "x"}
+
+
+def test_what_counts_as_an_answer_of_the_expert() -> None:
+    a, b, c = (Sentence(name, TEXT) for name in "abc")
+    queued = adjudication.decide(adjudication.AnnotatedSentence(a, ((SHANGHAI,), (), None)))
+    decided = adjudication.decide(adjudication.AnnotatedSentence(b, ((SHANGHAI,), (SHANGHAI,), ())))
+    waiting = adjudication.decide(adjudication.AnnotatedSentence(c, ((SHANGHAI,), (), None)))
+    answers = [
+        Sentence("a", TEXT, [SHANGHAI]),
+        Sentence("a", TEXT, [DUCK]),
+        Sentence("b", TEXT, [DUCK]),
+        Sentence("c", TEXT + "。", [DUCK]),
+        Sentence("d", TEXT, [DUCK]),
+    ]
+    done, issues = adjudication.apply_expert_answers([queued, decided, waiting], answers)
+    assert [(one.how, one.entities) for one in done] == [("expert", (SHANGHAI,)), ("expert", (DUCK,)), ("queued", ())]
+    assert [vote.entity for vote in done[1].accepted] == [SHANGHAI], "what the annotators had said"
+    assert [(issue.code, issue.id) for issue in issues] == [
+        ("duplicate-id", "a"), ("text-mismatch", "c"), ("unknown-id", "d"), ("expert-overrules", "b"),
+    ]  # fmt: skip
+
+
+def test_a_task_that_nobody_has_done_is_no_answer(tmp_path: Path) -> None:
+    sentences = [Sentence("a", TEXT), Sentence("b", TEXT + "。"), Sentence("c", TEXT + "！")]
+    decisions = [adjudication.decide(adjudication.AnnotatedSentence(one, ((SHANGHAI,), (), None))) for one in sentences]
+    path = tmp_path / "queue.json"
+    assert adjudication.write_queue(path, decisions, ["x", "y", "z"], ["城市"]) == []
+    tasks = read_json(path)
+    assert [[one["model_version"] for one in task["predictions"]] for task in tasks] == [["x", "y"]] * 3
+    tasks[1]["annotations"] = [{"result": tasks[1]["predictions"][0]["result"]}]
+    tasks[2]["annotations"] = [{"result": [], "was_cancelled": True}]
+    write_json(path, tasks)
+    answers, issues = adjudication.read_expert_answers(path)
+    assert [(one.id, one.entities) for one in answers] == [("b", [SHANGHAI])]
+    assert "only-predictions" not in {issue.code for issue in issues}
