@@ -339,6 +339,9 @@ class TrainerConfig(Group):
     """Minimum optimizer steps: a small corpus gets more epochs than `max_epochs`, with the same number of evaluations;
     0 = none. Has no effect if `max_epochs` is set by hand."""
 
+    perfect_evaluations: NonNegativeInt = 3
+    """Evaluations in a row with an F1 of 100 % on dev after which training stops; 0 = never."""
+
     def epochs(self, steps: int) -> int:
         """How often a corpus is passed over that has so many optimizer steps an epoch."""
         return max(self.max_epochs, -(-self.min_steps // steps))

@@ -9,8 +9,8 @@ A signal does not raise: after SIGTERM or Ctrl-C a step is finished, `last.ckpt`
 `interrupted` and the signal's number, so that the caller can close its run and exit with 128 + that number. A second
 signal stops at once (`Interruption`). After each evaluation `KeepCheckpoints` writes `last.ckpt`, has the best
 checkpoint written where dev F1 was never higher (of equals, where the loss was lowest: a sample of dev often gives
-equals), and ends training when patience is over. `LogProgress` says a line per evaluation, and one a minute between
-them.
+equals), and ends training when patience is over or dev was perfect for long enough. `LogProgress` says a line per
+evaluation, and one a minute between them.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from omniner.records import Issue
 from omniner.training import checkpoints
 from omniner.training.devices import Devices, Precision, full_state_dict
 from omniner.training.learner import Learner, TrainingData
+from omniner.wording import counted
 
 log = logging.getLogger("omniner")
 
@@ -72,7 +73,7 @@ class KeepCheckpoints(Checkpoint):
     Args:
         folder: of both.
         best_name: of the best one, see `Learner.best_name`; the other is `last.ckpt`.
-        config: `patience` and `checkpoint_minutes` are read.
+        config: `patience`, `perfect_evaluations` and `checkpoint_minutes` are read.
 
     Attributes:
         best_f1: the highest dev F1 so far; -1 before the first evaluation.
@@ -84,14 +85,14 @@ class KeepCheckpoints(Checkpoint):
 
     def __init__(self, folder: Path, best_name: str, config: TrainerConfig) -> None:
         self.best, self.last = folder / best_name, folder / "last.ckpt"
-        self._patience, self._seconds = config.patience, 60 * config.checkpoint_minutes
+        self._config, self._seconds = config, 60 * config.checkpoint_minutes
         self.best_f1, self.best_loss, self.evaluated_step = -1.0, math.inf, -1
-        self._without_gain, self._saved = 0, time.monotonic()
+        self._without_gain, self._perfect, self._saved = 0, 0, time.monotonic()
         self.save_now = self.amid_step = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know."""
-        names = ("best_f1", "best_loss", "evaluated_step", "_without_gain")
+        names = ("best_f1", "best_loss", "evaluated_step", "_without_gain", "_perfect")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -100,9 +101,9 @@ class KeepCheckpoints(Checkpoint):
             setattr(self, name, value)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop at once where patience (`trainer.patience`) was over before."""
+        """Stop at once where the evaluations before have ended training."""
         self._saved = time.monotonic()
-        self._check_patience(trainer)
+        self._end_where_due(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -121,13 +122,14 @@ class KeepCheckpoints(Checkpoint):
         f1, loss = (float(trainer.callback_metrics[name]) for name in ("val/f1", "val/loss"))
         self.evaluated_step = trainer.global_step
         self._without_gain = 0 if f1 > self.best_f1 else self._without_gain + 1
+        self._perfect = self._perfect + 1 if f1 == 1 else 0
         if is_better(f1, loss, self.best_f1, self.best_loss):
             self.best_f1, self.best_loss = f1, loss
             pl_module.save_best(self.best)
             trainer.strategy.barrier("best checkpoint")
         if trainer.state.fn == "fit":
             self._save_last(trainer)
-            self._check_patience(trainer)
+            self._end_where_due(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save what was reached, unless that is half a step.
@@ -142,8 +144,18 @@ class KeepCheckpoints(Checkpoint):
         trainer.save_checkpoint(self.last)
         self._saved = time.monotonic()
 
-    def _check_patience(self, trainer: pl.Trainer) -> None:
-        if self._patience and self._without_gain >= self._patience:
+    def reason(self) -> str:
+        """Why the evaluations so far end training; empty where they do not."""
+        patience, perfect = self._config.patience, self._config.perfect_evaluations
+        if perfect and self._perfect >= perfect:
+            times = counted(perfect, "evaluation")
+            return f"dev F1 was 100 % in {times} in a row (trainer.perfect_evaluations={perfect})"
+        if patience and self._without_gain >= patience:
+            return f"dev F1 rose in none of the last {counted(patience, 'evaluation')} (trainer.patience={patience})"
+        return ""
+
+    def _end_where_due(self, trainer: pl.Trainer) -> None:
+        if self.reason():
             trainer.should_stop = True
 
 
@@ -374,6 +386,8 @@ def fit_module(
     module.train()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        if trainer.is_global_zero:
+            log.info("training ended at step %s: %s", f"{trainer.global_step:,}", keeper.reason() or _limit(trainer))
         if keeper.evaluated_step != trainer.global_step:
             # time, steps or epochs ended between two evaluations
             trainer.validate(module, datamodule=data, verbose=False)
@@ -393,6 +407,14 @@ def fit_module(
         signal=interruption.signal,
         issues=data.issues,
     )
+
+
+def _limit(trainer: pl.Trainer) -> str:
+    """The limit of the configuration that ended a training which went on as long as it might."""
+    epochs = trainer.max_epochs or 0
+    if trainer.current_epoch >= epochs:
+        return f"all of {counted(epochs, 'epoch')}"
+    return "trainer.max_steps" if trainer.global_step == trainer.max_steps else "trainer.max_minutes"
 
 
 def _leave_group(together: bool) -> None:

@@ -21,6 +21,8 @@ from pytorch_lightning.callbacks import Callback
 from small_corpus import fit, predict, prepare
 from torchmetrics import Metric
 
+from omniner.config.groups import Config
+from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.models import devices_for_training
 from omniner.taggers.inputs import Vocabulary, character_tokenizer
@@ -248,6 +250,61 @@ def test_patience_ends_a_run_and_keeps_the_best(tmp_path: Path) -> None:
     result = fit(config, small_corpus.corpus(16, 8), tmp_path, None, [])
     assert result.epochs == 3
     assert fit(config, small_corpus.corpus(16, 8), tmp_path, None, []).epochs == 3
+
+
+def easy(*overrides: str) -> tuple[Config, Corpus]:
+    """A corpus that is learnt by heart in some evaluations, and how."""
+    config = small_corpus.configuration(
+        "char_bilstm", "trainer.max_epochs=40", "trainer.eval_every=2", "model.learning_rate=0.01",
+        *small_corpus.CERTAIN["char_bilstm"], *overrides,
+    )  # fmt: skip
+    corpus = small_corpus.corpus(40, 20)
+    corpus.splits["dev"] = corpus.splits["train"]
+    return config, corpus
+
+
+def test_training_ends_when_dev_was_perfect_for_long_enough(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (config, corpus), f1s = easy(), []
+    at = At(0, None)
+    at.on_validation_end = lambda trainer, module: f1s.append(float(trainer.callback_metrics["val/f1"]))
+    with caplog.at_level(logging.INFO, "omniner"):
+        ended = fit(config, corpus, tmp_path / "whole", None, [at])
+    first = f1s.index(1.0)
+    assert f1s[first:] == [1.0] * 3
+    assert ended.epochs == 2 * len(f1s) < 40
+    assert (
+        f"training ended at step {5 * ended.epochs}: dev F1 was 100 % in 3 evaluations in a row "
+        "(trainer.perfect_evaluations=3)"
+    ) in caplog.messages
+    stop = At(5 * (ended.epochs - 2) - 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert fit(config, corpus, tmp_path / "parts", None, [stop]).interrupted
+    assert fit(config, corpus, tmp_path / "parts", None, []).epochs == ended.epochs
+    left, right = (weights(tmp_path / name / "checkpoints/last.ckpt") for name in ("whole", "parts"))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    again = Losses()
+    assert fit(config, corpus, tmp_path / "parts", None, [again]).epochs == ended.epochs
+    assert again.values == {}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (["trainer.max_epochs=12", "trainer.perfect_evaluations=0"], "step 60: all of 12 epochs"),
+        (["trainer.max_steps=7", "trainer.eval_steps=100"], "step 7: trainer.max_steps"),
+        (["trainer.max_minutes=1e-6"], "step 1: trainer.max_minutes"),
+        (
+            ["trainer.patience=2", "model.learning_rate=1e-9", "model.head_learning_rate=1e-9"],
+            "step 30: dev F1 rose in none of the last 2 evaluations (trainer.patience=2)",
+        ),
+    ],
+)
+def test_a_line_says_why_training_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, overrides: list[str], why: str
+) -> None:
+    config, corpus = easy(*overrides)
+    with caplog.at_level(logging.INFO, "omniner"):
+        fit(config, corpus, tmp_path, None, [])
+    assert [line for line in caplog.messages if line.startswith("training ended")] == [f"training ended at {why}"]
 
 
 def test_a_run_that_ends_between_evaluations_is_evaluated(tmp_path: Path) -> None:
