@@ -26,6 +26,13 @@ def own_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+def busy_beside() -> float:
+    """Return about how many cores other programs have kept busy in the last minute; 0 if the system does not tell."""
+    if not hasattr(os, "getloadavg"):
+        return 0.0
+    return max(0.0, min(os.getloadavg()[0] - 1, len(own_cores())))  # 1 is this process
+
+
 @contextlib.contextmanager
 def pinned(cores: Collection[int]) -> Iterator[None]:
     """Keep this thread to `cores` for the block: a process that it starts there has them from the first.

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from omniner.config.model_groups import TrainerConfig
-from omniner.cores import own_cores
+from omniner.cores import busy_beside, own_cores
 from omniner.errors import UserError
 from omniner.files import make_folder, read_json, write_json
 from omniner.wording import counted
@@ -119,6 +119,8 @@ def choose_devices(
         why,
         counted(threads, "CPU thread"),
     )
+    if trains and accelerator == "cpu" and not trainer.threads and threads > 1 and busy_beside() >= threads / 2:
+        log.info("other programs keep the cores busy: trainer.threads=1 may train several times as fast")
     return devices
 
 

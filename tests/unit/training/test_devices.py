@@ -57,6 +57,33 @@ def test_mps_is_not_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
         devices.choose_devices(trainer, large=True)
 
 
+@pytest.mark.parametrize(
+    ("load", "override", "trains", "told"),
+    [
+        (3.2, "trainer.threads=0", True, True),
+        (3.2, "trainer.threads=2", True, False),  # somebody chose that
+        (3.2, "trainer.threads=0", False, False),
+        (1.1, "trainer.threads=0", True, False),  # that is this process
+    ],
+)
+def test_threads_beside_other_work_are_a_hint(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    load: float,
+    override: str,
+    trains: bool,
+    told: bool,
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load), raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    trainer = small_corpus.configuration("char_bilstm", override).trainer
+    with caplog.at_level(logging.INFO, "omniner"):
+        devices.choose_devices(trainer, large=False, trains=trains)
+    assert ("trainer.threads=1 may train" in caplog.text) is told
+
+
 def test_only_training_divides_its_steps_between_devices(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
