@@ -155,6 +155,10 @@ def test_doubted_mentions_stand_where_gold_has_what_no_model_gives() -> None:
     pair, longer = Entity("冰淇淋", "食品"), Entity("吃冰淇淋", "食品")
     found = verdict([pair], [longer], [longer, Entity("上海", "城市")], [longer], unit="pair")
     assert (found.doubt, found.missing, found.extra) == ("mention", (pair,), (longer,))
+    found = verdict([longer], [pair], [pair, Entity("上海", "城市")], [pair], unit="pair")
+    assert (found.doubt, found.missing, found.extra) == ("mention", (longer,), (pair,))
+    found = verdict([ICE], [longer], [longer, Entity("上海", "城市")], [longer], unit="pair")
+    assert (found.doubt, found.missing, found.extra) == ("mention", (ICE,), (longer,)), "one place is not enough"
 
 
 def test_sure_doubts_come_before_mentions() -> None:
@@ -183,6 +187,8 @@ def test_in_the_unit_pair_every_mention_is_missing_and_every_one_extra() -> None
     found = one([first, last], others, others, others)
     assert (found.doubt, found.missing, found.extra) == ("sentence", (first, last), tuple(others))
     assert found.proposed == tuple(others)
+    # Models that mean different places of one surface agree; the first of them says which.
+    assert one([], others[:1], others[1:], others[1:]).extra == (others[0],)
     # The doubted mention is the first of two: it is found, and the other one stays.
     found = one([first, last], [person], [person], [person, Entity("爱", "情", 3, 4)])
     assert (found.doubt, found.missing, found.extra) == ("mention", (first,), (person,))

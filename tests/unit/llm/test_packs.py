@@ -135,7 +135,13 @@ def test_packs_are_few_and_equally_full() -> None:
 def test_a_sample_longer_than_a_pack_gets_its_own() -> None:
     shares = plan_packs([500, 20, 30], 50, 100, 1)
     assert sorted(map(sorted, shares[0])) == [[0], [1, 2]]
-    assert len(plan_packs([500, 20], 50, 30, 1)[0]) == 2  # not even the prefix fits
+    for pack_tokens in (30, 50):  # not even the prefix fits, or nothing behind it
+        assert len(plan_packs([500, 20], 50, pack_tokens, 1)[0]) == 2
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_sample_is_as_long_as_it_is_planned(number: int) -> None:
+    assert make_pack([SAMPLES[number]], PREFIX).lengths == [suffix_length(PREFIX)(SAMPLES[number])]
 
 
 @pytest.mark.parametrize(("pack_tokens", "ranks"), [(30, 1), (70, 1), (70, 2), (100_000, 1), (45, 3)])
