@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small_corpus
 import torch
 from pretended_gpu import pretended_gpu
+from pytorch_lightning.callbacks import Callback
 from small_corpus import fit, predict
 from tests.unit.training.test_fit import Losses
 
@@ -26,10 +29,23 @@ def _ready(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "plan_memory", lambda config, devices: (config, devices))
 
 
-def trained(folder: Path, config: Config) -> tuple[dict[int, float], Path]:
+class StepReads(Callback):
+    """Counts what is read from the device within steps: each time the host waits for it."""
+
+    def __init__(self, reads: Counter[str]) -> None:
+        self.reads, self.before, self.steps = reads, 0, list[int]()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.before = self.reads.total()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.steps.append(self.reads.total() - self.before)
+
+
+def trained(folder: Path, config: Config, *callbacks: Callback) -> tuple[dict[int, float], Path]:
     """The loss of each step, and the checkpoint."""
     losses = Losses()
-    result = fit(config, small_corpus.corpus(24, 8), folder, None, [losses])
+    result = fit(config, small_corpus.corpus(24, 8), folder, None, [*callbacks, losses])
     return losses.values, result.best_path
 
 
@@ -73,13 +89,14 @@ def test_bf16_and_the_flash_kernel_are_chosen_and_learn_alike(
     settings = [f"tuning={tuning}", "trainer.max_steps=4", "trainer.batch_size=8", "decoding=guided"]
     exact = [*settings, "trainer.precision=32-true", "tuning.attention=masked", "trainer.accelerator=cpu"]
     want, _ = trained(tmp_path / "cpu", small_corpus.configuration("qwen2_tiny", *exact))
-    with pretended_gpu(), caplog.at_level(logging.INFO):
+    with pretended_gpu() as reads, caplog.at_level(logging.INFO):
         gpu = small_corpus.configuration("qwen2_tiny", *settings, "trainer.accelerator=gpu")
-        losses, checkpoint = trained(tmp_path / "gpu", gpu)
+        losses, checkpoint = trained(tmp_path / "gpu", gpu, step_reads := StepReads(reads))
         assert any(answers(checkpoint, gpu).values())
     assert "1 GPU, bf16-mixed" in caplog.text
     assert "attention of packs: flash" in caplog.text
     assert losses == pytest.approx(want, rel=0.01)
+    assert step_reads.steps == [0] * 4
 
 
 def test_the_pretended_gpu_refuses_what_a_real_one_does() -> None:
