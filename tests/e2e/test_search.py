@@ -63,7 +63,7 @@ def test_a_server_is_asked_by_runs_that_belong_to_the_search(rule: str, tmp_path
         write_json(folder / "run_state.json", {**state, "status": "killed"})
         assert folder_of(omniner(*asked, cwd=tmp_path), tmp_path) == folder
         assert server.texts() == questions, "what is finished is not asked again"
-        use = ["--config-dir", str(folder / "best"), "prompt=searched", "task=predict", "tracking=off"]
+        use = ["task=predict", "--config-dir", str(folder / "best"), "prompt=searched", "tracking=off"]
         used = folder_of(omniner(*use, *where, cwd=tmp_path), tmp_path)
     best = read_json(folder / "search.json")["tried"][0]
     assert best["name"] == "from_run"

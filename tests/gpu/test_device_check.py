@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pretended_gpu import pretended_gpu
 
 from tests.gpu import device_check
 
@@ -40,6 +41,28 @@ def test_every_stage_finds_something_on_a_cpu(tmp_path: Path) -> None:
     assert [one["readable"] for one in said["decode"] if one.get("decoding") == "guided"] == [1.0]
     assert all(one["same_bytes"] for one in said["repeat"][:-1])
     assert len([one for one in said["train"] if "ms" in one]) == 7
+
+
+def test_what_only_a_gpu_is_asked_for_has_no_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its branches, on a pretended GPU: its minutes are too few to find a wrong name there."""
+    import bitsandbytes  # noqa: F401  (looks for a GPU when it is imported)
+    import peft  # noqa: F401
+
+    monkeypatch.setattr(device_check, "counted", lambda *_: 1.0)  # on torch's `meta` device, which is taken here
+    monkeypatch.setattr(device_check, "idle_share", lambda *_: 0.5)  # the profiler asks the driver
+    stages = "versions,attention,train,repeat"
+    with pretended_gpu():
+        device_check.main(["--tiny", "--stages", stages, "--out", str(tmp_path / "out")])
+    said = lines(tmp_path / "out")
+    assert list(said) == stages.split(",")
+    assert (said["versions"][0]["device"], said["versions"][1]["gpu"]) == ("cuda", "pretended")
+    # neither the compiler nor bitsandbytes takes the tensors of a pretended GPU
+    failed = [one for stage in said.values() for one in stage if "error" in one]
+    assert {one.get("backend", one.get("method")) for one in failed} == {"flex", "qlora"}
+    assert {one["backend"] for one in said["attention"] if "ms" in one} == {"flash", "masked"}
+    trained = {(one["method"], one["checkpointing"]) for one in said["train"] if "idle" in one}
+    assert trained == {("lora", False), ("lora", True), ("full", False), ("full", True)}
+    assert [one["same_bytes"] for one in said["repeat"][:-1]] == [True, True]
 
 
 def test_a_stage_that_fails_or_takes_too_long_is_said_and_the_next_goes_on(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -206,6 +207,15 @@ def _apply_and_tie(module: torch.nn.Module, convert: Any, recurse: bool = True) 
     return module
 
 
+_engine_run_backward = torch.autograd._engine_run_backward
+
+
+def _run_backward(calls: _Calls, *args: Any, **kwargs: Any) -> Any:
+    """Go backward with the mode on, which is off within a call: checkpointed layers are computed again there."""
+    with calls:
+        return _engine_run_backward(*args, **kwargs)
+
+
 _CUDA = {
     "is_available": True,
     "device_count": 1,
@@ -220,7 +230,7 @@ _CUDA = {
     "is_bf16_supported": True,
     "get_device_capability": (9, 0),
     "get_device_name": "pretended",
-    "get_device_properties": SimpleNamespace(total_memory=80 << 30),
+    "get_device_properties": SimpleNamespace(name="pretended", major=9, minor=0, total_memory=80 << 30),
     "memory_allocated": 0,
     "memory_reserved": 0,
     "max_memory_allocated": 0,
@@ -237,6 +247,7 @@ def pretended_gpu() -> Iterator[Counter[str]]:
     with pytest.MonkeyPatch.context() as patch:
         for name, answer in _CUDA.items():
             patch.setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
+        patch.setattr(torch.autograd, "_engine_run_backward", partial(_run_backward, calls))
         patch.setattr(torch.backends.cudnn, "is_acceptable", lambda _: False)
         patch.setattr(torch.nn.Module, "_apply", _apply_and_tie)
         # wrappers need the version counters that inference mode does without

@@ -24,23 +24,13 @@ if TYPE_CHECKING:
 
 _PLAIN = re.compile(r"[\w.@/+~-]+=[\w./:+-]*", re.ASCII)  # arguments that mean what they look like
 _PLAIN_VALUE = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_][\w./\-]*", re.ASCII | re.IGNORECASE)  # text
-_FLAGS = {
-    *(
-        "-h",
-        "--help",
-        "--hydra-help",
-        "--version",
-        "-p",
-        "--package",
-        "-r",
-        "--run",
-        "-m",
-        "--multirun",
-        "-i",
-        "--info",
-    ),
-    *("-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "--resolve"),
-    *("-c", "--cfg", "--experimental-rerun"),
+_VALUED_FLAGS = {
+    *("-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-c", "--cfg"),
+    "--experimental-rerun",
+}
+_FLAGS = _VALUED_FLAGS | {
+    *("-h", "--help", "--hydra-help", "--version", "-r", "--run", "-m", "--multirun", "-i", "--info"),
+    *("-sc", "--shell-completion", "--resolve"),
 }
 _MULTIRUN = ("-m", "--multirun")
 _BRACKETS = {"[": "]", "{": "}"}
@@ -48,7 +38,9 @@ _PARTS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[][{},:]|[^][{},:'"]
 
 
 def read_arguments(arguments: Sequence[str], conf: Path) -> list[str]:
-    """Put quotes where a value needs them to be what it looks like.
+    """Put quotes where a value needs them to be what it looks like, and flags in front.
+
+    Hydra refuses overrides on both sides of a flag, as they come about when one is added to a command.
 
     Args:
         arguments: of the command line, or overrides from elsewhere.
@@ -61,7 +53,11 @@ def read_arguments(arguments: Sequence[str], conf: Path) -> list[str]:
         UserError: an argument cannot be meant: an unknown flag, a list where a group takes one choice.
     """
     sweep = any(flag in arguments for flag in _MULTIRUN)
-    return [_read_argument(argument, sweep, conf) for argument in arguments]
+    read = [_read_argument(argument, sweep, conf) for argument in arguments]
+    flags, overrides = list[str](), list[str]()
+    for before, argument in zip(["", *read], read, strict=False):
+        (flags if argument.startswith("-") or before in _VALUED_FLAGS else overrides).append(argument)
+    return flags + overrides
 
 
 def _read_argument(argument: str, sweep: bool, conf: Path) -> str:

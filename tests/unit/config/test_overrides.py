@@ -68,6 +68,12 @@ def test_a_sweep_divides_at_commas() -> None:
     assert read_arguments(["-m", "name=甲,乙,c"], CONF) == ["-m", "name='甲','乙',c"]
 
 
+def test_flags_may_stand_between_overrides() -> None:
+    given = ["task=predict", "--config-dir", "search/best", "prompt=searched", "-m", "seed=1,2", "--config-name=own"]
+    flags = ["--config-dir", "search/best", "-m", "--config-name=own"]
+    assert read_arguments(given, CONF) == [*flags, "task=predict", "prompt=searched", "seed=1,2"]
+
+
 def test_random_texts_survive() -> None:
     chance = random.Random(0)
     for _ in range(500):
