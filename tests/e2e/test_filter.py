@@ -182,7 +182,7 @@ def test_a_fold_that_fails_is_one_error_and_the_rest_is_kept(tmp_path: Path) -> 
     result = omniner(*command, cwd=tmp_path, status=2)
     assert "Traceback" not in result.stderr
     error = [line for line in result.stderr.splitlines() if line.startswith("error: ")][-1]
-    assert "children/fold_1.log: fold_1 failed (and 1 more): data.dev_from_train: 1 posts" in error
+    assert "children/fold_1.log: fold_1 failed (and 1 more): data.dev_from_train: 1 post cannot" in error
     assert "The same command goes on" in error
     (folder,) = (tmp_path / "outputs").iterdir()
     assert (folder / "children/fold_1.log").is_file()

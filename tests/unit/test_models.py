@@ -86,7 +86,7 @@ def test_every_sentence_is_answered_whatever_its_length(tmp_path: Path) -> None:
     config, path = untrained("char_bilstm", tmp_path)
     config.encoding.max_length = 10
     sentences = [Sentence("fits", "张三"), Sentence("long", "张三在北京" * 5), Sentence("empty", "")]
-    with pytest.raises(UserError, match=r"1 sentences are longer.*long"):
+    with pytest.raises(UserError, match=r"1 sentence longer than .*long"):
         list(predict(path, sentences, config))
     config.encoding.on_too_long = "skip"
     skipped = answers(path, sentences, config, 4)
