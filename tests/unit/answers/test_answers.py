@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from omniner.answers import STYLES, check_style, prediction_from_answer, write_answer
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
+from omniner.wording import counted
 
 BERLIN = [Entity("小满", "品牌", 6, 8), Entity("北京", "地点_城市", 1, 3)]
 STYLE = st.sampled_from(list(STYLES))
@@ -65,7 +66,7 @@ def test_what_is_written_comes_back(sentence: Sentence, style: str) -> None:
     assert all(sentence.text[e.start : e.end] == e.text for e in placed)
     assert len(set(placed)) == len(placed)
     dropped = len(sentence.entities) - len(placed)
-    assert prediction.reason == (f"{dropped} repeated entities dropped" if dropped else "")
+    assert prediction.reason == (f"{counted(dropped, 'repeated entity')} dropped" if dropped else "")
 
 
 @given(words=st.lists(st.sampled_from(["北京", "上海", "小满", "Nanci"]), max_size=8), data=st.data(), style=STYLE)
@@ -113,7 +114,7 @@ def test_repeats_share_a_place_or_are_dropped() -> None:
     raw = '[["北京", "地点"], ["北京", "机构"], ["北京", "地点"]]'
     prediction = prediction_from_answer(Sentence("s", "去北京"), raw, "", "")
     assert prediction.entities == [Entity("北京", "地点", 1, 3), Entity("北京", "机构", 1, 3)]
-    assert (prediction.parse, prediction.reason) == ("ok", "1 repeated entities dropped")
+    assert (prediction.parse, prediction.reason) == ("ok", "1 repeated entity dropped")
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_whatever_is_nested_too_deeply_has_failed(opened: str, middle: str, clos
 
 def test_unread_items_are_named() -> None:
     assert parse_answer('[["面膜", "品类_产品"], ["x"], null]').reason.endswith("2 items unread")
-    assert parse_answer('[{"text": "面膜", "type": "品牌"}, {"remark": "x"}]').reason.endswith("1 items unread")
+    assert parse_answer('[{"text": "面膜", "type": "品牌"}, {"remark": "x"}]').reason.endswith("1 item unread")
 
 
 pieces = st.sampled_from(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import small_causal
+from chats import chat_text
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from small_causal import ANSWER, CATEGORIES, PROMPT, TEXTS
@@ -77,7 +78,7 @@ def test_an_answer_is_its_characters_and_one_token_for_each_part(style: str) -> 
 
 
 def test_a_prompt_is_short_and_its_example_is_cut_like_an_answer() -> None:
-    text = CHAT.text(PROMPT, "")
+    text = chat_text(CHAT, PROMPT, "")
     ids = CHAT.prompt_ids(text)
     shown = [CHAT.show([number]) for number in ids]
     assert "请从句子里抽取实体，" in shown

@@ -94,7 +94,7 @@ def test_braces_are_only_braces() -> None:
         ({"input": {"zh": "{sentence}{categories}"}}, r"^prompt\.input\.zh: unknown placeholder \{categories\}"),
         ({"language": "fr"}, r"^prompt\.language: 'fr', but prompt\.\w+ has texts in: zh"),
         ({"answer": "xml"}, r"^prompt\.answer: 'xml'"),
-        ({"examples": 1000, "instruction": {"zh": "{categories}{examples}"}}, r"^prompt\.examples: 1000 .* 278 sent"),
+        ({"examples": 1000, "instruction": {"zh": "{categories}{examples}"}}, r"^prompt\.examples: 1,000 .* 278 sent"),
     ],
 )
 def test_a_mistake_names_its_key(changes: dict[str, Any], message: str) -> None:

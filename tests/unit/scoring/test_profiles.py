@@ -234,7 +234,7 @@ def test_texts_and_gold_from_elsewhere(tmp_path: Path) -> None:
     assert score_loaded(loaded, METRICS, ERRTA).metrics.micro[4:] == (0, 2, 0)
     assert score_loaded(loaded, OFFICIAL, ERRTA).metrics.micro[4:] == (0, 1, 1), "the scripts read the labels"
     write(corpus, [{"id": "x", "text": "面膜好", "entities": []}])
-    with pytest.raises(UserError, match="1 sentences, but"):
+    with pytest.raises(UserError, match="1 sentence, but"):
         predictions.read_predictions(path, corpus)
     (tmp_path / "test.json").write_text(json.dumps(texts[:1]), "utf-8")
     assert [issue.code for issue in predictions.read_predictions(path, None).issues] == ["label-repaired", "test-json"][
