@@ -50,7 +50,7 @@ def test_the_same_command_sends_what_is_left_and_does_nothing_again(
     state = state_of(unsent_run)
     assert state["status"] == UNSENT
     [*_, told] = caplog.get_records("setup")
-    assert "the same command, any later run on this store, or task=sync sends them" in told.message
+    assert "the same command, any later run on this store, or task=sync sends what is there" in told.message
     assert status_in_store(tables, state["run_id"]) == "RUNNING"
     written = (unsent_run / "scores.json").stat().st_mtime_ns
     failing(True)
