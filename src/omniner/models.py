@@ -32,6 +32,7 @@ from omniner.records import Issue, Prediction, Sentence
 from omniner.scoring.profiles import choose_scale
 from omniner.training.devices import Devices, base_model, choose_devices
 from omniner.training.plans import plan_longest_first
+from omniner.wording import counted
 
 if TYPE_CHECKING:
     from pytorch_lightning.callbacks import Callback
@@ -415,7 +416,8 @@ class LLMPredictor:
         causal, config = self._causal, self._config
         constraint = idle.constraint if idle is not None else build_constraint(causal, config.decoding)
         generator = Generator(causal.model, causal.chat, prefix, config.decoding, constraint, config.seed)
-        log.info("reading the %s tokens that all prompts begin with", f"{len(prefix):,}")
+        if prefix:
+            log.info("reading the %s that all prompts begin with", counted(len(prefix), "token"))
         generator.read_prefix()
         return generator
 

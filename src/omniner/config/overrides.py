@@ -28,17 +28,24 @@ _VALUED_FLAGS = {
     *("-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-c", "--cfg"),
     "--experimental-rerun",
 }
-_FLAGS = _VALUED_FLAGS | {
-    *("-h", "--help", "--hydra-help", "--version", "-r", "--run", "-m", "--multirun", "-i", "--info"),
-    *("-sc", "--shell-completion", "--resolve"),
-}
+_INFO = {"-i", "--info"}  # may have a value
+_TOPIC = re.compile("[a-z-]+")
+_FLAGS = (
+    _VALUED_FLAGS
+    | _INFO
+    | {
+        *("-h", "--help", "--hydra-help", "--version", "-r", "--run", "-m", "--multirun"),
+        *("-sc", "--shell-completion", "--resolve"),
+    }
+)
 _MULTIRUN = ("-m", "--multirun")
+_ONE_OF = (("-r", "--run"), _MULTIRUN, ("-c", "--cfg"), ("-i", "--info"), ("-sc", "--shell-completion"))
 _BRACKETS = {"[": "]", "{": "}"}
 _PARTS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[][{},:]|[^][{},:'"]+|.""", re.DOTALL)
 
 
 def read_arguments(arguments: Sequence[str], conf: Path) -> list[str]:
-    """Put quotes where a value needs them to be what it looks like, and flags in front.
+    """Put quotes where a value needs them to be what it looks like, and flags behind all overrides.
 
     Hydra refuses overrides on both sides of a flag, as they come about when one is added to a command.
 
@@ -50,14 +57,19 @@ def read_arguments(arguments: Sequence[str], conf: Path) -> list[str]:
         The same arguments, each in a form that Hydra reads.
 
     Raises:
-        UserError: an argument cannot be meant: an unknown flag, a list where a group takes one choice.
+        UserError: an argument cannot be meant: an unknown flag, two that exclude each other, a list where a group takes
+            one choice.
     """
     sweep = any(flag in arguments for flag in _MULTIRUN)
     read = [_read_argument(argument, sweep, conf) for argument in arguments]
     flags, overrides = list[str](), list[str]()
     for before, argument in zip(["", *read], read, strict=False):
-        (flags if argument.startswith("-") or before in _VALUED_FLAGS else overrides).append(argument)
-    return flags + overrides
+        of_flag = before in _VALUED_FLAGS or (before in _INFO and _TOPIC.fullmatch(argument))
+        (flags if argument.startswith("-") or of_flag else overrides).append(argument)
+    names = {flag.partition("=")[0] for flag in flags}
+    if len(given := [long for short, long in _ONE_OF if names & {short, long}]) > 1:
+        raise UserError(" ".join(given), "flags that cannot be combined", "Give one of them.")
+    return overrides + flags
 
 
 def _read_argument(argument: str, sweep: bool, conf: Path) -> str:

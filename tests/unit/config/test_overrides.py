@@ -65,13 +65,18 @@ def test_items_of_lists_and_mappings_are_quoted_one_by_one() -> None:
 
 
 def test_a_sweep_divides_at_commas() -> None:
-    assert read_arguments(["-m", "name=甲,乙,c"], CONF) == ["-m", "name='甲','乙',c"]
+    assert read_arguments(["-m", "name=甲,乙,c"], CONF) == ["name='甲','乙',c", "-m"]
 
 
 def test_flags_may_stand_between_overrides() -> None:
     given = ["task=predict", "--config-dir", "search/best", "prompt=searched", "-m", "seed=1,2", "--config-name=own"]
     flags = ["--config-dir", "search/best", "-m", "--config-name=own"]
-    assert read_arguments(given, CONF) == [*flags, "task=predict", "prompt=searched", "seed=1,2"]
+    assert read_arguments(given, CONF) == ["task=predict", "prompt=searched", "seed=1,2", *flags]
+
+
+@pytest.mark.parametrize("topic", [[], ["defaults-tree"]])
+def test_a_flag_with_or_without_a_value_takes_no_override_for_it(topic: list[str]) -> None:
+    assert read_arguments(["a=1", "--info", *topic, "~b", "c=2"], CONF) == ["a=1", "~b", "c=2", "--info", *topic]
 
 
 def test_random_texts_survive() -> None:
@@ -85,6 +90,7 @@ def test_random_texts_survive() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["-m", "seed=1,2", "--cfg=job"], "--multirun --cfg: flags that cannot be combined. Give one of them."),
         (["model=char_bilsm"], "model: no choice is called 'char_bilsm'. Did you mean char_bilstm?"),
         (["model=[char_bilstm,bert_tiny]"], "To run each of them: -m model=char_bilstm,bert_tiny"),
         (["head=softmax,crf"], "To run each of them: -m head=softmax,crf"),
