@@ -1,9 +1,11 @@
 """From decoded values to (surface, category) pairs, whatever shape a model gave them.
 
 An object with a known key for the surface and one for the category is an entity, whatever else it holds (scores,
-offsets, ids); its keys are never surfaces. Any other object groups surfaces under its keys, which are categories; only
-where it is plain that they are surfaces, the values are the categories. Wrappers (`{"entities": ...}`) and calls of
-tools (`{"name": ..., "arguments": ...}`) are looked through, and so is JSON inside a string.
+offsets, ids); its keys are never surfaces. With a known key for the category alone, the surface is the text under the
+only key that nobody knows, if the category reads like one; otherwise there is no entity. Any other object groups
+surfaces under its keys, which are categories; only where it is plain that they are surfaces, the values are the
+categories. Wrappers (`{"entities": ...}`) and calls of tools (`{"name": ..., "arguments": ...}`) are looked through,
+and so is JSON inside a string.
 
 What decides between surface and category is, in this order: the keys' names, the categories that the caller knows, the
 sentence, and what names of categories commonly look like. Where nothing decides, there is no pair. Of a list or object
@@ -239,6 +241,8 @@ class PairReader:
         if call is not None:
             return self._any(call, group, depth + 1)
         entity = self._entity(value, group)
+        loose, found = self._loose(value) if entity is None and (not group or self._may_group(group)) else ([], [])
+        entity = found or entity
         if entity is not None:
             return ([], 1) if isinstance(value, CutObject) else (entity, 0)
         pairs: list[Pair] = []
@@ -246,6 +250,9 @@ class PairReader:
         single: list[Pair] = []  # key and string
         wrapped = any(_is_container(item) and normal_key(key) in WRAPPERS for key, item in value)
         for key, item in value:
+            if key in loose:
+                unread += 1
+                continue
             special = not isinstance(key, str) or (is_special(key) and key not in self.categories)
             if _is_container(item):
                 wrapper = special and not (_is_placed(item) and normal_key(key) not in WRAPPERS)
@@ -271,6 +278,31 @@ class PairReader:
                 return None
         names = _strings(fields[label]) if label is not None else [group]
         return [(text, name) for text in _strings(fields[surface]) for name in names if text and name]
+
+    def _loose(self, value: Object) -> tuple[list[str], list[Pair]]:
+        """Find the keys of unknown meaning that may hold the surface of an object that names its category.
+
+        Returns:
+            These keys, and the entity, once for each of its categories, where a single key leaves no doubt about it.
+        """
+        fields = {normal_key(key): item for key, item in value}
+        label = self._best(fields, CATEGORY_KEYS)
+        unknown = [key for key, _ in value if isinstance(key, str) and not is_special(key)]
+        if label is None or any(map(self._may_group, unknown)):
+            return [], []
+        keys = [key for key in unknown if key not in self.sentence and self._are_surfaces(fields[normal_key(key)])]
+        texts = _strings(fields[normal_key(keys[0])]) if len(keys) == 1 else []
+        pairs = [(text, name) for text in texts for name in _strings(fields[label])]
+        certain = all(self._may_group(category) and self.is_pair(text, category) for text, category in pairs)
+        return keys, pairs if certain else []
+
+    def _may_group(self, name: str) -> bool:
+        return name in self.categories or looks_like_category(name)
+
+    def _are_surfaces(self, item: Any) -> bool:
+        """Whether these are texts, and none of them a category."""
+        texts = _strings(item)
+        return bool(texts) and all(_is_word(text) and not self.is_category(text) for text in texts)
 
     def _best(self, fields: dict[str, Any], ranks: dict[str, int]) -> str | None:
         """The preferred key among those that hold text: one whose category is known, then by rank."""

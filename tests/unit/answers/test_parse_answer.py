@@ -298,6 +298,21 @@ def test_what_was_not_said_is_not_read(text: str, reason: str) -> None:
         ('{"地点": ["北京"], "首都": "王芳"}', [("北京", "地点"), ("王芳", "首都")]),
         ('{"人名": "王芳", "foo": "bar"}', [("王芳", "人名")]),
         ('{"人名": ["王芳"], "地点": ["", null]}', [("王芳", "人名")]),
+        # a category under its key: the surface is the text under the only key that nobody knows
+        ('[{"foo": "北京", "type": "地点"}]', [("北京", "地点")]),
+        ('[{"foo": "北京", "type": "城市", "explanation": "首都"}]', [("北京", "城市")]),
+        ('[{"foo": "上海", "type": ["地点", "机构"], "bar": 7}]', [("上海", "地点"), ("上海", "机构")]),
+        ('[{"foo": ["王芳", "李雷"], "type": "人名"}]', [("王芳", "人名"), ("李雷", "人名")]),
+        ('[{"foo": "北京", "bar": "王芳", "type": "地点"}]', []),
+        ('[{"foo": "北京", "type": "x"}]', []),
+        ('[{"foo": "北京", "type": "地点"', []),
+        ('{"人名": "王芳", "type": "地点"}', [("王芳", "人名")]),
+        ('{"城市": "北京", "type": "x"}', [("北京", "城市")]),
+        ('{"城市": "北京", "foo": "王芳", "type": "地点"}', [("北京", "城市"), ("王芳", "foo")]),
+        ('{"北京": "地点", "type": "x"}', [("北京", "地点")]),
+        ('{"地点": [{"foo": "北京", "type": "机构"}]}', [("北京", "机构")]),
+        ('{"北京": "首都", "type": "地点"}', [("北京", "首都")]),
+        ('{"上海": {"foo": "首都", "type": "地点"}}', []),
     ],
 )  # fmt: skip
 def test_what_tells_a_surface_from_its_category(text: str, pairs: list[tuple[str, str]]) -> None:
@@ -330,6 +345,7 @@ def test_no_entities_is_said_in_many_ways(text: str, status: str) -> None:
 
 
 def test_without_hints_the_preferred_keys_count() -> None:
+    assert parse_answer('[{"foo": "北京", "type": "地点"}]').pairs == [("北京", "地点")]
     assert parse_answer('[{"name": "y", "text": "北京", "type": "y", "label": "x"}]').pairs == [("北京", "x")]
     assert parse_answer('{"人名": "王芳、李雷、"}', KNOWN).pairs == [("王芳", "人名"), ("李雷", "人名")]
 
