@@ -209,3 +209,11 @@ def test_what_columns_cannot_hold_is_an_issue(tmp_path: Path) -> None:
     new_york = Sentence("d", "New York", [Entity("ew", "LOC", 1, 3)])
     [cut] = conll.write(path, [new_york], WriteOptions("bio", joiner=" "))
     assert cut.code == "inside-token"
+
+
+def test_a_separator_within_a_word_is_an_issue(tmp_path: Path) -> None:
+    item = Sentence("s", "a\tb 北京 \t", [Entity("a\tb", "X", 0, 3), Entity("北京", "LOC", 4, 6)])
+    path = tmp_path / "x.conll"
+    assert codes(conll.write(path, [item], WriteOptions(joiner=" "))) == {"unwritable-character": 1}
+    [back], issues = read(path, "conll", joiner=" ")
+    assert (back.text, spans(back), issues) == ("a\ufffdb 北京 \t", [(0, 3, "X"), (4, 6, "LOC")], [])

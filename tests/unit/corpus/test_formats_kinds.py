@@ -64,6 +64,8 @@ RESULT = [{"from_name": "l", "to_name": "t", "type": "labels", "value": region} 
 TASK = {"id": 7, "data": {"text": TEXT}, "annotations": [{"completed_by": 1, "result": RESULT}]}
 HYPER = [{**one, "type": "hypertextlabels", "value": {"globalOffsets": {"start": s, "end": e}, "start": 0, "end": 1,
           "hypertextlabels": [c]}} for one, (s, e, c) in zip(RESULT, PLACES, strict=True)]  # fmt: skip
+BEHIND_4 = [{"type": "hypertextlabels", "value": {"globalOffsets": {"start": 4 + s, "end": 4 + e}, "text": TEXT[s:e],
+             "hypertextlabels": [c]}} for s, e, c in PLACES]  # fmt: skip
 OFFSETS = [{"id": 1, "label": c, "start_offset": s, "end_offset": e} for s, e, c in PLACES]
 LS_CELL = json.dumps(REGIONS, ensure_ascii=False).replace('"', '""')
 CELL = json.dumps(PLACES).replace('"', '""')
@@ -131,6 +133,13 @@ READ = {
         "webanno",
         issues={"unknown-key": 1},
     ),
+    "WebAnno, blanks before the first token": Kind(
+        "#FORMAT=WebAnno TSV 3.3\n#T_SP=webanno.custom.NamedEntity|value\n\n\n#Text=\u3000 王芳去了杭州\n"
+        "1-1\t9-11\t王芳\tPER\t\n1-2\t11-13\t去了\t_\t\n1-3\t13-15\t杭州\tLOC\t\n",
+        "webanno",
+        [("王芳", "PER", 2), ("杭州", "LOC", 6)],
+        texts=["\u3000 王芳去了杭州"],
+    ),
     "sentences and tags": Kind(f"{TEXT}\t{BIO}\n王芳\tB-PER I-PER\n", "tagged_lines", sentences=2),
     "words and tags": Kind("王芳 去 了 杭州\tB-PER O O B-LOC\n" * 2, "tagged_lines", sentences=2),
     "PaddleNLP's lines": Kind("text_a\tlabel\n" + "\x02".join(TEXT) + "\t" + "\x02".join(TAGS) + "\n", "tagged_lines"),
@@ -138,6 +147,21 @@ READ = {
         "Sentence #,Word,POS,Tag\nSentence: 1,王芳,NN,B-PER\n,去,V,O\n,了,V,O\n,杭州,NN,B-LOC\n",
         "word_table",
         issues={"unknown-key": 1},
+    ),
+    "Kaggle's table, the first word of a sentence is missing": Kind(
+        "Sentence #,Word,Tag\n1,王芳去了,B-PER\n,杭州,B-LOC\n2,,O\n,李雷,B-PER\n3,,O\n4,好,O\n",
+        "word_table",
+        [("王芳去了", "PER", 0), ("杭州", "LOC", 4)],
+        {"empty-token": 2},
+        sentences=3,
+        texts=[TEXT, "李雷", "好"],
+    ),
+    "rows of commas between sentences, a word is missing": Kind(
+        "word,label\n" + "".join(f"{t},{g}\n" for t, g in zip(TEXT, TAGS, strict=True)) + ",\n李,B-PER\n,O\n雷,I-PER\n",
+        "word_table",
+        issues={"empty-token": 1},
+        sentences=2,
+        texts=[TEXT, "李雷"],
     ),
     "words and labels": Kind(
         "sentence_id,words,labels\n" + "".join(f"0,{t},{g}\n" for t, g in zip(TEXT, TAGS, strict=True)), "word_table"
@@ -317,6 +341,12 @@ READ = {
     ),
     "Label Studio, hypertext": Kind(
         json.dumps([{"id": 7, "data": {"text": f"<p>{TEXT}</p>"}, "annotations": [{"result": HYPER}]}]), "label_studio"
+    ),
+    "Label Studio, hypertext with character references": Kind(
+        json.dumps([{"data": {"text": f"<p>&lt;&amp;&gt;&nbsp;{TEXT}</p>"}, "annotations": [{"result": BEHIND_4}]}]),
+        "label_studio",
+        [("王芳", "PER", 4), ("杭州", "LOC", 8)],
+        texts=[f"<&>\xa0{TEXT}"],
     ),
     "Label Studio, table": Kind(
         f'annotation_id,annotator,id,label,lead_time,text\n3,1,7,"{LS_CELL}",2.5,{TEXT}\n', "label_studio"

@@ -263,18 +263,22 @@ def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> l
                 continue
             tags = _tags(sentence, tokens, joiner, between, _LETTERS[scheme], log)
             for token, tag in zip(tokens, tags, strict=True):
-                file.write(f"{_writable(token, sentence.id, log)}{between}{tag}\n")
+                file.write(f"{_writable(token, between, sentence.id, log)}{between}{tag}\n")
             file.write("\n" if tokens else "")
             if not tokens:
                 log.add("empty-text", "a sentence without a character; left out", id=sentence.id)
     return log.items
 
 
-def _writable(token: str, id: str, log: IssueLog) -> str:
-    """A newline would end the row and a lone surrogate is not UTF-8: both become U+FFFD, same length."""
-    if token.isascii() and "\n" not in token:
+def _writable(token: str, separator: str, id: str, log: IssueLog) -> str:
+    """A token without what a column cannot hold, for which U+FFFD stands: the length stays.
+
+    That is a newline, a lone surrogate, and the separator, unless the token is nothing else.
+    """
+    parting = {"\n"} if token == separator else {"\n", separator}
+    if token.isascii() and parting.isdisjoint(token):
         return token
-    clean = "".join("\ufffd" if c == "\n" or "\ud800" <= c <= "\udfff" else c for c in token)
+    clean = "".join("\ufffd" if c in parting or "\ud800" <= c <= "\udfff" else c for c in token)
     if clean != token:
         log.add("unwritable-character", f"{quote(token)} cannot stand in a column; U+FFFD stands for it", id=id)
     return clean

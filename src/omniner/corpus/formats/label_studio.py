@@ -10,7 +10,7 @@ annotated has the first annotation read that is marked as ground truth, else the
 `data.annotator` that of one person (`completed_by`). Predictions are read where a task has no annotation, which is an
 issue; a task with neither has no labels. The results of types other than `labels` and `hypertextlabels` are not read,
 with an issue for each type: a file that has no others has no labels. In hypertext the text that is labelled is the page
-without its tags.
+without its tags, with the characters that `&amp;` and the like stand for.
 
 Writing also makes the labelling configuration of the project, beside the file and with its name: `.xml`. The sentence's
 id and post go into `data`, which an export gives back.
@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from html import unescape
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         if results is None:
             meta[UNLABELED] = True
         if any(isinstance(item, dict) and item.get("type") in _HYPERTEXT for item in results or ()):
-            text = _TAGS.sub("", text)
+            text = unescape(_TAGS.sub("", text))
         regions = [region for item in results or () if (region := _region(item, unread, log, line))]
         name = id_of({"id": fields.get(ID, record.get("id"))}, log, line)
         sentence = Sentence(name, text, [], post_of(fields, log, line), meta)

@@ -95,7 +95,8 @@ def _blocks(lines: Sequence[str], column: int, log: IssueLog) -> Iterator[tuple[
 def _sentence(text: str, tokens: Sequence[Token], log: IssueLog) -> Sentence:
     """Mentions are tokens of one value and number; without a number each token is one."""
     places = utf16_places(text)
-    offset = tokens[0].start if tokens else 0
+    blanks = len(text) - len(text.lstrip())  # before the first token
+    offset = tokens[0].start - blanks if tokens else 0
     mentions: dict[tuple[str, str], tuple[int, int, int]] = {}
     for index, token in enumerate(tokens):
         for value in token.values:

@@ -40,21 +40,25 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
             for name in cells:
                 if name and name not in columns:
                     log.add("unknown-key", f"the column {quote(name)} is not read", 1)
+        if not any(cells.values()):
+            continue  # a blank row that has its commas
         word, tag, name = (cells.get(column, "") for column in columns)
-        if not word:
-            log.add("empty-token", f"no word before the tag {quote(tag)}; left out", line)
-            continue
         begins = (name and (not sentences or name != sentences[-1][0])) if columns[2] else line > last + 1
         if begins or not sentences:
             sentences.append((name, []))
-        sentences[-1][1].append((line, join_surrogates(word, log, line), tag))
         last = line
+        if word:
+            sentences[-1][1].append((line, join_surrogates(word, log, line), tag))
+        else:
+            log.add("empty-token", f"no word before the tag {quote(tag)}; left out", line)
     known = read_tags(Counter(tag for _, rows in sentences for _, _, tag in rows), options.scheme, log)
     joiner = options.joiner
     if joiner is None:
         joiner = find_joiner([word for _, rows in sentences[:400] for _, word, _ in rows])
     found = []
     for name, rows in sentences:
+        if not rows:
+            continue  # its only words are missing, which is said
         sentence = tagged_sentence(rows, known, joiner, log)
         sentence.id = name
         found.append(sentence)
