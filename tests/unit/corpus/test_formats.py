@@ -235,6 +235,13 @@ def test_detection_of_texts(tmp_path: Path, text: str, format: str) -> None:
     assert formats.recognise(tmp_path / "x")[0] == format
 
 
+def test_detection_says_how_many_records_fit(tmp_path: Path) -> None:
+    lines = ['{"text": "好", "entities": []}', '{"text": "好", "entities": []}', '{"words": "好"}']
+    (tmp_path / "x").write_text("\n".join(lines), encoding="utf-8")
+    found = "JSON lines with `text` and `entities`; 2 of 3 sampled fit; a guess: data.format settles it"
+    assert formats.recognise(tmp_path / "x") == ("jsonl", found)
+
+
 @pytest.mark.parametrize(
     ("data", "found"),
     [

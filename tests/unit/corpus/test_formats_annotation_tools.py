@@ -182,6 +182,18 @@ def test_one_document_of_brat(tmp_path: Path, name: str) -> None:
     assert (sentence.id, spans(sentence), issues) == ("b", [(2, 4, "地点")], [])
 
 
+@pytest.mark.parametrize(("mark", "end"), [(0, 1), (0, 2), (1, 1), (1, 2)])
+def test_brat_counts_a_byte_order_mark_and_line_breaks_in_four_ways(tmp_path: Path, mark: int, end: int) -> None:
+    """`mark` and `end`: the characters that offsets count for the mark, and for `\\r\\n`."""
+    start = mark + 4 + end + 1
+    lines = f"T1\t地点 {mark + 2} {mark + 4}\t北京\nT2\t地点 {start} {start + 2}\t上海\n"
+    folder = documents(tmp_path, b_txt="\ufeff我爱北京\r\n去上海\r\n", b_ann=lines)
+    sentences, issues = read(folder, "brat")
+    assert [sentence.text for sentence in sentences] == [mark * "\ufeff" + "我爱北京", "去上海"]
+    assert [spans(sentence) for sentence in sentences] == [[(mark + 2, mark + 4, "地点")], [(1, 3, "地点")]]
+    assert codes(issues) == ({} if (mark, end) == (1, 2) else {"offset-units": 1})
+
+
 def test_brat_is_given_a_document_for_each_post(tmp_path: Path) -> None:
     sentences = [
         Sentence("1", "我爱北京", [Entity("北京", "地点 x", 2, 4)], "p1"),

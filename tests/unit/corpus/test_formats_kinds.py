@@ -125,6 +125,20 @@ READ = {
     ),
     "bars": Kind(column(BIO, "{token}|{tag}"), "conll"),
     "numbers of sentences before": Kind(column(BIO, "0,{token},{tag}"), "conll"),
+    "numbered rows, one of nothing but its number": Kind(
+        2 * (column(BIO, "{number}\t{token}\t{tag}").strip() + "\n") + "7\n",
+        "conll",
+        [*MENTIONS, ("王芳", "PER", 6), ("杭州", "LOC", 10)],
+        {"empty-token": 1},
+        texts=[2 * TEXT],
+    ),
+    "one character a line, with comments": Kind(
+        "# id = a\n" + "\n".join(TEXT + "#") + "\n\n" + "\n".join(TEXT) + "\n",
+        "conll",
+        [],
+        sentences=2,
+        texts=[TEXT + "#"],
+    ),
     "one character a line": Kind("".join(f"{token}\n" for token in TEXT), "conll", []),
     "WebAnno": Kind(
         "#FORMAT=WebAnno TSV 3.3\n#T_SP=webanno.custom.NamedEntity|identifier|value\n\n\n#Text=王芳去了杭州\n"
@@ -218,6 +232,12 @@ READ = {
     ),
     "CMeEE lines": Kind(lines({"text": TEXT, "entities": CMEEE}), "cmeee"),
     "CMeEE list": Kind(json.dumps([{"text": TEXT, "entities": CMEEE}]), "cmeee"),
+    "CHIP, a text that begins with a bracket": Kind(
+        f"[{TEXT}|||1    2    PER|||5    6    LOC|||\n",
+        "cmeee",
+        [("王芳", "PER", 1), ("杭州", "LOC", 5)],
+        texts=["[" + TEXT],
+    ),
     "CHIP": Kind(f"{TEXT}|||0    1    PER|||4    5    LOC|||\n", "cmeee"),
     "CLUENER": Kind(lines({"text": TEXT, "label": {"PER": {"王芳": [[0, 1]]}, "LOC": {"杭州": [[4, 5]]}}}), "cluener"),
     "CLUENER as a list": Kind(
@@ -252,6 +272,9 @@ READ = {
         issues={"not-read": 1},
     ),
     "GLiNER": Kind(json.dumps([{"tokenized_text": [*TEXT], "ner": [[0, 1, "PER"], [4, 5, "LOC"]]}]), "gliner"),
+    "GLiNER, mentions of one token": Kind(
+        json.dumps([{"tokenized_text": ["王芳", "去了", "杭州"], "ner": [[0, 0, "PER"], [2, 2, "LOC"]]}]), "gliner"
+    ),
     "UIE": Kind(
         lines(
             {"content": TEXT, "result_list": [{"text": "王芳", "start": 0, "end": 2}], "prompt": "PER"},
@@ -548,6 +571,9 @@ def test_what_a_key_settles(tmp_path: Path) -> None:
     assert (mentions(sentence), issues) == ([("王芳", "PER", 2)], [])
     path.write_text(REFUSED["gold and predictions"][0], encoding="utf-8")
     for column_read in (2, 3):
+        assert mentions(read(path, tag_column=column_read)[0][0]) == MENTIONS
+    for content, column_read in ((column(BIO, "{tag} {token} O"), 1), (column(BIO), 2)):
+        path.write_text(content, encoding="utf-8")
         assert mentions(read(path, tag_column=column_read)[0][0]) == MENTIONS
     path.write_text("王 PER\n芳 PER\n去 V\n", encoding="utf-8")
     [sentence], _ = formats.read(path, "conll", ReadOptions(scheme="io"))

@@ -41,6 +41,7 @@ def log() -> IssueLog:
             [],
         ),
         ({"label": "X", "text": "王芳", "id": 7, "user_id": 7, "score": 1}, [Region("王芳", ["X"], None, None)], []),
+        ({"label": "X", "text": "王芳", "share": 0.5, "checked": True}, [Region("王芳", ["X"], None, None)], []),
         ({"label": "X", "text": "王芳", "where": 7}, [Region("王芳", ["X"], None, None)], ["unknown-offsets"]),
         ({"label": "X", "text": "王芳", "where": "0-2"}, [Region("王芳", ["X"], None, None)], ["unknown-offsets"]),
         ({"label": "X", "where": [0, 2]}, [], ["unknown-offsets", "bad-entity"]),
