@@ -74,6 +74,7 @@ def _set(value: Any, path: str, new: Any) -> Any:
         ("lessons.0.examples.0.gold", [], "has no gold entity"),
         ("lessons.0.examples.0.predicted", [], "has no predicted entity"),
         ("lessons.0.count", -1, "must be at least 0"),
+        ("lessons.0.facts.surfaces.0.places", -1, r"facts\.surfaces\[0\]\.places must be at least 0, not -1"),
         ("types", {}, "types counts no error"),
         ("types", {"missing": 0}, "types counts no error"),
         ("from_test", None, "from_test must be of type boolean"),

@@ -73,6 +73,13 @@ def test_an_answer_is_found(text: str) -> None:
     assert read_teacher_answer(text, ANSWER) == (VALUE, "")
 
 
+def test_a_rule_about_one_category_names_it() -> None:
+    error = ErrtaError("missing", "a", (Entity("小满", "品牌", 1, 3),), ())
+    answer = teacher.lesson_question(lesson_of(error, "喝小满"), 10, "zh").answer
+    assert read_teacher_answer(GOOD, answer) == (VALUE, "")
+    assert read_teacher_answer(GOOD.replace("品牌", ""), answer) == (None, "rule: no category is named: 品牌")
+
+
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
