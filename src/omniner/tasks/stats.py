@@ -80,7 +80,7 @@ def _survey(context: Context, planned: CorpusEntry) -> SurveyedCorpus:
     config = context.config
     material = planned.read()
     sizes = ", ".join(f"{split} {len(sentences):,}" for split, sentences in material.splits.items())
-    log.info("%s: %s; %s", material.name, sizes, material.about)
+    log.info("%s: %s", material.name, sizes)  # where it is from stands beside its verdicts
     context.track_splits(material.name, material.splits.items(), material.source)
     statistics = measure_corpus(material.name, material.splits, config.stats)
     spent = ", ".join(f"{step} {seconds:.1f}" for step, seconds in statistics.seconds.items())
@@ -149,7 +149,16 @@ _ROLES = {"valid": "dev", "validation": "dev", "val": "dev"}
 
 @dataclass
 class ReadCorpus:
-    """A corpus as read: sentences by published split, what could not be taken, where from, digests of files."""
+    """A corpus as read.
+
+    Attributes:
+        name: of the corpus.
+        splits: sentences by published split.
+        issues: what could not be taken as it was.
+        taxonomy: that its categories should be of; None = they are its own.
+        about: where it comes from and how it was read, for people.
+        source: the same for the tracking store: file names, or the path.
+    """
 
     name: str
     splits: dict[str, list[Sentence]]
