@@ -129,7 +129,6 @@ def scored(gold: dict[str, Sentence], predicted: dict[str, Prediction], errors: 
         micro.fn,
         len(gold),
         with_errors,
-        identity_ok=True,
     )
     failures = [ParseFailure(name, "failed", "no JSON list", '[["上海", "地址') for name in list(gold)[:3]]
     parse = ParseSummary(len(gold), len(gold), len(gold), len(failures), 0, failures)

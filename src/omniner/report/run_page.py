@@ -273,13 +273,11 @@ def render_run_page(
         language: zh | en.
     """
     panels = _curve_panels(curves)
-    identity_ok, identity = _identity(result)
     values = {
         "facts": facts,
         "key_numbers": _key_numbers(result),
         "signature": result.signature,
-        "identity_ok": identity_ok,
-        "identity": identity,
+        "identity": _identity(result),
         "has_levels": _has_levels(result),
         "curves": Chart("", (8, 5), partial(_curves, panels=panels, language=language)) if panels else None,
         "last_values": _last_values(panels).of(language),
@@ -328,12 +326,13 @@ def _has_levels(result: ScoreResult) -> bool:
     return any(name != result.primary[name] for name in result.metrics.categories)
 
 
-def _identity(result: ScoreResult) -> tuple[bool, str]:
-    """Whether the sorted errors account for every false negative and positive, and the sentence that says so."""
+def _identity(result: ScoreResult) -> str:
+    """Say that the sorted errors account for every false negative and positive, and how sure the scores are.
+
+    That they do was checked when they were sorted (`scoring.errta.assemble`).
+    """
     errta, metrics = result.errta, result.metrics
     units = Wording("{fn:false negative} and {fp:false positive}", fn=errta.fn, fp=errta.fp)
-    if not errta.identity_ok:
-        return False, Wording("The {units} do not add up to the sorted errors: please report this.", units=units)
     parts = [
         Wording(
             "Identity checked: the units of the sorted errors add up to {units} (ERRTA {mode}, unit {unit}).",
@@ -358,7 +357,7 @@ def _identity(result: ScoreResult) -> tuple[bool, str]:
         parts.append(
             Wording("{count:,} groups of overlapping entities were too large for the exact matching.", count=count)
         )
-    return True, Wording.joined(" ", parts)
+    return Wording.joined(" ", parts)
 
 
 def _last_values(panels: Panels) -> Wording:

@@ -86,7 +86,6 @@ def assemble(
         fn=len(missing),
         read=read,
         with_errors=len({error.sentence_id for error in errors}),
-        identity_ok=True,
         crashes=list(crashes),
         greedy_groups=greedy_groups,
     )
