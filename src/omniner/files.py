@@ -58,8 +58,6 @@ _ADVICE = {
     errno.EISDIR: "Name a file, not a folder",
     errno.ENOTDIR: "A part of this path is a file: choose another path",
 }
-
-
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO)
 
 
@@ -209,61 +207,6 @@ def restore(path: str | Path) -> None:
             _remove(aside)
 
 
-# In a run's folder, what an earlier run there left, until a new one has come to something. The name says how far that
-# is: in the first some of it may lie, in the second all of it, and what is in the third nobody needs. Each step is one
-# rename, so that a kill at any moment loses nothing.
-MOVING, REPLACED, GONE = ".replacing", ".replaced", ".removing"
-
-
-def put_aside(folder: Path, outputs: Iterable[str], copied: Iterable[str]) -> None:
-    """Put what a run left aside.
-
-    Args:
-        folder: of the run.
-        outputs: names of files and folders that are moved.
-        copied: names of files that stay as well, until the new run replaces them.
-    """
-    moving = folder / MOVING
-    with explaining(folder):
-        moving.mkdir()
-        for name in copied:
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, moving / name)
-        for name in outputs:
-            if (folder / name).exists():
-                (folder / name).rename(moving / name)
-        if any(moving.iterdir()):
-            moving.rename(folder / REPLACED)
-        else:
-            moving.rmdir()
-
-
-def put_back(folder: Path, remove_new: Callable[[], None]) -> None:
-    """Bring back what was put aside, also where the putting aside was cut short.
-
-    Args:
-        folder: of the run.
-        remove_new: removes what the new run has written meanwhile.
-    """
-    with explaining(folder):
-        if (folder / REPLACED).is_dir():
-            remove_new()
-            (folder / REPLACED).rename(folder / MOVING)
-        if (folder / MOVING).is_dir():
-            for path in (folder / MOVING).iterdir():
-                path.replace(folder / path.name)
-            (folder / MOVING).rmdir()
-
-
-def drop_aside(folder: Path) -> None:
-    """Remove what was put aside."""
-    with explaining(folder):
-        if (folder / REPLACED).is_dir():
-            (folder / REPLACED).rename(folder / GONE)
-        if (folder / GONE).is_dir():
-            shutil.rmtree(folder / GONE)
-
-
 def _make_readable(folder: Path) -> None:
     """Give files that a library made private the permissions that any other new file here would have."""
     probe = folder / f".{secrets.token_hex(8)}{_TEMPORARY}"
@@ -331,17 +274,18 @@ def whole_lines(path: str | Path) -> list[str]:
     with explaining(path), path.open("r+b") as file:
         data = file.read()
         lines = data.split(b"\n")[:-1]
-        while lines and _as_text(lines[-1]) is None:
-            lines.pop()
-        end = sum(map(len, lines)) + len(lines)
+        texts = [_as_text(line) for line in lines]
+        while texts and texts[-1] is None:
+            texts.pop()
+        end = sum(len(line) + 1 for line in lines[: len(texts)])
         if end < len(data):
             log.warning("%s: %d bytes at the end are no whole line; they are cut off", path, len(data) - end)
             file.truncate(end)
-    texts = [text for line in lines if (text := _as_text(line)) is not None]
-    if len(texts) < len(lines):
-        number = next(number for number, line in enumerate(lines, start=1) if _as_text(line) is None)
+    whole = [text for text in texts if text is not None]
+    if len(whole) < len(texts):
+        number = texts.index(None) + 1
         raise UserError(f"{path}:{number}", "bytes that are no UTF-8 text", "Remove this line, or the file.")
-    return texts
+    return whole
 
 
 def _as_text(line: bytes) -> str | None:

@@ -16,13 +16,10 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import pickle
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -32,7 +29,9 @@ from torch import Tensor
 from omniner.convert import layouts, tokenizer
 from omniner.convert.layouts import LlamaLayout, Rule, Shape, find_layout
 from omniner.errors import UserError
-from omniner.files import explaining, make_folder, write_json, writing
+from omniner.files import explaining, write_json, writing, writing_folder
+
+log = logging.getLogger("omniner")
 
 SHARD_BYTES = 4 * 1024**3
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -40,6 +39,8 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _COPY_AGAIN = "Copy the whole checkpoint again."
 # A table that follows from the configuration; older checkpoints saved it beside the weights.
 _DERIVED = re.compile(r"\.rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
+# What the families' own code reads from generation_config.json, and where a file came from.
+_FOREIGN = ("user_token_id", "assistant_token_id", "_from_model_config", "transformers_version")
 
 
 class _File(Protocol):
@@ -228,12 +229,6 @@ def _open(path: Path) -> _File:
             raise UserError(path, f"the weights cannot be read ({reason})", _COPY_AGAIN) from error
 
 
-log = logging.getLogger("omniner")
-
-# What the families' own code reads from generation_config.json, and where a file came from.
-_FOREIGN = ("user_token_id", "assistant_token_id", "_from_model_config", "transformers_version")
-
-
 def convert_checkpoint(source: Path, output: Path, shard_bytes: int = SHARD_BYTES) -> None:
     """Convert a checkpoint folder.
 
@@ -251,7 +246,10 @@ def convert_checkpoint(source: Path, output: Path, shard_bytes: int = SHARD_BYTE
     tensors = Tensors(source)
     tensors.check(plan.rules)
     log.info("%s: %s with %d layers", source, plan.family, plan.config["num_hidden_layers"])
-    with _whole_folder(output) as folder:
+    with explaining(output):
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UserError("output", f"{output} exists and is no empty folder", "Name a new folder.")
+    with writing_folder(output.resolve()) as folder:
         words = tokenizer.write_tokenizer(source, folder, plan.special, plan.template, plan.add_bos)
         if words > plan.config["vocab_size"]:
             found = f"it has {words} tokens and the model has {plan.config['vocab_size']}"
@@ -269,23 +267,3 @@ def _generation(source: Path, plan: LlamaLayout) -> dict[str, Any]:
         return {key: value for key, value in layouts.read_settings(path).values.items() if key not in _FOREIGN}
     keys = ("bos_token_id", "eos_token_id", "pad_token_id")
     return {key: plan.config[key] for key in keys if plan.config[key] is not None}
-
-
-@contextmanager
-def _whole_folder(output: Path) -> Iterator[Path]:
-    """A temporary neighbour of `output`; it takes its place when the block ends without an error, or is removed."""
-    with explaining(output):
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise UserError("output", f"{output} exists and is no empty folder", "Name a new folder.")
-        parent = make_folder(output.absolute().parent)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=parent))
-        try:
-            yield temporary
-            # mkdtemp makes the folder private; give it the permissions any other new folder would have.
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o777 & ~umask)
-            temporary.replace(output)
-        except BaseException:
-            shutil.rmtree(temporary)
-            raise

@@ -24,19 +24,7 @@ from omniner import tracking
 from omniner.config import compose
 from omniner.config.groups import Config, TrackingConfig
 from omniner.errors import UserError
-from omniner.files import (
-    MOVING,
-    REPLACED,
-    drop_aside,
-    is_temporary,
-    make_folder,
-    put_aside,
-    put_back,
-    read_json,
-    try_lock,
-    write_json,
-    write_text,
-)
+from omniner.files import explaining, is_temporary, make_folder, read_json, try_lock, write_json, write_text
 from omniner.model_files import find_checkpoint
 from omniner.registry import TASKS
 from omniner.tracking import unsent
@@ -59,15 +47,20 @@ ROOT = Path("outputs")
 LOCK = ".lock"
 GUIDANCE_COPY = "prompt_guidance.json"  # another run's guidance, of which this run's prompt is made
 ALWAYS_WRITTEN = ("issues.jsonl", METRICS, SPOOL, PENDING)  # by every task
-_KINDS: dict[str, type | tuple[type, ...]] = {
+WRITTEN = "written.json"  # what the run wrote elsewhere (`omniner.runs.outputs`)
+_IDENTITY = (STATE, "config.yaml")  # which run it is
+BOOKKEEPING = (*_IDENTITY, LOCK)
+# Where what an earlier run in the folder left is put aside, until a new one has come to something. The name says how
+# far that is: in the first some of it may lie, in the second all of it, and what is in the third nobody needs. Each
+# step is one rename, so that a kill at any moment loses nothing.
+MOVING, REPLACED, GONE = ".replacing", ".replaced", ".removing"
+_KINDS: dict[str, type | tuple[type, ...]] = {  # of the values in `STATE` and `SWEEP_STATE`
     "digest": str,
     "status": str,
     "task": str,
     "run_id": str,
     "started": (int, float),
-}  # in `STATE`
-WRITTEN = "written.json"  # what the run wrote elsewhere (`omniner.runs.outputs`)
-BOOKKEEPING = (STATE, "config.yaml", LOCK)
+}
 
 
 @dataclasses.dataclass
@@ -114,7 +107,7 @@ class RunFolder:
 
     def keep(self) -> None:
         """Let the run stand: what it replaces is removed."""
-        drop_aside(self.path)
+        _drop_aside(self.path)
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -189,7 +182,7 @@ def _open(path: Path, digest: str, config: Config) -> RunFolder:
         unsent.set_aside(path)
         tasks = {old.get("task", config.task.name), *([config.task.name] if config.overwrite else [])}
         names = {name for task in tasks for name in outputs_of(task)}
-        put_aside(path, sorted(names), (STATE, "config.yaml"))
+        put_aside(path, sorted(names))
     state = {"digest": digest, "status": "running", "started": time.time(), "task": config.task.name}
     folder = RunFolder(path, False, state, lock)
     folder.save()
@@ -292,7 +285,7 @@ def settle_replaced(path: Path) -> None:
     state, before = _state_if_whole(path), _state_if_whole(path / REPLACED)
     begun = state != before and (state.get("status") in (FINISHED, UNSENT) or _holds_work(path, state))
     if begun and not (path / MOVING).is_dir():
-        drop_aside(path)
+        _drop_aside(path)
     else:
         _put_back(path, state)
 
@@ -303,15 +296,57 @@ def _state_if_whole(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _put_back(path: Path, state: dict[str, Any]) -> None:
-    def remove_new() -> None:
-        if state:
-            _clear(path, state.get("task", ""))
-        if not (path / REPLACED / STATE).exists():  # there was no run before
-            for name in (STATE, "config.yaml"):
-                (path / name).unlink(missing_ok=True)
+def put_aside(path: Path, outputs: Iterable[str]) -> None:
+    """Put aside what a run left.
 
-    put_back(path, remove_new)
+    Args:
+        path: the folder of the run.
+        outputs: names of files and folders, which are moved. What says which run it is, is copied, and stays until the
+            new run replaces it.
+    """
+    moving = path / MOVING
+    with explaining(path):
+        moving.mkdir()
+        for name in _IDENTITY:
+            if (path / name).is_file():
+                shutil.copyfile(path / name, moving / name)
+        for name in outputs:
+            if (path / name).exists():
+                (path / name).rename(moving / name)
+        if any(moving.iterdir()):
+            moving.rename(path / REPLACED)
+        else:
+            moving.rmdir()
+
+
+def _put_back(path: Path, state: dict[str, Any]) -> None:
+    """Bring back what was put aside, also where that was cut short; what the new run has written is removed.
+
+    Args:
+        path: the folder of the run.
+        state: of the new run; empty where it is damaged.
+    """
+    with explaining(path):
+        if (path / REPLACED).is_dir():
+            if state:
+                _clear(path, state.get("task", ""))
+            if not (path / REPLACED / STATE).exists():  # there was no run before
+                for name in _IDENTITY:
+                    (path / name).unlink(missing_ok=True)
+            (path / REPLACED).rename(path / MOVING)
+        if (path / MOVING).is_dir():
+            for moved in (path / MOVING).iterdir():
+                moved.replace(path / moved.name)
+            (path / MOVING).rmdir()
+
+
+def _drop_aside(path: Path) -> None:
+    """Remove what was put aside."""
+    with explaining(path):
+        if (path / REPLACED).is_dir():
+            (path / REPLACED).rename(path / GONE)
+        if (path / GONE).is_dir():
+            shutil.rmtree(path / GONE)
 
 
 def owes(folder: Path) -> bool:
@@ -371,11 +406,11 @@ def send_unsent(
 
 def _close_run(settings: TrackingConfig, wait: float, folder: Path) -> int:
     """Send what waits in the folder of a run without a process; return how many records are left."""
-    of_sweep = (folder / SWEEP_STATE).is_file()
-    state = read_sweep_state(folder / SWEEP_STATE) if of_sweep else read_state(folder)
+    file = next((folder / name for name in (SWEEP_STATE, STATE) if (folder / name).is_file()), None)
+    state = read_state_file(file) if file else {}
     left = _send_spools(settings, wait, folder, state)
-    if not left and state.get("status") == UNSENT:
-        write_json(folder / (SWEEP_STATE if of_sweep else STATE), {**state, "status": FINISHED})
+    if file and not left and state.get("status") == UNSENT:
+        write_json(file, {**state, "status": FINISHED})
     return left
 
 
@@ -399,9 +434,15 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is damaged.
     """
-    file = path / STATE
-    if not file.is_file():
-        return {}
+    return read_state_file(path / STATE) if (path / STATE).is_file() else {}
+
+
+def read_state_file(file: Path) -> dict[str, Any]:
+    """Return what the state of a run, or of a sweep, is.
+
+    Raises:
+        UserError: the file is not there, or is damaged.
+    """
     fix = "Restore or remove it, or start over with resume=never."
     try:
         state = read_json(file)
@@ -412,22 +453,6 @@ def read_state(path: Path) -> dict[str, Any]:
     for name, kind in _KINDS.items():
         if name in state and not isinstance(state[name], kind):
             raise UserError(f"{file}:1", f"{name} is {state[name]!r}", fix)
-    return state
-
-
-def read_sweep_state(file: Path) -> dict[str, Any]:
-    """Return what the file of a sweep says of it.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    fix = "Restore or remove it, or start over with resume=never."
-    try:
-        state = read_json(file)
-    except UserError as error:
-        raise UserError(error.where, error.found, fix) from error
-    if not isinstance(state, dict) or not isinstance(state.get("started", 0.0), int | float):
-        raise UserError(f"{file}:1", "not the state of a sweep", fix)
     return state
 
 

@@ -41,7 +41,7 @@ from omniner.runs.folder import (
     SWEEP_STATE,
     UNSENT,
     read_state,
-    read_sweep_state,
+    read_state_file,
     remove_temporary_files,
     send_unsent,
 )
@@ -203,7 +203,7 @@ def _find_unfinished(root: Path, digest: str) -> Sweep | None:
     """The newest sweep of this command under `root` that has not finished and is not running."""
     found = []
     for path in sorted(root.glob(f"*/{SWEEP_STATE}")):
-        state = read_sweep_state(path)
+        state = read_state_file(path)
         if state.get("digest") == digest and state.get("status") != FINISHED:
             found.append((state.get("started", 0.0), path.parent, state))
     for _, folder, state in sorted(found, key=lambda item: item[:2], reverse=True):

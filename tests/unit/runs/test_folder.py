@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from omniner import files, run
+from omniner import run
 from omniner.config import compose
 from omniner.errors import UserError
 from omniner.runs import folder as runfolder
@@ -95,7 +95,7 @@ def test_starting_over_in_a_named_folder_removes_the_old_outputs_only() -> None:
     assert not (second.path / "predictions.jsonl").exists()
     assert (second.path / "notes.txt").exists()
     second.keep()
-    assert not (second.path / files.REPLACED).exists()
+    assert not (second.path / runfolder.REPLACED).exists()
 
 
 def test_starting_over_removes_what_any_task_may_have_written_where_it_is_not_known_which() -> None:
@@ -203,7 +203,7 @@ def test_what_is_replaced_goes_where_a_killed_run_has_come_to_something(came_to:
     second.close()
     third = _claim("output_dir=here")
     assert third.resumed == (came_to != "finished")
-    kept = (third.path / files.REPLACED / "predictions.jsonl").exists()
+    kept = (third.path / runfolder.REPLACED / "predictions.jsonl").exists()
     assert not kept
     if third.resumed:
         assert (third.path / came_to).read_text() == "new\n"
