@@ -26,7 +26,7 @@ from yaml import YAMLError
 from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, CausalConfig, Method
 from omniner.config.overrides import explain_override, read_arguments
-from omniner.config.validate import hints, validate
+from omniner.config.validate import field_types, validate
 from omniner.errors import UserError, masked, one_line
 from omniner.files import explaining
 from omniner.registry import HEADS, TASKS
@@ -352,7 +352,7 @@ def adopt(config: Config, path: Path, names: Sequence[str]) -> Config:
     if missing := [name for name in names if name not in raw]:
         raise UserError(path, f"not the configuration of a run ({', '.join(missing)} is missing)", fix)
     try:
-        taken = {name: validate(hints(Config)[name], raw[name], name) for name in names}
+        taken = {name: validate(field_types(Config)[name], raw[name], name) for name in names}
     except UserError as error:
         raise UserError(path, f"{error.where}: {error.found}", fix) from error
     return dataclasses.replace(config, **taken)
@@ -380,7 +380,9 @@ def with_keys_of(source: Config, keys: Sequence[str], config: Config) -> Config:
             given, place = given.get(part, {}), place.setdefault(part, {})
         place[name] = given.get(name)
     sections = {key.partition(".")[0] for key in keys}
-    return dataclasses.replace(config, **{name: validate(hints(Config)[name], values[name], name) for name in sections})
+    return dataclasses.replace(
+        config, **{name: validate(field_types(Config)[name], values[name], name) for name in sections}
+    )
 
 
 def read_mapping(path: Path, fix: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from omniner.config.validate import (
     PositiveFloat,
     PositiveInt,
     Share,
-    hints,
+    field_types,
 )
 from omniner.registry import HEADS
 
@@ -352,4 +352,4 @@ class TrainerConfig(Group):
 
 
 # The values are checked where they arrive.
-Recipe = dict[Annotated[str, OneOf(lambda: hints(TrainerConfig), "keys of `trainer`")], Any]
+Recipe = dict[Annotated[str, OneOf(lambda: field_types(TrainerConfig), "keys of `trainer`")], Any]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omniner.config.groups import Config
-from omniner.config.validate import Wanted, hints, take_apart, unknown
+from omniner.config.validate import Wanted, field_types, take_apart, unknown
 from omniner.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _read_argument(argument: str, sweep: bool, conf: Path) -> str:
         return argument
     key, equals, value = argument.partition("=")
     name = key.lstrip("+~").partition("@")[0]
-    if equals and "." not in name and name in hints(Config) and (conf / name).is_dir():
+    if equals and "." not in name and name in field_types(Config) and (conf / name).is_dir():
         _check_choice(name, value, sweep, conf)
     if not equals or _PLAIN.fullmatch(argument) or _parses(argument):
         return argument
@@ -202,13 +202,13 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> UserError:
     if any(wanted.what is dict for wanted in _wanted(above)):
         given = next((one for one in arguments if one.startswith(f"{key}=")), f"{key}=...")
         return UserError(key, "this key is not there yet", f"To add it: +{given}")
-    return unknown(key, [name for group in _groups(above) for name in hints(group)])
+    return unknown(key, [name for group in _groups(above) for name in field_types(group)])
 
 
 def _wanted(key: str) -> list[Wanted]:
     """What the types ask of the value of a dotted key; of several, where a group has several kinds."""
     above, _, name = key.rpartition(".")
-    return [take_apart(hints(group)[name]) for group in _groups(above) if name in hints(group)]
+    return [take_apart(field_types(group)[name]) for group in _groups(above) if name in field_types(group)]
 
 
 def _groups(key: str) -> list[type]:

@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 
 from omniner.config import groups
 from omniner.config.compose import compose, conf_folder
-from omniner.config.validate import Wanted, hints, take_apart
+from omniner.config.validate import Wanted, field_types, take_apart
 from omniner.registry import TASKS
 
 USAGE = """\
@@ -113,9 +113,9 @@ def markdown(names: Sequence[str] = ()) -> str:
     defaults = cast(dict[str, Any], OmegaConf.to_container(compose([])))
     parts = []
     if not names:
-        alone = {key: item for key, item in hints(groups.Config).items() if not take_apart(item).groups}
+        alone = {key: item for key, item in field_types(groups.Config).items() if not take_apart(item).groups}
         parts = [HEADER, "## Keys without a group\n", _table(groups.Config, alone, defaults)]
-    for name, annotation in hints(groups.Config).items():
+    for name, annotation in field_types(groups.Config).items():
         if take_apart(annotation).groups and (not names or name in names):
             parts += _section(name, take_apart(annotation), defaults[name])
     return "\n".join(parts)
@@ -147,10 +147,10 @@ def _section(name: str, wanted: Wanted, defaults: Mapping[str, Any]) -> Iterator
         yield "| choice | meaning |\n| --- | --- |"
         yield "".join(f"| `{choice}` | {_cell(meaning)} |\n" for choice, meaning in choices(folder).items())
     if wanted.what:
-        yield _table(wanted.what, hints(wanted.what), defaults)
+        yield _table(wanted.what, field_types(wanted.what), defaults)
     for kind, group in wanted.kinds.items():
         yield f"### `{name}.kind`: {kind}\n\n{inspect.getdoc(group)}\n"
-        yield _table(group, hints(group), _of_kind(name, kind))
+        yield _table(group, field_types(group), _of_kind(name, kind))
 
 
 def _of_kind(name: str, kind: str) -> Mapping[str, Any]:

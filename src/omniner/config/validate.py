@@ -222,7 +222,7 @@ def take_apart(annotation: Any) -> Wanted:
         else:
             break
     if len(arms) > 1:
-        return Wanted(None, nullable=nullable, kinds={get_args(hints(kind)["kind"])[0]: kind for kind in arms})
+        return Wanted(None, nullable=nullable, kinds={get_args(field_types(kind)["kind"])[0]: kind for kind in arms})
     if origin is Literal:
         # true and false among words, as YAML has them
         choices = tuple(str(item).lower() if isinstance(item, bool) else item for item in arguments)
@@ -234,7 +234,7 @@ def take_apart(annotation: Any) -> Wanted:
 
 
 @functools.cache
-def hints(group: type) -> dict[str, Any]:
+def field_types(group: type) -> dict[str, Any]:
     """The types of a group's fields by their names, in their order."""
     every = get_type_hints(group, include_extras=True)
     return {field.name: every[field.name] for field in dataclasses.fields(group)}
@@ -296,7 +296,7 @@ def _explain(mistake: ErrorDetails, annotation: Any, where: str) -> UserError:
             if wanted.what is dict:
                 known, item = take_apart(wanted.items[0]).choices, wanted.items[1]
             else:
-                known, item = tuple(hints(wanted.what)), hints(wanted.what).get(part, Any)
+                known, item = tuple(field_types(wanted.what)), field_types(wanted.what).get(part, Any)
             wanted = take_apart(item)
     return _in_words(mistake, ".".join(keys), wanted, known)
 

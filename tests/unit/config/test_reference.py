@@ -7,7 +7,7 @@ from tests.conftest import ROOT
 
 from omniner.config.groups import Config
 from omniner.config.reference import choices, descriptions, help_text, markdown, tasks_markdown
-from omniner.config.validate import hints, take_apart
+from omniner.config.validate import field_types, take_apart
 from omniner.registry import TASKS
 
 DOCUMENT = ROOT / "docs" / "configuration.md"
@@ -20,9 +20,9 @@ def test_the_document_is_up_to_date() -> None:
 
 
 def test_every_key_says_what_it_is() -> None:
-    for name, annotation in hints(Config).items():
+    for name, annotation in field_types(Config).items():
         for group in take_apart(annotation).groups:
-            assert descriptions(group).keys() == hints(group).keys(), name
+            assert descriptions(group).keys() == field_types(group).keys(), name
 
 
 def test_one_group_can_be_asked_for() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from omniner.config.groups import Config, DataConfig, MetricsConfig, StatsConfig, TaskConfig
 from omniner.config.model_groups import HeadConfig, PromptConfig, TrainerConfig
-from omniner.config.validate import Number, PositiveShare, Share, hints, take_apart, validate
+from omniner.config.validate import Number, PositiveShare, Share, field_types, take_apart, validate
 from omniner.errors import UserError
 from omniner.registry import FORMATS, HEADS, TASKS
 
@@ -74,15 +74,15 @@ def test_a_group_that_is_none_and_a_kind_that_is_none_are_named() -> None:
     assert message(MetricsConfig, 3, "metrics") == (
         "metrics: a group of keys is expected, 3 was found. Choose a metrics from conf/."
     )
-    model = hints(Config)["model"]
+    model = field_types(Config)["model"]
     for raw in ({"kind": "lstm"}, {}, None):
         assert message(model, raw, "model").endswith("is no kind of model. Choose one of: bilstm, encoder, causal.")
 
 
 def test_keys_inside_a_key_are_checked_where_they_are_known() -> None:
-    texts = hints(PromptConfig)["system"]
+    texts = field_types(PromptConfig)["system"]
     assert message(texts, {"chinese": ""}, "prompt.system") == "prompt.system.chinese: unknown key. Known: en, zh."
-    shares, files = hints(StatsConfig)["warn"], hints(DataConfig)["files"]
+    shares, files = field_types(StatsConfig)["warn"], field_types(DataConfig)["files"]
     assert message(shares, {"leakage": 2}, "stats.warn").startswith("stats.warn.leakage: 2 is not a share.")
     assert message(files, {"dev": ["a", 1]}, "data.files").startswith("data.files.dev: 1 is not text.")
 
@@ -91,7 +91,7 @@ def test_keys_inside_a_key_are_checked_where_they_are_known() -> None:
 def added(request: pytest.FixtureRequest) -> Iterator[tuple[Any, str]]:
     registry, group, key = request.param
     registry.add(SimpleNamespace(name="dummy", meaning="Nothing."))
-    yield hints(group)[key], key
+    yield field_types(group)[key], key
     registry.remove("dummy")
 
 
@@ -113,8 +113,8 @@ def test_what_is_registered_is_a_choice(added: tuple[Any, str]) -> None:
         (Number, "a number"),
         (list[str], "a list of texts"),
         (dict[str, list[int]], "a group of keys, each with a list of whole numbers"),
-        (hints(TrainerConfig)["max_steps"], "a whole number from -1 on"),
-        (hints(TrainerConfig)["schedule"], "one of: constant, linear, cosine"),
+        (field_types(TrainerConfig)["max_steps"], "a whole number from -1 on"),
+        (field_types(TrainerConfig)["schedule"], "one of: constant, linear, cosine"),
     ],
 )
 def test_a_type_is_described(annotation: Any, said: str) -> None:
@@ -122,7 +122,7 @@ def test_a_type_is_described(annotation: Any, said: str) -> None:
 
 
 def test_every_number_may_be_spelt() -> None:
-    for group in [group for item in hints(Config).values() for group in take_apart(item).groups]:
-        for key, annotation in hints(group).items():
+    for group in [group for item in field_types(Config).values() for group in take_apart(item).groups]:
+        for key, annotation in field_types(group).items():
             named = f"{group.__name__}.{key}"
             assert "float" not in str(annotation) or "FromText" in str(annotation), f"{named}: use Number"
