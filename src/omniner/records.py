@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -94,6 +95,11 @@ class Issue(NamedTuple):
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
         return " ".join(part for part in (place, self.id, f"[{self.code}]", self.message) if part)
+
+
+def count_codes(issues: Iterable[Issue]) -> dict[str, int]:
+    """Count issues by their codes, in the order of the codes."""
+    return dict(sorted(Counter(issue.code for issue in issues).items()))
 
 
 UNLABELED = "unlabeled"

@@ -67,7 +67,7 @@ class Wording(str):
         template = self.chinese or catalogue().get(self.template)
         if template is None or not self.values:
             return template or str(self)
-        return template.format(**{key: said(value, language) for key, value in self.values.items()})
+        return template.format(**{key: translated(value, language) for key, value in self.values.items()})
 
 
 def counted(number: int, one: str) -> str:
@@ -89,7 +89,7 @@ class _English(string.Formatter):
 _ENGLISH = _English()
 
 
-def said(value: Any, language: str) -> Any:
+def translated(value: Any, language: str) -> Any:
     """A wording in that language; anything else as it is."""
     return value.of(language) if isinstance(value, Wording) else value
 

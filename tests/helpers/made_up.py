@@ -9,6 +9,7 @@ from omniner.corpus.taxonomy import load_taxonomy, primary_of
 from omniner.records import Entity, Issue, Prediction, Sentence
 from omniner.scoring.error_types import error_types
 from omniner.scoring.metrics import (
+    Counts,
     ErrtaError,
     ErrtaResult,
     Interval,
@@ -136,7 +137,7 @@ def scored(gold: dict[str, Sentence], predicted: dict[str, Prediction], errors: 
     timing = {"read": 0.5, "metrics": 0.25, "errta": 0.75}
     signature = "omniner|unit:span|profile:own|parse:empty|v:0.1.0"
     comparison = compare_units([gold[n].entities for n in gold], [predicted[n].entities for n in gold], "span")
-    units = {"pair": main_scores(pairs_of(comparison)), "span": main_scores(comparison)}
+    units = {"pair": main_scores(Counts.of(pairs_of(comparison))), "span": main_scores(Counts.of(comparison))}
     return ScoreResult(
         "own", metrics, units, errta, parse, signature, timing, issues, gold, predicted, primary, comparison, list(gold)
     )

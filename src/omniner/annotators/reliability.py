@@ -298,7 +298,7 @@ def _errors(
         ids, texts = [item.sentence.id for item, _, _ in both], [item.sentence.text for item, _, _ in both]
         gold: list[Sequence[Entity]] = [one for _, one, _ in both]
         comparison = compare_units(gold, [other for _, _, other in both], "span")
-        errors, large = errta.sort_by_position(comparison.residues, ids, texts, "span")
+        errors, large = errta.sort_by_position(comparison.sentence_errors, ids, texts, "span")
         found[names[first], names[second]] = errta.assemble(
             errors,
             mode="span",

@@ -373,8 +373,7 @@ def make_ids_unique(sentences: Sequence[Sentence], prefix: str, seen: set[str], 
 
 
 def _too_many(issues: Sequence[Issue]) -> tuple[str, str, str]:
-    counts = Counter(issue.code for issue in issues)
-    listed = ", ".join(f"{count} {code}" for code, count in sorted(counts.items()))
+    listed = ", ".join(f"{count} {code}" for code, count in records.count_codes(issues).items())
     first = "; ".join(str(issue) for issue in issues[:_NAMED])
     fix = "Repair the files, or set data.on_issue=keep to go on with what could be read."
     return "data.on_issue", f"{counted(len(issues), 'issue')} ({listed}): {first}", fix

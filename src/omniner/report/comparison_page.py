@@ -24,7 +24,7 @@ from omniner.scoring.error_types import AMBER, BLUE, ERROR_TYPES, GREEN, GREY, O
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.resampling import Difference, smallest_p
 from omniner.scoring.units import SentenceErrors
-from omniner.wording import Wording, said
+from omniner.wording import Wording, translated
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,7 +123,7 @@ def render_comparison_page(
     """
     sure = [run.p_corrected < comparison.settings.alpha for run in comparison.tested]
     sure += [False] if comparison.annotators else []
-    lines = (str(said(line, language)).replace("->", "→") for line in comparison_summary(comparison))
+    lines = (str(translated(line, language)).replace("->", "→") for line in comparison_summary(comparison))
     values = {
         "facts": facts,
         "key_numbers": _key_numbers(comparison),
@@ -261,10 +261,8 @@ def _changed(comparison: RunComparison) -> tuple[list[Any], list[Any]]:
                 golds = sentences[place[name]][2]
                 old, new = _answer(before, name), _answer(after, name)
                 wrong = [first.get(name, _NOTHING), second.get(name, _NOTHING)]
-                missing = page.entity_places([e for residue in wrong for e in residue.missing], golds)
-                marks = [
-                    page.entity_places(residue.spurious, side) for residue, side in zip(wrong, (old, new), strict=True)
-                ]
+                missing = page.entity_places([e for one in wrong for e in one.missing], golds)
+                marks = [page.entity_places(one.extra, side) for one, side in zip(wrong, (old, new), strict=True)]
                 types = (old_types if gained else new_types).get(name, [])
                 flips.append([number, gained, place[name], missing, old, marks[0], new, marks[1], types])
     return sentences, flips
@@ -285,7 +283,7 @@ def _types(result: ScoreResult) -> dict[str, list[str]]:
 
 def _residues(result: ScoreResult) -> dict[str, SentenceErrors]:
     """What is wrong in each sentence, by id."""
-    return {result.scored[residue.sentence]: residue for residue in result.comparison.residues}
+    return {result.scored[one.sentence]: one for one in result.comparison.sentence_errors}
 
 
 def _answer(result: ScoreResult, name: str) -> list[Any]:

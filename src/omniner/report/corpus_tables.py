@@ -19,6 +19,7 @@ from omniner.corpus.stats.measure import mentions_in_split, split_pairs, trainin
 from omniner.corpus.stats.mentions import SAME, CategoryStats, Overlap
 from omniner.corpus.stats.texts import count_near_shared, count_shared, most_repeated
 from omniner.corpus.taxonomy import primary_of
+from omniner.records import count_codes
 from omniner.report.tables import COUNT, NONE, TEXT, Cell, Column, Table, columns
 from omniner.wording import Wording
 
@@ -130,7 +131,7 @@ def _corpus_json(surveyed: SurveyedCorpus, verdicts: Sequence[Verdict]) -> dict[
         "category_rows": {row.name: _row_json(row, surveyed) for row in statistics.categories},
         "primary_rows": {row.name: _row_json(row, surveyed) for row in statistics.primaries},
         "overlaps": dict(sorted(Counter(overlap.kind for overlap in statistics.overlaps).items())),
-        "issues": dict(sorted(Counter(issue.code for issue in surveyed.issues).items())),
+        "issues": count_codes(surveyed.issues),
         "verdicts": {
             one.check: {"status": one.status, "value": one.value, "found": one.found}
             | ({"limit": one.limit} if math.isfinite(one.limit) else {})
@@ -364,8 +365,7 @@ def _issues(surveyed: SurveyedCorpus, options: _Options) -> Rows:
     first: dict[str, str] = {}
     for issue in surveyed.issues:
         first.setdefault(issue.code, _cut(str(issue)))
-    counts = Counter(issue.code for issue in surveyed.issues)
-    for code, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+    for code, count in sorted(count_codes(surveyed.issues).items(), key=lambda item: (-item[1], item[0])):
         yield [code, count, first[code]]
 
 

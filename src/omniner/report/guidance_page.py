@@ -31,7 +31,7 @@ from omniner.report.tables import (
 )
 from omniner.scoring.error_types import ERROR_TYPES
 from omniner.scoring.resampling import smallest_p
-from omniner.wording import Wording, counted, said
+from omniner.wording import Wording, counted, translated
 
 _SHOWN = 5  # lessons in the summary
 _COUNT = "{name} {count:,}"
@@ -372,7 +372,7 @@ def render_search_page(result: SearchResult, name: str, prompt: str, by_name: st
     texts = [
         (Wording("How to use it"), use),
         (Wording("The prompt"), prompt),
-        (Wording("How it was chosen"), "\n\n".join(said(line, language) for line in _method(result))),
+        (Wording("How it was chosen"), "\n\n".join(translated(line, language) for line in _method(result))),
     ]
     tables = {"variants": build_search_table(result)}
     return page.render_summary_page("prompt search", name, lines, tables, texts, language)

@@ -24,7 +24,7 @@ from omniner.records import Entity, storable
 from omniner.report.figures import font_face
 from omniner.report.tables import Table
 from omniner.scoring.error_types import ERROR_TYPES
-from omniner.wording import TAGS, Wording, said
+from omniner.wording import TAGS, Wording, translated
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -120,7 +120,7 @@ def _environment(language: str) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=partial(said, language=language),
+        finalize=partial(translated, language=language),
     )
     environment.globals["say"] = Wording
     return environment
@@ -132,10 +132,10 @@ def _plain(data: Any, language: str) -> Any:
         case Table():
             return data.to_json(language)
         case dict():
-            return {said(key, language): _plain(value, language) for key, value in data.items()}
+            return {translated(key, language): _plain(value, language) for key, value in data.items()}
         case list() | tuple():
             return [_plain(value, language) for value in data]
-    return said(data, language)
+    return translated(data, language)
 
 
 def _words(script: str, language: str) -> dict[str, str]:

@@ -27,7 +27,7 @@ from omniner.scoring.error_types import ERROR_TYPES
 from omniner.scoring.metrics import ErrtaError, ScoreResult, category_of
 from omniner.scoring.suspects import find_suspected_labels
 from omniner.scoring.units import IMPOSSIBLE
-from omniner.wording import Wording, counted, said
+from omniner.wording import Wording, counted, translated
 
 Cell = str | int | float
 Names = TypeVar("Names", bound=tuple[str, ...])
@@ -86,13 +86,13 @@ class Table:
     def to_json(self, language: str = "en") -> dict[str, Any]:
         """Plain values, as the scripts of the pages take them; columns keep their names, and get headings beside."""
         return {
-            "title": said(self.title, language),
+            "title": translated(self.title, language),
             "columns": self.names,
             "heads": [_heading(name, language) for name in self.names],
             "kinds": [column.kind for column in self.columns],
-            "rows": [[said(cell, language) for cell in row] for row in self.rows],
+            "rows": [[translated(cell, language) for cell in row] for row in self.rows],
             "best": sorted(self.best),
-            "empty": said(self.empty, language),
+            "empty": translated(self.empty, language),
         }
 
     def to_csv(self) -> str:
@@ -162,7 +162,7 @@ class Table:
 def _heading(name: str, language: str) -> str:
     """A column's name as people read it; names that a user gave keep their `_`."""
     ours = isinstance(name, Wording) and not name.values
-    return str(said(name, language)).replace("_", " ") if ours else str(said(name, language))
+    return str(translated(name, language)).replace("_", " ") if ours else str(translated(name, language))
 
 
 def format_cell(cell: Cell, kind: str) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,7 +26,7 @@ from omniner.corpus.sources import Corpus, check_files
 from omniner.errors import UserError
 from omniner.files import check_input_file, explaining, read_json, write_json, write_text, writing
 from omniner.model_files import check_model
-from omniner.records import Issue, Sentence, content_digest, to_line
+from omniner.records import Issue, Sentence, content_digest, count_codes, to_line
 from omniner.report.figures import Chart
 from omniner.report.tables import Table
 from omniner.runs.folder import METRICS, find_trained_model
@@ -294,7 +293,7 @@ class Context:
 
     def publish_issues(self, issues: Sequence[Issue]) -> dict[str, int]:
         """List in `issues.jsonl` what could not be taken as it was; return how many issues there are of each code."""
-        counts = dict(sorted(Counter(issue.code for issue in issues).items()))
+        counts = count_codes(issues)
         lines = [to_line(issue._asdict()) for issue in issues]
         path = self.publish_text("issues.jsonl", "".join(f"{line}\n" for line in lines))
         self.run.metrics({f"issues/{code}": count for code, count in counts.items()})

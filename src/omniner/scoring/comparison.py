@@ -273,5 +273,5 @@ def _flips(gold: Sequence[Sentence], baseline: ScoreResult, other: ScoreResult) 
 
 
 def _right(result: ScoreResult) -> set[str]:
-    wrong = {residue.sentence for residue in result.comparison.residues}
+    wrong = {one.sentence for one in result.comparison.sentence_errors}
     return {name for place, name in enumerate(result.scored) if place not in wrong}

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 from omniner.records import Entity, Issue
 from omniner.scoring.error_types import error_types
 from omniner.scoring.metrics import ErrtaError, ErrtaResult, TypeCount
-from omniner.scoring.units import SentenceErrors, normal
+from omniner.scoring.units import SentenceErrors, normalized
 
 
 class IdentityError(AssertionError):
@@ -114,12 +114,12 @@ class _Event(NamedTuple):
 
 
 def sort_by_position(
-    residues: Iterable[SentenceErrors], ids: Sequence[str], texts: Sequence[str], unit: str
+    sentence_errors: Iterable[SentenceErrors], ids: Sequence[str], texts: Sequence[str], unit: str
 ) -> tuple[list[ErrtaError], int]:
     """Sort the errors of all sentences.
 
     Args:
-        residues: what is wrong in each sentence, by its position.
+        sentence_errors: what is wrong in each sentence, by its position.
         ids: of the sentences.
         texts: of the sentences; surfaces without offsets are looked for in them.
         unit: pair | span.
@@ -129,7 +129,7 @@ def sort_by_position(
     """
     errors: list[ErrtaError] = []
     greedy = 0
-    for index, missing, extra in residues:
+    for index, missing, extra in sentence_errors:
         name = ids[index]
         if len(missing) == len(extra) == 1 and missing[0][2] is not None and extra[0][2] is not None:
             found = _one_to_one(missing[0], extra[0], unit)
@@ -215,7 +215,7 @@ def _same_spelling(
                 if (
                     (unit.start is None or partner.start is None)
                     and (unit.category == partner.category or not same_category)
-                    and normal(unit.text) == normal(partner.text)
+                    and normalized(unit.text) == normalized(partner.text)
                 ):
                     kind = "spelling" if same_category else "classification"
                     found.append((kind, (unit,), (partner,)))

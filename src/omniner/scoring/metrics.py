@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from omniner.records import Entity, Issue, Prediction, Sentence
+from omniner.records import Entity, Issue, Prediction, Sentence, count_codes
 from omniner.registry import ERROR_TYPES
 from omniner.scoring.units import IMPOSSIBLE, Comparison, ImpossibleAnswer
 
@@ -254,15 +254,8 @@ class ScoreResult:
             "parse": self.parse.to_json(),
             "signature": self.signature,
             "timing": dict(self.timing),
-            "issues": _by_code(self.issues),
+            "issues": count_codes(self.issues),
         }
-
-
-def _by_code(issues: list[Issue]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for issue in issues:
-        counts[issue.code] = counts.get(issue.code, 0) + 1
-    return dict(sorted(counts.items()))
 
 
 def category_of(error: ErrtaError) -> str:
@@ -324,7 +317,7 @@ def evaluate(comparison: Comparison, primary: Mapping[str, str]) -> Metrics:
         primary: of every category in gold or prediction.
     """
     counts = Counts.of(comparison)
-    main, rows = _main_scores(counts), counts.rows()
+    main, rows = main_scores(counts), counts.rows()
     micro = main.micro
     strict = counts.grouped(primary.__getitem__).rows()
     relaxed = relaxed_counts(comparison, counts, primary)
@@ -341,12 +334,8 @@ def evaluate(comparison: Comparison, primary: Mapping[str, str]) -> Metrics:
     )
 
 
-def main_scores(comparison: Comparison) -> UnitScores:
+def main_scores(counts: Counts) -> UnitScores:
     """Compute the main scores alone, without intervals."""
-    return _main_scores(Counts.of(comparison))
-
-
-def _main_scores(counts: Counts) -> UnitScores:
     micro = counts.micro()
     return UnitScores(micro, _mean([row for row in counts.rows().values() if row.support], None, micro))
 
@@ -371,7 +360,7 @@ def relaxed_counts(comparison: Comparison, counts: Counts, primary: Mapping[str,
     """
     place, result = comparison.place, counts.grouped(primary.__getitem__)
     again = _ambiguous(comparison)
-    for sentence, missing, extra in comparison.residues:
+    for sentence, missing, extra in comparison.sentence_errors:
         if not (missing and extra) or sentence in again:
             continue
         places = set(map(place, missing))
@@ -400,7 +389,7 @@ def _ambiguous(comparison: Comparison) -> set[int]:
 
     found = {index for index, units in enumerate(comparison.gold) if is_ambiguous(units)}
     predicted = comparison.predicted
-    found.update(residue.sentence for residue in comparison.residues if is_ambiguous(predicted[residue.sentence]))
+    found.update(one.sentence for one in comparison.sentence_errors if is_ambiguous(predicted[one.sentence]))
     return found
 
 

@@ -138,7 +138,9 @@ def compare_selected(chosen: Selection) -> Comparison:
         return comparison
     comparison.gold, comparison.predicted = _named(chosen.gold), _named(chosen.predicted)
     comparison.right = [_name(name) for name in comparison.right]
-    comparison.residues = [SentenceErrors(r.sentence, *_named((r.missing, r.spurious))) for r in comparison.residues]
+    comparison.sentence_errors = [
+        SentenceErrors(r.sentence, *_named((r.missing, r.extra))) for r in comparison.sentence_errors
+    ]
     return comparison
 
 
@@ -162,11 +164,11 @@ def sort_selected(samples: Sequence[Sample], chosen: Selection, comparison: Comp
     """
     ids = [samples[index][0].id for index in chosen.samples]
     plain = [chosen.plain[index] for index in chosen.samples]
-    residues = [residue for residue in comparison.residues if plain[residue.sentence]]
-    errors = sort_as_published(residues, ids)
+    sentence_errors = [one for one in comparison.sentence_errors if plain[one.sentence]]
+    errors = sort_as_published(sentence_errors, ids)
     tp = sum(count for count, ok in zip(comparison.right_counts, plain, strict=True) if ok)
-    missing = [unit[1] for residue in residues for unit in residue.missing]
-    extra = [unit[1] for residue in residues for unit in residue.spurious]
+    missing = [unit[1] for one in sentence_errors for unit in one.missing]
+    extra = [unit[1] for one in sentence_errors for unit in one.extra]
     read, crashes = sum(plain), []
     for index, (sentence, prediction) in enumerate(samples):
         if chosen.plain[index]:
@@ -216,15 +218,15 @@ def _tuples(seen: str | None, text: str) -> list[tuple[Any, ...]] | None:
     return read_for_errta(text.replace("\\", "") if seen is None else seen)
 
 
-def sort_as_published(residues: Iterable[SentenceErrors], ids: Sequence[str]) -> list[ErrtaError]:
+def sort_as_published(sentence_errors: Iterable[SentenceErrors], ids: Sequence[str]) -> list[ErrtaError]:
     """Sort the errors of all sentences by the published rules.
 
     Args:
-        residues: what is wrong in each sentence, by its position.
+        sentence_errors: what is wrong in each sentence, by its position.
         ids: of the sentences.
     """
     errors: list[ErrtaError] = []
-    for index, missing, extra in residues:
+    for index, missing, extra in sentence_errors:
         name = ids[index]
         if missing and extra:
             found = sort_sentence_as_published(missing, extra)

@@ -23,6 +23,7 @@ from omniner.records import Entity, Issue, Prediction, Sentence
 from omniner.scoring import official
 from omniner.scoring.errta import assemble, sort_by_position
 from omniner.scoring.metrics import (
+    Counts,
     ErrtaResult,
     Metrics,
     ParseFailure,
@@ -37,7 +38,6 @@ from omniner.scoring.resampling import bootstrap_intervals, post_numbers
 from omniner.scoring.units import (
     UNITS,
     Comparison,
-    ImpossibleAnswer,
     all_placed,
     check_some_fit,
     compare_units,
@@ -95,8 +95,8 @@ def score_records(
     samples = _match(gold, by_id, issues)
     located = has_places(gold)
     unit, mode = _unit(gold, located, metrics), _mode(gold, located, metrics, errta)
-    read = _official if metrics.profile == "official" else _own
-    scored, other = read(samples, metrics, unit, located, issues)
+    compare = _compare_official if metrics.profile == "official" else _compare_own
+    scored, other = compare(samples, metrics, unit, located, issues)
     primary = _Primaries()
     scores = evaluate(scored.comparison, primary)
     units = _score_both_units(scores, scored, other, metrics)
@@ -105,7 +105,9 @@ def score_records(
         _drop_summary_rows(scores, issues)
     middle = time.perf_counter()
     errors = _sort_errors(scored, other, samples, mode)
-    errors.impossible = _name_impossible(scored, known)
+    sentences = scored.sentences
+    ids, texts = [sentence.id for sentence in sentences], [sentence.text for sentence in sentences]
+    errors.impossible = find_impossible(scored.comparison, ids, texts, known)
     scored.parse.errta_read = errors.read
     issues += errors.crashes
     primary.meet(unit[1] for error in errors.errors for unit in error.gold + error.predicted)
@@ -123,7 +125,7 @@ def score_records(
         predictions=_with_places(by_id, scored),
         primary=dict(sorted(primary.items())),
         comparison=scored.comparison,
-        scored=[sentence.id for sentence in scored.sentences],
+        scored=ids,
     )
 
 
@@ -209,7 +211,7 @@ def _match(
     return samples
 
 
-def _own(
+def _compare_own(
     samples: Sequence[official.Sample], metrics: MetricsConfig, unit: str, located: bool, issues: list[Issue]
 ) -> tuple[_Scored, _Scored | None]:
     """An answer that is missing or cannot be read is empty, or is left out where the settings say so.
@@ -233,11 +235,11 @@ def _own(
             predicted.append(prediction.entities if prediction is not None else [])
     failed = sum(failure.status == "failed" for failure in failures)
     parse = ParseSummary(len(samples), len(sentences), 0, failed, len(failures) - failed, failures)
-    comparison, other = _compare(sentences, predicted, unit, located, issues)
+    comparison, other = _compare_by_units(sentences, predicted, unit, located, issues)
     return _Scored(sentences, comparison, parse), _Scored(sentences, other, parse) if other is not None else None
 
 
-def _compare(
+def _compare_by_units(
     sentences: Sequence[Sentence], predicted: Sequence[Sequence[Entity]], unit: str, located: bool, issues: list[Issue]
 ) -> tuple[Comparison, Comparison | None]:
     """The comparison by `unit` and, where gold has places, that by the other one."""
@@ -253,7 +255,7 @@ def _compare(
     return spans, pairs_of(spans)
 
 
-def _official(
+def _compare_official(
     samples: Sequence[official.Sample], metrics: MetricsConfig, unit: str, located: bool, issues: list[Issue]
 ) -> tuple[_Scored, _Scored | None]:
     """As the scripts read and count, by pair; beside it, where gold has places, by span as the own profile does."""
@@ -265,7 +267,7 @@ def _official(
     scored = _Scored(sentences, official.compare_selected(chosen), parse, chosen)
     if not located:
         return scored, None
-    return scored, _own(samples, replace(metrics, on_parse_failure="empty"), "span", located, [])[0]
+    return scored, _compare_own(samples, replace(metrics, on_parse_failure="empty"), "span", located, [])[0]
 
 
 def _drop_summary_rows(scores: Metrics, issues: list[Issue]) -> None:
@@ -281,7 +283,7 @@ def _score_both_units(
     """Give the main scores by each unit, with intervals where they are wanted; `scores` shares its own."""
     sides = {scored.comparison.unit: (scored, UnitScores(scores.micro, scores.macro, scores.intervals))}
     if other is not None:
-        sides[other.comparison.unit] = (other, main_scores(other.comparison))
+        sides[other.comparison.unit] = (other, main_scores(Counts.of(other.comparison)))
     if metrics.bootstrap:
         # The same draws of posts for both, where both are of the same sentences.
         together = other is not None and other.sentences is scored.sentences
@@ -307,10 +309,10 @@ def _sort_errors(scored: _Scored, other: _Scored | None, samples: Sequence[offic
     ids = [sentence.id for sentence in scored.sentences]
     large = 0
     if mode == "official":
-        errors = official.sort_as_published(comparison.residues, ids)
+        errors = official.sort_as_published(comparison.sentence_errors, ids)
     else:
         texts = [sentence.text for sentence in scored.sentences]
-        errors, large = sort_by_position(comparison.residues, ids, texts, comparison.unit)
+        errors, large = sort_by_position(comparison.sentence_errors, ids, texts, comparison.unit)
     return assemble(
         errors,
         mode=mode,
@@ -321,12 +323,6 @@ def _sort_errors(scored: _Scored, other: _Scored | None, samples: Sequence[offic
         read=len(ids),
         greedy_groups=large,
     )
-
-
-def _name_impossible(scored: _Scored, categories: Collection[str]) -> list[ImpossibleAnswer]:
-    """Name the false positives that no gold could have had."""
-    sentences = scored.sentences
-    return find_impossible(scored.comparison, [s.id for s in sentences], [s.text for s in sentences], categories)
 
 
 def _with_places(by_id: dict[str, Prediction], scored: _Scored) -> dict[str, Prediction]:

@@ -102,11 +102,11 @@ def counts_per_post(
     number = {name: place for place, name in enumerate(names)}
     size, of = len(names), np.asarray(posts, dtype=np.int64)
     where = np.arange(len(of))
-    wrong = np.array([residue.sentence for residue in comparison.residues], dtype=np.int64)
+    wrong = np.array([one.sentence for one in comparison.sentence_errors], dtype=np.int64)
     sides = (
         (comparison.right, np.repeat(where, comparison.right_counts)),
-        (comparison.extra, np.repeat(wrong, [len(residue.spurious) for residue in comparison.residues])),
-        (comparison.missing, np.repeat(wrong, [len(residue.missing) for residue in comparison.residues])),
+        (comparison.extra, np.repeat(wrong, [len(one.extra) for one in comparison.sentence_errors])),
+        (comparison.missing, np.repeat(wrong, [len(one.missing) for one in comparison.sentence_errors])),
     )
     cells = [
         (of[sentence] * 3 + kind) * size + np.fromiter(map(number.__getitem__, found), np.int64, len(found))

@@ -3,11 +3,10 @@
 A unit is the distinct (surface, category) of a sentence (`pair`) or the distinct (category, start, end) (`span`). By
 span, a prediction without a place is a unit of its own, told by its surface, that no gold unit equals.
 
-`compare_units` keeps, for each sentence with an error, what is missing and what is spurious (`SentenceErrors`). The
-scores (`metrics`) and the sorting of errors (`errta`, `official`) start from the same residues, so that nothing is
-compared twice. Most of the work is done by sets and counters of the interpreter, and a sentence that is right as a
-whole costs one comparison of lists. `pairs_of` makes the comparison by pair out of that by span for a fraction of its
-price.
+`compare_units` keeps, for each sentence with an error, what is missing and what is extra (`SentenceErrors`). The scores
+(`metrics`) and the sorting of errors (`errta`, `official`) start from them, so that nothing is compared twice. Most of
+the work is done by sets and counters of the interpreter, and a sentence that is right as a whole costs one comparison
+of lists. `pairs_of` makes the comparison by pair out of that by span for a fraction of its price.
 
 Answers of generative models name surfaces, not places. `locate_predictions` gives them places by order, the k-th
 mention of a surface at its k-th occurrence, so that they can be compared by span. What finds no place stays without
@@ -28,16 +27,10 @@ from omniner.records import Entity, Issue, Sentence, locate_pairs
 
 UNITS = ("pair", "span")
 _SURFACE, _CATEGORY, _PAIR = itemgetter(0), itemgetter(1), itemgetter(0, 1)
-_POSITION = itemgetter(0)  # of a residue
-
-
-def _itself(entity: Entity) -> Entity:
-    return entity
-
 
 # By unit: what makes an entity the same as another one, and the same without the category. By span that is all of it:
 # the surface follows from the place, and tells those apart that have none.
-_KEY: dict[str, Callable[[Entity], Any]] = {"pair": _PAIR, "span": _itself}
+_KEY: dict[str, Callable[[Entity], Any]] = {"pair": _PAIR, "span": lambda entity: entity}
 _PLACE: dict[str, Callable[[Entity], Any]] = {"pair": _SURFACE, "span": itemgetter(0, 2, 3)}
 
 
@@ -51,7 +44,7 @@ class SentenceErrors(NamedTuple):
 
     sentence: int  # its position
     missing: list[Entity]
-    spurious: list[Entity]
+    extra: list[Entity]
 
 
 @dataclass(slots=True)
@@ -63,7 +56,7 @@ class Comparison:
     predicted: Sequence[Sequence[Entity]]
     right: list[str] = field(default_factory=list)  # categories of the true positives, sentence after sentence
     right_counts: list[int] = field(default_factory=list)  # true positives of each sentence
-    residues: list[SentenceErrors] = field(default_factory=list)
+    sentence_errors: list[SentenceErrors] = field(default_factory=list)
 
     @property
     def key(self) -> Callable[[Entity], Any]:
@@ -78,12 +71,12 @@ class Comparison:
     @property
     def missing(self) -> list[str]:
         """The category of each false negative."""
-        return [entity[1] for residue in self.residues for entity in residue.missing]
+        return [entity[1] for one in self.sentence_errors for entity in one.missing]
 
     @property
     def extra(self) -> list[str]:
         """The category of each false positive."""
-        return [entity[1] for residue in self.residues for entity in residue.spurious]
+        return [entity[1] for one in self.sentence_errors for entity in one.extra]
 
 
 def compare_units(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence[Entity]], unit: str) -> Comparison:
@@ -95,7 +88,7 @@ def compare_units(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence
         unit: pair | span. By span, what has no place equals nothing that has one.
     """
     result = Comparison(unit, gold, predicted)
-    right, counts, residues = result.right, result.right_counts, result.residues
+    right, counts, sentence_errors = result.right, result.right_counts, result.sentence_errors
     key = None if unit == "span" else result.key  # by span an entity is its own key
     for index, (gold_units, predicted_units) in enumerate(zip(gold, predicted, strict=True)):
         gold_keys: Sequence[Any] = gold_units if key is None else list(map(key, gold_units))
@@ -123,7 +116,7 @@ def compare_units(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence
         if len(missing) < len(gold_keys):
             right += [unit[1] for unit, k in zip(gold_units, gold_keys, strict=True) if k in predicted_set]
         counts.append(len(gold_keys) - len(missing))
-        residues.append(SentenceErrors(index, missing, extra))
+        sentence_errors.append(SentenceErrors(index, missing, extra))
     return result
 
 
@@ -135,7 +128,7 @@ def pairs_of(spans: Comparison) -> Comparison:
     """
     gold, predicted = spans.gold, spans.predicted
     again = {index for index, units in enumerate(gold) if len(set(map(_SURFACE, units))) < len(units)}
-    for index, missing, extra in spans.residues:
+    for index, missing, extra in spans.sentence_errors:
         units = predicted[index]
         if len(set(map(_SURFACE, units))) < len(units) or (
             missing and extra and not set(map(_PAIR, missing)).isdisjoint(map(_PAIR, extra))
@@ -151,10 +144,10 @@ def pairs_of(spans: Comparison) -> Comparison:
         right += spans.right[done : ends[index]] + anew.right[ends_anew[place] : ends_anew[place + 1]]
         counts[index], done = anew.right_counts[place], ends[index + 1]
     right += spans.right[done:]
-    residues = [residue for residue in spans.residues if residue.sentence not in again]
-    residues += [residue._replace(sentence=order[residue.sentence]) for residue in anew.residues]
-    residues.sort(key=_POSITION)
-    return Comparison("pair", gold, predicted, right, counts, residues)
+    sentence_errors = [one for one in spans.sentence_errors if one.sentence not in again]
+    sentence_errors += [one._replace(sentence=order[one.sentence]) for one in anew.sentence_errors]
+    sentence_errors.sort(key=lambda one: one.sentence)
+    return Comparison("pair", gold, predicted, right, counts, sentence_errors)
 
 
 def _distinct(units: Sequence[Entity], keys: Sequence[Any]) -> tuple[list[Entity], list[Any]]:
@@ -165,7 +158,7 @@ def _distinct(units: Sequence[Entity], keys: Sequence[Any]) -> tuple[list[Entity
     return list(first.values()), list(first)
 
 
-def normal(surface: str) -> str:
+def normalized(surface: str) -> str:
     """A surface without differences of width, case and white space."""
     return "".join(unicodedata.normalize("NFKC", surface).casefold().split())
 
@@ -223,7 +216,7 @@ def _place(sentence: Sentence, entities: Sequence[Entity]) -> tuple[list[Entity]
         _, _, start, end = entity
         is_inside = start is not None and end is not None and 0 <= start < end <= len(text)
         there = text[start:end] if is_inside else ""
-        if there and (there == entity.text or normal(there) == normal(entity.text)):
+        if there and (there == entity.text or normalized(there) == normalized(entity.text)):
             result.append(entity._replace(text=there))
             continue
         result.append(None)
@@ -267,7 +260,7 @@ def find_impossible(
     """
     odd = [
         (index, entity)
-        for index, _, extra in comparison.residues
+        for index, _, extra in comparison.sentence_errors
         for entity in extra
         if entity[2] is None or entity[1] not in categories
     ]
@@ -286,4 +279,4 @@ def _kind(entity: Entity, text: str, unit: str) -> str:
     surface = entity.text
     if surface.strip() and surface in text:
         return "repeated" if unit == "span" else ""  # by pair no place is looked for
-    return "respelt" if normal(surface) and normal(surface) in normal(text) else "invented"
+    return "respelt" if normalized(surface) and normalized(surface) in normalized(text) else "invented"

@@ -67,11 +67,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a terminal would obey them
 SHOWN = 3  # sentences of a file
 
 PREDICTIONS = "predictions.jsonl"
-PREDICTED_BY = "predicted_by.json"
+PROVENANCE = "predicted_by.json"  # what the predictions depend on
 GOLD = "gold.jsonl"
 SHARES = "predicting"  # a folder, while several processes predict
 _FEWEST = 16  # sentences of a process: fewer are answered sooner than a further process has started
-PREDICTION_OUTPUTS = (PREDICTIONS, PREDICTED_BY, GOLD, SHARES)  # what every task that predicts leaves
+PREDICTION_OUTPUTS = (PREDICTIONS, PROVENANCE, GOLD, SHARES)  # what every task that predicts leaves
 
 
 def run(context: Context) -> None:
@@ -310,7 +310,7 @@ def _remove_stale(path: Path, config: Config, checkpoint: Path | None, sentences
         "sentences": content_digest(sentences),
         "checkpoint": file_states(checkpoint) if checkpoint else None,
     }
-    note = path.with_name(PREDICTED_BY)
+    note = path.with_name(PROVENANCE)
     before: dict[str, Any] = {}
     with contextlib.suppress(UserError, TypeError, ValueError):  # absent or damaged: nobody knows what they are of
         before = dict(read_json(note))

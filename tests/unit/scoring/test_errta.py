@@ -33,7 +33,7 @@ def kinds(missing: list[Entity], extra: list[Entity], text: str = TEXT, unit: st
 
 def span_errors(gold: list[Entity], predicted: list[Entity], unit: str) -> list[ErrtaError]:
     comparison = compare_units([gold], [predicted], unit)
-    errors, _ = errta.sort_by_position(comparison.residues, ["s"], [TEXT], unit)
+    errors, _ = errta.sort_by_position(comparison.sentence_errors, ["s"], [TEXT], unit)
     result = errta.assemble(
         errors,
         mode="span",
@@ -262,13 +262,13 @@ def best_worth(missing: Sequence[Entity], extra: Sequence[Entity]) -> Worth:
 def test_no_explanation_is_better(both: Both) -> None:
     """None has fewer errors; of those with as few none keeps more categories, and of those none covers more."""
     comparison = compare_units([both[0]], [both[1]], "span")
-    for residue in comparison.residues:
-        found, greedy = errta.sort_sentence(residue.missing, residue.spurious, TEXT, "span")
+    for one in comparison.sentence_errors:
+        found, greedy = errta.sort_sentence(one.missing, one.extra, TEXT, "span")
         assert greedy == 0, "at most eight units"
         same_span = [pair for pair in found if pair[1] and pair[2] and pair[1][0][2:] == pair[2][0][2:]]
         gone = {unit for _, gold, predicted in same_span for unit in gold + predicted}
-        missing = [unit for unit in residue.missing if unit not in gone]
-        extra = [unit for unit in residue.spurious if unit not in gone]
+        missing = [unit for unit in one.missing if unit not in gone]
+        extra = [unit for unit in one.extra if unit not in gone]
         worth: Worth = (0, 0, 0)
         for pair in found:
             if pair not in same_span:
@@ -309,11 +309,11 @@ def test_a_large_group_of_one_side_needs_no_sorting() -> None:
 @given(sides())
 def test_official_identity_and_exact_classification_count(both: Both) -> None:
     comparison = compare_units([both[0]], [both[1]], "pair")
-    for residue in comparison.residues:
-        found = official.sort_sentence_as_published(residue.missing, residue.spurious)
-        assert sorted(u for _, units, _ in found for u in units) == sorted(residue.missing)
-        assert sorted(u for _, _, units in found for u in units) == sorted(residue.spurious)
-        surfaces = [Counter(unit.text for unit in units) for units in (residue.missing, residue.spurious)]
+    for one in comparison.sentence_errors:
+        found = official.sort_sentence_as_published(one.missing, one.extra)
+        assert sorted(u for _, units, _ in found for u in units) == sorted(one.missing)
+        assert sorted(u for _, _, units in found for u in units) == sorted(one.extra)
+        surfaces = [Counter(unit.text for unit in units) for units in (one.missing, one.extra)]
         count = sum((surfaces[0] & surfaces[1]).values())
         assert sum(kind == "classification" for kind, _, _ in found) == count
 
@@ -348,7 +348,7 @@ def official_twin(missing: list[Entity], extra: list[Entity]) -> Counter[str]:
 @settings(max_examples=200, deadline=None)
 @given(sides())
 def test_official_rules_equal_their_twin(both: Both) -> None:
-    for _, missing, extra in compare_units([both[0]], [both[1]], "pair").residues:
+    for _, missing, extra in compare_units([both[0]], [both[1]], "pair").sentence_errors:
         found = official.sort_sentence_as_published(missing, extra)
         assert Counter(kind for kind, _, _ in found) == official_twin(missing, extra)
 

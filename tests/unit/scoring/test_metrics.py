@@ -78,8 +78,8 @@ def test_repeats_count_once_and_order_is_the_first_mention() -> None:
     predicted = [Entity("x", "丙"), Entity("x", "丙"), Entity("a", "甲_一"), Entity("a", "甲_一")]
     comparison = compare_units([gold], [predicted], "pair")
     assert comparison.right == ["甲_一"]
-    assert comparison.residues[0].missing == [Entity("b", "甲_一")]
-    assert comparison.residues[0].spurious == [Entity("x", "丙")]
+    assert comparison.sentence_errors[0].missing == [Entity("b", "甲_一")]
+    assert comparison.sentence_errors[0].extra == [Entity("x", "丙")]
 
 
 def test_pairs_follow_from_spans() -> None:

@@ -76,7 +76,7 @@ def test_the_same_goes_on_behind_what_is_there(engine: Engine, caplog: pytest.Lo
     assert predict() == ["old"] * 6
     assert len(engine.asked) == 2
     assert "anew" not in caplog.text
-    assert prediction.PREDICTED_BY in prediction.TASK.outputs
+    assert prediction.PROVENANCE in prediction.TASK.outputs
 
 
 def test_a_model_that_was_trained_again_predicts_all(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
@@ -99,7 +99,7 @@ def test_other_settings_and_sentences_count_as_well(engine: Engine, caplog: pyte
 
 def test_predictions_of_nobody_known_are_not_taken_over(engine: Engine) -> None:
     killed(engine)
-    Path(prediction.PREDICTED_BY).unlink()
+    Path(prediction.PROVENANCE).unlink()
     predict()
     assert len(engine.asked) == 6
 
