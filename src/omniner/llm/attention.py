@@ -18,8 +18,8 @@ kernels, which recompute the exact probabilities from them. That is why both hav
 
 A new back-end is a function like `attend_masked` and an entry in `ATTENTION_BACKENDS`.
 
-Shapes: T tokens, of which P are prefix and M are suffix tokens; H query heads, G key heads, D features of a head;
-query head h reads key head h // (H / G).
+Shapes: T tokens, of which P are prefix and M are suffix tokens; H query heads, KV key heads, D features of a head;
+G = H / KV query heads share a key head, which query head h finds at h // G.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class AttentionFunction(Protocol):
 
         Args:
             query: [1, H, T, D].
-            key: [1, G, T, D], of the query's type.
-            value: [1, G, T, D], of the query's type.
+            key: [1, KV, T, D], of the query's type.
+            value: [1, KV, T, D], of the query's type.
             scale: factor of the scores.
             pack: says where the prefix and the suffixes are.
             prefix_unused: nobody reads the rows of the prefix, which may then hold anything finite.
@@ -79,8 +79,8 @@ class AttentionBackend(NamedTuple):
 
 def attend_masked(query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool) -> Tensor:
     """Attend with a mask, see `AttentionFunction`."""
-    shared = query.shape[1] // key.shape[1]
-    key, value = (each.repeat_interleave(shared, 1) for each in (key, value))
+    group_size = query.shape[1] // key.shape[1]
+    key, value = (each.repeat_interleave(group_size, 1) for each in (key, value))
     mask = pack.once("mask", visible)
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale).transpose(1, 2)
 
@@ -121,45 +121,46 @@ class _Cascade(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool
     ) -> Tensor:
         q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))  # [T, heads, D]
-        prefix, shared = pack.prefix, q.shape[1] // k.shape[1]
+        prefix, group_size = pack.prefix, q.shape[1] // k.shape[1]
         out = q.new_zeros(q.shape)
-        total = q.new_full(q.shape[:2], -torch.inf, dtype=torch.promote_types(q.dtype, torch.float32))
-        kp, vp = (group_heads(each[:prefix], k.shape[1], shared) for each in (k, v))
+        lse = q.new_full(q.shape[:2], -torch.inf, dtype=torch.promote_types(q.dtype, torch.float32))
+        kp, vp = (group_heads(each[:prefix], k.shape[1], group_size) for each in (k, v))
         for rows, causal in rows_to_prefix(pack, prefix_unused):
-            part, sums = _cascade_forward(group_heads(q[rows], k.shape[1], shared), kp, vp, 0.0, causal, scale=scale)
-            out[rows], total[rows] = ungroup_heads(part), ungroup_heads(sums)
+            queries = group_heads(q[rows], k.shape[1], group_size)
+            part, part_lse = _cascade_forward(queries, kp, vp, 0.0, causal, scale=scale)
+            out[rows], lse[rows] = ungroup_heads(part), ungroup_heads(part_lse)
         qs, ks, vs = (each[prefix:] for each in (q, k, v))
         for run in pack.once("runs", equal_lengths):
-            keys, values = (run.by_key_head(each, k.shape[1]).expand(-1, shared, -1, -1) for each in (ks, vs))
-            part, sums = _cascade_forward(run.by_key_head(qs, k.shape[1]), keys, values, 0.0, True, scale=scale)
-            of_run, sum_of_run = run.batch(out[prefix:]), run.batch(total[prefix:])
-            merge_into(of_run, sum_of_run, part.reshape(of_run.shape), sums.reshape(sum_of_run.shape))
-        ctx.save_for_backward(query, key, value, out, total)
+            keys, values = (run.by_key_head(each, k.shape[1]).expand(-1, group_size, -1, -1) for each in (ks, vs))
+            part, part_lse = _cascade_forward(run.by_key_head(qs, k.shape[1]), keys, values, 0.0, True, scale=scale)
+            of_run, lse_of_run = run.batch(out[prefix:]), run.batch(lse[prefix:])
+            merge_into(of_run, lse_of_run, part.reshape(of_run.shape), part_lse.reshape(lse_of_run.shape))
+        ctx.save_for_backward(query, key, value, out, lse)
         ctx.scale, ctx.pack, ctx.prefix_unused = scale, pack, prefix_unused
         return out[None]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out, total = ctx.saved_tensors
+        query, key, value, out, lse = ctx.saved_tensors
         q, k, v, d_out = (each[0].transpose(0, 1) for each in (query, key, value, grad.contiguous().transpose(1, 2)))
-        prefix, groups, scale, pack = ctx.pack.prefix, k.shape[1], ctx.scale, ctx.pack
-        shared = q.shape[1] // groups
+        prefix, kv_heads, scale, pack = ctx.pack.prefix, k.shape[1], ctx.scale, ctx.pack
+        group_size = q.shape[1] // kv_heads
         dq, dk, dv = (each.new_zeros(each.shape) for each in (q, k, v))
         kp, vp = (each[:prefix].transpose(0, 1) for each in (k, v))
         for rows, causal in rows_to_prefix(pack, ctx.prefix_unused):
-            d, queries, result = (group_heads(each[rows], groups, shared) for each in (d_out, q, out))
-            sums = group_heads(total[rows][..., None], groups, shared)[..., 0]
-            by_query, by_key, by_value = cascade_gradients(d, queries, kp, vp, result, sums, causal, scale)
+            d, queries, result = (group_heads(each[rows], kv_heads, group_size) for each in (d_out, q, out))
+            row_lse = group_heads(lse[rows][..., None], kv_heads, group_size)[..., 0]
+            by_query, by_key, by_value = cascade_gradients(d, queries, kp, vp, result, row_lse, causal, scale)
             dq[rows] = ungroup_heads(by_query)
             dk[:prefix] += by_key.transpose(0, 1)
             dv[:prefix] += by_value.transpose(0, 1)
-        d_own, q_own, k_own, v_own, own, sums_own = (each[prefix:] for each in (d_out, q, k, v, out, total))
+        d_own, q_own, k_own, v_own, own, lse_own = (each[prefix:] for each in (d_out, q, k, v, out, lse))
         for run in pack.once("runs", equal_lengths):
-            d, queries, result = (run.by_key_head(each, groups) for each in (d_own, q_own, own))
-            keys, values = (run.by_key_head(each, groups)[:, 0] for each in (k_own, v_own))
-            sums = run.by_key_head(sums_own[..., None], groups)[..., 0]
-            by_query, by_key, by_value = cascade_gradients(d, queries, keys, values, result, sums, True, scale)
+            d, queries, result = (run.by_key_head(each, kv_heads) for each in (d_own, q_own, own))
+            keys, values = (run.by_key_head(each, kv_heads)[:, 0] for each in (k_own, v_own))
+            row_lse = run.by_key_head(lse_own[..., None], kv_heads)[..., 0]
+            by_query, by_key, by_value = cascade_gradients(d, queries, keys, values, result, row_lse, True, scale)
             for gradient, own_part in ((dq, by_query), (dk, by_key), (dv, by_value)):
                 place = run.batch(gradient[prefix:])
                 place.add_(own_part.reshape(place.shape))
@@ -167,17 +168,17 @@ class _Cascade(torch.autograd.Function):
 
 
 def cascade_gradients(
-    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, total: Tensor, causal: bool, scale: float
+    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the gradients of one call, with a result and log-sums that were merged with another call's.
+    """Compute the gradients of one call, with a result and `lse` that were merged with another call's.
 
     The kernel does so in fp32 and more. In 16 bits it takes up to five times as long as plain products, which a CPU
     that is used in bf16 is fast at.
 
     Args:
-        d_out, q, out: [B, h, S, D], h query heads beside each key head.
+        d_out, q, out: [B, G, S, D], the query heads of a key head.
         k, v: [B, C, D].
-        total: [B, h, S], log-sums.
+        lse: [B, G, S].
         causal: whether row i sees keys up to i, or all.
         scale: factor of the scores.
 
@@ -185,9 +186,9 @@ def cascade_gradients(
         gradients by q, k and v.
     """
     if q.dtype in (torch.float16, torch.bfloat16):
-        return product_gradients(d_out, q, k, v, out, total, causal, scale)
+        return product_gradients(d_out, q, k, v, out, lse, causal, scale)
     keys, values = (each[:, None].expand(-1, q.shape[1], -1, -1) for each in (k, v))
-    by_query, by_key, by_value = _cascade_backward(d_out, q, keys, values, out, total, 0.0, causal, scale=scale)
+    by_query, by_key, by_value = _cascade_backward(d_out, q, keys, values, out, lse, 0.0, causal, scale=scale)
     return by_query, by_key.sum(1), by_value.sum(1)
 
 
@@ -195,44 +196,44 @@ _MOST_SCORES = 2**20  # at once, so that they stay near the processor
 
 
 def product_gradients(
-    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, total: Tensor, causal: bool, scale: float
+    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Do the same as `cascade_gradients` by plain products, some rows of S at a time.
 
-    Scores of 16 bits would be too coarse for an exponential. So the product makes score - log-sum at once: the log-sum
-    stands in further columns of the queries, where the keys have ones. What matters is then near 0, and exact enough;
-    for the same reason the factor comes after it.
+    Scores of 16 bits would be too coarse for an exponential. So the product makes score - lse at once: lse stands in
+    further columns of the queries, where the keys have ones. What matters is then near 0, and exact enough; for the
+    same reason the factor comes after it.
     """
-    batches, shared, length, width = q.shape
+    batches, group_size, length, width = q.shape
     wanted = torch.promote_types(q.dtype, torch.float32)
-    # rows [B, S * h, ...], place by place: of a causal call, the first ones see only the first keys
+    # rows [B, S * G, ...], place by place: of a causal call, the first ones see only the first keys
     queries, by_out = (each.transpose(1, 2).reshape(batches, -1, width) for each in (q, d_out))
-    sums = total.transpose(1, 2).reshape(batches, -1, 1) / scale
+    scaled_lse = lse.transpose(1, 2).reshape(batches, -1, 1) / scale
     means = (by_out.to(wanted) * out.transpose(1, 2).reshape(by_out.shape)).sum(-1, keepdim=True)
-    less_sums, less_means = (
-        torch.cat([rows, *in_parts(-each, q.dtype)], 2) for rows, each in ((queries, sums), (by_out, means))
+    less_lse, less_means = (
+        torch.cat([rows, *in_parts(-each, q.dtype)], 2) for rows, each in ((queries, scaled_lse), (by_out, means))
     )
-    ones = k.new_ones(*k.shape[:2], less_sums.shape[2] - width)
+    ones = k.new_ones(*k.shape[:2], less_lse.shape[2] - width)
     keys, values = (torch.cat([each, ones], 2).transpose(1, 2) for each in (k, v))
     by_query, by_key, by_value = (
         torch.empty_like(queries),
         k.new_zeros(k.shape, dtype=wanted),
         v.new_zeros(v.shape, dtype=wanted),
     )
-    step = max(1, _MOST_SCORES // (batches * shared * k.shape[1]))
+    step = max(1, _MOST_SCORES // (batches * group_size * k.shape[1]))
     for first in range(0, length, step):
         end = min(first + step, length)
-        rows, seen = slice(first * shared, end * shared), slice(0, end if causal else None)
-        shares = less_sums[:, rows] @ keys[..., seen]
+        rows, seen = slice(first * group_size, end * group_size), slice(0, end if causal else None)
+        shares = less_lse[:, rows] @ keys[..., seen]
         if causal:
             hidden = torch.ones(end - first, end - first, dtype=torch.bool, device=q.device).triu(1)[:, None]
-            shares.view(batches, end - first, shared, end)[..., first:].masked_fill_(hidden, -torch.inf)
+            shares.view(batches, end - first, group_size, end)[..., first:].masked_fill_(hidden, -torch.inf)
         shares.mul_(scale).exp_()
         by_scores = (less_means[:, rows] @ values[..., seen]).mul_(shares)
         by_query[:, rows] = by_scores @ k[:, seen]
         by_key[:, seen] += by_scores.transpose(1, 2) @ queries[:, rows]
         by_value[:, seen] += shares.transpose(1, 2) @ by_out[:, rows]
-    return by_query.mul_(scale).view(batches, length, shared, width).transpose(1, 2), by_key.mul_(scale), by_value
+    return by_query.mul_(scale).view(batches, length, group_size, width).transpose(1, 2), by_key.mul_(scale), by_value
 
 
 def in_parts(numbers: Tensor, dtype: torch.dtype) -> list[Tensor]:
@@ -255,10 +256,10 @@ class EqualSuffixes(NamedTuple):
         """View their part of [M, H, D] as [N, H, S, D], or of [M, H] as [N, H, S]."""
         return rows[self.place].view(self.number, self.length, *rows.shape[1:]).transpose(1, 2)
 
-    def by_key_head(self, rows: Tensor, groups: int) -> Tensor:
-        """Give their part of [M, H, D] as [N * G, H / G, S, D]: the query heads that share a key head side by side."""
+    def by_key_head(self, rows: Tensor, kv_heads: int) -> Tensor:
+        """Give their part of [M, H, D] as [N * KV, G, S, D]: the query heads that share a key head side by side."""
         batched = self.batch(rows)
-        return batched.view(self.number, groups, -1, *batched.shape[2:]).flatten(0, 1)
+        return batched.view(self.number, kv_heads, -1, *batched.shape[2:]).flatten(0, 1)
 
 
 def equal_lengths(pack: Pack) -> list[EqualSuffixes]:
@@ -278,23 +279,23 @@ def rows_to_prefix(pack: Pack, prefix_unused: bool) -> list[tuple[slice | Tensor
     return [(slice(0, pack.prefix), True), (slice(pack.prefix, None), False)]
 
 
-def group_heads(rows: Tensor, groups: int, shared: int) -> Tensor:
-    """View [T, H, D] as [G, H / G, T, D], or [T, G, D] as the same with each head repeated."""
-    if rows.shape[1] == groups:
-        return rows.permute(1, 0, 2)[:, None].expand(-1, shared, -1, -1)
-    return rows.view(rows.shape[0], groups, shared, -1).permute(1, 2, 0, 3)
+def group_heads(rows: Tensor, kv_heads: int, group_size: int) -> Tensor:
+    """View [T, H, D] as [KV, G, T, D], or [T, KV, D] as the same with each head repeated."""
+    if rows.shape[1] == kv_heads:
+        return rows.permute(1, 0, 2)[:, None].expand(-1, group_size, -1, -1)
+    return rows.view(rows.shape[0], kv_heads, group_size, -1).permute(1, 2, 0, 3)
 
 
 def ungroup_heads(grouped: Tensor) -> Tensor:
-    """Undo `group_heads`: [G, H / G, T, D] to [T, H, D], or [G, H / G, T] to [T, H]."""
+    """Undo `group_heads`: [KV, G, T, D] to [T, H, D], or [KV, G, T] to [T, H]."""
     return grouped.movedim(2, 0).flatten(1, 2)
 
 
-def merge_into(out: Tensor, total: Tensor, part: Tensor, sums: Tensor) -> None:
-    """Merge the results [N, H, S, D] and log-sums [N, H, S] of further keys into those so far, in place."""
-    share = torch.sigmoid(sums - total)[..., None]
+def merge_into(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
+    """Merge the result [N, H, S, D] and `lse` [N, H, S] of further keys into those so far, in place."""
+    share = torch.sigmoid(part_lse - lse)[..., None]
     out.copy_(torch.lerp(out.to(share.dtype), part.to(share.dtype), share))
-    torch.logaddexp(total, sums, out=total)
+    torch.logaddexp(lse, part_lse, out=lse)
 
 
 # flash: CUDA
@@ -317,25 +318,25 @@ class _Flash(torch.autograd.Function):
         q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))  # [T, heads, D]
         prefix = pack.prefix
         itself, to_prefix = pack.once("flash", flash_calls)
-        out, total, *state = flash_attention(q, k, v, itself, scale)
-        part, sums, *_ = flash_attention(q[prefix:], k[:prefix], v[:prefix], to_prefix, scale)
-        share = torch.sigmoid(sums - total[:, prefix:]).t()[..., None]  # [M, H, 1]
+        out, lse, *state = flash_attention(q, k, v, itself, scale)
+        part, part_lse, *_ = flash_attention(q[prefix:], k[:prefix], v[:prefix], to_prefix, scale)
+        share = torch.sigmoid(part_lse - lse[:, prefix:]).t()[..., None]  # [M, H, 1]
         own = out[prefix:].float()
         out[prefix:] = own.lerp_(part.float(), share)
-        total[:, prefix:] = torch.logaddexp(total[:, prefix:], sums)
-        ctx.save_for_backward(query, key, value, out, total, *state)
+        lse[:, prefix:] = torch.logaddexp(lse[:, prefix:], part_lse)
+        ctx.save_for_backward(query, key, value, out, lse, *state)
         ctx.scale, ctx.pack = scale, pack
         return out[None]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out, total, *state = ctx.saved_tensors
+        query, key, value, out, lse, *state = ctx.saved_tensors
         q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))
         prefix, d_out = ctx.pack.prefix, grad[0].contiguous()
         itself, to_prefix = ctx.pack.once("flash", flash_calls)
-        dq, dk, dv = flash_gradients(d_out, q, k, v, out, total, itself, ctx.scale, state)
-        given = d_out[prefix:], q[prefix:], k[:prefix], v[:prefix], out[prefix:], total[:, prefix:].contiguous()
+        dq, dk, dv = flash_gradients(d_out, q, k, v, out, lse, itself, ctx.scale, state)
+        given = d_out[prefix:], q[prefix:], k[:prefix], v[:prefix], out[prefix:], lse[:, prefix:].contiguous()
         by_query, by_key, by_value = flash_gradients(*given, to_prefix, ctx.scale, state)
         dq[prefix:] += by_query
         dk[:prefix] += by_key
@@ -370,7 +371,7 @@ def flash_calls(pack: Pack) -> tuple[FlashCall, FlashCall]:
     itself = pack.bounds.to(torch.int32)
     suffixes = sum(pack.lengths)
     all_suffixes = torch.stack([itself[0], itself[-1] - itself[1]])
-    # one query alone would be taken for a step of decoding, with another layout of the sums: never say 1
+    # one query alone would be taken for a step of decoding, with another layout of `lse`: never say 1
     return (
         FlashCall(itself, itself, max(2, *sequences), max(sequences), causal=True),
         FlashCall(all_suffixes, itself[:2], max(2, suffixes), pack.prefix, causal=False),
@@ -381,13 +382,13 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, call: FlashCall, scale: flo
     """Run the kernel forward.
 
     Returns:
-        result [T, H, D], log-sums [H, T], and the kernel's random state (two tensors, unused without dropout).
+        result [T, H, D], `lse` [H, T], and the kernel's random state (two tensors, unused without dropout).
     """
     given = q, k, v, call.queries, call.keys, call.longest_query, call.longest_key
-    out, sums, *state, _ = _flash_forward(*given, 0.0, call.causal, False, scale=scale)
-    if sums.shape != (q.shape[1], q.shape[0]):
-        raise RuntimeError(f"this version's log-sums have the shape {tuple(sums.shape)}, not [heads, tokens]")
-    return out, sums, *state
+    out, lse, *state, _ = _flash_forward(*given, 0.0, call.causal, False, scale=scale)
+    if lse.shape != (q.shape[1], q.shape[0]):
+        raise RuntimeError(f"this version's log-sums have the shape {tuple(lse.shape)}, not [heads, tokens]")
+    return out, lse, *state
 
 
 def flash_gradients(
@@ -396,18 +397,18 @@ def flash_gradients(
     k: Tensor,
     v: Tensor,
     out: Tensor,
-    total: Tensor,
+    lse: Tensor,
     call: FlashCall,
     scale: float,
     state: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the kernel backward, with a result and log-sums that were merged with another call's.
+    """Run the kernel backward, with a result and `lse` that were merged with another call's.
 
     Returns:
         gradients by q, k and v.
     """
     lengths = call.queries, call.keys, call.longest_query, call.longest_key
-    dq, dk, dv = _flash_backward(d_out, q, k, v, out, total, *lengths, 0.0, call.causal, *state, scale=scale)
+    dq, dk, dv = _flash_backward(d_out, q, k, v, out, lse, *lengths, 0.0, call.causal, *state, scale=scale)
     return dq, dk, dv
 
 

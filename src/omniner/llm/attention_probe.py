@@ -185,10 +185,10 @@ def _tiny(config: Any) -> Any:
 
     tiny = copy.deepcopy(config)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    shared = config.num_attention_heads // groups
-    tiny.num_key_value_heads = min(2, groups)
-    tiny.num_attention_heads = shared * tiny.num_key_value_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    group_size = config.num_attention_heads // kv_heads
+    tiny.num_key_value_heads = min(2, kv_heads)
+    tiny.num_attention_heads = group_size * tiny.num_key_value_heads
     tiny.hidden_size = tiny.num_attention_heads * size
     tiny.intermediate_size, tiny.vocab_size, tiny.num_hidden_layers = 96, _VOCABULARY, 2
     tiny.initializer_range = tiny.hidden_size**-0.5  # so that attention is neither uniform nor on one place

@@ -29,7 +29,7 @@ from collections import Counter, deque
 from collections.abc import Generator as Batches
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +44,11 @@ from omniner.llm.prefix_cache import (
     check_supported,
     register_cached_attention,
 )
+from omniner.training.devices import base_model
 
 if TYPE_CHECKING:
     from omniner.llm.samples import ChatTokenizer
+
 
 _GROUP = 16  # sentences of a group, per slot: the most work that is done twice after an interruption
 _SECONDS = 2.0  # between two times that answers are given out; what is done is kept, whatever comes after it
@@ -168,7 +170,7 @@ class Generator:
         self._model, self._chat, self.prefix, self.config = model, chat, prefix, config
         self.constraint, self._seed = constraint, seed
         self._slots = config.usual_slots
-        self._base: Any = getattr(model, "get_base_model", lambda: model)()
+        self._base = base_model(model)
         check_supported(self._base)
         self._cache: PrefixCache | None = None
 
@@ -231,10 +233,10 @@ class Generator:
             while waiting or active:
                 answers: list[Answer] = []
                 began = time.monotonic()
-                with self._attached() as store:
-                    store.slots = min(self._slots, len(group))
+                with self._attached() as cache:
+                    cache.slots = min(self._slots, len(group))
                     while (waiting or active) and not (answers and time.monotonic() - began >= _SECONDS):
-                        answers += self._advance(store, waiting, active)
+                        answers += self._advance(cache, waiting, active)
                 yield answers
         finally:
             if self._cache is not None:
@@ -264,23 +266,21 @@ class Generator:
     def _read_prefix(self) -> PrefixCache:
         settings, device = self._base.config, self._base.device
         heads = settings.num_attention_heads
-        groups = heads // (getattr(settings, "num_key_value_heads", None) or heads)
-        store = PrefixCache(len(self.prefix), self._slots, groups, device)
+        group_size = heads // (getattr(settings, "num_key_value_heads", None) or heads)
+        cache = PrefixCache(len(self.prefix), self._slots, group_size, device)
         if self.prefix:
-            ids = torch.tensor([self.prefix], device=device)
-            self._forward(
-                store, ids, torch.arange(len(self.prefix), device=device)[None], torch.tensor([0], device=device)
-            )
-        return store
+            ids, positions = torch.tensor([self.prefix], device=device), torch.arange(len(self.prefix), device=device)
+            self._forward(cache, ids, positions[None], torch.tensor([0], device=device))
+        return cache
 
-    def _advance(self, store: PrefixCache, waiting: deque[GenerationRequest], active: list[_Row]) -> list[Answer]:
+    def _advance(self, cache: PrefixCache, waiting: deque[GenerationRequest], active: list[_Row]) -> list[Answer]:
         """Make one forward call and return the answers that ended with it; `active[n]` is in slot n throughout."""
         answers = self._admit(waiting, active)
         if active:
-            for row, token in zip(active, self._next_tokens(store, active), strict=True):
+            for row, token in zip(active, self._next_tokens(cache, active), strict=True):
                 row.take(token)
             answers += [self._answer(row) for row in active if row.finished is not None]
-            self._close_gaps(store, active)
+            self._close_gaps(cache, active)
         return answers
 
     def _admit(self, waiting: deque[GenerationRequest], active: list[_Row]) -> list[Answer]:
@@ -306,9 +306,9 @@ class Generator:
         return Answer(row.request.id, row.answer, self._chat.decode(row.answer), finished, looped)
 
     @torch.no_grad()
-    def _next_tokens(self, store: PrefixCache, active: list[_Row]) -> list[int]:
-        step = store.begin([row.stored for row in active], [row.pending for row in active])
-        logits = self._forward(store, step.ids, step.positions, step.last).float()
+    def _next_tokens(self, cache: PrefixCache, active: list[_Row]) -> list[int]:
+        step = cache.begin([row.stored for row in active], [row.pending for row in active])
+        logits = self._forward(cache, step.ids, step.positions, step.last).float()
         if self.constraint is not None:
             self.constraint.mask([row.constraint for row in active], logits)
         if not self.config.temperature:
@@ -317,29 +317,29 @@ class Generator:
         drawn = torch.tensor(draws, dtype=torch.float64).to(logits.device, non_blocking=True)
         return sample_tokens(logits, self.config.temperature, self.config.top_p, drawn).tolist()
 
-    def _forward(self, store: PrefixCache, ids: Tensor, positions: Tensor, keep: Tensor) -> Tensor:
+    def _forward(self, cache: PrefixCache, ids: Tensor, positions: Tensor, keep: Tensor) -> Tensor:
         """Compute the logits [len(keep), V] after the tokens at `keep` among `ids` [1, T]."""
-        store.calls = 0
+        cache.calls = 0
         result = self._model(
-            input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep, prefix_cache=store
+            input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep, prefix_cache=cache
         )
-        if store.calls != self._base.config.num_hidden_layers:
+        if cache.calls != self._base.config.num_hidden_layers:
             raise UserError(
                 "model.path",
-                f"{store.calls} of {self._base.config.num_hidden_layers} layers of {type(self._base).__name__} take "
+                f"{cache.calls} of {self._base.config.num_hidden_layers} layers of {type(self._base).__name__} take "
                 "their attention from transformers' AttentionInterface",
                 FULL_ATTENTION_ADVICE,
             )
         logits: Tensor = result.logits[0]
         return logits
 
-    def _close_gaps(self, store: PrefixCache, active: list[_Row]) -> None:
+    def _close_gaps(self, cache: PrefixCache, active: list[_Row]) -> None:
         """Drop ended rows; the last ones move into their slots, so that slots in use are always the first."""
         count = sum(row.finished is None for row in active)
         gaps = [slot for slot in range(count) if active[slot].finished is not None]
         movers = [slot for slot in range(count, len(active)) if active[slot].finished is None]
         if gaps:
-            store.move(movers, gaps)
+            cache.move(movers, gaps)
             for slot, mover in zip(gaps, movers, strict=True):
                 active[slot] = active[mover]
         del active[count:]

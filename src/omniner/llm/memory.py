@@ -309,9 +309,9 @@ def count_answers(settings: Any, compute: torch.dtype, prefix: int, longest: int
     """
     text = settings.get_text_config()
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    groups = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     places = prefix + 2 * slots * (_PROMPT + (longest or LONGEST_ANSWER))
-    caches = settings.num_hidden_layers * 2 * groups * width * places * compute.itemsize
+    caches = settings.num_hidden_layers * 2 * kv_heads * width * places * compute.itemsize
     return float(caches + slots * text.vocab_size * (4 + compute.itemsize))
 
 

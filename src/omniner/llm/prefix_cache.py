@@ -85,12 +85,12 @@ class PrefixCache:
     Args:
         prefix: P, tokens of the common prefix.
         slots: most rows at a time.
-        groups: G.
+        group_size: G, query heads that share a key head.
         device: where the model is.
     """
 
-    def __init__(self, prefix: int, slots: int, groups: int, device: torch.device) -> None:
-        self.prefix, self.slots, self._groups, self._device = prefix, slots, groups, device
+    def __init__(self, prefix: int, slots: int, group_size: int, device: torch.device) -> None:
+        self.prefix, self.slots, self._group_size, self._device = prefix, slots, group_size, device
         self.calls = 0  # of the attention function in the present forward call
         self._step: DecodingStep | None = None  # none: the prefix itself is computed
         self._length = 0  # of a slot
@@ -141,29 +141,29 @@ class PrefixCache:
             self._own.append((key.new_zeros(shape), value.new_zeros(shape)))
         for store, new in zip(self._own[layer], (key, value), strict=True):
             store[self._step.rows, :, self._step.slot_positions] = new[0].transpose(0, 1)
-        tokens, heads = query.shape[2], key.shape[1]
-        grouped = query[0].transpose(0, 1).reshape(tokens, heads, self._groups, -1)
+        tokens, kv_heads = query.shape[2], key.shape[1]
+        grouped = query[0].transpose(0, 1).reshape(tokens, kv_heads, self._group_size, -1)
         merged = self._merge(self._step, layer, grouped, scale)
-        return merged.reshape(1, tokens, heads * self._groups, -1)
+        return merged.reshape(1, tokens, kv_heads * self._group_size, -1)
 
     def _attend_prefix(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attend within the prefix, causally, and keep its keys and values."""
         self._prefix.append((key[0].contiguous(), value[0].contiguous()))
-        key, value = (part.repeat_interleave(self._groups, 1) for part in (key, value))
+        key, value = (part.repeat_interleave(self._group_size, 1) for part in (key, value))
         out = functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
         return out.transpose(1, 2)
 
     def _merge(self, step: DecodingStep, layer: int, query: Tensor, scale: float) -> Tensor:
         """Attend from `query` [T, KV, G, D] to the prefix and the rows' own parts together: [T, KV, G, D]."""
-        tokens, heads, groups, width = query.shape
-        own, own_sum = self._attend_own(step, layer, query, scale)
+        tokens, kv_heads, group_size, width = query.shape
+        own, own_lse = self._attend_own(step, layer, query, scale)
         if not self.prefix:
             return own
         keys, values = self._prefix[layer]
-        rows = query.transpose(0, 1).reshape(1, heads, tokens * groups, width)
-        common, common_sum = softmax_attention(rows, keys[None], values[None], None, scale)
-        common = common.view(heads, tokens, groups, width).transpose(0, 1)
-        share = torch.sigmoid(common_sum.view(heads, tokens, groups).transpose(0, 1) - own_sum)
+        rows = query.transpose(0, 1).reshape(1, kv_heads, tokens * group_size, width)
+        common, common_lse = softmax_attention(rows, keys[None], values[None], None, scale)
+        common = common.view(kv_heads, tokens, group_size, width).transpose(0, 1)
+        share = torch.sigmoid(common_lse.view(kv_heads, tokens, group_size).transpose(0, 1) - own_lse)
         return own.float().lerp(common.float(), share[..., None]).to(own.dtype)
 
     def _attend_own(self, step: DecodingStep, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -172,20 +172,23 @@ class PrefixCache:
         rows, end = len(step.last), step.longest_row
         # the last new token of every row, which while decoding is the only one: slots are read where they are
         single = query if len(query) == rows else query[step.last]
-        out, total = softmax_attention(single, keys[:rows, :, :end], values[:rows, :, :end], step.bias, scale)
+        out, lse = softmax_attention(single, keys[:rows, :, :end], values[:rows, :, :end], step.bias, scale)
         if step.multi_token is None:
-            return out, total
-        rest, (_, heads, groups, width) = step.multi_token, query.shape
+            return out, lse
+        rest = step.multi_token
+        kv_heads, group_size, width = query.shape[1:]
         count, longest = rest.grid.shape
-        padded = query[rest.grid].transpose(1, 2).reshape(count, heads, longest * groups, width)
+        padded = query[rest.grid].transpose(1, 2).reshape(count, kv_heads, longest * group_size, width)
         end = rest.bias.shape[3]
-        part, sums = softmax_attention(padded, keys[rest.rows, :, :end], values[rest.rows, :, :end], rest.bias, scale)
-        part = part.view(count, heads, longest, groups, width).transpose(1, 2).flatten(0, 1)
-        sums = sums.view(count, heads, longest, groups).transpose(1, 2).flatten(0, 1)
-        every, every_sum = out.new_empty(query.shape), total.new_empty(query.shape[:3])
-        every[step.last], every_sum[step.last] = out, total
-        every[rest.target], every_sum[rest.target] = part[rest.source], sums[rest.source]
-        return every, every_sum
+        part, part_lse = softmax_attention(
+            padded, keys[rest.rows, :, :end], values[rest.rows, :, :end], rest.bias, scale
+        )
+        part = part.view(count, kv_heads, longest, group_size, width).transpose(1, 2).flatten(0, 1)
+        part_lse = part_lse.view(count, kv_heads, longest, group_size).transpose(1, 2).flatten(0, 1)
+        every, every_lse = out.new_empty(query.shape), lse.new_empty(query.shape[:3])
+        every[step.last], every_lse[step.last] = out, lse
+        every[rest.target], every_lse[rest.target] = part[rest.source], part_lse[rest.source]
+        return every, every_lse
 
     def _grow(self, length: int) -> None:
         """Make slots longer. Unused places hold zeros: they are masked, but a NaN would pass through a weight of 0."""
@@ -234,7 +237,9 @@ class PrefixCache:
 
     def _bias(self, queries: Tensor, keys: int) -> Tensor:
         """Let queries at places [B, N] of their slots see the keys up to these places, of so many: [B, 1, N * G, C]."""
-        later = torch.arange(keys, device=queries.device) > queries.repeat_interleave(self._groups, 1)[:, None, :, None]
+        later = (
+            torch.arange(keys, device=queries.device) > queries.repeat_interleave(self._group_size, 1)[:, None, :, None]
+        )
         return torch.zeros(later.shape, device=queries.device).masked_fill_(later, float("-inf"))
 
 
@@ -254,8 +259,8 @@ def softmax_attention(
     """
     if query.device.type == "cpu":
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        out, total = flash(query, key, value, attn_mask=bias, scale=scale)
-        return out, total
+        out, lse = flash(query, key, value, attn_mask=bias, scale=scale)
+        return out, lse
     return softmax_attention_by_products(query, key, value, bias, scale)
 
 
@@ -266,8 +271,8 @@ def softmax_attention_by_products(
     scores = (query @ key.transpose(2, 3)).float() * scale
     if bias is not None:
         scores = scores + bias
-    total = scores.logsumexp(3)
-    return (scores - total[..., None]).exp().to(value.dtype) @ value, total
+    lse = scores.logsumexp(3)
+    return (scores - lse[..., None]).exp().to(value.dtype) @ value, lse
 
 
 def cached_attention(
