@@ -117,7 +117,7 @@ def plan_memory(config: Config, devices: Devices) -> tuple[Config, Devices]:
     method = choose_method(config.tuning.method, config.llm.path is not None)
     pack = memory.usual_pack(config.tuning.pack_tokens)
     count = memory.MemoryCount(load_settings(config.llm), method, devices, pack, config.decoding)
-    plan = memory.choose_plan(count, config.tuning, method, devices, config.trainer.strategy, room)
+    plan = memory.choose_plan(count, config.tuning, config.trainer.strategy, room)
     message = "memory of each GPU: %s of %.0f GiB; %s, %d answers side by side"
     log.info(message, plan.needs, room / memory.GIB, plan, plan.slots)
     planned = _with_slots(dataclasses.replace(config, tuning=plan.tuning), plan.slots)

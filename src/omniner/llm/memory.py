@@ -93,7 +93,6 @@ class Needs(NamedTuple):
         return f"{self.total / GIB:.1f} GiB ({parts})"
 
 
-@dataclass
 class Probe:
     """The model of a run with few layers, as fake tensors: counts weights and what a pack keeps.
 
@@ -105,25 +104,20 @@ class Probe:
         layers: of the decoder.
     """
 
-    settings: Any
-    tuning: TuningConfig
-    method: str
-    dtype: torch.dtype
-    layers: int
-
-    def __post_init__(self) -> None:
+    def __init__(self, settings: Any, tuning: TuningConfig, method: str, dtype: torch.dtype, layers: int) -> None:
         from transformers import AutoModelForCausalLM
 
-        settings = copy.deepcopy(self.settings)
-        settings.num_hidden_layers = self.layers
+        self.tuning, self.method, self.dtype = tuning, method, dtype
+        settings = copy.deepcopy(settings)
+        settings.num_hidden_layers = layers
         if getattr(settings, "layer_types", None) is not None:
-            settings.layer_types = settings.layer_types[: self.layers]
-        tuning = dataclasses.replace(self.tuning, gradient_checkpointing=False)
+            settings.layer_types = settings.layer_types[:layers]
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(settings, dtype=self.dtype)
+            model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
             # beside 4-bit weights the same is kept as beside ordinary ones that do not learn
-            method = "lora" if self.method == "qlora" else self.method
-            self.model = prepare_for_training(model, tuning, method, seed=0)
+            learns_as = "lora" if method == "qlora" else method
+            plain = dataclasses.replace(tuning, gradient_checkpointing=False)
+            self.model = prepare_for_training(model, plain, learns_as, seed=0)
 
     def count(self) -> dict[str, float]:
         """Return bytes of the weights, of those that learn (`gradients`), and how many learn (`learning`)."""
@@ -219,13 +213,16 @@ class MemoryCount:
         devices: precision, and how many processes.
         pack: the largest.
         decoding: `slots` and `max_new_tokens` of an evaluation.
+
+    Attributes:
+        method, devices: as given.
     """
 
     def __init__(self, settings: Any, method: str, devices: Devices, pack: PackSize, decoding: DecodingConfig) -> None:
-        self._settings, self._method, self._devices = settings, method, devices
+        self._settings, self.method, self.devices = settings, method, devices
         self._pack, self._decoding = pack, decoding
         self._compute = compute_dtype(devices.precision)
-        self._measured: dict[bool, tuple[dict[str, float], dict[str, float], float, float]] = {}
+        self._measured: dict[bool, list[tuple[dict[str, float], float]]] = {}
 
     def needs(self, tuning: TuningConfig, strategy: str, slots: int | None = None) -> Needs:
         """Count for a way to train.
@@ -236,8 +233,8 @@ class MemoryCount:
             slots: of an evaluation; None = those of the configuration, and the usual ones for `auto`.
         """
         divided = strategy == "fsdp"
-        held = self._compute if divided else self._devices.dtype(learns=self._method == "full")
-        one, two, kept_one, kept_two = self._measure(tuning, divided, held)
+        held = self._compute if divided else self.devices.dtype(learns=self.method == "full")
+        (one, kept_one), (two, kept_two) = self._measure(tuning, divided, held)
         layers, text = self._settings.num_hidden_layers, self._settings.get_text_config()
         size = {name: value + (layers - 1) * (two[name] - value) for name, value in one.items()}
         row = self._pack.tokens * text.hidden_size * held.itemsize
@@ -250,28 +247,24 @@ class MemoryCount:
             states = _STATE_8BIT * size["learning"]
         if divided:
             answers += weights  # whole while answers are written
-            stored = 4 / held.itemsize if self._method == "full" and self._devices.precision == "bf16-mixed" else 1.0
+            stored = 4 / held.itemsize if self.method == "full" and self.devices.precision == "bf16-mixed" else 1.0
             # each has its share, and puts together the ends of the model and two layers at a time
-            weights = weights * stored / self._devices.world + two["weights"]
-            gradients, states = (each * stored / self._devices.world for each in (gradients, states))
+            weights = weights * stored / self.devices.world + two["weights"]
+            gradients, states = (each * stored / self.devices.world for each in (gradients, states))
         return Needs(weights, gradients, states, kept, self._working(text), answers)
 
     def _has_8bit_states(self, tuning: TuningConfig, strategy: str, learning: float) -> bool:
         """Tell whether the optimizer would keep its states in 8 bits; what is divided between devices cannot be."""
-        by_itself = tuning.optimizer == "auto" and self._devices.accelerator == "gpu"
-        wanted = tuning.optimizer == "adamw_8bit" or (by_itself and prefers_8bit(self._method, learning))
+        by_itself = tuning.optimizer == "auto" and self.devices.accelerator == "gpu"
+        wanted = tuning.optimizer == "adamw_8bit" or (by_itself and prefers_8bit(self.method, learning))
         return wanted and strategy != "fsdp"
 
-    def _measure(
-        self, tuning: TuningConfig, divided: bool, held: torch.dtype
-    ) -> tuple[dict[str, float], dict[str, float], float, float]:
-        """Count the weights of one layer and of two with what goes before and after, and what is kept of the pack."""
+    def _measure(self, tuning: TuningConfig, divided: bool, held: torch.dtype) -> list[tuple[dict[str, float], float]]:
+        """Count, with one layer and with two, the weights of the whole model and what is kept of the pack."""
         if divided not in self._measured:
-            mixed = self._devices.precision == "bf16-mixed" and not divided
-            probes = [Probe(self._settings, tuning, self._method, held, layers) for layers in (1, 2)]
-            counts = [probe.count() for probe in probes]
-            kept = [probe.kept(self._pack, mixed) for probe in probes]
-            self._measured[divided] = counts[0], counts[1], kept[0], kept[1]
+            mixed = self.devices.precision == "bf16-mixed" and not divided
+            probes = [Probe(self._settings, tuning, self.method, held, layers) for layers in (1, 2)]
+            self._measured[divided] = [(probe.count(), probe.kept(self._pack, mixed)) for probe in probes]
         return self._measured[divided]
 
     def _working(self, text: Any) -> float:
@@ -368,42 +361,36 @@ class Plan(NamedTuple):
         return ", ".join(said)
 
 
-def choose_plan(
-    count: MemoryCount, tuning: TuningConfig, method: str, devices: Devices, wanted: str, room: float
-) -> Plan:
+def choose_plan(count: MemoryCount, tuning: TuningConfig, wanted: str, room: float) -> Plan:
     """Choose the cheapest combination that fits, and for `decoding.slots=auto` as many as fit with it.
 
     Args:
         count: of the run.
         tuning: `gradient_checkpointing` and `optimizer` are chosen where they are `auto`.
-        method: full | lora | qlora.
-        devices: `strategy` is chosen where `wanted` is auto and there are several.
-        wanted: `trainer.strategy`.
+        wanted: `trainer.strategy`; for auto, and several devices, a strategy is chosen, too.
         room: bytes of each device.
 
     Raises:
         UserError: none fits; it names what would.
     """
-    allowed = list(plans(count, tuning, method, devices, wanted, room))
+    allowed = list(plans(count, tuning, wanted, room))
     for plan in allowed:
         if plan.needs.total <= _USABLE * room:
             return plan
     least = min(allowed, key=lambda plan: plan.needs.total)
     needed = f"{least.needs.total / GIB:.0f} GiB of each device are needed at least ({least})"
     found = f"{needed}, {_USABLE * room / GIB:.0f} of {room / GIB:.0f} can be used"
-    raise UserError("tuning", found, _advice(count, tuning, method, devices, room))
+    raise UserError("tuning", found, _advice(count, tuning, room))
 
 
-def plans(
-    count: MemoryCount, tuning: TuningConfig, method: str, devices: Devices, wanted: str, room: float | None
-) -> Iterator[Plan]:
+def plans(count: MemoryCount, tuning: TuningConfig, wanted: str, room: float | None) -> Iterator[Plan]:
     """List what the configuration allows, the cheapest in time first; the arguments are those of `choose_plan`."""
     again = [False, True] if tuning.gradient_checkpointing == "auto" else [tuning.gradient_checkpointing]
     optimizers: list[Literal["auto", "adamw", "adamw_8bit"]] = [tuning.optimizer]
     if tuning.optimizer == "auto":
         optimizers.append("adamw_8bit")
-    strategies = [devices.strategy]
-    if wanted == "auto" and devices.world > 1 and method != "qlora":
+    strategies = [count.devices.strategy]
+    if wanted == "auto" and count.devices.world > 1 and count.method != "qlora":
         strategies.append("fsdp")
     for strategy, recompute, optimizer in itertools.product(strategies, again, optimizers):
         if strategy == "fsdp" and optimizer == "adamw_8bit":
@@ -413,14 +400,15 @@ def plans(
         yield Plan(chosen, strategy, count.needs(chosen, strategy, slots), slots)
 
 
-def _advice(count: MemoryCount, tuning: TuningConfig, method: str, devices: Devices, room: float) -> str:
+def _advice(count: MemoryCount, tuning: TuningConfig, room: float) -> str:
     """Name a combination that would fit, near to what was asked for."""
     free = dataclasses.replace(tuning, gradient_checkpointing="auto", optimizer="auto")
-    for plan in plans(count, free, method, devices, "auto", room):
+    for plan in plans(count, free, "auto", room):
         if plan.needs.total <= _USABLE * room:
             fsdp = ["trainer.strategy=fsdp"] if plan.strategy == "fsdp" else []
             eight = [f"tuning.optimizer={plan.tuning.optimizer}"] if plan.tuning.optimizer != "auto" else []
             again = f"tuning.gradient_checkpointing={str(plan.tuning.gradient_checkpointing).lower()}"
             return f"{' '.join([again, *eight, *fsdp])} would fit."
-    weaker = {"full": "tuning=lora", "lora": "tuning=qlora", "qlora": "a smaller model"}[method]
+    weaker = {"full": "tuning=lora", "lora": "tuning=qlora", "qlora": "a smaller model"}[count.method]
+
     return f"Take {weaker}, more devices with trainer.strategy=fsdp, or fewer tuning.pack_tokens and decoding.slots."

@@ -258,7 +258,7 @@ def _causal_memory(config: Config, devices: Devices, module: GenerativeModule, d
     count = memory.MemoryCount(base_model(module.model).config, method, devices, pack, config.decoding)
     yield f"the largest pack has {pack.tokens:,} tokens, {pack.prefix:,} of them shared, {pack.answers:,} learnt"
     room = memory.device_memory(devices)
-    shown = memory.plans(count, config.tuning, method, devices, config.trainer.strategy, room)
+    shown = memory.plans(count, config.tuning, config.trainer.strategy, room)
     for number, plan in enumerate(shown):
         place = "or, where that is too much" if number else "each device"
         yield f"{place}: {plan.needs}; {plan}, {plan.slots} answers side by side"

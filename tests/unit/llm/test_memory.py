@@ -96,8 +96,6 @@ def chosen(name: str, method: str, room: float, world: int = 1, wanted: str = "a
     return memory.choose_plan(
         counted(name, method, world),
         tuning_config(method, **{"gradient_checkpointing": "auto", **tuning}),
-        method,
-        devices(world),
         wanted,
         room * GIB,
     )
