@@ -181,7 +181,7 @@ def prepare_llm(
     from pytorch_lightning import seed_everything
 
     from omniner.llm.generative import GenerativeData, GenerativeModule
-    from omniner.llm.language_model import build_causal_model, choose_method
+    from omniner.llm.language_model import build_causal_model
     from omniner.llm.loading import mapped_dtype
     from omniner.llm.samples import PromptEncoder, answer_rate
 
@@ -190,16 +190,16 @@ def prepare_llm(
     _check_sharding(config, devices)
     unit = _unit_of_dev(config, corpus)
     seed_everything(config.seed, verbose=False)
-    learns = choose_method(tuning.method, model.path is not None) == "full"
-    dtype = devices.dtype(learns)
-    if learns and model.path is not None:  # they get the type they learn in on their devices
+    dtype = devices.dtype(_learns_all(config))
+    if _learns_all(config) and model.path is not None:  # they get the type they learn in on their devices
         dtype = mapped_dtype(model.path, dtype)
+
     built = build_causal_model(model, tuning, prompt, [sentence.text for sentence in train], dtype, config.seed)
     encoder = PromptEncoder(built.chat, prompt, config.encoding)
     replacement, dev = model.entity_replacement, corpus.splits["dev"]
     data = GenerativeData(encoder, train, dev, config.trainer, tuning.pack_tokens, replacement, config.seed)
     _check_positions(built, data)
-    built.rate = answer_rate(data.train)
+    built.answer_rate = answer_rate(data.train)
     return GenerativeModule(built, config, devices, data.prefix, unit), data
 
 

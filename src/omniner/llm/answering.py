@@ -50,7 +50,8 @@ def predict_answers(
     sentences = {sample.id: Sentence(sample.id, sample.text) for sample in samples}
     ending = constraint.reserve if isinstance(constraint, AnswerConstraint) else 0
     requests = [
-        GenerationRequest(one.id, one.prompt, one.text, answer_limit(one.text, causal.rate, ending)) for one in samples
+        GenerationRequest(one.id, one.prompt, one.text, answer_limit(one.text, causal.answer_rate, ending))
+        for one in samples
     ]
     prompt, engine = causal.prompt, engine_name(generator.config)
     with closing(generator.run(requests, done)) as answers:

@@ -33,14 +33,22 @@ from omniner.llm.attention_probe import choose_attention
 from omniner.llm.generate import Generator
 from omniner.llm.language_model import CausalModel, build_optimizer, choose_optimizer, save_causal_model
 from omniner.llm.memory import PackSize
-from omniner.llm.packs import PackedStep, pack_step, suffix_length
+from omniner.llm.packs import Pack, PackedStep, pack_step, suffix_length
 from omniner.llm.prefix_cache import check_supported
 from omniner.llm.samples import PromptEncoder, Sample
 from omniner.llm.shared_prefix import attach_attention, pack_loss
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence
-from omniner.training import devices, fit
-from omniner.training.devices import Devices
+from omniner.training.devices import (
+    Devices,
+    base_model,
+    compute_dtype,
+    full_state_dict,
+    is_sharded,
+    shard_model,
+    unsharded,
+)
+from omniner.training.fit import ShardedStrategy
 from omniner.training.learner import DevScore, Learner, TrainingData
 from omniner.training.plans import TrainLoader, plan_epoch
 
@@ -52,7 +60,7 @@ class GenerativeModule(Learner):
     """Trains a causal model to write answers.
 
     Args:
-        model: built for training, on the CPU.
+        causal: built for training, on the CPU.
         config: `model`, `tuning`, `decoding`, `trainer` and `seed` are read.
         devices: what it is trained on, in which precision.
         prefix: token ids that all prompts begin with.
@@ -61,14 +69,14 @@ class GenerativeModule(Learner):
 
     kind = "generative"
     best_name = "best"
-    holds_its_type = True
+    keeps_own_dtype = True
 
-    def __init__(self, model: CausalModel, config: Config, devices: Devices, prefix: list[int], unit: str) -> None:
+    def __init__(self, causal: CausalModel, config: Config, devices: Devices, prefix: list[int], unit: str) -> None:
         super().__init__(config.trainer, config.seed, DevScore(unit, answers=True))
         assert isinstance(config.model, CausalConfig), "taggers have a module of their own"
         self.automatic_optimization = False
         self.strict_loading = False  # frozen weights are in no checkpoint; see check_state
-        self.causal, self.model = model, model.model
+        self.causal, self.model = causal, causal.model
         self.model_config, self.decoding = config.model, config.decoding
         # 8-bit states cannot be divided between processes
         wanted = dataclasses.replace(config.tuning, optimizer="adamw") if devices.strategy == "fsdp" else config.tuning
@@ -76,19 +84,20 @@ class GenerativeModule(Learner):
         self.tuning = dataclasses.replace(wanted, optimizer=chosen)
         self.precision, self.prefix = devices.precision, prefix
         self._learns_in = devices.dtype(learns=True)
-        self._constraint = build_constraint(model, config.decoding)
+        self._constraint = build_constraint(causal, config.decoding)
+
         self._attention = ""
 
     def setup(self, stage: str) -> None:
         """Choose how attention is computed, before the weights are divided between processes."""
         if self._attention:
             return  # chosen when training began
-        check_supported(devices.base_model(self.model))  # or the first evaluation would refuse it, after an epoch
+        check_supported(base_model(self.model))  # or the first evaluation would refuse it, after an epoch
         strategy = self.trainer.strategy
-        divided = isinstance(strategy, fit.ShardedStrategy) and self.precision != "32-true"
+        divided = isinstance(strategy, ShardedStrategy) and self.precision != "32-true"
         precision = "bf16-true" if divided else self.precision  # what weights are put together in
         self._attention = choose_attention(self.model, self.tuning.attention, strategy.root_device, precision)
-        attach_attention(self.model, self._attention, devices.compute_dtype(precision))
+        attach_attention(self.model, self._attention, compute_dtype(precision))
 
     def configure_model(self) -> None:
         """Divide the weights between processes, if the strategy does so; then give those that learn their type.
@@ -96,9 +105,9 @@ class GenerativeModule(Learner):
         Until then they may be pages of their file, which the processes of a host share: none holds a whole copy.
         """
         strategy = self.trainer.strategy
-        if isinstance(strategy, fit.ShardedStrategy) and not devices.is_sharded(self.model):
-            compute = devices.compute_dtype(self.precision)
-            devices.shard_model(self.model, strategy.device_mesh["data_parallel"], compute)
+        if isinstance(strategy, ShardedStrategy) and not is_sharded(self.model):
+            compute = compute_dtype(self.precision)
+            shard_model(self.model, strategy.device_mesh["data_parallel"], compute)
         if self.causal.method == "full":
             hold_in(self.model.to(strategy.root_device), self._learns_in)
 
@@ -123,7 +132,7 @@ class GenerativeModule(Learner):
         scale = self.trainer.world_size / batch.answer_tokens
         loss = torch.zeros((), device=self.device)
         for number, pack in enumerate(batch.packs, start=1):
-            with self._communicating(number == len(batch.packs)):
+            with self._gradients_summed(number == len(batch.packs)):
                 part = pack_loss(self.model, pack) * scale
                 with torch.autocast(self.device.type, enabled=False):
                     self.manual_backward(part)
@@ -172,7 +181,7 @@ class GenerativeModule(Learner):
 
     def save_best(self, path: Path) -> None:
         """Write the folder that prediction loads."""
-        state = devices.full_state_dict(self.model) if self._sharded else None
+        state = full_state_dict(self.model) if self._sharded else None
         if self.trainer.is_global_zero:
             save_causal_model(path, self.causal, state)
 
@@ -192,7 +201,7 @@ class GenerativeModule(Learner):
 
     @property
     def _sharded(self) -> bool:
-        return devices.is_sharded(self.model)
+        return is_sharded(self.model)
 
     def _answer_dev(self, batch: DevShare) -> dict[str, Prediction]:
         """Answer this process's samples; all processes must call it.
@@ -201,7 +210,7 @@ class GenerativeModule(Learner):
             predictions by the sample's id.
         """
         found: dict[str, Prediction] = {}
-        with devices.unsharded(self.model) if self._sharded else nullcontext():
+        with unsharded(self.model) if self._sharded else nullcontext():
             generator = Generator(self.model, self.causal.chat, self.prefix, self.decoding, self._constraint, self.seed)
             generator.read_prefix()  # by the weights as they are now
             progress = Progress(
@@ -218,8 +227,8 @@ class GenerativeModule(Learner):
                     raise Stopped(self.stop_signal)  # the evaluation is made again when training goes on
         return found
 
-    def _communicating(self, wanted: bool) -> AbstractContextManager[Any]:
-        """Let data-parallel processes add up their gradients in a backward pass, or not."""
+    def _gradients_summed(self, wanted: bool) -> AbstractContextManager[Any]:
+        """Let data-parallel processes add up their gradients in the backward passes of the block, or not."""
         model = self.trainer.strategy.model
         return model.no_sync() if isinstance(model, DistributedDataParallel) and not wanted else nullcontext()
 
@@ -371,10 +380,7 @@ class GenerativeData(TrainingData[Sample]):
     def pack_statistics(self, ranks: int) -> PackStatistics:
         """Count what the first epoch holds, divided between `ranks` processes."""
         samples = self.epoch_samples(0)
-        sizes: list[int] = []
-        for rank in range(ranks):
-            for step in self._loader(rank, ranks, lambda: 0):
-                sizes += [len(pack.ids) for pack in step.packs]
+        sizes = [len(pack.ids) for pack in self._first_epoch(ranks)]
         return PackStatistics(
             steps=self.steps,
             packs=len(sizes),
@@ -386,9 +392,14 @@ class GenerativeData(TrainingData[Sample]):
 
     def largest_pack(self, ranks: int) -> PackSize:
         """Return the size of the first epoch's largest pack, divided between `ranks` processes."""
-        packs = (pack for rank in range(ranks) for step in self._loader(rank, ranks, lambda: 0) for pack in step.packs)
-        largest = max(packs, key=lambda pack: len(pack.ids))
+        largest = max(self._first_epoch(ranks), key=lambda pack: len(pack.ids))
         return PackSize(len(self.prefix), len(largest.ids), len(largest.targets))
+
+    def _first_epoch(self, ranks: int) -> Iterator[Pack]:
+        """Make the packs of all processes."""
+        for rank in range(ranks):
+            for step in self._loader(rank, ranks, lambda: 0):
+                yield from step.packs
 
     def _loader(self, rank: int, ranks: int, steps_done: Callable[[], int]) -> TrainLoader[Sample, PackedStep]:
         prefix = len(self.prefix)

@@ -50,243 +50,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("omniner")
 
 TUNING_METHODS = ("full", "lora", "qlora")
-_LARGE = 1_000_000_000  # weights that learn from which on 8-bit optimizer states are worth their noise: 6 GB saved
-
-
-def choose_method(wanted: str, is_pretrained: bool) -> str:
-    """Choose what `tuning.method: auto` becomes; another choice stays."""
-    if wanted == "auto":
-        return "lora" if is_pretrained else "full"
-    return wanted
-
-
-def prepare_for_training(model: Any, tuning: TuningConfig, method: str, seed: int) -> Any:
-    """Make a causal model ready to learn by a method.
-
-    Args:
-        model: `PreTrainedModel`, already quantised for qlora. It is changed.
-        tuning: the shape of adapters and whether activations are computed again.
-        method: full | lora | qlora.
-        seed: of the adapters' random halves.
-
-    Returns:
-        the model itself (full), or peft's around it, in training mode.
-
-    Raises:
-        UserError: `tuning.targets` names no layer of the model.
-    """
-    if method != "full":
-        model = add_adapters(model, tuning, seed)
-    if tuning.gradient_checkpointing is True:
-        base = model if method == "full" else model.get_base_model()
-        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
-        enable({"use_reentrant": False})  # the reentrant kind needs inputs with gradients and runs hooks elsewhere
-        if method != "full":
-            base.enable_input_require_grads()
-    return model.train()
-
-
-def build_optimizer(
-    model: Any, tuning: TuningConfig, learning_rate: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """Build AdamW over the weights that learn; norms and biases are not decayed.
-
-    Raises:
-        UserError: adamw_8bit without bitsandbytes.
-    """
-    learning = [value for value in model.parameters() if value.requires_grad]
-    on_gpu = any(value.device.type == "cuda" for value in learning)
-    groups = [
-        {"params": [value for value in learning if value.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [value for value in learning if value.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if choose_optimizer(model, tuning, on_gpu) == "adamw_8bit":
-        import bitsandbytes as bnb
-
-        eight_bit: Any = bnb.optim
-        return cast(torch.optim.Optimizer, eight_bit.AdamW8bit(groups, lr=learning_rate))
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
-
-
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Copy the weights that learn to the CPU, by their names in the model."""
-    return {
-        name: value.detach().to("cpu", copy=True) for name, value in model.named_parameters() if value.requires_grad
-    }
-
-
-def add_adapters(model: Any, tuning: TuningConfig, seed: int) -> Any:
-    """Put peft's adapters around a `PreTrainedModel`, with random halves from the seed."""
-    with checkpoints.quiet_libraries():  # peft imports bitsandbytes
-        from peft import LoraConfig, TaskType, get_peft_model
-
-    targets = "all-linear" if tuning.targets == ["all-linear"] else list(tuning.targets)
-    settings = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=tuning.rank,
-        lora_alpha=tuning.alpha,
-        lora_dropout=tuning.dropout,
-        target_modules=targets,
-    )
-    with torch.random.fork_rng(devices=[]):  # adapters are made on the CPU: no GPU's generator is touched
-        torch.default_generator.manual_seed(seed)
-        try:
-            with checkpoints.quiet_libraries():
-                adapted = get_peft_model(model, settings)
-        except ValueError as error:
-            linear = (name for name, part in model.named_modules() if isinstance(part, nn.Linear))
-            layers = sorted({name.rpartition(".")[2] for name in linear})
-            raise UserError(
-                "tuning.targets",
-                f"{tuning.targets} cannot be adapted ({one_line(error)})",
-                f"Linear layers of this model: {', '.join(layers)}; [all-linear] takes all but the output.",
-            ) from error
-    fuse_adapters(adapted)
-    return adapted
-
-
-def prefers_8bit(method: str, learning: float) -> bool:
-    """Tell whether `tuning.optimizer: auto` takes 8-bit states on a GPU for a method, if so many weights learn."""
-    return method == "qlora" or learning >= _LARGE
-
-
-def choose_optimizer(model: Any, tuning: TuningConfig, on_gpu: bool) -> Literal["adamw", "adamw_8bit"]:
-    """Choose what `tuning.optimizer: auto` becomes; another choice stays.
-
-    8-bit states (Dettmers et al. 2022) on a GPU for qlora and where a billion weights learn, torch's fused AdamW
-    otherwise.
-
-    Raises:
-        UserError: adamw_8bit without bitsandbytes.
-    """
-    if tuning.optimizer == "adamw":
-        return "adamw"
-    if tuning.optimizer == "adamw_8bit":
-        if not has_bitsandbytes():
-            raise UserError(
-                "tuning.optimizer",
-                "adamw_8bit, but bitsandbytes is not installed",
-                "pip install bitsandbytes where it has wheels, or choose adamw.",
-            )
-        return "adamw_8bit"
-    learning = sum(value.numel() for value in model.parameters() if value.requires_grad)
-    if not (on_gpu and prefers_8bit(tuning.method, learning)):
-        return "adamw"
-    if not has_bitsandbytes():
-        log.warning("bitsandbytes is not installed: the optimizer keeps its states in full precision")
-        return "adamw"
-    return "adamw_8bit"
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """How a base was quantised, as a checkpoint records it.
-
-    Attributes:
-        kind: nf4, the only one.
-        double: whether the blocks' constants are quantised, too.
-        source: precision of the weights before, as torch names it (`bfloat16`).
-    """
-
-    kind: str
-    double: bool
-    source: str
-
-    @property
-    def source_dtype(self) -> torch.dtype:
-        """The precision as torch has it."""
-        return cast(torch.dtype, getattr(torch, self.source))
-
-
-def has_bitsandbytes() -> bool:
-    """Tell whether bitsandbytes can be imported."""
-    try:
-        with checkpoints.quiet_libraries():
-            import bitsandbytes  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def quantize(model: Any, double: bool, compute: torch.dtype) -> Quantization:
-    """Replace the linear layers of a `PreTrainedModel`, all but the output, by 4-bit ones.
-
-    Args:
-        model: is changed; all but its linear layers stays as it is.
-        double: quantise the constants, too.
-        compute: precision of the products.
-
-    Returns:
-        how it was quantised.
-
-    Raises:
-        UserError: without bitsandbytes.
-    """
-    if not has_bitsandbytes():
-        raise UserError(
-            "tuning.method",
-            "qlora, but bitsandbytes is not installed",
-            "pip install bitsandbytes where it has wheels, or choose lora.",
-        )
-    source = model.dtype
-    output = model.get_output_embeddings()
-    # subclasses of nn.Linear do more than it: they stay
-    names = [name for name, layer in model.named_modules() if type(layer) is nn.Linear and layer is not output]
-    for name in names:
-        replace_layer(model, name, to_4bit(model.get_submodule(name), double, compute))
-    model.is_loaded_in_4bit = True  # peft asks for it
-    return Quantization("nf4", double, str(source).removeprefix("torch."))
-
-
-def dequantize(model: Any) -> None:
-    """Undo `quantize`: ordinary linear layers with the values that the 4-bit codes stand for."""
-    bnb = import_bitsandbytes()
-    for name in [name for name, layer in model.named_modules() if isinstance(layer, bnb.nn.Linear4bit)]:
-        layer = model.get_submodule(name)
-        weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None, device="meta")
-        linear.weight = nn.Parameter(weight, requires_grad=False)
-        if layer.bias is not None:
-            linear.bias = nn.Parameter(layer.bias.data, requires_grad=False)
-        replace_layer(model, name, linear)
-    model.is_loaded_in_4bit = False
-
-
-def to_4bit(linear: nn.Linear, double: bool, compute: torch.dtype) -> nn.Module:
-    """Make the 4-bit layer of a linear one; a GPU quantises a hundred times faster, so it does where there is one."""
-    bnb = import_bitsandbytes()
-    size = linear.in_features, linear.out_features
-    layer = bnb.nn.Linear4bit(
-        *size, bias=linear.bias is not None, compute_dtype=compute, compress_statistics=double, quant_type="nf4"
-    )
-    # on CPUs with avx512_bf16 one evaluation would repack the codes for good, and training afterwards has no gradients
-    layer.support_avx512bf16_for_cpu = False
-    weight = bnb.nn.Params4bit(
-        linear.weight.data, requires_grad=False, compress_statistics=double, quant_type="nf4", module=layer
-    )
-    device = torch.device("cpu")
-    if torch.cuda.is_available():  # each process of a node has its own
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    layer.weight = weight.to(device).to(linear.weight.device)  # quantised by the first move
-    if linear.bias is not None:
-        layer.bias = nn.Parameter(linear.bias.data, requires_grad=False)
-    return cast(nn.Module, layer)
-
-
-def import_bitsandbytes() -> Any:
-    """Import bitsandbytes, whose own types are too loose to be checked against."""
-    import bitsandbytes
-
-    return bitsandbytes
-
-
-def replace_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put a layer in the place of another one, which is named as in `named_modules`."""
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, layer)
-
-
 _VERSION = 1
 _SHARD = "4GB"  # of weights in one file at most
 _BASE = "base"  # subfolder of a base that stands nowhere else
@@ -304,8 +67,8 @@ class CausalModel:
         method: full | lora | qlora.
         base: hub name, folder or GGUF file it came from; None for random weights.
         quantization: of the base; None where it has its ordinary precision.
-        origin: the weights of a random base beside which adapters learn, for no other file has them; else None.
-        rate: `samples.answer_rate` of what it learnt from; None = unknown.
+        random_base: the weights of a random base beside which adapters learn, for no other file has them; else None.
+        answer_rate: see `samples.answer_rate`, of what it learnt from; None = unknown.
     """
 
     model: Any
@@ -314,8 +77,8 @@ class CausalModel:
     method: str
     base: str | None
     quantization: Quantization | None
-    origin: dict[str, Tensor] | None
-    rate: float | None = None
+    random_base: dict[str, Tensor] | None
+    answer_rate: float | None = None
 
 
 def build_causal_model(
@@ -342,15 +105,13 @@ def build_causal_model(
     chat = ChatTokenizer(tokenizer, config.chat_template)
     if config.chat_template:
         tokenizer.chat_template = config.chat_template  # every folder it is saved to can then chat
-    origin = _copy_state(model) if config.path is None and method != "full" else None
-    kept = quantize(model, tuning.double_quantization, dtype) if method == "qlora" else None
+    random_base = _copy_state(model) if config.path is None and method != "full" else None
+    quantization = quantize(model, tuning.double_quantization, dtype) if method == "qlora" else None
     model = prepare_for_training(model, tuning, method, seed)
-    path = config.path
-    if (
-        path and Path(path).exists()
-    ):  # a hub name stays one; a place must be found wherever the program starts next time
-        path = str(Path(path).resolve())
-    return CausalModel(model, chat, prompt, method, path, kept, origin)
+    base = config.path
+    if base and Path(base).exists():  # a place must be found wherever the program starts next; a hub name stays one
+        base = str(Path(base).resolve())
+    return CausalModel(model, chat, prompt, method, base, quantization, random_base)
 
 
 def save_causal_model(folder: Path, causal: CausalModel, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -369,7 +130,18 @@ def save_causal_model(folder: Path, causal: CausalModel, weights: Mapping[str, T
         else:
             _save_adapters(written, causal, state)
         _save_tokenizer(written, causal.chat.tokenizer)
-        write_json(written / DESCRIPTION, _describe(causal))
+        quantization = asdict(causal.quantization) if causal.quantization else None
+        description = {
+            "kind": "generative",
+            "version": _VERSION,
+            "method": causal.method,
+            "base": causal.base,
+            "quantization": quantization,
+            "chat_template": causal.chat.template,
+            "prompt": causal.prompt.to_json(),
+            "answer_rate": causal.answer_rate,
+        }
+        write_json(written / DESCRIPTION, description)
 
 
 def load_causal_model(folder: Path, dtype: torch.dtype, device: torch.device | str) -> CausalModel:
@@ -447,9 +219,9 @@ def _check_unused(output: Path) -> None:
 def _save_model(folder: Path, model: Any, state: dict[str, Tensor]) -> None:
     """Write all weights; `state` has those that learn, the model the buffers that are kept beside them."""
     buffers = {name for name, _ in model.named_buffers()}
-    kept = {name: value.cpu() for name, value in model.state_dict().items() if name in buffers}
+    unlearnt = {name: value.cpu() for name, value in model.state_dict().items() if name in buffers}
     with checkpoints.quiet_libraries():
-        model.save_pretrained(folder, state_dict={**state, **kept})
+        model.save_pretrained(folder, state_dict={**state, **unlearnt})
 
 
 def _save_adapters(folder: Path, causal: CausalModel, state: dict[str, Tensor]) -> None:
@@ -463,9 +235,9 @@ def _save_adapters(folder: Path, causal: CausalModel, state: dict[str, Tensor]) 
     settings = copy.copy(causal.model.peft_config["default"])
     settings.base_model_name_or_path, settings.inference_mode = causal.base or _BASE, True
     settings.save_pretrained(folder)
-    if causal.origin is not None:
+    if causal.random_base is not None:
         causal.model.get_base_model().config.save_pretrained(folder / _BASE)
-        save_file(causal.origin, folder / _BASE / "model.safetensors", metadata={"format": "pt"})
+        save_file(causal.random_base, folder / _BASE / "model.safetensors", metadata={"format": "pt"})
 
 
 def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -474,19 +246,6 @@ def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     settings = read_json(file)
     if settings.get("tokenizer_class") == "TokenizersBackend":  # a name that only transformers 5 knows
         write_json(file, {**settings, "tokenizer_class": "PreTrainedTokenizerFast"})
-
-
-def _describe(causal: CausalModel) -> dict[str, Any]:
-    return {
-        "kind": "generative",
-        "version": _VERSION,
-        "method": causal.method,
-        "base": causal.base,
-        "quantization": asdict(causal.quantization) if causal.quantization else None,
-        "chat_template": causal.chat.template,
-        "prompt": causal.prompt.to_json(),
-        "answer_rate": causal.rate,
-    }
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -523,18 +282,18 @@ def _assemble(folder: Path, description: Mapping[str, Any], dtype: torch.dtype, 
         dtype: of the weights.
         keep_codes: quantise a base that was quantised; else it gets the values that its codes stand for.
     """
-    kept = Quantization(**description["quantization"]) if description["quantization"] else None
-    if kept is not None and not has_bitsandbytes():
+    quantization = Quantization(**description["quantization"]) if description["quantization"] else None
+    if quantization is not None and not has_bitsandbytes():
         log.warning(
             "bitsandbytes is not installed: %s runs on its base of full precision, not on the 4-bit one it was trained "
             "beside, and its answers may differ (pip install bitsandbytes)",
             folder,
         )
-        kept = None
-    model = _load_weights(folder, description, dtype if kept is None else kept.source_dtype)
-    origin = _copy_state(model) if description["method"] != "full" and description["base"] is None else None
-    if kept is not None:
-        quantize(model, kept.double, dtype)
+        quantization = None
+    model = _load_weights(folder, description, dtype if quantization is None else quantization.source_dtype)
+    random_base = _copy_state(model) if description["method"] != "full" and description["base"] is None else None
+    if quantization is not None:
+        quantize(model, quantization.double, dtype)
         if not keep_codes:
             dequantize(model)
     if description["method"] != "full":
@@ -546,7 +305,7 @@ def _assemble(folder: Path, description: Mapping[str, Any], dtype: torch.dtype, 
     chat = ChatTokenizer(_load_tokenizer(folder), description["chat_template"])
     prompt = Prompt.from_json(description["prompt"])
     method, base, rate = description["method"], description["base"], description.get("answer_rate")
-    return CausalModel(model.eval(), chat, prompt, method, base, kept, origin, rate)
+    return CausalModel(model.eval(), chat, prompt, method, base, quantization, random_base, rate)
 
 
 def _stored_dtype(folder: Path, description: Mapping[str, Any]) -> torch.dtype:
@@ -578,3 +337,240 @@ def _load_weights(folder: Path, description: Mapping[str, Any], dtype: torch.dty
 def _copy_state(model: Any) -> dict[str, Tensor]:
     """Copy a model's parameters to the CPU, tied ones once."""
     return {name: value.detach().to("cpu", copy=True) for name, value in model.named_parameters()}
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Copy the weights that learn to the CPU, by their names in the model."""
+    return {
+        name: value.detach().to("cpu", copy=True) for name, value in model.named_parameters() if value.requires_grad
+    }
+
+
+_LARGE = 1_000_000_000  # weights that learn from which on 8-bit optimizer states are worth their noise: 6 GB saved
+
+
+def choose_method(wanted: str, is_pretrained: bool) -> str:
+    """Choose what `tuning.method: auto` becomes; another choice stays."""
+    if wanted == "auto":
+        return "lora" if is_pretrained else "full"
+    return wanted
+
+
+def prepare_for_training(model: Any, tuning: TuningConfig, method: str, seed: int) -> Any:
+    """Make a causal model ready to learn by a method.
+
+    Args:
+        model: `PreTrainedModel`, already quantised for qlora. It is changed.
+        tuning: the shape of adapters and whether activations are computed again.
+        method: full | lora | qlora.
+        seed: of the adapters' random halves.
+
+    Returns:
+        the model itself (full), or peft's around it, in training mode.
+
+    Raises:
+        UserError: `tuning.targets` names no layer of the model.
+    """
+    if method != "full":
+        model = add_adapters(model, tuning, seed)
+    if tuning.gradient_checkpointing is True:
+        base = model if method == "full" else model.get_base_model()
+        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+        enable({"use_reentrant": False})  # the reentrant kind needs inputs with gradients and runs hooks elsewhere
+        if method != "full":
+            base.enable_input_require_grads()
+    return model.train()
+
+
+def add_adapters(model: Any, tuning: TuningConfig, seed: int) -> Any:
+    """Put peft's adapters around a `PreTrainedModel`, with random halves from the seed."""
+    with checkpoints.quiet_libraries():  # peft imports bitsandbytes
+        from peft import LoraConfig, TaskType, get_peft_model
+
+    targets = "all-linear" if tuning.targets == ["all-linear"] else list(tuning.targets)
+    settings = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=tuning.rank,
+        lora_alpha=tuning.alpha,
+        lora_dropout=tuning.dropout,
+        target_modules=targets,
+    )
+    with torch.random.fork_rng(devices=[]):  # adapters are made on the CPU: no GPU's generator is touched
+        torch.default_generator.manual_seed(seed)
+        try:
+            with checkpoints.quiet_libraries():
+                adapted = get_peft_model(model, settings)
+        except ValueError as error:
+            linear = (name for name, part in model.named_modules() if isinstance(part, nn.Linear))
+            layers = sorted({name.rpartition(".")[2] for name in linear})
+            raise UserError(
+                "tuning.targets",
+                f"{tuning.targets} cannot be adapted ({one_line(error)})",
+                f"Linear layers of this model: {', '.join(layers)}; [all-linear] takes all but the output.",
+            ) from error
+    fuse_adapters(adapted)
+    return adapted
+
+
+def build_optimizer(
+    model: Any, tuning: TuningConfig, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Build AdamW over the weights that learn; norms and biases are not decayed.
+
+    Raises:
+        UserError: adamw_8bit without bitsandbytes.
+    """
+    learning = [value for value in model.parameters() if value.requires_grad]
+    on_gpu = any(value.device.type == "cuda" for value in learning)
+    groups = [
+        {"params": [value for value in learning if value.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [value for value in learning if value.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if choose_optimizer(model, tuning, on_gpu) == "adamw_8bit":
+        import bitsandbytes as bnb
+
+        eight_bit: Any = bnb.optim
+        return cast(torch.optim.Optimizer, eight_bit.AdamW8bit(groups, lr=learning_rate))
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+
+
+def choose_optimizer(model: Any, tuning: TuningConfig, on_gpu: bool) -> Literal["adamw", "adamw_8bit"]:
+    """Choose what `tuning.optimizer: auto` becomes; another choice stays.
+
+    8-bit states (Dettmers et al. 2022) on a GPU for qlora and where a billion weights learn, torch's fused AdamW
+    otherwise.
+
+    Raises:
+        UserError: adamw_8bit without bitsandbytes.
+    """
+    if tuning.optimizer == "adamw":
+        return "adamw"
+    if tuning.optimizer == "adamw_8bit":
+        if not has_bitsandbytes():
+            raise UserError(
+                "tuning.optimizer",
+                "adamw_8bit, but bitsandbytes is not installed",
+                "pip install bitsandbytes where it has wheels, or choose adamw.",
+            )
+        return "adamw_8bit"
+    learning = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    if not (on_gpu and prefers_8bit(tuning.method, learning)):
+        return "adamw"
+    if not has_bitsandbytes():
+        log.warning("bitsandbytes is not installed: the optimizer keeps its states in full precision")
+        return "adamw"
+    return "adamw_8bit"
+
+
+def prefers_8bit(method: str, learning: float) -> bool:
+    """Tell whether `tuning.optimizer: auto` takes 8-bit states on a GPU for a method, if so many weights learn."""
+    return method == "qlora" or learning >= _LARGE
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a base was quantised, as a checkpoint records it.
+
+    Attributes:
+        kind: nf4, the only one.
+        double: whether the blocks' constants are quantised, too.
+        source: precision of the weights before, as torch names it (`bfloat16`).
+    """
+
+    kind: str
+    double: bool
+    source: str
+
+    @property
+    def source_dtype(self) -> torch.dtype:
+        """The precision as torch has it."""
+        return cast(torch.dtype, getattr(torch, self.source))
+
+
+def quantize(model: Any, double: bool, compute: torch.dtype) -> Quantization:
+    """Replace the linear layers of a `PreTrainedModel`, all but the output, by 4-bit ones.
+
+    Args:
+        model: is changed; all but its linear layers stays as it is.
+        double: quantise the constants, too.
+        compute: precision of the products.
+
+    Returns:
+        how it was quantised.
+
+    Raises:
+        UserError: without bitsandbytes.
+    """
+    if not has_bitsandbytes():
+        raise UserError(
+            "tuning.method",
+            "qlora, but bitsandbytes is not installed",
+            "pip install bitsandbytes where it has wheels, or choose lora.",
+        )
+    source = model.dtype
+    output = model.get_output_embeddings()
+    # subclasses of nn.Linear do more than it: they stay
+    names = [name for name, layer in model.named_modules() if type(layer) is nn.Linear and layer is not output]
+    for name in names:
+        replace_layer(model, name, to_4bit(model.get_submodule(name), double, compute))
+    model.is_loaded_in_4bit = True  # peft asks for it
+    return Quantization("nf4", double, str(source).removeprefix("torch."))
+
+
+def dequantize(model: Any) -> None:
+    """Undo `quantize`: ordinary linear layers with the values that the 4-bit codes stand for."""
+    bnb = import_bitsandbytes()
+    for name in [name for name, layer in model.named_modules() if isinstance(layer, bnb.nn.Linear4bit)]:
+        layer = model.get_submodule(name)
+        weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None, device="meta")
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+        if layer.bias is not None:
+            linear.bias = nn.Parameter(layer.bias.data, requires_grad=False)
+        replace_layer(model, name, linear)
+    model.is_loaded_in_4bit = False
+
+
+def to_4bit(linear: nn.Linear, double: bool, compute: torch.dtype) -> nn.Module:
+    """Make the 4-bit layer of a linear one; a GPU quantises a hundred times faster, so it does where there is one."""
+    bnb = import_bitsandbytes()
+    size = linear.in_features, linear.out_features
+    layer = bnb.nn.Linear4bit(
+        *size, bias=linear.bias is not None, compute_dtype=compute, compress_statistics=double, quant_type="nf4"
+    )
+    # on CPUs with avx512_bf16 one evaluation would repack the codes for good, and training afterwards has no gradients
+    layer.support_avx512bf16_for_cpu = False
+    weight = bnb.nn.Params4bit(
+        linear.weight.data, requires_grad=False, compress_statistics=double, quant_type="nf4", module=layer
+    )
+    device = torch.device("cpu")
+    if torch.cuda.is_available():  # each process of a node has its own
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    layer.weight = weight.to(device).to(linear.weight.device)  # quantised by the first move
+    if linear.bias is not None:
+        layer.bias = nn.Parameter(linear.bias.data, requires_grad=False)
+    return cast(nn.Module, layer)
+
+
+def replace_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put a layer in the place of another one, which is named as in `named_modules`."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, layer)
+
+
+def has_bitsandbytes() -> bool:
+    """Tell whether bitsandbytes can be imported."""
+    try:
+        with checkpoints.quiet_libraries():
+            import bitsandbytes  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def import_bitsandbytes() -> Any:
+    """Import bitsandbytes, whose own types are too loose to be checked against."""
+    import bitsandbytes
+
+    return bitsandbytes

@@ -459,7 +459,7 @@ def _trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
         # tensors that a model makes in an evaluation and keeps must do for training, too
-        inference_mode=not module.holds_its_type,
+        inference_mode=not module.keeps_own_dtype,
         default_root_dir=folder,
     )
     # Lightning sends round before every step whether rank 0 was told to stop, and waits for the device's answer
@@ -492,7 +492,7 @@ def _lightning_precision(devices: Devices, module: Learner) -> Precision:
     well; and fsdp puts weights together in the type of computing by itself.
     """
     by_itself = devices.precision == "bf16-true" or devices.strategy == "fsdp"
-    return "32-true" if module.holds_its_type and by_itself else devices.precision
+    return "32-true" if module.keeps_own_dtype and by_itself else devices.precision
 
 
 def _own_callbacks(config: Config) -> list[Callback]:

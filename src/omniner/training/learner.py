@@ -107,7 +107,7 @@ class Learner(pl.LightningModule, ABC):
     Attributes:
         kind: `tagger` or `generative`; under this name checkpoints hold the description.
         best_name: of the best checkpoint, in the folder of checkpoints.
-        holds_its_type: whether the weights are built in the type they compute in, which the trainer must leave alone.
+        keeps_own_dtype: whether the weights are built in the type they compute in, which the trainer must leave alone.
         rates: what `end_step` measured, per second.
         logs: whether the values of the step under way are wanted by loggers; to log costs as much as a small layer.
         stop_signal: the number of the signal that asked training to stop; 0 = none.
@@ -115,7 +115,7 @@ class Learner(pl.LightningModule, ABC):
 
     kind: ClassVar[str]
     best_name: ClassVar[str]
-    holds_its_type: ClassVar[bool] = False
+    keeps_own_dtype: ClassVar[bool] = False
 
     def __init__(self, config: TrainerConfig, seed: int, score: DevScore) -> None:
         super().__init__()
