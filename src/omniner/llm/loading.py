@@ -28,6 +28,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,27 +138,16 @@ def load_settings(config: CausalConfig) -> Any:
     """
     from transformers import AutoConfig
 
-    if config.path is None:
-        values = {**config.architecture, "vocab_size": config.vocabulary}
-        return AutoConfig.for_model(values.pop("model_type", "qwen2"), **values)
-    source, local, more = _place(config.path)
-    if local and not more:
-        check_code(config.path, Path(source))
-    fix = checkpoints.load_advice(local, _FOLDER)
-    with checkpoints.explaining_load_errors("model.path", config.path, fix), explaining_code(config.path):
-        return AutoConfig.from_pretrained(source, **checkpoints.pretrained_options(local), **more)
+    if config.path is not None:
+        return _Source.find(config.path).settings()
+    values = {**config.architecture, "vocab_size": config.vocabulary}
+    return AutoConfig.for_model(values.pop("model_type", "qwen2"), **values)
 
 
 def stored_dtype(path: str) -> torch.dtype:
     """Read in which precision a hub name, a folder or a GGUF file keeps its weights: for packed ones, bf16."""
-    from transformers import AutoConfig
-
-    source, local, more = _place(path)
-    if more:
-        return torch.bfloat16
-    with checkpoints.explaining_load_errors("model.path", path, checkpoints.load_advice(local, _FOLDER)):
-        settings = AutoConfig.from_pretrained(source, **checkpoints.pretrained_options(local))
-    return settings.dtype or torch.float32
+    source = _Source.find(path)
+    return torch.bfloat16 if source.gguf else source.settings().dtype or torch.float32
 
 
 def mapped_dtype(path: str, dtype: torch.dtype) -> torch.dtype:
@@ -165,38 +155,34 @@ def mapped_dtype(path: str, dtype: torch.dtype) -> torch.dtype:
 
     Weights in their file's own precision are pages of that file, which all processes of a host share.
     """
-    return dtype if _place(path)[2] else stored_dtype(path)
+    return dtype if _Source.find(path).gguf else stored_dtype(path)
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
     """Load the tokenizer alone, to count with; see `load_pretrained`."""
     from transformers import AutoTokenizer
 
-    source, local, more = _place(path)
-    with checkpoints.explaining_load_errors("model.path", path, checkpoints.load_advice(local, _FOLDER)):
-        return AutoTokenizer.from_pretrained(source, **checkpoints.pretrained_options(local), **more)
+    source = _Source.find(path)
+    with source.explaining_errors():
+        return AutoTokenizer.from_pretrained(source.place, **source.options)
 
 
 def load_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
     """Load the model alone, which adapters are put onto again; see `load_pretrained`."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    source, local, more = _place(path)
-    if local and not more:
-        check_code(path, Path(source))
-    options, fix = {**checkpoints.pretrained_options(local), **more}, checkpoints.load_advice(local, _FOLDER)
-    with checkpoints.explaining_load_errors("model.path", path, fix), explaining_code(path):
-        settings = AutoConfig.from_pretrained(source, **options)
-        check_causal(path, settings)
-    if more:
+    source = _Source.find(path)
+    check_causal(path, source.settings())
+    options: dict[str, Any] = {**source.options, "dtype": dtype, "output_loading_info": True}
+    if source.gguf:
         options |= unpacked_gguf()
         log.info("unpacking %s takes a while; task=convert to=safetensors makes a folder that loads at once", path)
-    with checkpoints.explaining_load_errors("model.path", path, fix), checkpoints.quiet_libraries():
-        model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
+    with source.explaining_errors(), checkpoints.quiet_libraries():
+        model, report = AutoModelForCausalLM.from_pretrained(source.place, **options)
     if missing := sorted(report["missing_keys"]):
         found = f"{path} lacks {len(missing)} of the model's weights, {missing[0]} first"
         raise UserError("model.path", found, "They would be random: name a complete model.")
-    if more:  # the weights are ordinary ones now; a model that is marked as quantised refuses to be saved
+    if source.gguf:  # the weights are ordinary ones now; a model that is marked as quantised refuses to be saved
         for name in ("hf_quantizer", "quantization_method", "is_quantized"):
             vars(model).pop(name, None)
         if hasattr(model.config, "quantization_config"):
@@ -216,20 +202,58 @@ def build_from_config(values: dict[str, Any], dtype: torch.dtype) -> PreTrainedM
     return model
 
 
-def _place(path: str) -> tuple[str, bool, dict[str, str]]:
-    """Find out where to load from.
+@dataclass(frozen=True)
+class _Source:
+    """Where a model is loaded from.
 
-    Returns:
-        hub name or folder; whether it needs no network; which GGUF file is meant, as arguments of `from_pretrained`.
+    Attributes:
+        path: what `model.path` says.
+        place: hub name or folder.
+        local: whether that is a folder, which needs no network.
+        gguf: name of the GGUF file in it; empty = it holds ordinary weights.
     """
-    file = gguf_file(path)
-    if file is not None and file.is_file():
+
+    path: str
+    place: str
+    local: bool
+    gguf: str = ""
+
+    @classmethod
+    def find(cls, path: str) -> _Source:
+        """Find out what a path means.
+
+        Raises:
+            UserError: nothing, or a GGUF file that cannot be read without gguf.
+        """
+        file = gguf_file(path)
+        if file is None or not file.is_file():
+            return cls(path, path, is_local_folder(path, _FOLDER))
         try:
             import gguf  # noqa: F401
         except ImportError as error:
             raise UserError("model.path", f"{file} is a GGUF file, which needs gguf", "pip install gguf") from error
-        return str(file.parent), True, {"gguf_file": file.name}
-    return path, is_local_folder(path, _FOLDER), {}
+        return cls(path, str(file.parent), True, file.name)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of every `from_pretrained`."""
+        return {**checkpoints.pretrained_options(self.local), **({"gguf_file": self.gguf} if self.gguf else {})}
+
+    @contextlib.contextmanager
+    def explaining_errors(self) -> Iterator[None]:
+        """Turn what transformers raises in the block into one `UserError`."""
+        fix = checkpoints.load_advice(self.local, _FOLDER)
+        with checkpoints.explaining_load_errors("model.path", self.path, fix), explaining_code(self.path):
+            yield
+
+    def settings(self) -> Any:
+        """Load what transformers calls the configuration of the model; refuse one that only its own code can run."""
+        from transformers import AutoConfig
+
+        if self.local and not self.gguf:
+            check_code(self.path, Path(self.place))
+        with self.explaining_errors():
+            return AutoConfig.from_pretrained(self.place, **self.options)
 
 
 def unpacked_gguf() -> dict[str, Any]:

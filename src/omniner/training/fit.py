@@ -1,13 +1,13 @@
 """Fit a module: from its data to the best checkpoint, with what goes on around the steps.
 
-`fit` leaves the best checkpoint (for prediction: the file `checkpoints/best.ckpt` of a tagger, the folder
+`fit_module` leaves the best checkpoint (for prediction: the file `checkpoints/best.ckpt` of a tagger, the folder
 `checkpoints/best` of a causal model) and `checkpoints/last.ckpt` (to go on from). With a `last.ckpt` in the folder
 training resumes there, amid an epoch too, and ends with the same weights as a run that was never interrupted. The
 split that is reported is never looked at.
 
-A signal does not raise: after SIGTERM or Ctrl-C a step is finished, `last.ckpt` is written, and `fit` returns with
-`interrupted` and the signal's number, so that the caller can close its run and exit with 128 + that number. A second
-signal stops at once (`Interruption`). After each evaluation `KeepCheckpoints` writes `last.ckpt`, has the best
+A signal does not raise: after SIGTERM or Ctrl-C a step is finished, `last.ckpt` is written, and `fit_module` returns
+with `interrupted` and the signal's number, so that the caller can close its run and exit with 128 + that number. A
+second signal stops at once (`Interruption`). After each evaluation `KeepCheckpoints` writes `last.ckpt`, has the best
 checkpoint written where dev F1 was never higher (of equals, where the loss was lowest: a sample of dev often gives
 equals), and ends training when patience is over or dev was perfect for long enough. `LogProgress` says a line per
 evaluation, and one a minute between them.
@@ -52,283 +52,16 @@ from omniner.training.learner import Learner, TrainingData
 from omniner.wording import counted
 
 log = logging.getLogger("omniner")
-
-_SECONDS = 60.0  # between two lines of progress
-_AGREE_EVERY = 20  # steps; each time the processes wait for each other and for the device
-_SAME_LOSS = 1e-5  # relative; another eval_batch_size moves a loss in its seventh digit, and must not choose
-_NAMED, _LONGEST_SHOWN = 4, 60  # differences from another training in a message, and characters of a value there
-_NOTICE = 10.0  # seconds until a signal is noticed at the latest: schedulers give half a minute and more
-
-
-def is_better(f1: float, loss: float, best_f1: float, best_loss: float) -> bool:
-    """Tell whether a state of the model is better than the best one: by dev F1, of equal F1 by a clearly lower loss."""
-    if f1 != best_f1:
-        return f1 > best_f1
-    return loss < best_loss and not math.isclose(loss, best_loss, rel_tol=_SAME_LOSS)
-
-
-class KeepCheckpoints(Checkpoint):
-    """Keeps the best and the last checkpoint in a folder.
-
-    Args:
-        folder: of both.
-        best_name: of the best one, see `Learner.best_name`; the other is `last.ckpt`.
-        config: `patience`, `perfect_evaluations` and `checkpoint_minutes` are read.
-
-    Attributes:
-        best_f1: the highest dev F1 so far; -1 before the first evaluation.
-        best_loss: the dev loss that came with it; of equal F1 the lower loss is better.
-        evaluated_step: optimizer steps at the last evaluation.
-        save_now: set by `Interruption`, in all processes at the same step, where a save amid the epoch is due.
-        amid_step: set by `WholeSteps` while weights, rates and averages do not belong to the same step.
-    """
-
-    def __init__(self, folder: Path, best_name: str, config: TrainerConfig) -> None:
-        self.best, self.last = folder / best_name, folder / "last.ckpt"
-        self._config, self._seconds = config, 60 * config.checkpoint_minutes
-        self.best_f1, self.best_loss, self.evaluated_step = -1.0, math.inf, -1
-        self._without_gain, self._perfect, self._saved = 0, 0, time.monotonic()
-        self.save_now = self.amid_step = False
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run must know."""
-        names = ("best_f1", "best_loss", "evaluated_step", "_without_gain", "_perfect")
-        return {name: getattr(self, name) for name in names}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
-        for name, value in state_dict.items():
-            setattr(self, name, value)
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop at once where the evaluations before have ended training."""
-        self._saved = time.monotonic()
-        self._end_where_due(trainer)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Save amid a long epoch."""
-        if self.save_now and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            self._save_last(trainer)
-
-    def is_due(self) -> bool:
-        """Return whether the last save is so long ago that a kill would cost too much."""
-        return self._seconds > 0 and time.monotonic() - self._saved >= self._seconds
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep what was just evaluated."""
-        assert isinstance(pl_module, Learner)
-        f1, loss = (float(trainer.callback_metrics[name]) for name in ("val/f1", "val/loss"))
-        self.evaluated_step = trainer.global_step
-        self._without_gain = 0 if f1 > self.best_f1 else self._without_gain + 1
-        self._perfect = self._perfect + 1 if f1 == 1 else 0
-        if is_better(f1, loss, self.best_f1, self.best_loss):
-            self.best_f1, self.best_loss = f1, loss
-            pl_module.save_best(self.best)
-            trainer.strategy.barrier("best checkpoint")
-        if trainer.state.fn == "fit":
-            self._save_last(trainer)
-            self._end_where_due(trainer)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save what was reached, unless that is half a step.
-
-        Of several processes an error takes one alone, and the rest could not follow.
-        """
-        together = trainer.world_size == 1 or isinstance(exception, StoppedTogether)
-        if together and not self.amid_step and trainer.global_step > 0 and trainer.state.fn == "fit":
-            self._save_last(trainer)
-
-    def _save_last(self, trainer: pl.Trainer) -> None:
-        trainer.save_checkpoint(self.last)
-        self._saved = time.monotonic()
-
-    def reason(self) -> str:
-        """Why the evaluations so far end training; empty where they do not."""
-        patience, perfect = self._config.patience, self._config.perfect_evaluations
-        if perfect and self._perfect >= perfect:
-            times = counted(perfect, "evaluation")
-            return f"dev F1 was 100 % in {times} in a row (trainer.perfect_evaluations={perfect})"
-        if patience and self._without_gain >= patience:
-            return f"dev F1 rose in none of the last {counted(patience, 'evaluation')} (trainer.patience={patience})"
-        return ""
-
-    def _end_where_due(self, trainer: pl.Trainer) -> None:
-        if self.reason():
-            trainer.should_stop = True
-
-
-class WholeSteps(Callback):
-    """Notes when training is amid an optimizer step: weights, their average and the learning rate do not fit together.
-
-    It comes before all other callbacks, so that what one of them raises at the end of a step loses nothing.
-
-    Args:
-        keeper: is told.
-    """
-
-    def __init__(self, keeper: KeepCheckpoints) -> None:
-        self._keeper = keeper
-
-    def on_before_optimizer_step(self, *rest: Any) -> None:
-        """Note that the weights are about to change."""
-        self._keeper.amid_step = True
-
-    def on_train_batch_end(self, *rest: Any) -> None:
-        """Note that the step is whole: the average and the learning rate have followed."""
-        self._keeper.amid_step = False
-
-
-class StoppedTogether(Stopped):
-    """All processes stop at the same step, which they have agreed on, so they can still do together what comes next."""
-
-
-class Interruption(Callback):
-    """Stops at the end of a step after Ctrl-C or SIGTERM, and remembers which signal ended the run.
-
-    Of several processes one alone may be told. They agree now and then, by one small sum, on whether to stop and
-    whether to save: every 20 steps, or more often where steps are so slow that a scheduler would lose its patience.
-
-    Args:
-        keeper: is told when to save.
-
-    Attributes:
-        signal: the number of the signal that stopped training; 0 = none.
-        together: whether all processes stopped at the same step, or came to the end.
-    """
-
-    def __init__(self, keeper: KeepCheckpoints) -> None:
-        self.signal, self.together = 0, True
-        self._keeper = keeper
-        self._asked = 0
-        self._next, self._since = 0, (0, 0.0)  # step of the next agreement; step and time of the last
-        self._learner: Learner
-        self._before: dict[int, Any] = {}
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over both signals (only a main thread may)."""
-        assert isinstance(pl_module, Learner)
-        self._learner = pl_module
-        self._next, self._since = trainer.global_step + 1, (trainer.global_step, time.monotonic())
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stop where the state is whole, all processes at the same step."""
-        self._keeper.save_now, asked = False, 0
-        if trainer.world_size == 1:
-            asked, self._keeper.save_now = self._asked, self._keeper.is_due()
-        elif trainer.global_step >= self._next:
-            asked, self._keeper.save_now = self._agree(trainer)
-        if asked:
-            raise StoppedTogether(asked)
-
-    def _agree(self, trainer: pl.Trainer) -> tuple[int, bool]:
-        """Ask all processes.
-
-        Returns:
-            the signal that one of them was sent, 0 = none; whether a save is due in one of them.
-        """
-        step, now = trainer.global_step, time.monotonic()
-        seconds = (now - self._since[1]) / max(1, step - self._since[0])  # of a step
-        said = torch.tensor([self._asked, self._keeper.is_due(), seconds], device=trainer.strategy.root_device)
-        torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
-        asked, due, slowest = said.tolist()
-        self._next, self._since = step + max(1, min(_AGREE_EVERY, int(_NOTICE / max(slowest, 1e-6)))), (step, now)
-        return int(asked), bool(due)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the signals back; one that came too late for a step stops what would follow."""
-        asked = self._agree(trainer)[0] if trainer.world_size > 1 else self._asked
-        if asked:
-            raise StoppedTogether(asked)
-        self._restore()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Remember which signal it was, if any, and whether all processes stopped together."""
-        self._restore()
-        self.together = isinstance(exception, StoppedTogether)
-        if isinstance(exception, KeyboardInterrupt):
-            self.signal = exception.signum if isinstance(exception, Stopped) else signal.SIGINT.value
-        elif isinstance(exception, SystemExit) and trainer.received_sigterm:
-            self.signal = signal.SIGTERM.value
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            raise Stopped(number)
-        self._asked = self._learner.stop_signal = number
-        log.warning("stopping at the end of this step; once more stops at once")
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-
-class ProgressBar(TQDMProgressBar):
-    """Lightning's bar, which reads the values it shows only when new ones were logged: that waits for the device."""
-
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=1)
-        self._shown: dict[str, Any] = {}
-
-    def get_metrics(self, trainer: pl.Trainer, model: pl.LightningModule) -> dict[str, Any]:
-        """Return what stands beside the bar."""
-        assert isinstance(model, Learner)
-        if model.logs or not trainer.training:
-            self._shown = super().get_metrics(trainer, model)
-        return self._shown
-
-
-class LogProgress(Callback):
-    """Logs a line after the first step, per evaluation, and one a minute: how far, how good, how fast, how long still.
-
-    The time that is left is the most it can be: patience may end training before.
-    """
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock; steps done before a resume do not count for the speed."""
-        self._progress = Progress(
-            "steps",
-            int(trainer.estimated_stepping_batches),
-            done=trainer.global_step,
-            seconds=_SECONDS,
-            at_once=True,
-            quiet=not trainer.is_global_zero,
-            note=lambda: self._note(trainer, "train/loss"),
-        )
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count the step, and say where training stands if it has not been said for long."""
-        self._progress.add(trainer.global_step - self._progress.done)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where training stands, and how good that is."""
-        if trainer.state.fn == "fit":
-            self._progress.say(self._note(trainer, "train/loss", "val/loss", "val/f1"))
-
-    def _note(self, trainer: pl.Trainer, *names: str) -> str:
-        values = trainer.callback_metrics
-        shown = [
-            f"{name} {float(values[name]):.2%}" if name.endswith("f1") else f"{name} {float(values[name]):.4f}"
-            for name in names
-            if name in values
-        ]
-        if "train/sentences_per_second" in values:
-            shown.append(f"{float(values['train/sentences_per_second']):.1f} sentences/s")
-        return ", ".join([f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}", *shown])
-
-
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and device lists; we say what is used
 # Lightning's own use of torch; nothing that a user could mend
 warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="pytorch_lightning")
 
 _LOG_EVERY = 20  # optimizer steps between logged values: a tracker's write costs about as much as a small step
+_SECONDS = 60.0  # between two lines of progress
+_AGREE_EVERY = 20  # steps; each time the processes wait for each other and for the device
+_SAME_LOSS = 1e-5  # relative; another eval_batch_size moves a loss in its seventh digit, and must not choose
+_NAMED, _LONGEST_SHOWN = 4, 60  # differences from another training in a message, and characters of a value there
+_NOTICE = 10.0  # seconds until a signal is noticed at the latest: schedulers give half a minute and more
 
 
 @dataclass
@@ -496,19 +229,19 @@ def _lightning_precision(devices: Devices, module: Learner) -> Precision:
 
 
 def _own_callbacks(config: Config) -> list[Callback]:
-    """Those of `trainer.callbacks`."""
-    made: list[Any] = []
-    if config.trainer.callbacks:
+    """Make those of `trainer.callbacks`."""
+    made: list[Callback] = []
+    for name, item in config.trainer.callbacks.items():
         from hydra.utils import instantiate
 
-        made = [instantiate(item) for item in config.trainer.callbacks.values()]
-    for name, callback in zip(config.trainer.callbacks, made, strict=True):
+        callback: Any = instantiate(item)
         if not isinstance(callback, Callback):
             raise UserError(
                 f"trainer.callbacks.{name}",
                 f"{type(callback).__name__} is no Lightning callback",
                 "Check its _target_.",
             )
+        made.append(callback)
     return made
 
 
@@ -547,6 +280,270 @@ def _short(value: Any) -> str:
 
 def _on_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+class KeepCheckpoints(Checkpoint):
+    """Keeps the best and the last checkpoint in a folder.
+
+    Args:
+        folder: of both.
+        best_name: of the best one, see `Learner.best_name`; the other is `last.ckpt`.
+        config: `patience`, `perfect_evaluations` and `checkpoint_minutes` are read.
+
+    Attributes:
+        best_f1: the highest dev F1 so far; -1 before the first evaluation.
+        best_loss: the dev loss that came with it; of equal F1 the lower loss is better.
+        evaluated_step: optimizer steps at the last evaluation.
+        save_now: set by `Interruption`, in all processes at the same step, where a save amid the epoch is due.
+        amid_step: set by `WholeSteps` while weights, rates and averages do not belong to the same step.
+    """
+
+    def __init__(self, folder: Path, best_name: str, config: TrainerConfig) -> None:
+        self.best, self.last = folder / best_name, folder / "last.ckpt"
+        self._config, self._seconds = config, 60 * config.checkpoint_minutes
+        self.best_f1, self.best_loss, self.evaluated_step = -1.0, math.inf, -1
+        self._without_gain, self._perfect, self._saved = 0, 0, time.monotonic()
+        self.save_now = self.amid_step = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run must know."""
+        names = ("best_f1", "best_loss", "evaluated_step", "_without_gain", "_perfect")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop at once where the evaluations before have ended training."""
+        self._saved = time.monotonic()
+        self._end_where_due(trainer)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save amid a long epoch."""
+        if self.save_now and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._save_last(trainer)
+
+    def is_due(self) -> bool:
+        """Return whether the last save is so long ago that a kill would cost too much."""
+        return self._seconds > 0 and time.monotonic() - self._saved >= self._seconds
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what was just evaluated."""
+        assert isinstance(pl_module, Learner)
+        f1, loss = (float(trainer.callback_metrics[name]) for name in ("val/f1", "val/loss"))
+        self.evaluated_step = trainer.global_step
+        self._without_gain = 0 if f1 > self.best_f1 else self._without_gain + 1
+        self._perfect = self._perfect + 1 if f1 == 1 else 0
+        if is_better(f1, loss, self.best_f1, self.best_loss):
+            self.best_f1, self.best_loss = f1, loss
+            pl_module.save_best(self.best)
+            trainer.strategy.barrier("best checkpoint")
+        if trainer.state.fn == "fit":
+            self._save_last(trainer)
+            self._end_where_due(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save what was reached, unless that is half a step.
+
+        Of several processes an error takes one alone, and the rest could not follow.
+        """
+        together = trainer.world_size == 1 or isinstance(exception, StoppedTogether)
+        if together and not self.amid_step and trainer.global_step > 0 and trainer.state.fn == "fit":
+            self._save_last(trainer)
+
+    def _save_last(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.last)
+        self._saved = time.monotonic()
+
+    def reason(self) -> str:
+        """Why the evaluations so far end training; empty where they do not."""
+        patience, perfect = self._config.patience, self._config.perfect_evaluations
+        if perfect and self._perfect >= perfect:
+            times = counted(perfect, "evaluation")
+            return f"dev F1 was 100 % in {times} in a row (trainer.perfect_evaluations={perfect})"
+        if patience and self._without_gain >= patience:
+            return f"dev F1 rose in none of the last {counted(patience, 'evaluation')} (trainer.patience={patience})"
+        return ""
+
+    def _end_where_due(self, trainer: pl.Trainer) -> None:
+        if self.reason():
+            trainer.should_stop = True
+
+
+def is_better(f1: float, loss: float, best_f1: float, best_loss: float) -> bool:
+    """Tell whether a state of the model is better than the best one: by dev F1, of equal F1 by a clearly lower loss."""
+    if f1 != best_f1:
+        return f1 > best_f1
+    return loss < best_loss and not math.isclose(loss, best_loss, rel_tol=_SAME_LOSS)
+
+
+class WholeSteps(Callback):
+    """Notes when training is amid an optimizer step: weights, their average and the learning rate do not fit together.
+
+    It comes before all other callbacks, so that what one of them raises at the end of a step loses nothing.
+
+    Args:
+        keeper: is told.
+    """
+
+    def __init__(self, keeper: KeepCheckpoints) -> None:
+        self._keeper = keeper
+
+    def on_before_optimizer_step(self, *rest: Any) -> None:
+        """Note that the weights are about to change."""
+        self._keeper.amid_step = True
+
+    def on_train_batch_end(self, *rest: Any) -> None:
+        """Note that the step is whole: the average and the learning rate have followed."""
+        self._keeper.amid_step = False
+
+
+class Interruption(Callback):
+    """Stops at the end of a step after Ctrl-C or SIGTERM, and remembers which signal ended the run.
+
+    Of several processes one alone may be told. They agree now and then, by one small sum, on whether to stop and
+    whether to save: every 20 steps, or more often where steps are so slow that a scheduler would lose its patience.
+
+    Args:
+        keeper: is told when to save.
+
+    Attributes:
+        signal: the number of the signal that stopped training; 0 = none.
+        together: whether all processes stopped at the same step, or came to the end.
+    """
+
+    def __init__(self, keeper: KeepCheckpoints) -> None:
+        self.signal, self.together = 0, True
+        self._keeper = keeper
+        self._asked = 0
+        self._next, self._since = 0, (0, 0.0)  # step of the next agreement; step and time of the last
+        self._learner: Learner
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over both signals (only a main thread may)."""
+        assert isinstance(pl_module, Learner)
+        self._learner = pl_module
+        self._next, self._since = trainer.global_step + 1, (trainer.global_step, time.monotonic())
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop where the state is whole, all processes at the same step."""
+        self._keeper.save_now, asked = False, 0
+        if trainer.world_size == 1:
+            asked, self._keeper.save_now = self._asked, self._keeper.is_due()
+        elif trainer.global_step >= self._next:
+            asked, self._keeper.save_now = self._agree(trainer)
+        if asked:
+            raise StoppedTogether(asked)
+
+    def _agree(self, trainer: pl.Trainer) -> tuple[int, bool]:
+        """Ask all processes.
+
+        Returns:
+            the signal that one of them was sent, 0 = none; whether a save is due in one of them.
+        """
+        step, now = trainer.global_step, time.monotonic()
+        seconds = (now - self._since[1]) / max(1, step - self._since[0])  # of a step
+        said = torch.tensor([self._asked, self._keeper.is_due(), seconds], device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
+        asked, due, slowest = said.tolist()
+        self._next, self._since = step + max(1, min(_AGREE_EVERY, int(_NOTICE / max(slowest, 1e-6)))), (step, now)
+        return int(asked), bool(due)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the signals back; one that came too late for a step stops what would follow."""
+        asked = self._agree(trainer)[0] if trainer.world_size > 1 else self._asked
+        if asked:
+            raise StoppedTogether(asked)
+        self._restore()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Remember which signal it was, if any, and whether all processes stopped together."""
+        self._restore()
+        self.together = isinstance(exception, StoppedTogether)
+        if isinstance(exception, KeyboardInterrupt):
+            self.signal = exception.signum if isinstance(exception, Stopped) else signal.SIGINT.value
+        elif isinstance(exception, SystemExit) and trainer.received_sigterm:
+            self.signal = signal.SIGTERM.value
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise Stopped(number)
+        self._asked = self._learner.stop_signal = number
+        log.warning("stopping at the end of this step; once more stops at once")
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+class StoppedTogether(Stopped):
+    """All processes stop at the same step, which they have agreed on, so they can still do together what comes next."""
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar, which reads the values it shows only when new ones were logged: that waits for the device."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1)
+        self._shown: dict[str, Any] = {}
+
+    def get_metrics(self, trainer: pl.Trainer, model: pl.LightningModule) -> dict[str, Any]:
+        """Return what stands beside the bar."""
+        assert isinstance(model, Learner)
+        if model.logs or not trainer.training:
+            self._shown = super().get_metrics(trainer, model)
+        return self._shown
+
+
+class LogProgress(Callback):
+    """Logs a line after the first step, per evaluation, and one a minute: how far, how good, how fast, how long still.
+
+    The time that is left is the most it can be: patience may end training before.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock; steps done before a resume do not count for the speed."""
+        self._progress = Progress(
+            "steps",
+            int(trainer.estimated_stepping_batches),
+            done=trainer.global_step,
+            seconds=_SECONDS,
+            at_once=True,
+            quiet=not trainer.is_global_zero,
+            note=lambda: self._note(trainer, "train/loss"),
+        )
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the step, and say where training stands if it has not been said for long."""
+        self._progress.add(trainer.global_step - self._progress.done)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say where training stands, and how good that is."""
+        if trainer.state.fn == "fit":
+            self._progress.say(self._note(trainer, "train/loss", "val/loss", "val/f1"))
+
+    def _note(self, trainer: pl.Trainer, *names: str) -> str:
+        values = trainer.callback_metrics
+        shown = [
+            f"{name} {float(values[name]):.2%}" if name.endswith("f1") else f"{name} {float(values[name]):.4f}"
+            for name in names
+            if name in values
+        ]
+        if "train/sentences_per_second" in values:
+            shown.append(f"{float(values['train/sentences_per_second']):.1f} sentences/s")
+        return ", ".join([f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}", *shown])
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
