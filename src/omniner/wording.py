@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import string
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
 from itertools import islice
@@ -76,6 +76,16 @@ def counted(number: int, one: str) -> str:
         return f"1 {one}"
     many = one + "es" if one.endswith("s") else re.sub("(?<![aeiou])y$", "ie", one) + "s"
     return f"{number:,} {many}"
+
+
+def shortened(text: str, longest: int) -> str:
+    """Return a text, or the beginning of a long one and dots."""
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def first_of(names: Sequence[str], most: int, separator: str = ", ") -> str:
+    """Name at most so many of several things; dots stand for the others."""
+    return separator.join([*names[:most], *(["..."] if len(names) > most else [])])
 
 
 class _English(string.Formatter):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import house
 import pytest
 
-from omniner.wording import Wording, catalogue, counted, language_of
+from omniner.wording import Wording, catalogue, counted, first_of, language_of, shortened
 
 PAGES = house.SOURCE / "omniner" / "report" / "pages"
 
@@ -105,3 +105,9 @@ def test_what_is_counted_stands_in_the_right_number(number: int, one: str, said:
 )
 def test_the_language_of_a_corpus_is_that_of_most_of_its_letters(texts: list[str], language: str) -> None:
     assert language_of(texts) == language
+
+
+def test_dots_stand_for_what_is_left_out() -> None:
+    assert (shortened("品牌", 2), shortened("品牌名", 2)) == ("品牌", "品牌...")
+    assert (first_of(["a", "b"], 2), first_of(["a", "b", "c"], 2)) == ("a, b", "a, b, ...")
+    assert first_of(["a", "b"], 1, "; ") == "a; ..."

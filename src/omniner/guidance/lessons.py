@@ -24,6 +24,7 @@ from omniner.errors import UserError
 from omniner.files import read_json, write_text
 from omniner.records import Entity, storable
 from omniner.scoring.error_types import lesson_kinds
+from omniner.wording import shortened
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
@@ -360,5 +361,4 @@ def json_path(loc: Iterable[int | str]) -> str:
 
 def short_json(value: Any) -> str:
     """Show a JSON value, or the beginning of a long one."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
+    return shortened(json.dumps(value, ensure_ascii=False), _QUOTED)

@@ -35,7 +35,7 @@ import tenacity
 
 from omniner.errors import HIDDEN, UserError, masked
 from omniner.llm.responses import PassingError, Refusal, Reply, decode_body, names_unknown_model, read_choice
-from omniner.wording import counted
+from omniner.wording import counted, first_of, shortened
 
 _PASSING = frozenset({408, 409, 425, 429})  # statuses, and 5xx
 _REFUSED = frozenset({400, 413, 422})
@@ -162,8 +162,8 @@ class ChatClient:
             why = f": {found.reason}" if isinstance(found, Refusal) else ""
             raise UserError(key, f"{self.url} names no model{why}", f"Set {key} to the model's name there.")
         if len(found) > 1:
-            shown = ", ".join(found[:_NAMED]) + (", ..." if len(found) > _NAMED else "")
-            raise UserError(key, f"{self.url} has {len(found)} models", f"Set {key} to one of them: {shown}.")
+            fix = f"Set {key} to one of them: {first_of(found, _NAMED)}."
+            raise UserError(key, f"{self.url} has {len(found)} models", fix)
         return found[0]
 
     def ask(self, request: ChatRequest) -> Reply | Refusal | ServerError:
@@ -373,9 +373,7 @@ class Endpoint:
     def clean(self, text: str) -> str:
         """Make one short line of foreign text, without the key."""
         text = " ".join(text.split())
-        if self.key:
-            text = text.replace(self.key, HIDDEN)
-        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        return shortened(text.replace(self.key, HIDDEN) if self.key else text, _SHOWN)
 
     def without_key(self, value: Any) -> Any:
         """Hide the key wherever a decoded body repeats it: answers are written into files, and shown.

@@ -26,15 +26,16 @@ from omniner.config.model_groups import LONGEST_ANSWER, EncodingConfig
 from omniner.errors import UserError
 from omniner.llm.prompts import Prompt
 from omniner.records import Entity, Issue, Sentence, replace_surrogates
-from omniner.wording import counted
+from omniner.wording import counted, first_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 _ANCHORS = ("。", "=", "a", "\n")  # texts of which one does not merge with what follows
-_PROBES = ("[]", '[["北京", "地点_城市"]]', '[["👶🏻", "a"],["①","b"]]')
-_MARKER = "X0mark0X"  # a text that no template holds
+_PROBE_ANSWERS = ("[]", '[["北京", "地点_城市"]]', '[["👶🏻", "a"],["①","b"]]')
+_NAMED = 10  # sentences named in a message
+_MARKER = "X0mark0X"  # a text that no template and no prompt holds
 
 
 class ChatTokenizer:
@@ -125,10 +126,10 @@ class ChatTokenizer:
 
     def _find_anchor(self) -> str:
         """Find a text to put before others and take off again; empty if the tokenizer puts no space before a text."""
-        alone = self._encode(_PROBES, plain=True)
+        alone = self._encode(_PROBE_ANSWERS, plain=True)
         for anchor in _ANCHORS:
             own = self._encode([anchor], plain=True)[0]
-            after = self._encode([anchor + probe for probe in _PROBES], plain=True)
+            after = self._encode([anchor + probe for probe in _PROBE_ANSWERS], plain=True)
             if all(ids[: len(own)] == own for ids in after):
                 return "" if [ids[len(own) :] for ids in after] == alone else anchor
         found = "the tokenizer joins the beginning of an answer with whatever stands before it"
@@ -136,7 +137,7 @@ class ChatTokenizer:
 
     def _check_decoding(self) -> None:
         """Refuse a tokenizer that does not give answers back as they were."""
-        for probe in _PROBES:
+        for probe in _PROBE_ANSWERS:
             if (found := self.decode(self.answer_ids(probe))) != probe:
                 raise UserError(
                     "model.path",
@@ -186,20 +187,8 @@ class ChatTokenizer:
 
 _AWKWARD = (
     *("北京", "我去", "的", "2024年", "Hello", "iPhone 15", "éa", "e\u0301a", "\u0301a", "𠮷野家", "か", "한국"),
-    *(
-        " 空格",
-        "\u3000全角",
-        "\t表",
-        "\n换行",
-        "\r\n换行",
-        "，逗号",
-        "。",
-        "“引”",
-        '"quoted"',
-        "'s",
-        "《书》",
-        "：冒号",
-    ),
+    *(" 空格", "\u3000全角", "\t表", "\n换行", "\r\n换行", "，逗号", "。"),
+    *("“引”", '"quoted"', "'s", "《书》", "：冒号"),
     *(":b", "#话题#", "@我", "[赞]", "{a}", "(a", "（括", "…", "~", "-1", "+1", "￥99", "$9", "%", "/", "\\n", "<b>"),
     *("👶🏻", "❤️", "\u200d", "\ufeff", "①", "!", "！", "?", "*", "_", "=", "|", "&", "^", ".5", ";", "`", "\x00"),
     *("北京 ", " 北京\u3000", "北京\n"),
@@ -207,7 +196,6 @@ _AWKWARD = (
 PROBE_SENTENCES = tuple(dict.fromkeys([*_AWKWARD, *(text[0] for text in _AWKWARD)]))
 """Sentences whose first and last characters may merge with what stands around them, or be stripped."""
 
-_MARK = "X0sentence0X"  # a text that no prompt holds
 _TRIED = 4  # places before the sentence where the text may be parted
 
 
@@ -295,13 +283,13 @@ class PromptEncoder:
         Each sample keeps at least one prompt token after them. The probes see to it that a part of a corpus gives the
         same number as the whole: tokens that the beginning of a sentence can change are not counted.
         """
-        prompts = [*self._probes, *(sample.prompt for sample in samples)]
+        prompts = [*self._probe_prompts, *(sample.prompt for sample in samples)]
         first, last = min(prompts), max(prompts)  # in sorted order, these two differ first
         shared = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
         return min(shared, min(map(len, prompts)) - 1)
 
     @cached_property
-    def _probes(self) -> list[list[int]]:
+    def _probe_prompts(self) -> list[list[int]]:
         """Of the prompts of the probes those that decide the prefix of all: the first, the last and the shortest."""
         prompts = self._prompts(PROBE_SENTENCES)
         return [min(prompts), max(prompts), min(prompts, key=len)]
@@ -309,10 +297,9 @@ class PromptEncoder:
     def _refuse_long(self, sentences: Sequence[Sentence]) -> None:
         long = [sentence.id for sentence in sentences if len(sentence.text) > self.config.max_length]
         if long:
-            names = ", ".join(long[:10]) + (", ..." if len(long) > 10 else "")
             raise UserError(
                 "encoding.max_length",
-                f"{counted(len(long), 'sentence')} longer than {self.config.max_length} characters: {names}",
+                f"{counted(len(long), 'sentence')} longer than {self.config.max_length} characters: {first_of(long, _NAMED)}",
                 "Raise encoding.max_length, or set encoding.on_too_long=truncate or skip.",
             )
 
@@ -344,7 +331,7 @@ class PromptEncoder:
         """Part the chat around its input where the tokens of all probes stay what they are; None if nowhere."""
         inputs = self.prompt.inputs(PROBE_SENTENCES)
         texts = [self.chat.write(self.prompt, text) for text in inputs]
-        head, _, tail = self.chat.write(self.prompt, _MARK).partition(_MARK)
+        head, _, tail = self.chat.write(self.prompt, _MARKER).partition(_MARKER)
         if texts != [head + text + tail for text in inputs]:
             return None  # the template does something to the text
         tokens, rest = self.chat.prompts_ids(texts), self.chat.before_control(tail)

@@ -35,7 +35,7 @@ from omniner.llm.prompts import Prompt
 from omniner.llm.responses import ONLY_THOUGHT, Refusal, Reply
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence
-from omniner.wording import counted
+from omniner.wording import counted, first_of, shortened
 
 log = logging.getLogger("omniner")
 
@@ -123,10 +123,9 @@ class _Predictor:
         ]
         log.info("%s%s", ", ".join(counted(*each) for each in cost), f"; {trouble}" if trouble else "")
         if self.failed:
-            names = ", ".join(name for name, _ in self.failed[:_NAMED]) + (", ..." if len(self.failed) > _NAMED else "")
-            found = (
-                f"{counted(len(self.failed), 'sentence')} without an answer ({names}); the first: {self.failed[0][1]}"
-            )
+            names = first_of([name for name, _ in self.failed], _NAMED)
+            without = f"{counted(len(self.failed), 'sentence')} without an answer ({names})"
+            found = f"{without}; the first: {self.failed[0][1]}"
             raise UserError("decoding.url", found, "Repeat the same command: it asks again about these only.")
 
     def empty(self, sentence: Sentence) -> Prediction:
@@ -217,11 +216,9 @@ class _Predictor:
 
     def _trouble(self) -> str:
         usage = self.client.usage
-        return (
-            f"{counted(usage.retries, 'further attempt')}, the last after: {usage.last_trouble}"
-            if usage.retries
-            else ""
-        )
+        if not usage.retries:
+            return ""
+        return f"{counted(usage.retries, 'further attempt')}, the last after: {usage.last_trouble}"
 
 
 def refuse_unread(predictions: Sequence[Prediction], config: DecodingConfig) -> None:
@@ -244,7 +241,8 @@ def explain_unread(unread: Sequence[Prediction], config: DecodingConfig) -> tupl
         The reasons with their counts and the first examples, the key that helps with the most frequent one, and how.
     """
     kinds, limit = Counter(map(_kind_of, unread)), config.max_new_tokens or "what the server allows"
-    examples = "; ".join(f"{p.id}: {_shortened(p.raw) or p.reason[:_SHOWN]}" for p in unread[:_EXAMPLES])
+    answers = [(p.id, shortened(" ".join(p.raw.split()), _SHOWN) or p.reason[:_SHOWN]) for p in unread[:_EXAMPLES]]
+    examples = "; ".join(f"{name}: {answer}" for name, answer in answers)
     reasons = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
     key, fix = {
         ONLY_THOUGHT: (
@@ -273,11 +271,6 @@ def _kind_of(prediction: Prediction) -> str:
     if reason.startswith(CUT):
         return _LIMIT
     return _OUT_OF_FORM if prediction.raw.strip() else _NO_ANSWER
-
-
-def _shortened(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def list_schema(categories: Sequence[str]) -> dict[str, Any]:

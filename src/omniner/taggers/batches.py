@@ -27,9 +27,10 @@ from omniner.records import Entity, Issue, Sentence
 from omniner.taggers.heads import LeftOut, Span, TagScheme, fit_spans
 from omniner.taggers.inputs import Inputs, TextInput
 from omniner.training.plans import plan_longest_first
-from omniner.wording import counted
+from omniner.wording import counted, first_of
 
 _SKIPPED = "too-long-skipped"  # code of an issue
+_NAMED = 10  # sentences named in a message
 
 
 @dataclass(slots=True)
@@ -109,11 +110,10 @@ class SentenceEncoder:
 
     def _refuse_long(self, issues: Sequence[Issue]) -> None:
         if long := [issue.id for issue in issues if issue.code == _SKIPPED]:
-            names = ", ".join(long[:10]) + (", ..." if len(long) > 10 else "")
             raise UserError(
                 "encoding.max_length",
                 f"{counted(len(long), 'sentence')} longer than {self.config.max_length} characters "
-                f"or than the model takes: {names}",
+                f"or than the model takes: {first_of(long, _NAMED)}",
                 "Raise encoding.max_length (up to the model's limit), or set encoding.on_too_long=truncate or skip.",
             )
 

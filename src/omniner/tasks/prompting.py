@@ -23,6 +23,7 @@ from omniner.llm.prompts import Prompt, build_prompt
 from omniner.records import Sentence
 from omniner.runs.context import Context
 from omniner.runs.folder import GUIDANCE_COPY, resolve_run
+from omniner.wording import first_of
 
 log = logging.getLogger("omniner")
 
@@ -165,6 +166,6 @@ def _check_unseen(guidance: Guidance, shown: Collection[str], reported: Sequence
             "these: its scores are optimistic"
         )
         return
-    names = ", ".join(sorted(seen)[:_NAMED]) + (", ..." if len(seen) > _NAMED else "")
+    names = first_of(sorted(seen), _NAMED)
     found = f"{len(seen)} of its examples stand in the split that this run reports on ({names})"
     raise UserError("prompt.from_run", found, "Run task=guide on dev or train of the same data configuration.")

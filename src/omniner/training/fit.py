@@ -49,7 +49,7 @@ from omniner.records import Issue
 from omniner.training import checkpoints
 from omniner.training.devices import Devices, Precision, full_state_dict
 from omniner.training.learner import Learner, TrainingData
-from omniner.wording import counted
+from omniner.wording import counted, first_of, shortened
 
 log = logging.getLogger("omniner")
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and device lists; we say what is used
@@ -256,7 +256,7 @@ def _check_same(path: Path, module: Learner) -> None:
         fix = f"Set resume=never to train anew; the best weights so far are in {path.parent}."
         raise UserError("resume", f"{path} is damaged ({damaged}): the training cannot go on from it", fix)
     if differences := list(_differences(module.stored_description(content), module.describe())):
-        shown = "; ".join(differences[:_NAMED]) + ("; ..." if len(differences) > _NAMED else "")
+        shown = first_of(differences, _NAMED, "; ")
         fix = "Set resume=never, or choose another output_dir."
         raise UserError("resume", f"{path} belongs to another training: {shown}", fix)
     module.check_state(content)
@@ -272,10 +272,9 @@ def _differences(stored: Any, now: Any, key: str = "") -> Iterator[str]:
 
 
 def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
     if isinstance(value, (list, tuple)):
         return f"{len(value)} entries"
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+    return "nothing" if value is None else shortened(str(value), _LONGEST_SHOWN)
 
 
 def _on_terminal() -> bool:
