@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from omniner.errors import UserError
+from omniner.model_files import DESCRIPTION
 from omniner.records import Entity, Issue, Prediction, Sentence
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def load(source: str | Path, overrides: Sequence[str] = (), categories: Sequence
     text = str(source)
     if text.startswith(("http://", "https://")):
         return _load_server(text, overrides, categories)
-    if (Path(text) / "config.json").is_file() and not (Path(text) / "omniner.json").is_file():
+    if (Path(text) / "config.json").is_file() and not (Path(text) / DESCRIPTION).is_file():
         return _load_published(Path(text), overrides, categories)
     return _load_trained(text, overrides)
 
@@ -212,18 +213,13 @@ def _load_trained(text: str, overrides: Sequence[str]) -> Model:
 
     config = compose.load(["task=train", *overrides])
     checkpoint = find_trained_model(text, config.tracking, "load")
-    settings = next((file for file in _settings_beside(checkpoint) if file.is_file()), None)
-    if settings is not None:
+    folders = checkpoint.resolve().parents[:2]  # the checkpoint is <run>/checkpoints/best, or stands alone
+    if settings := next((folder / "config.yaml" for folder in folders if (folder / "config.yaml").is_file()), None):
         changed = [override.lstrip("+~").partition("=")[0] for override in overrides]
         kept = [name for name in ("model", "head", "prompt", "encoding", "decoding", "seed") if name not in changed]
         given = [key for key in changed if "." in key and key.partition(".")[0] in kept]
         config = compose.with_keys_of(config, given, compose.adopt(config, settings, kept))
     return Model(config, text, models.load_predictor(config, checkpoint).predict)
-
-
-def _settings_beside(checkpoint: Path) -> Iterator[Path]:
-    """Where the configuration of a checkpoint's run may be: `<run>/checkpoints/best`."""
-    yield from (folder / "config.yaml" for folder in checkpoint.resolve().parents[:2])
 
 
 def _load_published(folder: Path, overrides: Sequence[str], categories: Sequence[str]) -> Model:
@@ -344,16 +340,17 @@ def compare(
     with tempfile.TemporaryDirectory() as copies, _gold_file(gold) as path:
         config = dataclasses.replace(config, gold=None if path is None else str(path))
 
-        def add(entries: list[str]) -> None:
-            found = find_run_files(dataclasses.replace(config, runs=entries), Path(copies) / str(len(sources)))
+        def add(*entries: str) -> None:
+            found = find_run_files(dataclasses.replace(config, runs=list(entries)), Path(copies) / str(len(sources)))
             sources.extend(found)
             loaded.extend(read_runs(found)[0])
 
+        named: Mapping[str, Answers] = runs if isinstance(runs, Mapping) else {}
         if not isinstance(runs, Mapping):
-            add([str(run) for run in runs])
-        for name, run in runs.items() if isinstance(runs, Mapping) else ():
+            add(*map(str, runs))
+        for name, run in named.items():
             if isinstance(run, str | Path):
-                add([f"{name}={run}"])
+                add(f"{name}={run}")
             elif gold is None:
                 raise UserError("gold", f"the records of {name} hold no gold", "Give the gold sentences.")
             else:

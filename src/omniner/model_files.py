@@ -141,9 +141,8 @@ def _ask_hub(name: str) -> None:
         with urllib.request.urlopen(request, timeout=WAIT):
             pass
     except urllib.error.HTTPError as error:
-        if (
-            error.code == 404 and error.headers.get("X-Error-Code") != "EntryNotFound"
-        ):  # a GGUF model has no config.json
+        no_config = error.headers.get("X-Error-Code") == "EntryNotFound"  # as of a GGUF model
+        if error.code == 404 and not no_config:
             raise UserError("model.path", f"the hub {hub} knows no model {name}", DOWNLOAD) from error
         # 401 and 403 are for whoever loads it with a token; 5xx may be over by then
     except (OSError, ValueError) as error:

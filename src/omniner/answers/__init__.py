@@ -134,7 +134,7 @@ def prediction_from_answer(
     raw: str,
     prompt_sha: str,
     engine: str,
-    cut: str | bool = False,
+    ended_by: str = "",
     categories: Collection[str] = (),
 ) -> Prediction:
     """Read a model's answer about a sentence; never raises.
@@ -147,13 +147,13 @@ def prediction_from_answer(
         raw: the answer as the model wrote it.
         prompt_sha: hash of the prompt.
         engine: who answered.
-        cut: what ended the answer before the model did, which `reason` says: True = the limit of tokens.
+        ended_by: what ended the answer before the model did (`CUT`, `REPEATED`); empty = the model did.
         categories: those that the model was told of.
     """
-    parsed = parse_answer(raw, categories, sentence.text, bool(cut))
+    parsed = parse_answer(raw, categories, sentence.text, bool(ended_by))
     placed = locate_pairs(sentence.text, [(_spelt_as_in(sentence.text, text), label) for text, label in parsed.pairs])
     entities = [entity for entity in placed if entity is not None]
-    reasons = [CUT if cut is True else cut or "", parsed.reason]
+    reasons = [ended_by, parsed.reason]
     if repeats := len(placed) - len(entities):
         reasons.append(f"{counted(repeats, 'repeated entity')} dropped")
     return Prediction(sentence.id, entities, raw, parsed.status, "; ".join(filter(None, reasons)), prompt_sha, engine)

@@ -17,6 +17,7 @@ from omniner.answers.loose_json import CutList, CutObject, CutText, Number, Obje
 from omniner.answers.pairs import PairReader, PairReading
 from omniner.answers.plain_lines import read_labelled_lists, read_lines
 
+MODEL_THINKS, BEHIND_THINKING = "the model thinks", "behind its thinking"  # in the notes on answers that hold thoughts
 _THINK = r"think|thinking|thought|thoughts|reasoning|reflection|analysis|scratchpad|seed:think"
 _THINK_OPEN = re.compile(
     rf"<(?:{_THINK})>|\[THINK\]|<\|(?:begin_of_thought|START_THINKING|think)\|>|◁think▷", re.IGNORECASE
@@ -74,16 +75,16 @@ def final_text(text: str) -> FinalText:
     if not _MARKUP.search(text):
         return FinalText(text)
     if "<|channel|>" in text or _BARE_CHANNEL.match(text):
-        text, note = _final_channel(text), "behind its thinking"
+        text, note = _final_channel(text), BEHIND_THINKING
         if not text.strip():
-            return FinalText("", "it breaks off while the model thinks")
+            return FinalText("", f"it breaks off while {MODEL_THINKS}")
     closed = list(_THINK_CLOSE.finditer(text))
     if closed:
-        text, note = text[closed[-1].end() :], "behind its thinking"
+        text, note = text[closed[-1].end() :], BEHIND_THINKING
     if _THINK_OPEN.search(text):
-        return FinalText("", "it breaks off while the model thinks")
+        return FinalText("", f"it breaks off while {MODEL_THINKS}")
     if closed and not text.strip():
-        return FinalText("", "nothing stands behind its thinking")
+        return FinalText("", f"nothing stands {BEHIND_THINKING}")
     if opened := list(_ANSWER_OPEN.finditer(text)):
         text, note = text[opened[-1].end() :], note or "in its tags"
         if end := _ANSWER_CLOSE.search(text):

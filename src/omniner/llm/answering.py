@@ -58,13 +58,13 @@ def predict_answers(
         for batch in answers:
             yield [
                 prediction_from_answer(
-                    sentences[each.id], each.text, prompt.sha, engine, _cut_by(each), prompt.categories
+                    sentences[each.id], each.text, prompt.sha, engine, _ended_by(each), prompt.categories
                 )
                 for each in batch
             ]
 
 
-def _cut_by(answer: Answer) -> str:
+def _ended_by(answer: Answer) -> str:
     """What ended an answer before the model did; empty if the model did."""
     if answer.looped:
         return REPEATED

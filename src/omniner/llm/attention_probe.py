@@ -13,9 +13,8 @@ import copy
 import logging
 import math
 import random
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +25,7 @@ from omniner.errors import UserError
 from omniner.llm.attention import ATTENTION_BACKENDS
 from omniner.llm.packs import make_pack
 from omniner.llm.prefix_cache import check_full_attention
+from omniner.llm.samples import Sample
 from omniner.llm.shared_prefix import attach_attention, pack_loss
 from omniner.training.devices import base_model, compute_dtype
 
@@ -114,12 +114,6 @@ class _Measure(NamedTuple):
         return max(errors) if all(map(math.isfinite, errors)) else math.inf
 
 
-@dataclass
-class _Item:
-    prompt: list[int]
-    answer: list[int]
-
-
 class AttentionProbe:
     """Compares back-ends with separate sequences on a tiny model like the given one.
 
@@ -136,9 +130,12 @@ class AttentionProbe:
         chance = random.Random(0)
         prefix, *own = ([chance.randrange(_VOCABULARY) for _ in range(n)] for n in (_PREFIX, *map(sum, _SIZES)))
         self._items = [
-            _Item(prefix + tokens[:rest], tokens[rest:]) for (rest, _), tokens in zip(_SIZES, own, strict=True)
+            Sample("", "", prefix + tokens[:rest], tokens[rest:], [])
+            for (rest, _), tokens in zip(_SIZES, own, strict=True)
         ]
-        with _undisturbed(device):
+        # the run's own random numbers go on as if nothing had been drawn
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
             self._exact = _tiny(config).to(device, torch.float32)
         if precision == "bf16-true":
             self._exact.bfloat16().float()  # the same weights in both precisions
@@ -198,11 +195,3 @@ def _tiny(config: Any) -> Any:
     if hasattr(tiny, "quantization_config"):
         del tiny.quantization_config
     return AutoModelForCausalLM.from_config(tiny, attn_implementation="sdpa").train()
-
-
-@contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
-    """Draw random numbers from a fixed seed within; those of the run go on after it as if nothing had been drawn."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        yield

@@ -20,7 +20,6 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -30,6 +29,7 @@ from omniner.config.model_groups import LONGEST_ANSWER, DecodingConfig, TuningCo
 from omniner.errors import UserError
 from omniner.llm.language_model import prefers_8bit, prepare_for_training
 from omniner.llm.packs import make_pack
+from omniner.llm.samples import Sample
 from omniner.llm.shared_prefix import MOST_LOGITS, attach_attention, pack_loss
 from omniner.training.devices import Devices, base_model, compute_dtype
 
@@ -176,19 +176,13 @@ class Probe:
         return float(sum(seen.values()))
 
 
-@dataclass
-class _Sample:
-    prompt: list[int]
-    answer: list[int]
-
-
-def _samples(pack: PackSize) -> list[_Sample]:
+def _samples(pack: PackSize) -> list[Sample]:
     """Make samples of a pack of this size, of about equal lengths."""
     suffixes = max(2, pack.tokens - pack.prefix)
     count = max(1, min(suffixes // 70, pack.answers))
     own, answers = suffixes // count, max(1, pack.answers // count)
     rest = max(1, own - answers + 1)
-    return [_Sample([0] * (pack.prefix + rest), [0] * answers) for _ in range(count)]
+    return [Sample("", "", [0] * (pack.prefix + rest), [0] * answers, []) for _ in range(count)]
 
 
 def _make_fake(model: nn.Module) -> None:

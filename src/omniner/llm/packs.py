@@ -16,19 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from omniner.llm.samples import Sample
 T = TypeVar("T")
-
-
-class PackItem(Protocol):
-    """What a pack needs of a sample: the token ids of its prompt and of its answer."""
-
-    prompt: list[int]
-    answer: list[int]
 
 
 @dataclass
@@ -98,7 +93,7 @@ class PackedStep:
         return replace(self, packs=[pack.to(device, **options) for pack in self.packs])
 
 
-def make_pack(samples: Sequence[PackItem], prefix: int, weight: int = 1) -> Pack:
+def make_pack(samples: Sequence[Sample], prefix: int, weight: int = 1) -> Pack:
     """Make the pack of some samples; the loss is on every token of their answers.
 
     Args:
@@ -139,7 +134,7 @@ def make_pack(samples: Sequence[PackItem], prefix: int, weight: int = 1) -> Pack
     )
 
 
-def suffix_length(prefix: int) -> Callable[[PackItem], int]:
+def suffix_length(prefix: int) -> Callable[[Sample], int]:
     """Return the function that says how many tokens a sample adds to a pack behind a prefix of this length."""
     return lambda sample: len(sample.prompt) - prefix + len(sample.answer) - 1
 
@@ -181,7 +176,7 @@ def fill_bins(order: list[int], lengths: Sequence[int], count: int, room: int) -
     return bins
 
 
-def pack_step(samples: Sequence[PackItem], prefix: int, pack_tokens: int, rank: int, ranks: int) -> PackedStep:
+def pack_step(samples: Sequence[Sample], prefix: int, pack_tokens: int, rank: int, ranks: int) -> PackedStep:
     """Make one process's share of an optimizer step.
 
     Args:

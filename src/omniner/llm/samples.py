@@ -299,7 +299,8 @@ class PromptEncoder:
         if long:
             raise UserError(
                 "encoding.max_length",
-                f"{counted(len(long), 'sentence')} longer than {self.config.max_length} characters: {first_of(long, _NAMED)}",
+                f"{counted(len(long), 'sentence')} longer than {self.config.max_length} characters: "
+                f"{first_of(long, _NAMED)}",
                 "Raise encoding.max_length, or set encoding.on_too_long=truncate or skip.",
             )
 

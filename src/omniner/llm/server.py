@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from omniner.answers import CUT, STYLES, prediction_from_answer, strict_pairs
+from omniner.answers.final_answer import BEHIND_THINKING, MODEL_THINKS
 from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
 from omniner.llm.client import ChatClient, ChatRequest, ServerError, response_format
@@ -187,11 +188,10 @@ class _Predictor:
     def _prediction(self, sentence: Sentence, reply: Reply) -> Prediction:
         """Read an answer; report the first one that is not in the form that was asked for."""
         text = entities_as_list(reply.text, self.prompt.answer) if self.guided else reply.text
-        cut = reply.finish == "length"
-        prediction = prediction_from_answer(sentence, text, self.prompt.sha, self.engine, cut, self.prompt.categories)
-        known = self.prompt.categories
+        known, ended_by = self.prompt.categories, CUT if reply.finish == "length" else ""
+        prediction = prediction_from_answer(sentence, text, self.prompt.sha, self.engine, ended_by, known)
         in_form = prediction.parse == "ok" and all(entity.category in known for entity in prediction.entities)
-        if self.guided and not (in_form or cut or self.out_of_form):
+        if self.guided and not (in_form or ended_by or self.out_of_form):
             self.out_of_form = True
             message = "the answer about %s is not in the form that decoding.structured=%s asks for: %s may not know it"
             log.warning(message, sentence.id, self.config.structured, self.client.url)
@@ -266,7 +266,7 @@ def _kind_of(prediction: Prediction) -> str:
     reason = prediction.reason
     if reason.startswith("refused: "):
         return _REFUSED
-    if ONLY_THOUGHT in reason or "the model thinks" in reason or "behind its thinking" in reason:
+    if any(thought in reason for thought in (ONLY_THOUGHT, MODEL_THINKS, BEHIND_THINKING)):
         return ONLY_THOUGHT
     if reason.startswith(CUT):
         return _LIMIT

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from omniner.config.model_groups import HeadConfig
-from omniner.registry import HEADS
+from omniner.registry import HEADS, first_line
 
 Span = tuple[int, int, int]
 """`(start, end, category id)`, half-open, in characters."""
@@ -187,7 +187,7 @@ class Head:
     @property
     def meaning(self) -> str:
         """What it is, in one line."""
-        return self.description.partition("\n")[0]
+        return first_line(self.description)
 
 
 class LabelledBatch(Protocol):
