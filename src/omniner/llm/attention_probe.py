@@ -129,7 +129,7 @@ class AttentionProbe:
         self._mixed = precision == "bf16-mixed"
         chance = random.Random(0)
         prefix, *own = ([chance.randrange(_VOCABULARY) for _ in range(n)] for n in (_PREFIX, *map(sum, _SIZES)))
-        self._items = [
+        self._samples = [
             Sample("", "", prefix + tokens[:rest], tokens[rest:], [])
             for (rest, _), tokens in zip(_SIZES, own, strict=True)
         ]
@@ -153,7 +153,7 @@ class AttentionProbe:
         )
 
         def loss(model: Any) -> Tensor:
-            packs = [make_pack(items, _PREFIX).to(self._device) for items in (self._items, self._items[:1])]
+            packs = [make_pack(each, _PREFIX).to(self._device) for each in (self._samples, self._samples[:1])]
             with autocast:
                 return pack_loss(model, packs[0]) + pack_loss(model, packs[1])
 
@@ -162,10 +162,10 @@ class AttentionProbe:
     def _separate(self, model: Any) -> Tensor:
         """Compute the loss by one plain forward pass per sample."""
         losses = []
-        for item in [*self._items, self._items[0]]:
-            ids = torch.tensor([item.prompt + item.answer], device=self._device)
-            logits = model(input_ids=ids, use_cache=False).logits[0, len(item.prompt) - 1 : -1]
-            losses.append(cross_entropy(logits.float(), ids[0, len(item.prompt) :], reduction="sum"))
+        for sample in [*self._samples, self._samples[0]]:
+            ids = torch.tensor([sample.prompt + sample.answer], device=self._device)
+            logits = model(input_ids=ids, use_cache=False).logits[0, len(sample.prompt) - 1 : -1]
+            losses.append(cross_entropy(logits.float(), ids[0, len(sample.prompt) :], reduction="sum"))
         return torch.stack(losses).sum()
 
 

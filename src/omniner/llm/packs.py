@@ -23,6 +23,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from omniner.llm.samples import Sample
+
 T = TypeVar("T")
 
 
