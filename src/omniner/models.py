@@ -143,7 +143,7 @@ def _devices_for(
 ) -> Devices:
     if isinstance(model, BiLSTMConfig):
         return choose_devices(trainer, large=False, trains=trains)
-    return choose_devices(trainer, True, layer_sizes(model.path), trains)
+    return choose_devices(trainer, large=True, layer=layer_sizes(model.path), trains=trains)
 
 
 def prepare_tagger(config: Config, corpus: Corpus) -> tuple[TaggerModule, TaggerData]:
@@ -295,7 +295,8 @@ def devices_for_prediction(config: Config, checkpoint: Path | None) -> Devices:
 
         return _devices_for(config.trainer, load_tagger(checkpoint).model_config)
     base = read_json(checkpoint / DESCRIPTION).get("base")  # adapters have no sizes of their own
-    return choose_devices(config.trainer, True, layer_sizes(str(checkpoint)) or layer_sizes(base), trains=False)
+    layer = layer_sizes(str(checkpoint)) or layer_sizes(base)
+    return choose_devices(config.trainer, large=True, layer=layer, trains=False)
 
 
 def load_untrained(config: Config, prompt: Prompt, texts: Sequence[str]) -> Predictor:
@@ -313,7 +314,7 @@ def load_untrained(config: Config, prompt: Prompt, texts: Sequence[str]) -> Pred
 
     if config.llm is None:
         raise UserError("checkpoint", "a tagger must be trained before it can predict", "Set checkpoint=<path>.")
-    devices = choose_devices(config.trainer, True, layer_sizes(config.llm.path), trains=False)
+    devices = devices_for_prediction(config, checkpoint=None)
     # adapters that have learnt nothing would only cost time; 4-bit weights may be what makes a model fit
     method = config.tuning.method if config.tuning.method == "qlora" else "full"
     tuning = dataclasses.replace(config.tuning, method=method, gradient_checkpointing=False)

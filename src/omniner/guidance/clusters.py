@@ -94,20 +94,20 @@ def cluster_errors(errors: Iterable[ErrtaError]) -> list[Cluster]:
     return sorted(clusters, key=lambda c: (-len(c.errors), place[c.kind], c.gold, c.predicted))
 
 
-def cluster_examples(found: Cluster, texts: Mapping[str, str], count: int) -> list[ErrtaError]:
+def cluster_examples(cluster: Cluster, texts: Mapping[str, str], count: int) -> list[ErrtaError]:
     """Choose at most `count` errors that stand for the cluster.
 
     Args:
-        found: the cluster.
+        cluster: whose errors they are.
         texts: sentences by id.
         count: how many.
     """
     by_surface: dict[str, list[ErrtaError]] = defaultdict(list)
-    for error in found.errors:
+    for error in cluster.errors:
         by_surface[surface_of(error)].append(error)
     columns = [
         sorted(by_surface[surface.text], key=lambda error: (len(texts[error.sentence_id]), _order(error)))
-        for surface in found.surfaces
+        for surface in cluster.surfaces
     ]
     chosen: list[ErrtaError] = []
     shown: set[str] = set()

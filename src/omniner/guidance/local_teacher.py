@@ -33,7 +33,7 @@ class LocalTeacher:
 
     def __init__(self, config: Config) -> None:
         settings = config.teacher
-        devices = choose_devices(config.trainer, True, layer_sizes(settings.path), trains=False)
+        devices = choose_devices(config.trainer, large=True, layer=layer_sizes(settings.path), trains=False)
         try:
             model, tokenizer = load_pretrained(str(settings.path), devices.dtype(learns=False))
             self._chat = ChatTokenizer(tokenizer, None)

@@ -43,6 +43,11 @@ from omniner.wording import counted
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+log = logging.getLogger("omniner")
+
+ANSWER_CUT = "it is longer than teacher.max_new_tokens allows"
+_VERSION = 1  # of what a kept answer depends on
+_TICK = 10.0  # seconds between reports of progress
 _LONGEST = 50_000  # characters of an answer that are looked at
 _THOUGHT = "</think>"  # what models that think aloud write before their answer
 _FENCED = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
@@ -261,13 +266,6 @@ def describe_example(number: int, example: LessonExample, language: str) -> str:
     )
     text = " ".join(example.text.split())
     return _EXAMPLE[language].format(number=number, text=text, gold=gold, predicted=predicted)
-
-
-log = logging.getLogger("omniner")
-
-_VERSION = 1  # of what a kept answer depends on
-_TICK = 10.0  # seconds between reports of progress
-ANSWER_CUT = "it is longer than teacher.max_new_tokens allows"
 
 
 @dataclass(frozen=True, slots=True)

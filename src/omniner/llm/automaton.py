@@ -42,7 +42,7 @@ the bracket of a pair, behind the answer."""
 
 _UTF8 = [*range(0x20, 0xC0), *range(0xC2, 0xF5)]  # bytes of texts without control characters
 _PROBES = ('[["北京 天", "a_b/c"], ["👶🏻", "①"]]', '[["x\\\\n","y"],["0","z"]]')
-_OTHER = "Choose a model whose tokenizer works on bytes or falls back to them, or use decoding=free."
+_ADVICE = "Choose a model whose tokenizer works on bytes or falls back to them, or use decoding=free."
 _LONGEST_CHARACTER = 6  # bytes, and so tokens at most: \u001f; without an escape it is 4
 
 
@@ -257,7 +257,7 @@ class TokenTrie:
         missing = [byte for byte in _UTF8 if byte not in first or not first[byte].tokens]
         if missing:
             found = f"{len(missing)} bytes have no token of their own, the first of them {missing[0]:#04x}"
-            raise UserError("model.path", f"the tokenizer cannot spell every text: {found}", _OTHER)
+            raise UserError("model.path", f"the tokenizer cannot spell every text: {found}", _ADVICE)
 
     def _node(self, low: int, high: int, depth: int) -> TrieNode:
         """Make the node of the sorted tokens `low` to `high`, which share their first `depth` bytes."""
@@ -335,14 +335,14 @@ def token_bytes(chat: ChatTokenizer) -> dict[int, bytes]:
     elif "ByteFallback" in kinds:
         spellings = byte_fallback_bytes(ordinary)
     else:
-        raise UserError("model.path", f"a tokenizer of the kind {decoder['type']} has no bytes in its tokens", _OTHER)
+        raise UserError("model.path", f"a tokenizer of the kind {decoder['type']} has no bytes in its tokens", _ADVICE)
     for token, entry in added.items():
         if not entry.special and chat.decode([token]) == entry.content:
             spellings[token] = entry.content.encode()
     for probe in _PROBES:
         found = b"".join(spellings.get(token, b"") for token in chat.answer_ids(probe))
         if found != probe.encode():
-            raise UserError("model.path", f"tokens do not spell their text: {probe!r} becomes {found!r}", _OTHER)
+            raise UserError("model.path", f"tokens do not spell their text: {probe!r} becomes {found!r}", _ADVICE)
     return spellings
 
 

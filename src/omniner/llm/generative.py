@@ -83,7 +83,7 @@ class GenerativeModule(Learner):
         chosen = choose_optimizer(self.model, wanted, devices.accelerator == "gpu")
         self.tuning = dataclasses.replace(wanted, optimizer=chosen)
         self.precision, self.prefix = devices.precision, prefix
-        self._learns_in = devices.dtype(learns=True)
+        self._learning_dtype = devices.dtype(learns=True)
         self._constraint = build_constraint(causal, config.decoding)
 
         self._attention = ""
@@ -109,7 +109,7 @@ class GenerativeModule(Learner):
             compute = compute_dtype(self.precision)
             shard_model(self.model, strategy.device_mesh["data_parallel"], compute)
         if self.causal.method == "full":
-            hold_in(self.model.to(strategy.root_device), self._learns_in)
+            convert_weights(self.model.to(strategy.root_device), self._learning_dtype)
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer that `tuning.optimizer` names, with the schedule per step."""
@@ -253,7 +253,7 @@ class GenerativeModule(Learner):
         self.log("train/tokens_per_second", tokens, batch_size=batch.sentences, sync_dist=True, reduce_fx="sum")
 
 
-def hold_in(model: nn.Module, dtype: torch.dtype) -> None:
+def convert_weights(model: nn.Module, dtype: torch.dtype) -> None:
     """Convert all weights of a model to a type; buffers, such as frequencies of positions, keep theirs."""
     weights = {id(weight) for weight in model.parameters()}
     model._apply(lambda value: value.to(dtype) if id(value) in weights else value)  # type: ignore[no-untyped-call]

@@ -67,7 +67,7 @@ def attach_attention(model: Any, backend: str, dtype: torch.dtype | None = None)
     """
     from transformers import AttentionInterface
 
-    AttentionInterface.register(_NAME, _attention)
+    AttentionInterface.register(_NAME, _pack_attention)
     detach_attention(model)
     base = base_model(model)
     base.shared_prefix = AttachedAttention(base, backend, dtype)
@@ -128,7 +128,7 @@ def _loss_instead_of_logits(head: nn.Module, targets: Tensor, vocabulary: int) -
             head.forward = before
 
 
-def _attention(
+def _pack_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,

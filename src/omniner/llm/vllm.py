@@ -38,7 +38,7 @@ log = logging.getLogger("omniner")
 NAME = "vllm"  # of the model on the server, and so in predictions
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM takes
 _PAUSE = 0.5  # seconds between two looks at a server that starts
-_FAREWELL = 30.0  # seconds for a server to end by itself
+_GRACE_SECONDS = 30.0  # seconds for a server to end by itself
 _TAIL = 20_000  # bytes of its output in which the reason of its end is looked for
 # The server ends when its standard input does, and so when this process is killed, too.
 _WATCHED = """
@@ -199,10 +199,10 @@ def running(command: Sequence[str], output: Path, seconds: float, url: str) -> I
             yield
         except UserError as error:
             if server.poll() is not None:
-                raise _ended(server, output) from error
+                raise _ended_error(server, output) from error
             raise
     finally:
-        _end(server)
+        _stop(server)
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], output: Path, seconds: float, url: str) -> None:
@@ -210,7 +210,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], output: Path, seconds: fl
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy would look on its own machine
     while True:
         if server.poll() is not None:
-            raise _ended(server, output)
+            raise _ended_error(server, output)
         with contextlib.suppress(OSError, urllib.error.URLError), direct.open(f"{url}/health", timeout=5):
             return
         if time.monotonic() > end:
@@ -219,7 +219,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], output: Path, seconds: fl
         time.sleep(_PAUSE)
 
 
-def _ended(server: subprocess.Popen[bytes], output: Path) -> UserError:
+def _ended_error(server: subprocess.Popen[bytes], output: Path) -> UserError:
     if server.returncode == 127:  # the shell's own
         return UserError("decoding.command", f"vLLM is not there ({_last_words(output)})", "pip install vllm")
     return UserError("decoding", f"vLLM has ended: {_last_words(output)}", "Mend that, in decoding.options perhaps.")
@@ -232,12 +232,12 @@ def _last_words(output: Path) -> str:
     return one_line(RuntimeError(next((line for line in reversed(lines) if "Error" in line), lines[-1])))
 
 
-def _end(server: subprocess.Popen[bytes]) -> None:
+def _stop(server: subprocess.Popen[bytes]) -> None:
     """End a server and all that it started; politely first."""
     assert server.stdin is not None
     server.stdin.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        server.wait(_FAREWELL)
+        server.wait(_GRACE_SECONDS)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(server.pid, signal.SIGKILL)
     server.wait()

@@ -150,10 +150,10 @@ class BiLSTM(Backbone):
         states = torch.cat(parts, dim=2)
         if noise is not None:
             states = noise.locked(states, self.config.embedding_dropout)
-        turned = _turned(batch.mask)
+        reversal = _reversal(batch.mask)
         for ahead, back in zip(self.ahead, self.back, strict=True):
-            onward, returning = ahead(states)[0], back(_take(states, turned))[0]
-            states = torch.cat([onward, _take(returning, turned)], dim=2)
+            onward, returning = ahead(states)[0], back(_take(states, reversal))[0]
+            states = torch.cat([onward, _take(returning, reversal)], dim=2)
             if noise is not None:
                 states = noise.locked(states, self.config.dropout)
         return states
@@ -183,7 +183,7 @@ class StepNoise:
         return ids.masked_fill((drawn < share).to(ids.device) & (ids != PAD), UNKNOWN)
 
 
-def _turned(mask: Tensor) -> Tensor:
+def _reversal(mask: Tensor) -> Tensor:
     """[B, L, 1] where each place of a sentence comes from when it is turned round; padding stays where it is."""
     lengths = mask.sum(1, keepdim=True)
     place = torch.arange(mask.shape[1], device=mask.device)[None]
@@ -303,7 +303,7 @@ def load_encoder(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module
         UserError: it cannot be loaded or built, or is a model that only looks to the left.
     """
     if config.path is None:
-        return _random(config, texts)
+        return _random_encoder(config, texts)
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     local = is_local_folder(config.path, _FOLDER)
@@ -338,7 +338,7 @@ def max_tokens(settings: Any) -> int:
     return positions - 2 if settings.model_type in _SHIFTED else positions
 
 
-def _random(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module, TokenInput]:
+def _random_encoder(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module, TokenInput]:
     vocabulary = Vocabulary.build(texts, _MIN_COUNT, bigrams=False)
     tokenizer = character_tokenizer(vocabulary)
     if "model_type" not in config.architecture:

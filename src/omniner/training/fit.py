@@ -57,7 +57,7 @@ logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and
 warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="pytorch_lightning")
 
 _LOG_EVERY = 20  # optimizer steps between logged values: a tracker's write costs about as much as a small step
-_SECONDS = 60.0  # between two lines of progress
+_PROGRESS_SECONDS = 60.0  # between two lines of progress
 _AGREE_EVERY = 20  # steps; each time the processes wait for each other and for the device
 _SAME_LOSS = 1e-5  # relative; another eval_batch_size moves a loss in its seventh digit, and must not choose
 _NAMED, _LONGEST_SHOWN = 4, 60  # differences from another training in a message, and characters of a value there
@@ -120,7 +120,9 @@ def fit_module(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         if trainer.is_global_zero:
-            log.info("training ended at step %s: %s", f"{trainer.global_step:,}", keeper.reason() or _limit(trainer))
+            log.info(
+                "training ended at step %s: %s", f"{trainer.global_step:,}", keeper.reason_to_end() or _limit(trainer)
+            )
         if keeper.evaluated_step != trainer.global_step:
             # time, steps or epochs ended between two evaluations
             trainer.validate(module, datamodule=data, verbose=False)
@@ -358,7 +360,7 @@ class KeepCheckpoints(Checkpoint):
         trainer.save_checkpoint(self.last)
         self._saved = time.monotonic()
 
-    def reason(self) -> str:
+    def reason_to_end(self) -> str:
         """Why the evaluations so far end training; empty where they do not."""
         patience, perfect = self._config.patience, self._config.perfect_evaluations
         if perfect and self._perfect >= perfect:
@@ -369,7 +371,7 @@ class KeepCheckpoints(Checkpoint):
         return ""
 
     def _end_where_due(self, trainer: pl.Trainer) -> None:
-        if self.reason():
+        if self.reason_to_end():
             trainer.should_stop = True
 
 
@@ -516,7 +518,7 @@ class LogProgress(Callback):
             "steps",
             int(trainer.estimated_stepping_batches),
             done=trainer.global_step,
-            seconds=_SECONDS,
+            seconds=_PROGRESS_SECONDS,
             at_once=True,
             quiet=not trainer.is_global_zero,
             note=lambda: self._note(trainer, "train/loss"),
