@@ -66,7 +66,7 @@ def typical_entities(train: Sequence[Sentence], categories: Sequence[str], count
     surfaces = Counter(entity.text for entity in mentions)
     found: dict[str, list[str]] = {category: [] for category in categories}
     for (category, surface), times in pairs.most_common():
-        if times >= _SURE * surfaces[surface] and len(found.get(category, ())) < count and category in found:
+        if category in found and len(found[category]) < count and times >= _SURE * surfaces[surface]:
             found[category].append(surface)
     return found
 

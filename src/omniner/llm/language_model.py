@@ -428,10 +428,7 @@ def build_optimizer(
     ]
     groups = [group for group in groups if group["params"]]
     if choose_optimizer(model, tuning, on_gpu) == "adamw_8bit":
-        import bitsandbytes as bnb
-
-        eight_bit: Any = bnb.optim
-        return cast(torch.optim.Optimizer, eight_bit.AdamW8bit(groups, lr=learning_rate))
+        return cast(torch.optim.Optimizer, import_bitsandbytes().optim.AdamW8bit(groups, lr=learning_rate))
     return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 

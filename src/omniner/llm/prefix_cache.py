@@ -205,11 +205,16 @@ class PrefixCache:
         slot_positions = [place for start, end in zip(starts, ends, strict=True) for place in range(start, end)]
         last = [place - 1 for place in accumulate(counts)]
         table = torch.tensor([ids, rows, slot_positions]).to(self._device, non_blocking=True)  # one transfer
-        places = torch.tensor(last).to(self._device, non_blocking=True)
-        bias = self._bias(table[2][places][:, None], max(ends))
-        multi_token = self._plan_multi_token(counts, ends, last) if len(ids) > len(counts) else None
+        last_places = torch.tensor(last).to(self._device, non_blocking=True)
         return DecodingStep(
-            table[:1], table[2:] + self.prefix, table[1], table[2], places, max(ends), bias, multi_token
+            ids=table[:1],
+            positions=table[2:] + self.prefix,
+            rows=table[1],
+            slot_positions=table[2],
+            last=last_places,
+            longest_row=max(ends),
+            bias=self._bias(table[2][last_places][:, None], max(ends)),
+            multi_token=self._plan_multi_token(counts, ends, last) if len(ids) > len(counts) else None,
         )
 
     def _plan_multi_token(self, counts: list[int], ends: list[int], last: list[int]) -> MultiTokenRows:
@@ -232,8 +237,13 @@ class PrefixCache:
             target += range(first, first + count)
         table = torch.tensor([grid, slot_positions]).to(self._device, non_blocking=True)
         flat = torch.tensor([source, target]).to(self._device, non_blocking=True)
-        bias = self._bias(table[1], max(ends[row] for row in rows))
-        return MultiTokenRows(torch.tensor(rows).to(self._device, non_blocking=True), table[0], bias, flat[0], flat[1])
+        return MultiTokenRows(
+            rows=torch.tensor(rows).to(self._device, non_blocking=True),
+            grid=table[0],
+            bias=self._bias(table[1], max(ends[row] for row in rows)),
+            source=flat[0],
+            target=flat[1],
+        )
 
     def _bias(self, queries: Tensor, keys: int) -> Tensor:
         """Let queries at places [B, N] of their slots see the keys up to these places, of so many: [B, 1, N * G, C]."""

@@ -307,11 +307,10 @@ def load_encoder(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     local = is_local_folder(config.path, _FOLDER)
-    options, fix = checkpoints.pretrained_options(local), checkpoints.load_advice(local, _FOLDER)
-    with checkpoints.explaining_load_errors("model.path", config.path, fix):
+    options = checkpoints.pretrained_options(local)
+    with checkpoints.explaining_load_errors("model.path", config.path, checkpoints.load_advice(local, _FOLDER)):
         settings = AutoConfig.from_pretrained(config.path, **options)
-    _check_encoder(config.path, settings)
-    with checkpoints.explaining_load_errors("model.path", config.path, fix):
+        _check_encoder(config.path, settings)
         tokenizer = AutoTokenizer.from_pretrained(config.path, use_fast=True, **options)
         if not tokenizer.is_fast:
             raise ValueError("it has no fast tokenizer, which character offsets need")

@@ -174,6 +174,13 @@ def share_of_threads(processes: int) -> int:
     return min(share, int(said)) if said.isdecimal() and int(said) else share
 
 
+_MULTIPLIES_BF16 = {"amx_bf16", "avx512_bf16", "bf16"}  # flags of x86 and Arm processors
+_NARROW = 256  # numbers per token; below, little time goes into products
+_WORTH = 1.5  # times as fast as fp32; the casts between the products take some of it back
+_TOKENS = 512  # of the products that are measured, as in a small batch
+_ROUNDS = 5
+
+
 def _precision(wanted: str, accelerator: str, large: bool, layer: tuple[int, int] | None) -> tuple[Precision, str]:
     """Decide what `auto` is: bf16 where it is quick and the model is large; and why, where that was measured."""
     named: dict[str, Precision] = {name: name for name in get_args(Precision)}
@@ -185,13 +192,6 @@ def _precision(wanted: str, accelerator: str, large: bool, layer: tuple[int, int
         return "32-true", ""
     gain = bf16_gain(*layer)
     return "bf16-mixed" if gain >= _WORTH else "32-true", f" (bf16 is {gain:.1f} times as fast as fp32 here)"
-
-
-_MULTIPLIES_BF16 = {"amx_bf16", "avx512_bf16", "bf16"}  # flags of x86 and Arm processors
-_NARROW = 256  # numbers per token; below, little time goes into products
-_WORTH = 1.5  # times as fast as fp32; the casts between the products take some of it back
-_TOKENS = 512  # of the products that are measured, as in a small batch
-_ROUNDS = 5
 
 
 def processor() -> tuple[str, set[str]]:

@@ -339,7 +339,7 @@ def test_evaluation_by_steps_on_a_sample_of_dev(tmp_path: Path) -> None:
 def test_progress_is_said_from_the_first_step_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, seconds: float, said: list[str]
 ) -> None:
-    monkeypatch.setattr(callbacks, "_SECONDS", seconds)
+    monkeypatch.setattr(callbacks, "_PROGRESS_SECONDS", seconds)
     config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=1")
     with caplog.at_level(logging.INFO, "omniner"):
         fit(config, small_corpus.corpus(24, 8), tmp_path, None, [])
