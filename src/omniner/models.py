@@ -79,7 +79,7 @@ def fit(
     config, devices = plan_memory(config, devices_for_training(config))
     module: Learner
     data: TrainingData[Any]
-    with launch(devices.number):
+    with launch(devices.per_node):
         if config.llm is None:
             module, data = prepare_tagger(config, corpus)
         else:
@@ -262,7 +262,7 @@ def load_predictor(config: Config, checkpoint: Path) -> Predictor:
     from omniner.llm.language_model import load_causal_model, merge_adapters
 
     devices = devices_for_prediction(config, checkpoint)
-    causal = load_causal_model(checkpoint, devices.dtype(learns=False), devices.first)
+    causal = load_causal_model(checkpoint, devices.dtype(learns=False), devices.device)
     merge_adapters(causal)
     return LLMPredictor(config, devices, causal)
 
@@ -335,7 +335,7 @@ class TaggerPredictor:
 
         tagger = load_tagger(checkpoint)
         self._config, self._devices = config, _devices_for(config.trainer, tagger.model_config)
-        self._tagger = tagger.to(self._devices.first)
+        self._tagger = tagger.to(self._devices.device)
 
     def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
         """See `Predictor`."""
@@ -345,7 +345,7 @@ class TaggerPredictor:
         examples, issues = self._tagger.sentence_encoder(self._config.encoding).encode(left)
         reasons = _reasons(issues)
         yield from _unread(left, {example.id for example in examples}, reasons, ENGINE)
-        progress, device = Progress("sentences tagged", len(examples)), self._devices.first
+        progress, device = Progress("sentences tagged", len(examples)), self._devices.device
         mixed = self._devices.precision != "32-true"
         for positions in plan_longest_first(
             [example.length for example in examples], self._config.trainer.eval_batch_size
@@ -373,7 +373,7 @@ class LLMPredictor:
         from omniner.llm.memory import slots_beside
         from omniner.llm.samples import PromptEncoder
 
-        causal.model.to(devices.first).eval()
+        causal.model.to(devices.device).eval()
         self._config = _with_slots(config, slots_beside(causal.model, config.decoding, devices))
         self._causal, self._encoder = causal, PromptEncoder(causal.chat, causal.prompt, config.encoding)
         self._idle: Generator | None = None  # with the prefix that it has read; none while it is in use

@@ -39,7 +39,7 @@ class LocalTeacher:
             self._chat = ChatTokenizer(tokenizer, None)
         except UserError as error:
             raise UserError(error.where.replace("model.", "teacher."), error.found, error.fix) from error
-        self._model = model.to(devices.first).eval()
+        self._model = model.to(devices.device).eval()
         self._decoding: DecodingConfig = dataclasses.replace(
             config.decoding,
             max_new_tokens=settings.max_new_tokens,

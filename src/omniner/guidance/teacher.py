@@ -420,20 +420,18 @@ class _Asking:
     def _ask(self, teacher: Teacher, questions: Sequence[Question]) -> None:
         asked, kept = counted(len(questions), "question"), self.result.cached
         log.info("asking %s %s (answers kept from before: %d)", self.result.teacher, asked, kept)
-        wrong = self._round(teacher, questions, {question.id: question for question in questions})
-        if wrong:
-            self._round(teacher, [again for _, again in wrong], {again.id: question for question, again in wrong})
+        if wrong := self._round(teacher, questions):
+            self._round(teacher, wrong)
         words = ("question", "prompt token", "answer token")
         log.info("the teacher was put %s", ", ".join(map(counted, astuple(self.result.cost), words)))
 
-    def _round(
-        self, teacher: Teacher, questions: Sequence[Question], originals: dict[str, Question]
-    ) -> list[tuple[Question, Question]]:
+    def _round(self, teacher: Teacher, questions: Sequence[Question]) -> list[Question]:
         """Put questions as far as the budget goes.
 
         Returns:
-            for each wrong answer the original question, and the one to be put again.
+            those whose answers were wrong, to be put again with what was wrong.
         """
+        originals = {question.id: question for question in self.questions}
         allowed = max(self.config.max_requests - self.result.cost.asked, 0)
         for question in questions[allowed:]:
             before = self.reasons.get(question.id)
@@ -448,11 +446,11 @@ class _Asking:
                     self.reasons[original.id] = answer.reason
                 elif complaint := self._take(original, answer):
                     self.reasons[original.id] = f"the answer is not as asked for: {complaint}"
-                    wrong.append((original, repeat_question(original, answer.text, complaint, self.language)))
+                    wrong.append(repeat_question(original, answer.text, complaint, self.language))
             self._write_down(teacher)
             progress.add(len(self.result.answers) - progress.done)
         order = {question.id: place for place, question in enumerate(questions)}
-        return sorted(wrong, key=lambda pair: order[pair[0].id])
+        return sorted(wrong, key=lambda question: order[question.id])
 
     def _take(self, question: Question, answer: TeacherAnswer) -> str:
         """Keep an answer, or say what is wrong with it."""

@@ -52,21 +52,21 @@ class Devices(NamedTuple):
 
     Attributes:
         accelerator: cpu | gpu.
-        number: processes per node.
+        per_node: processes of a node.
         world: processes of all nodes.
         strategy: auto (one process) | ddp | fsdp.
         precision: of computing.
     """
 
     accelerator: str
-    number: int
+    per_node: int
     world: int
     strategy: str
     precision: Precision
 
     @property
-    def first(self) -> torch.device:
-        """The device of a single process."""
+    def device(self) -> torch.device:
+        """What a process that answers alone works on."""
         return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
 
     def dtype(self, learns: bool) -> torch.dtype:

@@ -176,7 +176,7 @@ def _trainer(
     settings = config.trainer
     trainer = pl.Trainer(
         accelerator=devices.accelerator,
-        devices=devices.number,
+        devices=devices.per_node,
         num_nodes=settings.nodes,
         strategy=_strategy(devices),
         precision=_lightning_precision(devices, module),

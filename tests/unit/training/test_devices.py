@@ -51,7 +51,7 @@ def test_mps_is_not_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=auto").trainer
     chosen = devices.choose_devices(trainer, large=True)
-    assert (chosen.accelerator, chosen.precision, chosen.first) == ("cpu", "32-true", torch.device("cpu"))
+    assert (chosen.accelerator, chosen.precision, chosen.device) == ("cpu", "32-true", torch.device("cpu"))
     trainer.accelerator = "gpu"
     with pytest.raises(UserError, match="no GPU that torch can use"):
         devices.choose_devices(trainer, large=True)
@@ -94,7 +94,7 @@ def test_only_training_divides_its_steps_between_devices(
         devices.choose_devices(trainer, large=True)
     with caplog.at_level(logging.INFO, "omniner"):
         chosen = devices.choose_devices(trainer, large=True, trains=False)
-    assert (chosen.number, chosen.world, chosen.strategy) == (1, 1, "auto")
+    assert (chosen.per_node, chosen.world, chosen.strategy) == (1, 1, "auto")
     assert "1 GPU, 32-true" in caplog.text
 
 
