@@ -80,7 +80,7 @@ def find_start(text: str, at: int) -> int:
 
 def unescaped(text: str) -> str:
     """Undo one level of escapes: a whole answer is sometimes escaped once too often."""
-    return join_halves(_ESCAPE.sub(lambda found: _character(found), text))
+    return join_halves(_ESCAPE.sub(_character, text))
 
 
 def _character(escape: re.Match[str]) -> str:

@@ -181,7 +181,7 @@ class GenerativeModule(Learner):
 
     def save_best(self, path: Path) -> None:
         """Write the folder that prediction loads."""
-        state = full_state_dict(self.model) if self._sharded else None
+        state = full_state_dict(self.model) if is_sharded(self.model) else None
         if self.trainer.is_global_zero:
             save_causal_model(path, self.causal, state)
 
@@ -199,10 +199,6 @@ class GenerativeModule(Learner):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if name in learning}
 
-    @property
-    def _sharded(self) -> bool:
-        return is_sharded(self.model)
-
     def _answer_dev(self, batch: DevShare) -> dict[str, Prediction]:
         """Answer this process's samples; all processes must call it.
 
@@ -210,7 +206,7 @@ class GenerativeModule(Learner):
             predictions by the sample's id.
         """
         found: dict[str, Prediction] = {}
-        with unsharded(self.model) if self._sharded else nullcontext():
+        with unsharded(self.model) if is_sharded(self.model) else nullcontext():
             generator = Generator(self.model, self.causal.chat, self.prefix, self.decoding, self._constraint, self.seed)
             generator.read_prefix()  # by the weights as they are now
             progress = Progress(

@@ -201,9 +201,11 @@ def collate(examples: Sequence[EncodedSentence], rank: int, ranks: int) -> Batch
     lengths = torch.tensor([example.length for example in part])
     place = torch.arange(int(lengths.max()))
     return Batch(
-        inputs={name: _pad([example.inputs[name] for example in part]) for name in part[0].inputs},
+        inputs={
+            name: pad_sequence([example.inputs[name] for example in part], batch_first=True) for name in part[0].inputs
+        },
         mask=place[None] < lengths[:, None],
-        tags=_pad([example.tags for example in part]),
+        tags=pad_sequence([example.tags for example in part], batch_first=True),
         spans=[example.spans for example in part],
         gold=[example.gold for example in part],
         ids=[example.id for example in part],
@@ -213,10 +215,6 @@ def collate(examples: Sequence[EncodedSentence], rank: int, ranks: int) -> Batch
         step_length=max(example.length for example in examples),
         weight=weight,
     )
-
-
-def _pad(rows: list[Tensor]) -> Tensor:
-    return pad_sequence(rows, batch_first=True)
 
 
 class EvalLoader:
