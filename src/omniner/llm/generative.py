@@ -236,7 +236,7 @@ class GenerativeModule(Learner):
             self.log("train/gradient_norm", full, batch_size=batch.sentences)
 
     def _learning(self) -> dict[str, nn.Parameter]:
-        """Name the weights that learn."""
+        """Give the weights that learn, by their names."""
         return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
 
     def _log(self, loss: Tensor, batch: PackedStep) -> None:
