@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 from omniner.errors import UserError
 from omniner.llm.attention import ATTENTION_BACKENDS
 from omniner.llm.packs import make_pack
-from omniner.llm.prefix_cache import check_full_attention
+from omniner.llm.prefix_cache import check_full_attention, head_sizes
 from omniner.llm.samples import Sample
 from omniner.llm.shared_prefix import attach_attention, pack_loss
 from omniner.training.devices import base_model, compute_dtype
@@ -181,12 +181,10 @@ def _tiny(config: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     tiny = copy.deepcopy(config)
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    group_size = config.num_attention_heads // kv_heads
-    tiny.num_key_value_heads = min(2, kv_heads)
-    tiny.num_attention_heads = group_size * tiny.num_key_value_heads
-    tiny.hidden_size = tiny.num_attention_heads * size
+    heads = head_sizes(config)
+    tiny.num_key_value_heads = min(2, heads.kv_heads)
+    tiny.num_attention_heads = heads.group_size * tiny.num_key_value_heads
+    tiny.hidden_size = tiny.num_attention_heads * heads.width
     tiny.intermediate_size, tiny.vocab_size, tiny.num_hidden_layers = 96, _VOCABULARY, 2
     tiny.initializer_range = tiny.hidden_size**-0.5  # so that attention is neither uniform nor on one place
     tiny.pad_token_id = tiny.bos_token_id = tiny.eos_token_id = None

@@ -42,6 +42,7 @@ from omniner.llm.prefix_cache import (
     FULL_ATTENTION_ADVICE,
     PrefixCache,
     check_supported,
+    head_sizes,
     register_cached_attention,
 )
 from omniner.training.devices import base_model
@@ -264,10 +265,8 @@ class Generator:
 
     @torch.no_grad()
     def _read_prefix(self) -> PrefixCache:
-        settings, device = self._base.config, self._base.device
-        heads = settings.num_attention_heads
-        group_size = heads // (getattr(settings, "num_key_value_heads", None) or heads)
-        cache = PrefixCache(len(self.prefix), self._slots, group_size, device)
+        device = self._base.device
+        cache = PrefixCache(len(self.prefix), self._slots, head_sizes(self._base.config).group_size, device)
         if self.prefix:
             ids, positions = torch.tensor([self.prefix], device=device), torch.arange(len(self.prefix), device=device)
             self._forward(cache, ids, positions[None], torch.tensor([0], device=device))

@@ -29,6 +29,7 @@ from omniner.config.model_groups import LONGEST_ANSWER, DecodingConfig, TuningCo
 from omniner.errors import UserError
 from omniner.llm.language_model import prefers_8bit, prepare_for_training
 from omniner.llm.packs import make_pack
+from omniner.llm.prefix_cache import head_sizes
 from omniner.llm.samples import Sample
 from omniner.llm.shared_prefix import MOST_LOGITS, attach_attention, pack_loss
 from omniner.training.devices import Devices, base_model, compute_dtype
@@ -295,10 +296,9 @@ def count_answers(settings: Any, compute: torch.dtype, prefix: int, longest: int
         slots: sentences side by side.
     """
     text = settings.get_text_config()
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    heads = head_sizes(text)
     places = prefix + 2 * slots * (_PROMPT + (longest or LONGEST_ANSWER))
-    caches = settings.num_hidden_layers * 2 * kv_heads * width * places * compute.itemsize
+    caches = settings.num_hidden_layers * 2 * heads.kv_heads * heads.width * places * compute.itemsize
     return float(caches + slots * text.vocab_size * (4 + compute.itemsize))
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -303,6 +303,27 @@ def cached_attention(
             )
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     return prefix_cache.attend(int(cast(int, module.layer_idx)), query, key, value, scale), None
+
+
+class HeadSizes(NamedTuple):
+    """How the attention of a model is divided.
+
+    Attributes:
+        kv_heads: KV, key heads of a layer.
+        group_size: G, query heads that share a key head.
+        width: D, features of a head.
+    """
+
+    kv_heads: int
+    group_size: int
+    width: int
+
+
+def head_sizes(config: Any) -> HeadSizes:
+    """Read them from a model's configuration, as transformers has it: what is not said there follows from the rest."""
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    return HeadSizes(kv_heads, heads // kv_heads, getattr(config, "head_dim", None) or config.hidden_size // heads)
 
 
 def check_supported(model: Any) -> None:

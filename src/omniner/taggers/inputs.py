@@ -93,7 +93,7 @@ class CharacterInput:
 
 
 PAD, UNKNOWN = 0, 1
-_FIRST = 2
+_FIRST_ID = 2
 # Stands for the outside at both edges of a text. A control character, so no bigram of real text looks like it.
 EDGE = "\x02"
 
@@ -110,8 +110,8 @@ class Vocabulary:
 
     def __init__(self, characters: Sequence[str], bigrams: Sequence[str]) -> None:
         self.characters, self.bigrams = tuple(characters), tuple(bigrams)
-        self._character_ids = {item: number for number, item in enumerate(self.characters, _FIRST)}
-        self._bigram_ids = {item: number for number, item in enumerate(self.bigrams, _FIRST)}
+        self._character_ids = {item: number for number, item in enumerate(self.characters, _FIRST_ID)}
+        self._bigram_ids = {item: number for number, item in enumerate(self.bigrams, _FIRST_ID)}
 
     @classmethod
     def build(cls, texts: Iterable[str], min_count: int, bigrams: bool) -> Vocabulary:
@@ -127,12 +127,12 @@ class Vocabulary:
     @property
     def character_rows(self) -> int:
         """Rows that an embedding table of the characters needs."""
-        return _FIRST + len(self.characters)
+        return _FIRST_ID + len(self.characters)
 
     @property
     def bigram_rows(self) -> int:
         """Rows that an embedding table of the bigrams needs."""
-        return _FIRST + len(self.bigrams)
+        return _FIRST_ID + len(self.bigrams)
 
     def character_ids(self, text: str) -> list[int]:
         """Return one id per character."""
