@@ -6,16 +6,18 @@ It reads `annotators=[a.jsonl,b.jsonl,c.jsonl]`; `practice=<gold>`, which decide
 Every sentence of any annotator ends up in `gold.jsonl` or in `queue.json`.
 """
 
+# The module also holds how annotators' files are read (`read_annotators`), which other tasks need, too.
+
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from omniner.config.groups import Config
+from omniner.config.groups import Config, DataConfig
 from omniner.corpus import adjudication, sources
 from omniner.corpus.adjudication import (
     OUTCOMES,
@@ -27,16 +29,31 @@ from omniner.corpus.adjudication import (
     match_annotators,
     quorum_of,
 )
-from omniner.corpus.formats import jsonl
+from omniner.corpus.formats import jsonl, recognise
 from omniner.errors import UserError
 from omniner.files import write_json_lines
-from omniner.records import Issue, is_unlabeled
-from omniner.runs.context import Context, Input, Task, entry_label
+from omniner.records import Issue, Sentence, content_digest, is_unlabeled
+from omniner.registry import FORMATS
+from omniner.runs.context import Context, Input, Task, entry_label, split_entry
 from omniner.scoring.predictions import garbage_collection_paused
-from omniner.tasks.split import ANNOTATORS_INPUT, read_annotators
+from omniner.tracking.tracked_run import DataInput
 from omniner.wording import counted
 
 log = logging.getLogger("omniner")
+
+ANNOTATORS_INPUT = Input(
+    "annotators",
+    required=True,
+    fix="Set annotators=[a.jsonl,b.jsonl,...]: a file of labelled sentences of each, or one export of all.",
+)
+
+
+class Annotator(NamedTuple):
+    """A person, or whatever else labelled sentences, with the file and the sentences in it."""
+
+    name: str
+    path: Path
+    sentences: list[Sentence]
 
 
 def run(context: Context) -> None:
@@ -152,6 +169,75 @@ def _report(
     )
     if how["queued"]:
         print(f"for the expert: {context.folder / 'queue.json'}; then the same command with expert=<export>")
+
+
+def annotator_files(entries: Sequence[str]) -> dict[str, Path]:
+    """Return the annotators' files by their names.
+
+    Args:
+        entries: `name=path` each, or a path whose stem is the name.
+
+    Raises:
+        UserError: a file is not there, or a name is none or comes twice.
+    """
+    pairs = [(name or Path(path).stem, Path(path)) for name, path in map(split_entry, entries)]
+    for name, path in pairs:
+        if name in ("", "gold") or Path(name).name != name:  # files are called after annotators
+            raise UserError("annotators", f"{name!r} is no name for an annotator", 'Give another name: "name=path".')
+        if not path.exists():
+            raise UserError("annotators", f"{path} does not exist", "Check the path.")
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise UserError("annotators", f"two are called {twice[0]!r}", 'Give other names: "name=path".')
+    return dict(pairs)
+
+
+def _annotator_sources(config: Config) -> Iterator[tuple[str, Path, DataConfig]]:
+    """The name, the file and the way to read it of each annotator; an export of several gives all of them.
+
+    They are called as the file calls them, behind the name of the file where there are several files.
+    """
+    files = annotator_files(config.annotators)
+    for name, path in files.items():
+        format = sources.format_of_files(config.data)
+        format = recognise(path)[0] if format == "auto" else format
+        people = FORMATS[format].annotators(path) if config.data.annotator is None else []
+        if len(people) < 2:
+            yield name, path, config.data
+        for person in people if len(people) > 1 else ():
+            own = person.replace("/", "_")
+            yield own if len(files) == 1 else f"{name}-{own}", path, replace(config.data, annotator=person)
+
+
+def read_annotators(context: Context, fewest: int = 1) -> tuple[list[Annotator], list[Issue]]:
+    """Read the files of `annotators` and tell the tracked run what they are.
+
+    Args:
+        context: of the task.
+        fewest: how many there must be.
+
+    Returns:
+        The annotators in the order given, and what could not be taken as it was.
+    """
+    found: list[Annotator] = []
+    issues: list[Issue] = []
+    for name, path, data in _annotator_sources(context.config):
+        sentences, met = sources.read_sentences(path, data)
+        if all(map(is_unlabeled, sentences)):
+            raise UserError(path, "no labelled sentence could be read", "Name a file of labelled sentences.")
+        issues += met
+        found.append(Annotator(name, path, sentences))
+    if len(found) < fewest:
+        message = f"task={context.config.task.name} needs two or more, {len(found)} given"
+        raise UserError("annotators", message, ANNOTATORS_INPUT.fix)
+    if not any(sentence.entities for one in found for sentence in one.sentences):
+        names, most = ", ".join(one.name for one in found), max(len(one.sentences) for one in found)
+        message = f"none of {names} marked anything in {most:,} sentences"
+        raise UserError("annotators", message, "Look at the files: were the labels exported?")
+    context.run.datasets(
+        DataInput(one.name, "annotator", content_digest(one.sentences), str(one.path), len(one.sentences))
+        for one in found
+    )
+    return found, issues
 
 
 TASK = Task(

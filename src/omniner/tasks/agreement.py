@@ -31,7 +31,7 @@ from omniner.scoring import comparison
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import garbage_collection_paused
 from omniner.scoring.profiles import score_records
-from omniner.tasks.split import ANNOTATORS_INPUT, Annotator, read_annotators
+from omniner.tasks.adjudicate import ANNOTATORS_INPUT, Annotator, read_annotators
 from omniner.wording import Wording
 
 log = logging.getLogger("omniner")

@@ -50,18 +50,36 @@ from omniner.scoring.comparison import (
 )
 from omniner.scoring.predictions import LoadedPredictions, read_predictions
 from omniner.scoring.profiles import has_places
-from omniner.tasks import split
+from omniner.tasks import adjudicate
+from omniner.tasks.predict import GOLD, PREDICTIONS
 from omniner.tasks.score import check_scored
 from omniner.tracking.tracked_run import DataInput
 from omniner.wording import Wording, counted
 
 log = logging.getLogger("omniner")
 
+CONFIG = "config.yaml"
+# Keys in which runs may differ without being other runs: what they are called, where they are and what they read.
+NOT_COMPARED = (*compose.NOT_IDENTITY, "name", "predictions", "gold")
+UNKNOWN = "unknown"  # in the place of a value of a run without configuration
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """Where a run's files are: `config` is empty for a bare predictions file, `run_id` for an untracked run."""
+
+    name: str
+    where: str  # for people
+    predictions: Path
+    gold: Path | None  # None: in or beside the predictions
+    config: Mapping[str, Any]
+    run_id: str
+
 
 def run(context: Context) -> None:
     """Find, read, align, compare, publish."""
     config = context.config
-    split.annotator_files(config.annotators)  # their files are there: said before the runs are read
+    adjudicate.annotator_files(config.annotators)  # their files are there: said before the runs are read
     with tempfile.TemporaryDirectory() as copies:
         sources = find_run_files(config, Path(copies))
         if config.annotators and HUMAN in {source.name for source in sources}:
@@ -94,7 +112,7 @@ def _people(context: Context, gold: Sequence[Sentence]) -> tuple[list[System], l
     """The annotators' labels of the sentences that the runs were tested on."""
     if not context.config.annotators:
         return [], []
-    people, issues = split.read_annotators(context)
+    people, issues = adjudicate.read_annotators(context)
     systems = []
     for one in people:
         predictions, met = human_predictions(one.name, one.sentences, gold)
@@ -176,24 +194,6 @@ def _texts(
     lines = [f"# {escape_markdown(context.config.name)}", *(f"- {escape_markdown(line)}" for line in said)]
     lines += [tables_markdown(tables), "## How it was tested", *map(escape_markdown, comparison_method(comparison))]
     context.publish_text("comparison.md", "\n\n".join(lines) + "\n")
-
-
-PREDICTIONS, GOLD, CONFIG = "predictions.jsonl", "gold.jsonl", "config.yaml"
-# Keys in which runs may differ without being other runs: what they are called, where they are and what they read.
-NOT_COMPARED = (*compose.NOT_IDENTITY, "name", "predictions", "gold")
-UNKNOWN = "unknown"  # in the place of a value of a run without configuration
-
-
-@dataclass(frozen=True, slots=True)
-class RunFiles:
-    """Where a run's files are: `config` is empty for a bare predictions file, `run_id` for an untracked run."""
-
-    name: str
-    where: str  # for people
-    predictions: Path
-    gold: Path | None  # None: in or beside the predictions
-    config: Mapping[str, Any]
-    run_id: str
 
 
 def find_run_files(config: Config, copies: Path) -> list[RunFiles]:

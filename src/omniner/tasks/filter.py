@@ -26,7 +26,6 @@ from omniner.corpus import adjudication, easy, splits
 from omniner.corpus.easy import FilterResult
 from omniner.corpus.formats import jsonl
 from omniner.corpus.sources import LABELED
-from omniner.corpus.splits import Division
 from omniner.errors import UserError
 from omniner.files import make_folder, read_json, whole_records, write_json, write_json_lines, writing_folder
 from omniner.records import Issue, Prediction, Sentence
@@ -40,6 +39,7 @@ from omniner.scoring.predictions import prediction_from_line
 from omniner.scoring.profiles import choose_scale
 from omniner.scoring.units import locate_predictions
 from omniner.tasks import split
+from omniner.tasks.predict import PREDICTIONS
 from omniner.tasks.split import WholeCorpus
 
 log = logging.getLogger("omniner")
@@ -60,11 +60,11 @@ def _filter(context: Context, output: Path) -> None:
     corpus = split.read_whole_corpus(context)
     count = config.filter.folds
     names = {f"fold_{number}": 1 / count for number in range(1, count + 1)}
-    division = splits.divide(
-        corpus.sentences, names, config.filter.together, config.filter.seed, "filter.folds"
-    )  # fmt: skip
+    division = splits.divide(corpus.sentences, names, config.filter.together, config.filter.seed, "filter.folds")
     _check_same_corpus(context, corpus)
-    _write_folds(context.folder / FOLDS, corpus.sentences, division)
+    folder = make_folder(context.folder / FOLDS)
+    for part, name in enumerate(division.names):
+        jsonl.write(folder / f"{name}.jsonl", division.of(corpus.sentences, part))
     outcomes = _train(context, [_job(config, corpus, context.folder, name, list(names)) for name in names])
 
     opinions = [_predictions(outcomes[name].folder) for name in names]
@@ -99,12 +99,6 @@ def _check_same_corpus(context: Context, corpus: WholeCorpus) -> None:
         found = "the corpus is not the one that this unfinished run began with"
         raise UserError(context.folder, found, "Put it back as it was, or start over with resume=never.")
     write_json(path, {"digest": corpus.digest})
-
-
-def _write_folds(folder: Path, sentences: Sequence[Sentence], division: Division) -> None:
-    make_folder(folder)
-    for part, name in enumerate(division.names):
-        jsonl.write(folder / f"{name}.jsonl", division.of(sentences, part))
 
 
 def _job(config: Config, corpus: WholeCorpus, folder: Path, name: str, names: Sequence[str]) -> Job:
@@ -142,7 +136,7 @@ def _train(context: Context, jobs: Sequence[Job]) -> dict[str, Outcome]:
 
 def _predictions(folder: Path) -> dict[str, Prediction]:
     fix = "Remove the folder of this fold: the same command trains it again."
-    found = whole_records(folder / "predictions.jsonl", prediction_from_line, fix)
+    found = whole_records(folder / PREDICTIONS, prediction_from_line, fix)
     return {prediction.id: prediction for prediction in found}
 
 

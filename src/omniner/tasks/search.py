@@ -70,6 +70,7 @@ from omniner.scoring.predictions import prediction_from_line
 from omniner.scoring.profiles import score_records
 from omniner.scoring.resampling import post_numbers
 from omniner.tasks import prompting
+from omniner.tasks.predict import PREDICTIONS
 from omniner.wording import Wording
 
 log = logging.getLogger("omniner")
@@ -77,8 +78,31 @@ log = logging.getLogger("omniner")
 CHOICE = "searched"
 """The name of the best prompt in the folder `best`, for `--config-dir`."""
 
+SEARCH_FOLDER = "search"
+"""What the runs read: the sentences of train and dev."""
 
-@dataclasses.dataclass(frozen=True)
+TRAIN, DEV = "train.jsonl", "dev.jsonl"  # in it: what prompts are made of and models learn; what variants compete on
+_ATTEMPTS = 2
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step of the search.
+
+    Attributes:
+        number: 1, 2, ...
+        budget: steps of training; 0 = as many as `trainer` says. Always 0 where nothing is trained.
+        fresh: sentences that are asked for now; all of them where models are trained.
+        sentences: all that a variant has been asked for after it.
+    """
+
+    number: int
+    budget: int
+    fresh: Sequence[Sentence]
+    sentences: Sequence[Sentence]
+
+
+@dataclass(frozen=True)
 class _Judged:
     """A rung: the variants that were in it, the best first, and why some go."""
 
@@ -311,30 +335,6 @@ def _choice(best: PromptVariant, name: str) -> str:
     return f"{' '.join(head.split())}\n{OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(best.config)))}"
 
 
-SEARCH_FOLDER = "search"
-"""What the runs read: the sentences of train and dev."""
-
-TRAIN, DEV = "train.jsonl", "dev.jsonl"  # in it: what prompts are made of and models learn; what variants compete on
-_ATTEMPTS = 2
-
-
-@dataclass(frozen=True)
-class Rung:
-    """A step of the search.
-
-    Attributes:
-        number: 1, 2, ...
-        budget: steps of training; 0 = as many as `trainer` says. Always 0 where nothing is trained.
-        fresh: sentences that are asked for now; all of them where models are trained.
-        sentences: all that a variant has been asked for after it.
-    """
-
-    number: int
-    budget: int
-    fresh: Sequence[Sentence]
-    sentences: Sequence[Sentence]
-
-
 def build_rungs(config: Config, dev: Sequence[Sentence]) -> list[Rung]:
     """The rungs of a search over `dev`, whole posts in the order of `shuffled`."""
     search = config.search
@@ -401,7 +401,7 @@ def run_rung(
                 log.warning("%s: %s", outcome.name, outcome.error)
                 failed[variant.name] = outcome.error
             else:
-                path = outcome.folder / "predictions.jsonl"
+                path = outcome.folder / PREDICTIONS
                 answers[variant.name] = whole_records(path, prediction_from_line, fix)
                 log.info("rung %d: %s is done, %d of %d", rung.number, variant.name, len(answers), len(variants))
         waiting = {label: variant for label, variant in waiting.items() if variant.name in failed}

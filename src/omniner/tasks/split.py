@@ -6,42 +6,79 @@ with `data=own data.root=<that folder>`. `split.json`, `split.md` and `tables/` 
 share of each split. Every labelled sentence is in exactly one split.
 """
 
-# The module also holds what other tasks read and write of corpora: a whole corpus (`read_whole_corpus`), the folder for
-# its new parts, and annotators' files.
+# The module also holds what other tasks need of whole corpora: how one is read, and the folder for its new parts.
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from omniner.config.groups import Config, DataConfig, Taxonomy
 from omniner.corpus import sources
-from omniner.corpus.formats import corpus_files, is_one_corpus, jsonl, recognise
+from omniner.corpus.formats import corpus_files, is_one_corpus, jsonl
 from omniner.corpus.sources import Corpus
 from omniner.corpus.splits import Division, absent_category_issues, divide, repeated_text_issues
 from omniner.corpus.taxonomy import OFFICIAL, load_taxonomy
 from omniner.errors import UserError
 from omniner.files import writing_folder
 from omniner.records import Issue, Sentence, content_digest, is_unlabeled
-from omniner.registry import FORMATS
 from omniner.report import curation_tables
 from omniner.report.tables import summary_markdown
 from omniner.runs import outputs
-from omniner.runs.context import Context, Input, Task, split_entry
+from omniner.runs.context import Context, Input, Task
 from omniner.tracking.tracked_run import DataInput
+
+log = logging.getLogger("omniner")
 
 CORPUS_FOLDER = "corpus"  # in the run's folder, where no output is named
 _UNLABELED = "unlabeled"  # the split of what is there to be tagged
-ANNOTATORS_INPUT = Input(
-    "annotators",
-    required=True,
-    fix="Set annotators=[a.jsonl,b.jsonl,...]: a file of labelled sentences of each, or one export of all.",
-)
+
+
+def run(context: Context) -> None:
+    """Read, divide, write, publish."""
+    settings = context.config.split
+    shares = {name: share for name, share in settings.shares.items() if share}
+    output = corpus_output_folder(context, [f"{name}.jsonl" for name in shares])
+    corpus = read_whole_corpus(context)
+    start = time.perf_counter()
+    division = divide(corpus.sentences, shares, settings.together, settings.seed, "split.shares")
+    log.info("divided in %.1f s", time.perf_counter() - start)
+    found = [
+        *repeated_text_issues(corpus.sentences, division),
+        *absent_category_issues(corpus.sentences, division),
+    ]
+    context.publish_issues([*corpus.issues, *found])
+    with outputs.replacing(context, output), writing_folder(output) as folder:
+        for part, name in enumerate(division.names):
+            jsonl.write(folder / f"{name}.jsonl", division.of(corpus.sentences, part))
+    _publish(context, corpus, division, str(output))
+    print("\n".join(curation_tables.split_summary(corpus.sentences, division)))
+    if {"train", "test"} <= shares.keys():
+        without = "" if "dev" in shares else " data.files.dev=[] data.dev_from_train=0.1"
+        print(f"train on it: data=own data.root={output} data.taxonomy={corpus.taxonomy}{without}")
+
+
+def _publish(context: Context, corpus: WholeCorpus, division: Division, output: str) -> None:
+    sentences = corpus.sentences
+    parts = {name: division.of(sentences, number) for number, name in enumerate(division.names)}
+    context.track_splits(corpus.name, parts.items(), output)
+    worst, part, name = curation_tables.worst_deviation(division, curation_tables.mentions_by_part(sentences, division))
+    context.run.tags({"split.together": division.together, "split.output": output, "split.farthest": f"{name} {part}"})
+    values: dict[str, float] = {
+        f"split/{name}": size for name, size in zip(division.names, division.sizes, strict=True)
+    }
+    values |= {"split/posts": division.posts, "split/groups": len(division.groups), "split/farthest": worst}
+    values |= {"split/largest_group": max(map(len, division.groups))}
+    context.run.metrics(values)
+    context.publish_json("split.json", curation_tables.split_json(sentences, division))
+    tables = curation_tables.build_split_tables(sentences, division)
+    context.publish_tables(tables, "split_")
+    summary = curation_tables.split_summary(sentences, division)
+    context.publish_text("split.md", summary_markdown(context.config.name, summary, tables))
 
 
 @dataclass(frozen=True)
@@ -188,129 +225,6 @@ def _read_from(config: Config) -> list[Path]:
         return []
     root = Path(config.data.root)
     return [root, *(root / name for names in config.data.files.values() for name in names)]
-
-
-class Annotator(NamedTuple):
-    """A person, or whatever else labelled sentences, with the file and the sentences in it."""
-
-    name: str
-    path: Path
-    sentences: list[Sentence]
-
-
-def annotator_files(entries: Sequence[str]) -> dict[str, Path]:
-    """Return the annotators' files by their names.
-
-    Args:
-        entries: `name=path` each, or a path whose stem is the name.
-
-    Raises:
-        UserError: a file is not there, or a name is none or comes twice.
-    """
-    pairs = [(name or Path(path).stem, Path(path)) for name, path in map(split_entry, entries)]
-    for name, path in pairs:
-        if name in ("", "gold") or Path(name).name != name:  # files are called after annotators
-            raise UserError("annotators", f"{name!r} is no name for an annotator", 'Give another name: "name=path".')
-        if not path.exists():
-            raise UserError("annotators", f"{path} does not exist", "Check the path.")
-    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
-        raise UserError("annotators", f"two are called {twice[0]!r}", 'Give other names: "name=path".')
-    return dict(pairs)
-
-
-def _people(config: Config) -> Iterator[tuple[str, Path, DataConfig]]:
-    """The name, the file and the way to read it of each annotator; an export of several gives all of them.
-
-    They are called as the file calls them, behind the name of the file where there are several files.
-    """
-    files = annotator_files(config.annotators)
-    for name, path in files.items():
-        format = sources.format_of_files(config.data)
-        format = recognise(path)[0] if format == "auto" else format
-        people = FORMATS[format].annotators(path) if config.data.annotator is None else []
-        if len(people) < 2:
-            yield name, path, config.data
-        for person in people if len(people) > 1 else ():
-            own = person.replace("/", "_")
-            yield own if len(files) == 1 else f"{name}-{own}", path, replace(config.data, annotator=person)
-
-
-def read_annotators(context: Context, fewest: int = 1) -> tuple[list[Annotator], list[Issue]]:
-    """Read the files of `annotators` and tell the tracked run what they are.
-
-    Args:
-        context: of the task.
-        fewest: how many there must be.
-
-    Returns:
-        The annotators in the order given, and what could not be taken as it was.
-    """
-    found: list[Annotator] = []
-    issues: list[Issue] = []
-    for name, path, data in _people(context.config):
-        sentences, met = sources.read_sentences(path, data)
-        if all(map(is_unlabeled, sentences)):
-            raise UserError(path, "no labelled sentence could be read", "Name a file of labelled sentences.")
-        issues += met
-        found.append(Annotator(name, path, sentences))
-    if len(found) < fewest:
-        message = f"task={context.config.task.name} needs two or more, {len(found)} given"
-        raise UserError("annotators", message, ANNOTATORS_INPUT.fix)
-    if not any(sentence.entities for one in found for sentence in one.sentences):
-        names, most = ", ".join(one.name for one in found), max(len(one.sentences) for one in found)
-        message = f"none of {names} marked anything in {most:,} sentences"
-        raise UserError("annotators", message, "Look at the files: were the labels exported?")
-    context.run.datasets(
-        DataInput(one.name, "annotator", content_digest(one.sentences), str(one.path), len(one.sentences))
-        for one in found
-    )
-    return found, issues
-
-
-log = logging.getLogger("omniner")
-
-
-def run(context: Context) -> None:
-    """Read, divide, write, publish."""
-    settings = context.config.split
-    shares = {name: share for name, share in settings.shares.items() if share}
-    output = corpus_output_folder(context, [f"{name}.jsonl" for name in shares])
-    corpus = read_whole_corpus(context)
-    start = time.perf_counter()
-    division = divide(corpus.sentences, shares, settings.together, settings.seed, "split.shares")
-    log.info("divided in %.1f s", time.perf_counter() - start)
-    found = [
-        *repeated_text_issues(corpus.sentences, division),
-        *absent_category_issues(corpus.sentences, division),
-    ]
-    context.publish_issues([*corpus.issues, *found])
-    with outputs.replacing(context, output), writing_folder(output) as folder:
-        for part, name in enumerate(division.names):
-            jsonl.write(folder / f"{name}.jsonl", division.of(corpus.sentences, part))
-    _publish(context, corpus, division, str(output))
-    print("\n".join(curation_tables.split_summary(corpus.sentences, division)))
-    if {"train", "test"} <= shares.keys():
-        without = "" if "dev" in shares else " data.files.dev=[] data.dev_from_train=0.1"
-        print(f"train on it: data=own data.root={output} data.taxonomy={corpus.taxonomy}{without}")
-
-
-def _publish(context: Context, corpus: WholeCorpus, division: Division, output: str) -> None:
-    sentences = corpus.sentences
-    parts = {name: division.of(sentences, number) for number, name in enumerate(division.names)}
-    context.track_splits(corpus.name, parts.items(), output)
-    worst, part, name = curation_tables.worst_deviation(division, curation_tables.mentions_by_part(sentences, division))
-    context.run.tags({"split.together": division.together, "split.output": output, "split.farthest": f"{name} {part}"})
-    values: dict[str, float] = {
-        f"split/{name}": size for name, size in zip(division.names, division.sizes, strict=True)
-    }
-    values |= {"split/posts": division.posts, "split/groups": len(division.groups), "split/farthest": worst}
-    values |= {"split/largest_group": max(map(len, division.groups))}
-    context.run.metrics(values)
-    context.publish_json("split.json", curation_tables.split_json(sentences, division))
-    tables = curation_tables.build_split_tables(sentences, division)
-    context.publish_tables(tables, "split_")
-    summary = curation_tables.split_summary(sentences, division)
-    context.publish_text("split.md", summary_markdown(context.config.name, summary, tables))
 
 
 def _check(config: Config) -> None:
