@@ -28,17 +28,17 @@ from omniner.config.model_groups import (
     TuningConfig,
 )
 from omniner.config.validate import (
-    ForEach,
+    ONE_OR_MORE,
     Fraction,
     Group,
     Kind,
     NonNegativeInt,
     OneOf,
-    OneOrMore,
     PositiveFloat,
     PositiveInt,
     PositiveShare,
     Share,
+    for_each,
 )
 from omniner.registry import FORMATS, TASKS, writable_formats
 
@@ -109,7 +109,7 @@ class DataConfig(Group):
     Studio, `user` in doccano); null = the ground truth, otherwise the first annotation of each sentence."""
     definitions: dict[str, str] = field(default_factory=dict)
     """Category -> a short definition, used by `prompt.definitions`."""
-    limit: Annotated[dict[str, NonNegativeInt], ForEach("train", "dev", "test")] = field(default_factory=dict)
+    limit: Annotated[dict[str, NonNegativeInt], for_each("train", "dev", "test")] = field(default_factory=dict)
     """Split -> maximum number of sentences, sampled by post and seed; a single number applies to train, dev and test; 0
     or nothing = all."""
 
@@ -440,7 +440,7 @@ class Config(Group):
     """task=guide: id, name or folder of the run whose errors are explained."""
     checkpoint: str | None
     """task=predict: a run (folder, name or id) or its checkpoint; null = an untuned causal model, or a server."""
-    text: Annotated[list[str], OneOrMore()]
+    text: Annotated[list[str], ONE_OR_MORE]
     """task=predict: sentences to tag, instead of a file."""
     input: str | None
     """task=predict: file of sentences, - = lines of standard input, null = the reported split of `data`; task=convert:

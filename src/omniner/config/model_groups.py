@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from annotated_types import Ge, Gt, Le
 
 from omniner.config.validate import (
-    Auto,
+    AUTO,
     Group,
     NonNegativeFloat,
     NonNegativeInt,
@@ -231,10 +231,10 @@ class DecodingConfig(Group):
     engine: Literal["hf", "openai", "vllm"]
     """Where the model runs: hf = in this process; openai = on a server with an OpenAI-compatible API; vllm = on a vLLM
     server that the command starts and stops."""
-    max_new_tokens: Annotated[PositiveInt | None, Auto()]
+    max_new_tokens: Annotated[PositiveInt | None, AUTO]
     """Maximum tokens of an answer; auto (or null) = the length of the longest plausible answer, estimated from the
     sentence and from train; for a server, its own limit."""
-    slots: Annotated[PositiveInt | None, Auto()]
+    slots: Annotated[PositiveInt | None, AUTO]
     """hf: sentences decoded in parallel; more are faster until memory runs out. auto (or null) = as many as fit into
     GPU memory, at most 256; 64 on a CPU."""
     temperature: NonNegativeFloat
@@ -338,7 +338,6 @@ class TrainerConfig(Group):
     min_steps: NonNegativeInt = 0
     """Minimum optimizer steps: a small corpus gets more epochs than `max_epochs`, with the same number of evaluations;
     0 = none. Has no effect if `max_epochs` is set by hand."""
-
     perfect_evaluations: NonNegativeInt = 3
     """Evaluations in a row with an F1 of 100 % on dev after which training stops; 0 = never."""
 

@@ -67,55 +67,36 @@ class Kind:
         return handler(Annotated[source, Discriminator("kind")])
 
 
-class FromText:
-    """Text that spells a number passes as one: YAML 1.1 reads 1e-3 as text, and so is what the environment holds."""
+class Converted:
+    """A value that a function converts before it is checked; what the function cannot convert it gives back."""
+
+    def __init__(self, convert: Callable[[Any], Any]) -> None:
+        self.convert = convert
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         from pydantic_core import core_schema
 
-        def number(value: Any) -> Any:
-            try:
-                return float(value) if isinstance(value, str) else value
-            except ValueError:
-                return value
-
-        return core_schema.no_info_before_validator_function(number, handler(source))
+        return core_schema.no_info_before_validator_function(self.convert, handler(source))
 
 
-class Auto:
-    """The word `auto` stands for null: the program finds the value."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
-        from pydantic_core import core_schema
-
-        return core_schema.no_info_before_validator_function(
-            lambda value: None if value == "auto" else value, handler(source)
-        )
+def _number_of_text(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
-class OneOrMore:
-    """A list of which a single item may stand alone: `text=...` is `text=[...]`."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
-        from pydantic_core import core_schema
-
-        return core_schema.no_info_before_validator_function(
-            lambda value: [value] if isinstance(value, str) else value, handler(source)
-        )
+FROM_TEXT = Converted(_number_of_text)
+"""Text that spells a number passes as one: YAML 1.1 reads 1e-3 as text, and so is what the environment holds."""
+AUTO = Converted(lambda value: None if value == "auto" else value)
+"""The word `auto` stands for null: the program finds the value."""
+ONE_OR_MORE = Converted(lambda value: [value] if isinstance(value, str) else value)
+"""A list of which a single item may stand alone: `text=...` is `text=[...]`."""
 
 
-class ForEach:
+def for_each(*keys: str) -> Converted:
     """A mapping for which a single number may stand: the value of each of these keys."""
-
-    def __init__(self, *keys: str) -> None:
-        self.keys = keys
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
-        from pydantic_core import core_schema
-
-        return core_schema.no_info_before_validator_function(
-            lambda value: dict.fromkeys(self.keys, value) if isinstance(value, int) else value, handler(source)
-        )
+    return Converted(lambda value: dict.fromkeys(keys, value) if isinstance(value, int) else value)
 
 
 class Group:
@@ -130,7 +111,7 @@ class Group:
         return schema
 
 
-Number = Annotated[float, FromText()]
+Number = Annotated[float, FROM_TEXT]
 PositiveFloat = Annotated[Number, Gt(0)]
 NonNegativeFloat = Annotated[Number, Ge(0)]
 Share = Annotated[Number, Ge(0), Lt(1)]

@@ -125,4 +125,4 @@ def test_every_number_may_be_spelt() -> None:
     for group in [group for item in field_types(Config).values() for group in take_apart(item).groups]:
         for key, annotation in field_types(group).items():
             named = f"{group.__name__}.{key}"
-            assert "float" not in str(annotation) or "FromText" in str(annotation), f"{named}: use Number"
+            assert "float" not in str(annotation) or "Converted" in str(annotation), f"{named}: use Number"
