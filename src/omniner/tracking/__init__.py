@@ -79,7 +79,7 @@ def start_run(
         raise
     spool.begin(run, store.address)
     sender = Sender(spool, lambda run, records: store.deliver(folder, run, records))
-    tracked = TrackedRun(run, store.link(run), spool, sender, store.secrets, tracking.wait)
+    tracked = TrackedRun(run, store.link(run), spool, sender, store.hide, tracking.wait)
     if resume_id:
         spool.add("status", {"status": "RUNNING"})  # behind what the last process left, its status included
         tracked.tags(tags)

@@ -43,7 +43,7 @@ PARAMS_BATCH = 40  # MLflow takes 100, but not more than a megabyte in one reque
 METRICS_BATCH = 1000
 IDS_BATCH = 500  # one argument of a command has at most 128 KB
 HOPELESS = ("INVALID_PARAMETER_VALUE", "MALFORMED_REQUEST")  # errors that no repetition mends
-GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what is said of an id that no run has
+GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # errors about an id that no run has
 CONTEXTS = {"train": "training", "dev": "validation", "test": "test"}  # MLflow's words for the splits
 
 
@@ -73,12 +73,13 @@ class Store:
         address: of the store, without a login.
         experiment: id of the experiment that new runs are in.
         ui: address of the UI.
-        secrets: texts that must not be written.
     """
 
-    def __init__(self, client: MlflowClient, address: str, experiment: str, ui: str, secrets: Sequence[str]) -> None:
+    def __init__(self, client: MlflowClient, address: str, experiment: str, ui: str) -> None:
         self.client, self.address, self.experiment = client, address, experiment
-        self.ui, self.secrets = ui, secrets
+        self.ui = ui
+        names = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")  # logins that MLflow takes from the environment
+        self._secrets = [value for name in names if (value := os.environ.get(name))]
 
     def link(self, run: str) -> str:
         """Return where the UI shows a run."""
@@ -87,7 +88,7 @@ class Store:
     def experiments(self) -> dict[str, str]:
         """Return the ids of the experiments that hold runs of this program, by name, the newest first."""
         marks = browser.experiment_tags()
-        with _explained("tracking", "looking for experiments", "Look after the tracking store."):
+        with _explained("tracking", "looking for experiments"):
             found = self.client.search_experiments()
         return {one.name: one.experiment_id for one in found if marks.keys() <= one.tags.keys()}
 
@@ -100,9 +101,8 @@ class Store:
 
     def find_unfinished(self, tag: str, value: str) -> str | None:
         """Return the newest run with this value of a tag that never came to its end; None where there is none."""
-        with _explained("tracking", "searching runs", "Look after the tracking store."):
-            mark = '"' if "'" in value else "'"
-            query = f"tags.`{tag}` = {mark}{value}{mark} AND attributes.status = 'RUNNING'"
+        with _explained("tracking", "searching runs"):
+            query = f"tags.`{tag}` = {_quoted(value)} AND attributes.status = 'RUNNING'"
             page = self.client.search_runs(self._searched(), query, max_results=1)
         return str(page[0].info.run_id) if page else None
 
@@ -110,7 +110,7 @@ class Store:
         """Return whether a run is `active` or `deleted`; empty where the store does not know it."""
         from mlflow.exceptions import MlflowException
 
-        with _explained("tracking", f"looking for run {run}", "Look after the tracking store."):
+        with _explained("tracking", f"looking for run {run}"):
             try:
                 return str(self.client.get_run(run).info.lifecycle_stage)
             except MlflowException as error:
@@ -138,7 +138,7 @@ class Store:
         found: list[ChildRun] = []
         query = f"tags.`mlflow.parentRunId` = '{parent}'"
         token: str | None = None
-        with _explained("tracking", "searching runs", "Look after the tracking store."):
+        with _explained("tracking", "searching runs"):
             while True:
                 page = self.client.search_runs(
                     self._searched(), query, ViewType.ALL if deleted else ViewType.ACTIVE_ONLY,
@@ -154,14 +154,13 @@ class Store:
         """Return the run with this id, or the runs of the experiment with this name, the newest first."""
         from mlflow.exceptions import MlflowException
 
-        with _explained("tracking", "searching runs", "Look after the tracking store."):
+        with _explained("tracking", "searching runs"):
             runs = []
             if re.fullmatch("[0-9a-f]{32}", text):
                 with contextlib.suppress(MlflowException):  # no such run: it may be a name
                     runs = [self.client.get_run(text)]
             if not runs:
-                mark = '"' if "'" in text else "'"
-                query = f"attributes.run_name = {mark}{text}{mark}"
+                query = f"attributes.run_name = {_quoted(text)}"
                 runs = self.client.search_runs(self._searched(), query, order_by=["attributes.start_time DESC"])
         return [
             FoundRun(run.info.run_id, run.info.run_name, run.info.status, run.data.tags.get(folder_tag, ""))
@@ -172,7 +171,7 @@ class Store:
     def fetch(self, run: str, names: Sequence[str], to: Path) -> None:
         """Copy those of these artifacts that the run has into a folder."""
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        with _explained("tracking", f"fetching the files of run {run}", "Look after the tracking store."):
+        with _explained("tracking", f"fetching the files of run {run}"):
             there = {item.path for item in self.client.list_artifacts(run)}
             for name in names:
                 if name in there:
@@ -180,12 +179,12 @@ class Store:
 
     def delete(self, run: str) -> None:
         """Delete a run, so that nothing shows it."""
-        with _explained("tracking", "deleting a run", "Look after the tracking store."):
+        with _explained("tracking", "deleting a run"):
             self.client.delete_run(run)
 
     def registered_models(self, run: str) -> list[str]:
         """Return the names of the registered models that were made of a run."""
-        with _explained("tracking", "looking for registered models", "Look after the tracking store."):
+        with _explained("tracking", "looking for registered models"):
             return sorted({one.name for one in self.client.search_model_versions(f"run_id = '{run}'")})
 
     def remove(self, runs: Sequence[str]) -> None:
@@ -219,7 +218,7 @@ class Store:
 
     def hide(self, text: str) -> str:
         """Return the text without this store's secrets."""
-        for secret in self.secrets:
+        for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
         return masked(text)
 
@@ -309,6 +308,12 @@ class Store:
                 self.client.set_terminated(run, status, end_time=record.time)
 
 
+def _quoted(text: str) -> str:
+    """As MLflow's queries have a text: within marks that it does not hold."""
+    mark = '"' if "'" in text else "'"
+    return f"{mark}{text}{mark}"
+
+
 def open_store(tracking: TrackingConfig) -> Store:
     """Connect, make the experiment where it is missing, and explain what goes wrong."""
     if tracking.kind == "local":
@@ -345,7 +350,7 @@ def _open_local(tracking: TrackingConfig) -> Store:
             # A name of dots alone would be another folder.
             place = folder / "artifacts" / re.sub(r"[^\w.\-]|^\.+$", "_", tracking.experiment)
             experiment = _experiment(client, tracking.experiment, place.as_uri())
-            return Store(client, address, experiment, browser.local_address(tracking), _secrets())
+            return Store(client, address, experiment, browser.local_address(tracking))
     except Timeout as error:
         found_lock = f"another process has held {folder / 'mlflow.lock'} for {LOCK_SECONDS} s"
         raise UserError("tracking.folder", found_lock, "End that process.") from error
@@ -364,12 +369,6 @@ def _make_database(database: Path) -> None:
     store = make(f"sqlite:///{half}", (database.parent / "artifacts").as_uri())
     store.engine.dispose()
     half.replace(database)
-
-
-def _secrets() -> list[str]:
-    """The logins that MLflow takes from the environment."""
-    names = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-    return [value for name in names if (value := os.environ.get(name))]
 
 
 def _open_server(tracking: TrackingConfig) -> Store:
@@ -391,7 +390,7 @@ def _open_server(tracking: TrackingConfig) -> Store:
     )
     with _explained("tracking.uri", f"the MLflow server {uri}", fix):
         client = _client(uri)
-        return Store(client, uri, _experiment(client, tracking.experiment, None), uri, _secrets())
+        return Store(client, uri, _experiment(client, tracking.experiment, None), uri)
 
 
 def import_mlflow() -> None:
@@ -436,7 +435,7 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
 
 
 @contextlib.contextmanager
-def _explained(where: str, what: str, fix: str) -> Iterator[None]:
+def _explained(where: str, what: str, fix: str = "Look after the tracking store.") -> Iterator[None]:
     """Turn a failure of the store into a `UserError`."""
     import_mlflow()
     from mlflow.exceptions import MlflowException

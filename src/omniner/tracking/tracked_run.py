@@ -30,7 +30,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from omniner.errors import HIDDEN, UserError, masked
+from omniner.errors import UserError, masked
 from omniner.files import explaining, write_text
 from omniner.tracking.spool import Sender, Spool, SpoolRecord
 from omniner.wording import counted
@@ -47,6 +47,15 @@ PACKAGES = (
     "hydra-core", "omegaconf", "mlflow", "numpy",
 )  # fmt: skip
 GIT_SECONDS = 10  # a checkout on a slow disk is given up after this
+
+NAME_LENGTH = 250  # MLflow's limit for names of params, metrics and tags
+PARAM_LENGTH = 6000  # MLflow's limit for a param; the whole value is in the artifact `config/params.json`
+TAG_LENGTH = 5000
+TABLES_TAG = "mlflow.loggedArtifacts"  # tells the UI which JSON files are tables that it can compare
+# For sending what waits at the end of a run; a batch system kills after 30 s.
+SECONDS_TO_FINISH = {"FINISHED": 600.0, "FAILED": 60.0, "KILLED": 15.0}
+PENDING = "tracking_files"  # in the run folder: artifacts that are nowhere else, until they are sent
+ILLEGAL = re.compile(r"[^/\w.\- :]")
 
 
 class MachineMonitor(threading.Thread):
@@ -159,16 +168,6 @@ def _git(*arguments: str) -> bytes | None:
     return done.stdout if done.returncode == 0 else None
 
 
-NAME_LENGTH = 250  # MLflow's limit for names of params, metrics and tags
-PARAM_LENGTH = 6000  # MLflow's limit for a param; the whole value is in the artifact `config/params.json`
-TAG_LENGTH = 5000
-TABLES_TAG = "mlflow.loggedArtifacts"  # tells the UI which JSON files are tables that it can compare
-# For sending what waits at the end of a run; a batch system kills after 30 s.
-SECONDS_TO_FINISH = {"FINISHED": 600.0, "FAILED": 60.0, "KILLED": 15.0}
-PENDING = "tracking_files"  # in the run folder: artifacts that are nowhere else, until they are sent
-ILLEGAL = re.compile(r"[^/\w.\- :]")
-
-
 class DataInput(NamedTuple):
     """Sentences that a run used.
 
@@ -247,13 +246,15 @@ class TrackedRun(Run):
         url: address of its page in the UI.
         spool: gets its records.
         sender: sends them.
-        secrets: texts that must not be written.
+        hide: gives a text without what must not be written.
         wait: seconds that the store may fail at the end of the run.
     """
 
-    def __init__(self, run: str, url: str, spool: Spool, sender: Sender, secrets: Sequence[str], wait: float) -> None:
+    def __init__(
+        self, run: str, url: str, spool: Spool, sender: Sender, hide: Callable[[str], str], wait: float
+    ) -> None:
         self.id, self.url = run, url
-        self._spool, self._sender, self._secrets, self._wait = spool, sender, secrets, wait
+        self._spool, self._sender, self._hide, self._wait = spool, sender, hide, wait
         self._folder = spool.path.parent
         self._process = os.getpid()
         self._warned: set[str] = set()
@@ -385,12 +386,6 @@ class TrackedRun(Run):
         with explaining(place):
             place.parent.mkdir(parents=True, exist_ok=True)
         return place
-
-    def _hide(self, text: str) -> str:
-        text = masked(text)
-        for secret in self._secrets:
-            text = text.replace(secret, HIDDEN)
-        return text
 
     def _warn_once(self, key: str, message: str) -> None:
         if key not in self._warned:

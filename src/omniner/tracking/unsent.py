@@ -33,23 +33,23 @@ FOLDER_TAG = "omniner.folder"  # tells in the UI where a run's output lies
 
 def note(tracking: TrackingConfig, folder: Path) -> None:
     """Note that a run in this folder may have records to send."""
-    write_json(_note(tracking, folder), {"folder": str(folder.resolve())})
+    write_json(_note_path(tracking, folder), {"folder": str(folder.resolve())})
 
 
 def settle(tracking: TrackingConfig, folder: Path) -> None:
     """Take the note back once all is delivered that was written in this folder."""
     if not any((folder / ASIDE).glob("*")):
         with explaining(folder):
-            _note(tracking, folder).unlink(missing_ok=True)
+            _note_path(tracking, folder).unlink(missing_ok=True)
 
 
 def noted(tracking: TrackingConfig) -> list[Path]:
     """Return the folders that are noted, in the order in which their runs began."""
     with contextlib.suppress(OSError):
-        for path in _notes(tracking).iterdir():
+        for path in _notes_folder(tracking).iterdir():
             if is_temporary(path.name) and time.time() - path.stat().st_mtime > _LONG:  # of a killed process
                 path.unlink()
-        notes = sorted(_notes(tracking).glob("*.json"), key=lambda path: path.stat().st_mtime)
+        notes = sorted(_notes_folder(tracking).glob("*.json"), key=lambda path: path.stat().st_mtime)
         return [Path(folder) for path in notes if (folder := _folder_of(path))]
     return []
 
@@ -63,12 +63,12 @@ def _folder_of(path: Path) -> str:
         return ""
 
 
-def _notes(tracking: TrackingConfig) -> Path:
+def _notes_folder(tracking: TrackingConfig) -> Path:
     return Path(tracking.folder) / "unsent"
 
 
-def _note(tracking: TrackingConfig, folder: Path) -> Path:
-    return _notes(tracking) / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]}.json"
+def _note_path(tracking: TrackingConfig, folder: Path) -> Path:
+    return _notes_folder(tracking) / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]}.json"
 
 
 def spools(folder: Path) -> Iterator[Path]:
