@@ -40,15 +40,15 @@ _KINDS = (
     "Name lines of {id, entities} or {id, raw}, {prompt, predict} of LLaMA-Factory, {response, messages} of ms-swift, "
     "{custom_id, response} of OpenAI's batches, a CLUENER submission, or a labelled corpus of any format."
 )
-_ANSWERS = ("predict", "prediction", "output", "completion", "generated_text", "answer")
-_ASKED = ("text", "prompt", "query", "input")
-_LOST = ("bad-entity", "bad-entities")
+_ANSWER_KEYS = ("predict", "prediction", "output", "completion", "generated_text", "answer")
+_PROMPT_KEYS = ("text", "prompt", "query", "input")
+_ENTITY_LOSSES = ("bad-entity", "bad-entities")
 _MAX_OFFSET = 1 << 31
 _PARSES = ("ok", "repaired", "failed")
 _PREFIX = "test"  # of ids of gold sentences that have none
 
 
-Said = list[tuple[Prediction, str]]  # with the sentence, or what was asked, as far as the file says so
+PromptedPredictions = list[tuple[Prediction, str]]  # with the prompt, or the sentence, if it is known
 
 
 @dataclass(slots=True)
@@ -75,28 +75,28 @@ def read_predictions(predictions: Path, gold: Path | None, data: DataConfig | No
         UserError: the file is of no known kind, or its gold is missing or of other sentences.
     """
     start, log = time.perf_counter(), IssueLog(predictions)
-    lines = _listed_lines(read_lines(predictions, log))
+    lines = _prediction_lines(read_lines(predictions, log))
     kind = _kind_of(predictions, lines)
     with garbage_collection_paused():
         if kind == "answers" and gold is None and all('"labels"' in line for line in lines):
             lines, kind = [_as_generated(line) for line in lines], "generated"
         if kind == "generated":
-            sentences, answers = _generated(lines, log)
-            _attach(sentences, predictions, gold, len(lines), log, data)
+            sentences, answers = _read_generated(lines, log)
+            _attach_gold(sentences, predictions, gold, len(lines), log, data)
         else:
-            said = _corpus(predictions, log) if kind == "corpus" else _READERS[kind](lines, log)
-            sentences = _gold(predictions, gold, log, data)
+            said = _read_labels(predictions, log) if kind == "corpus" else _READERS[kind](lines, log)
+            sentences = _read_gold(predictions, gold, log, data)
             said = _with_categories(said, sentences) if kind == "answers" else said
             ids = _gold_ids([(prediction.id, asked) for prediction, asked in said], sentences, predictions, log)
             answers = [
                 replace(one, id=name) if name != one.id else one for (one, _), name in zip(said, ids, strict=True)
             ]
     if not answers:
-        raise UserError(predictions, f"no prediction could be read{_first(log.items)}", _KINDS)
-    lost = [issue for issue in log.items if issue.code in _LOST]
+        raise UserError(predictions, f"no prediction could be read{_first_issues(log.items)}", _KINDS)
+    lost = [issue for issue in log.items if issue.code in _ENTITY_LOSSES]
     if lost and not any(answer.entities for answer in answers):
         fix = "Give each a text and a category, or [start, end, category] beside the text of its sentence."
-        raise UserError(predictions, f"not one predicted entity could be read{_first(lost)}", fix)
+        raise UserError(predictions, f"not one predicted entity could be read{_first_issues(lost)}", fix)
     return LoadedPredictions(sentences, answers, log.items, time.perf_counter() - start)
 
 
@@ -112,12 +112,12 @@ def garbage_collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _listed_lines(lines: list[str]) -> list[str]:
+def _prediction_lines(lines: list[str]) -> list[str]:
     """The lines of the file; where it is one JSON list of predictions, a line for each."""
     first = next((line for line in lines if line.strip()), "").removeprefix("\ufeff").lstrip()
     if not first.startswith("["):
         return lines
-    items = _record("\n".join(lines).removeprefix("\ufeff"))
+    items = _parsed("\n".join(lines).removeprefix("\ufeff"))
     if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
         return lines
     says = {"predict", "prediction", "raw", "response"} & items[0].keys() or (
@@ -126,10 +126,10 @@ def _listed_lines(lines: list[str]) -> list[str]:
     return [to_line(item) for item in items] if says else lines
 
 
-def _with_categories(said: Said, gold: Sequence[Sentence]) -> Said:
+def _with_categories(said: PromptedPredictions, gold: Sequence[Sentence]) -> PromptedPredictions:
     """Read answers again whose form needs to be told of the categories: those that name others, or were not plain."""
     known = {entity.category for sentence in gold for entity in sentence.entities}
-    found: Said = []
+    found: PromptedPredictions = []
     for one, asked in said:
         odd = one.parse != "ok" or (one.entities and one.entities[0].category not in known)
         if odd:
@@ -147,7 +147,7 @@ def _kind_of(path: Path, lines: Sequence[str]) -> str:
         return "generated" if "label" in record else "answers"
     if "id" in record and ("entities" in record or "raw" in record):
         return "omniner"
-    if _answer_in(record) is not None:
+    if _answer_of(record) is not None:
         return "answers"
     if "id" in record and "text" not in record and isinstance(record.get("label"), dict):
         return "cluener"
@@ -160,7 +160,7 @@ def _kind_of(path: Path, lines: Sequence[str]) -> str:
     return "corpus"
 
 
-def _first(issues: Sequence[Issue]) -> str:
+def _first_issues(issues: Sequence[Issue]) -> str:
     """The first issues, as part of a message."""
     return f" ({'; '.join(map(str, issues[:3]))})" if issues else ""
 
@@ -168,13 +168,13 @@ def _first(issues: Sequence[Issue]) -> str:
 def _first_object(lines: Sequence[str]) -> tuple[int, dict[str, Any]]:
     """The first of the first lines that is a JSON object, and its number; else an empty one."""
     for number, line in enumerate(lines[:1000], 1):
-        record = _record(line.removeprefix("\ufeff"))
+        record = _parsed(line.removeprefix("\ufeff"))
         if isinstance(record, dict):
             return number, record
     return 1, {}
 
 
-def _answer_in(record: dict[str, Any]) -> Any:
+def _answer_of(record: dict[str, Any]) -> Any:
     """What a model of another program has said; None where the object has no answer where one is known to be."""
     response = record.get("response")
     if "custom_id" in record and (isinstance(response, dict) or "error" in record):
@@ -182,29 +182,29 @@ def _answer_in(record: dict[str, Any]) -> Any:
             return record["response"]["body"]["choices"][0]["message"]["content"] or ""
         except (KeyError, IndexError, TypeError):
             return ""  # a request that failed
-    if response is not None and any(key in record for key in ("labels", "messages", "query", "id", *_ASKED)):
+    if response is not None and any(key in record for key in ("labels", "messages", "query", "id", *_PROMPT_KEYS)):
         return response
-    return next((record[key] for key in _ANSWERS if record.get(key) is not None), None)
+    return next((record[key] for key in _ANSWER_KEYS if record.get(key) is not None), None)
 
 
-def _asked(record: dict[str, Any]) -> str:
+def _prompt_of(record: dict[str, Any]) -> str:
     """What a model was asked, with the sentence in it; empty where the object does not say."""
     messages = record.get("messages")
     if isinstance(messages, list):
         asked = [one.get("content") for one in messages if isinstance(one, dict) and one.get("role") == "user"]
         return str(asked[-1]) if asked else ""
-    return next((str(record[key]) for key in _ASKED if record.get(key)), "")
+    return next((str(record[key]) for key in _PROMPT_KEYS if record.get(key)), "")
 
 
 def _as_generated(line: str) -> str:
     """A line of ms-swift as LLaMA-Factory would have written it; what is none stays as it is."""
-    record = _record(line)
+    record = _parsed(line)
     if not isinstance(record, dict):
         return line
-    return to_line({"prompt": _asked(record), "label": record.get("labels"), "predict": record.get("response")})
+    return to_line({"prompt": _prompt_of(record), "label": record.get("labels"), "predict": record.get("response")})
 
 
-def _record(line: str) -> Any:
+def _parsed(line: str) -> Any:
     """The JSON value of a line; the error as a string where there is none."""
     try:
         return json.loads(line)
@@ -212,10 +212,10 @@ def _record(line: str) -> Any:
         return f"not JSON: {error}"
 
 
-def _generated(lines: Sequence[str], log: IssueLog) -> tuple[list[Sentence], list[Prediction]]:
+def _read_generated(lines: Sequence[str], log: IssueLog) -> tuple[list[Sentence], list[Prediction]]:
     sentences, predictions = [], []
     names: dict[str, str] = {}  # one object for equal strings: half the memory, and comparing is quick
-    records = [_record(line.removeprefix("\ufeff") if number == 1 else line) for number, line in enumerate(lines, 1)]
+    records = [_parsed(line.removeprefix("\ufeff") if number == 1 else line) for number, line in enumerate(lines, 1)]
     labels = [_text_of(record, "label") for record in records]
     golds = [parse_answer(label) if label is not None else None for label in labels]
     known = {category for gold in golds if gold and gold.status == "ok" for _, category in gold.pairs}
@@ -275,7 +275,7 @@ def _keep_errta_texts(meta: dict[str, Any], line: str) -> None:
     meta[LABEL_ERRTA], meta[PREDICT_ERRTA] = record["label"], record["predict"]
 
 
-def _attach(
+def _attach_gold(
     sentences: list[Sentence], path: Path, gold: Path | None, lines: int, log: IssueLog, data: DataConfig | None
 ) -> None:
     """Give samples the texts (and, from a corpus file, offsets and posts) of the sentences of the same line."""
@@ -283,7 +283,7 @@ def _attach(
     if gold is None and not beside.is_file():
         return
     source = gold or beside
-    texts = _official_test(source)
+    texts = _read_official_test(source)
     known = [Sentence("", text) for text in texts] if texts is not None else []
     if texts is None and gold is not None:
         known, issues = read_sentences(gold, data, _PREFIX)
@@ -320,7 +320,7 @@ def _by_prompts(
         UserError: no prompt quotes a sentence of gold.
     """
     distinct = set(texts)
-    found = match_texts([_sentence_in(prompt, distinct) for prompt in asked], texts)
+    found = match_texts([_quoted_sentence(prompt, distinct) for prompt in asked], texts)
     matched = sum(place is not None for place in found)
     counts = f"{counted(len(texts), 'sentence')}, but {path.name} has {counted(lines, 'line')}"
     if not matched:
@@ -338,7 +338,7 @@ def _in_gold_order(
     if all(here):
         return numbers
     distinct = set(texts)
-    found = match_texts([_sentence_in(prompt, distinct) for prompt in asked], texts)
+    found = match_texts([_quoted_sentence(prompt, distinct) for prompt in asked], texts)
     if all(place is None or place == number for place, number in zip(found, numbers, strict=True)):
         return numbers  # prompts that do not quote their sentence say nothing of the order
     places = [place for place in found if place is not None]
@@ -350,15 +350,15 @@ def _in_gold_order(
     return places
 
 
-def _official_test(path: Path) -> list[str] | None:
+def _read_official_test(path: Path) -> list[str] | None:
     """The inputs of an official `test.json`; `None` for any other file."""
-    content = _record("\n".join(read_lines(path, IssueLog(path))).removeprefix("\ufeff"))
+    content = _parsed("\n".join(read_lines(path, IssueLog(path))).removeprefix("\ufeff"))
     if not isinstance(content, list) or not all(isinstance(item, dict) and "input" in item for item in content):
         return None
     return [str(item["input"]) for item in content]
 
 
-def _gold(path: Path, gold: Path | None, log: IssueLog, data: DataConfig | None) -> list[Sentence]:
+def _read_gold(path: Path, gold: Path | None, log: IssueLog, data: DataConfig | None) -> list[Sentence]:
     source = gold or path.with_name("gold.jsonl")
     if gold is None and not source.is_file():
         fix = "Set gold=<file> to the sentences with their gold entities."
@@ -395,7 +395,7 @@ def _gold_ids(given: Sequence[tuple[str, str]], gold: Sequence[Sentence], path: 
         return [name for name, _ in given]
     texts = [sentence.text for sentence in gold]
     distinct = set(texts)
-    found = match_texts([_sentence_in(asked, distinct) for _, asked in given], texts)
+    found = match_texts([_quoted_sentence(asked, distinct) for _, asked in given], texts)
     if any(place is not None for place in found):
         log.add("matched-by-text", f"{path.name} and its gold have other ids, or another order; matched by their texts")
         return [
@@ -409,7 +409,7 @@ def _gold_ids(given: Sequence[tuple[str, str]], gold: Sequence[Sentence], path: 
     raise UserError(path, message, "Name the gold of these predictions, or give both files the same ids or texts.")
 
 
-def _sentence_in(asked: str, known: Collection[str]) -> str:
+def _quoted_sentence(asked: str, known: Collection[str]) -> str:
     """The gold text that a prompt quotes: all of it, one of its lines, or what stands behind a colon in one."""
     if asked in known:
         return asked
@@ -423,17 +423,17 @@ def _sentence_in(asked: str, known: Collection[str]) -> str:
     return asked
 
 
-def _numbered_records(lines: Sequence[str]) -> Iterator[tuple[int, Any]]:
-    """The line number and the value of each line that is not blank, see `_record`."""
+def _numbered_values(lines: Sequence[str]) -> Iterator[tuple[int, Any]]:
+    """The line number and the value of each line that is not blank, see `_parsed`."""
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield number, _record(line.removeprefix("\ufeff") if number == 1 else line)
+            yield number, _parsed(line.removeprefix("\ufeff") if number == 1 else line)
 
 
-def _answers(lines: Sequence[str], log: IssueLog) -> Said:
-    said: Said = []
-    for number, record in _numbered_records(lines):
-        answer = _answer_in(record) if isinstance(record, dict) else None
+def _read_answers(lines: Sequence[str], log: IssueLog) -> PromptedPredictions:
+    said: PromptedPredictions = []
+    for number, record in _numbered_values(lines):
+        answer = _answer_of(record) if isinstance(record, dict) else None
         if answer is None:
             found = record if isinstance(record, str) else "no answer"
             log.add("bad-line", f"{found}; the line is left out", number)
@@ -441,14 +441,16 @@ def _answers(lines: Sequence[str], log: IssueLog) -> Said:
         text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
         pairs, status, reason = parse_answer(text)
         name = record.get("custom_id", record.get("id", ""))
-        said.append((Prediction(str(name), [Entity(*pair) for pair in pairs], text, status, reason), _asked(record)))
+        said.append(
+            (Prediction(str(name), [Entity(*pair) for pair in pairs], text, status, reason), _prompt_of(record))
+        )
     return said
 
 
-def _submission(lines: Sequence[str], log: IssueLog) -> Said:
+def _read_submission(lines: Sequence[str], log: IssueLog) -> PromptedPredictions:
     """CLUENER's: `{"id": 0, "label": {"name": {"彭小军": [[15, 17]]}}}`, ends inclusive."""
-    said: Said = []
-    for number, record in _numbered_records(lines):
+    said: PromptedPredictions = []
+    for number, record in _numbered_values(lines):
         label = record.get("label") if isinstance(record, dict) else None
         if not isinstance(label, dict) or "id" not in record:
             log.add("bad-line", f"{quote(record)} has no id and label; the line is left out", number)
@@ -469,7 +471,7 @@ def _submission(lines: Sequence[str], log: IssueLog) -> Said:
     return said
 
 
-def _corpus(path: Path, log: IssueLog) -> Said:
+def _read_labels(path: Path, log: IssueLog) -> PromptedPredictions:
     """Labels of a corpus file, whatever its format, as predictions."""
     sentences, issues = read_sentences(path, None, _PREFIX)
     log.items += issues
@@ -478,9 +480,9 @@ def _corpus(path: Path, log: IssueLog) -> Said:
     return [(Prediction(sentence.id, sentence.entities), sentence.text) for sentence in sentences]
 
 
-def _own(lines: Sequence[str], log: IssueLog) -> Said:
-    predictions: Said = []
-    for number, record in _numbered_records(lines):
+def _read_own(lines: Sequence[str], log: IssueLog) -> PromptedPredictions:
+    predictions: PromptedPredictions = []
+    for number, record in _numbered_values(lines):
         if not isinstance(record, dict):
             found = record if isinstance(record, str) else f"{quote(record)} where an object belongs"
             log.add("bad-line", f"{found}; the line is left out", number)
@@ -490,10 +492,10 @@ def _own(lines: Sequence[str], log: IssueLog) -> Said:
     return predictions
 
 
-_READERS: dict[str, Callable[[Sequence[str], IssueLog], Said]] = {
-    "omniner": _own,
-    "answers": _answers,
-    "cluener": _submission,
+_READERS: dict[str, Callable[[Sequence[str], IssueLog], PromptedPredictions]] = {
+    "omniner": _read_own,
+    "answers": _read_answers,
+    "cluener": _read_submission,
 }
 
 
@@ -503,7 +505,7 @@ def prediction_from_line(line: str) -> Prediction:
     Raises:
         UserError: the line is no prediction.
     """
-    log, record = IssueLog(Path()), _record(line)
+    log, record = IssueLog(Path()), _parsed(line)
     prediction = _prediction(record, log, 0) if isinstance(record, dict) else None
     if prediction is None or log.items:
         found = "; ".join(issue.message for issue in log.items) or str(record)[:200]
