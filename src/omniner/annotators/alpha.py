@@ -220,11 +220,11 @@ def collect_units(
                 if start is not None and end is not None and start < end:
                     table.setdefault(name, array("q")).extend((whole + start, whole + end))
         whole += length
-    return whole, [{name: _apart(np.array(found)) for name, found in table.items()} for table in bounds]
+    return whole, [{name: _merge_overlapping(np.array(found)) for name, found in table.items()} for table in bounds]
 
 
-def _apart(bounds: NDArray[np.int64]) -> Units:
-    """Units from begin, end, begin, end, ...; overlapping ones become one."""
+def _merge_overlapping(bounds: NDArray[np.int64]) -> Units:
+    """Make units of begin, end, begin, end, ...; overlapping ones become one."""
     pairs = bounds.reshape(-1, 2)
     begin, end = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].T
     first = np.flatnonzero(np.r_[True, begin[1:] >= np.maximum.accumulate(end)[:-1]])

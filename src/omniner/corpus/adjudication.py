@@ -97,7 +97,7 @@ def _with_common_ids(
     for name, sentences in zip(names, files, strict=True):
         if ids := ids_by_text(sentences, known):
             sentences = [
-                replace(sentence, id=id or _free(sentence.id, known, name))
+                replace(sentence, id=id or (f"{name}: {sentence.id}" if sentence.id in known else sentence.id))
                 for sentence, id in zip(sentences, ids, strict=True)
             ]
             issues.append(Issue("matched-by-text", f"{name}: ids are none of the others'; matched by the texts"))
@@ -115,10 +115,6 @@ def check_shared(names: Sequence[str], items: Sequence[AnnotatedSentence]) -> No
             others = ", ".join(other for other in names if other != name)
             found = f"{name} has labelled no sentence that any of {others} has, by id or by text"
             raise UserError("annotators", found, "Name files of the same sentences.")
-
-
-def _free(id: str, known: Mapping[str, str], name: str) -> str:
-    return f"{name}: {id}" if id in known else id
 
 
 def _by_id(name: str, sentences: Sequence[Sentence], issues: list[Issue]) -> dict[str, Sentence]:
@@ -309,16 +305,16 @@ def _vote(item: AnnotatedSentence, votes: Sequence[Vote], quorum: int) -> Decisi
     """The vote by entity, and by span and category where that settles it."""
     present = [number for number, annotation in enumerate(item.annotations) if annotation is not None]
     winners = [vote for vote in votes if len(vote.voters) >= quorum]
-    accepted = _consistent(winners, quorum)
-    rest, rejected = _after(accepted, [vote for vote in votes if vote not in winners])
+    accepted = _compatible(winners, quorum)
+    rest, rejected = _overruled(accepted, [vote for vote in votes if vote not in winners])
     rejected += [vote for vote in winners if vote not in accepted]
-    apart = [found for group in _groups(rest) if (found := _apart(group, quorum)) is not None]
+    apart = [found for group in _overlapping_groups(rest) if (found := _separate_majorities(group, quorum)) is not None]
     settled = {_span(vote.entity): vote.entity for vote in apart}
     rejected += [vote for vote in rest if settled.get(_span(vote.entity), vote.entity) != vote.entity]
-    rest, out = _after(apart, [vote for vote in rest if _span(vote.entity) not in settled])
+    rest, out = _overruled(apart, [vote for vote in rest if _span(vote.entity) not in settled])
     rejected += out
     still: list[Vote] = []
-    for group in _groups(rest):
+    for group in _overlapping_groups(rest):
         seen = {voter for vote in group for voter in vote.voters}
         over = [vote for vote in rejected if any(overlap(vote.entity, one.entity) for one in group)]
         seen.update(voter for vote in over for voter in vote.voters)
@@ -345,7 +341,7 @@ def _span(entity: Entity) -> Span:
     return entity.start, entity.end
 
 
-def _consistent(winners: Sequence[Vote], quorum: int) -> list[Vote]:
+def _compatible(winners: Sequence[Vote], quorum: int) -> list[Vote]:
     """The winners that may stand together, strongest first in choosing, by place in the result."""
 
     def strength(vote: Vote) -> tuple[Any, ...]:
@@ -359,8 +355,8 @@ def _consistent(winners: Sequence[Vote], quorum: int) -> list[Vote]:
     return [vote for vote in winners if vote in kept]
 
 
-def _after(accepted: Sequence[Vote], rest: Sequence[Vote]) -> tuple[list[Vote], list[Vote]]:
-    """What of the rest goes on, and what an accepted entity has decided (rule b).
+def _overruled(accepted: Sequence[Vote], rest: Sequence[Vote]) -> tuple[list[Vote], list[Vote]]:
+    """Part the rest into what goes on, and what an accepted entity has overruled (rule b).
 
     A vote with several owners stays with those of them who gave the accepted entity, too.
     """
@@ -376,7 +372,7 @@ def _after(accepted: Sequence[Vote], rest: Sequence[Vote]) -> tuple[list[Vote], 
     return going, out
 
 
-def _groups(votes: Sequence[Vote]) -> list[list[Vote]]:
+def _overlapping_groups(votes: Sequence[Vote]) -> list[list[Vote]]:
     """Stretches of overlapping spans, left to right; `votes` are by place."""
     groups: list[list[Vote]] = []
     end = -1
@@ -389,7 +385,7 @@ def _groups(votes: Sequence[Vote]) -> list[list[Vote]]:
     return groups
 
 
-def _apart(group: Sequence[Vote], quorum: int) -> Vote | None:
+def _separate_majorities(group: Sequence[Vote], quorum: int) -> Vote | None:
     """The entity of which span and category win separately (rule c), with those who gave the span."""
     spans: dict[Span, set[int]] = defaultdict(set)
     for vote in group:
