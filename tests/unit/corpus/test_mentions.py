@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from omniner.corpus.stats import mentions
-from omniner.corpus.stats.flat import Flat, flatten
+from omniner.corpus.stats.flat import CorpusArrays, flatten
 from omniner.records import Entity, Sentence
 
 CATEGORIES = ["品牌", "品类_产品", "品类_服务", "人群_人"]
@@ -98,7 +98,7 @@ def test_seen_counts_surfaces_and_pairs_of_train(seed: int) -> None:
     assert mentions.count_seen(flat, flat.splits.index("test"), flat.splits.index("train")) == expected
 
 
-def plain_overlaps(flat: Flat) -> Counter[str]:
+def plain_overlaps(flat: CorpusArrays) -> Counter[str]:
     """All pairs of mentions of a sentence, in any order."""
     counts: Counter[str] = Counter()
     for sentence in flat.sentences:
@@ -133,7 +133,7 @@ def test_mentions_that_touch_do_not_overlap() -> None:
     assert mentions.find_overlaps(flat) == []
 
 
-def plain_distinctiveness(flat: Flat, category: str, words: bool) -> tuple[float, float]:
+def plain_distinctiveness(flat: CorpusArrays, category: str, words: bool) -> tuple[float, float]:
     """KL divergences with loops and counters."""
     corpus: Counter[str] = Counter()
     inside: Counter[str] = Counter()

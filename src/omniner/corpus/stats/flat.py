@@ -27,7 +27,7 @@ NOWHERE = -1  # the place of a mention of which only the surface is known
 
 
 @dataclass(frozen=True, slots=True)
-class Flat:
+class CorpusArrays:
     """N sentences, split after split, with M mentions, sentence after sentence.
 
     `begin[i]:begin[i + 1]` are sentence i's characters in `points`. `start` and `end` are places in the sentence,
@@ -72,7 +72,7 @@ class Flat:
         return np.not_equal(self.start, NOWHERE)
 
 
-def flatten(splits: Mapping[str, Sequence[Sentence]]) -> Flat:
+def flatten(splits: Mapping[str, Sequence[Sentence]]) -> CorpusArrays:
     """Turn a corpus into arrays.
 
     Args:
@@ -89,7 +89,7 @@ def flatten(splits: Mapping[str, Sequence[Sentence]]) -> Flat:
     renumber = np.array([place[name] for name in met], np.int64)
     # Numbers and ids are never equal, so sentences without a post stay apart from each other and from all posts.
     keys: list[Hashable] = [n if s.post_id is None else s.post_id for n, s in enumerate(sentences)]
-    return Flat(
+    return CorpusArrays(
         splits=tuple(splits),
         sentences=sentences,
         split=np.repeat(np.arange(len(splits)), [len(one) for one in splits.values()]),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from omniner.config.groups import StatsConfig
-from omniner.corpus.stats.flat import Bools, Flat, Ints, flatten
+from omniner.corpus.stats.flat import Bools, CorpusArrays, Ints, flatten
 from omniner.corpus.stats.mentions import (
     Ambiguity,
     AmbiguousSurface,
@@ -109,7 +109,7 @@ class Statistics:
     """
 
     name: str
-    flat: Flat
+    flat: CorpusArrays
     spaced: bool
     texts: dict[str, TextCounts]
     labels: dict[str, LabelCounts]
@@ -144,7 +144,7 @@ class _Stopwatch:
 
     def lap(self, name: str) -> None:
         now = time.process_time()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self.seconds[name] = now - self._last
         self._last = now
 
 
@@ -186,7 +186,7 @@ def measure_corpus(name: str, splits: Mapping[str, Sequence[Sentence]], settings
     )  # fmt: skip
 
 
-def _rows(flat: Flat, spaced: bool, ambiguity: Ambiguity) -> tuple[list[CategoryStats], list[CategoryStats]]:
+def _rows(flat: CorpusArrays, spaced: bool, ambiguity: Ambiguity) -> tuple[list[CategoryStats], list[CategoryStats]]:
     """By category and by primary."""
     tokens = tokenize(flat, spaced)
     spans, bounds = measure_distinctiveness(flat, tokens, flat.category, len(flat.categories))
@@ -197,7 +197,7 @@ def _rows(flat: Flat, spaced: bool, ambiguity: Ambiguity) -> tuple[list[Category
     return categories, category_rows(flat, names, group, coarse, spans, bounds)
 
 
-def _labels(flat: Flat, involved: Bools) -> dict[str, LabelCounts]:
+def _labels(flat: CorpusArrays, involved: Bools) -> dict[str, LabelCounts]:
     found = {}
     held = np.bincount(flat.owner, minlength=len(flat.sentences))
     of = flat.mention_split
@@ -214,14 +214,14 @@ def _labels(flat: Flat, involved: Bools) -> dict[str, LabelCounts]:
     return found
 
 
-def _seen(flat: Flat) -> dict[str, SeenMentions]:
+def _seen(flat: CorpusArrays) -> dict[str, SeenMentions]:
     if TRAIN not in flat.splits:
         return {}
     train = flat.splits.index(TRAIN)
     return {split: count_seen(flat, number, train) for number, split in enumerate(flat.splits) if number != train}
 
 
-def _near(flat: Flat, counts: Ints, settings: StatsConfig) -> tuple[int, NearRepeats | None]:
+def _near(flat: CorpusArrays, counts: Ints, settings: StatsConfig) -> tuple[int, NearRepeats | None]:
     join = NearDuplicateJoin(flat.texts, settings.ngram, settings.near)
     log.info("near duplicates: %d candidates among %d texts", join.candidates, len(flat.texts))
     if join.candidates > settings.candidates:

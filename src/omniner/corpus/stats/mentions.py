@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from omniner.corpus.stats.flat import Bools, Flat, Floats, Ints, number_values, ranges
+from omniner.corpus.stats.flat import Bools, CorpusArrays, Floats, Ints, number_values, ranges
 from omniner.corpus.taxonomy import primary_of
 
 SPACE, PUNCTUATION = "white space", "punctuation"
@@ -92,7 +92,7 @@ def measure_ambiguity(surface: Ints, group: Ints, surfaces: int, groups: int) ->
     return Ambiguity(mentions, np.bincount(owner, minlength=surfaces), np.maximum(entropy, 0.0))
 
 
-def number_primaries(flat: Flat) -> tuple[list[str], Ints]:
+def number_primaries(flat: CorpusArrays) -> tuple[list[str], Ints]:
     """Give the primaries, sorted by name, and `(M,)` the number of each mention's."""
     of = [primary_of(category) for category in flat.categories]
     names = sorted(set(of))
@@ -101,7 +101,7 @@ def number_primaries(flat: Flat) -> tuple[list[str], Ints]:
 
 
 def category_rows(
-    flat: Flat, names: Sequence[str], group: Ints, ambiguous: Ambiguity, spans: Floats, bounds: Floats
+    flat: CorpusArrays, names: Sequence[str], group: Ints, ambiguous: Ambiguity, spans: Floats, bounds: Floats
 ) -> list[CategoryStats]:
     """Describe the mentions of each category or primary, in the order of `names`.
 
@@ -152,7 +152,7 @@ class AmbiguousSurface(NamedTuple):
     categories: tuple[tuple[str, int], ...]
 
 
-def most_ambiguous(flat: Flat, ambiguous: Ambiguity, top: int) -> list[AmbiguousSurface]:
+def most_ambiguous(flat: CorpusArrays, ambiguous: Ambiguity, top: int) -> list[AmbiguousSurface]:
     """Find the surfaces that leave most to guess: entropy times mentions, largest first."""
     weight = ambiguous.entropy * ambiguous.mentions
     chosen = sorted(np.flatnonzero(ambiguous.kinds > 1).tolist(), key=lambda n: (-weight[n], flat.surfaces[n]))[:top]
@@ -172,7 +172,7 @@ def most_ambiguous(flat: Flat, ambiguous: Ambiguity, top: int) -> list[Ambiguous
     ]
 
 
-def count_seen(flat: Flat, split: int, train: int) -> SeenMentions:
+def count_seen(flat: CorpusArrays, split: int, train: int) -> SeenMentions:
     """Count how many of a split's mentions stand in train, too."""
     known = np.zeros(len(flat.surfaces), bool)
     of = flat.mention_split
@@ -199,7 +199,7 @@ def edge_fault(surface: str) -> str:
     return ""
 
 
-def find_edge_faults(flat: Flat) -> dict[str, Ints]:
+def find_edge_faults(flat: CorpusArrays) -> dict[str, Ints]:
     """Find the mentions with white space, and those with punctuation, at an end."""
     kinds = np.array([edge_fault(surface) for surface in flat.surfaces] or [""])
     of = kinds[flat.surface]
@@ -214,7 +214,7 @@ class Overlap(NamedTuple):
     inner: int
 
 
-def find_overlaps(flat: Flat) -> list[Overlap]:
+def find_overlaps(flat: CorpusArrays) -> list[Overlap]:
     """Find all pairs of placed mentions with a common character, sentence after sentence."""
     found: list[Overlap] = []
     placed = np.flatnonzero(flat.placed)
@@ -234,7 +234,7 @@ def find_overlaps(flat: Flat) -> list[Overlap]:
     return found
 
 
-def _pairs(flat: Flat, mentions: Ints) -> Iterator[Overlap]:
+def _pairs(flat: CorpusArrays, mentions: Ints) -> Iterator[Overlap]:
     items = [(int(flat.start[m]), int(flat.end[m]), int(m)) for m in mentions]
     for number, (start, end, outer) in enumerate(items):
         for other_start, other_end, inner in items[number + 1 :]:
@@ -248,7 +248,7 @@ def _pairs(flat: Flat, mentions: Ints) -> Iterator[Overlap]:
                 yield Overlap(CROSSING, outer, inner)
 
 
-def overlapping_mentions(flat: Flat, found: list[Overlap]) -> Bools:
+def overlapping_mentions(flat: CorpusArrays, found: list[Overlap]) -> Bools:
     """Tell, `(M,)`, whether a mention lies over another one."""
     concerned = np.zeros(len(flat.owner), bool)
     concerned[[mention for overlap in found for mention in overlap[1:]]] = True
@@ -273,7 +273,7 @@ class Tokens(NamedTuple):
     kinds: int
 
 
-def tokenize(flat: Flat, words: bool) -> Tokens:
+def tokenize(flat: CorpusArrays, words: bool) -> Tokens:
     """Take characters for tokens, or words: the pieces between white space."""
     if not words:
         counts = np.bincount(flat.points, minlength=1)
@@ -293,7 +293,7 @@ def tokenize(flat: Flat, words: bool) -> Tokens:
     return Tokens(kind, at, started, started[flat.begin], len(distinct))
 
 
-def measure_distinctiveness(flat: Flat, found: Tokens, group: Ints, groups: int) -> tuple[Floats, Floats]:
+def measure_distinctiveness(flat: CorpusArrays, found: Tokens, group: Ints, groups: int) -> tuple[Floats, Floats]:
     """Measure span and boundary distinctiveness of each group; 0 where a group has no placed mention.
 
     Args:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from omniner.corpus.stats.flat import Bools, Flat, Floats, Ints, code_points, lengths, number_values, ranges
+from omniner.corpus.stats.flat import Bools, CorpusArrays, Floats, Ints, code_points, lengths, number_values, ranges
 from omniner.progress import Progress
 from omniner.records import Sentence
 
@@ -129,7 +129,7 @@ def odd_kind(point: int) -> str:
     return kinds.get(unicodedata.category(chr(point)), "")
 
 
-def is_spaced(flat: Flat) -> bool:
+def is_spaced(flat: CorpusArrays) -> bool:
     """Tell whether most letters are of scripts that put blanks between words, so that tokens are words."""
     letters = Counter[bool]()
     for point, count in _histogram(flat).items():
@@ -138,12 +138,12 @@ def is_spaced(flat: Flat) -> bool:
     return letters[False] > letters[True]
 
 
-def _histogram(flat: Flat) -> dict[int, int]:
+def _histogram(flat: CorpusArrays) -> dict[int, int]:
     counts = np.bincount(flat.points)
     return {int(point): int(counts[point]) for point in np.flatnonzero(counts)}
 
 
-def count_texts(flat: Flat, split: int) -> TextCounts:
+def count_texts(flat: CorpusArrays, split: int) -> TextCounts:
     """Count the texts of one split."""
     rows = np.flatnonzero(flat.split == split)
     length = flat.length[rows]
@@ -165,13 +165,13 @@ def count_texts(flat: Flat, split: int) -> TextCounts:
     )
 
 
-def count_emoji(flat: Flat) -> list[tuple[str, int]]:
+def count_emoji(flat: CorpusArrays) -> list[tuple[str, int]]:
     """Count each emoji of the texts, the most frequent first."""
     found = Counter(emoji for s in flat.sentences if _HINT.search(s.text) for emoji in EMOJI.findall(s.text))
     return sorted(found.items(), key=lambda item: (-item[1], item[0]))
 
 
-def find_odd_characters(flat: Flat) -> tuple[list[OddCharacter], Bools]:
+def find_odd_characters(flat: CorpusArrays) -> tuple[list[OddCharacter], Bools]:
     """Find the odd characters, the most frequent first; and `(N,)` whether a sentence has one."""
     affected = np.zeros(len(flat.sentences), bool)
     found = []
@@ -184,13 +184,13 @@ def find_odd_characters(flat: Flat) -> tuple[list[OddCharacter], Bools]:
     return sorted(found, key=lambda odd: (-odd.times, odd.point)), affected
 
 
-def find_empty(flat: Flat) -> Bools:
+def find_empty(flat: CorpusArrays) -> Bools:
     """Tell, `(N,)`, whether a sentence shows nothing: no character, or none but white space."""
     bare = np.array([not text.strip() for text in flat.texts], bool)
     return bare[flat.text]
 
 
-def find_outliers(flat: Flat) -> list[Outlier]:
+def find_outliers(flat: CorpusArrays) -> list[Outlier]:
     """Find the sentences beyond Tukey's outer fence of their split, the longest first."""
     found = []
     for split in range(len(flat.splits)):
@@ -241,7 +241,7 @@ class NearRepeats(NamedTuple):
     examples: list[NearPair]
 
 
-def count_presence(flat: Flat) -> Ints:
+def count_presence(flat: CorpusArrays) -> Ints:
     """Count, `(texts, splits)`, how often each text stands in each split."""
     width = len(flat.splits)
     counts = np.bincount(flat.text * width + flat.split, minlength=len(flat.texts) * width)
@@ -267,7 +267,7 @@ def most_repeated(counts: Ints, top: int) -> Ints:
     return order[total[order] > 1]
 
 
-def find_split_posts(flat: Flat) -> tuple[int, list[tuple[int, tuple[int, ...]]]]:
+def find_split_posts(flat: CorpusArrays) -> tuple[int, list[tuple[int, tuple[int, ...]]]]:
     """Find the posts with sentences in more than one split.
 
     Returns:
@@ -282,7 +282,7 @@ def find_split_posts(flat: Flat) -> tuple[int, list[tuple[int, tuple[int, ...]]]
     return len(found), listed
 
 
-def find_disagreements(flat: Flat) -> tuple[list[Disagreement], int]:
+def find_disagreements(flat: CorpusArrays) -> tuple[list[Disagreement], int]:
     """Find the texts that are labelled in more than one way.
 
     Returns:
