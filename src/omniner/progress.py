@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 
 log = logging.getLogger("omniner")
 
-
-_SLOW = 0.1  # per second
+_SLOW = 0.1  # per second; what is slower is told per minute
 
 
 class Progress:

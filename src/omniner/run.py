@@ -249,9 +249,8 @@ def compose_once(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """The command line."""
-    if (
-        getattr(omniner, "__file__", None) is None
-    ):  # Python took a folder of this name, such as a clone, for the package
+    # Without it Python took a folder of this name, such as a clone, for the package.
+    if getattr(omniner, "__file__", None) is None:
         folder = Path(next(iter(omniner.__path__)))
         fix = "Run from another folder, or install OmniNER again (pip install -e <clone>)."
         sys.exit(report(UserError(folder, "a folder of this name hides the installed package", fix)))

@@ -1,9 +1,10 @@
 """From the command line's choices to a checked, typed `Config`: compose -> validate -> rules -> `Config`.
 
 Hydra composes the YAML files of `conf/` with the overrides (`compose`). Then `check` holds the result against the
-types of `omniner.config.groups` and against the rules between values, and decides what `auto` means where neither
-data nor machine are needed for that; other `auto` values are left to the part that knows. Each rule is one statement:
-the key at fault, when it is, what was found, what to do. What only one task needs stands with the entry of that task.
+types of `omniner.config.groups` and against the rules between values (`check_pairs`, at the end), and decides what
+`auto` means where neither data nor machine are needed for that; other `auto` values are left to the part that knows.
+Each rule is one statement: the key at fault, when it is, what was found, what to do. What only one task needs stands
+with the entry of that task.
 Every mistake is one `UserError` with its key. Nothing heavy is imported, so that a mistake is answered at once.
 """
 
@@ -33,200 +34,6 @@ from omniner.registry import HEADS, TASKS
 
 MOST_BYTES = 1 << 18  # of a configuration, twenty times as much as the longest one written: YAML reads 3 s a megabyte
 
-
-def check_pairs(config: Config) -> None:
-    """Check what must hold between values, and what the task needs.
-
-    Raises:
-        UserError: for the first rule that is broken.
-    """
-    _check_texts(config)
-    if isinstance(config.model, CausalConfig):
-        _check_causal(config, config.model)
-    else:
-        _check_tagger(config, config.model.members if isinstance(config.model, BiLSTMConfig) else 1)
-    _check_training(config)
-    _check_prompt(config)
-    refuse(
-        "metrics.unit",
-        config.metrics.profile == "official" and config.metrics.unit == "span",
-        "the official profile counts pairs, not spans",
-        "Use metrics.unit=pair.",
-    )
-    refuse(
-        "tracking.uri",
-        config.tracking.kind == "server" and not config.tracking.uri,
-        "a tracking server has no address",
-        "Set tracking.uri=http://host:port.",
-    )
-    for split in config.split.shares:
-        refuse(
-            "split.shares",
-            not split.isidentifier(),  # files are called after it
-            f"{split!r} is no name for a split",
-            "Use letters, digits and _.",
-        )
-    TASKS[config.task.name].check_config(config)
-
-
-def refuse(key: str, when: bool, found: str, fix: str) -> None:
-    """Raise a `UserError` where a rule is broken."""
-    if when:
-        raise UserError(key, found, fix)
-
-
-def _check_texts(config: Config) -> None:
-    """Refuse texts that would do harm wherever they are used or written."""
-    for key, value in flat(config).items():
-        for text in [key, *(value if isinstance(value, list) else [value])]:
-            if isinstance(text, str):
-                refuse(key, "\0" in text, f"{text!r} holds a NUL character", "Leave it out.")
-                broken = text.encode("utf-8", "replace").decode("utf-8") != text
-                refuse(key, broken, f"{text!a} is no UTF-8 text", "Rename the file, or write it in UTF-8.")
-                refuse_login(key, text)
-
-
-def refuse_login(key: str, text: str) -> None:
-    """Raise a `UserError` where the value of a key holds a login, or some of the text of an override does."""
-    # A prompt may speak of an address; elsewhere it is one.
-    secret = not key.startswith("prompt.") and masked(text) != text
-    refuse(key, secret, "an address with a login or a key in it", _LOGINS.get(key, "Leave it out."))
-
-
-_LOGINS = {
-    "tracking.uri": "Leave it out, and set the environment variables MLFLOW_TRACKING_USERNAME and "
-    "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
-    "decoding.url": "Leave it out, and put the key into the environment variable that decoding.api_key_env names.",
-    "teacher.url": "Leave it out, and put the key into the environment variable that teacher.api_key_env names.",
-}
-
-
-def _check_causal(config: Config, model: CausalConfig) -> None:
-    refuse(
-        "head.kind",
-        config.head.kind not in ("auto", "none"),
-        f"{config.head.kind}, but a causal model has no head",
-        "Leave head=auto.",
-    )
-    for method in get_args(Method):
-        refuse(
-            f"model.learning_rate.{method}",
-            method not in model.learning_rate,
-            "this key is missing",
-            "Give a rate for each method.",
-        )
-    refuse(
-        "tuning.method",
-        config.tuning.method == "qlora" and model.path is None,
-        "qlora quantises a pretrained model, these weights are random",
-        "Use lora.",
-    )
-    refuse(
-        "trainer.weight_average",
-        config.trainer.weight_average > 0,
-        "causal models keep no average of their weights",
-        "Set it to 0.",
-    )
-
-
-def _check_tagger(config: Config, members: int) -> None:
-    refuse(
-        "head.kind",
-        config.head.kind == "none",
-        "a tagger needs a head",
-        f"Choose one of: {', '.join(['auto', *HEADS])}.",
-    )
-    able = [name for name in HEADS if HEADS.peek(name, "members")] if members > 1 else []
-    refuse(
-        "model.members",
-        members > 1 and config.head.kind not in ("auto", *able),
-        f"a {config.head.kind} head cannot average members",
-        f"Use {' or '.join(f'head={name}' for name in able)}.",
-    )
-    refuse(
-        "tuning.method",
-        config.tuning.method in ("lora", "qlora"),
-        f"{config.tuning.method} is for causal models",
-        "Leave tuning=auto for taggers.",
-    )
-    refuse(
-        "trainer.strategy",
-        config.trainer.strategy == "fsdp",
-        "fsdp is for causal models; taggers are small",
-        "Use trainer=ddp.",
-    )
-
-
-def _check_training(config: Config) -> None:
-    trainer, decoding = config.trainer, config.decoding
-    workers = max(trainer.devices, 1) * trainer.nodes
-    refuse(
-        "trainer.batch_size",
-        trainer.batch_size % workers > 0,
-        f"{trainer.batch_size} sentences do not divide over {workers} devices",
-        f"Choose a multiple of {workers}.",
-    )
-    refuse(
-        "decoding.url",
-        decoding.engine == "openai" and not decoding.url,
-        "the server has no address",
-        "Set decoding.url=http://host:port/v1.",
-    )
-    refuse(
-        "decoding.engine",
-        decoding.engine != "hf" and TASKS[config.task.name].trains,
-        "a server cannot decode a model in training",
-        "Use it with task=predict.",
-    )
-
-
-def _check_prompt(config: Config) -> None:
-    prompt = config.prompt
-    told = isinstance(config.model, CausalConfig) or config.decoding.engine != "hf"
-    refuse(
-        "prompt.from_run",
-        bool(prompt.from_run) and not told and TASKS[config.task.name].prompts,
-        "a tagger is told nothing",
-        "Choose a causal model, or decoding=openai.",
-    )
-    refuse(
-        "prompt.lessons",
-        bool(prompt.lessons) and not prompt.from_run,
-        "prompt.from_run names no run whose lessons they are",
-        "Set prompt.from_run.",
-    )
-    refuse(
-        "prompt.lessons",
-        len(set(prompt.lessons)) < len(prompt.lessons),
-        f"{prompt.lessons} has one twice",
-        "Give each number of guidance.md once.",
-    )
-
-
-def resolve(config: Config) -> Config:
-    """Decide the `auto` values that need neither data nor machine.
-
-    Returns:
-        The same configuration, changed.
-    """
-    causal = isinstance(config.model, CausalConfig)
-    pretrained = isinstance(config.model, CausalConfig) and config.model.path is not None
-    if config.head.kind == "auto":
-        # A linear-chain CRF is the strongest of the heads where mentions are flat, as in most corpora.
-        config.head.kind = "none" if causal else "crf"
-    if config.tuning.method == "auto":
-        config.tuning.method = "lora" if pretrained else "full"
-    if config.name == "auto":
-        config.name = TASKS[config.task.name].run_name(config)
-    for key, name in (
-        ("data.name", config.data.name),
-        ("name", config.name),
-    ):  # files and folders are called after them
-        outside = Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name
-        refuse(key, outside, f"{name!r} names a place outside the folder of all runs", "Give a plain name.")
-    return config
-
-
 T = TypeVar("T")
 
 # What may change without making a run another run: where it is written and logged, not what it computes.
@@ -234,6 +41,13 @@ NOT_IDENTITY = ("output_dir", "resume", "overwrite", "tracking", "children")
 
 # Environment: the user's own folders of configurations, as a list in an override holds them, for children of a sweep.
 SEARCH_PATH = "OMNINER_SEARCH_PATH"
+
+_LOGINS = {
+    "tracking.uri": "Leave it out, and set the environment variables MLFLOW_TRACKING_USERNAME and "
+    "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.",
+    "decoding.url": "Leave it out, and put the key into the environment variable that decoding.api_key_env names.",
+    "teacher.url": "Leave it out, and put the key into the environment variable that teacher.api_key_env names.",
+}
 
 
 def conf_folder() -> Path:
@@ -314,6 +128,27 @@ def _typed(raw: Any) -> Config:
     config: Config = validate(Config, raw)
     check_pairs(config)
     return resolve(config)
+
+
+def resolve(config: Config) -> Config:
+    """Decide the `auto` values that need neither data nor machine.
+
+    Returns:
+        The same configuration, changed.
+    """
+    causal = isinstance(config.model, CausalConfig)
+    pretrained = isinstance(config.model, CausalConfig) and config.model.path is not None
+    if config.head.kind == "auto":
+        # A linear-chain CRF is the strongest of the heads where mentions are flat, as in most corpora.
+        config.head.kind = "none" if causal else "crf"
+    if config.tuning.method == "auto":
+        config.tuning.method = "lora" if pretrained else "full"
+    if config.name == "auto":
+        config.name = TASKS[config.task.name].run_name(config)
+    for key, name in (("data.name", config.data.name), ("name", config.name)):  # files and folders are called so
+        outside = Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name
+        refuse(key, outside, f"{name!r} names a place outside the folder of all runs", "Give a plain name.")
+    return config
 
 
 def section(composed: DictConfig, name: str, group: type[T]) -> T:
@@ -441,3 +276,164 @@ def differences(config: Config | Mapping[str, Any], defaults: Config | Mapping[s
     ours, theirs = flat(config), flat(defaults)
     keys = sorted(ours.keys() | theirs.keys())
     return {key: (theirs.get(key), ours.get(key)) for key in keys if theirs.get(key) != ours.get(key)}
+
+
+def check_pairs(config: Config) -> None:
+    """Check what must hold between values, and what the task needs.
+
+    Raises:
+        UserError: for the first rule that is broken.
+    """
+    _check_texts(config)
+    if isinstance(config.model, CausalConfig):
+        _check_causal(config, config.model)
+    else:
+        _check_tagger(config, config.model.members if isinstance(config.model, BiLSTMConfig) else 1)
+    _check_training(config)
+    _check_prompt(config)
+    refuse(
+        "metrics.unit",
+        config.metrics.profile == "official" and config.metrics.unit == "span",
+        "the official profile counts pairs, not spans",
+        "Use metrics.unit=pair.",
+    )
+    refuse(
+        "tracking.uri",
+        config.tracking.kind == "server" and not config.tracking.uri,
+        "a tracking server has no address",
+        "Set tracking.uri=http://host:port.",
+    )
+    for split in config.split.shares:
+        refuse(
+            "split.shares",
+            not split.isidentifier(),  # files are called after it
+            f"{split!r} is no name for a split",
+            "Use letters, digits and _.",
+        )
+    TASKS[config.task.name].check_config(config)
+
+
+def refuse(key: str, when: bool, found: str, fix: str) -> None:
+    """Raise a `UserError` where a rule is broken."""
+    if when:
+        raise UserError(key, found, fix)
+
+
+def _check_texts(config: Config) -> None:
+    """Refuse texts that would do harm wherever they are used or written."""
+    for key, value in flat(config).items():
+        for text in [key, *(value if isinstance(value, list) else [value])]:
+            if isinstance(text, str):
+                refuse(key, "\0" in text, f"{text!r} holds a NUL character", "Leave it out.")
+                broken = text.encode("utf-8", "replace").decode("utf-8") != text
+                refuse(key, broken, f"{text!a} is no UTF-8 text", "Rename the file, or write it in UTF-8.")
+                refuse_login(key, text)
+
+
+def refuse_login(key: str, text: str) -> None:
+    """Raise a `UserError` where the value of a key holds a login, or some of the text of an override does."""
+    # A prompt may speak of an address; elsewhere it is one.
+    secret = not key.startswith("prompt.") and masked(text) != text
+    refuse(key, secret, "an address with a login or a key in it", _LOGINS.get(key, "Leave it out."))
+
+
+def _check_causal(config: Config, model: CausalConfig) -> None:
+    refuse(
+        "head.kind",
+        config.head.kind not in ("auto", "none"),
+        f"{config.head.kind}, but a causal model has no head",
+        "Leave head=auto.",
+    )
+    for method in get_args(Method):
+        refuse(
+            f"model.learning_rate.{method}",
+            method not in model.learning_rate,
+            "this key is missing",
+            "Give a rate for each method.",
+        )
+    refuse(
+        "tuning.method",
+        config.tuning.method == "qlora" and model.path is None,
+        "qlora quantises a pretrained model, these weights are random",
+        "Use lora.",
+    )
+    refuse(
+        "trainer.weight_average",
+        config.trainer.weight_average > 0,
+        "causal models keep no average of their weights",
+        "Set it to 0.",
+    )
+
+
+def _check_tagger(config: Config, members: int) -> None:
+    refuse(
+        "head.kind",
+        config.head.kind == "none",
+        "a tagger needs a head",
+        f"Choose one of: {', '.join(['auto', *HEADS])}.",
+    )
+    able = [name for name in HEADS if HEADS.peek(name, "members")] if members > 1 else []
+    refuse(
+        "model.members",
+        members > 1 and config.head.kind not in ("auto", *able),
+        f"a {config.head.kind} head cannot average members",
+        f"Use {' or '.join(f'head={name}' for name in able)}.",
+    )
+    refuse(
+        "tuning.method",
+        config.tuning.method in ("lora", "qlora"),
+        f"{config.tuning.method} is for causal models",
+        "Leave tuning=auto for taggers.",
+    )
+    refuse(
+        "trainer.strategy",
+        config.trainer.strategy == "fsdp",
+        "fsdp is for causal models; taggers are small",
+        "Use trainer=ddp.",
+    )
+
+
+def _check_training(config: Config) -> None:
+    trainer, decoding = config.trainer, config.decoding
+    workers = max(trainer.devices, 1) * trainer.nodes
+    refuse(
+        "trainer.batch_size",
+        trainer.batch_size % workers > 0,
+        f"{trainer.batch_size} sentences do not divide over {workers} devices",
+        f"Choose a multiple of {workers}.",
+    )
+    refuse(
+        "decoding.url",
+        decoding.engine == "openai" and not decoding.url,
+        "the server has no address",
+        "Set decoding.url=http://host:port/v1.",
+    )
+    refuse(
+        "decoding.engine",
+        decoding.engine != "hf" and TASKS[config.task.name].trains,
+        "a server cannot decode a model in training",
+        "Use it with task=predict.",
+    )
+
+
+def _check_prompt(config: Config) -> None:
+    prompt = config.prompt
+    told = isinstance(config.model, CausalConfig) or config.decoding.engine != "hf"
+    refuse(
+        "prompt.from_run",
+        bool(prompt.from_run) and not told and TASKS[config.task.name].prompts,
+        "a tagger is told nothing",
+        "Choose a causal model, or decoding=openai.",
+    )
+    refuse(
+        "prompt.lessons",
+        bool(prompt.lessons) and not prompt.from_run,
+        "prompt.from_run names no run whose lessons they are",
+        "Set prompt.from_run.",
+    )
+    refuse(
+        "prompt.lessons",
+        len(set(prompt.lessons)) < len(prompt.lessons),
+        f"{prompt.lessons} has one twice",
+        "Give each number of guidance.md once.",
+    )

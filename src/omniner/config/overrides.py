@@ -13,14 +13,11 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omniner.config.groups import Config
 from omniner.config.validate import Wanted, field_types, take_apart, unknown
 from omniner.errors import UserError
-
-if TYPE_CHECKING:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
 
 _PLAIN = re.compile(r"[\w.@/+~-]+=[\w./:+-]*", re.ASCII)  # arguments that mean what they look like
 _PLAIN_VALUE = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_][\w./\-]*", re.ASCII | re.IGNORECASE)  # text
@@ -128,19 +125,14 @@ def _quote_items(value: str, key: str) -> Iterator[str]:
 
 
 def _parses(argument: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     try:
-        _parser().parse_override(argument)
+        OverridesParser.create().parse_override(argument)
     except HydraException:
         return False
     return True
-
-
-def _parser() -> OverridesParser:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    return OverridesParser.create()
 
 
 def _check_choice(group: str, value: str, sweep: bool, conf: Path) -> None:

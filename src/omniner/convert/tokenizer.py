@@ -39,6 +39,9 @@ from omniner.files import explaining, write_json, write_text
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types of a protocol buffer
 BPE = 2  # `TrainerSpec.ModelType`
 
+_SPACE = "▁"  # U+2581
+_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+
 
 class PieceKind(IntEnum):
     """What a piece is (`SentencePiece.Type`)."""
@@ -162,10 +165,6 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return number, at
-
-
-_SPACE = "▁"  # U+2581
-_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 def build_tokenizer(model_file: Path, special: Mapping[int, str] | None = None) -> Tokenizer:

@@ -49,6 +49,25 @@ if TYPE_CHECKING:
 
 ALL = Wording("all")  # the row of everything together
 
+METRICS = (
+    "test/f1",
+    "test/micro_precision",
+    "test/micro_recall",
+    "test/macro_f1",
+    "test/relaxed_f1",
+    "parse/failed",
+    "val/best_f1",
+)
+SHOWN = "test/f1"  # in the figure
+_COUNTED = "parse/"  # metrics that are no share
+LABEL = 60  # characters of a configuration in text and figure
+_DIFFERENCE = [
+    *columns(SHARE, "baseline", "value"),
+    *columns(POINTS, "difference", "low", "high"),
+    *columns(P_VALUE, "p_randomisation"),
+]
+_NOTHING = ScoreRow(0.0, 0.0, 0.0, 0, 0, 0, 0)
+
 
 def comparison_summary(comparison: RunComparison) -> list[str]:
     """What the comparison comes to, one sentence or two per run, and one for the people."""
@@ -251,18 +270,8 @@ def _tests(comparison: RunComparison) -> Table:
     return Table(title, heads, rows, empty=Wording("There is no second run."))
 
 
-_DIFFERENCE = [
-    *columns(SHARE, "baseline", "value"),
-    *columns(POINTS, "difference", "low", "high"),
-    *columns(P_VALUE, "p_randomisation"),
-]
-
-
 def _difference_cells(row: Difference) -> list[Cell]:
     return [row.baseline, row.value, row.difference, row.low, row.high, row.p_randomisation]
-
-
-_NOTHING = ScoreRow(0.0, 0.0, 0.0, 0, 0, 0, 0)
 
 
 def _categories(comparison: RunComparison) -> Table:
@@ -309,21 +318,6 @@ def _config(comparison: RunComparison, configs: Mapping[str, Sequence[Any]]) -> 
     rows: list[list[Cell]] = [[key, *map(str, values)] for key, values in configs.items()]
     heads = [*columns(TEXT, "key"), *(Column(name, TEXT) for name in comparison.results)]
     return Table(Wording("Configuration keys that differ"), heads, rows)
-
-
-METRICS = (
-    "test/f1",
-    "test/micro_precision",
-    "test/micro_recall",
-    "test/macro_f1",
-    "test/relaxed_f1",
-    "parse/failed",
-    "val/best_f1",
-)
-SHOWN = "test/f1"  # in the figure
-_COUNTED = "parse/"  # metrics that are no share
-BLANK = ""  # where there is nothing to compute
-LABEL = 60  # characters of a configuration in text and figure
 
 
 class SweepRun(NamedTuple):
@@ -375,8 +369,8 @@ def build_seed_table(runs: Sequence[SweepRun], name: str) -> Table:
         row: list[Cell] = [label or name, len(finished), failed]
         for metric in names:
             values = [metrics[metric] for metrics in finished if metric in metrics]
-            row.append(statistics.fmean(values) if values else BLANK)
-            row.append(statistics.stdev(values) if len(values) > 1 else BLANK)
+            row.append(statistics.fmean(values) if values else NONE)
+            row.append(statistics.stdev(values) if len(values) > 1 else NONE)
         table.rows.append(row)
     return table
 

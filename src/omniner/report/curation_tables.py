@@ -27,6 +27,17 @@ from omniner.wording import Wording, counted
 
 EXAMPLES = 5  # ids named beside a difference
 
+_CASES = 3  # surfaces named in one suggestion
+_MEANING = {
+    "alpha.characters": "Krippendorff's alpha over characters",
+    "alpha.spans": "Krippendorff's alpha over the spans that anyone marked",
+    "alpha.unitizing": "Krippendorff's alpha for unitizing (sentences that all have labelled)",
+    "kappa.characters": "Fleiss' kappa over characters (sentences that all have labelled)",
+    "f1.strict": "mean F1 of the pairs: same place and category",
+    "f1.boundary": "mean F1 of the pairs: same place",
+    "f1.relaxed": "mean F1 of the pairs: overlap, same category",
+}
+
 
 def build_filter_tables(filtered: FilterResult) -> dict[str, Table]:
     """All tables by name."""
@@ -260,9 +271,6 @@ def _split_categories(sentences: Sequence[Sentence], division: Division) -> Tabl
     return Table("Categories, farthest from their shares first (deviations in points)", heads, rows)
 
 
-_EXAMPLES = 3  # surfaces named in one suggestion
-
-
 class Suggestion(NamedTuple):
     """An open question of the guidelines: its type, what it is about, how often it came up, its commonest cases."""
 
@@ -326,17 +334,6 @@ def _cell(value: float) -> Cell:
 
 def _with_bounds(figure: Estimate) -> list[Cell]:
     return [_cell(value) for value in figure]
-
-
-_MEANING = {
-    "alpha.characters": "Krippendorff's alpha over characters",
-    "alpha.spans": "Krippendorff's alpha over the spans that anyone marked",
-    "alpha.unitizing": "Krippendorff's alpha for unitizing (sentences that all have labelled)",
-    "kappa.characters": "Fleiss' kappa over characters (sentences that all have labelled)",
-    "f1.strict": "mean F1 of the pairs: same place and category",
-    "f1.boundary": "mean F1 of the pairs: same place",
-    "f1.relaxed": "mean F1 of the pairs: overlap, same category",
-}
 
 
 def _figures(agreement: Agreement) -> Table:
@@ -419,7 +416,7 @@ def suggest_rules(errors: Iterable[ErrtaError]) -> list[Suggestion]:
         advice[asked] = question.advice
     found = []
     for (name, about), examples in cases.items():
-        common = sorted(examples.items(), key=lambda item: (-item[1], item[0]))[:_EXAMPLES]
+        common = sorted(examples.items(), key=lambda item: (-item[1], item[0]))[:_CASES]
         shown = (Wording("{example} ({count})", example=example, count=count) for example, count in common)
         said = advice[name].wording(about=about)
         found.append(Suggestion(name, about, examples.total(), Wording.joined(", ", shown), said))

@@ -95,6 +95,9 @@ _VARIABLES = {
     GREY: "right",
 }
 
+_FONT = re.compile(r"(font-family: |font: (?:\w+ )*[\d.]+px )(?:&apos;|[^;\"])*")  # written so by 3.11 and by 3.9
+_COLOUR_OF = {colour.lower(): f"var(--{name})" for colour, name in _VARIABLES.items()}
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -150,10 +153,6 @@ def _page_markup(tag: re.Match[str]) -> str:
         text = re.sub(r' id="[^"]*"', "", text)
     text = _FONT.sub(r"\1var(--font)", text)
     return re.sub(r"#[0-9a-f]{6}\b", lambda found: _COLOUR_OF.get(found[0], found[0]), text)
-
-
-_FONT = re.compile(r"(font-family: |font: (?:\w+ )*[\d.]+px )(?:&apos;|[^;\"])*")  # written so by 3.11 and by 3.9
-_COLOUR_OF = {colour.lower(): f"var(--{name})" for colour, name in _VARIABLES.items()}
 
 
 def drawable_text(text: str, length: int = 0) -> str:

@@ -108,17 +108,21 @@ def errors_by_primary(result: ScoreResult) -> tuple[list[str], npt.NDArray[np.in
 def most_confused(result: ScoreResult, top: int) -> tuple[list[str], npt.NDArray[np.int64]]:
     """The `top` categories with most confusions, neighbours of one primary together, and gold x predicted counts."""
     counts = count_confusions(result.errta.errors)
-    involved: dict[str, int] = {}
-    for pair, count in counts.items():
-        for name in pair:
-            involved[name] = involved.get(name, 0) + count
-    names = sorted(sorted(involved, key=lambda name: (-involved[name], name))[:top])
+    names = sorted(_by_confusions(counts)[:top])
     place = {name: i for i, name in enumerate(names)}
     matrix = np.zeros((len(names), len(names)), np.int64)
     for (gold, predicted), count in counts.items():
         if gold in place and predicted in place:
             matrix[place[gold], place[predicted]] = count
     return names, matrix
+
+
+def _by_confusions(counts: Mapping[tuple[str, str], int]) -> list[str]:
+    """Categories, the most confused first."""
+    involved: Counter[str] = Counter()
+    for pair, count in counts.items():
+        involved.update(dict.fromkeys(pair, count))
+    return sorted(involved, key=lambda name: (-involved[name], name))
 
 
 def _curve_panels(curves: Mapping[str, Curve]) -> Panels:
@@ -429,10 +433,7 @@ def _page_tables(result: ScoreResult, tables: Mapping[str, Table], facts: RunFac
 def _confused_pairs(result: ScoreResult) -> dict[str, Any]:
     """Categories, the most confused first, and `[gold, predicted, count]` by their places."""
     counts = count_confusions(result.errta.errors)
-    involved: Counter[str] = Counter()
-    for pair, count in counts.items():
-        involved.update(dict.fromkeys(pair, count))
-    names = sorted(involved, key=lambda name: (-involved[name], name))
+    names = _by_confusions(counts)
     place = {name: number for number, name in enumerate(names)}
     pairs = sorted([place[gold], place[predicted], count] for (gold, predicted), count in counts.items())
     return {"names": names, "pairs": pairs, "total": counts.total()}

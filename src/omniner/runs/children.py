@@ -42,6 +42,7 @@ from omniner.errors import Stopped, UserError
 from omniner.files import SECONDS_BETWEEN_TRIES, explaining, make_folder, read_json, try_lock, wait_for_lock, write_text
 from omniner.runs.folder import FINISHED, LOCK, METRICS, read_state
 
+FOLDER = "children"  # in the parent's folder
 PARENT = "OMNINER_PARENT_RUN"  # tells a child the run it belongs to
 CHILD = "OMNINER_CHILD"  # tells a child what sets it apart; its standard input tells whether the parent lives
 # Set by a distributed launch; a child must not take itself for a rank of one.
@@ -52,6 +53,45 @@ _TAIL = 1 << 20  # bytes of what a child wrote last, in which the reason of its 
 
 CheckStop = Callable[[], None]
 """Called now and then while something is waited for; raises `Stopped` when it is time to stop."""
+
+
+class Job(NamedTuple):
+    """A run to do: its name among its siblings, and its configuration."""
+
+    name: str
+    config: Config
+
+
+class Outcome(NamedTuple):
+    """What became of a job: `error` is one line, empty where it finished; `metrics` are the last values."""
+
+    name: str
+    folder: Path
+    error: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ChildSettings:
+    """What a child needs beside its configuration.
+
+    Attributes:
+        folder: of its parent; what the parent keeps of it is in `children/` there.
+        parent: id of the parent's MLflow run; empty where it has none.
+        label: what sets the child apart in MLflow.
+        gpus: how many it has for itself; 0 = it sees all.
+        cores: numbers of the cores that it may use; none = all of this process.
+        variables: more of its environment.
+        since: a run that began before this moment (seconds since 1970) counts as another one.
+    """
+
+    folder: Path
+    parent: str
+    label: str
+    gpus: int = 0
+    cores: Sequence[int] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    since: float = 0.0
 
 
 def parent_run_id() -> str | None:
@@ -287,16 +327,6 @@ def _lock_group(folder: Path, groups: Sequence[Sequence[str]], locks: contextlib
     return None
 
 
-FOLDER = "children"  # in the parent's folder
-
-
-class Job(NamedTuple):
-    """A run to do: its name among its siblings, and its configuration."""
-
-    name: str
-    config: Config
-
-
 def data_of_parent(data: DataConfig, root: Path, files: dict[str, list[str]], **changes: Any) -> DataConfig:
     """Return the corpus of a child that reads JSONL files which its parent wrote.
 
@@ -311,38 +341,6 @@ def data_of_parent(data: DataConfig, root: Path, files: dict[str, list[str]], **
         scheme="auto", separator="auto", glued_positions=False, tag_column=None, offsets="auto", annotator=None,
         **changes,
     )  # fmt: skip
-
-
-class Outcome(NamedTuple):
-    """What became of a job: `error` is one line, empty where it finished; `metrics` are the last values."""
-
-    name: str
-    folder: Path
-    error: str
-    metrics: dict[str, float]
-
-
-@dataclass(frozen=True)
-class ChildSettings:
-    """What a child needs beside its configuration.
-
-    Attributes:
-        folder: of its parent; what the parent keeps of it is in `children/` there.
-        parent: id of the parent's MLflow run; empty where it has none.
-        label: what sets the child apart in MLflow.
-        gpus: how many it has for itself; 0 = it sees all.
-        cores: numbers of the cores that it may use; none = all of this process.
-        variables: more of its environment.
-        since: a run that began before this moment (seconds since 1970) counts as another one.
-    """
-
-    folder: Path
-    parent: str
-    label: str
-    gpus: int = 0
-    cores: Sequence[int] = ()
-    variables: Mapping[str, str] = field(default_factory=dict)
-    since: float = 0.0
 
 
 def run_job(job: Job, child: ChildSettings, check_stop: CheckStop) -> Outcome:

@@ -27,12 +27,18 @@ from omniner.errors import UserError
 from omniner.files import check_input_file, explaining, read_json, write_json, write_text, writing
 from omniner.model_files import check_model
 from omniner.records import Issue, Sentence, content_digest, count_codes, to_line
+from omniner.registry import first_line
 from omniner.report.figures import Chart
 from omniner.report.tables import Table
 from omniner.runs.folder import METRICS, find_trained_model
 from omniner.tracking.browser import NOTE_TAG
 from omniner.tracking.tracked_run import DataInput, Run
 from omniner.wording import counted, language_of
+
+log = logging.getLogger("omniner")
+
+# What a parameter of a run would only repeat: values that `trainer` took over, texts that are artifacts of their own.
+_REPEATED = ("model.recipe.", "prompt.system.", "prompt.instruction.", "prompt.input.", "prompt.errors.")
 
 
 def always(of: object) -> bool:
@@ -89,14 +95,6 @@ class Input:
             check_input_file(str(value))
 
 
-def _no_check(config: Config) -> None:
-    """Nothing beside the inputs has to be checked."""
-
-
-# What a parameter of a run would only repeat: values that `trainer` took over, texts that are artifacts of their own.
-_REPEATED = ("model.recipe.", "prompt.system.", "prompt.instruction.", "prompt.input.", "prompt.errors.")
-
-
 @dataclass(frozen=True)
 class Task:
     """A task: what it needs, does and leaves behind.
@@ -126,7 +124,7 @@ class Task:
     run: Callable[[Context], None]
     label: Callable[[Config], Sequence[str]]
     inputs: Sequence[Input] = ()
-    check: Callable[[Config], None] = _no_check
+    check: Callable[[Config], None] = lambda config: None
     outputs: Sequence[str] = ()
     resume_files: Sequence[str] = ()
     trains: bool = False
@@ -141,7 +139,7 @@ class Task:
     @property
     def meaning(self) -> str:
         """What it does, in one line."""
-        return self.description.partition("\n")[0]
+        return first_line(self.description)
 
     def check_config(self, config: Config) -> None:
         """Raise a `UserError` where the task could not begin with this configuration."""
@@ -203,9 +201,6 @@ def entry_label(entry: str) -> str:
     """What the label of a run says of a path, or of `name=path`."""
     name, path = split_entry(entry)
     return Path(name or path).stem
-
-
-log = logging.getLogger("omniner")
 
 
 @dataclass

@@ -122,9 +122,9 @@ def claim_folder(config: Config) -> RunFolder:
     """
     digest = compose.digest(config)
     if config.resume not in ("auto", "never"):
-        return _continue(Path(config.resume), digest, config)
+        return _claim_unfinished(Path(config.resume), digest, config)
     if config.output_dir:
-        return _open(Path(config.output_dir), digest, config)
+        return _claim_named(Path(config.output_dir), digest, config)
     if config.resume == "auto":
         for folder in _unfinished(config, digest):
             if (lock := try_lock(folder / LOCK)) is not None:
@@ -134,7 +134,7 @@ def claim_folder(config: Config) -> RunFolder:
                     remove_temporary_files(folder)
                     return RunFolder(folder, True, state, lock)
                 lock.release()
-    return _open(_new_path(config.name), digest, config)
+    return _claim_named(_new_path(config.name), digest, config)
 
 
 def _new_path(name: str) -> Path:
@@ -162,7 +162,8 @@ def _goes_on(state: dict[str, Any], config: Config) -> bool:
     return status != FINISHED and not (status == UNSENT and config.tracking.kind == "off")
 
 
-def _open(path: Path, digest: str, config: Config) -> RunFolder:
+def _claim_named(path: Path, digest: str, config: Config) -> RunFolder:
+    """Claim this folder: to go on with an unfinished run of the configuration, else for a new run."""
     make_folder(path)
     lock = try_lock(path / LOCK)
     if lock is None:
@@ -226,7 +227,8 @@ def remove_temporary_files(path: Path) -> None:
                 (Path(folder) / name).unlink(missing_ok=True)
 
 
-def _continue(path: Path, digest: str, config: Config) -> RunFolder:
+def _claim_unfinished(path: Path, digest: str, config: Config) -> RunFolder:
+    """Claim the folder of a run that the configuration must go on with."""
     if not (path / STATE).is_file():
         raise UserError("resume", f"{path} holds no run ({STATE} is missing)", "Name the folder of an unfinished run.")
     _check_goes_on(path, digest, config)

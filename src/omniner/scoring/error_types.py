@@ -48,7 +48,10 @@ class Phrases:
     def check(self, *names: str) -> None:
         """Raise `ValueError` where a text asks for other names than these."""
         for language in LANGUAGES:
-            _check_names(self.of(language), names)
+            text = self.of(language)
+            for _, field, _, _ in string.Formatter().parse(text):
+                if field is not None and field not in names:
+                    raise ValueError(f"{{{field}}} in {text!r}: known are {', '.join(names)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +169,6 @@ class ErrorType:
 
 
 ERROR_TYPES: registry.Registry[ErrorType] = registry.ERROR_TYPES
-
-
-def _check_names(text: str, names: tuple[str, ...]) -> None:
-    if not text.strip():
-        raise ValueError("an empty phrase")
-    for _, field, _, _ in string.Formatter().parse(text):
-        if field is not None and field not in names:
-            raise ValueError(f"{{{field}}} in {text!r}: known are {', '.join(names)}")
 
 
 def error_types(mode: str) -> tuple[ErrorType, ...]:

@@ -33,6 +33,14 @@ from omniner.scoring.error_types import error_types
 from omniner.scoring.metrics import ErrtaError, ErrtaResult, TypeCount
 from omniner.scoring.units import SentenceErrors, normalized
 
+MAX_GROUP = 10  # units of a group for which all ways are tried: at most 2**10 states
+MAX_PLACES = 64  # occurrences of a surface that are looked at
+_NOWHERE = (1 << 60, 0)  # behind every place
+_LOCATED_ORDER = itemgetter(2, 3, 1, 0)  # what `_order` gives for units with places, at a third of its price
+
+Units = tuple[Entity, ...]
+Found = tuple[str, Units, Units]  # type, gold, predicted
+
 
 class IdentityError(AssertionError):
     """The sorted errors do not add up to the false positives and negatives."""
@@ -97,14 +105,6 @@ def _check(sorted_units: Counter[str], counted: Counter[str], what: str) -> None
         raise IdentityError(f"errors and {what} differ: sorted but not counted {over}, the other way {under}")
 
 
-MAX_GROUP = 10  # units of a group for which all ways are tried: at most 2**10 states
-MAX_PLACES = 64  # occurrences of a surface that are looked at
-_NOWHERE = (1 << 60, 0)  # behind every place
-
-Units = tuple[Entity, ...]
-Found = tuple[str, Units, Units]  # type, gold, predicted
-
-
 class _Event(NamedTuple):
     """A possible error of a group. `worth` is compared member by member: units saved, categories kept, overlap."""
 
@@ -165,9 +165,6 @@ def sort_sentence(missing: Sequence[Entity], extra: Sequence[Entity], text: str,
             large += not exact
             found += _explain(of_gold, of_predicted, exact)
     return found, large
-
-
-_LOCATED_ORDER = itemgetter(2, 3, 1, 0)  # what `_order` gives for units with places, at a third of its price
 
 
 def _order(unit: Entity) -> tuple[int, int, str, str]:

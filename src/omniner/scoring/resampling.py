@@ -36,6 +36,10 @@ SCORE_NAMES = ("micro.precision", "micro.recall", "micro.f1", "macro.f1")
 _DRAWS_AT_A_TIME = 64  # draws at a time: 64 x 20,000 posts x 4 bytes = 5 MB
 _STREAM = 0xB007  # keeps these draws apart from other uses of the same seed
 
+_EXCHANGES_AT_A_TIME = 256  # exchanges at a time: 256 x 20,000 posts x 4 bytes = 20 MB
+_BOOTSTRAP, _EXCHANGE = 0xB0075, 0x5AAB  # keep the draws of the tests apart
+_TIE = 1e-12  # differences this close are equal: sums of fractions in another order are
+
 
 def bootstrap_intervals(
     comparisons: Sequence[Comparison], posts: Sequence[int], draws: int, confidence: float, seed: int
@@ -171,11 +175,6 @@ def scores_of_counts(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.divide(above, below, out=np.zeros_like(above, dtype=np.float64), where=below > 0)
-
-
-_EXCHANGES_AT_A_TIME = 256  # exchanges at a time: 256 x 20,000 posts x 4 bytes = 20 MB
-_BOOTSTRAP, _EXCHANGE = 0xB0075, 0x5AAB  # keep the draws of the tests apart
-_TIE = 1e-12  # differences this close are equal: sums of fractions in another order are
 
 
 class Difference(NamedTuple):

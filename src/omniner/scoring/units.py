@@ -33,6 +33,16 @@ _SURFACE, _CATEGORY, _PAIR = itemgetter(0), itemgetter(1), itemgetter(0, 1)
 _KEY: dict[str, Callable[[Entity], Any]] = {"pair": _PAIR, "span": lambda entity: entity}
 _PLACE: dict[str, Callable[[Entity], Any]] = {"pair": _SURFACE, "span": itemgetter(0, 2, 3)}
 
+_SHOWN = 3  # entities quoted in an error
+
+IMPOSSIBLE = {
+    "invented": "the sentence has no such words",
+    "respelt": "the sentence has these words, but for width, case or white space",
+    "repeated": "listed more often than the sentence has it",
+    "unknown_category": "neither gold nor the corpus has this category",
+}
+"""The kinds of answers that no gold could have had, and what each of them is."""
+
 
 def all_placed(sides: Iterable[Sequence[Entity]]) -> bool:
     """Whether every entity has offsets."""
@@ -163,24 +173,12 @@ def normalized(surface: str) -> str:
     return "".join(unicodedata.normalize("NFKC", surface).casefold().split())
 
 
-IMPOSSIBLE = {
-    "invented": "the sentence has no such words",
-    "respelt": "the sentence has these words, but for width, case or white space",
-    "repeated": "listed more often than the sentence has it",
-    "unknown_category": "neither gold nor the corpus has this category",
-}
-"""The kinds of answers that no gold could have had, and what each of them is."""
-
-
 class ImpossibleAnswer(NamedTuple):
     """A predicted entity that gold could not have had, whatever it holds; `kind` is of `IMPOSSIBLE`."""
 
     kind: str
     sentence_id: str
     entity: Entity
-
-
-_SHOWN = 3  # entities quoted in an error
 
 
 def locate_predictions(

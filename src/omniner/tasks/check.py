@@ -37,6 +37,9 @@ log = logging.getLogger("omniner")
 _SHOWN = 10  # issues printed; the file lists them all
 _MIB = 2**20
 
+Sections = tuple[dict[str, Iterable[str]], list[Issue]]
+"""Titles with lines, and what could not be encoded."""
+
 
 def run(context: Context) -> None:
     """Print the whole picture and keep it as `check.txt`."""
@@ -55,10 +58,6 @@ def run(context: Context) -> None:
     text = "\n".join(f"== {title}\n" + "".join(f"{line}\n" for line in lines) for title, lines in sections.items())
     context.run.text(text, "check.txt")
     print(text)
-
-
-Sections = tuple[dict[str, Iterable[str]], list[Issue]]
-"""Titles with lines, and what could not be encoded."""
 
 
 def _tagger_sections(config: Config, corpus: Corpus) -> Sections:

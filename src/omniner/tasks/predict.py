@@ -158,7 +158,7 @@ class UntrainedModel:
 
 
 def find_model(context: Context, reported: Sequence[Sentence]) -> Path | UntrainedModel:
-    """Find the checkpoint that the configuration names, or tell the untrained model what to do.
+    """Find the checkpoint that the configuration names, or tell the untrained model what train has.
 
     Args:
         context: of the run.
@@ -167,11 +167,6 @@ def find_model(context: Context, reported: Sequence[Sentence]) -> Path | Untrain
     checkpoint = context.config.checkpoint
     if checkpoint and context.config.decoding.engine != "openai":
         return find_trained_model(checkpoint, context.config.tracking)
-    return _prepare_untrained(context, reported)
-
-
-def _prepare_untrained(context: Context, reported: Sequence[Sentence]) -> UntrainedModel:
-    """The configured model, told of the categories and the examples of the training split."""
     from omniner.tasks.prompting import build_run_prompt
 
     corpus = sources.load_corpus(context.config.data, ["train"])

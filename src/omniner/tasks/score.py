@@ -22,7 +22,7 @@ from omniner.corpus.sources import require_entities
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
 from omniner.progress import timed
-from omniner.records import Prediction, Sentence
+from omniner.records import Prediction, Sentence, count_codes
 from omniner.report.tables import Table, build_run_tables
 from omniner.runs.context import Context, Input, Task
 from omniner.scoring.metrics import ScoreResult
@@ -32,6 +32,10 @@ from omniner.wording import Wording, counted
 
 SHOWN_RAW, SHOWN_REASONS = 80, 3  # characters of an answer, and answers, that an error shows
 SCORE_OUTPUTS = ("scores.json", "tables", "figures", "report.html")  # what `publish_scores` writes
+
+FEW_STEPS = 300  # optimizer steps in which hardly any model has learnt what it can
+UNREAD = 0.05  # share of unreadable answers that is no slip
+FAR = 0.1  # difference of F1 that a sample of usual size does not make
 
 
 def run(context: Context) -> None:
@@ -108,17 +112,18 @@ def publish_scores(context: Context, result: ScoreResult, inputs: ReportInputs) 
     with timed("figures"):
         language = context.page_language(sentence.text for sentence in result.sentences.values())
         context.publish_figures(draw_run_figures(result, inputs.curves, language))
+    issues = dict(sorted((Counter(inputs.issues) + Counter(count_codes(result.issues))).items()))
     with timed("report"):
-        context.publish_text("report.html", _report(context, result, tables, inputs, language))
-    summary, advice = _summary(result, inputs.issues), hints(result, inputs.curves)
+        context.publish_text("report.html", _report(context, result, tables, inputs.curves, issues, language))
+    summary = [*_summary(result, issues), *(f"  hint     {hint}" for hint in hints(result, inputs.curves))]
     context.describe(
         _headline(result),
         pages=["report.html", "predictions.jsonl"],
         figure="figures/error_types.png",
         command=_next_command(context),
-        details=[*summary, *(f"  hint     {hint}" for hint in advice)],
+        details=summary,
     )
-    print("\n".join([*summary, *(f"  hint     {hint}" for hint in advice), *_ways_on(context)]))
+    print("\n".join([*summary, *_ways_on(context)]))
 
 
 def _metrics(result: ScoreResult) -> dict[str, float]:
@@ -148,16 +153,20 @@ def _metrics(result: ScoreResult) -> dict[str, float]:
 
 
 def _report(
-    context: Context, result: ScoreResult, tables: Mapping[str, Table], inputs: ReportInputs, language: str
+    context: Context,
+    result: ScoreResult,
+    tables: Mapping[str, Table],
+    curves: Mapping[str, Sequence[tuple[int, float]]],
+    issues: Mapping[str, int],
+    language: str,
 ) -> str:
     """The page of the run."""
     from omniner.report.run_page import RunFacts, render_run_page
 
     config, details = context.config, report_details(context)
-    issues = Counter(inputs.issues) + Counter(issue.code for issue in result.issues)
     created = time.strftime("%Y-%m-%d %H:%M:%S")
-    facts = RunFacts(config.name, created, details, compose.to_yaml(config), dict(sorted(issues.items())))
-    return render_run_page(result, tables, facts, inputs.curves, config.errta, language)
+    facts = RunFacts(config.name, created, details, compose.to_yaml(config), issues)
+    return render_run_page(result, tables, facts, curves, config.errta, language)
 
 
 def report_details(context: Context) -> dict[str, str]:
@@ -190,7 +199,7 @@ def _headline(result: ScoreResult) -> str:
     return f"**F1 {micro.f1:.2%}** (P {micro.precision:.2%}, R {micro.recall:.2%}), {counted(errors, 'error')}"
 
 
-def _summary(result: ScoreResult, met: Mapping[str, int]) -> list[str]:
+def _summary(result: ScoreResult, issues: Mapping[str, int]) -> list[str]:
     """The result in a few lines of plain text."""
     metrics, errta = result.metrics, result.errta
     lines = [f"{counted(result.parse.scored, 'sentence')} scored by {metrics.unit}"]
@@ -212,20 +221,14 @@ def _summary(result: ScoreResult, met: Mapping[str, int]) -> list[str]:
             f"{count:,} {name.replace('_', ' ')}" for name, count in errta.impossible_counts.items() if count
         )
         lines.append(f"  among the false positives that no gold could have had: {odd}")
-    issues = Counter(met) + Counter(issue.code for issue in result.issues)
     if issues:
-        listed = ", ".join(f"{count:,} {code}" for code, count in sorted(issues.items()))
+        listed = ", ".join(f"{count:,} {code}" for code, count in issues.items())
         lines.append(f"  issues   {listed} (listed in issues.jsonl)")
     if result.parse.failed or result.parse.repaired:
         parse = result.parse
         answers = f"{parse.failed:,} unreadable and {parse.repaired:,} repaired, of {parse.sentences:,}"
         lines.append(f"  answers  {answers}")
     return lines
-
-
-FEW_STEPS = 300  # optimizer steps in which hardly any model has learnt what it can
-UNREAD = 0.05  # share of unreadable answers that is no slip
-FAR = 0.1  # difference of F1 that a sample of usual size does not make
 
 
 def hints(result: ScoreResult, curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[str]:

@@ -41,6 +41,10 @@ from omniner.wording import counted
 
 log = logging.getLogger("omniner")
 
+_CHOICE = re.compile(r"[\w-]+")
+_ROLE = re.compile(r"(?<![a-z])(train|dev|valid|validation|val|test)(?![a-z])")
+_ROLES = {"valid": "dev", "validation": "dev", "val": "dev"}
+
 
 def run(context: Context) -> None:
     """Find, read, measure, judge, publish."""
@@ -140,11 +144,6 @@ def _texts(
     page = corpus_page.render_corpus_page(name, created, surveyed, verdicts, tables, language)
     context.publish_text("stats.html", page)
     context.publish_text("stats.md", corpus_page.corpus_markdown(name, surveyed, verdicts, tables))
-
-
-_CHOICE = re.compile(r"[\w-]+")
-_ROLE = re.compile(r"(?<![a-z])(train|dev|valid|validation|val|test)(?![a-z])")
-_ROLES = {"valid": "dev", "validation": "dev", "val": "dev"}
 
 
 @dataclass
