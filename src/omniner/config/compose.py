@@ -331,8 +331,10 @@ def _check_texts(config: Config) -> None:
 
 
 def refuse_login(key: str, text: str) -> None:
-    """Raise a `UserError` where the value of a key holds a login, or some of the text of an override does."""
-    # A prompt may speak of an address; elsewhere it is one.
+    """Raise a `UserError` where a text that belongs to a key, its value or an override of it, holds a login.
+
+    A prompt may speak of an address; elsewhere it is one.
+    """
     secret = not key.startswith("prompt.") and masked(text) != text
     refuse(key, secret, "an address with a login or a key in it", _LOGINS.get(key, "Leave it out."))
 

@@ -390,8 +390,8 @@ def _check_categories(corpus: Corpus, data: DataConfig) -> None:
         return
     found = []
     for category, (_, id) in list(places.items())[:_NAMED]:
-        nearest = corpus.taxonomy.nearest(category, 1)
-        found.append(f"{category!r} (sentence {id}" + (f"; nearest: {nearest[0]})" if nearest else ")"))
+        nearest = corpus.taxonomy.nearest(category)
+        found.append(f"{category!r} (sentence {id}" + (f"; nearest: {nearest})" if nearest else ")"))
     more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
     split = next(iter(places.values()))[0]
     where = "data.taxonomy" if data.format == "synthetic" else ", ".join(data.files[split])

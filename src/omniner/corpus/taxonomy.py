@@ -59,9 +59,9 @@ class Taxonomy:
         held = {entity.category for sentence in sentences for entity in sentence.entities}
         return tuple(category for category in self.categories if category in held)
 
-    def nearest(self, name: str, count: int = 3) -> list[str]:
-        """Find the categories written most like `name`, best first, for error messages; none if none is close."""
-        return difflib.get_close_matches(name, self.categories, n=count, cutoff=0.5)
+    def nearest(self, name: str) -> str | None:
+        """Find the category written most like `name`, for error messages; None if none is close."""
+        return next(iter(difflib.get_close_matches(name, self.categories, n=1, cutoff=0.5)), None)
 
 
 def load_taxonomy(name: str) -> Taxonomy:

@@ -17,7 +17,7 @@ import html
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -37,6 +37,7 @@ MOST_ROWS = 200  # rows of a figure; a longer image cannot be drawn or looked at
 
 FONT_FAMILY = "Noto Sans CJK SC"
 FONT_FILE = "NotoSansCJKsc-Regular.otf"
+FACE = "OmniNER Han"  # what `page.css` calls the part of the font that comes with a page
 FIRST_HAN = 0x2460  # what is before it, Latin letters, quotation marks, arrows, stays with the reader's own fonts
 MOST_CHARACTERS = 2500  # characters put into a page: 0.6 MB, 1.2 s
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
@@ -192,18 +193,16 @@ def _drawn() -> frozenset[int]:
     return frozenset(point for file in files for point in get_font(file).get_charmap())
 
 
-def font_face(texts: Iterable[str], name: str) -> str:
-    """A CSS `@font-face` rule called `name` with the most used characters of `texts`; empty for none."""
-    uses: Counter[str] = Counter()
-    for text in texts:
-        uses.update(text)
+def font_face(text: str) -> str:
+    """A CSS `@font-face` rule with the most used characters of a text; empty where it needs none."""
+    uses = Counter(text)
     points = [point for letter in uses if (point := ord(letter)) >= FIRST_HAN]
     wanted = sorted(points, key=lambda point: (-uses[chr(point)], point))[:MOST_CHARACTERS]
     if not wanted:
         return ""
     data = base64.b64encode(_subset(wanted)).decode("ascii")
     source = f'src:url(data:font/woff;base64,{data}) format("woff")'
-    return f'@font-face{{font-family:"{name}";{source};unicode-range:U+{FIRST_HAN:X}-10FFFF}}'
+    return f'@font-face{{font-family:"{FACE}";{source};unicode-range:U+{FIRST_HAN:X}-10FFFF}}'
 
 
 def _subset(points: list[int]) -> bytes:

@@ -80,7 +80,7 @@ def render_page(
         version=omniner.__version__,
     )
     # The whole page is asked for its letters: the frame around the sections says something, too.
-    font = font_face([page(font="")], "OmniNER Han")
+    font = font_face(page(font=""))
     return storable(page(font=Markup(font)))
 
 

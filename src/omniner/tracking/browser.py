@@ -58,11 +58,10 @@ def experiment_page(experiment: str) -> str:
     return f"#/experiments/{experiment}/runs?viewStateShareKey={_VIEW}&workflowType=machine_learning"
 
 
-def run_page(experiment: str, run: str, artifact: str = "") -> str:
-    """Return the address of a run, or of one of its files, from the UI's root on."""
-    place = f"/artifacts/{artifact}" if artifact else ""
+def run_page(experiment: str, run: str) -> str:
+    """Return the address of a run, from the UI's root on."""
     # the part of the UI for trained models rather than the one for prompts
-    return f"#/experiments/{experiment}/runs/{run}{place}?workflowType=machine_learning"
+    return f"#/experiments/{experiment}/runs/{run}?workflowType=machine_learning"
 
 
 def compare_page(experiment: str, runs: Sequence[str]) -> str:

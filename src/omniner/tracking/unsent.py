@@ -37,7 +37,7 @@ def note(tracking: TrackingConfig, folder: Path) -> None:
 
 
 def settle(tracking: TrackingConfig, folder: Path) -> None:
-    """Take the note back once all is delivered that was written in this folder."""
+    """Remove the note of a folder whose own records are delivered, unless some that were set aside in it still wait."""
     if not any((folder / ASIDE).glob("*")):
         with explaining(folder):
             _note_path(tracking, folder).unlink(missing_ok=True)
