@@ -48,7 +48,7 @@ from omniner.guidance.lessons import (
 )
 from omniner.records import Entity, Sentence
 from omniner.registry import FORMATS
-from omniner.runs.folder import read_state, read_sweep_state
+from omniner.runs.folder import read_state, read_state_file
 from omniner.scoring.predictions import read_predictions
 from omniner.tasks.train import read_curves
 from omniner.tracking.spool import Spool
@@ -228,7 +228,7 @@ READERS: dict[str, Reader] = {
     "teacher answer": _teacher_answer,
     "predictions": _predictions,
     "run_state.json": _named("run_state.json", lambda path: read_state(path.parent)),
-    "sweep.json": _named("sweep.json", read_sweep_state),
+    "sweep.json": _named("sweep.json", read_state_file),
     "curves.jsonl": _named("curves.jsonl", lambda path: read_curves(path.parent)),
     "spool": lambda path, draw: Spool(path).close(),
     "teacher ledger": lambda path, draw: teacher.read_ledger(path),
