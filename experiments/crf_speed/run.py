@@ -15,7 +15,7 @@ import torch
 import torchcrf
 from torch import Tensor
 
-from omniner.taggers.heads import TagScheme
+from omniner.taggers.heads import TagScheme, mask_of
 from omniner.taggers.linear_chain import CRF, constrained_crf
 
 CATEGORIES, BATCH, LENGTH = 90, 32, 128
@@ -47,7 +47,8 @@ class Case:
         self.emissions = torch.randn(BATCH, LENGTH, len(scheme), requires_grad=True)
         lengths = torch.randint(20, LENGTH + 1, (BATCH,)) if ragged else torch.full((BATCH,), LENGTH)
         lengths[0] = LENGTH
-        self.mask = torch.arange(LENGTH) < lengths[:, None]
+        self.lengths = lengths.tolist()
+        self.mask = mask_of(self.lengths, LENGTH)
         spans = [[(at, at + 3, at % CATEGORIES) for at in range(0, int(n) - 3, 7)] for n in lengths]
         self.tags = torch.tensor([scheme.encode(row, LENGTH)[0] for row in spans])
         if not constrained:
@@ -59,7 +60,7 @@ class Case:
         self.emissions.grad = None
         crf.zero_grad()
         if ours:
-            loss = self.ours(self.emissions, self.tags, self.mask).sum()
+            loss = self.ours(self.emissions, self.tags, self.lengths).sum()
         else:
             loss = -self.peer(self.emissions, self.tags, self.mask, reduction="sum")
         loss.backward()
@@ -71,8 +72,8 @@ class Case:
         with torch.no_grad():
             if not ours:
                 return self.peer.decode(self.emissions, self.mask)
-            tags = self.ours.decode(self.emissions, self.mask)
-            return [row[:n].tolist() for row, n in zip(tags, self.mask.sum(1).tolist(), strict=True)]
+            tags = self.ours.decode(self.emissions, self.lengths)
+            return [row[:n].tolist() for row, n in zip(tags, self.lengths, strict=True)]
 
 
 def ratios(run: Callable[[bool], object], rounds: int) -> tuple[list[float], list[float], list[float]]:

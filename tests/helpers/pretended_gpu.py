@@ -31,6 +31,9 @@ _aten = torch.ops.aten
 _COPIES = {_aten._to_copy.default, _aten.copy_.default}
 # Python's indexing moves places to the numbers' device by itself.
 _INDEXING = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default}
+# What they give has a size that the host must ask for.
+_SIZED_BY_NUMBERS = {_aten.nonzero.default, _aten.masked_select.default, _aten._unique2.default}
+_SIZED_BY_NUMBERS |= {_aten.repeat_interleave.Tensor, _aten._local_scalar_dense.default, _aten.equal.default}
 # Kernels that only a GPU has.
 _KERNELS = {
     _aten._flash_attention_forward.default: kernel_forward,
@@ -111,6 +114,22 @@ def _check(func: Any, args: Any, kwargs: Any) -> None:
         raise RuntimeError(f"{func}: CUDA multiplies no matrices of {args[0].dtype}")
 
 
+def _waits(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether the host waits until the GPU has done all that it was told."""
+    there = [isinstance(each, OnGpu) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+    if func is _aten._to_copy.default:
+        device = kwargs.get("device")
+        return device is not None and _on_gpu(device) != there[0] and not kwargs.get("non_blocking", False)
+    if func is _aten.copy_.default:
+        return there[0] != there[1] and not (args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
+    if func in _INDEXING and there[0]:
+        places = [each for each in args[1] if each is not None]
+        filled = func is not _aten.index.Tensor and args[2].dim() == 0 and len(places) == 1  # by the mask itself
+        sized = any(each.dtype == torch.bool for each in places) and not filled
+        return sized or not all(isinstance(each, OnGpu) for each in places)
+    return func in _SIZED_BY_NUMBERS and any(there) and kwargs.get("output_size") is None
+
+
 def _compute(func: Any, args: Any, kwargs: Any) -> Any:
     """Do an operation on the CPU, and say of its results where they would be."""
     _check(func, args, kwargs)
@@ -133,32 +152,37 @@ def _numbers(given: Any) -> Any:
 
 
 class _Operations(TorchDispatchMode):
-    """Makes tensors on the pretended GPU, which torch believes in because of the key."""
+    """Makes tensors on the pretended GPU, which torch believes in because of the key; counts when the host waits."""
 
     _mode_key = _TorchDispatchModeKey.FAKE
 
+    def __init__(self, waits: Counter[str]) -> None:
+        super().__init__()
+        self.waits = waits
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if _waits(func, args, kwargs or {}):
+            self.waits[func.overloadpacket.__name__] += 1
         return _compute(func, args, kwargs or {})
 
 
 class _Calls(TorchFunctionMode):
     """Says which GPU where a call does not, and counts what makes the host wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, waits: Counter[str]) -> None:
         super().__init__()
-        self.reads = Counter[str]()
+        self.waits = waits
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if args and isinstance(args[0], OnGpu):
             if name in ("tolist", "item", "__bool__", "__int__", "__float__", "__index__"):
-                self.reads[name] += 1
+                self.waits[name] += 1
                 return getattr(args[0].held.detach(), name)()
             if name in ("numpy", "__array__"):
                 raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
             if name == "cpu":
-                self.reads[name] += 1
                 return args[0].to("cpu")
             if name == "new_tensor":
                 return torch.tensor(args[1], **{"dtype": args[0].dtype, "device": GPU, **kwargs})
@@ -242,8 +266,9 @@ _CUDA = {
 
 @contextlib.contextmanager
 def pretended_gpu() -> Iterator[Counter[str]]:
-    """Pretend one GPU for the block; yields how often its numbers were read, by how."""
-    calls, before = _Calls(), torch.__future__.get_overwrite_module_params_on_conversion()
+    """Pretend one GPU for the block; yields how often the host waited for it, by what made it wait."""
+    waits = Counter[str]()
+    calls, before = _Calls(waits), torch.__future__.get_overwrite_module_params_on_conversion()
     with pytest.MonkeyPatch.context() as patch:
         for name, answer in _CUDA.items():
             patch.setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
@@ -255,8 +280,8 @@ def pretended_gpu() -> Iterator[Counter[str]]:
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         torch._C._set_only_lift_cpu_tensors(True)  # `torch.tensor(..., device=...)` is made here and moved
         try:
-            with _Operations(), calls:
-                yield calls.reads
+            with _Operations(waits), calls:
+                yield waits
         finally:
             torch._C._set_only_lift_cpu_tensors(False)
             torch.__future__.set_overwrite_module_params_on_conversion(before)

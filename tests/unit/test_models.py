@@ -77,8 +77,8 @@ def test_members_are_trained_alone_and_averaged(tmp_path: Path) -> None:
         torch.testing.assert_close(tagger.loss(batch), sum(losses) / 3)
         scores = sum(tagger.head.emit(own) for own in states) / 3
         assert not torch.allclose(states[0], states[1]), "members begin differently"
-        best = tagger.head.crf.decode(scores, batch.mask).numpy()
-    expected = tagger.head.scheme.decode_batch(best, batch.mask.sum(1).numpy())
+        best = tagger.head.crf.decode(scores, batch.lengths).numpy()
+    expected = tagger.head.scheme.decode_batch(best, batch.lengths)
     assert tagger.spans(batch) == expected
 
 

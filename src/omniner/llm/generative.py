@@ -267,9 +267,9 @@ class DevShare:
     samples: list[Sample]
     step: PackedStep
 
-    def to(self, device: torch.device | str, **options: Any) -> DevShare:
+    def to(self, device: torch.device | str) -> DevShare:
         """Copy the packs to a device."""
-        return replace(self, step=self.step.to(device, **options))
+        return replace(self, step=self.step.to(device))
 
 
 class DevLoader:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from omniner.training.devices import send
+
 if TYPE_CHECKING:
     from omniner.llm.samples import Sample
 
@@ -64,14 +66,10 @@ class Pack:
         numbers = torch.arange(len(self.lengths) + 1, device=self.ids.device)
         return torch.repeat_interleave(numbers, self.bounds.diff(), output_size=len(self.ids))
 
-    def to(self, device: torch.device | str, **options: Any) -> Pack:
-        """Copy the pack to a device: all of it at once, and a GPU's work goes on meanwhile."""
+    def to(self, device: torch.device | str) -> Pack:
+        """Copy the pack to a device."""
         parts = [self.ids, self.positions, self.keep, self.targets, self.bounds]
-        table = torch.cat(parts)
-        if torch.device(device).type == "cuda" and table.device.type == "cpu":
-            table = table.pin_memory()
-        there = table.to(device, **{"non_blocking": True, **options})
-        ids, positions, keep, targets, bounds = torch.split(there, [len(part) for part in parts])
+        ids, positions, keep, targets, bounds = send(parts, device)
         return replace(self, ids=ids, positions=positions, keep=keep, targets=targets, bounds=bounds, derived={})
 
 
@@ -89,9 +87,9 @@ class PackedStep:
     answer_tokens: int
     sentences: int
 
-    def to(self, device: torch.device | str, **options: Any) -> PackedStep:
+    def to(self, device: torch.device | str) -> PackedStep:
         """Copy the step to a device."""
-        return replace(self, packs=[pack.to(device, **options) for pack in self.packs])
+        return replace(self, packs=[pack.to(device) for pack in self.packs])
 
 
 def make_pack(samples: Sequence[Sample], prefix: int, weight: int = 1) -> Pack:

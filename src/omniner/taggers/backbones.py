@@ -42,6 +42,7 @@ from omniner.taggers.inputs import (
     character_tokenizer,
 )
 from omniner.training import checkpoints
+from omniner.training.devices import send
 
 
 class Backbone(nn.Module, ABC):
@@ -173,14 +174,16 @@ class StepNoise:
         if not share:
             return states
         keep = torch.rand(self._count, 1, states.shape[2])[self._rows] >= share
-        return states * (keep / (1 - share)).to(states)
+        (factors,) = send([keep / (1 - share)], states.device)
+        return states * factors.to(states.dtype)
 
     def unknown_ids(self, ids: Tensor, share: float) -> Tensor:
         """Return ids [B, n] with a share of them unknown; padding stays padding."""
         if not share:
             return ids
         drawn = torch.rand(self._count, self._length + 1)[self._rows, : ids.shape[1]]
-        return ids.masked_fill((drawn < share).to(ids.device) & (ids != PAD), UNKNOWN)
+        (dropped,) = send([drawn < share], ids.device)
+        return ids.masked_fill(dropped & (ids != PAD), UNKNOWN)
 
 
 def _reversal(mask: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +23,9 @@ from torch.nn.utils.rnn import pad_sequence
 from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Sentence
-from omniner.taggers.heads import LeftOut, Span, TagScheme, fit_spans
+from omniner.taggers.heads import LeftOut, Span, TagScheme, fit_spans, mask_of
 from omniner.taggers.inputs import Inputs, TextInput
+from omniner.training.devices import send
 from omniner.training.plans import plan_longest_first
 from omniner.wording import counted, first_of
 
@@ -156,8 +156,9 @@ class Batch:
 
     Attributes:
         inputs: what the backbone reads; each [B, its own length], padded with 0.
+        lengths: characters of each sentence.
         mask: bool [B, L], true for characters.
-        tags: [B, L] BIOES tag ids, 0 where padded.
+        tags: [B, L] BIOES tag ids, 0 where padded; on the host, where heads prepare what they learn from.
         spans: the learnable gold spans of each sentence.
         gold: all gold entities of each sentence.
         ids, texts: of the sentences.
@@ -169,6 +170,7 @@ class Batch:
     """
 
     inputs: dict[str, Tensor]
+    lengths: list[int]
     mask: Tensor
     tags: Tensor
     spans: list[list[Span]]
@@ -180,11 +182,10 @@ class Batch:
     step_length: int
     weight: int
 
-    def to(self, device: torch.device | str, **options: Any) -> Batch:
-        """Return the same batch on another device."""
-        inputs = {name: tensor.to(device, **options) for name, tensor in self.inputs.items()}
-        mask, tags = self.mask.to(device, **options), self.tags.to(device, **options)
-        return replace(self, inputs=inputs, mask=mask, tags=tags)
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the same batch with what the backbone reads on another device."""
+        inputs = dict(zip(self.inputs, send(list(self.inputs.values()), device), strict=True))
+        return replace(self, inputs=inputs, mask=send([self.mask], device)[0])
 
 
 def collate(examples: Sequence[EncodedSentence], rank: int, ranks: int) -> Batch:
@@ -198,13 +199,13 @@ def collate(examples: Sequence[EncodedSentence], rank: int, ranks: int) -> Batch
     weight = 1 if rows else 0
     rows = rows or [0]
     part = [examples[row] for row in rows]
-    lengths = torch.tensor([example.length for example in part])
-    place = torch.arange(int(lengths.max()))
+    lengths = [example.length for example in part]
     return Batch(
         inputs={
             name: pad_sequence([example.inputs[name] for example in part], batch_first=True) for name in part[0].inputs
         },
-        mask=place[None] < lengths[:, None],
+        lengths=lengths,
+        mask=mask_of(lengths, max(lengths)),
         tags=pad_sequence([example.tags for example in part], batch_first=True),
         spans=[example.spans for example in part],
         gold=[example.gold for example in part],

@@ -1,6 +1,6 @@
 """A linear-chain CRF: exact log-likelihood with a hand-written gradient, and Viterbi, for large tag sets.
 
-`CRF` takes emissions [B, L, T], tags [B, L] and a right-padded mask [B, L] and gives negative log-likelihoods [B] or
+`CRF` takes emissions [B, L, T], tags [B, L] and the lengths of the sentences and gives negative log-likelihoods [B] or
 best tags [B, L]. Transitions that are not allowed have no weight at all, in training as in decoding.
 
 The idea: the legal transitions of a BIOES scheme fall apart into complete blocks, one large (O, E, S to O, B, S) and
@@ -19,12 +19,16 @@ the block is summed in log space, which is slow and needs no such condition. Sco
 of each step, so that precision does not fade with length. Sums are fp32 at least, under autocast and where a GPU would
 round other products to TF32, too.
 
+Nothing waits for a GPU but a rare look at the transitions: lengths and gold tags are on the host, which lays them out.
+
 The price: up to three numbers per character and tag are kept for the backward pass.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +38,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from omniner.taggers.heads import TagScheme
-from omniner.training.devices import exact_products
+from omniner.training.devices import exact_products, send
 
 Index = slice | Tensor
 """Places along an axis: a slice where they are consecutive, which makes a view instead of a copy."""
@@ -97,10 +101,16 @@ class PackedLayout:
         begin = self.offsets[number - 1]
         return slice(begin, begin + self.counts[number])
 
+    def to(self, device: torch.device) -> PackedLayout:
+        """Return the same layout on another device."""
+        parts = {name: part for name, part in vars(self).items() if isinstance(part, Tensor)}
+        sent: dict[str, Any] = dict(zip(parts, send(list(parts.values()), device), strict=True))
+        return replace(self, **sent)
 
-def find_blocks(allowed: Tensor) -> Blocks:
-    """Find the blocks of a table [T, T]; it is a single one with holes if the table does not fall apart."""
-    table, device = allowed.cpu().numpy(), allowed.device
+
+def find_blocks(allowed: Tensor, device: torch.device) -> Blocks:
+    """Find the blocks of a table [T, T] of the host; it is a single one with holes if it does not fall apart."""
+    table = allowed.numpy()
     whole = np.arange(len(table))
     groups = _split(table)
     sources, targets = groups or ([whole], [whole])
@@ -109,8 +119,8 @@ def find_blocks(allowed: Tensor) -> Blocks:
     order = np.argsort(np.select([is_to & ~is_from, is_to, is_from], [0, 1, 2], 3), kind="stable")
     place = np.argsort(order)
     return Blocks(
-        order=None if (order == whole).all() else torch.from_numpy(order).to(device),
-        inverse=torch.from_numpy(place).to(device),
+        order=None if (order == whole).all() else send([torch.from_numpy(order)], device)[0],
+        inverse=send([torch.from_numpy(place)], device)[0],
         large_from=slice(int(place[sources[0]].min()), int(place[sources[0]].max()) + 1),
         large_to=slice(int(place[targets[0]].min()), int(place[targets[0]].max()) + 1),
         small_from=[compact_index(place[group], device) for group in sources[1:]],
@@ -140,7 +150,7 @@ def compact_index(places: NDArray[np.intp], device: torch.device) -> Index:
     """Return a slice where the places are consecutive, else the places themselves."""
     if len(places) and (np.diff(places) == 1).all():
         return slice(int(places[0]), int(places[-1]) + 1)
-    return torch.from_numpy(places).to(device)
+    return send([torch.from_numpy(places)], device)[0]
 
 
 def take_rows(values: Tensor, rows: Index) -> Tensor:
@@ -148,30 +158,23 @@ def take_rows(values: Tensor, rows: Index) -> Tensor:
     return values[rows] if isinstance(rows, slice) else values.index_select(0, rows)
 
 
-def pack_steps(mask: Tensor) -> PackedLayout:
-    """Lay out a right-padded mask [B, L].
-
-    Raises:
-        ValueError: the mask is not right padded.
-    """
-    real = mask.cpu().numpy().astype(bool)
-    if (real[:, 1:] & ~real[:, :-1]).any():
-        raise ValueError("the mask must be right padded, but a padded character stands before a real one")
-    lengths = real.sum(1)
-    order = np.argsort(-lengths, kind="stable")
-    counts = real.sum(0)[: lengths.max(initial=0)]
+def pack_steps(lengths: Sequence[int], width: int) -> PackedLayout:
+    """Lay out sentences that are padded to `width` characters, on the host."""
+    sizes = np.array(lengths, dtype=np.intp)
+    real = np.arange(width) < sizes[:, None]
+    order = np.argsort(-sizes, kind="stable")
+    counts = real.sum(0)[: sizes.max(initial=0)]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.intp)
     steps, ranks = np.nonzero(real[order].T)
     rows = order[ranks]
     live = order[: counts[0]] if len(counts) else order[:0]
     later = slice(len(live), None)
-    device = mask.device
     return PackedLayout(
-        places=torch.from_numpy(rows * real.shape[1] + steps).to(device),
-        rows=torch.from_numpy(rows).to(device),
-        previous=compact_index(offsets[steps[later] - 1] + ranks[later], device),
-        last=torch.from_numpy(offsets[lengths[live] - 1] + np.arange(len(live))).to(device),
-        last_rows=torch.from_numpy(live).to(device),
+        places=torch.from_numpy(rows * width + steps),
+        rows=torch.from_numpy(rows),
+        previous=compact_index(offsets[steps[later] - 1] + ranks[later], torch.device("cpu")),
+        last=torch.from_numpy(offsets[sizes[live] - 1] + np.arange(len(live))),
+        last_rows=torch.from_numpy(live),
         counts=counts.tolist(),
         offsets=offsets.tolist(),
     )
@@ -212,33 +215,51 @@ class CRF(nn.Module):
                 raise ValueError(f"{name} must have shape {shape}, not {tuple(value.shape)}")
             # follows from the categories, so a checkpoint need not hold it
             self.register_buffer(name, value.clone(), persistent=False)
+        self._tables = self.allowed, self.allowed_start, self.allowed_end  # they stay on the host
         self._blocks: dict[torch.device, Blocks] = {}
+        self._calls, self._asked, self._answer = 0, (-_ASK_EVERY, 0), False  # of `_fits`
 
-    def forward(self, emissions: Tensor, tags: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, emissions: Tensor, tags: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return the negative log-likelihood [B] of the tags; 0 for an empty sentence.
 
         Args:
             emissions: [B, L, T], finite.
-            tags: [B, L]; anything where the mask is False.
-            mask: bool [B, L], right padded.
+            tags: [B, L], on the host; anything beyond a sentence.
+            lengths: characters of each sentence.
 
         Raises:
-            ValueError: tags that are not allowed (their likelihood is 0), or a mask that is not right padded.
+            ValueError: tags that are not allowed: their likelihood is 0.
         """
-        with torch.autocast(emissions.device.type, enabled=False), exact_products():
-            layout = pack_steps(mask)
+        device = emissions.device
+        with torch.autocast(device.type, enabled=False), exact_products():
+            layout = pack_steps(lengths, emissions.shape[1])
             gold = tags.reshape(-1).index_select(0, layout.places)
             self._check(gold, layout)
             loss: Tensor = _NegativeLogLikelihood.apply(  # type: ignore[no-untyped-call]
-                *self._scores(emissions), gold, layout, self._layout()
+                *self._scores(emissions), *send([gold], device), layout.to(device), self._layout(), self._fits
             )
             return loss
 
     @torch.no_grad()
-    def decode(self, emissions: Tensor, mask: Tensor) -> Tensor:
+    def decode(self, emissions: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return the best allowed tags, long [B, L]; 0 beyond a sentence. Of equally good ones the lowest."""
+        layout = pack_steps(lengths, emissions.shape[1]).to(emissions.device)
         with torch.autocast(emissions.device.type, enabled=False):
-            return _viterbi(*self._scores(emissions), pack_steps(mask), self._layout())
+            return _viterbi(*self._scores(emissions), layout, self._layout())
+
+    def _fits(self, large: Tensor) -> bool:
+        """Whether exp space holds the transitions of the large block, given relative to the largest of them.
+
+        The host must wait for a GPU's answer: it asks in every 20th training step, and once for all that is evaluated
+        with the same weights. Between, the spread can grow by some 6 learning rates a step (AdamW moves a weight by 3
+        at most); fp32 loses nothing until it is 10 above `FAST_RANGE`.
+        """
+        self._calls += self.training
+        now = self._calls, self.transitions._version  # which a fused optimizer leaves as it is
+        old = now[0] >= self._asked[0] + _ASK_EVERY if self.training else now != self._asked
+        if old or not large.is_cuda:
+            self._asked, self._answer = now, -float(large.min()) <= FAST_RANGE[large.dtype]
+        return self._answer
 
     def _scores(self, emissions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Emissions, start, transition and end scores as fp32 (fp64 stays), what is not allowed at -inf."""
@@ -252,16 +273,16 @@ class CRF(nn.Module):
         """The blocks of the constraints on the device where they are."""
         device = self.allowed.device
         if device not in self._blocks:
-            self._blocks = {device: find_blocks(self.allowed)}
+            self._blocks = {device: find_blocks(self._tables[0], device)}
         return self._blocks[device]
 
     def _check(self, gold: Tensor, layout: PackedLayout) -> None:
         """Refuse packed tags that break the constraints: their likelihood is 0, the loss would be infinite."""
-        first = layout.first
+        first, (allowed, allowed_start, allowed_end) = layout.first, self._tables
         illegal = torch.zeros_like(gold, dtype=torch.bool)
-        illegal[:first] = ~self.allowed_start[gold[:first]]
-        illegal[first:] = ~self.allowed[take_rows(gold, layout.previous), gold[first:]]
-        illegal[layout.last] |= ~self.allowed_end[gold[layout.last]]
+        illegal[:first] = ~allowed_start[gold[:first]]
+        illegal[first:] = ~allowed[take_rows(gold, layout.previous), gold[first:]]
+        illegal[layout.last] |= ~allowed_end[gold[layout.last]]
         if illegal.any():
             rows = sorted(set(layout.rows[illegal].tolist()))
             raise ValueError(f"the tags of rows {rows} of the batch break the constraints")
@@ -289,10 +310,11 @@ class _NegativeLogLikelihood(torch.autograd.Function):
         gold: Tensor,
         layout: PackedLayout,
         blocks: Blocks,
+        fits: Callable[[Tensor], bool],
     ) -> Tensor:
         """Args as in `CRF`, -inf where something is not allowed; `gold` [N] is packed."""
         packed, inner_start, inner, inner_end = _inner(emissions, start, transitions, end, layout, blocks)
-        step = SumStep(inner, blocks, forward=True)
+        step = SumStep(inner, blocks, True, fits)
         alpha = torch.empty_like(packed)  # [N, T], each row relative to the one before
         kept = packed.new_empty(len(packed), len(step.large) if step.fast else 0)
         best = packed.new_zeros(len(packed), 1)
@@ -308,7 +330,7 @@ class _NegativeLogLikelihood(torch.autograd.Function):
         total[layout.last_rows] += (alpha[layout.last] + inner_end).logsumexp(1)
         total -= _score(emissions, start, transitions, end, gold, layout)
         ctx.save_for_backward(packed, alpha, kept, best, inner, inner_end, gold)
-        ctx.layout, ctx.blocks, ctx.shape = layout, blocks, emissions.shape
+        ctx.layout, ctx.blocks, ctx.shape, ctx.fast = layout, blocks, emissions.shape, step.fast
         return total.to(emissions.dtype)
 
     @staticmethod
@@ -316,7 +338,7 @@ class _NegativeLogLikelihood(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients are posteriors, of each tag and of each transition, less the gold."""
         with torch.autocast(grad.device.type, enabled=False), exact_products():
-            return *_gradients(ctx, grad), None, None, None
+            return *_gradients(ctx, grad), None, None, None, None
 
 
 def _inner(
@@ -349,7 +371,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     packed, alpha, kept, best, inner, end, gold = ctx.saved_tensors
     layout: PackedLayout = ctx.layout
     blocks: Blocks = ctx.blocks
-    step = SumStep(inner, blocks, forward=False)
+    step = SumStep(inner, blocks, False, lambda _: ctx.fast)
     beta, right, right_kept = _backward_recursion(packed, end, layout, step)
     joint = beta.add_(alpha)
     highest = joint.amax(1, keepdim=True)
@@ -442,7 +464,7 @@ def _viterbi(
     """Best tags [B, L]: only maxima forward; then the best source again, along the best path alone."""
     packed, start, inner, end = _inner(emissions, start, transitions, end, layout, blocks)
     best = torch.empty_like(packed)  # [N, T] of the best sequence that ends in a tag, relative to the row's best
-    step = MaxStep(inner, blocks, forward=True)
+    step = MaxStep(inner, blocks)
     if layout.counts:
         torch.add(packed[layout.step(0)], start, out=best[layout.step(0)])
     for number in range(1, len(layout.counts)):
@@ -469,6 +491,7 @@ def _viterbi(
 # Largest spread of the transitions of the large block for which exp space is exact: what underflows is then below
 # e^-27 of what stays.
 FAST_RANGE = {torch.float32: 60.0, torch.float64: 600.0}
+_ASK_EVERY = 20  # training steps
 
 
 class SumStep:
@@ -480,22 +503,22 @@ class SumStep:
         transitions: [T, T] in the inner order, -inf where not allowed.
         blocks: the blocks that they fall apart into.
         forward: from left to right, or from right to left.
+        fits: decides by `large` whether the step is `fast`.
 
     Attributes:
         top: the largest transition of the large block; all others are taken relative to it.
         large: [F, G] transitions of the large block from its sources to its targets (of this direction).
-        fast: whether they are close enough together for exp space.
+        fast: whether exp space is used.
         weight: [F, G] exp(large).
     """
 
-    def __init__(self, transitions: Tensor, blocks: Blocks, forward: bool) -> None:
+    def __init__(self, transitions: Tensor, blocks: Blocks, forward: bool, fits: Callable[[Tensor], bool]) -> None:
         sides = [(blocks.large_from, blocks.small_from), (blocks.large_to, blocks.small_to)]
         (self.source, self.small_source), (self.target, self.small_target) = sides if forward else sides[::-1]
         self.top = transitions[blocks.large_from, blocks.large_to].max()
         table = transitions - self.top if forward else (transitions - self.top).t()
         self.large = table[self.source, self.target].contiguous()
-        self.spread = -float(self.large.min())
-        self.fast = self.spread <= FAST_RANGE[self.large.dtype]
+        self.fast = fits(self.large)
         self.weight = self.large.exp()
         # from the k-th source of every small block to all its targets, [G', C] each
         self.small = [torch.stack([paired_entries(table, s, t) for t in self.small_target]) for s in self.small_source]
@@ -536,10 +559,11 @@ class SumStep:
 
 
 class MaxStep(SumStep):
-    """The same step with maxima in place of log-sums: a search among the few sources that can win; keeps nothing."""
+    """The step from left to right with maxima in place of log-sums: a search among the few sources that can win."""
 
-    def __init__(self, transitions: Tensor, blocks: Blocks, forward: bool) -> None:
-        super().__init__(transitions, blocks, forward)
+    def __init__(self, transitions: Tensor, blocks: Blocks) -> None:
+        super().__init__(transitions, blocks, True, lambda _: False)
+        self.spread = math.inf if self.large.is_cuda else -float(self.large.min())
         self.large_t = self.large.t().contiguous()
         self.room: Tensor | None = None  # for all pairs [n, G, F]: a new one per step would cost as much as the sum
 
@@ -550,7 +574,7 @@ class MaxStep(SumStep):
         often few are left. (Counting them would make a GPU wait, so there all are tried.)
         """
         sources = scores.shape[1]
-        count = sources if scores.is_cuda else int((scores >= -self.spread).sum(1).max().clamp_min(1))
+        count = sources if math.isinf(self.spread) else int((scores >= -self.spread).sum(1).max().clamp_min(1))
         if count * 4 <= sources:
             values, places = scores.topk(count)
             torch.amax(values[:, :, None] + self.large[places], 1, out=out)

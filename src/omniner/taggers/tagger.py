@@ -161,7 +161,7 @@ class Tagger(nn.Module):
 
     def _spans(self, states: Sequence[Tensor], batch: Batch) -> list[list[Span]]:
         with torch.autocast(states[0].device.type, enabled=False):
-            return self.head.decode(torch.stack(list(states)).mean(0), batch.mask)
+            return self.head.decode(torch.stack(list(states)).mean(0), batch.lengths)
 
     def entities(self, batch: Batch, spans: Sequence[Sequence[Span]]) -> list[list[Entity]]:
         """Return spans as entities of the sentences' own texts."""

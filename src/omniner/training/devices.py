@@ -20,7 +20,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -162,6 +162,25 @@ def exact_products() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def send(parts: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
+    """Copy tensors from the host to a device; to a GPU in one piece, which it takes while its work goes on.
+
+    A plain copy would wait until the GPU has done all that it was told before.
+
+    Args:
+        parts: of one type, at least one.
+        device: where they go.
+
+    Returns:
+        The same tensors there; where they are there already, themselves.
+    """
+    if torch.device(device).type != "cuda" or parts[0].is_cuda:
+        return [part.to(device) for part in parts]
+    there = torch.cat([part.reshape(-1) for part in parts]).pin_memory().to(device, non_blocking=True)
+    pieces = torch.split(there, [part.numel() for part in parts])
+    return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
 
 
 def share_of_threads(processes: int) -> int:

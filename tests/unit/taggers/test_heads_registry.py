@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from omniner.config.model_groups import HeadConfig
 from omniner.errors import UserError
 from omniner.registry import HEADS
-from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagScheme, build_head
+from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagScheme, build_head, mask_of
 
 
 def test_names_meanings_and_facts_need_no_torch() -> None:
@@ -56,15 +56,15 @@ class EveryCharacter(HeadModule):
         self.emit = nn.Linear(in_dim, len(scheme))
 
     def loss(self, states: Tensor, batch: LabelledBatch) -> Tensor:
-        logits = self.emit(states)[batch.mask]
-        return nn.functional.cross_entropy(logits.float(), batch.tags[batch.mask], reduction="sum")
+        real = mask_of(batch.lengths, states.shape[1])
+        return nn.functional.cross_entropy(self.emit(states)[real].float(), batch.tags[real], reduction="sum")
 
     @torch.no_grad()
-    def decode(self, states: Tensor, mask: Tensor) -> list[list[Span]]:
-        tags = self.emit(states).argmax(2)
+    def decode(self, states: Tensor, lengths: Sequence[int]) -> list[list[Span]]:
+        tags = self.emit(states).argmax(2).tolist()
         return [
-            [(at, at + 1, (tag - 1) // 4) for at, tag in enumerate(row[real].tolist()) if tag]
-            for row, real in zip(tags, mask, strict=True)
+            [(at, at + 1, (tag - 1) // 4) for at, tag in enumerate(row[:length]) if tag]
+            for row, length in zip(tags, lengths, strict=True)
         ]
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +21,13 @@ from tests.unit.training.test_fit import Losses
 from omniner import models
 from omniner.config.groups import Config
 from omniner.records import Entity
+from omniner.taggers.batches import collate
+from omniner.taggers.heads import build_head
+from omniner.training import learner
+from omniner.training.learner import Learner
+
+ENCODER_WAITS = 1
+"""transformers asks whether a batch is padded at all (only 4D masks, made for one family of models, would spare it)."""
 
 
 @pytest.fixture(autouse=True)
@@ -27,19 +37,21 @@ def _ready(monkeypatch: pytest.MonkeyPatch) -> None:
 
     # counted on torch's `meta` device, which stands for the GPU here (tests/unit/llm/test_memory.py)
     monkeypatch.setattr(models, "plan_memory", lambda config, devices: (config, devices))
+    monkeypatch.setattr(learner, "_SLOW", math.inf)  # on a busy machine every step would be logged
 
 
-class StepReads(Callback):
-    """Counts what is read from the device within steps: each time the host waits for it."""
+class StepWaits(Callback):
+    """Counts how often the host waits for the device within steps; not in those that log, which read the loss."""
 
-    def __init__(self, reads: Counter[str]) -> None:
-        self.reads, self.before, self.steps = reads, 0, list[int]()
+    def __init__(self, waits: Counter[str]) -> None:
+        self.waits, self.before, self.steps = waits, 0, list[int]()
 
     def on_train_batch_start(self, *_: Any) -> None:
-        self.before = self.reads.total()
+        self.before = self.waits.total()
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.steps.append(self.reads.total() - self.before)
+    def on_train_batch_end(self, trainer: Any, module: Learner, *_: Any) -> None:
+        if not module.logs:
+            self.steps.append(self.waits.total() - self.before)
 
 
 def trained(folder: Path, config: Config, *callbacks: Callback) -> tuple[dict[int, float], Path]:
@@ -55,16 +67,16 @@ def answers(checkpoint: Path, config: Config) -> dict[str, list[Entity]]:
 
 
 @pytest.mark.parametrize(
-    ("model", "overrides"),
+    ("model", "overrides", "waits"),
     [
-        ("char_bilstm", ["head=crf"]),
-        ("char_bilstm", ["head=softmax", "model.members=2"]),
-        ("bert_tiny", ["head=span"]),
-        ("qwen2_tiny", ["tuning=full"]),
-        ("qwen2_tiny", ["tuning=lora"]),
+        ("char_bilstm", ["head=crf"], 0),
+        ("char_bilstm", ["head=softmax", "model.members=2"], 0),
+        ("bert_tiny", ["head=span"], ENCODER_WAITS),
+        ("qwen2_tiny", ["tuning=full"], 0),
+        ("qwen2_tiny", ["tuning=lora"], 0),
     ],
 )
-def test_a_gpu_learns_and_answers_as_a_cpu_does(tmp_path: Path, model: str, overrides: list[str]) -> None:
+def test_a_gpu_learns_and_answers_as_a_cpu_does(tmp_path: Path, model: str, overrides: list[str], waits: int) -> None:
     settings = ["trainer.precision=32-true", "trainer.batch_size=8", "trainer.weight_average=0", *overrides]
     if model == "qwen2_tiny":
         settings += ["trainer.max_epochs=2", "tuning.attention=masked", "decoding=guided"]
@@ -73,11 +85,12 @@ def test_a_gpu_learns_and_answers_as_a_cpu_does(tmp_path: Path, model: str, over
     cpu = small_corpus.configuration(model, *settings, "trainer.accelerator=cpu")
     want, checkpoint = trained(tmp_path / "cpu", cpu)
     found = answers(checkpoint, cpu)
-    with pretended_gpu():
+    with pretended_gpu() as counted:
         gpu = small_corpus.configuration(model, *settings, "trainer.accelerator=gpu")
-        losses, learnt_there = trained(tmp_path / "gpu", gpu)
+        losses, learnt_there = trained(tmp_path / "gpu", gpu, step_waits := StepWaits(counted))
         assert answers(checkpoint, gpu) == found
     assert any(found.values())
+    assert set(step_waits.steps) == {waits}
     assert losses == pytest.approx(want, rel=1e-4)
     assert answers(learnt_there, cpu).keys() == found.keys()
 
@@ -89,18 +102,66 @@ def test_bf16_and_the_flash_kernel_are_chosen_and_learn_alike(
     settings = [f"tuning={tuning}", "trainer.max_steps=4", "trainer.batch_size=8", "decoding=guided"]
     exact = [*settings, "trainer.precision=32-true", "tuning.attention=masked", "trainer.accelerator=cpu"]
     want, _ = trained(tmp_path / "cpu", small_corpus.configuration("qwen2_tiny", *exact))
-    with pretended_gpu() as reads, caplog.at_level(logging.INFO):
+    with pretended_gpu() as waits, caplog.at_level(logging.INFO):
         gpu = small_corpus.configuration("qwen2_tiny", *settings, "trainer.accelerator=gpu")
-        losses, checkpoint = trained(tmp_path / "gpu", gpu, step_reads := StepReads(reads))
+        losses, checkpoint = trained(tmp_path / "gpu", gpu, step_waits := StepWaits(waits))
         assert any(answers(checkpoint, gpu).values())
     assert "1 GPU, bf16-mixed" in caplog.text
     assert "attention of packs: flash" in caplog.text
     assert losses == pytest.approx(want, rel=0.01)
-    assert step_reads.steps == [0] * 4
+    assert set(step_waits.steps) == {0}
+
+
+@pytest.mark.parametrize("head", ["crf", "softmax", "span"])
+@pytest.mark.parametrize(("model", "waits"), [("char_bilstm", 0), ("bert_tiny", ENCODER_WAITS)])
+def test_a_tagger_waits_only_for_its_answers(model: str, waits: int, head: str) -> None:
+    with pretended_gpu() as counted:
+        config = small_corpus.configuration(model, f"head={head}")
+        module, data = small_corpus.prepare(config, small_corpus.corpus(8, 8))
+        tagger = module.tagger.to("cuda")
+
+        def counting(run: Callable[[], object]) -> int:
+            before = counted.total()
+            run()
+            return counted.total() - before
+
+        asks = 1 if head == "crf" else 0  # for the spread of its transitions: in the first step, and with new weights
+        assert counting(lambda: collate(data.train, 0, 1).to("cuda")) == 0
+        batch = collate(data.train, 0, 1).to("cuda")
+        assert counting(lambda: tagger.loss(batch).backward()) == waits + asks
+        assert counting(lambda: tagger.loss(batch).backward()) == waits
+        tagger.eval()
+        assert counting(lambda: tagger.spans(batch)) == waits + 1
+        assert counting(lambda: tagger.loss_and_spans(batch)) == waits + asks + 1
+        assert counting(lambda: tagger.loss_and_spans(batch)) == waits + 1
+
+
+def test_the_spread_of_a_crf_is_asked_for_every_twentieth_step() -> None:
+    head = build_head("crf", 4, ["人"], small_corpus.configuration("char_bilstm").head)
+    batch = SimpleNamespace(lengths=[3, 2], tags=torch.tensor([[1, 2, 3], [0, 4, 0]]))
+    asked = []
+    with pretended_gpu() as waits:
+        head, states = head.to("cuda"), torch.randn(2, 3, 4, device="cuda")
+        optimizer = torch.optim.AdamW(head.parameters(), lr=0.01, fused=True)
+        for step in range(41):
+            before = waits.total()
+            head.loss(states, batch).backward()
+            optimizer.step()
+            if waits.total() > before:
+                asked.append(step)
+        assert asked == [0, 20, 40]
+        head.eval()
+        before = waits.total()
+        with torch.no_grad():
+            head.crf.transitions[0, 0] += 1000.0  # too wide for exp space
+        wide = head.loss(states, batch)
+        assert head.loss(states, batch).item() == wide.item()
+    assert waits.total() - before == 3  # one question, and the losses
+    assert wide.held.item() == pytest.approx(head.cpu().loss(states.held, batch).item())
 
 
 def test_the_pretended_gpu_refuses_what_a_real_one_does() -> None:
-    with pretended_gpu() as reads:
+    with pretended_gpu():
         there, here = torch.ones(3, 4, device="cuda"), torch.ones(3, 4)
         assert (there.device.type, (there + 1).device.type, (there * here.to(there)).device.type) == ("cuda",) * 3
         assert there[torch.tensor([0, 2])].device.type == "cuda"  # places may come from the host
@@ -113,6 +174,18 @@ def test_the_pretended_gpu_refuses_what_a_real_one_does() -> None:
             torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*[there[None, None]] * 3)
         with torch.autocast("cuda", torch.bfloat16):
             assert ((there @ there.T).dtype, there.softmax(1).dtype) == (torch.bfloat16, torch.float32)
-        assert not reads
+
+
+def test_the_pretended_gpu_counts_what_a_real_one_waits_for() -> None:
+    with pretended_gpu() as waits:
+        there, here = torch.ones(3, 4, device="cuda"), torch.ones(3, 4)
+        here.pin_memory().to("cuda", non_blocking=True)
+        there[there > 2] = 0.0  # no size depends on how many there are
+        there[torch.zeros(1, dtype=torch.long, device="cuda")] = 1.0
+        assert not waits
         assert there.sum().item() == 12
-        assert reads == {"item": 1}
+        assert waits == {"item": 1}
+        there[there > 0].cpu()
+        there[torch.tensor([0])].masked_select(there[:1] > 0)
+        here.to("cuda").nonzero()
+    assert waits == {"item": 1, "index": 2, "_to_copy": 2, "masked_select": 1, "nonzero": 1}

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -105,7 +106,7 @@ class TagScheme:
                 tags[start:end] = [first + _BEGIN, *[first + _INSIDE] * (end - start - 2), first + _END]
         return tags, sorted(left_out)
 
-    def decode_batch(self, tags: NDArray[np.integer], lengths: NDArray[np.integer]) -> list[list[Span]]:
+    def decode_batch(self, tags: NDArray[np.integer], lengths: Sequence[int]) -> list[list[Span]]:
         """Return the spans of each sentence, in order of their place; what lies beyond its length is not looked at.
 
         Args:
@@ -191,11 +192,15 @@ class Head:
 
 
 class LabelledBatch(Protocol):
-    """What a head reads of a batch of B sentences of at most L characters."""
+    """What a head reads of a batch of B sentences of at most L characters.
+
+    All of it is on the host: what depends on the labels alone is prepared there and sent to the device of the states
+    (`omniner.training.devices.send`). To ask a device about it would make the host wait.
+    """
 
     @property
-    def mask(self) -> Tensor:
-        """Bool [B, L], right padded: True where there is a character."""
+    def lengths(self) -> Sequence[int]:
+        """Characters of each sentence."""
 
     @property
     def tags(self) -> Tensor:
@@ -229,12 +234,12 @@ class HeadModule(nn.Module, ABC):
         """
 
     @abstractmethod
-    def decode(self, states: Tensor, mask: Tensor) -> list[list[Span]]:
+    def decode(self, states: Tensor, lengths: Sequence[int]) -> list[list[Span]]:
         """Return the entities of each sentence in order of their place.
 
         Args:
             states: [B, L, D].
-            mask: bool [B, L], right padded.
+            lengths: characters of each sentence.
         """
 
 
@@ -258,6 +263,6 @@ def build_head(kind: str, in_dim: int, categories: Sequence[str], config: HeadCo
     return head
 
 
-def read_spans(scheme: TagScheme, tags: Tensor, mask: Tensor) -> list[list[Span]]:
-    """Return the spans of each sentence of tag ids [B, L]; `mask` [B, L] says where its characters are."""
-    return scheme.decode_batch(tags.cpu().numpy(), mask.sum(1).cpu().numpy())
+def mask_of(lengths: Sequence[int], width: int) -> Tensor:
+    """Return bool [B, width] on the host: True where a sentence of that length has a character."""
+    return torch.arange(width) < torch.tensor(lengths)[:, None]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from omniner.config.model_groups import HeadConfig
-from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagScheme, read_spans
+from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagScheme
 from omniner.taggers.linear_chain import constrained_crf
 
 
@@ -27,13 +29,14 @@ class CRFHead(HeadModule):
 
     def loss(self, states: Tensor, batch: LabelledBatch) -> Tensor:
         """Return the negative log-likelihood of the tag sequences, summed over the sentences."""
-        nll: Tensor = self.crf(self.emit(states), batch.tags, batch.mask)
+        nll: Tensor = self.crf(self.emit(states), batch.tags, batch.lengths)
         return nll.sum()
 
     @torch.no_grad()
-    def decode(self, states: Tensor, mask: Tensor) -> list[list[Span]]:
+    def decode(self, states: Tensor, lengths: Sequence[int]) -> list[list[Span]]:
         """Return the entities of the most likely tag sequences."""
-        return read_spans(self.scheme, self.crf.decode(self.emit(states), mask), mask)
+        tags = self.crf.decode(self.emit(states), lengths)
+        return self.scheme.decode_batch(tags.cpu().numpy(), lengths)
 
 
 HEAD = Head(name="crf", description=__doc__, build=CRFHead, nested=False, members=True)

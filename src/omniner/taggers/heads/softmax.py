@@ -5,13 +5,16 @@ Legal sequences alone are decoded, with the Viterbi algorithm of the CRF and all
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from omniner.config.model_groups import HeadConfig
-from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagScheme, read_spans
+from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagScheme, mask_of
 from omniner.taggers.linear_chain import constrained_crf
+from omniner.training.devices import send
 
 
 class SoftmaxHead(HeadModule):
@@ -34,15 +37,16 @@ class SoftmaxHead(HeadModule):
 
     def loss(self, states: Tensor, batch: LabelledBatch) -> Tensor:
         """Return the cross entropy, summed over the characters."""
-        logits = self.emit(states)[batch.mask].float()
-        return functional.cross_entropy(
-            logits, batch.tags[batch.mask], reduction="sum", label_smoothing=self.label_smoothing
-        )
+        real = mask_of(batch.lengths, states.shape[1])
+        places, tags = send([real.flatten().nonzero()[:, 0], batch.tags[real]], states.device)
+        logits = self.emit(states).flatten(0, 1)[places].float()
+        return functional.cross_entropy(logits, tags, reduction="sum", label_smoothing=self.label_smoothing)
 
     @torch.no_grad()
-    def decode(self, states: Tensor, mask: Tensor) -> list[list[Span]]:
+    def decode(self, states: Tensor, lengths: Sequence[int]) -> list[list[Span]]:
         """Return the entities of the most likely legal tag sequences."""
-        return read_spans(self.scheme, self.path.decode(self.emit(states).float(), mask), mask)
+        tags = self.path.decode(self.emit(states).float(), lengths)
+        return self.scheme.decode_batch(tags.cpu().numpy(), lengths)
 
 
 HEAD = Head(

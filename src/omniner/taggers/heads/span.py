@@ -6,13 +6,15 @@ Gold may nest and cross, all of it is learnt; of predicted spans that cross the 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from omniner.config.model_groups import HeadConfig
-from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagScheme, fit_spans
+from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagScheme, fit_spans, mask_of
+from omniner.training.devices import send
 
 
 class SpanHead(HeadModule):
@@ -49,35 +51,37 @@ class SpanHead(HeadModule):
 
     def loss(self, states: Tensor, batch: LabelledBatch) -> Tensor:
         """Return the cross entropy, summed over the cells; cells without an entity count `negative_weight`."""
-        cells = self._cells(batch.mask)
-        gold = self._gold(batch).to(states.device)[cells]
-        costs = functional.cross_entropy(self._scores(states, cells), gold, reduction="none")
+        cells = self._cells(batch.lengths, states.shape[1])
+        *there, gold = send([*cells, self._gold(batch)[cells]], states.device)
+        costs = functional.cross_entropy(self._scores(states, there), gold, reduction="none")
         return torch.where(gold == 0, costs * self.negative_weight, costs).sum()
 
     @torch.no_grad()
-    def decode(self, states: Tensor, mask: Tensor) -> list[list[Span]]:
+    def decode(self, states: Tensor, lengths: Sequence[int]) -> list[list[Span]]:
         """Return the category of each cell where one beats "no entity"; of crossing ones the best."""
-        cells = self._cells(mask)
-        scores = self._scores(states, cells)
+        cells = self._cells(lengths, states.shape[1])
+        scores = self._scores(states, send(cells, states.device))
         best, category = scores[:, 1:].max(1)
-        margin = best - scores[:, 0]
+        # read in one piece; fp32 holds a category's number exactly
+        margin, category = torch.stack([best - scores[:, 0], category.to(scores.dtype)]).cpu()
         found = margin > 0
         length, row, start = (place[found].tolist() for place in cells)
-        candidates: list[list[tuple[float, Span]]] = [[] for _ in range(len(mask))]
-        columns = zip(margin[found].tolist(), row, start, length, category[found].tolist(), strict=True)
+        candidates: list[list[tuple[float, Span]]] = [[] for _ in lengths]
+        columns = zip(margin[found].tolist(), row, start, length, category[found].long().tolist(), strict=True)
         for value, sentence, first, more, name in columns:
             candidates[sentence].append((value, (first, first + more + 1, name)))
         return [without_crossing(sentence) for sentence in candidates]
 
-    def _cells(self, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The cells that lie within a sentence: length - 1, sentence and start of each, [M] each."""
+    def _cells(self, lengths: Sequence[int], width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The cells that lie within a sentence: length - 1, sentence and start of each, [M] each, on the host."""
+        mask = mask_of(lengths, width)
         ends = [mask.roll(-more, 1) for more in range(min(self.max_span, mask.shape[1]))]
         for more, end in enumerate(ends):
             end[:, mask.shape[1] - more :] = False
         length, row, start = (mask & torch.stack(ends)).nonzero(as_tuple=True)
         return length, row, start
 
-    def _scores(self, states: Tensor, cells: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def _scores(self, states: Tensor, cells: Sequence[Tensor]) -> Tensor:
         """Scores [M, C + 1] of cells, "no entity" first; fp32 at least."""
         length, row, start = cells
         first = functional.gelu(self.first(states)).flatten(0, 1)
@@ -92,8 +96,8 @@ class SpanHead(HeadModule):
 
     def _gold(self, batch: LabelledBatch) -> Tensor:
         """Class of each cell, [max_span, B, L]: 0, or 1 + category id. What has no cell of its own is left out."""
-        gold = torch.zeros(self.max_span, *batch.mask.shape, dtype=torch.long)
-        for row, (spans, length) in enumerate(zip(batch.spans, batch.mask.sum(1).tolist(), strict=True)):
+        gold = torch.zeros(self.max_span, *batch.tags.shape, dtype=torch.long)
+        for row, (spans, length) in enumerate(zip(batch.spans, batch.lengths, strict=True)):
             kept, _ = fit_spans(spans, length, self.num_categories, self.max_span)
             for start, end, category in kept:
                 gold[end - start - 1, row, start] = category + 1
