@@ -56,6 +56,12 @@ def test_order_changes_nothing(result: ScoreResult) -> None:
         assert [clusters.cluster_examples(found, texts(result), 6) for found in again] == chosen
 
 
+def test_unknown_places_come_first() -> None:
+    made = [ErrtaError("missing", "a", (Entity("北京", "地点", *place),), ()) for place in [(3, 5), (), (0, 2)]]
+    [found] = clusters.cluster_errors(made)
+    assert [error.gold[0].start for error in found.errors] == [None, 0, 3]
+
+
 def test_a_wrong_category_is_one_kind_of_error_with_and_without_its_boundary() -> None:
     errors = [
         ErrtaError("classification", "a", (Entity("小满", "品牌", 0, 2),), (Entity("小满", "时间", 0, 2),)),

@@ -133,7 +133,8 @@ def test_notes_say_the_counts_and_nothing_else() -> None:
 
 def test_notes_on_beginnings() -> None:
     error = ErrtaError("boundary", "x", (Entity("奶茶店", "品牌", 1, 4),), (Entity("喝奶茶店", "品牌", 0, 4),))
-    assert clusters.counted_note("boundary", "品牌", "品牌", of(error)).rule == {
+    assert clusters.describe_facts(of(error), "品牌", "", "zh")[0] == "开头多了“喝”1次（3个品牌中0个以它开头）"
+    assert clusters.counted_note("boundary", "品牌", "", of(error)).rule == {
         "zh": "品牌的首尾容易多字或少字。训练集中，开头多了“喝”1次（3个品牌中0个以它开头）。",
         "en": "品牌 easily gets a character too many or too few at its ends. In the training split, “喝” too much at "
         "the beginning once (0 of 3 品牌 begin with it).",

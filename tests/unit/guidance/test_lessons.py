@@ -45,6 +45,12 @@ def test_half_a_surrogate_survives(tmp_path: Path) -> None:
     assert lessons.read_guidance(path) == given
 
 
+def test_entities_may_have_no_place(tmp_path: Path) -> None:
+    error = ErrtaError("classification", "a", (Entity("小满", "品牌", 1, 3),), (Entity("小满", "时间"),))
+    given = dataclasses.replace(made_up_guidance.guidance(20), lessons=[lesson_of(error, "喝小满")])
+    assert lessons.read_guidance(lessons.write_guidance(tmp_path / "guidance.json", given)) == given
+
+
 def test_the_hash_is_of_what_the_notes_say(made: Guidance) -> None:
     assert dataclasses.replace(made, source={}, teacher={"kind": "openai"}).sha == made.sha
     assert dataclasses.replace(made, lessons=made.lessons[1:]).sha != made.sha

@@ -89,6 +89,8 @@ def test_only_the_lessons_of_the_configuration_are_used(made: Guidance) -> None:
     found, _ = variants(made, "prompt.lessons=[2,5,6]")
     assert {n for variant in found.values() for n in variant.config.lessons} == {2, 5, 6}
     assert found[PLAIN].config.lessons == [2, 5, 6]
+    types = [{name.partition("_")[0] for name in variants(made, f"search.types={on}")[0]} for on in ("true", "false")]
+    assert types[0] - types[1] == {"only"}
 
 
 def test_a_single_lesson_leaves_no_random_subsets(made: Guidance) -> None:
