@@ -1,8 +1,8 @@
 """From decoded values to (surface, category) pairs, whatever shape a model gave them.
 
 An object with a known key for the surface and one for the category is an entity, whatever else it holds (scores,
-offsets, ids); its keys are never surfaces. With a known key for the category alone, the surface is the text under the
-only key that nobody knows, if the category reads like one; otherwise there is no entity. Any other object groups
+offsets, ids); its keys are never surfaces. With a known key for the category alone, and what reads like a category
+under it, the text under the only key that nobody knows is the surface, if that is certain. Any other object groups
 surfaces under its keys, which are categories; only where it is plain that they are surfaces, the values are the
 categories. Wrappers (`{"entities": ...}`) and calls of tools (`{"name": ..., "arguments": ...}`) are looked through,
 and so is JSON inside a string.
@@ -241,7 +241,9 @@ class PairReader:
         if call is not None:
             return self._any(call, group, depth + 1)
         entity = self._entity(value, group)
-        loose, found = self._loose(value) if entity is None and (not group or self._may_group(group)) else ([], [])
+        loose, found = (
+            self._loose(value) if entity is None and (not group or self._may_be_category(group)) else ([], [])
+        )
         entity = found or entity
         if entity is not None:
             return ([], 1) if isinstance(value, CutObject) else (entity, 0)
@@ -287,16 +289,17 @@ class PairReader:
         """
         fields = {normal_key(key): item for key, item in value}
         label = self._best(fields, CATEGORY_KEYS)
+        names = [] if label is None else _strings(fields[label])
         unknown = [key for key, _ in value if isinstance(key, str) and not is_special(key)]
-        if label is None or any(map(self._may_group, unknown)):
+        if not names or not all(map(self._may_be_category, names)) or any(map(self._may_be_category, unknown)):
             return [], []
         keys = [key for key in unknown if key not in self.sentence and self._are_surfaces(fields[normal_key(key)])]
-        texts = _strings(fields[normal_key(keys[0])]) if len(keys) == 1 else []
-        pairs = [(text, name) for text in texts for name in _strings(fields[label])]
-        certain = all(self._may_group(category) and self.is_pair(text, category) for text, category in pairs)
-        return keys, pairs if certain else []
+        if len(keys) != 1:
+            return (keys if any(map(self.is_category, names)) else []), []
+        pairs = [(text, name) for text in _strings(fields[normal_key(keys[0])]) for name in names]
+        return keys, pairs if all(self.is_pair(*pair) for pair in pairs) else []
 
-    def _may_group(self, name: str) -> bool:
+    def _may_be_category(self, name: str) -> bool:
         return name in self.categories or looks_like_category(name)
 
     def _are_surfaces(self, item: Any) -> bool:

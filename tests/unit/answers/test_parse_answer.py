@@ -304,7 +304,11 @@ def test_what_was_not_said_is_not_read(text: str, reason: str) -> None:
         ('[{"foo": "上海", "type": ["地点", "机构"], "bar": 7}]', [("上海", "地点"), ("上海", "机构")]),
         ('[{"foo": ["王芳", "李雷"], "type": "人名"}]', [("王芳", "人名"), ("李雷", "人名")]),
         ('[{"foo": "北京", "bar": "王芳", "type": "地点"}]', []),
-        ('[{"foo": "北京", "type": "x"}]', []),
+        ('[{"foo": "北京", "type": "x"}]', [("北京", "foo")]),
+        ('[{"foo": "北京"}]', [("北京", "foo")]),
+        ('[{"foo": "北京", "type": "地点", "bar": []}]', [("北京", "地点")]),
+        ('[{"foo": "上海", "type": "城市"}]', []),
+        ('{"type": "NER", "景点名": "北京", "姓氏": ["王芳"]}', [("王芳", "姓氏"), ("北京", "景点名")]),
         ('[{"foo": "北京", "type": "地点"', []),
         ('{"人名": "王芳", "type": "地点"}', [("王芳", "人名")]),
         ('{"城市": "北京", "type": "x"}', [("北京", "城市")]),
@@ -346,6 +350,8 @@ def test_no_entities_is_said_in_many_ways(text: str, status: str) -> None:
 
 def test_without_hints_the_preferred_keys_count() -> None:
     assert parse_answer('[{"foo": "北京", "type": "地点"}]').pairs == [("北京", "地点")]
+    assert parse_answer('[{"foo": "北京", "type": "甲"}]', {"甲"}).pairs == [("北京", "甲")]
+    assert parse_answer('{"上海": "地点", "type": "机构"}', KNOWN).pairs == [("上海", "地点")]
     assert parse_answer('[{"name": "y", "text": "北京", "type": "y", "label": "x"}]').pairs == [("北京", "x")]
     assert parse_answer('{"人名": "王芳、李雷、"}', KNOWN).pairs == [("王芳", "人名"), ("李雷", "人名")]
 
