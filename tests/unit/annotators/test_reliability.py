@@ -23,7 +23,7 @@ from omniner.annotators.reliability import (
 from omniner.config.groups import AgreementConfig, ErrtaConfig, MetricsConfig
 from omniner.corpus.adjudication import AnnotatedSentence, annotation_of, match_annotators
 from omniner.corpus.sample import generate_sample
-from omniner.records import Entity, Sentence
+from omniner.records import Entity, Issue, Sentence
 from omniner.report import curation_tables
 from omniner.scoring import comparison as human
 from omniner.scoring.metrics import ErrtaError
@@ -187,6 +187,28 @@ def test_pairs_against_the_scorer() -> None:
     right, missing, extra = len(comparison.right), len(comparison.missing), len(comparison.extra)
     assert agreement.estimates["f1.strict"].value == pytest.approx(2 * right / (2 * right + missing + extra))
     assert sum(count.errors for count in agreement.errors["a0", "a1"].by_type.values()) > 0
+
+
+def test_the_f1_of_a_category_is_that_of_all_pairs_together() -> None:
+    agreement, items = measured((0.2, 0.3, 0.4))
+    given = [{(n, *one) for n, item in enumerate(items) for one in item.annotations[side] or ()} for side in range(3)]
+    assert len(agreement.categories) > 10
+    for row in agreement.categories:
+        sets = [{one for one in side if one[2] == row.name} for side in given]
+        pairs = list(combinations(sets, 2))
+        expected = (
+            2 * sum(len(one & other) for one, other in pairs) / sum(len(one) + len(other) for one, other in pairs)
+        )
+        assert row.f1 == pytest.approx(expected)
+        assert row.mentions == tuple(map(len, sets))
+
+
+def test_an_entity_without_a_place_is_left_out_and_told() -> None:
+    placed = Entity("北京", "地点", 1, 3)
+    item = AnnotatedSentence(Sentence("s", "去北京"), ((placed, Entity("她", "人名")), (placed,), None))
+    agreement = measure_agreement(["a", "b", "c"], [item], SETTINGS)
+    assert [(row.name, row.mentions, row.f1) for row in agreement.categories] == [("地点", (1, 1, 0), 1.0)]
+    assert agreement.issues == [Issue("no-offsets", "a: 1 entity without a place", id="s")]
 
 
 def test_people_who_take_turns_have_a_mean() -> None:
