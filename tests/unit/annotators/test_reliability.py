@@ -239,6 +239,8 @@ def test_counts_of_a_pair() -> None:
     same = np.array(pair_counts(one, one), float)
     assert [float(pair_f1(same, kind)) for kind in ("strict", "boundary", "relaxed")] == [1, 1, 1]
     assert math.isnan(pair_f1(np.zeros(8), "strict"))
+    nested = annotation_of([Entity(text[a:b], c, a, b) for a, b, c in ((0, 4, "X"), (0, 4, "Y"), (2, 4, "X"))])
+    assert pair_counts(nested, nested) == [3, 3, 3, 2, 2, 2, 3, 3]
 
 
 def test_drawn_sums_are_those_of_the_whole_table() -> None:
