@@ -60,8 +60,16 @@ class LocalTeacher:
 
     def _ask(self, system: str, questions: Sequence[Question]) -> Iterator[list[TeacherAnswer]]:
         """Answer questions with one system text."""
-        # not every template has a system role
-        prompt = Prompt("teacher", "1", "", "", system, SENTENCE, "official", ())
+        prompt = Prompt(
+            name="teacher",
+            version="1",
+            language="",
+            system="",  # not every template has a system role
+            instruction=system,
+            input=SENTENCE,
+            answer="official",
+            categories=(),
+        )
         encoder = PromptEncoder(self._chat, prompt, _WHOLE)
         samples, _ = encoder.encode(Sentence(question.id, question.text) for question in questions)
         prefix = samples[0].prompt[: encoder.prefix_length(samples)]

@@ -317,7 +317,7 @@ class ChatClient:
                 raise error.__cause__ from None
             raise PassingError(f"no connection ({self._endpoint.clean(str(error.__cause__ or error))})") from error
         except self._openai.APIStatusError as error:
-            return self._endpoint.judge(error)
+            return self._endpoint.judge_status(error)
         except UnicodeEncodeError:
             return Refusal("half a surrogate pair, which cannot be sent", filtered=False)
 
@@ -415,7 +415,7 @@ class Endpoint:
             PassingError: it is no answer.
         """
         if isinstance(data, dict) and data.get("error") and not data.get("choices"):
-            self._judge_error(data["error"])
+            self._judge_body(data["error"])
         try:
             reply, refused = read_choice(data)
         except (LookupError, TypeError, AttributeError):
@@ -423,15 +423,15 @@ class Endpoint:
             raise PassingError(f"a body that is no answer: {shown}") from None
         return Refusal(self.clean(refused), filtered=True) if refused else reply
 
-    def _judge_error(self, error: Any) -> NoReturn:
-        """An error that comes with status 200."""
+    def _judge_body(self, error: Any) -> NoReturn:
+        """Tell what an error means that comes with status 200."""
         fields = error if isinstance(error, dict) else {"message": error}
         said = self.clean(str(fields.get("message") or error))
         if names_unknown_model(str(fields.get("code")), said):
             self._give_up("model", said, f"Use a name that {self.url}/models lists.")
         raise PassingError(f"an error with status 200: {said}")
 
-    def judge(self, error: Any) -> Refusal:
+    def judge_status(self, error: Any) -> Refusal:
         """Tell what an `openai.APIStatusError` means for its request.
 
         Raises:
