@@ -65,12 +65,10 @@ class ConstraintState(Protocol):
     @property
     def stopped(self) -> bool:
         """Whether the stop token has been given; nothing may follow."""
-        ...
 
     @property
     def ended(self) -> str:
         """Why the answer was ended before the model did: `limit` (of tokens) or `loop`; empty = the model ended it."""
-        ...
 
     def advance(self, token: int) -> None:
         """Take the next token of the answer, chosen or forced.
@@ -78,7 +76,6 @@ class ConstraintState(Protocol):
         Raises:
             ValueError: it cannot stand there.
         """
-        ...
 
     def forced(self) -> list[int]:
         """Tell the tokens that must come next, as training tokenises them; empty where there is a choice.
@@ -86,11 +83,9 @@ class ConstraintState(Protocol):
         Nothing changes: each of them still has to be given to `advance`. At the end of the answer it is the stop token,
         so no forward pass is needed to find out that an answer has ended.
         """
-        ...
 
     def allowed(self) -> Ids:
         """Tell the tokens that may come next, in rising order: rarely more than some hundreds; none once stopped."""
-        ...
 
 
 class Constraint(ABC):

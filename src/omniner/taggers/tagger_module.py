@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -222,11 +222,8 @@ class TaggerModule(Learner):
             self.average.load(checkpoint["average"]["weights"], checkpoint["average"]["steps"])
 
 
-Module = TypeVar("Module", bound=nn.Module)
-
-
-class WeightAverage(Generic[Module]):
-    """An exponential moving average of the weights of a module, in a copy of it.
+class WeightAverage:
+    """An exponential moving average of a tagger's weights, in a copy of it.
 
     After each optimizer step the copy moves towards the weights by `1 - decay`; in the first steps it moves faster,
     `(1 + n) / (10 + n)`, so that it forgets the random start. It is kept in fp32 at least: small steps would be lost in
@@ -234,17 +231,17 @@ class WeightAverage(Generic[Module]):
     wait at every step.) The price is one more copy of the weights.
 
     Args:
-        module: whose parameters are followed; its buffers must not change.
+        tagger: whose parameters are followed; its buffers must not change.
         decay: of the average, near 1.
 
     Attributes:
-        averaged: the module with the average for weights, in evaluation mode.
+        averaged: the tagger with the average for weights, in evaluation mode.
         steps: updates so far.
     """
 
-    def __init__(self, module: Module, decay: float) -> None:
-        self._module, self._decay = module, decay
-        self.averaged: Module = copy.deepcopy(module).requires_grad_(False).eval()
+    def __init__(self, tagger: Tagger, decay: float) -> None:
+        self._tagger, self._decay = tagger, decay
+        self.averaged = copy.deepcopy(tagger).requires_grad_(False).eval()
         for weight in self.averaged.parameters():
             weight.data = _precise(weight.data)
         self.steps = 0
@@ -253,7 +250,7 @@ class WeightAverage(Generic[Module]):
     def update(self) -> None:
         """Move the average towards the weights as they are now."""
         self.steps += 1
-        weights = [_precise(weight.detach()) for weight in self._module.parameters()]
+        weights = [_precise(weight.detach()) for weight in self._tagger.parameters()]
         averages: list[Tensor] = list(self.averaged.parameters())
         if self.steps == 1:
             torch._foreach_copy_(averages, weights)
