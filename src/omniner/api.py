@@ -365,10 +365,14 @@ def frame(what: Sequence[Sentence] | Sequence[Prediction] | ScoreResult | ErrtaR
 
     Args:
         what: sentences or predictions (one row each with `id`, `text` and `entities`), scores (one row per category),
-            sorted errors (one row per error), or a comparison (one row per run).
+            sorted errors (one row per error: its entities, and their texts and categories in columns of their own,
+            between them ` + ` where there are several), or a comparison (one row per run).
 
     Returns:
         The data frame; those of sentences and predictions can be given to `score`, `errta` and `compare` again.
+
+    Raises:
+        UserError: `what` is something else.
     """
     import pandas as pd
 
@@ -380,7 +384,16 @@ def frame(what: Sequence[Sentence] | Sequence[Prediction] | ScoreResult | ErrtaR
         rows = [{"category": name, **row.to_json()} for name, row in what.metrics.categories.items()]
     elif isinstance(what, ErrtaResult):
         rows = [
-            {"type": error.type, "id": error.sentence_id, "gold": error.gold, "predicted": error.predicted}
+            {
+                "type": error.type,
+                "id": error.sentence_id,
+                "gold_text": " + ".join(entity.text for entity in error.gold),
+                "gold_category": " + ".join(dict.fromkeys(entity.category for entity in error.gold)),
+                "predicted_text": " + ".join(entity.text for entity in error.predicted),
+                "predicted_category": " + ".join(dict.fromkeys(entity.category for entity in error.predicted)),
+                "gold": error.gold,
+                "predicted": error.predicted,
+            }
             for error in what.errors
         ]
     elif isinstance(what, RunComparison):
@@ -389,7 +402,11 @@ def frame(what: Sequence[Sentence] | Sequence[Prediction] | ScoreResult | ErrtaR
             for name, result in what.results.items()
         ]
     else:
-        rows = [{name: getattr(item, name) for name in item.__dataclass_fields__} for item in what]
+        items: object = what
+        if not isinstance(items, Sequence):
+            fix = "Give sentences, predictions, or what score, errta or compare returned."
+            raise UserError("frame", f"{type(what).__name__} has no rows", fix)
+        rows = [{name: getattr(item, name) for name in item.__dataclass_fields__} for item in items]
     return pd.DataFrame(rows)
 
 

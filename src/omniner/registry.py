@@ -1,7 +1,8 @@
 """What can be extended, and where each of it lives: one entry holds all that the program knows of a thing.
 
 An entry is found by its name in one of two ways: a module of the registry's package that assigns it
-(`omniner/corpus/formats/brat.py` has `FORMAT = Format(...)`), or `add`, for tables and for extensions from outside.
+(`omniner/corpus/formats/brat.py` has `FORMAT = Format(...)`), or `add`, for tables and for extensions from outside;
+the modules that call it are named in the environment (`load_extensions`), so that the children of a run have them, too.
 Names are read from the files without importing them, so that `--help` and the check of a configuration know every
 choice and still never wait for torch; the module is imported when its entry is asked for.
 """
@@ -9,12 +10,15 @@ choice and still never wait for torch; the module is imported when its entry is 
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
+
+from omniner.errors import UserError
 
 
 class Entry(Protocol):
@@ -30,6 +34,8 @@ class Entry(Protocol):
 
 
 T = TypeVar("T", bound=Entry)
+
+EXTENSIONS = "OMNINER_EXTENSIONS"  # environment: names of modules that add entries of their own, between commas
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -139,6 +145,22 @@ class Registry(Mapping[str, T], Generic[T]):
                 if assigns.search(path.read_text(encoding="utf-8"))
             }
         return self._files
+
+
+def load_extensions() -> None:
+    """Import the modules that `OMNINER_EXTENSIONS` names; each adds its entries (`HEADS.add(...)`).
+
+    Raises:
+        UserError: there is no such module.
+    """
+    for name in filter(None, map(str.strip, os.environ.get(EXTENSIONS, "").split(","))):
+        try:
+            import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # the module is there, and lacks another one
+            fix = "Write the name of a module in the current directory or on PYTHONPATH, as `import` takes it."
+            raise UserError(EXTENSIONS, f"there is no module {name!r}", fix) from error
 
 
 def first_line(docstring: str | None) -> str:

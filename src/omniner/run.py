@@ -32,7 +32,7 @@ from omniner.config.groups import Config, TrackingConfig
 from omniner.config.overrides import explain_override, read_arguments
 from omniner.errors import Stopped, UserError
 from omniner.files import explaining_limits
-from omniner.registry import TASKS
+from omniner.registry import TASKS, load_extensions
 from omniner.runs import children, ranks, sweep
 from omniner.runs.folder import FINISHED, UNSENT, RunFolder, claim_folder, send_unsent
 from omniner.tracking.store import DATA_SUFFIX
@@ -227,6 +227,7 @@ def child(path: Path) -> None:
     configure_log(compose.job_logging())
     ranks.end_with_main()
     try:
+        load_extensions()
         with explaining_limits():
             status = execute(compose.read(path))
     except UserError as error:
@@ -278,6 +279,7 @@ def main() -> None:
     status: Any = 0
     outcome = "FAILED"
     try:
+        load_extensions()
         sys.argv[1:] = read_arguments(sys.argv[1:], compose.conf_folder())
         compose_once(sys.argv[1:])
         with explaining_limits():

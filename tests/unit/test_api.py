@@ -194,6 +194,14 @@ def test_errors_are_sorted_and_make_a_table() -> None:
     assert {name: count for name, count in errors.counts.items() if count} == {"classification": 1, "missing": 1}
     table = omniner.frame(errors)
     assert sorted(table["type"]) == ["classification", "missing"]
+    [confused] = table[table["type"] == "classification"].to_dict("records")
+    [gold], [predicted] = confused["gold"], confused["predicted"]
+    assert (confused["gold_text"], confused["gold_category"]) == (gold.text, gold.category)
+    assert (confused["predicted_text"], confused["predicted_category"]) == (gold.text, predicted.category)
+    [missing] = table[table["type"] == "missing"].to_dict("records")
+    assert (missing["predicted_text"], missing["predicted_category"]) == ("", "")
+    with pytest.raises(UserError, match="frame: Metrics has no rows"):
+        omniner.frame(omniner.score(ANSWERS, GOLD).metrics)  # type: ignore[arg-type]
     assert set(omniner.frame(omniner.score(ANSWERS, GOLD))["category"]) == {"品牌", "地点", "时间"}
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from omniner.registry import Registry
+from omniner.errors import UserError
+from omniner.registry import Registry, load_extensions
 
 MODULE = '''"""An entry."""
 
@@ -35,3 +39,41 @@ def test_a_field_is_that_of_the_entry_alone(
     found: Registry[Any] = Registry("entry", package, "ENTRY")
     assert found.gives("one", "write") == given
     assert found.meaning("one") == "An entry."
+
+
+EXTENSION = '''"""An export."""
+import json
+from omniner.corpus.formats import Format
+from omniner.records import Entity, Sentence
+from omniner.registry import FORMATS
+
+def read(path, options):
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [Sentence("", text, [Entity(text[a:b], c, a, b) for a, b, c in marks]) for text, marks in rows], []
+
+FORMATS.add(Format(name="my_export", meaning=__doc__, read=read, write=None, suffix=""))
+'''
+
+
+def test_a_module_named_in_the_environment_adds_what_commands_then_know(tmp_path: Path) -> None:
+    (tmp_path / "my_modules").mkdir()
+    (tmp_path / "my_modules" / "export.py").write_text(EXTENSION, encoding="utf-8")
+    (tmp_path / "given.jsonl").write_text(json.dumps(["去喝小满", [[2, 4, "品牌"]]]), encoding="utf-8")
+    words = ["task=convert", "to=jsonl", "input=given.jsonl", "output=out.jsonl", "tracking=off"]
+    command = [sys.executable, "-m", "omniner.run", *words, "data.format=my_export"]
+    environment = {**os.environ, "OMNINER_EXTENSIONS": " my_modules.export,"}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    [found] = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(found)["entities"] == [{"text": "小满", "category": "品牌", "start": 2, "end": 4}]
+
+
+def test_a_module_that_is_not_there_is_told_and_one_that_fails_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "lacks_another.py").write_text("import not_there_either")
+    for name in ("not_there", "not_there.module", "lacks_another.part"):
+        monkeypatch.setenv("OMNINER_EXTENSIONS", name)
+        with pytest.raises((UserError, ModuleNotFoundError)) as caught:
+            load_extensions()
+        assert isinstance(caught.value, UserError) == name.startswith("not_there"), name

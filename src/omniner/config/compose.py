@@ -303,6 +303,19 @@ def check_pairs(config: Config) -> None:
         "a tracking server has no address",
         "Set tracking.uri=http://host:port.",
     )
+    refuse(
+        "tracking.uri",
+        config.tracking.kind == "local" and bool(config.tracking.uri),
+        "tracking=local takes no address: its store is a file in tracking.folder",
+        "Set tracking=server, or leave it out.",
+    )
+    for key, value in (("data.root", config.data.root), ("data.files", config.data.files)):
+        refuse(
+            key,
+            config.data.format == "synthetic" and bool(value),
+            f"the corpus {config.data.name} is generated and has no files",
+            "Choose data=own for files of yours.",
+        )
     for split in config.split.shares:
         refuse(
             "split.shares",

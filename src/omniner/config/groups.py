@@ -46,7 +46,6 @@ TaskName = Annotated[str, OneOf(lambda: TASKS)]
 CorpusFormat = Annotated[str, OneOf(lambda: ("auto", *FORMATS, "synthetic"))]
 _CONVERSIONS = ("auto", "llama", "safetensors", "merged", "serve", "generated")  # beside the formats of corpora
 Conversion = Annotated[str, OneOf(lambda: (*_CONVERSIONS, *writable_formats()))]
-Taxonomy = Literal["omniner2025", "flat"]
 Together = Literal["auto", "texts", "mentions", "posts"]
 
 
@@ -84,8 +83,9 @@ class DataConfig(Group):
     joiner: str | None
     """Joins the tokens of formats without texts: empty for Chinese, a space for English; null = detected in reading,
     empty in writing."""
-    taxonomy: Taxonomy
-    """Allowed categories: flat = those found in the files; omniner2025 = the official 90 and no others."""
+    taxonomy: str
+    """Allowed categories: flat = those found in the files; omniner2025 = the official 90 and no others; or a file of
+    your own: a category a line, or primary and secondary, between them a comma or a tab."""
     report: Literal["test", "dev"]
     """The reported split; dev if the labels of test are not published."""
     dev_from_train: Share
@@ -427,7 +427,8 @@ class Config(Group):
     """task=score, compare, agreement: file of gold sentences; null = in the predictions file, or gold.jsonl beside
     it."""
     runs: list[str]
-    """task=compare: run ids, names, folders or predictions files, the baseline first; "name=path" gives a name."""
+    """task=compare: run ids, names, folders (of a sweep: all its runs) or predictions files, the baseline first;
+    "name=path" gives a name."""
     corpora: list[str]
     """task=stats: choices of conf/data, files or folders; "name=path" gives a name; empty = the corpus of `data`."""
     annotators: list[str]

@@ -38,6 +38,48 @@ _FLAGS = (
 _MULTIRUN = ("-m", "--multirun")
 _ONE_OF = (("-r", "--run"), _MULTIRUN, ("-c", "--cfg"), ("-i", "--info"), ("-sc", "--shell-completion"))
 _BRACKETS = {"[": "]", "{": "}"}
+ELSEWHERE = {  # how other tools call what a key or a choice does here
+    "model.path": ("model_name_or_path", "pretrained_model_name_or_path", "bert_model", "embeddings"),
+    "model.chat_template": ("template",),
+    "prompt.instruction": ("prompt.template", "prompt.text", "prompt_template", "instruction"),
+    "model.learning_rate": ("lr",),
+    "tuning=lora or tuning=full": ("finetuning_type", "peft_type"),
+    "tuning=qlora": ("quantization_bit", "load_in_4bit"),
+    "tuning.rank": ("lora_rank", "lora_r", "r"),
+    "tuning.alpha": ("lora_alpha",),
+    "tuning.targets": ("lora_target", "target_modules"),
+    "tuning.pack_tokens": ("packing",),
+    "data=own data.root": ("dataset", "dataset_dir", "data_folder", "data_dir"),
+    "data.files.train": ("train_file", "train_data", "train_path"),
+    "data.files.dev": ("dev_file", "validation_file", "valid_file", "dev_data", "eval_file"),
+    "data.files.test": ("test_file", "test_data"),
+    "data.limit": ("max_samples", "max_train_samples", "max_eval_samples"),
+    "data.dev_from_train": ("val_size", "dev_size", "validation_split"),
+    "data.taxonomy": ("labels", "label_list", "categories", "entity_types", "tag_dictionary"),
+    "encoding.max_length": ("cutoff_len", "max_seq_length", "max_seq_len", "max_sequence_length"),
+    "encoding.on_too_long": ("truncation",),
+    "trainer.max_epochs": ("epochs", "num_epochs", "num_train_epochs", "n_epochs"),
+    "trainer.batch_size (sentences per optimizer step)": (
+        *("per_device_train_batch_size", "train_batch_size", "mini_batch_size", "batch_size"),
+        *("gradient_accumulation_steps", "accumulate_grad_batches"),
+    ),
+    "trainer.patience": ("early_stopping", "early_stopping_patience"),
+    "trainer.schedule": ("lr_scheduler_type", "lr_scheduler", "scheduler"),
+    "trainer.warmup": ("warmup_ratio", "warmup_steps", "warmup_fraction"),
+    "trainer.gradient_clip": ("max_grad_norm", "grad_clip", "gradient_clip_val"),
+    "trainer.precision": ("fp16", "bf16", "use_amp", "amp"),
+    "trainer=gpu or trainer=cpu": ("device", "use_cuda", "no_cuda", "gpu", "cuda"),
+    "decoding.max_new_tokens": ("max_tokens", "max_length"),
+    "resume": ("resume_from_checkpoint", "ckpt_path", "resume_from"),
+    "overwrite": ("overwrite_output_dir", "overwrite_cache"),
+    "tracking": ("report_to", "logger", "wandb"),
+    "tracking.experiment": ("experiment_name", "project"),
+    "name": ("run_name", "exp_name"),
+    "metrics.unit (every average is in scores.json)": ("average", "metric", "main_evaluation_metric"),
+    "decoding.url": ("base_url", "api_base", "endpoint"),
+    "decoding.api_key_env (the name of an environment variable)": ("api_key",),
+    "split.shares": ("ratios", "split_ratio", "train_size", "test_size", "data.split"),
+}
 _PARTS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[][{},:]|[^][{},:'"]+|.""", re.DOTALL)
 
 
@@ -163,7 +205,8 @@ def explain_override(error: BaseException, arguments: Sequence[str], conf: Path)
         listed = re.search(r"Available options in '[^']+':\n((?:\t\w.*\n)+)", text)
         known = [name for name in (listed[1].split() if listed else []) if not name.startswith("_")]
         known = known or _choices(group, conf)
-        return UserError(group, f"no choice is called {choice!r}", f"{_near(choice, known)}Known: {', '.join(known)}.")
+        fix = f"{_near(choice, known) or _own(group, choice)}Known: {', '.join(known)}."
+        return UserError(group, f"no choice is called {choice!r}", fix)
     if (found := re.search(r"Could not override '([^']+)'", text)) and not found[1].startswith("hydra."):
         return _unknown_key(found[1], arguments)
     if found := re.search(r"Ambiguous value for argument '(.+)'\n", text):
@@ -175,6 +218,9 @@ def explain_override(error: BaseException, arguments: Sequence[str], conf: Path)
         if any(one.what in (str, list) for one in wanted):
             fixes.append(f'If it is one text: "{key}={quote(value)}"')
         return UserError(key, f"several values: {value}", ". ".join(fixes))
+    if found := re.search(r"Error merging override (\+*)([\w.]+)=(.*)", text):
+        for one in _wanted(found[2]):
+            return UserError(found[2], f"{found[3]} is not {one.noun()}", f"Give {one.describe()}.")
     if found := re.search(r"Error parsing override '(.*)'\n", text):
         words = [f"task={found[1]}"] if found[1].isidentifier() else []
         fix = f"Write key=value{', such as ' + words[0] if words else ''}; quote the argument if it has blanks."
@@ -191,10 +237,44 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> UserError:
     above = key.rpartition(".")[0]
     if not _groups(above) and not _wanted(above):
         return _unknown_key(above, arguments)
+    given = next((one for one in arguments if one.startswith(f"{key}=")), f"{key}=...")
     if any(wanted.what is dict for wanted in _wanted(above)):
-        given = next((one for one in arguments if one.startswith(f"{key}=")), f"{key}=...")
         return UserError(key, "this key is not there yet", f"To add it: +{given}")
-    return unknown(key, [name for group in _groups(above) for name in field_types(group)])
+    known = [name for group in _groups(above) for name in field_types(group)]
+    if (name := key.rpartition(".")[2]) in known:  # a mapping with keys that are new
+        return UserError(key, "some of these keys are not there yet", f"To add them: +{given}")
+    same = sorted({one for one in every_key(Config) if one.rpartition(".")[2] == name})
+    said = [ours for ours, theirs in ELSEWHERE.items() if key in theirs] or [
+        ours for ours, theirs in ELSEWHERE.items() if name.lower() in theirs
+    ]
+    if same or said:
+        return UserError(key, "unknown key", f"Did you mean {' or '.join(said or same[:4])}?")
+    return unknown(key, known)
+
+
+def every_key(group: type, above: str = "") -> Iterator[str]:
+    """The dotted names of all keys, those of every kind of a group among them."""
+    for name, annotation in field_types(group).items():
+        below = take_apart(annotation).groups
+        for one in below:
+            yield from every_key(one, f"{above}{name}.")
+        if not below:
+            yield f"{above}{name}"
+
+
+def _own(group: str, choice: str) -> str:
+    """What to write for something of one's own, where a choice looks like the name of it."""
+    path = shlex.quote(choice)
+    if group == "model" and ("/" in choice or Path(choice).exists()):
+        return f"Weights of your own: model=path (an encoder) or model=causal_path, with model.path={path}. "
+    if group == "data" and Path(choice).is_dir():
+        return f"A corpus of your own: data=own data.root={path}. "
+    if group == "data" and Path(choice).is_file():
+        return f"A file of your own: data=own data.files.train=[{path}]; task=split divides it. "
+    if choice.endswith((".yaml", ".yml")):
+        name = Path(choice).stem
+        return f"A file of your own: --config-dir FOLDER, with FOLDER/{group}/{name}.yaml, and {group}={name}. "
+    return ""
 
 
 def _wanted(key: str) -> list[Wanted]:

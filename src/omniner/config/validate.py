@@ -301,8 +301,9 @@ def _in_words(mistake: ErrorDetails, key: str, wanted: Wanted, known: Sequence[s
         return UserError(key, f"{_shown(value)} is not a choice", f"{hint}Choose one of: {', '.join(wanted.choices)}.")
     outside = _OUTSIDE.get(kind) if not wanted.is_share else None
     found = outside.format(**wanted.bounds) if outside else f"not {wanted.noun()}"
+    example = f", such as {key}=[{value}]" if wanted.what is list and isinstance(value, str) else ""
     return UserError(
-        key, f"{_shown(value)} is {found}", f"Give {wanted.describe()}{' or null' if wanted.nullable else ''}."
+        key, f"{_shown(value)} is {found}", f"Give {wanted.describe()}{' or null' if wanted.nullable else ''}{example}."
     )
 
 
@@ -318,5 +319,5 @@ def unknown(key: str, known: Sequence[str]) -> UserError:
     section, _, name = key.rpartition(".")
     near = difflib.get_close_matches(name, sorted(known), n=1)
     if not near:
-        return UserError(key, "unknown key", f"Known: {', '.join(sorted(known))}.")
+        return UserError(key, "unknown key", f"Known: {', '.join(sorted(set(known)))}.")
     return UserError(key, "unknown key", f"Did you mean {section + '.' if section else ''}{near[0]}?")

@@ -21,7 +21,7 @@ from omniner import records
 from omniner.config.groups import DataConfig
 from omniner.corpus import formats
 from omniner.corpus.formats import ReadOptions
-from omniner.corpus.taxonomy import Taxonomy, flat_taxonomy, load_taxonomy
+from omniner.corpus.taxonomy import FLAT, Taxonomy, check_taxonomy, flat_taxonomy, load_taxonomy
 from omniner.errors import UserError
 from omniner.files import sha256
 from omniner.records import Issue, Sentence, sentence_to_json, to_line
@@ -97,7 +97,7 @@ def load_corpus(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
     if data.on_issue == "fail" and corpus.issues:
         raise UserError(*_too_many(corpus.issues))
     categories = (e.category for sentences in corpus.splits.values() for s in sentences for e in s.entities)
-    if data.taxonomy == "flat":
+    if data.taxonomy == FLAT:
         corpus.taxonomy = flat_taxonomy(data.name, categories)
     else:
         corpus.taxonomy = load_taxonomy(data.taxonomy)
@@ -113,6 +113,7 @@ def load_corpus(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
 
 def check_files(data: DataConfig, splits: Sequence[str]) -> None:
     """Raise a `UserError` where files of these splits are not there; nothing is read."""
+    check_taxonomy(data.taxonomy)
     roles, available = _roles(data), _available(data)
     needed = [name for name in available if name in {roles.get(split) for split in splits}]
     if data.format != "synthetic" and needed:
@@ -299,10 +300,16 @@ def _root(data: DataConfig, splits: Sequence[str]) -> Path:
     if not names:
         raise UserError("data.files", "no file is named", "Give the files of each split: data.files.train=[...].")
     where = f" They are published at {data.source}." if data.source else ""
-    fix = f"Set data.root (or OMNINER_DATA) to where the files are.{where}"
+    folder = "data.root (or OMNINER_DATA)" if data.source else "data.root"
+    fix = f"Set {folder} to where the files are.{where}"
     if data.root is None:
         raise UserError("data.root", f"not set; {data.name} needs the files {', '.join(names)}", fix)
     root = Path(data.root)
+    if root.is_file():
+        fix = (
+            f"Name its folder, and the file as data.files.train=[{root.name}]; task=split makes the splits of one file."
+        )
+        raise UserError("data.root", f"{root} is a file, not a folder", fix)
     if not root.is_dir():
         found = f"there is no folder {root.absolute()}; it should hold {', '.join(names)}"
         raise UserError("data.root", found, fix)

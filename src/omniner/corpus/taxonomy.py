@@ -1,23 +1,28 @@
 """The categories a corpus may use: their order, their primaries, their English names.
 
-Either the packaged table (`omniner2025.tsv`: 90 categories in 33 primaries) or, for any other corpus, the names found
-in its files. A category is written `primary_secondary` and split once, at the first `_`; `/` belongs to the name
-(`人群/宠物_年龄`). A name without `_` is its own primary (`品牌`).
+The packaged table (`omniner2025.tsv`: 90 categories in 33 primaries), a list in a file of the user's, or the names
+found in the files of a corpus. A category is written `primary_secondary` and split once, at the first `_`; `/` belongs
+to the name (`人群/宠物_年龄`). A name without `_` is its own primary (`品牌`).
 """
 
 from __future__ import annotations
 
+import csv
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
+from pathlib import Path
 from typing import Final
 
 from omniner.errors import UserError
+from omniner.files import check_input_file, explaining
 from omniner.records import Sentence
 
 OFFICIAL: Final = "omniner2025"
+FLAT: Final = "flat"
+_HEADS = ("category", "primary", "类别", "一级类别")  # how a header row begins
 
 
 def primary_of(category: str) -> str:
@@ -64,15 +69,30 @@ class Taxonomy:
         return next(iter(difflib.get_close_matches(name, self.categories, n=1, cutoff=0.5)), None)
 
 
+def check_taxonomy(name: str) -> None:
+    """Raise a `UserError` where `data.taxonomy` names neither a taxonomy nor a file."""
+    if name in (OFFICIAL, FLAT):
+        return
+    if not Path(name).is_file():
+        near = difflib.get_close_matches(name, (OFFICIAL, FLAT), n=1)
+        fix = f"Did you mean {near[0]}? " if near else ""
+        fix += f"Use {FLAT} for the categories found in the files, {OFFICIAL}, or a file with a category a line."
+        raise UserError("data.taxonomy", f"no taxonomy and no file is called {name!r}", fix)
+    check_input_file(name)
+
+
 def load_taxonomy(name: str) -> Taxonomy:
-    """Read a packaged taxonomy.
+    """Read the packaged taxonomy, or a file of one.
+
+    Args:
+        name: as in `data.taxonomy`, other than flat.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or the file holds what is no category.
     """
+    check_taxonomy(name)
     if name != OFFICIAL:
-        fix = f"Use {OFFICIAL}, or flat for the categories found in the files."
-        raise UserError("data.taxonomy", f"no taxonomy is called {name!r}", fix)
+        return _read(Path(name))
     text = resources.files("omniner.corpus").joinpath(f"{name}.tsv").read_text(encoding="utf-8")
     return _parse(name, text)
 
@@ -93,3 +113,31 @@ def _parse(name: str, text: str) -> Taxonomy:
 def flat_taxonomy(name: str, categories: Iterable[str]) -> Taxonomy:
     """Make the taxonomy of a corpus that brings its own names: sorted, without English."""
     return Taxonomy(name, tuple(sorted(set(categories))))
+
+
+def _read(path: Path) -> Taxonomy:
+    """Read a list of one's own: `category`, or `primary` and `secondary`, a row each; `#` begins a comment."""
+    with explaining(path):
+        try:
+            lines = path.read_bytes().decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            fix = "Convert it to UTF-8, for example with iconv -f GB18030 -t UTF-8."
+            raise UserError(path, "the file is not UTF-8", fix) from None
+    categories: dict[str, int] = {}  # category -> its line
+    for number, line in enumerate(lines, 1):
+        [cells] = csv.reader([line], delimiter="\t" if "\t" in line else ",") if line.strip() else [[]]
+        cells = [cell.strip() for cell in cells]
+        while cells and not cells[-1]:  # as spreadsheets write shorter rows
+            cells.pop()
+        if not cells or cells[0].startswith("#") or (not categories and cells[0].lower() in _HEADS):
+            continue
+        category = "_".join(cells)
+        if len(cells) > 2 or not cells[0] or (len(cells) == 2 and "_" in cells[0]):
+            fix = "Write a category, or its primary and its secondary; the first _ of a category parts these."
+            raise UserError(f"{path}:{number}", f"{line.strip()!r} is no category", fix)
+        if category in categories:
+            raise UserError(f"{path}:{number}", f"{category!r} stands in line {categories[category]}, too", "Drop one.")
+        categories[category] = number
+    if not categories:
+        raise UserError(path, "the file names no category", "Write a category a line.")
+    return Taxonomy(path.stem, tuple(categories))

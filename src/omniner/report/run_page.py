@@ -282,7 +282,7 @@ def render_run_page(
         "key_numbers": _key_numbers(result),
         "signature": result.signature,
         "identity": _identity(result),
-        "has_levels": _has_levels(result),
+        "has_levels": result.has_levels,
         "curves": Chart("", (8, 5), partial(_curves, panels=panels, language=language)) if panels else None,
         "last_values": _last_values(panels).of(language),
     }
@@ -314,7 +314,7 @@ def _key_numbers(result: ScoreResult) -> list[tuple[str, str, str]]:
         (Wording("Recall"), f"{metrics.micro.recall:.2%}", notes.get("micro.recall", "")),
         (Wording("Macro F1"), f"{metrics.macro.f1:.2%}", notes.get("macro.f1", "")),
         *other,
-        *([relaxed] if _has_levels(result) else []),
+        *([relaxed] if result.has_levels else []),
         (Wording("Entities in gold"), f"{metrics.micro.support:,}", Wording("{found:,} found", found=metrics.micro.tp)),
         (Wording("Errors"), f"{len(result.errta.errors):,}", Wording("in {wrong:,} of {read:sentence}", **wrong)),
         (
@@ -323,11 +323,6 @@ def _key_numbers(result: ScoreResult) -> list[tuple[str, str, str]]:
             Wording("{repaired:,} repaired, of {sentences:,}", **mended),
         ),
     ]
-
-
-def _has_levels(result: ScoreResult) -> bool:
-    """Whether categories stand under primaries; else every table of primaries repeats the one of categories."""
-    return any(name != result.primary[name] for name in result.metrics.categories)
 
 
 def _identity(result: ScoreResult) -> str:
@@ -416,7 +411,7 @@ def _page_tables(result: ScoreResult, tables: Mapping[str, Table], facts: RunFac
     # a label cannot be judged without its sentence
     texts = [[*row, result.sentences[str(row[-1])].text] for row in suspects.rows]
     issues = sorted(facts.issues.items(), key=lambda item: (-item[1], item[0]))
-    left_out = ["examples", "errta_by_primary", *([] if _has_levels(result) else ["primaries"])]
+    left_out = ["examples", "errta_by_primary", *([] if result.has_levels else ["primaries"])]
     return {
         **{name: table for name, table in tables.items() if name not in left_out},
         "errta_counts": replace(counts, title=title, columns=[*counts.columns, *columns(TEXT, "meaning")], rows=rows),

@@ -28,6 +28,7 @@ from omniner.files import check_input_file, explaining, read_json, write_json, w
 from omniner.model_files import check_model
 from omniner.records import Issue, Sentence, content_digest, count_codes, to_line
 from omniner.registry import first_line
+from omniner.registry import TASKS
 from omniner.report.figures import Chart
 from omniner.report.tables import Table
 from omniner.runs.folder import METRICS, find_trained_model
@@ -95,6 +96,15 @@ class Input:
             check_input_file(str(value))
 
 
+# Keys that one task reads and another one would pass over, and what is meant where another one is given it.
+_NAMES_OF_DATA = {
+    **dict.fromkeys(("predictions", "gold", "runs", "corpora", "annotators", "practice", "expert", "run", "input"), ""),
+    **dict.fromkeys(("text", "to"), ""),
+    "output": "The folder of a run is named by output_dir.",
+    "checkpoint": "A stopped run goes on with the same command; model.path names weights to begin with.",
+}
+
+
 @dataclass(frozen=True)
 class Task:
     """A task: what it needs, does and leaves behind.
@@ -146,6 +156,11 @@ class Task:
         for one in self.inputs:
             one.check(self.name, config)
         self.check(config)
+        for key, instead in _NAMES_OF_DATA.items():
+            if getattr(config, key) not in (None, [], "auto") and key not in self._used(config):
+                readers = [name for name in TASKS if key in TASKS[name]._used(config)]
+                found = f"task={self.name} does not read it, only task={', '.join(readers)}"
+                raise UserError(key, found, instead or "Leave it out, or choose one of these.")
 
     def check_machine(self, config: Config) -> None:
         """Raise a `UserError` where this machine lacks what the task needs: a checkpoint, a corpus, a model, a GPU.
@@ -163,10 +178,14 @@ class Task:
 
     def parameters(self, config: Config) -> dict[str, Any]:
         """Return what a run of it used of a configuration, by dotted keys: what runs are told apart by."""
-        used = {self.name, *(one.key for one in self.inputs), *self.settings(config)}
+        used = self._used(config)
         values = {key: value for key, value in compose.flat(config).items() if key.partition(".")[0] in used}
         empty: tuple[Any, ...] = (None, "", [], {})
         return {key: value for key, value in values.items() if value not in empty and not key.startswith(_REPEATED)}
+
+    def _used(self, config: Config) -> set[str]:
+        """The sections and keys that decide its results."""
+        return {self.name, *(one.key for one in self.inputs), *self.settings(config)}
 
     def run_name(self, config: Config) -> str:
         """The name of a run that was given none."""

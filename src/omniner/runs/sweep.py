@@ -49,6 +49,7 @@ from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
 from omniner.tracking.store import ChildRun
 from omniner.tracking.tracked_run import Run
+from omniner.wording import counted
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -341,6 +342,16 @@ def read_records(sweep: Path) -> list[JobRecord]:
     return [job for *_, job in sorted(found, key=lambda item: item[:2])]
 
 
+def finished_runs(sweep: Path) -> list[tuple[str, Path]]:
+    """Return the finished jobs of a sweep in their order: what sets each apart, and the folder of its run."""
+    from omniner.report import comparison_tables
+
+    done = [record for record in read_records(sweep) if not record.error]
+    names = comparison_tables.distinguishing_overrides([record.overrides for record in done], ())
+    folders = [folder for record in done for folder in sorted(sweep.glob(f"*-{record.path.stem}"))[:1]]
+    return list(zip(names, folders, strict=True))
+
+
 def close(outcome: str) -> tuple[list[str], list[str]]:
     """End the sweep of this process, if there is one.
 
@@ -368,10 +379,14 @@ def close(outcome: str) -> tuple[list[str], list[str]]:
     files: list[Path] = []
     if outcome == "KILLED":
         count = len(records) - len(failed)
-        lines.append(f"stopped after {count} finished children: the same command goes on from here ({sweep.folder})")
+        done = counted(count, "finished run")
+        lines.append(f"stopped after {done}: the same command goes on from here ({sweep.folder})")
     elif records:
         table, files = _write_summary(sweep, records)
-        lines += [*comparison_tables.seed_lines(table), str(sweep.folder)]
+        lines += comparison_tables.seed_lines(table)
+        if sum(not record.error for record in records) > 1:
+            lines.append(f"next: python -m omniner.run task=compare runs=[{sweep.folder}]")
+        lines.append(str(sweep.folder))
     links, told = _finish_parent(sweep, outcome, table, files, records)
     sweep.save(status=UNSENT if outcome == "FINISHED" and not told else outcome.lower())
     lines += links

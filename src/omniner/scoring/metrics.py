@@ -244,6 +244,11 @@ class ScoreResult:
         """The ERRTA mode: official | span."""
         return self.errta.mode
 
+    @property
+    def has_levels(self) -> bool:
+        """Whether categories stand under primaries; else every score of primaries repeats the one of categories."""
+        return any(name != self.primary[name] for name in self.metrics.categories)
+
     def to_json(self) -> dict[str, Any]:
         """The content of `scores.json`."""
         return {

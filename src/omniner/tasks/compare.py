@@ -36,8 +36,9 @@ from omniner.report.comparison_page import (
 )
 from omniner.report.comparison_tables import build_comparison_tables, comparison_summary
 from omniner.report.tables import TEXT, Table, escape_markdown, tables_markdown
+from omniner.runs import sweep
 from omniner.runs.context import Context, Input, Task, entry_label, split_entry
-from omniner.runs.folder import read_state, resolve_run
+from omniner.runs.folder import SWEEP_STATE, read_state, resolve_run
 from omniner.scoring.comparison import (
     HUMAN,
     MICRO,
@@ -204,12 +205,23 @@ def find_run_files(config: Config, copies: Path) -> list[RunFiles]:
         copies: a folder for what has to be fetched from the tracking store.
     """
     found = []
-    for number, entry in enumerate(config.runs):
-        with explaining(entry):
-            name, text = split_entry(entry)
+    for number, (name, text) in enumerate(_entries(config)):
+        with explaining(text):
             source = _locate(text, config, copies / str(number))
         found.append(dataclasses.replace(source, name=name) if name else source)
     return _with_own_names(found)
+
+
+def _entries(config: Config) -> list[tuple[str, str]]:
+    """Name and place of each run; the folder of a sweep stands for its finished runs."""
+    found: list[tuple[str, str]] = []
+    for entry in config.runs:
+        with explaining(entry):
+            if (Path(entry) / SWEEP_STATE).is_file():
+                found += [(name, str(folder)) for name, folder in sweep.finished_runs(Path(entry))]
+            else:
+                found.append(split_entry(entry))
+    return found
 
 
 def _locate(text: str, config: Config, copies: Path) -> RunFiles:
@@ -373,10 +385,11 @@ def config_differences(sources: Sequence[RunFiles]) -> dict[str, list[Any]]:
 
 
 def _check(config: Config) -> None:
-    if len(config.runs) < (1 if config.annotators else 2):
-        fix = "Set runs=[a,b,...]: MLflow run ids, names of runs, run folders or predictions files; one is enough with "
-        fix += "annotators=[...]."
-        raise UserError("runs", f"task=compare needs two or more, {len(config.runs)} given", fix)
+    given = len(_entries(config))
+    if given < (1 if config.annotators else 2):
+        fix = "Set runs=[a,b,...]: MLflow run ids, names of runs, run folders, folders of sweeps or predictions files; "
+        fix += "one is enough with annotators=[...]."
+        raise UserError("runs", f"task=compare needs two or more, {given} given", fix)
 
 
 TASK = Task(

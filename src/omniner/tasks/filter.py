@@ -199,5 +199,5 @@ TASK = Task(
     prompts=True,
     uses_model=always,
     splits=lambda config: () if config.input else LABELED,
-    settings=model_settings,
+    settings=lambda config: ["output", *model_settings(config)],
 )

@@ -356,7 +356,7 @@ def _settings(config: Config) -> list[str]:
     sections = ["prompt", "decoding", "data", "metrics"]
     if config.decoding.engine != "openai":
         sections = model_settings(config)
-    return [name for name in sections if name not in theirs]
+    return ["text", *(name for name in sections if name not in theirs)]
 
 
 def needs_checkpoint(config: Config) -> bool:

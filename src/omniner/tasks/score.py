@@ -35,6 +35,7 @@ SCORE_OUTPUTS = ("scores.json", "tables", "figures", "report.html")  # what `pub
 
 FEW_STEPS = 300  # optimizer steps in which hardly any model has learnt what it can
 UNREAD = 0.05  # share of unreadable answers that is no slip
+UNANSWERED = 0.05  # share of sentences without a prediction that is no slip
 FAR = 0.1  # difference of F1 that a sample of usual size does not make
 
 
@@ -203,8 +204,10 @@ def _summary(result: ScoreResult, issues: Mapping[str, int]) -> list[str]:
     """The result in a few lines of plain text."""
     metrics, errta = result.metrics, result.errta
     lines = [f"{counted(result.parse.scored, 'sentence')} scored by {metrics.unit}"]
-    rows = {name: getattr(metrics, name) for name in ("micro", "macro", "relaxed")}
+    rows = {"micro": metrics.micro, "macro": metrics.macro}
     intervals = {name: metrics.intervals.get(f"{name}.f1") for name in rows}
+    if result.has_levels:
+        rows["primary"], intervals["primary"] = metrics.relaxed, None
     for unit, scores in result.units.items():
         if unit != metrics.unit:
             rows[f"by {unit}"], intervals[f"by {unit}"] = scores.micro, scores.intervals.get("micro.f1")
@@ -242,6 +245,12 @@ def hints(result: ScoreResult, curves: Mapping[str, Sequence[tuple[int, float]]]
     total, parse, f1 = len(result.predictions), result.parse, result.metrics.micro.f1
     if total and not any(prediction.entities for prediction in result.predictions.values()):
         found.append("no entity was predicted: look at the learning curves, train longer, or read some answers")
+    absent = sum(issue.code == "no-prediction" for issue in result.issues)
+    if absent > UNANSWERED * len(result.sentences):
+        found.append(
+            f"{absent:,} of {counted(len(result.sentences), 'gold sentence')} have no prediction and count as empty "
+            "answers: is gold= the file of those that were answered?"
+        )
     said = {entity.category for one in result.predictions.values() for entity in one.entities}
     known = {entity.category for one in result.sentences.values() for entity in one.entities}
     if said and not said & known:
@@ -256,7 +265,7 @@ def hints(result: ScoreResult, curves: Mapping[str, Sequence[tuple[int, float]]]
     if dev:
         best = max(value for _, value in dev)
         steps = dev[-1][0] + 1  # curves count from 0
-        if steps < FEW_STEPS and best < 1:
+        if steps < FEW_STEPS and best < 1 and f1 < 1:
             found.append(
                 f"training made only {counted(steps, 'step')}: a small corpus needs more passes (trainer.max_epochs)"
             )

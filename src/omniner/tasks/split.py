@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from omniner.config.groups import Config, DataConfig, Taxonomy
+from omniner.config.groups import Config, DataConfig
 from omniner.corpus import sources
 from omniner.corpus.formats import corpus_files, is_one_corpus, jsonl
 from omniner.corpus.sources import Corpus
 from omniner.corpus.splits import Division, absent_category_issues, divide, repeated_text_issues
-from omniner.corpus.taxonomy import OFFICIAL, load_taxonomy
+from omniner.corpus.taxonomy import FLAT, OFFICIAL, load_taxonomy
 from omniner.errors import UserError
 from omniner.files import writing_folder
 from omniner.records import Issue, Sentence, content_digest, is_unlabeled
@@ -59,7 +59,8 @@ def run(context: Context) -> None:
     print("\n".join(curation_tables.split_summary(corpus.sentences, division)))
     if {"train", "test"} <= shares.keys():
         without = "" if "dev" in shares else " data.files.dev=[] data.dev_from_train=0.1"
-        print(f"train on it: data=own data.root={output} data.taxonomy={corpus.taxonomy}{without}")
+        taxonomy = "" if corpus.taxonomy == FLAT else f" data.taxonomy={corpus.taxonomy}"
+        print(f"train on it: data=own data.root={output}{taxonomy}{without}")
 
 
 def _publish(context: Context, corpus: WholeCorpus, division: Division, output: str) -> None:
@@ -96,7 +97,7 @@ class WholeCorpus:
     name: str
     sentences: list[Sentence]
     issues: list[Issue]
-    taxonomy: Taxonomy
+    taxonomy: str
     digest: str
 
 
@@ -118,7 +119,7 @@ def read_whole_corpus(context: Context) -> WholeCorpus:
     known = all(entity.category in official for sentence in sentences for entity in sentence.entities)
     digest = content_digest(sentences)
     context.run.datasets([DataInput(path.stem, "whole", digest, str(path), len(sentences))])
-    return WholeCorpus(path.stem, sentences, issues, OFFICIAL if known else "flat", digest)
+    return WholeCorpus(path.stem, sentences, issues, OFFICIAL if known else FLAT, digest)
 
 
 class PublishedSplits(NamedTuple):

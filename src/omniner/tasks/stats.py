@@ -30,7 +30,7 @@ from omniner.corpus import sources
 from omniner.corpus.formats import corpus_files, is_one_corpus, recognise
 from omniner.corpus.stats.checks import CHECKS, FAILED, WARNED, SurveyedCorpus, Verdict, run_checks
 from omniner.corpus.stats.measure import measure_corpus
-from omniner.corpus.taxonomy import OFFICIAL, Taxonomy, load_taxonomy
+from omniner.corpus.taxonomy import FLAT, OFFICIAL, Taxonomy, load_taxonomy
 from omniner.errors import UserError
 from omniner.records import Issue, Sentence
 from omniner.report import corpus_page, corpus_tables
@@ -213,7 +213,7 @@ def _data(name: str, config: Config) -> DataConfig | None:
 
 def _choice(name: str, data: DataConfig) -> CorpusEntry:
     given, wanted, _ = published_splits(data)
-    published = dataclasses.replace(given, name=name, taxonomy="flat")
+    published = dataclasses.replace(given, name=name, taxonomy=FLAT)
     if data.format != "synthetic":
         named = [file for split in wanted for file in given.files[split]]
         if not named or data.root is None or any(not (Path(data.root) / file).exists() for file in named):
@@ -223,7 +223,7 @@ def _choice(name: str, data: DataConfig) -> CorpusEntry:
 
 def _read(data: DataConfig, published: DataConfig, wanted: Sequence[str]) -> ReadCorpus:
     corpus = sources.load_corpus(published, wanted)
-    known = None if data.taxonomy == "flat" else load_taxonomy(data.taxonomy)
+    known = None if data.taxonomy == FLAT else load_taxonomy(data.taxonomy)
     digests = ", ".join(f"{file} {digest[:12]}" for file, digest in corpus.digests.items())
     about = f"data={data.name}, format {data.format}; {digests}"
     return ReadCorpus(published.name, corpus.splits, corpus.issues, known, about, ", ".join(corpus.digests))
@@ -245,7 +245,9 @@ def _files(name: str, path: Path, data: DataConfig) -> ReadCorpus:
         read[split] = sentences
         issues += met
         kinds.append(f"{file} read as {format} ({why})")
-    return ReadCorpus(name, read, issues, _official(read), "; ".join(kinds), str(path))
+    own = data.taxonomy not in (FLAT, OFFICIAL)  # OFFICIAL may be that of data=sample, which nobody chose for this file
+    known = load_taxonomy(data.taxonomy) if own else _official(read)
+    return ReadCorpus(name, read, issues, known, "; ".join(kinds), str(path))
 
 
 def _official(splits: Mapping[str, Sequence[Sentence]]) -> Taxonomy | None:

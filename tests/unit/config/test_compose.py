@@ -37,6 +37,16 @@ def test_the_defaults_compose_and_auto_is_settled() -> None:
         (["task=score", "predictions=/no/such/file"], r"predictions: /no/such/file does not exist"),
         (["metrics.profile=official", "metrics.unit=span"], r"metrics\.unit: the official profile counts pairs"),
         (["tracking=server"], r"tracking\.uri: "),
+        (["tracking.uri=http://host:5000"], r"tracking\.uri: tracking=local takes no address.*tracking=server"),
+        (["data.root=."], r"data\.root: the corpus sample is generated and has no files\. Choose data=own"),
+        (["+data.files.train=[a]"], r"data\.files: the corpus sample is generated"),
+        (["output=x"], r"output: task=train does not read it, only task=convert, filter, split\. .*output_dir"),
+        (["checkpoint=x"], r"checkpoint: task=train does not read it, only task=chat, convert, predict\. "),
+        (
+            ["task=stats", "input=conf"],
+            r"input: task=stats does not read it, only task=convert, filter, predict, split",
+        ),
+        (["task=check", "text=a"], r"text: task=check does not read it, only task=predict"),
         (["+data.files.train=[1]"], r"data\.files\.train: 1 is not text"),
         (["name=${nothing}"], r"name"),
         (["predictions=p\udcff.jsonl"], r"predictions: 'p\\udcff\.jsonl' is no UTF-8 text"),
@@ -94,7 +104,7 @@ def test_parts_are_taken_from_the_configuration_of_another_run(tmp_path: Path) -
 
 
 def test_single_keys_are_taken_over_what_was_adopted() -> None:
-    ours = compose.load(["encoding.on_too_long=truncate", "+data.files.train=[a]"])
+    ours = compose.load(["encoding.on_too_long=truncate", "data.format=auto", "+data.files.train=[a]"])
     theirs = compose.load(["encoding.max_length=64", "data=own", "data.root=.", "data.taxonomy=flat"])
     found = compose.with_keys_of(ours, ["encoding.on_too_long", "data.files.train"], theirs)
     assert (found.encoding.max_length, found.encoding.on_too_long) == (64, "truncate")

@@ -9,7 +9,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from omniner.config import compose
-from omniner.config.overrides import explain_override, quote, read_arguments
+from omniner.config.groups import Config
+from omniner.config.overrides import ELSEWHERE, every_key, explain_override, quote, read_arguments
+from omniner.config.validate import field_types
 from omniner.errors import UserError
 
 CONF = compose.conf_folder()
@@ -50,7 +52,7 @@ def value_of(argument: str, *others: str) -> Any:
 )
 def test_a_value_is_what_it_looks_like(value: str) -> None:
     assert value_of(f"predictions={value}") == value
-    assert compose.load([f"predictions={value}", "task=stats"]).predictions == value
+    assert compose.load([f"data.source={value}"]).data.source == value
 
 
 def test_what_hydra_reads_stays() -> None:
@@ -103,6 +105,23 @@ def test_random_texts_survive() -> None:
         (["model.hiden=8"], "model.hiden: unknown key. Did you mean model.hidden?"),
         (["trainer.max_epoch=8"], "Did you mean trainer.max_epochs?"),
         (["data.files.extra=[a.jsonl]"], "To add it: +data.files.extra=[a.jsonl]"),
+        (["data.files={extra: [a.jsonl]}"], "keys are not there yet. To add them: +data.files={extra:"),
+        (["split.shares=[0.8,0.2]"], "split.shares: [0.8,0.2] is not a group of keys. Give a group of keys, each with"),
+        (["learning_rate=1e-3"], "learning_rate: unknown key. Did you mean model.learning_rate?"),
+        (["patience=3"], "patience: unknown key. Did you mean trainer.patience?"),
+        (["num_train_epochs=3"], "num_train_epochs: unknown key. Did you mean trainer.max_epochs?"),
+        (["trainer.bf16=true"], "trainer.bf16: unknown key. Did you mean trainer.precision?"),
+        (["prompt.template=x"], "prompt.template: unknown key. Did you mean prompt.instruction?"),
+        (["template=qwen"], "template: unknown key. Did you mean model.chat_template?"),
+        (["model.zzz=1"], "unknown key. Known: architecture, bigram_dim,"),  # several kinds have it, named once
+        (
+            ["model=hfl/some-bert"],
+            "model=path (an encoder) or model=causal_path, with model.path=hfl/some-bert. Known:",
+        ),
+        (["data=conf"], "A corpus of your own: data=own data.root=conf. Known:"),
+        (["data=README.md"], "data=own data.files.train=[README.md]; task=split divides it. Known:"),
+        (["prompt=mine.yaml"], "--config-dir FOLDER, with FOLDER/prompt/mine.yaml, and prompt=mine. Known:"),
+        (["data=own", "data.files.dev=dev.jsonl"], "Give a list of texts, such as data.files.dev=[dev.jsonl]."),
         (["train"], "train: no key=value. Write key=value, such as task=train"),
         (["--cgf", "job"], "--cgf: unknown flag. Did you mean --cfg?"),
     ],
@@ -114,6 +133,16 @@ def test_a_mistake_is_told_with_the_argument_to_type(arguments: list[str], messa
         told = error if isinstance(error, UserError) else explain_override(error, arguments, CONF)
     assert message in str(told)
     assert "_encoder" not in str(told), "a file that choices extend is no choice"
+
+
+def test_what_other_names_are_answered_with_is_there() -> None:
+    keys = set(every_key(Config)) | set(field_types(Config))
+    for ours in ELSEWHERE:
+        words = ours.partition(" (")[0].replace(" or ", " ").split()
+        for word in words:
+            group, equals, choice = word.partition("=")
+            known = word.removesuffix(".train").removesuffix(".dev").removesuffix(".test") in keys
+            assert (CONF / group / f"{choice}.yaml").is_file() if equals else known, word
 
 
 def test_other_mistakes_are_left_to_hydra() -> None:

@@ -504,6 +504,11 @@ REFUSED = {  # a file, and the place and the words of the message
     ),
     "UTF-16": ("\ufeff王", r":1: UTF-16"),
     "GB18030": ("王芳去了杭州\n", r":1: .*not UTF-8"),
+    "GB18030, a table": ("编号,内容,实体\n1,王芳去了杭州,王芳\n", r":1: the file is not UTF-8.*iconv"),
+    "a table with labels in words": (
+        "text,label\n王芳去了杭州,王芳/人\n",
+        r":1: .*table of 2 columns.*label cell being JSON",
+    ),
     "nothing": (" \n\n", r":1: the file is empty"),
     "torn": ('{"text": "王', r":1: no known format.*JSON"),
     "mostly broken lines": (
@@ -511,7 +516,7 @@ REFUSED = {  # a file, and the place and the words of the message
         r":2: 75% of its sentences.*data\.max_issues",
     ),
 }
-ENCODINGS = {"UTF-16": "utf-16-le", "GB18030": "gb18030"}
+ENCODINGS = {"UTF-16": "utf-16-le", "GB18030": "gb18030", "GB18030, a table": "gb18030"}
 
 
 def read(path: Path, **changes: Any) -> tuple[list[Sentence], list[Issue]]:

@@ -193,6 +193,11 @@ def test_a_published_dev_that_is_not_used_is_told(tmp_path: Path) -> None:
         ({"report": "dev"}, "data.dev_from_train", "reported"),
         ({"root": None}, "data.root", "not set"),
         ({"root": "/nowhere/at/all"}, "data.root", "train.jsonl"),
+        (
+            {"root": __file__},
+            "data.root",
+            "is a file, not a folder. Name its folder, and the file as data.files.train=",
+        ),
         ({"files": {"train": ["train.jsonl", "absent.jsonl"]}}, "data.root", "lacks absent.jsonl"),
         ({"files": {}}, "data.files", "no file"),
         ({"taxonomy": "omniner2026"}, "data.taxonomy", "omniner2026"),
@@ -207,6 +212,16 @@ def test_what_cannot_be_is_told(tmp_path: Path, changes: dict[str, Any], where: 
         sources.load_corpus(validate(DataConfig, asdict(config), "data"), None)
     assert where in error.value.where
     assert found in str(error.value)
+
+
+def test_a_list_of_ones_own_gives_the_order_and_refuses_other_labels(tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("食品\n品牌\n", encoding="utf-8")
+    config = corpus_of(tmp_path, {"train": many(3), "test": [sentence("一家店", "食品")]}, taxonomy=str(listed))
+    assert sources.load_corpus(config, None).taxonomy.categories == ("食品", "品牌")
+    config = corpus_of(tmp_path, {"train": [sentence("一家店", "食品品")]}, taxonomy=str(listed))
+    with pytest.raises(UserError, match=r"train\.jsonl: not in the taxonomy list: '食品品' .*nearest: 食品"):
+        sources.load_corpus(config, None)
 
 
 def test_the_message_says_where_the_files_are_published(tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def test_nearest_names_the_category_meant(official: Taxonomy) -> None:
 
 
 def test_an_unknown_name_is_a_user_error() -> None:
-    with pytest.raises(UserError, match=r"data\.taxonomy: no taxonomy is called 'omniner2026'"):
+    message = r"data\.taxonomy: no taxonomy and no file is called 'omniner2026'\. Did you mean omniner2025\?"
+    with pytest.raises(UserError, match=message):
         taxonomy.load_taxonomy("omniner2026")
 
 
@@ -90,3 +91,36 @@ def test_a_taxonomy_survives_pickling(official: Taxonomy) -> None:
     copy = pickle.loads(pickle.dumps(official))
     assert copy == official
     assert "品牌" in copy
+
+
+@pytest.mark.parametrize(
+    ("content", "categories"),
+    [
+        ("品牌\n产品\n\n# 以后再加\n地点\n", ("品牌", "产品", "地点")),
+        ("\ufeff一级类别,二级类别\r\n食品,饮料\r\n食品,零食\r\n品牌,\r\n", ("食品_饮料", "食品_零食", "品牌")),
+        ("食品\t专业/学科\n食品_饮料\n", ("食品_专业/学科", "食品_饮料")),
+        ('"衣, 帽"\n品类\n', ("衣, 帽", "品类")),
+    ],
+)
+def test_a_list_of_ones_own_keeps_its_order(tmp_path: Path, content: str, categories: tuple[str, ...]) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(content, encoding="utf-8", newline="")
+    read = taxonomy.load_taxonomy(str(path))
+    assert (read.name, read.categories) == ("mine", categories)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("品牌\n品牌\n".encode(), ":2: '品牌' stands in line 1, too"),
+        ("食品,饮料,奶茶\n".encode(), ":1: '食品,饮料,奶茶' is no category"),
+        ("食品_甲,饮料\n".encode(), ":1: '食品_甲,饮料' is no category"),
+        ("品牌\n".encode("gbk"), "not UTF-8. Convert it"),
+        (b"# nothing\n", "names no category"),
+    ],
+)
+def test_a_list_that_cannot_be_meant_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        taxonomy.load_taxonomy(str(path))

@@ -12,6 +12,7 @@ from strategies import CATEGORIES, TEXT, bare, flat, sides
 
 from omniner.corpus.taxonomy import primary_of
 from omniner.records import Entity
+from omniner.scoring.errta import sort_sentence
 from omniner.scoring.metrics import Counts, Metrics, evaluate, score_row
 from omniner.scoring.resampling import bootstrap_intervals
 from omniner.scoring.units import compare_units, pairs_of
@@ -132,6 +133,9 @@ def test_agrees_with_seqeval(corpus: Corpus) -> None:
     assume(any(itertools.chain(*corpus)))  # without a mention seqeval has no rows
     theirs = precision_recall_fscore_support(gold, predicted, average="micro", **options)
     assert metrics.micro[:3] == pytest.approx(theirs[:3], abs=1e-12)
+    for average, ours in (("macro", metrics.macro_seen), ("weighted", metrics.weighted)):
+        theirs = precision_recall_fscore_support(gold, predicted, average=average, **options)
+        assert ours[:3] == pytest.approx(theirs[:3], abs=1e-12), average
     by_category = precision_recall_fscore_support(gold, predicted, average=None, **options)
     ours = [row[:4] for row in metrics.categories.values()]
     assert np.array(ours).T.reshape(4, -1) == pytest.approx(np.array(by_category), abs=1e-12)
@@ -143,10 +147,16 @@ def test_agrees_with_nervaluate(corpus: Corpus) -> None:
     from nervaluate import Evaluator
 
     gold, predicted = [tags(g) for g, _ in corpus], [tags(p) for _, p in corpus]
-    theirs = Evaluator(gold, predicted, tags=list(CATEGORIES), loader="list").evaluate()["overall"]["strict"]
+    evaluated = Evaluator(gold, predicted, tags=list(CATEGORIES), loader="list").evaluate()["overall"]
+    theirs = evaluated["strict"]
     micro = metrics_of(corpus, "span").micro
     assert micro.tp == theirs.correct
     assert (micro.precision, micro.recall) == pytest.approx((theirs.precision, theirs.recall), abs=1e-12)
+    found = [
+        sort_sentence([e for e in g if e not in p], [e for e in p if e not in g], TEXT, "span")[0] for g, p in corpus
+    ]
+    confused = sum(one[0] == "classification" for one in itertools.chain(*found))
+    assert micro.tp + confused == evaluated["exact"].correct
 
 
 def random_corpus(sentences: int, seed: int) -> Corpus:

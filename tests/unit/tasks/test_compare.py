@@ -62,6 +62,30 @@ def aligned(config: Config, copies: Path) -> tuple[list[compare.RunFiles], list[
 # Finding
 
 
+def test_the_folder_of_a_sweep_stands_for_its_finished_runs(tmp_path: Path) -> None:
+    sweep = tmp_path / "swept"
+    folder(tmp_path / "alone")
+    (sweep / "children").mkdir(parents=True)
+    (sweep / "sweep.json").write_text("{}")
+    for number, (digest, head, error) in enumerate(
+        [("aa", "crf", ""), ("bb", "span", "killed"), ("cc", "softmax", "")]
+    ):
+        folder(sweep / f"{number}-{digest}", head=head)
+        run = {"id": "", "name": "", "status": "finished", "metrics": {}}
+        record = {"number": number, "overrides": [f"head={head}", "seed=1"], "error": error, "run": run}
+        (sweep / "children" / f"{digest}.json").write_text(json.dumps(record))
+    found = compare.find_run_files(settings(str(sweep), str(tmp_path / "alone")), tmp_path)
+    assert [(one.name, one.predictions.parent.name) for one in found] == [
+        ("head=crf", "0-aa"),
+        ("head=softmax", "2-cc"),
+        ("alone", "alone"),
+    ]
+    compose.load(["task=compare", f"runs=[{sweep}]"])
+    (sweep / "children" / "cc.json").unlink()
+    with pytest.raises(UserError, match="two or more, 1 given"):
+        compose.load(["task=compare", f"runs=[{sweep}]"])
+
+
 def test_folders_and_files_are_named_and_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder(tmp_path / "one", seed=1)

@@ -51,19 +51,21 @@ def test_a_good_result_needs_no_hint() -> None:
     assert told(RIGHT) == ""
     assert told(RIGHT, val_f1=[(500, 0.9), (1000, 0.99), (1500, 0.98)]) == ""
     assert told(RIGHT, val_f1=[(49, 0.9), (99, 1.0)]) == ""
+    assert told(RIGHT, val_f1=[(49, 0.95), (99, 0.93)]) == "", "nothing is left to learn here"
 
 
 @pytest.mark.parametrize(
     ("predictions", "curve", "hint"),
     [
         ([Prediction(one.id) for one in GOLD], [], "no entity was predicted"),
+        (RIGHT[:9], [], "1 of 10 gold sentences have no prediction"),
         ([*RIGHT[:8], Prediction("8", parse="failed"), Prediction("9", parse="failed")], [], "20% of the answers"),
         (
             [Prediction(one.id, [Entity("小满", "B-品牌", 2, 4)]) for one in GOLD],
             [],
             "one of gold's: B-品牌 here, 品牌 there",
         ),
-        (RIGHT, [(49, 0.95), (99, 0.99)], "only 100 steps"),
+        ([*RIGHT[:9], Prediction("9")], [(49, 0.95), (99, 0.99)], "only 100 steps"),
         (RIGHT, [(500, 0.95), (1000, 0.97)], "still rising"),
         (RIGHT, [(500, 0.7), (1000, 0.6)], "F1 is 70.0% on dev and 100.0% here"),
     ],

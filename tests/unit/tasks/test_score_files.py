@@ -56,11 +56,23 @@ def test_both_units_are_kept_and_what_was_odd_is_said(tmp_path: Path, capsys: py
     assert values["errta/impossible/invented"] == 1
     said = capsys.readouterr().out
     assert "by pair" in said
+    assert "primary" not in said, "categories without primaries: the line would repeat the first one"
     assert "no gold could have had: 1 invented" in said
     assert "answers  1 unreadable and 0 repaired, of 2" in said
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "F1（按文本与类别）" in page  # the sentences are Chinese
     assert "任何标准答案都不可能有的答案" in page
+
+
+def test_categories_under_primaries_have_a_line_for_these(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gold = [{"text": "北京", "category": "地点_城市", "start": 2, "end": 4}]
+    (tmp_path / "of_two.jsonl").write_text(
+        json.dumps({"id": "1", "text": "我爱北京", "entities": gold}), encoding="utf-8"
+    )
+    score(tmp_path, [{"id": "1", "raw": '[["北京", "地点_国家"]]'}], f"gold={tmp_path / 'of_two.jsonl'}")
+    said = capsys.readouterr().out
+    assert "  micro    P   0.00%" in said
+    assert "  primary  P 100.00%" in said
 
 
 def test_reports_of_other_programs(shared: Path, tmp_path: Path) -> None:

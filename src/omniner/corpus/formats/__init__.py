@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from omniner.corpus.formats.excerpt import Excerpt, read_excerpt
-from omniner.corpus.formats.fields import IssueLog, quote
+from omniner.corpus.formats.fields import IssueLog, quote, read_text
 from omniner.corpus.formats.lookalikes import find_lookalike
 from omniner.errors import UserError
 from omniner.files import check_input_file
@@ -180,6 +180,7 @@ def recognise(path: Path) -> tuple[str, str]:
         (name, entry.sniff_lines(excerpt)) for name, entry in FORMATS.items()
     )
     if found is None:
+        read_text(path, IssueLog(path))  # what is not UTF-8 looks like nothing: that is what to say of it
         other = find_lookalike(excerpt)
         index, looks, fix = other or (0, "nothing that is known", "Convert it to a known format.")
         line = f"{path}:{excerpt.numbers[index] or 1}"

@@ -115,7 +115,10 @@ def find_lookalike(excerpt: Excerpt) -> Lookalike | None:
 
 def _table(lines: Sequence[str]) -> Lookalike | None:
     """Columns: as many on each line, or a header row of names."""
-    fix = "Name its columns in a header row (text and label, or words and labels), or convert it to JSON lines."
+    fix = (
+        'Name its columns in a header row: text and label, a label cell being JSON ([[2, 4, "品牌"]] or '
+        '[{"text": "小满", "labels": ["品牌"]}]), or words and labels, a word a row. Or convert it to JSON lines.'
+    )
     columns = [line.count("\t") for line in lines]
     [(tabs, count)] = Counter(columns).most_common(1)
     if (tabs and count >= _MOST * len(lines)) or sum(map(bool, columns)) >= 0.5 * len(lines) > 1:
