@@ -27,8 +27,7 @@ from omniner.errors import UserError
 from omniner.files import check_input_file, explaining, read_json, write_json, write_text, writing
 from omniner.model_files import check_model
 from omniner.records import Issue, Sentence, content_digest, count_codes, to_line
-from omniner.registry import first_line
-from omniner.registry import TASKS
+from omniner.registry import TASKS, first_line
 from omniner.report.figures import Chart
 from omniner.report.tables import Table
 from omniner.runs.folder import METRICS, find_trained_model
