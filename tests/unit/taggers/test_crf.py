@@ -52,6 +52,8 @@ KINDS = {
     "bioes, one category": lambda: bioes(1),
     "bio": bio,
     "odd": odd_constraints,
+    "blocks that share a target": lambda: with_spread(CRF(2, torch.tensor([[True, True], [False, True]])), 1.0),
+    "a tag that leads nowhere": lambda: with_spread(CRF(2, torch.tensor([[True, True], [False, False]])), 1.0),
 }
 
 
