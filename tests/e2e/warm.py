@@ -3,7 +3,8 @@
 Loading torch, Lightning and MLflow costs 7 s of CPU time, more than most commands of the tests. What is forked is
 `python -m omniner.run` from its first line on, in a process of its own, with its own directory, environment and output.
 None of our modules is loaded before. What differs from a start: all commands have one hash seed, so that whoever
-compares two runs starts one of them anew; and `atexit` does nothing, which joblib needs to end its workers.
+compares two runs starts one of them anew; the tables of a new MLflow store are copied; and `atexit` does nothing,
+which joblib needs to end its workers.
 """
 
 from __future__ import annotations
@@ -16,18 +17,8 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # MLflow reads it when it is loaded, here before we can say so
 _FORKING = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload(
-    [
-        "hydra",
-        "matplotlib.backends.backend_agg",
-        "mlflow.store.tracking.sqlalchemy_store",
-        "mlflow.tracking",
-        "pytorch_lightning",
-        "transformers.models.qwen2.modeling_qwen2",
-    ]
-)
+_FORKING.set_forkserver_preload(["tests.e2e.preloaded"])
 
 
 def run(
