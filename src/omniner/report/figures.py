@@ -6,7 +6,8 @@ bytes. In a page a chart is real text and follows light, dark and paper: its col
 Chinese letters are there on a machine without a Chinese font: Noto Sans CJK SC (SIL Open Font License) comes with the
 package `mplfonts`, which is only looked up, never imported: it asks for more packages than are needed. `font_families`
 makes the font known to matplotlib; `font_face` cuts it down to the characters that a page shows, at most 2,500, which
-add 0.9 MB: the least used characters then take whatever font the reader's machine has. Colour emoji are not in the font; browsers bring their own, figures show `�` for what no font has.
+add 0.9 MB: the least used characters then take whatever font the reader's machine has. Colour emoji are not in the
+font; browsers bring their own, figures show `�` for what no font has.
 """
 
 from __future__ import annotations
