@@ -29,6 +29,8 @@ from omniner.training.learner import Learner
 ENCODER_WAITS = 1
 """transformers asks whether a batch is padded at all (only 4D masks, made for one family of models, would spare it)."""
 
+ANSWERING = ["decoding=guided", "decoding.max_new_tokens=24"]  # enough for an entity; a step takes long when watched
+
 
 @pytest.fixture(autouse=True)
 def _ready(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +81,7 @@ def answers(checkpoint: Path, config: Config) -> dict[str, list[Entity]]:
 def test_a_gpu_learns_and_answers_as_a_cpu_does(tmp_path: Path, model: str, overrides: list[str], waits: int) -> None:
     settings = ["trainer.precision=32-true", "trainer.batch_size=8", "trainer.weight_average=0", *overrides]
     if model == "qwen2_tiny":
-        settings += ["trainer.max_epochs=2", "tuning.attention=masked", "decoding=guided"]
+        settings += ["trainer.max_epochs=2", "tuning.attention=masked", *ANSWERING]
     else:
         settings += ["trainer.max_epochs=10", "trainer.eval_every=10", "model.learning_rate=0.02"]
     cpu = small_corpus.configuration(model, *settings, "trainer.accelerator=cpu")
@@ -99,7 +101,7 @@ def test_a_gpu_learns_and_answers_as_a_cpu_does(tmp_path: Path, model: str, over
 def test_bf16_and_the_flash_kernel_are_chosen_and_learn_alike(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, tuning: str
 ) -> None:
-    settings = [f"tuning={tuning}", "trainer.max_steps=4", "trainer.batch_size=8", "decoding=guided"]
+    settings = [f"tuning={tuning}", "trainer.max_steps=4", "trainer.batch_size=8", *ANSWERING]
     exact = [*settings, "trainer.precision=32-true", "tuning.attention=masked", "trainer.accelerator=cpu"]
     want, _ = trained(tmp_path / "cpu", small_corpus.configuration("qwen2_tiny", *exact))
     with pretended_gpu() as waits, caplog.at_level(logging.INFO):
