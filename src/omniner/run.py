@@ -14,6 +14,7 @@ traceback and exits with 1.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import os
 import signal
@@ -255,6 +256,9 @@ def main() -> None:
         folder = Path(next(iter(omniner.__path__)))
         fix = "Run from another folder, or install OmniNER again (pip install -e <clone>)."
         sys.exit(report(UserError(folder, "a folder of this name hides the installed package", fix)))
+    # The libraries make a million objects that stay. Looking through them for garbage whenever 700 are new, as Python
+    # does by itself, takes a tenth of a short command's time.
+    gc.set_threshold(50_000)
     # libgomp reads this when torch is imported. Its threads would wait for each other for milliseconds on a busy core;
     # on a machine with other work to do, two threads are then many times slower than one.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
