@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -153,7 +154,10 @@ def load_extensions() -> None:
     Raises:
         UserError: there is no such module.
     """
-    for name in filter(None, map(str.strip, os.environ.get(EXTENSIONS, "").split(","))):
+    names = [name for part in os.environ.get(EXTENSIONS, "").split(",") if (name := part.strip())]
+    if names and (here := str(Path.cwd())) not in sys.path:  # `python -m` has it there, the command `omniner` has not
+        sys.path.append(here)
+    for name in names:
         try:
             import_module(name)
         except ModuleNotFoundError as error:

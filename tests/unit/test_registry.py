@@ -55,12 +55,15 @@ FORMATS.add(Format(name="my_export", meaning=__doc__, read=read, write=None, suf
 '''
 
 
-def test_a_module_named_in_the_environment_adds_what_commands_then_know(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "begin", [["-m", "omniner.run"], ["-P", "-c", "from omniner.run import main; main()"]], ids=["python -m", "omniner"]
+)
+def test_a_module_named_in_the_environment_adds_what_commands_then_know(tmp_path: Path, begin: list[str]) -> None:
     (tmp_path / "my_modules").mkdir()
     (tmp_path / "my_modules" / "export.py").write_text(EXTENSION, encoding="utf-8")
     (tmp_path / "given.jsonl").write_text(json.dumps(["去喝小满", [[2, 4, "品牌"]]]), encoding="utf-8")
     words = ["task=convert", "to=jsonl", "input=given.jsonl", "output=out.jsonl", "tracking=off"]
-    command = [sys.executable, "-m", "omniner.run", *words, "data.format=my_export"]
+    command = [sys.executable, *begin, *words, "data.format=my_export"]
     environment = {**os.environ, "OMNINER_EXTENSIONS": " my_modules.export,"}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
     [found] = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()

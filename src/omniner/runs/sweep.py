@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import secrets
+import shlex
 import signal
 import time
 from collections.abc import Sequence
@@ -279,8 +280,11 @@ def _child_folder(sweep: Path, number: int, digest: str) -> Path:
     """The child's folder: the one it has, since a sweeper may number the same job otherwise the next time."""
     with contextlib.suppress(ValueError):
         sweep = sweep.relative_to(Path.cwd())
-    there = sorted(sweep.glob(f"*-{digest}"))
-    return there[0] if there else sweep / f"{number}-{digest}"
+    return _folder_of_job(sweep, digest) or sweep / f"{number}-{digest}"
+
+
+def _folder_of_job(sweep: Path, digest: str) -> Path | None:
+    return next(iter(sorted(sweep.glob(f"*-{digest}"))), None)
 
 
 def _search_path(hydra: HydraConf) -> str:
@@ -343,13 +347,21 @@ def read_records(sweep: Path) -> list[JobRecord]:
 
 
 def finished_runs(sweep: Path) -> list[tuple[str, Path]]:
-    """Return the finished jobs of a sweep in their order: what sets each apart, and the folder of its run."""
+    """Return the finished jobs of a sweep in their order: what sets each apart, and the folder of its run.
+
+    Raises:
+        UserError: a run is not in the folder: it was removed, or `output_dir` put it elsewhere.
+    """
     from omniner.report import comparison_tables
 
     done = [record for record in read_records(sweep) if not record.error]
     names = comparison_tables.distinguishing_overrides([record.overrides for record in done], ())
-    folders = [folder for record in done for folder in sorted(sweep.glob(f"*-{record.path.stem}"))[:1]]
-    return list(zip(names, folders, strict=True))
+    found = []
+    for name, record in zip(names, done, strict=True):
+        if (folder := _folder_of_job(sweep, record.path.stem)) is None:
+            raise UserError(sweep, f"the run of {name} is not in it", "Name the runs to compare one by one.")
+        found.append((name, folder))
+    return found
 
 
 def close(outcome: str) -> tuple[list[str], list[str]]:
@@ -385,7 +397,8 @@ def close(outcome: str) -> tuple[list[str], list[str]]:
         table, files = _write_summary(sweep, records)
         lines += comparison_tables.seed_lines(table)
         if sum(not record.error for record in records) > 1:
-            lines.append(f"next: python -m omniner.run task=compare runs=[{sweep.folder}]")
+            runs = shlex.quote(f"runs=[{sweep.folder}]")
+            lines.append(f"next: python -m omniner.run task=compare {runs}")
         lines.append(str(sweep.folder))
     links, told = _finish_parent(sweep, outcome, table, files, records)
     sweep.save(status=UNSENT if outcome == "FINISHED" and not told else outcome.lower())

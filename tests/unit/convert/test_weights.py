@@ -240,6 +240,19 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, monkeypatch: p
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+def test_a_killed_command_is_finished_by_the_same_one(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "in", INTERNLM2, internlm2_weights(INTERNLM2))
+    kill = "import os; from omniner.convert import weights; weights._write_shard = lambda *_: os.kill(os.getpid(), 9)\n"
+    main = "from omniner import run; run.main()"
+    command = ["task=convert", "to=llama", "input=in", "output=out", "tracking=off"]
+    for code, status in ((kill + main, -9), (main, 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "outputs"]
+
+
 def test_the_output_is_new_or_empty_and_has_usual_permissions(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "in", INTERNLM2, internlm2_weights(INTERNLM2))
     (tmp_path / "out").mkdir()

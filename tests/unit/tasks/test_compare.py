@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,9 @@ def test_the_folder_of_a_sweep_stands_for_its_finished_runs(tmp_path: Path) -> N
         ("alone", "alone"),
     ]
     compose.load(["task=compare", f"runs=[{sweep}]"])
+    shutil.rmtree(sweep / "2-cc")
+    with pytest.raises(UserError, match=r"the run of head=softmax is not in it\. Name the runs"):
+        compose.load(["task=compare", f"runs=[{sweep}]"])
     (sweep / "children" / "cc.json").unlink()
     with pytest.raises(UserError, match="two or more, 1 given"):
         compose.load(["task=compare", f"runs=[{sweep}]"])
