@@ -21,6 +21,7 @@ from omniner.scoring.metrics import (
     ScoreRow,
     TypeCount,
     main_scores,
+    overlap_scores,
 )
 from omniner.scoring.units import compare_units, pairs_of
 
@@ -138,9 +139,11 @@ def scored(gold: dict[str, Sentence], predicted: dict[str, Prediction], errors: 
     signature = "omniner|unit:span|profile:own|parse:empty|v:0.1.0"
     comparison = compare_units([gold[n].entities for n in gold], [predicted[n].entities for n in gold], "span")
     units = {"pair": main_scores(Counts.of(pairs_of(comparison))), "span": main_scores(Counts.of(comparison))}
+    overlap = overlap_scores(errors, micro.tp)
     return ScoreResult(
-        "own", metrics, units, errta, parse, signature, timing, issues, gold, predicted, primary, comparison, list(gold)
-    )
+        "own", metrics, units, overlap, errta, parse, signature, timing, issues,
+        gold, predicted, primary, comparison, list(gold),
+    )  # fmt: skip
 
 
 def _row(tp: int, fp: int, fn: int) -> ScoreRow:

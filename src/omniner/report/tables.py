@@ -24,7 +24,7 @@ from omniner.config.groups import ErrtaConfig
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.records import Entity, Sentence, storable
 from omniner.scoring.error_types import ERROR_TYPES
-from omniner.scoring.metrics import ErrtaError, ScoreResult, category_of
+from omniner.scoring.metrics import OVERLAP_SCHEMES, ErrtaError, ScoreResult, category_of
 from omniner.scoring.suspects import find_suspected_labels
 from omniner.scoring.units import IMPOSSIBLE
 from omniner.wording import Wording, counted, translated
@@ -274,6 +274,7 @@ def build_run_tables(
         "errta_by_category": _by(result, "category", lambda name: name),
         "errta_by_primary": _by(result, "primary", result.primary.__getitem__),
         "units": _units(result),
+        "overlap": _overlap(result),
         "impossible_answers": _impossible(result, errta.examples),
         "confusion_pairs": _confusion_pairs(result.errta.errors, errta.top),
         "confused_surfaces": _confused_surfaces(result.errta.errors, errta.top),
@@ -359,6 +360,16 @@ def _units(result: ScoreResult) -> Table:
     title = Wording("Scores by both units; {unit} is the one of all other tables", unit=Wording(result.unit))
     heads = [*columns(TEXT, "unit"), *columns(SHARE, "precision", "recall", "f1", "f1_low", "f1_high", "macro_f1")]
     return Table(title, [*heads, *columns(COUNT, "support", "tp", "fp", "fn")], rows)
+
+
+def _overlap(result: ScoreResult) -> Table:
+    rows: list[list[Cell]] = [
+        [scheme, Wording(OVERLAP_SCHEMES[scheme]), *row] for scheme, row in result.overlap.items()
+    ]
+    title = Wording("Scores of overlapping entities (SemEval-2013), by span; a partial match counts half")
+    heads = [*columns(TEXT, "scheme", "meaning"), *columns(SHARE, "precision", "recall", "f1")]
+    heads += columns(COUNT, "correct", "partial", "incorrect", "missed", "spurious")
+    return Table(title, heads, rows, empty=Wording("Gold has no places."))
 
 
 def _impossible(result: ScoreResult, most: int) -> Table:

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -67,6 +68,27 @@ class UnitScores:
         """One entry of the `units` object of `scores.json`."""
         intervals = {name: list(interval) for name, interval in self.intervals.items()}
         return {"micro": self.micro.to_json(), "macro": self.macro.to_json(), "intervals": intervals}
+
+
+class OverlapRow(NamedTuple):
+    """Scores by one scheme of SemEval-2013 (task 9), with the numbers of entities behind them.
+
+    Every predicted entity is correct, partial, incorrect or spurious, and every gold one correct, partial, incorrect
+    or missed. A partial one counts half.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    correct: int
+    partial: int
+    incorrect: int
+    missed: int
+    spurious: int
+
+    def to_json(self) -> dict[str, float | int]:
+        """The row as JSON object."""
+        return self._asdict()
 
 
 @dataclass(slots=True)
@@ -223,6 +245,7 @@ class ScoreResult:
     profile: str  # own | official
     metrics: Metrics
     units: dict[str, UnitScores]  # pair and, where gold has places, span
+    overlap: dict[str, OverlapRow]  # by `OVERLAP_SCHEMES`; empty where gold has no places
     errta: ErrtaResult
     parse: ParseSummary
     signature: str
@@ -255,6 +278,7 @@ class ScoreResult:
             "profile": self.profile,
             "metrics": self.metrics.to_json(),
             "units": {unit: scores.to_json() for unit, scores in self.units.items()},
+            "overlap": {scheme: row.to_json() for scheme, row in self.overlap.items()},
             "errta": self.errta.to_json(),
             "parse": self.parse.to_json(),
             "signature": self.signature,
@@ -312,6 +336,62 @@ def score_row(tp: int, fp: int, fn: int) -> ScoreRow:
     recall = tp / (tp + fn) if tp + fn else 0.0
     f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
     return ScoreRow(precision, recall, f1, tp + fn, tp, fp, fn)
+
+
+OVERLAP_SCHEMES = {
+    "strict": "the same place and category",
+    "exact": "the same place",
+    "partial": "the same place, or an overlap",
+    "type": "an overlap, and the same category",
+}
+"""The schemes of SemEval-2013, and what makes a predicted entity right in each."""
+
+
+def overlap_scores(errors: Iterable[ErrtaError], right: int) -> dict[str, OverlapRow]:
+    """Score entities that overlap, too: the schemes of SemEval-2013.
+
+    The gold and predicted entities of an error make one match, so no entity is matched twice and no order counts. Of
+    several pieces (split, merge) the one with the right category is matched.
+
+    Args:
+        errors: all errors, as `errta.sort_by_position` sorts them by span.
+        right: true positives by span.
+
+    Returns:
+        A row for each of `OVERLAP_SCHEMES`.
+    """
+    kinds: Counter[tuple[bool, bool]] = Counter()
+    gold = predicted = right
+    for error in errors:
+        gold += len(error.gold)
+        predicted += len(error.predicted)
+        overlaps = [
+            (ours[2:] == theirs[2:], ours.category == theirs.category)
+            for ours, theirs in product(error.gold, error.predicted)
+            if None not in (ours.start, theirs.start)  # what has no place overlaps nothing
+        ]
+        if overlaps:
+            kinds[max(overlaps)] += 1
+    matches = kinds.total()
+    same_place = sum(count for (place, _), count in kinds.items() if place)
+    same_category = sum(count for (_, category), count in kinds.items() if category)
+    correct = {"strict": 0, "exact": same_place, "partial": same_place, "type": same_category}
+    rows = {}
+    for scheme in OVERLAP_SCHEMES:
+        count = correct[scheme]
+        partial = matches - count if scheme == "partial" else 0
+        worth = right + count + partial / 2
+        rows[scheme] = OverlapRow(
+            precision=worth / predicted if predicted else 0.0,
+            recall=worth / gold if gold else 0.0,
+            f1=2 * worth / (predicted + gold) if predicted + gold else 0.0,
+            correct=right + count,
+            partial=partial,
+            incorrect=matches - count - partial,
+            missed=gold - right - matches,
+            spurious=predicted - right - matches,
+        )
+    return rows
 
 
 def evaluate(comparison: Comparison, primary: Mapping[str, str]) -> Metrics:

@@ -26,12 +26,14 @@ from omniner.scoring.metrics import (
     Counts,
     ErrtaResult,
     Metrics,
+    OverlapRow,
     ParseFailure,
     ParseSummary,
     ScoreResult,
     UnitScores,
     evaluate,
     main_scores,
+    overlap_scores,
 )
 from omniner.scoring.predictions import LABEL, LABEL_PARSE, LoadedPredictions, garbage_collection_paused
 from omniner.scoring.resampling import bootstrap_intervals, post_numbers
@@ -116,6 +118,7 @@ def score_records(
         profile=metrics.profile,
         metrics=scores,
         units=units,
+        overlap=_score_overlap(scored, other, errors),
         errta=errors,
         parse=scored.parse,
         signature=_signature(scores, errors, metrics, samples),
@@ -323,6 +326,18 @@ def _sort_errors(scored: _Scored, other: _Scored | None, samples: Sequence[offic
         read=len(ids),
         greedy_groups=large,
     )
+
+
+def _score_overlap(scored: _Scored, other: _Scored | None, errta: ErrtaResult) -> dict[str, OverlapRow]:
+    """Give the scores of overlapping spans, from the sorted errors where those are by span."""
+    spans = next((side for side in (scored, other) if side is not None and side.comparison.unit == "span"), None)
+    if spans is None:
+        return {}
+    errors, comparison = errta.errors, spans.comparison
+    if (errta.mode, errta.unit) != ("span", "span"):
+        ids, texts = [one.id for one in spans.sentences], [one.text for one in spans.sentences]
+        errors, _ = sort_by_position(comparison.sentence_errors, ids, texts, "span")
+    return overlap_scores(errors, len(comparison.right))
 
 
 def _with_places(by_id: dict[str, Prediction], scored: _Scored) -> dict[str, Prediction]:

@@ -144,6 +144,7 @@ def _metrics(result: ScoreResult) -> dict[str, float]:
         values[f"test/{unit}/macro_f1"] = scores.macro.f1
         if bounds := scores.intervals.get("micro.f1"):
             values |= {f"test/{unit}/f1_low": bounds.low, f"test/{unit}/f1_high": bounds.high}
+    values |= {f"test/overlap/{scheme}_f1": row.f1 for scheme, row in result.overlap.items() if scheme != "strict"}
     values |= {f"test/category/{name}_f1": row.f1 for name, row in metrics.categories.items()}
     values |= {f"test/primary/{name}_f1": row.strict.f1 for name, row in metrics.primaries.items()}
     values |= {f"errta/{name}": float(count) for name, count in result.errta.counts.items()}

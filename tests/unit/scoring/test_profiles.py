@@ -162,6 +162,8 @@ def test_the_stable_names_of_scores_json() -> None:
     assert content["units"]["span"]["micro"] == content["metrics"]["micro"]
     assert content["units"].keys() == {"pair", "span"}
     assert len(content["units"]["pair"]["intervals"]["micro.f1"]) == 2
+    assert content["overlap"].keys() == {"strict", "exact", "partial", "type"}
+    assert content["overlap"]["partial"].keys() >= {"precision", "recall", "f1", "correct", "partial"}
     assert content["parse"].keys() == {"sentences", "scored", "errta_read", "failed", "repaired"}
     assert content["timing"].keys() == {"read", "metrics", "errta"}
     assert content["signature"].startswith("profile:own|unit:span|")
