@@ -392,7 +392,13 @@ class LLMPredictor:
             return
         generator = self._take_generator(samples[0].prompt[: self._encoder.prefix_length(samples)])
         left = sum(sample.id not in done for sample in samples)
-        progress = Progress("sentences answered", left, at_once=True, enough=config.decoding.usual_slots)
+        progress = Progress(
+            "sentences answered",
+            left,
+            at_once=True,
+            enough=config.decoding.usual_slots,
+            note=lambda: f"{generator.under_way} under way",
+        )
         try:
             with closing(predict_answers(self._causal, generator, samples, done)) as answers:
                 for batch in answers:

@@ -44,7 +44,7 @@ def predict_answers(
         done: ids of samples.
 
     Yields:
-        predictions, in the order in which the generator finishes them.
+        predictions, in the order in which the generator finishes them; none at times, see `Generator.run`.
     """
     constraint = generator.constraint
     sentences = {sample.id: Sentence(sample.id, sample.text) for sample in samples}

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 
 _GROUP = 16  # sentences of a group, per slot: the most work that is done twice after an interruption
-_SECONDS = 2.0  # between two times that answers are given out; what is done is kept, whatever comes after it
+_SECONDS = 2.0  # between two times that answers are given out: what is done is kept, and who waits hears of it
 _LONGEST_CYCLE = 64  # tokens that are looked at as one thing that is repeated
 _LEAST_REPEATS, _LEAST_LOOP = 8, 48  # times in a row, and tokens of all of them: less may be an answer's form
 _LOOK_EVERY = 16  # tokens
@@ -154,6 +154,7 @@ class Generator:
 
     Attributes:
         prefix, config, constraint: as given.
+        under_way: answers that are begun and not finished, whenever `run` has given something out.
 
     Raises:
         UserError: the model is of a kind that `prefix_cache` cannot serve.
@@ -174,6 +175,7 @@ class Generator:
         self._base = base_model(model)
         check_supported(self._base)
         self._cache: PrefixCache | None = None
+        self.under_way = 0
 
     def run(self, requests: Sequence[GenerationRequest], done: frozenset[str] = frozenset()) -> Batches[list[Answer]]:
         """Answer all requests but those in `done`, in no particular order.
@@ -183,7 +185,7 @@ class Generator:
             done: ids of requests whose answers are not needed any more.
 
         Yields:
-            answers as they get ready, some at a time.
+            every two seconds the answers that have got ready; none while long prompts are read.
 
         Raises:
             UserError: a prompt leaves no room for an answer, the model's attention is of an unknown kind, or the
@@ -198,8 +200,7 @@ class Generator:
                 continue
             with contextlib.closing(self._decode(group)) as decoded:
                 for answers in decoded:
-                    if wanted := [answer for answer in answers if answer.id not in done]:
-                        yield wanted
+                    yield [answer for answer in answers if answer.id not in done]
 
     def read_prefix(self) -> None:
         """Read the prefix now, if that has not been done: the first `run` would, and its answers would seem slow."""
@@ -236,10 +237,14 @@ class Generator:
                 began = time.monotonic()
                 with self._attached() as cache:
                     cache.slots = min(self._slots, len(group))
-                    while (waiting or active) and not (answers and time.monotonic() - began >= _SECONDS):
+                    while waiting or active:
                         answers += self._advance(cache, waiting, active)
+                        if time.monotonic() - began >= _SECONDS:
+                            break
+                self.under_way = len(active)
                 yield answers
         finally:
+            self.under_way = 0
             if self._cache is not None:
                 self._cache.release()
 

@@ -215,6 +215,7 @@ class GenerativeModule(Learner):
                 at_once=True,
                 enough=self.decoding.usual_slots,
                 quiet=not self.trainer.is_global_zero,
+                note=lambda: f"{generator.under_way} under way",
             )
             for part in predict_answers(self.causal, generator, batch.samples, frozenset()):
                 found |= {prediction.id: prediction for prediction in part}

@@ -217,13 +217,15 @@ def test_answers_are_given_out_as_they_come(monkeypatch: pytest.MonkeyPatch) -> 
     want = collect(generator(model).run(asked))
     widths, seen = watch_widths(model), []
     monkeypatch.setattr(generate, "_SECONDS", 0.0)
-    found = {}
-    for batch in generator(model).run(asked):
+    found, one = {}, generator(model)
+    for batch in one.run(asked):
         seen.append(len(widths))
         found |= {answer.id: answer for answer in batch}
+        left = len(want) - len(found)
+        assert one.under_way == min(left, 4 - len(batch))  # who ended makes room for the next step
     assert found == want
-    assert len(seen) > 6  # four side by side, and none waits for three others
-    assert len(set(seen)) == len(seen)
+    assert seen == [*range(2, len(widths) + 1)]  # the prefix, then after every step, also where no answer is ready
+    assert one.under_way == 0
 
 
 def test_groups_that_are_done_cost_nothing() -> None:
@@ -319,9 +321,11 @@ def test_the_model_is_as_before_whenever_something_is_given_out(monkeypatch: pyt
     modes = [module.training for module in model.modules()]
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
     run = generator(model).run(asked)
-    for _ in range(2):
+    given = 0
+    while given < 2:
         for answer in next(run):
             assert answer == want[answer.id]  # dropout was off
+            given += 1
         assert [module.training for module in model.modules()] == modes
         assert model.get_base_model().config._attn_implementation == "eager"
     run.close()
