@@ -68,13 +68,24 @@ def read(path: str | Path, format: str = "auto") -> Sentences:
     return Sentences(*formats.read(Path(path), format, formats.ReadOptions(id_prefix=Path(path).stem)))
 
 
-def write(sentences: Sequence[Sentence], path: str | Path, format: str = "jsonl") -> list[Issue]:
+def write(
+    sentences: Sequence[Sentence],
+    path: str | Path,
+    format: str = "jsonl",
+    *,
+    scheme: str = "bioes",
+    separator: str = "tab",
+    joiner: str = "",
+) -> list[Issue]:
     """Write a corpus file (for brat: a new folder), completely or not at all.
 
     Args:
         sentences: with or without entities.
         path: the file or folder to write.
         format: one of `data.format`.
+        scheme: of the tags of `conll`: bioes | bio | bmes | bios.
+        separator: of the columns of `conll`: tab | space.
+        joiner: of `conll`: what stands between the tokens in the texts; without one each character is a token.
 
     Returns:
         What the format could not hold, one issue for each sentence or kind of field.
@@ -84,7 +95,7 @@ def write(sentences: Sequence[Sentence], path: str | Path, format: str = "jsonl"
     """
     from omniner.corpus import formats
 
-    return formats.write(Path(path), format, sentences, formats.WriteOptions())
+    return formats.write(Path(path), format, sentences, formats.WriteOptions(scheme, separator, joiner))
 
 
 @dataclasses.dataclass(frozen=True)

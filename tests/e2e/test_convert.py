@@ -43,6 +43,14 @@ def test_a_file_becomes_a_folder_of_brat_and_a_file_again(tmp_path: Path) -> Non
     assert "exists already" in refused.stderr
 
 
+def test_columns_are_written_as_asked(tmp_path: Path) -> None:
+    line = '{"id": "a", "text": "我爱北京店", "entities": [{"text": "北京", "category": "C", "start": 2, "end": 4}]}'
+    (tmp_path / "x.jsonl").write_text(line + "\n", encoding="utf-8")
+    command = [*CONVERT, "to=conll", "input=x.jsonl", "convert.scheme=bio", "convert.separator=space"]
+    omniner(*command, "output=x.conll", cwd=tmp_path)
+    assert (tmp_path / "x.conll").read_text(encoding="utf-8") == "我 O\n爱 O\n北 B-C\n京 I-C\n店 O\n\n"
+
+
 def test_labels_of_a_project_are_all_that_the_model_knows(trained: tuple[Path, Path], tmp_path: Path) -> None:
     _, folder = trained
     command = [*CONVERT, "to=label_studio", f"input={folder / 'predictions.jsonl'}"]

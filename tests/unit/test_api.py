@@ -70,6 +70,12 @@ def test_what_a_file_or_a_format_cannot_hold_is_an_issue(tmp_path: Path) -> None
     assert ["meta" in str(issue) for issue in lost] == [True]
 
 
+def test_columns_are_written_as_asked(tmp_path: Path) -> None:
+    item = Sentence("1", "New York", [Entity("New York", "C", 0, 8)])
+    omniner.write([item], tmp_path / "x.conll", "conll", scheme="bio", separator="space", joiner=" ")
+    assert (tmp_path / "x.conll").read_text(encoding="utf-8") == "New B-C\nYork I-C\n\n"
+
+
 @pytest.mark.parametrize("format", ["conll", "label_studio"])
 def test_other_formats_are_written_and_recognised(tmp_path: Path, format: str) -> None:
     omniner.write(GOLD, tmp_path / "gold", format)

@@ -244,6 +244,16 @@ class ReportConfig(Group):
 
 
 @dataclass
+class ConvertConfig(Group):
+    """How task=convert writes columns (to=conll)."""
+
+    scheme: Literal["bioes", "bio", "bmes", "bios"] = "bioes"
+    """Tagging scheme; `data.scheme` is the one that is read."""
+    separator: Literal["tab", "space"] = "tab"
+    """What stands between a token and its tag."""
+
+
+@dataclass
 class SplitConfig(Group):
     """How a corpus is divided into train, dev and test."""
 
@@ -455,6 +465,7 @@ class Config(Group):
     llama for a checkpoint folder."""
     report: ReportConfig = field(default_factory=ReportConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
+    convert: ConvertConfig = field(default_factory=ConvertConfig)
 
     @property
     def llm(self) -> CausalConfig | None:

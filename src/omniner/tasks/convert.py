@@ -7,6 +7,7 @@
 - `to=serve`: print the command that serves the model of a run (`checkpoint`), or that of `model`, with vLLM.
 - `to=<corpus format>`: a file, or each file of a folder (`input`); without `input`, every split of `data`. The
   labelling configuration of `to=label_studio` has the categories found and, with `checkpoint`, all of the model's.
+  `convert.scheme` and `convert.separator` are those of `to=conll`.
 - `to=generated`: a run's predictions (`input`) in LLaMA-Factory's format, for scripts that read it.
 
 Output is written completely or not at all. What the target format cannot hold becomes an issue.
@@ -114,7 +115,8 @@ def _convert_corpus(context: Context, target: str, output: Path) -> None:
         parts = {output / f"{corpus.name}_{split}{format.suffix}": items for split, items in corpus.splits.items()}
         issues, train = list(corpus.issues), corpus.splits["train"]
         categories = tuple(corpus.taxonomy.categories)
-    options = WriteOptions(joiner=config.data.joiner or "", categories=categories)
+    columns = config.convert
+    options = WriteOptions(columns.scheme, columns.separator, config.data.joiner or "", categories=categories)
     if format.needs_prompt:
         prompt = build_run_prompt(context, corpus, corpus.splits.get("test", []))
         options = replace(options, prompt=prompt, answer=lambda entities: write_answer(entities, prompt.answer))
