@@ -9,6 +9,7 @@ warn.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
 
 log = logging.getLogger("omniner.tracking")
+
+_SUGGESTED = 500  # newest runs among which a misspelt name is looked for
 
 
 def start_run(
@@ -181,10 +184,13 @@ def find_run(tracking: TrackingConfig, text: str, where: str) -> FoundRun:
         fix = "Check the path, or set tracking=local or tracking=server to look among the runs."
         raise UserError(where, f"{text!r} is no file and no folder, and with tracking=off no runs are known", fix)
     no_store = tracking.kind == "local" and not Path(tracking.folder, DATABASE).exists()
-    found = [] if no_store else open_store(tracking).find(text, FOLDER_TAG)  # a question makes no store
+    store = None if no_store else open_store(tracking)  # a question makes no store
+    found = store.find(text, FOLDER_TAG) if store else []
     if not found:
         place = f"experiment {tracking.experiment!r} of tracking={tracking.kind}"
-        fix = "Check the path, the id or the name."
+        names = store.newest_names(_SUGGESTED) if store else []
+        near = difflib.get_close_matches(text, names, n=1)
+        fix = f"Did you mean {near[0]}?" if near else "Check the path, the id or the name."
         raise UserError(where, f"{text!r} is no file, no folder, and no run in {place}", fix)
     if len(found) > 1:
         ids = ", ".join(run.id for run in found[:5])

@@ -168,6 +168,13 @@ class Store:
             if run.info.lifecycle_stage == "active"
         ]
 
+    def newest_names(self, most: int) -> list[str]:
+        """Return the names of the newest `most` runs of the experiment, each once, the newest first."""
+        with _explained("tracking", "searching runs"):
+            order = ["attributes.start_time DESC"]
+            runs = self.client.search_runs(self._searched(), order_by=order, max_results=most)
+        return list(dict.fromkeys(run.info.run_name for run in runs))
+
     def fetch(self, run: str, names: Sequence[str], to: Path) -> None:
         """Copy those of these artifacts that the run has into a folder."""
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

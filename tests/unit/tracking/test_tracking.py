@@ -760,6 +760,9 @@ def test_runs_are_found_in_every_experiment_of_ours(local: TrackingConfig, tmp_p
     run = begin(apart, tmp_path / "out", name="counted", tags={"task": "stats"})
     run.finish("FINISHED")
     assert tracking.find_run(local, "counted", "run").id == run.id
+    for said, advice in (("conuted", "Did you mean counted?"), ("base", "Check the path, the id or the name.")):
+        with pytest.raises(UserError, match=re.escape(advice)):
+            tracking.find_run(local, said, "run")
 
 
 def test_links_lead_to_the_port_that_the_ui_took(local: TrackingConfig, tmp_path: Path) -> None:
