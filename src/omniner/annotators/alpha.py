@@ -89,8 +89,8 @@ class UnitTally:
     """The labels of all units of a corpus, collected post by post."""
 
     def __init__(self, annotators: int) -> None:
-        self._scale = math.lcm(*range(1, max(annotators, 2)))  # makes every disagreement an integer
         self._annotators = annotators
+        self._sizes = annotators - 1  # a unit that counts has 2, 3, ... labels
         self._number: dict[Pattern, int] = {}
         self._weights: Counter[tuple[int, int]] = Counter()  # (post, number of the pattern) -> units
 
@@ -106,20 +106,22 @@ class UnitTally:
         return {pattern: totals[number] for pattern, number in self._number.items()}
 
     def tables(self, posts: int) -> tuple[SparseTable, SparseTable]:
-        """Make the tables `[posts, 1 + labels]` for alpha and `[posts, 2 + labels]` for kappa."""
+        """Make the tables `[posts, annotators - 1 + labels]` for alpha and `[posts, 2 + labels]` for kappa."""
         labels = list(dict.fromkeys(label for pattern in self._number for label in pattern if label is not None))
         column = {label: place for place, label in enumerate(labels)}
         alpha_rows = [self._alpha_row(pattern, column) for pattern in self._number]
         kappa_rows = [self._kappa_row(pattern, column) for pattern in self._number]
-        return self._table(alpha_rows, posts, 1 + len(labels)), self._table(kappa_rows, posts, 2 + len(labels))
+        widths = self._sizes + len(labels), 2 + len(labels)
+        return self._table(alpha_rows, posts, widths[0]), self._table(kappa_rows, posts, widths[1])
 
     def _alpha_row(self, pattern: Pattern, column: Mapping[Hashable, int]) -> list[tuple[int, int]]:
         counts = Counter(label for label in pattern if label is not None)
         m = counts.total()
         if m < 2:
             return []
-        disagreement = (m * m - sum(n * n for n in counts.values())) * self._scale // (m - 1)
-        return [(0, disagreement), *((1 + column[label], n) for label, n in counts.items())]
+        # A column for each m, divided by m - 1 in the end: integers over one denominator grow too large to hold.
+        disagreement = m * m - sum(n * n for n in counts.values())
+        return [(m - 2, disagreement), *((self._sizes + column[label], n) for label, n in counts.items())]
 
     def _kappa_row(self, pattern: Pattern, column: Mapping[Hashable, int]) -> list[tuple[int, int]]:
         if None in pattern:
@@ -142,8 +144,9 @@ class UnitTally:
         return SparseTable(posts, width, places // width, places % width, values)
 
     def alpha(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Compute Krippendorff's alpha, `[...]`, from sums `[..., 1 + labels]`."""
-        disagreement, counts = sums[..., 0] / self._scale, sums[..., 1:]
+        """Compute Krippendorff's alpha, `[...]`, from sums `[..., annotators - 1 + labels]`."""
+        counts = sums[..., self._sizes :]
+        disagreement = (sums[..., : self._sizes] / np.arange(1, self._annotators)).sum(axis=-1)
         n = counts.sum(axis=-1)
         share = _ratio((n - 1) * disagreement, n * n - (counts * counts).sum(axis=-1))
         return np.asarray(1 - share)

@@ -104,6 +104,24 @@ def test_random_labels_against_the_library_and_a_slow_twin() -> None:
             assert float(tally.kappa(sums)) == pytest.approx(slow_kappa(units), abs=1e-12)
 
 
+@pytest.mark.parametrize("annotators", [40, 60])
+def test_many_annotators(annotators: int) -> None:
+    """Units of every number of labels, each of them many characters: no sum leaves the range of its type."""
+    draw, characters = Random(7), 20_000
+    tally = UnitTally(annotators)
+    units = []
+    for labelled in range(2, annotators + 1):
+        labels = [draw.choice("aab") for _ in range(labelled)]
+        units.append((*labels, *[None] * (annotators - labelled)))
+        tally.add(0, units[-1], characters)
+    counts = np.array([[unit.count(label) * 1.0 for label in "ab"] for unit in units])
+    size = counts.sum(axis=1)
+    observed = characters * ((size**2 - (counts**2).sum(axis=1)) / (size - 1)).sum()
+    n, totals = characters * size.sum(), characters * counts.sum(axis=0)
+    expected = 1 - (n - 1) * observed / (n**2 - (totals**2).sum())
+    assert float(tally.alpha(tally.tables(1)[0].total())) == pytest.approx(expected, abs=1e-12)
+
+
 def test_one_label_alone_is_undefined() -> None:
     assert math.isnan(alpha_of([("a", "a")] * 5, 2))
     assert math.isnan(alpha_of([("a", None)] * 5, 2))
