@@ -50,6 +50,8 @@ log = logging.getLogger("omniner")
 
 ENGINE = "tagger"
 
+_SEEDS = 1 << 32  # that Lightning knows
+
 
 def fit(
     config: Config,
@@ -158,7 +160,7 @@ def prepare_tagger(config: Config, corpus: Corpus) -> tuple[TaggerModule, Tagger
     from omniner.taggers.tagger_module import TaggerData, TaggerModule
 
     train, unit = corpus.splits["train"], _unit_of_dev(config, corpus)
-    seed_everything(config.seed, verbose=False)
+    seed_everything(config.seed % _SEEDS, verbose=False)
     tagger = Tagger.build(config, (sentence.text for sentence in train), sorted(corpus.active))
     encoder, replacement = tagger.sentence_encoder(config.encoding), config.model.entity_replacement
     data = TaggerData(encoder, train, corpus.splits["dev"], config.trainer, replacement, config.seed)
@@ -189,7 +191,7 @@ def prepare_llm(
     assert model is not None, "a tagger has no prompt"
     _check_sharding(config, devices)
     unit = _unit_of_dev(config, corpus)
-    seed_everything(config.seed, verbose=False)
+    seed_everything(config.seed % _SEEDS, verbose=False)
     dtype = devices.dtype(_learns_all(config))
     if _learns_all(config) and model.path is not None:  # they get the type they learn in on their devices
         dtype = mapped_dtype(model.path, dtype)

@@ -82,6 +82,12 @@ def test_members_are_trained_alone_and_averaged(tmp_path: Path) -> None:
     assert tagger.spans(batch) == expected
 
 
+def test_a_seed_may_be_a_large_number() -> None:
+    config = small_corpus.configuration("char_bilstm", "seed=20261130120000")
+    first, again = (prepare(config, small_corpus.corpus(8, 4))[0].weights() for _ in range(2))
+    assert all(torch.equal(weight, again[name]) for name, weight in first.items())
+
+
 def test_every_sentence_is_answered_whatever_its_length(tmp_path: Path) -> None:
     config, path = untrained("char_bilstm", tmp_path)
     config.encoding.max_length = 10

@@ -129,7 +129,7 @@ class MetricsConfig(Group):
     """Bootstrap resamples over posts for the confidence intervals; 0 = no intervals."""
     confidence: Share
     """Confidence level of the intervals."""
-    seed: int
+    seed: NonNegativeInt
     """Seed of the resamples."""
 
 
@@ -159,7 +159,7 @@ class CompareConfig(Group):
     """Confidence level of the intervals."""
     alpha: Share
     """Significance level: differences with a smaller p-value are called significant."""
-    seed: int
+    seed: NonNegativeInt
     """Seed of resamples and permutations."""
     examples: NonNegativeInt
     """Changed sentences per run and direction shown on the page; the table of flips lists all."""
@@ -185,7 +185,7 @@ class AgreementConfig(Group):
     """Resamples over posts for the intervals; 0 = none."""
     confidence: Share
     """Confidence level of the intervals."""
-    seed: int
+    seed: NonNegativeInt
     """Seed of the resamples."""
     top: PositiveInt
     """Rows of the tables of suggestions and of disputed surfaces."""
@@ -423,7 +423,7 @@ class Config(Group):
     tracking: TrackingConfig
     name: str
     """Name of the run; auto = model-head-data, model-prompt-tuning-data, or what the task is about."""
-    seed: int
+    seed: NonNegativeInt
     """Seed of weights, batches and dropout; the corpus has its own, `data.seed`."""
     output_dir: str | None
     """Folder of the run; null = `outputs/<name>-<time>`."""
