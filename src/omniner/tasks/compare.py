@@ -24,6 +24,7 @@ from typing import Any
 from omniner import tracking
 from omniner.config import compose
 from omniner.config.groups import Config
+from omniner.corpus.adjudication import annotation_of
 from omniner.errors import UserError
 from omniner.files import explaining, make_folder
 from omniner.records import Issue, Sentence, content_digest
@@ -319,7 +320,7 @@ def align_runs(sources: Sequence[RunFiles], loaded: Sequence[LoadedPredictions])
         names = {theirs.id: ours.id for theirs, ours in zip(gold, first, strict=True)}
         taken = set(names.values())
         sentences = [
-            dataclasses.replace(theirs, id=ours.id, post_id=in_post.post_id)
+            dataclasses.replace(theirs, id=ours.id, post_id=in_post.post_id, entities=ours.entities)
             for theirs, ours, in_post in zip(gold, first, posts, strict=True)
         ]
         answers = [dataclasses.replace(p, id=_renamed(p.id, names, taken)) for p in item.predictions]
@@ -341,8 +342,8 @@ def _renamed(name: str, names: Mapping[str, str], taken: set[str]) -> str:
 
 
 def _bare(sentences: Sequence[Sentence]) -> list[Sentence]:
-    """What must be the same: texts and entities, in this order."""
-    return [Sentence(str(place), s.text, s.entities) for place, s in enumerate(sentences)]
+    """What must be the same: texts in this order, and the entities of each in any."""
+    return [Sentence(str(place), s.text, list(annotation_of(s.entities))) for place, s in enumerate(sentences)]
 
 
 def _different(source: RunFiles, ours: Sequence[Sentence], other: RunFiles, theirs: Sequence[Sentence]) -> UserError:

@@ -167,6 +167,14 @@ def test_ids_order_and_posts_do_not_make_another_test_set(tmp_path: Path) -> Non
             assert [s.post_id for s in contender.gold] == [posts[text] for text in texts]
 
 
+def test_the_order_of_entities_does_not_make_another_test_set(tmp_path: Path) -> None:
+    turned = [dataclasses.replace(s, entities=s.entities[::-1]) for s in GOLD]
+    runs = [str(folder(tmp_path / "base")), str(folder(tmp_path / "other", turned))]
+    _, contenders, digest = aligned(settings(*runs), tmp_path)
+    assert [[s.entities for s in contender.gold] for contender in contenders] == [[s.entities for s in GOLD]] * 2
+    assert aligned(settings(*runs[::-1]), tmp_path)[2] == digest
+
+
 def test_an_answer_to_nothing_stays_one(tmp_path: Path) -> None:
     other = [dataclasses.replace(s, id=f"line-{n}") for n, s in enumerate(GOLD)]
     said = [dataclasses.replace(p, id=f"line-{n}") for n, p in enumerate(SAID)]
