@@ -162,7 +162,8 @@ def _errors(paper: dict[str, Any]) -> list[str]:
         return [f"table 5, before: no number of true positives prints {', '.join(map(str, figures))}"]
     gold = shifted(found, before.fn)
     low, high = of_gold(gold, after)
-    f1 = " to ".join(dict.fromkeys(str(one.f1) for one in (low, high)))
+    ranges = (" to ".join(dict.fromkeys(map(str, ends))) for ends in zip(low, high, strict=True))
+    shown = ", ".join(f"{name} {ends}" for name, ends in zip(("P", "R", "F1"), ranges, strict=True))
     printed = Decimal(paper["table6"][model]["after"])
     assert low.f1 is not None  # `scores` gives all three
     assert high.f1 is not None
@@ -173,8 +174,8 @@ def _errors(paper: dict[str, Any]) -> list[str]:
         f"table 5: {total}",
         f"table 5, before: FP {before.fp:,}, FN {before.fn:,}; with the figures of table 4, TP {found.start:,} to "
         f"{found.stop - 1:,} and gold {gold.start:,} to {gold.stop - 1:,}: they fit",
-        f"table 5, after: FP {after.fp:,}, FN {after.fn:,}; on these gold pairs P {low.precision}, R {low.recall}, "
-        f"F1 {f1}; table 6 prints {printed}: {verdict}",
+        f"table 5, after: FP {after.fp:,}, FN {after.fn:,}; on these gold pairs {shown}; "
+        f"table 6 prints {printed}: {verdict}",
     ]
 
 
