@@ -273,9 +273,9 @@ def build_search_table(result: SearchResult) -> Table:
         row += [result.rungs[one.stopped - 1] if one.stopped else NONE, one.why]
         rows.append(row)
     title = Wording(
-        "Variants by rung; low to high is the {confidence:.0%} interval of the last F1, apart low to high that of its "
+        "Variants by rung; low to high is the {confidence:g}% interval of the last F1, apart low to high that of its "
         "difference from the best one there",
-        confidence=result.settings.confidence,
+        confidence=100 * result.settings.confidence,
     )
     return Table(title, heads, rows)
 
@@ -289,8 +289,8 @@ def search_summary(result: SearchResult) -> list[str]:
             name=best.name, about=best.about, length=best.length, measure=Wording(result.measure),
         ),
         Wording(
-            "dev F1 {f1:.2%} [{low:.2%}, {high:.2%}] {confidence:.0%} interval, on {sentences:sentence} of dev",
-            f1=final.f1, low=final.low, high=final.high, confidence=result.settings.confidence,
+            "dev F1 {f1:.2%} [{low:.2%}, {high:.2%}] {confidence:g}% interval, on {sentences:sentence} of dev",
+            f1=final.f1, low=final.low, high=final.high, confidence=100 * result.settings.confidence,
             sentences=result.sentences,
         ),
     ]  # fmt: skip
@@ -389,9 +389,9 @@ def _method(result: SearchResult) -> list[str]:
         ),
         Wording(
             "After each rung a variant goes if the interval of its difference from the best one lies below 0 (paired "
-            "bootstrap over posts, {resamples:,} draws, {confidence:.0%}), or if it is not among the best of "
+            "bootstrap over posts, {resamples:,} draws, {confidence:g}%), or if it is not among the best of "
             "search.keep and search.spare. Of equally good ones the shorter prompt is the better.",
-            resamples=settings.resamples, confidence=settings.confidence,
+            resamples=settings.resamples, confidence=100 * settings.confidence,
         ),
         Wording(
             "The tests against the two are those of task=compare over {posts:post}. Because the best prompt was "

@@ -341,8 +341,8 @@ def _identity(result: ScoreResult) -> str:
     if metrics.resamples:
         parts.append(
             Wording(
-                "Ranges are {confidence:.0%} confidence intervals from {resamples:,} resamples over {resampled}.",
-                confidence=metrics.confidence, resamples=metrics.resamples, resampled=Wording(metrics.resampled),
+                "Ranges are {confidence:g}% confidence intervals from {resamples:,} resamples over {resampled}.",
+                confidence=100 * metrics.confidence, resamples=metrics.resamples, resampled=Wording(metrics.resampled),
             )
         )  # fmt: skip
     if count := len(errta.crashes):

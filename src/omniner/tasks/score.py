@@ -215,7 +215,7 @@ def _summary(result: ScoreResult, issues: Mapping[str, int]) -> list[str]:
     for name, row in rows.items():
         line = f"  {name:<8} P {row.precision:7.2%}  R {row.recall:7.2%}  F1 {row.f1:7.2%}"
         if interval := intervals[name]:
-            line += f"  [{interval.low:.2%}, {interval.high:.2%}] {metrics.confidence:.0%} interval"
+            line += f"  [{interval.low:.2%}, {interval.high:.2%}] {100 * metrics.confidence:g}% interval"
         lines.append(line)
     total = sum(count.errors for count in errta.by_type.values())
     kinds = [f"{name} {count.errors:,}" for name, count in errta.by_type.items() if count.errors]

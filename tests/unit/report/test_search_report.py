@@ -62,6 +62,8 @@ def test_every_figure_says_what_it_rests_on(result: SearchResult) -> None:
     ]
     alone = dataclasses.replace(result, corrected=None, against=[])
     assert len(guidance_page.search_summary(alone)) == 3
+    surer = dataclasses.replace(result, settings=dataclasses.replace(SETTINGS, confidence=0.995))
+    assert "99.5% interval" in guidance_page.search_summary(surer)[1]
 
 
 def test_the_table_has_a_column_for_each_rung(result: SearchResult) -> None:
