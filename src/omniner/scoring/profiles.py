@@ -253,7 +253,12 @@ def _compare_by_units(
     issues += met
     spans = compare_units(gold, placed, "span")
     if unit == "pair":
-        return compare_units(gold, predicted, "pair"), spans
+        # What names no place gets one when errors are sorted, beside what it may be taken for.
+        known = [
+            given if found is given else [old if old[2] is None else new for old, new in zip(given, found, strict=True)]
+            for given, found in zip(predicted, placed, strict=True)
+        ]
+        return compare_units(gold, known, "pair"), spans
     check_some_fit(predicted, met)
     return spans, pairs_of(spans)
 
@@ -341,14 +346,14 @@ def _score_overlap(scored: _Scored, other: _Scored | None, errta: ErrtaResult) -
 
 
 def _with_places(by_id: dict[str, Prediction], scored: _Scored) -> dict[str, Prediction]:
-    """The predictions, those by span with the places that were found for what they hold."""
+    """The predictions with the places that were found for what they hold, if they were compared with these."""
     sides = zip(scored.sentences, scored.comparison.predicted, strict=True)
     placed = {
         sentence.id: replace(by_id[sentence.id], entities=list(entities))
         for sentence, entities in sides
         if sentence.id in by_id and entities is not by_id[sentence.id].entities
     }
-    return by_id | placed if scored.comparison.unit == "span" else by_id
+    return by_id | placed if scored.selection is None else by_id
 
 
 def _signature(scores: Metrics, errors: ErrtaResult, metrics: MetricsConfig, samples: Sequence[official.Sample]) -> str:

@@ -104,6 +104,18 @@ def test_offsets_that_are_not_those_of_the_text() -> None:
     )
 
 
+def test_a_surface_respelt_at_its_place_is_right_by_either_unit() -> None:
+    """As tokenizers write what they give offsets of; the setting chooses what is shown in full, not what it is."""
+    gold = [Sentence("1", "用Apple手机在APPLE", [Entity("Apple", "品牌", 1, 6), Entity("APPLE", "地点", 9, 14)])]
+    said = [Prediction("1", [Entity("apple", "品牌", 1, 6), Entity("apple", "品牌", 9, 14)])]
+    both = [score_records(gold, said, dataclasses.replace(METRICS, unit=unit), ERRTA) for unit in ("span", "pair")]
+    assert [one.unit for one in both] == ["span", "pair"]
+    assert both[0].units == both[1].units
+    assert both[0].units["pair"].micro[4:] == (1, 1, 1)
+    assert both[0].errta.errors == both[1].errta.errors
+    assert both[0].predictions == both[1].predictions
+
+
 def test_what_cannot_be_had_is_a_user_error() -> None:
     unplaced = [Sentence(s.id, s.text, bare(s.entities)) for s in GOLD]
     with pytest.raises(UserError, match=r"metrics\.unit"):
