@@ -15,7 +15,7 @@ from omniner.answers.loose_json import CutList, scan
 from omniner.answers.pairs import Pair, PairReader, PairReading
 
 _MARKER = re.compile(r"\s*(?:[-*•·+]|\d+[.)、．]|[(（]\d+[)）])\s+|\s*\d+[、．]\s*")
-_LABEL = re.compile(r"[\s\-*•#]*+([^\s:：\[\]{}\"']{1,40})[\"'*]*\s*[:：]\s*\**\s*(?=\[)")
+_LABEL = re.compile(r"[\s\-*•#]*+([^\s:：\[\]{}\"']{1,40})[\"'*]*\s*[:：]\s*+\**+\s*+(?=\[)")
 _RULE = re.compile(r"[\s|:+\-=]+")
 _FIELDS = re.compile(r"[,，、;；]")
 _COLON = re.compile(r"[:：=]")

@@ -372,3 +372,9 @@ def test_known_categories_or_the_sentence_tell_the_sides() -> None:
 
 def test_an_answer_that_is_far_too_long_is_refused_at_once() -> None:
     assert parse_answer("[" * 100_000_000).reason.startswith("longer than")
+
+
+def test_blanks_without_end_take_no_time() -> None:
+    begin = time.process_time()
+    assert parse_answer(f"人名：{' ' * 100_000}x", ["人名"]).status == "failed"
+    assert time.process_time() - begin < 5

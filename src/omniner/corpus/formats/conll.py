@@ -54,8 +54,8 @@ _SAMPLE = 400  # sentences looked at to find out the joiner
 # Tag letters by the place in an entity, for writing: alone, first, inside, last.
 _LETTERS = {"bio": "BBII", "bios": "SBII", "bioes": "SBIE", "bmes": "SBME"}
 _UNWRITABLE = re.compile("[\n\r\ud800-\udfff]")
-_COMMENT_ID = re.compile(r"#+\s*(?:sent_id|sentence_id|id)\b\s*[=:]?\s*(\S+)")
-_COMMENT_POST = re.compile(r"#+\s*newdoc(?:\s+id)?\s*[=:]?\s*(\S+)")
+_COMMENT_ID = re.compile(r"#+\s*(?:sent_id|sentence_id|id)\b\s*+[=:]?\s*+(\S+)")
+_COMMENT_POST = re.compile(r"#+\s*newdoc(?:\s+id)?\s*+[=:]?\s*+(\S+)")
 
 
 class Block(NamedTuple):

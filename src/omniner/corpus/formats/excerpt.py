@@ -18,7 +18,7 @@ from omniner.files import check_input_file, explaining
 _HEAD_BYTES, _PART_BYTES = 2**20, 2**16
 _PARTS = (0.3, 0.6, 1.0)  # of a file that is larger than its head: where further parts begin, and the last ends
 _LINES, _RECORDS = 2000, 200
-_OBJECT = re.compile(r"(?:^|[,\n])\s*(?=\{)")
+_OBJECT = re.compile(r"(?:^|[,\n])[ \t\r]*(?=\{)")  # blank lines are not walked through from each of them
 
 
 @dataclass(frozen=True)
