@@ -371,8 +371,8 @@ def make_ids_unique(sentences: Sequence[Sentence], prefix: str, seen: set[str], 
     for number, sentence in enumerate(sentences):
         if (old := sentence.id) in seen:
             sentence.id = f"{prefix}-{old}"
-            if sentence.id in seen:
-                sentence.id = f"{prefix}-{old}#{number}"
+            while sentence.id in seen:
+                sentence.id += f"#{number}"
             message = f"the id {old} stands twice in the corpus; renamed {sentence.id}"
             issues.append(Issue("duplicate-id", message, file, id=sentence.id))
         seen.add(sentence.id)

@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from omniner.corpus.formats.fields import split_lines
 from omniner.errors import UserError
 from omniner.files import check_input_file, explaining
 from omniner.records import Sentence
@@ -119,13 +120,16 @@ def _read(path: Path) -> Taxonomy:
     """Read a list of one's own: `category`, or `primary` and `secondary`, a row each; `#` begins a comment."""
     with explaining(path):
         try:
-            lines = path.read_bytes().decode("utf-8-sig").splitlines()
+            lines = split_lines(path.read_bytes().decode("utf-8-sig"))
         except UnicodeDecodeError:
             fix = "Convert it to UTF-8, for example with iconv -f GB18030 -t UTF-8."
             raise UserError(path, "the file is not UTF-8", fix) from None
     categories: dict[str, int] = {}  # category -> its line
     for number, line in enumerate(lines, 1):
-        [cells] = csv.reader([line], delimiter="\t" if "\t" in line else ",") if line.strip() else [[]]
+        try:
+            [cells] = csv.reader([line], delimiter="\t" if "\t" in line else ",") if line.strip() else [[]]
+        except csv.Error as error:
+            raise UserError(f"{path}:{number}", f"no row of a table ({error})", "Write a category a line.") from error
         cells = [cell.strip() for cell in cells]
         while cells and not cells[-1]:  # as spreadsheets write shorter rows
             cells.pop()

@@ -28,6 +28,7 @@ BROKEN = [
     '{"a":' * 200_000,
     '{"text": "好", "entities": [], "label": {}, "meta": {"a": NaN}}',
     '{"text": "好", "entities": [], "label": {}, "meta": {"a": -Infinity}}',
+    '{"text": "好", "entities": [], "label": {}, "meta": {"a": 1e999}}',
     '{"text": "好", "text": "坏", "entities": [], "label": {}}',
     '{"text": 3, "entities": []}',
     '{"entities": [], "label": {}}',
@@ -79,6 +80,57 @@ def test_broken_json_lists(tmp_path: Path, text: str, texts: list[str], issues: 
     sentences, found = read(path, "cmeee")
     assert [sentence.text for sentence in sentences] == texts
     assert codes(found) == issues
+
+
+def test_an_unknown_field_may_be_deep(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    deep = "[" * 600 + "]" * 600
+    path.write_text(
+        f'{{"text": "好", "entities": [[0, 1, "A"], {{"category": "A", "x": {deep}}}]}}\n', encoding="utf-8"
+    )
+    [sentence], issues = read(path, "jsonl")
+    assert len(sentence.entities) == 1
+    assert codes(issues) == {"bad-entity": 1}
+
+
+@pytest.mark.parametrize("page", ["<p></p>", f"<p>&#{'9' * 5000};</p>"], ids=["empty", "no character"])
+def test_a_page_without_a_text_is_left_out(tmp_path: Path, page: str) -> None:
+    path = tmp_path / "x"
+    result = [{"type": "hypertextlabels", "value": {"start": 0, "end": 1, "hypertextlabels": ["A"]}}]
+    tasks = [{"data": {"text": text}, "annotations": [{"result": result}]} for text in (page, "<p>好</p>")]
+    path.write_text(json.dumps(tasks), encoding="utf-8")
+    sentences, issues = read(path, "label_studio")
+    assert [sentence.text for sentence in sentences] == ["好"]
+    assert len(issues) == 1
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        'text,label,label\n我爱北京,"[[0, 1, ""A""]]","[[2, 4, ""B""]]"\n',
+        'note_id,sentence,label,label\nn,北京,[],"[{""text"": ""北京"", ""labels"": [""B""]}]"\n',
+        "word,label,label\n北,O,B-A\n京,O,I-A\n",
+    ],
+)
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, table: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(table, encoding="utf-8")
+    with pytest.raises(UserError, match=r"x\.csv:1: 2 columns called 'label'\. Rename or remove"):
+        read(path, "auto")
+    path.write_text(table.replace(",label,label", ",label,,"), encoding="utf-8")  # spreadsheets write empty columns
+    assert "2 columns" not in str(read(path, formats.recognise(path)[0])[1])
+
+
+def test_long_blanks_take_no_time(tmp_path: Path) -> None:
+    """By their square these would take minutes."""
+    path = tmp_path / "x"
+    begin = time.process_time()
+    path.write_text(f"# id{' ' * 50_000}\n# newdoc{' ' * 50_000}\n北\tB-A\n京\tI-A\n", encoding="utf-8")
+    [sentence], _ = read(path, "conll")
+    path.write_text('{"text": "好", "entities": []}\n' * 30_000 + "\n" * 100_000, encoding="utf-8")
+    assert formats.recognise(path)[0] == "jsonl"
+    assert sentence.text == "北京"
+    assert time.process_time() - begin < 5
 
 
 def test_a_line_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

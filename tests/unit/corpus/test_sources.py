@@ -134,6 +134,12 @@ def test_ids_become_unique(tmp_path: Path) -> None:
     assert [issue.code for issue in corpus.issues] == ["duplicate-id"] * 3
 
 
+def test_ids_become_unique_whatever_they_are() -> None:
+    items = [sentence(text, id=name) for text, name in zip("一二三四", ("x", "train-x", "train-x#3", "x"), strict=True)]
+    sources.make_ids_unique(items, "train", set())
+    assert len({item.id for item in items}) == 4
+
+
 def test_dev_is_cut_from_train_by_post(tmp_path: Path) -> None:
     config = corpus_of(tmp_path, {"train": many(100, posts=25), "test": many(5)}, dev_from_train=0.1)
     corpus = sources.load_corpus(config, None)

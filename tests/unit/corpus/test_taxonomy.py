@@ -100,6 +100,7 @@ def test_a_taxonomy_survives_pickling(official: Taxonomy) -> None:
         ("\ufeff一级类别,二级类别\r\n食品,饮料\r\n食品,零食\r\n品牌,\r\n", ("食品_饮料", "食品_零食", "品牌")),
         ("食品\t专业/学科\n食品_饮料\n", ("食品_专业/学科", "食品_饮料")),
         ('"衣, 帽"\n品类\n', ("衣, 帽", "品类")),
+        ("衣\u2028帽\n品类\n", ("衣\u2028帽", "品类")),
     ],
 )
 def test_a_list_of_ones_own_keeps_its_order(tmp_path: Path, content: str, categories: tuple[str, ...]) -> None:
@@ -117,6 +118,7 @@ def test_a_list_of_ones_own_keeps_its_order(tmp_path: Path, content: str, catego
         ("食品_甲,饮料\n".encode(), ":1: '食品_甲,饮料' is no category"),
         ("品牌\n".encode("gbk"), "not UTF-8. Convert it"),
         (b"# nothing\n", "names no category"),
+        ("品牌\n".encode() + b"x" * 200_000, r":2: no row of a table \(field larger than field limit"),
     ],
 )
 def test_a_list_that_cannot_be_meant_is_refused(tmp_path: Path, content: bytes, message: str) -> None:

@@ -12,6 +12,7 @@ need. Entities stand in `regions`, tags in `tags`, the recognition of formats in
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -376,7 +377,15 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
+def _finite(text: str) -> float:
+    """A number that is written as a finite one again: 1e999 would become `Infinity`, which is not JSON."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{quote(text)} is too large a number")
+    return number
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 

@@ -90,7 +90,9 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         if results is None:
             meta[UNLABELED] = True
         if any(isinstance(item, dict) and item.get("type") in _HYPERTEXT for item in results or ()):
-            text = unescape(_TAGS.sub("", text))
+            text = _page_text(text, log, line)
+            if text is None:
+                continue
         regions = [region for item in results or () if (region := _region(item, unread, log, line))]
         name = id_of({"id": fields.get(ID, record.get("id"))}, log, line)
         sentence = Sentence(name, text, [], post_of(fields, log, line), meta)
@@ -105,6 +107,15 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     placer.finish()
     unread.report(log)
     return sentences, log.items
+
+
+def _page_text(page: str, log: IssueLog, line: int) -> str | None:
+    """The text of a page; None, with an issue, where there is none."""
+    try:
+        return text_of({"text": unescape(_TAGS.sub("", page))}, "text", log, line)
+    except ValueError as error:  # a character whose number has thousands of digits
+        log.add("bad-record", f"{error}; left out", line)
+        return None
 
 
 def annotators(path: Path) -> list[str]:

@@ -30,7 +30,7 @@ from omniner.corpus.formats.fields import (
     writable_text,
 )
 from omniner.corpus.formats.regions import Region, RegionPlacer, report_place, sort_entities, without_repeats
-from omniner.corpus.formats.rows import header_of, table_rows
+from omniner.corpus.formats.rows import check_header, header_of, table_rows
 from omniner.errors import UserError
 from omniner.files import writing
 from omniner.records import Issue, Sentence, is_unlabeled, locate_pairs, unlabeled_sentence
@@ -49,6 +49,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     if "sentence" not in header:
         fix = f"Name a CSV file with the columns {', '.join(COLUMNS)}, or set data.format."
         raise UserError(f"{path}:1", f"no column `sentence` among {quote(','.join(header))}", fix)
+    check_header(path, header)
     for name in header:
         if name not in COLUMNS:
             log.add("unknown-key", f"the column {quote(name)} is not read", 1)

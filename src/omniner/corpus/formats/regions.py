@@ -22,6 +22,7 @@ from omniner.records import Entity, Issue, Sentence, locate_pairs, replace_surro
 
 MAX_SURFACE = 10_000  # characters that a file may claim for an entity by two numbers alone
 _HITS = 3  # so many surfaces must speak for UTF-16 units where nothing else does
+_DEEPEST_OFFSET = 3  # lists in one another that may hold a place
 _PLACE = itemgetter(2, 3)
 WAYS = {
     "half_open": "code points, the end behind the last one",
@@ -126,10 +127,10 @@ def regions_of(item: object, log: IssueLog, line: int) -> list[Region]:
     return [Region(surface, categories, start, end)]
 
 
-def _may_be_offset(key: object, value: object) -> bool:
+def _may_be_offset(key: object, value: object, depth: int = _DEEPEST_OFFSET) -> bool:
     """Whether a field that is not read looks as if it held a place."""
     if isinstance(value, list):
-        return bool(value) and all(_may_be_offset(key, part) for part in value)
+        return bool(value) and depth > 0 and all(_may_be_offset(key, part, depth - 1) for part in value)
     if isinstance(value, str):
         return re.fullmatch(r"\d+\s*[-–~:,;]\s*\d+", value) is not None
     return type(value) is int and key not in _NO_OFFSETS and not str(key).endswith(("_id", "Id"))

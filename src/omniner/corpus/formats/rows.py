@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omniner.corpus.formats.excerpt import Excerpt
-from omniner.corpus.formats.fields import MAX_LINE, IssueLog, json_records, parse_whole_json, read_text
+from omniner.corpus.formats.fields import MAX_LINE, IssueLog, json_records, parse_whole_json, quote, read_text
+from omniner.errors import UserError
 from omniner.files import check_input_file, explaining
 from omniner.wording import counted
 
@@ -57,6 +59,7 @@ def table_cells(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, str]
     rows = table_rows(text, log, delimiter_of(text[:_HEADER].partition("\n")[0]))
     _, header = next(rows, (1, []))
     names = [name.strip() for name in header]
+    check_header(path, names)
     for line, row in rows:
         if len(row) != len(names):
             log.add("bad-record", f"{counted(len(row), 'field')} where the header has {len(names)}; left out", line)
@@ -65,6 +68,13 @@ def table_cells(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, str]
         log.id = cells.get("id", "")
         yield line, cells
         log.id = ""
+
+
+def check_header(path: Path, names: Sequence[str]) -> None:
+    """Raise a `UserError` where two columns have one name: which of them is meant cannot be told."""
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+        found = f"{counted(names.count(twice[0]), 'column')} called {quote(twice[0])}"
+        raise UserError(f"{path}:1", found, "Rename or remove those that are not to be read.")
 
 
 def first_bytes(path: Path) -> bytes:
