@@ -463,8 +463,9 @@ def _read_submission(lines: Sequence[str], log: IssueLog) -> PromptedPredictions
                 continue
             for surface, places in surfaces.items():
                 for place in places if isinstance(places, list) else [places]:
-                    if isinstance(place, list) and len(place) == 2 and all(type(at) is int for at in place):
-                        entities.append(Entity(surface, category, place[0], place[1] + 1))
+                    start, end = place if isinstance(place, list) and len(place) == 2 else (None, None)
+                    if type(start) is int and type(end) is int and 0 <= start <= end < _MAX_OFFSET:
+                        entities.append(Entity(surface, category, start, end + 1))
                     else:
                         log.add("bad-offsets", f"{quote(surface)} at {quote(place)}; left out", number, name)
         said.append((Prediction(name, entities), ""))
@@ -553,6 +554,10 @@ def _entity(item: Any, sentence: str, log: IssueLog, line: int, name: str) -> En
         if len(regions) == 1 and len(regions[0].categories) == 1:
             text, (category,), start, end = regions[0]
             if text is None and type(start) is int and type(end) is int:
+                if sentence and not 0 <= start < end <= len(sentence):
+                    found = f"[{start}, {end}) is outside the text of {len(sentence)} characters; left out"
+                    log.add("bad-entity", found, line, name)
+                    return None
                 text = sentence[start:end] or None
             item = {"start": start, "end": end}
     if not isinstance(text, str) or not isinstance(category, str):

@@ -301,6 +301,28 @@ def test_broken_lines_are_issues_with_their_line(tmp_path: Path) -> None:
     assert (answers["e"].parse, answers["e"].entities) == ("repaired", [Entity("北京", "地点")])
 
 
+def test_places_outside_their_text_are_no_entities(tmp_path: Path) -> None:
+    """A slice would make a shorter word of them, or count from the end."""
+    write(tmp_path / "gold.jsonl", [sentence_to_json(sentence) for sentence in GOLD])
+    places = [{"start": 2, "end": 9, "label": "地点"}, [-2, 4, "地点"], [2, 4, "地点"]]
+    path = write(tmp_path / "p.jsonl", [{"id": "b", "text": "我爱北京", "entities": places}])
+    loaded = predictions.read_predictions(path, None)
+    assert [answer.entities for answer in loaded.predictions] == [[Entity("北京", "地点", 2, 4)]]
+    assert [str(issue.message) for issue in loaded.issues] == [
+        "[2, 9) is outside the text of 4 characters; left out",
+        "[-2, 4) is outside the text of 4 characters; left out",
+    ]
+
+
+def test_places_of_a_submission_that_cannot_be(tmp_path: Path) -> None:
+    write(tmp_path / "gold.jsonl", [sentence_to_json(sentence) for sentence in GOLD])
+    places = [[2, 3], [-2, 3], [3, 2], [2, 10**30], [True, 3]]
+    path = write(tmp_path / "p.jsonl", [{"id": "b", "label": {"地点": {"北京": places}}}])
+    result = score_loaded(predictions.read_predictions(path, None), METRICS, ERRTA)
+    assert result.predictions["b"].entities == [Entity("北京", "地点", 2, 4)]
+    assert codes(result).count("bad-offsets") == 4
+
+
 def test_broken_generated_lines(tmp_path: Path) -> None:
     good = GENERATED[0]
     lines = [good, "nonsense", {"label": 5, "predict": "[]"}, {"label": "[]"}, {**good, "label": "[[broken"}, good]
