@@ -12,10 +12,11 @@ import signal
 from pathlib import Path
 
 _LONGEST = 300  # characters of an error of a library that are shown
-_ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.\-]*://[^\s'"<>]+""")
+_ADDRESS = re.compile(r"""://[^\s'"<>]+""")  # without its scheme, which each letter of a long word could begin
 _SECRET_FIELD = re.compile(
     r"(?i)([?&;](?:[\w.\-]*[_.\-])?(?:api|auth|access)?(?:key|token|secret|password|passwd|pwd|signature|sig)=)[^&;#\s]+"
 )
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # lines, colours, turned text
 HIDDEN = "***"  # stands for what must not be written
 
 
@@ -29,8 +30,8 @@ class UserError(ValueError):
     """
 
     def __init__(self, where: str | Path, found: str, fix: str) -> None:
-        self.where, self.found, self.fix = masked(str(where)), masked(found), fix
-        super().__init__(f"{self.where}: {self.found}. {fix}")
+        self.where, self.found, self.fix = (_shown(text) for text in (masked(str(where)), masked(found), fix))
+        super().__init__(f"{self.where}: {self.found}. {self.fix}")
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str]]:
         # Sweep launchers send exceptions between processes; the default would call us with one argument.
@@ -49,6 +50,11 @@ def one_line(error: BaseException) -> str:
     """Return the message of an error as one line without logins, cut where it is long; its type where it has none."""
     text = masked(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
+
+
+def _shown(text: str) -> str:
+    """The text with control characters, which ids and categories of a file may hold, written as escapes."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def masked(text: str) -> str:

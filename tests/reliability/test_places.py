@@ -7,6 +7,7 @@ import csv
 import io
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,18 @@ def test_a_login_in_an_address_is_refused_and_masked(address: str) -> None:
 )
 def test_what_holds_no_login_stays_as_it_is(text: str) -> None:
     assert masked(text) == text
+
+
+def test_a_long_word_is_masked_in_no_time() -> None:
+    begin = time.process_time()
+    assert masked(f"http://me:s3cret@host {'a' * 200_000}").startswith("http://***@host a")
+    assert time.process_time() - begin < 5
+
+
+def test_a_message_is_one_line_without_control_characters() -> None:
+    error = UserError("a\nb", "the id \x1b[31m\r\u2028\u202e", "Do\nit.")
+    assert str(error) == r"a\nb: the id \x1b[31m\r\u2028\u202e. Do\nit."
+    assert str(UserError("数据", "‘\u3000’ 😀", "好。")) == "数据: ‘\u3000’ 😀. 好。"
 
 
 def _ask(url: str) -> Reply | Refusal | ServerError:
