@@ -15,14 +15,16 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import AliasToken, YAMLError
 
 from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, CausalConfig, Method
@@ -48,6 +50,11 @@ _LOGINS = {
     "decoding.url": "Leave it out, and put the key into the environment variable that decoding.api_key_env names.",
     "teacher.url": "Leave it out, and put the key into the environment variable that teacher.api_key_env names.",
 }
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_SECRET_KEY = re.compile(
+    r"decoding\.(?:options|extra_body)\.(?:.*[._-])?(?:api[_-]?key|(?:hf|auth|access)[_-]?token|secret|password)",
+    re.IGNORECASE,
+)
 
 
 def conf_folder() -> Path:
@@ -223,6 +230,8 @@ def with_keys_of(source: Config, keys: Sequence[str], config: Config) -> Config:
 def read_mapping(path: Path, fix: str) -> dict[str, Any]:
     """Read the `config.yaml` of a run as plain values, unchecked: of any version.
 
+    It may be somebody else's: what reads like a reference (`${oc.env:...}`) is a text of it, as `to_yaml` wrote it.
+
     Args:
         path: of the file.
         fix: what to do where it is none.
@@ -235,7 +244,12 @@ def read_mapping(path: Path, fix: str) -> dict[str, Any]:
     if len(data) > MOST_BYTES:
         raise UserError(path, f"{len(data):,} bytes, where a configuration has at most {MOST_BYTES:,}", fix)
     try:
-        raw = OmegaConf.to_container(OmegaConf.create(data.decode("utf-8")), resolve=True, throw_on_missing=True)
+        text = data.decode("utf-8")
+        if any(isinstance(token, AliasToken) for token in (yaml.scan(text) if "&" in text and "*" in text else ())):
+            raise UserError(path, "aliases (`*name`), of which a few lines can become any amount", fix)
+        raw = OmegaConf.to_container(OmegaConf.create(text), throw_on_missing=True)
+    except UserError:
+        raise
     except (OmegaConfBaseException, ValueError, YAMLError, RecursionError) as error:
         raise UserError(path, f"not a configuration ({_first_line(error)})", fix) from error
     if not isinstance(raw, dict):
@@ -316,6 +330,13 @@ def check_pairs(config: Config) -> None:
             f"the corpus {config.data.name} is generated and has no files",
             "Choose data=own for files of yours.",
         )
+    for section, name in (("decoding", config.decoding.api_key_env), ("teacher", config.teacher.api_key_env)):
+        refuse(
+            f"{section}.api_key_env",
+            bool(name) and not _VARIABLE.fullmatch(name),
+            "no name of an environment variable (the key itself, perhaps)",
+            f"Put the key into a variable (export MY_KEY=...), and name that: {section}.api_key_env=MY_KEY.",
+        )
     for split in config.split.shares:
         refuse(
             "split.shares",
@@ -346,8 +367,11 @@ def _check_texts(config: Config) -> None:
 def refuse_login(key: str, text: str) -> None:
     """Raise a `UserError` where a text that belongs to a key, its value or an override of it, holds a login.
 
-    A prompt may speak of an address; elsewhere it is one.
+    A prompt may speak of an address; elsewhere it is one. Configurations are written into files and tracked.
     """
+    fix = "Leave it out, and put it into the environment: the server reads VLLM_API_KEY or HF_TOKEN, requests what "
+    fix += "decoding.api_key_env names."
+    refuse(key, text not in ("", key) and bool(_SECRET_KEY.fullmatch(key)), "a secret among the options", fix)
     secret = not key.startswith("prompt.") and masked(text) != text
     refuse(key, secret, "an address with a login or a key in it", _LOGINS.get(key, "Leave it out."))
 

@@ -41,6 +41,10 @@ def test_the_defaults_compose_and_auto_is_settled() -> None:
         (["task=score", "predictions=/no/such/file"], r"predictions: /no/such/file does not exist"),
         (["metrics.profile=official", "metrics.unit=span"], r"metrics\.unit: the official profile counts pairs"),
         (["tracking=server"], r"tracking\.uri: "),
+        (["decoding.api_key_env=sk-proj-1"], r"decoding\.api_key_env: no name of an environment variable"),
+        (["teacher.api_key_env=sk-proj-1"], r"teacher\.api_key_env: no name of an environment variable"),
+        (["+decoding.options.api-key=sk-1"], r"decoding\.options\.api-key: a secret among the options.*VLLM_API_KEY"),
+        (["+decoding.extra_body.a.api_key=sk-1"], r"decoding\.extra_body\.a\.api_key: a secret among the options"),
         (["tracking.uri=http://host:5000"], r"tracking\.uri: tracking=local takes no address.*tracking=server"),
         (["data.root=."], r"data\.root: the corpus sample is generated and has no files\. Choose data=own"),
         (["+data.files.train=[a]"], r"data\.files: the corpus sample is generated"),
@@ -144,6 +148,26 @@ def test_a_file_too_long_for_a_configuration_is_not_parsed(tmp_path: Path) -> No
     write_text(path, compose.to_yaml(compose.load([])) * 100)
     with pytest.raises(UserError, match=r"bytes, where a configuration has at most 262,144"):
         compose.read(path)
+
+
+def test_a_file_of_somebody_else_learns_nothing_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "hunter2")
+    path = tmp_path / "config.yaml"
+    reference = "${oc.env:MY_KEY}"
+    config = compose.load([])
+    config.prompt.system["zh"] = reference
+    write_text(path, compose.to_yaml(config))
+    assert compose.read(path).prompt.system["zh"] == reference
+
+
+def test_a_few_lines_do_not_become_any_amount(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    lines = ["a0: &a0 [1, 2, 3, 4]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 4)}]" for n in range(1, 6))]
+    write_text(path, "\n".join(lines))
+    with pytest.raises(UserError, match=r"aliases \(`\*name`\)"):
+        compose.read_mapping(path, "Name another one.")
 
 
 @pytest.mark.parametrize(
