@@ -33,7 +33,7 @@ from urllib.parse import urljoin, urlsplit
 
 import tenacity
 
-from omniner.errors import HIDDEN, UserError, masked
+from omniner.errors import HIDDEN, UserError, masked, one_line
 from omniner.llm.responses import PassingError, Refusal, Reply, decode_body, names_unknown_model, read_choice
 from omniner.wording import counted, first_of, shortened
 
@@ -114,16 +114,24 @@ class ChatClient:
         self.url = self._endpoint.url
         self.usage = Usage()
         self._openai, self._section, self._config = openai, section, config
+        try:
+            connections = openai.DefaultHttpxClient(
+                event_hooks={"response": [self._endpoint.check_redirect]},
+                trust_env=not self._endpoint.is_here,  # a proxy would look for the server on its own machine
+            )
+        except (ImportError, ValueError) as error:  # ALL_PROXY=socks5://..., without the package for it
+            found = f"the proxy that the environment names cannot be used ({one_line(error)})"
+            fix = (
+                "Unset ALL_PROXY or HTTPS_PROXY, set it to http://host:port, or pip install 'httpx[socks]' for socks5."
+            )
+            raise UserError(f"{section}.url", found, fix) from error
         # a server that needs no key ignores it; the package insists on one
         self._http: Any = openai.OpenAI(
             base_url=self.url,
             api_key=self._endpoint.key or "none",
             max_retries=0,
             timeout=config.timeout,
-            http_client=openai.DefaultHttpxClient(
-                event_hooks={"response": [self._endpoint.check_redirect]},
-                trust_env=not self._endpoint.is_here,  # a proxy would look for the server on its own machine
-            ),
+            http_client=connections,
         )
         self._model = config.model
         self._closed = threading.Event()
@@ -474,7 +482,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return 0.0
     return seconds if seconds > 0 else 0.0
 

@@ -116,6 +116,16 @@ def test_a_server_of_this_machine_is_asked_without_a_proxy(monkeypatch: pytest.M
             run(away, SENTENCES)
 
 
+@pytest.mark.parametrize("proxy", ["socks5://me:hunter2@127.0.0.1:9", "socks://me:hunter2@127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_used_is_a_mistake(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    _, raised = partly(config("http://a.server.test/v1"), SENTENCES)
+    assert raised.where == "decoding.url"
+    assert "Unset ALL_PROXY" in raised.fix
+    assert "hunter2" not in str(raised)
+
+
 def test_as_many_requests_are_under_way_as_allowed() -> None:
     under_way, most, lock = 0, 0, threading.Lock()
 
@@ -162,6 +172,10 @@ def test_a_date_to_wait_for_is_understood() -> None:
     with serving(script) as server:
         assert_right(run(config(server.url), SENTENCES[:1]), SENTENCES[:1])
     assert 0.9 < server.seen[1].time - server.seen[0].time < 3
+
+
+def test_a_date_that_no_calendar_has_is_none() -> None:
+    assert client_module.retry_after({"retry-after": f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"}) == 0
 
 
 def test_a_wait_beyond_patience_is_not_waited_for() -> None:
