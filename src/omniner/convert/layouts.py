@@ -19,6 +19,8 @@ from omniner.errors import UserError
 from omniner.files import read_json
 from omniner.registry import MODEL_FAMILIES
 
+_MOST_LAYERS = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -150,6 +152,8 @@ def llama_config(config: Settings, groups: int) -> dict[str, Any]:
     if size % heads or size // heads % 2:
         found = f"hidden_size {size} is no even number of times {heads} attention heads"
         raise UserError(config.path, found, "Repair hidden_size or num_attention_heads.")
+    if (layers := config.number("num_hidden_layers")) > _MOST_LAYERS:  # each has rules
+        raise UserError(config.path, f"num_hidden_layers is {layers}", "Copy the checkpoint's file again.")
     counts = ("vocab_size", "intermediate_size", "num_hidden_layers", "max_position_embeddings")
     return {
         "architectures": ["LlamaForCausalLM"],

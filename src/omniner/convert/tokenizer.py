@@ -22,12 +22,12 @@ are refused: neither Baichuan2 nor InternLM2 has them, and nearly the same ids a
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
@@ -37,9 +37,11 @@ from omniner.errors import UserError
 from omniner.files import explaining, write_json, write_text
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types of a protocol buffer
+_LONGEST_VARINT = 70  # bits, in groups of seven
 BPE = 2  # `TrainerSpec.ModelType`
 
 _SPACE = "▁"  # U+2581
+_COPY_AGAIN = "Copy the checkpoint's file again."
 _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -159,12 +161,13 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     """A number in groups of seven bits, lowest first, and the place after it."""
     number = shift = 0
-    while True:
+    while shift < _LONGEST_VARINT:
         byte = data[at]
         number |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return number, at
+    raise ValueError("a number of more than 64 bits")
 
 
 def build_tokenizer(model_file: Path, special: Mapping[int, str] | None = None) -> Tokenizer:
@@ -214,12 +217,15 @@ def write_tokenizer(source: Path, output: Path, special: Mapping[int, str], temp
         UserError: the files do not fit each other.
     """
     settings = layouts.read_settings(source / "tokenizer_config.json")
-    added = {int(key): token for key, token in settings.mapping("added_tokens_decoder").items()}
-    named = {i: _text(token) for i, token in added.items() if token.get("special")}
+    path, listed = settings.path, settings.mapping("added_tokens_decoder")
+    if strange := [key for key in listed if not re.fullmatch("[0-9]{1,9}", key)]:
+        raise UserError(path, f"added_tokens_decoder has {strange[0][:60]!r} for an id", _COPY_AGAIN)
+    added = {int(key): token for key, token in listed.items()}
+    wanted = {_text(token, path): i for i, token in added.items()}
+    named = {i: _text(token, path) for i, token in added.items() if isinstance(token, dict) and token.get("special")}
     tokenizer = build_tokenizer(source / "tokenizer.model", {**special, **named})
-    roles = {role: _text(settings.get(role)) for role in _ROLES if settings.get(role) is not None}
-    others = [_text(token) for token in settings.get("additional_special_tokens") or []]
-    wanted = {_text(token): i for i, token in added.items()}
+    roles = {role: _text(settings.get(role), path) for role in _ROLES if settings.get(role) is not None}
+    others = [_text(token, path) for token in settings.get("additional_special_tokens") or []]
     for text in (*wanted, *roles.values(), *others):
         found = tokenizer.token_to_id(text)
         if found is None or found != wanted.get(text, found):
@@ -278,8 +284,12 @@ def _merges(model: PieceModel) -> list[tuple[str, str]]:
     return sorted(pairs, key=lambda pair: (-scores[pair[0] + pair[1]], -len(pair[0]), pair))
 
 
-def _text(token: str | Mapping[str, Any]) -> str:
-    return token if isinstance(token, str) else str(token["content"])
+def _text(token: object, path: Path) -> str:
+    """What a token of the settings in `path` is: a text, or an object that has it."""
+    text = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        raise UserError(path, f"{token!r:.60} stands where a token belongs", _COPY_AGAIN)
+    return text
 
 
 def _template(source: Path, settings: Settings) -> str | None:

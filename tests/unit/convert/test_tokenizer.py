@@ -335,7 +335,9 @@ def test_odd_vocabularies_are_refused(tmp_path: Path, pieces: list[tuple[str, fl
         tokenizer.build_tokenizer(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"{}", b"not a model at all", b"\x0a\x05\x0a\x03\xff\xfe\xfd"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"{}", b"not a model at all", b"\x0a\x05\x0a\x03\xff\xfe\xfd", b"\xff" * 11]
+)
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tokenizer.model"
     path.write_bytes(content)

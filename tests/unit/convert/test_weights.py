@@ -363,6 +363,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "heads": (_settings("config.json", num_attention_heads=7), "7 attention heads"),
     "groups": (_settings("config.json", num_key_value_heads=4), "cannot share 4"),
     "layers": (_settings("config.json", num_hidden_layers=0), "num_hidden_layers is 0"),
+    "far too many layers": (_settings("config.json", num_hidden_layers=10**12), "num_hidden_layers is 1000000000000"),
     "more layers": (_settings("config.json", num_hidden_layers=4), "has no tensor model.layers.3."),
     "fewer layers": (_settings("config.json", num_hidden_layers=2), "model.layers.2.attention.wo.weight has no place"),
     "no object": (lambda source: (source / "config.json").write_text("[]") and None, "no JSON object"),
@@ -370,6 +371,9 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "no config": (lambda source: (source / "config.json").unlink(), "config.json"),
     "no tokenizer": (lambda source: (source / "tokenizer.model").unlink(), "tokenizer.model"),
     "other tokenizer": (_settings("tokenizer_config.json", eos_token="<|end|>"), "the token <|end|> has no id"),
+    "no token": (_settings("tokenizer_config.json", eos_token=7), "7 stands where a token belongs"),
+    "no content": (_settings("tokenizer_config.json", eos_token={}), "{} stands where a token belongs"),
+    "no id": (_settings("tokenizer_config.json", added_tokens_decoder={"a": "b"}), "has 'a' for an id"),
     "no settings": (lambda source: (source / "tokenizer_config.json").unlink(), "tokenizer_config.json"),
 }
 
