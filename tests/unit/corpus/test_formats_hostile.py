@@ -121,6 +121,17 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path, table: str) -> None
     assert "2 columns" not in str(read(path, formats.recognise(path)[0])[1])
 
 
+def test_many_pairs_of_one_sentence_take_no_time(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    pairs = [[f"{number}", "A"] for number in range(40_000)]
+    path.write_text(json.dumps({"text": "0 1 1", "entities": pairs}), encoding="utf-8")
+    begin = time.process_time()
+    [sentence], issues = read(path, "jsonl")
+    assert len(sentence.entities) == 40_000
+    assert "1 of them stand more often" in str(issues[-1])
+    assert time.process_time() - begin < 8
+
+
 def test_long_blanks_take_no_time(tmp_path: Path) -> None:
     """By their square these would take minutes."""
     path = tmp_path / "x"

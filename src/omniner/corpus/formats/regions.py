@@ -13,6 +13,7 @@ the regions of a file. Two offsets can mean three things (`WAYS`), and most file
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -233,8 +234,8 @@ class PairPlacer:
             sentence.entities = entities_of_pairs(sentence.text, told, log, line)
             log.number(first, item)
             total += len(told)
-            surfaces = [surface for surface, _ in told]
-            several += sum(sentence.text.count(surface) > surfaces.count(surface) for surface in surfaces)
+            listed = Counter(surface for surface, _ in told)
+            several += sum(count for surface, count in listed.items() if sentence.text.count(surface) > count)
         log.id = ""
         if total and not self._usual:
             found = f"{total:,} entities have words, but no places: looked for from left to right"
