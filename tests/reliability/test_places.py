@@ -114,11 +114,11 @@ def test_a_key_that_a_server_repeats_is_hidden(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_no_cell_of_a_csv_file_is_a_formula() -> None:
-    cells = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "平常", "-0.5", -0.5]
+    cells = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\n=1", "平常", "-0.5", -0.5]
     table = Table("t", [TableColumn("=name", "text")], [[cell] for cell in cells])
     [[head], *rows] = list(csv.reader(io.StringIO(table.to_csv(), newline="")))
     assert head == "'=name"
-    assert [row[0] for row in rows] == [*(f"'{cell}" for cell in cells[:5]), "平常", "-0.5", "-0.5"]
+    assert [row[0] for row in rows] == [*(f"'{cell}" for cell in cells[:6]), "平常", "-0.5", "-0.5"]
 
 
 def test_the_folder_of_gpu_locks_is_the_users_alone(tmp_path: Path) -> None:

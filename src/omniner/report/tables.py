@@ -244,7 +244,7 @@ def escape_markdown(text: str) -> str:
 
 
 def _no_formula(cell: Cell) -> Cell:
-    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
         return cell
     return cell if re.fullmatch(r"[+-][\d.,]+%?", cell) else f"'{cell}"
 
