@@ -28,6 +28,16 @@ def test_splits_go_through_annotation_tools_and_come_back(tmp_path: Path) -> Non
         assert _content(tmp_path / "back" / name) == _content(tmp_path / "plain" / name)
 
 
+def test_a_corpus_without_train_is_converted(tmp_path: Path) -> None:
+    line = '{"id": "a", "text": "我爱北京店", "entities": [{"text": "北京", "category": "C", "start": 2, "end": 4}]}'
+    (tmp_path / "x.jsonl").write_text(line + "\n", encoding="utf-8")
+    files = [f"data.files.{split}=[{'x.jsonl' if split == 'test' else ''}]" for split in ("train", "dev", "test")]
+    omniner(*CONVERT, "data=own", *files, "to=jsonl", "output=made", cwd=tmp_path)
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["own_test.jsonl"]
+    refused = omniner(*CONVERT, "data=own", *files, "to=alpaca", "output=other", cwd=tmp_path, status=2)
+    assert "data.files.train: none, and the prompt names the categories of train" in refused.stderr
+
+
 def test_a_file_becomes_a_folder_of_brat_and_a_file_again(tmp_path: Path) -> None:
     lines = ['{"id": "a", "text": "我爱北京😀店", "entities": [{"text": "店", "category": "C", "start": 5, "end": 6}]}']
     lines += ['{"id": "b", "text": "一\\n二", "entities": []}']

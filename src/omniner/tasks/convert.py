@@ -113,7 +113,10 @@ def _convert_corpus(context: Context, target: str, output: Path) -> None:
         corpus = sources.load_corpus(config.data, None)
         context.publish_corpus(corpus)
         parts = {output / f"{corpus.name}_{split}{format.suffix}": items for split, items in corpus.splits.items()}
-        issues, train = list(corpus.issues), corpus.splits["train"]
+        issues = list(corpus.issues)
+        if format.needs_prompt and "train" not in corpus.splits:
+            fix = "Name files of train, or the file to convert (input=)."
+            raise UserError("data.files.train", "none, and the prompt names the categories of train", fix)
         categories = tuple(corpus.taxonomy.categories)
     columns = config.convert
     options = WriteOptions(columns.scheme, columns.separator, config.data.joiner or "", categories=categories)
