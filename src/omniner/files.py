@@ -41,7 +41,7 @@ _NO_MEMORY = (
     "failed to map segment",  # a library that finds no room is an ImportError
 )  # fmt: skip
 _PACKED = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zX", "bzip2": b"BZh", "zstandard": b"\x28\xb5\x2f\xfd"}
-_TEMPORARY = ".tmp"
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 _SPACE = "Free some space or choose another folder"
 _HANDLES = "Raise the limit of open files (ulimit -n)"
 _ADVICE = {
@@ -140,11 +140,14 @@ def file_states(path: str | Path) -> list[list[Any]]:
 
 @contextlib.contextmanager
 def writing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary neighbour of `path`; it takes the place of `path` when the block ends without an error."""
-    path = Path(path)
+    """Open a temporary neighbour of `path`; it takes the place of `path` when the block ends without an error.
+
+    A link stays, and leads to the new file.
+    """
+    path = _behind_link(path)
     with explaining(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        name = path.parent / f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}"
+        name = _temporary(path)
         handle = _create(name)
         try:
             encoding = None if "b" in mode else "utf-8"
@@ -164,9 +167,13 @@ def _create(path: Path) -> int:
     return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
 
 
+def _temporary(path: Path) -> Path:
+    return path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+
+
 def is_temporary(name: str) -> bool:
     """Whether a file of this name is one that `writing` has not finished; without its process it never will."""
-    return name.startswith(".") and name.endswith(_TEMPORARY)
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 @contextlib.contextmanager
@@ -174,13 +181,15 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
     """Give an empty neighbour of the folder `path`; it takes the place of `path` when the block ends without an error.
 
     A folder that was there is put aside for the moment between two renames; `restore` brings it back after a kill
-    in that moment. What a kill left half-written is removed the next time. Only one process may write a folder.
+    in that moment. What a kill left half-written is removed the next time. Only one process may write a folder. A link
+    stays, and leads to the new folder.
     """
-    path = Path(path)
+    path = _behind_link(path)
     half, aside = path.with_name(f".{path.name}.new"), _aside(path)
     with explaining(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         restore(path)
+        _remove(aside)
         _remove(half)
         half.mkdir()
         try:
@@ -197,19 +206,26 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
 
 
 def restore(path: str | Path) -> None:
-    """Bring back a folder that `writing_folder` had put aside when it was killed."""
-    path = Path(path)
+    """Bring back a folder that `writing_folder` had put aside when it was killed.
+
+    Where both are there, nothing is done: a process that writes the folder may be removing the old one just now.
+    """
+    path = _behind_link(path)
     aside = _aside(path)
     with explaining(path):
         if aside.exists() and not path.exists():
             aside.rename(path)
-        else:
-            _remove(aside)
+
+
+def _behind_link(path: str | Path) -> Path:
+    """The path that a link leads to: a rename in its place would replace the link, and miss what it leads to."""
+    path = Path(path)
+    return path.resolve() if path.is_symlink() else path
 
 
 def _make_readable(folder: Path) -> None:
     """Give files that a library made private the permissions that any other new file here would have."""
-    probe = folder / f".{secrets.token_hex(8)}{_TEMPORARY}"
+    probe = _temporary(folder / "probe")
     handle = _create(probe)
     mode = stat.S_IMODE(os.fstat(handle).st_mode)
     os.close(handle)

@@ -235,3 +235,28 @@ def test_waiting_for_a_lock_can_be_stopped(tmp_path: Path, monkeypatch: pytest.M
         pass
     with files.wait_for_lock(tmp_path / "lock", check_stop):
         pass
+
+
+def test_who_reads_a_folder_leaves_the_old_one_to_the_process_that_replaces_it(tmp_path: Path) -> None:
+    for name in ("a", ".a.previous"):
+        write_text(tmp_path / name / "x", name)
+    restore(tmp_path / "a")
+    assert content(tmp_path) == {"a/x": "a", ".a.previous/x": ".a.previous"}
+    with writing_folder(tmp_path / "a") as folder:
+        (folder / "x").write_text("new")
+    assert content(tmp_path) == {"a/x": "new"}
+
+
+def test_what_a_link_leads_to_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    write_text(tmp_path / "elsewhere" / "file", "old")
+    for name, place in (("link", "elsewhere/file"), ("folder", "elsewhere")):
+        (tmp_path / name).symlink_to(tmp_path / place)
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "elsewhere" / "file").read_text() == "new"
+    for _ in range(2):
+        with writing_folder(tmp_path / "folder") as folder:
+            (folder / "x").write_text("new")
+        assert content(tmp_path / "elsewhere") == {"x": "new"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "folder", "link"]
+    assert (tmp_path / "folder").is_symlink()
+    assert (tmp_path / "link").is_symlink()
