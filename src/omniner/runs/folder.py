@@ -138,12 +138,16 @@ def claim_folder(config: Config) -> RunFolder:
 
 
 def _new_path(name: str) -> Path:
+    """Make a folder that no other process has: several of the same name may start in the same second."""
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    make_folder(ROOT)
     path, number = ROOT / stem, 1
-    while path.exists():
+    while True:
+        with explaining(path), contextlib.suppress(FileExistsError):
+            path.mkdir()
+            return path
         number += 1
         path = ROOT / f"{stem}-{number}"
-    return path
 
 
 def _unfinished(config: Config, digest: str) -> list[Path]:
@@ -186,8 +190,8 @@ def _claim_named(path: Path, digest: str, config: Config) -> RunFolder:
         put_aside(path, sorted(names))
     state = {"digest": digest, "status": "running", "started": time.time(), "task": config.task.name}
     folder = RunFolder(path, False, state, lock)
-    folder.save()
     write_text(path / "config.yaml", compose.to_yaml(config))
+    folder.save()  # last: a folder with a state is gone on with, and must have the configuration
     return folder
 
 
@@ -382,23 +386,17 @@ def send_unsent(
     """
     left: list[Path] = []
     for folder in dict.fromkeys([*unsent.noted(settings), *further]):
-        if own is not None and folder == own.resolve():
-            places = [place for place in unsent.spools(folder) if place != folder]
-            rest = _send_spools(settings, wait, folder, {}, places) if places else 0
-        elif not folder.is_dir():  # removed by hand, with all that waited in it
-            unsent.settle(settings, folder)
+        try:
+            with explaining(folder):
+                if own is not None and folder == own.resolve():
+                    places = [place for place in unsent.spools(folder) if place != folder]
+                    rest = _send_spools(settings, wait, folder, {}, places) if places else 0
+                else:
+                    rest = _close_run(settings, wait, folder)
+        except UserError as error:  # of another user perhaps, or damaged: no reason to keep this run from its work
+            log.warning("%s", error)
+            left.append(folder)
             continue
-        elif (lock := try_lock(folder / LOCK)) is None:
-            continue  # its process lives and sends by itself
-        else:
-            try:
-                rest = _close_run(settings, wait, folder)
-            except UserError as error:
-                log.warning("%s", error)
-                left.append(folder)
-                continue
-            finally:
-                lock.release()
         if rest:
             left.append(folder)
             if own is not None:
@@ -407,13 +405,21 @@ def send_unsent(
 
 
 def _close_run(settings: TrackingConfig, wait: float, folder: Path) -> int:
-    """Send what waits in the folder of a run without a process; return how many records are left."""
-    file = next((folder / name for name in (SWEEP_STATE, STATE) if (folder / name).is_file()), None)
-    state = read_state_file(file) if file else {}
-    left = _send_spools(settings, wait, folder, state)
-    if file and not left and state.get("status") == UNSENT:
-        write_json(file, {**state, "status": FINISHED})
-    return left
+    """Send what waits in the folder of a run; return how many records are left that its own process will not send."""
+    if not folder.is_dir():  # removed by hand, with all that waited in it
+        unsent.settle(settings, folder)
+        return 0
+    if (lock := try_lock(folder / LOCK)) is None:
+        return 0
+    try:
+        file = next((folder / name for name in (SWEEP_STATE, STATE) if (folder / name).is_file()), None)
+        state = read_state_file(file) if file else {}
+        left = _send_spools(settings, wait, folder, state)
+        if file and not left and state.get("status") == UNSENT:
+            write_json(file, {**state, "status": FINISHED})
+        return left
+    finally:
+        lock.release()
 
 
 def _send_spools(

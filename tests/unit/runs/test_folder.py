@@ -227,3 +227,60 @@ def test_a_folder_says_whether_it_holds_work(name: str) -> None:
     assert not folder.holds_work
     (folder.path / name).touch()
     assert folder.holds_work
+
+
+@pytest.mark.parametrize("moment", ["write_text", "write_json"])
+def test_a_run_that_is_killed_as_it_begins_has_its_configuration_in_the_end(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise _Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runfolder, moment, killed)
+        with pytest.raises(_Killed):
+            _claim("output_dir=here")
+    gc.collect()  # the lock of a process that is gone
+    again = _claim("output_dir=here")
+    assert compose.read(again.path / "config.yaml") == compose.load(["output_dir=here"])
+
+
+def test_two_runs_that_start_in_the_same_second_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.strftime", lambda _: "now")
+    first = _claim("name=a")
+    with monkeypatch.context() as patch:  # a network file system may remember for a while that it is not there
+        patch.setattr(Path, "exists", lambda _: False)
+        second = runfolder._new_path("a")
+    assert [first.path.name, second.name] == ["a-now", "a-now-2"]
+
+
+def test_a_run_that_finished_while_its_lock_was_asked_for_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = _claim()
+    first.save(status="finished")
+    first.close()
+    monkeypatch.setattr(runfolder, "_unfinished", lambda *_: [first.path])
+    assert _claim().path != first.path
+
+
+def test_without_tracking_nothing_of_an_unsent_run_is_left_to_do() -> None:
+    first = _claim()
+    first.save(status=runfolder.UNSENT)
+    first.close()
+    assert _claim("tracking=off").path != first.path
+    assert _claim().path == first.path
+
+
+def test_a_living_run_is_not_resumed_by_its_folder() -> None:
+    first = _claim()
+    with pytest.raises(UserError, match=r"resume: .* is in use by another run"):
+        _claim(f"resume={first.path}")
+
+
+def test_temporary_files_of_others_stay() -> None:
+    first = _claim("output_dir=here")
+    for name in (".notes.tmp", ".a.12345678.tmp.txt", "a.12345678.tmp", ".scores.json.0123abcd.tmp"):
+        (first.path / name).touch()
+    runfolder.remove_temporary_files(first.path)
+    assert sorted(path.name for path in first.path.glob("*.tmp*")) == [
+        ".a.12345678.tmp.txt", ".notes.tmp", "a.12345678.tmp",
+    ]  # fmt: skip
