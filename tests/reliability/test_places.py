@@ -15,13 +15,15 @@ import pytest
 
 from omniner.config import compose
 from omniner.errors import UserError, masked
-from omniner.files import check_input_file, explaining_limits, write_text
+from omniner.files import check_input_file, explaining_limits, make_folder, write_text, writing_folder
 from omniner.llm.client import ChatClient, ChatRequest, Refusal, Reply, ServerError
 from omniner.report.tables import Column as TableColumn
 from omniner.report.tables import Table
 from omniner.run import run
-from omniner.runs import children
+from omniner.runs import children, outputs
+from omniner.runs.context import Context
 from omniner.runs.folder import LOCK, claim_folder
+from omniner.tracking.tracked_run import Run
 from tests.e2e.conftest import SENTENCE
 from tests.helpers.scripted_server import KEY, Answer, Seen, config, reply, serving
 
@@ -250,3 +252,23 @@ def test_what_a_killed_process_left_half_written_is_swept(here: Path) -> None:
     second.close()
     left = [str(path.parent.relative_to(second.path)) for path in second.path.rglob("*.tmp")]
     assert left == ["children/one"], "a child sweeps its own folder: it may be alive"
+
+
+def test_an_output_that_another_process_is_writing_is_left_to_it(here: Path) -> None:
+    command = compose.load(["task=split", "data.size={train: 24, dev: 8, test: 8}", "output=corpus", "tracking=off"])
+    context = Context(command, make_folder(f"outputs/{command.name}-other"), Run())
+    with outputs.replacing(context, Path("corpus")), writing_folder("corpus") as half:
+        write_text(half / "train.jsonl", "the other's")
+        with pytest.raises(UserError, match=r"output: another process is writing .*corpus"):
+            run(command)
+    assert [path.name for path in (here / "corpus").iterdir()] == ["train.jsonl"]
+    run(command)
+    assert len(list((here / "corpus").iterdir())) == 3
+    assert not list(here.glob(".corpus*"))
+
+
+def test_an_output_that_is_no_file_is_refused(here: Path) -> None:
+    os.mkfifo(here / "pipe")
+    with pytest.raises(UserError, match=r"output: .*pipe is no file and no folder"):
+        run(compose.load([*CONVERT, "output=pipe", "overwrite=true"]))
+    assert (here / "pipe").is_fifo()

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.errors import UserError
-from omniner.files import file_states, is_temporary, read_json, write_json
+from omniner.files import file_states, is_temporary, make_folder, read_json, try_lock, write_json
 from omniner.runs.context import Context
 from omniner.runs.folder import ROOT, WRITTEN
 
@@ -26,11 +26,40 @@ def replacing(context: Context, *paths: Path) -> Iterator[None]:
     """Write files or folders in the block, unless that would replace what this command did not make.
 
     Raises:
-        UserError: it would, and `overwrite` is false.
+        UserError: it would, and `overwrite` is false; another process is writing them.
     """
-    config = context.config
     places = [path.resolve() for path in paths]
+    with _alone(places[0]):
+        _check_replacing(context, places)
+        digest, note = compose.digest(context.config), context.folder / WRITTEN
+        write_json(note, {"digest": digest, "paths": {str(place): None for place in places}})
+        yield
+        write_json(note, {"digest": digest, "paths": {str(place): file_states(place) for place in places}})
+
+
+@contextlib.contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Keep other processes from the output for the block: each would take the other's unfinished files for a wreck's.
+
+    Raises:
+        UserError: one is at it.
+    """
+    file = make_folder(place.parent) / f".{place.name}.lock"
+    if (lock := try_lock(file)) is None:
+        raise UserError("output", f"another process is writing {place}", "Wait for its end, or name another one.")
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
+
+
+def _check_replacing(context: Context, places: Sequence[Path]) -> None:
+    config = context.config
     mine = _written(config, context.folder)
+    for place in places:
+        if place.exists() and not place.is_file() and not place.is_dir():
+            raise UserError("output", f"{place} is no file and no folder", "Name a file or a folder.")
     if not config.overwrite:
         for place in places:
             is_empty = place.is_dir() and not any(place.iterdir())
@@ -42,10 +71,6 @@ def replacing(context: Context, *paths: Path) -> Iterator[None]:
             for left in place.parent.glob(f".{glob.escape(place.name)}.*"):
                 if is_temporary(left.name):
                     left.unlink(missing_ok=True)
-    digest, note = compose.digest(config), context.folder / WRITTEN
-    write_json(note, {"digest": digest, "paths": {str(place): None for place in places}})
-    yield
-    write_json(note, {"digest": digest, "paths": {str(place): file_states(place) for place in places}})
 
 
 def _written(config: Config, folder: Path) -> dict[str, Any]:
