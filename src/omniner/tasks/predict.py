@@ -292,6 +292,7 @@ def _collect_shares(path: Path) -> None:
     work = path.with_name(SHARES)
     fix = "Remove this line: what is not there is predicted again."
     for file in sorted(work.glob("[0-9]*.jsonl")):
+        whole_lines(path)  # a torn last line would run into the first one that is appended
         whole_records(file, prediction_from_line, fix)
         append_lines(path, whole_lines(file))
     if work.is_dir():

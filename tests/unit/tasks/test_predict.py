@@ -10,9 +10,9 @@ import pytest
 
 from omniner.config import compose
 from omniner.config.groups import Config
-from omniner.files import whole_lines
+from omniner.files import whole_lines, write_text
 from omniner.llm.prompts import Prompt
-from omniner.records import Entity, Prediction, Sentence
+from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line
 from omniner.tasks import predict as prediction
 from omniner.tasks.predict import UntrainedModel
 
@@ -107,3 +107,13 @@ def test_predictions_of_nobody_known_are_not_taken_over(engine: Engine) -> None:
 def test_a_sentence_does_not_command_the_terminal() -> None:
     shown = prediction.marked_line(Sentence("1", "去\x1b[2J喝\n茶"), Prediction("1", [Entity("茶", "饮品", 7, 8)]))
     assert shown == "去�[2J喝�[茶|饮品]"
+
+
+def test_what_other_processes_left_is_taken_though_the_last_line_of_this_one_is_torn(engine: Engine) -> None:
+    killed(engine, after=2)
+    line = to_line(prediction_to_json(Prediction("s4", [], engine="old"), "去上海4"))
+    with Path("predictions.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line[:20])  # a full disk
+    write_text(Path(prediction.SHARES) / "1.jsonl", f"{line}\n{line[:20]}")
+    assert predict() == ["old"] * 6
+    assert engine.asked == ["s2", "s3", "s5"]
