@@ -42,7 +42,7 @@ from omniner.config.overrides import override_line
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
-from omniner.files import whole_records
+from omniner.files import whole_lines, whole_records
 from omniner.guidance.lessons import Guidance
 from omniner.guidance.prompt_errors import warn_of_unusable_lessons
 from omniner.guidance.prompt_search import (
@@ -59,7 +59,7 @@ from omniner.guidance.prompt_search import (
     micro_counts,
     rank_variants,
 )
-from omniner.records import Issue, Prediction, Sentence
+from omniner.records import Issue, Prediction, Sentence, sentence_to_json, to_line
 from omniner.report import guidance_page
 from omniner.runs import children
 from omniner.runs.children import Job
@@ -375,8 +375,17 @@ def _first(posts: Sequence[Sequence[Sentence]], size: int) -> list[Sentence]:
 
 
 def write_rungs(context: Context, rungs: Sequence[Rung], train: Sequence[Sentence]) -> None:
-    """Write what the runs read."""
+    """Write what the runs read.
+
+    Raises:
+        UserError: it is not what the runs before an interruption have read.
+    """
     folder = context.folder / SEARCH_FOLDER
+    for path, sentences in ((folder / TRAIN, train), (folder / DEV, rungs[-1].sentences)):
+        before = whole_lines(path)
+        if before and before != [to_line(sentence_to_json(sentence)) for sentence in sentences]:
+            found = "the corpus is not the one that this unfinished search began with"
+            raise UserError(context.folder, found, "Put it back as it was, or start over with resume=never.")
     jsonl.write(folder / TRAIN, train)
     jsonl.write(folder / DEV, rungs[-1].sentences)
     if not context.config.search.train:

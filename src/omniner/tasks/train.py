@@ -20,8 +20,10 @@ from omniner import tracking
 from omniner.config.groups import Config
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
+from omniner.corpus.sources import Corpus
 from omniner.errors import Stopped, UserError
-from omniner.files import append_lines, whole_records, write_text
+from omniner.files import append_lines, read_json, whole_records, write_json, write_text
+from omniner.records import content_digest
 from omniner.runs import ranks
 from omniner.runs.context import Context, Task, always, model_label, model_settings
 from omniner.runs.folder import GUIDANCE_COPY
@@ -34,6 +36,8 @@ log = logging.getLogger("omniner")
 
 CURVES = "curves.jsonl"
 MODEL = "model"  # the folder of the MLflow model, where one is wanted
+_LAST = "checkpoints/last.ckpt"  # the state of training
+_TRAINED_ON = "checkpoints/trained_on.json"  # content of train and dev
 
 
 def run(context: Context) -> None:
@@ -54,6 +58,7 @@ def run(context: Context) -> None:
         prompt = build_run_prompt(context, corpus, reported)
         publish_prompt(context, prompt)
     log.info("loading PyTorch and Lightning")  # some seconds
+    _check_same_corpus(folder, corpus)
     logger = tracking.lightning_logger(CurveRecorder(context.run, folder))
     launch = partial(ranks.started_ranks, folder=folder)
     fitted = fit(config, corpus, prompt, folder, logger, callbacks=[], launch=launch)
@@ -78,6 +83,15 @@ def run(context: Context) -> None:
     inputs = ReportInputs(corpus.taxonomy, corpus.splits["train"], read_curves(folder), issues)
     result = score_and_publish(context, reported, predictions, inputs)
     check_scored(result, folder / PREDICTIONS)
+
+
+def _check_same_corpus(folder: Path, corpus: Corpus) -> None:
+    """What an unfinished training has learnt from must still be what is read."""
+    note, now = folder / _TRAINED_ON, {split: content_digest(corpus.splits[split]) for split in ("train", "dev")}
+    if (folder / _LAST).is_file() and note.is_file() and read_json(note) != now:
+        found = "train or dev is not what this unfinished training began with"
+        raise UserError(folder, found, "Put the corpus back as it was, or start over with resume=never.")
+    write_json(note, now)
 
 
 def fit_as_rank(config: Config) -> None:
@@ -158,7 +172,7 @@ TASK = Task(
     run=run,
     label=lambda config: [*model_label(config), config.data.name],
     outputs=(*PREDICTION_OUTPUTS, *SCORE_OUTPUTS, GUIDANCE_COPY, "prompt.txt", "checkpoints", CURVES, MODEL),
-    resume_files=["checkpoints/last.ckpt", PREDICTIONS],
+    resume_files=[_LAST, PREDICTIONS],
     trains=True,
     prompts=True,
     uses_model=always,

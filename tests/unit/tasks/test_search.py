@@ -263,6 +263,16 @@ def test_a_baseline_that_fails_stops_the_search_and_nothing_is_lost(data: list[s
     assert found["sentences"] == 140
 
 
+def test_a_search_does_not_go_on_with_another_corpus(data: list[str], answering: Answering) -> None:
+    answering.failing = {"generic-rung2": 2}
+    with pytest.raises(UserError, match=r"^search: exit 1"):
+        search(data, "output_dir=out")
+    dev = Path("dev.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    write_text("dev.jsonl", "".join(dev[:-1]))
+    with pytest.raises(UserError, match=r"^out: the corpus is not the one that this unfinished search began with"):
+        search(data, "output_dir=out")
+
+
 def test_sentences_that_a_prompt_shows_compare_none(
     data: list[str], answering: Answering, capsys: pytest.CaptureFixture[str]
 ) -> None:
