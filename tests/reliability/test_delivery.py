@@ -15,12 +15,12 @@ from omniner import run as program
 from omniner import tracking
 from omniner.config import compose
 from omniner.errors import UserError
-from omniner.files import try_lock
+from omniner.files import try_lock, write_json
 from omniner.runs import sweep
-from omniner.runs.folder import LOCK, SWEEP_STATE, RunFolder, send_unsent
+from omniner.runs.folder import LOCK, STATE, SWEEP_STATE, RunFolder, send_unsent
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
-from omniner.tracking.store import ChildRun, open_store
+from omniner.tracking.store import ChildRun, Store, open_store
 from tests.reliability.conftest import Failing, score, state_of, status_in_store
 
 UNSENT = "finished, unsent"
@@ -130,6 +130,47 @@ def test_a_run_that_starts_does_not_wait_for_what_others_left(
         note.unlink()
 
 
+def test_a_folder_that_cannot_be_read_keeps_no_run_from_its_work(
+    here: Path, unsent_run: Path, tables: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = compose.load(["task=check", f"tracking.folder={tables}"]).tracking
+    foreign = here / "foreign"
+    (foreign / LOCK).mkdir(parents=True)  # a lock that cannot be taken, as in somebody else's folder
+    unsent.note(settings, foreign)
+    other = score(tables, "name=another", "seed=7")
+    assert (state_of(other)["status"], state_of(unsent_run)["status"]) == ("finished", "finished")
+    assert f"{foreign}/{LOCK}" in caplog.text
+    with pytest.raises(UserError, match=f"not all is sent of {foreign}"):
+        score(tables, task="sync")
+    unsent.settle(settings, foreign)
+
+
+def test_the_store_may_have_another_address_meanwhile(unsent_run: Path, tables: Path) -> None:
+    """A server has several names, and the folder of a store may be moved: the run is what counts."""
+    spool = unsent_run / SPOOL
+    spool.write_text(spool.read_text("utf-8").replace("sqlite:///", "sqlite:////before"), encoding="utf-8")
+    assert score(tables) == unsent_run
+    assert state_of(unsent_run)["status"] == "finished"
+    assert status_in_store(tables, state_of(unsent_run)["run_id"]) == "FINISHED"
+    assert not unsent.owes(unsent_run)
+    text = spool.read_text("utf-8")
+    spool.write_text(f'{text}{{"run": "{"0" * 32}", "store": "sqlite:////before/mlflow.db"}}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="not all is sent"):
+        score(tables, task="sync")
+
+
+def test_a_run_whose_record_somebody_deleted_can_be_pruned(
+    unsent_run: Path, tables: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = state_of(unsent_run)
+    write_json(unsent_run / STATE, {**state, "status": "failed"})
+    settings = compose.load(["task=check", f"tracking.folder={tables}"]).tracking
+    open_store(settings).delete(state["run_id"])
+    monkeypatch.setattr(Store, "remove", lambda *_: None)  # mlflow gc takes seconds
+    score(tables, "prune.ask=false", task="prune")
+    assert not unsent_run.exists()
+
+
 def test_any_later_run_on_the_store_sends_what_is_left(unsent_run: Path, tables: Path) -> None:
     other = score(tables, "name=another", "seed=7")
     assert (state_of(other)["status"], state_of(unsent_run)["status"]) == ("finished", "finished")
@@ -230,7 +271,7 @@ def test_the_run_of_a_sweep_is_sent_and_ended_like_any_other(
 
 def test_half_a_note_of_a_killed_process_is_swept(tables: Path) -> None:
     settings = compose.load(["task=check", f"tracking.folder={tables}"]).tracking
-    old, new = (tables / "unsent" / f".note{number}.json.tmp" for number in range(2))
+    old, new = (tables / "unsent" / f".note.json.0000000{number}.tmp" for number in range(2))
     for path in (old, new):
         path.parent.mkdir(exist_ok=True)
         path.touch()
@@ -238,3 +279,26 @@ def test_half_a_note_of_a_killed_process_is_swept(tables: Path) -> None:
     assert unsent.noted(settings) == []
     assert (old.exists(), new.exists()) == (False, True), "somebody may be writing the other one"
     new.unlink()
+
+
+def test_a_killed_run_that_is_started_over_is_ended_though_all_its_records_were_sent(here: Path, tables: Path) -> None:
+    settings = compose.load(["task=check", f"tracking.folder={tables}"]).tracking
+    folder = here / "run"
+    begun = tracking.start_run(settings, name="a", folder=folder, parent=None, resume_id=None, tags={})
+    begun.metrics({"f1": 0.5})
+    assert begun._sender.flush(5, 5)  # type: ignore[attr-defined]
+    atexit.unregister(begun._at_exit)  # type: ignore[attr-defined]
+    unsent.set_aside(folder)
+    assert not (folder / SPOOL).exists()
+    unsent.settle(settings, folder)
+    assert unsent.noted(settings) == [folder], "what was set aside is still to be sent"
+    assert send_unsent(settings, 5) == []
+    assert status_in_store(tables, begun.id) == "KILLED"
+    assert unsent.noted(settings) == []
+
+
+def test_damaged_spools_are_all_kept(tmp_path: Path) -> None:
+    for text in ("one\n", "two\n"):
+        (tmp_path / SPOOL).write_text(text)
+        unsent.set_aside(tmp_path)
+    assert sorted(path.read_text() for path in (tmp_path / unsent.ASIDE).rglob(SPOOL)) == ["one\n", "two\n"]

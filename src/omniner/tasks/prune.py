@@ -45,9 +45,11 @@ def run(context: Context) -> None:
     config = context.config
     store = None if config.tracking.kind == "off" else open_store(config.tracking)
     found = list(_leftovers(config))
-    if store is not None:
-        send_unsent(config.tracking, config.tracking.wait, further=[one.folder for one in found])
-    found = [one for one in found if not _has_to_stay(one, store)]
+    waiting = [one.folder for one in found]
+    if store is not None:  # what belongs to a deleted record is not left: nobody will ever send it
+        waiting = send_unsent(config.tracking, config.tracking.wait, further=waiting)
+    unsent = {folder.resolve() for folder in waiting if owes(folder)}
+    found = [one for one in found if not _has_to_stay(one, one.folder.resolve() in unsent, store)]
     if not found:
         print(f"no run in {ROOT} is {_wanted(config)} and can go: nothing is removed")
         return
@@ -92,10 +94,10 @@ def _is_unnamed(folder: Path) -> bool:
     return bool(settings.name == TASKS[settings.task.name].run_name(settings))
 
 
-def _has_to_stay(one: Leftover, store: Store | None) -> bool:
+def _has_to_stay(one: Leftover, is_unsent: bool, store: Store | None) -> bool:
     """Tell whether something would be lost or left over by the removal of a run, and say so."""
     reason = ""
-    if owes(one.folder):
+    if is_unsent:
         reason = "not all of its records are sent; task=sync sends them"
     elif one.run_id and (store is None or not store.stage(one.run_id)):
         reason = "its record is not in this tracking store; choose the tracking it was made with"

@@ -83,7 +83,7 @@ class Spool:
     def _take(self, item: Mapping[str, Any]) -> None:
         """Keep a record; of the lines that only keep the books, what they say."""
         if "run" in item:
-            self.run, self.store, self.ended = str(item["run"]), str(item.get("store", "")), False
+            self._change_run(str(item["run"]), str(item.get("store", "")))
         elif "sent" in item:
             self.sent = max(self.sent, int(item["sent"]))
         elif "kind" in item:
@@ -98,7 +98,11 @@ class Spool:
         """Make the records that are written from now on belong to the run with the id `run` in the store `store`."""
         if (run, store) != (self.run, self.store):
             self._write({"run": run, "store": store})
-            self.run, self.store, self.ended = run, store, False
+            self._change_run(run, store)
+
+    def _change_run(self, run: str, store: str) -> None:
+        self.ended = self.ended and run == self.run  # it may be the same one by another address of its store
+        self.run, self.store = run, store
 
     def add(self, kind: str, body: Mapping[str, Any]) -> None:
         """Write one record; once this returns, the death of this process cannot lose it."""

@@ -132,11 +132,13 @@ def send(store: Store, folder: Path, place: Path, status: str, wait: float) -> i
     """
     spool = Spool(place / SPOOL)
     run = spool.run or store.find_unfinished(FOLDER_TAG, str(folder.resolve())) or ""
-    if spool.store not in ("", store.address):
+    there = bool(run) and store.has(run)
+    # A store that has the run is the same one by another address: a server's other name, a project that was moved.
+    if not there and spool.store not in ("", store.address):
         spool.close()
         fix = "Track to that store, or send to it with task=sync."
         raise UserError(place / SPOOL, f"run {run} is kept in {spool.store}, not in {store.address}", fix)
-    if not run or not store.has(run):  # killed before it began, or deleted by somebody: nobody waits for it
+    if not there:  # killed before it began, or deleted by somebody: nobody waits for it
         spool.close()
         if run:
             log.warning("run %s of %s is not in the tracking store any more: nothing is sent of it", run, folder)

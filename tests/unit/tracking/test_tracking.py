@@ -426,6 +426,18 @@ def test_a_store_that_is_away_is_not_asked_without_a_pause(
     assert sender._pause() == 60.0
 
 
+def test_a_line_that_is_not_all_there_yet_is_read_later(tmp_path: Path) -> None:
+    lines = Spool(tmp_path / "spool.jsonl")
+    lines.begin("r", "s")
+    record = '{"seq": 1, "kind": "m", "time": 1, "body": {"n": 1}}\n'
+    for half in (record[:20], record[20:]):
+        assert lines.waiting() == []
+        with lines.path.open("a", encoding="utf-8") as file:
+            file.write(half)
+    assert [one.body for one in lines.waiting()] == [{"n": 1}]
+    lines.close()
+
+
 def test_a_broken_spool_is_a_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "spool.jsonl"
     path.write_text('{"run": "r"}\nnot json\n', encoding="utf-8")
@@ -454,6 +466,20 @@ def test_unsent_records_of_a_run_are_told_at_its_end(
     begin(local, tmp_path, resume_id=run.id).finish("FINISHED")
     assert history(local, run.id, "f1") == [(0, 1.0)]
     assert client(local).list_artifacts(run.id)[0].path == "note.txt"
+
+
+def test_a_text_that_the_store_refuses_is_kept(
+    local: TrackingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise RefusedError("no")
+
+    run = begin(local, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.Store, "_artifacts", refuse)
+        run.text("kept", "note.txt")
+        assert run.finish("FINISHED"), "nothing waits"
+    assert (tmp_path / "tracking_files/note.txt").read_text() == "kept"
 
 
 # Mistakes
