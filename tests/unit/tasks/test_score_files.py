@@ -60,7 +60,7 @@ def test_both_units_are_kept_and_what_was_odd_is_said(tmp_path: Path, capsys: py
     assert "no gold could have had: 1 invented" in said
     assert "answers  1 unreadable and 0 repaired, of 2" in said
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "F1（按文本与类别）" in page  # the sentences are Chinese
+    assert "F1（按实体文字与类别）" in page  # the sentences are Chinese
     assert "任何标准答案都不可能有的答案" in page
 
 
