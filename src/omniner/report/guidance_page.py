@@ -164,7 +164,9 @@ def render_guidance_page(guidance: Guidance, name: str, language: str = "en") ->
 def _title(lesson: Lesson) -> str:
     """What goes wrong between which categories: `confusion: 品牌 → 时间`."""
     between = " → ".join(filter(None, (lesson.gold, lesson.predicted)))
-    return Wording.both("{kind}: {between}", "{kind}：{between}", kind=Wording(lesson.kind), between=between)
+    chinese = next(entry.chinese for entry in ERROR_TYPES.values() if entry.lesson.name == lesson.kind)
+    kind = Wording.both(lesson.kind, chinese)  # not by the catalogue: split is the word for parts of a corpus there
+    return Wording.both("{kind}: {between}", "{kind}：{between}", kind=kind, between=between)
 
 
 def _in_language(texts: Mapping[str, str], language: str) -> list[str]:

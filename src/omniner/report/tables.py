@@ -356,7 +356,7 @@ def _units(result: ScoreResult) -> Table:
     for unit, scores in result.units.items():
         interval = scores.intervals.get("micro.f1")
         bounds: list[Cell] = list(interval) if interval else [NONE, NONE]
-        rows.append([unit, *scores.micro[:3], *bounds, scores.macro.f1, *scores.micro[3:]])
+        rows.append([Wording(unit), *scores.micro[:3], *bounds, scores.macro.f1, *scores.micro[3:]])
     title = Wording("Scores by both units; {unit} is the one of all other tables", unit=Wording(result.unit))
     heads = [*columns(TEXT, "unit"), *columns(SHARE, "precision", "recall", "f1", "f1_low", "f1_high", "macro_f1")]
     return Table(title, [*heads, *columns(COUNT, "support", "tp", "fp", "fn")], rows)

@@ -26,11 +26,12 @@ from omniner.corpus.sample import generate_sample
 from omniner.corpus.stats.checks import SurveyedCorpus, run_checks
 from omniner.corpus.stats.measure import measure_corpus
 from omniner.guidance.prompt_search import BaselineDifference, CorrectedScore, SearchResult, VariantResult, VariantScore
-from omniner.records import Issue
+from omniner.records import Entity, Issue
 from omniner.report import comparison_page, corpus_page, corpus_tables, curation_tables, guidance_page, run_page, tables
 from omniner.report.comparison_tables import build_comparison_tables
 from omniner.report.page import render_summary_page
 from omniner.scoring.comparison import System, compare_runs
+from omniner.scoring.metrics import ErrtaError
 from omniner.wording import Wording
 
 ERRTA = ErrtaConfig(mode="span", examples=5, top=30)
@@ -196,3 +197,15 @@ def test_an_english_page_says_so() -> None:
     shown.feed(guided("en"))
     assert shown.language == "en"
     assert "Lessons" in shown.pieces
+
+
+def test_a_lesson_on_a_split_entity_is_not_called_a_split_of_the_corpus() -> None:
+    whole, pieces = Entity("小满奶茶", "品牌", 0, 4), (Entity("小满", "品牌", 0, 2), Entity("奶茶", "品牌", 2, 4))
+    lesson = made_up_guidance.lesson_of(ErrtaError("split", "x", (whole,), pieces), "小满奶茶")
+    given = replace(made_up_guidance.guidance(60), lessons=[lesson])
+    assert "1. 拆分错误：品牌" in guidance_page.render_guidance_page(given, "a run", "zh")
+
+
+def test_the_units_of_scores_are_called_as_in_the_title_above_them() -> None:
+    table = block(run_report("zh"))["tables"]["units"]
+    assert {row[0] for row in table["rows"]} == {"位置", "实体文字与类别"}
