@@ -86,10 +86,6 @@ class OverlapRow(NamedTuple):
     missed: int
     spurious: int
 
-    def to_json(self) -> dict[str, float | int]:
-        """The row as JSON object."""
-        return self._asdict()
-
 
 @dataclass(slots=True)
 class Metrics:
@@ -278,7 +274,7 @@ class ScoreResult:
             "profile": self.profile,
             "metrics": self.metrics.to_json(),
             "units": {unit: scores.to_json() for unit, scores in self.units.items()},
-            "overlap": {scheme: row.to_json() for scheme, row in self.overlap.items()},
+            "overlap": {scheme: row._asdict() for scheme, row in self.overlap.items()},
             "errta": self.errta.to_json(),
             "parse": self.parse.to_json(),
             "signature": self.signature,
@@ -362,13 +358,15 @@ def overlap_scores(errors: Iterable[ErrtaError], right: int) -> dict[str, Overla
     """
     kinds: Counter[tuple[bool, bool]] = Counter()
     gold = predicted = right
-    for error in errors:
-        gold += len(error.gold)
-        predicted += len(error.predicted)
+    for _, _, ours, theirs in errors:
+        gold += len(ours)
+        predicted += len(theirs)
+        if not ours or not theirs:
+            continue
         overlaps = [
-            (ours[2:] == theirs[2:], ours.category == theirs.category)
-            for ours, theirs in product(error.gold, error.predicted)
-            if None not in (ours.start, theirs.start)  # what has no place overlaps nothing
+            (one[2:] == other[2:], one[1] == other[1])
+            for one, other in product(ours, theirs)
+            if None not in (one[2], other[2])  # what has no place overlaps nothing
         ]
         if overlaps:
             kinds[max(overlaps)] += 1

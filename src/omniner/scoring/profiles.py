@@ -107,6 +107,7 @@ def score_records(
         _drop_summary_rows(scores, issues)
     middle = time.perf_counter()
     errors = _sort_errors(scored, other, samples, mode)
+    overlap = _score_overlap(scored, other, errors)
     sentences = scored.sentences
     ids, texts = [sentence.id for sentence in sentences], [sentence.text for sentence in sentences]
     errors.impossible = find_impossible(scored.comparison, ids, texts, known)
@@ -118,7 +119,7 @@ def score_records(
         profile=metrics.profile,
         metrics=scores,
         units=units,
-        overlap=_score_overlap(scored, other, errors),
+        overlap=overlap,
         errta=errors,
         parse=scored.parse,
         signature=_signature(scores, errors, metrics, samples),

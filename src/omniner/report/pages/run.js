@@ -23,12 +23,12 @@
   function drawTables() {
     const most = Math.max(1, ...data.tables.errta_counts.rows.map((row) => row[1]));
     const f1 = { f1: (value) => [value] };
-    show("units");
-    show("overlap");
     show("errta_counts", { act: ([type]) => showExamples({ type }), spoken: ["type"], bar: { count: (value, [type]) => [value / most, colourOf.get(type)] } });
     show("impossible_answers", { size: 10 });
     if (data.tables.primaries) show("primaries", { beside: { primary: "english" }, hide: ["english", "relaxed_precision", "relaxed_recall"], bar: f1 });
     show("categories", { beside: { category: "english" }, hide: ["english", "primary"], bar: f1 });
+    show("units");
+    show("overlap");
     show("errta_by_category", { heads: (type, title) => data.words[type] ?? title });
     show("confusion_pairs", { size: 25 });
     show("confused_surfaces", { size: 25, spoken: ["what"] });
