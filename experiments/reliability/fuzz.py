@@ -97,6 +97,7 @@ def by_hand() -> dict[str, list[str]]:
         "uie": [json.dumps(one, ensure_ascii=False) + "\n"],
         "w2ner": [json.dumps([{"sentence": [*TEXT], "ner": [{"index": [0, 1], "type": "PER"}]}])],
         "webanno": [web + "1-1\t0-1\t王\tPER[1]\t\n1-2\t1-2\t芳\tPER[1]\t\n1-3\t2-3\t去\t_\t\n"],
+        "entity_table": ["id,text,entity,category,start,end\n1,王芳去杭州,王芳,PER,0,2\n,,杭州,LOC,3,5\n2,好,,,,\n"],
         "word_table": ["Sentence #,Word,POS,Tag\nSentence: 1,王芳,NN,B-PER\n,去,V,O\n,杭州,NN,B-LOC\n"],
         "answers": [
             json.dumps(pairs, ensure_ascii=False),

@@ -180,6 +180,29 @@ READ = {
     "words and labels": Kind(
         "sentence_id,words,labels\n" + "".join(f"0,{t},{g}\n" for t, g in zip(TEXT, TAGS, strict=True)), "word_table"
     ),
+    "an entity a row": Kind(
+        f"id,text,entity,category,start,end\n1,{TEXT},王芳,PER,0,2\n2,没有,,,,\n1,{TEXT},杭州,LOC,4,6\n",
+        "entity_table",
+        sentences=2,
+        texts=[TEXT, "没有"],
+    ),
+    "an entity a row, merged cells, ends inclusive": Kind(
+        f"编号,句子,实体,类别,起始,结束\n1,{TEXT},王芳,PER,0,1\n,,杭州,LOC,4,5\n",
+        "entity_table",
+        issues={"offset-units": 1},
+    ),
+    "an entity a row, words alone and a column of notes": Kind(
+        f"sentence\tentity\tlabel\tnote\n{TEXT}\t王芳\tPER\t\n{TEXT}\t杭州\tLOC\tsure\n{TEXT}\t杭\t\t\n",
+        "entity_table",
+        issues={"unknown-key": 1, "bad-entity": 1},
+    ),
+    "an entity a row, numbered, offsets alone, as pandas writes them": Kind(
+        f"id,text,label,start,end\n0,{TEXT},PER,0.0,2.0\n1,{TEXT},LOC,4.0,6.0\n2,好,,,\n",
+        "entity_table",
+        issues={"row-ids": 1},
+        sentences=2,
+        texts=[TEXT, "好"],
+    ),
     # JSON
     "triples": Kind(lines({"text": TEXT, "entities": PLACES}), "jsonl"),
     "other keys": Kind(

@@ -137,6 +137,29 @@ def test_the_official_csv_holds_any_text(items: list[Sentence]) -> None:
     assert_offsets_hold(found)
 
 
+@given(items=corpora(st.sampled_from(AWKWARD) | ANY))
+@settings(max_examples=80, deadline=None)
+def test_a_table_of_an_entity_a_row_holds_any_text(items: list[Sentence]) -> None:
+    found, written, issues = there_and_back("entity_table", items)
+    kept = [item for item in items if not records.is_unlabeled(item)]
+    assert [(s.id, s.text, s.post_id) for s in found] == [(s.id, s.text, s.post_id) for s in kept]
+    for item, back in zip(kept, found, strict=True):
+        assert set(placed(item)) <= set(back.entities)
+        assert {(e.text, e.category) for e in back.entities} == {(e.text, e.category) for e in item.entities}
+    counted = Counter(codes(written))
+    assert counted["unlabeled"] == len(items) - len(kept)
+    assert counted["no-offsets"] == sum(e.start is None for s in kept for e in s.entities)
+    assert set(codes(issues)) <= {"unaligned", "duplicate-entity"}
+    assert_offsets_hold(found)
+
+
+def test_a_table_of_an_entity_a_row_says_which_sentences_it_makes_one() -> None:
+    items = [Sentence("a", "好", [Entity("好", "A", 0, 1)]), Sentence("b", "好"), Sentence("a", "好")]
+    found, written, issues = there_and_back("entity_table", items)
+    assert found == items[:2]
+    assert (codes(written), codes(issues)) == ({"repeated-sentence": 1}, {})
+
+
 @given(items=corpora(flat=True))
 @settings(max_examples=100, deadline=None)
 def test_columns_hold_flat_entities(items: list[Sentence]) -> None:

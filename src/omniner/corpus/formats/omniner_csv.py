@@ -29,11 +29,11 @@ from omniner.corpus.formats.fields import (
     read_text,
     writable_text,
 )
-from omniner.corpus.formats.regions import Region, RegionPlacer, report_place, sort_entities, without_repeats
+from omniner.corpus.formats.regions import Region, RegionPlacer, add_by_words
 from omniner.corpus.formats.rows import check_header, header_of, table_rows
 from omniner.errors import UserError
 from omniner.files import writing
-from omniner.records import Issue, Sentence, is_unlabeled, locate_pairs, unlabeled_sentence
+from omniner.records import Issue, Sentence, is_unlabeled, unlabeled_sentence
 from omniner.registry import first_line
 from omniner.wording import counted
 
@@ -79,22 +79,8 @@ def _sentence(row: dict[str, str], placer: RegionPlacer, log: IssueLog, line: in
         return None
     sentence = Sentence("", text, [], post_id)
     placer.add(sentence, [item for item in items if item.start is not None], line)
-    _add_by_words(sentence, [item for item in items if item.start is None], log, line)
+    add_by_words(sentence, [item for item in items if item.start is None], log, line)
     return sentence
-
-
-def _add_by_words(sentence: Sentence, items: Sequence[Region], log: IssueLog, line: int) -> None:
-    """Place the items without offsets, and the entities whose offsets do not fit, beside those that have a place."""
-    placed = [entity for entity in sentence.entities if entity.start is not None]
-    loose = [(entity.text, [entity.category]) for entity in sentence.entities if entity.start is None]
-    loose += [(item.surface or "", list(map(str, item.categories))) for item in items]
-    found = locate_pairs(sentence.text, [(surface, names[0]) for surface, names in loose], placed)
-    for (surface, names), entity in zip(loose, found, strict=True):
-        report_place((surface, names[0]), entity, log, line)
-        if entity is not None:
-            placed += [entity._replace(category=name) for name in names]
-    if loose:
-        sentence.entities = sort_entities(without_repeats(placed, log, line))
 
 
 def _items(label: str, log: IssueLog, line: int) -> list[Region] | None:

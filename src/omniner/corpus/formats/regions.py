@@ -47,15 +47,15 @@ CATEGORIES = (
     *("category", "label", "type", "labels", "entity_type", "entity_label", "label_type", "tag", "class"),
     *("types", "entity_group", "类别", "类型"),
 )
-_STARTS = (
+STARTS = (
     *("start", "start_offset", "start_idx", "start_pos", "start_char", "startIndex", "start_index", "startOffset"),
     *("start_position", "begin", "beginIndex", "begin_offset", "BeginOffset", "from", "开始", "起始", "开始位置"),
 )
-_ENDS = (
+ENDS = (
     *("end", "end_offset", "end_idx", "end_pos", "end_char", "endIndex", "end_index", "endOffset", "EndOffset"),
     *("end_position", "stop", "to", "结束", "终止", "结束位置"),
 )
-OFFSETS = frozenset({*_STARTS, *_ENDS} - {"from", "to"})
+OFFSETS = frozenset({*STARTS, *ENDS} - {"from", "to"})
 """Keys under which an entity has its offsets."""
 _LENGTHS = ("length", "len", "长度")
 _NO_OFFSETS = frozenset({"id", "score", "confidence", "probability", "confidenceScore", "index"})
@@ -147,8 +147,8 @@ def _surface(item: Mapping[str, Any]) -> str | None:
 
 
 def _offsets(item: Mapping[str, Any]) -> tuple[object, object]:
-    start = next((item[key] for key in _STARTS if item.get(key) is not None), None)
-    end = next((item[key] for key in _ENDS if item.get(key) is not None), None)
+    start = next((item[key] for key in STARTS if item.get(key) is not None), None)
+    end = next((item[key] for key in ENDS if item.get(key) is not None), None)
     if start is None and end is None:
         for key in _PAIRS:
             pair = item.get(key)
@@ -283,6 +283,27 @@ def report_place(pair: tuple[str, str], entity: Entity | None, log: IssueLog, li
         log.add("duplicate-entity", message, line)
     elif entity.start is None:
         log.add("unaligned", f"{category} {quote(surface)} does not stand in the text; no offsets", line)
+
+
+def add_by_words(sentence: Sentence, items: Sequence[Region], log: IssueLog, line: int) -> None:
+    """Place mentions without offsets, and entities whose offsets did not fit, beside those that have a place.
+
+    Args:
+        sentence: with the entities whose offsets are believed.
+        items: mentions without offsets.
+        log: takes the issues.
+        line: where the sentence stands.
+    """
+    placed = [entity for entity in sentence.entities if entity.start is not None]
+    loose = [(entity.text, [entity.category]) for entity in sentence.entities if entity.start is None]
+    loose += [(item.surface or "", list(map(str, item.categories))) for item in items]
+    found = locate_pairs(sentence.text, [(surface, names[0]) for surface, names in loose], placed)
+    for (surface, names), entity in zip(loose, found, strict=True):
+        report_place((surface, names[0]), entity, log, line)
+        if entity is not None:
+            placed += [entity._replace(category=name) for name in names]
+    if loose:
+        sentence.entities = sort_entities(without_repeats(placed, log, line))
 
 
 class Waiting(NamedTuple):
