@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from omniner.corpus.formats.fields import IssueLog
-from omniner.corpus.formats.regions import PairPlacer, Region, RegionPlacer, pairs_of, regions_of
+from omniner.corpus.formats.regions import Region, RegionPlacer, regions_of
+from omniner.corpus.formats.surfaces import PairPlacer, pairs_of
 from omniner.records import Entity, Sentence
 
 TEXT = "王芳在北京，王芳在上海"

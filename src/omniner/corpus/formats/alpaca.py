@@ -36,7 +36,8 @@ from omniner.corpus.formats.fields import (
     quote,
     text_of,
 )
-from omniner.corpus.formats.regions import PairPlacer, regions_of
+from omniner.corpus.formats.regions import regions_of
+from omniner.corpus.formats.surfaces import PairPlacer
 from omniner.errors import UserError
 from omniner.files import read_json, write_json, writing
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, locate_pairs, to_line, unlabeled_sentence

@@ -24,8 +24,9 @@ from typing import NamedTuple
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.excerpt import Excerpt
 from omniner.corpus.formats.fields import IssueLog, join_surrogates, labeled_only, quote, text_of, writable_text
-from omniner.corpus.formats.regions import CATEGORIES, ENDS, STARTS, TEXTS, Region, RegionPlacer, add_by_words
+from omniner.corpus.formats.regions import CATEGORIES, ENDS, STARTS, TEXTS, Region, RegionPlacer
 from omniner.corpus.formats.rows import header_of, table_cells
+from omniner.corpus.formats.surfaces import add_by_words
 from omniner.errors import UserError
 from omniner.files import writing
 from omniner.records import Entity, Issue, Sentence

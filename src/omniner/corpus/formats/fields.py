@@ -6,7 +6,7 @@ file is still read) or, where nothing can be read, with one `UserError`. A file 
 fast and simple, and costs about three times its size.
 
 From top to bottom: the issues of a file, its text and lines, its JSON values, the fields of a record, and what writers
-need. Entities stand in `regions`, tags in `tags`, the recognition of formats in `excerpt`.
+need. Entities stand in `regions` and `surfaces`, tags in `tags`, the recognition of formats in `excerpt`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ is a sentence without labels. Predictions that carry their text are read as sent
 list of such objects is read as well, and so are the spellings of other tools: triples `[start, end, label]`, or objects
 with `label`, `type`, `start_idx`, `end_offset` and the like (`regions.regions_of`), under `entities`, `spans`,
 `entity_list` and other keys, of a `content` as of a `text`. Pairs `[words, category]` and objects of categories with
-lists of words get their places from left to right (`regions.PairPlacer`).
+lists of words get their places from left to right (`surfaces.PairPlacer`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from omniner.corpus.formats.regions import (
     LISTS,
     OFFSETS,
     TEXTS,
-    PairPlacer,
     Region,
     RegionPlacer,
-    pairs_of,
     regions_of,
     without_repeats,
 )
+from omniner.corpus.formats.surfaces import PairPlacer, pairs_of
 from omniner.files import write_json_lines
 from omniner.records import PREDICTED_BY, UNLABELED, Entity, Issue, Sentence, replace_surrogates, sentence_to_json
 from omniner.registry import first_line

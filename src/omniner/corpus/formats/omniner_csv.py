@@ -29,8 +29,9 @@ from omniner.corpus.formats.fields import (
     read_text,
     writable_text,
 )
-from omniner.corpus.formats.regions import Region, RegionPlacer, add_by_words
+from omniner.corpus.formats.regions import Region, RegionPlacer
 from omniner.corpus.formats.rows import check_header, header_of, table_rows
+from omniner.corpus.formats.surfaces import add_by_words
 from omniner.errors import UserError
 from omniner.files import writing
 from omniner.records import Issue, Sentence, is_unlabeled, unlabeled_sentence

@@ -1,0 +1,144 @@
+"""Entities as files list them without offsets: pairs of a surface and its category, placed by the surfaces.
+
+The k-th mention of a surface gets its k-th occurrence (`records.locate_pairs`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from omniner.corpus.formats.fields import IssueLog, join_surrogates, quote
+from omniner.corpus.formats.regions import Region, sort_entities, without_repeats
+from omniner.records import Entity, Sentence, locate_pairs
+
+
+def pairs_of(items: object) -> list[tuple[str, str]] | None:
+    """Read a list of `[surface, category]` pairs, or an object of categories with lists of surfaces.
+
+    Returns:
+        What stands where the surface is expected, and where the category is; None where `items` is neither, or empty.
+    """
+    if isinstance(items, dict):
+        groups = [(name, surfaces) for name, surfaces in items.items() if isinstance(surfaces, list)]
+        listed = [[surface, name] for name, surfaces in groups for surface in surfaces]
+        items = listed if len(groups) == len(items) else None
+    if not isinstance(items, list) or not items:
+        return None
+    pairs = []
+    for item in items:
+        if not isinstance(item, list) or len(item) != 2 or not all(isinstance(one, str) and one for one in item):
+            return None
+        pairs.append((item[0], item[1]))
+    return pairs
+
+
+class PairPlacer:
+    """Finds the places of pairs of a surface and its category, of which a file gives no offsets.
+
+    Which of the two is the surface follows from the texts of the file: more of the surfaces stand in them. A file that
+    has the category first is an issue.
+
+    Args:
+        log: takes the issues.
+        usual: the format never has places; else that they are missing is an issue of the file as a whole.
+    """
+
+    def __init__(self, log: IssueLog, usual: bool = False) -> None:
+        self._log, self._usual = log, usual
+        self._open: list[tuple[Sentence, list[tuple[str, str]], int, int, str]] = []
+
+    def add(self, sentence: Sentence, pairs: list[tuple[str, str]], line: int, item: int = 0) -> None:
+        """Give a sentence the entities of these pairs when `finish` is called.
+
+        Args:
+            sentence: whose text has the surfaces.
+            pairs: the surface first, or the category in all of the file.
+            line: where they stand.
+            item: the number of the record, for issues; 0 = the line says enough.
+        """
+        self._open.append((sentence, pairs, line, item, self._log.id))
+
+    def finish(self) -> None:
+        """Place all pairs."""
+        log, is_turned = self._log, self._is_turned()
+        several = total = 0
+        for sentence, pairs, line, item, log.id in self._open:
+            first = len(log.items)
+            told = [
+                (join_surrogates(surface, log, line), join_surrogates(category, log, line))
+                for surface, category in ((pair[::-1] if is_turned else pair) for pair in pairs)
+            ]
+            sentence.entities = entities_of_pairs(sentence.text, told, log, line)
+            log.number(first, item)
+            total += len(told)
+            listed = Counter(surface for surface, _ in told)
+            several += sum(count for surface, count in listed.items() if sentence.text.count(surface) > count)
+        log.id = ""
+        if total and not self._usual:
+            found = f"{total:,} entities have words, but no places: looked for from left to right"
+            many = f"; {several:,} of them stand more often in their text than they are listed" if several else ""
+            log.add("placed-by-words", found + many, self._open[0][2])
+
+    def _is_turned(self) -> bool:
+        """Whether the category comes first, which is an issue where it is met first."""
+        usual = turned = line = 0
+        for sentence, pairs, at, _, _ in self._open:
+            for first, second in pairs:
+                if (first in sentence.text) == (second in sentence.text):
+                    continue
+                if first in sentence.text:
+                    usual += 1
+                else:
+                    line = line or at
+                    turned += 1
+        if turned > usual:
+            found = f"of {turned + usual:,} pairs that tell, {turned:,} have the category first, the surface second"
+            self._log.add("turned-pairs", f"{found}, first here; all are taken so", line)
+        return turned > usual
+
+
+def entities_of_pairs(text: str, pairs: Sequence[tuple[str, str]], log: IssueLog, line: int) -> list[Entity]:
+    """Make entities of pairs of a surface and its category, with places from left to right.
+
+    Args:
+        text: of the sentence.
+        pairs: in their listed order.
+        log: takes an issue for each that is not in the text, and has no offsets, or is listed too often, and left out.
+        line: where they stand.
+    """
+    found = locate_pairs(text, pairs)
+    for pair, entity in zip(pairs, found, strict=True):
+        report_place(pair, entity, log, line)
+    return [entity for entity in found if entity]
+
+
+def report_place(pair: tuple[str, str], entity: Entity | None, log: IssueLog, line: int) -> None:
+    """Note an issue where `records.locate_pairs` gave a pair no entity, or one without a place."""
+    surface, category = pair
+    if entity is None:
+        message = f"{category} {quote(surface)} is listed more often than it stands in the text; left out"
+        log.add("duplicate-entity", message, line)
+    elif entity.start is None:
+        log.add("unaligned", f"{category} {quote(surface)} does not stand in the text; no offsets", line)
+
+
+def add_by_words(sentence: Sentence, items: Sequence[Region], log: IssueLog, line: int) -> None:
+    """Place mentions without offsets, and entities whose offsets did not fit, beside those that have a place.
+
+    Args:
+        sentence: with the entities whose offsets are believed.
+        items: mentions without offsets.
+        log: takes the issues.
+        line: where the sentence stands.
+    """
+    placed = [entity for entity in sentence.entities if entity.start is not None]
+    loose = [(entity.text, [entity.category]) for entity in sentence.entities if entity.start is None]
+    loose += [(item.surface or "", list(map(str, item.categories))) for item in items]
+    found = locate_pairs(sentence.text, [(surface, names[0]) for surface, names in loose], placed)
+    for (surface, names), entity in zip(loose, found, strict=True):
+        report_place((surface, names[0]), entity, log, line)
+        if entity is not None:
+            placed += [entity._replace(category=name) for name in names]
+    if loose:
+        sentence.entities = sort_entities(without_repeats(placed, log, line))
