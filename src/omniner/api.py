@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 from omniner.errors import UserError
 from omniner.model_files import DESCRIPTION
 from omniner.records import Entity, Issue, Prediction, Sentence
+from omniner.registry import load_extensions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,6 +64,7 @@ def read(path: str | Path, format: str = "auto") -> Sentences:
     from omniner.corpus import formats
     from omniner.corpus.sources import read_sentences
 
+    load_extensions()
     if format == "auto":
         return Sentences(*read_sentences(Path(path)))
     return Sentences(*formats.read(Path(path), format, formats.ReadOptions(id_prefix=Path(path).stem)))
@@ -95,6 +97,7 @@ def write(
     """
     from omniner.corpus import formats
 
+    load_extensions()
     return formats.write(Path(path), format, sentences, formats.WriteOptions(scheme, separator, joiner))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from omniner.config import compose
 from omniner.errors import UserError
 from omniner.registry import Registry, load_extensions
 
@@ -68,6 +69,38 @@ def test_a_module_named_in_the_environment_adds_what_commands_then_know(tmp_path
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
     [found] = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(found)["entities"] == [{"text": "小满", "category": "品牌", "start": 2, "end": 4}]
+
+
+READS = "import omniner; print(omniner.read('given.jsonl', 'my_export')[0].entities[0].category)"
+WRITES = "import omniner; omniner.write([], 'out', 'my_export')"
+WRITER = EXTENSION.replace("write=None", "write=lambda path, sentences, options: print('written') or []")
+COMPOSES = "from omniner.config import compose; print(compose.load(['head=auto', 'head.kind=mine']).head.kind)"
+SERVES = """from types import SimpleNamespace
+from omniner import models
+from omniner.tracking.pyfunc import TaggerModel
+models.load_predictor = lambda config, checkpoint: print(config.head.kind)
+TaggerModel().load_context(SimpleNamespace(artifacts={"config": "config.yaml", "checkpoint": "best.ckpt"}))
+"""
+HEAD = """from omniner.registry import HEADS
+from omniner.taggers.heads import Head
+HEADS.add(Head(name="mine", description="mine.", build=None, nested=False, members=True))
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "program", "printed"),
+    [(EXTENSION, READS, "品牌"), (WRITER, WRITES, "written"), (HEAD, COMPOSES, "mine"), (HEAD, SERVES, "mine")],
+    ids=["read", "write", "compose", "mlflow"],
+)
+def test_programs_know_what_it_adds_as_commands_do(tmp_path: Path, module: str, program: str, printed: str) -> None:
+    (tmp_path / "my_module.py").write_text(module, encoding="utf-8")
+    (tmp_path / "given.jsonl").write_text(json.dumps(["去喝小满", [[2, 4, "品牌"]]]), encoding="utf-8")
+    config = compose.to_yaml(compose.load([])).replace("kind: crf", "kind: mine")
+    (tmp_path / "config.yaml").write_text(config, encoding="utf-8")
+    environment = {**os.environ, "OMNINER_EXTENSIONS": "my_module"}
+    command = [sys.executable, "-P", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
+    assert done.stdout.strip() == printed, done.stderr
 
 
 def test_a_module_that_is_not_there_is_told_and_one_that_fails_fails(

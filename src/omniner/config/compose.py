@@ -32,7 +32,7 @@ from omniner.config.overrides import explain_override, read_arguments
 from omniner.config.validate import field_types, validate
 from omniner.errors import UserError, masked, one_line
 from omniner.files import explaining
-from omniner.registry import HEADS, TASKS
+from omniner.registry import HEADS, TASKS, load_extensions
 
 MOST_BYTES = 1 << 18  # of a configuration, twenty times as much as the longest one written: YAML reads 3 s a megabyte
 
@@ -71,10 +71,11 @@ def load(overrides: Sequence[str]) -> Config:
         overrides: as on the command line: `["data=cluener", "seed=7"]`.
 
     Raises:
-        UserError: for the first key at fault.
+        UserError: for the first key at fault, or for a module that `OMNINER_EXTENSIONS` names in vain.
     """
     from hydra.errors import HydraException
 
+    load_extensions()
     try:
         composed = compose(overrides)
     except HydraException as error:

@@ -18,6 +18,7 @@ from pydantic import BaseModel  # noqa: E402
 
 from omniner.config import compose  # noqa: E402
 from omniner.records import Sentence, entity_to_json  # noqa: E402
+from omniner.registry import load_extensions  # noqa: E402
 
 
 class Mention(BaseModel):
@@ -39,6 +40,7 @@ class TaggerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
         """Read the configuration that was saved with the model; it answers on the device that this machine has."""
         from omniner.models import load_predictor
 
+        load_extensions()
         config = compose.read(Path(context.artifacts["config"]))
         config.trainer = replace(
             config.trainer, accelerator="auto", devices=1, nodes=1, strategy="auto", precision="auto"
