@@ -124,3 +124,16 @@ def test_what_contributors_are_told_to_look_at_is_there() -> None:
     named = [path for path in re.findall(r"`([\w./]+)`", text) if path.startswith(("tests/", "conf/"))]
     assert len(named) > 5
     assert [path for path in named if not (root / path).exists()] == []
+
+
+def test_tests_that_pages_name_are_there() -> None:
+    root = Path(__file__).resolve().parents[2]
+    pages = [*root.glob("*.md"), *(root / "docs").rglob("*.md"), *(root / "experiments").rglob("*.md")]
+    named = {
+        match for page in pages for match in re.findall(r"(test_\w+\.py)::(\w+)", page.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 10
+    files: dict[str, str] = defaultdict(str)  # several may have one name
+    for path in (root / "tests").rglob("test_*.py"):
+        files[path.name] += path.read_text(encoding="utf-8")
+    assert [f"{file}::{name}" for file, name in sorted(named) if f"def {name}(" not in files[file]] == []
