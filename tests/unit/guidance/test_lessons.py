@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import ROOT
 from tests.helpers import made_up_guidance
 from tests.helpers.made_up_guidance import lesson_of
 
@@ -157,6 +158,20 @@ def test_people_are_told_whose_word_it_is(made: Guidance) -> None:
         assert "no teacher was asked" in text
         assert "Note by counting in the training split" in text
     assert "1 question without an answer" in guidance_page.guidance_author(hostile())
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/README.zh.md", "experiments/real_models/README.md"])
+def test_pages_quote_what_the_command_prints(page: str, made: Guidance) -> None:
+    quoted = dataclasses.replace(
+        made,
+        source=made.source | {"name": "base"},
+        scores={"errors": 403, "sentences": 400, "f1": 0.6617},
+        lessons=made.lessons[:1] * 20,
+        rest={"clusters": 58, "errors": 143},
+    )
+    head, lessons, *_ = guidance_page.guidance_summary(quoted).splitlines()
+    lines = [line.strip() for line in (ROOT / page).read_text(encoding="utf-8").splitlines()]
+    assert lines[lines.index(head) + 1] == lessons.strip()
 
 
 def test_tables_have_a_row_for_each(made: Guidance) -> None:
