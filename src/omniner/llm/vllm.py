@@ -192,6 +192,7 @@ def running(command: Sequence[str], output: Path, seconds: float, url: str) -> I
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env={"VLLM_NO_USAGE_STATS": "1", **os.environ},  # it would report the machine and the model to its makers
         )
     try:
         _wait_until_ready(server, output, seconds, url)

@@ -23,10 +23,12 @@ from omniner.llm.vllm import ServedModel, predict_with_vllm
 from omniner.records import Prediction, Sentence
 
 STAND_IN = """
-import http.server, json, sys, time
+import http.server, json, os, sys, time
 arguments, place = sys.argv[2:], {place!r}
 with open(place + "/started", "w") as file:
     json.dump(arguments, file)
+with open(place + "/no_reports", "w") as file:
+    file.write(os.environ.get("VLLM_NO_USAGE_STATS", ""))
 mode = {mode!r}
 if mode == "broken":
     sys.exit("ValueError: no GPU has enough memory")
@@ -52,7 +54,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if mode == "dying":
             sys.stderr.write("RuntimeError: the engine is gone\\n")
             sys.stderr.flush()
-            import os
             os._exit(3)
         text = '[["张三", "人名"]]'
         choice = {{"index": 0, "finish_reason": "stop", "message": {{"role": "assistant", "content": text}}}}
@@ -109,6 +110,7 @@ def test_a_server_is_started_asked_and_ended(tmp_path: Path, monkeypatch: pytest
         "--enable-prefix-caching": "",
         "--served-model-name": "vllm",
     }
+    assert (tmp_path / "no_reports").read_text() == "1", "its makers learn nothing"
     assert not [one for one in psutil.Process().children(recursive=True) if "stand_in.py" in " ".join(one.cmdline())]
 
 
