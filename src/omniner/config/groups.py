@@ -428,14 +428,15 @@ class Config(Group):
     output_dir: str | None
     """Folder of the run; null = `outputs/<name>-<time>`."""
     resume: str
-    """auto = continue an unfinished run with the same configuration; never = start over; or the folder of a run."""
+    """auto = continue an unfinished run with the same configuration; never = start over, also where `output_dir` holds
+    an unfinished run of another command; or the folder of a run."""
     overwrite: bool
     """true = replace what `output_dir` or `output` names, even if another command made it or it is the task's input."""
     predictions: str | None
     """task=score: file of predictions: OmniNER's predictions.jsonl, LLaMA-Factory's generated_predictions.jsonl, ..."""
     gold: str | None
-    """task=score, compare, agreement: file of gold sentences; null = in the predictions file, or gold.jsonl beside
-    it."""
+    """task=score, compare, agreement, convert (to=generated): file of gold sentences; null = in the predictions file,
+    or gold.jsonl beside it."""
     runs: list[str]
     """task=compare: run ids, names, folders (of a sweep: all its runs) or predictions files, the baseline first;
     "name=path" gives a name."""
@@ -450,7 +451,8 @@ class Config(Group):
     run: str | None
     """task=guide: id, name or folder of the run whose errors are explained."""
     checkpoint: str | None
-    """task=predict: a run (folder, name or id) or its checkpoint; null = an untuned causal model, or a server."""
+    """task=predict, chat, convert (to=merged, serve, label_studio): a run (folder, name or id) or its checkpoint; null
+    = an untuned causal model, or a server."""
     text: Annotated[list[str], ONE_OR_MORE]
     """task=predict: sentences to tag, instead of a file."""
     input: str | None

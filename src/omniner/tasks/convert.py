@@ -4,7 +4,8 @@
 - `to=safetensors`: a pretrained causal model (`input`: a GGUF file or a folder) to a folder that loads in seconds, in
   bf16.
 - `to=merged`: a run's adapters (`checkpoint`) merged into plain weights that any server loads.
-- `to=serve`: print the command that serves the model of a run (`checkpoint`), or that of `model`, with vLLM.
+- `to=serve`: print the vLLM command that serves a run's model (`checkpoint=`) or the published model chosen with
+  `model=`.
 - `to=<corpus format>`: a file, or each file of a folder (`input`); without `input`, every split of `data`. The
   labelling configuration of `to=label_studio` has the categories found and, with `checkpoint`, all of the model's.
   `convert.scheme` and `convert.separator` are those of `to=conll`.

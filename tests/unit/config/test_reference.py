@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,20 @@ TASKS_DOCUMENT = ROOT / "docs" / "reference" / "tasks.md"
 def test_the_document_is_up_to_date() -> None:
     assert DOCUMENT.read_text(encoding="utf-8") == markdown().rstrip("\n") + "\n", "run `make docs`"
     assert TASKS_DOCUMENT.read_text(encoding="utf-8") == tasks_markdown().rstrip("\n") + "\n", "run `make docs`"
+
+
+def test_the_document_says_which_tasks_have_no_folder() -> None:
+    sections = dict(re.findall(r"## `task=(\w+)`\n(.*?)(?=\n## |\Z)", tasks_markdown(), flags=re.DOTALL))
+    assert sections.keys() == set(TASKS)
+    without = {name for name, text in sections.items() if "- has no folder" in text.splitlines()}
+    assert without == {name for name, task in TASKS.items() if not task.has_own_run} == {"prune", "sync", "ui"}
+
+
+def test_a_key_names_the_tasks_that_read_it() -> None:
+    meanings = descriptions(Config)
+    read = [(one.key, name) for name, task in TASKS.items() for one in task.inputs if one.key in meanings]
+    assert len(read) > 10
+    assert [(key, name) for key, name in read if not re.search(rf"\b{name}\b", meanings[key])] == []
 
 
 def test_every_key_says_what_it_is() -> None:
