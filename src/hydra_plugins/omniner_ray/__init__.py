@@ -97,7 +97,7 @@ def _start(settings: Any) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UserError("hydra/launcher", "Ray is not installed", "pip install omniner[ray]") from error
+        raise UserError("hydra/launcher", "Ray is not installed", "pip install 'omniner[ray]'") from error
     if not ray.is_initialized():
         try:
             alone = {} if settings.get("address") else {"include_dashboard": False}
