@@ -56,7 +56,7 @@ def run(context: Context) -> None:
         **own,
     }
     text = "\n".join(f"== {title}\n" + "".join(f"{line}\n" for line in lines) for title, lines in sections.items())
-    context.run.text(text, "check.txt")
+    context.publish_text("check.txt", text)
     print(text)
 
 
