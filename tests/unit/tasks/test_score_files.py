@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import ROOT
 
 from omniner.config import compose
 from omniner.errors import UserError
 from omniner.files import read_json
+from omniner.records import Prediction, prediction_to_json
+from omniner.registry import ERROR_TYPES, TASKS
 from omniner.run import run
+from omniner.runs.folder import ALWAYS_WRITTEN, BOOKKEEPING, WRITTEN
 
 GOLD: list[dict[str, Any]] = [
     {"id": "1", "text": "我爱北京", "entities": [{"text": "北京", "category": "地点", "start": 2, "end": 4}]},
@@ -149,3 +154,59 @@ def test_answers_to_more_or_fewer_sentences_are_matched_by_their_prompts(
 def test_the_format_that_is_said_holds_for_gold(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gold\.jsonl"):
         score(tmp_path, GOLD, f"gold={tmp_path / 'gold.jsonl'}", "data.format=conll")
+
+
+RESULTS = (ROOT / "docs" / "reference" / "results.md").read_text(encoding="utf-8")
+
+
+def rows_of(section: str) -> dict[str, set[str]]:
+    """The rows of a table of the page: what the first cell names -> all that the row names."""
+    (text,) = re.findall(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", RESULTS, flags=re.DOTALL | re.MULTILINE)
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    return {
+        name: set(re.findall(r"`([^`]+)`", row))
+        for row in rows
+        for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])
+    }
+
+
+def unexplained(
+    value: object, rows: dict[str, set[str]], path: str = "", known: frozenset[str] = frozenset()
+) -> list[str]:
+    """The keys of `scores.json`, dotted, that have no row and are not named in the row of what holds them."""
+    if not isinstance(value, dict):
+        return []
+    of_gold = path in ("metrics.categories", "metrics.primaries", "errta.counts", "errta.paper_counts", "errta.units")
+    found = []
+    for key, inner in value.items():
+        name = f"{path}.{key}".strip(".")
+        if (
+            not of_gold
+            and name not in rows
+            and key not in known
+            and not any(row.startswith(f"{name}.") for row in rows)
+        ):
+            found.append(name)
+        found += unexplained(inner, rows, name, known | rows.get(name, set()))
+    return found
+
+
+def test_the_page_on_results_explains_all_that_is_written(tmp_path: Path) -> None:
+    folder = score(tmp_path, [{"id": "1", "raw": '[["北京", "地点"], ["上海", "地点"]]'}, {"id": "2", "raw": "没有"}])
+    tables = rows_of("Tables")
+    for path in sorted((folder / "tables").iterdir()):
+        columns = path.read_text(encoding="utf-8").splitlines()[0].split(",")
+        assert set(columns) - ERROR_TYPES.keys() <= tables[path.stem], path.name
+    scores = read_json(folder / "scores.json")
+    rows = rows_of("scores.json")
+    scored = {"precision", "recall", "f1", "support", "tp", "fp", "fn"}  # named above the table
+    assert unexplained(scores, rows, known=frozenset(scored)) == []
+    assert unexplained({"metrics": {"new": 1}, "errta": {"fn": 1, "odd": 1}}, rows) == ["metrics.new", "errta.odd"]
+    fields = {*prediction_to_json(Prediction("1", [], "a", "ok", "b", "c", "d"), "text"), "post_id", "meta"}
+    assert fields <= set().union(*rows_of("predictions.jsonl and gold.jsonl").values())
+
+
+def test_the_page_on_results_names_all_files() -> None:
+    named = set(re.findall(r"`([^`\n]+)`", RESULTS.partition("## predictions.jsonl")[0]))
+    assert {*ALWAYS_WRITTEN, *BOOKKEEPING, WRITTEN} <= named
+    assert [(task, name) for task in TASKS for name in TASKS[task].outputs if name not in named] == []
