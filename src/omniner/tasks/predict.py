@@ -1,9 +1,10 @@
 """`task=predict`: tag sentences with a trained checkpoint, and score the predictions if there is gold.
 
 The sentences come from `text=` or `input=` (a file, or `-` for lines of standard input), otherwise from the reported
-split of `data`. `checkpoint=` is a run or its checkpoint (none for an untuned causal model, or a server). The task
-writes `predictions.jsonl`, prints sentences with their entities marked (all of `text=`, the first few of a file), and
-with gold does all that `task=score` does.
+split of `data`. `checkpoint=` is a run or its checkpoint (none for an untuned causal model, or a server). It brings the
+weights and, for a causal model, the prompt; `data`, `encoding`, `decoding`, `metrics` and `errta` are those of this
+command, not of the run: give them again. The task writes `predictions.jsonl`, prints sentences with their entities
+marked (all of `text=`, the first few of a file), and with gold does all that `task=score` does.
 
 Predictions survive a kill: those of every finished batch are on disk, and the same command continues after them. At the
 end the file is rewritten in the order of the sentences, so that interrupted and uninterrupted runs end in the same
