@@ -10,6 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from omniner.config import compose
+from omniner.config.model_groups import CausalConfig
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
@@ -78,3 +79,22 @@ def test_it_says_only_what_differs(path: Path) -> None:
 def test_the_paper_sized_sample_is_one_override() -> None:
     sizes = "data.size={train: 156454, dev: 19557, test: 19557}"
     assert sum(compose.load([sizes]).data.size.values()) == 195_568
+
+
+@pytest.mark.parametrize("overrides", [["experiment=errta_paper"], ["experiment=table4_paper", "model=qwen2_7b"]])
+def test_the_paper_s_recipe_trains_all_weights_at_its_rate(overrides: list[str]) -> None:
+    """Section 4.1: all weights, 1e-4, cosine with 10 % warm-up, 3 epochs, 8 x 2 x 2 sentences a step."""
+    config = compose.load(overrides)
+    model, trainer = config.model, config.trainer
+    assert isinstance(model, CausalConfig)
+    assert (config.tuning.method, model.learning_rate["full"]) == ("full", 1e-4)
+    assert (trainer.max_epochs, trainer.batch_size, trainer.devices) == (3, 8 * 2 * 2, 8)
+    assert (trainer.schedule, trainer.warmup, trainer.strategy) == ("cosine", 0.1, "auto")
+
+
+@pytest.mark.parametrize("model", ["bert_base_chinese", "roberta_wwm_large"])
+def test_the_paper_s_encoders_lie_beside_its_language_models(model: str) -> None:
+    config = compose.load(["experiment=table4_encoders", f"model={model}"])
+    theirs = compose.load(["experiment=table4_paper", "model=qwen2_7b"])
+    assert Path(config.output_dir or "").parent == Path(theirs.output_dir or "").parent
+    assert (config.trainer.strategy, config.trainer.devices) == ("ddp", theirs.trainer.devices)
