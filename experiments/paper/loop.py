@@ -78,6 +78,11 @@ def options(given: argparse.Namespace) -> Options:
     )
 
 
+def pair(chosen: Options) -> tuple[str, str]:
+    """What is compared before and after: the plain prompt, and the one with a teacher's notes if there is a teacher."""
+    return "plain", "teacher" if chosen.teacher else "counted"
+
+
 def folder(chosen: Options, model: str, variant: str, seed: int) -> Path:
     """Of a training run."""
     return chosen.work / model / f"{variant}-{seed}"

@@ -18,15 +18,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paper import loop, steps
 from paper import printed as tables
-from table6_errta_gain.run import PAIR, run
+from table6_errta_gain.run import plan
 
 
 def report(chosen: loop.Options, model: str) -> str:
     """The table of one model."""
-    found = [loop.figures(loop.compare(chosen, model, PAIR, seed).makes[0][0]) for seed in chosen.seeds]
+    pair = loop.pair(chosen)
+    found = [loop.figures(loop.compare(chosen, model, pair, seed).makes[0][0]) for seed in chosen.seeds]
     kinds = tables.read()["table5"]["before"]
     ours = {
-        kind: (mean(runs[PAIR[0]].errors[kind] for runs in found), mean(runs[PAIR[1]].errors[kind] for runs in found))
+        kind: (mean(runs[pair[0]].errors[kind] for runs in found), mean(runs[pair[1]].errors[kind] for runs in found))
         for kind in kinds
     }
     rows = tables.error_rows(tables.read(), ours)
@@ -37,7 +38,8 @@ def main() -> None:
     chosen = loop.options(loop.parser(__doc__).parse_args())
     steps.stop_politely()
     for model in chosen.models:
-        run(chosen, model)
+        for step in plan(chosen, model):
+            steps.run(step)
     for model in chosen.models:
         print(report(chosen, model))
 

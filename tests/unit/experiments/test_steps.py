@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "experiments"))
 
 from paper import loop, steps
 from table4_benchmark.run import plan
+from table6_errta_gain.run import plan as plan_gain
 
 TEACHER = "teacher=openai teacher.url=http://127.0.0.1:8000/v1"
 
@@ -59,6 +60,19 @@ def test_the_training_runs_of_all_seeds_are_a_sweep_with_a_folder_for_each(scale
     alone = loop.train(chosen("--scale", scale, "--seeds", "3"), model, "plain")
     assert "-m" not in alone.arguments
     assert compose.load(alone.arguments).output_dir == str(options.work / model / "plain-3")
+
+
+@pytest.mark.parametrize(("given", "notes"), [([], "counted"), (["--teacher", TEACHER], "teacher")])
+def test_a_teacher_writes_the_notes_of_tables_5_and_6(given: list[str], notes: str) -> None:
+    """Both tables have these steps; without a teacher the notes are counted facts."""
+    options = chosen("--scale", "paper", *given)
+    before, guide, after, compare = plan_gain(options, "qwen2_7b")
+    place = options.work / "qwen2_7b"
+    made = [str(step.makes[0][0].relative_to(place)) for step in (before, guide, after, compare)]
+    assert made == ["plain-1", f"notes-{notes}", f"{notes}-1", f"compare-plain-{notes}-1"]
+    assert compose.load(guide.arguments).teacher.kind == ("openai" if given else "none")
+    assert compose.load(after.arguments).prompt.from_run == str(place / f"notes-{notes}")
+    assert compose.load(compare.arguments).runs == [f"plain={place}/plain-1", f"{notes}={place}/{notes}-1"]
 
 
 @pytest.mark.parametrize(
