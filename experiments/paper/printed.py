@@ -17,6 +17,7 @@ FILE = Path(__file__).with_name("numbers.json")
 ABSENT = "not printed"
 FIGURES = ("precision", "recall", "f1")
 MICRO = "micro"  # row of Table 4 over all categories
+ALL = "all"  # the same row in tables of ours
 MODELS = {  # choice of `model` -> the paper's name
     "qwen2_7b": "Qwen2-7B-Instruct",
     "baichuan2_7b": "Baichuan2-7B-Chat",
@@ -55,17 +56,14 @@ def primary_table(paper: dict[str, Any], ours: Path, models: Sequence[str]) -> s
     """
     theirs = list(dict.fromkeys(model for row in paper["table4"].values() for model in row))
     rows = []
-    micro = [paper["table4"].get(MICRO, {}).get(model, {}) for model in theirs]
     with ours.open(encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
             scores = [[line[f"{model}: {name}"] for name in FIGURES] for model in models]
             mine = [" / ".join(f"{100 * float(value):.2f}" if value else "-" for value in row) for row in scores]
-            printed = [paper["table4"].get(line["primary"], {}).get(model, {}) for model in theirs]
+            name = MICRO if line["primary"] == ALL else line["primary"]
+            printed = [paper["table4"].get(name, {}).get(model, {}) for model in theirs]
             known = [" / ".join(cell(row.get(name)) for name in FIGURES) for row in printed]
             rows.append([line["primary"], line["gold"], *mine, *known])
-    if any(micro):
-        printed_micro = [" / ".join(cell(row.get(name)) for name in FIGURES) for row in micro]
-        rows.append([f"{MICRO} (paper)", "", *([""] * len(models)), *printed_micro])
     return table(("primary", "gold", *models, *(f"paper: {model}" for model in theirs)), rows)
 
 
@@ -76,11 +74,13 @@ def error_rows(paper: dict[str, Any], ours: dict[str, tuple[float, float]]) -> l
         paper: what `read` gave.
         ours: errors before and after by type; means over seeds may be broken numbers.
     """
-    before, after = paper["table5"]["before"], paper["table5"]["after"]
-    rows = [[kind, *_change(*ours[kind]), *_printed_change(before[kind], after[kind])] for kind in before]
+    before, after, change, fewer = (paper["table5"][name] for name in ("before", "after", "change", "fewer"))
+    rows = [
+        [kind, *_change(*ours[kind]), cell(before[kind]), cell(after[kind]), f"{change[kind]} %"] for kind in before
+    ]
     total = [sum(values) for values in zip(*(ours[kind] for kind in before), strict=True)]
-    sums = [None if None in side.values() else sum(side.values()) for side in (before, after)]
-    return [*rows, ["all", *_change(total[0], total[1]), *_printed_change(*sums)]]
+    sums = [f"{sum(side.values()):,} (our sum)" for side in (before, after)]
+    return [*rows, [ALL, *_change(total[0], total[1]), *sums, f"about {fewer:,} fewer"]]
 
 
 ERROR_COLUMNS = ("type", "before", "after", "change", "paper: before", "paper: after", "paper: change")
@@ -89,12 +89,6 @@ ERROR_COLUMNS = ("type", "before", "after", "change", "paper: before", "paper: a
 def _change(before: float, after: float) -> list[str]:
     percent = f"{100 * (after - before) / before:+.1f} %" if before else ""
     return [f"{before:,.1f}".removesuffix(".0"), f"{after:,.1f}".removesuffix(".0"), percent]
-
-
-def _printed_change(before: int | None, after: int | None) -> list[str]:
-    if before is None or after is None:
-        return [cell(before), cell(after), ABSENT]
-    return _change(before, after)
 
 
 def score_rows(paper: dict[str, Any], ours: dict[str, tuple[float, float]], choice: str) -> list[list[str]]:

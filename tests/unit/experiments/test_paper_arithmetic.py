@@ -81,7 +81,18 @@ def test_what_is_printed_is_rounded_to_two_digits() -> None:
 def test_what_the_tables_say_of_each_other() -> None:
     lines = arithmetic.report(tables.read())
     assert "table 4: 71 of 80 cells have an F1 that fits precision and recall" in lines
+    twice = [line for line in lines if line.endswith("have the same three figures")]
+    assert [line.split(": ")[1] for line in twice] == [
+        "IP, Qwen2-7B-Instruct and IP, InternLM2_5-7B-Chat have the same three figures",
+        "款式/形态, Qwen2-7B-Instruct and 风格, InternLM2_5-7B-Chat have the same three figures",
+    ]
     assert sum("they fit" in line for line in lines if line.startswith("table 6")) == 5
+    changes = [line for line in lines if line.startswith("table 5: ") and "printed" in line]
+    assert [line for line in changes if not line.endswith("they fit")] == [
+        "table 5: boundary: 5,384 to 4,730 is -12.147 %, printed -12.2 %: they do not fit"
+    ]
+    assert len(changes) == 5
+    assert any("3,676 fewer; its caption says approximately 3,650" in line for line in lines)
     [before, after] = lines[-2:]
     assert "FN 24,280" in before
     assert "TP 65,596 to 65,624 and gold 89,876 to 89,904: they fit" in before
@@ -128,6 +139,10 @@ def test_the_numbers_are_those_of_the_paper(shared: Path) -> None:
     assert mine == cells
     for number, side in enumerate(("before", "after")):
         assert ours["table5"][side] == {name: theirs["table5"][name][number] for name in ours["table5"][side]}
+    assert {name: float(value) for name, value in ours["table5"]["change"].items()} == {
+        name: theirs["table5"][name][2] for name in ours["table5"]["change"]
+    }
+    assert f"approximately {ours['table5']['fewer']:,}" == theirs["table5"]["total_reduction_printed"]
     for model, row in ours["table6"].items():
         assert [Decimal(row[name]) for name in ("before", "after", "gain")] == [
             Decimal(str(value)) for value in theirs["table6"][model]
@@ -139,7 +154,8 @@ def test_ours_stand_beside_the_paper_s() -> None:
     ours = dict.fromkeys(paper["table5"]["before"], (10.0, 8.0))
     rows = tables.error_rows(paper, ours)
     assert rows[0] == ["classification", "10", "8", "-20.0 %", "6,714", "5,745", "-14.4 %"]
-    assert rows[-1] == ["all", "50", "40", "-20.0 %", "36,067", "32,391", "-10.2 %"]
+    assert rows[1][-1] == "-12.2 %", "as it is printed, although its counts give -12.1"
+    assert rows[-1] == ["all", "50", "40", "-20.0 %", "36,067 (our sum)", "32,391 (our sum)", "about 3,650 fewer"]
     figures = dict.fromkeys(tables.FIGURES, (70.0, 71.5))
     scores = tables.score_rows(paper, figures, "qwen2_0_5b")
     assert scores[-1] == ["f1", "70.00", "71.50", "+1.50", "67.31", "69.42", "+2.11"]
@@ -148,7 +164,8 @@ def test_ours_stand_beside_the_paper_s() -> None:
 
 
 def test_the_paper_s_models_stand_behind_ours(tmp_path: Path) -> None:
-    (tmp_path / "p.csv").write_text("primary,gold,a: precision,a: recall,a: f1\n产品,7,0.5,1,0.66666\nIP,0,,,\n")
+    lines = ("primary,gold,a: precision,a: recall,a: f1", "产品,7,0.5,1,0.66666", "IP,0,,,", "all,7,0.5,1,0.66666")
+    (tmp_path / "p.csv").write_text("\n".join(lines), encoding="utf-8")
     paper = {"table4": {"产品": {"big": {"precision": "71.20", "recall": "70.00", "f1": None}}}}
     beside = tables.primary_table(paper, tmp_path / "p.csv", ["a"]).splitlines()
     assert beside[0] == "| primary | gold | a | paper: big |"
@@ -156,4 +173,5 @@ def test_the_paper_s_models_stand_behind_ours(tmp_path: Path) -> None:
     assert beside[3].startswith("| IP | 0 | - / - / - |")
     full = tables.primary_table(tables.read(), tmp_path / "p.csv", ["a"]).splitlines()
     assert "77.81 / 80.42 / 79.11" in full[3]
-    assert full[-1].startswith("| micro (paper) |  |  | 73.25 / 72.99 / 73.12 |")
+    assert full[-1].startswith("| all | 7 | 50.00 / 100.00 / 66.67 | 73.25 / 72.99 / 73.12 |")
+    assert len(full) == 5, "a row for each of ours and no other"
