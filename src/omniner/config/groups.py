@@ -167,7 +167,7 @@ class CompareConfig(Group):
 
 @dataclass
 class AdjudicateConfig(Group):
-    """Which annotators take part in the vote."""
+    """Which annotators take part in the vote, and what the expert sees of it."""
 
     measure: Literal["f1", "accuracy"]
     """Measure on the practice sentences; accuracy = share of sentences without any mistake."""
@@ -175,6 +175,9 @@ class AdjudicateConfig(Group):
     """Share that the measure must exceed for an annotator to take part."""
     unqualified: Literal["drop", "fail"]
     """Annotators who do not qualify: drop = name them and leave them out of the vote; fail = stop."""
+    review: Literal["undecided", "disputed"] = "undecided"
+    """Sentences for the expert: undecided = those that the vote leaves open; disputed = all that are not unanimous, as
+    in the OmniNER2025 paper, with the outcome of the vote as a proposal."""
 
 
 @dataclass

@@ -2,8 +2,9 @@
 
 It reads `annotators=[a.jsonl,b.jsonl,c.jsonl]`; `practice=<gold>`, which decides who may take part; and
 `expert=<file>` with the answers to an earlier queue. It writes `gold.jsonl` (decided sentences), `queue.json` and
-`queue.xml` (undecided ones, for Label Studio), `decisions.jsonl` (how each sentence was decided) and `counts.json`.
-Every sentence of any annotator ends up in `gold.jsonl` or in `queue.json`.
+`queue.xml` (for the expert, in Label Studio: undecided sentences, or with `adjudicate.review=disputed` all that are not
+unanimous), `decisions.jsonl` (how each sentence was decided) and `counts.json`. Every sentence of any annotator ends up
+in `gold.jsonl` or in `queue.json`.
 """
 
 # The module also holds how annotators' files are read (`read_annotators`), which other tasks need, too.
@@ -26,6 +27,7 @@ from omniner.corpus.adjudication import (
     PracticeScore,
     annotation_of,
     decide,
+    for_review,
     match_annotators,
     quorum_of,
 )
@@ -75,6 +77,8 @@ def _adjudicate(context: Context) -> None:
         names, items, scores, practice, found = _qualify(config, Path(config.practice), names, items)
         issues += found
     decisions = [practice.get(item.sentence.id) or decide(item) for item in items]
+    if config.adjudicate.review == "disputed":
+        decisions = [for_review(decision) for decision in decisions]
     if config.expert:
         answers, found = adjudication.read_expert_answers(Path(config.expert), config.data)
         decisions, more = adjudication.apply_expert_answers(decisions, answers)

@@ -84,6 +84,38 @@ def test_vote_queue_expert_and_gold(files: Path) -> None:
     assert read_json(done / "counts.json")["how"]["expert"] == 2
 
 
+def test_the_expert_reviews_all_that_is_disputed_with_the_vote_as_a_proposal(files: Path) -> None:
+    """The second stage of the paper's section 3.1."""
+    usual = {one["id"]: one for one in lines(do("task=adjudicate", "output_dir=usual") / "decisions.jsonl")}
+    first = do("task=adjudicate", "output_dir=first", "adjudicate.review=disputed")
+    decisions = {one["id"]: one for one in lines(first / "decisions.jsonl")}
+    assert {id: one["how"] for id, one in decisions.items()} == {"s0": "unanimous"} | dict.fromkeys(
+        ("s1", "s2", "s3", "s4", "s5"), "queued"
+    )
+    assert [one.id for one in sources.read_sentences(first / "gold.jsonl")[0]] == ["s0"]
+    proposals = {id: one["proposal"] for id, one in decisions.items() if "proposal" in one}
+    assert proposals == {id: usual[id]["entities"] for id in ("s1", "s2", "s3")}  # s4 and s5 are open: none
+    tasks = {one["data"]["sentence_id"]: one for one in read_json(first / "queue.json")}
+    assert list(tasks) == ["s1", "s2", "s3", "s4", "s5"]
+    shown = {id: [one["model_version"] for one in task["predictions"]] for id, task in tasks.items()}
+    assert shown["s3"] == ["vote of all", "a", "b", "c"], "what comes first is what Label Studio opens a task with"
+    assert shown["s4"] == ["a", "b", "c"]
+    regions = tasks["s2"]["predictions"][0]["result"]
+    assert [region["value"]["text"] for region in regions] == ["上海", "烤鸭"]
+
+    tasks["s2"]["annotations"] = [{"result": regions}]
+    tasks["s3"]["annotations"] = [{"result": []}]
+    write_json(files / "export.json", list(tasks.values()))
+    done = do("task=adjudicate", "output_dir=done", "adjudicate.review=disputed", "expert=export.json")
+    gold = {one.id: one.entities for one in sources.read_sentences(done / "gold.jsonl")[0]}
+    assert gold == {"s0": [DUCK], "s2": [SHANGHAI, DUCK], "s3": []}
+    assert read_json(done / "counts.json")["how"]["queued"] == 3
+    after = {one["id"]: one for one in lines(done / "decisions.jsonl")}
+    assert (after["s3"]["how"], after["s3"]["proposal"]) == ("expert", proposals["s3"])
+    codes = [one["code"] for one in lines(done / "issues.jsonl")]
+    assert "expert-overrules" not in codes, "the expert was asked"
+
+
 def test_an_expert_may_answer_in_any_format_and_overrule(files: Path) -> None:
     answers = [Sentence("s4", TEXT, [DUCK]), Sentence("s0", TEXT, []), Sentence("s9", TEXT), Sentence("s5", "别的")]
     jsonl.write(files / "expert.jsonl", answers)
