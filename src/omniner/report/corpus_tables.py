@@ -1,8 +1,8 @@
 """The tables of measured corpora, and the same figures as plain values.
 
 Table 3 of the paper, and a table for each thing that was measured, each with a first column `corpus`. Tokens are
-characters, as in the paper; words are the pieces between white space, the tokens of spaced writing. Examples name the
-sentence by its id; long texts are cut.
+characters (the paper does not say what its tokens are); words are the pieces between white space, the tokens of spaced
+writing. Examples name the sentence by its id; long texts are cut.
 """
 
 from __future__ import annotations
