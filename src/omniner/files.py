@@ -40,6 +40,11 @@ _NO_MEMORY = (
     "can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory", "bad_alloc",
     "failed to map segment",  # a library that finds no room is an ImportError
 )  # fmt: skip
+_MEMORY_FIX = (
+    "Give it more. Less is needed by a tagger with a lower trainer.batch_size, by a language model that learns with "
+    "tuning.gradient_checkpointing=true or a lower tuning.pack_tokens, by answers with a lower decoding.slots or "
+    "trainer.eval_batch_size."
+)
 _PACKED = {"gzip": b"\x1f\x8b", "xz": b"\xfd7zX", "bzip2": b"BZh", "zstandard": b"\x28\xb5\x2f\xfd"}
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 _SPACE = "Free some space or choose another folder"
@@ -95,8 +100,7 @@ def explaining_limits() -> Iterator[None]:
     except (MemoryError, RuntimeError, OSError, ImportError) as error:
         text = str(error).lower()
         if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
-            fix = "Give it more, or lower trainer.batch_size, trainer.eval_batch_size or decoding.slots."
-            raise UserError("memory", f"there is no more ({one_line(error)})", fix) from error
+            raise UserError("memory", f"there is no more ({one_line(error)})", _MEMORY_FIX) from error
         if "can't start new thread" in text:
             raise UserError("threads", "no more can be started", "Raise the limit of processes (ulimit -u).") from error
         if (cause := wrapped_os_error(error)) is not None:

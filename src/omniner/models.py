@@ -196,7 +196,8 @@ def prepare_llm(
     if _learns_all(config) and model.path is not None:  # they get the type they learn in on their devices
         dtype = mapped_dtype(model.path, dtype)
 
-    built = build_causal_model(model, tuning, prompt, [sentence.text for sentence in train], dtype, config.seed)
+    texts = [sentence.text for sentence in train]
+    built = build_causal_model(model, tuning, prompt, texts, dtype, config.seed, devices.device)
     encoder = PromptEncoder(built.chat, prompt, config.encoding)
     replacement, dev = model.entity_replacement, corpus.splits["dev"]
     data = GenerativeData(encoder, train, dev, config.trainer, tuning.pack_tokens, replacement, config.seed)
@@ -321,7 +322,8 @@ def load_untrained(config: Config, prompt: Prompt, texts: Sequence[str]) -> Pred
     method = config.tuning.method if config.tuning.method == "qlora" else "full"
     tuning = dataclasses.replace(config.tuning, method=method, gradient_checkpointing=False)
     dtype = devices.dtype(learns=False)
-    return LLMPredictor(config, devices, build_causal_model(config.llm, tuning, prompt, texts, dtype, config.seed))
+    built = build_causal_model(config.llm, tuning, prompt, texts, dtype, config.seed, devices.device)
+    return LLMPredictor(config, devices, built)
 
 
 class TaggerPredictor:

@@ -249,7 +249,7 @@ def learner(check: Check, shape: Shape, method: str, checkpointing: bool) -> tup
     tuning = tuning_config(method, rank=16, alpha=32, gradient_checkpointing=checkpointing)
     model = random_model(check, shape, torch.float32 if method == "full" else torch.bfloat16)
     if method == "qlora":
-        language_model.quantize(model, True, torch.bfloat16)
+        language_model.quantize(model, True, torch.bfloat16, check.device)
     model = language_model.prepare_for_training(model, tuning, method, 0).to(check.device)
     attach_attention(model, "flash" if check.device.type == "cuda" else "cascade", torch.bfloat16)
     return model, language_model.build_optimizer(model, tuning, 1e-4, 0.0)

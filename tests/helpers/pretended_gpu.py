@@ -242,6 +242,7 @@ def _run_backward(calls: _Calls, *args: Any, **kwargs: Any) -> Any:
 
 _CUDA = {
     "is_available": True,
+    "init": None,
     "device_count": 1,
     "current_device": 0,
     "set_device": None,

@@ -160,8 +160,8 @@ class TuningConfig(Group):
     double_quantization: bool
     """QLoRA: also quantise the nf4 quantisation constants."""
     optimizer: Literal["auto", "adamw", "adamw_8bit"]
-    """The optimizer; auto = adamw, but adamw_8bit on a GPU for qlora, for a billion or more trained weights, and if
-    nothing else fits."""
+    """The optimizer; auto = adamw, but adamw_8bit on a GPU for a billion or more trained weights, and if nothing else
+    fits."""
     gradient_checkpointing: Literal["auto", True, False]
     """Recompute activations in the backward pass: a third more time, far less memory; auto = if a GPU cannot hold
     them."""

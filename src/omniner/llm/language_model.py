@@ -82,7 +82,13 @@ class CausalModel:
 
 
 def build_causal_model(
-    config: CausalConfig, tuning: TuningConfig, prompt: Prompt, texts: Sequence[str], dtype: torch.dtype, seed: int
+    config: CausalConfig,
+    tuning: TuningConfig,
+    prompt: Prompt,
+    texts: Sequence[str],
+    dtype: torch.dtype,
+    seed: int,
+    quantizer: torch.device | str = "cpu",
 ) -> CausalModel:
     """Build the model that a configuration asks for, on the CPU, in training mode.
 
@@ -93,6 +99,7 @@ def build_causal_model(
         texts: training sentences: a tokenizer made from the corpus knows their characters.
         dtype: of the weights; of the products beside 4-bit weights.
         seed: of random weights.
+        quantizer: see `quantize`.
 
     Raises:
         UserError: the model cannot be loaded or built, or has no chat template.
@@ -106,7 +113,7 @@ def build_causal_model(
     if config.chat_template:
         tokenizer.chat_template = config.chat_template  # every folder it is saved to can then chat
     random_base = _copy_state(model) if config.path is None and method != "full" else None
-    quantization = quantize(model, tuning.double_quantization, dtype) if method == "qlora" else None
+    quantization = quantize(model, tuning.double_quantization, dtype, quantizer) if method == "qlora" else None
     model = prepare_for_training(model, tuning, method, seed)
     base = config.path
     if base and Path(base).exists():  # a place must be found wherever the program starts next; a hub name stays one
@@ -155,7 +162,7 @@ def load_causal_model(folder: Path, dtype: torch.dtype, device: torch.device | s
     Raises:
         UserError: the folder is no such checkpoint, or its base is not where it was.
     """
-    causal = _assemble(folder, read_description(folder), dtype, keep_codes=True)
+    causal = _assemble(folder, read_description(folder), dtype, True, device)
     causal.model = causal.model.to(device)
     return causal
 
@@ -185,7 +192,8 @@ def write_merged_model(folder: Path, output: Path, dtype: torch.dtype | None = N
     _check_unused(output)
     description = read_description(folder)
     dtype = dtype or _stored_dtype(folder, description)
-    causal = _assemble(folder, description, dtype, keep_codes=False)
+    quantizer = "cuda" if description["quantization"] and torch.cuda.is_available() else "cpu"
+    causal = _assemble(folder, description, dtype, False, quantizer)
     model = causal.model if causal.method == "full" else causal.model.merge_and_unload()
     with writing_folder(output) as written, checkpoints.quiet_libraries():
         model.to(dtype).save_pretrained(written)
@@ -273,7 +281,9 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         return PreTrainedTokenizerFast.from_pretrained(folder, **checkpoints.pretrained_options(True))
 
 
-def _assemble(folder: Path, description: Mapping[str, Any], dtype: torch.dtype, keep_codes: bool) -> CausalModel:
+def _assemble(
+    folder: Path, description: Mapping[str, Any], dtype: torch.dtype, keep_codes: bool, quantizer: torch.device | str
+) -> CausalModel:
     """Put the model of a folder together on the CPU.
 
     Args:
@@ -281,6 +291,7 @@ def _assemble(folder: Path, description: Mapping[str, Any], dtype: torch.dtype, 
         description: what `read_description` gives of it.
         dtype: of the weights.
         keep_codes: quantise a base that was quantised; else it gets the values that its codes stand for.
+        quantizer: see `quantize`.
     """
     quantization = Quantization(**description["quantization"]) if description["quantization"] else None
     if quantization is not None and not has_bitsandbytes():
@@ -293,14 +304,15 @@ def _assemble(folder: Path, description: Mapping[str, Any], dtype: torch.dtype, 
     model = _load_weights(folder, description, dtype if quantization is None else quantization.source_dtype)
     random_base = _copy_state(model) if description["method"] != "full" and description["base"] is None else None
     if quantization is not None:
-        quantize(model, quantization.double, dtype)
+        quantize(model, quantization.double, dtype, quantizer)
         if not keep_codes:
             dequantize(model)
     if description["method"] != "full":
         with checkpoints.explaining_load_errors("checkpoint", folder, _FIX), checkpoints.quiet_libraries():
             from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model.to(dtype), folder)
+            # without a device peft would take the first GPU, also where the CPU shall answer
+            model = PeftModel.from_pretrained(model.to(dtype), folder, torch_device="cpu")
         fuse_adapters(model)
     chat = ChatTokenizer(_load_tokenizer(folder), description["chat_template"])
     prompt = Prompt.from_json(description["prompt"])
@@ -435,8 +447,8 @@ def build_optimizer(
 def choose_optimizer(model: Any, tuning: TuningConfig, on_gpu: bool) -> Literal["adamw", "adamw_8bit"]:
     """Choose what `tuning.optimizer: auto` becomes; another choice stays.
 
-    8-bit states (Dettmers et al. 2022) on a GPU for qlora and where a billion weights learn, torch's fused AdamW
-    otherwise.
+    8-bit states (Dettmers et al. 2022) on a GPU where a billion weights learn, torch's fused AdamW otherwise: for the
+    few weights of adapters they save little, and bitsandbytes waits for the GPU behind each of hundreds of matrices.
 
     Raises:
         UserError: adamw_8bit without bitsandbytes.
@@ -452,7 +464,7 @@ def choose_optimizer(model: Any, tuning: TuningConfig, on_gpu: bool) -> Literal[
             )
         return "adamw_8bit"
     learning = sum(value.numel() for value in model.parameters() if value.requires_grad)
-    if not (on_gpu and prefers_8bit(tuning.method, learning)):
+    if not (on_gpu and prefers_8bit(learning)):
         return "adamw"
     if not has_bitsandbytes():
         log.warning("bitsandbytes is not installed: the optimizer keeps its states in full precision")
@@ -460,9 +472,9 @@ def choose_optimizer(model: Any, tuning: TuningConfig, on_gpu: bool) -> Literal[
     return "adamw_8bit"
 
 
-def prefers_8bit(method: str, learning: float) -> bool:
-    """Tell whether `tuning.optimizer: auto` takes 8-bit states on a GPU for a method, if so many weights learn."""
-    return method == "qlora" or learning >= _LARGE
+def prefers_8bit(learning: float) -> bool:
+    """Tell whether `tuning.optimizer: auto` takes 8-bit states on a GPU, if so many weights learn."""
+    return learning >= _LARGE
 
 
 @dataclass(frozen=True)
@@ -485,13 +497,14 @@ class Quantization:
         return cast(torch.dtype, getattr(torch, self.source))
 
 
-def quantize(model: Any, double: bool, compute: torch.dtype) -> Quantization:
+def quantize(model: Any, double: bool, compute: torch.dtype, quantizer: torch.device | str = "cpu") -> Quantization:
     """Replace the linear layers of a `PreTrainedModel`, all but the output, by 4-bit ones.
 
     Args:
         model: is changed; all but its linear layers stays as it is.
         double: quantise the constants, too.
         compute: precision of the products.
+        quantizer: what finds the codes, a GPU a hundred times as fast as a CPU; the weights stay where they are.
 
     Returns:
         how it was quantised.
@@ -510,7 +523,7 @@ def quantize(model: Any, double: bool, compute: torch.dtype) -> Quantization:
     # subclasses of nn.Linear do more than it: they stay
     names = [name for name, layer in model.named_modules() if type(layer) is nn.Linear and layer is not output]
     for name in names:
-        replace_layer(model, name, to_4bit(model.get_submodule(name), double, compute))
+        replace_layer(model, name, to_4bit(model.get_submodule(name), double, compute, quantizer))
     model.is_loaded_in_4bit = True  # peft asks for it
     return Quantization("nf4", double, str(source).removeprefix("torch."))
 
@@ -529,8 +542,8 @@ def dequantize(model: Any) -> None:
     model.is_loaded_in_4bit = False
 
 
-def to_4bit(linear: nn.Linear, double: bool, compute: torch.dtype) -> nn.Module:
-    """Make the 4-bit layer of a linear one; a GPU quantises a hundred times faster, so it does where there is one."""
+def to_4bit(linear: nn.Linear, double: bool, compute: torch.dtype, quantizer: torch.device | str) -> nn.Module:
+    """Make the 4-bit layer of a linear one, see `quantize`."""
     bnb = import_bitsandbytes()
     size = linear.in_features, linear.out_features
     layer = bnb.nn.Linear4bit(
@@ -541,8 +554,8 @@ def to_4bit(linear: nn.Linear, double: bool, compute: torch.dtype) -> nn.Module:
     weight = bnb.nn.Params4bit(
         linear.weight.data, requires_grad=False, compress_statistics=double, quant_type="nf4", module=layer
     )
-    device = torch.device("cpu")
-    if torch.cuda.is_available():  # each process of a node has its own
+    device = torch.device(quantizer)
+    if device.type == "cuda":  # each process of a node has its own
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     layer.weight = weight.to(device).to(linear.weight.device)  # quantised by the first move
     if linear.bias is not None:

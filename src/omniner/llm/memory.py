@@ -251,7 +251,7 @@ class MemoryCount:
     def _has_8bit_states(self, tuning: TuningConfig, strategy: str, learning: float) -> bool:
         """Tell whether the optimizer would keep its states in 8 bits; what is divided between devices cannot be."""
         by_itself = tuning.optimizer == "auto" and self.devices.accelerator == "gpu"
-        wanted = tuning.optimizer == "adamw_8bit" or (by_itself and prefers_8bit(self.method, learning))
+        wanted = tuning.optimizer == "adamw_8bit" or (by_itself and prefers_8bit(learning))
         return wanted and strategy != "fsdp"
 
     def _measure(self, tuning: TuningConfig, divided: bool, held: torch.dtype) -> list[tuple[dict[str, float], float]]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from omniner.errors import UserError
+from omniner.training.devices import send
 
 CACHE_ATTENTION = "omniner_prefix_cache"
 FULL_ATTENTION_ADVICE = (
@@ -112,8 +113,9 @@ class PrefixCache:
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Move rows to other slots."""
-        for keys, values in self._own:
-            keys[targets], values[targets] = keys[sources], values[sources]
+        source, target = send([torch.tensor(sources), torch.tensor(targets)], self._device)
+        for store in chain.from_iterable(self._own):
+            store.index_copy_(0, target, store.index_select(0, source))
 
     def release(self) -> None:
         """Give the slots' memory back; the prefix stays."""
@@ -277,8 +279,14 @@ def softmax_attention(
 def softmax_attention_by_products(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Do the same as `softmax_attention`, step by step, on any device."""
-    scores = (query @ key.transpose(2, 3)).float() * scale
+    """Do the same as `softmax_attention`, step by step, on any device.
+
+    Scores of 16 bits would be too coarse for an exponential: keys of real models have biases of 100 and more, which
+    leave scores of some thousands, in steps of 32. So the first product is one of fp32, also under autocast. (Where a
+    GPU rounds factors to TF32, those that come from bf16 keep all their bits.)
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        scores = query.float() @ key.float().transpose(2, 3) * scale
     if bias is not None:
         scores = scores + bias
     lse = scores.logsumexp(3)

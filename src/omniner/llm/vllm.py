@@ -74,12 +74,10 @@ def served_checkpoint(checkpoint: Path, merged: Path | None) -> tuple[ServedMode
     Raises:
         UserError: it is a tagger, or its adapters must be merged first.
     """
-    if not checkpoint.is_dir():
-        raise UserError("checkpoint", f"{checkpoint} is a tagger, which vLLM cannot serve", "Use decoding=free.")
     from omniner.llm import language_model
 
+    prompt = trained_prompt(checkpoint)
     description = language_model.read_description(checkpoint)
-    prompt = Prompt.from_json(description["prompt"])
     method, base = description["method"], description["base"]
     if method == "full":
         return ServedModel(str(checkpoint)), prompt
@@ -94,6 +92,23 @@ def served_checkpoint(checkpoint: Path, merged: Path | None) -> tuple[ServedMode
 
     language_model.write_merged_model(checkpoint, merged, torch.bfloat16)
     return ServedModel(str(merged)), prompt
+
+
+def trained_prompt(checkpoint: Path) -> Prompt:
+    """Return what a trained causal model is to be told.
+
+    Args:
+        checkpoint: its folder.
+
+    Raises:
+        UserError: it is a tagger.
+    """
+    if not checkpoint.is_dir():
+        found = f"{checkpoint} is a tagger, which no server of language models has"
+        raise UserError("checkpoint", found, "Use decoding=free.")
+    from omniner.llm.language_model import read_description
+
+    return Prompt.from_json(read_description(checkpoint)["prompt"])
 
 
 def served_base(path: str | None) -> ServedModel:

@@ -147,7 +147,7 @@ def _read_sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxo
 
 @dataclass(frozen=True)
 class UntrainedModel:
-    """A causal model as it was published, here or on a server: its prompt alone says what to do.
+    """A causal model of which the prompt is known alone: one as it was published, or any that a server has.
 
     Attributes:
         prompt: what it is told.
@@ -161,13 +161,22 @@ class UntrainedModel:
 def find_model(context: Context, reported: Sequence[Sentence]) -> Path | UntrainedModel:
     """Find the checkpoint that the configuration names, or tell the untrained model what train has.
 
+    A server has a trained model already, but must be told what it was trained with.
+
     Args:
         context: of the run.
         reported: sentences that no example of a prompt may come from.
+
+    Raises:
+        UserError: there is no such checkpoint, or a server shall answer for a tagger.
     """
-    checkpoint = context.config.checkpoint
-    if checkpoint and context.config.decoding.engine != "openai":
-        return find_trained_model(checkpoint, context.config.tracking)
+    if context.config.checkpoint:
+        checkpoint = find_trained_model(context.config.checkpoint, context.config.tracking)
+        if context.config.decoding.engine != "openai":
+            return checkpoint
+        from omniner.llm.vllm import trained_prompt
+
+        return UntrainedModel(trained_prompt(checkpoint), [])
     from omniner.tasks.prompting import build_run_prompt
 
     corpus = sources.load_corpus(context.config.data, ["train"])

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from omniner.config.model_groups import TrainerConfig
-from omniner.cores import busy_beside, own_cores
-from omniner.errors import UserError
+from omniner.cores import GPU_FILES, busy_beside, own_cores
+from omniner.errors import UserError, one_line
 from omniner.files import make_folder, read_json, write_json
 from omniner.wording import counted
 
@@ -92,7 +92,8 @@ def choose_devices(
         trains: whether it learns, on all devices together; to answer, a process has one.
 
     Raises:
-        UserError: there are not so many GPUs, or a step's sentences cannot be divided between the processes.
+        UserError: there are not so many GPUs, or they do not start; a step's sentences cannot be divided between the
+            processes.
     """
     accelerator, count = count_devices(trainer)
     count, nodes = (count, trainer.nodes) if trains else (1, 1)
@@ -106,6 +107,7 @@ def choose_devices(
     strategy = "fsdp" if trains and trainer.strategy == "fsdp" else "ddp" if world > 1 else "auto"
     threads = trainer.threads or share_of_threads(count if accelerator == "cpu" else 1)
     torch.set_num_threads(threads)
+    _check_gpu_starts(accelerator, trainer.accelerator)
     precision, why = _precision(trainer.precision, accelerator, large, layer)
     devices = Devices(accelerator, count, world, strategy, precision)
     _settle_products(precision, trainer.deterministic)
@@ -135,9 +137,33 @@ def count_devices(trainer: TrainerConfig) -> tuple[str, int]:
     if accelerator == "auto":
         accelerator = "gpu" if gpus else "cpu"
     if accelerator == "gpu" and gpus < max(1, trainer.devices):
-        found = "no GPU that torch can use" if not gpus else f"{gpus} GPUs, {trainer.devices} are asked for"
-        raise UserError("trainer.accelerator", found, "Use trainer=cpu, or fewer trainer.devices.")
+        if gpus:
+            found = f"{counted(gpus, 'GPU')}, {trainer.devices} are asked for"
+            raise UserError("trainer.accelerator", found, "Use fewer trainer.devices.")
+        raise UserError("trainer.accelerator", f"no GPU that {_torch_build()} can use", "Use trainer=cpu.")
     return accelerator, trainer.devices or (gpus if accelerator == "gpu" else 1)
+
+
+def _check_gpu_starts(accelerator: str, wanted: str) -> None:
+    """Start CUDA: torch counts the GPUs that the driver names, also where it cannot use them.
+
+    Raises:
+        UserError: a driver older than torch's CUDA, or one whose own services do not run.
+    """
+    if accelerator == "gpu":
+        try:
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            found = f"there is a GPU, but CUDA does not start ({one_line(error)})"
+            fix = "Mend the driver, install a torch that is built for it, or use trainer=cpu."
+            raise UserError("trainer.accelerator", found, fix) from error
+    elif wanted == "auto" and any(map(os.path.exists, GPU_FILES)):
+        log.warning("a GPU driver is there, but no GPU that %s can use: the CPU does the work", _torch_build())
+
+
+def _torch_build() -> str:
+    built = torch.version.cuda or torch.version.hip
+    return f"torch {torch.__version__}{'' if built else ', which is built without CUDA,'}"
 
 
 def _settle_products(precision: Precision, deterministic: bool) -> None:
@@ -147,6 +173,7 @@ def _settle_products(precision: Precision, deterministic: bool) -> None:
     most of the few products that stay in fp32 lose nothing by it; those that would stand under `exact_products`.
     """
     torch.set_float32_matmul_precision("highest" if precision == "32-true" else "high")
+    torch.backends.cudnn.allow_tf32 = precision != "32-true"  # its LSTMs do not go by the line above
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     if torch.are_deterministic_algorithms_enabled() != deterministic:  # setting it imports torch's compiler: 3 s of CPU
@@ -206,7 +233,8 @@ def _precision(wanted: str, accelerator: str, large: bool, layer: tuple[int, int
     if wanted in named:
         return named[wanted], ""
     if accelerator == "gpu":
-        return "bf16-mixed" if large else "32-true", ""
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bf16-mixed", "") if large and has_bf16 else ("32-true", " (no bf16 on this GPU)" if large else "")
     if layer is None or min(layer) < _NARROW or not _MULTIPLIES_BF16 & processor()[1]:
         return "32-true", ""
     gain = bf16_gain(*layer)

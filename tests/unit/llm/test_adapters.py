@@ -261,12 +261,12 @@ def test_a_gpu_without_bitsandbytes_goes_on_in_full_precision(
     def chosen(method: str, on_gpu: bool = True) -> str:
         return language_model.choose_optimizer(nn.Linear(2, 2, bias=False), tuning_config(method), on_gpu)
 
-    assert (chosen("qlora"), chosen("qlora", on_gpu=False), chosen("lora")) == ("adamw_8bit", "adamw", "adamw")
+    assert [chosen(method) for method in ("qlora", "lora", "full")] == ["adamw"] * 3
     monkeypatch.setattr(language_model, "_LARGE", 4)
-    assert chosen("full") == "adamw_8bit"
+    assert (chosen("full"), chosen("full", on_gpu=False)) == ("adamw_8bit", "adamw")
     monkeypatch.setattr(language_model, "has_bitsandbytes", lambda: False)
     with caplog.at_level(logging.WARNING):
-        assert chosen("qlora") == "adamw"
+        assert chosen("full") == "adamw"
     assert "bitsandbytes is not installed" in caplog.text
 
 
@@ -275,7 +275,8 @@ def test_a_gpu_without_bitsandbytes_goes_on_in_full_precision(
 def test_qlora_trains_on_a_gpu_with_8_bit_states() -> None:
     model = small_causal.build("qlora", dtype=torch.bfloat16)
     model.model.cuda()
-    optimizer = language_model.build_optimizer(model.model, tuning_config("qlora"), 1e-2, 0.0)
+    tuning = tuning_config("qlora", optimizer="adamw_8bit")
+    optimizer = language_model.build_optimizer(model.model, tuning, 1e-2, 0.0)
     assert type(optimizer).__name__ == "AdamW8bit"
     losses = small_causal.train(model.model, sample(model).cuda(), optimizer, 5)
     assert losses[-1] < losses[0] - 0.1

@@ -27,6 +27,18 @@ def test_attention_equals_its_products(dtype: torch.dtype, near: float, masked: 
     assert fast_sum.dtype == slow_sum.dtype == torch.float32
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_large_biases_of_keys_leave_bf16_its_exactness(autocast: bool) -> None:
+    """As in Qwen2.5's first layer, where scores of thousands differ by as much as 16 bits of them can tell."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, HEADS, n, WIDTH) for n in (3, 90, 90))
+    query, key, value = (each.bfloat16() for each in (8 + query, 140 + key, value))
+    wide = torch.softmax(query.double() @ key.double().transpose(2, 3) * SCALE, 3)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found, _ = softmax_attention_by_products(query, key, value, None, SCALE)
+    torch.testing.assert_close(found.double(), wide @ value.double(), rtol=0.01, atol=0.01)
+
+
 class Sequences:
     """Rows with their whole history, as attention without any store would read them."""
 

@@ -15,12 +15,15 @@ import psutil
 import pytest
 import small_causal
 import small_corpus
+from scripted_server import reply, serving
 
+from omniner.config import compose
 from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
 from omniner.llm import language_model, vllm
 from omniner.llm.vllm import ServedModel, predict_with_vllm
 from omniner.records import Prediction, Sentence
+from omniner.run import run
 
 STAND_IN = """
 import http.server, json, os, sys, time
@@ -143,6 +146,22 @@ def test_a_trained_model_is_served_as_it_is_kept(tmp_path: Path, method: str) ->
         assert not Path(said[0]).exists()
         with pytest.raises(UserError, match="task=convert to=merged"):
             vllm.served_checkpoint(folder, None)
+
+
+def test_a_server_is_told_what_the_trained_model_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    causal = small_causal.build("full")
+    language_model.save_causal_model(tmp_path / "best", causal)
+    with serving(lambda request, before: reply('[["张三", "人名"]]')) as server:
+        arguments = ["task=predict", "checkpoint=best", "decoding=openai", f"decoding.url={server.url}", "tracking=off"]
+        run(compose.load([*arguments, "text=张三好"]))
+    assert server.seen[0].body["messages"] == causal.prompt.messages("张三好")
+    assert "[张三|人名]好" in capsys.readouterr().out
+    (tmp_path / "tagger.ckpt").write_bytes(b"")
+    with pytest.raises(UserError, match="is a tagger, which no server of language models has"):
+        vllm.trained_prompt(tmp_path / "tagger.ckpt")
 
 
 def test_a_folder_with_a_gguf_file_is_one(tmp_path: Path) -> None:

@@ -53,8 +53,53 @@ def test_mps_is_not_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = devices.choose_devices(trainer, large=True)
     assert (chosen.accelerator, chosen.precision, chosen.device) == ("cpu", "32-true", torch.device("cpu"))
     trainer.accelerator = "gpu"
-    with pytest.raises(UserError, match="no GPU that torch can use"):
+    with pytest.raises(UserError, match=r"no GPU that torch [^ ]+, which is built without CUDA, can use"):
         devices.choose_devices(trainer, large=True)
+
+
+def _too_old() -> None:
+    raise RuntimeError("The NVIDIA driver on your system is too old")
+
+
+def test_a_gpu_that_does_not_start_is_an_error_and_not_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch counts GPUs by asking the driver, which knows them also where CUDA cannot use them."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "init", _too_old)
+    trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=auto").trainer
+    with pytest.raises(UserError, match=r"trainer\.accelerator: there is a GPU, but CUDA does not start \(The NVIDIA"):
+        devices.choose_devices(trainer, large=False)
+    trainer.accelerator = "cpu"
+    assert devices.choose_devices(trainer, large=False).accelerator == "cpu"
+
+
+def test_a_torch_without_cuda_beside_a_driver_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=auto").trainer
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for files, told in ((), False), ((str(tmp_path),), True):
+        monkeypatch.setattr(devices, "GPU_FILES", files)
+        caplog.clear()
+        assert devices.choose_devices(trainer, large=False).accelerator == "cpu"
+        assert ("a GPU driver is there" in caplog.text) is told
+
+
+@pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_bf16_only_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch, has_bf16: bool, precision: str) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16 or including_emulation)
+    trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=gpu").trainer
+    assert devices.choose_devices(trainer, large=True).precision == precision
+
+
+def test_lstms_round_no_factors_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=cpu").trainer
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    for precision, rounds in (("32-true", False), ("bf16-mixed", True)):
+        trainer.precision = precision
+        devices.choose_devices(trainer, large=False)
+        assert torch.backends.cudnn.allow_tf32 is rounds
 
 
 @pytest.mark.parametrize(
@@ -88,6 +133,7 @@ def test_only_training_divides_its_steps_between_devices(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
     more = ["trainer.accelerator=gpu", "trainer.batch_size=8", "trainer.precision=32-true", "trainer.strategy=fsdp"]
     trainer = small_corpus.configuration("qwen2_tiny", *more, "trainer.devices=0").trainer
     with pytest.raises(UserError, match=r"trainer\.batch_size: 8 sentences do not divide over 3 devices"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import small_corpus
 import torch
@@ -20,6 +21,8 @@ from tests.unit.training.test_fit import Losses
 
 from omniner import models
 from omniner.config.groups import Config
+from omniner.llm.constraint import Constraint, ConstraintState
+from omniner.llm.prefix_cache import PrefixCache
 from omniner.records import Entity
 from omniner.taggers.batches import collate
 from omniner.taggers.heads import build_head
@@ -191,3 +194,32 @@ def test_the_pretended_gpu_counts_what_a_real_one_waits_for() -> None:
         there[torch.tensor([0])].masked_select(there[:1] > 0)
         here.to("cuda").nonzero()
     assert waits == {"item": 1, "index": 2, "_to_copy": 2, "masked_select": 1, "nonzero": 1}
+
+
+class Anything(Constraint):
+    """Whatever is allowed, so that its mask is all that happens."""
+
+    def start(self, text: str, budget: int) -> ConstraintState:
+        raise AssertionError("no answer begins here")
+
+
+def test_rows_change_places_and_tokens_are_forbidden_without_waiting() -> None:
+    """Both happen in nearly every step of decoding, for all layers."""
+    numbers = torch.randn(2, 1, 1, 3, 4)
+    states: Any = [SimpleNamespace(stopped=False, allowed=lambda: np.array([1, 4])), None]
+    for device in (torch.device("cpu"), torch.device("cuda:0")):
+        with pretended_gpu() as waits:
+            store = PrefixCache(0, 3, 1, device)
+            store.begin([0, 0, 0], [[5], [6], [7]])
+            query, key = (each.to(device) for each in numbers)
+            logits = torch.arange(12.0).view(2, 6).to(device)
+            store.attend(0, query, key, query, 0.5)
+            before = waits.total()
+            store.move([2], [0])
+            Anything().mask(states, logits)
+            assert waits.total() == before
+            moved = store.attend(0, query, key, query, 0.5).tolist()
+            assert logits.tolist() == [[-math.inf, 1, -math.inf, -math.inf, 4, -math.inf], [6, 7, 8, 9, 10, 11]]
+        if device.type == "cpu":
+            expected = moved
+    torch.testing.assert_close(moved, expected)
