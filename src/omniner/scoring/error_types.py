@@ -132,6 +132,7 @@ class ErrorType:
         modes: which ways of sorting can find it, of `MODES`.
         lesson: how guidance and prompts speak of it.
         question: what it means between two annotators.
+        counted_as: the type of the paper that it counts as; None = that of its lesson.
 
     Raises:
         ValueError: one of them is missing or has not the form it should have.
@@ -145,6 +146,7 @@ class ErrorType:
     modes: tuple[str, ...]
     lesson: LessonKind
     question: OpenQuestion
+    counted_as: PaperType | None = None
 
     def __post_init__(self) -> None:
         wrong = [
@@ -161,6 +163,11 @@ class ErrorType:
         ]
         if wrong:
             raise ValueError(f"the error type {self.name!r} needs another {', '.join(wrong)}")
+
+    @property
+    def paper(self) -> PaperType:
+        """The type of the paper that it counts as."""
+        return self.counted_as or self.lesson.paper
 
     @property
     def label(self) -> Wording:
@@ -311,6 +318,7 @@ ERROR_TYPES.add(
             Phrases("说明标长的还是标短的：{about}。", "Say whether the longer or the shorter one is marked: {about}."),
             example=_EITHER,
         ),
+        counted_as=_BOUNDARY,  # the paper's classification errors are those whose recognition is right
     )
 )
 ERROR_TYPES.add(

@@ -178,7 +178,7 @@ class ErrtaResult:
         """Errors by type of the paper: each is the sum of all types that stand under it, so that none is left out."""
         counts: dict[str, int] = {}
         for name, count in self.by_type.items():
-            paper = ERROR_TYPES[name].lesson.paper.name
+            paper = ERROR_TYPES[name].paper.name
             counts[paper] = counts.get(paper, 0) + count.errors
         return counts
 
