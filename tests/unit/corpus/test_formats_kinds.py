@@ -54,6 +54,10 @@ def entities(written: Callable[[str, str, int], dict[str, Any]]) -> str:
     return lines({"text": TEXT, "entities": [written(*mention) for mention in MENTIONS]})
 
 
+def labels_first(make: Callable[[str, str, int], dict[str, Any]]) -> str:
+    return lines({"annotations": [make(*mention) for mention in MENTIONS], "content": TEXT})
+
+
 def renamed(*names: str) -> list[tuple[str, str, int | None]]:
     return [(text, name, start) for (text, _, start), name in zip(MENTIONS, names, strict=True)]
 
@@ -463,6 +467,24 @@ READ = {
     "tokens in data": Kind(json.dumps({"data": [{"tokens": [*TEXT], "ner_tags": TAGS}]}), "hf_tokens"),
     "one record, its labels first": Kind(
         json.dumps({"annotations": [{"text": "王芳", "label": "PER"}], "text": TEXT}), "jsonl", [("王芳", "PER", None)]
+    ),
+    "one record, its labels and their places first": Kind(
+        labels_first(lambda w, c, s: {"text": w, "start_offset": s, "end_offset": s + 2, "labels": [c]}), "jsonl"
+    ),
+    "one record, its labels first, startIndex": Kind(
+        labels_first(lambda w, c, s: {"text": w, "startIndex": s, "endIndex": s + 2, "labels": [c]}), "jsonl"
+    ),
+    "one record, its labels first, begin": Kind(
+        labels_first(lambda w, c, s: {"text": w, "begin": s, "stop": s + 2, "labels": [c]}), "jsonl"
+    ),
+    "one record, its labels first, pairs of offsets": Kind(
+        labels_first(lambda w, c, s: {"text": w, "span": [s, s + 2], "type": c}), "jsonl"
+    ),
+    "records, their labels without places first": Kind(
+        labels_first(lambda w, c, s: {"text": w, "entity_type": c}) * 2,
+        "jsonl",
+        [(w, c, None) for w, c, _ in MENTIONS],
+        sentences=2,
     ),
     "one task, its labels first": Kind(json.dumps(dict(reversed(TASK.items()))), "label_studio"),
     "prose": Kind("今天天气好。\n我们去了杭州，[图片]很美 http://a.b/c\n", "text", [], {}, 2, ["今天天气好。"]),

@@ -24,8 +24,9 @@ from typing import NamedTuple
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.excerpt import Excerpt
 from omniner.corpus.formats.fields import IssueLog, join_surrogates, labeled_only, quote, text_of, writable_text
-from omniner.corpus.formats.regions import CATEGORIES, ENDS, STARTS, TEXTS, Region, RegionPlacer
+from omniner.corpus.formats.regions import Region, RegionPlacer
 from omniner.corpus.formats.rows import header_of, table_cells
+from omniner.corpus.formats.spellings import CATEGORIES, ENDS, STARTS, SURFACES, TEXTS
 from omniner.corpus.formats.surfaces import add_by_words
 from omniner.errors import UserError
 from omniner.files import writing
@@ -33,7 +34,8 @@ from omniner.records import Entity, Issue, Sentence
 from omniner.registry import first_line
 
 _IDS = ("id", "sentence_id", "text_id", "doc_id", "note_id", "sent_id", "编号")
-_SURFACES = ("entity", "surface", "mention", "entity_text", "entity_name", "span", "实体")  # `word` is `word_table`'s
+# a text is the sentence here, a word `word_table`'s, a value or name anything
+_SURFACES = tuple(name for name in SURFACES if name not in {"text", "word", "value", "name"})
 _WHOLE = re.compile(r"\d{1,9}(?:\.0)?")  # pandas writes 2.0 where other rows of a column are empty
 COLUMNS = ("id", "text", "entity", "category", "start", "end")
 

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from omniner.corpus.formats.spellings import CATEGORIES, OFFSETS, PAIRS, TEXTS
 from omniner.errors import UserError
 from omniner.files import check_input_file, explaining, writing
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, replace_surrogates, to_line
@@ -275,21 +276,23 @@ def wrapped_list(text: str, start: int = 0) -> tuple[str, int] | None:
     return None
 
 
-_RECORD_KEYS = frozenset(
-    {
-        *("text", "content", "originalText", "raw_text", "sentence", "文本", "句子", "data", "tokens", "words"),
-        *("conversations", "messages", "instruction"),
-    }
-)  # what a record is about
-_OFFSET_KEYS = frozenset({"start", "end", "start_offset", "end_offset", "start_idx", "end_idx", "offset"})
-_CATEGORY_KEYS = frozenset({"category", "label", "labels", "type", "tag", "entity", "类别", "类型"})
+_RECORD_KEYS = frozenset({*TEXTS, "tokens", "words", "conversations", "messages", "instruction"})  # what it is about
+_PLACE_KEYS = OFFSETS | {"offset"}
+_CATEGORY_KEYS = frozenset({*CATEGORIES, "entity"})
 
 
 def _is_record(item: object) -> bool:
     """Whether an item of a list is about a sentence of its own, and not a label of one."""
-    if not isinstance(item, dict) or not item.keys() & _RECORD_KEYS or item.keys() & _OFFSET_KEYS:
+    if not isinstance(item, dict) or not item.keys() & _RECORD_KEYS or item.keys() & _PLACE_KEYS:
         return False
-    return not item.keys() & _CATEGORY_KEYS or any(isinstance(value, (list, dict)) for value in item.values())
+    if not item.keys() & _CATEGORY_KEYS:
+        return True
+    return any(isinstance(value, (list, dict)) and not _is_place(key, value) for key, value in item.items())
+
+
+def _is_place(key: str, value: object) -> bool:
+    """Whether a field holds both offsets of a mention."""
+    return key in PAIRS and isinstance(value, list) and len(value) == 2 and all(type(part) is int for part in value)
 
 
 def _check_alone(path: Path, text: str, start: int, name: str, log: IssueLog) -> None:

@@ -19,15 +19,8 @@ from typing import Any
 
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import IssueLog, id_of, json_records, list_of, meta_of, post_of, quote, text_of
-from omniner.corpus.formats.regions import (
-    LISTS,
-    OFFSETS,
-    TEXTS,
-    Region,
-    RegionPlacer,
-    regions_of,
-    without_repeats,
-)
+from omniner.corpus.formats.regions import Region, RegionPlacer, regions_of, without_repeats
+from omniner.corpus.formats.spellings import LISTS, OFFSETS, TEXTS
 from omniner.corpus.formats.surfaces import PairPlacer, pairs_of
 from omniner.files import write_json_lines
 from omniner.records import PREDICTED_BY, UNLABELED, Entity, Issue, Sentence, replace_surrogates, sentence_to_json

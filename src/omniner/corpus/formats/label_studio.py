@@ -40,8 +40,9 @@ from omniner.corpus.formats.fields import (
     text_of,
     write_json_list,
 )
-from omniner.corpus.formats.regions import LISTS, TEXTS, Region, RegionPlacer
+from omniner.corpus.formats.regions import Region, RegionPlacer
 from omniner.corpus.formats.rows import header_of, json_or_table_records
+from omniner.corpus.formats.spellings import LISTS, TEXTS
 from omniner.errors import UserError
 from omniner.files import write_text
 from omniner.records import PREDICTED_BY, UNLABELED, Issue, Sentence, is_unlabeled, own_meta

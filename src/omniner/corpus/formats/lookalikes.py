@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from omniner.corpus.formats.excerpt import Excerpt
+from omniner.corpus.formats.spellings import TEXTS
 from omniner.corpus.formats.tags import is_tag, is_tag_list
 
 _MOST = 0.9  # share of the lines
@@ -132,7 +133,7 @@ def _table(lines: Sequence[str]) -> Lookalike | None:
     if len(rows) > 1 and width > 1 and count >= _MOST * len(rows) and all(_CELL.fullmatch(cell) for cell in rows[0]):
         return Lookalike(0, f"a table of {width} columns between commas", fix)
     header = re.split(r"[;|]", lines[0].lower())
-    if len(header) > 1 and {"text", "sentence", "content", "文本", "句子"} & {name.strip(' "') for name in header}:
+    if len(header) > 1 and set(map(str.lower, TEXTS)) & {name.strip(' "') for name in header}:
         return Lookalike(0, f"a table of {len(header)} columns between semicolons or bars", "Write it with commas.")
     pairs = [line.split() for line in lines]
     short = [pair for pair in pairs if len(pair) == 2 and len(pair[0]) <= 12 and len(pair[1]) <= 20]

@@ -18,6 +18,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from omniner.corpus.formats.fields import MAX_LINE, IssueLog, join_surrogates, quote
+from omniner.corpus.formats.spellings import CATEGORIES, ENDS, LENGTHS, PAIRS, STARTS, SURFACES
 from omniner.records import Entity, Issue, Sentence, replace_surrogates, utf16_places
 
 MAX_SURFACE = 10_000  # characters that a file may claim for an entity by two numbers alone
@@ -29,55 +30,7 @@ WAYS = {
     "inclusive": "code points, the end the last one",
     "utf16": "UTF-16 units",
 }
-SURFACES = (
-    "text",
-    "entity",
-    "word",
-    "surface",
-    "span",
-    "mention",
-    "value",
-    "name",
-    "entity_text",
-    "entity_name",
-    "实体",
-)
-CATEGORIES = (
-    *("category", "label", "type", "labels", "entity_type", "entity_label", "label_type", "tag", "class"),
-    *("types", "entity_group", "类别", "类型"),
-)
-STARTS = (
-    *("start", "start_offset", "start_idx", "start_pos", "start_char", "startIndex", "start_index", "startOffset"),
-    *("start_position", "begin", "beginIndex", "begin_offset", "BeginOffset", "from", "开始", "起始", "开始位置"),
-)
-ENDS = (
-    *("end", "end_offset", "end_idx", "end_pos", "end_char", "endIndex", "end_index", "endOffset", "EndOffset"),
-    *("end_position", "stop", "to", "结束", "终止", "结束位置"),
-)
-OFFSETS = frozenset({*STARTS, *ENDS} - {"from", "to"})
-"""Keys under which an entity has its offsets."""
-_LENGTHS = ("length", "len", "长度")
 _NO_OFFSETS = frozenset({"id", "score", "confidence", "probability", "confidenceScore", "index"})
-_PAIRS = (
-    "char_span",
-    "offset",
-    "offsets",
-    "pos",
-    "position",
-    "span",
-    "index",
-    "entity_index",
-    "location",
-    "spans",
-    "positions",
-    "char_offset",
-    "char_offsets",
-    "indices",
-)  # both offsets in one
-LISTS = ("entities", "ents", "spans", "entity_list", "entity_mentions", "mentions", "annotations", "annotation", "ner")
-"""Keys under which a record lists its entities."""
-TEXTS = ("text", "content", "originalText", "raw_text", "sentence", "data", "文本", "句子")
-"""Keys under which a record has its text."""
 
 
 class Region(NamedTuple):
@@ -149,18 +102,15 @@ def _offsets(item: Mapping[str, Any]) -> tuple[object, object]:
     start = next((item[key] for key in STARTS if item.get(key) is not None), None)
     end = next((item[key] for key in ENDS if item.get(key) is not None), None)
     if start is None and end is None:
-        for key in _PAIRS:
+        for key in PAIRS:
             pair = item.get(key)
             if isinstance(pair, list) and len(pair) == 1 and isinstance(pair[0], list):
                 pair = pair[0]
             if isinstance(pair, list) and len(pair) == 2 and all(type(part) is int for part in pair):
                 return pair[0], pair[1]
             if isinstance(pair, dict):
-                return _offsets({name: value for name, value in pair.items() if name not in _PAIRS})
-    if (
-        end is None
-        and (length := next((item[key] for key in _LENGTHS if type(item.get(key)) is int), None)) is not None
-    ):
+                return _offsets({name: value for name, value in pair.items() if name not in PAIRS})
+    if end is None and (length := next((item[key] for key in LENGTHS if type(item.get(key)) is int), None)) is not None:
         start = item.get("offset") if start is None else start
         end = start + length if type(start) is int else None
     return _number(start), _number(end)
