@@ -133,6 +133,15 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
+def check_new_folder(path: str | Path) -> None:
+    """Raise a `UserError` where a folder, which is written as a whole, would take the place of something."""
+    path = Path(path)
+    with explaining(path):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            fix = "Name a new one: a folder is written as a whole."
+            raise UserError(path, "exists already and is no empty folder", fix)
+
+
 def file_states(path: str | Path) -> list[list[Any]]:
     """Return name, size and time of change of a file, or of all files of a folder: what was written anew differs."""
     path = Path(path)

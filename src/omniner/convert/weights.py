@@ -29,7 +29,7 @@ from torch import Tensor
 from omniner.convert import layouts, tokenizer
 from omniner.convert.layouts import LlamaLayout, Rule, Shape, find_layout
 from omniner.errors import UserError
-from omniner.files import explaining, write_json, writing, writing_folder
+from omniner.files import check_new_folder, explaining, write_json, writing, writing_folder
 
 log = logging.getLogger("omniner")
 
@@ -246,9 +246,7 @@ def convert_checkpoint(source: Path, output: Path, shard_bytes: int = SHARD_BYTE
     tensors = Tensors(source)
     tensors.check(plan.rules)
     log.info("%s: %s with %d layers", source, plan.family, plan.config["num_hidden_layers"])
-    with explaining(output):
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise UserError("output", f"{output} exists and is no empty folder", "Name a new folder.")
+    check_new_folder(output)
     with writing_folder(output.resolve()) as folder:
         words = tokenizer.write_tokenizer(source, folder, plan.special, plan.template, plan.add_bos)
         if words > plan.config["vocab_size"]:

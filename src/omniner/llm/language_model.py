@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from omniner.config.model_groups import CausalConfig, TuningConfig
 from omniner.errors import UserError, one_line
-from omniner.files import explaining, read_json, restore, write_json, writing_folder
+from omniner.files import check_new_folder, read_json, restore, write_json, writing_folder
 from omniner.llm.loading import load_pretrained, load_weights, random_model, stored_dtype, tie_output
 from omniner.llm.low_rank import fuse_adapters
 from omniner.llm.prompts import Prompt
@@ -189,7 +189,7 @@ def write_merged_model(folder: Path, output: Path, dtype: torch.dtype | None = N
     Raises:
         UserError: `output` is in use; see `load_causal_model`.
     """
-    _check_unused(output)
+    check_new_folder(output)
     description = read_description(folder)
     dtype = dtype or _stored_dtype(folder, description)
     quantizer = "cuda" if description["quantization"] and torch.cuda.is_available() else "cpu"
@@ -210,18 +210,12 @@ def write_plain_model(path: str, output: Path) -> None:
     Raises:
         UserError: `output` is in use; see `loading.load_pretrained`.
     """
-    _check_unused(output)
+    check_new_folder(output)
     model, tokenizer = load_pretrained(path, torch.bfloat16)
     tie_output(model)
     with writing_folder(output) as written, checkpoints.quiet_libraries():
         model.save_pretrained(written, max_shard_size=_SHARD)
         _save_tokenizer(written, tokenizer)
-
-
-def _check_unused(output: Path) -> None:
-    with explaining(output):
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise UserError("output", f"{output} exists already", "Name a new folder.")
 
 
 def _save_model(folder: Path, model: Any, state: dict[str, Tensor]) -> None:

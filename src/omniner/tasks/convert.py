@@ -16,9 +16,10 @@ Output is written completely or not at all. What the target format cannot hold b
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from omniner.corpus import formats, sources, taxonomy
 from omniner.corpus.formats import WriteOptions
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
-from omniner.files import make_folder
+from omniner.files import check_new_folder, make_folder
 from omniner.records import Issue, Sentence
 from omniner.registry import FORMATS
 from omniner.runs import outputs
@@ -53,17 +54,17 @@ def run(context: Context) -> None:
     if target == "llama":
         from omniner.convert.weights import convert_checkpoint
 
-        with outputs.replacing(context, output):
+        with _making_folder(context, output):
             convert_checkpoint(Path(config.input or ""), output)
     elif target == "safetensors":
         from omniner.llm.language_model import write_plain_model
 
-        with outputs.replacing(context, output):
+        with _making_folder(context, output):
             write_plain_model(config.input or "", output)
     elif target == "merged":
         from omniner.llm.language_model import write_merged_model
 
-        with outputs.replacing(context, output):
+        with _making_folder(context, output):
             write_merged_model(find_trained_model(config.checkpoint or "", config.tracking), output)
     elif target == "generated":
         from omniner.scoring.official import write_generated
@@ -76,6 +77,15 @@ def run(context: Context) -> None:
     else:
         _convert_corpus(context, target, output)
     print(f"written: {output}")
+
+
+@contextlib.contextmanager
+def _making_folder(context: Context, *folders: Path) -> Iterator[None]:
+    """Write folders as wholes in the block; whatever they hold, `overwrite` does not put them in its place."""
+    for folder in folders:
+        check_new_folder(folder)
+    with outputs.replacing(context, *folders):
+        yield
 
 
 def _serving_command(config: Config) -> str:
@@ -124,7 +134,8 @@ def _convert_corpus(context: Context, target: str, output: Path) -> None:
     if format.needs_prompt:
         prompt = build_run_prompt(context, corpus, corpus.splits.get("test", []))
         options = replace(options, prompt=prompt, answer=lambda entities: write_answer(entities, prompt.answer))
-    with outputs.replacing(context, *parts):
+    write = outputs.replacing if format.suffix else _making_folder
+    with write(context, *parts):
         for path, sentences in parts.items():
             make_folder(path.parent)
             issues += formats.write(path, target, sentences, options)
@@ -167,8 +178,27 @@ def _needs_input(config: Config) -> bool:
 
 
 def _check(config: Config) -> None:
-    if not config.output and config.to != "serve":
+    if config.to == "serve":
+        return
+    if not config.output:
         raise UserError("output", "task=convert needs it", "Set output=<file or folder to write>.")
+    output = Path(config.output)
+    if not output.exists():
+        return
+    file = _file_of(config)
+    if file and output.is_dir():
+        raise UserError("output", f"{output} is a folder", f"Name a file, such as {output / file}.")
+    if not file and not output.is_dir():
+        raise UserError("output", f"{output} is a file", "Name a folder.")
+
+
+def _file_of(config: Config) -> str:
+    """Return a name for the one file that is written, another one than that of the input; empty = a folder is."""
+    if config.to == "generated":
+        return "generated_predictions.jsonl"
+    format, given = FORMATS.get(config.to), Path(config.input or "")
+    is_file = format is not None and format.suffix and config.input and formats.is_one_corpus(given)
+    return f"{given.stem}_{config.to}{format.suffix}" if format and is_file else ""
 
 
 TASK = Task(

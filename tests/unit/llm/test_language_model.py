@@ -140,7 +140,7 @@ def test_given_weights_are_kept_in_place_of_the_models(tmp_path: Path) -> None:
 
 def test_merging_does_not_write_over_anything(kept: tuple[CausalModel, Path], tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"output: .* exists already"):
+    with pytest.raises(UserError, match="exists already"):
         language_model.write_merged_model(kept[1], tmp_path, torch.float32)
     assert [item.name for item in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -440,7 +440,7 @@ def test_a_gguf_file_becomes_a_folder_with_its_output_tied_again(noise: float, t
     assert torch.equal(plain.lm_head.weight, matrix.bfloat16())
     again = small_causal.build("full", tmp_path / "plain")
     assert again.chat.answer_ids("北京的🍜好吃") == source.chat.answer_ids("北京的🍜好吃")
-    with pytest.raises(UserError, match=r"output: .*plain exists already"):
+    with pytest.raises(UserError, match="plain: exists already"):
         language_model.write_plain_model(str(tmp_path / "small.gguf"), tmp_path / "plain")
 
 

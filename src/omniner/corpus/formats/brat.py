@@ -40,7 +40,7 @@ from omniner.corpus.formats.fields import (
 )
 from omniner.corpus.formats.regions import MAX_SURFACE, entity_at, sort_entities, without_repeats
 from omniner.errors import UserError
-from omniner.files import explaining, writing_folder
+from omniner.files import check_new_folder, explaining, writing_folder
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled_sentence
 from omniner.registry import first_line
 
@@ -243,9 +243,7 @@ def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> l
     Raises:
         UserError: there is such a folder already, with something in it.
     """
-    with explaining(path):
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(path, "exists already; a folder is written as a whole", "Name a new folder.")
+    check_new_folder(path)
     log = IssueLog(path)
     names: dict[str, str] = {}
     with writing_folder(path) as folder:
