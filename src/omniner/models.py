@@ -93,7 +93,7 @@ def fit(
 def devices_for_training(config: Config) -> Devices:
     """Choose what the model of a configuration is trained on, and set the CPU threads of this process."""
     devices = _devices_for(config.trainer, config.model, trains=True)
-    if devices.precision == "bf16-true" and _learns_all(config):
+    if devices.precision == "bf16-true" and config.tuning.method == "full":  # adapters stay in fp32
         log.warning(
             "trainer.precision=bf16-true rounds the weights themselves to 8 bits after each step: steps smaller than "
             "1/256 of a weight are lost. Weights that all learn need bf16-mixed"
@@ -113,12 +113,10 @@ def plan_memory(config: Config, devices: Devices) -> tuple[Config, Devices]:
 
     if (room := memory.device_memory(devices)) is None:
         return config, devices
-    from omniner.llm.language_model import choose_method
     from omniner.llm.loading import load_settings
 
-    method = choose_method(config.tuning.method, config.llm.path is not None)
     pack = memory.usual_pack(config.tuning.pack_tokens)
-    count = memory.MemoryCount(load_settings(config.llm), method, devices, pack, config.decoding)
+    count = memory.MemoryCount(load_settings(config.llm), config.tuning.method, devices, pack, config.decoding)
     plan = memory.choose_plan(count, config.tuning, config.trainer.strategy, room)
     message = "memory of each GPU: %s of %.0f GiB; %s, %d answers side by side"
     log.info(message, plan.needs, room / memory.GIB, plan, plan.slots)
@@ -129,15 +127,6 @@ def plan_memory(config: Config, devices: Devices) -> tuple[Config, Devices]:
 def _with_slots(config: Config, slots: int) -> Config:
     """Put a number in the place of `decoding.slots=auto`."""
     return dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, slots=slots))
-
-
-def _learns_all(config: Config) -> bool:
-    """Whether the model's own weights learn, and not adapters beside them, which stay in fp32."""
-    if config.llm is None:
-        return True
-    from omniner.llm.language_model import choose_method
-
-    return choose_method(config.tuning.method, config.llm.path is not None) == "full"
 
 
 def _devices_for(
@@ -192,8 +181,9 @@ def prepare_llm(
     _check_sharding(config, devices)
     unit = _unit_of_dev(config, corpus)
     seed_everything(config.seed % _SEEDS, verbose=False)
-    dtype = devices.dtype(_learns_all(config))
-    if _learns_all(config) and model.path is not None:  # they get the type they learn in on their devices
+    learns_all = config.tuning.method == "full"  # its own weights, and not adapters beside them
+    dtype = devices.dtype(learns_all)
+    if learns_all and model.path is not None:  # they get the type they learn in on their devices
         dtype = mapped_dtype(model.path, dtype)
 
     texts = [sentence.text for sentence in train]

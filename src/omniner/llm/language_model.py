@@ -104,7 +104,7 @@ def build_causal_model(
     Raises:
         UserError: the model cannot be loaded or built, or has no chat template.
     """
-    method = choose_method(tuning.method, config.path is not None)
+    method = tuning.method
     if config.path is None:
         model, tokenizer = random_model(config, prompt, texts, dtype, seed)
     else:
@@ -353,13 +353,6 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 _LARGE = 1_000_000_000  # weights that learn from which on 8-bit optimizer states are worth their noise: 6 GB saved
-
-
-def choose_method(wanted: str, is_pretrained: bool) -> str:
-    """Choose what `tuning.method: auto` becomes; another choice stays."""
-    if wanted == "auto":
-        return "lora" if is_pretrained else "full"
-    return wanted
 
 
 def prepare_for_training(model: Any, tuning: TuningConfig, method: str, seed: int) -> Any:

@@ -370,17 +370,17 @@ def _greedy(events: list[_Event]) -> list[_Event]:
 
 def _placed(gold: list[Entity], predicted: list[Entity], text: str) -> tuple[list[Entity], list[Entity]]:
     """Give units without offsets a place in the text: those with one choice, then the gold ones, then the rest."""
-    gold, predicted = ([_place(unit, [], text, 1) for unit in units] for units in (gold, predicted))
-    gold = [_place(unit, predicted, text, MAX_PLACES) for unit in gold]
-    return gold, [_place(unit, gold, text, MAX_PLACES) for unit in predicted]
+    gold, predicted = ([_place(unit, [], text, only_choice=True) for unit in units] for units in (gold, predicted))
+    gold = [_place(unit, predicted, text) for unit in gold]
+    return gold, [_place(unit, gold, text) for unit in predicted]
 
 
-def _place(unit: Entity, others: Sequence[Entity], text: str, limit: int) -> Entity:
-    """The unit on its best occurrence; as it is if it has a place, has none in the text, or more than `limit`."""
+def _place(unit: Entity, others: Sequence[Entity], text: str, only_choice: bool = False) -> Entity:
+    """The unit on its best occurrence; as it is where it has a place or no occurrence, or not an `only_choice`."""
     if unit.start is not None or not unit.text:
         return unit
     places = _occurrences(unit.text, text)
-    if not places or len(places) > limit == 1:
+    if not places or (only_choice and len(places) > 1):
         return unit
     size, taken = len(unit.text), [_span(other) for other in others if other.start is not None]
 

@@ -21,6 +21,19 @@ def test_the_defaults_compose_and_auto_is_settled() -> None:
 
 
 @pytest.mark.parametrize(
+    ("overrides", "method"),
+    [
+        (["model=qwen2_tiny"], "full"),
+        (["model=qwen2_7b"], "lora"),
+        (["model=qwen2_7b", "tuning.method=full"], "full"),
+        ([], "full"),
+    ],
+)
+def test_the_method_of_tuning_follows_the_model_unless_it_is_chosen(overrides: list[str], method: str) -> None:
+    assert compose.load(overrides).tuning.method == method
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["+trainer.max_epoch=3"], r"trainer\.max_epoch: unknown key\. Did you mean trainer\.max_epochs\?"),

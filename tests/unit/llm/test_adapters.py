@@ -29,14 +29,6 @@ def learning(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
-@pytest.mark.parametrize(
-    ("wanted", "is_pretrained", "method"),
-    [("auto", True, "lora"), ("auto", False, "full"), ("full", True, "full"), ("qlora", False, "qlora")],
-)
-def test_the_method_follows_the_model_unless_it_is_chosen(wanted: str, is_pretrained: bool, method: str) -> None:
-    assert language_model.choose_method(wanted, is_pretrained) == method
-
-
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_adapters_start_as_nothing_beside_every_linear_layer_but_the_output(method: str) -> None:
     model = small_causal.build(method).model
