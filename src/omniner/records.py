@@ -20,7 +20,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+K = TypeVar("K")
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -100,6 +102,21 @@ class Issue(NamedTuple):
 def count_codes(issues: Iterable[Issue]) -> dict[str, int]:
     """Count issues by their codes, in the order of the codes."""
     return dict(sorted(Counter(issue.code for issue in issues).items()))
+
+
+def ranked(counts: Mapping[K, int]) -> list[tuple[K, int]]:
+    """Sort counts, the largest first; equal ones by name, whatever order they were met in."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def post_key(sentence: Sentence) -> tuple[bool, str]:
+    """Name the post of a sentence in its corpus: whether it has one, and its id; without one, that of the sentence."""
+    return bool(sentence.post_id), sentence.post_id or sentence.id
+
+
+def post_or_text(sentence: Sentence) -> str:
+    """Name the post of a sentence by what it says: where there is no post, equal texts are one, whatever their ids."""
+    return f"post {sentence.post_id}" if sentence.post_id else f"text {sentence.text}"
 
 
 UNLABELED = "unlabeled"

@@ -10,7 +10,10 @@ from omniner.records import (
     Prediction,
     Sentence,
     mark_entities,
+    post_key,
+    post_or_text,
     prediction_to_json,
+    ranked,
     sentence_to_json,
     to_line,
 )
@@ -33,6 +36,18 @@ def test_lines_are_readable_and_always_utf8() -> None:
     assert to_line({"a": "实体"}) == '{"a": "实体"}'
     lone = to_line({"a": "\ud83d"})
     assert json.loads(lone.encode("utf-8")) == {"a": "\ud83d"}
+
+
+def test_posts_are_named_with_or_without_an_id() -> None:
+    for post_id in (None, ""):
+        sentence = Sentence("7", "好", post_id=post_id)
+        assert (post_key(sentence), post_or_text(sentence)) == ((False, "7"), "text 好")
+    sentence = Sentence("7", "好", post_id="7")
+    assert (post_key(sentence), post_or_text(sentence)) == ((True, "7"), "post 7")
+
+
+def test_counts_are_ranked_whatever_order_they_were_met_in() -> None:
+    assert ranked({"b": 1, "a": 1, "c": 2}) == ranked({"c": 2, "a": 1, "b": 1}) == [("c", 2), ("a", 1), ("b", 1)]
 
 
 def test_an_issue_reads_as_one_line_with_its_place() -> None:

@@ -30,7 +30,7 @@ from omniner.corpus.adjudication import AnnotatedSentence, Annotation
 from omniner.records import Entity, Issue
 from omniner.scoring import errta
 from omniner.scoring.metrics import ErrtaResult
-from omniner.scoring.resampling import drawn_weights, post_numbers
+from omniner.scoring.resampling import bounds, drawn_weights, post_numbers
 from omniner.scoring.units import compare_units
 from omniner.wording import counted
 
@@ -298,17 +298,7 @@ def _errors(
         ids, texts = [item.sentence.id for item, _, _ in both], [item.sentence.text for item, _, _ in both]
         gold: list[Sequence[Entity]] = [one for _, one, _ in both]
         comparison = compare_units(gold, [other for _, _, other in both], "span")
-        errors, large = errta.sort_by_position(comparison.sentence_errors, ids, texts, "span")
-        found[names[first], names[second]] = errta.assemble(
-            errors,
-            mode="span",
-            unit="span",
-            tp=len(comparison.right),
-            missing=comparison.missing,
-            extra=comparison.extra,
-            read=len(ids),
-            greedy_groups=large,
-        )
+        found[names[first], names[second]] = errta.sort_comparison(comparison, ids, texts)
     return found
 
 
@@ -356,8 +346,7 @@ def _estimate(value: float, drawn: Sequence[NDArray[np.float64]], settings: Agre
     samples = samples[~np.isnan(samples)]
     if math.isnan(value) or not len(samples):
         return Estimate(value, math.nan, math.nan)
-    tail = (1 - settings.confidence) / 2
-    low, high = np.quantile(samples, [tail, 1 - tail])
+    low, high = bounds(samples, settings.confidence)
     return Estimate(value, float(low), float(high))
 
 

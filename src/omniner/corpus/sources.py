@@ -24,7 +24,7 @@ from omniner.corpus.formats import ReadOptions
 from omniner.corpus.taxonomy import FLAT, Taxonomy, check_taxonomy, flat_taxonomy, load_taxonomy
 from omniner.errors import UserError
 from omniner.files import sha256
-from omniner.records import Issue, Sentence, sentence_to_json, to_line
+from omniner.records import Issue, Sentence, post_or_text, sentence_to_json, to_line
 from omniner.wording import counted
 
 LABELED = ("train", "dev", "test")
@@ -466,6 +466,9 @@ def limit_by_post(sentences: Sequence[Sentence], most: int, seed: int) -> list[S
 
 def _draw(sentences: Sequence[Sentence], seed: int) -> tuple[list[str], list[str]]:
     """The post that each sentence is of, and all posts in the order of a draw."""
-    keys = [f"post {s.post_id}" if s.post_id is not None else f"text {s.text}" for s in sentences]
-    order = sorted(set(keys), key=lambda key: hashlib.blake2b(f"{seed} {key}".encode(), digest_size=16).digest())
-    return keys, order
+    keys = list(map(post_or_text, sentences))
+
+    def rank(key: str) -> bytes:
+        return hashlib.blake2b(f"{seed} {key}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+    return keys, sorted(set(keys), key=rank)

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from omniner.corpus.formats.fields import quote
 from omniner.errors import UserError
-from omniner.records import Issue, Sentence
+from omniner.records import Issue, Sentence, post_or_text
 from omniner.wording import counted
 
 TOGETHER = ("texts", "mentions", "posts")  # the strictest first
@@ -88,7 +88,7 @@ def divide(
         UserError: there are fewer groups than parts, or so large ones that a part would stay empty.
     """
     targets = split_sizes(len(sentences), list(shares.values()))
-    posts = _posts(sentences)
+    posts = list(map(post_or_text, sentences))
     for level in TOGETHER if together == "auto" else (together,):
         found = _gather(sentences, posts, level)
         if max(map(len, found), default=0) <= min(targets):
@@ -118,11 +118,6 @@ def split_sizes(total: int, shares: Sequence[float]) -> list[int]:
     for part in left[: total - sum(sizes)]:
         sizes[part] += 1
     return sizes
-
-
-def _posts(sentences: Sequence[Sentence]) -> list[str]:
-    """What each sentence's post is called; a text stands for itself where there is no post."""
-    return [f"post {item.post_id}" if item.post_id is not None else f"text {item.text}" for item in sentences]
 
 
 def _gather(sentences: Sequence[Sentence], posts: Sequence[str], level: str) -> list[list[int]]:

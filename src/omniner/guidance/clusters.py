@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 from omniner.guidance.lessons import (
@@ -35,7 +35,7 @@ from omniner.guidance.lessons import (
     SurfaceCount,
     SurfaceErrors,
 )
-from omniner.records import Entity, Sentence
+from omniner.records import Entity, Sentence, ranked
 from omniner.registry import ERROR_TYPES
 from omniner.scoring.error_types import LANGUAGES, lesson_kinds
 from omniner.scoring.metrics import ErrtaError
@@ -71,7 +71,7 @@ class Cluster:
     @property
     def surfaces(self) -> list[SurfaceErrors]:
         """Count what went wrong, word by word, the commonest first."""
-        return [SurfaceErrors(*item) for item in _ranked(Counter(map(surface_of, self.errors)))]
+        return [SurfaceErrors(*item) for item in ranked(Counter(map(surface_of, self.errors)))]
 
     @property
     def name(self) -> str:
@@ -193,19 +193,20 @@ class TrainingCounts:
     def surface(self, text: str) -> SurfaceCount:
         """Count how often a surface stands in train, and as what."""
         return SurfaceCount(
-            text, self._text.count(text) if text else 0, dict(_ranked(self._labels.get(text, Counter())))
+            text, self._text.count(text) if text else 0, dict(ranked(self._labels.get(text, Counter())))
         )
 
     def _category(self, name: str) -> CategoryCount:
         mentions = self._mentions.get(name, Counter())
-        return CategoryCount(name, mentions.total(), [text for text, _ in _ranked(mentions)[:_TYPICAL]])
+        return CategoryCount(name, mentions.total(), [text for text, _ in ranked(mentions)[:_TYPICAL]])
 
     def _pieces(self, cluster: Cluster, category: str) -> list[BoundaryPiece]:
         """Count what answers have too much or too little, and how many mentions of the category have it."""
         ends = (boundary_differences(error.gold[0], error.predicted[0]) for error in cluster.errors)
         mentions = self._mentions.get(category, Counter())
+        counts: Counter[Any] = Counter(chain.from_iterable(ends))
         pieces = []
-        for (side, change, text), errors in _ranked(Counter(piece for found in ends for piece in found)):
+        for (side, change, text), errors in ranked(counts):
             has = str.startswith if side == "left" else str.endswith
             held = sum(count for word, count in mentions.items() if has(word, text))
             pieces.append(BoundaryPiece(side, change, text, errors, held))
@@ -218,7 +219,7 @@ def error_words(errors: Iterable[ErrtaError]) -> list[str]:
     for error in errors:
         sides = error.gold if len(error.gold) == len(error.predicted) == 1 else error.gold + error.predicted
         counts.update(entity.text for entity in sides)
-    return [text for text, _ in _ranked(counts)]
+    return [text for text, _ in ranked(counts)]
 
 
 def boundary_differences(gold: Entity, predicted: Entity) -> list[tuple[str, str, str]]:
@@ -250,11 +251,6 @@ def surface_differences(gold: str, predicted: str) -> list[tuple[str, str, str]]
         return []
     left, _, right = long.partition(short)
     return [(side, change, text) for side, text in (("left", left), ("right", right)) if text]
-
-
-def _ranked(counts: Counter[Any]) -> list[tuple[Any, int]]:
-    """Sort counts, the largest first; equal ones by name."""
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def counted_note(kind: str, gold: str, predicted: str, facts: Facts) -> Note:

@@ -45,13 +45,12 @@ from omniner.llm.examples import choose_examples
 from omniner.llm.prompts import Prompt, build_prompt
 from omniner.records import Sentence
 from omniner.scoring.error_types import lesson_kinds, paper_types
-from omniner.scoring.resampling import counted_categories, counts_per_post, resampled_counts
+from omniner.scoring.resampling import bounds, counted_categories, counts_per_post, drawn_weights, resampled_counts
 from omniner.scoring.units import Comparison
 from omniner.wording import Wording
 
 _STREAM, _CHOICE = 0x5EA2C4, 0xC401CE  # keep the draws apart from other uses of the seed
 _DRAWS = 20  # attempts at a random subset that is not there yet; then there are taken to be no more
-_CHUNK = 64  # draws at a time: 64 x 20,000 posts x 8 bytes x 2 = 20 MB
 
 
 GENERIC, PLAIN = "generic", "from_run"
@@ -265,9 +264,8 @@ def rank_variants(tables: Mapping[str, NDArray[np.int64]], settings: CompareConf
     best = int(observed.argmax())
     generator = np.random.default_rng(np.random.SeedSequence([settings.seed, _STREAM]))
     drawn = np.concatenate([_f1(sums) for sums in resampled_counts(table, settings.resamples, generator)])
-    tail = (1 - settings.confidence) / 2
-    ranges = np.quantile(drawn, [tail, 1 - tail], axis=0)
-    behind = np.quantile(drawn - drawn[:, [best]], [tail, 1 - tail], axis=0)
+    ranges = bounds(drawn, settings.confidence)
+    behind = bounds(drawn - drawn[:, [best]], settings.confidence)
     columns = (observed, *ranges, observed - observed[best], *behind)
     rows = {name: VariantScore(*map(float, row)) for name, *row in zip(tables, *columns, strict=True)}
     return dict(sorted(rows.items(), key=lambda item: -item[1].f1))
@@ -311,10 +309,7 @@ def corrected_score(tables: Mapping[str, NDArray[np.int64]], settings: CompareCo
     flat = table.reshape(posts, -1).astype(np.float64)
     generator = np.random.default_rng(np.random.SeedSequence([settings.seed, _CHOICE]))
     parts = []
-    for done in range(0, settings.resamples, _CHUNK):
-        weights = np.empty((min(_CHUNK, settings.resamples - done), posts))
-        for row in weights:
-            row[:] = np.bincount(generator.integers(0, posts, posts), minlength=posts)
+    for weights in drawn_weights(posts, settings.resamples, generator):
         left = (weights == 0).astype(np.float64)
         inside, outside = (_f1((part @ flat).reshape(-1, *table.shape[1:])) for part in (weights, left))
         chosen = np.take_along_axis(outside, inside.argmax(axis=1)[:, None], axis=1)[:, 0]
@@ -322,8 +317,7 @@ def corrected_score(tables: Mapping[str, NDArray[np.int64]], settings: CompareCo
     found = np.concatenate(parts)
     if not len(found):
         return None
-    tail = (1 - settings.confidence) / 2
-    return CorrectedScore(float(found.mean()), *map(float, np.quantile(found, [tail, 1 - tail])))
+    return CorrectedScore(float(found.mean()), *map(float, bounds(found, settings.confidence)))
 
 
 def _f1(sums: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:

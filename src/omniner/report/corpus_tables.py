@@ -19,7 +19,7 @@ from omniner.corpus.stats.measure import mentions_in_split, split_pairs, trainin
 from omniner.corpus.stats.mentions import SAME, CategoryStats, Overlap
 from omniner.corpus.stats.texts import count_near_shared, count_shared, most_repeated
 from omniner.corpus.taxonomy import primary_of
-from omniner.records import count_codes
+from omniner.records import count_codes, ranked
 from omniner.report.tables import COUNT, NONE, TEXT, Cell, Column, Table, columns
 from omniner.wording import Wording
 
@@ -303,7 +303,7 @@ def _overlaps(surveyed: SurveyedCorpus, options: _Options) -> Rows:
             outer, inner = sorted((outer, inner))
         counts[overlap.kind, outer, inner] += 1
         first.setdefault((overlap.kind, outer, inner), overlap)
-    for key, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: options.settings.top]:
+    for key, count in ranked(counts)[: options.settings.top]:
         example = " > ".join(flat.surfaces[flat.surface[mention]] for mention in first[key][1:])
         yield [Wording(key[0]), *key[1:], count, _cut(example), _id(surveyed, int(flat.owner[first[key].outer]))]
 
@@ -314,7 +314,7 @@ def _edges(surveyed: SurveyedCorpus, options: _Options) -> Rows:
     for kind, mentions in surveyed.statistics.edges.items():
         pairs = [(int(flat.surface[m]), int(flat.category[m])) for m in mentions]
         first = dict(zip(reversed(pairs), reversed(mentions.tolist()), strict=True))
-        counts = sorted(Counter(pairs).items(), key=lambda item: (-item[1], item[0]))[: options.settings.top]
+        counts = ranked(Counter(pairs))[: options.settings.top]
         for (surface, category), count in counts:
             sentence = int(flat.owner[first[surface, category]])
             yield [
@@ -365,7 +365,7 @@ def _issues(surveyed: SurveyedCorpus, options: _Options) -> Rows:
     first: dict[str, str] = {}
     for issue in surveyed.issues:
         first.setdefault(issue.code, _cut(str(issue)))
-    for code, count in sorted(count_codes(surveyed.issues).items(), key=lambda item: (-item[1], item[0])):
+    for code, count in ranked(count_codes(surveyed.issues)):
         yield [code, count, first[code]]
 
 

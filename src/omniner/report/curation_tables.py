@@ -18,7 +18,7 @@ from omniner.annotators.reliability import F1_KINDS, Agreement, Estimate
 from omniner.corpus.easy import FilterResult, RareCategory
 from omniner.corpus.splits import Division
 from omniner.corpus.taxonomy import primary_of
-from omniner.records import Entity, Sentence, entity_to_json
+from omniner.records import Entity, Sentence, entity_to_json, post_key, ranked
 from omniner.report.tables import CHANGE, COUNT, NONE, POINTS, SHARE, TEXT, Cell, Table, columns
 from omniner.scoring.comparison import SCORES, coverage_notes, human_rows, summarise_scores
 from omniner.scoring.error_types import ERROR_TYPES, Phrases, error_types
@@ -92,11 +92,11 @@ def filter_summary(filtered: FilterResult) -> list[str]:
 
 
 def _counts(sentences: Iterable[Sentence]) -> dict[str, int]:
-    found, number, posts = Counter[str](), 0, set[str]()
+    found, number, posts = Counter[str](), 0, set[tuple[bool, str]]()
     for sentence in sentences:
         number += 1
         found.update(entity.category for entity in sentence.entities)
-        posts.add(f"post {sentence.post_id}" if sentence.post_id is not None else f"sentence {sentence.id}")
+        posts.add(post_key(sentence))
     return {
         "sentences": number,
         "posts": len(posts),
@@ -380,7 +380,7 @@ def _surfaces(agreement: Agreement) -> Table:
     rows: list[list[Cell]] = []
     for row in agreement.surfaces[: agreement.settings.top]:
         if row.disputed:
-            labels = sorted(row.labels.items(), key=lambda item: (-item[1], item[0]))
+            labels = ranked(row.labels)
             unmarked = Wording("not marked")
             said = Wording.joined(
                 ", ", (Wording("{label} {count}", label=label or unmarked, count=count) for label, count in labels)
@@ -416,7 +416,7 @@ def suggest_rules(errors: Iterable[ErrtaError]) -> list[Suggestion]:
         advice[asked] = question.advice
     found = []
     for (name, about), examples in cases.items():
-        common = sorted(examples.items(), key=lambda item: (-item[1], item[0]))[:_CASES]
+        common = ranked(examples)[:_CASES]
         shown = (Wording("{example} ({count})", example=example, count=count) for example, count in common)
         said = advice[name].wording(about=about)
         found.append(Suggestion(name, about, examples.total(), Wording.joined(", ", shown), said))

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from omniner.config.groups import ErrtaConfig
+from omniner.records import ranked
 from omniner.report import page
 from omniner.report.figures import FAINT, INK, LABEL_LENGTH, MOST_ROWS, SERIES, Chart, drawable_text
 from omniner.report.tables import (
@@ -410,7 +411,7 @@ def _page_tables(result: ScoreResult, tables: Mapping[str, Table], facts: RunFac
     rows = [[*row, meaning] for row, meaning in zip(counts.rows, meanings, strict=True)]
     # a label cannot be judged without its sentence
     texts = [[*row, result.sentences[str(row[-1])].text] for row in suspects.rows]
-    issues = sorted(facts.issues.items(), key=lambda item: (-item[1], item[0]))
+    issues = ranked(facts.issues)
     left_out = ["examples", "errta_by_primary", *([] if result.has_levels else ["primaries"])]
     return {
         **{name: table for name, table in tables.items() if name not in left_out},

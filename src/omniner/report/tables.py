@@ -18,11 +18,11 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from omniner.config.groups import ErrtaConfig
 from omniner.corpus.taxonomy import Taxonomy
-from omniner.records import Entity, Sentence, storable
+from omniner.records import Entity, Sentence, ranked, storable
 from omniner.scoring.error_types import ERROR_TYPES
 from omniner.scoring.metrics import OVERLAP_SCHEMES, ErrtaError, ScoreResult, category_of
 from omniner.scoring.suspects import find_suspected_labels
@@ -30,7 +30,6 @@ from omniner.scoring.units import IMPOSSIBLE
 from omniner.wording import Wording, counted, translated
 
 Cell = str | int | float
-Names = TypeVar("Names", bound=tuple[str, ...])
 
 # What the values of a column are.
 TEXT, COUNT, CHANGE = "text", "count", "change"  # a change is a difference of counts
@@ -425,8 +424,8 @@ def _confusion_pairs(errors: Sequence[ErrtaError], top: int) -> Table:
                 if gold.category != predicted.category:
                     surfaces[gold.category, predicted.category][gold.text] += 1
     rows: list[list[Cell]] = [
-        [gold, predicted, count, _commonest(surfaces[gold, predicted])[0]]
-        for (gold, predicted), count in _most(count_confusions(errors), top)
+        [gold, predicted, count, ranked(surfaces[gold, predicted])[0][0]]
+        for (gold, predicted), count in ranked(count_confusions(errors))[:top]
     ]
     heads = [*columns(TEXT, "gold", "predicted"), *columns(COUNT, "count"), *columns(TEXT, "example")]
     title = Wording("Most frequent confused pairs")
@@ -440,7 +439,7 @@ def _confused_surfaces(errors: Iterable[ErrtaError], top: int) -> Table:
         counts[(error.gold or error.predicted)[0].text, error.type, gold, predicted] += 1
     none = Wording("none")
     rows: list[list[Cell]] = []
-    for (surface, kind, gold, predicted), count in _most(counts, top):
+    for (surface, kind, gold, predicted), count in ranked(counts)[:top]:
         what = Wording.both(
             "{type}: {gold} → {predicted}", "{type}：{gold} → {predicted}",
             type=Wording.both(kind, ERROR_TYPES[kind].chinese), gold=gold or none, predicted=predicted or none,
@@ -448,15 +447,6 @@ def _confused_surfaces(errors: Iterable[ErrtaError], top: int) -> Table:
         rows.append([surface, what, count])
     heads = [*columns(TEXT, "surface", "what"), *columns(COUNT, "count")]
     return Table(Wording("Surfaces most often wrong"), heads, rows, empty=Wording("No errors."))
-
-
-def _most(counts: Counter[Names], top: int) -> list[tuple[Names, int]]:
-    """The largest counts; equal ones in the order of their names, whatever order they were met in."""
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:top]
-
-
-def _commonest(counts: Counter[str]) -> tuple[str, int]:
-    return min(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _examples_table(result: ScoreResult, per_type: int) -> Table:

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 from omniner.records import Entity, Issue
 from omniner.scoring.error_types import error_types
 from omniner.scoring.metrics import ErrtaError, ErrtaResult, TypeCount
-from omniner.scoring.units import SentenceErrors, normalized
+from omniner.scoring.units import Comparison, SentenceErrors, normalized
 
 MAX_GROUP = 10  # units of a group for which all ways are tried: at most 2**10 states
 MAX_PLACES = 64  # occurrences of a surface that are looked at
@@ -44,6 +44,34 @@ Found = tuple[str, Units, Units]  # type, gold, predicted
 
 class IdentityError(AssertionError):
     """The sorted errors do not add up to the false positives and negatives."""
+
+
+def sort_comparison(comparison: Comparison, ids: Sequence[str], texts: Sequence[str]) -> ErrtaResult:
+    """Sort what is wrong in a comparison by position, and count it.
+
+    Args:
+        comparison: of sentences.
+        ids: of the sentences.
+        texts: of the sentences.
+    """
+    errors, large = sort_by_position(comparison.sentence_errors, ids, texts, comparison.unit)
+    return assemble_compared(comparison, errors, "span", read=len(ids), greedy_groups=large)
+
+
+def assemble_compared(
+    comparison: Comparison, errors: list[ErrtaError], mode: str, read: int, greedy_groups: int = 0
+) -> ErrtaResult:
+    """Count errors as `assemble` does, of a comparison all of whose errors they are."""
+    return assemble(
+        errors,
+        mode=mode,
+        unit=comparison.unit,
+        tp=len(comparison.right),
+        missing=comparison.missing,
+        extra=comparison.extra,
+        read=read,
+        greedy_groups=greedy_groups,
+    )
 
 
 def assemble(

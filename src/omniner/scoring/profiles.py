@@ -21,7 +21,7 @@ from omniner.corpus.taxonomy import primary_of
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Prediction, Sentence
 from omniner.scoring import official
-from omniner.scoring.errta import assemble, sort_by_position
+from omniner.scoring.errta import assemble_compared, sort_by_position, sort_comparison
 from omniner.scoring.metrics import (
     Counts,
     ErrtaResult,
@@ -316,22 +316,10 @@ def _sort_errors(scored: _Scored, other: _Scored | None, samples: Sequence[offic
         assert other is not None, "where there are spans there are pairs"
         comparison = other.comparison
     ids = [sentence.id for sentence in scored.sentences]
-    large = 0
     if mode == "official":
         errors = official.sort_as_published(comparison.sentence_errors, ids)
-    else:
-        texts = [sentence.text for sentence in scored.sentences]
-        errors, large = sort_by_position(comparison.sentence_errors, ids, texts, comparison.unit)
-    return assemble(
-        errors,
-        mode=mode,
-        unit=comparison.unit,
-        tp=len(comparison.right),
-        missing=comparison.missing,
-        extra=comparison.extra,
-        read=len(ids),
-        greedy_groups=large,
-    )
+        return assemble_compared(comparison, errors, mode, read=len(ids))
+    return sort_comparison(comparison, ids, [sentence.text for sentence in scored.sentences])
 
 
 def _score_overlap(scored: _Scored, other: _Scored | None, errta: ErrtaResult) -> dict[str, OverlapRow]:

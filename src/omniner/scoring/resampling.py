@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omniner.config.groups import CompareConfig
-from omniner.records import Sentence
+from omniner.records import Sentence, post_key
 from omniner.scoring.metrics import Interval
 from omniner.scoring.units import Comparison
 
@@ -72,19 +72,28 @@ def bootstrap_intervals(
             sums = base + weights[:, rows] @ change if place else base
             scores = scores_of_counts(sums.reshape(len(weights), *first.shape[1:]))
             samples[place].append(scores[:, : len(SCORE_NAMES)])
-    tail = (1 - confidence) / 2
     found = []
     for parts in samples:
-        low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail], axis=0)
+        low, high = bounds(np.concatenate(parts), confidence)
         found.append({name: Interval(float(low[k]), float(high[k])) for k, name in enumerate(SCORE_NAMES)})
     return found
+
+
+def bounds(draws: NDArray[np.float64], confidence: float) -> NDArray[np.float64]:
+    """Compute the percentile interval of each figure, `[2, ...]`: its lower and its upper bound.
+
+    Args:
+        draws: `[draws, ...]` of the figures.
+        confidence: share of the draws inside the interval, e.g. 0.95.
+    """
+    tail = (1 - confidence) / 2
+    return np.quantile(draws, [tail, 1 - tail], axis=0)
 
 
 def post_numbers(sentences: Sequence[Sentence]) -> list[int]:
     """Number the posts of the sentences from 0; a sentence without a post is one of its own."""
     number: dict[tuple[bool, str], int] = {}
-    keys = ((bool(s.post_id), s.post_id or s.id) for s in sentences)
-    return [number.setdefault(key, len(number)) for key in keys]
+    return [number.setdefault(post_key(sentence), len(number)) for sentence in sentences]
 
 
 def counted_categories(comparisons: Iterable[Comparison]) -> list[str]:
@@ -216,8 +225,7 @@ def paired_tests(
     observed = values[1] - values[0]  # [4 + categories]
     drawn = np.concatenate(list(_bootstrap(baseline, other, settings)))
     exchanged = np.concatenate(list(_exchange(baseline, other, settings)))
-    tail = (1 - settings.confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    low, high = bounds(drawn, settings.confidence)
     columns = (*values, observed, low, high, _p(exchanged, observed), _p(drawn - observed, observed))
     rows = [Difference(*map(float, row)) for row in zip(*columns, strict=True)]
     by_category = dict(zip(categories, rows[len(SCORE_NAMES) :], strict=True))

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from omniner.records import Entity, Prediction, Sentence
+from omniner.records import Entity, Prediction, Sentence, ranked
 from omniner.scoring.metrics import ScoreResult
 
 # A label is suspected where its surface has been labelled otherwise at least this often and this regularly.
@@ -52,7 +52,7 @@ def find_suspected_labels(result: ScoreResult, train: Sequence[Sentence]) -> lis
             labels[entity.text][entity.category] += 1
     usual = {}
     for surface, counts in labels.items():
-        category, count = min(counts.items(), key=lambda item: (-item[1], item[0]))
+        category, count = ranked(counts)[0]
         if len(counts) > 1 and counts.total() >= SEEN and count >= MAJORITY * counts.total():
             usual[surface] = category
     places: dict[tuple[str, str], list[tuple[str, bool]]] = defaultdict(list)

@@ -59,7 +59,7 @@ from omniner.guidance.prompt_search import (
     micro_counts,
     rank_variants,
 )
-from omniner.records import Issue, Prediction, Sentence, sentence_to_json, to_line
+from omniner.records import Issue, Prediction, Sentence, post_key, sentence_to_json, to_line
 from omniner.report import guidance_page
 from omniner.runs import children
 from omniner.runs.children import Job
@@ -356,7 +356,7 @@ def shuffled(sentences: Sequence[Sentence], seed: int) -> list[list[Sentence]]:
     """The sentences by post, in an order that depends on nothing but the seed and the posts themselves."""
     posts: dict[tuple[bool, str], list[Sentence]] = {}
     for sentence in sentences:
-        posts.setdefault((bool(sentence.post_id), sentence.post_id or sentence.id), []).append(sentence)
+        posts.setdefault(post_key(sentence), []).append(sentence)
 
     def rank(key: tuple[bool, str]) -> bytes:
         return hashlib.blake2b(f"{seed} {key[0]:d} {key[1]}".encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -327,6 +327,11 @@ def test_a_limit_takes_whole_posts_the_same_for_any_order(posts: list[int | None
         assert sources.limit_by_post(items[::-1], most, seed) == taken[::-1]
 
 
+def test_a_limit_draws_texts_that_utf8_cannot_hold() -> None:
+    items = [Sentence(str(number), f"{number}\ud83d") for number in range(3)]
+    assert len(sources.limit_by_post(items, 2, 0)) == 2
+
+
 def test_a_limit_holds_for_each_split_or_for_one() -> None:
     def sizes(limit: str) -> dict[str, int]:
         overrides = ["data=sample", "data.size={train: 30, dev: 12, test: 12}", f"data.limit={limit}"]

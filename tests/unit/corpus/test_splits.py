@@ -19,7 +19,7 @@ from omniner.corpus import splits
 from omniner.corpus.sample import generate_sample
 from omniner.corpus.splits import Division, SentenceGroup, divide, split_sizes, stratify
 from omniner.errors import UserError
-from omniner.records import Entity, Sentence
+from omniner.records import Entity, Sentence, post_or_text
 
 SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}
 
@@ -89,7 +89,7 @@ def test_the_order_of_the_sentences_and_their_ids_do_not_matter(
 @settings(max_examples=60, deadline=None)
 def test_groups_are_the_connected_posts(sentences: list[Sentence], level: str) -> None:
     """The union-find against merging until nothing changes."""
-    groups = splits._gather(sentences, splits._posts(sentences), level)
+    groups = splits._gather(sentences, list(map(post_or_text, sentences)), level)
     slow = [{number} for number in range(len(sentences))]
     labelled = {item.text for item in sentences if item.entities}
 

@@ -33,19 +33,10 @@ def kinds(missing: list[Entity], extra: list[Entity], text: str = TEXT, unit: st
 
 def span_errors(gold: list[Entity], predicted: list[Entity], unit: str) -> list[ErrtaError]:
     comparison = compare_units([gold], [predicted], unit)
-    errors, _ = errta.sort_by_position(comparison.sentence_errors, ["s"], [TEXT], unit)
-    result = errta.assemble(
-        errors,
-        mode="span",
-        unit=unit,
-        tp=len(comparison.right),
-        missing=comparison.missing,
-        extra=comparison.extra,
-        read=1,
-    )
+    result = errta.sort_comparison(comparison, ["s"], [TEXT])
     assert sum(count.fn for count in result.by_type.values()) == result.fn == len(comparison.missing)
     assert sum(count.fp for count in result.by_type.values()) == result.fp == len(comparison.extra)
-    return errors
+    return result.errors
 
 
 OLYMPICS = at("2024奥运会", "赛事")

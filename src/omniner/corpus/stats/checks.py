@@ -25,7 +25,7 @@ from omniner.corpus.stats.measure import (
 from omniner.corpus.stats.mentions import CROSSING, NESTED, PUNCTUATION, SAME, SPACE
 from omniner.corpus.stats.texts import count_near_repeated, count_near_shared, count_repeated, count_shared
 from omniner.corpus.taxonomy import Taxonomy
-from omniner.records import Issue
+from omniner.records import Issue, ranked
 from omniner.wording import Wording
 
 PASSED, WARNED, FAILED, SKIPPED = "passed", "warned", "failed", "skipped"
@@ -148,7 +148,7 @@ def check_posts(surveyed: SurveyedCorpus) -> Found | str:
     statistics = surveyed.statistics
     if len(statistics.flat.splits) < 2:
         return Wording("one split only")
-    if all(sentence.post_id is None for sentence in statistics.flat.sentences):
+    if not any(sentence.post_id for sentence in statistics.flat.sentences):
         return Wording("no sentence says which post it is of")
     return _part(len(statistics.split_posts), statistics.posts, Wording("posts in two splits or more"))
 
@@ -348,7 +348,7 @@ def check_issues(surveyed: SurveyedCorpus) -> Found | str:
     """Count the issues of reading, per sentence."""
     codes = Counter(issue.code for issue in surveyed.issues)
     total = max(len(surveyed.statistics.flat.sentences), 1)
-    kinds = _named([f"{count:,} {code}" for code, count in sorted(codes.items(), key=lambda item: (-item[1], item[0]))])
+    kinds = _named([f"{count:,} {code}" for code, count in ranked(codes)])
     issues = Wording("{count:issue}", count=codes.total())
     sentences = Wording("{count:sentence}", count=total)
     text = Wording("{issues} in {sentences}", issues=issues, sentences=sentences)

@@ -88,7 +88,7 @@ def flatten(splits: Mapping[str, Sequence[Sentence]]) -> CorpusArrays:
     place = {name: number for number, name in enumerate(categories)}
     renumber = np.array([place[name] for name in met], np.int64)
     # Numbers and ids are never equal, so sentences without a post stay apart from each other and from all posts.
-    keys: list[Hashable] = [n if s.post_id is None else s.post_id for n, s in enumerate(sentences)]
+    keys: list[Hashable] = [s.post_id or n for n, s in enumerate(sentences)]
     return CorpusArrays(
         splits=tuple(splits),
         sentences=sentences,

@@ -22,6 +22,7 @@ import numpy as np
 
 from omniner.corpus.stats.flat import Bools, CorpusArrays, Floats, Ints, number_values, ranges
 from omniner.corpus.taxonomy import primary_of
+from omniner.records import ranked
 
 SPACE, PUNCTUATION = "white space", "punctuation"
 NESTED, CROSSING, SAME = "nested", "crossing", "same place"
@@ -158,15 +159,15 @@ def most_ambiguous(flat: CorpusArrays, ambiguous: Ambiguity, top: int) -> list[A
     chosen = sorted(np.flatnonzero(ambiguous.kinds > 1).tolist(), key=lambda n: (-weight[n], flat.surfaces[n]))[:top]
     wanted = np.isin(flat.surface, np.array(chosen, np.int64))
     pairs, counts = np.unique(flat.surface[wanted] * len(flat.categories) + flat.category[wanted], return_counts=True)
-    kinds: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    kinds: dict[int, dict[str, int]] = defaultdict(dict)
     for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-        kinds[pair // len(flat.categories)].append((flat.categories[pair % len(flat.categories)], count))
+        kinds[pair // len(flat.categories)][flat.categories[pair % len(flat.categories)]] = count
     return [
         AmbiguousSurface(
             text=flat.surfaces[number],
             mentions=int(ambiguous.mentions[number]),
             entropy=float(ambiguous.entropy[number]),
-            categories=tuple(sorted(kinds[number], key=lambda item: (-item[1], item[0]))),
+            categories=tuple(ranked(kinds[number])),
         )
         for number in chosen
     ]

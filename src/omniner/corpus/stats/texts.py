@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from omniner.corpus.stats.flat import Bools, CorpusArrays, Floats, Ints, code_points, lengths, number_values, ranges
 from omniner.progress import Progress
-from omniner.records import Sentence
+from omniner.records import Sentence, ranked
 
 Bits = npt.NDArray[np.uint64]
 
@@ -168,7 +168,7 @@ def count_texts(flat: CorpusArrays, split: int) -> TextCounts:
 def count_emoji(flat: CorpusArrays) -> list[tuple[str, int]]:
     """Count each emoji of the texts, the most frequent first."""
     found = Counter(emoji for s in flat.sentences if _HINT.search(s.text) for emoji in EMOJI.findall(s.text))
-    return sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    return ranked(found)
 
 
 def find_odd_characters(flat: CorpusArrays) -> tuple[list[OddCharacter], Bools]:
