@@ -52,6 +52,11 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
 
 
+def first_line_of(error: BaseException) -> str:
+    """Return the first line of the message of an error, which torch goes on with its own frames; else its type."""
+    return masked((str(error).strip().splitlines() or [type(error).__name__])[0])
+
+
 def _shown(text: str) -> str:
     """The text with control characters, which ids and categories of a file may hold, written as escapes."""
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)

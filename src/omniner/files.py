@@ -330,7 +330,8 @@ def whole_records(path: str | Path, parse: Callable[[str], T], fix: str) -> list
 
     Args:
         path: of the file.
-        parse: raises `ValueError`, `KeyError` or `TypeError` for a line that it cannot take.
+        parse: raises for a line that it cannot take what looking into foreign JSON raises: `ValueError`, `KeyError`,
+            `TypeError`, `AttributeError`, `RecursionError` or `OverflowError`.
         fix: what to do about such a line.
 
     Raises:

@@ -79,8 +79,8 @@ def counted(number: int, one: str) -> str:
 
 
 def shortened(text: str, longest: int) -> str:
-    """Return a text, or the beginning of a long one and dots."""
-    return text if len(text) <= longest else f"{text[:longest]}..."
+    """Return at most `longest` characters of a text, with an ellipsis where something is missing."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def first_of(names: Sequence[str], most: int, separator: str = ", ") -> str:

@@ -108,6 +108,6 @@ def test_the_language_of_a_corpus_is_that_of_most_of_its_letters(texts: list[str
 
 
 def test_dots_stand_for_what_is_left_out() -> None:
-    assert (shortened("品牌", 2), shortened("品牌名", 2)) == ("品牌", "品牌...")
+    assert (shortened("品牌", 2), shortened("品牌名", 2)) == ("品牌", "品…")
     assert (first_of(["a", "b"], 2), first_of(["a", "b", "c"], 2)) == ("a, b", "a, b, ...")
     assert first_of(["a", "b"], 1, "; ") == "a; ..."

@@ -13,7 +13,17 @@ import contextlib
 import re
 from typing import Any, NamedTuple
 
-from omniner.answers.loose_json import CutList, CutObject, CutText, Number, Object, decode, find_start, scan, unescaped
+from omniner.answers.loose_json import (
+    CutList,
+    CutObject,
+    CutText,
+    NumberText,
+    Object,
+    decode,
+    find_start,
+    scan,
+    unescaped,
+)
 from omniner.answers.pairs import PairReader, PairReading
 from omniner.answers.plain_lines import read_labelled_lists, read_lines
 
@@ -190,7 +200,7 @@ def _stretches(text: str, reader: PairReader) -> list[_Stretch]:
 
 def _is_remark(value: Any) -> bool:
     """A complete list such as `[1]` or `[微笑]` in prose."""
-    return type(value) is list and bool(value) and all(item is None or isinstance(item, Number) for item in value)
+    return type(value) is list and bool(value) and all(item is None or isinstance(item, NumberText) for item in value)
 
 
 def _is_end(value: Any) -> bool:

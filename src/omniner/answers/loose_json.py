@@ -29,7 +29,7 @@ _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _PLAIN_STRING = re.compile(r'"([^"\\]*+)"(?=\s*+(?:[,，、\]})）:：;；]|\Z))')
 
 
-class Number(str):
+class NumberText(str):
     """A number as it is spelled: `2024` and `1.10` may be surfaces."""
 
 
@@ -49,11 +49,11 @@ class CutObject(Object):
     """An object whose end is missing."""
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=Object, parse_int=Number, parse_float=Number)
+_DECODER = json.JSONDecoder(object_pairs_hook=Object, parse_int=NumberText, parse_float=NumberText)
 
 
 def decode(text: str) -> Any:
-    """Decode JSON into lists, `Object`s, `Number`s, strings and constants.
+    """Decode JSON into lists, `Object`s, `NumberText`s, strings and constants.
 
     Raises:
         ValueError: it is none.
@@ -187,7 +187,7 @@ def _bare_word(text: str, at: int, stack: list[_Frame]) -> int:
     if word.lower() in _LITERALS or (len(stack) < 2 and frame.opener == "["):
         frame.add(None)
     else:
-        frame.add(Number(word) if _NUMBER.fullmatch(word) else word)
+        frame.add(NumberText(word) if _NUMBER.fullmatch(word) else word)
     return end
 
 

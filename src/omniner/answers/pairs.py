@@ -35,7 +35,7 @@ from omniner.answers.loose_json import (
     CutList,
     CutObject,
     CutText,
-    Number,
+    NumberText,
     Object,
     decode,
     find_start,
@@ -126,7 +126,7 @@ class PairReader:
             return self._object(value, group, depth)
         if isinstance(value, list):
             return self._list(value, group, depth, row)
-        if isinstance(value, str) and not isinstance(value, Number):
+        if isinstance(value, str) and not isinstance(value, NumberText):
             return self._text(value, group, depth)
         return [], 1
 
@@ -187,7 +187,7 @@ class PairReader:
         """The pairs of a list without inner lists, offsets apart; None = each item is looked at by itself."""
         closed = not isinstance(items, CutList)
         texts = [item for item in items if isinstance(item, str) and not isinstance(item, CutText)]
-        words = [text for text in texts if not isinstance(text, Number)]
+        words = [text for text in texts if not isinstance(text, NumberText)]
         if group and not (row and len(words) == 2 and self.is_pair(*words)):
             if len(words) == 1 and len(items) > 1 and not all(map(_is_word, items)):  # one surface with its offsets
                 return [(words[0], group)] if closed and words[0] else []
@@ -311,7 +311,7 @@ class PairReader:
         """The preferred key among those that hold text: one whose category is known, then by rank."""
         found = [key for key in fields if key in ranks and _strings(fields[key])]
         if ranks is CATEGORY_KEYS:
-            found = [key for key in found if not isinstance(fields[key], Number)]
+            found = [key for key in found if not isinstance(fields[key], NumberText)]
             known = [key for key in found if any(name in self.categories for name in _strings(fields[key]))]
             found = known or found
         return min(found, key=ranks.__getitem__, default=None)
@@ -419,7 +419,7 @@ def _is_offsets(item: Any) -> bool:
     """A number, or lists of nothing but numbers."""
     if isinstance(item, list) and not isinstance(item, Object):
         return bool(item) and all(map(_is_offsets, item))
-    return isinstance(item, Number)
+    return isinstance(item, NumberText)
 
 
 def _is_placed(item: Any) -> bool:
@@ -428,7 +428,7 @@ def _is_placed(item: Any) -> bool:
 
 
 def _is_word(item: Any) -> bool:
-    return isinstance(item, str) and not isinstance(item, (Number, CutText))
+    return isinstance(item, str) and not isinstance(item, (NumberText, CutText))
 
 
 def _is_json(text: str) -> bool:

@@ -30,7 +30,7 @@ from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, CausalConfig, Method
 from omniner.config.overrides import explain_override, read_arguments
 from omniner.config.validate import field_types, validate
-from omniner.errors import UserError, masked, one_line
+from omniner.errors import UserError, first_line_of, masked, one_line
 from omniner.files import explaining
 from omniner.registry import HEADS, TASKS, load_extensions
 
@@ -125,7 +125,7 @@ def check(composed: DictConfig) -> Config:
     try:
         raw: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UserError(error.full_key or "config", _first_line(error), "Give this key a value.") from error
+        raise UserError(error.full_key or "config", first_line_of(error), "Give this key a value.") from error
     by_recipe = {key: OmegaConf.is_interpolation(composed.trainer, key) for key in ("max_epochs", "min_steps")}
     if by_recipe["min_steps"] and not by_recipe["max_epochs"]:
         raw["trainer"]["min_steps"] = 0  # who says how many epochs means just these
@@ -252,14 +252,10 @@ def read_mapping(path: Path, fix: str) -> dict[str, Any]:
     except UserError:
         raise
     except (OmegaConfBaseException, ValueError, YAMLError, RecursionError) as error:
-        raise UserError(path, f"not a configuration ({_first_line(error)})", fix) from error
+        raise UserError(path, f"not a configuration ({first_line_of(error)})", fix) from error
     if not isinstance(raw, dict):
         raise UserError(path, "not the configuration of a run", fix)
     return cast(dict[str, Any], raw)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0]
 
 
 def to_yaml(config: Config) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge
 
 from omniner.config.validate import (
     AUTO,
+    Fraction,
     Group,
     NonNegativeFloat,
     NonNegativeInt,
-    Number,
     OneOf,
     PositiveFloat,
     PositiveInt,
@@ -89,7 +89,7 @@ class EncoderConfig(Group):
     """Share of training mentions replaced by others of the same category, drawn anew in each epoch; 0 = none."""
     learning_rate: PositiveFloat
     """Peak learning rate of the encoder."""
-    layer_decay: Annotated[Number, Gt(0), Le(1)]
+    layer_decay: Fraction
     """Factor on the learning rate from each layer to the one below it, down to the embeddings; 1 = none."""
     head_learning_rate: PositiveFloat
     """Peak learning rate of the head."""
@@ -239,7 +239,7 @@ class DecodingConfig(Group):
     GPU memory, at most 256; 64 on a CPU."""
     temperature: NonNegativeFloat
     """Sampling temperature; 0 = greedy decoding."""
-    top_p: Annotated[Number, Gt(0), Le(1)]
+    top_p: Fraction
     """Nucleus sampling: draw from the smallest set of tokens with this total probability."""
     url: str | None
     """openai: base address of the server, including /v1."""

@@ -248,14 +248,15 @@ def validate(annotation: Any, raw: Any, where: str = "") -> Any:
     from pydantic import ValidationError
 
     try:
-        return _adapter(annotation).validate_python(raw)
+        return type_adapter(annotation).validate_python(raw)
     except ValidationError as error:
         first = min(error.errors(include_url=False), key=lambda mistake: _ORDER.get(mistake["type"], 2))
         raise _explain(first, annotation, where) from None
 
 
 @functools.cache
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
+def type_adapter(annotation: Any) -> TypeAdapter[Any]:
+    """Return what reads and writes values of a type; pydantic is imported only where that is done."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(annotation)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from omniner.convert import layouts, tokenizer
 from omniner.convert.layouts import LlamaLayout, Rule, Shape, find_layout
-from omniner.errors import UserError
+from omniner.errors import UserError, first_line_of
 from omniner.files import check_new_folder, explaining, write_json, writing, writing_folder
 
 log = logging.getLogger("omniner")
@@ -225,7 +225,7 @@ def _open(path: Path) -> _File:
         try:
             return _Safetensors(path) if path.suffix == ".safetensors" else _Pickled(path)
         except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line_of(error)
             raise UserError(path, f"the weights cannot be read ({reason})", _COPY_AGAIN) from error
 
 

@@ -9,7 +9,6 @@ for a teacher whose answer is not as asked for.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_
 
 from annotated_types import Ge
 
-from omniner.config.validate import Group, NonNegativeInt, OneOf
+from omniner.config.validate import Group, NonNegativeInt, OneOf, type_adapter
 from omniner.errors import UserError
 from omniner.files import read_json, write_text
 from omniner.records import Entity, storable
@@ -27,7 +26,7 @@ from omniner.scoring.error_types import lesson_kinds
 from omniner.wording import shortened
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
 GUIDANCE_FILE = "guidance.json"
 VERSION = 1
@@ -92,7 +91,7 @@ class PlainValue:
         return core_schema.no_info_plain_validator_function(check)
 
 
-Number = Annotated[float, PlainValue(integer=int, number=float), Ge(0)]
+NonNegativeNumber = Annotated[float, PlainValue(integer=int, number=float), Ge(0)]
 Cost = Annotated[str | int | None, PlainValue(string=str, integer=int, null=type(None))]
 Entities = Annotated[tuple[Annotated[Entity, AsObject()], ...], FromList()]
 
@@ -195,7 +194,7 @@ class SuspectLabel(Group):
     surface: str
     gold: str
     usual: str
-    share: Number
+    share: NonNegativeNumber
     seen: NonNegativeInt
     count: NonNegativeInt
     agreeing: NonNegativeInt
@@ -238,7 +237,7 @@ class Guidance(Group):
     source: dict[str, str]
     split: Literal["dev", "train", "test"]
     from_test: bool
-    scores: dict[str, Number]
+    scores: dict[str, NonNegativeNumber]
     types: dict[str, NonNegativeInt]
     teacher: dict[str, Cost]
     lessons: list[Lesson]
@@ -254,7 +253,7 @@ class Guidance(Group):
 
     def to_json(self) -> dict[str, Any]:
         """Give the content of `guidance.json`."""
-        return {"kind": _KIND, "version": VERSION, **_adapter(Guidance).dump_python(self)}
+        return {"kind": _KIND, "version": VERSION, **type_adapter(Guidance).dump_python(self)}
 
 
 def write_guidance(path: Path, guidance: Guidance) -> Path:
@@ -278,7 +277,7 @@ def read_guidance(path: Path) -> Guidance:
         found = f"guidance of version {version!r}, this program knows {VERSION}"
         raise UserError(path, found, "Run task=guide again.")
     try:
-        guidance: Guidance = _adapter(Guidance).validate_python(value)
+        guidance: Guidance = type_adapter(Guidance).validate_python(value)
     except ValidationError as error:
         raise UserError(path, f"not guidance: {explain(error)}", fix) from None
     wrong = next(filter(None, map(find_unsound, guidance.lessons)), None)
@@ -287,14 +286,6 @@ def read_guidance(path: Path) -> Guidance:
     if wrong is not None:
         raise UserError(path, f"not guidance: {wrong}", fix)
     return guidance
-
-
-@functools.cache
-def _adapter(kind: type) -> TypeAdapter[Any]:
-    """What reads and writes records of a kind; pydantic is imported only where a file is read or written."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(kind)
 
 
 def find_unsound(lesson: Lesson) -> str | None:

@@ -47,7 +47,6 @@ log = logging.getLogger("omniner")
 
 ANSWER_CUT = "it is longer than teacher.max_new_tokens allows"
 _VERSION = 1  # of what a kept answer depends on
-_TICK = 10.0  # seconds between reports of progress
 _LONGEST = 50_000  # characters of an answer that are looked at
 _THOUGHT = "</think>"  # what models that think aloud write before their answer
 _FENCED = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
@@ -438,7 +437,7 @@ class _Asking:
             reason = f"teacher.max_requests={self.config.max_requests} is used up"
             self.reasons[question.id] = f"{before}; {reason}" if before else reason
         wrong = []
-        progress = Progress("questions answered", len(self.questions), seconds=_TICK)
+        progress = Progress("questions answered", len(self.questions))
         for batch in teacher.ask(questions[:allowed]) if allowed else ():
             for answer in batch:
                 original = originals[answer.question.id]
@@ -520,7 +519,7 @@ class ServerTeacher:
     def ask(self, questions: Sequence[Question]) -> Iterator[list[TeacherAnswer]]:
         """See `Teacher`."""
         requests = ((question, self._request(question)) for question in questions)
-        for batch in self._client.ask_all(requests, _TICK):
+        for batch in self._client.ask_all(requests):
             self._asked += len(batch)
             yield [read_outcome(question, outcome) for question, outcome in batch]
 

@@ -28,7 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import tenacity
@@ -103,6 +103,8 @@ class ChatClient:
     Raises:
         UserError: no usable address or key, or the package `openai` is not installed.
     """
+
+    tick: ClassVar[float] = 10.0  # seconds without an answer after which a reader of them can say how it goes
 
     def __init__(self, config: ServerConfig, section: str) -> None:
         try:
@@ -212,12 +214,12 @@ class ChatClient:
         return UserError(f"{self._section}.url", f"no answer from {self.url}: {error}", fix)
 
     def ask_all(
-        self, requests: Iterable[tuple[Key, ChatRequest]], tick: float
+        self, requests: Iterable[tuple[Key, ChatRequest]]
     ) -> Iterator[list[tuple[Key, Reply | Refusal | ServerError]]]:
         """Ask many requests, `concurrency` side by side.
 
         Yields:
-            outcomes with their keys in batches as they come, in any order; an empty batch after `tick` seconds without.
+            outcomes with their keys in batches as they come, in any order; an empty batch after `tick` without.
 
         Raises:
             UserError: no request can succeed any more; what had come by then was yielded before.
@@ -245,7 +247,7 @@ class ChatClient:
         try:
             while running:
                 batch = []
-                for item in wait_for_some(results, tick):
+                for item in wait_for_some(results, self.tick):
                     if item is None:
                         running -= 1
                     elif not isinstance(item, Exception):

@@ -44,7 +44,6 @@ _EMPTY = "empty-text"  # begins the reason of a prediction about which nobody wa
 # Why an answer cannot be read, beside `ONLY_THOUGHT`:
 _LIMIT, _REFUSED, _NO_ANSWER = "cut at its limit of tokens", "refused", "no text at all"
 _OUT_OF_FORM = "no list of entities"
-_TICK = 10.0  # seconds between reports of progress
 _MOST_REFUSALS = 20  # without any answer: then it is not the sentences
 _NAMED = 5  # ids named in a message
 _FIRST_LOOK = 20  # answers after which the user is told how many cannot be read
@@ -99,14 +98,14 @@ class _Predictor:
 
     def run(self, sentences: Sequence[Sentence]) -> Iterator[list[Prediction]]:
         """Predict sentences that are not empty."""
-        progress = Progress("sentences answered", len(sentences), seconds=_TICK, note=self._trouble)
+        progress = Progress("sentences answered", len(sentences), seconds=self.client.tick, note=self._trouble)
         waiting = iter(sentences)
         if self.guided and self.config.structured == "json_schema":
             for batch in self._choose_schema(waiting):
                 progress.add(len(batch))
                 yield batch
         requests = ((sentence, self._request(sentence)) for sentence in waiting)
-        for outcomes in self.client.ask_all(requests, _TICK):
+        for outcomes in self.client.ask_all(requests):
             batch = [prediction for outcome in outcomes for prediction in self._take(*outcome)]
             progress.add(len(batch))
             if batch:

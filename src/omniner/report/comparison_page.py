@@ -245,13 +245,13 @@ def _changed(comparison: RunComparison) -> tuple[list[Any], list[Any]]:
     """
     before = comparison.results[comparison.baseline]
     old_types = _types(before)
-    first = _residues(before)
+    first = _errors_by_sentence(before)
     place: dict[str, int] = {}
     sentences: list[Any] = []
     flips: list[Any] = []
     for number, run in enumerate(comparison.tested, 1):
         after = comparison.results[run.name]
-        second, new_types = _residues(after), _types(after)
+        second, new_types = _errors_by_sentence(after), _types(after)
         for gained, names in ((1, run.gained), (0, run.lost)):
             for name in _spread(names, comparison.settings.examples):
                 if name not in place:
@@ -281,7 +281,7 @@ def _types(result: ScoreResult) -> dict[str, list[str]]:
     return found
 
 
-def _residues(result: ScoreResult) -> dict[str, SentenceErrors]:
+def _errors_by_sentence(result: ScoreResult) -> dict[str, SentenceErrors]:
     """What is wrong in each sentence, by id."""
     return {result.scored[one.sentence]: one for one in result.comparison.sentence_errors}
 

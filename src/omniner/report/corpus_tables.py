@@ -21,7 +21,7 @@ from omniner.corpus.stats.texts import count_near_shared, count_shared, most_rep
 from omniner.corpus.taxonomy import primary_of
 from omniner.records import count_codes, ranked
 from omniner.report.tables import COUNT, NONE, TEXT, Cell, Column, Table, columns
-from omniner.wording import Wording
+from omniner.wording import Wording, shortened
 
 Rows = Iterator[list[Cell]]
 Verdicts = Mapping[str, Sequence[Verdict]]  # by corpus
@@ -381,7 +381,7 @@ def _id(surveyed: SurveyedCorpus, sentence: int) -> str:
 
 def _cut(text: str) -> str:
     """A text for a table."""
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return shortened(text, _LONGEST)
 
 
 _OF_ROWS = (

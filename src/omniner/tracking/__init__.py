@@ -20,9 +20,8 @@ from omniner.errors import UserError, one_line
 from omniner.files import make_folder, whole_records
 from omniner.tracking import browser, unsent
 from omniner.tracking.spool import SPOOL, SPOOL_FIX, Sender, Spool, read_line
-from omniner.tracking.store import DATABASE, ChildRun, FoundRun, open_store
+from omniner.tracking.store import DATABASE, FOLDER_TAG, ChildRun, FoundRun, open_store
 from omniner.tracking.tracked_run import Run, TrackedRun, git_state, tag_values
-from omniner.tracking.unsent import FOLDER_TAG
 from omniner.wording import counted
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def start_run(
     try:
         if left and not spool.run and not resume_id:
             # Killed between making the run and writing down its id: that run is ours.
-            resume_id = store.find_unfinished(FOLDER_TAG, str(folder))
+            resume_id = store.find_unfinished(folder)
         run = (
             store.check_exists(resume_id)
             if resume_id
@@ -185,7 +184,7 @@ def find_run(tracking: TrackingConfig, text: str, where: str) -> FoundRun:
         raise UserError(where, f"{text!r} is no file and no folder, and with tracking=off no runs are known", fix)
     no_store = tracking.kind == "local" and not Path(tracking.folder, DATABASE).exists()
     store = None if no_store else open_store(tracking)  # a question makes no store
-    found = store.find(text, FOLDER_TAG) if store else []
+    found = store.find(text) if store else []
     if not found:
         place = f"experiment {tracking.experiment!r} of tracking={tracking.kind}"
         names = store.newest_names(_SUGGESTED) if store else []

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("omniner.tracking")
 
+FOLDER_TAG = "omniner.folder"  # tells in the UI where a run's output lies
 DATABASE = "mlflow.db"  # the local store, in its folder
 LOCK_SECONDS = 120  # longest wait for another process that is creating the local store
 DATA_SUFFIX = " data"  # behind the name of an experiment: where runs about corpora are, with no scores of models
@@ -99,10 +100,10 @@ class Store:
             run = self.client.create_run(self.experiment, tags=hidden, run_name=self.hide(name))
         return str(run.info.run_id)
 
-    def find_unfinished(self, tag: str, value: str) -> str | None:
-        """Return the newest run with this value of a tag that never came to its end; None where there is none."""
+    def find_unfinished(self, folder: Path) -> str | None:
+        """Return the newest run of this folder that never came to its end; None where there is none."""
         with _explained("tracking", "searching runs"):
-            query = f"tags.`{tag}` = {_quoted(value)} AND attributes.status = 'RUNNING'"
+            query = f"tags.`{FOLDER_TAG}` = {_quoted(str(folder))} AND attributes.status = 'RUNNING'"
             page = self.client.search_runs(self._searched(), query, max_results=1)
         return str(page[0].info.run_id) if page else None
 
@@ -150,7 +151,7 @@ class Store:
                 if not (token := page.token):
                     return found
 
-    def find(self, text: str, folder_tag: str) -> list[FoundRun]:
+    def find(self, text: str) -> list[FoundRun]:
         """Return the run with this id, or the runs of the experiment with this name, the newest first."""
         from mlflow.exceptions import MlflowException
 
@@ -163,7 +164,7 @@ class Store:
                 query = f"attributes.run_name = {_quoted(text)}"
                 runs = self.client.search_runs(self._searched(), query, order_by=["attributes.start_time DESC"])
         return [
-            FoundRun(run.info.run_id, run.info.run_name, run.info.status, run.data.tags.get(folder_tag, ""))
+            FoundRun(run.info.run_id, run.info.run_name, run.info.status, run.data.tags.get(FOLDER_TAG, ""))
             for run in runs
             if run.info.lifecycle_stage == "active"
         ]

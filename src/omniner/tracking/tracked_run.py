@@ -33,7 +33,7 @@ from urllib.parse import quote
 from omniner.errors import UserError, masked
 from omniner.files import explaining, write_text
 from omniner.tracking.spool import Sender, Spool, SpoolRecord
-from omniner.wording import counted
+from omniner.wording import counted, shortened
 
 log = logging.getLogger("omniner.tracking")
 
@@ -286,7 +286,7 @@ class TrackedRun(Run):
         """See `Run.params`."""
         clean = {name: self._hide(as_text(value)) for name, value in values.items()}
         self.text(json.dumps(clean, ensure_ascii=False, indent=2) + "\n", "config/params.json")
-        self._spool.add("params", {"values": {safe_name(n): shorten(v, PARAM_LENGTH) for n, v in clean.items()}})
+        self._spool.add("params", {"values": {safe_name(n): shortened(v, PARAM_LENGTH) for n, v in clean.items()}})
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """See `Run.metrics`."""
@@ -413,15 +413,10 @@ def display_name(name: str) -> str:
 
 def tag_values(values: Mapping[str, Any]) -> dict[str, str]:
     """Return tags as any store takes them."""
-    return {safe_name(name): shorten(masked(as_text(value)), TAG_LENGTH) for name, value in values.items()}
+    return {safe_name(name): shortened(masked(as_text(value)), TAG_LENGTH) for name, value in values.items()}
 
 
 def as_text(value: Any) -> str:
     """Return a value of a configuration as text that any store can hold."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def shorten(text: str, length: int) -> str:
-    """Return at most `length` characters of a text, with an ellipsis where something is missing."""
-    return text if len(text) <= length else f"{text[: length - 1]}…"

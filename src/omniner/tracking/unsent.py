@@ -28,7 +28,6 @@ log = logging.getLogger("omniner.tracking")
 
 ASIDE = "tracking_unsent"  # in a run's folder: spools of runs that were there before, each in a folder of its own
 _LONG = 3600.0  # seconds that nobody takes to write a note
-FOLDER_TAG = "omniner.folder"  # tells in the UI where a run's output lies
 
 
 def note(tracking: TrackingConfig, folder: Path) -> None:
@@ -131,7 +130,7 @@ def send(store: Store, folder: Path, place: Path, status: str, wait: float) -> i
         UserError: the spool is damaged, or its run is in another store.
     """
     spool = Spool(place / SPOOL)
-    run = spool.run or store.find_unfinished(FOLDER_TAG, str(folder.resolve())) or ""
+    run = spool.run or store.find_unfinished(folder.resolve()) or ""
     there = bool(run) and store.has(run)
     # A store that has the run is the same one by another address: a server's other name, a project that was moved.
     if not there and spool.store not in ("", store.address):

@@ -24,7 +24,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from omniner.errors import UserError, one_line
+from omniner.errors import UserError, first_line_of, one_line
 from omniner.files import explaining, writing
 from omniner.model_files import DOWNLOAD
 
@@ -104,7 +104,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             mapped = zipfile.is_zipfile(path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line_of(error)
             if "weights only" in reason.lower():  # torch advises to let the file run code
                 reason = "it is damaged, or no file of ours"
             raise UserError("checkpoint", f"{path} cannot be read ({reason})", _FIX) from error

@@ -452,7 +452,7 @@ def test_a_reader_of_outcomes_that_stops_early_stops_the_asking() -> None:
     with serving(lambda request, before: right(request)) as server:
         client = ChatClient(config(server.url, concurrency=1), "teacher")
         requests = ((place, ChatRequest([{"role": "user", "content": f"第{place}句"}], {})) for place in range(100_000))
-        outcomes = client.ask_all(requests, 1)
+        outcomes = client.ask_all(requests)
         while not next(outcomes):
             pass
         outcomes.close()
@@ -461,7 +461,7 @@ def test_a_reader_of_outcomes_that_stops_early_stops_the_asking() -> None:
 
 
 def test_progress_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(server_module, "_TICK", 0.1)
+    monkeypatch.setattr(ChatClient, "tick", 0.1)
     caplog.set_level(logging.INFO, "omniner")
 
     def script(request: Seen, before: int) -> Answer:
