@@ -130,9 +130,9 @@ class ErrorType:
         chinese_meaning: the same in Chinese.
         colour: in figures and pages, `#rrggbb`.
         modes: which ways of sorting can find it, of `MODES`.
+        paper: the type of the paper that it counts as; a prompt may speak of it under another one.
         lesson: how guidance and prompts speak of it.
         question: what it means between two annotators.
-        counted_as: the type of the paper that it counts as; None = that of its lesson.
 
     Raises:
         ValueError: one of them is missing or has not the form it should have.
@@ -144,9 +144,9 @@ class ErrorType:
     chinese_meaning: str
     colour: str
     modes: tuple[str, ...]
+    paper: PaperType
     lesson: LessonKind
     question: OpenQuestion
-    counted_as: PaperType | None = None
 
     def __post_init__(self) -> None:
         wrong = [
@@ -165,11 +165,6 @@ class ErrorType:
             raise ValueError(f"the error type {self.name!r} needs another {', '.join(wrong)}")
 
     @property
-    def paper(self) -> PaperType:
-        """The type of the paper that it counts as."""
-        return self.counted_as or self.lesson.paper
-
-    @property
     def label(self) -> Wording:
         """The name as people read it: `split + merge`."""
         return Wording.both(self.name.replace("_", " + "), self.chinese)
@@ -185,7 +180,7 @@ def error_types(mode: str) -> tuple[ErrorType, ...]:
 
 def paper_types() -> tuple[PaperType, ...]:
     """The paper's five types in its order, then those that further error types bring."""
-    return tuple(dict.fromkeys((*_PAPER, *(entry.lesson.paper for entry in ERROR_TYPES.values()))))
+    return tuple(dict.fromkeys((*_PAPER, *(entry.paper for entry in ERROR_TYPES.values()))))
 
 
 def lesson_kinds() -> dict[str, LessonKind]:
@@ -272,6 +267,7 @@ ERROR_TYPES.add(
         chinese_meaning="位置对，类别错",
         colour=BLUE,
         modes=MODES,
+        paper=_CLASSIFICATION,
         lesson=_CONFUSION,
         question=OpenQuestion(
             Phrases("类别", "category"),
@@ -291,6 +287,7 @@ ERROR_TYPES.add(
         chinese_meaning="类别对，边界错",
         colour=AMBER,
         modes=MODES,
+        paper=_BOUNDARY,
         lesson=LessonKind(
             "boundary",
             _BOUNDARY,
@@ -312,13 +309,13 @@ ERROR_TYPES.add(
         chinese_meaning="与标准实体重叠，边界和类别都错",
         colour=GREEN,
         modes=("span",),
+        paper=_BOUNDARY,  # the entity of the paper's classification errors is recognised
         lesson=_CONFUSION,
         question=OpenQuestion(
             Phrases("边界和类别", "boundary and category"),
             Phrases("说明标长的还是标短的：{about}。", "Say whether the longer or the shorter one is marked: {about}."),
             example=_EITHER,
         ),
-        counted_as=_BOUNDARY,  # the paper's classification errors are those whose recognition is right
     )
 )
 ERROR_TYPES.add(
@@ -329,6 +326,7 @@ ERROR_TYPES.add(
         chinese_meaning="类别对，文字与原文写法不同",
         colour=YELLOW,
         modes=("span",),
+        paper=_BOUNDARY,
         lesson=LessonKind(
             "spelling",
             _BOUNDARY,
@@ -347,6 +345,7 @@ ERROR_TYPES.add(
         chinese_meaning="一个标准实体被答成几段",
         colour=SKY,
         modes=("span",),
+        paper=_SPLIT_MERGE,
         lesson=LessonKind(
             "split",
             _SPLIT_MERGE,
@@ -367,6 +366,7 @@ ERROR_TYPES.add(
         chinese_meaning="几个标准实体被答成一个",
         colour=PURPLE,
         modes=("span",),
+        paper=_SPLIT_MERGE,
         lesson=LessonKind(
             "merge",
             _SPLIT_MERGE,
@@ -387,6 +387,7 @@ ERROR_TYPES.add(
         chinese_meaning="一方的词是另一方的一部分",
         colour=SKY,
         modes=("official",),
+        paper=_SPLIT_MERGE,
         lesson=LessonKind(
             "split_merge",
             _SPLIT_MERGE,
@@ -410,6 +411,7 @@ ERROR_TYPES.add(
         chinese_meaning="标准实体没有被答出",
         colour=ORANGE,
         modes=MODES,
+        paper=_MISSING,
         lesson=LessonKind(
             "missing",
             _MISSING,
@@ -431,6 +433,7 @@ ERROR_TYPES.add(
         chinese_meaning="标准答案中没有的内容被答出",
         colour=GREY,
         modes=MODES,
+        paper=_REDUNDANT,
         lesson=LessonKind(
             "redundant",
             _REDUNDANT,

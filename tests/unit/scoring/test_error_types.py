@@ -38,6 +38,7 @@ ERROR = ErrtaError("displaced", "s", (RIGHT,), (WRONG,))
 @pytest.fixture
 def displaced() -> Iterator[ErrorType]:
     """A type that no sorter finds, with a heading and a kind of lesson of its own."""
+    paper = PaperType("displaced", Phrases("移位：标到了别处。", "Displaced. Another place was marked."))
     entry = ErrorType(
         "displaced",
         chinese="移位",
@@ -45,9 +46,10 @@ def displaced() -> Iterator[ErrorType]:
         chinese_meaning="答成了句中别处",
         colour="#123456",
         modes=("span",),
+        paper=paper,
         lesson=LessonKind(
             "displaced",
-            PaperType("displaced", Phrases("移位：标到了别处。", "Displaced. Another place was marked.")),
+            paper,
             opening=Phrases("{gold}容易标到别处。", "{gold} is easily marked elsewhere."),
             example=Phrases("例：{text}，应在{gold}。", "In {text}, it is {gold} and not {predicted}."),
         ),
