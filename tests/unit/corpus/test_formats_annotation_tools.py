@@ -54,6 +54,17 @@ def test_label_studio_tasks() -> None:
     ]
 
 
+def test_lists_of_other_tools_are_no_regions(tmp_path: Path) -> None:
+    """Read as Label Studio's because somebody said so; plain texts to import there are silent."""
+    entities = [{"text": "好", "category": "评价", "start": 0, "end": 1}]
+    lines = [{"id": 1, "text": "好", "entities": entities}, {"id": 2, "text": "坏", "tags": ["a"]}]
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    sentences, issues = read(path, "label_studio")
+    assert all(map(records.is_unlabeled, sentences))
+    assert [(issue.code, issue.line, "'entities'" in issue.message) for issue in issues] == [("not-read", 1, True)]
+
+
 def test_label_studio_believes_one_way_of_counting_for_a_task(tmp_path: Path) -> None:
     """哈 stands at code points 2 and 3; only UTF-16 fits both regions, code points fit the first by accident."""
     regions = [

@@ -90,6 +90,9 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         meta = meta_of(record.get("meta") if data is fields else None, log, line)
         if results is None:
             meta[UNLABELED] = True
+            for key, items in record.items() if data is not fields else ():
+                if isinstance(items, list) and any(isinstance(item, (dict, list)) for item in items):
+                    unread.note(f"the list {quote(key)}, which has no regions of Label Studio", line)
         if any(isinstance(item, dict) and item.get("type") in _HYPERTEXT for item in results or ()):
             text = _page_text(text, log, line)
             if text is None:
