@@ -219,10 +219,14 @@ def storable(text: str) -> str:
 
 
 def match_texts(ours: Sequence[str], theirs: Sequence[str]) -> list[int | None]:
-    """Find equal texts: the place in `theirs` of each of `ours`; the k-th of equal ones is the k-th there."""
+    """Find equal texts: the place in `theirs` of each of `ours`; the k-th of equal ones is the k-th there.
+
+    Empty texts, which say nothing, are equal to none.
+    """
     places: dict[str, list[int]] = {}
     for place, text in enumerate(theirs):
-        places.setdefault(text, []).append(place)
+        if text:
+            places.setdefault(text, []).append(place)
     met: dict[str, int] = {}
     found: list[int | None] = []
     for text in ours:

@@ -49,6 +49,7 @@ _PREFIX = "test"  # of ids of gold sentences that have none
 
 
 PromptedPredictions = list[tuple[Prediction, str]]  # with the prompt, or the sentence, if it is known
+Gold = Path | Sequence[Sentence]  # a file, or its sentences
 
 
 @dataclass(slots=True)
@@ -61,14 +62,14 @@ class LoadedPredictions:
     seconds: float  # spent on reading
 
 
-def read_predictions(predictions: Path, gold: Path | None, data: DataConfig | None = None) -> LoadedPredictions:
+def read_predictions(predictions: Path, gold: Gold | None, data: DataConfig | None = None) -> LoadedPredictions:
     """Read a predictions file and the gold that belongs to it.
 
     Args:
         predictions: the file.
-        gold: a corpus file of any format; for `generated_predictions.jsonl` it must have as many sentences, or those
-            that the prompts quote, and may be the official `test.json` too. `None`: the labels in the file, with the
-            texts of a `test.json` beside it, or else `gold.jsonl` beside the file.
+        gold: a corpus file of any format, or its sentences; for `generated_predictions.jsonl` it must have as many
+            sentences, or those that the prompts quote, and may be the official `test.json` too. `None`: the labels in
+            the file, with the texts of a `test.json` beside it, or else `gold.jsonl` beside the file.
         data: the config group whose format, where it is the user's, and whose keys hold for the gold file.
 
     Raises:
@@ -276,18 +277,17 @@ def _keep_errta_texts(meta: dict[str, Any], line: str) -> None:
 
 
 def _attach_gold(
-    sentences: list[Sentence], path: Path, gold: Path | None, lines: int, log: IssueLog, data: DataConfig | None
+    sentences: list[Sentence], path: Path, gold: Gold | None, lines: int, log: IssueLog, data: DataConfig | None
 ) -> None:
     """Give samples the texts (and, from a corpus file, offsets and posts) of the sentences of the same line."""
     beside = path.with_name("test.json")
     if gold is None and not beside.is_file():
         return
-    source = gold or beside
-    texts = _read_official_test(source)
+    source = _gold_path(gold, beside)
+    texts = _read_official_test(source) if gold is None or isinstance(gold, Path) else None
     known = [Sentence("", text) for text in texts] if texts is not None else []
     if texts is None and gold is not None:
-        known, issues = read_sentences(gold, data, _PREFIX)
-        log.items += issues
+        known = _sentences_of(gold, log, data)
     if len(known) != lines and gold is None:
         found = f"{source.name}: {counted(len(known), 'sentence')}, but {path.name} has {counted(lines, 'line')}"
         log.add("test-json", f"{found}; not used (the official ERRTA script stops here)")
@@ -358,16 +358,33 @@ def _read_official_test(path: Path) -> list[str] | None:
     return [str(item["input"]) for item in content]
 
 
-def _read_gold(path: Path, gold: Path | None, log: IssueLog, data: DataConfig | None) -> list[Sentence]:
-    source = gold or path.with_name("gold.jsonl")
+def _read_gold(path: Path, gold: Gold | None, log: IssueLog, data: DataConfig | None) -> list[Sentence]:
+    source = _gold_path(gold, path.with_name("gold.jsonl"))
     if gold is None and not source.is_file():
         fix = "Set gold=<file> to the sentences with their gold entities."
         raise UserError(path, "the file holds no gold and no gold.jsonl stands beside it", fix)
-    sentences, issues = read_sentences(source, data, _PREFIX)
-    log.items += issues
-    if all(map(records.is_unlabeled, sentences)):
-        raise UserError(source, "no sentence has labels", "Name the file with the gold entities.")
+    sentences = _sentences_of(source if gold is None else gold, log, data)
+    check_labelled(sentences, source)
     return sentences
+
+
+def _gold_path(gold: Gold | None, beside: Path) -> Path:
+    """The file of gold, or what messages call sentences that come from none."""
+    return beside if gold is None else gold if isinstance(gold, Path) else Path("gold")
+
+
+def _sentences_of(gold: Gold, log: IssueLog, data: DataConfig | None) -> list[Sentence]:
+    if not isinstance(gold, Path):
+        return list(gold)
+    sentences, issues = read_sentences(gold, data, _PREFIX)
+    log.items += issues
+    return sentences
+
+
+def check_labelled(gold: Sequence[Sentence], source: str | Path) -> None:
+    """Raise a `UserError` that names the source where nobody labelled any of these sentences."""
+    if all(map(records.is_unlabeled, gold)):
+        raise UserError(source, "no sentence has labels", "Name the file with the gold entities.")
 
 
 def _gold_ids(given: Sequence[tuple[str, str]], gold: Sequence[Sentence], path: Path, log: IssueLog) -> Sequence[str]:

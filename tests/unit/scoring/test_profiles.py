@@ -430,6 +430,16 @@ def test_predictions_in_the_forms_of_other_programs(form: str, tmp_path: Path) -
         predictions.read_predictions(path, other)
 
 
+def test_gold_may_be_sentences_and_those_without_texts_are_matched_by_ids_alone(tmp_path: Path) -> None:
+    gold = [Sentence("a", "", [Entity("北京", "地点")]), Sentence("b", "", [Entity("奥运会", "赛事")])]
+    lines = [{"id": name, "entities": [["北京", "地点"]]} for name in "ba"]
+    loaded = predictions.read_predictions(write(tmp_path / "p.jsonl", lines), gold)
+    assert score_loaded(loaded, METRICS, ERRTA).metrics.micro[4:] == (1, 1, 1)
+    others = write(tmp_path / "q.jsonl", [{**line, "id": f"q{number}"} for number, line in enumerate(lines)])
+    with pytest.raises(UserError, match="no id is one of the gold sentences"):
+        predictions.read_predictions(others, gold)
+
+
 def test_ms_swift_brings_its_gold_and_nothing_is_no_success(tmp_path: Path) -> None:
     lines = [{"response": "[]", "labels": answer, "messages": ask(text)} for text, answer in ASKED]
     loaded = predictions.read_predictions(write(tmp_path / "swift.jsonl", lines), None)
