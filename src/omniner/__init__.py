@@ -21,7 +21,8 @@ from omniner.errors import UserError
 from omniner.records import Entity, Issue, Prediction, Sentence
 
 if TYPE_CHECKING:
-    from omniner.api import Model, Sentences, TrainResult, compare, errta, frame, load, read, score, train, write
+    from omniner.api import Model, Sentences, TrainResult, compare, errta, load, read, score, train, write
+    from omniner.frames import frame
 
 __version__ = "0.1.0"
 __all__ = [
@@ -49,9 +50,9 @@ def __getattr__(name: str) -> Any:
     """Import the interface when one of its functions is first asked for."""
     if name not in __all__:
         raise AttributeError(f"module 'omniner' has no attribute {name!r}")
-    from omniner import api
+    from omniner import api, frames
 
-    return getattr(api, name)
+    return getattr(frames if name == "frame" else api, name)
 
 
 def __dir__() -> list[str]:

@@ -7,18 +7,18 @@ can be reproduced there, and raises the same one-line `UserError`. Heavy librari
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import re
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from omniner.errors import UserError
+from omniner.frames import listed, listed_texts, records_of, sentences_to_tag
 from omniner.model_files import DESCRIPTION
-from omniner.records import Entity, Issue, Prediction, Sentence
-from omniner.registry import load_extensions
+from omniner.records import Issue, Prediction, Sentence, prediction_to_json
+from omniner.registry import FORMATS, load_extensions, writable_formats
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,13 +27,11 @@ if TYPE_CHECKING:
     from omniner.llm.prompts import Prompt
     from omniner.scoring.comparison import RunComparison
     from omniner.scoring.metrics import ErrtaResult, ScoreResult
+    from omniner.scoring.predictions import LoadedPredictions
 
     Answering: TypeAlias = Callable[[Sequence[Sentence]], Iterable[list[Prediction]]]
-    Answers: TypeAlias = str | Path | Sequence[Prediction] | pd.DataFrame
-    Gold: TypeAlias = str | Path | Sequence[Sentence] | pd.DataFrame
-
-
-T = TypeVar("T", Sentence, Prediction)
+    Answers: TypeAlias = str | Path | Iterable[Prediction] | pd.DataFrame
+    Gold: TypeAlias = str | Path | Iterable[Sentence] | pd.DataFrame
 
 
 class Sentences(list[Sentence]):
@@ -59,19 +57,20 @@ def read(path: str | Path, format: str = "auto") -> Sentences:
         Its sentences, with the issues of the file as `.issues`.
 
     Raises:
-        UserError: it does not exist, its format cannot be detected, or it is not in `format`.
+        UserError: it does not exist, its format cannot be detected, or nothing of it can be read as `format`.
     """
     from omniner.corpus import formats
-    from omniner.corpus.sources import read_sentences
+    from omniner.corpus.sources import check_read
 
     load_extensions()
-    if format == "auto":
-        return Sentences(*read_sentences(Path(path)))
-    return Sentences(*formats.read(Path(path), format, formats.ReadOptions(id_prefix=Path(path).stem)))
+    path = Path(path)
+    if format != "auto" and format not in FORMATS:
+        raise UserError("format", f"{format!r} is unknown", f"Use auto, {', '.join(FORMATS)}.")
+    return Sentences(*check_read(path, *formats.read(path, format, formats.ReadOptions(id_prefix=path.stem))))
 
 
 def write(
-    sentences: Sequence[Sentence],
+    records: Iterable[Sentence] | Iterable[Prediction],
     path: str | Path,
     format: str = "jsonl",
     *,
@@ -79,10 +78,10 @@ def write(
     separator: str = "tab",
     joiner: str = "",
 ) -> list[Issue]:
-    """Write a corpus file (for brat: a new folder), completely or not at all.
+    """Write a corpus file (for brat: a new folder) or a predictions file, completely or not at all.
 
     Args:
-        sentences: with or without entities.
+        records: sentences, with or without entities; or predictions, which `jsonl` holds, for `score` and `compare`.
         path: the file or folder to write.
         format: one of `data.format`.
         scheme: of the tags of `conll`: bioes | bio | bmes | bios.
@@ -93,12 +92,33 @@ def write(
         What the format could not hold, one issue for each sentence or kind of field.
 
     Raises:
-        UserError: the format is unknown, or `path` cannot be written.
+        UserError: the format is unknown or does not hold such records, or `path` cannot be written.
     """
     from omniner.corpus import formats
+    from omniner.files import write_json_lines
 
     load_extensions()
-    return formats.write(Path(path), format, sentences, formats.WriteOptions(scheme, separator, joiner))
+    items = listed("records", records, "Give sentences or predictions.")
+    _check_writable(format)
+    if not items or not isinstance(items[0], Prediction):
+        sentences = records_of(Sentence, items, "records")
+        return formats.write(Path(path), format, sentences, formats.WriteOptions(scheme, separator, joiner))
+    if format != "jsonl":
+        raise UserError("format", f"{format} holds sentences, and these are predictions", "Use jsonl.")
+    write_json_lines(path, map(prediction_to_json, records_of(Prediction, items, "records")))
+    return []
+
+
+def _check_writable(format: str) -> None:
+    """Refuse a format that `write` cannot make."""
+    known = writable_formats()
+    if format in known and not FORMATS[format].needs_prompt:
+        return
+    usable = [name for name in known if not FORMATS[name].needs_prompt]
+    found, fix = f"{format!r} cannot be written", f"Use {', '.join(usable)}."
+    if format in known:
+        found, fix = f"{format!r} is written with a prompt", f"{fix} On the command line: task=convert to={format}."
+    raise UserError("format", found, fix)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,13 +157,11 @@ def train(overrides: Sequence[str] = ()) -> TrainResult:
     Raises:
         UserError: a mistake in a key, a file or a label.
     """
-    from omniner.config import compose
     from omniner.files import read_json
     from omniner.run import run
     from omniner.runs.folder import read_state
 
-    config = compose.load(["task=train", *overrides])
-    folder = run(config)
+    folder = run(_compose("task=train", *_words(overrides))).resolve()
     return TrainResult(folder, dict(read_json(folder / "scores.json")), str(read_state(folder).get("run_id") or ""))
 
 
@@ -172,24 +190,19 @@ class Model:
 
         Args:
             texts: one or several. `Sentence` records keep their ids, and their entities are ignored. A bare text gets
-                its number as id.
+                `text-` and a number as id, from `text-0` on.
 
         Returns:
             One prediction, or a list of them in the order of the texts.
 
         Raises:
-            UserError: two sentences have one id, or a text is too long (`encoding.on_too_long=truncate` cuts it).
+            UserError: an item is no text, two sentences have one id, or a text is too long
+                (`encoding.on_too_long=truncate` cuts it).
         """
         if isinstance(texts, str | Sentence):
             return self.predict([texts])[0]
-        sentences = [
-            Sentence(str(number), item) if isinstance(item, str) else item for number, item in enumerate(texts)
-        ]
+        sentences = sentences_to_tag(texts)
         found: dict[str, Prediction] = {}
-        ids = Counter(sentence.id for sentence in sentences)
-        for name, count in ids.items():
-            if count > 1:
-                raise UserError("predict", f"{count} sentences have the id {name!r}", "Give each an id of its own.")
         for batch in self._predict(sentences):
             found |= {prediction.id: prediction for prediction in batch}
         return [found[sentence.id] for sentence in sentences]
@@ -211,7 +224,8 @@ def load(source: str | Path, overrides: Sequence[str] = (), categories: Sequence
     Raises:
         UserError: there is no such model, or it cannot be loaded.
     """
-    text = str(source)
+    text, overrides = str(source), _words(overrides)
+    categories = listed_texts("categories", categories, 'Give a list, such as ["品牌", "时间"].')
     if text.startswith(("http://", "https://")):
         return _load_server(text, overrides, categories)
     if (Path(text) / "config.json").is_file() and not (Path(text) / DESCRIPTION).is_file():
@@ -225,7 +239,7 @@ def _load_trained(text: str, overrides: Sequence[str]) -> Model:
     from omniner.config import compose
     from omniner.runs.folder import find_trained_model
 
-    config = compose.load(["task=train", *overrides])
+    config = _compose("task=train", *overrides)
     checkpoint = find_trained_model(text, config.tracking, "load")
     folders = checkpoint.resolve().parents[:2]  # the checkpoint is <run>/checkpoints/best, or stands alone
     if settings := next((folder / "config.yaml" for folder in folders if (folder / "config.yaml").is_file()), None):
@@ -239,22 +253,20 @@ def _load_trained(text: str, overrides: Sequence[str]) -> Model:
 def _load_published(folder: Path, overrides: Sequence[str], categories: Sequence[str]) -> Model:
     """A causal model as it was published, asked about the categories."""
     from omniner import models
-    from omniner.config import compose
     from omniner.config.overrides import quote
 
     chosen = ["model=causal_path", f"model.path={quote(str(folder))}", f"model.name={quote(folder.resolve().name)}"]
-    config = compose.load(["task=predict", *chosen, *overrides])
+    config = _compose("task=predict", *chosen, *overrides)
     prompt, texts = _prompt(config, categories)
     return Model(config, str(folder), models.load_untrained(config, prompt, texts).predict)
 
 
 def _load_server(url: str, overrides: Sequence[str], categories: Sequence[str]) -> Model:
     """A model behind a server, asked about the categories."""
-    from omniner.config import compose
     from omniner.config.overrides import quote
     from omniner.llm import server
 
-    config = compose.load(["task=predict", "decoding=openai", f"decoding.url={quote(url)}", *overrides])
+    config = _compose("task=predict", "decoding=openai", f"decoding.url={quote(url)}", *overrides)
     prompt, _ = _prompt(config, categories)
     return Model(
         config, url, lambda sentences: server.predict_with_server(config.decoding, prompt, sentences, frozenset())
@@ -267,7 +279,7 @@ def _prompt(config: Config, categories: Sequence[str]) -> tuple[Prompt, list[str
     from omniner.llm import prompts
 
     if categories:
-        return prompts.build_prompt(config.prompt, list(categories), [], config.data.definitions), []
+        return prompts.build_prompt(config.prompt, categories, [], config.data.definitions), []
     corpus = sources.load_corpus(config.data, ["train"])
     train = corpus.splits["train"]
     return prompts.build_prompt(config.prompt, corpus.active, train, corpus.definitions), [each.text for each in train]
@@ -294,18 +306,11 @@ def score(
     Raises:
         UserError: a file or a record cannot be read, or a key is wrong.
     """
-    from omniner.config import compose
-    from omniner.scoring.predictions import read_predictions
-    from omniner.scoring.profiles import score_loaded, score_records
+    from omniner.scoring.profiles import score_loaded
 
-    config = compose.load(["task=train", "tracking=off", *overrides])
-    if isinstance(predictions, str | Path):
-        with _gold_file(gold) as path:
-            result = score_loaded(read_predictions(Path(predictions), path), config.metrics, config.errta)
-    elif gold is None:
-        raise UserError("gold", "records of predictions hold no gold", "Give the gold sentences beside them.")
-    else:
-        result = score_records(_sentences(gold), _predictions(predictions), config.metrics, config.errta)
+    config = _compose("task=train", "tracking=off", *_words(overrides))
+    loaded = _load_predictions(predictions, _gold_of(gold), "predictions")
+    result = score_loaded(loaded, config.metrics, config.errta)
     if issues is not None:
         issues += result.issues
     return result
@@ -323,7 +328,7 @@ def errta(predictions: Answers, gold: Gold | None = None, overrides: Sequence[st
         Every error with its gold and its prediction (`.errors`) and the counts (`.counts`); `frame` makes a table with
         one row per error.
     """
-    return score(predictions, gold, ["metrics.bootstrap=0", *overrides]).errta
+    return score(predictions, gold, ["metrics.bootstrap=0", *_words(overrides)]).errta
 
 
 def compare(
@@ -341,138 +346,120 @@ def compare(
         Scores of every run and the tested differences; `.to_json()` is the content of `comparison.json`.
 
     Raises:
-        UserError: a run cannot be found, is not finished, or was tested on other sentences.
+        UserError: there are not two, or one cannot be found, is not finished, or was tested on other sentences.
     """
-    from omniner.config import compose
     from omniner.scoring.comparison import compare_runs
-    from omniner.scoring.predictions import LoadedPredictions
-    from omniner.tasks.compare import RunFiles, align_runs, find_run_files, read_runs
+    from omniner.scoring.predictions import read_predictions
+    from omniner.tasks.compare import RunFiles, align_runs, find_run_files
 
-    config = compose.load(["task=train", *overrides])
+    config, sentences = _compose("task=train", *_words(overrides)), _gold_of(gold)
+    config = dataclasses.replace(config, gold=str(sentences) if isinstance(sentences, Path) else None)
     sources: list[RunFiles] = []
     loaded: list[LoadedPredictions] = []
-    with tempfile.TemporaryDirectory() as copies, _gold_file(gold) as path:
-        config = dataclasses.replace(config, gold=None if path is None else str(path))
+    with tempfile.TemporaryDirectory() as copies:
 
-        def add(*entries: str) -> None:
-            found = find_run_files(dataclasses.replace(config, runs=list(entries)), Path(copies) / str(len(sources)))
-            sources.extend(found)
-            loaded.extend(read_runs(found)[0])
+        def add(entries: list[str], name: str = "") -> None:
+            found = find_run_files(dataclasses.replace(config, runs=entries), Path(copies) / str(len(sources)))
+            for source in found:
+                own = name if len(found) == 1 else f"{name} {source.name}"  # the folder of a sweep has several
+                sources.append(dataclasses.replace(source, name=own) if name else source)
+                loaded.append(read_predictions(source.predictions, source.gold or sentences))
 
-        named: Mapping[str, Answers] = runs if isinstance(runs, Mapping) else {}
-        if not isinstance(runs, Mapping):
-            add(*map(str, runs))
-        for name, run in named.items():
-            if isinstance(run, str | Path):
-                add(f"{name}={run}")
-            elif gold is None:
-                raise UserError("gold", f"the records of {name} hold no gold", "Give the gold sentences.")
-            else:
-                sources.append(RunFiles(name, "records", Path(), None, {}, ""))
-                loaded.append(LoadedPredictions(_sentences(gold), _predictions(run), [], 0.0))
+        if isinstance(runs, Mapping):
+            for key, run in runs.items():
+                if isinstance(run, str | Path):
+                    add([str(run)], str(key))
+                else:
+                    sources.append(RunFiles(str(key), "records", Path(), None, {}, ""))
+                    loaded.append(_load_predictions(run, sentences, str(key)))
+        else:
+            add(_run_entries(runs))
+        if len(sources) < 2:
+            found = f"two or more are compared, {len(sources)} given"
+            raise UserError("runs", found, "Name runs or predictions files, or give records in a mapping.")
         systems, _ = align_runs(sources, loaded)
-    return compare_runs(systems, config.metrics, config.errta, config.compare)
+    comparison = compare_runs(systems, config.metrics, config.errta, config.compare)
+    for source, item in zip(sources, loaded, strict=True):
+        comparison.results[source.name].issues[:0] = item.issues
+    return comparison
 
 
-def frame(what: Sequence[Sentence] | Sequence[Prediction] | ScoreResult | ErrtaResult | RunComparison) -> pd.DataFrame:
-    """Make a pandas data frame of records or results.
+def _run_entries(runs: Any) -> list[str]:
+    """The entries of a list of runs, as the command line takes them."""
+    fix = "Give records in a mapping, with a name for each system: {name: records}."
+    items = listed("runs", runs, "Give a list of runs, or a mapping of names to runs.")
+    for number, item in enumerate(items):
+        if not isinstance(item, str | Path):
+            raise UserError(f"runs[{number}]", f"{type(item).__name__} where a path or a name belongs", fix)
+    return list(map(str, items))
 
-    Args:
-        what: sentences or predictions (one row each with `id`, `text` and `entities`), scores (one row per category),
-            sorted errors (one row per error: its entities, and their texts and categories in columns of their own,
-            between them ` + ` where there are several), or a comparison (one row per run).
 
-    Returns:
-        The data frame; those of sentences and predictions can be given to `score`, `errta` and `compare` again.
+def _words(overrides: Sequence[str]) -> list[str]:
+    """The overrides of a call.
 
     Raises:
-        UserError: `what` is something else.
+        UserError: they are no list, or hold what the command line alone can do.
     """
-    import pandas as pd
-
-    from omniner.scoring.comparison import RunComparison
-    from omniner.scoring.metrics import ErrtaResult, ScoreResult
-
-    rows: list[dict[str, Any]]
-    if isinstance(what, ScoreResult):
-        rows = [{"category": name, **row.to_json()} for name, row in what.metrics.categories.items()]
-    elif isinstance(what, ErrtaResult):
-        rows = [
-            {
-                "type": error.type,
-                "id": error.sentence_id,
-                "gold_text": " + ".join(entity.text for entity in error.gold),
-                "gold_category": " + ".join(dict.fromkeys(entity.category for entity in error.gold)),
-                "predicted_text": " + ".join(entity.text for entity in error.predicted),
-                "predicted_category": " + ".join(dict.fromkeys(entity.category for entity in error.predicted)),
-                "gold": error.gold,
-                "predicted": error.predicted,
-            }
-            for error in what.errors
-        ]
-    elif isinstance(what, RunComparison):
-        rows = [
-            {"run": name, **result.metrics.micro.to_json(), **result.errta.counts}
-            for name, result in what.results.items()
-        ]
-    else:
-        items: object = what
-        if not isinstance(items, Sequence):
-            fix = "Give sentences, predictions, or what score, errta or compare returned."
-            raise UserError("frame", f"{type(what).__name__} has no rows", fix)
-        rows = [{name: getattr(item, name) for name in item.__dataclass_fields__} for item in items]
-    return pd.DataFrame(rows)
+    words = listed_texts("overrides", overrides, 'Give a list of texts, such as ["seed=7"].')
+    for word in words:
+        if word.startswith("-"):
+            fix = "Leave it out. For several values, call the function in a loop; for choices of your own, give "
+            raise UserError(word, "a flag of the command line", f'{fix}"hydra.searchpath=[FOLDER]".')
+        if word.lstrip("+~").partition("=")[0] == "task":
+            fix = "Leave it out; other tasks are started on the command line."
+            raise UserError("task", f"{word!r}, but each function does a task of its own", fix)
+    return words
 
 
-def _sentences(gold: Gold) -> list[Sentence]:
-    """Gold sentences from whatever holds them."""
-    if isinstance(gold, str | Path):
-        return read(gold)
-    if isinstance(gold, Sequence):
-        return list(gold)
-    _check_columns(gold, ("id", "text", "entities"), "gold")
-    return _records(Sentence, gold)
+def _compose(*words: str) -> Config:
+    """Compose and check a configuration, in messages for callers who have no command line."""
+    from omniner.config import compose
+    from omniner.config.overrides import EACH
+
+    try:
+        return compose.load(words)
+    except UserError as error:
+        if EACH not in error.fix:
+            raise
+        loop = "To run each of them, call the function in a loop. "
+        fix = re.sub(rf"{re.escape(EACH)}.+?(?:\. |$)", loop, error.fix).rstrip()
+        raise UserError(error.where, error.found, fix) from error
 
 
-@contextlib.contextmanager
-def _gold_file(gold: Gold | None) -> Iterator[Path | None]:
-    """The file that holds gold: its own, or one made of its records for as long as it is needed."""
+def _gold_of(gold: Gold | None) -> Path | list[Sentence] | None:
+    """The file of gold, or its sentences, of which there is at least one."""
     if gold is None or isinstance(gold, str | Path):
-        yield None if gold is None else Path(gold)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "gold.jsonl"
-        write(_sentences(gold), path)
-        yield path
+        return None if gold is None else Path(gold)
+    sentences = records_of(Sentence, gold, "gold")
+    if not sentences:
+        raise UserError("gold", "it is empty", "Give the gold sentences.")
+    return sentences
 
 
-def _predictions(predictions: Sequence[Prediction] | pd.DataFrame) -> list[Prediction]:
-    """Predictions from records or a data frame."""
-    if isinstance(predictions, Sequence):
-        return list(predictions)
-    _check_columns(predictions, ("id", "entities"), "predictions")
-    return _records(Prediction, predictions)
+def _load_predictions(predictions: Answers, gold: Path | list[Sentence] | None, where: str) -> LoadedPredictions:
+    """Predictions and their gold, whatever holds them.
 
+    Args:
+        predictions: as for `score`.
+        gold: a file, or sentences.
+        where: what messages call the predictions.
 
-def _records(kind: type[T], table: pd.DataFrame) -> list[T]:
-    """Records of the rows of a data frame, with all that its columns hold of them."""
-    names = [field.name for field in dataclasses.fields(kind) if field.name in table.columns]
-    made = []
-    for row in table[names].to_dict("records"):
-        # An empty cell of a file is no number to pandas, whatever its column.
-        values = {name: cell for name, cell in row.items() if not (isinstance(cell, float) and cell != cell)}
-        values |= {name: str(values.get(name, "")) for name in ("id", "text") if name in names}
-        made.append(kind(**{**values, "entities": _entities(values.get("entities", ()))}))
-    return made
+    Raises:
+        UserError: they cannot be read, or are about no sentence of gold.
+    """
+    from omniner.scoring.predictions import LoadedPredictions, check_labelled, read_predictions
 
-
-def _check_columns(table: pd.DataFrame, columns: Sequence[str], where: str) -> None:
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        found = f"the data frame has no column {', '.join(missing)} (it has {', '.join(map(str, table.columns))})"
-        raise UserError(where, found, f"Give it the columns {', '.join(columns)}.")
-
-
-def _entities(cell: Any) -> list[Entity]:
-    """Entities of a cell: a list of `Entity`, of tuples like it, or of objects like those of JSON lines."""
-    return [Entity(**item) if isinstance(item, Mapping) else Entity(*item) for item in cell]
+    if isinstance(predictions, str | Path):
+        return read_predictions(Path(predictions), gold)
+    answers = records_of(Prediction, predictions, where)
+    if not answers:
+        raise UserError(where, "it is empty", "Give a prediction for each sentence, one without entities for none.")
+    if gold is None:
+        raise UserError("gold", f"the records of {where} hold no gold", "Give the gold sentences beside them.")
+    sentences = read(gold) if isinstance(gold, Path) else Sentences(gold)
+    check_labelled(sentences, gold if isinstance(gold, Path) else "gold")
+    if not {answer.id for answer in answers} & {sentence.id for sentence in sentences}:
+        found = f"no id is one of the gold sentences ({answers[0].id!r} here, {sentences[0].id!r} there)"
+        fix = "Give both the same ids. A bare text has none: predict the Sentence records of gold."
+        raise UserError(where, found, fix)
+    return LoadedPredictions(sentences, answers, sentences.issues, 0.0)

@@ -32,7 +32,7 @@ LAYERS = (
     ("tracking",),
     ("runs",),
     ("tasks",),
-    ("run",),
+    ("run", "frames"),
     ("api",),
     ("spacy_component",),
 )

@@ -11,7 +11,7 @@ import pytest
 
 WITHOUT_TORCH = {
     "errors", "records", "files", "progress", "registry", "wording", "cores", "model_files", "config", "corpus",
-    "answers", "scoring", "annotators", "runs", "run", "api",
+    "answers", "scoring", "annotators", "runs", "run", "frames", "api",
 }  # fmt: skip
 HEAVY = (
     "torch",

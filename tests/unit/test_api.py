@@ -7,8 +7,11 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from scripted_server import Answer, Seen, reply, serving
@@ -16,7 +19,7 @@ from tests.conftest import ROOT
 
 import omniner
 from omniner.errors import UserError
-from omniner.records import Entity, Prediction, Sentence
+from omniner.records import Entity, Issue, Prediction, Sentence, unlabeled_sentence
 
 TINY = [
     "data.size={train: 300, dev: 32, test: 40}",
@@ -47,8 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> omniner.TrainResult:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        result = omniner.train([*TINY, "name=my_run"])
-        return omniner.TrainResult(folder / result.folder, result.scores, result.run_id)
+        return omniner.train([*TINY, "name=my_run"])
     finally:
         os.chdir(before)
 
@@ -206,7 +208,7 @@ def test_errors_are_sorted_and_make_a_table() -> None:
     assert (confused["predicted_text"], confused["predicted_category"]) == (gold.text, predicted.category)
     [missing] = table[table["type"] == "missing"].to_dict("records")
     assert (missing["predicted_text"], missing["predicted_category"]) == ("", "")
-    with pytest.raises(UserError, match="frame: Metrics has no rows"):
+    with pytest.raises(UserError, match="frame: Metrics where a list belongs"):
         omniner.frame(omniner.score(ANSWERS, GOLD).metrics)  # type: ignore[arg-type]
     assert set(omniner.frame(omniner.score(ANSWERS, GOLD))["category"]) == {"品牌", "地点", "时间"}
 
@@ -232,6 +234,258 @@ def test_a_server_is_asked_about_the_categories() -> None:
     with serving(answer) as server:
         model = omniner.load(server.url, ["decoding.model=any"], categories=["品牌", "时间"])
         assert model.predict("去喝小满").entities == [Entity("小满", "品牌", 2, 4)]
+
+
+def test_gold_records_without_texts_count(tmp_path: Path) -> None:
+    """As they come from a file whose labels are gold; `meta` may hold what no JSON can."""
+    gold = [
+        Sentence("1", "", [Entity("小满", "品牌")], meta={"seen": date(2025, 1, 1)}),
+        Sentence("2", "", [Entity("大理", "地点")]),
+    ]
+    answers = [Prediction("1", [Entity("小满", "时间")]), Prediction("2", [Entity("大理", "地点")])]
+    omniner.write(answers, tmp_path / "p.jsonl")
+    found = [omniner.score(given, gold).metrics.to_json() for given in (answers, tmp_path / "p.jsonl")]
+    assert found[0] == found[1]
+    assert found[0]["micro"]["f1"] == 0.5
+    lines = [{"prompt": "?", "label": '[["小满","品牌"]]', "predict": answer} for answer in ("[]", '[["小满","品牌"]]')]
+    generated = tmp_path / "generated_predictions.jsonl"
+    generated.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    result = omniner.score(generated)
+    again = omniner.score(generated, list(result.sentences.values()))
+    assert again.metrics.to_json() == result.metrics.to_json()
+    compared = omniner.compare({"a": tmp_path / "p.jsonl", "b": answers}, gold, ["compare.permutations=20"])
+    assert [one.metrics.micro.f1 for one in compared.results.values()] == [0.5, 0.5]
+
+
+def test_issues_of_gold_records_name_no_file_of_ours(tmp_path: Path) -> None:
+    omniner.write(ANSWERS, tmp_path / "p.jsonl")
+    gold = [*GOLD, Sentence("3", "好", [Entity("好", "地点", 0, 1)])]
+    issues = omniner.score(tmp_path / "p.jsonl", gold).issues
+    assert [(issue.code, issue.id, issue.file) for issue in issues] == [("no-prediction", "3", "")]
+
+
+def test_what_gold_could_not_give_is_told(tmp_path: Path) -> None:
+    omniner.write(GOLD, tmp_path / "gold.jsonl")
+    with (tmp_path / "gold.jsonl").open("a", encoding="utf-8") as file:
+        file.write("{\n")
+    assert [issue.line for issue in omniner.score(ANSWERS, tmp_path / "gold.jsonl").issues] == [3]
+
+
+def test_predictions_of_other_sentences_are_refused() -> None:
+    other = [Prediction("a", [Entity("小满", "品牌", 2, 4)])]
+    message = r"no id is one of the gold sentences \('a' here, '1' there\).*A bare text"
+    with pytest.raises(UserError, match=message):
+        omniner.score(other, GOLD)
+    with pytest.raises(UserError, match=f"^theirs: {message}"):
+        omniner.compare({"ours": ANSWERS, "theirs": other}, GOLD)
+    with pytest.raises(UserError, match=r"^predictions: it is empty"):
+        omniner.score([], GOLD)
+    for gold, found in ([], "it is empty"), ([unlabeled_sentence("1", "好")], "no sentence has labels"):
+        with pytest.raises(UserError, match=f"^gold: {found}"):
+            omniner.score(ANSWERS, gold)
+        with pytest.raises(UserError, match=f"^gold: {found}"):
+            omniner.compare({"a": ANSWERS, "b": ANSWERS}, gold)
+
+
+def test_a_file_of_which_nothing_is_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(UserError, match="no sentence could be read"):
+        omniner.read(tmp_path / "empty.jsonl", "jsonl")
+    omniner.write(GOLD, tmp_path / "cluener.json", "cluener")
+    with pytest.raises(UserError, match="no sentence could be read"):
+        omniner.read(tmp_path / "cluener.json", "doccano")
+
+
+def test_one_text_is_no_list_of_texts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^categories: a text, '品牌', where a list belongs"):
+        omniner.load("http://localhost:1/v1", categories="品牌")
+    with pytest.raises(UserError, match=r"^categories\[0\]: 1 is no text"):
+        omniner.load("http://localhost:1/v1", categories=[1])  # type: ignore[list-item]
+    calls: list[Callable[[], object]] = [
+        lambda: omniner.train("seed=7"),
+        lambda: omniner.load("my_run", "seed=7"),
+        lambda: omniner.score(ANSWERS, GOLD, "metrics.bootstrap=0"),
+        lambda: omniner.errta(ANSWERS, GOLD, "metrics.unit=pair"),
+        lambda: omniner.compare({"a": ANSWERS, "b": ANSWERS}, GOLD, "seed=7"),
+    ]
+    for call in calls:
+        with pytest.raises(UserError, match=r"^overrides: a text, '.*=.*', where a list belongs"):
+            call()
+    with pytest.raises(UserError, match=r"^runs: a text, 'my_run', where a list belongs"):
+        omniner.compare("my_run")
+
+
+def test_arrays_of_categories_are_taken() -> None:
+    with serving(lambda seen, count: reply("[]")) as server:
+        model = omniner.load(server.url, ["decoding.model=any"], categories=np.array(["品牌", "时间"]))  # type: ignore[arg-type]
+        assert model.predict(pd.Series(["去喝小满"])) == [dataclasses.replace(model.predict("好"), id="text-0")]
+
+
+def test_what_a_comparison_could_not_read_is_told(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        omniner.write(ANSWERS, tmp_path / f"{name}.jsonl")
+    with (tmp_path / "b.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"id": "3"\n')
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("a", "b")}
+    found = omniner.compare(files, GOLD, ["compare.permutations=20"])
+    assert found.results["a"].issues == []
+    assert [(Path(issue.file).name, issue.line) for issue in found.results["b"].issues] == [("b.jsonl", 3)]
+
+
+def test_names_of_compared_runs_may_hold_anything(tmp_path: Path) -> None:
+    omniner.write(ANSWERS, tmp_path / "p.jsonl")
+    names = ["lr=0.01", "lr=0.001"]
+    found = omniner.compare(dict.fromkeys(names, tmp_path / "p.jsonl"), GOLD, ["compare.permutations=20"])
+    assert list(found.results) == names
+
+
+def test_a_comparison_takes_two_or_more() -> None:
+    for runs, count in ([], 0), ({}, 0), ({"a": ANSWERS}, 1):
+        with pytest.raises(UserError, match=f"^runs: two or more are compared, {count} given"):
+            omniner.compare(runs, GOLD)
+    with pytest.raises(UserError, match=r"^runs\[0\]: list where a path or a name belongs.*mapping"):
+        omniner.compare([ANSWERS, ANSWERS], GOLD)  # type: ignore[list-item]
+
+
+def test_a_table_without_rows_has_its_columns() -> None:
+    perfect = [Prediction(sentence.id, sentence.entities) for sentence in GOLD]
+    result = omniner.score(perfect, GOLD)
+    assert omniner.frame(result.errta)["type"].value_counts().to_dict() == {}
+    assert list(omniner.frame(result.errta)) == list(omniner.frame(omniner.errta(ANSWERS, GOLD)))
+    nothing = omniner.score([Prediction("1")], [Sentence("1", "好")])
+    assert list(omniner.frame(nothing)) == list(omniner.frame(result))
+    assert list(omniner.frame([])) == ["id", "text", "entities"]
+
+
+def test_entities_and_issues_make_tables() -> None:
+    assert omniner.frame(GOLD[0].entities).to_dict("records") == [GOLD[0].entities[0]._asdict()]
+    issue = Issue("bad-line", "broken", "a.jsonl", 3)
+    assert omniner.frame([issue]).to_dict("records") == [issue._asdict()]
+    assert len(omniner.frame(omniner.score(ANSWERS, GOLD).sentences.values())) == 2
+    for other in (["好"], [GOLD[0], ANSWERS[0]], "好", {"1": GOLD[0]}, None):
+        with pytest.raises(UserError, match=r"^frame"):
+            omniner.frame(other)  # type: ignore[arg-type]
+
+
+def test_predictions_are_written_and_scored_from_their_file(tmp_path: Path) -> None:
+    assert omniner.write(ANSWERS, tmp_path / "p.jsonl") == []
+    assert omniner.score(tmp_path / "p.jsonl", GOLD).predictions == {one.id: one for one in ANSWERS}
+    with pytest.raises(UserError, match=r"^format: conll holds sentences, and these are predictions"):
+        omniner.write(ANSWERS, tmp_path / "p.conll", "conll")
+    with pytest.raises(UserError, match=r"^records\[1\]: .* no omniner.Sentence"):
+        omniner.write([GOLD[0], ANSWERS[0]], tmp_path / "mixed.jsonl")  # type: ignore[list-item]
+    assert [path.name for path in tmp_path.iterdir()] == ["p.jsonl"]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "label_studio"])
+def test_offsets_of_other_libraries_are_whole_numbers(tmp_path: Path, format: str) -> None:
+    place = np.int64(2), np.int64(4)
+    given = [Sentence("1", "去喝小满", [Entity("小满", "品牌", *place)])]  # type: ignore[arg-type]
+    omniner.write(given, tmp_path / "gold", format)
+    assert omniner.read(tmp_path / "gold")[0].entities == GOLD[0].entities
+    floats = pd.DataFrame({"id": [1], "entities": [[("小满", "品牌", 2.0, 4.0)]]})
+    assert omniner.score(floats, GOLD[:1]).metrics.micro.f1 == 1
+
+
+@pytest.mark.parametrize(
+    ("entities", "found"),
+    [
+        ("[Entity(text='小满')]", ": a text, .*, where a list belongs.*CSV"),
+        (None, ": empty"),
+        (float("nan"), ": empty"),
+        ([{"text": "小满", "label": "品牌"}], r"\[0\]: an object with the keys text, label"),
+        ([("小满", "品牌", 2)], r"\[0\]: \('小满', '品牌', 2\) is no entity"),
+        ([("小满", None)], r"\[0\]: \('小满', None\) is no entity"),
+        ([("小满", "品牌", 2.5, 4)], r"\[0\]: 2\.5 is no offset"),
+        ([("小满", "品牌", 2, None)], r"\[0\]: .* has one offset of two"),
+        ([7], r"\[0\]: 7 is no entity"),
+    ],
+)
+def test_an_entity_that_is_none_is_refused_with_its_row(entities: object, found: str) -> None:
+    table = pd.DataFrame({"id": ["1", "2"], "entities": pd.Series([[], entities], dtype=object)})
+    with pytest.raises(UserError, match=rf"^predictions, row 1, entities{found}"):
+        omniner.score(table, GOLD)
+    with pytest.raises(UserError, match=rf"^predictions\[1\]\.entities{found}"):
+        omniner.score([ANSWERS[0], Prediction("2", entities)], GOLD)  # type: ignore[arg-type]
+
+
+def test_predictions_may_come_one_by_one_and_nothing_else_passes_for_them() -> None:
+    expected = omniner.score(ANSWERS, GOLD).metrics.to_json()
+    assert omniner.score(iter(ANSWERS), iter(GOLD)).metrics.to_json() == expected
+    for given, found in (
+        ({"1": ANSWERS[0]}, "predictions: a mapping where a list belongs"),
+        (None, "predictions: None where a list belongs"),
+        (ANSWERS[0], "predictions: Prediction where a list belongs"),
+        (GOLD, r"predictions\[0\]: .* no omniner.Prediction"),
+    ):
+        with pytest.raises(UserError, match=f"^{found}"):
+            omniner.score(given, GOLD)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"^predictions, row 1: the id is empty"):
+        omniner.score(pd.DataFrame({"id": ["1", None], "entities": [[], []]}), GOLD)
+
+
+def test_what_is_no_text_is_not_tagged() -> None:
+    model = omniner.Model(None, "nowhere", lambda sentences: [])  # type: ignore[arg-type]
+    for given, found in (
+        (["好", None], r"texts\[1\]: None is no text"),
+        (["好", float("nan")], r"texts\[1\]: nan is no text"),
+        ([Sentence("1", None)], r"texts\[0\]: .* is no text"),  # type: ignore[arg-type]
+        (pd.DataFrame({"text": ["好"]}), "texts: a data frame where a list belongs.*column"),
+        ({"text": "好"}, "texts: a mapping where a list belongs"),
+        (None, "texts: None where a list belongs"),
+    ):
+        with pytest.raises(UserError, match=f"^{found}"):
+            model.predict(given)  # type: ignore[call-overload]
+
+
+def test_a_bare_text_gets_an_id_that_no_sentence_has() -> None:
+    model = omniner.Model(None, "nowhere", lambda given: [[Prediction(one.id, engine=one.text)] for one in given])  # type: ignore[arg-type]
+    found = model.predict([Sentence("1", "甲"), "乙", Sentence("text-1", "丙"), "丁"])
+    assert [(one.id, one.engine) for one in found] == [
+        ("1", "甲"),
+        ("text-0", "乙"),
+        ("text-1", "丙"),
+        ("text-2", "丁"),
+    ]
+
+
+def test_the_folder_of_a_run_is_known_from_anywhere(trained: omniner.TrainResult) -> None:
+    """It was trained in another folder than that of this test."""
+    assert trained.folder == trained.folder.resolve()
+    assert trained.folder.is_dir()
+
+
+def test_what_only_the_command_line_can_do_is_refused_before_it_is_done(tmp_path: Path) -> None:
+    for call in (omniner.train, lambda words: omniner.load("my_run", words)):
+        with pytest.raises(UserError, match=r"^task: .*each function does a task of its own"):
+            call(["task=stats"])
+        with pytest.raises(UserError, match=r"^-m: a flag of the command line.*loop"):
+            call(["-m", "seed=1,2"])
+        with pytest.raises(UserError, match=r"^--config-dir: .*hydra\.searchpath"):
+            call(["--config-dir", str(tmp_path)])
+    for word in ("seed=1,2", "head=crf,span"):
+        with pytest.raises(UserError, match=r"several (values|choices).*in a loop") as refused:
+            omniner.train([word])
+        assert "-m" not in str(refused.value)
+
+
+def test_choices_of_ones_own_are_found_where_an_override_says(tmp_path: Path) -> None:
+    (tmp_path / "语料" / "data").mkdir(parents=True)
+    (tmp_path / "语料" / "data" / "ours.yaml").write_text("defaults: [sample]\nname: ours\n")
+    words = ["metrics.bootstrap=0", "data=ours"]
+    with pytest.raises(UserError, match="no choice is called 'ours'"):
+        omniner.score(ANSWERS, GOLD, words)
+    assert omniner.score(ANSWERS, GOLD, [f"hydra.searchpath=[{tmp_path / '语料'}]", *words]).metrics.intervals == {}
+
+
+def test_a_mistake_names_the_argument_of_the_function(tmp_path: Path) -> None:
+    omniner.write(GOLD, tmp_path / "gold.jsonl")
+    with pytest.raises(UserError, match=r"^format: 'nope' is unknown. Use auto,"):
+        omniner.read(tmp_path / "gold.jsonl", "nope")
+    for format, found in ("nope", "'nope' cannot be written"), ("alpaca", "'alpaca' is written with a prompt"):
+        with pytest.raises(UserError, match=f"^format: {found}.*jsonl") as refused:
+            omniner.write(GOLD, tmp_path / "x", format)
+        assert "alpaca" not in str(refused.value).partition("Use")[2].partition(".")[0]
 
 
 def test_the_interface_names_what_it_has() -> None:

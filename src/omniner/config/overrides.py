@@ -38,6 +38,7 @@ _FLAGS = (
 _MULTIRUN = ("-m", "--multirun")
 _ONE_OF = (("-r", "--run"), _MULTIRUN, ("-c", "--cfg"), ("-i", "--info"), ("-sc", "--shell-completion"))
 _BRACKETS = {"[": "]", "{": "}"}
+EACH = "To run each of them: -m "  # how messages go on where several values stand for one; the argument follows
 ELSEWHERE = {  # how other tools call what a key or a choice does here
     "model.path": ("model_name_or_path", "pretrained_model_name_or_path", "bert_model", "embeddings"),
     "model.chat_template": ("template",),
@@ -183,9 +184,9 @@ def _check_choice(group: str, value: str, sweep: bool, conf: Path) -> None:
         raise UserError(group, "no choice", f"Name one, such as {group}={_choices(group, conf)[0]}.")
     if value.startswith("["):
         each = f"{group}={value.strip('[]')}"
-        raise UserError(group, f"a list, where one choice belongs: {value}", f"To run each of them: -m {each}")
+        raise UserError(group, f"a list, where one choice belongs: {value}", EACH + each)
     if "," in value and not sweep:
-        raise UserError(group, f"several choices: {value}", f"To run each of them: -m {group}={value}")
+        raise UserError(group, f"several choices: {value}", f"{EACH}{group}={value}")
 
 
 def explain_override(error: BaseException, arguments: Sequence[str], conf: Path) -> UserError | None:
@@ -211,7 +212,7 @@ def explain_override(error: BaseException, arguments: Sequence[str], conf: Path)
         return _unknown_key(found[1], arguments)
     if found := re.search(r"Ambiguous value for argument '(.+)'\n", text):
         key, _, value = found[1].partition("=")
-        fixes = [f"To run each of them: -m {found[1]}"]
+        fixes = [EACH + found[1]]
         wanted = _wanted(key.lstrip("+"))
         if any(one.what is list for one in wanted):
             fixes = [f"If it is a list: {key}=[{value}]"]

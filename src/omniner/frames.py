@@ -1,0 +1,245 @@
+"""What Python callers give, made into checked records; and records and results made into data frames.
+
+Callers give records in a list or one by one, or the rows of a data frame. Something else in their place is one
+`UserError` with the argument and the number of the item or row. pandas is imported only to make a data frame: whoever
+gives one has imported it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
+from operator import index
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from omniner.errors import UserError
+from omniner.records import Entity, Issue, Prediction, Sentence
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from omniner.scoring.comparison import RunComparison
+    from omniner.scoring.metrics import ErrtaError, ErrtaResult, ScoreResult
+
+T = TypeVar("T", Sentence, Prediction)
+
+_SHOWN = 60  # characters of a wrong value in a message
+_ERROR_COLUMNS = ["type", "id"]
+_ERROR_COLUMNS += ["gold_text", "gold_category", "predicted_text", "predicted_category", "gold", "predicted"]
+_ENTITY = "Give (text, category), (text, category, start, end), or an object with these keys."
+
+
+def listed(where: str, given: Any, fix: str) -> list[Any]:
+    """Make a list of what is given as one.
+
+    Args:
+        where: the name of the argument.
+        given: by the caller: a list, or whatever else gives its items one by one.
+        fix: what to give.
+
+    Raises:
+        UserError: it is one text, a mapping or a data frame, whose items are no items, or nothing that has any.
+    """
+    if isinstance(given, str | bytes | Mapping) or _is_frame(given) or not isinstance(given, Iterable):
+        raise UserError(where, f"{_kind(given)} where a list belongs", fix)
+    return list(given)
+
+
+def listed_texts(where: str, given: Any, fix: str) -> list[str]:
+    """Make a list of texts of what is given as one; see `listed`."""
+    items = listed(where, given, fix)
+    for number, item in enumerate(items):
+        if not isinstance(item, str):
+            raise UserError(f"{where}[{number}]", f"{_shown(item)} is no text", fix)
+    return items
+
+
+def records_of(kind: type[T], given: Any, where: str) -> list[T]:
+    """Make checked records of a list of them, or of the rows of a data frame.
+
+    Args:
+        kind: the class of the records.
+        given: by the caller.
+        where: the name of the argument.
+
+    Returns:
+        The records; one whose entities are not quite `Entity` (tuples, offsets of numpy) as a copy that has them.
+
+    Raises:
+        UserError: an item or a row is no such record.
+    """
+    if _is_frame(given):
+        return _records_of_rows(kind, given, where)
+    records: list[T] = []
+    for number, item in enumerate(listed(where, given, f"Give {kind.__name__} records, or a data frame of them.")):
+        place = f"{where}[{number}]"
+        if not isinstance(item, kind):
+            raise UserError(place, f"{_shown(item)} is no omniner.{kind.__name__}", "Give records of one kind.")
+        if not isinstance(item.entities, list) or not all(map(_is_plain, item.entities)):
+            item = dataclasses.replace(item, entities=_entities(item.entities, f"{place}.entities"))
+        records.append(item)
+    return records
+
+
+def _records_of_rows(kind: type[T], table: pd.DataFrame, where: str) -> list[T]:
+    """Records of the rows of a data frame, with all that its columns hold of them."""
+    fields = [field.name for field in dataclasses.fields(kind)]
+    needed = [name for name in fields if name in ("id", "text", "entities")]
+    if missing := [name for name in needed if name not in table.columns]:
+        found = f"the data frame has no column {', '.join(missing)} (it has {', '.join(map(str, table.columns))})"
+        raise UserError(where, found, f"Give it the columns {', '.join(needed)}.")
+    records = []
+    for number, row in enumerate(table[[name for name in fields if name in table.columns]].to_dict("records")):
+        place = f"{where}, row {number}"
+        values = {str(name): cell for name, cell in row.items() if not _is_missing(cell)}
+        if "id" not in values:
+            raise UserError(place, "the id is empty", "Give each row the id of its sentence.")
+        values |= {name: str(values.get(name, "")) for name in needed if name != "entities"}
+        records.append(kind(**{**values, "entities": _entities(values.get("entities"), f"{place}, entities")}))
+    return records
+
+
+def sentences_to_tag(texts: Any) -> list[Sentence]:
+    """Make sentences of texts and `Sentence` records, each with an id of its own.
+
+    Raises:
+        UserError: an item is neither, or two records have one id.
+    """
+    fix = "Give texts or omniner.Sentence records; of a data frame, its column of texts."
+    items = listed("texts", texts, fix)
+    for number, item in enumerate(items):
+        if not isinstance(item.text if isinstance(item, Sentence) else item, str):
+            raise UserError(f"texts[{number}]", f"{_shown(item)} is no text", fix)
+    ids = Counter(item.id for item in items if isinstance(item, Sentence))
+    for name, times in ids.items():
+        if times > 1:
+            raise UserError("texts", f"{times} sentences have the id {name!r}", "Give each an id of its own.")
+    free = (name for number in count() if (name := f"text-{number}") not in ids)
+    return [Sentence(next(free), item) if isinstance(item, str) else item for item in items]
+
+
+def _entities(given: Any, place: str) -> list[Entity]:
+    """Entities of a list of `Entity`, of tuples like it, or of objects like those of JSON lines."""
+    fix = "Give a list of entities, [] where there are none."
+    if _is_missing(given):
+        raise UserError(place, "empty", fix)
+    if isinstance(given, str):
+        fix += " A CSV file keeps them as text alone: write records with omniner.write, data frames with to_pickle."
+    return [_entity(item, f"{place}[{number}]") for number, item in enumerate(listed(place, given, fix))]
+
+
+def _entity(item: Any, place: str) -> Entity:
+    values = item
+    if isinstance(item, Mapping):
+        if not {"text", "category"} <= item.keys() <= set(Entity._fields):
+            raise UserError(place, f"an object with the keys {', '.join(map(str, item))}", _ENTITY)
+        values = [item.get(name) for name in Entity._fields]
+    if not isinstance(values, Sequence) or len(values) not in (2, 4) or not all(isinstance(v, str) for v in values[:2]):
+        raise UserError(place, f"{_shown(item)} is no entity", _ENTITY)
+    start, end = (_offset(value, place) for value in values[2:] or (None, None))
+    if (start is None) != (end is None):
+        raise UserError(place, f"{_shown(item)} has one offset of two", _ENTITY)
+    return Entity(values[0], values[1], start, end)
+
+
+def _offset(value: Any, place: str) -> int | None:
+    """A whole number of any library; one that pandas made a float of because others are missing is one, too."""
+    if _is_missing(value):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    try:
+        return index(value)
+    except TypeError as error:
+        raise UserError(place, f"{_shown(value)} is no offset", _ENTITY) from error
+
+
+def _is_plain(entity: Any) -> bool:
+    """Whether an entity is what its type says; numbers of other libraries cannot be written as JSON."""
+    if type(entity) is not Entity or not isinstance(entity.text, str) or not isinstance(entity.category, str):
+        return False
+    start, end = type(entity.start), type(entity.end)
+    return start is end and (start is int or entity.start is None)
+
+
+def _is_missing(cell: Any) -> bool:
+    """Whether a cell is empty: pandas has a value of its own for that in each kind of column, none equal to itself."""
+    return cell is None or type(cell).__name__ == "NAType" or (isinstance(cell, float) and cell != cell)
+
+
+def _is_frame(given: Any) -> bool:
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(given, pandas.DataFrame)
+
+
+def _kind(given: Any) -> str:
+    """What something is that is no list, for a message."""
+    if isinstance(given, str):
+        return f"a text, {_shown(given)},"
+    if isinstance(given, Mapping):
+        return "a mapping"
+    return "a data frame" if _is_frame(given) else "None" if given is None else type(given).__name__
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def frame(
+    what: Iterable[Sentence | Prediction | Entity | Issue] | ScoreResult | ErrtaResult | RunComparison,
+) -> pd.DataFrame:
+    """Make a pandas data frame of records or results.
+
+    Args:
+        what: sentences, predictions, entities or issues (one row each with their fields), scores (one row per
+            category), sorted errors (one row per error: its entities, and their texts and categories in columns of
+            their own, between them ` + ` where there are several), or a comparison (one row per run).
+
+    Returns:
+        The data frame, with its columns even if it has no rows; those of sentences and predictions can be given to
+        `score`, `errta` and `compare` again.
+
+    Raises:
+        UserError: `what` is something else.
+    """
+    import pandas as pd
+
+    from omniner.scoring.comparison import RunComparison
+    from omniner.scoring.metrics import ErrtaResult, ScoreResult, ScoreRow
+
+    if isinstance(what, ScoreResult):
+        rows = [{"category": name, **row.to_json()} for name, row in what.metrics.categories.items()]
+        return pd.DataFrame(rows, columns=["category", *ScoreRow._fields])
+    if isinstance(what, ErrtaResult):
+        return pd.DataFrame([_error_row(error) for error in what.errors], columns=_ERROR_COLUMNS)
+    if isinstance(what, RunComparison):
+        return pd.DataFrame(
+            {"run": name, **result.metrics.micro.to_json(), **result.errta.counts}
+            for name, result in what.results.items()
+        )
+    fix = "Give sentences, predictions, entities or issues, or what score, errta or compare returned."
+    items = listed("frame", what, fix)
+    kind = type(items[0]) if items else None
+    for number, item in enumerate(items):
+        if type(item) is not kind or not isinstance(item, Sentence | Prediction | Entity | Issue):
+            raise UserError(f"frame[{number}]", f"{_shown(item)} is no row of this table", fix)
+    if kind is None:
+        return pd.DataFrame(columns=["id", "text", "entities"])
+    names = [*getattr(kind, "__dataclass_fields__", getattr(kind, "_fields", ()))]
+    return pd.DataFrame([[getattr(item, name) for name in names] for item in items], columns=names)
+
+
+def _error_row(error: ErrtaError) -> tuple[Any, ...]:
+    """The cells of an error, in the order of `_ERROR_COLUMNS`."""
+    units = (error.gold, error.predicted)
+    said = [
+        " + ".join(texts)
+        for side in units
+        for texts in ([entity.text for entity in side], dict.fromkeys(entity.category for entity in side))
+    ]
+    return (error.type, error.sentence_id, *said, *units)
