@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from omniner.errors import UserError
-from omniner.frames import listed, listed_texts, records_of, sentences_to_tag
+from omniner.frames import check_meta, listed, listed_texts, records_of, sentences_to_tag
 from omniner.model_files import DESCRIPTION
 from omniner.records import Issue, Prediction, Sentence, prediction_to_json
 from omniner.registry import FORMATS, load_extensions, writable_formats
@@ -102,6 +102,8 @@ def write(
     _check_writable(format)
     if not items or not isinstance(items[0], Prediction):
         sentences = records_of(Sentence, items, "records")
+        if "meta" in FORMATS[format].holds:
+            check_meta(sentences, "records")
         return formats.write(Path(path), format, sentences, formats.WriteOptions(scheme, separator, joiner))
     if format != "jsonl":
         raise UserError("format", f"{format} holds sentences, and these are predictions", "Use jsonl.")

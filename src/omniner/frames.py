@@ -8,6 +8,7 @@ gives one has imported it.
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from itertools import count
 from operator import index
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from omniner.errors import UserError
+from omniner.errors import UserError, one_line
 from omniner.records import Entity, Issue, Prediction, Sentence
 
 if TYPE_CHECKING:
@@ -100,6 +101,16 @@ def _records_of_rows(kind: type[T], table: pd.DataFrame, where: str) -> list[T]:
         values |= {name: str(values.get(name, "")) for name in needed if name != "entities"}
         records.append(kind(**{**values, "entities": _entities(values.get("entities"), f"{place}, entities")}))
     return records
+
+
+def check_meta(sentences: Sequence[Sentence], where: str) -> None:
+    """Raise a `UserError` that names the first sentence whose `meta` JSON cannot hold."""
+    for number, sentence in enumerate(sentences):
+        try:
+            json.dumps(sentence.meta)
+        except (TypeError, ValueError) as error:
+            fix = "Give meta of texts, numbers, lists and mappings."
+            raise UserError(f"{where}[{number}].meta", one_line(error), fix) from error
 
 
 def sentences_to_tag(texts: Any) -> list[Sentence]:

@@ -377,6 +377,14 @@ def test_predictions_are_written_and_scored_from_their_file(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["p.jsonl"]
 
 
+def test_meta_that_no_file_can_hold_is_refused_with_its_sentence(tmp_path: Path) -> None:
+    dated = [GOLD[0], dataclasses.replace(GOLD[1], meta={"seen": date(2025, 1, 1)})]
+    for format in ("jsonl", "label_studio"):
+        with pytest.raises(UserError, match=r"^records\[1\]\.meta: .*date"):
+            omniner.write(dated, tmp_path / "x", format)
+    assert [issue.code for issue in omniner.write(dated, tmp_path / "x", "cluener")] == ["lost-meta"]
+
+
 @pytest.mark.parametrize("format", ["jsonl", "label_studio"])
 def test_offsets_of_other_libraries_are_whole_numbers(tmp_path: Path, format: str) -> None:
     place = np.int64(2), np.int64(4)
