@@ -239,7 +239,7 @@ def _load_trained(text: str, overrides: Sequence[str]) -> Model:
     """The model of a run or of a checkpoint, with the run's own settings where no override changes them."""
     from omniner import models
     from omniner.config import compose
-    from omniner.runs.folder import find_trained_model
+    from omniner.runs.references import find_trained_model
 
     config = _compose("task=train", *overrides)
     checkpoint = find_trained_model(text, config.tracking, "load")

@@ -35,7 +35,8 @@ from omniner.errors import Stopped, UserError
 from omniner.files import explaining_limits
 from omniner.registry import TASKS, load_extensions
 from omniner.runs import children, ranks, sweep
-from omniner.runs.folder import FINISHED, UNSENT, RunFolder, claim_folder, send_unsent
+from omniner.runs.delivery import deliver, send_unsent
+from omniner.runs.folder import FINISHED, UNSENT, RunFolder, claim_folder
 from omniner.tracking.store import DATA_SUFFIX
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _perform(config: Config) -> tuple[Path, str]:
     folder, complaint = claim_folder(config), ""
     try:
         if folder.state["status"] == UNSENT:
-            folder.deliver(config.tracking)
+            deliver(folder, config.tracking)
         else:
             with explaining_limits():
                 complaint = _do_task(config, folder)

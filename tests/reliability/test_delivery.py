@@ -17,7 +17,8 @@ from omniner.config import compose
 from omniner.errors import UserError
 from omniner.files import try_lock, write_json
 from omniner.runs import sweep
-from omniner.runs.folder import LOCK, STATE, SWEEP_STATE, RunFolder, send_unsent
+from omniner.runs.delivery import send_unsent
+from omniner.runs.folder import LOCK, STATE, SWEEP_STATE, RunFolder
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
 from omniner.tracking.store import ChildRun, Store, open_store

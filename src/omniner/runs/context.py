@@ -30,7 +30,8 @@ from omniner.records import Issue, Sentence, content_digest, count_codes, to_lin
 from omniner.registry import TASKS, first_line
 from omniner.report.figures import Chart
 from omniner.report.tables import Table
-from omniner.runs.folder import METRICS, find_trained_model
+from omniner.runs.folder import METRICS
+from omniner.runs.references import find_trained_model
 from omniner.tracking.browser import NOTE_TAG
 from omniner.tracking.tracked_run import DataInput, Run
 from omniner.wording import counted, language_of

@@ -18,20 +18,16 @@ import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from omniner import tracking
 from omniner.config import compose
-from omniner.config.groups import Config, TrackingConfig
+from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.files import explaining, is_temporary, make_folder, read_json, try_lock, write_json, write_text
-from omniner.model_files import find_checkpoint
 from omniner.registry import TASKS
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
-from omniner.tracking.store import open_store
 from omniner.tracking.tracked_run import PENDING
-from omniner.wording import counted
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -81,18 +77,6 @@ class RunFolder:
     def holds_work(self) -> bool:
         """Whether something was done that the same command can go on from."""
         return _holds_work(self.path, self.state)
-
-    def deliver(self, settings: TrackingConfig) -> None:
-        """Send what a finished run left unsent, and note that it is finished now.
-
-        Raises:
-            UserError: the tracking store still fails.
-        """
-        log.info("the run in %s is finished: sending what its tracking store has not got", self.path)
-        if left := _send_spools(settings, settings.wait, self.path, self.state):
-            found = f"{counted(left, 'record')} of the run in {self.path} not sent: the tracking store fails"
-            raise UserError("tracking", found, "Give the same command again, or task=sync, when it is back.")
-        self.save(status=FINISHED)
 
     def discard(self) -> None:
         """Take back what a run that could not even begin has written: its own files, and the folder if that is all."""
@@ -355,87 +339,6 @@ def _drop_aside(path: Path) -> None:
             shutil.rmtree(path / GONE)
 
 
-def owes(folder: Path) -> bool:
-    """Whether something waits in the folder of a run without a process; one with a process sends by itself."""
-    try:
-        if (lock := try_lock(folder / LOCK)) is None:
-            return False
-        try:
-            return any(map(unsent.owes, unsent.spools(folder)))
-        finally:
-            lock.release()
-    except UserError as error:  # nobody can read what waits there
-        log.warning("%s", error)
-        return True
-
-
-def send_unsent(
-    settings: TrackingConfig, wait: float, own: Path | None = None, further: Iterable[Path] = ()
-) -> list[Path]:
-    """Send what runs on this store have left unsent, and end those whose process was killed.
-
-    Args:
-        settings: of the store, which answers.
-        wait: seconds that the store may fail, for each folder.
-        own: folder of the run that begins in this process: only what was set aside in it is sent, and nothing more
-            is tried once the store fails, so that the run need not wait.
-        further: folders to look into beside those that are noted.
-
-    Returns:
-        The folders where something is left to send.
-    """
-    left: list[Path] = []
-    for folder in dict.fromkeys([*unsent.noted(settings), *further]):
-        try:
-            with explaining(folder):
-                if own is not None and folder == own.resolve():
-                    places = [place for place in unsent.spools(folder) if place != folder]
-                    rest = _send_spools(settings, wait, folder, {}, places) if places else 0
-                else:
-                    rest = _close_run(settings, wait, folder)
-        except UserError as error:  # of another user perhaps, or damaged: no reason to keep this run from its work
-            log.warning("%s", error)
-            left.append(folder)
-            continue
-        if rest:
-            left.append(folder)
-            if own is not None:
-                break
-    return left
-
-
-def _close_run(settings: TrackingConfig, wait: float, folder: Path) -> int:
-    """Send what waits in the folder of a run; return how many records are left that its own process will not send."""
-    if not folder.is_dir():  # removed by hand, with all that waited in it
-        unsent.settle(settings, folder)
-        return 0
-    if (lock := try_lock(folder / LOCK)) is None:
-        return 0
-    try:
-        file = next((folder / name for name in (SWEEP_STATE, STATE) if (folder / name).is_file()), None)
-        state = read_state_file(file) if file else {}
-        left = _send_spools(settings, wait, folder, state)
-        if file and not left and state.get("status") == UNSENT:
-            write_json(file, {**state, "status": FINISHED})
-        return left
-    finally:
-        lock.release()
-
-
-def _send_spools(
-    settings: TrackingConfig, wait: float, folder: Path, state: dict[str, Any], places: Iterable[Path] | None = None
-) -> int:
-    """Send the spools in a folder, all of them or those in `places`; return how many records are left."""
-    status = {FINISHED: "FINISHED", UNSENT: "FINISHED", "failed": "FAILED"}.get(state.get("status", ""), "KILLED")
-    store, left = open_store(settings), 0
-    for place in unsent.spools(folder) if places is None else places:
-        left += unsent.send(store, folder, place, status if place == folder else "KILLED", wait)
-        log.info("what waited in %s %s", place, "is not all sent" if left else "is sent")
-    if not left:
-        unsent.settle(settings, folder)
-    return left
-
-
 def read_state(path: Path) -> dict[str, Any]:
     """Return what a run's folder says of itself, as in `run_state.json`; empty where it is none.
 
@@ -462,72 +365,3 @@ def read_state_file(file: Path) -> dict[str, Any]:
         if name in state and not isinstance(state[name], kind):
             raise UserError(f"{file}:1", f"{name} is {state[name]!r}", fix)
     return state
-
-
-class RunReference(NamedTuple):
-    """A run that a configuration names.
-
-    Attributes:
-        folder: None where it is not on this machine.
-        run_id: empty where the run is not tracked.
-        name: of the run in the tracking store, or of its folder.
-        status: `finished`, `running`, ...; empty where the folder is none of a run.
-        found_in_store: whether it was named by its id or name, and not by its folder.
-    """
-
-    folder: Path | None
-    run_id: str
-    name: str
-    status: str
-    found_in_store: bool
-
-    @property
-    def has_results(self) -> bool:
-        """Whether the run came to its end."""
-        return self.status in (FINISHED, UNSENT)
-
-
-def resolve_run(text: str, settings: TrackingConfig, where: str) -> RunReference:
-    """Find the run that `text` means.
-
-    Args:
-        text: a folder, the name of one in `outputs`, a run id, or the name of a run.
-        settings: the store in which ids and names are looked up.
-        where: the config key that holds `text`.
-
-    Raises:
-        UserError: there is none, or there are several of that name.
-    """
-    for folder in (Path(text), ROOT / text):
-        if text and folder.is_dir():
-            state = read_state(folder)
-            name, status = folder.resolve().name, state.get("status", "")
-            return RunReference(folder, state.get("run_id", ""), name, status, found_in_store=False)
-    found = tracking.find_run(settings, text, where)
-    # A folder that was used again holds another run now.
-    state = read_state(Path(found.folder)) if found.folder else {}
-    here = state.get("run_id") == found.id
-    # The folder knows more than a store that has not got everything yet.
-    status = state.get("status", "") if here else found.status.lower()
-    return RunReference(Path(found.folder) if here else None, found.id, found.name, status, found_in_store=True)
-
-
-def find_trained_model(text: str, settings: TrackingConfig, where: str = "checkpoint") -> Path:
-    """Find the checkpoint that `text` means.
-
-    Args:
-        text: a checkpoint, or a run as `resolve_run` takes it.
-        settings: the store in which ids and names of runs are looked up.
-        where: the config key that holds `text`.
-
-    Raises:
-        UserError: there is none on this machine.
-    """
-    if Path(text).exists():
-        return find_checkpoint(Path(text))
-    if len(Path(text).parts) > 1:  # no name of a run
-        raise UserError(where, f"{text} does not exist", "Check the path.")
-    folder = resolve_run(text, settings, where).folder
-    if folder is None:
-        raise UserError(where, f"the run {text} lies on another machine", "Copy its folder here, and name the folder.")
-    return find_checkpoint(folder)

@@ -36,16 +36,8 @@ from omniner.errors import Stopped, UserError
 from omniner.files import make_folder, read_json, try_lock, write_json, write_text, writing
 from omniner.runs import children
 from omniner.runs.children import CheckStop, ChildSettings, Job
-from omniner.runs.folder import (
-    FINISHED,
-    LOCK,
-    SWEEP_STATE,
-    UNSENT,
-    read_state,
-    read_state_file,
-    remove_temporary_files,
-    send_unsent,
-)
+from omniner.runs.delivery import send_unsent
+from omniner.runs.folder import FINISHED, LOCK, SWEEP_STATE, UNSENT, read_state, read_state_file, remove_temporary_files
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
 from omniner.tracking.store import ChildRun

@@ -39,7 +39,8 @@ from omniner.report.comparison_tables import build_comparison_tables, comparison
 from omniner.report.tables import TEXT, Table, escape_markdown, tables_markdown
 from omniner.runs import sweep
 from omniner.runs.context import Context, Input, Task, entry_label, split_entry
-from omniner.runs.folder import SWEEP_STATE, read_state, resolve_run
+from omniner.runs.folder import SWEEP_STATE, read_state
+from omniner.runs.references import resolve_run
 from omniner.scoring.comparison import (
     HUMAN,
     MICRO,

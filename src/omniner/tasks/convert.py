@@ -34,7 +34,8 @@ from omniner.records import Issue, Sentence
 from omniner.registry import FORMATS
 from omniner.runs import outputs
 from omniner.runs.context import Context, Input, Task, always
-from omniner.runs.folder import GUIDANCE_COPY, find_trained_model
+from omniner.runs.folder import GUIDANCE_COPY
+from omniner.runs.references import find_trained_model
 from omniner.tasks.prompting import build_run_prompt
 from omniner.wording import counted
 

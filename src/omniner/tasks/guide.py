@@ -37,7 +37,8 @@ from omniner.model_files import find_checkpoint
 from omniner.records import Issue, Sentence
 from omniner.report import guidance_page
 from omniner.runs.context import Context, Task
-from omniner.runs.folder import GUIDANCE_COPY, RunReference, find_trained_model, read_state, resolve_run
+from omniner.runs.folder import GUIDANCE_COPY, read_state
+from omniner.runs.references import RunReference, find_trained_model, resolve_run
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.profiles import score_records
 from omniner.scoring.suspects import find_suspected_labels

@@ -53,7 +53,8 @@ from omniner.progress import pace
 from omniner.records import Issue, Prediction, Sentence, content_digest, mark_entities, prediction_to_json, to_line
 from omniner.runs import children, ranks
 from omniner.runs.context import Context, Input, Task, always, model_label, model_settings
-from omniner.runs.folder import GUIDANCE_COPY, find_trained_model
+from omniner.runs.folder import GUIDANCE_COPY
+from omniner.runs.references import find_trained_model
 from omniner.scoring.predictions import prediction_from_line
 from omniner.tasks.score import SCORE_OUTPUTS, SHOWN_RAW, SHOWN_REASONS, ReportInputs, score_and_publish
 from omniner.wording import counted

@@ -22,7 +22,8 @@ from omniner.guidance.prompt_errors import LengthFunction, log_errors_text, with
 from omniner.llm.prompts import Prompt, build_prompt
 from omniner.records import Sentence
 from omniner.runs.context import Context
-from omniner.runs.folder import GUIDANCE_COPY, resolve_run
+from omniner.runs.folder import GUIDANCE_COPY
+from omniner.runs.references import resolve_run
 from omniner.wording import first_of
 
 log = logging.getLogger("omniner")

@@ -25,7 +25,8 @@ from omniner.errors import UserError
 from omniner.files import explaining, try_lock
 from omniner.registry import TASKS
 from omniner.runs.context import Context, Task
-from omniner.runs.folder import BOOKKEEPING, FINISHED, LOCK, ROOT, STATE, owes, read_state, send_unsent, settle_replaced
+from omniner.runs.delivery import owes, send_unsent
+from omniner.runs.folder import BOOKKEEPING, FINISHED, LOCK, ROOT, STATE, read_state, settle_replaced
 from omniner.tracking.store import Store, open_store
 
 log = logging.getLogger("omniner")

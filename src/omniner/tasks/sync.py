@@ -12,7 +12,8 @@ import logging
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.runs.context import Context, Task
-from omniner.runs.folder import ROOT, owes, send_unsent
+from omniner.runs.delivery import owes, send_unsent
+from omniner.runs.folder import ROOT
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
 from omniner.tracking.store import open_store

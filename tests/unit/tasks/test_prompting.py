@@ -21,7 +21,8 @@ from omniner.guidance import lessons, prompt_errors
 from omniner.guidance.lessons import Guidance
 from omniner.llm import prompts
 from omniner.records import Sentence
-from omniner.runs.folder import GUIDANCE_COPY, RunReference
+from omniner.runs.folder import GUIDANCE_COPY
+from omniner.runs.references import RunReference
 from omniner.tasks import prompting
 
 UNSEEN = [Sentence("t", "一句没有见过的话")]

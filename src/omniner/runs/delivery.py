@@ -1,0 +1,116 @@
+"""Sending what runs left unsent, whichever run finds it: the next one on the store, `task=sync` or `task=prune`.
+
+What waits lies in the folders of its runs (`tracking.unsent`). A run that lives sends its own, so only folders without
+a process are looked into, under their lock.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from omniner.config.groups import TrackingConfig
+from omniner.errors import UserError
+from omniner.files import explaining, try_lock, write_json
+from omniner.runs.folder import FINISHED, LOCK, STATE, SWEEP_STATE, UNSENT, RunFolder, read_state_file
+from omniner.tracking import unsent
+from omniner.tracking.store import open_store
+from omniner.wording import counted
+
+log = logging.getLogger("omniner")
+
+
+def deliver(run: RunFolder, settings: TrackingConfig) -> None:
+    """Send what a finished run left unsent, and note that it is finished now.
+
+    Raises:
+        UserError: the tracking store still fails.
+    """
+    log.info("the run in %s is finished: sending what its tracking store has not got", run.path)
+    if left := _send_spools(settings, settings.wait, run.path, run.state):
+        found = f"{counted(left, 'record')} of the run in {run.path} not sent: the tracking store fails"
+        raise UserError("tracking", found, "Give the same command again, or task=sync, when it is back.")
+    run.save(status=FINISHED)
+
+
+def owes(folder: Path) -> bool:
+    """Whether something waits in the folder of a run without a process; one with a process sends by itself."""
+    try:
+        if (lock := try_lock(folder / LOCK)) is None:
+            return False
+        try:
+            return any(map(unsent.owes, unsent.spools(folder)))
+        finally:
+            lock.release()
+    except UserError as error:  # nobody can read what waits there
+        log.warning("%s", error)
+        return True
+
+
+def send_unsent(
+    settings: TrackingConfig, wait: float, own: Path | None = None, further: Iterable[Path] = ()
+) -> list[Path]:
+    """Send what runs on this store have left unsent, and end those whose process was killed.
+
+    Args:
+        settings: of the store, which answers.
+        wait: seconds that the store may fail, for each folder.
+        own: folder of the run that begins in this process: only what was set aside in it is sent, and nothing more
+            is tried once the store fails, so that the run need not wait.
+        further: folders to look into beside those that are noted.
+
+    Returns:
+        The folders where something is left to send.
+    """
+    left: list[Path] = []
+    for folder in dict.fromkeys([*unsent.noted(settings), *further]):
+        try:
+            with explaining(folder):
+                if own is not None and folder == own.resolve():
+                    places = [place for place in unsent.spools(folder) if place != folder]
+                    rest = _send_spools(settings, wait, folder, {}, places) if places else 0
+                else:
+                    rest = _close_run(settings, wait, folder)
+        except UserError as error:  # of another user perhaps, or damaged: no reason to keep this run from its work
+            log.warning("%s", error)
+            left.append(folder)
+            continue
+        if rest:
+            left.append(folder)
+            if own is not None:
+                break
+    return left
+
+
+def _close_run(settings: TrackingConfig, wait: float, folder: Path) -> int:
+    """Send what waits in the folder of a run; return how many records are left that its own process will not send."""
+    if not folder.is_dir():  # removed by hand, with all that waited in it
+        unsent.settle(settings, folder)
+        return 0
+    if (lock := try_lock(folder / LOCK)) is None:
+        return 0
+    try:
+        file = next((folder / name for name in (SWEEP_STATE, STATE) if (folder / name).is_file()), None)
+        state = read_state_file(file) if file else {}
+        left = _send_spools(settings, wait, folder, state)
+        if file and not left and state.get("status") == UNSENT:
+            write_json(file, {**state, "status": FINISHED})
+        return left
+    finally:
+        lock.release()
+
+
+def _send_spools(
+    settings: TrackingConfig, wait: float, folder: Path, state: dict[str, Any], places: Iterable[Path] | None = None
+) -> int:
+    """Send the spools in a folder, all of them or those in `places`; return how many records are left."""
+    status = {FINISHED: "FINISHED", UNSENT: "FINISHED", "failed": "FAILED"}.get(state.get("status", ""), "KILLED")
+    store, left = open_store(settings), 0
+    for place in unsent.spools(folder) if places is None else places:
+        left += unsent.send(store, folder, place, status if place == folder else "KILLED", wait)
+        log.info("what waited in %s %s", place, "is not all sent" if left else "is sent")
+    if not left:
+        unsent.settle(settings, folder)
+    return left
