@@ -56,6 +56,7 @@ def job(composed: DictConfig) -> float | None:
     """One job: the only one of a plain run, or one of a sweep, which gives what an optimising sweeper asks for."""
     if sweep.is_job():
         return sweep.run_child(composed)
+    compose.keep_hydra()
     try:
         status = execute(compose.check(composed))
     except UserError as error:

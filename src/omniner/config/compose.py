@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,17 +95,41 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         return hydra_compose("config", overrides=[*own, *read_arguments(overrides, conf_folder())])
 
 
-@contextlib.contextmanager
-def _hydra() -> Iterator[None]:
-    """Hydra, ready to compose from `conf/`; as it is, in a process that it started itself."""
-    from hydra import initialize_config_dir
+_composing = threading.RLock()  # Hydra keeps what it composes with in objects of the whole process
+_of_job: Any = None  # the Hydra of the job that this process is doing
+
+
+def keep_hydra() -> None:
+    """Compose with the Hydra that runs now, as long as it does: it was started with our `conf/` and its search path."""
+    global _of_job
     from hydra.core.global_hydra import GlobalHydra
 
-    if GlobalHydra.instance().is_initialized():
-        yield
-    else:
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+    _of_job = GlobalHydra.instance().hydra
+
+
+@contextlib.contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra, ready to compose from `conf/`; one that another program runs is set aside for the block."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.singleton import Singleton
+    from hydra.core.utils import JobRuntime
+    from hydra.version import VersionBase
+
+    with _composing:
+        if _of_job is not None and GlobalHydra.instance().hydra is _of_job:
             yield
+            return
+        kinds: tuple[type, ...] = (GlobalHydra, JobRuntime, VersionBase)  # what it keeps of a running job
+        objects = Singleton._instances
+        theirs = {kind: objects.pop(kind) for kind in kinds if kind in objects}
+        try:
+            with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+                yield
+        finally:
+            for kind in kinds:
+                objects.pop(kind, None)
+            objects.update(theirs)
 
 
 def job_logging() -> DictConfig:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from omniner.config import compose, groups, model_groups
@@ -18,6 +22,31 @@ def test_the_defaults_compose_and_auto_is_settled() -> None:
     assert config.task.name == "train"
     assert config.head.kind == "crf"
     assert config.name == "char_bilstm-crf-sample"
+
+
+def test_threads_compose_beside_each_other() -> None:
+    pause = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda seed: compose.load([f"seed={seed}"]).seed, range(12)))
+    finally:
+        sys.setswitchinterval(pause)
+    assert found == list(range(12))
+
+
+def test_the_hydra_of_another_program_is_as_it_was(tmp_path: Path) -> None:
+    write_text(tmp_path / "theirs.yaml", "defaults: [data: theirs, _self_]\nmine: 1\n")
+    write_text(tmp_path / "data" / "theirs.yaml", "name: their data\n")
+    with hydra.initialize_config_dir(str(tmp_path), job_name="theirs", version_base="1.2"):
+        holder, running = GlobalHydra.instance(), GlobalHydra.instance().hydra
+        assert compose.load(["seed=7"]) == compose.load(["seed=7", "data=sample"])
+        assert compose.job_logging().version == 1
+        assert (GlobalHydra.instance(), holder.hydra) == (holder, running)
+        assert str(hydra.version.getbase()) == "1.2"
+        composed = hydra.compose("theirs", return_hydra_config=True)
+        assert (composed.mine, composed.data.name, composed.hydra.job.name) == (1, "their data", "theirs")
+    assert not GlobalHydra.instance().is_initialized()
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,14 @@ def test_an_added_task_is_validated_named_run_and_cleared(
     assert {path.name for path in Path("here").iterdir()} == {"notes.txt", *folder.BOOKKEEPING}
 
 
+def test_a_task_composes_with_the_search_path_of_its_command(greet: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mine/data").mkdir()
+    choice = "defaults: [sample]\nname: my_sample\nsize: {train: 20, dev: 4, test: 4}\n"
+    Path("mine/data/my_sample.yaml").write_text(choice)
+    assert _command(monkeypatch, "task=stats", "corpora=[my_sample]", "output_dir=here") == 0
+    assert "my_sample" in Path("here/stats.json").read_text(encoding="utf-8")
+
+
 def test_an_added_task_stands_in_help_and_in_what_can_be_chosen(
     greet: Task, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
