@@ -15,7 +15,7 @@ import dataclasses
 import logging
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,8 +305,8 @@ def read_runs(sources: Sequence[RunFiles]) -> tuple[list[LoadedPredictions], lis
 def align_runs(sources: Sequence[RunFiles], loaded: Sequence[LoadedPredictions]) -> tuple[list[System], str]:
     """The runs with common ids, in the order of the first run's sentences, and the digest of their test set.
 
-    Sentences are the same if their texts and entities are. Where the ids agree, the order may be another; where they
-    do not (each reader names sentences of its own), the order must be the same.
+    Sentences are the same if their texts and entities are, in any order and with any ids (each reader names sentences
+    of its own). Where texts are not known, the ids or the order must be the same.
     """
     first = loaded[0].gold
     digest = content_digest(_bare(first))
@@ -330,11 +330,17 @@ def align_runs(sources: Sequence[RunFiles], loaded: Sequence[LoadedPredictions])
 
 
 def _in_order_of(first: Sequence[Sentence], sentences: Sequence[Sentence]) -> Sequence[Sentence]:
-    """The sentences in the order of `first` where both have the same ids."""
-    place = {sentence.id: number for number, sentence in enumerate(first)}
-    if len(place) == len(first) == len(sentences) and place.keys() == {sentence.id for sentence in sentences}:
-        return sorted(sentences, key=lambda sentence: place[sentence.id])
-    return sentences
+    """The sentences in the order of `first`, as far as ids or contents tell it; the k-th of alike ones is its k-th."""
+    by_id = {sentence.id: sentence for sentence in sentences}
+    if len(by_id) == len(first) == len(sentences) and by_id.keys() == {sentence.id for sentence in first}:
+        sentences = [by_id[sentence.id] for sentence in first]
+    wanted, given = ([(one.text, annotation_of(one.entities)) for one in each] for each in (first, sentences))
+    if wanted == given or Counter(wanted) != Counter(given) or not all(text for text, _ in wanted):
+        return sentences
+    alike: dict[object, deque[Sentence]] = {}
+    for content, sentence in zip(given, sentences, strict=True):
+        alike.setdefault(content, deque()).append(sentence)
+    return [alike[content].popleft() for content in wanted]
 
 
 def _renamed(name: str, names: Mapping[str, str], taken: set[str]) -> str:

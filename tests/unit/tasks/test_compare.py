@@ -15,6 +15,7 @@ from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
+from omniner.scoring.predictions import LoadedPredictions
 from omniner.tasks import compare
 
 TEXTS = ["我爱北京", "去上海吃火锅", "今天没有"]
@@ -165,6 +166,29 @@ def test_ids_order_and_posts_do_not_make_another_test_set(tmp_path: Path) -> Non
             assert [s.id for s in contender.gold] == [s.id for s in contenders[0].gold]
             posts = dict(zip(TEXTS, "ppq", strict=True))
             assert [s.post_id for s in contender.gold] == [posts[text] for text in texts]
+
+
+@pytest.mark.parametrize("names", ["xyz", "cba", "abc"])
+def test_other_ids_in_another_order_do_not_make_another_test_set(tmp_path: Path, names: str) -> None:
+    """Names of another reader, or numbers of lines, which agree and mean others."""
+    twice = [*GOLD[:2], dataclasses.replace(GOLD[1], id="c", entities=[])]  # one text with two annotations
+    for gold in (GOLD, twice):
+        other = [dataclasses.replace(s, id=id) for s, id in zip(gold[::-1], names, strict=True)]
+        said = [dataclasses.replace(p, id=id) for p, id in zip(SAID[::-1], names, strict=True)]
+        runs = [str(folder(tmp_path / "plain", gold)), str(folder(tmp_path / "other", other, said))]
+        _, contenders, _ = aligned(settings(*runs), tmp_path)
+        for contender in contenders:
+            assert [(s.id, s.text, s.entities) for s in contender.gold] == [(s.id, s.text, s.entities) for s in gold]
+            assert {p.id: p.entities for p in contender.predictions} == {p.id: p.entities for p in SAID}
+
+
+def test_sentences_without_a_text_are_not_paired_by_their_entities() -> None:
+    first = [Sentence(str(n), "", list(s.entities)) for n, s in enumerate(GOLD)]
+    turned = [dataclasses.replace(s, id=f"line-{n}") for n, s in enumerate(first[::-1])]
+    sources = [compare.RunFiles(name, name, Path(), None, {}, "") for name in ("a", "b")]
+    loaded = [LoadedPredictions(gold, [], [], 0.0) for gold in (first, turned)]
+    with pytest.raises(UserError, match="b was tested on other sentences than a"):
+        compare.align_runs(sources, loaded)
 
 
 def test_the_order_of_entities_does_not_make_another_test_set(tmp_path: Path) -> None:
