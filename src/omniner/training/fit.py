@@ -26,6 +26,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -118,14 +119,14 @@ def fit_module(
     # what was pretrained comes in evaluation mode, without dropout; Lightning leaves every module in the mode it finds
     module.train()
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-        if trainer.is_global_zero:
-            log.info(
-                "training ended at step %s: %s", f"{trainer.global_step:,}", keeper.reason_to_end() or _limit(trainer)
-            )
-        if keeper.evaluated_step != trainer.global_step:
-            # time, steps or epochs ended between two evaluations
-            trainer.validate(module, datamodule=data, verbose=False)
+        with _sigint_kept():
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+            if trainer.is_global_zero:
+                why = keeper.reason_to_end() or _limit(trainer)
+                log.info("training ended at step %s: %s", f"{trainer.global_step:,}", why)
+            if keeper.evaluated_step != trainer.global_step:
+                # time, steps or epochs ended between two evaluations
+                trainer.validate(module, datamodule=data, verbose=False)
     except SystemExit:
         # Lightning's answer to a signal
         if not interruption.signal:
@@ -142,6 +143,18 @@ def fit_module(
         signal=interruption.signal,
         issues=data.issues,
     )
+
+
+@contextmanager
+def _sigint_kept() -> Iterator[None]:
+    """Give Ctrl-C its handler back after the block: Lightning, interrupted, leaves the signal ignored for good."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        # None: it was not set from Python. Only the main thread may set one
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _limit(trainer: pl.Trainer) -> str:

@@ -192,6 +192,23 @@ def test_whatever_stops_a_run_leaves_a_checkpoint_to_go_on_from(tmp_path: Path, 
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
+class Early(Callback):
+    """Ctrl-C before the first step."""
+
+    def on_fit_start(self, *rest: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_before_the_first_step_leaves_the_signal_to_what_comes_later(tmp_path: Path) -> None:
+    config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=2")
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert fit(config, small_corpus.corpus(8, 8), tmp_path, None, [Early()]).signal == signal.SIGINT
+        assert signal.getsignal(signal.SIGINT) == before
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("model", ["char_bilstm", "qwen2_tiny"])
 def test_half_a_step_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
     """What fails between the optimizer and the end of a step, a second signal for example, leaves the save before."""
