@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from pytorch_lightning.callbacks import Callback
     from pytorch_lightning.loggers import Logger
 
+    from omniner.llm.constraint import Constraint
     from omniner.llm.generate import Generator
     from omniner.llm.generative import GenerativeData, GenerativeModule
     from omniner.llm.language_model import CausalModel
@@ -51,6 +54,7 @@ log = logging.getLogger("omniner")
 ENGINE = "tagger"
 
 _SEEDS = 1 << 32  # that Lightning knows
+_MOST_IDLE = 4  # prefixes that a causal model keeps for calls side by side, each tens of megabytes
 
 
 def fit(
@@ -370,7 +374,7 @@ class LLMPredictor:
         causal.model.to(devices.device).eval()
         self._config = _with_slots(config, slots_beside(causal.model, config.decoding, devices))
         self._causal, self._encoder = causal, PromptEncoder(causal.chat, causal.prompt, config.encoding)
-        self._idle: Generator | None = None  # with the prefix that it has read; none while it is in use
+        self._idle: deque[Generator] = deque(maxlen=_MOST_IDLE)  # with the prefix that each has read
 
     def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
         """See `Predictor`."""
@@ -401,26 +405,30 @@ class LLMPredictor:
                     yield batch
                     progress.add(len(batch))
         finally:  # a reader may stop behind the first answer
-            self._idle = generator
+            self._idle.append(generator)
 
     def _take_generator(self, prefix: list[int]) -> Generator:
-        """Return the generator of the call before, if its prompts began so; what it has read and built costs seconds.
+        """Return the generator of a call before, if its prompts began so; what it has read costs seconds.
 
-        A call may begin while another one is under way: each has its own.
+        A call may begin while another one is under way, in this thread or another: each has its own.
         """
-        from omniner.llm.answering import build_constraint
         from omniner.llm.generate import Generator
 
-        idle, self._idle = self._idle, None
-        if idle is not None and idle.prefix == prefix:
-            return idle
+        with suppress(IndexError):  # all are in use
+            if (idle := self._idle.pop()).prefix == prefix:
+                return idle
         causal, config = self._causal, self._config
-        constraint = idle.constraint if idle is not None else build_constraint(causal, config.decoding)
-        generator = Generator(causal.model, causal.chat, prefix, config.decoding, constraint, config.seed)
+        generator = Generator(causal.model, causal.chat, prefix, config.decoding, self._constraint, config.seed)
         if prefix:
             log.info("reading the %s that all prompts begin with", counted(len(prefix), "token"))
         generator.read_prefix()
         return generator
+
+    @cached_property
+    def _constraint(self) -> Constraint | None:
+        from omniner.llm.answering import build_constraint
+
+        return build_constraint(self._causal, self._config.decoding)
 
 
 def _bare(sentences: Iterable[Sentence]) -> list[Sentence]:

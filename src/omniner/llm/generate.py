@@ -18,18 +18,23 @@ on any device, before and after an interruption.
 A model that repeats itself would hold its slot to the limit of tokens, and often the whole batch. A free answer ends
 when it has said the same thing more often in a row than any answer about its sentence can: an entity is listed at most
 as often as it stands there, so never more often than the sentence's most frequent character.
+
+Threads may ask one model at the same time. While it answers it has another attention than before, so they take turns at
+it, every two seconds if need be.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Generator as Batches
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -140,6 +145,23 @@ class _Row:
             self.finished = False
 
 
+class Turns:
+    """A lock that threads get in turn: whoever gives it back gets it again after one that was waiting."""
+
+    def __init__(self) -> None:
+        self._door, self._room = threading.Lock(), threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._door:  # held by the one that waits for the room
+            self._room.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._room.release()
+
+
+_turns: WeakKeyDictionary[nn.Module, Turns] = WeakKeyDictionary()  # of each model; beside it, so that it can be copied
+
+
 class Generator:
     """Decodes requests whose prompts share a prefix, with the weights that the model has when it reads the prefix.
 
@@ -174,6 +196,7 @@ class Generator:
         self._slots = config.usual_slots
         self._base = base_model(model)
         check_supported(self._base)
+        self._turns = _turns.setdefault(self._base, Turns())
         self._cache: PrefixCache | None = None
         self.under_way = 0
 
@@ -251,22 +274,23 @@ class Generator:
     @contextlib.contextmanager
     def _attached(self) -> Iterator[PrefixCache]:
         """Give the model evaluation mode and the attention of `prefix_cache` for the time of a few steps."""
-        register_cached_attention()
-        training = [module for module in self._model.modules() if module.training]
-        before = self._base.config._attn_implementation
-        self._model.eval()
-        self._base.set_attn_implementation(CACHE_ATTENTION)
-        try:
-            if self._cache is None:
-                self._cache = self._read_prefix()
-            yield self._cache
-        except torch.OutOfMemoryError as error:
-            found = f"{self._slots} sentences side by side do not fit into the GPU's memory"
-            raise UserError("decoding.slots", found, "Lower it, or decoding.max_new_tokens.") from error
-        finally:
-            self._base.set_attn_implementation(before)
-            for module in training:
-                module.training = True
+        with self._turns:
+            register_cached_attention()
+            training = [module for module in self._model.modules() if module.training]
+            before = self._base.config._attn_implementation
+            self._model.eval()
+            self._base.set_attn_implementation(CACHE_ATTENTION)
+            try:
+                if self._cache is None:
+                    self._cache = self._read_prefix()
+                yield self._cache
+            except torch.OutOfMemoryError as error:
+                found = f"{self._slots} sentences side by side do not fit into the GPU's memory"
+                raise UserError("decoding.slots", found, "Lower it, or decoding.max_new_tokens.") from error
+            finally:
+                self._base.set_attn_implementation(before)
+                for module in training:
+                    module.training = True
 
     @torch.no_grad()
     def _read_prefix(self) -> PrefixCache:

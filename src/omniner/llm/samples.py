@@ -16,6 +16,7 @@ So a new family of models needs no code here.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,7 @@ _ANCHORS = ("。", "=", "a", "\n")  # texts of which one does not merge with wha
 _PROBE_ANSWERS = ("[]", '[["北京", "地点_城市"]]', '[["👶🏻", "a"],["①","b"]]')
 _NAMED = 10  # sentences named in a message
 _MARKER = "X0mark0X"  # a text that no template and no prompt holds
+_tokenizing = threading.Lock()  # a tokenizer that is being asked refuses to be changed, and is changed to be asked
 
 
 class ChatTokenizer:
@@ -113,16 +115,18 @@ class ChatTokenizer:
         return self._decode(ids, skip_special=False)
 
     def _decode(self, ids: Sequence[int], skip_special: bool) -> str:
-        text: str = self._backend.decode([*self._anchor_ids, *ids], skip_special_tokens=skip_special)
+        with _tokenizing:
+            text: str = self._backend.decode([*self._anchor_ids, *ids], skip_special_tokens=skip_special)
         return text[len(self._anchor) :]
 
     def _encode(self, texts: Sequence[str], plain: bool) -> list[list[int]]:
         """Tokenise texts as they stand; `plain`: control tokens that they spell out are text."""
-        self._backend.encode_special_tokens = plain
-        try:
-            return [found.ids for found in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-        finally:
-            self._backend.encode_special_tokens = False
+        with _tokenizing:
+            self._backend.encode_special_tokens = plain
+            try:
+                return [found.ids for found in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+            finally:
+                self._backend.encode_special_tokens = False
 
     def _find_anchor(self) -> str:
         """Find a text to put before others and take off again; empty if the tokenizer puts no space before a text."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -330,6 +333,39 @@ def test_the_model_is_as_before_whenever_something_is_given_out(monkeypatch: pyt
         assert model.get_base_model().config._attn_implementation == "eager"
     run.close()
     assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
+
+
+def test_threads_that_ask_one_model_get_the_answers_that_they_would_get_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "_SECONDS", 0.0)
+    model, asked = tiny("qwen2").train(), requests(40)
+    want = collect(generator(model).run(asked))
+
+    def ask(number: int) -> dict[str, Answer]:
+        return collect(generator(model).run(asked[number::4]))
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(ask, range(4)))
+    assert {id: answer for part in found for id, answer in part.items()} == want
+    assert model.config._attn_implementation == "sdpa"
+    assert all(module.training for module in model.modules())
+
+
+def test_a_thread_that_waits_comes_before_the_one_that_has_just_been() -> None:
+    turns, order = generate.Turns(), list[str]()
+
+    def wait() -> None:
+        with turns:
+            order.append("waited")
+
+    with turns:
+        other = threading.Thread(target=wait)
+        other.start()
+        while not turns._door.locked():
+            time.sleep(0.001)
+    with turns:
+        order.append("again")
+    other.join()
+    assert order == ["waited", "again"]
 
 
 def test_the_model_is_as_before_after_an_error() -> None:

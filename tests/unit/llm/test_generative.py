@@ -423,6 +423,10 @@ def test_sentence_after_sentence_the_prefix_is_read_once(
     both = [predictor.predict([sentence]) for sentence in sentences[:2]]
     assert [next(each)[0] for each in both] == found[:2]
     assert len(read) == 2  # one is not disturbed by another
+    del both
+    both = [predictor.predict([sentence]) for sentence in sentences[:2]]
+    assert [next(each)[0] for each in both] == found[:2]
+    assert len(read) == 2  # and both prefixes are kept
 
 
 @pytest.mark.parametrize("of_dev", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import chats
@@ -140,6 +141,21 @@ def test_control_tokens_in_a_sentence_are_text(chat: ChatTokenizer) -> None:
     assert controls[0] == controls[1]
     assert text in chat.show(hostile.prompt)
     assert text[1:-2] in chat.decode(hostile.answer)
+
+
+def test_threads_may_tokenise_with_one_tokenizer() -> None:
+    chat = chats.small("bytes")
+    texts = [f"{control}{sentence}" * 20 for control in chat._controls.values() for sentence in PROBE_SENTENCES]
+    want = [chat.plain_ids(texts), chat.prompts_ids(texts)]
+    assert want[0] != want[1]
+
+    def tokenise(number: int) -> list[list[int]]:
+        found = [chat.plain_ids, chat.prompts_ids][number % 2](texts)
+        assert chat.decode(want[0][number]) == texts[number]
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(tokenise, range(20))) == want * 10
 
 
 def test_a_sample_holds_prompt_answer_and_end(chat: ChatTokenizer) -> None:
