@@ -17,7 +17,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,7 +32,7 @@ from omniner.model_files import DESCRIPTION, layer_sizes
 from omniner.progress import Progress
 from omniner.records import Issue, Prediction, Sentence
 from omniner.scoring.profiles import choose_scale
-from omniner.training.devices import Devices, base_model, choose_devices
+from omniner.training.devices import Devices, base_model, choose_devices, settled
 from omniner.training.plans import plan_longest_first
 from omniner.wording import counted
 
@@ -245,7 +245,7 @@ class Predictor(Protocol):
 
 
 def load_predictor(config: Config, checkpoint: Path) -> Predictor:
-    """Load a trained model.
+    """Load a trained model, into whatever program: torch's settings stay its own, see `devices.settled`.
 
     Args:
         config: `encoding`, `trainer`, `decoding` and `seed` are read; model and prompt are those of the checkpoint.
@@ -259,8 +259,9 @@ def load_predictor(config: Config, checkpoint: Path) -> Predictor:
     from omniner.llm.language_model import load_causal_model, merge_adapters
 
     devices = devices_for_prediction(config, checkpoint)
-    causal = load_causal_model(checkpoint, devices.dtype(learns=False), devices.device)
-    merge_adapters(causal)
+    with settled(devices):
+        causal = load_causal_model(checkpoint, devices.dtype(learns=False), devices.device)
+        merge_adapters(causal)
     return LLMPredictor(config, devices, causal)
 
 
@@ -284,7 +285,7 @@ def known_categories(checkpoint: Path) -> tuple[str, ...]:
 
 
 def devices_for_prediction(config: Config, checkpoint: Path | None) -> Devices:
-    """Choose what a trained model, or without a checkpoint that of the configuration, answers on; set the threads."""
+    """Choose what a trained model, or without a checkpoint that of the configuration, answers on."""
     if checkpoint is None:
         return _devices_for(config.trainer, config.model)
     if not checkpoint.is_dir():
@@ -349,7 +350,11 @@ class TaggerPredictor:
             [example.length for example in examples], self._config.trainer.eval_batch_size
         ):
             batch = collate([examples[position] for position in positions], 0, 1).to(device)
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            with (
+                settled(self._devices),
+                torch.inference_mode(),
+                torch.autocast(device.type, torch.bfloat16, enabled=mixed),
+            ):
                 entities = self._tagger.entities(batch, self._tagger.spans(batch))
             yield [
                 Prediction(name, found, reason=reasons.get(name, ""), engine=ENGINE)
@@ -372,7 +377,7 @@ class LLMPredictor:
         from omniner.llm.samples import PromptEncoder
 
         causal.model.to(devices.device).eval()
-        self._config = _with_slots(config, slots_beside(causal.model, config.decoding, devices))
+        self._config, self._devices = _with_slots(config, slots_beside(causal.model, config.decoding, devices)), devices
         self._causal, self._encoder = causal, PromptEncoder(causal.chat, causal.prompt, config.encoding)
         self._idle: deque[Generator] = deque(maxlen=_MOST_IDLE)  # with the prefix that each has read
 
@@ -418,7 +423,8 @@ class LLMPredictor:
             if (idle := self._idle.pop()).prefix == prefix:
                 return idle
         causal, config = self._causal, self._config
-        generator = Generator(causal.model, causal.chat, prefix, config.decoding, self._constraint, config.seed)
+        within = partial(settled, self._devices)
+        generator = Generator(causal.model, causal.chat, prefix, config.decoding, self._constraint, config.seed, within)
         if prefix:
             log.info("reading the %s that all prompts begin with", counted(len(prefix), "token"))
         generator.read_prefix()

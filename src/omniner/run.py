@@ -91,8 +91,13 @@ def execute(config: Config) -> int:
 
 
 def run(config: Config) -> Path:
-    """Do one task in a folder of its own, tracked; gives the folder. This is the entry for other programs, too."""
-    return _perform(config)[0]
+    """Do one task in a folder of its own, tracked; gives the folder. For other programs: torch stays as they set it."""
+    if config.task.name != "train" and "torch" not in sys.modules:
+        return _perform(config)[0]
+    from omniner.training.devices import settings_kept
+
+    with settings_kept():
+        return _perform(config)[0]
 
 
 def _perform(config: Config) -> tuple[Path, str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small_corpus
@@ -13,10 +15,12 @@ from small_corpus import predict, prepare
 
 from omniner.config.groups import Config
 from omniner.errors import UserError
+from omniner.llm.generate import Generator
 from omniner.records import Entity, Prediction, Sentence
 from omniner.taggers import tagger as network
 from omniner.taggers.batches import collate
-from omniner.training import checkpoints
+from omniner.tasks.predict import open_model
+from omniner.training import checkpoints, devices
 
 
 def untrained(model: str, folder: Path, *overrides: str) -> tuple[Config, Path]:
@@ -80,6 +84,65 @@ def test_members_are_trained_alone_and_averaged(tmp_path: Path) -> None:
         best = tagger.head.crf.decode(scores, batch.lengths).numpy()
     expected = tagger.head.scheme.decode_batch(best, batch.lengths)
     assert tagger.spans(batch) == expected
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Any]]]:
+    """A program that has set torch its own way, on a machine with other cores; tells how torch is set."""
+
+    def settings() -> list[Any]:
+        order = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        tf32 = torch.backends.cudnn.allow_tf32
+        return [torch.get_num_threads(), torch.get_float32_matmul_precision(), tf32, *order]
+
+    before = settings()
+    monkeypatch.setattr(devices, "share_of_threads", lambda processes: 3)
+    torch.set_num_threads(2)
+    torch.set_float32_matmul_precision("medium")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield settings
+    finally:
+        torch.set_num_threads(before[0])
+        torch.set_float32_matmul_precision(before[1])
+        torch.backends.cudnn.allow_tf32 = before[2]
+        torch.use_deterministic_algorithms(before[3], warn_only=before[4])
+
+
+@pytest.mark.parametrize(("threads", "precision", "products"), [(0, "32-true", "highest"), (1, "bf16-mixed", "high")])
+@pytest.mark.parametrize("model", ["char_bilstm", "qwen2_tiny"])
+def test_a_model_computes_as_configured_and_leaves_torch_to_the_program(
+    program: Callable[[], list[Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    threads: int,
+    precision: str,
+    products: str,
+) -> None:
+    config, path = untrained("char_bilstm", tmp_path, f"trainer.threads={threads}", f"trainer.precision={precision}")
+    if model == "qwen2_tiny":
+        config = small_corpus.configuration(model, f"trainer.threads={threads}", f"trainer.precision={precision}")
+    met = set[str]()
+
+    def noted(compute: Any) -> Any:
+        return lambda *given, **named: met.add(torch.get_float32_matmul_precision()) or compute(*given, **named)
+
+    monkeypatch.setattr(network.Tagger, "states", noted(network.Tagger.states))
+    monkeypatch.setattr(Generator, "_forward", noted(Generator._forward))
+    set_by_it = program()
+    sentences = small_corpus.sentences(3, 4, "s")
+    assert (
+        len([one for batch in predict(path if model == "char_bilstm" else None, sentences, config) for one in batch])
+        == 3
+    )
+    assert met == {products}
+    assert program() == [threads or 2, *set_by_it[1:]]
+
+
+def test_a_command_takes_its_share_of_the_cores(program: Callable[[], list[Any]], tmp_path: Path) -> None:
+    open_model(*untrained("char_bilstm", tmp_path, "trainer.threads=0"))
+    assert torch.get_num_threads() == 3
 
 
 def test_a_seed_may_be_a_large_number() -> None:

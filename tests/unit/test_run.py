@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hydra._internal.hydra import Hydra
 
 from omniner import run
+from omniner.config import compose
+from omniner.config.groups import Config
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,17 @@ def test_threads_do_not_hold_the_cores_that_they_wait_on(
     monkeypatch.setattr("sys.argv", ["omniner", "--version"])
     run.main()
     assert os.environ["GOMP_SPINCOUNT"] == kept
+
+
+def test_a_training_leaves_torch_to_the_program_that_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def train(config: Config) -> tuple[Path, str]:
+        torch.set_num_threads(threads + 1)
+        torch.set_float32_matmul_precision("high")
+        return Path("here"), ""
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(run, "_perform", train)
+    assert run.run(compose.load([])) == Path("here")
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (threads, "highest")

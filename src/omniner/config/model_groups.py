@@ -301,7 +301,8 @@ class TrainerConfig(Group):
     """Numerical precision; auto = bf16-mixed for transformers on a GPU, and for pretrained ones on a CPU with fast
     bf16, otherwise 32-true."""
     threads: NonNegativeInt
-    """CPU threads per process; 0 = the number of cores divided by the number of processes, at most OMP_NUM_THREADS."""
+    """CPU threads per process; 0 = the number of cores divided by the number of processes, at most OMP_NUM_THREADS; a
+    model that a Python program loads leaves the program's threads as they are."""
     max_epochs: PositiveInt
     """Maximum epochs."""
     max_steps: Annotated[int, Ge(-1)]

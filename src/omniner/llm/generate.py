@@ -30,8 +30,9 @@ import hashlib
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Batches
-from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
@@ -173,6 +174,7 @@ class Generator:
         config: `slots`, `max_new_tokens`, `temperature` and `top_p` are read.
         constraint: restricts what may be written; None = nothing does.
         seed: of sampling, where `temperature` is above 0.
+        within: makes what the model computes in; left whenever `run` has given something out.
 
     Attributes:
         prefix, config, constraint: as given.
@@ -190,7 +192,9 @@ class Generator:
         config: DecodingConfig,
         constraint: Constraint | None,
         seed: int,
+        within: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
+        self._within = within
         self._model, self._chat, self.prefix, self.config = model, chat, prefix, config
         self.constraint, self._seed = constraint, seed
         self._slots = config.usual_slots
@@ -274,7 +278,7 @@ class Generator:
     @contextlib.contextmanager
     def _attached(self) -> Iterator[PrefixCache]:
         """Give the model evaluation mode and the attention of `prefix_cache` for the time of a few steps."""
-        with self._turns:
+        with self._turns, self._within():
             register_cached_attention()
             training = [module for module in self._model.modules() if module.training]
             before = self._base.config._attn_implementation

@@ -350,8 +350,10 @@ def open_model(config: Config, model: Path | UntrainedModel) -> Predict:
         base = served_base(config.llm.path if config.llm else None)
         return partial(predict_with_vllm, config.decoding, base, model.prompt)
     from omniner import models
+    from omniner.training.devices import use_own_cores
 
     log.info("loading the model")  # some seconds, of which torch takes most for a small one
+    use_own_cores(config.trainer)
     if isinstance(model, Path):
         return models.load_predictor(config, model).predict
     return models.load_untrained(config, model.prompt, model.texts).predict

@@ -19,6 +19,7 @@ import contextlib
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,7 @@ class Devices(NamedTuple):
         world: processes of all nodes.
         strategy: auto (one process) | ddp | fsdp.
         precision: of computing.
+        deterministic: whether kernels must add in a fixed order.
     """
 
     accelerator: str
@@ -63,6 +65,7 @@ class Devices(NamedTuple):
     world: int
     strategy: str
     precision: Precision
+    deterministic: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +85,10 @@ class Devices(NamedTuple):
 def choose_devices(
     trainer: TrainerConfig, large: bool, layer: tuple[int, int] | None = None, trains: bool = True
 ) -> Devices:
-    """Choose what a model runs on, set the CPU threads of this process, and log what was chosen.
+    """Choose what a model runs on, and log it; training sets this process's threads and how torch computes as well.
+
+    A model that answers may be the guest of another program: it leaves the CPU threads alone, unless `trainer.threads`
+    says how many, and computes under `settled`. A program of ours calls `use_own_cores` before.
 
     Args:
         trainer: what the configuration asks for.
@@ -105,12 +111,15 @@ def choose_devices(
             f"Choose a multiple of {world}.",
         )
     strategy = "fsdp" if trains and trainer.strategy == "fsdp" else "ddp" if world > 1 else "auto"
-    threads = trainer.threads or share_of_threads(count if accelerator == "cpu" else 1)
-    torch.set_num_threads(threads)
+    if trains or trainer.threads:
+        threads = use_own_cores(trainer, count if accelerator == "cpu" else 1)
+    else:
+        threads = torch.get_num_threads()
     _check_gpu_starts(accelerator, trainer.accelerator)
     precision, why = _precision(trainer.precision, accelerator, large, layer)
-    devices = Devices(accelerator, count, world, strategy, precision)
-    _settle_products(precision, trainer.deterministic)
+    devices = Devices(accelerator, count, world, strategy, precision, trainer.deterministic)
+    if trains:
+        _settle_products(precision, trainer.deterministic)
     log.info(
         "%d %s%s%s, %s%s, %s per process",
         count,
@@ -180,15 +189,82 @@ def _settle_products(precision: Precision, deterministic: bool) -> None:
         torch.use_deterministic_algorithms(deterministic)
 
 
+class _Settings(NamedTuple):
+    """What `_settle_products` changes, for the whole process."""
+
+    products: str
+    tf32: bool
+    deterministic: bool
+    warn_only: bool
+
+
+def _settings() -> _Settings | None:
+    """Ask torch; None where the program has set single backends, which torch answers no such question about."""
+    try:
+        products, tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return None
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return _Settings(products, tf32, deterministic, torch.is_deterministic_algorithms_warn_only_enabled())
+
+
+def _give_back(settings: _Settings | None) -> None:
+    if settings is None:
+        return
+    torch.set_float32_matmul_precision(settings.products)
+    torch.backends.cudnn.allow_tf32 = settings.tf32
+    if torch.are_deterministic_algorithms_enabled() != settings.deterministic:
+        torch.use_deterministic_algorithms(settings.deterministic, warn_only=settings.warn_only)
+
+
+_lending = threading.Lock()
+_borrowers = 0  # blocks of `settled` that are under way, in all threads
+_owners: _Settings | None = None  # what the last of them gives back
+
+
 @contextmanager
-def exact_products() -> Iterator[None]:
-    """Compute fp32 products in full fp32 for the block, not in TF32: sums over many steps would carry the error on."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+def settled(devices: Devices) -> Iterator[None]:
+    """Compute as `devices` says for the block, and leave torch to the program as it was.
+
+    What the program has set itself stays: determinism, and the precision of single backends.
+    """
+    global _borrowers, _owners
+    with _lending:
+        _owners = _owners if _borrowers else _settings()
+        _borrowers += 1
+        if _owners is not None:
+            _settle_products(devices.precision, devices.deterministic or _owners.deterministic)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        with _lending:
+            _borrowers -= 1
+            if not _borrowers:
+                _give_back(_owners)
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Leave torch to the program as it was, its CPU threads included, whatever a training sets in the block."""
+    before, threads = _settings(), torch.get_num_threads()
+    try:
+        yield
+    finally:
+        _give_back(before)
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Compute fp32 products in full fp32 for the block, not in TF32: sums over many steps would carry the error on."""
+    before = _settings()
+    if before is not None:
+        torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        if before is not None:
+            torch.set_float32_matmul_precision(before.products)
 
 
 def send(parts: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
@@ -208,6 +284,17 @@ def send(parts: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
     there = torch.cat([part.reshape(-1) for part in parts]).pin_memory().to(device, non_blocking=True)
     pieces = torch.split(there, [part.numel() for part in parts])
     return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
+
+
+def use_own_cores(trainer: TrainerConfig, processes: int = 1) -> int:
+    """Set the CPU threads of this process, one of so many on this machine: `trainer.threads`, or its share of them.
+
+    Returns:
+        how many these are.
+    """
+    threads = trainer.threads or share_of_threads(processes)
+    torch.set_num_threads(threads)
+    return threads
 
 
 def share_of_threads(processes: int) -> int:

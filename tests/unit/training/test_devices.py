@@ -216,3 +216,34 @@ def test_weights_that_would_round_their_own_steps_away_are_warned_of(
     with caplog.at_level(logging.WARNING, "omniner"):
         devices_for_training(small_corpus.configuration(model, *more))
     assert ("bf16-true rounds the weights" in caplog.text) is warns
+
+
+def test_of_blocks_in_several_threads_the_last_one_gives_back_what_the_program_had() -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        blocks = [devices.settled(devices.Devices("cpu", 1, 1, "auto", name)) for name in ("32-true", "bf16-mixed")]
+        for block in blocks:
+            block.__enter__()
+        for block in blocks:  # the first to begin ends first, as threads do
+            assert torch.get_float32_matmul_precision() == "high"
+            block.__exit__(None, None, None)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_a_program_that_sets_single_backends_is_left_alone() -> None:
+    before, backend = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul
+    torch.set_float32_matmul_precision("highest")
+    backend.fp32_precision = "tf32"
+    try:
+        with pytest.raises(RuntimeError):
+            torch.get_float32_matmul_precision()
+        with devices.settled(devices.Devices("cpu", 1, 1, "auto", "32-true")), devices.exact_products():
+            assert backend.fp32_precision == "tf32"
+        with devices.settings_kept():
+            pass
+        assert backend.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision(before)
