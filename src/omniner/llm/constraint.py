@@ -51,6 +51,7 @@ from omniner.llm.automaton import (
 )
 from omniner.llm.samples import ChatTokenizer
 from omniner.records import replace_surrogates
+from omniner.training.devices import send
 
 _SPAN_ROOM = 32  # tokens; nearly every span has less, so that what is cut off at the end is whole pairs
 _REPEATS = 3  # times that a pair may be written beyond the occurrences of its span before it counts as a loop
@@ -121,12 +122,10 @@ class Constraint(ABC):
         if not rows:
             return
         at = np.repeat(rows, [len(ids) for ids in allowed])
-        row, column = torch.from_numpy(np.stack([at, np.concatenate(allowed)])).to(logits.device)  # [allowed tokens]
+        places = torch.from_numpy(np.stack([at, np.concatenate(allowed)]))  # [2, allowed tokens]
+        (row, column), masked = send([places, torch.tensor(rows)], logits.device)
         kept = logits[row, column]
-        if len(rows) == len(logits):
-            logits.fill_(-torch.inf)
-        else:
-            logits[torch.tensor(rows, device=logits.device)] = -torch.inf
+        logits.index_fill_(0, masked, -torch.inf)
         logits[row, column] = kept
 
 
