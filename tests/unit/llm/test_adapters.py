@@ -222,6 +222,18 @@ def test_no_gpu_is_touched_for_random_halves(monkeypatch: pytest.MonkeyPatch) ->
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_cpu_that_answers_beside_a_gpu_leaves_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def touched() -> str:
+        raise AssertionError("the CPU shall answer, and something looked for a GPU")
+
+    language_model.save_causal_model(tmp_path / "best", small_causal.build("qlora"))
+    monkeypatch.setattr("peft.peft_model.infer_device", touched)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", touched)
+    loaded = language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu")
+    assert {value.device.type for value in loaded.model.parameters()} == {"cpu"}
+
+
 def test_an_evaluation_in_between_leaves_qlora_its_gradients() -> None:
     """On some CPUs bitsandbytes repacks the codes in an evaluation unless it is told not to."""
     model = small_causal.build("qlora")
