@@ -232,6 +232,8 @@ def load(source: str | Path, overrides: Sequence[str] = (), categories: Sequence
         return _load_server(text, overrides, categories)
     if (Path(text) / "config.json").is_file() and not (Path(text) / DESCRIPTION).is_file():
         return _load_published(Path(text), overrides, categories)
+    if categories:
+        raise UserError("categories", f"given for {text}, which knows those it was trained with", "Leave them out.")
     return _load_trained(text, overrides)
 
 

@@ -301,6 +301,8 @@ def test_one_text_is_no_list_of_texts(tmp_path: Path) -> None:
         omniner.load("http://localhost:1/v1", categories="品牌")
     with pytest.raises(UserError, match=r"^categories\[0\]: 1 is no text"):
         omniner.load("http://localhost:1/v1", categories=[1])  # type: ignore[list-item]
+    with pytest.raises(UserError, match="categories: given for my_run, which knows those it was trained with"):
+        omniner.load("my_run", categories=["品牌"])
     calls: list[Callable[[], object]] = [
         lambda: omniner.train("seed=7"),
         lambda: omniner.load("my_run", "seed=7"),
