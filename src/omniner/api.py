@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
@@ -381,6 +382,8 @@ def compare(
         if len(sources) < 2:
             found = f"two or more are compared, {len(sources)} given"
             raise UserError("runs", found, "Name runs or predictions files, or give records in a mapping.")
+        if twice := [name for name, count in Counter(source.name for source in sources).items() if count > 1]:
+            raise UserError("runs", f"several are called {twice[0]!r}", "Give each a name of its own.")
         systems, _ = align_runs(sources, loaded)
     comparison = compare_runs(systems, config.metrics, config.errta, config.compare)
     for source, item in zip(sources, loaded, strict=True):

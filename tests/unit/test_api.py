@@ -339,6 +339,8 @@ def test_names_of_compared_runs_may_hold_anything(tmp_path: Path) -> None:
     names = ["lr=0.01", "lr=0.001"]
     found = omniner.compare(dict.fromkeys(names, tmp_path / "p.jsonl"), GOLD, ["compare.permutations=20"])
     assert list(found.results) == names
+    with pytest.raises(UserError, match="runs: several are called '1'"):
+        omniner.compare({1: ANSWERS, "1": ANSWERS}, GOLD)  # type: ignore[dict-item]
 
 
 def test_a_comparison_takes_two_or_more() -> None:

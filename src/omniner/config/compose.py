@@ -290,12 +290,57 @@ def to_yaml(config: Config) -> str:
 
 def digest(config: Config) -> str:
     """What makes two runs the same run: a hash over everything but where it is written and logged."""
-    values = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_IDENTITY}
+    said = without_class_defaults(Config, dataclasses.asdict(config))
+    values = {key: value for key, value in said.items() if key not in NOT_IDENTITY}
     return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
+def _class_defaults(group: type) -> dict[str, Any]:
+    """The keys that have a default in their class, as those do that older runs did not have."""
+    found = {}
+    for field in dataclasses.fields(group):
+        if field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            made: object = field.default_factory()
+            if dataclasses.is_dataclass(made) and not isinstance(made, type):
+                made = dataclasses.asdict(made)
+            found[field.name] = made
+    return found
+
+
+def without_class_defaults(group: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the keys that have the default of their class: a key that is new makes no other run of an old one.
+
+    Args:
+        group: the class of a configuration or a section.
+        values: of it.
+    """
+    defaults, sections = _class_defaults(group), _sections(group)
+    return {
+        key: without_class_defaults(sections[key], value) if key in sections and isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if key not in defaults or value != defaults[key]
+    }
+
+
+def _with_class_defaults(group: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the keys that an older run did not have, with the default of their class."""
+    filled = {**_class_defaults(group), **values}
+    for key, section in _sections(group).items():
+        if isinstance(filled.get(key), Mapping):
+            filled[key] = _with_class_defaults(section, filled[key])
+    return filled
+
+
+def _sections(group: type) -> dict[str, type]:
+    """The keys that hold a section of one class; that of `model` depends on the choice."""
+    kinds = field_types(group).items()
+    return {key: kind for key, kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
+
+
 def flat(config: Config | Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration, checked or as read from the `config.yaml` of a run, by dotted keys."""
+    """A configuration, checked or as read from the `config.yaml` of a run, perhaps an older one, by dotted keys."""
 
     def walk(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping) and (value or not prefix):
@@ -304,7 +349,9 @@ def flat(config: Config | Mapping[str, Any]) -> dict[str, Any]:
         else:
             yield prefix, value
 
-    return dict(walk("", config if isinstance(config, Mapping) else dataclasses.asdict(config)))
+    if isinstance(config, Mapping):
+        return dict(walk("", _with_class_defaults(Config, config) if config else config))
+    return dict(walk("", dataclasses.asdict(config)))
 
 
 def differences(config: Config | Mapping[str, Any], defaults: Config | Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -183,6 +183,8 @@ def _check(config: Config) -> None:
         return
     if not config.output:
         raise UserError("output", "task=convert needs it", "Set output=<file or folder to write>.")
+    if config.to == "auto":
+        _recognised(config)
     output = Path(config.output)
     if not output.exists():
         return

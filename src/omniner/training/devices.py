@@ -218,7 +218,7 @@ def _give_back(settings: _Settings | None) -> None:
 
 
 _lending = threading.Lock()
-_borrowers = 0  # blocks of `settled` that are under way, in all threads
+_borrowers = 0  # blocks of `settled` and `settings_kept` that are under way, in all threads
 _owners: _Settings | None = None  # what the last of them gives back
 
 
@@ -226,14 +226,36 @@ _owners: _Settings | None = None  # what the last of them gives back
 def settled(devices: Devices) -> Iterator[None]:
     """Compute as `devices` says for the block, and leave torch to the program as it was.
 
-    What the program has set itself stays: determinism, and the precision of single backends.
+    What the program has set itself stays: determinism, and the precision of single backends. Beside other blocks, in
+    other threads, the strictest of them counts for all.
     """
+    with _lent(devices):
+        yield
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Leave torch to the program as it was, its CPU threads included, whatever a training sets in the block."""
+    threads = torch.get_num_threads()
+    try:
+        with _lent():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _lent(wanted: Devices | None = None) -> Iterator[None]:
+    """Count a block that changes torch's settings, as `wanted` says; the last one gives back what was before all."""
     global _borrowers, _owners
     with _lending:
-        _owners = _owners if _borrowers else _settings()
+        found = _settings()
+        others = _borrowers
+        _owners = _owners if others else found
         _borrowers += 1
-        if _owners is not None:
-            _settle_products(devices.precision, devices.deterministic or _owners.deterministic)
+        if wanted is not None and found is not None:
+            is_exact = wanted.precision == "32-true" or (others and found.products == "highest")
+            _settle_products("32-true" if is_exact else "bf16-mixed", wanted.deterministic or found.deterministic)
     try:
         yield
     finally:
@@ -241,17 +263,6 @@ def settled(devices: Devices) -> Iterator[None]:
             _borrowers -= 1
             if not _borrowers:
                 _give_back(_owners)
-
-
-@contextmanager
-def settings_kept() -> Iterator[None]:
-    """Leave torch to the program as it was, its CPU threads included, whatever a training sets in the block."""
-    before, threads = _settings(), torch.get_num_threads()
-    try:
-        yield
-    finally:
-        _give_back(before)
-        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -134,6 +134,19 @@ def test_where_a_run_is_written_does_not_change_what_it_is() -> None:
     assert compose.digest(compose.load(["seed=7"])) != same
 
 
+def test_a_key_that_older_runs_did_not_have_makes_no_other_run_of_them() -> None:
+    config = compose.load(["task=adjudicate", "annotators=[a,b]"])
+    older = dataclasses.asdict(config)
+    del older["adjudicate"]["review"], older["convert"]
+    now = dataclasses.asdict(config)
+    said = [compose.without_class_defaults(groups.Config, values) for values in (older, now)]
+    assert said[0] == said[1] != now
+    assert compose.differences(older, config) == compose.differences(config, older) == {}
+    other = dataclasses.replace(config, adjudicate=dataclasses.replace(config.adjudicate, review="disputed"))
+    assert compose.digest(other) != compose.digest(config)
+    assert compose.differences(other, older) == {"adjudicate.review": ("undecided", "disputed")}
+
+
 def test_differences_are_those_from_the_defaults() -> None:
     changed = compose.differences(compose.load(["seed=7", "trainer.batch_size=8"]), compose.load([]))
     assert changed["seed"] == (42, 7)

@@ -195,6 +195,33 @@ READ = {
         "entity_table",
         issues={"offset-units": 1},
     ),
+    "an entity a row, with the index of pandas": Kind(
+        f",id,text,label,start,end\n0,1,{TEXT},PER,0,2\n1,1,{TEXT},LOC,4,6\n", "entity_table"
+    ),
+    "an entity a row, with the index of pandas and words alone": Kind(
+        f",text,entity,label\n0,{TEXT},王芳,PER\n1,{TEXT},杭州,LOC\n", "entity_table"
+    ),
+    "an entity a row, only the text merged": Kind(
+        f"id,text,entity,label\n1,{TEXT},王芳,PER\n1,,杭州,LOC\n2,好,,\n",
+        "entity_table",
+        sentences=2,
+        texts=[TEXT, "好"],
+    ),
+    "an entity a row, only the id merged": Kind(
+        f"id,text,entity,label\n1,{TEXT},王芳,PER\n,{TEXT},杭州,LOC\n2,{TEXT},,\n",
+        "entity_table",
+        sentences=2,
+        texts=[TEXT, TEXT],
+    ),
+    "an entity a row, two posts with one text": Kind(
+        f"note_id,text,entity,label\nn1,{TEXT},王芳,PER\nn1,{TEXT},杭州,LOC\nn2,{TEXT},,\n",
+        "entity_table",
+        sentences=2,
+        texts=[TEXT, TEXT],
+    ),
+    "an entity a row, its words called text": Kind(
+        f"sentence,text,label,start,end\n{TEXT},王芳,PER,0,2\n{TEXT},杭州,LOC,4,6\n", "entity_table"
+    ),
     "an entity a row, words alone and a column of notes": Kind(
         f"sentence\tentity\tlabel\tnote\n{TEXT}\t王芳\tPER\t\n{TEXT}\t杭州\tLOC\tsure\n{TEXT}\t杭\t\t\n",
         "entity_table",
@@ -209,6 +236,19 @@ READ = {
     ),
     # JSON
     "triples": Kind(lines({"text": TEXT, "entities": PLACES}), "jsonl"),
+    "under a key, with places of the sentences": Kind(
+        json.dumps(
+            {
+                "data": [
+                    {"text": TEXT, "begin": 5, "entities": [{"start": s, "end": e, "label": c} for s, e, c in PLACES]},
+                    {"text": "好", "begin": 9, "entities": [{"start": 0, "end": 1, "label": "LOC"}]},
+                ]
+            }
+        ),
+        "jsonl",
+        sentences=2,
+        issues={"unknown-key": 1},
+    ),
     "other keys": Kind(
         lines({"text": TEXT, "entities": [{"start": s, "end": e, "label": c} for s, e, c in PLACES]}), "jsonl"
     ),

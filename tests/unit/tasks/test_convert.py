@@ -60,3 +60,10 @@ def test_nobody_is_told_to_overwrite_what_no_command_overwrites() -> None:
 def test_a_folder_takes_a_file_for_each_of_a_folder() -> None:
     convert("input=given", "to=conll", "output=full")
     assert sorted(path.name for path in Path("full").iterdir()) == ["a.txt", "mine.txt"]
+
+
+def test_a_format_that_is_not_said_is_the_mistake_wherever_the_output_is() -> None:
+    Path("b.conll").write_text("", encoding="utf-8")
+    for output in ("b.conll", "c.conll"):
+        with pytest.raises(UserError, match=r"^to: auto, but what to convert is no checkpoint"):
+            convert("input=given/a.jsonl", f"output={output}")

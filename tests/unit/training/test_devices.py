@@ -226,8 +226,15 @@ def test_of_blocks_in_several_threads_the_last_one_gives_back_what_the_program_h
         for block in blocks:
             block.__enter__()
         for block in blocks:  # the first to begin ends first, as threads do
-            assert torch.get_float32_matmul_precision() == "high"
+            assert torch.get_float32_matmul_precision() == "highest", "the strictest counts for all"
             block.__exit__(None, None, None)
+        assert torch.get_float32_matmul_precision() == "medium"
+        answers = devices.settled(devices.Devices("cpu", 1, 1, "auto", "bf16-mixed"))
+        answers.__enter__()
+        with devices.settings_kept():
+            torch.set_float32_matmul_precision("highest")  # as a training does
+            answers.__exit__(None, None, None)
+            assert torch.get_float32_matmul_precision() == "highest"
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)

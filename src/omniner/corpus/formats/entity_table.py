@@ -4,8 +4,8 @@
     1,我爱北京,北京,地点,2,4
     2,没有实体,,,,
 
-Rows of one id and text are one sentence, wherever they stand; a row without both goes on with the sentence of the row
-before it, as merged cells do. A row without surface, category and offsets is a sentence, but no entity. Offsets may be
+Rows of one id, post and text are one sentence, wherever they stand; a cell of these that is empty has the value of the
+row before, as merged cells do. A row without surface, category and offsets is a sentence, but no entity. Offsets may be
 missing, or else the surfaces; they are believed as in the official CSV (`omniner_csv`), and without usable ones a
 surface is looked for from left to right. Ids 0, 1, 2, ... of the rows of repeated texts number the rows, unless the
 columns are those above: one issue. Columns of other names are not read: one issue for each.
@@ -33,7 +33,8 @@ from omniner.files import writing
 from omniner.records import Entity, Issue, Sentence
 from omniner.registry import first_line
 
-_IDS = ("id", "sentence_id", "text_id", "doc_id", "note_id", "sent_id", "编号")
+_IDS = ("id", "sentence_id", "text_id", "sent_id", "编号")
+_POSTS = ("post_id", "note_id", "doc_id")
 # a text is the sentence here, a word `word_table`'s, a value or name anything
 _SURFACES = tuple(name for name in SURFACES if name not in {"text", "word", "value", "name"})
 _WHOLE = re.compile(r"\d{1,9}(?:\.0)?")  # pandas writes 2.0 where other rows of a column are empty
@@ -74,6 +75,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     if columns is None:
         message = f"no columns of texts, surfaces or offsets, and categories among {quote(', '.join(header))}"
         raise UserError(f"{path}:1", message, f"Call them {', '.join(COLUMNS)}.")
+    columns = _with_mentions_apart(columns, table)
     for name in header:
         if name and name not in columns:
             log.add("unknown-key", f"the column {quote(name)} is not read", 1)
@@ -81,15 +83,15 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     is_numbered = not set(COLUMNS) <= set(header) and _number_rows(rows)
     if is_numbered:
         log.add("row-ids", "ids number the rows, whose texts repeat: rows of one text are one sentence", 1)
-    groups: dict[tuple[str, str], list[_Row]] = {}
+    groups: dict[tuple[str, str, str], list[_Row]] = {}
     for row in rows:
-        groups.setdefault(("" if is_numbered else row.id, row.text), []).append(row)
+        groups.setdefault(("" if is_numbered else row.id, row.post, row.text), []).append(row)
     sentences, by_words = [], []
-    for (name, _), members in groups.items():
+    for (name, post, _), members in groups.items():
         line, log.id = members[0].line, name
         text = text_of({"text": members[0].text}, "text", log, line)
         if text is not None:
-            sentence = Sentence(join_surrogates(name, log, line), text, [], members[0].post or None)
+            sentence = Sentence(join_surrogates(name, log, line), text, [], post or None)
             sentences.append(sentence)
             regions = [row.region for row in members if row.region]
             placer.add(sentence, [region for region in regions if region.start is not None], line)
@@ -114,11 +116,16 @@ def _rows(table: Iterable[tuple[int, dict[str, str]]], columns: _Columns, log: I
     for line, cells in table:
         if not any(cells.values()):
             continue  # a blank row that has its commas
-        if cells.get(columns.id) or cells[columns.text]:
-            name, post, text = cells.get(columns.id, ""), cells.get(columns.post, ""), cells[columns.text]
+
+        def cell(column: str, cells: dict[str, str] = cells) -> str:
+            return cells[column] if column else ""  # pandas calls the column of its index ""
+
+        given = cell(columns.id), cell(columns.post), cells[columns.text]
+        if any(new and new != old for new, old in zip(given, (name, post, text), strict=True)):
+            name, post, text = given
         log.id = name
-        surface, category = cells.get(columns.surface, ""), cells[columns.category]
-        start, end = (_offset(cells.get(column, "")) for column in (columns.start, columns.end))
+        surface, category = cell(columns.surface), cells[columns.category]
+        start, end = _offset(cell(columns.start)), _offset(cell(columns.end))
         region: Region | None = None
         if start is None and end is not None:
             log.add(
@@ -140,20 +147,32 @@ def _offset(cell: str) -> object:
 def _columns(header: Sequence[str]) -> _Columns | None:
     """The columns of a header; None where it is no table of entities."""
     lower = {name.lower(): name for name in header}
-    id, text, surface, category, start, end = (
-        next((lower[name.lower()] for name in names if name.lower() in lower), "")
-        for names in (_IDS, TEXTS, _SURFACES, CATEGORIES, STARTS, ENDS)
+    found = _Columns(
+        *(
+            next((lower[name.lower()] for name in names if name.lower() in lower), "")
+            for names in (_IDS, _POSTS, TEXTS, _SURFACES, CATEGORIES, STARTS, ENDS)
+        )
     )
-    if not text or not category or not (surface or (start and end)):
-        return None
-    return _Columns(id, lower.get("post_id", ""), text, surface, category, start, end)
+    has_places = found.surface or (found.start and found.end)
+    return found if found.text and found.category and has_places else None
+
+
+def _with_mentions_apart(columns: _Columns, table: Sequence[tuple[int, dict[str, str]]]) -> _Columns:
+    """The columns where `text` stands beside `sentence` and is that of the entities, as it is to spaCy."""
+    lower = {name.lower(): name for name in table[0][1]}
+    others = [lower[name.lower()] for name in TEXTS if name.lower() in lower and lower[name.lower()] != columns.text]
+    for other in others[: not columns.surface]:
+        told = [cells for _, cells in table if cells[columns.text] and cells[other]]
+        if told and all(cells[columns.text] in cells[other] for cells in told):
+            return columns._replace(text=other, surface=columns.text)
+    return columns
 
 
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
     """Write one file, whole or not at all. Entities without a place are written so, and issues: reading aligns them."""
     log = IssueLog(path)
     has_posts = any(sentence.post_id is not None for sentence in sentences)
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str, str]] = set()
     with writing(path) as file:
         file.write("\ufeff")
         # before Python 3.13 only characters of the line's end are quoted within a field: name both
@@ -163,9 +182,9 @@ def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> l
             name, post, text = (
                 writable_text(part, sentence.id, log) for part in (sentence.id, sentence.post_id or "", sentence.text)
             )
-            if (name, text) in seen:
-                log.add("repeated-sentence", "another one has its id and text: they will be read as one", id=name)
-            seen.add((name, text))
+            if (name, post, text) in seen:
+                log.add("repeated-sentence", "another one has its id, post and text: they will be read as one", id=name)
+            seen.add((name, post, text))
             for entity in sentence.entities or (None,):
                 table.writerow([name, *[post] * has_posts, text, *_cells(entity, sentence.id, log)])
     return log.items

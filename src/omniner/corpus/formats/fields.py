@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from omniner.corpus.formats.spellings import CATEGORIES, OFFSETS, PAIRS, TEXTS
+from omniner.corpus.formats.spellings import CATEGORIES, LISTS, OFFSETS, PAIRS, TEXTS
 from omniner.errors import UserError
 from omniner.files import check_input_file, explaining, writing
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, replace_surrogates, to_line
@@ -278,12 +278,16 @@ def wrapped_list(text: str, start: int = 0) -> tuple[str, int] | None:
 
 _RECORD_KEYS = frozenset({*TEXTS, "tokens", "words", "conversations", "messages", "instruction"})  # what it is about
 _PLACE_KEYS = OFFSETS | {"offset"}
-_CATEGORY_KEYS = frozenset({*CATEGORIES, "entity"})
+_CATEGORY_KEYS = frozenset({*CATEGORIES, "entity"}) - {"class"}  # which more often sorts texts than names a mention's
 
 
 def _is_record(item: object) -> bool:
     """Whether an item of a list is about a sentence of its own, and not a label of one."""
-    if not isinstance(item, dict) or not item.keys() & _RECORD_KEYS or item.keys() & _PLACE_KEYS:
+    if not isinstance(item, dict) or not item.keys() & _RECORD_KEYS:
+        return False
+    if any(isinstance(item.get(key), list) and any(isinstance(one, dict) for one in item[key]) for key in LISTS):
+        return True  # with a place of its own in a document, perhaps
+    if item.keys() & _PLACE_KEYS:
         return False
     if not item.keys() & _CATEGORY_KEYS:
         return True
