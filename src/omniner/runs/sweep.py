@@ -338,8 +338,8 @@ def read_records(sweep: Path) -> list[JobRecord]:
     return [job for *_, job in sorted(found, key=lambda item: item[:2])]
 
 
-def finished_runs(sweep: Path) -> list[tuple[str, Path]]:
-    """Return the finished jobs of a sweep in their order: what sets each apart, and the folder of its run.
+def finished_runs(sweep: Path) -> list[tuple[list[str], Path]]:
+    """Return the finished jobs of a sweep in their order: the overrides of each, and the folder of its run.
 
     Raises:
         UserError: a run is not in the folder: it was removed, or `output_dir` put it elsewhere.
@@ -352,7 +352,7 @@ def finished_runs(sweep: Path) -> list[tuple[str, Path]]:
     for name, record in zip(names, done, strict=True):
         if (folder := _folder_of_job(sweep, record.path.stem)) is None:
             raise UserError(sweep, f"the run of {name} is not in it", "Name the runs to compare one by one.")
-        found.append((name, folder))
+        found.append((record.overrides, folder))
     return found
 
 

@@ -1,7 +1,7 @@
 """`task=compare`: compare finished runs on one test set with the first of them. Loads no model and no torch.
 
-`runs=[a,b,...]` lists predictions files, run folders, or runs of the tracking store by id or name; `name=...` before an
-entry gives it another name. All must have the same sentences with the same gold entities, in any order and with any
+`runs=[a,b,...]` lists predictions files, run folders, folders of sweeps (all their runs), or runs of the tracking store
+by id or name; `name=...` before an entry gives it another name, and the runs of a sweep one that begins so. All must have the same sentences with the same gold entities, in any order and with any
 ids; otherwise test sets would be compared, not runs. All are scored anew with the `metrics` and `errta` of this
 command, so that their figures are comparable.
 
@@ -23,6 +23,7 @@ from typing import Any
 
 from omniner import tracking
 from omniner.config import compose
+from omniner.config.compose import NOT_IDENTITY
 from omniner.config.groups import Config
 from omniner.corpus.adjudication import annotation_of
 from omniner.errors import UserError
@@ -35,11 +36,11 @@ from omniner.report.comparison_page import (
     comparison_warnings,
     render_comparison_page,
 )
-from omniner.report.comparison_tables import build_comparison_tables, comparison_summary
+from omniner.report.comparison_tables import build_comparison_tables, comparison_summary, distinguishing_overrides
 from omniner.report.tables import TEXT, Table, escape_markdown, tables_markdown
 from omniner.runs import sweep
 from omniner.runs.context import Context, Input, Task, entry_label, split_entry
-from omniner.runs.folder import SWEEP_STATE, read_state
+from omniner.runs.folder import ROOT, SWEEP_STATE, read_state
 from omniner.runs.references import resolve_run
 from omniner.scoring.comparison import (
     HUMAN,
@@ -63,7 +64,7 @@ log = logging.getLogger("omniner")
 
 CONFIG = "config.yaml"
 # Keys in which runs may differ without being other runs: what they are called, where they are and what they read.
-NOT_COMPARED = (*compose.NOT_IDENTITY, "name", "predictions", "gold")
+NOT_COMPARED = (*NOT_IDENTITY, "name", "predictions", "gold")
 UNKNOWN = "unknown"  # in the place of a value of a run without configuration
 
 
@@ -207,23 +208,52 @@ def find_run_files(config: Config, copies: Path) -> list[RunFiles]:
         copies: a folder for what has to be fetched from the tracking store.
     """
     found = []
-    for number, (name, text) in enumerate(_entries(config)):
+    # The children of a sweep have a `=` in their names.
+    parts = [("", entry) if _is_name_of_run(entry, config) else _split(entry) for entry in config.runs]
+    for number, (name, text) in enumerate(_with_runs_of_sweeps(parts)):
         with explaining(text):
             source = _locate(text, config, copies / str(number))
         found.append(dataclasses.replace(source, name=name) if name else source)
     return _with_own_names(found)
 
 
-def _entries(config: Config) -> list[tuple[str, str]]:
-    """Name and place of each run; the folder of a sweep stands for its finished runs."""
+def _is_name_of_run(entry: str, config: Config) -> bool:
+    return bool(_split(entry)[0]) and tracking.has_run(config.tracking, entry)
+
+
+def _split(entry: str) -> tuple[str, str]:
+    """Take an entry apart: the name that it gives, if any, and the place of the run."""
+    with explaining(entry):
+        return ("", entry) if (ROOT / entry).is_dir() else split_entry(entry)
+
+
+def _with_runs_of_sweeps(parts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Names and places, with the finished runs of a sweep in the place of its folder.
+
+    They are named by what sets them apart: within their sweep, behind the name that the entry gives it; without one,
+    from the runs of all sweeps here.
+    """
+    sweeps: dict[int, list[tuple[list[str], Path]]] = {}
+    for number, (_, text) in enumerate(parts):
+        with explaining(text):
+            if (Path(text) / SWEEP_STATE).is_file():
+                sweeps[number] = sweep.finished_runs(Path(text))
+    labels = iter(_labels([overrides for runs in sweeps.values() for overrides, _ in runs]))
     found: list[tuple[str, str]] = []
-    for entry in config.runs:
-        with explaining(entry):
-            if (Path(entry) / SWEEP_STATE).is_file():
-                found += [(name, str(folder)) for name, folder in sweep.finished_runs(Path(entry))]
-            else:
-                found.append(split_entry(entry))
+    for number, (name, text) in enumerate(parts):
+        if (runs := sweeps.get(number)) is None:
+            found.append((name, text))
+            continue
+        names = [next(labels) for _ in runs]
+        if name:
+            names = [f"{name} {label}".rstrip() for label in _labels([overrides for overrides, _ in runs])]
+        found += [(label, str(folder)) for label, (_, folder) in zip(names, runs, strict=True)]
     return found
+
+
+def _labels(runs: Sequence[Sequence[str]]) -> list[str]:
+    """What sets each of these lists of overrides apart, as far as it makes another run."""
+    return distinguishing_overrides([[one for one in run if not one.startswith(NOT_IDENTITY)] for run in runs], ())
 
 
 def _locate(text: str, config: Config, copies: Path) -> RunFiles:
@@ -393,7 +423,7 @@ def config_differences(sources: Sequence[RunFiles]) -> dict[str, list[Any]]:
 
 
 def _check(config: Config) -> None:
-    given = len(_entries(config))
+    given = len(_with_runs_of_sweeps([_split(entry) for entry in config.runs]))
     if given < (1 if config.annotators else 2):
         fix = "Set runs=[a,b,...]: MLflow run ids, names of runs, run folders, folders of sweeps or predictions files; "
         fix += "one is enough with annotators=[...]."

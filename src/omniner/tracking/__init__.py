@@ -20,7 +20,7 @@ from omniner.errors import UserError, one_line
 from omniner.files import make_folder, whole_records
 from omniner.tracking import browser, unsent
 from omniner.tracking.spool import SPOOL, SPOOL_FIX, Sender, Spool, read_line
-from omniner.tracking.store import DATABASE, FOLDER_TAG, ChildRun, FoundRun, open_store
+from omniner.tracking.store import DATABASE, FOLDER_TAG, ChildRun, FoundRun, Store, open_store
 from omniner.tracking.tracked_run import Run, TrackedRun, git_state, tag_values
 from omniner.wording import counted
 
@@ -182,8 +182,7 @@ def find_run(tracking: TrackingConfig, text: str, where: str) -> FoundRun:
     if tracking.kind == "off":
         fix = "Check the path, or set tracking=local or tracking=server to look among the runs."
         raise UserError(where, f"{text!r} is no file and no folder, and with tracking=off no runs are known", fix)
-    no_store = tracking.kind == "local" and not Path(tracking.folder, DATABASE).exists()
-    store = None if no_store else open_store(tracking)  # a question makes no store
+    store = _existing_store(tracking)
     found = store.find(text) if store else []
     if not found:
         place = f"experiment {tracking.experiment!r} of tracking={tracking.kind}"
@@ -195,6 +194,19 @@ def find_run(tracking: TrackingConfig, text: str, where: str) -> FoundRun:
         ids = ", ".join(run.id for run in found[:5])
         raise UserError(where, f"{len(found)} runs have the name {text!r}", f"Give the id of one, newest first: {ids}.")
     return found[0]
+
+
+def has_run(tracking: TrackingConfig, text: str) -> bool:
+    """Whether some run has this id or this name."""
+    store = _existing_store(tracking)
+    return store is not None and bool(store.find(text))
+
+
+def _existing_store(tracking: TrackingConfig) -> Store | None:
+    """The store that a question is put to; None where there is none, as a question makes no store."""
+    if tracking.kind == "off" or (tracking.kind == "local" and not Path(tracking.folder, DATABASE).exists()):
+        return None
+    return open_store(tracking)
 
 
 def fetch_artifacts(tracking: TrackingConfig, run_id: str, names: Sequence[str], folder: Path) -> None:

@@ -17,6 +17,7 @@ from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
 from omniner.scoring.predictions import LoadedPredictions
 from omniner.tasks import compare
+from omniner.tracking.store import FoundRun
 
 TEXTS = ["我爱北京", "去上海吃火锅", "今天没有"]
 GOLD = [
@@ -89,6 +90,49 @@ def test_the_folder_of_a_sweep_stands_for_its_finished_runs(tmp_path: Path) -> N
     (sweep / "children" / "cc.json").unlink()
     with pytest.raises(UserError, match="two or more, 1 given"):
         compose.load(["task=compare", f"runs=[{sweep}]"])
+
+
+def swept(sweep: Path, *jobs: Sequence[str]) -> Path:
+    """The folder of a sweep with finished runs of these overrides."""
+    (sweep / "children").mkdir(parents=True)
+    (sweep / "sweep.json").write_text("{}")
+    for number, overrides in enumerate(jobs):
+        folder(sweep / f"{number}-{number:02}")
+        run = {"id": "", "name": "", "status": "finished", "metrics": {}}
+        record = {"number": number, "overrides": list(overrides), "error": "", "run": run}
+        (sweep / "children" / f"{number:02}.json").write_text(json.dumps(record))
+    return sweep
+
+
+def test_runs_of_several_sweeps_are_told_apart(tmp_path: Path) -> None:
+    names = {}
+    for head in ("crf", "softmax"):
+        jobs = [[f"head={head}", f"tracking.folder={head}", f"seed={seed}"] for seed in (1, 2)]
+        names[head] = str(swept(tmp_path / head, *jobs))
+    found = compare.find_run_files(settings(names["crf"], names["softmax"]), tmp_path)
+    expected = ["head=crf seed=1", "head=crf seed=2", "head=softmax seed=1", "head=softmax seed=2"]
+    assert [one.name for one in found] == expected
+    found = compare.find_run_files(settings(f"old={names['crf']}", names["softmax"]), tmp_path)
+    assert [one.name for one in found] == ["old seed=1", "old seed=2", *expected[2:]]
+    single = str(swept(tmp_path / "single", ["seed=3"]))
+    assert [one.name for one in compare.find_run_files(settings(f"new={single}"), tmp_path)] == ["new"]
+
+
+def test_a_run_whose_name_has_a_sign_of_equality_is_found_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder(tmp_path / "outputs" / "seed=1")
+    child, other = folder(tmp_path / "child"), folder(tmp_path / "other")
+    known = {"head=crf seed=1": FoundRun("id of child", "head=crf seed=1", "FINISHED", str(child))}
+    monkeypatch.setattr(compare.tracking, "has_run", lambda _, text: text in known)
+    monkeypatch.setattr(compare.tracking, "find_run", lambda _, text, where: known[text])
+    found = compare.find_run_files(settings("head=crf seed=1", "seed=1", f"mine={other}"), tmp_path / "copies")
+    assert [(one.name, one.run_id) for one in found] == [
+        ("head=crf seed=1", "id of child"),
+        ("seed=1", "id of seed=1"),
+        ("mine", "id of other"),
+    ]
 
 
 def test_folders_and_files_are_named_and_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
