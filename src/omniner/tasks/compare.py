@@ -1,9 +1,10 @@
 """`task=compare`: compare finished runs on one test set with the first of them. Loads no model and no torch.
 
 `runs=[a,b,...]` lists predictions files, run folders, folders of sweeps (all their runs), or runs of the tracking store
-by id or name; `name=...` before an entry gives it another name, and the runs of a sweep one that begins so. All must have the same sentences with the same gold entities, in any order and with any
-ids; otherwise test sets would be compared, not runs. All are scored anew with the `metrics` and `errta` of this
-command, so that their figures are comparable.
+by id or name; `name=...` before an entry gives it another name, and the runs of a sweep one that begins so. All must
+have the same sentences with the same gold entities, in any order and with any ids; otherwise test sets would be
+compared, not runs. All are scored anew with the `metrics` and `errta` of this command, so that their figures are
+comparable.
 
 `annotators=[a.jsonl,b.jsonl,...]` adds people's labels of the same sentences and shows their mean beside the runs; one
 run is then enough. The results are `comparison.html`, `.md` and `.json`, tables as CSV and LaTeX, and figures.
