@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,6 +173,40 @@ def test_a_run_whose_record_somebody_deleted_can_be_pruned(
     monkeypatch.setattr(Store, "remove", lambda *_: None)  # mlflow gc takes seconds
     score(tables, "prune.ask=false", task="prune")
     assert not unsent_run.exists()
+
+
+def _copied_store(tables: Path, copy: Path) -> Path:
+    """What `cp -r` makes of a store while it is not used."""
+    shutil.copytree(tables / "unsent", copy / "unsent")
+    before, after = (contextlib.closing(sqlite3.connect(folder / "mlflow.db")) for folder in (tables, copy))
+    with before as old, after as new:
+        old.backup(new)
+    return copy
+
+
+def test_a_copy_of_a_project_leaves_the_records_to_the_original(here: Path, unsent_run: Path, tables: Path) -> None:
+    before = (unsent_run / SPOOL).read_bytes()
+    copy = _copied_store(tables, here / "copy" / "mlruns")
+    score(copy, "name=another", "seed=7")
+    assert (unsent_run / SPOOL).read_bytes() == before
+    assert state_of(unsent_run)["status"] == UNSENT
+    settings = compose.load(["task=check", f"tracking.folder={copy}"]).tracking
+    assert unsent.noted(settings) == [], "the original sends it"
+    with pytest.raises(UserError, match=r"is kept in sqlite:.*, not in .*copy"):
+        unsent.send(open_store(settings), unsent_run, unsent_run, "KILLED", 0)
+    score(tables, "name=another", "seed=7")
+    assert status_in_store(tables, state_of(unsent_run)["run_id"]) == "FINISHED"
+
+
+def test_a_copied_folder_is_sent_to_the_copied_store(here: Path, unsent_run: Path, tables: Path) -> None:
+    copy = _copied_store(tables, here / "copy" / "mlruns")
+    folder = here / "copy" / "outputs" / unsent_run.name
+    shutil.copytree(unsent_run, folder)
+    settings = compose.load(["task=check", f"tracking.folder={copy}"]).tracking
+    assert send_unsent(settings, 0, further=[folder]) == []
+    assert status_in_store(copy, state_of(unsent_run)["run_id"]) == "FINISHED"
+    assert status_in_store(tables, state_of(unsent_run)["run_id"]) == "RUNNING"
+    score(tables, task="sync")
 
 
 def test_any_later_run_on_the_store_sends_what_is_left(unsent_run: Path, tables: Path) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("omniner.tracking")
 
 FOLDER_TAG = "omniner.folder"  # tells in the UI where a run's output lies
+LOCAL = "sqlite:///"  # how the address of a local store begins
 DATABASE = "mlflow.db"  # the local store, in its folder
 LOCK_SECONDS = 120  # longest wait for another process that is creating the local store
 DATA_SUFFIX = " data"  # behind the name of an experiment: where runs about corpora are, with no scores of models
@@ -353,7 +354,7 @@ def _open_local(tracking: TrackingConfig) -> Store:
                 _make_database(database)
             with contextlib.closing(sqlite3.connect(database)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")  # readers and writers do not block each other
-            address = f"sqlite:///{database}"
+            address = f"{LOCAL}{database}"
             client = _client(address)
             # A name of dots alone would be another folder.
             place = folder / "artifacts" / re.sub(r"[^\w.\-]|^\.+$", "_", tracking.experiment)

@@ -1,7 +1,8 @@
 """What runs have not delivered: it is kept, known to all runs on the store, and sent by the next one that can.
 
 A run is noted in `<tracking.folder>/unsent/` before its first record and until its last one is delivered, so that any
-later run on the store finds it, whatever became of its process. What waits stands in the spool of the run's folder.
+later run on the store finds it, whatever became of its process. A copy of a project holds copies of the notes: the
+original sends those runs, and the copy forgets them. What waits stands in the spool of the run's folder.
 Where another run starts over in that folder, the spool and the files that it names are set aside first, in a folder
 inside: an unsent spool is never deleted.
 """
@@ -21,18 +22,20 @@ from omniner.config.groups import TrackingConfig
 from omniner.errors import UserError
 from omniner.files import explaining, is_temporary, read_json, write_json
 from omniner.tracking.spool import SPOOL, Sender, Spool
-from omniner.tracking.store import Store
+from omniner.tracking.store import LOCAL, Store
 from omniner.tracking.tracked_run import PENDING, SECONDS_TO_FINISH
 
 log = logging.getLogger("omniner.tracking")
 
+NOTES = "unsent"  # in the folder of the store
 ASIDE = "tracking_unsent"  # in a run's folder: spools of runs that were there before, each in a folder of its own
 _LONG = 3600.0  # seconds that nobody takes to write a note
 
 
 def note(tracking: TrackingConfig, folder: Path) -> None:
     """Note that a run in this folder may have records to send."""
-    write_json(_note_path(tracking, folder), {"folder": str(folder.resolve())})
+    of = {"folder": str(folder.resolve()), "notes": str(_notes_folder(tracking).resolve())}
+    write_json(_note_path(tracking, folder), of)
 
 
 def settle(tracking: TrackingConfig, folder: Path) -> None:
@@ -54,20 +57,39 @@ def noted(tracking: TrackingConfig) -> list[Path]:
 
 
 def _folder_of(path: Path) -> str:
-    """The folder that a note names; a damaged note names none, and goes."""
+    """The folder that a note names; a damaged note names none, nor does the copy of one, and both go."""
     try:
-        return str(read_json(path)["folder"])
-    except (UserError, KeyError, TypeError):
+        said = read_json(path)
+        folder, notes = str(said["folder"]), Path(said.get("notes", path.parent))
+    except (UserError, KeyError, TypeError, AttributeError):
+        folder, notes = "", path.parent
+    copied = False
+    with contextlib.suppress(OSError):  # what somebody else hides is not the original of ours
+        copied = notes.is_dir() and not notes.samefile(path.parent)
+    if not folder or copied:
         path.unlink(missing_ok=True)
         return ""
+    return folder
+
+
+def _has_own_store(folder: Path, address: str, other: str) -> bool:
+    """Whether the spool of a folder belongs to the local store `other`, which is there, not this one, and notes it."""
+    database, ours = (Path(one.removeprefix(LOCAL)) for one in (other, address))
+    if not other.startswith(LOCAL) or not database.is_file() or (ours.is_file() and ours.samefile(database)):
+        return False
+    return (database.parent / NOTES / _note_name(folder)).is_file()
 
 
 def _notes_folder(tracking: TrackingConfig) -> Path:
-    return Path(tracking.folder) / "unsent"
+    return Path(tracking.folder) / NOTES
 
 
 def _note_path(tracking: TrackingConfig, folder: Path) -> Path:
-    return _notes_folder(tracking) / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]}.json"
+    return _notes_folder(tracking) / _note_name(folder)
+
+
+def _note_name(folder: Path) -> str:
+    return f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]}.json"
 
 
 def spools(folder: Path) -> Iterator[Path]:
@@ -132,8 +154,10 @@ def send(store: Store, folder: Path, place: Path, status: str, wait: float) -> i
     spool = Spool(place / SPOOL)
     run = spool.run or store.find_unfinished(folder.resolve()) or ""
     there = bool(run) and store.has(run)
-    # A store that has the run is the same one by another address: a server's other name, a project that was moved.
-    if not there and spool.store not in ("", store.address):
+    # A store that has the run is the same one by another address (a server's other name, a project that was moved),
+    # unless it is a copy of one that still cares for this folder.
+    copied = _has_own_store(folder, store.address, spool.store)
+    if copied or (not there and spool.store not in ("", store.address)):
         spool.close()
         fix = "Track to that store, or send to it with task=sync."
         raise UserError(place / SPOOL, f"run {run} is kept in {spool.store}, not in {store.address}", fix)
