@@ -48,7 +48,7 @@ def start_run(
         name: of the run.
         folder: of the run's output, where the spool lives.
         parent: id of the run that it belongs to.
-        resume_id: id of the run to go on with; None = begin one.
+        resume_id: id of the run to go on with; None = begin one. One with a parent is begun anew if it was deleted.
         tags: of the run.
 
     Returns:
@@ -61,6 +61,13 @@ def start_run(
         return Run()
     folder = make_folder(folder).resolve()
     store = open_store(tracking)
+    if resume_id and parent and not store.has(resume_id):
+        # Its parent goes on without being told to start anew, which would cost all that the other children have done.
+        log.warning(
+            "run %s of %s was deleted in the tracking store: a new one shows what is still done", resume_id, folder
+        )
+        resume_id = None
+        unsent.set_aside(folder)
     unsent.note(tracking, folder)
     left = (folder / SPOOL).exists()
     spool = Spool(folder / SPOOL)

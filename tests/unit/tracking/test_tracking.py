@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import logging
@@ -545,11 +546,30 @@ def test_a_run_or_experiment_that_is_gone_is_explained(local: TrackingConfig, tm
     client(local).delete_run(run.id)
     with pytest.raises(UserError, match="was deleted"):
         begin(local, tmp_path / "b", resume_id=run.id)
+    child = begin(local, tmp_path / "b", resume_id=run.id, parent="f" * 32)
+    assert child.id != run.id, "a child must not keep its parent from going on"
+    child.metrics({"f1": 0.5})
+    child.finish("FINISHED")
+    assert history(local, child.id, "f1") == [(0, 0.5)]
     store = config(local.folder, experiment="old")
     opened = stores.open_store(store)
     opened.client.delete_experiment(opened.experiment)
     with pytest.raises(UserError, match=r"tracking\.experiment: 'old' was deleted"):
         begin(store, tmp_path / "c")
+
+
+def test_a_killed_child_whose_record_was_deleted_goes_on_in_a_new_one(local: TrackingConfig, tmp_path: Path) -> None:
+    folder, parent = tmp_path / "child", "f" * 32
+    killed = begin(local, folder, parent=parent)
+    killed.metrics({"f1": 0.25})
+    atexit.unregister(killed._at_exit)  # type: ignore[attr-defined]
+    client(local).delete_run(killed.id)
+    again = begin(local, folder, parent=parent, resume_id=killed.id)
+    again.metrics({"f1": 0.5}, 1)
+    assert again.finish("FINISHED"), "nothing waits for the run that was deleted"
+    assert again.id != killed.id
+    assert history(local, again.id, "f1") == [(1, 0.5)]
+    assert client(local).get_run(again.id).data.tags["mlflow.parentRunId"] == parent
 
 
 # Provenance
