@@ -12,6 +12,7 @@ is; a single run has none.
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -61,6 +62,7 @@ METRICS = (
 SHOWN = "test/f1"  # in the figure
 _COUNTED = "parse/"  # metrics that are no share
 LABEL = 60  # characters of a configuration in text and figure
+_KEY = re.compile(r"(?<!\S)\+*([\w.@/-]+)(?==)")  # in such a configuration
 _DIFFERENCE = [
     *columns(SHARE, "baseline", "value"),
     *columns(POINTS, "difference", "low", "high"),
@@ -390,14 +392,28 @@ def seed_metrics(table: Table) -> dict[str, float]:
     return metrics
 
 
+def _fitting(labels: Sequence[str]) -> list[str]:
+    """Labels for a line of text: keys without their section, then cut, but never so that two become the same."""
+    if all(len(label) <= LABEL for label in labels):
+        return list(labels)
+    keys = {key for label in labels for key in _KEY.findall(label)}
+    short = {key: key.partition(".")[2] or key for key in keys}
+    if len(set(short.values())) == len(keys):
+        labels = [_KEY.sub(lambda found: short[found[1]], label) for label in labels]
+    length = LABEL
+    while len({label[:length] for label in labels}) < len(set(labels)):
+        length += 1
+    return [label[:length] for label in labels]
+
+
 def seed_lines(table: Table) -> list[str]:
     """The table as lines for a terminal: `mean ± sd`, rates in per cent."""
     metrics = [column.removesuffix(" mean") for column in table.names[3::2]]
     heads = ["configuration", "n", "failed", *metrics]
     body: list[list[Cell]] = []
-    for row in table.rows:
+    for label, row in zip(_fitting([str(row[0]) for row in table.rows]), table.rows, strict=True):
         pairs = zip(metrics, row[3::2], row[4::2], strict=True)
-        body.append([str(row[0])[:LABEL], str(row[1]), str(row[2]), *(_cell(*pair) for pair in pairs)])
+        body.append([label, str(row[1]), str(row[2]), *(_cell(*pair) for pair in pairs)])
     return Table("", columns(TEXT, *heads), body).aligned()
 
 
@@ -431,6 +447,6 @@ def _draw(figure: Figure, groups: Mapping[str, Sequence[float]]) -> None:
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0
         ax.errorbar(statistics.fmean(values), row, xerr=deviation, fmt="D", color=BLUE, capsize=4, zorder=3)
         ax.plot(values, [row] * len(values), "o", color=ORANGE, markersize=3.5, alpha=0.8, zorder=4)
-    ax.set_yticks(range(len(groups)), [label[:LABEL] for label in groups])
+    ax.set_yticks(range(len(groups)), _fitting(list(groups)))
     ax.set_ylim(len(groups) - 0.5, -0.5)
     ax.set_xlabel("F1 on test")

@@ -65,3 +65,27 @@ def test_a_sweep_has_means_and_deviations_as_metrics() -> None:
     assert "head=span/test/f1_sd" not in several
     alone = comparison_tables.seed_metrics(comparison_tables.build_seed_table(RUNS[:2], "sweep"))
     assert alone["test/f1"] == pytest.approx(0.72)
+
+
+def labels_of(configurations: list[list[str]]) -> list[str]:
+    """The first column of the text."""
+    runs = [([*overrides, "seed=1"], {"test/f1": 0.5}) for overrides in configurations]
+    table = comparison_tables.build_seed_table(comparison_tables.sweep_runs(runs), "sweep")
+    lines = comparison_tables.seed_lines(table)[1:]
+    return [line.partition("  ")[0] for line in lines]
+
+
+def test_configurations_of_long_keys_stay_apart_in_the_text() -> None:
+    long = ("model.learning_rate.full", "trainer.batch_size", "trainer.warmup")
+    grid = [[f"{long[0]}={a}", f"{long[1]}={b}", f"{long[2]}={c}"] for a in (1, 2) for b in (3, 4) for c in (5, 6)]
+    labels = labels_of(grid)
+    assert labels[0] == "learning_rate.full=1 batch_size=3 warmup=5"
+    assert len(set(labels)) == len(grid)
+
+
+def test_keys_that_their_section_alone_tells_apart_keep_it_and_are_cut_where_nothing_is_lost() -> None:
+    rest = "r" * comparison_tables.LABEL
+    grid = [[f"model.dropout={a}", f"head.dropout={rest}{b}{rest}"] for a in (1, 2) for b in (1, 2)]
+    labels = labels_of(grid)
+    assert labels[0] == f"model.dropout=1 head.dropout={rest}1"
+    assert len(set(labels)) == len(grid)
