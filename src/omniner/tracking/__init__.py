@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import logging
+import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("omniner.tracking")
 
+SECONDS_BETWEEN_TRIES = 2  # of opening the store of a parent
 _SUGGESTED = 500  # newest runs among which a misspelt name is looked for
 
 
@@ -60,7 +63,7 @@ def start_run(
     if tracking.kind == "off":
         return Run()
     folder = make_folder(folder).resolve()
-    store = open_store(tracking)
+    store = _open_of_parent(tracking) if parent else open_store(tracking)
     if resume_id and parent and not store.has(resume_id):
         # Its parent goes on without being told to start anew, which would cost all that the other children have done.
         log.warning(
@@ -95,6 +98,18 @@ def start_run(
     if tracking.system_metrics:
         tracked.watch_machine()
     return tracked
+
+
+def _open_of_parent(tracking: TrackingConfig) -> Store:
+    """Open the store of a run's parent. It has answered before: a short outage of a server must not cost the child."""
+    tries = math.ceil(tracking.wait / SECONDS_BETWEEN_TRIES) if tracking.kind == "server" else 0
+    for number in range(tries):
+        with contextlib.suppress(UserError):
+            return open_store(tracking)
+        if not number:
+            log.warning("the tracking store does not answer: waiting up to %d s for it", tracking.wait)
+        time.sleep(SECONDS_BETWEEN_TRIES)
+    return open_store(tracking)
 
 
 def _run_tags(name: str, parent: str | None, tags: Mapping[str, str], commit: str | None) -> dict[str, str]:

@@ -532,6 +532,30 @@ def test_a_server_that_is_not_there_stops_us_before_the_training(
     assert not (tmp_path / spool.SPOOL).exists()
 
 
+@pytest.mark.parametrize("parent", ["parent", None])
+def test_a_child_waits_for_the_server_of_its_parent(
+    parent: str | None, local: TrackingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Any] = [UserError("tracking.uri", "does not work", "Start it.")] * 2 + [stores.open_store(local)]
+
+    def open_store(settings: TrackingConfig) -> stores.Store:
+        if isinstance(answer := answers.pop(0), UserError):
+            raise answer
+        opened: stores.Store = answer
+        return opened
+
+    monkeypatch.setattr(tracking, "open_store", open_store)
+    monkeypatch.setattr(tracking, "SECONDS_BETWEEN_TRIES", 0.001)
+    server = config(local.folder, kind="server", uri="http://127.0.0.1:9", wait=1)
+    if parent:
+        begin(server, tmp_path, parent=parent).finish("FINISHED")
+        assert not answers
+    else:
+        with pytest.raises(UserError, match="does not work"):
+            begin(server, tmp_path)
+        assert len(answers) == 2
+
+
 def test_a_store_that_is_no_database_is_explained(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is not a database, " * 100, encoding="utf-8")
     with pytest.raises(UserError, match=r"tracking\.folder: .*mlflow\.db .*not a database.*Move "):
