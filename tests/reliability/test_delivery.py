@@ -307,6 +307,15 @@ def test_the_run_of_a_sweep_is_sent_and_ended_like_any_other(
         assert client.get_run(made.run.id).data.metrics["test/f1"] == 0.5
 
 
+def test_a_noted_folder_that_is_not_there_is_told_once(
+    here: Path, tables: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = compose.load(["task=check", f"tracking.folder={tables}"]).tracking
+    unsent.note(settings, here / "unmounted")
+    assert [send_unsent(settings, 0), send_unsent(settings, 0)] == [[], []]
+    assert caplog.text.count(f"{here / 'unmounted'}, where tracking records may wait, is not there") == 1
+
+
 def test_half_a_note_of_a_killed_process_is_swept(tables: Path) -> None:
     settings = compose.load(["task=check", f"tracking.folder={tables}"]).tracking
     old, new = (tables / "unsent" / f".note.json.0000000{number}.tmp" for number in range(2))

@@ -14,7 +14,7 @@ from typing import Any
 from omniner.config.groups import TrackingConfig
 from omniner.errors import UserError
 from omniner.files import explaining, try_lock, write_json
-from omniner.runs.folder import FINISHED, LOCK, STATE, SWEEP_STATE, UNSENT, RunFolder, read_state_file
+from omniner.runs.folder import FINISHED, LOCK, ROOT, STATE, SWEEP_STATE, UNSENT, RunFolder, read_state_file
 from omniner.tracking import unsent
 from omniner.tracking.store import open_store
 from omniner.wording import counted
@@ -86,7 +86,11 @@ def send_unsent(
 
 def _close_run(settings: TrackingConfig, wait: float, folder: Path) -> int:
     """Send what waits in the folder of a run; return how many records are left that its own process will not send."""
-    if not folder.is_dir():  # removed by hand, with all that waited in it
+    if not folder.is_dir():  # removed by hand, or on a disk that is not mounted
+        log.warning(
+            "%s, where tracking records may wait, is not there: no run looks for it any more. Once it is back, "
+            "the command of its run sends them, or task=sync if it is in %s", folder, ROOT,
+        )  # fmt: skip
         unsent.settle(settings, folder)
         return 0
     if (lock := try_lock(folder / LOCK)) is None:
