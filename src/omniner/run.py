@@ -37,7 +37,6 @@ from omniner.registry import TASKS, load_extensions
 from omniner.runs import children, ranks, sweep
 from omniner.runs.delivery import deliver, send_unsent
 from omniner.runs.folder import FINISHED, UNSENT, RunFolder, claim_folder
-from omniner.tracking.store import DATA_SUFFIX
 
 if TYPE_CHECKING:
     from omniner.runs.context import Context
@@ -118,12 +117,21 @@ def _perform(config: Config) -> tuple[Path, str]:
             folder.keep()
             log.warning("what was done is kept: the same command goes on from there (%s)", folder.path)
         elif not folder.resumed:
-            folder.discard()
+            _take_back(config, folder)
         raise
     finally:
         folder.close()
     print(folder.path)
     return folder.path, complaint
+
+
+def _take_back(config: Config, folder: RunFolder) -> None:
+    """Leave nothing of a run that could not even begin: no file, and no record that a sweep would count."""
+    folder.discard()
+    if run_id := folder.state.get("run_id"):
+        from omniner import tracking
+
+        tracking.delete_run(_place_of(config), run_id)
 
 
 def _do_task(config: Config, folder: RunFolder) -> str:
@@ -184,12 +192,12 @@ def _start(config: Config, folder: RunFolder) -> Context:
 
 
 def _place_of(config: Config) -> TrackingConfig:
-    """Where the run is kept: nowhere if it is not worth a record, apart from runs of models if it is about corpora."""
+    """Where the run is kept: nowhere if it is not worth a record."""
     task, settings = TASKS[config.task.name], config.tracking
     if not task.tracked(config):
         return dataclasses.replace(settings, kind="off")
-    name = f"{settings.experiment}{DATA_SUFFIX}" if task.about_corpora else settings.experiment
-    return dataclasses.replace(settings, experiment=name)
+    placed: TrackingConfig = task.place(settings)
+    return placed
 
 
 def report(error: BaseException) -> int:

@@ -40,6 +40,41 @@ def test_a_failed_child_is_tried_again_and_the_others_are_not(scorable: Path) ->
     assert before in states(sweep), "the finished child is left alone"
 
 
+def test_a_child_that_could_not_begin_leaves_no_record_and_is_not_counted(scorable: Path) -> None:
+    right = (scorable / "p.jsonl").read_text(encoding="utf-8")
+    (scorable / "q.jsonl").write_text(
+        right.replace('"id": "1"', '"id": "2"').replace("喝小满", "卖小满"), encoding="utf-8"
+    )
+    command = ["-m", "task=score", "predictions=p.jsonl,q.jsonl", "metrics.bootstrap=0", "gold=gold.jsonl"]
+    omniner(*command, cwd=scorable, status=1)
+    _, children = runs(scorable)
+    assert [run.info.status for run in children] == ["FINISHED"]
+
+    (scorable / "q.jsonl").write_text(right, encoding="utf-8")
+    again = omniner(*reversed(command[1:]), "-m", cwd=scorable)
+    (sweep,) = sweeps(scorable)
+    assert f"going on with {sweep.relative_to(scorable)}: 1 finished run will be kept" in again.stderr
+    (parent,), children = runs(scorable)
+    assert [run.info.status for run in children] == ["FINISHED"] * 2
+    assert parent.data.tags["task"] == "sweep"
+    assert "2 runs" in parent.data.tags["mlflow.note.content"]
+    assert {run.data.tags["score.unit"] for run in children} == {"span"}
+    assert all("unit:span|" in run.data.tags["score.signature"] for run in children)
+
+
+def test_a_sweep_about_corpora_is_in_the_experiment_of_its_children(scorable: Path) -> None:
+    omniner("-m", "task=stats", "data=sample", "data.size={train: 9, dev: 4, test: 4}", "seed=1,2", cwd=scorable)
+    (parent,), children = runs(scorable)
+    assert [run.info.experiment_id for run in children] == [parent.info.experiment_id] * 2
+
+
+def test_a_folder_that_is_named_gets_the_sweep_although_another_one_has_not_finished(scorable: Path) -> None:
+    command = ["-m", "task=score", "predictions=none.jsonl", "seed=1", "tracking=off"]
+    for name in ("a", "b"):
+        omniner(*command, f"hydra.sweep.dir=exp/{name}", cwd=scorable, status=1)
+    assert sorted(path.name for path in (scorable / "exp").iterdir()) == ["a", "b"]
+
+
 def test_resume_never_starts_anew(scorable: Path) -> None:
     command = ["-m", "task=score", "predictions=none.jsonl", "seed=1,2", "tracking=off"]
     omniner(*command, cwd=scorable, status=1)

@@ -14,12 +14,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from omniner.config import compose
-from omniner.config.groups import Config
+from omniner.config.groups import Config, TrackingConfig
 from omniner.config.model_groups import CausalConfig
 from omniner.cores import check_gpu
 from omniner.corpus.sources import Corpus, check_files
@@ -33,6 +33,7 @@ from omniner.report.tables import Table
 from omniner.runs.folder import METRICS
 from omniner.runs.references import find_trained_model
 from omniner.tracking.browser import NOTE_TAG
+from omniner.tracking.store import DATA_SUFFIX
 from omniner.tracking.tracked_run import DataInput, Run
 from omniner.wording import counted, language_of
 
@@ -150,6 +151,11 @@ class Task:
     def meaning(self) -> str:
         """What it does, in one line."""
         return first_line(self.description)
+
+    def place(self, settings: TrackingConfig) -> TrackingConfig:
+        """Return where its runs are kept: those about corpora in an experiment apart from that of models."""
+        name = f"{settings.experiment}{DATA_SUFFIX}" if self.about_corpora else settings.experiment
+        return replace(settings, experiment=name)
 
     def check_config(self, config: Config) -> None:
         """Raise a `UserError` where the task could not begin with this configuration."""

@@ -19,11 +19,13 @@ import secrets
 import shlex
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hydra.core.utils import configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
 
@@ -34,10 +36,22 @@ from omniner.config.groups import TrackingConfig
 from omniner.config.overrides import quote
 from omniner.errors import Stopped, UserError
 from omniner.files import make_folder, read_json, try_lock, write_json, write_text, writing
+from omniner.registry import TASKS
 from omniner.runs import children
 from omniner.runs.children import CheckStop, ChildSettings, Job
 from omniner.runs.delivery import send_unsent
-from omniner.runs.folder import FINISHED, LOCK, SWEEP_STATE, UNSENT, read_state, read_state_file, remove_temporary_files
+from omniner.runs.folder import (
+    FINISHED,
+    LOCK,
+    SCORES,
+    STATE,
+    SWEEP_STATE,
+    TRAINED_ON,
+    UNSENT,
+    read_state,
+    read_state_file,
+    remove_temporary_files,
+)
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
 from omniner.tracking.store import ChildRun
@@ -95,6 +109,11 @@ class Sweep:
         self.state.update(changes)
         write_json(self.folder / SWEEP_STATE, self.state)
 
+    def count_finished(self) -> int:
+        """Return how many of its children have finished."""
+        states = map(read_state_file, self.folder.glob(f"*-*/{STATE}"))
+        return sum(state.get("status") in (FINISHED, UNSENT) for state in states)
+
     def discard(self) -> None:
         """Take back a sweep that could not begin: its parent run, its files, and the folder if that is all."""
         if self.run.id:
@@ -121,6 +140,7 @@ class ParentRun(Callback):
             SweepNotStarted: it cannot begin.
         """
         global _running
+        configure_log(compose.job_logging())  # Hydra does it with the first job only
         try:
             _running = _open(config)
         except UserError as error:
@@ -141,14 +161,20 @@ def _open(config: DictConfig) -> Sweep:
         compose.refuse_login(override.lstrip("+~").partition("=")[0], override)
     _refuse_mixed_scales(config.hydra.overrides.task)
     settings = section(config, "tracking", TrackingConfig)
+    if config.task.name in TASKS:
+        settings = TASKS[config.task.name].place(settings)  # beside its children
     digest, wanted = _digest(config), Path(config.hydra.sweep.dir)
-    sweep = _find_unfinished(wanted.parent, digest) if config.resume == "auto" else None
+    sweep = _find_unfinished(_candidates(config, wanted), digest) if config.resume == "auto" else None
     if sweep is None:
         sweep = _make(wanted, digest, _name(config))
+    else:
+        kept = counted(sweep.count_finished(), "finished run")
+        log.info("going on with %s: %s will be kept (resume=never starts anew)", sweep.folder, kept)
     for path in (sweep.folder / children.FOLDER).glob("*.json"):  # each child is met again
         path.unlink()
     overrides = OmegaConf.to_container(config.hydra.overrides.task)
-    tags = {"sweep.overrides": json.dumps(overrides, ensure_ascii=False), "sweep.dir": str(sweep.folder)}
+    told = json.dumps(overrides, ensure_ascii=False)
+    tags = {"task": "sweep", "sweep.overrides": told, "sweep.dir": str(sweep.folder)}
     try:
         sweep.run = tracking.start_run(
             replace(settings, system_metrics=False),  # those of the children tell
@@ -187,17 +213,37 @@ def _digest(config: DictConfig) -> str:
     """What makes two commands the same sweep: everything but where it is written, tracked and run."""
     composed = OmegaConf.to_container(config, resolve=False)
     assert isinstance(composed, dict)
-    overrides = [item for item in composed["hydra"]["overrides"]["task"] if not item.startswith(NOT_IDENTITY)]
+    given = [item for item in composed["hydra"]["overrides"]["task"] if not item.startswith(NOT_IDENTITY)]
     base = {key: value for key, value in composed.items() if key not in (*NOT_IDENTITY, "hydra")}
-    values = [overrides, composed["hydra"]["sweeper"], base]
+    sweeper = composed["hydra"]["sweeper"]
+    if str(sweeper.get("_target_", "")).endswith(".BasicSweeper"):  # others draw values in the order of the overrides
+        given = _ordered(given)
+    values = [given, sweeper, base]
     return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()[:16]
 
 
-def _find_unfinished(root: Path, digest: str) -> Sweep | None:
-    """The newest sweep of this command under `root` that has not finished and is not running."""
+def _ordered(overrides: Sequence[str]) -> list[str]:
+    """Overrides in one order, however they were given; only those of one key, or of keys inside it, keep theirs."""
+    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+
+    def root(key: str) -> str:
+        return min((other for other in keys if f"{key}.".startswith(f"{other}.")), key=len)
+
+    return [override for _, override in sorted(zip(map(root, keys), overrides, strict=True), key=itemgetter(0))]
+
+
+def _candidates(config: DictConfig, wanted: Path) -> list[Path]:
+    """Folders in which the sweep of a command may be: the one that is named, or all beside one named by the time."""
+    pattern = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    assert isinstance(pattern, dict)
+    return sorted(wanted.parent.glob("*")) if "${now:" in pattern["dir"] else [wanted]
+
+
+def _find_unfinished(folders: Iterable[Path], digest: str) -> Sweep | None:
+    """The newest sweep of this command in `folders` that has not finished and is not running."""
     found = []
-    for path in sorted(root.glob(f"*/{SWEEP_STATE}")):
-        state = read_state_file(path)
+    for path in (folder / SWEEP_STATE for folder in folders):
+        state = read_state_file(path) if path.is_file() else {}
         if state.get("digest") == digest and state.get("status") != FINISHED:
             found.append((state.get("started", 0.0), path.parent, state))
     for _, folder, state in sorted(found, key=lambda item: item[:2], reverse=True):
@@ -387,6 +433,7 @@ def close(outcome: str) -> tuple[list[str], list[str]]:
         lines.append(f"stopped after {done}: the same command goes on from here ({sweep.folder})")
     elif records:
         table, files = _write_summary(sweep, records)
+        _warn_of_mixed_data(sweep.folder, records)
         lines += comparison_tables.seed_lines(table)
         if sum(not record.error for record in records) > 1:
             runs = shlex.quote(f"runs=[{sweep.folder}]")
@@ -416,6 +463,30 @@ def _write_summary(sweep: Sweep, records: Sequence[JobRecord]) -> tuple[Table, l
     return table, files
 
 
+def _warn_of_mixed_data(sweep: Path, records: Sequence[JobRecord]) -> None:
+    """Warn of rows of the summary whose runs read different data, as after a sweep that went on with other files."""
+    from omniner.report import comparison_tables
+
+    done = [record for record in records if not record.error]
+    read: dict[str, set[str]] = {}
+    for one, record in zip(comparison_tables.sweep_runs([(r.overrides, r.metrics) for r in done]), done, strict=True):
+        if (folder := _folder_of_job(sweep, record.path.stem)) is not None:
+            read.setdefault(one.label, set()).add(_data_read(folder))
+    for label in (label for label, found in read.items() if len(found) > 1):
+        log.warning(
+            "the runs of %s did not read the same data, and their mean says little: the files have changed between "
+            "them. resume=never runs all of them anew", label or "this sweep",
+        )  # fmt: skip
+
+
+def _data_read(run: Path) -> str:
+    """A digest of what a run learnt from and was scored on."""
+    scores, learnt = run / SCORES, run / TRAINED_ON
+    signature = read_json(scores)["signature"] if scores.is_file() else ""
+    gold = [part for part in signature.split("|") if part.startswith("gold:")]
+    return json.dumps([gold, read_json(learnt) if learnt.is_file() else {}], sort_keys=True)
+
+
 def _finish_parent(
     sweep: Sweep, outcome: str, table: Table | None, files: Sequence[Path], records: Sequence[JobRecord]
 ) -> tuple[list[str], bool]:
@@ -425,8 +496,9 @@ def _finish_parent(
     run, settings = sweep.run, sweep.tracking_config
     if not run.id:
         return [], True
-    # The store knows more of them than their folders do, if it answers.
-    runs = tracking.child_runs(settings, run.id) or [record.run for record in records if record.run.id]
+    # Of the runs that count, the store knows more than their folders do, if it answers.
+    known = {record.run.id: record.run for record in records if record.run.id}
+    runs = [one for one in tracking.child_runs(settings, run.id) if one.id in known] or list(known.values())
     link = tracking.compare_link(settings, [one.id for one in runs])
     tracking.describe_children(run, runs, link)
     if table is not None:

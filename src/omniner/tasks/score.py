@@ -25,13 +25,14 @@ from omniner.progress import timed
 from omniner.records import Prediction, Sentence, count_codes
 from omniner.report.tables import Table, build_run_tables
 from omniner.runs.context import Context, Input, Task
+from omniner.runs.folder import SCORES
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import read_predictions
 from omniner.scoring.profiles import score_loaded, score_records
 from omniner.wording import Wording, counted
 
 SHOWN_RAW, SHOWN_REASONS = 80, 3  # characters of an answer, and answers, that an error shows
-SCORE_OUTPUTS = ("scores.json", "tables", "figures", "report.html")  # what `publish_scores` writes
+SCORE_OUTPUTS = (SCORES, "tables", "figures", "report.html")  # what `publish_scores` writes
 
 FEW_STEPS = 300  # optimizer steps in which hardly any model has learnt what it can
 UNREAD = 0.05  # share of unreadable answers that is no slip
@@ -105,7 +106,8 @@ def publish_scores(context: Context, result: ScoreResult, inputs: ReportInputs) 
     """Publish the scores, tables, figures and report of a scored run, and print its summary."""
     from omniner.report.run_page import draw_run_figures
 
-    context.publish_json("scores.json", result.to_json())
+    context.publish_json(SCORES, result.to_json())
+    context.run.tags({"score.unit": result.metrics.unit, "score.signature": result.signature})
     context.publish_results(_metrics(result))
     with timed("tables"):
         tables = build_run_tables(result, context.config.errta, inputs.taxonomy, inputs.train)

@@ -26,7 +26,7 @@ from omniner.files import append_lines, read_json, whole_records, write_json, wr
 from omniner.records import content_digest
 from omniner.runs import ranks
 from omniner.runs.context import Context, Task, always, model_label, model_settings
-from omniner.runs.folder import GUIDANCE_COPY
+from omniner.runs.folder import GUIDANCE_COPY, TRAINED_ON
 from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, predict_file
 from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, check_scored, score_and_publish
 from omniner.tracking.tracked_run import Run
@@ -37,7 +37,6 @@ log = logging.getLogger("omniner")
 CURVES = "curves.jsonl"
 MODEL = "model"  # the folder of the MLflow model, where one is wanted
 _LAST = "checkpoints/last.ckpt"  # the state of training
-_TRAINED_ON = "checkpoints/trained_on.json"  # content of train and dev
 
 
 def run(context: Context) -> None:
@@ -87,7 +86,7 @@ def run(context: Context) -> None:
 
 def _check_same_corpus(folder: Path, corpus: Corpus) -> None:
     """What an unfinished training has learnt from must still be what is read."""
-    note, now = folder / _TRAINED_ON, {split: content_digest(corpus.splits[split]) for split in ("train", "dev")}
+    note, now = folder / TRAINED_ON, {split: content_digest(corpus.splits[split]) for split in ("train", "dev")}
     if (folder / _LAST).is_file() and note.is_file() and read_json(note) != now:
         found = "train or dev is not what this unfinished training began with"
         raise UserError(folder, found, "Put the corpus back as it was, or start over with resume=never.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -14,14 +15,16 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from omniner import run
+from omniner import run, tracking
 from omniner.config import compose
+from omniner.config.groups import TrackingConfig
 from omniner.config.overrides import quote
 from omniner.errors import Stopped, UserError
 from omniner.files import read_json, try_lock, write_json
 from omniner.runs import children, sweep
-from omniner.runs.folder import LOCK, STATE
+from omniner.runs.folder import LOCK, SCORES, STATE, TRAINED_ON
 from omniner.tracking.store import ChildRun
+from omniner.tracking.tracked_run import Run
 
 
 @pytest.mark.parametrize("folder", ["a b", "a'b", "a=b,c", "名字"])
@@ -112,3 +115,72 @@ def test_a_record_that_is_none_is_named(tmp_path: Path, damaged: Any) -> None:
     write_json(folder / "damaged.json", damaged)
     with pytest.raises(UserError, match=r"damaged\.json:1: not the record of a job"):
         sweep.read_records(tmp_path)
+
+
+def digest_of(*overrides: str, sweeper: str = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper") -> str:
+    """Of the sweep of these overrides; what is not swept over is in the composed configuration."""
+    composed = {"seed": 1, "hydra": {"overrides": {"task": list(overrides)}, "sweeper": {"_target_": sweeper}}}
+    return sweep._digest(OmegaConf.create(composed))
+
+
+def test_overrides_in_another_order_are_the_same_sweep_unless_one_changes_another_one() -> None:
+    assert digest_of("seed=1,2", "head=crf", "model=a") == digest_of("model=a", "head=crf", "seed=1,2")
+    assert digest_of("seed=1,2", "head=crf,span") != digest_of("seed=1,2", "head=crf")
+    drawing = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
+    assert digest_of("a=1,2", "b=1,2", sweeper=drawing) != digest_of("b=1,2", "a=1,2", sweeper=drawing)
+    assert digest_of("seed=1,2", "seed=3,4") != digest_of("seed=3,4", "seed=1,2")
+    assert digest_of("data.size={},null", "data.size.dev=1,2") != digest_of("data.size.dev=1,2", "data.size={},null")
+
+
+@pytest.mark.parametrize(("given", "found"), [("b", ["b"]), ("${now:%Y}", ["a", "b"])])
+def test_a_folder_that_is_named_is_the_only_one_in_which_a_sweep_is_looked_for(
+    tmp_path: Path, given: str, found: list[str]
+) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": f"{tmp_path}/{given}"}}})
+    assert sweep._candidates(config, tmp_path / "b") == [tmp_path / name for name in found]
+
+
+def test_the_parent_tells_of_the_runs_that_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    good, dead = (ChildRun(name, "seed=1", "FINISHED", {}) for name in ("good", "dead"))
+    monkeypatch.setattr(tracking, "child_runs", lambda *_: [dead, good])
+    monkeypatch.setattr(tracking, "describe_children", lambda run, runs, link: told.extend(one.id for one in runs))
+    parent, lock = Run(), try_lock(tmp_path / LOCK)
+    assert lock is not None
+    parent.id = "parent"
+    settings = dataclasses.asdict(TrackingConfig("off", None, str(tmp_path), "omniner", 0, False, False))
+    state = {"tracking": settings, "name": "sweep", "started": 1.0}
+    ended = sweep.Sweep(tmp_path, lock, state, new=True, run=parent)
+    record = sweep.JobRecord(tmp_path / "0.json", ["seed=1"], "", good)
+    sweep._finish_parent(ended, "FINISHED", None, [], [record])
+    lock.release()
+    assert told == ["good"]
+
+
+@pytest.mark.parametrize("changed", [SCORES, TRAINED_ON, None])
+def test_a_mean_over_runs_of_different_data_is_told(
+    changed: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = []
+    for number, digest in enumerate("ab"):
+        data = digest if changed == TRAINED_ON else "same"
+        gold = digest if changed == SCORES else "same"
+        write_json(tmp_path / f"{number}-{digest}" / TRAINED_ON, {"train": data})
+        write_json(
+            tmp_path / f"{number}-{digest}" / SCORES, {"signature": f"unit:pair|gold:{gold}|predictions:{digest}"}
+        )
+        run = ChildRun("", "", "finished", {"test/f1": 0.5})
+        records.append(sweep.JobRecord(tmp_path / f"{digest}.json", ["head=crf", f"seed={number}"], "", run))
+    sweep._warn_of_mixed_data(tmp_path, records)
+    assert ("did not read the same data" in caplog.text) == (changed is not None)
+
+
+def test_a_sweep_that_goes_on_knows_how_many_of_its_runs_have_finished(tmp_path: Path) -> None:
+    for number, status in enumerate(("finished", "finished, unsent", "killed")):
+        write_json(tmp_path / f"{number}-abc" / STATE, {"status": status})
+    lock = try_lock(tmp_path / LOCK)
+    assert lock is not None
+    assert sweep.Sweep(tmp_path, lock, {}, new=False).count_finished() == 2
+    lock.release()
