@@ -10,6 +10,7 @@ from omniner.config.groups import TrackingConfig
 from omniner.errors import UserError
 from omniner.model_files import find_checkpoint
 from omniner.runs.folder import FINISHED, ROOT, UNSENT, read_state
+from omniner.tracking.store import FoundRun
 
 
 class RunReference(NamedTuple):
@@ -52,12 +53,19 @@ def resolve_run(text: str, settings: TrackingConfig, where: str) -> RunReference
             name, status = folder.resolve().name, state.get("status", "")
             return RunReference(folder, state.get("run_id", ""), name, status, found_in_store=False)
     found = tracking.find_run(settings, text, where)
-    # A folder that was used again holds another run now.
-    state = read_state(Path(found.folder)) if found.folder else {}
-    here = state.get("run_id") == found.id
+    here = _folder_of(found)
     # The folder knows more than a store that has not got everything yet.
-    status = state.get("status", "") if here else found.status.lower()
-    return RunReference(Path(found.folder) if here else None, found.id, found.name, status, found_in_store=True)
+    status = read_state(here).get("status", "") if here else found.status.lower()
+    return RunReference(here, found.id, found.name, status, found_in_store=True)
+
+
+def _folder_of(found: FoundRun) -> Path | None:
+    """The folder of a run, also where the project was moved; None where it is not here, or holds another run now."""
+    if not found.folder:
+        return None
+    noted = Path(found.folder)
+    moved = (ROOT.joinpath(*noted.parts[begin:]) for begin in range(1, len(noted.parts)))
+    return next((path for path in (noted, *moved) if read_state(path).get("run_id") == found.id), None)
 
 
 def find_trained_model(text: str, settings: TrackingConfig, where: str = "checkpoint") -> Path:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from omniner.config.groups import TrackingConfig
 from omniner.errors import HIDDEN, UserError, masked, one_line
@@ -39,6 +39,11 @@ log = logging.getLogger("omniner.tracking")
 FOLDER_TAG = "omniner.folder"  # tells in the UI where a run's output lies
 LOCAL = "sqlite:///"  # how the address of a local store begins
 DATABASE = "mlflow.db"  # the local store, in its folder
+ARTIFACTS = "artifacts"  # what the local store keeps files in, in its folder
+ADDRESSES = (  # tables and columns of the database that hold addresses of files
+    ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
+    ("model_versions", "source"), ("model_versions", "storage_location"),
+)  # fmt: skip
 LOCK_SECONDS = 120  # longest wait for another process that is creating the local store
 DATA_SUFFIX = " data"  # behind the name of an experiment: where runs about corpora are, with no scores of models
 PARAMS_BATCH = 40  # MLflow takes 100, but not more than a megabyte in one request
@@ -356,13 +361,48 @@ def _open_local(tracking: TrackingConfig) -> Store:
                 connection.execute("PRAGMA journal_mode=WAL")  # readers and writers do not block each other
             address = f"{LOCAL}{database}"
             client = _client(address)
-            # A name of dots alone would be another folder.
-            place = folder / "artifacts" / re.sub(r"[^\w.\-]|^\.+$", "_", tracking.experiment)
+            place = folder / ARTIFACTS / _folder_name(tracking.experiment)
             experiment = _experiment(client, tracking.experiment, place.as_uri())
+            _follow_move(database)
             return Store(client, address, experiment, browser.local_address(tracking))
     except Timeout as error:
         found_lock = f"another process has held {folder / 'mlflow.lock'} for {LOCK_SECONDS} s"
         raise UserError("tracking.folder", found_lock, "End that process.") from error
+
+
+def _folder_name(experiment: str) -> str:
+    return re.sub(r"[^\w.\-]|^\.+$", "_", experiment)  # a name of dots alone would be another folder
+
+
+def _follow_move(database: Path) -> None:
+    """Give the files of a store that was moved or copied their addresses, which the database holds in full."""
+    artifacts = database.parent / ARTIFACTS
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        rows = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
+        for old in {before for name, location in rows if (before := _earlier_place(artifacts, name, location or ""))}:
+            log.info("the tracking store was moved: its files are in %s", artifacts)
+            for table, column in ADDRESSES:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (artifacts.as_uri(), len(old) + 1, len(old) + 1, f"{old}/"),
+                )
+
+
+def _earlier_place(artifacts: Path, experiment: str, location: str) -> str:
+    """The address where this store kept its files before; empty where they are there, or where others chose to be."""
+    old, _, name = location.rpartition("/")
+    parts = urlsplit(old)
+    before = Path(unquote(parts.path))
+    if parts.scheme != "file" or name != quote(_folder_name(experiment)) or before.name != ARTIFACTS:
+        return ""
+    if not (artifacts / unquote(name)).is_dir():
+        return ""
+    try:
+        if before.exists() and (before.samefile(artifacts) or not before.with_name(DATABASE).is_file()):
+            return ""
+    except OSError:  # somebody hides it, who would not take files either
+        return old
+    return old  # nothing is there, or the store that this one was copied from
 
 
 def _make_database(database: Path) -> None:
@@ -375,7 +415,7 @@ def _make_database(database: Path) -> None:
     # A name of its own each time: MLflow keeps the connections to a file that it failed with.
     half = database.with_name(f"{database.name}.{time.time_ns()}.new")
     make: Any = SqlAlchemyStore  # untyped
-    store = make(f"sqlite:///{half}", (database.parent / "artifacts").as_uri())
+    store = make(f"sqlite:///{half}", (database.parent / ARTIFACTS).as_uri())
     store.engine.dispose()
     half.replace(database)
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -594,6 +595,34 @@ def test_a_killed_child_whose_record_was_deleted_goes_on_in_a_new_one(local: Tra
     assert again.id != killed.id
     assert history(local, again.id, "f1") == [(1, 0.5)]
     assert client(local).get_run(again.id).data.tags["mlflow.parentRunId"] == parent
+
+
+def test_a_store_that_was_moved_or_copied_has_its_files_with_it(tmp_path: Path) -> None:
+    def run_with_a_file(name: str) -> str:
+        run = begin(store, tmp_path / name)
+        run.text("text", f"{name}.txt")
+        assert run.finish("FINISHED")
+        return run.id
+
+    def files(run: str) -> list[str]:
+        return [item.path for item in client(store).list_artifacts(run)]
+
+    store = config(tmp_path / "old 项目" / "mlruns")
+    first = run_with_a_file("first")
+    elsewhere = (tmp_path / "chosen" / "artifacts" / "mine").as_uri()
+    client(store).create_experiment("mine", artifact_location=elsewhere)
+    (tmp_path / "old 项目").rename(tmp_path / "new")
+    store = config(tmp_path / "new" / "mlruns")
+    assert [files(run) for run in (first, run_with_a_file("second"))] == [["first.txt"], ["second.txt"]]
+    assert not (tmp_path / "old 项目").exists()
+    assert client(store).get_experiment_by_name("mine").artifact_location == elsewhere
+
+    shutil.copytree(tmp_path / "new", tmp_path / "copy")
+    store = config(tmp_path / "copy" / "mlruns")
+    third = run_with_a_file("third")
+    assert [files(first), files(third)] == [["first.txt"], ["third.txt"]]
+    assert not list((tmp_path / "new").rglob("third.txt"))
+    assert list((tmp_path / "copy").rglob("third.txt"))
 
 
 # Provenance
