@@ -317,11 +317,13 @@ def without_class_defaults(group: type, values: Mapping[str, Any]) -> dict[str, 
         values: of it.
     """
     defaults, sections = _class_defaults(group), _sections(group)
-    return {
-        key: without_class_defaults(sections[key], value) if key in sections and isinstance(value, Mapping) else value
-        for key, value in values.items()
-        if key not in defaults or value != defaults[key]
-    }
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        is_section = key in sections and isinstance(value, Mapping)
+        said = without_class_defaults(sections[key], value) if is_section else value
+        if key not in defaults or said != ({} if is_section else defaults[key]):
+            kept[key] = said
+    return kept
 
 
 def _with_class_defaults(group: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omniner import tracking
 from omniner.config import compose
 from omniner.config.compose import NOT_IDENTITY, SEARCH_PATH, section
-from omniner.config.groups import TrackingConfig
+from omniner.config.groups import Config, TrackingConfig
 from omniner.config.overrides import quote
 from omniner.errors import Stopped, UserError
 from omniner.files import make_folder, read_json, try_lock, write_json, write_text, writing
@@ -214,7 +214,8 @@ def _digest(config: DictConfig) -> str:
     composed = OmegaConf.to_container(config, resolve=False)
     assert isinstance(composed, dict)
     given = [item for item in composed["hydra"]["overrides"]["task"] if not item.startswith(NOT_IDENTITY)]
-    base = {key: value for key, value in composed.items() if key not in (*NOT_IDENTITY, "hydra")}
+    said = compose.without_class_defaults(Config, {str(key): value for key, value in composed.items()})
+    base = {key: value for key, value in said.items() if key not in (*NOT_IDENTITY, "hydra")}
     sweeper = composed["hydra"]["sweeper"]
     if str(sweeper.get("_target_", "")).endswith(".BasicSweeper"):  # others draw values in the order of the overrides
         given = _ordered(given)

@@ -132,6 +132,15 @@ def test_overrides_in_another_order_are_the_same_sweep_unless_one_changes_anothe
     assert digest_of("data.size={},null", "data.size.dev=1,2") != digest_of("data.size.dev=1,2", "data.size={},null")
 
 
+def test_a_key_that_an_older_sweep_did_not_have_makes_no_other_one_of_it() -> None:
+    hydra = {"overrides": {"task": ["seed=1,2"]}, "sweeper": {}}
+    older, default, changed = (
+        sweep._digest(OmegaConf.create({"report": report, "hydra": hydra}))
+        for report in ({}, {"language": "auto"}, {"language": "zh"})
+    )
+    assert older == default != changed
+
+
 @pytest.mark.parametrize(("given", "found"), [("b", ["b"]), ("${now:%Y}", ["a", "b"])])
 def test_a_folder_that_is_named_is_the_only_one_in_which_a_sweep_is_looked_for(
     tmp_path: Path, given: str, found: list[str]
