@@ -326,12 +326,17 @@ def without_class_defaults(group: type, values: Mapping[str, Any]) -> dict[str, 
     return kept
 
 
-def _with_class_defaults(group: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the keys that an older run did not have, with the default of their class."""
+def with_class_defaults(group: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the keys that the `config.yaml` of an older run does not have, with the default of their class.
+
+    Args:
+        group: the class of a configuration or a section.
+        values: of it.
+    """
     filled = {**_class_defaults(group), **values}
     for key, section in _sections(group).items():
         if isinstance(filled.get(key), Mapping):
-            filled[key] = _with_class_defaults(section, filled[key])
+            filled[key] = with_class_defaults(section, filled[key])
     return filled
 
 
@@ -342,7 +347,7 @@ def _sections(group: type) -> dict[str, type]:
 
 
 def flat(config: Config | Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration, checked or as read from the `config.yaml` of a run, perhaps an older one, by dotted keys."""
+    """A configuration, checked or as read from the `config.yaml` of a run, or a section of one, by dotted keys."""
 
     def walk(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping) and (value or not prefix):
@@ -351,14 +356,13 @@ def flat(config: Config | Mapping[str, Any]) -> dict[str, Any]:
         else:
             yield prefix, value
 
-    if isinstance(config, Mapping):
-        return dict(walk("", _with_class_defaults(Config, config) if config else config))
-    return dict(walk("", dataclasses.asdict(config)))
+    return dict(walk("", config if isinstance(config, Mapping) else dataclasses.asdict(config)))
 
 
 def differences(config: Config | Mapping[str, Any], defaults: Config | Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose value is not the default one: key -> (default, value)."""
-    ours, theirs = flat(config), flat(defaults)
+    whole = [with_class_defaults(Config, one) if isinstance(one, Mapping) else one for one in (config, defaults)]
+    ours, theirs = map(flat, whole)
     keys = sorted(ours.keys() | theirs.keys())
     return {key: (theirs.get(key), ours.get(key)) for key in keys if theirs.get(key) != ours.get(key)}
 

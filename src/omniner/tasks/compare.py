@@ -415,7 +415,8 @@ def config_differences(sources: Sequence[RunFiles]) -> dict[str, list[Any]]:
     """Keys of the configurations that are not the same for all runs that have one, with the value of each run."""
     known = [source.config for source in sources if source.config]
     keys = sorted({key for config in known[1:] for key in compose.differences(config, known[0])})
-    flat = [compose.flat(source.config) for source in sources]
+    whole = [compose.with_class_defaults(Config, source.config) if source.config else {} for source in sources]
+    flat = [compose.flat(config) for config in whole]
     return {
         key: [values.get(key) if values else UNKNOWN for values in flat]
         for key in keys
