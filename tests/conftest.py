@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_it_starts() -> Iterator[None]:
+    """Leave no test the precision and determinism that the training of another one has set for the process."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "set_float32_matmul_precision"):
+        torch.set_float32_matmul_precision("highest")
+        if torch.are_deterministic_algorithms_enabled():
+            torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")

@@ -99,9 +99,9 @@ def test_a_rule_about_one_category_names_it() -> None:
         (GOOD.replace("[1]", "[0]"), "doubtful[0] must be at least 1, not 0"),
         (
             GOOD.replace("[1]", json.dumps({"长": "长" * 100}, ensure_ascii=False)),
-            f'doubtful must be of type array, not {{"长": "{"长" * 53}...',
+            f'doubtful must be of type array, not {{"长": "{"长" * 52}…',
         ),
-        (GOOD.replace("[1]", "[" * 900 + "]" * 900), f"doubtful[0] must be of type integer, not {'[' * 60}..."),
+        (GOOD.replace("[1]", "[" * 900 + "]" * 900), f"doubtful[0] must be of type integer, not {'[' * 59}…"),
         (GOOD[:-1], "it holds no JSON object"),
         ("{" * 100_000, "it holds no JSON object"),
         ("[" * 40_000, "it holds no JSON object"),

@@ -70,11 +70,6 @@ def test_random_weights_follow_the_seed_and_leave_the_generator_alone() -> None:
     assert any(not torch.equal(states[2][name], value) for name, value in states[0].items())
 
 
-def test_the_method_follows_the_weights(published: Path) -> None:
-    assert small_causal.build("auto").method == "full"
-    assert small_causal.build("auto", published).method == "lora"
-
-
 def test_a_checkpoint_is_the_model_again(kept: tuple[CausalModel, Path]) -> None:
     model, folder = kept
     loaded = language_model.load_causal_model(folder, torch.float32, "cpu")
