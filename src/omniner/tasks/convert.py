@@ -183,11 +183,11 @@ def _check(config: Config) -> None:
         return
     if not config.output:
         raise UserError("output", "task=convert needs it", "Set output=<file or folder to write>.")
-    if config.to == "auto":
-        _recognised(config)
     output = Path(config.output)
     if not output.exists():
         return
+    if config.to == "auto":
+        _recognised(config)
     file = _file_of(config)
     if file and output.is_dir():
         raise UserError("output", f"{output} is a folder", f"Name a file, such as {output / file}.")
