@@ -62,7 +62,7 @@ def test_a_damaged_state_of_a_sweep_is_named(damage: bytes, tmp_path: Path) -> N
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / sweep.SWEEP_STATE).write_bytes(damage)
     with pytest.raises(UserError, match=r"sweep\.json:1: .*resume=never"):
-        sweep._find_unfinished(tmp_path, "d")
+        sweep._find_unfinished([tmp_path / "one"], "d")
 
 
 @pytest.mark.parametrize(
