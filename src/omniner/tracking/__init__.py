@@ -64,13 +64,8 @@ def start_run(
         return Run()
     folder = make_folder(folder).resolve()
     store = _open_of_parent(tracking) if parent else open_store(tracking)
-    if resume_id and parent and not store.has(resume_id):
-        # Its parent goes on without being told to start anew, which would cost all that the other children have done.
-        log.warning(
-            "run %s of %s was deleted in the tracking store: a new one shows what is still done", resume_id, folder
-        )
-        resume_id = None
-        unsent.set_aside(folder)
+    if resume_id and parent:
+        resume_id = _if_not_deleted(store, resume_id, folder)
     unsent.note(tracking, folder)
     left = (folder / SPOOL).exists()
     spool = Spool(folder / SPOOL)
@@ -98,6 +93,18 @@ def start_run(
     if tracking.system_metrics:
         tracked.watch_machine()
     return tracked
+
+
+def _if_not_deleted(store: Store, run: str, folder: Path) -> str | None:
+    """The run of a child if its record is still there; else None, and what it had not sent is set aside.
+
+    Its parent goes on without being told to start anew, which would cost all that the other children have done.
+    """
+    if store.has(run):
+        return run
+    log.warning("run %s of %s was deleted in the tracking store: a new one shows what is still done", run, folder)
+    unsent.set_aside(folder)
+    return None
 
 
 def _open_of_parent(tracking: TrackingConfig) -> Store:

@@ -203,7 +203,7 @@ def _cells(entity: Entity | None, id: str, log: IssueLog) -> list[str]:
 def sniff_lines(excerpt: Excerpt) -> Match | None:
     """Recognise the header row."""
     header = header_of(excerpt)
-    return Match(82, f"a table with {', '.join(header)}") if _columns(header) else None
+    return Match(82, f"a table with {', '.join(filter(None, header))}") if _columns(header) else None
 
 
 FORMAT = Format(
