@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from omniner.corpus.taxonomy import primary_of
 from omniner.records import Entity, Issue, Prediction, Sentence, count_codes
 from omniner.registry import ERROR_TYPES
 from omniner.scoring.units import IMPOSSIBLE, Comparison, ImpossibleAnswer
@@ -317,12 +318,12 @@ class Counts:
         """One row per category, in name order."""
         return {name: score_row(self.tp[name], self.fp[name], self.fn[name]) for name in sorted(self.names())}
 
-    def grouped(self, primary: Callable[[str], str]) -> Counts:
+    def by_primary(self) -> Counts:
         """The same counts under the primaries of their categories."""
         result = Counts()
         for ours, theirs in ((self.tp, result.tp), (self.fp, result.fp), (self.fn, result.fn)):
             for name, number in ours.items():
-                theirs[primary(name)] += number
+                theirs[primary_of(name)] += number
         return result
 
 
@@ -392,18 +393,13 @@ def overlap_scores(errors: Iterable[ErrtaError], right: int) -> dict[str, Overla
     return rows
 
 
-def evaluate(comparison: Comparison, primary: Mapping[str, str]) -> Metrics:
-    """Compute all scores of a comparison but the intervals.
-
-    Args:
-        comparison: what `compare_units` gave.
-        primary: of every category in gold or prediction.
-    """
+def evaluate(comparison: Comparison) -> Metrics:
+    """Compute all scores of a comparison but the intervals."""
     counts = Counts.of(comparison)
     main, rows = main_scores(counts), counts.rows()
     micro = main.micro
-    strict = counts.grouped(primary.__getitem__).rows()
-    relaxed = relaxed_counts(comparison, counts, primary)
+    strict = counts.by_primary().rows()
+    relaxed = relaxed_counts(comparison, counts)
     relaxed_rows = relaxed.rows()
     return Metrics(
         unit=comparison.unit,
@@ -435,13 +431,13 @@ def _mean(rows: Sequence[ScoreRow], weights: Sequence[int] | None, whole: ScoreR
     return ScoreRow(*means, whole.support, whole.tp, whole.fp, whole.fn)
 
 
-def relaxed_counts(comparison: Comparison, counts: Counts, primary: Mapping[str, str]) -> Counts:
+def relaxed_counts(comparison: Comparison, counts: Counts) -> Counts:
     """Count by primary where the primary alone must match.
 
     The counts differ from the grouped strict ones where a missing and an extra unit of one primary share their place,
     and in the few sentences that have one place in two categories: those are compared again as a whole.
     """
-    place, result = comparison.place, counts.grouped(primary.__getitem__)
+    place, result = comparison.place, counts.by_primary()
     again = _ambiguous(comparison)
     for sentence, missing, extra in comparison.sentence_errors:
         if not (missing and extra) or sentence in again:
@@ -449,15 +445,15 @@ def relaxed_counts(comparison: Comparison, counts: Counts, primary: Mapping[str,
         places = set(map(place, missing))
         found = [unit for unit in extra if place(unit) in places]
         if found:
-            gold = {(place(unit), primary[unit[1]]) for unit in missing}
+            gold = {(place(unit), primary_of(unit[1])) for unit in missing}
             for unit in found:
-                name = primary[unit[1]]
+                name = primary_of(unit[1])
                 if (place(unit), name) in gold:
                     result.tp[name] += 1
                     result.fp[name] -= 1
                     result.fn[name] -= 1
     if again:
-        _compare_again(comparison, again, primary, result)
+        _compare_again(comparison, again, result)
     return result
 
 
@@ -476,13 +472,13 @@ def _ambiguous(comparison: Comparison) -> set[int]:
     return found
 
 
-def _compare_again(comparison: Comparison, again: set[int], primary: Mapping[str, str], result: Counts) -> None:
+def _compare_again(comparison: Comparison, again: set[int], result: Counts) -> None:
     """Take the strict counts of some sentences out of `result` and put their relaxed ones in."""
     key, place = comparison.key, comparison.place
     for index in sorted(again):
         sides = comparison.gold[index], comparison.predicted[index]
-        strict = [{(key(unit), primary[unit[1]]) for unit in units} for units in sides]
-        relaxed = [{(place(unit), primary[unit[1]]) for unit in units} for units in sides]
+        strict = [{(key(unit), primary_of(unit[1])) for unit in units} for units in sides]
+        relaxed = [{(place(unit), primary_of(unit[1])) for unit in units} for units in sides]
         for (gold, predicted), sign in ((strict, -1), (relaxed, 1)):
             for counter, units in (
                 (result.tp, gold & predicted),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from array import array
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal
@@ -25,18 +25,20 @@ from omniner.scoring.errta import assemble_compared, sort_by_position, sort_comp
 from omniner.scoring.metrics import (
     Counts,
     ErrtaResult,
+    Interval,
     Metrics,
     OverlapRow,
     ParseFailure,
     ParseSummary,
     ScoreResult,
+    ScoreRow,
     UnitScores,
     evaluate,
     main_scores,
     overlap_scores,
 )
 from omniner.scoring.predictions import LABEL, LABEL_PARSE, LoadedPredictions, garbage_collection_paused
-from omniner.scoring.resampling import bootstrap_intervals, post_numbers
+from omniner.scoring.resampling import bootstrap_intervals, counted_categories, post_numbers
 from omniner.scoring.units import (
     UNITS,
     Comparison,
@@ -52,7 +54,7 @@ Unit = Literal["pair", "span"]
 Mode = Literal["official", "span"]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Scored:
     """What a profile gives: the sentences that count, their comparison, and how their answers were read."""
 
@@ -65,9 +67,8 @@ class _Scored:
 def score_loaded(loaded: LoadedPredictions, metrics: MetricsConfig, errta: ErrtaConfig) -> ScoreResult:
     """Score a predictions file that `read_predictions` has read."""
     result = score_records(loaded.gold, loaded.predictions, metrics, errta)
-    result.issues[:0] = loaded.issues
-    result.timing["read"] += loaded.seconds
-    return result
+    timing = result.timing | {"read": loaded.seconds}
+    return replace(result, issues=[*loaded.issues, *result.issues], timing=timing)
 
 
 @garbage_collection_paused()
@@ -92,43 +93,34 @@ def score_records(
             texts.
     """
     start = time.perf_counter()
-    issues: list[Issue] = []
-    by_id = _by_id(predictions, issues)
-    samples = _match(gold, by_id, issues)
+    by_id, repeated = _by_id(predictions)
+    samples, unmatched = _match(gold, by_id)
     located = has_places(gold)
     unit, mode = _unit(gold, located, metrics), _mode(gold, located, metrics, errta)
     compare = _compare_official if metrics.profile == "official" else _compare_own
-    scored, other = compare(samples, metrics, unit, located, issues)
-    primary = _Primaries()
-    scores = evaluate(scored.comparison, primary)
-    units = _score_both_units(scores, scored, other, metrics)
-    known = {name for name, row in scores.categories.items() if row.support}.union(categories)
-    if scored.selection is not None:
-        _drop_summary_rows(scores, issues)
+    scored, other, met = compare(samples, metrics, unit, located)
+    scores, units, lost_rows = _evaluate(scored, other, metrics)
     middle = time.perf_counter()
     errors = _sort_errors(scored, other, samples, mode)
     overlap = _score_overlap(scored, other, errors)
-    sentences = scored.sentences
+    comparison, sentences = scored.comparison, scored.sentences
     ids, texts = [sentence.id for sentence in sentences], [sentence.text for sentence in sentences]
-    errors.impossible = find_impossible(scored.comparison, ids, texts, known)
-    scored.parse.errta_read = errors.read
-    issues += errors.crashes
-    primary.meet(unit[1] for error in errors.errors for unit in error.gold + error.predicted)
-    timing = {"read": 0.0, "metrics": middle - start, "errta": time.perf_counter() - middle}
+    impossible = find_impossible(comparison, ids, texts, {*comparison.right, *comparison.missing, *categories})
+    signature = _signature(scores, errors, metrics, samples)
     return ScoreResult(
         profile=metrics.profile,
         metrics=scores,
         units=units,
         overlap=overlap,
-        errta=errors,
-        parse=scored.parse,
-        signature=_signature(scores, errors, metrics, samples),
-        timing=timing,
-        issues=issues,
+        errta=replace(errors, impossible=impossible),
+        parse=replace(scored.parse, errta_read=errors.read),
+        signature=signature,
+        timing={"read": 0.0, "metrics": middle - start, "errta": time.perf_counter() - middle},
+        issues=[*repeated, *unmatched, *met, *lost_rows, *errors.crashes],
         sentences={sentence.id: sentence for sentence in gold},
         predictions=_with_places(by_id, scored),
-        primary=dict(sorted(primary.items())),
-        comparison=scored.comparison,
+        primary=_primaries(comparison, errors),
+        comparison=comparison,
         scored=ids,
     )
 
@@ -173,38 +165,26 @@ def _mode(gold: Sequence[Sentence], located: bool, metrics: MetricsConfig, errta
     return "span"
 
 
-class _Primaries(dict[str, str]):
-    """Category -> primary, filled as categories are met."""
-
-    def meet(self, categories: Iterable[str]) -> None:
-        """Make sure of an entry for each (the official readers may know more categories than the scores)."""
-        for category in set(categories).difference(self):
-            self[category] = primary_of(category)
-
-    def __missing__(self, category: str) -> str:
-        self[category] = primary = primary_of(category)
-        return primary
-
-
-def _by_id(predictions: Sequence[Prediction], issues: list[Issue]) -> dict[str, Prediction]:
+def _by_id(predictions: Sequence[Prediction]) -> tuple[dict[str, Prediction], list[Issue]]:
+    """The first prediction of each id, and an issue for each further one."""
     by_id = {prediction.id: prediction for prediction in reversed(predictions)}
+    issues: list[Issue] = []
     if len(by_id) < len(predictions):
         seen: set[str] = set()
         for prediction in predictions:
             if prediction.id in seen:
                 issues.append(Issue("duplicate-prediction", "the first one is used", id=prediction.id))
             seen.add(prediction.id)
-    return by_id
+    return by_id, issues
 
 
-def _match(
-    gold: Sequence[Sentence], by_id: dict[str, Prediction], issues: list[Issue]
-) -> list[tuple[Sentence, Prediction | None]]:
+def _match(gold: Sequence[Sentence], by_id: dict[str, Prediction]) -> tuple[list[official.Sample], list[Issue]]:
+    """Each gold sentence with its prediction, and an issue for each of either without the other."""
     samples = [(sentence, by_id.get(sentence.id)) for sentence in gold]
     known = {sentence.id for sentence in gold}
     if len(known) < len(gold):
         raise UserError("gold", "two sentences have the same id", "Give every sentence its own id.")
-    issues += [
+    issues = [
         Issue("no-prediction", "counted as an empty answer", id=sentence.id)
         for sentence, prediction in samples
         if prediction is None
@@ -212,21 +192,22 @@ def _match(
     if len(by_id) > len(gold) or any(name not in known for name in by_id):
         unknown = [name for name in by_id if name not in known]
         issues += [Issue("unknown-id", "a prediction for no gold sentence: not scored", id=name) for name in unknown]
-    return samples
+    return samples, issues
 
 
 def _compare_own(
-    samples: Sequence[official.Sample], metrics: MetricsConfig, unit: str, located: bool, issues: list[Issue]
-) -> tuple[_Scored, _Scored | None]:
+    samples: Sequence[official.Sample], metrics: MetricsConfig, unit: str, located: bool
+) -> tuple[_Scored, _Scored | None, list[Issue]]:
     """An answer that is missing or cannot be read is empty, or is left out where the settings say so.
 
     Returns:
-        What is scored, and the same by the other unit; None where gold has no places.
+        What is scored, the same by the other unit (None where gold has no places), and the issues.
     """
     drop = metrics.on_parse_failure == "drop"
     sentences: list[Sentence] = []
     predicted: list[list[Entity]] = []
     failures: list[ParseFailure] = []
+    issues: list[Issue] = []
     for sentence, prediction in samples:
         if prediction is not None and prediction.parse != "ok":
             failures.append(ParseFailure(sentence.id, prediction.parse, prediction.reason, prediction.raw))
@@ -239,19 +220,19 @@ def _compare_own(
             predicted.append(prediction.entities if prediction is not None else [])
     failed = sum(failure.status == "failed" for failure in failures)
     parse = ParseSummary(len(samples), len(sentences), 0, failed, len(failures) - failed, failures)
-    comparison, other = _compare_by_units(sentences, predicted, unit, located, issues)
-    return _Scored(sentences, comparison, parse), _Scored(sentences, other, parse) if other is not None else None
+    comparison, other, misplaced = _compare_by_units(sentences, predicted, unit, located)
+    beside = None if other is None else _Scored(sentences, other, parse)
+    return _Scored(sentences, comparison, parse), beside, issues + misplaced
 
 
 def _compare_by_units(
-    sentences: Sequence[Sentence], predicted: Sequence[Sequence[Entity]], unit: str, located: bool, issues: list[Issue]
-) -> tuple[Comparison, Comparison | None]:
-    """The comparison by `unit` and, where gold has places, that by the other one."""
+    sentences: Sequence[Sentence], predicted: Sequence[Sequence[Entity]], unit: str, located: bool
+) -> tuple[Comparison, Comparison | None, list[Issue]]:
+    """The comparison by `unit`, where gold has places that by the other one, and issues of offsets."""
     gold = [sentence.entities for sentence in sentences]
     if not located and unit == "pair":
-        return compare_units(gold, predicted, unit), None
-    placed, met = locate_predictions(sentences, predicted)
-    issues += met
+        return compare_units(gold, predicted, unit), None, []
+    placed, issues = locate_predictions(sentences, predicted)
     spans = compare_units(gold, placed, "span")
     if unit == "pair":
         # What names no place gets one when errors are sorted, beside what it may be taken for.
@@ -259,53 +240,78 @@ def _compare_by_units(
             given if found is given else [old if old[2] is None else new for old, new in zip(given, found, strict=True)]
             for given, found in zip(predicted, placed, strict=True)
         ]
-        return compare_units(gold, known, "pair"), spans
-    check_some_fit(predicted, met)
-    return spans, pairs_of(spans)
+        return compare_units(gold, known, "pair"), spans, issues
+    check_some_fit(predicted, issues)
+    return spans, pairs_of(spans), issues
 
 
 def _compare_official(
-    samples: Sequence[official.Sample], metrics: MetricsConfig, unit: str, located: bool, issues: list[Issue]
-) -> tuple[_Scored, _Scored | None]:
+    samples: Sequence[official.Sample], metrics: MetricsConfig, unit: str, located: bool
+) -> tuple[_Scored, _Scored | None, list[Issue]]:
     """As the scripts read and count, by pair; beside it, where gold has places, by span as the own profile does."""
     chosen = official.select_samples(samples)
-    issues += chosen.issues
     failed = len(samples) - len(chosen.samples)
     parse = ParseSummary(len(samples), len(chosen.samples), 0, failed, chosen.repaired, chosen.failures)
     sentences = [samples[index][0] for index in chosen.samples]
     scored = _Scored(sentences, official.compare_selected(chosen), parse, chosen)
     if not located:
-        return scored, None
-    return scored, _compare_own(samples, replace(metrics, on_parse_failure="empty"), "span", located, [])[0]
+        return scored, None, chosen.issues
+    spans, _, _ = _compare_own(samples, replace(metrics, on_parse_failure="empty"), "span", located)
+    return scored, spans, chosen.issues
 
 
-def _drop_summary_rows(scores: Metrics, issues: list[Issue]) -> None:
-    if not scores.categories:
-        issues.append(Issue("official-stop", "no category at all: the evaluation script has no table and stops"))
-    taken = [name for name in official.SUMMARY_ROWS if scores.categories.pop(name, None) is not None]
-    issues += [Issue("official-row", f"the category {name!r} loses its row to the summary's") for name in taken]
-
-
-def _score_both_units(
-    scores: Metrics, scored: _Scored, other: _Scored | None, metrics: MetricsConfig
-) -> dict[str, UnitScores]:
-    """Give the main scores by each unit, with intervals where they are wanted; `scores` shares its own."""
-    sides = {scored.comparison.unit: (scored, UnitScores(scores.micro, scores.macro, scores.intervals))}
-    if other is not None:
-        sides[other.comparison.unit] = (other, main_scores(Counts.of(other.comparison)))
+def _evaluate(
+    scored: _Scored, other: _Scored | None, metrics: MetricsConfig
+) -> tuple[Metrics, dict[str, UnitScores], list[Issue]]:
+    """All scores of what is scored, the main ones by each unit, and issues of rows that the official scripts lose."""
+    sides = [scored] if other is None else [scored, other]
+    intervals = _intervals(sides, metrics) if metrics.bootstrap else {}
+    scores = evaluate(scored.comparison)
     if metrics.bootstrap:
-        # The same draws of posts for both, where both are of the same sentences.
-        together = other is not None and other.sentences is scored.sentences
-        for group in [[*sides.values()]] if together else [[side] for side in sides.values()]:
-            posts = post_numbers(group[0][0].sentences)
-            found = bootstrap_intervals(
-                [side.comparison for side, _ in group], posts, metrics.bootstrap, metrics.confidence, metrics.seed
-            )
-            for (_, row), intervals in zip(group, found, strict=True):
-                row.intervals.update(intervals)
-        scores.confidence, scores.resamples = metrics.confidence, metrics.bootstrap
-        scores.resampled = "posts" if any(sentence.post_id for sentence in scored.sentences) else "sentences"
-    return {unit: sides[unit][1] for unit in UNITS if unit in sides}
+        drawn = "posts" if any(sentence.post_id for sentence in scored.sentences) else "sentences"
+        scores = replace(
+            scores,
+            intervals=intervals[scores.unit],
+            confidence=metrics.confidence,
+            resamples=metrics.bootstrap,
+            resampled=drawn,
+        )
+    units = {scores.unit: UnitScores(scores.micro, scores.macro, scores.intervals)}
+    if other is not None:
+        unit = other.comparison.unit
+        units[unit] = replace(main_scores(Counts.of(other.comparison)), intervals=intervals.get(unit, {}))
+    issues: list[Issue] = []
+    if scored.selection is not None:
+        rows, issues = _without_summary_rows(scores.categories)
+        scores = replace(scores, categories=rows)
+    return scores, {unit: units[unit] for unit in UNITS if unit in units}, issues
+
+
+def _intervals(sides: Sequence[_Scored], metrics: MetricsConfig) -> dict[str, dict[str, Interval]]:
+    """The intervals by unit: from the same draws of posts for both, where both are of the same sentences."""
+    together = all(side.sentences is sides[0].sentences for side in sides)
+    found: dict[str, dict[str, Interval]] = {}
+    for group in [sides] if together else [[side] for side in sides]:
+        comparisons = [side.comparison for side in group]
+        posts = post_numbers(group[0].sentences)
+        drawn = bootstrap_intervals(comparisons, posts, metrics.bootstrap, metrics.confidence, metrics.seed)
+        found |= {one.unit: intervals for one, intervals in zip(comparisons, drawn, strict=True)}
+    return found
+
+
+def _without_summary_rows(rows: dict[str, ScoreRow]) -> tuple[dict[str, ScoreRow], list[Issue]]:
+    """The rows of categories that the evaluation script's table shows, and an issue for each that it loses."""
+    if not rows:
+        return rows, [Issue("official-stop", "no category at all: the evaluation script has no table and stops")]
+    lost = [name for name in official.SUMMARY_ROWS if name in rows]
+    issues = [Issue("official-row", f"the category {name!r} loses its row to the summary's") for name in lost]
+    return {name: row for name, row in rows.items() if name not in lost}, issues
+
+
+def _primaries(comparison: Comparison, errors: ErrtaResult) -> dict[str, str]:
+    """The primary of every category, in name order: the official ERRTA readers may know more than were counted."""
+    named = {unit[1] for error in errors.errors for unit in error.gold + error.predicted}
+    return {name: primary_of(name) for name in sorted(named.union(counted_categories([comparison])))}
 
 
 def _sort_errors(scored: _Scored, other: _Scored | None, samples: Sequence[official.Sample], mode: str) -> ErrtaResult:

@@ -17,12 +17,11 @@ from omniner.scoring.metrics import Counts, Metrics, OverlapRow, evaluate, overl
 from omniner.scoring.resampling import bootstrap_intervals
 from omniner.scoring.units import compare_units, pairs_of
 
-PRIMARY = {name: primary_of(name) for name in CATEGORIES}
 Corpus = list[tuple[list[Entity], list[Entity]]]
 
 
 def metrics_of(corpus: Corpus, unit: str) -> Metrics:
-    return evaluate(compare_units([g for g, _ in corpus], [p for _, p in corpus], unit), PRIMARY)
+    return evaluate(compare_units([g for g, _ in corpus], [p for _, p in corpus], unit))
 
 
 def slow_counts(corpus: Corpus, unit: str, name: object) -> tuple[int, int, int]:
@@ -204,7 +203,7 @@ def test_intervals_hold_the_score_are_seeded_and_shrink_with_data() -> None:
     for sentences in (50, 800):
         corpus = random_corpus(sentences, 1)
         comparison = compare_units([g for g, _ in corpus], [p for _, p in corpus], "span")
-        metrics = evaluate(comparison, PRIMARY)
+        metrics = evaluate(comparison)
         found = bootstrap_intervals([comparison], range(sentences), 500, 0.95, 3)[0]
         assert found == bootstrap_intervals([comparison], range(sentences), 500, 0.95, 3)[0]
         assert found != bootstrap_intervals([comparison], range(sentences), 500, 0.95, 4)[0]

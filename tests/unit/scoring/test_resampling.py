@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from paired_runs import gold, outcomes, predictions, tables
 
 from omniner.config.groups import CompareConfig
-from omniner.corpus.taxonomy import primary_of
 from omniner.records import Entity, Prediction, Sentence
 from omniner.scoring import resampling
 from omniner.scoring.metrics import evaluate
@@ -28,7 +27,7 @@ SETTINGS = CompareConfig(resamples=500, permutations=500, confidence=0.95, alpha
 def by_hand(sentences: Sequence[Sentence], run: Sequence[Prediction], names: Sequence[str]) -> list[float]:
     """`FIGURES`, then F1 of each category, from the scorer itself."""
     compared = compare_units([s.entities for s in sentences], [p.entities for p in run], "span")
-    metrics = evaluate(compared, {name: primary_of(name) for name in names})
+    metrics = evaluate(compared)
     rows = [metrics.categories[name].f1 if name in metrics.categories else 0.0 for name in names]
     return [*metrics.micro[:3], metrics.macro.f1, *rows]
 
