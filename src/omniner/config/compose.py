@@ -29,7 +29,7 @@ from yaml import AliasToken, YAMLError
 
 from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, CausalConfig, Method
-from omniner.config.overrides import explain_override, read_arguments
+from omniner.config.overrides import explain_override, override_line, read_arguments
 from omniner.config.validate import field_types, validate
 from omniner.errors import UserError, first_line_of, masked, one_line
 from omniner.files import explaining
@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 # What may change without making a run another run: where it is written and logged, not what it computes.
 NOT_IDENTITY = ("output_dir", "resume", "overwrite", "tracking", "children")
+
+SCORING = ("metrics", "errta")  # the sections that say what a score and an error are
 
 # Environment: the user's own folders of configurations, as a list in an override holds them, for children of a sweep.
 SEARCH_PATH = "OMNINER_SEARCH_PATH"
@@ -365,6 +367,20 @@ def differences(config: Config | Mapping[str, Any], defaults: Config | Mapping[s
     ours, theirs = map(flat, whole)
     keys = sorted(ours.keys() | theirs.keys())
     return {key: (theirs.get(key), ours.get(key)) for key in keys if theirs.get(key) != ours.get(key)}
+
+
+def scoring_line(config: Config | Mapping[str, Any]) -> str:
+    """Return the overrides with which another command scores and sorts errors as this configuration does.
+
+    Args:
+        config: checked, or as read from the `config.yaml` of a run.
+
+    Returns:
+        Them as one types them into a shell; empty where nothing but the defaults of `conf/config.yaml` is set.
+    """
+    file = read_mapping(conf_folder() / "config.yaml", "Install OmniNER again.")
+    usual, ours = flat({name: file[name] for name in SCORING}), flat(config)
+    return override_line({key: ours[key] for key in usual if key in ours and ours[key] != usual[key]})
 
 
 def check_pairs(config: Config) -> None:

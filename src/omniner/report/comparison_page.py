@@ -108,6 +108,7 @@ class ComparisonFacts:
     created: str  # time, as people read it
     details: Mapping[str, str]  # shown in this order: where each run comes from, the test set, ...
     unknown_config: bool  # whether some run has no configuration
+    warnings: Sequence[str] = ()  # shown before those of the comparison itself
 
 
 def render_comparison_page(
@@ -128,7 +129,7 @@ def render_comparison_page(
         "facts": facts,
         "key_numbers": _key_numbers(comparison),
         "verdicts": list(zip(sure, lines, strict=True)),
-        "warnings": comparison_warnings(comparison),
+        "warnings": [*facts.warnings, *comparison_warnings(comparison)],
         "signature": comparison.signature,
         "charts": draw_comparison_figures(comparison, language),
         "method": comparison_method(comparison),

@@ -436,9 +436,7 @@ def close(outcome: str) -> tuple[list[str], list[str]]:
         table, files = _write_summary(sweep, records)
         _warn_of_mixed_data(sweep.folder, records)
         lines += comparison_tables.seed_lines(table)
-        if sum(not record.error for record in records) > 1:
-            runs = shlex.quote(f"runs=[{sweep.folder}]")
-            lines.append(f"next: python -m omniner.run task=compare {runs}")
+        lines += _next_command(sweep.folder, records)
         lines.append(str(sweep.folder))
     links, told = _finish_parent(sweep, outcome, table, files, records)
     sweep.save(status=UNSENT if outcome == "FINISHED" and not told else outcome.lower())
@@ -447,6 +445,16 @@ def close(outcome: str) -> tuple[list[str], list[str]]:
     names = comparison_tables.distinguishing_overrides([record.overrides for record in records], ())
     labels = {record.path: name for record, name in zip(records, names, strict=True)}
     return lines, [": ".join(filter(None, (labels[record.path], record.error))) for record in failed]
+
+
+def _next_command(sweep: Path, records: Sequence[JobRecord]) -> list[str]:
+    """The line with the command that compares the runs of a sweep as they were scored; none where there are too few."""
+    folders = [_folder_of_job(sweep, record.path.stem) for record in records if not record.error]
+    if len(folders) < 2 or (first := folders[0]) is None or None in folders:  # None: `output_dir` put it elsewhere
+        return []
+    scoring = compose.scoring_line(compose.read_mapping(first / "config.yaml", "Name the runs to compare one by one."))
+    runs = shlex.quote(f"runs=[{sweep}]")
+    return [" ".join(filter(None, ["next: python -m omniner.run task=compare", runs, scoring]))]
 
 
 def _write_summary(sweep: Sweep, records: Sequence[JobRecord]) -> tuple[Table, list[Path]]:

@@ -371,6 +371,12 @@ def _signature(scores: Metrics, errors: ErrtaResult, metrics: MetricsConfig, sam
     return "|".join(f"{name}:{value}" for name, value in parts.items())
 
 
+def way_of_counting(signature: str) -> dict[str, str]:
+    """Return what a signature says of how scores and errors are counted, without what they were counted on."""
+    parts = dict(part.partition(":")[::2] for part in signature.split("|"))
+    return {name: parts[name] for name in ("profile", "unit", "unreadable", "errta") if name in parts}
+
+
 def _digest(ids: list[str], sides: list[list[Entity]], texts: list[str]) -> str:
     """A short digest of ids, entities and texts, in this order."""
     columns: list[Any] = list(zip(*chain.from_iterable(sides), strict=True)) or [()] * 4

@@ -26,9 +26,10 @@ from omniner import tracking
 from omniner.config import compose
 from omniner.config.compose import NOT_IDENTITY
 from omniner.config.groups import Config
+from omniner.config.overrides import override_line
 from omniner.corpus.adjudication import annotation_of
 from omniner.errors import UserError
-from omniner.files import explaining, make_folder
+from omniner.files import explaining, make_folder, read_json
 from omniner.records import Issue, Sentence, content_digest
 from omniner.report import comparison_page
 from omniner.report.comparison_page import (
@@ -41,7 +42,7 @@ from omniner.report.comparison_tables import build_comparison_tables, comparison
 from omniner.report.tables import TEXT, Table, escape_markdown, tables_markdown
 from omniner.runs import sweep
 from omniner.runs.context import Context, Input, Task, entry_label, split_entry
-from omniner.runs.folder import ROOT, SWEEP_STATE, read_state
+from omniner.runs.folder import ROOT, SCORES, SWEEP_STATE, read_state
 from omniner.runs.references import resolve_run
 from omniner.scoring.comparison import (
     HUMAN,
@@ -54,7 +55,7 @@ from omniner.scoring.comparison import (
     labelled_gold,
 )
 from omniner.scoring.predictions import LoadedPredictions, read_predictions
-from omniner.scoring.profiles import has_places
+from omniner.scoring.profiles import has_places, way_of_counting
 from omniner.tasks import adjudicate
 from omniner.tasks.predict import GOLD, PREDICTIONS
 from omniner.tasks.score import check_scored
@@ -66,12 +67,17 @@ log = logging.getLogger("omniner")
 CONFIG = "config.yaml"
 # Keys in which runs may differ without being other runs: what they are called, where they are and what they read.
 NOT_COMPARED = (*NOT_IDENTITY, "name", "predictions", "gold")
+COUNTING = (*sweep.SCALES, "metrics.on_parse_failure")  # keys that change what is counted
 UNKNOWN = "unknown"  # in the place of a value of a run without configuration
 
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """Where a run's files are: `config` is empty for a bare predictions file, `run_id` for an untracked run."""
+    """Where a run's files are, and what is known of it.
+
+    `config` and `signature` (that of its own scores) are empty for a bare predictions file, `run_id` for an untracked
+    run.
+    """
 
     name: str
     where: str  # for people
@@ -79,6 +85,7 @@ class RunFiles:
     gold: Path | None  # None: in or beside the predictions
     config: Mapping[str, Any]
     run_id: str
+    signature: str = ""
 
 
 def run(context: Context) -> None:
@@ -103,7 +110,10 @@ def run(context: Context) -> None:
     context.publish_issues([*issues, *met, *_issues(comparison)])
     context.run.datasets([DataInput("test", "test", digest, sources[0].where, comparison.sentences)])
     context.run.tags({f"compare.{source.name}": source.run_id or source.where for source in sources})
-    _publish(context, comparison, sources, digest)
+    warnings = counted_otherwise(sources, comparison, config)
+    for warning in warnings:
+        log.warning(warning)
+    _publish(context, comparison, sources, digest, warnings)
     ids = [source.run_id for source in sources if source.run_id]
     summary = comparison_summary(comparison)
     headline = f"{counted(len(sources), 'run')} compared on {counted(comparison.sentences, 'sentence')}"
@@ -140,7 +150,34 @@ def _issues(comparison: RunComparison) -> list[Issue]:
     ]
 
 
-def _publish(context: Context, comparison: RunComparison, sources: Sequence[RunFiles], digest: str) -> None:
+def counted_otherwise(sources: Sequence[RunFiles], comparison: RunComparison, config: Config) -> list[str]:
+    """Name the runs whose own reports count in another way than this comparison, and the keys that would count so."""
+    here = compose.flat(config)
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for source in sources:
+        way_here = way_of_counting(comparison.results[source.name].signature)
+        own_way = way_of_counting(source.signature)
+        differ = [name for name, value in own_way.items() if value != way_here[name]]
+        if differ:
+            ran = compose.flat(source.config)
+            keys = override_line({key: ran[key] for key in COUNTING if key in ran and ran[key] != here[key]})
+            told = [", ".join(f"{name} {counts[name]}" for name in differ) for counts in (own_way, way_here)]
+            groups.setdefault((told[0], told[1], keys), []).append(source.name)
+    warnings: list[str] = []
+    for (theirs, ours, keys), names in groups.items():
+        differs = Wording(
+            "{runs}: figures here are not those of the run's own report, which counts by {theirs}; this comparison "
+            "counts by {ours}.",
+            runs=Wording.joined(", ", names), theirs=theirs, ours=ours,
+        )  # fmt: skip
+        add = [Wording("Add {keys} to count as there.", keys=keys)] if keys else []
+        warnings.append(Wording.joined(" ", [differs, *add]))
+    return warnings
+
+
+def _publish(
+    context: Context, comparison: RunComparison, sources: Sequence[RunFiles], digest: str, warnings: Sequence[str]
+) -> None:
     differ = config_differences(sources)
     tables = build_comparison_tables(comparison, differ)
     context.run.metrics(_metrics(comparison))
@@ -149,10 +186,7 @@ def _publish(context: Context, comparison: RunComparison, sources: Sequence[RunF
     for name, table in tables.items():
         if any(column.kind != TEXT for column in table.columns):  # no paper prints whole sentences
             context.publish_text(f"latex/compare_{name}.tex", table.to_latex(f"compare-{name}"))
-    gold = comparison.results[comparison.baseline].sentences.values()
-    language = context.page_language(sentence.text for sentence in gold)
-    context.publish_figures(comparison_page.draw_comparison_figures(comparison, language))
-    _texts(context, comparison, tables, sources, digest, language)
+    _texts(context, comparison, tables, sources, digest, warnings)
 
 
 def _metrics(comparison: RunComparison) -> dict[str, float]:
@@ -181,8 +215,11 @@ def _texts(
     tables: Mapping[str, Table],
     sources: Sequence[RunFiles],
     digest: str,
-    language: str,
+    warnings: Sequence[str],
 ) -> None:
+    gold = comparison.results[comparison.baseline].sentences.values()
+    language = context.page_language(sentence.text for sentence in gold)
+    context.publish_figures(comparison_page.draw_comparison_figures(comparison, language))
     tested = Wording("{sentences:sentence}, digest {digest}", sentences=comparison.sentences, digest=digest)
     details: dict[str, str] = {
         **{source.name: source.where for source in sources},
@@ -192,10 +229,10 @@ def _texts(
     }
     created = time.strftime("%Y-%m-%d %H:%M:%S")
     unknown = any(not source.config for source in sources)
-    facts = ComparisonFacts(context.config.name, created, details, unknown)
+    facts = ComparisonFacts(context.config.name, created, details, unknown, warnings)
     page = render_comparison_page(comparison, tables, facts, language)
     context.publish_text("comparison.html", page)
-    said = [*comparison_summary(comparison), *comparison_warnings(comparison)]
+    said = [*comparison_summary(comparison), *warnings, *comparison_warnings(comparison)]
     lines = [f"# {escape_markdown(context.config.name)}", *(f"- {escape_markdown(line)}" for line in said)]
     lines += [tables_markdown(tables), "## How it was tested", *map(escape_markdown, comparison_method(comparison))]
     context.publish_text("comparison.md", "\n\n".join(lines) + "\n")
@@ -264,7 +301,8 @@ def _locate(text: str, config: Config, copies: Path) -> RunFiles:
         state = read_state(path.parent)
         # Beside a file that belongs to no run, a config.yaml is that of something else.
         settings = _read_config(path.parent) if state else {}
-        return RunFiles(_name_of(path, settings), str(path), path, gold, settings, state.get("run_id", ""))
+        signature = _read_signature(path.parent) if state else ""
+        return RunFiles(_name_of(path, settings), str(path), path, gold, settings, state.get("run_id", ""), signature)
     found = resolve_run(text, config.tracking, "runs")
     if found.status and not found.has_results:
         named = f"{found.name} ({found.run_id})" if found.found_in_store else f"in {found.folder}"
@@ -273,7 +311,7 @@ def _locate(text: str, config: Config, copies: Path) -> RunFiles:
     folder = found.folder
     if folder is None:
         folder = make_folder(copies)
-        tracking.fetch_artifacts(config.tracking, found.run_id, (PREDICTIONS, GOLD, CONFIG), folder)
+        tracking.fetch_artifacts(config.tracking, found.run_id, (PREDICTIONS, GOLD, CONFIG, SCORES), folder)
     source = _of_folder(folder, gold, found.run_id)
     if not found.found_in_store:
         return source
@@ -284,16 +322,17 @@ def _locate(text: str, config: Config, copies: Path) -> RunFiles:
 def _of_folder(folder: Path, gold: Path | None, run_id: str) -> RunFiles:
     settings = _read_config(folder)
     name, own_gold = str(settings.get("name") or folder.resolve().name), folder / GOLD
+    signature = _read_signature(folder)
     if (folder / PREDICTIONS).is_file():
-        return RunFiles(
-            name, str(folder), folder / PREDICTIONS, own_gold if own_gold.is_file() else gold, settings, run_id
-        )
+        own_gold_or = own_gold if own_gold.is_file() else gold
+        return RunFiles(name, str(folder), folder / PREDICTIONS, own_gold_or, settings, run_id, signature)
     scored = settings.get("predictions")  # task=score leaves the predictions where they are
     if not scored or not Path(scored).is_file():
         found = f"{folder} holds no {PREDICTIONS}" + (f", and {scored} is gone" if scored else "")
         raise UserError("runs", found, "Name a run of task=train, predict or score, or a predictions file.")
     theirs = settings.get("gold")
-    return RunFiles(name, f"{folder}: {scored}", Path(scored), Path(theirs) if theirs else gold, settings, run_id)
+    answered = Path(theirs) if theirs else gold
+    return RunFiles(name, f"{folder}: {scored}", Path(scored), answered, settings, run_id, signature)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -302,6 +341,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     return compose.read_mapping(path, "Repair the file, or name the predictions file alone.")
+
+
+def _read_signature(folder: Path) -> str:
+    """The signature of the scores that the run in this folder gave itself; empty where there are none."""
+    scores = folder / SCORES
+    return str(read_json(scores).get("signature", "")) if scores.is_file() else ""
 
 
 def _name_of(path: Path, settings: Mapping[str, Any]) -> str:

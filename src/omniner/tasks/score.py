@@ -292,13 +292,15 @@ def _ways_on(context: Context) -> list[str]:
 
 
 def _next_command(context: Context) -> str:
-    """The next sensible command after a scored run."""
+    """The next sensible command after a scored run; one that scores does it as this run did."""
     config, name = context.config, shlex.quote(str(context.folder))
-    if config.task.name != "train":
-        return f"python -m omniner.run task=compare 'runs=[{context.folder},<another run>]'"
-    if config.llm is None:
+    if config.task.name == "train" and config.llm is None:
         return f"python -m omniner.run task=chat checkpoint={name}   # type a sentence, see its entities"
-    return f"python -m omniner.run task=guide run={name}   # what its errors have in common"
+    if config.task.name != "train":
+        command, why = f"task=compare 'runs=[{context.folder},<another run>]'", ""
+    else:
+        command, why = f"task=guide run={name}", "   # what its errors have in common"
+    return " ".join(filter(None, ["python -m omniner.run", command, compose.scoring_line(config)])) + why
 
 
 TASK = Task(

@@ -20,7 +20,7 @@ from omniner.config import compose
 from omniner.config.groups import TrackingConfig
 from omniner.config.overrides import quote
 from omniner.errors import Stopped, UserError
-from omniner.files import read_json, try_lock, write_json
+from omniner.files import make_folder, read_json, try_lock, write_json, write_text
 from omniner.runs import children, sweep
 from omniner.runs.folder import LOCK, SCORES, STATE, TRAINED_ON
 from omniner.tracking.store import ChildRun
@@ -193,3 +193,17 @@ def test_a_sweep_that_goes_on_knows_how_many_of_its_runs_have_finished(tmp_path:
     assert lock is not None
     assert sweep.Sweep(tmp_path, lock, {}, new=False).count_finished() == 2
     lock.release()
+
+
+def test_the_command_that_a_sweep_prints_counts_as_its_runs_did(tmp_path: Path) -> None:
+    records = [
+        sweep.JobRecord(tmp_path / children.FOLDER / f"{number}.json", [], "", ChildRun("", "", "finished", {}))
+        for number in range(2)
+    ]
+    assert sweep._next_command(tmp_path, records) == [], "task=compare takes no sweep whose runs are elsewhere"
+    for number in range(2):
+        folder = make_folder(tmp_path / f"0-{number}")
+        write_text(folder / "config.yaml", compose.to_yaml(compose.load(["metrics.profile=official"])))
+    (line,) = sweep._next_command(tmp_path, records)
+    assert line == f"next: python -m omniner.run task=compare 'runs=[{tmp_path}]' metrics.profile=official"
+    assert sweep._next_command(tmp_path, records[:1]) == []

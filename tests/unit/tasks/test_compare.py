@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from omniner import run
 from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.errors import UserError
@@ -302,3 +304,43 @@ def test_other_test_sets_are_refused_with_what_else_differs(tmp_path: Path, gold
     assert "their configurations differ in data.name weibo and resume." in message
     assert message.startswith("runs: other was tested on other sentences than base (digests ")
     assert "\n" not in message
+
+
+# Counting
+
+
+def test_the_command_that_a_scored_run_prints_counts_as_the_run_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    twice = Sentence("d", "北京爱北京", [Entity("北京", "地点", 0, 2), Entity("北京", "地点", 3, 5)])  # one pair
+    write(tmp_path / "gold.jsonl", [*GOLD, twice], sentence_to_json)
+    write(tmp_path / "said.jsonl", [*SAID, Prediction("d", twice.entities)], prediction_to_json)
+    quick = ["tracking=off", "metrics.bootstrap=0", "compare.resamples=20", "compare.permutations=20"]
+
+    def do(*overrides: str) -> dict[str, Any]:
+        caplog.clear()
+        done = run.run(compose.load([*overrides, "gold=gold.jsonl", *quick]))
+        found = [file for name in ("scores.json", "comparison.json") if (file := done / name).is_file()]
+        return dict(json.loads(found[0].read_text(encoding="utf-8")))
+
+    own = do("task=score", "name=one", "predictions=said.jsonl", "metrics.profile=official", "output_dir=one")
+    printed = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  next "))
+    arguments = shlex.split(printed.replace("<another run>", "two=said.jsonl"))[4:]
+    arguments = [one for one in arguments if not one.startswith("metrics.bootstrap")]
+    assert arguments[-1] == "metrics.profile=official"
+    there = do(*arguments, "output_dir=same")["runs"]["one"]
+    for key in ("metrics", "errta"):
+        assert there[key] == own[key]
+    assert "own report" not in caplog.text
+    here = do(*arguments[:-1], "output_dir=other")["runs"]["one"]
+    assert here["metrics"]["micro"] != own["metrics"]["micro"]
+    warning = (
+        "one: figures here are not those of the run's own report, which counts by profile official, unit pair, "
+        "unreadable official, errta official; this comparison counts by profile own, unit span, unreadable empty, "
+        "errta span. Add metrics.profile=official to count as there."
+    )
+    assert warning in caplog.text
+    assert warning in (tmp_path / "other" / "comparison.md").read_text(encoding="utf-8").replace("\\", "")
+    page = (tmp_path / "other" / "comparison.html").read_text(encoding="utf-8")
+    assert "one：此处的数字与该运行自己的报告不同" in page
