@@ -25,7 +25,7 @@ from omniner.corpus.taxonomy import FLAT, Taxonomy, check_taxonomy, flat_taxonom
 from omniner.errors import UserError
 from omniner.files import sha256
 from omniner.records import Issue, Sentence, post_or_text, sentence_to_json, to_line
-from omniner.wording import counted
+from omniner.wording import counted, first_of
 
 LABELED = ("train", "dev", "test")
 _NAMED = 3  # issues, files or categories quoted in an error
@@ -299,7 +299,7 @@ def _root(data: DataConfig, splits: Sequence[str]) -> Path:
     names = [name for split in splits for name in data.files[split]]
     if not names:
         raise UserError("data.files", "no file is named", "Give the files of each split: data.files.train=[...].")
-    where = f" They are published at {data.source}." if data.source else ""
+    where = f" Source: {data.source}." if data.source else ""
     folder = "data.root (or OMNINER_DATA)" if data.source else "data.root"
     fix = f"Set {folder} to where the files are.{where}"
     if data.root is None:
@@ -313,10 +313,25 @@ def _root(data: DataConfig, splits: Sequence[str]) -> Path:
     if not root.is_dir():
         found = f"there is no folder {root.absolute()}; it should hold {', '.join(names)}"
         raise UserError("data.root", found, fix)
-    missing = [name for name in names if not (root / name).exists()]
-    if missing:
-        raise UserError("data.root", f"{root.absolute()} lacks {', '.join(missing)}", fix)
+    if missing := [name for name in names if not (root / name).exists()]:
+        raise _lacking(data, root, splits, missing, fix)
     return root
+
+
+def _lacking(data: DataConfig, root: Path, splits: Sequence[str], missing: Sequence[str], fix: str) -> UserError:
+    """What to say of a folder without some files: it may hold the splits under other names."""
+    found = f"{root.absolute()} lacks {', '.join(missing)}"
+    there = sorted(path.name for path in root.iterdir() if path.is_file() and not path.name.startswith("."))
+    if not there:
+        return UserError("data.root", found, fix)
+    named = {}
+    for split in splits:
+        alike = [name for name in data.files[split] if name not in missing]
+        alike = alike or [name for name in there if Path(name).stem == split]
+        named[split] = f"{split}: [{', '.join(alike) or '...'}]"
+    files = f"'data.files={{{', '.join(named.values())}}}'"
+    found += f", but holds {first_of(there, _NAMED)}"
+    return UserError("data.root", found, f"Name the files of each split, {files}, or: {fix[0].lower()}{fix[1:]}")
 
 
 def _check_labels(data: DataConfig, corpus: Corpus) -> None:

@@ -12,6 +12,7 @@ in `gold.jsonl` or in `queue.json`.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -172,7 +173,12 @@ def _report(
         + ", ".join(f"{name} {how[name]:,}" for name in OUTCOMES if how[name])
     )
     if how["queued"]:
-        print(f"for the expert: {context.folder / 'queue.json'}; then the same command with expert=<export>")
+        elsewhere = " and another output_dir" if context.config.output_dir else ""
+        queue = context.folder / "queue.json"
+        print(f"for the expert: {queue}; then the same command with expert=<export>{elsewhere}")
+    if counts["decided"]:
+        corpus = shlex.quote(f"input={context.folder / 'gold.jsonl'}")
+        print(f"corpus: {context.folder / 'gold.jsonl'}; next: task=split {corpus} output=my_corpus")
 
 
 def annotator_files(entries: Sequence[str]) -> dict[str, Path]:

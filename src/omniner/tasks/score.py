@@ -118,7 +118,10 @@ def publish_scores(context: Context, result: ScoreResult, inputs: ReportInputs) 
     issues = dict(sorted((Counter(inputs.issues) + Counter(count_codes(result.issues))).items()))
     with timed("report"):
         context.publish_text("report.html", _report(context, result, tables, inputs.curves, issues, language))
-    summary = [*_summary(result, issues), *(f"  hint     {hint}" for hint in hints(result, inputs.curves))]
+    summary = [
+        *_summary(result, issues),
+        *(f"  hint     {hint}" for hint in hints(result, inputs.curves, context.config.task.name)),
+    ]
     context.describe(
         _headline(result),
         pages=["report.html", "predictions.jsonl"],
@@ -237,12 +240,13 @@ def _summary(result: ScoreResult, issues: Mapping[str, int]) -> list[str]:
     return lines
 
 
-def hints(result: ScoreResult, curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[str]:
+def hints(result: ScoreResult, curves: Mapping[str, Sequence[tuple[int, float]]], task: str) -> list[str]:
     """Say what makes a result poorer than it could be, and what to do about it.
 
     Args:
         result: the scores.
         curves: of the training, where there was one: metric -> (step, value).
+        task: what the run did; `score` scores answers of some other program.
     """
     found = []
     total, parse, f1 = len(result.predictions), result.parse, result.metrics.micro.f1
@@ -260,10 +264,11 @@ def hints(result: ScoreResult, curves: Mapping[str, Sequence[tuple[int, float]]]
         listed, wanted = (", ".join(sorted(names)[:3]) for names in (said, known))
         found.append(f"no predicted category is one of gold's: {listed} here, {wanted} there")
     if total and parse.failed / total > UNREAD:
-        found.append(
-            f"{parse.failed / total:.0%} of the answers cannot be read (`reason` in predictions.jsonl says why): "
-            "decoding=guided, a larger decoding.max_new_tokens, or another prompt"
-        )
+        fix = "decoding=guided, a larger decoding.max_new_tokens, or another prompt"
+        if task == "score":
+            fix = "look at what that system was asked for, and whether its answers could end (limit of tokens)"
+        failed = parse.failed / total
+        found.append(f"{failed:.0%} of the answers cannot be read (tables/parse_failures.csv says why): {fix}")
     dev = curves.get("val/f1", ())
     if dev:
         best = max(value for _, value in dev)

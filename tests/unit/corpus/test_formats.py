@@ -167,6 +167,19 @@ def test_omniner_csv_prefers_one_way_of_counting_for_a_row(tmp_path: Path) -> No
     assert "2 entities" in issues[0].message
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"text": "你好", "doc": "a", "entities": []}',
+        '[{"instruction": "", "input": "你好", "output": "[]", "document_id": "a"}]',
+        "doc,text,entity,category,start,end\na,你好,好,A,1,2\n",
+    ],
+)
+def test_a_key_that_seems_to_name_posts_is_answered_with_the_one_that_does(tmp_path: Path, text: str) -> None:
+    [issue] = parse(tmp_path, text, "auto")[1]
+    assert (issue.code, "call it post_id" in issue.message) == ("unknown-key", True)
+
+
 def test_omniner_csv_with_wrong_offsets_rows_and_columns(tmp_path: Path) -> None:
     label = '"[{""text"": ""好"", ""labels"": ""A"", ""start"": 0, ""end"": 1, ""x"": 0}]"'
     text = f'note_id,sentence,label,more\n1,你好,{label},x\n2,a\n3,,[],x\n4,"open\n5,b'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -228,6 +229,29 @@ def test_a_list_of_ones_own_gives_the_order_and_refuses_other_labels(tmp_path: P
     config = corpus_of(tmp_path, {"train": [sentence("一家店", "食品品")]}, taxonomy=str(listed))
     with pytest.raises(UserError, match=r"train\.jsonl: not in the taxonomy list: '食品品' .*nearest: 食品"):
         sources.load_corpus(config, None)
+
+
+def test_files_under_other_names_are_listed_with_the_key_that_takes_them(tmp_path: Path) -> None:
+    for name in ("train.txt", "dev.txt", "test.txt"):
+        (tmp_path / name).write_text("去 O\n喝 O\n小 B-品牌\n满 I-品牌\n", encoding="utf-8")
+    config = replace(shipped("own"), root=str(tmp_path))
+    with pytest.raises(UserError) as error:
+        sources.load_corpus(config, None)
+    assert "lacks train.jsonl, dev.jsonl, test.jsonl, but holds dev.txt, test.txt, train.txt" in str(error.value)
+    named = re.search(r"'(data\.files=.*?)'", str(error.value))
+    assert named is not None
+    taken = compose.load(["data=own", f"data.root={tmp_path}", named[1]])  # what the message says to do
+    assert set(sources.load_corpus(taken.data, None).splits) == {"train", "dev", "test"}
+    config.files["train"] = ["train.txt"]
+    with pytest.raises(
+        UserError, match=r"lacks dev\.jsonl, test\.jsonl, .*data\.files=\{train: \[train\.txt\], dev: \["
+    ):
+        sources.load_corpus(config, None)
+
+
+def test_a_corpus_that_is_not_released_is_not_called_published(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Source: https://github\.com/TYZY89/OmniNER2025 \(.*not released yet\)"):
+        sources.load_corpus(replace(shipped("omniner2025"), root=str(tmp_path)), None)
 
 
 def test_the_message_says_where_the_files_are_published(tmp_path: Path) -> None:

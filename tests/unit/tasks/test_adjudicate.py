@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_vote_queue_expert_and_gold(files: Path) -> None:
+def test_vote_queue_expert_and_gold(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = do("task=adjudicate", "output_dir=first")
     how = {one["id"]: one["how"] for one in lines(first / "decisions.jsonl")}
     assert how == {"s0": "unanimous", "s1": "majority", "s2": "vote", "s3": "separate", "s4": "queued", "s5": "queued"}
@@ -66,6 +68,12 @@ def test_vote_queue_expert_and_gold(files: Path) -> None:
     assert all(f'<Label value="{name}"/>' in labels for name in ("地址_城市", "食品_菜品", "其他_x"))
     absent = [one["absent"] for one in lines(first / "decisions.jsonl") if "absent" in one]
     assert absent == [["b", "c"]]
+
+    printed = capsys.readouterr().out
+    assert "the same command with expert=<export> and another output_dir" in printed
+    (train_next,) = re.findall(r"next: (.*)", printed)
+    compose.load(shlex.split(train_next))
+    assert "input=first/gold.jsonl" in train_next
 
     # The untouched queue is no answer, although it holds predictions; nor is a cancelled annotation.
     tasks[1]["annotations"] = [{"was_cancelled": True, "result": tasks[1]["predictions"][0]["result"]}]

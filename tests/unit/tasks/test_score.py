@@ -41,10 +41,10 @@ GOLD = [Sentence(str(n), "去喝小满", [Entity("小满", "品牌", 2, 4)]) for
 RIGHT = [Prediction(one.id, list(one.entities)) for one in GOLD]
 
 
-def told(predictions: list[Prediction], **curves: Any) -> str:
+def told(predictions: list[Prediction], task: str = "train", **curves: Any) -> str:
     config = compose.load(["metrics.bootstrap=0"])
     result = score_records(GOLD, predictions, config.metrics, config.errta)
-    return "; ".join(hints(result, {name.replace("_", "/"): points for name, points in curves.items()}))
+    return "; ".join(hints(result, {name.replace("_", "/"): points for name, points in curves.items()}, task))
 
 
 def test_a_good_result_needs_no_hint() -> None:
@@ -52,6 +52,13 @@ def test_a_good_result_needs_no_hint() -> None:
     assert told(RIGHT, val_f1=[(500, 0.9), (1000, 0.99), (1500, 0.98)]) == ""
     assert told(RIGHT, val_f1=[(49, 0.9), (99, 1.0)]) == ""
     assert told(RIGHT, val_f1=[(49, 0.95), (99, 0.93)]) == "", "nothing is left to learn here"
+
+
+def test_who_scores_the_answers_of_another_program_is_not_told_our_settings() -> None:
+    unread = [*RIGHT[:8], Prediction("8", parse="failed"), Prediction("9", parse="failed")]
+    assert "decoding=guided" in told(unread)
+    assert "decoding" not in told(unread, "score")
+    assert "tables/parse_failures.csv" in told(unread, "score")
 
 
 @pytest.mark.parametrize(

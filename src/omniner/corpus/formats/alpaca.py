@@ -32,6 +32,7 @@ from omniner.corpus.formats.fields import (
     join_surrogates,
     json_records,
     parse_whole_json,
+    post_hint,
     post_of,
     quote,
     text_of,
@@ -77,7 +78,7 @@ def _sentence(
     for key in record:
         if key not in (_CHAT_KEYS if is_chat else _ITEM_KEYS) and key not in foreign:
             foreign.add(key)
-            log.add("unknown-key", f"{quote(key)} (first seen here) is not read", line)
+            log.add("unknown-key", f"{quote(key)} (first seen here) is not read{post_hint(key)}", line)
     user, answer = _of_chat(record, log, line) if is_chat else _of_item(record, log, line)
     text = None if user is None else text_of({"text": user}, "text", log, line)
     if text is None:

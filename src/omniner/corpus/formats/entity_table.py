@@ -23,7 +23,15 @@ from typing import NamedTuple
 
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.excerpt import Excerpt
-from omniner.corpus.formats.fields import IssueLog, join_surrogates, labeled_only, quote, text_of, writable_text
+from omniner.corpus.formats.fields import (
+    IssueLog,
+    join_surrogates,
+    labeled_only,
+    post_hint,
+    quote,
+    text_of,
+    writable_text,
+)
 from omniner.corpus.formats.regions import Region, RegionPlacer
 from omniner.corpus.formats.rows import header_of, table_cells
 from omniner.corpus.formats.spellings import CATEGORIES, ENDS, STARTS, SURFACES, TEXTS
@@ -78,7 +86,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     columns = _with_mentions_apart(columns, table)
     for name in header:
         if name and name not in columns:
-            log.add("unknown-key", f"the column {quote(name)} is not read", 1)
+            log.add("unknown-key", f"the column {quote(name)} is not read{post_hint(name)}", 1)
     rows = list(_rows(table, columns, log))
     is_numbered = not set(COLUMNS) <= set(header) and _number_rows(rows)
     if is_numbered:

@@ -27,6 +27,7 @@ from omniner.records import Entity, Issue, Sentence, is_unlabeled, replace_surro
 MAX_FILE = 2 * 2**30  # bytes; a larger corpus is split into several files
 MAX_LINE = 16 * 2**20  # characters; the longest known corpus line has under 10,000
 MAX_DEPTH = 32  # levels of lists and objects kept in `meta`
+_LIKE_A_POST = re.compile(r"(?:doc|document|post|note|article|帖子|文档|文章)[_-]?(?:id|name)?", re.IGNORECASE)
 _SHOWN = 60  # characters of foreign text quoted in a message
 
 
@@ -441,6 +442,11 @@ def id_of(record: dict[str, Any], log: IssueLog, line: int) -> str:
         return str(value)
     log.add("bad-record", f"{quote(value)} is not an id; numbered instead", line)
     return ""
+
+
+def post_hint(key: str) -> str:
+    """What to add to the issue of a key or a column that is not read; empty unless it seems to name posts."""
+    return "; call it post_id if it names the post that the sentence is from" if _LIKE_A_POST.fullmatch(key) else ""
 
 
 def post_of(record: dict[str, Any], log: IssueLog, line: int) -> str | None:

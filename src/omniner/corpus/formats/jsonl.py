@@ -18,7 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
-from omniner.corpus.formats.fields import IssueLog, id_of, json_records, list_of, meta_of, post_of, quote, text_of
+from omniner.corpus.formats.fields import (
+    IssueLog,
+    id_of,
+    json_records,
+    list_of,
+    meta_of,
+    post_hint,
+    post_of,
+    quote,
+    text_of,
+)
 from omniner.corpus.formats.regions import Region, RegionPlacer, regions_of, without_repeats
 from omniner.corpus.formats.spellings import LISTS, OFFSETS, TEXTS
 from omniner.corpus.formats.surfaces import PairPlacer, pairs_of
@@ -119,7 +129,11 @@ def _report_keys(record: dict[str, Any], known: frozenset[str], foreign: set[str
     for key in record:
         if key not in known and key not in foreign:
             foreign.add(key)
-            log.add("unknown-key", f"{quote(key)} (first seen here) is not read; put it under meta", line)
+            log.add(
+                "unknown-key",
+                f"{quote(key)} (first seen here) is not read{post_hint(key) or '; put it under meta'}",
+                line,
+            )
 
 
 def sniff_value(value: Any, is_list: bool) -> Match | None:
