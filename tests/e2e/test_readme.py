@@ -71,6 +71,8 @@ def test_every_command_composes(arguments: list[str], tmp_path: Path, monkeypatc
         "a.jsonl",
         "b.jsonl",
         "c.jsonl",
+        "kept.jsonl",
+        "export.json",
     ):
         (tmp_path / name).touch()
     for name in ("my_run", "internlm2_5-7b-chat", "predicted"):

@@ -446,8 +446,8 @@ class Config(Group):
     corpora: list[str]
     """task=stats: choices of conf/data, files or folders; "name=path" gives a name; empty = the corpus of `data`."""
     annotators: list[str]
-    """task=adjudicate, agreement, compare: a file of labelled sentences of each annotator, or one export of all, whose
-    names are then found in it; "name=path" gives a name."""
+    """task=adjudicate, agreement, compare: one file of labelled sentences per annotator, or one export of Label Studio
+    in which all of them are found; "name=path" gives a name."""
     practice: str | None
     """task=adjudicate: gold of the practice sentences that decide who takes part; null = everybody does."""
     expert: str | None
