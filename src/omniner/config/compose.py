@@ -156,7 +156,9 @@ def check(composed: DictConfig) -> Config:
     by_recipe = {key: OmegaConf.is_interpolation(composed.trainer, key) for key in ("max_epochs", "min_steps")}
     if by_recipe["min_steps"] and not by_recipe["max_epochs"]:
         raw["trainer"]["min_steps"] = 0  # who says how many epochs means just these
-    return _typed(raw)
+    config = _typed(raw)
+    refuse("name", "/" in config.name, f"{config.name!r} names a folder in a folder", "Give a name without a slash.")
+    return config
 
 
 def _typed(raw: Any) -> Config:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -41,6 +42,8 @@ log = logging.getLogger("omniner")
 
 # What a parameter of a run would only repeat: values that `trainer` took over, texts that are artifacts of their own.
 _REPEATED = ("model.recipe.", "prompt.system.", "prompt.instruction.", "prompt.input.", "prompt.errors.")
+
+_SEPARATOR = re.compile(r"[/\\]")  # of folders: names of models on the hub have one
 
 
 def always(of: object) -> bool:
@@ -194,8 +197,8 @@ class Task:
         return {self.name, *(one.key for one in self.inputs), *self.settings(config)}
 
     def run_name(self, config: Config) -> str:
-        """The name of a run that was given none."""
-        return "-".join(part for part in self.label(config) if part)
+        """The name of a run that was given none; its folder is called so, too."""
+        return _SEPARATOR.sub("-", "-".join(part for part in self.label(config) if part))
 
 
 def model_label(config: Config, learns: bool = True) -> list[str]:
@@ -225,7 +228,13 @@ def split_entry(entry: str) -> tuple[str, str]:
 def entry_label(entry: str) -> str:
     """What the label of a run says of a path, or of `name=path`."""
     name, path = split_entry(entry)
-    return Path(name or path).stem
+    return path_label(name or path)
+
+
+def path_label(path: str) -> str:
+    """What the label of a run says of a path: its last part, without the ending of a file; `lr0.01` has none."""
+    last = Path(path)
+    return last.name if last.suffix[1:2].isdigit() else last.stem
 
 
 @dataclass

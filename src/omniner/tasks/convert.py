@@ -33,7 +33,7 @@ from omniner.files import check_new_folder, make_folder
 from omniner.records import Issue, Sentence
 from omniner.registry import FORMATS
 from omniner.runs import outputs
-from omniner.runs.context import Context, Input, Task, always
+from omniner.runs.context import Context, Input, Task, always, path_label
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.runs.references import find_trained_model
 from omniner.tasks.prompting import build_run_prompt
@@ -208,7 +208,7 @@ TASK = Task(
     name="convert",
     description=__doc__,
     run=run,
-    label=lambda config: ["convert", Path(config.input or config.checkpoint or "").stem, config.to],
+    label=lambda config: ["convert", path_label(config.input or config.checkpoint or ""), config.to],
     inputs=[
         Input("input", required=_needs_input),
         Input("checkpoint", required=lambda config: config.to == "merged", accepts=always),

@@ -33,7 +33,7 @@ from omniner.report import curation_tables
 from omniner.report.tables import summary_markdown
 from omniner.runs import children, outputs
 from omniner.runs.children import Job, Outcome
-from omniner.runs.context import Context, Input, Task, always, model_label, model_settings
+from omniner.runs.context import Context, Input, Task, always, model_label, model_settings, path_label
 from omniner.scoring.comparison import SCORES
 from omniner.scoring.predictions import prediction_from_line
 from omniner.scoring.profiles import choose_scale
@@ -188,7 +188,7 @@ TASK = Task(
     run=run,
     label=lambda config: [
         "filter",
-        Path(config.input).stem if config.input else config.data.name,
+        path_label(config.input) if config.input else config.data.name,
         *model_label(config),
     ],
     inputs=[Input("input")],

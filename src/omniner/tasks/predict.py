@@ -52,7 +52,7 @@ from omniner.files import (
 from omniner.progress import pace
 from omniner.records import Issue, Prediction, Sentence, content_digest, mark_entities, prediction_to_json, to_line
 from omniner.runs import children, ranks
-from omniner.runs.context import Context, Input, Task, always, model_label, model_settings
+from omniner.runs.context import Context, Input, Task, always, model_label, model_settings, path_label
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.runs.references import find_trained_model
 from omniner.scoring.predictions import prediction_from_line
@@ -392,8 +392,8 @@ TASK = Task(
     run=run,
     label=lambda config: [
         "predict",
-        *([Path(config.checkpoint).stem] if config.checkpoint else model_label(config, learns=False)),
-        "typed" if is_typed(config) else Path(config.input).stem if config.input else config.data.name,
+        *([path_label(config.checkpoint)] if config.checkpoint else model_label(config, learns=False)),
+        "typed" if is_typed(config) else path_label(config.input) if config.input else config.data.name,
     ],
     inputs=[
         Input("checkpoint", required=needs_checkpoint, accepts=always),

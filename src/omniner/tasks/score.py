@@ -24,7 +24,7 @@ from omniner.errors import UserError
 from omniner.progress import timed
 from omniner.records import Prediction, Sentence, count_codes
 from omniner.report.tables import Table, build_run_tables
-from omniner.runs.context import Context, Input, Task
+from omniner.runs.context import Context, Input, Task, path_label
 from omniner.runs.folder import SCORES
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import read_predictions
@@ -312,7 +312,7 @@ TASK = Task(
     name="score",
     description=__doc__,
     run=run,
-    label=lambda config: ["score", Path(config.predictions or "").stem],
+    label=lambda config: ["score", path_label(config.predictions or "")],
     inputs=[Input("predictions", required=True), Input("gold", folder_allowed=False)],
     outputs=SCORE_OUTPUTS,
     settings=lambda config: ["metrics", "errta"],

@@ -29,7 +29,7 @@ from omniner.records import Issue, Sentence, content_digest, is_unlabeled
 from omniner.report import curation_tables
 from omniner.report.tables import summary_markdown
 from omniner.runs import outputs
-from omniner.runs.context import Context, Input, Task
+from omniner.runs.context import Context, Input, Task, path_label
 from omniner.tracking.tracked_run import DataInput
 
 log = logging.getLogger("omniner")
@@ -240,7 +240,7 @@ TASK = Task(
     name="split",
     description=__doc__,
     run=run,
-    label=lambda config: ["split", Path(config.input).stem if config.input else config.data.name],
+    label=lambda config: ["split", path_label(config.input) if config.input else config.data.name],
     inputs=[Input("input")],
     check=_check,
     outputs=["split.json", "split.md", "tables", CORPUS_FOLDER],

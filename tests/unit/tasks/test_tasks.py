@@ -126,3 +126,23 @@ def test_an_entry_is_a_path_or_a_name_and_a_path(
     Path("lr=0.1.jsonl").touch()
     assert split_entry(entry) == parts
     assert entry_label(entry) == label
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["decoding=openai", "decoding.url=http://h/v1", "decoding.model=Qwen/Qwen2.5-7B"], "predict-Qwen-Qwen2.5-7B-"),
+        (["model=qwen2_tiny", "model.name=my/model"], "predict-my-model-"),
+        (["checkpoint=outputs/lr0.01"], "predict-lr0.01-"),
+        (["checkpoint=outputs/a/checkpoints/best.ckpt"], "predict-best-"),
+    ],
+)
+def test_an_automatic_name_is_that_of_one_folder_and_tells_runs_apart(
+    overrides: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = compose.load(["task=predict", "text=[a]", *overrides])
+    assert config.name.startswith(name)
+    claimed = folder.claim_folder(config)
+    claimed.close()
+    assert claimed.path.parent == folder.ROOT
