@@ -6,8 +6,8 @@ answer is taken only if it fulfils the model. A wrong answer is asked for once m
 
 `ask_teacher` gives the answers that fulfil their models, and for every other question the reason why it has none.
 Good answers are kept on disk by the content of the question and the teacher's name, so a question is paid for once: a
-killed run asks for the rest, and with all answers there no teacher is needed and the result is always the same. What
-it cost is written down after every few answers and counted over all attempts of a run.
+killed run asks for the rest, and with all answers there the result is always the same, and no teacher is needed whose
+name is given. What it cost is written down after every few answers and counted over all attempts of a run.
 
 A `Teacher` is a model behind a server (`ServerTeacher`), or one in this process (`local_teacher`, which needs torch).
 """
@@ -362,10 +362,19 @@ def with_note(lesson: Lesson, taught: TeacherAnswers, language: str) -> Lesson:
 
 
 def teacher_name(config: TeacherConfig) -> str:
-    """Name the teacher as notes and kept answers do: by its model, or its address where that names none."""
+    """Name the teacher as notes and kept answers do: by its model.
+
+    Where `teacher.model` names none, the server is asked which one it has: it may have another one tomorrow.
+
+    Raises:
+        UserError: the server does not say.
+    """
     if config.kind == "hf":
         return str(config.path)
-    return config.model or str(config.url)
+    if config.model:
+        return config.model
+    with contextlib.closing(ChatClient(config, "teacher")) as client:
+        return client.model
 
 
 def ask_teacher(

@@ -290,11 +290,21 @@ def test_a_key_never_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not any("sk-secret" in text for text in [*files, str(result)])
 
 
-def test_servers_are_named_by_model_or_address(tmp_path: Path) -> None:
+def test_a_server_that_has_another_model_now_is_asked_anew(tmp_path: Path) -> None:
     server: Server
-    with serving(right) as server:
-        assert teacher.teacher_name(config(server.url, tmp_path)) == "tiny"
-        assert teacher.teacher_name(config(server.url, tmp_path, model=None)) == server.url
+    with serving(right, models=("small",)) as server:
+        unnamed = config(server.url, tmp_path / "cache", model=None)
+        assert ask(unnamed, tmp_path).teacher == "small"
+        assert (ask(unnamed, tmp_path).cached, len(server.seen)) == (6, 6)
+        server.models = ("large",)
+        result = ask(unnamed, tmp_path)
+        assert (result.teacher, result.cached, len(server.seen)) == ("large", 0, 12)
+    with pytest.raises(UserError, match=r"teacher\.model"):
+        ask(unnamed, tmp_path)
+
+
+def test_teachers_are_named_by_their_model(tmp_path: Path) -> None:
+    assert teacher.teacher_name(config("http://h/v1", tmp_path)) == "tiny"
     assert teacher.teacher_name(config(None, tmp_path, kind="hf", path="a/b")) == "a/b"
 
 
