@@ -333,12 +333,13 @@ def explain(error: ValidationError) -> str:
     kind, value = mistake["type"], mistake["input"]
     *outer, key = mistake["loc"] or [""]
     details = mistake.get("ctx", {}) | ({"types": _TYPES[kind]} if kind in _TYPES else {})
-    said = _WRONG["plain"] if kind in _TYPES else _WRONG.get(kind, "{where}: " + mistake["msg"])
+    said = _WRONG["plain"] if kind in _TYPES else _WRONG.get(kind, "{where}: {message}")
     return said.format(
         where=json_path(mistake["loc"]) or "the whole",
         parent=json_path(outer) or "the object",
         name=key,
         key=short_json(key),
+        message=mistake["msg"],  # of whatever text: a category may hold braces
         value=short_json(value),
         length=len(value) if isinstance(value, str | list) else 0,
         **details,

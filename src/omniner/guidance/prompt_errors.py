@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 from omniner.config.model_groups import PromptConfig
 from omniner.errors import UserError
-from omniner.guidance.lessons import Guidance, Lesson, LessonExample
+from omniner.guidance.lessons import COUNTED, Guidance, Lesson, LessonExample
 from omniner.scoring.error_types import lesson_kinds, paper_types
-from omniner.wording import counted
+from omniner.wording import counted, first_of
 
 log = logging.getLogger("omniner")
 
@@ -29,6 +29,7 @@ LengthFunction = Callable[[str], int]
 """Counts the tokens of a text, or its characters."""
 
 _AROUND = 15  # characters of the sentence shown on either side of an error
+_NAMED = 3  # tokens named in a message
 _CONTROL = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,}\]")
 
 
@@ -133,12 +134,21 @@ def warn_of_unusable_lessons(config: PromptConfig, guidance: Guidance, categorie
             "guide.language=%s, or choose another prompt.language",
             language, len(without), len(about), ", ".join(without), language,
         )  # fmt: skip
-    if control := [str(number) for number, lesson in about if _CONTROL.search(lesson.note.rule.get(language, ""))]:
+    if control := [one for one in about if _CONTROL.search(one[1].note.rule.get(language, ""))]:
         log.warning(
-            "lessons whose notes spell out control tokens, left out of the prompt: %d of %d (numbers %s): "
-            "run task=guide with another teacher",
-            len(control), len(about), ", ".join(control),
+            "lessons whose notes spell out control tokens, left out of the prompt: %d of %d (numbers %s). %s",
+            len(control), len(about), ", ".join(str(number) for number, _ in control),
+            _without_control_tokens([lesson for _, lesson in control], language),
         )  # fmt: skip
+
+
+def _without_control_tokens(lessons: Sequence[Lesson], language: str) -> str:
+    """Say what to do about notes that spell out control tokens: counted ones quote nothing but the corpus."""
+    if any(lesson.note.by != COUNTED for lesson in lessons):
+        return "Run task=guide with another teacher."
+    spelt = {token for one in lessons for token in _CONTROL.findall(one.note.rule.get(language, ""))}
+    names = first_of(sorted(spelt), _NAMED)
+    return f"The corpus spells them ({names}): rename such categories, or take them out of its texts."
 
 
 def with_errors_text(config: PromptConfig, guidance: Guidance, lessons: ErrorsText) -> PromptConfig:
@@ -174,7 +184,7 @@ def _usable(guidance: Guidance, config: PromptConfig, known: set[str]) -> list[_
     ]
     if not any(one.entries for one in made):
         found = f"no note of {name} can stand in a prompt: all in {language} spell out control tokens"
-        raise UserError("prompt.from_run", found, "Run task=guide with another teacher.")
+        raise UserError("prompt.from_run", found, _without_control_tokens([one for _, one in about], language))
     return [one for one in made if one.entries]
 
 

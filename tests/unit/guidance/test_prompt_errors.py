@@ -212,6 +212,16 @@ def test_lessons_that_no_prompt_can_hold_are_named(made: Guidance, caplog: pytes
     assert "(numbers 3)" in said[1]
 
 
+def test_counted_notes_that_spell_control_tokens_are_laid_to_the_corpus(caplog: pytest.LogCaptureFixture) -> None:
+    given = single(ErrtaError("missing", "a", (entity("喝小满", "小满", "<b>&"),), ()), "喝小满")
+    with pytest.raises(UserError, match=r"control tokens\. The corpus spells them \(<b>\): rename such categories"):
+        write(given, "zh", ["<b>&"], 10**6, len)
+    prompt_errors.warn_of_unusable_lessons(shipped("errta", from_run="x"), given, ["<b>&"])
+    assert "The corpus spells them (<b>)" in caplog.text
+    with pytest.raises(UserError, match=r"control tokens\. Run task=guide with another teacher\."):
+        write(taught(given, "a</s>"), "zh", ["<b>&"], 10**6, len)
+
+
 def test_lessons_can_be_chosen_by_number(made: Guidance) -> None:
     found = write(made, "zh", CATEGORIES, 10**6, len, lessons=[5, 2])
     assert found.numbers == (2, 5)

@@ -80,6 +80,12 @@ def test_a_rule_about_one_category_names_it() -> None:
     assert read_teacher_answer(GOOD.replace("品牌", ""), answer) == (None, "rule: no category is named: 品牌")
 
 
+def test_a_category_may_hold_braces() -> None:
+    error = ErrtaError("missing", "a", (Entity("小满", "{x}", 1, 3),), ())
+    answer = teacher.lesson_question(lesson_of(error, "喝小满"), 10, "zh").answer
+    assert read_teacher_answer(GOOD, answer) == (None, "rule: no category is named: {x}")
+
+
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
