@@ -18,7 +18,7 @@ excluded for all variants. Guidance made of dev errors has seen other sentences 
 `guide.split=train` avoids that.
 
 The folder then holds `search.json`, `search.md`, `tables/search.csv`, `prompt.txt` (the best prompt) and
-`best/prompt/searched.yaml`, with which later runs use it.
+`best/prompt/searched.yaml`, with which later runs use it. They read the guidance from this folder.
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ def run(context: Context) -> None:
     guidance = prompting.fetch_guidance(config, context.folder)
     prompting.publish_guidance(context, guidance)
     inputs = VariantInputs(guidance, corpus.active, train, prompting.length_measure(config)[1], corpus.definitions)
-    found, same = build_variants(config.prompt, config.search, inputs)
+    # our copy of the guidance: the run it is from may be made anew, and lessons are given by number
+    ours = replace(config.prompt, from_run=str((context.folder / GUIDANCE_COPY).resolve()))
+    found, same = build_variants(ours, config.search, inputs)
     log.info("%d prompts to try; %d more would be the same as one of them", len(found), len(same))
     warn_of_unusable_lessons(config.prompt, guidance, inputs.active)
     trained = frozenset(sentence.text for sentence in train) if config.search.train else frozenset[str]()
@@ -424,7 +426,7 @@ def _config(context: Context, variant: PromptVariant, rung: Rung, label: str) ->
     ours = context.config
     config = copy.deepcopy(ours)
     config.name = f"{ours.name}-{label}"
-    # our copy of the guidance: whatever becomes of the run it is from, all variants have the same
+    # the same copy, by a name that stays where the project is moved before the search goes on
     source = str(context.folder / GUIDANCE_COPY) if variant.config.from_run is not None else None
     config.prompt = replace(variant.config, from_run=source)
     place = context.folder / SEARCH_FOLDER
