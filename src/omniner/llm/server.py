@@ -81,12 +81,27 @@ def predict_with_server(
         yield from predictor.run(filled)
 
 
+def ask_for_model(config: DecodingConfig) -> str:
+    """Return the name of the model that is asked: the configured one, or the only one that the server has.
+
+    Raises:
+        UserError: the server does not say.
+    """
+    with contextlib.closing(ChatClient(config, "decoding")) as client:
+        return client.model
+
+
+def engine_name(model: str) -> str:
+    """Name who answers, as predictions do, where a server has this model."""
+    return f"openai:{model}"
+
+
 class _Predictor:
     """Asks about sentences, and keeps what was answered, refused and failed so far."""
 
     def __init__(self, client: ChatClient, config: DecodingConfig, prompt: Prompt, resumed: bool) -> None:
         self.client, self.config, self.prompt = client, config, prompt
-        self.engine = f"openai:{client.model}"
+        self.engine = engine_name(client.model)
         self.resumed, self.answered = resumed, False  # whether it answered before, and now
         self.guided = config.kind == "guided"
         self.schema = list_schema

@@ -8,8 +8,8 @@ marked (all of `text=`, the first few of a file), and with gold does all that `t
 
 Predictions survive a kill: those of every finished batch are on disk, and the same command continues after them. At the
 end the file is rewritten in the order of the sentences, so that interrupted and uninterrupted runs end in the same
-bytes. `predicted_by.json` records what the predictions depend on; if model, settings or sentences have changed since
-(another run may have taken the folder that `checkpoint` names), none of them is kept.
+bytes. `predicted_by.json` records what the predictions depend on; if model, prompt, settings or sentences have changed
+since (another run may have taken the folder that `checkpoint` names, a server may have another model), none is kept.
 
 With several devices, one process per device answers every n-th sentence into a file of its own. The files are merged by
 id, with the same bytes as from one process. The processes do not communicate.
@@ -26,7 +26,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,11 +199,14 @@ def predict_file(
     Returns:
         All predictions in the order of the sentences.
     """
-    _remove_stale(path, config, model if isinstance(model, Path) else None, sentences)
+    _remove_stale(path, config, model, sentences)
     fix = "Remove this line, or the file: what is not in it is predicted again."
     _collect_shares(path)
     done = {prediction.id: prediction for prediction in whole_records(path, prediction_from_line, fix)}
     left = [sentence for sentence in sentences if sentence.id not in done]
+    if done and left and not isinstance(model, Path) and config.decoding.engine == "openai":
+        config = _remove_other_server(path, config, done)
+        left = [sentence for sentence in sentences if sentence.id not in done]
     texts = {sentence.id: sentence.text for sentence in sentences}
     if done and left:
         log.info("going on after %s", counted(len(done), "prediction"))
@@ -310,26 +313,49 @@ def _collect_shares(path: Path) -> None:
         shutil.rmtree(work)
 
 
-def _remove_stale(path: Path, config: Config, checkpoint: Path | None, sentences: Sequence[Sentence]) -> None:
+def _remove_stale(path: Path, config: Config, model: Path | UntrainedModel, sentences: Sequence[Sentence]) -> None:
     """Remove predictions that are of another model, other settings or other sentences; note what the next are of."""
     now = {
         "config": compose.digest(config),
         "sentences": content_digest(sentences),
-        "checkpoint": file_states(checkpoint) if checkpoint else None,
+        "checkpoint": file_states(model) if isinstance(model, Path) else None,
+        "prompt": None if isinstance(model, Path) else model.prompt.sha,
     }
     note = path.with_name(PROVENANCE)
     before: dict[str, Any] = {}
     with contextlib.suppress(UserError, TypeError, ValueError):  # absent or damaged: nobody knows what they are of
         before = dict(read_json(note))
-    if before == now:
+    other = [name for name in now if before.get(name) != now[name]] if before else ["program"]
+    if not other:
         return
     if path.is_file():
-        other = [name for name in now if before.get(name) != now[name]] if before else ["program"]
         log.warning("%s is of another %s than now: all is predicted anew", path, " and ".join(other))
         with explaining(path):
             path.unlink()
     shutil.rmtree(path.with_name(SHARES), ignore_errors=True)
     write_json(note, now)
+
+
+def _remove_other_server(path: Path, config: Config, done: dict[str, Prediction]) -> Config:
+    """Remove predictions of a model that the server no longer has: only it knows which one, where none is named.
+
+    Args:
+        path: of the file.
+        config: of the command.
+        done: what is in the file; emptied if it goes.
+
+    Returns:
+        The configuration, in which `decoding.model` is named.
+    """
+    from omniner.llm.server import ask_for_model, engine_name
+
+    model = ask_for_model(config.decoding)
+    if other := sorted({one.engine for one in done.values()} - {engine_name(model)}):
+        log.warning("%s is of %s, the server has %s now: all is predicted anew", path, other[0], model)
+        with explaining(path):
+            path.unlink()
+        done.clear()
+    return replace(config, decoding=replace(config.decoding, model=model))
 
 
 Predict = Callable[[Sequence[Sentence], frozenset[str]], Iterable[list[Prediction]]]

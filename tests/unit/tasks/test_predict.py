@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.helpers.scripted_server import Answer, Seen, Server, error, reply, serving
 
 from omniner.config import compose
 from omniner.config.groups import Config
+from omniner.errors import UserError
 from omniner.files import whole_lines, write_text
 from omniner.llm.prompts import Prompt
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line
@@ -52,19 +55,21 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     return made
 
 
-def predict(*overrides: str, sentences: Sequence[Sentence] = SENTENCES, server: bool = False) -> list[str]:
+def predict(
+    *overrides: str, sentences: Sequence[Sentence] = SENTENCES, server: bool = False, prompt: Prompt = PROMPT
+) -> list[str]:
     config = compose.load(["task=predict", "checkpoint=best", "model=char_bilstm", *overrides])
-    model = UntrainedModel(PROMPT, []) if server else Path("best")
+    model = UntrainedModel(prompt, []) if server else Path("best")
     path = Path("predictions.jsonl")
     found = prediction.predict_file(config, model, sentences, path)
     assert len(whole_lines(path)) == len(found) == len(sentences)
     return [one.engine for one in found]
 
 
-def killed(engine: Engine, after: int = 4) -> None:
+def killed(engine: Engine, *overrides: str, after: int = 4, server: bool = False) -> None:
     engine.left = after
     with pytest.raises(KeyboardInterrupt):
-        predict()
+        predict(*overrides, server=server)
     engine.left = 100
     engine.asked.clear()
 
@@ -95,6 +100,42 @@ def test_other_settings_and_sentences_count_as_well(engine: Engine, caplog: pyte
     other = [*SENTENCES[:-1], Sentence("s5", "别的")]
     assert len(predict("seed=7", sentences=other)) == len(engine.asked) == 6
     assert "is of another sentences than now" in caplog.text
+
+
+def test_another_prompt_counts_as_well(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    killed(engine, server=True)
+    assert len(predict(server=True)) == 6
+    assert engine.asked == ["s4", "s5"]
+    killed(engine, "seed=7", server=True)
+    predict("seed=7", server=True, prompt=dataclasses.replace(PROMPT, instruction="别的"))
+    assert len(engine.asked) == 6
+    assert "is of another prompt than now: all is predicted anew" in caplog.text
+
+
+def test_a_server_that_has_another_model_now_is_asked_about_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("best").mkdir()
+
+    def script(request: Seen, before: int) -> Answer:
+        if len(server.seen) == 4:
+            return error(401, "no key")  # whatever stops a run half-way
+        return reply("[]")
+
+    server: Server
+    with serving(script, models=("small",)) as server:
+        asked = ["decoding=openai", f"decoding.url={server.url}", "decoding.concurrency=1"]
+        with pytest.raises(UserError):
+            predict(*asked, server=True)
+        assert len(whole_lines(Path("predictions.jsonl"))) == 3
+        server.models = ("large",)
+        assert predict(*asked, server=True) == ["openai:large"] * 6
+        assert "is of openai:small, the server has large now: all is predicted anew" in caplog.text
+        asked_then = len(server.seen)
+        server.models = ("huge",)
+        assert predict(*asked, server=True) == ["openai:large"] * 6, "what is whole needs no server"
+        assert len(server.seen) == asked_then
 
 
 def test_predictions_of_nobody_known_are_not_taken_over(engine: Engine) -> None:
