@@ -33,13 +33,14 @@ from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode
 
 from omniner import models
+from omniner.compute.precision import compute_dtype
 from omniner.config import compose
 from omniner.config.groups import Config
+from omniner.cores import processor
 from omniner.corpus import sources
 from omniner.llm.packs import PackedStep
 from omniner.llm.prompts import build_prompt
 from omniner.model_files import layer_sizes
-from omniner.training import devices
 
 CAUSAL = ["model=causal_path", "model.name=causal", "tuning=lora", "prompt=errta"]
 ENCODER = ["model=e5_small", "head=crf", "model.learning_rate=2e-4"]
@@ -228,7 +229,7 @@ def train(config: Config, callbacks: list[pl.Callback]) -> None:
 
 def precisions() -> list[str]:
     """List those that this CPU is quick in."""
-    bf16 = {"amx_bf16", "avx512_bf16", "bf16"} & devices.processor()[1]
+    bf16 = {"amx_bf16", "avx512_bf16", "bf16"} & processor()[1]
     return ["32-true", *(["bf16-mixed"] if bf16 else [])]
 
 
@@ -241,7 +242,7 @@ def measure(kind: list[str], folder: Path, options: argparse.Namespace) -> Itera
     for number in range(options.rounds):
         last = [Profiler(1 + options.steps)] if options.profile and number == options.rounds - 1 else []
         for precision, done in costs.items():
-            clock = Clock(options.steps, layer, devices.compute_dtype(precision))
+            clock = Clock(options.steps, layer, compute_dtype(precision))
             train(configure(kind, folder, precision, 1 + options.steps + len(last)), [clock, *last])
             done.append(clock.cost)
             del clock
@@ -277,7 +278,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="list the operations of a step")
     options = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    print(f"{devices.processor()[0]}, torch {torch.__version__}", flush=True)
+    print(f"{processor()[0]}, torch {torch.__version__}", flush=True)
     for kind, folder in ((ENCODER, options.encoder), (CAUSAL, options.causal)):
         if folder is not None:
             for line in measure(kind, folder, options):

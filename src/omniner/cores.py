@@ -1,5 +1,5 @@
-"""What this machine has for a process: its CPU cores, and how to keep what it starts to some of them; whether there can
-be a GPU at all; a port that is free.
+"""What this machine has for a process: its CPU cores, and how to keep what it starts to some of them; what the
+processor can do; whether there can be a GPU at all; a port that is free.
 
 Linux alone says and sets this per process. Elsewhere (macOS) every core counts as this process's own, and nothing is
 kept to any core.
@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from omniner.errors import UserError
 
@@ -31,6 +32,16 @@ def busy_beside() -> float:
     if not hasattr(os, "getloadavg"):
         return 0.0
     return max(0.0, min(os.getloadavg()[0] - 1, len(own_cores())))  # 1 is this process
+
+
+def processor() -> tuple[str, set[str]]:
+    """Return the name of the processor and the flags of what it can do; nothing where Linux does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    except OSError:
+        return "", set()
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return facts.get("model name", ""), set((facts.get("flags") or facts.get("Features") or "").split())
 
 
 @contextlib.contextmanager

@@ -23,16 +23,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from omniner.compute.devices import Devices, choose_devices
+from omniner.compute.torch_settings import settings_for
 from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, CausalConfig, EncoderConfig, TrainerConfig
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.files import read_json
 from omniner.model_files import DESCRIPTION, layer_sizes
+from omniner.pretrained import base_model
 from omniner.progress import Progress
 from omniner.records import Issue, Prediction, Sentence
 from omniner.scoring.profiles import choose_scale
-from omniner.training.devices import Devices, base_model, choose_devices, settled
 from omniner.training.plans import plan_longest_first
 from omniner.wording import counted
 
@@ -245,7 +247,7 @@ class Predictor(Protocol):
 
 
 def load_predictor(config: Config, checkpoint: Path) -> Predictor:
-    """Load a trained model, into whatever program: torch's settings stay its own, see `devices.settled`.
+    """Load a trained model, into whatever program: torch's settings stay its own, see `settings_for`.
 
     Args:
         config: `encoding`, `trainer`, `decoding` and `seed` are read; model and prompt are those of the checkpoint.
@@ -259,7 +261,7 @@ def load_predictor(config: Config, checkpoint: Path) -> Predictor:
     from omniner.llm.language_model import load_causal_model, merge_adapters
 
     devices = devices_for_prediction(config, checkpoint)
-    with settled(devices):
+    with settings_for(devices):
         causal = load_causal_model(checkpoint, devices.dtype(learns=False), devices.device)
         merge_adapters(causal)
     return LLMPredictor(config, devices, causal)
@@ -351,7 +353,7 @@ class TaggerPredictor:
         ):
             batch = collate([examples[position] for position in positions], 0, 1).to(device)
             with (
-                settled(self._devices),
+                settings_for(self._devices),
                 torch.inference_mode(),
                 torch.autocast(device.type, torch.bfloat16, enabled=mixed),
             ):
@@ -423,7 +425,7 @@ class LLMPredictor:
             if (idle := self._idle.pop()).prefix == prefix:
                 return idle
         causal, config = self._causal, self._config
-        within = partial(settled, self._devices)
+        within = partial(settings_for, self._devices)
         generator = Generator(causal.model, causal.chat, prefix, config.decoding, self._constraint, config.seed, within)
         if prefix:
             log.info("reading the %s that all prompts begin with", counted(len(prefix), "token"))

@@ -93,9 +93,9 @@ def run(config: Config) -> Path:
     """Do one task in a folder of its own, tracked; gives the folder. For other programs: torch stays as they set it."""
     if config.task.name != "train" and "torch" not in sys.modules:
         return _perform(config)[0]
-    from omniner.training.devices import settings_kept
+    from omniner.compute.torch_settings import preserved_settings
 
-    with settings_kept():
+    with preserved_settings():
         return _perform(config)[0]
 
 

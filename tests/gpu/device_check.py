@@ -286,9 +286,10 @@ def counted(check: Check, model: Any, method: str, checkpointing: bool, pack: An
     """GiB that `omniner.llm.memory` counts for these steps, without an evaluation."""
     from small_causal import tuning_config
 
+    from omniner.compute.devices import Devices
     from omniner.config import compose
     from omniner.llm.memory import GIB, MemoryCount, PackSize
-    from omniner.training.devices import Devices, base_model
+    from omniner.pretrained import base_model
 
     size = PackSize(pack.prefix, len(pack.ids), len(pack.targets))
     on = Devices("gpu" if check.device.type == "cuda" else "cpu", 1, 1, "auto", "bf16-mixed")
@@ -425,13 +426,13 @@ def guided(check: Check) -> None:
 
 def repeat(check: Check) -> None:
     """Take three steps twice from the same seed, with `trainer.deterministic` on and off: are the bytes the same?"""
+    from omniner.compute.torch_settings import apply_settings
     from omniner.llm.packs import make_pack
-    from omniner.training import devices
 
     shape = check.shapes["0.5b"]
     for deterministic in (True, False):
         with check.part(deterministic=deterministic) as found:
-            devices._settle_products("bf16-mixed", deterministic)
+            apply_settings("bf16-mixed", deterministic)
             pack = make_pack(items(check, shape.sentences, shape.vocabulary), check.prefix).to(check.device)
             made = []
             for _ in range(2):
@@ -443,7 +444,7 @@ def repeat(check: Check) -> None:
             (first, left), (second, right) = made
             found["same_losses"] = first == second
             found["same_bytes"] = all(torch.equal(*pair) for pair in zip(left, right, strict=True))
-    devices._settle_products("bf16-mixed", False)
+    apply_settings("bf16-mixed", False)
 
 
 def run(check: Check) -> None:

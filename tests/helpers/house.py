@@ -18,12 +18,13 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 # Layers from the bottom up; a module may import from its own layer and from those before it.
 LAYERS = (
-    ("errors", "records", "files", "progress", "registry", "wording", "cores", "model_files"),
+    ("errors", "records", "files", "progress", "registry", "wording", "cores", "model_files", "pretrained"),
     ("config",),
     ("corpus",),
     ("answers",),
     ("scoring",),
     ("annotators",),
+    ("compute",),
     ("training",),
     ("taggers", "llm", "convert"),
     ("models",),

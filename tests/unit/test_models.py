@@ -13,6 +13,7 @@ import small_corpus
 import torch
 from small_corpus import predict, prepare
 
+from omniner.compute import devices
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.llm.generate import Generator
@@ -20,7 +21,7 @@ from omniner.records import Entity, Prediction, Sentence
 from omniner.taggers import tagger as network
 from omniner.taggers.batches import collate
 from omniner.tasks.predict import open_model
-from omniner.training import checkpoints, devices
+from omniner.training import checkpoints
 
 
 def untrained(model: str, folder: Path, *overrides: str) -> tuple[Config, Path]:

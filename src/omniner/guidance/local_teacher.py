@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from omniner.compute.devices import choose_devices, use_own_cores
+from omniner.compute.torch_settings import settings_for
 from omniner.config.groups import Config
 from omniner.config.model_groups import DecodingConfig, EncodingConfig
 from omniner.errors import UserError
@@ -20,7 +22,6 @@ from omniner.llm.prompts import SENTENCE, Prompt
 from omniner.llm.samples import ChatTokenizer, PromptEncoder
 from omniner.model_files import layer_sizes
 from omniner.records import Sentence
-from omniner.training.devices import choose_devices, settled, use_own_cores
 
 _WHOLE = EncodingConfig(max_length=1_000_000, on_too_long="fail")  # a question is never cut
 
@@ -36,7 +37,7 @@ class LocalTeacher:
         settings = config.teacher
         use_own_cores(config.trainer)
         devices = choose_devices(config.trainer, large=True, layer=layer_sizes(settings.path), trains=False)
-        self._settled = partial(settled, devices)
+        self._within = partial(settings_for, devices)
         try:
             model, tokenizer = load_pretrained(str(settings.path), devices.dtype(learns=False))
             self._chat = ChatTokenizer(tokenizer, None)
@@ -80,7 +81,7 @@ class LocalTeacher:
         constraint = None
         if self._structured:
             constraint = SchemaConstraint(self._chat, {question.text: question.schema for question in questions})
-        generator = Generator(self._model, self._chat, prefix, self._decoding, constraint, 0, self._settled)
+        generator = Generator(self._model, self._chat, prefix, self._decoding, constraint, 0, self._within)
         by_id = {question.id: question for question in questions}
         for batch in generator.run([GenerationRequest(sample.id, sample.prompt, sample.text) for sample in samples]):
             prompt_tokens, tokens = sum(lengths[each.id] for each in batch), sum(len(each.tokens) for each in batch)

@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from omniner.compute.precision import compute_dtype
 from omniner.errors import UserError
 from omniner.llm.attention import ATTENTION_BACKENDS
 from omniner.llm.packs import make_pack
 from omniner.llm.prefix_cache import check_full_attention, head_sizes
 from omniner.llm.samples import Sample
 from omniner.llm.shared_prefix import attach_attention, pack_loss
-from omniner.training.devices import base_model, compute_dtype
+from omniner.pretrained import base_model
 
 log = logging.getLogger("omniner")
 

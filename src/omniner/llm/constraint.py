@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from omniner.answers import check_style, nfc_boundaries
+from omniner.compute.devices import send
 from omniner.errors import UserError
 from omniner.llm.automaton import (
     AFTER_PAIR,
@@ -51,7 +52,6 @@ from omniner.llm.automaton import (
 )
 from omniner.llm.samples import ChatTokenizer
 from omniner.records import replace_surrogates
-from omniner.training.devices import send
 
 _SPAN_ROOM = 32  # tokens; nearly every span has less, so that what is cut off at the end is whole pairs
 _REPEATS = 3  # times that a pair may be written beyond the occurrences of its span before it counts as a loop

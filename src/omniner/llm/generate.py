@@ -51,7 +51,7 @@ from omniner.llm.prefix_cache import (
     head_sizes,
     register_cached_attention,
 )
-from omniner.training.devices import base_model
+from omniner.pretrained import base_model
 
 if TYPE_CHECKING:
     from omniner.llm.samples import ChatTokenizer

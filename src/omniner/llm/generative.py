@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from omniner.compute.devices import Devices
+from omniner.compute.precision import compute_dtype
 from omniner.config.groups import Config
 from omniner.config.model_groups import CausalConfig, TrainerConfig
 from omniner.errors import Stopped, UserError
@@ -37,20 +39,12 @@ from omniner.llm.packs import Pack, PackedStep, pack_step, suffix_length
 from omniner.llm.prefix_cache import check_supported
 from omniner.llm.samples import PromptEncoder, Sample
 from omniner.llm.shared_prefix import attach_attention, pack_loss
+from omniner.pretrained import base_model
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence
-from omniner.training.devices import (
-    Devices,
-    base_model,
-    compute_dtype,
-    full_state_dict,
-    is_sharded,
-    shard_model,
-    unsharded,
-)
-from omniner.training.fit import ShardedStrategy
 from omniner.training.learner import DevScore, Learner, TrainingData
 from omniner.training.plans import TrainLoader, plan_epoch
+from omniner.training.sharding import ShardedStrategy, full_state_dict, is_sharded, shard_model, unsharded
 
 _SAME = ("path", "architecture", "vocabulary", "chat_template")  # of the model; what makes it another one
 _SAME_TUNING = ("method", "rank", "alpha", "targets", "double_quantization", "optimizer")

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from omniner import pretrained
 from omniner.config.model_groups import CausalConfig, TuningConfig
 from omniner.errors import UserError, one_line
 from omniner.files import check_new_folder, read_json, restore, write_json, writing_folder
@@ -42,7 +43,6 @@ from omniner.llm.low_rank import fuse_adapters
 from omniner.llm.prompts import Prompt
 from omniner.llm.samples import ChatTokenizer
 from omniner.model_files import DESCRIPTION
-from omniner.training import checkpoints
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -195,7 +195,7 @@ def write_merged_model(folder: Path, output: Path, dtype: torch.dtype | None = N
     quantizer = "cuda" if description["quantization"] and torch.cuda.is_available() else "cpu"
     causal = _assemble(folder, description, dtype, False, quantizer)
     model = causal.model if causal.method == "full" else causal.model.merge_and_unload()
-    with writing_folder(output) as written, checkpoints.quiet_libraries():
+    with writing_folder(output) as written, pretrained.quiet_libraries():
         model.to(dtype).save_pretrained(written)
         _save_tokenizer(written, causal.chat.tokenizer)
 
@@ -213,7 +213,7 @@ def write_plain_model(path: str, output: Path) -> None:
     check_new_folder(output)
     model, tokenizer = load_pretrained(path, torch.bfloat16)
     tie_output(model)
-    with writing_folder(output) as written, checkpoints.quiet_libraries():
+    with writing_folder(output) as written, pretrained.quiet_libraries():
         model.save_pretrained(written, max_shard_size=_SHARD)
         _save_tokenizer(written, tokenizer)
 
@@ -222,7 +222,7 @@ def _save_model(folder: Path, model: Any, state: dict[str, Tensor]) -> None:
     """Write all weights; `state` has those that learn, the model the buffers that are kept beside them."""
     buffers = {name for name, _ in model.named_buffers()}
     unlearnt = {name: value.cpu() for name, value in model.state_dict().items() if name in buffers}
-    with checkpoints.quiet_libraries():
+    with pretrained.quiet_libraries():
         model.save_pretrained(folder, state_dict={**state, **unlearnt})
 
 
@@ -271,8 +271,8 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Load tokenizer.json as it stands: AutoTokenizer builds some families anew, with their own normalisation."""
     from transformers import PreTrainedTokenizerFast
 
-    with checkpoints.explaining_load_errors("checkpoint", folder, _FIX):
-        return PreTrainedTokenizerFast.from_pretrained(folder, **checkpoints.pretrained_options(True))
+    with pretrained.explaining_load_errors("checkpoint", folder, _FIX):
+        return PreTrainedTokenizerFast.from_pretrained(folder, **pretrained.load_options(True))
 
 
 def _assemble(
@@ -302,7 +302,7 @@ def _assemble(
         if not keep_codes:
             dequantize(model)
     if description["method"] != "full":
-        with checkpoints.explaining_load_errors("checkpoint", folder, _FIX), checkpoints.quiet_libraries():
+        with pretrained.explaining_load_errors("checkpoint", folder, _FIX), pretrained.quiet_libraries():
             from peft import PeftModel
 
             # without a device peft would take the first GPU, also where the CPU shall answer
@@ -383,7 +383,7 @@ def prepare_for_training(model: Any, tuning: TuningConfig, method: str, seed: in
 
 def add_adapters(model: Any, tuning: TuningConfig, seed: int) -> Any:
     """Put peft's adapters around a `PreTrainedModel`, with random halves from the seed."""
-    with checkpoints.quiet_libraries():  # peft imports bitsandbytes
+    with pretrained.quiet_libraries():  # peft imports bitsandbytes
         from peft import LoraConfig, TaskType, get_peft_model
 
     targets = "all-linear" if tuning.targets == ["all-linear"] else list(tuning.targets)
@@ -397,7 +397,7 @@ def add_adapters(model: Any, tuning: TuningConfig, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):  # adapters are made on the CPU: no GPU's generator is touched
         torch.default_generator.manual_seed(seed)
         try:
-            with checkpoints.quiet_libraries():
+            with pretrained.quiet_libraries():
                 adapted = get_peft_model(model, settings)
         except ValueError as error:
             linear = (name for name, part in model.named_modules() if isinstance(part, nn.Linear))
@@ -559,7 +559,7 @@ def replace_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
 def has_bitsandbytes() -> bool:
     """Tell whether bitsandbytes can be imported."""
     try:
-        with checkpoints.quiet_libraries():
+        with pretrained.quiet_libraries():
             import bitsandbytes  # noqa: F401
     except ImportError:
         return False

@@ -35,12 +35,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from omniner import pretrained
 from omniner.config.model_groups import CausalConfig
 from omniner.errors import UserError, one_line
 from omniner.llm.prompts import SENTENCE, Prompt
 from omniner.model_files import gguf_file, is_local_folder
 from omniner.registry import MODEL_FAMILIES
-from omniner.training import checkpoints
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -177,7 +177,7 @@ def load_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
     if source.gguf:
         options |= unpacked_gguf()
         log.info("unpacking %s takes a while; task=convert to=safetensors makes a folder that loads at once", path)
-    with source.explaining_errors(), checkpoints.quiet_libraries():
+    with source.explaining_errors(), pretrained.quiet_libraries():
         model, report = AutoModelForCausalLM.from_pretrained(source.place, **options)
     if missing := sorted(report["missing_keys"]):
         found = f"{path} lacks {len(missing)} of the model's weights, {missing[0]} first"
@@ -237,13 +237,13 @@ class _Source:
     @property
     def options(self) -> dict[str, Any]:
         """The arguments of every `from_pretrained`."""
-        return {**checkpoints.pretrained_options(self.local), **({"gguf_file": self.gguf} if self.gguf else {})}
+        return {**pretrained.load_options(self.local), **({"gguf_file": self.gguf} if self.gguf else {})}
 
     @contextlib.contextmanager
     def explaining_errors(self) -> Iterator[None]:
         """Turn what transformers raises in the block into one `UserError`."""
-        fix = checkpoints.load_advice(self.local, _FOLDER)
-        with checkpoints.explaining_load_errors("model.path", self.path, fix), explaining_code(self.path):
+        fix = pretrained.load_advice(self.local, _FOLDER)
+        with pretrained.explaining_load_errors("model.path", self.path, fix), explaining_code(self.path):
             yield
 
     def settings(self) -> Any:

@@ -25,6 +25,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
+from omniner.compute.devices import Devices
+from omniner.compute.precision import compute_dtype
 from omniner.config.model_groups import LONGEST_ANSWER, DecodingConfig, TuningConfig
 from omniner.errors import UserError
 from omniner.llm.language_model import prefers_8bit, prepare_for_training
@@ -32,7 +34,7 @@ from omniner.llm.packs import make_pack
 from omniner.llm.prefix_cache import head_sizes
 from omniner.llm.samples import Sample
 from omniner.llm.shared_prefix import MOST_LOGITS, attach_attention, pack_loss
-from omniner.training.devices import Devices, base_model, compute_dtype
+from omniner.pretrained import base_model
 
 log = logging.getLogger("omniner")
 

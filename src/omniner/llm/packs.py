@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from omniner.training.devices import send
+from omniner.compute.devices import send
 
 if TYPE_CHECKING:
     from omniner.llm.samples import Sample

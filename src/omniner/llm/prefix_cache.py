@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from omniner.compute.devices import send
 from omniner.errors import UserError
-from omniner.training.devices import send
 
 CACHE_ATTENTION = "omniner_prefix_cache"
 FULL_ATTENTION_ADVICE = (

@@ -31,7 +31,7 @@ from omniner.llm.attention import ATTENTION_BACKENDS
 from omniner.llm.decoder_parts import FusedLayers
 from omniner.llm.low_rank import computing_dtype, is_plain
 from omniner.llm.packs import Pack
-from omniner.training.devices import base_model
+from omniner.pretrained import base_model
 
 _NAME = "omniner_shared_prefix"  # under which transformers knows our attention
 MOST_LOGITS = 2**26  # at once; 256 MB in fp32

@@ -27,6 +27,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from omniner import pretrained
+from omniner.compute.devices import send
 from omniner.config.model_groups import BiLSTMConfig, EncoderConfig
 from omniner.errors import UserError, one_line
 from omniner.model_files import is_local_folder
@@ -41,8 +43,6 @@ from omniner.taggers.inputs import (
     Vocabulary,
     character_tokenizer,
 )
-from omniner.training import checkpoints
-from omniner.training.devices import send
 
 
 class Backbone(nn.Module, ABC):
@@ -310,14 +310,14 @@ def load_encoder(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     local = is_local_folder(config.path, _FOLDER)
-    options = checkpoints.pretrained_options(local)
-    with checkpoints.explaining_load_errors("model.path", config.path, checkpoints.load_advice(local, _FOLDER)):
+    options = pretrained.load_options(local)
+    with pretrained.explaining_load_errors("model.path", config.path, pretrained.load_advice(local, _FOLDER)):
         settings = AutoConfig.from_pretrained(config.path, **options)
         _check_encoder(config.path, settings)
         tokenizer = AutoTokenizer.from_pretrained(config.path, use_fast=True, **options)
         if not tokenizer.is_fast:
             raise ValueError("it has no fast tokenizer, which character offsets need")
-        with checkpoints.quiet_libraries():
+        with pretrained.quiet_libraries():
             encoder = AutoModel.from_pretrained(config.path, **_without_pooler(settings), **options)
     return encoder.float(), TokenInput(tokenizer.backend_tokenizer, max_tokens(settings))
 

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from omniner.compute.devices import send
 from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Sentence
 from omniner.taggers.heads import LeftOut, Span, TagScheme, fit_spans, mask_of
 from omniner.taggers.inputs import Inputs, TextInput
-from omniner.training.devices import send
 from omniner.training.plans import plan_longest_first
 from omniner.wording import counted, first_of
 

@@ -37,8 +37,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from omniner.compute.devices import send
+from omniner.compute.torch_settings import exact_products
 from omniner.taggers.heads import TagScheme
-from omniner.training.devices import exact_products, send
 
 Index = slice | Tensor
 """Places along an axis: a slice where they are consecutive, which makes a view instead of a copy."""

@@ -26,11 +26,11 @@ from omniner.wording import counted
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from omniner.compute.devices import Devices
     from omniner.llm.generative import GenerativeData, GenerativeModule
     from omniner.taggers.batches import EncodedSentence
     from omniner.taggers.tagger import Tagger
     from omniner.taggers.tagger_module import TaggerData, TaggerModule
-    from omniner.training.devices import Devices
 
 log = logging.getLogger("omniner")
 
@@ -248,7 +248,7 @@ def _packs(config: Config, data: GenerativeData) -> Iterator[str]:
 
 def _causal_memory(config: Config, devices: Devices, module: GenerativeModule, data: GenerativeData) -> Iterator[str]:
     from omniner.llm import memory
-    from omniner.training.devices import base_model
+    from omniner.pretrained import base_model
 
     method, parameters = module.causal.method, list(module.model.parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)

@@ -237,7 +237,7 @@ def _count_processes(config: Config, model: Path | UntrainedModel, sentences: in
     """Decide how many processes predict: one for each device of this machine, none for less than a few sentences."""
     if config.decoding.engine == "vllm" or (not isinstance(model, Path) and config.decoding.engine == "openai"):
         return 1
-    from omniner.training.devices import count_devices
+    from omniner.compute.devices import count_devices
 
     return max(1, min(count_devices(config.trainer)[1], sentences // _FEWEST))
 
@@ -251,8 +251,8 @@ def _predict_in_shares(
     processes: int,
 ) -> None:
     """Predict in several processes, each every n-th sentence, on a device of its own; see `predict_share`."""
+    from omniner.compute.devices import share_of_threads
     from omniner.models import devices_for_prediction
-    from omniner.training.devices import share_of_threads
 
     config = copy.deepcopy(config)
     trainer, checkpoint = config.trainer, model if isinstance(model, Path) else None
@@ -376,7 +376,7 @@ def open_model(config: Config, model: Path | UntrainedModel) -> Predict:
         base = served_base(config.llm.path if config.llm else None)
         return partial(predict_with_vllm, config.decoding, base, model.prompt)
     from omniner import models
-    from omniner.training.devices import use_own_cores
+    from omniner.compute.devices import use_own_cores
 
     log.info("loading the model")  # some seconds, of which torch takes most for a small one
     use_own_cores(config.trainer)

@@ -1,1 +1,1 @@
-"""Training, shared by all models: the fitting loop, callbacks, checkpoints, devices, batches."""
+"""Training, shared by all models: the fitting loop, callbacks, checkpoints, shards, plans of batches."""

@@ -39,8 +39,10 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import Callback, Checkpoint, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from pytorch_lightning.strategies import DDPStrategy, Strategy
 
+from omniner.compute.devices import Devices
+from omniner.compute.precision import Precision
 from omniner.config.groups import Config
 from omniner.config.model_groups import TrainerConfig
 from omniner.errors import Stopped, UserError
@@ -48,8 +50,8 @@ from omniner.files import make_folder, writing
 from omniner.progress import Progress
 from omniner.records import Issue
 from omniner.training import checkpoints
-from omniner.training.devices import Devices, Precision, full_state_dict
 from omniner.training.learner import Learner, TrainingData
+from omniner.training.sharding import ShardedStrategy
 from omniner.wording import counted, first_of, shortened
 
 log = logging.getLogger("omniner")
@@ -570,15 +572,3 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write the checkpoint, whole or not at all."""
         with writing(path, "wb") as file:
             torch.save(checkpoint, file)
-
-
-class ShardedStrategy(ModelParallelStrategy):
-    """Data parallel over all processes, with divided weights; a checkpoint is one file with the weights that learn."""
-
-    def __init__(self, world: int) -> None:
-        super().__init__(data_parallel_size=world, tensor_parallel_size=1, save_distributed_checkpoint=False)
-
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return the weights that learn, put together, on the first process; empty on the others."""
-        assert self.model is not None
-        return full_state_dict(self.model)

@@ -20,6 +20,7 @@ from small_corpus import fit, predict, prepare
 from tests.unit.training.test_fit import At, Losses
 from torch.nn.functional import cross_entropy
 
+from omniner.compute.devices import Devices
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.llm.generative import DevLoader, GenerativeData
@@ -30,7 +31,6 @@ from omniner.records import Entity, Prediction, Sentence
 from omniner.scoring.metrics import Counts
 from omniner.scoring.units import compare_units
 from omniner.training import checkpoints
-from omniner.training.devices import Devices
 from omniner.training.learner import DevScore
 
 QUICK = ("trainer.max_epochs=4", "trainer.eval_every=4")

@@ -184,11 +184,11 @@ def test_peft_alone_reads_the_adapters(published: Path, tmp_path: Path) -> None:
     """The format is peft's, base model included."""
     from peft import AutoPeftModelForCausalLM
 
-    from omniner.training import checkpoints
+    from omniner.pretrained import quiet_libraries
 
     model = trained("lora", published)
     language_model.save_causal_model(tmp_path / "best", model)
-    with checkpoints.quiet_libraries():
+    with quiet_libraries():
         loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "best")
     assert torch.equal(logits(loaded, sample(model)), logits(model.model, sample(model)))
 

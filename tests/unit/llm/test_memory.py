@@ -9,10 +9,10 @@ import small_corpus
 import torch
 from small_causal import tuning_config
 
+from omniner.compute.devices import Devices
 from omniner.errors import UserError
 from omniner.llm import memory
 from omniner.llm.memory import GIB, MemoryCount, PackSize, Probe
-from omniner.training.devices import Devices
 
 SIZES = {
     "0.5b": (896, 4864, 24, 14, 2, 151936),

@@ -195,7 +195,7 @@ class LabelledBatch(Protocol):
     """What a head reads of a batch of B sentences of at most L characters.
 
     All of it is on the host: what depends on the labels alone is prepared there and sent to the device of the states
-    (`omniner.training.devices.send`). To ask a device about it would make the host wait.
+    (`omniner.compute.devices.send`). To ask a device about it would make the host wait.
     """
 
     @property

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from omniner.compute.devices import send
 from omniner.config.model_groups import HeadConfig
 from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagScheme, mask_of
 from omniner.taggers.linear_chain import constrained_crf
-from omniner.training.devices import send
 
 
 class SoftmaxHead(HeadModule):

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from omniner.compute.devices import send
 from omniner.config.model_groups import HeadConfig
 from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagScheme, fit_spans, mask_of
-from omniner.training.devices import send
 
 
 class SpanHead(HeadModule):

@@ -8,9 +8,11 @@ import pytest
 import small_corpus
 import torch
 
+from omniner.compute import devices
+from omniner.compute.precision import _measure_gain
+from omniner.compute.torch_settings import exact_products, preserved_settings, settings_for
 from omniner.errors import UserError
 from omniner.models import devices_for_training
-from omniner.training import devices
 
 
 @pytest.mark.parametrize(
@@ -171,8 +173,8 @@ def test_a_pretrained_model_takes_bf16_on_a_cpu_that_is_fast_at_it(
         return gain
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(devices, "processor", lambda: ("made up", set(flags.split())))
-    monkeypatch.setattr(devices, "_measure_gain", measure)
+    monkeypatch.setattr("omniner.compute.precision.processor", lambda: ("made up", set(flags.split())))
+    monkeypatch.setattr("omniner.compute.precision._measure_gain", measure)
     trainer = small_corpus.configuration("bert_tiny").trainer
     with caplog.at_level(logging.INFO, "omniner"):
         for _ in range(2):  # the second time from what is kept
@@ -184,7 +186,7 @@ def test_a_pretrained_model_takes_bf16_on_a_cpu_that_is_fast_at_it(
 
 
 def test_the_two_precisions_are_measured() -> None:
-    assert 0.05 < devices._measure_gain(64, 128) < 100
+    assert 0.05 < _measure_gain(64, 128) < 100
 
 
 @pytest.mark.parametrize(("precision", "products"), [("32-true", "highest"), ("bf16-mixed", "high")])
@@ -222,16 +224,16 @@ def test_of_blocks_in_several_threads_the_last_one_gives_back_what_the_program_h
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        blocks = [devices.settled(devices.Devices("cpu", 1, 1, "auto", name)) for name in ("32-true", "bf16-mixed")]
+        blocks = [settings_for(devices.Devices("cpu", 1, 1, "auto", name)) for name in ("32-true", "bf16-mixed")]
         for block in blocks:
             block.__enter__()
         for block in blocks:  # the first to begin ends first, as threads do
             assert torch.get_float32_matmul_precision() == "highest", "the strictest counts for all"
             block.__exit__(None, None, None)
         assert torch.get_float32_matmul_precision() == "medium"
-        answers = devices.settled(devices.Devices("cpu", 1, 1, "auto", "bf16-mixed"))
+        answers = settings_for(devices.Devices("cpu", 1, 1, "auto", "bf16-mixed"))
         answers.__enter__()
-        with devices.settings_kept():
+        with preserved_settings():
             torch.set_float32_matmul_precision("highest")  # as a training does
             answers.__exit__(None, None, None)
             assert torch.get_float32_matmul_precision() == "highest"
@@ -247,9 +249,9 @@ def test_a_program_that_sets_single_backends_is_left_alone() -> None:
     try:
         with pytest.raises(RuntimeError):
             torch.get_float32_matmul_precision()
-        with devices.settled(devices.Devices("cpu", 1, 1, "auto", "32-true")), devices.exact_products():
+        with settings_for(devices.Devices("cpu", 1, 1, "auto", "32-true")), exact_products():
             assert backend.fp32_precision == "tf32"
-        with devices.settings_kept():
+        with preserved_settings():
             pass
         assert backend.fp32_precision == "tf32"
     finally:

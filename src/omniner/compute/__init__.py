@@ -1,0 +1,1 @@
+"""Where and how a model computes, training or answering: devices, precision, settings of torch."""

@@ -1,0 +1,72 @@
+"""Pretrained models in the hands of their libraries, transformers and peft.
+
+A pretrained model is named by a hub name or a folder. A folder is read without a network; code of a hub repository is
+never executed. Whatever a library raises about something that cannot be loaded becomes one `UserError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omniner.errors import UserError, one_line
+from omniner.model_files import DOWNLOAD
+
+
+def load_options(local: bool) -> dict[str, Any]:
+    """Return the arguments of every `from_pretrained`: no network for a `local` folder, no foreign code ever."""
+    return {"local_files_only": local, "trust_remote_code": False}
+
+
+def load_advice(local: bool, folder: str) -> str:
+    """Return what to do about a model that cannot be loaded; `folder` is the advice for a `local` one."""
+    return folder if local else DOWNLOAD
+
+
+@contextlib.contextmanager
+def explaining_load_errors(where: str, path: str | Path, fix: str) -> Iterator[None]:
+    """Turn what a library raises in the block, about something that cannot be loaded, into one `UserError`.
+
+    Args:
+        where: the config key that names it.
+        path: its value.
+        fix: what to do about it.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # what a broken file raises differs by library and version: no common type but this
+        raise UserError(where, f"{path} cannot be loaded ({one_line(error)})", fix) from error
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep libraries from talking: progress bars of half a second, reports on head weights that were left out on
+    purpose, warnings that peft uses an old name of transformers, that bitsandbytes has a slower way."""
+    from transformers.utils import logging as reports
+
+    loggers = [logging.getLogger(name) for name in ("transformers", "bitsandbytes")]
+    levels = [logger.level for logger in loggers]
+    bars = reports.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    reports.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing. is deprecated", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            reports.enable_progress_bar()
+
+
+def base_model(model: Any) -> Any:
+    """Return the transformers model inside a peft one, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
