@@ -47,8 +47,7 @@ Index = slice | Tensor
 
 @dataclass(frozen=True)
 class Blocks:
-    """Allowed transitions as complete blocks, over the tags in an inner order that makes most groups
-    consecutive.
+    """Allowed transitions as complete blocks, over the tags in an inner order that makes most groups consecutive.
 
     Attributes:
         order: [T] tag at each place of the inner order; None if it is the given order.
