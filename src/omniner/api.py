@@ -24,7 +24,7 @@ from omniner.registry import FORMATS, load_extensions, writable_formats
 if TYPE_CHECKING:
     import pandas as pd
 
-    from omniner.config.groups import Config
+    from omniner.config.groups import Config, DataConfig
     from omniner.llm.prompts import Prompt
     from omniner.scoring.comparison import RunComparison
     from omniner.scoring.metrics import ErrtaResult, ScoreResult
@@ -314,7 +314,7 @@ def score(
     from omniner.scoring.profiles import score_loaded
 
     config = _compose("task=train", "tracking=off", *_words(overrides))
-    loaded = _load_predictions(predictions, _gold_of(gold), "predictions")
+    loaded = _load_predictions(predictions, _gold_of(gold), "predictions", config.data)
     result = score_loaded(loaded, config.metrics, config.errta)
     if issues is not None:
         issues += result.issues
@@ -368,15 +368,15 @@ def compare(
             for source in found:
                 own = name if len(found) == 1 else f"{name} {source.name}"  # the folder of a sweep has several
                 sources.append(dataclasses.replace(source, name=own) if name else source)
-                loaded.append(read_predictions(source.predictions, source.gold or sentences))
+                loaded.append(read_predictions(source.predictions, source.gold or sentences, source.data))
 
         if isinstance(runs, Mapping):
             for key, run in runs.items():
                 if isinstance(run, str | Path):
                     add([str(run)], str(key))
                 else:
-                    sources.append(RunFiles(str(key), "records", Path(), None, {}, ""))
-                    loaded.append(_load_predictions(run, sentences, str(key)))
+                    sources.append(RunFiles(str(key), "records", Path(), None, None, {}, ""))
+                    loaded.append(_load_predictions(run, sentences, str(key), config.data))
         else:
             add(_run_entries(runs))
         if len(sources) < 2:
@@ -443,30 +443,34 @@ def _gold_of(gold: Gold | None) -> Path | list[Sentence] | None:
     return sentences
 
 
-def _load_predictions(predictions: Answers, gold: Path | list[Sentence] | None, where: str) -> LoadedPredictions:
+def _load_predictions(
+    predictions: Answers, gold: Path | list[Sentence] | None, where: str, data: DataConfig
+) -> LoadedPredictions:
     """Predictions and their gold, whatever holds them.
 
     Args:
         predictions: as for `score`.
         gold: a file, or sentences.
         where: what messages call the predictions.
+        data: how files are to be read.
 
     Raises:
         UserError: they cannot be read, or are about no sentence of gold.
     """
+    from omniner.corpus.sources import read_sentences
     from omniner.scoring.predictions import LoadedPredictions, check_labelled, read_predictions
 
     if isinstance(predictions, str | Path):
-        return read_predictions(Path(predictions), gold)
+        return read_predictions(Path(predictions), gold, data)
     answers = records_of(Prediction, predictions, where)
     if not answers:
         raise UserError(where, "it is empty", "Give a prediction for each sentence, one without entities for none.")
     if gold is None:
         raise UserError("gold", f"the records of {where} hold no gold", "Give the gold sentences beside them.")
-    sentences = read(gold) if isinstance(gold, Path) else Sentences(gold)
+    sentences, issues = read_sentences(gold, data) if isinstance(gold, Path) else (gold, [])
     check_labelled(sentences, gold if isinstance(gold, Path) else "gold")
     if not {answer.id for answer in answers} & {sentence.id for sentence in sentences}:
         found = f"no id is one of the gold sentences ({answers[0].id!r} here, {sentences[0].id!r} there)"
         fix = "Give both the same ids. A bare text has none: predict the Sentence records of gold."
         raise UserError(where, found, fix)
-    return LoadedPredictions(sentences, answers, sentences.issues, 0.0)
+    return LoadedPredictions(sentences, answers, issues, 0.0)

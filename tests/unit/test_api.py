@@ -257,6 +257,20 @@ def test_gold_records_without_texts_count(tmp_path: Path) -> None:
     assert [one.metrics.micro.f1 for one in compared.results.values()] == [0.5, 0.5]
 
 
+def test_keys_of_data_hold_for_files_here_too(tmp_path: Path) -> None:
+    gold, answers, keys = tmp_path / "gold.jsonl", tmp_path / "p.jsonl", ["data.offsets=inclusive"]
+    lines = [
+        {"id": s.id, "text": s.text, "entities": [[e.start, (e.end or 0) - 1, e.category] for e in s.entities]}
+        for s in GOLD
+    ]
+    gold.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    omniner.write(ANSWERS, answers)
+    for given in (ANSWERS, answers):
+        assert omniner.score(given, gold, keys).metrics.micro.tp == 1
+    compared = omniner.compare({"a": answers, "b": ANSWERS}, gold, ["compare.permutations=20", *keys])
+    assert [one.metrics.micro.tp for one in compared.results.values()] == [1, 1]
+
+
 def test_issues_of_gold_records_name_no_file_of_ours(tmp_path: Path) -> None:
     omniner.write(ANSWERS, tmp_path / "p.jsonl")
     gold = [*GOLD, Sentence("3", "好", [Entity("好", "地点", 0, 1)])]

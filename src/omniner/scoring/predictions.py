@@ -25,7 +25,7 @@ from omniner.answers import parse_answer
 from omniner.config.groups import DataConfig
 from omniner.corpus.formats import recognise
 from omniner.corpus.formats.fields import IssueLog, quote, read_lines
-from omniner.corpus.formats.regions import regions_of
+from omniner.corpus.formats.regions import moved, regions_of
 from omniner.corpus.sources import read_sentences
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Prediction, Sentence, match_texts, to_line
@@ -70,7 +70,8 @@ def read_predictions(predictions: Path, gold: Gold | None, data: DataConfig | No
         gold: a corpus file of any format, or its sentences; for `generated_predictions.jsonl` it must have as many
             sentences, or those that the prompts quote, and may be the official `test.json` too. `None`: the labels in
             the file, with the texts of a `test.json` beside it, or else `gold.jsonl` beside the file.
-        data: the config group whose format, where it is the user's, and whose keys hold for the gold file.
+        data: the config group. Its format, where it is the user's, and its keys hold for the gold file; what they say
+            of offsets and tags for predictions like those of a corpus, too.
 
     Raises:
         UserError: the file is of no known kind, or its gold is missing or of other sentences.
@@ -85,7 +86,7 @@ def read_predictions(predictions: Path, gold: Gold | None, data: DataConfig | No
             sentences, answers = _read_generated(lines, log)
             _attach_gold(sentences, predictions, gold, len(lines), log, data)
         else:
-            said = _read_labels(predictions, log) if kind == "corpus" else _READERS[kind](lines, log)
+            said = _read_labels(predictions, log, data) if kind == "corpus" else _READERS[kind](lines, log, data)
             sentences = _read_gold(predictions, gold, log, data)
             said = _with_categories(said, sentences) if kind == "answers" else said
             ids = _gold_ids([(prediction.id, asked) for prediction, asked in said], sentences, predictions, log)
@@ -447,7 +448,7 @@ def _numbered_values(lines: Sequence[str]) -> Iterator[tuple[int, Any]]:
             yield number, _parsed(line.removeprefix("\ufeff") if number == 1 else line)
 
 
-def _read_answers(lines: Sequence[str], log: IssueLog) -> PromptedPredictions:
+def _read_answers(lines: Sequence[str], log: IssueLog, _: DataConfig | None) -> PromptedPredictions:
     said: PromptedPredictions = []
     for number, record in _numbered_values(lines):
         answer = _answer_of(record) if isinstance(record, dict) else None
@@ -464,7 +465,7 @@ def _read_answers(lines: Sequence[str], log: IssueLog) -> PromptedPredictions:
     return said
 
 
-def _read_submission(lines: Sequence[str], log: IssueLog) -> PromptedPredictions:
+def _read_submission(lines: Sequence[str], log: IssueLog, _: DataConfig | None) -> PromptedPredictions:
     """CLUENER's: `{"id": 0, "label": {"name": {"彭小军": [[15, 17]]}}}`, ends inclusive."""
     said: PromptedPredictions = []
     for number, record in _numbered_values(lines):
@@ -489,28 +490,36 @@ def _read_submission(lines: Sequence[str], log: IssueLog) -> PromptedPredictions
     return said
 
 
-def _read_labels(path: Path, log: IssueLog) -> PromptedPredictions:
-    """Labels of a corpus file, whatever its format, as predictions."""
-    sentences, issues = read_sentences(path, None, _PREFIX)
+def _read_labels(path: Path, log: IssueLog, data: DataConfig | None) -> PromptedPredictions:
+    """Labels of a corpus file as predictions; the format and the annotator that `data` names are those of gold."""
+    data = data and replace(data, format="auto", annotator=None)
+    try:
+        sentences, issues = read_sentences(path, data, _PREFIX)
+    except UserError:
+        if data is None:
+            raise
+        data = replace(data, scheme="auto", separator="auto", glued_positions=None, tag_column=None)
+        sentences, issues = read_sentences(path, data, _PREFIX)  # a file whose tags are not written as gold's
     log.items += issues
     if all(map(records.is_unlabeled, sentences)):
         raise UserError(f"{path}:1", "no line with a JSON object, and no labelled sentence", _KINDS)
     return [(Prediction(sentence.id, sentence.entities), sentence.text) for sentence in sentences]
 
 
-def _read_own(lines: Sequence[str], log: IssueLog) -> PromptedPredictions:
+def _read_own(lines: Sequence[str], log: IssueLog, data: DataConfig | None) -> PromptedPredictions:
     predictions: PromptedPredictions = []
+    way = data.offsets if data is not None else "auto"
     for number, record in _numbered_values(lines):
         if not isinstance(record, dict):
             found = record if isinstance(record, str) else f"{quote(record)} where an object belongs"
             log.add("bad-line", f"{found}; the line is left out", number)
-        elif (prediction := _prediction(record, log, number)) is not None:
+        elif (prediction := _prediction(record, log, number, way)) is not None:
             text = record.get("text")
             predictions.append((prediction, text if isinstance(text, str) else ""))
     return predictions
 
 
-_READERS: dict[str, Callable[[Sequence[str], IssueLog], PromptedPredictions]] = {
+_READERS: dict[str, Callable[[Sequence[str], IssueLog, DataConfig | None], PromptedPredictions]] = {
     "omniner": _read_own,
     "answers": _read_answers,
     "cluener": _read_submission,
@@ -531,7 +540,7 @@ def prediction_from_line(line: str) -> Prediction:
     return prediction
 
 
-def _prediction(record: dict[str, Any], log: IssueLog, line: int) -> Prediction | None:
+def _prediction(record: dict[str, Any], log: IssueLog, line: int, way: str = "auto") -> Prediction | None:
     name = record.get("id")
     if not isinstance(name, (str, int)):
         log.add("bad-line", f"the id is {quote(name)}; the line is left out", line)
@@ -550,7 +559,7 @@ def _prediction(record: dict[str, Any], log: IssueLog, line: int) -> Prediction 
         log.add("bad-entities", f"entities is {quote(items)}, not a list; an empty answer", line, name)
         items = []
     text = text if isinstance(text, str) else ""
-    entities = [entity for item in items if (entity := _entity(item, text, log, line, name)) is not None]
+    entities = [entity for item in items if (entity := _entity(item, text, way, log, line, name)) is not None]
     prediction = Prediction(name, entities, raw)
     for key in ("reason", "prompt_sha", "engine"):
         setattr(prediction, key, str(record.get(key) or ""))
@@ -561,8 +570,8 @@ def _prediction(record: dict[str, Any], log: IssueLog, line: int) -> Prediction 
     return prediction
 
 
-def _entity(item: Any, sentence: str, log: IssueLog, line: int, name: str) -> Entity | None:
-    """An object, also in the spellings of other tools, a [text, category] pair, or a place in a known sentence."""
+def _entity(item: Any, sentence: str, way: str, log: IssueLog, line: int, name: str) -> Entity | None:
+    """An object in the spelling of any tool, a [text, category] pair, or a place in a known sentence (by `way`)."""
     if isinstance(item, list) and len(item) == 2:
         item = {"text": item[0], "category": item[1]}
     text, category = (item.get("text"), item.get("category")) if isinstance(item, dict) else (None, None)
@@ -570,6 +579,8 @@ def _entity(item: Any, sentence: str, log: IssueLog, line: int, name: str) -> En
         regions = regions_of(item, IssueLog(Path()), line)
         if len(regions) == 1 and len(regions[0].categories) == 1:
             text, (category,), start, end = regions[0]
+            if text is None and way != "auto":
+                start, end = moved(sentence, regions[0], way)
             if text is None and type(start) is int and type(end) is int:
                 if sentence and not 0 <= start < end <= len(sentence):
                     found = f"[{start}, {end}) is outside the text of {len(sentence)} characters; left out"

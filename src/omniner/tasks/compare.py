@@ -3,8 +3,8 @@
 `runs=[a,b,...]` lists predictions files, run folders, folders of sweeps (all their runs), or runs of the tracking store
 by id or name; `name=...` before an entry gives it another name, and the runs of a sweep one that begins so. All must
 have the same sentences with the same gold entities, in any order and with any ids; otherwise test sets would be
-compared, not runs. All are scored anew with the `metrics` and `errta` of this command, so that their figures are
-comparable.
+compared, not runs. Files are read as the `data` of this command says, those of a run of `task=score` as that run read
+them. All are scored anew with the `metrics` and `errta` of this command, so that their figures are comparable.
 
 `annotators=[a.jsonl,b.jsonl,...]` adds people's labels of the same sentences and shows their mean beside the runs; one
 run is then enough. The results are `comparison.html`, `.md` and `.json`, tables as CSV and LaTeX, and figures.
@@ -25,7 +25,7 @@ from typing import Any
 from omniner import tracking
 from omniner.config import compose
 from omniner.config.compose import NOT_IDENTITY
-from omniner.config.groups import Config
+from omniner.config.groups import Config, DataConfig
 from omniner.config.overrides import override_line
 from omniner.corpus.adjudication import annotation_of
 from omniner.errors import UserError
@@ -83,6 +83,7 @@ class RunFiles:
     where: str  # for people
     predictions: Path
     gold: Path | None  # None: in or beside the predictions
+    data: DataConfig | None  # says how both are to be read; None: they are ours
     config: Mapping[str, Any]
     run_id: str
     signature: str = ""
@@ -295,14 +296,14 @@ def _labels(runs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _locate(text: str, config: Config, copies: Path) -> RunFiles:
-    gold = Path(config.gold) if config.gold else None
-    path = Path(text)
+    gold, path = _gold_of(config), Path(text)
     if path.is_file():
         state = read_state(path.parent)
         # Beside a file that belongs to no run, a config.yaml is that of something else.
         settings = _read_config(path.parent) if state else {}
-        signature = _read_signature(path.parent) if state else ""
-        return RunFiles(_name_of(path, settings), str(path), path, gold, settings, state.get("run_id", ""), signature)
+        data = None if state and gold is None else config.data
+        run_id, signature = state.get("run_id", ""), _read_signature(path.parent) if state else ""
+        return RunFiles(_name_of(path, settings), str(path), path, gold, data, settings, run_id, signature)
     found = resolve_run(text, config.tracking, "runs")
     if found.status and not found.has_results:
         named = f"{found.name} ({found.run_id})" if found.found_in_store else f"in {found.folder}"
@@ -312,27 +313,33 @@ def _locate(text: str, config: Config, copies: Path) -> RunFiles:
     if folder is None:
         folder = make_folder(copies)
         tracking.fetch_artifacts(config.tracking, found.run_id, (PREDICTIONS, GOLD, CONFIG, SCORES), folder)
-    source = _of_folder(folder, gold, found.run_id)
+    source = _of_folder(folder, config, found.run_id)
     if not found.found_in_store:
         return source
     where = f"run {found.run_id} ({found.folder or 'from the store'})"
     return dataclasses.replace(source, name=found.name, where=where)
 
 
-def _of_folder(folder: Path, gold: Path | None, run_id: str) -> RunFiles:
+def _of_folder(folder: Path, config: Config, run_id: str) -> RunFiles:
     settings = _read_config(folder)
-    name, own_gold = str(settings.get("name") or folder.resolve().name), folder / GOLD
+    name, predictions = str(settings.get("name") or folder.resolve().name), folder / PREDICTIONS
     signature = _read_signature(folder)
-    if (folder / PREDICTIONS).is_file():
-        own_gold_or = own_gold if own_gold.is_file() else gold
-        return RunFiles(name, str(folder), folder / PREDICTIONS, own_gold_or, settings, run_id, signature)
+    if predictions.is_file():
+        own = (folder / GOLD).is_file()
+        gold, data = (folder / GOLD, None) if own else (_gold_of(config), config.data)
+        return RunFiles(name, str(folder), predictions, gold, data, settings, run_id, signature)
     scored = settings.get("predictions")  # task=score leaves the predictions where they are
     if not scored or not Path(scored).is_file():
         found = f"{folder} holds no {PREDICTIONS}" + (f", and {scored} is gone" if scored else "")
         raise UserError("runs", found, "Name a run of task=train, predict or score, or a predictions file.")
-    theirs = settings.get("gold")
-    answered = Path(theirs) if theirs else gold
-    return RunFiles(name, f"{folder}: {scored}", Path(scored), answered, settings, run_id, signature)
+    gold, data = _gold_of(config), config.data
+    if (theirs := settings.get("gold")) or gold is None:  # then it is read as that run has read it
+        gold, data = Path(theirs) if theirs else None, compose.adopt(config, folder / CONFIG, ["data"]).data
+    return RunFiles(name, f"{folder}: {scored}", Path(scored), gold, data, settings, run_id, signature)
+
+
+def _gold_of(config: Config) -> Path | None:
+    return Path(config.gold) if config.gold else None
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -374,7 +381,7 @@ def _with_own_names(sources: Sequence[RunFiles]) -> list[RunFiles]:
 
 def read_runs(sources: Sequence[RunFiles]) -> tuple[list[LoadedPredictions], list[Issue]]:
     """Gold and predictions of every run, and what could not be read as it was."""
-    loaded = [read_predictions(source.predictions, source.gold) for source in sources]
+    loaded = [read_predictions(source.predictions, source.gold, source.data) for source in sources]
     return loaded, [issue for item in loaded for issue in item.issues]
 
 

@@ -17,6 +17,7 @@ from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
+from omniner.run import run
 from omniner.scoring.predictions import LoadedPredictions
 from omniner.tasks import compare
 from omniner.tracking.store import FoundRun
@@ -167,11 +168,14 @@ def test_a_scored_run_leads_to_the_file_it_scored(tmp_path: Path) -> None:
     write(tmp_path / "gold.jsonl", GOLD, sentence_to_json)
     said = write(tmp_path / "said.jsonl", SAID, prediction_to_json)
     scored = folder(tmp_path / "scored")
-    config = {"name": "scored", "predictions": str(said), "gold": str(tmp_path / "gold.jsonl")}
+    own = dataclasses.asdict(settings().data) | {"offsets": "inclusive"}
+    config = {"name": "scored", "predictions": str(said), "gold": str(tmp_path / "gold.jsonl"), "data": own}
     (scored / "config.yaml").write_text(json.dumps(config), encoding="utf-8")
     (scored / "predictions.jsonl").unlink()
     (source,) = compare.find_run_files(settings(str(scored)), tmp_path)
     assert (source.predictions, source.gold) == (said, tmp_path / "gold.jsonl")
+    assert source.data is not None
+    assert source.data.offsets == "inclusive"
     said.unlink()
     with pytest.raises(UserError, match=r"holds no predictions\.jsonl, and .*said\.jsonl is gone"):
         compare.find_run_files(settings(str(scored)), tmp_path)
@@ -240,7 +244,7 @@ def test_other_ids_in_another_order_do_not_make_another_test_set(tmp_path: Path,
 def test_sentences_without_a_text_are_not_paired_by_their_entities() -> None:
     first = [Sentence(str(n), "", list(s.entities)) for n, s in enumerate(GOLD)]
     turned = [dataclasses.replace(s, id=f"line-{n}") for n, s in enumerate(first[::-1])]
-    sources = [compare.RunFiles(name, name, Path(), None, {}, "") for name in ("a", "b")]
+    sources = [compare.RunFiles(name, name, Path(), None, None, {}, "") for name in ("a", "b")]
     loaded = [LoadedPredictions(gold, [], [], 0.0) for gold in (first, turned)]
     with pytest.raises(UserError, match="b was tested on other sentences than a"):
         compare.align_runs(sources, loaded)
@@ -276,6 +280,30 @@ def test_generated_predictions_are_compared_on_the_gold_that_is_named(tmp_path: 
     _, contenders, _ = aligned(settings(str(base), str(file), gold=base / "gold.jsonl"), tmp_path)
     assert [p.entities for p in contenders[1].predictions] == [[Entity(*e[:2]) for e in p.entities] for p in SAID]
     assert [s.post_id for s in contenders[1].gold] == ["p", "p", "q"]
+
+
+def inclusive(path: Path) -> Path:
+    """Gold as a program writes it that counts the last character and names no surface."""
+    lines = [
+        {"id": s.id, "text": s.text, "entities": [[e.start, (e.end or 0) - 1, e.category] for e in s.entities]}
+        for s in GOLD
+    ]
+    return write(path, lines, dict)
+
+
+def test_gold_is_read_as_the_command_or_the_scored_run_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    gold = inclusive(tmp_path / "inclusive.jsonl")
+    said = write(tmp_path / "said.jsonl", SAID, prediction_to_json)
+    words = [f"predictions={said}", f"gold={gold}", "data.offsets=inclusive", "metrics.bootstrap=0"]
+    scored = run(compose.load(["task=score", "tracking=off", *words, "output_dir=scored"]))
+    own = folder(tmp_path / "own")  # its gold.jsonl is ours, whatever the command says of the other files
+    said_of_files = compose.load(["tracking=off", "data.offsets=inclusive"])
+    config = dataclasses.replace(said_of_files, runs=[str(own), str(said), str(scored)], gold=str(gold))
+    _, contenders, _ = aligned(config, tmp_path)
+    assert [[s.entities for s in contender.gold] for contender in contenders] == [[s.entities for s in GOLD]] * 3
+    _, (first, second), _ = aligned(settings(str(own), str(scored)), tmp_path)
+    assert [s.entities for s in first.gold] == [s.entities for s in second.gold] == [s.entities for s in GOLD]
 
 
 def test_runs_in_different_units_are_refused_by_name(tmp_path: Path) -> None:

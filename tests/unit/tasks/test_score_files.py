@@ -156,6 +156,29 @@ def test_the_format_that_is_said_holds_for_gold(tmp_path: Path) -> None:
         score(tmp_path, GOLD, f"gold={tmp_path / 'gold.jsonl'}", "data.format=conll")
 
 
+@pytest.mark.parametrize("entity", [[2, 3, "地点"], {"start": 2, "end": 3, "label": "地点"}])
+@pytest.mark.parametrize("key", ["entities", "label"])
+def test_predictions_written_as_gold_is_are_read_as_gold_is(entity: object, key: str, tmp_path: Path) -> None:
+    lines = [{"id": "1", "text": "我爱北京", key: [entity]}, {"id": "2", "text": "去喝咖啡", key: []}]
+    (tmp_path / "inclusive.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    out = score(tmp_path, list(lines), f"gold={tmp_path / 'inclusive.jsonl'}", "data.offsets=inclusive")
+    scores = read_json(out / "scores.json")
+    assert (scores["metrics"]["micro"]["f1"], scores["issues"]) == (1, {})
+
+
+@pytest.mark.parametrize(("column", "kept"), [(2, (0, 1, 2)), (3, (0, 2))])
+def test_tags_of_predictions_are_in_the_column_of_gold_or_where_they_are_found(
+    column: int, kept: tuple[int, ...], tmp_path: Path
+) -> None:
+    rows = [("我", "O", "O"), ("爱", "O", "O"), ("北", "B-地", "B-地点"), ("京", "I-地", "I-地点")]
+    for name, columns in (("gold.bio", (0, 1, 2)), ("said.bio", kept)):
+        lines = ["\t".join(row[n] for n in columns) for row in rows]
+        (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+    words = [f"predictions={tmp_path / 'said.bio'}", f"gold={tmp_path / 'gold.bio'}", f"output_dir={tmp_path / 'out'}"]
+    out = run(compose.load(["task=score", "tracking=off", *words, f"data.tag_column={column}"]))
+    assert read_json(out / "scores.json")["metrics"]["micro"]["tp"] == 1
+
+
 RESULTS = (ROOT / "docs" / "reference" / "results.md").read_text(encoding="utf-8")
 
 

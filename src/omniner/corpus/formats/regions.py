@@ -231,7 +231,7 @@ class RegionPlacer:
             text = waiting.sentence.text
             for region in waiting.regions:
                 for way in ways:
-                    counts[way] += _fits(text, region, *_moved(text, region, way))
+                    counts[way] += _fits(text, region, *moved(text, region, way))
         return max(ways, key=lambda way: counts[way])
 
     def _settle_units(self, waiting: Sequence[Waiting], end: str) -> None:
@@ -242,11 +242,11 @@ class RegionPlacer:
             text = one.sentence.text
             places = utf16_places(text)
             for region in one.regions:
-                other = _moved(text, region, "utf16", places)
-                if other != _moved(text, region, end):
+                other = moved(text, region, "utf16", places)
+                if other != moved(text, region, end):
                     differing.append((text, region, other))
         for text, region, other in differing:
-            fitting[end] += _fits(text, region, *_moved(text, region, end))
+            fitting[end] += _fits(text, region, *moved(text, region, end))
             fitting["utf16"] += _fits(text, region, *other)
         if fitting[end] == fitting["utf16"] > 0:
             way = self._settle_by_surfaces(waiting[0], differing, end)
@@ -262,7 +262,7 @@ class RegionPlacer:
         known = {(entity.text, entity.category) for sentence in self._done for entity in sentence.entities}
         hits = {end: 0, "utf16": 0}
         for text, region, other in differing:
-            for way, (start, stop) in ((end, _moved(text, region, end)), ("utf16", other)):
+            for way, (start, stop) in ((end, moved(text, region, end)), ("utf16", other)):
                 if isinstance(start, int) and isinstance(stop, int) and stop - start <= MAX_SURFACE:
                     hits[way] += any((text[start:stop], category) in known for category in region.categories)
         is_sure = hits["utf16"] >= _HITS and hits["utf16"] > 3 * hits[end]
@@ -290,8 +290,8 @@ class RegionPlacer:
             for region in regions
         ]
         places = utf16_places(text) if "utf16" in ways else {}
-        moved = [[_moved(text, region, way, places) for region in regions] for way in ways]
-        fits = [[_fits(text, region, *at) for region, at in zip(regions, way, strict=True)] for way in moved]
+        offsets = [[moved(text, region, way, places) for region in regions] for way in ways]
+        fits = [[_fits(text, region, *at) for region, at in zip(regions, way, strict=True)] for way in offsets]
         whole = next((number for number, fit in enumerate(fits) if all(fit)), None)
         entities: list[Entity] = []
         for index, region in enumerate(regions):
@@ -299,13 +299,13 @@ class RegionPlacer:
             if chosen is None:
                 chosen = next((number for number, fit in enumerate(fits) if fit[index]), 0)
             if ways[chosen] != self._assumed and self._way == "auto":
-                at = moved[chosen][index]
-                if at != _moved(text, region, self._assumed):
+                at = offsets[chosen][index]
+                if at != moved(text, region, self._assumed):
                     first = Issue("offset-units", "", log.file, line, log.id), len(log.items), 0
                     issue, place, count = self._changed.get(ways[chosen], first)
                     self._changed[ways[chosen]] = issue, place, count + 1
             surface = None if fits[chosen][index] else region.surface
-            start, end = moved[chosen][index]
+            start, end = offsets[chosen][index]
             found = (_entity(text, surface, name, start, end, log, line, self._loose) for name in region.categories)
             entities += [entity for entity in found if entity]
         self._done.append(sentence)
@@ -324,8 +324,15 @@ def _entity(
     return Entity(surface, join_surrogates(category, log, line))
 
 
-def _moved(text: str, region: Region, way: str, places: Mapping[int, int] | None = None) -> tuple[object, object]:
-    """The offsets of a region as half-open code points, if they are meant in this way."""
+def moved(text: str, region: Region, way: str, places: Mapping[int, int] | None = None) -> tuple[object, object]:
+    """Give the offsets of a region as half-open code points, if they are meant in this way.
+
+    Args:
+        text: of the sentence.
+        region: with offsets of any kind.
+        way: one of `WAYS`.
+        places: of the text in UTF-16 units, where they are known already.
+    """
     start, end = region.start, region.end
     if way == "half_open" or type(start) is not int or type(end) is not int:
         return start, end
