@@ -151,7 +151,7 @@ def prediction_from_answer(
         categories: those that the model was told of.
     """
     parsed = parse_answer(raw, categories, sentence.text, bool(ended_by))
-    placed = locate_pairs(sentence.text, [(_spelt_as_in(sentence.text, text), label) for text, label in parsed.pairs])
+    placed = locate_pairs(sentence.text, [(spelt_as_in(sentence.text, text), label) for text, label in parsed.pairs])
     entities = [entity for entity in placed if entity is not None]
     reasons = [ended_by, parsed.reason]
     if repeats := len(placed) - len(entities):
@@ -172,10 +172,15 @@ def strict_pairs(value: list[Any]) -> list[Pair] | None:
     return pairs
 
 
-def _spelt_as_in(text: str, surface: str) -> str:
-    """The surface as the text spells it: tokenizers that normalise to NFC (Qwen) hide decomposed letters from a model.
+def spelt_as_in(text: str, surface: str) -> str:
+    """Spell a surface as the text does: tokenizers that normalise to NFC (Qwen) hide decomposed letters from a model.
 
-    Returned as it is where the text has it so, or has nothing that is canonically equivalent.
+    Args:
+        text: of the sentence.
+        surface: that a model has named.
+
+    Returns:
+        The words of the text; the surface where the text has it so, or has nothing that is canonically equivalent.
     """
     if not surface or surface in text or unicodedata.is_normalized("NFC", text):
         return surface

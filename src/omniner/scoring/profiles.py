@@ -48,6 +48,7 @@ from omniner.scoring.units import (
     find_impossible,
     locate_predictions,
     pairs_of,
+    spelt_as_in_text,
 )
 
 Unit = Literal["pair", "span"]
@@ -205,7 +206,7 @@ def _compare_own(
     """
     drop = metrics.on_parse_failure == "drop"
     sentences: list[Sentence] = []
-    predicted: list[list[Entity]] = []
+    predicted: list[Sequence[Entity]] = []
     failures: list[ParseFailure] = []
     issues: list[Issue] = []
     for sentence, prediction in samples:
@@ -217,7 +218,7 @@ def _compare_own(
             issues.append(Issue("dropped", "unreadable answer: left out with its gold", id=sentence.id))
         else:
             sentences.append(sentence)
-            predicted.append(prediction.entities if prediction is not None else [])
+            predicted.append(spelt_as_in_text(sentence, prediction.entities) if prediction is not None else [])
     failed = sum(failure.status == "failed" for failure in failures)
     parse = ParseSummary(len(samples), len(sentences), 0, failed, len(failures) - failed, failures)
     comparison, other, misplaced = _compare_by_units(sentences, predicted, unit, located)

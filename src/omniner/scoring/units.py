@@ -9,8 +9,9 @@ the work is done by sets and counters of the interpreter, and a sentence that is
 of lists. `pairs_of` makes the comparison by pair out of that by span for a fraction of its price.
 
 Answers of generative models name surfaces, not places. `locate_predictions` gives them places by order, the k-th
-mention of a surface at its k-th occurrence, so that they can be compared by span. What finds no place stays without
-one: it is a false positive whatever gold holds, and `find_impossible` says of which kind.
+mention of a surface at its k-th occurrence, so that they can be compared by span. A pair that only repeats an entity
+adds no unit, as when we read a model's answer ourselves (`answers`). What finds no place stays without one: it is a
+false positive whatever gold holds, and `find_impossible` says of which kind.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from itertools import accumulate, chain
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from omniner.answers import spelt_as_in
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Sentence, locate_pairs
 
@@ -191,8 +193,9 @@ def locate_predictions(
         predicted: the entities of each.
 
     Returns:
-        The entities of each sentence, in their order; those without a place are no words of the sentence, or are
-        listed too often. And an issue for each entity whose offsets do not fit.
+        The entities of each sentence, in their order. A pair listed more often than the sentence has it gets the place
+        of the entity that it repeats; those without a place are no words of the sentence, or are listed too often with
+        offsets that do not fit. And an issue for each entity whose offsets do not fit.
     """
     placed, issues = list(predicted), []
     for number, (sentence, entities) in enumerate(zip(sentences, predicted, strict=True)):
@@ -213,20 +216,39 @@ def _place(sentence: Sentence, entities: Sequence[Entity]) -> tuple[list[Entity]
     for entity in entities:
         _, _, start, end = entity
         is_inside = start is not None and end is not None and 0 <= start < end <= len(text)
-        there = text[start:end] if is_inside else ""
-        if there and (there == entity.text or normalized(there) == normalized(entity.text)):
-            result.append(entity._replace(text=there))
+        words = text[start:end] if is_inside else ""
+        if words and (words == entity.text or normalized(words) == normalized(entity.text)):
+            result.append(entity._replace(text=words))
             continue
         result.append(None)
         if start is not None:
-            found = f"{entity.text!r} at {start}-{end}, where the text has {there!r}"
-            issues.append(Issue("offsets-do-not-fit", f"{found}; looked for by its words", id=sentence.id))
+            what = f"{entity.text!r} at {start}-{end}, where the text has {words!r}"
+            issues.append(Issue("offsets-do-not-fit", f"{what}; looked for by its words", id=sentence.id))
     loose = [entity[:2] for entity, known in zip(entities, result, strict=True) if known is None]
-    found_places = iter(locate_pairs(text, loose, [known for known in result if known is not None]))
+    fitting = [known for known in result if known is not None]
+    found = locate_pairs(text, loose, fitting)
+    first = {one[:2]: one for one in (*reversed(found), *reversed(fitting)) if one is not None}
+    found_places = iter(found)
+    placed: list[Entity] = []
+    for entity, known in zip(entities, result, strict=True):
+        there = known if known is not None else next(found_places)
+        if there is None:  # it repeats an entity, unless it claimed a place of its own
+            there = first[entity[:2]] if entity.start is None else Entity(*entity[:2])
+        placed.append(there)
+    return placed, issues
+
+
+def spelt_as_in_text(sentence: Sentence, entities: Sequence[Entity]) -> Sequence[Entity]:
+    """Give predicted entities without a place as the text spells them (`answers.spelt_as_in`), or as gold does."""
+    if unicodedata.is_normalized("NFC", sentence.text):
+        return entities
+    known = {entity.text for entity in sentence.entities}
     return [
-        known if known is not None else next(found_places) or Entity(*entity[:2])
-        for entity, known in zip(entities, result, strict=True)
-    ], issues
+        entity
+        if entity.start is not None or entity.text in known
+        else entity._replace(text=spelt_as_in(sentence.text, entity.text))
+        for entity in entities
+    ]
 
 
 def check_some_fit(predicted: Iterable[Sequence[Entity]], issues: Sequence[Issue]) -> None:

@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import TEXT, bare, sides
 
+from omniner.answers import prediction_from_answer
 from omniner.config.groups import ErrtaConfig, MetricsConfig
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
 from omniner.registry import ERROR_TYPES
 from omniner.scoring import predictions
 from omniner.scoring.metrics import ScoreResult
+from omniner.scoring.predictions import read_predictions
 from omniner.scoring.profiles import score_loaded, score_records
 
 METRICS = MetricsConfig(unit="auto", profile="own", on_parse_failure="empty", bootstrap=0, confidence=0.95, seed=0)
@@ -79,7 +81,10 @@ def test_answers_that_no_gold_could_have_had_are_false_positives_with_a_name() -
         )
     ]
     said = [("小满家", "品牌")] * 4 + [("ＡＢＣ", "产品"), ("家 的", "产品"), ("大理", "地点"), ("和", "颜色")]
-    result = score_records(gold, [Prediction("a", [Entity(*pair) for pair in said])], METRICS, ERRTA)
+    # A pair that repeats an entity is that entity; what claims a place that is not its own is one too many.
+    placed = [Entity("小满家", "品牌", 0, 3), Entity("小满家", "品牌", 1, 4)]
+    answer = Prediction("a", [*(Entity(*pair) for pair in said), *placed])
+    result = score_records(gold, [answer], METRICS, ERRTA)
     assert (result.unit, result.metrics.micro[4:]) == ("span", (2, 5, 1))
     assert result.errta.impossible_counts == {"invented": 1, "respelt": 2, "repeated": 1, "unknown_category": 1}
     assert {kind: count.errors for kind, count in result.errta.by_type.items() if count.errors} == {
@@ -87,7 +92,7 @@ def test_answers_that_no_gold_could_have_had_are_false_positives_with_a_name() -
         "redundant": 4,
     }
     assert result.units["pair"].micro[4:] == (1, 4, 1)
-    known = score_records(gold, list(result.predictions.values()), METRICS, ERRTA, categories=["颜色", "地点"])
+    known = score_records(gold, [answer], METRICS, ERRTA, categories=["颜色", "地点"])
     assert known.errta.impossible_counts["unknown_category"] == 0
     assert known.metrics == result.metrics
 
@@ -254,6 +259,41 @@ def test_texts_and_gold_from_elsewhere(tmp_path: Path) -> None:
     assert [issue.code for issue in predictions.read_predictions(path, None).issues] == ["label-repaired", "test-json"][
         1:
     ]
+
+
+@pytest.mark.parametrize("text", ["今天去喝小满", "今天去cafe\u0301喝小满"])  # the accent is a character of its own
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("小满", "品牌"), ("小满", "品牌")],
+        [("小满", "品牌"), ("小满", "时间"), ("小满", "品牌"), ("小满", "时间")],
+        [("caf\u00e9", "地点"), ("小满", "品牌")],
+        [("大满", "品牌"), ("大满", "品牌"), ("小满", "品牌")],
+        [("今天", "时间"), ("小", "品牌"), ("小", "品牌"), ("今天", "时间")],
+    ],
+)
+@pytest.mark.parametrize("unit", ["span", "pair"])
+def test_an_answer_scores_the_same_whoever_reads_it(
+    text: str, pairs: list[tuple[str, str]], unit: str, tmp_path: Path
+) -> None:
+    start = text.index("小满")
+    entities = [Entity("小满", "品牌", start, start + 2)]
+    if "cafe" in text:
+        entities.append(Entity("cafe\u0301", "地点", 3, 8))
+    gold, raw = [Sentence("1", text, entities)], json.dumps(pairs, ensure_ascii=False)
+    (tmp_path / "raw.jsonl").write_text(json.dumps({"id": "1", "raw": raw}), encoding="utf-8")
+    (tmp_path / "generated_predictions.jsonl").write_text(
+        json.dumps({"prompt": text, "label": "[]", "predict": raw}), encoding="utf-8"
+    )
+    metrics = dataclasses.replace(METRICS, unit=unit)
+    own = score_records(gold, [prediction_from_answer(gold[0], raw, "", "hf")], metrics, ERRTA)
+    read = [
+        score_loaded(read_predictions(path, gold), metrics, ERRTA)
+        for path in (tmp_path / "raw.jsonl", tmp_path / "generated_predictions.jsonl")
+    ]
+    assert [one.metrics.to_json() for one in read] == [own.metrics.to_json()] * 2
+    assert [one.units for one in read] == [own.units] * 2
+    assert [one.errta.by_type for one in read] == [own.errta.by_type] * 2
 
 
 def test_our_own_lines_with_gold_beside_them(tmp_path: Path) -> None:
