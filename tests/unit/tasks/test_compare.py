@@ -17,7 +17,6 @@ from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
-from omniner.run import run
 from omniner.scoring.predictions import LoadedPredictions
 from omniner.tasks import compare
 from omniner.tracking.store import FoundRun
@@ -296,7 +295,7 @@ def test_gold_is_read_as_the_command_or_the_scored_run_says(tmp_path: Path, monk
     gold = inclusive(tmp_path / "inclusive.jsonl")
     said = write(tmp_path / "said.jsonl", SAID, prediction_to_json)
     words = [f"predictions={said}", f"gold={gold}", "data.offsets=inclusive", "metrics.bootstrap=0"]
-    scored = run(compose.load(["task=score", "tracking=off", *words, "output_dir=scored"]))
+    scored = run.run(compose.load(["task=score", "tracking=off", *words, "output_dir=scored"]))
     own = folder(tmp_path / "own")  # its gold.jsonl is ours, whatever the command says of the other files
     said_of_files = compose.load(["tracking=off", "data.offsets=inclusive"])
     config = dataclasses.replace(said_of_files, runs=[str(own), str(said), str(scored)], gold=str(gold))
