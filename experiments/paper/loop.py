@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from paper.steps import Step, done, plain_path, side_by_side, single
+from paper.steps import MODELS_HELP, Step, chosen_models, done, plain_path, side_by_side, single
 
 EXPERIMENTS = {"cpu": "errta_cpu", "paper": "errta_paper"}
 MODELS = {"cpu": "qwen2_tiny", "paper": "qwen2_7b"}
@@ -35,7 +35,7 @@ class Options(NamedTuple):
 
     Attributes:
         experiment: a choice of conf/experiment.
-        models: choices of conf/model.
+        models: choices of conf/model, with the overrides that choose them.
         seeds: of the training runs; notes are made of the first one's.
         work: the folder of all runs.
         teacher: overrides that choose the teacher; empty = none.
@@ -44,7 +44,7 @@ class Options(NamedTuple):
     """
 
     experiment: str
-    models: list[str]
+    models: dict[str, list[str]]
     seeds: list[int]
     work: Path
     teacher: list[str]
@@ -56,7 +56,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """The options that all scripts share."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--scale", choices=sorted(EXPERIMENTS), default="cpu")
-    made.add_argument("--models", help="choices of conf/model, with commas; by the scale where left out")
+    made.add_argument("--models", help=f"{MODELS_HELP}; by the scale where left out")
     made.add_argument("--seeds", default="1", help="with commas")
     made.add_argument("--work", type=plain_path, help="folder of all runs; outputs/errta_<scale> where left out")
     made.add_argument("--teacher", default="", help="overrides that choose it, e.g. 'teacher=hf teacher.path=FOLDER'")
@@ -69,7 +69,7 @@ def options(given: argparse.Namespace) -> Options:
     """The options with what was left out."""
     return Options(
         EXPERIMENTS[given.scale],
-        (given.models or MODELS[given.scale]).split(","),
+        chosen_models(given.models or MODELS[given.scale], given.further),
         [int(seed) for seed in given.seeds.split(",")],
         given.work or Path(f"outputs/errta_{given.scale}"),
         shlex.split(given.teacher),
@@ -90,7 +90,7 @@ def folder(chosen: Options, model: str, variant: str, seed: int) -> Path:
 
 def train(chosen: Options, model: str, variant: str) -> Step:
     """Training runs with the prompt of this variant, one for each seed; a sweep where several are still to be done."""
-    overrides = [f"experiment={chosen.experiment}", f"model={model}"]
+    overrides = [f"experiment={chosen.experiment}", *chosen.models[model]]
     overrides.append("prompt=base" if variant == "plain" else "prompt=errta")
     reads = []
     if variant in ("counted", "teacher"):

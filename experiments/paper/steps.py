@@ -20,6 +20,8 @@ from typing import NamedTuple
 from omniner.config import compose
 from omniner.runs.folder import STATE
 
+MODELS_HELP = "choices of conf/model, with commas; CHOICE=PATH where its weights are in a folder of yours"
+
 
 class Step(NamedTuple):
     """A command.
@@ -39,6 +41,23 @@ def single(folder: Path, overrides: Sequence[str], reads: Sequence[Path] = ()) -
     """A command that makes one run."""
     overrides = [*overrides, f"output_dir={folder}"]
     return Step(overrides, [(folder, overrides)], reads)
+
+
+def chosen_models(named: str, further: Sequence[str]) -> dict[str, list[str]]:
+    """The overrides that choose each model of `--models`; more than one share no `model.path`.
+
+    Args:
+        named: choices of conf/model with commas, `choice=PATH` where the weights are elsewhere than the choice says.
+        further: overrides of all commands.
+    """
+    found = {}
+    for choice, _, path in (one.partition("=") for one in named.split(",")):
+        found[choice] = [f"model={choice}", *([f"model.path={path}"] if path else [])]
+    if len(found) > 1 and any(one.startswith("model.path=") for one in further):
+        sys.exit(
+            "error: model.path would give all models the same weights. Name the folder of each: --models A=FOLDER,B"
+        )
+    return found
 
 
 def side_by_side(jobs: int) -> list[str]:

@@ -16,8 +16,8 @@ from omniner.files import read_json
 
 WAIT = 10  # seconds for the hub to answer
 DOWNLOAD = (
-    "Name a local folder or a hub model; without a network, download it first (hf download <name>) and set model.path "
-    "to its folder."
+    "Name a local folder or a hub model; where the hub cannot be reached, export HF_ENDPOINT=<address of a mirror>, or "
+    "download the model elsewhere (hf download <name>) and set model.path to its folder."
 )
 DESCRIPTION = "omniner.json"
 """The file that makes a folder the checkpoint of a generative model (see `omniner.llm.language_model`)."""

@@ -61,6 +61,7 @@ def test_a_hub_that_is_away_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(UserError, match=r"a/model is not in the hub's cache, and .* cannot be reached") as found:
         model_files.check_model("a/model")
     assert "\n" not in str(found.value)
+    assert "export HF_ENDPOINT=<address of a mirror>" in str(found.value)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
         model_files.check_model("a/model")

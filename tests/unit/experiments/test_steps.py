@@ -34,7 +34,7 @@ def every_step(options: loop.Options, model: str) -> list[steps.Step]:
 @pytest.mark.parametrize("scale", sorted(loop.EXPERIMENTS))
 def test_every_command_of_the_loop_composes(scale: str) -> None:
     options = chosen("--scale", scale, "--seeds", "1,2", "--teacher", TEACHER, "--jobs", "2")
-    for step in every_step(options, options.models[0]):
+    for step in every_step(options, next(iter(options.models))):
         config = compose.load(step.arguments)
         assert config.output_dir == str(step.makes[0][0])
         assert config.errta.mode == "official"
@@ -44,7 +44,7 @@ def test_every_command_of_the_loop_composes(scale: str) -> None:
 @pytest.mark.parametrize("scale", sorted(loop.EXPERIMENTS))
 def test_the_training_runs_of_all_seeds_are_a_sweep_with_a_folder_for_each(scale: str) -> None:
     options = chosen("--scale", scale, "--seeds", "1,2", "--jobs", "2")
-    model = options.models[0]
+    model = next(iter(options.models))
     for variant in loop.VARIANTS:
         step = loop.train(options, model, variant)
         assert list(step.arguments[:3]) == ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
@@ -79,7 +79,7 @@ def test_a_teacher_writes_the_notes_of_tables_5_and_6(given: list[str], notes: s
     ("scale", "models"), [("cpu", ["char_bilstm", "bert_tiny", "qwen2_tiny"]), ("paper", ["qwen2_0_5b", "qwen2_7b"])]
 )
 def test_the_benchmark_composes_with_a_folder_for_each_model(scale: str, models: list[str]) -> None:
-    sweep, compare = plan(f"table4_{scale}", models, 1, ["seed=7"])
+    sweep, compare = plan(f"table4_{scale}", steps.chosen_models(",".join(models), []), 1, ["seed=7"])
     assert sweep.arguments == ["-m", f"experiment=table4_{scale}", f"model={','.join(models)}", "seed=7"]
     for folder, overrides in sweep.makes:
         config = compose.load(overrides)
@@ -87,6 +87,32 @@ def test_the_benchmark_composes_with_a_folder_for_each_model(scale: str, models:
     config = compose.load(compare.arguments)
     assert config.runs == [f"{model}=outputs/table4_{scale}/{model}" for model in models]
     assert config.output_dir == f"outputs/table4_{scale}/compare"
+
+
+def test_a_model_whose_choice_has_no_path_is_named_with_its_folder(tmp_path: Path) -> None:
+    for name in ("intern", "baichuan"):
+        (tmp_path / name).mkdir()
+    named = f"qwen2_7b,internlm2_5_7b={tmp_path}/intern,qwen2_0_5b,baichuan2_7b={tmp_path}/baichuan"
+    sweep, intern, baichuan, compare = plan("table4_paper", steps.chosen_models(named, []), 1, [])
+    assert sweep.arguments == ["-m", "experiment=table4_paper", "model=qwen2_7b,qwen2_0_5b"]
+    for step, name in ((intern, "internlm2_5_7b"), (baichuan, "baichuan2_7b")):
+        config = compose.load(step.arguments)
+        assert (config.model.name, config.output_dir) == (name, f"outputs/table4_paper/{name}")
+        assert compose.load(step.makes[0][1]).llm == config.llm
+    runs = compose.load(compare.arguments).runs
+    assert [run.partition("=")[0] for run in runs] == ["qwen2_7b", "internlm2_5_7b", "qwen2_0_5b", "baichuan2_7b"]
+    options = chosen("--scale", "paper", "--models", named)
+    for model, name in (("internlm2_5_7b", "intern"), ("baichuan2_7b", "baichuan")):
+        trained = compose.load(loop.train(options, model, "plain").arguments).llm
+        assert trained is not None
+        assert trained.path == f"{tmp_path}/{name}"
+
+
+@pytest.mark.parametrize("models", ["qwen2_0_5b,qwen2_7b", "qwen2_7b,internlm2_5_7b=intern"])
+def test_several_models_do_not_share_one_path(models: str) -> None:
+    with pytest.raises(SystemExit, match=r"model\.path would give all models the same weights"):
+        chosen("--scale", "paper", "--models", models, "--", "model.path=folder")
+    assert list(chosen("--scale", "paper", "--models", "qwen2_7b", "--", "model.path=folder").models) == ["qwen2_7b"]
 
 
 def finished(folder: Path, overrides: list[str], started: float, status: str = "finished") -> None:
@@ -128,7 +154,7 @@ def test_what_is_done_is_not_run_and_a_failure_ends_it(tmp_path: Path, capfd: py
 
 def test_seeds_that_are_there_are_not_swept_again(tmp_path: Path) -> None:
     options = chosen("--seeds", "1,2,3", "--work", str(tmp_path))
-    model = options.models[0]
+    model = next(iter(options.models))
     (folder, overrides), *_ = loop.train(options, model, "plain").makes
     finished(folder, list(overrides), started=1000)
     step = loop.train(options, model, "plain")
