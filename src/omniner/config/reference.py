@@ -6,6 +6,7 @@ Nothing is described here: what a key means and may be stands at its field in `o
     python -m omniner.config.reference                   # all of it, as Markdown
     python -m omniner.config.reference trainer decoding  # these groups
     python -m omniner.config.reference --tasks           # what each task does, reads and writes
+    python -m omniner.config.reference --tasks predict   # these tasks
 
 What a task does stands in the docstring of its module.
 """
@@ -50,7 +51,7 @@ Groups and their choices (group=choice)
 {choices}
 
 Flags: --cfg job (print the composed configuration), --resolve, -m (sweep), --config-dir DIR (your own groups),
---version. What each task reads and writes: docs/reference/tasks.md, or python -m omniner.config.reference --tasks
+--version. What a task does, reads and writes: python -m omniner.run task=predict --help, or docs/reference/tasks.md
 Meaning, unit and default of every key: docs/configuration.md, or python -m omniner.config.reference [group ...]
 """
 
@@ -81,11 +82,14 @@ other runs have none. Each section lists the keys that name a task's inputs and 
 
 
 def help_text(arguments: Sequence[str] = ()) -> str:
-    """What `--help` prints.
+    """What `--help` prints: of the task that is named, if one is, otherwise what can be configured.
 
     Args:
         arguments: of the command line; `--config-dir` names a folder with groups of the user's own.
     """
+    named = [one.removeprefix("task=") for one in arguments if one.startswith("task=")]
+    if named and named[-1] in TASKS:
+        return f"{tasks_markdown(named[-1:])}\nGroups, choices and flags: python -m omniner.run --help"
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--config-dir", "-cd", type=Path)
     own = parser.parse_known_args(arguments)[0].config_dir
@@ -122,10 +126,10 @@ def markdown(names: Sequence[str] = ()) -> str:
     return "\n".join(parts)
 
 
-def tasks_markdown() -> str:
-    """The reference of all tasks, as Markdown."""
-    parts = [TASKS_HEADER]
-    for name, task in sorted(TASKS.items()):
+def tasks_markdown(names: Sequence[str] = ()) -> str:
+    """The reference of all tasks, or of those named, as Markdown."""
+    parts = [] if names else [TASKS_HEADER]
+    for name, task in sorted((name, task) for name, task in TASKS.items() if not names or name in names):
         title, _, text = inspect.cleandoc(task.description).partition("\n")
         title = title.partition(": ")[2]
         parts.append(f"## `task={name}`\n\n{title[:1].upper()}{title[1:]}\n{text}\n")
@@ -206,4 +210,5 @@ def descriptions(group: type) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print((tasks_markdown() if sys.argv[1:] == ["--tasks"] else markdown(sys.argv[1:])).rstrip("\n"))
+    of_tasks = sys.argv[1:2] == ["--tasks"]
+    print((tasks_markdown(sys.argv[2:]) if of_tasks else markdown(sys.argv[1:])).rstrip("\n"))

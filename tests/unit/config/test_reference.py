@@ -47,6 +47,15 @@ def test_one_group_can_be_asked_for() -> None:
     assert "| `warmup` | share from 0 to below 1 | `0.1` | Share of all steps" in text
 
 
+def test_the_help_of_a_task_is_its_own_section() -> None:
+    text = help_text(["task=predict", "checkpoint=a", "--help"])
+    assert text.startswith("## `task=predict`\n")
+    assert text.count("## ") == 1
+    assert "- reads: `checkpoint`" in text
+    assert text.splitlines()[-1] == "Groups, choices and flags: python -m omniner.run --help"
+    assert help_text(["task=predicts", "--help"]) == help_text()
+
+
 def test_what_is_only_extended_is_no_choice() -> None:
     assert "_causal" not in choices(ROOT / "conf" / "model")
     assert " _" not in help_text()
@@ -57,7 +66,7 @@ def test_help_lists_groups_of_the_users_own_and_what_is_registered(tmp_path: Pat
     (tmp_path / "data" / "mine.yaml").write_text("# My corpus.\nname: mine\n")
     TASKS.add(SimpleNamespace(name="zip", meaning="Pack."))
     try:
-        lines = help_text(["task=train", "--config-dir", str(tmp_path)]).splitlines()
+        lines = help_text(["head=crf", "--config-dir", str(tmp_path)]).splitlines()
     finally:
         TASKS.remove("zip")
     assert next(line for line in lines if line.startswith("data:")).startswith("data: cluener, cmeee, mine, msra")
