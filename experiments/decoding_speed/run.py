@@ -49,6 +49,7 @@ class Countdown:
 
     left: int
     stopped: bool = False
+    ended: str = ""  # never early
 
     def advance(self, token: int) -> None:
         """Take a token."""

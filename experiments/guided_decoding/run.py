@@ -104,6 +104,7 @@ class Countdown:
 
     left: int
     stopped: bool = False
+    ended: str = ""  # never early
 
     def advance(self, token: int) -> None:
         """One less."""
@@ -121,7 +122,7 @@ def judge(task: Task, answers: dict[str, Answer]) -> dict[str, float]:
     for sample in task.samples:
         answer = answers[sample.id]
         read = prediction_from_answer(Sentence(sample.id, sample.text), answer.text, "", "")
-        whole += answer.finished
+        whole += answer.end == "model"
         strict += read.parse == "ok" and isinstance(json.loads(answer.text), list)
         pairs += len(read.entities)
         known += sum(entity.category in categories for entity in read.entities)

@@ -86,4 +86,6 @@ class LocalTeacher:
         for batch in generator.run([GenerationRequest(sample.id, sample.prompt, sample.text) for sample in samples]):
             prompt_tokens, tokens = sum(lengths[each.id] for each in batch), sum(len(each.tokens) for each in batch)
             self.cost += TeacherCost(len(batch), prompt_tokens, tokens)
-            yield [TeacherAnswer(by_id[each.id], each.text, "" if each.finished else ANSWER_CUT) for each in batch]
+            yield [
+                TeacherAnswer(by_id[each.id], each.text, "" if each.end == "model" else ANSWER_CUT) for each in batch
+            ]

@@ -14,10 +14,12 @@ from contextlib import closing
 from omniner.answers import CUT, REPEATED, prediction_from_answer
 from omniner.config.model_groups import DecodingConfig
 from omniner.llm.constraint import AnswerConstraint, Constraint
-from omniner.llm.generate import Answer, GenerationRequest, Generator
+from omniner.llm.generate import AnswerEnd, GenerationRequest, Generator
 from omniner.llm.language_model import CausalModel
 from omniner.llm.samples import Sample, answer_limit
 from omniner.records import Prediction, Sentence
+
+_ENDED_BY: dict[AnswerEnd, str] = {"model": "", "limit": CUT, "loop": REPEATED}  # as predictions say it
 
 
 def build_constraint(causal: CausalModel, config: DecodingConfig) -> Constraint | None:
@@ -58,14 +60,7 @@ def predict_answers(
         for batch in answers:
             yield [
                 prediction_from_answer(
-                    sentences[each.id], each.text, prompt.sha, engine, _ended_by(each), prompt.categories
+                    sentences[each.id], each.text, prompt.sha, engine, _ENDED_BY[each.end], prompt.categories
                 )
                 for each in batch
             ]
-
-
-def _ended_by(answer: Answer) -> str:
-    """What ended an answer before the model did; empty if the model did."""
-    if answer.looped:
-        return REPEATED
-    return "" if answer.finished else CUT

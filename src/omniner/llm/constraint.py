@@ -29,7 +29,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -60,6 +60,10 @@ _ANY = "甲"  # stands for a span in probes
 _TOKENS = 2  # of a character in a teacher's answer, where a vocabulary has few Chinese words
 
 
+EarlyEnd = Literal["", "limit", "loop"]
+"""Why a constraint ended an answer before the model did: the limit of tokens, or a loop; empty = the model ended it."""
+
+
 class ConstraintState(Protocol):
     """How far one answer has come."""
 
@@ -68,8 +72,8 @@ class ConstraintState(Protocol):
         """Whether the stop token has been given; nothing may follow."""
 
     @property
-    def ended(self) -> str:
-        """Why the answer was ended before the model did: `limit` (of tokens) or `loop`; empty = the model ended it."""
+    def ended(self) -> EarlyEnd:
+        """Why the answer was ended before the model did."""
 
     def advance(self, token: int) -> None:
         """Take the next token of the answer, chosen or forced.
@@ -206,7 +210,7 @@ class AnswerState:
         self._occurrences = 0  # of the span in the sentence, overlapping ones too
         self._written: Counter[bytes] = Counter()
         self.stopped = False
-        self.ended = ""
+        self.ended: EarlyEnd = ""
 
     def advance(self, token: int) -> None:
         """Take the next token of the answer, see `ConstraintState`."""
@@ -276,7 +280,7 @@ class AnswerState:
             self.ended = self._why_to_end()
         return bool(self.ended)
 
-    def _why_to_end(self) -> str:
+    def _why_to_end(self) -> EarlyEnd:
         spare = self._left - self._constraint.reserve
         if spare <= 0:
             return "limit"
@@ -368,7 +372,8 @@ class SchemaState:
 
     def __init__(self, matcher: Any, stop: int) -> None:
         self._matcher, self._stop = matcher, stop
-        self.stopped, self.ended = False, ""
+        self.stopped = False
+        self.ended: EarlyEnd = ""  # a grammar ends nothing early
         self._check()
 
     def advance(self, token: int) -> None:

@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Batches
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from omniner.config.model_groups import LONGEST_ANSWER, DecodingConfig
 from omniner.errors import UserError
-from omniner.llm.constraint import Constraint, ConstraintState
+from omniner.llm.constraint import Constraint, ConstraintState, EarlyEnd
 from omniner.llm.prefix_cache import (
     CACHE_ATTENTION,
     FULL_ATTENTION_ADVICE,
@@ -77,6 +77,10 @@ class GenerationRequest(NamedTuple):
     limit: int | None = None
 
 
+AnswerEnd = Literal["model", "limit", "loop"]
+"""What ended an answer: the model did, its limit of tokens, or that the model repeated itself."""
+
+
 class Answer(NamedTuple):
     """What the model wrote, without the token that ends an answer.
 
@@ -84,15 +88,13 @@ class Answer(NamedTuple):
         id: of the request.
         tokens: of the answer.
         text: the same.
-        finished: False if it was cut by its limit of tokens, or because it `looped`.
-        looped: whether the model repeated itself.
+        end: how it ended.
     """
 
     id: str
     tokens: list[int]
     text: str
-    finished: bool
-    looped: bool = False
+    end: AnswerEnd
 
 
 @dataclass(slots=True)
@@ -104,7 +106,7 @@ class _Row:
         limit: most tokens of the answer, the one that ends it included.
         stored: how many tokens its slot holds.
         repeats: how often in a row an answer may say the same; 0 = as often as it likes.
-        finished: None while it goes on; False if `limit` cut it, or because it `looped`.
+        end: how it ended; None while it goes on.
     """
 
     request: GenerationRequest
@@ -115,8 +117,7 @@ class _Row:
     repeats: int = 0
     stored: int = 0
     answer: list[int] = field(default_factory=list)
-    finished: bool | None = None
-    looped: bool = False
+    end: AnswerEnd | None = None
 
     def take(self, token: int) -> None:
         """Add a token that was chosen after all pending ones were seen."""
@@ -127,23 +128,27 @@ class _Row:
 
     def take_forced(self) -> None:
         """Add the tokens that the constraint forces: they go to the model together with the one before."""
-        while self.constraint is not None and self.finished is None and (tokens := self.constraint.forced()):
+        while self.constraint is not None and self.end is None and (tokens := self.constraint.forced()):
             for token in tokens:
-                if self.finished is None:
+                if self.end is None:
                     self._add(token)
 
     def _add(self, token: int) -> None:
         if token in self.stops:
-            self.finished = True
+            self.end = self._early_end or "model"
             return
         self.answer.append(token)
         self.pending.append(token)
         if self.constraint is not None:
             self.constraint.advance(token)
         if self.repeats and len(self.answer) % _LOOK_EVERY == 0 and repeats_itself(self.answer, self.repeats):
-            self.finished, self.looped = False, True
-        if len(self.answer) == self.limit:
-            self.finished = False
+            self.end = "loop"
+        elif len(self.answer) == self.limit:
+            self.end = self._early_end or "limit"
+
+    @property
+    def _early_end(self) -> EarlyEnd:
+        return "" if self.constraint is None else self.constraint.ended
 
 
 class Turns:
@@ -311,7 +316,7 @@ class Generator:
         if active:
             for row, token in zip(active, self._next_tokens(cache, active), strict=True):
                 row.take(token)
-            answers += [self._answer(row) for row in active if row.finished is not None]
+            answers += [self._answer(row, row.end) for row in active if row.end is not None]
             self._close_gaps(cache, active)
         return answers
 
@@ -325,17 +330,15 @@ class Generator:
             repeats = 0 if state else most_repeats(request.text)  # what is guided ends in form
             row = _Row(request, request.prompt[len(self.prefix) :], room, self._chat.stops, state, repeats)
             row.take_forced()
-            if row.finished is None:
+            if row.end is None:
                 active.append(row)
                 fresh += len(row.pending)
             else:
-                answers.append(self._answer(row))
+                answers.append(self._answer(row, row.end))
         return answers
 
-    def _answer(self, row: _Row) -> Answer:
-        ended = row.constraint.ended if row.constraint is not None else ""
-        finished, looped = row.finished is True and not ended, row.looped or ended == "loop"
-        return Answer(row.request.id, row.answer, self._chat.decode(row.answer), finished, looped)
+    def _answer(self, row: _Row, end: AnswerEnd) -> Answer:
+        return Answer(row.request.id, row.answer, self._chat.decode(row.answer), end)
 
     @torch.no_grad()
     def _next_tokens(self, cache: PrefixCache, active: list[_Row]) -> list[int]:
@@ -367,9 +370,9 @@ class Generator:
 
     def _close_gaps(self, cache: PrefixCache, active: list[_Row]) -> None:
         """Drop ended rows; the last ones move into their slots, so that slots in use are always the first."""
-        count = sum(row.finished is None for row in active)
-        gaps = [slot for slot in range(count) if active[slot].finished is not None]
-        movers = [slot for slot in range(count, len(active)) if active[slot].finished is None]
+        count = sum(row.end is None for row in active)
+        gaps = [slot for slot in range(count) if active[slot].end is not None]
+        movers = [slot for slot in range(count, len(active)) if active[slot].end is None]
         if gaps:
             cache.move(movers, gaps)
             for slot, mover in zip(gaps, movers, strict=True):

@@ -108,7 +108,9 @@ def plain(model: Any, asked: Sequence[GenerationRequest], together: int) -> dict
         )
         for request, row in zip(batch, written[:, length:].tolist(), strict=True):
             end = next((place for place, token in enumerate(row) if token in STOPS), None)
-            answers[request.id] = Answer(request.id, row[:end], CHAT.decode(row[:end]), end is not None)
+            answers[request.id] = Answer(
+                request.id, row[:end], CHAT.decode(row[:end]), "limit" if end is None else "model"
+            )
     return answers
 
 
@@ -118,7 +120,7 @@ def test_equals_generate(family: str) -> None:
     with torch.no_grad():
         want = plain(model, asked, 1)
         assert plain(model, asked, 8) == want
-    assert {answer.finished for answer in want.values()} == {True, False}
+    assert {answer.end for answer in want.values()} == {"model", "limit"}
     assert len({tuple(answer.tokens) for answer in want.values()}) > 20
     assert collect(generator(model).run(asked)) == want
 
@@ -305,10 +307,10 @@ def test_forced_tokens_are_skipped_and_change_nothing() -> None:
     stepwise = len(widths)
     assert collect(generator(model, Script(jump=True)).run(asked)) == want
     assert len(widths) - stepwise < 0.6 * stepwise
-    assert want["s0"] == Answer("s0", [], "", True)  # forced from the beginning
-    assert not want["s3"].finished
+    assert want["s0"] == Answer("s0", [], "", "model")  # forced from the beginning
+    assert want["s3"].end == "limit"
     assert len(want["s3"].tokens) == CONFIG.max_new_tokens
-    assert want["s2"].finished
+    assert want["s2"].end == "model"
     assert len(want["s2"].tokens) == 16
     assert 1 in {token for answer in want.values() for token in answer.tokens}
 
@@ -511,7 +513,7 @@ def test_a_model_that_repeats_itself_does_not_hold_its_slot(cycle: list[int]) ->
     model, asked = parrot(cycle, after=60), requests(6)
     found = collect(generator(model, max_new_tokens=400).run(asked))
     for answer in found.values():
-        assert (answer.finished, answer.looped) == (False, True)
+        assert answer.end == "loop"
         assert len(answer.tokens) < 60 + max(48, 9 * len(cycle)) + 16
     # what a sentence has many times may be said as often
     repeated = [request._replace(text="哈" * 400) for request in asked]
