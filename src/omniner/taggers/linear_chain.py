@@ -27,7 +27,8 @@ The price: up to three numbers per character and tag are kept for the backward p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -158,7 +159,7 @@ def take_rows(values: Tensor, rows: Index) -> Tensor:
     return values[rows] if isinstance(rows, slice) else values.index_select(0, rows)
 
 
-def pack_steps(lengths: Sequence[int], width: int) -> PackedLayout:
+def pack_by_position(lengths: Sequence[int], width: int) -> PackedLayout:
     """Lay out sentences that are padded to `width` characters, on the host."""
     sizes = np.array(lengths, dtype=np.intp)
     real = np.arange(width) < sizes[:, None]
@@ -232,23 +233,24 @@ class CRF(nn.Module):
         """
         device = emissions.device
         with torch.autocast(device.type, enabled=False), exact_products():
-            layout = pack_steps(lengths, emissions.shape[1])
+            layout = pack_by_position(lengths, emissions.shape[1])
             gold = tags.reshape(-1).index_select(0, layout.places)
             self._check(gold, layout)
+            scores, blocks = self._scores(emissions), self._blocks_here()
             loss: Tensor = _NegativeLogLikelihood.apply(  # type: ignore[no-untyped-call]
-                *self._scores(emissions), *send([gold], device), layout.to(device), self._layout(), self._fits
+                *scores, *send([gold], device), layout.to(device), blocks, self._fits(scores[2].detach(), blocks)
             )
             return loss
 
     @torch.no_grad()
     def decode(self, emissions: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return the best allowed tags, long [B, L]; 0 beyond a sentence. Of equally good ones the lowest."""
-        layout = pack_steps(lengths, emissions.shape[1]).to(emissions.device)
+        layout = pack_by_position(lengths, emissions.shape[1]).to(emissions.device)
         with torch.autocast(emissions.device.type, enabled=False):
-            return _viterbi(*self._scores(emissions), layout, self._layout())
+            return _viterbi(*self._scores(emissions), layout, self._blocks_here())
 
-    def _fits(self, large: Tensor) -> bool:
-        """Whether exp space holds the transitions of the large block, given relative to the largest of them.
+    def _fits(self, transitions: Tensor, blocks: Blocks) -> bool:
+        """Whether exp space holds the transitions of the large block, relative to the largest of them.
 
         The host must wait for a GPU's answer: it asks in every 20th training step, and once for all that is evaluated
         with the same weights. Between, the spread can grow by some 6 learning rates a step (AdamW moves a weight by 3
@@ -257,8 +259,9 @@ class CRF(nn.Module):
         self._calls += self.training
         now = self._calls, self.transitions._version  # which a fused optimizer leaves as it is
         old = now[0] >= self._asked[0] + _ASK_EVERY if self.training else now != self._asked
-        if old or not large.is_cuda:
-            self._asked, self._answer = now, -float(large.min()) <= FAST_RANGE[large.dtype]
+        if old or not transitions.is_cuda:
+            large = _inner_order(transitions, blocks)[blocks.large_from, blocks.large_to]
+            self._asked, self._answer = now, float(large.max() - large.min()) <= FAST_RANGE[large.dtype]
         return self._answer
 
     def _scores(self, emissions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -269,7 +272,7 @@ class CRF(nn.Module):
         transitions = self.transitions.to(dtype).masked_fill(~self.allowed, -torch.inf)
         return emissions.to(dtype), start, transitions, end
 
-    def _layout(self) -> Blocks:
+    def _blocks_here(self) -> Blocks:
         """The blocks of the constraints on the device where they are."""
         device = self.allowed.device
         if device not in self._blocks:
@@ -310,13 +313,13 @@ class _NegativeLogLikelihood(torch.autograd.Function):
         gold: Tensor,
         layout: PackedLayout,
         blocks: Blocks,
-        fits: Callable[[Tensor], bool],
+        fast: bool,
     ) -> Tensor:
-        """Args as in `CRF`, -inf where something is not allowed; `gold` [N] is packed."""
+        """Args as in `CRF`, -inf where something is not allowed; `gold` [N] is packed, `fast` as `_SumStep` has it."""
         packed, inner_start, inner, inner_end = _inner(emissions, start, transitions, end, layout, blocks)
-        step = SumStep(inner, blocks, True, fits)
+        step = _SumStep(inner, blocks, forward=True, fast=fast)
         alpha = torch.empty_like(packed)  # [N, T], each row relative to the one before
-        kept = packed.new_empty(len(packed), len(step.large) if step.fast else 0)
+        kept = packed.new_empty(len(packed), len(step.large) if fast else 0)
         best = packed.new_zeros(len(packed), 1)
         if layout.counts:
             torch.add(packed[layout.step(0)], inner_start, out=alpha[layout.step(0)])
@@ -330,7 +333,7 @@ class _NegativeLogLikelihood(torch.autograd.Function):
         total[layout.last_rows] += (alpha[layout.last] + inner_end).logsumexp(1)
         total -= _score(emissions, start, transitions, end, gold, layout)
         ctx.save_for_backward(packed, alpha, kept, best, inner, inner_end, gold)
-        ctx.layout, ctx.blocks, ctx.shape, ctx.fast = layout, blocks, emissions.shape, step.fast
+        ctx.layout, ctx.blocks, ctx.shape, ctx.fast = layout, blocks, emissions.shape, fast
         return total.to(emissions.dtype)
 
     @staticmethod
@@ -349,8 +352,14 @@ def _inner(
     if blocks.order is None:
         return packed, start, transitions, end
     order = blocks.order
-    inner = transitions.index_select(0, order).index_select(1, order)
-    return packed.index_select(1, order), start[order], inner, end[order]
+    return packed.index_select(1, order), start[order], _inner_order(transitions, blocks), end[order]
+
+
+def _inner_order(transitions: Tensor, blocks: Blocks) -> Tensor:
+    """Transitions [T, T] with the tags in the inner order."""
+    if blocks.order is None:
+        return transitions
+    return transitions.index_select(0, blocks.order).index_select(1, blocks.order)
 
 
 def _score(
@@ -371,19 +380,19 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     packed, alpha, kept, best, inner, end, gold = ctx.saved_tensors
     layout: PackedLayout = ctx.layout
     blocks: Blocks = ctx.blocks
-    step = SumStep(inner, blocks, False, lambda _: ctx.fast)
+    step = _SumStep(inner, blocks, forward=False, fast=ctx.fast)
     beta, right, right_kept = _backward_recursion(packed, end, layout, step)
     joint = beta.add_(alpha)
     highest = joint.amax(1, keepdim=True)
     share = joint.sub_(highest).exp_()
     size = share.sum(1, keepdim=True)
-    weight = grad[layout.rows, None]
-    posterior = share.mul_(weight / size)  # [N, T]
+    row_factor = grad[layout.rows, None]  # [N, 1] what the loss of the character's sentence counts
+    posterior = share.mul_(row_factor / size)  # [N, T]
 
     first = layout.first
     norm = take_rows(size.log_().add_(highest), layout.previous)
     left = (take_rows(alpha, layout.previous), kept[first:], best[first:])
-    g_transitions = _transition_gradient(left, right, right_kept, norm, weight[first:], inner, step, blocks)
+    g_transitions = _transition_gradient(left, right, right_kept, norm, row_factor[first:], inner, step, blocks)
     g_start, g_end = posterior[:first].sum(0), posterior.index_select(0, layout.last).sum(0)
     if blocks.order is not None:
         inverse = blocks.inverse
@@ -391,7 +400,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         g_transitions = g_transitions.index_select(0, inverse).index_select(1, inverse)
     g_emissions = alpha.new_zeros(ctx.shape)
     by_place = g_emissions.view(-1, ctx.shape[2]).index_copy_(0, layout.places, posterior)
-    less = -weight[:, 0]
+    less = -row_factor[:, 0]
     by_place.index_put_((layout.places, gold), less, accumulate=True)
     g_transitions.index_put_((take_rows(gold, layout.previous), gold[first:]), less[first:], accumulate=True)
     g_start.index_add_(0, gold[:first], less[:first])
@@ -400,7 +409,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _backward_recursion(
-    packed: Tensor, end: Tensor, layout: PackedLayout, step: SumStep
+    packed: Tensor, end: Tensor, layout: PackedLayout, step: _SumStep
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-sums over what may follow: after each character [N, T], and from each later character on.
 
@@ -423,9 +432,9 @@ def _transition_gradient(
     right: Tensor,
     right_kept: Tensor,
     norm: Tensor,
-    weight: Tensor,
+    row_factor: Tensor,
     inner: Tensor,
-    step: SumStep,
+    step: _SumStep,
     blocks: Blocks,
 ) -> Tensor:
     """Sum [T, T] of the posteriors of all transitions, in the inner order.
@@ -434,7 +443,7 @@ def _transition_gradient(
         left: alpha [M, T] before each of M transitions, exp of its large block [M, F] relative to the best [M, 1].
         right, right_kept: as `_backward_recursion` has them.
         norm: [M, 1] log of all that goes through the place before the transition.
-        weight: [M, 1] factor of each transition.
+        row_factor: [M, 1] of each transition.
         inner: [T, T] transitions.
         step: the step from right to left.
     """
@@ -443,18 +452,18 @@ def _transition_gradient(
     large = gradient[blocks.large_from, blocks.large_to]
     right.sub_(norm)
     if step.fast:
-        # the factor is at most 1 / the least weight: the best source cannot be left more often than once
-        torch.mm(left_kept.t(), right_kept.mul_((best - norm).exp_().mul_(weight)), out=large)
-        large *= step.weight.t()
+        # the factor is at most 1 / the least of `exp_large`: the best source cannot be left more often than once
+        torch.mm(left_kept.t(), right_kept.mul_((best - norm).exp_().mul_(row_factor)), out=large)
+        large *= step.exp_large.t()
     else:
-        rows = zip(alpha[:, blocks.large_from], right[:, blocks.large_to], weight, strict=True)
+        rows = zip(alpha[:, blocks.large_from], right[:, blocks.large_to], row_factor, strict=True)
         for source, target, factor in rows:
             large += (source[:, None] + step.large.t() + target).exp_() * factor
     places = torch.arange(len(inner), device=inner.device)
     for source in blocks.small_from:
         for target in blocks.small_to:
             scores = (alpha[:, source] + right[:, target]).add_(paired_entries(inner, source, target) - step.top)
-            gradient[places[source], places[target]] = (weight.t() @ scores.exp_())[0]
+            gradient[places[source], places[target]] = (row_factor.t() @ scores.exp_())[0]
     return gradient
 
 
@@ -464,12 +473,12 @@ def _viterbi(
     """Best tags [B, L]: only maxima forward; then the best source again, along the best path alone."""
     packed, start, inner, end = _inner(emissions, start, transitions, end, layout, blocks)
     best = torch.empty_like(packed)  # [N, T] of the best sequence that ends in a tag, relative to the row's best
-    step = MaxStep(inner, blocks)
+    step = _MaxStep(inner, blocks)
     if layout.counts:
         torch.add(packed[layout.step(0)], start, out=best[layout.step(0)])
     for number in range(1, len(layout.counts)):
         after = best[layout.step(number)]
-        step(best[layout.before(number)], after, after)
+        step(best[layout.before(number)], after)
         after += packed[layout.step(number)]
     # back in the given order of the tags, so that of equally good ones the lowest is taken
     final = best[layout.last] + end
@@ -494,36 +503,31 @@ FAST_RANGE = {torch.float32: 60.0, torch.float64: 600.0}
 _ASK_EVERY = 20  # training steps
 
 
-class SumStep:
-    """One step of the recursion: log-sums of the scores [n, T] over all allowed sources.
+class _Step(ABC):
+    """One step of the recursion: from the scores [n, T] of all tags to those of what may follow.
 
-    Made once per batch and direction. The large block is one matrix product in exp space.
+    Made once per batch and direction. How the scores of several sources become that of a target is the subclass's.
 
     Args:
         transitions: [T, T] in the inner order, -inf where not allowed.
         blocks: the blocks that they fall apart into.
         forward: from left to right, or from right to left.
-        fits: decides by `large` whether the step is `fast`.
 
     Attributes:
         top: the largest transition of the large block; all others are taken relative to it.
         large: [F, G] transitions of the large block from its sources to its targets (of this direction).
-        fast: whether exp space is used.
-        weight: [F, G] exp(large).
     """
 
-    def __init__(self, transitions: Tensor, blocks: Blocks, forward: bool, fits: Callable[[Tensor], bool]) -> None:
+    def __init__(self, transitions: Tensor, blocks: Blocks, forward: bool) -> None:
         sides = [(blocks.large_from, blocks.small_from), (blocks.large_to, blocks.small_to)]
         (self.source, self.small_source), (self.target, self.small_target) = sides if forward else sides[::-1]
         self.top = transitions[blocks.large_from, blocks.large_to].max()
         table = transitions - self.top if forward else (transitions - self.top).t()
         self.large = table[self.source, self.target].contiguous()
-        self.fast = fits(self.large)
-        self.weight = self.large.exp()
         # from the k-th source of every small block to all its targets, [G', C] each
         self.small = [torch.stack([paired_entries(table, s, t) for t in self.small_target]) for s in self.small_source]
 
-    def __call__(self, scores: Tensor, out: Tensor, kept: Tensor) -> Tensor:
+    def __call__(self, scores: Tensor, out: Tensor, kept: Tensor | None = None) -> Tensor:
         """Write the result into `out` [n, T]; return what it is relative to, the best source [n, 1].
 
         `kept` [n, F] receives exp(score - best) of the sources of the large block where that is computed.
@@ -532,43 +536,59 @@ class SumStep:
         scores = scores - best
         self.reduce(scores[:, self.source], out[:, self.target], kept)
         message = None  # [n, G', C]
-        for source, weight in zip(self.small_source, self.small, strict=True):
-            part = scores[:, None, source] + weight
+        for source, small in zip(self.small_source, self.small, strict=True):
+            part = scores[:, None, source] + small
             message = part if message is None else self.add(message, part)
         if message is not None:
             for number, target in enumerate(self.small_target):
                 out[:, target] = message[:, number]
         return best
 
-    def reduce(self, scores: Tensor, out: Tensor, kept: Tensor) -> None:
-        """Write the log-sums over the sources of the large block, [n, F], to its targets, `out` [n, G].
+    @abstractmethod
+    def reduce(self, scores: Tensor, out: Tensor, kept: Tensor | None) -> None:
+        """Take the sources of the large block, [n, F], together for each of its targets.
 
         Args:
             scores: of the sources; the best of each row is 0.
-            out: is overwritten.
-            kept: [n, F], gets exp(scores) for the backward pass where the block is `fast`.
+            out: [n, G], is overwritten.
+            kept: see `__call__`.
         """
+
+    @abstractmethod
+    def add(self, one: Tensor, two: Tensor) -> Tensor:
+        """Take two sources of a small block together."""
+
+
+class _SumStep(_Step):
+    """The step with log-sums. If `fast`, the large block is one matrix product in exp space, with `exp_large`."""
+
+    def __init__(self, transitions: Tensor, blocks: Blocks, forward: bool, fast: bool) -> None:
+        super().__init__(transitions, blocks, forward)
+        self.fast, self.exp_large = fast, self.large.exp()
+
+    def reduce(self, scores: Tensor, out: Tensor, kept: Tensor | None) -> None:
+        """Write the log-sums over the sources."""
         if self.fast:
-            torch.log(torch.exp(scores, out=kept) @ self.weight, out=out)
+            torch.log(torch.exp(scores, out=kept) @ self.exp_large, out=out)
         else:
             torch.logsumexp(scores[:, :, None] + self.large, 1, out=out)
 
     def add(self, one: Tensor, two: Tensor) -> Tensor:
-        """Return the log-sum of what two sources of a small block give."""
+        """Return the log-sum of both."""
         return torch.logaddexp(one, two)
 
 
-class MaxStep(SumStep):
-    """The step from left to right with maxima in place of log-sums: a search among the few sources that can win."""
+class _MaxStep(_Step):
+    """The step from left to right with maxima: a search among the few sources that can win."""
 
     def __init__(self, transitions: Tensor, blocks: Blocks) -> None:
-        super().__init__(transitions, blocks, True, lambda _: False)
+        super().__init__(transitions, blocks, forward=True)
         self.spread = math.inf if self.large.is_cuda else -float(self.large.min())
         self.large_t = self.large.t().contiguous()
         self.room: Tensor | None = None  # for all pairs [n, G, F]: a new one per step would cost as much as the sum
 
-    def reduce(self, scores: Tensor, out: Tensor, kept: Tensor) -> None:
-        """Write the maxima over the sources of the large block to its targets, see `SumStep.reduce`.
+    def reduce(self, scores: Tensor, out: Tensor, kept: Tensor | None) -> None:
+        """Write the maxima over the sources; nothing is kept.
 
         A source that lies further behind the best one than the transitions differ cannot win for any target, so
         often few are left. (Counting them would make a GPU wait, so there all are tried.)
@@ -585,7 +605,7 @@ class MaxStep(SumStep):
             torch.amax(ways, 2, out=out)
 
     def add(self, one: Tensor, two: Tensor) -> Tensor:
-        """Return the maximum of what two sources of a small block give."""
+        """Return the maximum of both."""
         return torch.maximum(one, two)
 
 

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from omniner.taggers import linear_chain
 from omniner.taggers.heads import TagScheme, mask_of
-from omniner.taggers.linear_chain import CRF, constrained_crf, find_blocks, pack_steps
+from omniner.taggers.linear_chain import CRF, constrained_crf, find_blocks, pack_by_position
 
 CPU = torch.device("cpu")
 PARAMETERS = ("start_transitions", "transitions", "end_transitions")
@@ -404,7 +404,7 @@ def test_bioes_falls_apart_into_views() -> None:
 
 
 def test_packing_puts_the_longest_first() -> None:
-    layout = pack_steps([2, 3, 0, 3], 4)
+    layout = pack_by_position([2, 3, 0, 3], 4)
     assert layout.counts == [3, 3, 2]
     assert layout.rows.tolist() == [1, 3, 0, 1, 3, 0, 1, 3]
     assert layout.places.tolist() == [4, 12, 0, 5, 13, 1, 6, 14]
@@ -432,12 +432,12 @@ def test_cuda_equals_cpu(kind: str) -> None:
 def test_sums_are_exact_where_other_products_may_be_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[str] = []
 
-    class Spy(linear_chain.SumStep):
+    class Spy(linear_chain._SumStep):
         def __call__(self, *args: Tensor) -> Tensor:
             found.append(torch.get_float32_matmul_precision())
             return super().__call__(*args)
 
-    monkeypatch.setattr(linear_chain, "SumStep", Spy)
+    monkeypatch.setattr(linear_chain, "_SumStep", Spy)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
