@@ -197,7 +197,7 @@ def same(one: dict[str, Answer], two: dict[str, Answer]) -> int:
     return sum(one[key].tokens == two[key].tokens for key in one)
 
 
-def train(model: CausalModel, samples: list[Sample], prefix: int, steps: int, pack_tokens: int) -> None:
+def train(model: CausalModel, samples: list[Sample], prefix_length: int, steps: int, pack_tokens: int) -> None:
     """Teach the model for a number of steps."""
     attach_attention(model.model, "cascade")
     model.model.train()
@@ -206,10 +206,10 @@ def train(model: CausalModel, samples: list[Sample], prefix: int, steps: int, pa
     loader = TrainLoader(
         lambda epoch: samples,
         len(samples),
-        length=suffix_length(prefix),
+        length=suffix_length(prefix_length),
         batch_size=BATCH,
         seed=0,
-        make_step=lambda chosen: pack_step(chosen, prefix, pack_tokens, rank=0, ranks=1),
+        make_step=lambda chosen: pack_step(chosen, prefix_length, pack_tokens, rank=0, ranks=1),
         steps_done=lambda: done,
     )
     begin = time.process_time()

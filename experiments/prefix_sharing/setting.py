@@ -98,8 +98,8 @@ def make(folder: Path, samples: int, layers: int, weights: Path | None) -> str:
     chat = ChatTokenizer(_load_tokenizer(folder / "model"), None)
     encoder = PromptEncoder(chat, prompt, config.encoding)
     encoded, _ = encoder.encode(train)
-    prefix = encoder.prefix_length(encoded)
-    lengths = [suffix_length(prefix)(sample) for sample in encoded]
+    prefix_length = encoder.prefix_length(encoded)
+    lengths = [suffix_length(prefix_length)(sample) for sample in encoded]
     order = [position for batch in plan_epoch(lengths, BATCH, config.seed, 0) for position in batch]
     ordered = [train[position] for position in order]
     options = WriteOptions(prompt=prompt, answer=lambda entities: write_answer(entities, prompt.answer))
@@ -107,8 +107,8 @@ def make(folder: Path, samples: int, layers: int, weights: Path | None) -> str:
     mean = sum(len(sample.prompt) + len(sample.answer) for sample in encoded) / len(encoded)
     answer = sum(len(sample.answer) for sample in encoded) / len(encoded)
     return (
-        f"{samples} samples of {mean:.0f} tokens on average, of which {prefix} are the shared prefix and {answer:.0f} "
-        f"the answer; vocabulary {len(chat.tokenizer)}, {weights or f'{layers} layers'}"
+        f"{samples} samples of {mean:.0f} tokens on average, of which {prefix_length} are the shared prefix and "
+        f"{answer:.0f} the answer; vocabulary {len(chat.tokenizer)}, {weights or f'{layers} layers'}"
     )
 
 

@@ -291,7 +291,7 @@ def counted(check: Check, model: Any, method: str, checkpointing: bool, pack: An
     from omniner.llm.memory import GIB, MemoryCount, PackSize
     from omniner.pretrained import base_model
 
-    size = PackSize(pack.prefix, len(pack.ids), len(pack.targets))
+    size = PackSize(pack.prefix_length, len(pack.ids), len(pack.targets))
     on = Devices("gpu" if check.device.type == "cuda" else "cpu", 1, 1, "auto", "bf16-mixed")
     decoding = compose.load(["model=qwen2_tiny", "trainer=cpu"]).decoding
     tuning = tuning_config(method, rank=16, alpha=32, gradient_checkpointing=checkpointing)

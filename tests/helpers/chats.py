@@ -31,7 +31,7 @@ _SPACE = "▁"
 
 def chat_text(chat: ChatTokenizer, prompt: Prompt, sentence: str) -> str:
     """The whole chat for a sentence, up to where the answer begins."""
-    return chat.write(prompt, prompt.inputs([sentence])[0])
+    return chat.write(prompt, prompt.filled_inputs([sentence])[0])
 
 
 @lru_cache

@@ -121,19 +121,19 @@ class _Cascade(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool
     ) -> Tensor:
         q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))  # [T, heads, D]
-        prefix, group_size = pack.prefix, q.shape[1] // k.shape[1]
+        shared, suffixes, group_size = pack.prefix_rows, pack.suffix_rows, q.shape[1] // k.shape[1]
         out = q.new_zeros(q.shape)
         lse = q.new_full(q.shape[:2], -torch.inf, dtype=torch.promote_types(q.dtype, torch.float32))
-        kp, vp = (group_heads(each[:prefix], k.shape[1], group_size) for each in (k, v))
+        kp, vp = (group_heads(each[shared], k.shape[1], group_size) for each in (k, v))
         for rows, causal in rows_to_prefix(pack, prefix_unused):
             queries = group_heads(q[rows], k.shape[1], group_size)
             part, part_lse = _cascade_forward(queries, kp, vp, 0.0, causal, scale=scale)
             out[rows], lse[rows] = ungroup_heads(part), ungroup_heads(part_lse)
-        qs, ks, vs = (each[prefix:] for each in (q, k, v))
+        qs, ks, vs = (each[suffixes] for each in (q, k, v))
         for run in pack.once("runs", equal_lengths):
             keys, values = (run.by_key_head(each, k.shape[1]).expand(-1, group_size, -1, -1) for each in (ks, vs))
             part, part_lse = _cascade_forward(run.by_key_head(qs, k.shape[1]), keys, values, 0.0, True, scale=scale)
-            of_run, lse_of_run = run.batch(out[prefix:]), run.batch(lse[prefix:])
+            of_run, lse_of_run = run.batch(out[suffixes]), run.batch(lse[suffixes])
             merge_into(of_run, lse_of_run, part.reshape(of_run.shape), part_lse.reshape(lse_of_run.shape))
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.scale, ctx.pack, ctx.prefix_unused = scale, pack, prefix_unused
@@ -144,25 +144,26 @@ class _Cascade(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, lse = ctx.saved_tensors
         q, k, v, d_out = (each[0].transpose(0, 1) for each in (query, key, value, grad.contiguous().transpose(1, 2)))
-        prefix, kv_heads, scale, pack = ctx.pack.prefix, k.shape[1], ctx.scale, ctx.pack
+        kv_heads, scale, pack = k.shape[1], ctx.scale, ctx.pack
+        shared, suffixes = pack.prefix_rows, pack.suffix_rows
         group_size = q.shape[1] // kv_heads
         dq, dk, dv = (each.new_zeros(each.shape) for each in (q, k, v))
-        kp, vp = (each[:prefix].transpose(0, 1) for each in (k, v))
+        kp, vp = (each[shared].transpose(0, 1) for each in (k, v))
         for rows, causal in rows_to_prefix(pack, ctx.prefix_unused):
             d, queries, result = (group_heads(each[rows], kv_heads, group_size) for each in (d_out, q, out))
             row_lse = group_heads(lse[rows][..., None], kv_heads, group_size)[..., 0]
             by_query, by_key, by_value = cascade_gradients(d, queries, kp, vp, result, row_lse, causal, scale)
             dq[rows] = ungroup_heads(by_query)
-            dk[:prefix] += by_key.transpose(0, 1)
-            dv[:prefix] += by_value.transpose(0, 1)
-        d_own, q_own, k_own, v_own, own, lse_own = (each[prefix:] for each in (d_out, q, k, v, out, lse))
+            dk[shared] += by_key.transpose(0, 1)
+            dv[shared] += by_value.transpose(0, 1)
+        d_own, q_own, k_own, v_own, own, lse_own = (each[suffixes] for each in (d_out, q, k, v, out, lse))
         for run in pack.once("runs", equal_lengths):
             d, queries, result = (run.by_key_head(each, kv_heads) for each in (d_own, q_own, own))
             keys, values = (run.by_key_head(each, kv_heads)[:, 0] for each in (k_own, v_own))
             row_lse = run.by_key_head(lse_own[..., None], kv_heads)[..., 0]
             by_query, by_key, by_value = cascade_gradients(d, queries, keys, values, result, row_lse, True, scale)
             for gradient, own_part in ((dq, by_query), (dk, by_key), (dv, by_value)):
-                place = run.batch(gradient[prefix:])
+                place = run.batch(gradient[suffixes])
                 place.add_(own_part.reshape(place.shape))
         return *(each.transpose(0, 1)[None] for each in (dq, dk, dv)), None, None, None
 
@@ -276,7 +277,7 @@ def rows_to_prefix(pack: Pack, prefix_unused: bool) -> list[tuple[slice | Tensor
     """List the rows that attend to the prefix, and whether causally: itself and all suffixes, or only what is read."""
     if prefix_unused:
         return [(pack.keep, False)]
-    return [(slice(0, pack.prefix), True), (slice(pack.prefix, None), False)]
+    return [(pack.prefix_rows, True), (pack.suffix_rows, False)]
 
 
 def group_heads(rows: Tensor, kv_heads: int, group_size: int) -> Tensor:
@@ -316,14 +317,14 @@ class _Flash(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack) -> Tensor:
         q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))  # [T, heads, D]
-        prefix = pack.prefix
+        shared, suffixes = pack.prefix_rows, pack.suffix_rows
         itself, to_prefix = pack.once("flash", flash_calls)
         out, lse, *state = flash_attention(q, k, v, itself, scale)
-        part, part_lse, *_ = flash_attention(q[prefix:], k[:prefix], v[:prefix], to_prefix, scale)
-        share = torch.sigmoid(part_lse - lse[:, prefix:]).t()[..., None]  # [M, H, 1]
-        own = out[prefix:].float()
-        out[prefix:] = own.lerp_(part.float(), share)
-        lse[:, prefix:] = torch.logaddexp(lse[:, prefix:], part_lse)
+        part, part_lse, *_ = flash_attention(q[suffixes], k[shared], v[shared], to_prefix, scale)
+        share = torch.sigmoid(part_lse - lse[:, suffixes]).t()[..., None]  # [M, H, 1]
+        own = out[suffixes].float()
+        out[suffixes] = own.lerp_(part.float(), share)
+        lse[:, suffixes] = torch.logaddexp(lse[:, suffixes], part_lse)
         ctx.save_for_backward(query, key, value, out, lse, *state)
         ctx.scale, ctx.pack = scale, pack
         return out[None]
@@ -333,14 +334,15 @@ class _Flash(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, lse, *state = ctx.saved_tensors
         q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))
-        prefix, d_out = ctx.pack.prefix, grad[0].contiguous()
+        shared, suffixes = ctx.pack.prefix_rows, ctx.pack.suffix_rows
+        d_out = grad[0].contiguous()
         itself, to_prefix = ctx.pack.once("flash", flash_calls)
         dq, dk, dv = flash_gradients(d_out, q, k, v, out, lse, itself, ctx.scale, state)
-        given = d_out[prefix:], q[prefix:], k[:prefix], v[:prefix], out[prefix:], lse[:, prefix:].contiguous()
+        given = d_out[suffixes], q[suffixes], k[shared], v[shared], out[suffixes], lse[:, suffixes].contiguous()
         by_query, by_key, by_value = flash_gradients(*given, to_prefix, ctx.scale, state)
-        dq[prefix:] += by_query
-        dk[:prefix] += by_key
-        dv[:prefix] += by_value
+        dq[suffixes] += by_query
+        dk[shared] += by_key
+        dv[shared] += by_value
         return *(each.transpose(0, 1)[None] for each in (dq, dk, dv)), None, None
 
 
@@ -367,14 +369,14 @@ def flash_calls(pack: Pack) -> tuple[FlashCall, FlashCall]:
 
     Nothing comes from the host but what the pack brought along: it would make the host wait for the device.
     """
-    sequences = [pack.prefix, *pack.lengths]
+    sequences = [pack.prefix_length, *pack.lengths]
     itself = pack.bounds.to(torch.int32)
     suffixes = sum(pack.lengths)
     all_suffixes = torch.stack([itself[0], itself[-1] - itself[1]])
     # one query alone would be taken for a step of decoding, with another layout of `lse`: never say 1
     return (
         FlashCall(itself, itself, max(2, *sequences), max(sequences), causal=True),
-        FlashCall(all_suffixes, itself[:2], max(2, suffixes), pack.prefix, causal=False),
+        FlashCall(all_suffixes, itself[:2], max(2, suffixes), pack.prefix_length, causal=False),
     )
 
 

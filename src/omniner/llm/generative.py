@@ -272,17 +272,17 @@ class DevLoader:
 
     Args:
         samples: all that are evaluated.
-        prefix: tokens that all prompts share.
+        prefix_length: tokens that all prompts share.
         pack_tokens: most tokens of a pack.
         rank: this process.
         ranks: how many processes there are.
     """
 
-    def __init__(self, samples: Sequence[Sample], prefix: int, pack_tokens: int, rank: int, ranks: int) -> None:
+    def __init__(self, samples: Sequence[Sample], prefix_length: int, pack_tokens: int, rank: int, ranks: int) -> None:
         # all of dev as one optimizer step, of which only the packs matter
-        lengths = list(map(suffix_length(prefix), samples))
+        lengths = list(map(suffix_length(prefix_length), samples))
         (positions,) = plan_epoch(lengths, batch_size=len(samples), seed=0, epoch=0)
-        step = pack_step([samples[position] for position in positions], prefix, pack_tokens, rank, ranks)
+        step = pack_step([samples[position] for position in positions], prefix_length, pack_tokens, rank, ranks)
         self._share = DevShare(list(samples[rank::ranks]), step)
 
     def __len__(self) -> int:
@@ -393,13 +393,13 @@ class GenerativeData(TrainingData[Sample]):
                 yield from step.packs
 
     def _loader(self, rank: int, ranks: int, steps_done: Callable[[], int]) -> TrainLoader[Sample, PackedStep]:
-        prefix = len(self.prefix)
+        prefix_length = len(self.prefix)
         return TrainLoader(
             self.epoch_samples,
             len(self.train),
-            length=suffix_length(prefix),
+            length=suffix_length(prefix_length),
             batch_size=self.config.batch_size,
             seed=self.seed,
-            make_step=lambda samples: pack_step(samples, prefix, self.pack_tokens, rank, ranks),
+            make_step=lambda samples: pack_step(samples, prefix_length, self.pack_tokens, rank, ranks),
             steps_done=steps_done,
         )

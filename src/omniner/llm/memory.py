@@ -51,20 +51,20 @@ class PackSize(NamedTuple):
     """The largest pack of a run.
 
     Attributes:
-        prefix: tokens that its sentences share.
+        prefix_length: tokens that its sentences share.
         tokens: all of them.
         answers: those of the answers, which are learnt.
     """
 
-    prefix: int
+    prefix_length: int
     tokens: int
     answers: int
 
 
 def usual_pack(pack_tokens: int) -> PackSize:
     """Guess the largest pack before anything is encoded: a full one, of which most of each sentence is its answer."""
-    prefix = min(_PREFIX, pack_tokens // 4)
-    return PackSize(prefix, pack_tokens, int(0.65 * (pack_tokens - prefix)))
+    prefix_length = min(_PREFIX, pack_tokens // 4)
+    return PackSize(prefix_length, pack_tokens, int(0.65 * (pack_tokens - prefix_length)))
 
 
 class Needs(NamedTuple):
@@ -154,7 +154,7 @@ class Probe:
         from torch._subclasses.fake_tensor import FakeTensorMode
 
         items = _samples(pack)
-        made = make_pack(items, pack.prefix)
+        made = make_pack(items, pack.prefix_length)
         compute = torch.bfloat16 if mixed else self.dtype
         with FakeTensorMode(allow_non_fake_inputs=True):
             _make_fake(self.model)
@@ -181,11 +181,11 @@ class Probe:
 
 def _samples(pack: PackSize) -> list[Sample]:
     """Make samples of a pack of this size, of about equal lengths."""
-    suffixes = max(2, pack.tokens - pack.prefix)
+    suffixes = max(2, pack.tokens - pack.prefix_length)
     count = max(1, min(suffixes // 70, pack.answers))
     own, answers = suffixes // count, max(1, pack.answers // count)
     rest = max(1, own - answers + 1)
-    return [Sample("", "", [0] * (pack.prefix + rest), [0] * answers, []) for _ in range(count)]
+    return [Sample("", "", [0] * (pack.prefix_length + rest), [0] * answers, []) for _ in range(count)]
 
 
 def _make_fake(model: nn.Module) -> None:
@@ -271,7 +271,9 @@ class MemoryCount:
         return float(max(logits, 3 * self._pack.tokens * text.intermediate_size * self._compute.itemsize))
 
     def _answers(self, slots: int) -> float:
-        return count_answers(self._settings, self._compute, self._pack.prefix, self._decoding.max_new_tokens, slots)
+        return count_answers(
+            self._settings, self._compute, self._pack.prefix_length, self._decoding.max_new_tokens, slots
+        )
 
     def slots(self, tuning: TuningConfig, strategy: str, room: float | None) -> int:
         """Return the slots of the configuration; for `auto` as many as fit beside what training keeps.
@@ -287,19 +289,19 @@ class MemoryCount:
         return most_slots(lambda slots: needs.evaluation - self._answers(_FEWEST_SLOTS) + self._answers(slots), left)
 
 
-def count_answers(settings: Any, compute: torch.dtype, prefix: int, longest: int | None, slots: int) -> float:
+def count_answers(settings: Any, compute: torch.dtype, prefix_length: int, longest: int | None, slots: int) -> float:
     """Count the bytes of caches and logits while sentences are answered; slots are there twice while they grow.
 
     Args:
         settings: of the model, as transformers has it.
         compute: type of the products.
-        prefix: tokens that all prompts share.
+        prefix_length: tokens that all prompts share.
         longest: tokens of an answer at most; None = `LONGEST_ANSWER`.
         slots: sentences side by side.
     """
     text = settings.get_text_config()
     heads = head_sizes(text)
-    places = prefix + 2 * slots * (_PROMPT + (longest or LONGEST_ANSWER))
+    places = prefix_length + 2 * slots * (_PROMPT + (longest or LONGEST_ANSWER))
     caches = settings.num_hidden_layers * 2 * heads.kv_heads * heads.width * places * compute.itemsize
     return float(caches + slots * text.vocab_size * (4 + compute.itemsize))
 

@@ -35,7 +35,7 @@ class Pack:
 
     Attributes:
         ids, positions: long [T].
-        prefix: P, at least 1.
+        prefix_length: P, at least 1.
         lengths: tokens of the N suffixes (rest of the prompt, answer without its last token); they sum to T - P.
         keep: long [K], ascending: places in the row whose logits predict.
         targets: long [K], what they must predict.
@@ -46,13 +46,23 @@ class Pack:
 
     ids: Tensor
     positions: Tensor
-    prefix: int
+    prefix_length: int
     lengths: list[int]
     keep: Tensor
     targets: Tensor
     bounds: Tensor
     weight: int = 1
     derived: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def prefix_rows(self) -> slice:
+        """Places of the prefix."""
+        return slice(0, self.prefix_length)
+
+    @property
+    def suffix_rows(self) -> slice:
+        """Places of all suffixes."""
+        return slice(self.prefix_length, None)
 
     def once(self, name: str, make: Callable[[Pack], T]) -> T:
         """Compute `make(self)` when it is first asked for under this name, and keep it."""
@@ -92,53 +102,53 @@ class PackedStep:
         return replace(self, packs=[pack.to(device) for pack in self.packs])
 
 
-def make_pack(samples: Sequence[Sample], prefix: int, weight: int = 1) -> Pack:
+def make_pack(samples: Sequence[Sample], prefix_length: int, weight: int = 1) -> Pack:
     """Make the pack of some samples; the loss is on every token of their answers.
 
     Args:
         samples: at least one.
-        prefix: tokens that all their prompts begin with; each prompt goes on for at least one token more.
+        prefix_length: tokens that all their prompts begin with; each prompt goes on for at least one token more.
         weight: of the pack, see `Pack`.
 
     Raises:
         ValueError: a prompt that begins otherwise or ends with the prefix, or an empty answer.
     """
-    ordered = sorted(samples, key=suffix_length(prefix), reverse=True)  # equal lengths side by side
-    common = ordered[0].prompt[:prefix]
-    ids, positions = list(common), list(range(prefix))
+    ordered = sorted(samples, key=suffix_length(prefix_length), reverse=True)  # equal lengths side by side
+    common = ordered[0].prompt[:prefix_length]
+    ids, positions = list(common), list(range(prefix_length))
     lengths: list[int] = []
     keep: list[int] = []
     targets: list[int] = []
     for sample in ordered:
-        if sample.prompt[:prefix] != common or len(sample.prompt) <= prefix or not sample.answer:
+        if sample.prompt[:prefix_length] != common or len(sample.prompt) <= prefix_length or not sample.answer:
             raise ValueError(
-                f"a sample's prompt does not begin with the {prefix} common tokens and go on, or no answer"
+                f"a sample's prompt does not begin with the {prefix_length} common tokens and go on, or no answer"
             )
-        suffix = [*sample.prompt[prefix:], *sample.answer[:-1]]
-        first = len(ids) + len(sample.prompt) - prefix - 1  # the prompt's last token predicts the answer's first
+        suffix = [*sample.prompt[prefix_length:], *sample.answer[:-1]]
+        first = len(ids) + len(sample.prompt) - prefix_length - 1  # the prompt's last token predicts the answer's first
         keep += range(first, first + len(sample.answer))
         targets += sample.answer
-        positions += range(prefix, prefix + len(suffix))
+        positions += range(prefix_length, prefix_length + len(suffix))
         ids += suffix
         lengths.append(len(suffix))
     return Pack(
         ids=torch.tensor(ids),
         positions=torch.tensor(positions),
-        prefix=prefix,
+        prefix_length=prefix_length,
         lengths=lengths,
         keep=torch.tensor(keep),
         targets=torch.tensor(targets),
-        bounds=torch.tensor([0, *accumulate([prefix, *lengths])]),
+        bounds=torch.tensor([0, *accumulate([prefix_length, *lengths])]),
         weight=weight,
     )
 
 
-def suffix_length(prefix: int) -> Callable[[Sample], int]:
+def suffix_length(prefix_length: int) -> Callable[[Sample], int]:
     """Return the function that says how many tokens a sample adds to a pack behind a prefix of this length."""
-    return lambda sample: len(sample.prompt) - prefix + len(sample.answer) - 1
+    return lambda sample: len(sample.prompt) - prefix_length + len(sample.answer) - 1
 
 
-def plan_packs(lengths: Sequence[int], prefix: int, pack_tokens: int, ranks: int) -> list[list[list[int]]]:
+def plan_packs(lengths: Sequence[int], prefix_length: int, pack_tokens: int, ranks: int) -> list[list[list[int]]]:
     """Divide the samples of one optimizer step into packs, equally many for each process.
 
     As few packs as hold `pack_tokens` each; a sample that alone is too long gets a pack for itself. Longest first into
@@ -146,14 +156,14 @@ def plan_packs(lengths: Sequence[int], prefix: int, pack_tokens: int, ranks: int
 
     Args:
         lengths: suffix lengths of the step's samples.
-        prefix: P; counts once for each pack.
+        prefix_length: P; counts once for each pack.
         pack_tokens: most tokens of a pack.
         ranks: processes.
 
     Returns:
         for each process its packs, as positions in `lengths`; some packs are empty if there are too few samples.
     """
-    room = pack_tokens - prefix
+    room = pack_tokens - prefix_length
     order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
     tokens, most = sum(min(length, room) for length in lengths), room * ranks
     each = -(-tokens // most) if room > 0 else -(-len(lengths) // ranks)
@@ -175,23 +185,23 @@ def fill_bins(order: list[int], lengths: Sequence[int], count: int, room: int) -
     return bins
 
 
-def pack_step(samples: Sequence[Sample], prefix: int, pack_tokens: int, rank: int, ranks: int) -> PackedStep:
+def pack_step(samples: Sequence[Sample], prefix_length: int, pack_tokens: int, rank: int, ranks: int) -> PackedStep:
     """Make one process's share of an optimizer step.
 
     Args:
         samples: all of the step, over all processes.
-        prefix: tokens that all prompts share.
+        prefix_length: tokens that all prompts share.
         pack_tokens: most tokens of a pack.
         rank: this process.
         ranks: how many processes there are.
     """
-    lengths = list(map(suffix_length(prefix), samples))
-    shares = plan_packs(lengths, prefix, pack_tokens, ranks)
+    lengths = list(map(suffix_length(prefix_length), samples))
+    shares = plan_packs(lengths, prefix_length, pack_tokens, ranks)
     shortest = samples[lengths.index(min(lengths))]
     packs = []
     for share in shares[rank]:
         if share:
-            packs.append(make_pack([samples[place] for place in share], prefix))
+            packs.append(make_pack([samples[place] for place in share], prefix_length))
         else:  # too few samples for all processes: a cheap pack that does not count
-            packs.append(make_pack([shortest], prefix, weight=0))
+            packs.append(make_pack([shortest], prefix_length, weight=0))
     return PackedStep(packs, sum(len(sample.answer) for sample in samples), len(samples))

@@ -84,19 +84,20 @@ class PrefixCache:
     """Keeps the keys and values of all layers, and attends to them.
 
     Args:
-        prefix: P, tokens of the common prefix.
+        prefix_length: P, tokens of the common prefix.
         slots: most rows at a time.
         group_size: G, query heads that share a key head.
         device: where the model is.
     """
 
-    def __init__(self, prefix: int, slots: int, group_size: int, device: torch.device) -> None:
-        self.prefix, self.slots, self._group_size, self._device = prefix, slots, group_size, device
+    def __init__(self, prefix_length: int, slots: int, group_size: int, device: torch.device) -> None:
+        self.prefix_length, self.slots = prefix_length, slots
+        self._group_size, self._device = group_size, device
         self.calls = 0  # of the attention function in the present forward call
         self._step: DecodingStep | None = None  # none: the prefix itself is computed
         self._length = 0  # of a slot
-        self._prefix: list[tuple[Tensor, Tensor]] = []  # per layer: keys and values, each [KV, P, D]
-        self._own: list[tuple[Tensor, Tensor]] = []  # per layer: keys and values, each [slots, KV, length, D]
+        self._prefix_kv: list[tuple[Tensor, Tensor]] = []  # per layer: keys and values, each [KV, P, D]
+        self._own_kv: list[tuple[Tensor, Tensor]] = []  # per layer: keys and values, each [slots, KV, length, D]
 
     def begin(self, starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> DecodingStep:
         """Get ready for a forward call.
@@ -114,12 +115,12 @@ class PrefixCache:
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Move rows to other slots."""
         source, target = send([torch.tensor(sources), torch.tensor(targets)], self._device)
-        for store in chain.from_iterable(self._own):
+        for store in chain.from_iterable(self._own_kv):
             store.index_copy_(0, target, store.index_select(0, source))
 
     def release(self) -> None:
         """Give the slots' memory back; the prefix stays."""
-        self._step, self._length, self._own = None, 0, []
+        self._step, self._length, self._own_kv = None, 0, []
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Store the new keys and values of a layer, and attend to all that its rows may see.
@@ -138,10 +139,10 @@ class PrefixCache:
         query, key = query.to(value.dtype), key.to(value.dtype)
         if self._step is None:
             return self._attend_prefix(query, key, value, scale)
-        if layer == len(self._own):
+        if layer == len(self._own_kv):
             shape = (self.slots, key.shape[1], self._length, key.shape[3])
-            self._own.append((key.new_zeros(shape), value.new_zeros(shape)))
-        for store, new in zip(self._own[layer], (key, value), strict=True):
+            self._own_kv.append((key.new_zeros(shape), value.new_zeros(shape)))
+        for store, new in zip(self._own_kv[layer], (key, value), strict=True):
             store[self._step.rows, :, self._step.slot_positions] = new[0].transpose(0, 1)
         tokens, kv_heads = query.shape[2], key.shape[1]
         grouped = query[0].transpose(0, 1).reshape(tokens, kv_heads, self._group_size, -1)
@@ -150,7 +151,7 @@ class PrefixCache:
 
     def _attend_prefix(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attend within the prefix, causally, and keep its keys and values."""
-        self._prefix.append((key[0].contiguous(), value[0].contiguous()))
+        self._prefix_kv.append((key[0].contiguous(), value[0].contiguous()))
         key, value = (part.repeat_interleave(self._group_size, 1) for part in (key, value))
         out = functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
         return out.transpose(1, 2)
@@ -159,9 +160,9 @@ class PrefixCache:
         """Attend from `query` [T, KV, G, D] to the prefix and the rows' own parts together: [T, KV, G, D]."""
         tokens, kv_heads, group_size, width = query.shape
         own, own_lse = self._attend_own(step, layer, query, scale)
-        if not self.prefix:
+        if not self.prefix_length:
             return own
-        keys, values = self._prefix[layer]
+        keys, values = self._prefix_kv[layer]
         rows = query.transpose(0, 1).reshape(1, kv_heads, tokens * group_size, width)
         common, common_lse = softmax_attention(rows, keys[None], values[None], None, scale)
         common = common.view(kv_heads, tokens, group_size, width).transpose(0, 1)
@@ -170,7 +171,7 @@ class PrefixCache:
 
     def _attend_own(self, step: DecodingStep, layer: int, query: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """Attend from `query` [T, KV, G, D] to the rows' own parts: [T, KV, G, D] and its log-sum-exp [T, KV, G]."""
-        keys, values = self._own[layer]
+        keys, values = self._own_kv[layer]
         rows, end = len(step.last), step.longest_row
         # the last new token of every row, which while decoding is the only one: slots are read where they are
         single = query if len(query) == rows else query[step.last]
@@ -195,7 +196,7 @@ class PrefixCache:
     def _grow(self, length: int) -> None:
         """Make slots longer. Unused places hold zeros: they are masked, but a NaN would pass through a weight of 0."""
         more = (0, 0, 0, length - self._length)
-        self._own = [(functional.pad(keys, more), functional.pad(values, more)) for keys, values in self._own]
+        self._own_kv = [(functional.pad(keys, more), functional.pad(values, more)) for keys, values in self._own_kv]
         self._length = length
 
     def _plan(self, starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> DecodingStep:
@@ -210,7 +211,7 @@ class PrefixCache:
         last_places = torch.tensor(last).to(self._device, non_blocking=True)
         return DecodingStep(
             ids=table[:1],
-            positions=table[2:] + self.prefix,
+            positions=table[2:] + self.prefix_length,
             rows=table[1],
             slot_positions=table[2],
             last=last_places,

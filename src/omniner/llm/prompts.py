@@ -60,7 +60,7 @@ class Prompt:
     nearest: int = 0
     pool: tuple[tuple[str, str], ...] = ()
 
-    def inputs(self, texts: Sequence[str], sources: Sequence[str] | None = None) -> list[str]:
+    def filled_inputs(self, texts: Sequence[str], sources: Sequence[str] | None = None) -> list[str]:
         """Write what follows the instruction for each sentence: its nearest examples, and the sentence.
 
         Args:
@@ -77,13 +77,13 @@ class Prompt:
         ]
 
     def turns(self, given: str) -> list[dict[str, str]]:
-        """Write the chat up to the answer with `given`, one of `inputs`; an empty system text makes no system role."""
+        """Write the chat up to the answer with `given`, one of `filled_inputs`; no system role if its text is empty."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": f"{self.instruction}\n{given}"}]
 
     def messages(self, text: str) -> list[dict[str, str]]:
         """Write the chat for a sentence, up to the answer."""
-        return self.turns(self.inputs([text])[0])
+        return self.turns(self.filled_inputs([text])[0])
 
     def outline(self) -> list[dict[str, str]]:
         """Write the chat with names in braces for what differs from sentence to sentence."""

@@ -78,7 +78,7 @@ class ChatTokenizer:
         self.stops = frozenset({self.end[0], *self._controls} | {tokenizer.eos_token_id} - {None})
 
     def write(self, prompt: Prompt, given: str) -> str:
-        """Write the whole chat as text, up to where the answer begins; `given` is one of `Prompt.inputs`."""
+        """Write the whole chat as text, up to where the answer begins; `given` is one of `Prompt.filled_inputs`."""
         messages = prompt.turns(given)
         if messages[0]["role"] == "system" and not self._system_works:
             system, user = messages
@@ -89,7 +89,7 @@ class ChatTokenizer:
         """Tokenise a chat's text; control tokens that it spells out are control tokens."""
         return self._encode([text], plain=False)[0]
 
-    def prompts_ids(self, texts: Sequence[str]) -> list[list[int]]:
+    def batch_prompt_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise many chats, see `prompt_ids`."""
         return self._encode(texts, plain=False)
 
@@ -326,20 +326,20 @@ class PromptEncoder:
         return entities
 
     def _prompts(self, texts: Sequence[str], sources: Sequence[str] | None = None) -> list[list[int]]:
-        """Tokenise the whole chat for each text, see `Prompt.inputs`."""
-        inputs = self.prompt.inputs(texts, sources)
+        """Tokenise the whole chat for each text, see `Prompt.filled_inputs`."""
+        inputs = self.prompt.filled_inputs(texts, sources)
         if self._parts is None:
-            return self.chat.prompts_ids([self.chat.write(self.prompt, text) for text in inputs])
+            return self.chat.batch_prompt_ids([self.chat.write(self.prompt, text) for text in inputs])
         return self._parts.prompts(self.chat, inputs)
 
     def _find_parts(self) -> _Parts | None:
         """Part the chat around its input where the tokens of all probes stay what they are; None if nowhere."""
-        inputs = self.prompt.inputs(PROBE_SENTENCES)
+        inputs = self.prompt.filled_inputs(PROBE_SENTENCES)
         texts = [self.chat.write(self.prompt, text) for text in inputs]
         head, _, tail = self.chat.write(self.prompt, _MARKER).partition(_MARKER)
         if texts != [head + text + tail for text in inputs]:
             return None  # the template does something to the text
-        tokens, rest = self.chat.prompts_ids(texts), self.chat.before_control(tail)
+        tokens, rest = self.chat.batch_prompt_ids(texts), self.chat.before_control(tail)
         lines = [place + 1 for place, character in enumerate(head) if character == "\n"]
         for cut in lines[: -_TRIED - 1 : -1]:
             parts = _Parts(self.chat.prompt_ids(head[:cut]), head[cut:], tail[:rest], self.chat.prompt_ids(tail[rest:]))
@@ -388,13 +388,13 @@ def answer_limit(text: str, rate: float | None, ending: int) -> int:
     return min(LONGEST_ANSWER, _FLOOR + ending + math.ceil(grows * len(text)))
 
 
-def describe_sample(sample: Sample, chat: ChatTokenizer, prefix: int) -> Iterator[str]:
+def describe_sample(sample: Sample, chat: ChatTokenizer, prefix_length: int) -> Iterator[str]:
     """Show a sample to people: the decoded prompt with its shared part marked, and the tokens to learn."""
     yield f"{sample.id}: {sample.text}"
-    yield f"prompt, {prefix} tokens that all sentences share:"
-    yield chat.show(sample.prompt[:prefix])
-    yield f"prompt, {len(sample.prompt) - prefix} tokens of this sentence:"
-    yield chat.show(sample.prompt[prefix:])
+    yield f"prompt, {prefix_length} tokens that all sentences share:"
+    yield chat.show(sample.prompt[:prefix_length])
+    yield f"prompt, {len(sample.prompt) - prefix_length} tokens of this sentence:"
+    yield chat.show(sample.prompt[prefix_length:])
     yield f"answer, {len(sample.answer)} tokens, the loss is on all of them:"
     yield " ".join(repr(chat.show(ids)) for ids in whole_characters(sample.answer, chat))
 

@@ -255,7 +255,7 @@ def _causal_memory(config: Config, devices: Devices, module: GenerativeModule, d
     yield f"parameters that are trained: {trained:,} ({method})"
     pack = data.largest_pack(devices.world)
     count = memory.MemoryCount(base_model(module.model).config, method, devices, pack, config.decoding)
-    yield f"the largest pack has {pack.tokens:,} tokens, {pack.prefix:,} of them shared, {pack.answers:,} learnt"
+    yield f"the largest pack has {pack.tokens:,} tokens, {pack.prefix_length:,} of them shared, {pack.answers:,} learnt"
     room = memory.device_memory(devices)
     shown = memory.plans(count, config.tuning, config.trainer.strategy, room)
     for number, plan in enumerate(shown):

@@ -26,7 +26,7 @@ class Prompt(NamedTuple):
     instruction: str
     input: str
 
-    def inputs(self, texts: Sequence[str]) -> list[str]:
+    def filled_inputs(self, texts: Sequence[str]) -> list[str]:
         return [self.input.replace("{sentence}", text) for text in texts]
 
 

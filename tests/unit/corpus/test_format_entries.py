@@ -135,7 +135,7 @@ class Told:
 
     system, instruction, input = "", "找出实体。", "{sentence}"
 
-    def inputs(self, texts: Sequence[str]) -> list[str]:
+    def filled_inputs(self, texts: Sequence[str]) -> list[str]:
         return [*texts]
 
 

@@ -223,7 +223,7 @@ def multiplications(pack: Pack, vocabulary: int) -> tuple[int, int]:
         for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
     )
     head, rank = width // heads, 16
-    tokens, kept, prefix = len(pack.ids), len(pack.keep), pack.prefix
+    tokens, kept, prefix = len(pack.ids), len(pack.keep), pack.prefix_length
     products, attention = 2 * kept * width * vocabulary, 0
     layers = int(sizes["num_hidden_layers"])
     for layer in range(layers):

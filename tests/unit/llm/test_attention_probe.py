@@ -39,7 +39,7 @@ def forgets_a_gradient(
     query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool
 ) -> Tensor:
     """The right loss; but the prefix's values learn nothing."""
-    value = torch.cat([value[:, :, : pack.prefix].detach(), value[:, :, pack.prefix :]], 2)
+    value = torch.cat([value[:, :, : pack.prefix_length].detach(), value[:, :, pack.prefix_length :]], 2)
     return attention.attend_masked(query, key, value, scale, pack, prefix_unused)
 
 

@@ -70,7 +70,7 @@ def test_fake_tensors_keep_what_real_ones_do() -> None:
 
     real = prepare_for_training(AutoModelForCausalLM.from_config(small), tuning_config("lora"), "lora", 0)
     attach_attention(real, "cascade", torch.float32)
-    made = make_pack(memory._samples(pack), pack.prefix)
+    made = make_pack(memory._samples(pack), pack.prefix_length)
     assert counted == kept_for_backward(real, lambda: pack_loss(real, made))
 
 

@@ -62,7 +62,7 @@ def test_a_pack_holds_the_prefix_once_and_predicts_every_answer_token() -> None:
     assert pack.keep.tolist() == [5, 6, 7, 9]
     assert pack.targets.tolist() == [201, 202, 203, 102]
     assert pack.segments().tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 2, 2]
-    assert (pack.prefix, pack.weight) == (PREFIX, 1)
+    assert (pack.prefix_length, pack.weight) == (PREFIX, 1)
 
 
 def test_one_token_of_prompt_and_one_of_answer() -> None:
@@ -88,7 +88,7 @@ def test_moving_a_pack_keeps_all_but_what_was_derived() -> None:
     assert pack.once("sum", lambda given: int(given.ids.sum())) == pack.once("sum", lambda given: 0)
     moved = PackedStep([pack], 7, 3).to("meta").packs[0]
     assert {each.device.type for each in (moved.ids, moved.positions, moved.keep, moved.targets)} == {"meta"}
-    assert (moved.prefix, moved.lengths, moved.weight, moved.derived) == (PREFIX, pack.lengths, 0, {})
+    assert (moved.prefix_length, moved.lengths, moved.weight, moved.derived) == (PREFIX, pack.lengths, 0, {})
 
 
 def test_a_pack_goes_to_a_gpu_in_one_copy_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

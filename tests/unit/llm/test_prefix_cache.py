@@ -98,6 +98,6 @@ def test_slots_are_no_longer_than_needed_and_given_back() -> None:
         store.begin([start], [[1] * length])
         new = torch.randn(1, HEADS, length, WIDTH)
         store.attend(0, torch.randn(1, HEADS * GROUPS, length, WIDTH), new, new, SCALE)
-        assert [pair[0].numel() for pair in store._own] == [SLOTS * HEADS * room * WIDTH]
+        assert [pair[0].numel() for pair in store._own_kv] == [SLOTS * HEADS * room * WIDTH]
     store.release()
-    assert store._own == []
+    assert store._own_kv == []

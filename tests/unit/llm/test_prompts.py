@@ -165,7 +165,7 @@ def test_nearest_examples_stand_in_front_of_the_sentence() -> None:
     first = '句：去北京喝咖啡\n[["北京", "地点"]]'  # of two with one text, the first
     assert prompt.messages("去北京喝茶")[-1]["content"] == f"地点\n{second}\n\n{first}\n\n句：去北京喝茶"
     assert prompt.messages("去北京喝咖啡")[-1]["content"].count("去北京喝咖啡") == 1  # never itself, nor its twin
-    assert prompt.inputs(["a", "去北京喝茶"])[1] == prompt.inputs(["去北京喝茶"])[0]
+    assert prompt.filled_inputs(["a", "去北京喝茶"])[1] == prompt.filled_inputs(["去北京喝茶"])[0]
     assert prompt.outline() == [
         {"role": "user", "content": "地点\n{2 examples of train that are nearest to the sentence}\n\n句：{sentence}"}
     ]

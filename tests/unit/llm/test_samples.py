@@ -146,11 +146,11 @@ def test_control_tokens_in_a_sentence_are_text(chat: ChatTokenizer) -> None:
 def test_threads_may_tokenise_with_one_tokenizer() -> None:
     chat = chats.small("bytes")
     texts = [f"{control}{sentence}" * 20 for control in chat._controls.values() for sentence in PROBE_SENTENCES]
-    want = [chat.plain_ids(texts), chat.prompts_ids(texts)]
+    want = [chat.plain_ids(texts), chat.batch_prompt_ids(texts)]
     assert want[0] != want[1]
 
     def tokenise(number: int) -> list[list[int]]:
-        found = [chat.plain_ids, chat.prompts_ids][number % 2](texts)
+        found = [chat.plain_ids, chat.batch_prompt_ids][number % 2](texts)
         assert chat.decode(want[0][number]) == texts[number]
         return found
 

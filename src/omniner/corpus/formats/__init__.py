@@ -74,7 +74,7 @@ class PromptTexts(Protocol):
     def input(self) -> str:
         """What follows the instruction."""
 
-    def inputs(self, texts: Sequence[str]) -> list[str]:
+    def filled_inputs(self, texts: Sequence[str]) -> list[str]:
         """Write what follows the instruction for each sentence."""
 
 

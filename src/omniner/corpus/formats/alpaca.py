@@ -206,7 +206,7 @@ def _dataset_info(path: Path) -> dict[str, Any]:
 
 
 def _item(sentence: Sentence, prompt: PromptTexts, answer: Callable[[Sequence[Entity]], str]) -> dict[str, Any]:
-    item = {"instruction": prompt.instruction, "input": prompt.inputs([sentence.text])[0]}
+    item = {"instruction": prompt.instruction, "input": prompt.filled_inputs([sentence.text])[0]}
     item["output"] = "" if is_unlabeled(sentence) else answer(sentence.entities)
     if prompt.system:
         item["system"] = prompt.system
