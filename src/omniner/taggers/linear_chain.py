@@ -20,7 +20,6 @@ of each step, so that precision does not fade with length. Sums are fp32 at leas
 round other products to TF32, too.
 
 Nothing waits for a GPU but a rare look at the transitions: lengths and gold tags are on the host, which lays them out.
-
 The price: up to three numbers per character and tag are kept for the backward pass.
 """
 
@@ -28,7 +27,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -237,9 +236,9 @@ class CRF(nn.Module):
             gold = tags.reshape(-1).index_select(0, layout.places)
             self._check(gold, layout)
             scores, blocks = self._scores(emissions), self._blocks_here()
-            loss: Tensor = _NegativeLogLikelihood.apply(  # type: ignore[no-untyped-call]
-                *scores, *send([gold], device), layout.to(device), blocks, self._fits(scores[2].detach(), blocks)
-            )
+            fast = self._fits(scores[2].detach(), blocks)
+            given = *scores, *send([gold], device), layout.to(device), blocks, fast
+            loss: Tensor = _NegativeLogLikelihood.apply(*given)  # type: ignore[no-untyped-call]
             return loss
 
     @torch.no_grad()
@@ -349,17 +348,15 @@ def _inner(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Emissions packed [N, T], and all scores, with the tags in the inner order."""
     packed = emissions.reshape(-1, emissions.shape[2]).index_select(0, layout.places)
-    if blocks.order is None:
+    if (order := blocks.order) is None:
         return packed, start, transitions, end
-    order = blocks.order
     return packed.index_select(1, order), start[order], _inner_order(transitions, blocks), end[order]
 
 
 def _inner_order(transitions: Tensor, blocks: Blocks) -> Tensor:
     """Transitions [T, T] with the tags in the inner order."""
-    if blocks.order is None:
-        return transitions
-    return transitions.index_select(0, blocks.order).index_select(1, blocks.order)
+    order = blocks.order
+    return transitions if order is None else transitions.index_select(0, order).index_select(1, order)
 
 
 def _score(
@@ -504,19 +501,16 @@ _ASK_EVERY = 20  # training steps
 
 
 class _Step(ABC):
-    """One step of the recursion: from the scores [n, T] of all tags to those of what may follow.
+    """One step of the recursion: from the scores [n, T] of all sources to those of all targets, relative to the best.
 
-    Made once per batch and direction. How the scores of several sources become that of a target is the subclass's.
-
-    Args:
-        transitions: [T, T] in the inner order, -inf where not allowed.
-        blocks: the blocks that they fall apart into.
-        forward: from left to right, or from right to left.
+    Made once per batch and direction. Subclasses say how several sources are taken together for a target.
 
     Attributes:
         top: the largest transition of the large block; all others are taken relative to it.
         large: [F, G] transitions of the large block from its sources to its targets (of this direction).
     """
+
+    join: Callable[[Tensor, Tensor], Tensor]  # of two sources of a small block
 
     def __init__(self, transitions: Tensor, blocks: Blocks, forward: bool) -> None:
         sides = [(blocks.large_from, blocks.small_from), (blocks.large_to, blocks.small_to)]
@@ -538,7 +532,7 @@ class _Step(ABC):
         message = None  # [n, G', C]
         for source, small in zip(self.small_source, self.small, strict=True):
             part = scores[:, None, source] + small
-            message = part if message is None else self.add(message, part)
+            message = part if message is None else self.join(message, part)
         if message is not None:
             for number, target in enumerate(self.small_target):
                 out[:, target] = message[:, number]
@@ -546,21 +540,13 @@ class _Step(ABC):
 
     @abstractmethod
     def reduce(self, scores: Tensor, out: Tensor, kept: Tensor | None) -> None:
-        """Take the sources of the large block, [n, F], together for each of its targets.
-
-        Args:
-            scores: of the sources; the best of each row is 0.
-            out: [n, G], is overwritten.
-            kept: see `__call__`.
-        """
-
-    @abstractmethod
-    def add(self, one: Tensor, two: Tensor) -> Tensor:
-        """Take two sources of a small block together."""
+        """Take the sources of the large block, [n, F], the best at 0, together for each target, `out` [n, G]."""
 
 
 class _SumStep(_Step):
     """The step with log-sums. If `fast`, the large block is one matrix product in exp space, with `exp_large`."""
+
+    join = staticmethod(torch.logaddexp)
 
     def __init__(self, transitions: Tensor, blocks: Blocks, forward: bool, fast: bool) -> None:
         super().__init__(transitions, blocks, forward)
@@ -573,13 +559,11 @@ class _SumStep(_Step):
         else:
             torch.logsumexp(scores[:, :, None] + self.large, 1, out=out)
 
-    def add(self, one: Tensor, two: Tensor) -> Tensor:
-        """Return the log-sum of both."""
-        return torch.logaddexp(one, two)
-
 
 class _MaxStep(_Step):
     """The step from left to right with maxima: a search among the few sources that can win."""
+
+    join = staticmethod(torch.maximum)
 
     def __init__(self, transitions: Tensor, blocks: Blocks) -> None:
         super().__init__(transitions, blocks, forward=True)
@@ -603,10 +587,6 @@ class _MaxStep(_Step):
                 self.room = scores.new_empty(len(scores), *self.large_t.shape)
             ways = torch.add(scores[:, None, :], self.large_t, out=self.room[: len(scores)])
             torch.amax(ways, 2, out=out)
-
-    def add(self, one: Tensor, two: Tensor) -> Tensor:
-        """Return the maximum of both."""
-        return torch.maximum(one, two)
 
 
 def finite_maxima(best: Tensor) -> Tensor:
