@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.conftest import COMMAND, environment
+from tests.e2e import warm
+from tests.e2e.conftest import environment
 
 # Scoring is the quickest task that has scores; training is swept where it matters.
 SCORE = ["task=score", "predictions=p.jsonl", "metrics.bootstrap=0"]
@@ -38,19 +38,12 @@ def states(sweep: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(sweep.glob("*-*/run_state.json"))]
 
 
-def start(cwd: Path, *overrides: str, **variables: str) -> subprocess.Popen[str]:
+def start(cwd: Path, *overrides: str, **variables: str) -> warm.Command:
     """Begin a sweep."""
-    return subprocess.Popen(
-        [*COMMAND, "-m", *overrides],
-        cwd=cwd,
-        env={**environment(), **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return warm.start(["-m", *overrides], cwd, {**environment(), **variables})
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+def wait_for(condition: Callable[[], Any], process: warm.Command) -> Any:
     """What the condition gives once it holds, while the process runs."""
     deadline = time.monotonic() + 300
     while not (found := condition()):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,7 +15,8 @@ import pytest
 
 from omniner.corpus.formats import jsonl
 from omniner.records import Entity, Sentence
-from tests.e2e.conftest import COMMAND, environment, folder_of, omniner
+from tests.e2e import warm
+from tests.e2e.conftest import environment, folder_of, omniner
 
 pytestmark = pytest.mark.slow
 
@@ -145,9 +145,7 @@ def test_killed_and_side_by_side_it_ends_in_the_same(filtered: tuple[Path, Path]
     _, whole = filtered
     jsonl.write(tmp_path / "corpus.jsonl", sentences())
     command = [*FILTER, "tracking=off", "children.parallel=2"]
-    process = subprocess.Popen(
-        [*COMMAND, *command], cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = warm.start(command, tmp_path, environment())
     finished, running = _wait(tmp_path, process)
     descendants = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
@@ -155,14 +153,14 @@ def test_killed_and_side_by_side_it_ends_in_the_same(filtered: tuple[Path, Path]
     assert finished
     psutil.wait_procs(descendants, timeout=60)
     before = {path: path.stat().st_mtime_ns for path in finished}
-    result = omniner(*command, cwd=tmp_path)
+    result = omniner(*command, cwd=tmp_path, anew=True)
     folder = folder_of(result, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in finished} == before
     assert _results(folder) == _results(whole)
     assert running is not None
 
 
-def _wait(cwd: Path, process: subprocess.Popen[bytes]) -> tuple[list[Path], Path | None]:
+def _wait(cwd: Path, process: warm.Command) -> tuple[list[Path], Path | None]:
     """Until a fold is finished while another one is not."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from omniner.scoring.predictions import prediction_from_line
+from tests.e2e import warm
 from tests.e2e.conftest import TINY_CAUSAL, environment, folder_of, omniner
 
 pytestmark = pytest.mark.slow
@@ -70,11 +69,17 @@ def test_predicting_again_gives_the_same_bytes(trained: tuple[Path, Path]) -> No
     assert (again / "predictions.jsonl").read_bytes() == (folder / "predictions.jsonl").read_bytes()
 
 
+def _at_once() -> None:
+    """Give answers out as they come."""
+    from omniner.llm import generate
+
+    generate._SECONDS = 0
+
+
 def test_a_killed_prediction_goes_on_to_the_same_bytes(trained: tuple[Path, Path]) -> None:
     cwd, folder = trained
     arguments = [*SMALL, "decoding=guided", "task=predict", f"checkpoint={folder}", "output_dir=killed"]
-    at_once = "from omniner.llm import generate; generate._SECONDS = 0; from omniner.run import main; main()"
-    process = subprocess.Popen([sys.executable, "-c", at_once, *arguments], cwd=cwd, env=environment())
+    process = warm.start(arguments, cwd, environment(), _at_once)
     path, deadline = cwd / "killed" / "predictions.jsonl", time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
         if path.exists() and path.stat().st_size:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -16,7 +15,8 @@ from omniner.answers import write_answer
 from omniner.config import compose
 from omniner.corpus import sources, taxonomy
 from omniner.tasks import prompting
-from tests.e2e.conftest import COMMAND, TINY, TINY_CAUSAL, environment, folder_of, omniner, runs_in
+from tests.e2e import warm
+from tests.e2e.conftest import TINY, TINY_CAUSAL, environment, folder_of, omniner, runs_in
 from tests.helpers import made_up_guidance
 from tests.helpers.scripted_server import Answer, Seen, error, reply, serving
 
@@ -179,9 +179,7 @@ def test_a_killed_run_goes_on_and_asks_for_the_rest(guided: tuple[Path, Path, Pa
     with serving(script) as server:
         asked = ["task=guide", f"run={run}", "teacher=openai", f"teacher.url={server.url}", "teacher.concurrency=1"]
         asked += ["teacher.model=big", "tracking.folder=" + str(cwd / "mlruns")]
-        process = subprocess.Popen(
-            [*COMMAND, *asked], cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = warm.start(asked, tmp_path, environment())
         assert reached.wait(300)
         _wait_for(lambda: len(list((tmp_path / "outputs" / "teacher_cache").rglob("*.json"))) == 3)
         process.send_signal(signal.SIGKILL)

@@ -30,7 +30,7 @@ def test_other_launchers_end_in_the_same(
     pytest.importorskip(plugin)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # or it leaves a token in the home directory
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    omniner("-m", *overrides, *SCORE, "seed=1,2", cwd=scorable, anew=True)
+    omniner("-m", *overrides, *SCORE, "seed=1,2", cwd=scorable)
     check_summary(scorable, 1)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import signal
-import subprocess
-import sys
+import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.e2e import warm
 from tests.e2e.conftest import ONE_EPOCH, environment, omniner
 from tests.e2e.sweeping import runs, sweeps
 
@@ -29,33 +33,28 @@ def test_it_maximises_f1_on_dev(tmp_path: Path) -> None:
     assert parent.info.status == "FINISHED"
 
 
-# The launcher's process is real and really killed; its children only write what a finished run leaves.
-TRIALS = """
-import math, os, signal, sys, time
-from pathlib import Path
-from omniner import run
-from omniner.config import compose
-from omniner.runs import children
-from omniner.files import make_folder, write_json
+def _only_write(kill_at: int) -> None:
+    """Children only write what a finished run leaves; the launcher's process is real, and really killed."""
+    from omniner.config import compose
+    from omniner.files import make_folder, write_json
+    from omniner.runs import children
 
-kill_at, begun = int(sys.argv.pop(1)), Path("begun.txt")
+    begun = Path("begun.txt")
 
-def run_process(command, environment, log_file, check_stop, cores=()):
-    settings = compose.read(Path(command[-1]))
-    rate, folder = settings.model.learning_rate, make_folder(Path(settings.output_dir))
-    with begun.open("a") as file:
-        print(repr(rate), file=file)
-    state = {"digest": compose.digest(settings), "started": time.time()}
-    write_json(folder / "run_state.json", {**state, "status": "running"})
-    if len(begun.read_text().splitlines()) == kill_at:
-        os.kill(os.getpid(), 9)
-    write_json(folder / "metrics.json", {"val/best_f1": 1 / (1 + abs(math.log10(rate) + 2))})
-    write_json(folder / "run_state.json", {**state, "status": "finished"})
-    return ""
+    def run_process(command: list[str], *rest: Any, **more: Any) -> str:
+        settings = compose.read(Path(command[-1]))
+        rate, folder = settings.model.learning_rate, make_folder(Path(settings.output_dir or ""))
+        with begun.open("a") as file:
+            print(repr(rate), file=file)
+        state = {"digest": compose.digest(settings), "started": time.time()}
+        write_json(folder / "run_state.json", {**state, "status": "running"})
+        if len(begun.read_text().splitlines()) == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_json(folder / "metrics.json", {"val/best_f1": 1 / (1 + abs(math.log10(rate) + 2))})
+        write_json(folder / "run_state.json", {**state, "status": "finished"})
+        return ""
 
-children.run_process = run_process
-run.main()
-"""
+    children.run_process = run_process
 
 
 def _trials(cwd: Path, kill_at: int, *overrides: str) -> list[str]:
@@ -63,10 +62,7 @@ def _trials(cwd: Path, kill_at: int, *overrides: str) -> list[str]:
     cwd.mkdir(exist_ok=True)
     # two random trials: then what came of the trials decides
     command = [*SWEEP, "hydra.sweeper.n_trials=6", "hydra.sweeper.sampler.n_startup_trials=2", *overrides]
-    done = subprocess.run(
-        [sys.executable, "-c", TRIALS, str(kill_at), "-m", *command],
-        cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = warm.run(["-m", *command], cwd, environment(), 300, partial(_only_write, kill_at))
     assert done.returncode == (-signal.SIGKILL if kill_at else 0), done.stderr
     return (cwd / "begun.txt").read_text().splitlines()
 

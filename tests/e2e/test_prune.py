@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from omniner.files import read_json, try_lock, write_json
-from tests.e2e.conftest import COMMAND, TINY, environment, folder_of, omniner, runs_in
+from tests.e2e import warm
+from tests.e2e.conftest import TINY, environment, folder_of, omniner, runs_in
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +77,7 @@ def test_finished_runs_go_only_where_they_have_no_name_and_no_registered_model(t
 def test_a_run_that_was_killed_at_work_is_removed_with_all_it_wrote(tmp_path: Path) -> None:
     """Its last records were not sent: they are, before it goes."""
     long = [*TINY, "trainer.max_epochs=400"]
-    process = subprocess.Popen([*COMMAND, *long], cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL)
+    process = warm.start(long, tmp_path, environment())
     while not list(tmp_path.glob("outputs/*/checkpoints/last.ckpt")):
         assert process.poll() is None
         time.sleep(0.05)

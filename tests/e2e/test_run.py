@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import COMMAND, TINY, environment, folder_of, omniner
+from tests.e2e import warm
+from tests.e2e.conftest import TINY, environment, folder_of, omniner
 
 Trained = tuple[Path, Path]
 
@@ -38,9 +39,7 @@ def _tracked(cwd: Path, folder: Path) -> Any:
 
 def typed(*overrides: str, cwd: Path, lines: str, status: int = 0) -> str:
     """What a command says to these lines of standard input."""
-    result = subprocess.run(
-        [*COMMAND, *overrides], cwd=cwd, env=environment(), input=lines, capture_output=True, text=True, timeout=300
-    )
+    result = warm.run(overrides, cwd, environment(), 300, typed=lines)
     assert result.returncode == status, result.stderr
     return result.stdout if status == 0 else result.stderr
 
@@ -202,9 +201,7 @@ def test_scoring_a_runs_predictions_gives_the_runs_scores(trained: Trained) -> N
 def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(
     trained: Trained, tmp_path: Path, stop: signal.Signals, status: int, marked: str
 ) -> None:
-    process = subprocess.Popen(
-        [*COMMAND, *TINY], cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    process = warm.start(TINY, tmp_path, environment())
     _wait_for(lambda: list(tmp_path.glob("outputs/*/checkpoints/last.ckpt")), process)
     os.kill(process.pid, stop)
     _, errors = process.communicate(timeout=300)
@@ -226,17 +223,17 @@ def _losses(folder: Path) -> dict[int, float]:
     return dict(read_curves(folder)["train/loss"])
 
 
-def _wait_for(condition: Callable[[], object], process: subprocess.Popen[Any]) -> None:
+def _wait_for(condition: Callable[[], object], process: warm.Command | subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 300
     while not condition():
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
 
 
 @pytest.mark.slow
 def test_two_processes_end_in_the_same_predictions_as_one(trained: Trained, tmp_path: Path) -> None:
-    folder = folder_of(omniner(*TINY, "trainer=ddp", cwd=tmp_path, anew=True), tmp_path)
+    folder = folder_of(omniner(*TINY, "trainer=ddp", cwd=tmp_path), tmp_path)
     (run,) = _runs(tmp_path)
     assert run.info.status == "FINISHED"
     assert (folder / "predictions.jsonl").read_bytes() == (trained[1] / "predictions.jsonl").read_bytes()

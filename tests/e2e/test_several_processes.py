@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,35 +13,28 @@ import pytest
 
 from omniner.cores import free_port
 from omniner.runs.folder import read_state
-from tests.e2e.conftest import COMMAND, ONE_EPOCH, TINY, TINY_CAUSAL, environment, folder_of, omniner, runs_in
+from tests.e2e import warm
+from tests.e2e.conftest import ONE_EPOCH, TINY, TINY_CAUSAL, environment, folder_of, omniner, runs_in
 
 pytestmark = pytest.mark.slow
 
 
-def start(cwd: Path, *overrides: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*COMMAND, *overrides],
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def start(cwd: Path, *overrides: str) -> warm.Command:
+    return warm.start(overrides, cwd, environment(), session=True)
 
 
-def helpers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+def helpers(process: warm.Command) -> list[psutil.Process]:
     """The further processes of a run."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return [one for one in psutil.Process(process.pid).children() if "--child" in one.cmdline()]
     return []
 
 
-def wait_for_steps(cwd: Path, process: subprocess.Popen[str]) -> list[psutil.Process]:
+def wait_for_steps(cwd: Path, process: warm.Command) -> list[psutil.Process]:
     """Wait until training is under way; gives its further processes."""
     end = time.monotonic() + 300
     while not list(cwd.glob("outputs/*/checkpoints/last.ckpt")):
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert process.poll() is None, process.said()
         assert time.monotonic() < end
         time.sleep(0.05)
     return helpers(process)
@@ -82,7 +73,7 @@ def test_predictions_of_two_processes_are_those_of_one(trained: tuple[Path, Path
     _, folder = trained
     same = ["task=predict", f"checkpoint={folder}", "tracking=off", *TINY[:1], "trainer=cpu"]
     one = folder_of(omniner(*same, cwd=tmp_path), tmp_path)
-    result = omniner(*same, "trainer.devices=2", cwd=tmp_path, anew=True)
+    result = omniner(*same, "trainer.devices=2", cwd=tmp_path)
     assert "2 processes predict about 20 sentences each" in result.stderr
     two = folder_of(result, tmp_path)
     assert (one / "predictions.jsonl").read_bytes() == (two / "predictions.jsonl").read_bytes()
@@ -102,12 +93,12 @@ def test_ranks_that_others_start_work_together(variables: dict[str, str], tmp_pa
     """The variables of torchrun and of SLURM's srun, without either."""
     job = str(os.getpid() % 4000)  # SLURM's port follows from it
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
-    command = [*COMMAND, *ONE_EPOCH, "trainer=ddp", "output_dir=run", "tracking=off"]
+    command = [*ONE_EPOCH, "trainer=ddp", "output_dir=run", "tracking=off"]
     processes = []
     for rank in (1, 0):
         told = {name: value.format(rank=rank, job=job) for name, value in variables.items()}
         around = {**environment(), **place, **told}
-        processes.append(subprocess.Popen(command, cwd=tmp_path, env=around, stderr=subprocess.PIPE, text=True))
+        processes.append(warm.start(command, tmp_path, around))
     for process in processes:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
@@ -131,10 +122,8 @@ def test_two_nodes_write_what_one_process_writes(model: list[str], tmp_path: Pat
     for number in (1, 0):
         place = ["--nnodes", "2", "--nproc_per_node", "1", "--node_rank", str(number)]
         meeting = ["--master_addr", "127.0.0.1", "--master_port", port]
-        command = [sys.executable, "-m", "torch.distributed.run", *place, *meeting, "-m", "omniner.run", *common]
-        command += ["trainer.nodes=2", "output_dir=two"]
-        around = environment()
-        nodes.append(subprocess.Popen(command, cwd=tmp_path, env=around, stderr=subprocess.PIPE, text=True))
+        command = [*place, *meeting, "-m", "omniner.run", *common, "trainer.nodes=2", "output_dir=two"]
+        nodes.append(warm.start(command, tmp_path, environment(), module="torch.distributed.run"))
     for node in nodes:
         _, errors = node.communicate(timeout=300)
         assert node.returncode == 0, errors
