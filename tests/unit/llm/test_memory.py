@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -38,7 +39,9 @@ def devices(world: int = 1, precision: Any = "bf16-mixed") -> Devices:
     return Devices("gpu", world, world, "ddp" if world > 1 else "auto", precision)
 
 
+@cache
 def counted(name: str, method: str, world: int = 1) -> MemoryCount:
+    """It keeps what it has counted of the model."""
     return MemoryCount(settings(name), method, devices(world), PACK, DECODING)
 
 
