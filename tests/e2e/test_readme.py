@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,13 @@ from tests.conftest import ROOT
 from tests.e2e.conftest import TINY, TINY_CAUSAL, folder_of, omniner
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [page.read_text(encoding="utf-8") for page in DOCS]
+CHINESE = {
+    page: ROOT / "README.md" if page.name == "README.zh.md" else page.with_name(page.name.replace(".zh", ""))
+    for page in DOCS
+    if page.name.endswith(".zh.md")
+}
 OWN_DATA = (ROOT / "docs" / "tutorials" / "own_data.md").read_text(encoding="utf-8")
 
 
@@ -28,6 +35,23 @@ def lines_of(text: str) -> list[str]:
     """The commands of a page."""
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def outline_of(page: Path) -> dict[str, object]:
+    """What a page has in every language: commands, sections, names of keys and files, links, measured figures."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"```(\w+)\n(.*?)```", text, flags=re.DOTALL)
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    links = [target for target in re.findall(r"\]\(([^)\s]+)\)", prose) if ":" not in target]
+    targets = {((page.parent / path).resolve(), anchor) for path, _, anchor in (link.partition("#") for link in links)}
+    itself = [side for pair in CHINESE.items() if page in pair for side in pair]
+    return {
+        "blocks": [(language, re.sub(r"[^\S\n]+#.*", "", block)) for language, block in blocks],
+        "sections": [len(marks) for marks in re.findall(r"^(#+) ", prose, flags=re.MULTILINE)],
+        "code": set(re.findall(r"`([^`\n]+)`", prose)),
+        "links": {(str(path).replace(".zh.", "."), anchor) for path, anchor in targets if path not in itself},
+        "figures": Counter(re.findall(r"\d+\.\d+", prose)),
+    }
 
 
 def arguments_of(lines: list[str]) -> list[list[str]]:
@@ -46,12 +70,26 @@ def test_every_line_is_a_command_of_ours() -> None:
     assert [line for line in ALL_LINES if not line.startswith(("python -m omniner.run", "make "))] == []
 
 
-def test_the_chinese_text_shows_the_same_commands() -> None:
-    chinese = (ROOT / "docs" / "README.zh.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```(?:bash|python)\n(.*?)```", chinese, flags=re.DOTALL)
-    english = re.findall(r"```(?:bash|python)\n(.*?)```", README, flags=re.DOTALL)
-    bare = [[re.sub(r"\s+#.*", "", line) for line in block.splitlines()] for block in (*blocks, *english)]
-    assert bare[: len(blocks)] == bare[len(blocks) :]
+@pytest.mark.parametrize("chinese", CHINESE, ids=lambda page: page.name)
+def test_a_chinese_page_is_the_english_one_in_chinese(chinese: Path) -> None:
+    """Commands that compose and run in English do so in Chinese, and neither page has what the other lacks."""
+    english = CHINESE[chinese]
+    assert outline_of(chinese) == outline_of(english)
+    for page, other in ((english, chinese), (chinese, english)):
+        assert f"({os.path.relpath(other, page.parent)})" in page.read_text(encoding="utf-8")
+
+
+def test_every_chinese_page_is_on_the_site() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("  - 中文:")[2]
+    assert len(CHINESE) >= 3
+    assert [page for page in CHINESE if f": {page.relative_to(ROOT / 'docs').as_posix()}\n" not in menu] == []
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS], ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    prose = re.sub(r"```.*?```|`[^`\n]+`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", prose) if ":" not in target]
+    assert [path for path in links if path and not (page.parent / path).exists()] == []
 
 
 @pytest.mark.parametrize("target", sorted(set(TARGETS) | {"test", "check"}))
