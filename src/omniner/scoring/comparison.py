@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from omniner import __version__
 from omniner.config.groups import CompareConfig, ErrtaConfig, MetricsConfig
 from omniner.records import Issue, Prediction, Sentence, ids_by_text, is_unlabeled
 from omniner.scoring.metrics import ScoreResult, ScoreRow
-from omniner.scoring.profiles import choose_scale, score_records
+from omniner.scoring.profiles import score_records, settle_scale
 from omniner.scoring.resampling import (
     Significance,
     counted_categories,
@@ -227,7 +227,7 @@ def compare_runs(
         settings: of the tests.
         annotators: whose labels stand beside the runs.
     """
-    scored = _score_alike([*systems, *annotators], metrics, errta)
+    scored = score_alike(systems[0].gold, [*systems, *annotators], metrics, errta)
     results = {system.name: result for system, result in zip(systems, scored, strict=False)}
     theirs = {annotator.name: result for annotator, result in zip(annotators, scored[len(systems) :], strict=True)}
     gold = systems[0].gold
@@ -245,10 +245,11 @@ def compare_runs(
     return RunComparison(results, tested, len(gold), 1 + max(numbers), chance, settings, theirs)
 
 
-def _score_alike(systems: Sequence[System], metrics: MetricsConfig, errta: ErrtaConfig) -> list[ScoreResult]:
+def score_alike(
+    gold: Sequence[Sentence], systems: Sequence[System], metrics: MetricsConfig, errta: ErrtaConfig
+) -> list[ScoreResult]:
     """Score all by what follows from the whole of gold, those who answered a part of it as well."""
-    unit, mode = choose_scale(systems[0].gold, metrics, errta)
-    metrics, errta = replace(metrics, unit=unit), replace(errta, mode=mode)
+    metrics, errta = settle_scale(gold, metrics, errta)
     return [score_records(system.gold, system.predictions, metrics, errta) for system in systems]
 
 

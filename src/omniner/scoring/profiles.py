@@ -136,6 +136,14 @@ def choose_scale(gold: Sequence[Sentence], metrics: MetricsConfig, errta: ErrtaC
     return _unit(gold, located, metrics), _mode(gold, located, metrics, errta)
 
 
+def settle_scale(
+    gold: Sequence[Sentence], metrics: MetricsConfig, errta: ErrtaConfig
+) -> tuple[MetricsConfig, ErrtaConfig]:
+    """Put what `choose_scale` chooses into the settings, so that scores on parts of the gold can be compared."""
+    unit, mode = choose_scale(gold, metrics, errta)
+    return replace(metrics, unit=unit), replace(errta, mode=mode)
+
+
 def has_places(gold: Sequence[Sentence]) -> bool:
     """Whether every gold entity has offsets; where there is no entity, whether there is a text to have places in."""
     known = any(sentence.entities or sentence.text for sentence in gold)

@@ -28,9 +28,9 @@ from omniner.report.page import render_summary_page
 from omniner.report.tables import SHARE, Table, format_cell, summary_markdown
 from omniner.runs.context import Context, Input, Task, entry_label
 from omniner.scoring import comparison
+from omniner.scoring.comparison import System
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import garbage_collection_paused
-from omniner.scoring.profiles import score_records
 from omniner.tasks.adjudicate import ANNOTATORS_INPUT, Annotator, read_annotators
 from omniner.wording import Wording
 
@@ -83,15 +83,18 @@ def _score_people(
         raise UserError("gold", f"{path} has no labels", "Name the file with the gold entities.")
     folder = make_folder(context.folder / "human")
     jsonl.write(folder / "gold.jsonl", gold)
-    results = {}
+    systems = []
     for one in annotators:
         predictions, met = comparison.human_predictions(one.name, one.sentences, gold)
         if not predictions:
             raise UserError("gold", f"{one.name} has labelled none of its sentences", "Name the gold of these files.")
         write_json_lines(folder / f"{one.name}.jsonl", map(prediction_to_json, predictions))
-        theirs = comparison.labelled_gold(gold, predictions)
-        results[one.name] = score_records(theirs, predictions, context.config.metrics, context.config.errta)
-        issues += met + [issue._replace(message=f"{one.name}: {issue.message}") for issue in results[one.name].issues]
+        systems.append(System(one.name, comparison.labelled_gold(gold, predictions), predictions))
+        issues += met
+    scored = comparison.score_alike(gold, systems, context.config.metrics, context.config.errta)
+    results = {system.name: result for system, result in zip(systems, scored, strict=True)}
+    for name, result in results.items():
+        issues += [issue._replace(message=f"{name}: {issue.message}") for issue in result.issues]
     context.run.files(folder, "human")
     return results, len(gold), issues
 

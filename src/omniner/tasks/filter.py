@@ -36,7 +36,7 @@ from omniner.runs.children import Job, Outcome
 from omniner.runs.context import Context, Input, Task, always, model_label, model_settings, path_label
 from omniner.scoring.comparison import SCORES
 from omniner.scoring.predictions import prediction_from_line
-from omniner.scoring.profiles import choose_scale
+from omniner.scoring.profiles import choose_scale, settle_scale
 from omniner.scoring.units import locate_predictions
 from omniner.tasks import split
 from omniner.tasks.predict import PREDICTIONS
@@ -102,9 +102,13 @@ def _check_same_corpus(context: Context, corpus: WholeCorpus) -> None:
 
 
 def _job(config: Config, corpus: WholeCorpus, folder: Path, name: str, names: Sequence[str]) -> Job:
-    """The training on one fold: it is `train`, from which dev is cut, and the others are `test`."""
+    """The training on one fold: it is `train`, from which dev is cut, and the others are `test`.
+
+    All count by what follows from the whole corpus, so that their scores have a mean.
+    """
     child = copy.deepcopy(config)
     child.task.name, child.name, child.input, child.output = "train", f"{config.name}-{name}", None, None
+    child.metrics, child.errta = settle_scale(corpus.sentences, config.metrics, config.errta)
     others = [f"{other}.jsonl" for other in names if other != name]
     child.data = children.data_of_parent(
         config.data,

@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from omniner.config.groups import Config
+from omniner.config.groups import Config, ErrtaConfig, MetricsConfig
 from omniner.config.model_groups import CausalConfig
 from omniner.config.overrides import override_line
 from omniner.corpus import sources
@@ -67,7 +67,7 @@ from omniner.runs.context import Context, Task, model_label, model_settings
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.scoring.comparison import System, compare_runs
 from omniner.scoring.predictions import prediction_from_line
-from omniner.scoring.profiles import score_records
+from omniner.scoring.profiles import score_records, settle_scale
 from omniner.scoring.resampling import post_numbers
 from omniner.tasks import prompting
 from omniner.tasks.predict import PREDICTIONS
@@ -163,6 +163,8 @@ def _race(
 ) -> tuple[list[_Judged], dict[str, list[Prediction]]]:
     """All rungs, and the answers of the variants to what they were asked."""
     config, alive = context.config, list(found)
+    # A rung is a part of the last one, whose unit counts: otherwise F1 would mean another thing from rung to rung.
+    scale = settle_scale(rungs[-1].sentences, dataclasses.replace(config.metrics, bootstrap=0), config.errta)
     answers: dict[str, list[Prediction]] = {variant.name: [] for variant in found}
     judged: list[_Judged] = []
     for rung in rungs:
@@ -170,7 +172,7 @@ def _race(
         _check_baselines(failed, rung)
         for name, predictions in fresh.items():
             answers[name] = predictions if config.search.train else answers[name] + predictions
-        tables = _tables(config, rung, [variant for variant in alive if variant.name in fresh], answers)
+        tables = _tables(scale, rung, [variant for variant in alive if variant.name in fresh], answers)
         ranked = rank_variants(tables, config.compare)
         gone: dict[str, str] = {name: Wording("its run failed: {why}", why=why) for name, why in failed.items()}
         if rung is not rungs[-1]:
@@ -195,14 +197,17 @@ def _check_baselines(failed: Mapping[str, str], rung: Rung) -> None:
 
 
 def _tables(
-    config: Config, rung: Rung, alive: Sequence[PromptVariant], answers: Mapping[str, list[Prediction]]
+    scale: tuple[MetricsConfig, ErrtaConfig],
+    rung: Rung,
+    alive: Sequence[PromptVariant],
+    answers: Mapping[str, list[Prediction]],
 ) -> dict[str, NDArray[np.int64]]:
     """Counts per post of each variant, shorter prompts first."""
-    numbers, metrics = post_numbers(rung.sentences), dataclasses.replace(config.metrics, bootstrap=0)
+    numbers = post_numbers(rung.sentences)
     post_of = {sentence.id: number for sentence, number in zip(rung.sentences, numbers, strict=True)}
     tables: dict[str, NDArray[np.int64]] = {}
     for variant in sorted(alive, key=lambda variant: variant.length):
-        scored = score_records(rung.sentences, answers[variant.name], metrics, config.errta)
+        scored = score_records(rung.sentences, answers[variant.name], *scale)
         posts = [post_of[key] for key in scored.scored]
         tables[variant.name] = micro_counts(scored.comparison, posts, 1 + max(numbers))
     return tables

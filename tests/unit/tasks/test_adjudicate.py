@@ -211,6 +211,25 @@ def test_agreement_and_people_beside_models(files: Path) -> None:
     assert "human_b" in (compared / "comparison.md").read_text(encoding="utf-8")
 
 
+def test_who_labelled_a_part_of_gold_is_measured_as_the_others(files: Path) -> None:
+    """The one entity without a place makes all of gold be counted by pair, also for those who never met it."""
+    gold = [
+        Sentence(f"s{n}", "喝小满和小满", [Entity("小满", "品牌", 1, 3), Entity("小满", "品牌", 4, 6)])
+        for n in range(3)
+    ]
+    gold[2].entities.append(Entity("没有的", "品牌"))
+    jsonl.write(files / "gold.jsonl", gold)
+    jsonl.write(files / "a.jsonl", gold)
+    jsonl.write(files / "b.jsonl", [replace(one, entities=one.entities[:1]) for one in gold[:2]])
+    people = ["annotators=[a.jsonl,b.jsonl]", "gold=gold.jsonl", "metrics.bootstrap=0"]
+    agreed = do("task=agreement", *people, "agreement.bootstrap=0", "output_dir=agreed")
+    few = ["compare.resamples=20", "compare.permutations=20", "output_dir=compared"]
+    compared = do("task=compare", "runs=['model=a.jsonl']", *people, *few)
+    human = read_json(agreed / "agreement.json")["human"]
+    assert human == read_json(compared / "comparison.json")["human"]
+    assert human["all (micro)"]["f1"]["lowest"] == 1.0, "by pair b found all of the sentences that b labelled"
+
+
 def test_annotators_beside_a_run(files: Path) -> None:
     jsonl.write(files / "gold.jsonl", A)
     jsonl.write(files / "answers.jsonl", [replace(one, entities=one.entities[:1]) for one in A])

@@ -18,6 +18,7 @@ from omniner.files import read_json, write_text
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
+from omniner.scoring.profiles import choose_scale
 
 Answer = Callable[[str, Sentence], Prediction | None]  # of the model of a fold
 
@@ -95,6 +96,21 @@ def test_children_learn_one_fold_and_are_asked_about_the_others(
     assert ids(folder / "corpus/removed.jsonl") == everything
     assert lines(folder / "corpus/kept.jsonl") == []
     assert read_json(folder / "filter.json")["dropped"] == {"城市": {"before": 40, "kept": 0}}
+
+
+def test_all_folds_count_by_what_follows_from_the_whole_corpus(
+    corpus: list[Sentence], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus[7].entities.append(Entity("没有的", "城市"))  # without a place: the whole is counted by pair
+    jsonl.write("corpus.jsonl", corpus)
+    jobs = models(monkeypatch, right)
+    folder = do()
+    scales = set()
+    for job in jobs:
+        reported = sources.load_corpus(job.config.data, ["test"]).splits["test"]
+        scales.add(choose_scale(reported, job.config.metrics, job.config.errta))
+    assert scales == {("pair", "official")}
+    assert read_json(folder / "filter.json")["unit"] == "pair"
 
 
 def test_answers_of_every_kind(corpus: list[Sentence], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

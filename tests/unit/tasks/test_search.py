@@ -28,9 +28,11 @@ from omniner.guidance.lessons import Guidance
 from omniner.guidance.prompt_errors import write_errors_text
 from omniner.guidance.prompt_search import BASELINES, VariantInputs, build_variants
 from omniner.llm import prompts
-from omniner.records import Prediction, Sentence, prediction_to_json, to_line
+from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
+from omniner.scoring.metrics import ScoreResult
+from omniner.scoring.profiles import score_records
 from omniner.tasks import prompting
 from omniner.tasks import search as search_children
 
@@ -83,7 +85,7 @@ class Answering:
         """The sentences a child predicts, and what it is told."""
         if config.task.name == "predict":
             sentences, issues = sources.read_sentences(Path(str(config.input)))
-            assert not issues
+            assert {issue.code for issue in issues} <= {"unaligned"}
             corpus = sources.load_corpus(config.data, ["train"])
             reported: Sequence[Sentence] = ()
         else:
@@ -357,6 +359,30 @@ def test_no_model_is_judged_on_what_it_was_trained_on(data: list[str], answering
     _, found = search(data, "search.rungs=[0]", "search.random=0")  # nothing is trained
     assert "learnt" in {name for _, name in answering.asked}
     assert found["sentences"] == 141
+
+
+def test_all_rungs_count_by_the_unit_of_the_whole_sample(
+    data: list[str], answering: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence, which the first rung does not have, names an entity without a place."""
+    few = ["search.rungs=[20,0]", "search.random=0", "search.largest=[]"]
+    dev = sources.read_sentences(Path("dev.jsonl"))[0]
+    late = search_children.build_rungs(compose.load([*SERVER, *SEARCH, *data, *few]), dev)[-1].fresh[0]
+    for sentence in dev:
+        if sentence.id == late.id:
+            sentence.entities.append(Entity("没有这个词", next(e.category for s in dev for e in s.entities)))
+    jsonl.write("dev.jsonl", dev)
+    units = []
+
+    def scored(*given: Any) -> ScoreResult:
+        result = score_records(*given)
+        units.append((len(result.sentences), result.unit))
+        return result
+
+    monkeypatch.setattr(search_children, "score_records", scored)
+    search(data, *few)
+    assert len({size for size, _ in units}) == 2
+    assert {unit for _, unit in units} == {"pair"}
 
 
 @pytest.mark.parametrize("how", [[*SERVER], TRAINED])
