@@ -430,14 +430,22 @@ def _assign(data: DataConfig, roles: dict[str, str], corpus: Corpus) -> None:
     if data.report != "dev" and "dev" in _available(data):
         message = "data.dev_from_train cuts dev from train: the published dev split is not used"
         corpus.issues.append(Issue("unused-split", message))
-    corpus.splits["train"], corpus.splits["dev"] = cut_by_post(published["train"], data.dev_from_train, data.seed)
+    train = published["train"]
+    corpus.splits["train"], corpus.splits["dev"] = cut_by_post(train, data.dev_from_train, data.seed)
+    size, wanted = len(corpus.splits["dev"]), data.dev_from_train * len(train)
+    if abs(size - wanted) > max(1, wanted / 2):
+        found = (
+            f"{size:,} of {len(train):,} sentences, not {data.dev_from_train:.0%}: posts are not parted, and too large"
+        )
+        corpus.issues.append(Issue("size-of-dev", f"data.dev_from_train holds out {found}"))
 
 
 def cut_by_post(sentences: Sequence[Sentence], share: float, seed: int) -> tuple[list[Sentence], list[Sentence]]:
     """Cut a part off, post by post, until it holds a share of the sentences.
 
     Posts are drawn in the order of a keyed hash of their id (of the text where there is none), so the draw is the same
-    for any order of the sentences and any version of Python.
+    for any order of the sentences and any version of Python. A post that would take the part farther above the share
+    than it is below, and more than a tenth above, is passed over; if all would, the part is the smallest post.
 
     Returns:
         The rest and the part, both in their old order.
@@ -449,12 +457,17 @@ def cut_by_post(sentences: Sequence[Sentence], share: float, seed: int) -> tuple
     sizes, wanted, held = Counter(keys), math.ceil(share * len(sentences)), 0
     chosen: set[str] = set()
     for key in order:
-        if held >= wanted:
+        lacking = wanted - held
+        if lacking <= 0:
             break
+        if sizes[key] - lacking > max(lacking, wanted // 10):
+            continue
         if held + sizes[key] >= len(sentences):  # something must be left to train on
             continue
         chosen.add(key)
         held += sizes[key]
+    if not chosen and len(order) > 1:
+        chosen.add(min(order, key=sizes.__getitem__))
     if not chosen:
         found = f"{counted(len(sizes), 'post')} cannot be parted into train and dev"
         raise UserError("data.dev_from_train", found, "Add posts, or name the files of a dev split.")

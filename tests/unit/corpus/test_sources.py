@@ -155,6 +155,9 @@ def test_the_cut_is_the_same_for_ever() -> None:
     """The draw written down: a change of it would make runs of different versions incomparable."""
     _, dev = sources.cut_by_post(many(50, posts=20), 0.1, seed=42)
     assert sorted({item.post_id or "" for item in dev}) == ["p5", "p6"]
+    uneven = [sentence(f"第{p}帖第{n}句", post=f"p{p}") for p in range(60) for n in range(1 + p % 9)]
+    _, dev = sources.cut_by_post(uneven, 0.2, seed=42)
+    assert sorted({int((item.post_id or "")[1:]) for item in dev}) == [5, 6, 9, 18, 20, 25, 38, 40, 41, 48, 51, 52, 57]
 
 
 @given(
@@ -176,6 +179,23 @@ def test_the_cut_parts_and_keeps_posts_together(posts: list[int | None], share: 
     assert not known & {item.post_id for item in part}
     backwards = sources.cut_by_post(items[::-1], share, seed)
     assert [side[::-1] for side in backwards] == [rest, part]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_large_post_does_not_take_most_of_train(seed: int) -> None:
+    sizes = [400, *(1 + n % 9 for n in range(120))]
+    items = [sentence(f"第{p}帖第{n}句", post=f"p{p}") for p, size in enumerate(sizes) for n in range(size)]
+    _, part = sources.cut_by_post(items, 0.1, seed)
+    assert len(part) == pytest.approx(len(items) / 10, rel=0.1)
+
+
+def test_a_share_that_posts_cannot_give_is_told(tmp_path: Path) -> None:
+    train = [sentence(f"第{n}句", post="large" if n < 60 else "small") for n in range(100)]
+    corpus = sources.load_corpus(corpus_of(tmp_path, {"train": train, "test": many(5)}, dev_from_train=0.1), None)
+    assert {item.post_id for item in corpus.splits["dev"]} == {"small"}
+    (issue,) = corpus.issues
+    assert issue.code == "size-of-dev"
+    assert "40 of 100 sentences, not 10%" in issue.message
 
 
 def test_repeated_texts_stay_on_one_side() -> None:
