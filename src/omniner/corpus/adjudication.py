@@ -162,7 +162,7 @@ class PracticeScore(NamedTuple):
         name: of the annotator.
         sentences: practice sentences that count.
         labelled: of these, how many the annotator has.
-        precision, recall, f1: micro, of entities.
+        precision, recall, f1: micro, of entities; `accuracy` where neither gold nor the annotator has one.
         accuracy: share of the sentences without any mistake.
     """
 
@@ -223,10 +223,12 @@ def _practice_score(name: str, number: int, common: Sequence[tuple[Sentence, Ann
         theirs = set(annotation or ())
         right, given, wanted = right + len(ours & theirs), given + len(theirs), wanted + len(ours)
         exact += annotation is not None and ours == theirs
+    accuracy = exact / len(common) if common else 0.0
+    if not given + wanted:  # to leave alone what has no entity is right, too, but not to leave it out
+        return PracticeScore(name, len(common), labelled, accuracy, accuracy, accuracy, accuracy)
     precision = right / given if given else 0.0
     recall = right / wanted if wanted else 0.0
-    f1 = 2 * right / (given + wanted) if given + wanted else 0.0
-    return PracticeScore(name, len(common), labelled, precision, recall, f1, exact / len(common) if common else 0.0)
+    return PracticeScore(name, len(common), labelled, precision, recall, 2 * right / (given + wanted), accuracy)
 
 
 VOTE = "vote of all"  # as whose annotation the outcome of the vote is shown

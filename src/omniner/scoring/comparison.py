@@ -139,7 +139,7 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class TestedRun:
-    """A run against the baseline. A sentence is right where nothing is missing and nothing extra."""
+    """A run against the baseline. A sentence that both scored is right where nothing is missing and nothing extra."""
 
     name: str
     significance: Significance
@@ -267,7 +267,8 @@ def _test(
 
 
 def _flips(gold: Sequence[Sentence], baseline: ScoreResult, other: ScoreResult) -> tuple[list[str], list[str]]:
-    before, after = _right(baseline), _right(other)
+    both = set(baseline.scored) & set(other.scored)
+    before, after = _right(baseline) & both, _right(other) & both
     gained = [s.id for s in gold if s.id in after and s.id not in before]
     lost = [s.id for s in gold if s.id in before and s.id not in after]
     return gained, lost

@@ -202,8 +202,14 @@ def test_practice_of_another_text_or_of_nobody_counts_nothing() -> None:
     scores, issues = score_practice(["a", "b"], items, [Sentence("1", "另一句", [Entity("另", "X", 0, 1)])])
     assert [(issue.code, issue.id) for issue in issues] == [("text-mismatch", "1")]
     assert [one[1:] for one in scores] == [(0, 0, 0.0, 0.0, 0.0, 0.0)] * 2
-    scores, _ = score_practice(["a", "b"], items, [Sentence("1", TEXT, [])])
-    assert [one[1:] for one in scores] == [(1, 1, 0.0, 0.0, 0.0, 1.0)] * 2
+
+
+def test_practice_without_entities_is_passed_by_those_who_mark_none() -> None:
+    empty = [Sentence("1", TEXT, []), Sentence("2", TEXT, [])]
+    names = ["right", "lazy", "wrong"]
+    items, _ = match_annotators(names, [empty, empty[:1], [Sentence("1", TEXT, [ent(2, 4)]), empty[1]]])
+    scores, _ = score_practice(names, items, empty)
+    assert [(one.f1, one.accuracy) for one in scores] == [(1.0, 1.0), (0.5, 0.5), (0.0, 0.5)]
 
 
 def test_sentences_without_ids_of_their_own_are_matched_by_text() -> None:
