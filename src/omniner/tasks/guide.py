@@ -21,8 +21,17 @@ from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
+from omniner.files import read_json
 from omniner.guidance.clusters import Cluster, TrainingCounts, build_lesson, cluster_errors
-from omniner.guidance.lessons import GUIDANCE_FILE, Failure, Guidance, Lesson, SuspectLabel, write_guidance
+from omniner.guidance.lessons import (
+    GUIDANCE_FILE,
+    Failure,
+    Guidance,
+    Lesson,
+    SuspectLabel,
+    short_json,
+    write_guidance,
+)
 from omniner.guidance.teacher import (
     Question,
     ServerTeacher,
@@ -34,10 +43,10 @@ from omniner.guidance.teacher import (
     with_note,
 )
 from omniner.model_files import find_checkpoint
-from omniner.records import Issue, Sentence
+from omniner.records import Issue, Sentence, content_digest
 from omniner.report import guidance_page
 from omniner.runs.context import Context, Task
-from omniner.runs.folder import GUIDANCE_COPY, read_state
+from omniner.runs.folder import GUIDANCE_COPY, TRAINED_ON, read_state
 from omniner.runs.references import RunReference, find_trained_model, resolve_run
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.profiles import score_records
@@ -45,13 +54,14 @@ from omniner.scoring.suspects import find_suspected_labels
 from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, UntrainedModel, predict_file
 from omniner.tasks.prompting import build_prompt_with_guidance
 from omniner.tasks.score import check_scored
-from omniner.wording import counted
+from omniner.wording import counted, first_of
 
 log = logging.getLogger("omniner")
 
 # What the other run decides; the device, the scores and the teacher are this run's business.
 _THEIRS = ("model", "head", "tuning", "prompt", "decoding", "data", "encoding", "seed", "checkpoint")
 _TEACHER_USAGE = "teacher_spent.jsonl"
+_NAMED = 3  # categories named in an error
 
 
 def run(context: Context) -> None:
@@ -112,6 +122,12 @@ def _find_source(context: Context) -> tuple[RunReference, Path]:
     if not source.has_results:
         fix = "Let it finish first: the same command goes on with it."
         raise UserError("run", f"the run in {source.folder} is {source.status}, not finished", fix)
+    theirs = compose.read_mapping(source.folder / "config.yaml", "Name a run of this version of OmniNER.")
+    labelled = theirs.get("input") or theirs.get("text")
+    if labelled and theirs.get("checkpoint"):  # it read nothing of `data`: what stands there is another corpus
+        found = f"{source.folder} labelled {short_json(labelled)}, no split of a corpus whose errors could be explained"
+        fix = f"Name the run that trained {theirs['checkpoint']}, or predict with data=... in place of input or text."
+        raise UserError("run", found, fix)
     return source, source.folder
 
 
@@ -141,14 +157,20 @@ def _predict_and_score(
             config.prompt = replace(config.prompt, from_run=str(folder / GUIDANCE_COPY))
         prompt = build_prompt_with_guidance(config, context.folder, corpus, corpus.splits.get("test", ()))
         model = UntrainedModel(prompt, [sentence.text for sentence in corpus.splits["train"]])
+    elif isinstance(model, Path):
+        _warn_of_other_train(model, corpus)
     predictions = predict_file(config, model, sentences, context.folder / PREDICTIONS)
     jsonl.write(context.folder / GOLD, sentences)
     context.publish_file(PREDICTIONS)
     context.publish_file(GOLD)
-    if not any(prediction.entities for prediction in predictions):
+    named = {entity.category for prediction in predictions for entity in prediction.entities}
+    if not named:
         found = f"it found no entity in the {counted(len(sentences), 'sentence')} of {config.guide.split}"
         fix = "Look at its learning curves and some answers first; train it longer, or name another run."
         raise UserError("run", found, fix)
+    if isinstance(model, Path) and named.isdisjoint(corpus.taxonomy.categories):
+        found = f"it names {first_of(sorted(named), _NAMED)}, none of which is a category of {corpus.name}"
+        raise UserError("run", found, "Name a run whose model was trained on this corpus.")
     metrics = replace(config.metrics, bootstrap=0)  # no interval of theirs is shown
     result = score_records(sentences, predictions, metrics, config.errta)
     check_scored(result, context.folder / PREDICTIONS)
@@ -156,6 +178,18 @@ def _predict_and_score(
         found = f"it makes no error on the {counted(len(sentences), 'sentence')} of {config.guide.split}"
         raise UserError("run", found, "There is nothing to explain; try guide.split=train or another run.")
     return result
+
+
+def _warn_of_other_train(checkpoint: Path, corpus: Corpus) -> None:
+    """Warn where the model has not learnt from the train that is read now: it may have seen some of dev."""
+    note = checkpoint.with_name(Path(TRAINED_ON).name)
+    learnt = read_json(note) if note.is_file() else {}
+    if learnt and learnt.get("train") != content_digest(corpus.splits["train"]):
+        log.warning(
+            "%s was trained on another train than the one of %s now (%s): where it learnt sentences of dev, its errors "
+            "on them are fewer and others than on new ones. Train it again after a new split",
+            checkpoint, corpus.name, note,
+        )  # fmt: skip
 
 
 def _find_checkpoint(config: Config, folder: Path) -> Path | None:

@@ -14,12 +14,12 @@ from omniner import tracking
 from omniner.config import compose
 from omniner.corpus import sources, taxonomy
 from omniner.errors import UserError
-from omniner.files import write_json
+from omniner.files import write_json, write_text
 from omniner.guidance import lessons
 from omniner.guidance.lessons import Guidance
-from omniner.records import Entity, Prediction, Sentence
+from omniner.records import Entity, Prediction, Sentence, content_digest
 from omniner.runs.context import Context
-from omniner.runs.folder import GUIDANCE_COPY
+from omniner.runs.folder import GUIDANCE_COPY, TRAINED_ON
 from omniner.tasks import guide
 from omniner.tracking.tracked_run import Run
 
@@ -110,3 +110,60 @@ def test_a_model_that_found_nothing_teaches_nothing(
     monkeypatch.setattr(guide, "predict_file", lambda *_: [Prediction(sentence.id) for sentence in sentences])
     with pytest.raises(UserError, match="it found no entity in the 8 sentences of dev"):
         guide._predict_and_score(Context(config, Path("ours"), Run()), config, Path("theirs"), corpus, sentences)
+
+
+def test_a_run_that_labelled_a_file_with_a_checkpoint_is_about_no_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands in its `data` was not read: its train and dev are of another corpus, by chance of the default."""
+    monkeypatch.chdir(tmp_path)
+    Path("best.ckpt").touch()
+    Path("test.jsonl").touch()
+    write_json(Path("theirs/run_state.json"), {"task": "predict", "status": "finished"})
+
+    def find(*told: str) -> None:
+        theirs = compose.load(["task=predict", "tracking=off", *told])
+        write_text(Path("theirs/config.yaml"), compose.to_yaml(theirs))
+        guide._find_source(Context(compose.load(["task=guide", "run=theirs", "tracking=off"]), Path("ours"), Run()))
+
+    with pytest.raises(UserError, match=r'^run: theirs labelled "test\.jsonl", no split.*that trained best\.ckpt'):
+        find("checkpoint=best.ckpt", "input=test.jsonl")
+    with pytest.raises(UserError, match=r'^run: theirs labelled \["a"\], no split'):
+        find("checkpoint=best.ckpt", "text=[a]")
+    find("checkpoint=best.ckpt")
+    find("model=qwen2_tiny", "input=test.jsonl")  # its prompt is made of train of `data`
+
+
+@pytest.fixture
+def explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Scores a trained tagger on dev, whose answers have the category that is given."""
+    monkeypatch.chdir(tmp_path)
+    write_json(Path("theirs/run_state.json"), {"task": "train", "status": "finished"})
+    Path("theirs/checkpoints").mkdir()
+    Path("theirs/checkpoints/best.ckpt").touch()
+    config = compose.load(["task=guide", "run=theirs", "tracking=off"])
+    corpus = sources.load_corpus(compose.load(["data.size={train: 8, dev: 8, test: 8}"]).data, None)
+    dev = corpus.splits["dev"]
+
+    def explain(category: str) -> Any:
+        answers = [Prediction(one.id, [Entity(one.text[:1], category, 0, 1)]) for one in dev]
+        monkeypatch.setattr(guide, "predict_file", lambda *_: answers)
+        guide._predict_and_score(Context(config, Path("ours"), Run()), config, Path("theirs"), corpus, dev)
+
+    write_json(Path("theirs") / TRAINED_ON, {"train": content_digest(corpus.splits["train"]), "dev": "another"})
+    return explain
+
+
+def test_a_model_of_another_corpus_teaches_nothing(explain: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match=r"^run: it names ORG, none of which is a category of sample"):
+        explain("ORG")
+
+
+def test_a_model_that_has_learnt_from_another_train_is_told_of(
+    explain: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    explain(CATEGORIES[0])
+    assert "another train" not in caplog.text
+    write_json(Path("theirs") / TRAINED_ON, {"train": "of before the new split", "dev": "same"})
+    explain(CATEGORIES[0])
+    assert "best.ckpt was trained on another train than the one of sample now" in caplog.text
