@@ -42,6 +42,7 @@ from omniner.runs.children import CheckStop, ChildSettings, Job
 from omniner.runs.delivery import send_unsent
 from omniner.runs.folder import (
     FINISHED,
+    GUIDANCE_COPY,
     LOCK,
     SCORES,
     STATE,
@@ -484,16 +485,18 @@ def _warn_of_mixed_data(sweep: Path, records: Sequence[JobRecord]) -> None:
     for label in (label for label, found in read.items() if len(found) > 1):
         log.warning(
             "the runs of %s did not read the same data, and their mean says little: the files have changed between "
-            "them. resume=never runs all of them anew", label or "this sweep",
+            "them, or the guidance has. resume=never runs all of them anew", label or "this sweep",
         )  # fmt: skip
 
 
 def _data_read(run: Path) -> str:
-    """A digest of what a run learnt from and was scored on."""
+    """A digest of what a run learnt from, was told of another run's errors, and was scored on."""
     scores, learnt = run / SCORES, run / TRAINED_ON
     signature = read_json(scores)["signature"] if scores.is_file() else ""
     gold = [part for part in signature.split("|") if part.startswith("gold:")]
-    return json.dumps([gold, read_json(learnt) if learnt.is_file() else {}], sort_keys=True)
+    told = read_json(run / GUIDANCE_COPY) if (run / GUIDANCE_COPY).is_file() else {}
+    lessons = told.get("lessons")  # not where they are from, nor what they cost
+    return json.dumps([gold, read_json(learnt) if learnt.is_file() else {}, lessons], sort_keys=True)
 
 
 def _finish_parent(

@@ -22,7 +22,7 @@ from omniner.config.overrides import quote
 from omniner.errors import Stopped, UserError
 from omniner.files import make_folder, read_json, try_lock, write_json, write_text
 from omniner.runs import children, sweep
-from omniner.runs.folder import LOCK, SCORES, STATE, TRAINED_ON
+from omniner.runs.folder import GUIDANCE_COPY, LOCK, SCORES, STATE, TRAINED_ON
 from omniner.tracking.store import ChildRun
 from omniner.tracking.tracked_run import Run
 
@@ -168,7 +168,7 @@ def test_the_parent_tells_of_the_runs_that_count(tmp_path: Path, monkeypatch: py
     assert told == ["good"]
 
 
-@pytest.mark.parametrize("changed", [SCORES, TRAINED_ON, None])
+@pytest.mark.parametrize("changed", [SCORES, TRAINED_ON, GUIDANCE_COPY, None])
 def test_a_mean_over_runs_of_different_data_is_told(
     changed: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -176,7 +176,10 @@ def test_a_mean_over_runs_of_different_data_is_told(
     for number, digest in enumerate("ab"):
         data = digest if changed == TRAINED_ON else "same"
         gold = digest if changed == SCORES else "same"
+        rule = digest if changed == GUIDANCE_COPY else "same"
         write_json(tmp_path / f"{number}-{digest}" / TRAINED_ON, {"train": data})
+        told = {"source": {"guide": digest}, "lessons": [{"note": {"rule": rule}}], "suspects": []}
+        write_json(tmp_path / f"{number}-{digest}" / GUIDANCE_COPY, told)
         write_json(
             tmp_path / f"{number}-{digest}" / SCORES, {"signature": f"unit:pair|gold:{gold}|predictions:{digest}"}
         )
