@@ -8,11 +8,14 @@ succeed for half a minute.
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from omniner.errors import UserError, one_line
-from omniner.files import read_json
+from omniner.files import explaining, read_json
 
 WAIT = 10  # seconds for the hub to answer
 DOWNLOAD = (
@@ -24,6 +27,7 @@ DESCRIPTION = "omniner.json"
 
 _FOLDER = "Name a folder with config.json, a GGUF file, or a model of the hub."
 _USUAL_SIZES = (1024, 4096)  # of a model whose sizes stand in a file that takes long to read
+_PIECES, _PIECE = 16, 1 << 16  # pieces of a file that are digested, and the bytes of each
 _YES = ("1", "true", "yes", "on")  # of HF_HUB_OFFLINE
 
 
@@ -95,6 +99,46 @@ def check_model(path: str) -> None:
             raise UserError("model.path", f"{path} holds no config.json", _FOLDER)
     elif not _is_cached(path):
         _ask_hub(path)
+
+
+def weights_digest(path: str) -> str | None:
+    """Digest the weights of a model on this machine, in a moment: the sizes of their files, and pieces of each.
+
+    Two models of one shape differ in some piece: training changes nearly every number.
+
+    Args:
+        path: `model.path`.
+
+    Returns:
+        16 hex digits; None for a hub name, and where no weights are.
+    """
+    file = gguf_file(path)
+    found = (sorted(Path(path).glob(pattern)) for pattern in ("model*.safetensors", "pytorch_model*.bin"))
+    files = [file] if file is not None and file.is_file() else next(filter(None, found), [])
+    digest = hashlib.sha256()
+    for one in files:
+        with explaining(one), one.open("rb") as opened:
+            size = one.stat().st_size
+            digest.update(f"{size} ".encode())
+            for number in range(_PIECES):
+                opened.seek(max(size - _PIECE, 0) * number // (_PIECES - 1))
+                digest.update(opened.read(_PIECE))
+    return digest.hexdigest()[:16] if files else None
+
+
+def check_base(checkpoint: Path, description: Mapping[str, Any]) -> None:
+    """Raise a `UserError` where other weights stand now where the base of adapters was.
+
+    Args:
+        checkpoint: the folder of the adapters.
+        description: what its `omniner.json` says; one of an older version does not say which weights they were.
+    """
+    learnt_beside = description.get("base_weights")
+    now = weights_digest(str(description["base"])) if learnt_beside else None
+    if now is not None and now != learnt_beside:
+        found = f"these adapters did not learn beside the weights that {description['base']} holds now"
+        fix = "Put those back, or write their new place as `base` in this file. If these are the same in another form, "
+        raise UserError(checkpoint / DESCRIPTION, found, f"{fix}set `base_weights` to null there.")
 
 
 def layer_sizes(path: str | None) -> tuple[int, int] | None:

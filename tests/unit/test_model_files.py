@@ -112,3 +112,24 @@ def test_sizes_of_layers_stand_in_the_folder(tmp_path: Path) -> None:
     assert model_files.layer_sizes(str(tmp_path)) == (384, 1536)
     (tmp_path / "config.json").write_text('{"d_model": 384}')
     assert model_files.layer_sizes(str(tmp_path)) is None
+
+
+def test_weights_are_told_apart_by_a_piece_of_their_files(tmp_path: Path) -> None:
+    assert model_files.weights_digest("Qwen/Qwen2.5-0.5B") is None
+    assert model_files.weights_digest(str(tmp_path)) is None
+    file, other = tmp_path / "model-00001-of-00002.safetensors", tmp_path / "model-00002-of-00002.safetensors"
+    file.write_bytes(bytes(1 << 20))
+    other.write_bytes(b"b")
+    (tmp_path / "training_args.bin").write_bytes(b"x")
+    known = {model_files.weights_digest(str(tmp_path))}
+    (tmp_path / "training_args.bin").write_bytes(b"y")
+    assert {model_files.weights_digest(str(tmp_path))} == known
+    for place in (0, 1 << 19, (1 << 20) - 1):
+        file.write_bytes(bytes(place) + b"a" + bytes((1 << 20) - place - 1))
+        known.add(model_files.weights_digest(str(tmp_path)))
+    other.write_bytes(b"c")
+    known.add(model_files.weights_digest(str(tmp_path)))
+    assert len(known - {None}) == 5
+    gguf = tmp_path / "model.gguf"
+    gguf.write_bytes(b"GGUF")
+    assert model_files.weights_digest(str(gguf)) not in {None, *known}

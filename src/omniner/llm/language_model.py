@@ -42,7 +42,7 @@ from omniner.llm.loading import load_pretrained, load_weights, random_model, sto
 from omniner.llm.low_rank import fuse_adapters
 from omniner.llm.prompts import Prompt
 from omniner.llm.samples import ChatTokenizer
-from omniner.model_files import DESCRIPTION
+from omniner.model_files import DESCRIPTION, check_base, weights_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -69,6 +69,7 @@ class CausalModel:
         quantization: of the base; None where it has its ordinary precision.
         random_base: the weights of a random base beside which adapters learn, for no other file has them; else None.
         answer_rate: see `samples.answer_rate`, of what it learnt from; None = unknown.
+        base_weights: see `model_files.weights_digest`, of the base beside which adapters learn; None = unknown.
     """
 
     model: Any
@@ -79,6 +80,7 @@ class CausalModel:
     quantization: Quantization | None
     random_base: dict[str, Tensor] | None
     answer_rate: float | None = None
+    base_weights: str | None = None
 
 
 def build_causal_model(
@@ -118,7 +120,8 @@ def build_causal_model(
     base = config.path
     if base and Path(base).exists():  # a place must be found wherever the program starts next; a hub name stays one
         base = str(Path(base).resolve())
-    return CausalModel(model, chat, prompt, method, base, quantization, random_base)
+    weights = weights_digest(base) if base and method != "full" else None
+    return CausalModel(model, chat, prompt, method, base, quantization, random_base, base_weights=weights)
 
 
 def save_causal_model(folder: Path, causal: CausalModel, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -143,6 +146,7 @@ def save_causal_model(folder: Path, causal: CausalModel, weights: Mapping[str, T
             "version": _VERSION,
             "method": causal.method,
             "base": causal.base,
+            "base_weights": causal.base_weights,
             "quantization": quantization,
             "chat_template": causal.chat.template,
             "prompt": causal.prompt.to_json(),
@@ -311,7 +315,8 @@ def _assemble(
     chat = ChatTokenizer(_load_tokenizer(folder), description["chat_template"])
     prompt = Prompt.from_json(description["prompt"])
     method, base, rate = description["method"], description["base"], description.get("answer_rate")
-    return CausalModel(model.eval(), chat, prompt, method, base, quantization, random_base, rate)
+    weights = description.get("base_weights")
+    return CausalModel(model.eval(), chat, prompt, method, base, quantization, random_base, rate, weights)
 
 
 def _stored_dtype(folder: Path, description: Mapping[str, Any]) -> torch.dtype:
@@ -326,6 +331,7 @@ def _stored_dtype(folder: Path, description: Mapping[str, Any]) -> torch.dtype:
 def _load_weights(folder: Path, description: Mapping[str, Any], dtype: torch.dtype) -> Any:
     """Load all weights of a folder, or the model that its adapters belong to."""
     if description["method"] != "full" and description["base"] is not None:
+        check_base(folder, description)
         try:
             return load_weights(description["base"], dtype)
         except UserError as error:

@@ -30,7 +30,7 @@ from omniner.errors import UserError, one_line
 from omniner.files import read_json
 from omniner.llm.prompts import Prompt
 from omniner.llm.server import predict_with_server
-from omniner.model_files import gguf_file
+from omniner.model_files import check_base, gguf_file
 from omniner.records import Prediction, Sentence
 
 log = logging.getLogger("omniner")
@@ -82,6 +82,7 @@ def served_checkpoint(checkpoint: Path, merged: Path | None) -> tuple[ServedMode
     if method == "full":
         return ServedModel(str(checkpoint)), prompt
     if method == "lora" and base is not None and gguf_file(str(base)) is None:
+        check_base(checkpoint, description)
         rank = int(read_json(checkpoint / "adapter_config.json")["r"])
         return ServedModel(str(base), checkpoint, rank), prompt
     if merged is None:

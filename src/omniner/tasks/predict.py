@@ -49,6 +49,7 @@ from omniner.files import (
     write_json_lines,
     write_text,
 )
+from omniner.model_files import weights_digest
 from omniner.progress import pace
 from omniner.records import Issue, Prediction, Sentence, content_digest, mark_entities, prediction_to_json, to_line
 from omniner.runs import children, ranks
@@ -320,6 +321,7 @@ def _remove_stale(path: Path, config: Config, model: Path | UntrainedModel, sent
         "sentences": content_digest(sentences),
         "checkpoint": file_states(model) if isinstance(model, Path) else None,
         "prompt": None if isinstance(model, Path) else model.prompt.sha,
+        "weights": None if isinstance(model, Path) else _published_weights(config),
     }
     note = path.with_name(PROVENANCE)
     before: dict[str, Any] = {}
@@ -334,6 +336,12 @@ def _remove_stale(path: Path, config: Config, model: Path | UntrainedModel, sent
             path.unlink()
     shutil.rmtree(path.with_name(SHARES), ignore_errors=True)
     write_json(note, now)
+
+
+def _published_weights(config: Config) -> str | None:
+    """A digest of the weights that answer as they were published; None where they are not on this machine."""
+    path = config.llm.path if config.llm and config.decoding.engine != "openai" else None
+    return weights_digest(path) if path else None
 
 
 def _remove_other_server(path: Path, config: Config, done: dict[str, Prediction]) -> Config:

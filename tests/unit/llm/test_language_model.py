@@ -180,6 +180,29 @@ def test_adapters_find_their_pretrained_base_or_say_where_it_was(
     )
 
 
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_adapters_refuse_other_weights_than_those_beside_which_they_learnt(
+    method: str, published: Path, tmp_path: Path
+) -> None:
+    base, best = shutil.copytree(published, tmp_path / "base"), tmp_path / "best"
+    language_model.save_causal_model(best, trained(method, base))
+    file = base / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    file.write_bytes(bytes(data))  # copied anew: other times, the same weights
+    again = language_model.load_causal_model(best, torch.float32, "cpu")
+    data[-9] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"omniner\.json: these adapters did not learn beside .*base holds now.*null"):
+        language_model.load_causal_model(best, torch.float32, "cpu")
+    card = best / "omniner.json"
+    assert read_json(card)["base_weights"] == again.base_weights
+    for older in ({"base_weights": None}, {}):
+        write_json(
+            card, {**{name: value for name, value in read_json(card).items() if name != "base_weights"}, **older}
+        )
+        language_model.load_causal_model(best, torch.float32, "cpu")
+
+
 def test_peft_alone_reads_the_adapters(published: Path, tmp_path: Path) -> None:
     """The format is peft's, base model included."""
     from peft import AutoPeftModelForCausalLM

@@ -112,6 +112,17 @@ def test_another_prompt_counts_as_well(engine: Engine, caplog: pytest.LogCapture
     assert "is of another prompt than now: all is predicted anew" in caplog.text
 
 
+def test_other_published_weights_count_as_well(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    Path("base").mkdir()
+    Path("base/model.safetensors").write_bytes(b"old")
+    published = ["model=qwen2_tiny", "model.path=base"]
+    killed(engine, *published, server=True)
+    Path("base/model.safetensors").write_bytes(b"new")
+    predict(*published, server=True)
+    assert len(engine.asked) == 6
+    assert "is of another weights than now" in caplog.text
+
+
 def test_a_server_that_has_another_model_now_is_asked_about_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
