@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from omniner.errors import UserError
 
 _PLAIN = re.compile(r"[\w.@/+~-]+=[\w./:+-]*", re.ASCII)  # arguments that mean what they look like
 _PLAIN_VALUE = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_][\w./\-]*", re.ASCII | re.IGNORECASE)  # text
+_OWN_FOLDER = ("-cd", "--config-dir")
 _VALUED_FLAGS = {
-    *("-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-c", "--cfg"),
+    *("-p", "--package", "-cp", "--config-path", "-cn", "--config-name", *_OWN_FOLDER, "-c", "--cfg"),
     "--experimental-rerun",
 }
 _INFO = {"-i", "--info"}  # may have a value
@@ -187,6 +189,31 @@ def _check_choice(group: str, value: str, sweep: bool, conf: Path) -> None:
         raise UserError(group, f"a list, where one choice belongs: {value}", EACH + each)
     if "," in value and not sweep:
         raise UserError(group, f"several choices: {value}", f"{EACH}{group}={value}")
+
+
+def own_folder(arguments: Sequence[str]) -> Path | None:
+    """Return the folder of the user's own groups that the arguments name."""
+    named = ""
+    for one, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+        flag, equals, value = one.partition("=")
+        if flag in _OWN_FOLDER:
+            named = value if equals else following
+    return Path(named) if named else None
+
+
+def check_own_choices(own: Path, conf: Path) -> None:
+    """Raise a `UserError` for a file of the user's own that has the name of one of ours: Hydra would pass over it.
+
+    Args:
+        own: the folder of the user's own groups.
+        conf: `conf/`.
+    """
+    for ours in sorted(conf.glob("*/**/*.yaml")):
+        theirs = own / ours.relative_to(conf)
+        if theirs.is_file() and theirs.read_bytes() != ours.read_bytes():
+            found = f"{theirs.parent.name}={theirs.stem} is a choice of OmniNER, which would be taken in its place"
+            fix = f"Rename the file; with `defaults: [{theirs.stem}]` it says only what differs from ours."
+            raise UserError(theirs, found, fix)
 
 
 def explain_override(error: BaseException, arguments: Sequence[str], conf: Path) -> UserError | None:

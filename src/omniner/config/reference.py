@@ -13,7 +13,6 @@ What a task does stands in the docstring of its module.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import inspect
 import sys
@@ -26,6 +25,7 @@ from omegaconf import OmegaConf
 
 from omniner.config import groups
 from omniner.config.compose import compose, conf_folder
+from omniner.config.overrides import own_folder
 from omniner.config.validate import Wanted, field_types, take_apart
 from omniner.registry import TASKS
 
@@ -90,9 +90,7 @@ def help_text(arguments: Sequence[str] = ()) -> str:
     named = [one.removeprefix("task=") for one in arguments if one.startswith("task=")]
     if named and named[-1] in TASKS:
         return f"{tasks_markdown(named[-1:])}\nGroups, choices and flags: python -m omniner.run --help"
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--config-dir", "-cd", type=Path)
-    own = parser.parse_known_args(arguments)[0].config_dir
+    own = own_folder(arguments)
     names: dict[str, set[str]] = {"task": set(TASKS)}
     for folder in (conf_folder(), *([own] if own else [])):
         for group in filter(Path.is_dir, folder.glob("[!_.]*")):

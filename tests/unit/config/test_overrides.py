@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from omniner.config import compose
 from omniner.config.groups import Config
-from omniner.config.overrides import ELSEWHERE, every_key, explain_override, quote, read_arguments
+from omniner.config.overrides import ELSEWHERE, every_key, explain_override, own_folder, quote, read_arguments
 from omniner.config.validate import field_types
 from omniner.errors import UserError
 
@@ -147,3 +148,18 @@ def test_what_other_names_are_answered_with_is_there() -> None:
 
 def test_other_mistakes_are_left_to_hydra() -> None:
     assert explain_override(ValueError("else"), [], CONF) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        (["--config-dir", "mine", "seed=1"], Path("mine")),
+        (["seed=1", "--config-dir=a b"], Path("a b")),
+        (["-cd=mine", "-c", "job"], Path("mine")),
+        (["-c", "job", "-cn", "x"], None),
+        (["--config-dir"], None),
+        ([], None),
+    ],
+)
+def test_the_folder_of_ones_own_groups_is_found(arguments: list[str], folder: Path | None) -> None:
+    assert own_folder(arguments) == folder

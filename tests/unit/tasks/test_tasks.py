@@ -80,6 +80,24 @@ def test_a_task_composes_with_the_search_path_of_its_command(greet: Task, monkey
     assert "my_sample" in Path("here/stats.json").read_text(encoding="utf-8")
 
 
+def test_a_choice_of_ones_own_with_the_name_of_one_of_ours_is_no_choice(
+    greet: Task, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hydra looks into the package first, and would pass over it without a word."""
+    Path("mine/trainer").mkdir()
+    file = Path("mine/trainer/cpu.yaml")
+    file.write_text("max_epochs: 3\n")
+    assert _command(monkeypatch, "task=greet", "input=mine/task/greet.yaml", "output_dir=here", "trainer=cpu") == 2
+    said = capsys.readouterr().err
+    assert "error: mine/trainer/cpu.yaml: trainer=cpu is a choice of OmniNER, which would be taken in its" in said
+    assert "`defaults: [cpu]`" in said
+    file.write_bytes((compose.conf_folder() / "trainer/cpu.yaml").read_bytes())  # whoever copied all of conf/
+    assert _command(monkeypatch, "task=greet", "input=mine/task/greet.yaml", "output_dir=here", "trainer=cpu") == 0
+    file.rename("mine/trainer/mine.yaml").write_text("defaults: [cpu]\nmax_epochs: 3\n")
+    assert _command(monkeypatch, "task=greet", "input=mine/task/greet.yaml", "output_dir=there", "trainer=mine") == 0
+    assert "max_epochs: 3\n" in Path("there/config.yaml").read_text()
+
+
 def test_an_added_task_stands_in_help_and_in_what_can_be_chosen(
     greet: Task, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
