@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import glob
+import json
 import logging
 import os
 import shutil
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omniner.config import compose
+from omniner.config.compose import NOT_IDENTITY
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.files import explaining, is_temporary, make_folder, read_json, try_lock, write_json, write_text
@@ -28,6 +30,7 @@ from omniner.registry import TASKS
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
 from omniner.tracking.tracked_run import PENDING
+from omniner.wording import first_of, shortened
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -52,6 +55,8 @@ BOOKKEEPING = (*_IDENTITY, LOCK)
 # far that is: in the first some of it may lie, in the second all of it, and what is in the third nobody needs. Each
 # step is one rename, so that a kill at any moment loses nothing.
 MOVING, REPLACED, GONE = ".replacing", ".replaced", ".removing"
+_NAMED = 3  # keys named in an error
+_SHOWN = 40  # characters of the value of each
 _KINDS: dict[str, type | tuple[type, ...]] = {  # of the values in `STATE` and `SWEEP_STATE`
     "digest": str,
     "status": str,
@@ -205,7 +210,27 @@ def _check_replacing(path: Path, old: dict[str, Any], digest: str, config: Confi
         raise UserError("output_dir", f"{path} holds the run of another command (task={old.get('task')})", fix)
     elif config.resume != "never":
         fix = "Choose another folder, or resume=never to start over in this one."
-        raise UserError("output_dir", f"{path} holds an unfinished run of another configuration", fix)
+        found = f"{path} holds an unfinished run of another configuration{_what_differs(path, config)}"
+        raise UserError("output_dir", found, fix)
+
+
+def _what_differs(path: Path, config: Config) -> str:
+    """Name the keys in which a configuration differs from that of a folder's run; nothing where that cannot be read."""
+    try:
+        then = compose.read_mapping(path / "config.yaml", "")
+    except UserError:
+        return ""
+    found = compose.differences(config, then)
+    apart = {key: values for key, values in found.items() if key.partition(".")[0] not in NOT_IDENTITY}
+    if len(apart) > 1:
+        apart.pop("name", None)  # that is made of others, unless it was given
+    said = [f"{key}: {_short_value(old)} then, {_short_value(new)} now" for key, (old, new) in apart.items()]
+    return f" ({first_of(said, _NAMED, '; ')})" if said else ""
+
+
+def _short_value(value: Any) -> str:
+    """Show the value of a key, or its beginning where it is long."""
+    return shortened(json.dumps(value, ensure_ascii=False), _SHOWN)
 
 
 def remove_temporary_files(path: Path) -> None:
@@ -240,7 +265,8 @@ def _check_goes_on(path: Path, digest: str, config: Config) -> dict[str, Any]:
     state = read_state(path)
     if state.get("digest") != digest:
         fix = f"Give the same overrides as then (see {path / 'config.yaml'})."
-        raise UserError("resume", f"{path} was started with another configuration", fix)
+        found = f"{path} was started with another configuration{_what_differs(path, config)}"
+        raise UserError("resume", found, fix)
     if not _goes_on(state, config):
         raise UserError("resume", f"the run in {path} is finished", "Leave resume out to start a new run.")
     return state

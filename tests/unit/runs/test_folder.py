@@ -81,7 +81,15 @@ def test_resume_never_starts_over() -> None:
 
 def test_a_named_folder_with_another_unfinished_run_is_refused() -> None:
     _claim("output_dir=here").close()
-    with pytest.raises(UserError, match="unfinished run of another configuration"):
+    with pytest.raises(UserError, match=r"unfinished run of another configuration \(seed: 42 then, 7 now\)\. "):
+        _claim("output_dir=here", "seed=7", "tracking=off")
+    with pytest.raises(UserError, match=r'another configuration \(name: "char_bilstm-crf-sample" then, "mine" now\)'):
+        _claim("output_dir=here", "name=mine")
+    changed = ["trainer.max_epochs=3", "trainer.patience=1", "trainer.warmup=0.5", "data.name=x", "seed=7"]
+    with pytest.raises(UserError, match=r"configuration \(data\.name: .*; seed: .*; trainer\.max_epochs: .*; \.\.\.\)"):
+        _claim("output_dir=here", *changed)
+    Path("here/config.yaml").unlink()
+    with pytest.raises(UserError, match=r"unfinished run of another configuration\. "):
         _claim("output_dir=here", "seed=7")
 
 
@@ -215,7 +223,7 @@ def test_resume_names_the_folder_of_an_unfinished_run() -> None:
     assert _claim(f"resume={first.path}").resumed
     with pytest.raises(UserError, match="holds no run"):
         _claim("resume=nowhere")
-    with pytest.raises(UserError, match="another configuration"):
+    with pytest.raises(UserError, match=r"another configuration \(seed: 42 then, 7 now\)\. Give the same overrides"):
         _claim(f"resume={first.path}", "seed=7")
 
 
