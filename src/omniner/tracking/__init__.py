@@ -24,7 +24,7 @@ from omniner.tracking import browser, unsent
 from omniner.tracking.spool import SPOOL, SPOOL_FIX, Sender, Spool, read_line
 from omniner.tracking.store import DATABASE, FOLDER_TAG, ChildRun, FoundRun, Store, open_store
 from omniner.tracking.tracked_run import Run, TrackedRun, git_state, tag_values
-from omniner.wording import counted
+from omniner.wording import counted, first_of
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("omniner.tracking")
 
 SECONDS_BETWEEN_TRIES = 2  # of opening the store of a parent
+_NAMED = 5  # runs of one name that are listed
 _SUGGESTED = 500  # newest runs among which a misspelt name is looked for
 
 
@@ -198,7 +199,7 @@ def compare_link(tracking: TrackingConfig, run_ids: Sequence[str]) -> str:
 
 
 def find_run(tracking: TrackingConfig, text: str, where: str) -> FoundRun:
-    """Find the one run that has this id or this name.
+    """Find the one run that has this id or this name; those that failed or were killed give way to one that did not.
 
     Args:
         tracking: where to look.
@@ -219,10 +220,16 @@ def find_run(tracking: TrackingConfig, text: str, where: str) -> FoundRun:
         near = difflib.get_close_matches(text, names, n=1)
         fix = f"Did you mean {near[0]}?" if near else "Check the path, the id or the name."
         raise UserError(where, f"{text!r} is no file, no folder, and no run in {place}", fix)
-    if len(found) > 1:
-        ids = ", ".join(run.id for run in found[:5])
+    alive = [run for run in found if run.status not in ("FAILED", "KILLED")]
+    if len(found) > 1 and len(alive) != 1:
+        ids = first_of([_describe(run) for run in found], _NAMED)
         raise UserError(where, f"{len(found)} runs have the name {text!r}", f"Give the id of one, newest first: {ids}.")
-    return found[0]
+    return found[0] if len(found) == 1 else alive[0]
+
+
+def _describe(run: FoundRun) -> str:
+    """Write the id of a run, and what tells it from others of its name."""
+    return f"{run.id} ({run.status.lower()}, {time.strftime('%Y-%m-%d %H:%M', time.localtime(run.started))})"
 
 
 def has_run(tracking: TrackingConfig, text: str) -> bool:

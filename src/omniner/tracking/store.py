@@ -64,12 +64,21 @@ class ChildRun(NamedTuple):
 
 
 class FoundRun(NamedTuple):
-    """A run that was looked for; `folder` is its output folder as it was then, empty where it is not known."""
+    """A run that was looked for.
+
+    Attributes:
+        id: of the run.
+        name: of the run.
+        status: MLflow's word.
+        folder: its output folder as it was then; empty where it is not known.
+        started: seconds since 1970.
+    """
 
     id: str
     name: str
     status: str
     folder: str
+    started: float = 0.0
 
 
 class Store:
@@ -170,7 +179,13 @@ class Store:
                 query = f"attributes.run_name = {_quoted(text)}"
                 runs = self.client.search_runs(self._searched(), query, order_by=["attributes.start_time DESC"])
         return [
-            FoundRun(run.info.run_id, run.info.run_name, run.info.status, run.data.tags.get(FOLDER_TAG, ""))
+            FoundRun(
+                run.info.run_id,
+                run.info.run_name,
+                run.info.status,
+                run.data.tags.get(FOLDER_TAG, ""),
+                (run.info.start_time or 0) / 1000,
+            )
             for run in runs
             if run.info.lifecycle_stage == "active"
         ]

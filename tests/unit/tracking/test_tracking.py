@@ -864,6 +864,26 @@ def test_runs_are_found_in_every_experiment_of_ours(local: TrackingConfig, tmp_p
             tracking.find_run(local, said, "run")
 
 
+def test_of_runs_of_one_name_the_only_one_that_did_not_fail_is_meant(local: TrackingConfig, tmp_path: Path) -> None:
+    def ended(number: int, status: str) -> str:
+        run = begin(local, tmp_path / f"{number}", name="lr0.01")
+        run.finish(status)
+        return run.id
+
+    good = ended(1, "FINISHED")
+    failed = ended(2, "FAILED")
+    ended(3, "KILLED")
+    assert tracking.find_run(local, "lr0.01", "run").id == good
+    assert tracking.find_run(local, failed, "run").id == failed
+    again = ended(4, "FINISHED")
+    day = r"\d{4}-\d\d-\d\d \d\d:\d\d"
+    listed = (
+        rf"4 runs have the name 'lr0\.01'\. .*: {again} \(finished, {day}\), .*{failed} \(failed, {day}\), {good} \("
+    )
+    with pytest.raises(UserError, match=listed):
+        tracking.find_run(local, "lr0.01", "run")
+
+
 def test_links_lead_to_the_port_that_the_ui_took(local: TrackingConfig, tmp_path: Path) -> None:
     with contextlib.closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
