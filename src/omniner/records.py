@@ -15,6 +15,7 @@ occurs more often than it is listed; real offsets are always better.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import re
 from collections import Counter
@@ -104,9 +105,13 @@ def count_codes(issues: Iterable[Issue]) -> dict[str, int]:
     return dict(sorted(Counter(issue.code for issue in issues).items()))
 
 
-def ranked(counts: Mapping[K, int]) -> list[tuple[K, int]]:
-    """Sort counts, the largest first; equal ones by name, whatever order they were met in."""
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+def ranked(counts: Mapping[K, int], top: int | None = None) -> list[tuple[K, int]]:
+    """Sort counts, the largest first (the `top` largest only); equal ones by name, whatever order they were met in."""
+
+    def rank(item: tuple[K, int]) -> tuple[int, K]:
+        return -item[1], item[0]
+
+    return sorted(counts.items(), key=rank) if top is None else heapq.nsmallest(top, counts.items(), key=rank)
 
 
 def post_key(sentence: Sentence) -> tuple[bool, str]:

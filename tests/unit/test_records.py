@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 
 from omniner.errors import UserError
 from omniner.records import (
@@ -48,6 +49,13 @@ def test_posts_are_named_with_or_without_an_id() -> None:
 
 def test_counts_are_ranked_whatever_order_they_were_met_in() -> None:
     assert ranked({"b": 1, "a": 1, "c": 2}) == ranked({"c": 2, "a": 1, "b": 1}) == [("c", 2), ("a", 1), ("b", 1)]
+
+
+def test_the_largest_counts_are_the_first_of_all() -> None:
+    chance = random.Random(0)
+    counts = {name: chance.randint(1, 5) for name in chance.sample("abcdefghijklmnopqrst", 20)}
+    for top in (0, 1, 7, 20, 30):
+        assert ranked(counts, top) == ranked(counts)[:top]
 
 
 def test_an_issue_reads_as_one_line_with_its_place() -> None:

@@ -198,7 +198,7 @@ class TrainingCounts:
 
     def _category(self, name: str) -> CategoryCount:
         mentions = self._mentions.get(name, Counter())
-        return CategoryCount(name, mentions.total(), [text for text, _ in ranked(mentions)[:_TYPICAL]])
+        return CategoryCount(name, mentions.total(), [text for text, _ in ranked(mentions, _TYPICAL)])
 
     def _pieces(self, cluster: Cluster, category: str) -> list[BoundaryPiece]:
         """Count what answers have too much or too little, and how many mentions of the category have it."""

@@ -303,7 +303,7 @@ def _overlaps(surveyed: SurveyedCorpus, options: _Options) -> Rows:
             outer, inner = sorted((outer, inner))
         counts[overlap.kind, outer, inner] += 1
         first.setdefault((overlap.kind, outer, inner), overlap)
-    for key, count in ranked(counts)[: options.settings.top]:
+    for key, count in ranked(counts, options.settings.top):
         example = " > ".join(flat.surfaces[flat.surface[mention]] for mention in first[key][1:])
         yield [Wording(key[0]), *key[1:], count, _cut(example), _id(surveyed, int(flat.owner[first[key].outer]))]
 
@@ -314,7 +314,7 @@ def _edges(surveyed: SurveyedCorpus, options: _Options) -> Rows:
     for kind, mentions in surveyed.statistics.edges.items():
         pairs = [(int(flat.surface[m]), int(flat.category[m])) for m in mentions]
         first = dict(zip(reversed(pairs), reversed(mentions.tolist()), strict=True))
-        counts = ranked(Counter(pairs))[: options.settings.top]
+        counts = ranked(Counter(pairs), options.settings.top)
         for (surface, category), count in counts:
             sentence = int(flat.owner[first[surface, category]])
             yield [

@@ -416,7 +416,7 @@ def suggest_rules(errors: Iterable[ErrtaError]) -> list[Suggestion]:
         advice[asked] = question.advice
     found = []
     for (name, about), examples in cases.items():
-        common = ranked(examples)[:_CASES]
+        common = ranked(examples, _CASES)
         shown = (Wording("{example} ({count})", example=example, count=count) for example, count in common)
         said = advice[name].wording(about=about)
         found.append(Suggestion(name, about, examples.total(), Wording.joined(", ", shown), said))

@@ -133,18 +133,24 @@ class Chart:
 
     def _save(self, format: str, style: dict[str, Any], metadata: dict[str, None], title: str) -> bytes:
         import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure as NewFigure
 
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
             settings: Any = {**_STYLE, **style, "font.family": list(font_families())}
             matplotlib.rcParams.update(settings)
-            figure = NewFigure(figsize=self.size, layout="constrained")
+            figure = NewFigure(figsize=self.size, layout="constrained", dpi=_STYLE["savefig.dpi"])
             self.draw(figure)
             if title:
                 figure.axes[0].set_title(title)
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=format, metadata=metadata)
+            if format == "png":
+                # `savefig` would first go over everything once more, for backends that do not lay out while drawing
+                canvas: Any = FigureCanvasAgg(figure)
+                canvas.print_png(buffer, metadata=metadata)
+            else:
+                figure.savefig(buffer, format=format, metadata=metadata)
         return buffer.getvalue()
 
 

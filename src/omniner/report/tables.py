@@ -425,7 +425,7 @@ def _confusion_pairs(errors: Sequence[ErrtaError], top: int) -> Table:
                     surfaces[gold.category, predicted.category][gold.text] += 1
     rows: list[list[Cell]] = [
         [gold, predicted, count, ranked(surfaces[gold, predicted])[0][0]]
-        for (gold, predicted), count in ranked(count_confusions(errors))[:top]
+        for (gold, predicted), count in ranked(count_confusions(errors), top)
     ]
     heads = [*columns(TEXT, "gold", "predicted"), *columns(COUNT, "count"), *columns(TEXT, "example")]
     title = Wording("Most frequent confused pairs")
@@ -433,13 +433,13 @@ def _confusion_pairs(errors: Sequence[ErrtaError], top: int) -> Table:
 
 
 def _confused_surfaces(errors: Iterable[ErrtaError], top: int) -> Table:
-    counts: Counter[tuple[str, str, str, str]] = Counter()
-    for error in errors:
-        gold, predicted = (" + ".join([e.category for e in side]) for side in (error.gold, error.predicted))
-        counts[(error.gold or error.predicted)[0].text, error.type, gold, predicted] += 1
+    counts = Counter(
+        ((gold or predicted)[0].text, kind, _joined_categories(gold), _joined_categories(predicted))
+        for kind, _, gold, predicted in errors
+    )
     none = Wording("none")
     rows: list[list[Cell]] = []
-    for (surface, kind, gold, predicted), count in ranked(counts)[:top]:
+    for (surface, kind, gold, predicted), count in ranked(counts, top):
         what = Wording.both(
             "{type}: {gold} → {predicted}", "{type}：{gold} → {predicted}",
             type=Wording.both(kind, ERROR_TYPES[kind].chinese), gold=gold or none, predicted=predicted or none,
@@ -447,6 +447,11 @@ def _confused_surfaces(errors: Iterable[ErrtaError], top: int) -> Table:
         rows.append([surface, what, count])
     heads = [*columns(TEXT, "surface", "what"), *columns(COUNT, "count")]
     return Table(Wording("Surfaces most often wrong"), heads, rows, empty=Wording("No errors."))
+
+
+def _joined_categories(side: Sequence[Entity]) -> str:
+    # nearly every side has one entity or none, and a run has tens of thousands of errors
+    return side[0].category if len(side) == 1 else " + ".join([entity.category for entity in side])
 
 
 def _examples_table(result: ScoreResult, per_type: int) -> Table:

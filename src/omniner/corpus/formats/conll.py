@@ -276,7 +276,7 @@ def _writable(token: str, separator: str, id: str, log: IssueLog) -> str:
     That is a newline, a lone surrogate, and the separator, unless the token is nothing else.
     """
     parting = {"\n"} if token == separator else {"\n", separator}
-    if token.isascii() and parting.isdisjoint(token):
+    if (token.isascii() or token.isprintable()) and parting.isdisjoint(token):  # half a surrogate is not printable
         return token
     clean = "".join("\ufffd" if c in parting or "\ud800" <= c <= "\udfff" else c for c in token)
     if clean != token:
