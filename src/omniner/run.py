@@ -271,6 +271,8 @@ def main() -> None:
         folder = Path(next(iter(omniner.__path__)))
         fix = "Run from another folder, or install OmniNER again (pip install -e <clone>)."
         sys.exit(report(UserError(folder, "a folder of this name hides the installed package", fix)))
+    if sys.platform == "win32":  # child processes are stopped with signals and process groups that it does not have
+        sys.exit(report(UserError("omniner", "it runs on Linux and macOS, not on Windows itself", "Use WSL 2.")))
     # The libraries make a million objects that stay. Looking through them for garbage whenever 700 are new, as Python
     # does by itself, takes a tenth of a short command's time.
     gc.set_threshold(50_000)

@@ -44,6 +44,16 @@ def test_threads_do_not_hold_the_cores_that_they_wait_on(
     assert os.environ["GOMP_SPINCOUNT"] == kept
 
 
+def test_native_windows_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    with pytest.raises(SystemExit) as ended:
+        run.main()
+    assert ended.value.code == 2
+    assert "not on Windows itself. Use WSL 2." in capsys.readouterr().err
+
+
 def test_a_training_leaves_torch_to_the_program_that_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

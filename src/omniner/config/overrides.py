@@ -39,6 +39,7 @@ _FLAGS = (
 )
 _MULTIRUN = ("-m", "--multirun")
 _ONE_OF = (("-r", "--run"), _MULTIRUN, ("-c", "--cfg"), ("-i", "--info"), ("-sc", "--shell-completion"))
+_SWEEP_EXTRA = {"joblib", "submitit_local", "submitit_slurm", "optuna"}  # plugins of Hydra that it brings
 _BRACKETS = {"[": "]", "{": "}"}
 EACH = "To run each of them: -m "  # how messages go on where several values stand for one; the argument follows
 ELSEWHERE = {  # how other tools call what a key or a choice does here
@@ -228,8 +229,10 @@ def explain_override(error: BaseException, arguments: Sequence[str], conf: Path)
         The mistake; None where Hydra's own words must do.
     """
     text = str(error)
-    if found := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
+    if found := re.search(r"Could not (?:find|load) '(hydra/[^'/]+|[^'/]+)/([^']+)'", text):
         group, choice = found.groups()
+        if group.startswith("hydra/") and choice in _SWEEP_EXTRA:
+            return UserError(group, f"{choice} is not installed", "Run: pip install 'omniner[sweep]'")
         listed = re.search(r"Available options in '[^']+':\n((?:\t\w.*\n)+)", text)
         known = [name for name in (listed[1].split() if listed else []) if not name.startswith("_")]
         known = known or _choices(group, conf)

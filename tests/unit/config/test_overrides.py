@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.errors import HydraException
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from omniner.config import compose
@@ -134,6 +135,30 @@ def test_a_mistake_is_told_with_the_argument_to_type(arguments: list[str], messa
         told = error if isinstance(error, UserError) else explain_override(error, arguments, CONF)
     assert message in str(told)
     assert "_encoder" not in str(told), "a file that choices extend is no choice"
+
+
+@pytest.mark.parametrize(
+    ("said", "key"),
+    [
+        (
+            "Could not find 'hydra/launcher/joblib'\n\nAvailable options in 'hydra/launcher':\n\tbasic\n",
+            "hydra/launcher",
+        ),
+        (
+            "In 'hydra/sweeper/maximize_f1': Could not load 'hydra/sweeper/optuna'.\nConfig search path:\n",
+            "hydra/sweeper",
+        ),
+    ],
+)
+def test_an_absent_plugin_of_hydra_is_told_with_what_installs_it(said: str, key: str) -> None:
+    told = str(explain_override(HydraException(said), [], CONF))
+    assert told.startswith(f"{key}: ") and told.endswith("pip install 'omniner[sweep]'")
+
+
+def test_other_launchers_are_told_with_those_that_are_there() -> None:
+    said = "Could not find 'hydra/launcher/joblob'\n\nAvailable options in 'hydra/launcher':\n\tbasic\n\tjoblib\n\nX"
+    told = str(explain_override(HydraException(said), [], CONF))
+    assert told == "hydra/launcher: no choice is called 'joblob'. Did you mean joblib? Known: basic, joblib."
 
 
 def test_what_other_names_are_answered_with_is_there() -> None:
