@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.errors import HydraException
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from omniner.config import compose
 from omniner.config.groups import Config
@@ -152,7 +152,8 @@ def test_a_mistake_is_told_with_the_argument_to_type(arguments: list[str], messa
 )
 def test_an_absent_plugin_of_hydra_is_told_with_what_installs_it(said: str, key: str) -> None:
     told = str(explain_override(HydraException(said), [], CONF))
-    assert told.startswith(f"{key}: ") and told.endswith("pip install 'omniner[sweep]'")
+    assert told.startswith(f"{key}: ")
+    assert told.endswith("pip install 'omniner[sweep]'")
 
 
 def test_other_launchers_are_told_with_those_that_are_there() -> None:
