@@ -11,7 +11,8 @@ instead, and that is counted.
 
 Units without offsets are, by pair, placed on an occurrence of their surface in the text: on the span of a unit of the
 other side if there is one, else on one that overlaps such a unit, else on the first. The errors name the placed
-entities. By span they have been placed before they were compared (`scoring.units`), and what is left without a
+entities. A pair that is listed with several places is one unit on the best of these, by the same rule. By span units
+without offsets have been placed before they were compared (`scoring.units`), and what is left without a
 place has none. A surface that is not in the text has no place: it is a spelling error if a unit of the other
 side equals it up to width, case and white space, and stands alone otherwise.
 
@@ -23,9 +24,10 @@ every run, and a breach is a fault of this program and stops the run.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, combinations, repeat
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from omniner.records import Entity, Issue
@@ -36,10 +38,13 @@ from omniner.scoring.units import Comparison, SentenceErrors, normalized
 MAX_GROUP = 10  # units of a group for which all ways are tried: at most 2**10 states
 MAX_PLACES = 64  # occurrences of a surface that are looked at
 _NOWHERE = (1 << 60, 0)  # behind every place
+_PAIR = itemgetter(0, 1)
 _LOCATED_ORDER = itemgetter(2, 3, 1, 0)  # what `_order` gives for units with places, at a third of its price
 
 Units = tuple[Entity, ...]
 Found = tuple[str, Units, Units]  # type, gold, predicted
+Choices = Mapping[tuple[str, str], Sequence[int]]  # of (surface, category): where it is listed, if not at one place
+_NO_CHOICES: Mapping[int, Choices] = MappingProxyType({})
 
 
 class IdentityError(AssertionError):
@@ -54,8 +59,36 @@ def sort_comparison(comparison: Comparison, ids: Sequence[str], texts: Sequence[
         ids: of the sentences.
         texts: of the sentences.
     """
-    errors, large = sort_by_position(comparison.sentence_errors, ids, texts, comparison.unit)
+    sentence_errors = comparison.sentence_errors
+    choices: dict[int, Choices] = {}
+    if comparison.unit == "pair":
+        sentence_errors, choices = _with_choices(comparison)
+    errors, large = sort_by_position(sentence_errors, ids, texts, comparison.unit, choices)
     return assemble_compared(comparison, errors, "span", read=len(ids), greedy_groups=large)
+
+
+def _with_choices(comparison: Comparison) -> tuple[list[SentenceErrors], dict[int, Choices]]:
+    """The wrong pairs, each on its first place and not on the first listed one, and by sentence where else they are."""
+    found: list[SentenceErrors] = []
+    choices: dict[int, Choices] = {}
+    for one in comparison.sentence_errors:
+        index = one.sentence
+        listed = (*comparison.gold[index], *comparison.predicted[index])
+        if len(set(map(_PAIR, listed))) < len(listed):
+            places: dict[tuple[str, str], set[int]] = {}
+            for surface, category, start, _ in listed:
+                if start is not None:
+                    places.setdefault((surface, category), set()).add(start)
+            wrong = {unit[:2]: sorted(places.get(unit[:2], ())) for unit in (*one.missing, *one.extra)}
+            choices[index] = {pair: starts for pair, starts in wrong.items() if len(starts) > 1}
+            one = SentenceErrors(index, *([_at(unit, wrong[unit[:2]]) for unit in side] for side in one[1:]))
+        found.append(one)
+    return found, choices
+
+
+def _at(unit: Entity, starts: Sequence[int]) -> Entity:
+    """The unit on the first of these places, if there is one."""
+    return unit._replace(start=starts[0], end=starts[0] + len(unit.text)) if starts else unit
 
 
 def assemble_compared(
@@ -142,7 +175,11 @@ class _Event(NamedTuple):
 
 
 def sort_by_position(
-    sentence_errors: Iterable[SentenceErrors], ids: Sequence[str], texts: Sequence[str], unit: str
+    sentence_errors: Iterable[SentenceErrors],
+    ids: Sequence[str],
+    texts: Sequence[str],
+    unit: str,
+    choices: Mapping[int, Choices] = _NO_CHOICES,
 ) -> tuple[list[ErrtaError], int]:
     """Sort the errors of all sentences.
 
@@ -151,6 +188,7 @@ def sort_by_position(
         ids: of the sentences.
         texts: of the sentences; surfaces without offsets are looked for in them.
         unit: pair | span.
+        choices: by the position of a sentence, for pairs that are listed at several places.
 
     Returns:
         The errors in the order of sentences, and how many groups were too large for the exact matching.
@@ -158,12 +196,12 @@ def sort_by_position(
     errors: list[ErrtaError] = []
     greedy = 0
     for index, missing, extra in sentence_errors:
-        name = ids[index]
-        if len(missing) == len(extra) == 1 and missing[0][2] is not None and extra[0][2] is not None:
+        name, several = ids[index], choices.get(index, {})
+        if len(missing) == len(extra) == 1 and not several and None not in (missing[0][2], extra[0][2]):
             found = _one_to_one(missing[0], extra[0], unit)
             errors += [ErrtaError(kind, name, gold, predicted) for kind, gold, predicted in found]
         elif missing and extra:
-            found, large = sort_sentence(missing, extra, texts[index], unit)
+            found, large = sort_sentence(missing, extra, texts[index], unit, several)
             errors += [ErrtaError(kind, name, gold, predicted) for kind, gold, predicted in found]
             greedy += large
         else:
@@ -172,15 +210,17 @@ def sort_by_position(
     return errors, greedy
 
 
-def sort_sentence(missing: Sequence[Entity], extra: Sequence[Entity], text: str, unit: str) -> tuple[list[Found], int]:
+def sort_sentence(
+    missing: Sequence[Entity], extra: Sequence[Entity], text: str, unit: str, choices: Choices = MappingProxyType({})
+) -> tuple[list[Found], int]:
     """Sort the errors of one sentence; returns them and the number of groups too large for the exact matching."""
     found: list[Found] = []
     located = None not in [entity[2] for entity in (*missing, *extra)]
     order = _LOCATED_ORDER if located else _order
     gold, predicted = _same_key(sorted(missing, key=order), sorted(extra, key=order), unit, found)
-    if not located:
+    if not located or choices:
         if unit == "pair":  # by span, what has no place has been looked for in vain
-            gold, predicted = _placed(gold, predicted, text)
+            gold, predicted = _placed(gold, predicted, text, choices)
         gold, predicted = _same_spelling(sorted(gold, key=_order), sorted(predicted, key=_order), found)
     large = 0
     for of_gold, of_predicted in _groups(gold, predicted):
@@ -396,18 +436,26 @@ def _greedy(events: list[_Event]) -> list[_Event]:
     return chosen
 
 
-def _placed(gold: list[Entity], predicted: list[Entity], text: str) -> tuple[list[Entity], list[Entity]]:
-    """Give units without offsets a place in the text: those with one choice, then the gold ones, then the rest."""
-    gold, predicted = ([_place(unit, [], text, only_choice=True) for unit in units] for units in (gold, predicted))
-    gold = [_place(unit, predicted, text) for unit in gold]
-    return gold, [_place(unit, gold, text) for unit in predicted]
+def _placed(
+    gold: list[Entity], predicted: list[Entity], text: str, choices: Choices
+) -> tuple[list[Entity], list[Entity]]:
+    """Give units without one place in the text one: those with one choice, then the gold ones, then the rest."""
+    gold, predicted = (
+        [unit._replace(start=None, end=None) if unit[:2] in choices else unit for unit in units]
+        for units in (gold, predicted)
+    )
+    gold, predicted = (
+        [_place(unit, [], text, choices, only_choice=True) for unit in units] for units in (gold, predicted)
+    )
+    gold = [_place(unit, predicted, text, choices) for unit in gold]
+    return gold, [_place(unit, gold, text, choices) for unit in predicted]
 
 
-def _place(unit: Entity, others: Sequence[Entity], text: str, only_choice: bool = False) -> Entity:
+def _place(unit: Entity, others: Sequence[Entity], text: str, choices: Choices, only_choice: bool = False) -> Entity:
     """The unit on its best occurrence; as it is where it has a place or no occurrence, or not an `only_choice`."""
     if unit.start is not None or not unit.text:
         return unit
-    places = _occurrences(unit.text, text)
+    places = choices.get(unit[:2]) or _occurrences(unit.text, text)
     if not places or (only_choice and len(places) > 1):
         return unit
     size, taken = len(unit.text), [_span(other) for other in others if other.start is not None]

@@ -189,11 +189,33 @@ def test_identity_without_offsets(both: Both) -> None:
         assert (errors == []) == (pairs[0] == pairs[1])
 
 
-@settings(max_examples=150, deadline=None)
-@given(sides(), st.randoms(use_true_random=False), st.booleans())
-def test_span_errors_do_not_depend_on_any_order(both: Both, rng: random.Random, offsets: bool) -> None:
-    gold, predicted = both if offsets else (bare(both[0]), bare(both[1]))
-    unit = "span" if offsets else "pair"
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("order", [[0, 3], [3, 0]])
+def test_a_pair_that_is_listed_at_several_places_is_where_it_explains_most(order: list[int], turned: bool) -> None:
+    repeated = [Entity("小满", "品牌", start, start + 2) for start in order]
+    sides = [repeated, [Entity("小满茶", "品牌", 3, 6)]]
+    comparison = compare_units([sides[turned]], [sides[not turned]], "pair")
+    (error,) = errta.sort_comparison(comparison, ["s"], ["小满的小满茶好喝小满"]).errors
+    assert error.type == "boundary"
+    assert {entity[2:] for entity in error.gold + error.predicted} == {(3, 5), (3, 6)}
+    # Not where the text has it, but the list does not.
+    comparison = compare_units([repeated], [[Entity("喝小满", "品牌", 7, 10)]], "pair")
+    errors = errta.sort_comparison(comparison, ["s"], ["小满的小满茶好喝小满"]).errors
+    assert [(error.type, error.gold[:1]) for error in errors] == [
+        ("missing", (Entity("小满", "品牌", 0, 2),)),
+        ("redundant", ()),
+    ]
+
+
+@settings(max_examples=300, deadline=None)
+@given(sides(), st.randoms(use_true_random=False), st.sampled_from(["span", "pair", "pair without places", "mixed"]))
+def test_span_errors_do_not_depend_on_any_order(both: Both, rng: random.Random, kind: str) -> None:
+    gold, predicted = (list(side) for side in both)
+    if kind == "pair without places":
+        gold, predicted = bare(gold), bare(predicted)
+    if kind == "mixed":
+        predicted = [one if n % 2 else Entity(*one[:2]) for n, one in enumerate(predicted)]
+    unit = "span" if kind == "span" else "pair"
     expected = span_errors(gold, predicted, unit)
     rng.shuffle(gold)
     rng.shuffle(predicted)
