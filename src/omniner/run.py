@@ -111,13 +111,13 @@ def _perform(config: Config) -> tuple[Path, str]:
         else:
             with explaining_limits():
                 complaint = _do_task(config, folder)
-        folder.keep()
+        folder.drop_backup()
     except UserError:
         if folder.holds_work:
-            folder.keep()
+            folder.drop_backup()
             log.warning("what was done is kept: the same command goes on from there (%s)", folder.path)
         elif not folder.resumed:
-            _take_back(config, folder)
+            _discard(config, folder)
         raise
     finally:
         folder.close()
@@ -125,7 +125,7 @@ def _perform(config: Config) -> tuple[Path, str]:
     return folder.path, complaint
 
 
-def _take_back(config: Config, folder: RunFolder) -> None:
+def _discard(config: Config, folder: RunFolder) -> None:
     """Leave nothing of a run that could not even begin: no file, and no record that a sweep would count."""
     folder.discard()
     if run_id := folder.state.get("run_id"):
@@ -151,7 +151,7 @@ def _do_task(config: Config, folder: RunFolder) -> str:
         # Finished is what the tracking store knows, too: killed in between, the same command sends what is left.
         folder.save(status=UNSENT if status == FINISHED else status)
         if context.run.finish(status.upper()):
-            unsent.settle(config.tracking, folder.path)
+            unsent.forget_note(config.tracking, folder.path)
             if status == FINISHED:
                 folder.save(status=FINISHED)
     return context.complaint

@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_read_keeps_no_run_from_its_work(
     assert f"{foreign}/{LOCK}" in caplog.text
     with pytest.raises(UserError, match=f"not all is sent of {foreign}"):
         score(tables, task="sync")
-    unsent.settle(settings, foreign)
+    unsent.forget_note(settings, foreign)
 
 
 def test_the_store_may_have_another_address_meanwhile(unsent_run: Path, tables: Path) -> None:
@@ -156,7 +156,7 @@ def test_the_store_may_have_another_address_meanwhile(unsent_run: Path, tables: 
     assert score(tables) == unsent_run
     assert state_of(unsent_run)["status"] == "finished"
     assert status_in_store(tables, state_of(unsent_run)["run_id"]) == "FINISHED"
-    assert not unsent.owes(unsent_run)
+    assert not unsent.is_pending(unsent_run)
     text = spool.read_text("utf-8")
     spool.write_text(f'{text}{{"run": "{"0" * 32}", "store": "sqlite:////before/mlflow.db"}}\n', encoding="utf-8")
     with pytest.raises(UserError, match="not all is sent"):
@@ -220,13 +220,13 @@ def test_a_run_that_starts_over_in_the_folder_keeps_what_is_unsent(
 ) -> None:
     old = state_of(unsent_run)["run_id"]
     score(tables, f"output_dir={unsent_run}", "resume=never", "overwrite=true", "tracking=off")
-    aside = unsent_run / unsent.ASIDE / old
-    assert (aside / SPOOL).is_file()
-    assert (aside / "scores.json").is_file(), "the files that are still to be sent are kept, too"
+    archived = unsent_run / unsent.ARCHIVE / old
+    assert (archived / SPOOL).is_file()
+    assert (archived / "scores.json").is_file(), "the files that are still to be sent are kept, too"
     assert status_in_store(tables, old) == "RUNNING"
     score(tables, "name=another", "seed=7")
     assert status_in_store(tables, old) == "FINISHED"
-    assert not (unsent_run / unsent.ASIDE).exists()
+    assert not (unsent_run / unsent.ARCHIVE).exists()
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -335,10 +335,10 @@ def test_a_killed_run_that_is_started_over_is_ended_though_all_its_records_were_
     begun.metrics({"f1": 0.5})
     assert begun._sender.flush(5, 5)  # type: ignore[attr-defined]
     atexit.unregister(begun._at_exit)  # type: ignore[attr-defined]
-    unsent.set_aside(folder)
+    unsent.archive_spool(folder)
     assert not (folder / SPOOL).exists()
-    unsent.settle(settings, folder)
-    assert unsent.noted(settings) == [folder], "what was set aside is still to be sent"
+    unsent.forget_note(settings, folder)
+    assert unsent.noted(settings) == [folder], "what was archived is still to be sent"
     assert send_unsent(settings, 5) == []
     assert status_in_store(tables, begun.id) == "KILLED"
     assert unsent.noted(settings) == []
@@ -347,5 +347,5 @@ def test_a_killed_run_that_is_started_over_is_ended_though_all_its_records_were_
 def test_damaged_spools_are_all_kept(tmp_path: Path) -> None:
     for text in ("one\n", "two\n"):
         (tmp_path / SPOOL).write_text(text)
-        unsent.set_aside(tmp_path)
-    assert sorted(path.read_text() for path in (tmp_path / unsent.ASIDE).rglob(SPOOL)) == ["one\n", "two\n"]
+        unsent.archive_spool(tmp_path)
+    assert sorted(path.read_text() for path in (tmp_path / unsent.ARCHIVE).rglob(SPOOL)) == ["one\n", "two\n"]

@@ -35,13 +35,13 @@ def deliver(run: RunFolder, settings: TrackingConfig) -> None:
     run.save(status=FINISHED)
 
 
-def owes(folder: Path) -> bool:
+def has_unsent(folder: Path) -> bool:
     """Whether something waits in the folder of a run without a process; one with a process sends by itself."""
     try:
         if (lock := try_lock(folder / LOCK)) is None:
             return False
         try:
-            return any(map(unsent.owes, unsent.spools(folder)))
+            return any(map(unsent.is_pending, unsent.spool_folders(folder)))
         finally:
             lock.release()
     except UserError as error:  # nobody can read what waits there
@@ -57,7 +57,7 @@ def send_unsent(
     Args:
         settings: of the store, which answers.
         wait: seconds that the store may fail, for each folder.
-        own: folder of the run that begins in this process: only what was set aside in it is sent, and nothing more
+        own: folder of the run that begins in this process: only what was archived in it is sent, and nothing more
             is tried once the store fails, so that the run need not wait.
         further: folders to look into beside those that are noted.
 
@@ -69,8 +69,8 @@ def send_unsent(
         try:
             with explaining(folder):
                 if own is not None and folder == own.resolve():
-                    places = [place for place in unsent.spools(folder) if place != folder]
-                    rest = _send_spools(settings, wait, folder, {}, places) if places else 0
+                    archived = [one for one in unsent.spool_folders(folder) if one != folder]
+                    rest = _send_spools(settings, wait, folder, {}, archived) if archived else 0
                 else:
                     rest = _close_run(settings, wait, folder)
         except UserError as error:  # of another user perhaps, or damaged: no reason to keep this run from its work
@@ -91,7 +91,7 @@ def _close_run(settings: TrackingConfig, wait: float, folder: Path) -> int:
             "%s, where tracking records may wait, is not there: no run looks for it any more. Once it is back, "
             "the command of its run sends them, or task=sync if it is in %s", folder, ROOT,
         )  # fmt: skip
-        unsent.settle(settings, folder)
+        unsent.forget_note(settings, folder)
         return 0
     if (lock := try_lock(folder / LOCK)) is None:
         return 0
@@ -107,14 +107,14 @@ def _close_run(settings: TrackingConfig, wait: float, folder: Path) -> int:
 
 
 def _send_spools(
-    settings: TrackingConfig, wait: float, folder: Path, state: dict[str, Any], places: Iterable[Path] | None = None
+    settings: TrackingConfig, wait: float, folder: Path, state: dict[str, Any], chosen: Iterable[Path] | None = None
 ) -> int:
-    """Send the spools in a folder, all of them or those in `places`; return how many records are left."""
+    """Send the spools in a folder, all of them or those that are chosen; return how many records are left."""
     status = {FINISHED: "FINISHED", UNSENT: "FINISHED", "failed": "FAILED"}.get(state.get("status", ""), "KILLED")
     store, left = open_store(settings), 0
-    for place in unsent.spools(folder) if places is None else places:
-        left += unsent.send(store, folder, place, status if place == folder else "KILLED", wait)
-        log.info("what waited in %s %s", place, "is not all sent" if left else "is sent")
+    for spool_folder in unsent.spool_folders(folder) if chosen is None else chosen:
+        left += unsent.send(store, folder, spool_folder, status if spool_folder == folder else "KILLED", wait)
+        log.info("what waited in %s %s", spool_folder, "is not all sent" if left else "is sent")
     if not left:
-        unsent.settle(settings, folder)
+        unsent.forget_note(settings, folder)
     return left

@@ -51,9 +51,9 @@ ALWAYS_WRITTEN = ("issues.jsonl", METRICS, SPOOL, PENDING)  # by every task
 WRITTEN = "written.json"  # what the run wrote elsewhere (`omniner.runs.outputs`)
 _IDENTITY = (STATE, "config.yaml")  # which run it is
 BOOKKEEPING = (*_IDENTITY, LOCK)
-# Where what an earlier run in the folder left is put aside, until a new one has come to something. The name says how
-# far that is: in the first some of it may lie, in the second all of it, and what is in the third nobody needs. Each
-# step is one rename, so that a kill at any moment loses nothing.
+# The backup of what an earlier run in the folder left, until a new one has come to something. The name says how far
+# that is: in the first some of it may lie, in the second all of it, and what is in the third nobody needs. Each step is
+# one rename, so that a kill at any moment loses nothing.
 MOVING, REPLACED, GONE = ".replacing", ".replaced", ".removing"
 _NAMED = 3  # keys named in an error
 _SHOWN = 40  # characters of the value of each
@@ -88,7 +88,7 @@ class RunFolder:
     def discard(self) -> None:
         """Take back what a run that could not even begin has written: its own files, and the folder if that is all."""
         if (self.path / REPLACED).is_dir():
-            _put_back(self.path, self.state)
+            _restore_backup(self.path, self.state)
             return
         _clear(self.path, self.state["task"])
         for name in (*BOOKKEEPING, WRITTEN):
@@ -96,9 +96,9 @@ class RunFolder:
         with contextlib.suppress(OSError):  # not empty: it was there before, with files of somebody else
             self.path.rmdir()
 
-    def keep(self) -> None:
+    def drop_backup(self) -> None:
         """Let the run stand: what it replaces is removed."""
-        _drop_aside(self.path)
+        _drop_backup(self.path)
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -119,11 +119,8 @@ def claim_folder(config: Config) -> RunFolder:
     if config.resume == "auto":
         for folder in _unfinished(config, digest):
             if (lock := try_lock(folder / LOCK)) is not None:
-                settle_replaced(folder)
-                state = read_state(folder)
-                if state.get("digest") == digest and _goes_on(state, config):
-                    remove_temporary_files(folder)
-                    return RunFolder(folder, True, state, lock)
+                if (run := _resume(folder, lock, digest, config)) is not None:
+                    return run
                 lock.release()
     return _claim_named(_new_path(config.name), digest, config)
 
@@ -146,15 +143,28 @@ def _unfinished(config: Config, digest: str) -> list[Path]:
     found = []
     for state_file in ROOT.glob(f"{glob.escape(config.name)}-*/{STATE}"):
         state = read_state(state_file.parent)
-        if state.get("digest") == digest and _goes_on(state, config):
+        if _is_unfinished(state, digest, config):
             found.append((state.get("started", 0.0), state_file.parent))
     return [folder for _, folder in sorted(found, reverse=True)]
 
 
-def _goes_on(state: dict[str, Any], config: Config) -> bool:
-    """Whether something of a run is left to do: its work, or the sending of what it tracked."""
+def _is_unfinished(state: dict[str, Any], digest: str, config: Config) -> bool:
+    """Whether a run of this configuration has something left to do: its work, or the sending of what it tracked."""
     status = state.get("status")
-    return status != FINISHED and not (status == UNSENT and config.tracking.kind == "off")
+    is_over = status == FINISHED or (status == UNSENT and config.tracking.kind == "off")
+    return state.get("digest") == digest and not is_over
+
+
+def _resume(path: Path, lock: BaseFileLock, digest: str, config: Config) -> RunFolder | None:
+    """Go on with the run in a locked folder; None where that is no unfinished one of this configuration."""
+    recover_after_kill(path)
+    if config.resume == "never":
+        return None
+    state = read_state(path)
+    if not _is_unfinished(state, digest, config):
+        return None
+    remove_temporary_files(path)
+    return RunFolder(path, True, state, lock)
 
 
 def _claim_named(path: Path, digest: str, config: Config) -> RunFolder:
@@ -164,21 +174,19 @@ def _claim_named(path: Path, digest: str, config: Config) -> RunFolder:
     if lock is None:
         raise UserError("output_dir", f"{path} is in use by another run", "Wait for it or choose another folder.")
     try:
-        settle_replaced(path)
+        if (run := _resume(path, lock, digest, config)) is not None:
+            return run
         old = _state_to_replace(path, config)
-        if old and old.get("digest") == digest and config.resume == "auto" and _goes_on(old, config):
-            remove_temporary_files(path)
-            return RunFolder(path, True, old, lock)
         _check_replacing(path, old, digest, config)
     except UserError:
         lock.release()
         raise
     remove_temporary_files(path)
     if old or config.overwrite:
-        unsent.set_aside(path)
+        unsent.archive_spool(path)
         tasks = {old.get("task", config.task.name), *([config.task.name] if config.overwrite else [])}
         names = {name for task in tasks for name in outputs_of(task)}
-        put_aside(path, sorted(names))
+        back_up_outputs(path, sorted(names))
     state = {"digest": digest, "status": "running", "started": time.time(), "task": config.task.name}
     folder = RunFolder(path, False, state, lock)
     write_text(path / "config.yaml", compose.to_yaml(config))
@@ -246,30 +254,27 @@ def _claim_unfinished(path: Path, digest: str, config: Config) -> RunFolder:
     """Claim the folder of a run that the configuration must go on with."""
     if not (path / STATE).is_file():
         raise UserError("resume", f"{path} holds no run ({STATE} is missing)", "Name the folder of an unfinished run.")
-    _check_goes_on(path, digest, config)
+    if not _is_unfinished(read_state(path), digest, config):
+        raise _refusal(path, digest, config)
     lock = try_lock(path / LOCK)
     if lock is None:
         raise UserError("resume", f"{path} is in use by another run", "Wait for it to end.")
     try:
-        settle_replaced(path)
-        state = _check_goes_on(path, digest, config)
+        if (run := _resume(path, lock, digest, config)) is None:  # another process has just finished it, or replaced it
+            raise _refusal(path, digest, config)
     except UserError:
         lock.release()
         raise
-    remove_temporary_files(path)
-    return RunFolder(path, True, state, lock)
+    return run
 
 
-def _check_goes_on(path: Path, digest: str, config: Config) -> dict[str, Any]:
-    """The state of a folder's run; raises a `UserError` where this configuration does not go on with it."""
-    state = read_state(path)
-    if state.get("digest") != digest:
+def _refusal(path: Path, digest: str, config: Config) -> UserError:
+    """Say why the run in a folder cannot be gone on with."""
+    if read_state(path).get("digest") != digest:
         fix = f"Give the same overrides as then (see {path / 'config.yaml'})."
         found = f"{path} was started with another configuration{_what_differs(path, config)}"
-        raise UserError("resume", found, fix)
-    if not _goes_on(state, config):
-        raise UserError("resume", f"the run in {path} is finished", "Leave resume out to start a new run.")
-    return state
+        return UserError("resume", found, fix)
+    return UserError("resume", f"the run in {path} is finished", "Leave resume out to start a new run.")
 
 
 def outputs_of(task: str) -> list[str]:
@@ -279,8 +284,8 @@ def outputs_of(task: str) -> list[str]:
 
 
 def _clear(path: Path, task: str) -> None:
-    """Remove what a run of this task has written, and nothing else; what is not sent to its store is set aside."""
-    unsent.set_aside(path)
+    """Remove what a run of this task has written, and nothing else; what is not sent to its store is archived."""
+    unsent.archive_spool(path)
     for name in outputs_of(task):
         target = path / name
         if target.is_dir():
@@ -295,17 +300,17 @@ def _holds_work(path: Path, state: dict[str, Any]) -> bool:
     return task in TASKS and any((path / name).is_file() for name in TASKS[task].resume_files)
 
 
-def settle_replaced(path: Path) -> None:
+def recover_after_kill(path: Path) -> None:
     """Decide, in a locked folder, what becomes of the outputs that a killed run was to replace.
 
-    They are removed where it has come to something that the same command goes on from, and are put back otherwise.
+    They are removed where it has come to something that the same command goes on from, and are restored otherwise.
     """
     state, before = _state_if_whole(path), _state_if_whole(path / REPLACED)
     begun = state != before and (state.get("status") in (FINISHED, UNSENT) or _holds_work(path, state))
     if begun and not (path / MOVING).is_dir():
-        _drop_aside(path)
+        _drop_backup(path)
     else:
-        _put_back(path, state)
+        _restore_backup(path, state)
 
 
 def _state_if_whole(path: Path) -> dict[str, Any]:
@@ -314,8 +319,8 @@ def _state_if_whole(path: Path) -> dict[str, Any]:
     return {}
 
 
-def put_aside(path: Path, outputs: Iterable[str]) -> None:
-    """Put aside what a run left.
+def back_up_outputs(path: Path, outputs: Iterable[str]) -> None:
+    """Move what a run left out of the way of a new one, from where it can be restored.
 
     Args:
         path: the folder of the run.
@@ -337,8 +342,8 @@ def put_aside(path: Path, outputs: Iterable[str]) -> None:
             moving.rmdir()
 
 
-def _put_back(path: Path, state: dict[str, Any]) -> None:
-    """Bring back what was put aside, also where that was cut short; what the new run has written is removed.
+def _restore_backup(path: Path, state: dict[str, Any]) -> None:
+    """Bring back what was moved away, also where that was cut short; what the new run has written is removed.
 
     Args:
         path: the folder of the run.
@@ -358,8 +363,8 @@ def _put_back(path: Path, state: dict[str, Any]) -> None:
             (path / MOVING).rmdir()
 
 
-def _drop_aside(path: Path) -> None:
-    """Remove what was put aside."""
+def _drop_backup(path: Path) -> None:
+    """Remove what was moved away."""
     with explaining(path):
         if (path / REPLACED).is_dir():
             (path / REPLACED).rename(path / GONE)

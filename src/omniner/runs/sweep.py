@@ -120,7 +120,7 @@ class Sweep:
         if self.run.id:
             self.run.finish("FAILED")
             tracking.delete_run(self.tracking_config, self.run.id)
-            unsent.settle(self.tracking_config, self.folder)
+            unsent.forget_note(self.tracking_config, self.folder)
         for name in _BOOKKEEPING:
             (self.folder / name).unlink(missing_ok=True)
         self.lock.release()
@@ -521,5 +521,5 @@ def _finish_parent(
     # Finished is what the tracking store knows, too: killed in between, whoever sends what is left ends the run.
     sweep.save(status=UNSENT if outcome == "FINISHED" else outcome.lower())
     if told := run.finish(outcome):
-        unsent.settle(settings, sweep.folder)
+        unsent.forget_note(settings, sweep.folder)
     return [f"compare: {link}"] if link else [], told

@@ -25,8 +25,8 @@ from omniner.errors import UserError
 from omniner.files import explaining, try_lock
 from omniner.registry import TASKS
 from omniner.runs.context import Context, Task
-from omniner.runs.delivery import owes, send_unsent
-from omniner.runs.folder import BOOKKEEPING, FINISHED, LOCK, ROOT, STATE, read_state, settle_replaced
+from omniner.runs.delivery import has_unsent, send_unsent
+from omniner.runs.folder import BOOKKEEPING, FINISHED, LOCK, ROOT, STATE, read_state, recover_after_kill
 from omniner.tracking.store import Store, open_store
 
 log = logging.getLogger("omniner")
@@ -49,7 +49,7 @@ def run(context: Context) -> None:
     waiting = [one.folder for one in found]
     if store is not None:  # what belongs to a deleted record is not left: nobody will ever send it
         waiting = send_unsent(config.tracking, config.tracking.wait, further=waiting)
-    unsent = {folder.resolve() for folder in waiting if owes(folder)}
+    unsent = {folder.resolve() for folder in waiting if has_unsent(folder)}
     found = [one for one in found if not _has_to_stay(one, one.folder.resolve() in unsent, store)]
     if not found:
         print(f"no run in {ROOT} is {_wanted(config)} and can go: nothing is removed")
@@ -71,7 +71,7 @@ def _leftovers(config: Config) -> Iterator[Leftover]:
     found = [one for folder in folders if (one := _leftover(folder, config)) is not None]
     for one in sorted(found, key=lambda one: (one.started, one.folder)):
         if (lock := try_lock(one.folder / LOCK)) is not None:
-            settle_replaced(one.folder)  # what a killed run was to replace may be worth keeping
+            recover_after_kill(one.folder)  # what a killed run was to replace may be worth keeping
             lock.release()
             if _leftover(one.folder, config) == one:
                 yield one

@@ -12,7 +12,7 @@ import logging
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.runs.context import Context, Task
-from omniner.runs.delivery import owes, send_unsent
+from omniner.runs.delivery import has_unsent, send_unsent
 from omniner.runs.folder import ROOT
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
@@ -27,9 +27,9 @@ def run(context: Context) -> None:
     settings = context.config.tracking
     open_store(settings)
     noted = {folder.resolve() for folder in unsent.noted(settings)}
-    places = {path.parent.resolve() for path in ROOT.rglob(SPOOL) if not path.parent.name.startswith(".")}
-    found = {place.parent.parent if place.parent.name == unsent.ASIDE else place for place in places} - noted
-    further = [folder for folder in sorted(found) if owes(folder)]
+    spools = {path.parent.resolve() for path in ROOT.rglob(SPOOL) if not path.parent.name.startswith(".")}
+    found = {spool.parent.parent if spool.parent.name == unsent.ARCHIVE else spool for spool in spools} - noted
+    further = [folder for folder in sorted(found) if has_unsent(folder)]
     left = send_unsent(settings, settings.wait, further=further)
     if left:
         listed = ", ".join(map(str, left))

@@ -97,14 +97,14 @@ def start_run(
 
 
 def _if_not_deleted(store: Store, run: str, folder: Path) -> str | None:
-    """The run of a child if its record is still there; else None, and what it had not sent is set aside.
+    """The run of a child if its record is still there; else None, and what it had not sent is archived.
 
     Its parent goes on without being told to start anew, which would cost all that the other children have done.
     """
     if store.has(run):
         return run
     log.warning("run %s of %s was deleted in the tracking store: a new one shows what is still done", run, folder)
-    unsent.set_aside(folder)
+    unsent.archive_spool(folder)
     return None
 
 

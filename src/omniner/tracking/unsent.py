@@ -3,7 +3,7 @@
 A run is noted in `<tracking.folder>/unsent/` before its first record and until its last one is delivered, so that any
 later run on the store finds it, whatever became of its process. A copy of a project holds copies of the notes: the
 original sends those runs, and the copy forgets them. What waits stands in the spool of the run's folder.
-Where another run starts over in that folder, the spool and the files that it names are set aside first, in a folder
+Where another run starts over in that folder, the spool and the files that it names are archived first, in a folder
 inside: an unsent spool is never deleted.
 """
 
@@ -28,7 +28,7 @@ from omniner.tracking.tracked_run import PENDING, SECONDS_TO_FINISH
 log = logging.getLogger("omniner.tracking")
 
 NOTES = "unsent"  # in the folder of the store
-ASIDE = "tracking_unsent"  # in a run's folder: spools of runs that were there before, each in a folder of its own
+ARCHIVE = "tracking_unsent"  # in a run's folder: spools of runs that were there before, each in a folder of its own
 _LONG = 3600.0  # seconds that nobody takes to write a note
 
 
@@ -38,9 +38,9 @@ def note(tracking: TrackingConfig, folder: Path) -> None:
     write_json(_note_path(tracking, folder), of)
 
 
-def settle(tracking: TrackingConfig, folder: Path) -> None:
-    """Remove the note of a folder whose own records are delivered, unless some that were set aside in it still wait."""
-    if not any((folder / ASIDE).glob("*")):
+def forget_note(tracking: TrackingConfig, folder: Path) -> None:
+    """Remove the note of a folder whose own records are delivered, unless some that were archived in it still wait."""
+    if not any((folder / ARCHIVE).glob("*")):
         with explaining(folder):
             _note_path(tracking, folder).unlink(missing_ok=True)
 
@@ -92,29 +92,29 @@ def _note_name(folder: Path) -> str:
     return f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]}.json"
 
 
-def spools(folder: Path) -> Iterator[Path]:
-    """Give the folders of the spools in a run's folder: those that were set aside, and its own."""
-    for place in (*sorted((folder / ASIDE).glob("*")), folder):
-        if (place / SPOOL).is_file():
-            yield place
+def spool_folders(folder: Path) -> Iterator[Path]:
+    """Give the folders of the spools in a run's folder: those that were archived, and its own."""
+    for spool_folder in (*sorted((folder / ARCHIVE).glob("*")), folder):
+        if (spool_folder / SPOOL).is_file():
+            yield spool_folder
 
 
-def owes(place: Path) -> bool:
+def is_pending(spool_folder: Path) -> bool:
     """Whether the spool in a folder holds what is not delivered, or its run has not come to its end."""
-    spool = Spool(place / SPOOL)
+    spool = Spool(spool_folder / SPOOL)
     spool.close()
     return bool(spool.unsent) or not spool.ended
 
 
-def set_aside(folder: Path) -> None:
-    """Keep the spool of a run's folder, and the files that it is to send, if it has not delivered them."""
+def archive_spool(folder: Path) -> None:
+    """Move the spool of a run's folder, and what it is to send, out of a new run's way; not if all is delivered."""
     path = folder / SPOOL
     if not path.is_file():
         return
     try:
         spool = Spool(path)
     except UserError as error:  # damaged: kept for whoever can mend it
-        log.warning("%s; it is kept in %s", error, folder / ASIDE)
+        log.warning("%s; it is kept in %s", error, folder / ARCHIVE)
         run, files = "damaged", []
     else:
         spool.close()
@@ -122,26 +122,26 @@ def set_aside(folder: Path) -> None:
             return
         waiting = [record for record in spool.earlier if record.seq > spool.sent and record.kind == "artifact"]
         run, files = spool.run, [str(record.body["path"]) for record in waiting]
-    place, number = folder / ASIDE / run, 1
-    while (place / SPOOL).exists():
+    spool_folder, number = folder / ARCHIVE / run, 1
+    while (spool_folder / SPOOL).exists():
         number += 1
-        place = place.with_name(f"{run}-{number}")
-    with explaining(place):
-        place.mkdir(parents=True, exist_ok=True)
+        spool_folder = spool_folder.with_name(f"{run}-{number}")
+    with explaining(spool_folder):
+        spool_folder.mkdir(parents=True, exist_ok=True)
         for name in files:
             if (folder / name).is_file():
-                (place / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / name, place / name)
-        path.rename(place / SPOOL)  # last: a kill before it leaves all as it was
+                (spool_folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, spool_folder / name)
+        path.rename(spool_folder / SPOOL)  # last: a kill before it leaves all as it was
 
 
-def send(store: Store, folder: Path, place: Path, status: str, wait: float) -> int:
-    """Send what the spool in `place` holds, and end its run.
+def send(store: Store, folder: Path, spool_folder: Path, status: str, wait: float) -> int:
+    """Send what the spool in `spool_folder` holds, and end its run.
 
     Args:
         store: where to.
         folder: of the run.
-        place: this folder, or one in it where a spool was set aside.
+        spool_folder: this folder, or one in it where a spool was archived.
         status: how the run ends where the spool does not say so: FINISHED, FAILED or KILLED.
         wait: seconds that the store may fail.
 
@@ -151,7 +151,7 @@ def send(store: Store, folder: Path, place: Path, status: str, wait: float) -> i
     Raises:
         UserError: the spool is damaged, or its run is in another store.
     """
-    spool = Spool(place / SPOOL)
+    spool = Spool(spool_folder / SPOOL)
     run = spool.run or store.find_unfinished(folder.resolve()) or ""
     there = bool(run) and store.has(run)
     # A store that has the run is the same one by another address (a server's other name, a project that was moved),
@@ -160,28 +160,28 @@ def send(store: Store, folder: Path, place: Path, status: str, wait: float) -> i
     if copied or (not there and spool.store not in ("", store.address)):
         spool.close()
         fix = "Track to that store, or send to it with task=sync."
-        raise UserError(place / SPOOL, f"run {run} is kept in {spool.store}, not in {store.address}", fix)
+        raise UserError(spool_folder / SPOOL, f"run {run} is kept in {spool.store}, not in {store.address}", fix)
     if not there:  # killed before it began, or deleted by somebody: nobody waits for it
         spool.close()
         if run:
             log.warning("run %s of %s is not in the tracking store any more: nothing is sent of it", run, folder)
-        drop(folder, place)
+        drop(folder, spool_folder)
         return 0
     spool.begin(run, store.address)
     if not spool.ended:
         spool.add("status", {"status": status})
-    sender = Sender(spool, lambda run, records: store.deliver(place, run, records))
+    sender = Sender(spool, lambda run, records: store.deliver(spool_folder, run, records))
     left = sender.close(wait, max(wait, SECONDS_TO_FINISH["FINISHED"]))
     if not left:
-        drop(folder, place)
+        drop(folder, spool_folder)
     return left
 
 
-def drop(folder: Path, place: Path) -> None:
-    """Remove the copies of what was sent, and all of a spool that had been set aside."""
+def drop(folder: Path, spool_folder: Path) -> None:
+    """Remove the copies of what was sent, and all of a spool that had been archived."""
     with contextlib.suppress(OSError):
-        if place != folder:
-            shutil.rmtree(place)
-            (folder / ASIDE).rmdir()  # only if it is empty
+        if spool_folder != folder:
+            shutil.rmtree(spool_folder)
+            (folder / ARCHIVE).rmdir()  # only if it is empty
         else:
             shutil.rmtree(folder / PENDING)

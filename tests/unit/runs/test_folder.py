@@ -102,7 +102,7 @@ def test_starting_over_in_a_named_folder_removes_the_old_outputs_only() -> None:
     second = _claim("output_dir=here")
     assert not (second.path / "predictions.jsonl").exists()
     assert (second.path / "notes.txt").exists()
-    second.keep()
+    second.drop_backup()
     assert not (second.path / runfolder.REPLACED).exists()
 
 
@@ -113,7 +113,7 @@ def test_starting_over_removes_what_any_task_may_have_written_where_it_is_not_kn
     first.save(status="finished", task="of_another_version")
     first.close()
     second = _claim("output_dir=here")
-    second.keep()
+    second.drop_backup()
     assert {path.name for path in second.path.iterdir()} == set(runfolder.BOOKKEEPING)
 
 
@@ -191,7 +191,7 @@ def test_a_kill_at_any_moment_of_starting_over_loses_nothing(monkeypatch: pytest
             except _Killed:
                 killed = True
         gc.collect()  # the lock of a process that is gone
-        runfolder.settle_replaced(Path("here"))
+        runfolder.recover_after_kill(Path("here"))
         runfolder.remove_temporary_files(Path("here"))
         assert _content(Path("here")) == before, moment
         if not killed:

@@ -9,7 +9,7 @@ import pytest
 from omniner.config import compose
 from omniner.files import read_json, write_json, write_text
 from omniner.run import run
-from omniner.runs.folder import STATE, put_aside
+from omniner.runs.folder import STATE, back_up_outputs
 
 PRUNE = ["task=prune", "prune.ask=false", "tracking=off"]
 
@@ -40,7 +40,7 @@ def test_a_run_without_a_name_goes_though_its_input_is_gone() -> None:
 def test_a_finished_run_that_a_killed_one_was_to_replace_stays() -> None:
     folder = finished("a")
     before = read_json(folder / STATE)
-    put_aside(folder, ["scores.json"])
+    back_up_outputs(folder, ["scores.json"])
     write_json(folder / STATE, {**before, "status": "running", "started": 2})
     run(compose.load([*PRUNE, "prune.status=[killed]"]))
     assert read_json(folder / STATE) == before

@@ -67,7 +67,7 @@ def test_an_added_task_is_validated_named_run_and_cleared(
     with pytest.raises(UserError, match=r"here holds the run of another command \(task=greet\)"):
         folder.claim_folder(compose.load(command))
     other = folder.claim_folder(compose.load([*command, "overwrite=true"]))
-    other.keep()
+    other.drop_backup()
     other.close()
     assert {path.name for path in Path("here").iterdir()} == {"notes.txt", *folder.BOOKKEEPING}
 
