@@ -59,7 +59,7 @@ def train(kind: str, steps: int, folder: Path) -> dict[str, float]:
     time.sleep(REST)
     resting = time.process_time() - begun
     begun = time.process_time()
-    run.finish("FINISHED")
+    run.finish("finished")
     return {"opening": opening, "resting": resting / REST, "closing": time.process_time() - begun}
 
 

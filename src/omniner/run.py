@@ -35,11 +35,12 @@ from omniner.errors import Stopped, UserError
 from omniner.files import explaining_limits
 from omniner.registry import TASKS, load_extensions
 from omniner.runs import children, ranks, sweep
-from omniner.runs.delivery import deliver, send_unsent
+from omniner.runs.delivery import deliver, finish, send_unsent
 from omniner.runs.folder import FINISHED, UNSENT, RunFolder, claim_folder
 
 if TYPE_CHECKING:
     from omniner.runs.context import Context
+    from omniner.tracking.tracked_run import Ending
 
 log = logging.getLogger("omniner")
 
@@ -136,10 +137,8 @@ def _discard(config: Config, folder: RunFolder) -> None:
 
 def _do_task(config: Config, folder: RunFolder) -> str:
     """Do the task, and end its tracked run in whatever way it ends; the task's complaint."""
-    from omniner.tracking import unsent
-
     context = _start(config, folder)
-    status = "failed"
+    status: Ending = "failed"
     try:
         TASKS[config.task.name].run(context)
         status = FINISHED
@@ -148,12 +147,7 @@ def _do_task(config: Config, folder: RunFolder) -> str:
         log.warning("stopped: the same command goes on from here (%s)", folder.path)
         raise
     finally:
-        # Finished is what the tracking store knows, too: killed in between, the same command sends what is left.
-        folder.save(status=UNSENT if status == FINISHED else status)
-        if context.run.finish(status.upper()):
-            unsent.forget_note(config.tracking, folder.path)
-            if status == FINISHED:
-                folder.save(status=FINISHED)
+        finish(context.run, status, config.tracking, folder.path, folder.save)
     return context.complaint
 
 
@@ -217,7 +211,7 @@ def stopped_status(error: KeyboardInterrupt) -> int:
     return 128 + (error.signum if isinstance(error, Stopped) else signal.SIGINT)
 
 
-def _finish_sweep(outcome: str) -> int:
+def _finish_sweep(outcome: Ending) -> int:
     """End a sweep, if this is one, and say how it went; the exit status."""
     try:
         with explaining_limits():
@@ -298,7 +292,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, on_sigterm)
     children.stop_with_parent()
     status: Any = 0
-    outcome = "FAILED"
+    outcome: Ending = "failed"
     try:
         load_extensions()
         sys.argv[1:] = read_arguments(sys.argv[1:], compose.conf_folder())
@@ -307,14 +301,14 @@ def main() -> None:
         compose_once(sys.argv[1:])
         with explaining_limits():
             job()
-        outcome = "FINISHED"
+        outcome = "finished"
     except sweep.SweepNotStarted as refused:
         status = report(refused.error)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         status = report(error)
     except KeyboardInterrupt as error:
         status = stopped_status(error)
-        outcome = "KILLED"
+        outcome = "killed"
     finally:
         of_sweep = _finish_sweep(outcome)
     sys.exit(status or of_sweep)

@@ -45,7 +45,7 @@ def finished(cwd: Path, sentences: list[Sentence], found: int, name: str, *overr
     run = tracking.start_run(config.tracking, name=name, folder=folder, parent=None, resume_id=None, tags={})
     for file, text in files.items():
         run.file(write_text(folder / file, text))
-    run.finish("FINISHED")
+    run.finish("finished")
     write_json(folder / "run_state.json", {"status": "finished", "run_id": run.id})
     return folder
 
@@ -138,6 +138,6 @@ def test_a_name_of_several_runs_is_refused(runs: Runs) -> None:
     settings = compose.load([f"tracking.folder={runs.cwd / 'mlruns'}"]).tracking
     for folder in ("a", "b"):
         given = {"name": "twice", "folder": runs.cwd / "outputs" / folder, "parent": None, "resume_id": None}
-        tracking.start_run(settings, **given, tags={}).finish("FINISHED")
+        tracking.start_run(settings, **given, tags={}).finish("finished")
     done = omniner("task=compare", "runs=[first,twice]", cwd=runs.cwd, status=2)
     assert "runs: 2 runs have the name 'twice'. Give the id of one, newest first: " in done.stderr

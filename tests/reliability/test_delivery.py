@@ -20,11 +20,12 @@ from omniner.config import compose
 from omniner.errors import UserError
 from omniner.files import try_lock, write_json
 from omniner.runs import sweep
-from omniner.runs.delivery import send_unsent
+from omniner.runs.delivery import finish, send_unsent
 from omniner.runs.folder import LOCK, STATE, SWEEP_STATE, RunFolder
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
 from omniner.tracking.store import ChildRun, Store, open_store
+from omniner.tracking.tracked_run import Run
 from tests.reliability.conftest import Failing, score, state_of, status_in_store
 
 UNSENT = "finished, unsent"
@@ -193,7 +194,7 @@ def test_a_copy_of_a_project_leaves_the_records_to_the_original(here: Path, unse
     settings = compose.load(["task=check", f"tracking.folder={copy}"]).tracking
     assert unsent.noted(settings) == [], "the original sends it"
     with pytest.raises(UserError, match=r"is kept in sqlite:.*, not in .*copy"):
-        unsent.send(open_store(settings), unsent_run, unsent_run, "KILLED", 0)
+        unsent.send(open_store(settings), unsent_run, unsent_run, "killed", 0)
     score(tables, "name=another", "seed=7")
     assert status_in_store(tables, state_of(unsent_run)["run_id"]) == "FINISHED"
 
@@ -291,7 +292,7 @@ def test_the_run_of_a_sweep_is_sent_and_ended_like_any_other(
         atexit.unregister(made.run._at_exit)  # type: ignore[attr-defined]
         made.lock.release()
     else:
-        sweep.close("FINISHED")
+        sweep.close("finished")
     state = json.loads((made.folder / SWEEP_STATE).read_text())
     assert state["status"] == ("running" if end == "killed" else UNSENT)
     assert status_in_store(tables, made.run.id) == "RUNNING"
@@ -303,7 +304,7 @@ def test_the_run_of_a_sweep_is_sent_and_ended_like_any_other(
         assert json.loads((made.folder / SWEEP_STATE).read_text())["status"] == "finished"
         client = open_store(compose.load(["task=check", f"tracking.folder={tables}"]).tracking).client
         table = json.loads(Path(client.download_artifacts(made.run.id, "tables/children.json")).read_text())
-        assert table["data"] == [["seed=1", "finished", "c" * 32, 0.5]], "as the folder knows its children"
+        assert table["data"] == [["seed=1", "FINISHED", "c" * 32, 0.5]], "as the folder knows its children"
         assert client.get_run(made.run.id).data.metrics["test/f1"] == 0.5
 
 
@@ -342,6 +343,17 @@ def test_a_killed_run_that_is_started_over_is_ended_though_all_its_records_were_
     assert send_unsent(settings, 5) == []
     assert status_in_store(tables, begun.id) == "KILLED"
     assert unsent.noted(settings) == []
+
+
+def test_an_untracked_process_forgets_no_record_of_a_killed_one_before_it(here: Path, tables: Path) -> None:
+    settings = compose.load(["task=check", f"tracking.folder={tables}"]).tracking
+    folder = here / "run"
+    begun = tracking.start_run(settings, name="a", folder=folder, parent=None, resume_id=None, tags={})
+    atexit.unregister(begun._at_exit)  # type: ignore[attr-defined]
+    saved: list[str] = []
+    off = dataclasses.replace(settings, kind="off")
+    finish(Run(), "finished", off, folder, lambda status: saved.append(status))
+    assert (saved[-1], unsent.noted(settings)) == ("finished", [folder])
 
 
 def test_damaged_spools_are_all_kept(tmp_path: Path) -> None:

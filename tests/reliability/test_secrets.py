@@ -67,7 +67,7 @@ def test_logins_of_the_store_are_in_nothing_that_is_tracked(here: Path, tables: 
     tracked.tags({"note": said})
     tracked.text(f"{said} at http://me:planted-d4@host", "note.txt")
     tracked.table(["a"], [[said]], "tables/a.json")
-    assert tracked.finish("FINISHED")
+    assert tracked.finish("finished")
     assert _leaks(here / "out") + _leaks(tables) == []
     assert not [path for path in here.rglob("*") if path.is_file() and b"planted-d4" in path.read_bytes()]
 

@@ -1,4 +1,4 @@
-"""Sending what runs left unsent, whichever run finds it: the next one on the store, `task=sync` or `task=prune`.
+"""How a run ends, and who sends what it left unsent: the next run on the store, `task=sync` or `task=prune`.
 
 What waits lies in the folders of its runs (`tracking.unsent`). A run that lives sends its own, so only folders without
 a process are looked into, under their lock.
@@ -7,7 +7,7 @@ a process are looked into, under their lock.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,29 @@ from omniner.files import explaining, try_lock, write_json
 from omniner.runs.folder import FINISHED, LOCK, ROOT, STATE, SWEEP_STATE, UNSENT, RunFolder, read_state_file
 from omniner.tracking import unsent
 from omniner.tracking.store import open_store
+from omniner.tracking.tracked_run import Ending, Run
 from omniner.wording import counted
 
 log = logging.getLogger("omniner")
+
+
+def finish(run: Run, status: Ending, settings: TrackingConfig, folder: Path, save: Callable[..., None]) -> None:
+    """End a tracked run, and note in its folder what has become of it.
+
+    Args:
+        run: of a task, or of a sweep.
+        status: how it ends.
+        settings: of its store.
+        folder: of the run.
+        save: changes the state that this folder keeps.
+    """
+    # Finished is what the tracking store knows, too: killed in between, whoever sends what is left ends the run.
+    save(status=UNSENT if status == FINISHED else status)
+    if run.finish(status):
+        if run.id:  # an untracked one knows nothing of what a process before it had to send
+            unsent.forget_note(settings, folder)
+        if status == FINISHED:
+            save(status=FINISHED)
 
 
 def deliver(run: RunFolder, settings: TrackingConfig) -> None:
@@ -110,10 +130,11 @@ def _send_spools(
     settings: TrackingConfig, wait: float, folder: Path, state: dict[str, Any], chosen: Iterable[Path] | None = None
 ) -> int:
     """Send the spools in a folder, all of them or those that are chosen; return how many records are left."""
-    status = {FINISHED: "FINISHED", UNSENT: "FINISHED", "failed": "FAILED"}.get(state.get("status", ""), "KILLED")
+    endings: dict[str, Ending] = {FINISHED: FINISHED, UNSENT: FINISHED, "failed": "failed"}
+    ending = endings.get(state.get("status", ""), "killed")
     store, left = open_store(settings), 0
     for spool_folder in unsent.spool_folders(folder) if chosen is None else chosen:
-        left += unsent.send(store, folder, spool_folder, status if spool_folder == folder else "KILLED", wait)
+        left += unsent.send(store, folder, spool_folder, ending if spool_folder == folder else "killed", wait)
         log.info("what waited in %s %s", spool_folder, "is not all sent" if left else "is sent")
     if not left:
         unsent.forget_note(settings, folder)

@@ -19,7 +19,7 @@ import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from omniner.config import compose
 from omniner.config.compose import NOT_IDENTITY
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("omniner")
 
 STATE = "run_state.json"
-FINISHED = "finished"
+FINISHED: Final = "finished"
 UNSENT = "finished, unsent"  # its results are there, and the tracking store has not got everything
 SWEEP_STATE = "sweep.json"  # in the folder of a sweep, which is no run's: what `STATE` is to a run
 METRICS = "metrics.json"  # the last value of what runs are compared by

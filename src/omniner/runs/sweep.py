@@ -39,7 +39,7 @@ from omniner.files import make_folder, read_json, try_lock, write_json, write_te
 from omniner.registry import TASKS
 from omniner.runs import children
 from omniner.runs.children import CheckStop, ChildSettings, Job
-from omniner.runs.delivery import send_unsent
+from omniner.runs.delivery import finish, send_unsent
 from omniner.runs.folder import (
     FINISHED,
     GUIDANCE_COPY,
@@ -56,7 +56,7 @@ from omniner.runs.folder import (
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
 from omniner.tracking.store import ChildRun
-from omniner.tracking.tracked_run import Run
+from omniner.tracking.tracked_run import Ending, Run
 from omniner.wording import counted
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Sweep:
     def discard(self) -> None:
         """Take back a sweep that could not begin: its parent run, its files, and the folder if that is all."""
         if self.run.id:
-            self.run.finish("FAILED")
+            self.run.finish("failed")
             tracking.delete_run(self.tracking_config, self.run.id)
             unsent.forget_note(self.tracking_config, self.folder)
         for name in _BOOKKEEPING:
@@ -311,7 +311,8 @@ def run_child(composed: DictConfig) -> float | None:
     )  # fmt: skip
     outcome = children.run_job(Job(digest, config), child, _stop_with_launcher())
     told = read_state(outcome.folder)
-    run = ChildRun(told.get("run_id", ""), label, told.get("status", "failed"), outcome.metrics)
+    status = FINISHED if told.get("status") == UNSENT else told.get("status", "failed")
+    run = ChildRun(told.get("run_id", ""), label, status, outcome.metrics)
     _write_record(sweep, digest, number, overrides, run, outcome.error)
     return outcome.metrics.get(OBJECTIVE)
 
@@ -404,11 +405,11 @@ def finished_runs(sweep: Path) -> list[tuple[list[str], Path]]:
     return found
 
 
-def close(outcome: str) -> tuple[list[str], list[str]]:
+def close(outcome: Ending) -> tuple[list[str], list[str]]:
     """End the sweep of this process, if there is one.
 
     Args:
-        outcome: FINISHED, FAILED or KILLED; a sweep with a failed child is FAILED.
+        outcome: how its jobs ended; a sweep with a failed child has failed.
 
     Returns:
         Lines to print, and a line for each child that failed.
@@ -420,16 +421,16 @@ def close(outcome: str) -> tuple[list[str], list[str]]:
     from omniner.report import comparison_tables  # no start of a run waits for it
 
     records = read_records(sweep.folder)
-    if outcome == "FAILED" and sweep.new and not records:
+    if outcome == "failed" and sweep.new and not records:
         sweep.discard()
         return [], []
     failed = [record for record in records if record.error]
-    if failed and outcome == "FINISHED":
-        outcome = "FAILED"
+    if failed and outcome == "finished":
+        outcome = "failed"
     lines: list[str] = []
     table: Table | None = None
     files: list[Path] = []
-    if outcome == "KILLED":
+    if outcome == "killed":
         count = len(records) - len(failed)
         done = counted(count, "finished run")
         lines.append(f"stopped after {done}: the same command goes on from here ({sweep.folder})")
@@ -439,9 +440,9 @@ def close(outcome: str) -> tuple[list[str], list[str]]:
         lines += comparison_tables.seed_lines(table)
         lines += _next_command(sweep.folder, records)
         lines.append(str(sweep.folder))
-    links, told = _finish_parent(sweep, outcome, table, files, records)
-    sweep.save(status=UNSENT if outcome == "FINISHED" and not told else outcome.lower())
-    lines += links
+    if sweep.run.id:
+        lines += _describe_parent(sweep, table, files, records)
+    finish(sweep.run, outcome, sweep.tracking_config, sweep.folder, sweep.save)
     sweep.lock.release()
     names = comparison_tables.distinguishing_overrides([record.overrides for record in records], ())
     labels = {record.path: name for record, name in zip(records, names, strict=True)}
@@ -499,15 +500,13 @@ def _data_read(run: Path) -> str:
     return json.dumps([gold, read_json(learnt) if learnt.is_file() else {}, lessons], sort_keys=True)
 
 
-def _finish_parent(
-    sweep: Sweep, outcome: str, table: Table | None, files: Sequence[Path], records: Sequence[JobRecord]
-) -> tuple[list[str], bool]:
-    """End the parent run; return the link that compares its children, and whether the tracking store knows the end."""
+def _describe_parent(
+    sweep: Sweep, table: Table | None, files: Sequence[Path], records: Sequence[JobRecord]
+) -> list[str]:
+    """Write down in the parent run what its children came to; return the link that compares them."""
     from omniner.report import comparison_tables
 
     run, settings = sweep.run, sweep.tracking_config
-    if not run.id:
-        return [], True
     # Of the runs that count, the store knows more than their folders do, if it answers.
     known = {record.run.id: record.run for record in records if record.run.id}
     runs = [one for one in tracking.child_runs(settings, run.id) if one.id in known] or list(known.values())
@@ -518,8 +517,4 @@ def _finish_parent(
         run.table(table.names, table.rows, "tables/summary.json")
     for file in files:
         run.file(file)
-    # Finished is what the tracking store knows, too: killed in between, whoever sends what is left ends the run.
-    sweep.save(status=UNSENT if outcome == "FINISHED" else outcome.lower())
-    if told := run.finish(outcome):
-        unsent.forget_note(settings, sweep.folder)
-    return [f"compare: {link}"] if link else [], told
+    return [f"compare: {link}"] if link else []

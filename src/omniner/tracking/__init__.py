@@ -89,7 +89,7 @@ def start_run(
     sender = Sender(spool, lambda run, records: store.deliver(folder, run, records))
     tracked = TrackedRun(run, store.link(run), spool, sender, store.hide, tracking.wait)
     if resume_id:
-        spool.add("status", {"status": "RUNNING"})  # behind what the last process left, its status included
+        spool.add_status("running")  # behind what the last process left, its status included
         tracked.tags(tags)
     if tracking.system_metrics:
         tracked.watch_machine()
@@ -173,7 +173,9 @@ def delete_run(tracking: TrackingConfig, run_id: str) -> None:
 def describe_children(run: Run, children: Sequence[ChildRun], link: str) -> None:
     """Write the table of the runs that belong to a run, and a description with the link that compares them."""
     names = sorted({metric for child in children for metric in child.metrics})
-    rows = [[child.name, child.status, child.id, *(child.metrics.get(name) for name in names)] for child in children]
+    rows = [
+        [child.name, child.status.upper(), child.id, *(child.metrics.get(name) for name in names)] for child in children
+    ]
     run.table(["name", "status", "run", *names], rows, "tables/children.json")
     compared = f"[compared]({link[link.index('#') :]})" if link else "not compared"
     run.tags(
@@ -220,7 +222,7 @@ def find_run(tracking: TrackingConfig, text: str, where: str) -> FoundRun:
         near = difflib.get_close_matches(text, names, n=1)
         fix = f"Did you mean {near[0]}?" if near else "Check the path, the id or the name."
         raise UserError(where, f"{text!r} is no file, no folder, and no run in {place}", fix)
-    alive = [run for run in found if run.status not in ("FAILED", "KILLED")]
+    alive = [run for run in found if run.status not in ("failed", "killed")]
     if len(found) > 1 and len(alive) != 1:
         ids = first_of([_describe(run) for run in found], _NAMED)
         raise UserError(where, f"{len(found)} runs have the name {text!r}", f"Give the id of one, newest first: {ids}.")
@@ -229,7 +231,7 @@ def find_run(tracking: TrackingConfig, text: str, where: str) -> FoundRun:
 
 def _describe(run: FoundRun) -> str:
     """Write the id of a run, and what tells it from others of its name."""
-    return f"{run.id} ({run.status.lower()}, {time.strftime('%Y-%m-%d %H:%M', time.localtime(run.started))})"
+    return f"{run.id} ({run.status}, {time.strftime('%Y-%m-%d %H:%M', time.localtime(run.started))})"
 
 
 def has_run(tracking: TrackingConfig, text: str) -> bool:

@@ -111,6 +111,10 @@ class Spool:
             self._notice_end(kind, body)
             self._write({"seq": self.last, "kind": kind, "time": int(time.time() * 1000), "body": body})
 
+    def add_status(self, status: str) -> None:
+        """Write what becomes of the run, running, finished, failed or killed; as MLflow spells it."""
+        self.add("status", {"status": status.upper()})
+
     def _write(self, item: Mapping[str, Any]) -> None:
         with explaining(self.path):
             self._writer.write(to_line(item) + "\n")

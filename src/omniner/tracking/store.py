@@ -69,7 +69,7 @@ class FoundRun(NamedTuple):
     Attributes:
         id: of the run.
         name: of the run.
-        status: MLflow's word.
+        status: running, finished, failed or killed.
         folder: its output folder as it was then; empty where it is not known.
         started: seconds since 1970.
     """
@@ -162,7 +162,7 @@ class Store:
                 )  # fmt: skip
                 for run in page:
                     metrics = {display_name(key): value for key, value in run.data.metrics.items()}
-                    found.append(ChildRun(run.info.run_id, run.info.run_name, run.info.status, metrics))
+                    found.append(ChildRun(run.info.run_id, run.info.run_name, run.info.status.lower(), metrics))
                 if not (token := page.token):
                     return found
 
@@ -182,7 +182,7 @@ class Store:
             FoundRun(
                 run.info.run_id,
                 run.info.run_name,
-                run.info.status,
+                run.info.status.lower(),
                 run.data.tags.get(FOLDER_TAG, ""),
                 (run.info.start_time or 0) / 1000,
             )

@@ -27,7 +27,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 from omniner.errors import UserError, masked
@@ -52,8 +52,9 @@ NAME_LENGTH = 250  # MLflow's limit for names of params, metrics and tags
 PARAM_LENGTH = 6000  # MLflow's limit for a param; the whole value is in the artifact `config/params.json`
 TAG_LENGTH = 5000
 TABLES_TAG = "mlflow.loggedArtifacts"  # tells the UI which JSON files are tables that it can compare
+Ending = Literal["finished", "failed", "killed"]
 # For sending what waits at the end of a run; a batch system kills after 30 s.
-SECONDS_TO_FINISH = {"FINISHED": 600.0, "FAILED": 60.0, "KILLED": 15.0}
+SECONDS_TO_FINISH: dict[Ending, float] = {"finished": 600.0, "failed": 60.0, "killed": 15.0}
 PENDING = "tracking_files"  # in the run folder: artifacts that are nowhere else, until they are sent
 ILLEGAL = re.compile(r"[^/\w.\- :]")
 
@@ -233,8 +234,8 @@ class Run:
     def register(self, name: str, artifact: str) -> None:
         """Make the model that is kept as `artifact` a version of the registered model `name`."""
 
-    def finish(self, status: str) -> bool:
-        """End the run as FINISHED, FAILED or KILLED and send what waits; return whether all is delivered."""
+    def finish(self, status: Ending) -> bool:
+        """End the run and send what waits; return whether all is delivered."""
         return True
 
 
@@ -346,16 +347,16 @@ class TrackedRun(Run):
         """See `Run.register`."""
         self._spool.add("register", {"name": name, "artifact": artifact})
 
-    def finish(self, status: str) -> bool:
+    def finish(self, status: Ending) -> bool:
         """See `Run.finish`. Calling it again does nothing."""
         if self._finished or os.getpid() != self._process:
             return True
         self._finished = True
         if self._machine is not None:
             self._machine.stop()
-        self._spool.add("status", {"status": status})
+        self._spool.add_status(status)
         longest = SECONDS_TO_FINISH[status]
-        if status == "FINISHED":
+        if status == "finished":
             longest = max(longest, self._wait)
         unsent = self._sender.close(min(self._wait, longest), longest)
         atexit.unregister(self._at_exit)
@@ -372,7 +373,7 @@ class TrackedRun(Run):
 
     def _at_exit(self) -> None:
         # A run that nobody finished did not come to its end.
-        self.finish("FAILED")
+        self.finish("failed")
 
     def _artifact(self, path: Path, to: str) -> None:
         where = path.relative_to(self._folder).as_posix()

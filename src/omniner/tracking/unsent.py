@@ -23,7 +23,7 @@ from omniner.errors import UserError
 from omniner.files import explaining, is_temporary, read_json, write_json
 from omniner.tracking.spool import SPOOL, Sender, Spool
 from omniner.tracking.store import LOCAL, Store
-from omniner.tracking.tracked_run import PENDING, SECONDS_TO_FINISH
+from omniner.tracking.tracked_run import PENDING, SECONDS_TO_FINISH, Ending
 
 log = logging.getLogger("omniner.tracking")
 
@@ -135,14 +135,14 @@ def archive_spool(folder: Path) -> None:
         path.rename(spool_folder / SPOOL)  # last: a kill before it leaves all as it was
 
 
-def send(store: Store, folder: Path, spool_folder: Path, status: str, wait: float) -> int:
+def send(store: Store, folder: Path, spool_folder: Path, status: Ending, wait: float) -> int:
     """Send what the spool in `spool_folder` holds, and end its run.
 
     Args:
         store: where to.
         folder: of the run.
         spool_folder: this folder, or one in it where a spool was archived.
-        status: how the run ends where the spool does not say so: FINISHED, FAILED or KILLED.
+        status: how the run ends where the spool does not say so.
         wait: seconds that the store may fail.
 
     Returns:
@@ -169,9 +169,9 @@ def send(store: Store, folder: Path, spool_folder: Path, status: str, wait: floa
         return 0
     spool.begin(run, store.address)
     if not spool.ended:
-        spool.add("status", {"status": status})
+        spool.add_status(status)
     sender = Sender(spool, lambda run, records: store.deliver(spool_folder, run, records))
-    left = sender.close(wait, max(wait, SECONDS_TO_FINISH["FINISHED"]))
+    left = sender.close(wait, max(wait, SECONDS_TO_FINISH["finished"]))
     if not left:
         drop(folder, spool_folder)
     return left

@@ -153,7 +153,7 @@ def test_a_folder_that_is_named_is_the_only_one_in_which_a_sweep_is_looked_for(
 
 def test_the_parent_tells_of_the_runs_that_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    good, dead = (ChildRun(name, "seed=1", "FINISHED", {}) for name in ("good", "dead"))
+    good, dead = (ChildRun(name, "seed=1", "finished", {}) for name in ("good", "dead"))
     monkeypatch.setattr(tracking, "child_runs", lambda *_: [dead, good])
     monkeypatch.setattr(tracking, "describe_children", lambda run, runs, link: told.extend(one.id for one in runs))
     parent, lock = Run(), try_lock(tmp_path / LOCK)
@@ -163,7 +163,7 @@ def test_the_parent_tells_of_the_runs_that_count(tmp_path: Path, monkeypatch: py
     state = {"tracking": settings, "name": "sweep", "started": 1.0}
     ended = sweep.Sweep(tmp_path, lock, state, new=True, run=parent)
     record = sweep.JobRecord(tmp_path / "0.json", ["seed=1"], "", good)
-    sweep._finish_parent(ended, "FINISHED", None, [], [record])
+    sweep._describe_parent(ended, None, [], [record])
     lock.release()
     assert told == ["good"]
 

@@ -126,7 +126,7 @@ def test_a_run_whose_name_has_a_sign_of_equality_is_found_by_it(
     monkeypatch.chdir(tmp_path)
     folder(tmp_path / "outputs" / "seed=1")
     child, other = folder(tmp_path / "child"), folder(tmp_path / "other")
-    known = {"head=crf seed=1": FoundRun("id of child", "head=crf seed=1", "FINISHED", str(child))}
+    known = {"head=crf seed=1": FoundRun("id of child", "head=crf seed=1", "finished", str(child))}
     monkeypatch.setattr(compare.tracking, "has_run", lambda _, text: text in known)
     monkeypatch.setattr(compare.tracking, "find_run", lambda _, text, where: known[text])
     found = compare.find_run_files(settings("head=crf seed=1", "seed=1", f"mine={other}"), tmp_path / "copies")

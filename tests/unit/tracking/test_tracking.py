@@ -112,7 +112,7 @@ def test_everything_written_is_in_the_store(
     run.files(tmp_path / "out/figures", "figures")
     run.datasets([DataInput("cluener", "dev", "f" * 64, str(tool), 7)])
     tool.unlink()
-    run.finish("FINISHED")
+    run.finish("finished")
 
     data = client(local).get_run(run.id)
     assert (data.info.status, data.info.run_name) == ("FINISHED", "run")
@@ -141,7 +141,7 @@ def test_no_secret_is_written(local: TrackingConfig, tmp_path: Path) -> None:
     run = begin(local, tmp_path, tags={"url": "http://me:s3cret@host"})
     run.params({"tracking.uri": "http://me:s3cret@host:5000/x"})
     run.tags({"again": "see https://me:s3cret@host"})
-    run.finish("FINISHED")
+    run.finish("finished")
     kept = Path(client(local).download_artifacts(run.id, ""))
     written = [path.read_text("utf-8") for path in [*kept.rglob("*.json"), *tmp_path.glob("*.jsonl")]]
     written.append(str(client(local).get_run(run.id).to_dictionary()))
@@ -156,7 +156,7 @@ def test_values_that_are_no_numbers_are_told_and_left_out(
     run = begin(local, tmp_path)
     for step in range(3):
         run.metrics({"loss": float("nan"), "f1": 0.5, "big": float("inf")}, step)
-    run.finish("FINISHED")
+    run.finish("finished")
     assert sorted(client(local).get_run(run.id).data.metrics) == ["f1"]
     assert [record.message for record in caplog.records] == [
         "metric loss is nan at step 0: not written",
@@ -170,7 +170,7 @@ def test_off_writes_nothing(tmp_path: Path) -> None:
     run.metrics({"a": float("nan")})
     run.text("a", "a.txt")
     run.table(["a"], [[1]], "a.json")
-    run.finish("FINISHED")
+    run.finish("finished")
     assert (run.id, run.url) == ("", "")
     assert list(tmp_path.iterdir()) == []
     off = config("", kind="off")
@@ -183,7 +183,7 @@ def test_an_artifact_cannot_leave_its_folder(local: TrackingConfig, tmp_path: Pa
     for path in ("../a.txt", "/a.txt", "a/../../b.txt", ""):
         with pytest.raises(ValueError, match="artifact's path"):
             run.text("x", path)
-    run.finish("FAILED")
+    run.finish("failed")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
@@ -192,14 +192,14 @@ def test_system_metrics_have_curves(local: TrackingConfig, tmp_path: Path, monke
     store = config(local.folder, system_metrics=True)
     run = begin(store, tmp_path)
     time.sleep(0.4)
-    run.finish("KILLED")
+    run.finish("killed")
     memory = history(local, run.id, "system/process_memory_usage_megabytes")
     assert len(memory) >= 2
     assert [step for step, _ in memory] == list(range(len(memory)))
     assert all(10 < value < 100_000 for _, value in memory)
     again = begin(store, tmp_path, resume_id=run.id)
     time.sleep(0.2)
-    again.finish("FINISHED")
+    again.finish("finished")
     steps = [step for step, _ in history(local, run.id, "system/process_memory_usage_megabytes")]
     assert steps == list(range(len(steps)))
     assert len(steps) > len(memory)
@@ -241,7 +241,7 @@ def test_resume_goes_on_with_the_same_run_and_doubles_nothing(local: TrackingCon
     first.table(["a"], [[1]], "tables/one.json")
     for step in range(5):
         first.metrics({"loss": step / 10}, step)
-    first.finish("KILLED")
+    first.finish("killed")
     assert tracking.previous_run_id(tmp_path) == first.id
     second = begin(local, tmp_path, resume_id=first.id)
     assert isinstance(second, TrackedRun)
@@ -251,7 +251,7 @@ def test_resume_goes_on_with_the_same_run_and_doubles_nothing(local: TrackingCon
     second.table(["a"], [[2]], "tables/two.json")
     for step in range(3, 8):  # the checkpoint was made before step 3
         second.metrics({"loss": step / 10}, step)
-    second.finish("FINISHED")
+    second.finish("finished")
     data = client(local).get_run(first.id)
     assert second.id == first.id
     assert data.info.status == "FINISHED"
@@ -269,35 +269,35 @@ def test_a_batch_that_is_delivered_twice_counts_once(local: TrackingConfig, tmp_
     run.params({"a": 1})
     for step in range(4):
         run.metrics({"loss": 0.5, "f1": step}, step)
-    run.finish("FINISHED")
+    run.finish("finished")
     path = tmp_path / spool.SPOOL
     lines = path.read_text("utf-8").splitlines()
     path.write_text("".join(f"{line}\n" for line in lines if not line.startswith('{"sent"')), encoding="utf-8")
-    begin(local, tmp_path, resume_id=run.id).finish("FINISHED")
+    begin(local, tmp_path, resume_id=run.id).finish("finished")
     assert history(local, run.id, "f1") == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 3.0)]
     assert client(local).get_run(run.id).info.status == "FINISHED"
 
 
 def test_a_process_killed_before_it_knew_its_run_leaves_no_second_run(local: TrackingConfig, tmp_path: Path) -> None:
     run = begin(local, tmp_path)
-    run.finish("FINISHED")
+    run.finish("finished")
     client(local).update_run(run.id, "RUNNING")
     (tmp_path / spool.SPOOL).write_text("", encoding="utf-8")
     again = begin(local, tmp_path)
-    again.finish("FINISHED")
+    again.finish("finished")
     assert again.id == run.id
 
 
 def test_the_rest_of_another_run_goes_to_that_run(local: TrackingConfig, tmp_path: Path) -> None:
     old = begin(local, tmp_path)
-    old.finish("KILLED")
+    old.finish("killed")
     with (tmp_path / spool.SPOOL).open("a", encoding="utf-8") as file:
         file.write(
             '{"seq": 2, "kind": "metrics", "time": 1, "body": {"values": {"late": 7.0}, "step": 3}}\n{"seq": 3, "ki'
         )
     new = begin(local, tmp_path)
     new.metrics({"early": 1.0})
-    new.finish("FINISHED")
+    new.finish("finished")
     assert new.id != old.id
     assert history(local, old.id, "late") == [(3, 7.0)]
     assert client(local).get_run(new.id).data.metrics == {"early": 1.0}
@@ -309,17 +309,17 @@ def test_several_runs_in_one_process_and_their_parent(local: TrackingConfig, tmp
     for step in range(3):
         for number, run in enumerate(runs):
             run.metrics({"test/召回@1": number + step}, step)
-    for run, status in zip(runs, ("FINISHED", "FAILED"), strict=True):
+    for run, status in zip(runs, ("finished", "failed"), strict=True):
         run.finish(status)
     found = tracking.child_runs(local, parent.id)
     assert [(child.name, child.status, child.metrics) for child in found] == [
-        ("a", "FINISHED", {"test/召回@1": 2.0}),
-        ("b", "FAILED", {"test/召回@1": 3.0}),
+        ("a", "finished", {"test/召回@1": 2.0}),
+        ("b", "failed", {"test/召回@1": 3.0}),
     ]
     link = tracking.compare_link(local, [run.id for run in runs])
     tracking.describe_children(parent, found, link)
     parent.metrics({"test/召回@1": 2.5, "test/召回@1_sd": 0.5})
-    assert parent.finish("FINISHED")
+    assert parent.finish("finished")
     ended = client(local).get_run(parent.id).data
     assert ended.metrics == {safe_name("test/召回@1"): 2.5, safe_name("test/召回@1_sd"): 0.5}
     assert "[compared](#/compare-runs?" in ended.tags["mlflow.note.content"]
@@ -462,10 +462,10 @@ def test_unsent_records_of_a_run_are_told_at_its_end(
         patch.setattr(stores.Store, "_metrics", lambda *_: (_ for _ in ()).throw(OSError("no disk")))
         run.metrics({"f1": 1.0})
         run.text("kept", "note.txt")
-        run.finish("FINISHED")
+        run.finish("finished")
     assert re.search(r"3 tracking records of run \w+ not sent yet, kept in .*tracking_spool", caplog.text)
     assert client(local).get_run(run.id).info.status == "RUNNING"
-    begin(local, tmp_path, resume_id=run.id).finish("FINISHED")
+    begin(local, tmp_path, resume_id=run.id).finish("finished")
     assert history(local, run.id, "f1") == [(0, 1.0)]
     assert client(local).list_artifacts(run.id)[0].path == "note.txt"
 
@@ -480,7 +480,7 @@ def test_a_text_that_the_store_refuses_is_kept(
     with monkeypatch.context() as patch:
         patch.setattr(stores.Store, "_artifacts", refuse)
         run.text("kept", "note.txt")
-        assert run.finish("FINISHED"), "nothing waits"
+        assert run.finish("finished"), "nothing waits"
     assert (tmp_path / "tracking_files/note.txt").read_text() == "kept"
 
 
@@ -549,7 +549,7 @@ def test_a_child_waits_for_the_server_of_its_parent(
     monkeypatch.setattr(tracking, "SECONDS_BETWEEN_TRIES", 0.001)
     server = config(local.folder, kind="server", uri="http://127.0.0.1:9", wait=1)
     if parent:
-        begin(server, tmp_path, parent=parent).finish("FINISHED")
+        begin(server, tmp_path, parent=parent).finish("finished")
         assert not answers
     else:
         with pytest.raises(UserError, match="does not work"):
@@ -567,14 +567,14 @@ def test_a_run_or_experiment_that_is_gone_is_explained(local: TrackingConfig, tm
     with pytest.raises(UserError, match=r"resume: run 0123 .*resume=never"):
         begin(local, tmp_path / "a", resume_id="0123")
     run = begin(local, tmp_path / "b")
-    run.finish("FINISHED")
+    run.finish("finished")
     client(local).delete_run(run.id)
     with pytest.raises(UserError, match="was deleted"):
         begin(local, tmp_path / "b", resume_id=run.id)
     child = begin(local, tmp_path / "b", resume_id=run.id, parent="f" * 32)
     assert child.id != run.id, "a child must not keep its parent from going on"
     child.metrics({"f1": 0.5})
-    child.finish("FINISHED")
+    child.finish("finished")
     assert history(local, child.id, "f1") == [(0, 0.5)]
     store = config(local.folder, experiment="old")
     opened = stores.open_store(store)
@@ -591,7 +591,7 @@ def test_a_killed_child_whose_record_was_deleted_goes_on_in_a_new_one(local: Tra
     client(local).delete_run(killed.id)
     again = begin(local, folder, parent=parent, resume_id=killed.id)
     again.metrics({"f1": 0.5}, 1)
-    assert again.finish("FINISHED"), "nothing waits for the run that was deleted"
+    assert again.finish("finished"), "nothing waits for the run that was deleted"
     assert again.id != killed.id
     assert history(local, again.id, "f1") == [(1, 0.5)]
     assert client(local).get_run(again.id).data.tags["mlflow.parentRunId"] == parent
@@ -601,7 +601,7 @@ def test_a_store_that_was_moved_or_copied_has_its_files_with_it(tmp_path: Path) 
     def run_with_a_file(name: str) -> str:
         run = begin(store, tmp_path / name)
         run.text("text", f"{name}.txt")
-        assert run.finish("FINISHED")
+        assert run.finish("finished")
         return run.id
 
     def files(run: str) -> list[str]:
@@ -637,7 +637,7 @@ def test_git_is_asked_once(local: TrackingConfig, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(tracked_run, "_git", git)
     run = begin(config(local.folder), tmp_path)
-    run.finish("FINISHED")
+    run.finish("finished")
     tags = client(local).get_run(run.id).data.tags
     assert (tags["mlflow.source.git.commit"], tags["git.dirty"], tags["git.branch"]) == ("abc", "yes", "abc")
     assert len(asked) == len(set(asked)) == 4
@@ -701,9 +701,9 @@ try:
     if how == "leave":
         sys.exit(0)
 except KeyboardInterrupt:
-    run.finish("KILLED")
+    run.finish("killed")
 else:
-    run.finish("FINISHED")
+    run.finish("finished")
 """
 
 
@@ -807,13 +807,13 @@ def test_a_server_that_is_killed_and_comes_back_misses_nothing(
             run.metrics({"loss": step / 2}, step)
         run.text("<p>好</p>", "report.html")
         assert time.monotonic() - begun < 1, "a dead server holds up the training"
-        run.finish("FINISHED")
+        run.finish("finished")
         assert time.monotonic() - begun < 20
         assert f"51 tracking records of run {run.id} not sent yet" in caplog.text
         server = serve(tmp_path, port)
         again = begin(store, tmp_path / "out", resume_id=run.id)
         again.metrics({"loss": 25.0}, 50)
-        again.finish("FINISHED")
+        again.finish("finished")
         assert history(store, run.id, "loss") == [(step, step / 2) for step in range(51)]
         assert client(store).get_run(run.id).info.status == "FINISHED"
         kept = Path(client(store).download_artifacts(run.id, "report.html"))
@@ -832,7 +832,7 @@ def test_lightning_writes_into_the_run(local: TrackingConfig, tmp_path: Path) ->
     logger.log_hyperparams({"hidden": 4})
     logger.finalize("success")
     assert (logger.name, logger.version) == ("omniner", run.id)
-    run.finish("FINISHED")
+    run.finish("finished")
     assert history(local, run.id, "val/类别/地址") == [(3, 0.25)]
     assert client(local).get_run(run.id).data.tags["module.hidden"] == "4"
 
@@ -857,7 +857,7 @@ def test_an_experiment_opens_on_runs_with_their_scores(local: TrackingConfig) ->
 def test_runs_are_found_in_every_experiment_of_ours(local: TrackingConfig, tmp_path: Path) -> None:
     apart = replace(local, experiment="omniner data")
     run = begin(apart, tmp_path / "out", name="counted", tags={"task": "stats"})
-    run.finish("FINISHED")
+    run.finish("finished")
     assert tracking.find_run(local, "counted", "run").id == run.id
     for said, advice in (("conuted", "Did you mean counted?"), ("base", "Check the path, the id or the name.")):
         with pytest.raises(UserError, match=re.escape(advice)):
@@ -891,7 +891,7 @@ def test_links_lead_to_the_port_that_the_ui_took(local: TrackingConfig, tmp_path
         port = browser.claim_port(asked)
     assert port > asked.port
     run = begin(asked, tmp_path / "out")
-    run.finish("FINISHED")
+    run.finish("finished")
     assert run.url.startswith(f"http://127.0.0.1:{port}/#/experiments/")
     assert run.page("report.html").startswith(f"#/experiments/{stores.open_store(local).experiment}/runs/{run.id}/art")
     assert tracking.compare_link(local, [run.id]).startswith(f"http://127.0.0.1:{port}/#/compare-runs")
@@ -902,7 +902,7 @@ def test_a_model_is_registered_once(local: TrackingConfig, tmp_path: Path) -> No
     run.text("flavors: {}\n", "model/MLmodel")
     run.register("tagger", "model")
     run.register("tagger", "model")
-    assert run.finish("FINISHED")
+    assert run.finish("finished")
     [version] = client(local).search_model_versions("name = 'tagger'")
     assert (version.run_id, int(version.version)) == (run.id, 1)
     assert version.source.endswith("/model")
