@@ -61,7 +61,7 @@ def run(context: Context) -> None:
     logger = tracking.lightning_logger(CurveRecorder(context.run, folder))
     launch = partial(ranks.started_ranks, folder=folder)
     fitted = fit(config, corpus, prompt, folder, logger, callbacks=[], launch=launch)
-    if fitted.interrupted:
+    if fitted.signal:
         raise Stopped(fitted.signal)
     if fitted.issues:
         issues = context.publish_issues([*corpus.issues, *fitted.issues])

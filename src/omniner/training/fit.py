@@ -6,11 +6,11 @@ training resumes there, amid an epoch too, and ends with the same weights as a r
 split that is reported is never looked at.
 
 A signal does not raise: after SIGTERM or Ctrl-C a step is finished, `last.ckpt` is written, and `fit_module` returns
-with `interrupted` and the signal's number, so that the caller can close its run and exit with 128 + that number. A
-second signal stops at once (`Interruption`). After each evaluation `KeepCheckpoints` writes `last.ckpt`, has the best
-checkpoint written where dev F1 was never higher (of equals, where the loss was lowest: a sample of dev often gives
-equals), and ends training when patience is over or dev was perfect for long enough. `LogProgress` says a line per
-evaluation, and one a minute between them.
+with the signal's number, so that the caller can close its run and exit with 128 + that number. A second signal stops at
+once (`Interruption`). After each evaluation `KeepCheckpoints` writes `last.ckpt`, has the best checkpoint written where
+dev F1 was never higher (of equals, where the loss was lowest: a sample of dev often gives equals), and ends training
+when patience is over or dev was perfect for long enough. `LogProgress` says a line per evaluation, and one a minute
+between them.
 """
 
 from __future__ import annotations
@@ -75,15 +75,13 @@ class FitResult:
         best_path: the checkpoint with the highest dev F1; absent on disk if training was stopped before any.
         best_f1: that F1; -1 if there was no evaluation.
         epochs: complete passes over the training split.
-        interrupted: whether a signal stopped it.
-        signal: the number of that signal; 0 = none.
+        signal: the number of the signal that stopped it; 0 = none.
         issues: what could not be encoded as it was.
     """
 
     best_path: Path
     best_f1: float
     epochs: int
-    interrupted: bool
     signal: int
     issues: list[Issue] = field(default_factory=list)
 
@@ -141,7 +139,6 @@ def fit_module(
         best_path=keeper.best,
         best_f1=keeper.best_f1,
         epochs=trainer.global_step // data.steps,
-        interrupted=interruption.signal != 0,
         signal=interruption.signal,
         issues=data.issues,
     )
@@ -310,7 +307,6 @@ class KeepCheckpoints(Checkpoint):
         best_f1: the highest dev F1 so far; -1 before the first evaluation.
         best_loss: the dev loss that came with it; of equal F1 the lower loss is better.
         evaluated_step: optimizer steps at the last evaluation.
-        save_now: set by `Interruption`, in all processes at the same step, where a save amid the epoch is due.
         amid_step: set by `WholeSteps` while weights, rates and averages do not belong to the same step.
     """
 
@@ -319,7 +315,7 @@ class KeepCheckpoints(Checkpoint):
         self._config, self._seconds = config, 60 * config.checkpoint_minutes
         self.best_f1, self.best_loss, self.evaluated_step = -1.0, math.inf, -1
         self._without_gain, self._perfect, self._saved = 0, 0, time.monotonic()
-        self.save_now = self.amid_step = False
+        self.amid_step = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know."""
@@ -335,13 +331,6 @@ class KeepCheckpoints(Checkpoint):
         """Stop at once where the evaluations before have ended training."""
         self._saved = time.monotonic()
         self._end_where_due(trainer)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Save amid a long epoch."""
-        if self.save_now and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            self._save_last(trainer)
 
     def is_due(self) -> bool:
         """Return whether the last save is so long ago that a kill would cost too much."""
@@ -359,7 +348,7 @@ class KeepCheckpoints(Checkpoint):
             pl_module.save_best(self.best)
             trainer.strategy.barrier("best checkpoint")
         if trainer.state.fn == "fit":
-            self._save_last(trainer)
+            self.save_last(trainer)
             self._end_where_due(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -369,9 +358,10 @@ class KeepCheckpoints(Checkpoint):
         """
         together = trainer.world_size == 1 or isinstance(exception, StoppedTogether)
         if together and not self.amid_step and trainer.global_step > 0 and trainer.state.fn == "fit":
-            self._save_last(trainer)
+            self.save_last(trainer)
 
-    def _save_last(self, trainer: pl.Trainer) -> None:
+    def save_last(self, trainer: pl.Trainer) -> None:
+        """Write what training goes on from, all processes at the same step."""
         trainer.save_checkpoint(self.last)
         self._saved = time.monotonic()
 
@@ -419,13 +409,13 @@ class WholeSteps(Callback):
 
 
 class Interruption(Callback):
-    """Stops at the end of a step after Ctrl-C or SIGTERM, and remembers which signal ended the run.
+    """Stops at the end of a step after Ctrl-C or SIGTERM, and remembers which signal ended the run; saves amid epochs.
 
     Of several processes one alone may be told. They agree now and then, by one small sum, on whether to stop and
     whether to save: every 20 steps, or more often where steps are so slow that a scheduler would lose its patience.
 
     Args:
-        keeper: is told when to save.
+        keeper: saves where it is due.
 
     Attributes:
         signal: the number of the signal that stopped training; 0 = none.
@@ -451,14 +441,16 @@ class Interruption(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop where the state is whole, all processes at the same step."""
-        self._keeper.save_now, asked = False, 0
+        """Stop, or save amid a long epoch, where the state is whole: all processes at the same step."""
+        asked, is_due = 0, False
         if trainer.world_size == 1:
-            asked, self._keeper.save_now = self._asked, self._keeper.is_due()
+            asked, is_due = self._asked, self._keeper.is_due()
         elif trainer.global_step >= self._next:
-            asked, self._keeper.save_now = self._agree(trainer)
+            asked, is_due = self._agree(trainer)
         if asked:
             raise StoppedTogether(asked)
+        if is_due and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._keeper.save_last(trainer)
 
     def _agree(self, trainer: pl.Trainer) -> tuple[int, bool]:
         """Ask all processes.

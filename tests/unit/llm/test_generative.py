@@ -141,9 +141,9 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, method: str, stop
     whole, parts = Losses(), Losses()
     plain = fit(config, corpus, tmp_path / "plain", None, [whole])
     stopped = fit(config, corpus, tmp_path / "stopped", None, [parts, At(stop_at, terminate)])
-    assert (stopped.interrupted, stopped.signal, max(parts.values)) == (True, signal.SIGTERM, stop_at)
+    assert (stopped.signal, max(parts.values)) == (signal.SIGTERM, stop_at)
     resumed = fit(config, corpus, tmp_path / "stopped", None, [parts])
-    assert (resumed.interrupted, resumed.best_f1, resumed.epochs) == (False, plain.best_f1, 2)
+    assert (resumed.signal, resumed.best_f1, resumed.epochs) == (0, plain.best_f1, 2)
     assert parts.values == whole.values
     left, right = state(tmp_path / "plain"), state(tmp_path / "stopped")
     assert left.keys() == right.keys()
@@ -344,7 +344,7 @@ def test_a_gpu_trains_resumes_and_answers(tmp_path: Path, method: str, strategy:
         "model.architecture.num_attention_heads=1", "model.architecture.num_key_value_heads=1",
     )  # fmt: skip
     corpus, losses = small_corpus.corpus(16, 4), Losses()
-    assert fit(config, corpus, tmp_path, None, [losses, At(6, terminate)]).interrupted
+    assert fit(config, corpus, tmp_path, None, [losses, At(6, terminate)]).signal
     result = fit(config, corpus, tmp_path, None, [losses])
     values = [losses.values[step] for step in range(1, 33)]
     assert sum(values[-4:]) < (0.6 if method == "full" else 0.99) * sum(values[:4])

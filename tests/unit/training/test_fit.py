@@ -75,7 +75,7 @@ def test_twenty_sentences_are_learnt_by_heart(tmp_path: Path, model: str, head: 
     corpus.splits["dev"] = corpus.splits["train"]
     result = fit(config, corpus, tmp_path, None, [])
     assert result.best_f1 == 1.0
-    assert (result.epochs, result.interrupted, result.issues) == (40, False, [])
+    assert (result.epochs, result.signal, result.issues) == (40, 0, [])
     found = {p.id: p.entities for batch in predict(result.best_path, corpus.splits["train"], config) for p in batch}
     assert found == {sentence.id: sentence.entities for sentence in corpus.splits["train"]}
 
@@ -157,10 +157,10 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, model: str, stop_
         os.kill(os.getpid(), signal.SIGTERM)
 
     stopped = fit(config, corpus, tmp_path / "stopped", None, [parts, At(stop_at, terminate)])
-    assert (stopped.interrupted, stopped.signal) == (True, signal.SIGTERM)
+    assert stopped.signal == signal.SIGTERM
     assert max(parts.values) == stop_at
     resumed = fit(config, corpus, tmp_path / "stopped", None, [parts])
-    assert not resumed.interrupted
+    assert not resumed.signal
     assert parts.values == whole.values
     assert resumed.best_f1 == plain.best_f1
     left, right = (weights(tmp_path / name / "checkpoints/last.ckpt") for name in ("plain", "stopped"))
@@ -294,7 +294,7 @@ def test_training_ends_when_dev_was_perfect_for_long_enough(tmp_path: Path, capl
         "(trainer.perfect_evaluations=3)"
     ) in caplog.messages
     stop = At(5 * (ended.epochs - 2) - 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert fit(config, corpus, tmp_path / "parts", None, [stop]).interrupted
+    assert fit(config, corpus, tmp_path / "parts", None, [stop]).signal
     assert fit(config, corpus, tmp_path / "parts", None, []).epochs == ended.epochs
     left, right = (weights(tmp_path / name / "checkpoints/last.ckpt") for name in ("whole", "parts"))
     assert all(torch.equal(left[name], right[name]) for name in left)
@@ -344,7 +344,7 @@ def test_evaluation_by_steps_on_a_sample_of_dev(tmp_path: Path) -> None:
     # 5 steps an epoch; the last evaluation is that of the end
     assert evaluated == [(4, 6), (8, 6), (12, 6), (15, 6)]
     stop = At(10, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert fit(config, corpus, tmp_path / "parts", None, [stop]).interrupted
+    assert fit(config, corpus, tmp_path / "parts", None, [stop]).signal
     evaluated.clear()
     assert fit(config, corpus, tmp_path / "parts", None, [at]).best_f1 == whole.best_f1
     assert evaluated == [(12, 6), (15, 6)]

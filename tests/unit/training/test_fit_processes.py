@@ -105,7 +105,7 @@ config = small_corpus.configuration(*BERT, "trainer.devices=2")
 stop = At({step}, lambda: os.kill(os.getpid(), signal.SIGTERM))
 result = small_corpus.fit(config, small_corpus.corpus(41, 19), Path(sys.argv[1]), None, [stop])
 if os.environ.get("LOCAL_RANK", "0") == "0":
-    print(json.dumps([result.interrupted, result.best_f1]))
+    print(json.dumps([result.signal, result.best_f1]))
 """
 BERT = ("bert_tiny", *small_corpus.CERTAIN["bert_tiny"], "trainer.max_epochs=3", "trainer.weight_average=0.8")
 
@@ -193,9 +193,9 @@ def test_a_run_may_go_on_with_another_number_of_processes(tmp_path: Path) -> Non
     whole = fit(config, corpus, tmp_path / "whole", None, [])
     folder = tmp_path / "parts"
     assert run_in_two(RESUMED.format(step=5), folder)[0]
-    assert fit(config, corpus, folder, None, [At(11, lambda: os.kill(os.getpid(), signal.SIGTERM))]).interrupted
-    interrupted, best_f1 = run_in_two(RESUMED.format(step=0), folder)
-    assert (interrupted, best_f1) == (False, pytest.approx(whole.best_f1))
+    assert fit(config, corpus, folder, None, [At(11, lambda: os.kill(os.getpid(), signal.SIGTERM))]).signal
+    stopped_by, best_f1 = run_in_two(RESUMED.format(step=0), folder)
+    assert (stopped_by, best_f1) == (0, pytest.approx(whole.best_f1))
     left, right = (checkpoints.read_checkpoint(each / "checkpoints/last.ckpt") for each in (tmp_path / "whole", folder))
     for name, weight in left["state_dict"].items():
         torch.testing.assert_close(weight, right["state_dict"][name], atol=1e-3, rtol=1e-3)
