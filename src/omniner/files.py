@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("omniner")
 
-SECONDS_BETWEEN_TRIES = 0.5  # while a lock is waited for
+LOCK_RETRY_SECONDS = 0.5  # between two tries, while a lock is waited for
 _NO_MEMORY = (
     "can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory", "bad_alloc",
     "failed to map segment",  # a library that finds no room is an ImportError
@@ -389,7 +389,7 @@ def wait_for_lock(path: str | Path, check_stop: Callable[[], None]) -> Iterator[
     """
     while (lock := try_lock(path)) is None:
         check_stop()
-        time.sleep(SECONDS_BETWEEN_TRIES)
+        time.sleep(LOCK_RETRY_SECONDS)
     try:
         yield
     finally:

@@ -220,7 +220,7 @@ def test_a_lock_where_nothing_may_be_written_is_a_user_error(tmp_path: Path) -> 
 
 
 def test_waiting_for_a_lock_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "SECONDS_BETWEEN_TRIES", 0)
+    monkeypatch.setattr(files, "LOCK_RETRY_SECONDS", 0)
     tries = iter([False, True])
 
     def check_stop() -> None:

@@ -39,7 +39,7 @@ from omniner.config import compose
 from omniner.config.groups import ChildrenConfig, Config, DataConfig
 from omniner.cores import own_cores, pinned
 from omniner.errors import Stopped, UserError
-from omniner.files import SECONDS_BETWEEN_TRIES, explaining, make_folder, read_json, try_lock, wait_for_lock, write_text
+from omniner.files import LOCK_RETRY_SECONDS, explaining, make_folder, read_json, try_lock, wait_for_lock, write_text
 from omniner.runs.folder import FINISHED, LOCK, METRICS, read_state
 
 FOLDER = "children"  # in the parent's folder
@@ -241,13 +241,17 @@ def error_line(output: str, status: int) -> str:
 
 def stop_with_parent() -> None:
     """In a child: stop, resumable, when the process that watches it is gone."""
-    if CHILD not in os.environ:
-        return
+    if CHILD in os.environ:
+        when_stdin_closes(lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def when_stdin_closes(act: Callable[[], object]) -> None:
+    """Act once the standard input has ended, in a thread: it is a pipe from a process that is gone then."""
 
     def watch() -> None:
         while os.read(0, 1):
             pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        act()
 
     threading.Thread(target=watch, daemon=True).start()
 
@@ -293,7 +297,7 @@ def reserved_gpus(count: int, check_stop: CheckStop) -> Iterator[dict[str, str]]
     with contextlib.ExitStack() as locks:
         while (group := _lock_group(folder, groups, locks)) is None:
             check_stop()
-            time.sleep(SECONDS_BETWEEN_TRIES)
+            time.sleep(LOCK_RETRY_SECONDS)
         yield {VISIBLE_GPUS: ",".join(group)}
 
 

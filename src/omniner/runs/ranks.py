@@ -96,16 +96,10 @@ def started_ranks(count: int, folder: Path) -> Iterator[None]:
 
 def end_with_main() -> None:
     """In a process that was started here: speak only of what went wrong, and end when the main process has."""
-    if HELPER not in os.environ:
-        return
-    log.setLevel(logging.WARNING)
-
-    def watch() -> None:
-        while os.read(0, 1):
-            pass
-        os._exit(1)  # a rank may hang in a library, waiting for a main process that is gone
-
-    threading.Thread(target=watch, daemon=True).start()
+    if HELPER in os.environ:
+        log.setLevel(logging.WARNING)
+        # at once: a rank may hang in a library, waiting for a main process that is gone
+        children.when_stdin_closes(lambda: os._exit(1))
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("omniner.tracking")
 
-SECONDS_BETWEEN_TRIES = 2  # of opening the store of a parent
+STORE_RETRY_SECONDS = 2  # between two tries to open the store of a parent
 _NAMED = 5  # runs of one name that are listed
 _SUGGESTED = 500  # newest runs among which a misspelt name is looked for
 
@@ -110,13 +110,13 @@ def _if_not_deleted(store: Store, run: str, folder: Path) -> str | None:
 
 def _open_of_parent(tracking: TrackingConfig) -> Store:
     """Open the store of a run's parent. It has answered before: a short outage of a server must not cost the child."""
-    tries = math.ceil(tracking.wait / SECONDS_BETWEEN_TRIES) if tracking.kind == "server" else 0
+    tries = math.ceil(tracking.wait / STORE_RETRY_SECONDS) if tracking.kind == "server" else 0
     for number in range(tries):
         with contextlib.suppress(UserError):
             return open_store(tracking)
         if not number:
             log.warning("the tracking store does not answer: waiting up to %d s for it", tracking.wait)
-        time.sleep(SECONDS_BETWEEN_TRIES)
+        time.sleep(STORE_RETRY_SECONDS)
     return open_store(tracking)
 
 

@@ -140,7 +140,7 @@ def test_a_run_whose_name_has_a_sign_of_equality_is_found_by_it(
 def test_a_run_of_a_moved_project_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder(tmp_path / "outputs" / "sweeps" / "a" / "0-aa", seed=3)
-    known = FoundRun("id of 0-aa", "child", "RUNNING", "/before/outputs/sweeps/a/0-aa")
+    known = FoundRun("id of 0-aa", "child", "running", "/before/outputs/sweeps/a/0-aa")
     monkeypatch.setattr(compare.tracking, "find_run", lambda _, text, where: known)
     (found,) = compare.find_run_files(settings("child"), tmp_path / "copies")
     assert (found.config["seed"], found.predictions.parent) == (3, Path("outputs/sweeps/a/0-aa"))

@@ -546,7 +546,7 @@ def test_a_child_waits_for_the_server_of_its_parent(
         return opened
 
     monkeypatch.setattr(tracking, "open_store", open_store)
-    monkeypatch.setattr(tracking, "SECONDS_BETWEEN_TRIES", 0.001)
+    monkeypatch.setattr(tracking, "STORE_RETRY_SECONDS", 0.001)
     server = config(local.folder, kind="server", uri="http://127.0.0.1:9", wait=1)
     if parent:
         begin(server, tmp_path, parent=parent).finish("finished")
