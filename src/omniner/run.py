@@ -132,7 +132,7 @@ def _discard(config: Config, folder: RunFolder) -> None:
     if run_id := folder.state.get("run_id"):
         from omniner import tracking
 
-        tracking.delete_run(_place_of(config), run_id)
+        tracking.delete_run(_tracking_of(config), run_id)
 
 
 def _do_task(config: Config, folder: RunFolder) -> str:
@@ -169,7 +169,7 @@ def _start(config: Config, folder: RunFolder) -> Context:
     task, label = TASKS[config.task.name], children.child_label()
     log.info("%s %s in %s", "going on with" if folder.resumed else "starting", config.name, folder.path)
     tracked = tracking.start_run(
-        _place_of(config),
+        _tracking_of(config),
         name=label or config.name,
         folder=folder.path,
         parent=children.parent_run_id(),
@@ -185,13 +185,13 @@ def _start(config: Config, folder: RunFolder) -> Context:
     return Context(config=config, folder=folder.path, run=tracked)
 
 
-def _place_of(config: Config) -> TrackingConfig:
+def _tracking_of(config: Config) -> TrackingConfig:
     """Where the run is kept: nowhere if it is not worth a record."""
     task, settings = TASKS[config.task.name], config.tracking
     if not task.tracked(config):
         return dataclasses.replace(settings, kind="off")
-    placed: TrackingConfig = task.place(settings)
-    return placed
+    kept: TrackingConfig = task.tracking_for(settings)
+    return kept
 
 
 def report(error: BaseException) -> int:

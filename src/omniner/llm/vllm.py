@@ -124,15 +124,15 @@ def served_base(path: str | None) -> ServedModel:
     return ServedModel(path)
 
 
-def serve_command(config: DecodingConfig, served: ServedModel, place: Mapping[str, Any]) -> list[str]:
+def serve_command(config: DecodingConfig, served: ServedModel, listen: Mapping[str, Any]) -> list[str]:
     """Return the command line that serves a model.
 
     Args:
         config: `command` begins it, `options` overrule and add; guided answers need a backend.
         served: the model.
-        place: options that say where it listens.
+        listen: options that say where it listens.
     """
-    options: dict[str, Any] = {**place, "generation-config": "vllm", "enable-prefix-caching": True}
+    options: dict[str, Any] = {**listen, "generation-config": "vllm", "enable-prefix-caching": True}
     if served.adapters is None:
         options["served-model-name"] = NAME
     else:

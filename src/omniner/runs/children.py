@@ -432,9 +432,9 @@ def _divide_machine(settings: ChildrenConfig) -> tuple[int, list[list[int]]]:
     gpus = len(visible_gpus())
     check_gpu_count(settings.gpus, gpus)
     groups = gpus // settings.gpus if settings.gpus else 1
-    places = settings.parallel or max(1, groups)
-    if gpus or places == 1:
-        return settings.gpus, [[] for _ in range(places)]
-    # Without GPUs each place has its share of the cores: threads of several models on one core cost more than they do.
+    parallel = settings.parallel or max(1, groups)
+    if gpus or parallel == 1:
+        return settings.gpus, [[] for _ in range(parallel)]
+    # Without GPUs each has its share of the cores: threads of several models on one core cost more than they do.
     cores = own_cores()
-    return 0, [cores[place::places] or [cores[place % len(cores)]] for place in range(places)]
+    return 0, [cores[number::parallel] or [cores[number % len(cores)]] for number in range(parallel)]

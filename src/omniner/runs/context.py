@@ -155,7 +155,7 @@ class Task:
         """What it does, in one line."""
         return first_line(self.description)
 
-    def place(self, settings: TrackingConfig) -> TrackingConfig:
+    def tracking_for(self, settings: TrackingConfig) -> TrackingConfig:
         """Return where its runs are kept: those about corpora in an experiment apart from that of models."""
         name = f"{settings.experiment}{DATA_SUFFIX}" if self.about_corpora else settings.experiment
         return replace(settings, experiment=name)

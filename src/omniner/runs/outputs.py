@@ -28,25 +28,25 @@ def replacing(context: Context, *paths: Path) -> Iterator[None]:
     Raises:
         UserError: it would, and `overwrite` is false; another process is writing them.
     """
-    places = [path.resolve() for path in paths]
-    with _alone(places[0]):
-        _check_replacing(context, places)
+    outputs = [path.resolve() for path in paths]
+    with _alone(outputs[0]):
+        _check_replacing(context, outputs)
         digest, note = compose.digest(context.config), context.folder / WRITTEN
-        write_json(note, {"digest": digest, "paths": {str(place): None for place in places}})
+        write_json(note, {"digest": digest, "paths": {str(output): None for output in outputs}})
         yield
-        write_json(note, {"digest": digest, "paths": {str(place): file_states(place) for place in places}})
+        write_json(note, {"digest": digest, "paths": {str(output): file_states(output) for output in outputs}})
 
 
 @contextlib.contextmanager
-def _alone(place: Path) -> Iterator[None]:
+def _alone(output: Path) -> Iterator[None]:
     """Keep other processes from the output for the block: each would take the other's unfinished files for a wreck's.
 
     Raises:
         UserError: one is at it.
     """
-    file = make_folder(place.parent) / f".{place.name}.lock"
+    file = make_folder(output.parent) / f".{output.name}.lock"
     if (lock := try_lock(file)) is None:
-        raise UserError("output", f"another process is writing {place}", "Wait for its end, or name another one.")
+        raise UserError("output", f"another process is writing {output}", "Wait for its end, or name another one.")
     try:
         yield
     finally:
@@ -54,21 +54,21 @@ def _alone(place: Path) -> Iterator[None]:
         lock.release()
 
 
-def _check_replacing(context: Context, places: Sequence[Path]) -> None:
+def _check_replacing(context: Context, outputs: Sequence[Path]) -> None:
     config = context.config
     mine = _written(config, context.folder)
-    for place in places:
-        if place.exists() and not place.is_file() and not place.is_dir():
-            raise UserError("output", f"{place} is no file and no folder", "Name a file or a folder.")
+    for output in outputs:
+        if output.exists() and not output.is_file() and not output.is_dir():
+            raise UserError("output", f"{output} is no file and no folder", "Name a file or a folder.")
     if not config.overwrite:
-        for place in places:
-            is_empty = place.is_dir() and not any(place.iterdir())
-            if place.exists() and not is_empty and mine.get(str(place), "") not in (None, file_states(place)):
-                found = f"{place} is there already, and another command made it"
+        for output in outputs:
+            is_empty = output.is_dir() and not any(output.iterdir())
+            if output.exists() and not is_empty and mine.get(str(output), "") not in (None, file_states(output)):
+                found = f"{output} is there already, and another command made it"
                 raise UserError("output", found, "Name another one, or set overwrite=true to replace it.")
-    for place in places:
-        if str(place) in mine:  # a killed process of this command may have left a part of it
-            for left in place.parent.glob(f".{glob.escape(place.name)}.*"):
+    for output in outputs:
+        if str(output) in mine:  # a killed process of this command may have left a part of it
+            for left in output.parent.glob(f".{glob.escape(output.name)}.*"):
                 if is_temporary(left.name):
                     left.unlink(missing_ok=True)
 

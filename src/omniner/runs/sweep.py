@@ -163,7 +163,7 @@ def _open(config: DictConfig) -> Sweep:
     _refuse_mixed_scales(config.hydra.overrides.task)
     settings = section(config, "tracking", TrackingConfig)
     if config.task.name in TASKS:
-        settings = TASKS[config.task.name].place(settings)  # beside its children
+        settings = TASKS[config.task.name].tracking_for(settings)  # beside its children
     digest, wanted = _digest(config), Path(config.hydra.sweep.dir)
     sweep = _find_unfinished(_candidates(config, wanted), digest) if config.resume == "auto" else None
     if sweep is None:

@@ -114,8 +114,8 @@ def _tagger_example(example: EncodedSentence, tagger: Tagger) -> Iterator[str]:
     yield f"{example.id}: {example.text}"
     yield "inputs: " + ", ".join(f"{name} {list(ids.shape)}" for name, ids in example.inputs.items())
     shown = _shown_inputs(example, tagger)
-    for place, tag in enumerate(example.tags.tolist()):
-        yield f"  {place:>3}  {example.text[place]}\t{shown[place]:<14}{tags[tag]}"
+    for index, tag in enumerate(example.tags.tolist()):
+        yield f"  {index:>3}  {example.text[index]}\t{shown[index]:<14}{tags[tag]}"
     if len(example.spans) < len(example.gold):
         lost = len(example.gold) - len(example.spans)
         yield f"this head cannot learn {lost} of {counted(len(example.gold), 'entity')}"
@@ -259,8 +259,8 @@ def _causal_memory(config: Config, devices: Devices, module: GenerativeModule, d
     room = memory.device_memory(devices)
     shown = memory.plans(count, config.tuning, config.trainer.strategy, room)
     for number, plan in enumerate(shown):
-        place = "or, where that is too much" if number else "each device"
-        yield f"{place}: {plan.needs}; {plan}, {plan.slots} answers side by side"
+        which = "or, where that is too much" if number else "each device"
+        yield f"{which}: {plan.needs}; {plan}, {plan.slots} answers side by side"
     yield "beside what torch itself takes, about 0.5 GiB on a GPU"
 
 

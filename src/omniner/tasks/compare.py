@@ -68,7 +68,7 @@ CONFIG = "config.yaml"
 # Keys in which runs may differ without being other runs: what they are called, where they are and what they read.
 NOT_COMPARED = (*NOT_IDENTITY, "name", "predictions", "gold")
 COUNTING = (*sweep.SCALES, "metrics.on_parse_failure")  # keys that change what is counted
-UNKNOWN = "unknown"  # in the place of a value of a run without configuration
+UNKNOWN = "unknown"  # instead of a value, of a run without configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +202,9 @@ def _metrics(comparison: RunComparison) -> dict[str, float]:
             values[f"compare/{HUMAN}/{figure}_deviation"] = found["deviation"]
     for run in comparison.tested:
         for figure, row in run.significance.figures.items():
-            place = f"compare/{run.name}/{figure.replace('.', '_')}"
+            prefix = f"compare/{run.name}/{figure.replace('.', '_')}"
             for what in ("difference", "low", "high", "p_randomisation", "p_bootstrap"):
-                values[f"{place}_{what}"] = getattr(row, what)
+                values[f"{prefix}_{what}"] = getattr(row, what)
         values[f"compare/{run.name}/gained"] = len(run.gained)
         values[f"compare/{run.name}/lost"] = len(run.lost)
     return values
@@ -261,13 +261,13 @@ def _is_name_of_run(entry: str, config: Config) -> bool:
 
 
 def _split(entry: str) -> tuple[str, str]:
-    """Take an entry apart: the name that it gives, if any, and the place of the run."""
+    """Take an entry apart: the name that it gives, if any, and where the run is."""
     with explaining(entry):
         return ("", entry) if (ROOT / entry).is_dir() else split_entry(entry)
 
 
 def _with_runs_of_sweeps(parts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Names and places, with the finished runs of a sweep in the place of its folder.
+    """Names and paths, with the finished runs of a sweep instead of its folder.
 
     They are named by what sets them apart: within their sweep, behind the name that the entry gives it; without one,
     from the runs of all sweeps here.
@@ -433,7 +433,7 @@ def _renamed(name: str, names: Mapping[str, str], taken: set[str]) -> str:
 
 def _bare(sentences: Sequence[Sentence]) -> list[Sentence]:
     """What must be the same: texts in this order, and the entities of each in any."""
-    return [Sentence(str(place), s.text, list(annotation_of(s.entities))) for place, s in enumerate(sentences)]
+    return [Sentence(str(index), s.text, list(annotation_of(s.entities))) for index, s in enumerate(sentences)]
 
 
 def _different(source: RunFiles, ours: Sequence[Sentence], other: RunFiles, theirs: Sequence[Sentence]) -> UserError:

@@ -131,10 +131,10 @@ def _train(context: Context, jobs: Sequence[Job]) -> dict[str, Outcome]:
         log.info("%s %s", outcome.name, f"failed: {outcome.error}" if outcome.error else "is done")
     failed = [outcomes[job.name] for job in jobs if outcomes[job.name].error]
     if failed:
-        place = failed[0].folder.with_suffix(".log")
+        log_file = failed[0].folder.with_suffix(".log")
         others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         fix = "The same command goes on; what is finished is not trained again."
-        raise UserError(place, f"{failed[0].name} failed{others}: {failed[0].error}", fix)
+        raise UserError(log_file, f"{failed[0].name} failed{others}: {failed[0].error}", fix)
     return outcomes
 
 

@@ -330,9 +330,9 @@ def _metrics(result: SearchResult) -> dict[str, float]:
     if result.corrected is not None:
         values["search/f1_without_optimism"] = result.corrected.f1
     for one in result.against:
-        place = f"search/against_{one.name}"
-        values |= {f"{place}_difference": one.difference, f"{place}_low": one.low, f"{place}_high": one.high}
-        values[f"{place}_p"] = one.p_corrected
+        prefix = f"search/against_{one.name}"
+        values |= {f"{prefix}_difference": one.difference, f"{prefix}_low": one.low, f"{prefix}_high": one.high}
+        values[f"{prefix}_p"] = one.p_corrected
     return values
 
 
@@ -434,16 +434,16 @@ def _config(context: Context, variant: PromptVariant, rung: Rung, label: str) ->
     # the same copy, by a name that stays where the project is moved before the search goes on
     source = str(context.folder / GUIDANCE_COPY) if variant.config.from_run is not None else None
     config.prompt = replace(variant.config, from_run=source)
-    place = context.folder / SEARCH_FOLDER
+    folder = context.folder / SEARCH_FOLDER
     train = {"train": [TRAIN]}
     if not ours.search.train:
         config.task = replace(ours.task, name="predict")
-        config.input = str(place / f"rung_{rung.number}.jsonl")
-        config.data = children.data_of_parent(ours.data, place, train, report="test", dev_from_train=0.0)
+        config.input = str(folder / f"rung_{rung.number}.jsonl")
+        config.data = children.data_of_parent(ours.data, folder, train, report="test", dev_from_train=0.0)
         return config
     config.task = replace(ours.task, name="train")
     files, held_out = {**train, "dev": [DEV]}, ours.search.held_out
-    config.data = children.data_of_parent(ours.data, place, files, report="dev", dev_from_train=held_out)
+    config.data = children.data_of_parent(ours.data, folder, files, report="dev", dev_from_train=held_out)
     config.trainer = replace(ours.trainer, max_steps=rung.budget or ours.trainer.max_steps)
     config.tracking = replace(ours.tracking, log_model=False)  # the models are means, not results
     return config

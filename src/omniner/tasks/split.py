@@ -208,7 +208,7 @@ def corpus_output_folder(context: Context, names: Collection[str]) -> Path:
         raise UserError("output", f"{folder} is a file", "Name a folder.")
     for path in _read_from(config):
         # A link counts where it stands, too.
-        if any(place.is_relative_to(folder) for place in (path.resolve(), path.parent.resolve() / path.name)):
+        if any(read.is_relative_to(folder) for read in (path.resolve(), path.parent.resolve() / path.name)):
             found = f"{folder} is, or holds, what is read ({path}), and this task replaces the folder"
             raise UserError("output", found, "Name another folder.")
     others = sorted(item.name for item in folder.iterdir() if item.name not in names) if folder.exists() else []

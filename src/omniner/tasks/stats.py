@@ -117,18 +117,18 @@ def _publish(
 def _metrics(surveyed: Sequence[SurveyedCorpus], verdicts: Mapping[str, Sequence[Verdict]]) -> dict[str, float]:
     values: dict[str, float] = {}
     for one in surveyed:
-        place = f"stats/{one.statistics.name}"
-        values |= {f"{place}/{name}": value for name, value in corpus_tables.corpus_numbers(one).items()}
+        prefix = f"stats/{one.statistics.name}"
+        values |= {f"{prefix}/{name}": value for name, value in corpus_tables.corpus_numbers(one).items()}
         for split, texts in one.statistics.texts.items():
-            values[f"{place}/{split}_sentences"] = texts.sentences
-            values[f"{place}/{split}_entities"] = one.statistics.labels[split].entities
+            values[f"{prefix}/{split}_sentences"] = texts.sentences
+            values[f"{prefix}/{split}_entities"] = one.statistics.labels[split].entities
         for split, seen in one.statistics.seen.items():
             if seen.mentions:
-                values[f"{place}/{split}_unseen"] = 1 - seen.surface / seen.mentions
+                values[f"{prefix}/{split}_unseen"] = 1 - seen.surface / seen.mentions
         judged = verdicts[one.statistics.name]
-        values |= {f"{place}/check/{verdict.check}": verdict.value for verdict in judged}
+        values |= {f"{prefix}/check/{verdict.check}": verdict.value for verdict in judged}
         for status in (FAILED, WARNED):
-            values[f"{place}/{status}"] = sum(verdict.status == status for verdict in judged)
+            values[f"{prefix}/{status}"] = sum(verdict.status == status for verdict in judged)
     return values
 
 

@@ -217,11 +217,11 @@ def find_run(tracking: TrackingConfig, text: str, where: str) -> FoundRun:
     store = _existing_store(tracking)
     found = store.find(text) if store else []
     if not found:
-        place = f"experiment {tracking.experiment!r} of tracking={tracking.kind}"
+        looked_in = f"experiment {tracking.experiment!r} of tracking={tracking.kind}"
         names = store.newest_names(_SUGGESTED) if store else []
         near = difflib.get_close_matches(text, names, n=1)
         fix = f"Did you mean {near[0]}?" if near else "Check the path, the id or the name."
-        raise UserError(where, f"{text!r} is no file, no folder, and no run in {place}", fix)
+        raise UserError(where, f"{text!r} is no file, no folder, and no run in {looked_in}", fix)
     alive = [run for run in found if run.status not in ("failed", "killed")]
     if len(found) > 1 and len(alive) != 1:
         ids = first_of([_describe(run) for run in found], _NAMED)

@@ -141,15 +141,15 @@ class Spool:
         """Read on and return the next records to send: of one run, at most `BATCH`."""
         found: list[SpoolRecord] = []
         while len(found) < BATCH:
-            place = self._reader.tell()
+            position = self._reader.tell()
             line = self._reader.readline()
             if not line.endswith(b"\n"):
-                self._reader.seek(place)
+                self._reader.seek(position)
                 break
             item = json.loads(line)
             if "run" in item:
                 if found:
-                    self._reader.seek(place)
+                    self._reader.seek(position)
                     break
                 self._reading_run = str(item["run"])
             elif item.get("seq", 0) > self.sent:

@@ -376,8 +376,8 @@ def _open_local(tracking: TrackingConfig) -> Store:
                 connection.execute("PRAGMA journal_mode=WAL")  # readers and writers do not block each other
             address = f"{LOCAL}{database}"
             client = _client(address)
-            place = folder / ARTIFACTS / _folder_name(tracking.experiment)
-            experiment = _experiment(client, tracking.experiment, place.as_uri())
+            artifacts = folder / ARTIFACTS / _folder_name(tracking.experiment)
+            experiment = _experiment(client, tracking.experiment, artifacts.as_uri())
             _follow_move(database)
             return Store(client, address, experiment, browser.local_address(tracking))
     except Timeout as error:

@@ -200,8 +200,8 @@ class Run:
 
     def page(self, artifact: str) -> str:
         """Return the address of the UI's page on one of its artifacts, from the UI's root on."""
-        place, _, query = self.url.partition("#")[2].partition("?")
-        return f"#{place}/artifacts/{quote(artifact)}?{query}"
+        page, _, query = self.url.partition("#")[2].partition("?")
+        return f"#{page}/artifacts/{quote(artifact)}?{query}"
 
     def file_address(self, artifact: str) -> str:
         """Return the address of an artifact's content, from the UI's root on."""
@@ -308,9 +308,9 @@ class TrackedRun(Run):
 
     def text(self, text: str, path: str) -> None:
         """See `Run.text`."""
-        place = self._pending(path)
-        write_text(place, self._hide(text))
-        self._artifact(place, str(PurePosixPath(path).parent))
+        pending = self._pending(path)
+        write_text(pending, self._hide(text))
+        self._artifact(pending, str(PurePosixPath(path).parent))
 
     def file(self, path: Path, folder: str = "") -> None:
         """See `Run.file`. A file outside the run folder is copied: it may be gone later."""
@@ -383,10 +383,10 @@ class TrackedRun(Run):
         relative = PurePosixPath(path)
         if relative.is_absolute() or ".." in relative.parts or not relative.name:
             raise ValueError(f"an artifact's path must be relative and stay inside: {path}")
-        place = self._folder / PENDING / relative
-        with explaining(place):
-            place.parent.mkdir(parents=True, exist_ok=True)
-        return place
+        pending = self._folder / PENDING / relative
+        with explaining(pending):
+            pending.parent.mkdir(parents=True, exist_ok=True)
+        return pending
 
     def _warn_once(self, key: str, message: str) -> None:
         if key not in self._warned:
