@@ -146,6 +146,10 @@ def test_a_trained_model_is_served_as_it_is_kept(tmp_path: Path, method: str) ->
         assert not Path(said[0]).exists()
         with pytest.raises(UserError, match="task=convert to=merged"):
             vllm.served_checkpoint(folder, None)
+    if method == "lora":
+        (tmp_path / "base" / "model.safetensors").write_bytes(b"another model")
+        with pytest.raises(UserError, match=r"omniner\.json: these adapters did not learn beside the weights"):
+            vllm.served_checkpoint(folder, None)
 
 
 def test_a_server_is_told_what_the_trained_model_was(
