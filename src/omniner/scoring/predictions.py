@@ -84,7 +84,9 @@ def read_predictions(predictions: Path, gold: Gold | None, data: DataConfig | No
             lines, kind = [_as_generated(line) for line in lines], "generated"
         if kind == "generated":
             sentences, answers = _read_generated(lines, log)
-            _attach_gold(sentences, predictions, gold, len(lines), log, data)
+            known = _find_sample_gold(predictions, gold, len(lines), log, data)
+            if known is not None:
+                sentences = _attach_gold(sentences, known, predictions, len(lines), log)
         else:
             said = _read_labels(predictions, log, data) if kind == "corpus" else _READERS[kind](lines, log, data)
             sentences = _read_gold(predictions, gold, log, data)
@@ -119,7 +121,7 @@ def _prediction_lines(lines: list[str]) -> list[str]:
     first = next((line for line in lines if line.strip()), "").removeprefix("\ufeff").lstrip()
     if not first.startswith("["):
         return lines
-    items = _parsed("\n".join(lines).removeprefix("\ufeff"))
+    items, _ = _parse_line("\n".join(lines).removeprefix("\ufeff"))
     if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
         return lines
     says = {"predict", "prediction", "raw", "response"} & items[0].keys() or (
@@ -170,7 +172,7 @@ def _first_issues(issues: Sequence[Issue]) -> str:
 def _first_object(lines: Sequence[str]) -> tuple[int, dict[str, Any]]:
     """The first of the first lines that is a JSON object, and its number; else an empty one."""
     for number, line in enumerate(lines[:1000], 1):
-        record = _parsed(line.removeprefix("\ufeff"))
+        record, _ = _parse_line(line.removeprefix("\ufeff"))
         if isinstance(record, dict):
             return number, record
     return 1, {}
@@ -200,30 +202,31 @@ def _prompt_of(record: dict[str, Any]) -> str:
 
 def _as_generated(line: str) -> str:
     """A line of ms-swift as LLaMA-Factory would have written it; what is none stays as it is."""
-    record = _parsed(line)
+    record, _ = _parse_line(line)
     if not isinstance(record, dict):
         return line
     return to_line({"prompt": _prompt_of(record), "label": record.get("labels"), "predict": record.get("response")})
 
 
-def _parsed(line: str) -> Any:
-    """The JSON value of a line; the error as a string where there is none."""
+def _parse_line(line: str) -> tuple[Any, str]:
+    """The JSON value of a line, and an empty text; None, and why, where it is not JSON."""
     try:
-        return json.loads(line)
+        return json.loads(line), ""
     except (ValueError, RecursionError) as error:
-        return f"not JSON: {error}"
+        return None, f"not JSON: {error}"
 
 
 def _read_generated(lines: Sequence[str], log: IssueLog) -> tuple[list[Sentence], list[Prediction]]:
     sentences, predictions = [], []
     names: dict[str, str] = {}  # one object for equal strings: half the memory, and comparing is quick
-    records = [_parsed(line.removeprefix("\ufeff") if number == 1 else line) for number, line in enumerate(lines, 1)]
-    labels = [_text_of(record, "label") for record in records]
+    values = [_parse_line(line.removeprefix("\ufeff") if number == 1 else line) for number, line in enumerate(lines, 1)]
+    labels = [_text_of(record, "label") for record, _ in values]
     golds = [parse_answer(label) if label is not None else None for label in labels]
     known = {category for gold in golds if gold and gold.status == "ok" for _, category in gold.pairs}
-    for number, (line, record, label, gold) in enumerate(zip(lines, records, labels, golds, strict=True), 1):
+    samples = zip(lines, values, labels, golds, strict=True)
+    for number, (line, (record, error), label, gold) in enumerate(samples, 1):
         if label is None or gold is None:
-            found = record if isinstance(record, str) else "no text under 'label'"
+            found = error or "no text under 'label'"
             log.add("bad-line", f"{found}; the sample is left out (the official ERRTA script stops here)", number)
             continue
         name, predict, bom = f"line-{number}", _text_of(record, "predict"), number == 1 and line.startswith("\ufeff")
@@ -277,39 +280,69 @@ def _keep_errta_texts(meta: dict[str, Any], line: str) -> None:
     meta[LABEL_ERRTA], meta[PREDICT_ERRTA] = record["label"], record["predict"]
 
 
-def _attach_gold(
-    sentences: list[Sentence], path: Path, gold: Gold | None, lines: int, log: IssueLog, data: DataConfig | None
-) -> None:
-    """Give samples the texts (and, from a corpus file, offsets and posts) of the sentences of the same line."""
+@dataclass(frozen=True, slots=True)
+class _SampleGold:
+    """What is known of the samples of `generated_predictions.jsonl` beside the file.
+
+    Attributes:
+        source: the file, or what messages call sentences that come from none.
+        sentences: in their order.
+        labelled: whether their entities are gold; those of a `test.json` are texts alone.
+    """
+
+    source: Path
+    sentences: list[Sentence]
+    labelled: bool
+
+
+def _find_sample_gold(
+    path: Path, gold: Gold | None, lines: int, log: IssueLog, data: DataConfig | None
+) -> _SampleGold | None:
+    """What `gold` or a `test.json` beside the file says of its samples; None without either, or if it is not used."""
     beside = path.with_name("test.json")
     if gold is None and not beside.is_file():
-        return
+        return None
     source = _gold_path(gold, beside)
     texts = _read_official_test(source) if gold is None or isinstance(gold, Path) else None
-    known = [Sentence("", text) for text in texts] if texts is not None else []
-    if texts is None and gold is not None:
-        known = _sentences_of(gold, log, data)
-    if len(known) != lines and gold is None:
+    if gold is not None and texts is None:
+        return _SampleGold(source, _sentences_of(gold, log, data), labelled=True)
+    known = [Sentence("", text) for text in texts or ()]
+    if gold is None and len(known) != lines:
         found = f"{source.name}: {counted(len(known), 'sentence')}, but {path.name} has {counted(lines, 'line')}"
         log.add("test-json", f"{found}; not used (the official ERRTA script stops here)")
-        return
-    numbers = [int(sentence.id.removeprefix("line-")) - 1 for sentence in sentences]
-    asked = [str(sentence.meta.get("prompt") or "") for sentence in sentences]
-    given = [sentence.text for sentence in known]
+        return None
+    return _SampleGold(source, known, labelled=False)
+
+
+def _attach_gold(
+    samples: Sequence[Sentence], gold: _SampleGold, path: Path, lines: int, log: IssueLog
+) -> list[Sentence]:
+    """Give samples the texts (and, from a corpus file, offsets and posts) of the sentences that they are about.
+
+    Returns:
+        The samples that gold knows, and the labelled sentences of gold that none of them is about.
+    """
+    numbers = [int(sample.id.removeprefix("line-")) - 1 for sample in samples]
+    asked = [str(sample.meta.get("prompt") or "") for sample in samples]
+    texts = [sentence.text for sentence in gold.sentences]
     others: list[Sentence] = []
-    if len(known) == lines:
-        places: Sequence[int | None] = _in_gold_order(asked, numbers, given, source, log)
+    if len(texts) == lines:
+        places: Sequence[int | None] = _in_gold_order(asked, numbers, texts, gold.source, log)
     else:
-        places = _by_prompts(asked, given, path, source, lines, log)
+        places = _by_prompts(asked, texts, path, gold.source, lines, log)
         met = set(places)
-        others = [replace(one, id=f"gold-{n}") for n, one in enumerate(known, 1) if texts is None and n - 1 not in met]
-    kept = [(sentence, known[place]) for sentence, place in zip(sentences, places, strict=True) if place is not None]
-    for sentence, theirs in kept:
-        sentence.text, sentence.post_id = theirs.text, theirs.post_id
-        if texts is None:
-            sentence.entities = theirs.entities
-            sentence.meta[LABEL_PARSE] = "replaced"
-    sentences[:] = [*(sentence for sentence, _ in kept), *others]
+        unmet = [(n, one) for n, one in enumerate(gold.sentences, 1) if gold.labelled and n - 1 not in met]
+        others = [replace(one, id=f"gold-{n}") for n, one in unmet]
+    known = zip(samples, places, strict=True)
+    return [*(_with_gold(one, gold.sentences[n], gold.labelled) for one, n in known if n is not None), *others]
+
+
+def _with_gold(sample: Sentence, known: Sentence, labelled: bool) -> Sentence:
+    """The sample with the text and post of the sentence that it is about, and with its entities if it is labelled."""
+    sample = replace(sample, text=known.text, post_id=known.post_id)
+    if not labelled:
+        return sample
+    return replace(sample, entities=known.entities, meta=sample.meta | {LABEL_PARSE: "replaced"})
 
 
 def _by_prompts(
@@ -353,7 +386,7 @@ def _in_gold_order(
 
 def _read_official_test(path: Path) -> list[str] | None:
     """The inputs of an official `test.json`; `None` for any other file."""
-    content = _parsed("\n".join(read_lines(path, IssueLog(path))).removeprefix("\ufeff"))
+    content, _ = _parse_line("\n".join(read_lines(path, IssueLog(path))).removeprefix("\ufeff"))
     if not isinstance(content, list) or not all(isinstance(item, dict) and "input" in item for item in content):
         return None
     return [str(item["input"]) for item in content]
@@ -441,19 +474,19 @@ def _quoted_sentence(asked: str, known: Collection[str]) -> str:
     return asked
 
 
-def _numbered_values(lines: Sequence[str]) -> Iterator[tuple[int, Any]]:
-    """The line number and the value of each line that is not blank, see `_parsed`."""
+def _numbered_values(lines: Sequence[str]) -> Iterator[tuple[int, Any, str]]:
+    """The line number, the value and the error of each line that is not blank, see `_parse_line`."""
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield number, _parsed(line.removeprefix("\ufeff") if number == 1 else line)
+            yield number, *_parse_line(line.removeprefix("\ufeff") if number == 1 else line)
 
 
 def _read_answers(lines: Sequence[str], log: IssueLog, _: DataConfig | None) -> PromptedPredictions:
     said: PromptedPredictions = []
-    for number, record in _numbered_values(lines):
+    for number, record, error in _numbered_values(lines):
         answer = _answer_of(record) if isinstance(record, dict) else None
         if answer is None:
-            found = record if isinstance(record, str) else "no answer"
+            found = error or "no answer"
             log.add("bad-line", f"{found}; the line is left out", number)
             continue
         text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
@@ -468,10 +501,11 @@ def _read_answers(lines: Sequence[str], log: IssueLog, _: DataConfig | None) -> 
 def _read_submission(lines: Sequence[str], log: IssueLog, _: DataConfig | None) -> PromptedPredictions:
     """CLUENER's: `{"id": 0, "label": {"name": {"彭小军": [[15, 17]]}}}`, ends inclusive."""
     said: PromptedPredictions = []
-    for number, record in _numbered_values(lines):
+    for number, record, error in _numbered_values(lines):
         label = record.get("label") if isinstance(record, dict) else None
         if not isinstance(label, dict) or "id" not in record:
-            log.add("bad-line", f"{quote(record)} has no id and label; the line is left out", number)
+            found = error or f"{quote(record)} has no id and label"
+            log.add("bad-line", f"{found}; the line is left out", number)
             continue
         name, entities = str(record["id"]), []
         for category, surfaces in label.items():
@@ -509,9 +543,9 @@ def _read_labels(path: Path, log: IssueLog, data: DataConfig | None) -> Prompted
 def _read_own(lines: Sequence[str], log: IssueLog, data: DataConfig | None) -> PromptedPredictions:
     predictions: PromptedPredictions = []
     way = data.offsets if data is not None else "auto"
-    for number, record in _numbered_values(lines):
+    for number, record, error in _numbered_values(lines):
         if not isinstance(record, dict):
-            found = record if isinstance(record, str) else f"{quote(record)} where an object belongs"
+            found = error or f"{quote(record)} where an object belongs"
             log.add("bad-line", f"{found}; the line is left out", number)
         elif (prediction := _prediction(record, log, number, way)) is not None:
             text = record.get("text")
@@ -532,10 +566,10 @@ def prediction_from_line(line: str) -> Prediction:
     Raises:
         UserError: the line is no prediction.
     """
-    log, record = IssueLog(Path()), _parsed(line)
+    log, (record, error) = IssueLog(Path()), _parse_line(line)
     prediction = _prediction(record, log, 0) if isinstance(record, dict) else None
     if prediction is None or log.items:
-        found = "; ".join(issue.message for issue in log.items) or str(record)[:200]
+        found = "; ".join(issue.message for issue in log.items) or (error or str(record))[:200]
         raise UserError("predictions", f"a line is no prediction: {found}", "Delete the file and predict again.")
     return prediction
 

@@ -378,6 +378,25 @@ def test_broken_generated_lines(tmp_path: Path) -> None:
     assert {"no-gold", "no-prediction"} <= set(codes(result))
 
 
+@pytest.mark.parametrize(
+    ("good", "string", "broken"),
+    [
+        (prediction_to_json(SAID[1]), "'hello' where an object belongs; the line", "not JSON: "),
+        ({"prompt": "我爱北京", "predict": "[]"}, "no answer; the line", "not JSON: "),
+        ({"id": "b", "label": {}}, "'hello' has no id and label; the line", "not JSON: "),
+        (GENERATED[0], "no text under 'label'; the sample", "not JSON: "),
+    ],
+)
+def test_a_line_that_is_a_json_string_is_not_its_own_error(
+    good: dict[str, Any], string: str, broken: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "gold.jsonl", [sentence_to_json(sentence) for sentence in GOLD])
+    path = write(tmp_path / "p.jsonl", [good, '"hello"', "hello"])
+    told = [issue.message for issue in predictions.read_predictions(path, None).issues if issue.code == "bad-line"]
+    assert told[0].startswith(f"{string} is left out")
+    assert told[1].startswith(broken)
+
+
 def test_byte_order_mark_costs_the_official_scripts_the_first_line(tmp_path: Path) -> None:
     path = tmp_path / "g.jsonl"
     path.write_text("\ufeff" + "".join(f"{to_line(item)}\n" for item in GENERATED[:1] * 2), "utf-8")
