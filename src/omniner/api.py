@@ -458,7 +458,8 @@ def _load_predictions(
         UserError: they cannot be read, or are about no sentence of gold.
     """
     from omniner.corpus.sources import read_sentences
-    from omniner.scoring.predictions import LoadedPredictions, check_labelled, read_predictions
+    from omniner.scoring.gold import check_labelled
+    from omniner.scoring.predictions import LoadedPredictions, read_predictions
 
     if isinstance(predictions, str | Path):
         return read_predictions(Path(predictions), gold, data)

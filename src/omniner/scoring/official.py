@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 from omniner.files import writing
 from omniner.records import Entity, Issue, Prediction, Sentence, to_line
 from omniner.scoring import errta
+from omniner.scoring.gold import BOM, LABEL, LABEL_ERRTA, LABEL_PARSE, PREDICT_ERRTA
 from omniner.scoring.metrics import ErrtaError, ErrtaResult, ParseFailure
-from omniner.scoring.predictions import BOM, LABEL, LABEL_ERRTA, LABEL_PARSE, PREDICT_ERRTA
 from omniner.scoring.units import Comparison, SentenceErrors, compare_units
 
 Unit = tuple[Any, ...]  # (surface, category) as a rule

@@ -3,10 +3,9 @@
 Kinds of files are known by the keys of their first object: our own lines (`id`, `entities` or `raw`);
 `generated_predictions.jsonl` (`prompt`, `label`, `predict`) and what ms-swift writes, which bring their gold; answers
 without gold (`prompt` and `predict` alone, results of OpenAI's batches, `output`); CLUENER's submissions; and whatever
-is a labelled corpus of some format. All but those with labels need gold from elsewhere. Sentences are the same by id,
-or else by text, those that stand several times in order (`_gold_ids`). What cannot be read is an issue with its line; a
-file of no known kind, or of other sentences than gold's, is one `UserError`. The texts of `label` and `predict` are
-kept, so that the official profile can read them by its own rules.
+is a labelled corpus of some format. All but those with labels need gold from elsewhere (`gold`). What cannot be read is
+an issue with its line; a file of no known kind, or of other sentences than gold's, is one `UserError`. The texts of
+`label` and `predict` are kept, so that the official profile can read them by its own rules.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import contextlib
 import gc
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,19 @@ from omniner.corpus.formats.fields import IssueLog, quote, read_lines
 from omniner.corpus.formats.regions import moved, regions_of
 from omniner.corpus.sources import read_sentences
 from omniner.errors import UserError
-from omniner.records import Entity, Issue, Prediction, Sentence, match_texts, to_line
-from omniner.wording import counted
-
-# Under these keys of `Sentence.meta` the official profile finds what the file said.
-LABEL, LABEL_PARSE = "label", "label_parse"  # the text; ok | repaired | failed | replaced
-LABEL_ERRTA, PREDICT_ERRTA = "label_errta", "predict_errta"  # where the ERRTA reader sees another text
-BOM = "bom"  # the line begins with a byte order mark, which hides it from the evaluation script
+from omniner.records import Entity, Issue, Prediction, Sentence, to_line
+from omniner.scoring.gold import (
+    BOM,
+    GOLD_PREFIX,
+    LABEL,
+    LABEL_ERRTA,
+    LABEL_PARSE,
+    PREDICT_ERRTA,
+    Gold,
+    attach_gold,
+    gold_ids,
+    read_gold,
+)
 
 _KINDS = (
     "Name lines of {id, entities} or {id, raw}, {prompt, predict} of LLaMA-Factory, {response, messages} of ms-swift, "
@@ -45,11 +50,9 @@ _PROMPT_KEYS = ("text", "prompt", "query", "input")
 _ENTITY_LOSSES = ("bad-entity", "bad-entities")
 _MAX_OFFSET = 1 << 31
 _PARSES = ("ok", "repaired", "failed")
-_PREFIX = "test"  # of ids of gold sentences that have none
 
 
 PromptedPredictions = list[tuple[Prediction, str]]  # with the prompt, or the sentence, if it is known
-Gold = Path | Sequence[Sentence]  # a file, or its sentences
 
 
 @dataclass(slots=True)
@@ -84,14 +87,12 @@ def read_predictions(predictions: Path, gold: Gold | None, data: DataConfig | No
             lines, kind = [_as_generated(line) for line in lines], "generated"
         if kind == "generated":
             sentences, answers = _read_generated(lines, log)
-            known = _find_sample_gold(predictions, gold, len(lines), log, data)
-            if known is not None:
-                sentences = _attach_gold(sentences, known, predictions, len(lines), log)
+            sentences = attach_gold(sentences, predictions, gold, len(lines), log, data)
         else:
             said = _read_labels(predictions, log, data) if kind == "corpus" else _READERS[kind](lines, log, data)
-            sentences = _read_gold(predictions, gold, log, data)
+            sentences = read_gold(predictions, gold, log, data)
             said = _with_categories(said, sentences) if kind == "answers" else said
-            ids = _gold_ids([(prediction.id, asked) for prediction, asked in said], sentences, predictions, log)
+            ids = gold_ids([(prediction.id, asked) for prediction, asked in said], sentences, predictions, log)
             answers = [
                 replace(one, id=name) if name != one.id else one for (one, _), name in zip(said, ids, strict=True)
             ]
@@ -280,200 +281,6 @@ def _keep_errta_texts(meta: dict[str, Any], line: str) -> None:
     meta[LABEL_ERRTA], meta[PREDICT_ERRTA] = record["label"], record["predict"]
 
 
-@dataclass(frozen=True, slots=True)
-class _SampleGold:
-    """What is known of the samples of `generated_predictions.jsonl` beside the file.
-
-    Attributes:
-        source: the file, or what messages call sentences that come from none.
-        sentences: in their order.
-        labelled: whether their entities are gold; those of a `test.json` are texts alone.
-    """
-
-    source: Path
-    sentences: list[Sentence]
-    labelled: bool
-
-
-def _find_sample_gold(
-    path: Path, gold: Gold | None, lines: int, log: IssueLog, data: DataConfig | None
-) -> _SampleGold | None:
-    """What `gold` or a `test.json` beside the file says of its samples; None without either, or if it is not used."""
-    beside = path.with_name("test.json")
-    if gold is None and not beside.is_file():
-        return None
-    source = _gold_path(gold, beside)
-    texts = _read_official_test(source) if gold is None or isinstance(gold, Path) else None
-    if gold is not None and texts is None:
-        return _SampleGold(source, _sentences_of(gold, log, data), labelled=True)
-    known = [Sentence("", text) for text in texts or ()]
-    if gold is None and len(known) != lines:
-        found = f"{source.name}: {counted(len(known), 'sentence')}, but {path.name} has {counted(lines, 'line')}"
-        log.add("test-json", f"{found}; not used (the official ERRTA script stops here)")
-        return None
-    return _SampleGold(source, known, labelled=False)
-
-
-def _attach_gold(
-    samples: Sequence[Sentence], gold: _SampleGold, path: Path, lines: int, log: IssueLog
-) -> list[Sentence]:
-    """Give samples the texts (and, from a corpus file, offsets and posts) of the sentences that they are about.
-
-    Returns:
-        The samples that gold knows, and the labelled sentences of gold that none of them is about.
-    """
-    numbers = [int(sample.id.removeprefix("line-")) - 1 for sample in samples]
-    asked = [str(sample.meta.get("prompt") or "") for sample in samples]
-    texts = [sentence.text for sentence in gold.sentences]
-    others: list[Sentence] = []
-    if len(texts) == lines:
-        places: Sequence[int | None] = _in_gold_order(asked, numbers, texts, gold.source, log)
-    else:
-        places = _by_prompts(asked, texts, path, gold.source, lines, log)
-        met = set(places)
-        unmet = [(n, one) for n, one in enumerate(gold.sentences, 1) if gold.labelled and n - 1 not in met]
-        others = [replace(one, id=f"gold-{n}") for n, one in unmet]
-    known = zip(samples, places, strict=True)
-    return [*(_with_gold(one, gold.sentences[n], gold.labelled) for one, n in known if n is not None), *others]
-
-
-def _with_gold(sample: Sentence, known: Sentence, labelled: bool) -> Sentence:
-    """The sample with the text and post of the sentence that it is about, and with its entities if it is labelled."""
-    sample = replace(sample, text=known.text, post_id=known.post_id)
-    if not labelled:
-        return sample
-    return replace(sample, entities=known.entities, meta=sample.meta | {LABEL_PARSE: "replaced"})
-
-
-def _by_prompts(
-    asked: Sequence[str], texts: Sequence[str], path: Path, source: Path, lines: int, log: IssueLog
-) -> list[int | None]:
-    """The place in gold of each sample, of more or fewer lines than gold has, by the sentence that its prompt quotes.
-
-    Raises:
-        UserError: no prompt quotes a sentence of gold.
-    """
-    distinct = set(texts)
-    found = match_texts([_quoted_sentence(prompt, distinct) for prompt in asked], texts)
-    matched = sum(place is not None for place in found)
-    counts = f"{counted(len(texts), 'sentence')}, but {path.name} has {counted(lines, 'line')}"
-    if not matched:
-        fix = "Name the gold of these predictions, or none to use the labels in the file."
-        raise UserError(source, f"{counts}, and no prompt in it quotes one of the sentences", fix)
-    log.add("matched-by-text", f"{source.name}: {counts}; {matched:,} matched by the texts in the prompts")
-    return found
-
-
-def _in_gold_order(
-    asked: Sequence[str], numbers: Sequence[int], texts: Sequence[str], source: Path, log: IssueLog
-) -> Sequence[int]:
-    """The place in gold of each sample: that of its line, unless the prompts hold the sentences in another order."""
-    here = [texts[number] in prompt for number, prompt in zip(numbers, asked, strict=True)]
-    if all(here):
-        return numbers
-    distinct = set(texts)
-    found = match_texts([_quoted_sentence(prompt, distinct) for prompt in asked], texts)
-    if all(place is None or place == number for place, number in zip(found, numbers, strict=True)):
-        return numbers  # prompts that do not quote their sentence say nothing of the order
-    places = [place for place in found if place is not None]
-    if len(places) < len(found):
-        line = here.index(False) + 1
-        message = f"line {line} of the predictions asks about another sentence than line {line} of gold"
-        raise UserError(source, message, "Name the gold of these predictions.")
-    log.add("other-order", f"{source.name} has the sentences in another order; matched by their texts")
-    return places
-
-
-def _read_official_test(path: Path) -> list[str] | None:
-    """The inputs of an official `test.json`; `None` for any other file."""
-    content, _ = _parse_line("\n".join(read_lines(path, IssueLog(path))).removeprefix("\ufeff"))
-    if not isinstance(content, list) or not all(isinstance(item, dict) and "input" in item for item in content):
-        return None
-    return [str(item["input"]) for item in content]
-
-
-def _read_gold(path: Path, gold: Gold | None, log: IssueLog, data: DataConfig | None) -> list[Sentence]:
-    source = _gold_path(gold, path.with_name("gold.jsonl"))
-    if gold is None and not source.is_file():
-        fix = "Set gold=<file> to the sentences with their gold entities."
-        raise UserError(path, "the file holds no gold and no gold.jsonl stands beside it", fix)
-    sentences = _sentences_of(source if gold is None else gold, log, data)
-    check_labelled(sentences, source)
-    return sentences
-
-
-def _gold_path(gold: Gold | None, beside: Path) -> Path:
-    """The file of gold, or what messages call sentences that come from none."""
-    return beside if gold is None else gold if isinstance(gold, Path) else Path("gold")
-
-
-def _sentences_of(gold: Gold, log: IssueLog, data: DataConfig | None) -> list[Sentence]:
-    if not isinstance(gold, Path):
-        return list(gold)
-    sentences, issues = read_sentences(gold, data, _PREFIX)
-    log.items += issues
-    return sentences
-
-
-def check_labelled(gold: Sequence[Sentence], source: str | Path) -> None:
-    """Raise a `UserError` that names the source where nobody labelled any of these sentences."""
-    if all(map(records.is_unlabeled, gold)):
-        raise UserError(source, "no sentence has labels", "Name the file with the gold entities.")
-
-
-def _gold_ids(given: Sequence[tuple[str, str]], gold: Sequence[Sentence], path: Path, log: IssueLog) -> Sequence[str]:
-    """Find the gold sentence that each prediction is about.
-
-    Ids count, unless they are of other texts; then texts do, equal ones in their order. Answers of which nothing is
-    known are those of as many gold sentences, in their order.
-
-    Args:
-        given: id and sentence of each prediction, or what was asked; either may be empty.
-        gold: the sentences.
-        path: the predictions.
-        log: is told where the order differs.
-
-    Returns:
-        Ids of gold; those of predictions about no gold sentence stay as they are.
-
-    Raises:
-        UserError: nothing matches.
-    """
-    known = {sentence.id: sentence.text for sentence in gold}
-    named = [(name, asked) for name, asked in given if name in known]
-    other = [name for name, asked in named if asked and known[name] not in asked]
-    if not given or (named and not other):
-        return [name for name, _ in given]
-    texts = [sentence.text for sentence in gold]
-    distinct = set(texts)
-    found = match_texts([_quoted_sentence(asked, distinct) for _, asked in given], texts)
-    if any(place is not None for place in found):
-        log.add("matched-by-text", f"{path.name} and its gold have other ids, or another order; matched by their texts")
-        return [
-            f"line-{number} (no gold)" if place is None else gold[place].id for number, place in enumerate(found, 1)
-        ]
-    if not named and len(given) == len(gold) and not any(name or asked for name, asked in given):
-        return [sentence.id for sentence in gold]
-    message = f"no id is one of the gold sentences ({given[0][0]!r} here, {gold[0].id!r} there), and no text"
-    if other:
-        message = f"{other[0]!r} is another sentence here than in gold, and no text is one of gold's"
-    raise UserError(path, message, "Name the gold of these predictions, or give both files the same ids or texts.")
-
-
-def _quoted_sentence(asked: str, known: Collection[str]) -> str:
-    """The gold text that a prompt quotes: all of it, one of its lines, or what stands behind a colon in one."""
-    if asked in known:
-        return asked
-    for line in reversed(asked.splitlines()):
-        for mark in ("：", ":"):
-            rest = line
-            while rest:
-                if rest in known or rest.strip() in known:
-                    return rest if rest in known else rest.strip()
-                rest = rest.partition(mark)[2]
-    return asked
-
-
 def _numbered_values(lines: Sequence[str]) -> Iterator[tuple[int, Any, str]]:
     """The line number, the value and the error of each line that is not blank, see `_parse_line`."""
     for number, line in enumerate(lines, 1):
@@ -528,12 +335,12 @@ def _read_labels(path: Path, log: IssueLog, data: DataConfig | None) -> Prompted
     """Labels of a corpus file as predictions; the format and the annotator that `data` names are those of gold."""
     data = data and replace(data, format="auto", annotator=None)
     try:
-        sentences, issues = read_sentences(path, data, _PREFIX)
+        sentences, issues = read_sentences(path, data, GOLD_PREFIX)
     except UserError:
         if data is None:
             raise
         data = replace(data, scheme="auto", separator="auto", glued_positions=None, tag_column=None)
-        sentences, issues = read_sentences(path, data, _PREFIX)  # a file whose tags are not written as gold's
+        sentences, issues = read_sentences(path, data, GOLD_PREFIX)  # a file whose tags are not written as gold's
     log.items += issues
     if all(map(records.is_unlabeled, sentences)):
         raise UserError(f"{path}:1", "no line with a JSON object, and no labelled sentence", _KINDS)

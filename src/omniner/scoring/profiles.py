@@ -22,6 +22,7 @@ from omniner.errors import UserError
 from omniner.records import Entity, Issue, Prediction, Sentence
 from omniner.scoring import official
 from omniner.scoring.errta import assemble_compared, sort_by_position, sort_comparison
+from omniner.scoring.gold import LABEL, LABEL_PARSE
 from omniner.scoring.metrics import (
     Counts,
     ErrtaResult,
@@ -37,7 +38,7 @@ from omniner.scoring.metrics import (
     main_scores,
     overlap_scores,
 )
-from omniner.scoring.predictions import LABEL, LABEL_PARSE, LoadedPredictions, garbage_collection_paused
+from omniner.scoring.predictions import LoadedPredictions, garbage_collection_paused
 from omniner.scoring.resampling import bootstrap_intervals, counted_categories, post_numbers
 from omniner.scoring.units import (
     UNITS,

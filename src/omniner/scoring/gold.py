@@ -1,0 +1,250 @@
+"""The gold of a predictions file: where it is, and which of its sentences each prediction is about.
+
+`generated_predictions.jsonl` brings a label with each sample: `attach_gold` lays the texts of a `test.json`, or the
+sentences of a corpus file, to its samples. All other predictions take their gold from elsewhere (`read_gold`) and are
+about its sentences by id, or else by text, those that stand several times in order (`gold_ids`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from omniner import records
+from omniner.config.groups import DataConfig
+from omniner.corpus.formats.fields import IssueLog, read_lines
+from omniner.corpus.sources import read_sentences
+from omniner.errors import UserError
+from omniner.records import Sentence, match_texts
+from omniner.wording import counted
+
+# Under these keys of `Sentence.meta` the official profile finds what the file said.
+LABEL, LABEL_PARSE = "label", "label_parse"  # the text; ok | repaired | failed | replaced
+LABEL_ERRTA, PREDICT_ERRTA = "label_errta", "predict_errta"  # where the ERRTA reader sees another text
+BOM = "bom"  # the line begins with a byte order mark, which hides it from the evaluation script
+
+GOLD_PREFIX = "test"  # of ids of gold sentences that have none
+
+Gold = Path | Sequence[Sentence]  # a file, or its sentences
+
+
+def attach_gold(
+    samples: list[Sentence], path: Path, gold: Gold | None, lines: int, log: IssueLog, data: DataConfig | None
+) -> list[Sentence]:
+    """Give samples the texts (and, from a corpus file, offsets and posts) of the sentences that they are about.
+
+    Args:
+        samples: those of `generated_predictions.jsonl` that could be read, named by their lines.
+        path: that file.
+        gold: a `test.json`, a corpus file or its sentences; None = a `test.json` beside the file, if it fits.
+        lines: how many the file has.
+        log: is told what is not used, and where the order differs.
+        data: the config group whose keys hold for a corpus file.
+
+    Returns:
+        The samples that gold knows, and the labelled sentences of gold that none of them is about.
+
+    Raises:
+        UserError: gold is of other sentences.
+    """
+    found = _find_sample_gold(path, gold, lines, log, data)
+    return samples if found is None else _match_samples(samples, found, path, lines, log)
+
+
+@dataclass(frozen=True, slots=True)
+class _SampleGold:
+    """What is known of the samples of `generated_predictions.jsonl` beside the file.
+
+    Attributes:
+        source: the file, or what messages call sentences that come from none.
+        sentences: in their order.
+        labelled: whether their entities are gold; those of a `test.json` are texts alone.
+    """
+
+    source: Path
+    sentences: list[Sentence]
+    labelled: bool
+
+
+def _find_sample_gold(
+    path: Path, gold: Gold | None, lines: int, log: IssueLog, data: DataConfig | None
+) -> _SampleGold | None:
+    """What `gold` or a `test.json` beside the file says of its samples; None without either, or if it is not used."""
+    beside = path.with_name("test.json")
+    if gold is None and not beside.is_file():
+        return None
+    source = _gold_path(gold, beside)
+    texts = _read_official_test(source) if gold is None or isinstance(gold, Path) else None
+    if gold is not None and texts is None:
+        return _SampleGold(source, _sentences_of(gold, log, data), labelled=True)
+    known = [Sentence("", text) for text in texts or ()]
+    if gold is None and len(known) != lines:
+        found = f"{source.name}: {counted(len(known), 'sentence')}, but {path.name} has {counted(lines, 'line')}"
+        log.add("test-json", f"{found}; not used (the official ERRTA script stops here)")
+        return None
+    return _SampleGold(source, known, labelled=False)
+
+
+def _match_samples(
+    samples: Sequence[Sentence], gold: _SampleGold, path: Path, lines: int, log: IssueLog
+) -> list[Sentence]:
+    numbers = [int(sample.id.removeprefix("line-")) - 1 for sample in samples]
+    asked = [str(sample.meta.get("prompt") or "") for sample in samples]
+    texts = [sentence.text for sentence in gold.sentences]
+    others: list[Sentence] = []
+    if len(texts) == lines:
+        places: Sequence[int | None] = _in_gold_order(asked, numbers, texts, gold.source, log)
+    else:
+        places = _by_prompts(asked, texts, path, gold.source, lines, log)
+        met = set(places)
+        unmet = [(n, one) for n, one in enumerate(gold.sentences, 1) if gold.labelled and n - 1 not in met]
+        others = [replace(one, id=f"gold-{n}") for n, one in unmet]
+    known = zip(samples, places, strict=True)
+    return [*(_with_gold(one, gold.sentences[n], gold.labelled) for one, n in known if n is not None), *others]
+
+
+def _with_gold(sample: Sentence, known: Sentence, labelled: bool) -> Sentence:
+    """The sample with the text and post of the sentence that it is about, and with its entities if it is labelled."""
+    sample = replace(sample, text=known.text, post_id=known.post_id)
+    if not labelled:
+        return sample
+    return replace(sample, entities=known.entities, meta=sample.meta | {LABEL_PARSE: "replaced"})
+
+
+def _by_prompts(
+    asked: Sequence[str], texts: Sequence[str], path: Path, source: Path, lines: int, log: IssueLog
+) -> list[int | None]:
+    """The place in gold of each sample, of more or fewer lines than gold has, by the sentence that its prompt quotes.
+
+    Raises:
+        UserError: no prompt quotes a sentence of gold.
+    """
+    distinct = set(texts)
+    found = match_texts([_quoted_sentence(prompt, distinct) for prompt in asked], texts)
+    matched = sum(place is not None for place in found)
+    counts = f"{counted(len(texts), 'sentence')}, but {path.name} has {counted(lines, 'line')}"
+    if not matched:
+        fix = "Name the gold of these predictions, or none to use the labels in the file."
+        raise UserError(source, f"{counts}, and no prompt in it quotes one of the sentences", fix)
+    log.add("matched-by-text", f"{source.name}: {counts}; {matched:,} matched by the texts in the prompts")
+    return found
+
+
+def _in_gold_order(
+    asked: Sequence[str], numbers: Sequence[int], texts: Sequence[str], source: Path, log: IssueLog
+) -> Sequence[int]:
+    """The place in gold of each sample: that of its line, unless the prompts hold the sentences in another order."""
+    here = [texts[number] in prompt for number, prompt in zip(numbers, asked, strict=True)]
+    if all(here):
+        return numbers
+    distinct = set(texts)
+    found = match_texts([_quoted_sentence(prompt, distinct) for prompt in asked], texts)
+    if all(place is None or place == number for place, number in zip(found, numbers, strict=True)):
+        return numbers  # prompts that do not quote their sentence say nothing of the order
+    places = [place for place in found if place is not None]
+    if len(places) < len(found):
+        line = here.index(False) + 1
+        message = f"line {line} of the predictions asks about another sentence than line {line} of gold"
+        raise UserError(source, message, "Name the gold of these predictions.")
+    log.add("other-order", f"{source.name} has the sentences in another order; matched by their texts")
+    return places
+
+
+def _read_official_test(path: Path) -> list[str] | None:
+    """The inputs of an official `test.json`; `None` for any other file."""
+    try:
+        content = json.loads("\n".join(read_lines(path, IssueLog(path))).removeprefix("\ufeff"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, list) or not all(isinstance(item, dict) and "input" in item for item in content):
+        return None
+    return [str(item["input"]) for item in content]
+
+
+def read_gold(path: Path, gold: Gold | None, log: IssueLog, data: DataConfig | None) -> list[Sentence]:
+    """Read the gold of predictions that bring none: what `gold` names, or `gold.jsonl` beside their file.
+
+    Raises:
+        UserError: there is neither, or no sentence of it is labelled.
+    """
+    source = _gold_path(gold, path.with_name("gold.jsonl"))
+    if gold is None and not source.is_file():
+        fix = "Set gold=<file> to the sentences with their gold entities."
+        raise UserError(path, "the file holds no gold and no gold.jsonl stands beside it", fix)
+    sentences = _sentences_of(source if gold is None else gold, log, data)
+    check_labelled(sentences, source)
+    return sentences
+
+
+def _gold_path(gold: Gold | None, beside: Path) -> Path:
+    """The file of gold, or what messages call sentences that come from none."""
+    return beside if gold is None else gold if isinstance(gold, Path) else Path("gold")
+
+
+def _sentences_of(gold: Gold, log: IssueLog, data: DataConfig | None) -> list[Sentence]:
+    if not isinstance(gold, Path):
+        return list(gold)
+    sentences, issues = read_sentences(gold, data, GOLD_PREFIX)
+    log.items += issues
+    return sentences
+
+
+def check_labelled(gold: Sequence[Sentence], source: str | Path) -> None:
+    """Raise a `UserError` that names the source where nobody labelled any of these sentences."""
+    if all(map(records.is_unlabeled, gold)):
+        raise UserError(source, "no sentence has labels", "Name the file with the gold entities.")
+
+
+def gold_ids(given: Sequence[tuple[str, str]], gold: Sequence[Sentence], path: Path, log: IssueLog) -> Sequence[str]:
+    """Find the gold sentence that each prediction is about.
+
+    Ids count, unless they are of other texts; then texts do, equal ones in their order. Answers of which nothing is
+    known are those of as many gold sentences, in their order.
+
+    Args:
+        given: id and sentence of each prediction, or what was asked; either may be empty.
+        gold: the sentences.
+        path: the predictions.
+        log: is told where the order differs.
+
+    Returns:
+        Ids of gold; those of predictions about no gold sentence stay as they are.
+
+    Raises:
+        UserError: nothing matches.
+    """
+    known = {sentence.id: sentence.text for sentence in gold}
+    named = [(name, asked) for name, asked in given if name in known]
+    other = [name for name, asked in named if asked and known[name] not in asked]
+    if not given or (named and not other):
+        return [name for name, _ in given]
+    texts = [sentence.text for sentence in gold]
+    distinct = set(texts)
+    found = match_texts([_quoted_sentence(asked, distinct) for _, asked in given], texts)
+    if any(place is not None for place in found):
+        log.add("matched-by-text", f"{path.name} and its gold have other ids, or another order; matched by their texts")
+        return [
+            f"line-{number} (no gold)" if place is None else gold[place].id for number, place in enumerate(found, 1)
+        ]
+    if not named and len(given) == len(gold) and not any(name or asked for name, asked in given):
+        return [sentence.id for sentence in gold]
+    message = f"no id is one of the gold sentences ({given[0][0]!r} here, {gold[0].id!r} there), and no text"
+    if other:
+        message = f"{other[0]!r} is another sentence here than in gold, and no text is one of gold's"
+    raise UserError(path, message, "Name the gold of these predictions, or give both files the same ids or texts.")
+
+
+def _quoted_sentence(asked: str, known: Collection[str]) -> str:
+    """The gold text that a prompt quotes: all of it, one of its lines, or what stands behind a colon in one."""
+    if asked in known:
+        return asked
+    for line in reversed(asked.splitlines()):
+        for mark in ("：", ":"):
+            rest = line
+            while rest:
+                if rest in known or rest.strip() in known:
+                    return rest if rest in known else rest.strip()
+                rest = rest.partition(mark)[2]
+    return asked
