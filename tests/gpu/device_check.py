@@ -252,7 +252,9 @@ def learner(check: Check, shape: Shape, method: str, checkpointing: bool) -> tup
         language_model.quantize(model, True, torch.bfloat16, check.device)
     model = language_model.prepare_for_training(model, tuning, method, 0).to(check.device)
     attach_attention(model, "flash" if check.device.type == "cuda" else "cascade", torch.bfloat16)
-    return model, language_model.build_optimizer(model, tuning, 1e-4, 0.0)
+    accelerator = "gpu" if check.device.type == "cuda" else "cpu"
+    name = language_model.choose_optimizer(model, tuning.optimizer, accelerator, "auto")
+    return model, language_model.build_optimizer(model, name, 1e-4, 0.0)
 
 
 def train(check: Check) -> None:

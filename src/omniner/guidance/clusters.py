@@ -73,13 +73,6 @@ class Cluster:
         """Count what went wrong, word by word, the commonest first."""
         return [SurfaceErrors(*item) for item in ranked(Counter(map(surface_of, self.errors)))]
 
-    @property
-    def name(self) -> str:
-        """`confusion: 品牌 → 时间`, `boundary: 品牌`, ..."""
-        differ = self.gold and self.predicted and self.gold != self.predicted
-        arrow = f"{self.gold} → {self.predicted}" if differ else self.gold or self.predicted
-        return f"{self.kind}: {arrow}"
-
 
 def cluster_errors(errors: Iterable[ErrtaError]) -> list[Cluster]:
     """Cluster errors, the largest cluster first; equally large ones in the order of `lesson_kinds`, then by name."""

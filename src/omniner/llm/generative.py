@@ -43,7 +43,7 @@ from omniner.pretrained import base_model
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence
 from omniner.training.learner import DevScore, Learner, TrainingData
-from omniner.training.plans import TrainLoader, plan_epoch
+from omniner.training.plans import TrainLoader
 from omniner.training.sharding import ShardedStrategy, full_state_dict, is_sharded, shard_model, unsharded
 
 _SAME = ("path", "architecture", "vocabulary", "chat_template")  # of the model; what makes it another one
@@ -72,10 +72,8 @@ class GenerativeModule(Learner):
         self.strict_loading = False  # frozen weights are in no checkpoint; see check_state
         self.causal, self.model = causal, causal.model
         self.model_config, self.decoding = config.model, config.decoding
-        # 8-bit states cannot be divided between processes
-        wanted = dataclasses.replace(config.tuning, optimizer="adamw") if devices.strategy == "fsdp" else config.tuning
-        chosen = choose_optimizer(self.model, wanted, devices.accelerator == "gpu")
-        self.tuning = dataclasses.replace(wanted, optimizer=chosen)
+        self._optimizer = choose_optimizer(self.model, config.tuning.optimizer, devices.accelerator, devices.strategy)
+        self.tuning = dataclasses.replace(config.tuning, optimizer=self._optimizer)
         self.precision, self.prefix = devices.precision, prefix
         self._learning_dtype = devices.dtype(learns=True)
         self._constraint = build_constraint(causal, config.decoding)
@@ -108,7 +106,7 @@ class GenerativeModule(Learner):
     def configure_optimizers(self) -> Any:
         """Build the optimizer that `tuning.optimizer` names, with the schedule per step."""
         rate = self.model_config.learning_rate[self.causal.method]
-        optimizer = build_optimizer(self.model, self.tuning, rate, self.model_config.weight_decay)
+        optimizer = build_optimizer(self.model, self._optimizer, rate, self.model_config.weight_decay)
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
 
     def on_train_batch_start(self, batch: PackedStep, batch_idx: int) -> None:
@@ -280,9 +278,7 @@ class DevLoader:
 
     def __init__(self, samples: Sequence[Sample], prefix_length: int, pack_tokens: int, rank: int, ranks: int) -> None:
         # all of dev as one optimizer step, of which only the packs matter
-        lengths = list(map(suffix_length(prefix_length), samples))
-        (positions,) = plan_epoch(lengths, batch_size=len(samples), seed=0, epoch=0)
-        step = pack_step([samples[position] for position in positions], prefix_length, pack_tokens, rank, ranks)
+        step = pack_step(samples, prefix_length, pack_tokens, rank, ranks)
         self._share = DevShare(list(samples[rank::ranks]), step)
 
     def __len__(self) -> int:

@@ -358,6 +358,8 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+OptimizerName = Literal["adamw", "adamw_8bit"]
+
 _LARGE = 1_000_000_000  # weights that learn from which on 8-bit optimizer states are worth their noise: 6 GB saved
 
 
@@ -418,56 +420,62 @@ def add_adapters(model: Any, tuning: TuningConfig, seed: int) -> Any:
 
 
 def build_optimizer(
-    model: Any, tuning: TuningConfig, learning_rate: float, weight_decay: float
+    model: Any, name: OptimizerName, learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
     """Build AdamW over the weights that learn; norms and biases are not decayed.
 
-    Raises:
-        UserError: adamw_8bit without bitsandbytes.
+    Args:
+        model: what learns.
+        name: what `choose_optimizer` gave.
+        learning_rate: of all weights.
+        weight_decay: of those that are decayed.
     """
     learning = [value for value in model.parameters() if value.requires_grad]
-    on_gpu = any(value.device.type == "cuda" for value in learning)
     groups = [
         {"params": [value for value in learning if value.ndim >= 2], "weight_decay": weight_decay},
         {"params": [value for value in learning if value.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    if choose_optimizer(model, tuning, on_gpu) == "adamw_8bit":
+    if name == "adamw_8bit":
         return cast(torch.optim.Optimizer, import_bitsandbytes().optim.AdamW8bit(groups, lr=learning_rate))
     return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 
-def choose_optimizer(model: Any, tuning: TuningConfig, on_gpu: bool) -> Literal["adamw", "adamw_8bit"]:
-    """Choose what `tuning.optimizer: auto` becomes; another choice stays.
-
-    8-bit states (Dettmers et al. 2022) on a GPU where a billion weights learn, torch's fused AdamW otherwise: for the
-    few weights of adapters they save little, and bitsandbytes waits for the GPU behind each of hundreds of matrices.
+def choose_optimizer(model: Any, wanted: str, accelerator: str, strategy: str) -> OptimizerName:
+    """Choose what `tuning.optimizer` becomes for a model, see `optimizer_name`.
 
     Raises:
         UserError: adamw_8bit without bitsandbytes.
     """
-    if tuning.optimizer == "adamw":
-        return "adamw"
-    if tuning.optimizer == "adamw_8bit":
-        if not has_bitsandbytes():
-            raise UserError(
-                "tuning.optimizer",
-                "adamw_8bit, but bitsandbytes is not installed",
-                "pip install bitsandbytes where it has wheels, or choose adamw.",
-            )
-        return "adamw_8bit"
     learning = sum(value.numel() for value in model.parameters() if value.requires_grad)
-    if not (on_gpu and prefers_8bit(learning)):
-        return "adamw"
-    if not has_bitsandbytes():
+    name = optimizer_name(wanted, learning, accelerator, strategy)
+    if name == "adamw" or has_bitsandbytes():
+        return name
+    if wanted == "auto":
         log.warning("bitsandbytes is not installed: the optimizer keeps its states in full precision")
         return "adamw"
-    return "adamw_8bit"
+    raise UserError(
+        "tuning.optimizer",
+        "adamw_8bit, but bitsandbytes is not installed",
+        "pip install bitsandbytes where it has wheels, or choose adamw.",
+    )
 
 
-def prefers_8bit(learning: float) -> bool:
-    """Tell whether `tuning.optimizer: auto` takes 8-bit states on a GPU, if so many weights learn."""
-    return learning >= _LARGE
+def optimizer_name(wanted: str, learning: float, accelerator: str, strategy: str) -> OptimizerName:
+    """Name the optimizer that `tuning.optimizer` means, where bitsandbytes is installed.
+
+    8-bit states (Dettmers et al. 2022) on a GPU where a billion weights learn, torch's fused AdamW otherwise: for the
+    few weights of adapters they save little, and bitsandbytes waits for the GPU behind each of hundreds of matrices.
+    States that are divided between processes cannot be of 8 bits.
+
+    Args:
+        wanted: auto | adamw | adamw_8bit.
+        learning: how many weights learn.
+        accelerator: cpu | gpu.
+        strategy: of the training, `fsdp` or another one.
+    """
+    by_itself = wanted == "auto" and accelerator == "gpu" and learning >= _LARGE
+    return "adamw_8bit" if strategy != "fsdp" and (wanted == "adamw_8bit" or by_itself) else "adamw"
 
 
 @dataclass(frozen=True)

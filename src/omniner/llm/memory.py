@@ -29,7 +29,7 @@ from omniner.compute.devices import Devices
 from omniner.compute.precision import compute_dtype
 from omniner.config.model_groups import LONGEST_ANSWER, DecodingConfig, TuningConfig
 from omniner.errors import UserError
-from omniner.llm.language_model import prefers_8bit, prepare_for_training
+from omniner.llm.language_model import optimizer_name, prepare_for_training
 from omniner.llm.packs import make_pack
 from omniner.llm.prefix_cache import head_sizes
 from omniner.llm.samples import Sample
@@ -240,7 +240,7 @@ class MemoryCount:
         weights, gradients = size["weights"], size["gradients"]
         answers = self._answers(slots or self._decoding.usual_slots)
         states = 2 * gradients
-        if self._has_8bit_states(tuning, strategy, size["learning"]):
+        if optimizer_name(tuning.optimizer, size["learning"], self.devices.accelerator, strategy) == "adamw_8bit":
             states = _STATE_8BIT * size["learning"]
         if divided:
             answers += weights  # whole while answers are written
@@ -249,12 +249,6 @@ class MemoryCount:
             weights = weights * stored / self.devices.world + two["weights"]
             gradients, states = (each * stored / self.devices.world for each in (gradients, states))
         return Needs(weights, gradients, states, kept, self._working(text), answers)
-
-    def _has_8bit_states(self, tuning: TuningConfig, strategy: str, learning: float) -> bool:
-        """Tell whether the optimizer would keep its states in 8 bits; what is divided between devices cannot be."""
-        by_itself = tuning.optimizer == "auto" and self.devices.accelerator == "gpu"
-        wanted = tuning.optimizer == "adamw_8bit" or (by_itself and prefers_8bit(learning))
-        return wanted and strategy != "fsdp"
 
     def _measure(self, tuning: TuningConfig, divided: bool, held: torch.dtype) -> list[tuple[dict[str, float], float]]:
         """Count, with one layer and with two, the weights of the whole model and what is kept of the pack."""

@@ -69,8 +69,9 @@ def test_a_wrong_category_is_one_kind_of_error_with_and_without_its_boundary() -
         ErrtaError("boundary", "c", (Entity("小满", "品牌", 0, 2),), (Entity("满", "品牌", 1, 2),)),
     ]
     confusion, boundary = clusters.cluster_errors(errors)
-    assert (confusion.name, confusion.types) == ("confusion: 品牌 → 时间", {"boundary_class": 1, "classification": 1})
-    assert boundary.name == "boundary: 品牌"
+    assert (confusion.kind, confusion.gold, confusion.predicted) == ("confusion", "品牌", "时间")
+    assert confusion.types == {"boundary_class": 1, "classification": 1}
+    assert (boundary.kind, boundary.gold) == ("boundary", "品牌")
 
 
 def test_equally_large_clusters_stand_in_a_fixed_order() -> None:
@@ -80,9 +81,12 @@ def test_equally_large_clusters_stand_in_a_fixed_order() -> None:
         ErrtaError("missing", "a", (Entity("x", "甲"),), ()),
         ErrtaError("classification", "a", (Entity("x", "甲"),), (Entity("x", "乙"),)),
     ]
-    assert [found.name for found in clusters.cluster_errors(errors)] == [
-        "confusion: 甲 → 乙", "missing: 乙", "missing: 甲", "redundant: 乙",
-    ]  # fmt: skip
+    assert [(found.kind, found.gold, found.predicted) for found in clusters.cluster_errors(errors)] == [
+        ("confusion", "甲", "乙"),
+        ("missing", "乙", ""),
+        ("missing", "甲", ""),
+        ("redundant", "", "乙"),
+    ]
 
 
 def missing(name: str, surface: str) -> ErrtaError:

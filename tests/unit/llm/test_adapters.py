@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import small_causal
 import torch
-from small_causal import logits, loss, sample, tuning_config
+from small_causal import logits, loss, sample
 from torch import Tensor, nn
 
 from omniner.errors import UserError
@@ -84,7 +84,7 @@ def test_checkpointing_computes_a_layer_again() -> None:
 @pytest.mark.parametrize("wanted", ["adamw", "adamw_8bit"])
 def test_training_lowers_the_loss(method: str, wanted: str) -> None:
     model = small_causal.build(method, optimizer=wanted)
-    optimizer = language_model.build_optimizer(model.model, tuning_config(method, optimizer=wanted), 1e-2, 0.0)
+    optimizer = language_model.build_optimizer(model.model, wanted, 1e-2, 0.0)
     assert type(optimizer).__name__ == {"adamw": "AdamW", "adamw_8bit": "AdamW8bit"}[wanted]
     losses = small_causal.train(model.model, sample(model), optimizer, 5)
     assert losses[-1] < losses[0] - 0.1
@@ -92,7 +92,7 @@ def test_training_lowers_the_loss(method: str, wanted: str) -> None:
 
 def test_norms_and_biases_are_not_decayed() -> None:
     model = small_causal.build("full").model
-    optimizer = language_model.build_optimizer(model, tuning_config("full"), 1e-3, 0.3)
+    optimizer = language_model.build_optimizer(model, "adamw", 1e-3, 0.3)
     decay = {id(value): group["weight_decay"] for group in optimizer.param_groups for value in group["params"]}
     for name, value in model.named_parameters():
         assert decay.pop(id(value)) == (0.0 if "norm" in name or name.endswith("bias") else 0.3)
@@ -101,14 +101,16 @@ def test_norms_and_biases_are_not_decayed() -> None:
 
 def test_on_a_cpu_the_optimizer_keeps_full_precision() -> None:
     model = small_causal.build("qlora").model
-    assert isinstance(language_model.build_optimizer(model, tuning_config("qlora"), 1e-3, 0.0), torch.optim.AdamW)
+    assert language_model.choose_optimizer(model, "auto", "cpu", "auto") == "adamw"
+    assert isinstance(language_model.build_optimizer(model, "adamw", 1e-3, 0.0), torch.optim.AdamW)
 
 
 def test_8_bits_without_bitsandbytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_causal.build("full").model
     monkeypatch.setattr(language_model, "has_bitsandbytes", lambda: False)
     with pytest.raises(UserError, match=r"tuning\.optimizer: adamw_8bit, but bitsandbytes is not installed"):
-        language_model.build_optimizer(model, tuning_config("full", optimizer="adamw_8bit"), 1e-3, 0.0)
+        language_model.choose_optimizer(model, "adamw_8bit", "gpu", "auto")
+    assert language_model.choose_optimizer(model, "adamw_8bit", "gpu", "fsdp") == "adamw", "nothing is missed there"
     with pytest.raises(UserError, match=r"tuning\.method: qlora, but bitsandbytes is not installed"):
         small_causal.build("qlora")
 
@@ -117,14 +119,13 @@ def test_8_bits_without_bitsandbytes_are_refused(monkeypatch: pytest.MonkeyPatch
 def test_the_state_that_learns_goes_on_where_it_was(method: str) -> None:
     """Five steps in one go equal three, and two more of a new model with the state (and optimizer) of the first."""
     whole, first, second = (small_causal.build(method) for _ in range(3))
-    tuning = tuning_config(method)
     ids = sample(whole)
-    expected = small_causal.train(whole.model, ids, language_model.build_optimizer(whole.model, tuning, 1e-2, 0.1), 5)
-    optimizer = language_model.build_optimizer(first.model, tuning, 1e-2, 0.1)
+    expected = small_causal.train(whole.model, ids, language_model.build_optimizer(whole.model, "adamw", 1e-2, 0.1), 5)
+    optimizer = language_model.build_optimizer(first.model, "adamw", 1e-2, 0.1)
     small_causal.train(first.model, ids, optimizer, 3)
     state = language_model.trainable_state(first.model)
     assert state.keys() == learning(first.model).keys()
-    going_on = language_model.build_optimizer(second.model, tuning, 1e-2, 0.1)
+    going_on = language_model.build_optimizer(second.model, "adamw", 1e-2, 0.1)
     going_on.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     second.model.load_state_dict(state, strict=False)
     small_causal.train(first.model, ids, optimizer, 1)  # the state is a copy
@@ -262,15 +263,15 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
 def test_a_gpu_without_bitsandbytes_goes_on_in_full_precision(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def chosen(method: str, on_gpu: bool = True) -> str:
-        return language_model.choose_optimizer(nn.Linear(2, 2, bias=False), tuning_config(method), on_gpu)
+    def chosen(accelerator: str, strategy: str = "auto") -> str:
+        return language_model.choose_optimizer(nn.Linear(2, 2, bias=False), "auto", accelerator, strategy)
 
-    assert [chosen(method) for method in ("qlora", "lora", "full")] == ["adamw"] * 3
+    assert chosen("gpu") == "adamw"
     monkeypatch.setattr(language_model, "_LARGE", 4)
-    assert (chosen("full"), chosen("full", on_gpu=False)) == ("adamw_8bit", "adamw")
+    assert (chosen("gpu"), chosen("cpu"), chosen("gpu", "fsdp")) == ("adamw_8bit", "adamw", "adamw")
     monkeypatch.setattr(language_model, "has_bitsandbytes", lambda: False)
     with caplog.at_level(logging.WARNING):
-        assert chosen("full") == "adamw"
+        assert chosen("gpu") == "adamw"
     assert "bitsandbytes is not installed" in caplog.text
 
 
@@ -279,8 +280,7 @@ def test_a_gpu_without_bitsandbytes_goes_on_in_full_precision(
 def test_qlora_trains_on_a_gpu_with_8_bit_states() -> None:
     model = small_causal.build("qlora", dtype=torch.bfloat16)
     model.model.cuda()
-    tuning = tuning_config("qlora", optimizer="adamw_8bit")
-    optimizer = language_model.build_optimizer(model.model, tuning, 1e-2, 0.0)
+    optimizer = language_model.build_optimizer(model.model, "adamw_8bit", 1e-2, 0.0)
     assert type(optimizer).__name__ == "AdamW8bit"
     losses = small_causal.train(model.model, sample(model).cuda(), optimizer, 5)
     assert losses[-1] < losses[0] - 0.1

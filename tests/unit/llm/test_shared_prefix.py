@@ -310,7 +310,7 @@ def test_a_step_neither_reads_from_its_device_nor_sends_it_anything(
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         memory._make_fake(made)
         attach_attention(made, backend, torch.bfloat16)
-        optimizer = build_optimizer(made, tuning, 1e-3, 0.01)
+        optimizer = build_optimizer(made, "adamw", 1e-3, 0.01)
         names = ("ids", "positions", "keep", "targets", "bounds")
         there = dataclasses.replace(pack, **{name: mode.from_tensor(getattr(pack, name)) for name in names})
         monkeypatch.setattr(torch, "tensor", lambda values, **more: sent.append(values) or real(values, **more))
