@@ -83,12 +83,14 @@ class ReportInputs:
         taxonomy: gives categories their English names.
         train: gold sentences that help to find suspected annotation errors.
         curves: of the training: metric -> (step, value).
+        steps: optimizer steps of the training.
         issues: how many things of each kind could not be taken as they were.
     """
 
     taxonomy: Taxonomy | None = None
     train: Sequence[Sentence] = ()
     curves: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
+    steps: int = 0
     issues: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -120,7 +122,7 @@ def publish_scores(context: Context, result: ScoreResult, inputs: ReportInputs) 
         context.publish_text("report.html", _report(context, result, tables, inputs.curves, issues, language))
     summary = [
         *_summary(result, issues),
-        *(f"  hint     {hint}" for hint in hints(result, inputs.curves, context.config.task.name)),
+        *(f"  hint     {hint}" for hint in hints(result, inputs, context.config.task.name)),
     ]
     context.describe(
         _headline(result),
@@ -240,12 +242,12 @@ def _summary(result: ScoreResult, issues: Mapping[str, int]) -> list[str]:
     return lines
 
 
-def hints(result: ScoreResult, curves: Mapping[str, Sequence[tuple[int, float]]], task: str) -> list[str]:
+def hints(result: ScoreResult, inputs: ReportInputs, task: str) -> list[str]:
     """Say what makes a result poorer than it could be, and what to do about it.
 
     Args:
         result: the scores.
-        curves: of the training, where there was one: metric -> (step, value).
+        inputs: with the curves of the training, where there was one.
         task: what the run did; `score` scores answers of some other program.
     """
     found = []
@@ -269,14 +271,12 @@ def hints(result: ScoreResult, curves: Mapping[str, Sequence[tuple[int, float]]]
             fix = "look at what that system was asked for, and whether its answers could end (limit of tokens)"
         failed = parse.failed / total
         found.append(f"{failed:.0%} of the answers cannot be read (tables/parse_failures.csv says why): {fix}")
-    dev = curves.get("val/f1", ())
+    dev = inputs.curves.get("val/f1", ())
     if dev:
         best = max(value for _, value in dev)
-        steps = dev[-1][0] + 1  # curves count from 0
-        if steps < FEW_STEPS and best < 1 and f1 < 1:
-            found.append(
-                f"training made only {counted(steps, 'step')}: a small corpus needs more passes (trainer.max_epochs)"
-            )
+        if inputs.steps < FEW_STEPS and best < 1 and f1 < 1:
+            made = counted(inputs.steps, "step")
+            found.append(f"training made only {made}: a small corpus needs more passes (trainer.max_epochs)")
         elif len(dev) > 1 and 1 > dev[-1][1] >= best > dev[-2][1]:
             found.append("dev F1 was still rising at the last evaluation: more trainer.max_epochs may help")
         if abs(best - f1) > FAR:

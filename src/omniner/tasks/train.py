@@ -79,7 +79,7 @@ def run(context: Context) -> None:
     predictions = predict_file(config, fitted.best_path, reported, folder / PREDICTIONS)
     context.publish_file(PREDICTIONS)
     context.publish_file(GOLD)
-    inputs = ReportInputs(corpus.taxonomy, corpus.splits["train"], read_curves(folder), issues)
+    inputs = ReportInputs(corpus.taxonomy, corpus.splits["train"], read_curves(folder), fitted.steps, issues)
     result = score_and_publish(context, reported, predictions, inputs)
     check_scored(result, folder / PREDICTIONS)
 

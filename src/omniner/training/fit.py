@@ -74,6 +74,7 @@ class FitResult:
     Attributes:
         best_path: the checkpoint with the highest dev F1; absent on disk if training was stopped before any.
         best_f1: that F1; -1 if there was no evaluation.
+        steps: optimizer steps, those before an interruption included.
         epochs: complete passes over the training split.
         signal: the number of the signal that stopped it; 0 = none.
         issues: what could not be encoded as it was.
@@ -81,6 +82,7 @@ class FitResult:
 
     best_path: Path
     best_f1: float
+    steps: int
     epochs: int
     signal: int
     issues: list[Issue] = field(default_factory=list)
@@ -138,6 +140,7 @@ def fit_module(
     return FitResult(
         best_path=keeper.best,
         best_f1=keeper.best_f1,
+        steps=trainer.global_step,
         epochs=trainer.global_step // data.steps,
         signal=interruption.signal,
         issues=data.issues,

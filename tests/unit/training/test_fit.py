@@ -320,8 +320,9 @@ def test_a_line_says_why_training_ended(
 ) -> None:
     config, corpus = easy(*overrides)
     with caplog.at_level(logging.INFO, "omniner"):
-        fit(config, corpus, tmp_path, None, [])
+        ended = fit(config, corpus, tmp_path, None, [])
     assert [line for line in caplog.messages if line.startswith("training ended")] == [f"training ended at {why}"]
+    assert why.startswith(f"step {ended.steps}:")
 
 
 def test_a_run_that_ends_between_evaluations_is_evaluated(tmp_path: Path) -> None:
