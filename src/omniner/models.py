@@ -1,9 +1,9 @@
 """The one place that asks of which kind a model is: builds it for training, loads it for prediction.
 
 A tagger (encoder or BiLSTM with a head) is kept in one file, a causal language model in a folder. Both learn through
-`fit` and answer through `predict` of what `load` returns, so that nobody else needs to know which one it is. Only the
-modules of the kind and the purpose at hand are imported: a BiLSTM waits for nothing that belongs to language models,
-and prediction not for Lightning.
+`fit` and answer through `predict` of what `load_predictor` or `load_untrained` returns, so that nobody else needs to
+know which one it is. Only the modules of the kind and the purpose at hand are imported: a BiLSTM waits for nothing that
+belongs to language models, and prediction not for Lightning.
 
 What a model says does not depend on the size of a batch or on a sentence's neighbours: padding is masked exactly, and
 the best path of a sentence is its own. A causal model decodes the same sentences together after an interruption as

@@ -77,9 +77,9 @@ WRITER = EXTENSION.replace("write=None", "write=lambda path, sentences, options:
 COMPOSES = "from omniner.config import compose; print(compose.load(['head=auto', 'head.kind=mine']).head.kind)"
 SERVES = """from types import SimpleNamespace
 from omniner import models
-from omniner.tracking.pyfunc import TaggerModel
+from omniner.tracking.pyfunc import PyfuncModel
 models.load_predictor = lambda config, checkpoint: print(config.head.kind)
-TaggerModel().load_context(SimpleNamespace(artifacts={"config": "config.yaml", "checkpoint": "best.ckpt"}))
+PyfuncModel().load_context(SimpleNamespace(artifacts={"config": "config.yaml", "checkpoint": "best.ckpt"}))
 """
 HEAD = """from omniner.registry import HEADS
 from omniner.taggers.heads import Head

@@ -392,7 +392,7 @@ class TrackingConfig(Group):
     wait: NonNegativeInt
     """Seconds that a run waits at its end for an unavailable store; task=sync or a later run sends the rest."""
     register: str | None = None
-    """Name in MLflow's model registry that gets the trained tagger as a new version; null = none. Implies
+    """Name in MLflow's model registry that gets the trained model as a new version; null = none. Implies
     `log_model`."""
     port: PositiveInt = 5000
     """local: port of the UI that task=ui opens, or the next free one."""

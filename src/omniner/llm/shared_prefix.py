@@ -141,7 +141,7 @@ def _pack_attention(
     attached: AttachedAttention | None = None,
     **ignored: Any,
 ) -> tuple[Tensor, None]:
-    """Answer transformers' call in each layer: query [1, H, T, D], key and value [1, G, T, D] to [1, T, H, D]."""
+    """Answer transformers' call in each layer: query [1, H, T, D], key and value [1, KV, T, D] to [1, T, H, D]."""
     if pack is None or attached is None:
         raise ValueError("this model is attached to packs: detach it before other uses")
     if dropout:

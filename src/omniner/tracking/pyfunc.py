@@ -33,8 +33,8 @@ class Mention(BaseModel):
     end: int | None = None
 
 
-class TaggerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
-    """The model that MLflow serves: loads the checkpoint once, tags lists of texts."""
+class PyfuncModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
+    """The model that MLflow serves: loads the checkpoint once, answers lists of texts."""
 
     def load_context(self, context: Any) -> None:
         """Read the configuration that was saved with the model; it answers on the device that this machine has."""
@@ -57,7 +57,7 @@ class TaggerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
 
 
 def save_model(folder: Path, checkpoint: Path, config: Path) -> None:
-    """Write a trained tagger as an MLflow model.
+    """Write a trained model as an MLflow model.
 
     Args:
         folder: to write; takes the place of one that is there.
@@ -78,4 +78,4 @@ def save_model(folder: Path, checkpoint: Path, config: Path) -> None:
 
 if __name__ != "omniner.tracking.pyfunc":
     # MLflow is loading the model: it imports this file under a name of its own and asks for the object.
-    mlflow.models.set_model(TaggerModel())
+    mlflow.models.set_model(PyfuncModel())

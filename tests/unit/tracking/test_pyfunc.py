@@ -11,7 +11,7 @@ import pytest
 from omniner import models
 from omniner.config import compose
 from omniner.files import write_text
-from omniner.tracking.pyfunc import TaggerModel
+from omniner.tracking.pyfunc import PyfuncModel
 
 
 @pytest.mark.parametrize("trainer", ["gpu", "paper", "ddp"])
@@ -20,7 +20,7 @@ def test_it_answers_on_the_device_that_is_there(trainer: str, tmp_path: Path, mo
     path = write_text(tmp_path / "config.yaml", compose.to_yaml(trained))
     loaded: list[Any] = []
     monkeypatch.setattr(models, "load_predictor", lambda config, checkpoint: loaded.append(config))
-    TaggerModel().load_context(SimpleNamespace(artifacts={"config": str(path), "checkpoint": "best.ckpt"}))
+    PyfuncModel().load_context(SimpleNamespace(artifacts={"config": str(path), "checkpoint": "best.ckpt"}))
     (config,) = loaded
     chosen = config.trainer
     assert (chosen.accelerator, chosen.devices, chosen.nodes, chosen.strategy) == ("auto", 1, 1, "auto")
