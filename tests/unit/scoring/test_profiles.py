@@ -121,6 +121,15 @@ def test_a_surface_respelt_at_its_place_is_right_by_either_unit() -> None:
     assert both[0].predictions == both[1].predictions
 
 
+@pytest.mark.parametrize("surface", ["null", "5", "1.5", "true"])
+def test_a_surface_that_is_no_text_is_an_invented_one_of_the_official_profile(surface: str) -> None:
+    """The scripts count it, and nothing stops where the text of the sentence is known, too."""
+    answer = Prediction("b", [], f'[[{surface}, "地点"]]', "failed", "no pairs")
+    result = score_records(GOLD[1:], [answer], OFFICIAL, ERRTA)
+    assert result.metrics.micro[4:] == (0, 1, 1)
+    assert result.errta.impossible_counts["invented"] == 1
+
+
 def test_what_cannot_be_had_is_a_user_error() -> None:
     unplaced = [Sentence(s.id, s.text, bare(s.entities)) for s in GOLD]
     with pytest.raises(UserError, match=r"metrics\.unit"):
