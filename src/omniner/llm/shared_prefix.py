@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from omniner.llm.attention import ATTENTION_BACKENDS
-from omniner.llm.decoder_parts import FusedLayers
+from omniner.llm.decoder_parts import FusedLayers, has_caches
 from omniner.llm.low_rank import computing_dtype, is_plain
 from omniner.llm.packs import Pack
 from omniner.pretrained import base_model
@@ -227,7 +227,7 @@ def token_loss(
             total += loss_and_gradient(logits_of(here), chosen)[0]
         return total
     if is_plain(head):
-        most = min(MOST_LOGITS, _NEAR_LOGITS) if hidden.device.type == "cpu" else MOST_LOGITS
+        most = min(MOST_LOGITS, _NEAR_LOGITS) if has_caches(hidden) else MOST_LOGITS
         frozen: Tensor = _FrozenLoss.apply(hidden, targets, head.weight, head.bias, max(1, most // len(hidden)))  # type: ignore[no-untyped-call]
         return frozen
     weights = [weight for weight in head.parameters() if weight.requires_grad]

@@ -7,9 +7,10 @@ import torch
 from packed_models import model
 from test_low_rank import build, distance, learn, peft_alone
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 from omniner.llm import decoder_parts
-from omniner.llm.decoder_parts import FusedLayers, fused_forward
+from omniner.llm.decoder_parts import FusedLayers, fused_forward, near_rows
 from omniner.llm.shared_prefix import attach_attention, detach_attention
 
 KINDS = ["qwen2", "qwen3", "llama", "mistral"]
@@ -43,6 +44,14 @@ def test_values_and_gradients_are_those_of_transformers(
     assert torch.equal(x, before)
     parts.remove()
     assert not any("forward" in vars(each) for each in made.modules())
+
+
+def test_what_is_only_counted_is_in_one_piece() -> None:
+    """A model for a GPU is counted as fake tensors of a CPU; cut into pieces, that took ten times as long."""
+    with FakeTensorMode():
+        fake = torch.empty(1024, 1024)
+    assert list(near_rows(fake)) == [slice(0, 1024)]
+    assert [rows.stop for rows in near_rows(torch.empty(1024, 1024))] == [256, 512, 768, 1024]
 
 
 def test_other_kinds_of_modules_stay() -> None:
