@@ -101,6 +101,7 @@ def needed() -> dict[str, set[str]]:
     """The arrows that no way over other rooms stands for."""
     direct = arrows()
 
+    @cache
     def reach(name: str) -> set[str]:
         return set().union(*({target} | reach(target) for target in direct.get(name, ())))
 
@@ -134,9 +135,9 @@ def drawing() -> str:
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
     ]
     level_of = {name: level for level, row in enumerate(rows) for name in row}
-    arcs = 0
+    arcs, wanted = 0, needed()
     for name in sorted(place, key=lambda name: level_of[name]):
-        for target in sorted(needed().get(name, set()) & place.keys()):
+        for target in sorted(wanted.get(name, set()) & place.keys()):
             x1, y1 = place[name][0] + wide / 2, place[name][1] + high
             x2, y2 = place[target][0] + wide / 2, place[target][1]
             far = level_of[name] - level_of[target]
