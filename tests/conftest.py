@@ -27,6 +27,7 @@ def _little_garbage() -> None:
 
     Else whoever collects garbage, as every training does at its end, looks through all of them for half a second.
     """
+    gc.set_threshold(50_000)  # as commands have it
     gc.collect()
     gc.freeze()
 

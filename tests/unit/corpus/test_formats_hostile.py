@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -274,19 +275,19 @@ def test_a_short_file_cannot_ask_for_much_memory(tmp_path: Path, format: str) ->
 def test_reading_a_long_document_of_brat_is_linear(tmp_path: Path) -> None:
     """Mentions over line breaks make one sentence of all its lines; four times as long is four times the work."""
 
-    def seconds(lines: int) -> float:
+    def seconds(lines: int) -> Iterator[float]:
         (tmp_path / "x.txt").write_text("北京好\n" * lines, encoding="utf-8")
         marks = (f"T{n}\tA {4 * n + 1} {4 * n + 3};{4 * n + 4} {4 * n + 5}\t京好 北\n" for n in range(lines - 1))
         (tmp_path / "x.ann").write_text("".join(marks), encoding="utf-8")
-        best = float("inf")
         for _ in range(3):
             start = time.process_time()
             [sentence], issues = read(tmp_path, "brat")
-            best = min(best, time.process_time() - start)
+            took = time.process_time() - start
             assert (len(sentence.entities), issues) == (lines - 1, [])
-        return best
+            yield took
 
-    assert seconds(40_000) < 24 * seconds(5_000)
+    short = min(seconds(5_000))
+    assert any(long < 24 * short for long in seconds(40_000))
 
 
 @pytest.mark.slow
@@ -308,13 +309,12 @@ def test_reading_is_linear(tmp_path: Path, format: str, unit: str) -> None:
     head = "note_id,sentence,label\n" if format == "omniner_csv" else ""
     path = tmp_path / "x"
 
-    def seconds(count: int) -> float:
+    def seconds(count: int) -> Iterator[float]:
         path.write_text(head + unit * count, encoding="utf-8")
-        best = float("inf")
         for _ in range(3):
             start = time.process_time()
             read(path, format)
-            best = min(best, time.process_time() - start)
-        return best
+            yield time.process_time() - start
 
-    assert seconds(40_000) < 24 * seconds(5_000)
+    short = min(seconds(5_000))
+    assert any(long < 24 * short for long in seconds(40_000))

@@ -33,7 +33,8 @@ from omniner.scoring.units import compare_units
 from omniner.training import checkpoints
 from omniner.training.learner import DevScore
 
-QUICK = ("trainer.max_epochs=4", "trainer.eval_every=4")
+BRIEF = "decoding.max_new_tokens=12"  # where nobody looks at the answers, which without much training never end
+QUICK = ("trainer.max_epochs=4", "trainer.eval_every=4", BRIEF)
 
 
 def configuration(*overrides: str) -> Config:
@@ -136,7 +137,7 @@ def test_packs_change_neither_losses_nor_weights(tmp_path: Path) -> None:
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, method: str, stop_at: int) -> None:
     # 5 steps per epoch: stopped amid the first epoch, and at its end
     dropout = "tuning.dropout=0.1" if method == "lora" else "tuning.dropout=0"
-    config = configuration(f"tuning={method}", dropout, "trainer.max_epochs=2")
+    config = configuration(f"tuning={method}", dropout, "trainer.max_epochs=2", BRIEF)
     corpus = small_corpus.corpus(40, 4)
     whole, parts = Losses(), Losses()
     plain = fit(config, corpus, tmp_path / "plain", None, [whole])
@@ -151,7 +152,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, method: str, stop
 
 
 def test_a_killed_run_goes_on_from_its_last_save(tmp_path: Path) -> None:
-    config = configuration("trainer.max_epochs=2", "model.entity_replacement=0.5")
+    config = configuration("trainer.max_epochs=2", "model.entity_replacement=0.5", BRIEF)
     config.trainer.checkpoint_minutes = 1e-9
     corpus = small_corpus.corpus(40, 4)
 
@@ -218,7 +219,7 @@ def test_a_checkpoint_that_lacks_a_weight_does_not_resume(tmp_path: Path) -> Non
 
 
 def test_what_another_run_learns_with_is_named(tmp_path: Path) -> None:
-    corpus, first = small_corpus.corpus(8, 4), ("tuning=lora", "trainer.max_epochs=1", "trainer.eval_every=1")
+    corpus, first = small_corpus.corpus(8, 4), ("tuning=lora", "trainer.max_epochs=1", BRIEF)
     fit(configuration(*first), corpus, tmp_path, None, [])
     with pytest.raises(UserError, match=r"another training: tuning\.rank: \d+ in last\.ckpt, 3 now"):
         fit(configuration(*first, "tuning.rank=3"), corpus, tmp_path, None, [])
@@ -315,7 +316,7 @@ def test_of_equal_scores_the_lower_loss_is_kept(tmp_path: Path) -> None:
 def test_half_precision_learns(tmp_path: Path, precision: str, method: str) -> None:
     config = configuration(
         f"trainer.precision={precision}", f"tuning={method}", "trainer.max_epochs=8", "trainer.eval_every=8",
-        "trainer.batch_size=4", "model.learning_rate.full=0.005", "model.learning_rate.lora=0.02",
+        "trainer.batch_size=4", "model.learning_rate.full=0.005", "model.learning_rate.lora=0.02", BRIEF,
     )  # fmt: skip
     corpus, losses = small_corpus.corpus(16, 2), Losses()
     fit(config, corpus, tmp_path, None, [losses])
@@ -457,7 +458,7 @@ def test_the_time_left_is_that_of_answers_alone(
 
 
 def test_guided_answers_are_readable_and_stand_in_the_text(tmp_path: Path) -> None:
-    config = configuration("decoding=guided", *QUICK)
+    config = configuration("decoding=guided", *QUICK[:2])
     corpus = small_corpus.corpus(16, 4)
     logged = Logged()
     result = fit(config, corpus, tmp_path, None, [logged])

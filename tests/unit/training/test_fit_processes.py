@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +65,7 @@ sys.path[:0] = sys.argv[2].split(":")
 import small_corpus
 from omniner.training import fit as fitting
 from test_fit import At
+from tests.e2e import warm
 from test_fit_processes import CAUSAL, RUNS, Means
 fitting._AGREE_EVERY = 1  # steps are few
 def fit(*given):  # each time the processes meet anew, as those of a run do once
@@ -99,6 +99,7 @@ sys.path[:0] = sys.argv[2].split(":")
 import small_corpus
 from omniner.training import fit as fitting
 from test_fit import At
+from tests.e2e import warm
 from test_fit_processes import BERT
 fitting._AGREE_EVERY = 1
 config = small_corpus.configuration(*BERT, "trainer.devices=2")
@@ -123,22 +124,25 @@ class Means(Callback):
         self.values[trainer.global_step] = [float(trainer.callback_metrics[name]) for name in names]
 
 
-def run_in_two(text: str, folder: Path, variables: Mapping[str, str] | None = None) -> Any:
-    """Run a script that trains in two processes into the folder; gives the JSON of its last line."""
+def run_in_two(text: str, folder: Path, anew: bool = False) -> Any:
+    """Run a script that trains in two processes into the folder; gives the JSON of its last line.
+
+    Where Python starts `anew`, each process has a hash seed of its own.
+    """
     script = folder.parent / "train.py"
     script.write_text(text, encoding="utf-8")
+    arguments = [str(folder), f"{Path(__file__).parent}:{Path(small_corpus.__file__).parent}"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PL_", "PYTEST"))}
-    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0", **(variables or {})}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(folder), f"{Path(__file__).parent}:{Path(small_corpus.__file__).parent}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**clean, "OMP_NUM_THREADS": "1", **there, "LOCAL_RANK": str(rank)},
-        )
-        for rank in (0, 1)
-    ]
+    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
+    around = [{**clean, "OMP_NUM_THREADS": "1", **there, "LOCAL_RANK": str(rank)} for rank in (0, 1)]
+    processes: list[Any]
+    if anew:
+        command, pipe = [sys.executable, str(script), *arguments], subprocess.PIPE
+        processes = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=each) for each in around]
+    else:
+        from tests.e2e import warm  # which the scripts, that import this module, do not find
+
+        processes = [warm.start(arguments, folder.parent, each, module=script.stem) for each in around]
     said = [process.communicate(timeout=300) for process in processes]
     for process, (_, errors) in zip(processes, said, strict=True):
         assert process.returncode == 0, errors[-3000:]
@@ -154,7 +158,7 @@ def predictions(path: Path, config: Config) -> list[str]:
 def test_two_processes_make_the_same_predictions_as_one(tmp_path: Path) -> None:
     config = small_corpus.configuration(*OVERRIDES)
     one = fit(config, small_corpus.corpus(41, 19), tmp_path / "one", None, [])
-    best_f1, epochs, talks = run_in_two(TAGGER, tmp_path / "two")
+    best_f1, epochs, talks = run_in_two(TAGGER, tmp_path / "two", anew=True)
     steps = 12 * 6
     assert talks < steps, "the processes wait for each other in every step"
     assert (best_f1, epochs) == (one.best_f1, one.epochs)
