@@ -317,11 +317,12 @@ class _Assignment:
 def _level(deal: _Assignment) -> None:
     """Give every part its exact size, as far as moves of one group and exchanges of two can.
 
-    The last group of a category leaves its part only where nothing else helps: with few posts, the sizes that were
-    asked for and all categories everywhere cannot both be had.
+    Each step brings the sizes nearer to what was asked for: first those after which no part has gone past its own, and
+    where there are none, those after which one has, by less. The last group of a category leaves its part only where
+    nothing else helps: with few posts, the sizes that were asked for and all categories everywhere cannot both be had.
     """
     pools = _pools(deal)
-    while (found := _best(deal, pools)) is not None:
+    while (found := _best(deal, pools) or _best_past(deal, pools)) is not None:
         step, source, target = found
         for number, to in ((step[2], target), (step[3], source)):
             if number >= 0:
@@ -348,14 +349,39 @@ def _best(deal: _Assignment, pools: _Pools) -> tuple[_Step, int, int] | None:
     return costly[0] if costly else None
 
 
+def _best_past(deal: _Assignment, pools: _Pools) -> tuple[_Step, int, int] | None:
+    """The step past the size of a part, or of both, that brings sizes nearest; one that costs a category comes last."""
+    found: list[tuple[bool, int, int, _Step, int, int]] = []
+    for source in deal.parts:
+        for target in deal.parts:
+            excess, lack = -deal.room[source], deal.room[target]
+            if excess <= 0 or lack <= 0:
+                continue
+            ours, theirs = (_sizes(pools[part]) for part in (source, target))
+            gains = {one - other for one in ours for other in (0, *theirs)}
+            for gain in sorted(one for one in gains if min(excess, lack) < one < excess + lack):
+                off = abs(excess - gain) + abs(lack - gain) - excess - lack
+                moves = _moves(deal, pools, source, target, [gain] if gain in ours else [])
+                steps = [*moves, *_exchanges(deal, pools, source, target, gain)]
+                found += [(step[0] > 0, off, gain, step, source, target) for step in steps]
+    return min(found)[3:] if found else None
+
+
 def _step(deal: _Assignment, pools: _Pools, source: int, target: int) -> _Step | None:
     """The cheapest move; where that costs a part a category, or there is none, an exchange may be cheaper."""
     most = min(-deal.room[source], deal.room[target])
-    found = min(_moves(deal, pools, source, target, most), default=None)
+    ours, theirs = (_sizes(pools[part]) for part in (source, target))
+    found = min(_moves(deal, pools, source, target, [size for size in ours if size <= most]), default=None)
     if found is None or found[0]:
         others = [found] if found else []
-        return min([*others, *_exchanges(deal, pools, source, target, most)], default=None)
+        gain = max((one - other for one in ours for other in theirs if 0 < one - other <= most), default=0)
+        return min([*others, *_exchanges(deal, pools, source, target, gain)], default=None)
     return found
+
+
+def _sizes(pool: dict[int, list[int]]) -> list[int]:
+    """The sizes of the groups of a part."""
+    return sorted(size for size, numbers in pool.items() if numbers)
 
 
 def _pools(deal: _Assignment) -> _Pools:
@@ -365,19 +391,18 @@ def _pools(deal: _Assignment) -> _Pools:
     return pools
 
 
-def _moves(deal: _Assignment, pools: _Pools, source: int, target: int, most: int) -> Iterator[_Step]:
-    """Groups of at most `most` sentences."""
-    for size in sorted(pools[source]):
-        for number in pools[source][size][:_LOOKED_AT] if size <= most else ():
+def _moves(deal: _Assignment, pools: _Pools, source: int, target: int, sizes: Sequence[int]) -> Iterator[_Step]:
+    """Groups of these sizes."""
+    for size in sizes:
+        for number in pools[source][size][:_LOOKED_AT]:
             lost, added = deal.price(deal.groups[number].counts, source, target)
             yield lost / size, added / size, number, -1
 
 
-def _exchanges(deal: _Assignment, pools: _Pools, source: int, target: int, most: int) -> Iterator[_Step]:
-    """Pairs of groups that differ by as many sentences as possible, at most `most`."""
-    ours, theirs = ({size for size, numbers in pools[part].items() if numbers} for part in (source, target))
-    gain = max((one - other for one in ours for other in theirs if 0 < one - other <= most), default=0)
-    for size in sorted(ours) if gain else ():
+def _exchanges(deal: _Assignment, pools: _Pools, source: int, target: int, gain: int) -> Iterator[_Step]:
+    """Pairs of groups that differ by so many sentences; none where that is 0."""
+    theirs = _sizes(pools[target])
+    for size in _sizes(pools[source]) if gain else ():
         for going in pools[source][size][:_LOOKED_AT_PAIRS] if size - gain in theirs else ():
             for coming in pools[target][size - gain][:_LOOKED_AT_PAIRS]:
                 gone, come = deal.groups[going].counts, deal.groups[coming].counts
