@@ -277,9 +277,9 @@ def known_categories(checkpoint: Path) -> tuple[str, ...]:
         UserError: it is no checkpoint.
     """
     if not checkpoint.is_dir():
-        from omniner.taggers.tagger import load_tagger
+        from omniner.taggers import tagger
 
-        return load_tagger(checkpoint).categories
+        return tuple(tagger.read_description(checkpoint)["categories"])
     from omniner.llm.language_model import read_description
     from omniner.llm.prompts import Prompt
 
@@ -291,9 +291,11 @@ def devices_for_prediction(config: Config, checkpoint: Path | None) -> Devices:
     if checkpoint is None:
         return _devices_for(config.trainer, config.model)
     if not checkpoint.is_dir():
-        from omniner.taggers.tagger import load_tagger
+        from omniner.taggers.tagger import read_description
 
-        return _devices_for(config.trainer, load_tagger(checkpoint).model_config)
+        described = read_description(checkpoint)["model"]
+        kind = BiLSTMConfig if described["kind"] == "bilstm" else EncoderConfig
+        return _devices_for(config.trainer, kind(**described))
     base = read_json(checkpoint / DESCRIPTION).get("base")  # adapters have no sizes of their own
     layer = layer_sizes(str(checkpoint)) or layer_sizes(base)
     return choose_devices(config.trainer, large=True, layer=layer, trains=False)

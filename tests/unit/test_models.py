@@ -13,6 +13,7 @@ import small_corpus
 import torch
 from small_corpus import predict, prepare
 
+from omniner import models
 from omniner.compute import devices
 from omniner.config.groups import Config
 from omniner.errors import UserError
@@ -139,6 +140,16 @@ def test_a_model_computes_as_configured_and_leaves_torch_to_the_program(
     )
     assert met == {products}
     assert program() == [threads or 2, *set_by_it[1:]]
+
+
+@pytest.mark.parametrize("model", ["char_bilstm", "bert_tiny"])
+def test_what_a_tagger_is_stands_beside_its_weights(model: str, tmp_path: Path) -> None:
+    config, path = untrained(model, tmp_path)
+    loaded = network.load_tagger(path)
+    content = checkpoints.read_checkpoint(path)
+    checkpoints.write_checkpoint(path, content["tagger"], {})  # nobody may need them
+    assert models.known_categories(path) == loaded.categories
+    assert models.devices_for_prediction(config, path).accelerator == "cpu"
 
 
 def test_a_command_takes_its_share_of_the_cores(program: Callable[[], list[Any]], tmp_path: Path) -> None:

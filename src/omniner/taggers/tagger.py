@@ -37,15 +37,30 @@ def load_tagger(path: Path) -> Tagger:
     Raises:
         UserError: the file holds no tagger.
     """
-    content = read_checkpoint(path)
-    if "tagger" not in content:
-        found = f"{path} is the training state of a generative model, which holds no tagger"
-        raise UserError("checkpoint", found, "Name the checkpoints/best folder of that run.")
+    content = _read(path)
     tagger = Tagger.from_description(content["tagger"])
     known = tagger.state_dict().keys()
     weights = _evaluated_weights(content)
     tagger.load_state_dict({name: value for name, value in weights.items() if name in known or POOLER not in name})
     return tagger.eval()
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Return what `Tagger.describe` gave for the tagger of a checkpoint; its weights are not read.
+
+    Raises:
+        UserError: the file holds no tagger.
+    """
+    return cast(dict[str, Any], _read(path)["tagger"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, which holds a tagger."""
+    content = read_checkpoint(path)
+    if "tagger" not in content:
+        found = f"{path} is the training state of a generative model, which holds no tagger"
+        raise UserError("checkpoint", found, "Name the checkpoints/best folder of that run.")
+    return content
 
 
 def _evaluated_weights(content: dict[str, Any]) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ from omniner.runs.references import RunReference, find_trained_model, resolve_ru
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.profiles import score_records
 from omniner.scoring.suspects import find_suspected_labels
-from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, UntrainedModel, predict_file
+from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, PromptedModel, predict_file
 from omniner.tasks.prompting import build_prompt_with_guidance
 from omniner.tasks.score import check_scored
 from omniner.wording import counted, first_of
@@ -148,7 +148,7 @@ def _predict_and_score(
     context: Context, config: Config, folder: Path, corpus: Corpus, sentences: Sequence[Sentence]
 ) -> ScoreResult:
     """Tag the sentences with the model of the run in `folder`, and sort its errors."""
-    model: Path | UntrainedModel | None = None
+    model: Path | PromptedModel | None = None
     if config.decoding.engine != "openai":
         model = _find_checkpoint(config, folder)
     if model is None:  # its prompt is not kept with a model
@@ -156,7 +156,7 @@ def _predict_and_score(
         if config.prompt.from_run and (folder / GUIDANCE_COPY).is_file():
             config.prompt = replace(config.prompt, from_run=str(folder / GUIDANCE_COPY))
         prompt = build_prompt_with_guidance(config, context.folder, corpus, corpus.splits.get("test", ()))
-        model = UntrainedModel(prompt, [sentence.text for sentence in corpus.splits["train"]])
+        model = PromptedModel(prompt, [sentence.text for sentence in corpus.splits["train"]])
     elif isinstance(model, Path):
         _warn_of_other_train(model, corpus)
     predictions = predict_file(config, model, sentences, context.folder / PREDICTIONS)

@@ -148,7 +148,7 @@ def _read_sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxo
 
 
 @dataclass(frozen=True)
-class UntrainedModel:
+class PromptedModel:
     """A causal model of which the prompt is known alone: one as it was published, or any that a server has.
 
     Attributes:
@@ -160,8 +160,8 @@ class UntrainedModel:
     texts: list[str]
 
 
-def find_model(context: Context, reported: Sequence[Sentence]) -> Path | UntrainedModel:
-    """Find the checkpoint that the configuration names, or tell the untrained model what train has.
+def find_model(context: Context, reported: Sequence[Sentence]) -> Path | PromptedModel:
+    """Find the checkpoint that the configuration names, or the prompt of the model that answers without one.
 
     A server has a trained model already, but must be told what it was trained with.
 
@@ -178,16 +178,16 @@ def find_model(context: Context, reported: Sequence[Sentence]) -> Path | Untrain
             return checkpoint
         from omniner.llm.vllm import trained_prompt
 
-        return UntrainedModel(trained_prompt(checkpoint), [])
+        return PromptedModel(trained_prompt(checkpoint), [])
     from omniner.tasks.prompting import build_run_prompt
 
     corpus = sources.load_corpus(context.config.data, ["train"])
     prompt = build_run_prompt(context, corpus, reported)
-    return UntrainedModel(prompt, [sentence.text for sentence in corpus.splits["train"]])
+    return PromptedModel(prompt, [sentence.text for sentence in corpus.splits["train"]])
 
 
 def predict_file(
-    config: Config, model: Path | UntrainedModel, sentences: Sequence[Sentence], path: Path
+    config: Config, model: Path | PromptedModel, sentences: Sequence[Sentence], path: Path
 ) -> list[Prediction]:
     """Predict sentences into a file, going on where an earlier attempt stopped.
 
@@ -234,7 +234,7 @@ def _append_predictions(path: Path, sentences: Sequence[Sentence], batches: Iter
         append_lines(path, [to_line(prediction_to_json(one, texts[one.id])) for one in batch])
 
 
-def _count_processes(config: Config, model: Path | UntrainedModel, sentences: int) -> int:
+def _count_processes(config: Config, model: Path | PromptedModel, sentences: int) -> int:
     """Decide how many processes predict: one for each device of this machine, none for less than a few sentences."""
     if config.decoding.engine == "vllm" or (not isinstance(model, Path) and config.decoding.engine == "openai"):
         return 1
@@ -245,7 +245,7 @@ def _count_processes(config: Config, model: Path | UntrainedModel, sentences: in
 
 def _predict_in_shares(
     config: Config,
-    model: Path | UntrainedModel,
+    model: Path | PromptedModel,
     sentences: Sequence[Sentence],
     path: Path,
     done: frozenset[str],
@@ -294,11 +294,11 @@ def predict_share(config: Config, path: Path) -> None:
     work = read_json(path.with_name("work.json"))
     every = [Sentence(*one) for one in work["sentences"]]
     sentences = every[int(path.stem) :: int(work["processes"])]
-    model: Path | UntrainedModel = Path(work["checkpoint"])
+    model: Path | PromptedModel = Path(work["checkpoint"])
     if work["told"] is not None:
         from omniner.llm.prompts import Prompt
 
-        model = UntrainedModel(Prompt.from_json(work["told"]["prompt"]), list(work["told"]["texts"]))
+        model = PromptedModel(Prompt.from_json(work["told"]["prompt"]), list(work["told"]["texts"]))
     _append_predictions(path, sentences, open_model(config, model)(sentences, frozenset(work["done"])))
 
 
@@ -314,7 +314,7 @@ def _collect_shares(path: Path) -> None:
         shutil.rmtree(work)
 
 
-def _remove_stale(path: Path, config: Config, model: Path | UntrainedModel, sentences: Sequence[Sentence]) -> None:
+def _remove_stale(path: Path, config: Config, model: Path | PromptedModel, sentences: Sequence[Sentence]) -> None:
     """Remove predictions that are of another model, other settings or other sentences; note what the next are of."""
     now = {
         "config": compose.digest(config),
@@ -370,7 +370,7 @@ Predict = Callable[[Sequence[Sentence], frozenset[str]], Iterable[list[Predictio
 """Tags sentences batch after batch, without those whose ids are given."""
 
 
-def open_model(config: Config, model: Path | UntrainedModel) -> Predict:
+def open_model(config: Config, model: Path | PromptedModel) -> Predict:
     """Load a model into this process, or connect to a server, which needs no torch here."""
     if not isinstance(model, Path) and config.decoding.engine == "openai":
         from omniner.llm.server import predict_with_server

@@ -17,7 +17,7 @@ from omniner.files import whole_lines, write_text
 from omniner.llm.prompts import Prompt
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line
 from omniner.tasks import predict as prediction
-from omniner.tasks.predict import UntrainedModel
+from omniner.tasks.predict import PromptedModel
 
 PROMPT = Prompt("base", "1", "zh", "", "", "{sentence}", "official", ())
 SENTENCES = [Sentence(f"s{number}", f"去上海{number}") for number in range(6)]
@@ -30,7 +30,7 @@ class Engine:
         self.left = 100
         self.asked: list[str] = []
 
-    def open(self, config: Config, model: Path | UntrainedModel) -> prediction.Predict:
+    def open(self, config: Config, model: Path | PromptedModel) -> prediction.Predict:
         word = sorted(model.iterdir())[0].read_text() if isinstance(model, Path) else "server"
         return partial(self.predict, word)
 
@@ -59,7 +59,7 @@ def predict(
     *overrides: str, sentences: Sequence[Sentence] = SENTENCES, server: bool = False, prompt: Prompt = PROMPT
 ) -> list[str]:
     config = compose.load(["task=predict", "checkpoint=best", "model=char_bilstm", *overrides])
-    model = UntrainedModel(prompt, []) if server else Path("best")
+    model = PromptedModel(prompt, []) if server else Path("best")
     path = Path("predictions.jsonl")
     found = prediction.predict_file(config, model, sentences, path)
     assert len(whole_lines(path)) == len(found) == len(sentences)
