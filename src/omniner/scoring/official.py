@@ -19,7 +19,6 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,9 +134,7 @@ def _stop(sentence: Sentence, message: str) -> Issue:
 def compare_selected(chosen: Selection) -> Comparison:
     """Compare the chosen samples; members that are no texts get the name that the script's table would show."""
     comparison = compare_units(chosen.gold, chosen.predicted, "pair")
-    wrong = chain.from_iterable((*one.missing, *one.extra) for one in comparison.sentence_errors)
-    members = chain(comparison.right, chain.from_iterable(unit[:2] for unit in wrong))
-    if set(map(type, members)) <= {str}:
+    if all(set(map(type, names)) <= {str} for names in (comparison.right, comparison.missing, comparison.extra)):
         return comparison
     comparison.gold, comparison.predicted = _named(chosen.gold), _named(chosen.predicted)
     comparison.right = [_name(name) for name in comparison.right]

@@ -296,7 +296,7 @@ def _kind(entity: Entity, text: str, unit: str) -> str:
     """What is wrong with its words; empty where nothing is, as far as is known."""
     if entity.start is not None or not text:
         return ""
-    surface = entity.text
+    surface = str(entity.text)  # the official scripts take a number for one, too
     if surface.strip() and surface in text:
         return "repeated" if unit == "span" else ""  # by pair no place is looked for
     return "respelt" if normalized(surface) and normalized(surface) in normalized(text) else "invented"

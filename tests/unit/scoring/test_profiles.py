@@ -130,6 +130,13 @@ def test_a_surface_that_is_no_text_is_an_invented_one_of_the_official_profile(su
     assert result.errta.impossible_counts["invented"] == 1
 
 
+def test_a_number_is_not_the_text_that_spells_it() -> None:
+    """Where both are of one primary, the relaxed score must not take them for each other either."""
+    gold = [Sentence("a", "看5个", [Entity("5", "数量", 1, 2)])]
+    result = score_records(gold, [Prediction("a", [], '[[5, "数量"]]', "failed", "no pairs")], OFFICIAL, ERRTA)
+    assert result.metrics.micro[4:] == result.metrics.relaxed[4:] == (0, 1, 1)
+
+
 def test_what_cannot_be_had_is_a_user_error() -> None:
     unplaced = [Sentence(s.id, s.text, bare(s.entities)) for s in GOLD]
     with pytest.raises(UserError, match=r"metrics\.unit"):
