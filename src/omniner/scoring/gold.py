@@ -21,7 +21,8 @@ from omniner.records import Sentence, match_texts
 from omniner.wording import counted
 
 # Under these keys of `Sentence.meta` the official profile finds what the file said.
-LABEL, LABEL_PARSE = "label", "label_parse"  # the text; ok | repaired | failed | replaced
+LABEL, LABEL_PARSE = "label", "label_parse"  # the text; ok | repaired | failed | `REPLACED`
+REPLACED = "replaced"  # gold is not what the label says
 LABEL_ERRTA, PREDICT_ERRTA = "label_errta", "predict_errta"  # where the ERRTA reader sees another text
 BOM = "bom"  # the line begins with a byte order mark, which hides it from the evaluation script
 
@@ -110,7 +111,7 @@ def _with_gold(sample: Sentence, known: Sentence, labelled: bool) -> Sentence:
     sample = replace(sample, text=known.text, post_id=known.post_id)
     if not labelled:
         return sample
-    return replace(sample, entities=known.entities, meta=sample.meta | {LABEL_PARSE: "replaced"})
+    return replace(sample, entities=known.entities, meta=sample.meta | {LABEL_PARSE: REPLACED})
 
 
 def _by_prompts(

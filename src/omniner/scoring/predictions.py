@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omniner import records
 from omniner.answers import parse_answer
@@ -35,6 +35,7 @@ from omniner.scoring.gold import (
     LABEL_ERRTA,
     LABEL_PARSE,
     PREDICT_ERRTA,
+    REPLACED,
     Gold,
     attach_gold,
     gold_ids,
@@ -52,7 +53,12 @@ _MAX_OFFSET = 1 << 31
 _PARSES = ("ok", "repaired", "failed")
 
 
-PromptedPredictions = list[tuple[Prediction, str]]  # with the prompt, or the sentence, if it is known
+class Said(NamedTuple):
+    """What a line says: a prediction, the prompt or sentence that it answers, whether it is a model's text alone."""
+
+    prediction: Prediction
+    asked: str = ""
+    is_text: bool = False
 
 
 @dataclass(slots=True)
@@ -88,14 +94,14 @@ def read_predictions(predictions: Path, gold: Gold | None, data: DataConfig | No
         if kind == "generated":
             sentences, answers = _read_generated(lines, log)
             sentences = attach_gold(sentences, predictions, gold, len(lines), log, data)
+            labels = {one.id: one.meta.get(LABEL) for one in sentences if one.meta.get(LABEL_PARSE) != REPLACED}
+            said = [Said(one, is_text=one.raw != labels.get(one.id)) for one in answers]  # what is the label stays it
+            answers = _read_again(said, [one.id for one in answers], sentences)
         else:
             said = _read_labels(predictions, log, data) if kind == "corpus" else _READERS[kind](lines, log, data)
             sentences = read_gold(predictions, gold, log, data)
-            said = _with_categories(said, sentences) if kind == "answers" else said
-            ids = gold_ids([(prediction.id, asked) for prediction, asked in said], sentences, predictions, log)
-            answers = [
-                replace(one, id=name) if name != one.id else one for (one, _), name in zip(said, ids, strict=True)
-            ]
+            ids = gold_ids([(one.id, asked) for one, asked, _ in said], sentences, predictions, log)
+            answers = _read_again(said, ids, sentences)
     if not answers:
         raise UserError(predictions, f"no prediction could be read{_first_issues(log.items)}", _KINDS)
     lost = [issue for issue in log.items if issue.code in _ENTITY_LOSSES]
@@ -131,17 +137,20 @@ def _prediction_lines(lines: list[str]) -> list[str]:
     return [to_line(item) for item in items] if says else lines
 
 
-def _with_categories(said: PromptedPredictions, gold: Sequence[Sentence]) -> PromptedPredictions:
-    """Read answers again whose form needs to be told of the categories: those that name others, or were not plain."""
+def _read_again(said: Sequence[Said], ids: Sequence[str], gold: Sequence[Sentence]) -> list[Prediction]:
+    """The predictions with the ids of gold, and with texts read as those of our models are, if they need it.
+
+    What names other categories, or was not plain, is told by the categories and the sentence.
+    """
     known = {entity.category for sentence in gold for entity in sentence.entities}
-    found: PromptedPredictions = []
-    for one, asked in said:
-        odd = one.parse != "ok" or (one.entities and one.entities[0].category not in known)
-        if odd:
-            pairs, status, reason = parse_answer(one.raw, known)
+    texts = {sentence.id: sentence.text for sentence in gold}
+    found: list[Prediction] = []
+    for (one, _, is_text), name in zip(said, ids, strict=True):
+        if is_text and (one.parse != "ok" or (one.entities and one.entities[0].category not in known)):
+            pairs, status, reason = parse_answer(one.raw, known, texts.get(name, ""))
             if pairs:
                 one = replace(one, entities=[Entity(*pair) for pair in pairs], parse=status, reason=reason)
-        found.append((one, asked))
+        found.append(one if name == one.id else replace(one, id=name))
     return found
 
 
@@ -288,8 +297,8 @@ def _numbered_values(lines: Sequence[str]) -> Iterator[tuple[int, Any, str]]:
             yield number, *_parse_line(line.removeprefix("\ufeff") if number == 1 else line)
 
 
-def _read_answers(lines: Sequence[str], log: IssueLog, _: DataConfig | None) -> PromptedPredictions:
-    said: PromptedPredictions = []
+def _read_answers(lines: Sequence[str], log: IssueLog, _: DataConfig | None) -> list[Said]:
+    said: list[Said] = []
     for number, record, error in _numbered_values(lines):
         answer = _answer_of(record) if isinstance(record, dict) else None
         if answer is None:
@@ -299,15 +308,14 @@ def _read_answers(lines: Sequence[str], log: IssueLog, _: DataConfig | None) -> 
         text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
         pairs, status, reason = parse_answer(text)
         name = record.get("custom_id", record.get("id", ""))
-        said.append(
-            (Prediction(str(name), [Entity(*pair) for pair in pairs], text, status, reason), _prompt_of(record))
-        )
+        prediction = Prediction(str(name), [Entity(*pair) for pair in pairs], text, status, reason)
+        said.append(Said(prediction, _prompt_of(record), is_text=True))
     return said
 
 
-def _read_submission(lines: Sequence[str], log: IssueLog, _: DataConfig | None) -> PromptedPredictions:
+def _read_submission(lines: Sequence[str], log: IssueLog, _: DataConfig | None) -> list[Said]:
     """CLUENER's: `{"id": 0, "label": {"name": {"彭小军": [[15, 17]]}}}`, ends inclusive."""
-    said: PromptedPredictions = []
+    said: list[Said] = []
     for number, record, error in _numbered_values(lines):
         label = record.get("label") if isinstance(record, dict) else None
         if not isinstance(label, dict) or "id" not in record:
@@ -327,11 +335,11 @@ def _read_submission(lines: Sequence[str], log: IssueLog, _: DataConfig | None) 
                         entities.append(Entity(surface, category, start, end + 1))
                     else:
                         log.add("bad-offsets", f"{quote(surface)} at {quote(place)}; left out", number, name)
-        said.append((Prediction(name, entities), ""))
+        said.append(Said(Prediction(name, entities)))
     return said
 
 
-def _read_labels(path: Path, log: IssueLog, data: DataConfig | None) -> PromptedPredictions:
+def _read_labels(path: Path, log: IssueLog, data: DataConfig | None) -> list[Said]:
     """Labels of a corpus file as predictions; the format and the annotator that `data` names are those of gold."""
     data = data and replace(data, format="auto", annotator=None)
     try:
@@ -344,11 +352,11 @@ def _read_labels(path: Path, log: IssueLog, data: DataConfig | None) -> Prompted
     log.items += issues
     if all(map(records.is_unlabeled, sentences)):
         raise UserError(f"{path}:1", "no line with a JSON object, and no labelled sentence", _KINDS)
-    return [(Prediction(sentence.id, sentence.entities), sentence.text) for sentence in sentences]
+    return [Said(Prediction(sentence.id, sentence.entities), sentence.text) for sentence in sentences]
 
 
-def _read_own(lines: Sequence[str], log: IssueLog, data: DataConfig | None) -> PromptedPredictions:
-    predictions: PromptedPredictions = []
+def _read_own(lines: Sequence[str], log: IssueLog, data: DataConfig | None) -> list[Said]:
+    said: list[Said] = []
     way = data.offsets if data is not None else "auto"
     for number, record, error in _numbered_values(lines):
         if not isinstance(record, dict):
@@ -356,11 +364,11 @@ def _read_own(lines: Sequence[str], log: IssueLog, data: DataConfig | None) -> P
             log.add("bad-line", f"{found}; the line is left out", number)
         elif (prediction := _prediction(record, log, number, way)) is not None:
             text = record.get("text")
-            predictions.append((prediction, text if isinstance(text, str) else ""))
-    return predictions
+            said.append(Said(prediction, text if isinstance(text, str) else "", "entities" not in record))
+    return said
 
 
-_READERS: dict[str, Callable[[Sequence[str], IssueLog, DataConfig | None], PromptedPredictions]] = {
+_READERS: dict[str, Callable[[Sequence[str], IssueLog, DataConfig | None], list[Said]]] = {
     "omniner": _read_own,
     "answers": _read_answers,
     "cluener": _read_submission,

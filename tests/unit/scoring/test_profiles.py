@@ -279,30 +279,35 @@ def test_texts_and_gold_from_elsewhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["今天去喝小满", "今天去cafe\u0301喝小满"])  # the accent is a character of its own
 @pytest.mark.parametrize(
-    "pairs",
+    "answer",
     [
         [("小满", "品牌"), ("小满", "品牌")],
         [("小满", "品牌"), ("小满", "时间"), ("小满", "品牌"), ("小满", "时间")],
         [("caf\u00e9", "地点"), ("小满", "品牌")],
         [("大满", "品牌"), ("大满", "品牌"), ("小满", "品牌")],
         [("今天", "时间"), ("小", "品牌"), ("小", "品牌"), ("今天", "时间")],
+        [("品牌", "小满")],
+        "小满（品牌）",
+        "品牌：小满",
     ],
 )
 @pytest.mark.parametrize("unit", ["span", "pair"])
 def test_an_answer_scores_the_same_whoever_reads_it(
-    text: str, pairs: list[tuple[str, str]], unit: str, tmp_path: Path
+    text: str, answer: list[tuple[str, str]] | str, unit: str, tmp_path: Path
 ) -> None:
     start = text.index("小满")
     entities = [Entity("小满", "品牌", start, start + 2)]
     if "cafe" in text:
         entities.append(Entity("cafe\u0301", "地点", 3, 8))
-    gold, raw = [Sentence("1", text, entities)], json.dumps(pairs, ensure_ascii=False)
+    gold = [Sentence("1", text, entities)]
+    raw = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+    label = raw if isinstance(answer, str) else json.dumps([entity[:2] for entity in entities])
     (tmp_path / "raw.jsonl").write_text(json.dumps({"id": "1", "raw": raw}), encoding="utf-8")
     (tmp_path / "generated_predictions.jsonl").write_text(
-        json.dumps({"prompt": text, "label": "[]", "predict": raw}), encoding="utf-8"
+        json.dumps({"prompt": text, "label": label, "predict": raw}), encoding="utf-8"
     )
-    metrics = dataclasses.replace(METRICS, unit=unit)
-    own = score_records(gold, [prediction_from_answer(gold[0], raw, "", "hf")], metrics, ERRTA)
+    metrics, told = dataclasses.replace(METRICS, unit=unit), [entity.category for entity in entities]
+    own = score_records(gold, [prediction_from_answer(gold[0], raw, "", "hf", categories=told)], metrics, ERRTA)
     read = [
         score_loaded(read_predictions(path, gold), metrics, ERRTA)
         for path in (tmp_path / "raw.jsonl", tmp_path / "generated_predictions.jsonl")
