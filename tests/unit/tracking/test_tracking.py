@@ -870,12 +870,12 @@ def test_of_runs_of_one_name_the_only_one_that_did_not_fail_is_meant(local: Trac
         run.finish(status)
         return run.id
 
-    good = ended(1, "FINISHED")
-    failed = ended(2, "FAILED")
-    ended(3, "KILLED")
+    good = ended(1, "finished")
+    failed = ended(2, "failed")
+    ended(3, "killed")
     assert tracking.find_run(local, "lr0.01", "run").id == good
     assert tracking.find_run(local, failed, "run").id == failed
-    again = ended(4, "FINISHED")
+    again = ended(4, "finished")
     day = r"\d{4}-\d\d-\d\d \d\d:\d\d"
     listed = (
         rf"4 runs have the name 'lr0\.01'\. .*: {again} \(finished, {day}\), .*{failed} \(failed, {day}\), {good} \("
