@@ -97,6 +97,8 @@ def _match_samples(
     others: list[Sentence] = []
     if len(texts) == lines:
         places: Sequence[int | None] = _in_gold_order(asked, numbers, texts, gold.source, log)
+        if gold.labelled:
+            _check_labels_fit(samples, [texts[place] for place in places if place is not None], gold.source)
     else:
         places = _by_prompts(asked, texts, path, gold.source, lines, log)
         met = set(places)
@@ -151,6 +153,26 @@ def _in_gold_order(
         raise UserError(source, message, "Name the gold of these predictions.")
     log.add("other-order", f"{source.name} has the sentences in another order; matched by their texts")
     return places
+
+
+def _check_labels_fit(samples: Sequence[Sentence], texts: Sequence[str], source: Path) -> None:
+    """Refuse gold in another order where prompts do not tell it: most labels then name what their sentence lacks.
+
+    Only surfaces are looked at, because gold may be a corrected one, or have other categories.
+    """
+    labelled = [(sample, text) for sample, text in zip(samples, texts, strict=True) if sample.entities]
+    strange = [
+        sample.id.replace("-", " ")
+        for sample, text in labelled
+        if any(entity.text not in text for entity in sample.entities)
+    ]
+    if len(strange) > len(labelled) / 2:
+        found = (
+            f"{len(strange)} of {counted(len(labelled), 'label')} of the predictions name entities that the sentence "
+        )
+        found += f"in their place does not hold, first in {strange[0]}"
+        fix = "Put gold in the order of the predictions, give these a prompt that quotes the sentence, or drop gold=."
+        raise UserError(source, found, fix)
 
 
 def _read_official_test(path: Path) -> list[str] | None:

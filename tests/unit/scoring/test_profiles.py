@@ -277,6 +277,22 @@ def test_texts_and_gold_from_elsewhere(tmp_path: Path) -> None:
     ]
 
 
+def test_gold_in_another_order_than_labels_without_prompts_is_refused(tmp_path: Path) -> None:
+    names = ["小满", "小美", "初屿", "花西"]
+    label = json.dumps([["{}", "品牌"]], ensure_ascii=False)
+    lines = [{"label": label.replace("{}", name), "predict": label.replace("{}", name)} for name in names]
+    path = write(tmp_path / "generated_predictions.jsonl", lines)
+    found = [{"text": name, "category": "牌子", "start": 1, "end": 3} for name in names]
+    gold = [{"id": one["text"], "text": f"喝{one['text']}", "entities": [one]} for one in found]
+    corrected = [*gold[:2], {"id": "c", "text": "喝茶", "entities": []}, gold[3]]
+    for fitting in (gold, corrected):
+        assert len(predictions.read_predictions(path, write(tmp_path / "gold.jsonl", fitting)).gold) == 4
+    with pytest.raises(
+        UserError, match=r"4 of 4 labels .* in their place does not hold, first in line 1\. Put gold in"
+    ):
+        predictions.read_predictions(path, write(tmp_path / "gold.jsonl", [*gold[1:], gold[0]]))
+
+
 @pytest.mark.parametrize("text", ["今天去喝小满", "今天去cafe\u0301喝小满"])  # the accent is a character of its own
 @pytest.mark.parametrize(
     "answer",
