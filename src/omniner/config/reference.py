@@ -127,7 +127,7 @@ def markdown(names: Sequence[str] = ()) -> str:
 def tasks_markdown(names: Sequence[str] = ()) -> str:
     """The reference of all tasks, or of those named, as Markdown."""
     parts = [] if names else [TASKS_HEADER]
-    for name, task in sorted((name, task) for name, task in TASKS.items() if not names or name in names):
+    for name, task in sorted((name, TASKS[name]) for name in names or TASKS):
         title, _, text = inspect.cleandoc(task.description).partition("\n")
         title = title.partition(": ")[2]
         parts.append(f"## `task={name}`\n\n{title[:1].upper()}{title[1:]}\n{text}\n")
@@ -207,6 +207,18 @@ def descriptions(group: type) -> dict[str, str]:
     return found
 
 
+def main(arguments: Sequence[str]) -> None:
+    """Print the reference of the configuration, or with `--tasks` that of the tasks; of the names that follow only."""
+    of_tasks = list(arguments[:1]) == ["--tasks"]
+    names = arguments[1:] if of_tasks else arguments
+    groups_here = [name for name, item in field_types(groups.Config).items() if take_apart(item).groups]
+    known = sorted(TASKS) if of_tasks else groups_here
+    for name in names:
+        if name not in known:
+            what = "task" if of_tasks else "group"
+            sys.exit(f"error: {name!r} is no {what}. Known: {', '.join(known)}.")
+    print((tasks_markdown(names) if of_tasks else markdown(names)).rstrip("\n"))
+
+
 if __name__ == "__main__":
-    of_tasks = sys.argv[1:2] == ["--tasks"]
-    print((tasks_markdown(sys.argv[2:]) if of_tasks else markdown(sys.argv[1:])).rstrip("\n"))
+    main(sys.argv[1:])

@@ -162,14 +162,18 @@ class GenerativeModule(Learner):
             "model": {name: model[name] for name in _SAME},
             "tuning": {name: tuning[name] for name in _SAME_TUNING},
             "prompt": self.causal.prompt.to_json(),
+            "base_weights": self.causal.base_weights,
         }
 
     def stored_description(self, checkpoint: Mapping[str, Any]) -> Any:
-        """Return what `describe` said; older files have `auto` for the optimizer that was built."""
+        """Return what `describe` said; older files lack the base's weights, or have `auto` for the chosen optimizer."""
         stored = super().stored_description(checkpoint)
-        if stored is None or stored["tuning"]["optimizer"] != "auto":
-            return stored
-        return {**stored, "tuning": {**stored["tuning"], "optimizer": self.tuning.optimizer}}
+        if stored is None:
+            return None
+        stored = {"base_weights": self.causal.base_weights, **stored}
+        if stored["tuning"]["optimizer"] == "auto":
+            stored["tuning"] = {**stored["tuning"], "optimizer": self.tuning.optimizer}
+        return stored
 
     def save_best(self, path: Path) -> None:
         """Write the folder that prediction loads."""

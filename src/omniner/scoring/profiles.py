@@ -140,8 +140,14 @@ def choose_scale(gold: Sequence[Sentence], metrics: MetricsConfig, errta: ErrtaC
 def settle_scale(
     gold: Sequence[Sentence], metrics: MetricsConfig, errta: ErrtaConfig
 ) -> tuple[MetricsConfig, ErrtaConfig]:
-    """Put what `choose_scale` chooses into the settings, so that scores on parts of the gold can be compared."""
+    """Put what `choose_scale` chooses into the settings where parts of this gold might choose otherwise.
+
+    So scores on the parts can be compared. Of gold with offsets throughout every part has them, and `auto` stays: runs
+    on its parts are the same whether it was settled or not.
+    """
     unit, mode = choose_scale(gold, metrics, errta)
+    if has_places(gold):
+        return metrics, errta
     return replace(metrics, unit=unit), replace(errta, mode=mode)
 
 

@@ -327,7 +327,8 @@ def _remove_stale(path: Path, config: Config, model: Path | PromptedModel, sente
     before: dict[str, Any] = {}
     with contextlib.suppress(UserError, TypeError, ValueError):  # absent or damaged: nobody knows what they are of
         before = dict(read_json(note))
-    other = [name for name in now if before.get(name) != now[name]] if before else ["program"]
+    # what older versions did not note is taken to be as it is
+    other = [name for name in now if before.get(name, now[name]) != now[name]] if before else ["program"]
     if not other:
         return
     if path.is_file():

@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from tests.conftest import ROOT
 
 from omniner.config.groups import Config
-from omniner.config.reference import choices, descriptions, help_text, markdown, tasks_markdown
+from omniner.config.reference import choices, descriptions, help_text, main, markdown, tasks_markdown
 from omniner.config.validate import field_types, take_apart
 from omniner.registry import TASKS
 
@@ -72,3 +73,9 @@ def test_help_lists_groups_of_the_users_own_and_what_is_registered(tmp_path: Pat
     assert next(line for line in lines if line.startswith("data:")).startswith("data: cluener, cmeee, mine, msra")
     assert next(line for line in lines if line.startswith("task:")).endswith("train, ui, zip")
     assert not any(line.startswith("hydra") for line in lines)
+
+
+@pytest.mark.parametrize(("arguments", "told"), [(["--tasks", "predct"], "is no task"), (["promt"], "is no group")])
+def test_a_misspelt_name_has_no_reference(arguments: list[str], told: str) -> None:
+    with pytest.raises(SystemExit, match=rf"error: .* {told}\. Known: .*p"):
+        main(arguments)

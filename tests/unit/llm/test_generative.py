@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from omniner.compute.devices import Devices
 from omniner.config.groups import Config
 from omniner.errors import UserError
-from omniner.llm.generative import DevLoader, GenerativeData
+from omniner.llm.generative import DevLoader, GenerativeData, GenerativeModule
 from omniner.llm.packs import make_pack
 from omniner.model_files import find_checkpoint
 from omniner.models import prepare_llm
@@ -218,7 +218,7 @@ def test_a_checkpoint_that_lacks_a_weight_does_not_resume(tmp_path: Path) -> Non
         fit(configuration(*QUICK, "tuning=lora", "tuning.rank=4"), corpus, tmp_path, None, [])
 
 
-def test_what_another_run_learns_with_is_named(tmp_path: Path) -> None:
+def test_what_another_run_learns_with_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus, first = small_corpus.corpus(8, 4), ("tuning=lora", "trainer.max_epochs=1", BRIEF)
     fit(configuration(*first), corpus, tmp_path, None, [])
     with pytest.raises(UserError, match=r"another training: tuning\.rank: \d+ in last\.ckpt, 3 now"):
@@ -234,7 +234,14 @@ def test_what_another_run_learns_with_is_named(tmp_path: Path) -> None:
         if stored != "auto":
             with pytest.raises(UserError, match=r"tuning\.optimizer: adamw_8bit in last\.ckpt, adamw now"):
                 fit(configuration(*first), corpus, tmp_path, None, [])
-    fit(configuration(*first), corpus, tmp_path, None, [])  # older files say `auto`
+    described = {**content["generative"], "base_weights": "0f"}
+    with monkeypatch.context() as patch:
+        patch.setattr(GenerativeModule, "describe", lambda _: described)
+        with pytest.raises(UserError, match=r"another training: base_weights: nothing in last\.ckpt, 0f now"):
+            fit(configuration(*first), corpus, tmp_path, None, [])
+    del described["base_weights"]
+    torch.save({**content, "generative": described}, last)
+    fit(configuration(*first), corpus, tmp_path, None, [])  # older files say `auto`, and nothing of the base's weights
 
 
 def test_windows_are_refused_before_a_step(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from omniner.registry import ERROR_TYPES
 from omniner.scoring import predictions
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import read_predictions
-from omniner.scoring.profiles import score_loaded, score_records
+from omniner.scoring.profiles import choose_scale, score_loaded, score_records, settle_scale
 
 METRICS = MetricsConfig(unit="auto", profile="own", on_parse_failure="empty", bootstrap=0, confidence=0.95, seed=0)
 OFFICIAL = dataclasses.replace(METRICS, profile="official")
@@ -71,6 +71,15 @@ def test_the_scale_follows_from_gold_alone(placed: bool) -> None:
     assert {(result.unit, result.mode) for result in found} == {("span", "span") if placed else ("pair", "official")}
     assert found[0].metrics == found[2].metrics, "the same answers, said with places and without"
     assert {tuple(result.units) for result in found} == {("pair", "span") if placed else ("pair",)}
+
+
+def test_a_scale_is_settled_only_where_parts_of_gold_might_choose_another() -> None:
+    assert settle_scale(GOLD, METRICS, ERRTA) == (METRICS, ERRTA)
+    assert all(choose_scale([one], METRICS, ERRTA) == ("span", "span") for one in GOLD)
+    mixed = [*GOLD, Sentence("m", "我爱北京", [Entity("北京", "地点")])]
+    metrics, errta = settle_scale(mixed, METRICS, ERRTA)
+    assert (metrics.unit, errta.mode) == ("pair", "official")
+    assert choose_scale(GOLD, metrics, errta) == ("pair", "official")
 
 
 def test_answers_that_no_gold_could_have_had_are_false_positives_with_a_name() -> None:

@@ -13,7 +13,7 @@ from tests.helpers.scripted_server import Answer, Seen, Server, error, reply, se
 from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.errors import UserError
-from omniner.files import whole_lines, write_text
+from omniner.files import read_json, whole_lines, write_json, write_text
 from omniner.llm.prompts import Prompt
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line
 from omniner.tasks import predict as prediction
@@ -110,6 +110,17 @@ def test_another_prompt_counts_as_well(engine: Engine, caplog: pytest.LogCapture
     predict("seed=7", server=True, prompt=dataclasses.replace(PROMPT, instruction="别的"))
     assert len(engine.asked) == 6
     assert "is of another prompt than now: all is predicted anew" in caplog.text
+
+
+def test_what_an_older_version_did_not_note_makes_no_other_predictions(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed(engine, server=True)
+    (note,) = Path().rglob(prediction.PROVENANCE)
+    write_json(note, {name: value for name, value in read_json(note).items() if name not in ("prompt", "weights")})
+    assert len(predict(server=True)) == 6
+    assert engine.asked == ["s4", "s5"]
+    assert "anew" not in caplog.text
 
 
 def test_other_published_weights_count_as_well(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
