@@ -233,7 +233,8 @@ def _wait_for(condition: Callable[[], object], process: warm.Command | subproces
 
 @pytest.mark.slow
 def test_two_processes_end_in_the_same_predictions_as_one(trained: Trained, tmp_path: Path) -> None:
-    folder = folder_of(omniner(*TINY, "trainer=ddp", cwd=tmp_path), tmp_path)
+    """Both start Python anew: each rank has a hash seed of its own, and reads its variables before it loads torch."""
+    folder = folder_of(omniner(*TINY, "trainer=ddp", cwd=tmp_path, anew=True), tmp_path)
     (run,) = _runs(tmp_path)
     assert run.info.status == "FINISHED"
     assert (folder / "predictions.jsonl").read_bytes() == (trained[1] / "predictions.jsonl").read_bytes()

@@ -57,7 +57,7 @@ def test_a_server_is_asked_by_runs_that_belong_to_the_search(rule: str, tmp_path
     with serving(script) as server:
         where = [DATA, "decoding=openai", f"decoding.url={server.url}"]
         asked = [*SEARCH, *where, "search.rungs=[0]", "name=finding"]
-        folder = folder_of(omniner(*asked, cwd=tmp_path), tmp_path)
+        folder = folder_of(omniner(*asked, cwd=tmp_path, anew=True), tmp_path)
         questions = server.texts()
         state = read_json(folder / "run_state.json")
         write_json(folder / "run_state.json", {**state, "status": "killed"})

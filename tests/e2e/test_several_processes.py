@@ -73,7 +73,8 @@ def test_predictions_of_two_processes_are_those_of_one(trained: tuple[Path, Path
     _, folder = trained
     same = ["task=predict", f"checkpoint={folder}", "tracking=off", *TINY[:1], "trainer=cpu"]
     one = folder_of(omniner(*same, cwd=tmp_path), tmp_path)
-    result = omniner(*same, "trainer.devices=2", cwd=tmp_path)
+    # both start Python anew, and so have hash seeds of their own
+    result = omniner(*same, "trainer.devices=2", cwd=tmp_path, anew=True)
     assert "2 processes predict about 20 sentences each" in result.stderr
     two = folder_of(result, tmp_path)
     assert (one / "predictions.jsonl").read_bytes() == (two / "predictions.jsonl").read_bytes()

@@ -15,7 +15,7 @@ from tests.e2e.sweeping import GRID, SCORE, TOPS, check_summary, runs, start, st
 
 
 def test_the_parent_has_the_summary_over_seeds(scorable: Path) -> None:
-    result = omniner("-m", *GRID, cwd=scorable)
+    result = omniner("-m", *GRID, cwd=scorable, anew=True)
     lines = [line.split() for line in result.stdout.splitlines() if line.startswith("errta.top=")]
     assert [line[:6] for line in lines] == [[f"errta.top={top}", "2", "0", "100.00", "±", "0.00"] for top in TOPS]
     assert "compare-runs" in result.stdout

@@ -168,7 +168,11 @@ def read_options(data: DataConfig, id_prefix: str, id_first: int = 0) -> ReadOpt
 
 
 def format_of_files(data: DataConfig) -> str:
-    """The format that `data.format` sets for any file: `auto` where it is that of the choice's own files."""
+    """The format that `data.format` sets for any file: `auto` where it is that of the choice's own files.
+
+    Of a choice that is not found (one of the user's own, read from a run without its `--config-dir`) nobody knows whose
+    the format is: it is found out from each file.
+    """
     if data.format in ("auto", "synthetic"):
         return "auto"
     from hydra.errors import MissingConfigException  # with config.compose half a second, which few files cost
@@ -178,7 +182,7 @@ def format_of_files(data: DataConfig) -> str:
     try:
         own = compose.compose([f"data={data.name}"]).data.format
     except MissingConfigException:
-        own = None
+        return "auto"
     return "auto" if data.format == own else data.format
 
 
@@ -445,7 +449,8 @@ def cut_by_post(sentences: Sequence[Sentence], share: float, seed: int) -> tuple
 
     Posts are drawn in the order of a keyed hash of their id (of the text where there is none), so the draw is the same
     for any order of the sentences and any version of Python. A post that would take the part farther above the share
-    than it is below, and more than a tenth above, is passed over; if all would, the part is the smallest post.
+    than it is below, and more than a tenth above, is passed over. If less than half of the share was found so, the
+    smallest of the posts that were passed over is added, as long as something is left to train on.
 
     Returns:
         The rest and the part, both in their old order.
@@ -466,8 +471,9 @@ def cut_by_post(sentences: Sequence[Sentence], share: float, seed: int) -> tuple
             continue
         chosen.add(key)
         held += sizes[key]
-    if not chosen and len(order) > 1:
-        chosen.add(min(order, key=sizes.__getitem__))
+    if 2 * held < wanted:
+        fitting = [key for key in order if key not in chosen and held + sizes[key] < len(sentences)]
+        chosen.update(sorted(fitting, key=sizes.__getitem__)[:1])
     if not chosen:
         found = f"{counted(len(sizes), 'post')} cannot be parted into train and dev"
         raise UserError("data.dev_from_train", found, "Add posts, or name the files of a dev split.")

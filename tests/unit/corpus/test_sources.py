@@ -198,6 +198,20 @@ def test_a_share_that_posts_cannot_give_is_told(tmp_path: Path) -> None:
     assert "40 of 100 sentences, not 10%" in issue.message
 
 
+@pytest.mark.parametrize("sizes", [(40, 40, 1), (40, 40, 40, 2), (400, 400, 1), (60, 40, 3)])
+@pytest.mark.parametrize("seed", range(5))
+def test_tiny_posts_alone_are_no_dev_where_a_large_one_can_be_spared(sizes: tuple[int, ...], seed: int) -> None:
+    items = [sentence(f"第{p}帖第{n}句", post=f"p{p}") for p, size in enumerate(sizes) for n in range(size)]
+    rest, part = sources.cut_by_post(items, 0.1, seed)
+    assert 40 <= len(part) <= len(items) / 2 + 2
+    assert rest
+
+
+def test_the_only_large_post_stays_in_train() -> None:
+    items = [sentence(f"第{n}句", post="large" if n < 100 else "small") for n in range(102)]
+    assert {item.post_id for item in sources.cut_by_post(items, 0.1, 0)[1]} == {"small"}
+
+
 def test_repeated_texts_stay_on_one_side() -> None:
     rest, part = sources.cut_by_post([sentence(f"第{n % 10}句") for n in range(100)], 0.1, 0)
     assert not {item.text for item in rest} & {item.text for item in part}

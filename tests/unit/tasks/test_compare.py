@@ -305,6 +305,26 @@ def test_gold_is_read_as_the_command_or_the_scored_run_says(tmp_path: Path, monk
     assert [s.entities for s in first.gold] == [s.entities for s in second.gold] == [s.entities for s in GOLD]
 
 
+def test_gold_that_was_scored_with_a_choice_of_ones_own_is_read_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The format that the choice gives its own files is not that of another gold file, there or here."""
+    monkeypatch.chdir(tmp_path)
+    choice = tmp_path / "mine" / "data" / "shop.yaml"
+    choice.parent.mkdir(parents=True)
+    choice.write_text("defaults: [own]\nname: shop\nformat: conll\n")
+    write(tmp_path / "gold.jsonl", GOLD, sentence_to_json)
+    write(tmp_path / "said.jsonl", SAID, prediction_to_json)
+    words = ["task=score", "data=shop", "predictions=said.jsonl", "gold=gold.jsonl", "output_dir=scored"]
+    quick = ["tracking=off", "metrics.bootstrap=0"]
+    monkeypatch.setattr("sys.argv", ["omniner.run", "--config-dir", "mine", *words, *quick])
+    with pytest.raises(SystemExit) as ended:
+        run.main()
+    assert ended.value.code == 0
+    _, (first, second), _ = aligned(settings("scored", "scored"), tmp_path)
+    assert [s.entities for s in first.gold] == [s.entities for s in second.gold] == [s.entities for s in GOLD]
+
+
 def test_runs_in_different_units_are_refused_by_name(tmp_path: Path) -> None:
     bare = [dataclasses.replace(one, entities=[Entity(*entity[:2]) for entity in one.entities]) for one in GOLD]
     runs = [str(folder(tmp_path / "base")), str(folder(tmp_path / "other", bare))]
