@@ -8,6 +8,7 @@ can be reproduced there, and raises the same one-line `UserError`. Heavy librari
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 import tempfile
 from collections import Counter
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     Answering: TypeAlias = Callable[[Sequence[Sentence]], Iterable[list[Prediction]]]
     Answers: TypeAlias = str | Path | Iterable[Prediction] | pd.DataFrame
     Gold: TypeAlias = str | Path | Iterable[Sentence] | pd.DataFrame
+
+log = logging.getLogger("omniner")
 
 
 class Sentences(list[Sentence]):
@@ -348,14 +351,15 @@ def compare(
         overrides: arguments of the command line: `compare.resamples=1000`, `metrics.profile=official`.
 
     Returns:
-        Scores of every run and the tested differences; `.to_json()` is the content of `comparison.json`.
+        Scores of every run and the tested differences; `.to_json()` is the content of `comparison.json`. Runs whose own
+        reports count in another way are named in a warning.
 
     Raises:
         UserError: there are not two, or one cannot be found, is not finished, or was tested on other sentences.
     """
     from omniner.scoring.comparison import compare_runs
     from omniner.scoring.predictions import read_predictions
-    from omniner.tasks.compare import RunFiles, align_runs, find_run_files
+    from omniner.tasks.compare import RunFiles, align_runs, counted_otherwise, find_run_files
 
     config, sentences = _compose("task=train", *_words(overrides)), _gold_of(gold)
     config = dataclasses.replace(config, gold=str(sentences) if isinstance(sentences, Path) else None)
@@ -388,6 +392,8 @@ def compare(
     comparison = compare_runs(systems, config.metrics, config.errta, config.compare)
     for source, item in zip(sources, loaded, strict=True):
         comparison.results[source.name].issues[:0] = item.issues
+    for warning in counted_otherwise(sources, comparison, config):
+        log.warning(warning)
     return comparison
 
 

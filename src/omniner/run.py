@@ -30,7 +30,7 @@ from omegaconf import DictConfig
 import omniner
 from omniner.config import compose
 from omniner.config.groups import Config, TrackingConfig
-from omniner.config.overrides import check_own_choices, explain_override, own_folder, read_arguments
+from omniner.config.overrides import check_own_choices, explain_override, read_arguments
 from omniner.errors import Stopped, UserError
 from omniner.files import explaining_limits
 from omniner.registry import TASKS, load_extensions
@@ -296,8 +296,7 @@ def main() -> None:
     try:
         load_extensions()
         sys.argv[1:] = read_arguments(sys.argv[1:], compose.conf_folder())
-        if own := own_folder(sys.argv[1:]):
-            check_own_choices(own, compose.conf_folder())
+        check_own_choices(sys.argv[1:], compose.conf_folder())
         compose_once(sys.argv[1:])
         with explaining_limits():
             job()

@@ -504,6 +504,13 @@ def test_choices_of_ones_own_are_found_where_an_override_says(tmp_path: Path) ->
     assert omniner.score(ANSWERS, GOLD, [f"hydra.searchpath=[{tmp_path / '语料'}]", *words]).metrics.intervals == {}
 
 
+def test_a_choice_of_ones_own_that_would_be_passed_over_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "sample.yaml").write_text("defaults: [own]\nname: ours\n")
+    with pytest.raises(UserError, match=r"sample\.yaml: data=sample is a choice of OmniNER, which would be taken"):
+        omniner.score(ANSWERS, GOLD, [f"hydra.searchpath=[{tmp_path}]", "data=sample"])
+
+
 def test_a_mistake_names_the_argument_of_the_function(tmp_path: Path) -> None:
     omniner.write(GOLD, tmp_path / "gold.jsonl")
     with pytest.raises(UserError, match=r"^format: 'nope' is unknown. Use auto,"):

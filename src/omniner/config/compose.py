@@ -29,7 +29,7 @@ from yaml import AliasToken, YAMLError
 
 from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, CausalConfig, Method
-from omniner.config.overrides import explain_override, override_line, read_arguments
+from omniner.config.overrides import check_own_choices, explain_override, override_line, read_arguments
 from omniner.config.validate import field_types, validate
 from omniner.errors import UserError, first_line_of, masked, one_line
 from omniner.files import explaining
@@ -90,11 +90,13 @@ def load(overrides: Sequence[str]) -> Config:
 
 def compose(overrides: Sequence[str]) -> DictConfig:
     """Compose a configuration as the command line would, unchecked."""
+    own = [f"hydra.searchpath=[{os.environ[SEARCH_PATH]}]"] if os.environ.get(SEARCH_PATH) else []
+    arguments = [*own, *read_arguments(overrides, conf_folder())]
+    check_own_choices(arguments, conf_folder())
     with _hydra():
         from hydra import compose as hydra_compose
 
-        own = [f"hydra.searchpath=[{os.environ[SEARCH_PATH]}]"] if os.environ.get(SEARCH_PATH) else []
-        return hydra_compose("config", overrides=[*own, *read_arguments(overrides, conf_folder())])
+        return hydra_compose("config", overrides=arguments)
 
 
 _composing = threading.RLock()  # Hydra keeps what it composes with in objects of the whole process

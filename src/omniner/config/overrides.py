@@ -23,6 +23,7 @@ from omniner.errors import UserError
 _PLAIN = re.compile(r"[\w.@/+~-]+=[\w./:+-]*", re.ASCII)  # arguments that mean what they look like
 _PLAIN_VALUE = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_][\w./\-]*", re.ASCII | re.IGNORECASE)  # text
 _OWN_FOLDER = ("-cd", "--config-dir")
+_SEARCH_PATH = "hydra.searchpath"
 _VALUED_FLAGS = {
     *("-p", "--package", "-cp", "--config-path", "-cn", "--config-name", *_OWN_FOLDER, "-c", "--cfg"),
     "--experimental-rerun",
@@ -192,29 +193,50 @@ def _check_choice(group: str, value: str, sweep: bool, conf: Path) -> None:
         raise UserError(group, f"several choices: {value}", f"{EACH}{group}={value}")
 
 
-def own_folder(arguments: Sequence[str]) -> Path | None:
-    """Return the folder of the user's own groups that the arguments name."""
+def own_folders(arguments: Sequence[str]) -> list[Path]:
+    """Return the folders of the user's own groups that the arguments name: `--config-dir` and `hydra.searchpath`.
+
+    Args:
+        arguments: as Hydra reads them.
+    """
     named = ""
+    path: list[str] = []
     for one, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         flag, equals, value = one.partition("=")
         if flag in _OWN_FOLDER:
             named = value if equals else following
-    return Path(named) if named else None
+        elif flag.lstrip("+") == _SEARCH_PATH and not path:  # Hydra takes the first
+            path = _listed(one)
+    folders = [one.removeprefix("file://") for one in (named, *path)]
+    return [Path(one) for one in folders if one and "://" not in one]
 
 
-def check_own_choices(own: Path, conf: Path) -> None:
+def _listed(argument: str) -> list[str]:
+    """The texts of an argument whose value is a list; none where Hydra will refuse it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        value = OverridesParser.create().parse_override(argument).value()
+    except HydraException:
+        return []
+    return [str(one) for one in value] if isinstance(value, list) else []
+
+
+def check_own_choices(arguments: Sequence[str], conf: Path) -> None:
     """Raise a `UserError` for a file of the user's own that has the name of one of ours: Hydra would pass over it.
 
     Args:
-        own: the folder of the user's own groups.
+        arguments: as Hydra reads them; they name the folders of the user's own groups.
         conf: `conf/`.
     """
-    for ours in sorted(conf.glob("*/**/*.yaml")):
-        theirs = own / ours.relative_to(conf)
-        if theirs.is_file() and theirs.read_bytes() != ours.read_bytes():
-            found = f"{theirs.parent.name}={theirs.stem} is a choice of OmniNER, which would be taken in its place"
-            fix = f"Rename the file; with `defaults: [{theirs.stem}]` it says only what differs from ours."
-            raise UserError(theirs, found, fix)
+    for own in own_folders(arguments):
+        for ours in sorted(conf.glob("*/**/*.yaml")):
+            theirs = own / ours.relative_to(conf)
+            if theirs.is_file() and theirs.read_bytes() != ours.read_bytes():
+                found = f"{theirs.parent.name}={theirs.stem} is a choice of OmniNER, which would be taken in its place"
+                fix = f"Rename the file; with `defaults: [{theirs.stem}]` it says only what differs from ours."
+                raise UserError(theirs, found, fix)
 
 
 def explain_override(error: BaseException, arguments: Sequence[str], conf: Path) -> UserError | None:

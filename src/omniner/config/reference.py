@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 
 from omniner.config import groups
 from omniner.config.compose import compose, conf_folder
-from omniner.config.overrides import own_folder
+from omniner.config.overrides import own_folders
 from omniner.config.validate import Wanted, field_types, take_apart
 from omniner.registry import TASKS
 
@@ -85,14 +85,14 @@ def help_text(arguments: Sequence[str] = ()) -> str:
     """What `--help` prints: of the task that is named, if one is, otherwise what can be configured.
 
     Args:
-        arguments: of the command line; `--config-dir` names a folder with groups of the user's own.
+        arguments: of the command line; `--config-dir` and `hydra.searchpath` name folders with groups of the user's
+            own.
     """
     named = [one.removeprefix("task=") for one in arguments if one.startswith("task=")]
     if named and named[-1] in TASKS:
         return f"{tasks_markdown(named[-1:])}\nGroups, choices and flags: python -m omniner.run --help"
-    own = own_folder(arguments)
     names: dict[str, set[str]] = {"task": set(TASKS)}
-    for folder in (conf_folder(), *([own] if own else [])):
+    for folder in (conf_folder(), *own_folders(arguments)):
         for group in filter(Path.is_dir, folder.glob("[!_.]*")):
             names.setdefault(group.name, set()).update(choices(group))
     listed = [f"{group}: {', '.join(sorted(of))}" for group, of in sorted(names.items()) if of and group != "hydra"]

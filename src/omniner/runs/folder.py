@@ -57,6 +57,8 @@ BOOKKEEPING = (*_IDENTITY, LOCK)
 MOVING, REPLACED, GONE = ".replacing", ".replaced", ".removing"
 _NAMED = 3  # keys named in an error
 _SHOWN = 40  # characters of the value of each
+_CHOICE_KEYS = ("name", "kind")  # of a section: they say which choice it is
+_NOTHING: tuple[object, ...] = (None, "", [], {})  # values that say the same
 _KINDS: dict[str, type | tuple[type, ...]] = {  # of the values in `STATE` and `SWEEP_STATE`
     "digest": str,
     "status": str,
@@ -223,17 +225,30 @@ def _check_replacing(path: Path, old: dict[str, Any], digest: str, config: Confi
 
 
 def _what_differs(path: Path, config: Config) -> str:
-    """Name the keys in which a configuration differs from that of a folder's run; nothing where that cannot be read."""
+    """Name the keys in which a configuration differs from that of a folder's run; nothing where that cannot be read.
+
+    Choices (`model.name`, `head.kind`) come first: other keys mostly follow from them.
+    """
     try:
         then = compose.read_mapping(path / "config.yaml", "")
     except UserError:
         return ""
     found = compose.differences(config, then)
-    apart = {key: values for key, values in found.items() if key.partition(".")[0] not in NOT_IDENTITY}
+    apart = {
+        key: found[key]
+        for key in sorted(found, key=_rank_of_choice)  # otherwise by the alphabet, as found
+        if key.partition(".")[0] not in NOT_IDENTITY and any(value not in _NOTHING for value in found[key])
+    }
     if len(apart) > 1:
         apart.pop("name", None)  # that is made of others, unless it was given
     said = [f"{key}: {_short_value(old)} then, {_short_value(new)} now" for key, (old, new) in apart.items()]
     return f" ({first_of(said, _NAMED, '; ')})" if said else ""
+
+
+def _rank_of_choice(key: str) -> int:
+    """Where a key stands among those that differ: the names of choices, their kinds, all others."""
+    name = key.partition(".")[2]
+    return _CHOICE_KEYS.index(name) if name in _CHOICE_KEYS else len(_CHOICE_KEYS)
 
 
 def _short_value(value: Any) -> str:

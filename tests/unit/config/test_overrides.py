@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 
 from omniner.config import compose
 from omniner.config.groups import Config
-from omniner.config.overrides import ELSEWHERE, every_key, explain_override, own_folder, quote, read_arguments
+from omniner.config.overrides import ELSEWHERE, every_key, explain_override, own_folders, quote, read_arguments
 from omniner.config.validate import field_types
 from omniner.errors import UserError
 
@@ -177,15 +177,19 @@ def test_other_mistakes_are_left_to_hydra() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "folder"),
+    ("arguments", "folders"),
     [
-        (["--config-dir", "mine", "seed=1"], Path("mine")),
-        (["seed=1", "--config-dir=a b"], Path("a b")),
-        (["-cd=mine", "-c", "job"], Path("mine")),
-        (["-c", "job", "-cn", "x"], None),
-        (["--config-dir"], None),
-        ([], None),
+        (["--config-dir", "mine", "seed=1"], [Path("mine")]),
+        (["seed=1", "--config-dir=a b"], [Path("a b")]),
+        (["-cd=mine", "-c", "job"], [Path("mine")]),
+        (["hydra.searchpath=['a b',file:///c,pkg://d]", "-cd", "mine"], [Path("mine"), Path("a b"), Path("/c")]),
+        (["+hydra.searchpath=[a]", "hydra.searchpath=[b]"], [Path("a")]),
+        (["hydra.searchpath=a"], []),
+        (["hydra.searchpath=[a"], []),
+        (["-c", "job", "-cn", "x"], []),
+        (["--config-dir"], []),
+        ([], []),
     ],
 )
-def test_the_folder_of_ones_own_groups_is_found(arguments: list[str], folder: Path | None) -> None:
-    assert own_folder(arguments) == folder
+def test_the_folders_of_ones_own_groups_are_found(arguments: list[str], folders: list[Path]) -> None:
+    assert own_folders(arguments) == folders

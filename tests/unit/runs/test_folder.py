@@ -88,6 +88,13 @@ def test_a_named_folder_with_another_unfinished_run_is_refused() -> None:
     changed = ["trainer.max_epochs=3", "trainer.patience=1", "trainer.warmup=0.5", "data.name=x", "seed=7"]
     with pytest.raises(UserError, match=r"configuration \(data\.name: .*; seed: .*; trainer\.max_epochs: .*; \.\.\.\)"):
         _claim("output_dir=here", *changed)
+    for choice, found in (
+        ("model=qwen2_tiny", 'model.name: "char_bilstm" then, "qwen2_tiny" now; '),
+        ("data=own", 'data.name: "sample" then, "own" now; data.files.dev: null then, '),
+    ):
+        with pytest.raises(UserError) as refused:
+            _claim("output_dir=here", choice)
+        assert f"another configuration ({found}" in str(refused.value)
     Path("here/config.yaml").unlink()
     with pytest.raises(UserError, match=r"unfinished run of another configuration\. "):
         _claim("output_dir=here", "seed=7")

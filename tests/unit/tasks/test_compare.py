@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import omniner
 from omniner import run
 from omniner.config import compose
 from omniner.config.groups import Config
@@ -389,5 +390,8 @@ def test_the_command_that_a_scored_run_prints_counts_as_the_run_did(
     )
     assert warning in caplog.text
     assert warning in (tmp_path / "other" / "comparison.md").read_text(encoding="utf-8").replace("\\", "")
+    caplog.clear()
+    omniner.compare(["one", "said.jsonl"], "gold.jsonl", quick)
+    assert warning in caplog.text
     page = (tmp_path / "other" / "comparison.html").read_text(encoding="utf-8")
     assert "one：此处的数字与该运行自己的报告不同" in page

@@ -91,6 +91,10 @@ def test_a_choice_of_ones_own_with_the_name_of_one_of_ours_is_no_choice(
     said = capsys.readouterr().err
     assert "error: mine/trainer/cpu.yaml: trainer=cpu is a choice of OmniNER, which would be taken in its" in said
     assert "`defaults: [cpu]`" in said
+    monkeypatch.setattr(sys, "argv", ["omniner.run", "hydra.searchpath=[mine]", "trainer=cpu", "task=score"])
+    with pytest.raises(SystemExit):
+        run.main()
+    assert "error: mine/trainer/cpu.yaml: trainer=cpu is a choice of OmniNER" in capsys.readouterr().err
     file.write_bytes((compose.conf_folder() / "trainer/cpu.yaml").read_bytes())  # whoever copied all of conf/
     assert _command(monkeypatch, "task=greet", "input=mine/task/greet.yaml", "output_dir=here", "trainer=cpu") == 0
     file.rename("mine/trainer/mine.yaml").write_text("defaults: [cpu]\nmax_epochs: 3\n")
