@@ -22,10 +22,11 @@ from typing import Any, NamedTuple
 from omniner import records
 from omniner.answers import parse_answer
 from omniner.config.groups import DataConfig
-from omniner.corpus.formats import recognise
+from omniner.corpus import formats
+from omniner.corpus.formats import ReadOptions
 from omniner.corpus.formats.fields import IssueLog, quote, read_lines
 from omniner.corpus.formats.regions import moved, regions_of
-from omniner.corpus.sources import read_sentences
+from omniner.corpus.sources import check_read
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Prediction, Sentence, to_line
 from omniner.scoring.gold import (
@@ -51,6 +52,8 @@ _PROMPT_KEYS = ("text", "prompt", "query", "input")
 _ENTITY_LOSSES = ("bad-entity", "bad-entities")
 _MAX_OFFSET = 1 << 31
 _PARSES = ("ok", "repaired", "failed")
+
+_Reading = tuple[list[Sentence], list[Issue]]
 
 
 class Said(NamedTuple):
@@ -79,8 +82,8 @@ def read_predictions(predictions: Path, gold: Gold | None, data: DataConfig | No
         gold: a corpus file of any format, or its sentences; for `generated_predictions.jsonl` it must have as many
             sentences, or those that the prompts quote, and may be the official `test.json` too. `None`: the labels in
             the file, with the texts of a `test.json` beside it, or else `gold.jsonl` beside the file.
-        data: the config group. Its format, where it is the user's, and its keys hold for the gold file; what they say
-            of offsets and tags for predictions like those of a corpus, too.
+        data: the config group. Its format, where it is the user's, and its keys hold for the gold file; its offsets
+            for those of predictions that no surfaces explain, too.
 
     Raises:
         UserError: the file is of no known kind, or its gold is missing or of other sentences.
@@ -168,7 +171,7 @@ def _kind_of(path: Path, lines: Sequence[str]) -> str:
     if not record:
         found = "no line with a JSON object" if lines else "the file is empty"
     try:
-        recognise(path)
+        formats.recognise(path)
     except UserError as error:
         raise UserError(f"{path}:{number}", found, _KINDS) from error
     return "corpus"
@@ -340,29 +343,75 @@ def _read_submission(lines: Sequence[str], log: IssueLog, _: DataConfig | None) 
 
 
 def _read_labels(path: Path, log: IssueLog, data: DataConfig | None) -> list[Said]:
-    """Labels of a corpus file as predictions; the format and the annotator that `data` names are those of gold."""
-    data = data and replace(data, format="auto", annotator=None)
-    try:
-        sentences, issues = read_sentences(path, data, GOLD_PREFIX)
-    except UserError:
-        if data is None:
-            raise
-        data = replace(data, scheme="auto", separator="auto", glued_positions=None, tag_column=None)
-        sentences, issues = read_sentences(path, data, GOLD_PREFIX)  # a file whose tags are not written as gold's
+    """Labels of a corpus file as predictions.
+
+    They need not be written as gold is, so that the file tells how. A column of tags could be gold's, and what is
+    misplaced is the system's error: of `data` only the joiner of tokens holds, and the meaning of offsets that stand
+    without surfaces.
+    """
+    options = ReadOptions(id_prefix=GOLD_PREFIX, joiner=data.joiner if data is not None else None)
+    if data is None or data.offsets == "auto":
+        sentences, issues = _read_corpus(path, options)
+    else:
+        sentences, issues = _read_offsets(path, options, data.offsets, log)
     log.items += issues
     if all(map(records.is_unlabeled, sentences)):
         raise UserError(f"{path}:1", "no line with a JSON object, and no labelled sentence", _KINDS)
     return [Said(Prediction(sentence.id, sentence.entities), sentence.text) for sentence in sentences]
 
 
+def _read_corpus(path: Path, options: ReadOptions) -> _Reading:
+    return check_read(path, *formats.read(path, "auto", options))
+
+
+def _read_offsets(path: Path, options: ReadOptions, way: str, log: IssueLog) -> _Reading:
+    """Read offsets in the way of gold, unless surfaces in the file say otherwise; that they do not is an issue."""
+    found: _Reading | None = None
+    with contextlib.suppress(UserError):  # there may be no possible place except in the way of gold
+        found = _read_corpus(path, options)
+    try:
+        as_gold = _read_corpus(path, replace(options, offsets=way))
+    except UserError:
+        if found is None:
+            raise
+        return found
+    if found is not None and not _is_told_by_gold(as_gold, found):
+        return found
+    log.add(*_offsets_as_gold(way))
+    return as_gold
+
+
+def _is_told_by_gold(as_gold: _Reading, found: _Reading) -> bool:
+    """Whether the meaning of gold's offsets gives other entities, and no surface in the file speaks against it."""
+    if [sentence.entities for sentence in as_gold[0]] == [sentence.entities for sentence in found[0]]:
+        return False
+    return _misplaced(as_gold) <= _misplaced(found)
+
+
+def _misplaced(reading: _Reading) -> int:
+    """A measure of the surfaces that are not at their offsets: left without them, or looked for elsewhere."""
+    sentences, issues = reading
+    unplaced = sum(entity.start is None for sentence in sentences for entity in sentence.entities)
+    return unplaced + sum(issue.code == "offset-mismatch" for issue in issues)
+
+
+def _offsets_as_gold(way: str) -> tuple[str, str]:
+    """The code and the message of the issue that `data.offsets` has decided how predictions are read."""
+    return "offset-units", f"offsets taken as {way}, as data.offsets says; if they are not, add the surfaces"
+
+
 def _read_own(lines: Sequence[str], log: IssueLog, data: DataConfig | None) -> list[Said]:
     said: list[Said] = []
     way = data.offsets if data is not None else "auto"
+    is_told = way == "auto"
     for number, record, error in _numbered_values(lines):
         if not isinstance(record, dict):
             found = error or f"{quote(record)} where an object belongs"
             log.add("bad-line", f"{found}; the line is left out", number)
         elif (prediction := _prediction(record, log, number, way)) is not None:
+            if not is_told and prediction != _prediction(record, IssueLog(Path()), number):
+                log.add(*_offsets_as_gold(way), number)
+                is_told = True
             text = record.get("text")
             said.append(Said(prediction, text if isinstance(text, str) else "", "entities" not in record))
     return said

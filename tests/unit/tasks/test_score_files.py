@@ -163,20 +163,77 @@ def test_predictions_written_as_gold_is_are_read_as_gold_is(entity: object, key:
     (tmp_path / "inclusive.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     out = score(tmp_path, list(lines), f"gold={tmp_path / 'inclusive.jsonl'}", "data.offsets=inclusive")
     scores = read_json(out / "scores.json")
-    assert (scores["metrics"]["micro"]["f1"], scores["issues"]) == (1, {})
+    assert (scores["metrics"]["micro"]["f1"], scores["issues"]) == (1, {"offset-units": 1})
+    (issue,) = (out / "issues.jsonl").read_text(encoding="utf-8").splitlines()
+    assert "offsets taken as inclusive, as data.offsets says" in issue
 
 
-@pytest.mark.parametrize(("column", "kept"), [(2, (0, 1, 2)), (3, (0, 2))])
-def test_tags_of_predictions_are_in_the_column_of_gold_or_where_they_are_found(
-    column: int, kept: tuple[int, ...], tmp_path: Path
+@pytest.mark.parametrize("name", [{"id": "1"}, {}])
+@pytest.mark.parametrize(("surface", "f1", "issues"), [({"text": "北京"}, 1, {}), ({}, 0, {"offset-units": 1})])
+def test_surfaces_tell_the_offsets_of_predictions_and_without_them_gold_does(
+    surface: dict[str, str], f1: float, issues: dict[str, int], name: dict[str, str], tmp_path: Path
 ) -> None:
-    rows = [("我", "O", "O"), ("爱", "O", "O"), ("北", "B-地", "B-地点"), ("京", "I-地", "I-地点")]
-    for name, columns in (("gold.bio", (0, 1, 2)), ("said.bio", kept)):
-        lines = ["\t".join(row[n] for n in columns) for row in rows]
-        (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
-    words = [f"predictions={tmp_path / 'said.bio'}", f"gold={tmp_path / 'gold.bio'}", f"output_dir={tmp_path / 'out'}"]
-    out = run(compose.load(["task=score", "tracking=off", *words, f"data.tag_column={column}"]))
-    assert read_json(out / "scores.json")["metrics"]["micro"]["tp"] == 1
+    gold, said = (
+        {**name, "text": "我爱北京吗", "entities": [entity]}
+        for entity in ({"start": 2, "end": 3, "label": "地点"}, {"start": 2, "end": 4, "label": "地点", **surface})
+    )
+    (tmp_path / "inclusive.jsonl").write_text(json.dumps(gold), encoding="utf-8")
+    out = score(tmp_path, [said], f"gold={tmp_path / 'inclusive.jsonl'}", "data.offsets=inclusive")
+    scores = read_json(out / "scores.json")
+    assert (scores["metrics"]["micro"]["f1"], scores["issues"]) == (f1, issues)
+
+
+def test_places_that_are_none_but_by_the_offsets_of_gold_are_read(tmp_path: Path) -> None:
+    line = {"text": "我在京", "label": [[2, 2, "地点"]]}
+    (tmp_path / "inclusive.jsonl").write_text(json.dumps(line), encoding="utf-8")
+    out = score(tmp_path, [line], f"gold={tmp_path / 'inclusive.jsonl'}", "data.offsets=inclusive")
+    assert read_json(out / "scores.json")["metrics"]["micro"]["f1"] == 1
+
+
+def test_wrong_places_in_predictions_are_errors_of_the_system(tmp_path: Path) -> None:
+    gold, said = (
+        {
+            "text": "我爱北京",
+            "entities": [{"text": "我爱北京"[at], "start": n, "end": n + 1, "label": "字"} for at, n in places],
+        }
+        for places in (((0, 0), (1, 1), (2, 2)), ((0, 0), (1, 3), (2, 1)))
+    )
+    (tmp_path / "placed.jsonl").write_text(json.dumps(gold), encoding="utf-8")
+    scores = read_json(score(tmp_path, [said], f"gold={tmp_path / 'placed.jsonl'}") / "scores.json")
+    assert scores["issues"] == {"offset-mismatch": 2}
+
+
+def score_columns(folder: Path, gold: list[str], said: list[str], *overrides: str) -> dict[str, Any]:
+    for name, rows in (("gold.bio", gold), ("said.bio", said)):
+        (folder / name).write_text("\n".join(rows) + "\n", encoding="utf-8")
+    words = [f"predictions={folder / 'said.bio'}", f"gold={folder / 'gold.bio'}", f"output_dir={folder / 'out'}"]
+    out = run(compose.load(["task=score", "tracking=off", *words, *overrides]))
+    scores: dict[str, Any] = read_json(out / "scores.json")
+    return scores
+
+
+GOLD_AND_SAID = ["我 O B-地点", "爱 O O", "北 B-地点 O", "京 I-地点 O"]  # as conlleval has it: the prediction is wrong
+
+
+@pytest.mark.parametrize("column", [2, 3])
+def test_gold_in_a_predictions_file_is_not_taken_for_the_prediction(column: int, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"said\.bio:1: columns 2 and 3 both hold tags.*one of them in a file of pred"):
+        score_columns(tmp_path, GOLD_AND_SAID, GOLD_AND_SAID, f"data.tag_column={column}")
+
+
+def test_the_tag_column_is_that_of_gold(tmp_path: Path) -> None:
+    said = ["我 O", "爱 O", "北 B-地点", "京 I-地点"]
+    assert score_columns(tmp_path, GOLD_AND_SAID, said, "data.tag_column=2")["metrics"]["micro"]["f1"] == 1
+
+
+@pytest.mark.parametrize("corpus", ["weibo", "msra"])
+def test_predictions_of_another_form_than_the_corpus_are_no_issue(corpus: str, tmp_path: Path) -> None:
+    glue = corpus == "weibo"
+    tagged = [("我", "O"), ("爱", "O"), ("北", "B-LOC"), ("京", "I-LOC"), ("沪", "B-LOC")]
+    gold = [f"{token}{'0' if glue else ''}\t{tag}" for token, tag in tagged]
+    said = ["我\tO", "爱\tO", "北\tB-LOC", "京\tE-LOC", "沪\tS-LOC"]
+    scores = score_columns(tmp_path, gold, said, f"data={corpus}")
+    assert (scores["metrics"]["micro"]["f1"], scores["issues"]) == (1, {})
 
 
 RESULTS = (ROOT / "docs" / "reference" / "results.md").read_text(encoding="utf-8")

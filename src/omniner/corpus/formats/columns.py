@@ -81,7 +81,10 @@ def layout_of(lines: Sequence[str], options: ReadOptions, path: Path) -> Layout:
         found = found._replace(separator=separator, token=0, tag=-1, columns=0)
     if twin := _twin(lines, found):
         message = f"columns {twin + 1} and {found.columns} both hold tags"
-        fix = "They may be gold and predictions, or two layers: set data.tag_column to the one to read."
+        fix = (
+            "They may be gold and predictions, or two layers: set data.tag_column to the one to read of a corpus; "
+            "leave one of them in a file of predictions."
+        )
         raise UserError(f"{path}:{_first_number(lines)}", message, fix)
     return found
 

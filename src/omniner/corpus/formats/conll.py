@@ -84,7 +84,10 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     if said and all(known.tags[tag].code for tag in said):
         number, token, tag = next(row for block in blocks for row in block.rows if row[2] in said)
         found = f"no column of tags: {quote(tag)} behind {quote(token)} is none"
-        fix = "Set data.tag_column to the column of tags, data.scheme=io where tags are categories alone."
+        fix = (
+            "Set data.tag_column to the column of tags, data.scheme=io where tags are categories alone; in a file of "
+            "predictions leave one column of tags, the last."
+        )
         raise UserError(f"{path}:{number}", found, fix)
     if options.scheme == "auto" and known.scheme == "bio" and starts_like_iob1([block.rows for block in blocks], known):
         known = read_tags(counts, "iob1", IssueLog(path))
