@@ -160,7 +160,8 @@ def _check_labels_fit(samples: Sequence[Sentence], texts: Sequence[str], source:
 
     Only surfaces are looked at, because gold may be a corrected one, or have other categories.
     """
-    labelled = [(sample, text) for sample, text in zip(samples, texts, strict=True) if sample.entities]
+    # gold records may be known without their texts, which then say nothing of the order
+    labelled = [(sample, text) for sample, text in zip(samples, texts, strict=True) if sample.entities and text]
     strange = [
         sample.id.replace("-", " ")
         for sample, text in labelled
