@@ -8,6 +8,7 @@ the key, what was found and what to do.
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +20,13 @@ from typing import Any
 from omniner.config.groups import Config
 from omniner.config.validate import Wanted, field_types, take_apart, unknown
 from omniner.errors import UserError
+from omniner.wording import first_of
+
+log = logging.getLogger("omniner")
 
 _PLAIN = re.compile(r"[\w.@/+~-]+=[\w./:+-]*", re.ASCII)  # arguments that mean what they look like
 _PLAIN_VALUE = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_][\w./\-]*", re.ASCII | re.IGNORECASE)  # text
+_SHOWN = 5  # files that a warning lists
 _OWN_FOLDER = ("-cd", "--config-dir")
 _SEARCH_PATH = "hydra.searchpath"
 _VALUED_FLAGS = {
@@ -224,19 +229,33 @@ def _listed(argument: str) -> list[str]:
 
 
 def check_own_choices(arguments: Sequence[str], conf: Path) -> None:
-    """Raise a `UserError` for a file of the user's own that has the name of one of ours: Hydra would pass over it.
+    """Tell of files of the user's own that have the name of one of ours, with another content: Hydra passes over them.
+
+    One that the arguments choose is a `UserError`, the others are a warning: who copied all of `conf/` has many.
 
     Args:
         arguments: as Hydra reads them; they name the folders of the user's own groups.
         conf: `conf/`.
     """
+    passed_over = []
     for own in own_folders(arguments):
         for ours in sorted(conf.glob("*/**/*.yaml")):
             theirs = own / ours.relative_to(conf)
-            if theirs.is_file() and theirs.read_bytes() != ours.read_bytes():
-                found = f"{theirs.parent.name}={theirs.stem} is a choice of OmniNER, which would be taken in its place"
+            if not theirs.is_file() or theirs.read_bytes() == ours.read_bytes():
+                continue
+            group = ours.parent.relative_to(conf).as_posix()
+            if any(theirs.stem in one.partition("=")[2].split(",") for one in arguments if _names_group(one, group)):
+                found = f"{group}={theirs.stem} is a choice of OmniNER, which would be taken in its place"
                 fix = f"Rename the file; with `defaults: [{theirs.stem}]` it says only what differs from ours."
                 raise UserError(theirs, found, fix)
+            passed_over.append(str(theirs))
+    if passed_over:
+        shown = first_of(passed_over, _SHOWN, ", ")
+        log.warning("never taken, because files of OmniNER have their names; rename what you want to choose: %s", shown)
+
+
+def _names_group(argument: str, group: str) -> bool:
+    return argument.partition("=")[0].lstrip("+").partition("@")[0] == group
 
 
 def explain_override(error: BaseException, arguments: Sequence[str], conf: Path) -> UserError | None:

@@ -81,7 +81,10 @@ def test_a_task_composes_with_the_search_path_of_its_command(greet: Task, monkey
 
 
 def test_a_choice_of_ones_own_with_the_name_of_one_of_ours_is_no_choice(
-    greet: Task, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    greet: Task,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Hydra looks into the package first, and would pass over it without a word."""
     Path("mine/trainer").mkdir()
@@ -95,8 +98,13 @@ def test_a_choice_of_ones_own_with_the_name_of_one_of_ours_is_no_choice(
     with pytest.raises(SystemExit):
         run.main()
     assert "error: mine/trainer/cpu.yaml: trainer=cpu is a choice of OmniNER" in capsys.readouterr().err
+    assert _command(monkeypatch, "task=greet", "input=mine/task/greet.yaml", "output_dir=other") == 0
+    assert "never taken, because files of OmniNER have their names" in caplog.text
+    assert "mine/trainer/cpu.yaml" in caplog.text
+    caplog.clear()
     file.write_bytes((compose.conf_folder() / "trainer/cpu.yaml").read_bytes())  # whoever copied all of conf/
     assert _command(monkeypatch, "task=greet", "input=mine/task/greet.yaml", "output_dir=here", "trainer=cpu") == 0
+    assert "never taken" not in caplog.text
     file.rename("mine/trainer/mine.yaml").write_text("defaults: [cpu]\nmax_epochs: 3\n")
     assert _command(monkeypatch, "task=greet", "input=mine/task/greet.yaml", "output_dir=there", "trainer=mine") == 0
     assert "max_epochs: 3\n" in Path("there/config.yaml").read_text()
