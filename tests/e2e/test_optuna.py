@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import time
 from functools import partial
@@ -47,6 +48,7 @@ def _only_write(kill_at: int) -> None:
         with begun.open("a") as file:
             print(repr(rate), file=file)
         state = {"digest": compose.digest(settings), "started": time.time()}
+        shutil.copy(command[-1], folder / "config.yaml")
         write_json(folder / "run_state.json", {**state, "status": "running"})
         if len(begun.read_text().splitlines()) == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -82,12 +82,11 @@ def answers(checkpoint: Path, config: Config) -> dict[str, list[Entity]]:
     ],
 )
 def test_a_gpu_learns_and_answers_as_a_cpu_does(tmp_path: Path, model: str, overrides: list[str], waits: int) -> None:
-    settings = ["trainer.precision=32-true", "trainer.weight_average=0", *overrides]
+    settings = ["trainer.precision=32-true", "trainer.batch_size=8", "trainer.weight_average=0", *overrides]
     if model == "qwen2_tiny":
-        settings += ["trainer.batch_size=8", "trainer.max_epochs=2", "tuning.attention=masked", *ANSWERING]
-    else:  # in few steps, all sentences in each
-        settings += ["trainer.batch_size=24", "trainer.max_epochs=12", "trainer.eval_every=12"]
-        settings += ["model.learning_rate=0.04"]
+        settings += ["trainer.max_epochs=2", "tuning.attention=masked", *ANSWERING]
+    else:
+        settings += ["trainer.max_epochs=10", "trainer.eval_every=10", "model.learning_rate=0.02"]
     cpu = small_corpus.configuration(model, *settings, "trainer.accelerator=cpu")
     want, checkpoint = trained(tmp_path / "cpu", cpu)
     found = answers(checkpoint, cpu)
