@@ -448,6 +448,7 @@ class _Asking:
         wrong = []
         progress = Progress("questions answered", len(self.questions))
         for batch in teacher.ask(questions[:allowed]) if allowed else ():
+            self._write_down(teacher)  # first: a kill below asks again for what was paid for
             for answer in batch:
                 original = originals[answer.question.id]
                 if answer.text is None:
@@ -455,7 +456,6 @@ class _Asking:
                 elif complaint := self._take(original, answer):
                     self.reasons[original.id] = f"the answer is not as asked for: {complaint}"
                     wrong.append(repeat_question(original, answer.text, complaint, self.language))
-            self._write_down(teacher)
             progress.add(len(self.result.answers) - progress.done)
         order = {question.id: place for place, question in enumerate(questions)}
         return sorted(wrong, key=lambda question: order[question.id])

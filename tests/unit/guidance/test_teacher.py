@@ -276,6 +276,20 @@ def _wait_until(condition: Any) -> None:
         time.sleep(0.02)
 
 
+def test_an_answer_that_was_not_kept_was_paid_for_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(path: Path, text: str) -> None:
+        raise KeyboardInterrupt
+
+    with serving(right) as server:
+        settings = config(server.url, tmp_path / "cache", concurrency=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(teacher, "write_text", killed)
+            with pytest.raises(KeyboardInterrupt):
+                ask(settings, tmp_path, QUESTIONS[:1])
+        assert teacher.read_ledger(tmp_path / "spent.jsonl").asked == 1
+        assert ask(settings, tmp_path, QUESTIONS[:1]).cost.asked == len(server.seen) == 2
+
+
 def test_a_key_never_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY, "sk-secret-123")
 
