@@ -39,8 +39,9 @@ FILES = {
 SIZES = "data.size={train: 60, dev: 20, test: 20}"
 QUICK = ["compare.resamples=50", "compare.permutations=50", "metrics.bootstrap=0"]
 SERVER = ["decoding=openai", "decoding.url=$server", "decoding.model=tiny", "decoding.retries=1"]
-# How long it took, and how many answers of a teacher an earlier process had kept.
-OF_THE_PROCESS = r'"timing": {[^}]*}|"cached": \d+|\d+ answers? kept'
+# How long it took, how many answers of a teacher an earlier process had kept, and what was paid for, perhaps twice.
+COST = r'"(?:asked|prompt_tokens|completion_tokens)": \d+|\d+ questions? put|[\d,]+ (?:prompt|answer) tokens'
+OF_THE_PROCESS = rf'"timing": {{[^}}]*}}|"cached": \d+|\d+ answers? kept|{COST}'
 PREDICTED = ["predictions.jsonl", "gold.jsonl"]
 SMALL = [item for item in ONE_EPOCH if not item.startswith(("data", "model"))]
 
