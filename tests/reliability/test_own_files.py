@@ -23,6 +23,7 @@ from omniner.tasks.train import CURVES, CurveRecorder, read_curves
 from omniner.tracking.spool import Spool, read_line
 from omniner.tracking.tracked_run import Run
 from omniner.training import fit
+from tests.helpers import made_up_guidance
 
 GOOD = '{"digest": "d", "status": "killed", "task": "train", "started": 1.5, "run_id": ""}'
 DAMAGE = {
@@ -83,28 +84,29 @@ def test_bytes_that_are_no_text_before_a_whole_record_are_named(tmp_path: Path) 
         whole_lines(path)
 
 
-def _guidance(text: str) -> None:
+def _guidance(text: str) -> object:
     Path("guidance.json").write_text(text, encoding="utf-8", errors="surrogateescape")
-    read_guidance(Path("guidance.json"))
+    return read_guidance(Path("guidance.json"))
 
 
-def _curves(text: str) -> None:
+def _curves(text: str) -> object:
     Path(CURVES).write_text(text, encoding="utf-8", errors="surrogateescape")
-    read_curves(Path())
+    return read_curves(Path())
 
 
-def _spool(text: str) -> None:
+def _spool(text: str) -> object:
     Path("spool.jsonl").write_text(text, encoding="utf-8", errors="surrogateescape")
-    Spool(Path("spool.jsonl")).close()
+    with contextlib.closing(Spool(Path("spool.jsonl"))) as spool:
+        return spool
 
 
-def _state(text: str) -> None:
+def _state(text: str) -> object:
     Path(STATE).write_text(text, encoding="utf-8", errors="surrogateescape")
-    read_state(Path())
+    return read_state(Path())
 
 
 READERS: dict[str, tuple[Callable[[str], object], str]] = {
-    "guidance.json": (_guidance, '{"kind": "omniner guidance", "version": 1, "lessons": [], "types": {"a": 1}}'),
+    "guidance.json": (_guidance, json.dumps(made_up_guidance.guidance(6, examples=1).to_json(), ensure_ascii=False)),
     "curves.jsonl": (_curves, '{"step": 1, "train/loss": 0.5}\n{"step": 2, "train/loss": 0.25}\n'),
     "spool": (
         _spool,
@@ -113,6 +115,12 @@ READERS: dict[str, tuple[Callable[[str], object], str]] = {
     "run_state.json": (_state, GOOD),
     "predictions.jsonl": (prediction_from_line, '{"id": "1", "entities": [{"text": "a", "category": "b"}], "raw": ""}'),
 }
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_whole_is_taken(name: str) -> None:
+    reader, good = READERS[name]
+    assert reader(good)
 
 
 @st.composite

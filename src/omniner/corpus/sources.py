@@ -13,7 +13,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -168,22 +168,32 @@ def read_options(data: DataConfig, id_prefix: str, id_first: int = 0) -> ReadOpt
 
 
 def format_of_files(data: DataConfig) -> str:
-    """The format that `data.format` sets for any file: `auto` where it is that of the choice's own files.
-
-    Of a choice that is not found (one of the user's own, read from a run without its `--config-dir`) nobody knows whose
-    the format is: it is found out from each file.
-    """
+    """The format that `data.format` sets for any file: `auto` where it is that of the choice's own files."""
     if data.format in ("auto", "synthetic"):
         return "auto"
+    return "auto" if data.format == _format_of_choice(data.name) else data.format
+
+
+def data_of_another_run(data: DataConfig) -> DataConfig:
+    """The data settings of another run, for its gold file.
+
+    Where its choice is not found (one of the user's own, without the `--config-dir` of that run), nobody knows whether
+    the format is that of the choice's own files: it is found out from the file.
+    """
+    known = data.format == "auto" or _format_of_choice(data.name) is not None
+    return data if known else replace(data, format="auto")
+
+
+def _format_of_choice(name: str) -> str | None:
+    """The format that `data=<name>` gives its own files; None where there is no such choice."""
     from hydra.errors import MissingConfigException  # with config.compose half a second, which few files cost
 
     from omniner.config import compose
 
     try:
-        own = compose.compose([f"data={data.name}"]).data.format
+        return str(compose.compose([f"data={name}"]).data.format)
     except MissingConfigException:
-        return "auto"
-    return "auto" if data.format == own else data.format
+        return None
 
 
 def check_read(

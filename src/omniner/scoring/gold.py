@@ -95,10 +95,11 @@ def _match_samples(
     asked = [str(sample.meta.get("prompt") or "") for sample in samples]
     texts = [sentence.text for sentence in gold.sentences]
     others: list[Sentence] = []
+    places: Sequence[int | None]
     if len(texts) == lines:
-        places: Sequence[int | None] = _in_gold_order(asked, numbers, texts, gold.source, log)
+        places = in_order = _in_gold_order(asked, numbers, texts, gold.source, log)
         if gold.labelled:
-            _check_labels_fit(samples, [texts[place] for place in places if place is not None], gold.source)
+            _check_labels_fit(samples, [texts[place] for place in in_order], gold.source)
     else:
         places = _by_prompts(asked, texts, path, gold.source, lines, log)
         met = set(places)

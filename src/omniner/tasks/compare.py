@@ -27,6 +27,7 @@ from omniner.config import compose
 from omniner.config.compose import NOT_IDENTITY
 from omniner.config.groups import Config, DataConfig
 from omniner.config.overrides import override_line
+from omniner.corpus import sources
 from omniner.corpus.adjudication import annotation_of
 from omniner.errors import UserError
 from omniner.files import explaining, make_folder, read_json
@@ -334,7 +335,8 @@ def _of_folder(folder: Path, config: Config, run_id: str) -> RunFiles:
         raise UserError("runs", found, "Name a run of task=train, predict or score, or a predictions file.")
     gold, data = _gold_of(config), config.data
     if (theirs := settings.get("gold")) or gold is None:  # then it is read as that run has read it
-        gold, data = Path(theirs) if theirs else None, compose.adopt(config, folder / CONFIG, ["data"]).data
+        gold = Path(theirs) if theirs else None
+        data = sources.data_of_another_run(compose.adopt(config, folder / CONFIG, ["data"]).data)
     return RunFiles(name, f"{folder}: {scored}", Path(scored), gold, data, settings, run_id, signature)
 
 

@@ -330,6 +330,8 @@ def _remove_stale(path: Path, config: Config, model: Path | PromptedModel, sente
     # what older versions did not note is taken to be as it is
     other = [name for name in now if before.get(name, now[name]) != now[name]] if before else ["program"]
     if not other:
+        if before != now:
+            write_json(note, now)
         return
     if path.is_file():
         log.warning("%s is of another %s than now: all is predicted anew", path, " and ".join(other))

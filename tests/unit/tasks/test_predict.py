@@ -121,6 +121,7 @@ def test_what_an_older_version_did_not_note_makes_no_other_predictions(
     assert len(predict(server=True)) == 6
     assert engine.asked == ["s4", "s5"]
     assert "anew" not in caplog.text
+    assert read_json(note)["prompt"] == PROMPT.sha, "from now on it is known"
 
 
 def test_other_published_weights_count_as_well(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:

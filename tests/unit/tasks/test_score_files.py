@@ -151,9 +151,10 @@ def test_answers_to_more_or_fewer_sentences_are_matched_by_their_prompts(
     assert (micro["tp"], micro["fp"], micro["fn"]) == found
 
 
-def test_the_format_that_is_said_holds_for_gold(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [[], ["data.name=shop"]])
+def test_the_format_that_is_said_holds_for_gold(named: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gold\.jsonl"):
-        score(tmp_path, GOLD, f"gold={tmp_path / 'gold.jsonl'}", "data.format=conll")
+        score(tmp_path, GOLD, f"gold={tmp_path / 'gold.jsonl'}", "data.format=conll", *named)
 
 
 @pytest.mark.parametrize("entity", [[2, 3, "地点"], {"start": 2, "end": 3, "label": "地点"}])
